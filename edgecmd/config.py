@@ -1,0 +1,270 @@
+"""Every setting of a run: frozen dataclasses, each field with its meaning and unit.
+
+Readers and writers of TOML, ``--set a.b=c`` and Flower's flat run config: `edgecmd.settings`.
+Choices that come from a table (losses, students, strategies) are checked where the table is, so
+that this module imports nothing heavy.
+"""
+
+from dataclasses import dataclass, field
+
+from edgecmd.errors import ConfigError
+
+
+def in_range(section: str, low: float, high: float, **settings: float) -> None:
+    """Refuse a setting outside ``[low, high]``.
+
+    Raises:
+        ConfigError: The message names section, setting, value and range.
+    """
+    for name, value in settings.items():
+        if not low <= value <= high:
+            raise ConfigError(f"{section}.{name}={value} is outside the allowed range [{low:g}, {high:g}].")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which pairs, and how they are cut into training, validation and test."""
+
+    name: str = "emoji"
+    """Built-in set (``emoji``) or ``folder`` for your own pairs under ``data.path``."""
+    path: str = ""
+    """Folder with source/ and target/, or one .npz; only for ``name = "folder"``."""
+    public_path: str = ""
+    """Folder of public source images; empty: <data.path>/public if there, else the built-in public set."""
+    image_size: int = 64
+    """Side of every image in pixels; larger ones are averaged down. A multiple of 16."""
+    target_offset: float = 1.0
+    """Value of the target (0 black, 1 white) that the student sees as zero; 1 for ink on white paper."""
+    target_scale: float = -0.5
+    """The student sees (value - target_offset) / target_scale; not 0."""
+    val_fraction: float = 0.1
+    """Share of the concepts for choosing settings and for few-label pools (``folder`` only)."""
+    test_fraction: float = 0.2
+    """Share of the concepts for testing (``folder`` only)."""
+    strict: bool = True
+    """Leave test targets out that look like a training target (correlation above 0.9)."""
+
+    def __post_init__(self) -> None:
+        in_range("data", 16, 512, image_size=self.image_size)
+        in_range("data", 0.01, 0.9, val_fraction=self.val_fraction, test_fraction=self.test_fraction)
+        if self.image_size % 16:
+            raise ConfigError(f"data.image_size={self.image_size} must be a multiple of 16.")
+        if self.target_scale == 0:
+            raise ConfigError("data.target_scale=0 would divide by zero; use -0.5 for ink on white paper.")
+        if self.val_fraction + self.test_fraction >= 0.95:
+            raise ConfigError(
+                f"data.val_fraction={self.val_fraction} and data.test_fraction={self.test_fraction} leave"
+                " less than 0.05 for training; lower one of them."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherConfig:
+    """The frozen teacher of the source modality."""
+
+    path: str = ""
+    """A .safetensors file made by ``edgecmd pretrain``; empty: the teacher that ships with edgecmd."""
+    pair_features: str = ""
+    """Ready teacher features of the pairs, .npy of shape (pairs, dim), rows in the order of the sorted ids."""
+    public_features: str = ""
+    """Ready teacher features of the public images, .npy of shape (images, dim), in the order of the sorted names."""
+
+    def __post_init__(self) -> None:
+        if bool(self.pair_features) != bool(self.public_features):
+            raise ConfigError(
+                "teacher.pair_features and teacher.public_features go together:"
+                " the anchors must come from the teacher that made the pair features. Set both or none."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainConfig:
+    """Step 1: SimCLR on the public source set (``edgecmd pretrain``)."""
+
+    architecture: str = "gn-teacher"
+    """Architecture of the teacher."""
+    embedding_dim: int = 128
+    """Dimension of the teacher's feature."""
+    num_steps: int = 2000
+    """Optimiser steps."""
+    batch_size: int = 256
+    """Images a step; each gives two views."""
+    learning_rate: float = 2e-3
+    """Peak of a one-cycle schedule, AdamW."""
+    weight_decay: float = 1e-4
+    """Of AdamW."""
+    temperature: float = 0.2
+    """Of NT-Xent."""
+    seed: int = 0
+    """Of weights, batches and views."""
+
+    def __post_init__(self) -> None:
+        in_range("pretrain", 1, 10_000_000, num_steps=self.num_steps)
+        in_range("pretrain", 2, 65_536, batch_size=self.batch_size, embedding_dim=self.embedding_dim)
+        in_range("pretrain", 1e-4, 100, temperature=self.temperature)
+        in_range("pretrain", 0, 10, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentConfig:
+    """The small student of the target modality."""
+
+    architecture: str = "ws-200k"
+    """ws-50k, ws-200k, ws-1m (weight-standardised, folds to plain convolutions), gn-50k, gn-200k, gn-1m."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistillConfig:
+    """Step 2, a client's local work."""
+
+    loss: str = "cmc"
+    """cmc, cmd, cmc+cmd, cmc-anchored, cmd-anchored; baselines l2, simclr."""
+    temperature: float = 0.1
+    """Of student similarities."""
+    teacher_temperature: float = 0.1
+    """Of teacher similarities in cmd and cmd-anchored."""
+    cmd_weight: float = 1.0
+    """Weight of cmd in cmc+cmd."""
+    num_anchors: int = 1024
+    """Public teacher features used as negatives by the anchored losses."""
+    batch_size: int = 64
+    """Pairs a step; a client with fewer pairs uses all of them."""
+    learning_rate: float = 1e-3
+    """Peak; decays over the rounds with ``schedule``."""
+    schedule: str = "cosine"
+    """cosine or constant, over the rounds."""
+    weight_decay: float = 0.0
+    """Of AdamW."""
+    optimizer: str = "adamw"
+    """adamw or sgd (momentum 0.9)."""
+    keep_optimizer: bool = True
+    """Keep the optimiser's state on the client between rounds (it never leaves the client)."""
+    augment: float = 1.0
+    """Strength of the target's augmentation, 0 for none."""
+    proximal_mu: float = 0.0
+    """Weight of the FedProx term, half the squared distance to the round's global weights."""
+
+    def __post_init__(self) -> None:
+        in_range("distill", 1e-4, 100, temperature=self.temperature, teacher_temperature=self.teacher_temperature)
+        in_range("distill", 0, 1e6, cmd_weight=self.cmd_weight, proximal_mu=self.proximal_mu)
+        in_range("distill", 1, 1_000_000, num_anchors=self.num_anchors)
+        in_range("distill", 2, 65_536, batch_size=self.batch_size)
+        in_range("distill", 0, 100, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
+        in_range("distill", 0, 4, augment=self.augment)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FederationConfig:
+    """Clients, rounds and the server's step."""
+
+    num_clients: int = 10
+    """Clients of the simulation; each holds one part of the pairs."""
+    partition: str = "iid"
+    """iid, dirichlet (by label, skew ``alpha``) or owner (by art style, cut by subgroup)."""
+    alpha: float = 0.5
+    """Concentration of ``dirichlet``; smaller is more skewed."""
+    num_rounds: int = 60
+    """Rounds."""
+    local_steps: int = 5
+    """Optimiser steps a client makes in a round."""
+    client_fraction: float = 1.0
+    """Share of the clients asked in a round."""
+    min_clients: int = 1
+    """Quorum: fewer usable replies end the run with an error."""
+    deadline_s: float = 3600.0
+    """Seconds to wait for the replies of a round."""
+    strategy: str = "fedavg"
+    """fedavg, fedprox, fedavgm, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum."""
+    server_learning_rate: float = 1.0
+    """Of fedavgm, fedadam and fedyogi."""
+    server_momentum: float = 0.9
+    """Of fedavgm; first-moment decay of fedadam and fedyogi."""
+    server_tau: float = 1e-3
+    """Adaptivity of fedadam and fedyogi."""
+    num_malicious: int = 1
+    """Clients that krum withstands."""
+    trim_fraction: float = 0.2
+    """Share that fedtrimmedavg cuts off at either end."""
+    max_examples: int = 1_000_000
+    """A reply that claims more pairs is dropped as absurd."""
+    num_workers: int = 1
+    """Local processes that serve clients, one thread each."""
+
+    def __post_init__(self) -> None:
+        in_range("federation", 1, 1_000_000, num_clients=self.num_clients, num_rounds=self.num_rounds)
+        in_range("federation", 1, 1_000_000, local_steps=self.local_steps, min_clients=self.min_clients)
+        in_range("federation", 1e-6, 1.0, client_fraction=self.client_fraction)
+        in_range("federation", 1e-3, 1e6, alpha=self.alpha)
+        in_range("federation", 0.01, 1e7, deadline_s=self.deadline_s)
+        in_range("federation", 0.0, 0.49, trim_fraction=self.trim_fraction)
+        in_range("federation", 0.0, 1e3, server_learning_rate=self.server_learning_rate)
+        in_range("federation", 0.0, 0.9999, server_momentum=self.server_momentum)
+        in_range("federation", 1, 256, num_workers=self.num_workers)
+        if self.min_clients > self.num_clients:
+            raise ConfigError(
+                f"federation.min_clients={self.min_clients} exceeds federation.num_clients={self.num_clients}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    """Step 3 on unseen concepts."""
+
+    every_rounds: int = 10
+    """Retrieval on the validation split after every so many rounds; 0 for never."""
+    num_labels: tuple[int, ...] = (1, 5, 10, 30, 0)
+    """Labels a class for kNN and the linear probe; 0 stands for all."""
+    num_draws: int = 5
+    """Draws of the labels; mean and 95% interval are over them."""
+    num_neighbours: int = 5
+    """Of kNN."""
+    min_subgroup_pairs: int = 20
+    """Subgroups with fewer pairs in the whole set are left out."""
+
+    def __post_init__(self) -> None:
+        in_range("evaluate", 0, 1_000_000, every_rounds=self.every_rounds)
+        in_range("evaluate", 1, 1000, num_draws=self.num_draws, num_neighbours=self.num_neighbours)
+        for count in self.num_labels:
+            in_range("evaluate", 0, 1_000_000, num_labels=count)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportConfig:
+    """Step 4."""
+
+    head: bool = True
+    """Fit a linear head on all labels and put it into the graph beside the embedding."""
+    head_labels: str = "group"
+    """Which labelling the head predicts."""
+    min_cosine: float = 0.9999
+    """Smallest cosine between torch and onnxruntime embeddings; below it the export fails."""
+
+    def __post_init__(self) -> None:
+        in_range("export", -1, 1, min_cosine=self.min_cosine)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """All settings of a run."""
+
+    name: str = "demo"
+    """Name of the run folder."""
+    out: str = "runs"
+    """Folder that holds the run folders."""
+    seed: int = 0
+    """Of everything but the teacher (``pretrain.seed``)."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    data: DataConfig = field(default_factory=DataConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+
+    def __post_init__(self) -> None:
+        in_range("run", 0, 2**31 - 1, seed=self.seed)
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise ConfigError(f"name={self.name!r} must be a plain folder name, without '/' or a leading dot.")

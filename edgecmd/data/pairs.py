@@ -1,0 +1,96 @@
+"""What a client may hold: pairs without labels; and what is public: source images alone.
+
+The three sets of an experiment are told apart by type and never mixed: `PublicSource`,
+`PairedData` and `edgecmd.data.labelled.LabelledTarget`.
+
+Shapes: N examples, H height, W width, C channels of the target modality.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+
+from edgecmd.errors import DataError
+
+Images = UInt8[np.ndarray, "num height width channels"]
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """SHA-256 over shape, type and bytes of ``arrays``: equal data, equal fingerprint."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def check_images(name: str, images: np.ndarray) -> None:
+    """Refuse anything but a uint8 array of shape (N, H, W, C).
+
+    Raises:
+        DataError: The array has another type or rank.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise DataError(
+            f"{name} has dtype={images.dtype} and shape={images.shape}; allowed is uint8 of shape"
+            " (num, height, width, channels). Convert it with numpy first."
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PublicSource:
+    """Public images of the source modality: what teacher, anchors and calibration may see.
+
+    Attributes:
+        images: RGB images, uint8, (N, H, W, 3), 255 is white.
+        keys: One name an image (for the built-in set the house and the code points).
+        name: Name of the set, for run folders and reports.
+    """
+
+    images: Images
+    keys: tuple[str, ...]
+    name: str
+
+    def __post_init__(self) -> None:
+        check_images("PublicSource.images", self.images)
+        if len(self.keys) != len(self.images):
+            raise DataError(f"PublicSource has {len(self.images)} images but {len(self.keys)} keys.")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the images."""
+        return fingerprint(self.images)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PairedData:
+    """Private, unlabelled pairs of one client. There is no field that could hold a label.
+
+    Attributes:
+        source: RGB images, uint8, (N, H, W, 3).
+        target: Images of the target modality, uint8, (N, H, W, C).
+    """
+
+    source: Images
+    target: Images
+
+    def __post_init__(self) -> None:
+        check_images("PairedData.source", self.source)
+        check_images("PairedData.target", self.target)
+        if len(self.source) != len(self.target):
+            raise DataError(f"{len(self.source)} source images against {len(self.target)} target images.")
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def take(self, rows: np.ndarray) -> "PairedData":
+        """Pairs at ``rows``, in that order."""
+        return PairedData(source=self.source[rows], target=self.target[rows])
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the source and target images."""
+        return fingerprint(self.source, self.target)
