@@ -218,8 +218,6 @@ class EvaluateConfig:
     """Draws of the labels; mean and 95% interval are over them."""
     num_neighbours: int = 5
     """Of kNN."""
-    min_subgroup_pairs: int = 20
-    """Subgroups with fewer pairs in the whole set are left out."""
 
     def __post_init__(self) -> None:
         in_range("evaluate", 0, 1_000_000, every_rounds=self.every_rounds)

@@ -1,0 +1,38 @@
+# Everything sets itself up: a virtual environment in .venv, made anew when pyproject.toml changes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export OMP_NUM_THREADS := 1
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+
+.PHONY: setup demo test lint slow clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/pip install --quiet --disable-pip-version-check 'torch>=2.9,<2.14'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,build]'
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/edgecmd run --set name=demo --fresh
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/coverage run -m pytest -m 'not slow and not network'
+	$(BIN)/coverage report
+
+slow: $(STAMP)
+	$(BIN)/pytest -m 'slow or network'
+
+clean:
+	rm -rf $(VENV) runs dist build

@@ -1,0 +1,6 @@
+"""``python -m edgecmd``."""
+
+from edgecmd.cli import main
+
+if __name__ == "__main__":
+    main()

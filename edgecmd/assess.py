@@ -1,0 +1,137 @@
+"""All of step 3 for one student: embeddings in, the tables of a report out.
+
+Shapes: N examples, D embedding dimension.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import lru_cache
+
+import numpy as np
+from torch import nn
+
+from edgecmd.config import RunConfig
+from edgecmd.data.clients import experiment, pair_features
+from edgecmd.data.experiment import HeldOut
+from edgecmd.data.labelled import Labels
+from edgecmd.data.pairs import Images
+from edgecmd.evaluate import (
+    PROBES,
+    Embedding,
+    Probe,
+    embed_target,
+    few_label_accuracy,
+    majority_share,
+    make_probe,
+    one_shot_across_styles,
+    recall,
+)
+from edgecmd.statistics import mean_interval
+
+Embed = Callable[[Images], Embedding]
+Table = dict[str, object]
+FEW_LABELS = ("group", "subgroup")
+
+
+def embedder(student: nn.Module, config: RunConfig) -> Embed:
+    """Function that maps uint8 target images to unit embeddings of ``student``."""
+
+    def embed(images: Images) -> Embedding:
+        return embed_target(student, images, offset=config.data.target_offset, scale=config.data.target_scale)
+
+    return embed
+
+
+@lru_cache(maxsize=4)
+def teacher_embedding(config: RunConfig, part: str) -> Embedding:
+    """Teacher features of a held-out part (``validation``, ``test`` or ``test_strict``), (N, D)."""
+    held: HeldOut = getattr(experiment(config.data), part)
+    return np.asarray(pair_features(config, held.pairs, held.ids).numpy())
+
+
+def retrieval(embed: Embed, config: RunConfig, part: str) -> dict[str, float]:
+    """Recall of a held-out part."""
+    held: HeldOut = getattr(experiment(config.data), part)
+    return recall(embed(held.pairs.target), teacher_embedding(config, part))
+
+
+def validate(student: nn.Module, config: RunConfig) -> dict[str, float]:
+    """Recall on the validation split, the only number that settings may be chosen by."""
+    return {f"val_{name}": value for name, value in retrieval(embedder(student, config), config, "validation").items()}
+
+
+def assess(embed: Embed, config: RunConfig, *, cross_modal: bool = True) -> Table:
+    """Every metric of step 3.
+
+    Few labels are drawn from the validation split and tested on the test split: the concepts of
+    the labels, of the test and of the clients' pairs are all different.
+
+    Args:
+        embed: Maps uint8 target images to unit embeddings.
+        config: Settings of the run.
+        cross_modal: Whether the embeddings live in the teacher's space, so that retrieval has a meaning.
+
+    Returns:
+        Plain tables for ``evaluation.json``.
+    """
+    whole = experiment(config.data)
+    pool, test = embed(whole.validation.pairs.target), embed(whole.test.pairs.target)
+    table: Table = {"data": whole.name, "kind": whole.kind, "num_test": len(whole.test)}
+    if cross_modal:
+        table["retrieval"] = retrieval(embed, config, "test")
+        table["retrieval_strict"] = retrieval(embed, config, "test_strict")
+        table["retrieval_validation"] = retrieval(embed, config, "validation")
+    labels = whole.test.labelled.labels
+    if "concept" in labels and "style" in labels:
+        table["one_shot"] = one_shot_across_styles(test, labels["concept"].values, labels["style"].values)
+    table["few_labels"] = {
+        name: _few_labels(pool, whole.validation.labelled.labels[name], test, labels[name], config)
+        for name in FEW_LABELS
+        if name in labels
+    }
+    return table
+
+
+def _few_labels(pool: Embedding, pool_labels: Labels, test: Embedding, test_labels: Labels, config: RunConfig) -> Table:
+    probe = make_probe(pool, pool_labels, test, test_labels)
+    if len(np.unique(probe.pool_labels)) < 2 or not len(probe.test):
+        return {}
+    methods = {name: _by_num_labels(name, probe=probe, config=config) for name in PROBES}
+    return {
+        "majority": majority_share(probe.test_labels),
+        "num_classes": len(np.unique(probe.pool_labels)),
+        "num_pool": len(probe.pool),
+        "num_test": len(probe.test),
+        **methods,
+    }
+
+
+def _by_num_labels(method: str, *, probe: Probe, config: RunConfig) -> dict[str, Table]:
+    settings = config.evaluate
+    table = {}
+    for num_labels in settings.num_labels:
+        accuracies = few_label_accuracy(
+            probe,
+            method=method,
+            num_labels=num_labels,
+            num_draws=settings.num_draws,
+            num_neighbours=settings.num_neighbours,
+            seed=config.seed,
+        )
+        table[str(num_labels or "all")] = {"values": accuracies, **asdict(mean_interval(accuracies))}
+    return table
+
+
+def headline(table: Mapping[str, object]) -> dict[str, float]:
+    """The few numbers of an assessment that a table or a progress line shows."""
+    line: dict[str, float] = {}
+    retrieval_table = table.get("retrieval")
+    if isinstance(retrieval_table, dict):
+        line |= retrieval_table
+    one_shot = table.get("one_shot")
+    if isinstance(one_shot, dict) and one_shot:
+        line["one_shot"] = one_shot["one_shot"]
+    few = table.get("few_labels")
+    if isinstance(few, dict) and few.get("group"):
+        line |= {f"linear_{k}": row["mean"] for k, row in few["group"]["linear"].items()}
+    return line

@@ -1,0 +1,47 @@
+"""The same student trained in one place, on all pairs at once: the limit that a federation is held to."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from edgecmd.config import RunConfig
+from edgecmd.data.clients import experiment, pair_features, public_anchors, target_input
+from edgecmd.distill import LocalData, Place, distil, make_optimizer
+from edgecmd.models.students import Student
+from edgecmd.runs import new_student
+
+Progress = Callable[[int, int, float], None]
+
+
+def train_central(config: RunConfig, *, progress: Progress | None = None) -> Student:
+    """Distil on all training pairs in one place.
+
+    As many sequential optimiser steps as a client of the federation makes over all rounds, and as
+    many pairs a step as all clients of a round use together.
+
+    Args:
+        config: Settings of the federation that is compared with.
+        progress: Called with (steps done, steps in all, mean loss) after each round's worth of steps.
+    """
+    whole, federation = experiment(config.data), config.federation
+    cohort = max(1, round(federation.num_clients * federation.client_fraction))
+    distill = replace(config.distill, batch_size=config.distill.batch_size * cohort)
+    data = LocalData(
+        target=target_input(config, whole.train), teacher=pair_features(config, whole.train, whole.train_ids)
+    )
+    student, anchors = new_student(config), public_anchors(config)
+    optimizer = make_optimizer(student, distill)
+    total = federation.num_rounds * federation.local_steps
+    for index in range(federation.num_rounds):
+        place = Place(
+            seed=config.seed,
+            round_index=index + 1,
+            client=0,
+            first_step=index * federation.local_steps,
+            total_steps=total,
+        )
+        loss = distil(
+            student, data, anchors, distill, num_steps=federation.local_steps, place=place, optimizer=optimizer
+        )
+        if progress is not None:
+            progress(place.first_step + federation.local_steps, total, loss)
+    return student.eval()

@@ -1,0 +1,79 @@
+"""Command table, error handling and exit codes.
+
+Exit codes: 0 done; 1 an unexpected error; 2 a setting or an argument; 3 kept for audits that
+contradict a guarantee; 4 data; 5 the federation; 6 the export; 130 stopped by Ctrl-C.
+"""
+
+import os
+import sys
+import traceback
+
+import typer
+
+from edgecmd.errors import EdgecmdError
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+INTERRUPTED = 130
+app = typer.Typer(
+    name="edgecmd",
+    help="Federated contrastive cross-modality distillation: unlabelled pairs in, a small ONNX student out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Data sets: list, show, check, build.", no_args_is_help=True, rich_markup_mode=None)
+bench_app = typer.Typer(help="Measurements, as ratios in one run.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+app.add_typer(bench_app, name="bench")
+
+
+def _version(value: bool) -> None:
+    if value:
+        from edgecmd import __version__
+
+        print(f"edgecmd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+) -> None:
+    """Federated contrastive cross-modality distillation: unlabelled pairs in, a small ONNX student out."""
+
+
+def register() -> None:
+    """Import the modules that add commands; each imports what it needs only when it runs."""
+    from edgecmd.cli import bench, compare, data, device, run, setup, train  # noqa: F401
+
+
+def main() -> None:
+    """Entry point: run a command, turn errors into one line and an exit code."""
+    debug = "--debug" in sys.argv
+    register()
+    try:
+        app(standalone_mode=False)
+    except EdgecmdError as error:
+        _fail(str(error), code=error.exit_code, debug=debug)
+    except KeyboardInterrupt:
+        _fail("Stopped. What was finished is saved.", code=INTERRUPTED, debug=False)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except typer.Abort:
+        _fail("Stopped.", code=INTERRUPTED, debug=False)
+    except Exception as error:
+        if hasattr(error, "format_message"):
+            _fail(error.format_message(), code=2, debug=debug)
+        _fail(f"Unexpected {type(error).__name__}: {error} (--debug shows where)", code=1, debug=debug)
+
+
+def _fail(message: str, *, code: int, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    print(f"edgecmd: {message}", file=sys.stderr)
+    sys.exit(code)

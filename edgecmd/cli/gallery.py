@@ -1,0 +1,40 @@
+"""Pictures for the report: drawings, their own pictures and the nearest ones found."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from edgecmd.config import RunConfig
+
+NUM_QUERIES = 12
+NUM_FOUND = 5
+
+
+def write_gallery(config: RunConfig, folder: Path) -> None:
+    """Write ``retrieval.npz``: queries drawn by the run's seed from the strict test split.
+
+    Queries are drawn without looking at the result, so the gallery shows failures as often as they are.
+    """
+    from edgecmd.assess import embedder, teacher_embedding
+    from edgecmd.data.clients import experiment
+    from edgecmd.evaluate import unit_rows
+    from edgecmd.files import write_bytes_atomically
+    from edgecmd.runs import load_student
+    from edgecmd.seeding import numpy_generator
+
+    pairs = experiment(config.data).test_strict.pairs
+    student = load_student(folder / "student.safetensors")
+    similarity = embedder(student, config)(pairs.target) @ unit_rows(teacher_embedding(config, "test_strict")).T
+    chosen = np.sort(numpy_generator(config.seed, "gallery").permutation(len(pairs))[:NUM_QUERIES])
+    nearest = np.argsort(-similarity[chosen], axis=1, kind="stable")[:, :NUM_FOUND]
+    own = similarity[chosen, chosen]
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        query=pairs.target[chosen],
+        truth=pairs.source[chosen],
+        found=pairs.source[nearest],
+        rank=(similarity[chosen] >= own[:, None]).sum(axis=1),
+    )
+    write_bytes_atomically(folder / "retrieval.npz", buffer.getvalue())

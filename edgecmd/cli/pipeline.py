@@ -1,0 +1,162 @@
+"""The stages of ``edgecmd run``, each of which can be repeated and gives the same files."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from edgecmd.cli.common import print_table, say
+from edgecmd.cli.progress import chance, round_line
+from edgecmd.config import RunConfig
+
+if TYPE_CHECKING:
+    from edgecmd.assess import Table
+
+Result = TypeVar("Result")
+BASELINES = ("l2", "simclr")
+
+
+def run_stage(folder: Path, name: str, work: Callable[[], Result]) -> Result:
+    """Do ``work`` and log how long it took."""
+    from edgecmd.events import EventLog
+
+    started = time.monotonic()
+    result = work()
+    folder.mkdir(parents=True, exist_ok=True)
+    EventLog(folder / "events.jsonl").append("stage", name=name, seconds=round(time.monotonic() - started, 2))
+    return result
+
+
+def plan(config: RunConfig) -> None:
+    """Print the partition, the student and the bytes of a round; write ``partition.json``."""
+    from edgecmd.data.clients import client_rows, experiment
+    from edgecmd.data.partition import label_skew
+    from edgecmd.models.students import num_parameters
+    from edgecmd.runs import new_student
+
+    whole, parts = experiment(config.data), client_rows(config)
+    student = new_student(config)
+    sizes = [len(part) for part in parts]
+    payload = sum(tensor.numel() * tensor.element_size() for tensor in student.state_dict().values())
+    cohort = max(1, round(len(parts) * config.federation.client_fraction))
+    steps = config.federation.num_rounds * config.federation.local_steps
+    level = chance(config)
+    rows = [
+        ["data", f"{whole.name} ({whole.kind}), {len(whole.train)} training pairs, {len(whole.test)} test pairs"],
+        ["public source", f"{len(whole.public)} images ({whole.public.name})"],
+        ["clients", f"{len(parts)}, {config.federation.partition}: {min(sizes)} to {max(sizes)} pairs each"],
+        ["skew", f"{label_skew(parts, whole.train_labels):.3f} (mean total variation from the overall labels)"],
+        ["student", f"{config.student.architecture}, {num_parameters(student):,} parameters"],
+        ["loss", config.distill.loss + (f", chance level {level:.2f}" if level is not None else "")],
+        ["rounds", f"{config.federation.num_rounds} of {config.federation.local_steps} local steps = {steps} steps"],
+        ["bytes a round", f"{2 * payload * cohort / 1e6:.1f} MB ({cohort} clients, both ways)"],
+        ["privacy", "no differential privacy"],
+    ]
+    print_table(f"Plan of {config.name}", ["what", "value"], rows)
+
+
+def write_partition(config: RunConfig, folder: Path) -> None:
+    """Write ``partition.json``."""
+    from edgecmd.data.clients import client_rows, experiment
+    from edgecmd.data.partition import label_skew, partition_table
+    from edgecmd.files import write_json
+
+    whole, parts = experiment(config.data), client_rows(config)
+    write_json(
+        folder / "partition.json",
+        {
+            "table": partition_table(parts, whole.train_labels),
+            "skew": label_skew(parts, whole.train_labels),
+            "classes": list(whole.train_labels.names),
+        },
+    )
+
+
+def assess_run(config: RunConfig, folder: Path, *, baselines: bool) -> "dict[str, Table]":
+    """Step 3: the student and, if asked, the baselines; writes ``evaluation.json``."""
+    from edgecmd.assess import assess, embedder
+    from edgecmd.files import write_json
+    from edgecmd.runs import load_student, new_student
+
+    student = load_student(folder / "student.safetensors")
+    tables: dict[str, Table] = {"student": assess(embedder(student, config), config)}
+    if baselines:
+        tables["untrained"] = assess(embedder(new_student(config), config), config)
+        tables["teacher as it is"] = assess(teacher_on_target(config), config)
+        for loss in BASELINES:
+            tables[loss] = _federated_baseline(config, folder, loss)
+        scratch = scratch_table(config)
+        if scratch:
+            tables["scratch"] = scratch
+    others = {name: table for name, table in tables.items() if name != "student"}
+    write_json(
+        folder / "evaluation.json",
+        {"student": tables["student"], "baselines": others, "chance_loss": chance(config)},
+    )
+    return tables
+
+
+def teacher_on_target(config: RunConfig) -> "Callable[..., object]":
+    """The teacher applied to the target modality as it is: grey becomes RGB, nothing is trained."""
+    import numpy as np
+
+    from edgecmd.data.clients import teacher
+    from edgecmd.evaluate import unit_rows
+
+    def embed(images: np.ndarray) -> np.ndarray:
+        rgb = images if images.shape[3] == 3 else np.repeat(images[..., :1], 3, axis=3)
+        return unit_rows(teacher(config.teacher.path).embed(rgb))
+
+    return embed
+
+
+def _federated_baseline(config: RunConfig, folder: Path, loss: str) -> "Table":
+    """The same federation with another loss, in a run folder of its own below this one."""
+    from edgecmd.assess import assess, embedder
+    from server.simulate import simulate
+
+    other = replace(
+        config, name=loss, out=str(folder / "baselines"), distill=replace(config.distill, loss=loss)
+    )
+    student = simulate(other, report=round_line(other, prefix=f"{loss}: "))
+    return assess(embedder(student, other), other, cross_modal=loss != "simclr")
+
+
+def scratch_table(config: RunConfig) -> "Table":
+    """The supervised baseline for each number of labels, as far as the data has labels."""
+    from dataclasses import asdict
+
+    from edgecmd.data.clients import experiment
+    from edgecmd.statistics import mean_interval
+    from edgecmd.supervised import scratch_accuracy
+
+    if "group" not in experiment(config.data).test.labelled.labels:
+        return {}
+    rows = {}
+    for num_labels in config.evaluate.num_labels:
+        values = [
+            scratch_accuracy(config, labelling="group", num_labels=num_labels, draw=draw)
+            for draw in range(config.evaluate.num_draws if num_labels else 1)
+        ]
+        rows[str(num_labels or "all")] = {"values": values, **asdict(mean_interval(values))}
+    return {"few_labels": {"group": {"linear": rows}}}
+
+
+def show_results(tables: "dict[str, Table]") -> None:
+    """Print the student against the baselines, the best of each column marked."""
+    from edgecmd.assess import headline
+
+    lines = {name: headline(table) for name, table in tables.items()}
+    columns = list(dict.fromkeys(column for line in lines.values() for column in line))
+    best = {column: max(line.get(column, -1.0) for line in lines.values()) for column in columns}
+    rows = []
+    for name, line in lines.items():
+        cells = [
+            "-" if column not in line else f"{line[column]:.3f}{'*' if line[column] == best[column] else ' '}"
+            for column in columns
+        ]
+        rows.append([name, *cells])
+    titles = [column.replace("recall@", "R@").replace("linear_", "probe k=").replace("_", "-") for column in columns]
+    print_table("Unseen concepts (* best of the column)", ["method", *titles], rows)
+    say("R@k: retrieval of the own picture; probe k: linear probe on 8 groups with k labels a class.")

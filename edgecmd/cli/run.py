@@ -1,0 +1,121 @@
+"""``edgecmd run``, ``resume``, ``evaluate`` and ``report``: the whole pipeline and its later parts."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecmd.cli.app import app
+from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread, print_json, read_settings, say
+from edgecmd.config import RunConfig
+from edgecmd.errors import FederationError
+
+Folder = Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")]
+
+
+@app.command()
+def run(
+    config: ConfigFile = None,
+    settings: Settings = None,
+    baselines: Annotated[bool, typer.Option(help="Also run the baselines.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and run nothing.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run folder of that name first.")] = False,
+) -> None:
+    """Everything: distil, evaluate against baselines, export, report."""
+    from edgecmd.cli.pipeline import plan
+    from edgecmd.runs import run_folder
+
+    one_thread()
+    resolved = read_settings(config, settings)
+    plan(resolved)
+    if dry_run:
+        return
+    folder = run_folder(resolved)
+    if fresh and (folder / "config.toml").exists():
+        shutil.rmtree(folder)
+    whole_pipeline(resolved, baselines=baselines)
+
+
+def whole_pipeline(config: RunConfig, *, baselines: bool) -> None:
+    """Run or continue all stages of ``config``."""
+    from edgecmd.cli.device import export_run
+    from edgecmd.cli.gallery import write_gallery
+    from edgecmd.cli.pipeline import assess_run, run_stage, show_results, write_partition
+    from edgecmd.cli.progress import round_line
+    from edgecmd.files import write_json
+    from edgecmd.report import write_report
+    from edgecmd.runs import run_folder, start_run
+    from server.simulate import simulate
+
+    folder = start_run(config)
+    write_json(folder / "pipeline.json", {"baselines": baselines})
+    run_stage(folder, "simulate", lambda: simulate(config, report=round_line(config)))
+    write_partition(config, folder)
+    tables = run_stage(folder, "evaluate", lambda: assess_run(config, folder, baselines=baselines))
+    write_gallery(config, folder)
+    bundle = run_stage(folder, "export", lambda: export_run(config, folder, folder / "export"))
+    show_results(tables)
+    say(f"Bundle: {folder / 'export'} ({bundle})")
+    say(f"Report: {write_report(folder)}")
+    say(f"Try it: edgecmd infer {folder / 'export' / 'student.onnx'} <drawing.png>")
+    assert folder == run_folder(config)
+
+
+@app.command()
+def resume(folder: Folder) -> None:
+    """Continue a run that was stopped or killed; it ends bit-identical to one that was not."""
+    from edgecmd.files import read_json
+    from server.simulate import simulate
+
+    from edgecmd.cli.pipeline import run_stage
+    from edgecmd.cli.progress import round_line
+
+    one_thread()
+    config = config_of(folder)
+    if (folder / "pipeline.json").exists():
+        whole_pipeline(config, baselines=bool(read_json(folder / "pipeline.json")["baselines"]))
+        return
+    run_stage(folder, "simulate", lambda: simulate(config, report=round_line(config)))
+    say(f"Student: {folder / 'student.safetensors'}")
+
+
+def config_of(folder: Path) -> RunConfig:
+    """Settings of a run folder, wherever it was moved to.
+
+    Raises:
+        FederationError: It is not a run folder.
+    """
+    from edgecmd.settings import load_config
+
+    if not (folder / "config.toml").is_file():
+        raise FederationError(f"{folder} is not a run folder: it has no config.toml. `edgecmd run` makes one.")
+    resolved = folder.resolve()
+    return replace(load_config(folder / "config.toml"), out=str(resolved.parent), name=resolved.name)
+
+
+@app.command()
+def evaluate(
+    folder: Folder,
+    baselines: Annotated[bool, typer.Option(help="Also run the baselines.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Step 3: retrieval, one-shot, kNN and linear probe of a run's student."""
+    from edgecmd.cli.pipeline import assess_run, show_results
+
+    one_thread()
+    tables = assess_run(config_of(folder), folder, baselines=baselines)
+    if as_json:
+        print_json(tables)
+    else:
+        show_results(tables)
+
+
+@app.command()
+def report(folder: Folder) -> None:
+    """Write report.html of a run folder again."""
+    from edgecmd.report import write_report
+
+    config_of(folder)
+    say(f"Report: {write_report(folder)}")

@@ -1,0 +1,57 @@
+"""``edgecmd pretrain`` and ``edgecmd simulate``: steps 1 and 2."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecmd.cli.app import app
+from edgecmd.cli.common import ConfigFile, Settings, one_thread, read_settings, say
+from edgecmd.cli.progress import round_line
+
+
+@app.command()
+def pretrain(
+    out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("teacher.safetensors"),
+    config: ConfigFile = None,
+    settings: Settings = None,
+) -> None:
+    """Step 1: train a teacher by SimCLR on the public source set."""
+    from edgecmd.data.clients import experiment
+    from edgecmd.models.teachers import save_teacher
+    from edgecmd.pretrain import pretrain as train
+    from edgecmd.pretrain import recipe
+
+    one_thread()
+    resolved = read_settings(config, settings)
+    public = experiment(resolved.data).public
+    say(f"Teacher {resolved.pretrain.architecture} on {len(public)} public images ({public.name}).")
+    every = max(1, resolved.pretrain.num_steps // 20)
+
+    def progress(step: int, loss: float) -> None:
+        if step % every == 0:
+            say(f"step {step}/{resolved.pretrain.num_steps}  loss {loss:.3f}")
+
+    network = train(public, resolved.pretrain, progress=progress)
+    digest = save_teacher(network, out, recipe=recipe(public, resolved.pretrain))
+    say(f"Wrote {out} (sha256 {digest}).")
+
+
+@app.command()
+def simulate(
+    config: ConfigFile = None,
+    settings: Settings = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and run nothing.")] = False,
+) -> None:
+    """Step 2: distil over simulated clients; writes a run folder with the student."""
+    from edgecmd.cli.pipeline import plan, run_stage
+    from edgecmd.runs import run_folder
+    from server.simulate import simulate as run
+
+    one_thread()
+    resolved = read_settings(config, settings)
+    plan(resolved)
+    if dry_run:
+        return
+    run_stage(run_folder(resolved), "simulate", lambda: run(resolved, report=round_line(resolved)))
+    say(f"Student: {run_folder(resolved) / 'student.safetensors'}")

@@ -1,0 +1,149 @@
+"""What one client holds: its pairs, ready for distillation, and the public anchors.
+
+In a simulation the pairs are one part of the set, cut by `edgecmd.data.partition`; on a device
+they are the device's own folder. Either way the result has no field for a label.
+
+Shapes: N pairs, K anchors, D embedding dimension.
+"""
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edgecmd.config import DataConfig, RunConfig
+from edgecmd.data.experiment import Experiment, load_experiment
+from edgecmd.data.pairs import PairedData, PublicSource
+from edgecmd.data.partition import partition
+from edgecmd.distill import LocalData
+from edgecmd.errors import ConfigError
+from edgecmd.features import cached_features, ready_features
+from edgecmd.models.teachers import Teacher, load_teacher
+from edgecmd.preprocess import to_input
+from edgecmd.seeding import numpy_generator
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Holding:
+    """A client's pairs and the public anchors.
+
+    Attributes:
+        data: Scaled target images and teacher features of the client's pairs.
+        anchors: Teacher features of public images, (K, D).
+    """
+
+    data: LocalData
+    anchors: Float[Tensor, "anchors dim"]
+
+
+def cache_folder() -> Path:
+    """Folder for teacher features: ``EDGECMD_CACHE`` or the user's cache folder."""
+    return Path(os.environ.get("EDGECMD_CACHE") or Path.home() / ".cache" / "edgecmd")
+
+
+@lru_cache(maxsize=2)
+def experiment(config: DataConfig) -> Experiment:
+    """The experiment of ``config``, read once a process."""
+    return load_experiment(config)
+
+
+@lru_cache(maxsize=2)
+def teacher(path: str) -> Teacher:
+    """The teacher at ``path`` (empty: the one that ships), read once a process."""
+    return load_teacher(Path(path) if path else None)
+
+
+@lru_cache(maxsize=2)
+def client_rows(config: RunConfig) -> tuple[np.ndarray, ...]:
+    """Rows of the training pairs that each client of a simulation holds."""
+    whole = experiment(config.data)
+    return partition(
+        whole.train_owner, whole.train_labels, whole.train_subgroup, config.federation, seed=config.seed
+    )
+
+
+def client_pairs(config: RunConfig, client: int, *, data_dir: str = "") -> tuple[PairedData, tuple[str, ...]]:
+    """Pairs of one client and their ids, where the set has ids.
+
+    Args:
+        config: Settings of the run.
+        client: Index of the client.
+        data_dir: The device's own folder of pairs; empty in a simulation.
+
+    Raises:
+        ConfigError: There is no such client.
+    """
+    if data_dir:
+        from edgecmd.data.folder import load_pairs
+
+        return load_pairs(Path(data_dir), config.data), ()
+    parts = client_rows(config)
+    if not 0 <= client < len(parts):
+        raise ConfigError(
+            f"partition-id={client} is outside 0..{len(parts) - 1}; set federation.num_clients to the number of nodes."
+        )
+    whole = experiment(config.data)
+    ids = tuple(whole.train_ids[row] for row in parts[client]) if whole.train_ids else ()
+    return whole.train.take(parts[client]), ids
+
+
+def client_holding(config: RunConfig, client: int, *, data_dir: str = "") -> Holding:
+    """Everything that one client needs for its local work; teacher features come from its cache."""
+    pairs, ids = client_pairs(config, client, data_dir=data_dir)
+    data = LocalData(target=target_input(config, pairs), teacher=pair_features(config, pairs, ids))
+    return Holding(data=data, anchors=public_anchors(config))
+
+
+def target_input(config: RunConfig, pairs: PairedData) -> Float[Tensor, "num channels height width"]:
+    """Target images of ``pairs`` as the student sees them."""
+    return to_input(pairs.target, offset=config.data.target_offset, scale=config.data.target_scale)
+
+
+def pair_features(config: RunConfig, pairs: PairedData, ids: tuple[str, ...]) -> Float[Tensor, "num dim"]:
+    """Teacher features of ``pairs``: ready ones of the user (found by id), else computed and cached.
+
+    Args:
+        config: Settings of the run.
+        pairs: The pairs.
+        ids: Their names; only needed for ready features.
+    """
+    if config.teacher.pair_features:
+        rows = _rows_of_ids(experiment(config.data), ids)
+        features = ready_features(Path(config.teacher.pair_features), num=num_pairs(config))[rows]
+    else:
+        features = cached_features(teacher(config.teacher.path), pairs.source, cache_dir=cache_folder())
+    return torch.from_numpy(np.ascontiguousarray(features))
+
+
+def num_pairs(config: RunConfig) -> int:
+    """Pairs of the whole set: training, validation and test."""
+    whole = experiment(config.data)
+    return len(whole.train) + len(whole.validation) + len(whole.test)
+
+
+def _rows_of_ids(whole: Experiment, ids: tuple[str, ...]) -> np.ndarray:
+    """Rows that ``ids`` have in a table sorted by id: the order of the user's ready features."""
+    every = sorted((*whole.train_ids, *whole.validation.ids, *whole.test.ids))
+    if not every or not ids:
+        raise ConfigError("teacher.pair_features needs data with ids; this data set has none.")
+    return np.searchsorted(np.asarray(every), np.asarray(ids))
+
+
+@lru_cache(maxsize=2)
+def _public_features(config: RunConfig) -> np.ndarray:
+    public: PublicSource = experiment(config.data).public
+    if config.teacher.public_features:
+        return ready_features(Path(config.teacher.public_features), num=len(public))
+    return cached_features(teacher(config.teacher.path), public.images, cache_dir=cache_folder())
+
+
+def public_anchors(config: RunConfig) -> Float[Tensor, "anchors dim"]:
+    """Teacher features of public images chosen by the run's seed; the same on every client."""
+    features = _public_features(config)
+    chosen = numpy_generator(config.seed, "anchors").permutation(len(features))[: config.distill.num_anchors]
+    return torch.from_numpy(np.ascontiguousarray(features[np.sort(chosen)]))

@@ -1,0 +1,108 @@
+"""A whole experiment: the public set, the private pairs and what is held out, already split.
+
+Only a simulation or an evaluation sees an `Experiment`. A client gets `PairedData` cut out of
+`Experiment.train` and nothing else; its labels stay here, for partitions and reports.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from edgecmd.config import DataConfig
+from edgecmd.data.labelled import LabelledTarget, Labels
+from edgecmd.data.pairs import PairedData, PublicSource
+from edgecmd.errors import DataError, choose
+
+# Name of a data set -> module and function that loads it; imported only when asked for.
+LOADERS: dict[str, tuple[str, str]] = {
+    "emoji": ("edgecmd.data.emoji", "load_emoji"),
+    "folder": ("edgecmd.data.folder", "load_folder"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class HeldOut:
+    """Examples that no client trains on, as pairs and with labels.
+
+    Attributes:
+        pairs: Both modalities, for retrieval.
+        labelled: The targets of ``pairs``, in the same order, with their labellings.
+        ids: One name an example; empty where the set has none.
+    """
+
+    pairs: PairedData
+    labelled: LabelledTarget
+    ids: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.pairs) != len(self.labelled):
+            raise DataError(
+                f"{len(self.pairs)} held-out pairs against {len(self.labelled)} labelled targets."
+            )
+        check_ids("HeldOut", self.ids, num=len(self.pairs))
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Experiment:
+    """Everything that a run needs, split by concept.
+
+    Attributes:
+        name: Name of the data set.
+        kind: Where the pairs come from, printed beside every number: ``real``, ``class-paired``,
+            ``composed``, ``rendered``, ``procedural`` or ``synthetic``.
+        public: Public source images.
+        train: All training pairs; clients hold parts of them.
+        train_owner: Who made each training pair; the partition ``owner`` follows it.
+        train_labels: Label of each training pair; the partition ``dirichlet`` follows it.
+        train_subgroup: Finer label of each training pair; cuts the owners into clients.
+        validation: For choosing settings, and the pool that few labels are drawn from.
+        test: For the reported numbers.
+        test_strict: ``test`` without targets that look like a training target; ``test`` itself
+            where ``data.strict`` is off.
+        train_ids: One name a training pair; empty where the set has none.
+    """
+
+    name: str
+    kind: str
+    public: PublicSource
+    train: PairedData
+    train_owner: Labels
+    train_labels: Labels
+    train_subgroup: Labels
+    validation: HeldOut
+    test: HeldOut
+    test_strict: HeldOut
+    train_ids: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in ("train_owner", "train_labels", "train_subgroup"):
+            rows = len(getattr(self, field).values)
+            if rows != len(self.train):
+                raise DataError(f"Experiment.{field} has {rows} rows for {len(self.train)} training pairs.")
+        check_ids("Experiment.train", self.train_ids, num=len(self.train))
+
+
+def check_ids(name: str, ids: tuple[str, ...], *, num: int) -> None:
+    """Refuse ids that are neither absent nor one for each example, all different.
+
+    Raises:
+        DataError: The number is wrong or an id occurs twice.
+    """
+    if ids and (len(ids) != num or len(set(ids)) != num):
+        raise DataError(f"{name} has {len(ids)} ids, {len(set(ids))} of them different, for {num} examples.")
+
+
+def load_experiment(config: DataConfig) -> Experiment:
+    """Load the data set that ``config.name`` names.
+
+    Raises:
+        ConfigError: The name is unknown or a setting does not suit the set.
+        DataError: The files are missing or damaged.
+    """
+    module, function = choose("data.name", config.name, LOADERS)
+    loader = cast(Callable[[DataConfig], Experiment], getattr(importlib.import_module(module), function))
+    return loader(config)

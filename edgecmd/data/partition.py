@@ -1,0 +1,273 @@
+"""Which client of a simulation holds which pairs.
+
+Every way of cutting deals each pair to exactly one client, gives every client at least
+`MIN_PAIRS`, and ends after a number of steps that is known beforehand: nothing is drawn again.
+
+Shapes: N pairs.
+"""
+
+import heapq
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from edgecmd.config import FederationConfig
+from edgecmd.data.labelled import UNLABELLED, Labels
+from edgecmd.errors import ConfigError, DataError, choose
+from edgecmd.seeding import numpy_generator
+
+Rows = Int[np.ndarray, " part"]
+
+# A contrastive loss needs a second pair to tell the first one from.
+MIN_PAIRS = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Pairs:
+    """What a partition may follow.
+
+    Attributes:
+        owner: Who made each pair, (N,).
+        labels: Label of each pair, (N,).
+        subgroup: Finer label of each pair, (N,).
+    """
+
+    owner: Labels
+    labels: Labels
+    subgroup: Labels
+
+    def __post_init__(self) -> None:
+        counts = {len(one.values) for one in (self.owner, self.labels, self.subgroup)}
+        if len(counts) > 1:
+            raise DataError(f"owner, labels and subgroup have different numbers of rows: {sorted(counts)}.")
+
+    def __len__(self) -> int:
+        return len(self.owner.values)
+
+
+class ClientRow(TypedDict):
+    """One line of `partition_table`."""
+
+    client: int
+    pairs: int
+    classes: dict[str, int]
+    largest_share: float
+
+
+def iid(pairs: Pairs, federation: FederationConfig, *, generator: np.random.Generator) -> list[Rows]:
+    """Shuffle and cut into equal parts; sizes differ by one at most."""
+    return np.array_split(generator.permutation(len(pairs)), federation.num_clients)
+
+
+def dirichlet(pairs: Pairs, federation: FederationConfig, *, generator: np.random.Generator) -> list[Rows]:
+    """Deal each class by shares drawn from a symmetric Dirichlet distribution (Hsu et al. 2019).
+
+    Args:
+        pairs: ``labels`` is used; unlabelled pairs are dealt like a class of their own.
+        federation: ``num_clients``, and ``alpha``, the concentration.
+        generator: Source of the shares and of the order within a class.
+
+    Raises:
+        ConfigError: No pair has a label.
+    """
+    _need(pairs.labels, partition="dirichlet", what="labels", file="labels.csv with the columns id,label")
+    parts: list[list[Rows]] = [[] for _ in range(federation.num_clients)]
+    for group in _groups(np.arange(len(pairs)), pairs.labels.values):
+        shares = generator.dirichlet(np.full(federation.num_clients, federation.alpha))
+        cuts = (np.cumsum(shares)[:-1] * len(group)).astype(np.int64)
+        for part, piece in zip(parts, np.split(generator.permutation(group), cuts), strict=True):
+            part.append(piece)
+    return [np.concatenate(part) for part in parts]
+
+
+def owner(pairs: Pairs, federation: FederationConfig, *, generator: np.random.Generator) -> list[Rows]:
+    """Give whole owners to clients; with more clients than owners, cut owners by subgroup.
+
+    With more clients than there are subgroups of an owner, these are cut too. Where something is
+    cut, the clients are shared out in proportion to the numbers of pairs.
+
+    Args:
+        pairs: ``owner`` and ``subgroup`` are used; pairs without one form an owner (a subgroup)
+            of their own.
+        federation: ``num_clients``.
+        generator: Source of the order where a subgroup is cut.
+
+    Raises:
+        ConfigError: No pair has an owner.
+    """
+    _need(pairs.owner, partition="owner", what="owners", file="pairs.csv with the columns id,owner")
+    levels = (pairs.owner.values, pairs.subgroup.values)
+    return _deal(np.arange(len(pairs)), levels, num_clients=federation.num_clients, generator=generator)
+
+
+PARTITIONS: dict[str, Callable[..., list[Rows]]] = {"iid": iid, "dirichlet": dirichlet, "owner": owner}
+
+
+def partition(
+    owner: Labels, labels: Labels, subgroup: Labels, federation: FederationConfig, *, seed: int
+) -> tuple[Rows, ...]:
+    """Cut N training pairs into the parts of the clients.
+
+    Args:
+        owner: Who made each pair, (N,).
+        labels: Label of each pair, (N,).
+        subgroup: Finer label of each pair, (N,).
+        federation: ``partition``, ``num_clients`` and ``alpha`` are used.
+        seed: Seed of the run.
+
+    Returns:
+        Sorted row indices of each client.
+
+    Raises:
+        ConfigError: The partition is unknown, there are too few pairs, or the pairs lack what the
+            partition follows.
+        DataError: The three labellings have different lengths.
+
+    Guarantees:
+        Every row is in exactly one part; every part has at least `MIN_PAIRS` rows; equal
+        arguments give equal parts.
+    """
+    cut = choose("federation.partition", federation.partition, PARTITIONS)
+    pairs = Pairs(owner=owner, labels=labels, subgroup=subgroup)
+    _check_enough(len(pairs), num_clients=federation.num_clients)
+    generator = numpy_generator(seed, "partition")
+    parts = _top_up(cut(pairs, federation, generator=generator), generator=generator)
+    return tuple(np.sort(part) for part in parts)
+
+
+def partition_table(parts: Sequence[Rows], labels: Labels) -> list[ClientRow]:
+    """Size and label counts of each client.
+
+    Args:
+        parts: Rows of each client, as `partition` gives them.
+        labels: Label of each training pair, (N,).
+
+    Returns:
+        A line a client: ``client``, ``pairs``, ``classes`` (pairs by class name, without empty
+        classes) and ``largest_share``, the share of the most frequent class.
+    """
+    names = (*labels.names, "(unlabelled)")
+    table: list[ClientRow] = []
+    for client, counts in enumerate(_class_counts(parts, labels)):
+        classes = {names[index]: int(counts[index]) for index in np.flatnonzero(counts)}
+        share = float(counts.max() / max(counts.sum(), 1))
+        table.append(ClientRow(client=client, pairs=int(counts.sum()), classes=classes, largest_share=share))
+    return table
+
+
+def label_skew(parts: Sequence[Rows], labels: Labels) -> float:
+    """Mean total variation between the labels of a client and those of all clients together.
+
+    Args:
+        parts: Rows of each client, none empty.
+        labels: Label of each training pair, (N,); unlabelled pairs count as a class.
+
+    Returns:
+        0 where all clients have the overall distribution; it approaches 1 for many clients that
+        have one class each.
+    """
+    counts = _class_counts(parts, labels)
+    overall = counts.sum(axis=0) / counts.sum()
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    return float(0.5 * np.abs(shares - overall).sum(axis=1).mean())
+
+
+def _class_counts(parts: Sequence[Rows], labels: Labels) -> Float[np.ndarray, "clients classes"]:
+    """Pairs by client and class; the last column counts the unlabelled."""
+    num_classes = len(labels.names) + 1
+    values = np.where(labels.values == UNLABELLED, num_classes - 1, labels.values)
+    return np.array([np.bincount(values[part], minlength=num_classes) for part in parts], dtype=float)
+
+
+def _need(labels: Labels, *, partition: str, what: str, file: str) -> None:
+    """Refuse a partition whose labelling the data do not have."""
+    if not (labels.values != UNLABELLED).any():
+        raise ConfigError(
+            f"federation.partition={partition!r} follows {what}, but the data have none."
+            f" Add {file} beside the pairs, or set federation.partition to 'iid'."
+        )
+
+
+def _check_enough(num_pairs: int, *, num_clients: int) -> None:
+    """Refuse more clients than the pairs suffice for."""
+    if num_pairs < MIN_PAIRS:
+        raise ConfigError(f"There are {num_pairs} training pairs; one client needs {MIN_PAIRS}. Add pairs.")
+    if num_pairs < MIN_PAIRS * num_clients:
+        raise ConfigError(
+            f"federation.num_clients={num_clients} needs {MIN_PAIRS * num_clients} training pairs,"
+            f" {MIN_PAIRS} a client; there are {num_pairs}."
+            f" Set federation.num_clients to {num_pairs // MIN_PAIRS} or less, or add pairs."
+        )
+
+
+def _groups(rows: Rows, values: np.ndarray) -> list[Rows]:
+    """``rows`` apart by their entry in ``values``."""
+    order = rows[np.argsort(values[rows], kind="stable")]
+    return np.split(order, np.flatnonzero(np.diff(values[order])) + 1)
+
+
+def _deal(
+    rows: Rows, levels: Sequence[np.ndarray], *, num_clients: int, generator: np.random.Generator
+) -> list[Rows]:
+    """Cut ``rows`` for ``num_clients``, along the first of ``levels`` where that is enough."""
+    if num_clients == 1:
+        return [rows]
+    if not levels:
+        return np.array_split(generator.permutation(rows), num_clients)
+    groups = _groups(rows, levels[0])
+    if num_clients <= len(groups):
+        return _pack(groups, num_clients)
+    shares = _apportion([len(group) for group in groups], num_clients)
+    return [
+        part
+        for group, share in zip(groups, shares, strict=True)
+        for part in _deal(group, levels[1:], num_clients=share, generator=generator)
+    ]
+
+
+def _pack(groups: Sequence[Rows], num_clients: int) -> list[Rows]:
+    """Give each group as a whole, largest first, to the client that holds the least so far."""
+    held: list[list[Rows]] = [[] for _ in range(num_clients)]
+    heap = [(0, client) for client in range(num_clients)]
+    for group in sorted(groups, key=len, reverse=True):
+        load, client = heapq.heappop(heap)
+        held[client].append(group)
+        heapq.heappush(heap, (load + len(group), client))
+    return [np.concatenate(one) for one in held]
+
+
+def _apportion(sizes: Sequence[int], num_clients: int) -> list[int]:
+    """Clients of each group: one at least, the others where a client would hold most (D'Hondt)."""
+    shares = [1] * len(sizes)
+    heap = [(-size / 2, index) for index, size in enumerate(sizes)]
+    heapq.heapify(heap)
+    for _ in range(num_clients - len(sizes)):
+        _, index = heap[0]
+        shares[index] += 1
+        heapq.heapreplace(heap, (-sizes[index] / (shares[index] + 1), index))
+    return shares
+
+
+def _top_up(parts: Sequence[Rows], *, generator: np.random.Generator) -> list[Rows]:
+    """Move pairs from the largest clients to those below `MIN_PAIRS`, one by one.
+
+    Ends after exactly as many moves as pairs are missing: while a client is below the minimum, the
+    largest one is above it, since there are enough pairs for all.
+    """
+    needy = [client for client, part in enumerate(parts) if len(part) < MIN_PAIRS]
+    if not needy:
+        return list(parts)
+    held: Mapping[int, list[int]] = {
+        client: generator.permutation(part).tolist() for client, part in enumerate(parts)
+    }
+    heap = [(-len(part), client) for client, part in enumerate(parts)]
+    heapq.heapify(heap)
+    for client in needy:
+        while len(held[client]) < MIN_PAIRS:
+            _, giver = heap[0]
+            held[client].append(held[giver].pop())
+            heapq.heapreplace(heap, (-len(held[giver]), giver))
+    return [np.array(held[client], dtype=np.int64) for client in range(len(parts))]

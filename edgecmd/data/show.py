@@ -1,0 +1,231 @@
+"""A picture of an experiment's data, and a table that counts it.
+
+Shapes: T side of a tile, C channels.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib.figure import Figure
+
+from edgecmd.data.experiment import Experiment, HeldOut
+from edgecmd.data.labelled import Labels
+from edgecmd.files import write_bytes_atomically
+from edgecmd.seeding import numpy_generator
+
+TILE_PX = 128
+GAP_PX = 16
+CAPTION_PX = 30
+HEADING_PX = 40
+MARGIN_PX = 24
+MAX_COLUMNS = 16
+MAX_CAPTION = 20
+DPI = 100
+INK, QUIET, FRAME = "#202124", "#5f6368", 218
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Cell:
+    """Pictures that stand above each other, each (T, T, 3), and the caption below them."""
+
+    tiles: tuple[np.ndarray, ...]
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Section:
+    """A heading and its cells."""
+
+    heading: str
+    cells: tuple[Cell, ...]
+
+    @property
+    def num_lines(self) -> int:
+        """Lines of cells, at most `MAX_COLUMNS` a line."""
+        return math.ceil(len(self.cells) / MAX_COLUMNS)
+
+    @property
+    def line_px(self) -> int:
+        """Height of one line of cells with its captions."""
+        tiles = max((len(cell.tiles) for cell in self.cells), default=0)
+        return tiles * TILE_PX + CAPTION_PX + GAP_PX
+
+    @property
+    def height_px(self) -> int:
+        """Height of heading and cells."""
+        return HEADING_PX + self.num_lines * self.line_px
+
+
+def tile(image: UInt8[np.ndarray, "height width channels"]) -> UInt8[np.ndarray, "T T 3"]:
+    """Picture stretched to a tile with a thin frame; one channel is grey, other counts are averaged."""
+    height, width, channels = image.shape
+    if channels != 3:
+        image = np.repeat(image.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
+    steps = np.arange(TILE_PX)
+    stretched = image[steps * height // TILE_PX][:, steps * width // TILE_PX]
+    framed = np.full((TILE_PX, TILE_PX, 3), FRAME, dtype=np.uint8)
+    framed[1:-1, 1:-1] = stretched[1:-1, 1:-1]
+    return framed
+
+
+def shorten(text: str) -> str:
+    """``text`` cut to what fits below a tile."""
+    return text if len(text) <= MAX_CAPTION else text[: MAX_CAPTION - 2] + ".."
+
+
+def caption(name: str, owner: str) -> str:
+    """Two lines: the last part of an id, and who made the picture."""
+    return f"{shorten(name.rsplit('/', 1)[-1])}\n{shorten(owner)}"
+
+
+def same_labelling(held: HeldOut, labels: Labels) -> Labels | None:
+    """The labelling of ``held`` that has the classes of ``labels``, if there is one."""
+    return next((one for one in held.labelled.labels.values() if one.names == labels.names), None)
+
+
+def name_of(labels: Labels | None, row: int) -> str:
+    """Name of the class at ``row``; empty where there is none."""
+    value = -1 if labels is None else int(labels.values[row])
+    return labels.names[value] if labels is not None and value >= 0 else ""
+
+
+def draw_rows(total: int, num: int, *, seed: int, purpose: str) -> np.ndarray:
+    """At most ``num`` of ``total`` rows, drawn without replacement, in ascending order."""
+    generator = numpy_generator(seed, f"contact-sheet-{purpose}")
+    return np.sort(generator.choice(total, size=min(num, total), replace=False))
+
+
+def train_section(experiment: Experiment, *, num: int, seed: int) -> Section:
+    """Training pairs."""
+    pairs, ids, owner = experiment.train, experiment.train_ids, experiment.train_owner
+    cells = [
+        Cell(
+            tiles=(tile(pairs.source[row]), tile(pairs.target[row])),
+            caption=caption(ids[row] if ids else str(row), name_of(owner, row)),
+        )
+        for row in draw_rows(len(pairs), num, seed=seed, purpose="train")
+    ]
+    return Section(heading=f"training: {len(pairs):,} private pairs, unlabelled", cells=tuple(cells))
+
+
+def held_out_section(experiment: Experiment, name: str, *, num: int, seed: int) -> Section:
+    """Pairs of the split ``name``: ``validation`` or ``test``."""
+    held: HeldOut = getattr(experiment, name)
+    owner = same_labelling(held, experiment.train_owner)
+    cells = [
+        Cell(
+            tiles=(tile(held.pairs.source[row]), tile(held.pairs.target[row])),
+            caption=caption(held.ids[row] if held.ids else str(row), name_of(owner, row)),
+        )
+        for row in draw_rows(len(held), num, seed=seed, purpose=name)
+    ]
+    strict = f", {len(experiment.test_strict):,} of them strict" if name == "test" else ""
+    return Section(heading=f"{name}: {len(held):,} pairs of unseen concepts{strict}", cells=tuple(cells))
+
+
+def public_section(experiment: Experiment, *, num: int, seed: int) -> Section:
+    """Public source images."""
+    public = experiment.public
+    cells = [
+        Cell(
+            tiles=(tile(public.images[row]),),
+            caption=caption(public.keys[row], public.keys[row].rpartition("/")[0]),
+        )
+        for row in draw_rows(len(public), num, seed=seed, purpose="public")
+    ]
+    return Section(heading=f"public: {len(public):,} source images ({public.name})", cells=tuple(cells))
+
+
+def contact_sheet(experiment: Experiment, path: Path, *, num: int = 16, seed: int = 0) -> None:
+    """Write a PNG with drawn pairs of each split, source above target, and public images.
+
+    Args:
+        experiment: Data to show.
+        path: PNG to write.
+        num: Pairs a split, and public images.
+        seed: Of the draw.
+
+    Guarantees:
+        Equal arguments give equal bytes under the same version of matplotlib.
+    """
+    sections = (
+        public_section(experiment, num=num, seed=seed),
+        train_section(experiment, num=num, seed=seed),
+        held_out_section(experiment, "validation", num=num, seed=seed),
+        held_out_section(experiment, "test", num=num, seed=seed),
+    )
+    buffer = io.BytesIO()
+    figure = draw_sheet(f"{experiment.name}: {experiment.kind} pairs, source above target", sections)
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    write_bytes_atomically(path, buffer.getvalue())
+
+
+def draw_sheet(title: str, sections: Sequence[Section]) -> Figure:
+    """Figure in which one pixel of a tile is one pixel of the PNG."""
+    columns = max(1, max(min(len(section.cells), MAX_COLUMNS) for section in sections))
+    width = max(640, 2 * MARGIN_PX + columns * (TILE_PX + GAP_PX) - GAP_PX)
+    height = 2 * MARGIN_PX + HEADING_PX + sum(section.height_px for section in sections)
+    canvas = np.full((height, width, 3), 255, dtype=np.uint8)
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+
+    def write(
+        text: str,
+        left: float,
+        top: float,
+        *,
+        size: float,
+        color: str = INK,
+        weight: str = "normal",
+        ha: Literal["left", "center"] = "left",
+    ) -> None:
+        figure.text(
+            left / width, 1 - top / height, text, va="top", ha=ha, size=size, color=color, weight=weight
+        )
+
+    write(title, MARGIN_PX, MARGIN_PX, size=13, weight="bold")
+    top = MARGIN_PX + HEADING_PX
+    for section in sections:
+        write(section.heading, MARGIN_PX, top + 8, size=10)
+        for index, cell in enumerate(section.cells):
+            line, column = divmod(index, MAX_COLUMNS)
+            down = top + HEADING_PX + line * section.line_px
+            right = MARGIN_PX + column * (TILE_PX + GAP_PX)
+            stack = np.concatenate(cell.tiles)
+            canvas[down : down + len(stack), right : right + TILE_PX] = stack
+            centre = right + TILE_PX / 2
+            write(cell.caption, centre, down + len(stack) + 4, ha="center", size=6.5, color=QUIET)
+        top += section.height_px
+    figure.figimage(canvas)
+    return figure
+
+
+def data_table(experiment: Experiment) -> list[dict[str, str | int]]:
+    """Counts by split: all pairs, then by who made them, then by label.
+
+    Returns:
+        Rows with the keys ``by``, ``name``, ``public``, ``train``, ``validation``, ``test`` and
+        ``strict test``; an empty string where a count does not apply.
+    """
+    held = (experiment.validation, experiment.test, experiment.test_strict)
+    rows = [
+        table_row("all", "", public=len(experiment.public), counts=(len(experiment.train), *map(len, held)))
+    ]
+    for by, labels in (("owner", experiment.train_owner), ("label", experiment.train_labels)):
+        others = [same_labelling(one, labels) for one in held]
+        for value, name in enumerate(labels.names):
+            counts = [int((labels.values == value).sum())]
+            counts += [0 if one is None else int((one.values == value).sum()) for one in others]
+            rows.append(table_row(by, name, public="", counts=counts))
+    return rows
+
+
+def table_row(by: str, name: str, *, public: str | int, counts: Sequence[int]) -> dict[str, str | int]:
+    """One row of `data_table`."""
+    splits = dict(zip(("train", "validation", "test", "strict test"), counts, strict=True))
+    return {"by": by, "name": name, "public": public, **splits}

@@ -1,0 +1,209 @@
+"""Step 3 on concepts that nobody trained on: retrieval, one-shot recognition, kNN, linear probe.
+
+Every function takes embeddings, so that the same numbers can be measured of torch, of an exported
+file and of a teacher.
+
+Shapes: N examples, D embedding dimension.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from torch import nn
+
+from edgecmd.data.labelled import UNLABELLED, Labels
+from edgecmd.data.pairs import Images
+from edgecmd.preprocess import to_input
+from edgecmd.seeding import numpy_generator
+
+# The first axis is anonymous: pool and test of a probe differ in length.
+Embedding = Float[np.ndarray, "_ dim"]
+RECALL_AT = (1, 5, 10)
+
+
+@torch.no_grad()
+def embed_target(
+    student: nn.Module, images: Images, *, offset: float, scale: float, batch_size: int = 256
+) -> Embedding:
+    """Unit embeddings of target images, float32, (N, D).
+
+    Args:
+        student: Encoder; it is put into evaluation mode.
+        images: uint8, (N, H, W, C).
+        offset: ``data.target_offset``.
+        scale: ``data.target_scale``.
+        batch_size: Images at a time.
+    """
+    student.eval()
+    chunks = [
+        student(to_input(images[start : start + batch_size], offset=offset, scale=scale)).numpy()
+        for start in range(0, len(images), batch_size)
+    ]
+    return unit_rows(np.concatenate(chunks))
+
+
+def unit_rows(features: Embedding) -> Embedding:
+    """Divide each row by its L2 norm; a zero row stays zero."""
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.maximum(norms, np.finfo(np.float32).tiny)
+
+
+def recall(student: Embedding, teacher: Embedding, *, ranks: Sequence[int] = RECALL_AT) -> dict[str, float]:
+    """Cross-modal retrieval: for each target image, is its own source image among the nearest?
+
+    Ties count against the student: the own image is ranked behind every equal one, so a constant
+    embedding retrieves nothing.
+
+    Args:
+        student: Unit embeddings of the target images, (N, D).
+        teacher: Features of the source images of the same pairs, (N, D).
+        ranks: How many nearest images are looked at.
+
+    Returns:
+        ``{"recall@1": share, ...}``.
+    """
+    similarity = student @ unit_rows(teacher).T
+    rank = (similarity >= np.diag(similarity)[:, None]).sum(axis=1)
+    return {f"recall@{at}": float((rank <= at).mean()) for at in ranks}
+
+
+def one_shot_across_styles(
+    embedding: Embedding, concept: Int[np.ndarray, " num"], style: Int[np.ndarray, " num"]
+) -> dict[str, float]:
+    """Recognise each concept in one style from a single labelled drawing of it in another style.
+
+    For each ordered pair of styles: the drawings of the concepts that both styles have, in the
+    first style, are the one labelled example a class; those of the second style are classified by
+    the nearest.
+
+    Args:
+        embedding: Unit embeddings, (N, D).
+        concept: Concept of each drawing, (N,).
+        style: Style of each drawing, (N,).
+
+    Returns:
+        ``one_shot`` (mean accuracy over the ordered pairs), ``chance`` and ``num_concepts`` (of
+        the last pair); empty where no two styles share two concepts.
+    """
+    scores, shared = [], np.empty(0)
+    for support, query in _ordered_pairs(np.unique(style)):
+        shared = np.intersect1d(concept[style == support], concept[style == query])
+        if len(shared) < 2:
+            continue
+        first = np.stack([embedding[(style == support) & (concept == one)][0] for one in shared])
+        second = np.stack([embedding[(style == query) & (concept == one)][0] for one in shared])
+        scores.append(recall(second, first, ranks=(1,))["recall@1"])
+    if not scores:
+        return {}
+    return {"one_shot": float(np.mean(scores)), "chance": 1.0 / len(shared), "num_concepts": float(len(shared))}
+
+
+def _ordered_pairs(values: np.ndarray) -> Iterator[tuple[int, int]]:
+    return ((int(a), int(b)) for a in values for b in values if a != b)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Probe:
+    """Pool of labelled embeddings and the test embeddings to be classified.
+
+    Attributes:
+        pool: Embeddings that labels may be drawn for, (P, D).
+        pool_labels: Their classes, none `UNLABELLED`.
+        test: Embeddings to classify, (N, D).
+        test_labels: Their classes, all of which occur in the pool.
+    """
+
+    pool: Embedding
+    pool_labels: Int[np.ndarray, " pool"]
+    test: Embedding
+    test_labels: Int[np.ndarray, " num"]
+
+
+def make_probe(pool: Embedding, pool_labels: Labels, test: Embedding, test_labels: Labels) -> Probe:
+    """Keep what can be asked: labelled rows, and of the test only classes that the pool has."""
+    keep_pool = pool_labels.values != UNLABELLED
+    keep_test = np.isin(test_labels.values, pool_labels.values[keep_pool]) & (test_labels.values != UNLABELLED)
+    return Probe(
+        pool=pool[keep_pool],
+        pool_labels=pool_labels.values[keep_pool],
+        test=test[keep_test],
+        test_labels=test_labels.values[keep_test],
+    )
+
+
+def draw_labels(
+    labels: Int[np.ndarray, " pool"], *, num_labels: int, generator: np.random.Generator
+) -> Int[np.ndarray, " drawn"]:
+    """Rows of ``num_labels`` examples a class, or all of a class that has fewer; 0 stands for all."""
+    drawn = [
+        generator.permutation(np.flatnonzero(labels == one))[: num_labels or None] for one in np.unique(labels)
+    ]
+    return np.sort(np.concatenate(drawn))
+
+
+Classifier = Callable[[Embedding, Int[np.ndarray, " drawn"], Embedding, int], Int[np.ndarray, " num"]]
+
+
+def knn_predict(
+    pool: Embedding, labels: Int[np.ndarray, " drawn"], test: Embedding, num_neighbours: int
+) -> Int[np.ndarray, " num"]:
+    """Classes by the nearest labelled embeddings (scikit-learn, cosine through unit vectors)."""
+    model = KNeighborsClassifier(n_neighbors=min(num_neighbours, len(pool)), weights="distance")
+    return np.asarray(model.fit(pool, labels).predict(test))
+
+
+def linear_predict(
+    pool: Embedding, labels: Int[np.ndarray, " drawn"], test: Embedding, num_neighbours: int
+) -> Int[np.ndarray, " num"]:
+    """Classes by logistic regression on frozen embeddings (scikit-learn); the linear probe."""
+    return np.asarray(fit_linear(pool, labels).predict(test))
+
+
+def fit_linear(pool: Embedding, labels: Int[np.ndarray, " drawn"]) -> LogisticRegression:
+    """Multinomial logistic regression with the settings that every probe and exported head uses."""
+    return LogisticRegression(C=10.0, max_iter=2000).fit(pool, labels)
+
+
+PROBES: dict[str, Classifier] = {"knn": knn_predict, "linear": linear_predict}
+
+
+def few_label_accuracy(
+    probe: Probe, *, method: str, num_labels: int, num_draws: int, num_neighbours: int, seed: int
+) -> list[float]:
+    """Test accuracy for each draw of labels.
+
+    The draw depends on (seed, number of labels, draw) alone, so every method sees the same labels.
+
+    Args:
+        probe: Labelled pool and test.
+        method: ``knn`` or ``linear``.
+        num_labels: Labels a class; 0 for all (then every draw is the same and one is made).
+        num_draws: Independent draws.
+        num_neighbours: Of kNN.
+        seed: Seed of the run.
+
+    Returns:
+        One accuracy a draw.
+    """
+    accuracies = []
+    for draw in range(num_draws if num_labels else 1):
+        generator = numpy_generator(seed, f"labels-{num_labels}", client=draw)
+        rows = draw_labels(probe.pool_labels, num_labels=num_labels, generator=generator)
+        predicted = PROBES[method](probe.pool[rows], probe.pool_labels[rows], probe.test, num_neighbours)
+        accuracies.append(float((predicted == probe.test_labels).mean()))
+    return accuracies
+
+
+def majority_share(labels: Int[np.ndarray, " num"]) -> float:
+    """Accuracy of always naming the most frequent class: the floor of every accuracy."""
+    return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
+
+
+def known(labels: Labels) -> Bool[np.ndarray, " num"]:
+    """Which examples carry a label."""
+    return np.asarray(labels.values != UNLABELLED)

@@ -1,0 +1,49 @@
+"""The event log of a run, ``events.jsonl``: one JSON object a line, appended and flushed."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class EventLog:
+    """Appends events to a file; on resume the file is cut back to a known length.
+
+    Args:
+        path: The file; its folder must exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, kind: str, **fields: Any) -> None:
+        """Write one event with the current time; it is on disk when this returns."""
+        line = json.dumps({"event": kind, "time": round(time.time(), 3), **fields}, allow_nan=False)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def num_bytes(self) -> int:
+        """Length of the log."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def cut_back(self, num_bytes: int) -> None:
+        """Drop everything after ``num_bytes``: what a killed run wrote after its last checkpoint."""
+        if self.num_bytes() > num_bytes:
+            os.truncate(self.path, num_bytes)
+
+
+def read_events(path: Path, *, kind: str = "") -> Iterator[dict[str, Any]]:
+    """Events of a log in order, those of ``kind`` where one is given; a torn last line is left out."""
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(event, dict) and (not kind or event.get("event") == kind):
+            yield event

@@ -1,0 +1,76 @@
+"""Teacher features of a client's own pairs, computed once and kept on the client's disk.
+
+Shapes: N pairs, D embedding dimension.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from edgecmd.data.pairs import Images, fingerprint
+from edgecmd.errors import DataError
+from edgecmd.files import write_bytes_atomically
+from edgecmd.models.teachers import Teacher
+
+Features = Float[np.ndarray, "num dim"]
+
+
+def cached_features(teacher: Teacher, images: Images, *, cache_dir: Path | None) -> Features:
+    """Features of ``images``, from the cache where teacher and images are the same.
+
+    The file's name is a hash of the teacher's file and of the images' bytes, so a changed teacher
+    or a changed picture is never answered from an old entry. A damaged entry is computed again.
+
+    Args:
+        teacher: The frozen teacher.
+        images: RGB images, uint8, (N, H, W, 3).
+        cache_dir: Folder on the client; None keeps nothing.
+
+    Returns:
+        float32, (N, D).
+    """
+    if cache_dir is None:
+        return teacher.embed(images)
+    key = hashlib.sha256(f"{teacher.sha256}:{fingerprint(images)}".encode()).hexdigest()[:32]
+    path = cache_dir / f"features-{key}.safetensors"
+    features = _read(path, shape=(len(images), teacher.embedding_dim))
+    if features is None:
+        features = teacher.embed(images)
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomically(path, save({"features": np.ascontiguousarray(features)}))
+    return features
+
+
+def _read(path: Path, *, shape: tuple[int, int]) -> Features | None:
+    if not path.is_file():
+        return None
+    try:
+        features = load(path.read_bytes()).get("features")
+    except SafetensorError:
+        return None
+    return features if features is not None and features.shape == shape else None
+
+
+def ready_features(path: Path, *, num: int) -> Features:
+    """Read features that the user computed with a teacher of their own.
+
+    Args:
+        path: A .npy file of shape (num, D), floating point, finite.
+        num: Rows that the data calls for.
+
+    Raises:
+        DataError: The file is missing, not .npy, of another shape or not finite.
+    """
+    try:
+        features = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as .npy ({error}). Save features with numpy.save.") from error
+    if not isinstance(features, np.ndarray) or features.ndim != 2 or len(features) != num:
+        raise DataError(f"{path} has shape {getattr(features, 'shape', None)}; the data calls for ({num}, dim).")
+    if not np.issubdtype(features.dtype, np.floating) or not np.isfinite(features).all():
+        raise DataError(f"{path} must hold finite floating-point numbers; it has dtype {features.dtype}.")
+    return features.astype(np.float32)

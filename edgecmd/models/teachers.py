@@ -1,0 +1,131 @@
+"""The frozen teacher of the source modality: weights in safetensors, recipe in their metadata.
+
+Shapes: B batch, N images, D embedding dimension.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from edgecmd.data.pairs import Images
+from edgecmd.errors import DataError, choose
+from edgecmd.files import write_bytes_atomically
+from edgecmd.models.students import Student, StudentSpec, initialise
+from edgecmd.preprocess import source_input
+
+TEACHERS: dict[str, StudentSpec] = {
+    "gn-teacher": StudentSpec(family="gn", widths=(32, 64, 128)),
+    "gn-teacher-large": StudentSpec(family="gn", widths=(48, 112, 184)),
+}
+BUILTIN = Path(__file__).parent.parent / "data" / "files" / "teacher_64.safetensors"
+
+
+def build_teacher(architecture: str, *, embedding_dim: int, generator: torch.Generator) -> Student:
+    """Make an untrained teacher over RGB images.
+
+    Args:
+        architecture: A key of `TEACHERS`.
+        embedding_dim: Dimension of its feature.
+        generator: Source of the initial weights.
+
+    Raises:
+        ConfigError: The architecture is unknown.
+    """
+    spec = choose("pretrain.architecture", architecture, TEACHERS)
+    teacher = Student(spec, in_channels=3, embedding_dim=embedding_dim)
+    initialise(teacher, generator=generator)
+    return teacher
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Teacher:
+    """A frozen encoder with what identifies it.
+
+    Attributes:
+        network: Encoder in evaluation mode; takes scaled RGB images.
+        embedding_dim: Dimension of its feature, D.
+        sha256: Of the file it came from.
+        recipe: How it was made, as the file's metadata says.
+    """
+
+    network: nn.Module
+    embedding_dim: int
+    sha256: str
+    recipe: Mapping[str, str]
+
+    @torch.no_grad()
+    def embed(self, images: Images, *, batch_size: int = 256) -> Float[np.ndarray, "num dim"]:
+        """Features of RGB images, float32, (N, D), not normalised."""
+        return embed_source(self.network, images, batch_size=batch_size)
+
+
+@torch.no_grad()
+def embed_source(network: nn.Module, images: Images, *, batch_size: int = 256) -> Float[np.ndarray, "num dim"]:
+    """Features of RGB images in batches, float32, (N, D)."""
+    chunks = [
+        network(source_input(images[start : start + batch_size])).numpy()
+        for start in range(0, len(images), batch_size)
+    ]
+    return np.concatenate(chunks)
+
+
+def save_teacher(network: nn.Module, path: Path, *, recipe: Mapping[str, str]) -> str:
+    """Write weights and recipe; equal weights give equal bytes.
+
+    Returns:
+        SHA-256 of the file.
+    """
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    data = save(tensors, metadata=dict(sorted(recipe.items())))
+    write_bytes_atomically(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def load_teacher(path: Path | None = None) -> Teacher:
+    """Read a teacher made by ``edgecmd pretrain``; without a path the one that ships with edgecmd.
+
+    Raises:
+        DataError: The file is missing, not safetensors, or its metadata or tensors do not fit.
+    """
+    file = path or BUILTIN
+    if not file.is_file():
+        raise DataError(f"teacher.path={str(file)!r} is not a file. Make one with `edgecmd pretrain --out {file}`.")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            recipe = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+    except SafetensorError as error:
+        raise DataError(f"{file} is not a safetensors file ({error}). Make one with `edgecmd pretrain`.") from error
+    return _assemble(file, recipe, tensors)
+
+
+def _assemble(file: Path, recipe: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> Teacher:
+    missing = {"architecture", "embedding_dim"} - recipe.keys()
+    if missing:
+        raise DataError(
+            f"{file} lacks the metadata {', '.join(sorted(missing))}; a teacher states"
+            f" its architecture (one of {', '.join(TEACHERS)}) and its embedding_dim."
+        )
+    dim = int(recipe["embedding_dim"])
+    network = build_teacher(recipe["architecture"], embedding_dim=dim, generator=torch.Generator().manual_seed(0))
+    try:
+        network.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise DataError(f"{file} does not hold the weights of {recipe['architecture']!r}: {error}") from error
+    network.eval().requires_grad_(False)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    return Teacher(network=network, embedding_dim=dim, sha256=digest, recipe=dict(recipe))
+
+
+def recipe_text(settings: Mapping[str, object]) -> str:
+    """Settings as one line of JSON with sorted keys, for the metadata."""
+    return json.dumps(settings, sort_keys=True)

@@ -1,0 +1,73 @@
+"""Step 1: SimCLR (Chen et al. 2020, arXiv 2002.05709) on the public source set.
+
+Shapes: B batch, N images, D embedding dimension.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgecmd.baselines import nt_xent
+from edgecmd.config import PretrainConfig
+from edgecmd.data.augment import augment_source
+from edgecmd.data.pairs import PublicSource
+from edgecmd.models.teachers import build_teacher, recipe_text
+from edgecmd.preprocess import source_input
+from edgecmd.seeding import numpy_generator, torch_generator
+
+Progress = Callable[[int, float], None]
+
+
+def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress | None = None) -> nn.Module:
+    """Train a teacher on public images alone.
+
+    Args:
+        public: The public source set.
+        config: Recipe.
+        progress: Called with (step, loss) after each step.
+
+    Returns:
+        The trained network, in evaluation mode.
+    """
+    network = build_teacher(
+        config.architecture,
+        embedding_dim=config.embedding_dim,
+        generator=torch_generator(config.seed, "teacher-init"),
+    ).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=config.learning_rate, total_steps=config.num_steps + 1
+    )
+    rows = numpy_generator(config.seed, "teacher-batches")
+    views = torch_generator(config.seed, "teacher-views")
+    for step in range(config.num_steps):
+        batch = rows.choice(len(public), size=min(config.batch_size, len(public)), replace=False)
+        image = source_input(public.images[batch])
+        first = network(augment_source(image, generator=views))
+        second = network(augment_source(image, generator=views))
+        loss = nt_xent(first, second, temperature=config.temperature).mean()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        if progress is not None:
+            progress(step + 1, loss.item())
+    return network.eval()
+
+
+def recipe(public: PublicSource, config: PretrainConfig) -> dict[str, str]:
+    """Metadata that states how a teacher was made: settings, data and library version."""
+    return {
+        "architecture": config.architecture,
+        "embedding_dim": str(config.embedding_dim),
+        "method": "simclr",
+        "settings": recipe_text(asdict(config)),
+        "public_name": public.name,
+        "public_sha256": public.fingerprint(),
+        "num_images": str(len(public)),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }

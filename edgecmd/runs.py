@@ -1,0 +1,117 @@
+"""The run folder: what is written into it at the start, and the student at the end."""
+
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from edgecmd.config import RunConfig
+from edgecmd.data.clients import experiment, public_anchors
+from edgecmd.errors import DataError, FederationError
+from edgecmd.files import write_bytes_atomically, write_json, write_text_atomically
+from edgecmd.models.students import Student, build_student
+from edgecmd.seeding import torch_generator
+from edgecmd.settings import load_config, to_toml
+
+PACKAGES = ("edgecmd", "torch", "flwr", "numpy", "onnx", "onnxruntime", "scikit-learn", "safetensors")
+
+
+def run_folder(config: RunConfig) -> Path:
+    """Folder of the run, ``<out>/<name>``."""
+    return Path(config.out) / config.name
+
+
+def start_run(config: RunConfig) -> Path:
+    """Make the run folder with ``config.toml`` and ``environment.json``, or check that it is the same run.
+
+    Raises:
+        FederationError: The folder holds a run with other settings.
+    """
+    folder = run_folder(config)
+    settings = folder / "config.toml"
+    if settings.exists():
+        if comparable(load_config(settings)) != comparable(config):
+            raise FederationError(
+                f"{folder} holds a run with other settings. Continue that one with `edgecmd resume {folder}`,"
+                " or choose another name with --set name=..."
+            )
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "environment.json", environment())
+    write_text_atomically(settings, to_toml(config))
+    return folder
+
+
+def comparable(config: RunConfig) -> str:
+    """Settings without what does not change a result: where it is written and by how many workers."""
+    lines = to_toml(config).splitlines()
+    return "\n".join(line for line in lines if not line.startswith(("out =", "num_workers =")))
+
+
+def environment() -> dict[str, object]:
+    """Versions and machine, without names or paths."""
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "byteorder": sys.byteorder,
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def new_student(config: RunConfig) -> Student:
+    """Untrained student of ``config``; equal settings give equal weights."""
+    student = build_student(
+        config.student.architecture,
+        in_channels=experiment(config.data).train.target.shape[3],
+        embedding_dim=public_anchors(config).shape[1],
+        generator=torch_generator(config.seed, "student-init"),
+    )
+    return student.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def save_student(student: Student, path: Path, config: RunConfig) -> None:
+    """Write a student with what is needed to rebuild it."""
+    tensors = {name: tensor.contiguous() for name, tensor in student.state_dict().items()}
+    first = next(iter(student.parameters()))
+    metadata = {
+        "architecture": config.student.architecture,
+        "in_channels": str(first.shape[1]),
+        "embedding_dim": str(student.projector.out_features),
+    }
+    write_bytes_atomically(path, save(tensors, metadata=metadata))
+
+
+def load_student(path: Path) -> Student:
+    """Read a student that `save_student` wrote, in evaluation mode.
+
+    Raises:
+        DataError: The file is missing or not a student.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} does not exist. Train a student first with `edgecmd simulate` or `edgecmd run`.")
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+        student = build_student(
+            metadata["architecture"],
+            in_channels=int(metadata["in_channels"]),
+            embedding_dim=int(metadata["embedding_dim"]),
+            generator=torch.Generator().manual_seed(0),
+        )
+        student.load_state_dict(tensors)
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        raise DataError(f"{path} is not a student that edgecmd wrote ({error}).") from error
+    return student.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]

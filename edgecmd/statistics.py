@@ -1,0 +1,47 @@
+"""Means with their uncertainty."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t as student_t
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interval:
+    """Mean of repeated measurements with a two-sided 95% t interval.
+
+    Attributes:
+        mean: Arithmetic mean.
+        low: Lower end; equal to the mean where there is one measurement.
+        high: Upper end.
+        num: Number of measurements.
+    """
+
+    mean: float
+    low: float
+    high: float
+    num: int
+
+    def overlaps(self, other: "Interval") -> bool:
+        """Whether the two intervals share a point."""
+        return self.low <= other.high and other.low <= self.high
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ± {(self.high - self.low) / 2:.3f}"
+
+
+def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval:
+    """Mean and t interval of independent measurements.
+
+    Args:
+        values: At least one number.
+        confidence: Coverage of the interval.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    mean, num = float(sample.mean()), len(sample)
+    if num < 2:
+        return Interval(mean=mean, low=mean, high=mean, num=num)
+    half = float(student_t.ppf((1 + confidence) / 2, num - 1)) * float(sample.std(ddof=1)) / math.sqrt(num)
+    return Interval(mean=mean, low=mean - half, high=mean + half, num=num)

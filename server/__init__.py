@@ -1,0 +1,1 @@
+"""Flower server: the rounds, screening, checkpoints and the in-process grid."""

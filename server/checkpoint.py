@@ -1,0 +1,102 @@
+"""Checkpoints of a federation: one folder a round, written beside and renamed, never pickled.
+
+A checkpoint holds the global weights, the strategy's momenta, the round and the length of
+``events.jsonl`` at that moment, which is cut back to it when a run is resumed.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from edgecmd.errors import FederationError
+from edgecmd.files import read_json, write_bytes_atomically, write_json
+
+KEPT = 2
+PREFIX = "round-"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Checkpoint:
+    """State of a federation after a round.
+
+    Attributes:
+        round_index: Last finished round; 0 before the first.
+        arrays: Global weights.
+        strategy: Momenta of the strategy.
+        events_bytes: Length of the event log.
+    """
+
+    round_index: int
+    arrays: Mapping[str, np.ndarray]
+    strategy: Mapping[str, np.ndarray] = field(default_factory=dict)
+    events_bytes: int = 0
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write ``folder/round-<index>`` completely or not at all; keep the last two."""
+    final = folder / f"{PREFIX}{checkpoint.round_index:06d}"
+    partial = folder / f"{final.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    digests = {}
+    for name, tensors in (("student", checkpoint.arrays), ("strategy", checkpoint.strategy)):
+        data = save({key: np.ascontiguousarray(value) for key, value in tensors.items()})
+        write_bytes_atomically(partial / f"{name}.safetensors", data)
+        digests[name] = hashlib.sha256(data).hexdigest()
+    state = {"round": checkpoint.round_index, "events_bytes": checkpoint.events_bytes, "sha256": digests}
+    write_json(partial / "state.json", state)
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(partial, final)
+    _prune(folder)
+
+
+def _prune(folder: Path) -> None:
+    for old in _finished(folder)[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _finished(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob(f"{PREFIX}*") if path.suffix != ".partial")
+
+
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """Newest checkpoint that reads well; None where there is none at all.
+
+    Raises:
+        FederationError: There are checkpoints, but each is damaged.
+    """
+    finished = _finished(folder)
+    faults = []
+    for path in reversed(finished):
+        try:
+            return _read(path)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            faults.append(f"{path.name}: {error}")
+    if faults:
+        raise FederationError(
+            f"No checkpoint under {folder} can be read ({'; '.join(faults)}). Start the run again under another name."
+        )
+    return None
+
+
+def _read(path: Path) -> Checkpoint:
+    state = read_json(path / "state.json")
+    tensors = {}
+    for name in ("student", "strategy"):
+        data = (path / f"{name}.safetensors").read_bytes()
+        if hashlib.sha256(data).hexdigest() != state["sha256"][name]:
+            raise FederationError(f"{name}.safetensors does not match its checksum")
+        tensors[name] = load(data)
+    return Checkpoint(
+        round_index=int(state["round"]),
+        arrays=tensors["student"],
+        strategy=tensors["strategy"],
+        events_bytes=int(state["events_bytes"]),
+    )

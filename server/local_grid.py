@@ -1,0 +1,188 @@
+"""A Flower grid inside this process: the same ClientApp without Ray, SuperLink or sockets.
+
+The only file that touches what Flower does not document: the identity of a task and the id of a
+message. ``tests/server/test_local_grid.py`` fails when either changes.
+"""
+
+import itertools
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import TimeoutError as WaitTimeout
+from contextlib import contextmanager
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+RUN_ID = 1
+TASK_ID = 1
+Fault = Callable[[int, int], Exception | None]
+
+
+def set_identity() -> None:
+    """Tell Flower which task this process runs; without it no message can be made."""
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN_ID, SUPERLINK_NODE_ID, TASK_ID
+
+
+def copy_records(content: RecordDict) -> RecordDict:
+    """Copy the containers, so that clients cannot change each other's; array bytes are immutable."""
+    kinds = (ArrayRecord, ConfigRecord, MetricRecord)
+    copied = RecordDict()
+    for name, record in content.items():
+        kind = next(kind for kind in kinds if isinstance(record, kind))
+        copied[name] = kind(dict(record))  # type: ignore[arg-type]
+    return copied
+
+
+def answer(app: ClientApp, message: Message, context: Context) -> Message:
+    """Let ``app`` answer one message; an exception becomes the error reply that a SuperNode sends."""
+    try:
+        message.content = copy_records(message.content)
+        return app(message=message, context=context)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+
+def _serve(content: RecordDict, context: Context) -> RecordDict | str:
+    """Answer in a worker process, through the project's own client app."""
+    from clients.app import app
+
+    set_identity()
+    reply = answer(app, Message(content, context.node_id, "train"), context)
+    return reply.error.reason if reply.has_error() else reply.content
+
+
+class LocalGrid(Grid):
+    """Serves each message by a call, or in local processes of one thread each.
+
+    Args:
+        app: The client app; with more than one worker it must be ``clients.app:app``.
+        contexts: Context of each client by node id.
+        num_workers: 1 answers in this process; more start that many processes.
+        fault: For drills: called with (round, node id); an exception it returns is the client's.
+    """
+
+    def __init__(
+        self, app: ClientApp, contexts: Mapping[int, Context], *, num_workers: int = 1, fault: Fault | None = None
+    ) -> None:
+        self._app, self._contexts, self._fault = app, dict(contexts), fault
+        self._run = Run.create_empty(RUN_ID)
+        self._ids = itertools.count(1)
+        self._replies: dict[str, Message] = {}
+        self._pool = _make_pool(num_workers) if num_workers > 1 else None
+        set_identity()
+
+    def set_run(self, run: Run) -> None:
+        """Remember the run."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Make a message to a node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Node ids of all clients."""
+        return list(self._contexts)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Answer all messages and keep the replies."""
+        return self._push(list(messages), timeout=None)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Hand out the replies to ``message_ids`` that are there."""
+        return [self._replies.pop(one) for one in list(message_ids) if one in self._replies]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Answer messages until ``timeout`` seconds have passed; later clients do not reply."""
+        return self.pull_messages(self._push(list(messages), timeout=timeout))
+
+    def close(self) -> None:
+        """Stop the worker processes."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _push(self, messages: list[Message], *, timeout: float | None) -> list[str]:
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = f"m{next(self._ids)}"
+        end = None if timeout is None else time.monotonic() + timeout
+        answers = self._answer_here(messages, end) if self._pool is None else self._answer_in_pool(messages, end)
+        for message, reply in answers:
+            reply.metadata.__dict__["_message_id"] = f"r{next(self._ids)}"
+            self._replies[message.metadata.message_id] = reply
+        return [message.metadata.message_id for message in messages]
+
+    def _answer_here(self, messages: list[Message], end: float | None) -> Iterator[tuple[Message, Message]]:
+        for message in messages:
+            if end is not None and time.monotonic() >= end:
+                return
+            error = self._drill(message)
+            context = self._contexts[message.metadata.dst_node_id]
+            yield message, answer(_failing(error) if error else self._app, message, context)
+
+    def _answer_in_pool(self, messages: list[Message], end: float | None) -> Iterator[tuple[Message, Message]]:
+        assert self._pool is not None
+        futures = [
+            self._pool.submit(_serve, message.content, self._contexts[message.metadata.dst_node_id])
+            for message in messages
+        ]
+        for message, future in zip(messages, futures, strict=True):
+            try:
+                result = future.result(None if end is None else max(0.0, end - time.monotonic()))
+            except WaitTimeout:
+                future.cancel()
+                continue
+            if isinstance(result, str):
+                error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, result)
+                yield message, Message(error, reply_to=message)
+            else:
+                yield message, Message(result, reply_to=message)
+
+    def _drill(self, message: Message) -> Exception | None:
+        if self._fault is None:
+            return None
+        config: Mapping[str, Any] = message.content.config_records["config"]
+        return self._fault(int(config["server-round"]), message.metadata.dst_node_id)
+
+
+def _failing(error: Exception) -> ClientApp:
+    """A client app that raises ``error``."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        raise error
+
+    return app
+
+
+def _make_pool(num_workers: int) -> ProcessPoolExecutor:
+    """Fresh processes (no fork of a threaded torch), each with one torch thread."""
+    return ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn"))
+
+
+@contextmanager
+def local_grid(
+    app: ClientApp, contexts: Mapping[int, Context], *, num_workers: int = 1, fault: Fault | None = None
+) -> Iterator[LocalGrid]:
+    """A `LocalGrid` whose worker processes end with the block."""
+    grid = LocalGrid(app, contexts, num_workers=num_workers, fault=fault)
+    try:
+        yield grid
+    finally:
+        grid.close()

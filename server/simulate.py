@@ -1,0 +1,47 @@
+"""A federation on this machine: the two Flower apps over the in-process grid."""
+
+from flwr.app import Context, RecordDict
+
+from clients.app import app as client_app
+from edgecmd.config import RunConfig
+from edgecmd.models.students import Student
+from edgecmd.settings import flatten
+from server.federation import Report, federate
+from server.local_grid import RUN_ID, Fault, local_grid
+
+FIRST_NODE = 100
+
+
+def contexts(config: RunConfig) -> dict[int, Context]:
+    """One context a client: its index, how many there are, and the run config as Flower sends it."""
+    num = config.federation.num_clients
+    flat = flatten(config)
+    return {
+        FIRST_NODE + client: Context(
+            run_id=RUN_ID,
+            node_id=FIRST_NODE + client,
+            node_config={"partition-id": client, "num-partitions": num},
+            state=RecordDict(),
+            run_config=dict(flat),
+        )
+        for client in range(num)
+    }
+
+
+def simulate(config: RunConfig, *, report: Report | None = None, fault: Fault | None = None) -> Student:
+    """Run or continue the federation of ``config`` in this process or its local workers.
+
+    The result does not depend on ``federation.num_workers``.
+
+    Args:
+        config: Settings.
+        report: Called after each round.
+        fault: For drills, see `server.local_grid.LocalGrid`.
+
+    Raises:
+        FederationError: A round missed its quorum.
+    """
+    with local_grid(
+        client_app, contexts(config), num_workers=config.federation.num_workers, fault=fault
+    ) as grid:
+        return federate(grid, config, report=report)

@@ -1,0 +1,96 @@
+"""Metrics by hand, draws that every method shares, intervals against SciPy."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from edgecmd import evaluate
+from edgecmd.data.labelled import UNLABELLED, Labels
+from edgecmd.statistics import mean_interval
+
+
+def labels(*values: int) -> Labels:
+    return Labels(values=np.asarray(values), names=tuple("abcdefgh"))
+
+
+def test_recall_by_hand() -> None:
+    """Own picture first for row 0, second for row 1, third for row 2."""
+    teacher = np.eye(3, dtype=np.float32)
+    student = evaluate.unit_rows(np.asarray([[3, 1, 0], [2, 1, 0], [3, 2, 1]], dtype=np.float32))
+    assert evaluate.recall(student, teacher, ranks=(1, 2, 3)) == {
+        "recall@1": pytest.approx(1 / 3),
+        "recall@2": pytest.approx(2 / 3),
+        "recall@3": pytest.approx(1.0),
+    }
+
+
+def test_a_constant_embedding_retrieves_nothing() -> None:
+    constant = np.ones((10, 4), dtype=np.float32) / 2
+    assert evaluate.recall(constant, constant) == {"recall@1": 0.0, "recall@5": 0.0, "recall@10": 1.0}
+
+
+def test_one_shot_by_hand() -> None:
+    """Concepts 0 and 1 are drawn by both styles; one of the four queries is nearer to the wrong one."""
+    embedding = evaluate.unit_rows(
+        np.asarray([[1, 0], [0, 1], [1, 0.1], [1, 0.9], [1, 1]], dtype=np.float32)
+    )
+    concept, style = np.asarray([0, 1, 0, 1, 2]), np.asarray([0, 0, 1, 1, 0])
+    found = evaluate.one_shot_across_styles(embedding, concept, style)
+    assert found == {"one_shot": 0.75, "chance": 0.5, "num_concepts": 2.0}
+
+
+def test_one_shot_needs_two_styles() -> None:
+    embedding = np.eye(3, dtype=np.float32)
+    assert evaluate.one_shot_across_styles(embedding, np.arange(3), np.zeros(3, dtype=int)) == {}
+
+
+def test_draws_hold_k_of_each_class_or_all_that_there_are() -> None:
+    pool = np.asarray([0] * 5 + [1] * 2 + [2] * 9)
+    rows = evaluate.draw_labels(pool, num_labels=3, generator=np.random.default_rng(0))
+    assert np.bincount(pool[rows]).tolist() == [3, 2, 3]
+    everything = evaluate.draw_labels(pool, num_labels=0, generator=np.random.default_rng(0))
+    assert everything.tolist() == list(range(16))
+
+
+def test_a_probe_asks_only_for_classes_that_the_pool_has() -> None:
+    points = np.arange(8, dtype=np.float32).reshape(4, 2)
+    probe = evaluate.make_probe(points, labels(0, 1, UNLABELLED, 1), points, labels(0, 2, 1, UNLABELLED))
+    assert probe.pool_labels.tolist() == [0, 1, 1]
+    assert probe.test_labels.tolist() == [0, 1]
+    assert np.array_equal(probe.test, points[[0, 2]])
+
+
+@pytest.mark.parametrize("method", ["knn", "linear"])
+def test_separable_classes_are_told_apart(method: str) -> None:
+    rng = np.random.default_rng(0)
+    classes = np.repeat(np.arange(3), 20)
+    points = evaluate.unit_rows(np.eye(3)[classes] + 0.05 * rng.normal(size=(60, 3))).astype(np.float32)
+    probe = evaluate.make_probe(points, labels(*classes), points, labels(*classes))
+    accuracies = evaluate.few_label_accuracy(
+        probe, method=method, num_labels=2, num_draws=4, num_neighbours=5, seed=0
+    )
+    assert accuracies == [1.0] * 4
+
+
+def test_all_labels_are_drawn_once() -> None:
+    points = np.eye(4, dtype=np.float32)
+    probe = evaluate.make_probe(points, labels(0, 0, 1, 1), points, labels(0, 0, 1, 1))
+    found = evaluate.few_label_accuracy(
+        probe, method="knn", num_labels=0, num_draws=5, num_neighbours=1, seed=0
+    )
+    assert found == [1.0]
+
+
+def test_majority_by_hand() -> None:
+    assert evaluate.majority_share(np.asarray([0, 0, 1, 2])) == 0.5
+
+
+def test_interval_equals_scipy() -> None:
+    values = [0.3, 0.35, 0.31, 0.4, 0.33]
+    ours = mean_interval(values)
+    low, high = stats.t.interval(0.95, 4, loc=np.mean(values), scale=stats.sem(values))
+    assert (ours.low, ours.high) == (pytest.approx(low), pytest.approx(high))
+    assert ours.num == 5
+    assert not ours.overlaps(mean_interval([0.9, 0.91, 0.92]))
+    single = mean_interval([0.5])
+    assert (single.low, single.mean, single.high) == (0.5, 0.5, 0.5)
