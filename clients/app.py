@@ -10,7 +10,7 @@ import os
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
-from flwr.app import Context, Message  # noqa: E402 - the environment must be set before
+from flwr.app import Context, Message, MetricRecord, RecordDict  # noqa: E402 - the environment must be set before
 from flwr.clientapp import ClientApp  # noqa: E402
 
 app = ClientApp()
@@ -22,3 +22,10 @@ def train(message: Message, context: Context) -> Message:
     from clients.work import answer_train
 
     return answer_train(message, context)
+
+
+@app.query("index")
+def index(message: Message, context: Context) -> Message:
+    """This client's index: cohorts are drawn over indices, because node ids differ from run to run."""
+    client = int(context.node_config.get("partition-id", 0))
+    return Message(RecordDict({"metrics": MetricRecord({"client": client})}), reply_to=message)

@@ -1,20 +1,23 @@
 """What a client keeps between rounds: its optimiser's state, on its own disk.
 
-A file a round; the last two are kept, so that a round which was cut off can be repeated from
-exactly the state in which it began.
+A file a round: 32 bytes of SHA-256, then safetensors. The last three are kept. A server falls back
+by one checkpoint at most, and may have asked for one round beyond its newest checkpoint when it was
+killed; so the round that it repeats begins two rounds before the client's newest, or later.
 """
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from edgecmd.errors import FederationError
 from edgecmd.files import write_bytes_atomically
 
-KEPT_ROUNDS = 2
-PREFIX = "round-"
+KEPT_ROUNDS = 3
+PREFIX, SUFFIX = "round-", ".state"
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def _round_of(path: Path) -> int:
@@ -22,23 +25,41 @@ def _round_of(path: Path) -> int:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"{PREFIX}*.safetensors"), key=_round_of)
+    return sorted(folder.glob(f"{PREFIX}*{SUFFIX}"), key=_round_of)
 
 
 def load_state(folder: Path, *, round_index: int) -> dict[str, Tensor]:
-    """Newest state from before ``round_index``; empty where there is none or it is damaged."""
+    """Newest state from before ``round_index``; empty where there is none yet.
+
+    Raises:
+        FederationError: The file is damaged. A fresh optimiser in its place would change the result
+            without a word.
+    """
     earlier = [path for path in _files(folder) if _round_of(path) < round_index]
     if not earlier:
         return {}
-    try:
-        return load(earlier[-1].read_bytes())
-    except SafetensorError:
-        return {}
+    content = earlier[-1].read_bytes()
+    digest, tensors = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+    if hashlib.sha256(tensors).digest() != digest:
+        raise FederationError(
+            f"The optimiser's state {earlier[-1]} is damaged. Restore the file, or delete the folder {folder}:"
+            " then this client starts with a fresh optimiser, and the result differs from that of an"
+            " undamaged run."
+        )
+    return load(tensors)
 
 
 def save_state(folder: Path, tensors: Mapping[str, Tensor], *, round_index: int) -> None:
-    """Write the state after ``round_index`` and drop all but the last two rounds."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_bytes_atomically(folder / f"{PREFIX}{round_index:06d}.safetensors", save(dict(tensors)))
-    for path in _files(folder)[:-KEPT_ROUNDS]:
-        path.unlink(missing_ok=True)
+    """Write the state after ``round_index``.
+
+    Files of later rounds go: they belong to rounds that are being repeated. Of the others the last
+    `KEPT_ROUNDS` stay.
+    """
+    content = save(dict(tensors))
+    path = folder / f"{PREFIX}{round_index:06d}{SUFFIX}"
+    write_bytes_atomically(path, hashlib.sha256(content).digest() + content)
+    files = _files(folder)
+    kept = [one for one in files if _round_of(one) <= round_index][-KEPT_ROUNDS:]
+    for one in files:
+        if one not in kept:
+            one.unlink(missing_ok=True)

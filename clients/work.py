@@ -1,21 +1,24 @@
 """A client's answer to one round: decode the student, distil on the client's own pairs, encode."""
 
-import os
+import re
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from clients.state import load_state, save_state
 from edgecmd.config import RunConfig
-from edgecmd.data.clients import Holding, client_holding
+from edgecmd.data.clients import Holding, cache_folder, client_holding
 from edgecmd.distill import Place, distil, make_optimizer, optimizer_tensors, restore_optimizer
 from edgecmd.models.students import Student, build_student
 from edgecmd.runs import run_folder
 from edgecmd.settings import unflatten
 
 MAX_CACHED_CLIENTS = 4096
+# The server chooses the token and it becomes a folder's name here: nothing but a plain word.
+TOKEN = re.compile(r"[0-9a-f]{16}")
 
 
 class ClientError(RuntimeError):
@@ -23,6 +26,23 @@ class ClientError(RuntimeError):
 
     def __init__(self, client: int, stage: str, cause: Exception) -> None:
         super().__init__(f"client {client}, stage {stage}: {type(cause).__name__}: {cause}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """What the server asks for, beside the weights.
+
+    Attributes:
+        client: Index of this client.
+        round_index: Round, from 1.
+        token: Name of the run; a client keeps the states of different runs apart by it.
+        config: Settings, with the strategy's ``proximal_mu`` where the strategy sends one.
+    """
+
+    client: int
+    round_index: int
+    token: str
+    config: RunConfig
 
 
 @lru_cache(maxsize=8)
@@ -50,7 +70,8 @@ def answer_train(message: Message, context: Context) -> Message:
     """Distil for one round.
 
     Args:
-        message: Holds ``arrays`` (the student's weights) and ``config`` with ``server-round``.
+        message: Holds ``arrays`` (the student's weights) and ``config`` with ``server-round`` and
+            ``run``.
         context: Holds the run config and the node config: ``partition-id`` and, in a deployment,
             ``data-dir`` (the node's own pairs) and ``state-dir``.
 
@@ -60,46 +81,76 @@ def answer_train(message: Message, context: Context) -> Message:
     torch.set_num_threads(1)
     client, stage = int(context.node_config.get("partition-id", 0)), "config"
     try:
-        config = _config(tuple(sorted(context.run_config.items())))
+        order = _order(message.content.config_records["config"], context, client)
         stage = "data"
-        holding = _holding(config, client, str(context.node_config.get("data-dir", "")))
+        holding = _holding(
+            _config(tuple(sorted(context.run_config.items()))),
+            client,
+            str(context.node_config.get("data-dir", "")),
+        )
         stage = "decode"
-        student = _student(config.student.architecture, holding.data.target.shape[1], holding.data.teacher.shape[1])
-        student.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
+        arrays = message.content.array_records["arrays"]
+        student = _decode(arrays, holding, order.config)
         stage = "distil"
-        round_index = int(str(message.content.config_records["config"]["server-round"]))
-        loss = _distil(student, holding, config, client, round_index, _state_folder(config, context, client))
+        loss = _distil(student, holding, order, _state_folder(order, context))
         stage = "encode"
-        names = list(message.content.array_records["arrays"])
-        return Message(_reply(student, names, loss, client, len(holding.data)), reply_to=message)
+        return Message(_reply(student, list(arrays), loss, client, len(holding.data)), reply_to=message)
     except Exception as error:
         raise ClientError(client, stage, error) from error
 
 
-def _state_folder(config: RunConfig, context: Context, client: int) -> Path:
-    base = context.node_config.get("state-dir") or run_folder(config) / "clients"
-    return Path(os.fspath(str(base))) / f"client-{client:04d}"
+def _order(sent: ConfigRecord, context: Context, client: int) -> Order:
+    config = _config(tuple(sorted(context.run_config.items())))
+    token = str(sent["run"])
+    if not TOKEN.fullmatch(token):
+        raise ValueError(f"run={token!r} is no name of a run; allowed are 16 hexadecimal digits.")
+    mu = float(str(sent.get("proximal-mu", config.distill.proximal_mu)))
+    if mu != config.distill.proximal_mu:
+        config = replace(config, distill=replace(config.distill, proximal_mu=mu))
+    return Order(client=client, round_index=int(str(sent["server-round"])), token=token, config=config)
 
 
-def _distil(
-    student: Student, holding: Holding, config: RunConfig, client: int, round_index: int, folder: Path
-) -> float:
+def _decode(arrays: ArrayRecord, holding: Holding, config: RunConfig) -> Student:
+    channels, dim = holding.data.target.shape[1], holding.data.teacher.shape[1]
+    student = _student(config.student.architecture, channels, dim)
+    student.load_state_dict(arrays.to_torch_state_dict())
+    return student
+
+
+def _state_folder(order: Order, context: Context) -> Path:
+    """Where the optimiser's state lies: never where a server says when the pairs are the device's own."""
+    if context.node_config.get("state-dir"):
+        base = Path(str(context.node_config["state-dir"]))
+    elif context.node_config.get("data-dir"):
+        base = cache_folder() / "clients"
+    else:
+        base = run_folder(order.config) / "clients"
+    return base / order.token / f"client-{order.client:04d}"
+
+
+def _distil(student: Student, holding: Holding, order: Order, folder: Path) -> float:
+    config, index = order.config, order.round_index
     optimizer = make_optimizer(student, config.distill)
     if config.distill.keep_optimizer:
-        restore_optimizer(optimizer, load_state(folder, round_index=round_index))
+        restore_optimizer(optimizer, load_state(folder, round_index=index))
     steps = config.federation.local_steps
-    place = Place(
-        seed=config.seed,
-        round_index=round_index,
-        client=client,
-        first_step=(round_index - 1) * steps,
-        total_steps=config.federation.num_rounds * steps,
-    )
     loss = distil(
-        student, holding.data, holding.anchors, config.distill, num_steps=steps, place=place, optimizer=optimizer
+        student,
+        holding.data,
+        holding.anchors,
+        config.distill,
+        num_steps=steps,
+        place=Place(
+            seed=config.seed,
+            round_index=index,
+            client=order.client,
+            first_step=(index - 1) * steps,
+            total_steps=config.federation.num_rounds * steps,
+        ),
+        optimizer=optimizer,
     )
     if config.distill.keep_optimizer:
-        save_state(folder, optimizer_tensors(optimizer), round_index=round_index)
+        save_state(folder, optimizer_tensors(optimizer), round_index=index)
     return loss
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from edgecmd.errors import ConfigError
 
 
-def in_range(section: str, low: float, high: float, **settings: float) -> None:
+def in_range(section: str, low: int | float, high: int | float, **settings: int | float) -> None:
     """Refuse a setting outside ``[low, high]``.
 
     Raises:
@@ -95,6 +95,10 @@ class PretrainConfig:
     """Of AdamW."""
     temperature: float = 0.2
     """Of NT-Xent."""
+    line_share: float = 0.5
+    """Share of the views that are reduced to outlines, so that the teacher looks at shape."""
+    ink_share: float = 0.0
+    """Share of the views that are reduced to black and white areas."""
     seed: int = 0
     """Of weights, batches and views."""
 
@@ -102,6 +106,7 @@ class PretrainConfig:
         in_range("pretrain", 1, 10_000_000, num_steps=self.num_steps)
         in_range("pretrain", 2, 65_536, batch_size=self.batch_size, embedding_dim=self.embedding_dim)
         in_range("pretrain", 1e-4, 100, temperature=self.temperature)
+        in_range("pretrain", 0, 1, line_share=self.line_share, ink_share=self.ink_share)
         in_range("pretrain", 0, 10, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
 
 
@@ -129,7 +134,7 @@ class DistillConfig:
     """Public teacher features used as negatives by the anchored losses."""
     batch_size: int = 64
     """Pairs a step; a client with fewer pairs uses all of them."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-2
     """Peak; decays over the rounds with ``schedule``."""
     schedule: str = "cosine"
     """cosine or constant, over the rounds."""
@@ -137,7 +142,7 @@ class DistillConfig:
     """Of AdamW."""
     optimizer: str = "adamw"
     """adamw or sgd (momentum 0.9)."""
-    keep_optimizer: bool = True
+    keep_optimizer: bool = False
     """Keep the optimiser's state on the client between rounds (it never leaves the client)."""
     augment: float = 1.0
     """Strength of the target's augmentation, 0 for none."""
@@ -163,7 +168,7 @@ class FederationConfig:
     """iid, dirichlet (by label, skew ``alpha``) or owner (by art style, cut by subgroup)."""
     alpha: float = 0.5
     """Concentration of ``dirichlet``; smaller is more skewed."""
-    num_rounds: int = 60
+    num_rounds: int = 40
     """Rounds."""
     local_steps: int = 5
     """Optimiser steps a client makes in a round."""
@@ -234,6 +239,8 @@ class ExportConfig:
     """Fit a linear head on all labels and put it into the graph beside the embedding."""
     head_labels: str = "group"
     """Which labelling the head predicts."""
+    license: str = "unspecified"
+    """Licence of the exported weights, an SPDX name; yours to choose."""
     min_cosine: float = 0.9999
     """Smallest cosine between torch and onnxruntime embeddings; below it the export fails."""
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgecmd.baselines import nt_xent
 from edgecmd.config import PretrainConfig
@@ -43,12 +43,17 @@ def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress
     )
     rows = numpy_generator(config.seed, "teacher-batches")
     views = torch_generator(config.seed, "teacher-views")
+
+    def view(image: Tensor) -> Tensor:
+        augmented = augment_source(
+            image, line_share=config.line_share, ink_share=config.ink_share, generator=views
+        )
+        return network(augmented)  # type: ignore[no-any-return]
+
     for step in range(config.num_steps):
         batch = rows.choice(len(public), size=min(config.batch_size, len(public)), replace=False)
         image = source_input(public.images[batch])
-        first = network(augment_source(image, generator=views))
-        second = network(augment_source(image, generator=views))
-        loss = nt_xent(first, second, temperature=config.temperature).mean()
+        loss = nt_xent(view(image), view(image), temperature=config.temperature).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

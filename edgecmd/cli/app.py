@@ -42,7 +42,7 @@ def _version(value: bool) -> None:
 @app.callback()
 def options(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error; allowed anywhere."),
 ) -> None:
     """Federated contrastive cross-modality distillation: unlabelled pairs in, a small ONNX student out."""
 
@@ -57,7 +57,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     register()
     try:
-        app(standalone_mode=False)
+        app([word for word in sys.argv[1:] if word != "--debug"], standalone_mode=False)
     except EdgecmdError as error:
         _fail(str(error), code=error.exit_code, debug=debug)
     except KeyboardInterrupt:

@@ -18,7 +18,7 @@ def list_sets() -> None:
         ["name", "kind", "pair", "licence"],
         [
             ["emoji", "real", "image -> line drawing, 2,951 pairs", "MIT (Fluent); Apache-2.0, OFL-1.1 (Noto)"],
-            ["", "public source", "colour pictures of other houses", "CC BY 4.0 (Twemoji); Apache-2.0 (FxEmoji)"],
+            ["", "public source", "colour pictures of other houses", "CC BY 4.0 (Twemoji, FxEmoji; FxEmoji files also Apache-2.0)"],
             ["folder", "yours", "source/<id>.png, target/<id>.png or .npz", "yours"],
         ],
     )

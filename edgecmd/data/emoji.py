@@ -57,7 +57,8 @@ def read_shipped(name: str, *, folder: Path = FOLDER) -> dict[str, np.ndarray]:
     path = folder / name
     way_out = f"Make it again with `edgecmd data build emoji --out {folder}`, or reinstall edgecmd."
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # np.load leaves a file open that it opened itself and found broken.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except FileNotFoundError:
         raise DataError(f"{path} is missing. {way_out}") from None

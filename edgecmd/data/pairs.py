@@ -14,7 +14,8 @@ from jaxtyping import UInt8
 
 from edgecmd.errors import DataError
 
-Images = UInt8[np.ndarray, "num height width channels"]
+# Anonymous axes: two sets of one call may differ in every dimension.
+Images = UInt8[np.ndarray, "_ _ _ _"]
 
 
 def fingerprint(*arrays: np.ndarray) -> str:

@@ -19,7 +19,7 @@ from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.errors import ConfigError, DataError, choose
 from edgecmd.seeding import numpy_generator
 
-Rows = Int[np.ndarray, " part"]
+Rows = Int[np.ndarray, " _"]
 
 # A contrastive loss needs a second pair to tell the first one from.
 MIN_PAIRS = 2

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -21,8 +21,8 @@ from edgecmd.seeding import numpy_generator
 
 TILE_PX = 128
 GAP_PX = 16
-CAPTION_PX = 30
-HEADING_PX = 40
+CAPTION_PX = 34
+HEADING_PX = 46
 MARGIN_PX = 24
 MAX_COLUMNS = 16
 MAX_CAPTION = 20
@@ -95,10 +95,10 @@ def name_of(labels: Labels | None, row: int) -> str:
     return labels.names[value] if labels is not None and value >= 0 else ""
 
 
-def draw_rows(total: int, num: int, *, seed: int, purpose: str) -> np.ndarray:
+def draw_rows(total: int, num: int, *, seed: int, purpose: str) -> list[int]:
     """At most ``num`` of ``total`` rows, drawn without replacement, in ascending order."""
     generator = numpy_generator(seed, f"contact-sheet-{purpose}")
-    return np.sort(generator.choice(total, size=min(num, total), replace=False))
+    return sorted(generator.choice(total, size=min(num, total), replace=False).tolist())
 
 
 def train_section(experiment: Experiment, *, num: int, seed: int) -> Section:
@@ -176,30 +176,30 @@ def draw_sheet(title: str, sections: Sequence[Section]) -> Figure:
 
     def write(
         text: str,
-        left: float,
-        top: float,
+        left: int,
+        top: int,
         *,
-        size: float,
+        size: int,
         color: str = INK,
         weight: str = "normal",
         ha: Literal["left", "center"] = "left",
     ) -> None:
-        figure.text(
-            left / width, 1 - top / height, text, va="top", ha=ha, size=size, color=color, weight=weight
-        )
+        # Without parse_math a "$" in an id would be read as a formula.
+        style: dict[str, Any] = {"size": size, "color": color, "weight": weight, "ha": ha, "va": "top"}
+        figure.text(left / width, 1 - top / height, text, parse_math=False, **style)
 
-    write(title, MARGIN_PX, MARGIN_PX, size=13, weight="bold")
+    write(title, MARGIN_PX, MARGIN_PX, size=16, weight="bold")
     top = MARGIN_PX + HEADING_PX
     for section in sections:
-        write(section.heading, MARGIN_PX, top + 8, size=10)
+        write(section.heading, MARGIN_PX, top + 10, size=12)
         for index, cell in enumerate(section.cells):
             line, column = divmod(index, MAX_COLUMNS)
             down = top + HEADING_PX + line * section.line_px
             right = MARGIN_PX + column * (TILE_PX + GAP_PX)
             stack = np.concatenate(cell.tiles)
             canvas[down : down + len(stack), right : right + TILE_PX] = stack
-            centre = right + TILE_PX / 2
-            write(cell.caption, centre, down + len(stack) + 4, ha="center", size=6.5, color=QUIET)
+            centre = right + TILE_PX // 2
+            write(cell.caption, centre, down + len(stack) + 4, ha="center", size=8, color=QUIET)
         top += section.height_px
     figure.figimage(canvas)
     return figure
@@ -219,13 +219,12 @@ def data_table(experiment: Experiment) -> list[dict[str, str | int]]:
     for by, labels in (("owner", experiment.train_owner), ("label", experiment.train_labels)):
         others = [same_labelling(one, labels) for one in held]
         for value, name in enumerate(labels.names):
-            counts = [int((labels.values == value).sum())]
-            counts += [0 if one is None else int((one.values == value).sum()) for one in others]
+            counts = ["" if one is None else int((one.values == value).sum()) for one in (labels, *others)]
             rows.append(table_row(by, name, public="", counts=counts))
     return rows
 
 
-def table_row(by: str, name: str, *, public: str | int, counts: Sequence[int]) -> dict[str, str | int]:
+def table_row(by: str, name: str, *, public: str | int, counts: Sequence[str | int]) -> dict[str, str | int]:
     """One row of `data_table`."""
     splits = dict(zip(("train", "validation", "test", "strict test"), counts, strict=True))
     return {"by": by, "name": name, "public": public, **splits}

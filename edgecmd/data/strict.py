@@ -6,7 +6,7 @@ Shapes: N images, S side, C channels, P pixels after averaging down.
 """
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 
 from edgecmd.data.pairs import Images
 
@@ -15,7 +15,12 @@ SIDE = 32
 CHUNK = 1024
 
 
-def near_duplicates(test: Images, train: Images, *, threshold: float = THRESHOLD) -> Bool[np.ndarray, " num"]:
+def near_duplicates(
+    test: UInt8[np.ndarray, "num *image"],
+    train: UInt8[np.ndarray, "others *image"],
+    *,
+    threshold: float = THRESHOLD,
+) -> Bool[np.ndarray, " num"]:
     """Which of ``test`` have a Pearson correlation above ``threshold`` to one of ``train``.
 
     Args:

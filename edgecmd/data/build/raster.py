@@ -63,13 +63,13 @@ def tool_versions() -> dict[str, str]:
     return {distribution: importlib.metadata.version(distribution) for distribution in TOOLS}
 
 
-def over_white(rgba: UInt8[np.ndarray, "S S 4"]) -> UInt8[np.ndarray, "S S 3"]:
+def over_white(rgba: UInt8[np.ndarray, "height width 4"]) -> UInt8[np.ndarray, "height width 3"]:
     """Picture on white paper, rounded half up."""
     alpha = rgba[..., 3:].astype(np.float32) / 255
     return (rgba[..., :3].astype(np.float32) * alpha + 255 * (1 - alpha) + 0.5).astype(np.uint8)
 
 
-def ink(rgb: UInt8[np.ndarray, "S S 3"]) -> UInt8[np.ndarray, "S S"]:
+def ink(rgb: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width"]:
     """Darkness of a picture: 255 for black, 0 for white."""
     return (255 - rgb.astype(np.float32) @ LUMA + 0.5).clip(0, 255).astype(np.uint8)
 

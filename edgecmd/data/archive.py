@@ -1,0 +1,164 @@
+"""A user's pairs in one .npz file, read without pickle.
+
+Shapes: N pairs, M public images, H height, W width, C channels.
+"""
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from edgecmd.data.images import check_pair_aspect, check_size, squeeze, to_rgb
+from edgecmd.data.own import COLUMNS, OwnPairs
+from edgecmd.data.pairs import Images, PairedData, PublicSource
+from edgecmd.data.tables import canonical, few, misspelt, repeated
+from edgecmd.errors import DataError
+
+IMAGES = ("source", "target", "public")
+TEXTS = ("id", *COLUMNS)
+# NotImplementedError and RuntimeError: a compression that is unknown, a password.
+READ_ERRORS = (
+    OSError,
+    EOFError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+)
+GREY_RANK = 3
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def read_archive(path: Path, *, side: int, problems: list[str]) -> OwnPairs | None:
+    """Read ``source``, ``target`` and, where given, ``id``, ``owner``, ``concept``, ``label``, ``public``.
+
+    Args:
+        path: The .npz file. Images are uint8, (N, H, W, C) with C 1 or 3, or (N, H, W); texts are
+            (N,), of text or of integers, where -1 stands for unknown.
+        side: Side of the images returned, in pixels.
+        problems: Gets a sentence for everything that is wrong.
+
+    Returns:
+        The pairs sorted by id, or None where anything is wrong.
+    """
+    before = len(problems)
+    arrays = _load(path, problems)
+    if len(problems) == before:
+        problems += [f"{path} {sentence}" for sentence in _image_problems(arrays)]
+    if len(problems) == before:
+        problems += [f"{path} {sentence}" for sentence in _text_problems(arrays)]
+    return None if len(problems) > before else _assemble(path, arrays, side=side, problems=problems)
+
+
+def _load(path: Path, problems: list[str]) -> dict[str, np.ndarray]:
+    """Known arrays of an archive."""
+    if not zipfile.is_zipfile(path):
+        problems.append(
+            f"{path} is not an .npz archive, or it is cut off; a pickle is never read."
+            " Make it with numpy.savez_compressed(path, source=..., target=...)."
+        )
+        return {}
+    arrays: dict[str, np.ndarray] = {}
+    name = ""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            problems += [f"{path} {sentence}" for sentence in misspelt(archive.files, (*IMAGES, *TEXTS))]
+            for name in (name for name in (*IMAGES, *TEXTS) if name in archive.files):
+                arrays[name] = np.asarray(archive[name])
+    except READ_ERRORS as error:
+        way_out = "The file is damaged; make it again."
+        if "allow_pickle" in str(error):
+            way_out = "Python objects need pickle, which is refused; save text with dtype=str."
+        problems.append(f"{path}: the array {name!r} cannot be read ({error}). {way_out}")
+    return arrays
+
+
+def _image_problems(arrays: Arrays) -> list[str]:
+    """Sentences about the image arrays that are absent or have a wrong type or shape."""
+    problems = [
+        f"lacks the array {name!r}; it has {', '.join(sorted(arrays)) or 'none that is known'}."
+        for name in ("source", "target")
+        if name not in arrays
+    ]
+    for name in (name for name in IMAGES if name in arrays):
+        array = arrays[name]
+        channels = array.shape[GREY_RANK:]
+        if array.dtype != np.uint8 or array.ndim < GREY_RANK or channels not in {(), (1,), (3,)}:
+            problems.append(
+                f"has {name} of dtype={array.dtype} and shape={array.shape}; allowed is uint8 of shape"
+                " (num, height, width) or (num, height, width, channels) with 1 or 3 channels."
+                " Scale values to 0..255 and convert with .astype(numpy.uint8)."
+            )
+    return problems
+
+
+def _text_problems(arrays: Arrays) -> list[str]:
+    """Sentences about lengths and texts that do not fit the images."""
+    num = len(arrays["source"])
+    problems = [
+        f"has {len(arrays[name])} rows of {name} for {num} of source. Every row is one pair."
+        for name in ("target", *TEXTS)
+        if name in arrays and arrays[name].shape[:1] != (num,)
+    ]
+    for name in (name for name in TEXTS if name in arrays):
+        array = arrays[name]
+        if array.dtype.kind not in "Uiu" or array.ndim != 1:
+            problems.append(
+                f"has {name} of dtype={array.dtype} and shape={array.shape}; allowed is text or integers of"
+                " shape (num,). Convert it with .astype(str)."
+            )
+    twice = repeated(_texts(arrays["id"])) if "id" in arrays and not problems else []
+    return [*problems, f"repeats {few(twice)} in id. Make the ids different."] if twice else problems
+
+
+def _texts(array: np.ndarray) -> list[str]:
+    """Entries as text; -1 is empty."""
+    return ["" if text == "-1" else text for text in map(canonical, map(str, array.tolist()))]
+
+
+def _assemble(path: Path, arrays: Arrays, *, side: int, problems: list[str]) -> OwnPairs | None:
+    """Scale the images and sort the pairs."""
+    images: dict[str, np.ndarray] = {}
+    try:
+        check_pair_aspect(_size(arrays["source"]), _size(arrays["target"]), name=str(path))
+        for name in (name for name in IMAGES if name in arrays):
+            images[name] = _squeeze_all(arrays[name], side=side, name=f"{path}: {name}")
+    except DataError as error:
+        problems.append(str(error))
+        return None
+    texts = {name: _texts(arrays[name]) for name in TEXTS if name in arrays}
+    num = len(images["source"])
+    ids = texts.get("id") or [f"{row:0{len(str(num))}d}" for row in range(num)]
+    order = sorted(range(num), key=ids.__getitem__)
+    return OwnPairs(
+        ids=tuple(ids[row] for row in order),
+        data=PairedData(source=to_rgb(images["source"])[order], target=images["target"][order]),
+        columns={name: [texts[name][row] for row in order] for name in COLUMNS if name in texts},
+        public=_public(images["public"], name=f"{path.stem}/public") if "public" in images else None,
+    )
+
+
+def _size(array: np.ndarray) -> tuple[int, int]:
+    """Width and height of the images of an array."""
+    return array.shape[2], array.shape[1]
+
+
+def _squeeze_all(array: np.ndarray, *, side: int, name: str) -> Images:
+    """Images averaged down to ``side``, always with a channel axis."""
+    check_size(_size(array), side=side, name=name)
+    grey = array[..., 0] if array.shape[GREY_RANK:] == (1,) else array
+    if _size(array) != (side, side):
+        small = [squeeze(Image.fromarray(one), side=side) for one in grey]
+        grey = np.array(small, dtype=np.uint8).reshape(len(grey), side, side, *grey.shape[GREY_RANK:])
+    return grey[..., None] if grey.ndim == GREY_RANK else grey
+
+
+def _public(images: Images, *, name: str) -> PublicSource:
+    """Public images under their row numbers."""
+    keys = tuple(f"{row:0{len(str(len(images)))}d}" for row in range(len(images)))
+    return PublicSource(images=to_rgb(images), keys=keys, name=name)

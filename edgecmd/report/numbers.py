@@ -1,0 +1,27 @@
+"""How numbers are written."""
+
+import math
+
+
+def share(value: float) -> str:
+    """A share between 0 and 1 with three decimals; more where three would show nothing but zeros."""
+    if value <= 0 or value >= 0.0005:
+        return f"{value:.3f}"
+    return f"{value:.{1 - math.floor(math.log10(value))}f}"
+
+
+def data_size(num_bytes: float) -> str:
+    """Bytes with a decimal unit, such as ``18.0 MB``."""
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if num_bytes >= limit:
+            return f"{num_bytes / limit:.1f} {unit}"
+    return f"{num_bytes:.0f} bytes"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, from two minutes on with minutes, such as ``3 min 20 s``."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -1,0 +1,147 @@
+"""What a report reads: the files of a run folder, most of which may be missing.
+
+Shapes: Q queries, H height, W width, C channels.
+"""
+
+import tomllib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from edgecmd.errors import DataError
+from edgecmd.events import read_events
+from edgecmd.files import read_json
+
+Table = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Gallery:
+    """Pictures of ``retrieval.npz``.
+
+    Attributes:
+        query: Target images, (Q, H, W, C).
+        truth: Their own source images, (Q, H, W, 3).
+        found: The nearest source images, nearest first, (Q, 5, H, W, 3).
+        rank: Place at which the own image was found, 1 for first, (Q,).
+    """
+
+    query: UInt8[np.ndarray, "num height width channels"]
+    truth: UInt8[np.ndarray, "num height width 3"]
+    found: UInt8[np.ndarray, "num nearest height width 3"]
+    rank: Int[np.ndarray, " num"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RunFiles:
+    """Content of a run folder; a table is empty and the gallery None where the file is missing.
+
+    Attributes:
+        name: Name of the run.
+        settings: ``config.toml``.
+        environment: ``environment.json``.
+        rounds: Events of the rounds in order, the last one where a round was repeated.
+        stages: Seconds of each stage in order, added up where a stage was repeated.
+        partition: ``partition.json``.
+        evaluation: ``evaluation.json``.
+        gallery: ``retrieval.npz``.
+        export: ``export/report.json``.
+        bundle: Bytes of each file of ``export/``.
+    """
+
+    name: str
+    settings: Table
+    environment: Table
+    rounds: tuple[Table, ...]
+    stages: Mapping[str, float]
+    partition: Table
+    evaluation: Table
+    gallery: Gallery | None
+    export: Table
+    bundle: Mapping[str, int]
+
+    def setting(self, key: str, default: str = "") -> str:
+        """Setting by dotted key as text; ``default`` where ``config.toml`` does not have it."""
+        value: Any = self.settings
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return default if value is None else str(value)
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Read what there is.
+
+    Raises:
+        DataError: ``folder`` does not exist, or a file is there but damaged.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder. Give a run folder, such as one that `edgecmd run` makes.")
+    settings = _read_toml(folder / "config.toml")
+    events = folder / "events.jsonl"
+    return RunFiles(
+        name=str(settings.get("name") or folder.resolve().name),
+        settings=settings,
+        environment=_read_table(folder / "environment.json"),
+        rounds=_rounds(events),
+        stages=_stages(events),
+        partition=_read_table(folder / "partition.json"),
+        evaluation=_read_table(folder / "evaluation.json"),
+        gallery=_read_gallery(folder / "retrieval.npz"),
+        export=_read_table(folder / "export" / "report.json"),
+        bundle=_file_sizes(folder / "export"),
+    )
+
+
+def _rounds(events: Path) -> tuple[Table, ...]:
+    by_index = {int(event["round"]): event for event in read_events(events, kind="round") if "round" in event}
+    return tuple(by_index[index] for index in sorted(by_index))
+
+
+def _stages(events: Path) -> dict[str, float]:
+    seconds: dict[str, float] = {}
+    for event in read_events(events, kind="stage"):
+        name = str(event.get("name"))
+        seconds[name] = seconds.get(name, 0.0) + float(event.get("seconds") or 0.0)
+    return seconds
+
+
+def _read_toml(path: Path) -> Table:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged ({error}). Restore it from a copy.") from error
+
+
+def _read_table(path: Path) -> Table:
+    """A JSON object; empty where the file is missing."""
+    if not path.exists():
+        return {}
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DataError(f"{path} holds a {type(value).__name__}, not a JSON object. Delete it and make it again.")
+    return value
+
+
+def _read_gallery(path: Path) -> Gallery | None:
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in ("query", "truth", "found", "rank")}
+        if len({len(array) for array in arrays.values()}) > 1:
+            raise ValueError("its arrays have different lengths")
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is damaged ({error}). Delete it, and make it again with `edgecmd run`.") from error
+    return Gallery(**arrays)
+
+
+def _file_sizes(folder: Path) -> dict[str, int]:
+    files = (path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else ()
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(files)}

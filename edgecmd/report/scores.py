@@ -1,0 +1,170 @@
+"""Numbers of the student beside those of the baselines, and which is best."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from edgecmd.report.numbers import share
+from edgecmd.report.read import Table
+
+LABELLINGS = ("group", "subgroup")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """One result.
+
+    Attributes:
+        value: A share between 0 and 1.
+        half: Half of its 95% interval; None where there is one measurement.
+    """
+
+    value: float
+    half: float | None = None
+
+    def __str__(self) -> str:
+        return share(self.value) if self.half is None else f"{share(self.value)} ± {share(self.half)}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Column:
+    """One metric over all methods.
+
+    Attributes:
+        title: Header.
+        scores: Score by method, without those that do not have it.
+        chance: What guessing reaches, where it is known.
+    """
+
+    title: str
+    scores: Mapping[str, Score]
+    chance: float | None = None
+
+    def is_best(self, method: str) -> bool:
+        """Whether no other method is better, at the precision that is shown."""
+        shown = {name: share(score.value) for name, score in self.scores.items()}
+        top = max(self.scores.values(), key=lambda score: score.value)
+        return len(shown) > 1 and shown.get(method) == share(top.value)
+
+
+def methods(evaluation: Table) -> dict[str, Table]:
+    """Table of each method, the student first."""
+    found = {"student": evaluation.get("student"), **(evaluation.get("baselines") or {})}
+    return {name: table for name, table in found.items() if isinstance(table, Mapping)}
+
+
+def columns(evaluation: Table) -> list[Column]:
+    """Every metric that at least one method has, in the order of the page."""
+    tables = methods(evaluation)
+    num_test = float(_first(tables, "num_test") or 0)
+    found = [
+        _column(f"R@{at}", tables, _plain("retrieval", f"recall@{at}"), chance=at / num_test if num_test else None)
+        for at in _ranks(tables)
+    ]
+    found.append(_column("strict R@1", tables, _plain("retrieval_strict", "recall@1")))
+    one_shot = _column("one-shot", tables, _plain("one_shot", "one_shot"), chance=_one_shot_chance(tables))
+    found.append(one_shot)
+    labelling = main_labelling(evaluation)
+    floor = majority(evaluation, labelling)
+    found += [
+        _column(f"probe {label}", tables, _probe(labelling, "linear", label), chance=floor)
+        for label in num_labels(evaluation, labelling, "linear")
+    ]
+    return [column for column in found if column.scores]
+
+
+def main_labelling(evaluation: Table) -> str:
+    """The labelling that the main table and the chart show: the coarsest there is."""
+    have = {name for table in methods(evaluation).values() for name, few in _few(table).items() if few}
+    return next((name for name in LABELLINGS if name in have), next(iter(sorted(have)), ""))
+
+
+def labellings(evaluation: Table) -> list[str]:
+    """All labellings with results, the coarsest first."""
+    have = {name for table in methods(evaluation).values() for name, few in _few(table).items() if few}
+    return sorted(have, key=lambda name: (LABELLINGS.index(name) if name in LABELLINGS else 9, name))
+
+
+def num_labels(evaluation: Table, labelling: str, probe: str) -> list[str]:
+    """Numbers of labels a class that were measured, rising, ``all`` last."""
+    have = {
+        str(key)
+        for table in methods(evaluation).values()
+        for key in (_few(table).get(labelling) or {}).get(probe) or {}
+    }
+    return sorted(have, key=lambda key: float("inf") if key == "all" else float(key))
+
+
+def few_label_columns(evaluation: Table, labelling: str, probe: str) -> list[Column]:
+    """Accuracy of each method by number of labels; the titles are the numbers."""
+    tables = methods(evaluation)
+    floor = majority(evaluation, labelling)
+    return [
+        _column(label, tables, _probe(labelling, probe, label), chance=floor)
+        for label in num_labels(evaluation, labelling, probe)
+    ]
+
+
+def majority(evaluation: Table, labelling: str) -> float | None:
+    """Accuracy of always naming the most frequent class."""
+    value = _any_few(evaluation, labelling, "majority")
+    return None if value is None else float(value)
+
+
+def labels_a_class(evaluation: Table, labelling: str) -> float | None:
+    """Mean number of labels a class where all of the pool are used."""
+    pool, classes = (_any_few(evaluation, labelling, key) for key in ("num_pool", "num_classes"))
+    return float(pool) / float(classes) if pool and classes else None
+
+
+def _any_few(evaluation: Table, labelling: str, key: str) -> float | None:
+    for table in methods(evaluation).values():
+        few = _few(table).get(labelling) or {}
+        if key in few:
+            return float(few[key])
+    return None
+
+
+def _few(table: Table) -> Table:
+    return table.get("few_labels") or {}
+
+
+def _first(tables: Mapping[str, Table], key: str) -> float | None:
+    return next((table[key] for table in tables.values() if table.get(key) is not None), None)
+
+
+def _ranks(tables: Mapping[str, Table]) -> list[int]:
+    names = {name for table in tables.values() for name in table.get("retrieval") or {}}
+    return sorted(int(name.removeprefix("recall@")) for name in names if name.startswith("recall@"))
+
+
+def _one_shot_chance(tables: Mapping[str, Table]) -> float | None:
+    shots = (table.get("one_shot") or {} for table in tables.values())
+    return next((float(shot["chance"]) for shot in shots if "chance" in shot), None)
+
+
+Lookup = Callable[[Table], Score | None]
+
+
+def _column(title: str, tables: Mapping[str, Table], lookup: Lookup, *, chance: float | None = None) -> Column:
+    found = {name: lookup(table) for name, table in tables.items()}
+    return Column(title=title, scores={name: one for name, one in found.items() if one is not None}, chance=chance)
+
+
+def _plain(group: str, name: str) -> Lookup:
+    def lookup(table: Table) -> Score | None:
+        value = (table.get(group) or {}).get(name)
+        return None if value is None else Score(value=float(value))
+
+    return lookup
+
+
+def _probe(labelling: str, probe: str, label: str) -> Lookup:
+    def lookup(table: Table) -> Score | None:
+        row = ((_few(table).get(labelling) or {}).get(probe) or {}).get(label)
+        if row is None:
+            return None
+        repeated = row.get("num", 1) > 1
+        half = (float(row["high"]) - float(row["low"])) / 2 if repeated else None
+        return Score(value=float(row["mean"]), half=half)
+
+    return lookup

@@ -1,0 +1,94 @@
+"""The module that is exported: bytes in, unit embedding and class probabilities out.
+
+Shapes: B batch, H height, W width, C channels, D embedding dimension, K classes.
+"""
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgecmd.errors import ExportError, choose
+from edgecmd.models.students import STUDENTS, Student
+from export.spec import ExportSpec
+
+WRAPPERS = ("_orig_mod", "_module")
+EPSILON = 1e-12
+
+
+class Deployable(nn.Module):
+    """Preprocessing, student, L2 norm and head as one module.
+
+    Args:
+        student: Encoder of scaled images (B, C, H, W); kept as it is.
+        spec: What the preprocessing and the head are.
+    """
+
+    head_weight: Tensor
+    head_bias: Tensor
+
+    def __init__(self, student: nn.Module, spec: ExportSpec) -> None:
+        super().__init__()
+        self.student = student
+        self.spec = spec
+        if spec.head is not None:
+            self.register_buffer("head_weight", torch.tensor(spec.head.weight, dtype=torch.float32))
+            self.register_buffer("head_bias", torch.tensor(spec.head.bias, dtype=torch.float32))
+
+    def forward(
+        self, image_BHWC: UInt8[Tensor, "batch height width channels"]
+    ) -> tuple[Float[Tensor, "batch _"], ...]:
+        """Embed a batch of images.
+
+        Args:
+            image_BHWC: uint8; H and W are ``spec.image_size``.
+
+        Returns:
+            Unit embeddings (B, D); with a head also class probabilities (B, K).
+        """
+        image_BCHW = image_BHWC.permute(0, 3, 1, 2).to(torch.float32)
+        feature_BD = self.student((image_BCHW / 255.0 - self.spec.offset) / self.spec.scale)
+        norm_B1 = torch.linalg.vector_norm(feature_BD, dim=1, keepdim=True)
+        embedding_BD = feature_BD / norm_B1.clamp_min(EPSILON)
+        if self.spec.head is None:
+            return (embedding_BD,)
+        logits_BK = functional.linear(embedding_BD, self.head_weight, self.head_bias)
+        return embedding_BD, logits_BK.softmax(dim=1)
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """Module inside what ``torch.compile`` and per-example gradient libraries put around it."""
+    while True:
+        inner = next((module._modules[name] for name in WRAPPERS if name in module._modules), None)
+        if inner is None:
+            return module
+        module = inner
+
+
+def rebuild(student: nn.Module, spec: ExportSpec) -> Student:
+    """Fresh student on the CPU, in evaluation mode, with the weights of ``student``.
+
+    The argument is not changed: its hooks, its mode and its device stay as they are.
+
+    Raises:
+        ExportError: The weights do not fit ``spec``, or one of them is not finite.
+        ConfigError: ``spec.architecture`` is unknown.
+    """
+    topology = choose("student.architecture", spec.architecture, STUDENTS)
+    fresh = Student(topology, in_channels=spec.channels, embedding_dim=spec.embedding_dim)
+    weights = unwrap(student).state_dict()
+    for name, weight in weights.items():
+        num_bad = int((~torch.isfinite(weight)).sum())
+        if num_bad:
+            raise ExportError(
+                f"The student's weight {name} has {num_bad} numbers that are not finite; allowed are none."
+                " Export an earlier checkpoint, or train again with a smaller learning rate."
+            )
+    try:
+        fresh.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ExportError(
+            f"The student's weights do not fit architecture={spec.architecture!r}, channels={spec.channels},"
+            f" embedding_dim={spec.embedding_dim}. Give the settings that it was trained with. ({error})"
+        ) from error
+    return fresh.eval()

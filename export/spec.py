@@ -1,0 +1,120 @@
+"""What an exported file is told about the student: shapes, preprocessing, head, and the metadata of the file.
+
+Shapes: K classes, D embedding dimension.
+"""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from edgecmd.errors import ExportError
+
+FORMAT_VERSION = "1"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LinearHead:
+    """Linear classifier on the unit embedding; its softmax is the output ``scores``.
+
+    Attributes:
+        weight: (K, D).
+        bias: (K,).
+        names: Name of each class, K different ones.
+
+    Raises:
+        ExportError: The shapes do not fit, a number is not finite, or two classes have one name.
+    """
+
+    weight: Float[np.ndarray, "classes dim"]
+    bias: Float[np.ndarray, " classes"]
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        num = len(self.names)
+        if num < 2 or self.weight.shape[:1] != (num,) or self.weight.ndim != 2 or self.bias.shape != (num,):
+            raise ExportError(
+                f"The head has weight.shape={self.weight.shape}, bias.shape={self.bias.shape}, {num} names;"
+                " allowed are (K, D), (K,) and K >= 2. A binary classifier needs a row for each class too."
+            )
+        if len(set(self.names)) != num:
+            raise ExportError(f"The head's names={self.names} are not all different. Rename the classes.")
+        if not (np.isfinite(self.weight).all() and np.isfinite(self.bias).all()):
+            raise ExportError("The head has numbers that are not finite. Fit it again.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportSpec:
+    """All that the exported file must know beside the weights.
+
+    Attributes:
+        architecture: A key of `edgecmd.models.students.STUDENTS`.
+        image_size: Side of the square input, in pixels.
+        channels: Channels of the target modality.
+        embedding_dim: Dimension of the embedding, D.
+        offset: ``data.target_offset``: the value in [0, 1] that the student sees as zero.
+        scale: ``data.target_scale``, not 0: the student sees (value - offset) / scale.
+        license: Licence of the weights, an SPDX name; written into the file.
+        head: Classifier on the embedding, or None for the embedding alone.
+
+    Raises:
+        ExportError: A number is out of range, or the head has another embedding dimension.
+    """
+
+    architecture: str
+    image_size: int
+    channels: int
+    embedding_dim: int
+    offset: float
+    scale: float
+    license: str
+    head: LinearHead | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "channels", "embedding_dim"):
+            if getattr(self, name) < 1:
+                raise ExportError(f"{name}={getattr(self, name)} must be at least 1.")
+        if not (np.isfinite(self.offset) and np.isfinite(self.scale) and self.scale):
+            raise ExportError(f"offset={self.offset} and scale={self.scale} must be finite, scale not 0.")
+        if self.head is not None and self.head.weight.shape[1] != self.embedding_dim:
+            raise ExportError(
+                f"The head takes {self.head.weight.shape[1]} numbers but embedding_dim={self.embedding_dim}."
+                " Fit it on the embeddings of this student."
+            )
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Outputs of the file, in order."""
+        return ("embedding",) if self.head is None else ("embedding", "scores")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of one input image."""
+        return (self.image_size, self.image_size, self.channels)
+
+
+def metadata(spec: ExportSpec) -> dict[str, str]:
+    """Properties of the exported file, which a device reads; keys in sorted order.
+
+    ``edgecmd.preprocess`` says what the graph does with the bytes, and that a device shrinks larger
+    pictures by averaging (``box``), as the training data was.
+    """
+    preprocess = {
+        "channel_order": {1: "L", 3: "RGB"}.get(spec.channels, ""),
+        "dtype": "uint8",
+        "layout": "NHWC",
+        "offset": spec.offset,
+        "resize": "box",
+        "scale": spec.scale,
+    }
+    return {
+        "edgecmd.architecture": spec.architecture,
+        "edgecmd.channels": str(spec.channels),
+        "edgecmd.classes": json.dumps([] if spec.head is None else list(spec.head.names)),
+        "edgecmd.embedding_dim": str(spec.embedding_dim),
+        "edgecmd.format": FORMAT_VERSION,
+        "edgecmd.image_size": str(spec.image_size),
+        "edgecmd.license": spec.license,
+        "edgecmd.preprocess": json.dumps(preprocess, sort_keys=True),
+    }

@@ -1,0 +1,140 @@
+"""From `Deployable` to the bytes of an ONNX file that tell nothing about the machine they were made on."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+import onnx
+import torch
+
+from edgecmd.errors import ExportError
+from export.graph import Deployable
+from export.spec import metadata
+
+# Up to opset 20 GroupNorm becomes InstanceNormalization, which ONNX Runtime has a fast kernel for.
+OPSET = 20
+BATCH_OF_EXAMPLE = 2
+
+
+def to_onnx(deployable: Deployable) -> bytes:
+    """Export; the batch size stays free, height and width are fixed.
+
+    Args:
+        deployable: In evaluation mode.
+
+    Returns:
+        The file: input ``image``, outputs ``embedding`` and, with a head, ``scores``.
+
+    Guarantees:
+        Equal weights and settings give equal bytes, in any process and folder, with the same torch and
+        onnxscript. The bytes hold no path and no source line.
+
+    Raises:
+        ExportError: A module is in training mode, or the exporter cannot do what was asked.
+    """
+    refuse_training(deployable)
+    model = _trace(deployable)
+    check_form(model)
+    strip(model)
+    for key, value in metadata(deployable.spec).items():
+        model.metadata_props.add(key=key, value=value)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"The exporter wrote an invalid file: {error}") from error
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def refuse_training(module: torch.nn.Module) -> None:
+    """Refuse a module that is, or contains one, in training mode: it would export silently wrong.
+
+    Raises:
+        ExportError: The message names the first such module.
+    """
+    names = [name or "(the whole)" for name, one in module.named_modules() if one.training]
+    if names:
+        raise ExportError(f"Module {names[0]!r} is in training mode. Call .eval() before exporting.")
+
+
+def _trace(deployable: Deployable) -> onnx.ModelProto:
+    spec = deployable.spec
+    example = torch.zeros((BATCH_OF_EXAMPLE, *spec.image_shape), dtype=torch.uint8)
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.onnx.export(
+                deployable,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                optimize=True,
+                verbose=False,
+                external_data=False,
+                input_names=["image"],
+                output_names=list(spec.output_names),
+                dynamic_shapes=({0: "batch"},),
+            )
+    except torch.onnx.OnnxExporterError as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ExportError(f"torch cannot export architecture={spec.architecture!r}: {first_line}") from error
+    assert program is not None
+    return program.model_proto
+
+
+def check_form(model: onnx.ModelProto) -> None:
+    """Refuse another opset than the one asked for, functions and data outside the file.
+
+    The exporter raises an opset that it does not know without a word.
+
+    Raises:
+        ExportError: The message names what is there.
+    """
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    if opsets != {"ai.onnx": OPSET}:
+        raise ExportError(f"The exporter wrote opsets={opsets}; asked for was {{'ai.onnx': {OPSET}}}.")
+    if model.functions:
+        raise ExportError(f"The exporter left {len(model.functions)} functions; allowed are none.")
+    outside = [one.name for one in model.graph.initializer if one.data_location == onnx.TensorProto.EXTERNAL]
+    if outside:
+        raise ExportError(f"The exporter left the weight {outside[0]} outside the file.")
+
+
+def strip(model: onnx.ModelProto) -> None:
+    """Remove stack traces, paths, comments and versions, in place.
+
+    The exporter writes the path and the line of source code behind every node.
+    """
+    graph = model.graph
+    for entry in [*graph.node, *graph.input, *graph.output, *graph.initializer]:
+        del entry.metadata_props[:]
+        entry.doc_string = ""
+    del graph.value_info[:]
+    del graph.metadata_props[:]
+    del model.metadata_props[:]
+    graph.doc_string = model.doc_string = ""
+    graph.name = "student"
+    model.producer_name = "edgecmd"
+    model.producer_version = ""
+
+
+class _WithoutTorchvision(logging.Filter):
+    """Drops the lines saying that torchvision, which no student uses, is not installed."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "torchvision is not installed" not in record.getMessage()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what torch 2.13 says about its own inside; any other warning passes."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    silence = _WithoutTorchvision()
+    logger.addFilter(silence)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning
+            )
+            yield
+    finally:
+        logger.removeFilter(silence)

@@ -1,0 +1,63 @@
+"""A tiny experiment: twelve-pixel-wide shapes would do, sixteen is the smallest side that is allowed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgecmd.config import (
+    DataConfig,
+    DistillConfig,
+    EvaluateConfig,
+    FederationConfig,
+    PretrainConfig,
+    RunConfig,
+    StudentConfig,
+)
+
+
+def shapes(num: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Coloured rectangles beside their outlines, and whether each is wide."""
+    rng = np.random.default_rng(seed)
+    source = np.full((num, 16, 16, 3), 255, np.uint8)
+    target = np.full((num, 16, 16), 255, np.uint8)
+    wide = rng.integers(0, 2, num)
+    for row in range(num):
+        width, height = (9, 4) if wide[row] else (4, 9)
+        left, top = rng.integers(1, 15 - width), rng.integers(1, 15 - height)
+        source[row, top : top + height, left : left + width] = rng.integers(0, 200, 3)
+        target[row, top : top + height, left : left + width] = 0
+        target[row, top + 1 : top + height - 1, left + 1 : left + width - 1] = 255
+    return source, target, wide
+
+
+@pytest.fixture(scope="session")
+def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An .npz of eighty pairs with labels, owners and a public set."""
+    source, target, wide = shapes(80, seed=0)
+    path = tmp_path_factory.mktemp("data") / "pairs.npz"
+    np.savez(
+        path,
+        source=source,
+        target=target,
+        id=np.asarray([f"shape-{row:03d}" for row in range(80)]),
+        label=np.asarray(["wide" if one else "tall" for one in wide]),
+        owner=np.asarray([f"artist-{row % 2}" for row in range(80)]),
+        public=shapes(40, seed=1)[0],
+    )
+    return path
+
+
+@pytest.fixture
+def tiny(pairs_file: Path, tmp_path: Path) -> RunConfig:
+    """A run that takes a second."""
+    return RunConfig(
+        name="tiny",
+        out=str(tmp_path / "runs"),
+        data=DataConfig(name="folder", path=str(pairs_file), image_size=16, strict=False),
+        student=StudentConfig(architecture="ws-50k"),
+        pretrain=PretrainConfig(num_steps=2, batch_size=8, embedding_dim=16),
+        distill=DistillConfig(batch_size=8, num_anchors=16),
+        federation=FederationConfig(num_clients=4, num_rounds=2, local_steps=2),
+        evaluate=EvaluateConfig(every_rounds=1, num_labels=(1, 0), num_draws=2),
+    )

@@ -1,0 +1,179 @@
+"""Partitions: disjoint, complete, reproducible, and always done."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgecmd.config import FederationConfig
+from edgecmd.data import partition as module
+from edgecmd.data.labelled import UNLABELLED, Labels
+from edgecmd.data.partition import MIN_PAIRS, PARTITIONS, label_skew, partition, partition_table
+from edgecmd.errors import ConfigError, DataError
+
+
+def labels(values) -> Labels:
+    codes = np.asarray(values, dtype=np.int64)
+    return Labels(values=codes, names=tuple(f"class-{code}" for code in range(codes.max(initial=-1) + 1)))
+
+
+def cut(owner, label, subgroup, *, seed=0, **federation):
+    return partition(
+        labels(owner), labels(label), labels(subgroup), FederationConfig(**federation), seed=seed
+    )
+
+
+@st.composite
+def cases(draw):
+    num_pairs = draw(st.integers(2, 120))
+    codes = st.lists(st.integers(UNLABELLED, 5), min_size=num_pairs, max_size=num_pairs)
+    owner, label, subgroup = draw(codes), draw(codes), draw(codes)
+    owner[0] = label[0] = 0  # at least one is known
+    federation = FederationConfig(
+        num_clients=draw(st.integers(1, num_pairs // MIN_PAIRS) | st.just(num_pairs // MIN_PAIRS)),
+        partition=draw(st.sampled_from(sorted(PARTITIONS))),
+        alpha=draw(st.sampled_from([1e-3, 0.1, 1.0, 1e6])),
+    )
+    return labels(owner), labels(label), labels(subgroup), federation, draw(st.integers(0, 2**31 - 1))
+
+
+@settings(max_examples=250, deadline=2000)
+@given(case=cases())
+def test_disjoint_complete_reproducible(case):
+    *labellings, federation, seed = case
+    parts = partition(*labellings, federation, seed=seed)
+    num_pairs = len(labellings[0].values)
+    assert len(parts) == federation.num_clients
+    assert sorted(np.concatenate(parts).tolist()) == list(range(num_pairs))
+    assert min(len(part) for part in parts) >= MIN_PAIRS
+    assert all((np.diff(part) > 0).all() for part in parts)
+    again = partition(*labellings, federation, seed=seed)
+    assert all(np.array_equal(one, other) for one, other in zip(parts, again, strict=True))
+
+
+@pytest.mark.parametrize("name", sorted(PARTITIONS))
+@pytest.mark.parametrize("num_pairs", [4000, 4001])
+def test_ends_with_as_many_clients_as_possible(name, num_pairs):
+    codes = np.arange(num_pairs) % 7
+    parts = cut(codes, codes, codes, num_clients=num_pairs // 2, partition=name, alpha=1e-3)
+    assert sorted(len(part) for part in parts)[:-1] == [2] * (num_pairs // 2 - 1)
+
+
+@pytest.mark.parametrize("name", ["iid", "dirichlet"])
+def test_another_seed_gives_another_cut(name):
+    codes = np.arange(200) % 4
+    one = cut(codes, codes, codes, num_clients=4, partition=name, seed=0)
+    other = cut(codes, codes, codes, num_clients=4, partition=name, seed=1)
+    assert any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_iid_sizes_differ_by_one():
+    codes = np.zeros(103)
+    parts = cut(codes, codes, codes, num_clients=10)
+    assert sorted({len(part) for part in parts}) == [10, 11]
+
+
+def test_dirichlet_follows_alpha():
+    codes = np.arange(3000) % 5
+    skews = [
+        label_skew(
+            cut(codes, codes, codes, num_clients=10, partition="dirichlet", alpha=alpha), labels(codes)
+        )
+        for alpha in (1e-3, 0.5, 1e6)
+    ]
+    assert skews[0] > 0.6
+    assert skews[0] > skews[1] + 0.1 > skews[2] + 0.2
+    assert skews[2] < 0.01
+
+
+def test_dirichlet_deals_unlabelled_pairs_as_a_class_of_their_own():
+    codes = np.array([0] * 100 + [UNLABELLED] * 100)
+    parts = cut(codes, codes, codes, num_clients=2, partition="dirichlet", alpha=1e6)
+    assert [int((codes[part] == UNLABELLED).sum()) for part in parts] == pytest.approx([50, 50], abs=1)
+
+
+class TestOwner:
+    def test_whole_owners_where_these_suffice(self):
+        owner = np.array([0] * 50 + [1] * 30 + [2] * 25)
+        parts = cut(owner, owner * 0, owner * 0, num_clients=2, partition="owner")
+        assert [sorted({*owner[part].tolist()}) for part in parts] == [[0], [1, 2]]
+
+    def test_whole_cells_where_these_suffice(self):
+        owner = np.repeat([0, 1], 60)
+        subgroup = np.tile(np.repeat([0, 1, 2], 20), 2)
+        parts = cut(owner, owner, subgroup, num_clients=4, partition="owner")
+        cells = [{*zip(owner[part].tolist(), subgroup[part].tolist(), strict=True)} for part in parts]
+        assert [len({one for one, _ in cell}) for cell in cells] == [1, 1, 1, 1]
+        assert sorted(cell for part in cells for cell in part) == [(i, j) for i in (0, 1) for j in (0, 1, 2)]
+
+    def test_cells_are_cut_in_proportion_where_clients_are_more(self):
+        owner = np.array([0] * 60 + [1] * 20)
+        parts = cut(owner, owner, owner, num_clients=8, partition="owner")
+        assert [len(part) for part in parts] == [10] * 8
+        assert [{*owner[part].tolist()} for part in parts] == [{0}] * 6 + [{1}] * 2
+
+    def test_a_tiny_owner_is_topped_up(self):
+        owner = np.array([0] * 40 + [1])
+        parts = cut(owner, owner, owner, num_clients=3, partition="owner")
+        assert sorted(len(part) for part in parts) == [2, 19, 20]
+
+    def test_pairs_without_owner_are_an_owner(self):
+        owner = np.array([0] * 10 + [UNLABELLED] * 10)
+        parts = cut(owner, owner, owner, num_clients=2, partition="owner")
+        assert sorted({*owner[part].tolist()} == {0} for part in parts) == [False, True]
+
+
+def test_shares_by_hand():
+    assert module._apportion([60, 20], 8) == [6, 2]
+    assert module._apportion([10, 10, 1], 5) == [2, 2, 1]
+
+
+class TestErrors:
+    def test_unknown_name(self):
+        with pytest.raises(
+            ConfigError, match="federation.partition='owners' is unknown.*Did you mean 'owner'"
+        ):
+            cut([0, 0], [0, 0], [0, 0], num_clients=1, partition="owners")
+
+    def test_too_many_clients(self):
+        with pytest.raises(ConfigError) as caught:
+            cut([0] * 9, [0] * 9, [0] * 9, num_clients=5)
+        assert "num_clients=5 needs 10 training pairs" in str(caught.value)
+        assert "there are 9. Set federation.num_clients to 4 or less" in str(caught.value)
+
+    def test_a_single_pair(self):
+        with pytest.raises(ConfigError, match="There are 1 training pairs"):
+            cut([0], [0], [0], num_clients=1)
+
+    @pytest.mark.parametrize(("name", "file"), [("owner", "pairs.csv"), ("dirichlet", "labels.csv")])
+    def test_nothing_to_follow(self, name, file):
+        unknown = [UNLABELLED] * 10
+        with pytest.raises(ConfigError, match=f"partition='{name}'.*{file}.*'iid'"):
+            cut(unknown, unknown, unknown, num_clients=2, partition=name)
+
+    def test_iid_needs_no_labels(self):
+        unknown = [UNLABELLED] * 10
+        assert len(cut(unknown, unknown, unknown, num_clients=5)) == 5
+
+    def test_different_lengths(self):
+        with pytest.raises(DataError, match="different numbers of rows"):
+            cut([0] * 10, [0] * 9, [0] * 10, num_clients=2)
+
+
+class TestTable:
+    parts = (np.array([0, 1, 2]), np.array([3]))
+
+    def test_counts(self):
+        table = partition_table(self.parts, labels([0, 0, 1, UNLABELLED]))
+        assert table == [
+            {"client": 0, "pairs": 3, "classes": {"class-0": 2, "class-1": 1}, "largest_share": 2 / 3},
+            {"client": 1, "pairs": 1, "classes": {"(unlabelled)": 1}, "largest_share": 1.0},
+        ]
+
+    def test_skew_by_hand(self):
+        # Overall (1/2, 1/4, 1/4); first (2/3, 1/3, 0): 1/4; second (0, 0, 1): 3/4.
+        assert label_skew(self.parts, labels([0, 0, 1, UNLABELLED])) == pytest.approx(0.5)
+
+    def test_skew_of_equal_clients_is_zero(self):
+        parts = (np.array([0, 1]), np.array([2, 3]))
+        assert label_skew(parts, labels([0, 1, 0, 1])) == 0.0

@@ -1,0 +1,172 @@
+"""Local work: it learns, it follows from its place alone, and its parts do what they say."""
+
+import math
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgecmd.config import DistillConfig
+from edgecmd.distill import (
+    OBJECTIVES,
+    LocalData,
+    Place,
+    add_proximal_gradient,
+    batches,
+    distil,
+    learning_rate_at,
+    make_optimizer,
+    optimizer_tensors,
+    restore_optimizer,
+)
+from edgecmd.errors import ConfigError
+from edgecmd.losses import chance_level
+from edgecmd.models.students import Student, build_student
+
+PLACE = Place(seed=0, round_index=1, client=0, first_step=0, total_steps=40)
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def student(seed: int = 0) -> Student:
+    return build_student("ws-50k", in_channels=1, embedding_dim=8, generator=generator(seed))
+
+
+def data(num: int = 24) -> LocalData:
+    """Pairs whose teacher feature is a linear function of the picture, so that they can be learnt."""
+    target = torch.randn(num, 1, 4, 4, generator=generator(1)).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    mixing = torch.randn(16, 8, generator=generator(2))
+    return LocalData(target=target, teacher=target[:, 0, ::4, ::4].reshape(num, 16) @ mixing)
+
+
+ANCHORS = torch.randn(12, 8, generator=generator(3))
+
+
+def train(config: DistillConfig, *, steps: int = 40, place: Place = PLACE) -> tuple[float, Student]:
+    trained = student()
+    loss = distil(
+        trained, data(), ANCHORS, config, num_steps=steps, place=place, optimizer=make_optimizer(trained, config)
+    )
+    return loss, trained
+
+
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_every_loss_falls_below_where_it_starts(loss: str) -> None:
+    config = DistillConfig(
+        loss=loss, batch_size=12, learning_rate=3e-3, augment=0.2, temperature=0.3, teacher_temperature=0.3
+    )
+    first, _ = train(config, steps=1)
+    _, trained = train(config, steps=40)
+    last = distil(
+        trained,
+        data(),
+        ANCHORS,
+        replace(config, learning_rate=0.0),
+        num_steps=5,
+        place=PLACE,
+        optimizer=make_optimizer(trained, config),
+    )
+    assert last < first - 0.05
+    level = chance_level(loss, batch_size=12, num_anchors=12)
+    assert level is None or last < level + 0.5
+
+
+def test_the_result_follows_from_the_place_alone() -> None:
+    config = DistillConfig(batch_size=8)
+    torch.manual_seed(1)
+    loss_a, first = train(config, steps=3)
+    torch.manual_seed(2)
+    np.random.seed(2)  # noqa: NPY002 - a stranger's global seed must not matter
+    loss_b, second = train(config, steps=3)
+    _, elsewhere = train(config, steps=3, place=replace(PLACE, round_index=2))
+    assert loss_a == loss_b
+    for one, two in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert not torch.equal(first.projector.weight, elsewhere.projector.weight)
+
+
+def test_batches_are_whole_and_each_epoch_is_a_permutation() -> None:
+    drawn = list(islice(batches(10, batch_size=3, generator=np.random.default_rng(0)), 6))
+    assert [len(one) for one in drawn] == [3] * 6
+    for epoch in (drawn[:3], drawn[3:]):
+        assert len(set(np.concatenate(epoch))) == 9
+    assert len(next(batches(4, batch_size=64, generator=np.random.default_rng(0)))) == 4
+
+
+def test_one_pair_is_too_few() -> None:
+    with pytest.raises(ConfigError, match="A client holds 1 pairs; at least 2"):
+        next(batches(1, batch_size=4, generator=np.random.default_rng(0)))
+
+
+def test_learning_rate_by_hand() -> None:
+    config = DistillConfig(learning_rate=2.0)
+    assert learning_rate_at(config, step=0, total_steps=100) == pytest.approx(2.0 / 5)
+    half = 2.0 * (1 + math.cos(math.pi / 2)) / 2
+    assert learning_rate_at(config, step=50, total_steps=100) == pytest.approx(half)
+    constant = replace(config, schedule="constant")
+    assert learning_rate_at(constant, step=99, total_steps=100) == 2.0
+    with pytest.raises(ConfigError, match="distill.schedule='linear'"):
+        learning_rate_at(replace(config, schedule="linear"), step=0, total_steps=10)
+
+
+def test_the_proximal_gradient_by_hand() -> None:
+    trained = student()
+    reference = [parameter.detach() - 2.0 for parameter in trained.parameters()]
+    for parameter in trained.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    add_proximal_gradient(trained, reference, mu=0.25)
+    for parameter in trained.parameters():
+        torch.testing.assert_close(parameter.grad, torch.full_like(parameter, 1.5))
+
+
+def test_a_strong_proximal_term_keeps_the_student_near() -> None:
+    _, free = train(DistillConfig(batch_size=8, optimizer="sgd", learning_rate=0.05), steps=20)
+    held_config = DistillConfig(batch_size=8, optimizer="sgd", learning_rate=0.05, proximal_mu=5.0)
+    _, held = train(held_config, steps=20)
+    start = student().projector.weight
+    assert (held.projector.weight - start).norm() < (free.projector.weight - start).norm() / 2
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_optimiser_state_survives_a_round_trip(name: str) -> None:
+    config = DistillConfig(batch_size=8, optimizer=name)
+    straight, halves = student(), student()
+    optimizer = make_optimizer(straight, config)
+    for round_index in (1, 2):
+        place = replace(PLACE, round_index=round_index)
+        distil(straight, data(), ANCHORS, config, num_steps=2, place=place, optimizer=optimizer)
+    kept: dict[str, torch.Tensor] = {}
+    for round_index in (1, 2):
+        fresh = make_optimizer(halves, config)
+        restore_optimizer(fresh, kept)
+        place = replace(PLACE, round_index=round_index)
+        distil(halves, data(), ANCHORS, config, num_steps=2, place=place, optimizer=fresh)
+        kept = optimizer_tensors(fresh)
+    for one, two in zip(straight.parameters(), halves.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_unknown_names_are_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="distill.loss='cmcc' is unknown.*Did you mean 'cmc'"):
+        train(DistillConfig(loss="cmcc"), steps=1)
+    with pytest.raises(ConfigError, match="distill.optimizer='adam'.*Did you mean 'adamw'"):
+        train(DistillConfig(optimizer="adam"), steps=1)
+
+
+
+def test_ten_steps_have_the_losses_of_the_golden_file() -> None:
+    """A refactoring that is not meant to change the computation must not change these ten numbers."""
+    lines = (Path(__file__).parent.parent / "golden" / "cmc.txt").read_text().splitlines()
+    expected = [float(line.split()[1]) for line in lines]
+    trained, config = student(), DistillConfig(batch_size=8, learning_rate=3e-3)
+    optimizer = make_optimizer(trained, config)
+    found = []
+    for step in range(10):
+        place = Place(seed=0, round_index=step + 1, client=0, first_step=step, total_steps=10)
+        found.append(distil(trained, data(), ANCHORS, config, num_steps=1, place=place, optimizer=optimizer))
+    assert found == pytest.approx(expected, abs=2e-3)

@@ -1,0 +1,124 @@
+"""Teachers and their features: files, errors, cache keys, pretraining that follows from its seed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from edgecmd.config import PretrainConfig
+from edgecmd.data.pairs import PublicSource
+from edgecmd.errors import DataError
+from edgecmd.features import cached_features, ready_features
+from edgecmd.models.teachers import build_teacher, load_teacher, save_teacher
+from edgecmd.pretrain import pretrain, recipe
+
+RECIPE = {"architecture": "gn-teacher", "embedding_dim": "8"}
+
+
+def images(num: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (num, 16, 16, 3), dtype=np.uint8)
+
+
+def public(num: int = 12) -> PublicSource:
+    return PublicSource(images=images(num), keys=tuple(str(row) for row in range(num)), name="noise")
+
+
+@pytest.fixture
+def teacher_file(tmp_path: Path) -> Path:
+    network = build_teacher("gn-teacher", embedding_dim=8, generator=torch.Generator().manual_seed(0))
+    save_teacher(network, tmp_path / "t.safetensors", recipe=RECIPE)
+    return tmp_path / "t.safetensors"
+
+
+def test_a_teacher_survives_its_file(teacher_file: Path) -> None:
+    network = build_teacher("gn-teacher", embedding_dim=8, generator=torch.Generator().manual_seed(0))
+    teacher = load_teacher(teacher_file)
+    assert teacher.embedding_dim == 8
+    again = teacher.embed(images(5), batch_size=2)
+    assert again.shape == (5, 8)
+    np.testing.assert_allclose(teacher.embed(images(5)), again, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), teacher.network.parameters(), strict=True))
+    assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
+
+
+def test_the_shipped_teacher_states_its_recipe() -> None:
+    teacher = load_teacher()
+    assert teacher.embedding_dim == 128
+    assert teacher.recipe["architecture"] == "gn-teacher"
+
+
+def test_equal_weights_give_equal_bytes(teacher_file: Path, tmp_path: Path) -> None:
+    network = load_teacher(teacher_file).network
+    save_teacher(network, tmp_path / "again.safetensors", recipe=RECIPE)
+    assert (tmp_path / "again.safetensors").read_bytes() == teacher_file.read_bytes()
+
+
+def test_bad_teacher_files_are_named(tmp_path: Path, teacher_file: Path) -> None:
+    with pytest.raises(DataError, match=r"missing.safetensors' is not a file.*edgecmd pretrain"):
+        load_teacher(tmp_path / "missing.safetensors")
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"no tensors")
+    with pytest.raises(DataError, match=r"broken.safetensors is not a safetensors file"):
+        load_teacher(broken)
+    bare = tmp_path / "bare.safetensors"
+    save_file({"x": torch.zeros(1)}, bare)
+    with pytest.raises(DataError, match="lacks the metadata architecture, embedding_dim"):
+        load_teacher(bare)
+    wrong = tmp_path / "wrong.safetensors"
+    save_file({"x": torch.zeros(1)}, wrong, metadata=RECIPE)
+    with pytest.raises(DataError, match="does not hold the weights of 'gn-teacher'"):
+        load_teacher(wrong)
+
+
+def test_features_come_from_the_cache_and_a_change_is_noticed(teacher_file: Path, tmp_path: Path) -> None:
+    teacher, cache = load_teacher(teacher_file), tmp_path / "cache"
+    first = cached_features(teacher, images(4), cache_dir=cache)
+    assert np.array_equal(first, teacher.embed(images(4)))
+    (entry,) = cache.iterdir()
+    changed = images(4)
+    changed[0, 0, 0, 0] ^= 1
+    cached_features(teacher, changed, cache_dir=cache)
+    assert len(list(cache.iterdir())) == 2
+    entry.write_bytes(b"damaged")
+    assert np.array_equal(cached_features(teacher, images(4), cache_dir=cache), first)
+    assert np.array_equal(cached_features(teacher, images(4), cache_dir=None), first)
+
+
+def test_ready_features_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "f.npy"
+    np.save(path, np.ones((3, 2)))
+    assert ready_features(path, num=3).dtype == np.float32
+    with pytest.raises(DataError, match=r"has shape \(3, 2\); the data calls for \(4, dim\)"):
+        ready_features(path, num=4)
+    np.save(path, np.full((3, 2), np.nan))
+    with pytest.raises(DataError, match="finite"):
+        ready_features(path, num=3)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(DataError, match=r"cannot be read as .npy"):
+        ready_features(path, num=3)
+
+
+def test_pretraining_follows_from_its_seed_and_reports_every_step() -> None:
+    config = PretrainConfig(num_steps=2, batch_size=4, embedding_dim=8)
+    seen: list[tuple[int, float]] = []
+    first = pretrain(public(), config, progress=lambda step, loss: seen.append((step, loss)))
+    torch.manual_seed(5)
+    second = pretrain(public(), config)
+    assert [step for step, _ in seen] == [1, 2]
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_pretraining_learns_to_tell_pictures_apart() -> None:
+    losses: list[float] = []
+    config = PretrainConfig(num_steps=30, batch_size=12, embedding_dim=8, line_share=0.0)
+    pretrain(public(), config, progress=lambda _, loss: losses.append(loss))
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.1
+
+
+def test_the_recipe_names_data_and_settings() -> None:
+    found = recipe(public(), PretrainConfig(num_steps=7))
+    assert found["public_sha256"] == public().fingerprint()
+    assert '"num_steps": 7' in found["settings"]
+    assert found["num_images"] == "12"

@@ -1,0 +1,76 @@
+"""Small students with random weights, and two finished bundles that several tests look at."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from edgecmd.models.students import Student, build_student
+from edgecmd.seeding import numpy_generator, torch_generator
+from export.bundle import export_bundle
+from export.spec import ExportSpec, LinearHead
+
+SIZE, DIM, NAMES = 32, 16, ("house", "tree", "fish")
+
+
+def make_student(architecture: str, *, channels: int = 1, dim: int = DIM) -> Student:
+    """Random weights, biases, gains and residual scales, so that nothing is 0 or 1 by chance."""
+    generator = torch_generator(0, "test-student")
+    student = build_student(architecture, in_channels=channels, embedding_dim=dim, generator=generator)
+    for name, parameter in student.named_parameters():
+        if name.endswith(("bias", "gain", "scale")):
+            parameter.data.uniform_(0.2, 1.2, generator=generator)
+    return student
+
+
+def make_spec(architecture: str, *, head: bool = False, channels: int = 1, dim: int = DIM) -> ExportSpec:
+    generator = numpy_generator(0, "test-head")
+    weight, bias = generator.normal(size=(len(NAMES), dim)), generator.normal(size=len(NAMES))
+    return ExportSpec(
+        architecture=architecture,
+        image_size=SIZE,
+        channels=channels,
+        embedding_dim=dim,
+        offset=1.0,
+        scale=-0.5,
+        license="Apache-2.0",
+        head=LinearHead(weight=weight, bias=bias, names=NAMES) if head else None,
+    )
+
+
+def make_images(num: int, *, channels: int = 1) -> np.ndarray:
+    return numpy_generator(0, "test-images").integers(0, 256, (num, SIZE, SIZE, channels), dtype=np.uint8)
+
+
+def first_column(embedding: np.ndarray) -> float:
+    """A task metric that any embedding has."""
+    return float((embedding[:, 0] > 0).mean())
+
+
+@pytest.fixture(scope="session")
+def make() -> SimpleNamespace:
+    return SimpleNamespace(student=make_student, spec=make_spec, images=make_images, metric=first_column)
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of a finished bundle: ``ws-50k`` grey with a head, ``gn-50k`` in colour without."""
+    made: dict[str, Path] = {}
+
+    def get(architecture: str) -> Path:
+        if architecture not in made:
+            folder = tmp_path_factory.mktemp("bundle") / architecture
+            channels = 1 if architecture.startswith("ws") else 3
+            export_bundle(
+                make_student(architecture, channels=channels),
+                folder,
+                spec=make_spec(architecture, head=channels == 1, channels=channels),
+                probe_images=make_images(40, channels=channels),
+                metric=first_column,
+            )
+            made[architecture] = folder
+        return made[architecture]
+
+    return get
