@@ -10,8 +10,8 @@ import os
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
-from flwr.app import Context, Message, MetricRecord, RecordDict  # noqa: E402 - the environment must be set before
-from flwr.clientapp import ClientApp  # noqa: E402
+from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
 
 app = ClientApp()
 

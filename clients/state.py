@@ -25,7 +25,8 @@ def _round_of(path: Path) -> int:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"{PREFIX}*{SUFFIX}"), key=_round_of)
+    paths = folder.glob(f"{PREFIX}*{SUFFIX}")
+    return sorted((path for path in paths if path.stem.removeprefix(PREFIX).isdigit()), key=_round_of)
 
 
 def load_state(folder: Path, *, round_index: int) -> dict[str, Tensor]:
@@ -42,9 +43,9 @@ def load_state(folder: Path, *, round_index: int) -> dict[str, Tensor]:
     digest, tensors = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
     if hashlib.sha256(tensors).digest() != digest:
         raise FederationError(
-            f"The optimiser's state {earlier[-1]} is damaged. Restore the file, or delete the folder {folder}:"
-            " then this client starts with a fresh optimiser, and the result differs from that of an"
-            " undamaged run."
+            f"The optimiser's state {earlier[-1]} is damaged. Restore the file, or delete the folder"
+            f" {folder}: then this client starts with a fresh optimiser, and the result differs from that of"
+            " an undamaged run."
         )
     return load(tensors)
 

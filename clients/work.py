@@ -1,5 +1,6 @@
 """A client's answer to one round: decode the student, distil on the client's own pairs, encode."""
 
+import math
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -11,6 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from clients.state import load_state, save_state
 from edgecmd.config import RunConfig
 from edgecmd.data.clients import Holding, cache_folder, client_holding
+from edgecmd.device import place, resolve_device
 from edgecmd.distill import Place, distil, make_optimizer, optimizer_tensors, restore_optimizer
 from edgecmd.models.students import Student, build_student
 from edgecmd.runs import run_folder
@@ -56,14 +58,14 @@ def _holding(config: RunConfig, client: int, data_dir: str) -> Holding:
 
 
 @lru_cache(maxsize=8)
-def _student(architecture: str, in_channels: int, embedding_dim: int) -> Student:
+def _student(architecture: str, in_channels: int, embedding_dim: int, device: torch.device) -> Student:
     student = build_student(
         architecture,
         in_channels=in_channels,
         embedding_dim=embedding_dim,
         generator=torch.Generator().manual_seed(0),
     )
-    return student.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return place(student, device)
 
 
 def answer_train(message: Message, context: Context) -> Message:
@@ -83,11 +85,7 @@ def answer_train(message: Message, context: Context) -> Message:
     try:
         order = _order(message.content.config_records["config"], context, client)
         stage = "data"
-        holding = _holding(
-            _config(tuple(sorted(context.run_config.items()))),
-            client,
-            str(context.node_config.get("data-dir", "")),
-        )
+        holding = _holding(order.config, client, str(context.node_config.get("data-dir", "")))
         stage = "decode"
         arrays = message.content.array_records["arrays"]
         student = _decode(arrays, holding, order.config)
@@ -112,7 +110,7 @@ def _order(sent: ConfigRecord, context: Context, client: int) -> Order:
 
 def _decode(arrays: ArrayRecord, holding: Holding, config: RunConfig) -> Student:
     channels, dim = holding.data.target.shape[1], holding.data.teacher.shape[1]
-    student = _student(config.student.architecture, channels, dim)
+    student = _student(config.student.architecture, channels, dim, resolve_device(config.device))
     student.load_state_dict(arrays.to_torch_state_dict())
     return student
 
@@ -149,6 +147,8 @@ def _distil(student: Student, holding: Holding, order: Order, folder: Path) -> f
         ),
         optimizer=optimizer,
     )
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"loss={loss} is not finite. Lower distill.learning_rate.")
     if config.distill.keep_optimizer:
         save_state(folder, optimizer_tensors(optimizer), round_index=index)
     return loss
@@ -157,6 +157,6 @@ def _distil(student: Student, holding: Holding, order: Order, folder: Path) -> f
 def _reply(student: Student, names: list[str], loss: float, client: int, num_examples: int) -> RecordDict:
     """Weights in the order in which they came: some strategies match tensors by position."""
     state = student.state_dict()
-    arrays = {name: Array(state[name].contiguous().numpy()) for name in names}
+    arrays = {name: Array(state[name].cpu().contiguous().numpy()) for name in names}
     metrics = MetricRecord({"num-examples": num_examples, "loss": loss, "client": client})
     return RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics})

@@ -46,7 +46,7 @@ def embedder(student: nn.Module, config: RunConfig) -> Embed:
 def teacher_embedding(config: RunConfig, part: str) -> Embedding:
     """Teacher features of a held-out part (``validation``, ``test`` or ``test_strict``), (N, D)."""
     held: HeldOut = getattr(experiment(config.data), part)
-    return np.asarray(pair_features(config, held.pairs, held.ids).numpy())
+    return np.asarray(pair_features(config, held.pairs, held.ids).cpu().numpy())
 
 
 def retrieval(embed: Embed, config: RunConfig, part: str) -> dict[str, float]:
@@ -57,7 +57,10 @@ def retrieval(embed: Embed, config: RunConfig, part: str) -> dict[str, float]:
 
 def validate(student: nn.Module, config: RunConfig) -> dict[str, float]:
     """Recall on the validation split, the only number that settings may be chosen by."""
-    return {f"val_{name}": value for name, value in retrieval(embedder(student, config), config, "validation").items()}
+    return {
+        f"val_{name}": value
+        for name, value in retrieval(embedder(student, config), config, "validation").items()
+    }
 
 
 def assess(embed: Embed, config: RunConfig, *, cross_modal: bool = True) -> Table:
@@ -92,7 +95,9 @@ def assess(embed: Embed, config: RunConfig, *, cross_modal: bool = True) -> Tabl
     return table
 
 
-def _few_labels(pool: Embedding, pool_labels: Labels, test: Embedding, test_labels: Labels, config: RunConfig) -> Table:
+def _few_labels(
+    pool: Embedding, pool_labels: Labels, test: Embedding, test_labels: Labels, config: RunConfig
+) -> Table:
     probe = make_probe(pool, pool_labels, test, test_labels)
     if len(np.unique(probe.pool_labels)) < 2 or not len(probe.test):
         return {}

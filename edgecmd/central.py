@@ -40,7 +40,13 @@ def train_central(config: RunConfig, *, progress: Progress | None = None) -> Stu
             total_steps=total,
         )
         loss = distil(
-            student, data, anchors, distill, num_steps=federation.local_steps, place=place, optimizer=optimizer
+            student,
+            data,
+            anchors,
+            distill,
+            num_steps=federation.local_steps,
+            place=place,
+            optimizer=optimizer,
         )
         if progress is not None:
             progress(place.first_step + federation.local_steps, total, loss)

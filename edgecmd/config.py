@@ -30,7 +30,7 @@ class DataConfig:
     path: str = ""
     """Folder with source/ and target/, or one .npz; only for ``name = "folder"``."""
     public_path: str = ""
-    """Folder of public source images; empty: <data.path>/public if there, else the built-in public set."""
+    """Folder of public source images; empty: <data.path>/public, or the built-in public set."""
     image_size: int = 64
     """Side of every image in pixels; larger ones are averaged down. A multiple of 16."""
     target_offset: float = 1.0
@@ -65,9 +65,9 @@ class TeacherConfig:
     path: str = ""
     """A .safetensors file made by ``edgecmd pretrain``; empty: the teacher that ships with edgecmd."""
     pair_features: str = ""
-    """Ready teacher features of the pairs, .npy of shape (pairs, dim), rows in the order of the sorted ids."""
+    """Ready teacher features of the pairs, .npy (pairs, dim), rows in the order of the sorted ids."""
     public_features: str = ""
-    """Ready teacher features of the public images, .npy of shape (images, dim), in the order of the sorted names."""
+    """Ready teacher features of the public images, .npy (images, dim), in the order of the names."""
 
     def __post_init__(self) -> None:
         if bool(self.pair_features) != bool(self.public_features):
@@ -85,7 +85,7 @@ class PretrainConfig:
     """Architecture of the teacher."""
     embedding_dim: int = 128
     """Dimension of the teacher's feature."""
-    num_steps: int = 2000
+    num_steps: int = 1000
     """Optimiser steps."""
     batch_size: int = 256
     """Images a step; each gives two views."""
@@ -97,7 +97,7 @@ class PretrainConfig:
     """Of NT-Xent."""
     line_share: float = 0.5
     """Share of the views that are reduced to outlines, so that the teacher looks at shape."""
-    ink_share: float = 0.0
+    ink_share: float = 0.15
     """Share of the views that are reduced to black and white areas."""
     seed: int = 0
     """Of weights, batches and views."""
@@ -106,6 +106,7 @@ class PretrainConfig:
         in_range("pretrain", 1, 10_000_000, num_steps=self.num_steps)
         in_range("pretrain", 2, 65_536, batch_size=self.batch_size, embedding_dim=self.embedding_dim)
         in_range("pretrain", 1e-4, 100, temperature=self.temperature)
+        in_range("pretrain", 0, 2**31 - 1, seed=self.seed)
         in_range("pretrain", 0, 1, line_share=self.line_share, ink_share=self.ink_share)
         in_range("pretrain", 0, 10, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
 
@@ -115,7 +116,7 @@ class StudentConfig:
     """The small student of the target modality."""
 
     architecture: str = "ws-200k"
-    """ws-50k, ws-200k, ws-1m (weight-standardised, folds to plain convolutions), gn-50k, gn-200k, gn-1m."""
+    """ws-50k, ws-200k, ws-1m (weight-standardised, fold to plain convolutions); gn-50k, gn-200k, gn-1m."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,7 +151,9 @@ class DistillConfig:
     """Weight of the FedProx term, half the squared distance to the round's global weights."""
 
     def __post_init__(self) -> None:
-        in_range("distill", 1e-4, 100, temperature=self.temperature, teacher_temperature=self.teacher_temperature)
+        in_range(
+            "distill", 1e-4, 100, temperature=self.temperature, teacher_temperature=self.teacher_temperature
+        )
         in_range("distill", 0, 1e6, cmd_weight=self.cmd_weight, proximal_mu=self.proximal_mu)
         in_range("distill", 1, 1_000_000, num_anchors=self.num_anchors)
         in_range("distill", 2, 65_536, batch_size=self.batch_size)
@@ -205,6 +208,9 @@ class FederationConfig:
         in_range("federation", 0.0, 1e3, server_learning_rate=self.server_learning_rate)
         in_range("federation", 0.0, 0.9999, server_momentum=self.server_momentum)
         in_range("federation", 1, 256, num_workers=self.num_workers)
+        in_range("federation", 0, 1_000_000, num_malicious=self.num_malicious)
+        in_range("federation", 1e-12, 1e3, server_tau=self.server_tau)
+        in_range("federation", 1, 2**53, max_examples=self.max_examples)
         if self.min_clients > self.num_clients:
             raise ConfigError(
                 f"federation.min_clients={self.min_clients} exceeds federation.num_clients={self.num_clients}."
@@ -270,6 +276,9 @@ class RunConfig:
     export: ExportConfig = field(default_factory=ExportConfig)
 
     def __post_init__(self) -> None:
-        in_range("run", 0, 2**31 - 1, seed=self.seed)
+        if not 0 <= self.seed < 2**31:
+            raise ConfigError(f"seed={self.seed} is outside the allowed range [0, {2**31 - 1}].")
         if not self.name or "/" in self.name or self.name.startswith("."):
-            raise ConfigError(f"name={self.name!r} must be a plain folder name, without '/' or a leading dot.")
+            raise ConfigError(
+                f"name={self.name!r} must be a plain folder name, without '/' or a leading dot."
+            )

@@ -81,7 +81,7 @@ def _cmd_anchored(batch: Embedded, config: DistillConfig) -> losses.PerExample:
     )
 
 
-def _l2(batch: Embedded, config: DistillConfig) -> losses.PerExample:
+def _l2(batch: Embedded, _: DistillConfig) -> losses.PerExample:
     return baselines.l2(batch.student, batch.teacher)
 
 
@@ -129,7 +129,7 @@ def learning_rate_at(config: DistillConfig, *, step: int, total_steps: int) -> f
     """
     schedules: dict[str, Callable[[float], float]] = {
         "cosine": lambda share: (1.0 + math.cos(math.pi * share)) / 2.0,
-        "constant": lambda share: 1.0,
+        "constant": lambda _: 1.0,
     }
     schedule = choose("distill.schedule", config.schedule, schedules)
     warmup = max(1, round(WARMUP_SHARE * total_steps))
@@ -202,7 +202,9 @@ def distil(
     reference = _proximal_reference(student, config)
     student.train()
     total = 0.0
-    for step, batch in zip(range(num_steps), batches(len(data), batch_size=config.batch_size, generator=rows)):
+    for step, batch in zip(
+        range(num_steps), batches(len(data), batch_size=config.batch_size, generator=rows)
+    ):
         rate = learning_rate_at(config, step=place.first_step + step, total_steps=place.total_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate

@@ -18,6 +18,7 @@ from torch import nn
 
 from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.data.pairs import Images
+from edgecmd.device import device_of
 from edgecmd.preprocess import to_input
 from edgecmd.seeding import numpy_generator
 
@@ -40,8 +41,11 @@ def embed_target(
         batch_size: Images at a time.
     """
     student.eval()
+    device = device_of(student)
     chunks = [
-        student(to_input(images[start : start + batch_size], offset=offset, scale=scale)).numpy()
+        student(to_input(images[start : start + batch_size], offset=offset, scale=scale).to(device))
+        .cpu()
+        .numpy()
         for start in range(0, len(images), batch_size)
     ]
     return unit_rows(np.concatenate(chunks))
@@ -50,7 +54,7 @@ def embed_target(
 def unit_rows(features: Embedding) -> Embedding:
     """Divide each row by its L2 norm; a zero row stays zero."""
     norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.maximum(norms, np.finfo(np.float32).tiny)
+    return np.asarray(features / np.maximum(norms, np.finfo(np.float32).tiny))
 
 
 def recall(student: Embedding, teacher: Embedding, *, ranks: Sequence[int] = RECALL_AT) -> dict[str, float]:
@@ -100,7 +104,11 @@ def one_shot_across_styles(
         scores.append(recall(second, first, ranks=(1,))["recall@1"])
     if not scores:
         return {}
-    return {"one_shot": float(np.mean(scores)), "chance": 1.0 / len(shared), "num_concepts": float(len(shared))}
+    return {
+        "one_shot": float(np.mean(scores)),
+        "chance": 1.0 / len(shared),
+        "num_concepts": float(len(shared)),
+    }
 
 
 def _ordered_pairs(values: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -127,7 +135,9 @@ class Probe:
 def make_probe(pool: Embedding, pool_labels: Labels, test: Embedding, test_labels: Labels) -> Probe:
     """Keep what can be asked: labelled rows, and of the test only classes that the pool has."""
     keep_pool = pool_labels.values != UNLABELLED
-    keep_test = np.isin(test_labels.values, pool_labels.values[keep_pool]) & (test_labels.values != UNLABELLED)
+    keep_test = np.isin(test_labels.values, pool_labels.values[keep_pool]) & (
+        test_labels.values != UNLABELLED
+    )
     return Probe(
         pool=pool[keep_pool],
         pool_labels=pool_labels.values[keep_pool],
@@ -141,7 +151,8 @@ def draw_labels(
 ) -> Int[np.ndarray, " drawn"]:
     """Rows of ``num_labels`` examples a class, or all of a class that has fewer; 0 stands for all."""
     drawn = [
-        generator.permutation(np.flatnonzero(labels == one))[: num_labels or None] for one in np.unique(labels)
+        generator.permutation(np.flatnonzero(labels == one))[: num_labels or None]
+        for one in np.unique(labels)
     ]
     return np.sort(np.concatenate(drawn))
 
@@ -158,7 +169,10 @@ def knn_predict(
 
 
 def linear_predict(
-    pool: Embedding, labels: Int[np.ndarray, " drawn"], test: Embedding, num_neighbours: int
+    pool: Embedding,
+    labels: Int[np.ndarray, " drawn"],
+    test: Embedding,
+    num_neighbours: int,  # noqa: ARG001 - every probe has one signature
 ) -> Int[np.ndarray, " num"]:
     """Classes by logistic regression on frozen embeddings (scikit-learn); the linear probe."""
     return np.asarray(fit_linear(pool, labels).predict(test))

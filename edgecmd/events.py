@@ -18,7 +18,7 @@ class EventLog:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def append(self, kind: str, **fields: Any) -> None:
+    def append(self, kind: str, **fields: object) -> None:
         """Write one event with the current time; it is on disk when this returns."""
         line = json.dumps({"event": kind, "time": round(time.time(), 3), **fields}, allow_nan=False)
         with self.path.open("a", encoding="utf-8") as file:

@@ -70,7 +70,9 @@ def ready_features(path: Path, *, num: int) -> Features:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as .npy ({error}). Save features with numpy.save.") from error
     if not isinstance(features, np.ndarray) or features.ndim != 2 or len(features) != num:
-        raise DataError(f"{path} has shape {getattr(features, 'shape', None)}; the data calls for ({num}, dim).")
+        raise DataError(
+            f"{path} has shape {getattr(features, 'shape', None)}; the data calls for ({num}, dim)."
+        )
     if not np.issubdtype(features.dtype, np.floating) or not np.isfinite(features).all():
         raise DataError(f"{path} must hold finite floating-point numbers; it has dtype {features.dtype}.")
     return features.astype(np.float32)

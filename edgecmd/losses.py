@@ -44,7 +44,9 @@ def cmc(student: Embeddings, teacher: Embeddings, *, temperature: float) -> PerE
     return (to_teacher + to_student) / 2
 
 
-def cmd(student: Embeddings, teacher: Embeddings, *, temperature: float, teacher_temperature: float) -> PerExample:
+def cmd(
+    student: Embeddings, teacher: Embeddings, *, temperature: float, teacher_temperature: float
+) -> PerExample:
     """Cross-modal distillation of relations within the batch (eq. 2), the diagonal masked.
 
     ``-sum_{j != i} p_A(j|i) log p_B(j|i)`` with ``p_A ~ exp(t_i.t_j / teacher_temperature)`` and
@@ -75,7 +77,9 @@ def _relations(features: Embeddings, *, temperature: float) -> Float[Tensor, "ba
     return functional.log_softmax(similarity_BB[others].view(batch, batch - 1), dim=1)
 
 
-def cmc_anchored(student: Embeddings, teacher: Embeddings, anchors: Anchors, *, temperature: float) -> PerExample:
+def cmc_anchored(
+    student: Embeddings, teacher: Embeddings, anchors: Anchors, *, temperature: float
+) -> PerExample:
     """Cross-modal contrast whose negatives are public: no other pair enters the loss of a pair.
 
     ``-log[e^{s_i.t_i/T} / (e^{s_i.t_i/T} + sum_k e^{s_i.u_k/T})]``
@@ -97,7 +101,12 @@ def cmc_anchored(student: Embeddings, teacher: Embeddings, anchors: Anchors, *, 
 
 
 def cmd_anchored(
-    student: Embeddings, teacher: Embeddings, anchors: Anchors, *, temperature: float, teacher_temperature: float
+    student: Embeddings,
+    teacher: Embeddings,
+    anchors: Anchors,
+    *,
+    temperature: float,
+    teacher_temperature: float,
 ) -> PerExample:
     """Relations to public anchors instead of to other pairs (the form of SEED, Fang et al. 2021).
 

@@ -28,6 +28,8 @@ def to_input(
     return scaled.contiguous(memory_format=torch.channels_last)
 
 
-def source_input(images_BHWC: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch 3 height width"]:
+def source_input(
+    images_BHWC: UInt8[np.ndarray, "batch height width 3"],
+) -> Float[Tensor, "batch 3 height width"]:
     """Scale RGB images as every teacher sees them."""
     return to_input(images_BHWC, offset=SOURCE_OFFSET, scale=SOURCE_SCALE)

@@ -14,6 +14,7 @@ from edgecmd.baselines import nt_xent
 from edgecmd.config import PretrainConfig
 from edgecmd.data.augment import augment_source
 from edgecmd.data.pairs import PublicSource
+from edgecmd.device import place, resolve_device
 from edgecmd.models.teachers import build_teacher, recipe_text
 from edgecmd.preprocess import source_input
 from edgecmd.seeding import numpy_generator, torch_generator
@@ -36,8 +37,12 @@ def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress
         config.architecture,
         embedding_dim=config.embedding_dim,
         generator=torch_generator(config.seed, "teacher-init"),
-    ).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    )
+    device = resolve_device("auto")
+    place(network, device)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=config.learning_rate, total_steps=config.num_steps + 1
     )
@@ -52,7 +57,7 @@ def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress
 
     for step in range(config.num_steps):
         batch = rows.choice(len(public), size=min(config.batch_size, len(public)), replace=False)
-        image = source_input(public.images[batch])
+        image = source_input(public.images[batch]).to(device)
         loss = nt_xent(view(image), view(image), temperature=config.temperature).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -60,7 +65,7 @@ def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress
         schedule.step()
         if progress is not None:
             progress(step + 1, loss.item())
-    return network.eval()
+    return network.cpu().eval()
 
 
 def recipe(public: PublicSource, config: PretrainConfig) -> dict[str, str]:

@@ -2,20 +2,22 @@
 
 import platform
 import sys
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from edgecmd.config import RunConfig
 from edgecmd.data.clients import experiment, public_anchors
+from edgecmd.device import place, resolve_device
 from edgecmd.errors import DataError, FederationError
 from edgecmd.files import write_bytes_atomically, write_json, write_text_atomically
 from edgecmd.models.students import Student, build_student
 from edgecmd.seeding import torch_generator
 from edgecmd.settings import load_config, to_toml
+from edgecmd.tensors import pack, require, unpack
 
 PACKAGES = ("edgecmd", "torch", "flwr", "numpy", "onnx", "onnxruntime", "scikit-learn", "safetensors")
 
@@ -48,8 +50,7 @@ def start_run(config: RunConfig) -> Path:
 
 def comparable(config: RunConfig) -> str:
     """Settings without what does not change a result: where it is written and by how many workers."""
-    lines = to_toml(config).splitlines()
-    return "\n".join(line for line in lines if not line.startswith(("out =", "num_workers =")))
+    return to_toml(replace(config, name="run", out="", federation=replace(config.federation, num_workers=1)))
 
 
 def environment() -> dict[str, object]:
@@ -78,40 +79,37 @@ def new_student(config: RunConfig) -> Student:
         embedding_dim=public_anchors(config).shape[1],
         generator=torch_generator(config.seed, "student-init"),
     )
-    return student.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return place(student, resolve_device(config.device))
 
 
 def save_student(student: Student, path: Path, config: RunConfig) -> None:
-    """Write a student with what is needed to rebuild it."""
-    tensors = {name: tensor.contiguous() for name, tensor in student.state_dict().items()}
+    """Write a student with what is needed to rebuild it; equal weights give equal bytes."""
     first = next(iter(student.parameters()))
-    metadata = {
+    description = {
         "architecture": config.student.architecture,
         "in_channels": str(first.shape[1]),
         "embedding_dim": str(student.projector.out_features),
     }
-    write_bytes_atomically(path, save(tensors, metadata=metadata))
+    write_bytes_atomically(path, pack(student.state_dict(), description))
 
 
 def load_student(path: Path) -> Student:
-    """Read a student that `save_student` wrote, in evaluation mode.
+    """Read a student that `save_student` wrote, on the CPU and in evaluation mode.
 
     Raises:
         DataError: The file is missing or not a student.
     """
-    if not path.is_file():
-        raise DataError(f"{path} does not exist. Train a student first with `edgecmd simulate` or `edgecmd run`.")
+    advice = "Train a student with `edgecmd simulate` or `edgecmd run`."
+    tensors, description = unpack(path, advice=advice)
+    require(description, {"architecture", "in_channels", "embedding_dim"}, path=path, advice=advice)
+    student = build_student(
+        description["architecture"],
+        in_channels=int(description["in_channels"]),
+        embedding_dim=int(description["embedding_dim"]),
+        generator=torch.Generator().manual_seed(0),
+    )
     try:
-        with safe_open(path, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-        student = build_student(
-            metadata["architecture"],
-            in_channels=int(metadata["in_channels"]),
-            embedding_dim=int(metadata["embedding_dim"]),
-            generator=torch.Generator().manual_seed(0),
-        )
         student.load_state_dict(tensors)
-    except (SafetensorError, KeyError, RuntimeError) as error:
-        raise DataError(f"{path} is not a student that edgecmd wrote ({error}).") from error
-    return student.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+    except RuntimeError as error:
+        raise DataError(f"{path} does not hold a {description['architecture']} student: {error}") from error
+    return place(student, torch.device("cpu")).eval()

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 
-def seed_sequence(seed: int, purpose: str, *, round_index: int = 0, client: int = 0) -> np.random.SeedSequence:
+def seed_sequence(
+    seed: int, purpose: str, *, round_index: int = 0, client: int = 0
+) -> np.random.SeedSequence:
     """Entropy for one purpose.
 
     Args:

@@ -13,6 +13,7 @@ from edgecmd.config import RunConfig
 from edgecmd.data.augment import augment_target
 from edgecmd.data.clients import experiment, target_input
 from edgecmd.data.labelled import UNLABELLED, Labels
+from edgecmd.device import device_of, place
 from edgecmd.evaluate import draw_labels
 from edgecmd.losses import unit
 from edgecmd.runs import new_student
@@ -52,7 +53,13 @@ def scratch_accuracy(config: RunConfig, *, labelling: str, num_labels: int, draw
     rows, classes = _drawn(pool, num_labels=num_labels, draw=draw, seed=config.seed)
     pool_target = target_input(config, whole.validation.pairs)[torch.from_numpy(rows)]
     labels = np.searchsorted(classes, pool.values[rows])
-    model = _fit(config, pool_target, torch.from_numpy(labels), num_classes=len(classes), draw=draw)
+    model = _fit(
+        config,
+        pool_target,
+        torch.from_numpy(labels).to(pool_target.device),
+        num_classes=len(classes),
+        draw=draw,
+    )
     asked = np.isin(test.values, classes)
     predicted = _predict(model, target_input(config, whole.test.pairs)[torch.from_numpy(asked)])
     return float((classes[predicted] == test.values[asked]).mean())
@@ -76,7 +83,7 @@ def _fit(
 ) -> Classifier:
     student = new_student(config)
     model = Classifier(student, embedding_dim=student.projector.out_features, num_classes=num_classes)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    place(model, device_of(student))
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=NUM_STEPS + 1)
     rows = numpy_generator(config.seed, "scratch-batches", client=draw)
@@ -97,4 +104,4 @@ def _fit(
 def _predict(model: nn.Module, target: Tensor) -> np.ndarray:
     model.eval()
     scores = torch.cat([model(target[start : start + 256]) for start in range(0, len(target), 256)])
-    return scores.argmax(dim=1).numpy()
+    return scores.argmax(dim=1).cpu().numpy()

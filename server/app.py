@@ -9,8 +9,8 @@ import os
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
-from flwr.app import Context  # noqa: E402 - the environment must be set before
-from flwr.serverapp import Grid, ServerApp  # noqa: E402
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
 
 app = ServerApp()
 

@@ -5,7 +5,6 @@ A checkpoint holds the global weights, the strategy's momenta, the round and the
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -53,7 +52,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     state = {"round": checkpoint.round_index, "events_bytes": checkpoint.events_bytes, "sha256": digests}
     write_json(partial / "state.json", state)
     shutil.rmtree(final, ignore_errors=True)
-    os.replace(partial, final)
+    partial.replace(final)
     _prune(folder)
 
 
@@ -63,7 +62,12 @@ def _prune(folder: Path) -> None:
 
 
 def _finished(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob(f"{PREFIX}*") if path.suffix != ".partial")
+    paths = folder.glob(f"{PREFIX}*")
+    return sorted((path for path in paths if path.name.removeprefix(PREFIX).isdigit()), key=_round_of)
+
+
+def _round_of(path: Path) -> int:
+    return int(path.name.removeprefix(PREFIX))
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
@@ -77,17 +81,20 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     for path in reversed(finished):
         try:
             return _read(path)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             faults.append(f"{path.name}: {error}")
     if faults:
         raise FederationError(
-            f"No checkpoint under {folder} can be read ({'; '.join(faults)}). Start the run again under another name."
+            f"No checkpoint under {folder} can be read ({'; '.join(faults)})."
+            " Start the run again under another name, with --set name=..."
         )
     return None
 
 
 def _read(path: Path) -> Checkpoint:
     state = read_json(path / "state.json")
+    if state["round"] != _round_of(path):
+        raise FederationError(f"state.json is of round {state['round']}")
     tensors = {}
     for name in ("student", "strategy"):
         data = (path / f"{name}.safetensors").read_bytes()

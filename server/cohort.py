@@ -10,6 +10,7 @@ from flwr.supercore.run import Run
 from edgecmd.errors import FederationError
 
 POLL_S = 0.5
+INDEX_TIMEOUT_S = 60.0
 
 
 class CohortGrid(Grid):
@@ -36,7 +37,12 @@ class CohortGrid(Grid):
         return self._grid.run
 
     def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
     ) -> Message:
         """Pass on."""
         return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
@@ -74,5 +80,20 @@ def wait_for_nodes(grid: Grid, *, minimum: int, deadline_s: float) -> list[int]:
         if time.monotonic() - started > deadline_s:
             raise FederationError(
                 f"{len(nodes)} clients connected within {deadline_s:g} s; federation.min_clients={minimum}."
+                " Start more clients, raise federation.deadline_s or lower federation.min_clients."
             )
         time.sleep(min(POLL_S, deadline_s))
+
+
+def ask_indices(grid: Grid, nodes: Iterable[int], *, deadline_s: float) -> dict[int, int]:
+    """Index of the client on each of ``nodes``; nodes that do not answer properly are left out."""
+    messages = [Message(RecordDict({}), node, "query.index") for node in nodes]
+    if not messages:
+        return {}
+    indices = {}
+    for reply in grid.send_and_receive(messages, timeout=min(INDEX_TIMEOUT_S, deadline_s)):
+        metrics = None if reply.has_error() else reply.content.metric_records.get("metrics")
+        client = metrics.get("client") if metrics else None
+        if isinstance(client, int):
+            indices[reply.metadata.src_node_id] = client
+    return indices

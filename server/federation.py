@@ -1,7 +1,9 @@
 """A federation from its settings: initial student, rounds, weights and run folder."""
 
 import logging
+import secrets
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,9 +11,11 @@ from flwr.serverapp import Grid
 
 from edgecmd.assess import validate
 from edgecmd.config import RunConfig
+from edgecmd.files import write_text_atomically
 from edgecmd.models.students import Student
 from edgecmd.runs import new_student, save_student, start_run
 from server.loop import Arrays, Federation, RoundReport, run_rounds
+from server.strategies import build_strategy
 
 Report = Callable[[RoundReport], None]
 
@@ -24,13 +28,24 @@ def quiet_flower() -> None:
 def to_arrays(student: Student) -> dict[str, np.ndarray]:
     """Weights as numpy arrays in the order of their names."""
     state = student.state_dict()
-    return {name: state[name].contiguous().numpy().copy() for name in sorted(state)}
+    return {name: state[name].cpu().contiguous().numpy().copy() for name in sorted(state)}
 
 
 def load_arrays(student: Student, arrays: Arrays) -> Student:
     """Put weights into ``student`` and return it."""
     student.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in arrays.items()})
     return student
+
+
+def run_token(folder: Path) -> str:
+    """Random name of the run in ``folder``, made once: 16 hexadecimal digits, the same after a resume.
+
+    A client keeps its optimiser's state under it, so that another run never finds this one's state.
+    """
+    file = folder / "token"
+    if not file.exists():
+        write_text_atomically(file, secrets.token_hex(8))
+    return file.read_text(encoding="ascii").strip()
 
 
 def federate(grid: Grid, config: RunConfig, *, report: Report | None = None) -> Student:
@@ -42,10 +57,12 @@ def federate(grid: Grid, config: RunConfig, *, report: Report | None = None) -> 
         report: Called after each round.
 
     Raises:
+        ConfigError: A setting of the strategy is wrong; nothing is written then.
         FederationError: A round missed its quorum, or no checkpoint can be read.
     """
     quiet_flower()
     torch.set_num_threads(1)
+    strategy = build_strategy(config)
     folder = start_run(config)
     student = new_student(config)
 
@@ -57,6 +74,8 @@ def federate(grid: Grid, config: RunConfig, *, report: Report | None = None) -> 
     federation = Federation(
         grid=grid,
         config=config.federation,
+        strategy=strategy,
+        token=run_token(folder),
         seed=config.seed,
         folder=folder,
         evaluate=evaluate,

@@ -6,19 +6,34 @@ message. ``tests/server/test_local_grid.py`` fails when either changes.
 
 import itertools
 import multiprocessing
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures import TimeoutError as WaitTimeout
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+
+from edgecmd.errors import FederationError
 
 RUN_ID = 1
 TASK_ID = 1
@@ -46,17 +61,39 @@ def answer(app: ClientApp, message: Message, context: Context) -> Message:
         message.content = copy_records(message.content)
         return app(message=message, context=context)
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+        return failure(message, describe(error))
 
 
-def _serve(content: RecordDict, context: Context) -> RecordDict | str:
+def failure(message: Message, reason: str) -> Message:
+    """The reply of a client that failed."""
+    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+
+def describe(error: Exception) -> str:
+    """Kind and text of an error, as the reason of an error reply."""
+    return f"{type(error).__name__}: {error}"
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the main process, and end with it, even when it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _serve(content: RecordDict, message_type: str, context: Context) -> RecordDict | str:
     """Answer in a worker process, through the project's own client app."""
     from clients.app import app
 
     set_identity()
-    reply = answer(app, Message(content, context.node_id, "train"), context)
-    return reply.error.reason if reply.has_error() else reply.content
+    reply = answer(app, Message(content, context.node_id, message_type), context)
+    return str(reply.error.reason) if reply.has_error() else reply.content
 
 
 class LocalGrid(Grid):
@@ -70,7 +107,12 @@ class LocalGrid(Grid):
     """
 
     def __init__(
-        self, app: ClientApp, contexts: Mapping[int, Context], *, num_workers: int = 1, fault: Fault | None = None
+        self,
+        app: ClientApp,
+        contexts: Mapping[int, Context],
+        *,
+        num_workers: int = 1,
+        fault: Fault | None = None,
     ) -> None:
         self._app, self._contexts, self._fault = app, dict(contexts), fault
         self._run = Run.create_empty(RUN_ID)
@@ -89,7 +131,12 @@ class LocalGrid(Grid):
         return self._run
 
     def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
     ) -> Message:
         """Make a message to a node."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
@@ -121,7 +168,8 @@ class LocalGrid(Grid):
         for message in messages:
             message.metadata.__dict__["_message_id"] = f"m{next(self._ids)}"
         end = None if timeout is None else time.monotonic() + timeout
-        answers = self._answer_here(messages, end) if self._pool is None else self._answer_in_pool(messages, end)
+        pool = self._pool
+        answers = self._answer_in_pool(pool, messages, end) if pool else self._answer_here(messages, end)
         for message, reply in answers:
             reply.metadata.__dict__["_message_id"] = f"r{next(self._ids)}"
             self._replies[message.metadata.message_id] = reply
@@ -133,47 +181,50 @@ class LocalGrid(Grid):
                 return
             error = self._drill(message)
             context = self._contexts[message.metadata.dst_node_id]
-            yield message, answer(_failing(error) if error else self._app, message, context)
+            reply = failure(message, describe(error)) if error else answer(self._app, message, context)
+            if end is None or time.monotonic() <= end:
+                yield message, reply
 
-    def _answer_in_pool(self, messages: list[Message], end: float | None) -> Iterator[tuple[Message, Message]]:
-        assert self._pool is not None
-        futures = [
-            self._pool.submit(_serve, message.content, self._contexts[message.metadata.dst_node_id])
-            for message in messages
-        ]
+    def _answer_in_pool(
+        self, pool: ProcessPoolExecutor, messages: list[Message], end: float | None
+    ) -> Iterator[tuple[Message, Message]]:
+        futures = [self._submit(pool, message) for message in messages]
         for message, future in zip(messages, futures, strict=True):
             try:
                 result = future.result(None if end is None else max(0.0, end - time.monotonic()))
             except WaitTimeout:
                 future.cancel()
                 continue
+            except BrokenProcessPool as error:
+                raise FederationError(
+                    "A worker process was killed, perhaps for lack of memory. Continue with `edgecmd resume`;"
+                    " lower federation.num_workers in the run's config.toml first."
+                ) from error
             if isinstance(result, str):
-                error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, result)
-                yield message, Message(error, reply_to=message)
+                yield message, failure(message, result)
             else:
                 yield message, Message(result, reply_to=message)
 
+    def _submit(self, pool: ProcessPoolExecutor, message: Message) -> Future[RecordDict | str]:
+        error = self._drill(message)
+        if error is not None:
+            failed: Future[RecordDict | str] = Future()
+            failed.set_result(describe(error))
+            return failed
+        context = self._contexts[message.metadata.dst_node_id]
+        return pool.submit(_serve, message.content, message.metadata.message_type, context)
+
     def _drill(self, message: Message) -> Exception | None:
-        if self._fault is None:
+        if self._fault is None or message.metadata.message_type != MessageType.TRAIN:
             return None
         config: Mapping[str, Any] = message.content.config_records["config"]
         return self._fault(int(config["server-round"]), message.metadata.dst_node_id)
 
 
-def _failing(error: Exception) -> ClientApp:
-    """A client app that raises ``error``."""
-    app = ClientApp()
-
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        raise error
-
-    return app
-
-
 def _make_pool(num_workers: int) -> ProcessPoolExecutor:
     """Fresh processes (no fork of a threaded torch), each with one torch thread."""
-    return ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker)
 
 
 @contextmanager

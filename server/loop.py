@@ -7,22 +7,22 @@ the dtype of the weights, a checkpoint a round and the event log.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import FedAvg, FedAvgM
 
 from edgecmd.config import FederationConfig
 from edgecmd.errors import FederationError
 from edgecmd.events import EventLog
 from edgecmd.seeding import numpy_generator
 from server.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
-from server.cohort import CohortGrid, wait_for_nodes
+from server.cohort import CohortGrid, ask_indices, wait_for_nodes
 from server.screening import Rejection, screen
-from server.strategies import build_strategy, from_record, restore_strategy, strategy_tensors, to_record
+from server.strategies import from_record, restore_strategy, strategy_tensors, to_record
 
 Arrays = Mapping[str, np.ndarray]
 Evaluate = Callable[[int, Arrays], Mapping[str, float]]
@@ -61,19 +61,25 @@ class Federation:
 
     Attributes:
         grid: Where the clients are.
-        config: Rounds, cohort, quorum, deadline, strategy.
+        config: Rounds, cohort, quorum, deadline.
+        strategy: Flower's strategy; its momenta change from round to round.
+        token: Name of the run; clients keep the states of different runs apart by it.
         seed: Seed of the run.
         folder: Run folder; checkpoints and events are written into it.
         evaluate: Metrics of the global weights after a round; empty where none are due.
         report: Called after each round.
+        indices: Client of each node that was asked for it.
     """
 
     grid: Grid
     config: FederationConfig
+    strategy: FedAvg
+    token: str
     seed: int
     folder: Path
     evaluate: Evaluate
     report: Callable[[RoundReport], None]
+    indices: dict[int, int] = field(default_factory=dict)
 
 
 def run_rounds(federation: Federation, initial: Arrays) -> Arrays:
@@ -89,51 +95,48 @@ def run_rounds(federation: Federation, initial: Arrays) -> Arrays:
     state = newest_checkpoint(checkpoints)
     if state is None:
         state = Checkpoint(round_index=0, arrays=initial, events_bytes=log.num_bytes())
-    log.cut_back(state.events_bytes)
-    strategy = build_strategy(federation.config)
-    restore_strategy(strategy, state.strategy)
+        save_checkpoint(checkpoints, state)
+    restore_strategy(federation.strategy, state.strategy)
     arrays: Arrays = {name: state.arrays[name] for name in sorted(state.arrays)}
+    if state.round_index < federation.config.num_rounds:
+        log.cut_back(state.events_bytes)
     for round_index in range(state.round_index + 1, federation.config.num_rounds + 1):
-        arrays, report = run_round(federation, strategy, arrays, round_index)
+        arrays, report = run_round(federation, arrays, round_index)
         _log_round(log, report)
-        save_checkpoint(
-            checkpoints,
-            Checkpoint(
-                round_index=round_index,
-                arrays=arrays,
-                strategy=strategy_tensors(strategy),
-                events_bytes=log.num_bytes(),
-            ),
+        state = Checkpoint(
+            round_index=round_index,
+            arrays=arrays,
+            strategy=strategy_tensors(federation.strategy),
+            events_bytes=log.num_bytes(),
         )
+        save_checkpoint(checkpoints, state)
         federation.report(report)
     return arrays
 
 
-def run_round(
-    federation: Federation, strategy: FedAvg, arrays: Arrays, round_index: int
-) -> tuple[Arrays, RoundReport]:
+def run_round(federation: Federation, arrays: Arrays, round_index: int) -> tuple[Arrays, RoundReport]:
     """Ask a cohort, screen its replies, aggregate, evaluate.
 
     Raises:
         FederationError: Fewer usable replies than the quorum; the message has the first client's fault.
     """
-    config, started = federation.config, time.monotonic()
+    config, strategy, started = federation.config, federation.strategy, time.monotonic()
     cohort = draw_cohort(federation, round_index)
     record = to_record(arrays)
     restore_current(strategy, record)
     messages = strategy.configure_train(
-        round_index, record, ConfigRecord({}), CohortGrid(federation.grid, cohort)
+        round_index, record, ConfigRecord({"run": federation.token}), CohortGrid(federation.grid, cohort)
     )
-    replies = list(
-        federation.grid.send_and_receive(
-            sorted(messages, key=lambda message: message.metadata.dst_node_id), timeout=config.deadline_s
-        )
-    )
+    place = {node: index for index, node in enumerate(cohort)}
+    messages = sorted(messages, key=lambda message: place[message.metadata.dst_node_id])
+    replies = list(federation.grid.send_and_receive(messages, timeout=config.deadline_s))
+    replies.sort(key=lambda reply: place[reply.metadata.src_node_id])
     usable, rejected = screen(replies, arrays, max_examples=config.max_examples)
     silent = set(cohort) - {reply.metadata.src_node_id for reply in replies}
     rejected += [
         Rejection(node_id=node, reason=f"no reply within federation.deadline_s={config.deadline_s:g} s")
-        for node in sorted(silent)
+        for node in cohort
+        if node in silent
     ]
     check_quorum(usable, rejected, config=config, round_index=round_index)
     aggregated, _ = strategy.aggregate_train(round_index, usable)
@@ -144,17 +147,26 @@ def run_round(
 
 
 def draw_cohort(federation: Federation, round_index: int) -> list[int]:
-    """Node ids asked in a round: a share of all, drawn from (seed, round)."""
-    config = federation.config
-    nodes = wait_for_nodes(federation.grid, minimum=config.min_clients, deadline_s=config.deadline_s)
-    size = max(config.min_clients, round(len(nodes) * config.client_fraction))
+    """Node ids asked in a round, in the order of their clients: a share drawn from (seed, round).
+
+    Node ids are random in a deployment. Where only a share is asked, nodes are therefore put into
+    the order of their clients' indices first, so that the same clients are drawn in every runtime.
+    """
+    config, grid = federation.config, federation.grid
+    nodes = wait_for_nodes(grid, minimum=config.min_clients, deadline_s=config.deadline_s)
+    size = min(len(nodes), max(config.min_clients, round(len(nodes) * config.client_fraction)))
+    if size == len(nodes):
+        return nodes
+    new = [node for node in nodes if node not in federation.indices]
+    federation.indices.update(ask_indices(grid, new, deadline_s=config.deadline_s))
+    known = sorted((federation.indices[node], node) for node in nodes if node in federation.indices)
     generator = numpy_generator(federation.seed, "cohort", round_index=round_index)
-    return sorted(int(node) for node in generator.permutation(nodes)[:size])
+    return [known[place][1] for place in sorted(generator.permutation(len(known))[:size])]
 
 
 def restore_current(strategy: FedAvg, record: ArrayRecord) -> None:
     """Let FedAvgM step from the weights that were sent, whose dtype the loop keeps."""
-    if hasattr(strategy, "momentum_vector"):
+    if isinstance(strategy, FedAvgM):
         strategy.current_arrays = record
 
 

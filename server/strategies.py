@@ -4,6 +4,7 @@ Cohorts are drawn by the loop, so each strategy is told to ask every client that
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
@@ -18,36 +19,58 @@ from flwr.serverapp.strategy import (
     Krum,
 )
 
-from edgecmd.config import FederationConfig
-from edgecmd.errors import choose
+from edgecmd.config import RunConfig
+from edgecmd.errors import ConfigError, choose
 
-ASK_ALL = {"fraction_train": 1.0, "min_train_nodes": 1, "min_available_nodes": 1, "min_evaluate_nodes": 1}
-
-BUILDERS: dict[str, Callable[[FederationConfig], FedAvg]] = {
-    "fedavg": lambda config: FedAvg(**ASK_ALL),
-    "fedprox": lambda config: FedProx(**ASK_ALL),
-    "fedavgm": lambda config: FedAvgM(
-        **ASK_ALL, server_learning_rate=config.server_learning_rate, server_momentum=config.server_momentum
-    ),
-    "fedadam": lambda config: FedAdam(
-        **ASK_ALL, eta=config.server_learning_rate, beta_1=config.server_momentum, tau=config.server_tau
-    ),
-    "fedyogi": lambda config: FedYogi(
-        **ASK_ALL, eta=config.server_learning_rate, beta_1=config.server_momentum, tau=config.server_tau
-    ),
-    "fedmedian": lambda config: FedMedian(**ASK_ALL),
-    "fedtrimmedavg": lambda config: FedTrimmedAvg(**ASK_ALL, beta=config.trim_fraction),
-    "krum": lambda config: Krum(**ASK_ALL, num_malicious_nodes=config.num_malicious),
+ASK_ALL: dict[str, Any] = {
+    "fraction_train": 1.0,
+    "min_train_nodes": 1,
+    "min_available_nodes": 1,
+    "min_evaluate_nodes": 1,
 }
 
 
-def build_strategy(config: FederationConfig) -> FedAvg:
+def _fedprox(config: RunConfig) -> FedAvg:
+    """FedProx tells the clients its mu each round; without one it would be FedAvg under another name."""
+    if config.distill.proximal_mu == 0:
+        raise ConfigError(
+            "federation.strategy='fedprox' needs distill.proximal_mu above 0; it is 0. Set it, for example to"
+            " 0.01, or choose federation.strategy='fedavg'."
+        )
+    return FedProx(**ASK_ALL, proximal_mu=config.distill.proximal_mu)
+
+
+def _fedavgm(config: RunConfig) -> FedAvg:
+    rate, momentum = config.federation.server_learning_rate, config.federation.server_momentum
+    return FedAvgM(**ASK_ALL, server_learning_rate=rate, server_momentum=momentum)
+
+
+def _adaptive(config: RunConfig, kind: type[FedAdam] | type[FedYogi]) -> FedAvg:
+    settings = config.federation
+    return kind(
+        **ASK_ALL, eta=settings.server_learning_rate, beta_1=settings.server_momentum, tau=settings.server_tau
+    )
+
+
+BUILDERS: dict[str, Callable[[RunConfig], FedAvg]] = {
+    "fedavg": lambda _: FedAvg(**ASK_ALL),
+    "fedprox": _fedprox,
+    "fedavgm": _fedavgm,
+    "fedadam": lambda config: _adaptive(config, FedAdam),
+    "fedyogi": lambda config: _adaptive(config, FedYogi),
+    "fedmedian": lambda _: FedMedian(**ASK_ALL),
+    "fedtrimmedavg": lambda config: FedTrimmedAvg(**ASK_ALL, beta=config.federation.trim_fraction),
+    "krum": lambda config: Krum(**ASK_ALL, num_malicious_nodes=config.federation.num_malicious),
+}
+
+
+def build_strategy(config: RunConfig) -> FedAvg:
     """Make the strategy that ``federation.strategy`` names.
 
     Raises:
-        ConfigError: The name is unknown.
+        ConfigError: The name is unknown, or fedprox has no proximal weight.
     """
-    return choose("federation.strategy", config.strategy, BUILDERS)(config)
+    return choose("federation.strategy", config.federation.strategy, BUILDERS)(config)
 
 
 def strategy_tensors(strategy: FedAvg) -> dict[str, np.ndarray]:
@@ -82,6 +105,8 @@ def to_record(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
 def from_record(record: ArrayRecord, *, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Flower's record as numpy arrays with the names, order and dtypes of ``like``.
 
-    FedAdam turns float32 into float64 under NumPy 2; the cast keeps the payload at four bytes.
+    FedAdam turns float32 into float64 under NumPy 2; the cast keeps the payload at four bytes. What
+    does not fit becomes infinite.
     """
-    return {name: record[name].numpy().astype(value.dtype) for name, value in like.items()}
+    with np.errstate(over="ignore", invalid="ignore"):
+        return {name: record[name].numpy().astype(value.dtype) for name, value in like.items()}

@@ -1,7 +1,6 @@
 """One torch thread, a cache of our own, and Flower's telemetry off, before anything is imported."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -15,8 +14,8 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")
-def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Teacher features of a test session go to a folder of its own."""
     folder = tmp_path_factory.mktemp("cache")
     os.environ["EDGECMD_CACHE"] = str(folder)
-    yield folder
+    return folder

@@ -25,8 +25,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Data sets: list, show, check, build.", no_args_is_help=True, rich_markup_mode=None)
-bench_app = typer.Typer(help="Measurements, as ratios in one run.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(
+    help="Data sets: list, show, check, build.", no_args_is_help=True, rich_markup_mode=None
+)
+bench_app = typer.Typer(
+    help="Measurements, as ratios in one run.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 
@@ -41,7 +45,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def options(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error; allowed anywhere."),
 ) -> None:
     """Federated contrastive cross-modality distillation: unlabelled pairs in, a small ONNX student out."""

@@ -5,12 +5,22 @@ from typing import Annotated
 import typer
 
 from edgecmd.cli.app import bench_app
-from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread, print_json, print_table, read_settings
+from edgecmd.cli.common import (
+    AsJson,
+    ConfigFile,
+    Settings,
+    one_thread,
+    print_json,
+    print_table,
+    read_settings,
+)
 
 
 @bench_app.command()
 def simulate(
-    clients: Annotated[str, typer.Option("--clients", help="Numbers of clients, comma separated.")] = "10,100",
+    clients: Annotated[
+        str, typer.Option("--clients", help="Numbers of clients, comma separated.")
+    ] = "10,100",
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds timed on either side.")] = 10,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Repeats, interleaved.")] = 5,
     config: ConfigFile = None,

@@ -23,7 +23,8 @@ DEFAULT_METHODS = "cmc,cmc+cmd,cmc-anchored,l2,simclr,central:cmc,scratch,teache
 @app.command()
 def compare(
     methods: Annotated[
-        str, typer.Option("--methods", help="Losses (federated), central:<loss>, scratch, teacher, untrained.")
+        str,
+        typer.Option("--methods", help="Losses (federated), central:<loss>, scratch, teacher, untrained."),
     ] = DEFAULT_METHODS,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds from 0.")] = 5,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes at a time.")] = 1,

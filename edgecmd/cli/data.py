@@ -17,8 +17,18 @@ def list_sets() -> None:
         "Data sets",
         ["name", "kind", "pair", "licence"],
         [
-            ["emoji", "real", "image -> line drawing, 2,951 pairs", "MIT (Fluent); Apache-2.0, OFL-1.1 (Noto)"],
-            ["", "public source", "colour pictures of other houses", "CC BY 4.0 (Twemoji, FxEmoji; FxEmoji files also Apache-2.0)"],
+            [
+                "emoji",
+                "real",
+                "image -> line drawing, 2,951 pairs",
+                "MIT (Fluent); Apache-2.0, OFL-1.1 (Noto)",
+            ],
+            [
+                "",
+                "public source",
+                "colour pictures of other houses",
+                "CC BY 4.0 (Twemoji, FxEmoji; FxEmoji files also Apache-2.0)",
+            ],
             ["folder", "yours", "source/<id>.png, target/<id>.png or .npz", "yours"],
         ],
     )
@@ -40,7 +50,11 @@ def show(
     resolved = read_settings(config, settings)
     whole = experiment(resolved.data)
     rows = data_table(whole)
-    print_table(f"{whole.name} ({whole.kind})", [str(key) for key in rows[0]], [[str(v) for v in row.values()] for row in rows])
+    print_table(
+        f"{whole.name} ({whole.kind})",
+        [str(key) for key in rows[0]],
+        [[str(v) for v in row.values()] for row in rows],
+    )
     contact_sheet(whole, out, num=num, seed=resolved.seed)
     say(f"Wrote {out}.")
 

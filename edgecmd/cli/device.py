@@ -69,7 +69,10 @@ def export_run(config: RunConfig, folder: Path, out: Path) -> str:
         limits=ParityLimits(min_cosine=config.export.min_cosine),
     )
     parity, size = report.parity, report.num_bytes["student.onnx"]
-    return f"{size / 1000:.0f} kB, max difference to torch {parity.max_abs:.1e}, R@1 through onnxruntime {parity.metric_onnx:.3f}"
+    return (
+        f"{size / 1000:.0f} kB, max difference to torch {parity.max_abs:.1e},"
+        f" R@1 through onnxruntime {parity.metric_onnx:.3f}"
+    )
 
 
 def fit_head(config: RunConfig, student: "Student") -> "LinearHead | None":

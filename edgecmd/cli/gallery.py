@@ -25,7 +25,9 @@ def write_gallery(config: RunConfig, folder: Path) -> None:
 
     pairs = experiment(config.data).test_strict.pairs
     student = load_student(folder / "student.safetensors")
-    similarity = embedder(student, config)(pairs.target) @ unit_rows(teacher_embedding(config, "test_strict")).T
+    similarity = (
+        embedder(student, config)(pairs.target) @ unit_rows(teacher_embedding(config, "test_strict")).T
+    )
     chosen = np.sort(numpy_generator(config.seed, "gallery").permutation(len(pairs))[:NUM_QUERIES])
     nearest = np.argsort(-similarity[chosen], axis=1, kind="stable")[:, :NUM_FOUND]
     own = similarity[chosen, chosen]

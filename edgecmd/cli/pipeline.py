@@ -11,7 +11,7 @@ from edgecmd.cli.progress import chance, round_line
 from edgecmd.config import RunConfig
 
 if TYPE_CHECKING:
-    from edgecmd.assess import Table
+    from edgecmd.assess import Embed, Table
 
 Result = TypeVar("Result")
 BASELINES = ("l2", "simclr")
@@ -43,13 +43,22 @@ def plan(config: RunConfig) -> None:
     steps = config.federation.num_rounds * config.federation.local_steps
     level = chance(config)
     rows = [
-        ["data", f"{whole.name} ({whole.kind}), {len(whole.train)} training pairs, {len(whole.test)} test pairs"],
+        [
+            "data",
+            f"{whole.name} ({whole.kind}), {len(whole.train)} training pairs, {len(whole.test)} test pairs",
+        ],
         ["public source", f"{len(whole.public)} images ({whole.public.name})"],
         ["clients", f"{len(parts)}, {config.federation.partition}: {min(sizes)} to {max(sizes)} pairs each"],
-        ["skew", f"{label_skew(parts, whole.train_labels):.3f} (mean total variation from the overall labels)"],
+        [
+            "skew",
+            f"{label_skew(parts, whole.train_labels):.3f} (mean total variation from the overall labels)",
+        ],
         ["student", f"{config.student.architecture}, {num_parameters(student):,} parameters"],
         ["loss", config.distill.loss + (f", chance level {level:.2f}" if level is not None else "")],
-        ["rounds", f"{config.federation.num_rounds} of {config.federation.local_steps} local steps = {steps} steps"],
+        [
+            "rounds",
+            f"{config.federation.num_rounds} of {config.federation.local_steps} local steps = {steps} steps",
+        ],
         ["bytes a round", f"{2 * payload * cohort / 1e6:.1f} MB ({cohort} clients, both ways)"],
         ["privacy", "no differential privacy"],
     ]
@@ -97,7 +106,7 @@ def assess_run(config: RunConfig, folder: Path, *, baselines: bool) -> "dict[str
     return tables
 
 
-def teacher_on_target(config: RunConfig) -> "Callable[..., object]":
+def teacher_on_target(config: RunConfig) -> "Embed":
     """The teacher applied to the target modality as it is: grey becomes RGB, nothing is trained."""
     import numpy as np
 
@@ -157,6 +166,8 @@ def show_results(tables: "dict[str, Table]") -> None:
             for column in columns
         ]
         rows.append([name, *cells])
-    titles = [column.replace("recall@", "R@").replace("linear_", "probe k=").replace("_", "-") for column in columns]
+    titles = [
+        column.replace("recall@", "R@").replace("linear_", "probe k=").replace("_", "-") for column in columns
+    ]
     print_table("Unseen concepts (* best of the column)", ["method", *titles], rows)
     say("R@k: retrieval of the own picture; probe k: linear probe on 8 groups with k labels a class.")

@@ -66,11 +66,10 @@ def whole_pipeline(config: RunConfig, *, baselines: bool) -> None:
 @app.command()
 def resume(folder: Folder) -> None:
     """Continue a run that was stopped or killed; it ends bit-identical to one that was not."""
-    from edgecmd.files import read_json
-    from server.simulate import simulate
-
     from edgecmd.cli.pipeline import run_stage
     from edgecmd.cli.progress import round_line
+    from edgecmd.files import read_json
+    from server.simulate import simulate
 
     one_thread()
     config = config_of(folder)
@@ -90,7 +89,9 @@ def config_of(folder: Path) -> RunConfig:
     from edgecmd.settings import load_config
 
     if not (folder / "config.toml").is_file():
-        raise FederationError(f"{folder} is not a run folder: it has no config.toml. `edgecmd run` makes one.")
+        raise FederationError(
+            f"{folder} is not a run folder: it has no config.toml. `edgecmd run` makes one."
+        )
     resolved = folder.resolve()
     return replace(load_config(folder / "config.toml"), out=str(resolved.parent), name=resolved.name)
 

@@ -67,7 +67,9 @@ def _timed(flat: Mapping[str, Any], num_repeats: int) -> dict[str, float]:
         bare.append(time.process_time() - started)
         worst = max(float(np.abs(federated[name] - looped[name]).max()) for name in looped)
         if worst > 1e-3:
-            raise ConfigError(f"The bare loop ended {worst:.2g} away from the grid; the ratio would mean nothing.")
+            raise ConfigError(
+                f"The bare loop ended {worst:.2g} away from the grid; the ratio would mean nothing."
+            )
     ratios = [one / other for one, other in zip(grid, bare)]
     return {
         "ratio_median": statistics.median(ratios),

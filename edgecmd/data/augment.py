@@ -92,7 +92,13 @@ def augment_source(
         generator: Source of randomness.
     """
     moved = random_affine(
-        image_BCHW, max_degrees=12.0, max_shift=0.08, min_scale=0.8, max_scale=1.3, flip=True, generator=generator
+        image_BCHW,
+        max_degrees=12.0,
+        max_shift=0.08,
+        min_scale=0.8,
+        max_scale=1.3,
+        flip=True,
+        generator=generator,
     )
     view = _recolour(moved, generator=generator)
     kind = _uniform(len(view), 0.0, 1.0, generator=generator).view(-1, 1, 1, 1).to(view.device)
@@ -118,7 +124,7 @@ def outlines(image_BCHW: Batch, *, thick: Bool[Tensor, "batch 1 1 1"]) -> Batch:
 
 
 def two_tones(image_BCHW: Batch, *, level: Float[Tensor, "batch 1 1 1"]) -> Batch:
-    """Each image in black and white, cut at ``level`` of its mean channel (soft, so that edges stay smooth)."""
+    """Each image in black and white, cut at ``level`` of its mean channel; soft, so edges stay smooth."""
     grey = image_BCHW.mean(dim=1, keepdim=True)
     return (2.0 * torch.tanh(4.0 * (grey - level))).expand_as(image_BCHW)
 

@@ -20,6 +20,7 @@ from edgecmd.config import DataConfig, RunConfig
 from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.data.partition import partition
+from edgecmd.device import resolve_device
 from edgecmd.distill import LocalData
 from edgecmd.errors import ConfigError
 from edgecmd.features import cached_features, ready_features
@@ -85,7 +86,8 @@ def client_pairs(config: RunConfig, client: int, *, data_dir: str = "") -> tuple
     parts = client_rows(config)
     if not 0 <= client < len(parts):
         raise ConfigError(
-            f"partition-id={client} is outside 0..{len(parts) - 1}; set federation.num_clients to the number of nodes."
+            f"partition-id={client} is outside 0..{len(parts) - 1};"
+            " set federation.num_clients to the number of nodes."
         )
     whole = experiment(config.data)
     ids = tuple(whole.train_ids[row] for row in parts[client]) if whole.train_ids else ()
@@ -101,7 +103,8 @@ def client_holding(config: RunConfig, client: int, *, data_dir: str = "") -> Hol
 
 def target_input(config: RunConfig, pairs: PairedData) -> Float[Tensor, "num channels height width"]:
     """Target images of ``pairs`` as the student sees them."""
-    return to_input(pairs.target, offset=config.data.target_offset, scale=config.data.target_scale)
+    scaled = to_input(pairs.target, offset=config.data.target_offset, scale=config.data.target_scale)
+    return scaled.to(resolve_device(config.device))
 
 
 def pair_features(config: RunConfig, pairs: PairedData, ids: tuple[str, ...]) -> Float[Tensor, "num dim"]:
@@ -117,7 +120,7 @@ def pair_features(config: RunConfig, pairs: PairedData, ids: tuple[str, ...]) ->
         features = ready_features(Path(config.teacher.pair_features), num=num_pairs(config))[rows]
     else:
         features = cached_features(teacher(config.teacher.path), pairs.source, cache_dir=cache_folder())
-    return torch.from_numpy(np.ascontiguousarray(features))
+    return torch.from_numpy(np.ascontiguousarray(features)).to(resolve_device(config.device))
 
 
 def num_pairs(config: RunConfig) -> int:
@@ -146,4 +149,5 @@ def public_anchors(config: RunConfig) -> Float[Tensor, "anchors dim"]:
     """Teacher features of public images chosen by the run's seed; the same on every client."""
     features = _public_features(config)
     chosen = numpy_generator(config.seed, "anchors").permutation(len(features))[: config.distill.num_anchors]
-    return torch.from_numpy(np.ascontiguousarray(features[np.sort(chosen)]))
+    anchors = torch.from_numpy(np.ascontiguousarray(features[np.sort(chosen)]))
+    return anchors.to(resolve_device(config.device))

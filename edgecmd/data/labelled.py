@@ -51,7 +51,9 @@ class LabelledTarget:
         check_images("LabelledTarget.target", self.target)
         for name, labels in self.labels.items():
             if len(labels.values) != len(self.target):
-                raise DataError(f"Labelling {name!r} has {len(labels.values)} rows for {len(self.target)} images.")
+                raise DataError(
+                    f"Labelling {name!r} has {len(labels.values)} rows for {len(self.target)} images."
+                )
 
     def __len__(self) -> int:
         return len(self.target)

@@ -16,8 +16,8 @@ CHUNK = 1024
 
 
 def near_duplicates(
-    test: UInt8[np.ndarray, "num *image"],
-    train: UInt8[np.ndarray, "others *image"],
+    test: Images,
+    train: UInt8[np.ndarray, "others height width channels"],
     *,
     threshold: float = THRESHOLD,
 ) -> Bool[np.ndarray, " num"]:

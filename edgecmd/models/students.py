@@ -105,7 +105,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
-        return x + self.scale * self.second(self.first(x))
+        inner: Tensor = self.second(self.first(x))
+        return x + self.scale * inner
 
 
 class Student(nn.Module):
@@ -135,7 +136,8 @@ class Student(nn.Module):
         """Embed a batch of scaled images."""
         features = self.trunk(image)
         pooled = torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)
-        return self.projector(pooled)
+        embedding: Tensor = self.projector(pooled)
+        return embedding
 
 
 def build_student(

@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import nn
 
 from edgecmd.data.pairs import Images
+from edgecmd.device import device_of
 from edgecmd.errors import DataError, choose
 from edgecmd.files import write_bytes_atomically
 from edgecmd.models.students import Student, StudentSpec, initialise
 from edgecmd.preprocess import source_input
+from edgecmd.tensors import pack, require, unpack
 
 TEACHERS: dict[str, StudentSpec] = {
     "gn-teacher": StudentSpec(family="gn", widths=(32, 64, 128)),
@@ -69,10 +70,13 @@ class Teacher:
 
 
 @torch.no_grad()
-def embed_source(network: nn.Module, images: Images, *, batch_size: int = 256) -> Float[np.ndarray, "num dim"]:
+def embed_source(
+    network: nn.Module, images: Images, *, batch_size: int = 256
+) -> Float[np.ndarray, "num dim"]:
     """Features of RGB images in batches, float32, (N, D)."""
+    device = device_of(network)
     chunks = [
-        network(source_input(images[start : start + batch_size])).numpy()
+        network(source_input(images[start : start + batch_size]).to(device)).cpu().numpy()
         for start in range(0, len(images), batch_size)
     ]
     return np.concatenate(chunks)
@@ -84,8 +88,7 @@ def save_teacher(network: nn.Module, path: Path, *, recipe: Mapping[str, str]) -
     Returns:
         SHA-256 of the file.
     """
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    data = save(tensors, metadata=dict(sorted(recipe.items())))
+    data = pack(network.state_dict(), recipe)
     write_bytes_atomically(path, data)
     return hashlib.sha256(data).hexdigest()
 
@@ -97,33 +100,18 @@ def load_teacher(path: Path | None = None) -> Teacher:
         DataError: The file is missing, not safetensors, or its metadata or tensors do not fit.
     """
     file = path or BUILTIN
-    if not file.is_file():
-        raise DataError(f"teacher.path={str(file)!r} is not a file. Make one with `edgecmd pretrain --out {file}`.")
-    try:
-        with safe_open(file, framework="pt") as opened:
-            recipe = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-    except SafetensorError as error:
-        raise DataError(f"{file} is not a safetensors file ({error}). Make one with `edgecmd pretrain`.") from error
-    return _assemble(file, recipe, tensors)
-
-
-def _assemble(file: Path, recipe: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> Teacher:
-    missing = {"architecture", "embedding_dim"} - recipe.keys()
-    if missing:
-        raise DataError(
-            f"{file} lacks the metadata {', '.join(sorted(missing))}; a teacher states"
-            f" its architecture (one of {', '.join(TEACHERS)}) and its embedding_dim."
-        )
+    advice = f"A teacher is made by `edgecmd pretrain --out {file.name}`; teacher.path names it."
+    tensors, recipe = unpack(file, advice=advice)
+    require(recipe, {"architecture", "embedding_dim"}, path=file, advice=advice)
     dim = int(recipe["embedding_dim"])
     network = build_teacher(recipe["architecture"], embedding_dim=dim, generator=torch.Generator().manual_seed(0))
     try:
-        network.load_state_dict(dict(tensors))
+        network.load_state_dict(tensors)
     except RuntimeError as error:
         raise DataError(f"{file} does not hold the weights of {recipe['architecture']!r}: {error}") from error
     network.eval().requires_grad_(False)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return Teacher(network=network, embedding_dim=dim, sha256=digest, recipe=dict(recipe))
+    return Teacher(network=network, embedding_dim=dim, sha256=digest, recipe=recipe)
 
 
 def recipe_text(settings: Mapping[str, object]) -> str:

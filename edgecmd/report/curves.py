@@ -58,10 +58,11 @@ def validation_curve(rounds: Sequence[Table]) -> Drawing | None:
 
 
 def _by_round(axes: Axes, values: Points, *, label: str, marker: str = "") -> None:
+    first, last = values[0][0], values[-1][0]
     shown = marker or ("o" if len(values) == 1 else "")
     axes.plot(*zip(*values), color=LINES[0], linewidth=2.0, marker=shown, markersize=5)
-    axes.set(xlabel="round", ylabel=label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="round", ylabel=label, xlim=(min(first - 1, 0), last * 1.02))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
 def _ends(values: Points) -> str:
@@ -110,7 +111,9 @@ def label_places(titles: Sequence[str], whole: float | None) -> dict[str, float]
 
 def legend_below(axes: Axes) -> None:
     """A legend of two columns under the chart."""
-    axes.legend(loc="upper center", bbox_to_anchor=(0.46, -0.17), ncols=2, columnspacing=1.5, handlelength=2.9)
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.46, -0.17), ncols=2, columnspacing=1.5, handlelength=2.9
+    )
 
 
 def _banded(axes: Axes, results: Sequence[tuple[float, scores.Score]], *, index: int, name: str) -> None:

@@ -13,14 +13,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 INK, QUIET, GRID = "#1f2328", "#57606a", "#d8dee4"
-STUDENT = "#0b5fa5"
 # Told apart by people who see no red, no green or no blue, and by dash and marker as well.
-LINES = (STUDENT, "#c2410c", "#04724d", "#9d3a8c", "#6b5900", "#555b63", "#7a2e2e", "#2f6f8f")
+LINES = ("#0b5fa5", "#c2410c", "#04724d", "#9d3a8c", "#6b5900", "#555b63", "#7a2e2e", "#2f6f8f")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0, (3, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # Okabe and Ito, for areas.
 AREAS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#4d4d4d")
 REST = "#c4c9cf"
+# Border of the image that was looked for, RGB.
+FRAME = (0, 137, 94)
 WIDTH_INCHES = 4.5
 PNG_DPI = 200
 STYLE = {
@@ -74,7 +75,7 @@ def draw(name: str, paint: Callable[[Axes], None], *, alt: str, height_inches: f
     Guarantees:
         Equal arguments give equal bytes with the same matplotlib.
     """
-    with _style(name):
+    with chart_style(name):
         figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
         axes: Axes = figure.add_subplot()
         paint(axes)
@@ -87,7 +88,8 @@ def to_png(figure: Figure) -> bytes:
 
 
 @contextmanager
-def _style(name: str) -> Iterator[None]:
+def chart_style(name: str) -> Iterator[None]:
+    """Settings of matplotlib within which a picture of that name is made."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         # A class name may be written in letters that the font lacks; the SVG shows them all the same.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
@@ -96,8 +98,12 @@ def _style(name: str) -> Iterator[None]:
 
 def _saved(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
-    nothing = {"Software": None} if kind == "png" else {"Date": None, "Creator": None, "Format": None, "Type": None}
-    figure.savefig(buffer, format=kind, dpi=PNG_DPI if kind == "png" else 72, facecolor="white", metadata=nothing)
+    nothing = (
+        {"Software": None} if kind == "png" else {"Date": None, "Creator": None, "Format": None, "Type": None}
+    )
+    figure.savefig(
+        buffer, format=kind, dpi=PNG_DPI if kind == "png" else 72, facecolor="white", metadata=nothing
+    )
     return buffer.getvalue()
 
 

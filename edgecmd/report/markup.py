@@ -11,10 +11,12 @@ class Cell:
 
     Attributes:
         text: Plain text; escaped when it is written.
+        note: Plain text below it in small letters.
         best: Whether to mark it as the best of its column.
     """
 
     text: str
+    note: str = ""
     best: bool = False
 
 
@@ -63,7 +65,11 @@ def listing(items: Sequence[str]) -> str:
 
 
 def table(
-    caption: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell | str]]], *, numeric: bool = True
+    caption: str,
+    columns: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[Cell | str]]],
+    *,
+    numeric: bool = True,
 ) -> str:
     """A table that scrolls sideways on a narrow screen.
 
@@ -75,11 +81,12 @@ def table(
     """
     head = "".join(f'<th scope="col">{inline(column)}</th>' for column in columns)
     body = "\n".join(
-        f'<tr><th scope="row">{inline(name)}</th>{"".join(_cell(cell) for cell in cells)}</tr>' for name, cells in rows
+        f'<tr><th scope="row">{inline(name)}</th>{"".join(_cell(cell) for cell in cells)}</tr>'
+        for name, cells in rows
     )
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}">'
-        f"<table{_class('numbers' if numeric else '')}><caption>{inline(caption)}</caption>"
+        f"<table{_class('numbers' if numeric else '')}><caption><span>{inline(caption)}</span></caption>"
         f"\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
     )
 
@@ -87,10 +94,11 @@ def table(
 def _cell(cell: Cell | str) -> str:
     if isinstance(cell, str):
         return f"<td>{escape(cell)}</td>"
+    note = f"<small>{escape(cell.note)}</small>" if cell.note else ""
     if not cell.best:
-        return f"<td>{escape(cell.text)}</td>"
-    mark = '<span aria-hidden="true">★&nbsp;</span><span class="unseen">best: </span>'
-    return f'<td class="best">{mark}{escape(cell.text)}</td>'
+        return f"<td>{escape(cell.text)}{note}</td>"
+    mark = '<span aria-hidden="true">★\u00a0</span><span class="unseen">best: </span>'
+    return f'<td class="best">{mark}{escape(cell.text)}{note}</td>'
 
 
 def folded(summary: str, body: str) -> str:

@@ -51,7 +51,6 @@ class RunFiles:
         evaluation: ``evaluation.json``.
         gallery: ``retrieval.npz``.
         export: ``export/report.json``.
-        bundle: Bytes of each file of ``export/``.
     """
 
     name: str
@@ -63,7 +62,6 @@ class RunFiles:
     evaluation: Table
     gallery: Gallery | None
     export: Table
-    bundle: Mapping[str, int]
 
     def setting(self, key: str, default: str = "") -> str:
         """Setting by dotted key as text; ``default`` where ``config.toml`` does not have it."""
@@ -93,7 +91,6 @@ def read_run(folder: Path) -> RunFiles:
         evaluation=_read_table(folder / "evaluation.json"),
         gallery=_read_gallery(folder / "retrieval.npz"),
         export=_read_table(folder / "export" / "report.json"),
-        bundle=_file_sizes(folder / "export"),
     )
 
 
@@ -125,7 +122,9 @@ def _read_table(path: Path) -> Table:
         return {}
     value = read_json(path)
     if not isinstance(value, dict):
-        raise DataError(f"{path} holds a {type(value).__name__}, not a JSON object. Delete it and make it again.")
+        raise DataError(
+            f"{path} holds a {type(value).__name__}, not a JSON object. Delete it and make it again."
+        )
     return value
 
 
@@ -138,10 +137,7 @@ def _read_gallery(path: Path) -> Gallery | None:
         if len({len(array) for array in arrays.values()}) > 1:
             raise ValueError("its arrays have different lengths")
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is damaged ({error}). Delete it, and make it again with `edgecmd run`.") from error
+        raise DataError(
+            f"{path} is damaged ({error}). Delete it, and make it again with `edgecmd run`."
+        ) from error
     return Gallery(**arrays)
-
-
-def _file_sizes(folder: Path) -> dict[str, int]:
-    files = (path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else ()
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(files)}

@@ -21,9 +21,6 @@ class Score:
     value: float
     half: float | None = None
 
-    def __str__(self) -> str:
-        return share(self.value) if self.half is None else f"{share(self.value)} ± {share(self.half)}"
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
@@ -45,6 +42,10 @@ class Column:
         top = max(self.scores.values(), key=lambda score: score.value)
         return len(shown) > 1 and shown.get(method) == share(top.value)
 
+    def winners(self) -> list[str]:
+        """All methods for which `is_best` holds."""
+        return [name for name in self.scores if self.is_best(name)]
+
 
 def methods(evaluation: Table) -> dict[str, Table]:
     """Table of each method, the student first."""
@@ -57,7 +58,9 @@ def columns(evaluation: Table) -> list[Column]:
     tables = methods(evaluation)
     num_test = float(_first(tables, "num_test") or 0)
     found = [
-        _column(f"R@{at}", tables, _plain("retrieval", f"recall@{at}"), chance=at / num_test if num_test else None)
+        _column(
+            f"R@{at}", tables, _plain("retrieval", f"recall@{at}"), chance=at / num_test if num_test else None
+        )
         for at in _ranks(tables)
     ]
     found.append(_column("strict R@1", tables, _plain("retrieval_strict", "recall@1")))
@@ -106,17 +109,17 @@ def few_label_columns(evaluation: Table, labelling: str, probe: str) -> list[Col
 
 def majority(evaluation: Table, labelling: str) -> float | None:
     """Accuracy of always naming the most frequent class."""
-    value = _any_few(evaluation, labelling, "majority")
-    return None if value is None else float(value)
+    return few_label_fact(evaluation, labelling, "majority")
 
 
 def labels_a_class(evaluation: Table, labelling: str) -> float | None:
     """Mean number of labels a class where all of the pool are used."""
-    pool, classes = (_any_few(evaluation, labelling, key) for key in ("num_pool", "num_classes"))
-    return float(pool) / float(classes) if pool and classes else None
+    pool, classes = (few_label_fact(evaluation, labelling, key) for key in ("num_pool", "num_classes"))
+    return pool / classes if pool and classes else None
 
 
-def _any_few(evaluation: Table, labelling: str, key: str) -> float | None:
+def few_label_fact(evaluation: Table, labelling: str, key: str) -> float | None:
+    """A figure of the labels, such as ``num_classes``, from the first method that has it."""
     for table in methods(evaluation).values():
         few = _few(table).get(labelling) or {}
         if key in few:
@@ -145,9 +148,13 @@ def _one_shot_chance(tables: Mapping[str, Table]) -> float | None:
 Lookup = Callable[[Table], Score | None]
 
 
-def _column(title: str, tables: Mapping[str, Table], lookup: Lookup, *, chance: float | None = None) -> Column:
+def _column(
+    title: str, tables: Mapping[str, Table], lookup: Lookup, *, chance: float | None = None
+) -> Column:
     found = {name: lookup(table) for name, table in tables.items()}
-    return Column(title=title, scores={name: one for name, one in found.items() if one is not None}, chance=chance)
+    return Column(
+        title=title, scores={name: one for name, one in found.items() if one is not None}, chance=chance
+    )
 
 
 def _plain(group: str, name: str) -> Lookup:

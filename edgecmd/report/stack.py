@@ -83,8 +83,17 @@ def _stack(axes: Axes, counts: Counts, classes: Sequence[str]) -> None:
         label = f" {name}" if name.startswith("_") else name
         if num <= MAX_BARS:
             axes.bar(
-                np.arange(num), row, bottom=base, width=0.84, color=colour, edgecolor="white", linewidth=0.6, label=label
+                np.arange(num),
+                row,
+                bottom=base,
+                width=0.84,
+                color=colour,
+                edgecolor="white",
+                linewidth=0.6,
+                label=label,
             )
         else:
-            axes.stairs(base + row, np.arange(num + 1) - 0.5, baseline=base, fill=True, color=colour, label=label)
+            axes.stairs(
+                base + row, np.arange(num + 1) - 0.5, baseline=base, fill=True, color=colour, label=label
+            )
         base = base + row

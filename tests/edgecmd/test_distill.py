@@ -50,7 +50,13 @@ ANCHORS = torch.randn(12, 8, generator=generator(3))
 def train(config: DistillConfig, *, steps: int = 40, place: Place = PLACE) -> tuple[float, Student]:
     trained = student()
     loss = distil(
-        trained, data(), ANCHORS, config, num_steps=steps, place=place, optimizer=make_optimizer(trained, config)
+        trained,
+        data(),
+        ANCHORS,
+        config,
+        num_steps=steps,
+        place=place,
+        optimizer=make_optimizer(trained, config),
     )
     return loss, trained
 
@@ -156,7 +162,6 @@ def test_unknown_names_are_refused_with_the_nearest() -> None:
         train(DistillConfig(loss="cmcc"), steps=1)
     with pytest.raises(ConfigError, match="distill.optimizer='adam'.*Did you mean 'adamw'"):
         train(DistillConfig(optimizer="adam"), steps=1)
-
 
 
 def test_ten_steps_have_the_losses_of_the_golden_file() -> None:

@@ -31,9 +31,7 @@ def test_a_constant_embedding_retrieves_nothing() -> None:
 
 def test_one_shot_by_hand() -> None:
     """Concepts 0 and 1 are drawn by both styles; one of the four queries is nearer to the wrong one."""
-    embedding = evaluate.unit_rows(
-        np.asarray([[1, 0], [0, 1], [1, 0.1], [1, 0.9], [1, 1]], dtype=np.float32)
-    )
+    embedding = evaluate.unit_rows(np.asarray([[1, 0], [0, 1], [1, 0.1], [1, 0.9], [1, 1]], dtype=np.float32))
     concept, style = np.asarray([0, 1, 0, 1, 2]), np.asarray([0, 0, 1, 1, 0])
     found = evaluate.one_shot_across_styles(embedding, concept, style)
     assert found == {"one_shot": 0.75, "chance": 0.5, "num_concepts": 2.0}

@@ -60,7 +60,9 @@ def slow_cmc_anchored(s: np.ndarray, t: np.ndarray, u: np.ndarray, tau: float) -
     return out
 
 
-def slow_cmd_anchored(s: np.ndarray, t: np.ndarray, u: np.ndarray, tau: float, teacher_tau: float) -> list[float]:
+def slow_cmd_anchored(
+    s: np.ndarray, t: np.ndarray, u: np.ndarray, tau: float, teacher_tau: float
+) -> list[float]:
     s, t, u = norm(s), norm(t), norm(u)
     out = []
     for i in range(len(s)):

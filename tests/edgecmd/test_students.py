@@ -91,5 +91,7 @@ def test_weights_follow_from_the_generator() -> None:
 
 
 def test_an_unknown_student_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"student.architecture='ws-200' is unknown.*Did you mean 'ws-200k'"):
+    with pytest.raises(
+        ConfigError, match=r"student.architecture='ws-200' is unknown.*Did you mean 'ws-200k'"
+    ):
         make("ws-200")

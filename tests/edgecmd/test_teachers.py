@@ -11,8 +11,10 @@ from edgecmd.config import PretrainConfig
 from edgecmd.data.pairs import PublicSource
 from edgecmd.errors import DataError
 from edgecmd.features import cached_features, ready_features
+from edgecmd.files import write_bytes_atomically
 from edgecmd.models.teachers import build_teacher, load_teacher, save_teacher
 from edgecmd.pretrain import pretrain, recipe
+from edgecmd.tensors import pack
 
 RECIPE = {"architecture": "gn-teacher", "embedding_dim": "8"}
 
@@ -39,7 +41,9 @@ def test_a_teacher_survives_its_file(teacher_file: Path) -> None:
     again = teacher.embed(images(5), batch_size=2)
     assert again.shape == (5, 8)
     np.testing.assert_allclose(teacher.embed(images(5)), again, rtol=1e-4, atol=1e-5)
-    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), teacher.network.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.parameters(), teacher.network.parameters(), strict=True)
+    )
     assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
 
 
@@ -56,7 +60,7 @@ def test_equal_weights_give_equal_bytes(teacher_file: Path, tmp_path: Path) -> N
 
 
 def test_bad_teacher_files_are_named(tmp_path: Path, teacher_file: Path) -> None:
-    with pytest.raises(DataError, match=r"missing.safetensors' is not a file.*edgecmd pretrain"):
+    with pytest.raises(DataError, match=r"missing.safetensors is not a file.*edgecmd pretrain"):
         load_teacher(tmp_path / "missing.safetensors")
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"no tensors")
@@ -64,10 +68,13 @@ def test_bad_teacher_files_are_named(tmp_path: Path, teacher_file: Path) -> None
         load_teacher(broken)
     bare = tmp_path / "bare.safetensors"
     save_file({"x": torch.zeros(1)}, bare)
-    with pytest.raises(DataError, match="lacks the metadata architecture, embedding_dim"):
+    with pytest.raises(DataError, match="does not say what it holds"):
+        load_teacher(bare)
+    write_bytes_atomically(bare, pack({"x": torch.zeros(1)}, {"embedding_dim": "8"}))
+    with pytest.raises(DataError, match="lacks the metadata architecture"):
         load_teacher(bare)
     wrong = tmp_path / "wrong.safetensors"
-    save_file({"x": torch.zeros(1)}, wrong, metadata=RECIPE)
+    write_bytes_atomically(wrong, pack({"x": torch.zeros(1)}, RECIPE))
     with pytest.raises(DataError, match="does not hold the weights of 'gn-teacher'"):
         load_teacher(wrong)
 

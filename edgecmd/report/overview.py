@@ -1,0 +1,124 @@
+"""The top of the page: the result in one sentence, and the four steps with their key numbers."""
+
+from collections.abc import Sequence
+from html import escape
+
+from edgecmd.report import scores
+from edgecmd.report.markup import inline
+from edgecmd.report.numbers import data_size, share
+from edgecmd.report.read import RunFiles
+
+Fact = tuple[str, str]
+
+
+def summary(run: RunFiles) -> str:
+    """The result in one sentence of plain text."""
+    told = [column for column in scores.columns(run.evaluation) if "student" in column.scores]
+    if not told:
+        return _unfinished(run)
+    main = told[0]
+    chance = "" if main.chance is None else f" (chance {share(main.chance)})"
+    return f"{_claim(run, main)}{chance}{_against(main)}."
+
+
+def _unfinished(run: RunFiles) -> str:
+    if not run.rounds:
+        return "No round is finished yet, so there is no result."
+    last = run.rounds[-1]
+    num = f"{len(run.rounds)} rounds are" if len(run.rounds) > 1 else "1 round is"
+    return f"{num} finished, the last with loss {last['loss']:.3f}; nothing is evaluated yet."
+
+
+def _claim(run: RunFiles, column: scores.Column) -> str:
+    value = share(column.scores["student"].value)
+    if column.title == "R@1":
+        num = f"{run.evaluation['student'].get('num_test', 0):,}"
+        return (
+            f"The student ranks the matching source image first for a share of {value} of {num} test images,"
+            " all of concepts that no training pair shows"
+        )
+    return f"On concepts that no training pair shows, the student reaches {value} in {column.title}"
+
+
+def _against(column: scores.Column) -> str:
+    """What the best baseline does, also where it does better."""
+    others = {name: score.value for name, score in column.scores.items() if name != "student"}
+    if not others:
+        return "; no baseline was run"
+    name = max(others, key=lambda one: others[one])
+    own, best = share(column.scores["student"].value), share(others[name])
+    if best == own:
+        return f"; the baseline {name} has the same"
+    if others[name] > column.scores["student"].value:
+        return f"; the baseline {name} is better, with {best}"
+    return f"; the best baseline, {name}, has {best}"
+
+
+def steps(run: RunFiles) -> str:
+    """The four steps of the pipeline as a row of cards."""
+    cards = (
+        ("Teacher", _teacher(run)),
+        ("Federated distillation", _distillation(run)),
+        ("Evaluation", _evaluation(run)),
+        ("Export", _export(run)),
+    )
+    items = "\n".join(_card(index, title, facts) for index, (title, facts) in enumerate(cards, start=1))
+    return f'<ol class="steps">\n{items}\n</ol>'
+
+
+def _card(index: int, title: str, facts: Sequence[Fact]) -> str:
+    lines = "".join(f"<div><dt>{inline(name)}</dt><dd>{escape(value)}</dd></div>" for value, name in facts)
+    return f'<li><p class="step">Step {index}</p><h3>{escape(title)}</h3><dl>{lines}</dl></li>'
+
+
+def _teacher(run: RunFiles) -> list[Fact]:
+    if run.setting("teacher.pair_features"):
+        kind = "ready features"
+    else:
+        kind = "own file" if run.setting("teacher.path") else "built in"
+    facts = [(kind, "frozen teacher of the source images")]
+    if "embedding_dim" in run.export:
+        facts.append((str(run.export["embedding_dim"]), "numbers a feature"))
+    raw = _score(run, "teacher as it is", "R@1")
+    return facts + ([(raw, "R@1 of the teacher itself on target images")] if raw else [])
+
+
+def _distillation(run: RunFiles) -> list[Fact]:
+    if not run.rounds:
+        return [("–", "no round finished")]
+    last, total = run.rounds[-1], sum(float(event.get("bytes") or 0) for event in run.rounds)
+    chance = run.evaluation.get("chance_loss")
+    level = "" if chance is None else f" (chance {chance:.3f})"
+    return [
+        (f"{last.get('clients', '?')} × {len(run.rounds)}", "clients × rounds"),
+        (f"{last['loss']:.3f}", f"last loss{level}"),
+        (data_size(total), "sent both ways in all"),
+    ]
+
+
+def _evaluation(run: RunFiles) -> list[Fact]:
+    titles = {
+        "R@1": "R@1 on unseen concepts",
+        "strict R@1": "R@1, look-alikes left out",
+        "one-shot": "one-shot across styles",
+    }
+    facts = [(_score(run, "student", title), text) for title, text in titles.items()]
+    return [fact for fact in facts if fact[0]] or [("–", "not evaluated")]
+
+
+def _export(run: RunFiles) -> list[Fact]:
+    if not run.export:
+        return [("–", "not exported")]
+    model = (run.export.get("files") or {}).get("student.onnx")
+    parity = run.export.get("parity") or {}
+    facts = [(data_size(model["bytes"]), "student.onnx")] if model else []
+    if "min_cosine" in parity:
+        facts.append((f"{parity['min_cosine']:.8f}", "smallest cosine to the trained student"))
+    return facts or [("done", "bundle written")]
+
+
+def _score(run: RunFiles, method: str, title: str) -> str:
+    for column in scores.columns(run.evaluation):
+        if column.title == title and method in column.scores:
+            return share(column.scores[method].value)
+    return ""

@@ -1,0 +1,77 @@
+"""The page itself: head, style, sections, and the files it is written to."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from edgecmd.files import write_bytes_atomically, write_text_atomically
+from edgecmd.report.markup import Section
+from edgecmd.report.overview import steps, summary
+from edgecmd.report.read import RunFiles, read_run
+from edgecmd.report.sections import SECTIONS
+
+STYLE_FILE = Path(__file__).with_name("style.css")
+# Nothing may be fetched, whatever stands in the page.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``report.html``, and its charts as PNG files below ``figures``.
+
+    Args:
+        folder: Run folder. Every file in it may be missing; its section then says which command makes it.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        DataError: The folder does not exist, or a file in it is damaged.
+
+    Guarantees:
+        The page is one file that asks nothing of any server and runs no script. Equal inputs give
+        equal bytes with the same matplotlib. Texts of the run are escaped.
+    """
+    folder = Path(folder)
+    run = read_run(folder)
+    parts = [make(run) for make in SECTIONS]
+    for _, drawings in parts:
+        for drawing in drawings:
+            write_bytes_atomically(folder / "figures" / f"{drawing.name}.png", drawing.png)
+    path = folder / "report.html"
+    write_text_atomically(path, page(run, [section for section, _ in parts]))
+    return path
+
+
+def page(run: RunFiles, sections: Sequence[Section]) -> str:
+    """The whole page as HTML."""
+    name = escape(run.name)
+    links = "".join(f'<li><a href="#{one.anchor}">{escape(one.title)}</a></li>' for one in sections)
+    body = "\n".join(section.html() for section in sections)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light">
+<title>{name} - edgecmd report</title>
+<link rel="icon" href="data:,">
+<style>
+{STYLE_FILE.read_text(encoding="utf-8").strip()}
+</style>
+</head>
+<body>
+<a class="skip" href="#results">Skip to the results</a>
+<header>
+<p class="kind">edgecmd report</p>
+<h1>{name}</h1>
+<p class="summary">{escape(summary(run))}</p>
+</header>
+<main>
+{steps(run)}
+<nav aria-label="Sections"><ul>{links}</ul></nav>
+{body}
+</main>
+</body>
+</html>
+"""

@@ -1,0 +1,116 @@
+"""A federation whose clients do arithmetic that can be checked by hand, on the real loop and grid."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from edgecmd.config import FederationConfig, RunConfig
+from edgecmd.settings import load_config
+from server.local_grid import Fault, local_grid
+from server.loop import Federation, RoundReport
+from server.strategies import build_strategy
+
+Weights = dict[str, np.ndarray]
+TOKEN = "0123456789abcdef"
+
+
+def start() -> Weights:
+    """Global weights before the first round; names on purpose not in the order of the alphabet."""
+    return {
+        "stem.weight": np.array([[1.0, -2.0], [0.5, 4.0]], dtype=np.float32),
+        "bias": np.array([0.25, -0.75, 3.0], dtype=np.float32),
+    }
+
+
+def records(
+    arrays: Mapping[str, np.ndarray], *, client: int, num_examples: int = 10, loss: float = 1.0
+) -> RecordDict:
+    """What a well-behaved client answers."""
+    metrics = MetricRecord({"num-examples": num_examples, "loss": loss, "client": client})
+    return RecordDict(
+        {"arrays": ArrayRecord({name: Array(value) for name, value in arrays.items()}), "metrics": metrics}
+    )
+
+
+def app_of(step: Callable[[Weights, int, int], RecordDict]) -> ClientApp:
+    """Client app that answers ``step(weights, round, client)``."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        arrays = message.content.array_records["arrays"]
+        weights = {name: arrays[name].numpy() for name in arrays}
+        round_index = int(message.content.config_records["config"]["server-round"])
+        content = step(weights, round_index, int(context.node_config["partition-id"]))
+        return Message(content, reply_to=message)
+
+    @app.query("index")
+    def index(message: Message, context: Context) -> Message:
+        metrics = MetricRecord({"client": int(context.node_config["partition-id"])})
+        return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+    return app
+
+
+def drift(weights: Weights, round_index: int, client: int) -> RecordDict:
+    """Every client moves each weight by another amount in each round."""
+    moved = {
+        name: value + np.float32(0.01 * (client + 1) * (-1) ** round_index + 0.002 * round_index)
+        for name, value in weights.items()
+    }
+    return records(moved, client=client, num_examples=10 * (client + 1), loss=1.0 / (client + 1))
+
+
+def contexts(num_clients: int, *, first_node: int = 100, step: int = 1) -> dict[int, Context]:
+    """Contexts of clients 0, 1, ... on nodes ``first_node``, ``first_node + step``, ..."""
+    return {
+        first_node + step * client: Context(
+            run_id=1,
+            node_id=first_node + step * client,
+            node_config={"partition-id": client, "num-partitions": num_clients},
+            state=RecordDict(),
+            run_config={},
+        )
+        for client in range(num_clients)
+    }
+
+
+def run_config(*changes: str) -> RunConfig:
+    """Settings by their keys within ``federation``, or with the section named."""
+    return load_config(None, [one if "." in one.split("=")[0] else f"federation.{one}" for one in changes])
+
+
+@contextmanager
+def federation(
+    folder: Path,
+    *changes: str,
+    step: Callable[[Weights, int, int], RecordDict] = drift,
+    fault: Fault | None = None,
+    nodes: Mapping[int, Context] | None = None,
+    report: Callable[[RoundReport], None] = lambda _: None,
+) -> Iterator[Federation]:
+    """A federation of ``federation.num_clients`` hand-made clients."""
+    config = run_config(*changes)
+    folder.mkdir(exist_ok=True)
+    around = nodes if nodes is not None else contexts(config.federation.num_clients)
+    with local_grid(app_of(step), around, fault=fault) as grid:
+        yield Federation(
+            grid=grid,
+            config=config.federation,
+            strategy=build_strategy(config),
+            token=TOKEN,
+            seed=config.seed,
+            folder=folder,
+            evaluate=lambda *_: {},
+            report=report,
+        )
+
+
+def with_rounds(config: FederationConfig, num_rounds: int) -> FederationConfig:
+    """The same federation over another number of rounds."""
+    return replace(config, num_rounds=num_rounds)

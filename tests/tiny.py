@@ -1,0 +1,50 @@
+"""A made-up data set of noise images and a federation on it that runs in a fraction of a second."""
+
+from pathlib import Path
+
+import numpy as np
+
+from edgecmd.config import RunConfig
+from edgecmd.settings import load_config
+
+NUM_PAIRS = 60
+SIDE = 16
+NUM_CLIENTS = 4
+
+
+def write_pairs(path: Path, *, num_pairs: int = NUM_PAIRS) -> Path:
+    """Write an .npz of pairs with labels, and public images, all noise."""
+    noise = np.random.default_rng(7)
+    np.savez(
+        path,
+        source=noise.integers(0, 256, (num_pairs, SIDE, SIDE, 3), dtype=np.uint8),
+        target=noise.integers(0, 256, (num_pairs, SIDE, SIDE, 1), dtype=np.uint8),
+        public=noise.integers(0, 256, (24, SIDE, SIDE, 3), dtype=np.uint8),
+        label=np.array([f"class-{row % 5}" for row in range(num_pairs)]),
+    )
+    return path
+
+
+def settings_of(pairs: Path, out: Path) -> list[str]:
+    """Overrides of the tiny federation."""
+    return [
+        'data.name="folder"',
+        f'data.path="{pairs}"',
+        f"data.image_size={SIDE}",
+        "data.strict=false",
+        'student.architecture="ws-50k"',
+        'device="cpu"',
+        "distill.batch_size=8",
+        "distill.num_anchors=16",
+        f"federation.num_clients={NUM_CLIENTS}",
+        "federation.num_rounds=3",
+        "federation.local_steps=2",
+        "evaluate.every_rounds=0",
+        f'out="{out}"',
+        'name="tiny"',
+    ]
+
+
+def tiny_config(pairs: Path, out: Path, *changes: str) -> RunConfig:
+    """Settings of the tiny federation."""
+    return load_config(None, [*settings_of(pairs, out), *changes])
