@@ -46,7 +46,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     partial.mkdir(parents=True)
     digests = {}
     for name, tensors in (("student", checkpoint.arrays), ("strategy", checkpoint.strategy)):
-        data = save({key: np.ascontiguousarray(value) for key, value in tensors.items()})
+        # Not ascontiguousarray, which turns a scalar into a vector.
+        data = save({key: np.asarray(value, order="C") for key, value in tensors.items()})
         write_bytes_atomically(partial / f"{name}.safetensors", data)
         digests[name] = hashlib.sha256(data).hexdigest()
     state = {"round": checkpoint.round_index, "events_bytes": checkpoint.events_bytes, "sha256": digests}

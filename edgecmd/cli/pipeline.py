@@ -125,11 +125,16 @@ def _federated_baseline(config: RunConfig, folder: Path, loss: str) -> "Table":
     from edgecmd.assess import assess, embedder
     from server.simulate import simulate
 
+    cross_modal = loss != "simclr"
     other = replace(
-        config, name=loss, out=str(folder / "baselines"), distill=replace(config.distill, loss=loss)
+        config,
+        name=loss,
+        out=str(folder / "baselines"),
+        distill=replace(config.distill, loss=loss),
+        evaluate=config.evaluate if cross_modal else replace(config.evaluate, every_rounds=0),
     )
     student = simulate(other, report=round_line(other, prefix=f"{loss}: "))
-    return assess(embedder(student, other), other, cross_modal=loss != "simclr")
+    return assess(embedder(student, other), other, cross_modal=cross_modal)
 
 
 def scratch_table(config: RunConfig) -> "Table":

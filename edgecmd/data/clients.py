@@ -145,6 +145,7 @@ def _public_features(config: RunConfig) -> np.ndarray:
     return cached_features(teacher(config.teacher.path), public.images, cache_dir=cache_folder())
 
 
+@lru_cache(maxsize=2)
 def public_anchors(config: RunConfig) -> Float[Tensor, "anchors dim"]:
     """Teacher features of public images chosen by the run's seed; the same on every client."""
     features = _public_features(config)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -24,7 +25,7 @@ REST = "#c4c9cf"
 FRAME = (0, 137, 94)
 WIDTH_INCHES = 4.5
 PNG_DPI = 200
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
     "text.color": INK,
@@ -111,12 +112,20 @@ def _inline_svg(data: bytes, name: str, alt: str) -> str:
     """SVG for use inside HTML: no prolog, no namespaces, ids of its own, scales with the page."""
     text = data.decode()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    # matplotlib's own style sheet would hold for the whole page; the page has its rules for .chart.
+    text = re.sub(
+        r"<metadata>.*?</metadata>\s*|<style.*?</style>\s*|<!--.*?-->\s*", "", text, flags=re.DOTALL
+    )
     text = re.sub(r'(<g|<clipPath|<path|<pattern)( [^<>]*?)?\bid="', rf'\1\2id="{name}-', text)
     text = re.sub(r'xlink:href="#', f'href="#{name}-', text)
     text = text.replace("url(#", f"url(#{name}-")
+    text = re.sub(r'(?<= )(?:d|x|y|transform)="[^"]*"', lambda found: _rounded(found.group()), text)
     box = re.search(r'viewBox="[^"]*"', text)
     assert box is not None
     head = f'<svg class="chart" role="img" aria-label="{escape(alt)}" {box.group()}>'
     return head + text[text.index(">") + 1 :].strip()
+
+
+def _rounded(coordinates: str) -> str:
+    """Coordinates to a hundredth of a point, which is finer than any screen."""
+    return re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found.group()):.2f}", coordinates)

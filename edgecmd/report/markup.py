@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import TypeAlias
+
+from edgecmd.report.drawing import Drawing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,6 +23,9 @@ class Cell:
     best: bool = False
 
 
+Row: TypeAlias = tuple[str, Sequence[Cell | str]]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
     """One section of the page.
@@ -28,11 +34,13 @@ class Section:
         anchor: Its id.
         title: Plain text.
         body: HTML.
+        drawings: The pictures in it, which are also written as PNG files.
     """
 
     anchor: str
     title: str
     body: str
+    drawings: tuple[Drawing, ...] = ()
 
     def html(self) -> str:
         """The section as HTML."""
@@ -64,13 +72,7 @@ def listing(items: Sequence[str]) -> str:
     return "<ul>" + "".join(f"<li>{inline(item)}</li>" for item in items) + "</ul>"
 
 
-def table(
-    caption: str,
-    columns: Sequence[str],
-    rows: Sequence[tuple[str, Sequence[Cell | str]]],
-    *,
-    numeric: bool = True,
-) -> str:
+def table(caption: str, columns: Sequence[str], rows: Sequence[Row], *, numeric: bool = True) -> str:
     """A table that scrolls sideways on a narrow screen.
 
     Args:

@@ -2,6 +2,8 @@
 
 import math
 
+NOTHING = "\u2013"
+
 
 def share(value: float) -> str:
     """A share between 0 and 1 with three decimals; more where three would show nothing but zeros."""
@@ -25,3 +27,14 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def plain(value: object) -> str:
+    """A setting or a figure of any type; `NOTHING` where there is none."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.9g}"
+    if isinstance(value, list):
+        return ", ".join(plain(one) for one in value)
+    return NOTHING if value is None or value == "" else str(value)

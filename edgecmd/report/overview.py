@@ -1,13 +1,15 @@
 """The top of the page: the result in one sentence, and the four steps with their key numbers."""
 
+import math
 from collections.abc import Sequence
 from html import escape
 
 from edgecmd.report import scores
 from edgecmd.report.markup import inline
-from edgecmd.report.numbers import data_size, share
+from edgecmd.report.numbers import NOTHING, data_size, share
 from edgecmd.report.read import RunFiles
 
+TIMES = "\u00d7"
 Fact = tuple[str, str]
 
 
@@ -85,12 +87,12 @@ def _teacher(run: RunFiles) -> list[Fact]:
 
 def _distillation(run: RunFiles) -> list[Fact]:
     if not run.rounds:
-        return [("–", "no round finished")]
-    last, total = run.rounds[-1], sum(float(event.get("bytes") or 0) for event in run.rounds)
+        return [(NOTHING, "no round finished")]
+    last, total = run.rounds[-1], math.fsum(event.get("bytes") or 0 for event in run.rounds)
     chance = run.evaluation.get("chance_loss")
     level = "" if chance is None else f" (chance {chance:.3f})"
     return [
-        (f"{last.get('clients', '?')} × {len(run.rounds)}", "clients × rounds"),
+        (f"{last.get('clients', '?')} {TIMES} {len(run.rounds)}", f"clients {TIMES} rounds"),
         (f"{last['loss']:.3f}", f"last loss{level}"),
         (data_size(total), "sent both ways in all"),
     ]
@@ -103,15 +105,15 @@ def _evaluation(run: RunFiles) -> list[Fact]:
         "one-shot": "one-shot across styles",
     }
     facts = [(_score(run, "student", title), text) for title, text in titles.items()]
-    return [fact for fact in facts if fact[0]] or [("–", "not evaluated")]
+    return [fact for fact in facts if fact[0]] or [(NOTHING, "not evaluated")]
 
 
 def _export(run: RunFiles) -> list[Fact]:
     if not run.export:
-        return [("–", "not exported")]
+        return [(NOTHING, "not exported")]
     model = (run.export.get("files") or {}).get("student.onnx")
     parity = run.export.get("parity") or {}
-    facts = [(data_size(model["bytes"]), "student.onnx")] if model else []
+    facts = [(data_size(float(model["bytes"])), "student.onnx")] if model else []
     if "min_cosine" in parity:
         facts.append((f"{parity['min_cosine']:.8f}", "smallest cosine to the trained student"))
     return facts or [("done", "bundle written")]

@@ -5,11 +5,26 @@ from html import escape
 from pathlib import Path
 
 from edgecmd.files import write_bytes_atomically, write_text_atomically
+from edgecmd.report.about import environment, limits, settings
 from edgecmd.report.markup import Section
 from edgecmd.report.overview import steps, summary
+from edgecmd.report.process import costs, dropped, export, partition, training
 from edgecmd.report.read import RunFiles, read_run
-from edgecmd.report.sections import SECTIONS
+from edgecmd.report.results import few_labels, results, retrieval
 
+SECTIONS = (
+    results,
+    training,
+    few_labels,
+    retrieval,
+    partition,
+    costs,
+    dropped,
+    export,
+    settings,
+    environment,
+    limits,
+)
 STYLE_FILE = Path(__file__).with_name("style.css")
 # Nothing may be fetched, whatever stands in the page.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -33,12 +48,12 @@ def write_report(folder: Path) -> Path:
     """
     folder = Path(folder)
     run = read_run(folder)
-    parts = [make(run) for make in SECTIONS]
-    for _, drawings in parts:
-        for drawing in drawings:
+    sections = [make(run) for make in SECTIONS]
+    for section in sections:
+        for drawing in section.drawings:
             write_bytes_atomically(folder / "figures" / f"{drawing.name}.png", drawing.png)
     path = folder / "report.html"
-    write_text_atomically(path, page(run, [section for section, _ in parts]))
+    write_text_atomically(path, page(run, sections))
     return path
 
 

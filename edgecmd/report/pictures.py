@@ -55,7 +55,8 @@ def picture(image: Image, *, alt: str, kind: str = "") -> str:
     data = base64.b64encode(png_file(as_rgb(image))).decode()
     name = f' class="{escape(kind)}"' if kind else ""
     height, width = image.shape[:2]
-    return f'<img{name} width="{width}" height="{height}" alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+    size = f'width="{width}" height="{height}"'
+    return f'<img{name} {size} alt="{escape(alt)}" src="data:image/png;base64,{data}">'
 
 
 def _grid_html(gallery: Gallery) -> str:
@@ -64,7 +65,7 @@ def _grid_html(gallery: Gallery) -> str:
     head = "".join(f'<th scope="col">{title}</th>' for title in heads)
     rows = "\n".join(_row_html(gallery, index) for index in range(len(gallery.query)))
     return (
-        '<table class="gallery"><caption class="unseen">Queries, their own images and the nearest images</caption>'
+        '<table class="gallery"><caption class="unseen">Queries, own images, nearest images</caption>'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>"
     )
 
@@ -73,13 +74,15 @@ def _row_html(gallery: Gallery, index: int) -> str:
     number, rank = index + 1, int(gallery.rank[index])
     query = picture(gallery.query[index], alt=f"Query {number}")
     truth = picture(gallery.truth[index], alt=f"Own image of query {number}")
+    found = '<span class="unseen">own image found </span>'
     cells = [
-        f'<th scope="row">{query}<span><span class="unseen">own image found </span>{rank_in_words(rank)}</span></th>',
+        f'<th scope="row">{query}<span>{found}{rank_in_words(rank)}</span></th>',
         f"<td>{truth}</td>",
     ]
     for place, image in enumerate(gallery.found[index], start=1):
         right = place == rank
-        alt = f"Found {rank_in_words(place)} for query {number}: {'the own image' if right else 'another image'}"
+        what = "the own image" if right else "another image"
+        alt = f"Found {rank_in_words(place)} for query {number}: {what}"
         cells.append(f"<td>{picture(image, alt=alt, kind='right' if right else '')}</td>")
     return "<tr>" + "".join(cells) + "</tr>"
 
@@ -93,7 +96,7 @@ def _grid_png(gallery: Gallery) -> bytes:
     for row in range(num):
         images = [gallery.query[row], gallery.truth[row], *gallery.found[row]]
         for column, image in enumerate(images):
-            framed = column - 1 == gallery.rank[row] and column >= 2
+            framed = column >= 2 and column - 1 == int(gallery.rank[row])
             top, left = HEADING_PX + GAP_PX + row * cell, GAP_PX + column * cell
             tile = _tile(as_rgb(image), framed=framed)
             canvas[top : top + len(tile), left : left + len(tile)] = tile

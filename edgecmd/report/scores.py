@@ -1,7 +1,7 @@
 """Numbers of the student beside those of the baselines, and which is best."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgecmd.report.numbers import share
 from edgecmd.report.read import Table
@@ -56,7 +56,7 @@ def methods(evaluation: Table) -> dict[str, Table]:
 def columns(evaluation: Table) -> list[Column]:
     """Every metric that at least one method has, in the order of the page."""
     tables = methods(evaluation)
-    num_test = float(_first(tables, "num_test") or 0)
+    num_test = max((int(table.get("num_test") or 0) for table in tables.values()), default=0)
     found = [
         _column(
             f"R@{at}", tables, _plain("retrieval", f"recall@{at}"), chance=at / num_test if num_test else None
@@ -64,21 +64,18 @@ def columns(evaluation: Table) -> list[Column]:
         for at in _ranks(tables)
     ]
     found.append(_column("strict R@1", tables, _plain("retrieval_strict", "recall@1")))
-    one_shot = _column("one-shot", tables, _plain("one_shot", "one_shot"), chance=_one_shot_chance(tables))
-    found.append(one_shot)
+    found.append(_column("one-shot", tables, _plain("one_shot", "one_shot"), chance=_one_shot_chance(tables)))
     labelling = main_labelling(evaluation)
-    floor = majority(evaluation, labelling)
     found += [
-        _column(f"probe {label}", tables, _probe(labelling, "linear", label), chance=floor)
-        for label in num_labels(evaluation, labelling, "linear")
+        replace(column, title=f"probe {column.title}")
+        for column in few_label_columns(evaluation, labelling, "linear")
     ]
     return [column for column in found if column.scores]
 
 
 def main_labelling(evaluation: Table) -> str:
     """The labelling that the main table and the chart show: the coarsest there is."""
-    have = {name for table in methods(evaluation).values() for name, few in _few(table).items() if few}
-    return next((name for name in LABELLINGS if name in have), next(iter(sorted(have)), ""))
+    return next(iter(labellings(evaluation)), "")
 
 
 def labellings(evaluation: Table) -> list[str]:
@@ -129,10 +126,6 @@ def few_label_fact(evaluation: Table, labelling: str, key: str) -> float | None:
 
 def _few(table: Table) -> Table:
     return table.get("few_labels") or {}
-
-
-def _first(tables: Mapping[str, Table], key: str) -> float | None:
-    return next((table[key] for table in tables.values() if table.get(key) is not None), None)
 
 
 def _ranks(tables: Mapping[str, Table]) -> list[int]:

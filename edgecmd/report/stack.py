@@ -14,6 +14,8 @@ from edgecmd.report.drawing import AREAS, REST, Drawing, draw
 from edgecmd.report.read import Table
 
 MAX_BARS = 40
+MAX_TICKS = 12
+TICK_STEPS = tuple(digit * 10**power for power in range(7) for digit in (1, 2, 5))
 UNLABELLED = "(unlabelled)"
 OTHER = "(other classes)"
 
@@ -33,7 +35,7 @@ def partition_chart(partition: Table) -> Drawing | None:
         _stack(axes, counts, classes)
         axes.set(xlabel="client", ylabel="pairs", xlim=(-0.5, len(table) - 0.5))
         axes.grid(axis="x", visible=False)
-        step = -(-len(table) // 20)
+        step = next(one for one in TICK_STEPS if len(table) <= MAX_TICKS * one)
         axes.set_xticks(range(0, len(table), step), [str(row["client"]) for row in table[::step]])
         legend_below(axes)
 

@@ -39,7 +39,7 @@ values = st.fixed_dictionaries(
             {"learning_rate": st.floats(0, 100), "keep_optimizer": st.booleans()}
         ),
         "federation": st.fixed_dictionaries(
-            {"alpha": st.floats(1e-3, 1e6), "max_examples": st.integers(0, 2**53)}
+            {"alpha": st.floats(1e-3, 1e6), "max_examples": st.integers(1, 2**53)}
         ),
         "evaluate": st.fixed_dictionaries(
             {"num_labels": st.lists(st.integers(0, 10**6), max_size=5).map(tuple)}

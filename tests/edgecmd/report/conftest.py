@@ -1,6 +1,7 @@
 """A made-up run folder: ten clients, sixty rounds, a student, five baselines."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from edgecmd.config import FederationConfig, RunConfig
 from edgecmd.events import EventLog
 from edgecmd.files import write_json, write_text_atomically
+from edgecmd.report import write_report
 from edgecmd.settings import to_toml
 from edgecmd.statistics import mean_interval
 
@@ -151,13 +153,29 @@ def export_record() -> dict[str, object]:
     }
 
 
-@pytest.fixture
-def finished(tmp_path: Path) -> Path:
-    """A finished run."""
-    return make_run(tmp_path / "demo")
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with its report; not to be changed."""
+    folder = make_run(tmp_path_factory.mktemp("runs") / "demo")
+    write_report(folder)
+    return folder
 
 
 @pytest.fixture
-def numbers(finished: Path) -> dict:
-    """Its ``evaluation.json``."""
-    return json.loads((finished / "evaluation.json").read_text())
+def source(reported: Path) -> str:
+    """The page of `reported`."""
+    return (reported / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def finished(reported: Path, tmp_path: Path) -> Path:
+    """A finished run without a report, to be changed."""
+    return shutil.copytree(
+        reported, tmp_path / "demo", ignore=shutil.ignore_patterns("report.html", "figures")
+    )
+
+
+@pytest.fixture
+def numbers(reported: Path) -> dict:
+    """``evaluation.json`` of `finished` and `reported`."""
+    return json.loads((reported / "evaluation.json").read_text())

@@ -1,0 +1,59 @@
+"""Sections on what stands behind the numbers: settings, environment, limits."""
+
+from collections.abc import Iterator, Mapping
+
+from edgecmd.report.markup import Row, Section, folded, listing, missing, table
+from edgecmd.report.numbers import plain
+from edgecmd.report.read import RunFiles, Table
+
+ICONS = (
+    "The pairs are icons: colour pictures of emoji and line drawings of the same emoji, both made by the"
+    " artists of one house. They are neither photographs nor free-hand sketches, and numbers on them do"
+    " not say how well the method does there."
+)
+LIMITS = (
+    "The labels that the probes use are held by whoever deploys the student. The clients' pairs have"
+    " none, and the concepts of pairs, labels and test are all different.",
+    "No differential privacy was used. Pairs stay with their client, but the weights that a client sends"
+    " can tell something about them, and nothing here bounds how much.",
+    "This is one run with one seed. Intervals are over draws of labels only; `edgecmd compare` repeats a"
+    " run with several seeds.",
+    "The baselines that train in a federation use the settings of this run with another loss; they were"
+    " not tuned by themselves.",
+    "Times are those of the machine that ran this; they are not the times of a device.",
+)
+
+
+def settings(run: RunFiles) -> Section:
+    """Every setting but the folder that the run was written to, folded."""
+    anchor, title = "settings", "Settings"
+    if not run.settings:
+        return Section(anchor=anchor, title=title, body=missing("config.toml", command="edgecmd run"))
+    rows: list[Row] = [(key, [plain(value)]) for key, value in flat(run.settings) if key != "out"]
+    numbers = table("config.toml", ["setting", "value"], rows, numeric=False)
+    return Section(anchor=anchor, title=title, body=folded(f"All {len(rows)} settings", numbers))
+
+
+def environment(run: RunFiles) -> Section:
+    """Versions and machine."""
+    anchor, title = "environment", "Environment"
+    if not run.environment:
+        return Section(anchor=anchor, title=title, body=missing("environment.json", command="edgecmd run"))
+    rows: list[Row] = [(key, [plain(value)]) for key, value in flat(run.environment)]
+    body = table("environment.json", ["what", "value"], rows, numeric=False)
+    return Section(anchor=anchor, title=title, body=body)
+
+
+def limits(run: RunFiles) -> Section:
+    """What the numbers do not say."""
+    items = [ICONS, *LIMITS] if run.setting("data.name") == "emoji" else LIMITS
+    return Section(anchor="limits", title="Limits", body=listing(items))
+
+
+def flat(nested: Table, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted key and value of nested tables."""
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

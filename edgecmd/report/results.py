@@ -1,0 +1,148 @@
+"""Sections with results: the student against baselines, few labels, what it finds."""
+
+from edgecmd.report import scores
+from edgecmd.report.curves import few_labels_curve
+from edgecmd.report.markup import (
+    Cell,
+    Row,
+    Section,
+    figure,
+    folded,
+    listing,
+    missing,
+    paragraph,
+    side_by_side,
+    table,
+)
+from edgecmd.report.numbers import NOTHING, share
+from edgecmd.report.pictures import gallery_drawing
+from edgecmd.report.read import RunFiles, Table
+
+EVALUATE = "edgecmd evaluate --baselines RUN_FOLDER"
+METHODS = {
+    "l2": "the same federation with the squared distance to the teacher's feature as loss",
+    "simclr": "the same federation with SimCLR on the target alone, without a teacher; it has no retrieval",
+    "teacher as it is": "the teacher applied to the target images, nothing trained",
+    "untrained": "the student with its first, random weights",
+    "scratch": "the student trained on the few labels alone, without distillation",
+}
+PROBES = {"linear": "linear probe", "knn": "nearest neighbours"}
+
+
+def results(run: RunFiles) -> Section:
+    """The student against the baselines."""
+    title, columns = "Student against baselines", scores.columns(run.evaluation)
+    if not columns:
+        return Section(anchor="results", title=title, body=missing("evaluation.json", command=EVALUATE))
+    first = run.evaluation.get("student") or {}
+    source = f"{first.get('data', '?')} ({first.get('kind', '?')} pairs)"
+    body = [
+        paragraph(f"Data: {source}, {first.get('num_test', 0):,} test pairs."),
+        score_table("Results on unseen concepts; ★ marks the best of a column", columns, run.evaluation),
+        listing([*_metrics(run.evaluation), *_known_methods(run.evaluation)]),
+    ]
+    return Section(anchor="results", title=title, body="\n".join(body))
+
+
+def _metrics(evaluation: Table) -> list[str]:
+    """What the columns mean."""
+    notes = [
+        "`R@k`: share of test images whose own source image is among the k nearest."
+        " `strict`: without targets that look like a training target.",
+        "`one-shot`: one labelled example a concept in one style, tested on another style.",
+    ]
+    labelling = scores.main_labelling(evaluation)
+    if labelling:
+        notes.append(
+            f"`probe k`: accuracy of a linear probe on `{labelling}`{_num_classes(evaluation, labelling)}"
+            " with k labels a class, mean ± half of the 95% interval over draws of the labels."
+        )
+    return notes
+
+
+def _known_methods(evaluation: Table) -> list[str]:
+    return [f"`{name}`: {METHODS[name]}." for name in scores.methods(evaluation) if name in METHODS]
+
+
+def score_table(caption: str, columns: list[scores.Column], evaluation: Table) -> str:
+    """Methods by metrics, the best of each column marked, chance in the last row."""
+    rows: list[Row] = [
+        (name, [_cell(column, name) for column in columns])
+        for name in scores.methods(evaluation)
+        if any(name in column.scores for column in columns)
+    ]
+    chance = [NOTHING if column.chance is None else share(column.chance) for column in columns]
+    return table(caption, ["method", *(column.title for column in columns)], [*rows, ("chance", chance)])
+
+
+def _cell(column: scores.Column, name: str) -> Cell | str:
+    if name not in column.scores:
+        return NOTHING
+    score = column.scores[name]
+    note = "" if score.half is None else f"± {share(score.half)}"
+    return Cell(text=share(score.value), note=note, best=column.is_best(name))
+
+
+def few_labels(run: RunFiles) -> Section:
+    """Accuracy by number of labels, as a chart and as tables."""
+    anchor, title = "labels", "Accuracy by number of labels"
+    if not run.evaluation:
+        return Section(anchor=anchor, title=title, body=missing("evaluation.json", command=EVALUATE))
+    labelling = scores.main_labelling(run.evaluation)
+    drawing = few_labels_curve(run.evaluation, labelling)
+    if drawing is None:
+        sentence = paragraph("The data have no labels that a probe could use.", kind="missing")
+        return Section(anchor=anchor, title=title, body=sentence)
+    caption = (
+        f"Linear probe on `{labelling}`{_num_classes(run.evaluation, labelling)}. Bands are 95% intervals"
+        " over draws of the labels; `all` stands at the mean number of labels a class."
+    )
+    beside = side_by_side(figure(drawing.html, caption=caption), _winners(run.evaluation, labelling))
+    body = beside + "\n" + folded("All numbers, with nearest neighbours", _all_tables(run.evaluation))
+    return Section(anchor=anchor, title=title, body=body, drawings=(drawing,))
+
+
+def _num_classes(evaluation: Table, labelling: str) -> str:
+    num = scores.few_label_fact(evaluation, labelling, "num_classes")
+    return "" if num is None else f" ({num:.0f} classes)"
+
+
+def _winners(evaluation: Table, labelling: str) -> str:
+    """Which method is best with how many labels, beside the student."""
+    if len(scores.methods(evaluation)) < 2:
+        return ""
+    rows: list[Row] = [
+        (column.title, [_best(column), _cell(column, "student")])
+        for column in scores.few_label_columns(evaluation, labelling, "linear")
+    ]
+    return table("Best linear probe by labels a class", ["labels", "best", "student"], rows)
+
+
+def _best(column: scores.Column) -> Cell:
+    top = max(score.value for score in column.scores.values())
+    return Cell(text=share(top), note=", ".join(column.winners()) or "nothing else was run")
+
+
+def _all_tables(evaluation: Table) -> str:
+    tables = [
+        score_table(f"Accuracy on {one}, {PROBES[probe]}, by labels a class", columns, evaluation)
+        for one in scores.labellings(evaluation)
+        for probe in PROBES
+        if (columns := scores.few_label_columns(evaluation, one, probe))
+    ]
+    return "\n".join(tables)
+
+
+def retrieval(run: RunFiles) -> Section:
+    """Queries with what the student found for them."""
+    anchor, title = "retrieval", "What the student finds"
+    if run.gallery is None:
+        return Section(anchor=anchor, title=title, body=missing("retrieval.npz", command="edgecmd run"))
+    drawing, ranks = gallery_drawing(run.gallery), run.gallery.rank
+    text = (
+        "Each row: a test image of an unseen concept, the source image that it belongs to, and the nearest"
+        " source images. The own one has a green frame, and its place stands below the query."
+        f" Here it comes first for {int((ranks == 1).sum())} of {len(ranks)}."
+        " The rows were drawn by the seed, without looking at the result."
+    )
+    return Section(anchor=anchor, title=title, body=paragraph(text) + drawing.html, drawings=(drawing,))

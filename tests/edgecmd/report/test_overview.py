@@ -1,0 +1,54 @@
+"""The sentence on top and the cards of the steps."""
+
+from dataclasses import replace
+
+import pytest
+
+from edgecmd.report.overview import steps, summary
+from edgecmd.report.read import RunFiles, read_run
+
+
+@pytest.fixture
+def run(reported) -> RunFiles:
+    return read_run(reported)
+
+
+def judged(run: RunFiles, numbers: dict, **recalls: float) -> str:
+    """Summary when the student and l2 have these R@1."""
+    for name, value in recalls.items():
+        table = numbers["student"] if name == "student" else numbers["baselines"][name]
+        table["retrieval"]["recall@1"] = value
+    return summary(replace(run, evaluation=numbers))
+
+
+def test_the_best_baseline_stands_beside_the_student(run, numbers):
+    assert judged(run, numbers).endswith("(chance 0.001); the best baseline, l2, has 0.287.")
+
+
+def test_a_better_baseline_is_named_as_such(run, numbers):
+    assert judged(run, numbers, l2=0.5).endswith("; the baseline l2 is better, with 0.500.")
+
+
+def test_a_draw_at_the_precision_that_is_shown(run, numbers):
+    assert judged(run, numbers, student=0.50004, l2=0.49996).endswith("; the baseline l2 has the same.")
+
+
+def test_one_round(run):
+    sentence = summary(replace(run, evaluation={}, rounds=run.rounds[:1]))
+    assert sentence == "1 round is finished, the last with loss 3.948; nothing is evaluated yet."
+
+
+@pytest.mark.parametrize(
+    ("teacher", "text"),
+    [
+        ({}, "built in"),
+        ({"path": "mine.safetensors"}, "own file"),
+        ({"pair_features": "a.npy", "public_features": "b.npy"}, "ready features"),
+    ],
+)
+def test_kind_of_teacher(run, teacher, text):
+    assert f"<dd>{text}</dd>" in steps(replace(run, settings={"teacher": teacher}))
+
+
+def test_an_export_report_of_another_kind_does_no_harm(run):
+    assert "<dd>done</dd>" in steps(replace(run, export={"format": 9}))
