@@ -95,9 +95,9 @@ class PretrainConfig:
     """Of AdamW."""
     temperature: float = 0.2
     """Of NT-Xent."""
-    line_share: float = 0.5
+    line_share: float = 0.0
     """Share of the views that are reduced to outlines, so that the teacher looks at shape."""
-    ink_share: float = 0.15
+    ink_share: float = 0.0
     """Share of the views that are reduced to black and white areas."""
     seed: int = 0
     """Of weights, batches and views."""

@@ -121,17 +121,33 @@ class Place:
     total_steps: int
 
 
+def _adamw(student: nn.Module, config: DistillConfig) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(student.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def _sgd(student: nn.Module, config: DistillConfig) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        student.parameters(), lr=config.learning_rate, momentum=0.9, weight_decay=config.weight_decay
+    )
+
+
+OPTIMIZERS: dict[str, Callable[[nn.Module, DistillConfig], torch.optim.Optimizer]] = {
+    "adamw": _adamw,
+    "sgd": _sgd,
+}
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda share: (1.0 + math.cos(math.pi * share)) / 2.0,
+    "constant": lambda _: 1.0,
+}
+
+
 def learning_rate_at(config: DistillConfig, *, step: int, total_steps: int) -> float:
     """Learning rate of optimiser step ``step`` of ``total_steps``: a linear rise, then the schedule.
 
     Raises:
         ConfigError: The schedule is unknown.
     """
-    schedules: dict[str, Callable[[float], float]] = {
-        "cosine": lambda share: (1.0 + math.cos(math.pi * share)) / 2.0,
-        "constant": lambda _: 1.0,
-    }
-    schedule = choose("distill.schedule", config.schedule, schedules)
+    schedule = choose("distill.schedule", config.schedule, SCHEDULES)
     warmup = max(1, round(WARMUP_SHARE * total_steps))
     rise = min(1.0, (step + 1) / warmup)
     return config.learning_rate * rise * schedule(step / max(1, total_steps))
@@ -143,15 +159,7 @@ def make_optimizer(student: nn.Module, config: DistillConfig) -> torch.optim.Opt
     Raises:
         ConfigError: The optimiser is unknown.
     """
-    makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "adamw": lambda: torch.optim.AdamW(
-            student.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        ),
-        "sgd": lambda: torch.optim.SGD(
-            student.parameters(), lr=config.learning_rate, momentum=0.9, weight_decay=config.weight_decay
-        ),
-    }
-    return choose("distill.optimizer", config.optimizer, makers)()
+    return choose("distill.optimizer", config.optimizer, OPTIMIZERS)(student, config)
 
 
 def batches(num: int, *, batch_size: int, generator: np.random.Generator) -> Iterator[np.ndarray]:

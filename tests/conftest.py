@@ -7,8 +7,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from edgecmd.config import RunConfig
 
 torch.set_num_threads(1)
 
@@ -19,3 +24,24 @@ def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     os.environ["EDGECMD_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A data file of eighty pairs and an untrained teacher."""
+    from edgecmd.models.teachers import build_teacher, save_teacher
+    from shapes import write_pairs
+
+    folder = tmp_path_factory.mktemp("tiny")
+    network = build_teacher("gn-teacher", embedding_dim=16, generator=torch.Generator().manual_seed(0))
+    recipe = {"architecture": "gn-teacher", "embedding_dim": "16"}
+    save_teacher(network, folder / "teacher.safetensors", recipe=recipe)
+    return write_pairs(folder / "pairs.npz"), folder / "teacher.safetensors"
+
+
+@pytest.fixture
+def tiny(tiny_files: tuple[Path, Path], tmp_path: Path) -> "RunConfig":
+    """A run on the tiny data that takes a second."""
+    from shapes import shapes_config
+
+    return shapes_config(*tiny_files, tmp_path / "runs")

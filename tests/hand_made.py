@@ -23,6 +23,7 @@ def start() -> Weights:
     """Global weights before the first round; names on purpose not in the order of the alphabet."""
     return {
         "stem.weight": np.array([[1.0, -2.0], [0.5, 4.0]], dtype=np.float32),
+        "scale": np.array(1.5, dtype=np.float32),
         "bias": np.array([0.25, -0.75, 3.0], dtype=np.float32),
     }
 
@@ -33,7 +34,10 @@ def records(
     """What a well-behaved client answers."""
     metrics = MetricRecord({"num-examples": num_examples, "loss": loss, "client": client})
     return RecordDict(
-        {"arrays": ArrayRecord({name: Array(value) for name, value in arrays.items()}), "metrics": metrics}
+        {
+            "arrays": ArrayRecord({name: Array(np.asarray(value)) for name, value in arrays.items()}),
+            "metrics": metrics,
+        }
     )
 
 

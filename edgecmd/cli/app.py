@@ -7,6 +7,7 @@ contradict a guarantee; 4 data; 5 the federation; 6 the export; 130 stopped by C
 import os
 import sys
 import traceback
+from typing import Annotated
 
 import typer
 
@@ -35,7 +36,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 
 
-def _version(value: bool) -> None:
+def _version(value: bool | None) -> None:
     if value:
         from edgecmd import __version__
 
@@ -45,10 +46,12 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def options(
-    version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Print the version."
-    ),
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error; allowed anywhere."),
+    version: Annotated[
+        bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = None,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; allowed anywhere.")
+    ] = False,
 ) -> None:
     """Federated contrastive cross-modality distillation: unlabelled pairs in, a small ONNX student out."""
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import click
 import typer
 
 from edgecmd.cli.app import app
@@ -98,14 +99,11 @@ def fit_head(config: RunConfig, student: "Student") -> "LinearHead | None":
     return LinearHead(weight=weight.astype(np.float32), bias=bias.astype(np.float32), names=names)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def infer(
-    context: typer.Context,
-    model: Annotated[Path, typer.Argument(help="student.onnx of a bundle.")],
-    images: Annotated[list[Path], typer.Argument(help="Pictures of the target modality.")],
-) -> None:
-    """Embed or classify pictures with an exported file (the bundle's own infer.py)."""
+@app.command(
+    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def infer(context: click.Context) -> None:
+    """Embed or classify pictures with an exported file; the same words as the bundle's own infer.py."""
     from export.device.infer import main
 
-    code = main([str(model), *map(str, images), *context.args])
-    raise typer.Exit(code)
+    raise typer.Exit(main(context.args))

@@ -28,13 +28,38 @@ def run_stage(folder: Path, name: str, work: Callable[[], Result]) -> Result:
     return result
 
 
+def check_names(config: RunConfig) -> None:
+    """Refuse a misspelt choice before anything runs.
+
+    Raises:
+        ConfigError: With the setting, the options and the nearest name.
+    """
+    from edgecmd.data.experiment import LOADERS
+    from edgecmd.data.partition import PARTITIONS
+    from edgecmd.device import resolve_device
+    from edgecmd.distill import OBJECTIVES, OPTIMIZERS, SCHEDULES
+    from edgecmd.errors import choose
+    from edgecmd.models.students import STUDENTS
+    from server.strategies import BUILDERS
+
+    choose("data.name", config.data.name, LOADERS)
+    choose("student.architecture", config.student.architecture, STUDENTS)
+    choose("distill.loss", config.distill.loss, OBJECTIVES)
+    choose("distill.optimizer", config.distill.optimizer, OPTIMIZERS)
+    choose("distill.schedule", config.distill.schedule, SCHEDULES)
+    choose("federation.partition", config.federation.partition, PARTITIONS)
+    choose("federation.strategy", config.federation.strategy, BUILDERS)
+    resolve_device(config.device)
+
+
 def plan(config: RunConfig) -> None:
-    """Print the partition, the student and the bytes of a round; write ``partition.json``."""
+    """Print the partition, the student and the bytes of a round."""
     from edgecmd.data.clients import client_rows, experiment
     from edgecmd.data.partition import label_skew
     from edgecmd.models.students import num_parameters
     from edgecmd.runs import new_student
 
+    check_names(config)
     whole, parts = experiment(config.data), client_rows(config)
     student = new_student(config)
     sizes = [len(part) for part in parts]

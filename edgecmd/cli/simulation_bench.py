@@ -73,7 +73,9 @@ def _timed(flat: Mapping[str, Any], num_repeats: int) -> dict[str, float]:
         bare.append(time.process_time() - started)
         away = distance(federated, looped) / distance(looped, start)
         if away > MAX_DISTANCE:
-            raise ConfigError(f"The bare loop ended {away:.1%} of its way off the grid; no ratio was measured.")
+            raise ConfigError(
+                f"The bare loop ended {away:.1%} of its way off the grid; no ratio was measured."
+            )
     ratios = [one / other for one, other in zip(grid, bare)]
     return {
         "ratio_median": statistics.median(ratios),

@@ -104,7 +104,9 @@ def load_teacher(path: Path | None = None) -> Teacher:
     tensors, recipe = unpack(file, advice=advice)
     require(recipe, {"architecture", "embedding_dim"}, path=file, advice=advice)
     dim = int(recipe["embedding_dim"])
-    network = build_teacher(recipe["architecture"], embedding_dim=dim, generator=torch.Generator().manual_seed(0))
+    network = build_teacher(
+        recipe["architecture"], embedding_dim=dim, generator=torch.Generator().manual_seed(0)
+    )
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from tiny import write_pairs
+
+from tests.tiny_federation import write_pairs
 
 
 @pytest.fixture(scope="session")

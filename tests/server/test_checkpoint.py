@@ -123,7 +123,8 @@ def test_damage_falls_back_to_the_previous_checkpoint(tmp_path: Path, name: str,
 
 
 @pytest.mark.parametrize(
-    "state", [[], 5, {}, {"round": 1}, {"round": 2, "sha256": None, "events_bytes": 0}, {"round": 2, "sha256": {}}]
+    "state",
+    [[], 5, {}, {"round": 1}, {"round": 2, "sha256": None, "events_bytes": 0}, {"round": 2, "sha256": {}}],
 )
 def test_a_state_file_with_other_content_counts_as_damaged(tmp_path: Path, state: object) -> None:
     for round_index in (1, 2):

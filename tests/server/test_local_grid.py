@@ -14,12 +14,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.clientapp import ClientApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
-from hand_made import TOKEN, Weights, app_of, contexts, drift, records
 
 from edgecmd.errors import FederationError
 from server.cohort import CohortGrid, ask_indices
 from server.local_grid import RUN_ID, LocalGrid, copy_records, local_grid, set_identity
 from server.strategies import to_record
+from tests.hand_made import TOKEN, Weights, app_of, contexts, drift, records
 
 WEIGHTS = {"w": np.array([1.0, 2.0], np.float32)}
 
@@ -163,7 +163,9 @@ def test_nodes_that_do_not_know_their_index_are_left_out() -> None:
     def index(message: Message, context: Context) -> Message:
         if context.node_id == 101:
             return Message(Error(3, "failed"), reply_to=message)
-        return Message(records(WEIGHTS, client=4) if context.node_id == 102 else RecordDict({}), reply_to=message)
+        return Message(
+            records(WEIGHTS, client=4) if context.node_id == 102 else RecordDict({}), reply_to=message
+        )
 
     assert ask_indices(LocalGrid(app, contexts(3)), [100, 101, 102], deadline_s=5.0) == {102: 4}
 
@@ -238,12 +240,13 @@ def test_workers_end_with_a_process_that_is_killed(stand_in: Path) -> None:
 
 
 @needs_proc
-def test_a_killed_worker_is_an_error_of_the_federation(stand_in: Path) -> None:
-    def kill_one() -> None:
-        os.kill(busy_workers(stand_in)[0], signal.SIGKILL)
+def test_killed_workers_are_an_error_of_the_federation(stand_in: Path) -> None:
+    def kill_workers() -> None:
+        for pid in busy_workers(stand_in):
+            os.kill(pid, signal.SIGKILL)
 
     with local_grid(ClientApp(), contexts(2), num_workers=2) as grid:
-        killer = threading.Thread(target=kill_one)
+        killer = threading.Thread(target=kill_workers)
         killer.start()
         with pytest.raises(FederationError, match="A worker process was killed.*edgecmd resume"):
             list(grid.send_and_receive([to_node(100), to_node(101)]))

@@ -5,10 +5,10 @@ import io
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from hand_made import records, start
 
 from server.local_grid import set_identity
 from server.screening import screen
+from tests.hand_made import records, start
 
 GOOD = start()
 MAX_EXAMPLES = 1000

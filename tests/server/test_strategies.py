@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg, FedProx
-from hand_made import Weights, app_of, contexts, drift, federation, records, run_config, start
 
 from edgecmd.errors import ConfigError
 from server.local_grid import LocalGrid
 from server.loop import run_rounds
 from server.strategies import BUILDERS, build_strategy, from_record, restore_strategy, strategy_tensors
+from tests.hand_made import Weights, app_of, contexts, drift, federation, records, run_config, start
 
 # Weights of the two clients, as multiples added to what they were sent, in rounds 1 and 2.
 STEPS = ((0.1, -0.3), (0.2, 0.05))
@@ -77,9 +77,7 @@ def test_fedavg_adds_the_mean_move(tmp_path: Path) -> None:
 def test_fedavgm(tmp_path: Path, rate: float, momentum: float) -> None:
     """Hsu et al. 2019: ``v = momentum v + move`` (v = move at first), ``w += rate v``."""
 
-    def rule(
-        weights: np.ndarray, move: np.ndarray, moments: dict[str, np.ndarray], index: int
-    ) -> np.ndarray:
+    def rule(weights: np.ndarray, move: np.ndarray, moments: dict[str, np.ndarray], index: int) -> np.ndarray:
         moments["v"] = momentum * moments.get("v", np.zeros_like(move)) + move
         return weights + rate * moments["v"]
 
@@ -93,9 +91,7 @@ ADAPTIVE = ["server_learning_rate=0.05", "server_momentum=0.8", "server_tau=0.01
 def test_fedadam(tmp_path: Path) -> None:
     """Reddi et al. 2021, with Adam's bias correction as Flower 1.41 has it: exponent round + 1."""
 
-    def rule(
-        weights: np.ndarray, move: np.ndarray, moments: dict[str, np.ndarray], index: int
-    ) -> np.ndarray:
+    def rule(weights: np.ndarray, move: np.ndarray, moments: dict[str, np.ndarray], index: int) -> np.ndarray:
         zero = np.zeros_like(move)
         moments["m"] = 0.8 * moments.get("m", zero) + 0.2 * move
         moments["v"] = 0.99 * moments.get("v", zero) + 0.01 * move**2
@@ -108,9 +104,7 @@ def test_fedadam(tmp_path: Path) -> None:
 def test_fedyogi(tmp_path: Path) -> None:
     """Reddi et al. 2021: ``v -= 0.01 move^2 sign(v - move^2)``."""
 
-    def rule(
-        weights: np.ndarray, move: np.ndarray, moments: dict[str, np.ndarray], index: int
-    ) -> np.ndarray:
+    def rule(weights: np.ndarray, move: np.ndarray, moments: dict[str, np.ndarray], index: int) -> np.ndarray:
         second = moments.get("v", np.zeros_like(move))
         moments["m"] = 0.8 * moments.get("m", np.zeros_like(move)) + 0.2 * move
         moments["v"] = second - 0.01 * move**2 * np.sign(second - move**2)

@@ -1,9 +1,8 @@
-"""A tiny experiment: twelve-pixel-wide shapes would do, sixteen is the smallest side that is allowed."""
+"""A tiny experiment of rectangles and their outlines, and a run on it that takes a second."""
 
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from edgecmd.config import (
     DataConfig,
@@ -13,6 +12,7 @@ from edgecmd.config import (
     PretrainConfig,
     RunConfig,
     StudentConfig,
+    TeacherConfig,
 )
 
 
@@ -31,11 +31,9 @@ def shapes(num: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return source, target, wide
 
 
-@pytest.fixture(scope="session")
-def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_pairs(path: Path) -> Path:
     """An .npz of eighty pairs with labels, owners and a public set."""
     source, target, wide = shapes(80, seed=0)
-    path = tmp_path_factory.mktemp("data") / "pairs.npz"
     np.savez(
         path,
         source=source,
@@ -48,13 +46,13 @@ def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def tiny(pairs_file: Path, tmp_path: Path) -> RunConfig:
+def shapes_config(pairs: Path, teacher: Path, out: Path) -> RunConfig:
     """A run that takes a second."""
     return RunConfig(
         name="tiny",
-        out=str(tmp_path / "runs"),
-        data=DataConfig(name="folder", path=str(pairs_file), image_size=16, strict=False),
+        out=str(out),
+        teacher=TeacherConfig(path=str(teacher)),
+        data=DataConfig(name="folder", path=str(pairs), image_size=16, strict=False),
         student=StudentConfig(architecture="ws-50k"),
         pretrain=PretrainConfig(num_steps=2, batch_size=8, embedding_dim=16),
         distill=DistillConfig(batch_size=8, num_anchors=16),

@@ -1,0 +1,172 @@
+"""The command line as a user types it, in this process; bad input gives one line and an exit code."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgecmd.cli.app import main
+from edgecmd.config import RunConfig
+from edgecmd.settings import to_toml
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """Exit code of one command."""
+    monkeypatch.setattr(sys, "argv", ["edgecmd", *words])
+    try:
+        main()
+    except SystemExit as leave:
+        return int(leave.code or 0)
+    return 0
+
+
+@pytest.fixture
+def settings_file(tiny: RunConfig, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(to_toml(tiny), encoding="utf-8")
+    return path
+
+
+def test_the_whole_pipeline_writes_every_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings_file: Path, tiny: RunConfig
+) -> None:
+    assert run(monkeypatch, "run", "--config", str(settings_file)) == 0
+    folder = Path(tiny.out) / "tiny"
+    names = ["config.toml", "environment.json", "events.jsonl", "student.safetensors", "evaluation.json"]
+    names += ["partition.json", "retrieval.npz", "report.html", "export/student.onnx", "export/infer.py"]
+    assert [name for name in names if not (folder / name).exists()] == []
+    table = json.loads((folder / "evaluation.json").read_text())
+    assert set(table["baselines"]) == {"untrained", "teacher as it is", "l2", "simclr", "scratch"}
+    assert 0 <= table["student"]["retrieval"]["recall@1"] <= 1
+    out = capsys.readouterr().out
+    assert "Unseen concepts" in out
+    assert "chance 2.08" in out
+    Image.fromarray(np.full((16, 16), 255, np.uint8)).save(folder / "white.png")
+    picture, model = str(folder / "white.png"), str(folder / "export" / "student.onnx")
+    assert run(monkeypatch, "infer", model, picture, "--json") == 0
+    line = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert len(line["embedding"]) == 16
+    for words in (["evaluate", "--json"], ["report"], ["export"], ["resume"]):
+        assert run(monkeypatch, words[0], str(folder), *words[1:]) == 0
+
+
+def test_a_dry_run_writes_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings_file: Path, tiny: RunConfig
+) -> None:
+    assert run(monkeypatch, "run", "--config", str(settings_file), "--dry-run") == 0
+    assert not Path(tiny.out).exists()
+    assert "bytes a round" in capsys.readouterr().out
+
+
+def test_compare_prints_intervals_and_does_not_repeat_finished_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings_file: Path, tiny: RunConfig
+) -> None:
+    words = [
+        "compare",
+        "--config",
+        str(settings_file),
+        "--methods",
+        "cmc,central:cmc,scratch,teacher,untrained",
+    ]
+    assert run(monkeypatch, *words, "--seeds", "2") == 0
+    assert "±" in capsys.readouterr().out
+    job = Path(tiny.out) / "tiny" / "seed-0" / "cmc.json"
+    before = job.stat().st_mtime_ns
+    assert run(monkeypatch, *words, "--seeds", "2", "--json") == 0
+    assert job.stat().st_mtime_ns == before
+    found = json.loads((Path(tiny.out) / "tiny" / "compare.json").read_text())["summary"]
+    assert found["cmc"]["recall@1"]["num"] == 2
+
+
+def test_pretrain_init_data_and_doctor(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings_file: Path, tmp_path: Path
+) -> None:
+    teacher = tmp_path / "t.safetensors"
+    assert run(monkeypatch, "pretrain", "--config", str(settings_file), "--out", str(teacher)) == 0
+    assert teacher.exists()
+    made = tmp_path / "made.toml"
+    assert run(monkeypatch, "init", str(made)) == 0
+    assert run(monkeypatch, "init", str(made)) == 2
+    assert "exists already" in capsys.readouterr().err
+    sheet = tmp_path / "sheet.png"
+    assert (
+        run(monkeypatch, "data", "show", "--config", str(settings_file), "--out", str(sheet), "--num", "4")
+        == 0
+    )
+    with Image.open(sheet) as opened:
+        assert opened.size[0] > 100
+    assert run(monkeypatch, "data", "list") == 0
+    assert run(monkeypatch, "doctor") == 0
+    assert run(monkeypatch, "doctor", "--json") == 0
+    assert run(monkeypatch, "--version") == 0
+
+
+def test_bench_simulate_reports_a_ratio(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings_file: Path
+) -> None:
+    words = ["bench", "simulate", "--config", str(settings_file), "--clients", "2", "--rounds", "1"]
+    assert run(monkeypatch, *words, "--repeats", "1", "--json") == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["clients"] == 2
+    assert 1.0 <= found["bytes_ratio"] < 1.2
+    assert found["ratio_median"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["simulate", "--set", "distill.los=cmc"], 2, "Did you mean"),
+        (["simulate", "--set", "distill.loss=cmcc"], 2, "Did you mean 'cmc'"),
+        (["simulate", "--set", "student.architecture=ws-200"], 2, "Did you mean 'ws-200k'"),
+        (["simulate", "--set", "federation.num_rounds=0"], 2, "federation.num_rounds=0 is outside"),
+        (["simulate", "--set", "device=gpu"], 2, "device='gpu' is unknown"),
+        (["simulate", "--set", "data.name=folder", "--set", "data.path=/nowhere"], 4, "/nowhere"),
+        (["simulate", "--set", "teacher.path=/nowhere.safetensors"], 4, "/nowhere.safetensors is not a file"),
+        (["run", "--config", "/nowhere.toml"], 2, "/nowhere.toml"),
+        (["resume", "/nowhere"], 5, "is not a run folder"),
+        (["export", "/nowhere"], 5, "is not a run folder"),
+        (["compare", "--methods", "cmd,crd"], 2, "--methods has 'crd'"),
+        (["data", "build", "cats"], 2, "name='cats' is unknown"),
+        (["data", "check", "/nowhere"], 4, "/nowhere"),
+        (["frobnicate"], 2, "frobnicate"),
+        (["simulate", "--nonsense"], 2, "--nonsense"),
+    ],
+)
+def test_bad_input_gives_one_line_and_a_code(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    words: list[str],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, *words) == code
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_run_folder_of_other_settings_is_not_continued(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: RunConfig, tmp_path: Path
+) -> None:
+    from edgecmd.runs import start_run
+
+    start_run(tiny)
+    other = tmp_path / "other.toml"
+    other.write_text(to_toml(replace(tiny, seed=5)), encoding="utf-8")
+    assert run(monkeypatch, "simulate", "--config", str(other)) == 5
+    assert "holds a run with other settings" in capsys.readouterr().err
+
+
+def test_no_student_yet_is_said_plainly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: RunConfig
+) -> None:
+    from edgecmd.runs import start_run
+
+    assert run(monkeypatch, "evaluate", str(start_run(tiny))) == 4
+    assert "Train a student with" in capsys.readouterr().err

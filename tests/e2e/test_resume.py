@@ -1,0 +1,122 @@
+"""The command line, killed and interrupted in the middle of rounds, ends with the bytes of a calm run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from edgecmd.events import read_events
+from server.simulate import simulate
+from tests.tiny_federation import settings_of, tiny_config
+
+ROOT = Path(__file__).parents[2]
+NUM_ROUNDS = 7
+CHANGES = [
+    "distill.keep_optimizer=true",
+    'federation.strategy="fedadam"',
+    "federation.server_learning_rate=0.1",
+    f"federation.num_rounds={NUM_ROUNDS}",
+    "federation.local_steps=12",
+]
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+
+
+def take_interrupts() -> None:
+    """A shell that runs tests in the background has Ctrl-C ignored; a child would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "edgecmd", *words],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=take_interrupts,
+    )
+
+
+def simulation(pairs: Path, out: Path, changes: Sequence[str]) -> list[str]:
+    return ["simulate", *(word for one in [*settings_of(pairs, out), *changes] for word in ("--set", one))]
+
+
+def end_within(process: subprocess.Popen[str], folder: Path, pattern: str, kind: int) -> tuple[str, str]:
+    """Send signal ``kind`` once a file ``pattern`` is there; return the output."""
+    end = time.monotonic() + 60
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.002)
+    process.send_signal(kind)
+    return process.communicate(timeout=60)
+
+
+def rounds_logged(folder: Path) -> list[int]:
+    return [event["round"] for event in read_events(folder / "events.jsonl", kind="round")]
+
+
+def test_killed_twice_and_interrupted_once(pairs: Path, tmp_path: Path) -> None:
+    simulate(tiny_config(pairs, tmp_path / "calm", *CHANGES))
+    expected = (tmp_path / "calm" / "tiny" / "student.safetensors").read_bytes()
+    folder = tmp_path / "runs" / "tiny"
+
+    # In round 1, before there is any checkpoint of a finished round: client 1 has just ended its work.
+    process = start(*simulation(pairs, tmp_path / "runs", CHANGES))
+    end_within(process, folder, "clients/*/client-0001/round-000001.state", signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert len(rounds_logged(folder)) <= 1
+
+    # In the middle of round 3.
+    process = start("resume", str(folder))
+    end_within(process, folder, "clients/*/client-0002/round-000003.state", signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert 2 <= len(rounds_logged(folder)) < NUM_ROUNDS
+    assert not (folder / "student.safetensors").exists()
+
+    # Ctrl-C in the middle of round 5.
+    process = start("resume", str(folder))
+    _, err = end_within(process, folder, "clients/*/client-0000/round-000005.state", signal.SIGINT)
+    assert process.returncode == 130
+    assert "Stopped. What was finished is saved" in err
+    assert "Traceback" not in err
+
+    process = start("resume", str(folder))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "Student: " in out
+    assert (folder / "student.safetensors").read_bytes() == expected
+    assert rounds_logged(folder) == list(range(1, NUM_ROUNDS + 1))
+    assert all(json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines())
+    assert not list(folder.glob("checkpoints/*.partial"))
+
+
+def test_a_missed_quorum_ends_with_code_5_and_names_client_and_stage(pairs: Path, tmp_path: Path) -> None:
+    """A client's state is damaged and every client is needed; the folder named in the message is deleted."""
+    changes = ["distill.keep_optimizer=true", "federation.min_clients=4"]
+    config = tiny_config(pairs, tmp_path, *changes)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(config, report=stop)
+    (state,) = (tmp_path / "tiny" / "clients").glob("*/client-0002/round-000001.state")
+    state.write_bytes(b"damaged")
+    process = start("resume", str(tmp_path / "tiny"))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 5, (out, err)
+    for words in (
+        "edgecmd: Round 2: 3 usable replies, federation.min_clients=4.",
+        "First fault, node 102: ClientError: client 2, stage distil: FederationError: ",
+        f"delete the folder {state.parent}",
+    ):
+        assert words in err
+    assert "Traceback" not in err
