@@ -24,7 +24,11 @@ def train_central(config: RunConfig, *, progress: Progress | None = None) -> Stu
     """
     whole, federation = experiment(config.data), config.federation
     cohort = max(1, round(federation.num_clients * federation.client_fraction))
-    distill = replace(config.distill, batch_size=config.distill.batch_size * cohort)
+    distill = replace(
+        config.distill,
+        batch_size=config.distill.batch_size * cohort,
+        learning_rate=config.distill.central_learning_rate,
+    )
     data = LocalData(
         target=target_input(config, whole.train), teacher=pair_features(config, whole.train, whole.train_ids)
     )

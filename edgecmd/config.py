@@ -135,8 +135,10 @@ class DistillConfig:
     """Public teacher features used as negatives by the anchored losses."""
     batch_size: int = 64
     """Pairs a step; a client with fewer pairs uses all of them."""
-    learning_rate: float = 1e-2
+    learning_rate: float = 2e-2
     """Peak; decays over the rounds with ``schedule``."""
+    central_learning_rate: float = 1e-2
+    """Peak in central training: no averaging over clients takes the noise out of larger steps there."""
     schedule: str = "cosine"
     """cosine or constant, over the rounds."""
     weight_decay: float = 0.0
@@ -158,6 +160,7 @@ class DistillConfig:
         in_range("distill", 1, 1_000_000, num_anchors=self.num_anchors)
         in_range("distill", 2, 65_536, batch_size=self.batch_size)
         in_range("distill", 0, 100, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
+        in_range("distill", 0, 100, central_learning_rate=self.central_learning_rate)
         in_range("distill", 0, 4, augment=self.augment)
 
 
@@ -171,7 +174,7 @@ class FederationConfig:
     """iid, dirichlet (by label, skew ``alpha``) or owner (by art style, cut by subgroup)."""
     alpha: float = 0.5
     """Concentration of ``dirichlet``; smaller is more skewed."""
-    num_rounds: int = 40
+    num_rounds: int = 30
     """Rounds."""
     local_steps: int = 5
     """Optimiser steps a client makes in a round."""
@@ -213,7 +216,8 @@ class FederationConfig:
         in_range("federation", 1, 2**53, max_examples=self.max_examples)
         if self.min_clients > self.num_clients:
             raise ConfigError(
-                f"federation.min_clients={self.min_clients} exceeds federation.num_clients={self.num_clients}."
+                f"federation.min_clients={self.min_clients} exceeds"
+                f" federation.num_clients={self.num_clients}."
             )
 
 

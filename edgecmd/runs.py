@@ -7,7 +7,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from edgecmd.config import RunConfig
 from edgecmd.data.clients import experiment, public_anchors

@@ -66,13 +66,17 @@ def main() -> None:
     debug = "--debug" in sys.argv
     register()
     try:
-        app([word for word in sys.argv[1:] if word != "--debug"], standalone_mode=False)
+        code = app([word for word in sys.argv[1:] if word != "--debug"], standalone_mode=False)
+        # typer returns the code of an Exit here, and makes an Exit of Ctrl-C.
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        if isinstance(code, int) and code:
+            sys.exit(code)
     except EdgecmdError as error:
         _fail(str(error), code=error.exit_code, debug=debug)
     except KeyboardInterrupt:
-        _fail("Stopped. What was finished is saved.", code=INTERRUPTED, debug=False)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
+        message = "Stopped. What was finished is saved; `edgecmd resume` goes on with a run."
+        _fail(message, code=INTERRUPTED, debug=False)
     except typer.Abort:
         _fail("Stopped.", code=INTERRUPTED, debug=False)
     except Exception as error:

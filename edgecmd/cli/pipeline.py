@@ -1,12 +1,14 @@
 """The stages of ``edgecmd run``, each of which can be repeated and gives the same files."""
 
+import multiprocessing
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from edgecmd.cli.common import print_table, say
+from edgecmd.cli.common import one_thread, print_table, say
 from edgecmd.cli.progress import chance, round_line
 from edgecmd.config import RunConfig
 
@@ -168,18 +170,38 @@ def scratch_table(config: RunConfig) -> "Table":
 
     from edgecmd.data.clients import experiment
     from edgecmd.statistics import mean_interval
-    from edgecmd.supervised import scratch_accuracy
 
     if "group" not in experiment(config.data).test.labelled.labels:
         return {}
+    counts = config.evaluate.num_labels
+    work = [(count, draw) for count in counts for draw in range(config.evaluate.num_draws if count else 1)]
+    found = dict(zip(work, _scratch_accuracies(config, work)))
     rows = {}
-    for num_labels in config.evaluate.num_labels:
-        values = [
-            scratch_accuracy(config, labelling="group", num_labels=num_labels, draw=draw)
-            for draw in range(config.evaluate.num_draws if num_labels else 1)
-        ]
-        rows[str(num_labels or "all")] = {"values": values, **asdict(mean_interval(values))}
+    for count in counts:
+        values = [found[one] for one in work if one[0] == count]
+        rows[str(count or "all")] = {"values": values, **asdict(mean_interval(values))}
     return {"few_labels": {"group": {"linear": rows}}}
+
+
+def _scratch_accuracies(config: RunConfig, work: list[tuple[int, int]]) -> list[float]:
+    """Accuracy for each (number of labels, draw), by as many processes as the federation may use."""
+    from edgecmd.settings import flatten
+
+    jobs = [(dict(flatten(config)), *one) for one in work]
+    if config.federation.num_workers == 1:
+        return [_scratch_job(job) for job in jobs]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(config.federation.num_workers, mp_context=spawn) as pool:
+        return list(pool.map(_scratch_job, jobs))
+
+
+def _scratch_job(job: tuple[dict[str, Any], int, int]) -> float:
+    from edgecmd.settings import unflatten
+    from edgecmd.supervised import scratch_accuracy
+
+    one_thread()
+    flat, num_labels, draw = job
+    return scratch_accuracy(unflatten(flat), labelling="group", num_labels=num_labels, draw=draw)
 
 
 def show_results(tables: "dict[str, Table]") -> None:

@@ -24,6 +24,7 @@ from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels
 from edgecmd.data.pairs import Images, PairedData, PublicSource, fingerprint
 from edgecmd.data.strict import near_duplicates
 from edgecmd.errors import ConfigError, DataError
+from edgecmd.shipped import shipped_file
 
 FOLDER = Path(__file__).parent / "files"
 PAIRS_FILE = "emoji_64.npz"
@@ -44,18 +45,18 @@ def content_sha256(arrays: Arrays) -> str:
     return fingerprint(np.array(sorted(arrays)), *(arrays[name] for name in sorted(arrays)))
 
 
-def read_shipped(name: str, *, folder: Path = FOLDER) -> dict[str, np.ndarray]:
+def read_shipped(name: str, *, folder: Path | None = None) -> dict[str, np.ndarray]:
     """Arrays of a shipped file.
 
     Args:
         name: `PAIRS_FILE` or `PUBLIC_FILE`.
-        folder: Where the file lies.
+        folder: Where the file lies; None for where edgecmd is installed.
 
     Raises:
         DataError: The file is missing or its content is not the pinned one.
     """
-    path = folder / name
-    way_out = f"Make it again with `edgecmd data build emoji --out {folder}`, or reinstall edgecmd."
+    path = folder / name if folder else shipped_file(name)
+    way_out = f"Make it again with `edgecmd data build emoji --out {path.parent}`, or reinstall edgecmd."
     try:
         # np.load leaves a file open that it opened itself and found broken.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:

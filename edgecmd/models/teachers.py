@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from edgecmd.data.pairs import Images
@@ -21,13 +20,15 @@ from edgecmd.errors import DataError, choose
 from edgecmd.files import write_bytes_atomically
 from edgecmd.models.students import Student, StudentSpec, initialise
 from edgecmd.preprocess import source_input
+from edgecmd.shipped import shipped_file
 from edgecmd.tensors import pack, require, unpack
 
 TEACHERS: dict[str, StudentSpec] = {
     "gn-teacher": StudentSpec(family="gn", widths=(32, 64, 128)),
     "gn-teacher-large": StudentSpec(family="gn", widths=(48, 112, 184)),
 }
-BUILTIN = Path(__file__).parent.parent / "data" / "files" / "teacher_64.safetensors"
+BUILTIN = "teacher_64.safetensors"
+BUILTIN_SHA256 = "8fbdd1250f5b3c17a58c51efd47d5bb298e0712c5d9cf76e7857d598c1eaa84a"
 
 
 def build_teacher(architecture: str, *, embedding_dim: int, generator: torch.Generator) -> Student:
@@ -99,7 +100,7 @@ def load_teacher(path: Path | None = None) -> Teacher:
     Raises:
         DataError: The file is missing, not safetensors, or its metadata or tensors do not fit.
     """
-    file = path or BUILTIN
+    file = path or shipped_file(BUILTIN)
     advice = f"A teacher is made by `edgecmd pretrain --out {file.name}`; teacher.path names it."
     tensors, recipe = unpack(file, advice=advice)
     require(recipe, {"architecture", "embedding_dim"}, path=file, advice=advice)
@@ -113,6 +114,8 @@ def load_teacher(path: Path | None = None) -> Teacher:
         raise DataError(f"{file} does not hold the weights of {recipe['architecture']!r}: {error}") from error
     network.eval().requires_grad_(False)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if path is None and digest != BUILTIN_SHA256:
+        raise DataError(f"{file} does not have the checksum {BUILTIN_SHA256}. Install edgecmd again.")
     return Teacher(network=network, embedding_dim=dim, sha256=digest, recipe=recipe)
 
 

@@ -129,3 +129,46 @@ def test_the_recipe_names_data_and_settings() -> None:
     assert found["public_sha256"] == public().fingerprint()
     assert '"num_steps": 7' in found["settings"]
     assert found["num_images"] == "12"
+
+
+def test_the_shipped_teacher_saw_the_shipped_public_set_and_nothing_else() -> None:
+    from edgecmd.data.emoji import load_public
+
+    assert load_teacher().recipe["public_sha256"] == load_public().fingerprint()
+
+
+def test_a_damaged_built_in_teacher_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgecmd.models import teachers
+
+    damaged = tmp_path / "teacher.safetensors"
+    data = bytearray(teachers.shipped_file(teachers.BUILTIN).read_bytes())
+    data[-1] ^= 1
+    damaged.write_bytes(bytes(data))
+    monkeypatch.setattr(teachers, "shipped_file", lambda _: damaged)
+    with pytest.raises(DataError, match="does not have the checksum"):
+        load_teacher()
+
+
+@pytest.mark.slow
+def test_the_recipe_reaches_the_quality_of_the_shipped_teacher() -> None:
+    """Made again with the shipped recipe: group accuracy of a linear probe on pictures within 0.05."""
+    import json
+
+    from edgecmd.config import DataConfig
+    from edgecmd.data.emoji import load_emoji, load_public
+    from edgecmd.evaluate import fit_linear, unit_rows
+    from edgecmd.models.teachers import embed_source
+
+    shipped = load_teacher()
+    again = pretrain(load_public(), PretrainConfig(**json.loads(shipped.recipe["settings"])))
+    whole = load_emoji(DataConfig())
+
+    def accuracy(network: torch.nn.Module) -> float:
+        pool, test = (
+            unit_rows(embed_source(network, one.pairs.source)) for one in (whole.validation, whole.test)
+        )
+        labels = whole.validation.labelled.labels["group"].values
+        model = fit_linear(pool[labels >= 0], labels[labels >= 0])
+        return float((model.predict(test) == whole.test.labelled.labels["group"].values).mean())
+
+    assert accuracy(again) == pytest.approx(accuracy(shipped.network), abs=0.05)

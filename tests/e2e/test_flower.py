@@ -1,0 +1,255 @@
+"""The two apps under Flower itself: the bundle, its settings, and the Ray simulation bit by bit."""
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flwr.app import Context, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.config import flatten_dict, fuse_dicts
+from flwr.serverapp import ServerApp
+
+from clients.app import app as client_app
+from edgecmd import shipped
+from edgecmd.config import RunConfig
+from edgecmd.errors import ConfigError
+from edgecmd.settings import flatten, load_config, unflatten
+from server.app import app as server_app
+from server.local_grid import local_grid
+from server.simulate import contexts, simulate
+from tests.flower_table import PYPROJECT, written
+from tests.tiny_federation import tiny_config
+
+ROOT = PYPROJECT.parent
+BIN = Path(sys.executable).parent
+NUM_CLIENTS = 4
+SETTINGS = {
+    "data.image_size": 32,
+    "device": "cpu",
+    "federation.num_clients": NUM_CLIENTS,
+    "federation.num_rounds": 3,
+    "federation.client_fraction": 0.75,
+    "federation.strategy": "fedadam",
+    "federation.server_learning_rate": 0.1,
+    "distill.keep_optimizer": True,
+    "name": "ray",
+}
+
+
+def app_table() -> dict[str, object]:
+    table: dict[str, object] = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]
+    return table
+
+
+def test_pyproject_lists_every_setting_with_its_default() -> None:
+    """Flower refuses a key that is not listed, and gives the apps the listed value of every other."""
+    config = flatten_dict(app_table()["config"])  # type: ignore[arg-type]
+    expected = flatten(RunConfig())
+    assert config == expected, "Run `python -m tests.flower_table`."
+    assert list(config) == list(expected)
+    assert {name: type(value) for name, value in config.items()} == {
+        name: type(value) for name, value in expected.items()
+    }
+    assert unflatten(config) == RunConfig()
+
+
+def test_the_table_is_as_it_would_be_written() -> None:
+    text = PYPROJECT.read_text(encoding="utf-8")
+    assert written(text) == text
+
+
+def test_overrides_of_flower_reach_the_settings() -> None:
+    given: dict[str, object] = {"federation.num_rounds": 3, "evaluate.num_labels": "1,5", "data.path": "/a b"}
+    fused = fuse_dicts(flatten_dict(app_table()["config"]), given)  # type: ignore[arg-type,type-var]
+    config = unflatten(fused)
+    assert (config.federation.num_rounds, config.evaluate.num_labels) == (3, (1, 5))
+    assert config.data.path == "/a b"
+    with pytest.raises(ValueError, match="not present"):
+        fuse_dicts(flatten_dict(app_table()["config"]), {"distill.typo": 1})  # type: ignore[arg-type,type-var]
+
+
+def test_contexts_of_the_local_grid_hold_what_flower_gives() -> None:
+    """The same scalars by the same keys, so that the apps cannot tell the runtimes apart."""
+    config = RunConfig()
+    context = contexts(config)[103]
+    assert context.run_config == flatten_dict(app_table()["config"])  # type: ignore[arg-type]
+    assert context.node_config == {"partition-id": 3, "num-partitions": config.federation.num_clients}
+
+
+def test_the_components_are_the_apps() -> None:
+    assert app_table()["components"] == {"serverapp": "server.app:app", "clientapp": "clients.app:app"}
+    assert isinstance(client_app, ClientApp)
+    assert isinstance(server_app, ServerApp)
+
+
+def server_context(run_config: dict[str, object]) -> Context:
+    flat = flatten(RunConfig()) | run_config
+    return Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=flat)  # type: ignore[arg-type]
+
+
+def test_the_server_app_runs_what_the_run_config_says(pairs: Path, tmp_path: Path) -> None:
+    config = tiny_config(pairs, tmp_path / "app")
+    with local_grid(client_app, contexts(config)) as grid:
+        server_app(grid, server_context(dict(flatten(config))))
+    simulate(tiny_config(pairs, tmp_path / "direct"))
+    found, expected = (
+        (tmp_path / way / "tiny" / "student.safetensors").read_bytes() for way in ("app", "direct")
+    )
+    assert found == expected
+
+
+def test_the_server_app_refuses_a_relative_folder() -> None:
+    with (
+        local_grid(client_app, {}) as grid,
+        pytest.raises(ConfigError, match="out='runs' must be an absolute path"),
+    ):
+        server_app(grid, server_context({"out": "runs"}))
+
+
+def environment(home: Path) -> dict[str, str]:
+    """A process that finds this interpreter's programs, keeps to ``home`` and calls nobody."""
+    return {
+        **os.environ,
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "FLWR_HOME": str(home),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # The bundle has no data files, and a checkout need not be installed.
+        shipped.VARIABLE: str(shipped.BESIDE),
+    }
+
+
+def flwr(home: Path, *words: str, folder: Path = ROOT) -> str:
+    done = subprocess.run(
+        [str(BIN / "flwr"), *words],
+        cwd=folder,
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_bundle_holds_every_module_that_the_apps_need(tmp_path: Path) -> None:
+    """Its sources alone must import: .gitignore and Flower's own rules leave files out."""
+    flwr(tmp_path / "home", "build", "--app", str(ROOT), folder=tmp_path)
+    (bundle,) = tmp_path.glob("*.fab")
+    with zipfile.ZipFile(bundle) as archive:
+        archive.extractall(tmp_path / "app")
+        names = set(archive.namelist())
+    own = {
+        str(path.relative_to(ROOT))
+        for package in ("edgecmd", "clients", "server")
+        for path in (ROOT / package).rglob("*.py")
+    }
+    assert own <= names
+    assert {Path(name).suffix for name in names} <= {".py", ".toml", ".md", ""}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c"),
+            "import server.app, server.federation, clients.app, clients.work, edgecmd.data.folder as one;"
+            "from edgecmd.data.emoji import load_emoji; from edgecmd.config import DataConfig;"
+            "print(one.__file__, len(load_emoji(DataConfig(image_size=16)).train))",
+        ],
+        cwd=tmp_path / "app",
+        env=environment(tmp_path / "home"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    path, num_pairs = done.stdout.split()
+    assert Path(path).is_relative_to(tmp_path / "app")
+    assert int(num_pairs) > 1000
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def superlink(tmp_path: Path) -> Iterator[Path]:
+    """Flower's server in simulation mode on a port of its own; ends with the test."""
+    home, port = tmp_path / "home", free_port()
+    home.mkdir()
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "own"\n\n[superlink.own]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+    )
+    words = ["--insecure", "--simulation", "--isolation", "subprocess", "--host", "127.0.0.1"]
+    with (tmp_path / "superlink.log").open("w") as log:
+        process = subprocess.Popen(
+            [str(BIN / "flower-superlink"), *words, "--port", str(port)],
+            env=environment(home),
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        end = time.monotonic() + 60
+        while not answers(port):
+            assert process.poll() is None, (tmp_path / "superlink.log").read_text()
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        yield home
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def outcome(home: Path, settings: dict[str, object]) -> dict[str, str]:
+    """Run the federation on one actor at a time and wait for its end."""
+    config = " ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())
+    resources = f"num-supernodes={NUM_CLIENTS} client-resources-num-cpus=2 init-args-num-cpus=2"
+    flwr(home, "run", ".", "--run-config", config, "--federation-config", resources)
+    end = time.monotonic() + 280
+    while True:
+        (*_, newest) = sorted(json.loads(flwr(home, "ls", "--format", "json"))["runs"], key=started)
+        if newest["status"].startswith("finished"):
+            return dict(newest)
+        assert time.monotonic() < end, newest
+        time.sleep(2)
+
+
+def started(run: dict[str, str]) -> str:
+    return run["pending-at"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs edgecmd[ray]")
+def test_ray_gives_the_bytes_of_the_local_grid(superlink: Path, tmp_path: Path) -> None:
+    """Three of four clients a round, FedAdam, optimisers kept: node ids are random in Flower."""
+    under_flower = SETTINGS | {"out": str(tmp_path / "flower")}
+    assert outcome(superlink, under_flower)["status"] == "finished:completed", log_of(tmp_path)
+    overrides = [f"{name}={json.dumps(value)}" for name, value in SETTINGS.items()]
+    simulate(load_config(None, [*overrides, f'out="{tmp_path / "local"}"']))
+    found, expected = (
+        (tmp_path / runtime / "ray" / "student.safetensors").read_bytes() for runtime in ("flower", "local")
+    )
+    assert found == expected
+
+    failed = outcome(superlink, SETTINGS | {"name": "relative"})
+    assert failed["status"] == "finished:failed"
+    assert not list(superlink.rglob("student.safetensors"))
+
+
+def log_of(folder: Path) -> str:
+    return (folder / "superlink.log").read_text()[-5000:]

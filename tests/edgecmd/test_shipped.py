@@ -1,0 +1,76 @@
+"""Shipped files are found from a checkout, an installation, an editable one and a Flower bundle."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgecmd import shipped
+from edgecmd.data.emoji import PAIRS_FILE, PUBLIC_FILE
+from edgecmd.errors import DataError
+from edgecmd.models.teachers import BUILTIN
+from edgecmd.shipped import shipped_file
+
+ROOT = Path(__file__).parents[2]
+ASK = "import edgecmd; from edgecmd.shipped import shipped_file as find; print(edgecmd.__file__, find('x'), sep='\\n')"
+
+
+@pytest.mark.parametrize("name", [PAIRS_FILE, PUBLIC_FILE, BUILTIN, "NOTICE"])
+def test_every_file_that_is_used_ships(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(shipped.VARIABLE, raising=False)
+    assert shipped_file(name) == ROOT / "edgecmd" / "data" / "files" / name
+
+
+def test_the_named_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(shipped.VARIABLE, str(tmp_path))
+    assert shipped_file(BUILTIN).parent == shipped.BESIDE
+    (tmp_path / BUILTIN).write_bytes(b"")
+    assert shipped_file(BUILTIN) == tmp_path / BUILTIN
+
+
+def test_a_missing_file_lists_the_places_and_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(shipped.VARIABLE, str(tmp_path))
+    with pytest.raises(DataError) as caught:
+        shipped_file("none.npz")
+    for words in ("none.npz is missing", str(tmp_path), str(shipped.BESIDE), shipped.VARIABLE):
+        assert words in str(caught.value)
+
+
+def bundle(folder: Path) -> Path:
+    """The package's sources alone, as Flower unpacks them."""
+    for path in [ROOT / "edgecmd" / name for name in ("__init__.py", "errors.py", "shipped.py")]:
+        (folder / "edgecmd").mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / "edgecmd")
+    return folder
+
+
+def install(site: Path, *, source: Path | None) -> Path:
+    """A distribution as pip leaves it, editable where ``source`` is given; returns the files' folder."""
+    info = site / "edgecmd-9.9.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: edgecmd\nVersion: 9.9\n")
+    if source is not None:
+        url = {"url": source.as_uri(), "dir_info": {"editable": True}}
+        (info / "direct_url.json").write_text(json.dumps(url))
+    files = (source or site) / "edgecmd" / "data" / "files"
+    files.mkdir(parents=True)
+    (files / "x").write_text("")
+    return files
+
+
+@pytest.mark.parametrize("source", [None, "a folder with spaces"])
+def test_a_bundle_finds_the_files_of_the_installed_distribution(tmp_path: Path, source: str | None) -> None:
+    app = bundle(tmp_path / "app")
+    files = install(tmp_path / "site", source=tmp_path / source if source else None)
+    environment = {name: value for name, value in os.environ.items() if name != shipped.VARIABLE}
+    environment["PYTHONPATH"] = os.pathsep.join([str(app), str(tmp_path / "site")])
+    done = subprocess.run(
+        [sys.executable, "-c", ASK], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [str(app / "edgecmd" / "__init__.py"), str(files / "x")]
