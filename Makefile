@@ -7,6 +7,10 @@ export OMP_NUM_THREADS := 1
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
+# Drawings of 32 pixels for the student, pictures of 64 for the teacher, two worker processes.
+DEMO := --set data.image_size=32 --set data.source_size=64 --set federation.num_workers=2 \
+        --set federation.num_rounds=60 --set evaluate.num_draws=3
+
 .PHONY: setup demo test lint slow clean
 
 setup: $(STAMP)
@@ -19,7 +23,7 @@ $(STAMP): pyproject.toml
 	touch $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/edgecmd run --set name=demo --fresh
+	$(BIN)/edgecmd run --fresh --set name=demo $(DEMO)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

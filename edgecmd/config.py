@@ -32,7 +32,9 @@ class DataConfig:
     public_path: str = ""
     """Folder of public source images; empty: <data.path>/public, or the built-in public set."""
     image_size: int = 64
-    """Side of every image in pixels; larger ones are averaged down. A multiple of 16."""
+    """Side of a target image in pixels; larger ones are averaged down. A multiple of 16."""
+    source_size: int = 0
+    """Side of a source image, which the teacher sees; 0 for the same as image_size. A multiple of 16."""
     target_offset: float = 1.0
     """Value of the target (0 black, 1 white) that the student sees as zero; 1 for ink on white paper."""
     target_scale: float = -0.5
@@ -47,8 +49,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         in_range("data", 16, 512, image_size=self.image_size)
         in_range("data", 0.01, 0.9, val_fraction=self.val_fraction, test_fraction=self.test_fraction)
-        if self.image_size % 16:
-            raise ConfigError(f"data.image_size={self.image_size} must be a multiple of 16.")
+        in_range("data", 0, 512, source_size=self.source_size)
+        for name, value in (("image_size", self.image_size), ("source_size", self.source_size)):
+            if value % 16:
+                raise ConfigError(f"data.{name}={value} must be a multiple of 16.")
         if self.target_scale == 0:
             raise ConfigError("data.target_scale=0 would divide by zero; use -0.5 for ink on white paper.")
         if self.val_fraction + self.test_fraction >= 0.95:
@@ -56,6 +60,11 @@ class DataConfig:
                 f"data.val_fraction={self.val_fraction} and data.test_fraction={self.test_fraction} leave"
                 " less than 0.05 for training; lower one of them."
             )
+
+    @property
+    def source_side(self) -> int:
+        """Side of a source image in pixels."""
+        return self.source_size or self.image_size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +144,7 @@ class DistillConfig:
     """Public teacher features used as negatives by the anchored losses."""
     batch_size: int = 64
     """Pairs a step; a client with fewer pairs uses all of them."""
-    learning_rate: float = 2e-2
+    learning_rate: float = 1e-2
     """Peak; decays over the rounds with ``schedule``."""
     central_learning_rate: float = 1e-2
     """Peak in central training: no averaging over clients takes the noise out of larger steps there."""
@@ -174,7 +183,7 @@ class FederationConfig:
     """iid, dirichlet (by label, skew ``alpha``) or owner (by art style, cut by subgroup)."""
     alpha: float = 0.5
     """Concentration of ``dirichlet``; smaller is more skewed."""
-    num_rounds: int = 30
+    num_rounds: int = 100
     """Rounds."""
     local_steps: int = 5
     """Optimiser steps a client makes in a round."""

@@ -8,14 +8,15 @@ round goes on.
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
+from flwr.common.constant import SType
 
 METRICS = {"num-examples", "loss", "client"}
 # Finite, and yet beyond anything that training gives; its square would overflow in FedAdam's moments.
 LARGEST = 1e9
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,28 +94,28 @@ def _array_fault(arrays: ArrayRecord, reference: Mapping[str, np.ndarray]) -> st
         return f"tensors {sorted(set(arrays) ^ set(reference))[:3]} are missing or unknown"
     for name, expected in reference.items():
         try:
-            shape, dtype = _header(arrays[name])
-            if shape != expected.shape or dtype != expected.dtype:
-                found, wanted = f"{dtype}{list(shape)}", f"{expected.dtype}{list(expected.shape)}"
-                return f"tensor {name!r} is {found} instead of {wanted}"
-            value = arrays[name].numpy()
+            fault = _tensor_fault(arrays[name], expected)
         # Whatever a client sends, it must not stop the round: numpy alone raises seven kinds of error here.
         except Exception as error:
-            return f"tensor {name!r} cannot be decoded: {error}"
-        largest = np.abs(value).max(initial=0)
-        if not np.isfinite(largest):
-            return f"tensor {name!r} holds NaN or infinity"
-        if largest > LARGEST:
-            return f"tensor {name!r} holds {largest:g}, beyond {LARGEST:g}"
+            fault = f"cannot be decoded: {error}"
+        if fault is not None:
+            return f"tensor {name!r} {fault}"
     return None
 
 
-def _header(array: Array) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype that a tensor's bytes declare, read before anything of that size is allocated."""
+def _tensor_fault(array: Array, expected: np.ndarray) -> str | None:
+    """What is wrong with one tensor, or None; its header is believed only after it was compared."""
     stream = io.BytesIO(array.data)
     version = np.lib.format.read_magic(stream)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise ValueError(f"version {version} of the npy format")
-    shape, _, dtype = readers[version](stream)
-    return shape, dtype
+    if array.stype != SType.NUMPY or version not in HEADERS:
+        raise ValueError(f"{array.stype}, version {version}")
+    shape, _, dtype = HEADERS[version](stream)
+    if shape != expected.shape or dtype != expected.dtype:
+        return f"is {dtype}{list(shape)} instead of {expected.dtype}{list(expected.shape)}"
+    num_bytes = len(array.data) - stream.tell()
+    if num_bytes != expected.nbytes:
+        raise ValueError(f"{num_bytes} bytes instead of {expected.nbytes}")
+    largest = np.abs(np.frombuffer(array.data, dtype, offset=stream.tell())).max(initial=0)
+    if not np.isfinite(largest):
+        return "holds NaN or infinity"
+    return f"holds {largest:g}, beyond {LARGEST:g}" if largest > LARGEST else None

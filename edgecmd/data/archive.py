@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from edgecmd.data.images import check_pair_aspect, check_size, squeeze, to_rgb
+from edgecmd.data.images import Sides, check_pair_aspect, check_size, squeeze, to_rgb
 from edgecmd.data.own import COLUMNS, OwnPairs
 from edgecmd.data.pairs import Images, PairedData, PublicSource
 from edgecmd.data.tables import canonical, few, misspelt, repeated
@@ -34,13 +34,13 @@ GREY_RANK = 3
 Arrays = Mapping[str, np.ndarray]
 
 
-def read_archive(path: Path, *, side: int, problems: list[str]) -> OwnPairs | None:
+def read_archive(path: Path, *, sides: Sides, problems: list[str]) -> OwnPairs | None:
     """Read ``source``, ``target`` and, where given, ``id``, ``owner``, ``concept``, ``label``, ``public``.
 
     Args:
         path: The .npz file. Images are uint8, (N, H, W, C) with C 1 or 3, or (N, H, W); texts are
             (N,), of text or of integers, where -1 stands for unknown.
-        side: Side of the images returned, in pixels.
+        sides: Sides of the images returned, in pixels.
         problems: Gets a sentence for everything that is wrong.
 
     Returns:
@@ -52,7 +52,7 @@ def read_archive(path: Path, *, side: int, problems: list[str]) -> OwnPairs | No
         problems += [f"{path} {sentence}" for sentence in _image_problems(arrays)]
     if len(problems) == before:
         problems += [f"{path} {sentence}" for sentence in _text_problems(arrays)]
-    return None if len(problems) > before else _assemble(path, arrays, side=side, problems=problems)
+    return None if len(problems) > before else _assemble(path, arrays, sides=sides, problems=problems)
 
 
 def _load(path: Path, problems: list[str]) -> dict[str, np.ndarray]:
@@ -121,12 +121,13 @@ def _texts(array: np.ndarray) -> list[str]:
     return ["" if text == "-1" else text for text in map(canonical, map(str, array.tolist()))]
 
 
-def _assemble(path: Path, arrays: Arrays, *, side: int, problems: list[str]) -> OwnPairs | None:
+def _assemble(path: Path, arrays: Arrays, *, sides: Sides, problems: list[str]) -> OwnPairs | None:
     """Scale the images and sort the pairs."""
     images: dict[str, np.ndarray] = {}
     try:
         check_pair_aspect(_size(arrays["source"]), _size(arrays["target"]), name=str(path))
         for name in (name for name in IMAGES if name in arrays):
+            side = sides.target if name == "target" else sides.source
             images[name] = _squeeze_all(arrays[name], side=side, name=f"{path}: {name}")
     except DataError as error:
         problems.append(str(error))

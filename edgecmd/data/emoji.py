@@ -166,6 +166,7 @@ def load_emoji(config: DataConfig, *, min_subgroup_pairs: int = MIN_SUBGROUP_PAI
         DataError: A shipped file is missing or damaged.
     """
     check_side(config.image_size)
+    check_side(config.source_side)
     arrays = read_shipped(PAIRS_FILE)
     target = 255 - arrays["sketch"][..., None]
     train, validation, test = (np.flatnonzero(arrays["split"] == part) for part in range(3))
@@ -173,14 +174,14 @@ def load_emoji(config: DataConfig, *, min_subgroup_pairs: int = MIN_SUBGROUP_PAI
     strict = test[~near_duplicates(target[test], target[train])] if config.strict else test
     labels = labellings(arrays, min_subgroup_pairs=min_subgroup_pairs)
     pairs = PairedData(
-        source=shrink(arrays["image"], config.image_size), target=shrink(target, config.image_size)
+        source=shrink(arrays["image"], config.source_side), target=shrink(target, config.image_size)
     )
     houses = arrays["style_names"][arrays["style"]]
     ids = np.array([f"{house}/{concept}" for house, concept in zip(houses, arrays["concept"], strict=True)])
     return Experiment(
         name="emoji",
         kind="real",
-        public=load_public(image_size=config.image_size),
+        public=load_public(image_size=config.source_side),
         train=pairs.take(train),
         train_owner=labels["style"].take(train),
         train_labels=labels["group"].take(train),

@@ -23,7 +23,16 @@ from edgecmd.config import DataConfig
 from edgecmd.data.archive import read_archive
 from edgecmd.data.emoji import load_public
 from edgecmd.data.experiment import Experiment
-from edgecmd.data.images import SUFFIXES, check_pair_aspect, check_size, read_image, squeeze, stack_targets
+from edgecmd.data.images import (
+    SUFFIXES,
+    Sides,
+    check_pair_aspect,
+    check_size,
+    read_image,
+    sides_of,
+    squeeze,
+    stack_targets,
+)
 from edgecmd.data.own import MIN_PAIRS, MIN_PART, OwnPairs, split_rows, to_experiment
 from edgecmd.data.pairs import Images, PairedData, PublicSource
 from edgecmd.data.tables import canonical, check_ids, few, read_table, repeated
@@ -55,16 +64,16 @@ def load_folder(config: DataConfig) -> Experiment:
         )
     path = Path(config.path).expanduser()
     problems: list[str] = []
-    own = _read_own(path, side=config.image_size, minimum=MIN_PAIRS, problems=problems)
+    own = _read_own(path, sides=sides_of(config), minimum=MIN_PAIRS, problems=problems)
     public = own.public if own else None
     if config.public_path:
         folder = Path(config.public_path).expanduser()
-        public = _read_public(folder, side=config.image_size, name=folder.name, problems=problems)
+        public = _read_public(folder, side=config.source_side, name=folder.name, problems=problems)
     if own and public:
         _check_public(own, public, problems)
     if problems or own is None:
         raise _first_problem(path, problems)
-    return to_experiment(own, config, public=public or _built_in_public(config.image_size), name=path.stem)
+    return to_experiment(own, config, public=public or _built_in_public(config.source_side), name=path.stem)
 
 
 def load_pairs(path: Path, config: DataConfig) -> PairedData:
@@ -78,7 +87,7 @@ def load_pairs(path: Path, config: DataConfig) -> PairedData:
         DataError: Anything is wrong with the files, or there are fewer than two pairs.
     """
     problems: list[str] = []
-    own = _read_own(path.expanduser(), side=config.image_size, minimum=MIN_PART, problems=problems)
+    own = _read_own(path.expanduser(), sides=sides_of(config), minimum=MIN_PART, problems=problems)
     if problems or own is None:
         raise _first_problem(path, problems)
     return own.data
@@ -95,7 +104,9 @@ def check_folder(path: Path, *, image_size: int = DataConfig().image_size) -> li
         A sentence for each problem; empty where a run can start.
     """
     problems: list[str] = []
-    own = _read_own(path.expanduser(), side=image_size, minimum=MIN_PAIRS, problems=problems)
+    own = _read_own(
+        path.expanduser(), sides=Sides(image_size, image_size), minimum=MIN_PAIRS, problems=problems
+    )
     if own and own.public:
         _check_public(own, own.public, problems)
     if own and not problems:
@@ -124,13 +135,13 @@ def _built_in_public(image_size: int) -> PublicSource:
         ) from error
 
 
-def _read_own(path: Path, *, side: int, minimum: int, problems: list[str]) -> OwnPairs | None:
+def _read_own(path: Path, *, sides: Sides, minimum: int, problems: list[str]) -> OwnPairs | None:
     """Read a folder or an .npz; None where its pairs cannot be used."""
     own: OwnPairs | None = None
     if path.is_dir():
-        own = _read_folder(path, side=side, problems=problems)
+        own = _read_folder(path, sides=sides, problems=problems)
     elif path.suffix.lower() == ".npz" and path.is_file():
-        own = read_archive(path, side=side, problems=problems)
+        own = read_archive(path, sides=sides, problems=problems)
     elif path.exists():
         problems.append(
             f"{path} is neither a folder nor an .npz file. Give a folder with source/ and target/."
@@ -144,7 +155,7 @@ def _read_own(path: Path, *, side: int, minimum: int, problems: list[str]) -> Ow
     return own
 
 
-def _read_folder(path: Path, *, side: int, problems: list[str]) -> OwnPairs | None:
+def _read_folder(path: Path, *, sides: Sides, problems: list[str]) -> OwnPairs | None:
     """Read source/, target/ and what lies beside them."""
     sources = _image_files(path / "source", problems)
     targets = _image_files(path / "target", problems)
@@ -153,11 +164,11 @@ def _read_folder(path: Path, *, side: int, problems: list[str]) -> OwnPairs | No
     ids = sorted(sources.keys() & targets.keys())
     columns = _read_columns(path, ids, problems)
     data, read = _read_pairs(
-        [(name, sources[name], targets[name]) for name in ids], side=side, problems=problems
+        [(name, sources[name], targets[name]) for name in ids], sides=sides, problems=problems
     )
     folder = path / "public"
     public = (
-        _read_public(folder, side=side, name=f"{path.name}/public", problems=problems)
+        _read_public(folder, side=sides.source, name=f"{path.name}/public", problems=problems)
         if folder.is_dir()
         else None
     )
@@ -217,7 +228,7 @@ def _read_columns(path: Path, ids: list[str], problems: list[str]) -> dict[str, 
 
 
 def _read_pairs(
-    files: list[tuple[str, Path, Path]], *, side: int, problems: list[str]
+    files: list[tuple[str, Path, Path]], *, sides: Sides, problems: list[str]
 ) -> tuple[PairedData | None, list[str]]:
     """Images of the pairs that can be read, and their ids."""
     sources: list[np.ndarray] = []
@@ -226,14 +237,14 @@ def _read_pairs(
     for name, source_path, target_path in files:
         try:
             source, target = read_image(source_path), read_image(target_path)
-            check_size(source.size, side=side, name=str(source_path))
-            check_size(target.size, side=side, name=str(target_path))
+            check_size(source.size, side=sides.source, name=str(source_path))
+            check_size(target.size, side=sides.target, name=str(target_path))
             check_pair_aspect(source.size, target.size, name=str(target_path))
         except DataError as error:
             problems.append(str(error))
             continue
-        sources.append(squeeze(source.convert("RGB"), side=side))
-        targets.append(squeeze(target, side=side))
+        sources.append(squeeze(source.convert("RGB"), side=sides.source))
+        targets.append(squeeze(target, side=sides.target))
         read.append(name)
     if not read:
         return None, []

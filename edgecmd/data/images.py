@@ -6,11 +6,13 @@ Shapes: H height, W width, S side of the result.
 import struct
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from edgecmd.config import DataConfig
 from edgecmd.data.pairs import Images
 from edgecmd.errors import DataError
 
@@ -28,6 +30,18 @@ DECODE_ERRORS = (
 )
 GREY_MODES = ("1", "L", "LA", "La")
 ASPECT_TOLERANCE = 0.01
+
+
+class Sides(NamedTuple):
+    """Sides of the two pictures of a pair, in pixels."""
+
+    source: int
+    target: int
+
+
+def sides_of(config: DataConfig) -> Sides:
+    """Sides that the settings ask for."""
+    return Sides(source=config.source_side, target=config.image_size)
 
 
 def read_image(path: Path) -> Image.Image:

@@ -238,7 +238,8 @@ def started(run: dict[str, str]) -> str:
 def test_ray_gives_the_bytes_of_the_local_grid(superlink: Path, tmp_path: Path) -> None:
     """Three of four clients a round, FedAdam, optimisers kept: node ids are random in Flower."""
     under_flower = SETTINGS | {"out": str(tmp_path / "flower")}
-    assert outcome(superlink, under_flower)["status"] == "finished:completed", log_of(tmp_path)
+    done = outcome(superlink, under_flower)
+    assert done["status"] == "finished:completed", f"{done}\n{log_of(tmp_path)}"
     overrides = [f"{name}={json.dumps(value)}" for name, value in SETTINGS.items()]
     simulate(load_config(None, [*overrides, f'out="{tmp_path / "local"}"']))
     found, expected = (

