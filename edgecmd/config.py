@@ -196,7 +196,7 @@ class FederationConfig:
     strategy: str = "fedavg"
     """fedavg, fedprox, fedavgm, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum."""
     server_learning_rate: float = 1.0
-    """Of fedavgm, fedadam and fedyogi."""
+    """Of fedavgm (1 is usual), fedadam and fedyogi (0.01 is usual)."""
     server_momentum: float = 0.9
     """Of fedavgm; first-moment decay of fedadam and fedyogi."""
     server_tau: float = 1e-3

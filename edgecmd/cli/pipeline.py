@@ -92,6 +92,26 @@ def plan(config: RunConfig) -> None:
     print_table(f"Plan of {config.name}", ["what", "value"], rows)
 
 
+def show_partition(config: RunConfig) -> None:
+    """Print how the pairs are dealt to the clients, a line a client."""
+    from edgecmd.data.clients import client_rows, experiment
+    from edgecmd.data.partition import partition_table
+
+    table = partition_table(client_rows(config), experiment(config.data).train_labels)
+    rows = []
+    for row in table:
+        largest = max(row["classes"], key=lambda name: row["classes"][name])
+        rows.append(
+            [
+                str(row["client"]),
+                str(row["pairs"]),
+                str(len(row["classes"])),
+                f"{largest} {row['largest_share']:.2f}",
+            ]
+        )
+    print_table("Partition", ["client", "pairs", "classes", "most frequent class and its share"], rows)
+
+
 def write_partition(config: RunConfig, folder: Path) -> None:
     """Write ``partition.json``."""
     from edgecmd.data.clients import client_rows, experiment
@@ -134,14 +154,23 @@ def assess_run(config: RunConfig, folder: Path, *, baselines: bool) -> "dict[str
 
 
 def teacher_on_target(config: RunConfig) -> "Embed":
-    """The teacher applied to the target modality as it is: grey becomes RGB, nothing is trained."""
+    """The teacher applied to the target modality as it is: nothing is trained.
+
+    Grey becomes RGB, and the picture is enlarged to the side that the teacher is used to.
+    """
     import numpy as np
+    from PIL import Image
 
     from edgecmd.data.clients import teacher
     from edgecmd.evaluate import unit_rows
 
+    side = config.data.source_side
+
     def embed(images: np.ndarray) -> np.ndarray:
         rgb = images if images.shape[3] == 3 else np.repeat(images[..., :1], 3, axis=3)
+        if rgb.shape[1] != side:
+            large = [Image.fromarray(one).resize((side, side), Image.Resampling.BICUBIC) for one in rgb]
+            rgb = np.stack([np.asarray(one) for one in large])
         return unit_rows(teacher(config.teacher.path).embed(rgb))
 
     return embed

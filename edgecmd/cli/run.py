@@ -24,13 +24,14 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run folder of that name first.")] = False,
 ) -> None:
     """Everything: distil, evaluate against baselines, export, report."""
-    from edgecmd.cli.pipeline import plan
+    from edgecmd.cli.pipeline import plan, show_partition
     from edgecmd.runs import run_folder
 
     one_thread()
     resolved = read_settings(config, settings)
     plan(resolved)
     if dry_run:
+        show_partition(resolved)
         return
     folder = run_folder(resolved)
     if fresh and (folder / "config.toml").exists():

@@ -44,7 +44,7 @@ def simulate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and run nothing.")] = False,
 ) -> None:
     """Step 2: distil over simulated clients; writes a run folder with the student."""
-    from edgecmd.cli.pipeline import plan, run_stage
+    from edgecmd.cli.pipeline import plan, run_stage, show_partition
     from edgecmd.runs import run_folder
     from server.simulate import simulate as run
 
@@ -52,6 +52,7 @@ def simulate(
     resolved = read_settings(config, settings)
     plan(resolved)
     if dry_run:
+        show_partition(resolved)
         return
     run_stage(run_folder(resolved), "simulate", lambda: run(resolved, report=round_line(resolved)))
     say(f"Student: {run_folder(resolved) / 'student.safetensors'}")
