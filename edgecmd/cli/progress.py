@@ -12,12 +12,21 @@ if TYPE_CHECKING:
 
 
 def chance(config: RunConfig) -> float | None:
-    """Loss of an uninformative student under ``config``."""
+    """Loss of an uninformative student under ``config``, weighted by pairs as the round's loss is.
+
+    A client with fewer pairs than a batch has smaller batches and therefore a lower level.
+    """
+    from edgecmd.data.clients import client_rows, public_anchors
     from edgecmd.losses import chance_level
 
-    return chance_level(
-        config.distill.loss, batch_size=config.distill.batch_size, num_anchors=config.distill.num_anchors
-    )
+    num_anchors, total, weighted = len(public_anchors(config)), 0, 0.0
+    for size in map(len, client_rows(config)):
+        batch_size = min(config.distill.batch_size, size)
+        level = chance_level(config.distill.loss, batch_size=batch_size, num_anchors=num_anchors)
+        if level is None:
+            return None
+        total, weighted = total + size, weighted + size * level
+    return weighted / total
 
 
 def round_line(config: RunConfig, *, prefix: str = "") -> Callable[["RoundReport"], None]:

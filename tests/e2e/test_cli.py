@@ -170,3 +170,15 @@ def test_no_student_yet_is_said_plainly(
 
     assert run(monkeypatch, "evaluate", str(start_run(tiny))) == 4
     assert "Train a student with" in capsys.readouterr().err
+
+
+def test_the_chance_level_is_that_of_the_batches_which_the_clients_can_make(tiny: RunConfig) -> None:
+    """56 training pairs or so over 4 clients: nobody has 64, so the level is log of each client's size."""
+    from edgecmd.cli.progress import chance
+    from edgecmd.data.clients import client_rows
+
+    config = replace(tiny, distill=replace(tiny.distill, batch_size=64))
+    sizes = np.asarray([len(rows) for rows in client_rows(config)])
+    assert sizes.max() < 64
+    assert chance(config) == pytest.approx((sizes * np.log(sizes)).sum() / sizes.sum())
+    assert chance(replace(tiny, distill=replace(tiny.distill, loss="l2"))) is None
