@@ -135,10 +135,8 @@ class Probe:
 
 def make_probe(pool: Embedding, pool_labels: Labels, test: Embedding, test_labels: Labels) -> Probe:
     """Keep what can be asked: labelled rows, and of the test only classes that the pool has."""
-    keep_pool = pool_labels.values != UNLABELLED
-    keep_test = np.isin(test_labels.values, pool_labels.values[keep_pool]) & (
-        test_labels.values != UNLABELLED
-    )
+    keep_pool = known(pool_labels)
+    keep_test = np.isin(test_labels.values, pool_labels.values[keep_pool]) & (known(test_labels))
     return Probe(
         pool=pool[keep_pool],
         pool_labels=pool_labels.values[keep_pool],

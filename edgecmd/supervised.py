@@ -12,9 +12,9 @@ from torch.nn import functional
 from edgecmd.config import RunConfig
 from edgecmd.data.augment import augment_target
 from edgecmd.data.clients import experiment, target_input
-from edgecmd.data.labelled import UNLABELLED, Labels
+from edgecmd.data.labelled import Labels
 from edgecmd.device import device_of, place
-from edgecmd.evaluate import draw_labels
+from edgecmd.evaluate import draw_labels, known
 from edgecmd.losses import unit
 from edgecmd.runs import new_student
 from edgecmd.seeding import numpy_generator, torch_generator
@@ -67,9 +67,9 @@ def scratch_accuracy(config: RunConfig, *, labelling: str, num_labels: int, draw
 
 def _drawn(pool: Labels, *, num_labels: int, draw: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the pool that are labelled, and the classes among them; as in `evaluate.few_label_accuracy`."""
-    known = np.flatnonzero(pool.values != UNLABELLED)
+    labelled = np.flatnonzero(known(pool))
     generator = numpy_generator(seed, f"labels-{num_labels}", client=draw)
-    rows = known[draw_labels(pool.values[known], num_labels=num_labels, generator=generator)]
+    rows = labelled[draw_labels(pool.values[labelled], num_labels=num_labels, generator=generator)]
     return rows, np.unique(pool.values[rows])
 
 

@@ -82,15 +82,14 @@ def fit_head(config: RunConfig, student: "Student") -> "LinearHead | None":
 
     from edgecmd.assess import embedder
     from edgecmd.data.clients import experiment
-    from edgecmd.data.labelled import UNLABELLED
-    from edgecmd.evaluate import fit_linear
+    from edgecmd.evaluate import fit_linear, known
     from export.spec import LinearHead
 
     pool = experiment(config.data).validation
     labels = pool.labelled.labels.get(config.export.head_labels)
-    if labels is None or len(np.unique(labels.values[labels.values != UNLABELLED])) < 2:
+    if labels is None or len(np.unique(labels.values[known(labels)])) < 2:
         return None
-    rows = labels.values != UNLABELLED
+    rows = known(labels)
     model = fit_linear(embedder(student, config)(pool.pairs.target[rows]), labels.values[rows])
     weight, bias = np.asarray(model.coef_), np.asarray(model.intercept_)
     if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes
