@@ -2,7 +2,7 @@
 
 It runs unchanged in one process, in local worker processes, in Flower's simulation and on a
 SuperNode. A reply holds the student's weights, the number of pairs, the mean loss and the client's
-index; no label, no image and no teacher feature leaves.
+index, under privacy the weights and the index alone; no label, no image, no teacher feature leaves.
 """
 
 import os

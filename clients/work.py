@@ -1,19 +1,24 @@
 """A client's answer to one round: decode the student, distil on the client's own pairs, encode."""
 
+import logging
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode
 
+from clients.order import Order
+from clients.private import REFUSED, answer_privately, private_plan
 from clients.state import load_state, save_state
 from edgecmd.config import RunConfig
 from edgecmd.data.clients import Holding, cache_folder, client_holding
 from edgecmd.device import place, resolve_device
 from edgecmd.distill import Place, distil, make_optimizer, optimizer_tensors, restore_optimizer
+from edgecmd.errors import PrivacyError
 from edgecmd.models.students import Student, build_student
 from edgecmd.runs import run_folder
 from edgecmd.settings import unflatten
@@ -21,6 +26,8 @@ from edgecmd.settings import unflatten
 MAX_CACHED_CLIENTS = 4096
 # The server chooses the token and it becomes a folder's name here: nothing but a plain word.
 TOKEN = re.compile(r"[0-9a-f]{16}")
+SEALED = "it failed; the reason stays in the log of the client"
+LOG = logging.getLogger("edgecmd.client")
 
 
 class ClientError(RuntimeError):
@@ -30,21 +37,8 @@ class ClientError(RuntimeError):
         super().__init__(f"client {client}, stage {stage}: {type(cause).__name__}: {cause}")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Order:
-    """What the server asks for, beside the weights.
-
-    Attributes:
-        client: Index of this client.
-        round_index: Round, from 1.
-        token: Name of the run; a client keeps the states of different runs apart by it.
-        config: Settings, with the strategy's ``proximal_mu`` where the strategy sends one.
-    """
-
-    client: int
-    round_index: int
-    token: str
-    config: RunConfig
+class SealedError(RuntimeError):
+    """Stands for an error whose text could tell of the pairs."""
 
 
 @lru_cache(maxsize=8)
@@ -84,17 +78,40 @@ def answer_train(message: Message, context: Context) -> Message:
     client, stage = int(context.node_config.get("partition-id", 0)), "config"
     try:
         order = _order(message.content.config_records["config"], context, client)
+        plan = private_plan(order, context.node_config)
         stage = "data"
         holding = _holding(order.config, client, str(context.node_config.get("data-dir", "")))
         stage = "decode"
         arrays = message.content.array_records["arrays"]
         student = _decode(arrays, holding, order.config)
-        stage = "distil"
-        loss = _distil(student, holding, order, _state_folder(order, context))
+        stage, folder = "distil", _state_folder(order, context)
+        if plan is not None:
+            released = answer_privately(
+                student, holding, arrays, order=order, plan=plan, node=context.node_config, folder=folder
+            )
+            return Message(_private_reply(released, client), reply_to=message)
+        loss = _distil(student, holding, order, folder)
         stage = "encode"
-        return Message(_reply(student, list(arrays), loss, client, len(holding.data)), reply_to=message)
+        weights = _weights(student, list(arrays))
+        if order.config.privacy.mechanism != "none":
+            return Message(_private_reply(weights, client), reply_to=message)
+        return Message(_reply(weights, loss, client, len(holding.data)), reply_to=message)
+    except PrivacyError as error:
+        # Its text depends on settings and on the ledger, never on a pair.
+        return Message(
+            Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{REFUSED}client {client}: {error}"),
+            reply_to=message,
+        )
     except Exception as error:
+        if _is_private(context):
+            LOG.exception("client %d failed in stage %s", client, stage)
+            raise ClientError(client, "private round", SealedError(SEALED)) from None
         raise ClientError(client, stage, error) from error
+
+
+def _is_private(context: Context) -> bool:
+    asked = context.run_config.get("privacy.mechanism", "none") != "none"
+    return asked or "max-epsilon" in context.node_config
 
 
 def _order(sent: ConfigRecord, context: Context, client: int) -> Order:
@@ -154,9 +171,17 @@ def _distil(student: Student, holding: Holding, order: Order, folder: Path) -> f
     return loss
 
 
-def _reply(student: Student, names: list[str], loss: float, client: int, num_examples: int) -> RecordDict:
+def _weights(student: Student, names: list[str]) -> ArrayRecord:
     """Weights in the order in which they came: some strategies match tensors by position."""
     state = student.state_dict()
-    arrays = {name: Array(state[name].cpu().contiguous().numpy()) for name in names}
+    return ArrayRecord({name: Array(state[name].cpu().contiguous().numpy()) for name in names})
+
+
+def _reply(weights: ArrayRecord, loss: float, client: int, num_examples: int) -> RecordDict:
     metrics = MetricRecord({"num-examples": num_examples, "loss": loss, "client": client})
-    return RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics})
+    return RecordDict({"arrays": weights, "metrics": metrics})
+
+
+def _private_reply(weights: ArrayRecord, client: int) -> RecordDict:
+    """Under privacy a client releases weights and its index: no count, no loss."""
+    return RecordDict({"arrays": weights, "metrics": MetricRecord({"client": client})})

@@ -23,6 +23,19 @@ def l2(student: Embeddings, teacher: Embeddings) -> PerExample:
     return (unit(student) - unit(teacher.detach())).square().sum(dim=1)
 
 
+def cosine(student: Embeddings, teacher: Embeddings) -> PerExample:
+    """One minus the cosine of student and teacher: feature regression without negatives.
+
+    Args:
+        student: Student embeddings, (B, D).
+        teacher: Teacher embeddings of the same pairs, (B, D); constants.
+
+    Returns:
+        ``1 - s_i.t_i``, (B,), between 0 and 2; half of `l2`.
+    """
+    return 1.0 - (unit(student) * unit(teacher.detach())).sum(dim=1)
+
+
 def nt_xent(first: Embeddings, second: Embeddings, *, temperature: float) -> PerExample:
     """NT-Xent of SimCLR (Chen et al. 2020) over two views of each example.
 

@@ -5,7 +5,7 @@ Choices that come from a table (losses, students, strategies) are checked where 
 that this module imports nothing heavy.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edgecmd.errors import ConfigError
 
@@ -126,14 +126,17 @@ class StudentConfig:
 
     architecture: str = "ws-200k"
     """ws-50k, ws-200k, ws-1m (weight-standardised, fold to plain convolutions); gn-50k, gn-200k, gn-1m."""
+    path: str = ""
+    """First weights: a .safetensors file of ``edgecmd warm-start``; empty: random ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistillConfig:
     """Step 2, a client's local work."""
 
-    loss: str = "cmc"
-    """cmc, cmd, cmc+cmd, cmc-anchored, cmd-anchored; baselines l2, simclr."""
+    loss: str = "auto"
+    """auto (the loss of privacy.mechanism; cmc where there is none), cmc, cmd, cmc+cmd, cmc-anchored,
+    cmd-anchored, cmc+cmd-anchored, cosine; baselines l2, simclr."""
     temperature: float = 0.1
     """Of student similarities."""
     teacher_temperature: float = 0.1
@@ -142,8 +145,10 @@ class DistillConfig:
     """Weight of cmd in cmc+cmd."""
     num_anchors: int = 1024
     """Public teacher features used as negatives by the anchored losses."""
+    anchors: str = "public"
+    """Where anchors come from: public (pictures of the public set), procedural (made-up pictures), random."""
     batch_size: int = 64
-    """Pairs a step; a client with fewer pairs uses all of them."""
+    """Pairs a step; a client with fewer uses all of them. Under record-level privacy the divisor of a sum."""
     learning_rate: float = 1e-2
     """Peak; decays over the rounds with ``schedule``."""
     central_learning_rate: float = 1e-2
@@ -171,6 +176,58 @@ class DistillConfig:
         in_range("distill", 0, 100, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
         in_range("distill", 0, 100, central_learning_rate=self.central_learning_rate)
         in_range("distill", 0, 4, augment=self.augment)
+
+
+AUTO_LOSSES = {
+    "none": "cmc",
+    "anchors": "cmc-anchored",
+    "cosine": "cosine",
+    "groups": "cmc-groups",
+    "client": "cmc",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrivacyConfig:
+    """Differential privacy of what leaves a client, or, for ``client``, of what leaves the server."""
+
+    mechanism: str = "none"
+    """none; for each pair: anchors, cosine, groups; for each whole client, with a trusted server: client."""
+    epsilon: float = 8.0
+    """Budget over all rounds of a data set, which no client exceeds; also what the noise is made for."""
+    delta: float = 1e-5
+    """Probability beside epsilon; far below 1 / pairs of a client."""
+    noise_multiplier: float = 0.0
+    """Noise in units of the sensitivity; 0: the least that keeps the run within epsilon."""
+    clip: float = 1.0
+    """Largest L2 norm of what one unit adds to a sum: C."""
+    sampling: str = "poisson"
+    """poisson (each pair by a coin of its own, amplified) or none (batches without amplification)."""
+    sampling_rate: float = 0.25
+    """Probability with which a pair enters a step; about distill.batch_size / pairs of a client."""
+    num_views: int = 1
+    """Augmented views of a pair that are averaged before the clip (anchors, cosine); no privacy cost."""
+    num_groups: int = 8
+    """Buckets into which the pairs of a step fall (groups)."""
+    engine: str = "vmap"
+    """How gradients of single units are made: vmap, opacus, opacus-ghost, or loop, which is slow and plain."""
+    chunk_size: int = 32
+    """Rows whose gradients are held in memory at a time."""
+    accountant: str = "pld"
+    """pld (dp-accounting), prv or rdp (Opacus, as a check)."""
+    deterministic: bool = False
+    """Noise and coins from the seed, for tests: NOT PRIVATE, and recorded so."""
+    ledger_dir: str = ""
+    """Folder of the ledgers; empty: the run folder in a simulation, the cache folder on a device."""
+
+    def __post_init__(self) -> None:
+        in_range("privacy", 1e-3, 1e3, epsilon=self.epsilon)
+        in_range("privacy", 1e-15, 0.1, delta=self.delta)
+        in_range("privacy", 0, 1e6, noise_multiplier=self.noise_multiplier)
+        in_range("privacy", 1e-6, 1e6, clip=self.clip)
+        in_range("privacy", 1e-6, 1.0, sampling_rate=self.sampling_rate)
+        in_range("privacy", 1, 64, num_views=self.num_views)
+        in_range("privacy", 1, 65_536, num_groups=self.num_groups, chunk_size=self.chunk_size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -284,6 +341,7 @@ class RunConfig:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
@@ -295,3 +353,10 @@ class RunConfig:
             raise ConfigError(
                 f"name={self.name!r} must be a plain folder name, without '/' or a leading dot."
             )
+
+    def resolved(self) -> "RunConfig":
+        """The same settings with ``distill.loss = "auto"`` replaced by the mechanism's loss."""
+        if self.distill.loss != "auto":
+            return self
+        loss = AUTO_LOSSES.get(self.privacy.mechanism, "cmc")
+        return replace(self, distill=replace(self.distill, loss=loss))

@@ -81,6 +81,18 @@ def _cmd_anchored(batch: Embedded, config: DistillConfig) -> losses.PerExample:
     )
 
 
+def _cmc_cmd_anchored(batch: Embedded, config: DistillConfig) -> losses.PerExample:
+    return _cmc_anchored(batch, config) + config.cmd_weight * _cmd_anchored(batch, config)
+
+
+def _cmc_groups(batch: Embedded, config: DistillConfig) -> losses.PerExample:
+    return losses.cmc_groups(batch.student, batch.teacher, batch.anchors, temperature=config.temperature)
+
+
+def _cosine(batch: Embedded, _: DistillConfig) -> losses.PerExample:
+    return baselines.cosine(batch.student, batch.teacher)
+
+
 def _l2(batch: Embedded, _: DistillConfig) -> losses.PerExample:
     return baselines.l2(batch.student, batch.teacher)
 
@@ -96,6 +108,9 @@ OBJECTIVES: dict[str, Objective] = {
     "cmc+cmd": _cmc_cmd,
     "cmc-anchored": _cmc_anchored,
     "cmd-anchored": _cmd_anchored,
+    "cmc+cmd-anchored": _cmc_cmd_anchored,
+    "cmc-groups": _cmc_groups,
+    "cosine": _cosine,
     "l2": _l2,
     "simclr": _simclr,
 }

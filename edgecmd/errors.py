@@ -44,6 +44,12 @@ class ExportError(EdgecmdError):
     exit_code = 6
 
 
+class PrivacyError(EdgecmdError):
+    """A guarantee cannot be given: the settings do not earn it, or the budget is spent."""
+
+    exit_code = 7
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Sentence that lists ``allowed`` and, where one is close, the name that was probably meant."""
     names = sorted(allowed)

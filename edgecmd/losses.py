@@ -128,6 +128,28 @@ def cmd_anchored(
     return -(relation_teacher * relation_student).sum(dim=1)
 
 
+def cmc_groups(
+    student: Embeddings, teacher: Embeddings, anchors: Anchors, *, temperature: float
+) -> PerExample:
+    """Contrast with the other pairs of the batch and with public anchors, from the student's side.
+
+    ``-log[ e^{s_i.t_i/T} / (sum_j e^{s_i.t_j/T} + sum_k e^{s_i.u_k/T}) ]``; under privacy the batch
+    is one bucket of `edgecmd.privacy.mechanisms`.
+
+    Args:
+        student: Student embeddings, (B, D).
+        teacher: Teacher embeddings of the same pairs, (B, D); constants.
+        anchors: Public teacher embeddings, (K, D); constants.
+        temperature: ``T``.
+
+    Returns:
+        Loss of each example, (B,). An uninformative student has ``log(B + K)``.
+    """
+    columns = unit(torch.cat([teacher.detach(), anchors.detach()]))
+    logits = unit(student) @ columns.T / temperature
+    return -functional.log_softmax(logits, dim=1).diagonal()
+
+
 def chance_level(loss: str, *, batch_size: int, num_anchors: int) -> float | None:
     """Loss of a student whose similarities are all equal; None where there is no such level.
 
@@ -142,6 +164,8 @@ def chance_level(loss: str, *, batch_size: int, num_anchors: int) -> float | Non
         "cmc+cmd": lambda: math.log(batch_size) + math.log(batch_size - 1),
         "cmc-anchored": lambda: math.log(num_anchors + 1),
         "cmd-anchored": lambda: math.log(num_anchors),
+        "cmc+cmd-anchored": lambda: math.log(num_anchors + 1) + math.log(num_anchors),
+        "cmc-groups": lambda: math.log(batch_size + num_anchors),
         "simclr": lambda: math.log(2 * batch_size - 1),
     }
     return levels[loss]() if loss in levels else None

@@ -71,14 +71,33 @@ def _version(package: str) -> str:
 
 
 def new_student(config: RunConfig) -> Student:
-    """Untrained student of ``config``; equal settings give equal weights."""
+    """First weights of ``config``: those at ``student.path``, else random; equal settings give equal weights.
+
+    Raises:
+        DataError: The file at ``student.path`` is missing or holds another student.
+    """
     student = build_student(
         config.student.architecture,
         in_channels=experiment(config.data).train.target.shape[3],
         embedding_dim=public_anchors(config).shape[1],
         generator=torch_generator(config.seed, "student-init"),
     )
+    if config.student.path:
+        _load_first_weights(student, config)
     return place(student, resolve_device(config.device))
+
+
+def _load_first_weights(student: Student, config: RunConfig) -> None:
+    path = Path(config.student.path)
+    first = load_student(path).state_dict()
+    own = {name: tuple(value.shape) for name, value in student.state_dict().items()}
+    if {name: tuple(value.shape) for name, value in first.items()} != own:
+        raise DataError(
+            f"student.path={str(path)!r} holds another student than student.architecture="
+            f"{config.student.architecture!r} for this data. Make one with `edgecmd warm-start` and the same"
+            " settings."
+        )
+    student.load_state_dict(first)
 
 
 def save_student(student: Student, path: Path, config: RunConfig) -> None:

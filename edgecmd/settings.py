@@ -103,7 +103,7 @@ def unflatten(mapping: Mapping[str, object]) -> RunConfig:
         else:
             values[key] = value
     built = {name: kind(**sections[name]) for name, kind in _sections().items()}
-    return RunConfig(**values, **built)
+    return RunConfig(**values, **built).resolved()
 
 
 def flatten(config: RunConfig) -> dict[str, Scalar]:

@@ -13,8 +13,11 @@ from edgecmd.assess import validate
 from edgecmd.config import RunConfig
 from edgecmd.files import write_text_atomically
 from edgecmd.models.students import Student
+from edgecmd.privacy.plan import make_plan
 from edgecmd.runs import new_student, save_student, start_run
+from server.client_privacy import central_privacy
 from server.loop import Arrays, Federation, RoundReport, run_rounds
+from server.privacy_report import write_privacy
 from server.strategies import build_strategy
 
 Report = Callable[[RoundReport], None]
@@ -59,11 +62,13 @@ def federate(grid: Grid, config: RunConfig, *, report: Report | None = None) -> 
     Raises:
         ConfigError: A setting of the strategy is wrong; nothing is written then.
         FederationError: A round missed its quorum, or no checkpoint can be read.
+        PrivacyError: The settings do not earn a guarantee, or every budget was spent beforehand.
     """
     quiet_flower()
     torch.set_num_threads(1)
-    strategy = build_strategy(config)
+    strategy, plan = build_strategy(config), make_plan(config)
     folder = start_run(config)
+    token = run_token(folder)
     student = new_student(config)
 
     def evaluate(round_index: int, arrays: Arrays) -> dict[str, float]:
@@ -75,12 +80,16 @@ def federate(grid: Grid, config: RunConfig, *, report: Report | None = None) -> 
         grid=grid,
         config=config.federation,
         strategy=strategy,
-        token=run_token(folder),
+        token=token,
         seed=config.seed,
         folder=folder,
         evaluate=evaluate,
         report=report or (lambda _: None),
+        central=central_privacy(plan, config, token=token),
+        private=plan is not None,
     )
     load_arrays(student, run_rounds(federation, to_arrays(student)))
     save_student(student, folder / "student.safetensors", config)
+    if plan is not None:
+        write_privacy(plan, config, folder)
     return student

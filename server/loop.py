@@ -5,6 +5,7 @@ whatever comes back. This loop owns the cohort, the quorum, the deadline, the sc
 the dtype of the weights, a checkpoint a round and the event log.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,10 +17,12 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, FedAvgM
 
 from edgecmd.config import FederationConfig
-from edgecmd.errors import FederationError
+from edgecmd.errors import FederationError, PrivacyError
 from edgecmd.events import EventLog
+from edgecmd.privacy.ledger import BudgetSpent
 from edgecmd.seeding import numpy_generator
 from server.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
+from server.client_privacy import CentralPrivacy
 from server.cohort import CohortGrid, ask_indices, wait_for_nodes
 from server.screening import Rejection, screen
 from server.strategies import from_record, restore_strategy, strategy_tensors, to_record
@@ -37,8 +40,8 @@ class RoundReport:
         num_rounds: Rounds of the run.
         num_clients: Replies that were aggregated.
         rejected: Replies that were dropped, and why.
-        num_examples: Pairs behind the aggregated replies.
-        loss: Mean loss weighted by pairs.
+        num_examples: Pairs behind the aggregated replies; None under privacy.
+        loss: Mean loss weighted by pairs; None under privacy.
         seconds: Wall time of the round.
         bytes_exchanged: Weights sent and received, in bytes.
         metrics: Evaluation after the round, where there was one.
@@ -48,11 +51,20 @@ class RoundReport:
     num_rounds: int
     num_clients: int
     rejected: tuple[Rejection, ...]
-    num_examples: int
-    loss: float
+    num_examples: int | None
+    loss: float | None
     seconds: float
     bytes_exchanged: int
     metrics: Mapping[str, float]
+
+    @property
+    def num_refused(self) -> int:
+        """Clients that declined: their privacy budget is spent, or their owner says so."""
+        return sum(one.refused for one in self.rejected)
+
+
+class BudgetEndError(Exception):
+    """Too few clients are left because their budgets are spent; the run ends with what it has."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +81,8 @@ class Federation:
         evaluate: Metrics of the global weights after a round; empty where none are due.
         report: Called after each round.
         indices: Client of each node that was asked for it.
+        central: Client-level privacy of the server; None without it.
+        private: Whether replies hold weights alone.
     """
 
     grid: Grid
@@ -80,16 +94,19 @@ class Federation:
     evaluate: Evaluate
     report: Callable[[RoundReport], None]
     indices: dict[int, int] = field(default_factory=dict)
+    central: CentralPrivacy | None = None
+    private: bool = False
 
 
 def run_rounds(federation: Federation, initial: Arrays) -> Arrays:
     """Run the rounds that are left, from the newest checkpoint or from ``initial``.
 
     Returns:
-        Global weights after the last round.
+        Global weights after the last round, or after the last one that privacy budgets allowed.
 
     Raises:
         FederationError: A round had fewer usable replies than the quorum.
+        PrivacyError: No round could be made, because the clients refused.
     """
     checkpoints, log = federation.folder / "checkpoints", EventLog(federation.folder / "events.jsonl")
     state = newest_checkpoint(checkpoints)
@@ -101,7 +118,11 @@ def run_rounds(federation: Federation, initial: Arrays) -> Arrays:
     if state.round_index < federation.config.num_rounds:
         log.cut_back(state.events_bytes)
     for round_index in range(state.round_index + 1, federation.config.num_rounds + 1):
-        arrays, report = run_round(federation, arrays, round_index)
+        try:
+            arrays, report = run_round(federation, arrays, round_index)
+        except BudgetEndError as end:
+            _end_early(log, end, round_index)
+            break
         _log_round(log, report)
         state = Checkpoint(
             round_index=round_index,
@@ -114,6 +135,18 @@ def run_rounds(federation: Federation, initial: Arrays) -> Arrays:
     return arrays
 
 
+def _end_early(log: EventLog, end: BudgetEndError, round_index: int) -> None:
+    """Log that the budgets ended the run before ``round_index``.
+
+    Raises:
+        PrivacyError: It is the first round, so there is nothing to end with.
+    """
+    if round_index == 1:
+        raise PrivacyError(f"No round can be made. {end}") from end
+    log.append("budget", rounds=round_index - 1, reason=str(end))
+    logging.getLogger("edgecmd").warning("The run ends after round %d: %s", round_index - 1, end)
+
+
 def run_round(federation: Federation, arrays: Arrays, round_index: int) -> tuple[Arrays, RoundReport]:
     """Ask a cohort, screen its replies, aggregate, evaluate.
 
@@ -121,29 +154,59 @@ def run_round(federation: Federation, arrays: Arrays, round_index: int) -> tuple
         FederationError: Fewer usable replies than the quorum; the message has the first client's fault.
     """
     config, strategy, started = federation.config, federation.strategy, time.monotonic()
+    if federation.central is not None:
+        _require_central_budget(federation.central)
     cohort = draw_cohort(federation, round_index)
-    record = to_record(arrays)
-    restore_current(strategy, record)
-    messages = strategy.configure_train(
-        round_index, record, ConfigRecord({"run": federation.token}), CohortGrid(federation.grid, cohort)
-    )
-    place = {node: index for index, node in enumerate(cohort)}
-    messages = sorted(messages, key=lambda message: place[message.metadata.dst_node_id])
-    replies = list(federation.grid.send_and_receive(messages, timeout=config.deadline_s))
-    replies.sort(key=lambda reply: place[reply.metadata.src_node_id])
-    usable, rejected = screen(replies, arrays, max_examples=config.max_examples)
-    silent = set(cohort) - {reply.metadata.src_node_id for reply in replies}
-    rejected += [
-        Rejection(node_id=node, reason=f"no reply within federation.deadline_s={config.deadline_s:g} s")
-        for node in cohort
-        if node in silent
-    ]
-    check_quorum(usable, rejected, config=config, round_index=round_index)
+    usable, rejected = ask(federation, arrays, cohort, round_index)
+    if federation.central is None or not federation.central.hidden:
+        check_quorum(usable, rejected, config=config, round_index=round_index)
+    if federation.central is not None:
+        usable = [federation.central.combine(usable, arrays, round_index=round_index)]
+    elif federation.private:
+        weigh_equally(usable)
+    restore_current(strategy, to_record(arrays))
     aggregated, _ = strategy.aggregate_train(round_index, usable)
     if aggregated is None:
         raise FederationError(f"Round {round_index}: strategy {config.strategy!r} gave no weights.")
     updated = checked(from_record(aggregated, like=arrays), config=config, round_index=round_index)
     return updated, _report(federation, round_index, usable, rejected, updated, started, len(cohort))
+
+
+def ask(
+    federation: Federation, arrays: Arrays, cohort: list[int], round_index: int
+) -> tuple[list[Message], list[Rejection]]:
+    """Send a round to ``cohort``; usable replies by client, and what was dropped or did not come."""
+    if not cohort:
+        return [], []
+    config = federation.config
+    messages = federation.strategy.configure_train(
+        round_index,
+        to_record(arrays),
+        ConfigRecord({"run": federation.token}),
+        CohortGrid(federation.grid, cohort),
+    )
+    place = {node: index for index, node in enumerate(cohort)}
+    messages = sorted(messages, key=lambda message: place[message.metadata.dst_node_id])
+    replies = list(federation.grid.send_and_receive(messages, timeout=config.deadline_s))
+    replies.sort(key=lambda reply: place[reply.metadata.src_node_id])
+    usable, rejected = screen(replies, arrays, max_examples=config.max_examples, private=federation.private)
+    silent = set(cohort) - {reply.metadata.src_node_id for reply in replies}
+    late = f"no reply within federation.deadline_s={config.deadline_s:g} s"
+    rejected += [Rejection(node_id=node, reason=late) for node in cohort if node in silent]
+    return usable, rejected
+
+
+def weigh_equally(replies: Iterable[Message]) -> None:
+    """Give each reply the weight 1: how many pairs a client has is private."""
+    for reply in replies:
+        reply.content.metric_records["metrics"]["num-examples"] = 1
+
+
+def _require_central_budget(central: CentralPrivacy) -> None:
+    try:
+        central.require_budget()
+    except BudgetSpent as spent:
+        raise BudgetEndError(str(spent)) from spent
 
 
 def draw_cohort(federation: Federation, round_index: int) -> list[int]:
@@ -154,6 +217,8 @@ def draw_cohort(federation: Federation, round_index: int) -> list[int]:
     """
     config, grid = federation.config, federation.grid
     nodes = wait_for_nodes(grid, minimum=config.min_clients, deadline_s=config.deadline_s)
+    if federation.central is not None and federation.central.hidden:
+        return federation.central.draw(nodes, round_index=round_index)
     size = min(len(nodes), max(config.min_clients, round(len(nodes) * config.client_fraction)))
     if size == len(nodes):
         return nodes
@@ -177,9 +242,16 @@ def check_quorum(
 
     Raises:
         FederationError: The message has the number, the quorum and the first fault.
+        BudgetEndError: Clients are missing because they refused.
     """
     if len(usable) >= config.min_clients:
         return
+    refusals = [one.reason for one in rejected if one.refused]
+    if refusals:
+        raise BudgetEndError(
+            f"{len(refusals)} clients refused round {round_index}, {len(usable)} are left and"
+            f" federation.min_clients={config.min_clients}. The first: {refusals[0]}"
+        )
     first = f" First fault, node {rejected[0].node_id}: {rejected[0].reason}" if rejected else ""
     raise FederationError(
         f"Round {round_index}: {len(usable)} usable replies, federation.min_clients={config.min_clients}."
@@ -211,21 +283,31 @@ def _report(
     started: float,
     cohort_size: int,
 ) -> RoundReport:
-    metrics = [reply.content.metric_records["metrics"] for reply in usable]
-    weights = np.asarray([float(str(one["num-examples"])) for one in metrics])
-    losses = np.asarray([float(str(one["loss"])) for one in metrics])
     payload = sum(value.nbytes for value in arrays.values())
+    central = federation.central
+    hidden = central is not None and central.hidden
+    num_clients = central.num_answers if central is not None else len(usable)
+    exchanged = 2 * central.normaliser if central is not None and hidden else cohort_size + num_clients
+    num_examples, loss = (None, None) if federation.private else _weighted_loss(usable)
     return RoundReport(
         round_index=round_index,
         num_rounds=federation.config.num_rounds,
-        num_clients=len(usable),
-        rejected=tuple(rejected),
-        num_examples=int(weights.sum()),
-        loss=float((weights * losses).sum() / weights.sum()),
+        num_clients=round(central.normaliser) if central is not None and hidden else num_clients,
+        rejected=() if hidden else tuple(rejected),
+        num_examples=num_examples,
+        loss=loss,
         seconds=time.monotonic() - started,
-        bytes_exchanged=payload * (cohort_size + len(usable)),
+        bytes_exchanged=round(payload * exchanged),
         metrics=federation.evaluate(round_index, arrays),
     )
+
+
+def _weighted_loss(usable: list[Message]) -> tuple[int, float]:
+    """Pairs behind the replies, and their mean loss weighted by pairs."""
+    metrics = [reply.content.metric_records["metrics"] for reply in usable]
+    weights = np.asarray([float(str(one["num-examples"])) for one in metrics])
+    losses = np.asarray([float(str(one["loss"])) for one in metrics])
+    return int(weights.sum()), float((weights * losses).sum() / weights.sum())
 
 
 def _log_round(log: EventLog, report: RoundReport) -> None:

@@ -14,6 +14,8 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from flwr.common.constant import SType
 
 METRICS = {"num-examples", "loss", "client"}
+PRIVATE_METRICS = {"client"}
+REFUSED = "refused: "
 # Finite, and yet beyond anything that training gives; its square would overflow in FedAdam's moments.
 LARGEST = 1e9
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -31,9 +33,18 @@ class Rejection:
     node_id: int
     reason: str
 
+    @property
+    def refused(self) -> bool:
+        """Whether the client itself declined, because its privacy budget or its owner says so."""
+        return self.reason.startswith(REFUSED)
+
 
 def screen(
-    replies: Iterable[Message], reference: Mapping[str, np.ndarray], *, max_examples: int
+    replies: Iterable[Message],
+    reference: Mapping[str, np.ndarray],
+    *,
+    max_examples: int,
+    private: bool = False,
 ) -> tuple[list[Message], list[Rejection]]:
     """Split replies into usable ones, in the order of the clients' indices, and rejections.
 
@@ -41,6 +52,7 @@ def screen(
         replies: What came back.
         reference: The global weights: names, shapes and dtypes that a reply must have.
         max_examples: Largest believable number of pairs.
+        private: Whether a reply must hold weights and index alone; one that holds more is dropped.
 
     Returns:
         Usable replies sorted by client (floating-point sums depend on the order), rejections.
@@ -48,7 +60,7 @@ def screen(
     usable: dict[int, Message] = {}
     rejections = []
     for reply in replies:
-        reason = _fault(reply, reference, max_examples=max_examples)
+        reason = _fault(reply, reference, max_examples=max_examples, private=private)
         if reason is None:
             client = int(str(_metrics(reply)["client"]))
             if client not in usable:
@@ -63,7 +75,9 @@ def _metrics(reply: Message) -> MetricRecord:
     return reply.content.metric_records["metrics"]
 
 
-def _fault(reply: Message, reference: Mapping[str, np.ndarray], *, max_examples: int) -> str | None:
+def _fault(
+    reply: Message, reference: Mapping[str, np.ndarray], *, max_examples: int, private: bool
+) -> str | None:
     """First thing that is wrong with a reply, or None."""
     if reply.has_error():
         return reply.error.reason or "an error without a reason"
@@ -71,9 +85,16 @@ def _fault(reply: Message, reference: Mapping[str, np.ndarray], *, max_examples:
     kinds = {name: type(record) for name, record in content.items()}
     if kinds != {"arrays": ArrayRecord, "metrics": MetricRecord}:
         return f"records {sorted(kinds)} instead of 'arrays' and 'metrics'"
-    return _metric_fault(_metrics(reply), max_examples=max_examples) or _array_fault(
-        content.array_records["arrays"], reference
-    )
+    metrics = _metrics(reply)
+    wrong = _private_fault(metrics) if private else _metric_fault(metrics, max_examples=max_examples)
+    return wrong or _array_fault(content.array_records["arrays"], reference)
+
+
+def _private_fault(metrics: MetricRecord) -> str | None:
+    if set(metrics) != PRIVATE_METRICS:
+        return f"metrics {sorted(metrics)} instead of {sorted(PRIVATE_METRICS)}, as privacy asks"
+    client = metrics["client"]
+    return None if isinstance(client, int) and client >= 0 else f"client={client} is no index"
 
 
 def _metric_fault(metrics: MetricRecord, *, max_examples: int) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgecmd.cli.common import one_thread, print_table, say
+from edgecmd.cli.privacy import privacy_rows
 from edgecmd.cli.progress import chance, round_line
 from edgecmd.config import RunConfig
 
@@ -36,12 +37,14 @@ def check_names(config: RunConfig) -> None:
     Raises:
         ConfigError: With the setting, the options and the nearest name.
     """
+    from edgecmd.data.clients import ANCHORS
     from edgecmd.data.experiment import LOADERS
     from edgecmd.data.partition import PARTITIONS
     from edgecmd.device import resolve_device
     from edgecmd.distill import OBJECTIVES, OPTIMIZERS, SCHEDULES
     from edgecmd.errors import choose
     from edgecmd.models.students import STUDENTS
+    from edgecmd.privacy.plan import make_plan
     from server.strategies import BUILDERS
 
     choose("data.name", config.data.name, LOADERS)
@@ -50,7 +53,9 @@ def check_names(config: RunConfig) -> None:
     choose("distill.optimizer", config.distill.optimizer, OPTIMIZERS)
     choose("distill.schedule", config.distill.schedule, SCHEDULES)
     choose("federation.partition", config.federation.partition, PARTITIONS)
+    choose("distill.anchors", config.distill.anchors, ANCHORS)
     choose("federation.strategy", config.federation.strategy, BUILDERS)
+    make_plan(config)
     resolve_device(config.device)
 
 
@@ -87,7 +92,7 @@ def plan(config: RunConfig) -> None:
             f"{config.federation.num_rounds} of {config.federation.local_steps} local steps = {steps} steps",
         ],
         ["bytes a round", f"{2 * payload * cohort / 1e6:.1f} MB ({cohort} clients, both ways)"],
-        ["privacy", "no differential privacy"],
+        *privacy_rows(config, sizes),
     ]
     print_table(f"Plan of {config.name}", ["what", "value"], rows)
 
@@ -140,17 +145,22 @@ def assess_run(config: RunConfig, folder: Path, *, baselines: bool) -> "dict[str
     if baselines:
         tables["untrained"] = assess(embedder(new_student(config), config), config)
         tables["teacher as it is"] = assess(teacher_on_target(config), config)
-        for loss in BASELINES:
-            tables[loss] = _federated_baseline(config, folder, loss)
+        for name, other in federated_baselines(config).items():
+            tables[name] = _federated_baseline(other, folder, name)
         scratch = scratch_table(config)
         if scratch:
             tables["scratch"] = scratch
     others = {name: table for name, table in tables.items() if name != "student"}
     write_json(
         folder / "evaluation.json",
-        {"student": tables["student"], "baselines": others, "chance_loss": chance(config)},
+        {"student": tables["student"], "baselines": others, "chance_loss": _told_chance(config)},
     )
     return tables
+
+
+def _told_chance(config: RunConfig) -> float | None:
+    """Chance level of the loss, where clients tell their loss."""
+    return chance(config) if config.privacy.mechanism == "none" else None
 
 
 def teacher_on_target(config: RunConfig) -> "Embed":
@@ -176,20 +186,36 @@ def teacher_on_target(config: RunConfig) -> "Embed":
     return embed
 
 
-def _federated_baseline(config: RunConfig, folder: Path, loss: str) -> "Table":
-    """The same federation with another loss, in a run folder of its own below this one."""
+def federated_baselines(config: RunConfig) -> dict[str, RunConfig]:
+    """Settings of the baselines that train in the same federation, by name.
+
+    Under record-level privacy these are the mechanism without negatives, at the same epsilon, and the
+    same loss without privacy: the limit that privacy is paid against.
+    """
+    without = replace(config, privacy=replace(config.privacy, mechanism="none"))
+    if config.privacy.mechanism == "none":
+        return {loss: replace(config, distill=replace(config.distill, loss=loss)) for loss in BASELINES}
+    baselines = {f"{config.distill.loss} without privacy": without}
+    if config.privacy.mechanism in ("anchors", "groups"):
+        privacy = replace(config.privacy, mechanism="cosine", ledger_dir="")
+        distill = replace(config.distill, loss="cosine")
+        baselines["cosine, same epsilon"] = replace(config, privacy=privacy, distill=distill)
+    return baselines
+
+
+def _federated_baseline(config: RunConfig, folder: Path, name: str) -> "Table":
+    """One of `federated_baselines`, in a run folder of its own below this one."""
     from edgecmd.assess import assess, embedder
     from server.simulate import simulate
 
-    cross_modal = loss != "simclr"
+    cross_modal = config.distill.loss != "simclr"
     other = replace(
         config,
-        name=loss,
+        name=name.replace(", ", "-").replace(" ", "-"),
         out=str(folder / "baselines"),
-        distill=replace(config.distill, loss=loss),
         evaluate=config.evaluate if cross_modal else replace(config.evaluate, every_rounds=0),
     )
-    student = simulate(other, report=round_line(other, prefix=f"{loss}: "))
+    student = simulate(other, report=round_line(other, prefix=f"{name}: "))
     return assess(embedder(student, other), other, cross_modal=cross_modal)
 
 

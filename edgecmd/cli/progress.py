@@ -8,6 +8,7 @@ from edgecmd.cli.common import say
 from edgecmd.config import RunConfig
 
 if TYPE_CHECKING:
+    from edgecmd.privacy.plan import PrivacyPlan
     from server.loop import RoundReport
 
 
@@ -29,9 +30,21 @@ def chance(config: RunConfig) -> float | None:
     return weighted / total
 
 
+def _spent(plan: "PrivacyPlan | None", report: "RoundReport") -> str:
+    """Epsilon of the rounds so far instead of the loss, which clients do not tell."""
+    if plan is None:
+        return "no loss"
+    if plan.deterministic:
+        return "NOT PRIVATE (privacy.deterministic)"
+    return f"epsilon {plan.epsilon_after(report.round_index):.2f} of {plan.epsilon:g}"
+
+
 def round_line(config: RunConfig, *, prefix: str = "") -> Callable[["RoundReport"], None]:
     """Function that prints a line for each round; every tenth round when the output is no terminal."""
-    level = chance(config)
+    from edgecmd.privacy.plan import make_plan
+
+    plan = make_plan(config)
+    level = chance(config) if plan is None else None
     beside = f" (chance {level:.2f})" if level is not None else ""
     every = 1 if sys.stdout.isatty() else max(1, config.federation.num_rounds // 10)
 
@@ -41,8 +54,9 @@ def round_line(config: RunConfig, *, prefix: str = "") -> Callable[["RoundReport
         if report.round_index % every and not report.metrics and report.round_index != report.num_rounds:
             return
         metrics = "  ".join(f"{name} {value:.3f}" for name, value in report.metrics.items())
+        shown = f"loss {report.loss:.3f}{beside}" if report.loss is not None else _spent(plan, report)
         say(
-            f"{prefix}round {report.round_index}/{report.num_rounds}  loss {report.loss:.3f}{beside}"
+            f"{prefix}round {report.round_index}/{report.num_rounds}  {shown}"
             f"  clients {report.num_clients}  {report.bytes_exchanged / 1e6:.1f} MB"
             f"  {report.seconds:.1f} s  {metrics}".rstrip()
         )

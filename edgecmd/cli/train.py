@@ -37,6 +37,33 @@ def pretrain(
     say(f"Wrote {out} (sha256 {digest}).")
 
 
+@app.command("warm-start")
+def warm_start(
+    out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("student.safetensors"),
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Optimiser steps.")] = 600,
+    config: ConfigFile = None,
+    settings: Settings = None,
+) -> None:
+    """First weights of a student from public pictures alone; use them with --set student.path=FILE."""
+    from edgecmd.assess import validate
+    from edgecmd.runs import save_student
+    from edgecmd.warmstart import warm_start as train
+
+    one_thread()
+    resolved = read_settings(config, settings)
+    every = max(1, steps // 10)
+
+    def progress(step: int, loss: float) -> None:
+        if step % every == 0:
+            say(f"step {step}/{steps}  loss {loss:.3f}")
+
+    student = train(resolved, num_steps=steps, progress=progress)
+    save_student(student, out, resolved)
+    metrics = "  ".join(f"{name} {value:.3f}" for name, value in validate(student, resolved).items())
+    say(f"Wrote {out}. {metrics}")
+    say(f"Use it: --set student.path={out}")
+
+
 @app.command()
 def simulate(
     config: ConfigFile = None,

@@ -6,7 +6,9 @@ they are the device's own folder. Either way the result has no field for a label
 Shapes: N pairs, K anchors, D embedding dimension.
 """
 
+import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,9 +22,10 @@ from edgecmd.config import DataConfig, RunConfig
 from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.data.partition import partition
+from edgecmd.data.procedural import procedural_images
 from edgecmd.device import resolve_device
 from edgecmd.distill import LocalData
-from edgecmd.errors import ConfigError
+from edgecmd.errors import ConfigError, choose
 from edgecmd.features import cached_features, ready_features
 from edgecmd.models.teachers import Teacher, load_teacher
 from edgecmd.preprocess import to_input
@@ -138,7 +141,8 @@ def _rows_of_ids(whole: Experiment, ids: tuple[str, ...]) -> np.ndarray:
 
 
 @lru_cache(maxsize=2)
-def _public_features(config: RunConfig) -> np.ndarray:
+def public_features(config: RunConfig) -> np.ndarray:
+    """Teacher features of the public images, (images, D)."""
     public: PublicSource = experiment(config.data).public
     if config.teacher.public_features:
         return ready_features(Path(config.teacher.public_features), num=len(public))
@@ -147,8 +151,59 @@ def _public_features(config: RunConfig) -> np.ndarray:
 
 @lru_cache(maxsize=2)
 def public_anchors(config: RunConfig) -> Float[Tensor, "anchors dim"]:
-    """Teacher features of public images chosen by the run's seed; the same on every client."""
-    features = _public_features(config)
-    chosen = numpy_generator(config.seed, "anchors").permutation(len(features))[: config.distill.num_anchors]
-    anchors = torch.from_numpy(np.ascontiguousarray(features[np.sort(chosen)]))
+    """Public anchors of ``distill.anchors``, made from the run's seed; the same on every client.
+
+    They share nothing with any client's pairs: pictures of the public set, pictures drawn by a
+    procedure, or directions drawn at random.
+
+    Raises:
+        ConfigError: The kind is unknown.
+    """
+    kind = choose("distill.anchors", config.distill.anchors, ANCHORS)
+    anchors = torch.from_numpy(np.ascontiguousarray(kind(config), dtype=np.float32))
     return anchors.to(resolve_device(config.device))
+
+
+def anchors_fingerprint(config: RunConfig) -> dict[str, str | int]:
+    """Kind, number and SHA-256 of the anchors, for the run folder."""
+    anchors = public_anchors(config).cpu().numpy()
+    return {
+        "kind": config.distill.anchors,
+        "num": len(anchors),
+        "sha256": hashlib.sha256(anchors.tobytes()).hexdigest(),
+    }
+
+
+def _public_kind(config: RunConfig) -> np.ndarray:
+    features = public_features(config)
+    chosen = numpy_generator(config.seed, "anchors").permutation(len(features))[: config.distill.num_anchors]
+    return features[np.sort(chosen)]
+
+
+def _procedural_kind(config: RunConfig) -> np.ndarray:
+    """Teacher features of made-up pictures, for a source modality without a public set."""
+    images = procedural_images(
+        config.distill.num_anchors,
+        side=config.data.source_side,
+        generator=numpy_generator(config.seed, "procedural-anchors"),
+    )
+    return teacher(config.teacher.path).embed(images)
+
+
+def _random_kind(config: RunConfig) -> np.ndarray:
+    """Random unit vectors of the teacher's dimension; no picture is needed."""
+    dim = public_features(config).shape[1] if config.teacher.public_features else teacher_dim(config)
+    directions = numpy_generator(config.seed, "random-anchors").normal(size=(config.distill.num_anchors, dim))
+    return np.asarray(directions / np.linalg.norm(directions, axis=1, keepdims=True))
+
+
+def teacher_dim(config: RunConfig) -> int:
+    """Dimension of the teacher's feature."""
+    return teacher(config.teacher.path).embedding_dim
+
+
+ANCHORS: dict[str, Callable[[RunConfig], np.ndarray]] = {
+    "public": _public_kind,
+    "procedural": _procedural_kind,
+    "random": _random_kind,
+}

@@ -1,0 +1,198 @@
+"""A client's private round: check the budget, distil with noise, count, and only then release.
+
+What leaves is the noised weights and the client's index. A round that was already released for the
+very same question is answered with the same bytes, which costs nothing: an observer learns nothing
+from seeing them twice.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+from safetensors.numpy import load, save
+
+from clients.order import Order
+from edgecmd.data.clients import Holding, cache_folder
+from edgecmd.distill import Place, make_optimizer, optimizer_tensors, restore_optimizer
+from edgecmd.errors import PrivacyError
+from edgecmd.files import write_bytes_atomically
+from edgecmd.models.students import Student
+from edgecmd.privacy.ledger import Ledger, Release
+from edgecmd.privacy.mechanisms import unit_loss
+from edgecmd.privacy.places import client_ledger
+from edgecmd.privacy.plan import PrivacyPlan, make_plan
+from edgecmd.privacy.probe import require_pure, require_pure_loss
+from edgecmd.privacy.randomness import make_source
+from edgecmd.privacy.train import distil_privately
+from edgecmd.runs import comparable
+
+REFUSED = "refused: "
+Node = Mapping[str, object]
+_probed: set[tuple[str, int, int, str]] = set()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """What a device's owner allows, whatever the server asks.
+
+    Attributes:
+        epsilon: Largest epsilon over everything that was ever released of these pairs.
+        delta: Probability beside it.
+    """
+
+    epsilon: float
+    delta: float
+
+
+def private_plan(order: Order, node: Node) -> PrivacyPlan | None:
+    """The plan of a round under record-level privacy; None where the client itself adds no noise.
+
+    Raises:
+        PrivacyError: The owner set ``max-epsilon`` and the run gives no guarantee that holds here.
+    """
+    plan = make_plan(order.config)
+    local = plan is not None and plan.unit == "pair"
+    if "max-epsilon" in node and not local:
+        raise PrivacyError(
+            f"privacy.mechanism={order.config.privacy.mechanism!r} adds no noise on the client, and this node"
+            f" has max-epsilon={node['max-epsilon']}. Use anchors, cosine or groups."
+        )
+    if plan is not None and plan.deterministic and "data-dir" in node:
+        raise PrivacyError(
+            "privacy.deterministic=true makes noise that the server can subtract; a node with pairs of its own"
+            " takes no part."
+        )
+    return plan if local else None
+
+
+def owner_bounds(plan: PrivacyPlan, node: Node) -> Bounds:
+    """The stricter of the run's budget and the node's ``max-epsilon`` and ``max-delta``."""
+    return Bounds(
+        epsilon=min(plan.epsilon, float(str(node.get("max-epsilon", plan.epsilon)))),
+        delta=min(plan.delta, float(str(node.get("max-delta", plan.delta)))),
+    )
+
+
+def ledger_of(order: Order, node: Node) -> Ledger:
+    """The ledger of the client's data set: a device's own folder has one for all runs."""
+    if "data-dir" not in node:
+        return Ledger(client_ledger(order.config, order.client))
+    base = Path(str(node["state-dir"])) if node.get("state-dir") else cache_folder()
+    name = hashlib.sha256(os.fsencode(Path(str(node["data-dir"])).resolve())).hexdigest()[:32]
+    return Ledger(base / "ledger" / f"{name}.jsonl")
+
+
+def query_digest(order: Order, arrays: ArrayRecord, plan: PrivacyPlan) -> str:
+    """SHA-256 of everything that a round's answer depends on beside the pairs and the coins."""
+    digest = hashlib.sha256(
+        f"{order.token}:{order.round_index}:{order.client}:{plan}\n{comparable(order.config)}".encode()
+    )
+    for name in sorted(arrays):
+        digest.update(name.encode() + b"\0" + arrays[name].data)
+    return digest.hexdigest()
+
+
+def answer_privately(
+    student: Student,
+    holding: Holding,
+    arrays: ArrayRecord,
+    *,
+    order: Order,
+    plan: PrivacyPlan,
+    node: Node,
+    folder: Path,
+) -> ArrayRecord:
+    """Weights after one private round, counted in the ledger before they are returned.
+
+    Args:
+        student: Holds the incoming weights; changed.
+        holding: The client's pairs and the public anchors.
+        arrays: The incoming weights.
+        order: What was asked.
+        plan: Noise and cost.
+        node: The node's own settings.
+        folder: The client's folder for this run.
+
+    Raises:
+        BudgetSpent: One more round would exceed the budget; nothing was computed.
+        PrivacyError: The student or the loss mixes pairs, or the ledger cannot be trusted.
+    """
+    bounds, ledger = owner_bounds(plan, node), ledger_of(order, node)
+    query, pending = query_digest(order, arrays, plan), folder / "released.reply"
+    known = ledger.find(run=order.token, round_index=order.round_index, query=query)
+    if known is not None:
+        content = pending.read_bytes() if pending.exists() else b""
+        if hashlib.sha256(content).hexdigest() == known:
+            return _record(content, list(arrays))
+    ledger.require_budget(plan, epsilon=bounds.epsilon, delta=bounds.delta)
+    probe_once(student, holding, order)
+    _distil(student, holding, order=order, plan=plan, folder=folder)
+    state = student.state_dict()
+    content = save({name: state[name].cpu().contiguous().numpy() for name in sorted(state)})
+    write_bytes_atomically(pending, content)
+    release = Release(
+        run=order.token,
+        round_index=order.round_index,
+        query=query,
+        reply=hashlib.sha256(content).hexdigest(),
+    )
+    ledger.spend(plan, release, epsilon=bounds.epsilon, delta=bounds.delta)
+    return _record(content, list(arrays))
+
+
+def _record(content: bytes, names: list[str]) -> ArrayRecord:
+    tensors = load(content)
+    return ArrayRecord({name: Array(np.array(tensors[name])) for name in names})
+
+
+def _distil(student: Student, holding: Holding, *, order: Order, plan: PrivacyPlan, folder: Path) -> None:
+    from clients.state import load_state, save_state
+
+    config = order.config
+    steps = config.federation.local_steps
+    optimizer = make_optimizer(student, config.distill)
+    if config.distill.keep_optimizer:
+        restore_optimizer(optimizer, load_state(folder, round_index=order.round_index))
+    distil_privately(
+        student,
+        holding.data,
+        holding.anchors,
+        config.distill,
+        plan=plan,
+        place=Place(
+            seed=config.seed,
+            round_index=order.round_index,
+            client=order.client,
+            first_step=(order.round_index - 1) * steps,
+            total_steps=config.federation.num_rounds * steps,
+        ),
+        optimizer=optimizer,
+        source=make_source(
+            deterministic=plan.deterministic,
+            seed=config.seed,
+            round_index=order.round_index,
+            client=order.client,
+        ),
+    )
+    if config.distill.keep_optimizer:
+        save_state(folder, optimizer_tensors(optimizer), round_index=order.round_index)
+
+
+def probe_once(student: Student, holding: Holding, order: Order) -> None:
+    """Purity probe of this student and loss, once a process.
+
+    Raises:
+        PrivacyError: One pair's output depends on another pair.
+    """
+    _, channels, size, _ = holding.data.target.shape
+    key = (order.config.student.architecture, channels, size, order.config.distill.loss)
+    if key in _probed:
+        return
+    require_pure(student, in_channels=channels, image_size=size)
+    dim = holding.data.teacher.shape[1]
+    require_pure_loss(unit_loss(order.config.distill, holding.anchors), embedding_dim=dim)
+    _probed.add(key)

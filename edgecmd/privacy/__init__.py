@@ -1,0 +1,1 @@
+"""Differential privacy: what a step releases, how much it costs, and who keeps count."""

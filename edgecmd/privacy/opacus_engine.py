@@ -1,0 +1,123 @@
+"""The same clipped sums by the hooks of Opacus, for students that `torch.func` cannot take, and as a cross-check.
+
+Opacus gives the gradient of each *row*; a unit's gradient is the sum over its rows.
+
+Shapes: U units, R rows of a unit.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad, vmap
+
+from edgecmd.errors import PrivacyError
+from edgecmd.privacy.mechanisms import UnitLoss, Units
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop the warning that images need no gradient; it is meant so."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        yield
+
+
+def _hooked(student: nn.Module) -> nn.Module:
+    """``student`` with hooks that keep per-row gradients."""
+    from opacus.grad_sample import GradSampleModule
+
+    hooked: nn.Module = GradSampleModule(student, batch_first=True, loss_reduction="sum", strict=False)
+    return hooked
+
+
+def cotangents(student: Tensor, units: Units, loss: UnitLoss) -> Tensor:
+    """Gradient of each unit's loss at the student's output, (U, R, D)."""
+    each = vmap(grad(lambda z, t, m: loss(z, t, m)))
+    found: Tensor = each(student, units.teacher, units.mask)
+    return found
+
+
+def hooks_gradients(student: nn.Module, units: Units, loss: UnitLoss) -> dict[str, Tensor]:
+    """Gradients of each unit by the hooks of Opacus.
+
+    Returns:
+        For each parameter, (U, *shape).
+
+    Raises:
+        PrivacyError: The student's parameters would be counted twice.
+    """
+    num, rows = units.mask.shape
+    hooked = _hooked(student)
+    try:
+        with _quiet():
+            output = hooked(units.images.flatten(0, 1))
+            at_output = cotangents(output.detach().view(num, rows, -1), units, loss)
+            output.backward(at_output.flatten(0, 1))
+        return {
+            name: _per_row(parameter).reshape(num, rows, *parameter.shape).sum(dim=1)
+            for name, parameter in student.named_parameters()
+        }
+    finally:
+        _unhook(hooked, student)
+
+
+def _per_row(parameter: nn.Parameter) -> Tensor:
+    found: Tensor = parameter.grad_sample  # type: ignore[attr-defined]
+    return found
+
+
+def ghost_sum(student: nn.Module, units: Units, loss: UnitLoss, *, clip: float) -> dict[str, Tensor]:
+    """Clipped sum by ghost norms: one pass for the norm of each row, one for the weighted sum.
+
+    Only where a unit is a single row; norms of sums of rows cannot be had from norms of rows.
+
+    Raises:
+        PrivacyError: A unit has more than one row.
+    """
+    from opacus.grad_sample import GradSampleModuleFastGradientClipping
+
+    from edgecmd.privacy.gradients import clip_factors
+
+    num, rows = units.mask.shape
+    if rows != 1:
+        raise PrivacyError(
+            f"privacy.engine='opacus-ghost' knows the norm of single rows, and a unit has {rows}:"
+            " set privacy.num_views=1, leave privacy.mechanism='groups', or use privacy.engine='vmap'."
+        )
+    hooked = GradSampleModuleFastGradientClipping(
+        student, batch_first=True, loss_reduction="sum", strict=False, max_grad_norm=clip
+    )
+    try:
+        with _quiet():
+            output = hooked(units.images[:, 0])
+            at_output = cotangents(output.detach()[:, None], units, loss)
+            output.backward(at_output[:, 0])
+            factor = clip_factors(hooked.get_norm_sample().double(), clip=clip)
+    finally:
+        _unhook(hooked, student)
+    kept = factor > 0
+    # Rows with a gradient that is not finite are left out of the second pass: 0 times NaN would be NaN.
+    again = student(units.images[kept, 0])
+    weighted = (factor[kept].to(again.dtype)[:, None] * at_output[kept, 0].detach() * again).sum()
+    names, parameters = zip(*student.named_parameters(), strict=True)
+    found = torch.autograd.grad(weighted, parameters)
+    return {name: value.double() for name, value in zip(names, found)}
+
+
+def _unhook(hooked: nn.Module, student: nn.Module) -> None:
+    """Leave ``student`` as it came: no hooks, no per-row gradients, no gradients."""
+    hooked.remove_hooks()  # type: ignore[operator]
+    for parameter in student.parameters():
+        parameter.grad = None
+        for name in (
+            "grad_sample",
+            "_norm_sample",
+            "_current_grad_sample",
+            "_forward_counter",
+            "summed_grad",
+        ):
+            if hasattr(parameter, name):
+                delattr(parameter, name)

@@ -1,0 +1,210 @@
+"""One object for sampler, clip, noise, sensitivity, relation and cost, so that they cannot disagree."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+from edgecmd.config import AUTO_LOSSES, RunConfig
+from edgecmd.errors import PrivacyError, choose
+from edgecmd.privacy.accounting import Spending, calibrate, check_accountant, total_epsilon
+from edgecmd.privacy.gradients import ENGINES
+from edgecmd.privacy.mechanisms import MECHANISMS, Mechanism
+
+RELATIONS = {
+    "pair": "add or remove one pair of one client",
+    "client": "add or remove one client's data (its update counts as zero; the list of clients is public)",
+}
+SAMPLERS = {"poisson": "Poisson, coins kept secret", "none": "no amplification by sampling claimed"}
+LINEAR = ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrivacyPlan:
+    """Everything that a guarantee rests on.
+
+    Attributes:
+        mechanism: A key of `edgecmd.privacy.mechanisms.MECHANISMS`.
+        loss: Loss whose gradient is clipped.
+        unit: ``pair`` or ``client``.
+        relation: What neighbouring data sets differ in.
+        sampling: ``poisson`` or ``none``.
+        sampling_rate: Probability of a unit in a step (of a client in a round).
+        num_bins: Steps of an epoch where there is no Poisson sampling.
+        clip: Largest L2 norm of one clipped vector, ``C``.
+        sensitivity: Largest change of a sum by one unit, in L2 norm.
+        noise_multiplier: Standard deviation of the noise in units of ``sensitivity``.
+        normaliser: Public constant that a noised sum is divided by.
+        steps_per_round: Noised releases that a round composes.
+        num_rounds: Rounds of the run.
+        epsilon: Budget.
+        delta: Probability beside it.
+        accountant: Who adds up.
+        engine: Gradient engine.
+        num_views: Augmented views averaged before the clip.
+        num_groups: Buckets of a step.
+        chunk_size: Rows in memory at a time.
+        deterministic: Noise from the seed: NOT PRIVATE.
+    """
+
+    mechanism: str
+    loss: str
+    unit: str
+    relation: str
+    sampling: str
+    sampling_rate: float
+    num_bins: int
+    clip: float
+    sensitivity: float
+    noise_multiplier: float
+    normaliser: float
+    steps_per_round: int
+    num_rounds: int
+    epsilon: float
+    delta: float
+    accountant: str
+    engine: str
+    num_views: int
+    num_groups: int
+    chunk_size: int
+    deterministic: bool
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of the noise on each coordinate of a sum."""
+        return self.noise_multiplier * self.sensitivity
+
+    @property
+    def statement(self) -> str:
+        """Why the sensitivity is what it is."""
+        return MECHANISMS[self.mechanism].statement
+
+    def round_spending(self) -> Spending:
+        """What one round costs one unit, at most."""
+        return Spending(
+            sampling_rate=self.sampling_rate if self.sampling == "poisson" else 1.0,
+            noise_multiplier=self.noise_multiplier,
+            count=_releases(self.sampling, self.steps_per_round, self.num_bins),
+        )
+
+    def epsilon_after(self, num_rounds: int) -> float:
+        """Epsilon of ``num_rounds`` rounds of this plan for a unit that had spent nothing."""
+        spent = [self.round_spending()] * num_rounds
+        return total_epsilon(spent, delta=self.delta, accountant=self.accountant)
+
+
+def _releases(sampling: str, steps: int, num_bins: int) -> int:
+    """Releases of a round that one unit can be part of."""
+    return steps if sampling == "poisson" else math.ceil(steps / num_bins)
+
+
+@lru_cache(maxsize=32)
+def make_plan(config: RunConfig) -> PrivacyPlan | None:
+    """The plan of a run; None where ``privacy.mechanism`` is ``none``.
+
+    Raises:
+        PrivacyError: The settings do not earn a guarantee.
+        ConfigError: A name is unknown.
+    """
+    settings = config.privacy
+    if settings.mechanism == "none":
+        return None
+    mechanism = choose("privacy.mechanism", settings.mechanism, {"none": None, **MECHANISMS})
+    assert mechanism is not None
+    choose("privacy.sampling", settings.sampling, SAMPLERS)
+    choose("privacy.engine", settings.engine, ENGINES)
+    check_accountant(settings.accountant)
+    _check_loss(config, mechanism)
+    _check_engine(config)
+    federation = config.federation
+    central = mechanism.unit == "client"
+    rate = federation.client_fraction if central else settings.sampling_rate
+    num_bins = 1 if central else max(1, int(1.0 / rate))
+    steps = 1 if central else federation.local_steps
+    if central:
+        _check_strategy(config)
+    plan = PrivacyPlan(
+        mechanism=settings.mechanism,
+        loss=config.distill.loss,
+        unit=mechanism.unit,
+        relation=RELATIONS[mechanism.unit],
+        sampling=settings.sampling,
+        sampling_rate=rate,
+        num_bins=num_bins,
+        clip=settings.clip,
+        sensitivity=mechanism.factor * settings.clip,
+        noise_multiplier=_noise(config, rate=rate, steps=steps, num_bins=num_bins),
+        normaliser=max(1.0, rate * federation.num_clients) if central else float(config.distill.batch_size),
+        steps_per_round=steps,
+        num_rounds=federation.num_rounds,
+        epsilon=settings.epsilon,
+        delta=settings.delta,
+        accountant=settings.accountant,
+        engine=settings.engine,
+        num_views=settings.num_views,
+        num_groups=settings.num_groups,
+        chunk_size=settings.chunk_size,
+        deterministic=settings.deterministic,
+    )
+    _check_budget(plan)
+    return plan
+
+
+def _noise(config: RunConfig, *, rate: float, steps: int, num_bins: int) -> float:
+    settings = config.privacy
+    if settings.noise_multiplier:
+        return settings.noise_multiplier
+    return calibrate(
+        epsilon=settings.epsilon,
+        delta=settings.delta,
+        sampling_rate=rate if settings.sampling == "poisson" else 1.0,
+        count=_releases(settings.sampling, steps, num_bins) * config.federation.num_rounds,
+        accountant=settings.accountant,
+    )
+
+
+def _check_loss(config: RunConfig, mechanism: Mechanism) -> None:
+    loss, name = config.distill.loss, config.privacy.mechanism
+    if not mechanism.losses or loss in mechanism.losses:
+        return
+    own = " or ".join(repr(one) for one in mechanism.losses)
+    for other, candidate in MECHANISMS.items():
+        if loss in candidate.losses:
+            raise PrivacyError(
+                f"distill.loss={loss!r} belongs to privacy.mechanism={other!r}, not to {name!r}."
+                f" Set distill.loss to {own}, or change the mechanism."
+            )
+    raise PrivacyError(
+        f"distill.loss={loss!r} cannot be made private for each pair: the loss of a pair depends on the other"
+        " pairs of its batch, so clipping each pair's gradient bounds nothing (one pair was measured to move"
+        f" the sum by 508 times the clip). Set distill.loss={AUTO_LOSSES[name]!r} or leave it out, or protect"
+        " whole clients with privacy.mechanism='client'."
+    )
+
+
+def _check_engine(config: RunConfig) -> None:
+    settings = config.privacy
+    if settings.engine == "opacus-ghost" and (settings.mechanism == "groups" or settings.num_views > 1):
+        raise PrivacyError(
+            f"privacy.engine='opacus-ghost' with privacy.mechanism={settings.mechanism!r} and"
+            f" privacy.num_views={settings.num_views}: ghost norms exist for single rows alone."
+            " Use privacy.engine='vmap'."
+        )
+
+
+def _check_strategy(config: RunConfig) -> None:
+    if config.federation.strategy not in LINEAR:
+        raise PrivacyError(
+            f"federation.strategy={config.federation.strategy!r} looks at single updates, which"
+            f" privacy.mechanism='client' does not release. Use one of {', '.join(LINEAR)}."
+        )
+
+
+def _check_budget(plan: PrivacyPlan) -> None:
+    total = plan.epsilon_after(plan.num_rounds)
+    if total <= plan.epsilon * (1.0 + 1e-9):
+        return
+    raise PrivacyError(
+        f"privacy.noise_multiplier={plan.noise_multiplier:g} gives epsilon={total:.4g} after"
+        f" federation.num_rounds={plan.num_rounds}, above privacy.epsilon={plan.epsilon:g}. Leave the noise"
+        " multiplier out (0), so that it is made for the budget, or make fewer rounds or steps."
+    )

@@ -1,0 +1,83 @@
+"""Where coins and noise of a private step come from: the operating system, unless a test asks otherwise."""
+
+import os
+from typing import Protocol
+
+import numpy as np
+import torch
+from scipy.special import ndtri
+
+from edgecmd.seeding import seed_sequence
+
+UNIFORM_BITS = 53
+NORMALS_A_DRAW = 4
+
+
+class Source(Protocol):
+    """Randomness that an observer of the releases must not know.
+
+    Attributes:
+        private: Whether an observer cannot predict it; False for the deterministic source.
+    """
+
+    private: bool
+
+    def words(self, count: int) -> np.ndarray:
+        """``count`` uniform uint64."""
+
+
+class SystemSource:
+    """Randomness of the operating system (``os.urandom``)."""
+
+    private = True
+
+    def words(self, count: int) -> np.ndarray:
+        """``count`` uniform uint64."""
+        return np.frombuffer(os.urandom(8 * count), dtype=np.uint64)
+
+
+class DeterministicSource:
+    """Randomness derived from the run's seed. NOT PRIVATE: whoever knows the seed subtracts the noise."""
+
+    private = False
+
+    def __init__(self, seed: int, *, round_index: int = 0, client: int = 0) -> None:
+        sequence = seed_sequence(seed, "privacy", round_index=round_index, client=client)
+        self._generator = np.random.default_rng(sequence)
+
+    def words(self, count: int) -> np.ndarray:
+        """``count`` uniform uint64."""
+        return self._generator.integers(0, 2**64, count, dtype=np.uint64)
+
+
+def make_source(*, deterministic: bool, seed: int, round_index: int, client: int) -> Source:
+    """The operating system's source, or the deterministic one where the settings ask for it."""
+    if deterministic:
+        return DeterministicSource(seed, round_index=round_index, client=client)
+    return SystemSource()
+
+
+def uniform(source: Source, count: int) -> np.ndarray:
+    """``count`` float64 in the open interval (0, 1), with 53 bits each."""
+    bits = (source.words(count) >> np.uint64(64 - UNIFORM_BITS)).astype(np.float64)
+    return (bits + 0.5) * 2.0**-UNIFORM_BITS
+
+
+def normal(source: Source, count: int) -> np.ndarray:
+    """``count`` float64 from N(0, 1).
+
+    Each is half the sum of four draws, so that the low bits of one draw cannot be read off the
+    result (Holohan and Braghin 2021, arXiv 2107.10138, n = 2).
+    """
+    draws = ndtri(uniform(source, NORMALS_A_DRAW * count)).reshape(NORMALS_A_DRAW, count)
+    return np.asarray(draws.sum(axis=0) / np.sqrt(NORMALS_A_DRAW))
+
+
+def integers(source: Source, count: int, *, high: int) -> np.ndarray:
+    """``count`` whole numbers in ``[0, high)``, unbiased to 2^-40 for ``high`` below 2^13."""
+    return (uniform(source, count) * high).astype(np.int64)
+
+
+def generator(source: Source) -> torch.Generator:
+    """A torch generator on the CPU with a fresh seed of 64 bits from ``source``."""
+    return torch.Generator().manual_seed(int(source.words(1)[0]))

@@ -1,0 +1,109 @@
+"""``privacy.json``: what is guaranteed, of which unit, against whom, and what is not."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from edgecmd.privacy.accounting import accountant_version
+from edgecmd.privacy.plan import SAMPLERS, PrivacyPlan
+
+RELEASED = {
+    "pair": [
+        "each client's weights after each of its rounds, to the server",
+        "the global weights after each round, to every client",
+        "the final student and everything made of it, such as the exported file",
+    ],
+    "client": [
+        "the global weights after each round, to every client",
+        "the final student and everything made of it, such as the exported file",
+    ],
+}
+AGAINST = {
+    "pair": "anyone who sees all releases, the server and the other clients included, also one that chooses"
+    " weights and anchors with intent; a pair's own client is trusted with it",
+    "client": "anyone but the server, which sees each client's update and is trusted to clip, to add noise"
+    " and to keep the coins secret",
+}
+NOT_COVERED = {
+    "pair": [
+        "a person whose pairs lie with several clients, or several pairs of one person: their losses add up",
+        "choices made by trying several runs on the same pairs, beyond what their ledgers add up",
+        "how long a client takes, and whether it answers at all",
+        "pairs that are also in the public set, and whatever was public before",
+    ],
+    "client": [
+        "what the server itself sees",
+        "choices made by trying several runs with the same clients, beyond what the ledger adds up",
+        "whether and when a client answers",
+    ],
+}
+
+
+def privacy_table(
+    plan: PrivacyPlan,
+    spent: Mapping[str, float],
+    *,
+    rounds_done: int,
+    anchors: Mapping[str, Any],
+    ledger: str,
+) -> dict[str, Any]:
+    """Content of ``privacy.json``.
+
+    Args:
+        plan: Plan of the run.
+        spent: Epsilon by client, from the ledgers; one entry for the whole with mechanism ``client``.
+        rounds_done: Rounds that were completed.
+        anchors: Kind, number and fingerprint of the public anchors.
+        ledger: What the numbers add up, in a sentence.
+
+    Returns:
+        Plain values. Epsilon is None where it is infinite or where the noise was predictable.
+    """
+    largest = max(spent.values(), default=0.0)
+    private = not plan.deterministic
+    table: dict[str, Any] = {
+        "private": private,
+        "epsilon": _finite(largest) if private else None,
+        "delta": plan.delta,
+        "unit": plan.unit,
+        "relation": plan.relation,
+        "mechanism": plan.mechanism,
+        "statement": plan.statement,
+        "budget": plan.epsilon,
+        "epsilon_by_client": {name: _finite(value) if private else None for name, value in spent.items()},
+        "counted": ledger,
+        "rounds": rounds_done,
+        "releases_per_round": plan.steps_per_round,
+        "sampler": SAMPLERS[plan.sampling],
+        "sampling_rate": plan.sampling_rate,
+        "noise_multiplier": plan.noise_multiplier,
+        "clip": plan.clip,
+        "sensitivity": plan.sensitivity,
+        "normaliser": plan.normaliser,
+        "loss": plan.loss,
+        "num_views": plan.num_views,
+        "engine": plan.engine,
+        "accountant": accountant_version(plan.accountant),
+        "anchors": dict(anchors),
+        "released": RELEASED[plan.unit],
+        "against": AGAINST[plan.unit],
+        "not_covered": NOT_COVERED[plan.unit],
+        "epsilon_by_round": _by_round(plan, rounds_done) if private else [],
+    }
+    if not private:
+        table["warning"] = (
+            "NOT PRIVATE: privacy.deterministic is set, so noise and coins follow from the run's seed and can"
+            " be subtracted. No epsilon holds."
+        )
+    return table
+
+
+def _by_round(plan: PrivacyPlan, rounds_done: int) -> list[list[float]]:
+    """At most twenty points of (round, epsilon of this run so far)."""
+    marks = sorted({round(rounds_done * share / 20) for share in range(21)})
+    found = [(mark, plan.epsilon_after(mark)) for mark in marks]
+    return [[mark, value] for mark, value in found if math.isfinite(value)]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,90 @@
+"""A client's local work under record-level differential privacy; only the gradient is made differently."""
+
+import torch
+from torch import nn
+
+from edgecmd.config import DistillConfig
+from edgecmd.distill import LocalData, Place, add_proximal_gradient, learning_rate_at
+from edgecmd.losses import Anchors
+from edgecmd.privacy.effective import EffectiveStudent
+from edgecmd.privacy.gradients import Sum, clipped_sum
+from edgecmd.privacy.mechanisms import StepSettings, make_units, unit_loss
+from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.privacy.randomness import Source, normal
+from edgecmd.privacy.sampling import step_rows
+
+
+def distil_privately(
+    student: nn.Module,
+    data: LocalData,
+    anchors: Anchors,
+    config: DistillConfig,
+    *,
+    plan: PrivacyPlan,
+    place: Place,
+    optimizer: torch.optim.Optimizer,
+    source: Source,
+) -> None:
+    """Train ``student`` in place for the steps of one round.
+
+    Args:
+        student: Encoder of the target modality; changed.
+        data: The client's pairs; any number, none included.
+        anchors: Public teacher features, (K, D).
+        config: Loss and its settings.
+        plan: Sampling, clip, noise and normaliser.
+        place: Position in the schedule of the learning rate.
+        optimizer: Over the student's parameters.
+        source: Secret coins and noise.
+
+    Guarantees:
+        With a private ``source`` the weights after the call are differentially private under *add or
+        remove one pair* with the cost ``plan.round_spending()``: every step releases the clipped sum
+        plus ``N(0, plan.noise_std^2)``, and nothing else touches the pairs (`edgecmd.privacy.mechanisms`,
+        Lemma 0). The map back to the parameters (`edgecmd.privacy.effective`), the optimiser, the
+        schedule and FedProx's term are functions of what is released and of public constants. It holds
+        for weights and anchors that an adversary chose. The number of steps, the divisor and the errors
+        do not depend on the pairs; the time that a step takes does.
+    """
+    loss = unit_loss(config, anchors)
+    units = StepSettings(
+        mechanism=plan.mechanism,
+        num_views=plan.num_views,
+        num_groups=plan.num_groups,
+        chunk_size=plan.chunk_size,
+    )
+    reference = [parameter.detach().clone() for parameter in student.parameters()]
+    student.train()
+    effective = EffectiveStudent(student)
+    steps = step_rows(
+        len(data),
+        sampling=plan.sampling,
+        rate=plan.sampling_rate,
+        num_bins=plan.num_bins,
+        num_steps=plan.steps_per_round,
+        source=source,
+    )
+    for step, rows in enumerate(steps):
+        rate = learning_rate_at(config, step=place.first_step + step, total_steps=place.total_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        chunks = make_units(data, rows, config=units, augment=config.augment, source=source)
+        effective.refresh()
+        total = clipped_sum(effective.module, chunks, loss, clip=plan.clip, engine=plan.engine)
+        released = add_noise(total, plan=plan, source=source)
+        for name, value in effective.pull_back(released).items():
+            student.get_parameter(name).grad = value
+        if config.proximal_mu:
+            add_proximal_gradient(student, reference, mu=config.proximal_mu)
+        optimizer.step()
+
+
+def add_noise(total: Sum, *, plan: PrivacyPlan, source: Source) -> Sum:
+    """What a step releases: ``(total + N(0, noise_std^2)) / normaliser``, in float64."""
+    noise = normal(source, sum(value.numel() for value in total.values())) * plan.noise_std
+    released, start = {}, 0
+    for name, value in total.items():
+        drawn = torch.from_numpy(noise[start : start + value.numel()]).to(value.device)
+        released[name] = (value + drawn.reshape(value.shape)) / plan.normaliser
+        start += value.numel()
+    return released
