@@ -63,8 +63,8 @@ def private_plan(order: Order, node: Node) -> PrivacyPlan | None:
         )
     if plan is not None and plan.deterministic and "data-dir" in node:
         raise PrivacyError(
-            "privacy.deterministic=true makes noise that the server can subtract; a node with pairs of its own"
-            " takes no part."
+            "privacy.deterministic=true makes noise that the server can subtract; a node with pairs of its"
+            " own takes no part."
         )
     return plan if local else None
 
@@ -118,7 +118,7 @@ def answer_privately(
         folder: The client's folder for this run.
 
     Raises:
-        BudgetSpent: One more round would exceed the budget; nothing was computed.
+        BudgetSpentError: One more round would exceed the budget; nothing was computed.
         PrivacyError: The student or the loss mixes pairs, or the ledger cannot be trusted.
     """
     bounds, ledger = owner_bounds(plan, node), ledger_of(order, node)

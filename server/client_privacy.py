@@ -64,7 +64,7 @@ class CentralPrivacy:
         """Refuse another round that would exceed the budget.
 
         Raises:
-            BudgetSpent: It would.
+            BudgetSpentError: It would.
         """
         self.ledger.require_budget(self.plan, epsilon=self.plan.epsilon, delta=self.plan.delta)
 
@@ -89,7 +89,7 @@ class CentralPrivacy:
             round_index: Round, from 1.
 
         Raises:
-            BudgetSpent: The ledger would exceed the budget; nothing is released.
+            BudgetSpentError: The ledger would exceed the budget; nothing is released.
         """
         self.num_answers = len(replies)
         total = {name: np.zeros(value.shape) for name, value in arrays.items()}

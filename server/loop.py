@@ -19,7 +19,7 @@ from flwr.serverapp.strategy import FedAvg, FedAvgM
 from edgecmd.config import FederationConfig
 from edgecmd.errors import FederationError, PrivacyError
 from edgecmd.events import EventLog
-from edgecmd.privacy.ledger import BudgetSpent
+from edgecmd.privacy.ledger import BudgetSpentError
 from edgecmd.seeding import numpy_generator
 from server.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from server.client_privacy import CentralPrivacy
@@ -205,7 +205,7 @@ def weigh_equally(replies: Iterable[Message]) -> None:
 def _require_central_budget(central: CentralPrivacy) -> None:
     try:
         central.require_budget()
-    except BudgetSpent as spent:
+    except BudgetSpentError as spent:
         raise BudgetEndError(str(spent)) from spent
 
 

@@ -50,7 +50,7 @@ def random_affine(
     cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     row_x = torch.stack([cosine * mirror, -sine, shift[:, 0]], dim=1)
     row_y = torch.stack([sine * mirror, cosine, shift[:, 1]], dim=1)
-    theta = torch.stack([row_x, row_y], dim=1).to(image_BCHW.device)
+    theta = torch.stack([row_x, row_y], dim=1).to(image_BCHW)
     grid = functional.affine_grid(theta, list(image_BCHW.shape), align_corners=False)
     return functional.grid_sample(image_BCHW, grid, padding_mode="border", align_corners=False)
 

@@ -65,7 +65,7 @@ def _square(value_UP: Tensor) -> Tensor:
 
 
 def vmap_gradients(student: nn.Module, units: Units, loss: UnitLoss) -> Gradients:
-    """Gradients of all units of a chunk in one pass; each unit is a function call of its own (`torch.func`)."""
+    """Gradients of all units of a chunk in one pass; each unit is a call of its own (`torch.func`)."""
     parameters = {name: value.detach() for name, value in student.named_parameters()}
 
     def one(values: dict[str, Tensor], images: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:

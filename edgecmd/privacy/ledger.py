@@ -25,7 +25,7 @@ DIGEST_LENGTH = 16
 Line = dict[str, Any]
 
 
-class BudgetSpent(PrivacyError):
+class BudgetSpentError(PrivacyError):
     """One more round would exceed the budget; the text depends on the ledger alone, not on the data."""
 
 
@@ -141,7 +141,7 @@ class Ledger:
         """Refuse one more round of ``plan`` that would exceed ``epsilon`` at ``delta``.
 
         Raises:
-            BudgetSpent: It would.
+            BudgetSpentError: It would.
         """
         _require(self.read(), plan, epsilon=epsilon, delta=delta)
 
@@ -149,7 +149,7 @@ class Ledger:
         """Count one round of ``plan``; to be called before the release leaves.
 
         Raises:
-            BudgetSpent: It would exceed the budget; nothing is written.
+            BudgetSpentError: It would exceed the budget; nothing is written.
             PrivacyError: The file cannot be written, or holds another neighbouring relation.
         """
         with self._locked() as descriptor:
@@ -201,7 +201,7 @@ def _require(book: Book, plan: PrivacyPlan, *, epsilon: float, delta: float) -> 
     if projected <= epsilon * (1.0 + SLACK):
         return
     before = total_epsilon(spent, delta=delta, accountant=plan.accountant)
-    raise BudgetSpent(
+    raise BudgetSpentError(
         f"The privacy budget is spent: epsilon={before:.4g} after {len(spent)} rounds, one more makes"
         f" {projected:.4g}, allowed is {epsilon:g} at delta={delta:g}. These pairs take part in no further"
         " round of this kind; new pairs in a data set of their own may."

@@ -256,7 +256,7 @@ class StepSettings:
     mechanism: str
     num_views: int = 1
     num_groups: int = 8
-    chunk_size: int = 32
+    chunk_size: int = 64
 
 
 def _packed(buckets: list[Units], *, max_rows: int) -> list[Units]:
@@ -266,13 +266,14 @@ def _packed(buckets: list[Units], *, max_rows: int) -> list[Units]:
     open_chunk: list[Units] = []
     for bucket in ordered:
         if open_chunk and (len(open_chunk) + 1) * bucket.mask.shape[1] > max_rows:
-            chunks.append(_padded(open_chunk))
+            chunks.append(padded(open_chunk))
             open_chunk = []
         open_chunk.append(bucket)
-    return [*chunks, *([_padded(open_chunk)] if open_chunk else [])]
+    return [*chunks, *([padded(open_chunk)] if open_chunk else [])]
 
 
-def _padded(buckets: list[Units]) -> Units:
+def padded(buckets: list[Units]) -> Units:
+    """Buckets as one chunk, each padded to the size of the largest; the mask says which rows are real."""
     size = max(one.mask.shape[1] for one in buckets)
     missing = [size - one.mask.shape[1] for one in buckets]
     pad = functional.pad

@@ -1,4 +1,4 @@
-"""The same clipped sums by the hooks of Opacus, for students that `torch.func` cannot take, and as a cross-check.
+"""The same clipped sums by the hooks of Opacus, as a cross-check and for what `torch.func` cannot take.
 
 Opacus gives the gradient of each *row*; a unit's gradient is the sum over its rows.
 
@@ -81,7 +81,7 @@ def ghost_sum(student: nn.Module, units: Units, loss: UnitLoss, *, clip: float) 
 
     from edgecmd.privacy.gradients import clip_factors
 
-    num, rows = units.mask.shape
+    rows = units.mask.shape[1]
     if rows != 1:
         raise PrivacyError(
             f"privacy.engine='opacus-ghost' knows the norm of single rows, and a unit has {rows}:"

@@ -1,7 +1,7 @@
 """Where coins and noise of a private step come from: the operating system, unless a test asks otherwise."""
 
 import os
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -9,10 +9,11 @@ from scipy.special import ndtri
 
 from edgecmd.seeding import seed_sequence
 
-UNIFORM_BITS = 53
+UNIFORM_BITS = 52
 NORMALS_A_DRAW = 4
 
 
+@runtime_checkable
 class Source(Protocol):
     """Randomness that an observer of the releases must not know.
 
@@ -58,7 +59,7 @@ def make_source(*, deterministic: bool, seed: int, round_index: int, client: int
 
 
 def uniform(source: Source, count: int) -> np.ndarray:
-    """``count`` float64 in the open interval (0, 1), with 53 bits each."""
+    """``count`` float64 in the open interval (0, 1), with 52 bits each."""
     bits = (source.words(count) >> np.uint64(64 - UNIFORM_BITS)).astype(np.float64)
     return (bits + 0.5) * 2.0**-UNIFORM_BITS
 
