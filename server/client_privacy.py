@@ -108,7 +108,7 @@ class CentralPrivacy:
         updated = {}
         for name, value in arrays.items():
             noise = normal(source, value.size).reshape(value.shape) * self.plan.noise_std
-            updated[name] = (value + (total[name] + noise) / self.normaliser).astype(value.dtype)
+            updated[name] = np.asarray(value + (total[name] + noise) / self.normaliser, dtype=value.dtype)
         release = Release(run=self.token, round_index=round_index, query="", reply="")
         self.ledger.spend(self.plan, release, epsilon=self.plan.epsilon, delta=self.plan.delta)
         content = RecordDict({"arrays": to_record(updated), "metrics": MetricRecord({"num-examples": 1})})

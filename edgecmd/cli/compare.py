@@ -16,6 +16,7 @@ from edgecmd.config import RunConfig
 from edgecmd.errors import ConfigError
 
 CENTRAL = "central:"
+AT = "@"
 OTHERS = ("scratch", "teacher", "untrained")
 DEFAULT_METHODS = "cmc,cmc+cmd,cmc-anchored,l2,simclr,central:cmc,scratch,teacher,untrained"
 
@@ -24,7 +25,10 @@ DEFAULT_METHODS = "cmc,cmc+cmd,cmc-anchored,l2,simclr,central:cmc,scratch,teache
 def compare(
     methods: Annotated[
         str,
-        typer.Option("--methods", help="Losses (federated), central:<loss>, scratch, teacher, untrained."),
+        typer.Option(
+            "--methods",
+            help="Losses (federated), <mechanism>@<epsilon>, central:<loss>, scratch, teacher, untrained.",
+        ),
     ] = DEFAULT_METHODS,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds from 0.")] = 5,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes at a time.")] = 1,
@@ -60,9 +64,35 @@ def check_method(name: str) -> str:
     from edgecmd.errors import nearest
 
     known = [*OBJECTIVES, *(CENTRAL + loss for loss in OBJECTIVES), *OTHERS]
-    if name not in known:
+    if AT in name:
+        private_config(RunConfig(), name)
+    elif name not in known:
         raise ConfigError(f"--methods has {name!r}. {nearest(name, known)}")
     return name
+
+
+def private_config(config: RunConfig, method: str) -> RunConfig:
+    """Settings of a private method such as ``anchors@8``: a mechanism, and the epsilon of its budget.
+
+    Raises:
+        ConfigError: The mechanism is unknown, or epsilon is no number.
+    """
+    from edgecmd.errors import choose
+    from edgecmd.privacy.mechanisms import MECHANISMS
+
+    mechanism, _, epsilon = method.partition(AT)
+    choose("--methods", mechanism, MECHANISMS)
+    try:
+        budget = float(epsilon)
+    except ValueError:
+        raise ConfigError(
+            f"--methods has {method!r}; write a mechanism and epsilon as in anchors@8."
+        ) from None
+    return replace(
+        config,
+        privacy=replace(config.privacy, mechanism=mechanism, epsilon=budget),
+        distill=replace(config.distill, loss="auto"),
+    ).resolved()
 
 
 def run_jobs(
@@ -126,6 +156,8 @@ def _measure(config: RunConfig, method: str) -> tuple[dict[str, float], Any]:
     elif method.startswith(CENTRAL):
         loss = method.removeprefix(CENTRAL)
         student = train_central(replace(config, distill=replace(config.distill, loss=loss)))
+    elif AT in method:
+        student = simulate(private_config(config, method))
     else:
         student = simulate(replace(config, distill=replace(config.distill, loss=method)))
     table = assess(embedder(student, config), config, cross_modal=not method.endswith("simclr"))

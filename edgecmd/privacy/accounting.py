@@ -8,11 +8,13 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+
 from edgecmd.errors import PrivacyError, choose
 
 # Below this, one full-batch step has an epsilon of hundreds; it is called infinite, which is a bound.
 SMALLEST_NOISE = 0.05
-LARGEST_NOISE = 1e6
+LARGEST_NOISE = 1e4
 # Coarser loses hundredths of an epsilon, finer costs seconds; the rounding is pessimistic either way.
 DISCRETISATION = 1e-3
 TOLERANCE = 1e-3
@@ -100,10 +102,12 @@ def _loss_distribution(noise_multiplier: float, sampling_rate: float) -> Any:  #
 
 def _pld(spendings: tuple[Spending, ...], delta: float) -> float:
     composed = None
-    for one in spendings:
-        part = _loss_distribution(one.noise_multiplier, one.sampling_rate).self_compose(one.count)
-        composed = part if composed is None else composed.compose(part)
-    return float(composed.get_epsilon_for_delta(delta)) if composed is not None else 0.0
+    # An overflow makes an infinite loss, which is still an upper bound.
+    with np.errstate(over="ignore"):
+        for one in spendings:
+            part = _loss_distribution(one.noise_multiplier, one.sampling_rate).self_compose(one.count)
+            composed = part if composed is None else composed.compose(part)
+        return float(composed.get_epsilon_for_delta(delta)) if composed is not None else 0.0
 
 
 def _prv(spendings: tuple[Spending, ...], delta: float) -> float:

@@ -65,7 +65,10 @@ def _square(value_UP: Tensor) -> Tensor:
 
 
 def vmap_gradients(student: nn.Module, units: Units, loss: UnitLoss) -> Gradients:
-    """Gradients of all units of a chunk in one pass; each unit is a call of its own (`torch.func`)."""
+    """Gradients of all units of a chunk, whole; each unit is a function call of its own (`torch.func`).
+
+    What `edgecmd.privacy.layers` computes without holding it all; for students small enough to look at.
+    """
     parameters = {name: value.detach() for name, value in student.named_parameters()}
 
     def one(values: dict[str, Tensor], images: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -87,6 +90,12 @@ def loop_gradients(student: nn.Module, units: Units, loss: UnitLoss) -> Gradient
     return {name: torch.stack([row[index] for row in rows]) for index, name in enumerate(names)}
 
 
+def _vmap(student: nn.Module, units: Units, loss: UnitLoss, *, clip: float) -> Sum:
+    from edgecmd.privacy.layers import clipped_chunk
+
+    return clipped_chunk(student, units, loss, clip=clip)
+
+
 def _opacus(student: nn.Module, units: Units, loss: UnitLoss, *, clip: float) -> Sum:
     from edgecmd.privacy.opacus_engine import hooks_gradients
 
@@ -100,9 +109,7 @@ def _opacus_ghost(student: nn.Module, units: Units, loss: UnitLoss, *, clip: flo
 
 
 ENGINES: dict[str, Callable[..., Sum]] = {
-    "vmap": lambda student, units, loss, *, clip: clip_and_sum(
-        vmap_gradients(student, units, loss), clip=clip
-    ),
+    "vmap": _vmap,
     "loop": lambda student, units, loss, *, clip: clip_and_sum(
         loop_gradients(student, units, loss), clip=clip
     ),

@@ -274,29 +274,44 @@ def _parse(content: bytes, path: Path) -> Book:
         PrivacyError: A damaged line is followed by whole ones that do not account for it.
     """
     lines: list[Line] = []
-    digest, num_torn, damaged = "", 0, 0
+    digest, num_torn, first_bad = "", 0, 0
     for number, raw in enumerate(content.split(b"\n"), start=1):
         if not raw:
             continue
         line = _whole(raw, digest)
         if line is None:
-            num_torn += 1
-            damaged = damaged or number
+            num_torn, first_bad = num_torn + 1, first_bad or number
+            if not _is_torn(raw):
+                raise _damaged(path, first_bad)
             continue
         digest = str(line.pop("digest"))
         lines.append(line)
         if line["kind"] == "torn" and num_torn:
             num_torn -= 1
+            first_bad = first_bad if num_torn else 0
         elif line["kind"] == "spend" and num_torn:
-            raise PrivacyError(
-                f"The ledger {path} is damaged at line {damaged}, so what was spent is not known. Restore the"
-                " file from a copy; without one, treat the budget of these pairs as spent."
-            )
+            raise _damaged(path, first_bad)
     return Book(
         lines=tuple(lines),
         digest=digest,
         num_torn=num_torn,
         ends_clean=not content or content.endswith(b"\n"),
+    )
+
+
+def _is_torn(raw: bytes) -> bool:
+    """Whether ``raw`` is the beginning of a line; a whole line that does not fit was changed, not torn."""
+    try:
+        json.loads(raw)
+    except (ValueError, RecursionError):
+        return True
+    return False
+
+
+def _damaged(path: Path, number: int) -> PrivacyError:
+    return PrivacyError(
+        f"The ledger {path} is damaged at line {number}, so what was spent is not known. Restore the file from"
+        " a copy; without one, treat the budget of these pairs as spent."
     )
 
 

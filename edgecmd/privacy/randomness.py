@@ -1,11 +1,11 @@
 """Where coins and noise of a private step come from: the operating system, unless a test asks otherwise."""
 
+import math
 import os
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from scipy.special import ndtri
 
 from edgecmd.seeding import seed_sequence
 
@@ -68,10 +68,12 @@ def normal(source: Source, count: int) -> np.ndarray:
     """``count`` float64 from N(0, 1).
 
     Each is half the sum of four draws, so that the low bits of one draw cannot be read off the
-    result (Holohan and Braghin 2021, arXiv 2107.10138, n = 2).
+    result (Holohan and Braghin 2021, arXiv 2107.10138, n = 2). A draw is ``sqrt(2) erfinv(2 u - 1)``:
+    ``2 u - 1`` is exact and never -1 or 1, so the tails are symmetric and finite.
     """
-    draws = ndtri(uniform(source, NORMALS_A_DRAW * count)).reshape(NORMALS_A_DRAW, count)
-    return np.asarray(draws.sum(axis=0) / np.sqrt(NORMALS_A_DRAW))
+    signed = torch.from_numpy(2.0 * uniform(source, NORMALS_A_DRAW * count) - 1.0)
+    draws = signed.erfinv_().view(NORMALS_A_DRAW, count).sum(dim=0)
+    return np.asarray(draws.mul_(math.sqrt(2.0 / NORMALS_A_DRAW)).numpy())
 
 
 def integers(source: Source, count: int, *, high: int) -> np.ndarray:

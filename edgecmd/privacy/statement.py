@@ -98,7 +98,7 @@ def privacy_table(
     return table
 
 
-def _by_round(plan: PrivacyPlan, rounds_done: int) -> list[list[float]]:
+def _by_round(plan: PrivacyPlan, rounds_done: int) -> list[list[int | float]]:
     """At most twenty points of (round, epsilon of this run so far)."""
     marks = sorted({round(rounds_done * share / 20) for share in range(21)})
     found = [(mark, plan.epsilon_after(mark)) for mark in marks]

@@ -1,0 +1,262 @@
+"""A private client's round: what leaves it, what it counts, when it refuses."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+
+from clients import private
+from clients.app import app
+from clients.work import ClientError, answer_train
+from edgecmd.config import RunConfig
+from edgecmd.errors import PrivacyError
+from edgecmd.privacy.accounting import Spending, total_epsilon
+from edgecmd.privacy.ledger import Ledger
+from edgecmd.privacy.places import client_ledger
+from edgecmd.privacy.plan import make_plan
+from edgecmd.runs import new_student
+from server.federation import to_arrays
+from server.local_grid import set_identity
+from server.simulate import contexts
+from server.strategies import to_record
+from tests.tiny_federation import tiny_config, write_pairs
+
+TOKEN = "0123456789abcdef"
+PRIVATE = ("privacy.mechanism=anchors", "privacy.noise_multiplier=2", "privacy.epsilon=500")
+
+
+def private_config(pairs: Path, out: Path, *changes: str) -> RunConfig:
+    return tiny_config(pairs, out, *PRIVATE, *changes)
+
+
+def ask(
+    config: RunConfig, *, client: int = 1, round_index: int = 1, shift: float = 0.0, **node: object
+) -> Message:
+    set_identity()
+    context: Context = contexts(config)[100 + client]
+    context.node_config.update({name.replace("_", "-"): value for name, value in node.items()})  # type: ignore[misc]
+    weights = {
+        name: np.asarray(value + np.float32(shift)) for name, value in to_arrays(new_student(config)).items()
+    }
+    sent = ConfigRecord({"server-round": round_index, "run": TOKEN})
+    content = RecordDict({"arrays": to_record(weights), "config": sent})
+    return app(message=Message(content, 100 + client, "train"), context=context)
+
+
+def weights_of(reply: Message) -> dict[str, bytes]:
+    return {name: array.data for name, array in reply.content.array_records["arrays"].items()}
+
+
+def spent(config: RunConfig, client: int = 1) -> int:
+    return Ledger(client_ledger(config, client)).num_rounds()
+
+
+def layout(reply: Message) -> dict[str, object]:
+    """Names, types and lengths of everything in a reply."""
+    content = reply.content
+    return {
+        "records": {name: type(record).__name__ for name, record in content.items()},
+        "arrays": {
+            name: (array.dtype, tuple(array.shape), array.stype, len(array.data))
+            for name, array in content.array_records["arrays"].items()
+        },
+        "metrics": {name: type(value).__name__ for name, value in content.metric_records["metrics"].items()},
+    }
+
+
+@pytest.mark.parametrize("mechanism", ["anchors", "cosine", "groups", "client"])
+def test_every_byte_of_a_private_reply(mechanism: str, pairs: Path, tmp_path: Path) -> None:
+    """Weights in the student's own shapes and the client's index: no count, no loss, no config."""
+    config = private_config(pairs, tmp_path, f"privacy.mechanism={mechanism}")
+    reply = ask(config)
+    student = to_arrays(new_student(config))
+    header = 128
+    assert layout(reply) == {
+        "records": {"arrays": "ArrayRecord", "metrics": "MetricRecord"},
+        "arrays": {
+            name: ("float32", value.shape, "numpy.ndarray", header + value.nbytes)
+            for name, value in student.items()
+        },
+        "metrics": {"client": "int"},
+    }
+    assert reply.content.metric_records["metrics"]["client"] == 1
+    assert {name: array.numpy().shape for name, array in reply.content.array_records["arrays"].items()} == {
+        name: value.shape for name, value in student.items()
+    }
+
+
+def test_replies_do_not_tell_how_many_pairs_a_client_has(tmp_path: Path) -> None:
+    layouts = []
+    for num in (24, 60):
+        pairs = write_pairs(tmp_path / f"{num}.npz", num_pairs=num)
+        layouts.append(layout(ask(private_config(pairs, tmp_path / str(num)))))
+    assert layouts[0] == layouts[1]
+
+
+def test_the_same_question_gets_the_same_bytes_and_costs_nothing(pairs: Path, tmp_path: Path) -> None:
+    config = private_config(pairs, tmp_path)
+    first = ask(config)
+    again = ask(config)
+    assert weights_of(first) == weights_of(again)
+    assert spent(config) == 1
+    assert weights_of(ask(config, shift=0.1)) != weights_of(first)
+    assert spent(config) == 2, "other weights are another question"
+    ask(config, round_index=2)
+    assert spent(config) == 3
+
+
+def test_the_noise_is_new_each_time(pairs: Path, tmp_path: Path) -> None:
+    replies = [weights_of(ask(private_config(pairs, tmp_path / str(one)))) for one in range(2)]
+    assert replies[0] != replies[1]
+
+
+def test_the_deterministic_mode_repeats(pairs: Path, tmp_path: Path) -> None:
+    fixed = "privacy.deterministic=true"
+    replies = [weights_of(ask(private_config(pairs, tmp_path / str(one), fixed))) for one in range(2)]
+    assert replies[0] == replies[1]
+
+
+class Crash(BaseException):
+    """Stands for kill -9: no handler catches it."""
+
+
+@pytest.mark.parametrize(
+    ("stage", "counted"),
+    [
+        ("clients.private.distil_privately", 0),
+        ("clients.private.write_bytes_atomically", 0),
+        ("clients.private.Ledger.spend", 0),
+        ("clients.private._record", 1),
+    ],
+)
+def test_a_crash_at_any_stage_costs_a_round_at_most_once(
+    stage: str, counted: int, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the line is on the disk nothing was released; after it the very same reply is sent again."""
+    config = private_config(pairs, tmp_path)
+
+    def crash(*_: object, **__: object) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, crash)
+        with pytest.raises(Crash):
+            ask(config)
+    assert spent(config) == counted
+    reply = ask(config)
+    assert spent(config) == 1
+    if counted:
+        assert weights_of(ask(config)) == weights_of(reply)
+
+
+def test_a_lost_reply_is_made_anew_and_counted(pairs: Path, tmp_path: Path) -> None:
+    config = private_config(pairs, tmp_path)
+    ask(config)
+    for path in (tmp_path / "tiny").rglob("released.reply"):
+        path.write_bytes(b"damaged")
+    assert not ask(config).has_error()
+    assert spent(config) == 2
+
+
+def round_cost(config: RunConfig, rounds: int) -> float:
+    one = Spending(sampling_rate=0.25, noise_multiplier=2.0, count=2 * rounds)
+    return total_epsilon([one], delta=config.privacy.delta)
+
+
+def test_a_client_refuses_what_its_budget_does_not_cover(pairs: Path, tmp_path: Path) -> None:
+    generous = private_config(pairs, tmp_path)
+    owner = round_cost(generous, 2) + 1e-6
+    for index in (1, 2):
+        assert not ask(generous, round_index=index, max_epsilon=owner).has_error()
+    before = client_ledger(generous, 1).read_bytes()
+    refused = ask(generous, round_index=3, max_epsilon=owner)
+    assert refused.has_error()
+    assert re.match(
+        r"refused: client 1: The privacy budget is spent: epsilon=.* after 2 rounds", refused.error.reason
+    )
+    assert client_ledger(generous, 1).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (
+            [
+                "privacy.noise_multiplier=0.1",
+                "privacy.epsilon=1000",
+                "federation.num_rounds=1",
+                "federation.local_steps=1",
+            ],
+            "budget is spent",
+        ),
+        (["privacy.mechanism=none"], "adds no noise on the client"),
+        (["privacy.mechanism=client"], "adds no noise on the client"),
+    ],
+)
+def test_the_owner_s_bound_holds_against_the_server_s_settings(
+    settings: list[str], text: str, pairs: Path, tmp_path: Path
+) -> None:
+    reply = ask(private_config(pairs, tmp_path, *settings), max_epsilon=3.0)
+    assert reply.has_error()
+    assert text in reply.error.reason
+
+
+def test_the_owner_s_delta_holds_too(pairs: Path, tmp_path: Path) -> None:
+    config = private_config(pairs, tmp_path, "privacy.delta=0.01")
+    between = (round_cost(config, 1) + total_epsilon([make_plan(config).round_spending()], delta=1e-9)) / 2
+    assert not ask(config, max_epsilon=between).has_error()
+    assert ask(config, round_index=1, shift=1.0, client=2, max_epsilon=between, max_delta=1e-9).has_error()
+
+
+def test_a_device_has_one_ledger_for_all_runs_and_no_say_of_the_server(pairs: Path, tmp_path: Path) -> None:
+    for index, name in enumerate(("one", "two")):
+        config = private_config(
+            pairs, tmp_path / name, f"seed={index}", f'privacy.ledger_dir="{tmp_path}/evil"'
+        )
+        reply = ask(config, data_dir=str(pairs), state_dir=str(tmp_path / "state"))
+        assert not reply.has_error()
+    (ledger,) = (tmp_path / "state" / "ledger").iterdir()
+    assert Ledger(ledger).num_rounds() == 2
+    assert not (tmp_path / "evil").exists()
+
+
+def test_a_device_takes_no_part_in_a_deterministic_run(pairs: Path, tmp_path: Path) -> None:
+    config = private_config(pairs, tmp_path, "privacy.deterministic=true")
+    reply = ask(config, data_dir=str(pairs), state_dir=str(tmp_path / "state"))
+    assert "the server can subtract" in reply.error.reason
+
+
+def test_an_error_of_a_private_client_tells_nothing(pairs: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "alice-biopsy.npz"
+    secret.write_bytes(b"not an archive")
+    with pytest.raises(ClientError) as raised:
+        ask(private_config(pairs, tmp_path), data_dir=str(secret), state_dir=str(tmp_path))
+    assert "alice" not in str(raised.value)
+    assert "biopsy" not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
+def test_a_student_that_mixes_pairs_is_refused(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PrivacyError("The student mixes the pairs of a batch")
+
+    monkeypatch.setattr(private, "_probed", set())
+    monkeypatch.setattr(private, "require_pure", refuse)
+    config = private_config(pairs, tmp_path)
+    assert "mixes the pairs" in ask(config).error.reason
+    assert spent(config) == 0
+
+
+def test_answers_keep_the_order_of_the_weights(pairs: Path, tmp_path: Path) -> None:
+    config = private_config(pairs, tmp_path)
+    set_identity()
+    arrays = to_record(to_arrays(new_student(config)))
+    turned = ArrayRecord({name: arrays[name] for name in reversed(list(arrays))})
+    sent = ConfigRecord({"server-round": 1, "run": TOKEN})
+    message = Message(RecordDict({"arrays": turned, "config": sent}), 101, "train")
+    reply = answer_train(message, contexts(config)[101])
+    assert list(reply.content.array_records["arrays"]) == list(turned)
