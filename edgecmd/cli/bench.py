@@ -56,3 +56,36 @@ def simulate(
         ["clients", "ratio (median)", "min to max", "grid s", "bare s", "peak MB", "bytes / (2x4xPxN)"],
         rows,
     )
+
+
+@bench_app.command()
+def privacy(
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Repeats, interleaved.")] = 7,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """A private gradient divided by the plain gradient of the same student, loss and batch, by engine."""
+    from edgecmd.cli.privacy_bench import measure
+
+    one_thread()
+    resolved = read_settings(config, settings)
+    results = measure(resolved, num_repeats=repeats)
+    if as_json:
+        print_json(results)
+        return
+    rows = [
+        [
+            one["name"],
+            f"{one['ratio_median']:.2f}",
+            f"{one['ratio_min']:.2f} to {one['ratio_max']:.2f}",
+            f"{one['cpu_ms']:.1f}",
+        ]
+        for one in results["engines"]
+    ]
+    print_table(
+        f"{results['architecture']}, {results['side']} px, batch {results['batch']}, {results['anchors']}"
+        f" anchors; plain step {results['plain_ms']:.1f} ms; {repeats} interleaved repeats, CPU time",
+        ["gradient", "ratio (median)", "min to max", "CPU ms"],
+        rows,
+    )

@@ -310,8 +310,8 @@ def _is_torn(raw: bytes) -> bool:
 
 def _damaged(path: Path, number: int) -> PrivacyError:
     return PrivacyError(
-        f"The ledger {path} is damaged at line {number}, so what was spent is not known. Restore the file from"
-        " a copy; without one, treat the budget of these pairs as spent."
+        f"The ledger {path} is damaged at line {number}, so what was spent is not known. Restore the file"
+        " from a copy; without one, treat the budget of these pairs as spent."
     )
 
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import ssl
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -11,6 +12,7 @@ from edgecmd.seeding import seed_sequence
 
 UNIFORM_BITS = 52
 NORMALS_A_DRAW = 4
+FRESH_BYTES = 48
 
 
 @runtime_checkable
@@ -28,13 +30,19 @@ class Source(Protocol):
 
 
 class SystemSource:
-    """Randomness of the operating system (``os.urandom``)."""
+    """Randomness of the operating system, stretched by OpenSSL's generator.
+
+    That generator (AES-256 in counter mode, NIST SP 800-90A) is seeded by the operating system; fresh
+    entropy of the operating system is added at every call, so neither a forked process nor a copied
+    virtual machine repeats another's noise. Reading all of it from the system takes many times as long.
+    """
 
     private = True
 
     def words(self, count: int) -> np.ndarray:
         """``count`` uniform uint64."""
-        return np.frombuffer(os.urandom(8 * count), dtype=np.uint64)
+        ssl.RAND_add(os.urandom(FRESH_BYTES), float(FRESH_BYTES))
+        return np.frombuffer(ssl.RAND_bytes(8 * count), dtype=np.uint64)
 
 
 class DeterministicSource:

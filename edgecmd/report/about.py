@@ -14,13 +14,17 @@ ICONS = (
 LIMITS = (
     "The labels that the probes use are held by whoever deploys the student. The clients' pairs have"
     " none, and the concepts of pairs, labels and test are all different.",
-    "No differential privacy was used. Pairs stay with their client, but the weights that a client sends"
-    " can tell something about them, and nothing here bounds how much.",
     "This is one run with one seed. Intervals are over draws of labels only; `edgecmd compare` repeats a"
     " run with several seeds.",
     "The baselines that train in a federation use the settings of this run with another loss; they were"
     " not tuned by themselves.",
     "Times are those of the machine that ran this; they are not the times of a device.",
+)
+
+
+NOT_PRIVATE = (
+    "No differential privacy was used. Pairs stay with their client, but the weights that a client sends"
+    " can tell something about them, and nothing here bounds how much."
 )
 
 
@@ -46,7 +50,9 @@ def environment(run: RunFiles) -> Section:
 
 def limits(run: RunFiles) -> Section:
     """What the numbers do not say."""
-    items = [ICONS, *LIMITS] if run.setting("data.name") == "emoji" else LIMITS
+    items = [ICONS, *LIMITS] if run.setting("data.name") == "emoji" else [*LIMITS]
+    if not run.privacy:
+        items.append(NOT_PRIVATE)
     return Section(anchor="limits", title="Limits", body=listing(items))
 
 

@@ -7,6 +7,7 @@ from html import escape
 from edgecmd.report import scores
 from edgecmd.report.markup import inline
 from edgecmd.report.numbers import NOTHING, data_size, share
+from edgecmd.report.privacy import short_claim
 from edgecmd.report.read import RunFiles
 
 TIMES = "\u00d7"
@@ -20,7 +21,8 @@ def summary(run: RunFiles) -> str:
         return _unfinished(run)
     main = told[0]
     chance = "" if main.chance is None else f" (chance {share(main.chance)})"
-    return f"{_claim(run, main)}{chance}{_against(main)}."
+    private = f" ({short_claim(run.privacy)})" if run.privacy else ""
+    return f"{_claim(run, main)}{chance}{_against(main)}{private}."
 
 
 def _unfinished(run: RunFiles) -> str:
@@ -28,7 +30,8 @@ def _unfinished(run: RunFiles) -> str:
         return "No round is finished yet, so there is no result."
     last = run.rounds[-1]
     num = f"{len(run.rounds)} rounds are" if len(run.rounds) > 1 else "1 round is"
-    return f"{num} finished, the last with loss {last['loss']:.3f}; nothing is evaluated yet."
+    loss = f", the last with loss {last['loss']:.3f}" if last.get("loss") is not None else ""
+    return f"{num} finished{loss}; nothing is evaluated yet."
 
 
 def _claim(run: RunFiles, column: scores.Column) -> str:
@@ -93,9 +96,14 @@ def _distillation(run: RunFiles) -> list[Fact]:
     level = "" if chance is None else f" (chance {chance:.3f})"
     return [
         (f"{last.get('clients', '?')} {TIMES} {len(run.rounds)}", f"clients {TIMES} rounds"),
-        (f"{last['loss']:.3f}", f"last loss{level}"),
+        (f"{last['loss']:.3f}", f"last loss{level}") if last.get("loss") is not None else _privacy(run),
         (data_size(total), "sent both ways in all"),
     ]
+
+
+def _privacy(run: RunFiles) -> Fact:
+    """Stands in for the loss, which private clients do not tell."""
+    return (short_claim(run.privacy), "differential privacy") if run.privacy else (NOTHING, "loss not told")
 
 
 def _evaluation(run: RunFiles) -> list[Fact]:

@@ -8,6 +8,7 @@ from edgecmd.files import write_bytes_atomically, write_text_atomically
 from edgecmd.report.about import environment, limits, settings
 from edgecmd.report.markup import Section
 from edgecmd.report.overview import steps, summary
+from edgecmd.report.privacy import privacy
 from edgecmd.report.process import costs, dropped, export, partition, training
 from edgecmd.report.read import RunFiles, read_run
 from edgecmd.report.results import few_labels, results, retrieval
@@ -17,6 +18,7 @@ SECTIONS = (
     training,
     few_labels,
     retrieval,
+    privacy,
     partition,
     costs,
     dropped,

@@ -16,6 +16,8 @@ def training(run: RunFiles) -> Section:
     """Loss and validation retrieval by round."""
     anchor, title = "training", "Distillation by round"
     loss = loss_curve(run.rounds, chance=run.evaluation.get("chance_loss"))
+    if loss is None and run.rounds:
+        return _without_loss(run, anchor=anchor, title=title)
     if loss is None:
         sentence = missing("A finished round in events.jsonl", command="edgecmd simulate")
         return Section(anchor=anchor, title=title, body=sentence)
@@ -28,6 +30,17 @@ def training(run: RunFiles) -> Section:
     caption = "Retrieval on the validation split, the only number that settings may be chosen by."
     body = side_by_side(left, figure(validation.html, caption=caption))
     return Section(anchor=anchor, title=title, body=body, drawings=(loss, validation))
+
+
+def _without_loss(run: RunFiles, *, anchor: str, title: str) -> Section:
+    """Under privacy clients do not tell their loss; validation by the server is shown alone."""
+    validation = validation_curve(run.rounds)
+    text = paragraph("The clients release weights alone, so the loss is not known.", kind="missing")
+    if validation is None:
+        return Section(anchor=anchor, title=title, body=text)
+    caption = "Retrieval on the validation split, the only number that settings may be chosen by."
+    body = side_by_side(figure(validation.html, caption=caption), text)
+    return Section(anchor=anchor, title=title, body=body, drawings=(validation,))
 
 
 def _about_chance(run: RunFiles) -> str:

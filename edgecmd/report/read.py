@@ -51,6 +51,7 @@ class RunFiles:
         evaluation: ``evaluation.json``.
         gallery: ``retrieval.npz``.
         export: ``export/report.json``.
+        privacy: ``privacy.json``.
     """
 
     name: str
@@ -62,6 +63,7 @@ class RunFiles:
     evaluation: Table
     gallery: Gallery | None
     export: Table
+    privacy: Table
 
     def setting(self, key: str, default: str = "") -> str:
         """Setting by dotted key as text; ``default`` where ``config.toml`` does not have it."""
@@ -91,6 +93,7 @@ def read_run(folder: Path) -> RunFiles:
         evaluation=_read_table(folder / "evaluation.json"),
         gallery=_read_gallery(folder / "retrieval.npz"),
         export=_read_table(folder / "export" / "report.json"),
+        privacy=_read_table(folder / "privacy.json"),
     )
 
 

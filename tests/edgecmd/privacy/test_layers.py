@@ -5,12 +5,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgecmd.config import DistillConfig
 from edgecmd.models.students import build_student
 from edgecmd.privacy import layers
 from edgecmd.privacy.effective import plain_copy
-from edgecmd.privacy.gradients import norm
+from edgecmd.privacy.gradients import ENGINES, clipped_sum, norm
 from edgecmd.privacy.layers import clipped_chunk, gram_square, unit_traces, windows
-from edgecmd.privacy.mechanisms import Units
+from edgecmd.privacy.mechanisms import Units, unit_loss
 
 CLIP = 0.6
 LIMIT = CLIP * (1 - 1e-4)
@@ -89,6 +90,11 @@ class Odd(nn.Module):
         return self.last(self.tie(torch.tanh(self.tied(x))))
 
 
+def student_of(architecture: str) -> nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    return plain_copy(build_student(architecture, in_channels=1, embedding_dim=DIM, generator=generator))
+
+
 def odd() -> Odd:
     student = Odd().double()
     with torch.no_grad():
@@ -123,11 +129,7 @@ def test_a_student_of_odd_layers_equals_microbatches_of_one(num: int, rows: int)
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("architecture", ["ws-50k", "gn-50k"])
 def test_float32_loses_no_more_than_float32_must(architecture: str, rows: int) -> None:
-    student = plain_copy(
-        build_student(
-            architecture, in_channels=1, embedding_dim=DIM, generator=torch.Generator().manual_seed(0)
-        )
-    )
+    student = student_of(architecture)
     units = units_of(9, rows, side=32)
     single = Units(images=units.images.float(), teacher=units.teacher.float(), mask=units.mask)
     found = clipped_chunk(student, single, regression, clip=CLIP)
@@ -159,6 +161,25 @@ def test_a_unit_that_is_not_finite_counts_as_zero(poison: float, row: int) -> No
     kept = Units(images=units.images[others], teacher=units.teacher[others], mask=units.mask[others])
     found = clipped_chunk(student, units, regression, clip=CLIP)
     assert distance(found, oracle(student, kept)) < 1e-3
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("poison", [float("nan"), 1e30])
+@pytest.mark.parametrize("architecture", ["ws-50k", "gn-50k"])
+def test_poison_in_float32_neither_destroys_a_sum_nor_shows_in_it(
+    architecture: str, poison: float, engine: str
+) -> None:
+    student = student_of(architecture)
+    units = units_of(5, 1, side=32)
+    units = Units(images=units.images.float(), teacher=units.teacher.float(), mask=units.mask)
+    units.images[3] = poison
+    others = [0, 1, 2, 4]
+    kept = Units(images=units.images[others], teacher=units.teacher[others], mask=units.mask[others])
+    of_unit = unit_loss(DistillConfig(loss="cmc-anchored"), made(3, 9, DIM).float())
+    found = clipped_sum(student, [units], of_unit, clip=CLIP, engine=engine)
+    expected = clipped_sum(student, [kept], of_unit, clip=CLIP, engine="loop")
+    assert norm(expected) > 0
+    assert distance(found, expected) < 1e-4
 
 
 def test_a_chunk_of_poisoned_units_gives_zeros() -> None:

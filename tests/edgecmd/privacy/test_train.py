@@ -12,7 +12,7 @@ from edgecmd.config import DistillConfig
 from edgecmd.distill import LocalData, Place
 from edgecmd.privacy import train
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
-from edgecmd.privacy.randomness import SystemSource
+from edgecmd.privacy.randomness import SystemSource, make_source, normal
 from edgecmd.privacy.train import add_noise, distil_privately
 from edgecmd.settings import load_config
 
@@ -150,3 +150,27 @@ def test_any_number_of_pairs_makes_the_same_number_of_steps(mechanism: str, num:
     )
     assert len(made) == plan.steps_per_round == 5
     assert torch.isfinite(student.layer.weight).all()
+
+
+def test_deterministic_steps_without_pairs_are_noise_over_the_divisor() -> None:
+    """Each of two steps: weight -= rate * std * normal / divisor, with the normals of the seed."""
+    plan = replace(plan_of("privacy.deterministic=true", "federation.local_steps=2"), normaliser=8.0)
+    students = []
+    for _ in range(2):
+        student = Linear()
+        distil_privately(
+            student,
+            pairs(0),
+            ANCHORS,
+            CONFIG,
+            plan=plan,
+            place=PLACE,
+            optimizer=torch.optim.SGD(student.parameters(), lr=0.1),
+            source=make_source(deterministic=True, seed=5, round_index=1, client=2),
+        )
+        students.append(student.layer.weight.detach())
+    coins = make_source(deterministic=True, seed=5, round_index=1, client=2)
+    noise = normal(coins, 36) + normal(coins, 36)
+    expected = 1.0 - 0.5 * 3.0 * noise.reshape(DIM, 9) / 8.0
+    np.testing.assert_allclose(students[0].numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(*students)

@@ -1,0 +1,63 @@
+"""What the page says of privacy: the guarantee where there is one, and plainly that there is none."""
+
+from pathlib import Path
+
+import pytest
+
+from edgecmd.files import write_json, write_text_atomically
+from edgecmd.privacy.plan import make_plan
+from edgecmd.privacy.statement import privacy_table
+from edgecmd.report import write_report
+from edgecmd.settings import load_config, to_toml
+
+
+def folder_of(tmp_path: Path, *settings: str) -> Path:
+    config = load_config(None, ["privacy.mechanism=anchors", *settings])
+    write_text_atomically(tmp_path / "config.toml", to_toml(config))
+    plan = make_plan(config)
+    if plan is not None:
+        spent = {f"client {index}": 1.25 * (index + 1) for index in range(3)}
+        anchors = {"kind": "public", "num": 7, "sha256": "ab" * 32}
+        table = privacy_table(plan, spent, rounds_done=40, anchors=anchors, ledger="this run")
+        write_json(tmp_path / "privacy.json", table)
+    line = '{"event": "round", "time": 1.0, "round": 1, "clients": 3, "loss": null, "num_examples": null}\n'
+    write_text_atomically(tmp_path / "events.jsonl", line)
+    return tmp_path
+
+
+def test_the_guarantee_is_stated_with_all_that_belongs_to_it(tmp_path: Path) -> None:
+    page = write_report(folder_of(tmp_path)).read_text(encoding="utf-8")
+    assert "differentially private for each pair with epsilon 3.75 and delta 1e-05" in page
+    assert "add or remove one pair of one client" in page
+    assert "the largest" in page
+    assert "pld (dp-accounting" in page
+    assert "Not covered" in page
+    assert "7 public, sha256 abababababababab" in page
+    assert "No differential privacy" not in page
+    assert (tmp_path / "figures" / "privacy.png").exists()
+
+
+def test_deterministic_noise_is_called_not_private(tmp_path: Path) -> None:
+    page = write_report(folder_of(tmp_path, "privacy.deterministic=true")).read_text(encoding="utf-8")
+    assert "NOT PRIVATE" in page
+    assert "differentially private for each" not in page
+    assert "3.75" not in page
+
+
+def test_without_a_mechanism_nothing_is_claimed(tmp_path: Path) -> None:
+    page = write_report(folder_of(tmp_path, "privacy.mechanism=none")).read_text(encoding="utf-8")
+    assert "No differential privacy was used" in page
+
+
+def test_a_private_run_that_has_not_ended_claims_nothing(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    (folder / "privacy.json").unlink()
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "nothing is claimed" in page
+    assert "differentially private for each" not in page
+
+
+@pytest.mark.parametrize("kind", ["", "privacy.deterministic=true"])
+def test_the_page_stands_without_a_loss(kind: str, tmp_path: Path) -> None:
+    page = write_report(folder_of(tmp_path, *([kind] if kind else []))).read_text(encoding="utf-8")
+    assert "the loss is not known" in page
