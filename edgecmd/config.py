@@ -211,7 +211,7 @@ class PrivacyConfig:
     """Buckets into which the pairs of a step fall (groups)."""
     engine: str = "vmap"
     """How gradients of single units are made: vmap, opacus, opacus-ghost, or loop (slow and plain)."""
-    chunk_size: int = 64
+    chunk_size: int = 128
     """Rows whose gradients are held in memory at a time."""
     accountant: str = "pld"
     """pld (dp-accounting), prv or rdp (Opacus, as a check)."""

@@ -67,7 +67,9 @@ def warm_start(config: RunConfig, *, num_steps: int, progress: Progress | None =
     return student.eval()
 
 
-def drawings(image_BCHW: Batch, *, size: int, channels: int, generator: torch.Generator) -> Batch:
+def drawings(
+    image_BCHW: Batch, *, size: int, channels: int, generator: torch.Generator
+) -> Float[Tensor, "batch _ _ _"]:
     """Outlines, or for one in five two tones, as ink (2) on white (0): what a drawing's input looks like.
 
     Args:

@@ -11,7 +11,7 @@ from edgecmd.errors import ConfigError
 if TYPE_CHECKING:
     from edgecmd.privacy.gradients import Sum
 
-CHUNK_ROWS = 64
+CHUNK_ROWS = 128
 NUM_GROUPS = 8
 NUM_VIEWS = 4
 AGREEMENT = 1e-3

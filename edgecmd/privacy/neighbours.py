@@ -92,21 +92,25 @@ class _Maker:
     dim: int
 
     def random(self, generator: torch.Generator) -> Neighbours:
+        """Noise images and random teacher features, of any number."""
         num = int(torch.randint(1, self.num + 1, (), generator=generator))
         return self._placed("random", self._images(num, generator), self._features(num, generator), generator)
 
     def hub(self, generator: torch.Generator) -> Neighbours:
+        """Noise, and a last pair whose teacher feature is the student's mean feature."""
         image, teacher = self._images(self.num, generator), self._features(self.num, generator)
         teacher[-1] = unit(self._embed(image).mean(dim=0))
         return self._placed("hub", image, teacher, generator)
 
     def duplicates(self, generator: torch.Generator) -> Neighbours:
+        """Copies of one pair, as badly aligned as can be, and a last one that is nearly right."""
         image, own, across = self._copies(generator)
         teacher = (-own).repeat(self.num, 1)
         teacher[-1] = unit(NEAR * own - FAR * across)
         return self._placed("duplicates", image, teacher, generator)
 
     def flip(self, generator: torch.Generator) -> Neighbours:
+        """Duplicates pulled one way by one pair, and a last one that turns them the other way."""
         image, own, across = self._copies(generator)
         teacher = (-own).repeat(self.num, 1)
         teacher[-2] = unit(FAR * own + NEAR * across)
@@ -114,6 +118,7 @@ class _Maker:
         return self._placed("flip", image, teacher, generator)
 
     def outlier(self, generator: torch.Generator) -> Neighbours:
+        """Images alike but for the last, whose teacher feature is near all the others."""
         image = self._images(1, generator).repeat(self.num, 1, 1, 1)
         image = image + 0.02 * torch.randn(image.shape, generator=generator)
         image[-1] = 3.0 * torch.randn(self.shape, generator=generator)
@@ -124,6 +129,7 @@ class _Maker:
         return self._placed("outlier", image, teacher, generator)
 
     def poisoned(self, generator: torch.Generator) -> Neighbours:
+        """Noise with NaN, infinity or a huge value in one pair."""
         image, teacher = self._images(self.num, generator), self._features(self.num, generator)
         poison, row, side = torch.rand(3, generator=generator).tolist()
         value = (math.nan, math.inf, -math.inf, 1e30, 1e20, 0.0)[int(6 * poison)]

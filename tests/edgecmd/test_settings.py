@@ -83,13 +83,13 @@ class TestRoundTrips:
     @quick
     @given(values=values)
     def test_toml(self, tmp_path, values):
-        config = built(values)
+        config = built(values).resolved()
         assert loaded(tmp_path, to_toml(config)) == config
 
     @quick
     @given(values=values)
     def test_flat(self, values):
-        config = built(values)
+        config = built(values).resolved()
         flat = flatten(config)
         assert unflatten(flat) == config
         assert {type(value) for value in flat.values()} <= {int, float, bool, str}
@@ -101,9 +101,9 @@ class TestRoundTrips:
         assert load_config(None, [f'data.path="{escaped}"']).data.path == value
 
     def test_template_is_the_defaults(self, tmp_path):
-        assert loaded(tmp_path, template()) == RunConfig()
-        assert loaded(tmp_path, "") == RunConfig()
-        assert load_config() == RunConfig()
+        assert loaded(tmp_path, template()) == RunConfig().resolved()
+        assert loaded(tmp_path, "") == RunConfig().resolved()
+        assert load_config() == RunConfig().resolved()
 
     def test_toml_has_every_setting_once(self):
         tables = tomllib.loads(to_toml(RunConfig()))
@@ -163,7 +163,7 @@ class TestOverrides:
         assert flat[key] == value
         assert type(flat[key]) is type(value)
         assert {one: flat[one] for one in flat if one != key} == {
-            one: old for one, old in flatten(RunConfig()).items() if one != key
+            one: old for one, old in flatten(RunConfig().resolved()).items() if one != key
         }
 
     def test_last_override_wins_over_the_file(self, tmp_path):

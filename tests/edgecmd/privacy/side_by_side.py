@@ -1,4 +1,4 @@
-"""Many tries in one pass of the real code: copies of a tiny student, each of which sees its own samples alone."""
+"""Many tries in one pass of the real code: copies of a tiny student, each with samples of its own."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

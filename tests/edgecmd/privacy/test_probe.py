@@ -1,5 +1,6 @@
 """What the purity probe refuses and what it lets pass, by behaviour."""
 
+import contextlib
 import copy
 from collections import deque
 from collections.abc import Callable
@@ -166,10 +167,8 @@ def test_the_probe_leaves_no_trace(layer: Callable[[], nn.Module], training: boo
     student[2].eval()
     before, modes = copy.deepcopy(student), [module.training for module in student.modules()]
     global_state = torch.get_rng_state()
-    try:
+    with contextlib.suppress(PrivacyError):
         require_pure(student, in_channels=CHANNELS, image_size=SIDE)
-    except PrivacyError:
-        pass
     assert torch.equal(torch.get_rng_state(), global_state)
     assert [module.training for module in student.modules()] == modes
     for (_, old), (_, new) in zip(before.named_parameters(), student.named_parameters(), strict=True):

@@ -1,0 +1,100 @@
+"""First weights from public pictures alone."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgecmd.config import RunConfig
+from edgecmd.data import clients
+from edgecmd.data.clients import anchors_fingerprint, experiment, public_anchors
+from edgecmd.data.procedural import procedural_images
+from edgecmd.errors import ConfigError, DataError
+from edgecmd.runs import new_student, save_student
+from edgecmd.warmstart import drawings, warm_start
+
+
+def test_it_learns_and_touches_no_pair(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a pair was read")
+
+    for name in ("client_pairs", "pair_features", "client_holding"):
+        monkeypatch.setattr(clients, name, refuse)
+    losses: list[float] = []
+    warm_start(tiny, num_steps=12, progress=lambda _, loss: losses.append(loss))
+    assert len(losses) == 12
+    assert losses[-1] < losses[0]
+
+
+def test_equal_settings_give_equal_weights(tiny: RunConfig) -> None:
+    one, other = (warm_start(tiny, num_steps=2).state_dict() for _ in range(2))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_drawing_is_ink_on_white_in_the_student_s_size() -> None:
+    """A plain picture has no outline: white everywhere, which the student sees as zero."""
+    plain = torch.full((6, 3, 32, 32), 0.3)
+    made = drawings(plain, size=16, channels=2, generator=torch.Generator().manual_seed(1))
+    assert made.shape == (6, 2, 16, 16)
+    assert float(made.min()) >= 0.0
+    assert float(made.max()) <= 2.0
+
+
+def test_a_run_starts_from_the_file(tiny: RunConfig, tmp_path: Path) -> None:
+    first = warm_start(tiny, num_steps=1)
+    save_student(first, tmp_path / "first.safetensors", tiny)
+    started = replace(tiny, student=replace(tiny.student, path=str(tmp_path / "first.safetensors")))
+    found = new_student(started).state_dict()
+    assert all(torch.equal(value, first.state_dict()[name]) for name, value in found.items())
+    assert not all(torch.equal(value, new_student(tiny).state_dict()[name]) for name, value in found.items())
+
+
+def test_another_student_s_file_is_refused(tiny: RunConfig, tmp_path: Path) -> None:
+    save_student(new_student(tiny), tmp_path / "first.safetensors", tiny)
+    other = replace(
+        tiny, student=replace(tiny.student, architecture="gn-200k", path=str(tmp_path / "first.safetensors"))
+    )
+    with pytest.raises(DataError, match=r"another student than student\.architecture='gn-200k'"):
+        new_student(other)
+
+
+@pytest.mark.parametrize("kind", ["public", "procedural", "random"])
+def test_every_kind_of_anchor_is_finite_the_same_again_and_named(tiny: RunConfig, kind: str) -> None:
+    config = replace(tiny, distill=replace(tiny.distill, anchors=kind, num_anchors=9))
+    anchors = public_anchors(config).numpy()
+    assert anchors.shape == (9, public_anchors(tiny).shape[1])
+    assert np.isfinite(anchors).all()
+    about = anchors_fingerprint(config)
+    assert (about["kind"], about["num"]) == (kind, 9)
+    public_anchors.cache_clear()
+    assert anchors_fingerprint(config) == about
+    other = replace(config, seed=config.seed + 1)
+    assert anchors_fingerprint(other)["sha256"] != about["sha256"]
+
+
+def test_random_anchors_are_unit_vectors(tiny: RunConfig) -> None:
+    config = replace(tiny, distill=replace(tiny.distill, anchors="random"))
+    np.testing.assert_allclose(np.linalg.norm(public_anchors(config).numpy(), axis=1), 1.0, rtol=1e-5)
+
+
+def test_an_unknown_kind_of_anchor_is_refused(tiny: RunConfig) -> None:
+    with pytest.raises(ConfigError, match=r"distill\.anchors='privat' is unknown"):
+        public_anchors(replace(tiny, distill=replace(tiny.distill, anchors="privat")))
+
+
+def test_procedural_pictures_differ() -> None:
+    images = procedural_images(8, side=16, generator=np.random.default_rng(0))
+    assert images.dtype == np.uint8
+    assert len({image.tobytes() for image in images}) == 8
+
+
+def test_public_pictures_share_nothing_with_any_pair(tiny: RunConfig) -> None:
+    """Of the data that ships: no public picture is the source of a pair, in any split."""
+    from edgecmd.config import DataConfig
+
+    whole = experiment(DataConfig())
+    public = {image.tobytes() for image in whole.public.images}
+    for pairs in (whole.train, whole.validation.pairs, whole.test.pairs):
+        assert not public & {image.tobytes() for image in pairs.source}
