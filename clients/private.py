@@ -61,10 +61,11 @@ def private_plan(order: Order, node: Node) -> PrivacyPlan | None:
             f"privacy.mechanism={order.config.privacy.mechanism!r} adds no noise on the client, and this node"
             f" has max-epsilon={node['max-epsilon']}. Use anchors, cosine or groups."
         )
-    if plan is not None and plan.deterministic and "data-dir" in node:
+    if plan is not None and not plan.private and "data-dir" in node:
         raise PrivacyError(
-            "privacy.deterministic=true makes noise that the server can subtract; a node with pairs of its"
-            " own takes no part."
+            f"privacy.deterministic={str(plan.deterministic).lower()} and"
+            f" privacy.projected_pairs={plan.projected_pairs:g} make noise that the server can subtract, or"
+            " too little of it; a node with pairs of its own takes no part."
         )
     return plan if local else None
 

@@ -217,6 +217,8 @@ class PrivacyConfig:
     """pld (dp-accounting), prv or rdp (Opacus, as a check)."""
     deterministic: bool = False
     """Noise and coins from the seed, for tests: NOT PRIVATE, and recorded so."""
+    projected_pairs: float = 1.0
+    """For planning: noise as clients with so many times the pairs would have; above 1 NOT PRIVATE."""
     ledger_dir: str = ""
     """Folder of the ledgers; empty: the run folder in a simulation, the cache folder on a device."""
 
@@ -227,6 +229,7 @@ class PrivacyConfig:
         in_range("privacy", 1e-6, 1e6, clip=self.clip)
         in_range("privacy", 1e-6, 1.0, sampling_rate=self.sampling_rate)
         in_range("privacy", 1, 64, num_views=self.num_views)
+        in_range("privacy", 1, 1e6, projected_pairs=self.projected_pairs)
         in_range("privacy", 1, 65_536, num_groups=self.num_groups, chunk_size=self.chunk_size)
 
 

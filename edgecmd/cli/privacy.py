@@ -16,6 +16,7 @@ def privacy_rows(config: RunConfig, sizes: Sequence[int]) -> list[list[str]]:
     """
     from edgecmd.data.clients import anchors_fingerprint
     from edgecmd.privacy.plan import SAMPLERS, make_plan
+    from edgecmd.privacy.statement import WARNINGS
 
     plan = make_plan(config)
     if plan is None:
@@ -23,8 +24,8 @@ def privacy_rows(config: RunConfig, sizes: Sequence[int]) -> list[list[str]]:
     total = plan.epsilon_after(plan.num_rounds)
     kind = anchors_fingerprint(config)
     promise = f"epsilon {total:.3g} of {plan.epsilon:g}, delta {plan.delta:g}, after {plan.num_rounds} rounds"
-    if plan.deterministic:
-        promise = "NOT PRIVATE: noise and coins follow from the seed (privacy.deterministic)"
+    if not plan.private:
+        promise = WARNINGS["deterministic" if plan.deterministic else "projected"]
     rows = [
         ["privacy", promise],
         ["unit, relation", f"{plan.unit}; {plan.relation}"],

@@ -34,8 +34,8 @@ def _spent(plan: "PrivacyPlan | None", report: "RoundReport") -> str:
     """Epsilon of the rounds so far instead of the loss, which clients do not tell."""
     if plan is None:
         return "no loss"
-    if plan.deterministic:
-        return "NOT PRIVATE (privacy.deterministic)"
+    if not plan.private:
+        return "NOT PRIVATE"
     return f"epsilon {plan.epsilon_after(report.round_index):.2f} of {plan.epsilon:g}"
 
 

@@ -255,7 +255,7 @@ def describe(plan: PrivacyPlan) -> Line:
         "relation": plan.relation,
         "clip": plan.clip,
         "sensitivity": plan.sensitivity,
-        "deterministic": plan.deterministic,
+        "private": plan.private,
         "spending": asdict(plan.round_spending()),
     }
     name = hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:DIGEST_LENGTH]

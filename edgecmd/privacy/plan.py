@@ -44,6 +44,7 @@ class PrivacyPlan:
         num_groups: Buckets of a step.
         chunk_size: Rows in memory at a time.
         deterministic: Noise from the seed: NOT PRIVATE.
+        projected_pairs: Divisor of the noise, for planning; above 1 NOT PRIVATE.
     """
 
     mechanism: str
@@ -67,11 +68,21 @@ class PrivacyPlan:
     num_groups: int
     chunk_size: int
     deterministic: bool
+    projected_pairs: float = 1.0
 
     @property
     def noise_std(self) -> float:
-        """Standard deviation of the noise on each coordinate of a sum."""
-        return self.noise_multiplier * self.sensitivity
+        """Standard deviation of the noise on each coordinate of a sum.
+
+        With ``m`` times the pairs a sum is ``m`` times as large under the same noise; a projection
+        divides the noise instead, on the pairs that there are.
+        """
+        return self.noise_multiplier * self.sensitivity / self.projected_pairs
+
+    @property
+    def private(self) -> bool:
+        """Whether the noise is secret and as large as the accountant believes."""
+        return not self.deterministic and self.projected_pairs == 1.0
 
     @property
     def statement(self) -> str:
@@ -144,6 +155,7 @@ def make_plan(config: RunConfig) -> PrivacyPlan | None:
         num_groups=settings.num_groups,
         chunk_size=settings.chunk_size,
         deterministic=settings.deterministic,
+        projected_pairs=float(settings.projected_pairs),
     )
     _check_budget(plan)
     return plan

@@ -39,6 +39,14 @@ NOT_COVERED = {
 }
 
 
+WARNINGS = {
+    "deterministic": "NOT PRIVATE: privacy.deterministic is set, so noise and coins follow from the run's"
+    " seed and can be subtracted. No epsilon holds.",
+    "projected": "NOT PRIVATE: privacy.projected_pairs is above 1, so the noise is that of clients with more"
+    " pairs than there are. No epsilon holds.",
+}
+
+
 def privacy_table(
     plan: PrivacyPlan,
     spent: Mapping[str, float],
@@ -60,7 +68,7 @@ def privacy_table(
         Plain values. Epsilon is None where it is infinite or where the noise was predictable.
     """
     largest = max(spent.values(), default=0.0)
-    private = not plan.deterministic
+    private = plan.private
     table: dict[str, Any] = {
         "private": private,
         "epsilon": _finite(largest) if private else None,
@@ -91,10 +99,7 @@ def privacy_table(
         "epsilon_by_round": _by_round(plan, rounds_done) if private else [],
     }
     if not private:
-        table["warning"] = (
-            "NOT PRIVATE: privacy.deterministic is set, so noise and coins follow from the run's seed and can"
-            " be subtracted. No epsilon holds."
-        )
+        table["warning"] = WARNINGS["deterministic" if plan.deterministic else "projected"]
     return table
 
 

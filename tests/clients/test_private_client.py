@@ -222,8 +222,11 @@ def test_a_device_has_one_ledger_for_all_runs_and_no_say_of_the_server(pairs: Pa
     assert not (tmp_path / "evil").exists()
 
 
-def test_a_device_takes_no_part_in_a_deterministic_run(pairs: Path, tmp_path: Path) -> None:
-    config = private_config(pairs, tmp_path, "privacy.deterministic=true")
+@pytest.mark.parametrize("setting", ["privacy.deterministic=true", "privacy.projected_pairs=2"])
+def test_a_device_takes_no_part_in_a_run_that_is_not_private(
+    setting: str, pairs: Path, tmp_path: Path
+) -> None:
+    config = private_config(pairs, tmp_path, setting)
     reply = ask(config, data_dir=str(pairs), state_dir=str(tmp_path / "state"))
     assert "the server can subtract" in reply.error.reason
 

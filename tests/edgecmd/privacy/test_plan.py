@@ -136,6 +136,14 @@ def test_what_is_not_private_prints_no_epsilon() -> None:
     assert "NOT PRIVATE" in table["warning"]
 
 
+def test_a_projection_has_less_noise_and_says_that_it_is_not_private() -> None:
+    plan = plan_of("anchors", "privacy.projected_pairs=10")
+    assert plan.noise_std == pytest.approx(plan_of("anchors").noise_std / 10)
+    table = privacy_table(plan, {"client 0": 1.5}, rounds_done=5, anchors={}, ledger="")
+    assert (table["private"], table["epsilon"]) == (False, None)
+    assert "projected_pairs" in table["warning"]
+
+
 def test_an_infinite_epsilon_is_no_number() -> None:
     plan = plan_of("anchors")
     table = privacy_table(plan, {"client 0": math.inf}, rounds_done=5, anchors={}, ledger="")
