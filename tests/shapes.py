@@ -55,7 +55,7 @@ def shapes_config(pairs: Path, teacher: Path, out: Path) -> RunConfig:
         data=DataConfig(name="folder", path=str(pairs), image_size=16, strict=False),
         student=StudentConfig(architecture="ws-50k"),
         pretrain=PretrainConfig(num_steps=2, batch_size=8, embedding_dim=16),
-        distill=DistillConfig(batch_size=8, num_anchors=16),
+        distill=DistillConfig(loss="cmc", batch_size=8, num_anchors=16),
         federation=FederationConfig(num_clients=4, num_rounds=2, local_steps=2),
         evaluate=EvaluateConfig(every_rounds=1, num_labels=(1, 0), num_draws=2),
     )

@@ -102,8 +102,8 @@ def require_pure(student: nn.Module, *, in_channels: int, image_size: int) -> No
     probed.train()
     _refuse_forgetful(probed, image, other)
     _refuse_mixing(probed, image)
-    _refuse_counting(probed, image)
     _refuse_statistics(probed, image, other)
+    _refuse_counting(probed, image)
 
 
 def _answer(student: nn.Module, image: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def test_pyproject_lists_every_setting_with_its_default() -> None:
     assert {name: type(value) for name, value in config.items()} == {
         name: type(value) for name, value in expected.items()
     }
-    assert unflatten(config) == RunConfig()
+    assert unflatten(config) == RunConfig().resolved()
 
 
 def test_the_table_is_as_it_would_be_written() -> None:

@@ -128,7 +128,7 @@ PURE = {
     "dropout": lambda: nn.Dropout(0.5),
     "dropout of channels": lambda: nn.Sequential(nn.Dropout2d(0.5), nn.AlphaDropout(0.3)),
     "standardised images": lambda: Function(
-        lambda x: (x - x.mean((1, 2, 3), True)) / x.std((1, 2, 3), None)[:, None, None, None]
+        lambda x: (x - x.mean((1, 2, 3), True)) / x.std((1, 2, 3), keepdim=True)
     ),
     "batch norm that evaluates": lambda: Evaluating(),
 }

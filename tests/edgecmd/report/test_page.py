@@ -16,6 +16,7 @@ ANCHORS = (
     "training",
     "labels",
     "retrieval",
+    "privacy",
     "partition",
     "costs",
     "dropped",
