@@ -143,7 +143,9 @@ def assess_run(config: RunConfig, folder: Path, *, baselines: bool) -> "dict[str
     student = load_student(folder / "student.safetensors")
     tables: dict[str, Table] = {"student": assess(embedder(student, config), config)}
     if baselines:
-        tables["warm start" if config.student.path else "untrained"] = assess(embedder(new_student(config), config), config)
+        tables["warm start" if config.student.path else "untrained"] = assess(
+            embedder(new_student(config), config), config
+        )
         tables["teacher as it is"] = assess(teacher_on_target(config), config)
         for name, other in federated_baselines(config).items():
             tables[name] = _federated_baseline(other, folder, name)

@@ -2,9 +2,14 @@
 
 Opacus gives the gradient of each *row*; a unit's gradient is the sum over its rows.
 
+The hooks are put on a copy in plain (NCHW) memory layout. On weights in the channels-last layout
+Opacus 1.6 gives zeros for convolutions with a stride, without a word; ghost norms are then too small
+and nothing is bounded.
+
 Shapes: U units, R rows of a unit.
 """
 
+import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,18 +55,16 @@ def hooks_gradients(student: nn.Module, units: Units, loss: UnitLoss) -> dict[st
         PrivacyError: The student's parameters would be counted twice.
     """
     num, rows = units.mask.shape
-    hooked = _hooked(student)
-    try:
-        with _quiet():
-            output = hooked(units.images.flatten(0, 1))
-            at_output = cotangents(output.detach().view(num, rows, -1), units, loss)
-            output.backward(at_output.flatten(0, 1))
-        return {
-            name: _per_row(parameter).reshape(num, rows, *parameter.shape).sum(dim=1)
-            for name, parameter in student.named_parameters()
-        }
-    finally:
-        _unhook(hooked, student)
+    own = _plain_layout(student)
+    hooked = _hooked(own)
+    with _quiet():
+        output = hooked(units.images.flatten(0, 1).contiguous())
+        at_output = cotangents(output.detach().view(num, rows, -1), units, loss)
+        output.backward(at_output.flatten(0, 1))
+    return {
+        name: _per_row(parameter).reshape(num, rows, *parameter.shape).sum(dim=1)
+        for name, parameter in own.named_parameters()
+    }
 
 
 def _per_row(parameter: nn.Parameter) -> Tensor:
@@ -87,17 +90,15 @@ def ghost_sum(student: nn.Module, units: Units, loss: UnitLoss, *, clip: float) 
             f"privacy.engine='opacus-ghost' knows the norm of single rows, and a unit has {rows}:"
             " set privacy.num_views=1, leave privacy.mechanism='groups', or use privacy.engine='vmap'."
         )
+    own = _plain_layout(student)
     hooked = GradSampleModuleFastGradientClipping(
-        student, batch_first=True, loss_reduction="sum", strict=False, max_grad_norm=clip
+        own, batch_first=True, loss_reduction="sum", strict=False, max_grad_norm=clip
     )
-    try:
-        with _quiet():
-            output = hooked(units.images[:, 0])
-            at_output = cotangents(output.detach()[:, None], units, loss)
-            output.backward(at_output[:, 0])
-            factor = clip_factors(hooked.get_norm_sample().double(), clip=clip)
-    finally:
-        _unhook(hooked, student)
+    with _quiet():
+        output = hooked(units.images[:, 0].contiguous())
+        at_output = cotangents(output.detach()[:, None], units, loss)
+        output.backward(at_output[:, 0])
+        factor = clip_factors(hooked.get_norm_sample().double(), clip=clip)
     kept = factor > 0
     # Rows with a gradient that is not finite are left out of the second pass: 0 times NaN would be NaN.
     again = student(units.images[kept, 0])
@@ -107,17 +108,10 @@ def ghost_sum(student: nn.Module, units: Units, loss: UnitLoss, *, clip: float) 
     return {name: value.double() for name, value in zip(names, found)}
 
 
-def _unhook(hooked: nn.Module, student: nn.Module) -> None:
-    """Leave ``student`` as it came: no hooks, no per-row gradients, no gradients."""
-    hooked.remove_hooks()  # type: ignore[operator]
-    for parameter in student.parameters():
+def _plain_layout(student: nn.Module) -> nn.Module:
+    """Copy of ``student`` in NCHW layout; hooks and per-row gradients go with it."""
+    own = copy.deepcopy(student)
+    for parameter in own.parameters():
+        parameter.data = parameter.data.contiguous()
         parameter.grad = None
-        for name in (
-            "grad_sample",
-            "_norm_sample",
-            "_current_grad_sample",
-            "_forward_counter",
-            "summed_grad",
-        ):
-            if hasattr(parameter, name):
-                delattr(parameter, name)
+    return own

@@ -132,7 +132,9 @@ def test_the_proximal_gradient_by_hand() -> None:
 
 def test_a_strong_proximal_term_keeps_the_student_near() -> None:
     _, free = train(DistillConfig(loss="cmc", batch_size=8, optimizer="sgd", learning_rate=0.05), steps=20)
-    held_config = DistillConfig(loss="cmc", batch_size=8, optimizer="sgd", learning_rate=0.05, proximal_mu=5.0)
+    held_config = DistillConfig(
+        loss="cmc", batch_size=8, optimizer="sgd", learning_rate=0.05, proximal_mu=5.0
+    )
     _, held = train(held_config, steps=20)
     start = student().projector.weight
     assert (held.projector.weight - start).norm() < (free.projector.weight - start).norm() / 2

@@ -113,6 +113,20 @@ def test_ghost_norms_equal_microbatches_of_one(architecture: str, loss: str) -> 
     assert distance(found, oracle(student, chunks, loss)) < 1e-6
 
 
+@pytest.mark.parametrize("engine", ["vmap", "loop", "opacus", "opacus-ghost"])
+@pytest.mark.parametrize("architecture", ["ws-50k", "gn-50k"])
+def test_the_memory_layout_does_not_matter(architecture: str, engine: str) -> None:
+    """Opacus by itself gives zeros for strided convolutions whose weights are channels-last."""
+    student = student_of(architecture)
+    of_unit = unit_loss(DistillConfig(loss="cmc-anchored"), ANCHORS)
+    expected = oracle(student, chunks_of("cmc-anchored"), "cmc-anchored")
+    last = student_of(architecture).to(memory_format=torch.channels_last)
+    data = pairs()
+    turned = LocalData(target=data.target.to(memory_format=torch.channels_last), teacher=data.teacher)
+    found = clipped_sum(last, chunks_of("cmc-anchored", data=turned), of_unit, clip=CLIP, engine=engine)
+    assert distance(found, expected) < 1e-6
+
+
 def test_ghost_norms_refuse_units_of_several_rows() -> None:
     with pytest.raises(PrivacyError, match="single rows"):
         clipped_sum(
