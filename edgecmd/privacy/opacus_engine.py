@@ -2,9 +2,9 @@
 
 Opacus gives the gradient of each *row*; a unit's gradient is the sum over its rows.
 
-The hooks are put on a copy in plain (NCHW) memory layout. On weights in the channels-last layout
-Opacus 1.6 gives zeros for convolutions with a stride, without a word; ghost norms are then too small
-and nothing is bounded.
+The hooks are put on a copy in row-major (NCHW) memory layout. Opacus 1.6 reads a convolution's input by
+strides that it assumes to be row-major; in the channels-last layout it gives wrong gradients, zeros
+among them, without a word. Ghost norms are then too small, and nothing is bounded.
 
 Shapes: U units, R rows of a unit.
 """
@@ -58,7 +58,7 @@ def hooks_gradients(student: nn.Module, units: Units, loss: UnitLoss) -> dict[st
     own = _plain_layout(student)
     hooked = _hooked(own)
     with _quiet():
-        output = hooked(units.images.flatten(0, 1).contiguous())
+        output = hooked(_canonical(units.images.flatten(0, 1)))
         at_output = cotangents(output.detach().view(num, rows, -1), units, loss)
         output.backward(at_output.flatten(0, 1))
     return {
@@ -95,7 +95,7 @@ def ghost_sum(student: nn.Module, units: Units, loss: UnitLoss, *, clip: float) 
         own, batch_first=True, loss_reduction="sum", strict=False, max_grad_norm=clip
     )
     with _quiet():
-        output = hooked(units.images[:, 0].contiguous())
+        output = hooked(_canonical(units.images[:, 0]))
         at_output = cotangents(output.detach()[:, None], units, loss)
         output.backward(at_output[:, 0])
         factor = clip_factors(hooked.get_norm_sample().double(), clip=clip)
@@ -112,6 +112,11 @@ def _plain_layout(student: nn.Module) -> nn.Module:
     """Copy of ``student`` in NCHW layout; hooks and per-row gradients go with it."""
     own = copy.deepcopy(student)
     for parameter in own.parameters():
-        parameter.data = parameter.data.contiguous()
+        parameter.data = _canonical(parameter.data)
         parameter.grad = None
     return own
+
+
+def _canonical(value: Tensor) -> Tensor:
+    """Copy in row-major strides; with a single channel ``contiguous`` would keep channels-last ones."""
+    return torch.empty(value.shape, dtype=value.dtype, device=value.device).copy_(value)

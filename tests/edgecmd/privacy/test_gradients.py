@@ -116,7 +116,7 @@ def test_ghost_norms_equal_microbatches_of_one(architecture: str, loss: str) -> 
 @pytest.mark.parametrize("engine", ["vmap", "loop", "opacus", "opacus-ghost"])
 @pytest.mark.parametrize("architecture", ["ws-50k", "gn-50k"])
 def test_the_memory_layout_does_not_matter(architecture: str, engine: str) -> None:
-    """Opacus by itself gives zeros for strided convolutions whose weights are channels-last."""
+    """Opacus by itself reads channels-last inputs as if they were row-major."""
     student = student_of(architecture)
     of_unit = unit_loss(DistillConfig(loss="cmc-anchored"), ANCHORS)
     expected = oracle(student, chunks_of("cmc-anchored"), "cmc-anchored")
