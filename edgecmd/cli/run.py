@@ -65,7 +65,7 @@ def whole_pipeline(config: RunConfig, *, baselines: bool) -> None:
 
 @app.command()
 def resume(folder: Folder) -> None:
-    """Continue a run that was stopped or killed; it ends bit-identical to one that was not."""
+    """Continue a run that was stopped or killed; it ends bit-identical (under privacy: with fresh noise)."""
     from edgecmd.cli.pipeline import run_stage
     from edgecmd.cli.progress import round_line
     from edgecmd.files import read_json
