@@ -1,7 +1,7 @@
 """Command table, error handling and exit codes.
 
-Exit codes: 0 done; 1 an unexpected error; 2 a setting or an argument; 3 kept for audits that
-contradict a guarantee; 4 data; 5 the federation; 6 the export; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 1 an unexpected error; 2 a setting or an argument; 3 an audit that
+contradicts a guarantee; 4 data; 5 the federation; 6 the export; 7 privacy; 130 stopped by Ctrl-C.
 """
 
 import os
@@ -58,7 +58,22 @@ def options(
 
 def register() -> None:
     """Import the modules that add commands; each imports what it needs only when it runs."""
-    from edgecmd.cli import bench, compare, data, device, run, setup, train  # noqa: F401
+    from edgecmd.cli import (  # noqa: F401
+        audit,
+        audit_check,
+        audit_faults,
+        audit_many,
+        audit_one_run,
+        audit_risk,
+        audit_step,
+        bench,
+        compare,
+        data,
+        device,
+        run,
+        setup,
+        train,
+    )
 
 
 def main() -> None:

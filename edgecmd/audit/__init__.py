@@ -1,0 +1,1 @@
+"""Audits: what a run and a shipped model really leak, held against what was claimed of them."""

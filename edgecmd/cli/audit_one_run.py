@@ -1,0 +1,1 @@
+"""``edgecmd audit one-run``: level L2, one training run with canaries."""

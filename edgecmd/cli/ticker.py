@@ -1,0 +1,54 @@
+"""Progress of a long measurement: a bar with the remaining time, or a plain line now and then."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from edgecmd.cli.common import say
+
+LINES = 10
+
+
+class Tick(Protocol):
+    """Told how far the work is."""
+
+    def __call__(self, done: int, total: int) -> None:
+        """``done`` of ``total`` parts are finished."""
+
+
+@contextmanager
+def ticker(label: str) -> Iterator[Tick]:
+    """A progress bar on a terminal; elsewhere about ten lines, each with the remaining time."""
+    if sys.stderr.isatty():
+        with _bar(label) as tick:
+            yield tick
+        return
+    yield _lines(label)
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[Tick]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _lines(label: str) -> Tick:
+    started, shown = time.monotonic(), 0
+
+    def tick(done: int, total: int) -> None:
+        nonlocal shown
+        part = LINES * done // max(1, total)
+        if part <= shown or total < LINES:
+            return
+        shown = part
+        left = (time.monotonic() - started) / max(1, done) * (total - done)
+        say(f"{label}: {done}/{total}, about {left:.0f} s left")
+
+    return tick
