@@ -183,7 +183,7 @@ def unit_loss(config: DistillConfig, anchors: losses.Anchors) -> UnitLoss:
 def view_units(data: LocalData, rows: np.ndarray, *, num_views: int, augment: float, source: Source) -> Units:
     """Each row of ``rows`` as a unit of ``num_views`` augmented views of its pair.
 
-    The views are drawn from a generator that ``source`` seeds, so they are secret and independent.
+    The views are drawn from a generator whose state ``source`` fills, so they are secret and independent.
     """
     index = torch.from_numpy(rows)
     image_BCHW, teacher = data.target[index], data.teacher[index]
