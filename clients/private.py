@@ -26,7 +26,7 @@ from edgecmd.files import write_bytes_atomically
 from edgecmd.models.students import Student
 from edgecmd.privacy.ledger import Ledger, Release
 from edgecmd.privacy.mechanisms import unit_loss
-from edgecmd.privacy.places import client_ledger
+from edgecmd.privacy.places import client_ledger, require_same_clients
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
 from edgecmd.privacy.probe import require_pure, require_pure_loss
 from edgecmd.privacy.randomness import make_source
@@ -109,6 +109,7 @@ def _bound(node: Node, name: str) -> float:
 def ledger_of(order: Order, node: Node) -> Ledger:
     """The ledger of the client's data set: a device's own folder has one for all runs."""
     if "data-dir" not in node:
+        require_same_clients(order.config)
         return Ledger(client_ledger(order.config, order.client))
     base = Path(str(node["state-dir"])) if node.get("state-dir") else cache_folder()
     name = hashlib.sha256(os.fsencode(Path(str(node["data-dir"])).resolve())).hexdigest()[:32]
