@@ -19,14 +19,14 @@ from safetensors.numpy import load, save
 
 from clients.order import Order
 from clients.state import load_state, save_state
-from edgecmd.data.clients import Holding, cache_folder
+from edgecmd.data.clients import Holding
 from edgecmd.distill import Place, make_optimizer, optimizer_tensors, restore_optimizer
 from edgecmd.errors import PrivacyError
 from edgecmd.files import write_bytes_atomically
 from edgecmd.models.students import Student
 from edgecmd.privacy.ledger import Ledger, Release
 from edgecmd.privacy.mechanisms import unit_loss
-from edgecmd.privacy.places import client_ledger, require_same_clients
+from edgecmd.privacy.places import client_ledger, device_state, require_same_clients
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
 from edgecmd.privacy.probe import require_pure, require_pure_loss
 from edgecmd.privacy.randomness import make_source
@@ -111,7 +111,7 @@ def ledger_of(order: Order, node: Node) -> Ledger:
     if "data-dir" not in node:
         require_same_clients(order.config)
         return Ledger(client_ledger(order.config, order.client))
-    base = Path(str(node["state-dir"])) if node.get("state-dir") else cache_folder()
+    base = Path(str(node["state-dir"])) if node.get("state-dir") else device_state()
     name = hashlib.sha256(os.fsencode(Path(str(node["data-dir"])).resolve())).hexdigest()[:32]
     return Ledger(base / "ledger" / f"{name}.jsonl")
 

@@ -118,7 +118,10 @@ class Ledger:
         except FileNotFoundError:
             content = b""
         except OSError as error:
-            raise PrivacyError(f"The ledger {self.path} cannot be read: {error.strerror}.") from error
+            raise PrivacyError(
+                f"The ledger {self.path} cannot be read: {error.strerror}. Nothing is released without it;"
+                " it must be a file that this user may read and write."
+            ) from error
         return _parse(content, self.path)
 
     def epsilon(self, *, delta: float, accountant: str = "pld") -> float:

@@ -1,6 +1,7 @@
-"""Where the ledgers of a simulation lie, and whose pairs they count."""
+"""Where ledgers lie, and whose pairs they count."""
 
 import hashlib
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -8,6 +9,14 @@ from edgecmd.config import RunConfig
 from edgecmd.data.clients import client_rows, experiment
 from edgecmd.errors import PrivacyError
 from edgecmd.files import write_text_atomically
+
+
+def device_state() -> Path:
+    """Folder of a device's ledgers: ``EDGECMD_STATE``, or the user's folder of state.
+
+    Not the cache folder: who empties a cache does not mean to forget what was spent.
+    """
+    return Path(os.environ.get("EDGECMD_STATE") or Path.home() / ".local" / "state" / "edgecmd")
 
 
 def client_ledger(config: RunConfig, client: int) -> Path:
@@ -47,7 +56,10 @@ def require_same_clients(config: RunConfig) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_text_atomically(file, present)
     except OSError as error:
-        raise PrivacyError(f"{file} cannot be read or written: {error.strerror}. Make it so.") from error
+        raise PrivacyError(
+            f"{file} cannot be read or written: {error.strerror}. Set privacy.ledger_dir to a folder that"
+            " this user may write to."
+        ) from error
     if begun not in ("", present):
         raise PrivacyError(
             f"privacy.ledger_dir={config.privacy.ledger_dir!r} counts pairs that were dealt to clients"

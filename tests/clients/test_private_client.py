@@ -269,6 +269,16 @@ def test_a_device_has_one_ledger_for_all_runs_and_no_say_of_the_server(pairs: Pa
     assert not (tmp_path / "evil").exists()
 
 
+def test_emptying_the_cache_forgets_nothing(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGECMD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("EDGECMD_STATE", str(tmp_path / "state"))
+    assert not ask(private_config(pairs, tmp_path / "one"), data_dir=str(pairs)).has_error()
+    assert [Ledger(path).num_rounds() for path in (tmp_path / "state" / "ledger").iterdir()] == [1]
+    assert not list((tmp_path / "cache").rglob("*.jsonl"))
+
+
 @pytest.mark.parametrize("setting", ["privacy.deterministic=true", "privacy.projected_pairs=2"])
 def test_a_device_takes_no_part_in_a_run_that_is_not_private(
     setting: str, pairs: Path, tmp_path: Path
