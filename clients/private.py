@@ -6,24 +6,27 @@ from seeing them twice.
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from flwr.app import Array, ArrayRecord
 from safetensors.numpy import load, save
 
 from clients.order import Order
-from edgecmd.data.clients import Holding, cache_folder
+from clients.state import load_state, save_state
+from edgecmd.data.clients import Holding
 from edgecmd.distill import Place, make_optimizer, optimizer_tensors, restore_optimizer
 from edgecmd.errors import PrivacyError
 from edgecmd.files import write_bytes_atomically
 from edgecmd.models.students import Student
 from edgecmd.privacy.ledger import Ledger, Release
 from edgecmd.privacy.mechanisms import unit_loss
-from edgecmd.privacy.places import client_ledger
+from edgecmd.privacy.places import client_ledger, device_state, require_same_clients
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
 from edgecmd.privacy.probe import require_pure, require_pure_loss
 from edgecmd.privacy.randomness import make_source
@@ -31,6 +34,9 @@ from edgecmd.privacy.train import distil_privately
 from edgecmd.runs import comparable
 
 REFUSED = "refused: "
+# Delta of an owner who sets max-epsilon alone: else a server could choose one at which epsilon says nothing.
+OWNER_DELTA = 1e-5
+BOUNDS = {"max-epsilon": 1e6, "max-delta": 1.0}
 Node = Mapping[str, object]
 _probed: set[tuple[str, int, int, str]] = set()
 
@@ -52,14 +58,16 @@ def private_plan(order: Order, node: Node) -> PrivacyPlan | None:
     """The plan of a round under record-level privacy; None where the client itself adds no noise.
 
     Raises:
-        PrivacyError: The owner set ``max-epsilon`` and the run gives no guarantee that holds here.
+        PrivacyError: The owner set a bound, and the run gives no guarantee that holds here.
     """
+    own = {name: _bound(node, name) for name in BOUNDS if name in node}
     plan = make_plan(order.config)
     local = plan is not None and plan.unit == "pair"
-    if "max-epsilon" in node and not local:
+    if own and not local:
+        name, value = next(iter(own.items()))
         raise PrivacyError(
             f"privacy.mechanism={order.config.privacy.mechanism!r} adds no noise on the client, and this node"
-            f" has max-epsilon={node['max-epsilon']}. Use anchors, cosine or groups."
+            f" has {name}={value:g}. Use anchors, cosine or groups."
         )
     if plan is not None and not plan.private and "data-dir" in node:
         raise PrivacyError(
@@ -71,18 +79,39 @@ def private_plan(order: Order, node: Node) -> PrivacyPlan | None:
 
 
 def owner_bounds(plan: PrivacyPlan, node: Node) -> Bounds:
-    """The stricter of the run's budget and the node's ``max-epsilon`` and ``max-delta``."""
-    return Bounds(
-        epsilon=min(plan.epsilon, float(str(node.get("max-epsilon", plan.epsilon)))),
-        delta=min(plan.delta, float(str(node.get("max-delta", plan.delta)))),
-    )
+    """The stricter of the run's budget and the node's ``max-epsilon`` and ``max-delta``.
+
+    Raises:
+        PrivacyError: A bound is no number in its range.
+    """
+    epsilon, delta = plan.epsilon, plan.delta
+    if "max-epsilon" in node:
+        epsilon, delta = min(epsilon, _bound(node, "max-epsilon")), min(delta, OWNER_DELTA)
+    if "max-delta" in node:
+        delta = min(plan.delta, _bound(node, "max-delta"))
+    return Bounds(epsilon=epsilon, delta=delta)
+
+
+def _bound(node: Node, name: str) -> float:
+    try:
+        value = float(str(node[name]))
+    except ValueError:
+        value = math.nan
+    # Not a number is in no range; as a plain minimum it would lift the bound.
+    if not 0.0 < value <= BOUNDS[name]:
+        raise PrivacyError(
+            f"The node config has {name}={node[name]!r}; allowed are numbers above 0, up to"
+            f" {BOUNDS[name]:g}. Correct it: until then this node takes part in nothing."
+        )
+    return value
 
 
 def ledger_of(order: Order, node: Node) -> Ledger:
     """The ledger of the client's data set: a device's own folder has one for all runs."""
     if "data-dir" not in node:
+        require_same_clients(order.config)
         return Ledger(client_ledger(order.config, order.client))
-    base = Path(str(node["state-dir"])) if node.get("state-dir") else cache_folder()
+    base = Path(str(node["state-dir"])) if node.get("state-dir") else device_state()
     name = hashlib.sha256(os.fsencode(Path(str(node["data-dir"])).resolve())).hexdigest()[:32]
     return Ledger(base / "ledger" / f"{name}.jsonl")
 
@@ -131,7 +160,7 @@ def answer_privately(
             return _record(content, list(arrays))
     ledger.require_budget(plan, epsilon=bounds.epsilon, delta=bounds.delta)
     probe_once(student, holding, order)
-    _distil(student, holding, order=order, plan=plan, folder=folder)
+    optimizer = _distil(student, holding, order=order, plan=plan, folder=folder)
     state = student.state_dict()
     content = save({name: state[name].cpu().contiguous().numpy() for name in sorted(state)})
     write_bytes_atomically(pending, content)
@@ -142,6 +171,10 @@ def answer_privately(
         reply=hashlib.sha256(content).hexdigest(),
     )
     ledger.spend(plan, release, epsilon=bounds.epsilon, delta=bounds.delta)
+    # Only now: later rounds release what the optimiser remembers, so a round that was not counted must
+    # leave nothing in it.
+    if order.config.distill.keep_optimizer:
+        save_state(folder, optimizer_tensors(optimizer), round_index=order.round_index)
     return _record(content, list(arrays))
 
 
@@ -150,9 +183,9 @@ def _record(content: bytes, names: list[str]) -> ArrayRecord:
     return ArrayRecord({name: Array(np.array(tensors[name])) for name in names})
 
 
-def _distil(student: Student, holding: Holding, *, order: Order, plan: PrivacyPlan, folder: Path) -> None:
-    from clients.state import load_state, save_state
-
+def _distil(
+    student: Student, holding: Holding, *, order: Order, plan: PrivacyPlan, folder: Path
+) -> torch.optim.Optimizer:
     config = order.config
     steps = config.federation.local_steps
     optimizer = make_optimizer(student, config.distill)
@@ -179,8 +212,7 @@ def _distil(student: Student, holding: Holding, *, order: Order, plan: PrivacyPl
             client=order.client,
         ),
     )
-    if config.distill.keep_optimizer:
-        save_state(folder, optimizer_tensors(optimizer), round_index=order.round_index)
+    return optimizer
 
 
 def probe_once(student: Student, holding: Holding, order: Order) -> None:

@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.common.constant import ErrorCode
 
 from clients.order import Order
-from clients.private import REFUSED, answer_privately, private_plan
+from clients.private import BOUNDS, REFUSED, answer_privately, private_plan
 from clients.state import load_state, save_state
 from edgecmd.config import RunConfig
 from edgecmd.data.clients import Holding, cache_folder, client_holding
@@ -111,7 +111,7 @@ def answer_train(message: Message, context: Context) -> Message:
 
 def _is_private(context: Context) -> bool:
     asked = context.run_config.get("privacy.mechanism", "none") != "none"
-    return asked or "max-epsilon" in context.node_config
+    return asked or any(name in context.node_config for name in BOUNDS)
 
 
 def _order(sent: ConfigRecord, context: Context, client: int) -> Order:

@@ -220,7 +220,7 @@ class PrivacyConfig:
     projected_pairs: float = 1.0
     """For planning: noise as clients with so many times the pairs would have; above 1 NOT PRIVATE."""
     ledger_dir: str = ""
-    """Folder of the ledgers; empty: the run folder in a simulation, the cache folder on a device."""
+    """Folder of the ledgers; empty: the run folder. Not used on a device with pairs of its own."""
 
     def __post_init__(self) -> None:
         in_range("privacy", 1e-3, 1e3, epsilon=self.epsilon)

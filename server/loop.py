@@ -189,7 +189,13 @@ def ask(
     messages = sorted(messages, key=lambda message: place[message.metadata.dst_node_id])
     replies = list(federation.grid.send_and_receive(messages, timeout=config.deadline_s))
     replies.sort(key=lambda reply: place[reply.metadata.src_node_id])
-    usable, rejected = screen(replies, arrays, max_examples=config.max_examples, private=federation.private)
+    usable, rejected = screen(
+        replies,
+        arrays,
+        max_examples=config.max_examples,
+        private=federation.private,
+        by_node=federation.central is not None,
+    )
     silent = set(cohort) - {reply.metadata.src_node_id for reply in replies}
     late = f"no reply within federation.deadline_s={config.deadline_s:g} s"
     rejected += [Rejection(node_id=node, reason=late) for node in cohort if node in silent]

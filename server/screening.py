@@ -45,6 +45,7 @@ def screen(
     *,
     max_examples: int,
     private: bool = False,
+    by_node: bool = False,
 ) -> tuple[list[Message], list[Rejection]]:
     """Split replies into usable ones, in the order of the clients' indices, and rejections.
 
@@ -53,6 +54,8 @@ def screen(
         reference: The global weights: names, shapes and dtypes that a reply must have.
         max_examples: Largest believable number of pairs.
         private: Whether a reply must hold weights and index alone; one that holds more is dropped.
+        by_node: Tell clients apart by their nodes and not by the index that each claims: a client that
+            claims another's would decide whether that one counts.
 
     Returns:
         Usable replies sorted by client (floating-point sums depend on the order), rejections.
@@ -62,7 +65,7 @@ def screen(
     for reply in replies:
         reason = _fault(reply, reference, max_examples=max_examples, private=private)
         if reason is None:
-            client = int(str(_metrics(reply)["client"]))
+            client = reply.metadata.src_node_id if by_node else int(str(_metrics(reply)["client"]))
             if client not in usable:
                 usable[client] = reply
                 continue

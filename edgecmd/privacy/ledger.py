@@ -83,8 +83,13 @@ class Book:
 
 
 def dearest(spendings: list[Spending], *, delta: float) -> Spending:
-    """The one that costs most."""
-    return max(spendings, key=lambda one: total_epsilon([one], delta=delta))
+    """The one that costs most; where none costs anything by itself, the one that adds up fastest."""
+
+    def cost(one: Spending) -> tuple[float, float]:
+        growth = one.count * (one.sampling_rate / max(one.noise_multiplier, 1e-9)) ** 2
+        return total_epsilon([one], delta=delta), growth
+
+    return max(spendings, key=cost)
 
 
 class Ledger:
@@ -113,7 +118,10 @@ class Ledger:
         except FileNotFoundError:
             content = b""
         except OSError as error:
-            raise PrivacyError(f"The ledger {self.path} cannot be read: {error.strerror}.") from error
+            raise PrivacyError(
+                f"The ledger {self.path} cannot be read: {error.strerror}. Nothing is released without it;"
+                " it must be a file that this user may read and write."
+            ) from error
         return _parse(content, self.path)
 
     def epsilon(self, *, delta: float, accountant: str = "pld") -> float:
@@ -142,20 +150,23 @@ class Ledger:
 
         Raises:
             BudgetSpentError: It would.
+            PrivacyError: The file holds rounds that this plan does not add up with.
         """
-        _require(self.read(), plan, epsilon=epsilon, delta=delta)
+        book = self.read()
+        _require_same_kind(book, plan, self.path)
+        _require(book, plan, epsilon=epsilon, delta=delta)
 
     def spend(self, plan: PrivacyPlan, release: Release, *, epsilon: float, delta: float) -> None:
         """Count one round of ``plan``; to be called before the release leaves.
 
         Raises:
             BudgetSpentError: It would exceed the budget; nothing is written.
-            PrivacyError: The file cannot be written, or holds another neighbouring relation.
+            PrivacyError: The file cannot be written, or holds rounds that this plan does not add up with.
         """
         with self._locked() as descriptor:
             book = _parse(_read_all(descriptor), self.path)
+            _require_same_kind(book, plan, self.path)
             _require(book, plan, epsilon=epsilon, delta=delta)
-            _require_relation(book, plan, self.path)
             data = _lines_for(book, plan, release, delta=delta)
             if os.write(descriptor, data) != len(data):
                 raise PrivacyError(f"The ledger {self.path} could not be written; is the disk full?")
@@ -208,12 +219,21 @@ def _require(book: Book, plan: PrivacyPlan, *, epsilon: float, delta: float) -> 
     )
 
 
-def _require_relation(book: Book, plan: PrivacyPlan, path: Path) -> None:
-    others = {line["relation"] for line in book.lines if line["kind"] == "plan"} - {plan.relation}
+def _require_same_kind(book: Book, plan: PrivacyPlan, path: Path) -> None:
+    """Refuse to add up what does not: another relation, or rounds with and without true noise."""
+    plans = [line for line in book.lines if line["kind"] == "plan"]
+    others = {line["relation"] for line in plans} - {plan.relation}
     if others:
         raise PrivacyError(
             f"The ledger {path} counts under {sorted(others)[0]!r}; this run's relation is {plan.relation!r}."
             " The two do not add up; keep a ledger for each (privacy.ledger_dir)."
+        )
+    if any(line["private"] != plan.private for line in plans):
+        there, here = ("private", "NOT PRIVATE") if not plan.private else ("NOT PRIVATE", "private")
+        raise PrivacyError(
+            f"The ledger {path} holds rounds that were {there}, and this run is {here}"
+            " (privacy.deterministic, privacy.projected_pairs): no epsilon holds for both together. Keep such"
+            " runs apart, with a privacy.ledger_dir of their own or none."
         )
 
 

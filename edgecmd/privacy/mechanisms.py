@@ -183,7 +183,7 @@ def unit_loss(config: DistillConfig, anchors: losses.Anchors) -> UnitLoss:
 def view_units(data: LocalData, rows: np.ndarray, *, num_views: int, augment: float, source: Source) -> Units:
     """Each row of ``rows`` as a unit of ``num_views`` augmented views of its pair.
 
-    The views are drawn from a generator that ``source`` seeds, so they are secret and independent.
+    The views are drawn from a generator whose state ``source`` fills, so they are secret and independent.
     """
     index = torch.from_numpy(rows)
     image_BCHW, teacher = data.target[index], data.teacher[index]
@@ -273,12 +273,21 @@ def _packed(buckets: list[Units], *, max_rows: int) -> list[Units]:
 
 
 def padded(buckets: list[Units]) -> Units:
-    """Buckets as one chunk, each padded to the size of the largest; the mask says which rows are real."""
+    """Buckets as one chunk, each padded to the size of the largest; the mask says which rows are real.
+
+    How much a bucket is padded depends on the others, so padding must change nothing. It repeats the
+    bucket's own first pair: blank rows could be made to overflow by weights that an adversary chose,
+    and would then void all buckets but the largest.
+    """
     size = max(one.mask.shape[1] for one in buckets)
-    missing = [size - one.mask.shape[1] for one in buckets]
-    pad = functional.pad
     return Units(
-        images=torch.cat([pad(one.images, (0, 0, 0, 0, 0, 0, 0, gap)) for one, gap in zip(buckets, missing)]),
-        teacher=torch.cat([pad(one.teacher, (0, 0, 0, gap)) for one, gap in zip(buckets, missing)]),
-        mask=torch.cat([pad(one.mask, (0, gap)) for one, gap in zip(buckets, missing)]),
+        images=torch.cat([_lengthened(one.images, size) for one in buckets]),
+        teacher=torch.cat([_lengthened(one.teacher, size) for one in buckets]),
+        mask=torch.cat([functional.pad(one.mask, (0, size - one.mask.shape[1])) for one in buckets]),
     )
+
+
+def _lengthened(value_UR: Tensor, size: int) -> Tensor:
+    """The rows of each unit and its first row again, ``size`` in all."""
+    missing = size - value_UR.shape[1]
+    return torch.cat([value_UR, value_UR[:, :1].expand(-1, missing, *value_UR.shape[2:])], dim=1)

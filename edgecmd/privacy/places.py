@@ -1,8 +1,22 @@
-"""Where the ledgers of a simulation lie."""
+"""Where ledgers lie, and whose pairs they count."""
 
+import hashlib
+import os
+from functools import lru_cache
 from pathlib import Path
 
 from edgecmd.config import RunConfig
+from edgecmd.data.clients import client_rows, experiment
+from edgecmd.errors import PrivacyError
+from edgecmd.files import write_text_atomically
+
+
+def device_state() -> Path:
+    """Folder of a device's ledgers: ``EDGECMD_STATE``, or the user's folder of state.
+
+    Not the cache folder: who empties a cache does not mean to forget what was spent.
+    """
+    return Path(os.environ.get("EDGECMD_STATE") or Path.home() / ".local" / "state" / "edgecmd")
 
 
 def client_ledger(config: RunConfig, client: int) -> Path:
@@ -22,3 +36,44 @@ def ledger_folder(config: RunConfig) -> Path:
         if config.privacy.ledger_dir
         else Path(config.out) / config.name / "ledger"
     )
+
+
+def require_same_clients(config: RunConfig) -> None:
+    """Refuse ledgers of ``privacy.ledger_dir`` that count other pairs than the clients of this run hold.
+
+    A client's ledger says what was spent on the pairs that it held then. Dealt anew, a pair would bring
+    what it has spent into a ledger that does not know of it.
+
+    Raises:
+        PrivacyError: The folder was begun with pairs dealt otherwise.
+    """
+    if not config.privacy.ledger_dir:
+        return
+    file, present = ledger_folder(config) / "clients.sha256", holdings_digest(config)
+    try:
+        begun = file.read_text(encoding="ascii").strip() if file.exists() else ""
+        if not begun:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(file, present)
+    except OSError as error:
+        raise PrivacyError(
+            f"{file} cannot be read or written: {error.strerror}. Set privacy.ledger_dir to a folder that"
+            " this user may write to."
+        ) from error
+    if begun not in ("", present):
+        raise PrivacyError(
+            f"privacy.ledger_dir={config.privacy.ledger_dir!r} counts pairs that were dealt to clients"
+            " otherwise: data, seed, federation.num_clients and federation.partition (with its alpha) must be"
+            " those of the first run there. Use the same, or another folder for pairs that never met these."
+        )
+
+
+@lru_cache(maxsize=4)
+def holdings_digest(config: RunConfig) -> str:
+    """SHA-256 of which client holds which pairs: by their ids, else by their target images."""
+    whole, digest = experiment(config.data), hashlib.sha256()
+    for rows in client_rows(config):
+        ids = "\n".join(whole.train_ids[row] for row in rows) if whole.train_ids else ""
+        held = ids.encode() or whole.train.target[rows].tobytes()
+        digest.update(hashlib.sha256(held).digest())
+    return digest.hexdigest()

@@ -13,6 +13,9 @@ from edgecmd.seeding import seed_sequence
 UNIFORM_BITS = 52
 NORMALS_A_DRAW = 4
 FRESH_BYTES = 48
+# Place of the Mersenne Twister's words in the state of a torch generator, each in eight bytes.
+STATE_BEGINS = 24
+STATE_WORDS = 624
 
 
 @runtime_checkable
@@ -90,5 +93,13 @@ def integers(source: Source, count: int, *, high: int) -> np.ndarray:
 
 
 def generator(source: Source) -> torch.Generator:
-    """A torch generator on the CPU with a fresh seed of 64 bits from ``source``."""
-    return torch.Generator().manual_seed(int(source.words(1)[0]))
+    """A torch generator on the CPU whose whole state of 624 words comes from ``source``.
+
+    ``manual_seed`` would not do: torch's generator keeps 32 bits of a seed, few enough to try them all.
+    """
+    made = torch.Generator()
+    state = made.get_state()
+    words = source.words(STATE_WORDS) & np.uint64(2**32 - 1)
+    state[STATE_BEGINS : STATE_BEGINS + 8 * STATE_WORDS] = torch.from_numpy(words.view(np.uint8).copy())
+    made.set_state(state)
+    return made

@@ -210,6 +210,53 @@ def test_the_owner_s_delta_holds_too(pairs: Path, tmp_path: Path) -> None:
     assert ask(config, round_index=1, shift=1.0, client=2, max_epsilon=between, max_delta=1e-9).has_error()
 
 
+def test_an_owner_s_epsilon_is_at_a_delta_that_the_server_does_not_choose(
+    pairs: Path, tmp_path: Path
+) -> None:
+    """At delta 0.1 this round costs an epsilon near nothing; at 1e-5 it costs more than the owner allows."""
+    config = private_config(pairs, tmp_path, "privacy.delta=0.1", "privacy.noise_multiplier=1")
+    one = make_plan(config).round_spending()
+    assert total_epsilon([one], delta=0.1) < 0.4
+    assert total_epsilon([one], delta=1e-5) > 1
+    assert "budget is spent" in ask(config, max_epsilon=0.5).error.reason
+    assert not ask(config, client=2, max_epsilon=0.5, max_delta=0.1).has_error()
+
+
+@pytest.mark.parametrize("name", ["max_epsilon", "max_delta"])
+@pytest.mark.parametrize("value", ["nan", "many", "-1", 0, "inf"])
+def test_a_bound_that_is_no_number_is_no_leave(name: str, value: object, pairs: Path, tmp_path: Path) -> None:
+    reply = ask(private_config(pairs, tmp_path), **{name: value})
+    assert f"{name.replace('_', '-')}={value!r}" in reply.error.reason
+    assert "allowed are numbers above 0" in reply.error.reason
+
+
+@pytest.mark.parametrize("mechanism", ["none", "client"])
+def test_an_owner_s_delta_alone_asks_for_noise_on_the_client(
+    mechanism: str, pairs: Path, tmp_path: Path
+) -> None:
+    reply = ask(private_config(pairs, tmp_path, f"privacy.mechanism={mechanism}"), max_delta=1e-6)
+    assert "max-delta=1e-06. Use anchors, cosine or groups" in reply.error.reason
+
+
+def test_the_optimiser_remembers_no_round_that_was_not_counted(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its moments enter the weights of later rounds, which the ledger counts as those rounds alone."""
+    config = private_config(pairs, tmp_path, "distill.keep_optimizer=true")
+
+    def crash(*_: object, **__: object) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr("clients.private.Ledger.spend", crash)
+        with pytest.raises(Crash):
+            ask(config)
+    states = lambda: sorted(path.name for path in (tmp_path / "tiny").rglob("*.state"))  # noqa: E731
+    assert (spent(config), states()) == (0, [])
+    ask(config)
+    assert (spent(config), states()) == (1, ["round-000001.state"])
+
+
 def test_a_device_has_one_ledger_for_all_runs_and_no_say_of_the_server(pairs: Path, tmp_path: Path) -> None:
     for index, name in enumerate(("one", "two")):
         config = private_config(
@@ -220,6 +267,16 @@ def test_a_device_has_one_ledger_for_all_runs_and_no_say_of_the_server(pairs: Pa
     (ledger,) = (tmp_path / "state" / "ledger").iterdir()
     assert Ledger(ledger).num_rounds() == 2
     assert not (tmp_path / "evil").exists()
+
+
+def test_emptying_the_cache_forgets_nothing(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGECMD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("EDGECMD_STATE", str(tmp_path / "state"))
+    assert not ask(private_config(pairs, tmp_path / "one"), data_dir=str(pairs)).has_error()
+    assert [Ledger(path).num_rounds() for path in (tmp_path / "state" / "ledger").iterdir()] == [1]
+    assert not list((tmp_path / "cache").rglob("*.jsonl"))
 
 
 @pytest.mark.parametrize("setting", ["privacy.deterministic=true", "privacy.projected_pairs=2"])

@@ -43,6 +43,7 @@ def test_one_line_gives_a_statement_a_report_and_a_bundle(finished: Path) -> Non
     table = json.loads((finished / "privacy.json").read_text())
     assert 7.9 < table["epsilon"] <= 8.0
     assert set(table["epsilon_by_client"]) == {f"client {index}" for index in range(4)}
+    assert any("baselines" in one and "--no-baselines" in one for one in table["not_covered"])
     assert "differentially private for each pair" in (finished / "report.html").read_text()
     assert (finished / "export" / "student.onnx").exists()
 

@@ -94,6 +94,23 @@ def test_when_all_budgets_are_spent_the_run_ends_with_what_it_has(pairs: Path, t
         simulate(replace(config, name="second"))
 
 
+@pytest.mark.parametrize("change", ["seed=7", "federation.num_clients=3"])
+def test_pairs_dealt_anew_do_not_escape_their_ledger(change: str, pairs: Path, tmp_path: Path) -> None:
+    """A pair that spent its budget with client 0 would be with client 1, whose ledger is not that pair's."""
+    shared = f'privacy.ledger_dir="{tmp_path}/ledgers"'
+    simulate(tiny_config(pairs, tmp_path / "a", *ANCHORS, shared))
+    with pytest.raises(PrivacyError, match=r"were dealt to clients\s+otherwise"):
+        simulate(tiny_config(pairs, tmp_path / "b", *ANCHORS, shared, change))
+    assert {Ledger(path).num_rounds() for path in (tmp_path / "ledgers").glob("client-*.jsonl")} == {3}
+
+
+def test_a_projection_into_the_ledger_of_private_runs_is_refused(pairs: Path, tmp_path: Path) -> None:
+    shared = f'privacy.ledger_dir="{tmp_path}/ledgers"'
+    simulate(tiny_config(pairs, tmp_path / "a", *ANCHORS, shared, "privacy.projected_pairs=9"))
+    with pytest.raises(PrivacyError, match="were NOT PRIVATE, and this run is private"):
+        simulate(tiny_config(pairs, tmp_path / "b", *ANCHORS, shared, "federation.num_rounds=1"))
+
+
 def test_a_run_that_outlives_its_budgets_keeps_its_rounds(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -215,3 +215,12 @@ def test_a_second_reply_for_a_client() -> None:
     usable, rejected = screen(replies, GOOD, max_examples=MAX_EXAMPLES)
     assert [one.metadata.src_node_id for one in usable] == [100]
     assert [(one.node_id, one.reason) for one in rejected] == [(101, "a second reply for client 1")]
+
+
+def test_by_node_a_client_that_claims_another_s_index_displaces_nobody() -> None:
+    """Whether the second counts must not depend on the first being there."""
+    liar, honest = reply(records(GOOD, client=5), node=100), reply(records(GOOD, client=5), node=105)
+    for present in ([liar, honest], [honest, liar]):
+        usable, rejected = screen(present, GOOD, max_examples=MAX_EXAMPLES, by_node=True)
+        assert [one.metadata.src_node_id for one in usable] == [100, 105]
+        assert rejected == []

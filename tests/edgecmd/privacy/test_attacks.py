@@ -223,6 +223,37 @@ def test_a_malicious_server_s_weights_do_not_raise_the_sensitivity(scale: float)
     assert float((larger - smaller).norm()) <= CLIP
 
 
+def trap() -> nn.Module:
+    """Weights that overflow on a blank image alone: private pictures have white (2) in their corner."""
+    student = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, DIM))
+    with torch.no_grad():
+        student[1].weight[:, 0] = -1.5e38
+        student[1].bias.fill_(3e38)
+    return student
+
+
+@pytest.mark.parametrize("engine", ["vmap", "opacus", "loop"])
+def test_a_pair_that_lengthens_the_padding_changes_its_own_bucket_alone(engine: str) -> None:
+    """Seven buckets of one pair each must not vanish because an eighth grows, whatever the weights."""
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randn(1, 1, 1, 8, 8, generator=generator)
+    images[..., 0, 0] = 2.0
+    teacher = torch.randn(1, 1, DIM, generator=generator)
+    one = Units(images=images, teacher=teacher, mask=torch.ones(1, 1, dtype=torch.bool))
+    grown = Units(
+        images=images.expand(-1, 2, -1, -1, -1),
+        teacher=teacher.expand(-1, 2, -1),
+        mask=torch.ones(1, 2, dtype=torch.bool),
+    )
+    loss, student = unit_loss(DistillConfig(loss="cmc-groups"), anchors_of(0)), trap()
+    larger, smaller = (
+        flat(clipped_sum(student, [padded([first] + [one] * 7)], loss, clip=CLIP, engine=engine))
+        for first in (grown, one)
+    )
+    assert smaller.norm() > 7 * CLIP
+    assert float((larger - smaller).norm()) <= 2 * CLIP
+
+
 # Counter-examples: what other tools accept without a word, and by how much it is wrong.
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from edgecmd.errors import PrivacyError
 from edgecmd.privacy.accounting import Spending, total_epsilon
-from edgecmd.privacy.ledger import BudgetSpentError, Ledger, Release
+from edgecmd.privacy.ledger import BudgetSpentError, Ledger, Release, dearest
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
 from edgecmd.settings import load_config
 
@@ -168,6 +168,29 @@ def test_another_relation_does_not_add_up(tmp_path: Path) -> None:
     assert other is not None
     with pytest.raises(PrivacyError, match="relation"):
         spend(tmp_path / "l", 2, plan=other)
+
+
+@pytest.mark.parametrize("setting", ["privacy.deterministic=true", "privacy.projected_pairs=64"])
+def test_rounds_without_true_noise_are_no_part_of_an_epsilon(setting: str, tmp_path: Path) -> None:
+    """Their noise could be subtracted or was divided; counted as private they would make epsilon untrue."""
+    path = tmp_path / "l"
+    spend(path, 1, plan=plan_of(setting))
+    for ask in (
+        lambda: spend(path, 2),
+        lambda: Ledger(path).require_budget(PLAN, epsilon=1000.0, delta=DELTA),
+    ):
+        with pytest.raises(PrivacyError, match="rounds that were NOT PRIVATE, and this run is private"):
+            ask()
+    spend(tmp_path / "m", 1)
+    with pytest.raises(PrivacyError, match="rounds that were private, and this run is NOT PRIVATE"):
+        spend(tmp_path / "m", 2, plan=plan_of(setting))
+
+
+def test_the_dearest_of_plans_that_cost_nothing_by_themselves(tmp_path: Path) -> None:
+    """At delta 1e-5 one round of either has epsilon 0; composed, the one with less noise costs more."""
+    far, near = (Spending(sampling_rate=1e-3, noise_multiplier=noise, count=1) for noise in (900.0, 300.0))
+    assert total_epsilon([far], delta=DELTA) == total_epsilon([near], delta=DELTA) == 0.0
+    assert dearest([far, near], delta=DELTA) == dearest([near, far], delta=DELTA) == near
 
 
 def hammer(path: Path, process: int, budget: float, counts: "multiprocessing.Queue[int]") -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from edgecmd.privacy.randomness import (
@@ -59,7 +60,18 @@ def test_only_the_deterministic_source_says_that_it_is_not_private() -> None:
 
 
 def test_generators_of_the_system_differ() -> None:
-    assert generator(SystemSource()).initial_seed() != generator(SystemSource()).initial_seed()
+    one, other = (torch.rand(8, generator=generator(SystemSource())) for _ in range(2))
+    assert not torch.equal(one, other)
+
+
+def test_a_generator_is_a_mersenne_twister_whose_whole_state_is_secret() -> None:
+    """The same words in numpy's twister give the same numbers; a seed would fill 32 bits alone."""
+    words = DeterministicSource(5).words(624) & np.uint64(2**32 - 1)
+    oracle = np.random.MT19937()
+    oracle.state = {**oracle.state, "state": {"key": words.astype(np.uint32), "pos": 624}}
+    low_halves = oracle.random_raw(2 * 700)[1::2]
+    found = torch.randint(0, 2**31, (700,), generator=generator(DeterministicSource(5)))
+    assert found.tolist() == (low_halves % 2**31).tolist()
 
 
 def test_integers_are_uniform() -> None:
