@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 from scipy.optimize import brentq
-from scipy.stats import binom
 
 from edgecmd.errors import PrivacyError
 
@@ -52,11 +51,11 @@ def one_run_p_value(
     if not 0.0 <= epsilon < math.inf:
         raise PrivacyError(f"epsilon={epsilon!r} cannot be tested; give a number from 0 on.")
     share = float(special.expit(epsilon))
-    beta = float(binom.sf(num_correct - 1, num_guesses, share))
+    beta = float(special.bdtrc(num_correct - 1, num_guesses, share))
     if delta == 0.0 or num_correct == 0:
         return min(1.0, beta)
     steps = np.arange(1, num_correct + 1)
-    below = np.cumsum(binom.pmf(num_correct - steps, num_guesses, share))
+    below = special.bdtrc(num_correct - steps - 1, num_guesses, share) - beta
     alpha = float(np.max(below / steps))
     return min(1.0, beta + 2.0 * num_canaries * delta * alpha)
 
