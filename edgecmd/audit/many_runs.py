@@ -27,6 +27,7 @@ from edgecmd.errors import DataError, PrivacyError
 from edgecmd.files import read_json, write_bytes_atomically, write_json
 
 CHUNK = 5
+STUDENT = "a tiny stand-in, a perceptron of 808 parameters"
 Tick = Callable[[int, int], None]
 Job = tuple[Arm, int, Path]
 
@@ -106,7 +107,7 @@ def _finding(arm: Arm, found: Certified, *, claimed: float | None, num_runs: int
         name=arm.title,
         attacker="device",
         verdict=verdict,
-        text=f"{text} AUC {found.auc:.3f} ({found.auc_low:.3f} to {found.auc_high:.3f}).",
+        text=f"{text} AUC {found.auc:.3f} ({found.auc_low:.3f} to {found.auc_high:.3f}); student: {STUDENT}.",
         quantity="epsilon",
         claimed=claimed,
         measured=found.epsilon,
@@ -125,7 +126,7 @@ def _finding(arm: Arm, found: Certified, *, claimed: float | None, num_runs: int
             "clip": arm.plan.clip,
             "num_steps": arm.num_steps,
             "num_pairs": arm.num_pairs,
-            "student": "perceptron of 808 parameters",
+            "student": STUDENT,
         },
     )
 
