@@ -174,8 +174,8 @@ def _claim_folder(arm: Arm, folder: Path) -> None:
         write_json(path, settings)
     elif read_json(path) != settings:
         raise DataError(
-            f"{path.parent} holds runs that were made with other settings. Name another folder with --out, or"
-            " delete this one."
+            f"{path.parent} holds runs that were made with other settings, which cannot be mixed. Delete it, or"
+            " name another folder (--out, where the command has it)."
         )
 
 
