@@ -174,7 +174,7 @@ def _claim_folder(arm: Arm, folder: Path) -> None:
         write_json(path, settings)
     elif read_json(path) != settings:
         raise DataError(
-            f"{path.parent} holds runs that were made with other settings, which cannot be mixed. Delete it, or"
+            f"{path.parent} holds runs that were made with other settings; they do not mix. Delete it, or"
             " name another folder (--out, where the command has it)."
         )
 
