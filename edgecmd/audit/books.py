@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from edgecmd.audit.claims import Claim, read_claim, settings_finding
 from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
 from edgecmd.audit.target import Target
@@ -249,6 +251,8 @@ def _rounds_text(books: Books, forgotten: Mapping[int, int], other_plans: int) -
             f"The {rounds} rounds of events.jsonl are those that privacy.json counts{end}; the clients'"
             " ledgers lie on their own devices and were not read."
         )
+    if books.plan.unit == "client":
+        return f"All {rounds} rounds are in the server's ledger{end}."
     return f"All {answers} answers of {rounds} rounds are in {len(books.ledgers)} ledgers{end}."
 
 
@@ -307,7 +311,9 @@ def second_opinion(
     if not first <= LARGEST_SECOND:
         return None
     try:
-        found = total_epsilon(spendings, delta=delta, accountant=accountant)
+        # Without amplification (rate 1) Opacus takes a logarithm of zero that it then does not use.
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            found = total_epsilon(spendings, delta=delta, accountant=accountant)
     except (ValueError, RuntimeError, ArithmeticError):
         return None
     return found if math.isfinite(found) else None
