@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from edgecmd.audit.finding import INDICATOR, Finding
+from edgecmd.audit.finding import CONTRADICTED, INDICATOR, Finding
 from edgecmd.audit.naive import BatchLoss, naive_query
 from edgecmd.audit.purity import batch_loss_purity, student_purity, unit_loss_purity
 from edgecmd.audit.sensitivity import (
@@ -201,6 +201,8 @@ def random_anchors(num: int, dim: int, *, seed: int) -> Float[Tensor, "anchors d
 def check_own_code(code: OwnCode, subject: Subject, effort: Effort, *, tick: Tick = silent) -> list[Finding]:
     """Purity and sensitivity of a user's loss and student, held against a sensitivity of C.
 
+    A student that mixes pairs is contradicted at once, whatever the loss.
+
     Args:
         code: The loss and how it is clipped.
         subject: Student and anchors.
@@ -211,12 +213,16 @@ def check_own_code(code: OwnCode, subject: Subject, effort: Effort, *, tick: Tic
         ConfigError: The loss does not follow the protocol.
         PrivacyError: It is not finite for ordinary embeddings.
     """
+    purity = student_purity(subject, claims=True)
+    if purity.verdict == CONTRADICTED:
+        # Nothing that is measured for single pairs has a meaning then, and some such layers refuse one row.
+        return [purity]
     if code.per_unit:
-        return _check_unit(code, subject, effort, tick)
+        return [purity, *_check_unit(code, subject, effort, tick)]
     mode = choose("--engine", code.engine, BATCH_ENGINES)
     loss = batch_loss(code, subject)
     findings = [
-        student_purity(subject, claims=True),
+        purity,
         batch_loss_purity(loss, embedding_dim=subject.embedding_dim, claims=True),
     ]
     question = batch_question(
@@ -241,7 +247,6 @@ def _check_unit(code: OwnCode, subject: Subject, effort: Effort, tick: Tick) -> 
         seed=code.seed,
     )
     return [
-        student_purity(subject, claims=True),
         unit_loss_purity(loss, embedding_dim=subject.embedding_dim),
         _translated(code, lambda: search(question, effort, tick=tick)),
     ]
@@ -301,10 +306,12 @@ def _called(code: OwnCode, *tensors: Tensor, shape: tuple[int, ...]) -> Tensor:
     # The user's code may raise anything.
     except Exception as error:
         shapes = ", ".join(str(tuple(one.shape)) for one in tensors)
+        tracing = code.per_unit and code.engine != "loop"
+        hint = " Code that torch.func cannot take runs with --engine=loop." if tracing else ""
         raise ConfigError(
             f"--loss={code.name!r} fails on tensors of shape {shapes}: {type(error).__name__}: {error}."
             " Its signature is loss(student (B, D), teacher (B, D), anchors (K, D))"
-            f"{', temperature=' if options else ''}."
+            f"{', temperature=' if options else ''}.{hint}"
         ) from error
     if not isinstance(found, Tensor) or tuple(found.shape) != shape:
         got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
