@@ -60,6 +60,7 @@ def environment() -> dict[str, object]:
         "system": platform.system(),
         "machine": platform.machine(),
         "byteorder": sys.byteorder,
+        "vector_units": torch.backends.cpu.get_cpu_capability(),
         "packages": {name: _version(name) for name in PACKAGES},
     }
 

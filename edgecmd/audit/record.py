@@ -68,14 +68,15 @@ def rows(findings: Sequence[Finding]) -> list[list[str]]:
             one.name,
             one.attacker,
             one.quantity,
-            _number(one.claimed),
-            _number(one.measured),
-            _number(one.ceiling),
+            number(one.claimed),
+            number(one.measured),
+            number(one.ceiling),
             one.verdict,
         ]
         for one in findings
     ]
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Three digits of a number for a terminal; a dash for none."""
     return "-" if value is None else f"{value:.3g}"

@@ -110,8 +110,15 @@ def find_target(path: Path, *, config: RunConfig | None = None) -> Target:
         config=settings,
         folder=folder,
         plan=make_plan(settings),
-        privacy=read_json(told) if told is not None and told.exists() else {},
+        privacy=_statement(told) if told is not None and told.exists() else {},
     )
+
+
+def _statement(path: Path) -> dict[str, Any]:
+    table = read_json(path)
+    if not isinstance(table, dict):
+        raise DataError(f"{path} is no statement of edgecmd. `edgecmd resume` writes it again.")
+    return table
 
 
 def _kind(path: Path) -> tuple[str, Path]:

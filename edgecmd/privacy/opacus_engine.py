@@ -55,10 +55,10 @@ def hooks_gradients(student: nn.Module, units: Units, loss: UnitLoss) -> dict[st
         PrivacyError: The student's parameters would be counted twice.
     """
     num, rows = units.mask.shape
-    own = _plain_layout(student)
+    own = plain_layout(student)
     hooked = _hooked(own)
     with _quiet():
-        output = hooked(_canonical(units.images.flatten(0, 1)))
+        output = hooked(row_major(units.images.flatten(0, 1)))
         at_output = cotangents(output.detach().view(num, rows, -1), units, loss)
         output.backward(at_output.flatten(0, 1))
     return {
@@ -90,12 +90,12 @@ def ghost_sum(student: nn.Module, units: Units, loss: UnitLoss, *, clip: float) 
             f"privacy.engine='opacus-ghost' knows the norm of single rows, and a unit has {rows}:"
             " set privacy.num_views=1, leave privacy.mechanism='groups', or use privacy.engine='vmap'."
         )
-    own = _plain_layout(student)
+    own = plain_layout(student)
     hooked = GradSampleModuleFastGradientClipping(
         own, batch_first=True, loss_reduction="sum", strict=False, max_grad_norm=clip
     )
     with _quiet():
-        output = hooked(_canonical(units.images[:, 0]))
+        output = hooked(row_major(units.images[:, 0]))
         at_output = cotangents(output.detach()[:, None], units, loss)
         output.backward(at_output[:, 0])
         factor = clip_factors(hooked.get_norm_sample().double(), clip=clip)
@@ -108,15 +108,15 @@ def ghost_sum(student: nn.Module, units: Units, loss: UnitLoss, *, clip: float) 
     return {name: value.double() for name, value in zip(names, found)}
 
 
-def _plain_layout(student: nn.Module) -> nn.Module:
-    """Copy of ``student`` in NCHW layout; hooks and per-row gradients go with it."""
+def plain_layout(student: nn.Module) -> nn.Module:
+    """Copy of ``student`` in row-major (NCHW) layout; hooks and per-row gradients go with it."""
     own = copy.deepcopy(student)
     for parameter in own.parameters():
-        parameter.data = _canonical(parameter.data)
+        parameter.data = row_major(parameter.data)
         parameter.grad = None
     return own
 
 
-def _canonical(value: Tensor) -> Tensor:
+def row_major(value: Tensor) -> Tensor:
     """Copy in row-major strides; with a single channel ``contiguous`` would keep channels-last ones."""
     return torch.empty(value.shape, dtype=value.dtype, device=value.device).copy_(value)

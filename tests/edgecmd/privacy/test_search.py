@@ -6,13 +6,13 @@ import torch
 from torch.nn import functional
 
 from edgecmd import losses
+from edgecmd.audit.naive import naive_query
 from edgecmd.config import DistillConfig
 from edgecmd.errors import PrivacyError
 from edgecmd.models.students import build_student
 from edgecmd.privacy.mechanisms import StepSettings, unit_loss
 from edgecmd.privacy.neighbours import pair_makers
 from edgecmd.privacy.search import Found, search_sensitivity, step_query
-from tests.edgecmd.privacy.naive import naive_query
 
 CLIP, DIM, SIDE = 0.5, 8, 16
 KINDS = ("random", "hub", "duplicates", "flip", "outlier", "poisoned")

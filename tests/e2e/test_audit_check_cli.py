@@ -1,0 +1,109 @@
+"""``edgecmd audit check`` and ``audit faults`` as a user runs them: verdicts and exit codes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_federation import settings_of
+
+ROOT = Path(__file__).parents[2]
+LOSSES = """
+from edgecmd.losses import cmc, cmc_anchored
+
+def sound(student, teacher, anchors):
+    return cmc_anchored(student, teacher, anchors, temperature=0.1)
+
+def in_batch(student, teacher, anchors, temperature=0.1):
+    return cmc(student, teacher, temperature=temperature)
+"""
+SMALL = ("--set", "data.image_size=16", "--set", "student.architecture=ws-50k")
+
+
+def edgecmd(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "edgecmd", *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("audited")
+    words = [word for one in settings_of(pairs, folder) for word in ("--set", one)]
+    done = edgecmd("simulate", *words, "--set", "privacy.mechanism=anchors", folder=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "tiny"
+
+
+def test_a_sound_run_passes_and_is_written_down(finished: Path) -> None:
+    done = edgecmd("audit", "check", "tiny", "--tries", "6", "--pairs", "4", folder=finished.parent)
+    assert done.returncode == 0, done.stderr
+    assert "books: epsilon" in done.stdout
+    record = json.loads((finished / "audit.json").read_text())
+    assert record["verdict"] == "not contradicted"
+    assert {one["level"] for one in record["findings"]} == {"check"}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "code", "text"),
+    [
+        ("privacy.json", '"epsilon": ', '"epsilon": 0.01,\n  "was": ', 3, "privacy.json claims epsilon=0.01"),
+        ("privacy.json", '"epsilon": ', '"epsilon": "low",\n  "was": ', 4, "'low' is no epsilon"),
+        ("ledger/client-0001.jsonl", '"round": 2', '"round": 9', 7, "is damaged at line 3"),
+    ],
+)
+def test_altered_books_end_with_their_exit_code(
+    file: str, old: str, new: str, code: int, text: str, finished: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "altered")
+    content = (run / file).read_text()
+    assert old in content
+    (run / file).write_text(content.replace(old, new, 1))
+    done = edgecmd("audit", "check", str(run), "--tries", "2", "--pairs", "3", folder=tmp_path)
+    assert (done.returncode, text in done.stderr, "Traceback" in done.stderr) == (code, True, False)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["--loss", "own:in_batch", "--temperature", "0.2", "--pairs", "32"], 3, "2 of 4 audits contradict"),
+        (["--loss", "own.py:sound", "--pairs", "32", "--engine", "opacus-ghost"], 0, ""),
+        (["--engine", "opacus"], 2, "needs something to check"),
+    ],
+)
+def test_own_code(words: list[str], code: int, text: str, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(LOSSES)
+    done = edgecmd("audit", "check", *words, *SMALL, "--json", folder=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert text in done.stderr
+    assert not (tmp_path / "audit.json").exists()
+    if code in (0, 3):
+        found = {one["quantity"]: one for one in json.loads(done.stdout)[:3]}
+        assert (found["sensitivity"]["measured"] > 50) is (code == 3)
+
+
+def test_every_planted_fault_is_caught_and_every_twin_passes(tmp_path: Path) -> None:
+    done = edgecmd("audit", "faults", "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found) >= 5
+    for one in found:
+        assert one["passed"]
+        assert one["caught"]["verdict"] == "contradicted"
+        assert one["sound"]["verdict"] != "contradicted"
+    measured = {one["fault"]: one["caught"]["measured"] for one in found}
+    # Proven: at most (2 n - 1) C at n = 256, and 2 (n - 2) C is there to be found.
+    assert 450 < measured["in-batch negatives under Opacus"] <= 511
+    assert measured["anchors with gradient under Opacus"] > 1.5
+    assert measured["sequential chunks as groups"] > 4
+    assert "ledger that forgets rounds" in measured
