@@ -106,8 +106,8 @@ def gradient_canaries(
     name = max(plain_parameters(student), key=lambda one: values[one].numel())
     if num > values[name].numel():
         raise PrivacyError(
-            f"--canaries={num} exceeds the {values[name].numel()} coordinates of {name!r}, of which each canary"
-            " needs one. Ask for fewer."
+            f"--canaries={num} exceeds the {values[name].numel()} coordinates of {name!r}, one for a canary."
+            " Ask for fewer."
         )
     generator = numpy_generator(seed, "audit-coordinates")
     return GradientCanaries(

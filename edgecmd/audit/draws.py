@@ -29,11 +29,12 @@ from edgecmd.privacy.train import add_noise
 from edgecmd.seeding import torch_generator
 
 NUM_DRAWS = 2000
-NUM_TRIES = 12
+NUM_TRIES = 16
 NUM_PAIRS = 12
 MOST_COORDINATES = 8192
 BATCH_DRAWS = 50
-KINDS = ("flip", "hub", "duplicates")
+KINDS = ("random", "hub", "flip", "duplicates")
+FAR_ENOUGH = 0.999
 Sums = Mapping[str, Tensor]
 
 
@@ -145,6 +146,7 @@ def worst_worlds(target: Target, plan: PrivacyPlan, *, seed: int) -> Worlds:
         num_tries=NUM_TRIES,
         generator=torch_generator(seed, "audit-neighbours"),
         climb_length=1,
+        stop_above=FAR_ENOUGH * plan.sensitivity,
     )
     assert found.worst is not None
     larger, smaller = query(

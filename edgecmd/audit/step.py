@@ -26,7 +26,7 @@ from edgecmd.models.students import Student
 from edgecmd.privacy.gradients import Sum
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.randomness import make_source
-from edgecmd.privacy.train import distil_privately
+from edgecmd.privacy.train import StepProbe, distil_privately
 from edgecmd.runs import load_student, new_student
 
 LARGEST_RATE = 100.0
@@ -83,7 +83,7 @@ def plan_of(target: Target) -> PrivacyPlan:
 
 
 def empty_step(
-    target: Target, student: nn.Module, *, round_index: int, client: int, num_steps: int, tap: Tap
+    target: Target, student: nn.Module, *, round_index: int, client: int, num_steps: int, tap: StepProbe
 ) -> Draws:
     """Let an empty client work, and give back what its weights moved by over the learning rate.
 
@@ -93,7 +93,7 @@ def empty_step(
         round_index: Round.
         client: Client.
         num_steps: Steps of plain gradient descent.
-        tap: Sees the steps.
+        tap: Takes part in the steps and sees them.
 
     Returns:
         For each plain parameter (`plain_parameters`) the sum of the released means, float64.

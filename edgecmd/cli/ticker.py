@@ -4,13 +4,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from edgecmd.cli.common import say
 
 LINES = 10
 
 
+@runtime_checkable
 class Tick(Protocol):
     """Told how far the work is."""
 

@@ -1,6 +1,6 @@
 """A client's local work under record-level differential privacy; only the gradient is made differently."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from edgecmd.privacy.randomness import Source, normal
 from edgecmd.privacy.sampling import step_rows
 
 
+@runtime_checkable
 class StepProbe(Protocol):
     """An auditor inside the steps of one round; for `edgecmd.audit` and nothing else.
 
