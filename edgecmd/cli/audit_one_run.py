@@ -1,5 +1,6 @@
 """``edgecmd audit one-run``: level L2, one training run with canaries."""
 
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,5 +80,5 @@ def _runs(target: "Target", *, canaries: int, rounds: int, seeds: range) -> "lis
     except KeyboardInterrupt:
         if not runs:
             raise
-        say(f"Interrupted after {len(runs)} of {len(seeds)} repeats; those are kept.")
+        print(f"Interrupted after {len(runs)} of {len(seeds)} repeats; those are kept.", file=sys.stderr)
     return runs

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
-from edgecmd.cli.common import say
-
 LINES = 10
 
 
@@ -50,6 +48,7 @@ def _lines(label: str) -> Tick:
             return
         shown = part
         left = (time.monotonic() - started) / max(1, done) * (total - done)
-        say(f"{label}: {done}/{total}, about {left:.0f} s left")
+        # Beside the result, which may be JSON.
+        print(f"{label}: {done}/{total}, about {left:.0f} s left", file=sys.stderr, flush=True)
 
     return tick
