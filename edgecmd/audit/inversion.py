@@ -29,6 +29,7 @@ from edgecmd.privacy.train import add_noise
 from edgecmd.seeding import torch_generator
 
 Update = tuple[Tensor, ...]
+FIRST_SHARE = 0.3
 ANCHORED = ("cmc-anchored", "cmd-anchored", "cmc+cmd-anchored")
 
 
@@ -150,7 +151,9 @@ def _search(
 ) -> tuple[float, Tensor]:
     span = known.high - known.low
     device = known.anchors.device
-    first = known.low + span * torch.rand(num, *size, generator=coins)
+    # Near what the student sees as nothing: a busy first guess is left more slowly.
+    blank = min(max(0.0, known.low), known.high)
+    first = blank + FIRST_SHARE * (known.low + span * torch.rand(num, *size, generator=coins) - blank)
     image = first.to(device).requires_grad_()
     feature = torch.randn(num, known.anchors.shape[1], generator=coins).to(device).requires_grad_()
     optimizer = torch.optim.Adam([{"params": [image]}, {"params": [feature]}])

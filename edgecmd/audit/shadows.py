@@ -49,7 +49,7 @@ class ShadowRecipe:
     """
 
     num_shadows: int = 8
-    num_steps: int = 240
+    num_steps: int = 160
     batch_size: int = 256
     seed: int = 0
 

@@ -31,7 +31,7 @@ from edgecmd.privacy.plan import PrivacyPlan, make_plan
 from edgecmd.seeding import numpy_generator
 from edgecmd.statistics import mean_interval
 
-Drawings = Float[np.ndarray, "num channels height width"]
+Drawings = Float[np.ndarray, "_ channels height width"]
 Tick = Callable[[int, int], None]
 NUM_OTHERS = 100
 EPSILON = 8.0

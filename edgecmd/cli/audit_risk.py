@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edgecmd.models.students import Student
 
 BATCH_SIZES = (1, 4)
-NUM_SHADOWS, SHADOW_STEPS = 8, 240
+NUM_SHADOWS, SHADOW_STEPS = 8, 160
 NUM_PAIRS, INVERSION_STEPS = 8, 300
 
 

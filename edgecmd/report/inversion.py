@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from edgecmd.report.drawing import GRID, INK, PNG_DPI, chart_style, to_png
 
-Drawings = Float[np.ndarray, "num channels height width"]
+Drawings = Float[np.ndarray, "_ channels height width"]
 TILE_PX = 128
 GAP_PX = 12
 TITLE_PX = 44
