@@ -56,7 +56,7 @@ def epsilon_chart(findings: Sequence[Table]) -> tuple[Drawing, str] | None:
 
 def _epsilon_row(
     axes: Axes,
-    place: float,
+    place: int,
     claimed: float | None,
     measured: float,
     ceiling: float | None,
