@@ -29,8 +29,8 @@ VERDICTS = {
     "risk indicator": "No guarantee was put to the test; what follows indicates risks.",
 }
 ROC_CAPTION = (
-    "Members found against false alarms, both on logarithmic axes, for {name}. Attacks on the dashed line"
-    " guess. The left end counts: whoever is found at 0.1% false alarms is found for sure."
+    "Members found against false alarms, both on logarithmic axes, for {name}. An attack on the dotted line"
+    " guesses. The left end counts most: there an attacker names few, and is seldom wrong."
 )
 PICTURES = (
     "Gradient inversion, {pairs} a step. The first row shows private drawings of this simulation: do not"
@@ -117,7 +117,8 @@ def _membership(membership: list[Table]) -> str:
 def _attack_row(finding: Table, name: str, one: Table, *, who: str = "") -> Row:
     ends = [finite(one.get(end)) for end in ("low", "high")]
     note = "" if None in ends else f"{ends[0]:.3f} to {ends[1]:.3f}"
-    area = Cell(text=_number(one.get("auc")), note=note)
+    value = finite(one.get("auc"))
+    area = Cell(text=NOTHING if value is None else f"{value:.3f}", note=note)
     rates = [finite(one.get(f"tpr_at_{rate}")) for rate in RATES]
     shown = [NOTHING if rate is None else f"{rate:.1%}" for rate in rates]
     return who or str(finding.get("name")), [ATTACKS.get(name, name), area, *shown]

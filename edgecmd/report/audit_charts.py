@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from edgecmd.report.curves import legend_below
 from edgecmd.report.drawing import DASHES, GRID, INK, LINES, QUIET, Drawing, draw
 from edgecmd.report.read import Table
 
 LABEL_CHARS = 24
 ROW_INCHES = 0.42
-GUIDES = {0.001: "0.1%", 0.01: "1%"}
+GUIDES = (0.001, 0.01)
 EPSILON_CAPTION = (
     "Claimed epsilon, the lower bound that was certified, and the most that the audit could have certified."
     " A lower bound to the right of the claim contradicts it; a short grey bar is a weak audit."
@@ -128,17 +130,17 @@ def roc_chart(curves: Mapping[str, object]) -> Drawing | None:
                 zorder=9 - index,
             )
         axes.plot([floor, 1], [floor, 1], color=INK, linestyle=(0, (2, 2)), linewidth=1, label="chance")
-        for rate, told in GUIDES.items():
+        for rate in GUIDES:
             axes.axvline(rate, color=QUIET, linewidth=0.8, zorder=1)
-            axes.annotate(
-                told, (rate, 1), xytext=(3, -9), textcoords="offset points", color=QUIET, fontsize=8
-            )
         axes.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor, 1))
-        axes.set(xlabel="false alarms (share of others)", ylabel="members found (share)")
-        axes.legend(loc="lower right")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+            axis.set_minor_formatter(NullFormatter())
+        axes.set(xlabel="false alarms among others", ylabel="members found")
+        legend_below(axes)
 
     told = "; ".join(f"{name}: {_at_one_percent(points):.1%} of members" for name, points in read.items())
-    return draw("audit_roc", paint, alt=f"Found at 1% false alarms: {told}.", height_inches=3.6)
+    return draw("audit_roc", paint, alt=f"Found at 1% false alarms: {told}.", height_inches=3.9)
 
 
 def roc_points(value: object) -> list[tuple[float, float]] | None:

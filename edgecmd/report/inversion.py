@@ -14,7 +14,7 @@ from edgecmd.report.drawing import GRID, INK, PNG_DPI, chart_style, to_png
 Drawings = Float[np.ndarray, "_ channels height width"]
 TILE_PX = 128
 GAP_PX = 12
-TITLE_PX = 44
+TITLE_PX = 56
 
 
 def inversion_sheet(rows: Mapping[str, Drawings]) -> bytes:
@@ -42,7 +42,7 @@ def inversion_sheet(rows: Mapping[str, Drawings]) -> bytes:
         axes.imshow(canvas, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
         for top, title in zip(tops, rows, strict=True):
-            axes.text(GAP_PX, top - TITLE_PX / 2, title, va="center", color=INK, fontsize=9)
+            axes.text(GAP_PX, top - TITLE_PX / 2, title, va="center", color=INK, fontsize=12)
         return to_png(figure)
 
 
