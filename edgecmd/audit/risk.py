@@ -14,7 +14,8 @@ PROTOCOLS = {
     "concepts": (
         "Members are the run's training pairs, others its validation and test pairs. The two differ in their"
         " concepts, so this is what a thief learns about concepts, more than about one drawing; shadow"
-        " students that left out whole concepts calibrate how hard a pair is."
+        " students that left out whole concepts calibrate how hard a pair is, but not what public pictures"
+        " tell of a concept. --retrain compares exchangeable pairs."
     ),
     "pairs": (
         "The run's training was repeated on a random half of its training pairs; the other half are"
@@ -36,6 +37,7 @@ class Membership:
         protocol: A key of `PROTOCOLS`.
         curves: By attack, on the target.
         control: By attack, on a randomly initialised student.
+        start: By attack, on the public warm start that the run began with; empty without one.
         num_members: Members.
         num_others: Non-members.
         seconds: Wall time.
@@ -45,6 +47,7 @@ class Membership:
     protocol: str
     curves: Mapping[str, Curve]
     control: Mapping[str, Curve]
+    start: Mapping[str, Curve]
     num_members: int
     num_others: int
     seconds: float
@@ -65,6 +68,7 @@ def membership_finding(found: Membership, recipe: ShadowRecipe) -> Finding:
                 _rates(best),
                 f"RMIA: AUC {_area(found.curves['rmia'])}; raw score: {_area(found.curves['raw'])}.",
                 _control(control),
+                *([_start(best, found.start["lira"])] if found.start else []),
                 PROTOCOLS[found.protocol],
             ]
         ),
@@ -83,6 +87,7 @@ def membership_finding(found: Membership, recipe: ShadowRecipe) -> Finding:
             "protocol": found.protocol,
             "attacks": {name: curve.table() for name, curve in found.curves.items()},
             "control": {name: curve.table() | {"roc": []} for name, curve in found.control.items()},
+            "start": {name: curve.table() | {"roc": []} for name, curve in found.start.items()},
             "control_at_chance": all(curve.chance() for curve in found.control.values()),
             "note": NOT_ATTACKED,
         },
@@ -112,6 +117,14 @@ def _control(curve: Curve) -> str:
         f"THE CONTROL FAILS: a student with random weights has AUC {_area(curve)}, which one audit in twenty"
         " shows by bad luck. Repeat with another --seed; if it stays, distrust these numbers."
     )
+
+
+def _start(best: Curve, start: Curve) -> str:
+    """What the warm start, which saw no pair, already gives: that much is no leak of the run."""
+    told = f"The run's public warm start, which saw no pair, already has AUC {_area(start)}"
+    if best.low <= start.high:
+        return f"{told}: not clearly more was found here, so it is no clear sign of a leak of the run."
+    return f"{told}: only what is above it is of the run."
 
 
 def inversion_finding(

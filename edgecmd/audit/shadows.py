@@ -106,9 +106,15 @@ def train_shadow(config: RunConfig, pool: Pool, recipe: ShadowRecipe, *, index: 
 
 def first_student(config: RunConfig, pool: Pool, recipe: ShadowRecipe, *, index: int) -> Student:
     """First weights of a shadow student: the run's public warm start, random where its file is not there."""
-    if config.student.path and Path(config.student.path).is_file():
-        return place(load_student(Path(config.student.path)), resolve_device(config.device))
-    return random_student(config, pool, seed=recipe.seed, index=index)
+    return warm_start_of(config) or random_student(config, pool, seed=recipe.seed, index=index)
+
+
+def warm_start_of(config: RunConfig) -> Student | None:
+    """The public warm start of the run; None where it had none, or its file is not there any more."""
+    path = Path(config.student.path)
+    if not config.student.path or not path.is_file():
+        return None
+    return place(load_student(path), resolve_device(config.device))
 
 
 def random_student(config: RunConfig, pool: Pool, *, seed: int, index: int) -> Student:

@@ -165,21 +165,23 @@ def _attacked(
     from edgecmd.audit.pool import pair_scores
     from edgecmd.audit.retrain import fair_coins
     from edgecmd.audit.risk import Membership, membership_finding
-    from edgecmd.audit.shadows import random_student
+    from edgecmd.audit.shadows import random_student, warm_start_of
 
     started = time.monotonic()
     member = fair_coins(len(pool), seed=recipe.seed) if protocol == "pairs" else pool.member
     # Beyond the shadow students' own numbers, so that the control starts like none of them.
     blank = random_student(target.config, pool, seed=recipe.seed, index=recipe.num_shadows)
+    start = warm_start_of(target.config)
     curves = [
         attack(pair_scores(box, pool), shadows, member=member, group=pool.group)
-        for box in (embed, embedder(blank, target.config))
+        for box in (embed, *(embedder(one, target.config) for one in (blank, start) if one is not None))
     ]
     found = Membership(
         box=name,
         protocol=protocol,
         curves=curves[0],
         control=curves[1],
+        start=curves[2] if start is not None else {},
         num_members=int(member.sum()),
         num_others=int((~member).sum()),
         seconds=before + time.monotonic() - started,

@@ -22,6 +22,7 @@ from edgecmd.report.numbers import NOTHING, duration, plain
 from edgecmd.report.read import RunFiles, Table
 
 ATTACKS = {"lira": "offline LiRA", "rmia": "offline RMIA", "raw": "raw score"}
+CONTROLS = {"control": "control: random weights", "start": "control: public warm start, no pair seen"}
 RATES = {"0.001": "0.1%", "0.01": "1%"}
 VERDICTS = {
     "contradicted": "Contradicted: the claim does not hold. Do not rely on it, and do not release this.",
@@ -107,11 +108,14 @@ def _membership(membership: list[Table]) -> str:
     for finding in membership:
         rows += [_attack_row(finding, name, one) for name, one in attacks_of(finding).items()]
         details = finding["details"]
-        control = details.get("control") if isinstance(details.get("control"), Mapping) else {}
-        if isinstance(control.get("lira"), Mapping):
-            rows.append(_attack_row(finding, "lira", control["lira"], who="control: random weights"))
+        for key, who in CONTROLS.items():
+            control = details.get(key)
+            if isinstance(control, Mapping) and isinstance(control.get("lira"), Mapping):
+                rows.append(_attack_row(finding, "lira", control["lira"], who=who))
     columns = ["attacked", "attack", "AUC", *(f"found at {told} false alarms" for told in RATES.values())]
-    return table("Membership inference; 0.5 is chance, and the control must be there", columns, rows)
+    return table(
+        "Membership inference; 0.5 is chance, and what a control has is no leak of the run", columns, rows
+    )
 
 
 def _attack_row(finding: Table, name: str, one: Table, *, who: str = "") -> Row:

@@ -28,13 +28,18 @@ def weights(student: torch.nn.Module) -> torch.Tensor:
     return torch.cat([value.flatten() for value in student.state_dict().values()])
 
 
+def assert_same(first: torch.nn.Module, second: torch.nn.Module) -> None:
+    """Equal but for rounding, which AdamW enlarges; one step moves a weight by up to 0.01."""
+    torch.testing.assert_close(weights(first), weights(second), rtol=0.0, atol=5e-4)
+
+
 @pytest.mark.parametrize("changes", [[], ["distill.keep_optimizer=true"]])
 def test_with_all_pairs_it_is_the_federation(pairs: Path, tmp_path: Path, changes: list[str]) -> None:
     config = tiny_config(pairs, tmp_path, *changes)
     ticks: list[int] = []
     again = retrain(config, all_pairs(config), tick=lambda done, _: ticks.append(done))
     assert ticks == [1, 2, 3]
-    torch.testing.assert_close(weights(again), weights(simulate(config)), rtol=1e-4, atol=1e-5)
+    assert_same(again, simulate(config))
 
 
 def test_a_private_run_is_trained_with_its_noise(pairs: Path, tmp_path: Path) -> None:
@@ -42,7 +47,7 @@ def test_a_private_run_is_trained_with_its_noise(pairs: Path, tmp_path: Path) ->
         pairs, tmp_path, "privacy.mechanism=anchors", "privacy.deterministic=true", "federation.num_rounds=2"
     )
     again = retrain(config, all_pairs(config), tick=lambda *_: None)
-    torch.testing.assert_close(weights(again), weights(simulate(config)), rtol=1e-4, atol=1e-5)
+    assert_same(again, simulate(config))
 
 
 def test_only_the_pairs_that_coins_keep_count(pairs: Path, tmp_path: Path) -> None:
