@@ -64,6 +64,7 @@ class Experiment:
         test_strict: ``test`` without targets that look like a training target; ``test`` itself
             where ``data.strict`` is off.
         train_ids: One name a training pair; empty where the set has none.
+        train_concept: Concept of each training pair, which the split follows; None where it is not known.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Experiment:
     test: HeldOut
     test_strict: HeldOut
     train_ids: tuple[str, ...] = ()
+    train_concept: Labels | None = None
 
     def __post_init__(self) -> None:
         for field in ("train_owner", "train_labels", "train_subgroup"):

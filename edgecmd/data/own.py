@@ -134,6 +134,7 @@ def to_experiment(own: OwnPairs, config: DataConfig, *, public: PublicSource, na
         test=_held_out(own, test),
         test_strict=_held_out(own, strict),
         train_ids=tuple(own.ids[row] for row in train),
+        train_concept=own.labels("concept").take(train) if "concept" in own.columns else None,
     )
 
 
