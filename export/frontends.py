@@ -47,7 +47,7 @@ class ImageFrontEnd(nn.Module):
             Within one grey level of what Pillow makes (it rounds once more, between rows and columns).
         """
         side, (height, width) = self.side, image_BHWC.shape[1:3]
-        # 1 where both sides are multiples of the student's side, else 0: whole numbers, so no branch is traced.
+        # 1 where both sides are multiples of the student's, else 0: whole numbers, so no branch is traced.
         most = max(2 * side - 2, 1)
         even = (most - height % side - width % side) // most
         rows, columns = (height // side - 1) * even + 1, (width // side - 1) * even + 1

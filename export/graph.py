@@ -1,6 +1,7 @@
 """The module that is exported: bytes in, unit embedding and class probabilities out.
 
-Shapes: B batch, H height, W width, C channels, S side of the student's input, D embedding dimension, K classes.
+Shapes: B batch, H height, W width, C channels, S side of the student's input, D embedding dimension,
+K classes.
 """
 
 import torch

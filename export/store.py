@@ -5,9 +5,9 @@ turn them back, and ONNX Runtime evaluates these once, when it loads the file. (
 DequantizeLinear: kept for fusion with integer kernels, it runs at every inference.) Opset 20 has no 4-bit
 tensors that can be cast, so two values share a byte and are told apart by BitwiseAnd and BitShift.
 
-Rounding is balanced: what the weights of one kernel lose by rounding sums to nothing, because the inputs that
-they meet (neighbouring pixels after a ReLU) are much alike. At 8 bits this halves the distance to the original
-embedding, without any data.
+Rounding is balanced: what the weights of one kernel lose by rounding sums to nothing, because the inputs
+that they meet (neighbouring pixels after a ReLU) are much alike. At 8 bits this halves the distance to the
+original embedding, without any data.
 
 Shapes: K output channels, M numbers a channel.
 """
@@ -22,8 +22,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 # Smaller tensors save less than their scale and nodes cost.
 MIN_SIZE = 256
-# With 4 bits, smaller tensors, such as the first convolution, stay at 8: they cost little and matter most. So do
-# matrix products: the last one alone, at 4 bits, moved embeddings further than all convolutions together.
+# With 4 bits, smaller tensors, such as the first convolution, stay at 8: they cost little and matter most. So
+# do matrix products: the last one alone, at 4 bits, moved embeddings further than all convolutions together.
 MIN_SIZE_4_BITS = 2000
 # Inputs of a matrix product over which rounding is balanced; for a convolution it is one kernel.
 GROUP = 32
@@ -120,7 +120,7 @@ def clipped_scale(weight: StoredWeight, *, largest: int) -> Float[np.ndarray, ".
 def balanced_steps(
     weight: StoredWeight, scale: Float[np.ndarray, "..."], *, largest: int
 ) -> Int8[np.ndarray, "..."]:
-    """Weights in steps of ``scale``, rounded so that the sum of each group is rounded and not its parts alone.
+    """Weights in steps of ``scale``, rounded so that the sum of each group is nearly kept.
 
     A group is one kernel of a convolution, or `GROUP` inputs of one output of a matrix product. Those numbers
     that were nearest to being rounded the other way are.

@@ -10,8 +10,8 @@ import onnx
 import torch
 
 from edgecmd.errors import ExportError
-from export.graph import Deployable
 from export.frontends import FRONT_ENDS
+from export.graph import Deployable
 from export.metadata import metadata
 
 # Up to opset 20 GroupNorm becomes InstanceNormalization, which ONNX Runtime has a fast kernel for.
