@@ -192,8 +192,7 @@ def _signature(work: _Work, title: str) -> Check:
 
 def _program(work: _Work, title: str) -> Check:
     """Code is either this edgecmd's own, or signed, or accepted by the user's word."""
-    own = files("export.device").joinpath(PROGRAM).read_bytes()
-    same = (work.copy / PROGRAM).read_bytes() == own
+    same = (work.copy / PROGRAM).read_bytes() == own_program()
     if not same and work.pub is None and not work.any_program:
         raise TrustError(
             f"{PROGRAM} is not the program of this edgecmd; it is code that you would run. Verify the"
@@ -203,6 +202,11 @@ def _program(work: _Work, title: str) -> Check:
         return Check(name=title, state=WARNING, detail=f"{DEMO} is code that was not checked: not signed")
     detail = "is that of this edgecmd" if same else "differs from that of this edgecmd, and was accepted"
     return Check(name=title, state=OK if same or work.pub else WARNING, detail=f"{PROGRAM} {detail}")
+
+
+def own_program() -> bytes:
+    """The ``infer.py`` that this edgecmd writes into a bundle."""
+    return files("export.device").joinpath(PROGRAM).read_bytes()
 
 
 def _structure(work: _Work, name: str, title: str) -> Check:

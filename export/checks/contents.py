@@ -10,11 +10,12 @@ import numpy as np
 from onnx import ModelProto, helper
 
 from export.checks.errors import AGAIN, TrustError
-from export.checks.listing import BOM, CARD, DEMO, LABELS, MODEL, REPORT, profile_of
+from export.checks.listing import BOM, CARD, DEMO, LABELS, MODEL, PROTOTYPES, REPORT, profile_of
+from export.checks.npz import NUMBERS, read_npz
 from export.spec import FORMAT_VERSION
 
 LARGEST_SIZE = 1 << 16
-NUMBERS = ("image_size", "channels", "embedding_dim")
+SIZES = ("image_size", "channels", "embedding_dim")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +69,7 @@ def read_card(name: str, model: ModelProto) -> Card:
         )
     profile, port = properties.get("profile", ""), model.graph.input[0].type.tensor_type
     try:
-        sizes = {key: _positive(properties[key]) for key in NUMBERS}
+        sizes = {key: _positive(properties[key]) for key in SIZES}
         card = Card(
             file=name,
             profile=profile,
@@ -153,7 +154,7 @@ def check_contents(copy: Path, digests: Mapping[str, str], cards: Sequence[Card]
     """
     main = cards[0]
     for card in cards[1:]:
-        for key in (*NUMBERS, "architecture", "classes", "license", "input_dtype"):
+        for key in (*SIZES, "architecture", "classes", "license", "input_dtype"):
             if getattr(card, key) != getattr(main, key):
                 raise TrustError(
                     f"{card.file} has {key}={getattr(card, key)!r:.200}, but {MODEL} has"
@@ -161,6 +162,8 @@ def check_contents(copy: Path, digests: Mapping[str, str], cards: Sequence[Card]
                 )
     _check_labels(copy, digests, main)
     _check_report(copy, digests, main)
+    if PROTOTYPES in digests:
+        _check_prototypes(copy / PROTOTYPES, main)
     if BOM in digests:
         _check_bom(copy, digests)
     for name in (CARD, DEMO):
@@ -200,7 +203,6 @@ def _check_report(copy: Path, digests: Mapping[str, str], card: Card) -> None:
         "image_size": card.image_size,
         "channels": card.channels,
         "embedding_dim": card.embedding_dim,
-        "num_classes": len(card.classes),
         "license": card.license,
     }
     for key, value in expected.items():
@@ -208,6 +210,12 @@ def _check_report(copy: Path, digests: Mapping[str, str], card: Card) -> None:
             raise TrustError(
                 f"{REPORT} has {key}={report.get(key)!r:.200}, but {MODEL} has {value!r}. {AGAIN}"
             )
+    classes = list(card.classes)
+    if report.get("classes", classes) != classes or report.get("num_classes", len(classes)) != len(classes):
+        raise TrustError(
+            f"{REPORT} has classes={report.get('classes')!r:.200},"
+            f" num_classes={report.get('num_classes')!r:.20}; {MODEL} has {len(classes)}, {classes!r:.200}. {AGAIN}"
+        )
     files = report.get("files")
     if not isinstance(files, dict) or MODEL not in files:
         raise TrustError(f"{REPORT} does not list {MODEL} under files. {AGAIN}")
@@ -217,6 +225,24 @@ def _check_report(copy: Path, digests: Mapping[str, str], card: Card) -> None:
             raise TrustError(
                 f"{REPORT} describes {name[:80]!r} as {entry!r:.200}, but it is {found}. {AGAIN}"
             )
+
+
+def _check_prototypes(path: Path, card: Card) -> None:
+    """Classes by example: the names of the head, and a vector each."""
+    arrays = read_npz(path, kinds=NUMBERS + "U")
+    shape = (len(card.classes), card.embedding_dim)
+    vectors, found = arrays.get("vectors"), arrays.get("names")
+    if (
+        vectors is None
+        or vectors.shape != shape
+        or vectors.dtype.kind != "f"
+        or not np.isfinite(vectors).all()
+    ):
+        raise TrustError(f"{path.name} has no vectors of shape {shape} of finite numbers. {AGAIN}")
+    if found is None or found.dtype.kind != "U" or tuple(map(str, found.ravel())) != card.classes:
+        raise TrustError(
+            f"{path.name} has other names than {MODEL}, which has {list(card.classes)!r:.200}. {AGAIN}"
+        )
 
 
 def _check_bom(copy: Path, digests: Mapping[str, str]) -> None:

@@ -1,12 +1,13 @@
 """Golden values: made-up inputs with the outputs that the model must reproduce on any machine.
 
-Keys of the file: an input (``image``), ``embedding``, with a head ``scores``, and ``tolerance``. Each may
-be followed by ``/<profile>`` and by ``/<variant>``, the name of a further input; one without a profile holds
-for all profiles.
+Keys of the file: an input (``image``), ``embedding``, with a head ``scores``, and ``tolerance``. A further
+input has a name before or after it, and the values of a further profile have its name: ``resized.image``,
+``resized.scores.int8``. Values without a profile are those of all profiles that have none of their own.
 
 Shapes: N inputs, D embedding dimension, K classes.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ INTEGER_PROFILES = ("int8", "dyn8")
 MIN_COSINE, MIN_COSINE_INTEGER = 0.9999, 0.98
 NORM_GAP = 1e-2
 MAX_INPUTS = 64
+SEPARATOR = re.compile(r"[./]")
+BASES = {*INPUTS, "embedding", "scores", "tolerance"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -68,7 +71,7 @@ def read_golden(path: Path, cards: Iterable[Card]) -> dict[str, list[Golden]]:
 
 
 def _of_model(arrays: Mapping[str, np.ndarray], card: Card, used: set[str]) -> list[Golden]:
-    variants = {key: frozenset(key.split("/")[1:]) for key in arrays if key.split("/")[0] in INPUTS}
+    variants = {key: rest for key in arrays for base, rest in [_parts(key)] if base in INPUTS}
     if not variants:
         raise TrustError(f"{GOLDEN} has none of the inputs {sorted(INPUTS)}. {AGAIN}")
     values = []
@@ -96,10 +99,16 @@ def _find(arrays: Mapping[str, np.ndarray], name: str, profile: str, variant: fr
         wanted += [frozenset({profile}), frozenset()]
     for parts in wanted:
         for key in arrays:
-            first, *rest = key.split("/")
-            if first == name and frozenset(rest) == parts:
+            if _parts(key) == (name, parts):
                 return key
     raise TrustError(f"{GOLDEN} has no {name} for profile {profile!r} and input {sorted(variant)}. {AGAIN}")
+
+
+def _parts(key: str) -> tuple[str, frozenset[str]]:
+    """What an array is, and the names of its input and its profile: all that stands before or after it."""
+    parts = SEPARATOR.split(key)
+    base = next((part for part in parts if part in BASES), "")
+    return base, frozenset(parts) - {base}
 
 
 def _refuse_weak(golden: Golden, card: Card, *, key: str) -> None:

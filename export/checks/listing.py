@@ -22,7 +22,7 @@ MODEL, GOLDEN, LABELS, REPORT, PROGRAM = (
     "report.json",
     "infer.py",
 )
-CARD, BOM, DEMO = "MODEL_CARD.md", "ml-bom.cdx.json", "demo.html"
+PROTOTYPES, CARD, BOM, DEMO = "prototypes.npz", "MODEL_CARD.md", "ml-bom.cdx.json", "demo.html"
 MEBIBYTE = 1 << 20
 CHUNK_BYTES = 1 << 20
 MAX_FILES = 64
@@ -46,6 +46,7 @@ RULES = {
     SUMS: Rule(max_bytes=64 * 1024, required=True),
     LABELS: Rule(max_bytes=4 * MEBIBYTE),
     SIGNATURE: Rule(max_bytes=MEBIBYTE),
+    PROTOTYPES: Rule(max_bytes=64 * MEBIBYTE),
     CARD: Rule(max_bytes=4 * MEBIBYTE),
     BOM: Rule(max_bytes=4 * MEBIBYTE),
     DEMO: Rule(max_bytes=128 * MEBIBYTE),

@@ -19,18 +19,19 @@ BROKEN = (zipfile.BadZipFile, zlib.error, ValueError, TypeError, SyntaxError, To
 TOO_DEEP = (RecursionError, MemoryError, NotImplementedError, RuntimeError, OverflowError, OSError)
 
 
-def read_npz(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, np.ndarray]:
+def read_npz(path: Path, *, max_bytes: int = MAX_BYTES, kinds: str = NUMBERS) -> dict[str, np.ndarray]:
     """Read all arrays of an .npz file.
 
     Args:
         path: The file.
         max_bytes: All arrays together, unpacked.
+        kinds: Letters of numpy's kinds of dtype that are allowed; numbers by default.
 
     Guarantees:
         Nothing in the file is executed, and no more memory is taken than it has bytes and ``max_bytes``.
 
     Raises:
-        TrustError: The file is broken, too large unpacked, or holds anything but numbers.
+        TrustError: The file is broken, too large unpacked, or holds anything but ``kinds``.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -38,7 +39,7 @@ def read_npz(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, np.ndarray]
             _refuse_members(path.name, members, max_bytes=max_bytes)
             return {
                 member.filename.removesuffix(".npy"): _array(
-                    f"{path.name}: {member.filename}", archive.read(member)
+                    f"{path.name}: {member.filename}", archive.read(member), kinds=kinds
                 )
                 for member in members
             }
@@ -62,14 +63,14 @@ def _refuse_members(name: str, members: list[zipfile.ZipInfo], *, max_bytes: int
             raise TrustError(f"{name} has {member.filename[:80]!r}; allowed are arrays, not encrypted.")
 
 
-def _array(name: str, data: bytes) -> np.ndarray:
+def _array(name: str, data: bytes, *, kinds: str) -> np.ndarray:
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
         raise TrustError(f"{name} has the format {version}; allowed are (1, 0) and (2, 0).")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, by_columns, dtype = read(stream, max_header_size=MAX_HEADER_BYTES)
-    if dtype.hasobject or dtype.kind not in NUMBERS:
+    if dtype.hasobject or dtype.kind not in kinds:
         raise TrustError(f"{name} has dtype {dtype}, which may hold pickled code; allowed are numbers.")
     content = data[stream.tell() :]
     if any(size < 0 for size in shape) or math.prod(shape) * dtype.itemsize != len(content):

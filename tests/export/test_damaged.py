@@ -147,7 +147,10 @@ DAMAGES = {
     ),
     "report of another format": (d.on_json("report.json", lambda v: v.update(format="2")), "format='2', but"),
     "report of another size": (d.on_json("report.json", lambda v: v.update(image_size=64)), "image_size=64"),
-    "report of other classes": (d.on_json("report.json", lambda v: v.update(num_classes=4)), "num_classes=4"),
+    "report of other classes": (
+        d.on_json("report.json", lambda v: v.update(num_classes=4)),
+        "num_classes=4; student",
+    ),
     "report of another model": (
         d.on_json("report.json", lambda v: v["files"][MODEL].update(sha256="0" * 64)),
         r"report\.json describes 'student\.onnx'",
@@ -159,7 +162,10 @@ DAMAGES = {
     "no architecture": (d.without_property("architecture"), "broken edgecmd properties.*architecture"),
     "image size in words": (d.properties(image_size="thirty"), "broken edgecmd properties.*thirty"),
     "image size of zero": (d.properties(image_size="0"), "0 is not in 1 to 65536"),
-    "image size of another model": (d.properties(image_size="64"), "a size of 32, but its properties say"),
+    "image size of another model": (
+        d.properties(image_size="64"),
+        "a size of 32, but its properties say|image_size=32, but",
+    ),
     "channels of another model": (d.properties(channels="3"), "a size of 1, but its properties say"),
     "embedding of another width": (d.properties(embedding_dim="128"), "embedding of width 16.* say 128"),
     "one class more": (d.properties(classes='["a", "b", "c", "d"]'), "scores of width 3.* say 4"),

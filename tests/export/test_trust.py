@@ -119,6 +119,38 @@ def test_a_bill_of_materials_must_name_these_files(sound):
         assert verdict.passed if fault is None else fault in str(verdict.error)
 
 
+def test_prototypes_must_be_those_of_the_head(sound):
+    good = {"names": np.array(["house", "tree", "fish"]), "vectors": np.eye(3, 16), "scale": np.float64(9)}
+    for change, fault in (
+        ({}, None),
+        ({"vectors": np.eye(3, 8)}, r"no vectors of shape (3, 16)"),
+        ({"vectors": np.full((3, 16), np.nan)}, r"no vectors of shape (3, 16)"),
+        ({"names": np.array(["tree", "house", "fish"])}, "has other names"),
+        ({"names": np.array([3, 4, 5])}, "has other names"),
+        ({"names": np.array([b"a"])}, "may hold pickled code"),
+    ):
+        np.savez(sound / "prototypes.npz", **{**good, **change})
+        d.resum(sound)
+        verdict = verify_bundle(sound, sandbox=SandboxLimits(timeout_s=60.0))
+        assert verdict.passed if fault is None else fault in str(verdict.error)
+
+
+def test_keys_of_golden_values_may_name_input_and_profile_on_either_side(sound):
+    def rename(arrays):
+        for name in ("embedding", "scores", "tolerance"):
+            arrays[f"{name}.w8"] = arrays[name]
+        for name in ("image", "embedding", "scores"):
+            arrays[f"resized.{name}"] = arrays[name]
+        for name in ("embedding", "scores"):
+            arrays[f"resized.{name}.w8"] = arrays[name]
+
+    add_profile(sound)
+    d.on_golden(rename)(sound, sound)
+    verdict = verify_bundle(sound)
+    assert verdict.passed
+    assert "16 inputs" in next(check.detail for check in verdict.checks if check.name == "golden values")
+
+
 def test_code_that_is_not_ours_needs_a_word_or_a_signature(sound):
     (sound / "infer.py").write_text("print('another version')")
     (sound / "demo.html").write_text("<script></script>")
