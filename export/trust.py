@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from importlib.resources import files
 from pathlib import Path
 
 from onnx import ModelProto
@@ -11,17 +10,20 @@ from onnx import ModelProto
 from edgecmd.errors import EdgecmdError
 from export.checks.contents import Card, check_contents, read_card
 from export.checks.errors import AGAIN, TrustError
-from export.checks.golden import Golden, compare, read_golden
+from export.checks.golden import Golden, compare, read_golden, refuse_other_prototypes
 from export.checks.listing import (
     DEMO,
     GOLDEN,
+    MODEL,
     PROGRAM,
+    PROTOTYPES,
     SIGNATURE,
     check_sums,
     copy_bundle,
     models_of,
 )
 from export.checks.sandbox import SandboxLimits, run_model
+from export.device.assemble import program
 from export.gate import GateLimits, gate_file
 from export.sign import refuse_other_files, verify_signature
 
@@ -206,7 +208,7 @@ def _program(work: _Work, title: str) -> Check:
 
 def own_program() -> bytes:
     """The ``infer.py`` that this edgecmd writes into a bundle."""
-    return files("export.device").joinpath(PROGRAM).read_bytes()
+    return program().encode()
 
 
 def _structure(work: _Work, name: str, title: str) -> Check:
@@ -221,6 +223,8 @@ def _contents(work: _Work, title: str) -> Check:
 
 def _golden(work: _Work, title: str) -> Check:
     work.golden = read_golden(work.copy / GOLDEN, work.cards.values())
+    if PROTOTYPES in work.digests:
+        refuse_other_prototypes(work.copy / PROTOTYPES, work.cards[MODEL], work.golden[MODEL])
     values = [one for golden in work.golden.values() for one in golden]
     largest = max(one.tolerance for one in values)
     return _ok(title, f"{sum(len(one.inputs) for one in values)} inputs, largest tolerance {largest:g}")

@@ -10,8 +10,7 @@ import numpy as np
 from onnx import ModelProto, helper
 
 from export.checks.errors import AGAIN, TrustError
-from export.checks.listing import BOM, CARD, DEMO, LABELS, MODEL, PROTOTYPES, REPORT, profile_of
-from export.checks.npz import NUMBERS, read_npz
+from export.checks.listing import BOM, CARD, DEMO, LABELS, MODEL, REPORT, profile_of
 from export.spec import FORMAT_VERSION
 
 LARGEST_SIZE = 1 << 16
@@ -161,9 +160,7 @@ def check_contents(copy: Path, digests: Mapping[str, str], cards: Sequence[Card]
                     f" {getattr(main, key)!r:.200}. {AGAIN}"
                 )
     _check_labels(copy, digests, main)
-    _check_report(copy, digests, main)
-    if PROTOTYPES in digests:
-        _check_prototypes(copy / PROTOTYPES, main)
+    _check_report(copy, digests, cards)
     if BOM in digests:
         _check_bom(copy, digests)
     for name in (CARD, DEMO):
@@ -192,8 +189,8 @@ def _check_labels(copy: Path, digests: Mapping[str, str], card: Card) -> None:
         )
 
 
-def _check_report(copy: Path, digests: Mapping[str, str], card: Card) -> None:
-    report = read_json(copy / REPORT)
+def _check_report(copy: Path, digests: Mapping[str, str], cards: Sequence[Card]) -> None:
+    report, card = read_json(copy / REPORT), cards[0]
     if not isinstance(report, dict):
         raise TrustError(f"{REPORT} is no JSON object. {AGAIN}")
     expected: dict[str, object] = {
@@ -214,8 +211,13 @@ def _check_report(copy: Path, digests: Mapping[str, str], card: Card) -> None:
     if report.get("classes", classes) != classes or report.get("num_classes", len(classes)) != len(classes):
         raise TrustError(
             f"{REPORT} has classes={report.get('classes')!r:.200},"
-            f" num_classes={report.get('num_classes')!r:.20}; {MODEL} has {len(classes)}, {classes!r:.200}. {AGAIN}"
+            f" num_classes={report.get('num_classes')!r:.20}; {MODEL} has {len(classes)}, {classes!r:.200}."
+            f" {AGAIN}"
         )
+    found = report.get("profiles")
+    listed = {card.profile: card.file for card in cards}
+    if not isinstance(found, dict) or listed != {name: _file(one) for name, one in found.items()}:
+        raise TrustError(f"{REPORT} has profiles={found!r:.200}; the bundle has {listed}. {AGAIN}")
     files = report.get("files")
     if not isinstance(files, dict) or MODEL not in files:
         raise TrustError(f"{REPORT} does not list {MODEL} under files. {AGAIN}")
@@ -227,22 +229,8 @@ def _check_report(copy: Path, digests: Mapping[str, str], card: Card) -> None:
             )
 
 
-def _check_prototypes(path: Path, card: Card) -> None:
-    """Classes by example: the names of the head, and a vector each."""
-    arrays = read_npz(path, kinds=NUMBERS + "U")
-    shape = (len(card.classes), card.embedding_dim)
-    vectors, found = arrays.get("vectors"), arrays.get("names")
-    if (
-        vectors is None
-        or vectors.shape != shape
-        or vectors.dtype.kind != "f"
-        or not np.isfinite(vectors).all()
-    ):
-        raise TrustError(f"{path.name} has no vectors of shape {shape} of finite numbers. {AGAIN}")
-    if found is None or found.dtype.kind != "U" or tuple(map(str, found.ravel())) != card.classes:
-        raise TrustError(
-            f"{path.name} has other names than {MODEL}, which has {list(card.classes)!r:.200}. {AGAIN}"
-        )
+def _file(entry: object) -> object:
+    return entry.get("file") if isinstance(entry, dict) else None
 
 
 def _check_bom(copy: Path, digests: Mapping[str, str]) -> None:

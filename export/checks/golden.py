@@ -1,13 +1,12 @@
 """Golden values: made-up inputs with the outputs that the model must reproduce on any machine.
 
-Keys of the file: an input (``image``), ``embedding``, with a head ``scores``, and ``tolerance``. A further
-input has a name before or after it, and the values of a further profile have its name: ``resized.image``,
-``resized.scores.int8``. Values without a profile are those of all profiles that have none of their own.
+Keys of the file: an input (``image``), ``embedding``, with a head ``scores``, and ``tolerance``. The name of
+a profile or of a further input may follow in any order: ``image/resized``, ``scores/int8/resized``. Values
+without a profile are those of all profiles that have none of their own.
 
 Shapes: N inputs, D embedding dimension, K classes.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from export.checks.contents import Card
 from export.checks.errors import AGAIN, TrustError
 from export.checks.listing import GOLDEN
-from export.checks.npz import read_npz
+from export.checks.npz import NUMBERS, read_npz
 from export.gate_limits import INPUTS
 
 # A wrong weight moves a unit embedding by more than this; profiles with whole numbers inside round
@@ -26,9 +25,9 @@ MAX_TOLERANCE, MAX_TOLERANCE_INTEGER = 1e-3, 0.05
 INTEGER_PROFILES = ("int8", "dyn8")
 MIN_COSINE, MIN_COSINE_INTEGER = 0.9999, 0.98
 NORM_GAP = 1e-2
+# Weights of the head may be stored in 8 bits.
+PROTOTYPE_GAP = 0.02
 MAX_INPUTS = 64
-SEPARATOR = re.compile(r"[./]")
-BASES = {*INPUTS, "embedding", "scores", "tolerance"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -105,10 +104,9 @@ def _find(arrays: Mapping[str, np.ndarray], name: str, profile: str, variant: fr
 
 
 def _parts(key: str) -> tuple[str, frozenset[str]]:
-    """What an array is, and the names of its input and its profile: all that stands before or after it."""
-    parts = SEPARATOR.split(key)
-    base = next((part for part in parts if part in BASES), "")
-    return base, frozenset(parts) - {base}
+    """What an array is, and the names of its input and its profile that follow."""
+    base, *rest = key.split("/")
+    return base, frozenset(rest)
 
 
 def _refuse_weak(golden: Golden, card: Card, *, key: str) -> None:
@@ -139,6 +137,37 @@ def _refuse_weak(golden: Golden, card: Card, *, key: str) -> None:
         raise TrustError(f"{GOLDEN}: embedding has rows that are not of length 1. {AGAIN}")
     if np.abs(embedding - embedding[:1]).max() <= golden.tolerance:
         raise TrustError(f"{GOLDEN}: all embeddings are alike, so any model would pass. {AGAIN}")
+
+
+def refuse_other_prototypes(path: Path, card: Card, golden: Iterable[Golden]) -> None:
+    """Classes by example must give the expected scores: softmax(scale * embedding @ vectors.T).
+
+    Args:
+        path: ``prototypes.npz``: ``names`` (K), ``vectors`` (K, D), ``scale``.
+        card: Of a model with a head.
+        golden: Its golden values.
+
+    Raises:
+        TrustError: Names, shapes or scores differ; the message says which.
+    """
+    arrays = read_npz(path, kinds=NUMBERS + "U")
+    names, vectors, scale = (arrays.get(key, np.empty(0)) for key in ("names", "vectors", "scale"))
+    if names.dtype.kind != "U" or tuple(map(str, names.ravel())) != card.classes:
+        raise TrustError(
+            f"{path.name} has other names than {card.file}, which has {list(card.classes)!r:.200}. {AGAIN}"
+        )
+    shape = (len(card.classes), card.embedding_dim)
+    if vectors.shape != shape or vectors.dtype.kind != "f" or scale.shape != () or scale.dtype.kind != "f":
+        raise TrustError(f"{path.name} has no vectors of shape {shape} and one scale. {AGAIN}")
+    for one in golden:
+        logits = float(scale) * one.outputs["embedding"].astype(np.float64) @ vectors.T.astype(np.float64)
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        gap = np.abs(weights / weights.sum(axis=1, keepdims=True) - one.outputs["scores"]).max()
+        if not gap <= PROTOTYPE_GAP:
+            raise TrustError(
+                f"{path.name} gives scores that differ by {gap:.3g} from those of {card.file}; allowed are"
+                f" {PROTOTYPE_GAP:g}. {AGAIN}"
+            )
 
 
 def compare(card: Card, golden: Golden, found: Mapping[str, np.ndarray]) -> float:

@@ -42,9 +42,9 @@ def keys(tmp_path_factory):
 
 
 @pytest.fixture
-def signed(bundle, tmp_path, keys):
+def signed(simple, tmp_path, keys):
     """A signed copy of a bundle, in a folder of another name than the one it was signed in."""
-    folder = Path(shutil.copytree(bundle("ws-50k"), tmp_path / "made"))
+    folder = Path(shutil.copytree(simple, tmp_path / "made"))
     assert sign_bundle(folder, keys["mine"][0]) == folder / "bundle.sig"
     return folder.rename(tmp_path / "received")
 
@@ -79,6 +79,7 @@ def test_a_signature_lists_names_and_digests_and_no_path(signed, tmp_path):
 def test_whatever_is_changed_after_signing_is_found_with_remade_sums(signed, keys):
     d.on_json("labels.json", lambda labels: ["a", "b", "c"], fit=d.remake)(signed, signed)
     d.properties(classes='["a", "b", "c"]')(signed, signed)
+    d.on_json("report.json", lambda report: report.update(classes=["a", "b", "c"]))(signed, signed)
     for options in ({"pub": keys["mine"][1]}, {}):
         assert "bundle.sig was made for other files" in fault_of(signed, **options)
     (signed / "bundle.sig").unlink()
@@ -87,8 +88,8 @@ def test_whatever_is_changed_after_signing_is_found_with_remade_sums(signed, key
     assert "has no bundle.sig" in fault_of(signed, pub=keys["mine"][1])
 
 
-def test_a_signature_of_another_bundle_is_refused(signed, bundle, tmp_path, keys):
-    other = Path(shutil.copytree(bundle("gn-50k"), tmp_path / "other"))
+def test_a_signature_of_another_bundle_is_refused(signed, other, tmp_path, keys):
+    other = Path(shutil.copytree(other, tmp_path / "other"))
     sign_bundle(other, keys["mine"][0])
     shutil.copy(other / "bundle.sig", signed / "bundle.sig")
     for options in ({"pub": keys["mine"][1]}, {}):
@@ -150,14 +151,15 @@ def test_the_command_signs_what_passes_and_nothing_else(signed, keys, capsys):
         command.sign(signed, key=keys["mine"][0])
     assert (signed / "bundle.sig").read_bytes() == before
     d.properties(classes='["a", "b", "c"]')(signed, signed)
+    d.on_json("report.json", lambda report: report.update(classes=["a", "b", "c"]))(signed, signed)
     command.sign(signed, key=keys["theirs"][0])
     assert "Signed: " in capsys.readouterr().out
     verify_signature(signed, keys["theirs"][1])
 
 
-def test_without_the_library_the_extra_is_named(bundle, tmp_path, monkeypatch):
+def test_without_the_library_the_extra_is_named(simple, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "model_signing", None)
-    folder = Path(shutil.copytree(bundle("ws-50k"), tmp_path / "bundle"))
+    folder = Path(shutil.copytree(simple, tmp_path / "bundle"))
     for call in (
         lambda: sign_bundle(folder, tmp_path / "key"),
         lambda: verify_bundle(folder, pub=tmp_path / "key"),
