@@ -71,6 +71,14 @@ function tile(sheet, row, info) {
   return canvas;
 }
 
+/** Grey levels (size * size) on a canvas of that size. */
+function showGrey(canvas, grey, size) {
+  const picture = new ImageData(size, size);
+  grey.forEach((level, i) => picture.data.set([level, level, level, 255], 4 * i));
+  canvas.width = canvas.height = size;
+  canvas.getContext("2d", { willReadFrequently: true }).putImageData(picture, 0, 0);
+}
+
 class App {
   constructor(info) {
     this.info = info;
@@ -149,7 +157,7 @@ class App {
     this.latencies = [...this.latencies, seen.milliseconds].slice(-NUM_LATENCIES);
     // For the browser's console, and for the test that compares with Python.
     window.edgecmdSeen = { ...seen, input: input.data, dims: input.dims, isFinished };
-    this.showSeen(input);
+    this.showSeen();
     const found = this.vectors ? nearest(seen.embedding, this.vectors, this.info.gallery.names, NUM_NEAREST) : [];
     const classes = seen.scores ? likeliest(seen.scores, this.info.classes, NUM_CLASSES) : [];
     this.showFound(found);
@@ -166,7 +174,7 @@ class App {
     byId("latency").textContent = "";
     byId("results").classList.add("empty");
     this.say("Ready. Draw something.");
-    this.showSeen(modelInput(this.pad.pixels(), this.pad.side, this.info));
+    this.showSeen();
   }
 
   showFound(found) {
@@ -185,28 +193,18 @@ class App {
       make("span", { className: "number", textContent: `${(100 * one.probability).toFixed(1)} %` }))));
   }
 
-  /** The small picture that the student gets. */
-  showSeen(input) {
-    const [, size] = input.dims, channels = input.dims[3], canvas = byId("seen");
-    const picture = new ImageData(size, size);
-    for (let i = 0; i < size * size; i++) {
-      const grey = input.data[i * channels];
-      picture.data.set([grey, grey, grey, 255], 4 * i);
-    }
-    canvas.width = canvas.height = size;
-    canvas.getContext("2d").putImageData(picture, 0, 0);
+  /** The small picture that the student gets: averaged here, or inside the model by the same rule. */
+  showSeen() {
+    const size = this.info.image_size, grey = blockMean(toGrey(this.pad.pixels()), this.pad.side, size);
+    showGrey(byId("seen"), grey, size);
     byId("seen-size").textContent = `${size} × ${size}`;
   }
 
   showExamples(bytes) {
     const { size, names } = this.info.examples;
     byId("examples").replaceChildren(...names.map((name, index) => {
-      const canvas = make("canvas", { width: size, height: size }), picture = new ImageData(size, size);
-      for (let i = 0; i < size * size; i++) {
-        const grey = bytes[index * size * size + i];
-        picture.data.set([grey, grey, grey, 255], 4 * i);
-      }
-      canvas.getContext("2d").putImageData(picture, 0, 0);
+      const canvas = make("canvas");
+      showGrey(canvas, bytes.subarray(index * size * size, (index + 1) * size * size), size);
       canvas.setAttribute("aria-hidden", "true");
       const button = make("button", { type: "button", title: name }, canvas);
       button.setAttribute("aria-label", `Drawing: ${name}`);

@@ -101,35 +101,39 @@ def page_info(model: Path, *, gallery: Gallery | None) -> dict[str, object]:
             ``gallery``; or there is neither a gallery nor a head.
     """
     try:
-        student = Student(model)
+        session = Student(model).session
     except InferError as error:
         raise ExportError(f"{error} A page needs the student.onnx of a bundle.") from error
-    if student.channels not in GREY_CHANNELS:
+    properties = session.get_modelmeta().custom_metadata_map
+    given, classes = session.get_inputs()[0], json.loads(properties["edgecmd.classes"])
+    channels, dim = int(properties["edgecmd.channels"]), int(properties["edgecmd.embedding_dim"])
+    if (given.name, given.type) != ("image", "tensor(uint8)") or channels not in GREY_CHANNELS:
         raise ExportError(
-            f"{model} takes channels={student.channels}; a page can draw for 1 or 3 channels alone."
+            f"{model} takes {given.name!r} of type {given.type} with channels={channels}; a page can draw"
+            " 8-bit pictures with 1 or 3 channels alone."
         )
-    if gallery is None and not student.classes:
+    if gallery is None and not classes:
         raise ExportError(
             "There is nothing to show: no gallery, and a model without classes. Build the page from a run"
             " folder, which knows its teacher and its public pictures, or export with a head."
         )
-    if gallery is not None and gallery.embedding.shape[1] != student.embedding_dim:
+    if gallery is not None and gallery.embedding.shape[1] != dim:
         raise ExportError(
-            f"The gallery has embeddings of {gallery.embedding.shape[1]} numbers, the model"
-            f" {student.embedding_dim}. Build the page from the run that exported the model."
+            f"The gallery has embeddings of {gallery.embedding.shape[1]} numbers, the model {dim}."
+            " Build the page from the run that exported the model."
         )
-    height = student.session.get_inputs()[0].shape[1]
-    properties = student.session.get_modelmeta().custom_metadata_map
+    side, height = int(properties["edgecmd.image_size"]), given.shape[1]
     return {
-        "canvas_side": student.image_size * -(-MIN_CANVAS // student.image_size),
-        "channels": student.channels,
-        "classes": list(student.classes),
-        "embedding_dim": student.embedding_dim,
+        # Whole blocks of the model's pixels, so that averaging is exact.
+        "canvas_side": side * -(-MIN_CANVAS // side),
+        "channels": channels,
+        "classes": classes,
+        "embedding_dim": dim,
         "fixed_size": height if isinstance(height, int) else 0,
-        "image_size": student.image_size,
+        "image_size": side,
         "license": properties.get("edgecmd.license", "unspecified"),
         "model_bytes": model.stat().st_size,
-        "paper": float(student.preprocess.get("offset", 1.0)) >= 0.5,
+        "paper": float(json.loads(properties["edgecmd.preprocess"]).get("offset", 1.0)) >= 0.5,
     }
 
 
