@@ -15,7 +15,7 @@ from string import Template
 
 from edgecmd.errors import ExportError, choose
 from edgecmd.files import write_bytes_atomically
-from export.device.infer import InferError, Student
+from export.device.infer import Student
 from export.web.gallery import Gallery, fixed_point, sheet
 from export.web.ortweb import LICENSE, LICENSE_TEXT, VERSION, OrtWeb
 
@@ -102,7 +102,7 @@ def page_info(model: Path, *, gallery: Gallery | None) -> dict[str, object]:
     """
     try:
         session = Student(model).session
-    except InferError as error:
+    except ValueError as error:  # an InferError
         raise ExportError(f"{error} A page needs the student.onnx of a bundle.") from error
     properties = session.get_modelmeta().custom_metadata_map
     given, classes = session.get_inputs()[0], json.loads(properties["edgecmd.classes"])
