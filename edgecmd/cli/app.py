@@ -32,8 +32,10 @@ data_app = typer.Typer(
 bench_app = typer.Typer(
     help="Measurements, as ratios in one run.", no_args_is_help=True, rich_markup_mode=None
 )
+web_app = typer.Typer(help="The student in a browser.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(web_app, name="web")
 
 
 def _version(value: bool | None) -> None:
@@ -74,6 +76,7 @@ def register() -> None:
         setup,
         train,
         verify,
+        web,
     )
 
 

@@ -222,8 +222,11 @@ def onnx_embedder(path: Path) -> "Embed":
 
     from edgecmd.errors import ExportError
     from edgecmd.evaluate import unit_rows
-    from export.device.infer import InferError, Student
+    from export.device.infer import Student
+    from export.device.reading import InferError
+    from export.gate import gate_file
 
+    gate_file(path)
     try:
         student = Student(path)
     except InferError as error:

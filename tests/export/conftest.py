@@ -93,3 +93,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return made[architecture]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def ort_web(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the real onnxruntime-web; a test that needs it is skipped where there is none."""
+    from web_parts import real_runtime
+
+    return real_runtime(tmp_path_factory.mktemp("npm"))

@@ -1,0 +1,216 @@
+"""The pictures that a page can find: public ones only, with the teacher's embedding of each.
+
+Shapes: N pictures, S side of a picture, T side of a thumbnail, D embedding dimension, E example drawings.
+"""
+
+import io
+import math
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from edgecmd.assess import teacher_embedding
+from edgecmd.config import RunConfig
+from edgecmd.data.clients import experiment, public_features, teacher
+from edgecmd.data.emoji import load_public
+from edgecmd.data.images import SUFFIXES, read_image, squeeze, to_rgb
+from edgecmd.data.pairs import Images, PublicSource
+from edgecmd.errors import ConfigError, DataError, ExportError
+from edgecmd.evaluate import unit_rows
+from edgecmd.seeding import numpy_generator
+from edgecmd.shipped import shipped_file
+
+NUM_PICTURES = 640
+NUM_EXAMPLES = 12
+TILE = 64
+SHEET_QUALITY = 80
+INT16_MAX = 32767
+JOINERS = "\u200d\ufe0f"
+FLUENT_NOTO = (
+    "Pictures: Fluent Emoji, Copyright (c) Microsoft Corporation, MIT licence; Noto Emoji, Copyright 2013"
+    " Google, Inc., Apache License 2.0. Made smaller."
+)
+TWEMOJI_FXEMOJI = (
+    "Pictures: Twemoji, Copyright Twitter, Inc and other contributors, CC BY 4.0; FxEmoji, Copyright 2015"
+    " Mozilla Foundation, Apache License 2.0 and CC BY 4.0. Made smaller."
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Gallery:
+    """What a page can find.
+
+    Attributes:
+        names: Name of each picture; several may have one name. (N,)
+        pictures: RGB, uint8, (N, S, S, 3).
+        embedding: Unit rows in the teacher's space, (N, D).
+        credit: One line that names authors and licence of the pictures.
+        notice: Whole text of the licences; empty where there is none.
+        examples: Drawings to begin with, uint8, (E, R, R, 1), R the side that the student takes.
+        example_names: Their names, (E,).
+
+    Raises:
+        ExportError: There is no picture, or the numbers of rows differ.
+    """
+
+    names: tuple[str, ...]
+    pictures: Images
+    embedding: Float[np.ndarray, "num dim"]
+    credit: str
+    notice: str = ""
+    examples: Images | None = None
+    example_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        counts = (len(self.names), len(self.pictures), len(self.embedding))
+        if len(set(counts)) != 1 or not counts[0]:
+            raise ExportError(
+                f"A gallery needs one name, picture and embedding each; given were {counts}, at least 1."
+            )
+
+
+def gallery_of_run(config: RunConfig, *, num_pictures: int = NUM_PICTURES) -> Gallery:
+    """The pictures that a page of this run may carry.
+
+    The built-in set: the pictures of its test concepts, which the student never saw, and some of their
+    drawings to begin with. A user's own set: its **public** pictures.
+
+    Args:
+        config: Settings of the run.
+        num_pictures: At most so many are taken, drawn by the run's seed.
+
+    Guarantees:
+        Of a user's own pairs, nothing is returned: no picture, no name and no embedding.
+    """
+    whole = experiment(config.data)
+    if config.data.name == "emoji":
+        return _built_in(config, num_pictures=num_pictures)
+    public = whole.public
+    rows = _draw(len(public), num_pictures, config=config)
+    built_in = _is_built_in(public)
+    names = [public.keys[row] for row in rows]
+    return Gallery(
+        names=tuple(emoji_name(name.split("/")[-1]) if built_in else name for name in names),
+        pictures=public.images[rows],
+        embedding=unit_rows(public_features(config)[rows]),
+        credit=TWEMOJI_FXEMOJI if built_in else "Pictures: the public set of this run.",
+        notice=_notice() if built_in else "",
+    )
+
+
+def gallery_of_folder(
+    config: RunConfig, folder: Path, *, num_pictures: int = NUM_PICTURES, credit: str = ""
+) -> Gallery:
+    """Pictures out of a folder that the user names, embedded by the run's teacher.
+
+    Args:
+        config: Settings of the run.
+        folder: PNG, JPEG or WebP files; the name of a picture is that of its file.
+        num_pictures: At most so many are taken, drawn by the run's seed.
+        credit: Who made them and under which licence.
+
+    Raises:
+        DataError: The folder holds no picture, or one is broken.
+        ExportError: The run has ready teacher features, so there is no teacher that could see new pictures.
+    """
+    if config.teacher.public_features:
+        raise ExportError(
+            "This run has ready teacher features (teacher.public_features), so there is no teacher that could"
+            " embed other pictures. Leave the gallery out: the page then shows the public set."
+        )
+    files = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise DataError(f"{folder} holds no picture; allowed are files ending in {', '.join(SUFFIXES)}.")
+    chosen = [files[row] for row in _draw(len(files), num_pictures, config=config)]
+    side = config.data.source_side
+    pictures = np.concatenate([_rgb(squeeze(read_image(path), side=side)) for path in chosen])
+    return Gallery(
+        names=tuple(path.stem.replace("_", " ") for path in chosen),
+        pictures=pictures,
+        embedding=unit_rows(teacher(config.teacher.path).embed(pictures)),
+        credit=credit or "Pictures: chosen by whoever made this page.",
+    )
+
+
+def _rgb(picture: np.ndarray) -> Images:
+    """One picture, (S, S) or (S, S, C), as (1, S, S, 3)."""
+    return to_rgb(picture.reshape(1, *picture.shape[:2], -1))
+
+
+def _built_in(config: RunConfig, *, num_pictures: int) -> Gallery:
+    held = experiment(config.data).test
+    strict = experiment(config.data).test_strict
+    rows = _draw(len(held), num_pictures, config=config)
+    shown = numpy_generator(config.seed, "web-examples").permutation(len(strict))[:NUM_EXAMPLES]
+    return Gallery(
+        names=tuple(emoji_name(held.ids[row].split("/")[-1]) for row in rows),
+        pictures=held.pairs.source[rows],
+        embedding=unit_rows(teacher_embedding(config, "test")[rows]),
+        credit=FLUENT_NOTO,
+        notice=_notice(),
+        examples=strict.pairs.target[shown],
+        example_names=tuple(emoji_name(strict.ids[row].split("/")[-1]) for row in shown),
+    )
+
+
+def _draw(total: int, num: int, *, config: RunConfig) -> np.ndarray:
+    """Rows of at most ``num`` of ``total`` pictures, drawn by the run's seed, in ascending order."""
+    return np.sort(numpy_generator(config.seed, "web-gallery").permutation(total)[:num])
+
+
+def _is_built_in(public: PublicSource) -> bool:
+    """Whether a public set is the one that ships, by its pictures: a user's folder may have any name."""
+    try:
+        shipped = load_public(image_size=public.images.shape[1])
+    except ConfigError:
+        return False
+    return shipped.fingerprint() == public.fingerprint()
+
+
+def _notice() -> str:
+    return shipped_file("NOTICE").read_text(encoding="utf-8")
+
+
+def emoji_name(code_points: str) -> str:
+    """Name in words of hexadecimal code points such as ``1f9d1-200d-1f3a8``; what Unicode calls them."""
+    letters = [chr(int(point, 16)) for point in code_points.split("-")]
+    names = [unicodedata.name(letter, f"U+{ord(letter):04X}") for letter in letters if letter not in JOINERS]
+    return " + ".join(name if name.startswith("U+") else name.lower() for name in names)
+
+
+def sheet(pictures: Images) -> tuple[bytes, int, int]:
+    """All pictures as thumbnails on one WebP sheet, row by row.
+
+    Args:
+        pictures: RGB, uint8, (N, S, S, 3).
+
+    Returns:
+        The file, the side T of a thumbnail in pixels, and the thumbnails a row.
+    """
+    side = min(TILE, pictures.shape[1])
+    columns = math.ceil(math.sqrt(len(pictures)))
+    rows = math.ceil(len(pictures) / columns)
+    canvas = Image.new("RGB", (columns * side, rows * side), "white")
+    for index, picture in enumerate(pictures):
+        canvas.paste(thumbnail(picture, side), (index % columns * side, index // columns * side))
+    buffer = io.BytesIO()
+    canvas.save(buffer, "WEBP", quality=SHEET_QUALITY, method=6)
+    return buffer.getvalue(), side, columns
+
+
+def thumbnail(picture: UInt8[np.ndarray, "height width 3"], side: int) -> Image.Image:
+    """A picture averaged down to ``side``."""
+    image = Image.fromarray(picture)
+    return image if image.size == (side, side) else image.resize((side, side), Image.Resampling.BOX)
+
+
+def fixed_point(embedding: Float[np.ndarray, "num dim"]) -> bytes:
+    """Unit rows as little-endian 16-bit integers, value times 32,767: off by at most 1.6e-5 each.
+
+    JavaScript has no 16-bit floating-point array in every browser.
+    """
+    return bytes(np.rint(embedding * INT16_MAX).astype("<i2").tobytes())

@@ -1,0 +1,213 @@
+"""onnxruntime-web, the runtime in the page: one pinned version, found on this machine or fetched when asked.
+
+It is never part of edgecmd's own files. Two files are needed, and both are checked against pinned
+checksums wherever they come from.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from edgecmd.data.build.packages import Package, fetch, read_members
+from edgecmd.data.clients import cache_folder
+from edgecmd.errors import DataError, ExportError
+from edgecmd.files import write_bytes_atomically, write_text_atomically
+
+VERSION = "1.30.0"
+VARIABLE = "EDGECMD_ORT_WEB"
+# The entry with the WebAssembly back end alone; the package's default entry is twice as large.
+SCRIPT, WASM, LICENSE = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm", "LICENSE.txt"
+SHA256 = {
+    SCRIPT: "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
+    WASM: "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
+}
+PACKAGE = Package(
+    name="onnxruntime-web",
+    version=VERSION,
+    sha512="q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
+    members=tuple(f"dist/{name}" for name in SHA256),
+)
+PUBLIC_REGISTRY = "https://registry.npmjs.org"
+TIMEOUT_S = 120
+MAX_TARBALL_BYTES = 100_000_000
+# The npm package names its licence but does not contain it.
+LICENSE_TEXT = f"""\
+ONNX Runtime Web {VERSION}
+https://github.com/microsoft/onnxruntime
+
+MIT License
+
+Copyright (c) Microsoft Corporation
+
+Permission is hereby granted, free of charge, to any person obtaining a copy
+of this software and associated documentation files (the "Software"), to deal
+in the Software without restriction, including without limitation the rights
+to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all
+copies or substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+SOFTWARE.
+
+ONNX Runtime contains the work of others under licences of their own, listed in
+https://github.com/microsoft/onnxruntime/blob/v{VERSION}/ThirdPartyNotices.txt
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OrtWeb:
+    """The two files of the runtime, already checked.
+
+    Attributes:
+        script: JavaScript module.
+        wasm: The WebAssembly binary that it runs.
+    """
+
+    script: bytes
+    wasm: bytes
+
+
+def find_ort_web(folder: Path | None = None) -> OrtWeb:
+    """Read the runtime from this machine; nothing is fetched.
+
+    Args:
+        folder: Where to look: the package's folder, or its ``dist``. None: the folder that the environment
+            variable ``EDGECMD_ORT_WEB`` names, else ``./node_modules/onnxruntime-web``, else edgecmd's cache.
+
+    Raises:
+        ExportError: It is in none of these places, or a file is not the pinned one.
+    """
+    named = folder or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+    places = [named] if named else [Path("node_modules/onnxruntime-web"), cached_folder()]
+    for place in places:
+        for candidate in (place, place / "dist"):
+            if all((candidate / name).is_file() for name in SHA256):
+                return _read(candidate)
+    raise ExportError(
+        f"onnxruntime-web {VERSION} ({SCRIPT} and {WASM}) is not in {' or '.join(map(str, places))}. Fetch it"
+        f" with `edgecmd web fetch`, or name its folder with --ort-web or the variable {VARIABLE}."
+    )
+
+
+def cached_folder() -> Path:
+    """Folder of edgecmd's cache that `fetch_ort_web` fills."""
+    return cache_folder() / f"onnxruntime-web-{VERSION}"
+
+
+def _read(folder: Path) -> OrtWeb:
+    try:
+        content = {name: (folder / name).read_bytes() for name in SHA256}
+    except OSError as error:
+        raise ExportError(f"{folder} cannot be read: {error.strerror or error}.") from error
+    for name, data in content.items():
+        check(f"{folder / name}", data, name=name)
+    return OrtWeb(script=content[SCRIPT], wasm=content[WASM])
+
+
+def check(label: str, data: bytes, *, name: str) -> None:
+    """Refuse a file of the runtime that is not the pinned one.
+
+    Args:
+        label: What the message calls the file.
+        data: Its content.
+        name: A key of `SHA256`.
+
+    Raises:
+        ExportError: The SHA-256 differs.
+    """
+    found = hashlib.sha256(data).hexdigest()
+    if found != SHA256[name]:
+        raise ExportError(
+            f"{label} has sha256={found}; allowed is {SHA256[name]}, onnxruntime-web {VERSION}."
+            " Fetch that version with `edgecmd web fetch`."
+        )
+
+
+def fetch_ort_web(folder: Path | None = None, *, npm_dir: Path | None = None) -> Path:
+    """Fetch the runtime from the npm registry, check it, and put its files and licence into ``folder``.
+
+    ``npm pack`` fetches it where npm is installed; else a plain request to the registry that is configured.
+
+    Args:
+        folder: Where the files go; edgecmd's cache by default.
+        npm_dir: Folder that holds the tarball already, or gets it.
+
+    Returns:
+        The folder with the two files and ``LICENSE.txt``.
+
+    Guarantees:
+        Nothing of a tarball that is not the pinned one is unpacked or written.
+
+    Raises:
+        DataError: The registry did not deliver, or the tarball is not the pinned one.
+        ExportError: A file in it is not the pinned one, or ``folder`` cannot be written.
+    """
+    target = folder or cached_folder()
+    with tempfile.TemporaryDirectory() as temporary:
+        members = read_members(PACKAGE, _tarball(npm_dir or Path(temporary)))
+    content = {Path(member).name: data for member, data in members.items()}
+    for name, data in content.items():
+        check(f"{name} in {PACKAGE.tarball}", data, name=name)
+    try:
+        write_text_atomically(target / LICENSE, LICENSE_TEXT)
+        for name, data in content.items():
+            write_bytes_atomically(target / name, data)
+    except OSError as error:
+        raise ExportError(
+            f"{target} cannot be written: {error.strerror or error}. Check the folder."
+        ) from error
+    return target
+
+
+def _tarball(folder: Path) -> Path:
+    """Path of the tarball in ``folder``; fetched where it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / PACKAGE.tarball
+    if not path.exists() and shutil.which("npm") is None:
+        write_bytes_atomically(path, _download(f"{registry()}/{PACKAGE.name}/-/{PACKAGE.tarball}"))
+    return fetch(PACKAGE, folder)
+
+
+def _download(url: str) -> bytes:
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise DataError(f"registry={url} is no web address; allowed are https:// and http://.")
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
+            return bytes(answer.read(MAX_TARBALL_BYTES))
+    except (OSError, urllib.error.URLError) as error:
+        raise DataError(
+            f"{url} cannot be fetched ({error}). Try again later, or put {PACKAGE.tarball} into a folder and"
+            " name it with --npm-dir."
+        ) from error
+
+
+def registry() -> str:
+    """Address of the npm registry: what npm is told by environment or ``.npmrc``, else the public one."""
+    return next(_configured(), PUBLIC_REGISTRY).rstrip("/")
+
+
+def _configured() -> Iterator[str]:
+    for variable in ("npm_config_registry", "NPM_CONFIG_REGISTRY"):
+        if os.environ.get(variable):
+            yield os.environ[variable]
+    for file in (Path(".npmrc"), Path.home() / ".npmrc"):
+        for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+            key, _, value = (part.strip() for part in line.partition("="))
+            if key == "registry" and value:
+                yield json.loads(value) if value.startswith('"') else value

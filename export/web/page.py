@@ -1,0 +1,273 @@
+"""The page: one HTML file with everything inside, or a folder to be served.
+
+Shapes: N pictures, D embedding dimension.
+"""
+
+import base64
+import gzip
+import hashlib
+import html
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+
+from edgecmd.errors import ExportError, choose
+from edgecmd.files import write_bytes_atomically
+from export.device.infer import Student
+from export.web.gallery import Gallery, fixed_point, sheet
+from export.web.ortweb import LICENSE, LICENSE_TEXT, VERSION, OrtWeb
+
+ROOM = Path(__file__).parent
+SCRIPTS = ("student.js", "pad.js", "app.js")
+MODEL, RUNTIME_SCRIPT, RUNTIME_WASM = "student.onnx", "runtime.mjs", "runtime.wasm"
+INDEX, SCRIPT, STYLE, NOTICE = "index.html", "app.js", "style.css", "NOTICE.txt"
+GALLERY, SHEET, EXAMPLES = "gallery.bin", "gallery.webp", "examples.bin"
+FOLDER_FILES = frozenset(
+    {MODEL, RUNTIME_SCRIPT, RUNTIME_WASM, INDEX, SCRIPT, STYLE, NOTICE, LICENSE, GALLERY, SHEET, EXAMPLES}
+)
+MIN_CANVAS = 256
+GREY_CHANNELS = (1, 3)
+DEFAULT_TITLE = "Draw a sketch"
+# Nothing may be fetched or sent, but for the files of a served folder.
+POLICY = (
+    "default-src 'none'; script-src {script} 'wasm-unsafe-eval'; style-src {style}; img-src data: blob:;"
+    " connect-src {connect}; base-uri 'none'; form-action 'none'"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WebReport:
+    """What was written.
+
+    Attributes:
+        path: The page, or ``index.html`` of the folder.
+        num_bytes: Size of each part: in the page as it stands there, in a folder of each file.
+        total_bytes: Size of the page, or of the whole folder.
+    """
+
+    path: Path
+    num_bytes: Mapping[str, int]
+    total_bytes: int
+
+
+def build_web(
+    bundle: Path,
+    out: Path,
+    *,
+    mode: str,
+    runtime: OrtWeb,
+    gallery: Gallery | None = None,
+    title: str = DEFAULT_TITLE,
+) -> WebReport:
+    """Make a page that runs an exported student in a browser.
+
+    Args:
+        bundle: Folder of the bundle, or its .onnx file.
+        out: The .html file (``single``) or the folder (``folder``); an older page there is replaced.
+        mode: ``single`` opens from the disk; ``folder`` needs a web server.
+        runtime: onnxruntime-web.
+        gallery: Pictures to find; None shows class probabilities alone.
+        title: Heading of the page.
+
+    Guarantees:
+        The page asks nothing of any server but, in a folder, for the files beside it: its content security
+        policy forbids the rest. Equal inputs give equal bytes with the same Pillow and zlib. Texts of the
+        data are escaped. No path of this machine is written.
+
+    Raises:
+        ExportError: The bundle has no model or one that a page cannot show, there is nothing to show,
+            or ``out`` holds something else or cannot be written.
+        ConfigError: ``mode`` is unknown.
+    """
+    write = choose("mode", mode, {"single": _write_single, "folder": _write_folder})
+    model = bundle / MODEL if bundle.is_dir() else bundle
+    info = page_info(model, gallery=gallery)
+    parts = {MODEL: model.read_bytes(), RUNTIME_SCRIPT: runtime.script, RUNTIME_WASM: runtime.wasm}
+    if gallery is not None:
+        parts |= _gallery_parts(gallery, info)
+    try:
+        return write(out, parts, info=info, gallery=gallery, title=title)
+    except OSError as error:
+        raise ExportError(f"{out} cannot be written: {error.strerror or error}. Check the folder.") from error
+
+
+def page_info(model: Path, *, gallery: Gallery | None) -> dict[str, object]:
+    """What the page must know about the model, read from the model itself.
+
+    Raises:
+        ExportError: The model is missing, is not a student of images in grey or colour, or does not fit
+            ``gallery``; or there is neither a gallery nor a head.
+    """
+    try:
+        session = Student(model).session
+    except ValueError as error:  # an InferError
+        raise ExportError(f"{error} A page needs the student.onnx of a bundle.") from error
+    properties = session.get_modelmeta().custom_metadata_map
+    given, classes = session.get_inputs()[0], json.loads(properties["edgecmd.classes"])
+    channels, dim = int(properties["edgecmd.channels"]), int(properties["edgecmd.embedding_dim"])
+    if (given.name, given.type) != ("image", "tensor(uint8)") or channels not in GREY_CHANNELS:
+        raise ExportError(
+            f"{model} takes {given.name!r} of type {given.type} with channels={channels}; a page can draw"
+            " 8-bit pictures with 1 or 3 channels alone."
+        )
+    if gallery is None and not classes:
+        raise ExportError(
+            "There is nothing to show: no gallery, and a model without classes. Build the page from a run"
+            " folder, which knows its teacher and its public pictures, or export with a head."
+        )
+    if gallery is not None and gallery.embedding.shape[1] != dim:
+        raise ExportError(
+            f"The gallery has embeddings of {gallery.embedding.shape[1]} numbers, the model {dim}."
+            " Build the page from the run that exported the model."
+        )
+    side, height = int(properties["edgecmd.image_size"]), given.shape[1]
+    return {
+        # Whole blocks of the model's pixels, so that averaging is exact.
+        "canvas_side": side * -(-MIN_CANVAS // side),
+        "channels": channels,
+        "classes": classes,
+        "embedding_dim": dim,
+        "fixed_size": height if isinstance(height, int) else 0,
+        "image_size": side,
+        "license": properties.get("edgecmd.license", "unspecified"),
+        "model_bytes": model.stat().st_size,
+        "paper": float(json.loads(properties["edgecmd.preprocess"]).get("offset", 1.0)) >= 0.5,
+    }
+
+
+def _gallery_parts(gallery: Gallery, info: dict[str, object]) -> dict[str, bytes]:
+    """Files of the gallery; what the page must know about them goes into ``info``."""
+    picture, side, columns = sheet(gallery.pictures)
+    info["gallery"] = {"columns": columns, "names": list(gallery.names), "tile": side}
+    parts = {GALLERY: fixed_point(gallery.embedding), SHEET: picture}
+    if gallery.examples is not None and len(gallery.examples) and info["channels"] == 1:
+        info["examples"] = {"names": list(gallery.example_names), "size": gallery.examples.shape[1]}
+        parts[EXAMPLES] = gallery.examples.tobytes()
+    return parts
+
+
+def _write_single(
+    out: Path,
+    parts: Mapping[str, bytes],
+    *,
+    info: Mapping[str, object],
+    gallery: Gallery | None,
+    title: str,
+) -> WebReport:
+    if out.is_dir():
+        raise ExportError(f"{out} is a folder. Name the .html file, or use the mode 'folder'.")
+    script, style = _script(), (ROOM / STYLE).read_text(encoding="utf-8")
+    packed = {name: _pack(data) for name, data in parts.items()}
+    page = _fill(
+        info,
+        gallery=gallery,
+        title=title,
+        mode="single",
+        # A blob: the runtime is a module, and a module is loaded by its address.
+        policy=POLICY.format(
+            script=f"'{_digest(script)}' blob:", style=f"'{_digest(style)}'", connect="'none'"
+        ),
+        style=f"<style>{style}</style>",
+        script=f"<script>{script}</script>",
+        assets="\n".join(
+            f'<script type="application/octet-stream" id="asset-{name}">{text}</script>'
+            for name, text in packed.items()
+        ),
+    )
+    data = page.encode()
+    write_bytes_atomically(out, data)
+    sizes = {name: len(text) for name, text in packed.items()}
+    return WebReport(
+        path=out, num_bytes={**sizes, "page": len(data) - sum(sizes.values())}, total_bytes=len(data)
+    )
+
+
+def _write_folder(
+    out: Path,
+    parts: Mapping[str, bytes],
+    *,
+    info: Mapping[str, object],
+    gallery: Gallery | None,
+    title: str,
+) -> WebReport:
+    _refuse_foreign(out)
+    page = _fill(
+        info,
+        gallery=gallery,
+        title=title,
+        mode="folder",
+        policy=POLICY.format(script="'self'", style="'self'", connect="'self'"),
+        style=f'<link rel="stylesheet" href="{STYLE}">',
+        script=f'<script defer src="{SCRIPT}"></script>',
+        assets="",
+    )
+    files = {**parts, SCRIPT: _script().encode(), STYLE: (ROOM / STYLE).read_bytes()}
+    files[LICENSE] = LICENSE_TEXT.encode()
+    if gallery is not None and gallery.notice:
+        files[NOTICE] = gallery.notice.encode()
+    # The page comes last, so that whoever opens it finds all of its parts.
+    for name, data in {**files, INDEX: page.encode()}.items():
+        write_bytes_atomically(out / name, data)
+    for name in FOLDER_FILES - {INDEX, *files}:
+        (out / name).unlink(missing_ok=True)
+    sizes = {path.name: path.stat().st_size for path in sorted(out.iterdir())}
+    return WebReport(path=out / INDEX, num_bytes=sizes, total_bytes=sum(sizes.values()))
+
+
+def _refuse_foreign(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise ExportError(f"{out} is a file. Name a folder, or use the mode 'single'.")
+    foreign = sorted({path.name for path in out.iterdir()} - FOLDER_FILES) if out.exists() else []
+    if foreign:
+        raise ExportError(
+            f"{out} holds things that are no part of a page, such as {foreign[0]}. Choose another folder."
+        )
+
+
+def _fill(info: Mapping[str, object], *, gallery: Gallery | None, title: str, mode: str, **raw: str) -> str:
+    """The template with its values; ``raw`` is put in as it is, all else is escaped."""
+    num_bytes = int(str(info["model_bytes"]))
+    notices = [LICENSE_TEXT, *([gallery.notice] if gallery is not None and gallery.notice else [])]
+    values = {
+        "canvas_side": str(info["canvas_side"]),
+        "classes_hidden": "" if info["classes"] else " hidden",
+        "comment": LICENSE_TEXT.replace("--", "- -"),
+        "credit": f"<p>{html.escape(gallery.credit)}</p>" if gallery is not None else "",
+        "embedding_dim": str(info["embedding_dim"]),
+        "gallery_fact": f"<div><dt>Pictures to find</dt><dd>{len(gallery.names)}</dd></div>"
+        if gallery
+        else "",
+        "info": embedded_json(info),
+        "licenses": "\n".join(f"<pre>{html.escape(notice)}</pre>" for notice in notices),
+        "mode": mode,
+        "model_size": f"{num_bytes / 1e3:.0f} kB" if num_bytes < 1e6 else f"{num_bytes / 1e6:.1f} MB",
+        "results_title": "What the student finds",
+        "runtime": f"onnxruntime-web {VERSION}",
+        "title": html.escape(title),
+        "weights_license": html.escape(str(info["license"])),
+        **raw,
+    }
+    return Template((ROOM / "template.html").read_text(encoding="utf-8")).substitute(values)
+
+
+def embedded_json(value: object) -> str:
+    """JSON that cannot end the script element it stands in, whatever its texts hold."""
+    text = json.dumps(value, sort_keys=True, allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _script() -> str:
+    """The program of the page, one after the other in a scope of its own."""
+    sources = [(ROOM / name).read_text(encoding="utf-8") for name in SCRIPTS]
+    return "(() => {\n" + "\n".join(sources) + "})();\n"
+
+
+def _digest(text: str) -> str:
+    """What the policy allows: this very text."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _pack(data: bytes) -> str:
+    return base64.b64encode(gzip.compress(data, 9, mtime=0)).decode()

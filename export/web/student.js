@@ -1,0 +1,85 @@
+"use strict";
+// What the page computes, without any of the page: also run by Node in the tests.
+// Shapes: S side of the drawing, R side that the model takes, C channels, N pictures, D embedding dimension.
+
+const INT16_MAX = 32767;
+
+/** Grey levels (S*S) averaged in blocks to R x R, rounded half up, as the training pictures were; R divides S. */
+function blockMean(grey, side, size) {
+  const block = side / size, count = block * block, small = new Uint8Array(size * size);
+  for (let row = 0; row < size; row++) {
+    for (let column = 0; column < size; column++) {
+      let sum = 0;
+      for (let y = row * block; y < (row + 1) * block; y++) {
+        for (let x = column * block; x < (column + 1) * block; x++) sum += grey[y * side + x];
+      }
+      small[row * size + column] = Math.floor((2 * sum + count) / (2 * count));
+    }
+  }
+  return small;
+}
+
+/** Grey levels of RGBA bytes with the weights of ITU-R 601-2, rounded as Pillow does. */
+function toGrey(rgba) {
+  const grey = new Uint8Array(rgba.length / 4);
+  for (let i = 0; i < grey.length; i++) {
+    grey[i] = (rgba[4 * i] * 19595 + rgba[4 * i + 1] * 38470 + rgba[4 * i + 2] * 7471 + 32768) >> 16;
+  }
+  return grey;
+}
+
+/** Bytes that the model is fed: (1, R, R, C), or (1, S, S, C) where the model takes any size. */
+function modelInput(rgba, side, info) {
+  const grey = toGrey(rgba), size = info.fixed_size || side;
+  const pixels = size === side ? grey : blockMean(grey, side, size);
+  const data = new Uint8Array(pixels.length * info.channels);
+  for (let i = 0; i < pixels.length; i++) data.fill(pixels[i], i * info.channels, (i + 1) * info.channels);
+  return { data, dims: [1, size, size, info.channels] };
+}
+
+/** A session of the model on one thread; `wasm` are the bytes of the runtime. */
+async function openSession(ort, wasm, model) {
+  ort.env.wasm.numThreads = 1;
+  ort.env.wasm.wasmBinary = wasm.buffer.slice(wasm.byteOffset, wasm.byteOffset + wasm.byteLength);
+  return ort.InferenceSession.create(model, { executionProviders: ["wasm"], graphOptimizationLevel: "all" });
+}
+
+/** Run the model once. Returns the embedding (D), the class probabilities or null, and milliseconds. */
+async function embed(ort, session, input) {
+  const tensor = new ort.Tensor("uint8", input.data, input.dims);
+  const started = performance.now();
+  const outputs = await session.run({ image: tensor });
+  const milliseconds = performance.now() - started;
+  const scores = outputs.scores ? Float32Array.from(outputs.scores.data) : null;
+  return { embedding: Float32Array.from(outputs.embedding.data), scores, milliseconds };
+}
+
+/** Unit vectors (N*D) out of little-endian 16-bit fixed point. */
+function readVectors(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const vectors = new Float32Array(bytes.byteLength / 2);
+  for (let i = 0; i < vectors.length; i++) vectors[i] = view.getInt16(2 * i, true) / INT16_MAX;
+  return vectors;
+}
+
+/** The `count` nearest names with cosine and row, each name once, by its nearest picture. */
+function nearest(embedding, vectors, names, count) {
+  const dim = embedding.length, best = new Map();
+  for (let row = 0; row < names.length; row++) {
+    let cosine = 0;
+    for (let i = 0; i < dim; i++) cosine += embedding[i] * vectors[row * dim + i];
+    const known = best.get(names[row]);
+    if (!known || cosine > known.cosine) best.set(names[row], { name: names[row], cosine, row });
+  }
+  return [...best.values()].sort((a, b) => b.cosine - a.cosine || a.row - b.row).slice(0, count);
+}
+
+/** The `count` likeliest classes. */
+function likeliest(scores, classes, count) {
+  const all = classes.map((name, index) => ({ name, probability: scores[index] }));
+  return all.sort((a, b) => b.probability - a.probability).slice(0, count);
+}
+
+if (typeof module !== "undefined") {
+  module.exports = { blockMean, toGrey, modelInput, openSession, embed, readVectors, nearest, likeliest };
+}
