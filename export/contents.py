@@ -83,7 +83,12 @@ def write_contents(folder: Path, contents: Contents) -> None:
     write_json(folder / REPORT, report)
     write_text_atomically(folder / CARD, model_card(report, contents.provenance))
     write_json(folder / BILL, bill_of_materials(report, contents.provenance))
-    names = sorted(path.name for path in folder.iterdir())
+    write_sums(folder)
+
+
+def write_sums(folder: Path) -> None:
+    """Write ``SHA256SUMS`` of all files of a bundle; a signature lists it, and not the other way round."""
+    names = sorted(path.name for path in folder.iterdir() if path.name not in (SUMS, SIGNATURE))
     lines = [f"{sha256_file(folder / name)}  {name}\n" for name in names]
     write_text_atomically(folder / SUMS, "".join(lines))
 
