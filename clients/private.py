@@ -32,7 +32,7 @@ from edgecmd.runs import comparable
 
 REFUSED = "refused: "
 Node = Mapping[str, object]
-_probed: set[tuple[str, int, int, str]] = set()
+_probed: set[tuple[str, int, tuple[int, ...], str]] = set()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,11 +189,11 @@ def probe_once(student: Student, holding: Holding, order: Order) -> None:
     Raises:
         PrivacyError: One pair's output depends on another pair.
     """
-    _, channels, size, _ = holding.data.target.shape
-    key = (order.config.student.architecture, channels, size, order.config.distill.loss)
+    _, channels, *size = holding.data.target.shape
+    key = (order.config.student.architecture, channels, tuple(size), order.config.distill.loss)
     if key in _probed:
         return
-    require_pure(student, in_channels=channels, image_size=size)
+    require_pure(student, in_channels=channels, image_size=(size[0], size[1]))
     dim = holding.data.teacher.shape[1]
     require_pure_loss(unit_loss(order.config.distill, holding.anchors), embedding_dim=dim)
     _probed.add(key)

@@ -14,7 +14,7 @@ from edgecmd.config import RunConfig
 from edgecmd.data.clients import experiment, pair_features
 from edgecmd.data.experiment import HeldOut
 from edgecmd.data.labelled import Labels
-from edgecmd.data.pairs import Images
+from edgecmd.data.pairs import Targets
 from edgecmd.evaluate import (
     PROBES,
     Embedding,
@@ -28,16 +28,16 @@ from edgecmd.evaluate import (
 )
 from edgecmd.statistics import mean_interval
 
-Embed = Callable[[Images], Embedding]
+Embed = Callable[[Targets], Embedding]
 Table = dict[str, object]
 FEW_LABELS = ("group", "subgroup")
 
 
 def embedder(student: nn.Module, config: RunConfig) -> Embed:
-    """Function that maps uint8 target images to unit embeddings of ``student``."""
+    """Function that maps targets as they are stored to unit embeddings of ``student``."""
 
-    def embed(images: Images) -> Embedding:
-        return embed_target(student, images, offset=config.data.target_offset, scale=config.data.target_scale)
+    def embed(target: Targets) -> Embedding:
+        return embed_target(student, target, offset=config.data.target_offset, scale=config.data.target_scale)
 
     return embed
 
@@ -70,7 +70,7 @@ def assess(embed: Embed, config: RunConfig, *, cross_modal: bool = True) -> Tabl
     the labels, of the test and of the clients' pairs are all different.
 
     Args:
-        embed: Maps uint8 target images to unit embeddings.
+        embed: Maps targets as they are stored to unit embeddings.
         config: Settings of the run.
         cross_modal: Whether the embeddings live in the teacher's space, so that retrieval has a meaning.
 

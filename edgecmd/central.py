@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from edgecmd.config import RunConfig
-from edgecmd.data.clients import experiment, pair_features, public_anchors, target_input
-from edgecmd.distill import LocalData, Place, distil, make_optimizer
+from edgecmd.data.clients import experiment, local_data, public_anchors
+from edgecmd.distill import Place, distil, make_optimizer
 from edgecmd.models.students import Student
 from edgecmd.runs import new_student
 
@@ -29,9 +29,7 @@ def train_central(config: RunConfig, *, progress: Progress | None = None) -> Stu
         batch_size=config.distill.batch_size * cohort,
         learning_rate=config.distill.central_learning_rate,
     )
-    data = LocalData(
-        target=target_input(config, whole.train), teacher=pair_features(config, whole.train, whole.train_ids)
-    )
+    data = local_data(config, whole.train, whole.train_ids)
     student, anchors = new_student(config), public_anchors(config)
     optimizer = make_optimizer(student, distill)
     total = federation.num_rounds * federation.local_steps

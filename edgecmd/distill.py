@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from edgecmd import baselines, losses
 from edgecmd.config import DistillConfig
-from edgecmd.data.augment import augment_target
+from edgecmd.data.augment import augment
 from edgecmd.errors import ConfigError, choose
 from edgecmd.seeding import numpy_generator, torch_generator
 
@@ -26,15 +26,17 @@ WARMUP_SHARE = 0.05
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LocalData:
-    """What a client distils on: scaled target images beside cached teacher features.
+    """What a client distils on: targets as the student sees them beside cached teacher features.
 
     Attributes:
-        target: Scaled target images, (N, C, H, W).
+        target: Inputs of the student, (N, C, H, W).
         teacher: Teacher features of the same pairs, (N, D).
+        modality: A key of `edgecmd.data.pairs.TARGETS`; views are made for it.
     """
 
     target: Float[Tensor, "num channels height width"]
     teacher: Float[Tensor, "num dim"]
+    modality: str = "image"
 
     def __len__(self) -> int:
         return len(self.target)
@@ -252,10 +254,10 @@ def embed_batch(
     """Augment and embed the pairs at ``rows``; a second view only where the loss asks for one."""
     index = torch.from_numpy(rows)
     target = data.target[index]
-    first = student(augment_target(target, strength=config.augment, generator=views))
+    first = student(augment(data.modality, target, strength=config.augment, generator=views))
     second = first
     if config.loss in TWO_VIEWS:
-        second = student(augment_target(target, strength=config.augment, generator=views))
+        second = student(augment(data.modality, target, strength=config.augment, generator=views))
     return Embedded(student=first, second=second, teacher=data.teacher[index], anchors=anchors)
 
 

@@ -18,9 +18,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 from edgecmd.data.labelled import UNLABELLED, Labels
-from edgecmd.data.pairs import Images
+from edgecmd.data.pairs import Targets
 from edgecmd.device import device_of
-from edgecmd.preprocess import to_input
+from edgecmd.preprocess import target_input
 from edgecmd.seeding import numpy_generator
 
 # The first axis is anonymous: pool and test of a probe differ in length.
@@ -30,24 +30,24 @@ RECALL_AT = (1, 5, 10)
 
 @torch.no_grad()
 def embed_target(
-    student: nn.Module, images: Images, *, offset: float, scale: float, batch_size: int = 256
+    student: nn.Module, target: Targets, *, offset: float, scale: float, batch_size: int = 256
 ) -> Embedding:
-    """Unit embeddings of target images, float32, (N, D).
+    """Unit embeddings of targets, float32, (N, D).
 
     Args:
         student: Encoder; it is put into evaluation mode.
-        images: uint8, (N, H, W, C).
+        target: See `edgecmd.data.pairs.TARGETS`; N in the first axis.
         offset: ``data.target_offset``.
         scale: ``data.target_scale``.
-        batch_size: Images at a time.
+        batch_size: Examples at a time.
     """
     student.eval()
     device = device_of(student)
     chunks = [
-        student(to_input(images[start : start + batch_size], offset=offset, scale=scale).to(device))
+        student(target_input(target[start : start + batch_size], offset=offset, scale=scale).to(device))
         .cpu()
         .numpy()
-        for start in range(0, len(images), batch_size)
+        for start in range(0, len(target), batch_size)
     ]
     return unit_rows(np.concatenate(chunks))
 

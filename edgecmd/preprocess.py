@@ -1,16 +1,21 @@
-"""Bytes to network input; the exported graph does the same arithmetic.
+"""Stored numbers to network input; the exported graph does the same arithmetic.
 
-Shapes: B batch, H height, W width, C channels.
+Shapes: B batch, H height, W width, C channels, T samples of a recording.
 """
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int16, UInt8, UInt16
 from torch import Tensor
+
+from edgecmd.data.pairs import Targets, target_kind
 
 # The source modality is always seen as (value - 0.5) / 0.25: fixed, so that no private statistic enters.
 SOURCE_OFFSET = 0.5
 SOURCE_SCALE = 0.25
+# Depth is seen as (metres - 2) / 1.5, a recording as its share of full scale: fixed for the same reason.
+DEPTH_OFFSET_M, DEPTH_SCALE_M = 2.0, 1.5
+FULL_SCALE = 32768.0
 
 
 def to_input(
@@ -33,3 +38,37 @@ def source_input(
 ) -> Float[Tensor, "batch 3 height width"]:
     """Scale RGB images as every teacher sees them."""
     return to_input(images_BHWC, offset=SOURCE_OFFSET, scale=SOURCE_SCALE)
+
+
+def depth_input(
+    depth_BHW1: UInt16[np.ndarray, "batch height width 1"],
+) -> Float[Tensor, "batch 2 height width"]:
+    """Depth in millimetres as two channels: scaled metres, and whether anything was measured.
+
+    What is missing (0) is 0 in both channels; it is never taken for a distance.
+    """
+    depth = torch.from_numpy(np.ascontiguousarray(depth_BHW1).astype(np.float32)).permute(0, 3, 1, 2)
+    measured = (depth > 0).to(torch.float32)
+    scaled = (depth / 1000.0 - DEPTH_OFFSET_M) / DEPTH_SCALE_M * measured
+    return torch.cat([scaled, measured], dim=1).contiguous(memory_format=torch.channels_last)
+
+
+def wave_input(wave_BT: Int16[np.ndarray, "batch samples"]) -> Float[Tensor, "batch 1 1 samples"]:
+    """Recordings as shares of full scale; a line of one pixel height, so that all inputs have four axes."""
+    return torch.from_numpy(np.ascontiguousarray(wave_BT).astype(np.float32) / FULL_SCALE)[:, None, None]
+
+
+def target_input(
+    target: Targets, *, offset: float, scale: float
+) -> Float[Tensor, "batch channels height width"]:
+    """Targets of any modality as a student sees them.
+
+    Args:
+        target: See `edgecmd.data.pairs.TARGETS`.
+        offset: ``data.target_offset``; for images alone.
+        scale: ``data.target_scale``; for images alone.
+    """
+    kind = target_kind(target)
+    if kind == "depth":
+        return depth_input(target)
+    return wave_input(target) if kind == "wave" else to_input(target, offset=offset, scale=scale)

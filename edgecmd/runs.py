@@ -10,6 +10,7 @@ import torch
 
 from edgecmd.config import RunConfig
 from edgecmd.data.clients import experiment, public_anchors
+from edgecmd.data.pairs import input_shape
 from edgecmd.device import place, resolve_device
 from edgecmd.errors import DataError, FederationError
 from edgecmd.files import write_bytes_atomically, write_json, write_text_atomically
@@ -70,6 +71,11 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def student_channels(config: RunConfig) -> int:
+    """Channels of a student's input for the target modality of ``config``."""
+    return input_shape(experiment(config.data).train.target)[0]
+
+
 def new_student(config: RunConfig) -> Student:
     """First weights of ``config``: those at ``student.path``, else random; equal settings give equal weights.
 
@@ -78,7 +84,7 @@ def new_student(config: RunConfig) -> Student:
     """
     student = build_student(
         config.student.architecture,
-        in_channels=experiment(config.data).train.target.shape[3],
+        in_channels=student_channels(config),
         embedding_dim=public_anchors(config).shape[1],
         generator=torch_generator(config.seed, "student-init"),
     )

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgecmd.config import RunConfig
-from edgecmd.data.augment import augment_target
+from edgecmd.data.augment import augment
 from edgecmd.data.clients import experiment, target_input
 from edgecmd.data.labelled import Labels
+from edgecmd.data.pairs import target_kind
 from edgecmd.device import device_of, place
 from edgecmd.evaluate import draw_labels, known
 from edgecmd.losses import unit
@@ -88,10 +89,11 @@ def _fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=NUM_STEPS + 1)
     rows = numpy_generator(config.seed, "scratch-batches", client=draw)
     views = torch_generator(config.seed, "scratch-views", client=draw)
+    kind = target_kind(experiment(config.data).train.target)
     model.train()
     for _ in range(NUM_STEPS):
         batch = torch.from_numpy(rows.choice(len(target), size=min(BATCH_SIZE, len(target)), replace=False))
-        view = augment_target(target[batch], strength=config.distill.augment, generator=views)
+        view = augment(kind, target[batch], strength=config.distill.augment, generator=views)
         loss = functional.cross_entropy(model(view), labels[batch])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgecmd.audit.finding import Finding, overall
+from edgecmd.audit.finding import LEVELS, Finding, overall
 from edgecmd.errors import DataError
 from edgecmd.files import read_json, write_json
 
@@ -57,8 +57,6 @@ def write_findings(path: Path, findings: Iterable[Finding], *, about: dict[str, 
 
 
 def _order(one: Finding) -> tuple[int, str, str]:
-    from edgecmd.audit.finding import LEVELS
-
     return list(LEVELS).index(one.level), one.name, one.attacker
 
 

@@ -18,6 +18,7 @@ def write_gallery(config: RunConfig, folder: Path) -> None:
     """
     from edgecmd.assess import embedder, teacher_embedding
     from edgecmd.data.clients import experiment
+    from edgecmd.data.look import as_pictures
     from edgecmd.evaluate import unit_rows
     from edgecmd.files import write_bytes_atomically
     from edgecmd.runs import load_student
@@ -34,7 +35,7 @@ def write_gallery(config: RunConfig, folder: Path) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
-        query=pairs.target[chosen],
+        query=as_pictures(pairs.target[chosen]),
         truth=pairs.source[chosen],
         found=pairs.source[nearest],
         rank=(similarity[chosen] >= own[:, None]).sum(axis=1),

@@ -168,22 +168,25 @@ def _told_chance(config: RunConfig) -> float | None:
 def teacher_on_target(config: RunConfig) -> "Embed":
     """The teacher applied to the target modality as it is: nothing is trained.
 
-    Grey becomes RGB, and the picture is enlarged to the side that the teacher is used to.
+    Depth and sound are shown to it as pictures; grey becomes RGB, and the picture is enlarged to the side
+    that the teacher is used to.
     """
     import numpy as np
     from PIL import Image
 
-    from edgecmd.data.clients import teacher
+    from edgecmd.data.clients import teacher_of
+    from edgecmd.data.look import as_pictures
     from edgecmd.evaluate import unit_rows
 
     side = config.data.source_side
 
-    def embed(images: np.ndarray) -> np.ndarray:
+    def embed(target: np.ndarray) -> np.ndarray:
+        images = as_pictures(target)
         rgb = images if images.shape[3] == 3 else np.repeat(images[..., :1], 3, axis=3)
-        if rgb.shape[1] != side:
+        if rgb.shape[1:3] != (side, side):
             large = [Image.fromarray(one).resize((side, side), Image.Resampling.BICUBIC) for one in rgb]
             rgb = np.stack([np.asarray(one) for one in large])
-        return unit_rows(teacher(config.teacher.path).embed(rgb))
+        return unit_rows(teacher_of(config).embed(rgb))
 
     return embed
 

@@ -6,11 +6,14 @@ Shapes: B batch, C channels, H height, W width.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
+
+from edgecmd.errors import choose
 
 Batch = Float[Tensor, "batch channels height width"]
 
@@ -28,6 +31,7 @@ def random_affine(
     max_scale: float,
     flip: bool,
     generator: torch.Generator,
+    mode: str = "bilinear",
 ) -> Batch:
     """Rotate, shift, scale and mirror each image; what comes from outside is the nearest border pixel.
 
@@ -39,6 +43,7 @@ def random_affine(
         max_scale: Largest magnification; 2 shows the middle half.
         flip: Mirror left and right with probability one half.
         generator: Source of randomness.
+        mode: ``bilinear``, or ``nearest``, which mixes no two pixels.
     """
     batch = len(image_BCHW)
     angle = _uniform(batch, -max_degrees, max_degrees, generator=generator) * (math.pi / 180.0)
@@ -52,7 +57,7 @@ def random_affine(
     row_y = torch.stack([sine * mirror, cosine, shift[:, 1]], dim=1)
     theta = torch.stack([row_x, row_y], dim=1).to(image_BCHW)
     grid = functional.affine_grid(theta, list(image_BCHW.shape), align_corners=False)
-    return functional.grid_sample(image_BCHW, grid, padding_mode="border", align_corners=False)
+    return functional.grid_sample(image_BCHW, grid, mode=mode, padding_mode="border", align_corners=False)
 
 
 def augment_target(image_BCHW: Batch, *, strength: float, generator: torch.Generator) -> Batch:
@@ -74,6 +79,58 @@ def augment_target(image_BCHW: Batch, *, strength: float, generator: torch.Gener
         flip=True,
         generator=generator,
     )
+
+
+def augment_depth(depth_BCHW: Batch, *, strength: float, generator: torch.Generator) -> Batch:
+    """Views of depth maps: moved and mirrored whole pixels, so that nothing mixes with what is missing."""
+    if strength == 0:
+        return depth_BCHW
+    return random_affine(
+        depth_BCHW,
+        max_degrees=5.0 * strength,
+        max_shift=0.06 * strength,
+        min_scale=0.9**strength,
+        max_scale=1.15**strength,
+        flip=True,
+        generator=generator,
+        mode="nearest",
+    )
+
+
+def augment_wave(wave_B11T: Batch, *, strength: float, generator: torch.Generator) -> Batch:
+    """Views of recordings: moved in time (silence enters), louder or softer, with a little white noise.
+
+    At strength 1: up to a tenth of the length, a factor of 0.7 to 1.4, noise 40 to 60 dB below full scale.
+    """
+    if strength == 0:
+        return wave_B11T
+    batch, length = len(wave_B11T), wave_B11T.shape[-1]
+    shift = _uniform(batch, -0.1 * strength, 0.1 * strength, generator=generator) * length
+    place = torch.arange(length)[None] - shift.round().long()[:, None]
+    inside = (place >= 0) & (place < length)
+    index = place.clamp(0, length - 1).to(wave_B11T.device)
+    moved = wave_B11T.flatten(1).gather(1, index) * inside.to(wave_B11T)
+    gain = torch.exp(_uniform(batch, -0.35 * strength, 0.35 * strength, generator=generator))[:, None]
+    level = strength * 10.0 ** _uniform(batch, -3.0, -2.0, generator=generator)[:, None]
+    noise = torch.randn(batch, length, generator=generator) * level
+    return (moved * gain.to(moved) + noise.to(moved)).view_as(wave_B11T)
+
+
+AUGMENTATIONS: dict[str, Callable[..., Batch]] = {
+    "image": augment_target,
+    "depth": augment_depth,
+    "wave": augment_wave,
+}
+
+
+def augment(modality: str, batch: Batch, *, strength: float, generator: torch.Generator) -> Batch:
+    """Views of a batch of that modality, a key of `AUGMENTATIONS`; each row's are independent of the others.
+
+    Raises:
+        ConfigError: The modality is unknown.
+    """
+    view: Batch = choose("modality", modality, AUGMENTATIONS)(batch, strength=strength, generator=generator)
+    return view
 
 
 def augment_source(

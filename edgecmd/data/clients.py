@@ -18,9 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edgecmd import preprocess
 from edgecmd.config import DataConfig, RunConfig
 from edgecmd.data.experiment import Experiment, load_experiment
-from edgecmd.data.pairs import PairedData, PublicSource
+from edgecmd.data.pairs import PairedData, PublicSource, target_kind
 from edgecmd.data.partition import partition
 from edgecmd.data.procedural import procedural_images
 from edgecmd.device import resolve_device
@@ -28,7 +29,6 @@ from edgecmd.distill import LocalData
 from edgecmd.errors import ConfigError, choose
 from edgecmd.features import cached_features, ready_features
 from edgecmd.models.teachers import Teacher, load_teacher
-from edgecmd.preprocess import to_input
 from edgecmd.seeding import numpy_generator
 
 
@@ -57,9 +57,14 @@ def experiment(config: DataConfig) -> Experiment:
 
 
 @lru_cache(maxsize=2)
-def teacher(path: str) -> Teacher:
-    """The teacher at ``path`` (empty: the one that ships), read once a process."""
-    return load_teacher(Path(path) if path else None)
+def teacher(path: str, data_set: str) -> Teacher:
+    """The teacher at ``path`` (empty: the one that ships for the data set), read once a process."""
+    return load_teacher(Path(path) if path else None, data_set=data_set)
+
+
+def teacher_of(config: RunConfig) -> Teacher:
+    """The frozen teacher of a run."""
+    return teacher(config.teacher.path, config.data.name)
 
 
 @lru_cache(maxsize=2)
@@ -100,13 +105,23 @@ def client_pairs(config: RunConfig, client: int, *, data_dir: str = "") -> tuple
 def client_holding(config: RunConfig, client: int, *, data_dir: str = "") -> Holding:
     """Everything that one client needs for its local work; teacher features come from its cache."""
     pairs, ids = client_pairs(config, client, data_dir=data_dir)
-    data = LocalData(target=target_input(config, pairs), teacher=pair_features(config, pairs, ids))
-    return Holding(data=data, anchors=public_anchors(config))
+    return Holding(data=local_data(config, pairs, ids), anchors=public_anchors(config))
+
+
+def local_data(config: RunConfig, pairs: PairedData, ids: tuple[str, ...]) -> LocalData:
+    """Pairs as distillation takes them: the target as the student sees it, the teacher's features."""
+    return LocalData(
+        target=target_input(config, pairs),
+        teacher=pair_features(config, pairs, ids),
+        modality=target_kind(pairs.target),
+    )
 
 
 def target_input(config: RunConfig, pairs: PairedData) -> Float[Tensor, "num channels height width"]:
-    """Target images of ``pairs`` as the student sees them."""
-    scaled = to_input(pairs.target, offset=config.data.target_offset, scale=config.data.target_scale)
+    """Targets of ``pairs`` as the student sees them."""
+    scaled = preprocess.target_input(
+        pairs.target, offset=config.data.target_offset, scale=config.data.target_scale
+    )
     return scaled.to(resolve_device(config.device))
 
 
@@ -122,7 +137,7 @@ def pair_features(config: RunConfig, pairs: PairedData, ids: tuple[str, ...]) ->
         rows = _rows_of_ids(experiment(config.data), ids)
         features = ready_features(Path(config.teacher.pair_features), num=num_pairs(config))[rows]
     else:
-        features = cached_features(teacher(config.teacher.path), pairs.source, cache_dir=cache_folder())
+        features = cached_features(teacher_of(config), pairs.source, cache_dir=cache_folder())
     return torch.from_numpy(np.ascontiguousarray(features)).to(resolve_device(config.device))
 
 
@@ -146,7 +161,7 @@ def public_features(config: RunConfig) -> np.ndarray:
     public: PublicSource = experiment(config.data).public
     if config.teacher.public_features:
         return ready_features(Path(config.teacher.public_features), num=len(public))
-    return cached_features(teacher(config.teacher.path), public.images, cache_dir=cache_folder())
+    return cached_features(teacher_of(config), public.images, cache_dir=cache_folder())
 
 
 @lru_cache(maxsize=2)
@@ -187,7 +202,7 @@ def _procedural_kind(config: RunConfig) -> np.ndarray:
         side=config.data.source_side,
         generator=numpy_generator(config.seed, "procedural-anchors"),
     )
-    return teacher(config.teacher.path).embed(images)
+    return teacher_of(config).embed(images)
 
 
 def _random_kind(config: RunConfig) -> np.ndarray:
@@ -199,7 +214,7 @@ def _random_kind(config: RunConfig) -> np.ndarray:
 
 def teacher_dim(config: RunConfig) -> int:
     """Dimension of the teacher's feature."""
-    return teacher(config.teacher.path).embedding_dim
+    return teacher_of(config).embedding_dim
 
 
 ANCHORS: dict[str, Callable[[RunConfig], np.ndarray]] = {

@@ -1,4 +1,4 @@
-"""Labelled images of the target modality, held by whoever deploys; never by a client."""
+"""Labelled examples of the target modality, held by whoever deploys; never by a client."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from edgecmd.data.pairs import Images, check_images, fingerprint
+from edgecmd.data.pairs import Targets, fingerprint, target_kind
 from edgecmd.errors import DataError
 
 UNLABELLED = -1
@@ -37,22 +37,22 @@ class Labels:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LabelledTarget:
-    """Images of the target modality with one or more labellings.
+    """Examples of the target modality with one or more labellings.
 
     Attributes:
-        target: uint8, (N, H, W, C).
+        target: See `edgecmd.data.pairs.TARGETS`; N in the first axis.
         labels: Labellings by name; the built-in set has ``group``, ``subgroup``, ``concept``, ``style``.
     """
 
-    target: Images
+    target: Targets
     labels: Mapping[str, Labels]
 
     def __post_init__(self) -> None:
-        check_images("LabelledTarget.target", self.target)
+        target_kind(self.target, name="LabelledTarget.target")
         for name, labels in self.labels.items():
             if len(labels.values) != len(self.target):
                 raise DataError(
-                    f"Labelling {name!r} has {len(labels.values)} rows for {len(self.target)} images."
+                    f"Labelling {name!r} has {len(labels.values)} rows for {len(self.target)} targets."
                 )
 
     def __len__(self) -> int:
@@ -64,5 +64,5 @@ class LabelledTarget:
         return LabelledTarget(target=self.target[rows], labels=labels)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the images."""
+        """SHA-256 of the targets."""
         return fingerprint(self.target)

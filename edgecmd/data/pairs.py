@@ -3,19 +3,33 @@
 The three sets of an experiment are told apart by type and never mixed: `PublicSource`,
 `PairedData` and `edgecmd.data.labelled.LabelledTarget`.
 
-Shapes: N examples, H height, W width, C channels of the target modality.
+Shapes: N examples, H height, W width, C channels of the target modality, T samples of a recording.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 
 from edgecmd.errors import DataError
 
 # Anonymous axes: two sets of one call may differ in every dimension.
 Images = UInt8[np.ndarray, "_ _ _ _"]
+Targets = Shaped[np.ndarray, "_ *_"]
+"""Of one of `TARGETS`: images, depth maps or recordings."""
+
+# Modality of the target -> type, number of axes, and what an error says is allowed.
+TARGETS: dict[str, tuple[type, int, str]] = {
+    "image": (np.uint8, 4, "uint8 of shape (num, height, width, channels)"),
+    "depth": (
+        np.uint16,
+        4,
+        "uint16 millimetres of shape (num, height, width, 1), 0 where nothing was measured",
+    ),
+    "wave": (np.int16, 2, "int16 samples of shape (num, samples)"),
+}
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
@@ -38,6 +52,33 @@ def check_images(name: str, images: np.ndarray) -> None:
             f"{name} has dtype={images.dtype} and shape={images.shape}; allowed is uint8 of shape"
             " (num, height, width, channels). Convert it with numpy first."
         )
+
+
+def target_kind(target: np.ndarray, *, name: str = "target") -> str:
+    """Modality of target arrays, a key of `TARGETS`, told by type and number of axes.
+
+    Raises:
+        DataError: It is none of them.
+    """
+    for kind, (dtype, rank, _) in TARGETS.items():
+        if target.dtype == dtype and target.ndim == rank and (kind != "depth" or target.shape[3] == 1):
+            return kind
+    allowed = "; or ".join(text for _, _, text in TARGETS.values())
+    raise DataError(
+        f"{name} has dtype={target.dtype} and shape={target.shape}; allowed is {allowed}."
+        " Convert it with numpy first."
+    )
+
+
+def input_shape(target: np.ndarray) -> tuple[int, int, int]:
+    """(C, H, W) of one example as a student sees it; depth brings a mask, a recording is one long line."""
+    sizes: dict[str, Sequence[int]] = {
+        "image": (target.shape[-1], *target.shape[1:3]),
+        "depth": (2, *target.shape[1:3]),
+        "wave": (1, 1, target.shape[-1]),
+    }
+    channels, height, width = sizes[target_kind(target)]
+    return int(channels), int(height), int(width)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -73,17 +114,17 @@ class PairedData:
 
     Attributes:
         source: RGB images, uint8, (N, H, W, 3).
-        target: Images of the target modality, uint8, (N, H, W, C).
+        target: Of the target modality, see `TARGETS`; N in the first axis.
     """
 
     source: Images
-    target: Images
+    target: Targets
 
     def __post_init__(self) -> None:
         check_images("PairedData.source", self.source)
-        check_images("PairedData.target", self.target)
+        target_kind(self.target, name="PairedData.target")
         if len(self.source) != len(self.target):
-            raise DataError(f"{len(self.source)} source images against {len(self.target)} target images.")
+            raise DataError(f"{len(self.source)} source images against {len(self.target)} targets.")
 
     def __len__(self) -> int:
         return len(self.source)

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import Labels
+from edgecmd.data.look import as_pictures
 from edgecmd.files import write_bytes_atomically
 from edgecmd.seeding import numpy_generator
 
@@ -106,7 +107,7 @@ def train_section(experiment: Experiment, *, num: int, seed: int) -> Section:
     pairs, ids, owner = experiment.train, experiment.train_ids, experiment.train_owner
     cells = [
         Cell(
-            tiles=(tile(pairs.source[row]), tile(pairs.target[row])),
+            tiles=(tile(pairs.source[row]), tile(as_pictures(pairs.target[row : row + 1])[0])),
             caption=caption(ids[row] if ids else str(row), name_of(owner, row)),
         )
         for row in draw_rows(len(pairs), num, seed=seed, purpose="train")
@@ -120,7 +121,7 @@ def held_out_section(experiment: Experiment, name: str, *, num: int, seed: int) 
     owner = same_labelling(held, experiment.train_owner)
     cells = [
         Cell(
-            tiles=(tile(held.pairs.source[row]), tile(held.pairs.target[row])),
+            tiles=(tile(held.pairs.source[row]), tile(as_pictures(held.pairs.target[row : row + 1])[0])),
             caption=caption(held.ids[row] if held.ids else str(row), name_of(owner, row)),
         )
         for row in draw_rows(len(held), num, seed=seed, purpose=name)

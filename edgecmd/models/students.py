@@ -10,6 +10,11 @@ Two families share one topology:
   (Brock et al. 2021, arXiv 2101.08692). At export each folds to one plain convolution.
 - ``gn-*``: plain convolutions with GroupNorm, the usual choice; slower in ONNX Runtime.
 
+``plain-*`` have convolutions with a bias and nothing else: what the exporter makes of a ``gn-*`` student by
+folding its normalisation away (`export.fold_norm`). Training one from random weights is not meant.
+
+``audio-*`` are students of the first family that take a recording and look at its log-mel picture.
+
 Shapes: B batch, C channels, H height, W width, D embedding dimension.
 """
 
@@ -22,7 +27,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgecmd.errors import choose
+from edgecmd.errors import ConfigError, choose
+from edgecmd.models.audio import LogMel
 
 # E[relu(x)^2] - E[relu(x)]^2 = (1 - 1/pi) / 2 for x ~ N(0, 1): this gain keeps the variance at 1.
 RELU_GAIN = math.sqrt(2.0 / (1.0 - 1.0 / math.pi))
@@ -32,10 +38,17 @@ GROUP_SIZE = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudentSpec:
-    """Topology of a student: the family of its convolutions and the width of each stage."""
+    """Topology of a student.
+
+    Attributes:
+        family: Of its convolutions, a key of `FAMILIES`.
+        widths: Channels of each stage.
+        front: What stands before the convolutions, a key of `FRONTS`.
+    """
 
     family: str
     widths: tuple[int, int, int]
+    front: str = "none"
 
 
 STUDENTS: dict[str, StudentSpec] = {
@@ -45,7 +58,13 @@ STUDENTS: dict[str, StudentSpec] = {
     "gn-50k": StudentSpec(family="gn", widths=(16, 24, 32)),
     "gn-200k": StudentSpec(family="gn", widths=(24, 48, 80)),
     "gn-1m": StudentSpec(family="gn", widths=(48, 112, 184)),
+    "plain-50k": StudentSpec(family="plain", widths=(16, 24, 32)),
+    "plain-200k": StudentSpec(family="plain", widths=(24, 48, 80)),
+    "plain-1m": StudentSpec(family="plain", widths=(48, 112, 184)),
+    "audio-50k": StudentSpec(family="ws", widths=(12, 24, 36), front="log-mel"),
+    "audio-200k": StudentSpec(family="ws", widths=(24, 48, 80), front="log-mel"),
 }
+FRONTS: dict[str, Callable[[], nn.Module]] = {"none": nn.Identity, "log-mel": LogMel}
 
 
 class StandardisedConv2d(nn.Conv2d):
@@ -91,7 +110,11 @@ def _gn_conv(into: int, out: int, *, stride: int = 1) -> nn.Module:
     return nn.Sequential(convolution, nn.GroupNorm(groups, out), nn.ReLU())
 
 
-FAMILIES: dict[str, Callable[..., nn.Module]] = {"ws": _ws_conv, "gn": _gn_conv}
+def _plain_conv(into: int, out: int, *, stride: int = 1) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(into, out, 3, stride=stride, padding=1), nn.ReLU())
+
+
+FAMILIES: dict[str, Callable[..., nn.Module]] = {"ws": _ws_conv, "gn": _gn_conv, "plain": _plain_conv}
 
 
 class Residual(nn.Module):
@@ -120,7 +143,13 @@ class Student(nn.Module):
 
     def __init__(self, spec: StudentSpec, *, in_channels: int, embedding_dim: int) -> None:
         super().__init__()
+        if spec.front == "log-mel" and in_channels != 1:
+            raise ConfigError(
+                f"A student of recordings takes 1 channel, not {in_channels}; for pictures set"
+                " student.architecture to one of the ws-* or gn-* students."
+            )
         conv = FAMILIES[spec.family]
+        self.front = FRONTS[spec.front]()
         first, second, third = spec.widths
         self.trunk = nn.Sequential(
             conv(in_channels, first, stride=2),
@@ -133,8 +162,8 @@ class Student(nn.Module):
         self.projector = nn.Linear(2 * third, embedding_dim)
 
     def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
-        """Embed a batch of scaled images."""
-        features = self.trunk(image)
+        """Embed a batch of inputs, see `edgecmd.preprocess.target_input`."""
+        features = self.trunk(self.front(image))
         pooled = torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)
         embedding: Tensor = self.projector(pooled)
         return embedding

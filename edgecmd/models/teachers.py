@@ -27,8 +27,14 @@ TEACHERS: dict[str, StudentSpec] = {
     "gn-teacher": StudentSpec(family="gn", widths=(32, 64, 128)),
     "gn-teacher-large": StudentSpec(family="gn", widths=(48, 112, 184)),
 }
-BUILTIN = "teacher_64.safetensors"
-BUILTIN_SHA256 = "8fbdd1250f5b3c17a58c51efd47d5bb298e0712c5d9cf76e7857d598c1eaa84a"
+# Teachers that ship with edgecmd: data set -> file and its SHA-256. Other sets use that of `DEFAULT_SET`.
+DEFAULT_SET = "emoji"
+BUILTIN: dict[str, tuple[str, str]] = {
+    "emoji": (
+        "teacher_64.safetensors",
+        "8fbdd1250f5b3c17a58c51efd47d5bb298e0712c5d9cf76e7857d598c1eaa84a",
+    ),
+}
 
 
 def build_teacher(architecture: str, *, embedding_dim: int, generator: torch.Generator) -> Student:
@@ -94,13 +100,18 @@ def save_teacher(network: nn.Module, path: Path, *, recipe: Mapping[str, str]) -
     return hashlib.sha256(data).hexdigest()
 
 
-def load_teacher(path: Path | None = None) -> Teacher:
-    """Read a teacher made by ``edgecmd pretrain``; without a path the one that ships with edgecmd.
+def load_teacher(path: Path | None = None, *, data_set: str = DEFAULT_SET) -> Teacher:
+    """Read a teacher made by ``edgecmd pretrain``; without a path the one that ships for a data set.
+
+    Args:
+        path: The file; None for the shipped one.
+        data_set: ``data.name``; sets without a teacher of their own get that of `DEFAULT_SET`.
 
     Raises:
         DataError: The file is missing, not safetensors, or its metadata or tensors do not fit.
     """
-    file = path or shipped_file(BUILTIN)
+    name, checksum = BUILTIN.get(data_set, BUILTIN[DEFAULT_SET])
+    file = path or shipped_file(name)
     advice = f"A teacher is made by `edgecmd pretrain --out {file.name}`; teacher.path names it."
     tensors, recipe = unpack(file, advice=advice)
     require(recipe, {"architecture", "embedding_dim"}, path=file, advice=advice)
@@ -114,8 +125,8 @@ def load_teacher(path: Path | None = None) -> Teacher:
         raise DataError(f"{file} does not hold the weights of {recipe['architecture']!r}: {error}") from error
     network.eval().requires_grad_(False)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    if path is None and digest != BUILTIN_SHA256:
-        raise DataError(f"{file} does not have the checksum {BUILTIN_SHA256}. Install edgecmd again.")
+    if path is None and digest != checksum:
+        raise DataError(f"{file} does not have the checksum {checksum}. Install edgecmd again.")
     return Teacher(network=network, embedding_dim=dim, sha256=digest, recipe=recipe)
 
 

@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from edgecmd import baselines, losses
 from edgecmd.config import DistillConfig
-from edgecmd.data.augment import augment_target
+from edgecmd.data.augment import augment as augmented
 from edgecmd.distill import LocalData
 from edgecmd.errors import choose
 from edgecmd.privacy.randomness import Source, generator, integers
@@ -188,7 +188,9 @@ def view_units(data: LocalData, rows: np.ndarray, *, num_views: int, augment: fl
     index = torch.from_numpy(rows)
     image_BCHW, teacher = data.target[index], data.teacher[index]
     coins = generator(source)
-    views = [augment_target(image_BCHW, strength=augment, generator=coins) for _ in range(num_views)]
+    views = [
+        augmented(data.modality, image_BCHW, strength=augment, generator=coins) for _ in range(num_views)
+    ]
     return Units(
         images=torch.stack(views, dim=1),
         teacher=teacher[:, None].expand(-1, num_views, -1),

@@ -47,7 +47,12 @@ PairMaker = Callable[[torch.Generator], Neighbours]
 
 
 def pair_makers(
-    student: nn.Module, *, num_pairs: int, in_channels: int, image_size: int, embedding_dim: int
+    student: nn.Module,
+    *,
+    num_pairs: int,
+    in_channels: int,
+    image_size: int | tuple[int, int],
+    embedding_dim: int,
 ) -> dict[str, PairMaker]:
     """What makes neighbours of each kind for this student.
 
@@ -65,7 +70,7 @@ def pair_makers(
         student: Encoder; its present weights are used.
         num_pairs: N of the larger set, at least 3.
         in_channels: C.
-        image_size: H and W.
+        image_size: H and W, one number where they are equal.
         embedding_dim: D.
 
     Raises:
@@ -73,7 +78,8 @@ def pair_makers(
     """
     if num_pairs < 3:
         raise PrivacyError(f"num_pairs={num_pairs} is too few for a sensitivity search; give at least 3.")
-    make = _Maker(student, num_pairs, (in_channels, image_size, image_size), embedding_dim)
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    make = _Maker(student, num_pairs, (in_channels, *size), embedding_dim)
     return {
         "random": make.random,
         "hub": make.hub,

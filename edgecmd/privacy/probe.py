@@ -78,13 +78,13 @@ def _reaches_others(clean: Tensor, found: Tensor, row: int) -> bool:
     return not same
 
 
-def require_pure(student: nn.Module, *, in_channels: int, image_size: int) -> None:
+def require_pure(student: nn.Module, *, in_channels: int, image_size: int | tuple[int, int]) -> None:
     """Refuse a student whose output for one image depends on other images, present or past.
 
     Args:
         student: Encoder; a copy of it on the CPU is probed, so nothing of it changes.
         in_channels: C.
-        image_size: H and W.
+        image_size: H and W, one number where they are equal.
 
     Raises:
         PrivacyError: It mixes the rows of a batch, depends on their number or place, keeps statistics
@@ -97,7 +97,8 @@ def require_pure(student: nn.Module, *, in_channels: int, image_size: int) -> No
     probed = copy.deepcopy(student).cpu()
     kind = next((value.dtype for value in student.parameters()), torch.float32)
     coins = torch.Generator().manual_seed(PROBE_SEED)
-    shape = (PROBE_ROWS, in_channels, image_size, image_size)
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    shape = (PROBE_ROWS, in_channels, *size)
     image, other = (torch.rand(shape, generator=coins).to(kind) for _ in range(2))
     probed.train()
     _refuse_forgetful(probed, image, other)

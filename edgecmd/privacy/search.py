@@ -160,7 +160,7 @@ def _moved(at: Neighbours, generator: torch.Generator) -> tuple[Neighbours, int]
         image[row] += scale * torch.randn(image[row].shape, generator=generator)
     else:
         teacher[row] = unit(teacher[row] + scale * torch.randn(teacher[row].shape, generator=generator))
-    return replace(at, data=LocalData(target=image, teacher=teacher)), row
+    return replace(at, data=replace(at.data, target=image, teacher=teacher)), row
 
 
 def step_query(

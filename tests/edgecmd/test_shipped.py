@@ -12,11 +12,14 @@ import pytest
 from edgecmd import shipped
 from edgecmd.data.emoji import PAIRS_FILE, PUBLIC_FILE
 from edgecmd.errors import DataError
-from edgecmd.models.teachers import BUILTIN
+from edgecmd.models import teachers
 from edgecmd.shipped import shipped_file
 
 ROOT = Path(__file__).parents[2]
 ASK = "import edgecmd; from edgecmd.shipped import shipped_file; print(edgecmd.__file__, shipped_file('x'))"
+
+
+BUILTIN = teachers.BUILTIN["emoji"][0]
 
 
 @pytest.mark.parametrize("name", [PAIRS_FILE, PUBLIC_FILE, BUILTIN, "NOTICE"])

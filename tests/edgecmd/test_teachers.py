@@ -141,7 +141,7 @@ def test_a_damaged_built_in_teacher_is_refused(tmp_path: Path, monkeypatch: pyte
     from edgecmd.models import teachers
 
     damaged = tmp_path / "teacher.safetensors"
-    data = bytearray(teachers.shipped_file(teachers.BUILTIN).read_bytes())
+    data = bytearray(teachers.shipped_file(teachers.BUILTIN["emoji"][0]).read_bytes())
     data[-1] ^= 1
     damaged.write_bytes(bytes(data))
     monkeypatch.setattr(teachers, "shipped_file", lambda _: damaged)
