@@ -20,6 +20,7 @@ from export.contents import BUNDLE_FILES, Built, Contents, write_contents
 from export.device.infer import Prototypes
 from export.device.reading import InferError
 from export.fold import fold
+from export.folding import Folding
 from export.graph import Deployable, rebuild
 from export.profiles import (
     DEFAULT,
@@ -52,6 +53,7 @@ class Options:
         calibration: Public or made-up inputs, for the profiles that need them.
         prototypes: Where the head is made of them, they are written beside it.
         provenance: For the card.
+        folding: Where GroupNorm was folded away before, what that changed.
     """
 
     profiles: tuple[str, ...] = (DEFAULT,)
@@ -60,6 +62,7 @@ class Options:
     calibration: Calibration | None = None
     prototypes: Prototypes | None = None
     provenance: Provenance = field(default_factory=Provenance)
+    folding: Folding | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +130,7 @@ def export_bundle(
                 prototypes=options.prototypes,
                 calibration=options.calibration.description if options.calibration and calibrated else "",
                 provenance=options.provenance,
+                folding=options.folding,
             )
             write_contents(built, contents)
             num_bytes = {path.name: path.stat().st_size for path in sorted(built.iterdir())}

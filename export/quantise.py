@@ -130,7 +130,7 @@ def quantise_dynamic(model: onnx.ModelProto, *, leave_out: Sequence[str] = ()) -
 
 def _through_files(model: onnx.ModelProto, run: Callable[[Path, Path], None]) -> onnx.ModelProto:
     """``run(source, target)`` on files that are gone afterwards; the quantiser knows no other way."""
-    with tempfile.TemporaryDirectory(prefix="edgecmd-quantise-") as name, _quiet():
+    with tempfile.TemporaryDirectory(prefix="edgecmd-quantise-") as name, quiet():
         source, target = Path(name) / "source.onnx", Path(name) / "target.onnx"
         source.write_bytes(model.SerializeToString())
         run(source, target)
@@ -153,7 +153,7 @@ def tidy(model: onnx.ModelProto) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the quantiser's advice to run its own optimiser first, which folds nothing here."""
     logger = logging.getLogger()
     level = logger.level

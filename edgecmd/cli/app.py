@@ -70,6 +70,7 @@ def register() -> None:
         compare,
         data,
         device,
+        export_bench,
         run,
         setup,
         train,
