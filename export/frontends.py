@@ -47,10 +47,11 @@ class ImageFrontEnd(nn.Module):
             Within one grey level of what Pillow makes (it rounds once more, between rows and columns).
         """
         side, (height, width) = self.side, image_BHWC.shape[1:3]
-        # 1 where both sides are multiples of the student's, else 0: whole numbers, so no branch is traced.
-        most = max(2 * side - 2, 1)
-        even = (most - height % side - width % side) // most
-        rows, columns = (height // side - 1) * even + 1, (width // side - 1) * even + 1
+        # 0 where both sides are multiples of the student's, else 1; whole numbers, so no branch is traced, and
+        # none below 0 is divided: ONNX rounds such a quotient up where torch rounds it down.
+        uneven = (height % side + width % side + 2 * side - 2) // (2 * side - 1)
+        rows = (height // side - 1) * (1 - uneven) + 1
+        columns = (width // side - 1) * (1 - uneven) + 1
         image_BCHW = image_BHWC.permute(0, 3, 1, 2).to(torch.float32)
         large_BCHW = functional.interpolate(
             image_BCHW, size=(side * rows, side * columns), mode="bilinear", antialias=True
@@ -99,7 +100,8 @@ def image_variants(images: np.ndarray, spec: ExportSpec) -> dict[str, np.ndarray
 
 
 def _oblong(side: int) -> tuple[int, int]:
-    return side + side // 2 + 1, side + side // 4 + 2
+    """Height of two and a half sides, width of half a side: one to shrink and one to enlarge."""
+    return 2 * side + side // 2 + 1, side // 2 + 1
 
 
 def at_size(images: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -161,7 +161,7 @@ def make_profile(
     profile = choose("export.profiles", name, PROFILES)
     if profile.calibrated and (calibration is None or not len(calibration.inputs)):
         raise ExportError(f"Profile {name} needs calibration inputs, public or procedural; give at least 1.")
-    source = onnx.load_from_string(data)
+    source = gate(data, name="The exported file")
     properties = {entry.key: entry.value for entry in source.metadata_props}
     model = profile.make(source, calibration, leave_out)
     del model.metadata_props[:]
