@@ -5,7 +5,7 @@ Shapes: N images.
 
 from dataclasses import dataclass
 
-from edgecmd.data.pairs import Images
+from edgecmd.data.pairs import Targets
 from edgecmd.errors import ExportError
 from edgecmd.models.students import Student
 from export.fold_norm import Sampler, fold_norm, folded_architecture
@@ -45,7 +45,7 @@ class Folding:
 
 
 def fold_for_export(
-    student: Student, spec: ExportSpec, *, sampler: Sampler, num_steps: int, images: Images, task: Task
+    student: Student, spec: ExportSpec, *, sampler: Sampler, num_steps: int, images: Targets, task: Task
 ) -> tuple[Student, Folding]:
     """Fold, recover on public inputs, and measure both students.
 

@@ -143,17 +143,21 @@ def without_norm(config: RunConfig, student: "Student", task: "Task") -> "tuple[
 def plain_spec(config: RunConfig, student: "Student", *, architecture: str) -> "ExportSpec":
     """Shapes and scaling of a run's student, without a head."""
     from edgecmd.data.clients import experiment
+    from edgecmd.data.pairs import input_shape, target_kind
+    from export.frontends import OF_KIND
     from export.spec import ExportSpec
 
-    _, height, _, channels = experiment(config.data).test.pairs.target.shape
+    target = experiment(config.data).test.pairs.target
+    channels, _, width = input_shape(target)
     return ExportSpec(
         architecture=architecture,
-        image_size=height,
+        image_size=width,
         channels=channels,
         embedding_dim=student.projector.out_features,
         offset=config.data.target_offset,
         scale=config.data.target_scale,
         license=config.export.license,
+        front_end=OF_KIND[target_kind(target)],
     )
 
 
