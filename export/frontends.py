@@ -57,8 +57,8 @@ class ImageFrontEnd(nn.Module):
             Within one grey level of what Pillow makes (it rounds once more, between rows and columns).
         """
         side, (height, width) = self.side, image_BHWC.shape[1:3]
-        # 0 where both sides are multiples of the student's, else 1; whole numbers, so no branch is traced,
-        # and none below 0 is divided: ONNX rounds such a quotient up where torch rounds it down.
+        # 0 where both sides are multiples of the student's, else 1: whole numbers, so no branch is traced.
+        # None below 0 is divided: ONNX rounds such a quotient up where torch rounds it down.
         uneven = (height % side + width % side + 2 * side - 2) // (2 * side - 1)
         rows = (height // side - 1) * (1 - uneven) + 1
         columns = (width // side - 1) * (1 - uneven) + 1
@@ -67,7 +67,8 @@ class ImageFrontEnd(nn.Module):
             image_BCHW, size=(side * rows, side * columns), mode="bilinear", antialias=True
         )
         blocks = large_BCHW.reshape(*large_BCHW.shape[:2], side, rows, side, columns)
-        level_BCSS = torch.floor(blocks.mean(dim=(3, 5)) + 0.5)
+        # Half a grey level is rounded up as Pillow does, by every engine: 0.001 is more than they differ by.
+        level_BCSS = torch.floor(blocks.mean(dim=(3, 5)) + 0.501)
         return (level_BCSS / 255.0 - self.offset) / self.scale
 
 

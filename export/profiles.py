@@ -89,7 +89,7 @@ PROFILES: dict[str, Profile] = {
         make=lambda model, _, __: store(model, bits=8),
         limits=ParityLimits(max_abs=None),
         tolerance=1e-4,
-        summary="8-bit weights with a scale for each output channel, float32 arithmetic",
+        summary="8-bit weights with scales for a few inputs of each output channel, float32 arithmetic",
     ),
     "w4": Profile(
         make=lambda model, _, __: store(model, bits=4),

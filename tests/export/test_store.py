@@ -12,8 +12,8 @@ from export.store import (
     MIN_SIZE_4_BITS,
     StoredWeight,
     balanced_steps,
-    channel_scale,
     clipped_scale,
+    group_scale,
     large_weights,
     pack_nibbles,
     store,
@@ -70,43 +70,52 @@ def test_stored_layer_computes_nearly_the_same(op, shape, attributes, bits):
     assert small.ByteSize() < model.ByteSize()
 
 
-def test_every_channel_has_its_own_scale():
-    weight = np.stack([np.full((16, 4, 4), 127.0), np.full((16, 4, 4), 0.127)]).astype(np.float32)
-    one = StoredWeight(name="w", values=weight, axis=0)
-    np.testing.assert_allclose(channel_scale(one, largest=127).ravel(), [1.0, 0.001], rtol=1e-6)
-    steps = balanced_steps(one, channel_scale(one, largest=127), largest=127)
-    assert (steps == 127).all()
+def test_every_group_of_inputs_has_its_own_scale():
+    values = np.ones((2, 8, 3, 3), np.float32)
+    values[0, :4], values[0, 4:], values[1] = 127.0, 63.5, 254.0
+    one = StoredWeight(name="w", values=values, axis=0)
+    assert one.groups().shape == (2, 2, 36)
+    scale = group_scale(one.groups(), largest=127)
+    assert scale.squeeze().tolist() == [[1.0, 0.5], [2.0, 2.0]]
+    assert (balanced_steps(one.groups(), scale, largest=127, kernel=one.kernel) == 127).all()
 
 
-def test_a_channel_of_zeros_stays_zero():
-    one = StoredWeight(name="w", values=np.zeros((2, 300), np.float32), axis=0)
-    for scale in (channel_scale(one, largest=127), clipped_scale(one, largest=7)):
+def test_groups_are_cut_along_the_inputs_wherever_they_stand():
+    values = np.arange(64 * 3, dtype=np.float32).reshape(64, 3)  # a MatMul's weight: inputs first
+    groups = StoredWeight(name="w", values=values, axis=1).groups()
+    assert groups.shape == (3, 2, 32)
+    np.testing.assert_array_equal(groups[1, 0], values[:32, 1])
+
+
+def test_zeros_stay_zero():
+    groups = np.zeros((2, 3, 36), np.float32)
+    for scale in (group_scale(groups, largest=127), clipped_scale(groups, largest=7)):
         assert np.isfinite(scale).all()
-        assert (balanced_steps(one, scale, largest=7) == 0).all()
+        assert (scale > 0).all()
+        assert (balanced_steps(groups, scale, largest=7) == 0).all()
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([(6, 5, 3, 3), (8, 70)]))
-def test_rounding_is_balanced_and_off_by_at_most_a_step(seed, shape):
-    values = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    one = StoredWeight(name="w", values=values, axis=0)
-    scale = channel_scale(one, largest=127)
-    error = values / scale - balanced_steps(one, scale, largest=127)
-    assert np.abs(error).max() <= 1.0 + 1e-4
-    groups = error.reshape(shape[0], shape[1], -1) if len(shape) == 4 else error[:, :64].reshape(8, 2, 32)
-    # The sum of a group is rounded too, unless a number was at its limit already.
-    assert np.abs(groups.sum(axis=-1)).max() <= 1.5
-    assert np.median(np.abs(groups.sum(axis=-1))) <= 0.5
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0, 9]), st.sampled_from([1e-3, 1.0, 30.0]))
+def test_rounding_is_balanced_and_off_by_at_most_a_step(seed, kernel, size):
+    groups = (size * np.random.default_rng(seed).normal(size=(6, 4, 36))).astype(np.float32)
+    scale = group_scale(groups, largest=127)
+    assert (scale == scale.astype(np.float16)).all()
+    error = groups / scale - balanced_steps(groups, scale, largest=127, kernel=kernel)
+    assert np.abs(error).max() <= 1.0 + 1e-3
+    sums = error.reshape(-1, kernel or 36).sum(axis=1)
+    # The sum of a kernel is rounded too, unless a number was at its limit already.
+    assert np.abs(sums).max() <= 1.5 + 1e-3
+    assert np.median(np.abs(sums)) <= 0.5
 
 
 def test_clipping_lowers_the_error():
-    values = draw(10, 400)
-    one = StoredWeight(name="w", values=values, axis=0)
+    groups = draw(10, 4, 100)
 
     def error(scale):
-        return np.square(values - np.clip(np.rint(values / scale), -7, 7) * scale).sum()
+        return np.square(groups - np.clip(np.rint(groups / scale), -7, 7) * scale).sum()
 
-    assert error(clipped_scale(one, largest=7)) < 0.9 * error(channel_scale(one, largest=7))
+    assert error(clipped_scale(groups, largest=7)) < 0.95 * error(group_scale(groups, largest=7))
 
 
 def test_nibbles_by_hand():

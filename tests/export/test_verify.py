@@ -27,7 +27,7 @@ from export.verify import (
 GOOD = ParityReport(
     batch_sizes=(1, 2),
     input_sizes=("32x32", "64x64"),
-    num_images=3,
+    num_images=1000,
     max_abs=1e-6,
     min_cosine=1.0,
     mean_cosine=1.0,
@@ -168,6 +168,13 @@ def test_each_figure_has_its_limit(change, message):
     refuse_mismatch(GOOD, ParityLimits())
     with pytest.raises(ExportError, match=message):
         refuse_mismatch(dataclasses.replace(GOOD, **change), ParityLimits())
+
+
+def test_one_changed_answer_is_allowed_on_few_inputs():
+    few = dataclasses.replace(GOOD, num_images=20)
+    refuse_mismatch(dataclasses.replace(few, metric_onnx=0.85), ParityLimits())
+    with pytest.raises(ExportError, match=r"gap 0.1000 exceeds the limit 0.05"):
+        refuse_mismatch(dataclasses.replace(few, metric_onnx=0.80), ParityLimits())
 
 
 def test_a_profile_that_rounds_has_no_limit_on_single_numbers():
