@@ -35,16 +35,16 @@ class DepthFrontEnd(nn.Module):
         """Choose pixels and scale; 0 is missing, and 0 in both channels."""
         height, width = depth_BHW1.shape[1:3]
         depth_BHW = depth_BHW1.to(torch.float32)[..., 0]
-        rows_BSW = depth_BHW.index_select(1, self._places(height))
-        depth_BSS = rows_BSW.index_select(2, self._places(width))
+        # The pixel under the centre of each of the result's; float64 is exact enough for these quotients.
+        centre = torch.arange(1, 2 * self.side, 2)
+        rows, columns = (
+            torch.floor((centre * size).to(torch.float64) / (2 * self.side)).to(torch.int64)
+            for size in (height, width)
+        )
+        depth_BSS = depth_BHW.index_select(1, rows).index_select(2, columns)
         measured = depth_BSS.clamp(max=1.0)
         scaled = (depth_BSS / 1000.0 - DEPTH_OFFSET_M) / DEPTH_SCALE_M * measured
         return torch.stack([scaled, measured], dim=1)
-
-    def _places(self, size: int) -> Tensor:
-        """Pixel under the centre of each of the result's; float64 is exact enough."""
-        odd = torch.arange(1, 2 * self.side, 2)
-        return torch.floor((odd * size).to(torch.float64) / (2 * self.side)).to(torch.int64)
 
 
 def depth_example(spec: ExportSpec) -> Tensor:

@@ -102,7 +102,7 @@ class Student:
         self.outputs = ["embedding", "scores"] if self.classes else ["embedding"]
         self.prototypes: Prototypes | None = None
 
-    def __call__(self, inputs: np.ndarray, *, rate_hz: float | None = None) -> Prediction:
+    def __call__(self, inputs: np.ndarray, *, rate_hz: int | float | None = None) -> Prediction:
         """Embed pictures (batch, height, width, channels), depth maps or recordings (batch, samples).
 
         Args:

@@ -55,7 +55,7 @@ def check_wave(waves: np.ndarray, *, channels: int, preprocess: Mapping[str, Any
     return np.asarray(waves / np.float32(FULL_SCALE), np.float32) if waves.dtype == np.int16 else waves
 
 
-def refuse_rate(given_hz: float, *, rate_hz: float, what: str) -> None:
+def refuse_rate(given_hz: int | float, *, rate_hz: int | float, what: str) -> None:
     """Refuse a recording of another rate: the student would hear another pitch and say nothing.
 
     Raises:
