@@ -226,7 +226,7 @@ def _scale_back(
     """Nodes from signed whole numbers in groups to the weight in its own shape."""
     name = weight.name
     shape = np.moveaxis(weight.values, weight.axis, 0).shape
-    constants = {
+    constants: dict[str, np.ndarray] = {
         f"{name}.scale": scale.astype(np.float16),
         f"{name}.shape": np.asarray(shape, dtype=np.int64),
     }

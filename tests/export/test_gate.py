@@ -314,7 +314,7 @@ def test_students_pass(bundle, architecture):
     [
         ({"max_file_bytes": 100}, r"101 bytes or more; allowed are 100"),
         ({"max_structure_bytes": 1000}, "of structure"),
-        ({"max_nodes": 10}, "34 nodes"),
+        ({"max_nodes": 10}, "72 nodes"),
         ({"max_elements": 1000}, "claims"),
         ({"max_weights": 5000}, "weights have"),
         ({"opsets": (18,)}, "opset"),

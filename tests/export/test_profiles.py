@@ -47,8 +47,10 @@ def test_each_profile_passes_the_gate_says_so_and_is_made_alike_twice(make, data
 
 def test_weights_are_stored_in_whole_numbers_and_nothing_else_changes(data):
     model = onnx.load_from_string(make_profile(data, "w8"))
-    large = [entry for entry in model.graph.initializer if len(entry.dims) > 1 and np.prod(entry.dims) >= 256]
+    large = [entry for entry in model.graph.initializer if np.prod(entry.dims) >= 1000]
     assert {entry.data_type for entry in large} == {onnx.TensorProto.INT8}
+    scales = [entry for entry in model.graph.initializer if entry.name.endswith("weight.scale")]
+    assert {entry.data_type for entry in scales} == {onnx.TensorProto.FLOAT16}
     assert operators(make_profile(data, "w8")) - operators(data) == Counter(
         {"Cast": 16, "Mul": 8, "Reshape": 8}
     )
