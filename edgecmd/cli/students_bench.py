@@ -34,7 +34,8 @@ def measure(
         architectures: Students; a ``gn-*`` one also gives a row with its normalisation folded away.
         method: A loss, or ``<mechanism>@<epsilon>``.
         num_seeds: Seeds from 0.
-        warm_steps: Steps of a warm start on public pictures; 0 for random first weights.
+        warm_steps: Steps of a warm start on public pictures, with the default settings of distillation; 0 for
+            random first weights.
         fold_steps: Steps of the recovery after folding.
 
     Returns:
@@ -61,7 +62,8 @@ def measure(
 
 
 def _first_weights(config: RunConfig, architecture: str, folder: Path, num_steps: int) -> str:
-    """Path of a warm start that all seeds share; empty for random weights."""
+    """Path of a warm start that all seeds share, by the default optimiser; empty for random weights."""
+    from edgecmd.config import DistillConfig
     from edgecmd.runs import save_student
     from edgecmd.warmstart import warm_start
 
@@ -70,7 +72,9 @@ def _first_weights(config: RunConfig, architecture: str, folder: Path, num_steps
     path = folder / f"{architecture}.warm.safetensors"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        settings = replace(config, student=replace(config.student, architecture=architecture))
+        student = replace(config.student, architecture=architecture)
+        # The private optimiser is chosen for noise; a warm start has none.
+        settings = replace(config, student=student, distill=DistillConfig()).resolved()
         save_student(warm_start(settings, num_steps=num_steps), path, settings)
     return str(path)
 

@@ -107,3 +107,28 @@ def test_a_folder_that_is_neither_run_nor_bundle_is_refused(
 ) -> None:
     assert run(monkeypatch, "bench", "export", tmp_path) == 4
     assert "neither student.safetensors nor student.onnx" in capsys.readouterr().err
+
+
+def test_students_are_compared_and_what_is_finished_is_not_repeated(
+    tiny_files: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from shapes import shapes_config
+
+    (tmp_path / "tiny.toml").write_text(to_toml(shapes_config(*tiny_files, tmp_path)), encoding="utf-8")
+    words = ["--config", tmp_path / "tiny.toml", "--architectures", "gn-50k", "--method", "cmc"]
+    words += ["--seeds", 1, "--warm-steps", 1, "--fold-steps", 2, "--set", "name=students"]
+    assert run(monkeypatch, "bench", "students", *words) == 0
+    first = capsys.readouterr().out
+    assert "gn-50k, folded" in first
+    record = json.loads((tmp_path / "students" / "students.json").read_text())
+    assert set(record["rows"]) == {"gn-50k", "gn-50k, folded"}
+    assert record["rows"]["gn-50k, folded"]["pure"]["mean"] == 1.0
+    assert set(record["rows"]["gn-50k"]) >= {"recall@1", "pure"}
+    monkeypatch.setattr("server.simulate.simulate", None)
+    assert run(monkeypatch, "bench", "students", *words) == 0
+    assert capsys.readouterr().out == first
+    exported = tmp_path / "students" / "seed-0" / "gn-50k"
+    assert (exported / "config.toml").is_file()
