@@ -330,10 +330,15 @@ class ExportConfig:
     """Folder with a sub-folder of pictures for each class: a head without training; empty for none."""
     floor: float = 0.0
     """Least task metric (retrieval R@1) through onnxruntime; below it the export fails. 0 for none."""
+    fold_norm: bool = False
+    """Fold GroupNorm into the convolutions and learn the embedding back on public pictures; for gn-*."""
+    fold_steps: int = 200
+    """Optimiser steps of that recovery; 0 for calibration alone."""
 
     def __post_init__(self) -> None:
         in_range("export", -1, 1, min_cosine=self.min_cosine)
         in_range("export", 0, 1, floor=self.floor)
+        in_range("export", 0, 100_000, fold_steps=self.fold_steps)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

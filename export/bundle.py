@@ -13,13 +13,15 @@ import numpy as np
 import onnx
 from torch import nn
 
-from edgecmd.data.pairs import Images
-from edgecmd.errors import ExportError
+from edgecmd.data.pairs import Targets
+from edgecmd.errors import ExportError, choose
 from edgecmd.files import write_bytes_atomically
 from export.contents import BUNDLE_FILES, Built, Contents, write_contents
 from export.device.infer import Prototypes
 from export.device.reading import InferError
 from export.fold import fold
+from export.folding import Folding
+from export.frontends import FRONT_ENDS
 from export.graph import Deployable, rebuild
 from export.profiles import (
     DEFAULT,
@@ -52,6 +54,7 @@ class Options:
         calibration: Public or made-up inputs, for the profiles that need them.
         prototypes: Where the head is made of them, they are written beside it.
         provenance: For the card.
+        folding: Where GroupNorm was folded away before, what that changed.
     """
 
     profiles: tuple[str, ...] = (DEFAULT,)
@@ -60,6 +63,7 @@ class Options:
     calibration: Calibration | None = None
     prototypes: Prototypes | None = None
     provenance: Provenance = field(default_factory=Provenance)
+    folding: Folding | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +86,7 @@ def export_bundle(
     out_dir: Path,
     *,
     spec: ExportSpec,
-    probe_images: Images,
+    probe_images: Targets,
     task: Task,
     options: Options | None = None,
 ) -> BundleReport:
@@ -93,7 +97,7 @@ def export_bundle(
             not changed.
         out_dir: Folder of the bundle. An older bundle there is replaced.
         spec: Shapes, preprocessing and head.
-        probe_images: Held-out inputs, uint8, (N, S, S, C), at least 1.
+        probe_images: Held-out inputs, such as uint8 (N, S, S, C); at least 1.
         task: What the student is for, measured on ``probe_images``.
         options: Profiles and limits; `Options` by default.
 
@@ -108,10 +112,12 @@ def export_bundle(
     """
     out_dir, options = Path(out_dir).resolve(), options or Options()
     refuse_foreign(out_dir)
-    if probe_images.shape[1:] != spec.image_shape or probe_images.dtype != np.uint8:
+    front_end = choose("front_end", spec.front_end, FRONT_ENDS)
+    shape, dtype = front_end.shape(spec), np.dtype(front_end.dtype)
+    if probe_images.shape[1:] != shape or probe_images.dtype != dtype:
         raise ExportError(
             f"probe_images has dtype={probe_images.dtype} and shape={probe_images.shape};"
-            f" allowed is uint8 of shape (num, {', '.join(map(str, spec.image_shape))})."
+            f" allowed is {dtype} of shape (num, {', '.join(map(str, shape))})."
         )
     plain = rebuild(student, spec)
     bench = Bench(reference=Deployable(plain, spec).eval(), images=probe_images, task=task)
@@ -127,6 +133,7 @@ def export_bundle(
                 prototypes=options.prototypes,
                 calibration=options.calibration.description if options.calibration and calibrated else "",
                 provenance=options.provenance,
+                folding=options.folding,
             )
             write_contents(built, contents)
             num_bytes = {path.name: path.stat().st_size for path in sorted(built.iterdir())}
@@ -152,7 +159,7 @@ class Bench:
     """
 
     reference: Deployable
-    images: Images
+    images: Targets
     task: Task
 
     def build(self, data: bytes, folder: Path, name: str, *, options: Options) -> Built:

@@ -9,9 +9,9 @@ import torch
 
 from edgecmd.config import RunConfig
 from edgecmd.data.clients import experiment
-from edgecmd.data.pairs import Images
+from edgecmd.data.pairs import Images, target_kind
 from edgecmd.data.procedural import procedural_images
-from edgecmd.errors import choose
+from edgecmd.errors import ConfigError, choose
 from edgecmd.preprocess import source_input
 from edgecmd.seeding import numpy_generator, torch_generator
 from edgecmd.warmstart import drawings
@@ -49,10 +49,16 @@ def calibration_of(config: RunConfig) -> Calibration:
         inputs.
 
     Raises:
-        ConfigError: The kind is unknown.
+        ConfigError: The kind is unknown, or targets are no pictures.
     """
     sources, name = choose("export.calibration", config.export.calibration, KINDS)(config)
-    channels = experiment(config.data).train.target.shape[3]
+    target = experiment(config.data).train.target
+    if target_kind(target) != "image":
+        raise ConfigError(
+            f"data.name={config.data.name!r} has targets of modality {target_kind(target)!r}, of which no"
+            " public pictures can be made to take ranges from. Leave int8 out: export.profiles='w8'."
+        )
+    channels = target.shape[3]
     ink = drawings(
         source_input(sources),
         size=config.data.image_size,

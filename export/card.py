@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 from edgecmd.report.privacy import claim
 from export.provenance import Provenance
 
+FILES = {"image": "picture.png", "depth16": "depth.png", "wave": "recording.wav"}
 NOT_KNOWN = "The run was not evaluated; nothing is claimed."
 LIMITS = (
     "The figures are those of the data above. On pictures of another kind, drawn or taken in another way,"
@@ -78,7 +79,8 @@ def model_card(report: Mapping[str, Any], provenance: Provenance) -> str:
         f"# {provenance.name}: an edgecmd student",
         _what(report),
         "## How to run it",
-        "`python infer.py . picture.png` needs numpy and onnxruntime, and Pillow for PNG and JPEG."
+        f"`python infer.py . {FILES[report['front_end']]}` needs numpy and onnxruntime, and Pillow for PNG"
+        " and JPEG."
         " `python infer.py . --check` tells whether this machine computes what the maker's did.",
         "## Files and profiles",
         *_profiles(report),
@@ -92,6 +94,7 @@ def model_card(report: Mapping[str, Any], provenance: Provenance) -> str:
         *_privacy(provenance.privacy),
         "## Audits",
         *_audit(provenance.audit),
+        *_folding(report["folding"]),
         "## Calibration",
         _calibration(report),
         "## Limits",
@@ -103,13 +106,9 @@ def model_card(report: Mapping[str, Any], provenance: Provenance) -> str:
 
 
 def _what(report: Mapping[str, Any]) -> str:
-    grey = {1: "grey", 3: "RGB"}.get(report["channels"], f"{report['channels']}-channel")
-    side = report["image_size"]
     text = (
-        f"It takes {grey} 8-bit pictures of any size, as (batch, height, width, {report['channels']}),"
-        f" resizes them to {side} x {side} as its training pictures were (whole blocks averaged where both"
-        f" sides are multiples of {side}, else an antialiased bilinear filter), and returns an embedding of"
-        f" length 1 in {report['embedding_dim']} dimensions"
+        f"It takes {TAKES[report['front_end']](report)}, and returns an embedding of length 1 in"
+        f" {report['embedding_dim']} dimensions"
     )
     classes = report["classes"]
     if not classes:
@@ -117,6 +116,35 @@ def _what(report: Mapping[str, Any]) -> str:
     return (
         f"{text} and probabilities of {len(classes)} classes ({report['classes_by']}): {', '.join(classes)}."
     )
+
+
+def _takes_pictures(report: Mapping[str, Any]) -> str:
+    grey = {1: "grey", 3: "RGB"}.get(report["channels"], f"{report['channels']}-channel")
+    side = report["image_size"]
+    return (
+        f"{grey} 8-bit pictures of any size, as (batch, height, width, {report['channels']}), resizes them to"
+        f" {side} x {side} as its training pictures were (whole blocks averaged where both sides are"
+        f" multiples of {side}, else an antialiased bilinear filter)"
+    )
+
+
+def _takes_depth(report: Mapping[str, Any]) -> str:
+    side = report["image_size"]
+    return (
+        "depth maps of any size, 16-bit millimetres as (batch, height, width, 1) with 0 where nothing was"
+        f" measured, takes {side} x {side} of their pixels (the nearest; none is averaged with another)"
+    )
+
+
+def _takes_wave(report: Mapping[str, Any]) -> str:
+    return (
+        "recordings of any length, float32 shares of full scale as (batch, samples), of the one rate that"
+        f" its properties and infer.py tell (trained on {report['image_size']:,} samples), makes their"
+        " log-mel picture"
+    )
+
+
+TAKES = {"image": _takes_pictures, "depth16": _takes_depth, "wave": _takes_wave}
 
 
 def _profiles(report: Mapping[str, Any]) -> Iterator[str]:
@@ -174,6 +202,20 @@ def _audit(told: Mapping[str, Any]) -> Iterator[str]:
         return
     yield f"Verdict: {told['verdict']}."
     yield _list(str(one["text"]) for one in told["findings"])
+
+
+def _folding(told: Mapping[str, Any] | None) -> Iterator[str]:
+    if not told:
+        return
+    yield "## Normalisation"
+    yield (
+        f"{told['original']} was trained with GroupNorm, which is slow on a device. It was folded into the"
+        f" convolutions ({told['architecture']}) and the embedding learnt back in {told['num_steps']} steps"
+        f" on {told['inputs']}. Mean cosine to the trained student's embedding on such pictures:"
+        f" {told['cosine_before']:.4f} before these steps, {told['cosine']:.4f} after."
+        f" {told['metric_name']} on held-out data: {told['metric_original']:.4f} as trained,"
+        f" {told['metric']:.4f} folded. The table above compares the files with the folded student."
+    )
 
 
 def _calibration(report: Mapping[str, Any]) -> str:

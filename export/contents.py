@@ -19,6 +19,7 @@ from export.card import model_card
 from export.device.assemble import program
 from export.device.infer import Prototypes
 from export.device.infer import Student as DeviceStudent
+from export.folding import Folding
 from export.frontends import FRONT_ENDS
 from export.profiles import PROFILES
 from export.provenance import Provenance
@@ -61,6 +62,7 @@ class Contents:
         prototypes: Classes by example, where the head is made of them.
         calibration: What the calibration inputs were; empty where none were needed.
         provenance: Where the student comes from.
+        folding: Where GroupNorm was folded away before, what that changed.
     """
 
     spec: ExportSpec
@@ -68,6 +70,7 @@ class Contents:
     prototypes: Prototypes | None = None
     calibration: str = ""
     provenance: Provenance = field(default_factory=Provenance)
+    folding: Folding | None = None
 
 
 def write_contents(folder: Path, contents: Contents) -> None:
@@ -152,6 +155,7 @@ def report_record(folder: Path, contents: Contents) -> dict[str, Any]:
         "classes_by": _classes_by(contents),
         "license": spec.license,
         "calibration": contents.calibration,
+        "folding": None if contents.folding is None else asdict(contents.folding),
         "parity": asdict(next(iter(contents.models.values())).parity),
         "profiles": {
             name: {

@@ -11,11 +11,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from export.front_depth import DepthFrontEnd, depth_example, depth_golden, depth_metadata, depth_variants
+from export.front_wave import (
+    WaveFrontEnd,
+    generate_basis,
+    wave_example,
+    wave_golden,
+    wave_metadata,
+    wave_variants,
+)
 from export.spec import ExportSpec
 
 NUM_GOLDEN = 4
@@ -124,6 +134,9 @@ class FrontEnd:
         metadata: What ``edgecmd.preprocess`` says.
         golden: Made-up inputs of the student's own size, and of another.
         variants: Held-out inputs at three sizes by name, the student's own first.
+        dtype: Of stored inputs.
+        shape: Of one stored input of the student's own size.
+        rewrite: Changes the traced file in place, where the exporter cannot write what is wanted.
     """
 
     input_name: str
@@ -133,6 +146,9 @@ class FrontEnd:
     metadata: Callable[[ExportSpec], dict[str, object]]
     golden: Callable[[ExportSpec], tuple[np.ndarray, np.ndarray]]
     variants: Callable[[np.ndarray, ExportSpec], dict[str, np.ndarray]]
+    dtype: type = np.uint8
+    shape: Callable[[ExportSpec], tuple[int, ...]] = lambda spec: spec.image_shape
+    rewrite: Callable[[onnx.ModelProto], None] = lambda _: None
 
 
 FRONT_ENDS: dict[str, FrontEnd] = {
@@ -145,4 +161,29 @@ FRONT_ENDS: dict[str, FrontEnd] = {
         golden=image_golden,
         variants=image_variants,
     ),
+    "depth16": FrontEnd(
+        input_name="depth",
+        module=DepthFrontEnd,
+        axes={0: "batch", 1: "height", 2: "width"},
+        example=depth_example,
+        metadata=depth_metadata,
+        golden=depth_golden,
+        variants=depth_variants,
+        dtype=np.uint16,
+        shape=lambda spec: (spec.image_size, spec.image_size, 1),
+    ),
+    "wave": FrontEnd(
+        input_name="wave",
+        module=WaveFrontEnd,
+        axes={0: "batch", 1: "samples"},
+        example=wave_example,
+        metadata=wave_metadata,
+        golden=wave_golden,
+        variants=wave_variants,
+        dtype=np.int16,
+        shape=lambda spec: (spec.image_size,),
+        rewrite=generate_basis,
+    ),
 }
+# Front end of each modality of `edgecmd.data.pairs.TARGETS`.
+OF_KIND = {"image": "image", "depth": "depth16", "wave": "wave"}

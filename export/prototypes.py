@@ -10,7 +10,9 @@ import torch
 
 from edgecmd.errors import DataError
 from export.device.infer import Prototypes
-from export.device.reading import InferError, example_files, read_image
+from export.device.reading import InferError, example_files
+from export.device.sensors import SENSORS
+from export.frontends import FRONT_ENDS
 from export.graph import Deployable
 from export.spec import LinearHead
 
@@ -30,7 +32,7 @@ def prototypes_of(folder: Path, embedder: Deployable, *, scale: float) -> Protot
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder. Give one with a sub-folder of pictures for each class.")
     try:
-        classes = example_files(folder)
+        classes = example_files(folder, suffixes=SENSORS[embedder.spec.front_end].suffixes)
         rows = {
             name: [_embedding(embedder, path) for path in files] for name, files in sorted(classes.items())
         }
@@ -48,7 +50,9 @@ def prototypes_of(folder: Path, embedder: Deployable, *, scale: float) -> Protot
 
 @torch.no_grad()
 def _embedding(embedder: Deployable, path: Path) -> np.ndarray:
-    image = read_image(path, channels=embedder.spec.channels)
+    spec = embedder.spec
+    preprocess = FRONT_ENDS[spec.front_end].metadata(spec)
+    image = SENSORS[spec.front_end].read(path, channels=spec.channels, preprocess=preprocess)
     return np.asarray(embedder(torch.from_numpy(image[None].copy()))[0][0].numpy())
 
 

@@ -24,6 +24,8 @@ from onnxruntime.quantization import (
 from edgecmd.errors import ExportError
 
 STUDENT = "student."
+# A student of recordings has its front end inside; that stays exact too.
+FRONT = "student.front."
 LAYERS = ("Conv", "Gemm", "MatMul")
 # Quantised together with the convolutions around them, so that no value goes to float32 and back in between.
 BETWEEN = ("Add", "Mul", "Relu")
@@ -67,7 +69,7 @@ def quantise_static(
     operators = [*LAYERS, *BETWEEN]
     if any(node.op_type in NORMS for node in model.graph.node):
         operators = list(LAYERS)
-    kept = [node.name for node in model.graph.node if not node.name.startswith(STUDENT)]
+    kept = [node.name for node in model.graph.node if not is_students(node.name)]
 
     def run(source: Path, target: Path) -> None:
         quantize_static(
@@ -89,7 +91,12 @@ def quantise_static(
 def quantised_layers(model: onnx.ModelProto) -> list[str]:
     """Names of the student's layers, in the order of the file."""
     nodes = [node for node in model.graph.node if node.op_type in LAYERS]
-    return [node.name for node in nodes if node.name.startswith(STUDENT)]
+    return [node.name for node in nodes if is_students(node.name)]
+
+
+def is_students(name: str) -> bool:
+    """Whether the node of that name is a layer of the student and no part of a front end."""
+    return name.startswith(STUDENT) and not name.startswith(FRONT)
 
 
 def quantise_dynamic(model: onnx.ModelProto, *, leave_out: Sequence[str] = ()) -> onnx.ModelProto:
@@ -102,7 +109,7 @@ def quantise_dynamic(model: onnx.ModelProto, *, leave_out: Sequence[str] = ()) -
     Raises:
         ExportError: The student has convolutions, or no matrix product.
     """
-    layers = [node for node in model.graph.node if node.name.startswith(STUDENT) and node.op_type in LAYERS]
+    layers = [node for node in model.graph.node if is_students(node.name) and node.op_type in LAYERS]
     num_convolutions = sum(node.op_type == "Conv" for node in layers)
     if num_convolutions:
         raise ExportError(
@@ -113,7 +120,7 @@ def quantise_dynamic(model: onnx.ModelProto, *, leave_out: Sequence[str] = ()) -
         )
     if not layers:
         raise ExportError("Profile dyn8 found no matrix product in the student. Use w8.")
-    kept = [node.name for node in model.graph.node if not node.name.startswith(STUDENT)]
+    kept = [node.name for node in model.graph.node if not is_students(node.name)]
 
     def run(source: Path, target: Path) -> None:
         quantize_dynamic(
@@ -130,7 +137,7 @@ def quantise_dynamic(model: onnx.ModelProto, *, leave_out: Sequence[str] = ()) -
 
 def _through_files(model: onnx.ModelProto, run: Callable[[Path, Path], None]) -> onnx.ModelProto:
     """``run(source, target)`` on files that are gone afterwards; the quantiser knows no other way."""
-    with tempfile.TemporaryDirectory(prefix="edgecmd-quantise-") as name, _quiet():
+    with tempfile.TemporaryDirectory(prefix="edgecmd-quantise-") as name, quiet():
         source, target = Path(name) / "source.onnx", Path(name) / "target.onnx"
         source.write_bytes(model.SerializeToString())
         run(source, target)
@@ -153,7 +160,7 @@ def tidy(model: onnx.ModelProto) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the quantiser's advice to run its own optimiser first, which folds nothing here."""
     logger = logging.getLogger()
     level = logger.level

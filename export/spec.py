@@ -49,11 +49,12 @@ class ExportSpec:
 
     Attributes:
         architecture: A key of `edgecmd.models.students.STUDENTS`.
-        image_size: Side of the square that the student sees, in pixels.
-        channels: Channels of the target modality.
+        image_size: Side of the square that the student sees, in pixels; of recordings, their usual length in
+            samples.
+        channels: Channels that the student sees; of depth 2, the metres and the mask.
         embedding_dim: Dimension of the embedding, D.
-        offset: ``data.target_offset``: the value in [0, 1] that the student sees as zero.
-        scale: ``data.target_scale``, not 0: the student sees (value - offset) / scale.
+        offset: ``data.target_offset``: the value in [0, 1] that the student sees as zero; for pictures alone.
+        scale: ``data.target_scale``, not 0: the student sees (value - offset) / scale; for pictures alone.
         license: Licence of the weights, an SPDX name; written into the file.
         head: Classifier on the embedding, or None for the embedding alone.
         front_end: A key of `export.frontends.FRONT_ENDS`: what the raw input is.

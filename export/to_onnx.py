@@ -40,6 +40,7 @@ def to_onnx(deployable: Deployable) -> bytes:
     model = _trace(deployable)
     check_form(model)
     name_nodes(model)
+    FRONT_ENDS[deployable.spec.front_end].rewrite(model)
     strip(model)
     for key, value in metadata(deployable.spec).items():
         model.metadata_props.add(key=key, value=value)

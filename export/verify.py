@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from edgecmd.data.pairs import Images
+from edgecmd.data.pairs import Targets
 from edgecmd.errors import ExportError
 from export.device.infer import Prediction
 from export.device.infer import Student as DeviceStudent
@@ -101,7 +101,7 @@ def verify(
     path: Path,
     reference: Deployable,
     *,
-    images: Images,
+    images: Targets,
     task: Task,
     batch_sizes: Sequence[int] = BATCH_SIZES,
 ) -> ParityReport:
@@ -175,7 +175,7 @@ def class_agreement(expected: Prediction, found: Prediction) -> float | None:
 
 
 @torch.no_grad()
-def run_torch(reference: Deployable, images: Images, *, batch_size: int = 256) -> Prediction:
+def run_torch(reference: Deployable, images: Targets, *, batch_size: int = 256) -> Prediction:
     """Outputs of torch."""
     chunks = [
         reference(torch.tensor(images[start : start + batch_size]))
@@ -185,7 +185,7 @@ def run_torch(reference: Deployable, images: Images, *, batch_size: int = 256) -
     return Prediction(outputs[0], outputs[1] if len(outputs) > 1 else None)
 
 
-def run_device(device: DeviceStudent, images: Images, *, batch_size: int) -> Prediction:
+def run_device(device: DeviceStudent, images: Targets, *, batch_size: int) -> Prediction:
     """Outputs of ONNX Runtime, in batches of ``batch_size``."""
     chunks = [device(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
     scores = [one.scores for one in chunks if one.scores is not None]

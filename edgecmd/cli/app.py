@@ -72,6 +72,7 @@ def register() -> None:
         compare,
         data,
         device,
+        export_bench,
         run,
         setup,
         train,

@@ -89,3 +89,47 @@ def privacy(
         ["gradient", "ratio (median)", "min to max", "CPU ms"],
         rows,
     )
+
+
+@bench_app.command()
+def students(
+    architectures: Annotated[
+        str, typer.Option("--architectures", help="Students, comma separated.")
+    ] = "ws-200k,gn-200k",
+    method: Annotated[str, typer.Option("--method", help="A loss, or <mechanism>@<epsilon>.")] = "cmc",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds from 0.")] = 3,
+    warm_steps: Annotated[
+        int, typer.Option("--warm-steps", min=0, help="Steps of a warm start on public pictures; 0 for none.")
+    ] = 0,
+    fold_steps: Annotated[
+        int, typer.Option("--fold-steps", min=0, help="Steps of recovery after folding.")
+    ] = 200,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Norm-free students against GroupNorm and GroupNorm folded away: task metrics over seeds, purity."""
+    from edgecmd.cli.students_bench import measure
+
+    one_thread()
+    result = measure(
+        read_settings(config, settings),
+        architectures=[name.strip() for name in architectures.split(",")],
+        method=method,
+        num_seeds=seeds,
+        warm_steps=warm_steps,
+        fold_steps=fold_steps,
+    )
+    if as_json:
+        print_json(result)
+        return
+    metrics = list(dict.fromkeys(name for row in result["rows"].values() for name in row))
+    rows = [
+        [name, *(_interval(row.get(metric)) for metric in metrics)] for name, row in result["rows"].items()
+    ]
+    title = f"{method}, {seeds} seeds, mean ± half of a 95% t interval"
+    print_table(title, ["student", *metrics], rows)
+
+
+def _interval(row: dict[str, float] | None) -> str:
+    return "-" if row is None else f"{row['mean']:.3f} ± {(row['high'] - row['low']) / 2:.3f}"

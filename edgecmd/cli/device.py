@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgecmd.models.students import Student
     from export.bundle import Options
     from export.device.infer import Prototypes
+    from export.folding import Folding
     from export.spec import ExportSpec, LinearHead
     from export.verify import Task
 
@@ -37,6 +38,12 @@ def export(
     floor: Annotated[
         float | None, typer.Option("--floor", help="Least retrieval R@1 through onnxruntime; else exit 6.")
     ] = None,
+    fold_norm: Annotated[
+        bool, typer.Option("--fold-norm", help="Fold GroupNorm away and learn the embedding back; for gn-*.")
+    ] = False,
+    fold_steps: Annotated[
+        int | None, typer.Option("--fold-steps", min=0, help="Steps of that, on public pictures.")
+    ] = None,
 ) -> None:
     """Step 4: a bundle of checked ONNX files with preprocessing, student and head."""
     from edgecmd.cli.run import config_of
@@ -48,6 +55,8 @@ def export(
         "prototypes": None if prototypes is None else str(prototypes),
         "calibration": calibration,
         "floor": floor,
+        "fold_norm": fold_norm or None,
+        "fold_steps": fold_steps,
     }
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     config = replace(config, export=replace(config.export, **changes))
@@ -71,16 +80,19 @@ def export_run(config: RunConfig, folder: Path, out: Path) -> str:
     from export.bundle import export_bundle
 
     student = load_student(folder / "student.safetensors")
-    spec, options = bundle_plan(config, folder, student)
-    report = export_bundle(
-        student,
-        out,
-        spec=spec,
-        probe_images=experiment(config.data).test.pairs.target,
-        task=retrieval_task(teacher_embedding(config, "test")),
-        options=options,
+    images, task = (
+        experiment(config.data).test.pairs.target,
+        retrieval_task(teacher_embedding(config, "test")),
     )
+    student, folding = without_norm(config, student, task)
+    spec, options = bundle_plan(config, folder, student, folding=folding)
+    report = export_bundle(student, out, spec=spec, probe_images=images, task=task, options=options)
     parts = []
+    if folding is not None:
+        parts.append(
+            f"GroupNorm folded away: cosine {folding.cosine_before:.4f}, after {folding.num_steps} steps"
+            f" {folding.cosine:.4f}; R@1 {folding.metric_original:.3f}, now {folding.metric:.3f}"
+        )
     for name, parity in report.parity.items():
         file = "student.onnx" if name == options.profiles[0] else f"student.{name}.onnx"
         parts.append(
@@ -103,28 +115,66 @@ def retrieval_task(teacher: "np.ndarray") -> "Task":
     )
 
 
-def bundle_plan(config: RunConfig, folder: Path, student: "Student") -> "tuple[ExportSpec, Options]":
-    """What is exported and how: shapes, head, profiles, calibration, provenance."""
+def without_norm(config: RunConfig, student: "Student", task: "Task") -> "tuple[Student, Folding | None]":
+    """The student as it is, or with ``export.fold_norm`` its folded form and what that changed.
+
+    Raises:
+        ExportError: It has no GroupNorm, or the folded one is more than a point or below the floor worse.
+    """
     from edgecmd.data.clients import experiment
+    from edgecmd.standins import public_inputs
+    from export.folding import fold_for_export, refuse_loss
+
+    settings = config.export
+    if not settings.fold_norm:
+        return student, None
+    folded, folding = fold_for_export(
+        student,
+        plain_spec(config, student, architecture=config.student.architecture),
+        sampler=public_inputs(config, purpose="fold-norm"),
+        num_steps=settings.fold_steps,
+        images=experiment(config.data).test.pairs.target,
+        task=task,
+    )
+    refuse_loss(folding, floor=settings.floor or None)
+    return folded, folding
+
+
+def plain_spec(config: RunConfig, student: "Student", *, architecture: str) -> "ExportSpec":
+    """Shapes and scaling of a run's student, without a head."""
+    from edgecmd.data.clients import experiment
+    from edgecmd.data.pairs import input_shape, target_kind
+    from export.frontends import OF_KIND
+    from export.spec import ExportSpec
+
+    target = experiment(config.data).test.pairs.target
+    channels, _, width = input_shape(target)
+    return ExportSpec(
+        architecture=architecture,
+        image_size=width,
+        channels=channels,
+        embedding_dim=student.projector.out_features,
+        offset=config.data.target_offset,
+        scale=config.data.target_scale,
+        license=config.export.license,
+        front_end=OF_KIND[target_kind(target)],
+    )
+
+
+def bundle_plan(
+    config: RunConfig, folder: Path, student: "Student", *, folding: "Folding | None" = None
+) -> "tuple[ExportSpec, Options]":
+    """What is exported and how: shapes, head, profiles, calibration, provenance."""
     from export.bundle import Options
     from export.calibration import calibration_of
     from export.graph import Deployable, rebuild
     from export.profiles import PROFILES, choose_profiles
     from export.prototypes import head_of, prototypes_of
     from export.provenance import provenance_of
-    from export.spec import ExportSpec
 
     settings, profiles = config.export, choose_profiles(config.export.profiles)
-    _, height, _, channels = experiment(config.data).test.pairs.target.shape
-    spec = ExportSpec(
-        architecture=config.student.architecture,
-        image_size=height,
-        channels=channels,
-        embedding_dim=student.projector.out_features,
-        offset=config.data.target_offset,
-        scale=config.data.target_scale,
-        license=settings.license,
-    )
+    architecture = config.student.architecture if folding is None else folding.architecture
+    spec = plain_spec(config, student, architecture=architecture)
     prototypes: Prototypes | None = None
     head: LinearHead | None = None
     if settings.prototypes:
@@ -142,6 +192,7 @@ def bundle_plan(config: RunConfig, folder: Path, student: "Student") -> "tuple[E
         calibration=calibration_of(config) if calibrated else None,
         prototypes=prototypes,
         provenance=provenance_of(config, folder),
+        folding=folding,
     )
     return replace(spec, head=head), options
 

@@ -10,6 +10,9 @@ Two families share one topology:
   (Brock et al. 2021, arXiv 2101.08692). At export each folds to one plain convolution.
 - ``gn-*``: plain convolutions with GroupNorm, the usual choice; slower in ONNX Runtime.
 
+``plain-*`` have convolutions with a bias and nothing else: what the exporter makes of a ``gn-*`` student by
+folding its normalisation away (`export.fold_norm`). Training one from random weights is not meant.
+
 ``audio-*`` are students of the first family that take a recording and look at its log-mel picture.
 
 Shapes: B batch, C channels, H height, W width, D embedding dimension.
@@ -55,6 +58,9 @@ STUDENTS: dict[str, StudentSpec] = {
     "gn-50k": StudentSpec(family="gn", widths=(16, 24, 32)),
     "gn-200k": StudentSpec(family="gn", widths=(24, 48, 80)),
     "gn-1m": StudentSpec(family="gn", widths=(48, 112, 184)),
+    "plain-50k": StudentSpec(family="plain", widths=(16, 24, 32)),
+    "plain-200k": StudentSpec(family="plain", widths=(24, 48, 80)),
+    "plain-1m": StudentSpec(family="plain", widths=(48, 112, 184)),
     "audio-50k": StudentSpec(family="ws", widths=(12, 24, 36), front="log-mel"),
     "audio-200k": StudentSpec(family="ws", widths=(24, 48, 80), front="log-mel"),
 }
@@ -104,7 +110,11 @@ def _gn_conv(into: int, out: int, *, stride: int = 1) -> nn.Module:
     return nn.Sequential(convolution, nn.GroupNorm(groups, out), nn.ReLU())
 
 
-FAMILIES: dict[str, Callable[..., nn.Module]] = {"ws": _ws_conv, "gn": _gn_conv}
+def _plain_conv(into: int, out: int, *, stride: int = 1) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(into, out, 3, stride=stride, padding=1), nn.ReLU())
+
+
+FAMILIES: dict[str, Callable[..., nn.Module]] = {"ws": _ws_conv, "gn": _gn_conv, "plain": _plain_conv}
 
 
 class Residual(nn.Module):

@@ -32,7 +32,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime
 
-from export.device.reading import MAX_PIXELS, InferError, example_files, pictures_in, read_image
+from export.device.reading import InferError, example_files, pictures_in
+from export.device.sensors import SENSORS, refuse_rate
 
 FORMAT_VERSION = "1"
 SCALE = 10.0
@@ -71,6 +72,8 @@ class Student:
         embedding_dim: Dimension of the embedding.
         classes: Names of the classes; empty without.
         preprocess: What the graph does with the bytes.
+        sensor: What it takes: pictures, depth maps or recordings.
+        rate_hz: Of recordings, samples a second; None for others.
 
     Raises:
         InferError: The file is missing, or was not made by edgecmd.
@@ -88,6 +91,8 @@ class Student:
             self.embedding_dim = int(properties["edgecmd.embedding_dim"])
             self.classes = tuple(map(str, json.loads(properties["edgecmd.classes"])))
             self.preprocess: dict[str, Any] = dict(json.loads(properties["edgecmd.preprocess"]))
+            self.sensor = SENSORS[properties.get("edgecmd.front_end", "image")]
+            self.rate_hz = self.preprocess.get("rate_hz")
         except (KeyError, TypeError, ValueError) as error:
             raise InferError(
                 f"{self.path} has broken edgecmd properties ({error!r}). Export it again.", exit_code=6
@@ -97,28 +102,27 @@ class Student:
         self.outputs = ["embedding", "scores"] if self.classes else ["embedding"]
         self.prototypes: Prototypes | None = None
 
-    def __call__(self, images: np.ndarray) -> Prediction:
-        """Embed images; the graph resizes them as the training pictures were.
+    def __call__(self, inputs: np.ndarray, *, rate_hz: int | float | None = None) -> Prediction:
+        """Embed pictures (batch, height, width, channels), depth maps or recordings (batch, samples).
 
         Args:
-            images: uint8, (batch, height, width, channels), batch at least 1.
+            inputs: Of any size; the graph resizes them as the training data was. At least 1.
+            rate_hz: Of recordings; give it, and another than the model's is refused.
 
         Raises:
-            InferError: The array has another type or shape.
+            InferError: The array has another type or shape, or the rate differs.
         """
-        given = np.asarray(images)
-        fits = given.dtype == np.uint8 and given.ndim == 4 and given.shape[3] == self.channels
-        if not fits or not given.size or given[0].size > MAX_PIXELS * self.channels:
-            raise InferError(
-                f"images has dtype={given.dtype} and shape={given.shape}; allowed is uint8 of shape"
-                f" (batch, height, width, {self.channels}), with 0 to 255 as in a picture file, and at most"
-                f" {MAX_PIXELS:,} pixels a picture.",
-                exit_code=4,
-            )
-        outputs = self.session.run(self.outputs, {"image": np.ascontiguousarray(given)})
+        if rate_hz is not None and self.rate_hz is not None:
+            refuse_rate(rate_hz, rate_hz=self.rate_hz, what="The recording")
+        given = self.sensor.check(np.asarray(inputs), channels=self.channels, preprocess=self.preprocess)
+        outputs = self.session.run(self.outputs, {self.sensor.input_name: np.ascontiguousarray(given)})
         if self.prototypes is not None:
             return Prediction(outputs[0], _prototype_scores(outputs[0], self.prototypes))
         return Prediction(outputs[0], outputs[1] if len(self.outputs) > 1 else None)
+
+    def read(self, path: Path) -> np.ndarray:
+        """One input from a file: a picture, a depth map, or a WAV of the model's rate."""
+        return self.sensor.read(path, channels=self.channels, preprocess=self.preprocess)
 
     def with_prototypes(self, prototypes: Prototypes) -> "Student":
         """The same student with other classes; no new export is needed.
@@ -147,10 +151,11 @@ def _refuse_foreign(path: Path, properties: Mapping[str, str]) -> None:
             " Make one with `edgecmd export`.",
             exit_code=6,
         )
-    if version != FORMAT_VERSION or properties.get("edgecmd.front_end", "image") != "image":
+    if version != FORMAT_VERSION or properties.get("edgecmd.front_end", "image") not in SENSORS:
         raise InferError(
             f"{path} has edgecmd.format={version}, edgecmd.front_end={properties.get('edgecmd.front_end')};"
-            f" this program reads {FORMAT_VERSION} and image. Use the infer.py that lies beside the model.",
+            f" this program reads {FORMAT_VERSION} and {', '.join(SENSORS)}."
+            " Use the infer.py that lies beside the model.",
             exit_code=6,
         )
 
@@ -199,8 +204,8 @@ def make_prototypes(
 def read_prototypes(path: Path, student: Student) -> Prototypes:
     """Prototypes of a prototypes.npz, or of a folder as `example_files` reads it."""
     if path.is_dir():
-        files = example_files(path)
-        load = {name: [read_image(one, channels=student.channels) for one in files[name]] for name in files}
+        files = example_files(path, suffixes=student.sensor.suffixes)
+        load = {name: [student.read(one) for one in files[name]] for name in files}
         return make_prototypes(student, load)
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -226,7 +231,7 @@ def check(student: Student) -> float:
             golden = {name: file[name] for name in file.files}
         tolerance = float(golden[f"tolerance/{student.profile}"])
         for size in ("", "/resized"):
-            found = student(golden[f"image{size}"])
+            found = student(golden[f"{student.sensor.input_name}{size}"])
             for name, output in zip(student.outputs, found, strict=False):
                 gap = np.abs(output - golden[f"{name}/{student.profile}{size}"]).max()
                 worst = max(worst, float(gap) if np.isfinite(gap) else float("inf"))
@@ -243,9 +248,10 @@ def check(student: Student) -> float:
 
 def answer(student: Student, name: Path, *, scores: bool) -> tuple[dict[str, object], str]:
     """What the student says of one file: a record for JSON, and a line for a person."""
-    image = read_image(name, channels=student.channels)
-    prediction = student(image[None])
-    embedding, own = prediction.embedding[0], image.shape[:2] == (student.image_size, student.image_size)
+    given = student.read(name)
+    prediction = student(given[None])
+    embedding, side = prediction.embedding[0], student.image_size
+    own = given.ndim == 1 or given.shape[:2] == (side, side)
     record: dict[str, object] = {"file": str(name), "resized": not own}
     text = f"norm {np.linalg.norm(embedding):.4f}, first values "
     text += " ".join(f"{value:+.4f}" for value in embedding[:NUM_FIRST_VALUES])
@@ -257,7 +263,7 @@ def answer(student: Student, name: Path, *, scores: bool) -> tuple[dict[str, obj
         shown = ranked if scores else ranked[:NUM_TOP_CLASSES]
         text = ", ".join(f"{one} {value:.1%}" for one, value in shown)
     record["embedding"] = embedding.tolist()
-    return record, text if own else f"{text} (resized from {image.shape[1]}x{image.shape[0]})"
+    return record, text if own else f"{text} (resized from {given.shape[1]}x{given.shape[0]})"
 
 
 def _say(text: str) -> None:
@@ -303,10 +309,17 @@ def _prepare(arguments: argparse.Namespace) -> tuple[Student, list[Path]]:
         student = student.with_prototypes(Prototypes(tuple(rows), np.stack([*rows.values()]), parts[0].scale))
     if arguments.scores and not student.classes:
         raise InferError(f"{student.path} has no classes, so there are no --scores.", exit_code=2)
-    files = [file for one in arguments.images for file in (pictures_in(one) if one.is_dir() else [one])]
+    files = [file for one in arguments.images for file in _files(one, student)]
     if arguments.images and not files:
-        raise InferError(f"No picture files below {', '.join(map(str, arguments.images))}.", exit_code=4)
+        raise InferError(
+            f"No {student.sensor.noun} files below {', '.join(map(str, arguments.images))}.",
+            exit_code=4,
+        )
     return student, files
+
+
+def _files(path: Path, student: Student) -> list[Path]:
+    return pictures_in(path, suffixes=student.sensor.suffixes) if path.is_dir() else [path]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,6 +5,7 @@ It becomes a part of the bundle's one infer.py (`export.device.assemble`), so it
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,15 +26,16 @@ class InferError(ValueError):
         self.exit_code = exit_code
 
 
-def example_files(folder: Path) -> dict[str, list[Path]]:
-    """Picture files of each class: of a sub-folder, or those beside them, each named after its class.
+def example_files(folder: Path, *, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, list[Path]]:
+    """Files of each class: of a sub-folder, or those beside them, each named after its class.
 
     Raises:
         InferError: There is none.
     """
     found: dict[str, list[Path]] = {}
     for entry in sorted(folder.iterdir()):
-        files = pictures_in(entry) if entry.is_dir() else [entry] if entry.suffix.lower() in SUFFIXES else []
+        own = [entry] if entry.suffix.lower() in suffixes else []
+        files = pictures_in(entry, suffixes=suffixes) if entry.is_dir() else own
         if files:
             found.setdefault(entry.name if entry.is_dir() else entry.stem, []).extend(files)
     if not found:
@@ -44,9 +46,9 @@ def example_files(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """Picture files in a folder and below, in the order of their names."""
-    return [one for one in sorted(folder.rglob("*")) if one.suffix.lower() in SUFFIXES and one.is_file()]
+def pictures_in(folder: Path, *, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
+    """Files with one of these endings in a folder and below, in the order of their names."""
+    return [one for one in sorted(folder.rglob("*")) if one.suffix.lower() in suffixes and one.is_file()]
 
 
 def read_image(path: Path, *, channels: int) -> np.ndarray:
@@ -103,7 +105,17 @@ def _read_array(path: Path) -> np.ndarray:
 
 
 def _read_pnm(path: Path) -> np.ndarray:
-    """A binary PGM (P5) or PPM (P6), of 8 or 16 bits."""
+    """A binary PGM or PPM with 8 bits; 16 become 8."""
+    values, largest = pnm_values(path)
+    return np.asarray(np.rint(values * (255.0 / largest)).clip(0, 255).astype(np.uint8))
+
+
+def pnm_values(path: Path) -> tuple[np.ndarray, int]:
+    """Numbers of a binary PGM (P5) or PPM (P6) of 8 or 16 bits, (height, width, 1 or 3), and their maximum.
+
+    Raises:
+        ValueError: It is none.
+    """
     data = path.read_bytes()
     header = PNM_HEADER.match(data)
     width, height, largest = map(int, header.groups()[1:]) if header else (0, 0, 0)
@@ -111,11 +123,15 @@ def _read_pnm(path: Path) -> np.ndarray:
         raise ValueError("it has no header of a binary PGM or PPM")
     depth, dtype = (1 if header[1] == b"P5" else 3), (">u2" if largest > 255 else "u1")
     values = np.frombuffer(data, dtype, count=width * height * depth, offset=header.end())
-    scaled = np.rint(values * (255.0 / largest)).clip(0, 255)
-    return scaled.reshape(height, width, depth).astype(np.uint8)
+    return values.reshape(height, width, depth), largest
 
 
-def _read_with_pillow(path: Path, channels: int) -> np.ndarray:
+def open_pillow(path: Path) -> Any:  # noqa: ANN401 - Pillow need not be there
+    """A picture opened by Pillow, turned as its camera was held.
+
+    Raises:
+        InferError: Pillow is missing.
+    """
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
@@ -125,7 +141,11 @@ def _read_with_pillow(path: Path, channels: int) -> np.ndarray:
             exit_code=1,
         ) from error
     with Image.open(path) as file:
-        picture = ImageOps.exif_transpose(file)
+        return ImageOps.exif_transpose(file)
+
+
+def _read_with_pillow(path: Path, channels: int) -> np.ndarray:
+    picture = open_pillow(path)
     if picture.mode.startswith(("I", "F")):
         values = np.asarray(picture, dtype=np.float64)
         if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
@@ -134,6 +154,8 @@ def _read_with_pillow(path: Path, channels: int) -> np.ndarray:
             )
         return np.rint(values / 257).astype(np.uint8)[..., None]
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        from PIL import Image
+
         white = Image.new("RGBA", picture.size, "white")
         white.alpha_composite(picture.convert("RGBA"))
         picture = white.convert("RGB")

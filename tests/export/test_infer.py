@@ -285,8 +285,8 @@ def test_prototypes_that_do_not_fit_are_refused(model, tmp_path):
 
 
 def test_a_model_of_another_kind_of_input_is_refused(model, tmp_path):
-    path = edited(model, tmp_path, lambda properties: {**properties, "edgecmd.front_end": "wave"})
-    with pytest.raises(InferError, match="front_end=wave; this program reads 1 and image"):
+    path = edited(model, tmp_path, lambda properties: {**properties, "edgecmd.front_end": "radar"})
+    with pytest.raises(InferError, match="front_end=radar; this program reads 1 and image"):
         Student(path)
 
 

@@ -1,0 +1,153 @@
+"""Inputs of an exported student by kind: pictures, depth maps, recordings; numpy and the standard library.
+
+It becomes a part of the bundle's one infer.py (`export.device.assemble`), so it imports nothing of edgecmd.
+"""
+
+import wave
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from export.device.reading import MAX_PIXELS, SUFFIXES, InferError, open_pillow, pnm_values, read_image
+
+FULL_SCALE = 32768.0
+
+
+def check_images(images: np.ndarray, *, channels: int, preprocess: Mapping[str, Any]) -> np.ndarray:  # noqa: ARG001
+    """Pictures as the graph takes them: uint8, (batch, height, width, channels)."""
+    fits = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == channels
+    if not fits or not images.size or images[0].size > MAX_PIXELS * channels:
+        raise InferError(
+            f"images has dtype={images.dtype} and shape={images.shape}; allowed is uint8 of shape"
+            f" (batch, height, width, {channels}), with 0 to 255 as in a picture file, and at most"
+            f" {MAX_PIXELS:,} pixels a picture.",
+            exit_code=4,
+        )
+    return images
+
+
+def check_depth(maps: np.ndarray, *, channels: int, preprocess: Mapping[str, Any]) -> np.ndarray:  # noqa: ARG001
+    """Depth maps as the graph takes them: uint16 millimetres, (batch, height, width, 1), 0 where missing."""
+    fits = maps.dtype == np.uint16 and maps.ndim == 4 and maps.shape[3] == 1
+    if not fits or not maps.size or maps[0].size > MAX_PIXELS:
+        raise InferError(
+            f"depth has dtype={maps.dtype} and shape={maps.shape}; allowed is uint16 of shape"
+            " (batch, height, width, 1), in millimetres, 0 where nothing was measured, and at most"
+            f" {MAX_PIXELS:,} pixels a map. Metres in float: np.uint16(np.rint(1000 * metres)).",
+            exit_code=4,
+        )
+    return maps
+
+
+def check_wave(waves: np.ndarray, *, channels: int, preprocess: Mapping[str, Any]) -> np.ndarray:  # noqa: ARG001
+    """Recordings as the graph takes them: float32 shares of full scale, (batch, samples); int16 too."""
+    least = int(preprocess["least_samples"])
+    fits = waves.dtype in (np.float32, np.int16) and waves.ndim == 2 and waves.size
+    if not fits or not least <= waves.shape[1] <= MAX_PIXELS or not np.isfinite(waves).all():
+        raise InferError(
+            f"wave has dtype={waves.dtype} and shape={waves.shape}; allowed are finite float32 from -1 to 1,"
+            f" or int16, of shape (batch, samples) with {least:,} to {MAX_PIXELS:,} samples at"
+            f" {preprocess['rate_hz']} Hz.",
+            exit_code=4,
+        )
+    return np.asarray(waves / np.float32(FULL_SCALE), np.float32) if waves.dtype == np.int16 else waves
+
+
+def refuse_rate(given_hz: int | float, *, rate_hz: int | float, what: str) -> None:
+    """Refuse a recording of another rate: the student would hear another pitch and say nothing.
+
+    Raises:
+        InferError: The message names both rates.
+    """
+    if given_hz != rate_hz:
+        raise InferError(
+            f"{what} has rate_hz={given_hz:g}; the model takes {rate_hz:g}. Resample it first, such as"
+            f" `ffmpeg -i in.wav -ar {rate_hz:g} -ac 1 out.wav`.",
+            exit_code=4,
+        )
+
+
+def read_picture(path: Path, *, channels: int, preprocess: Mapping[str, Any]) -> np.ndarray:  # noqa: ARG001
+    """A picture file, uint8, (height, width, channels)."""
+    return read_image(path, channels=channels)
+
+
+def read_depth(path: Path, *, channels: int, preprocess: Mapping[str, Any]) -> np.ndarray:  # noqa: ARG001
+    """A depth map, uint16 millimetres, (height, width, 1): 16-bit PNG (with Pillow) or PGM, or .npy.
+
+    Raises:
+        InferError: The file is missing, no depth map, or has 8 bits a pixel.
+    """
+    if not path.is_file():
+        raise InferError(f"{path} is missing or not a file.", exit_code=4)
+    kind = path.suffix.lower()
+    try:
+        if kind == ".npy":
+            values = np.load(path, allow_pickle=False)
+        elif kind in (".pgm", ".pnm"):
+            values, largest = pnm_values(path)
+            values = values.astype(np.uint16) if largest > 255 else values
+        else:
+            picture = open_pillow(path)
+            values = np.asarray(picture)
+            if picture.mode.startswith("I") and values.min() >= 0 and values.max() < 65536:
+                values = values.astype(np.uint16)
+    except InferError:
+        raise
+    except Exception as error:  # a broken file makes Pillow and numpy raise almost anything
+        raise InferError(f"{path} is not a depth map that can be read: {error}", exit_code=4) from error
+    values = values[..., None] if values.ndim == 2 else values
+    if values.dtype != np.uint16 or values.ndim != 3 or values.shape[2] != 1:
+        raise InferError(
+            f"{path} has dtype={values.dtype} and shape={values.shape}; allowed is one channel of 16 bits, in"
+            " millimetres.",
+            exit_code=4,
+        )
+    return np.asarray(values)
+
+
+def read_wave(path: Path, *, channels: int, preprocess: Mapping[str, Any]) -> np.ndarray:  # noqa: ARG001
+    """A recording, float32 shares of full scale, (samples,): a WAV of 16-bit PCM; channels are averaged.
+
+    Raises:
+        InferError: The file is missing, no such WAV, or of another rate than the model's.
+    """
+    if not path.is_file():
+        raise InferError(f"{path} is missing or not a file.", exit_code=4)
+    try:
+        with wave.open(str(path), "rb") as file:
+            width, num_channels, given_hz = file.getsampwidth(), file.getnchannels(), file.getframerate()
+            data = file.readframes(min(file.getnframes(), MAX_PIXELS))
+    except (wave.Error, EOFError, OSError) as error:
+        raise InferError(f"{path} is not a WAV file of PCM samples: {error}", exit_code=4) from error
+    if width != 2:
+        raise InferError(
+            f"{path} has {8 * width} bits a sample; allowed are 16. Convert it, such as"
+            " `ffmpeg -i in.wav -c:a pcm_s16le out.wav`.",
+            exit_code=4,
+        )
+    refuse_rate(given_hz, rate_hz=float(preprocess["rate_hz"]), what=str(path))
+    samples = np.frombuffer(data, "<i2", count=len(data) // 2 // num_channels * num_channels)
+    shares = samples.reshape(-1, num_channels).astype(np.float32) / np.float32(FULL_SCALE)
+    return np.asarray(shares.mean(axis=1), dtype=np.float32)
+
+
+class Sensor(NamedTuple):
+    """A kind of input: its name in the graph, its noun, endings of its files, check of arrays, reader."""
+
+    input_name: str
+    noun: str
+    suffixes: tuple[str, ...]
+    check: Callable[..., np.ndarray]
+    read: Callable[..., np.ndarray]
+
+
+SENSORS = {
+    "image": Sensor("image", "picture", SUFFIXES, check_images, read_picture),
+    "depth16": Sensor(
+        "depth", "depth map", (".png", ".pgm", ".pnm", ".npy", ".tif", ".tiff"), check_depth, read_depth
+    ),
+    "wave": Sensor("wave", "recording", (".wav",), check_wave, read_wave),
+}
