@@ -32,7 +32,8 @@ PROTOTYPES, REPORT, CARD = "prototypes.npz", "report.json", "MODEL_CARD.md"
 BILL, SUMS = "ml-bom.cdx.json", "SHA256SUMS"
 ALWAYS = frozenset({MODEL, PROGRAM, GOLDEN, REPORT, CARD, BILL, SUMS})
 # Made from a bundle by other commands; a new export makes them stale.
-LATER = frozenset({"bundle.sig", "demo.html"})
+SIGNATURE, PAGE = "bundle.sig", "demo.html"
+LATER = frozenset({SIGNATURE, PAGE})
 BUNDLE_FILES = ALWAYS | LATER | {LABELS, PROTOTYPES, *(f"student.{name}.onnx" for name in PROFILES)}
 PACKAGES = ("edgecmd", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 

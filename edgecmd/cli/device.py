@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @app.command()
 def export(
     folder: Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")],
+    *,
     out: Annotated[Path | None, typer.Option("--out", help="Bundle folder; default <run>/export.")] = None,
     profiles: Annotated[
         str | None, typer.Option("--profiles", help="Such as w8,int8; the first becomes student.onnx.")
@@ -44,8 +45,16 @@ def export(
     fold_steps: Annotated[
         int | None, typer.Option("--fold-steps", min=0, help="Steps of that, on public pictures.")
     ] = None,
+    web: Annotated[
+        str | None, typer.Option("--web", help="single (demo.html in the bundle) or folder (<run>/web).")
+    ] = None,
+    ort_web: Annotated[
+        Path | None, typer.Option("--ort-web", help="Folder of onnxruntime-web, for --web.")
+    ] = None,
+    sign: Annotated[Path | None, typer.Option("--sign", help="Private key (PEM) to sign with.")] = None,
 ) -> None:
     """Step 4: a bundle of checked ONNX files with preprocessing, student and head."""
+    from edgecmd.cli.export_extras import add_page, check_extras, sign_bundle
     from edgecmd.cli.run import config_of
 
     one_thread()
@@ -60,7 +69,12 @@ def export(
     }
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     config = replace(config, export=replace(config.export, **changes))
+    check_extras(web=web, ort_web=ort_web, key=sign)
     say(f"Bundle: {target} ({export_run(config, folder, target)})")
+    if web is not None:
+        say(f"Page: {add_page(config, folder, target, mode=web, ort_web=ort_web)}")
+    if sign is not None:
+        say(f"Signature: {sign_bundle(target, sign)}")
 
 
 def export_run(config: RunConfig, folder: Path, out: Path) -> str:
