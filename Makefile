@@ -31,8 +31,9 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Two processes of one thread each; the tests of a file stay together, so that they share what they set up.
 test: lint
-	$(BIN)/coverage run -m pytest -m 'not slow and not network'
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m 'not slow and not network' --cov --cov-report=
 	$(BIN)/coverage report
 
 slow: $(STAMP)
