@@ -2,13 +2,17 @@
 
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 from edgecmd.cli.app import main
-from edgecmd.config import RunConfig
+from edgecmd.config import DataConfig, RunConfig
+from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.settings import to_toml
 
 
@@ -132,3 +136,72 @@ def test_students_are_compared_and_what_is_finished_is_not_repeated(
     assert capsys.readouterr().out == first
     exported = tmp_path / "students" / "seed-0" / "gn-50k"
     assert (exported / "config.toml").is_file()
+
+
+def as_depth(grey: np.ndarray) -> np.ndarray:
+    """Millimetres of grey pictures; black is missing."""
+    return np.asarray(grey, np.uint16) * 20
+
+
+def as_sound(grey: np.ndarray) -> np.ndarray:
+    """Samples of grey pictures, one after another, eight times."""
+    return np.tile((grey.reshape(len(grey), -1).astype(np.int16) - 128) * 200, 8)
+
+
+def of_other_targets(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[DataConfig], Experiment]:
+    """The folder's loader with its targets changed."""
+    from edgecmd.data.folder import load_folder
+
+    def held(one: HeldOut) -> HeldOut:
+        target = change(one.pairs.target)
+        return replace(
+            one, pairs=replace(one.pairs, target=target), labelled=replace(one.labelled, target=target)
+        )
+
+    def load(config: DataConfig) -> Experiment:
+        whole = load_folder(config)
+        parts = {name: held(getattr(whole, name)) for name in ("validation", "test", "test_strict")}
+        return replace(whole, train=replace(whole.train, target=change(whole.train.target)), **parts)
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("front_end", "architecture", "change"),
+    [("depth16", "ws-50k", as_depth), ("wave", "audio-50k", as_sound)],
+)
+def test_depth_and_sound_go_from_pairs_to_a_bundle(
+    front_end: str,
+    architecture: str,
+    change: Callable[[np.ndarray], np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from tests.tiny_federation import settings_of, write_pairs
+
+    monkeypatch.setattr("edgecmd.data.folder.load_folder", of_other_targets(change))
+    pairs = write_pairs(tmp_path / "pairs.npz")
+    changes = [f'student.architecture="{architecture}"', "federation.num_rounds=1"]
+    words = [word for one in [*settings_of(pairs, tmp_path), *changes] for word in ("--set", one)]
+    assert run(monkeypatch, "simulate", *words) == 0, capsys.readouterr().err
+    folder = tmp_path / "tiny"
+    assert run(monkeypatch, "export", folder) == 0, capsys.readouterr().err
+    report = json.loads((folder / "export" / "report.json").read_text())
+    assert report["front_end"] == front_end
+    assert report["parity"]["min_cosine"] >= 0.9999
+    assert report["num_classes"] == 5
+    capsys.readouterr()
+    for words, message in (
+        (("--profiles", "int8"), "Leave int8 out"),
+        (("--fold-norm",), "stand in for pictures"),
+    ):
+        assert run(monkeypatch, "export", folder, *words) in (2, 6)
+        assert message in capsys.readouterr().err
+    assert run(monkeypatch, "infer", folder / "export", "--check") == 0
+    if front_end == "wave":
+        told = ["--against", "torch", "--profiles", "w8", "--repeats", 2, "--starts", 1, "--json"]
+        assert run(monkeypatch, "bench", "export", folder, *told) == 0
+        out = capsys.readouterr().out
+        bench = json.loads(out[out.index("{\n") :])
+        assert set(bench["starts"]) == {"w8", "torch"}
