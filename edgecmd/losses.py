@@ -166,6 +166,7 @@ def chance_level(loss: str, *, batch_size: int, num_anchors: int) -> float | Non
         "cmd-anchored": lambda: math.log(num_anchors),
         "cmc+cmd-anchored": lambda: math.log(num_anchors + 1) + math.log(num_anchors),
         "cmc-groups": lambda: math.log(batch_size + num_anchors),
+        "seed": lambda: math.log(num_anchors + 1),
         "simclr": lambda: math.log(2 * batch_size - 1),
     }
     return levels[loss]() if loss in levels else None

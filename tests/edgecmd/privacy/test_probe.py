@@ -188,6 +188,8 @@ IN_BATCH = {
     "cmd": lambda s, t: losses.cmd(s, t, temperature=0.1, teacher_temperature=0.1),
     "cmc-groups over a batch": lambda s, t: losses.cmc_groups(s, t, features(9), temperature=0.1),
     "simclr": lambda s, t: baselines.nt_xent(s, t, temperature=0.1),
+    "crd": baselines.crd,
+    "socket": lambda s, t: baselines.socket(s, t, features(9)),
     "mean of anything": lambda s, t: (s - t).square().mean().expand(len(s)),
 }
 ALONE = {
@@ -195,6 +197,7 @@ ALONE = {
     "cmd-anchored": lambda s, t: losses.cmd_anchored(
         s, t, features(9), temperature=0.1, teacher_temperature=0.1
     ),
+    "seed": lambda s, t: baselines.seed(s, t, features(9)),
     "cosine": baselines.cosine,
     "l2": baselines.l2,
 }
