@@ -177,6 +177,8 @@ def summarise(results: Mapping[str, list[dict[str, float]]]) -> dict[str, dict[s
 
 def show_summary(summary: Mapping[str, Mapping[str, Mapping[str, float]]], *, num_seeds: int) -> None:
     """Print mean ± half the interval of each method, the best of each column marked."""
+    from edgecmd.cli.pipeline import column_title
+
     columns = list(dict.fromkeys(name for line in summary.values() for name in line))
     best = {c: max(line[c]["mean"] for line in summary.values() if c in line) for c in columns}
     rows = []
@@ -189,5 +191,5 @@ def show_summary(summary: Mapping[str, Mapping[str, Mapping[str, float]]], *, nu
             for c in columns
         ]
         rows.append([method, *cells])
-    titles = [c.replace("recall@", "R@").replace("linear_", "probe k=").replace("_", "-") for c in columns]
+    titles = [column_title(c) for c in columns]
     print_table(f"{num_seeds} seeds, mean ± 95% half-interval (* best)", ["method", *titles], rows)

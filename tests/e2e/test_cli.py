@@ -129,7 +129,7 @@ def test_bench_simulate_reports_a_ratio(
         (["run", "--config", "/nowhere.toml"], 2, "/nowhere.toml"),
         (["resume", "/nowhere"], 5, "is not a run folder"),
         (["export", "/nowhere"], 5, "is not a run folder"),
-        (["compare", "--methods", "cmd,crd"], 2, "--methods has 'crd'"),
+        (["compare", "--methods", "cmd,crdd"], 2, "--methods has 'crdd'"),
         (["data", "build", "cats"], 2, "name='cats' is unknown"),
         (["data", "check", "/nowhere"], 4, "/nowhere"),
         (["frobnicate"], 2, "frobnicate"),
