@@ -70,16 +70,23 @@ def test_compare_prints_intervals_and_does_not_repeat_finished_work(
         "--config",
         str(settings_file),
         "--methods",
-        "cmc,central:cmc,scratch,teacher,untrained",
+        "cmc,central:cmc,socket,central:presimclr,scratch,teacher,untrained",
     ]
     assert run(monkeypatch, *words, "--seeds", "2") == 0
-    assert "±" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "±" in out
+    assert "Difference from cmc" in out
+    assert (Path(tiny.out) / "tiny" / "compare.png").read_bytes()[:4] == b"\x89PNG"
     job = Path(tiny.out) / "tiny" / "seed-0" / "cmc.json"
     before = job.stat().st_mtime_ns
     assert run(monkeypatch, *words, "--seeds", "2", "--json") == 0
     assert job.stat().st_mtime_ns == before
     found = json.loads((Path(tiny.out) / "tiny" / "compare.json").read_text())["summary"]
     assert found["cmc"]["recall@1"]["num"] == 2
+    assert "recall@1" not in found["central:presimclr"]
+    paired = json.loads((Path(tiny.out) / "tiny" / "compare.json").read_text())["paired"]
+    assert set(paired) == {"socket", "central:presimclr", "scratch", "teacher", "untrained"}
+    assert paired["central:presimclr"]["nmi"]["against"] == "central:cmc"
 
 
 def test_pretrain_init_data_and_doctor(
