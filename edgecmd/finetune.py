@@ -118,7 +118,7 @@ class _Best:
             return False
         model.eval()
         with torch.no_grad():
-            chunks = zip(self.target.split(256), self.classes.split(256), strict=True)
+            chunks = zip(torch.split(self.target, 256), torch.split(self.classes, 256), strict=True)
             losses = [functional.cross_entropy(model(x), y, reduction="sum") for x, y in chunks]
         loss = float(torch.stack(losses).sum())
         self.looks += 1
@@ -138,7 +138,7 @@ def _start(student: nn.Module, drawn: Drawn) -> Classifier:
     own = copy.deepcopy(student).eval()
     used = np.flatnonzero(~drawn.held)
     with torch.no_grad():
-        chunks = drawn.target[torch.from_numpy(used)].split(256)
+        chunks = torch.split(drawn.target[torch.from_numpy(used)], 256)
         embedding = torch.cat([unit(own(one)) for one in chunks]).cpu().numpy()
     num_classes = int(drawn.labels.max()) + 1
     model = Classifier(own, embedding_dim=embedding.shape[1], num_classes=num_classes)

@@ -70,8 +70,10 @@ def register() -> None:
         compare,
         data,
         device,
+        distance,
         run,
         setup,
+        theory,
         train,
     )
 
