@@ -32,7 +32,7 @@ def compare(
         str,
         typer.Option(
             "--methods",
-            help="Losses or presimclr (federated), <mech>@<epsilon>, central:<it>, scratch, teacher, untrained.",
+            help="Losses, presimclr, <mechanism>@<epsilon>, central:<method>, scratch, teacher, untrained.",
         ),
     ] = DEFAULT_METHODS,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds from 0.")] = 5,

@@ -37,6 +37,13 @@ def distance(
         int, typer.Option("--batch-size", min=3, help="Pairs whose relations are compared at a time.")
     ] = 32,
     bootstrap: Annotated[int, typer.Option("--bootstrap", min=20, help="Draws for the interval.")] = 200,
+    fit: Annotated[
+        bool,
+        typer.Option(
+            "--fit-temperature/--given-temperature",
+            help="Student's temperature: the one of least distance, or distill.temperature.",
+        ),
+    ] = True,
     config: ConfigFile = None,
     settings: Settings = None,
     as_json: AsJson = False,
@@ -44,7 +51,7 @@ def distance(
     """Total variation between teacher's and student's relations on held-out pairs, with an interval."""
     from edgecmd.files import write_json
     from edgecmd.runs import run_folder
-    from edgecmd.theory.distance import Relations, convergence, require_trustworthy
+    from edgecmd.theory.distance import Relations, convergence, fit_temperature, require_trustworthy
     from edgecmd.theory.probe import embed_pairs
 
     one_thread()
@@ -55,6 +62,8 @@ def distance(
         teacher_temperature=resolved.distill.teacher_temperature,
     )
     found = embed_pairs(resolved, student=student, probe=probe, part=part, num_pairs=pairs)
+    if fit:
+        relations = fit_temperature(found.student, found.teacher, relations)
     steps = convergence(found.student, found.teacher, relations, num_resamples=bootstrap, seed=resolved.seed)
     answer = require_trustworthy(steps[-1])
     table = {"student": found.text, "part": part, **asdict(answer), "convergence": [asdict(s) for s in steps]}
@@ -82,4 +91,5 @@ def show_distance(answer: "Distance", steps: "list[Distance]", *, text: str, par
         f"Distance {answer.variation:.3f} [{answer.low:.3f}, {answer.high:.3f}] on {answer.num_pairs} {part}"
         f" pairs; 0 is the same relations, 1 is disjoint ones. Student: {text}."
     )
+    say(f"Temperature of the student's relations: {answer.temperature:.3g}.")
     say(f"Mass of the masked diagonal: {answer.diagonal:.3f} (above 0.99 no distance is given).")

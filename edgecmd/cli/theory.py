@@ -35,7 +35,7 @@ def theory(
         str, typer.Option("--gaps", help="Degradations, comma separated; empty: all of the modality.")
     ] = "",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds from 0.")] = 3,
-    fast: Annotated[bool, typer.Option("--fast", help="A small student and 60 steps a point.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="A small student and 120 steps a point.")] = False,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes at a time.")] = 1,
     rotation: Annotated[
         bool, typer.Option("--rotation", help="Instead: do clients' embeddings rotate apart?")

@@ -8,7 +8,7 @@ Shapes: N pairs, B batch, D embedding dimension.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,13 +17,18 @@ from torch import Tensor
 
 from edgecmd import losses
 from edgecmd.errors import DataError
-from edgecmd.losses import Embeddings, PerExample
+from edgecmd.losses import PerExample
 from edgecmd.seeding import numpy_generator
 
 MIN_BATCHES = 4
 MAX_DIAGONAL = 0.99
 MAX_WIDTH = 0.1
 NUM_PREFIXES = 6
+# The last makes all relations equal.
+TEMPERATURES = (*(0.02 * 2.0 ** (step / 4) for step in range(33)), 1e6)
+
+Mine = Float[Tensor, "batch dim"]
+Theirs = Float[Tensor, "batch dim_teacher"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +58,7 @@ class Distance:
         diagonal: Mean mass that the teacher's relations have on the pair itself before it is masked.
         num_pairs: Pairs that were used, whole batches.
         batch_size: B.
+        temperature: Of the student's relations.
     """
 
     variation: float
@@ -62,14 +68,15 @@ class Distance:
     diagonal: float
     num_pairs: int
     batch_size: int
+    temperature: float
 
 
-def relation_variation(student: Embeddings, teacher: Embeddings, relations: Relations) -> PerExample:
+def relation_variation(student: Mine, teacher: Theirs, relations: Relations) -> PerExample:
     """Total variation between ``p_A(.|i)`` and ``p_B(.|i)`` of one batch, ``sum_j |p_A - p_B| / 2``.
 
     Args:
         student: Student embeddings, (B, D), at least two.
-        teacher: Teacher embeddings of the same pairs, (B, D).
+        teacher: Teacher embeddings of the same pairs, (B, D); another dimension is allowed.
         relations: Temperatures.
 
     Returns:
@@ -80,20 +87,42 @@ def relation_variation(student: Embeddings, teacher: Embeddings, relations: Rela
     return (theirs - mine).abs().sum(dim=1) / 2
 
 
-def pinsker_bound(student: Embeddings, teacher: Embeddings, relations: Relations) -> float:
+def pinsker_bound(student: Mine, teacher: Theirs, relations: Relations) -> float:
     """``sqrt((L_CMD - H(p_A)) / 2)``: by Pinsker and Jensen at least the mean total variation of a batch."""
     log_teacher = losses.log_relations(teacher, temperature=relations.teacher_temperature)
     entropy = -(log_teacher.exp() * log_teacher).sum(dim=1).mean()
-    loss = losses.cmd(
-        student,
-        teacher,
-        temperature=relations.temperature,
-        teacher_temperature=relations.teacher_temperature,
-    ).mean()
+    log_student = losses.log_relations(student, temperature=relations.temperature)
+    loss = -(log_teacher.exp() * log_student).sum(dim=1).mean()
     return math.sqrt(max(0.0, float(loss - entropy)) / 2)
 
 
-def diagonal_mass(teacher: Embeddings, relations: Relations) -> float:
+def fit_temperature(
+    student: Float[Tensor, "num dim"], teacher: Float[Tensor, "num dim_teacher"], relations: Relations
+) -> Relations:
+    """The same relations with the student's temperature at which the distance is least.
+
+    The scale of a student's similarities says nothing about what it knows, and a student of little
+    knowledge that is sure of it would be farther away than one that tells nothing apart. The grid
+    ends in a temperature at which all relations are equal, so no student is farther than that one.
+
+    Args:
+        student: Student embeddings of pairs, better other ones than those that are measured, (N, D).
+        teacher: Teacher embeddings of the same pairs, (N, D).
+        relations: Batch size and temperatures; the student's is replaced.
+
+    Raises:
+        DataError: Fewer pairs than two batches.
+    """
+    rows = _batches(len(student), batch_size=relations.batch_size, seed=0)
+    each = [(student[one].double(), teacher[one].double()) for one in rows]
+    choices = [replace(relations, temperature=one) for one in TEMPERATURES]
+    return min(
+        choices,
+        key=lambda one: float(np.mean([float(relation_variation(s, t, one).mean()) for s, t in each])),
+    )
+
+
+def diagonal_mass(teacher: Theirs, relations: Relations) -> float:
     """Mean share that a pair has in its own relations where the diagonal is not masked."""
     embedded = losses.unit(teacher)
     similarity_BB = embedded @ embedded.T / relations.teacher_temperature
@@ -137,6 +166,7 @@ def measure(
         diagonal=float(np.mean([diagonal_mass(t, relations) for _, t in each])),
         num_pairs=len(each) * relations.batch_size,
         batch_size=relations.batch_size,
+        temperature=relations.temperature,
     )
 
 
@@ -152,7 +182,7 @@ def _batches(num: int, *, batch_size: int, seed: int) -> list[np.ndarray]:
 
 
 def bootstrap_interval(
-    values: Float[np.ndarray, " num"],
+    values: Float[np.ndarray, "num *_"],
     *,
     num_resamples: int,
     generator: np.random.Generator,

@@ -16,6 +16,8 @@ EXPONENTS = np.arange(0.02, 2.001, 0.02)
 DELTA = 0.05
 MIN_POINTS = 4
 
+Numbers = Sequence[int | float]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
@@ -33,8 +35,8 @@ class Estimate:
 
 
 def rank_correlation(
-    distance: Sequence[float],
-    error: Sequence[float],
+    distance: Numbers,
+    error: Numbers,
     *,
     num_resamples: int,
     generator: np.random.Generator,
@@ -84,9 +86,7 @@ class Power:
     scale: float
 
 
-def fit_power(
-    size: Sequence[float], error: Sequence[float], *, num_resamples: int, generator: np.random.Generator
-) -> Power:
+def fit_power(size: Numbers, error: Numbers, *, num_resamples: int, generator: np.random.Generator) -> Power:
     """Least squares of `Power` over a grid of exponents from 0.02 to 2, floor and scale by NNLS.
 
     Args:

@@ -30,7 +30,8 @@ Gap = Callable[[Targets, float, np.random.Generator], Targets]
 def blur(target: Targets, level: float, _: np.random.Generator) -> Targets:
     """Images through a Gaussian whose width grows to a quarter of the side."""
     sigma = LARGEST_BLUR * level**2 * target.shape[1]
-    return np.rint(gaussian_filter(target.astype(np.float32), (0, sigma, sigma, 0))).astype(target.dtype)
+    smooth: np.ndarray = gaussian_filter(target.astype(np.float32), (0, sigma, sigma, 0))
+    return np.rint(smooth).astype(target.dtype)
 
 
 def _patches(num: int, size: int, *, level: float, generator: np.random.Generator) -> np.ndarray:
@@ -111,7 +112,8 @@ def noise_wave(target: Targets, level: float, generator: np.random.Generator) ->
 def _as_wave(wave: np.ndarray, like: Targets) -> Targets:
     """As loud as it must be to fit: softer where it would clip."""
     peak = np.maximum(np.abs(wave).max(axis=1, keepdims=True), 1.0)
-    return np.rint(wave * np.minimum(1.0, 32767.0 / peak)).astype(like.dtype)
+    fitting: np.ndarray = np.rint(wave * np.minimum(1.0, 32767.0 / peak))
+    return fitting.astype(like.dtype)
 
 
 GAPS: dict[str, dict[str, Gap]] = {

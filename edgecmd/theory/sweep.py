@@ -27,12 +27,12 @@ from edgecmd.evaluate import (
 )
 from edgecmd.runs import new_student
 from edgecmd.seeding import numpy_generator
-from edgecmd.theory.distance import Distance, Relations, measure
+from edgecmd.theory.distance import Distance, Relations, fit_temperature, measure
 from edgecmd.theory.gaps import MISMATCH, degrade, mismatched
 
 NO_GAP = "none"
 FEW = 10
-FAST_SIDE, FAST_STEPS, FAST_BATCH, FAST_PAIRS = 32, 60, 128, 2048
+FAST_SIDE, FAST_STEPS, FAST_BATCH, FAST_PAIRS = 32, 120, 128, 2048
 FAST_STUDENTS = {"image": "ws-50k", "depth": "ws-50k", "wave": "audio-50k"}
 
 
@@ -146,11 +146,15 @@ def measure_point(config: RunConfig, plan: SweepPlan, point: Point) -> dict[str,
     held = _world(config, whole.test.pairs, whole.test.ids, point=point, part=1)
     pool = _world(config, whole.validation.pairs, whole.validation.ids, point=point, part=2)
     student, loss = _trained(config, train, plan)
+    relations = _relations(student, pool, config, plan)
+    seen = LocalData(
+        target=train.target[: len(held)], teacher=train.teacher[: len(held)], modality=train.modality
+    )
     table = {
         "point": asdict(point),
         "loss": loss,
-        "held_out": asdict(_distance(student, held, config, plan)),
-        "training": asdict(_distance(student, train, config, plan, at_most=len(held))),
+        "held_out": asdict(_distance(student, held, relations, seed=point.seed)),
+        "training": asdict(_distance(student, seen, relations, seed=point.seed)),
     }
     probe = _probe(whole.validation, _embed(student, pool), whole.test, _embed(student, held))
     return table | _errors(probe, plan, seed=point.seed)
@@ -195,18 +199,19 @@ def _embed(student: nn.Module, data: LocalData) -> Embedding:
     return np.asarray(nn.functional.normalize(torch.cat(chunks), dim=1).numpy())
 
 
-def _distance(
-    student: nn.Module, data: LocalData, config: RunConfig, plan: SweepPlan, *, at_most: int = 0
-) -> Distance:
-    num = min(len(data), at_most or len(data))
-    part = LocalData(target=data.target[:num], teacher=data.teacher[:num], modality=data.modality)
+def _relations(student: nn.Module, pool: LocalData, config: RunConfig, plan: SweepPlan) -> Relations:
+    """The student's temperature is fitted on the pairs of the validation split, which nothing else uses."""
     relations = Relations(
-        batch_size=min(plan.relation_batch, num // 2),
+        batch_size=min(plan.relation_batch, len(pool) // 2),
         temperature=config.distill.temperature,
         teacher_temperature=config.distill.teacher_temperature,
     )
-    mine = torch.from_numpy(_embed(student, part))
-    return measure(mine, part.teacher.cpu(), relations, seed=config.seed)
+    return fit_temperature(torch.from_numpy(_embed(student, pool)), pool.teacher.cpu(), relations)
+
+
+def _distance(student: nn.Module, data: LocalData, relations: Relations, *, seed: int) -> Distance:
+    fitting = replace(relations, batch_size=min(relations.batch_size, len(data) // 2))
+    return measure(torch.from_numpy(_embed(student, data)), data.teacher.cpu(), fitting, seed=seed)
 
 
 def labelling_of(held: HeldOut) -> str:
