@@ -52,7 +52,7 @@ def rank_correlation(
     Raises:
         DataError: Fewer than four points, or one of the two is constant.
     """
-    points = np.column_stack([distance, error])
+    points = np.column_stack([distance, error]).astype(np.float64)
     if len(points) < MIN_POINTS or any(np.ptp(points, axis=0) == 0):
         raise DataError(
             f"{len(points)} points, distances between {min(distance):.3f} and {max(distance):.3f}: no rank"
@@ -100,7 +100,7 @@ def fit_power(size: Numbers, error: Numbers, *, num_resamples: int, generator: n
     """
     if len(size) < MIN_POINTS:
         raise DataError(f"{len(size)} points are too few for an exponent; at least {MIN_POINTS} are needed.")
-    points = np.column_stack([size, error])
+    points = np.column_stack([size, error]).astype(np.float64)
     low, high = bootstrap_interval(
         points, num_resamples=num_resamples, generator=generator, statistic=lambda one: _power(one)[0]
     )

@@ -31,7 +31,7 @@ def blur(target: Targets, level: float, _: np.random.Generator) -> Targets:
     """Images through a Gaussian whose width grows to a quarter of the side."""
     sigma = LARGEST_BLUR * level**2 * target.shape[1]
     smooth: np.ndarray = gaussian_filter(target.astype(np.float32), (0, sigma, sigma, 0))
-    return np.rint(smooth).astype(target.dtype)
+    return np.asarray(np.rint(smooth).astype(target.dtype))
 
 
 def _patches(num: int, size: int, *, level: float, generator: np.random.Generator) -> np.ndarray:

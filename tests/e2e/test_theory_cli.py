@@ -35,7 +35,7 @@ def test_distance_of_a_probe_and_of_a_student(
     tiny: RunConfig,
     tmp_path: Path,
 ) -> None:
-    words = ["distance", "--config", str(settings_file), "--part", "test", "--batch-size", "4"]
+    words = ["distance", "--config", str(settings_file), "--part", "test", "--batch-size", "3"]
     warm = ["--set", "distill.teacher_temperature=5.0", "--set", "distill.temperature=5.0"]
     assert run(monkeypatch, *words, *warm) == 0
     assert "linear probe on features" in capsys.readouterr().out

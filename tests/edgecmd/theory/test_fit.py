@@ -45,7 +45,7 @@ def test_the_exponent_of_a_known_curve_is_found(exponent: float, floor: float) -
 def test_noise_widens_the_interval() -> None:
     size = np.repeat([16, 32, 64, 128, 256, 512], 3)
     error = 0.1 + 2.0 * size**-0.5 + np.random.default_rng(2).normal(0, 0.02, len(size))
-    found = fit_power(list(size), list(error), num_resamples=60, generator=coins())
+    found = fit_power(size.tolist(), error.tolist(), num_resamples=60, generator=coins())
     assert found.exponent.low < 0.5 < found.exponent.high
     with pytest.raises(DataError, match="too few for an exponent"):
         fit_power([1, 2], [0.5, 0.4], num_resamples=5, generator=coins())
