@@ -190,11 +190,16 @@ def show_theory(table: Mapping[str, Any]) -> None:
     print_table("Distance and target error", ["gap", "level", "distance", "bound by CMD", "error"], rows)
     rows = [
         [name, f"{one['value']:+.2f}", f"{one['low']:+.2f} to {one['high']:+.2f}"]
+        if one
+        else [name, "-", "one of the two does not change"]
         for name, one in table["correlation"].items()
     ]
     print_table("Spearman's rho of distance and error", ["gap", "rho", "95% interval"], rows)
     rows = []
     for name, fit in (("pairs M", table["pairs_fit"]), ("labels m", table["labels_fit"])):
+        if fit is None:
+            rows.append([name, "-", "fewer than four sizes", "-0.50", "-"])
+            continue
         one = fit["exponent"]
         span = f"{-one['high']:.2f} to {-one['low']:.2f}"
         rows.append([name, f"{-one['value']:.2f}", span, "-0.50", f"{fit['floor']:.3f}"])

@@ -43,27 +43,26 @@ def _by_distance(axes: Axes, rows: Rows, correlation: Mapping[str, Any]) -> None
             label=gap,
         )
     whole = correlation["all"]
+    title = "no order to be told"
+    if whole is not None:
+        title = f"Spearman {whole['value']:.2f} [{whole['low']:.2f}, {whole['high']:.2f}]"
     axes.set(
-        xlabel="distance: total variation on held-out pairs",
-        ylabel="target error, few labels",
-        title=f"Spearman {whole['value']:.2f} [{whole['low']:.2f}, {whole['high']:.2f}]",
+        xlabel="distance: total variation on held-out pairs", ylabel="target error, few labels", title=title
     )
     axes.legend(fontsize=7.5)
 
 
-def _by_size(axes: Axes, rows: Rows, fit: Mapping[str, Any], *, label: str) -> None:
+def _by_size(axes: Axes, rows: Rows, fit: Mapping[str, Any] | None, *, label: str) -> None:
     size = np.asarray([row["size"] for row in rows], dtype=np.float64)
     error = np.asarray([row["error"] for row in rows], dtype=np.float64)
     axes.plot(size, error, color=LINES[0], marker="o", markersize=4.5, linewidth=0, label="measured")
     dense = np.geomspace(size.min(), size.max(), 60)
-    exponent = fit["exponent"]
-    axes.plot(
-        dense,
-        fit["floor"] + fit["scale"] * dense ** -exponent["value"],
-        color=LINES[0],
-        linewidth=1.4,
-        label="fit with floor",
-    )
+    title = "too few sizes for an exponent"
+    if fit is not None:
+        exponent = fit["exponent"]
+        title = f"exponent -{exponent['value']:.2f} [-{exponent['high']:.2f}, -{exponent['low']:.2f}]"
+        curve = fit["floor"] + fit["scale"] * dense ** -exponent["value"]
+        axes.plot(dense, curve, color=LINES[0], linewidth=1.4, label="fit with floor")
     half = error.max() * (dense / size.min()) ** -0.5
     axes.plot(dense, half, color=QUIET, linestyle="--", linewidth=1.1, label="slope -1/2, no floor")
     axes.set_xscale("log")
@@ -71,10 +70,6 @@ def _by_size(axes: Axes, rows: Rows, fit: Mapping[str, Any], *, label: str) -> N
     axes.set_ylim(bottom=min(error.min(), half.max()) * 0.8, top=error.max() * 1.15)
     axes.yaxis.set_minor_formatter("{x:.2f}")
     axes.yaxis.set_major_formatter("{x:.2f}")
-    axes.set(
-        xlabel=label,
-        ylabel="target error",
-        title=f"exponent -{exponent['value']:.2f} [-{exponent['high']:.2f}, -{exponent['low']:.2f}]",
-    )
+    axes.set(xlabel=label, ylabel="target error", title=title)
     axes.title.set_color(INK)
     axes.legend(fontsize=7.5)

@@ -136,7 +136,7 @@ class Term:
 
 
 def bound_terms(
-    *, held_out: float, training: float, num_labels: int, head_norm: float, slope: float
+    *, held_out: float, training: float, num_labels: int, head_norm: float, slope: float | None
 ) -> list[Term]:
     """The terms of the statement in docs/theory.md, for losses between 0 and 1.
 
@@ -145,7 +145,7 @@ def bound_terms(
         training: The same student's distance on pairs that it was trained on.
         num_labels: Labels in all, m.
         head_norm: Frobenius norm of the fitted head on unit embeddings.
-        slope: Error by distance, least squares over the sweep.
+        slope: Error by distance, least squares over the sweep; None where the distance does not change.
     """
     return [
         Term(

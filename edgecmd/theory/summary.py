@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from edgecmd.seeding import numpy_generator
-from edgecmd.theory.fit import bound_terms, fit_power, rank_correlation
+from edgecmd.theory.fit import MIN_POINTS, bound_terms, fit_power, rank_correlation
 from edgecmd.theory.sweep import FEW, NO_GAP, SweepPlan
 
 Points = Sequence[Mapping[str, Any]]
 NUM_RESAMPLES = 1000
+FLAT = 1e-9
 
 
 def summarise(points: Points, plan: SweepPlan, *, seed: int) -> dict[str, Any]:
@@ -24,7 +25,8 @@ def summarise(points: Points, plan: SweepPlan, *, seed: int) -> dict[str, Any]:
 
     Returns:
         ``by_gap``, ``by_pairs`` and ``by_labels`` (means over the seeds), ``correlation`` (over all points
-        and for each gap), ``pairs_fit``, ``labels_fit`` and ``terms``.
+        and for each gap, None where one of the two does not change), ``pairs_fit`` and ``labels_fit`` (None
+        for fewer than four sizes) and ``terms``.
     """
     whole = [one for one in points if one["point"]["num_pairs"] == plan.num_pairs]
     start = [one for one in whole if one["point"]["gap"] == NO_GAP]
@@ -34,13 +36,12 @@ def summarise(points: Points, plan: SweepPlan, *, seed: int) -> dict[str, Any]:
     pairs = [(one["point"]["num_pairs"], _error(one)) for one in plain]
     labels = [(one["num_labels"][k], one["error"][k]) for one in start for k in one["error"]]
     coins = numpy_generator(seed, "theory-bootstrap")
-    slope = float(np.polyfit([r["distance"] for r in by_gap], [r["error"] for r in by_gap], 1)[0])
     terms = bound_terms(
         held_out=_mean(one["held_out"]["variation"] for one in start),
         training=_mean(one["training"]["variation"] for one in start),
         num_labels=round(_mean(one["num_labels"][str(FEW)] for one in start)),
         head_norm=_mean(one["head_norm"] for one in start),
-        slope=slope,
+        slope=_slope(by_gap),
     )
     return {
         "plan": asdict(plan),
@@ -54,6 +55,14 @@ def summarise(points: Points, plan: SweepPlan, *, seed: int) -> dict[str, Any]:
         "labels_fit": _fit(labels, generator=coins),
         "terms": [asdict(term) for term in terms],
     }
+
+
+def _slope(by_gap: Points) -> float | None:
+    """Error by distance, least squares; None where the distance does not change."""
+    distance = np.asarray([row["distance"] for row in by_gap])
+    if np.ptp(distance) < FLAT:
+        return None
+    return float(np.polyfit(distance, [row["error"] for row in by_gap], 1)[0])
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -86,25 +95,24 @@ def _by_gap(whole: Points, start: Points) -> list[dict[str, Any]]:
 
 def _correlations(
     by_gap: Sequence[Mapping[str, Any]], *, generator: np.random.Generator
-) -> dict[str, dict[str, float]]:
-    """Of all points, the shared start counted once, and of each gap by itself."""
+) -> dict[str, dict[str, float] | None]:
+    """Of all points, the shared start counted once, and of each gap; None where there is no order."""
     first = next(iter(by_gap))["gap"]
     groups = {"all": [row for row in by_gap if row["level"] > 0 or row["gap"] == first]}
     groups |= {gap: [r for r in by_gap if r["gap"] == gap] for gap in dict.fromkeys(r["gap"] for r in by_gap)}
-    return {
-        name: asdict(
-            rank_correlation(
-                [row["distance"] for row in rows],
-                [row["error"] for row in rows],
-                num_resamples=NUM_RESAMPLES,
-                generator=generator,
-            )
-        )
-        for name, rows in groups.items()
-    }
+    return {name: _correlation(rows, generator=generator) for name, rows in groups.items()}
 
 
-def _fit(pairs: Sequence[tuple[int, float]], *, generator: np.random.Generator) -> dict[str, Any]:
+def _correlation(rows: Points, *, generator: np.random.Generator) -> dict[str, float] | None:
+    distance, error = [row["distance"] for row in rows], [row["error"] for row in rows]
+    if min(np.ptp(distance), np.ptp(error)) < FLAT:
+        return None
+    return asdict(rank_correlation(distance, error, num_resamples=NUM_RESAMPLES, generator=generator))
+
+
+def _fit(pairs: Sequence[tuple[int, float]], *, generator: np.random.Generator) -> dict[str, Any] | None:
+    if len({size for size, _ in pairs}) < MIN_POINTS:
+        return None
     found = fit_power(
         [n for n, _ in pairs], [e for _, e in pairs], num_resamples=NUM_RESAMPLES // 5, generator=generator
     )

@@ -106,6 +106,18 @@ def test_the_summary_of_a_world_that_obeys() -> None:
     assert theory_png(table) == theory_png(table)
 
 
+def test_a_world_in_which_nothing_changes_has_no_correlation_and_no_slope() -> None:
+    points = [made_up(0, "none", 0.0, num) for num in (32, 16, 8)]
+    points += [
+        made_up(0, "blur", level) | {"held_out": {"variation": 0.3625, "bound": 1.0}} for level in (0.5, 1.0)
+    ]
+    table = summarise(points, PLAN, seed=0)
+    assert table["correlation"] == {"all": None, "blur": None}
+    assert table["pairs_fit"] is None
+    assert [term["value"] for term in table["terms"] if term["name"].startswith("slope")] == [None]
+    assert theory_png(table)
+
+
 def test_procrustes_finds_a_rotation_and_nothing_else() -> None:
     noise = np.random.default_rng(0)
     one = unit_rows(noise.normal(size=(40, 6)))
