@@ -100,6 +100,16 @@ def test_a_sweep_writes_its_files_and_does_not_repeat_finished_points(
     assert "Did you mean 'blur'" in capsys.readouterr().err
 
 
+def test_weights_of_simclr_on_the_source_are_a_run_s_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "start.safetensors"
+    words = ["warm-start", "--simclr", "--steps", "2", "--config", str(settings_file), "--out", str(out)]
+    assert run(monkeypatch, *words) == 0
+    assert "distill.loss=simclr" in capsys.readouterr().out
+    assert out.exists()
+
+
 def test_rotation_compares_the_methods(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings_file: Path, tiny: RunConfig
 ) -> None:
