@@ -27,6 +27,7 @@ from edgecmd.evaluate import (
     one_shot_across_styles,
     recall,
 )
+from edgecmd.finetune import finetune_rows
 from edgecmd.statistics import mean_interval
 
 Embed = Callable[[Targets], Embedding]
@@ -98,8 +99,6 @@ def assess(
         for name in named
     }
     if config.evaluate.finetune and student is not None:
-        from edgecmd.finetune import finetune_rows
-
         for name in named:
             few[name] |= {"finetune": finetune_rows(student, config, labelling=name)} if few[name] else {}
     table["few_labels"] = few

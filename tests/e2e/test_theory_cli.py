@@ -100,6 +100,31 @@ def test_a_sweep_writes_its_files_and_does_not_repeat_finished_points(
     assert "Did you mean 'blur'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_two_workers_give_the_bytes_of_one(
+    monkeypatch: pytest.MonkeyPatch, settings_file: Path, tiny: RunConfig
+) -> None:
+    words = [
+        "theory",
+        "--config",
+        str(settings_file),
+        "--levels",
+        "4",
+        "--seeds",
+        "1",
+        "--gaps",
+        "erase,noise",
+    ]
+    found = []
+    for jobs in ("1", "2"):
+        assert run(monkeypatch, *words, "--jobs", jobs, "--set", f"name=jobs-{jobs}") == 0
+        folder = Path(tiny.out) / f"jobs-{jobs}"
+        files = sorted((folder / "theory").iterdir())
+        found.append([(folder / "theory.json").read_bytes(), *(file.read_bytes() for file in files)])
+    assert len(found[0]) == 11
+    assert found[0] == found[1]
+
+
 def test_weights_of_simclr_on_the_source_are_a_run_s_start(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings_file: Path, tmp_path: Path
 ) -> None:
