@@ -202,7 +202,8 @@ def show_theory(table: Mapping[str, Any]) -> None:
             continue
         one = fit["exponent"]
         span = f"{-one['high']:.2f} to {-one['low']:.2f}"
-        rows.append([name, f"{-one['value']:.2f}", span, "-0.50", f"{fit['floor']:.3f}"])
+        found = f"{-one['value']:.2f}" if fit["determined"] else "not determined"
+        rows.append([name, found, span, "-0.50", f"{fit['floor']:.3f}"])
     print_table(
         "Error = floor + scale * size^exponent",
         ["size", "exponent", "95% interval", "bound's rate", "floor"],

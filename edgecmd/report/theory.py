@@ -61,6 +61,7 @@ def _by_size(axes: Axes, rows: Rows, fit: Mapping[str, Any] | None, *, label: st
     if fit is not None:
         exponent = fit["exponent"]
         title = f"exponent -{exponent['value']:.2f} [-{exponent['high']:.2f}, -{exponent['low']:.2f}]"
+        title = title if fit["determined"] else "exponent not determined"
         curve = fit["floor"] + fit["scale"] * dense ** -exponent["value"]
         axes.plot(dense, curve, color=LINES[0], linewidth=1.4, label="fit with floor")
     half = error.max() * (dense / size.min()) ** -0.5

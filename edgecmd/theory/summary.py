@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgecmd.seeding import numpy_generator
-from edgecmd.theory.fit import MIN_POINTS, bound_terms, fit_power, rank_correlation
+from edgecmd.theory.fit import EXPONENTS, MIN_POINTS, bound_terms, fit_power, rank_correlation
 from edgecmd.theory.sweep import FEW, NO_GAP, SweepPlan
 
 Points = Sequence[Mapping[str, Any]]
@@ -26,7 +26,7 @@ def summarise(points: Points, plan: SweepPlan, *, seed: int) -> dict[str, Any]:
     Returns:
         ``by_gap``, ``by_pairs`` and ``by_labels`` (means over the seeds), ``correlation`` (over all points
         and for each gap, None where one of the two does not change), ``pairs_fit`` and ``labels_fit`` (None
-        for fewer than four sizes) and ``terms``.
+        for fewer than four sizes; not ``determined`` where the interval ends at the grid's end) and ``terms``.
     """
     whole = [one for one in points if one["point"]["num_pairs"] == plan.num_pairs]
     start = [one for one in whole if one["point"]["gap"] == NO_GAP]
@@ -116,4 +116,5 @@ def _fit(pairs: Sequence[tuple[int, float]], *, generator: np.random.Generator) 
     found = fit_power(
         [n for n, _ in pairs], [e for _, e in pairs], num_resamples=NUM_RESAMPLES // 5, generator=generator
     )
-    return asdict(found)
+    one = found.exponent
+    return {**asdict(found), "determined": bool(one.low > EXPONENTS[0] and one.high < EXPONENTS[-1])}

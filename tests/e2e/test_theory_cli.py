@@ -121,7 +121,7 @@ def test_two_workers_give_the_bytes_of_one(
         folder = Path(tiny.out) / f"jobs-{jobs}"
         files = sorted((folder / "theory").iterdir())
         found.append([(folder / "theory.json").read_bytes(), *(file.read_bytes() for file in files)])
-    assert len(found[0]) == 11
+    assert len(found[0]) == 10
     assert found[0] == found[1]
 
 
