@@ -26,7 +26,7 @@ def summarise(points: Points, plan: SweepPlan, *, seed: int) -> dict[str, Any]:
     Returns:
         ``by_gap``, ``by_pairs`` and ``by_labels`` (means over the seeds), ``correlation`` (over all points
         and for each gap, None where one of the two does not change), ``pairs_fit`` and ``labels_fit`` (None
-        for fewer than four sizes; not ``determined`` where the interval ends at the grid's end) and ``terms``.
+        for fewer than four sizes; not ``determined`` where the interval ends with the grid) and ``terms``.
     """
     whole = [one for one in points if one["point"]["num_pairs"] == plan.num_pairs]
     start = [one for one in whole if one["point"]["gap"] == NO_GAP]
