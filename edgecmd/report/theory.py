@@ -71,7 +71,8 @@ def _by_size(axes: Axes, rows: Rows, fit: Mapping[str, Any] | None, *, label: st
     axes.set_ylim(bottom=min(error.min(), half.max()) * 0.8, top=error.max() * 1.15)
     # The style shows no mathematics, so powers of ten would be printed as their source.
     axes.set_xticks(size, [f"{one:g}" for one in size], rotation=45)
-    axes.minorticks_off()
+    axes.xaxis.minorticks_off()
+    axes.yaxis.set_minor_formatter("{x:.2f}")
     axes.yaxis.set_major_formatter("{x:.2f}")
     axes.set(xlabel=label, ylabel="target error", title=title)
     axes.title.set_color(INK)
