@@ -19,6 +19,7 @@ from edgecmd.evaluate import (
     PROBES,
     Embedding,
     Probe,
+    clustering,
     embed_target,
     few_label_accuracy,
     majority_share,
@@ -26,6 +27,7 @@ from edgecmd.evaluate import (
     one_shot_across_styles,
     recall,
 )
+from edgecmd.finetune import finetune_rows
 from edgecmd.statistics import mean_interval
 
 Embed = Callable[[Targets], Embedding]
@@ -63,7 +65,9 @@ def validate(student: nn.Module, config: RunConfig) -> dict[str, float]:
     }
 
 
-def assess(embed: Embed, config: RunConfig, *, cross_modal: bool = True) -> Table:
+def assess(
+    embed: Embed, config: RunConfig, *, cross_modal: bool = True, student: nn.Module | None = None
+) -> Table:
     """Every metric of step 3.
 
     Few labels are drawn from the validation split and tested on the test split: the concepts of
@@ -73,6 +77,7 @@ def assess(embed: Embed, config: RunConfig, *, cross_modal: bool = True) -> Tabl
         embed: Maps targets as they are stored to unit embeddings.
         config: Settings of the run.
         cross_modal: Whether the embeddings live in the teacher's space, so that retrieval has a meaning.
+        student: The network behind ``embed``; with ``evaluate.finetune`` it is also fine-tuned.
 
     Returns:
         Plain tables for ``evaluation.json``.
@@ -87,11 +92,16 @@ def assess(embed: Embed, config: RunConfig, *, cross_modal: bool = True) -> Tabl
     labels = whole.test.labelled.labels
     if "concept" in labels and "style" in labels:
         table["one_shot"] = one_shot_across_styles(test, labels["concept"].values, labels["style"].values)
-    table["few_labels"] = {
+    named = [name for name in FEW_LABELS if name in labels]
+    table["clusters"] = {name: clustering(test, labels[name], seed=config.seed) for name in named}
+    few = {
         name: _few_labels(pool, whole.validation.labelled.labels[name], test, labels[name], config)
-        for name in FEW_LABELS
-        if name in labels
+        for name in named
     }
+    if config.evaluate.finetune and student is not None:
+        for name in named:
+            few[name] |= {"finetune": finetune_rows(student, config, labelling=name)} if few[name] else {}
+    table["few_labels"] = few
     return table
 
 
@@ -139,4 +149,8 @@ def headline(table: Mapping[str, object]) -> dict[str, float]:
     few = table.get("few_labels")
     if isinstance(few, dict) and few.get("group"):
         line |= {f"linear_{k}": row["mean"] for k, row in few["group"]["linear"].items()}
+        line |= {f"finetune_{k}": row["mean"] for k, row in few["group"].get("finetune", {}).items()}
+    clusters = table.get("clusters")
+    if isinstance(clusters, dict) and clusters.get("group"):
+        line["nmi"] = clusters["group"]["nmi"]
     return line

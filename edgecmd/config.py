@@ -136,7 +136,7 @@ class DistillConfig:
 
     loss: str = "auto"
     """auto (the loss of privacy.mechanism; cmc where there is none), cmc, cmd, cmc+cmd, cmc-anchored,
-    cmd-anchored, cmc+cmd-anchored, cosine; baselines l2, simclr."""
+    cmd-anchored, cmc+cmd-anchored, cosine; baselines l2, seed, crd, socket, simclr."""
     temperature: float = 0.1
     """Of student similarities."""
     teacher_temperature: float = 0.1
@@ -302,6 +302,8 @@ class EvaluateConfig:
     """Draws of the labels; mean and 95% interval are over them."""
     num_neighbours: int = 5
     """Of kNN."""
+    finetune: bool = False
+    """Also train all layers on the few labels, for each draw: minutes instead of seconds."""
 
     def __post_init__(self) -> None:
         in_range("evaluate", 0, 1_000_000, every_rounds=self.every_rounds)

@@ -103,6 +103,18 @@ def _simclr(batch: Embedded, config: DistillConfig) -> losses.PerExample:
     return baselines.nt_xent(batch.student, batch.second, temperature=config.temperature)
 
 
+def _seed(batch: Embedded, _: DistillConfig) -> losses.PerExample:
+    return baselines.seed(batch.student, batch.teacher, batch.anchors)
+
+
+def _crd(batch: Embedded, _: DistillConfig) -> losses.PerExample:
+    return baselines.crd(batch.student, batch.teacher)
+
+
+def _socket(batch: Embedded, _: DistillConfig) -> losses.PerExample:
+    return baselines.socket(batch.student, batch.teacher, batch.anchors)
+
+
 Objective = Callable[[Embedded, DistillConfig], losses.PerExample]
 OBJECTIVES: dict[str, Objective] = {
     "cmc": _cmc,
@@ -114,6 +126,9 @@ OBJECTIVES: dict[str, Objective] = {
     "cmc-groups": _cmc_groups,
     "cosine": _cosine,
     "l2": _l2,
+    "seed": _seed,
+    "crd": _crd,
+    "socket": _socket,
     "simclr": _simclr,
 }
 TWO_VIEWS = frozenset({"simclr"})

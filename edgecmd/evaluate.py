@@ -1,4 +1,4 @@
-"""Step 3 on concepts that nobody trained on: retrieval, one-shot recognition, kNN, linear probe.
+"""Step 3 on concepts that nobody trained on: retrieval, clusters, one-shot recognition, kNN, linear probe.
 
 Every function takes embeddings, so that the same numbers can be measured of torch, of an exported
 file and of a teacher.
@@ -13,7 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
@@ -21,7 +24,7 @@ from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.data.pairs import Targets
 from edgecmd.device import device_of
 from edgecmd.preprocess import target_input
-from edgecmd.seeding import numpy_generator
+from edgecmd.seeding import numpy_generator, seed_sequence
 
 # The first axis is anonymous: pool and test of a probe differ in length.
 Embedding = Float[np.ndarray, "_ dim"]
@@ -213,6 +216,37 @@ def few_label_accuracy(
             predicted = PROBES[method](probe.pool[rows], probe.pool_labels[rows], probe.test, num_neighbours)
         accuracies.append(float((predicted == probe.test_labels).mean()))
     return accuracies
+
+
+def clustering(embedding: Embedding, labels: Labels, *, seed: int) -> dict[str, float]:
+    """Zero-label use: k-means with as many clusters as there are classes, held against the classes.
+
+    Args:
+        embedding: Unit embeddings, (N, D).
+        labels: Classes; examples without one are left out.
+        seed: Seed of the run.
+
+    Returns:
+        ``nmi`` (mutual information over the mean of the two entropies, 1 for the classes themselves; small
+        clusters raise it by chance), ``ami`` (the same adjusted, so that chance is 0), ``num_clusters`` and
+        ``num``; empty where there are fewer than two classes.
+    """
+    rows = known(labels)
+    classes = labels.values[rows]
+    num_clusters = len(np.unique(classes))
+    if num_clusters < 2:
+        return {}
+    state = int(seed_sequence(seed, "clusters").generate_state(1)[0])
+    with warnings.catch_warnings():
+        # Equal embeddings make fewer clusters than classes, which the score shows.
+        warnings.filterwarnings("ignore", category=ConvergenceWarning)
+        found = KMeans(num_clusters, n_init=10, random_state=state).fit_predict(embedding[rows])
+    return {
+        "nmi": float(normalized_mutual_info_score(classes, found)),
+        "ami": float(adjusted_mutual_info_score(classes, found)),
+        "num_clusters": float(num_clusters),
+        "num": float(len(classes)),
+    }
 
 
 def majority_share(labels: Int[np.ndarray, " num"]) -> float:

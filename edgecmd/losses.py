@@ -63,13 +63,23 @@ def cmd(
     Returns:
         Loss of each example, (B,). An uninformative student has ``log(B - 1)``.
     """
-    relation_teacher = _relations(teacher.detach(), temperature=teacher_temperature).exp()
-    relation_student = _relations(student, temperature=temperature)
+    relation_teacher = log_relations(teacher.detach(), temperature=teacher_temperature).exp()
+    relation_student = log_relations(student, temperature=temperature)
     return -(relation_teacher * relation_student).sum(dim=1)
 
 
-def _relations(features: Embeddings, *, temperature: float) -> Float[Tensor, "batch others"]:
-    """Log-probability of each other example of the batch, (B, B - 1)."""
+def log_relations(features: Embeddings, *, temperature: float) -> Float[Tensor, "batch others"]:
+    """Log-probability of each other example of the batch, the diagonal left out.
+
+    ``log softmax_{j != i}(z_i.z_j / temperature)``; the relations of `cmd`.
+
+    Args:
+        features: Embeddings, (B, D), at least two.
+        temperature: Divides the similarities.
+
+    Returns:
+        (B, B - 1), the others in their order.
+    """
     embedded = unit(features)
     batch = len(embedded)
     similarity_BB = embedded @ embedded.T / temperature
@@ -166,6 +176,7 @@ def chance_level(loss: str, *, batch_size: int, num_anchors: int) -> float | Non
         "cmd-anchored": lambda: math.log(num_anchors),
         "cmc+cmd-anchored": lambda: math.log(num_anchors + 1) + math.log(num_anchors),
         "cmc-groups": lambda: math.log(batch_size + num_anchors),
+        "seed": lambda: math.log(num_anchors + 1),
         "simclr": lambda: math.log(2 * batch_size - 1),
     }
     return levels[loss]() if loss in levels else None

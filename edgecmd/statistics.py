@@ -45,3 +45,22 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Inter
         return Interval(mean=mean, low=mean, high=mean, num=num)
     half = float(student_t.ppf((1 + confidence) / 2, num - 1)) * float(sample.std(ddof=1)) / math.sqrt(num)
     return Interval(mean=mean, low=mean - half, high=mean + half, num=num)
+
+
+def paired_interval(
+    values: Sequence[float], reference: Sequence[float], *, confidence: float = 0.95
+) -> Interval:
+    """Mean difference of paired measurements with its t interval: the paired t test as an interval.
+
+    Zero outside the interval is a significant difference at one minus ``confidence``.
+
+    Args:
+        values: One measurement a seed.
+        reference: Those of what is compared with, in the same order of seeds.
+        confidence: Coverage of the interval.
+
+    Raises:
+        ValueError: The two differ in length.
+    """
+    differences = [one - other for one, other in zip(values, reference, strict=True)]
+    return mean_interval(differences, confidence=confidence)

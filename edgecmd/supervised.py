@@ -51,7 +51,7 @@ def scratch_accuracy(config: RunConfig, *, labelling: str, num_labels: int, draw
     """
     whole = experiment(config.data)
     pool, test = whole.validation.labelled.labels[labelling], whole.test.labelled.labels[labelling]
-    rows, classes = _drawn(pool, num_labels=num_labels, draw=draw, seed=config.seed)
+    rows, classes = drawn_rows(pool, num_labels=num_labels, draw=draw, seed=config.seed)
     pool_target = target_input(config, whole.validation.pairs)[torch.from_numpy(rows)]
     labels = np.searchsorted(classes, pool.values[rows])
     model = _fit(
@@ -62,11 +62,11 @@ def scratch_accuracy(config: RunConfig, *, labelling: str, num_labels: int, draw
         draw=draw,
     )
     asked = np.isin(test.values, classes)
-    predicted = _predict(model, target_input(config, whole.test.pairs)[torch.from_numpy(asked)])
+    predicted = predict_classes(model, target_input(config, whole.test.pairs)[torch.from_numpy(asked)])
     return float((classes[predicted] == test.values[asked]).mean())
 
 
-def _drawn(pool: Labels, *, num_labels: int, draw: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def drawn_rows(pool: Labels, *, num_labels: int, draw: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the pool that are labelled, and the classes among them; as in `evaluate.few_label_accuracy`."""
     labelled = np.flatnonzero(known(pool))
     generator = numpy_generator(seed, f"labels-{num_labels}", client=draw)
@@ -103,7 +103,8 @@ def _fit(
 
 
 @torch.no_grad()
-def _predict(model: nn.Module, target: Tensor) -> np.ndarray:
+def predict_classes(model: nn.Module, target: Tensor) -> np.ndarray:
+    """Index of the best class of each input, (N,)."""
     model.eval()
     scores = torch.cat([model(target[start : start + 256]) for start in range(0, len(target), 256)])
     return scores.argmax(dim=1).cpu().numpy()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,9 +15,14 @@ from edgecmd.cli.common import AsJson, ConfigFile, Settings, print_json, print_t
 from edgecmd.config import RunConfig
 from edgecmd.errors import ConfigError
 
+if TYPE_CHECKING:
+    from edgecmd.models.students import Student
+
 CENTRAL = "central:"
 AT = "@"
-OTHERS = ("scratch", "teacher", "untrained")
+PRESIMCLR = "presimclr"
+OTHERS = (PRESIMCLR, CENTRAL + PRESIMCLR, "scratch", "teacher", "untrained")
+REFERENCE = "cmc"
 DEFAULT_METHODS = "cmc,cmc+cmd,cmc-anchored,l2,simclr,central:cmc,scratch,teacher,untrained"
 
 
@@ -27,7 +32,7 @@ def compare(
         str,
         typer.Option(
             "--methods",
-            help="Losses (federated), <mechanism>@<epsilon>, central:<loss>, scratch, teacher, untrained.",
+            help="Losses, presimclr, <mechanism>@<epsilon>, central:<method>, scratch, teacher, untrained.",
         ),
     ] = DEFAULT_METHODS,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds from 0.")] = 5,
@@ -43,15 +48,26 @@ def compare(
     names = [check_method(name) for name in methods.split(",")]
     folder = run_folder(resolved)
     results = run_jobs(resolved, names, num_seeds=seeds, num_jobs=jobs, folder=folder)
-    summary = summarise(results)
-    from edgecmd.files import write_json
-
-    write_json(folder / "compare.json", {"summary": summary, "results": results})
+    summary, paired = summarise(results), paired_with_reference(results)
+    write_comparison(folder, {"summary": summary, "paired": paired, "results": results})
     if as_json:
         print_json(summary)
-    else:
-        show_summary(summary, num_seeds=seeds)
-        say(f"All numbers: {folder / 'compare.json'}")
+        return
+    show_summary(summary, num_seeds=seeds)
+    show_paired(paired)
+    say(f"All numbers: {folder / 'compare.json'}; picture: {folder / 'compare.png'}")
+
+
+def write_comparison(folder: Path, tables: Mapping[str, Any]) -> None:
+    """Write ``compare.json`` and ``compare.png``."""
+    from edgecmd.cli.pipeline import column_title
+    from edgecmd.files import write_bytes_atomically, write_json
+    from edgecmd.report.comparison import comparison_png
+
+    summary = tables["summary"]
+    titles = {name: column_title(name) for line in summary.values() for name in line}
+    write_json(folder / "compare.json", tables)
+    write_bytes_atomically(folder / "compare.png", comparison_png(summary, titles=titles))
 
 
 def check_method(name: str) -> str:
@@ -140,28 +156,44 @@ def run_job(flat: Mapping[str, Any], method: str, path: Path) -> dict[str, float
 
 def _measure(config: RunConfig, method: str) -> tuple[dict[str, float], Any]:
     from edgecmd.assess import assess, embedder, headline
-    from edgecmd.central import train_central
     from edgecmd.cli.pipeline import scratch_table, teacher_on_target
-    from edgecmd.runs import new_student
-    from server.simulate import simulate
 
     if method == "scratch":
         table = scratch_table(config)
-        return headline(table), table
-    if method == "teacher":
+    elif method == "teacher":
         table = assess(teacher_on_target(config), config)
-        return headline(table), table
-    if method == "untrained":
-        student = new_student(config)
-    elif method.startswith(CENTRAL):
-        loss = method.removeprefix(CENTRAL)
-        student = train_central(replace(config, distill=replace(config.distill, loss=loss)))
-    elif AT in method:
-        student = simulate(private_config(config, method))
     else:
-        student = simulate(replace(config, distill=replace(config.distill, loss=method)))
-    table = assess(embedder(student, config), config, cross_modal=not method.endswith("simclr"))
+        student = train_by(config, method)
+        cross_modal = not method.endswith("simclr")
+        table = assess(embedder(student, config), config, cross_modal=cross_modal, student=student)
     return headline(table), table
+
+
+def train_by(config: RunConfig, method: str) -> "Student":
+    """The student that ``method`` gives under ``config``."""
+    from edgecmd.central import train_central
+    from edgecmd.runs import new_student
+    from server.simulate import simulate
+
+    if method == "untrained":
+        return new_student(config)
+    if AT in method:
+        return simulate(private_config(config, method))
+    loss = method.removeprefix(CENTRAL)
+    if loss == PRESIMCLR:
+        config, loss = source_started(config), "simclr"
+    chosen = replace(config, distill=replace(config.distill, loss=loss))
+    return train_central(chosen) if method.startswith(CENTRAL) else simulate(chosen)
+
+
+def source_started(config: RunConfig) -> RunConfig:
+    """The same run from weights that SimCLR on the public source gave, in as many steps as the run has."""
+    from edgecmd.presimclr import run_steps, source_start
+    from edgecmd.runs import save_student
+
+    path = Path(config.out) / f"{config.name}-start.safetensors"
+    save_student(source_start(config, num_steps=run_steps(config)), path, config)
+    return replace(config, student=replace(config.student, path=str(path)))
 
 
 def summarise(results: Mapping[str, list[dict[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:
@@ -175,8 +207,55 @@ def summarise(results: Mapping[str, list[dict[str, float]]]) -> dict[str, dict[s
     return summary
 
 
+def paired_with_reference(
+    results: Mapping[str, list[dict[str, float]]],
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Difference of each method from ``cmc`` (of a central one from ``central:cmc``), paired by seed."""
+    from edgecmd.statistics import paired_interval
+
+    paired: dict[str, dict[str, dict[str, Any]]] = {}
+    for method, lines in results.items():
+        name = CENTRAL + REFERENCE if method.startswith(CENTRAL) else REFERENCE
+        if method == name or name not in results or len(lines) < 2:
+            continue
+        other = results[name]
+        paired[method] = {
+            metric: {
+                "against": name,
+                **asdict(paired_interval([one[metric] for one in lines], [one[metric] for one in other])),
+            }
+            for metric in lines[0]
+            if metric in other[0]
+        }
+    return paired
+
+
+def show_paired(paired: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    """Print the differences from ``cmc``; a star where the 95% interval leaves zero out."""
+    from edgecmd.cli.pipeline import column_title
+
+    if not paired:
+        return
+    columns = list(dict.fromkeys(name for line in paired.values() for name in line))
+    rows = [[method, *(_difference(line.get(name)) for name in columns)] for method, line in paired.items()]
+    print_table(
+        "Difference from cmc with the same seed, 95% interval of the paired t test (* zero is outside)",
+        ["method", *(column_title(name) for name in columns)],
+        rows,
+    )
+
+
+def _difference(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    apart = row["low"] > 0 or row["high"] < 0
+    return f"{row['mean']:+.3f} ± {(row['high'] - row['low']) / 2:.3f}{'*' if apart else ' '}"
+
+
 def show_summary(summary: Mapping[str, Mapping[str, Mapping[str, float]]], *, num_seeds: int) -> None:
     """Print mean ± half the interval of each method, the best of each column marked."""
+    from edgecmd.cli.pipeline import column_title
+
     columns = list(dict.fromkeys(name for line in summary.values() for name in line))
     best = {c: max(line[c]["mean"] for line in summary.values() if c in line) for c in columns}
     rows = []
@@ -189,5 +268,5 @@ def show_summary(summary: Mapping[str, Mapping[str, Mapping[str, float]]], *, nu
             for c in columns
         ]
         rows.append([method, *cells])
-    titles = [c.replace("recall@", "R@").replace("linear_", "probe k=").replace("_", "-") for c in columns]
+    titles = [column_title(c) for c in columns]
     print_table(f"{num_seeds} seeds, mean ± 95% half-interval (* best)", ["method", *titles], rows)

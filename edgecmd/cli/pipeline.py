@@ -141,10 +141,11 @@ def assess_run(config: RunConfig, folder: Path, *, baselines: bool) -> "dict[str
     from edgecmd.runs import load_student, new_student
 
     student = load_student(folder / "student.safetensors")
-    tables: dict[str, Table] = {"student": assess(embedder(student, config), config)}
+    tables: dict[str, Table] = {"student": assess(embedder(student, config), config, student=student)}
     if baselines:
+        first = new_student(config)
         tables["warm start" if config.student.path else "untrained"] = assess(
-            embedder(new_student(config), config), config
+            embedder(first, config), config, student=first
         )
         tables["teacher as it is"] = assess(teacher_on_target(config), config)
         for name, other in federated_baselines(config).items():
@@ -221,7 +222,7 @@ def _federated_baseline(config: RunConfig, folder: Path, name: str) -> "Table":
         evaluate=config.evaluate if cross_modal else replace(config.evaluate, every_rounds=0),
     )
     student = simulate(other, report=round_line(other, prefix=f"{name}: "))
-    return assess(embedder(student, other), other, cross_modal=cross_modal)
+    return assess(embedder(student, other), other, cross_modal=cross_modal, student=student)
 
 
 def scratch_table(config: RunConfig) -> "Table":
@@ -278,8 +279,17 @@ def show_results(tables: "dict[str, Table]") -> None:
             for column in columns
         ]
         rows.append([name, *cells])
-    titles = [
-        column.replace("recall@", "R@").replace("linear_", "probe k=").replace("_", "-") for column in columns
-    ]
+    titles = [column_title(column) for column in columns]
     print_table("Unseen concepts (* best of the column)", ["method", *titles], rows)
-    say("R@k: retrieval of the own picture; probe k: linear probe on 8 groups with k labels a class.")
+    say(
+        "R@k: retrieval of the own picture; probe k, tuned k: linear probe and fine-tuning on groups with k"
+        " labels a class; NMI: k-means clusters against the groups, without a label."
+    )
+
+
+def column_title(column: str) -> str:
+    """Header of a metric of `edgecmd.assess.headline`."""
+    for start, title in (("recall@", "R@"), ("linear_", "probe k="), ("finetune_", "tuned k=")):
+        if column.startswith(start):
+            return title + column.removeprefix(start)
+    return "NMI" if column == "nmi" else column.replace("_", "-")

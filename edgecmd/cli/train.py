@@ -41,11 +41,15 @@ def pretrain(
 def warm_start(
     out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("student.safetensors"),
     steps: Annotated[int, typer.Option("--steps", min=1, help="Optimiser steps.")] = 600,
+    simclr: Annotated[
+        bool, typer.Option("--simclr", help="SimCLR on the pictures instead: the start of presimclr.")
+    ] = False,
     config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:
     """First weights of a student from public pictures alone; use them with --set student.path=FILE."""
     from edgecmd.assess import validate
+    from edgecmd.presimclr import source_start
     from edgecmd.runs import save_student
     from edgecmd.warmstart import warm_start as train
 
@@ -57,8 +61,12 @@ def warm_start(
         if step % every == 0:
             say(f"step {step}/{steps}  loss {loss:.3f}")
 
-    student = train(resolved, num_steps=steps, progress=progress)
+    make = source_start if simclr else train
+    student = make(resolved, num_steps=steps, progress=progress)
     save_student(student, out, resolved)
+    if simclr:
+        say(f"Wrote {out}. Use it: --set distill.loss=simclr --set student.path={out}")
+        return
     metrics = "  ".join(f"{name} {value:.3f}" for name, value in validate(student, resolved).items())
     say(f"Wrote {out}. {metrics}")
     say(f"Use it: --set student.path={out}")

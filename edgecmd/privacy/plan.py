@@ -15,6 +15,8 @@ RELATIONS = {
     "client": "add or remove one client's data (its update counts as zero; the list of clients is public)",
 }
 SAMPLERS = {"poisson": "Poisson, coins kept secret", "none": "no amplification by sampling claimed"}
+# Losses of a pair alone that no mechanism of this package clips.
+SEPARATE = frozenset({"seed"})
 LINEAR = ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi")
 
 
@@ -185,6 +187,12 @@ def _check_loss(config: RunConfig, mechanism: Mechanism) -> None:
                 f"distill.loss={loss!r} belongs to privacy.mechanism={other!r}, not to {name!r}."
                 f" Set distill.loss to {own}, or change the mechanism."
             )
+    if loss in SEPARATE:
+        raise PrivacyError(
+            f"distill.loss={loss!r} is a baseline for which no mechanism is written, although its loss of"
+            f" a pair depends on public anchors alone. Set distill.loss={AUTO_LOSSES[name]!r} or leave it"
+            " out, or protect whole clients with privacy.mechanism='client'."
+        )
     raise PrivacyError(
         f"distill.loss={loss!r} cannot be made private for each pair: the loss of a pair depends on the other"
         " pairs of its batch, so clipping each pair's gradient bounds nothing (one pair was measured to move"

@@ -22,6 +22,9 @@ EVALUATE = "edgecmd evaluate --baselines RUN_FOLDER"
 METHODS = {
     "l2": "the same federation with the squared distance to the teacher's feature as loss",
     "simclr": "the same federation with SimCLR on the target alone, without a teacher; it has no retrieval",
+    "seed": "the same federation with SEED, public anchors as its queue",
+    "crd": "the same federation with CRD, negatives from the batch",
+    "socket": "the same federation with the label-free terms of SOCKET",
     "teacher as it is": "the teacher applied to the target images, nothing trained",
     "untrained": "the student with its first, random weights",
     "scratch": "the student trained on the few labels alone, without distillation",
@@ -56,7 +59,9 @@ def _metrics(evaluation: Table) -> list[str]:
         notes.append(
             f"`probe k`: accuracy of a linear probe on `{labelling}`{_num_classes(evaluation, labelling)}"
             " with k labels a class, mean ± half of the 95% interval over draws of the labels."
+            " `tuned k`: the same with all layers trained on those labels."
         )
+        notes.append("`NMI`: k-means clusters of the embeddings against those classes; no label is used.")
     return notes
 
 

@@ -67,9 +67,11 @@ def columns(evaluation: Table) -> list[Column]:
     found.append(_column("one-shot", tables, _plain("one_shot", "one_shot"), chance=_one_shot_chance(tables)))
     labelling = main_labelling(evaluation)
     found += [
-        replace(column, title=f"probe {column.title}")
-        for column in few_label_columns(evaluation, labelling, "linear")
+        replace(column, title=f"{title} {column.title}")
+        for probe, title in (("linear", "probe"), ("finetune", "tuned"))
+        for column in few_label_columns(evaluation, labelling, probe)
     ]
+    found.append(_column("NMI", tables, _nmi(labelling)))
     return [column for column in found if column.scores]
 
 
@@ -153,6 +155,14 @@ def _column(
 def _plain(group: str, name: str) -> Lookup:
     def lookup(table: Table) -> Score | None:
         value = (table.get(group) or {}).get(name)
+        return None if value is None else Score(value=float(value))
+
+    return lookup
+
+
+def _nmi(labelling: str) -> Lookup:
+    def lookup(table: Table) -> Score | None:
+        value = ((table.get("clusters") or {}).get(labelling) or {}).get("nmi")
         return None if value is None else Score(value=float(value))
 
     return lookup

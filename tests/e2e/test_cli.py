@@ -70,16 +70,23 @@ def test_compare_prints_intervals_and_does_not_repeat_finished_work(
         "--config",
         str(settings_file),
         "--methods",
-        "cmc,central:cmc,scratch,teacher,untrained",
+        "cmc,central:cmc,socket,central:presimclr,scratch,teacher,untrained",
     ]
     assert run(monkeypatch, *words, "--seeds", "2") == 0
-    assert "±" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "±" in out
+    assert "Difference from cmc" in out
+    assert (Path(tiny.out) / "tiny" / "compare.png").read_bytes()[:4] == b"\x89PNG"
     job = Path(tiny.out) / "tiny" / "seed-0" / "cmc.json"
     before = job.stat().st_mtime_ns
     assert run(monkeypatch, *words, "--seeds", "2", "--json") == 0
     assert job.stat().st_mtime_ns == before
     found = json.loads((Path(tiny.out) / "tiny" / "compare.json").read_text())["summary"]
     assert found["cmc"]["recall@1"]["num"] == 2
+    assert "recall@1" not in found["central:presimclr"]
+    paired = json.loads((Path(tiny.out) / "tiny" / "compare.json").read_text())["paired"]
+    assert set(paired) == {"socket", "central:presimclr", "scratch", "teacher", "untrained"}
+    assert paired["central:presimclr"]["nmi"]["against"] == "central:cmc"
 
 
 def test_pretrain_init_data_and_doctor(
@@ -129,7 +136,7 @@ def test_bench_simulate_reports_a_ratio(
         (["run", "--config", "/nowhere.toml"], 2, "/nowhere.toml"),
         (["resume", "/nowhere"], 5, "is not a run folder"),
         (["export", "/nowhere"], 5, "is not a run folder"),
-        (["compare", "--methods", "cmd,crd"], 2, "--methods has 'crd'"),
+        (["compare", "--methods", "cmd,crdd"], 2, "--methods has 'crdd'"),
         (["data", "build", "cats"], 2, "name='cats' is unknown"),
         (["data", "check", "/nowhere"], 4, "/nowhere"),
         (["frobnicate"], 2, "frobnicate"),

@@ -92,3 +92,31 @@ def test_interval_equals_scipy() -> None:
     assert not ours.overlaps(mean_interval([0.9, 0.91, 0.92]))
     single = mean_interval([0.5])
     assert (single.low, single.mean, single.high) == (0.5, 0.5, 0.5)
+
+
+def test_clusters_that_are_the_classes_have_mutual_information_one() -> None:
+    corners = np.repeat(np.eye(3, dtype=np.float32), 4, axis=0)
+    found = evaluate.clustering(corners, labels(*[0] * 4, *[1] * 4, *[2] * 4), seed=0)
+    assert found == {"nmi": pytest.approx(1.0), "ami": pytest.approx(1.0), "num_clusters": 3.0, "num": 12.0}
+
+
+def test_clusters_by_hand() -> None:
+    """Two clusters of (3 of a, 1 of b) and (4 of b): information over the mean of the entropies."""
+    points = np.repeat(np.eye(2, dtype=np.float32), 4, axis=0)
+    found = evaluate.clustering(points, labels(0, 0, 0, 1, 1, 1, 1, 1), seed=0)
+    cells = {(0.5, 3 / 8): 3 / 8, (0.5, 5 / 8): 1 / 8}
+    information = sum(p * np.log(p / (a * b)) for (a, b), p in cells.items())
+    information += 0.5 * np.log(0.5 / (0.5 * 5 / 8))
+    entropy = -(3 / 8 * np.log(3 / 8) + 5 / 8 * np.log(5 / 8))
+    assert found["nmi"] == pytest.approx(information / ((entropy + np.log(2)) / 2))
+
+
+def test_clusters_leave_out_what_has_no_label_and_ask_for_two_classes() -> None:
+    corners = np.eye(3, dtype=np.float32)
+    assert evaluate.clustering(corners, labels(0, 1, UNLABELLED), seed=0)["num"] == 2.0
+    assert evaluate.clustering(corners, labels(0, 0, UNLABELLED), seed=0) == {}
+
+
+def test_a_constant_embedding_has_no_clusters() -> None:
+    found = evaluate.clustering(np.ones((6, 2), dtype=np.float32), labels(0, 1, 0, 1, 0, 1), seed=0)
+    assert found["nmi"] == pytest.approx(0.0)

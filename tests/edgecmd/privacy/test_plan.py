@@ -64,7 +64,7 @@ def test_a_client_is_amplified_only_by_a_secret_coin() -> None:
     assert plan_of("client", fraction).normaliser == pytest.approx(3.0)
 
 
-@pytest.mark.parametrize("loss", ["cmc", "cmd", "cmc+cmd", "simclr"])
+@pytest.mark.parametrize("loss", ["cmc", "cmd", "cmc+cmd", "simclr", "crd", "socket"])
 @pytest.mark.parametrize("mechanism", ["anchors", "cosine", "groups"])
 def test_in_batch_losses_are_refused_with_reason_and_way_out(loss: str, mechanism: str) -> None:
     with pytest.raises(PrivacyError) as raised:
@@ -74,6 +74,11 @@ def test_in_batch_losses_are_refused_with_reason_and_way_out(loss: str, mechanis
     assert "other pairs of its batch" in text
     assert "508 times" in text
     assert "privacy.mechanism='client'" in text
+
+
+def test_a_separable_baseline_is_refused_for_want_of_a_mechanism() -> None:
+    with pytest.raises(PrivacyError, match="distill.loss='seed' is a baseline for which no mechanism"):
+        plan_of("anchors", "distill.loss=seed")
 
 
 def test_a_loss_of_another_mechanism_is_sent_there() -> None:

@@ -1,0 +1,95 @@
+"""``edgecmd distance``: how far two modalities are, before any training."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgecmd.cli.app import app
+from edgecmd.cli.common import (
+    AsJson,
+    ConfigFile,
+    Settings,
+    one_thread,
+    print_json,
+    print_table,
+    read_settings,
+    say,
+)
+
+if TYPE_CHECKING:
+    from edgecmd.theory.distance import Distance
+
+
+@app.command()
+def distance(
+    *,
+    student: Annotated[
+        Path | None, typer.Option("--student", help="A trained student; without it a probe is used.")
+    ] = None,
+    probe: Annotated[
+        str, typer.Option("--probe", help="linear (fitted in closed form) or untrained (first weights).")
+    ] = "linear",
+    part: Annotated[str, typer.Option("--part", help="Held-out part: validation or test.")] = "validation",
+    pairs: Annotated[int, typer.Option("--pairs", min=0, help="Held-out pairs; 0 for all.")] = 0,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=3, help="Pairs whose relations are compared at a time.")
+    ] = 32,
+    bootstrap: Annotated[int, typer.Option("--bootstrap", min=20, help="Draws for the interval.")] = 200,
+    fit: Annotated[
+        bool,
+        typer.Option(
+            "--fit-temperature/--given-temperature",
+            help="Student's temperature: the one of least distance, or distill.temperature.",
+        ),
+    ] = True,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Total variation between teacher's and student's relations on held-out pairs, with an interval."""
+    from edgecmd.files import write_json
+    from edgecmd.runs import run_folder
+    from edgecmd.theory.distance import Relations, convergence, fit_temperature, require_trustworthy
+    from edgecmd.theory.probe import embed_pairs
+
+    one_thread()
+    resolved = read_settings(config, settings)
+    relations = Relations(
+        batch_size=batch_size,
+        temperature=resolved.distill.temperature,
+        teacher_temperature=resolved.distill.teacher_temperature,
+    )
+    found = embed_pairs(resolved, student=student, probe=probe, part=part, num_pairs=pairs)
+    if fit:
+        relations = fit_temperature(found.student, found.teacher, relations)
+    steps = convergence(found.student, found.teacher, relations, num_resamples=bootstrap, seed=resolved.seed)
+    answer = require_trustworthy(steps[-1])
+    table = {"student": found.text, "part": part, **asdict(answer), "convergence": [asdict(s) for s in steps]}
+    path = run_folder(resolved) / "distance.json"
+    write_json(path, table)
+    if as_json:
+        print_json(table)
+        return
+    show_distance(answer, steps, text=found.text, part=part)
+    say(f"Written: {path}")
+
+
+def show_distance(answer: "Distance", steps: "list[Distance]", *, text: str, part: str) -> None:
+    """Print the distance, what it rests on and how it settles with more pairs."""
+    rows = [
+        [str(one.num_pairs), f"{one.variation:.3f}", f"{one.low:.3f} to {one.high:.3f}", f"{one.bound:.3f}"]
+        for one in steps
+    ]
+    print_table(
+        f"Total variation of relations in batches of {answer.batch_size}, by held-out pairs",
+        ["pairs", "variation", "95% interval", "bound by CMD"],
+        rows,
+    )
+    say(
+        f"Distance {answer.variation:.3f} [{answer.low:.3f}, {answer.high:.3f}] on {answer.num_pairs} {part}"
+        f" pairs; 0 is the same relations, 1 is disjoint ones. Student: {text}."
+    )
+    say(f"Temperature of the student's relations: {answer.temperature:.3g}.")
+    say(f"Mass of the masked diagonal: {answer.diagonal:.3f} (above 0.99 no distance is given).")

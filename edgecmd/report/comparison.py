@@ -1,0 +1,60 @@
+"""A comparison as a picture: a dot and its interval for each method, a panel a metric."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from edgecmd.report.drawing import INK, LINES, QUIET, WIDTH_INCHES, chart_style, to_png
+
+Summary = Mapping[str, Mapping[str, Mapping[str, float]]]
+FIRST_CHOICE = ("linear_10", "linear_5", "linear_30", "linear_1", "linear_all")
+
+
+def shown_metrics(summary: Summary) -> list[str]:
+    """Metrics worth a panel: few labels first, then retrieval and clusters, as far as they were measured."""
+    have = {name for line in summary.values() for name in line}
+    few = [name for name in FIRST_CHOICE if name in have][:1]
+    tuned = [name.replace("linear", "finetune") for name in few]
+    return [*few, *(name for name in (*tuned, "recall@1", "nmi") if name in have)] or sorted(have)[:1]
+
+
+def comparison_png(summary: Summary, *, titles: Mapping[str, str]) -> bytes:
+    """Mean and 95% interval of each method, the best on top of the first panel, as a PNG file.
+
+    Args:
+        summary: Metric by method: ``mean``, ``low``, ``high``.
+        titles: What a panel is called.
+
+    Guarantees:
+        Equal arguments give equal bytes with the same matplotlib.
+    """
+    metrics = shown_metrics(summary)
+    methods = sorted(summary, key=lambda name: _mean(summary, name, metrics[0]))
+    with chart_style("compare"):
+        size = (0.6 * WIDTH_INCHES * len(metrics) + 1.2, 0.9 + 0.27 * len(methods))
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+        for axes, metric in zip(panels, metrics, strict=True):
+            _paint(axes, summary, methods, metric=metric)
+            axes.set_xlabel(titles.get(metric, metric))
+        return to_png(figure)
+
+
+def _mean(summary: Summary, method: str, metric: str) -> float:
+    row = summary[method].get(metric)
+    return row["mean"] if row else -1.0
+
+
+def _paint(axes: Axes, summary: Summary, methods: Sequence[str], *, metric: str) -> None:
+    for place, method in enumerate(methods):
+        row = summary[method].get(metric)
+        if row is None:
+            axes.annotate(
+                "not measured", (0.5, place), xycoords=("axes fraction", "data"), color=QUIET, ha="center"
+            )
+            continue
+        axes.plot([row["low"], row["high"]], [place, place], color=LINES[0], linewidth=2.0)
+        axes.plot(row["mean"], place, marker="o", markersize=5, color=LINES[0], markeredgecolor=INK)
+    axes.set_yticks(range(len(methods)), methods)
+    axes.set_ylim(-0.6, len(methods) - 0.4)

@@ -1,0 +1,1 @@
+"""Modality distance and target error: what the theory speaks about, measured."""

@@ -1,0 +1,108 @@
+"""Fine-tuning: what is held out, that it starts as the probe, and that it ends at the best it has seen."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from edgecmd import finetune as tuning
+from edgecmd.assess import assess, embedder, headline
+from edgecmd.config import RunConfig
+from edgecmd.data.clients import experiment, target_input
+from edgecmd.evaluate import fit_linear
+from edgecmd.finetune import Drawn, finetune, finetune_accuracy, split_labels
+from edgecmd.losses import unit
+from edgecmd.runs import new_student
+
+
+@settings(max_examples=30, deadline=None)
+@given(counts=st.lists(st.integers(1, 12), min_size=1, max_size=5), seed=st.integers(0, 99))
+def test_every_class_keeps_a_label_to_train_on(counts: list[int], seed: int) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    held = split_labels(labels, generator=np.random.default_rng(seed))
+    for one, count in enumerate(counts):
+        expected = 0 if count == 1 else max(1, round(0.2 * count))
+        assert held[labels == one].sum() == expected < count
+
+
+def drawn(config: RunConfig, *, num: int = 12, held: bool = True) -> Drawn:
+    pairs = experiment(config.data).train
+    labels = np.arange(num) % 3
+    split = split_labels(labels, generator=np.random.default_rng(0)) if held else np.zeros(num, dtype=bool)
+    return Drawn(target=target_input(config, pairs)[:num], labels=labels, held=split)
+
+
+def test_it_starts_as_the_linear_probe(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    student, given_labels = new_student(tiny), drawn(tiny)
+    monkeypatch.setattr(tuning, "NUM_STEPS", 0)
+    model = finetune(student, given_labels, tiny, draw=0)
+    with torch.no_grad():
+        embedding = unit(student.eval()(given_labels.target)).numpy()
+        scores = model(given_labels.target).softmax(dim=1).numpy()
+    used = ~given_labels.held
+    probe = fit_linear(embedding[used], given_labels.labels[used])
+    np.testing.assert_allclose(scores, probe.predict_proba(embedding), atol=1e-4)
+
+
+def test_two_classes_start_as_the_probe_too(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "NUM_STEPS", 0)
+    one = drawn(tiny, held=False)
+    one = replace(one, labels=np.arange(12) % 2)
+    student = new_student(tiny).eval()
+    with torch.no_grad():
+        embedding = unit(student(one.target)).numpy()
+        scores = finetune(student, one, tiny, draw=0)(one.target).softmax(dim=1).numpy()
+    np.testing.assert_allclose(scores, fit_linear(embedding, one.labels).predict_proba(embedding), atol=1e-4)
+
+
+def held_loss(model: nn.Module, given_labels: Drawn) -> float:
+    rows = torch.from_numpy(np.flatnonzero(given_labels.held))
+    with torch.no_grad():
+        classes = torch.from_numpy(given_labels.labels)[rows]
+        return float(nn.functional.cross_entropy(model(given_labels.target[rows]), classes))
+
+
+def test_the_best_look_counts_and_the_student_is_not_changed(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, given_labels = new_student(tiny), drawn(tiny)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    seen: list[float] = []
+    look = tuning._Best.stop_after
+
+    def watched(self: tuning._Best, model: nn.Module) -> bool:
+        seen.append(held_loss(model.eval(), given_labels))
+        return look(self, model)
+
+    monkeypatch.setattr(tuning._Best, "stop_after", watched)
+    monkeypatch.setattr(tuning, "LEARNING_RATE", 3e-3)
+    model = finetune(student, given_labels, tiny, draw=0)
+    assert len(seen) > 2
+    assert held_loss(model, given_labels) == pytest.approx(min(seen), abs=1e-5)
+    for name, value in student.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_one_label_a_class_makes_all_steps(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "NUM_STEPS", 3)
+    student, alone = new_student(tiny), drawn(tiny, num=3)
+    assert not alone.held.any()
+    model = finetune(student, alone, tiny, draw=0)
+    assert not torch.equal(model.student.projector.weight, student.projector.weight)
+
+
+def test_it_stands_beside_the_probe_on_request(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "NUM_STEPS", 4)
+    student = new_student(tiny)
+    wanted = replace(tiny, evaluate=replace(tiny.evaluate, finetune=True))
+    table = assess(embedder(student, wanted), wanted, student=student)
+    line = headline(table)
+    assert {"finetune_1", "finetune_all", "linear_1", "nmi"} <= line.keys()
+    assert table["few_labels"]["group"]["finetune"]["1"]["num"] == 2  # type: ignore[index]
+    assert "finetune_1" not in headline(assess(embedder(student, tiny), tiny, student=student))
+    again = finetune_accuracy(student, wanted, labelling="group", num_labels=0, draw=0)
+    assert line["finetune_all"] == again

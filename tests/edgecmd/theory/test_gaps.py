@@ -1,0 +1,98 @@
+"""Degradations: what they keep, what they take away, and what each modality allows."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgecmd.errors import ConfigError
+from edgecmd.theory.gaps import GAPS, MISMATCH, degrade, gap_names, mismatched
+
+NUM = 5
+NOISE = np.random.default_rng(0)
+TARGETS = {
+    "image": NOISE.integers(0, 256, (NUM, 32, 32, 1), dtype=np.uint8),
+    "depth": NOISE.integers(500, 6000, (NUM, 32, 32, 1)).astype(np.uint16),
+    "wave": (3000.0 * np.sin(np.arange(2000) * 2.0) + NOISE.normal(0, 900, (NUM, 2000))).astype(np.int16),
+}
+TARGETS["depth"][:, 3:6] = 0
+EVERY = [(kind, gap) for kind, named in GAPS.items() for gap in named]
+
+
+def degraded(kind: str, gap: str, level: float, seed: int = 1) -> np.ndarray:
+    return degrade(TARGETS[kind], gap=gap, level=level, generator=np.random.default_rng(seed))
+
+
+def apart(kind: str, gap: str, level: float) -> float:
+    return float(np.abs(degraded(kind, gap, level).astype(float) - TARGETS[kind].astype(float)).mean())
+
+
+@pytest.mark.parametrize(("kind", "gap"), EVERY)
+def test_kind_and_shape_stay_and_a_higher_level_takes_more(kind: str, gap: str) -> None:
+    before = TARGETS[kind].copy()
+    for level in (0.3, 1.0):
+        made = degraded(kind, gap, level)
+        assert (made.dtype, made.shape) == (before.dtype, before.shape)
+        assert np.array_equal(made, degraded(kind, gap, level))
+    assert np.array_equal(degraded(kind, gap, 0.0), before)
+    assert 0.0 < apart(kind, gap, 0.3) < apart(kind, gap, 1.0)
+    assert np.array_equal(TARGETS[kind], before)
+
+
+@pytest.mark.parametrize("gap", GAPS["depth"])
+@pytest.mark.parametrize("level", [0.2, 0.9])
+def test_what_was_not_measured_in_a_depth_map_stays_so(gap: str, level: float) -> None:
+    made = degraded("depth", gap, level)
+    missing, was = made == 0, TARGETS["depth"] == 0
+    if gap == "erase":
+        assert missing[was].all()
+        assert missing.mean() > was.mean()
+    elif gap != "resample":
+        assert np.array_equal(missing, was)
+
+
+def test_quantised_depth_has_few_distances() -> None:
+    assert len(np.unique(degraded("depth", "quantise", 1.0))) <= 4
+
+
+def test_a_band_limit_keeps_what_lies_below_it_and_nothing_above() -> None:
+    time = np.arange(8000) / 8000.0
+    low, high = 8000 * np.sin(2 * np.pi * 50 * time), 8000 * np.sin(2 * np.pi * 3000 * time)
+    both = np.rint(low + high).astype(np.int16)[None]
+    made = degrade(both, gap="band-limit", level=1.0, generator=np.random.default_rng(0))
+    np.testing.assert_allclose(made[0], low, atol=2)
+
+
+def test_noise_is_as_loud_as_it_says_and_does_not_clip() -> None:
+    """At level 3/4 noise is as loud as the recording: its power doubles."""
+    rms = [
+        np.sqrt(np.mean(wave.astype(float) ** 2))
+        for wave in (TARGETS["wave"], degraded("wave", "noise", 0.75))
+    ]
+    assert rms[1] / rms[0] == pytest.approx(np.sqrt(2), rel=0.05)
+    assert np.abs(degraded("wave", "noise", 1.0).astype(int)).max() <= 32767
+
+
+def test_erasing_everything_leaves_white_paper_or_silence() -> None:
+    assert (degraded("image", "erase", 1.0) == 255).all()
+    assert (degraded("wave", "erase", 1.0) == 0).all()
+    half = degraded("image", "erase", 0.5) == 255
+    assert half.mean() == pytest.approx(0.5, abs=0.02)
+
+
+@settings(max_examples=40, deadline=None)
+@given(num=st.integers(1, 60), share=st.floats(0.0, 1.0), seed=st.integers(0, 99))
+def test_mismatching_deals_every_source_once_and_moves_the_share(num: int, share: float, seed: int) -> None:
+    rows = mismatched(num, share=share, generator=np.random.default_rng(seed))
+    assert sorted(rows) == list(range(num))
+    moved = round(share * num)
+    assert (rows != np.arange(num)).sum() == (moved if moved > 1 else 0)
+
+
+def test_names_and_levels_are_checked() -> None:
+    assert gap_names("image") == ("blur", "erase", "resample", "noise", MISMATCH)
+    assert degraded("image", MISMATCH, 1.0) is TARGETS["image"]
+    with pytest.raises(ConfigError, match="--gaps has 'blur'; for targets of kind wave: band-limit"):
+        degraded("wave", "blur", 0.5)
+    with pytest.raises(ConfigError, match=r"level=1\.5"):
+        degraded("image", "blur", 1.5)
