@@ -9,6 +9,7 @@ import typer
 from edgecmd.cli.app import app
 from edgecmd.cli.common import one_thread, say
 from edgecmd.config import RunConfig
+from edgecmd.errors import ExportError
 
 if TYPE_CHECKING:
     from edgecmd.models.students import Student
@@ -29,6 +30,21 @@ def export(
     say(f"Bundle: {target} ({summary})")
 
 
+def export_obstacle(config: RunConfig) -> str:
+    """Why a run's student cannot be exported yet; empty where it can."""
+    from edgecmd.data.clients import experiment
+    from edgecmd.data.pairs import target_kind
+
+    kind = target_kind(experiment(config.data).train.target)
+    if kind == "image":
+        return ""
+    front = {"wave": "the log-mel front end of recordings", "depth": "depth maps"}[kind]
+    return (
+        f"No export: the exporter does not support {front} yet. The student itself is complete; load it with"
+        " edgecmd.runs.load_student."
+    )
+
+
 def export_run(config: RunConfig, folder: Path, out: Path) -> str:
     """Export a run's student; a file that does not do what the student does is not left behind.
 
@@ -38,8 +54,11 @@ def export_run(config: RunConfig, folder: Path, out: Path) -> str:
         One line about the bundle.
 
     Raises:
-        ExportError: The exported file differs from the student.
+        ExportError: The exported file differs from the student, or there is an `export_obstacle`.
     """
+    obstacle = export_obstacle(config)
+    if obstacle:
+        raise ExportError(obstacle)
     from edgecmd.assess import teacher_embedding
     from edgecmd.data.clients import experiment
     from edgecmd.evaluate import recall

@@ -266,7 +266,7 @@ def _scratch_job(job: tuple[dict[str, Any], int, int]) -> float:
 
 def show_results(tables: "dict[str, Table]") -> None:
     """Print the student against the baselines, the best of each column marked."""
-    from edgecmd.assess import headline
+    from edgecmd.assess import CLASS_PAIRED, headline
 
     lines = {name: headline(table) for name, table in tables.items()}
     columns = list(dict.fromkeys(column for line in lines.values() for column in line))
@@ -281,5 +281,12 @@ def show_results(tables: "dict[str, Table]") -> None:
     titles = [
         column.replace("recall@", "R@").replace("linear_", "probe k=").replace("_", "-") for column in columns
     ]
-    print_table("Unseen concepts (* best of the column)", ["method", *titles], rows)
-    say("R@k: retrieval of the own picture; probe k: linear probe on 8 groups with k labels a class.")
+    told = tables["student"]
+    title = f"Unseen {told['unseen']}, {told['kind']} pairs (* best of the column)"
+    print_table(title, ["method", *titles], rows)
+    say("R@k: retrieval of the own picture; probe k: linear probe with k labels a class.")
+    if told["kind"] == CLASS_PAIRED:
+        say(
+            "class-R@1: a picture of the right class is nearest. The pairs were matched by class, so which"
+            " picture is the own one says nothing, and the classes went into making the pairs."
+        )

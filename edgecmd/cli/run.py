@@ -41,7 +41,7 @@ def run(
 
 def whole_pipeline(config: RunConfig, *, baselines: bool) -> None:
     """Run or continue all stages of ``config``."""
-    from edgecmd.cli.device import export_run
+    from edgecmd.cli.device import export_obstacle, export_run
     from edgecmd.cli.gallery import write_gallery
     from edgecmd.cli.pipeline import assess_run, run_stage, show_results, write_partition
     from edgecmd.cli.progress import round_line
@@ -56,11 +56,15 @@ def whole_pipeline(config: RunConfig, *, baselines: bool) -> None:
     write_partition(config, folder)
     tables = run_stage(folder, "evaluate", lambda: assess_run(config, folder, baselines=baselines))
     write_gallery(config, folder)
-    bundle = run_stage(folder, "export", lambda: export_run(config, folder, folder / "export"))
+    obstacle = export_obstacle(config)
+    bundle = (
+        "" if obstacle else run_stage(folder, "export", lambda: export_run(config, folder, folder / "export"))
+    )
     show_results(tables)
-    say(f"Bundle: {folder / 'export'} ({bundle})")
+    say(obstacle or f"Bundle: {folder / 'export'} ({bundle})")
     say(f"Report: {write_report(folder)}")
-    say(f"Try it: edgecmd infer {folder / 'export' / 'student.onnx'} <drawing.png>")
+    if not obstacle:
+        say(f"Try it: edgecmd infer {folder / 'export' / 'student.onnx'} <drawing.png>")
 
 
 @app.command()
