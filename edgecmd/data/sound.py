@@ -37,8 +37,9 @@ MIN_SOUND_S = 0.02
 ONSET, LEAD_S = 0.03, 0.02
 CLIPPED_AT, CLIPPED_SHARE = 0.999, 0.01
 
-Samples = Float[np.ndarray, "samples"]
-Channels = Float[np.ndarray, "samples channels"]
+# Anonymous axis: what goes in and what comes out differ in length.
+Samples = Float[np.ndarray, "_"]
+Channels = Float[np.ndarray, "_ _"]
 Recordings = Int16[np.ndarray, "num samples"]
 
 
@@ -112,7 +113,24 @@ def read_sound(path: Path) -> tuple[Channels, int]:
     return np.atleast_2d(samples.T).T, rate_hz
 
 
+def _check_chunks(path: Path) -> None:
+    """Refuse a RIFF file with a chunk that says it is longer than the file, before that much is allocated."""
+    with path.open("rb") as file:
+        size, place = path.stat().st_size, 12
+        if file.read(4) != b"RIFF":
+            return
+        while place + 8 <= size:
+            file.seek(place)
+            name, num_bytes = struct.unpack("<4sI", file.read(8))
+            if place + 8 + num_bytes > size:
+                raise ValueError(
+                    f"its part {name!r} should have {num_bytes} bytes, {size - place - 8} are there"
+                )
+            place += 8 + num_bytes + num_bytes % 2
+
+
 def _read_wav(path: Path) -> tuple[np.ndarray, int]:
+    _check_chunks(path)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         rate_hz, stored = wavfile.read(path)

