@@ -340,10 +340,19 @@ class ExportConfig:
     license: str = "unspecified"
     """Licence of the exported weights, an SPDX name; yours to choose."""
     min_cosine: float = 0.9999
-    """Smallest cosine between torch and onnxruntime embeddings; below it the export fails."""
+    """Smallest cosine between torch and onnxruntime embeddings of fp32 and w8; below it the export fails."""
+    profiles: str = "w8"
+    """w8, fp32, w4, int8, dyn8, such as "w8,int8"; the first becomes student.onnx."""
+    calibration: str = "public"
+    """What int8 takes ranges from: public (drawings of the public set) or procedural; never pairs."""
+    prototypes: str = ""
+    """Folder with a sub-folder of pictures for each class: a head without training; empty for none."""
+    floor: float = 0.0
+    """Least task metric (retrieval R@1) through onnxruntime; below it the export fails. 0 for none."""
 
     def __post_init__(self) -> None:
         in_range("export", -1, 1, min_cosine=self.min_cosine)
+        in_range("export", 0, 1, floor=self.floor)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,38 +1,65 @@
-"""The folder that goes to a device: model, program, labels, golden values, figures and checksums.
+"""The folder that goes to a device: models, program, labels, golden values, figures and checksums.
 
-Shapes: N images, H height, W width, C channels.
+Shapes: N images, S side of the student's input, C channels.
 """
 
 import contextlib
-import io
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+import onnx
 from torch import nn
 
 from edgecmd.data.pairs import Images
 from edgecmd.errors import ExportError
-from edgecmd.files import sha256_file, write_bytes_atomically, write_json, write_text_atomically
-from export.device.infer import InferError
+from edgecmd.files import write_bytes_atomically
+from export.contents import BUNDLE_FILES, Built, Contents, write_contents
+from export.device.infer import Prototypes
+from export.device.reading import InferError
 from export.fold import fold
 from export.graph import Deployable, rebuild
-from export.spec import FORMAT_VERSION, ExportSpec
-from export.to_onnx import OPSET, to_onnx
-from export.verify import Metric, ParityLimits, ParityReport, run_torch, verify
+from export.profiles import (
+    DEFAULT,
+    PROFILES,
+    Calibration,
+    file_name,
+    limits_of,
+    make_profile,
+    refuse_malformed,
+)
+from export.provenance import Provenance
+from export.quantise import quantised_layers
+from export.sensitivity import Culprit, Quality, find_culprit
+from export.spec import ExportSpec
+from export.to_onnx import to_onnx
+from export.verify import ParityError, ParityReport, Task, refuse_below, refuse_mismatch, verify
 
-MODEL, PROGRAM, LABELS, GOLDEN = "student.onnx", "infer.py", "labels.json", "golden.npz"
-REPORT, SUMS = "report.json", "SHA256SUMS"
-BUNDLE_FILES = frozenset({MODEL, PROGRAM, LABELS, GOLDEN, REPORT, SUMS})
-PACKAGES = ("edgecmd", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
-NUM_GOLDEN = 4
+# Leaving out one layer at a time is measured with one batch size: the layer does not depend on it.
+BATCH_OF_SEARCH = (32,)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What a bundle is to hold, and how good it must be.
+
+    Attributes:
+        profiles: Keys of `export.profiles.PROFILES`; the first becomes student.onnx.
+        min_cosine: Smallest cosine for fp32 and w8; None for 0.9999.
+        floor: Least task metric through ONNX Runtime, or None.
+        calibration: Public or made-up inputs, for the profiles that need them.
+        prototypes: Where the head is made of them, they are written beside it.
+        provenance: For the card.
+    """
+
+    profiles: tuple[str, ...] = (DEFAULT,)
+    min_cosine: float | None = None
+    floor: float | None = None
+    calibration: Calibration | None = None
+    prototypes: Prototypes | None = None
+    provenance: Provenance = field(default_factory=Provenance)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,15 +68,13 @@ class BundleReport:
 
     Attributes:
         folder: Where the bundle lies.
-        parity: How far it is from the student.
+        parity: How far each profile is from the student.
         num_bytes: Size of each file.
-        export_s: Seconds that the exporter took.
     """
 
     folder: Path
-    parity: ParityReport
+    parity: Mapping[str, ParityReport]
     num_bytes: Mapping[str, int]
-    export_s: float
 
 
 def export_bundle(
@@ -58,32 +83,30 @@ def export_bundle(
     *,
     spec: ExportSpec,
     probe_images: Images,
-    metric: Metric,
-    metric_name: str = "metric",
-    limits: ParityLimits | None = None,
+    task: Task,
+    options: Options | None = None,
 ) -> BundleReport:
-    """Export a student, check the file against it, and only then put the folder in place.
+    """Export a student, check every file against it, and only then put the folder in place.
 
     Args:
         student: The trained student, in any mode, also compiled or wrapped for per-example gradients; it is
             not changed.
         out_dir: Folder of the bundle. An older bundle there is replaced.
         spec: Shapes, preprocessing and head.
-        probe_images: Held-out inputs, uint8, (N, H, W, C), at least 1.
-        metric: Task metric of unit embeddings of ``probe_images``.
-        metric_name: Its name.
-        limits: How far the file may be from the student; `ParityLimits` by default.
+        probe_images: Held-out inputs, uint8, (N, S, S, C), at least 1.
+        task: What the student is for, measured on ``probe_images``.
+        options: Profiles and limits; `Options` by default.
 
     Guarantees:
-        When this raises, nothing new is left on the disk and an older bundle is as it was. Equal weights
-        and settings give equal bytes in every file. No probe image is written into the bundle.
+        When this raises, Ctrl-C included, nothing new is left on the disk and an older bundle is as it was.
+        Equal weights and settings give equal bytes in every file. No probe image is written into the bundle.
 
     Raises:
-        ExportError: The weights do not fit ``spec`` or are not finite, the file does not do what the student
+        ExportError: The weights do not fit ``spec`` or are not finite, a file does not do what the student
             does, or ``out_dir`` holds something else or cannot be written.
-        ConfigError: ``spec.architecture`` is unknown.
+        ConfigError: ``spec.architecture`` or a profile is unknown.
     """
-    out_dir, limits = Path(out_dir).resolve(), limits or ParityLimits()
+    out_dir, options = Path(out_dir).resolve(), options or Options()
     refuse_foreign(out_dir)
     if probe_images.shape[1:] != spec.image_shape or probe_images.dtype != np.uint8:
         raise ExportError(
@@ -91,23 +114,21 @@ def export_bundle(
             f" allowed is uint8 of shape (num, {', '.join(map(str, spec.image_shape))})."
         )
     plain = rebuild(student, spec)
-    reference = Deployable(plain, spec).eval()
-    started = time.perf_counter()
-    model = to_onnx(Deployable(fold(plain), spec).eval())
-    export_s = time.perf_counter() - started
+    bench = Bench(reference=Deployable(plain, spec).eval(), images=probe_images, task=task)
+    data = to_onnx(Deployable(fold(plain), spec).eval())
     try:
         with _staging(out_dir.parent) as staging:
             built = staging / "bundle"
-            write_bytes_atomically(built / MODEL, model)
-            parity = verify(
-                built / MODEL,
-                reference,
-                images=probe_images,
-                metric=metric,
-                metric_name=metric_name,
-                limits=limits,
+            models = {name: bench.build(data, built, name, options=options) for name in options.profiles}
+            calibrated = options.calibration and any(PROFILES[name].calibrated for name in models)
+            contents = Contents(
+                spec=spec,
+                models=models,
+                prototypes=options.prototypes,
+                calibration=options.calibration.description if options.calibration and calibrated else "",
+                provenance=options.provenance,
             )
-            write_contents(built, reference, parity=parity, limits=limits)
+            write_contents(built, contents)
             num_bytes = {path.name: path.stat().st_size for path in sorted(built.iterdir())}
             _place(built, out_dir, attic=staging / "older")
     except InferError as error:
@@ -116,7 +137,66 @@ def export_bundle(
         raise ExportError(
             f"{out_dir} cannot be written: {error.strerror or error}. Check the folder."
         ) from error
-    return BundleReport(folder=out_dir, parity=parity, num_bytes=num_bytes, export_s=export_s)
+    parity = {name: one.parity for name, one in models.items()}
+    return BundleReport(folder=out_dir, parity=parity, num_bytes=num_bytes)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bench:
+    """What every file of a bundle is measured with.
+
+    Attributes:
+        reference: The student in torch, in evaluation mode, not folded.
+        images: Held-out inputs.
+        task: What the student is for.
+    """
+
+    reference: Deployable
+    images: Images
+    task: Task
+
+    def build(self, data: bytes, folder: Path, name: str, *, options: Options) -> Built:
+        """Write the file of a profile and check it.
+
+        Args:
+            data: The float32 file.
+            folder: Where it is written.
+            name: The profile.
+            options: Limits and calibration.
+
+        Raises:
+            ExportError: The file is malformed or beyond a limit of its profile.
+        """
+        file = file_name(name, profiles=options.profiles)
+        model = make_profile(data, name, calibration=options.calibration)
+        write_bytes_atomically(folder / file, model)
+        refuse_malformed((folder / file).read_bytes(), name=file)
+        parity = verify(folder / file, self.reference, images=self.images, task=self.task)
+        limits = limits_of(name, min_cosine=options.min_cosine)
+        try:
+            refuse_mismatch(parity, limits, profile=name)
+        except ParityError as error:
+            if not PROFILES[name].calibrated:
+                raise
+            culprit = self.culprit(data, folder, name, calibration=options.calibration)
+            raise ParityError(f"{error} {culprit} Use w8, or train with a larger student.") from error
+        refuse_below(parity, floor=options.floor, profile=name)
+        return Built(file=file, parity=parity, limits=limits)
+
+    def culprit(self, data: bytes, folder: Path, name: str, *, calibration: Calibration | None) -> Culprit:
+        """Layer whose leaving out makes the file of a profile best."""
+
+        def quality(leave_out: tuple[str, ...]) -> Quality:
+            path = folder / "search.onnx"
+            path.write_bytes(make_profile(data, name, calibration=calibration, leave_out=leave_out))
+            found = verify(
+                path, self.reference, images=self.images, task=self.task, batch_sizes=BATCH_OF_SEARCH
+            )
+            return Quality(found.metric_onnx, found.mean_cosine)
+
+        # The first and the last layer are in float32 already.
+        layers = quantised_layers(onnx.load_from_string(data))
+        return find_culprit(layers[1:-1] or layers, quality=lambda leave_out: quality(tuple(leave_out)))
 
 
 def refuse_foreign(out_dir: Path) -> None:
@@ -164,80 +244,3 @@ def _place(built: Path, out_dir: Path, *, attic: Path) -> None:
         if replaced:
             attic.rename(out_dir)
         raise
-
-
-def write_contents(
-    folder: Path, reference: Deployable, *, parity: ParityReport, limits: ParityLimits
-) -> None:
-    """Write everything but the model, which is there: program, labels, golden values, report, checksums."""
-    spec = reference.spec
-    write_bytes_atomically(folder / PROGRAM, files("export.device").joinpath(PROGRAM).read_bytes())
-    if spec.head is not None:
-        write_json(folder / LABELS, list(spec.head.names))
-    write_bytes_atomically(folder / GOLDEN, golden(reference, tolerance=limits.max_abs))
-    write_json(folder / REPORT, report_record(folder, spec, parity=parity, limits=limits))
-    names = sorted(path.name for path in folder.iterdir())
-    lines = [f"{sha256_file(folder / name)}  {name}\n" for name in names]
-    write_text_atomically(folder / SUMS, "".join(lines))
-
-
-def golden(reference: Deployable, *, tolerance: float) -> bytes:
-    """Made-up inputs with the outputs that a device must reproduce, as the bytes of an .npz file.
-
-    Keys: ``image`` uint8 (N, H, W, C), ``embedding``, with a head ``scores``, and ``tolerance``, the largest
-    difference that is allowed.
-    """
-    images = golden_images(reference.spec)
-    expected = run_torch(reference, images)
-    arrays: dict[str, Any] = {
-        "image": images,
-        "embedding": expected.embedding,
-        "tolerance": np.float64(tolerance),
-    }
-    if expected.scores is not None:
-        arrays["scores"] = expected.scores
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
-
-
-def golden_images(spec: ExportSpec) -> UInt8[np.ndarray, "num height width channels"]:
-    """Seeded noise, from fine to coarse; held-out images may be private, so none is used."""
-    generator, images = np.random.default_rng(0), []
-    for index in range(NUM_GOLDEN):
-        block = 2**index
-        side = -(-spec.image_size // block)
-        small = generator.integers(0, 256, (side, side, spec.channels), dtype=np.uint8)
-        large = small.repeat(block, axis=0).repeat(block, axis=1)
-        images.append(large[: spec.image_size, : spec.image_size])
-    return np.stack(images)
-
-
-def report_record(
-    folder: Path, spec: ExportSpec, *, parity: ParityReport, limits: ParityLimits
-) -> dict[str, object]:
-    """What ``report.json`` holds: nothing about the machine but versions of packages."""
-    return {
-        "format": FORMAT_VERSION,
-        "opset": OPSET,
-        "architecture": spec.architecture,
-        "image_size": spec.image_size,
-        "channels": spec.channels,
-        "embedding_dim": spec.embedding_dim,
-        "num_classes": 0 if spec.head is None else len(spec.head.names),
-        "license": spec.license,
-        "parity": asdict(parity),
-        "limits": asdict(limits),
-        "files": {
-            path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-            for path in sorted(folder.iterdir())
-        },
-        "versions": {name: _version(name) for name in PACKAGES},
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

@@ -1,15 +1,17 @@
 """The module that is exported: bytes in, unit embedding and class probabilities out.
 
-Shapes: B batch, H height, W width, C channels, D embedding dimension, K classes.
+Shapes: B batch, H height, W width, C channels, S side of the student's input, D embedding dimension,
+K classes.
 """
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
 from edgecmd.errors import ExportError, choose
 from edgecmd.models.students import STUDENTS, Student
+from export.frontends import FRONT_ENDS
 from export.spec import ExportSpec
 
 WRAPPERS = ("_orig_mod", "_module")
@@ -17,11 +19,11 @@ EPSILON = 1e-12
 
 
 class Deployable(nn.Module):
-    """Preprocessing, student, L2 norm and head as one module.
+    """Front end, student, L2 norm and head as one module.
 
     Args:
-        student: Encoder of scaled images (B, C, H, W); kept as it is.
-        spec: What the preprocessing and the head are.
+        student: Encoder of scaled inputs (B, C, S, S); kept as it is.
+        spec: What the front end and the head are.
     """
 
     head_weight: Tensor
@@ -29,25 +31,23 @@ class Deployable(nn.Module):
 
     def __init__(self, student: nn.Module, spec: ExportSpec) -> None:
         super().__init__()
+        self.front_end = choose("front_end", spec.front_end, FRONT_ENDS).module(spec)
         self.student = student
         self.spec = spec
         if spec.head is not None:
             self.register_buffer("head_weight", torch.tensor(spec.head.weight, dtype=torch.float32))
             self.register_buffer("head_bias", torch.tensor(spec.head.bias, dtype=torch.float32))
 
-    def forward(
-        self, image_BHWC: UInt8[Tensor, "batch height width channels"]
-    ) -> tuple[Float[Tensor, "batch _"], ...]:
-        """Embed a batch of images.
+    def forward(self, raw: Shaped[Tensor, "batch *size"]) -> tuple[Float[Tensor, "batch _"], ...]:
+        """Embed a batch.
 
         Args:
-            image_BHWC: uint8; H and W are ``spec.image_size``.
+            raw: As the front end takes it; images are uint8, (B, H, W, C), of any size.
 
         Returns:
             Unit embeddings (B, D); with a head also class probabilities (B, K).
         """
-        image_BCHW = image_BHWC.permute(0, 3, 1, 2).to(torch.float32)
-        feature_BD = self.student((image_BCHW / 255.0 - self.spec.offset) / self.spec.scale)
+        feature_BD = self.student(self.front_end(raw))
         norm_B1 = torch.linalg.vector_norm(feature_BD, dim=1, keepdim=True)
         embedding_BD = feature_BD / norm_B1.clamp_min(EPSILON)
         if self.spec.head is None:

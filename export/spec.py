@@ -1,9 +1,8 @@
-"""What an exported file is told about the student: shapes, preprocessing, head, and the metadata of the file.
+"""What an exported file is told about the student: shapes, preprocessing and head.
 
 Shapes: K classes, D embedding dimension.
 """
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,13 +49,14 @@ class ExportSpec:
 
     Attributes:
         architecture: A key of `edgecmd.models.students.STUDENTS`.
-        image_size: Side of the square input, in pixels.
+        image_size: Side of the square that the student sees, in pixels.
         channels: Channels of the target modality.
         embedding_dim: Dimension of the embedding, D.
         offset: ``data.target_offset``: the value in [0, 1] that the student sees as zero.
         scale: ``data.target_scale``, not 0: the student sees (value - offset) / scale.
         license: Licence of the weights, an SPDX name; written into the file.
         head: Classifier on the embedding, or None for the embedding alone.
+        front_end: A key of `export.frontends.FRONT_ENDS`: what the raw input is.
 
     Raises:
         ExportError: A number is out of range, or the head has another embedding dimension.
@@ -70,6 +70,7 @@ class ExportSpec:
     scale: float
     license: str
     head: LinearHead | None = None
+    front_end: str = "image"
 
     def __post_init__(self) -> None:
         for name in ("image_size", "channels", "embedding_dim"):
@@ -90,31 +91,5 @@ class ExportSpec:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of one input image."""
+        """(S, S, C) of an image that the graph need not resize."""
         return (self.image_size, self.image_size, self.channels)
-
-
-def metadata(spec: ExportSpec) -> dict[str, str]:
-    """Properties of the exported file, which a device reads; keys in sorted order.
-
-    ``edgecmd.preprocess`` says what the graph does with the bytes, and that a device shrinks larger
-    pictures by averaging (``box``), as the training data was.
-    """
-    preprocess = {
-        "channel_order": {1: "L", 3: "RGB"}.get(spec.channels, ""),
-        "dtype": "uint8",
-        "layout": "NHWC",
-        "offset": spec.offset,
-        "resize": "box",
-        "scale": spec.scale,
-    }
-    return {
-        "edgecmd.architecture": spec.architecture,
-        "edgecmd.channels": str(spec.channels),
-        "edgecmd.classes": json.dumps([] if spec.head is None else list(spec.head.names)),
-        "edgecmd.embedding_dim": str(spec.embedding_dim),
-        "edgecmd.format": FORMAT_VERSION,
-        "edgecmd.image_size": str(spec.image_size),
-        "edgecmd.license": spec.license,
-        "edgecmd.preprocess": json.dumps(preprocess, sort_keys=True),
-    }

@@ -1,5 +1,6 @@
 """From `Deployable` to the bytes of an ONNX file that tell nothing about the machine they were made on."""
 
+import ast
 import contextlib
 import logging
 import warnings
@@ -9,22 +10,24 @@ import onnx
 import torch
 
 from edgecmd.errors import ExportError
+from export.frontends import FRONT_ENDS
 from export.graph import Deployable
-from export.spec import metadata
+from export.metadata import metadata
 
 # Up to opset 20 GroupNorm becomes InstanceNormalization, which ONNX Runtime has a fast kernel for.
 OPSET = 20
-BATCH_OF_EXAMPLE = 2
+SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def to_onnx(deployable: Deployable) -> bytes:
-    """Export; the batch size stays free, height and width are fixed.
+    """Export; batch size and the size of the input stay free.
 
     Args:
         deployable: In evaluation mode.
 
     Returns:
-        The file: input ``image``, outputs ``embedding`` and, with a head, ``scores``.
+        The file: input ``image``, outputs ``embedding`` and, with a head, ``scores``. The name of each node
+        begins with the module it comes from: ``front_end``, ``student`` and its layers, or nothing.
 
     Guarantees:
         Equal weights and settings give equal bytes, in any process and folder, with the same torch and
@@ -36,6 +39,7 @@ def to_onnx(deployable: Deployable) -> bytes:
     refuse_training(deployable)
     model = _trace(deployable)
     check_form(model)
+    name_nodes(model)
     strip(model)
     for key, value in metadata(deployable.spec).items():
         model.metadata_props.add(key=key, value=value)
@@ -59,20 +63,20 @@ def refuse_training(module: torch.nn.Module) -> None:
 
 def _trace(deployable: Deployable) -> onnx.ModelProto:
     spec = deployable.spec
-    example = torch.zeros((BATCH_OF_EXAMPLE, *spec.image_shape), dtype=torch.uint8)
+    front_end = FRONT_ENDS[spec.front_end]
     try:
         with torch.no_grad(), _quiet():
             program = torch.onnx.export(
                 deployable,
-                (example,),
+                (front_end.example(spec),),
                 dynamo=True,
                 opset_version=OPSET,
                 optimize=True,
                 verbose=False,
                 external_data=False,
-                input_names=["image"],
+                input_names=[front_end.input_name],
                 output_names=list(spec.output_names),
-                dynamic_shapes=({0: "batch"},),
+                dynamic_shapes=(dict(front_end.axes),),
             )
     except torch.onnx.OnnxExporterError as error:
         first_line = str(error).strip().splitlines()[0]
@@ -97,6 +101,17 @@ def check_form(model: onnx.ModelProto) -> None:
     outside = [one.name for one in model.graph.initializer if one.data_location == onnx.TensorProto.EXTERNAL]
     if outside:
         raise ExportError(f"The exporter left the weight {outside[0]} outside the file.")
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Name each node after the module it comes from, such as ``student.trunk.0.0.Conv``, in place."""
+    seen: dict[str, int] = {}
+    for node in model.graph.node:
+        scopes = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")
+        modules = [name for name in ast.literal_eval(scopes)[:-1] if not name.startswith("_")]
+        name = f"{modules[-1] if modules else ''}.{node.op_type}".lstrip(".")
+        seen[name] = seen.get(name, 0) + 1
+        node.name = name if seen[name] == 1 else f"{name}.{seen[name]}"
 
 
 def strip(model: onnx.ModelProto) -> None:

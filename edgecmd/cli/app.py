@@ -73,6 +73,7 @@ def register() -> None:
         run,
         setup,
         train,
+        verify,
     )
 
 

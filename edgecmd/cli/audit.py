@@ -54,12 +54,20 @@ def finish(target: "Target", findings: "Sequence[Finding]", *, as_json: bool) ->
     Raises:
         ContradictedError: One of ``findings`` contradicts the claim.
     """
-    from edgecmd.audit.record import write_findings
-
-    write_findings(target.record, findings, about=target.about())
+    keep(target, findings)
     show(findings, as_json=as_json)
     say_record(target, as_json=as_json)
     fail_if_contradicted(findings)
+
+
+def keep(target: "Target", findings: "Sequence[Finding]") -> None:
+    """Write findings into ``audit.json``, and the run's report again where there is one."""
+    from edgecmd.audit.record import write_findings
+    from edgecmd.report import refresh_report
+
+    write_findings(target.record, findings, about=target.about())
+    if target.folder is not None:
+        refresh_report(target.folder)
 
 
 def show(findings: "Sequence[Finding]", *, as_json: bool) -> None:
@@ -117,7 +125,6 @@ def run_ladder(
     """The ladder on a run folder, a student or an exported file; what is finished is kept on Ctrl-C."""
     import importlib
 
-    from edgecmd.audit.record import write_findings
     from edgecmd.errors import choose
 
     one_thread()
@@ -126,7 +133,7 @@ def run_ladder(
     for name in levels.split(","):
         level: Level = importlib.import_module(choose("--levels", name.strip(), LEVEL_MODULES)).audit
         new = level(found)
-        write_findings(found.record, new, about=found.about())
+        keep(found, new)
         findings += new
     show(findings, as_json=as_json)
     say_record(found, as_json=as_json)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @audit_app.command("faults")
 def faults(as_json: AsJson = False) -> None:
-    """Plant faults, each beside a sound twin, and show which audit catches them; about a minute.
+    """Plant faults, each beside a sound twin, and show which audit catches them; one to three minutes.
 
     Exit code 7 where a fault is missed or a sound twin is contradicted: this installation's audits are
     not to be relied upon then.
@@ -46,10 +46,16 @@ def all_faults(folder: "Path") -> "list[Fault]":
     """The faults of every level, in the order of the levels.
 
     Args:
-        folder: An empty folder for the small run whose books are altered.
+        folder: An empty folder for the small runs.
     """
     from edgecmd.audit.planted import step_faults
-    from edgecmd.audit.planted_books import book_faults
+    from edgecmd.audit.planted_books import book_faults, small_config
+    from edgecmd.audit.planted_noise import noise_faults, run_faults
     from server.simulate import simulate
 
-    return [*step_faults(), *book_faults(simulate, folder)]
+    return [
+        *step_faults(),
+        *book_faults(simulate, folder),
+        *noise_faults(small_config(folder)),
+        *run_faults(folder / "runs"),
+    ]

@@ -1,7 +1,8 @@
 """``edgecmd export`` and ``edgecmd infer``: step 4 and the exported file."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 import typer
@@ -12,22 +13,46 @@ from edgecmd.config import RunConfig
 from edgecmd.errors import ExportError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from edgecmd.models.students import Student
-    from export.spec import LinearHead
+    from export.bundle import Options
+    from export.device.infer import Prototypes
+    from export.spec import ExportSpec, LinearHead
+    from export.verify import Task
 
 
 @app.command()
 def export(
     folder: Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")],
     out: Annotated[Path | None, typer.Option("--out", help="Bundle folder; default <run>/export.")] = None,
+    profiles: Annotated[
+        str | None, typer.Option("--profiles", help="Such as w8,int8; the first becomes student.onnx.")
+    ] = None,
+    prototypes: Annotated[
+        Path | None, typer.Option("--prototypes", help="A sub-folder of pictures a class: a head untrained.")
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option("--calibration", help="Ranges of int8: public or procedural pictures.")
+    ] = None,
+    floor: Annotated[
+        float | None, typer.Option("--floor", help="Least retrieval R@1 through onnxruntime; else exit 6.")
+    ] = None,
 ) -> None:
-    """Step 4: one checked ONNX file with preprocessing, student and head."""
+    """Step 4: a bundle of checked ONNX files with preprocessing, student and head."""
     from edgecmd.cli.run import config_of
 
     one_thread()
-    target = out or folder / "export"
-    summary = export_run(config_of(folder), folder, target)
-    say(f"Bundle: {target} ({summary})")
+    config, target = config_of(folder), out or folder / "export"
+    given = {
+        "profiles": profiles,
+        "prototypes": None if prototypes is None else str(prototypes),
+        "calibration": calibration,
+        "floor": floor,
+    }
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    config = replace(config, export=replace(config.export, **changes))
+    say(f"Bundle: {target} ({export_run(config, folder, target)})")
 
 
 def export_obstacle(config: RunConfig) -> str:
@@ -54,45 +79,91 @@ def export_run(config: RunConfig, folder: Path, out: Path) -> str:
         One line about the bundle.
 
     Raises:
-        ExportError: The exported file differs from the student, or there is an `export_obstacle`.
+        ExportError: An exported file differs from the student, the metric is below the floor, or there is
+            an `export_obstacle`.
     """
     obstacle = export_obstacle(config)
     if obstacle:
         raise ExportError(obstacle)
     from edgecmd.assess import teacher_embedding
     from edgecmd.data.clients import experiment
-    from edgecmd.evaluate import recall
     from edgecmd.runs import load_student
     from export.bundle import export_bundle
-    from export.spec import ExportSpec
-    from export.verify import ParityLimits
 
     student = load_student(folder / "student.safetensors")
-    images = experiment(config.data).test.pairs.target
-    spec = ExportSpec(
-        architecture=config.student.architecture,
-        image_size=images.shape[1],
-        channels=images.shape[3],
-        embedding_dim=student.projector.out_features,
-        offset=config.data.target_offset,
-        scale=config.data.target_scale,
-        license=config.export.license,
-        head=fit_head(config, student) if config.export.head else None,
-    )
+    spec, options = bundle_plan(config, folder, student)
     report = export_bundle(
         student,
         out,
         spec=spec,
-        probe_images=images,
-        metric=lambda embedding: recall(embedding, teacher_embedding(config, "test"))["recall@1"],
-        metric_name="recall@1",
-        limits=ParityLimits(min_cosine=config.export.min_cosine),
+        probe_images=experiment(config.data).test.pairs.target,
+        task=retrieval_task(teacher_embedding(config, "test")),
+        options=options,
     )
-    parity, size = report.parity, report.num_bytes["student.onnx"]
-    return (
-        f"{size / 1000:.0f} kB, max difference to torch {parity.max_abs:.1e},"
-        f" R@1 through onnxruntime {parity.metric_onnx:.3f}"
+    parts = []
+    for name, parity in report.parity.items():
+        file = "student.onnx" if name == options.profiles[0] else f"student.{name}.onnx"
+        parts.append(
+            f"{name} {report.num_bytes[file] / 1000:.0f} kB, least cosine {parity.min_cosine:.5f},"
+            f" R@1 through onnxruntime {parity.metric_onnx:.3f}"
+        )
+    return "; ".join(parts)
+
+
+def retrieval_task(teacher: "np.ndarray") -> "Task":
+    """Retrieval of each target's own source picture among all of the split."""
+    from edgecmd.evaluate import recall, unit_rows
+    from export.verify import Task
+
+    gallery = unit_rows(teacher)
+    return Task(
+        name="recall@1",
+        metric=lambda embedding: recall(embedding, teacher)["recall@1"],
+        answers=lambda embedding: (embedding @ gallery.T).argmax(axis=1),
     )
+
+
+def bundle_plan(config: RunConfig, folder: Path, student: "Student") -> "tuple[ExportSpec, Options]":
+    """What is exported and how: shapes, head, profiles, calibration, provenance."""
+    from edgecmd.data.clients import experiment
+    from export.bundle import Options
+    from export.calibration import calibration_of
+    from export.graph import Deployable, rebuild
+    from export.profiles import PROFILES, choose_profiles
+    from export.prototypes import head_of, prototypes_of
+    from export.provenance import provenance_of
+    from export.spec import ExportSpec
+
+    settings, profiles = config.export, choose_profiles(config.export.profiles)
+    _, height, _, channels = experiment(config.data).test.pairs.target.shape
+    spec = ExportSpec(
+        architecture=config.student.architecture,
+        image_size=height,
+        channels=channels,
+        embedding_dim=student.projector.out_features,
+        offset=config.data.target_offset,
+        scale=config.data.target_scale,
+        license=settings.license,
+    )
+    prototypes: Prototypes | None = None
+    head: LinearHead | None = None
+    if settings.prototypes:
+        embedder = Deployable(rebuild(student, spec), spec).eval()
+        scale = 1.0 / config.distill.temperature
+        prototypes = prototypes_of(Path(settings.prototypes), embedder, scale=scale)
+        head = head_of(prototypes)
+    elif settings.head:
+        head = fit_head(config, student)
+    calibrated = any(PROFILES[name].calibrated for name in profiles)
+    options = Options(
+        profiles=profiles,
+        min_cosine=settings.min_cosine,
+        floor=settings.floor or None,
+        calibration=calibration_of(config) if calibrated else None,
+        prototypes=prototypes,
+        provenance=provenance_of(config, folder),
+    )
+    return replace(spec, head=head), options
 
 
 def fit_head(config: RunConfig, student: "Student") -> "LinearHead | None":
@@ -121,7 +192,7 @@ def fit_head(config: RunConfig, student: "Student") -> "LinearHead | None":
     add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
 )
 def infer(context: click.Context) -> None:
-    """Embed or classify pictures with an exported file; the same words as the bundle's own infer.py."""
+    """Embed or classify pictures with a bundle; the same words as the bundle's own infer.py."""
     from export.device.infer import main
 
     raise typer.Exit(main(context.args))

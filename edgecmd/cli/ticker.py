@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 LINES = 10
+QUIET_S = 2.0
 
 
 @runtime_checkable
@@ -19,7 +20,7 @@ class Tick(Protocol):
 
 @contextmanager
 def ticker(label: str) -> Iterator[Tick]:
-    """A progress bar on a terminal; elsewhere about ten lines, each with the remaining time."""
+    """A progress bar on a terminal; elsewhere at most ten lines with the remaining time."""
     if sys.stderr.isatty():
         with _bar(label) as tick:
             yield tick
@@ -39,15 +40,16 @@ def _bar(label: str) -> Iterator[Tick]:
 
 
 def _lines(label: str) -> Tick:
-    started, shown = time.monotonic(), 0
+    started = last = time.monotonic()
+    shown = 0
 
     def tick(done: int, total: int) -> None:
-        nonlocal shown
-        part = LINES * done // max(1, total)
-        if part <= shown or total < LINES:
+        nonlocal shown, last
+        part, now = LINES * done // max(1, total), time.monotonic()
+        if part <= shown or now - last < QUIET_S:
             return
-        shown = part
-        left = (time.monotonic() - started) / max(1, done) * (total - done)
+        shown, last = part, now
+        left = (now - started) / max(1, done) * (total - done)
         # Beside the result, which may be JSON.
         print(f"{label}: {done}/{total}, about {left:.0f} s left", file=sys.stderr, flush=True)
 

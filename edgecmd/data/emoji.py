@@ -190,4 +190,5 @@ def load_emoji(config: DataConfig, *, min_subgroup_pairs: int = MIN_SUBGROUP_PAI
         test=held_out(test, pairs=pairs, labels=labels, ids=ids),
         test_strict=held_out(strict, pairs=pairs, labels=labels, ids=ids),
         train_ids=tuple(ids[train].tolist()),
+        train_concept=labels["concept"].take(train),
     )

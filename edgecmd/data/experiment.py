@@ -66,6 +66,7 @@ class Experiment:
             where ``data.strict`` is off.
         train_ids: One name a training pair; empty where the set has none.
         unseen: What test and training pairs do not share, in the plural, such as ``concepts``.
+        train_concept: Concept of each training pair, which the split follows; None where it is not known.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Experiment:
     test_strict: HeldOut
     train_ids: tuple[str, ...] = ()
     unseen: str = "concepts"
+    train_concept: Labels | None = None
 
     def __post_init__(self) -> None:
         for field in ("train_owner", "train_labels", "train_subgroup"):

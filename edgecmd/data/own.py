@@ -209,6 +209,7 @@ def to_experiment(own: OwnPairs, config: DataConfig, *, public: PublicSource, na
         test_strict=_held_out(own, strict),
         train_ids=tuple(own.ids[row] for row in train),
         unseen=f"{config.split}s",
+        train_concept=own.labels("concept").take(train) if "concept" in own.columns else None,
     )
 
 

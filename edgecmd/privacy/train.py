@@ -1,5 +1,8 @@
 """A client's local work under record-level differential privacy; only the gradient is made differently."""
 
+from typing import Protocol, runtime_checkable
+
+import numpy as np
 import torch
 from torch import nn
 
@@ -14,7 +17,27 @@ from edgecmd.privacy.randomness import Source, normal
 from edgecmd.privacy.sampling import step_rows
 
 
-def distil_privately(
+@runtime_checkable
+class StepProbe(Protocol):
+    """An auditor inside the steps of one round; for `edgecmd.audit` and nothing else.
+
+    An audit needs the very code that makes the releases: units whose gradient it chooses must be
+    sampled by the same coins and drown in the same noise as the client's pairs, and the attacker that
+    the accountant assumes sees each step's release, of which the weights after a round are only a
+    function. A copy of the step in the audit would audit the copy.
+    """
+
+    def __len__(self) -> int:
+        """Units that take part beside the pairs, sampled as the rows after those of the pairs."""
+
+    def add(self, total: Sum, units: np.ndarray) -> None:
+        """Add the sampled ``units`` (indices from 0) to the clipped sum, in place."""
+
+    def see(self, released: Sum) -> None:
+        """Look at what the step releases; it must not be changed."""
+
+
+def distil_privately(  # noqa: PLR0913 - the ninth is for audits alone
     student: nn.Module,
     data: LocalData,
     anchors: Anchors,
@@ -24,6 +47,7 @@ def distil_privately(
     place: Place,
     optimizer: torch.optim.Optimizer,
     source: Source,
+    probe: StepProbe | None = None,
 ) -> None:
     """Train ``student`` in place for the steps of one round.
 
@@ -36,6 +60,7 @@ def distil_privately(
         place: Position in the schedule of the learning rate.
         optimizer: Over the student's parameters.
         source: Secret coins and noise.
+        probe: For audits; None in every real run.
 
     Guarantees:
         With a private ``source`` the weights after the call are differentially private under *add or
@@ -44,7 +69,8 @@ def distil_privately(
         Lemma 0). The map back to the parameters (`edgecmd.privacy.effective`), the optimiser, the
         schedule and FedProx's term are functions of what is released and of public constants. It holds
         for weights and anchors that an adversary chose. The number of steps, the divisor and the errors
-        do not depend on the pairs; the time that a step takes does.
+        do not depend on the pairs; the time that a step takes does. A probe sees each step's release, which
+        the accountant counts one by one, and it may add units of its own; the pairs are no less protected.
     """
     loss = unit_loss(config, anchors)
     units = StepSettings(
@@ -56,8 +82,9 @@ def distil_privately(
     reference = [parameter.detach().clone() for parameter in student.parameters()]
     student.train()
     effective = EffectiveStudent(student)
+    num = len(data)
     steps = step_rows(
-        len(data),
+        num if probe is None else num + len(probe),
         sampling=plan.sampling,
         rate=plan.sampling_rate,
         num_bins=plan.num_bins,
@@ -68,10 +95,14 @@ def distil_privately(
         rate = learning_rate_at(config, step=place.first_step + step, total_steps=place.total_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        chunks = make_units(data, rows, config=units, augment=config.augment, source=source)
+        chunks = make_units(data, rows[rows < num], config=units, augment=config.augment, source=source)
         effective.refresh()
         total = clipped_sum(effective.module, chunks, loss, clip=plan.clip, engine=plan.engine)
+        if probe is not None:
+            probe.add(total, rows[rows >= num] - num)
         released = add_noise(total, plan=plan, source=source)
+        if probe is not None:
+            probe.see(released)
         for name, value in effective.pull_back(released).items():
             student.get_parameter(name).grad = value
         if config.proximal_mu:

@@ -1,5 +1,5 @@
 """One self-contained HTML page, and PNG figures, out of a run folder."""
 
-from edgecmd.report.page import write_report
+from edgecmd.report.page import refresh_report, write_report
 
-__all__ = ["write_report"]
+__all__ = ["refresh_report", "write_report"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edgecmd.files import write_bytes_atomically, write_text_atomically
 from edgecmd.report.about import environment, limits, settings
+from edgecmd.report.audit import audit
 from edgecmd.report.markup import Section
 from edgecmd.report.overview import steps, summary
 from edgecmd.report.privacy import privacy
@@ -19,6 +20,7 @@ SECTIONS = (
     few_labels,
     retrieval,
     privacy,
+    audit,
     partition,
     costs,
     dropped,
@@ -57,6 +59,21 @@ def write_report(folder: Path) -> Path:
     path = folder / "report.html"
     write_text_atomically(path, page(run, sections))
     return path
+
+
+def refresh_report(folder: Path) -> Path | None:
+    """Write ``report.html`` again where there is one already, as after an audit of a finished run.
+
+    Args:
+        folder: Run folder.
+
+    Returns:
+        Path of the page; None where there was none.
+
+    Raises:
+        DataError: A file of the folder is damaged.
+    """
+    return write_report(folder) if (Path(folder) / "report.html").is_file() else None
 
 
 def page(run: RunFiles, sections: Sequence[Section]) -> str:

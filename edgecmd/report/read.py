@@ -18,6 +18,8 @@ from edgecmd.events import read_events
 from edgecmd.files import read_json
 
 Table = Mapping[str, Any]
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+MAX_PICTURE_BYTES = 4_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -52,6 +54,8 @@ class RunFiles:
         gallery: ``retrieval.npz``.
         export: ``export/report.json``.
         privacy: ``privacy.json``.
+        audit: ``audit.json``.
+        audit_pictures: Content of the PNG files below ``audit``, by the pairs of a step.
     """
 
     name: str
@@ -64,6 +68,8 @@ class RunFiles:
     gallery: Gallery | None
     export: Table
     privacy: Table
+    audit: Table
+    audit_pictures: Mapping[int, bytes]
 
     def setting(self, key: str, default: str = "") -> str:
         """Setting by dotted key as text; ``default`` where ``config.toml`` does not have it."""
@@ -94,6 +100,8 @@ def read_run(folder: Path) -> RunFiles:
         gallery=_read_gallery(folder / "retrieval.npz"),
         export=_read_table(folder / "export" / "report.json"),
         privacy=_read_table(folder / "privacy.json"),
+        audit=_read_table(folder / "audit.json"),
+        audit_pictures=_read_audit_pictures(folder / "audit"),
     )
 
 
@@ -129,6 +137,19 @@ def _read_table(path: Path) -> Table:
             f"{path} holds a {type(value).__name__}, not a JSON object. Delete it and make it again."
         )
     return value
+
+
+def _read_audit_pictures(folder: Path) -> dict[int, bytes]:
+    """Sheets of gradient inversion; a file that is no PNG, or larger than a sheet, is left out."""
+    found = {}
+    for path in sorted(folder.glob("inversion-*.png")):
+        pairs = path.stem.removeprefix("inversion-")
+        if not pairs.isdecimal() or path.stat().st_size > MAX_PICTURE_BYTES:
+            continue
+        data = path.read_bytes()
+        if data.startswith(PNG_SIGNATURE):
+            found[int(pairs)] = data
+    return dict(sorted(found.items()))
 
 
 def _read_gallery(path: Path) -> Gallery | None:

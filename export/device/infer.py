@@ -1,49 +1,43 @@
-"""Run an exported edgecmd student. It needs numpy and onnxruntime; reading picture files also needs Pillow.
+"""Run an exported edgecmd student. It needs numpy and onnxruntime; PNG and JPEG files also need Pillow.
 
 As a script::
 
-    python infer.py student.onnx drawing.png [more.png ...] [--json] [--scores]
+    python infer.py BUNDLE-OR-MODEL picture-or-folder [more ...] [--json] [--scores] [--profile int8]
+    python infer.py BUNDLE pictures/ --prototypes my-classes/   # classes by example, without training
+    python infer.py BUNDLE --check                              # does this machine compute what it should?
 
 As a module::
 
     from infer import Student
 
-    student = Student("student.onnx")
-    prediction = student(images)  # uint8, (batch, student.image_size, student.image_size, student.channels)
+    student = Student("bundle")
+    prediction = student(images)  # uint8, (batch, height, width, student.channels), of any height and width
     prediction.embedding  # float32, (batch, student.embedding_dim), each row of length 1
-    prediction.scores  # float32, (batch, len(student.classes)), or None without a head
+    prediction.scores  # float32, (batch, len(student.classes)), or None without classes
+    more = student.with_prototypes(make_prototypes(student, {"cup": cup_images}))
 
-Exit codes: 0 all well; 1 Pillow is missing; 2 wrong usage; 4 a file is missing or is not a picture;
-6 the model was not made by edgecmd. A picture that cannot be read does not stop the others.
+Exit codes: 0 all well; 1 Pillow is missing; 2 wrong usage; 4 a file is missing or no picture; 6 the model was
+not made by edgecmd, or --check failed. A picture that cannot be read does not stop the others.
 """
 
 import argparse
+import copy
 import json
-import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 
+from export.device.reading import MAX_PIXELS, InferError, example_files, pictures_in, read_image
+
 FORMAT_VERSION = "1"
-MODES = {1: "L", 3: "RGB"}
+SCALE = 10.0
 NUM_TOP_CLASSES = 3
 NUM_FIRST_VALUES = 4
-
-
-class InferError(ValueError):
-    """A mistake in what was given; the message says what is allowed.
-
-    Attributes:
-        exit_code: What the script returns for it.
-    """
-
-    def __init__(self, message: str, *, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 class Prediction(NamedTuple):
@@ -53,48 +47,42 @@ class Prediction(NamedTuple):
     scores: np.ndarray | None
 
 
-class Picture(NamedTuple):
-    """A picture file as the model takes it: uint8 (size, size, channels), and its own (width, height)."""
+class Prototypes(NamedTuple):
+    """Classes by example: names, unit embeddings (classes, dim), and the factor on cosines before softmax."""
 
-    image: np.ndarray
-    original_size: tuple[int, int]
+    names: tuple[str, ...]
+    vectors: np.ndarray
+    scale: float
 
 
 class Student:
     """An exported student.
 
     Args:
-        path: The .onnx file. It is opened by path, never from bytes.
+        path: A bundle folder or an .onnx file. It is opened by path, never from bytes.
+        profile: Which file of the bundle, such as ``int8``; by default student.onnx.
         num_threads: Threads of one inference; 1 is best for a small student.
 
     Attributes:
-        image_size: Side of the square input in pixels.
+        path: The .onnx file.
+        profile: How it stores its weights and computes.
+        image_size: Side in pixels that the graph resizes every picture to.
         channels: Channels of the input.
         embedding_dim: Dimension of the embedding.
-        classes: Names of the classes; empty without a head.
+        classes: Names of the classes; empty without.
         preprocess: What the graph does with the bytes.
 
     Raises:
         InferError: The file is missing, or was not made by edgecmd.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, num_threads: int = 1) -> None:
-        self.session = _open(os.fspath(path), num_threads=num_threads)
+    def __init__(self, path: str | Path, *, profile: str | None = None, num_threads: int = 1) -> None:
+        self.path = _find(Path(path), profile)
+        self.session = _open(self.path, num_threads=num_threads)
         properties = self.session.get_modelmeta().custom_metadata_map
-        version = properties.get("edgecmd.format")
-        if version is None:
-            raise InferError(
-                f"{path} is not an edgecmd model: it has no property edgecmd.format."
-                " Make one with `edgecmd export`.",
-                exit_code=6,
-            )
-        if version != FORMAT_VERSION:
-            raise InferError(
-                f"{path} has edgecmd.format={version}; this program reads {FORMAT_VERSION}."
-                " Use the infer.py that lies beside the model.",
-                exit_code=6,
-            )
+        _refuse_foreign(self.path, properties)
         try:
+            self.profile = properties.get("edgecmd.profile", "fp32")
             self.image_size = int(properties["edgecmd.image_size"])
             self.channels = int(properties["edgecmd.channels"])
             self.embedding_dim = int(properties["edgecmd.embedding_dim"])
@@ -102,40 +90,89 @@ class Student:
             self.preprocess: dict[str, Any] = dict(json.loads(properties["edgecmd.preprocess"]))
         except (KeyError, TypeError, ValueError) as error:
             raise InferError(
-                f"{path} has broken edgecmd properties ({error!r}). Export it again.", exit_code=6
+                f"{self.path} has broken edgecmd properties ({error!r}). Export it again.", exit_code=6
             ) from error
+        if profile not in (None, self.profile):
+            raise InferError(f"{self.path} has profile={self.profile}, not {profile}.", exit_code=2)
         self.outputs = ["embedding", "scores"] if self.classes else ["embedding"]
+        self.prototypes: Prototypes | None = None
 
     def __call__(self, images: np.ndarray) -> Prediction:
-        """Embed images.
+        """Embed images; the graph resizes them as the training pictures were.
 
         Args:
-            images: uint8, (batch, image_size, image_size, channels), batch at least 1.
+            images: uint8, (batch, height, width, channels), batch at least 1.
 
         Raises:
             InferError: The array has another type or shape.
         """
-        expected = (self.image_size, self.image_size, self.channels)
         given = np.asarray(images)
-        if given.dtype != np.uint8 or given.ndim != 4 or given.shape[1:] != expected or not len(given):
+        fits = given.dtype == np.uint8 and given.ndim == 4 and given.shape[3] == self.channels
+        if not fits or not given.size or given[0].size > MAX_PIXELS * self.channels:
             raise InferError(
                 f"images has dtype={given.dtype} and shape={given.shape}; allowed is uint8 of shape"
-                f" (batch, {', '.join(map(str, expected))}), with 0 to 255 as in a picture file.",
+                f" (batch, height, width, {self.channels}), with 0 to 255 as in a picture file, and at most"
+                f" {MAX_PIXELS:,} pixels a picture.",
                 exit_code=4,
             )
         outputs = self.session.run(self.outputs, {"image": np.ascontiguousarray(given)})
-        return Prediction(outputs[0], outputs[1] if self.classes else None)
+        if self.prototypes is not None:
+            return Prediction(outputs[0], _prototype_scores(outputs[0], self.prototypes))
+        return Prediction(outputs[0], outputs[1] if len(self.outputs) > 1 else None)
+
+    def with_prototypes(self, prototypes: Prototypes) -> "Student":
+        """The same student with other classes; no new export is needed.
+
+        Raises:
+            InferError: The prototypes have another dimension, or none.
+        """
+        names, shape = prototypes.names, prototypes.vectors.shape
+        if not names or shape != (len(names), self.embedding_dim):
+            raise InferError(
+                f"The prototypes have {len(names)} names and shape={shape}; allowed is"
+                f" (K, {self.embedding_dim}) with K names, K >= 1.",
+                exit_code=4,
+            )
+        other = copy.copy(self)
+        other.prototypes, other.classes, other.outputs = prototypes, tuple(names), ["embedding"]
+        return other
 
 
-def _open(path: str, *, num_threads: int) -> Any:  # noqa: ANN401 - onnxruntime has no types
-    if not os.path.isfile(path):  # noqa: PTH113 - the model is given as text or path
-        raise InferError(f"{path} is missing or not a file. Give the student.onnx of a bundle.", exit_code=4)
+def _refuse_foreign(path: Path, properties: Mapping[str, str]) -> None:
+    """Refuse a model of another maker or of another format."""
+    version = properties.get("edgecmd.format")
+    if version is None:
+        raise InferError(
+            f"{path} is not an edgecmd model: it has no property edgecmd.format."
+            " Make one with `edgecmd export`.",
+            exit_code=6,
+        )
+    if version != FORMAT_VERSION or properties.get("edgecmd.front_end", "image") != "image":
+        raise InferError(
+            f"{path} has edgecmd.format={version}, edgecmd.front_end={properties.get('edgecmd.front_end')};"
+            f" this program reads {FORMAT_VERSION} and image. Use the infer.py that lies beside the model.",
+            exit_code=6,
+        )
+
+
+def _find(path: Path, profile: str | None) -> Path:
+    """The file that was meant: of a bundle student.onnx, or the one of ``profile``."""
+    folder = path if path.is_dir() else path.parent
+    if profile is not None and (folder / f"student.{profile}.onnx").is_file():
+        return folder / f"student.{profile}.onnx"
+    found = path / "student.onnx" if path.is_dir() else path
+    if not found.is_file():
+        raise InferError(f"{found} is missing or not a file. Give a bundle or its student.onnx.", exit_code=4)
+    return found
+
+
+def _open(path: Path, *, num_threads: int) -> Any:  # noqa: ANN401 - onnxruntime has no types
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a dozen types of its own without a common base
         reason = str(error).strip().splitlines()[:1]
         raise InferError(
@@ -143,100 +180,84 @@ def _open(path: str, *, num_threads: int) -> Any:  # noqa: ANN401 - onnxruntime 
         ) from error
 
 
-def read_picture(path: str, *, size: int, channels: int) -> Picture:
-    """Read a picture file as the model takes it.
+def _prototype_scores(embedding: np.ndarray, prototypes: Prototypes) -> np.ndarray:
+    """Softmax of the scaled cosines."""
+    logits = prototypes.scale * (embedding @ prototypes.vectors.T)
+    power = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(power / power.sum(axis=1, keepdims=True))
 
-    What is transparent becomes white; 16-bit grey becomes 8-bit. A picture of another size is squeezed to
-    the model's square: averaged where it is larger, as the training pictures were.
 
-    Args:
-        path: PNG, JPEG or anything else that Pillow reads.
-        size: Side of the model's input.
-        channels: 1 for grey, 3 for colour.
+def make_prototypes(
+    student: Student, examples: Mapping[str, Iterable[np.ndarray]], *, scale: float = SCALE
+) -> Prototypes:
+    """Mean unit embedding of the pictures (height, width, channels) of each class."""
+    means = [np.mean([student(one[None]).embedding[0] for one in few], axis=0) for few in examples.values()]
+    vectors = np.stack([mean / max(float(np.linalg.norm(mean)), 1e-12) for mean in means])
+    return Prototypes(tuple(examples), vectors.astype(np.float32), scale)
+
+
+def read_prototypes(path: Path, student: Student) -> Prototypes:
+    """Prototypes of a prototypes.npz, or of a folder as `example_files` reads it."""
+    if path.is_dir():
+        files = example_files(path)
+        load = {name: [read_image(one, channels=student.channels) for one in files[name]] for name in files}
+        return make_prototypes(student, load)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return Prototypes(tuple(map(str, file["names"])), file["vectors"], float(file["scale"]))
+    except Exception as error:  # a broken archive makes numpy raise almost anything
+        raise InferError(
+            f"{path} is no prototypes.npz and no folder of pictures: {error}", exit_code=4
+        ) from error
+
+
+def check(student: Student) -> float:
+    """Run the bundle's golden inputs and compare with what they gave where the bundle was made.
+
+    Returns:
+        The largest difference.
 
     Raises:
-        InferError: Pillow is missing, or the file is missing or not a picture.
+        InferError: golden.npz is missing or broken, or a difference exceeds its tolerance.
     """
+    worst = 0.0
     try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
+        with np.load(student.path.with_name("golden.npz"), allow_pickle=False) as file:
+            golden = {name: file[name] for name in file.files}
+        tolerance = float(golden[f"tolerance/{student.profile}"])
+        for size in ("", "/resized"):
+            found = student(golden[f"image{size}"])
+            for name, output in zip(student.outputs, found, strict=False):
+                gap = np.abs(output - golden[f"{name}/{student.profile}{size}"]).max()
+                worst = max(worst, float(gap) if np.isfinite(gap) else float("inf"))
+    except (OSError, KeyError, ValueError) as error:
+        raise InferError(f"golden.npz beside {student.path} cannot be used: {error}", exit_code=6) from error
+    if not worst <= tolerance:
         raise InferError(
-            "Reading picture files needs Pillow: pip install pillow. (Arrays need it not.)", exit_code=1
-        ) from error
-    if channels not in MODES:
-        raise InferError(
-            f"The model takes {channels} channels; only 1 or 3 can be read from a picture file."
-            " Call Student with an array instead.",
-            exit_code=4,
+            f"{student.path} differs from its golden values by {worst:.3g}; allowed is {tolerance:g}."
+            + " This processor computes another model: use profile w8 or fp32." * (student.profile == "int8"),
+            exit_code=6,
         )
-    if not os.path.isfile(path):  # noqa: PTH113
-        raise InferError(f"{path} is missing or not a file.", exit_code=4)
-    try:
-        with Image.open(path) as file:
-            picture = _plain(ImageOps.exif_transpose(file)).convert(MODES[channels])
-    except Exception as error:  # a broken file makes Pillow raise almost anything
-        raise InferError(f"{path} is not a picture that Pillow can read: {error}", exit_code=4) from error
-    original_size = picture.size
-    if original_size != (size, size):
-        # Pillow's box filter averages; where it would enlarge it repeats pixels, so that is done smoothly.
-        smaller = min(original_size) >= size
-        picture = picture.resize((size, size), Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR)
-    return Picture(np.asarray(picture).reshape(size, size, channels), original_size)
+    return worst
 
 
-def _plain(picture: Any) -> Any:  # noqa: ANN401 - Pillow is imported only where it is used
-    """Picture without transparency and with 8 bits a channel."""
-    from PIL import Image
-
-    if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture, dtype=np.float64)
-        if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise InferError(
-                f"mode={picture.mode} has values beyond 16 bits; save it with 8 bits", exit_code=4
-            )
-        return Image.fromarray(np.rint(values / 257).astype(np.uint8))
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        white.alpha_composite(picture)
-        return white.convert("RGB")
-    return picture
-
-
-def as_json(student: Student, name: str, picture: Picture, prediction: Prediction, *, scores: bool) -> str:
-    """One line of JSON about one picture."""
-    record: dict[str, object] = {
-        "file": name,
-        "resized": picture.original_size != (student.image_size, student.image_size),
-    }
+def answer(student: Student, name: Path, *, scores: bool) -> tuple[dict[str, object], str]:
+    """What the student says of one file: a record for JSON, and a line for a person."""
+    image = read_image(name, channels=student.channels)
+    prediction = student(image[None])
+    embedding, own = prediction.embedding[0], image.shape[:2] == (student.image_size, student.image_size)
+    record: dict[str, object] = {"file": str(name), "resized": not own}
+    text = f"norm {np.linalg.norm(embedding):.4f}, first values "
+    text += " ".join(f"{value:+.4f}" for value in embedding[:NUM_FIRST_VALUES])
     if prediction.scores is not None:
-        ranked = _ranked(student, prediction)
+        every = dict(zip(student.classes, prediction.scores[0].tolist(), strict=True))
+        ranked = sorted(every.items(), key=lambda pair: -pair[1])
         record["top"] = [{"class": one, "probability": value} for one, value in ranked[:NUM_TOP_CLASSES]]
-        if scores:
-            record["scores"] = dict(zip(student.classes, prediction.scores[0].tolist(), strict=True))
-    record["embedding"] = prediction.embedding[0].tolist()
-    return json.dumps(record)
-
-
-def as_text(student: Student, picture: Picture, prediction: Prediction, *, scores: bool) -> str:
-    """Second column of the table about one picture."""
-    if prediction.scores is not None:
-        ranked = _ranked(student, prediction)
+        record |= {"scores": every} if scores else {}
         shown = ranked if scores else ranked[:NUM_TOP_CLASSES]
         text = ", ".join(f"{one} {value:.1%}" for one, value in shown)
-    else:
-        row = prediction.embedding[0]
-        first = " ".join(f"{value:+.4f}" for value in row[:NUM_FIRST_VALUES])
-        text = f"norm {np.linalg.norm(row):.4f}, first values {first}"
-    width, height = picture.original_size
-    size = student.image_size
-    return text if (width, height) == (size, size) else f"{text} (resized from {width}x{height})"
-
-
-def _ranked(student: Student, prediction: Prediction) -> list[tuple[str, float]]:
-    """Classes of the first image with their probabilities, the likeliest first."""
-    values = [] if prediction.scores is None else prediction.scores[0].tolist()
-    return sorted(zip(student.classes, values, strict=True), key=lambda pair: -pair[1])
+    record["embedding"] = embedding.tolist()
+    return record, text if own else f"{text} (resized from {image.shape[1]}x{image.shape[0]})"
 
 
 def _say(text: str) -> None:
@@ -254,44 +275,57 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Embed or classify pictures with an exported edgecmd student."
     )
-    parser.add_argument("model", help="student.onnx")
-    parser.add_argument("images", nargs="+", metavar="image", help="picture files of the target modality")
+    parser.add_argument("model", type=Path, help="a bundle folder or a student.onnx")
+    parser.add_argument(
+        "images", nargs="*", type=Path, help="picture files of the target modality, or folders"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, with the full embedding")
     parser.add_argument("--scores", action="store_true", help="every class, not only the likeliest")
-    return parser.parse_args(argv)
+    parser.add_argument("--profile", help="file of the bundle: fp32, w8, int8, ...; default student.onnx")
+    parser.add_argument(
+        "--prototypes", type=Path, action="append", help="folder or .npz of classes; repeatable"
+    )
+    parser.add_argument("--check", action="store_true", help="compare with the bundle's golden values")
+    arguments = parser.parse_args(argv)
+    if not arguments.images and not arguments.check:
+        parser.error("give at least one image or folder, or --check")
+    return arguments
+
+
+def _prepare(arguments: argparse.Namespace) -> tuple[Student, list[Path]]:
+    """The student that was asked for, with its classes; and the files."""
+    student = Student(arguments.model, profile=arguments.profile)
+    if arguments.check:
+        _say(f"golden values: largest difference {check(student):.2g}")
+    if arguments.prototypes:
+        parts = [read_prototypes(one, student) for one in arguments.prototypes]
+        rows = {name: row for part in parts for name, row in zip(part.names, part.vectors, strict=True)}
+        student = student.with_prototypes(Prototypes(tuple(rows), np.stack([*rows.values()]), parts[0].scale))
+    if arguments.scores and not student.classes:
+        raise InferError(f"{student.path} has no classes, so there are no --scores.", exit_code=2)
+    files = [file for one in arguments.images for file in (pictures_in(one) if one.is_dir() else [one])]
+    if arguments.images and not files:
+        raise InferError(f"No picture files below {', '.join(map(str, arguments.images))}.", exit_code=4)
+    return student, files
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script.
-
-    Args:
-        argv: Arguments without the program's name; those of the process by default.
-
-    Returns:
-        The exit code, see the top of the file.
-    """
+    """Run the script with ``argv`` (by default those of the process); returns the exit code, see above."""
     arguments = _arguments(argv)
     try:
-        student = Student(arguments.model)
-        if arguments.scores and not student.classes:
-            raise InferError(f"{arguments.model} has no head, so there are no --scores.", exit_code=2)
+        student, files = _prepare(arguments)
     except InferError as error:
         return _complain(error)
-    width = max(len(name) for name in ["file", *arguments.images])
-    if not arguments.json:
+    width, exit_code = max(len(str(name)) for name in ["file", *files]), 0
+    if files and not arguments.json:
         _say(f"{'file':<{width}}  {'classes' if student.classes else 'embedding'}")
-    exit_code = 0
-    for name in arguments.images:
+    for name in files:
         try:
-            picture = read_picture(name, size=student.image_size, channels=student.channels)
+            record, text = answer(student, name, scores=arguments.scores)
         except InferError as error:
             exit_code = _complain(error)
             continue
-        prediction = student(picture.image[None])
-        if arguments.json:
-            _say(as_json(student, name, picture, prediction, scores=arguments.scores))
-        else:
-            _say(f"{name:<{width}}  {as_text(student, picture, prediction, scores=arguments.scores)}")
+        _say(json.dumps(record) if arguments.json else f"{name!s:<{width}}  {text}")
     return exit_code
 
 

@@ -96,7 +96,7 @@ def test_every_planted_fault_is_caught_and_every_twin_passes(tmp_path: Path) -> 
     done = edgecmd("audit", "faults", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert len(found) >= 5
+    assert [one["level"] for one in found] == ["check"] * 5 + ["step"] * 2 + ["many-runs"]
     for one in found:
         assert one["passed"]
         assert one["caught"]["verdict"] == "contradicted"
@@ -107,3 +107,6 @@ def test_every_planted_fault_is_caught_and_every_twin_passes(tmp_path: Path) -> 
     assert measured["anchors with gradient under Opacus"] > 1.5
     assert measured["sequential chunks as groups"] > 4
     assert "ledger that forgets rounds" in measured
+    assert 0.48 < measured["noise too small by 2, in the weights"] < 0.52
+    leak = found[-1]["caught"]
+    assert leak["measured"] > leak["claimed"] > 0.9

@@ -9,8 +9,10 @@ import pytest
 
 from edgecmd.models.students import Student, build_student
 from edgecmd.seeding import numpy_generator, torch_generator
-from export.bundle import export_bundle
+from export.bundle import Options, export_bundle
+from export.profiles import Calibration
 from export.spec import ExportSpec, LinearHead
+from export.verify import Task
 
 SIZE, DIM, NAMES = 32, 16, ("house", "tree", "fish")
 
@@ -45,18 +47,34 @@ def make_images(num: int, *, channels: int = 1) -> np.ndarray:
 
 
 def first_column(embedding: np.ndarray) -> float:
-    """A task metric that any embedding has."""
-    return float((embedding[:, 0] > 0).mean())
+    """A task metric that any embedding has, and that a small difference changes little."""
+    return float(np.abs(embedding[:, 0]).mean())
+
+
+def make_calibration() -> Calibration:
+    return Calibration(inputs=make_images(16), description="16 made-up pictures")
+
+
+TASK = Task(name="metric", metric=first_column)
+# fp32 first, so that student.onnx is as near to torch as it can be.
+OPTIONS = Options(profiles=("fp32", "w8", "int8"), calibration=make_calibration())
 
 
 @pytest.fixture(scope="session")
 def make() -> SimpleNamespace:
-    return SimpleNamespace(student=make_student, spec=make_spec, images=make_images, metric=first_column)
+    return SimpleNamespace(
+        student=make_student,
+        spec=make_spec,
+        images=make_images,
+        task=TASK,
+        calibration=make_calibration,
+        options=OPTIONS,
+    )
 
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Folder of a finished bundle: ``ws-50k`` grey with a head, ``gn-50k`` in colour without."""
+    """Folder of a finished bundle: ``ws-50k`` grey with a head and three profiles, ``gn-50k`` without."""
     made: dict[str, Path] = {}
 
     def get(architecture: str) -> Path:
@@ -68,7 +86,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
                 folder,
                 spec=make_spec(architecture, head=channels == 1, channels=channels),
                 probe_images=make_images(40, channels=channels),
-                metric=first_column,
+                task=TASK,
+                options=OPTIONS if channels == 1 else Options(profiles=("fp32",)),
             )
             made[architecture] = folder
         return made[architecture]

@@ -1,23 +1,49 @@
 """The bundle: complete and checked, or not there at all."""
 
+import dataclasses
 import hashlib
 import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from edgecmd.errors import ConfigError, ExportError
 from export import bundle as bundle_module
-from export.bundle import BUNDLE_FILES, export_bundle
+from export.bundle import Options, export_bundle
+from export.contents import ALWAYS, LABELS, PROTOTYPES
+from export.device.assemble import program
+from export.device.infer import Prototypes, check
 from export.device.infer import Student as DeviceStudent
-from export.verify import ParityLimits
+from export.prototypes import head_of
+from export.verify import ParityError, Task
 
 ROOT = Path(__file__).parents[2]
+EXPORT_ELSEWHERE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import torch
+import export
+from conftest import OPTIONS, TASK, make_images, make_spec, make_student
+from export.bundle import export_bundle
+assert export.__file__.startswith(sys.argv[1])
+torch.set_num_threads(1)
+export_bundle(
+    make_student("ws-50k"),
+    Path(sys.argv[2]),
+    spec=make_spec("ws-50k", head=True),
+    probe_images=make_images(40),
+    task=TASK,
+    options=OPTIONS,
+)
+"""
 
 
 def snapshot(folder):
@@ -27,7 +53,9 @@ def snapshot(folder):
 @pytest.fixture
 def arguments(make):
     """Arguments of a good export of ws-50k with a head."""
-    return {"spec": make.spec("ws-50k", head=True), "probe_images": make.images(5), "metric": make.metric}
+    spec = make.spec("ws-50k", head=True)
+    options = Options(profiles=("fp32",))
+    return {"spec": spec, "probe_images": make.images(5), "task": make.task, "options": options}
 
 
 @pytest.fixture
@@ -40,14 +68,15 @@ def older(bundle, tmp_path):
 
 def test_bundle_has_its_files_and_they_match_their_sums(bundle):
     folder = bundle("ws-50k")
-    assert {path.name for path in folder.iterdir()} == BUNDLE_FILES
+    expected = ALWAYS | {LABELS, "student.w8.onnx", "student.int8.onnx"}
+    assert {path.name for path in folder.iterdir()} == expected
     lines = (folder / "SHA256SUMS").read_text().splitlines()
-    assert {line.split("  ")[1] for line in lines} == BUNDLE_FILES - {"SHA256SUMS"}
+    assert {line.split("  ")[1] for line in lines} == expected - {"SHA256SUMS"}
     for line in lines:
         digest, name = line.split("  ")
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
     assert json.loads((folder / "labels.json").read_text()) == ["house", "tree", "fish"]
-    assert (folder / "infer.py").read_bytes() == (ROOT / "export" / "device" / "infer.py").read_bytes()
+    assert (folder / "infer.py").read_text() == program()
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="needs the program sha256sum")
@@ -59,7 +88,7 @@ def test_sums_are_in_the_form_of_sha256sum(bundle):
 
 
 def test_without_a_head_there_are_no_labels(bundle):
-    assert {path.name for path in bundle("gn-50k").iterdir()} == BUNDLE_FILES - {"labels.json"}
+    assert {path.name for path in bundle("gn-50k").iterdir()} == ALWAYS
 
 
 def test_bundle_can_be_read_by_others(bundle):
@@ -77,25 +106,46 @@ def test_report_has_the_figures_and_no_path(bundle):
     text = (folder / "report.json").read_text()
     report = json.loads(text)
     assert report["opset"] == 20
+    assert report["parity"] == report["profiles"]["fp32"]["parity"]
     assert report["parity"]["batch_sizes"] == [1, 2, 5, 32]
-    assert report["parity"]["max_abs"] <= report["limits"]["max_abs"]
-    assert report["parity"]["metric_torch"] == report["parity"]["metric_onnx"]
+    assert report["parity"]["input_sizes"] == ["32x32", "64x64", "81x17"]
+    assert report["parity"]["max_abs"] <= report["profiles"]["fp32"]["limits"]["max_abs"] == 1e-4
+    assert report["profiles"]["w8"]["parity"]["min_cosine"] >= 0.9999
+    assert report["profiles"]["int8"]["parity"]["mean_cosine"] >= 0.99
+    assert report["calibration"] == "16 made-up pictures"
     assert report["files"]["student.onnx"]["bytes"] == (folder / "student.onnx").stat().st_size
     assert report["versions"]["torch"] == torch.__version__
     assert "/" not in text
 
 
-@pytest.mark.parametrize("architecture", ["ws-50k", "gn-50k"])
-def test_device_reproduces_the_golden_values(bundle, architecture):
-    folder = bundle(architecture)
+@pytest.mark.parametrize("profile", ["fp32", "w8", "int8"])
+def test_device_reproduces_the_golden_values(bundle, profile):
+    folder = bundle("ws-50k")
+    student = DeviceStudent(folder, profile=profile)
+    assert student.profile == profile
+    assert check(student) <= 1e-6
     with np.load(folder / "golden.npz") as golden:
-        prediction = DeviceStudent(folder / "student.onnx")(golden["image"])
-        assert abs(prediction.embedding - golden["embedding"]).max() <= golden["tolerance"]
-        assert ("scores" in golden) == (architecture == "ws-50k")
-        if "scores" in golden:
-            assert abs(prediction.scores - golden["scores"]).max() <= golden["tolerance"]
+        assert golden["image"].shape == (4, 32, 32, 1)
+        assert golden["image/resized"].shape == (2, 81, 17, 1)
+        assert golden["tolerance/int8"] == 2e-2
+        assert golden["tolerance/w8"] == golden["tolerance/fp32"] == 1e-4
+        found = student(golden["image"])
+        np.testing.assert_allclose(found.scores, golden[f"scores/{profile}"], atol=1e-6)
         # Inputs that differ, so that a constant output would be found out.
-        assert abs(golden["embedding"][0] - golden["embedding"][-1]).max() > 1e-3
+        embedding = golden[f"embedding/{profile}"]
+        assert abs(embedding[0] - embedding[-1]).max() > 1e-3
+
+
+def test_golden_values_of_a_bundle_without_a_head(bundle):
+    assert check(DeviceStudent(bundle("gn-50k"))) <= 1e-6
+    with np.load(bundle("gn-50k") / "golden.npz") as golden:
+        assert set(golden.files) == {
+            "image",
+            "image/resized",
+            "embedding/fp32",
+            "embedding/fp32/resized",
+            "tolerance/fp32",
+        }
 
 
 def test_no_probe_image_is_in_the_bundle(make, bundle):
@@ -107,15 +157,33 @@ def test_no_probe_image_is_in_the_bundle(make, bundle):
 def test_exporting_twice_gives_the_same_bytes_and_replaces_the_older_bundle(make, older, arguments):
     before = snapshot(older)
     (older / "__pycache__").mkdir()
+    (older / "demo.html").write_text("stale")
     student = make.student("ws-50k").train()
-    arguments["probe_images"] = make.images(40)
+    arguments |= {"probe_images": make.images(40), "options": make.options}
     report = export_bundle(student, older, **arguments)
     assert student.training
     assert snapshot(older) == before
     assert [path.name for path in older.parent.iterdir()] == ["export"]
     assert report.num_bytes == {name: len(content) for name, content in before.items()}
     assert report.folder == older.resolve()
-    assert report.export_s > 0
+    assert list(report.parity) == ["fp32", "w8", "int8"]
+
+
+def test_a_whole_bundle_has_the_same_bytes_in_another_process_folder_and_hash_seed(bundle, tmp_path):
+    checkout = tmp_path / "another-checkout"
+    for package in ("edgecmd", "export"):
+        unneeded = shutil.ignore_patterns("__pycache__", "*.npz", "*.safetensors")
+        shutil.copytree(ROOT / package, checkout / package, ignore=unneeded)
+    shutil.copy(Path(__file__).parent / "conftest.py", checkout)
+    done = subprocess.run(
+        [sys.executable, "-c", EXPORT_ELSEWHERE, checkout, tmp_path / "elsewhere" / "other name"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONHASHSEED": "4242", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert snapshot(tmp_path / "elsewhere" / "other name") == snapshot(bundle("ws-50k"))
 
 
 def test_weights_that_are_not_finite_leave_nothing(make, tmp_path, arguments):
@@ -143,17 +211,82 @@ def test_a_mismatch_leaves_nothing_and_the_older_bundle_as_it_was(
 
 def test_a_metric_mismatch_leaves_nothing(make, tmp_path, older, arguments, monkeypatch):
     monkeypatch.setattr(bundle_module, "to_onnx", lambda _: snapshot(older)["student.onnx"])
-    before, values = snapshot(tmp_path), iter([0.5, 0.6])
-    arguments["metric"] = lambda _: next(values)
-    with pytest.raises(ExportError, match=r"recall@1 is 0.5000 in torch but 0.6000"):
-        export_bundle(make.student("ws-50k"), older, metric_name="recall@1", **arguments)
+    before, values = snapshot(tmp_path), iter([0.5, 0.8])
+    arguments["task"] = Task(name="recall@1", metric=lambda _: next(values))
+    with pytest.raises(ExportError, match=r"recall@1 is 0.5000 in torch but 0.8000"):
+        export_bundle(make.student("ws-50k"), older, **arguments)
     assert snapshot(tmp_path) == before
 
 
 def test_limits_are_the_callers(make, older, arguments, monkeypatch):
     monkeypatch.setattr(bundle_module, "to_onnx", lambda _: snapshot(older)["student.onnx"])
-    with pytest.raises(ExportError, match="limit 0"):
-        export_bundle(make.student("ws-50k"), older, limits=ParityLimits(max_abs=0.0), **arguments)
+    before = snapshot(older)
+    arguments["options"] = Options(profiles=("fp32", "w8"), min_cosine=0.9999999)
+    with pytest.raises(ExportError, match=r"profile w8 .* below the limit 1.*lower export.min_cosine"):
+        export_bundle(make.student("ws-50k"), older, **arguments)
+    arguments["options"] = Options(profiles=("w8",), floor=0.99)
+    with pytest.raises(ParityError, match=r"metric is .* with profile w8; the floor is 0.99") as caught:
+        export_bundle(make.student("ws-50k"), older, **arguments)
+    assert caught.value.exit_code == 6
+    assert snapshot(older) == before
+
+
+def test_int8_beyond_its_limit_names_the_layer_that_hurts_most(make, older, arguments, monkeypatch):
+    monkeypatch.setattr(bundle_module, "to_onnx", lambda _: snapshot(older)["student.onnx"])
+    before, calls = snapshot(older), []
+
+    def drop(_embedding):
+        calls.append(1)
+        return 0.9 if len(calls) % 2 else 0.5  # torch first, then ONNX Runtime
+
+    arguments |= {"task": Task(name="accuracy", metric=drop), "options": make.options}
+    arguments["options"] = Options(profiles=("int8",), calibration=make.calibration())
+    with pytest.raises(
+        ExportError, match=r"0.9000 in torch but 0.5000 .* int8.*hurts most is student\.trunk"
+    ):
+        export_bundle(make.student("ws-50k"), older, **arguments)
+    assert len(calls) == 2 * (1 + 1 + 7)  # the export, all layers, and each of the seven between the ends
+    assert snapshot(older) == before
+
+
+def test_ctrl_c_leaves_nothing(make, tmp_path, older, arguments, monkeypatch):
+    monkeypatch.setattr(bundle_module, "to_onnx", lambda _: snapshot(older)["student.onnx"])
+    before = snapshot(tmp_path)
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    arguments["task"] = Task(name="metric", metric=interrupt)
+    for folder in (older, tmp_path / "new" / "deep"):
+        with pytest.raises(KeyboardInterrupt):
+            export_bundle(make.student("ws-50k"), folder, **arguments)
+    assert snapshot(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_what_the_gate_refuses_is_not_written(make, tmp_path, older, arguments, monkeypatch):
+    model = onnx.load(older / "student.onnx")
+    model.metadata_props.add(key="foreign", value="x")
+    monkeypatch.setattr(bundle_module, "to_onnx", lambda _: model.SerializeToString())
+    with pytest.raises(ExportError, match="file: It has the property 'foreign'"):
+        export_bundle(make.student("ws-50k"), tmp_path / "new", **arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_prototypes_are_a_head_and_a_file(make, older, arguments, monkeypatch):
+    vectors = np.eye(3, 16, dtype=np.float32)
+    prototypes = Prototypes(("a", "b", "c"), vectors, 10.0)
+    arguments["spec"] = dataclasses.replace(arguments["spec"], head=head_of(prototypes))
+    arguments["options"] = Options(profiles=("fp32",), prototypes=prototypes)
+    export_bundle(make.student("ws-50k"), older, **arguments)
+    with np.load(older / PROTOTYPES) as file:
+        np.testing.assert_array_equal(file["vectors"], vectors)
+        assert file["names"].tolist() == ["a", "b", "c"]
+        assert file["scale"] == 10.0
+    found = DeviceStudent(older)(make.images(2))
+    logits = 10.0 * found.embedding[:, :3]
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found.scores, expected, atol=1e-6)
 
 
 def test_an_older_bundle_comes_back_when_the_new_one_cannot_be_placed(make, older, arguments, monkeypatch):
@@ -182,7 +315,7 @@ def test_a_folder_with_other_files_is_not_replaced(make, older, arguments):
 
 def test_a_file_that_does_not_load_is_an_export_error(make, tmp_path, arguments, monkeypatch):
     monkeypatch.setattr(bundle_module, "to_onnx", lambda _: b"not a model")
-    with pytest.raises(ExportError, match="does not load on a device"):
+    with pytest.raises(ExportError, match="no ONNX file"):
         export_bundle(make.student("ws-50k"), tmp_path / "export", **arguments)
     assert list(tmp_path.iterdir()) == []
 

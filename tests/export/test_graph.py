@@ -34,7 +34,7 @@ def test_a_zero_feature_stays_zero(make):
     silent = nn.Sequential(nn.Flatten(), nn.Linear(32 * 32, 16))
     nn.init.zeros_(silent[1].weight)
     nn.init.zeros_(silent[1].bias)
-    (embedding,) = Deployable(silent, make.spec("ws-50k"))(torch.zeros((1, 32, 32, 1), dtype=torch.uint8))
+    (embedding,) = Deployable(silent, make.spec("ws-50k"))(torch.zeros((1, 40, 32, 1), dtype=torch.uint8))
     assert torch.equal(embedding, torch.zeros((1, 16)))
 
 

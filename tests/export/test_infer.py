@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -13,7 +14,9 @@ import pytest
 from PIL import Image
 
 from export.device import infer
-from export.device.infer import InferError, Student, main, read_picture
+from export.device.assemble import program
+from export.device.infer import Prototypes, Student, check, main, make_prototypes, read_prototypes
+from export.device.reading import InferError, example_files, read_image
 
 # Runs infer.py where nothing of these can be imported.
 ISOLATED = """
@@ -43,6 +46,14 @@ def png(tmp_path, make):
 def model(bundle):
     """Path of a grey model with a head."""
     return bundle("ws-50k") / "student.onnx"
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    """Folder with infer.py as it lies in a bundle."""
+    folder = tmp_path_factory.mktemp("script")
+    (folder / "infer.py").write_text(program())
+    return folder
 
 
 def edited(model, folder, change):
@@ -79,9 +90,9 @@ def test_script_runs_where_torch_and_edgecmd_cannot_be_imported(bundle, png, tmp
     assert len(json.loads(done.stdout)["embedding"]) == 16
 
 
-def test_pillow_is_not_imported_before_a_picture_is_read():
+def test_pillow_is_not_imported_before_a_picture_is_read(script):
     code = "import sys, infer; assert not {'PIL', 'torch', 'onnx'} & set(sys.modules), sorted(sys.modules)"
-    done = run(sys.executable, "-c", code, cwd=Path(infer.__file__).parent)
+    done = run(sys.executable, "-c", code, cwd=script)
     assert done.returncode == 0, done.stderr
 
 
@@ -93,13 +104,12 @@ def test_script_runs_in_an_environment_with_only_its_two_packages(bundle, png, t
     install = run(python, "-m", "pip", "install", "--quiet", "onnxruntime", "numpy", cwd=tmp_path)
     assert install.returncode == 0, install.stderr
     folder = bundle("ws-50k")
-    check = (
-        "import sys, numpy; from infer import Student; golden = numpy.load('golden.npz')\n"
-        "found = Student('student.onnx')(golden['image'])\n"
-        "assert abs(found.embedding - golden['embedding']).max() <= golden['tolerance']\n"
+    code = (
+        "import sys; from infer import Student, check\n"
+        "for profile in ('fp32', 'w8', 'int8'): check(Student('.', profile=profile))\n"
         "assert not {'torch', 'PIL', 'onnx', 'edgecmd'} & set(sys.modules)"
     )
-    done = run(python, "-B", "-c", check, cwd=folder)
+    done = run(python, "-B", "-c", code, cwd=folder)
     assert done.returncode == 0, done.stderr
     done = run(python, "-B", folder / "infer.py", folder / "student.onnx", png, cwd=tmp_path)
     assert done.returncode == 1
@@ -149,24 +159,135 @@ def test_table_without_a_head_shows_norm_and_first_values(bundle, png, capsys):
     assert "resized" not in out
 
 
-def test_a_picture_of_another_size_is_averaged_down_and_said_so(model, make, tmp_path, capsys):
+def test_a_picture_of_another_size_is_resized_in_the_graph_and_said_so(model, make, tmp_path, capsys):
     small = make.images(1)[0, :, :, 0]
     large = tmp_path / "large.png"
     Image.fromarray(small.repeat(3, axis=0).repeat(3, axis=1)).save(large)
-    picture = read_picture(str(large), size=32, channels=1)
-    np.testing.assert_array_equal(picture.image[:, :, 0], small)
+    image = read_image(large, channels=1)
+    assert image.shape == (96, 96, 1)
+    student = Student(model)
+    # Blocks of nine equal pixels average to what they were: the graph sees the small picture.
+    np.testing.assert_array_equal(student(image[None]).embedding, student(make.images(1)).embedding)
     assert main([str(model), str(large), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["resized"] is True
     assert main([str(model), str(large)]) == 0
     assert "(resized from 96x96)" in capsys.readouterr().out
 
 
-def test_a_smaller_picture_is_enlarged(tmp_path):
-    Image.new("L", (8, 16), 77).save(tmp_path / "small.png")
-    picture = read_picture(str(tmp_path / "small.png"), size=32, channels=3)
-    assert picture.image.shape == (32, 32, 3)
-    assert (picture.image == 77).all()
-    assert picture.original_size == (8, 16)
+def test_whole_folders_are_read_in_order_and_other_files_left_out(model, make, tmp_path, capsys):
+    (tmp_path / "deep").mkdir()
+    image = make.images(1)[0]
+    np.save(tmp_path / "b.npy", image)
+    (tmp_path / "a.pgm").write_bytes(b"P5 # noise\n32 32\n255\n" + image.tobytes())
+    Image.fromarray(image[:, :, 0]).save(tmp_path / "deep" / "c.PNG")
+    (tmp_path / "notes.txt").write_text("no picture")
+    assert main([str(model.parent), str(tmp_path), "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [Path(line["file"]).name for line in lines] == ["a.pgm", "b.npy", "c.PNG"]
+    assert lines[0]["embedding"] == lines[1]["embedding"] == lines[2]["embedding"]
+    (tmp_path / "empty").mkdir()
+    assert main([str(model), str(tmp_path / "empty")]) == 4
+    assert "No picture files below" in capsys.readouterr().err
+
+
+def test_pgm_and_ppm_are_read_as_pillow_reads_them(tmp_path, make):
+    grey, colour = make.images(1)[0], make.images(1, channels=3)[0]
+    Image.fromarray(grey[:, :, 0]).save(tmp_path / "g.pgm")
+    Image.fromarray(colour).save(tmp_path / "c.ppm")
+    np.testing.assert_array_equal(read_image(tmp_path / "g.pgm", channels=1), grey)
+    np.testing.assert_array_equal(read_image(tmp_path / "c.ppm", channels=3), colour)
+    expected = np.asarray(Image.fromarray(colour).convert("L"))[..., None]
+    np.testing.assert_array_equal(read_image(tmp_path / "c.ppm", channels=1), expected)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"P5\n2 1\n65535\n\x00\x00\xff\xff", [0, 255]),  # 16 bits, high byte first
+        (b"P5\n# made\n# by hand\n2 1 15\n\x0f\x03", [255, 51]),
+    ],
+)
+def test_pgm_of_other_depths(tmp_path, data, expected):
+    (tmp_path / "p.pgm").write_bytes(data)
+    assert read_image(tmp_path / "p.pgm", channels=1).ravel().tolist() == expected
+
+
+@pytest.mark.parametrize("data", [b"P5 2 2 255 \x00", b"P2 1 1 255 7", b"P5 0 1 255 ", b"P5 9", b""])
+def test_broken_pgm_is_refused(tmp_path, data):
+    (tmp_path / "p.pgm").write_bytes(data)
+    with pytest.raises(InferError, match=r"p\.pgm is not a picture that can be read"):
+        read_image(tmp_path / "p.pgm", channels=1)
+
+
+def test_arrays_in_files_have_to_be_pictures(tmp_path):
+    np.save(tmp_path / "f.npy", np.zeros((4, 4), dtype=np.float32))
+    with pytest.raises(InferError, match=r"dtype=float32 and shape=\(4, 4\); allowed is uint8"):
+        read_image(tmp_path / "f.npy", channels=1)
+    np.save(tmp_path / "o.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(InferError, match=r"o\.npy is not a picture"):
+        read_image(tmp_path / "o.npy", channels=1)
+
+
+def test_profiles_of_a_bundle_are_chosen_by_name(model, png, tmp_path, capsys):
+    assert Student(model.parent).profile == "fp32"
+    assert Student(model.parent, profile="fp32").path == model
+    assert Student(model, profile="int8").path.name == "student.int8.onnx"
+    assert main([str(model.parent), str(png), "--profile", "w4"]) == 2
+    assert "has profile=fp32, not w4" in capsys.readouterr().err
+
+
+def test_check_compares_with_golden_values(model, tmp_path, capsys):
+    assert main([str(model.parent), "--check"]) == 0
+    assert "golden values: largest difference" in capsys.readouterr().out
+    copy = tmp_path / "copy"
+    shutil.copytree(model.parent, copy)
+    shutil.copy(copy / "student.w8.onnx", copy / "student.onnx")
+    assert check(Student(copy)) <= 1e-6  # it says itself which profile it is
+    swapped = edited(model.parent / "student.w8.onnx", tmp_path, lambda p: {**p, "edgecmd.profile": "fp32"})
+    shutil.copy(swapped, copy / "student.onnx")
+    assert main([str(copy), "--check"]) == 6
+    assert "differs from its golden values by" in capsys.readouterr().err
+    (copy / "golden.npz").write_bytes(b"broken")
+    assert main([str(copy), "--check"]) == 6
+    assert "golden.npz" in capsys.readouterr().err
+
+
+def test_prototypes_classify_without_training(model, make, tmp_path, capsys):
+    images = make.images(6)
+    for row, name in enumerate(["cup/1.npy", "cup/2.npy", "pen.npy"]):
+        (tmp_path / "classes" / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / "classes" / name, images[row])
+    student = Student(model)
+    prototypes = read_prototypes(tmp_path / "classes", student)
+    assert prototypes.names == ("cup", "pen")
+    mean = student(images[:2]).embedding.mean(axis=0)
+    np.testing.assert_allclose(prototypes.vectors[0], mean / np.linalg.norm(mean), atol=1e-6)
+    found = student.with_prototypes(prototypes)(images)
+    logits = 10.0 * student(images).embedding @ prototypes.vectors.T
+    np.testing.assert_allclose(found.scores, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), atol=1e-6)
+    assert student.classes == ("house", "tree", "fish")  # the student itself is as it was
+    np.savez(tmp_path / "more.npz", names=np.array(["hat"]), vectors=prototypes.vectors[1:], scale=10.0)
+    words = ["--prototypes", str(tmp_path / "more.npz"), "--prototypes", str(tmp_path / "classes")]
+    assert main([str(model), str(tmp_path / "classes" / "pen.npy"), "--json", "--scores", *words]) == 0
+    assert list(json.loads(capsys.readouterr().out)["scores"]) == ["hat", "cup", "pen"]
+
+
+def test_prototypes_that_do_not_fit_are_refused(model, tmp_path):
+    student = Student(model)
+    with pytest.raises(InferError, match=r"allowed is \(K, 16\)"):
+        student.with_prototypes(Prototypes(("a",), np.zeros((1, 3), np.float32), 1.0))
+    with pytest.raises(InferError, match=r"no prototypes\.npz and no folder"):
+        read_prototypes(tmp_path / "missing.npz", student)
+    with pytest.raises(InferError, match="has no pictures"):
+        example_files(tmp_path)
+    one = make_prototypes(student, {"a": [np.zeros((8, 8, 1), np.uint8)]}, scale=2.0)
+    assert student.with_prototypes(one)(np.zeros((1, 8, 8, 1), np.uint8)).scores.tolist() == [[1.0]]
+
+
+def test_a_model_of_another_kind_of_input_is_refused(model, tmp_path):
+    path = edited(model, tmp_path, lambda properties: {**properties, "edgecmd.front_end": "wave"})
+    with pytest.raises(InferError, match="front_end=wave; this program reads 1 and image"):
+        Student(path)
 
 
 @pytest.mark.parametrize(
@@ -186,14 +307,14 @@ def test_a_smaller_picture_is_enlarged(tmp_path):
 def test_pictures_of_every_kind_become_grey_or_colour(tmp_path, mode, pixel, channels, expected):
     path = tmp_path / "picture.png"
     Image.new(mode, (4, 4), pixel).save(path)
-    image = read_picture(str(path), size=4, channels=channels).image
+    image = read_image(path, channels=channels)
     assert image.dtype == np.uint8
     assert image[0, 0].tolist() == expected
 
 
 def test_a_transparent_palette_colour_becomes_white(tmp_path):
     Image.new("P", (4, 4), 0).save(tmp_path / "p.png", transparency=0)
-    assert (read_picture(str(tmp_path / "p.png"), size=4, channels=3).image == 255).all()
+    assert (read_image(tmp_path / "p.png", channels=3) == 255).all()
 
 
 def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
@@ -202,14 +323,14 @@ def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
     picture = np.zeros((4, 4), dtype=np.uint8)
     picture[0] = 255
     Image.fromarray(picture).save(tmp_path / "turned.png", exif=exif)
-    found = read_picture(str(tmp_path / "turned.png"), size=4, channels=1).image[:, :, 0]
+    found = read_image(tmp_path / "turned.png", channels=1)[:, :, 0]
     np.testing.assert_array_equal(found, picture[::-1])
 
 
 def test_numbers_beyond_16_bits_are_refused(tmp_path):
     Image.new("F", (4, 4), 0.5).save(tmp_path / "f.tiff")
     with pytest.raises(InferError, match="save it with 8 bits") as caught:
-        read_picture(str(tmp_path / "f.tiff"), size=4, channels=1)
+        read_image(tmp_path / "f.tiff", channels=1)
     assert caught.value.exit_code == 4
 
 
@@ -217,15 +338,14 @@ def test_mistakes_with_files_are_told_without_a_traceback(model, png, tmp_path, 
     broken, text = tmp_path / "broken.png", tmp_path / "text.png"
     broken.write_bytes(png.read_bytes()[:200])
     text.write_text("not a picture")
-    code = main([str(model), "missing.png", str(broken), str(text), str(tmp_path), str(png), "--json"])
+    code = main([str(model), "missing.png", str(broken), str(text), str(png), "--json"])
     out, err = capsys.readouterr()
     assert code == 4
     assert len(out.splitlines()) == 1  # the good picture is still answered
     lines = err.splitlines()
     assert lines[0] == "error: missing.png is missing or not a file."
-    assert lines[1].startswith(f"error: {broken} is not a picture that Pillow can read")
-    assert lines[2].startswith(f"error: {text} is not a picture that Pillow can read")
-    assert lines[3] == f"error: {tmp_path} is missing or not a file."
+    assert lines[1].startswith(f"error: {broken} is not a picture that can be read")
+    assert lines[2].startswith(f"error: {text} is not a picture that can be read")
 
 
 def test_mistakes_with_the_model_are_told_without_a_traceback(model, bundle, png, tmp_path, capsys):
@@ -244,13 +364,13 @@ def test_mistakes_with_the_model_are_told_without_a_traceback(model, bundle, png
         assert out == ""
         assert "Traceback" not in err
     assert main([str(bundle("gn-50k") / "student.onnx"), str(png), "--scores"]) == 2
-    assert "has no head, so there are no --scores" in capsys.readouterr().err
+    assert "has no classes, so there are no --scores" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"edgecmd.format": "2"}, "edgecmd.format=2; this program reads 1"),
+        ({"edgecmd.format": "2"}, "edgecmd.format=2, .*this program reads 1"),
         ({"edgecmd.image_size": "big"}, "broken edgecmd properties"),
         ({"edgecmd.classes": "["}, "broken edgecmd properties"),
         ({"edgecmd.classes": "3"}, "broken edgecmd properties"),
@@ -275,13 +395,14 @@ def test_missing_arguments_end_with_code_2(capsys):
     [
         np.zeros((1, 32, 32, 1), dtype=np.float32),
         np.zeros((32, 32, 1), dtype=np.uint8),
-        np.zeros((1, 32, 33, 1), dtype=np.uint8),
         np.zeros((1, 1, 32, 32), dtype=np.uint8),
         np.zeros((0, 32, 32, 1), dtype=np.uint8),
+        np.zeros((1, 0, 32, 1), dtype=np.uint8),
+        np.broadcast_to(np.zeros(1, dtype=np.uint8), (1, 2**14, 2**13, 1)),
     ],
 )
 def test_arrays_of_another_type_or_shape_are_refused(model, images):
-    with pytest.raises(InferError, match=r"allowed is uint8 of shape \(batch, 32, 32, 1\)"):
+    with pytest.raises(InferError, match=r"allowed is uint8 of shape \(batch, height, width, 1\)"):
         Student(model)(images)
 
 
@@ -294,21 +415,20 @@ def test_arrays_need_not_be_contiguous(model, make):
 
 def test_pictures_need_one_or_three_channels(png):
     with pytest.raises(InferError, match="takes 2 channels"):
-        read_picture(str(png), size=32, channels=2)
+        read_image(png, channels=2)
 
 
 def test_missing_pillow_is_named(png, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(InferError, match="pip install pillow") as caught:
-        read_picture(str(png), size=32, channels=1)
+        read_image(png, channels=1)
     assert caught.value.exit_code == 1
 
 
-def test_names_that_a_terminal_cannot_show_are_escaped(model, png, tmp_path):
+def test_names_that_a_terminal_cannot_show_are_escaped(model, png, tmp_path, script):
     odd = tmp_path / "haus-ü.png"
     odd.write_bytes(png.read_bytes())
-    program = Path(infer.__file__)
     command = ["-c", "import sys, infer; sys.stdout.reconfigure(encoding='ascii'); infer.main(sys.argv[1:])"]
-    done = run(sys.executable, *command, model, odd, cwd=program.parent)
+    done = run(sys.executable, *command, model, odd, cwd=script)
     assert done.returncode == 0, done.stderr
     assert "haus-\\xfc.png" in done.stdout

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from edgecmd.errors import ExportError
-from export.spec import LinearHead, metadata
+from export.metadata import metadata
+from export.spec import LinearHead
 
 
 def test_metadata_says_everything_a_device_needs(make):
@@ -19,14 +20,18 @@ def test_metadata_says_everything_a_device_needs(make):
     assert found["edgecmd.embedding_dim"] == "16"
     assert found["edgecmd.architecture"] == "ws-50k"
     assert found["edgecmd.license"] == "Apache-2.0"
+    assert found["edgecmd.front_end"] == "image"
+    assert found["edgecmd.profile"] == "fp32"
     assert json.loads(found["edgecmd.classes"]) == ["house", "tree", "fish"]
     assert json.loads(found["edgecmd.preprocess"]) == {
         "channel_order": "L",
         "dtype": "uint8",
+        "input": "image",
         "layout": "NHWC",
         "offset": 1.0,
-        "resize": "box",
+        "resize": "box-or-bilinear",
         "scale": -0.5,
+        "size": "any",
     }
 
 

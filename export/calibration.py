@@ -1,0 +1,67 @@
+"""Inputs whose ranges int8 takes: public pictures drawn like targets, or made-up ones. Never a pair.
+
+A range is a statistic of the data that it was taken from, and it ships in the file; so it must not come from
+private data.
+"""
+
+import numpy as np
+import torch
+
+from edgecmd.config import RunConfig
+from edgecmd.data.clients import experiment
+from edgecmd.data.pairs import Images
+from edgecmd.data.procedural import procedural_images
+from edgecmd.errors import choose
+from edgecmd.preprocess import source_input
+from edgecmd.seeding import numpy_generator, torch_generator
+from edgecmd.warmstart import drawings
+from export.profiles import Calibration
+
+NUM_INPUTS = 128
+
+
+def _public(config: RunConfig) -> tuple[Images, str]:
+    """Some of the public source set, and what they are."""
+    public = experiment(config.data).public
+    order = numpy_generator(config.seed, "calibration-rows").permutation(len(public))
+    rows = np.sort(order[:NUM_INPUTS])
+    return public.images[rows], f"public source pictures ({public.name})"
+
+
+def _procedural(config: RunConfig) -> tuple[Images, str]:
+    """Made-up pictures, and that they are."""
+    generator = numpy_generator(config.seed, "calibration-procedural")
+    images = procedural_images(NUM_INPUTS, side=config.data.source_side, generator=generator)
+    return images, "procedurally drawn pictures"
+
+
+KINDS = {"public": _public, "procedural": _procedural}
+
+
+def calibration_of(config: RunConfig) -> Calibration:
+    """Calibration inputs of a run: pictures reduced to outlines and tones, as the warm start sees them.
+
+    Args:
+        config: ``export.calibration`` chooses the kind; the seed chooses among the pictures.
+
+    Guarantees:
+        Reads public images and settings; no pair, no target image and no label. Equal settings give equal
+        inputs.
+
+    Raises:
+        ConfigError: The kind is unknown.
+    """
+    sources, name = choose("export.calibration", config.export.calibration, KINDS)(config)
+    channels = experiment(config.data).train.target.shape[3]
+    ink = drawings(
+        source_input(sources),
+        size=config.data.image_size,
+        channels=channels,
+        generator=torch_generator(config.seed, "calibration-views"),
+    )
+    value = ink * config.data.target_scale + config.data.target_offset
+    inputs = torch.round(value * 255.0).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    return Calibration(
+        inputs=np.ascontiguousarray(inputs.numpy()),
+        description=f"{len(inputs)} {name}, reduced to outlines and tones; no private pair",
+    )

@@ -1,0 +1,195 @@
+"""MODEL_CARD.md: what a student is, what it was measured to do, what is promised, and what is not."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scipy.stats import binomtest
+
+from edgecmd.report.privacy import claim
+from export.provenance import Provenance
+
+NOT_KNOWN = "The run was not evaluated; nothing is claimed."
+LIMITS = (
+    "The figures are those of the data above. On pictures of another kind, drawn or taken in another way,"
+    " they do not hold until they are measured again.",
+    "Scores are shares among the classes that it knows. It knows no 'none of these': a picture of something"
+    " else gets a class as well.",
+    "The embedding was made to be near a teacher's embedding of another modality, and it takes over what the"
+    " teacher confuses.",
+    "Epsilon, where one is stated, is what the training recorded; this folder cannot prove it.",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric:
+    """One figure with its 95% interval.
+
+    Attributes:
+        name: What was measured.
+        value: The figure.
+        low: Lower end of the interval.
+        high: Upper end.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+def metrics_of(evaluation: Mapping[str, Any]) -> list[Metric]:
+    """Figures of an evaluation with their 95% intervals.
+
+    A share of the test examples gets Wilson's interval; a mean over draws of the labels that of Student's t,
+    as the evaluation wrote it.
+
+    Args:
+        evaluation: The student's table of ``evaluation.json``.
+    """
+    found = [
+        _share(f"retrieval R@{name.partition('@')[2]}", value, num=int(evaluation["num_test"]))
+        for name, value in evaluation.get("retrieval", {}).items()
+    ]
+    for labelling, table in evaluation.get("few_labels", {}).items():
+        for count, row in table.get("linear", {}).items():
+            if row.get("num", 0) > 1:
+                labels = f"linear probe on {labelling}, {count} labels a class"
+                found.append(Metric(name=labels, value=row["mean"], low=row["low"], high=row["high"]))
+            elif row.get("values"):
+                labels = f"linear probe on {labelling}, all labels"
+                found.append(_share(labels, row["mean"], num=int(table["num_test"])))
+    return found
+
+
+def _share(name: str, value: float, *, num: int) -> Metric:
+    interval = binomtest(round(value * num), num).proportion_ci(method="wilson")
+    return Metric(name=name, value=value, low=float(interval.low), high=float(interval.high))
+
+
+def model_card(report: Mapping[str, Any], provenance: Provenance) -> str:
+    """Markdown of the card.
+
+    Args:
+        report: As in ``report.json``.
+        provenance: Where the student comes from.
+    """
+    parts = [
+        f"# {provenance.name}: an edgecmd student",
+        _what(report),
+        "## How to run it",
+        "`python infer.py . picture.png` needs numpy and onnxruntime, and Pillow for PNG and JPEG."
+        " `python infer.py . --check` tells whether this machine computes what the maker's did.",
+        "## Files and profiles",
+        *_profiles(report),
+        "## Data",
+        _table(("what", "value"), provenance.data.items()) if provenance.data else "Not recorded.",
+        "## Method",
+        _table(("what", "value"), provenance.method.items()) if provenance.method else "Not recorded.",
+        "## Figures on unseen concepts",
+        *_metrics(provenance),
+        "## Privacy",
+        *_privacy(provenance.privacy),
+        "## Audits",
+        *_audit(provenance.audit),
+        "## Calibration",
+        _calibration(report),
+        "## Limits",
+        _list(LIMITS),
+        "## Licence",
+        f"Weights: {report['license']}. infer.py: Apache-2.0, as edgecmd.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _what(report: Mapping[str, Any]) -> str:
+    grey = {1: "grey", 3: "RGB"}.get(report["channels"], f"{report['channels']}-channel")
+    side = report["image_size"]
+    text = (
+        f"It takes {grey} 8-bit pictures of any size, as (batch, height, width, {report['channels']}),"
+        f" resizes them to {side} x {side} as its training pictures were (whole blocks averaged where both"
+        f" sides are multiples of {side}, else an antialiased bilinear filter), and returns an embedding of"
+        f" length 1 in {report['embedding_dim']} dimensions"
+    )
+    classes = report["classes"]
+    if not classes:
+        return text + "."
+    return (
+        f"{text} and probabilities of {len(classes)} classes ({report['classes_by']}): {', '.join(classes)}."
+    )
+
+
+def _profiles(report: Mapping[str, Any]) -> Iterator[str]:
+    rows = []
+    for name, one in report["profiles"].items():
+        parity = one["parity"]
+        classes = parity["agreement_classes"]
+        rows.append(
+            (
+                f"`{one['file']}`",
+                f"{name}: {one['summary']}",
+                f"{one['bytes'] / 1000:.0f}",
+                f"{parity['min_cosine']:.5f}",
+                f"{parity['agreement']:.3f}",
+                "-" if classes is None else f"{classes:.3f}",
+                f"{parity['metric_onnx']:.4f} ({parity['metric_torch']:.4f})",
+            )
+        )
+    first = next(iter(report["profiles"].values()))["parity"]
+    columns = ("file", "profile", "kB", "cosine, least", "same answer", "same class", first["metric_name"])
+    yield _table(columns, rows)
+    yield (
+        f"Measured through ONNX Runtime against the trained student on {first['num_images']} held-out inputs,"
+        f" over batches of {', '.join(map(str, first['batch_sizes']))} and inputs of"
+        f" {', '.join(first['input_sizes'])}: the least cosine of the embeddings, the share of inputs with"
+        " the same first answer and the same likeliest class, and the task metric (in brackets: the"
+        " student's)."
+    )
+
+
+def _metrics(provenance: Provenance) -> Iterator[str]:
+    metrics = metrics_of(provenance.evaluation)
+    if not metrics:
+        yield NOT_KNOWN
+        return
+    rows = [(one.name, f"{one.value:.3f}", f"{one.low:.3f} to {one.high:.3f}") for one in metrics]
+    yield _table(("metric", "value", "95% interval"), rows)
+    yield "Intervals: Wilson's of the test examples, or Student's t over draws of the labels."
+
+
+def _privacy(told: Mapping[str, Any]) -> Iterator[str]:
+    if not told:
+        yield "Trained without differential privacy: nothing bounds what the weights tell about a pair."
+        return
+    yield claim(dict(told))
+    yield str(told["statement"])
+    yield f"Neighbours: {told['relation']}. Against: {told['against']}."
+    yield "Not covered:"
+    yield _list(told["not_covered"])
+
+
+def _audit(told: Mapping[str, Any]) -> Iterator[str]:
+    if not told:
+        yield "Not audited."
+        return
+    yield f"Verdict: {told['verdict']}."
+    yield _list(str(one["text"]) for one in told["findings"])
+
+
+def _calibration(report: Mapping[str, Any]) -> str:
+    if not report["calibration"]:
+        return "None was needed: no profile of this folder holds ranges taken from data."
+    return f"Ranges of 8-bit arithmetic come from {report['calibration']}."
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _list(items: Iterable[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)

@@ -1,0 +1,305 @@
+"""What the files of a bundle say must agree: model, labels, report, bill of materials."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from onnx import ModelProto, helper
+
+from export.checks.errors import AGAIN, TrustError
+from export.checks.listing import BOM, CARD, DEMO, LABELS, MODEL, REPORT, profile_of
+from export.spec import FORMAT_VERSION
+
+LARGEST_SIZE = 1 << 16
+SIZES = ("image_size", "channels", "embedding_dim")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """What a model's file says about itself.
+
+    Attributes:
+        file: Its name.
+        profile: Its ``edgecmd.profile``; empty in older files.
+        opset: Version of its operator set.
+        architecture: Topology of the student.
+        image_size: Side of the square that the student sees, in pixels.
+        channels: Channels of the input.
+        embedding_dim: Dimension of the embedding.
+        classes: Names in the order of ``scores``; empty without a head.
+        license: Licence of the weights.
+        input_dtype: Type of the input's elements.
+        input_rank: Dimensions of the input.
+    """
+
+    file: str
+    profile: str
+    opset: int
+    architecture: str
+    image_size: int
+    channels: int
+    embedding_dim: int
+    classes: tuple[str, ...]
+    license: str
+    input_dtype: np.dtype[Any]
+    input_rank: int
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        return ("embedding", "scores") if self.classes else ("embedding",)
+
+
+def read_card(name: str, model: ModelProto) -> Card:
+    """Properties of a model that has passed the gate, checked against its inputs and outputs.
+
+    Raises:
+        TrustError: A property is missing or contradicts the graph; the message names both.
+    """
+    properties = {entry.key.removeprefix("edgecmd."): entry.value for entry in model.metadata_props}
+    version = properties.get("format")
+    if version != FORMAT_VERSION:
+        raise TrustError(
+            f"{name} has edgecmd.format={version!r}; allowed is {FORMAT_VERSION!r}. Use the edgecmd that made"
+            " it."
+        )
+    profile, port = properties.get("profile", ""), model.graph.input[0].type.tensor_type
+    try:
+        sizes = {key: _positive(properties[key]) for key in SIZES}
+        card = Card(
+            file=name,
+            profile=profile,
+            opset=model.opset_import[0].version,
+            architecture=properties["architecture"],
+            classes=names(parse_json(properties["classes"])),
+            license=properties["license"],
+            input_dtype=helper.tensor_dtype_to_np_dtype(port.elem_type),
+            input_rank=len(port.shape.dim),
+            **sizes,
+        )
+        if not isinstance(parse_json(properties["preprocess"]), dict):
+            raise ValueError("edgecmd.preprocess is no JSON object")
+    except (KeyError, ValueError, RecursionError) as error:
+        raise TrustError(f"{name} has broken edgecmd properties: {error!r:.200}. {AGAIN}") from error
+    if profile_of(name) not in (None, profile):
+        raise TrustError(f"{name} has edgecmd.profile={profile[:80]!r}; its name says another. {AGAIN}")
+    _refuse_contradictions(card, model)
+    return card
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= LARGEST_SIZE:
+        raise ValueError(f"{value} is not in 1 to {LARGEST_SIZE}")
+    return value
+
+
+def names(value: object) -> tuple[str, ...]:
+    """Names of classes from JSON.
+
+    Raises:
+        ValueError: It is no list of different words.
+    """
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise ValueError("classes are no list of words")
+    if len(set(value)) != len(value):
+        raise ValueError("two classes have one name")
+    return tuple(value)
+
+
+def _refuse_contradictions(card: Card, model: ModelProto) -> None:
+    """Sizes in the properties against sizes in the graph."""
+    found = tuple(one.name for one in model.graph.output)
+    if found != card.outputs:
+        raise TrustError(
+            f"{card.file} has {len(card.classes)} classes in its properties but the outputs {list(found)};"
+            f" allowed are {list(card.outputs)}. {AGAIN}"
+        )
+    widths = {"embedding": card.embedding_dim, "scores": len(card.classes)}
+    for one in model.graph.output:
+        width = one.type.tensor_type.shape.dim[1]
+        if width.HasField("dim_value") and width.dim_value != widths[one.name]:
+            raise TrustError(
+                f"{card.file} has the output {one.name} of width {width.dim_value}, but its properties say"
+                f" {widths[one.name]}. {AGAIN}"
+            )
+    if card.input_rank != 4:
+        return
+    expected = (card.image_size, card.image_size, card.channels)
+    for dim, size in zip(model.graph.input[0].type.tensor_type.shape.dim[1:], expected, strict=True):
+        if dim.HasField("dim_value") and dim.dim_value != size:
+            raise TrustError(
+                f"{card.file} takes inputs with a size of {dim.dim_value}, but its properties say {expected}."
+                f" {AGAIN}"
+            )
+
+
+def check_contents(copy: Path, digests: Mapping[str, str], cards: Sequence[Card]) -> str:
+    """Compare labels, report and bill of materials with the models.
+
+    Args:
+        copy: Our copy of the bundle.
+        digests: SHA-256 of each file.
+        cards: What the models say about themselves, `student.onnx` first.
+
+    Returns:
+        What was found, for the report.
+
+    Raises:
+        TrustError: The message names the file, what it says, and what the model says.
+    """
+    main = cards[0]
+    for card in cards[1:]:
+        for key in (*SIZES, "architecture", "classes", "license", "input_dtype"):
+            if getattr(card, key) != getattr(main, key):
+                raise TrustError(
+                    f"{card.file} has {key}={getattr(card, key)!r:.200}, but {MODEL} has"
+                    f" {getattr(main, key)!r:.200}. {AGAIN}"
+                )
+    _check_labels(copy, digests, main)
+    _check_report(copy, digests, cards)
+    if BOM in digests:
+        _check_bom(copy, digests)
+    for name in (CARD, DEMO):
+        if name in digests:
+            _text(copy / name)
+    return f"format {FORMAT_VERSION}, {main.architecture}, {len(main.classes)} classes"
+
+
+def _check_labels(copy: Path, digests: Mapping[str, str], card: Card) -> None:
+    if (LABELS in digests) != bool(card.classes):
+        raise TrustError(
+            f"{MODEL} has {len(card.classes)} classes, so {LABELS} must"
+            f" {'be there' if card.classes else 'be absent'}. {AGAIN}"
+        )
+    if not card.classes:
+        return
+    value = read_json(copy / LABELS)
+    try:
+        labels = names(value)
+    except ValueError as error:
+        raise TrustError(f"{LABELS} is no list of different words: {error}. {AGAIN}") from error
+    if labels != card.classes:
+        raise TrustError(
+            f"{LABELS} has {len(labels)} labels, {list(labels)!r:.200}; {MODEL} has"
+            f" {len(card.classes)} classes, {list(card.classes)!r:.200}. {AGAIN}"
+        )
+
+
+def _check_report(copy: Path, digests: Mapping[str, str], cards: Sequence[Card]) -> None:
+    report, card = read_json(copy / REPORT), cards[0]
+    if not isinstance(report, dict):
+        raise TrustError(f"{REPORT} is no JSON object. {AGAIN}")
+    expected: dict[str, object] = {
+        "format": FORMAT_VERSION,
+        "opset": card.opset,
+        "architecture": card.architecture,
+        "image_size": card.image_size,
+        "channels": card.channels,
+        "embedding_dim": card.embedding_dim,
+        "license": card.license,
+    }
+    for key, value in expected.items():
+        if report.get(key) != value or isinstance(report.get(key), bool):
+            raise TrustError(
+                f"{REPORT} has {key}={report.get(key)!r:.200}, but {MODEL} has {value!r}. {AGAIN}"
+            )
+    classes = list(card.classes)
+    if report.get("classes", classes) != classes or report.get("num_classes", len(classes)) != len(classes):
+        raise TrustError(
+            f"{REPORT} has classes={report.get('classes')!r:.200},"
+            f" num_classes={report.get('num_classes')!r:.20}; {MODEL} has {len(classes)}, {classes!r:.200}."
+            f" {AGAIN}"
+        )
+    found = report.get("profiles")
+    listed = {card.profile: card.file for card in cards}
+    if not isinstance(found, dict) or listed != {name: _file(one) for name, one in found.items()}:
+        raise TrustError(f"{REPORT} has profiles={found!r:.200}; the bundle has {listed}. {AGAIN}")
+    files = report.get("files")
+    if not isinstance(files, dict) or MODEL not in files:
+        raise TrustError(f"{REPORT} does not list {MODEL} under files. {AGAIN}")
+    for name, entry in files.items():
+        found = {"bytes": (copy / name).stat().st_size, "sha256": digests[name]} if name in digests else None
+        if entry != found:
+            raise TrustError(
+                f"{REPORT} describes {name[:80]!r} as {entry!r:.200}, but it is {found}. {AGAIN}"
+            )
+
+
+def _file(entry: object) -> object:
+    return entry.get("file") if isinstance(entry, dict) else None
+
+
+def _check_bom(copy: Path, digests: Mapping[str, str]) -> None:
+    """The hashes in the bill of materials that belong to files of the bundle."""
+    bom = read_json(copy / BOM)
+    if not isinstance(bom, dict) or bom.get("bomFormat") != "CycloneDX":
+        raise TrustError(f"{BOM} has no bomFormat 'CycloneDX'. {AGAIN}")
+    for name, digest in _hashes(bom):
+        if name in digests and digest != digests[name]:
+            raise TrustError(f"{BOM} gives {name} the SHA-256 {digest[:16]!r}..., which it has not. {AGAIN}")
+
+
+def _hashes(value: object) -> list[tuple[str, str]]:
+    """Name and SHA-256 of every part that has both."""
+    found: list[tuple[str, str]] = []
+    if isinstance(value, list):
+        for part in value:
+            found += _hashes(part)
+    elif isinstance(value, dict):
+        hashes = value.get("hashes")
+        if isinstance(hashes, list) and isinstance(value.get("name"), str):
+            found += [
+                (value["name"], str(one.get("content")))
+                for one in hashes
+                if isinstance(one, dict) and one.get("alg") == "SHA-256"
+            ]
+        for part in value.values():
+            found += _hashes(part)
+    return found
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+    """Read a JSON file of a stranger.
+
+    Raises:
+        TrustError: It is not UTF-8, not JSON, holds NaN, or has a key twice.
+    """
+    try:
+        return parse_json(_text(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, TrustError):
+            raise
+        raise TrustError(f"{path.name} is not valid JSON: {error}. {AGAIN}") from error
+
+
+def parse_json(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
+    """JSON without NaN and without a key that is there twice.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key is there twice")
+    return value
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TrustError(
+            f"{path.name} is not UTF-8 text: byte {error.start} is no letter. {AGAIN}"
+        ) from error

@@ -1,0 +1,180 @@
+"""What lies beside the models in a bundle: program, labels, prototypes, golden values, report, card, bill.
+
+Shapes: N inputs.
+"""
+
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecmd.errors import ExportError
+from edgecmd.files import sha256_file, write_bytes_atomically, write_json, write_text_atomically
+from export.bill import bill_of_materials
+from export.card import model_card
+from export.device.assemble import program
+from export.device.infer import Prototypes
+from export.device.infer import Student as DeviceStudent
+from export.frontends import FRONT_ENDS
+from export.profiles import PROFILES
+from export.provenance import Provenance
+from export.spec import FORMAT_VERSION, ExportSpec
+from export.to_onnx import OPSET
+from export.verify import ParityLimits, ParityReport
+
+MODEL, PROGRAM, LABELS, GOLDEN = "student.onnx", "infer.py", "labels.json", "golden.npz"
+PROTOTYPES, REPORT, CARD = "prototypes.npz", "report.json", "MODEL_CARD.md"
+BILL, SUMS = "ml-bom.cdx.json", "SHA256SUMS"
+ALWAYS = frozenset({MODEL, PROGRAM, GOLDEN, REPORT, CARD, BILL, SUMS})
+# Made from a bundle by other commands; a new export makes them stale.
+LATER = frozenset({"bundle.sig", "demo.html"})
+BUNDLE_FILES = ALWAYS | LATER | {LABELS, PROTOTYPES, *(f"student.{name}.onnx" for name in PROFILES)}
+PACKAGES = ("edgecmd", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Built:
+    """One model of a bundle.
+
+    Attributes:
+        file: Its name.
+        parity: How far it is from the student.
+        limits: How far it may be.
+    """
+
+    file: str
+    parity: ParityReport
+    limits: ParityLimits
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contents:
+    """All that a bundle is made of beside the files of its models.
+
+    Attributes:
+        spec: What the student is.
+        models: Models by profile; the first is student.onnx.
+        prototypes: Classes by example, where the head is made of them.
+        calibration: What the calibration inputs were; empty where none were needed.
+        provenance: Where the student comes from.
+    """
+
+    spec: ExportSpec
+    models: Mapping[str, Built]
+    prototypes: Prototypes | None = None
+    calibration: str = ""
+    provenance: Provenance = field(default_factory=Provenance)
+
+
+def write_contents(folder: Path, contents: Contents) -> None:
+    """Write everything but the models, which are there."""
+    spec = contents.spec
+    write_text_atomically(folder / PROGRAM, program())
+    if spec.head is not None:
+        write_json(folder / LABELS, list(spec.head.names))
+    if contents.prototypes is not None:
+        write_bytes_atomically(folder / PROTOTYPES, _npz(prototype_arrays(contents.prototypes)))
+    write_bytes_atomically(folder / GOLDEN, _npz(golden(folder, contents)))
+    report = report_record(folder, contents)
+    write_json(folder / REPORT, report)
+    write_text_atomically(folder / CARD, model_card(report, contents.provenance))
+    write_json(folder / BILL, bill_of_materials(report, contents.provenance))
+    names = sorted(path.name for path in folder.iterdir())
+    lines = [f"{sha256_file(folder / name)}  {name}\n" for name in names]
+    write_text_atomically(folder / SUMS, "".join(lines))
+
+
+def prototype_arrays(prototypes: Prototypes) -> dict[str, Any]:
+    """Arrays of ``prototypes.npz``: names (K), vectors (K, D), scale."""
+    return {
+        "names": np.array(prototypes.names),
+        "vectors": prototypes.vectors,
+        "scale": np.float64(prototypes.scale),
+    }
+
+
+def golden(folder: Path, contents: Contents) -> dict[str, Any]:
+    """Made-up inputs and what each model of the bundle gives for them here.
+
+    Keys: ``image`` uint8 (N, S, S, C) and ``image/resized`` of another size; for each profile such as w8
+    ``embedding/w8``, with a head ``scores/w8``, the same with ``/resized`` behind, and ``tolerance/w8``, the
+    largest difference that another machine may show. Held-out inputs may be private, so none is among them.
+
+    Raises:
+        ExportError: An output is not finite.
+    """
+    own, other = FRONT_ENDS[contents.spec.front_end].golden(contents.spec)
+    arrays: dict[str, Any] = {}
+    for size, inputs in (("", own), ("/resized", other)):
+        arrays[f"{FRONT_ENDS[contents.spec.front_end].input_name}{size}"] = inputs
+        for name, built in contents.models.items():
+            student = DeviceStudent(folder / built.file)
+            for output, values in zip(student.outputs, student(inputs), strict=False):
+                if values is None or not np.isfinite(values).all():
+                    raise ExportError(f"{built.file}: {output} of the golden inputs is not finite.")
+                arrays[f"{output}/{name}{size}"] = values
+            arrays[f"tolerance/{name}"] = np.float64(PROFILES[name].tolerance)
+    return arrays
+
+
+def _npz(arrays: Mapping[str, Any]) -> bytes:
+    """Bytes of an .npz file; numpy writes the same date into each."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def report_record(folder: Path, contents: Contents) -> dict[str, Any]:
+    """What ``report.json`` holds: nothing about the machine but versions of packages, and no time.
+
+    ``parity`` is that of student.onnx.
+    """
+    spec = contents.spec
+    return {
+        "format": FORMAT_VERSION,
+        "opset": OPSET,
+        "architecture": spec.architecture,
+        "front_end": spec.front_end,
+        "image_size": spec.image_size,
+        "channels": spec.channels,
+        "embedding_dim": spec.embedding_dim,
+        "num_classes": 0 if spec.head is None else len(spec.head.names),
+        "classes": [] if spec.head is None else list(spec.head.names),
+        "classes_by": _classes_by(contents),
+        "license": spec.license,
+        "calibration": contents.calibration,
+        "parity": asdict(next(iter(contents.models.values())).parity),
+        "profiles": {
+            name: {
+                "file": built.file,
+                "summary": PROFILES[name].summary,
+                "bytes": (folder / built.file).stat().st_size,
+                "tolerance": PROFILES[name].tolerance,
+                "parity": asdict(built.parity),
+                "limits": asdict(built.limits),
+            }
+            for name, built in contents.models.items()
+        },
+        "files": {
+            path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            for path in sorted(folder.iterdir())
+        },
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _classes_by(contents: Contents) -> str:
+    if contents.spec.head is None:
+        return ""
+    return "linear head on labelled examples" if contents.prototypes is None else "prototypes, no training"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

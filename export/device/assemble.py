@@ -1,0 +1,40 @@
+"""The bundle's infer.py: the modules of this folder as one file that imports nothing of edgecmd."""
+
+import ast
+from importlib.resources import files
+
+PACKAGE = "export.device"
+# In this order: each module uses those before it.
+MODULES = ("reading.py", "infer.py")
+
+
+def program() -> str:
+    """Source of infer.py: the docstring of the last module, the imports of all, and their bodies in order.
+
+    Guarantees:
+        The same text in every process and folder.
+    """
+    sources = [files(PACKAGE).joinpath(name).read_text(encoding="utf-8") for name in MODULES]
+    imports = sorted({line for source in sources for line in _imports(source)})
+    plain = [line for line in imports if line.startswith("import ")]
+    named = [line for line in imports if line.startswith("from ")]
+    lines = sources[-1].splitlines()
+    docstring = "\n".join(lines[: ast.parse(sources[-1]).body[0].end_lineno])
+    bodies = [_body(source) for source in sources]
+    return "\n\n\n".join([f"{docstring}\n\n" + "\n".join([*plain, *named]), *bodies]) + "\n"
+
+
+def _imports(source: str) -> list[str]:
+    """Import statements at the top level, without those of this folder."""
+    nodes = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return [ast.unparse(node) for node in nodes if not _is_own(node)]
+
+
+def _is_own(node: ast.Import | ast.ImportFrom) -> bool:
+    return isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE)
+
+
+def _body(source: str) -> str:
+    """Everything below docstring and imports, which come first, with its comments."""
+    head = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return "\n".join(source.splitlines()[head[-1].end_lineno :]).strip("\n")

@@ -1,0 +1,61 @@
+"""Classes by example: the mean embedding of a few pictures each, without training.
+
+Shapes: K classes, D embedding dimension.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgecmd.errors import DataError
+from export.device.infer import Prototypes
+from export.device.reading import InferError, example_files, read_image
+from export.graph import Deployable
+from export.spec import LinearHead
+
+
+def prototypes_of(folder: Path, embedder: Deployable, *, scale: float) -> Prototypes:
+    """Unit mean embedding of each class of a folder.
+
+    Args:
+        folder: A sub-folder of pictures for each class, or pictures named after their classes.
+        embedder: The student behind its front end, in evaluation mode.
+        scale: Factor on cosines before softmax: one over the temperature of training.
+
+    Raises:
+        DataError: The folder is missing, a picture cannot be read, there are fewer than two classes, or the
+            pictures of a class cancel each other out.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder. Give one with a sub-folder of pictures for each class.")
+    try:
+        classes = example_files(folder)
+        rows = {
+            name: [_embedding(embedder, path) for path in files] for name, files in sorted(classes.items())
+        }
+    except InferError as error:
+        raise DataError(str(error)) from error
+    if len(rows) < 2:
+        raise DataError(f"{folder} has the class {', '.join(rows)} alone; allowed are 2 and more.")
+    means = {name: np.mean(few, axis=0) for name, few in rows.items()}
+    flat = [name for name, mean in means.items() if not np.linalg.norm(mean) > 1e-6]
+    if flat:
+        raise DataError(f"The pictures of class {flat[0]!r} have no common direction. Give other pictures.")
+    vectors = np.stack([mean / np.linalg.norm(mean) for mean in means.values()]).astype(np.float32)
+    return Prototypes(tuple(means), vectors, float(scale))
+
+
+@torch.no_grad()
+def _embedding(embedder: Deployable, path: Path) -> np.ndarray:
+    image = read_image(path, channels=embedder.spec.channels)
+    return np.asarray(embedder(torch.from_numpy(image[None].copy()))[0][0].numpy())
+
+
+def head_of(prototypes: Prototypes) -> LinearHead:
+    """The classifier in the graph: softmax(scale * e @ P.T)."""
+    return LinearHead(
+        weight=np.asarray(prototypes.scale * prototypes.vectors, dtype=np.float32),
+        bias=np.zeros(len(prototypes.names), dtype=np.float32),
+        names=prototypes.names,
+    )

@@ -1,0 +1,81 @@
+"""``edgecmd audit step`` and ``edgecmd audit one-run`` from the command line, on a finished tiny run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgecmd.errors import PrivacyError
+from edgecmd.settings import load_config
+from server.simulate import simulate
+from tests.e2e.test_privacy_cli import edgecmd
+from tests.tiny_federation import settings_of, tiny_config
+
+
+@pytest.fixture(scope="module")
+def finished(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("audited")
+    simulate(tiny_config(pairs, folder, "privacy.mechanism=anchors", "federation.num_rounds=2"))
+    return folder / "tiny"
+
+
+def test_both_levels_are_kept_in_the_run_folder(finished: Path) -> None:
+    before = sorted(path.name for path in finished.iterdir() if path.name != "audit.json")
+    done = edgecmd("audit", "step", str(finished), "--draws", "200", folder=finished.parent)
+    assert done.returncode == 0, done.stderr
+    assert "The stated noise has" in done.stdout
+    words = ("--canaries", "60", "--rounds", "1", "--repeats", "2", "--seed", "5", "--json")
+    done = edgecmd("audit", "one-run", str(finished), *words, folder=finished.parent)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {one["attacker"] for one in found} == {"steps", "server", "client", "device"}
+    assert all(one["counts"]["repeats"] == 2 and one["seeds"] == [5, 6] for one in found)
+    table = json.loads((finished / "audit.json").read_text())
+    assert {one["level"] for one in table["findings"]} == {"step", "one-run"}
+    assert table["verdict"] == "not contradicted"
+    assert sorted(path.name for path in finished.iterdir() if path.name != "audit.json") == before
+
+
+def test_mistakes_are_told_in_a_sentence(finished: Path) -> None:
+    for words, told in (
+        (("audit", "one-run", str(finished), "--rounds", "9"), "--rounds=9 is outside 1..2"),
+        (("audit", "one-run", str(finished), "--canaries", "3"), "--canaries=3 is too few"),
+    ):
+        done = edgecmd(*words, folder=finished.parent)
+        assert done.returncode != 0
+        assert told in done.stderr.replace("\n", " ")
+        assert "Traceback" not in done.stderr
+
+
+def test_the_server_s_noise_is_audited_with_a_ledger_of_its_own(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgecmd.audit.finding import CONTRADICTED, NOT_CONTRADICTED
+    from edgecmd.audit.target import find_target
+    from edgecmd.cli.audit_one_run import audit as audit_one_run
+    from edgecmd.cli.audit_step import audit as audit_step
+    from server import client_privacy
+
+    config = load_config(None, [*settings_of(pairs, tmp_path), "privacy.mechanism=client"])
+    simulate(config)
+    ledgers = [path.read_bytes() for path in sorted((tmp_path / "tiny" / "ledger").iterdir())]
+    target = find_target(tmp_path / "tiny")
+    (sound,) = audit_step(target)
+    assert (sound.verdict, sound.attacker) == (NOT_CONTRADICTED, "client"), sound.text
+    assert [path.read_bytes() for path in sorted((tmp_path / "tiny" / "ledger").iterdir())] == ledgers
+    real = client_privacy.normal
+    monkeypatch.setattr(client_privacy, "normal", lambda source, count: 0.5 * real(source, count))
+    (half,) = audit_step(target)
+    assert half.verdict == CONTRADICTED
+    assert [one.name for one in audit_one_run(target)] == ["not audited"]
+
+
+def test_a_run_without_privacy_has_no_step_to_audit(pairs: Path, tmp_path: Path) -> None:
+    from edgecmd.audit.target import find_target
+    from edgecmd.cli.audit_step import audit, audit_step
+
+    simulate(tiny_config(pairs, tmp_path, "federation.num_rounds=1"))
+    target = find_target(tmp_path / "tiny")
+    assert audit(target) == []
+    with pytest.raises(PrivacyError, match=r"privacy\.mechanism='none'"):
+        audit_step(target)

@@ -1,0 +1,153 @@
+"""A run, its bundle, and the bundle alone in a process that can import numpy and onnxruntime alone."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgecmd.cli.app import main
+from edgecmd.config import RunConfig
+from edgecmd.settings import to_toml
+
+# What a device has not got; Pillow is missing as well.
+DEVICE = """
+import runpy, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "edgecmd", "export", "onnx", "scipy", "jaxtyping", "PIL"}:
+            raise ImportError(name + " is refused")
+sys.meta_path.insert(0, Refuse())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    """Exit code of one command."""
+    monkeypatch.setattr(sys, "argv", ["edgecmd", *map(str, words)])
+    try:
+        main()
+    except SystemExit as leave:
+        return int(leave.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with a student, not exported."""
+    from shapes import shapes_config
+
+    out = tmp_path_factory.mktemp("export-e2e")
+    config: RunConfig = shapes_config(*tiny_files, out)
+    (out / "tiny.toml").write_text(to_toml(config), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert run(monkeypatch, "simulate", "--config", out / "tiny.toml") == 0
+    return out / config.name
+
+
+def on_device(bundle: Path, *words: object) -> list[dict[str, object]]:
+    """JSON lines of the bundle's own infer.py in a bare process."""
+    command = [sys.executable, "-I", "-c", DEVICE, bundle / "infer.py", bundle, *words, "--json", "--scores"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, cwd=bundle)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def test_a_bundle_gives_on_a_device_what_the_student_gives_here(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edgecmd.assess import teacher_embedding
+    from edgecmd.cli.device import bundle_plan
+    from edgecmd.cli.run import config_of
+    from edgecmd.data.clients import experiment
+    from edgecmd.evaluate import recall
+    from edgecmd.runs import load_student
+    from export.graph import Deployable, rebuild
+    from export.verify import run_torch
+
+    bundle = tmp_path / "device"
+    assert run(monkeypatch, "export", folder, "--out", bundle, "--profiles", "fp32,w8,int8") == 0
+    assert "int8" in capsys.readouterr().out
+    config, student = config_of(folder), load_student(folder / "student.safetensors")
+    images = experiment(config.data).test.pairs.target
+    (tmp_path / "pictures").mkdir()
+    for row, image in enumerate(images):
+        np.save(tmp_path / "pictures" / f"{row:03}.npy", image)
+    spec, _ = bundle_plan(config, folder, student)
+    expected = run_torch(Deployable(rebuild(student, spec), spec).eval(), images)
+    teacher = teacher_embedding(config, "test")
+    for profile in ("fp32", "w8", "int8"):
+        lines = on_device(bundle, tmp_path / "pictures", "--profile", profile)
+        embedding = np.array([line["embedding"] for line in lines])
+        scores = np.array([list(line["scores"].values()) for line in lines])
+        if profile == "fp32":
+            np.testing.assert_allclose(embedding, expected.embedding, atol=1e-4)
+            assert expected.scores is not None
+            np.testing.assert_allclose(scores, expected.scores, atol=1e-4)
+        gap = recall(embedding, teacher)["recall@1"] - recall(expected.embedding, teacher)["recall@1"]
+        assert abs(gap) <= max(0.01, 1 / len(images)) + 1e-9
+    for profile in ("fp32", "w8", "int8"):
+        on_device(bundle, "--check", "--profile", profile)
+    card = (bundle / "MODEL_CARD.md").read_text()
+    assert "no private pair" in card
+    assert str(tmp_path) not in card
+    assert str(folder) not in (bundle / "report.json").read_text()
+    # The command line says the same words.
+    assert run(monkeypatch, "infer", bundle, tmp_path / "pictures" / "000.npy", "--json") == 0
+    assert (
+        json.loads(capsys.readouterr().out)["embedding"]
+        == on_device(bundle, tmp_path / "pictures" / "000.npy")[0]["embedding"]
+    )
+
+
+def test_prototypes_make_classes_and_a_device_adds_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from edgecmd.cli.run import config_of
+    from edgecmd.data.clients import experiment
+
+    images = experiment(config_of(folder).data).test.pairs.target
+    classes, bundle = tmp_path / "classes", tmp_path / "bundle"
+    (classes / "first").mkdir(parents=True)
+    Image.fromarray(images[0].squeeze()).save(classes / "first" / "a.png")
+    Image.fromarray(images[1].squeeze()).save(classes / "second.png")
+    assert run(monkeypatch, "export", folder, "--out", bundle, "--prototypes", classes) == 0
+    assert json.loads((bundle / "labels.json").read_text()) == ["first", "second"]
+    np.save(tmp_path / "second.npy", images[1])
+    (line,) = on_device(bundle, tmp_path / "second.npy")
+    assert line["top"][0]["class"] == "second"
+    # In numpy from prototypes.npz, with one class more, the same.
+    (tmp_path / "new" / "third").mkdir(parents=True)
+    np.save(tmp_path / "new" / "third" / "c.npy", images[2])
+    options = ["--prototypes", bundle / "prototypes.npz", "--prototypes", tmp_path / "new"]
+    (more,) = on_device(bundle, tmp_path / "second.npy", *options)
+    scores = more["scores"]
+    assert list(scores) == ["first", "second", "third"]
+    ratio = line["scores"]["first"] / line["scores"]["second"]
+    assert scores["first"] / scores["second"] == pytest.approx(ratio, rel=1e-2)
+
+
+def test_a_floor_that_is_missed_ends_with_code_6_and_leaves_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", folder, "--out", tmp_path / "b", "--floor", "0.99"]
+    assert run(monkeypatch, *words) == 6
+    assert "the floor is 0.99" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_words_are_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "export", folder, "--profiles", "int9") == 2
+    assert "Did you mean 'int8'" in capsys.readouterr().err
+    assert run(monkeypatch, "export", folder, "--profiles", "int8", "--calibration", "pairs") == 2
+    assert "export.calibration='pairs' is unknown" in capsys.readouterr().err
+    assert run(monkeypatch, "export", folder, "--profiles", "dyn8", "--out", tmp_path / "b") == 6
+    assert "Profile dyn8 is for transformers" in capsys.readouterr().err
+    assert run(monkeypatch, "export", folder, "--prototypes", tmp_path / "missing") == 4
+    assert "is no folder" in capsys.readouterr().err

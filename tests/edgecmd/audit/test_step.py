@@ -1,0 +1,201 @@
+"""Level L1: sound noise passes, and each planted fault is caught where the docs say it is."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from edgecmd.audit import draws as draws_module
+from edgecmd.audit import step
+from edgecmd.audit.draws import audit_draws
+from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
+from edgecmd.audit.noise import LEVEL, judge_noise
+from edgecmd.audit.step import audit_coins, audit_noise
+from edgecmd.errors import PrivacyError
+from edgecmd.privacy import sampling, train
+from edgecmd.privacy.gradients import Sum
+from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.privacy.randomness import DeterministicSource, Source, SystemSource, normal
+from tests.edgecmd.audit.tiny_target import tiny_target
+
+ANCHORS = "privacy.mechanism=anchors"
+STRONG = ("privacy.noise_multiplier=1.5", "privacy.epsilon=1000")
+
+
+@pytest.fixture
+def repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sound noise that is the same in each test session, so that no test fails once in a thousand."""
+    seeds = itertools.count()
+    monkeypatch.setattr(step, "make_source", lambda **_: DeterministicSource(next(seeds)))
+    monkeypatch.setattr(draws_module, "SystemSource", lambda: DeterministicSource(next(seeds)))
+
+
+@pytest.mark.usefixtures("repeatable")
+@pytest.mark.parametrize("settings", [(ANCHORS,), ("privacy.mechanism=groups", "privacy.sampling=none")])
+def test_sound_noise_and_coins_pass(settings: tuple[str, ...]) -> None:
+    target = tiny_target(*settings)
+    noise, coins = audit_noise(target), audit_coins(target)
+    assert (noise.verdict, coins.verdict) == (NOT_CONTRADICTED, NOT_CONTRADICTED), (noise.text, coins.text)
+    assert noise.measured == pytest.approx(1.0, abs=0.02)
+    assert noise.counts["draws"] >= 10_000
+    assert noise.details["stated_std"] == target.plan.noise_std / target.plan.normaliser
+
+
+def scaled(factor: float) -> Callable[[Source, int], np.ndarray]:
+    return lambda source, count: factor * normal(source, count)
+
+
+def test_half_the_noise_is_contradicted_and_twice_the_noise_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tiny_target(ANCHORS)
+    monkeypatch.setattr(train, "normal", scaled(0.5))
+    half = audit_noise(target)
+    assert half.verdict == CONTRADICTED
+    assert half.measured == pytest.approx(0.5, abs=0.01)
+    assert "too small" in half.text
+    monkeypatch.setattr(train, "normal", scaled(2.0))
+    twice = audit_noise(target)
+    assert twice.verdict == NOT_CONTRADICTED
+    assert "larger than stated" in twice.text
+
+
+def test_noise_from_one_seed_for_all_is_contradicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "make_source", lambda **_: DeterministicSource(0))
+    found = audit_noise(tiny_target(ANCHORS))
+    assert found.verdict == CONTRADICTED
+    assert "repeated between calls 1 and 2" in found.text
+
+
+def test_noise_drawn_anew_from_one_seed_in_each_step_is_contradicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter(range(10**6))
+
+    def repeating(_: Source, count: int) -> np.ndarray:
+        # Unlike for each round and client, and the same in all steps of one.
+        return normal(DeterministicSource(min(next(calls), 4)), count)
+
+    monkeypatch.setattr(train, "normal", repeating)
+    found = audit_noise(tiny_target(ANCHORS))
+    assert found.verdict == CONTRADICTED
+    assert "steps 1 and 2" in found.text
+    assert "calls" not in found.text
+
+
+@pytest.mark.parametrize("name", ["trunk.0.0.weight", "projector.bias", "trunk.3.scale"])
+def test_a_layer_without_noise_is_contradicted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = train.add_noise
+
+    def forgetful(total: Sum, *, plan: PrivacyPlan, source: Source) -> Sum:
+        return {**real(total, plan=plan, source=source), name: total[name] / plan.normaliser}
+
+    monkeypatch.setattr(train, "add_noise", forgetful)
+    found = audit_noise(tiny_target(ANCHORS))
+    assert found.verdict == CONTRADICTED
+    assert name in found.text
+
+
+def test_coins_that_are_ignored_are_contradicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "poisson_rows", lambda num, **_: np.arange(num))
+    found = audit_coins(tiny_target(ANCHORS))
+    assert (found.verdict, found.measured, found.claimed) == (CONTRADICTED, 1.0, 0.25)
+
+
+def test_the_same_coins_in_every_step_are_contradicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        sampling, "poisson_rows", lambda num, rate, source: np.flatnonzero(np.arange(num) % 4 == 0)
+    )
+    found = audit_coins(tiny_target(ANCHORS))
+    assert found.verdict == CONTRADICTED
+    assert "coins repeat" in found.text
+
+
+def test_a_pair_in_every_bin_is_contradicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "bins", lambda num, num_bins, source: [np.arange(num)] * num_bins)
+    found = audit_coins(tiny_target(ANCHORS, "privacy.sampling=none"))
+    assert found.verdict == CONTRADICTED
+    assert found.measured == 4.0
+
+
+def test_deterministic_noise_claims_nothing() -> None:
+    target = tiny_target(ANCHORS, "privacy.deterministic=true")
+    found = [audit_noise(target), audit_coins(target)]
+    assert {one.verdict for one in found} == {INDICATOR}
+    assert "NOT PRIVATE" in found[0].text
+
+
+def test_without_privacy_there_is_no_step_to_audit() -> None:
+    with pytest.raises(PrivacyError, match="one-run"):
+        audit_noise(tiny_target())
+
+
+# The tests themselves.
+
+
+def test_the_level_holds_for_all_tests_together() -> None:
+    """A hundred sound samples: one failing has a probability below LEVEL each, so none in 20 suites."""
+    noise = np.random.default_rng(0)
+    for _ in range(100):
+        calls = [{"w": noise.normal(size=3000)} for _ in range(3)]
+        layers = [{"w": noise.normal(size=200), "b": noise.normal(size=40)} for _ in range(2)]
+        assert not judge_noise(calls, layers).failed
+    assert LEVEL < 1e-3
+
+
+def test_p_values_are_scipy_s() -> None:
+    noise = np.random.default_rng(1)
+    calls = [{"w": noise.normal(size=500)}, {"w": noise.normal(size=500)}]
+    found = {one.name: one for one in judge_noise(calls, calls).tests}
+    one, other = calls[0]["w"], calls[1]["w"]
+    assert found["calls 1 and 2"].p_value == pytest.approx(stats.pearsonr(one, other).pvalue, rel=0.1)
+    assert found["shape"].p_value == pytest.approx(stats.kstest(np.concatenate([one, other]), "norm").pvalue)
+
+
+def test_a_shape_that_is_not_gaussian_fails_and_a_shift_is_told_apart() -> None:
+    noise = np.random.default_rng(2)
+    flat = [{"w": noise.uniform(-(3**0.5), 3**0.5, 20_000)}]
+    assert judge_noise(flat, flat).misshapen
+    shifted = [{"w": noise.normal(0.2, 1.0, 20_000)}]
+    verdict = judge_noise(shifted, shifted)
+    assert verdict.shifted
+    assert not verdict.too_small + verdict.reused
+    assert not verdict.misshapen
+
+
+# Many draws.
+
+
+@pytest.mark.usefixtures("repeatable")
+def test_many_draws_of_a_sound_step_come_near_the_claim_and_not_above() -> None:
+    target = tiny_target(ANCHORS, *STRONG)
+    found = audit_draws(target, num_draws=1000)
+    assert found.verdict == NOT_CONTRADICTED, found.text
+    # A Gaussian step of noise multiplier 1.5 at delta 1e-5, from dp-accounting.
+    from dp_accounting.pld import privacy_loss_distribution
+
+    exact = privacy_loss_distribution.from_gaussian_mechanism(1.5).get_epsilon_for_delta(1e-5)
+    assert found.claimed == pytest.approx(exact, rel=1e-3)
+    assert 0.5 * exact < found.measured <= exact
+    assert found.details["share_of_distance"] > 0.99
+
+
+def test_many_draws_with_half_the_noise_are_contradicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "normal", scaled(0.5))
+    found = audit_draws(tiny_target(ANCHORS, *STRONG), num_draws=1000)
+    assert found.verdict == CONTRADICTED
+    assert found.measured > found.claimed
+
+
+def test_scores_are_the_projection_in_units_of_the_stated_noise() -> None:
+    plan = tiny_target(ANCHORS, *STRONG).plan
+    assert plan is not None
+    zero = {"a": torch.zeros(3, dtype=torch.float64), "b": torch.zeros(1, dtype=torch.float64)}
+    moved = {"a": torch.tensor([0.0, 0.6, 0.0]).double(), "b": torch.tensor([0.8]).double()}
+    worlds = draws_module.Worlds(smaller=zero, larger=moved, kind="hand", distance=1.0)
+    quiet = replace(plan, noise_multiplier=1e-9)
+    found = draws_module._scores(moved, worlds, plan=quiet, num_draws=120)
+    np.testing.assert_allclose(found * quiet.noise_std, np.ones(120), atol=1e-6)
+    still = draws_module._scores(zero, worlds, plan=plan, num_draws=4000)
+    assert stats.kstest(still, "norm").pvalue > 1e-6
+    assert isinstance(SystemSource(), Source)

@@ -1,0 +1,130 @@
+"""Weights in fewer bits: what is stored, how far it is off, and that ONNX Runtime computes with it."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from export.store import (
+    MIN_SIZE_4_BITS,
+    StoredWeight,
+    balanced_steps,
+    clipped_scale,
+    group_scale,
+    large_weights,
+    pack_nibbles,
+    store,
+)
+
+
+def layer(op, weight, **attributes):
+    """A file with one layer of that weight."""
+    shape = [1, weight.shape[1], 5, 5] if op == "Conv" else [1, weight.shape[0]]
+    if op == "Gemm" and attributes.get("transB"):
+        shape = [1, weight.shape[1]]
+    node = helper.make_node(op, ["image", "weight"], ["embedding"], name=f"student.{op}", **attributes)
+    graph = helper.make_graph(
+        [node],
+        "student",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [None] * len(shape))],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def outputs(model, image):
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return session.run(None, {"image": image})[0]
+
+
+def draw(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(
+    ("op", "shape", "attributes"),
+    [
+        ("Conv", (24, 16, 3, 3), {}),  # enough for 4 bits
+        ("Conv", (7, 15, 3, 3), {}),  # an odd number of weights, 8 bits
+        ("Conv", (25, 9, 3, 3), {}),  # an odd number of weights, 4 bits
+        ("Gemm", (24, 40), {"transB": 1}),
+        ("Gemm", (40, 24), {}),
+        ("MatMul", (40, 24), {}),
+    ],
+)
+def test_stored_layer_computes_nearly_the_same(op, shape, attributes, bits):
+    model = layer(op, draw(*shape), **attributes)
+    small = store(model, bits=bits)
+    onnx.checker.check_model(small, full_check=True)
+    image = draw(*[one.dim_value for one in model.graph.input[0].type.tensor_type.shape.dim])
+    expected, found = outputs(model, image), outputs(small, image)
+    four = bits == 4 and op == "Conv" and np.prod(shape) >= MIN_SIZE_4_BITS
+    gap = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert 0 < gap <= (0.2 if four else 0.015)
+    assert model.graph.initializer[0].name == "weight"  # the original is as it was
+    assert small.ByteSize() < model.ByteSize()
+
+
+def test_every_group_of_inputs_has_its_own_scale():
+    values = np.ones((2, 8, 3, 3), np.float32)
+    values[0, :4], values[0, 4:], values[1] = 127.0, 63.5, 254.0
+    one = StoredWeight(name="w", values=values, axis=0)
+    assert one.groups().shape == (2, 2, 36)
+    scale = group_scale(one.groups(), largest=127)
+    assert scale.squeeze().tolist() == [[1.0, 0.5], [2.0, 2.0]]
+    assert (balanced_steps(one.groups(), scale, largest=127, kernel=one.kernel) == 127).all()
+
+
+def test_groups_are_cut_along_the_inputs_wherever_they_stand():
+    values = np.arange(64 * 3, dtype=np.float32).reshape(64, 3)  # a MatMul's weight: inputs first
+    groups = StoredWeight(name="w", values=values, axis=1).groups()
+    assert groups.shape == (3, 2, 32)
+    np.testing.assert_array_equal(groups[1, 0], values[:32, 1])
+
+
+def test_zeros_stay_zero():
+    groups = np.zeros((2, 3, 36), np.float32)
+    for scale in (group_scale(groups, largest=127), clipped_scale(groups, largest=7)):
+        assert np.isfinite(scale).all()
+        assert (scale > 0).all()
+        assert (balanced_steps(groups, scale, largest=7) == 0).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0, 9]), st.sampled_from([1e-3, 1.0, 30.0]))
+def test_rounding_is_balanced_and_off_by_at_most_a_step(seed, kernel, size):
+    groups = (size * np.random.default_rng(seed).normal(size=(6, 4, 36))).astype(np.float32)
+    scale = group_scale(groups, largest=127)
+    assert (scale == scale.astype(np.float16)).all()
+    error = groups / scale - balanced_steps(groups, scale, largest=127, kernel=kernel)
+    assert np.abs(error).max() <= 1.0 + 1e-3
+    sums = error.reshape(-1, kernel or 36).sum(axis=1)
+    # The sum of a kernel is rounded too, unless a number was at its limit already.
+    assert np.abs(sums).max() <= 1.5 + 1e-3
+    assert np.median(np.abs(sums)) <= 0.5
+
+
+def test_clipping_lowers_the_error():
+    groups = draw(10, 4, 100)
+
+    def error(scale):
+        return np.square(groups - np.clip(np.rint(groups / scale), -7, 7) * scale).sum()
+
+    assert error(clipped_scale(groups, largest=7)) < 0.95 * error(group_scale(groups, largest=7))
+
+
+def test_nibbles_by_hand():
+    # -7..7 plus 8; the first half low, the second high; an odd number is filled up with a zero (8).
+    assert pack_nibbles(np.array([-7, 0, 7, 1])).tolist() == [1 | 15 << 4, 8 | 9 << 4]
+    assert pack_nibbles(np.array([1, 2, 3])).tolist() == [9 | 11 << 4, 10 | 8 << 4]
+
+
+def test_small_weights_biases_and_scales_stay_as_they_are():
+    model = layer("Conv", draw(4, 4, 3, 3))
+    assert list(large_weights(model)) == []
+    assert store(model, bits=8).SerializeToString() == model.SerializeToString()
