@@ -54,7 +54,8 @@ class DataConfig:
     """Owners for testing, separated by commas. Empty: for ``folder`` those that a hash names, for
     ``digits`` the last speaker by name."""
     labels_from: str = ""
-    """Owners of the validation part, which few labels are drawn from; empty: a part of the others' pairs."""
+    """Owners of the validation part, which few labels are drawn from; empty: a part of the others' pairs.
+    The same as held_out: a part of their own, as when a new person says each word once."""
     val_fraction: float = 0.1
     """Share of the concepts (or owners) for choosing settings and for few-label pools (``folder`` only)."""
     test_fraction: float = 0.2

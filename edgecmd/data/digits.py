@@ -19,7 +19,7 @@ from edgecmd.built import COMMANDS, checked_file
 from edgecmd.config import DataConfig
 from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels
-from edgecmd.data.own import named_owners
+from edgecmd.data.own import check_overlap, named_owners
 from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.data.sound import Clip
 from edgecmd.errors import ConfigError, DataError
@@ -41,6 +41,7 @@ def load_digits(config: DataConfig) -> Experiment:
     Returns:
         The experiment: test are all recordings by the held-out speakers; validation, which few labels
         come from, those by ``labels_from``, or else takes 0 to 4 of the other speakers; the rest trains.
+        Where ``labels_from`` is ``held_out``, takes 0 to 4 of those speakers are validation, not test.
 
     Raises:
         ConfigError: A setting does not suit the set.
@@ -107,12 +108,16 @@ def _split(arrays: dict[str, np.ndarray], speakers: list[str], config: DataConfi
     """Rows of training, validation and test."""
     tested = named_owners("data.held_out", config.held_out or max(speakers), speakers)
     labelled = named_owners("data.labels_from", config.labels_from, speakers)
-    is_test = np.isin(arrays["speaker"], sorted(tested))
-    is_labelled = arrays["take"] < NUM_LABEL_TAKES
-    if labelled:
+    check_overlap(tested, labelled)
+    is_test, is_drawn = np.isin(arrays["speaker"], sorted(tested)), arrays["take"] < NUM_LABEL_TAKES
+    masks = [~is_test & ~is_drawn, ~is_test & is_drawn, is_test]
+    if labelled == tested:
+        masks = [~is_test, is_test & is_drawn, is_test & ~is_drawn]
+    elif labelled:
         is_labelled = np.isin(arrays["speaker"], sorted(labelled))
-    parts = [np.flatnonzero(part) for part in (~is_test & ~is_labelled, ~is_test & is_labelled, is_test)]
-    if tested & labelled or min(map(len, parts)) < len(DIGITS):
+        masks = [~is_test & ~is_labelled, is_labelled, is_test]
+    parts = [np.flatnonzero(mask) for mask in masks]
+    if min(map(len, parts)) < len(DIGITS):
         sizes = ", ".join(str(len(part)) for part in parts)
         raise ConfigError(
             f"data.held_out={config.held_out!r} and data.labels_from={config.labels_from!r} leave {sizes}"

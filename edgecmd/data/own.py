@@ -120,6 +120,19 @@ def named_owners(setting: str, text: str, owners: Sequence[str]) -> set[str]:
     return named
 
 
+def check_overlap(tested: set[str], labelled: set[str]) -> None:
+    """Refuse labels from some of the held-out owners: from all of them or none of them is a question.
+
+    Raises:
+        ConfigError: The sets overlap, but differ.
+    """
+    if tested & labelled and tested != labelled:
+        raise ConfigError(
+            f"data.held_out and data.labels_from share {few(tested & labelled)} and differ. Name the same"
+            " owners, for labels of their own, or different ones."
+        )
+
+
 def _by_concept(own: OwnPairs, config: DataConfig) -> tuple[Rows, Rows, Rows]:
     """Whole concepts; owners are in all parts."""
     if config.held_out or config.labels_from:
@@ -131,7 +144,10 @@ def _by_concept(own: OwnPairs, config: DataConfig) -> tuple[Rows, Rows, Rows]:
 
 
 def _by_owner(own: OwnPairs, config: DataConfig) -> tuple[Rows, Rows, Rows]:
-    """Whole owners for testing; the validation part from owners that are named, or from the others' pairs."""
+    """Owners for testing; the validation part from owners that are named, or from the others' pairs.
+
+    Where the same owners are named twice, the concepts of their own that a hash names are for validation.
+    """
     owners = list(own.columns.get("owner", ()))
     if not owners or not all(owners):
         unknown = [name for name, owner in zip(own.ids, owners) if not owner]
@@ -146,14 +162,15 @@ def _by_owner(own: OwnPairs, config: DataConfig) -> tuple[Rows, Rows, Rows]:
         raise ConfigError("data.labels_from needs data.held_out, which names the owners for testing.")
     tested = named_owners("data.held_out", config.held_out, owners)
     labelled = named_owners("data.labels_from", config.labels_from, owners)
-    if tested & labelled:
-        raise ConfigError(
-            f"data.held_out and data.labels_from share {few(tested & labelled)}. Name different owners."
-        )
+    check_overlap(tested, labelled)
     parts: tuple[list[int], list[int], list[int]] = ([], [], [])
     for row, (owner, concept) in enumerate(zip(owners, own.concepts(), strict=True)):
-        is_labelled = owner in labelled if labelled else position(concept) < config.val_fraction
-        parts[2 if owner in tested else 1 if is_labelled else 0].append(row)
+        is_drawn = position(concept) < config.val_fraction
+        if owner in tested:
+            part = 1 if labelled == tested and is_drawn else 2
+        else:
+            part = 1 if owner in labelled or (not labelled and is_drawn) else 0
+        parts[part].append(row)
     if min(map(len, parts)) < MIN_PART:
         sizes = ", ".join(f"{len(part)} {name}" for part, name in zip(parts, PARTS))
         raise DataError(

@@ -86,7 +86,7 @@ def few_labels_curve(evaluation: Table, labelling: str) -> Drawing | None:
             _banded(axes, results, index=index, name=name)
         if floor is not None:
             axes.axhline(floor, color=INK, linestyle=(0, (2, 2)), linewidth=1.0, label="most frequent class")
-        axes.set(xlabel="labels a class", ylabel="accuracy on unseen concepts")
+        axes.set(xlabel="labels a class", ylabel=f"accuracy on unseen {scores.unseen(evaluation)}")
         axes.set_xticks(list(places.values()), list(places))
         legend_below(axes)
 

@@ -206,6 +206,13 @@ class TestLoad:
         for part in (whole.train, whole.validation.pairs, whole.test.pairs):
             assert not public & {one.tobytes() for one in part.source}
 
+    def test_a_new_speaker_says_each_digit_for_the_labels(self, built: Path) -> None:
+        whole = load_digits(DataConfig(name="digits", held_out="ann", labels_from="ann"))
+        parts = [whole.train_ids, whole.validation.ids, whole.test.ids]
+        assert [len(ids) for ids in parts] == [160, 50, 30]
+        assert [{name.split("_")[1] for name in ids} for ids in parts] == [{"bob", "cy"}, {"ann"}, {"ann"}]
+        assert {name.split("_")[2] for name in whole.validation.ids} == {"0", "1", "2", "3", "4"}
+
     def test_speakers_by_name(self, built: Path) -> None:
         whole = load_digits(DataConfig(name="digits", held_out="ann", labels_from="bob", clip_s=0.5))
         parts = [whole.train_ids, whole.validation.ids, whole.test.ids]
@@ -217,7 +224,7 @@ class TestLoad:
         [
             ({"held_out": "anna"}, "Did you mean 'ann'"),
             ({"held_out": "ann,bob,cy"}, "leave 0, 0, 240 recordings"),
-            ({"held_out": "ann", "labels_from": "ann"}, "Name different ones"),
+            ({"held_out": "ann", "labels_from": "ann,bob"}, "share 1 (ann) and differ"),
             ({"held_out": "ann", "labels_from": "bob,cy"}, "leave one for training"),
             ({"sampling_rate_hz": 16000}, "do not suit data.name='digits'"),
             ({"clip_s": 2.0}, "Allowed: 8000, and 1.0 or less"),

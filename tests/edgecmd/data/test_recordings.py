@@ -148,6 +148,15 @@ class TestOwners:
         assert not words[0] & words[1]
         assert {OWNERS[int(name[1:]) % 4] for name in whole.test.ids} == {"ann", "cy"}
 
+    def test_labels_of_their_own(self, folder: Path) -> None:
+        named = {"held_out": "ann,cy", "labels_from": "cy, ann", "val_fraction": 0.4}
+        whole = load_folder(config(folder, split="owner", **named))
+        parts = [whole.train_ids, whole.validation.ids, whole.test.ids]
+        owners = [{OWNERS[int(name[1:]) % 4] for name in ids} for ids in parts]
+        assert owners == [{"bob", "di"}, {"ann", "cy"}, {"ann", "cy"}]
+        words = [{int(name[1:]) // 4 for name in ids} for ids in parts[1:]]
+        assert not words[0] & words[1]
+
     def test_without_names_a_hash_holds_whole_owners_out(self, folder: Path) -> None:
         lines = [f"p{index:02d},owner-{index % 10}" for index in range(NUM)]
         (folder / "pairs.csv").write_text("id,owner\n" + "\n".join(lines))
@@ -171,7 +180,7 @@ class TestOwners:
             ({"held_out": "ann"}, ConfigError, "Set data.split to 'owner'"),
             ({"split": "owner", "labels_from": "ann"}, ConfigError, "needs data.held_out"),
             ({"split": "owner", "held_out": "anne"}, ConfigError, "Did you mean 'ann'"),
-            ({"split": "owner", "held_out": "ann", "labels_from": "ann"}, ConfigError, "share 1 (ann)"),
+            ({"split": "owner", "held_out": "ann", "labels_from": "ann,bob"}, ConfigError, "share 1 (ann)"),
             ({"split": "owner", "held_out": "ann,bob,cy,di"}, DataError, "0 training, 0 validation, 40 test"),
             ({"split": "speaker"}, ConfigError, "data.split='speaker' is unknown"),
         ],
