@@ -15,6 +15,7 @@ from tests.made_up_sound import write_spoken, write_wheel
 SETTINGS = (
     'data.name="digits"',
     'student.architecture="audio-50k"',
+    "data.clip_s=0.5",
     "distill.batch_size=8",
     "distill.num_anchors=16",
     "federation.num_clients=3",
