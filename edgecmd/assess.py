@@ -19,6 +19,7 @@ from edgecmd.evaluate import (
     PROBES,
     Embedding,
     Probe,
+    class_recall,
     clustering,
     embed_target,
     few_label_accuracy,
@@ -26,6 +27,7 @@ from edgecmd.evaluate import (
     make_probe,
     one_shot_across_styles,
     recall,
+    same_class_share,
 )
 from edgecmd.finetune import finetune_rows
 from edgecmd.statistics import mean_interval
@@ -33,6 +35,7 @@ from edgecmd.statistics import mean_interval
 Embed = Callable[[Targets], Embedding]
 Table = dict[str, object]
 FEW_LABELS = ("group", "subgroup")
+CLASS_PAIRED = "class-paired"
 
 
 def embedder(student: nn.Module, config: RunConfig) -> Embed:
@@ -52,13 +55,17 @@ def teacher_embedding(config: RunConfig, part: str) -> Embedding:
 
 
 def retrieval(embed: Embed, config: RunConfig, part: str) -> dict[str, float]:
-    """Recall of a held-out part."""
-    held: HeldOut = getattr(experiment(config.data), part)
-    return recall(embed(held.pairs.target), teacher_embedding(config, part))
+    """Recall of a held-out part: of the own image, or of its class where pairs are matched by class."""
+    whole = experiment(config.data)
+    held: HeldOut = getattr(whole, part)
+    found = embed(held.pairs.target)
+    if whole.kind == CLASS_PAIRED:
+        return class_recall(found, teacher_embedding(config, part), held.labelled.labels["group"].values)
+    return recall(found, teacher_embedding(config, part))
 
 
 def validate(student: nn.Module, config: RunConfig) -> dict[str, float]:
-    """Recall on the validation split, the only number that settings may be chosen by."""
+    """Recall (see `retrieval`) on the validation split, the only number that settings may be chosen by."""
     return {
         f"val_{name}": value
         for name, value in retrieval(embedder(student, config), config, "validation").items()
@@ -71,7 +78,8 @@ def assess(
     """Every metric of step 3.
 
     Few labels are drawn from the validation split and tested on the test split: the concepts of
-    the labels, of the test and of the clients' pairs are all different.
+    the labels, of the test and of the clients' pairs are all different. Where a set is split by
+    something else (``Experiment.unseen``), that of the test is different from both.
 
     Args:
         embed: Maps targets as they are stored to unit embeddings.
@@ -84,12 +92,17 @@ def assess(
     """
     whole = experiment(config.data)
     pool, test = embed(whole.validation.pairs.target), embed(whole.test.pairs.target)
-    table: Table = {"data": whole.name, "kind": whole.kind, "num_test": len(whole.test)}
+    labels = whole.test.labelled.labels
+    table: Table = {"data": whole.name, "kind": whole.kind, "unseen": whole.unseen}
+    table["num_test"] = len(whole.test)
     if cross_modal:
         table["retrieval"] = retrieval(embed, config, "test")
-        table["retrieval_strict"] = retrieval(embed, config, "test_strict")
+        # Where no test target can look like a training target there is no stricter test.
+        if whole.test_strict is not whole.test:
+            table["retrieval_strict"] = retrieval(embed, config, "test_strict")
         table["retrieval_validation"] = retrieval(embed, config, "validation")
-    labels = whole.test.labelled.labels
+    if whole.kind == CLASS_PAIRED:
+        table["class_chance"] = same_class_share(labels["group"].values)
     if "concept" in labels and "style" in labels:
         table["one_shot"] = one_shot_across_styles(test, labels["concept"].values, labels["style"].values)
     named = [name for name in FEW_LABELS if name in labels]

@@ -80,6 +80,36 @@ def recall(student: Embedding, teacher: Embedding, *, ranks: Sequence[int] = REC
     return {f"recall@{at}": float((rank <= at).mean()) for at in ranks}
 
 
+def class_recall(student: Embedding, teacher: Embedding, labels: Int[np.ndarray, " num"]) -> dict[str, float]:
+    """Cross-modal retrieval where pairs are matched by class: does the nearest source image have the class?
+
+    Which of the images of a class is a target's own says nothing there, so each of them is right. Ties
+    count against the student: a constant embedding retrieves nothing.
+
+    Args:
+        student: Unit embeddings of the targets, (N, D).
+        teacher: Features of the source images of the same pairs, (N, D).
+        labels: Class of each pair, (N,); unlabelled ones are not asked for, nor found.
+
+    Returns:
+        ``{"class_recall@1": share}``; empty where there are no two classes.
+    """
+    asked = labels != UNLABELLED
+    if len(np.unique(labels[asked])) < 2:
+        return {}
+    similarity = student[asked] @ unit_rows(teacher[asked]).T
+    right = labels[asked][:, None] == labels[asked][None]
+    best_right = np.where(right, similarity, -np.inf).max(axis=1)
+    best_wrong = np.where(right, -np.inf, similarity).max(axis=1)
+    return {"class_recall@1": float((best_right > best_wrong).mean())}
+
+
+def same_class_share(labels: Int[np.ndarray, " num"]) -> float:
+    """Chance level of `class_recall`: how often an image drawn at random has a target's class."""
+    counts = np.unique(labels[labels != UNLABELLED], return_counts=True)[1]
+    return float(np.square(counts / max(1, counts.sum())).sum())
+
+
 def one_shot_across_styles(
     embedding: Embedding, concept: Int[np.ndarray, " num"], style: Int[np.ndarray, " num"]
 ) -> dict[str, float]:

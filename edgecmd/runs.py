@@ -10,15 +10,17 @@ import torch
 
 from edgecmd.config import RunConfig
 from edgecmd.data.clients import experiment, public_anchors
-from edgecmd.data.pairs import input_shape
+from edgecmd.data.pairs import input_shape, target_kind
 from edgecmd.device import place, resolve_device
-from edgecmd.errors import DataError, FederationError
+from edgecmd.errors import ConfigError, DataError, FederationError, choose
 from edgecmd.files import write_bytes_atomically, write_json, write_text_atomically
-from edgecmd.models.students import Student, build_student
+from edgecmd.models.students import STUDENTS, Student, build_student
 from edgecmd.seeding import torch_generator
 from edgecmd.settings import load_config, to_toml
 from edgecmd.tensors import pack, require, unpack
 
+# Modality of the target -> what its students have before the convolutions.
+FRONT_OF = {"wave": "log-mel"}
 PACKAGES = ("edgecmd", "torch", "flwr", "numpy", "onnx", "onnxruntime", "scikit-learn", "safetensors")
 
 
@@ -81,8 +83,10 @@ def new_student(config: RunConfig) -> Student:
     """First weights of ``config``: those at ``student.path``, else random; equal settings give equal weights.
 
     Raises:
+        ConfigError: The student is not one for the target's modality.
         DataError: The file at ``student.path`` is missing or holds another student.
     """
+    check_modality(config)
     student = build_student(
         config.student.architecture,
         in_channels=student_channels(config),
@@ -92,6 +96,24 @@ def new_student(config: RunConfig) -> Student:
     if config.student.path:
         _load_first_weights(student, config)
     return place(student, resolve_device(config.device))
+
+
+def check_modality(config: RunConfig) -> None:
+    """Refuse a student of pictures for recordings, and the other way round.
+
+    Raises:
+        ConfigError: With the students that suit the target.
+    """
+    spec = choose("student.architecture", config.student.architecture, STUDENTS)
+    modality = target_kind(experiment(config.data).train.target)
+    front = FRONT_OF.get(modality, "none")
+    if spec.front != front:
+        what = "recordings" if modality == "wave" else "pictures"
+        allowed = ", ".join(name for name, one in STUDENTS.items() if one.front == front)
+        raise ConfigError(
+            f"student.architecture={config.student.architecture!r} does not take the targets of"
+            f" data.name={config.data.name!r}, which are {what}. Allowed: {allowed}."
+        )
 
 
 def _load_first_weights(student: Student, config: RunConfig) -> None:

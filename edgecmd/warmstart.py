@@ -17,7 +17,9 @@ from edgecmd import losses
 from edgecmd.config import RunConfig
 from edgecmd.data.augment import augment_target, outlines, two_tones
 from edgecmd.data.clients import experiment, public_features
+from edgecmd.data.pairs import target_kind
 from edgecmd.distill import learning_rate_at, make_optimizer, mean_gradient
+from edgecmd.errors import ConfigError
 from edgecmd.models.students import Student
 from edgecmd.preprocess import source_input
 from edgecmd.runs import new_student
@@ -42,10 +44,19 @@ def warm_start(config: RunConfig, *, num_steps: int, progress: Progress | None =
     Returns:
         The student, in evaluation mode.
 
+    Raises:
+        ConfigError: The target is recordings.
+
     Guarantees:
         Reads public images, the teacher and settings; no pair and no label.
     """
-    student, public = new_student(config), experiment(config.data).public
+    whole = experiment(config.data)
+    if target_kind(whole.train.target) == "wave":
+        raise ConfigError(
+            f"data.name={config.data.name!r} has recordings: no public picture can stand in for one. Leave"
+            " student.path empty."
+        )
+    student, public = new_student(config), whole.public
     features = torch.from_numpy(public_features(config))
     channels = next(student.parameters()).shape[1]
     images, optimizer = source_input(public.images), make_optimizer(student, config.distill)

@@ -49,7 +49,7 @@ class Options:
 
     Attributes:
         profiles: Keys of `export.profiles.PROFILES`; the first becomes student.onnx.
-        min_cosine: Smallest cosine for fp32 and w8; None for 0.9999.
+        min_cosine: Smallest cosine for fp32 and w8; None for 0.9999 and 0.9995.
         floor: Least task metric through ONNX Runtime, or None.
         calibration: Public or made-up inputs, for the profiles that need them.
         prototypes: Where the head is made of them, they are written beside it.

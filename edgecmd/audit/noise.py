@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 import numpy as np
 from scipy import stats
 
-LEVEL = 5e-4
+LEVEL = 1e-6
 """Probability that sound noise fails any of the tests of one audit, at most."""
 FEWEST_DRAWS = 10_000
 SHORTEST = 30  # draws of a correlation; of fewer, its normal approximation is poor

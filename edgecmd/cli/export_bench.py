@@ -80,8 +80,7 @@ def of_run(target: Path, *, profiles: str, warnings: bool, folder: Path) -> "tup
     Raises:
         ConfigError: A profile is unknown.
     """
-    from edgecmd.assess import teacher_embedding
-    from edgecmd.cli.device import bundle_plan, retrieval_task, without_norm
+    from edgecmd.cli.device import bundle_plan, test_task, without_norm
     from edgecmd.cli.run import config_of
     from edgecmd.data.clients import experiment
     from edgecmd.runs import load_student
@@ -92,7 +91,7 @@ def of_run(target: Path, *, profiles: str, warnings: bool, folder: Path) -> "tup
     from export.to_onnx import to_onnx
 
     config, names = config_of(target), choose_profiles(profiles)
-    student, task = load_student(target / STUDENT), retrieval_task(teacher_embedding(config, "test"))
+    student, task = load_student(target / STUDENT), test_task(config)
     student, folding = without_norm(config, student, task)
     spec, _ = bundle_plan(config, target, student, folding=folding)
     plain = rebuild(student, spec)

@@ -15,8 +15,9 @@ def write_gallery(config: RunConfig, folder: Path) -> None:
     """Write ``retrieval.npz``: queries drawn by the run's seed from the strict test split.
 
     Queries are drawn without looking at the result, so the gallery shows failures as often as they are.
+    Where pairs are matched by class, the first picture of the right class counts as found.
     """
-    from edgecmd.assess import embedder, teacher_embedding
+    from edgecmd.assess import CLASS_PAIRED, embedder, teacher_embedding
     from edgecmd.data.clients import experiment
     from edgecmd.data.look import as_pictures
     from edgecmd.evaluate import unit_rows
@@ -24,7 +25,9 @@ def write_gallery(config: RunConfig, folder: Path) -> None:
     from edgecmd.runs import load_student
     from edgecmd.seeding import numpy_generator
 
-    pairs = experiment(config.data).test_strict.pairs
+    whole = experiment(config.data)
+    held = whole.test_strict
+    pairs = held.pairs
     student = load_student(folder / "student.safetensors")
     similarity = (
         embedder(student, config)(pairs.target) @ unit_rows(teacher_embedding(config, "test_strict")).T
@@ -32,6 +35,9 @@ def write_gallery(config: RunConfig, folder: Path) -> None:
     chosen = np.sort(numpy_generator(config.seed, "gallery").permutation(len(pairs))[:NUM_QUERIES])
     nearest = np.argsort(-similarity[chosen], axis=1, kind="stable")[:, :NUM_FOUND]
     own = similarity[chosen, chosen]
+    if whole.kind == CLASS_PAIRED:
+        classes = held.labelled.labels["group"].values
+        own = np.where(classes[chosen][:, None] == classes, similarity[chosen], -np.inf).max(axis=1)
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,

@@ -267,7 +267,7 @@ def _scratch_job(job: tuple[dict[str, Any], int, int]) -> float:
 
 def show_results(tables: "dict[str, Table]") -> None:
     """Print the student against the baselines, the best of each column marked."""
-    from edgecmd.assess import headline
+    from edgecmd.assess import CLASS_PAIRED, headline
 
     lines = {name: headline(table) for name, table in tables.items()}
     columns = list(dict.fromkeys(column for line in lines.values() for column in line))
@@ -280,16 +280,29 @@ def show_results(tables: "dict[str, Table]") -> None:
         ]
         rows.append([name, *cells])
     titles = [column_title(column) for column in columns]
-    print_table("Unseen concepts (* best of the column)", ["method", *titles], rows)
+    told = tables["student"]
+    print_table(
+        f"Unseen {told['unseen']}, {told['kind']} pairs (* best of the column)", ["method", *titles], rows
+    )
     say(
         "R@k: retrieval of the own picture; probe k, tuned k: linear probe and fine-tuning on groups with k"
         " labels a class; NMI: k-means clusters against the groups, without a label."
     )
+    if told["kind"] == CLASS_PAIRED:
+        say(
+            "class-R@1: a picture of the right class is nearest. The pairs were matched by class, so which"
+            " picture is the own one says nothing, and the classes went into making the pairs."
+        )
 
 
 def column_title(column: str) -> str:
     """Header of a metric of `edgecmd.assess.headline`."""
-    for start, title in (("recall@", "R@"), ("linear_", "probe k="), ("finetune_", "tuned k=")):
+    for start, title in (
+        ("class_recall@", "class-R@"),
+        ("recall@", "R@"),
+        ("linear_", "probe k="),
+        ("finetune_", "tuned k="),
+    ):
         if column.startswith(start):
             return title + column.removeprefix(start)
     return "NMI" if column == "nmi" else column.replace("_", "-")

@@ -60,7 +60,7 @@ def whole_pipeline(config: RunConfig, *, baselines: bool) -> None:
     show_results(tables)
     say(f"Bundle: {folder / 'export'} ({bundle})")
     say(f"Report: {write_report(folder)}")
-    say(f"Try it: edgecmd infer {folder / 'export' / 'student.onnx'} <drawing.png>")
+    say(f"Try it: edgecmd infer {folder / 'export'} <file>")
 
 
 @app.command()

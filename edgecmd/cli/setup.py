@@ -36,7 +36,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     facts = environment()
     threads = os.environ.get("OMP_NUM_THREADS", "not set")
-    optional = {name: find_spec(name) is not None for name in ("ray", "resvg_py", "fontTools")}
+    optional = {name: find_spec(name) is not None for name in ("ray", "resvg_py", "fontTools", "soundfile")}
     advice = [] if threads == "1" else ["Set OMP_NUM_THREADS=1: more threads slow small students down."]
     if as_json:
         print_json({**facts, "omp_num_threads": threads, "optional": optional, "advice": advice})

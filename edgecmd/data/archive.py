@@ -14,11 +14,14 @@ from PIL import Image
 from edgecmd.data.images import Sides, check_pair_aspect, check_size, squeeze, to_rgb
 from edgecmd.data.own import COLUMNS, OwnPairs
 from edgecmd.data.pairs import Images, PairedData, PublicSource
+from edgecmd.data.sound import FULL_SCALE, Clip, Recordings, make_recording
 from edgecmd.data.tables import canonical, few, misspelt, repeated
 from edgecmd.errors import DataError
 
 IMAGES = ("source", "target", "public")
 TEXTS = ("id", *COLUMNS)
+RATE = "target_rate_hz"
+KNOWN = (*IMAGES, *TEXTS, RATE)
 # NotImplementedError and RuntimeError: a compression that is unknown, a password.
 READ_ERRORS = (
     OSError,
@@ -29,7 +32,7 @@ READ_ERRORS = (
     NotImplementedError,
     RuntimeError,
 )
-GREY_RANK = 3
+GREY_RANK, SOUND_RANK = 3, 2
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -39,7 +42,8 @@ def read_archive(path: Path, *, sides: Sides, problems: list[str]) -> OwnPairs |
 
     Args:
         path: The .npz file. Images are uint8, (N, H, W, C) with C 1 or 3, or (N, H, W); texts are
-            (N,), of text or of integers, where -1 stands for unknown.
+            (N,), of text or of integers, where -1 stands for unknown. A target of int16 and shape (N, T)
+            is recordings; ``target_rate_hz``, one integer, is their rate.
         sides: Sides of the images returned, in pixels.
         problems: Gets a sentence for everything that is wrong.
 
@@ -67,8 +71,8 @@ def _load(path: Path, problems: list[str]) -> dict[str, np.ndarray]:
     name = ""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            problems += [f"{path} {sentence}" for sentence in misspelt(archive.files, (*IMAGES, *TEXTS))]
-            for name in (name for name in (*IMAGES, *TEXTS) if name in archive.files):
+            problems += [f"{path} {sentence}" for sentence in misspelt(archive.files, KNOWN)]
+            for name in (name for name in KNOWN if name in archive.files):
                 arrays[name] = np.asarray(archive[name])
     except READ_ERRORS as error:
         way_out = "The file is damaged; make it again."
@@ -87,6 +91,9 @@ def _image_problems(arrays: Arrays) -> list[str]:
     ]
     for name in (name for name in IMAGES if name in arrays):
         array = arrays[name]
+        if name == "target" and is_sound(array):
+            problems += _rate_problems(arrays)
+            continue
         channels = array.shape[GREY_RANK:]
         if array.dtype != np.uint8 or array.ndim < GREY_RANK or channels not in {(), (1,), (3,)}:
             problems.append(
@@ -95,6 +102,20 @@ def _image_problems(arrays: Arrays) -> list[str]:
                 " Scale values to 0..255 and convert with .astype(numpy.uint8)."
             )
     return problems
+
+
+def is_sound(target: np.ndarray) -> bool:
+    """Whether targets are recordings: int16 of shape (N, T)."""
+    return target.dtype == np.int16 and target.ndim == SOUND_RANK
+
+
+def _rate_problems(arrays: Arrays) -> list[str]:
+    """A sentence where the rate of the recordings is absent or no single integer."""
+    rate = arrays.get(RATE)
+    if rate is not None and rate.shape == () and rate.dtype.kind in "iu":
+        return []
+    found = "none" if rate is None else f"dtype={rate.dtype} and shape={rate.shape}"
+    return [f"has recordings and {RATE}: {found}. Save one integer beside them: {RATE}=8000."]
 
 
 def _text_problems(arrays: Arrays) -> list[str]:
@@ -122,15 +143,20 @@ def _texts(array: np.ndarray) -> list[str]:
 
 
 def _assemble(path: Path, arrays: Arrays, *, sides: Sides, problems: list[str]) -> OwnPairs | None:
-    """Scale the images and sort the pairs."""
+    """Scale the images, make the recordings, and sort the pairs."""
+    before = len(problems)
     images: dict[str, np.ndarray] = {}
     try:
-        check_pair_aspect(_size(arrays["source"]), _size(arrays["target"]), name=str(path))
-        for name in (name for name in IMAGES if name in arrays):
+        if is_sound(arrays["target"]):
+            images["target"] = _recordings(path, arrays, clip=sides.clip, problems=problems)
+        else:
+            check_pair_aspect(_size(arrays["source"]), _size(arrays["target"]), name=str(path))
+        for name in (name for name in IMAGES if name in arrays and name not in images):
             side = sides.target if name == "target" else sides.source
             images[name] = _squeeze_all(arrays[name], side=side, name=f"{path}: {name}")
     except DataError as error:
         problems.append(str(error))
+    if len(problems) > before:
         return None
     texts = {name: _texts(arrays[name]) for name in TEXTS if name in arrays}
     num = len(images["source"])
@@ -142,6 +168,19 @@ def _assemble(path: Path, arrays: Arrays, *, sides: Sides, problems: list[str]) 
         columns={name: [texts[name][row] for row in order] for name in COLUMNS if name in texts},
         public=_public(images["public"], name=f"{path.stem}/public") if "public" in images else None,
     )
+
+
+def _recordings(path: Path, arrays: Arrays, *, clip: Clip, problems: list[str]) -> Recordings:
+    """Recordings made into clips; a sentence for each that cannot be."""
+    made = []
+    for row, samples in enumerate(arrays["target"]):
+        shares = samples.astype(np.float32)[:, None] / FULL_SCALE
+        name = f"{path}: target {row}"
+        try:
+            made.append(make_recording(shares, int(arrays[RATE]), clip=clip, name=name).samples)
+        except DataError as error:
+            problems.append(str(error))
+    return np.array(made, dtype=np.int16).reshape(len(made), clip.num_samples)
 
 
 def _size(array: np.ndarray) -> tuple[int, int]:

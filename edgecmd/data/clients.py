@@ -58,7 +58,7 @@ def experiment(config: DataConfig) -> Experiment:
 
 @lru_cache(maxsize=2)
 def teacher(path: str, data_set: str) -> Teacher:
-    """The teacher at ``path`` (empty: the one that ships for the data set), read once a process."""
+    """The teacher at ``path`` (empty: the one that comes with the data set), read once a process."""
     return load_teacher(Path(path) if path else None, data_set=data_set)
 
 

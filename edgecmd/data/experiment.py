@@ -16,6 +16,7 @@ from edgecmd.errors import DataError, choose
 
 # Name of a data set -> module and function that loads it; imported only when asked for.
 LOADERS: dict[str, tuple[str, str]] = {
+    "digits": ("edgecmd.data.digits", "load_digits"),
     "emoji": ("edgecmd.data.emoji", "load_emoji"),
     "folder": ("edgecmd.data.folder", "load_folder"),
 }
@@ -48,7 +49,7 @@ class HeldOut:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Experiment:
-    """Everything that a run needs, split by concept.
+    """Everything that a run needs, split by concept, or by whatever ``unseen`` says.
 
     Attributes:
         name: Name of the data set.
@@ -64,6 +65,7 @@ class Experiment:
         test_strict: ``test`` without targets that look like a training target; ``test`` itself
             where ``data.strict`` is off.
         train_ids: One name a training pair; empty where the set has none.
+        unseen: What test and training pairs do not share, in the plural, such as ``concepts``.
         train_concept: Concept of each training pair, which the split follows; None where it is not known.
     """
 
@@ -78,6 +80,7 @@ class Experiment:
     test: HeldOut
     test_strict: HeldOut
     train_ids: tuple[str, ...] = ()
+    unseen: str = "concepts"
     train_concept: Labels | None = None
 
     def __post_init__(self) -> None:

@@ -4,17 +4,18 @@
 
     pairs/
       source/<id>.png    what the teacher understands
-      target/<id>.png    the same, as the device will see it
+      target/<id>.png    the same, as the device will see it; or <id>.wav, <id>.flac: a recording of it
       pairs.csv          optional: id, and owner (for federation.partition) or concept (for the split)
       labels.csv         optional: id,label; for evaluation alone, no client reads it
       public/            optional: public source images, for the anchors
 
 PNG, JPEG and WebP of 8 bits are read. Larger images are averaged down to ``data.image_size``; where
-source and target have one aspect ratio but are no squares, both are squeezed alike.
+source and target have one aspect ratio but are no squares, both are squeezed alike. What becomes of
+recordings: `edgecmd.data.sound`.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,6 @@ from edgecmd.data.archive import read_archive
 from edgecmd.data.emoji import load_public
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.images import (
-    SUFFIXES,
     Sides,
     check_pair_aspect,
     check_size,
@@ -33,25 +33,29 @@ from edgecmd.data.images import (
     squeeze,
     stack_targets,
 )
-from edgecmd.data.own import MIN_PAIRS, MIN_PART, OwnPairs, split_rows, to_experiment
+from edgecmd.data.listing import SOUNDS, FileKind, files_by_id, target_files
+from edgecmd.data.own import MIN_PAIRS, MIN_PART, OwnPairs, split_own, to_experiment
 from edgecmd.data.pairs import Images, PairedData, PublicSource
-from edgecmd.data.tables import canonical, check_ids, few, read_table, repeated
+from edgecmd.data.sound import Recording, notes_on, read_recording
+from edgecmd.data.tables import check_ids, few, read_table
 from edgecmd.errors import ConfigError, DataError
 
-# Read by nobody here, but someone who puts such a file between the images means it.
-OTHER_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".jp2", ".jxl", ".npy", ".svg", ".tif", ".tiff")
 CHECK_COMMAND = "edgecmd data check"
+
+# A picture of the source, and a picture or a recording of the target.
+Halves = tuple[np.ndarray, np.ndarray | Recording]
 
 
 def load_folder(config: DataConfig) -> Experiment:
-    """Load a user's own pairs and split them by concept.
+    """Load a user's own pairs and split them by concept or by owner.
 
     Args:
-        config: ``path``, ``public_path``, ``image_size``, the fractions and ``strict`` are used.
+        config: All settings but ``name`` and the scaling of the target are used.
 
     Returns:
-        The experiment; the target is (N, S, S, 3) where all targets have colour, else (N, S, S, 1).
-        Labellings are ``group`` (of labels.csv) and ``concept``, each only where it was given.
+        The experiment; the target is (N, S, S, 3) where all targets have colour, else (N, S, S, 1);
+        recordings are (N, T). Labellings are ``group`` (of labels.csv), ``concept`` and ``owner``, each
+        only where it was given.
 
     Raises:
         ConfigError: ``path`` is empty, or the built-in public set does not come in this size.
@@ -81,7 +85,7 @@ def load_pairs(path: Path, config: DataConfig) -> PairedData:
 
     Args:
         path: The folder or the file. Labels beside the pairs are not handed on.
-        config: ``image_size`` is used.
+        config: ``image_size``, ``sampling_rate_hz`` and ``clip_s`` are used.
 
     Raises:
         DataError: Anything is wrong with the files, or there are fewer than two pairs.
@@ -93,27 +97,35 @@ def load_pairs(path: Path, config: DataConfig) -> PairedData:
     return own.data
 
 
-def check_folder(path: Path, *, image_size: int = DataConfig().image_size) -> list[str]:
+def check_folder(
+    path: Path,
+    config: DataConfig | None = None,
+    *,
+    image_size: int = DataConfig().image_size,
+    notes: list[str] | None = None,
+) -> list[str]:
     """Everything that is wrong with a user's folder or .npz.
 
     Args:
         path: The folder or the file.
-        image_size: Side of the images in a run, in pixels.
+        config: Settings of the run; None for the defaults.
+        image_size: Side of the images in a run, in pixels, where there is no ``config``.
+        notes: Gets a sentence for what a run can live with: recordings that are cut or clipped.
 
     Returns:
         A sentence for each problem; empty where a run can start.
     """
     problems: list[str] = []
+    settings = config or DataConfig(image_size=image_size)
     own = _read_own(
-        path.expanduser(), sides=Sides(image_size, image_size), minimum=MIN_PAIRS, problems=problems
+        path.expanduser(), sides=sides_of(settings), minimum=MIN_PAIRS, problems=problems, notes=notes
     )
     if own and own.public:
         _check_public(own, own.public, problems)
     if own and not problems:
-        shares = DataConfig()
         try:
-            split_rows(own.concepts(), val_fraction=shares.val_fraction, test_fraction=shares.test_fraction)
-        except DataError as error:
+            split_own(own, settings)
+        except (ConfigError, DataError) as error:
             problems.append(str(error))
     return problems
 
@@ -135,11 +147,13 @@ def _built_in_public(image_size: int) -> PublicSource:
         ) from error
 
 
-def _read_own(path: Path, *, sides: Sides, minimum: int, problems: list[str]) -> OwnPairs | None:
+def _read_own(
+    path: Path, *, sides: Sides, minimum: int, problems: list[str], notes: list[str] | None = None
+) -> OwnPairs | None:
     """Read a folder or an .npz; None where its pairs cannot be used."""
     own: OwnPairs | None = None
     if path.is_dir():
-        own = _read_folder(path, sides=sides, problems=problems)
+        own = _read_folder(path, sides=sides, problems=problems, notes=notes)
     elif path.suffix.lower() == ".npz" and path.is_file():
         own = read_archive(path, sides=sides, problems=problems)
     elif path.exists():
@@ -155,50 +169,35 @@ def _read_own(path: Path, *, sides: Sides, minimum: int, problems: list[str]) ->
     return own
 
 
-def _read_folder(path: Path, *, sides: Sides, problems: list[str]) -> OwnPairs | None:
+def _read_folder(
+    path: Path, *, sides: Sides, problems: list[str], notes: list[str] | None
+) -> OwnPairs | None:
     """Read source/, target/ and what lies beside them."""
-    sources = _image_files(path / "source", problems)
-    targets = _image_files(path / "target", problems)
+    sources = files_by_id(path / "source", problems)
+    targets, kind = target_files(path / "target", problems)
     if sources and targets:
         problems += _unmatched(path, sources, targets)
     ids = sorted(sources.keys() & targets.keys())
     columns = _read_columns(path, ids, problems)
-    data, read = _read_pairs(
-        [(name, sources[name], targets[name]) for name in ids], sides=sides, problems=problems
+    found = _read_pairs(
+        {name: (sources[name], targets[name]) for name in ids}, kind, sides=sides, problems=problems
     )
+    recordings = {name: one for name, (_, one) in found.items() if isinstance(one, Recording)}
+    if notes is not None and recordings:
+        notes += notes_on(recordings, clip=sides.clip)
     folder = path / "public"
     public = (
         _read_public(folder, side=sides.source, name=f"{path.name}/public", problems=problems)
         if folder.is_dir()
         else None
     )
-    if data is None:
+    if not found:
         return None
     kept = {
-        name: [text for one, text in zip(ids, texts, strict=True) if one in read]
+        name: [text for one, text in zip(ids, texts, strict=True) if one in found]
         for name, texts in columns.items()
     }
-    return OwnPairs(ids=tuple(read), data=data, columns=kept, public=public)
-
-
-def _image_files(folder: Path, problems: list[str]) -> dict[str, Path]:
-    """Image files of a folder by id, which is the name without its suffix."""
-    if not folder.is_dir():
-        problems.append(f"{folder} is missing. Pairs are source/<id>.png beside target/<id>.png.")
-        return {}
-    files = sorted(one for one in folder.iterdir() if one.is_file() and not one.name.startswith("."))
-    images = [one for one in files if one.suffix.lower() in SUFFIXES]
-    others = [one.name for one in files if one.suffix.lower() in OTHER_SUFFIXES]
-    if others:
-        problems.append(
-            f"{folder} has files of another kind: {few(others)}. Convert them to PNG, or remove them."
-        )
-    if not images:
-        problems.append(f"{folder} has no image ({', '.join(SUFFIXES)}). Folders inside it are not searched.")
-    twice = repeated(canonical(one.stem) for one in images)
-    if twice:
-        problems.append(f"{folder} has ids with more than one file: {few(twice)}. Keep one file for each id.")
-    return {canonical(one.stem): one for one in images}
+    return OwnPairs(ids=tuple(found), data=_stack(found), columns=kept, public=public)
 
 
 def _unmatched(path: Path, sources: Iterable[str], targets: Iterable[str]) -> list[str]:
@@ -228,33 +227,48 @@ def _read_columns(path: Path, ids: list[str], problems: list[str]) -> dict[str, 
 
 
 def _read_pairs(
-    files: list[tuple[str, Path, Path]], *, sides: Sides, problems: list[str]
-) -> tuple[PairedData | None, list[str]]:
-    """Images of the pairs that can be read, and their ids."""
-    sources: list[np.ndarray] = []
-    targets: list[np.ndarray] = []
-    read: list[str] = []
-    for name, source_path, target_path in files:
+    files: Mapping[str, tuple[Path, Path]], kind: FileKind, *, sides: Sides, problems: list[str]
+) -> dict[str, Halves]:
+    """Both halves of the pairs that can be read, by id."""
+    read = _read_sound_pair if kind is SOUNDS else _read_image_pair
+    found: dict[str, Halves] = {}
+    for name, (source, target) in files.items():
         try:
-            source, target = read_image(source_path), read_image(target_path)
-            check_size(source.size, side=sides.source, name=str(source_path))
-            check_size(target.size, side=sides.target, name=str(target_path))
-            check_pair_aspect(source.size, target.size, name=str(target_path))
+            found[name] = read(source, target, sides)
         except DataError as error:
             problems.append(str(error))
-            continue
-        sources.append(squeeze(source.convert("RGB"), side=sides.source))
-        targets.append(squeeze(target, side=sides.target))
-        read.append(name)
-    if not read:
-        return None, []
-    return PairedData(source=np.stack(sources), target=stack_targets(targets)), read
+    return found
+
+
+def _read_image_pair(source_path: Path, target_path: Path, sides: Sides) -> Halves:
+    """Two pictures of one field of view."""
+    source, target = read_image(source_path), read_image(target_path)
+    check_size(source.size, side=sides.source, name=str(source_path))
+    check_size(target.size, side=sides.target, name=str(target_path))
+    check_pair_aspect(source.size, target.size, name=str(target_path))
+    return squeeze(source.convert("RGB"), side=sides.source), squeeze(target, side=sides.target)
+
+
+def _read_sound_pair(source_path: Path, target_path: Path, sides: Sides) -> Halves:
+    """A picture and a recording."""
+    recording = read_recording(target_path, sides.clip)
+    source = read_image(source_path)
+    check_size(source.size, side=sides.source, name=str(source_path))
+    return squeeze(source.convert("RGB"), side=sides.source), recording
+
+
+def _stack(found: Mapping[str, Halves]) -> PairedData:
+    """All pairs as two arrays."""
+    sources = np.stack([source for source, _ in found.values()])
+    recordings = [one.samples for _, one in found.values() if isinstance(one, Recording)]
+    pictures = [one for _, one in found.values() if not isinstance(one, Recording)]
+    return PairedData(source=sources, target=np.stack(recordings) if recordings else stack_targets(pictures))
 
 
 def _read_public(folder: Path, *, side: int, name: str, problems: list[str]) -> PublicSource | None:
     """Public source images in the order of their names."""
     images: list[np.ndarray] = []
-    files = _image_files(folder, problems)
+    files = files_by_id(folder, problems)
     for one in sorted(files):
         try:
             image = read_image(files[one])

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from edgecmd.config import DataConfig
 from edgecmd.data.pairs import Images
+from edgecmd.data.sound import Clip, clip_of
 from edgecmd.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -33,15 +34,16 @@ ASPECT_TOLERANCE = 0.01
 
 
 class Sides(NamedTuple):
-    """Sides of the two pictures of a pair, in pixels."""
+    """What the two halves of a pair are made into: sides in pixels, and the clip of a recording."""
 
     source: int
     target: int
+    clip: Clip = Clip()
 
 
 def sides_of(config: DataConfig) -> Sides:
-    """Sides that the settings ask for."""
-    return Sides(source=config.source_side, target=config.image_size)
+    """Sides and clip that the settings ask for."""
+    return Sides(source=config.source_side, target=config.image_size, clip=clip_of(config))
 
 
 def read_image(path: Path) -> Image.Image:

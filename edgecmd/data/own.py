@@ -5,7 +5,7 @@ Shapes: N pairs, S side of an image.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +15,15 @@ from edgecmd.config import DataConfig
 from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels
 from edgecmd.data.pairs import PairedData, PublicSource
-from edgecmd.data.strict import near_duplicates
-from edgecmd.errors import DataError
+from edgecmd.data.strict import looks_known
+from edgecmd.data.tables import few
+from edgecmd.errors import ConfigError, DataError, choose, nearest
 
 COLUMNS = ("owner", "concept", "label")
 MIN_PAIRS = 20
 # Retrieval among one is no retrieval, and a contrastive loss needs two pairs.
 MIN_PART = 2
+PARTS = ("training", "validation", "test")
 
 Rows = Int[np.ndarray, " _"]
 
@@ -105,22 +107,111 @@ def split_rows(
     return np.sort(np.array(train)), np.sort(np.array(validation)), np.sort(np.array(test))
 
 
+def named_owners(setting: str, text: str, owners: Sequence[str]) -> set[str]:
+    """Owners that a setting names, separated by commas.
+
+    Raises:
+        ConfigError: One of them owns no pair.
+    """
+    known = {one for one in owners if one}
+    named = {part.strip() for part in text.split(",") if part.strip()}
+    for name in sorted(named - known):
+        raise ConfigError(f"{setting}={text!r} names {name!r}, who owns no pair. {nearest(name, known)}")
+    return named
+
+
+def check_overlap(tested: set[str], labelled: set[str]) -> None:
+    """Refuse labels from some of the held-out owners: from all of them or none of them is a question.
+
+    Raises:
+        ConfigError: The sets overlap, but differ.
+    """
+    if tested & labelled and tested != labelled:
+        raise ConfigError(
+            f"data.held_out and data.labels_from share {few(tested & labelled)} and differ. Name the same"
+            " owners, for labels of their own, or different ones."
+        )
+
+
+def _by_concept(own: OwnPairs, config: DataConfig) -> tuple[Rows, Rows, Rows]:
+    """Whole concepts; owners are in all parts."""
+    if config.held_out or config.labels_from:
+        raise ConfigError(
+            f"data.held_out={config.held_out!r} and data.labels_from={config.labels_from!r} name owners, but"
+            " data.split='concept' does not follow them. Set data.split to 'owner'."
+        )
+    return split_rows(own.concepts(), val_fraction=config.val_fraction, test_fraction=config.test_fraction)
+
+
+def _by_owner(own: OwnPairs, config: DataConfig) -> tuple[Rows, Rows, Rows]:
+    """Owners for testing; the validation part from owners that are named, or from the others' pairs.
+
+    Where the same owners are named twice, the concepts of their own that a hash names are for validation.
+    """
+    owners = list(own.columns.get("owner", ()))
+    if not owners or not all(owners):
+        unknown = [name for name, owner in zip(own.ids, owners) if not owner]
+        which = f"unknown for {few(unknown)}" if owners else "in no pairs.csv"
+        raise DataError(
+            f"data.split='owner' follows owners, which are {which}. Fill the column owner of pairs.csv, or"
+            " set data.split to 'concept'."
+        )
+    if not config.held_out and not config.labels_from:
+        return split_rows(owners, val_fraction=config.val_fraction, test_fraction=config.test_fraction)
+    if not config.held_out:
+        raise ConfigError("data.labels_from needs data.held_out, which names the owners for testing.")
+    tested = named_owners("data.held_out", config.held_out, owners)
+    labelled = named_owners("data.labels_from", config.labels_from, owners)
+    check_overlap(tested, labelled)
+    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    for row, (owner, concept) in enumerate(zip(owners, own.concepts(), strict=True)):
+        is_drawn = position(concept) < config.val_fraction
+        if owner in tested:
+            part = 1 if labelled == tested and is_drawn else 2
+        else:
+            part = 1 if owner in labelled or (not labelled and is_drawn) else 0
+        parts[part].append(row)
+    if min(map(len, parts)) < MIN_PART:
+        sizes = ", ".join(f"{len(part)} {name}" for part, name in zip(parts, PARTS))
+        raise DataError(
+            f"The owners give {sizes} pairs; each part needs {MIN_PART}. Change data.held_out,"
+            " data.labels_from or data.val_fraction."
+        )
+    train, validation, test = (np.array(part) for part in parts)
+    return train, validation, test
+
+
+SPLITS: dict[str, Callable[[OwnPairs, DataConfig], tuple[Rows, Rows, Rows]]] = {
+    "concept": _by_concept,
+    "owner": _by_owner,
+}
+
+
+def split_own(own: OwnPairs, config: DataConfig) -> tuple[Rows, Rows, Rows]:
+    """Rows of training, validation and test, as ``config.split`` says.
+
+    Raises:
+        ConfigError: The settings contradict each other, or name owners that there are not.
+        DataError: There are too few concepts or owners, or a pair without owner.
+    """
+    return choose("data.split", config.split, SPLITS)(own, config)
+
+
 def to_experiment(own: OwnPairs, config: DataConfig, *, public: PublicSource, name: str) -> Experiment:
     """The experiment of a user's pairs.
 
     Args:
         own: The pairs.
-        config: ``val_fraction``, ``test_fraction`` and ``strict`` are used.
+        config: The settings of the split and ``strict`` are used.
         public: Public source images.
         name: Name of the data set.
 
     Raises:
+        ConfigError: The settings of the split do not suit the pairs.
         DataError: There are too few concepts to split, or the test targets all look like training
             targets.
     """
-    train, validation, test = split_rows(
-        own.concepts(), val_fraction=config.val_fraction, test_fraction=config.test_fraction
-    )
+    train, validation, test = split_own(own, config)
     strict = _strict_rows(own, train, test) if config.strict else test
     return Experiment(
         name=name,
@@ -134,6 +225,7 @@ def to_experiment(own: OwnPairs, config: DataConfig, *, public: PublicSource, na
         test=_held_out(own, test),
         test_strict=_held_out(own, strict),
         train_ids=tuple(own.ids[row] for row in train),
+        unseen=f"{config.split}s",
         train_concept=own.labels("concept").take(train) if "concept" in own.columns else None,
     )
 
@@ -141,7 +233,7 @@ def to_experiment(own: OwnPairs, config: DataConfig, *, public: PublicSource, na
 def _held_out(own: OwnPairs, rows: Rows) -> HeldOut:
     """Pairs at ``rows`` with the labellings that the user gave."""
     data = own.data.take(rows)
-    given = {"group": "label", "concept": "concept"}
+    given = {"group": "label", "concept": "concept", "owner": "owner"}
     labels = {name: own.labels(column).take(rows) for name, column in given.items() if column in own.columns}
     labelled = LabelledTarget(target=data.target, labels=labels)
     return HeldOut(pairs=data, labelled=labelled, ids=tuple(own.ids[row] for row in rows))
@@ -149,11 +241,11 @@ def _held_out(own: OwnPairs, rows: Rows) -> HeldOut:
 
 def _strict_rows(own: OwnPairs, train: Rows, test: Rows) -> Rows:
     """Rows of ``test`` whose target looks like none of ``train``."""
-    novel = test[~near_duplicates(own.data.target[test], own.data.target[train])]
+    novel = test[~looks_known(own.data.target[test], own.data.target[train])]
     if len(novel) < MIN_PART:
         raise DataError(
             f"{len(test) - len(novel)} of {len(test)} test targets have a correlation above 0.9 to a training"
-            " target. Name the column concept in pairs.csv, so that look-alikes share a concept,"
-            " or set data.strict to false."
+            " target, or are equal to one where they are recordings. Name the column concept in pairs.csv, so"
+            " that look-alikes share a concept, or set data.strict to false."
         )
     return np.asarray(novel)

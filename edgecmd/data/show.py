@@ -126,8 +126,11 @@ def held_out_section(experiment: Experiment, name: str, *, num: int, seed: int) 
         )
         for row in draw_rows(len(held), num, seed=seed, purpose=name)
     ]
-    strict = f", {len(experiment.test_strict):,} of them strict" if name == "test" else ""
-    return Section(heading=f"{name}: {len(held):,} pairs of unseen concepts{strict}", cells=tuple(cells))
+    is_strict = name == "test" and experiment.test_strict is not experiment.test
+    strict = f", {len(experiment.test_strict):,} of them strict" if is_strict else ""
+    # Labels may come from people who are in the training pairs too; the test never does.
+    unseen = f"unseen {experiment.unseen}" if name == "test" or experiment.unseen == "concepts" else "others"
+    return Section(heading=f"{name}: {len(held):,} pairs of {unseen}{strict}", cells=tuple(cells))
 
 
 def public_section(experiment: Experiment, *, num: int, seed: int) -> Section:

@@ -8,11 +8,22 @@ Shapes: N images, S side, C channels, P pixels after averaging down.
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from edgecmd.data.pairs import Images
+from edgecmd.data.pairs import Images, Targets, target_kind
 
 THRESHOLD = 0.9
 SIDE = 32
 CHUNK = 1024
+
+
+def looks_known(test: Targets, train: Targets) -> Bool[np.ndarray, " num"]:
+    """Which of ``test`` are no news after ``train``: pictures by `near_duplicates`, recordings where equal.
+
+    A correlation of samples says nothing about recordings: one that is moved by a millisecond has none.
+    """
+    if target_kind(test) != "wave":
+        return near_duplicates(test, train)
+    known = {one.tobytes() for one in train}
+    return np.array([one.tobytes() in known for one in test], dtype=bool)
 
 
 def near_duplicates(

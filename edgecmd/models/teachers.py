@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
+from edgecmd.built import COMMANDS, built_file
 from edgecmd.data.pairs import Images
 from edgecmd.device import device_of
 from edgecmd.errors import DataError, choose
@@ -27,7 +28,8 @@ TEACHERS: dict[str, StudentSpec] = {
     "gn-teacher": StudentSpec(family="gn", widths=(32, 64, 128)),
     "gn-teacher-large": StudentSpec(family="gn", widths=(48, 112, 184)),
 }
-# Teachers that ship with edgecmd: data set -> file and its SHA-256. Other sets use that of `DEFAULT_SET`.
+# Teachers that ship with edgecmd: data set -> file and its SHA-256. Sets that are built have theirs beside
+# them (`edgecmd.built`); others use that of `DEFAULT_SET`.
 DEFAULT_SET = "emoji"
 BUILTIN: dict[str, tuple[str, str]] = {
     "emoji": (
@@ -101,17 +103,16 @@ def save_teacher(network: nn.Module, path: Path, *, recipe: Mapping[str, str]) -
 
 
 def load_teacher(path: Path | None = None, *, data_set: str = DEFAULT_SET) -> Teacher:
-    """Read a teacher made by ``edgecmd pretrain``; without a path the one that ships for a data set.
+    """Read a teacher made by ``edgecmd pretrain``; without a path the one that comes with a data set.
 
     Args:
-        path: The file; None for the shipped one.
+        path: The file; None for the one that ships, or that was built beside the data.
         data_set: ``data.name``; sets without a teacher of their own get that of `DEFAULT_SET`.
 
     Raises:
         DataError: The file is missing, not safetensors, or its metadata or tensors do not fit.
     """
-    name, checksum = BUILTIN.get(data_set, BUILTIN[DEFAULT_SET])
-    file = path or shipped_file(name)
+    file, checksum, again = (path, "", "") if path else own_teacher(data_set)
     advice = f"A teacher is made by `edgecmd pretrain --out {file.name}`; teacher.path names it."
     tensors, recipe = unpack(file, advice=advice)
     require(recipe, {"architecture", "embedding_dim"}, path=file, advice=advice)
@@ -126,8 +127,20 @@ def load_teacher(path: Path | None = None, *, data_set: str = DEFAULT_SET) -> Te
     network.eval().requires_grad_(False)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if path is None and digest != checksum:
-        raise DataError(f"{file} does not have the checksum {checksum}. Install edgecmd again.")
+        raise DataError(f"{file} does not have the checksum {checksum}. {again}")
     return Teacher(network=network, embedding_dim=dim, sha256=digest, recipe=recipe)
+
+
+def own_teacher(data_set: str) -> tuple[Path, str, str]:
+    """File of the teacher that comes with a data set, its checksum, and how to get it again.
+
+    Raises:
+        DataError: The file is nowhere, or the set is one to be built and is not.
+    """
+    if data_set in COMMANDS:
+        return *built_file(data_set, "teacher"), f"Build the set again with `{COMMANDS[data_set]}`."
+    name, checksum = BUILTIN.get(data_set, BUILTIN[DEFAULT_SET])
+    return shipped_file(name), checksum, "Install edgecmd again."
 
 
 def recipe_text(settings: Mapping[str, object]) -> str:

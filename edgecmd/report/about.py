@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from edgecmd.report import scores
 from edgecmd.report.markup import Row, Section, folded, listing, missing, table
 from edgecmd.report.numbers import plain
 from edgecmd.report.read import RunFiles, Table
@@ -11,9 +12,20 @@ ICONS = (
     " artists of one house. They are neither photographs nor free-hand sketches, and numbers on them do"
     " not say how well the method does there."
 )
-LIMITS = (
+CLASS_PAIRED = (
+    "The pairs were matched by class: each target got some source image of the same class. The class of"
+    " every pair went into making it, so the pairs are not strictly without labels, and few-label accuracy"
+    " is higher than pairs found in the world would give."
+)
+LABELS = (
     "The labels that the probes use are held by whoever deploys the student. The clients' pairs have"
-    " none, and the concepts of pairs, labels and test are all different.",
+    " none, and the concepts of pairs, labels and test are all different."
+)
+SEEN_LABELS = (
+    "The labels that the probes use are held by whoever deploys the student. The clients' pairs have"
+    " none, and the {unseen} of the test are in none of the pairs."
+)
+LIMITS = (
     "This is one run with one seed. Intervals are over draws of labels only; `edgecmd compare` repeats a"
     " run with several seeds.",
     "The baselines that train in a federation use the settings of this run with another loss; they were"
@@ -50,7 +62,10 @@ def environment(run: RunFiles) -> Section:
 
 def limits(run: RunFiles) -> Section:
     """What the numbers do not say."""
-    items = [ICONS, *LIMITS] if run.setting("data.name") == "emoji" else [*LIMITS]
+    unseen = scores.unseen(run.evaluation)
+    items = [ICONS] if run.setting("data.name") == "emoji" else []
+    items += [CLASS_PAIRED] if scores.is_class_paired(run.evaluation) else []
+    items += [SEEN_LABELS.format(unseen=unseen) if unseen != "concepts" else LABELS, *LIMITS]
     if not run.privacy:
         items.append(NOT_PRIVATE)
     return Section(anchor="limits", title="Limits", body=listing(items))

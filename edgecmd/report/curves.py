@@ -11,7 +11,7 @@ from edgecmd.report.drawing import DASHES, INK, LINES, MARKERS, Drawing, draw
 from edgecmd.report.numbers import share
 from edgecmd.report.read import Table
 
-VALIDATION = "val_recall@1"
+VALIDATION = {"val_recall@1": "validation R@1", "val_class_recall@1": "validation class R@1"}
 Points = Sequence[tuple[int, float]]
 
 
@@ -46,15 +46,16 @@ def loss_curve(rounds: Sequence[Table], *, chance: float | None) -> Drawing | No
 
 def validation_curve(rounds: Sequence[Table]) -> Drawing | None:
     """Retrieval on the validation split, for the rounds that measured it; None where none did."""
-    measured = points(rounds, VALIDATION)
+    found = {label: points(rounds, key) for key, label in VALIDATION.items()}
+    label, measured = max(found.items(), key=lambda one: len(one[1]))
     if not measured:
         return None
 
     def paint(axes: Axes) -> None:
-        _by_round(axes, measured, label="validation R@1", marker="o")
+        _by_round(axes, measured, label=label, marker="o")
         axes.set_ylim(bottom=0.0)
 
-    return draw("validation", paint, alt=f"Validation R@1 by round: {_ends(measured)}.")
+    return draw("validation", paint, alt=f"{label.capitalize()} by round: {_ends(measured)}.")
 
 
 def _by_round(axes: Axes, values: Points, *, label: str, marker: str = "") -> None:
@@ -85,7 +86,7 @@ def few_labels_curve(evaluation: Table, labelling: str) -> Drawing | None:
             _banded(axes, results, index=index, name=name)
         if floor is not None:
             axes.axhline(floor, color=INK, linestyle=(0, (2, 2)), linewidth=1.0, label="most frequent class")
-        axes.set(xlabel="labels a class", ylabel="accuracy on unseen concepts")
+        axes.set(xlabel="labels a class", ylabel=f"accuracy on unseen {scores.unseen(evaluation)}")
         axes.set_xticks(list(places.values()), list(places))
         legend_below(axes)
 

@@ -42,6 +42,13 @@ def _claim(run: RunFiles, column: scores.Column) -> str:
             f"The student ranks the matching source image first for a share of {value} of {num} test images,"
             " all of concepts that no training pair shows"
         )
+    if column.title == "class R@1":
+        unseen = scores.unseen(run.evaluation)
+        return (
+            f"The student ranks a source image of the right class first for a share of {value} of"
+            f" {run.evaluation['student'].get('num_test', 0):,} test targets of unseen {unseen}"
+            " (the pairs were matched by class)"
+        )
     return f"On concepts that no training pair shows, the student reaches {value} in {column.title}"
 
 
@@ -108,7 +115,8 @@ def _privacy(run: RunFiles) -> Fact:
 
 def _evaluation(run: RunFiles) -> list[Fact]:
     titles = {
-        "R@1": "R@1 on unseen concepts",
+        "R@1": f"R@1 on unseen {scores.unseen(run.evaluation)}",
+        "class R@1": f"R@1 by class on unseen {scores.unseen(run.evaluation)}",
         "strict R@1": "R@1, look-alikes left out",
         "one-shot": "one-shot across styles",
     }

@@ -6,6 +6,7 @@ Shapes: Q queries, K nearest, H height, W width, C channels, T side of a tile.
 import base64
 import struct
 import zlib
+from collections.abc import Mapping
 from html import escape
 
 import numpy as np
@@ -15,6 +16,8 @@ from matplotlib.figure import Figure
 from edgecmd.report.drawing import FRAME, PNG_DPI, QUIET, Drawing, chart_style, to_png
 from edgecmd.report.read import Gallery
 
+OWN = {"truth": "own", "right": "own image"}
+BY_CLASS = {"truth": "paired", "right": "image of its class"}
 Image = UInt8[np.ndarray, "height width channels"]
 TILE_PX = 128
 BORDER_PX = 6
@@ -22,9 +25,15 @@ GAP_PX = 10
 HEADING_PX = 44
 
 
-def gallery_drawing(gallery: Gallery) -> Drawing:
-    """The gallery as a table of embedded pictures, and as one PNG file."""
-    return Drawing(name="retrieval", html=_grid_html(gallery), png=_grid_png(gallery))
+def gallery_drawing(gallery: Gallery, *, by_class: bool = False) -> Drawing:
+    """The gallery as a table of embedded pictures, and as one PNG file.
+
+    Args:
+        gallery: The pictures.
+        by_class: Whether its ranks are those of the first image of the right class, not of the own one.
+    """
+    words = BY_CLASS if by_class else OWN
+    return Drawing(name="retrieval", html=_grid_html(gallery, words), png=_grid_png(gallery, words))
 
 
 def rank_in_words(rank: int) -> str:
@@ -59,35 +68,35 @@ def picture(image: Image, *, alt: str, kind: str = "") -> str:
     return f'<img{name} {size} alt="{escape(alt)}" src="data:image/png;base64,{data}">'
 
 
-def _grid_html(gallery: Gallery) -> str:
+def _grid_html(gallery: Gallery, words: Mapping[str, str]) -> str:
     nearest = range(1, gallery.found.shape[1] + 1)
-    heads = ["query", "own", *(rank_in_words(place) for place in nearest)]
+    heads = ["query", words["truth"], *(rank_in_words(place) for place in nearest)]
     head = "".join(f'<th scope="col">{title}</th>' for title in heads)
-    rows = "\n".join(_row_html(gallery, index) for index in range(len(gallery.query)))
+    rows = "\n".join(_row_html(gallery, index, words) for index in range(len(gallery.query)))
     return (
-        '<table class="gallery"><caption class="unseen">Queries, own images, nearest images</caption>'
+        '<table class="gallery"><caption class="unseen">Queries, their images, nearest images</caption>'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>"
     )
 
 
-def _row_html(gallery: Gallery, index: int) -> str:
+def _row_html(gallery: Gallery, index: int, words: Mapping[str, str]) -> str:
     number, rank = index + 1, int(gallery.rank[index])
     query = picture(gallery.query[index], alt=f"Query {number}")
-    truth = picture(gallery.truth[index], alt=f"Own image of query {number}")
-    found = '<span class="unseen">own image found </span>'
+    truth = picture(gallery.truth[index], alt=f"{words['truth'].capitalize()} image of query {number}")
+    found = '<span class="unseen">' + words["right"] + " found </span>"
     cells = [
         f'<th scope="row">{query}<span>{found}{rank_in_words(rank)}</span></th>',
         f"<td>{truth}</td>",
     ]
     for place, image in enumerate(gallery.found[index], start=1):
         right = place == rank
-        what = "the own image" if right else "another image"
+        what = f"the {words['right']}" if right else "another image"
         alt = f"Found {rank_in_words(place)} for query {number}: {what}"
         cells.append(f"<td>{picture(image, alt=alt, kind='right' if right else '')}</td>")
     return "<tr>" + "".join(cells) + "</tr>"
 
 
-def _grid_png(gallery: Gallery) -> bytes:
+def _grid_png(gallery: Gallery, words: Mapping[str, str]) -> bytes:
     num, nearest = gallery.found.shape[:2]
     cell = TILE_PX + 2 * BORDER_PX + GAP_PX
     columns = nearest + 2
@@ -100,7 +109,7 @@ def _grid_png(gallery: Gallery) -> bytes:
             top, left = HEADING_PX + GAP_PX + row * cell, GAP_PX + column * cell
             tile = _tile(as_rgb(image), framed=framed)
             canvas[top : top + len(tile), left : left + len(tile)] = tile
-    titles = ["query", "own", *(rank_in_words(place) for place in range(1, nearest + 1))]
+    titles = ["query", words["truth"], *(rank_in_words(place) for place in range(1, nearest + 1))]
     with chart_style("retrieval"):
         figure = Figure(figsize=(width / PNG_DPI, height / PNG_DPI))
         axes = figure.add_axes((0, 0, 1, 1))

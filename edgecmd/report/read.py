@@ -27,13 +27,13 @@ class Gallery:
     """Pictures of ``retrieval.npz``.
 
     Attributes:
-        query: Target images, (Q, H, W, C).
+        query: Targets as pictures, (Q, H, W, C), of a size of their own.
         truth: Their own source images, (Q, H, W, 3).
         found: The nearest source images, nearest first, (Q, 5, H, W, 3).
         rank: Place at which the own image was found, 1 for first, (Q,).
     """
 
-    query: UInt8[np.ndarray, "num height width channels"]
+    query: UInt8[np.ndarray, "num _ _ channels"]
     truth: UInt8[np.ndarray, "num height width 3"]
     found: UInt8[np.ndarray, "num nearest height width 3"]
     rank: Int[np.ndarray, " num"]

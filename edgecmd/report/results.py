@@ -25,7 +25,7 @@ METHODS = {
     "seed": "the same federation with SEED, public anchors as its queue",
     "crd": "the same federation with CRD, negatives from the batch",
     "socket": "the same federation with the label-free terms of SOCKET",
-    "teacher as it is": "the teacher applied to the target images, nothing trained",
+    "teacher as it is": "the teacher applied to the target as a picture, nothing trained",
     "untrained": "the student with its first, random weights",
     "scratch": "the student trained on the few labels alone, without distillation",
 }
@@ -41,7 +41,11 @@ def results(run: RunFiles) -> Section:
     source = f"{first.get('data', '?')} ({first.get('kind', '?')} pairs)"
     body = [
         paragraph(f"Data: {source}, {first.get('num_test', 0):,} test pairs."),
-        score_table("Results on unseen concepts; ★ marks the best of a column", columns, run.evaluation),
+        score_table(
+            f"Results on unseen {scores.unseen(run.evaluation)}; ★ marks the best of a column",
+            columns,
+            run.evaluation,
+        ),
         listing([*_metrics(run.evaluation), *_known_methods(run.evaluation)]),
     ]
     return Section(anchor="results", title=title, body="\n".join(body))
@@ -54,6 +58,11 @@ def _metrics(evaluation: Table) -> list[str]:
         " `strict`: without targets that look like a training target.",
         "`one-shot`: one labelled example a concept in one style, tested on another style.",
     ]
+    if scores.is_class_paired(evaluation):
+        notes = [
+            "`class R@1`: share of test targets whose nearest source image is of their class. Which image of"
+            " the class a target was paired with says nothing here, so retrieval of the own one is not asked."
+        ]
     labelling = scores.main_labelling(evaluation)
     if labelling:
         notes.append(
@@ -143,11 +152,16 @@ def retrieval(run: RunFiles) -> Section:
     anchor, title = "retrieval", "What the student finds"
     if run.gallery is None:
         return Section(anchor=anchor, title=title, body=missing("retrieval.npz", command="edgecmd run"))
-    drawing, ranks = gallery_drawing(run.gallery), run.gallery.rank
+    by_class = scores.is_class_paired(run.evaluation)
+    drawing, ranks = gallery_drawing(run.gallery, by_class=by_class), run.gallery.rank
+    rows = "a test image of an unseen concept, the source image that it belongs to"
+    right = "The own one"
+    if by_class:
+        rows = f"a test target (unseen {scores.unseen(run.evaluation)}), the source image it was paired with"
+        right = "The first one of its class"
     text = (
-        "Each row: a test image of an unseen concept, the source image that it belongs to, and the nearest"
-        " source images. The own one has a green frame, and its place stands below the query."
-        f" Here it comes first for {int((ranks == 1).sum())} of {len(ranks)}."
+        f"Each row: {rows}, and the nearest source images. {right} has a green frame, and its place stands"
+        f" below the query. Here it comes first for {int((ranks == 1).sum())} of {len(ranks)}."
         " The rows were drawn by the seed, without looking at the result."
     )
     return Section(anchor=anchor, title=title, body=paragraph(text) + drawing.html, drawings=(drawing,))

@@ -63,6 +63,11 @@ def columns(evaluation: Table) -> list[Column]:
         )
         for at in _ranks(tables)
     ]
+    found.append(
+        _column(
+            "class R@1", tables, _plain("retrieval", "class_recall@1"), chance=_fact(tables, "class_chance")
+        )
+    )
     found.append(_column("strict R@1", tables, _plain("retrieval_strict", "recall@1")))
     found.append(_column("one-shot", tables, _plain("one_shot", "one_shot"), chance=_one_shot_chance(tables)))
     labelling = main_labelling(evaluation)
@@ -73,6 +78,16 @@ def columns(evaluation: Table) -> list[Column]:
     ]
     found.append(_column("NMI", tables, _nmi(labelling)))
     return [column for column in found if column.scores]
+
+
+def unseen(evaluation: Table) -> str:
+    """What test and training pairs do not share, in the plural."""
+    return str((evaluation.get("student") or {}).get("unseen", "concepts"))
+
+
+def is_class_paired(evaluation: Table) -> bool:
+    """Whether the pairs were matched by class, so that any source image of the class is the right one."""
+    return (evaluation.get("student") or {}).get("kind") == "class-paired"
 
 
 def main_labelling(evaluation: Table) -> str:
@@ -133,6 +148,10 @@ def _few(table: Table) -> Table:
 def _ranks(tables: Mapping[str, Table]) -> list[int]:
     names = {name for table in tables.values() for name in table.get("retrieval") or {}}
     return sorted(int(name.removeprefix("recall@")) for name in names if name.startswith("recall@"))
+
+
+def _fact(tables: Mapping[str, Table], key: str) -> float | None:
+    return next((float(table[key]) for table in tables.values() if key in table), None)
 
 
 def _one_shot_chance(tables: Mapping[str, Table]) -> float | None:

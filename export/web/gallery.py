@@ -15,7 +15,7 @@ from PIL import Image
 
 from edgecmd.assess import teacher_embedding
 from edgecmd.config import RunConfig
-from edgecmd.data.clients import experiment, public_features, teacher
+from edgecmd.data.clients import experiment, public_features, teacher_of
 from edgecmd.data.emoji import load_public
 from edgecmd.data.images import SUFFIXES, read_image, squeeze, to_rgb
 from edgecmd.data.pairs import Images, PublicSource
@@ -131,7 +131,7 @@ def gallery_of_folder(
     return Gallery(
         names=tuple(path.stem.replace("_", " ") for path in chosen),
         pictures=pictures,
-        embedding=unit_rows(teacher(config.teacher.path).embed(pictures)),
+        embedding=unit_rows(teacher_of(config).embed(pictures)),
         credit=credit or "Pictures: chosen by whoever made this page.",
     )
 

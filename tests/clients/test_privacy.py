@@ -105,7 +105,7 @@ def test_the_search_would_find_a_picture(pairs: Path, tmp_path: Path) -> None:
 
 def test_no_type_that_a_client_holds_has_a_field_for_labels() -> None:
     assert [one.name for one in fields(PairedData)] == ["source", "target"]
-    assert [one.name for one in fields(LocalData)] == ["target", "teacher"]
+    assert [one.name for one in fields(LocalData)] == ["target", "teacher", "modality"]
     assert [one.name for one in fields(Holding)] == ["data", "anchors"]
 
 

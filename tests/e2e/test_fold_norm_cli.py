@@ -189,7 +189,7 @@ def test_depth_and_sound_go_from_pairs_to_a_bundle(
     assert run(monkeypatch, "export", folder) == 0, capsys.readouterr().err
     report = json.loads((folder / "export" / "report.json").read_text())
     assert report["front_end"] == front_end
-    assert report["parity"]["min_cosine"] >= 0.9999
+    assert report["parity"]["min_cosine"] >= 0.9995
     assert report["num_classes"] == 5
     capsys.readouterr()
     for words, message in (

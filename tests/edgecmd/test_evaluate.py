@@ -120,3 +120,43 @@ def test_clusters_leave_out_what_has_no_label_and_ask_for_two_classes() -> None:
 def test_a_constant_embedding_has_no_clusters() -> None:
     found = evaluate.clustering(np.ones((6, 2), dtype=np.float32), labels(0, 1, 0, 1, 0, 1), seed=0)
     assert found["nmi"] == pytest.approx(0.0)
+
+
+class TestClassRecall:
+    """Retrieval where pairs are matched by class: any source image of the class is right."""
+
+    def test_by_hand(self) -> None:
+        teacher = np.eye(4, dtype=np.float32)
+        labels = np.array([0, 0, 1, 1])
+        # The first finds its class's other image, the second an image of the wrong class, the rest their own.
+        student = teacher[[1, 2, 2, 3]]
+        assert evaluate.class_recall(student, teacher, labels) == {"class_recall@1": 0.75}
+
+    def test_a_constant_embedding_retrieves_nothing(self) -> None:
+        constant = np.ones((4, 3), dtype=np.float32)
+        assert evaluate.class_recall(constant, constant, np.array([0, 0, 1, 1])) == {"class_recall@1": 0.0}
+
+    def test_against_nearest_neighbours_of_scikit_learn(self) -> None:
+        from sklearn.neighbors import KNeighborsClassifier
+
+        noise = np.random.default_rng(0)
+        labels = noise.integers(0, 5, 60)
+        teacher = noise.normal(size=(60, 8)).astype(np.float32) + 2.0 * np.eye(5, 8)[labels]
+        student = evaluate.unit_rows(noise.normal(size=(60, 8)).astype(np.float32) + np.eye(5, 8)[labels])
+        nearest = KNeighborsClassifier(1, metric="cosine").fit(teacher, labels)
+        expected = float((nearest.predict(student) == labels).mean())
+        assert evaluate.class_recall(student, teacher.astype(np.float32), labels) == {
+            "class_recall@1": pytest.approx(expected)
+        }
+
+    def test_what_has_no_label_is_neither_asked_for_nor_found(self) -> None:
+        teacher = np.eye(3, dtype=np.float32)
+        found = evaluate.class_recall(teacher[[2, 1, 2]], teacher, np.array([0, 1, -1]))
+        # Unlabelled, the third image does not count, so the first finds nothing at all: a tie.
+        assert found == {"class_recall@1": 0.5}
+        assert evaluate.class_recall(teacher, teacher, np.array([0, 0, -1])) == {}
+
+    def test_chance_is_that_of_a_random_image(self) -> None:
+        assert evaluate.same_class_share(np.repeat(np.arange(10), 7)) == pytest.approx(0.1)
+        # Three, one, and one without label: (3/4)^2 + (1/4)^2.
+        assert evaluate.same_class_share(np.array([0, 0, 0, 1, -1])) == pytest.approx(0.625)

@@ -110,7 +110,7 @@ def test_report_has_the_figures_and_no_path(bundle):
     assert report["parity"]["batch_sizes"] == [1, 2, 5, 32]
     assert report["parity"]["input_sizes"] == ["32x32", "64x64", "81x17"]
     assert report["parity"]["max_abs"] <= report["profiles"]["fp32"]["limits"]["max_abs"] == 1e-4
-    assert report["profiles"]["w8"]["parity"]["min_cosine"] >= 0.9999
+    assert report["profiles"]["w8"]["parity"]["min_cosine"] >= 0.9995
     assert report["profiles"]["int8"]["parity"]["mean_cosine"] >= 0.99
     assert report["calibration"] == "16 made-up pictures"
     assert report["files"]["student.onnx"]["bytes"] == (folder / "student.onnx").stat().st_size

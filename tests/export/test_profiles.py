@@ -126,7 +126,7 @@ def test_lists_of_profiles():
 
 def test_limits_by_profile():
     assert limits_of("fp32").max_abs == 1e-4
-    assert limits_of("w8").min_cosine == 0.9999
+    assert (limits_of("fp32").min_cosine, limits_of("w8").min_cosine) == (0.9999, 0.9995)
     assert limits_of("w8", min_cosine=0.99).min_cosine == 0.99
     assert limits_of("int8", min_cosine=0.9999).min_cosine == PROFILES["int8"].limits.min_cosine
     assert limits_of("int8").max_metric_gap == 0.01

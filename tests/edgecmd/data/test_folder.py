@@ -113,7 +113,7 @@ class TestLoad:
             index = int(name[1:])
             assert whole.train_owner.values[row] == index % 2
             assert whole.train_labels.values[row] == (index % 2 if index < NUM - 10 else UNLABELLED)
-        assert set(whole.test.labelled.labels) == {"group", "concept"}
+        assert set(whole.test.labelled.labels) == {"group", "concept", "owner"}
         parts = [whole.train_ids, whole.validation.ids, whole.test.ids]
         concepts = [{int(name[1:]) // 3 for name in ids} for ids in parts]
         assert sum(map(len, concepts)) == len(set.union(*concepts))
@@ -438,7 +438,7 @@ class TestArchive:
         assert other.train_owner.names == ("0", "1")
         rows = np.array([int(name[1:]) for name in other.train_ids])
         assert np.array_equal(other.train_owner.values, rows % 3 - 1)
-        assert set(other.test.labelled.labels) == {"group"}
+        assert set(other.test.labelled.labels) == {"group", "owner"}
 
     def test_shapes_and_public(self, tmp_path):
         big = np.stack([noise(index, size=(32, 48)) for index in range(NUM)])

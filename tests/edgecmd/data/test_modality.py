@@ -63,15 +63,45 @@ def test_moving_a_depth_map_makes_up_no_distance() -> None:
     assert bool((moved[:, 0][moved[:, 1] == 0] == 0).all())
 
 
-def test_a_moved_recording_keeps_its_loudest_place_within_a_tenth() -> None:
-    wave = np.zeros((64, 2000), dtype=np.int16)
-    wave[:, 1000] = 30000
-    moved = augment_wave(target_input(wave, offset=0.0, scale=1.0), strength=1.0, generator=coins())
-    place = moved[:, 0, 0].argmax(dim=1)
-    assert int((place - 1000).abs().max()) <= 200
-    assert len(place.unique()) > 10
-    peak = moved[:, 0, 0].amax(dim=1) / (30000 / 32768)
-    assert 0.65 < float(peak.min()) < float(peak.max()) < 1.5
+def burst(hz: float, *, rate_hz: int = 8000) -> torch.Tensor:
+    """64 recordings of a second with a tone from 0.4 to 0.6 s, as students see them."""
+    seconds = np.arange(rate_hz) / rate_hz
+    shares = np.sin(2 * np.pi * hz * seconds) * ((seconds > 0.4) & (seconds < 0.6))
+    wave = np.repeat(np.rint(16384 * shares).astype(np.int16)[None], 64, axis=0)
+    return target_input(wave, offset=0.0, scale=1.0)
+
+
+def test_a_view_of_a_recording_is_moved_faster_or_slower_louder_or_softer() -> None:
+    view = augment_wave(burst(600.0), strength=1.0, generator=coins())[:, 0, 0]
+    found = np.fft.rfftfreq(8000, 1 / 8000)[np.abs(np.fft.rfft(view.numpy(), axis=1)).argmax(axis=1)]
+    # exp(0.15) = 1.16 by hand; a line of a fifth of a second is 5 Hz wide.
+    assert 600 / 1.17 - 5 < found.min() < 560
+    assert 640 < found.max() < 600 * 1.17 + 5
+    sound = view.abs() > 0.5 * view.abs().amax(dim=1, keepdim=True)
+    start = sound.int().argmax(dim=1) / 8000
+    # (0.4 +- 0 to 0.1 s) at a speed of 0.86 to 1.16.
+    assert 0.4 / 1.17 - 0.1 < float(start.min()) < 0.35
+    assert 0.45 < float(start.max()) < 0.4 * 1.17 + 0.1 + 0.01
+    # Tilt by up to a half and gain by up to exp(0.35), on a tone of half of full scale.
+    peak = view.abs().amax(dim=1)
+    assert 0.5 * 0.5 * 0.7 < float(peak.min()) < float(peak.max()) < 0.5 * 1.5 * 1.42 * 1.2
+
+
+def test_noise_is_30_to_60_db_below_the_recordings_own_peak() -> None:
+    loud, soft = burst(600.0), 0.01 * burst(600.0)
+    for wave in (loud, soft):
+        view = augment_wave(wave, strength=1.0, generator=coins())[:, 0, 0]
+        share = view[:, :1500].std(dim=1) / view.abs().amax(dim=1)
+        assert 0.7e-3 < float(share.min()) < 3e-3
+        assert 1e-2 < float(share.max()) < 10**-1.4
+
+
+def test_reading_between_samples_by_hand() -> None:
+    from edgecmd.data.augment import _read_at
+
+    wave = torch.tensor([[1.0, 3.0, 5.0]])
+    place = torch.tensor([[-0.1, 0.0, 0.5, 1.75, 2.0, 2.1]])
+    assert _read_at(wave.expand(1, 3), place).tolist() == [[0.0, 1.0, 2.0, 4.5, 5.0, 0.0]]
 
 
 @pytest.mark.parametrize("modality", ["image", "depth", "wave"])

@@ -1,0 +1,145 @@
+"""The set ``digits``: pictures of handwritten digits (MNIST) and recordings of spoken ones (FSDD).
+
+Kind: class-paired. Nobody drew a digit while saying it: each recording got some picture of the same
+digit, so the class of every pair went into making it, and "unlabelled pairs" is not strictly true.
+Retrieval of a recording's own picture would mean nothing; any picture of the right digit counts.
+
+The set is built on the user's machine (`edgecmd.data.digits_build`) and is not part of edgecmd.
+Test recordings are by a speaker who is in no other part.
+
+Shapes: N recordings, T samples, S side of a picture.
+"""
+
+import zipfile
+import zlib
+
+import numpy as np
+
+from edgecmd.built import COMMANDS, checked_file
+from edgecmd.config import DataConfig
+from edgecmd.data.experiment import Experiment, HeldOut
+from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels
+from edgecmd.data.own import check_overlap, named_owners
+from edgecmd.data.pairs import PairedData, PublicSource
+from edgecmd.data.sound import Clip
+from edgecmd.errors import ConfigError, DataError
+
+NAME, KIND = "digits", "class-paired"
+PAIRS = "pairs"
+CLIP = Clip(sampling_rate_hz=8000, seconds=1.0)
+# The takes that the makers of the recordings set aside; those of the training speakers carry the labels.
+NUM_LABEL_TAKES = 5
+DIGITS = tuple(str(digit) for digit in range(10))
+
+
+def load_digits(config: DataConfig) -> Experiment:
+    """Load the built set.
+
+    Args:
+        config: ``held_out`` (empty: the last speaker by name), ``labels_from`` and ``clip_s`` are used.
+
+    Returns:
+        The experiment: test are all recordings by the held-out speakers; validation, which few labels
+        come from, those by ``labels_from``, or else takes 0 to 4 of the other speakers; the rest trains.
+        Where ``labels_from`` is ``held_out``, takes 0 to 4 of those speakers are validation, not test.
+
+    Raises:
+        ConfigError: A setting does not suit the set.
+        DataError: The set is not built, or a file of it is damaged.
+    """
+    _check(config)
+    arrays = _read()
+    speakers = arrays["speaker"].tolist()
+    parts = _split(arrays, speakers, config)
+    pairs = PairedData(
+        source=np.repeat(arrays["picture"][..., None], 3, axis=3),
+        target=arrays["wave"][:, : round(CLIP.sampling_rate_hz * config.clip_s)],
+    )
+    names, codes = np.unique(arrays["speaker"], return_inverse=True)
+    labels = {
+        "group": Labels(values=arrays["digit"].astype(np.int64), names=DIGITS),
+        "speaker": Labels(values=codes.astype(np.int64), names=tuple(names.tolist())),
+    }
+    ids = [
+        f"{digit}_{speaker}_{take}"
+        for digit, speaker, take in zip(arrays["digit"], speakers, arrays["take"], strict=True)
+    ]
+    train, validation, test = parts
+    tested = _held_out(test, pairs=pairs, labels=labels, ids=ids)
+    return Experiment(
+        name=NAME,
+        kind=KIND,
+        public=_public(arrays),
+        train=pairs.take(train),
+        train_owner=labels["speaker"].take(train),
+        train_labels=labels["group"].take(train),
+        train_subgroup=Labels(values=np.full(len(train), UNLABELLED), names=()),
+        validation=_held_out(validation, pairs=pairs, labels=labels, ids=ids),
+        test=tested,
+        test_strict=tested,
+        train_ids=tuple(ids[row] for row in train),
+        unseen="speakers",
+    )
+
+
+def _check(config: DataConfig) -> None:
+    """Refuse settings that the built files cannot serve."""
+    if config.sampling_rate_hz != CLIP.sampling_rate_hz or config.clip_s > CLIP.seconds:
+        raise ConfigError(
+            f"data.sampling_rate_hz={config.sampling_rate_hz} and data.clip_s={config.clip_s:g} do not suit"
+            f" data.name='digits'. Allowed: {CLIP.sampling_rate_hz}, and {CLIP.seconds} or less."
+        )
+    if config.source_side != 32:
+        raise ConfigError(
+            f"data.source_size={config.source_size} does not suit data.name='digits'. Allowed: 0 or 32."
+        )
+
+
+def _read() -> dict[str, np.ndarray]:
+    path = checked_file(NAME, PAIRS)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error}). Build it again: `{COMMANDS[NAME]}`.") from error
+
+
+def _split(arrays: dict[str, np.ndarray], speakers: list[str], config: DataConfig) -> list[np.ndarray]:
+    """Rows of training, validation and test."""
+    tested = named_owners("data.held_out", config.held_out or max(speakers), speakers)
+    labelled = named_owners("data.labels_from", config.labels_from, speakers)
+    check_overlap(tested, labelled)
+    is_test, is_drawn = np.isin(arrays["speaker"], sorted(tested)), arrays["take"] < NUM_LABEL_TAKES
+    masks = [~is_test & ~is_drawn, ~is_test & is_drawn, is_test]
+    if labelled == tested:
+        masks = [~is_test, is_test & is_drawn, is_test & ~is_drawn]
+    elif labelled:
+        is_labelled = np.isin(arrays["speaker"], sorted(labelled))
+        masks = [~is_test & ~is_labelled, is_labelled, is_test]
+    parts = [np.flatnonzero(mask) for mask in masks]
+    if min(map(len, parts)) < len(DIGITS):
+        sizes = ", ".join(str(len(part)) for part in parts)
+        raise ConfigError(
+            f"data.held_out={config.held_out!r} and data.labels_from={config.labels_from!r} leave {sizes}"
+            f" recordings for training, labels and test. Speakers: {', '.join(sorted(set(speakers)))}."
+            " Name different ones, and leave one for training."
+        )
+    return parts
+
+
+def _public(arrays: dict[str, np.ndarray]) -> PublicSource:
+    """Pictures that are in no pair; their digits are not handed on."""
+    images = np.repeat(arrays["public_picture"][..., None], 3, axis=3)
+    return PublicSource(
+        images=images, keys=tuple(f"mnist/{row:04d}" for row in range(len(images))), name="MNIST"
+    )
+
+
+def _held_out(rows: np.ndarray, *, pairs: PairedData, labels: dict[str, Labels], ids: list[str]) -> HeldOut:
+    part = pairs.take(rows)
+    taken = {name: one.take(rows) for name, one in labels.items()}
+    return HeldOut(
+        pairs=part,
+        labelled=LabelledTarget(target=part.target, labels=taken),
+        ids=tuple(ids[row] for row in rows),
+    )

