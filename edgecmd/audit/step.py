@@ -18,7 +18,7 @@ from torch import nn
 from edgecmd.audit.canaries import plain_parameters
 from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
 from edgecmd.audit.noise import FEWEST_DRAWS, LEVEL, Draws, Verdict, judge_noise
-from edgecmd.audit.target import Target
+from edgecmd.audit.target import Target, trained_student
 from edgecmd.data.clients import public_anchors
 from edgecmd.distill import LocalData, Place
 from edgecmd.errors import PrivacyError
@@ -27,7 +27,7 @@ from edgecmd.privacy.gradients import Sum
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.randomness import make_source
 from edgecmd.privacy.train import StepProbe, distil_privately
-from edgecmd.runs import load_student, new_student
+from edgecmd.runs import new_student
 
 LARGEST_RATE = 100.0
 NUM_UNITS = 2000
@@ -65,7 +65,7 @@ class Tap:
 
 def student_of(target: Target) -> Student:
     """The target's student, or a new one where it has none yet."""
-    return load_student(target.student_file) if target.student_file else new_student(target.config)
+    return trained_student(target) or new_student(target.config)
 
 
 def plan_of(target: Target) -> PrivacyPlan:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from edgecmd.audit.target import Target
+from edgecmd.audit.target import Target, trained_student
 
 TRAINED, FIRST = "trained weights", "first weights"
 
@@ -50,12 +50,13 @@ def subjects(target: Target) -> list[Subject]:
     """
     from edgecmd.data.clients import public_anchors
     from edgecmd.device import place
-    from edgecmd.runs import load_student, new_student
+    from edgecmd.runs import new_student
 
     cpu = torch.device("cpu")
     students: dict[str, nn.Module] = {}
-    if target.student_file is not None:
-        students[TRAINED] = load_student(target.student_file)
+    trained = trained_student(target)
+    if trained is not None:
+        students[TRAINED] = trained
     students[FIRST] = place(new_student(target.config), cpu)
     anchors = public_anchors(target.config).to(cpu)
     return [

@@ -1,16 +1,22 @@
-"""What is audited: a run folder, a student's file or an exported file, and the claim that goes with it."""
+"""What is audited: a run folder, a checkpoint, a student's or an exported file, and the claim with it."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load
+
 from edgecmd.config import RunConfig
 from edgecmd.errors import DataError
 from edgecmd.files import read_json
+from edgecmd.models.students import Student
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
+from edgecmd.runs import load_student, new_student
 from edgecmd.settings import load_config
 
-KINDS = ("run folder", "student", "exported file")
+KINDS = ("run folder", "checkpoint", "student", "exported file")
+STATE, WEIGHTS = "state.json", "student.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,9 +53,9 @@ class Target:
     @property
     def student_file(self) -> Path | None:
         """The student's weights, where they are known."""
-        if self.kind == "student":
+        if self.kind in ("student", "checkpoint"):
             return self.path
-        path = self.folder / "student.safetensors" if self.folder else None
+        path = self.folder / WEIGHTS if self.folder else None
         return path if path is not None and path.exists() else None
 
     @property
@@ -83,7 +89,7 @@ def find_target(path: Path, *, config: RunConfig | None = None) -> Target:
     """Recognise what ``path`` is.
 
     Args:
-        path: A run folder, a checkpoint's or student's ``.safetensors``, an ``.onnx`` file or a bundle.
+        path: A run folder, a checkpoint of it, a student's ``.safetensors``, an ``.onnx`` file or a bundle.
         config: Settings for a file that lies in no run folder.
 
     Raises:
@@ -126,14 +132,37 @@ def _kind(path: Path) -> tuple[str, Path]:
         return "run folder", path
     if path.is_dir() and (path / "student.onnx").is_file():
         return "exported file", path / "student.onnx"
+    if path.is_dir() and (path / STATE).is_file() and (path / WEIGHTS).is_file():
+        return "checkpoint", path / WEIGHTS
     if path.suffix == ".onnx":
         return "exported file", path
     if path.suffix == ".safetensors":
-        return "student", path
+        return ("checkpoint" if (path.parent / STATE).is_file() else "student"), path
     raise DataError(
-        f"{path} is neither a run folder (it has no config.toml), a bundle (no student.onnx), a .safetensors"
-        " file nor an .onnx file."
+        f"{path} is neither a run folder (it has no config.toml), a checkpoint (no state.json), a bundle (no"
+        " student.onnx), a .safetensors file nor an .onnx file."
     )
+
+
+def trained_student(target: Target) -> Student | None:
+    """The student whose weights the target has; None where it has none.
+
+    Raises:
+        DataError: The file is damaged, or a checkpoint's weights are not those of the run's student.
+    """
+    if target.student_file is None:
+        return None
+    if target.kind != "checkpoint":
+        return load_student(target.student_file)
+    student = new_student(target.config)
+    try:
+        student.load_state_dict(load(target.student_file.read_bytes()))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise DataError(
+            f"{target.path} does not hold weights of"
+            f" student.architecture={target.config.student.architecture!r} ({error}). Name another checkpoint."
+        ) from error
+    return student.eval()
 
 
 def _run_folder(path: Path) -> Path | None:

@@ -196,13 +196,14 @@ def black_boxes(target: "Target") -> "dict[str, Embed]":
         DataError: There is neither a student nor an exported file.
     """
     from edgecmd.assess import embedder
+    from edgecmd.audit.target import trained_student
     from edgecmd.errors import DataError
-    from edgecmd.runs import load_student
 
     boxes: dict[str, Embed] = {}
-    if target.kind != "exported file" and target.student_file is not None:
-        boxes["student"] = embedder(load_student(target.student_file), target.config)
-    if target.kind != "student" and target.onnx_file is not None:
+    trained = trained_student(target) if target.kind != "exported file" else None
+    if trained is not None:
+        boxes["student"] = embedder(trained, target.config)
+    if target.kind not in ("student", "checkpoint") and target.onnx_file is not None:
         boxes["exported file"] = onnx_embedder(target.onnx_file)
     if not boxes:
         raise DataError(
@@ -285,10 +286,17 @@ def inversion(target: "Target", options: RiskOptions) -> "list[Finding]":
 
 def _weights(target: "Target") -> "tuple[Student, str]":
     """Weights that the attacked round began with, and what they are in words."""
-    from edgecmd.runs import load_student, new_student
+    from edgecmd.audit.target import trained_student
+    from edgecmd.runs import new_student
 
-    if target.student_file is not None:
-        return load_student(target.student_file), "at the weights of the finished student"
+    trained = trained_student(target)
+    if trained is not None:
+        return (
+            trained,
+            "at the weights of the checkpoint"
+            if target.kind == "checkpoint"
+            else "at the weights of the finished student",
+        )
     return new_student(target.config).cpu(), "at the first weights of the run"
 
 

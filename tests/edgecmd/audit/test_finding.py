@@ -15,7 +15,7 @@ from edgecmd.audit.finding import (
     overall,
 )
 from edgecmd.audit.record import read_findings, rows, write_findings
-from edgecmd.audit.target import find_target
+from edgecmd.audit.target import find_target, trained_student
 from edgecmd.config import RunConfig
 from edgecmd.errors import DataError, PrivacyError
 from edgecmd.files import write_json, write_text_atomically
@@ -129,6 +129,20 @@ def test_a_run_folder_is_found_from_what_lies_in_it(tmp_path: Path) -> None:
         found = find_target(path)
         assert (found.kind, found.claimed_epsilon, found.record) == (kind, 7.9, found.folder / "audit.json")
         assert str(tmp_path) not in json.dumps(found.about())
+
+
+def test_a_checkpoint_is_found_as_a_folder_and_as_its_weights(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "one", private=True, epsilon=7.9)
+    weights = folder / "checkpoints" / "round-000003" / "student.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"no weights")
+    (weights.parent / "state.json").write_text("{}")
+    for path in (weights, weights.parent):
+        found = find_target(path)
+        assert (found.kind, found.student_file, found.onnx_file) == ("checkpoint", weights, None)
+        assert found.claimed_epsilon == 7.9
+        with pytest.raises(DataError, match=r"ws-200k.*another checkpoint"):
+            trained_student(found)
 
 
 def test_a_run_that_is_not_private_claims_nothing(tmp_path: Path) -> None:
