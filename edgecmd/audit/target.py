@@ -160,7 +160,7 @@ def trained_student(target: Target) -> Student | None:
     except (OSError, SafetensorError, RuntimeError) as error:
         raise DataError(
             f"{target.path} does not hold weights of"
-            f" student.architecture={target.config.student.architecture!r} ({error}). Name another checkpoint."
+            f" student.architecture={target.config.student.architecture!r} ({error}). Name another one."
         ) from error
     return student.eval()
 
