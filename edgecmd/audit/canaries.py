@@ -14,7 +14,7 @@ claim is made for each pair whatever the others are, and so for these.
 Shapes: M canaries, C channels, H height, W width, D embedding dimension.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -175,7 +175,8 @@ class InputCanaries:
         own = self.coins.of(client)
         chosen = torch.from_numpy(own[self.coins.included[own]])
         target, teacher = holding.data.target, holding.data.teacher
-        data = LocalData(
+        data = replace(
+            holding.data,
             target=torch.cat([target, self.data.target[chosen].to(target)]),
             teacher=torch.cat([teacher, self.data.teacher[chosen].to(teacher)]),
         )

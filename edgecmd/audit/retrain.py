@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from edgecmd.config import RunConfig
-from edgecmd.data.clients import client_rows, experiment, pair_features, public_anchors, target_input
+from edgecmd.data.clients import client_rows, local_data, public_anchors, training_pairs
 from edgecmd.distill import (
     LocalData,
     Place,
@@ -105,10 +105,7 @@ def retrain(config: RunConfig, keep: Bool[np.ndarray, " num"], *, tick: Tick) ->
 
 
 def _holding(config: RunConfig, rows: Int[np.ndarray, " num"]) -> LocalData:
-    whole = experiment(config.data)
-    pairs = whole.train.take(rows)
-    ids = tuple(whole.train_ids[row] for row in rows) if whole.train_ids else ()
-    return LocalData(target=target_input(config, pairs), teacher=pair_features(config, pairs, ids))
+    return local_data(config, *training_pairs(config, rows))
 
 
 def _round(student: Student, cohort: Cohort, *, index: int) -> None:

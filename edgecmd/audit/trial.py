@@ -24,7 +24,7 @@ from edgecmd.audit.inversion import (
 )
 from edgecmd.audit.similarity import psnr, ssim
 from edgecmd.config import PrivacyConfig, RunConfig
-from edgecmd.data.clients import experiment, pair_features, public_anchors, target_input
+from edgecmd.data.clients import experiment, local_data, public_anchors, training_pairs
 from edgecmd.distill import LocalData
 from edgecmd.errors import ConfigError
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
@@ -166,12 +166,8 @@ def _chosen(config: RunConfig, *, num: int, seed: int) -> tuple[np.ndarray, np.n
 
 
 def _data(config: RunConfig, rows: np.ndarray) -> LocalData:
-    whole = experiment(config.data)
-    pairs = whole.train.take(rows)
-    ids = tuple(whole.train_ids[row] for row in rows) if whole.train_ids else ()
-    return LocalData(
-        target=target_input(config, pairs).cpu(), teacher=pair_features(config, pairs, ids).cpu()
-    )
+    data = local_data(config, *training_pairs(config, rows))
+    return replace(data, target=data.target.cpu(), teacher=data.teacher.cpu())
 
 
 def _part(data: LocalData, start: int, num: int) -> LocalData:

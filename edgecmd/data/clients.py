@@ -97,9 +97,14 @@ def client_pairs(config: RunConfig, client: int, *, data_dir: str = "") -> tuple
             f"partition-id={client} is outside 0..{len(parts) - 1};"
             " set federation.num_clients to the number of nodes."
         )
+    return training_pairs(config, parts[client])
+
+
+def training_pairs(config: RunConfig, rows: np.ndarray) -> tuple[PairedData, tuple[str, ...]]:
+    """Training pairs at ``rows`` and their ids, where the set has ids."""
     whole = experiment(config.data)
-    ids = tuple(whole.train_ids[row] for row in parts[client]) if whole.train_ids else ()
-    return whole.train.take(parts[client]), ids
+    ids = tuple(whole.train_ids[row] for row in rows) if whole.train_ids else ()
+    return whole.train.take(rows), ids
 
 
 def client_holding(config: RunConfig, client: int, *, data_dir: str = "") -> Holding:
