@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecmd.baselines import nt_xent
-from edgecmd.config import PretrainConfig
+from edgecmd.config_data import PretrainConfig
 from edgecmd.data.augment import augment_source
 from edgecmd.data.pairs import PublicSource
 from edgecmd.device import place, resolve_device

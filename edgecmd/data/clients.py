@@ -19,7 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgecmd import preprocess
-from edgecmd.config import DataConfig, RunConfig
+from edgecmd.config import RunConfig
+from edgecmd.config_data import DataConfig
 from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.pairs import PairedData, PublicSource, target_kind
 from edgecmd.data.partition import partition

@@ -16,7 +16,7 @@ import zlib
 import numpy as np
 
 from edgecmd.built import COMMANDS, checked_file
-from edgecmd.config import DataConfig
+from edgecmd.config_data import DataConfig
 from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels
 from edgecmd.data.own import check_overlap, named_owners

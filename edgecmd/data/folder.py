@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecmd.config import DataConfig
+from edgecmd.config_data import DataConfig
 from edgecmd.data.archive import read_archive
 from edgecmd.data.emoji import load_public
 from edgecmd.data.experiment import Experiment

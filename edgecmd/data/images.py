@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from edgecmd.config import DataConfig
+from edgecmd.config_data import DataConfig
 from edgecmd.data.pairs import Images
 from edgecmd.data.sound import Clip, clip_of
 from edgecmd.errors import DataError

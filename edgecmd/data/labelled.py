@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
 from edgecmd.data.pairs import Targets, fingerprint, target_kind
 from edgecmd.errors import DataError
 
 UNLABELLED = -1
+IGNORED = 255
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -36,16 +37,48 @@ class Labels:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Masks:
+    """A class for each pixel of N examples.
+
+    Attributes:
+        values: Class of each pixel, uint8, (N, H, W), or `IGNORED` where it neither teaches nor counts.
+        names: Name of each class.
+    """
+
+    values: Shaped[np.ndarray, "*_"]
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.values.dtype != np.uint8 or self.values.ndim != 3:
+            raise DataError(
+                f"Masks have dtype={self.values.dtype} and shape={self.values.shape}; allowed is uint8 of"
+                " shape (num, height, width)."
+            )
+        stray = np.setdiff1d(np.unique(self.values), [*range(len(self.names)), IGNORED])
+        if stray.size:
+            raise DataError(
+                f"Masks hold class {int(stray[0])}; allowed is 0 to {len(self.names) - 1}, one for each of"
+                f" {len(self.names)} names, or {IGNORED} for pixels that do not count."
+            )
+
+    def take(self, rows: np.ndarray) -> "Masks":
+        """Masks at ``rows``."""
+        return Masks(values=self.values[rows], names=self.names)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LabelledTarget:
     """Examples of the target modality with one or more labellings.
 
     Attributes:
         target: See `edgecmd.data.pairs.TARGETS`; N in the first axis.
         labels: Labellings by name; the built-in set has ``group``, ``subgroup``, ``concept``, ``style``.
+        masks: Classes of the pixels, for segmentation; None where nobody labelled them.
     """
 
     target: Targets
     labels: Mapping[str, Labels]
+    masks: Masks | None = None
 
     def __post_init__(self) -> None:
         target_kind(self.target, name="LabelledTarget.target")
@@ -54,6 +87,11 @@ class LabelledTarget:
                 raise DataError(
                     f"Labelling {name!r} has {len(labels.values)} rows for {len(self.target)} targets."
                 )
+        if self.masks is not None and self.masks.values.shape != self.target.shape[:3]:
+            raise DataError(
+                f"Masks of shape {self.masks.values.shape} do not fit targets of shape {self.target.shape};"
+                " allowed is one class for each pixel of each target."
+            )
 
     def __len__(self) -> int:
         return len(self.target)
@@ -61,7 +99,8 @@ class LabelledTarget:
     def take(self, rows: np.ndarray) -> "LabelledTarget":
         """Examples at ``rows`` with all their labellings."""
         labels = {name: one.take(rows) for name, one in self.labels.items()}
-        return LabelledTarget(target=self.target[rows], labels=labels)
+        masks = None if self.masks is None else self.masks.take(rows)
+        return LabelledTarget(target=self.target[rows], labels=labels, masks=masks)
 
     def fingerprint(self) -> str:
         """SHA-256 of the targets."""

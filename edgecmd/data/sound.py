@@ -19,7 +19,7 @@ from jaxtyping import Float, Int16
 from scipy.io import wavfile
 from scipy.signal import resample_poly
 
-from edgecmd.config import DataConfig
+from edgecmd.config_data import DataConfig
 from edgecmd.data.tables import few
 from edgecmd.errors import DataError
 

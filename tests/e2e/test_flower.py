@@ -161,7 +161,7 @@ def test_the_bundle_holds_every_module_that_the_apps_need(tmp_path: Path) -> Non
         [
             *(sys.executable, "-c"),
             "import server.app, server.federation, clients.app, clients.work, edgecmd.data.folder as one;"
-            "from edgecmd.data.emoji import load_emoji; from edgecmd.config import DataConfig;"
+            "from edgecmd.data.emoji import load_emoji; from edgecmd.config_data import DataConfig;"
             "print(one.__file__, len(load_emoji(DataConfig(image_size=16)).train))",
         ],
         cwd=tmp_path / "app",

@@ -11,7 +11,8 @@ import onnx
 import pytest
 
 from edgecmd.cli.app import main
-from edgecmd.config import DataConfig, RunConfig
+from edgecmd.config import RunConfig
+from edgecmd.config_data import DataConfig
 from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.settings import to_toml
 

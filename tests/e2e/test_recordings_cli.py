@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgecmd.cli.app import main
-from edgecmd.config import PretrainConfig
+from edgecmd.config_data import PretrainConfig
 from edgecmd.data import digits_build
 from tests.made_up_sound import write_spoken, write_wheel
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from edgecmd.config import PretrainConfig
+from edgecmd.config_data import PretrainConfig
 from edgecmd.data.pairs import PublicSource
 from edgecmd.errors import DataError
 from edgecmd.features import cached_features, ready_features
@@ -154,7 +154,7 @@ def test_the_recipe_reaches_the_quality_of_the_shipped_teacher() -> None:
     """Made again with the shipped recipe: group accuracy of a linear probe on pictures within 0.05."""
     import json
 
-    from edgecmd.config import DataConfig
+    from edgecmd.config_data import DataConfig
     from edgecmd.data.emoji import load_emoji, load_public
     from edgecmd.evaluate import fit_linear, unit_rows
     from edgecmd.models.teachers import embed_source

@@ -92,7 +92,7 @@ def test_procedural_pictures_differ() -> None:
 
 def test_public_pictures_share_nothing_with_any_pair(tiny: RunConfig) -> None:
     """Of the data that ships: no public picture is the source of a pair, in any split."""
-    from edgecmd.config import DataConfig
+    from edgecmd.config_data import DataConfig
 
     whole = experiment(DataConfig())
     public = {image.tobytes() for image in whole.public.images}

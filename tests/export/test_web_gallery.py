@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from web_parts import make_gallery
 
-from edgecmd.config import DataConfig, RunConfig, TeacherConfig
+from edgecmd.config import RunConfig
+from edgecmd.config_data import DataConfig, TeacherConfig
 from edgecmd.data.clients import experiment
 from edgecmd.errors import DataError, ExportError
 from export.web.gallery import (

@@ -20,7 +20,8 @@ from edgecmd.audit.own_code import (
 )
 from edgecmd.audit.planted import small_subject
 from edgecmd.audit.sensitivity import Effort
-from edgecmd.config import DataConfig, RunConfig, StudentConfig
+from edgecmd.config import RunConfig, StudentConfig
+from edgecmd.config_data import DataConfig
 from edgecmd.errors import ConfigError, PrivacyError
 
 FEW = Effort(num_tries=5, num_pairs=16, climb_length=1)

@@ -175,7 +175,7 @@ def test_a_public_image_that_is_a_pair_s_source_is_caught() -> None:
 
 
 def test_the_built_in_public_set_shares_no_image_with_its_pairs() -> None:
-    from edgecmd.config import DataConfig
+    from edgecmd.config_data import DataConfig
     from edgecmd.data.experiment import load_experiment
 
     whole = load_experiment(DataConfig(image_size=16))

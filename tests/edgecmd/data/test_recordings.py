@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecmd.config import DataConfig
+from edgecmd.config_data import DataConfig
 from edgecmd.data.folder import check_folder, load_folder, load_pairs
 from edgecmd.data.partition import partition
 from edgecmd.errors import ConfigError, DataError

@@ -1,0 +1,137 @@
+"""Settings of the data and of the teacher: which pairs, what is public, how step 1 trains.
+
+The other sections: `edgecmd.config`.
+"""
+
+from dataclasses import dataclass
+
+from edgecmd.errors import ConfigError
+
+
+def in_range(section: str, low: int | float, high: int | float, **settings: int | float) -> None:
+    """Refuse a setting outside ``[low, high]``.
+
+    Raises:
+        ConfigError: The message names section, setting, value and range.
+    """
+    for name, value in settings.items():
+        if not low <= value <= high:
+            raise ConfigError(f"{section}.{name}={value} is outside the allowed range [{low:g}, {high:g}].")
+
+
+# Sets whose source images have a side of their own.
+SOURCE_SIDES = {"digits": 32}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which pairs, and how they are cut into training, validation and test."""
+
+    name: str = "emoji"
+    """``emoji`` (built in), ``digits`` (once built), or ``folder`` for your own pairs under ``data.path``."""
+    path: str = ""
+    """Folder with source/ and target/, or one .npz; only for ``name = "folder"``."""
+    public_path: str = ""
+    """Folder of public source images; empty: <data.path>/public, or the built-in public set."""
+    image_size: int = 64
+    """Side of a target image in pixels; larger ones are averaged down. A multiple of 16."""
+    source_size: int = 0
+    """Side of a source image in pixels, a multiple of 16; 0: 32 for ``digits``, else image_size."""
+    target_offset: float = 1.0
+    """Value of the target (0 black, 1 white) that the student sees as zero; 1 for ink on white paper."""
+    target_scale: float = -0.5
+    """The student sees (value - target_offset) / target_scale; not 0."""
+    sampling_rate_hz: int = 8000
+    """Rate that recordings are resampled to. The bands, window and hop of audio-* students scale with it:
+    at 8000 they reach from 60 Hz to 4 kHz, see 32 ms and move by 16 ms."""
+    clip_s: float = 1.0
+    """Seconds of a recording that are kept, from its first sound on; shorter ones end in silence."""
+    split: str = "concept"
+    """What no two parts share: concept, or owner (an unseen person or device); ``folder`` only."""
+    held_out: str = ""
+    """Owners for testing, separated by commas. Empty: for ``folder`` those that a hash names, for
+    ``digits`` the last speaker by name."""
+    labels_from: str = ""
+    """Owners of the validation part, which few labels are drawn from; empty: a part of the others' pairs.
+    The same as held_out: a part of their own, as when a new person says each word once."""
+    val_fraction: float = 0.1
+    """Share of the concepts (or owners) for choosing settings and for few-label pools (``folder`` only)."""
+    test_fraction: float = 0.2
+    """Share of the concepts (or owners) for testing (``folder`` only)."""
+    strict: bool = True
+    """Leave test targets out that look like a training target (correlation above 0.9; recordings: equal)."""
+
+    def __post_init__(self) -> None:
+        in_range("data", 16, 512, image_size=self.image_size)
+        in_range("data", 0.01, 0.9, val_fraction=self.val_fraction, test_fraction=self.test_fraction)
+        in_range("data", 0, 512, source_size=self.source_size)
+        for name, value in (("image_size", self.image_size), ("source_size", self.source_size)):
+            if value % 16:
+                raise ConfigError(f"data.{name}={value} must be a multiple of 16.")
+        in_range("data", 4000, 48_000, sampling_rate_hz=self.sampling_rate_hz)
+        in_range("data", 0.1, 30.0, clip_s=self.clip_s)
+        if self.target_scale == 0:
+            raise ConfigError("data.target_scale=0 would divide by zero; use -0.5 for ink on white paper.")
+        if self.val_fraction + self.test_fraction >= 0.95:
+            raise ConfigError(
+                f"data.val_fraction={self.val_fraction} and data.test_fraction={self.test_fraction} leave"
+                " less than 0.05 for training; lower one of them."
+            )
+
+    @property
+    def source_side(self) -> int:
+        """Side of a source image in pixels."""
+        return self.source_size or SOURCE_SIDES.get(self.name, self.image_size)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherConfig:
+    """The frozen teacher of the source modality."""
+
+    path: str = ""
+    """A .safetensors file made by ``edgecmd pretrain``; empty: the one that comes with the data set."""
+    pair_features: str = ""
+    """Ready teacher features of the pairs, .npy (pairs, dim), rows in the order of the sorted ids."""
+    public_features: str = ""
+    """Ready teacher features of the public images, .npy (images, dim), in the order of the names."""
+
+    def __post_init__(self) -> None:
+        if bool(self.pair_features) != bool(self.public_features):
+            raise ConfigError(
+                "teacher.pair_features and teacher.public_features go together:"
+                " the anchors must come from the teacher that made the pair features. Set both or none."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainConfig:
+    """Step 1: SimCLR on the public source set (``edgecmd pretrain``)."""
+
+    architecture: str = "gn-teacher"
+    """Architecture of the teacher."""
+    embedding_dim: int = 128
+    """Dimension of the teacher's feature."""
+    num_steps: int = 1000
+    """Optimiser steps."""
+    batch_size: int = 256
+    """Images a step; each gives two views."""
+    learning_rate: float = 2e-3
+    """Peak of a one-cycle schedule, AdamW."""
+    weight_decay: float = 1e-4
+    """Of AdamW."""
+    temperature: float = 0.2
+    """Of NT-Xent."""
+    line_share: float = 0.0
+    """Share of the views that are reduced to outlines, so that the teacher looks at shape."""
+    ink_share: float = 0.0
+    """Share of the views that are reduced to black and white areas."""
+    seed: int = 0
+    """Of weights, batches and views."""
+
+    def __post_init__(self) -> None:
+        in_range("pretrain", 1, 10_000_000, num_steps=self.num_steps)
+        in_range("pretrain", 2, 65_536, batch_size=self.batch_size, embedding_dim=self.embedding_dim)
+        in_range("pretrain", 1e-4, 100, temperature=self.temperature)
+        in_range("pretrain", 0, 2**31 - 1, seed=self.seed)
+        in_range("pretrain", 0, 1, line_share=self.line_share, ink_share=self.ink_share)
+        in_range("pretrain", 0, 10, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
