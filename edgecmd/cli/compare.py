@@ -32,6 +32,7 @@ class Asked:
         headline: Metric of the verdict and of the choice of learning rates.
         rates: Learning rates that are tried; empty for that of ``config``.
         tuned_labels: Numbers of labels that all layers are fine-tuned with.
+        num_fits: Draws of labels that whole networks are trained on; 0 for those of the probe.
         quiet: No lines for a person.
     """
 
@@ -42,6 +43,7 @@ class Asked:
     headline: str
     rates: tuple[float, ...] = ()
     tuned_labels: tuple[int, ...] = ()
+    num_fits: int = 0
     quiet: bool = False
 
 
@@ -118,7 +120,6 @@ def read_request(
     Raises:
         ConfigError: An unknown pair or method, a pair beside a file, or ``--fast`` without a pair.
     """
-    from edgecmd.compare.methods import EVERY
     from edgecmd.compare.presets import overrides_of, preset_of, tuned_labels_of
     from edgecmd.compare.tuning import RATES
 
@@ -131,16 +132,17 @@ def read_request(
     chosen = overrides_of(pair, fast=fast) if pair else []
     resolved = read_settings(config, [*chosen, *(settings or ())])
     preset = preset_of(pair) if pair else None
-    suiting = [name for name in EVERY if preset and name not in preset.without]
-    names = methods.split(",") if methods else suiting or DEFAULT_METHODS.split(",")
+    names = methods or (",".join(preset.methods) if preset else DEFAULT_METHODS)
+    tuned = preset is not None and preset.tune if tune is None else tune
     return Asked(
         config=resolved,
-        methods=tuple(dict.fromkeys(check_method(name.strip()) for name in names)),
+        methods=tuple(dict.fromkeys(check_method(name.strip()) for name in names.split(","))),
         num_seeds=1,
         num_jobs=1,
         headline=preset.headline if preset else DEFAULT_HEADLINE,
-        rates=RATES if (bool(pair) if tune is None else tune) else (),
+        rates=RATES if tuned else (),
         tuned_labels=tuned_labels_of(preset, resolved.evaluate.num_labels, fast=fast) if preset else (),
+        num_fits=int(fast),
     )
 
 
@@ -306,14 +308,17 @@ class Planner:
 
         alone = is_alone(name)
         central = self.spec is not None and self.spec.central and not alone
-        count = int(self.asked.headline.rpartition("_")[2]) if self.asked.rates else 0
-        return make_job(
+        job = make_job(
             self.asked.config if alone else self.config,
             CENTRAL + name if central else name,
             seed=seed,
             folder=self.shared if alone else self.folder,
             label=name,
             rate=rate,
-            validate=count if rate and seed == 0 else 0,
+        )
+        return replace(
+            job,
+            validate=self.asked.headline if rate and seed == 0 else "",
             tuned_labels=self.asked.tuned_labels,
+            num_fits=self.asked.num_fits or job.num_fits,
         )

@@ -26,16 +26,18 @@ class Job:
         method: What is trained.
         config: Settings, with the seed.
         folder: Folder of the seed; the result lies in it.
-        validate: Labels a class of the score within the validation split; 0 for none.
+        validate: Metric that is measured within the validation split too; empty for none.
         tuned_labels: Numbers of labels that all layers are fine-tuned with.
+        num_fits: Draws of labels that whole networks are trained on; those of the probe are in ``config``.
     """
 
     label: str
     method: str
     config: RunConfig
     folder: str
-    validate: int = 0
+    validate: str = ""
     tuned_labels: tuple[int, ...] = ()
+    num_fits: int = 1
 
     @property
     def path(self) -> Path:
@@ -47,8 +49,12 @@ class Job:
         """What the result depends on."""
         from edgecmd.settings import flatten
 
-        extras = {"validate": self.validate, "tuned_labels": list(self.tuned_labels)}
-        return {**flatten(self.config), **{f"compare.{name}": value for name, value in extras.items()}}
+        return {
+            **flatten(self.config),
+            "compare.validate": self.validate,
+            "compare.tuned_labels": list(self.tuned_labels),
+            "compare.num_fits": self.num_fits,
+        }
 
 
 def make_job(
@@ -59,10 +65,8 @@ def make_job(
     folder: Path,
     label: str = "",
     rate: float = 0.0,
-    validate: int = 0,
-    tuned_labels: tuple[int, ...] = (),
 ) -> Job:
-    """The job of ``method`` with ``seed``.
+    """The job of ``method`` with ``seed``; what is measured beside the probe is set on the result.
 
     Args:
         config: Settings but for the seed.
@@ -71,8 +75,6 @@ def make_job(
         folder: Folder of the comparison.
         label: Row of the table; empty for ``method``.
         rate: Learning rate of the grid; 0 for that of ``config``.
-        validate: See `Job`.
-        tuned_labels: See `Job`.
     """
     from edgecmd.compare.tuning import with_rate
 
@@ -84,8 +86,7 @@ def make_job(
         method=method,
         config=replace(chosen, seed=seed, out=str(own), name=name),
         folder=str(own),
-        validate=validate,
-        tuned_labels=tuned_labels,
+        num_fits=config.evaluate.num_draws,
     )
 
 
@@ -146,32 +147,33 @@ def measure(job: Job) -> "tuple[Table, float | None]":
         supervised_table,
         supervised_validation,
     )
-    from edgecmd.compare.tuning import LABELLING, validation_score
+    from edgecmd.compare.tuning import LABELLING, few_labels_of, retrieval_score, validation_score
     from edgecmd.data.clients import experiment
 
     config, method = job.config, job.method
     alone: dict[str, Callable[[RunConfig], Table]] = {
         methods.SCRATCH: scratch_table,
-        methods.SUPERVISED: supervised_table,
+        methods.SUPERVISED: lambda config: supervised_table(config, num_draws=job.num_fits),
         methods.SUPERVISED_ALL: supervised_all_table,
         methods.TEACHER: lambda config: assess(teacher_on_target(config), config),
         methods.TEACHER_SOURCE: ceiling_table,
     }
     if method in alone:
-        asked = job.validate and methods.is_tuned(method)
-        score = supervised_validation(config, method, num_labels=job.validate) if asked else None
+        asked = methods.is_tuned(method) and few_labels_of(job.validate)
+        score = supervised_validation(config, method, num_labels=asked) if asked else None
         return alone[method](config), score
     student = train_by(config, method)
     embed = embedder(student, config)
     table = assess(embed, config, cross_modal=not method.endswith("simclr"), student=student)
     few: Any = table["few_labels"]
     if job.tuned_labels and few.get(LABELLING) and not config.evaluate.finetune:
-        few[LABELLING]["finetune"] = finetuned(
-            student, config, job.tuned_labels, num_draws=config.evaluate.num_draws
-        )
-    pool = experiment(config.data).validation.pairs.target
-    score = validation_score(embed(pool), config, num_labels=job.validate) if job.validate else None
-    return table, score
+        few[LABELLING]["finetune"] = finetuned(student, config, job.tuned_labels, num_draws=job.num_fits)
+    if not job.validate:
+        return table, None
+    count, pool = few_labels_of(job.validate), experiment(config.data).validation.pairs.target
+    if count:
+        return table, validation_score(embed(pool), config, num_labels=count)
+    return table, retrieval_score(table, job.validate)
 
 
 def train_by(config: RunConfig, method: str) -> "Student":
