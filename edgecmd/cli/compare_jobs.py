@@ -1,6 +1,7 @@
 """The jobs of ``edgecmd compare``: one method with one seed each, kept in files of their own."""
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -263,6 +264,11 @@ class Progress:
         return f"about {seconds / 60:.1f} minutes" if seconds < 5400 else f"about {seconds / 3600:.1f} hours"
 
 
+def _leave_interrupts() -> None:
+    """Ctrl-C goes to every process of a terminal; the first one alone says what became of it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def run_jobs(
     jobs: Sequence[Job], *, num_jobs: int, quiet: bool = False, later: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
@@ -282,7 +288,8 @@ def run_jobs(
     found: dict[int, dict[str, Any]] = {}
     if not jobs:
         return []
-    with ProcessPoolExecutor(num_jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_jobs, mp_context=spawn, initializer=_leave_interrupts) as pool:
         futures: dict[Future[dict[str, Any]], int] = {}
         try:
             futures = {pool.submit(run_job, job): index for index, job in enumerate(jobs)}
@@ -292,6 +299,9 @@ def run_jobs(
                 progress.done(jobs[index], found[index])
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
+            # A result is written whole or not at all, and a federation goes on from its checkpoint.
+            for child in multiprocessing.active_children():
+                child.terminate()
             if isinstance(error, KeyboardInterrupt) and not quiet:
                 say("Finished jobs are kept; the same command goes on with the others.")
             raise
