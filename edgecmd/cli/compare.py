@@ -224,7 +224,7 @@ def one_table(asked: Asked, spec: "FederationSpec | None", *, folder: Path, shar
     from edgecmd.compare.summary import paired_with_reference, summarise, verdict
 
     config = spec.applied(asked.config) if spec else asked.config
-    results, rates = run_methods(asked, spec, config=config, folder=folder, shared=shared)
+    results, rates, burnt = run_methods(asked, spec, config=config, folder=folder, shared=shared)
     lines = {label: [one["headline"] for one in found] for label, found in results.items()}
     tables: dict[str, Any] = {
         "summary": summarise(lines),
@@ -232,7 +232,6 @@ def one_table(asked: Asked, spec: "FederationSpec | None", *, folder: Path, shar
         "verdict": verdict(lines, asked.headline),
         "results": lines,
     }
-    burnt = sum(one["cpu_seconds"] for found in results.values() for one in found)
     title = spec.title if spec else ""
     tables["about"] = about(config, title=title, headline=asked.headline) | {
         "num_seeds": asked.num_seeds,
@@ -247,8 +246,8 @@ def one_table(asked: Asked, spec: "FederationSpec | None", *, folder: Path, shar
 
 def run_methods(
     asked: Asked, spec: "FederationSpec | None", *, config: RunConfig, folder: Path, shared: Path
-) -> tuple[dict[str, list[dict[str, Any]]], dict[str, float]]:
-    """Results by method, one a seed, and the learning rate of each method that one was chosen for.
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, float], float]:
+    """Results by method, one a seed; learning rates, where they were chosen; seconds of CPU of all jobs.
 
     With a grid, seed 0 runs with each of its rates; the one with the best score within the validation split
     is used for the other seeds, and its run is the result of seed 0.
@@ -261,8 +260,9 @@ def run_methods(
     tuned = [name for name in asked.methods if asked.rates and is_tuned(name)]
     grid = [(name, rate) for name in tuned for rate in asked.rates]
     later = [name for name in asked.methods for _ in range(asked.num_seeds - (name in tuned))]
+    tries = [plan.job(name, seed=0, rate=rate) for name, rate in grid]
     first = run_jobs(
-        [plan.job(name, seed=0, rate=rate) for name, rate in grid],
+        tries,
         num_jobs=asked.num_jobs,
         quiet=asked.quiet,
         later=later,
@@ -271,6 +271,7 @@ def run_methods(
     for (name, rate), result in zip(grid, first, strict=True):
         scores[name][rate] = result["validation"]
     rates = {name: best_rate(found) for name, found in scores.items()}
+    tried = {job.path: result["cpu_seconds"] for job, result in zip(tries, first, strict=True)}
     wanted = [
         plan.job(name, seed=seed, rate=rates.get(name, 0.0))
         for seed in range(asked.num_seeds)
@@ -280,7 +281,8 @@ def run_methods(
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in asked.methods}
     for job, result in zip(wanted, found, strict=True):
         results[job.label].append(result)
-    return results, rates
+        tried[job.path] = result["cpu_seconds"]
+    return results, rates, sum(tried.values())
 
 
 @dataclass(frozen=True, slots=True)
