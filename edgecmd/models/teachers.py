@@ -82,11 +82,11 @@ class Teacher:
 def embed_source(
     network: nn.Module, images: Images, *, batch_size: int = 256
 ) -> Float[np.ndarray, "num dim"]:
-    """Features of RGB images in batches, float32, (N, D)."""
+    """Features of RGB images in batches, float32, (N, D); of no image, (0, D)."""
     device = device_of(network)
     chunks = [
         network(source_input(images[start : start + batch_size]).to(device)).cpu().numpy()
-        for start in range(0, len(images), batch_size)
+        for start in range(0, max(1, len(images)), batch_size)
     ]
     return np.concatenate(chunks)
 
