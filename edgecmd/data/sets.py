@@ -32,6 +32,13 @@ SETS: dict[str, SetInfo] = {
         provenance="drawn twice by the same house's artists; public source: pictures of other houses",
         attribution="NOTICE in the package folder edgecmd/data/files",
     ),
+    "emoji-scenes": SetInfo(
+        kind="composed",
+        pair="scene of 2 to 4 images -> the same in line drawings, with masks of 9 classes",
+        licence="that of emoji",
+        provenance="laid out by a program from the pairs of emoji when a run asks for them; nothing is stored",
+        attribution="NOTICE in the package folder edgecmd/data/files",
+    ),
     "digits": SetInfo(
         kind="class-paired",
         pair="picture of a digit -> spoken digit, 1 s at 8 kHz",
