@@ -49,6 +49,13 @@ SETS: dict[str, SetInfo] = {
         ),
         attribution="NOTICE in the folder that the build writes",
     ),
+    "rooms": SetInfo(
+        kind="rendered",
+        pair="picture of a room -> depth map in mm, with the class of each pixel",
+        licence="CC0, CC BY 3.0 (furniture meshes of Sweet Home 3D)",
+        provenance="computed from furniture meshes that artists made; no sensor was involved",
+        attribution="NOTICE-furniture in the package folder edgecmd/data/files",
+    ),
     "folder": SetInfo(
         kind="user",
         pair="source/<id>.png, target/<id>.png, .wav or .flac; or one .npz",
