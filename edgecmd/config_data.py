@@ -28,7 +28,8 @@ class DataConfig:
     """Which pairs, and how they are cut into training, validation and test."""
 
     name: str = "emoji"
-    """``emoji`` (built in), ``emoji-scenes`` (with masks), ``digits`` (once built), or ``folder`` for your own pairs under ``data.path``."""
+    """``emoji``, ``rooms`` and ``emoji-scenes`` (built in; the last two with masks), ``digits`` (once built),
+    or ``folder`` for your own pairs under ``data.path``."""
     path: str = ""
     """Folder with source/ and target/, or one .npz; only for ``name = "folder"``."""
     public_path: str = ""

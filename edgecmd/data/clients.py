@@ -181,6 +181,14 @@ def map_view(config: RunConfig) -> View:
     return View(grid=(height // DENSE_STRIDE, width // DENSE_STRIDE), zoom=config.teacher.map_zoom)
 
 
+def num_places(config: RunConfig) -> int:
+    """Places of each pair that the loss looks at: 1 for a student of whole pictures."""
+    if not is_dense(config.student.architecture):
+        return 1
+    rows, columns = map_view(config).grid
+    return min(config.distill.num_locations, rows * columns)
+
+
 @lru_cache(maxsize=2)
 def map_reduction(config: RunConfig) -> Reduction:
     """Principal components of the teacher's places, of the public images alone."""

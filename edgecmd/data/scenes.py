@@ -1,8 +1,8 @@
-"""The set ``emoji-scenes``: several emoji on one picture, and the same layout in line drawings, with masks.
+"""The set ``emoji-scenes``: several emoji on one picture, the same layout in line drawings, and masks.
 
-Kind: composed. The drawings are those of the set ``emoji``; a program laid them out. In each scene two to four
-objects lie on a colour gradient (source) and, in the same places, as line drawings on white paper (target);
-later objects cover earlier ones. The mask names the group of the emoji that covers each pixel.
+Kind: composed. The drawings are those of the set ``emoji``; a program laid them out. In each scene two to
+four objects lie on a colour gradient (source) and, in the same places, as line drawings on white paper
+(target); later objects cover earlier ones. The mask names the group of the emoji that covers each pixel.
 
 Scenes of a part are made of that part's concepts alone, and public scenes of the public pictures. All of it
 follows from ``data.scene_seed``, so nothing is stored.

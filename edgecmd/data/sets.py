@@ -36,7 +36,7 @@ SETS: dict[str, SetInfo] = {
         kind="composed",
         pair="scene of 2 to 4 images -> the same in line drawings, with masks of 9 classes",
         licence="that of emoji",
-        provenance="laid out by a program from the pairs of emoji when a run asks for them; nothing is stored",
+        provenance="laid out by a program from the pairs of emoji in each run; nothing is stored",
         attribution="NOTICE in the package folder edgecmd/data/files",
     ),
     "digits": SetInfo(

@@ -68,7 +68,7 @@ def shared_views(
 def choose_places(
     inside: Bool[Tensor, "batch rows columns"], *, num: int, generator: torch.Generator
 ) -> Int[Tensor, "batch chosen"]:
-    """Different places of each pair, (B, L), at random among those inside; outside only where those run out."""
+    """Different places of each pair, (B, L): at random among those inside, others where they run out."""
     flat = inside.flatten(1)
     rank = torch.rand(flat.shape, generator=generator).to(flat.device) + flat.float()
     return rank.topk(min(num, flat.shape[1]), dim=1).indices

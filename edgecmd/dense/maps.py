@@ -144,8 +144,8 @@ def _places_of(network: nn.Module, public: Images, *, view: View) -> Float[np.nd
     generator, found = numpy_generator(0, "places-of-reduction"), []
     for start in range(0, len(public), BATCH_SIZE):
         columns = hypercolumns(network, public[start : start + BATCH_SIZE], view=view).cpu().numpy()
-        for one in columns.reshape(*columns.shape[:2], cells):
-            found.append(one[:, generator.permutation(cells)[:each]].T)
+        flat = columns.reshape(*columns.shape[:2], cells)
+        found += [one[:, generator.permutation(cells)[:each]].T for one in flat]
     return np.concatenate(found).astype(np.float64)
 
 
