@@ -18,10 +18,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 from sklearn.neighbors import KNeighborsClassifier
-from torch import nn
+from torch import Tensor, nn
 
 from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.data.pairs import Targets
+from edgecmd.dense.maps import pool_places
 from edgecmd.device import device_of
 from edgecmd.preprocess import target_input
 from edgecmd.seeding import numpy_generator, seed_sequence
@@ -35,7 +36,7 @@ RECALL_AT = (1, 5, 10)
 def embed_target(
     student: nn.Module, target: Targets, *, offset: float, scale: float, batch_size: int = 256
 ) -> Embedding:
-    """Unit embeddings of targets, float32, (N, D).
+    """Unit embeddings of targets, float32, (N, D); of a dense student the mean over the places.
 
     Args:
         student: Encoder; it is put into evaluation mode.
@@ -47,12 +48,19 @@ def embed_target(
     student.eval()
     device = device_of(student)
     chunks = [
-        student(target_input(target[start : start + batch_size], offset=offset, scale=scale).to(device))
+        whole(
+            student(target_input(target[start : start + batch_size], offset=offset, scale=scale).to(device))
+        )
         .cpu()
         .numpy()
         for start in range(0, len(target), batch_size)
     ]
     return unit_rows(np.concatenate(chunks))
+
+
+def whole(features: Float[Tensor, "num dim *grid"]) -> Float[Tensor, "num dim"]:
+    """Features of whole pictures: as they are, or the mean of the unit features of their places."""
+    return pool_places(features) if features.ndim == 4 else features
 
 
 def unit_rows(features: Embedding) -> Embedding:

@@ -156,10 +156,10 @@ def run_job(flat: Mapping[str, Any], method: str, path: Path) -> dict[str, float
 
 def _measure(config: RunConfig, method: str) -> tuple[dict[str, float], Any]:
     from edgecmd.assess import assess, embedder, headline
-    from edgecmd.cli.pipeline import scratch_table, teacher_on_target
+    from edgecmd.cli.pipeline import scratch_table, segmentation_from_scratch, teacher_on_target
 
     if method == "scratch":
-        table = scratch_table(config)
+        table = segmentation_from_scratch(config) or scratch_table(config)
     elif method == "teacher":
         table = assess(teacher_on_target(config), config)
     else:

@@ -16,7 +16,8 @@ from edgecmd.data.build.packages import FONT_MEMBER, OPENMOJI_MEMBER, PACKAGES, 
 from edgecmd.data.build.pairs import fluent_drawings, noto_drawings, pair_arrays
 from edgecmd.data.build.public import public_arrays
 from edgecmd.data.build.raster import load_font, tool_versions
-from edgecmd.data.emoji import CONTENT_SHA256, FOLDER, PAIRS_FILE, PUBLIC_FILE, SIDE, content_sha256
+from edgecmd.data.emoji import CONTENT_SHA256, FOLDER, PAIRS_FILE, PUBLIC_FILE, SIDE
+from edgecmd.data.pinned import content_sha256
 from edgecmd.errors import DataError
 from edgecmd.files import write_bytes_atomically
 

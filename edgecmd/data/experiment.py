@@ -18,7 +18,9 @@ from edgecmd.errors import DataError, choose
 LOADERS: dict[str, tuple[str, str]] = {
     "digits": ("edgecmd.data.digits", "load_digits"),
     "emoji": ("edgecmd.data.emoji", "load_emoji"),
+    "emoji-scenes": ("edgecmd.data.scenes", "load_scenes"),
     "folder": ("edgecmd.data.folder", "load_folder"),
+    "rooms": ("edgecmd.data.rooms", "load_rooms"),
 }
 
 

@@ -32,6 +32,13 @@ SETS: dict[str, SetInfo] = {
         provenance="drawn twice by the same house's artists; public source: pictures of other houses",
         attribution="NOTICE in the package folder edgecmd/data/files",
     ),
+    "emoji-scenes": SetInfo(
+        kind="composed",
+        pair="scene of 2 to 4 images -> the same in line drawings, with masks of 9 classes",
+        licence="that of emoji",
+        provenance="laid out by a program from the pairs of emoji in each run; nothing is stored",
+        attribution="NOTICE in the package folder edgecmd/data/files",
+    ),
     "digits": SetInfo(
         kind="class-paired",
         pair="picture of a digit -> spoken digit, 1 s at 8 kHz",
@@ -41,6 +48,13 @@ SETS: dict[str, SetInfo] = {
             " MNIST; real on both sides, paired BY CLASS: the digit of each pair went into making it"
         ),
         attribution="NOTICE in the folder that the build writes",
+    ),
+    "rooms": SetInfo(
+        kind="rendered",
+        pair="picture of a room -> depth map in mm, with the class of each pixel",
+        licence="CC0, CC BY 3.0 (furniture meshes of Sweet Home 3D)",
+        provenance="computed from furniture meshes that artists made; no sensor was involved",
+        attribution="NOTICE-furniture in the package folder edgecmd/data/files",
     ),
     "folder": SetInfo(
         kind="user",

@@ -36,7 +36,8 @@ from edgecmd.data.build.pairs import (
     split_of,
 )
 from edgecmd.data.build.public import public_arrays
-from edgecmd.data.emoji import FOLDER, PAIRS_FILE, PUBLIC_FILE, content_sha256, read_shipped
+from edgecmd.data.emoji import FOLDER, PAIRS_FILE, PUBLIC_FILE, read_shipped
+from edgecmd.data.pinned import content_sha256
 from edgecmd.errors import DataError
 
 SQUARE = '<rect x="{x}" y="2" width="4" height="4" fill="{fill}"/>'
