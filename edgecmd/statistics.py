@@ -1,7 +1,7 @@
 """Means with their uncertainty."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,3 +64,42 @@ def paired_interval(
     """
     differences = [one - other for one, other in zip(values, reference, strict=True)]
     return mean_interval(differences, confidence=confidence)
+
+
+def paired_p(values: Sequence[float], reference: Sequence[float]) -> float:
+    """Two-sided p value of the paired t test, the twin of `paired_interval`.
+
+    Args:
+        values: One measurement a seed, at least two.
+        reference: Those of what is compared with, in the same order of seeds.
+
+    Returns:
+        The p value; 1 where all differences are 0, 0 where they are equal and not 0.
+
+    Raises:
+        ValueError: The two differ in length.
+    """
+    sample = np.asarray([one - other for one, other in zip(values, reference, strict=True)])
+    spread = float(sample.std(ddof=1)) / math.sqrt(len(sample))
+    # Equal differences: rounding alone must not decide.
+    if spread <= 1e-12 * max(1.0, float(np.abs(sample).max())):
+        return 1.0 if abs(float(sample.mean())) < 1e-12 else 0.0
+    return float(2.0 * student_t.sf(abs(float(sample.mean())) / spread, len(sample) - 1))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """P values adjusted for being looked at together (Holm 1979).
+
+    Args:
+        p_values: P value by name.
+
+    Returns:
+        ``max_{j <= i} min(1, (n - j) p_(j))`` for the i-th smallest, counted from 0, by name: below 0.05
+        for any of them with probability at most 0.05 where no difference is real.
+    """
+    adjusted: dict[str, float] = {}
+    largest = 0.0
+    for index, name in enumerate(sorted(p_values, key=lambda one: p_values[one])):
+        largest = max(largest, min(1.0, (len(p_values) - index) * p_values[name]))
+        adjusted[name] = largest
+    return adjusted

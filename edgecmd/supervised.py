@@ -3,6 +3,8 @@
 Shapes: N examples, D embedding dimension.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +25,24 @@ from edgecmd.seeding import numpy_generator, torch_generator
 NUM_STEPS = 200
 BATCH_SIZE = 32
 LEARNING_RATE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """How a classifier is trained.
+
+    Attributes:
+        num_steps: Optimiser steps of AdamW, the learning rate by a one-cycle schedule.
+        batch_size: Examples a step; of fewer labels all are used.
+        learning_rate: Peak.
+    """
+
+    num_steps: int = NUM_STEPS
+    batch_size: int = BATCH_SIZE
+    learning_rate: float = LEARNING_RATE
+
+
+DEFAULT_RECIPE = Recipe()
 
 
 class Classifier(nn.Module):
@@ -54,13 +74,7 @@ def scratch_accuracy(config: RunConfig, *, labelling: str, num_labels: int, draw
     rows, classes = drawn_rows(pool, num_labels=num_labels, draw=draw, seed=config.seed)
     pool_target = target_input(config, whole.validation.pairs)[torch.from_numpy(rows)]
     labels = np.searchsorted(classes, pool.values[rows])
-    model = _fit(
-        config,
-        pool_target,
-        torch.from_numpy(labels).to(pool_target.device),
-        num_classes=len(classes),
-        draw=draw,
-    )
+    model = fit_classifier(config, pool_target, labels, draw=draw)
     asked = np.isin(test.values, classes)
     predicted = predict_classes(model, target_input(config, whole.test.pairs)[torch.from_numpy(asked)])
     return float((classes[predicted] == test.values[asked]).mean())
@@ -74,27 +88,41 @@ def drawn_rows(pool: Labels, *, num_labels: int, draw: int, seed: int) -> tuple[
     return rows, np.unique(pool.values[rows])
 
 
-def _fit(
+def fit_classifier(
     config: RunConfig,
     target: Float[Tensor, "num channels height width"],
-    labels: Int[Tensor, " num"],
+    labels: Int[np.ndarray, " num"],
     *,
-    num_classes: int,
     draw: int,
+    recipe: Recipe = DEFAULT_RECIPE,
 ) -> Classifier:
+    """A new student with a linear head, all layers trained on labelled targets alone.
+
+    Args:
+        config: Student, seed and strength of the augmentation.
+        target: Inputs, (N, C, H, W).
+        labels: Their classes, from 0, (N,).
+        draw: Index of the draw of labels; batches and views follow from it.
+        recipe: Steps, batch and learning rate.
+    """
     student = new_student(config)
+    num_classes = int(labels.max()) + 1
     model = Classifier(student, embedding_dim=student.projector.out_features, num_classes=num_classes)
     place(model, device_of(student))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=NUM_STEPS + 1)
+    classes = torch.from_numpy(labels).to(target.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=recipe.learning_rate, total_steps=recipe.num_steps + 1
+    )
     rows = numpy_generator(config.seed, "scratch-batches", client=draw)
     views = torch_generator(config.seed, "scratch-views", client=draw)
     kind = target_kind(experiment(config.data).train.target)
+    size = min(recipe.batch_size, len(target))
     model.train()
-    for _ in range(NUM_STEPS):
-        batch = torch.from_numpy(rows.choice(len(target), size=min(BATCH_SIZE, len(target)), replace=False))
+    for _ in range(recipe.num_steps):
+        batch = torch.from_numpy(rows.choice(len(target), size=size, replace=False))
         view = augment(kind, target[batch], strength=config.distill.augment, generator=views)
-        loss = functional.cross_entropy(model(view), labels[batch])
+        loss = functional.cross_entropy(model(view), classes[batch])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

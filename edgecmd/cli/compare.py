@@ -1,73 +1,147 @@
 """``edgecmd compare``: losses and baselines over several seeds, with intervals."""
 
-import multiprocessing
-import time
-from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgecmd.cli.app import app
-from edgecmd.cli.common import AsJson, ConfigFile, Settings, print_json, print_table, read_settings, say
+from edgecmd.cli.common import AsJson, ConfigFile, Settings, print_json, read_settings
 from edgecmd.config import RunConfig
 from edgecmd.errors import ConfigError
 
 if TYPE_CHECKING:
-    from edgecmd.models.students import Student
+    from edgecmd.cli.compare_jobs import Job
+    from edgecmd.compare.federations import FederationSpec
 
-CENTRAL = "central:"
-AT = "@"
-PRESIMCLR = "presimclr"
-OTHERS = (PRESIMCLR, CENTRAL + PRESIMCLR, "scratch", "teacher", "untrained")
-REFERENCE = "cmc"
 DEFAULT_METHODS = "cmc,cmc+cmd,cmc-anchored,l2,simclr,central:cmc,scratch,teacher,untrained"
+DEFAULT_HEADLINE = "linear_10"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What a comparison is to do.
+
+    Attributes:
+        config: Settings but for seed and federation.
+        methods: Names, checked.
+        num_seeds: Seeds from 0.
+        num_jobs: Processes at a time.
+        headline: Metric of the verdict and of the choice of learning rates.
+        rates: Learning rates that are tried; empty for that of ``config``.
+        tuned_labels: Numbers of labels that all layers are fine-tuned with.
+        quiet: No lines for a person.
+    """
+
+    config: RunConfig
+    methods: tuple[str, ...]
+    num_seeds: int
+    num_jobs: int
+    headline: str
+    rates: tuple[float, ...] = ()
+    tuned_labels: tuple[int, ...] = ()
+    quiet: bool = False
 
 
 @app.command()
 def compare(
+    *,
+    pair: Annotated[
+        str, typer.Option("--pair", help="A preset: data, sizes, steps and all methods that suit it.")
+    ] = "",
+    fast: Annotated[
+        bool, typer.Option("--fast/--full", help="With --pair: minutes, or the larger form that takes hours.")
+    ] = False,
     methods: Annotated[
         str,
         typer.Option(
             "--methods",
-            help="Losses, presimclr, <mechanism>@<epsilon>, central:<method>, scratch, teacher, untrained.",
+            help="Losses, presimclr, <mechanism>@<epsilon>, central:<method>, supervised, supervised-all,"
+            " scratch, teacher, teacher-source, untrained. Empty: a choice, or all that suit --pair.",
         ),
-    ] = DEFAULT_METHODS,
+    ] = "",
+    federation: Annotated[
+        str,
+        typer.Option(
+            "--federation",
+            help="A table for each, such as central,iid:10,owner:10,dirichlet0.1:10,iid:50/10 (10 of 50"
+            " clients asked in a round). Empty: that of the settings.",
+        ),
+    ] = "",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds from 0.")] = 5,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes at a time.")] = 1,
+    tune: Annotated[
+        bool | None,
+        typer.Option(
+            "--tune/--no-tune",
+            help="Choose each method's learning rate from one grid on the validation split; with --pair the"
+            " default.",
+        ),
+    ] = None,
+    work: Annotated[
+        int, typer.Option("--work", min=0, help="Instead: rounds x local steps, the same for each row.")
+    ] = 0,
+    local_steps: Annotated[str, typer.Option("--local-steps", help="Of --work, the rows.")] = "1,5,20,100",
     config: ConfigFile = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Losses and baselines with the same student, steps and labels; several seeds, mean and interval."""
-    from edgecmd.runs import run_folder
+    from edgecmd.cli.compare_work import compare_local_steps
+    from edgecmd.compare.federations import parse_federations
 
-    resolved = read_settings(config, settings)
-    names = [check_method(name) for name in methods.split(",")]
-    folder = run_folder(resolved)
-    results = run_jobs(resolved, names, num_seeds=seeds, num_jobs=jobs, folder=folder)
-    summary, paired = summarise(results), paired_with_reference(results)
-    write_comparison(folder, {"summary": summary, "paired": paired, "results": results})
+    specs = parse_federations(federation)
+    asked = read_request(pair, methods=methods, fast=fast, tune=tune, config=config, settings=settings)
+    asked = replace(asked, num_seeds=seeds, num_jobs=jobs, quiet=as_json)
+    check_central(asked.methods, specs)
+    if work:
+        found = compare_local_steps(asked, specs, work=work, local_steps=local_steps)
+    else:
+        found = compare_methods(asked, specs)
     if as_json:
-        print_json(summary)
-        return
-    show_summary(summary, num_seeds=seeds)
-    show_paired(paired)
-    say(f"All numbers: {folder / 'compare.json'}; picture: {folder / 'compare.png'}")
+        print_json(found)
 
 
-def write_comparison(folder: Path, tables: Mapping[str, Any]) -> None:
-    """Write ``compare.json`` and ``compare.png``."""
-    from edgecmd.cli.pipeline import column_title
-    from edgecmd.files import write_bytes_atomically, write_json
-    from edgecmd.report.comparison import comparison_png
+def read_request(
+    pair: str,
+    *,
+    methods: str,
+    fast: bool,
+    tune: bool | None,
+    config: Path | None,
+    settings: Sequence[str] | None,
+) -> Asked:
+    """Settings, methods and tuning of the command's options.
 
-    summary = tables["summary"]
-    titles = {name: column_title(name) for line in summary.values() for name in line}
-    write_json(folder / "compare.json", tables)
-    write_bytes_atomically(folder / "compare.png", comparison_png(summary, titles=titles))
+    Raises:
+        ConfigError: An unknown pair or method, a pair beside a file, or ``--fast`` without a pair.
+    """
+    from edgecmd.compare.methods import EVERY
+    from edgecmd.compare.presets import overrides_of, preset_of, tuned_labels_of
+    from edgecmd.compare.tuning import RATES
+
+    if fast and not pair:
+        raise ConfigError("--fast is a form of a preset. Name one with --pair, or set federation.num_rounds.")
+    if pair and config is not None:
+        raise ConfigError(
+            "--pair brings its own settings. Leave --config out, or change single ones with --set."
+        )
+    chosen = overrides_of(pair, fast=fast) if pair else []
+    resolved = read_settings(config, [*chosen, *(settings or ())])
+    preset = preset_of(pair) if pair else None
+    suiting = [name for name in EVERY if preset and name not in preset.without]
+    names = methods.split(",") if methods else suiting or DEFAULT_METHODS.split(",")
+    return Asked(
+        config=resolved,
+        methods=tuple(dict.fromkeys(check_method(name.strip()) for name in names)),
+        num_seeds=1,
+        num_jobs=1,
+        headline=preset.headline if preset else DEFAULT_HEADLINE,
+        rates=RATES if (bool(pair) if tune is None else tune) else (),
+        tuned_labels=tuned_labels_of(preset, resolved.evaluate.num_labels, fast=fast) if preset else (),
+    )
 
 
 def check_method(name: str) -> str:
@@ -76,10 +150,13 @@ def check_method(name: str) -> str:
     Raises:
         ConfigError: With the nearest name.
     """
+    from edgecmd.cli.compare_jobs import private_config
+    from edgecmd.compare.methods import ALONE, AT, CENTRAL, PRESIMCLR
     from edgecmd.distill import OBJECTIVES
     from edgecmd.errors import nearest
 
-    known = [*OBJECTIVES, *(CENTRAL + loss for loss in OBJECTIVES), *OTHERS]
+    trained = [*OBJECTIVES, PRESIMCLR]
+    known = [*trained, *(CENTRAL + loss for loss in trained), *ALONE]
     if AT in name:
         private_config(RunConfig(), name)
     elif name not in known:
@@ -87,186 +164,156 @@ def check_method(name: str) -> str:
     return name
 
 
-def private_config(config: RunConfig, method: str) -> RunConfig:
-    """Settings of a private method such as ``anchors@8``: a mechanism, and the epsilon of its budget.
+def check_central(methods: Sequence[str], specs: "Sequence[FederationSpec]") -> None:
+    """Refuse ``central:<method>`` beside ``--federation``, which has a name of its own for it.
 
     Raises:
-        ConfigError: The mechanism is unknown, or epsilon is no number.
+        ConfigError: With the way out.
     """
-    from edgecmd.errors import choose
-    from edgecmd.privacy.mechanisms import MECHANISMS
+    from edgecmd.compare.methods import CENTRAL
 
-    mechanism, _, epsilon = method.partition(AT)
-    choose("--methods", mechanism, MECHANISMS)
-    try:
-        budget = float(epsilon)
-    except ValueError:
+    wrong = [name for name in methods if name.startswith(CENTRAL)]
+    if specs and wrong:
         raise ConfigError(
-            f"--methods has {method!r}; write a mechanism and epsilon as in anchors@8."
-        ) from None
-    return replace(
-        config,
-        privacy=replace(config.privacy, mechanism=mechanism, epsilon=budget),
-        distill=replace(config.distill, loss="auto"),
-    ).resolved()
+            f"--methods has {wrong[0]!r} beside --federation. Write {wrong[0].removeprefix(CENTRAL)!r},"
+            " and put central among the federations."
+        )
 
 
-def run_jobs(
-    config: RunConfig, methods: list[str], *, num_seeds: int, num_jobs: int, folder: Path
-) -> dict[str, list[dict[str, float]]]:
-    """Headline numbers by method, one entry a seed; finished jobs are read, not repeated."""
-    from edgecmd.settings import flatten
+def compare_methods(asked: Asked, specs: "Sequence[FederationSpec]") -> dict[str, Any]:
+    """Train, assess and show everything; one table a federation.
 
-    work = [(seed, name) for seed in range(num_seeds) for name in methods]
-    with ProcessPoolExecutor(num_jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {}
-        for seed, name in work:
-            path = folder / f"seed-{seed}" / f"{name.replace(':', '-')}.json"
-            one = replace(config, seed=seed, out=str(folder / f"seed-{seed}"), name=name.replace(":", "-"))
-            futures[pool.submit(run_job, dict(flatten(one)), name, path)] = (seed, name)
-        found: dict[tuple[int, str], dict[str, float]] = {}
-        for future in as_completed(futures):
-            seed, name = futures[future]
-            found[seed, name] = future.result()
-            say(f"seed {seed} {name}: " + "  ".join(f"{k} {v:.3f}" for k, v in found[seed, name].items()))
-    return {name: [found[seed, name] for seed in range(num_seeds)] for name in methods}
+    Returns:
+        The summary, or summaries by federation.
+    """
+    from edgecmd.cli.compare_show import show
+    from edgecmd.compare.measure import check_labels
+    from edgecmd.files import write_text_atomically
+    from edgecmd.runs import run_folder
 
-
-def run_job(flat: Mapping[str, Any], method: str, path: Path) -> dict[str, float]:
-    """One method with one seed, in a process of its own; a finished one is read from ``path``."""
-    import torch
-
-    from edgecmd.files import read_json, write_json
-    from edgecmd.settings import unflatten
-
-    torch.set_num_threads(1)
-    config = unflatten(flat)
-    if path.exists():
-        saved = read_json(path)
-        if saved["settings"] == dict(flat):
-            return {name: float(value) for name, value in saved["headline"].items()}
-        raise ConfigError(f"{path} was made with other settings. Choose another name with --set name=...")
-    started = time.monotonic()
-    line, table = _measure(config, method)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    seconds = round(time.monotonic() - started, 1)
-    write_json(path, {"settings": dict(flat), "seconds": seconds, "headline": line, "table": table})
-    return line
+    check_labels(asked.config, asked.methods)
+    folder = run_folder(asked.config)
+    tables = {}
+    chosen: list[FederationSpec | None] = [*specs] or [None]
+    for spec in chosen:
+        own = folder / spec.folder if spec else folder
+        found = one_table(asked, spec, folder=own, shared=folder)
+        tables[spec.name if spec else ""] = found
+        if not asked.quiet:
+            show(found, own)
+    if specs:
+        text = "\n".join(found["markdown"] for found in tables.values())
+        write_text_atomically(folder / "compare.md", text)
+        return {name: found["summary"] for name, found in tables.items()}
+    return dict(tables[""]["summary"])
 
 
-def _measure(config: RunConfig, method: str) -> tuple[dict[str, float], Any]:
-    from edgecmd.assess import assess, embedder, headline
-    from edgecmd.cli.pipeline import scratch_table, segmentation_from_scratch, teacher_on_target
+def one_table(asked: Asked, spec: "FederationSpec | None", *, folder: Path, shared: Path) -> dict[str, Any]:
+    """All jobs of one federation, its tables written into ``folder``.
 
-    if method == "scratch":
-        table = segmentation_from_scratch(config) or scratch_table(config)
-    elif method == "teacher":
-        table = assess(teacher_on_target(config), config)
-    else:
-        student = train_by(config, method)
-        cross_modal = not method.endswith("simclr")
-        table = assess(embedder(student, config), config, cross_modal=cross_modal, student=student)
-    return headline(table), table
+    Args:
+        asked: What is to be done.
+        spec: The federation; None for that of the settings.
+        folder: Where the results of methods that train in the federation lie.
+        shared: Where those of the others lie.
+    """
+    from edgecmd.cli.compare_show import about, write_comparison
+    from edgecmd.compare.markdown import comparison_markdown
+    from edgecmd.compare.summary import paired_with_reference, summarise, verdict
 
-
-def train_by(config: RunConfig, method: str) -> "Student":
-    """The student that ``method`` gives under ``config``."""
-    from edgecmd.central import train_central
-    from edgecmd.runs import new_student
-    from server.simulate import simulate
-
-    if method == "untrained":
-        return new_student(config)
-    if AT in method:
-        return simulate(private_config(config, method))
-    loss = method.removeprefix(CENTRAL)
-    if loss == PRESIMCLR:
-        config, loss = source_started(config), "simclr"
-    chosen = replace(config, distill=replace(config.distill, loss=loss))
-    return train_central(chosen) if method.startswith(CENTRAL) else simulate(chosen)
-
-
-def source_started(config: RunConfig) -> RunConfig:
-    """The same run from weights that SimCLR on the public source gave, in as many steps as the run has."""
-    from edgecmd.presimclr import run_steps, source_start
-    from edgecmd.runs import save_student
-
-    path = Path(config.out) / f"{config.name}-start.safetensors"
-    save_student(source_start(config, num_steps=run_steps(config)), path, config)
-    return replace(config, student=replace(config.student, path=str(path)))
+    config = spec.applied(asked.config) if spec else asked.config
+    results, rates = run_methods(asked, spec, config=config, folder=folder, shared=shared)
+    lines = {label: [one["headline"] for one in found] for label, found in results.items()}
+    tables: dict[str, Any] = {
+        "summary": summarise(lines),
+        "paired": paired_with_reference(lines),
+        "verdict": verdict(lines, asked.headline),
+        "results": lines,
+    }
+    burnt = sum(one["cpu_seconds"] for found in results.values() for one in found)
+    title = spec.title if spec else ""
+    tables["about"] = about(config, title=title, headline=asked.headline) | {
+        "num_seeds": asked.num_seeds,
+        "rates": rates,
+        "grid": list(asked.rates),
+        "cpu_seconds": burnt,
+    }
+    tables["markdown"] = comparison_markdown(tables)
+    write_comparison(folder, tables)
+    return tables
 
 
-def summarise(results: Mapping[str, list[dict[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean and 95% interval over the seeds, by method and metric."""
-    from edgecmd.statistics import mean_interval
+def run_methods(
+    asked: Asked, spec: "FederationSpec | None", *, config: RunConfig, folder: Path, shared: Path
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, float]]:
+    """Results by method, one a seed, and the learning rate of each method that one was chosen for.
 
-    summary: dict[str, dict[str, dict[str, float]]] = {}
-    for method, lines in results.items():
-        metrics = lines[0]
-        summary[method] = {name: asdict(mean_interval([line[name] for line in lines])) for name in metrics}
-    return summary
+    With a grid, seed 0 runs with each of its rates; the one with the best score within the validation split
+    is used for the other seeds, and its run is the result of seed 0.
+    """
+    from edgecmd.cli.compare_jobs import run_jobs
+    from edgecmd.compare.methods import is_tuned
+    from edgecmd.compare.tuning import best_rate
 
-
-def paired_with_reference(
-    results: Mapping[str, list[dict[str, float]]],
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Difference of each method from ``cmc`` (of a central one from ``central:cmc``), paired by seed."""
-    from edgecmd.statistics import paired_interval
-
-    paired: dict[str, dict[str, dict[str, Any]]] = {}
-    for method, lines in results.items():
-        name = CENTRAL + REFERENCE if method.startswith(CENTRAL) else REFERENCE
-        if method == name or name not in results or len(lines) < 2:
-            continue
-        other = results[name]
-        paired[method] = {
-            metric: {
-                "against": name,
-                **asdict(paired_interval([one[metric] for one in lines], [one[metric] for one in other])),
-            }
-            for metric in lines[0]
-            if metric in other[0]
-        }
-    return paired
-
-
-def show_paired(paired: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
-    """Print the differences from ``cmc``; a star where the 95% interval leaves zero out."""
-    from edgecmd.cli.pipeline import column_title
-
-    if not paired:
-        return
-    columns = list(dict.fromkeys(name for line in paired.values() for name in line))
-    rows = [[method, *(_difference(line.get(name)) for name in columns)] for method, line in paired.items()]
-    print_table(
-        "Difference from cmc with the same seed, 95% interval of the paired t test (* zero is outside)",
-        ["method", *(column_title(name) for name in columns)],
-        rows,
+    plan = Planner(asked, spec, config, folder, shared)
+    tuned = [name for name in asked.methods if asked.rates and is_tuned(name)]
+    grid = [(name, rate) for name in tuned for rate in asked.rates]
+    later = [name for name in asked.methods for _ in range(asked.num_seeds - (name in tuned))]
+    first = run_jobs(
+        [plan.job(name, seed=0, rate=rate) for name, rate in grid],
+        num_jobs=asked.num_jobs,
+        quiet=asked.quiet,
+        later=later,
     )
+    scores: dict[str, dict[float, float]] = {name: {} for name in tuned}
+    for (name, rate), result in zip(grid, first, strict=True):
+        scores[name][rate] = result["validation"]
+    rates = {name: best_rate(found) for name, found in scores.items()}
+    wanted = [
+        plan.job(name, seed=seed, rate=rates.get(name, 0.0))
+        for seed in range(asked.num_seeds)
+        for name in asked.methods
+    ]
+    found = run_jobs(wanted, num_jobs=asked.num_jobs, quiet=asked.quiet)
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in asked.methods}
+    for job, result in zip(wanted, found, strict=True):
+        results[job.label].append(result)
+    return results, rates
 
 
-def _difference(row: Mapping[str, Any] | None) -> str:
-    if row is None:
-        return "-"
-    apart = row["low"] > 0 or row["high"] < 0
-    return f"{row['mean']:+.3f} ± {(row['high'] - row['low']) / 2:.3f}{'*' if apart else ' '}"
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Makes the jobs of one federation.
 
+    Attributes:
+        asked: What is to be done.
+        spec: The federation; None for that of the settings.
+        config: Settings under it.
+        folder: For methods that train in it.
+        shared: For the others.
+    """
 
-def show_summary(summary: Mapping[str, Mapping[str, Mapping[str, float]]], *, num_seeds: int) -> None:
-    """Print mean ± half the interval of each method, the best of each column marked."""
-    from edgecmd.cli.pipeline import column_title
+    asked: Asked
+    spec: "FederationSpec | None"
+    config: RunConfig
+    folder: Path
+    shared: Path
 
-    columns = list(dict.fromkeys(name for line in summary.values() for name in line))
-    best = {c: max(line[c]["mean"] for line in summary.values() if c in line) for c in columns}
-    rows = []
-    for method, line in summary.items():
-        cells = [
-            f"{line[c]['mean']:.3f} ± {(line[c]['high'] - line[c]['low']) / 2:.3f}"
-            f"{'*' if line[c]['mean'] == best[c] else ' '}"
-            if c in line
-            else "-"
-            for c in columns
-        ]
-        rows.append([method, *cells])
-    titles = [column_title(c) for c in columns]
-    print_table(f"{num_seeds} seeds, mean ± 95% half-interval (* best)", ["method", *titles], rows)
+    def job(self, name: str, *, seed: int, rate: float) -> "Job":
+        """The job of one method, seed and learning rate (0 for that of the settings)."""
+        from edgecmd.cli.compare_jobs import make_job
+        from edgecmd.compare.methods import CENTRAL, is_alone
+
+        alone = is_alone(name)
+        central = self.spec is not None and self.spec.central and not alone
+        count = int(self.asked.headline.rpartition("_")[2]) if self.asked.rates else 0
+        return make_job(
+            self.asked.config if alone else self.config,
+            CENTRAL + name if central else name,
+            seed=seed,
+            folder=self.shared if alone else self.folder,
+            label=name,
+            rate=rate,
+            validate=count if rate and seed == 0 else 0,
+            tuned_labels=self.asked.tuned_labels,
+        )

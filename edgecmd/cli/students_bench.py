@@ -89,7 +89,8 @@ def _settings(
     path: str,
     fold_steps: int,
 ) -> RunConfig:
-    from edgecmd.cli.compare import AT, private_config
+    from edgecmd.cli.compare_jobs import private_config
+    from edgecmd.compare.methods import AT
 
     shared = replace(
         config,

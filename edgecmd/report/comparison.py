@@ -11,25 +11,32 @@ Summary = Mapping[str, Mapping[str, Mapping[str, float]]]
 FIRST_CHOICE = ("linear_10", "linear_5", "linear_30", "linear_1", "linear_all")
 
 
-def shown_metrics(summary: Summary) -> list[str]:
-    """Metrics worth a panel: few labels first, then retrieval and clusters, as far as they were measured."""
+def shown_metrics(summary: Summary, *, first: str = "") -> list[str]:
+    """Metrics worth a panel: few labels first, then retrieval and clusters, as far as they were measured.
+
+    Args:
+        summary: Metric by method.
+        first: Metric of the first panel; empty for the first of `FIRST_CHOICE` that is there.
+    """
     have = {name for line in summary.values() for name in line}
-    few = [name for name in FIRST_CHOICE if name in have][:1]
-    tuned = [name.replace("linear", "finetune") for name in few]
-    return [*few, *(name for name in (*tuned, "recall@1", "nmi") if name in have)] or sorted(have)[:1]
+    few = [name for name in (first, *FIRST_CHOICE) if name in have][:1]
+    tuned = [name.replace("linear", "finetune") for name in few if name.startswith("linear")]
+    others = (*tuned, "recall@1", "class_recall@1", "nmi")
+    return [*few, *(name for name in others if name in have and name not in few)] or sorted(have)[:1]
 
 
-def comparison_png(summary: Summary, *, titles: Mapping[str, str]) -> bytes:
+def comparison_png(summary: Summary, *, titles: Mapping[str, str], first: str = "") -> bytes:
     """Mean and 95% interval of each method, the best on top of the first panel, as a PNG file.
 
     Args:
         summary: Metric by method: ``mean``, ``low``, ``high``.
         titles: What a panel is called.
+        first: See `shown_metrics`.
 
     Guarantees:
         Equal arguments give equal bytes with the same matplotlib.
     """
-    metrics = shown_metrics(summary)
+    metrics = shown_metrics(summary, first=first)
     methods = sorted(summary, key=lambda name: _mean(summary, name, metrics[0]))
     with chart_style("compare"):
         size = (0.6 * WIDTH_INCHES * len(metrics) + 1.2, 0.9 + 0.27 * len(methods))

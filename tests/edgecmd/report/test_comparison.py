@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from edgecmd.cli.compare import paired_with_reference
+from edgecmd.compare.summary import paired_with_reference
 from edgecmd.report.comparison import comparison_png, shown_metrics
 from edgecmd.statistics import paired_interval
 

@@ -1,0 +1,1 @@
+"""A comparison of methods: presets, methods, federations, tuning, tables and verdict; it trains nothing."""

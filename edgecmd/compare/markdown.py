@@ -1,0 +1,131 @@
+"""A comparison as Markdown, ready for a page of results."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from edgecmd.compare.methods import MEANING, plain
+from edgecmd.compare.summary import OURS
+
+# Metrics that are in compare.json and would only widen the table.
+LEFT_OUT = ("recall@5", "recall@10")
+SIGNIFICANT = 0.05
+CLAIMS = {
+    "holds": "the paper's claim of 2 to 3 points holds",
+    "smaller": "ahead, by less than the paper's 2 to 3 points",
+    "behind": "behind: the claim does not hold",
+    "not separated": "not told apart: the claim is not seen",
+}
+
+Tables = Mapping[str, Any]
+
+
+def title_of(column: str) -> str:
+    """Header of a metric."""
+    for start, title in (
+        ("class_recall@", "class R@"),
+        ("recall@", "R@"),
+        ("linear_", "probe k="),
+        ("finetune_", "tuned k="),
+    ):
+        if column.startswith(start):
+            return title + column.removeprefix(start)
+    return "NMI" if column == "nmi" else column.replace("_", "-")
+
+
+def columns_of(summary: Tables) -> list[str]:
+    """Metrics of the table, in the order in which the methods bring them."""
+    names = dict.fromkeys(name for line in summary.values() for name in line)
+    return [name for name in names if name not in LEFT_OUT]
+
+
+def comparison_markdown(tables: Tables) -> str:
+    """The table, the verdict and what stands behind both.
+
+    Args:
+        tables: ``summary``, ``paired``, ``verdict`` and ``about`` of a comparison, as in ``compare.json``.
+
+    Guarantees:
+        The kind of the pairs stands above the numbers.
+    """
+    about, summary = tables["about"], tables["summary"]
+    columns = columns_of(summary)
+    rates = about["rates"]
+    head = ["method", *(title_of(name) for name in columns), "p against " + about["reference"]]
+    if rates:
+        head.append("rate")
+    lines = [_row(head), _row(["---"] * len(head))]
+    for method, values in summary.items():
+        paired = tables["paired"].get(method, {})
+        cells = [_cell(values.get(name), paired.get(name)) for name in columns]
+        tail = [_p(paired.get(about["headline"]))]
+        lines.append(_row([method, *cells, *tail, *([_rate(rates.get(method))] if rates else [])]))
+    text = [f"### {about['title']}", "", *_facts(about), "", *lines, "", *_legend(about, summary), ""]
+    return "\n".join([*text, *verdict_lines(tables["verdict"]), ""])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cell(row: Mapping[str, float] | None, paired: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    star = "*" if paired is not None and paired["p_holm"] < SIGNIFICANT else ""
+    return f"{row['mean']:.3f} ± {(row['high'] - row['low']) / 2:.3f}{star}"
+
+
+def _p(paired: Mapping[str, Any] | None) -> str:
+    if paired is None:
+        return "-"
+    return "< 0.001" if paired["p"] < 0.001 else f"{paired['p']:.3f}"
+
+
+def _rate(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:g}"
+
+
+def _facts(about: Mapping[str, Any]) -> list[str]:
+    facts = [
+        f"Data: `{about['data']}`, kind *{about['kind']}*; test: {about['num_test']} examples of unseen"
+        f" {about['unseen']}. Seeds: {about['num_seeds']}. Student: {about['student']}.",
+        f"Work of each method: {about['work']}.",
+    ]
+    if about["kind"] == "class-paired":
+        facts.append("The class of every pair went into making it: unlabelled pairs would give less.")
+    return facts
+
+
+def _legend(about: Mapping[str, Any], summary: Tables) -> list[str]:
+    headline = title_of(about["headline"])
+    legend = [
+        "Mean ± half of the 95% t interval over seeds. Star: differs from"
+        f" {about['reference']} in the paired t test over seeds with Holm-adjusted p < 0.05 (adjusted over"
+        f" the methods of a column). p: of {headline}, not adjusted.",
+    ]
+    if about["rates"]:
+        grid = ", ".join(f"{rate:g}" for rate in about["grid"])
+        legend.append(
+            f"rate: peak learning rate, chosen of {grid} for every method alike on the validation split with"
+            f" seed 0 (probe with k={about['validate']} within the split)."
+        )
+    seen = dict.fromkeys(plain(name) for name in summary)
+    legend += [f"{name}: {MEANING[name]}." for name in seen if name in MEANING]
+    return [*legend, f"CPU time: {about['cpu_seconds'] / 60:.0f} minutes, all jobs together."]
+
+
+def verdict_lines(verdict: Mapping[str, Any]) -> list[str]:
+    """The verdict in words; empty where nothing can be said."""
+    if verdict["best"] is None:
+        return []
+    title = title_of(verdict["metric"])
+    lines = [f"Best label-free method at {title}: **{verdict['best']}**, {verdict['mean']:.3f}."]
+    for name in OURS:
+        row = verdict["ours"].get(name)
+        if row is None:
+            continue
+        p = "< 0.001" if row["p"] < 0.001 else f"= {row['p']:.3f}"
+        lines.append(
+            f"{name} minus {verdict['best_other']}, the best other label-free method: {row['mean']:+.3f}"
+            f" ({row['low']:+.3f} to {row['high']:+.3f}, p {p}): {CLAIMS[row['claim']]}."
+        )
+    return lines
