@@ -46,6 +46,10 @@ class DataConfig:
     at 8000 they reach from 60 Hz to 4 kHz, see 32 ms and move by 16 ms."""
     clip_s: float = 1.0
     """Seconds of a recording that are kept, from its first sound on; shorter ones end in silence."""
+    depth_scale_mm: float = 1.0
+    """Millimetres that one unit of a 16-bit depth file stands for: 0.2 for 5000 units a metre, 1 for mm."""
+    depth_max_m: float = 0.0
+    """Metres beyond which a depth counts as missing; 0: 65.535, the most that is stored."""
     split: str = "concept"
     """What no two parts share: concept, or owner (an unseen person or device); ``folder`` only."""
     held_out: str = ""
@@ -59,7 +63,7 @@ class DataConfig:
     test_fraction: float = 0.2
     """Share of the concepts (or owners) for testing (``folder`` only)."""
     strict: bool = True
-    """Leave test targets out that look like a training target (correlation above 0.9; recordings: equal)."""
+    """Leave test targets out that look like a training target (correlation above 0.9; no pictures: equal)."""
 
     def __post_init__(self) -> None:
         in_range("data", 16, 512, image_size=self.image_size)
@@ -70,6 +74,8 @@ class DataConfig:
                 raise ConfigError(f"data.{name}={value} must be a multiple of 16.")
         in_range("data", 4000, 48_000, sampling_rate_hz=self.sampling_rate_hz)
         in_range("data", 0.1, 30.0, clip_s=self.clip_s)
+        in_range("data", 1e-3, 1000, depth_scale_mm=self.depth_scale_mm)
+        in_range("data", 0, 65.535, depth_max_m=self.depth_max_m)
         if self.target_scale == 0:
             raise ConfigError("data.target_scale=0 would divide by zero; use -0.5 for ink on white paper.")
         if self.val_fraction + self.test_fraction >= 0.95:
