@@ -28,9 +28,14 @@ class DataConfig:
     """Which pairs, and how they are cut into training, validation and test."""
 
     name: str = "emoji"
-    """``emoji`` (built in), ``digits`` (once built), or ``folder`` for your own pairs under ``data.path``."""
+    """``emoji`` (built in), ``digits`` (once built), ``folder`` for your own pairs under ``data.path``; or a
+    public set that lies there: sketchy, tuberlin, sunrgbd, nyu, vggsound."""
     path: str = ""
-    """Folder with source/ and target/, or one .npz; only for ``name = "folder"``."""
+    """Folder with source/ and target/, or one .npz, for ``folder``; else where the public set lies."""
+    source_path: str = ""
+    """Folder of photographs, a folder a class, for ``tuberlin``, which has sketches alone."""
+    max_pairs: int = 20_000
+    """Of a public set at ``data.path`` at most so many pairs are used, drawn by a hash; 0: all."""
     public_path: str = ""
     """Folder of public source images; empty: <data.path>/public, or the built-in public set."""
     image_size: int = 64
@@ -74,6 +79,7 @@ class DataConfig:
                 raise ConfigError(f"data.{name}={value} must be a multiple of 16.")
         in_range("data", 4000, 48_000, sampling_rate_hz=self.sampling_rate_hz)
         in_range("data", 0.1, 30.0, clip_s=self.clip_s)
+        in_range("data", 0, 100_000_000, max_pairs=self.max_pairs)
         in_range("data", 1e-3, 1000, depth_scale_mm=self.depth_scale_mm)
         in_range("data", 0, 65.535, depth_max_m=self.depth_max_m)
         if self.target_scale == 0:

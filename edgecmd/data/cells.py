@@ -7,7 +7,7 @@ Shapes: H height, W width, S side of the result, P most pixels of a cell.
 """
 
 import numpy as np
-from jaxtyping import Bool, Integer, UInt8, UInt16
+from jaxtyping import Bool, Integer, UInt16
 
 Grid = Integer[np.ndarray, "side side"]
 
@@ -83,8 +83,3 @@ def majority(mask_HW: Integer[np.ndarray, "height width"], *, side: int, ignored
         best = np.where(count > most, one, best)
         most, known = np.maximum(most, count), known + count
     return np.where(2 * known < inside.sum(axis=2), ignored, best).astype(mask_HW.dtype)
-
-
-def as_bytes(mask: Grid) -> UInt8[np.ndarray, "side side"]:
-    """A mask whose numbers fit, as uint8."""
-    return mask.astype(np.uint8)

@@ -19,6 +19,11 @@ LOADERS: dict[str, tuple[str, str]] = {
     "digits": ("edgecmd.data.digits", "load_digits"),
     "emoji": ("edgecmd.data.emoji", "load_emoji"),
     "folder": ("edgecmd.data.folder", "load_folder"),
+    "nyu": ("edgecmd.data.layouts.load", "load_layout"),
+    "sketchy": ("edgecmd.data.layouts.load", "load_layout"),
+    "sunrgbd": ("edgecmd.data.layouts.load", "load_layout"),
+    "tuberlin": ("edgecmd.data.layouts.load", "load_layout"),
+    "vggsound": ("edgecmd.data.layouts.load", "load_layout"),
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from edgecmd.data.cells import as_bytes, majority
+from edgecmd.data.cells import majority
 from edgecmd.data.images import check_pair_aspect, check_size, open_upright, size_of
 from edgecmd.data.labelled import IGNORED, Masks
 from edgecmd.data.listing import MASKS, files_by_id
@@ -93,7 +93,7 @@ def read_mask(file: Path, *, side: int, target: Path | None = None) -> UInt8[np.
     check_size(image.size, side=side, name=str(file))
     if target is not None:
         check_pair_aspect(size_of(target), image.size, name=str(file))
-    return as_bytes(majority(np.asarray(image), side=side, ignored=IGNORED))
+    return majority(np.asarray(image), side=side, ignored=IGNORED)
 
 
 def _read_names(path: Path, problems: list[str]) -> Mapping[int, str]:
