@@ -29,9 +29,14 @@ class DataConfig:
 
     name: str = "emoji"
     """``emoji``, ``rooms`` and ``emoji-scenes`` (built in; the last two with masks), ``digits`` (once built),
-    or ``folder`` for your own pairs under ``data.path``."""
+    ``folder`` for your own pairs under ``data.path``; or a public set that lies there: sketchy, tuberlin,
+    sunrgbd, nyu, vggsound."""
     path: str = ""
-    """Folder with source/ and target/, or one .npz; only for ``name = "folder"``."""
+    """Folder with source/ and target/, or one .npz, for ``folder``; else where the public set lies."""
+    source_path: str = ""
+    """Folder of photographs, a folder a class, for ``tuberlin``, which has sketches alone."""
+    max_pairs: int = 20_000
+    """Of a public set at ``data.path`` at most so many pairs are used, drawn by a hash; 0: all."""
     public_path: str = ""
     """Folder of public source images; empty: <data.path>/public, or the built-in public set."""
     image_size: int = 64
@@ -47,6 +52,10 @@ class DataConfig:
     at 8000 they reach from 60 Hz to 4 kHz, see 32 ms and move by 16 ms."""
     clip_s: float = 1.0
     """Seconds of a recording that are kept, from its first sound on; shorter ones end in silence."""
+    depth_scale_mm: float = 1.0
+    """Millimetres that one unit of a 16-bit depth file stands for: 0.2 for 5000 units a metre, 1 for mm."""
+    depth_max_m: float = 0.0
+    """Metres beyond which a depth counts as missing; 0: 65.535, the most that is stored."""
     split: str = "concept"
     """What no two parts share: concept, or owner (an unseen person or device); ``folder`` only."""
     held_out: str = ""
@@ -64,7 +73,7 @@ class DataConfig:
     scene_seed: int = 0
     """Of the layout of ``emoji-scenes``."""
     strict: bool = True
-    """Leave test targets out that look like a training target (correlation above 0.9; recordings: equal)."""
+    """Leave test targets out that look like a training target (correlation above 0.9; no pictures: equal)."""
 
     def __post_init__(self) -> None:
         in_range("data", 16, 512, image_size=self.image_size)
@@ -78,6 +87,9 @@ class DataConfig:
         in_range("data", 0, 2**31 - 1, scene_seed=self.scene_seed)
         for count in self.scenes:
             in_range("data", 2, 1_000_000, scenes=count)
+        in_range("data", 0, 100_000_000, max_pairs=self.max_pairs)
+        in_range("data", 1e-3, 1000, depth_scale_mm=self.depth_scale_mm)
+        in_range("data", 0, 65.535, depth_max_m=self.depth_max_m)
         if self.target_scale == 0:
             raise ConfigError("data.target_scale=0 would divide by zero; use -0.5 for ink on white paper.")
         if self.val_fraction + self.test_fraction >= 0.95:

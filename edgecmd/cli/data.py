@@ -50,15 +50,22 @@ def show(
 
 @data_app.command()
 def check(
-    path: Annotated[Path, typer.Argument(help="Your folder or .npz of pairs.")],
+    path: Annotated[Path, typer.Argument(help="Your folder or .npz of pairs, or where a public set lies.")],
     config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:
-    """List everything that is wrong with a folder of pairs, and what becomes of its recordings."""
+    """List everything that is wrong with a folder of pairs, and what becomes of its targets."""
+    from dataclasses import replace
+
     from edgecmd.data.folder import check_folder
+    from edgecmd.data.layouts.load import LAYOUTS, check_layout
 
     notes: list[str] = []
-    problems = check_folder(path, read_settings(config, settings).data, notes=notes)
+    resolved = read_settings(config, settings).data
+    if resolved.name in LAYOUTS:
+        problems = check_layout(replace(resolved, path=str(path)), notes=notes)
+    else:
+        problems = check_folder(path, resolved, notes=notes)
     for note in notes:
         say(f"note: {note}")
     for problem in problems:

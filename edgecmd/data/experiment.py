@@ -20,7 +20,12 @@ LOADERS: dict[str, tuple[str, str]] = {
     "emoji": ("edgecmd.data.emoji", "load_emoji"),
     "emoji-scenes": ("edgecmd.data.scenes", "load_scenes"),
     "folder": ("edgecmd.data.folder", "load_folder"),
+    "nyu": ("edgecmd.data.layouts.load", "load_layout"),
     "rooms": ("edgecmd.data.rooms", "load_rooms"),
+    "sketchy": ("edgecmd.data.layouts.load", "load_layout"),
+    "sunrgbd": ("edgecmd.data.layouts.load", "load_layout"),
+    "tuberlin": ("edgecmd.data.layouts.load", "load_layout"),
+    "vggsound": ("edgecmd.data.layouts.load", "load_layout"),
 }
 
 

@@ -66,8 +66,51 @@ SETS: dict[str, SetInfo] = {
 }
 
 
+ON_DISK = {
+    "sketchy": SetInfo(
+        kind="real",
+        pair="photograph -> free-hand sketch of it, 75,471 pairs",
+        licence="its makers' terms; nothing of it comes with edgecmd",
+        provenance="The Sketchy Database (Sangkloy, Burnell, Ham, Hays, 2016), as you have it at data.path",
+        attribution="with the set",
+    ),
+    "tuberlin": SetInfo(
+        kind="class-paired",
+        pair="your photographs -> sketch of the same class, 20,000 sketches",
+        licence="its makers' terms, and those of your photographs",
+        provenance=(
+            "TU-Berlin sketches (Eitz, Hays, Alexa, 2012), as you have them at data.path, paired BY CLASS"
+            " with photographs at data.source_path: the class of each pair went into making it"
+        ),
+        attribution="with the set",
+    ),
+    "sunrgbd": SetInfo(
+        kind="real",
+        pair="picture -> depth map of a room, 10,335 frames of four sensors",
+        licence="its makers' terms; nothing of it comes with edgecmd",
+        provenance="SUN RGB-D (Song, Lichtenberg, Xiao, 2015), as you have it at data.path",
+        attribution="with the set",
+    ),
+    "nyu": SetInfo(
+        kind="real",
+        pair="picture -> depth map of a room, 1,449 frames with masks",
+        licence="its makers' terms; nothing of it comes with edgecmd",
+        provenance="NYU-Depth V2 (Silberman, Hoiem, Kohli, Fergus, 2012), as you have it at data.path",
+        attribution="with the set",
+    ),
+    "vggsound": SetInfo(
+        kind="real",
+        pair="picture of a video -> its sound, up to 200,000 clips",
+        licence="its makers' terms, and those of the videos' owners",
+        provenance="VGGSound (Chen, Xie, Vedaldi, Zisserman, 2020), as you extracted it at data.path",
+        attribution="with the set",
+    ),
+}
+SETS |= ON_DISK
+
+
 def status(name: str) -> str:
     """Whether a run can use the set at once, or what to do first."""
     if name not in COMMANDS:
-        return "data.path" if name == "folder" else "ships"
+        return "data.path" if name == "folder" or name in ON_DISK else "ships"
     return "built" if is_built(name) else f"`{COMMANDS[name]}`"
