@@ -16,11 +16,12 @@ from edgecmd.data.pairs import target_kind
 from edgecmd.dense.score import Scores, absent_classes, rare_classes, segmentation_scores, share_of_pixels
 from edgecmd.dense.segmenter import (
     FINETUNE_RATE,
-    SCRATCH_RATE,
+    SCRATCH_RATES,
     Drawn,
     Segmenter,
     finetune,
     fit_probe,
+    held_loss,
     hold_out,
     predict_masks,
 )
@@ -116,16 +117,24 @@ def student_table(student: Student, config: RunConfig) -> Table:
 def scratch_table(config: RunConfig) -> Table:
     """The same student trained on the same masks from its first weights, without distillation.
 
+    Which of two learning rates is better changes with the data and with the number of masks, so both are
+    tried, and the held-out images decide.
+
     Raises:
         DataError: The data set has no masks.
     """
 
     def fit(drawn: Drawn, draw: int) -> Segmenter:
-        model = Segmenter(new_student(config), num_classes=drawn.num_classes)
-        place(model, device_of(model.student))
-        return finetune(model, drawn, config, rate=SCRATCH_RATE, draw=draw)
+        tried = [_from_scratch(config, drawn, rate=rate, draw=draw) for rate in SCRATCH_RATES]
+        return min(tried, key=lambda model: held_loss(model, drawn))
 
     return _facts(config) | {"finetune": _rows(fit, config)}
+
+
+def _from_scratch(config: RunConfig, drawn: Drawn, *, rate: float, draw: int) -> Segmenter:
+    model = Segmenter(new_student(config), num_classes=drawn.num_classes)
+    place(model, device_of(model.student))
+    return finetune(model, drawn, config, rate=rate, draw=draw)
 
 
 def _facts(config: RunConfig) -> Table:
