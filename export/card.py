@@ -58,6 +58,12 @@ def metrics_of(evaluation: Mapping[str, Any]) -> list[Metric]:
         _share(f"retrieval R@{name.partition('@')[2]}", value, num=int(evaluation["num_test"]))
         for name, value in evaluation.get("retrieval", {}).items()
     ]
+    segmented = evaluation.get("segmentation", {}).get("finetune", {})
+    for percent, row in segmented.items():
+        labels = f"mIoU, fine-tuned on {percent}% of the labelled pictures"
+        found.append(Metric(name=labels, value=row["mean"], low=row["low"], high=row["high"]))
+    if segmented:
+        return found
     for labelling, table in evaluation.get("few_labels", {}).items():
         for count, row in table.get("linear", {}).items():
             if row.get("num", 0) > 1:
@@ -216,7 +222,9 @@ def _metrics(provenance: Provenance) -> Iterator[str]:
         return
     rows = [(one.name, f"{one.value:.3f}", f"{one.low:.3f} to {one.high:.3f}") for one in metrics]
     yield _table(("metric", "value", "95% interval"), rows)
-    yield "Intervals: Wilson's of the test examples, or Student's t over draws of the labels."
+    yield (
+        "Intervals: Wilson's of the test examples, or Student's t over draws of the labels (one has none)."
+    )
 
 
 def _privacy(told: Mapping[str, Any]) -> Iterator[str]:

@@ -38,7 +38,7 @@ class Deployable(nn.Module):
             self.register_buffer("head_weight", torch.tensor(spec.head.weight, dtype=torch.float32))
             self.register_buffer("head_bias", torch.tensor(spec.head.bias, dtype=torch.float32))
 
-    def forward(self, raw: Shaped[Tensor, "batch *size"]) -> tuple[Float[Tensor, "batch _"], ...]:
+    def forward(self, raw: Shaped[Tensor, "batch *size"]) -> tuple[Float[Tensor, "batch _ *grid"], ...]:
         """Embed a batch.
 
         Args:

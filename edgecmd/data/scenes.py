@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Integer, UInt8
 from PIL import Image
 from scipy.ndimage import binary_fill_holes
 
@@ -116,7 +116,7 @@ def _check(config: DataConfig) -> None:
 
 
 def make_stock(
-    picture: np.ndarray, ink: np.ndarray, label: Int[np.ndarray, " emoji"], *, num_groups: int
+    picture: np.ndarray, ink: np.ndarray, label: Integer[np.ndarray, " emoji"], *, num_groups: int
 ) -> Stock:
     """Emoji with their silhouettes: what picture or drawing covers, holes filled."""
     drawn = (picture.min(axis=3) < PAPER) | (ink > INK)

@@ -13,8 +13,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgecmd.data.augment import MOTIONS, Batch, draw_motion, moved
+from edgecmd.data.augment import MOTIONS, draw_motion, moved
 from edgecmd.errors import ConfigError, choose
+
+# Targets and maps differ in all but the first axis.
+Grid = Float[Tensor, "batch _ _ _"]
 
 # A loss over two views of the target alone has no place in common between them.
 NO_PLACES = frozenset({"simclr"})
@@ -41,8 +44,8 @@ def check_loss(loss: str) -> None:
 
 
 def shared_views(
-    modality: str, target: Batch, maps: Batch, *, strength: float, generator: torch.Generator
-) -> tuple[Batch, Batch, Bool[Tensor, "batch rows columns"]]:
+    modality: str, target: Grid, maps: Grid, *, strength: float, generator: torch.Generator
+) -> tuple[Grid, Grid, Bool[Tensor, "batch _ _"]]:
     """The same motion for the target and for what is known of its places.
 
     Args:
@@ -76,7 +79,7 @@ def choose_places(
 
 def at_places(
     map_BDRQ: Float[Tensor, "batch dim rows columns"], place_BL: Int[Tensor, "batch chosen"]
-) -> Float[Tensor, "rows dim"]:
+) -> Float[Tensor, "_ dim"]:
     """Features of the chosen places as rows, (B * L, D)."""
     flat = map_BDRQ.flatten(2)
     index = place_BL[:, None].expand(-1, flat.shape[1], -1)
@@ -85,8 +88,8 @@ def at_places(
 
 def embed_places(
     student: nn.Module,
-    target: Batch,
-    maps: Batch,
+    target: Grid,
+    maps: Grid,
     *,
     modality: str,
     strength: float,

@@ -28,8 +28,8 @@ HEAD_SCALE = 10.0
 BATCH_SIZE = 16
 HELD_SHARE = 0.2
 CHECK_EVERY, PATIENCE = 20, 8
-MAX_PROBE_PLACES = 12_000
-FINETUNE_RATE, SCRATCH_RATE = 1e-3, 3e-3
+MAX_PROBE_PLACES = 6_000
+FINETUNE_RATE, SCRATCH_RATES = 1e-3, (1e-3, 3e-3)
 
 
 class Segmenter(nn.Module):
@@ -185,26 +185,30 @@ def labelled_views(
     return moved(target, theta, mode=motion.mode), seen.masked_fill(outside, IGNORED)
 
 
+@torch.no_grad()
+def held_loss(model: Segmenter, drawn: Drawn) -> float:
+    """Cross-entropy over the pixels of the held-out images, summed; 0 where none is held out."""
+    held = torch.from_numpy(np.flatnonzero(drawn.held))
+    model.eval()
+    chunks = zip(torch.split(drawn.target[held], 64), torch.split(drawn.mask[held], 64), strict=True)
+    return sum(
+        float(functional.cross_entropy(model(x), y, ignore_index=IGNORED, reduction="sum")) for x, y in chunks
+    )
+
+
 class _Best:
     """The weights with the least loss on the held-out images, and how long ago that was."""
 
     def __init__(self, model: Segmenter, drawn: Drawn) -> None:
-        held = torch.from_numpy(np.flatnonzero(drawn.held))
-        self.target, self.mask = drawn.target[held], drawn.mask[held]
+        self.drawn = drawn
         self.loss, self.weights, self.looks = float("inf"), copy.deepcopy(model.state_dict()), 0
         self.stop_after(model)
 
     def stop_after(self, model: Segmenter) -> bool:
         """Look at the held-out loss; whether it has not fallen for too long."""
-        if not len(self.target):
+        if not self.drawn.held.any():
             return False
-        model.eval()
-        with torch.no_grad():
-            losses = [
-                functional.cross_entropy(model(x), y, ignore_index=IGNORED, reduction="sum")
-                for x, y in zip(torch.split(self.target, 64), torch.split(self.mask, 64), strict=True)
-            ]
-        loss = float(torch.stack(losses).sum())
+        loss = held_loss(model, self.drawn)
         self.looks += 1
         if loss < self.loss:
             self.loss, self.weights, self.looks = loss, copy.deepcopy(model.state_dict()), 0
@@ -212,7 +216,7 @@ class _Best:
 
     def restored(self, model: Segmenter) -> Segmenter:
         """``model`` with the best weights; as it is where nothing was held out."""
-        if len(self.target):
+        if self.drawn.held.any():
             model.load_state_dict(self.weights)
         return model.eval()
 

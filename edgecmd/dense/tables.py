@@ -3,6 +3,7 @@
 Shapes: N images, H height, W width.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
@@ -16,11 +17,12 @@ from edgecmd.data.pairs import target_kind
 from edgecmd.dense.score import Scores, absent_classes, rare_classes, segmentation_scores, share_of_pixels
 from edgecmd.dense.segmenter import (
     FINETUNE_RATE,
-    SCRATCH_RATE,
+    SCRATCH_RATES,
     Drawn,
     Segmenter,
     finetune,
     fit_probe,
+    held_loss,
     hold_out,
     predict_masks,
 )
@@ -32,7 +34,8 @@ from edgecmd.seeding import numpy_generator
 from edgecmd.statistics import mean_interval
 
 Table = dict[str, object]
-Fit = Callable[[Drawn, int], Segmenter]
+Fitted = Mapping[str, Segmenter]
+Fit = Callable[[Drawn, int], Fitted]
 
 
 def masks_of(config: RunConfig) -> tuple[Masks, Masks]:
@@ -106,26 +109,36 @@ def student_table(student: Student, config: RunConfig) -> Table:
         DataError: The data set has no masks.
     """
     own: Student = place(student, resolve_device(config.device))
-    methods: Mapping[str, Fit] = {
-        "probe": lambda drawn, draw: _probe(own, drawn, config, draw=draw),
-        "finetune": lambda drawn, draw: segmenter_of(own, drawn, config, draw=draw),
-    }
-    return _facts(config) | {name: _rows(fit, config) for name, fit in methods.items()}
+
+    def fit(drawn: Drawn, draw: int) -> Fitted:
+        probe = _probe(own, drawn, config, draw=draw)
+        tuned = finetune(copy.deepcopy(probe), drawn, config, rate=FINETUNE_RATE, draw=draw)
+        return {"probe": probe, "finetune": tuned}
+
+    return _facts(config) | _rows(fit, config)
 
 
 def scratch_table(config: RunConfig) -> Table:
     """The same student trained on the same masks from its first weights, without distillation.
 
+    Which of two learning rates is better changes with the data and with the number of masks, so both are
+    tried, and the held-out images decide.
+
     Raises:
         DataError: The data set has no masks.
     """
 
-    def fit(drawn: Drawn, draw: int) -> Segmenter:
-        model = Segmenter(new_student(config), num_classes=drawn.num_classes)
-        place(model, device_of(model.student))
-        return finetune(model, drawn, config, rate=SCRATCH_RATE, draw=draw)
+    def fit(drawn: Drawn, draw: int) -> Fitted:
+        tried = [_from_scratch(config, drawn, rate=rate, draw=draw) for rate in SCRATCH_RATES]
+        return {"finetune": min(tried, key=lambda model: held_loss(model, drawn))}
 
-    return _facts(config) | {"finetune": _rows(fit, config)}
+    return _facts(config) | _rows(fit, config)
+
+
+def _from_scratch(config: RunConfig, drawn: Drawn, *, rate: float, draw: int) -> Segmenter:
+    model = Segmenter(new_student(config), num_classes=drawn.num_classes)
+    place(model, device_of(model.student))
+    return finetune(model, drawn, config, rate=rate, draw=draw)
 
 
 def _facts(config: RunConfig) -> Table:
@@ -142,23 +155,27 @@ def _facts(config: RunConfig) -> Table:
     }
 
 
-def _rows(fit: Fit, config: RunConfig) -> dict[str, Table]:
-    return {
-        str(percent): _row(
-            [
-                _scores(fit, config, percent=percent, draw=draw)
-                for draw in range(config.evaluate.segment_draws if percent < 100 else 1)
-            ]
-        )
-        for percent in config.evaluate.label_percent
-    }
+def _rows(fit: Fit, config: RunConfig) -> Table:
+    """Rows by method and percent."""
+    found: dict[str, dict[str, Table]] = {}
+    for percent in config.evaluate.label_percent:
+        # All of the pool is one draw.
+        num_draws = config.evaluate.segment_draws if percent < 100 else 1
+        scores = [_scores(fit, config, percent=percent, draw=draw) for draw in range(num_draws)]
+        for name in scores[0]:
+            found.setdefault(name, {})[str(percent)] = _row([one[name] for one in scores])
+    return dict(found)
 
 
-def _scores(fit: Fit, config: RunConfig, *, percent: int, draw: int) -> Scores:
+def _scores(fit: Fit, config: RunConfig, *, percent: int, draw: int) -> dict[str, Scores]:
     pool, test = masks_of(config)
-    model = fit(draw_images(config, percent=percent, draw=draw), draw)
     shown = target_input(config, experiment(config.data).test.pairs)
-    return segmentation_scores(predict_masks(model, shown), test, rare=rare_classes(pool))
+    models = fit(draw_images(config, percent=percent, draw=draw), draw)
+    rare = rare_classes(pool)
+    return {
+        name: segmentation_scores(predict_masks(model, shown), test, rare=rare)
+        for name, model in models.items()
+    }
 
 
 def _row(scores: list[Scores]) -> Table:

@@ -69,7 +69,7 @@ STUDENTS: dict[str, StudentSpec] = {
     "plain-1m": StudentSpec(family="plain", widths=(48, 112, 184)),
     "audio-50k": StudentSpec(family="ws", widths=(12, 24, 36), front="log-mel"),
     "audio-200k": StudentSpec(family="ws", widths=(24, 48, 80), front="log-mel"),
-    "seg-50k": StudentSpec(family="ws", widths=(12, 24, 32), decoder=24),
+    "seg-50k": StudentSpec(family="ws", widths=(12, 20, 32), decoder=20),
     "seg-200k": StudentSpec(family="ws", widths=(24, 40, 64), decoder=48),
 }
 FRONTS: dict[str, Callable[[], nn.Module]] = {"none": nn.Identity, "log-mel": LogMel}

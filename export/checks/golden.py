@@ -120,9 +120,8 @@ def _refuse_weak(golden: Golden, card: Card, *, key: str) -> None:
     if not 2 <= num <= MAX_INPUTS:
         raise TrustError(f"{GOLDEN}: {key} has {num} inputs; allowed are 2 to {MAX_INPUTS}. {AGAIN}")
     for name, values in golden.outputs.items():
-        shape = (num, card.widths[name])
-        if name == "mask":
-            shape += golden.inputs.shape[1:3]
+        size = golden.inputs.shape[1:3] if name == "mask" else ()
+        shape = (num, card.widths[name], *size)
         if values.shape != shape or values.dtype.kind != "f" or not np.isfinite(values).all():
             raise TrustError(
                 f"{GOLDEN}: {name} has dtype={values.dtype} and shape={values.shape}; allowed are"
