@@ -32,6 +32,7 @@ class Asked:
         headline: Metric of the verdict and of the choice of learning rates.
         rates: Learning rates that are tried; empty for that of ``config``.
         tuned_labels: Numbers of labels that all layers are fine-tuned with.
+        num_fits: Draws of labels that whole networks are trained on; 0 for those of the probe.
         quiet: No lines for a person.
     """
 
@@ -42,6 +43,7 @@ class Asked:
     headline: str
     rates: tuple[float, ...] = ()
     tuned_labels: tuple[int, ...] = ()
+    num_fits: int = 0
     quiet: bool = False
 
 
@@ -118,7 +120,6 @@ def read_request(
     Raises:
         ConfigError: An unknown pair or method, a pair beside a file, or ``--fast`` without a pair.
     """
-    from edgecmd.compare.methods import EVERY
     from edgecmd.compare.presets import overrides_of, preset_of, tuned_labels_of
     from edgecmd.compare.tuning import RATES
 
@@ -131,16 +132,17 @@ def read_request(
     chosen = overrides_of(pair, fast=fast) if pair else []
     resolved = read_settings(config, [*chosen, *(settings or ())])
     preset = preset_of(pair) if pair else None
-    suiting = [name for name in EVERY if preset and name not in preset.without]
-    names = methods.split(",") if methods else suiting or DEFAULT_METHODS.split(",")
+    names = methods or (",".join(preset.methods) if preset else DEFAULT_METHODS)
+    tuned = preset is not None and preset.tune if tune is None else tune
     return Asked(
         config=resolved,
-        methods=tuple(dict.fromkeys(check_method(name.strip()) for name in names)),
+        methods=tuple(dict.fromkeys(check_method(name.strip()) for name in names.split(","))),
         num_seeds=1,
         num_jobs=1,
         headline=preset.headline if preset else DEFAULT_HEADLINE,
-        rates=RATES if (bool(pair) if tune is None else tune) else (),
+        rates=RATES if tuned else (),
         tuned_labels=tuned_labels_of(preset, resolved.evaluate.num_labels, fast=fast) if preset else (),
+        num_fits=int(fast),
     )
 
 
@@ -222,7 +224,7 @@ def one_table(asked: Asked, spec: "FederationSpec | None", *, folder: Path, shar
     from edgecmd.compare.summary import paired_with_reference, summarise, verdict
 
     config = spec.applied(asked.config) if spec else asked.config
-    results, rates = run_methods(asked, spec, config=config, folder=folder, shared=shared)
+    results, rates, burnt = run_methods(asked, spec, config=config, folder=folder, shared=shared)
     lines = {label: [one["headline"] for one in found] for label, found in results.items()}
     tables: dict[str, Any] = {
         "summary": summarise(lines),
@@ -230,7 +232,6 @@ def one_table(asked: Asked, spec: "FederationSpec | None", *, folder: Path, shar
         "verdict": verdict(lines, asked.headline),
         "results": lines,
     }
-    burnt = sum(one["cpu_seconds"] for found in results.values() for one in found)
     title = spec.title if spec else ""
     tables["about"] = about(config, title=title, headline=asked.headline) | {
         "num_seeds": asked.num_seeds,
@@ -245,8 +246,8 @@ def one_table(asked: Asked, spec: "FederationSpec | None", *, folder: Path, shar
 
 def run_methods(
     asked: Asked, spec: "FederationSpec | None", *, config: RunConfig, folder: Path, shared: Path
-) -> tuple[dict[str, list[dict[str, Any]]], dict[str, float]]:
-    """Results by method, one a seed, and the learning rate of each method that one was chosen for.
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, float], float]:
+    """Results by method, one a seed; learning rates, where they were chosen; seconds of CPU of all jobs.
 
     With a grid, seed 0 runs with each of its rates; the one with the best score within the validation split
     is used for the other seeds, and its run is the result of seed 0.
@@ -259,8 +260,9 @@ def run_methods(
     tuned = [name for name in asked.methods if asked.rates and is_tuned(name)]
     grid = [(name, rate) for name in tuned for rate in asked.rates]
     later = [name for name in asked.methods for _ in range(asked.num_seeds - (name in tuned))]
+    tries = [plan.job(name, seed=0, rate=rate) for name, rate in grid]
     first = run_jobs(
-        [plan.job(name, seed=0, rate=rate) for name, rate in grid],
+        tries,
         num_jobs=asked.num_jobs,
         quiet=asked.quiet,
         later=later,
@@ -269,6 +271,7 @@ def run_methods(
     for (name, rate), result in zip(grid, first, strict=True):
         scores[name][rate] = result["validation"]
     rates = {name: best_rate(found) for name, found in scores.items()}
+    tried = {job.path: result["cpu_seconds"] for job, result in zip(tries, first, strict=True)}
     wanted = [
         plan.job(name, seed=seed, rate=rates.get(name, 0.0))
         for seed in range(asked.num_seeds)
@@ -278,7 +281,8 @@ def run_methods(
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in asked.methods}
     for job, result in zip(wanted, found, strict=True):
         results[job.label].append(result)
-    return results, rates
+        tried[job.path] = result["cpu_seconds"]
+    return results, rates, sum(tried.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,14 +310,17 @@ class Planner:
 
         alone = is_alone(name)
         central = self.spec is not None and self.spec.central and not alone
-        count = int(self.asked.headline.rpartition("_")[2]) if self.asked.rates else 0
-        return make_job(
+        job = make_job(
             self.asked.config if alone else self.config,
             CENTRAL + name if central else name,
             seed=seed,
             folder=self.shared if alone else self.folder,
             label=name,
             rate=rate,
-            validate=count if rate and seed == 0 else 0,
+        )
+        return replace(
+            job,
+            validate=self.asked.headline if rate and seed == 0 else "",
             tuned_labels=self.asked.tuned_labels,
+            num_fits=self.asked.num_fits or job.num_fits,
         )

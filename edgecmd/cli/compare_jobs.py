@@ -1,6 +1,7 @@
 """The jobs of ``edgecmd compare``: one method with one seed each, kept in files of their own."""
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -26,16 +27,18 @@ class Job:
         method: What is trained.
         config: Settings, with the seed.
         folder: Folder of the seed; the result lies in it.
-        validate: Labels a class of the score within the validation split; 0 for none.
+        validate: Metric that is measured within the validation split too; empty for none.
         tuned_labels: Numbers of labels that all layers are fine-tuned with.
+        num_fits: Draws of labels that whole networks are trained on; those of the probe are in ``config``.
     """
 
     label: str
     method: str
     config: RunConfig
     folder: str
-    validate: int = 0
+    validate: str = ""
     tuned_labels: tuple[int, ...] = ()
+    num_fits: int = 1
 
     @property
     def path(self) -> Path:
@@ -47,8 +50,12 @@ class Job:
         """What the result depends on."""
         from edgecmd.settings import flatten
 
-        extras = {"validate": self.validate, "tuned_labels": list(self.tuned_labels)}
-        return {**flatten(self.config), **{f"compare.{name}": value for name, value in extras.items()}}
+        return {
+            **flatten(self.config),
+            "compare.validate": self.validate,
+            "compare.tuned_labels": list(self.tuned_labels),
+            "compare.num_fits": self.num_fits,
+        }
 
 
 def make_job(
@@ -59,10 +66,8 @@ def make_job(
     folder: Path,
     label: str = "",
     rate: float = 0.0,
-    validate: int = 0,
-    tuned_labels: tuple[int, ...] = (),
 ) -> Job:
-    """The job of ``method`` with ``seed``.
+    """The job of ``method`` with ``seed``; what is measured beside the probe is set on the result.
 
     Args:
         config: Settings but for the seed.
@@ -71,8 +76,6 @@ def make_job(
         folder: Folder of the comparison.
         label: Row of the table; empty for ``method``.
         rate: Learning rate of the grid; 0 for that of ``config``.
-        validate: See `Job`.
-        tuned_labels: See `Job`.
     """
     from edgecmd.compare.tuning import with_rate
 
@@ -84,8 +87,7 @@ def make_job(
         method=method,
         config=replace(chosen, seed=seed, out=str(own), name=name),
         folder=str(own),
-        validate=validate,
-        tuned_labels=tuned_labels,
+        num_fits=config.evaluate.num_draws,
     )
 
 
@@ -146,32 +148,33 @@ def measure(job: Job) -> "tuple[Table, float | None]":
         supervised_table,
         supervised_validation,
     )
-    from edgecmd.compare.tuning import LABELLING, validation_score
+    from edgecmd.compare.tuning import LABELLING, few_labels_of, retrieval_score, validation_score
     from edgecmd.data.clients import experiment
 
     config, method = job.config, job.method
     alone: dict[str, Callable[[RunConfig], Table]] = {
         methods.SCRATCH: lambda config: segmentation_from_scratch(config) or scratch_table(config),
-        methods.SUPERVISED: supervised_table,
+        methods.SUPERVISED: lambda config: supervised_table(config, num_draws=job.num_fits),
         methods.SUPERVISED_ALL: supervised_all_table,
         methods.TEACHER: lambda config: assess(teacher_on_target(config), config),
         methods.TEACHER_SOURCE: ceiling_table,
     }
     if method in alone:
-        asked = job.validate and methods.is_tuned(method)
-        score = supervised_validation(config, method, num_labels=job.validate) if asked else None
+        asked = methods.is_tuned(method) and few_labels_of(job.validate)
+        score = supervised_validation(config, method, num_labels=asked) if asked else None
         return alone[method](config), score
     student = train_by(config, method)
     embed = embedder(student, config)
     table = assess(embed, config, cross_modal=not method.endswith("simclr"), student=student)
     few: Any = table["few_labels"]
     if job.tuned_labels and few.get(LABELLING) and not config.evaluate.finetune:
-        few[LABELLING]["finetune"] = finetuned(
-            student, config, job.tuned_labels, num_draws=config.evaluate.num_draws
-        )
-    pool = experiment(config.data).validation.pairs.target
-    score = validation_score(embed(pool), config, num_labels=job.validate) if job.validate else None
-    return table, score
+        few[LABELLING]["finetune"] = finetuned(student, config, job.tuned_labels, num_draws=job.num_fits)
+    if not job.validate:
+        return table, None
+    count, pool = few_labels_of(job.validate), experiment(config.data).validation.pairs.target
+    if count:
+        return table, validation_score(embed(pool), config, num_labels=count)
+    return table, retrieval_score(table, job.validate)
 
 
 def train_by(config: RunConfig, method: str) -> "Student":
@@ -261,6 +264,11 @@ class Progress:
         return f"about {seconds / 60:.1f} minutes" if seconds < 5400 else f"about {seconds / 3600:.1f} hours"
 
 
+def _leave_interrupts() -> None:
+    """Ctrl-C goes to every process of a terminal; the first one alone says what became of it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def run_jobs(
     jobs: Sequence[Job], *, num_jobs: int, quiet: bool = False, later: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
@@ -280,7 +288,8 @@ def run_jobs(
     found: dict[int, dict[str, Any]] = {}
     if not jobs:
         return []
-    with ProcessPoolExecutor(num_jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_jobs, mp_context=spawn, initializer=_leave_interrupts) as pool:
         futures: dict[Future[dict[str, Any]], int] = {}
         try:
             futures = {pool.submit(run_job, job): index for index, job in enumerate(jobs)}
@@ -290,6 +299,9 @@ def run_jobs(
                 progress.done(jobs[index], found[index])
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
+            # A result is written whole or not at all, and a federation goes on from its checkpoint.
+            for child in multiprocessing.active_children():
+                child.terminate()
             if isinstance(error, KeyboardInterrupt) and not quiet:
                 say("Finished jobs are kept; the same command goes on with the others.")
             raise

@@ -26,7 +26,6 @@ def about(config: RunConfig, *, title: str, headline: str) -> dict[str, Any]:
         "kind": whole.kind,
         "unseen": whole.unseen,
         "num_test": len(whole.test),
-        "validate": headline.rpartition("_")[2],
         "student": f"`{config.student.architecture}`, {num_parameters(new_student(config)):,} parameters",
         "work": (
             f"{work.steps} optimiser steps ({federation.num_rounds} rounds of {federation.local_steps}),"
@@ -38,13 +37,15 @@ def about(config: RunConfig, *, title: str, headline: str) -> dict[str, Any]:
 def write_comparison(folder: Path, tables: Mapping[str, Any]) -> None:
     """Write ``compare.json``, ``compare.png`` and ``compare.md``."""
     from edgecmd.compare.markdown import title_of
+    from edgecmd.compare.methods import kind_of
     from edgecmd.files import write_bytes_atomically, write_json, write_text_atomically
     from edgecmd.report.comparison import comparison_png
 
     summary = tables["summary"]
     titles = {name: title_of(name) for line in summary.values() for name in line}
     write_json(folder / "compare.json", {name: tables[name] for name in tables if name != "markdown"})
-    picture = comparison_png(summary, titles=titles, first=tables["about"]["headline"])
+    kinds = {name: kind_of(name) for name in summary} if tables["verdict"]["best"] else None
+    picture = comparison_png(summary, titles=titles, first=tables["about"]["headline"], kinds=kinds)
     write_bytes_atomically(folder / "compare.png", picture)
     write_text_atomically(folder / "compare.md", tables["markdown"])
 

@@ -7,7 +7,7 @@ from edgecmd.config import RunConfig
 from edgecmd.errors import ConfigError, nearest
 
 CENTRAL_NAME = "central"
-FORM = re.compile(r"(iid|owner|dirichlet)(\d*\.?\d*):(\d+)(?:/(\d+))?")
+FORM = re.compile(r"(iid|owner|dirichlet)(\d+(?:\.\d+)?)?:(\d+)(?:/(\d+))?")
 EXAMPLES = ("central", "iid:10", "owner:10", "dirichlet0.1:10", "iid:50", "iid:50/10")
 
 

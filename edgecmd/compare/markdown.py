@@ -106,7 +106,7 @@ def _legend(about: Mapping[str, Any], summary: Tables) -> list[str]:
         grid = ", ".join(f"{rate:g}" for rate in about["grid"])
         legend.append(
             f"rate: peak learning rate, chosen of {grid} for every method alike on the validation split with"
-            f" seed 0 (probe with k={about['validate']} within the split)."
+            f" seed 0 ({headline} within the split)."
         )
     seen = dict.fromkeys(plain(name) for name in summary)
     legend += [f"{name}: {MEANING[name]}." for name in seen if name in MEANING]

@@ -47,15 +47,15 @@ def recipe_of(config: RunConfig, method: str) -> Recipe:
     )
 
 
-def supervised_table(config: RunConfig) -> Table:
-    """``supervised``: test accuracy by number of labels, the draws that the probes see."""
+def supervised_table(config: RunConfig, *, num_draws: int) -> Table:
+    """``supervised``: test accuracy by number of labels, on the first ``num_draws`` that the probes see."""
     rows = {}
     recipe = recipe_of(config, SUPERVISED)
     pool, test = _part(config, "validation"), _part(config, "test")
     labels = experiment(config.data).validation.labelled.labels[LABELLING]
     for count in config.evaluate.num_labels:
         values = []
-        for draw in range(config.evaluate.num_draws if count else 1):
+        for draw in range(num_draws if count else 1):
             drawn, _ = drawn_rows(labels, num_labels=count, draw=draw, seed=config.seed)
             values.append(_accuracy(config, _take(pool, drawn), test, draw=draw, recipe=recipe))
         rows[str(count or "all")] = {"values": values, **asdict(mean_interval(values))}

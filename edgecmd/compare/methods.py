@@ -48,6 +48,16 @@ def plain(method: str) -> str:
     return method.removeprefix(CENTRAL)
 
 
+def kind_of(method: str) -> str:
+    """What sort of method it is, for a legend."""
+    name = plain(method)
+    if name in PAPER:
+        return "the paper's losses and their anchored forms"
+    if name in (*REFERENCES, SCRATCH):
+        return "references: with labels, or without training on pairs"
+    return "other methods without labels"
+
+
 def is_tuned(method: str) -> bool:
     """Whether a learning rate is chosen for ``method``."""
     return plain(method) in TUNED

@@ -3,9 +3,9 @@
 A preset is a list of overrides, the same that ``--set`` takes; what the user sets comes after it.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edgecmd.compare.methods import EVERY, PRESIMCLR
 from edgecmd.errors import choose
 
 Overrides = tuple[str, ...]
@@ -22,7 +22,8 @@ class Preset:
         headline: Metric that the verdict is about: a few-label score where the set has classes.
         tuned_labels: Labels a class that all layers are fine-tuned with in the fast form; the full form
             fine-tunes with every number of labels.
-        without: Methods that do not suit the pair.
+        methods: Methods that suit the pair.
+        tune: Whether a learning rate is chosen for each method.
     """
 
     data: Overrides
@@ -30,7 +31,8 @@ class Preset:
     full: Overrides
     headline: str
     tuned_labels: tuple[int, ...]
-    without: frozenset[str] = frozenset()
+    methods: tuple[str, ...] = EVERY
+    tune: bool = True
 
 
 ICONS = ("data.image_size=32", "data.source_size=64")
@@ -39,16 +41,19 @@ FAST = (
     "student.architecture=ws-50k",
     "distill.batch_size=32",
     "federation.num_rounds=24",
+    "federation.client_fraction=0.5",
     "evaluate.num_draws=3",
     NO_PROGRESS,
 )
 FULL = ("student.architecture=ws-200k", "federation.num_rounds=100", "evaluate.num_draws=5", NO_PROGRESS)
-# The digits' label pool holds 15 recordings a class, or 5 of one speaker.
-FEW = "evaluate.num_labels=1,5,0"
+# A new person says each digit once, three times or five times; the others' recordings are in the pairs.
+NEW_SPEAKER = ('data.held_out="jackson"', 'data.labels_from="jackson"')
+FEW = "evaluate.num_labels=1,3,0"
 FAST_AUDIO = (
     "student.architecture=audio-50k",
     "distill.batch_size=32",
     "federation.num_rounds=16",
+    "federation.client_fraction=0.5",
     "evaluate.num_draws=5",
     FEW,
     NO_PROGRESS,
@@ -65,13 +70,16 @@ PAIRS: dict[str, Preset] = {
     "emoji": Preset(
         data=("data.name=emoji", *ICONS), fast=FAST, full=FULL, headline="linear_10", tuned_labels=(10,)
     ),
+    "objects": Preset(
+        data=("data.name=objects", *ICONS), fast=FAST, full=FULL, headline="linear_10", tuned_labels=(10,)
+    ),
     "digits": Preset(
-        data=("data.name=digits",),
+        data=("data.name=digits", *NEW_SPEAKER),
         fast=FAST_AUDIO,
         full=FULL_AUDIO,
         headline="linear_1",
         tuned_labels=(1,),
-        without=frozenset({"presimclr"}),
+        methods=tuple(name for name in EVERY if name != PRESIMCLR),
     ),
 }
 
@@ -99,8 +107,3 @@ def overrides_of(pair: str, *, fast: bool) -> list[str]:
 def tuned_labels_of(preset: Preset, num_labels: tuple[int, ...], *, fast: bool) -> tuple[int, ...]:
     """Numbers of labels that fine-tuning is measured with, of those that the probe is measured with."""
     return tuple(count for count in num_labels if not fast or count in preset.tuned_labels)
-
-
-def titles() -> Mapping[str, str]:
-    """Data set by pair, for messages."""
-    return {name: preset.data[0].partition("=")[2] for name, preset in PAIRS.items()}

@@ -101,7 +101,7 @@ def verdict(results: Results, metric: str) -> dict[str, Any]:
     return found
 
 
-def claim_of(difference: Mapping[str, float]) -> str:
+def claim_of(difference: Mapping[str, Any]) -> str:
     """What a paired difference says about the claim of 2 to 3 points.
 
     Returns:

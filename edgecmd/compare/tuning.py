@@ -11,12 +11,14 @@ Shapes: N examples, D embedding dimension.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from edgecmd.config import RunConfig
 from edgecmd.data.clients import experiment
 from edgecmd.data.experiment import Experiment
+from edgecmd.errors import ConfigError, nearest
 from edgecmd.evaluate import Embedding, draw_labels, known, linear_predict
 from edgecmd.seeding import numpy_generator
 
@@ -34,6 +36,27 @@ def with_rate(config: RunConfig, rate: float) -> RunConfig:
 def best_rate(scores: Mapping[float, float]) -> float:
     """The rate with the highest score; of equal ones the smallest."""
     return min(scores, key=lambda rate: (-scores[rate], rate))
+
+
+def few_labels_of(metric: str) -> int:
+    """Labels a class of a few-label metric such as ``linear_10``; 0 for any other metric."""
+    start, _, count = metric.rpartition("_")
+    return int(count) if start == "linear" and count.isdigit() else 0
+
+
+def retrieval_score(table: Mapping[str, Any], metric: str) -> float:
+    """A retrieval metric on the validation split, out of the tables of `edgecmd.assess.assess`.
+
+    Raises:
+        ConfigError: The method has none: it does not live in the teacher's space, or it is no retrieval.
+    """
+    found = table.get("retrieval_validation", {})
+    if metric not in found:
+        raise ConfigError(
+            f"A learning rate cannot be chosen by {metric!r}. {nearest(metric, [*found, 'linear_<labels>'])}"
+            " Add --no-tune, or leave simclr and presimclr out."
+        )
+    return float(found[metric])
 
 
 def validation_draw(

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from edgecmd.report.drawing import INK, LINES, QUIET, WIDTH_INCHES, chart_style, to_png
+from edgecmd.report.drawing import INK, LINES, MARKERS, QUIET, WIDTH_INCHES, chart_style, to_png
 
 Summary = Mapping[str, Mapping[str, Mapping[str, float]]]
 FIRST_CHOICE = ("linear_10", "linear_5", "linear_30", "linear_1", "linear_all")
@@ -25,13 +26,16 @@ def shown_metrics(summary: Summary, *, first: str = "") -> list[str]:
     return [*few, *(name for name in others if name in have and name not in few)] or sorted(have)[:1]
 
 
-def comparison_png(summary: Summary, *, titles: Mapping[str, str], first: str = "") -> bytes:
+def comparison_png(
+    summary: Summary, *, titles: Mapping[str, str], first: str = "", kinds: Mapping[str, str] | None = None
+) -> bytes:
     """Mean and 95% interval of each method, the best on top of the first panel, as a PNG file.
 
     Args:
         summary: Metric by method: ``mean``, ``low``, ``high``.
         titles: What a panel is called.
         first: See `shown_metrics`.
+        kinds: What sort of method each is, told apart by colour and marker; None: all alike.
 
     Guarantees:
         Equal arguments give equal bytes with the same matplotlib.
@@ -42,9 +46,14 @@ def comparison_png(summary: Summary, *, titles: Mapping[str, str], first: str = 
         size = (0.6 * WIDTH_INCHES * len(metrics) + 1.2, 0.9 + 0.27 * len(methods))
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+        sorts = list(dict.fromkeys((kinds or {}).values()))
+        place = {name: sorts.index((kinds or {})[name]) if name in (kinds or {}) else 0 for name in methods}
         for axes, metric in zip(panels, metrics, strict=True):
-            _paint(axes, summary, methods, metric=metric)
+            _paint(axes, summary, methods, metric=metric, look=place)
             axes.set_xlabel(titles.get(metric, metric))
+        if sorts:
+            keys = [_dot(index, label=name) for index, name in enumerate(sorts)]
+            figure.legend(handles=keys, loc="outside upper left", ncols=len(sorts))
         return to_png(figure)
 
 
@@ -53,15 +62,30 @@ def _mean(summary: Summary, method: str, metric: str) -> float:
     return row["mean"] if row else -1.0
 
 
-def _paint(axes: Axes, summary: Summary, methods: Sequence[str], *, metric: str) -> None:
+def _dot(look: int, *, label: str) -> Line2D:
+    return Line2D(
+        [], [], linestyle="none", marker=MARKERS[look], markersize=5, color=LINES[look], label=label
+    )
+
+
+def _paint(
+    axes: Axes, summary: Summary, methods: Sequence[str], *, metric: str, look: Mapping[str, int]
+) -> None:
     for place, method in enumerate(methods):
         row = summary[method].get(metric)
         if row is None:
             axes.annotate(
-                "not measured", (0.5, place), xycoords=("axes fraction", "data"), color=QUIET, ha="center"
+                "not measured",
+                (0.5, place),
+                xycoords=("axes fraction", "data"),
+                color=QUIET,
+                ha="center",
+                va="center",
+                fontsize=7.5,
             )
             continue
-        axes.plot([row["low"], row["high"]], [place, place], color=LINES[0], linewidth=2.0)
-        axes.plot(row["mean"], place, marker="o", markersize=5, color=LINES[0], markeredgecolor=INK)
+        colour, marker = LINES[look[method]], MARKERS[look[method]]
+        axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2.0)
+        axes.plot(row["mean"], place, marker=marker, markersize=5, color=colour, markeredgecolor=INK)
     axes.set_yticks(range(len(methods)), methods)
     axes.set_ylim(-0.6, len(methods) - 0.4)

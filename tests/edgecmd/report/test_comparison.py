@@ -24,6 +24,8 @@ def test_equal_numbers_give_equal_bytes() -> None:
     assert shown_metrics(SUMMARY) == ["linear_5", "recall@1"]
     first = comparison_png(SUMMARY, titles={"linear_5": "probe k=5"})
     assert first == comparison_png(SUMMARY, titles={"linear_5": "probe k=5"})
+    assert comparison_png(SUMMARY, titles={}, kinds={"cmc": "ours", "simclr": "theirs"}) != first
+    assert shown_metrics(SUMMARY, first="recall@1") == ["recall@1"]
     with Image.open(io.BytesIO(first)) as opened:
         assert min(opened.size) > 100
 

@@ -1,0 +1,185 @@
+"""``edgecmd compare`` as a user types it: presets, federations, tuning, an interruption, bad input."""
+
+import json
+from pathlib import Path
+
+import pytest
+from test_cli import run, settings_file  # noqa: F401 - a fixture
+
+from edgecmd.cli import compare_jobs
+from edgecmd.cli.compare_jobs import Job
+from edgecmd.compare.presets import PAIRS, Preset
+from edgecmd.config import RunConfig
+
+
+class Here:
+    """A pool that does the jobs in this process, so that a test can break them off."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.cancelled = False
+
+    def __enter__(self) -> "Here":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, work: object, job: Job) -> object:
+        from concurrent.futures import Future
+
+        done: Future[object] = Future()
+        try:
+            done.set_result(work(job))  # type: ignore[operator]
+        except ValueError as error:
+            done.set_exception(error)
+        return done
+
+    def shutdown(self, **_: object) -> None:
+        self.cancelled = True
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare_jobs, "ProcessPoolExecutor", Here)
+
+
+@pytest.fixture
+def tiny_pair(monkeypatch: pytest.MonkeyPatch, tiny: RunConfig) -> list[str]:
+    """The tiny data as a preset, and what a user adds to write it elsewhere."""
+    data = ('data.name="folder"', f'data.path="{tiny.data.path}"', "data.image_size=16", "data.strict=false")
+    steps = ("federation.num_clients=2", "federation.num_rounds=1", "federation.local_steps=2")
+    form = (
+        *("student.architecture=ws-50k", "distill.batch_size=8", "distill.num_anchors=16"),
+        *(*steps, "evaluate.num_labels=1,0", "evaluate.num_draws=2", "evaluate.every_rounds=0"),
+        f'teacher.path="{tiny.teacher.path}"',
+    )
+    preset = Preset(data=data, fast=form, full=form, headline="linear_1", tuned_labels=(1,))
+    monkeypatch.setitem(PAIRS, "tiny", preset)
+    monkeypatch.setattr("edgecmd.finetune.NUM_STEPS", 3)
+    return ["compare", "--pair", "tiny", "--fast", "--set", f'out="{tiny.out}"']
+
+
+@pytest.mark.usefixtures("here")
+def test_a_preset_tunes_each_method_alike_and_writes_a_table_a_federation(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tiny_pair: list[str],
+    tiny: RunConfig,
+) -> None:
+    words = [*tiny_pair, "--methods", "cmc,l2,supervised,teacher", "--seeds", "2"]
+    assert run(monkeypatch, *words, "--federation", "iid:2,central") == 0
+    out = capsys.readouterr().out
+    assert "Time for the other" in out
+    assert "Best label-free method at probe k=1" in out
+    folder = Path(tiny.out) / "tiny-fast"
+    for name in ("iid-2", "central"):
+        found = json.loads((folder / name / "compare.json").read_text())
+        assert set(found["about"]["rates"]) == {"cmc", "l2", "supervised"}
+        grid = sorted(path.name for path in (folder / name / "seed-0").glob("l2-lr*.json"))
+        assert grid == ["l2-lr0.003.json", "l2-lr0.01.json", "l2-lr0.03.json"]
+        assert len(list((folder / name / "seed-1").glob("l2-lr*.json"))) == 1
+        assert (folder / name / "compare.png").read_bytes()[:4] == b"\x89PNG"
+        assert set(found["verdict"]["ours"]) == {"cmc"}
+        assert "finetune_1" in found["summary"]["l2"]
+    # Methods that no federation takes part in are measured once.
+    assert len(list((folder / "seed-0").glob("supervised-lr*.json"))) == 3
+    assert not list((folder / "central" / "seed-0").glob("supervised*"))
+    text = (folder / "compare.md").read_text()
+    assert text.count("| supervised |") == 2
+    assert text.index("### 2 clients, iid") < text.index("### trained in one place")
+    job = json.loads((folder / "iid-2" / "seed-0" / "cmc-lr0.01.json").read_text())
+    assert job["bytes"] > 0
+    assert job["validation"] is not None
+
+
+@pytest.mark.usefixtures("here")
+def test_after_an_interruption_the_same_command_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tiny_pair: list[str],
+    tiny: RunConfig,
+) -> None:
+    words = [*tiny_pair, "--methods", "l2,untrained,teacher", "--seeds", "1", "--no-tune"]
+    whole = compare_jobs.measure
+
+    def stop_at_the_second(job: Job) -> object:
+        if job.method == "untrained":
+            raise KeyboardInterrupt
+        return whole(job)
+
+    monkeypatch.setattr(compare_jobs, "measure", stop_at_the_second)
+    assert run(monkeypatch, *words) == 130
+    assert "the same command goes on" in capsys.readouterr().out
+    kept = Path(tiny.out) / "tiny-fast" / "seed-0" / "l2.json"
+    before = kept.stat().st_mtime_ns
+    monkeypatch.setattr(compare_jobs, "measure", whole)
+    assert run(monkeypatch, *words) == 0
+    assert "1 of 3 jobs are finished already" in capsys.readouterr().out
+    assert kept.stat().st_mtime_ns == before
+
+
+@pytest.mark.usefixtures("here")
+def test_local_steps_against_rounds_make_as_many_steps(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    settings_file: Path,  # noqa: F811
+    tiny: RunConfig,
+) -> None:
+    words = ["compare", "--config", str(settings_file), "--methods", "l2", "--seeds", "1"]
+    assert run(monkeypatch, *words, "--work", "4", "--local-steps", "1,4", "--federation", "iid:2") == 0
+    assert "megabytes" in capsys.readouterr().out
+    found = json.loads((Path(tiny.out) / "tiny" / "iid-2-work" / "compare.json").read_text())
+    sent = {label: row["megabytes"]["mean"] for label, row in found["summary"].items()}
+    assert sent["l2 1 local"] == pytest.approx(4 * sent["l2 4 local"], rel=1e-6)
+
+
+def test_the_estimate_counts_what_is_left(tiny: RunConfig, tmp_path: Path) -> None:
+    """One job of ten seconds is done, one and a simclr (1.9) are left, and two processes: 14.5 s."""
+    jobs = [
+        compare_jobs.make_job(tiny, method, seed=0, folder=tmp_path) for method in ("cmc", "l2", "simclr")
+    ]
+    progress = compare_jobs.Progress(jobs, num_jobs=2, quiet=True)
+    progress.done(jobs[0], {"seconds": 10.0, "headline": {}})
+    assert progress.estimate(jobs[0], {"seconds": 10.0}) == "about 0.2 minutes"
+    assert progress.estimate(jobs[0], {"seconds": 36000.0}) == "about 14.5 hours"
+    later = compare_jobs.Progress(jobs[:1], num_jobs=1, quiet=True, later=["cmc"] * 5)
+    later.done(jobs[0], {"seconds": 60.0, "headline": {}})
+    assert later.estimate(jobs[0], {"seconds": 60.0}) == "about 5.0 minutes"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--pair", "emojis"], "--pair='emojis' is unknown"),
+        (["--pair", "emoji", "--methods", "cmc,crdd"], "--methods has 'crdd'"),
+        (["--fast"], "--fast is a form of a preset"),
+        (["--federation", "iid"], "--federation has 'iid'"),
+        (["--federation", "iid:10", "--methods", "central:cmc"], "put central among the federations"),
+        (["--work", "500", "--local-steps", "3"], "must divide --work 500"),
+        (["--work", "500", "--local-steps", "a"], "must be whole numbers"),
+        (["--work", "500", "--methods", "teacher"], "sends no weights"),
+        (["--work", "500", "--methods", "cmc", "--federation", "central"], "sends no weights"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "compare", *words) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_preset_beside_a_file_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    settings_file: Path,  # noqa: F811
+) -> None:
+    assert run(monkeypatch, "compare", "--pair", "emoji", "--config", str(settings_file)) == 2
+    assert "--pair brings its own settings" in capsys.readouterr().err
