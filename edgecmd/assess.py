@@ -65,7 +65,7 @@ def retrieval(embed: Embed, config: RunConfig, part: str) -> dict[str, float]:
     found = embed(held.pairs.target)
     if whole.kind == CLASS_PAIRED:
         return class_recall(found, teacher_embedding(config, part), held.labelled.labels["group"].values)
-    return recall(found, teacher_embedding(config, part))
+    return recall(found, teacher_embedding(config, part), shown=held.shown)
 
 
 def validate(student: nn.Module, config: RunConfig) -> dict[str, float]:

@@ -69,7 +69,13 @@ def unit_rows(features: Embedding) -> Embedding:
     return np.asarray(features / np.maximum(norms, np.finfo(np.float32).tiny))
 
 
-def recall(student: Embedding, teacher: Embedding, *, ranks: Sequence[int] = RECALL_AT) -> dict[str, float]:
+def recall(
+    student: Embedding,
+    teacher: Embedding,
+    *,
+    ranks: Sequence[int] = RECALL_AT,
+    shown: Int[np.ndarray, " num"] | None = None,
+) -> dict[str, float]:
     """Cross-modal retrieval: for each target image, is its own source image among the nearest?
 
     Ties count against the student: the own image is ranked behind every equal one, so a constant
@@ -79,12 +85,22 @@ def recall(student: Embedding, teacher: Embedding, *, ranks: Sequence[int] = REC
         student: Unit embeddings of the target images, (N, D).
         teacher: Features of the source images of the same pairs, (N, D).
         ranks: How many nearest images are looked at.
+        shown: Code of what each pair shows, (N,), where several pairs show the same: things are then
+            ranked instead of images, each by the nearest of its images. None: every pair is its own.
 
     Returns:
         ``{"recall@1": share, ...}``.
     """
     similarity = student @ unit_rows(teacher).T
-    rank = (similarity >= np.diag(similarity)[:, None]).sum(axis=1)
+    if shown is None:
+        own = np.diag(similarity)
+    else:
+        codes = np.unique(shown, return_inverse=True)[1]
+        order = np.argsort(codes, kind="stable")
+        starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
+        similarity = np.maximum.reduceat(similarity[:, order], starts, axis=1)
+        own = similarity[np.arange(len(codes)), codes]
+    rank = (similarity >= own[:, None]).sum(axis=1)
     return {f"recall@{at}": float((rank <= at).mean()) for at in ranks}
 
 

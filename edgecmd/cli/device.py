@@ -141,7 +141,7 @@ def test_task(config: RunConfig, *, segments: bool) -> "Task":
     if segments:
         return segmentation_task(config)
     whole, teacher = experiment(config.data), teacher_embedding(config, "test")
-    task = retrieval_task(teacher)
+    task = retrieval_task(teacher, shown=whole.test.shown)
     if whole.kind != CLASS_PAIRED:
         return task
     labels = whole.test.labelled.labels["group"].values
@@ -168,15 +168,15 @@ def segmentation_task(config: RunConfig) -> "Task":
     return Task(name="mIoU", metric=miou, output="scores")
 
 
-def retrieval_task(teacher: "np.ndarray") -> "Task":
-    """Retrieval of each target's own source picture among all of the split."""
+def retrieval_task(teacher: "np.ndarray", *, shown: "np.ndarray | None" = None) -> "Task":
+    """Retrieval of each target's own source picture, or of what is ``shown``, among all of the split."""
     from edgecmd.evaluate import recall, unit_rows
     from export.verify import Task
 
     gallery = unit_rows(teacher)
     return Task(
         name="recall@1",
-        metric=lambda embedding: recall(embedding, teacher)["recall@1"],
+        metric=lambda embedding: recall(embedding, teacher, shown=shown)["recall@1"],
         answers=lambda embedding: (embedding @ gallery.T).argmax(axis=1),
     )
 

@@ -10,7 +10,7 @@ Shapes: N pairs, S side of an image.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -146,9 +146,25 @@ def load_emoji(config: DataConfig, *, min_subgroup_pairs: int = MIN_SUBGROUP_PAI
         ConfigError: ``image_size`` does not divide 64.
         DataError: A shipped file is missing or damaged.
     """
+    return emoji_experiment(
+        lambda: read_shipped(PAIRS_FILE), config, name="emoji", min_subgroup_pairs=min_subgroup_pairs
+    )
+
+
+def emoji_experiment(
+    read: Callable[[], Arrays], config: DataConfig, *, name: str, min_subgroup_pairs: int = MIN_SUBGROUP_PAIRS
+) -> Experiment:
+    """The experiment of arrays as `PAIRS_FILE` has them; see `load_emoji`.
+
+    Args:
+        read: Gives the arrays; called once the settings are found to suit them.
+        config: As for `load_emoji`.
+        name: Name of the data set.
+        min_subgroup_pairs: As for `load_emoji`.
+    """
     check_side(config.image_size)
     check_side(config.source_side)
-    arrays = read_shipped(PAIRS_FILE)
+    arrays = read()
     target = 255 - arrays["sketch"][..., None]
     train, validation, test = (np.flatnonzero(arrays["split"] == part) for part in range(3))
     # Compared at the shipped size, so that the strict set is the same at every image_size.
@@ -160,7 +176,7 @@ def load_emoji(config: DataConfig, *, min_subgroup_pairs: int = MIN_SUBGROUP_PAI
     houses = arrays["style_names"][arrays["style"]]
     ids = np.array([f"{house}/{concept}" for house, concept in zip(houses, arrays["concept"], strict=True)])
     return Experiment(
-        name="emoji",
+        name=name,
         kind="real",
         public=load_public(image_size=config.source_side),
         train=pairs.take(train),

@@ -56,6 +56,23 @@ SETS: dict[str, SetInfo] = {
         provenance="computed from furniture meshes that artists made; no sensor was involved",
         attribution="NOTICE-furniture in the package folder edgecmd/data/files",
     ),
+    "emoji-full": SetInfo(
+        kind="real",
+        pair="image -> line drawing, of four houses",
+        licence="as emoji, and CC BY-SA 4.0 (OpenMoji), CC BY 4.0 (EmojiOne)",
+        provenance="as emoji, with two more houses; public source: that of emoji",
+        attribution="NOTICE in the folder that the build writes",
+    ),
+    "stamps": SetInfo(
+        kind="real",
+        pair="image -> spoken name or sound, 2 s at 8 kHz",
+        licence="GPL-2 (Tux Paint); public source: CC BY 4.0 (Twemoji, FxEmoji)",
+        provenance=(
+            "Tux Paint's stamps from Debian's package tuxpaint-stamps-default: the recordings were made for"
+            " the pictures; public source: that of emoji"
+        ),
+        attribution="NOTICE in the folder that the build writes",
+    ),
     "folder": SetInfo(
         kind="user",
         pair="source/<id>.png, target/<id>.png, .wav or .flac; or one .npz",

@@ -186,7 +186,7 @@ def test_size_that_does_not_divide(side: int) -> None:
 def test_unknown_set_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"data.name='emojy'.*Did you mean 'emoji'"):
         load_experiment(DataConfig(name="emojy"))
-    assert set(LOADERS) >= {"digits", "emoji", "folder"}
+    assert set(LOADERS) >= {"digits", "emoji", "emoji-full", "folder", "stamps"}
 
 
 def test_content_hash_sees_names_types_and_values() -> None:
