@@ -59,6 +59,8 @@ class DistillConfig:
     """Places of each pair that the loss looks at, for seg-* students."""
     proximal_mu: float = 0.0
     """Weight of the FedProx term, half the squared distance to the round's global weights."""
+    freeze_projector: bool = False
+    """Keep the projector's first weights, which all clients share: their embeddings then have one frame."""
 
     def __post_init__(self) -> None:
         in_range(
@@ -272,6 +274,11 @@ class RunConfig:
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise ConfigError(
                 f"name={self.name!r} must be a plain folder name, without '/' or a leading dot."
+            )
+        if self.distill.freeze_projector and self.privacy.mechanism in _PRIVATE_LOSSES:
+            raise ConfigError(
+                f"distill.freeze_projector=true and privacy.mechanism={self.privacy.mechanism!r} do not go"
+                " together: its noise is made for all weights. Allowed: none, client."
             )
 
     def resolved(self) -> "RunConfig":

@@ -245,6 +245,7 @@ def distil(
     reference = _proximal_reference(student, config)
     student.train()
     total = 0.0
+    freeze_projector(student, frozen=config.freeze_projector)
     for step, batch in zip(
         range(num_steps), batches(len(data), batch_size=config.batch_size, generator=rows)
     ):
@@ -257,7 +258,15 @@ def distil(
         if reference is not None:
             add_proximal_gradient(student, reference, mu=config.proximal_mu)
         optimizer.step()
+    freeze_projector(student, frozen=False)
     return total / max(1, num_steps)
+
+
+def freeze_projector(student: nn.Module, *, frozen: bool) -> None:
+    """Whether the projector's weights are left as they are; a student without one is left alone."""
+    for name, parameter in student.named_parameters():
+        if name.startswith("projector."):
+            parameter.requires_grad_(not frozen)
 
 
 def embed_batch(

@@ -81,6 +81,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "cmc+cmd": {"loss": "cmc+cmd"},
     "cmc": {"loss": "cmc"},
     "cmd, FedProx": {"loss": "cmd", "proximal_mu": FEDPROX_MU},
+    "cmd, shared projector": {"loss": "cmd", "freeze_projector": True},
 }
 
 
