@@ -15,6 +15,8 @@ from edgecmd.data.clients import experiment, pair_features
 from edgecmd.data.experiment import HeldOut
 from edgecmd.data.labelled import Labels
 from edgecmd.data.pairs import Targets
+from edgecmd.dense import tables
+from edgecmd.errors import DataError
 from edgecmd.evaluate import (
     PROBES,
     Embedding,
@@ -29,7 +31,9 @@ from edgecmd.evaluate import (
     recall,
     same_class_share,
 )
+from edgecmd.evaluate import whole as whole_picture
 from edgecmd.finetune import finetune_rows
+from edgecmd.models.students import DenseStudent, is_dense
 from edgecmd.statistics import mean_interval
 
 Embed = Callable[[Targets], Embedding]
@@ -51,7 +55,7 @@ def embedder(student: nn.Module, config: RunConfig) -> Embed:
 def teacher_embedding(config: RunConfig, part: str) -> Embedding:
     """Teacher features of a held-out part (``validation``, ``test`` or ``test_strict``), (N, D)."""
     held: HeldOut = getattr(experiment(config.data), part)
-    return np.asarray(pair_features(config, held.pairs, held.ids).cpu().numpy())
+    return np.asarray(whole_picture(pair_features(config, held.pairs, held.ids)).cpu().numpy())
 
 
 def retrieval(embed: Embed, config: RunConfig, part: str) -> dict[str, float]:
@@ -61,7 +65,7 @@ def retrieval(embed: Embed, config: RunConfig, part: str) -> dict[str, float]:
     found = embed(held.pairs.target)
     if whole.kind == CLASS_PAIRED:
         return class_recall(found, teacher_embedding(config, part), held.labelled.labels["group"].values)
-    return recall(found, teacher_embedding(config, part))
+    return recall(found, teacher_embedding(config, part), shown=held.shown)
 
 
 def validate(student: nn.Module, config: RunConfig) -> dict[str, float]:
@@ -111,11 +115,23 @@ def assess(
         name: _few_labels(pool, whole.validation.labelled.labels[name], test, labels[name], config)
         for name in named
     }
-    if config.evaluate.finetune and student is not None:
+    if config.evaluate.finetune and student is not None and not is_dense(config.student.architecture):
         for name in named:
             few[name] |= {"finetune": finetune_rows(student, config, labelling=name)} if few[name] else {}
     table["few_labels"] = few
+    if isinstance(student, DenseStudent):
+        table["segmentation"] = segmentation(student, config)
     return table
+
+
+def segmentation(student: DenseStudent, config: RunConfig) -> Table:
+    """Segmentation with few masks, or under ``missing`` why it cannot be measured."""
+    try:
+        return tables.student_table(student, config)
+    except DataError as error:
+        if tables.has_masks(config):
+            raise
+        return {"missing": str(error)}
 
 
 def _few_labels(
@@ -159,6 +175,10 @@ def headline(table: Mapping[str, object]) -> dict[str, float]:
     one_shot = table.get("one_shot")
     if isinstance(one_shot, dict) and one_shot:
         line["one_shot"] = one_shot["one_shot"]
+    segmented = table.get("segmentation")
+    if isinstance(segmented, dict) and "missing" not in segmented:
+        # Places are what a dense student is for; the class of the whole picture stays in the full table.
+        return line | tables.headline(segmented)
     few = table.get("few_labels")
     if isinstance(few, dict) and few.get("group"):
         line |= {f"linear_{k}": row["mean"] for k, row in few["group"]["linear"].items()}

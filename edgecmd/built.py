@@ -5,9 +5,13 @@ written last, so a set is either whole or absent.
 """
 
 import os
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edgecmd.errors import DataError
 from edgecmd.files import read_json, sha256_file, write_json
@@ -15,7 +19,11 @@ from edgecmd.files import read_json, sha256_file, write_json
 VARIABLE = "EDGECMD_DATA"
 MANIFEST = "built.json"
 # Data set -> the command that builds it, for messages.
-COMMANDS = {"digits": "edgecmd data build digits --recordings DIR"}
+COMMANDS = {
+    "digits": "edgecmd data build digits --recordings DIR",
+    "emoji-full": "edgecmd data build emoji --full",
+    "stamps": "edgecmd data build stamps",
+}
 
 
 def data_home() -> Path:
@@ -31,6 +39,20 @@ def built_folder(name: str) -> Path:
 def is_built(name: str) -> bool:
     """Whether the set ``name`` is there."""
     return (built_folder(name) / MANIFEST).is_file()
+
+
+def read_arrays(name: str, key: str) -> dict[str, Any]:
+    """Arrays of an .npz of the built set ``name``, whose checksum is compared.
+
+    Raises:
+        DataError: The set was not built, or the file is missing or not the one that was built.
+    """
+    path = checked_file(name, key)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {entry: archive[entry] for entry in archive.files}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error}). Build it again: `{COMMANDS[name]}`.") from error
 
 
 def write_manifest(folder: Path, files: Mapping[str, Path], *, facts: Mapping[str, object]) -> None:

@@ -17,7 +17,7 @@ class StudentConfig:
 
     architecture: str = "ws-200k"
     """ws-50k, ws-200k, ws-1m (weight-standardised, fold to plain convolutions); gn-50k, gn-200k, gn-1m;
-    audio-50k, audio-200k for recordings."""
+    audio-50k, audio-200k for recordings; seg-50k, seg-200k for segmentation."""
     path: str = ""
     """First weights: a .safetensors file of ``edgecmd warm-start``; empty: random ones."""
 
@@ -55,8 +55,12 @@ class DistillConfig:
     """Keep the optimiser's state on the client between rounds (it never leaves the client)."""
     augment: float = 1.0
     """Strength of the target's augmentation, 0 for none."""
+    num_locations: int = 32
+    """Places of each pair that the loss looks at, for seg-* students."""
     proximal_mu: float = 0.0
     """Weight of the FedProx term, half the squared distance to the round's global weights."""
+    freeze_projector: bool = False
+    """Keep the projector's first weights, which all clients share: their embeddings then have one frame."""
 
     def __post_init__(self) -> None:
         in_range(
@@ -68,6 +72,7 @@ class DistillConfig:
         in_range("distill", 0, 100, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
         in_range("distill", 0, 100, central_learning_rate=self.central_learning_rate)
         in_range("distill", 0, 4, augment=self.augment)
+        in_range("distill", 1, 65_536, num_locations=self.num_locations)
 
 
 _PRIVATE_LOSSES = {"anchors": "cmc-anchored", "cosine": "cosine", "groups": "cmc-groups"}
@@ -192,7 +197,18 @@ class EvaluateConfig:
     finetune: bool = False
     """Also train all layers on the few labels, for each draw: minutes instead of seconds."""
 
+    label_percent: tuple[int, ...] = (5, 10, 100)
+    """Percent of the pool whose masks a seg-* student is fine-tuned on."""
+    segment_draws: int = 1
+    """Draws of those images; each trains for seconds."""
+    segment_steps: int = 400
+    """Most optimiser steps on the masks."""
+
     def __post_init__(self) -> None:
+        in_range("evaluate", 1, 1000, segment_draws=self.segment_draws)
+        in_range("evaluate", 1, 1_000_000, segment_steps=self.segment_steps)
+        for percent in self.label_percent:
+            in_range("evaluate", 1, 100, label_percent=percent)
         in_range("evaluate", 0, 1_000_000, every_rounds=self.every_rounds)
         in_range("evaluate", 1, 1000, num_draws=self.num_draws, num_neighbours=self.num_neighbours)
         for count in self.num_labels:
@@ -258,6 +274,11 @@ class RunConfig:
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise ConfigError(
                 f"name={self.name!r} must be a plain folder name, without '/' or a leading dot."
+            )
+        if self.distill.freeze_projector and self.privacy.mechanism in _PRIVATE_LOSSES:
+            raise ConfigError(
+                f"distill.freeze_projector=true and privacy.mechanism={self.privacy.mechanism!r} do not go"
+                " together: its noise is made for all weights. Allowed: none, client."
             )
 
     def resolved(self) -> "RunConfig":

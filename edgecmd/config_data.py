@@ -28,9 +28,15 @@ class DataConfig:
     """Which pairs, and how they are cut into training, validation and test."""
 
     name: str = "emoji"
-    """``emoji`` (built in), ``digits`` (once built), or ``folder`` for your own pairs under ``data.path``."""
+    """``emoji``, ``rooms`` and ``emoji-scenes`` (built in; the last two with masks), ``digits`` (once built),
+    ``folder`` for your own pairs under ``data.path``; or a public set that lies there: sketchy, tuberlin,
+    sunrgbd, nyu, vggsound."""
     path: str = ""
-    """Folder with source/ and target/, or one .npz; only for ``name = "folder"``."""
+    """Folder with source/ and target/, or one .npz, for ``folder``; else where the public set lies."""
+    source_path: str = ""
+    """Folder of photographs, a folder a class, for ``tuberlin``, which has sketches alone."""
+    max_pairs: int = 20_000
+    """Of a public set at ``data.path`` at most so many pairs are used, drawn by a hash; 0: all."""
     public_path: str = ""
     """Folder of public source images; empty: <data.path>/public, or the built-in public set."""
     image_size: int = 64
@@ -46,6 +52,10 @@ class DataConfig:
     at 8000 they reach from 60 Hz to 4 kHz, see 32 ms and move by 16 ms."""
     clip_s: float = 1.0
     """Seconds of a recording that are kept, from its first sound on; shorter ones end in silence."""
+    depth_scale_mm: float = 1.0
+    """Millimetres that one unit of a 16-bit depth file stands for: 0.2 for 5000 units a metre, 1 for mm."""
+    depth_max_m: float = 0.0
+    """Metres beyond which a depth counts as missing; 0: 65.535, the most that is stored."""
     split: str = "concept"
     """What no two parts share: concept, or owner (an unseen person or device); ``folder`` only."""
     held_out: str = ""
@@ -58,8 +68,12 @@ class DataConfig:
     """Share of the concepts (or owners) for choosing settings and for few-label pools (``folder`` only)."""
     test_fraction: float = 0.2
     """Share of the concepts (or owners) for testing (``folder`` only)."""
+    scenes: tuple[int, ...] = (800, 200, 200, 800)
+    """Scenes of ``emoji-scenes``: for training, for labels, for the test, and public ones."""
+    scene_seed: int = 0
+    """Of the layout of ``emoji-scenes``."""
     strict: bool = True
-    """Leave test targets out that look like a training target (correlation above 0.9; recordings: equal)."""
+    """Leave test targets out that look like a training target (correlation above 0.9; no pictures: equal)."""
 
     def __post_init__(self) -> None:
         in_range("data", 16, 512, image_size=self.image_size)
@@ -70,6 +84,12 @@ class DataConfig:
                 raise ConfigError(f"data.{name}={value} must be a multiple of 16.")
         in_range("data", 4000, 48_000, sampling_rate_hz=self.sampling_rate_hz)
         in_range("data", 0.1, 30.0, clip_s=self.clip_s)
+        in_range("data", 0, 2**31 - 1, scene_seed=self.scene_seed)
+        for count in self.scenes:
+            in_range("data", 2, 1_000_000, scenes=count)
+        in_range("data", 0, 100_000_000, max_pairs=self.max_pairs)
+        in_range("data", 1e-3, 1000, depth_scale_mm=self.depth_scale_mm)
+        in_range("data", 0, 65.535, depth_max_m=self.depth_max_m)
         if self.target_scale == 0:
             raise ConfigError("data.target_scale=0 would divide by zero; use -0.5 for ink on white paper.")
         if self.val_fraction + self.test_fraction >= 0.95:
@@ -90,12 +110,18 @@ class TeacherConfig:
 
     path: str = ""
     """A .safetensors file made by ``edgecmd pretrain``; empty: the one that comes with the data set."""
+    map_dim: int = 64
+    """Dimension of the teacher's feature at a place, for seg-* students."""
+    map_zoom: int = 2
+    """How much larger than the source image the teacher sees it where places are asked for (seg-*)."""
     pair_features: str = ""
     """Ready teacher features of the pairs, .npy (pairs, dim), rows in the order of the sorted ids."""
     public_features: str = ""
     """Ready teacher features of the public images, .npy (images, dim), in the order of the names."""
 
     def __post_init__(self) -> None:
+        in_range("teacher", 2, 4096, map_dim=self.map_dim)
+        in_range("teacher", 1, 8, map_zoom=self.map_zoom)
         if bool(self.pair_features) != bool(self.public_features):
             raise ConfigError(
                 "teacher.pair_features and teacher.public_features go together:"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from edgecmd import baselines, losses
 from edgecmd.config import DistillConfig
 from edgecmd.data.augment import augment
+from edgecmd.dense.locations import check_loss, embed_places, per_pair
 from edgecmd.errors import ConfigError, choose
 from edgecmd.seeding import numpy_generator, torch_generator
 
@@ -30,12 +31,12 @@ class LocalData:
 
     Attributes:
         target: Inputs of the student, (N, C, H, W).
-        teacher: Teacher features of the same pairs, (N, D).
+        teacher: Teacher features of the same pairs, (N, D); for a dense student (N, D, rows, columns).
         modality: A key of `edgecmd.data.pairs.TARGETS`; views are made for it.
     """
 
     target: Float[Tensor, "num channels height width"]
-    teacher: Float[Tensor, "num dim"]
+    teacher: Float[Tensor, "num dim *grid"]
     modality: str = "image"
 
     def __len__(self) -> int:
@@ -237,11 +238,14 @@ def distil(
         ConfigError: The loss is unknown.
     """
     objective = choose("distill.loss", config.loss, OBJECTIVES)
+    if data.teacher.ndim == 4:
+        check_loss(config.loss)
     rows = numpy_generator(place.seed, "batches", round_index=place.round_index, client=place.client)
     views = torch_generator(place.seed, "views", round_index=place.round_index, client=place.client)
     reference = _proximal_reference(student, config)
     student.train()
     total = 0.0
+    freeze_projector(student, frozen=config.freeze_projector)
     for step, batch in zip(
         range(num_steps), batches(len(data), batch_size=config.batch_size, generator=rows)
     ):
@@ -250,11 +254,19 @@ def distil(
             group["lr"] = rate
         embedded = embed_batch(student, data, batch, anchors=anchors, config=config, views=views)
         optimizer.zero_grad()
-        total += mean_gradient(objective(embedded, config))
+        total += mean_gradient(per_pair(objective(embedded, config), len(batch)))
         if reference is not None:
             add_proximal_gradient(student, reference, mu=config.proximal_mu)
         optimizer.step()
+    freeze_projector(student, frozen=False)
     return total / max(1, num_steps)
+
+
+def freeze_projector(student: nn.Module, *, frozen: bool) -> None:
+    """Whether the projector's weights are left as they are; a student without one is left alone."""
+    for name, parameter in student.named_parameters():
+        if name.startswith("projector."):
+            parameter.requires_grad_(not frozen)
 
 
 def embed_batch(
@@ -266,9 +278,23 @@ def embed_batch(
     config: DistillConfig,
     views: torch.Generator,
 ) -> Embedded:
-    """Augment and embed the pairs at ``rows``; a second view only where the loss asks for one."""
+    """Augment and embed the pairs at ``rows``; a second view only where the loss asks for one.
+
+    Of a dense student, embeddings are those of ``num_locations`` places of each pair, pair by pair.
+    """
     index = torch.from_numpy(rows)
     target = data.target[index]
+    if data.teacher.ndim == 4:
+        found = embed_places(
+            student,
+            target,
+            data.teacher[index],
+            modality=data.modality,
+            strength=config.augment,
+            num=config.num_locations,
+            generator=views,
+        )
+        return Embedded(student=found.student, second=found.student, teacher=found.teacher, anchors=anchors)
     first = student(augment(data.modality, target, strength=config.augment, generator=views))
     second = first
     if config.loss in TWO_VIEWS:

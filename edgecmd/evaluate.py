@@ -18,10 +18,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 from sklearn.neighbors import KNeighborsClassifier
-from torch import nn
+from torch import Tensor, nn
 
 from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.data.pairs import Targets
+from edgecmd.dense.maps import pool_places
 from edgecmd.device import device_of
 from edgecmd.preprocess import target_input
 from edgecmd.seeding import numpy_generator, seed_sequence
@@ -35,7 +36,7 @@ RECALL_AT = (1, 5, 10)
 def embed_target(
     student: nn.Module, target: Targets, *, offset: float, scale: float, batch_size: int = 256
 ) -> Embedding:
-    """Unit embeddings of targets, float32, (N, D).
+    """Unit embeddings of targets, float32, (N, D); of a dense student the mean over the places.
 
     Args:
         student: Encoder; it is put into evaluation mode.
@@ -47,12 +48,19 @@ def embed_target(
     student.eval()
     device = device_of(student)
     chunks = [
-        student(target_input(target[start : start + batch_size], offset=offset, scale=scale).to(device))
+        whole(
+            student(target_input(target[start : start + batch_size], offset=offset, scale=scale).to(device))
+        )
         .cpu()
         .numpy()
         for start in range(0, len(target), batch_size)
     ]
     return unit_rows(np.concatenate(chunks))
+
+
+def whole(features: Float[Tensor, "num dim *grid"]) -> Float[Tensor, "num dim"]:
+    """Features of whole pictures: as they are, or the mean of the unit features of their places."""
+    return pool_places(features) if features.ndim == 4 else features
 
 
 def unit_rows(features: Embedding) -> Embedding:
@@ -61,7 +69,13 @@ def unit_rows(features: Embedding) -> Embedding:
     return np.asarray(features / np.maximum(norms, np.finfo(np.float32).tiny))
 
 
-def recall(student: Embedding, teacher: Embedding, *, ranks: Sequence[int] = RECALL_AT) -> dict[str, float]:
+def recall(
+    student: Embedding,
+    teacher: Embedding,
+    *,
+    ranks: Sequence[int] = RECALL_AT,
+    shown: Int[np.ndarray, " num"] | None = None,
+) -> dict[str, float]:
     """Cross-modal retrieval: for each target image, is its own source image among the nearest?
 
     Ties count against the student: the own image is ranked behind every equal one, so a constant
@@ -71,12 +85,22 @@ def recall(student: Embedding, teacher: Embedding, *, ranks: Sequence[int] = REC
         student: Unit embeddings of the target images, (N, D).
         teacher: Features of the source images of the same pairs, (N, D).
         ranks: How many nearest images are looked at.
+        shown: Code of what each pair shows, (N,), where several pairs show the same: things are then
+            ranked instead of images, each by the nearest of its images. None: every pair is its own.
 
     Returns:
         ``{"recall@1": share, ...}``.
     """
     similarity = student @ unit_rows(teacher).T
-    rank = (similarity >= np.diag(similarity)[:, None]).sum(axis=1)
+    if shown is None:
+        own = np.diag(similarity)
+    else:
+        codes = np.unique(shown, return_inverse=True)[1]
+        order = np.argsort(codes, kind="stable")
+        starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
+        similarity = np.maximum.reduceat(similarity[:, order], starts, axis=1)
+        own = similarity[np.arange(len(codes)), codes]
+    rank = (similarity >= own[:, None]).sum(axis=1)
     return {f"recall@{at}": float((rank <= at).mean()) for at in ranks}
 
 

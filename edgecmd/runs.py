@@ -11,6 +11,7 @@ import torch
 from edgecmd.config import RunConfig
 from edgecmd.data.clients import experiment, public_anchors
 from edgecmd.data.pairs import input_shape, target_kind
+from edgecmd.dense.locations import check_loss
 from edgecmd.device import place, resolve_device
 from edgecmd.errors import ConfigError, DataError, FederationError, choose
 from edgecmd.files import write_bytes_atomically, write_json, write_text_atomically
@@ -107,6 +108,8 @@ def check_modality(config: RunConfig) -> None:
     spec = choose("student.architecture", config.student.architecture, STUDENTS)
     modality = target_kind(experiment(config.data).train.target)
     front = FRONT_OF.get(modality, "none")
+    if spec.decoder:
+        check_loss(config.distill.loss)
     if spec.front != front:
         what = "recordings" if modality == "wave" else "pictures"
         allowed = ", ".join(name for name, one in STUDENTS.items() if one.front == front)

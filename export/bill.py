@@ -75,7 +75,12 @@ def _model_card(report: Mapping[str, Any], provenance: Provenance) -> dict[str, 
             "modelArchitecture": report["architecture"],
             "datasets": data,
             "inputs": [{"format": f"{report['front_end']}, see edgecmd.preprocess in the file"}],
-            "outputs": [{"format": name} for name in ("embedding", "scores")[: 1 + bool(report["classes"])]],
+            "outputs": [
+                {"format": name}
+                for name in ("embedding", "mask" if report["front_end"].endswith("-dense") else "scores")[
+                    : 1 + bool(report["classes"])
+                ]
+            ],
         },
         "quantitativeAnalysis": {
             "performanceMetrics": [

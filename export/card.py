@@ -9,7 +9,13 @@ from scipy.stats import binomtest
 from edgecmd.report.privacy import claim
 from export.provenance import Provenance
 
-FILES = {"image": "picture.png", "depth16": "depth.png", "wave": "recording.wav"}
+FILES = {
+    "image": "picture.png",
+    "depth16": "depth.png",
+    "image-dense": "picture.png",
+    "depth16-dense": "depth.png",
+    "wave": "recording.wav",
+}
 NOT_KNOWN = "The run was not evaluated; nothing is claimed."
 LIMITS = (
     "The figures are those of the data above. On pictures of another kind, drawn or taken in another way,"
@@ -52,6 +58,12 @@ def metrics_of(evaluation: Mapping[str, Any]) -> list[Metric]:
         _share(f"retrieval R@{name.partition('@')[2]}", value, num=int(evaluation["num_test"]))
         for name, value in evaluation.get("retrieval", {}).items()
     ]
+    segmented = evaluation.get("segmentation", {}).get("finetune", {})
+    for percent, row in segmented.items():
+        labels = f"mIoU, fine-tuned on {percent}% of the labelled pictures"
+        found.append(Metric(name=labels, value=row["mean"], low=row["low"], high=row["high"]))
+    if segmented:
+        return found
     for labelling, table in evaluation.get("few_labels", {}).items():
         for count, row in table.get("linear", {}).items():
             if row.get("num", 0) > 1:
@@ -113,6 +125,11 @@ def _what(report: Mapping[str, Any]) -> str:
     classes = report["classes"]
     if not classes:
         return text + "."
+    if report["front_end"].endswith("-dense"):
+        return (
+            f"{text} (the mean over its places), and the output `mask`: logits of {len(classes)} classes at"
+            f" each pixel ({report['classes_by']}): {', '.join(classes)}. A pixel's class is the largest."
+        )
     return (
         f"{text} and probabilities of {len(classes)} classes ({report['classes_by']}): {', '.join(classes)}."
     )
@@ -144,7 +161,30 @@ def _takes_wave(report: Mapping[str, Any]) -> str:
     )
 
 
-TAKES = {"image": _takes_pictures, "depth16": _takes_depth, "wave": _takes_wave}
+def _takes_dense_pictures(report: Mapping[str, Any]) -> str:
+    grey = {1: "grey", 3: "RGB"}.get(report["channels"], f"{report['channels']}-channel")
+    return (
+        f"{grey} 8-bit pictures of any size, as (batch, height, width, {report['channels']}), none of whose"
+        f" pixels it resizes (trained at {report['image_size']} x {report['image_size']}: objects must be as"
+        " large in pixels as they were there)"
+    )
+
+
+def _takes_dense_depth(report: Mapping[str, Any]) -> str:
+    return (
+        "depth maps of any size, 16-bit millimetres as (batch, height, width, 1) with 0 where nothing was"
+        f" measured, none of whose pixels it resizes (trained at {report['image_size']} x"
+        f" {report['image_size']}: objects must be as large in pixels as they were there)"
+    )
+
+
+TAKES = {
+    "image": _takes_pictures,
+    "depth16": _takes_depth,
+    "image-dense": _takes_dense_pictures,
+    "depth16-dense": _takes_dense_depth,
+    "wave": _takes_wave,
+}
 
 
 def _profiles(report: Mapping[str, Any]) -> Iterator[str]:
@@ -182,7 +222,9 @@ def _metrics(provenance: Provenance) -> Iterator[str]:
         return
     rows = [(one.name, f"{one.value:.3f}", f"{one.low:.3f} to {one.high:.3f}") for one in metrics]
     yield _table(("metric", "value", "95% interval"), rows)
-    yield "Intervals: Wilson's of the test examples, or Student's t over draws of the labels."
+    yield (
+        "Intervals: Wilson's of the test examples, or Student's t over draws of the labels (one has none)."
+    )
 
 
 def _privacy(told: Mapping[str, Any]) -> Iterator[str]:

@@ -180,6 +180,8 @@ def report_record(folder: Path, contents: Contents) -> dict[str, Any]:
 def _classes_by(contents: Contents) -> str:
     if contents.spec.head is None:
         return ""
+    if "mask" in contents.spec.output_names:
+        return "all layers fine-tuned on labelled masks"
     return "linear head on labelled examples" if contents.prototypes is None else "prototypes, no training"
 
 

@@ -17,6 +17,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from export.front_dense import (
+    DenseDepthFrontEnd,
+    DenseImageFrontEnd,
+    dense_depth_metadata,
+    dense_image_metadata,
+    dense_variants,
+)
 from export.front_depth import DepthFrontEnd, depth_example, depth_golden, depth_metadata, depth_variants
 from export.front_wave import (
     WaveFrontEnd,
@@ -172,6 +179,26 @@ FRONT_ENDS: dict[str, FrontEnd] = {
         dtype=np.uint16,
         shape=lambda spec: (spec.image_size, spec.image_size, 1),
     ),
+    "image-dense": FrontEnd(
+        input_name="image",
+        module=DenseImageFrontEnd,
+        axes={0: "batch", 1: "height", 2: "width"},
+        example=image_example,
+        metadata=dense_image_metadata,
+        golden=image_golden,
+        variants=dense_variants,
+    ),
+    "depth16-dense": FrontEnd(
+        input_name="depth",
+        module=DenseDepthFrontEnd,
+        axes={0: "batch", 1: "height", 2: "width"},
+        example=depth_example,
+        metadata=dense_depth_metadata,
+        golden=depth_golden,
+        variants=dense_variants,
+        dtype=np.uint16,
+        shape=lambda spec: (spec.image_size, spec.image_size, 1),
+    ),
     "wave": FrontEnd(
         input_name="wave",
         module=WaveFrontEnd,
@@ -187,3 +214,5 @@ FRONT_ENDS: dict[str, FrontEnd] = {
 }
 # Front end of each modality of `edgecmd.data.pairs.TARGETS`.
 OF_KIND = {"image": "image", "depth": "depth16", "wave": "wave"}
+# The same for dense students.
+DENSE_OF_KIND = {"image": "image-dense", "depth": "depth16-dense"}

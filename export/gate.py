@@ -221,8 +221,10 @@ def _refuse_ports(model: ModelProto, *, limits: GateLimits) -> None:
         found = [one.name[:80] for one in inputs[:4]]
         raise GateError(f"It has the inputs {found}; allowed is one of {sorted(INPUTS)}.")
     names = [one.name[:80] for one in outputs]
-    if names not in (["embedding"], list(OUTPUTS)):
-        raise GateError(f"It has the outputs {names[:4]}; allowed is embedding, or embedding and scores.")
+    if names not in (["embedding"], ["embedding", "scores"], ["embedding", "mask"]):
+        raise GateError(
+            f"It has the outputs {names[:4]}; allowed is embedding, alone or with scores or mask behind."
+        )
     for one in inputs:
         _refuse_port(one, INPUTS[one.name], limits=limits)
     for one in outputs:

@@ -110,9 +110,10 @@ INPUTS = {
     "depth": Port(types=(TensorProto.UINT16,), rank=4),
     "wave": Port(types=(TensorProto.FLOAT, TensorProto.INT16), rank=2),
 }
-# The first is always there, the second only with a head.
+# The first is always there, one of the others only with a head.
 OUTPUTS = {
     "embedding": Port(types=(TensorProto.FLOAT,), rank=2),
     "scores": Port(types=(TensorProto.FLOAT,), rank=2),
+    "mask": Port(types=(TensorProto.FLOAT,), rank=4),
 }
 METADATA_PREFIX = "edgecmd."

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgecmd.errors import ExportError, choose
-from edgecmd.models.students import STUDENTS, Student
+from edgecmd.models.students import STUDENTS, Student, is_dense, make_student
 from export.frontends import FRONT_ENDS
 from export.spec import ExportSpec
 
@@ -38,15 +38,18 @@ class Deployable(nn.Module):
             self.register_buffer("head_weight", torch.tensor(spec.head.weight, dtype=torch.float32))
             self.register_buffer("head_bias", torch.tensor(spec.head.bias, dtype=torch.float32))
 
-    def forward(self, raw: Shaped[Tensor, "batch *size"]) -> tuple[Float[Tensor, "batch _"], ...]:
+    def forward(self, raw: Shaped[Tensor, "batch *size"]) -> tuple[Float[Tensor, "batch _ *grid"], ...]:
         """Embed a batch.
 
         Args:
             raw: As the front end takes it; images are uint8, (B, H, W, C), of any size.
 
         Returns:
-            Unit embeddings (B, D); with a head also class probabilities (B, K).
+            Unit embeddings (B, D); with a head also class probabilities (B, K). Of a dense student the
+            embedding is the mean over its places, and the second output are logits (B, K, H, W).
         """
+        if is_dense(self.spec.architecture):
+            return self._dense(raw)
         feature_BD = self.student(self.front_end(raw))
         norm_B1 = torch.linalg.vector_norm(feature_BD, dim=1, keepdim=True)
         embedding_BD = feature_BD / norm_B1.clamp_min(EPSILON)
@@ -54,6 +57,22 @@ class Deployable(nn.Module):
             return (embedding_BD,)
         logits_BK = functional.linear(embedding_BD, self.head_weight, self.head_bias)
         return embedding_BD, logits_BK.softmax(dim=1)
+
+    def _dense(self, raw_BHWC: Shaped[Tensor, "batch height width _"]) -> tuple[Tensor, ...]:
+        """The same for a dense student; logits of what the front end appended are cut off again."""
+        height, width = raw_BHWC.shape[1:3]
+        scaled = self.front_end(raw_BHWC)
+        map_BDRQ = self.student(scaled)
+        norm = torch.linalg.vector_norm(map_BDRQ, dim=1, keepdim=True)
+        unit_BDRQ = map_BDRQ / norm.clamp_min(EPSILON)
+        mean_BD = unit_BDRQ.mean(dim=(2, 3))
+        length_B1 = torch.linalg.vector_norm(mean_BD, dim=1, keepdim=True)
+        embedding_BD = mean_BD / length_B1.clamp_min(EPSILON)
+        if self.spec.head is None:
+            return (embedding_BD,)
+        logits = functional.conv2d(unit_BDRQ, self.head_weight[..., None, None], self.head_bias)
+        large = functional.interpolate(logits, size=scaled.shape[2:], mode="bilinear", align_corners=False)
+        return embedding_BD, large.narrow(2, 0, height).narrow(3, 0, width)
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -75,7 +94,7 @@ def rebuild(student: nn.Module, spec: ExportSpec) -> Student:
         ConfigError: ``spec.architecture`` is unknown.
     """
     topology = choose("student.architecture", spec.architecture, STUDENTS)
-    fresh = Student(topology, in_channels=spec.channels, embedding_dim=spec.embedding_dim)
+    fresh = make_student(topology, in_channels=spec.channels, embedding_dim=spec.embedding_dim)
     weights = unwrap(student).state_dict()
     for name, weight in weights.items():
         num_bad = int((~torch.isfinite(weight)).sum())

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from edgecmd.errors import ExportError
+from edgecmd.models.students import is_dense
 
 FORMAT_VERSION = "1"
 
@@ -16,6 +17,9 @@ FORMAT_VERSION = "1"
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LinearHead:
     """Linear classifier on the unit embedding; its softmax is the output ``scores``.
+
+    Of a dense student it classifies the unit embedding of each place, and its logits at the size of the input
+    are the output ``mask``.
 
     Attributes:
         weight: (K, D).
@@ -88,7 +92,9 @@ class ExportSpec:
     @property
     def output_names(self) -> tuple[str, ...]:
         """Outputs of the file, in order."""
-        return ("embedding",) if self.head is None else ("embedding", "scores")
+        if self.head is None:
+            return ("embedding",)
+        return ("embedding", "mask" if is_dense(self.architecture) else "scores")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -40,6 +40,7 @@ class Task:
     Attributes:
         name: Of the metric.
         metric: The metric; more is better.
+        output: Field of `Prediction` that the metric is of.
         answers: Index of the first answer to each input, such as the nearest picture of a gallery; by
             default the nearest other input.
     """
@@ -47,6 +48,11 @@ class Task:
     name: str
     metric: Metric
     answers: Answers | None = None
+    output: str = "embedding"
+
+    def measure(self, prediction: Prediction) -> float:
+        """The metric of some outputs."""
+        return float(self.metric(getattr(prediction, self.output)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,8 +146,8 @@ def verify(
         agreement=agreement(expected, found, task),
         agreement_classes=class_agreement(expected, found),
         metric_name=task.name,
-        metric_torch=float(task.metric(expected.embedding)),
-        metric_onnx=float(task.metric(found.embedding)),
+        metric_torch=task.measure(expected),
+        metric_onnx=task.measure(found),
     )
 
 

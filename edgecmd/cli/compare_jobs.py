@@ -139,7 +139,7 @@ def exchanged_bytes(folder: Path) -> int:
 def measure(job: Job) -> "tuple[Table, float | None]":
     """Train and assess; the tables, and the score within the validation split."""
     from edgecmd.assess import assess, embedder
-    from edgecmd.cli.pipeline import scratch_table, teacher_on_target
+    from edgecmd.cli.pipeline import scratch_table, segmentation_from_scratch, teacher_on_target
     from edgecmd.compare import methods
     from edgecmd.compare.measure import (
         ceiling_table,
@@ -153,7 +153,7 @@ def measure(job: Job) -> "tuple[Table, float | None]":
 
     config, method = job.config, job.method
     alone: dict[str, Callable[[RunConfig], Table]] = {
-        methods.SCRATCH: scratch_table,
+        methods.SCRATCH: lambda config: segmentation_from_scratch(config) or scratch_table(config),
         methods.SUPERVISED: lambda config: supervised_table(config, num_draws=job.num_fits),
         methods.SUPERVISED_ALL: supervised_all_table,
         methods.TEACHER: lambda config: assess(teacher_on_target(config), config),

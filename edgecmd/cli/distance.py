@@ -17,8 +17,14 @@ from edgecmd.cli.common import (
     read_settings,
     say,
 )
+from edgecmd.cli.theory import PairName
+from edgecmd.config import RunConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
     from edgecmd.theory.distance import Distance
 
 
@@ -32,6 +38,10 @@ def distance(
         str, typer.Option("--probe", help="linear (fitted in closed form) or untrained (first weights).")
     ] = "linear",
     part: Annotated[str, typer.Option("--part", help="Held-out part: validation or test.")] = "validation",
+    pair: PairName = "",
+    relations: Annotated[
+        str, typer.Option("--relations", help="batch (to the other pairs) or anchors (to public pictures).")
+    ] = "batch",
     pairs: Annotated[int, typer.Option("--pairs", min=0, help="Held-out pairs; 0 for all.")] = 0,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=3, help="Pairs whose relations are compared at a time.")
@@ -49,22 +59,25 @@ def distance(
     as_json: AsJson = False,
 ) -> None:
     """Total variation between teacher's and student's relations on held-out pairs, with an interval."""
+    from edgecmd.errors import choose
     from edgecmd.files import write_json
+    from edgecmd.pairs import pair_settings
     from edgecmd.runs import run_folder
     from edgecmd.theory.distance import Relations, convergence, fit_temperature, require_trustworthy
     from edgecmd.theory.probe import embed_pairs
 
     one_thread()
-    resolved = read_settings(config, settings)
-    relations = Relations(
+    resolved = read_settings(config, pair_settings(pair, run=f"distance-{pair}", settings=settings))
+    form = Relations(
         batch_size=batch_size,
         temperature=resolved.distill.temperature,
         teacher_temperature=resolved.distill.teacher_temperature,
+        anchors=choose("--relations", relations, FORMS)(resolved),
     )
     found = embed_pairs(resolved, student=student, probe=probe, part=part, num_pairs=pairs)
     if fit:
-        relations = fit_temperature(found.student, found.teacher, relations)
-    steps = convergence(found.student, found.teacher, relations, num_resamples=bootstrap, seed=resolved.seed)
+        form = fit_temperature(found.student, found.teacher, form)
+    steps = convergence(found.student, found.teacher, form, num_resamples=bootstrap, seed=resolved.seed)
     answer = require_trustworthy(steps[-1])
     table = {"student": found.text, "part": part, **asdict(answer), "convergence": [asdict(s) for s in steps]}
     path = run_folder(resolved) / "distance.json"
@@ -76,14 +89,25 @@ def distance(
     say(f"Written: {path}")
 
 
+def _anchors(config: RunConfig) -> "Tensor":
+    from edgecmd.data.clients import public_anchors
+
+    return public_anchors(config).cpu()
+
+
+FORMS: "dict[str, Callable[[RunConfig], Tensor | None]]" = {"batch": lambda _: None, "anchors": _anchors}
+
+
 def show_distance(answer: "Distance", steps: "list[Distance]", *, text: str, part: str) -> None:
     """Print the distance, what it rests on and how it settles with more pairs."""
     rows = [
         [str(one.num_pairs), f"{one.variation:.3f}", f"{one.low:.3f} to {one.high:.3f}", f"{one.bound:.3f}"]
         for one in steps
     ]
+    within = answer.form == "batch"
+    where = f"in batches of {answer.batch_size}" if within else "to public anchors"
     print_table(
-        f"Total variation of relations in batches of {answer.batch_size}, by held-out pairs",
+        f"Total variation of relations {where}, by held-out pairs",
         ["pairs", "variation", "95% interval", "bound by CMD"],
         rows,
     )
@@ -92,4 +116,5 @@ def show_distance(answer: "Distance", steps: "list[Distance]", *, text: str, par
         f" pairs; 0 is the same relations, 1 is disjoint ones. Student: {text}."
     )
     say(f"Temperature of the student's relations: {answer.temperature:.3g}.")
-    say(f"Mass of the masked diagonal: {answer.diagonal:.3f} (above 0.99 no distance is given).")
+    what = "masked diagonal" if within else "nearest anchor"
+    say(f"Mass of the {what}: {answer.diagonal:.3f} (above 0.99 no distance is given).")

@@ -91,7 +91,7 @@ def of_run(target: Path, *, profiles: str, warnings: bool, folder: Path) -> "tup
     from export.to_onnx import to_onnx
 
     config, names = config_of(target), choose_profiles(profiles)
-    student, task = load_student(target / STUDENT), test_task(config)
+    student, task = load_student(target / STUDENT), test_task(config, segments=False)
     student, folding = without_norm(config, student, task)
     spec, _ = bundle_plan(config, target, student, folding=folding)
     plain = rebuild(student, spec)

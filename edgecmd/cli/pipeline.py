@@ -150,7 +150,7 @@ def assess_run(config: RunConfig, folder: Path, *, baselines: bool) -> "dict[str
         tables["teacher as it is"] = assess(teacher_on_target(config), config)
         for name, other in federated_baselines(config).items():
             tables[name] = _federated_baseline(other, folder, name)
-        scratch = scratch_table(config)
+        scratch = segmentation_from_scratch(config) or scratch_table(config)
         if scratch:
             tables["scratch"] = scratch
     others = {name: table for name, table in tables.items() if name != "student"}
@@ -173,13 +173,16 @@ def teacher_on_target(config: RunConfig) -> "Embed":
     that the teacher is used to.
     """
     import numpy as np
+    import torch
     from PIL import Image
 
-    from edgecmd.data.clients import teacher_of
+    from edgecmd.data.clients import place_features, teacher_of
     from edgecmd.data.look import as_pictures
+    from edgecmd.dense.maps import pool_places
     from edgecmd.evaluate import unit_rows
+    from edgecmd.models.students import is_dense
 
-    side = config.data.source_side
+    side, dense = config.data.source_side, is_dense(config.student.architecture)
 
     def embed(target: np.ndarray) -> np.ndarray:
         images = as_pictures(target)
@@ -187,6 +190,8 @@ def teacher_on_target(config: RunConfig) -> "Embed":
         if rgb.shape[1:3] != (side, side):
             large = [Image.fromarray(one).resize((side, side), Image.Resampling.BICUBIC) for one in rgb]
             rgb = np.stack([np.asarray(one) for one in large])
+        if dense:
+            return unit_rows(pool_places(torch.from_numpy(place_features(config, rgb))).numpy())
         return unit_rows(teacher_of(config).embed(rgb))
 
     return embed
@@ -198,9 +203,15 @@ def federated_baselines(config: RunConfig) -> dict[str, RunConfig]:
     Under record-level privacy these are the mechanism without negatives, at the same epsilon, and the
     same loss without privacy: the limit that privacy is paid against.
     """
+    from edgecmd.dense.locations import NO_PLACES
+    from edgecmd.models.students import is_dense
+
     without = replace(config, privacy=replace(config.privacy, mechanism="none"))
     if config.privacy.mechanism == "none":
-        return {loss: replace(config, distill=replace(config.distill, loss=loss)) for loss in BASELINES}
+        losses = [
+            loss for loss in BASELINES if not (is_dense(config.student.architecture) and loss in NO_PLACES)
+        ]
+        return {loss: replace(config, distill=replace(config.distill, loss=loss)) for loss in losses}
     baselines = {f"{config.distill.loss} without privacy": without}
     if config.privacy.mechanism in ("anchors", "groups"):
         privacy = replace(config.privacy, mechanism="cosine", ledger_dir="")
@@ -242,6 +253,16 @@ def scratch_table(config: RunConfig) -> "Table":
         values = [found[one] for one in work if one[0] == count]
         rows[str(count or "all")] = {"values": values, **asdict(mean_interval(values))}
     return {"few_labels": {"group": {"linear": rows}}}
+
+
+def segmentation_from_scratch(config: RunConfig) -> "Table":
+    """The dense student trained on the few masks alone; empty for other students, or without masks."""
+    from edgecmd.dense import tables
+    from edgecmd.models.students import is_dense
+
+    if not is_dense(config.student.architecture) or not tables.has_masks(config):
+        return {}
+    return {"segmentation": tables.scratch_table(config)}
 
 
 def _scratch_accuracies(config: RunConfig, work: list[tuple[int, int]]) -> list[float]:
@@ -288,11 +309,33 @@ def show_results(tables: "dict[str, Table]") -> None:
         "R@k: retrieval of the own picture; probe k, tuned k: linear probe and fine-tuning on groups with k"
         " labels a class; NMI: k-means clusters against the groups, without a label."
     )
+    say_segmentation(told)
     if told["kind"] == CLASS_PAIRED:
         say(
             "class-R@1: a picture of the right class is nearest. The pairs were matched by class, so which"
             " picture is the own one says nothing, and the classes went into making the pairs."
         )
+
+
+def say_segmentation(table: "Table") -> None:
+    """What the segmentation columns mean, or why there are none."""
+    told = table.get("segmentation")
+    if not isinstance(told, dict):
+        return
+    if "missing" in told:
+        say(told["missing"])
+        return
+    text = (
+        f"mIoU k%: mean IoU over the classes of the test after fine-tuning on k percent of {told['num_pool']}"
+        f" labelled pictures; probe: frozen student. pixels: share of right pixels; naming the commonest"
+        f" class everywhere gives {told['majority']:.3f}."
+    )
+    if told["rare"]:
+        common = ", ".join(f"{k}% {row['miou_common']:.3f}" for k, row in told["finetune"].items())
+        text += f" Without the rare classes {', '.join(told['rare'])}: student at {common}."
+    if told["absent"]:
+        text += f" Absent from the test and in no mean: {', '.join(told['absent'])}."
+    say(text)
 
 
 def column_title(column: str) -> str:
@@ -302,6 +345,9 @@ def column_title(column: str) -> str:
         ("recall@", "R@"),
         ("linear_", "probe k="),
         ("finetune_", "tuned k="),
+        ("miou_probe_", "mIoU probe %"),
+        ("miou_", "mIoU %"),
+        ("pixels_", "pixels %"),
     ):
         if column.startswith(start):
             return title + column.removeprefix(start)

@@ -17,12 +17,13 @@ def chance(config: RunConfig) -> float | None:
 
     A client with fewer pairs than a batch has smaller batches and therefore a lower level.
     """
-    from edgecmd.data.clients import client_rows, public_anchors
+    from edgecmd.data.clients import client_rows, num_places, public_anchors
     from edgecmd.losses import chance_level
 
     num_anchors, total, weighted = len(public_anchors(config)), 0, 0.0
+    places = num_places(config)
     for size in map(len, client_rows(config)):
-        batch_size = min(config.distill.batch_size, size)
+        batch_size = min(config.distill.batch_size, size) * places
         level = chance_level(config.distill.loss, batch_size=batch_size, num_anchors=num_anchors)
         if level is None:
             return None

@@ -1,8 +1,6 @@
 """``edgecmd theory``: distance against target error, and whether clients rotate apart."""
 
-import multiprocessing
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,32 +8,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgecmd.cli.app import app
-from edgecmd.cli.common import (
-    AsJson,
-    ConfigFile,
-    Settings,
-    one_thread,
-    print_json,
-    print_table,
-    read_settings,
-    say,
-)
+from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread, print_json, read_settings, say
 from edgecmd.config import RunConfig
 from edgecmd.errors import ConfigError
 
 if TYPE_CHECKING:
+    from edgecmd.cli.theory_jobs import Job
     from edgecmd.theory.sweep import Point, SweepPlan
+
+PairName = Annotated[
+    str, typer.Option("--pair", help="emoji, digits, objects or rooms: data and a student that suits.")
+]
 
 
 @app.command()
 def theory(
     *,
+    pair: PairName = "",
     levels: Annotated[int, typer.Option("--levels", min=4, help="Levels of each gap, none included.")] = 8,
     gaps: Annotated[
         str, typer.Option("--gaps", help="Degradations, comma separated; empty: all of the modality.")
     ] = "",
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds from 0.")] = 3,
-    fast: Annotated[bool, typer.Option("--fast", help="A small student and 120 steps a point.")] = False,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds from 0.")] = 2,
+    fast: Annotated[bool, typer.Option("--fast", help="A small student, few steps: minutes.")] = False,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes at a time.")] = 1,
     rotation: Annotated[
         bool, typer.Option("--rotation", help="Instead: do clients' embeddings rotate apart?")
@@ -46,19 +41,19 @@ def theory(
     as_json: AsJson = False,
 ) -> None:
     """Modality distance against target error over ever wider gaps; finished points are kept."""
-    from edgecmd.runs import run_folder
+    from edgecmd.pairs import pair_settings
     from edgecmd.theory.sweep import cheap, plan_sweep, sweep_points
 
     one_thread()
-    resolved = read_settings(config, settings)
+    run = f"theory-{pair}" + ("-fast" if fast else "")
+    resolved = read_settings(config, pair_settings(pair, run=run, settings=settings))
     resolved = cheap(resolved) if fast else resolved
-    folder = run_folder(resolved)
     if rotation:
-        table: Mapping[str, Any] = run_rotation(resolved, num_rounds=rounds, folder=folder, quiet=as_json)
+        table = run_rotation(resolved, num_rounds=rounds, num_seeds=seeds, num_jobs=jobs, quiet=as_json)
     else:
         plan, names = plan_sweep(resolved, fast=fast), check_gaps(resolved, gaps)
         points = sweep_points(plan, gaps=names, num_levels=levels, num_seeds=seeds)
-        table = run_sweep(resolved, plan, points, num_jobs=jobs, folder=folder, quiet=as_json)
+        table = run_sweep(resolved, plan, points, num_jobs=jobs, quiet=as_json)
     if as_json:
         print_json(table)
 
@@ -83,21 +78,27 @@ def check_gaps(config: RunConfig, gaps: str) -> tuple[str, ...]:
 
 
 def run_sweep(
-    config: RunConfig,
-    plan: "SweepPlan",
-    points: "Sequence[Point]",
-    *,
-    num_jobs: int,
-    folder: Path,
-    quiet: bool,
+    config: RunConfig, plan: "SweepPlan", points: "Sequence[Point]", *, num_jobs: int, quiet: bool
 ) -> dict[str, Any]:
     """Measure every point, write ``theory.json`` and ``theory.png``, and show them."""
+    from edgecmd.cli.theory_jobs import run_jobs, settings_of
+    from edgecmd.cli.theory_show import show_theory
     from edgecmd.files import write_bytes_atomically, write_json
     from edgecmd.report.theory import theory_png
+    from edgecmd.runs import run_folder
     from edgecmd.theory.summary import summarise
 
-    measured = measure_points(config, plan, points, num_jobs=num_jobs, folder=folder, quiet=quiet)
-    table = summarise(measured, plan, seed=config.seed) | {"settings": _settings(config)}
+    folder = run_folder(config)
+    work = point_jobs(config, plan, points, folder=folder)
+    if not quiet:
+        say(estimate(config, plan, work, num_jobs=num_jobs))
+
+    def told(table: dict[str, Any], done: int) -> None:
+        if not quiet:
+            say(f"{done}/{len(work)}  {_line(table)}")
+
+    measured = run_jobs(work, num_jobs=num_jobs, told=told)
+    table = summarise(measured, plan, seed=config.seed) | {"settings": settings_of(config)}
     write_json(folder / "theory.json", table)
     write_bytes_atomically(folder / "theory.png", theory_png(table))
     if not quiet:
@@ -106,133 +107,81 @@ def run_sweep(
     return table
 
 
-def _settings(config: RunConfig) -> dict[str, Any]:
-    """Settings that a point depends on: all but where it is written and the seed, which is the point's."""
+def point_jobs(
+    config: RunConfig, plan: "SweepPlan", points: "Sequence[Point]", *, folder: Path
+) -> "list[Job]":
+    """A job for each point of the sweep."""
+    from edgecmd.cli.theory_jobs import Job
     from edgecmd.settings import flatten
 
-    apart = ("name", "out", "seed", "federation.num_workers")
-    return {key: value for key, value in flatten(config).items() if key not in apart}
-
-
-def measure_points(
-    config: RunConfig,
-    plan: "SweepPlan",
-    points: "Sequence[Point]",
-    *,
-    num_jobs: int,
-    folder: Path,
-    quiet: bool,
-) -> list[dict[str, Any]]:
-    """Tables of all points in their order; finished ones are read."""
-    from edgecmd.settings import flatten
-
-    jobs = [
-        (dict(flatten(config)), asdict(plan), asdict(point), folder / "theory" / f"{point.name}.json")
+    flat, shared = dict(flatten(config)), asdict(plan)
+    return [
+        Job(
+            kind="point",
+            flat=flat,
+            place={"plan": shared, "point": asdict(point)},
+            path=folder / "theory" / f"{point.name}.json",
+        )
         for point in points
     ]
-    if num_jobs == 1:
-        return [_told(measure_job(job), index, len(jobs), quiet=quiet) for index, job in enumerate(jobs)]
-    with ProcessPoolExecutor(num_jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(measure_job, job): index for index, job in enumerate(jobs)}
-        found = {}
-        for done, future in enumerate(as_completed(futures)):
-            found[futures[future]] = _told(future.result(), done, len(jobs), quiet=quiet)
-    return [found[index] for index in range(len(jobs))]
 
 
-def _told(table: dict[str, Any], index: int, total: int, *, quiet: bool) -> dict[str, Any]:
-    if not quiet:
-        point = table["point"]
-        say(
-            f"{index + 1}/{total}  {point['gap']} {point['level']:.2f}  pairs {point['num_pairs']}"
-            f"  seed {point['seed']}  distance {table['held_out']['variation']:.3f}"
-            f"  error {table['error']['10']:.3f}"
-        )
-    return table
+def estimate(config: RunConfig, plan: "SweepPlan", work: "Sequence[Job]", *, num_jobs: int) -> str:
+    """What is still to do and about how long it takes, from a few optimiser steps."""
+    from edgecmd.theory.sweep import seconds_a_point
 
-
-def measure_job(job: tuple[dict[str, Any], dict[str, Any], dict[str, Any], Path]) -> dict[str, Any]:
-    """One point, in whatever process; a finished one is read from its file.
-
-    Raises:
-        ConfigError: The file was made with other settings.
-    """
-    from edgecmd.files import read_json, write_json
-    from edgecmd.settings import unflatten
-    from edgecmd.theory.sweep import Point, SweepPlan, measure_point
-
-    flat, plan, point, path = job
-    one_thread()
-    config = unflatten(flat)
-    made = {"settings": _settings(config), "plan": {**plan, "num_labels": list(plan["num_labels"])}}
-    if path.exists():
-        saved = read_json(path)
-        if {name: saved[name] for name in made} == made:
-            return dict(saved["table"])
-        raise ConfigError(f"{path} was made with other settings. Choose another name with --set name=...")
-    table = measure_point(config, SweepPlan(**plan), Point(**point))
-    write_json(path, {**made, "table": table})
-    return table
-
-
-def show_theory(table: Mapping[str, Any]) -> None:
-    """Print distance and error by gap, the correlations, the exponents and the terms of the bound."""
-    rows = [
-        [
-            row["gap"],
-            f"{row['level']:.2f}",
-            f"{row['distance']:.3f}",
-            f"{row['bound']:.3f}",
-            f"{row['error']:.3f}",
-        ]
-        for row in table["by_gap"]
-    ]
-    print_table("Distance and target error", ["gap", "level", "distance", "bound by CMD", "error"], rows)
-    rows = [
-        [name, f"{one['value']:+.2f}", f"{one['low']:+.2f} to {one['high']:+.2f}"]
-        if one
-        else [name, "-", "one of the two does not change"]
-        for name, one in table["correlation"].items()
-    ]
-    print_table("Spearman's rho of distance and error", ["gap", "rho", "95% interval"], rows)
-    rows = []
-    for name, fit in (("pairs M", table["pairs_fit"]), ("labels m", table["labels_fit"])):
-        if fit is None:
-            rows.append([name, "-", "fewer than four sizes", "-0.50", "-"])
-            continue
-        one = fit["exponent"]
-        span = f"{-one['high']:.2f} to {-one['low']:.2f}"
-        found = f"{-one['value']:.2f}" if fit["determined"] else "not determined"
-        rows.append([name, found, span, "-0.50", f"{fit['floor']:.3f}"])
-    print_table(
-        "Error = floor + scale * size^exponent",
-        ["size", "exponent", "95% interval", "bound's rate", "floor"],
-        rows,
+    left = sum(not job.path.exists() for job in work)
+    if left == 0:
+        return f"All {len(work)} points are finished; they are read."
+    minutes = seconds_a_point(config, plan) * left / num_jobs / 60.0
+    return (
+        f"{left} of {len(work)} points to measure, {plan.num_steps} steps each: about"
+        f" {'1 minute' if minutes < 1.5 else f'{minutes:.0f} minutes'} with --jobs {num_jobs} on free cores."
+        " Ctrl-C keeps what is finished; the same command goes on."
     )
-    rows = [
-        [t["name"], "-" if t["value"] is None else f"{t['value']:.3f}", t["text"]] for t in table["terms"]
-    ]
-    print_table("Terms of the bound (docs/theory.md)", ["term", "estimate", "meaning"], rows)
 
 
-def run_rotation(config: RunConfig, *, num_rounds: int, folder: Path, quiet: bool) -> dict[str, Any]:
-    """Alignment of clients by method; writes ``rotation.json``."""
+def _line(table: dict[str, Any]) -> str:
+    point, distances = table["point"], table["distances"]
+    told = "  ".join(
+        f"distance ({form}) {one['held_out']['variation']:.3f}" for form, one in distances.items()
+    )
+    return (
+        f"{point['gap']} {point['level']:.2f}  pairs {point['num_pairs']}  seed {point['seed']}  {told}"
+        f"  error {table['error']['10']:.3f}"
+    )
+
+
+def run_rotation(
+    config: RunConfig, *, num_rounds: int, num_seeds: int, num_jobs: int, quiet: bool
+) -> dict[str, Any]:
+    """Alignment of clients by method and seed; writes ``rotation.json``."""
+    from edgecmd.cli.theory_jobs import run_jobs, settings_of
+    from edgecmd.cli.theory_show import show_rotation
     from edgecmd.files import write_json
+    from edgecmd.runs import run_folder
     from edgecmd.theory.alignment import METHODS
-    from edgecmd.theory.alignment import rotation as follow
 
-    by_method: dict[str, list[dict[str, float]]] = {}
-    for method in METHODS:
-        by_method[method] = follow(config, method, num_rounds=num_rounds)
+    folder = run_folder(config)
+    work = rotation_jobs(config, num_rounds=num_rounds, num_seeds=num_seeds, folder=folder)
+
+    def told(table: dict[str, Any], done: int) -> None:
+        last = table["rows"][-1]
         if not quiet:
-            last = by_method[method][-1]
-            say(f"{method}: cosine {last['cosine']:.3f}  taken away by a rotation {last['rotated']:.2f}")
+            say(
+                f"{done}/{len(work)}  {table['method']}  seed {table['seed']}  cosine {last['cosine']:.3f}"
+                f"  taken away by a rotation {last['rotated']:.2f}"
+            )
+
+    found = run_jobs(work, num_jobs=num_jobs, told=told)
     federation = config.federation
-    table = {
+    table: dict[str, Any] = {
         "partition": federation.partition,
         "num_clients": federation.num_clients,
         "local_steps": federation.local_steps,
-        "methods": by_method,
+        "num_seeds": num_seeds,
+        "methods": {method: [one["rows"] for one in found if one["method"] == method] for method in METHODS},
+        "settings": settings_of(config),
     }
     write_json(folder / "rotation.json", table)
     if not quiet:
@@ -241,20 +190,20 @@ def run_rotation(config: RunConfig, *, num_rounds: int, folder: Path, quiet: boo
     return table
 
 
-def show_rotation(table: Mapping[str, Any]) -> None:
-    """Print the first and the last round of each method."""
-    names = ("cosine", "apart", "residual", "rotated", "error_clients", "error_average", "recall@1")
-    rows = [
-        [method, str(int(row["round"])), *(f"{row[name]:.3f}" if name in row else "-" for name in names)]
-        for method, lines in table["methods"].items()
-        for row in ([lines[0], lines[-1]] if len(lines) > 1 else lines)
+def rotation_jobs(config: RunConfig, *, num_rounds: int, num_seeds: int, folder: Path) -> "list[Job]":
+    """A job for each method and seed."""
+    from edgecmd.cli.theory_jobs import Job
+    from edgecmd.settings import flatten
+    from edgecmd.theory.alignment import METHODS
+
+    flat = dict(flatten(config))
+    return [
+        Job(
+            kind="rotation",
+            flat=flat,
+            place={"method": method, "seed": seed, "num_rounds": num_rounds},
+            path=folder / "rotation" / f"{method.replace(', ', '-').replace(' ', '-')}-seed-{seed}.json",
+        )
+        for seed in range(num_seeds)
+        for method in METHODS
     ]
-    print_table(
-        f"Clients before they are averaged: {table['num_clients']} clients, {table['partition']},"
-        f" {table['local_steps']} local steps",
-        ["method", "round", *names],
-        rows,
-    )
-    say(
-        "apart = 2 - 2 cosine; residual: after the best rotation; rotated: share of apart that it takes away."
-    )

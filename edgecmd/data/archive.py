@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from edgecmd.data.depth import make_depth
 from edgecmd.data.images import Sides, check_pair_aspect, check_size, squeeze, to_rgb
 from edgecmd.data.own import COLUMNS, OwnPairs
 from edgecmd.data.pairs import Images, PairedData, PublicSource
@@ -44,7 +45,8 @@ def read_archive(path: Path, *, sides: Sides, problems: list[str]) -> OwnPairs |
         path: The .npz file. Images are uint8, (N, H, W, C) with C 1 or 3, or (N, H, W); texts are
             (N,), of text or of integers, where -1 stands for unknown. A target of int16 and shape (N, T)
             is recordings; ``target_rate_hz``, one integer, is their rate.
-        sides: Sides of the images returned, in pixels.
+            A target of uint16 and shape (N, H, W, 1) or (N, H, W) is depth in units of ``sides.ruler``.
+        sides: What the halves are made into.
         problems: Gets a sentence for everything that is wrong.
 
     Returns:
@@ -95,11 +97,14 @@ def _image_problems(arrays: Arrays) -> list[str]:
             problems += _rate_problems(arrays)
             continue
         channels = array.shape[GREY_RANK:]
+        if name == "target" and is_depth(array):
+            continue
         if array.dtype != np.uint8 or array.ndim < GREY_RANK or channels not in {(), (1,), (3,)}:
             problems.append(
                 f"has {name} of dtype={array.dtype} and shape={array.shape}; allowed is uint8 of shape"
                 " (num, height, width) or (num, height, width, channels) with 1 or 3 channels."
-                " Scale values to 0..255 and convert with .astype(numpy.uint8)."
+                " Scale values to 0..255 and convert with .astype(numpy.uint8). Depth is a target of uint16"
+                " and one channel; data.depth_scale_mm says what a unit is."
             )
     return problems
 
@@ -107,6 +112,11 @@ def _image_problems(arrays: Arrays) -> list[str]:
 def is_sound(target: np.ndarray) -> bool:
     """Whether targets are recordings: int16 of shape (N, T)."""
     return target.dtype == np.int16 and target.ndim == SOUND_RANK
+
+
+def is_depth(target: np.ndarray) -> bool:
+    """Whether targets are depth maps: uint16 of shape (N, H, W) or (N, H, W, 1)."""
+    return target.dtype == np.uint16 and (target.ndim == GREY_RANK or target.shape[GREY_RANK:] == (1,))
 
 
 def _rate_problems(arrays: Arrays) -> list[str]:
@@ -151,6 +161,8 @@ def _assemble(path: Path, arrays: Arrays, *, sides: Sides, problems: list[str]) 
             images["target"] = _recordings(path, arrays, clip=sides.clip, problems=problems)
         else:
             check_pair_aspect(_size(arrays["source"]), _size(arrays["target"]), name=str(path))
+        if is_depth(arrays["target"]):
+            images["target"] = _depth(path, arrays["target"], sides=sides, problems=problems)
         for name in (name for name in IMAGES if name in arrays and name not in images):
             side = sides.target if name == "target" else sides.source
             images[name] = _squeeze_all(arrays[name], side=side, name=f"{path}: {name}")
@@ -181,6 +193,19 @@ def _recordings(path: Path, arrays: Arrays, *, clip: Clip, problems: list[str]) 
         except DataError as error:
             problems.append(str(error))
     return np.array(made, dtype=np.int16).reshape(len(made), clip.num_samples)
+
+
+def _depth(path: Path, target: np.ndarray, *, sides: Sides, problems: list[str]) -> np.ndarray:
+    """Depth maps in millimetres, averaged down; a sentence for each that holds nothing."""
+    check_size(_size(target), side=sides.target, name=f"{path}: target")
+    made = []
+    for row, units in enumerate(target.reshape(target.shape[:GREY_RANK])):
+        name = f"{path}: target {row}"
+        try:
+            made.append(make_depth(units, ruler=sides.ruler, side=sides.target, name=name))
+        except DataError as error:
+            problems.append(str(error))
+    return np.array(made, dtype=np.uint16).reshape(len(made), sides.target, sides.target, 1)
 
 
 def _size(array: np.ndarray) -> tuple[int, int]:

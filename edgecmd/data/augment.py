@@ -7,6 +7,7 @@ Shapes: B batch, C channels, H height, W width.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -22,42 +23,76 @@ def _uniform(count: int, low: float, high: float, *, generator: torch.Generator)
     return torch.rand(count, generator=generator) * (high - low) + low
 
 
-def random_affine(
-    image_BCHW: Batch,
-    *,
-    max_degrees: float,
-    max_shift: float,
-    min_scale: float,
-    max_scale: float,
-    flip: bool,
-    generator: torch.Generator,
-    mode: str = "bilinear",
-) -> Batch:
-    """Rotate, shift, scale and mirror each image; what comes from outside is the nearest border pixel.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Motion:
+    """How far a view may be moved.
 
-    Args:
-        image_BCHW: Scaled images.
+    Attributes:
         max_degrees: Largest rotation to either side.
         max_shift: Largest shift as a share of the side.
         min_scale: Smallest magnification.
         max_scale: Largest magnification; 2 shows the middle half.
         flip: Mirror left and right with probability one half.
-        generator: Source of randomness.
         mode: ``bilinear``, or ``nearest``, which mixes no two pixels.
     """
-    batch = len(image_BCHW)
-    angle = _uniform(batch, -max_degrees, max_degrees, generator=generator) * (math.pi / 180.0)
-    zoom = torch.exp(_uniform(batch, math.log(min_scale), math.log(max_scale), generator=generator))
-    shift = _uniform(2 * batch, -2.0 * max_shift, 2.0 * max_shift, generator=generator).view(batch, 2)
+
+    max_degrees: float
+    max_shift: float
+    min_scale: float
+    max_scale: float
+    flip: bool = True
+    mode: str = "bilinear"
+
+    def times(self, strength: float) -> "Motion":
+        """The same motion, ``strength`` times as wide."""
+        return replace(
+            self,
+            max_degrees=self.max_degrees * strength,
+            max_shift=self.max_shift * strength,
+            min_scale=self.min_scale**strength,
+            max_scale=self.max_scale**strength,
+        )
+
+
+# Motions of each modality that is a picture, at strength 1.
+MOTIONS: dict[str, Motion] = {
+    "image": Motion(max_degrees=10.0, max_shift=0.06, min_scale=0.85, max_scale=1.2),
+    "depth": Motion(max_degrees=5.0, max_shift=0.06, min_scale=0.9, max_scale=1.15, mode="nearest"),
+}
+SOURCE_MOTION = Motion(max_degrees=12.0, max_shift=0.08, min_scale=0.8, max_scale=1.3)
+
+
+def draw_motion(batch: int, motion: Motion, *, generator: torch.Generator) -> Float[Tensor, "batch 2 3"]:
+    """Maps from places of a view to places of the picture, in shares of half a side from the middle."""
+    angle = _uniform(batch, -motion.max_degrees, motion.max_degrees, generator=generator) * (math.pi / 180.0)
+    low, high = math.log(motion.min_scale), math.log(motion.max_scale)
+    zoom = torch.exp(_uniform(batch, low, high, generator=generator))
+    reach = 2.0 * motion.max_shift
+    shift = _uniform(2 * batch, -reach, reach, generator=generator).view(batch, 2)
     mirror = _uniform(batch, 0.0, 1.0, generator=generator).lt(0.5).float().mul(-2.0).add(1.0)
-    if not flip:
+    if not motion.flip:
         mirror = torch.ones_like(mirror)
     cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     row_x = torch.stack([cosine * mirror, -sine, shift[:, 0]], dim=1)
     row_y = torch.stack([sine * mirror, cosine, shift[:, 1]], dim=1)
-    theta = torch.stack([row_x, row_y], dim=1).to(image_BCHW)
-    grid = functional.affine_grid(theta, list(image_BCHW.shape), align_corners=False)
+    return torch.stack([row_x, row_y], dim=1)
+
+
+def moved(image_BCHW: Batch, theta_B23: Float[Tensor, "batch 2 3"], *, mode: str = "bilinear") -> Batch:
+    """Views of a batch by `draw_motion`; what comes from outside is the nearest border pixel."""
+    grid = functional.affine_grid(theta_B23.to(image_BCHW), list(image_BCHW.shape), align_corners=False)
     return functional.grid_sample(image_BCHW, grid, mode=mode, padding_mode="border", align_corners=False)
+
+
+def random_affine(image_BCHW: Batch, motion: Motion, *, generator: torch.Generator) -> Batch:
+    """Rotate, shift, scale and mirror each image.
+
+    Args:
+        image_BCHW: Scaled images.
+        motion: How far.
+        generator: Source of randomness.
+    """
+    return moved(image_BCHW, draw_motion(len(image_BCHW), motion, generator=generator), mode=motion.mode)
 
 
 def augment_target(image_BCHW: Batch, *, strength: float, generator: torch.Generator) -> Batch:
@@ -70,31 +105,14 @@ def augment_target(image_BCHW: Batch, *, strength: float, generator: torch.Gener
     """
     if strength == 0:
         return image_BCHW
-    return random_affine(
-        image_BCHW,
-        max_degrees=10.0 * strength,
-        max_shift=0.06 * strength,
-        min_scale=0.85**strength,
-        max_scale=1.2**strength,
-        flip=True,
-        generator=generator,
-    )
+    return random_affine(image_BCHW, MOTIONS["image"].times(strength), generator=generator)
 
 
 def augment_depth(depth_BCHW: Batch, *, strength: float, generator: torch.Generator) -> Batch:
     """Views of depth maps: moved and mirrored whole pixels, so that nothing mixes with what is missing."""
     if strength == 0:
         return depth_BCHW
-    return random_affine(
-        depth_BCHW,
-        max_degrees=5.0 * strength,
-        max_shift=0.06 * strength,
-        min_scale=0.9**strength,
-        max_scale=1.15**strength,
-        flip=True,
-        generator=generator,
-        mode="nearest",
-    )
+    return random_affine(depth_BCHW, MOTIONS["depth"].times(strength), generator=generator)
 
 
 def augment_wave(wave_B11T: Batch, *, strength: float, generator: torch.Generator) -> Batch:
@@ -112,12 +130,12 @@ def augment_wave(wave_B11T: Batch, *, strength: float, generator: torch.Generato
         return _uniform(batch, low, high, generator=generator)[:, None].to(wave_B11T)
 
     shift, speed = draw(-0.1 * strength, 0.1 * strength), torch.exp(draw(-0.15 * strength, 0.15 * strength))
-    moved = _read_at(wave_B11T.flatten(1), (torch.arange(length).to(shift) - shift * length) * speed)
+    shown = _read_at(wave_B11T.flatten(1), (torch.arange(length).to(shift) - shift * length) * speed)
     tilt = draw(-0.5, 0.5) * min(strength, 1.5)
-    tilted = moved + tilt * functional.pad(moved, (1, 0))[:, :-1]
+    tilted = shown + tilt * functional.pad(shown, (1, 0))[:, :-1]
     gain = torch.exp(draw(-0.35 * strength, 0.35 * strength))
     level = strength * 10.0 ** draw(-3.0, -1.5) * tilted.abs().amax(dim=1, keepdim=True)
-    noise = torch.randn(batch, length, generator=generator).to(moved)
+    noise = torch.randn(batch, length, generator=generator).to(shown)
     return (gain * (tilted + level * noise)).view_as(wave_B11T)
 
 
@@ -166,16 +184,8 @@ def augment_source(
         ink_share: Share of views that become two-tone.
         generator: Source of randomness.
     """
-    moved = random_affine(
-        image_BCHW,
-        max_degrees=12.0,
-        max_shift=0.08,
-        min_scale=0.8,
-        max_scale=1.3,
-        flip=True,
-        generator=generator,
-    )
-    view = _recolour(moved, generator=generator)
+    shown = random_affine(image_BCHW, SOURCE_MOTION, generator=generator)
+    view = _recolour(shown, generator=generator)
     kind = _uniform(len(view), 0.0, 1.0, generator=generator).view(-1, 1, 1, 1).to(view.device)
     thick = _uniform(len(view), 0.0, 1.0, generator=generator).lt(0.5).view(-1, 1, 1, 1).to(view.device)
     level = _uniform(len(view), -0.8, 0.8, generator=generator).view(-1, 1, 1, 1).to(view.device)

@@ -22,13 +22,15 @@ from edgecmd import preprocess
 from edgecmd.config import RunConfig
 from edgecmd.config_data import DataConfig
 from edgecmd.data.experiment import Experiment, load_experiment
-from edgecmd.data.pairs import PairedData, PublicSource, target_kind
+from edgecmd.data.pairs import Images, PairedData, PublicSource, input_shape, target_kind
 from edgecmd.data.partition import partition
 from edgecmd.data.procedural import procedural_images
+from edgecmd.dense.maps import Reduction, View, as_places, cached_maps, fit_reduction
 from edgecmd.device import resolve_device
 from edgecmd.distill import LocalData
 from edgecmd.errors import ConfigError, choose
 from edgecmd.features import cached_features, ready_features
+from edgecmd.models.students import DENSE_STRIDE, is_dense
 from edgecmd.models.teachers import Teacher, load_teacher
 from edgecmd.seeding import numpy_generator
 
@@ -131,20 +133,69 @@ def target_input(config: RunConfig, pairs: PairedData) -> Float[Tensor, "num cha
     return scaled.to(resolve_device(config.device))
 
 
-def pair_features(config: RunConfig, pairs: PairedData, ids: tuple[str, ...]) -> Float[Tensor, "num dim"]:
+def pair_features(
+    config: RunConfig, pairs: PairedData, ids: tuple[str, ...]
+) -> Float[Tensor, "num dim *grid"]:
     """Teacher features of ``pairs``: ready ones of the user (found by id), else computed and cached.
+
+    For a dense student those of each place, (N, D, rows, columns).
 
     Args:
         config: Settings of the run.
         pairs: The pairs.
         ids: Their names; only needed for ready features.
     """
-    if config.teacher.pair_features:
+    if is_dense(config.student.architecture):
+        features = place_features(config, pairs.source)
+    elif config.teacher.pair_features:
         rows = _rows_of_ids(experiment(config.data), ids)
         features = ready_features(Path(config.teacher.pair_features), num=num_pairs(config))[rows]
     else:
         features = cached_features(teacher_of(config), pairs.source, cache_dir=cache_folder())
     return torch.from_numpy(np.ascontiguousarray(features)).to(resolve_device(config.device))
+
+
+def place_features(config: RunConfig, images: Images) -> np.ndarray:
+    """Teacher features of each place of ``images`` for a dense student, (N, D, rows, columns)."""
+    return cached_maps(
+        teacher_of(config),
+        images,
+        view=map_view(config),
+        reduction=map_reduction(config),
+        cache_dir=cache_folder(),
+    )
+
+
+def map_view(config: RunConfig) -> View:
+    """Grid of a dense student's places, and how the teacher looks at them.
+
+    Raises:
+        ConfigError: The user gave ready features, which are not of places.
+    """
+    if config.teacher.pair_features:
+        raise ConfigError(
+            "teacher.pair_features holds features of whole pictures, and a seg-* student needs those of"
+            " places. Leave it out, or choose a student of the ws-* family."
+        )
+    _, height, width = input_shape(experiment(config.data).train.target)
+    return View(grid=(height // DENSE_STRIDE, width // DENSE_STRIDE), zoom=config.teacher.map_zoom)
+
+
+def num_places(config: RunConfig) -> int:
+    """Places of each pair that the loss looks at: 1 for a student of whole pictures."""
+    if not is_dense(config.student.architecture):
+        return 1
+    rows, columns = map_view(config).grid
+    return min(config.distill.num_locations, rows * columns)
+
+
+@lru_cache(maxsize=2)
+def map_reduction(config: RunConfig) -> Reduction:
+    """Principal components of the teacher's places, of the public images alone."""
+    public: PublicSource = experiment(config.data).public
+    return fit_reduction(
+        teacher_of(config).network, public.images, view=map_view(config), dim=config.teacher.map_dim
+    )
 
 
 def num_pairs(config: RunConfig) -> int:
@@ -163,8 +214,10 @@ def _rows_of_ids(whole: Experiment, ids: tuple[str, ...]) -> np.ndarray:
 
 @lru_cache(maxsize=2)
 def public_features(config: RunConfig) -> np.ndarray:
-    """Teacher features of the public images, (images, D)."""
+    """Teacher features of the public images, (images, D); for a dense student of all their places."""
     public: PublicSource = experiment(config.data).public
+    if is_dense(config.student.architecture):
+        return as_places(place_features(config, public.images))
     if config.teacher.public_features:
         return ready_features(Path(config.teacher.public_features), num=len(public))
     return cached_features(teacher_of(config), public.images, cache_dir=cache_folder())
@@ -208,6 +261,10 @@ def _procedural_kind(config: RunConfig) -> np.ndarray:
         side=config.data.source_side,
         generator=numpy_generator(config.seed, "procedural-anchors"),
     )
+    if is_dense(config.student.architecture):
+        places = as_places(place_features(config, images))
+        chosen = numpy_generator(config.seed, "anchors").permutation(len(places))
+        return places[chosen[: config.distill.num_anchors]]
     return teacher_of(config).embed(images)
 
 
@@ -220,6 +277,8 @@ def _random_kind(config: RunConfig) -> np.ndarray:
 
 def teacher_dim(config: RunConfig) -> int:
     """Dimension of the teacher's feature."""
+    if is_dense(config.student.architecture):
+        return config.teacher.map_dim
     return teacher_of(config).embedding_dim
 
 

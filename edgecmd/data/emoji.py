@@ -10,9 +10,7 @@ Shapes: N pairs, S side of an image.
 """
 
 import itertools
-import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +19,10 @@ from jaxtyping import Float, Int
 from edgecmd.config_data import DataConfig
 from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels
-from edgecmd.data.pairs import Images, PairedData, PublicSource, fingerprint
+from edgecmd.data.pairs import Images, PairedData, PublicSource
+from edgecmd.data.pinned import Arrays, read_pinned
 from edgecmd.data.strict import near_duplicates
-from edgecmd.errors import ConfigError, DataError
+from edgecmd.errors import ConfigError
 from edgecmd.shipped import shipped_file
 
 FOLDER = Path(__file__).parent / "files"
@@ -36,13 +35,6 @@ CONTENT_SHA256 = {
 SIDE = 64
 MIN_SUBGROUP_PAIRS = 20
 NO_LABEL = 255
-
-Arrays = Mapping[str, np.ndarray]
-
-
-def content_sha256(arrays: Arrays) -> str:
-    """SHA-256 over names, types, shapes and bytes of ``arrays``, whatever their compression."""
-    return fingerprint(np.array(sorted(arrays)), *(arrays[name] for name in sorted(arrays)))
 
 
 def read_shipped(name: str, *, folder: Path | None = None) -> dict[str, np.ndarray]:
@@ -57,18 +49,7 @@ def read_shipped(name: str, *, folder: Path | None = None) -> dict[str, np.ndarr
     """
     path = folder / name if folder else shipped_file(name)
     way_out = f"Make it again with `edgecmd data build emoji --out {path.parent}`, or reinstall edgecmd."
-    try:
-        # np.load leaves a file open that it opened itself and found broken.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing. {way_out}") from None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is damaged and cannot be read ({error}). {way_out}") from error
-    found = content_sha256(arrays)
-    if found != CONTENT_SHA256[name]:
-        raise DataError(f"{path} has content sha256={found}; allowed is {CONTENT_SHA256[name]}. {way_out}")
-    return arrays
+    return read_pinned(path, CONTENT_SHA256[name], way_out=way_out)
 
 
 def box_mean(images: Images, side: int) -> Float[np.ndarray, "num side side channels"]:
@@ -165,9 +146,25 @@ def load_emoji(config: DataConfig, *, min_subgroup_pairs: int = MIN_SUBGROUP_PAI
         ConfigError: ``image_size`` does not divide 64.
         DataError: A shipped file is missing or damaged.
     """
+    return emoji_experiment(
+        lambda: read_shipped(PAIRS_FILE), config, name="emoji", min_subgroup_pairs=min_subgroup_pairs
+    )
+
+
+def emoji_experiment(
+    read: Callable[[], Arrays], config: DataConfig, *, name: str, min_subgroup_pairs: int = MIN_SUBGROUP_PAIRS
+) -> Experiment:
+    """The experiment of arrays as `PAIRS_FILE` has them; see `load_emoji`.
+
+    Args:
+        read: Gives the arrays; called once the settings are found to suit them.
+        config: As for `load_emoji`.
+        name: Name of the data set.
+        min_subgroup_pairs: As for `load_emoji`.
+    """
     check_side(config.image_size)
     check_side(config.source_side)
-    arrays = read_shipped(PAIRS_FILE)
+    arrays = read()
     target = 255 - arrays["sketch"][..., None]
     train, validation, test = (np.flatnonzero(arrays["split"] == part) for part in range(3))
     # Compared at the shipped size, so that the strict set is the same at every image_size.
@@ -179,7 +176,7 @@ def load_emoji(config: DataConfig, *, min_subgroup_pairs: int = MIN_SUBGROUP_PAI
     houses = arrays["style_names"][arrays["style"]]
     ids = np.array([f"{house}/{concept}" for house, concept in zip(houses, arrays["concept"], strict=True)])
     return Experiment(
-        name="emoji",
+        name=name,
         kind="real",
         public=load_public(image_size=config.source_side),
         train=pairs.take(train),

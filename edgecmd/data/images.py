@@ -1,4 +1,4 @@
-"""Image files of a user, made into small 8-bit arrays.
+"""Image files of a user, made into small arrays.
 
 Shapes: H height, W width, S side of the result.
 """
@@ -13,7 +13,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from edgecmd.config_data import DataConfig
-from edgecmd.data.pairs import Images
+from edgecmd.data.depth import Ruler, ruler_of
+from edgecmd.data.pairs import Images, Targets
 from edgecmd.data.sound import Clip, clip_of
 from edgecmd.errors import DataError
 
@@ -31,23 +32,64 @@ DECODE_ERRORS = (
 )
 GREY_MODES = ("1", "L", "LA", "La")
 ASPECT_TOLERANCE = 0.01
+# EXIF's tag of how a camera was held, and its values that swap width and height.
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
 
 
 class Sides(NamedTuple):
-    """What the two halves of a pair are made into: sides in pixels, and the clip of a recording."""
+    """What the halves of a pair are made into: sides in pixels, a recording's clip, the unit of depth."""
 
     source: int
     target: int
     clip: Clip = Clip()
+    ruler: Ruler = Ruler()
 
 
 def sides_of(config: DataConfig) -> Sides:
-    """Sides and clip that the settings ask for."""
-    return Sides(source=config.source_side, target=config.image_size, clip=clip_of(config))
+    """Sides, clip and unit of depth that the settings ask for."""
+    return Sides(
+        source=config.source_side, target=config.image_size, clip=clip_of(config), ruler=ruler_of(config)
+    )
+
+
+def open_upright(path: Path) -> Image.Image:
+    """Decode an image of any mode, turned as its EXIF says.
+
+    Raises:
+        DataError: The file is broken.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except DECODE_ERRORS as error:
+        raise DataError(
+            f"{path} cannot be decoded as PNG, JPEG or WebP ({error}). Save it again, or remove the pair."
+        ) from error
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height of a picture or depth map, upright, without decoding it.
+
+    Raises:
+        DataError: It is none.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            is_turned = image.getexif().get(ORIENTATION, 1) in TURNED
+    except DECODE_ERRORS as error:
+        raise DataError(f"{path} cannot be decoded as PNG, JPEG or WebP ({error}). Save it again.") from error
+    return (height, width) if is_turned else (width, height)
+
+
+def is_depth(image: Image.Image) -> bool:
+    """Whether a decoded file is a depth map: one channel of 16 bits. Everything else is a picture."""
+    return image.mode.startswith("I")
 
 
 def read_image(path: Path) -> Image.Image:
-    """Decode an image: upright, transparency over white paper.
+    """Decode a picture: upright, transparency over white paper.
 
     Returns:
         An image of mode ``L`` where the file is grey or has one bit, else ``RGB``.
@@ -55,18 +97,11 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         DataError: The file is broken, or holds more than 8 bits a grey value.
     """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-    except DECODE_ERRORS as error:
+    upright = open_upright(path)
+    if is_depth(upright) or upright.mode == "F":
         raise DataError(
-            f"{path} cannot be decoded as PNG, JPEG or WebP ({error}). Save it again, or remove the pair."
-        ) from error
-    if upright.mode.startswith(("I", "F")):
-        raise DataError(
-            f"{path} has 16 bits a pixel (mode {upright.mode}), which is not supported yet."
-            " Scale its values to 0..255 and save it with 8 bits."
+            f"{path} has 16 bits a pixel (mode {upright.mode}): a depth map, which only a target may be."
+            " Scale its values to 0..255 and save it with 8 bits where it is a picture."
         )
     return flatten_alpha(upright)
 
@@ -136,8 +171,8 @@ def to_rgb(images: Images) -> Images:
     return images if images.shape[-1] == 3 else np.repeat(images, 3, axis=-1)
 
 
-def stack_targets(images: list[np.ndarray]) -> Images:
-    """Targets of one shape: three channels where all have colour, otherwise all grey."""
+def stack_targets(images: list[np.ndarray]) -> Targets:
+    """Targets of one shape: depth as it is; three channels where all have colour, otherwise all grey."""
     if all(image.ndim == 3 for image in images):
         return np.stack(images)
     grey = [np.asarray(Image.fromarray(image).convert("L")) for image in images]

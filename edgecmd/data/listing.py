@@ -30,6 +30,12 @@ PICTURES = FileKind(
     others=(".avif", ".bmp", ".gif", ".heic", ".jp2", ".jxl", ".npy", ".svg", ".tif", ".tiff"),
     convert="PNG",
 )
+MASKS = FileKind(
+    what="mask",
+    suffixes=(".png",),
+    others=(".bmp", ".gif", ".jpeg", ".jpg", ".mat", ".npy", ".tif", ".tiff", ".webp"),
+    convert="PNG",
+)
 SOUNDS = FileKind(
     what="sound file", suffixes=sound.SUFFIXES, others=sound.OTHER_SUFFIXES, convert="WAV or FLAC"
 )

@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from edgecmd.config_data import DataConfig
 from edgecmd.data.experiment import Experiment, HeldOut
-from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels
+from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels, Masks
 from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.data.strict import looks_known
 from edgecmd.data.tables import few
@@ -38,12 +38,14 @@ class OwnPairs:
         columns: Text a pair under ``owner``, ``concept`` or ``label``, empty where unknown; a
             column that the user did not give is absent.
         public: Public source images that came with the pairs, if any.
+        masks: Classes of the targets' pixels, if any; only held-out pairs keep theirs.
     """
 
     ids: tuple[str, ...]
     data: PairedData
     columns: Mapping[str, Sequence[str]]
     public: PublicSource | None = None
+    masks: Masks | None = None
 
     def labels(self, column: str) -> Labels:
         """Labels out of a column; all `UNLABELLED` where it is absent."""
@@ -197,7 +199,16 @@ def split_own(own: OwnPairs, config: DataConfig) -> tuple[Rows, Rows, Rows]:
     return choose("data.split", config.split, SPLITS)(own, config)
 
 
-def to_experiment(own: OwnPairs, config: DataConfig, *, public: PublicSource, name: str) -> Experiment:
+def to_experiment(
+    own: OwnPairs,
+    config: DataConfig,
+    *,
+    public: PublicSource,
+    name: str,
+    kind: str = "user",
+    rows: tuple[Rows, Rows, Rows] | None = None,
+    unseen: str = "",
+) -> Experiment:
     """The experiment of a user's pairs.
 
     Args:
@@ -205,17 +216,20 @@ def to_experiment(own: OwnPairs, config: DataConfig, *, public: PublicSource, na
         config: The settings of the split and ``strict`` are used.
         public: Public source images.
         name: Name of the data set.
+        kind: Where the pairs come from, see `Experiment`.
+        rows: Rows of training, validation and test; None: ``config.split`` decides.
+        unseen: What the test does not share with training, in the plural; empty: what ``split`` follows.
 
     Raises:
         ConfigError: The settings of the split do not suit the pairs.
         DataError: There are too few concepts to split, or the test targets all look like training
             targets.
     """
-    train, validation, test = split_own(own, config)
+    train, validation, test = rows or split_own(own, config)
     strict = _strict_rows(own, train, test) if config.strict else test
     return Experiment(
         name=name,
-        kind="user",
+        kind=kind,
         public=public,
         train=own.data.take(train),
         train_owner=own.labels("owner").take(train),
@@ -225,7 +239,7 @@ def to_experiment(own: OwnPairs, config: DataConfig, *, public: PublicSource, na
         test=_held_out(own, test),
         test_strict=_held_out(own, strict),
         train_ids=tuple(own.ids[row] for row in train),
-        unseen=f"{config.split}s",
+        unseen=unseen or f"{config.split}s",
         train_concept=own.labels("concept").take(train) if "concept" in own.columns else None,
     )
 
@@ -235,7 +249,8 @@ def _held_out(own: OwnPairs, rows: Rows) -> HeldOut:
     data = own.data.take(rows)
     given = {"group": "label", "concept": "concept", "owner": "owner"}
     labels = {name: own.labels(column).take(rows) for name, column in given.items() if column in own.columns}
-    labelled = LabelledTarget(target=data.target, labels=labels)
+    masks = None if own.masks is None else own.masks.take(rows)
+    labelled = LabelledTarget(target=data.target, labels=labels, masks=masks)
     return HeldOut(pairs=data, labelled=labelled, ids=tuple(own.ids[row] for row in rows))
 
 
@@ -245,7 +260,7 @@ def _strict_rows(own: OwnPairs, train: Rows, test: Rows) -> Rows:
     if len(novel) < MIN_PART:
         raise DataError(
             f"{len(test) - len(novel)} of {len(test)} test targets have a correlation above 0.9 to a training"
-            " target, or are equal to one where they are recordings. Name the column concept in pairs.csv, so"
-            " that look-alikes share a concept, or set data.strict to false."
+            " target, or are equal to one where they are no pictures. Name the column concept in pairs.csv,"
+            " so that look-alikes share a concept, or set data.strict to false."
         )
     return np.asarray(novel)

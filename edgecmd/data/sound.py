@@ -10,7 +10,7 @@ Shapes: N recordings, T samples, S samples of the result, K channels.
 import math
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,25 +76,32 @@ class Recording:
     clipped_share: float
 
 
-def read_recording(path: Path, clip: Clip) -> Recording:
-    """Read a sound file and make it a recording.
+def read_recording(path: Path, clip: Clip, *, readers: Mapping[str, "Reader"] | None = None) -> Recording:
+    """Read a sound file and make it a recording; ``readers`` as for `read_sound`.
 
     Raises:
         DataError: The file cannot be read, is silent, or holds hardly any sound.
     """
-    samples_TK, rate_hz = read_sound(path)
+    samples_TK, rate_hz = read_sound(path, readers=readers)
     return make_recording(samples_TK, rate_hz, clip=clip, name=str(path))
 
 
-def read_sound(path: Path) -> tuple[Channels, int]:
+def read_sound(path: Path, *, readers: Mapping[str, "Reader"] | None = None) -> tuple[Channels, int]:
     """Samples of a sound file as shares of full scale, (T, K), and its sampling rate in Hz.
 
+    Args:
+        path: The file.
+        readers: How to read each suffix; None for `READERS`.
+
     Raises:
-        DataError: It is none of `SUFFIXES`, broken, cut off, absurdly large, or FLAC without soundfile.
+        DataError: It has none of these suffixes, is broken, cut off, absurdly large, or needs soundfile,
+            which is not there.
     """
-    reader = READERS.get(path.suffix.lower())
+    allowed = readers or READERS
+    reader = allowed.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"{path} is no sound file that is read here ({', '.join(SUFFIXES)}). Convert it.")
+        kinds = ", ".join(sorted(allowed))
+        raise DataError(f"{path} is no sound file that is read here ({kinds}). Convert it.")
     try:
         num_bytes = path.stat().st_size
         if num_bytes > MAX_FILE_BYTES:
@@ -145,12 +152,18 @@ def _read_wav(path: Path) -> tuple[np.ndarray, int]:
     return stored.astype(np.float32), rate_hz
 
 
-def _read_flac(path: Path) -> tuple[np.ndarray, int]:
+def read_with_soundfile(path: Path) -> tuple[np.ndarray, int]:
+    """Samples (T, K) and rate of a file that libsndfile reads.
+
+    Raises:
+        DataError: soundfile is not installed.
+        ValueError: The file is broken.
+    """
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: its library of C is missing
         raise DataError(
-            f"{path} is FLAC, which soundfile reads; it is not installed. Run"
+            f"{path} is {path.suffix.lstrip('.').upper()}, which soundfile reads; it is not installed. Run"
             ' `pip install "edgecmd[audio]"`, or convert the files to WAV.'
         ) from error
     try:
@@ -160,7 +173,8 @@ def _read_flac(path: Path) -> tuple[np.ndarray, int]:
     return np.asarray(samples), int(rate_hz)
 
 
-READERS: dict[str, Callable[[Path], tuple[np.ndarray, int]]] = {".wav": _read_wav, ".flac": _read_flac}
+Reader = Callable[[Path], tuple[np.ndarray, int]]
+READERS: dict[str, Reader] = {".wav": _read_wav, ".flac": read_with_soundfile}
 
 
 def make_recording(samples_TK: Channels, rate_hz: int, *, clip: Clip, name: str) -> Recording:

@@ -15,6 +15,8 @@ folding its normalisation away (`export.fold_norm`). Training one from random we
 
 ``audio-*`` are students of the first family that take a recording and look at its log-mel picture.
 
+``seg-*`` are students of the first family with a decoder: an embedding for each place of the picture.
+
 Shapes: B batch, C channels, H height, W width, D embedding dimension.
 """
 
@@ -34,6 +36,8 @@ from edgecmd.models.audio import LogMel
 RELU_GAIN = math.sqrt(2.0 / (1.0 - 1.0 / math.pi))
 RESIDUAL_SCALE = 0.5
 GROUP_SIZE = 8
+# Side of a place of a dense student in pixels of its input, and what the input's sides are multiples of.
+DENSE_STRIDE, INPUT_MULTIPLE = 4, 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,11 +48,13 @@ class StudentSpec:
         family: Of its convolutions, a key of `FAMILIES`.
         widths: Channels of each stage.
         front: What stands before the convolutions, a key of `FRONTS`.
+        decoder: Channels of the decoder; 0 for one embedding of the whole picture.
     """
 
     family: str
     widths: tuple[int, int, int]
     front: str = "none"
+    decoder: int = 0
 
 
 STUDENTS: dict[str, StudentSpec] = {
@@ -63,6 +69,8 @@ STUDENTS: dict[str, StudentSpec] = {
     "plain-1m": StudentSpec(family="plain", widths=(48, 112, 184)),
     "audio-50k": StudentSpec(family="ws", widths=(12, 24, 36), front="log-mel"),
     "audio-200k": StudentSpec(family="ws", widths=(24, 48, 80), front="log-mel"),
+    "seg-50k": StudentSpec(family="ws", widths=(12, 20, 32), decoder=20),
+    "seg-200k": StudentSpec(family="ws", widths=(24, 40, 64), decoder=48),
 }
 FRONTS: dict[str, Callable[[], nn.Module]] = {"none": nn.Identity, "log-mel": LogMel}
 
@@ -169,6 +177,68 @@ class Student(nn.Module):
         return embedding
 
 
+class Pointwise(nn.Conv2d):
+    """The same linear map at every place: a 1x1 convolution with the names of `torch.nn.Linear`."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, 1)
+        self.in_features, self.out_features = in_features, out_features
+
+
+class DenseStudent(Student):
+    """Convolutional encoder with a light decoder: an embedding for each square of `DENSE_STRIDE` pixels.
+
+    The trunk is that of `Student`. The decoder enlarges its coarsest map twice, each time beside the trunk's
+    map of that size (Ronneberger et al. 2015, arXiv 1505.04597).
+
+    Args:
+        spec: Topology, ``decoder`` above 0.
+        in_channels: Channels of the target modality.
+        embedding_dim: Dimension of the teacher's feature at a place, ``D``.
+    """
+
+    projector: Pointwise  # type: ignore[assignment]
+
+    def __init__(self, spec: StudentSpec, *, in_channels: int, embedding_dim: int) -> None:
+        super().__init__(spec, in_channels=in_channels, embedding_dim=embedding_dim)
+        conv, (first, second, third) = FAMILIES[spec.family], spec.widths
+        self.coarse = conv(third + second, second)
+        self.fine = conv(second + first, spec.decoder)
+        self.projector = Pointwise(spec.decoder, embedding_dim)
+
+    def forward(
+        self, image: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch dim rows columns"]:
+        """Embed each place of a batch whose sides are multiples of `INPUT_MULTIPLE`; not normalised."""
+        at_4 = self.trunk[:2](image)
+        at_8 = self.trunk[2:4](at_4)
+        at_16 = self.trunk[4:](at_8)
+        coarse = self.coarse(torch.cat([_enlarged(at_16, like=at_8), at_8], dim=1))
+        fine = self.fine(torch.cat([_enlarged(coarse, like=at_4), at_4], dim=1))
+        embedding: Tensor = self.projector(fine)
+        return embedding
+
+
+def _enlarged(map_BCHW: Tensor, *, like: Tensor) -> Tensor:
+    """A map at the size of a finer one; each number repeated, so nothing is computed."""
+    return functional.interpolate(map_BCHW, size=like.shape[2:], mode="nearest")
+
+
+def make_student(spec: StudentSpec, *, in_channels: int, embedding_dim: int) -> Student:
+    """A student of that topology with torch's own first weights."""
+    kind = DenseStudent if spec.decoder else Student
+    return kind(spec, in_channels=in_channels, embedding_dim=embedding_dim)
+
+
+def is_dense(architecture: str) -> bool:
+    """Whether a student embeds each place of a picture instead of the whole.
+
+    Raises:
+        ConfigError: The architecture is unknown.
+    """
+    return choose("student.architecture", architecture, STUDENTS).decoder > 0
+
+
 def build_student(
     architecture: str, *, in_channels: int, embedding_dim: int, generator: torch.Generator
 ) -> Student:
@@ -184,7 +254,7 @@ def build_student(
         ConfigError: The architecture is unknown.
     """
     spec = choose("student.architecture", architecture, STUDENTS)
-    student = Student(spec, in_channels=in_channels, embedding_dim=embedding_dim)
+    student = make_student(spec, in_channels=in_channels, embedding_dim=embedding_dim)
     initialise(student, generator=generator)
     return student
 

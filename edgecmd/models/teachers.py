@@ -28,15 +28,11 @@ TEACHERS: dict[str, StudentSpec] = {
     "gn-teacher": StudentSpec(family="gn", widths=(32, 64, 128)),
     "gn-teacher-large": StudentSpec(family="gn", widths=(48, 112, 184)),
 }
-# Teachers that ship with edgecmd: data set -> file and its SHA-256. Sets that are built have theirs beside
-# them (`edgecmd.built`); others use that of `DEFAULT_SET`.
+# Teachers that ship with edgecmd: data set -> file and its SHA-256. Other sets that are built have theirs
+# beside them (`edgecmd.built`); others use that of `DEFAULT_SET`.
 DEFAULT_SET = "emoji"
-BUILTIN: dict[str, tuple[str, str]] = {
-    "emoji": (
-        "teacher_64.safetensors",
-        "8fbdd1250f5b3c17a58c51efd47d5bb298e0712c5d9cf76e7857d598c1eaa84a",
-    ),
-}
+ICONS = ("teacher_64.safetensors", "8fbdd1250f5b3c17a58c51efd47d5bb298e0712c5d9cf76e7857d598c1eaa84a")
+BUILTIN: dict[str, tuple[str, str]] = {"emoji": ICONS, "emoji-full": ICONS, "stamps": ICONS}
 
 
 def build_teacher(architecture: str, *, embedding_dim: int, generator: torch.Generator) -> Student:
@@ -82,11 +78,11 @@ class Teacher:
 def embed_source(
     network: nn.Module, images: Images, *, batch_size: int = 256
 ) -> Float[np.ndarray, "num dim"]:
-    """Features of RGB images in batches, float32, (N, D)."""
+    """Features of RGB images in batches, float32, (N, D); of no image, (0, D)."""
     device = device_of(network)
     chunks = [
         network(source_input(images[start : start + batch_size]).to(device)).cpu().numpy()
-        for start in range(0, len(images), batch_size)
+        for start in range(0, max(1, len(images)), batch_size)
     ]
     return np.concatenate(chunks)
 
@@ -137,7 +133,7 @@ def own_teacher(data_set: str) -> tuple[Path, str, str]:
     Raises:
         DataError: The file is nowhere, or the set is one to be built and is not.
     """
-    if data_set in COMMANDS:
+    if data_set in COMMANDS and data_set not in BUILTIN:
         return *built_file(data_set, "teacher"), f"Build the set again with `{COMMANDS[data_set]}`."
     name, checksum = BUILTIN.get(data_set, BUILTIN[DEFAULT_SET])
     return shipped_file(name), checksum, "Install edgecmd again."

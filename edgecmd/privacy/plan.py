@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from edgecmd.config import AUTO_LOSSES, RunConfig
 from edgecmd.errors import PrivacyError, choose
+from edgecmd.models.students import is_dense
 from edgecmd.privacy.accounting import Spending, calibrate, check_accountant, total_epsilon
 from edgecmd.privacy.gradients import ENGINES
 from edgecmd.privacy.mechanisms import MECHANISMS, Mechanism
@@ -126,6 +127,7 @@ def make_plan(config: RunConfig) -> PrivacyPlan | None:
     choose("privacy.sampling", settings.sampling, SAMPLERS)
     choose("privacy.engine", settings.engine, ENGINES)
     check_accountant(settings.accountant)
+    _check_student(config, mechanism)
     _check_loss(config, mechanism)
     _check_engine(config)
     federation = config.federation
@@ -199,6 +201,16 @@ def _check_loss(config: RunConfig, mechanism: Mechanism) -> None:
         f" the sum by 508 times the clip). Set distill.loss={AUTO_LOSSES[name]!r} or leave it out, or protect"
         " whole clients with privacy.mechanism='client'."
     )
+
+
+def _check_student(config: RunConfig, mechanism: Mechanism) -> None:
+    if mechanism.unit == "pair" and is_dense(config.student.architecture):
+        raise PrivacyError(
+            f"student.architecture={config.student.architecture!r} with"
+            f" privacy.mechanism={config.privacy.mechanism!r}: clipping for each pair is written and audited"
+            " for students with one embedding a picture, not for places of a picture. Choose a ws-* student,"
+            " or protect whole clients with privacy.mechanism='client'."
+        )
 
 
 def _check_engine(config: RunConfig) -> None:

@@ -24,13 +24,14 @@ def theory_png(table: Mapping[str, Any]) -> bytes:
     with chart_style("theory"):
         figure = Figure(figsize=(11.0, 3.7), layout="constrained")
         first, second, third = figure.subplots(1, 3)
-        _by_distance(first, table["by_gap"], table["correlation"])
+        where = "relations to anchors" if table["form"] == "anchors" else "relations in the batch"
+        _by_distance(first, table["by_gap"], table["correlation"], where=where)
         _by_size(second, table["by_pairs"], table["pairs_fit"], label="pairs M")
         _by_size(third, table["by_labels"], table["labels_fit"], label="labels m")
         return to_png(figure)
 
 
-def _by_distance(axes: Axes, rows: Rows, correlation: Mapping[str, Any]) -> None:
+def _by_distance(axes: Axes, rows: Rows, correlation: Mapping[str, Any], *, where: str) -> None:
     for index, gap in enumerate(dict.fromkeys(row["gap"] for row in rows)):
         own = [row for row in rows if row["gap"] == gap]
         axes.plot(
@@ -47,7 +48,9 @@ def _by_distance(axes: Axes, rows: Rows, correlation: Mapping[str, Any]) -> None
     if whole is not None:
         title = f"Spearman {whole['value']:.2f} [{whole['low']:.2f}, {whole['high']:.2f}]"
     axes.set(
-        xlabel="distance: total variation on held-out pairs", ylabel="target error, few labels", title=title
+        xlabel=f"distance: total variation, {where}, held-out pairs",
+        ylabel="target error, few labels",
+        title=title,
     )
     axes.legend(fontsize=7.5)
 

@@ -81,6 +81,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "cmc+cmd": {"loss": "cmc+cmd"},
     "cmc": {"loss": "cmc"},
     "cmd, FedProx": {"loss": "cmd", "proximal_mu": FEDPROX_MU},
+    "cmd, shared projector": {"loss": "cmd", "freeze_projector": True},
 }
 
 
@@ -175,7 +176,7 @@ def _scores(
 ) -> dict[str, float]:
     held = experiment(config.data).test
     teacher = pair_features(config, held.pairs, held.ids).cpu().numpy()
-    line = {"recall@1": recall(mean["test"], teacher)["recall@1"]}
+    line = {"recall@1": recall(mean["test"], teacher, shown=held.shown)["recall@1"]}
     if held.labelled.labels:
         line["error_average"] = _error(config, mean)
         line["error_clients"] = float(np.mean([_error(config, one) for one in clients[:2]]))

@@ -1,14 +1,17 @@
 """Modality distance: total variation between the relations of teacher and student on held-out pairs.
 
-Relations are those of `edgecmd.losses.cmd`: ``p_A(j|i)`` and ``p_B(j|i)`` over the other pairs of a batch,
-the diagonal masked. They depend on the size of the batch, which therefore stands beside every distance.
+Relations within a batch are those of `edgecmd.losses.cmd`: ``p_A(j|i)`` and ``p_B(j|i)`` over the other
+pairs, the diagonal masked. They depend on the size of the batch, which stands beside every distance.
+Relations to anchors are those of `edgecmd.losses.cmd_anchored`: ``p_A(k|i) ~ exp(t_i.u_k / T_A)`` and
+``p_B(k|i) ~ exp(s_i.u_k / T_B)`` over public anchors ``u_k``. They need a student in the teacher's space, and
+what a pair has to do with the anchors does not depend on the other pairs, be they right or wrong.
 
-Shapes: N pairs, B batch, D embedding dimension.
+Shapes: N pairs, B batch, K anchors, D embedding dimension.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -29,6 +32,7 @@ TEMPERATURES = (*(0.02 * 2.0 ** (step / 4) for step in range(33)), 1e6)
 
 Mine = Float[Tensor, "batch dim"]
 Theirs = Float[Tensor, "batch dim_teacher"]
+LogRelations = Float[Tensor, "batch others"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,11 +43,18 @@ class Relations:
         batch_size: B.
         temperature: Of the student's relations.
         teacher_temperature: Of the teacher's relations.
+        anchors: Public teacher features, (K, D); None for relations within the batch.
     """
 
     batch_size: int
     temperature: float
     teacher_temperature: float
+    anchors: Float[Tensor, "anchors dim"] | None = field(default=None, compare=False)
+
+    @property
+    def form(self) -> str:
+        """``anchors`` or ``batch``."""
+        return "batch" if self.anchors is None else "anchors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,10 +66,12 @@ class Distance:
         low: Lower end of the 95% bootstrap interval over batches.
         high: Upper end.
         bound: ``sqrt((L_CMD - H(p_A)) / 2)`` of the same pairs, which the variation never exceeds.
-        diagonal: Mean mass that the teacher's relations have on the pair itself before it is masked.
+        diagonal: Mean mass that the teacher's relations have on the pair itself before it is masked; of
+            relations to anchors the mean mass of the nearest anchor.
         num_pairs: Pairs that were used, whole batches.
         batch_size: B.
         temperature: Of the student's relations.
+        form: ``batch`` or ``anchors``.
     """
 
     variation: float
@@ -69,29 +82,57 @@ class Distance:
     num_pairs: int
     batch_size: int
     temperature: float
+    form: str = "batch"
 
 
-def relation_variation(student: Mine, teacher: Theirs, relations: Relations) -> PerExample:
-    """Total variation between ``p_A(.|i)`` and ``p_B(.|i)`` of one batch, ``sum_j |p_A - p_B| / 2``.
+def log_pair(student: Mine, teacher: Theirs, relations: Relations) -> tuple[LogRelations, LogRelations]:
+    """Logarithms of ``p_B`` and ``p_A`` of one batch: (B, B - 1) within it, (B, K) to anchors.
 
     Args:
         student: Student embeddings, (B, D), at least two.
-        teacher: Teacher embeddings of the same pairs, (B, D); another dimension is allowed.
-        relations: Temperatures.
+        teacher: Teacher embeddings of the same pairs, (B, D).
+        relations: Temperatures and anchors.
+
+    Raises:
+        DataError: Relations to anchors are asked of a student that does not live in the teacher's space.
+    """
+    if relations.anchors is None:
+        return (
+            losses.log_relations(student, temperature=relations.temperature),
+            losses.log_relations(teacher, temperature=relations.teacher_temperature),
+        )
+    if not student.shape[1] == teacher.shape[1] == relations.anchors.shape[1]:
+        raise DataError(
+            f"student.dim={student.shape[1]}, teacher.dim={teacher.shape[1]} and"
+            f" anchors.dim={relations.anchors.shape[1]} differ; relations to anchors need one space."
+            " Use relations within the batch."
+        )
+    anchor_KD = losses.unit(relations.anchors.to(teacher.dtype))
+    return (
+        torch.log_softmax(losses.unit(student) @ anchor_KD.T / relations.temperature, dim=1),
+        torch.log_softmax(losses.unit(teacher) @ anchor_KD.T / relations.teacher_temperature, dim=1),
+    )
+
+
+def relation_variation(student: Mine, teacher: Theirs, relations: Relations) -> PerExample:
+    """Total variation between ``p_A(.|i)`` and ``p_B(.|i)`` of one batch, ``sum |p_A - p_B| / 2``.
+
+    Args:
+        student: Student embeddings, (B, D), at least two.
+        teacher: Teacher embeddings of the same pairs, (B, D); another dimension is allowed within a batch.
+        relations: Temperatures and anchors.
 
     Returns:
         One value a pair, (B,), between 0 and 1.
     """
-    mine = losses.log_relations(student, temperature=relations.temperature).exp()
-    theirs = losses.log_relations(teacher, temperature=relations.teacher_temperature).exp()
-    return (theirs - mine).abs().sum(dim=1) / 2
+    mine, theirs = log_pair(student, teacher, relations)
+    return (theirs.exp() - mine.exp()).abs().sum(dim=1) / 2
 
 
 def pinsker_bound(student: Mine, teacher: Theirs, relations: Relations) -> float:
     """``sqrt((L_CMD - H(p_A)) / 2)``: by Pinsker and Jensen at least the mean total variation of a batch."""
-    log_teacher = losses.log_relations(teacher, temperature=relations.teacher_temperature)
+    log_student, log_teacher = log_pair(student, teacher, relations)
     entropy = -(log_teacher.exp() * log_teacher).sum(dim=1).mean()
-    log_student = losses.log_relations(student, temperature=relations.temperature)
     loss = -(log_teacher.exp() * log_student).sum(dim=1).mean()
     return math.sqrt(max(0.0, float(loss - entropy)) / 2)
 
@@ -123,7 +164,12 @@ def fit_temperature(
 
 
 def diagonal_mass(teacher: Theirs, relations: Relations) -> float:
-    """Mean share that a pair has in its own relations where the diagonal is not masked."""
+    """Mean share that a pair has in its own relations where the diagonal is not masked.
+
+    Of relations to anchors, in which a pair has no part, the mean share of the nearest anchor.
+    """
+    if relations.anchors is not None:
+        return float(log_pair(teacher, teacher, relations)[1].exp().amax(dim=1).mean())
     embedded = losses.unit(teacher)
     similarity_BB = embedded @ embedded.T / relations.teacher_temperature
     return float(torch.softmax(similarity_BB, dim=1).diagonal().mean())
@@ -167,6 +213,7 @@ def measure(
         num_pairs=len(each) * relations.batch_size,
         batch_size=relations.batch_size,
         temperature=relations.temperature,
+        form=relations.form,
     )
 
 
@@ -224,12 +271,14 @@ def require_trustworthy(found: Distance) -> Distance:
     """Give back a distance that can be answered for.
 
     Raises:
-        DataError: The pair itself holds nearly all of the teacher's relations, so that the masked rest is
-            what the temperature leaves of noise; or there are too few batches; or the interval is too wide.
+        DataError: The pair itself (or one anchor) holds nearly all of the teacher's relations, so that the
+            rest is what the temperature leaves of noise; or there are too few batches; or the interval is
+            too wide.
     """
     if found.diagonal > MAX_DIAGONAL:
+        what = "diagonal: the pair itself" if found.form == "batch" else "nearest anchor, which"
         raise DataError(
-            f"The distance is dominated by the diagonal: the pair itself holds {found.diagonal:.4f} of the"
+            f"The distance is dominated by the {what} holds {found.diagonal:.4f} of the"
             f" teacher's relations in batches of {found.batch_size}, allowed is {MAX_DIAGONAL}. Raise"
             " distill.teacher_temperature, or use a larger batch."
         )

@@ -18,8 +18,9 @@ from edgecmd.models.audio import SAMPLING_RATE_HZ
 
 MISMATCH = "mismatch"
 PATCHES = 8
-LARGEST_BLUR = 0.25
+LEAST_BLUR, LARGEST_BLUR = 1 / 32, 0.5
 LOUDEST_NOISE = 1.0
+SOFTEST_DB, LOUDEST_DB = -30.0, 20.0
 DEPTH_NOISE = 0.5
 COARSEST_MM = 4000
 NARROWEST_HZ, WIDEST_HZ = 100.0, SAMPLING_RATE_HZ / 2
@@ -28,8 +29,12 @@ Gap = Callable[[Targets, float, np.random.Generator], Targets]
 
 
 def blur(target: Targets, level: float, _: np.random.Generator) -> Targets:
-    """Images through a Gaussian whose width grows to a quarter of the side."""
-    sigma = LARGEST_BLUR * level**2 * target.shape[1]
+    """Images through a Gaussian, its standard deviation from a 32nd of the side to a half of it.
+
+    ``side * LEAST_BLUR ** (1 - level) * LARGEST_BLUR ** level`` pixels: equal steps of the level are
+    equal factors, so that no level leaves the picture as it is and the last hardly more than its mean.
+    """
+    sigma = target.shape[1] * LEAST_BLUR ** (1.0 - level) * LARGEST_BLUR**level
     smooth: np.ndarray = gaussian_filter(target.astype(np.float32), (0, sigma, sigma, 0))
     return np.asarray(np.rint(smooth).astype(target.dtype))
 
@@ -60,7 +65,7 @@ def erase_depth(target: Targets, level: float, generator: np.random.Generator) -
 
 
 def resample(target: Targets, level: float, _: np.random.Generator) -> Targets:
-    """Fewer pixels, down to two a side, each shown as a square; the nearest one, so that nothing mixes."""
+    """Fewer pixels a side, ``side * (2 / side) ** level``, each shown as a square; nothing mixes."""
     side = target.shape[1]
     fewer = max(2, round(side * (2.0 / side) ** level))
     take = ((np.arange(side) * fewer // side + 0.5) * side / fewer).astype(int)
@@ -68,20 +73,20 @@ def resample(target: Targets, level: float, _: np.random.Generator) -> Targets:
 
 
 def noise_image(target: Targets, level: float, generator: np.random.Generator) -> Targets:
-    """White noise up to the width of the whole range."""
+    """White noise whose standard deviation is ``level`` times the whole range of 255, clipped to it."""
     noise = generator.normal(0.0, 255.0 * LOUDEST_NOISE * level, target.shape)
     return np.rint(np.clip(target + noise, 0, 255)).astype(target.dtype)
 
 
 def noise_depth(target: Targets, level: float, generator: np.random.Generator) -> Targets:
-    """Noise in proportion to the distance, up to a half of it; what was measured stays measured."""
+    """Distances times ``exp(level * DEPTH_NOISE * n)``, ``n`` standard normal; what was measured stays so."""
     factor = np.exp(generator.normal(0.0, DEPTH_NOISE * level, target.shape))
     noisy = np.rint(np.clip(target * factor, 1, 65535)).astype(target.dtype)
     return np.where(target == 0, target, noisy)
 
 
 def quantise(target: Targets, level: float, _: np.random.Generator) -> Targets:
-    """Distances in steps that grow to four metres; a measured one is never 0."""
+    """Distances in steps of ``COARSEST_MM ** level`` mm, up to four metres; a measured one is never 0."""
     step = round(COARSEST_MM**level)
     coarse = np.maximum(1, np.rint(target / step) * step)
     return np.where(target == 0, 0, np.clip(coarse, 0, 65535)).astype(target.dtype)
@@ -95,7 +100,7 @@ def erase_wave(target: Targets, level: float, generator: np.random.Generator) ->
 
 
 def band_limit(target: Targets, level: float, _: np.random.Generator) -> Targets:
-    """Frequencies above a limit cut off, from 4 kHz at level 0 down to 100 Hz."""
+    """Frequencies above ``4000 * (100 / 4000) ** level`` Hz cut off: from 4 kHz at level 0 down to 100 Hz."""
     limit = WIDEST_HZ * (NARROWEST_HZ / WIDEST_HZ) ** level
     spectrum = np.fft.rfft(target.astype(np.float64), axis=1)
     spectrum[:, np.fft.rfftfreq(target.shape[1], 1.0 / SAMPLING_RATE_HZ) > limit] = 0.0
@@ -103,9 +108,10 @@ def band_limit(target: Targets, level: float, _: np.random.Generator) -> Targets
 
 
 def noise_wave(target: Targets, level: float, generator: np.random.Generator) -> Targets:
-    """White noise, from 60 dB below the recording's own loudness to 20 dB above it."""
+    """White noise, from 30 dB below the recording's own root mean square to 20 dB above it."""
     loudness = np.sqrt(np.mean(target.astype(np.float64) ** 2, axis=1, keepdims=True))
-    noise = generator.normal(0.0, 1.0, target.shape) * loudness * 10.0 ** (4.0 * level - 3.0)
+    noise = generator.normal(0.0, 1.0, target.shape) * loudness
+    noise *= 10.0 ** ((SOFTEST_DB + (LOUDEST_DB - SOFTEST_DB) * level) / 20.0)
     return _as_wave(target + noise, target)
 
 

@@ -3,6 +3,7 @@
 Shapes: N examples, D embedding dimension.
 """
 
+import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -32,8 +33,12 @@ from edgecmd.theory.gaps import MISMATCH, degrade, mismatched
 
 NO_GAP = "none"
 FEW = 10
-FAST_SIDE, FAST_STEPS, FAST_BATCH, FAST_PAIRS = 32, 120, 128, 2048
+TIMED_STEPS = 4
+FAST_SIDE, FAST_BATCH, FAST_PAIRS = 32, 128, 2048
 FAST_STUDENTS = {"image": "ws-50k", "depth": "ws-50k", "wave": "audio-50k"}
+FAST_STEPS = {"image": 400, "depth": 400, "wave": 200}
+# Losses after which a student does not live in the teacher's space, so that anchors tell nothing of it.
+APART = frozenset({"cmd", "simclr"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +58,7 @@ class SweepPlan:
     batch_size: int
     num_pairs: int
     num_labels: tuple[int, ...] = (1, 2, 5, FEW, 20, 0)
-    num_draws: int = 5
+    num_draws: int = 10
     relation_batch: int = 32
 
 
@@ -80,10 +85,10 @@ class Point:
 
 
 def cheap(config: RunConfig) -> RunConfig:
-    """The same data with a small student and, for pictures, 32 pixels: minutes instead of hours."""
+    """The same data with a small student and, but for recordings, 32 pixels: minutes instead of hours."""
     kind = target_kind(experiment(config.data).train.target)
     data = config.data
-    if kind == "image" and data.image_size > FAST_SIDE:
+    if kind != "wave" and data.image_size > FAST_SIDE:
         data = replace(data, image_size=FAST_SIDE, source_size=data.source_side)
     student = replace(config.student, architecture=FAST_STUDENTS[kind], path="")
     return replace(config, data=data, student=student)
@@ -91,9 +96,11 @@ def cheap(config: RunConfig) -> RunConfig:
 
 def plan_sweep(config: RunConfig, *, fast: bool) -> SweepPlan:
     """Steps, batch and pairs: those of central training, or cheap ones."""
-    num_train = len(experiment(config.data).train)
+    train = experiment(config.data).train
+    num_train = len(train)
     if fast:
-        return SweepPlan(num_steps=FAST_STEPS, batch_size=FAST_BATCH, num_pairs=min(num_train, FAST_PAIRS))
+        steps = FAST_STEPS[target_kind(train.target)]
+        return SweepPlan(num_steps=steps, batch_size=FAST_BATCH, num_pairs=min(num_train, FAST_PAIRS))
     federation = config.federation
     cohort = max(1, round(federation.num_clients * federation.client_fraction))
     return SweepPlan(
@@ -123,6 +130,21 @@ def fewer_pairs(plan: SweepPlan) -> list[int]:
     return [num for num in (plan.num_pairs >> shift for shift in range(1, 6)) if num >= 8]
 
 
+def seconds_a_point(config: RunConfig, plan: SweepPlan) -> float:
+    """About how long a point takes here: a few optimiser steps, timed, times their number."""
+    train = experiment(config.data).train.take(np.arange(min(plan.num_pairs, plan.batch_size)))
+    data = LocalData(
+        target=target_input(config, train),
+        teacher=torch.ones(len(train), new_student(config).projector.out_features),
+        modality=target_kind(train.target),
+    )
+    # The first step of a process, and the teacher's features of the anchors, cost more than all others.
+    _trained(config, data, replace(plan, num_steps=1))
+    started = time.monotonic()
+    _trained(config, data, replace(plan, num_steps=TIMED_STEPS))
+    return (time.monotonic() - started) / TIMED_STEPS * plan.num_steps
+
+
 def measure_point(config: RunConfig, plan: SweepPlan, point: Point) -> dict[str, Any]:
     """Train the student of one point, and measure its distance and its errors.
 
@@ -132,8 +154,9 @@ def measure_point(config: RunConfig, plan: SweepPlan, point: Point) -> dict[str,
         point: This one.
 
     Returns:
-        A plain table: distances on held-out and on training pairs, ``error`` by labels a class (mean over
-        the draws, beside the number of labels in all), the norm of the head and the last loss.
+        A plain table: ``distances`` by form of the relations, each on held-out and on training pairs,
+        ``error`` by labels a class (mean over the draws, beside the number of labels in all), the norm of
+        the head and the mean loss.
 
     Raises:
         DataError: The data have no labels, or too few held-out pairs.
@@ -146,15 +169,19 @@ def measure_point(config: RunConfig, plan: SweepPlan, point: Point) -> dict[str,
     held = _world(config, whole.test.pairs, whole.test.ids, point=point, part=1)
     pool = _world(config, whole.validation.pairs, whole.validation.ids, point=point, part=2)
     student, loss = _trained(config, train, plan)
-    relations = _relations(student, pool, config, plan)
     seen = LocalData(
         target=train.target[: len(held)], teacher=train.teacher[: len(held)], modality=train.modality
     )
     table = {
         "point": asdict(point),
         "loss": loss,
-        "held_out": asdict(_distance(student, held, relations, seed=point.seed)),
-        "training": asdict(_distance(student, seen, relations, seed=point.seed)),
+        "distances": {
+            relations.form: {
+                "held_out": asdict(_distance(student, held, relations, seed=point.seed)),
+                "training": asdict(_distance(student, seen, relations, seed=point.seed)),
+            }
+            for relations in _relations(student, pool, config, plan)
+        },
     }
     probe = _probe(whole.validation, _embed(student, pool), whole.test, _embed(student, held))
     return table | _errors(probe, plan, seed=point.seed)
@@ -199,14 +226,21 @@ def _embed(student: nn.Module, data: LocalData) -> Embedding:
     return np.asarray(nn.functional.normalize(torch.cat(chunks), dim=1).numpy())
 
 
-def _relations(student: nn.Module, pool: LocalData, config: RunConfig, plan: SweepPlan) -> Relations:
-    """The student's temperature is fitted on the pairs of the validation split, which nothing else uses."""
-    relations = Relations(
+def _relations(student: nn.Module, pool: LocalData, config: RunConfig, plan: SweepPlan) -> list[Relations]:
+    """Within the batch and, where the student lives in the teacher's space, to anchors.
+
+    The student's temperature is fitted on the pairs of the validation split, which nothing else uses.
+    """
+    within = Relations(
         batch_size=min(plan.relation_batch, len(pool) // 2),
         temperature=config.distill.temperature,
         teacher_temperature=config.distill.teacher_temperature,
     )
-    return fit_temperature(torch.from_numpy(_embed(student, pool)), pool.teacher.cpu(), relations)
+    forms = [within]
+    if config.distill.loss not in APART:
+        forms.append(replace(within, anchors=public_anchors(config).cpu()))
+    mine, theirs = torch.from_numpy(_embed(student, pool)), pool.teacher.cpu()
+    return [fit_temperature(mine, theirs, one) for one in forms]
 
 
 def _distance(student: nn.Module, data: LocalData, relations: Relations, *, seed: int) -> Distance:

@@ -30,6 +30,7 @@ class Card:
         channels: Channels of the input.
         embedding_dim: Dimension of the embedding.
         classes: Names in the order of ``scores``; empty without a head.
+        second: Output beside ``embedding`` where there are classes: ``scores``, of a dense student ``mask``.
         license: Licence of the weights.
         input_dtype: Type of the input's elements.
         input_rank: Dimensions of the input.
@@ -44,13 +45,19 @@ class Card:
     embedding_dim: int
     classes: tuple[str, ...]
     license: str
+    second: str
     input_dtype: np.dtype[Any]
     input_rank: int
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs."""
-        return ("embedding", "scores") if self.classes else ("embedding",)
+        return ("embedding", self.second) if self.classes else ("embedding",)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Size of the second axis of each output."""
+        return {"embedding": self.embedding_dim, self.second: len(self.classes)}
 
 
 def read_card(name: str, model: ModelProto) -> Card:
@@ -76,6 +83,7 @@ def read_card(name: str, model: ModelProto) -> Card:
             architecture=properties["architecture"],
             classes=names(parse_json(properties["classes"])),
             license=properties["license"],
+            second=model.graph.output[1].name if len(model.graph.output) > 1 else "scores",
             input_dtype=helper.tensor_dtype_to_np_dtype(port.elem_type),
             input_rank=len(port.shape.dim),
             **sizes,
@@ -118,13 +126,12 @@ def _refuse_contradictions(card: Card, model: ModelProto) -> None:
             f"{card.file} has {len(card.classes)} classes in its properties but the outputs {list(found)};"
             f" allowed are {list(card.outputs)}. {AGAIN}"
         )
-    widths = {"embedding": card.embedding_dim, "scores": len(card.classes)}
     for one in model.graph.output:
         width = one.type.tensor_type.shape.dim[1]
-        if width.HasField("dim_value") and width.dim_value != widths[one.name]:
+        if width.HasField("dim_value") and width.dim_value != card.widths[one.name]:
             raise TrustError(
                 f"{card.file} has the output {one.name} of width {width.dim_value}, but its properties say"
-                f" {widths[one.name]}. {AGAIN}"
+                f" {card.widths[one.name]}. {AGAIN}"
             )
     if card.input_rank != 4:
         return

@@ -1,8 +1,8 @@
 """Golden values: made-up inputs with the outputs that the model must reproduce on any machine.
 
-Keys of the file: an input (``image``), ``embedding``, with a head ``scores``, and ``tolerance``. The name of
-a profile or of a further input may follow in any order: ``image/resized``, ``scores/int8/resized``. Values
-without a profile are those of all profiles that have none of their own.
+Keys of the file: an input (``image``), ``embedding``, with a head ``scores`` or ``mask``, and ``tolerance``.
+The name of a profile or of a further input may follow in any order: ``image/resized``,
+``scores/int8/resized``. Values without a profile are those of all profiles that have none of their own.
 
 Shapes: N inputs, D embedding dimension, K classes.
 """
@@ -36,7 +36,7 @@ class Golden:
 
     Attributes:
         inputs: As the model takes them, N at least 2.
-        outputs: Expected ``embedding`` (N, D) and, with a head, ``scores`` (N, K).
+        outputs: Expected ``embedding`` (N, D) and, with a head, ``scores`` (N, K) or ``mask`` (N, K, H, W).
         tolerance: Largest difference of any number.
     """
 
@@ -119,12 +119,13 @@ def _refuse_weak(golden: Golden, card: Card, *, key: str) -> None:
         )
     if not 2 <= num <= MAX_INPUTS:
         raise TrustError(f"{GOLDEN}: {key} has {num} inputs; allowed are 2 to {MAX_INPUTS}. {AGAIN}")
-    widths = {"embedding": card.embedding_dim, "scores": len(card.classes)}
     for name, values in golden.outputs.items():
-        if values.shape != (num, widths[name]) or values.dtype.kind != "f" or not np.isfinite(values).all():
+        size = golden.inputs.shape[1:3] if name == "mask" else ()
+        shape = (num, card.widths[name], *size)
+        if values.shape != shape or values.dtype.kind != "f" or not np.isfinite(values).all():
             raise TrustError(
                 f"{GOLDEN}: {name} has dtype={values.dtype} and shape={values.shape}; allowed are"
-                f" {(num, widths[name])} finite numbers. {AGAIN}"
+                f" {shape} finite numbers. {AGAIN}"
             )
     limit = MAX_TOLERANCE_INTEGER if card.profile in INTEGER_PROFILES else MAX_TOLERANCE
     if not 0 < golden.tolerance <= limit:

@@ -5,7 +5,7 @@ from importlib.resources import files
 
 PACKAGE = "export.device"
 # In this order: each module uses those before it.
-MODULES = ("reading.py", "sensors.py", "infer.py")
+MODULES = ("reading.py", "sensors.py", "masks.py", "infer.py")
 
 
 def program() -> str:

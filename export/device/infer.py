@@ -4,6 +4,7 @@ As a script::
 
     python infer.py BUNDLE-OR-MODEL picture-or-folder [more ...] [--json] [--scores] [--profile int8]
     python infer.py BUNDLE pictures/ --prototypes my-classes/   # classes by example, without training
+    python infer.py BUNDLE pictures/ --masks out/               # of a dense student: a class for each pixel
     python infer.py BUNDLE --check                              # does this machine compute what it should?
 
 As a module::
@@ -13,7 +14,8 @@ As a module::
     student = Student("bundle")
     prediction = student(images)  # uint8, (batch, height, width, student.channels), of any height and width
     prediction.embedding  # float32, (batch, student.embedding_dim), each row of length 1
-    prediction.scores  # float32, (batch, len(student.classes)), or None without classes
+    prediction.scores  # float32, (batch, len(student.classes)), or None without classes;
+    # of a dense student logits (batch, len(student.classes), height, width): scores.argmax(axis=1) are masks
     more = student.with_prototypes(make_prototypes(student, {"cup": cup_images}))
 
 Exit codes: 0 all well; 1 Pillow is missing; 2 wrong usage; 4 a file is missing or no picture; 6 the model was
@@ -32,6 +34,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime
 
+from export.device.masks import mask_of, shares, write_mask
 from export.device.reading import InferError, example_files, pictures_in
 from export.device.sensors import SENSORS, refuse_rate
 
@@ -42,7 +45,10 @@ NUM_FIRST_VALUES = 4
 
 
 class Prediction(NamedTuple):
-    """Outputs for a batch: unit embeddings (batch, dim), and class probabilities (batch, classes) or None."""
+    """Outputs for a batch: unit embeddings (batch, dim), and class probabilities (batch, classes) or None.
+
+    Of a dense student, scores are logits (batch, classes, height, width).
+    """
 
     embedding: np.ndarray
     scores: np.ndarray | None
@@ -74,6 +80,7 @@ class Student:
         preprocess: What the graph does with the bytes.
         sensor: What it takes: pictures, depth maps or recordings.
         rate_hz: Of recordings, samples a second; None for others.
+        dense: Whether it tells a class for each pixel.
 
     Raises:
         InferError: The file is missing, or was not made by edgecmd.
@@ -99,7 +106,8 @@ class Student:
             ) from error
         if profile not in (None, self.profile):
             raise InferError(f"{self.path} has profile={self.profile}, not {profile}.", exit_code=2)
-        self.outputs = ["embedding", "scores"] if self.classes else ["embedding"]
+        self.outputs = [one.name for one in self.session.get_outputs()]
+        self.dense = "mask" in self.outputs
         self.prototypes: Prototypes | None = None
 
     def __call__(self, inputs: np.ndarray, *, rate_hz: int | float | None = None) -> Prediction:
@@ -139,6 +147,7 @@ class Student:
             )
         other = copy.copy(self)
         other.prototypes, other.classes, other.outputs = prototypes, tuple(names), ["embedding"]
+        other.dense = False
         return other
 
 
@@ -246,16 +255,34 @@ def check(student: Student) -> float:
     return worst
 
 
-def answer(student: Student, name: Path, *, scores: bool) -> tuple[dict[str, object], str]:
-    """What the student says of one file: a record for JSON, and a line for a person."""
+def answer(
+    student: Student, name: Path, *, scores: bool, masks: Path | None = None
+) -> tuple[dict[str, object], str]:
+    """What the student says of one file: a record for JSON, and a line for a person.
+
+    Args:
+        student: The model.
+        name: The file.
+        scores: Tell every class.
+        masks: Folder for ``<name>.mask.png``; of a dense student alone.
+    """
     given = student.read(name)
     prediction = student(given[None])
     embedding, side = prediction.embedding[0], student.image_size
-    own = given.ndim == 1 or given.shape[:2] == (side, side)
+    own = given.ndim == 1 or student.preprocess.get("resize") == "none" or given.shape[:2] == (side, side)
     record: dict[str, object] = {"file": str(name), "resized": not own}
     text = f"norm {np.linalg.norm(embedding):.4f}, first values "
     text += " ".join(f"{value:+.4f}" for value in embedding[:NUM_FIRST_VALUES])
-    if prediction.scores is not None:
+    if student.dense and prediction.scores is not None:
+        mask = mask_of(prediction.scores[0])
+        told = shares(mask, student.classes)
+        record["pixels"] = dict(told)
+        text = ", ".join(f"{one} {value:.1%}" for one, value in told[: None if scores else NUM_TOP_CLASSES])
+        if masks is not None:
+            masks.mkdir(parents=True, exist_ok=True)
+            write_mask(masks / f"{name.stem}.mask.png", mask)
+            record["mask"] = str(masks / f"{name.stem}.mask.png")
+    elif prediction.scores is not None:
         every = dict(zip(student.classes, prediction.scores[0].tolist(), strict=True))
         ranked = sorted(every.items(), key=lambda pair: -pair[1])
         record["top"] = [{"class": one, "probability": value} for one, value in ranked[:NUM_TOP_CLASSES]]
@@ -291,6 +318,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--prototypes", type=Path, action="append", help="folder or .npz of classes; repeatable"
     )
+    parser.add_argument("--masks", type=Path, help="folder for <name>.mask.png, of a dense student")
     parser.add_argument("--check", action="store_true", help="compare with the bundle's golden values")
     arguments = parser.parse_args(argv)
     if not arguments.images and not arguments.check:
@@ -309,6 +337,8 @@ def _prepare(arguments: argparse.Namespace) -> tuple[Student, list[Path]]:
         student = student.with_prototypes(Prototypes(tuple(rows), np.stack([*rows.values()]), parts[0].scale))
     if arguments.scores and not student.classes:
         raise InferError(f"{student.path} has no classes, so there are no --scores.", exit_code=2)
+    if arguments.masks is not None and not student.dense:
+        raise InferError(f"{student.path} tells no class for each pixel, so no --masks.", exit_code=2)
     files = [file for one in arguments.images for file in _files(one, student)]
     if arguments.images and not files:
         raise InferError(
@@ -334,7 +364,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(f"{'file':<{width}}  {'classes' if student.classes else 'embedding'}")
     for name in files:
         try:
-            record, text = answer(student, name, scores=arguments.scores)
+            record, text = answer(student, name, scores=arguments.scores, masks=arguments.masks)
         except InferError as error:
             exit_code = _complain(error)
             continue

@@ -149,5 +149,9 @@ SENSORS = {
     "depth16": Sensor(
         "depth", "depth map", (".png", ".pgm", ".pnm", ".npy", ".tif", ".tiff"), check_depth, read_depth
     ),
+    "image-dense": Sensor("image", "picture", SUFFIXES, check_images, read_picture),
+    "depth16-dense": Sensor(
+        "depth", "depth map", (".png", ".pgm", ".pnm", ".npy", ".tif", ".tiff"), check_depth, read_depth
+    ),
     "wave": Sensor("wave", "recording", (".wav",), check_wave, read_wave),
 }

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from edgecmd.data.build.packages import Package, fetch, read_members
+from edgecmd.data.build.packages import fetch, npm, read_members
 from edgecmd.data.clients import cache_folder
 from edgecmd.errors import DataError, ExportError
 from edgecmd.files import write_bytes_atomically, write_text_atomically
@@ -29,10 +29,10 @@ SHA256 = {
     SCRIPT: "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
     WASM: "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
 }
-PACKAGE = Package(
-    name="onnxruntime-web",
-    version=VERSION,
-    sha512="q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
+PACKAGE = npm(
+    "onnxruntime-web",
+    VERSION,
+    digest="q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
     members=tuple(f"dist/{name}" for name in SHA256),
 )
 PUBLIC_REGISTRY = "https://registry.npmjs.org"
@@ -163,7 +163,7 @@ def fetch_ort_web(folder: Path | None = None, *, npm_dir: Path | None = None) ->
         members = read_members(PACKAGE, _tarball(npm_dir or Path(temporary)))
     content = {Path(member).name: data for member, data in members.items()}
     for name, data in content.items():
-        check(f"{name} in {PACKAGE.tarball}", data, name=name)
+        check(f"{name} in {PACKAGE.file}", data, name=name)
     try:
         write_text_atomically(target / LICENSE, LICENSE_TEXT)
         for name, data in content.items():
@@ -178,9 +178,9 @@ def fetch_ort_web(folder: Path | None = None, *, npm_dir: Path | None = None) ->
 def _tarball(folder: Path) -> Path:
     """Path of the tarball in ``folder``; fetched where it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / PACKAGE.tarball
+    path = folder / PACKAGE.file
     if not path.exists() and shutil.which("npm") is None:
-        write_bytes_atomically(path, _download(f"{registry()}/{PACKAGE.name}/-/{PACKAGE.tarball}"))
+        write_bytes_atomically(path, _download(f"{registry()}/{PACKAGE.name}/-/{PACKAGE.file}"))
     return fetch(PACKAGE, folder)
 
 
@@ -192,7 +192,7 @@ def _download(url: str) -> bytes:
             return bytes(answer.read(MAX_TARBALL_BYTES))
     except (OSError, urllib.error.URLError) as error:
         raise DataError(
-            f"{url} cannot be fetched ({error}). Try again later, or put {PACKAGE.tarball} into a folder and"
+            f"{url} cannot be fetched ({error}). Try again later, or put {PACKAGE.file} into a folder and"
             " name it with --npm-dir."
         ) from error
 

@@ -2,14 +2,19 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from edgecmd.cli import theory_jobs
 from edgecmd.cli.app import main
 from edgecmd.config import RunConfig
+from edgecmd.errors import ConfigError
+from edgecmd.pairs import pair_settings
 from edgecmd.runs import new_student, save_student
-from edgecmd.settings import to_toml
+from edgecmd.settings import load_config, to_toml
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -138,9 +143,62 @@ def test_weights_of_simclr_on_the_source_are_a_run_s_start(
 def test_rotation_compares_the_methods(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings_file: Path, tiny: RunConfig
 ) -> None:
-    words = ["theory", "--rotation", "--rounds", "2", "--config", str(settings_file)]
+    words = ["theory", "--rotation", "--rounds", "2", "--seeds", "2", "--config", str(settings_file)]
     assert run(monkeypatch, *words, "--set", "federation.num_clients=2") == 0
     assert "cmd, FedProx" in capsys.readouterr().out
     found = json.loads((Path(tiny.out) / "tiny" / "rotation.json").read_text())
-    assert set(found["methods"]) == {"cmd", "cmd-anchored", "cmc+cmd", "cmc", "cmd, FedProx"}
-    assert len(found["methods"]["cmc"]) == 2
+    fixes = {"cmd-anchored", "cmc+cmd", "cmc", "cmd, FedProx", "cmd, shared projector"}
+    assert set(found["methods"]) == {"cmd", *fixes}
+    assert [len(rows) for rows in found["methods"]["cmc"]] == [2, 2]
+    assert found["methods"]["cmc"][0] != found["methods"]["cmc"][1]
+
+
+def test_a_stopped_sweep_keeps_what_is_finished_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings_file: Path, tiny: RunConfig
+) -> None:
+    """Ctrl-C in the third point; the second start measures the other seven."""
+    work, calls = theory_jobs.WORK["point"], [0]
+
+    def stopped_at_the_third(config: RunConfig, place: Mapping[str, Any]) -> dict[str, Any]:
+        calls[0] += 1
+        if calls[0] == 3:
+            raise KeyboardInterrupt
+        return work(config, place)
+
+    words = ["theory", "--config", str(settings_file), "--levels", "4", "--seeds", "1", "--gaps", "erase"]
+    words += ["--set", "federation.local_steps=1"]
+    monkeypatch.setitem(theory_jobs.WORK, "point", stopped_at_the_third)
+    assert run(monkeypatch, *words) == 130
+    assert "What was finished is saved" in capsys.readouterr().err
+    folder = Path(tiny.out) / "tiny"
+    assert len(list((folder / "theory").iterdir())) == 2
+    assert not (folder / "theory.json").exists()
+    assert run(monkeypatch, *words) == 0
+    out = capsys.readouterr().out
+    num = len(list((folder / "theory").iterdir()))
+    assert f"{num - 2} of {num} points to measure" in out
+    assert calls[0] == num + 1
+    assert run(monkeypatch, *words) == 0
+    assert "points are finished; they are read" in capsys.readouterr().out
+
+
+def test_a_pair_stands_for_data_and_student_and_the_user_s_settings_count() -> None:
+    words = pair_settings("digits", run="theory-digits", settings=["seed=3", "name=mine"])
+    config = load_config(None, words)
+    assert (config.data.name, config.student.architecture) == ("digits", "audio-200k")
+    assert (config.name, config.seed) == ("mine", 3)
+    assert pair_settings("", run="x", settings=None) == []
+    with pytest.raises(ConfigError, match="Did you mean 'emoji'"):
+        pair_settings("emojis", run="x", settings=None)
+
+
+def test_distance_to_anchors(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings_file: Path, tiny: RunConfig
+) -> None:
+    words = ["distance", "--config", str(settings_file), "--part", "test", "--batch-size", "3"]
+    warm = ["--set", "distill.teacher_temperature=5.0"]
+    assert run(monkeypatch, *words, *warm, "--relations", "anchors") == 0
+    assert "relations to public anchors" in capsys.readouterr().out
+    assert json.loads((Path(tiny.out) / "tiny" / "distance.json").read_text())["form"] == "anchors"
+    assert run(monkeypatch, *words, "--relations", "anchor") == 2
+    assert "Did you mean 'anchors'" in capsys.readouterr().err

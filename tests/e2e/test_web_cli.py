@@ -74,7 +74,7 @@ def test_a_missing_runtime_and_a_missing_page_name_the_way_out(
 def test_fetch_reads_a_tarball_at_hand(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    (tmp_path / ortweb.PACKAGE.tarball).write_bytes(b"not the pinned one")
+    (tmp_path / ortweb.PACKAGE.file).write_bytes(b"not the pinned one")
     assert run(monkeypatch, "web", "fetch", "--npm-dir", tmp_path, "--out", tmp_path / "out") == 4
     assert "has sha512=" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

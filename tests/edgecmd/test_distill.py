@@ -140,6 +140,17 @@ def test_a_strong_proximal_term_keeps_the_student_near() -> None:
     assert (held.projector.weight - start).norm() < (free.projector.weight - start).norm() / 2
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_shared_projector_stays_as_it_was_and_all_else_learns(optimizer: str) -> None:
+    config = DistillConfig(
+        loss="cmd", batch_size=8, optimizer=optimizer, weight_decay=0.1, freeze_projector=True
+    )
+    _, trained = train(config, steps=3)
+    for (name, before), after in zip(student().named_parameters(), trained.parameters()):
+        assert torch.equal(before, after) == name.startswith("projector."), name
+        assert after.requires_grad
+
+
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_optimiser_state_survives_a_round_trip(name: str) -> None:
     config = DistillConfig(loss="cmc", batch_size=8, optimizer=name)

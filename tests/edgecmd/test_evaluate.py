@@ -29,6 +29,35 @@ def test_a_constant_embedding_retrieves_nothing() -> None:
     assert evaluate.recall(constant, constant) == {"recall@1": 0.0, "recall@5": 0.0, "recall@10": 1.0}
 
 
+def test_recall_of_things_by_hand() -> None:
+    """Pictures 0 and 1 show thing 7, picture 2 thing 3: each thing counts by its nearest picture."""
+    teacher = np.eye(3, dtype=np.float32)
+    rows = [[1, 3, 2], [3, 0, 2], [0, 3, 1]]
+    student = evaluate.unit_rows(np.asarray(rows, dtype=np.float32))
+    shown = np.asarray([7, 7, 3])
+    # Rows 0 and 1 are nearest to the other picture of their own thing, row 2 to one of the other thing.
+    assert evaluate.recall(student, teacher, ranks=(1, 2), shown=shown) == {
+        "recall@1": pytest.approx(2 / 3),
+        "recall@2": pytest.approx(1.0),
+    }
+    assert evaluate.recall(student, teacher, ranks=(1,)) == {"recall@1": 0.0}
+
+
+def test_recall_of_things_is_that_of_pictures_where_each_has_its_own() -> None:
+    draws = np.random.default_rng(0)
+    student, teacher = (
+        evaluate.unit_rows(draws.standard_normal((30, 5)).astype(np.float32)) for _ in range(2)
+    )
+    shown = draws.permutation(30)
+    assert evaluate.recall(student, teacher, shown=shown) == evaluate.recall(student, teacher)
+    # Rows of one picture do not stand in each other's way.
+    assert evaluate.recall(np.repeat(teacher, 3, 0), np.repeat(teacher, 3, 0), shown=np.repeat(shown, 3)) == {
+        "recall@1": 1.0,
+        "recall@5": 1.0,
+        "recall@10": 1.0,
+    }
+
+
 def test_one_shot_by_hand() -> None:
     """Concepts 0 and 1 are drawn by both styles; one of the four queries is nearer to the wrong one."""
     embedding = evaluate.unit_rows(np.asarray([[1, 0], [0, 1], [1, 0.1], [1, 0.9], [1, 1]], dtype=np.float32))

@@ -285,3 +285,11 @@ class TestFiles:
         path = tmp_path / "run.toml"
         path.write_bytes(b"\xef\xbb\xbfseed = 4")
         assert load_config(path).seed == 4
+
+
+def test_a_shared_projector_is_refused_where_noise_is_made_for_all_weights() -> None:
+    words = ["distill.freeze_projector=true"]
+    assert load_config(None, words).distill.freeze_projector
+    assert load_config(None, [*words, "privacy.mechanism=client"]).distill.freeze_projector
+    with pytest.raises(ConfigError, match=r"freeze_projector=true and privacy\.mechanism='anchors'"):
+        load_config(None, [*words, "privacy.mechanism=anchors"])

@@ -35,7 +35,7 @@ def pinned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> bytes:
     """A made-up package in place of the real one; nothing of this machine is found."""
     data = tarball(CONTENT)
     sha512 = base64.b64encode(hashlib.sha512(data).digest()).decode()
-    monkeypatch.setattr(ortweb, "PACKAGE", replace(PACKAGE, sha512=sha512))
+    monkeypatch.setattr(ortweb, "PACKAGE", replace(PACKAGE, digest=sha512))
     monkeypatch.setattr(
         ortweb, "SHA256", {name: hashlib.sha256(one).hexdigest() for name, one in CONTENT.items()}
     )
@@ -55,7 +55,7 @@ def put(folder: Path, content: dict[str, bytes] = CONTENT) -> Path:
 
 
 def test_the_pinned_checksum_is_that_of_the_registry() -> None:
-    assert len(base64.b64decode(PACKAGE.sha512)) == 64
+    assert len(base64.b64decode(PACKAGE.digest)) == 64
     assert PACKAGE.version == "1.30.0"
 
 
@@ -77,7 +77,7 @@ def test_every_place_is_looked_at_in_order(
 
 
 def test_a_tarball_that_is_at_hand_is_unpacked_with_its_licence(pinned: bytes, tmp_path: Path) -> None:
-    (tmp_path / PACKAGE.tarball).write_bytes(pinned)
+    (tmp_path / PACKAGE.file).write_bytes(pinned)
     folder = fetch_ort_web(npm_dir=tmp_path)
     assert {path.name for path in folder.iterdir()} == {SCRIPT, WASM, LICENSE}
     assert "Copyright (c) Microsoft Corporation" in (folder / LICENSE).read_text()
@@ -85,7 +85,7 @@ def test_a_tarball_that_is_at_hand_is_unpacked_with_its_licence(pinned: bytes, t
 
 
 def test_a_wrong_checksum_is_refused_and_nothing_is_written(pinned: bytes, tmp_path: Path) -> None:
-    (tmp_path / PACKAGE.tarball).write_bytes(pinned[:-1] + b"?")
+    (tmp_path / PACKAGE.file).write_bytes(pinned[:-1] + b"?")
     with pytest.raises(DataError, match=r"has sha512=.*allowed is"):
         fetch_ort_web(tmp_path / "out", npm_dir=tmp_path)
     assert not (tmp_path / "out").exists()
@@ -94,7 +94,7 @@ def test_a_wrong_checksum_is_refused_and_nothing_is_written(pinned: bytes, tmp_p
 @pytest.fixture
 def registry(pinned: bytes, tmp_path: Path) -> Iterator[str]:
     """A registry on this machine that has the made-up package."""
-    put(tmp_path / "registry" / "onnxruntime-web" / "-", {PACKAGE.tarball: pinned})
+    put(tmp_path / "registry" / "onnxruntime-web" / "-", {PACKAGE.file: pinned})
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):

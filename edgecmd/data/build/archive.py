@@ -1,4 +1,4 @@
-"""An .npz whose bytes depend on its arrays alone."""
+"""An .npy or .npz whose bytes depend on its arrays alone."""
 
 import io
 import zipfile
@@ -8,6 +8,13 @@ import numpy as np
 
 TIMESTAMP = (1980, 1, 1, 0, 0, 0)
 COMPRESSION_LEVEL = 9
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    """Bytes of an .npy, not compressed."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -20,9 +27,7 @@ def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, array in arrays.items():
-            member = io.BytesIO()
-            np.lib.format.write_array(member, array, allow_pickle=False)
             info = zipfile.ZipInfo(f"{name}.npy", TIMESTAMP)
             info.compress_type, info.create_system = zipfile.ZIP_DEFLATED, 0
-            archive.writestr(info, member.getvalue(), compresslevel=COMPRESSION_LEVEL)
+            archive.writestr(info, npy_bytes(array), compresslevel=COMPRESSION_LEVEL)
     return buffer.getvalue()

@@ -45,15 +45,15 @@ def is_wanted(concept: str, emoji: Mapping[str, Emoji]) -> bool:
     return not has_tone(concept) and concept in emoji and emoji[concept].is_drawn
 
 
-def fluent_drawings(
-    colour: IconSet, line: IconSet, emoji: Mapping[str, Emoji], *, side: int
+def named_drawings(
+    style: str, colour: IconSet, line: IconSet, emoji: Mapping[str, Emoji], *, side: int
 ) -> Iterator[Drawing]:
-    """Fluent Emoji: the flat picture and the high-contrast drawing of the same name."""
+    """A house with two sets of icons: the colour picture and the drawing of the same name."""
     for name, svg in line.svg.items():
         concept = line.concept.get(name, colour.concept.get(name, ""))
         if name in colour.svg and is_wanted(concept, emoji):
             image, sketch = rasterise(colour.svg[name], side), ink(rasterise(svg, side))
-            yield Drawing(style="fluent", concept=concept, image=image, sketch=sketch)
+            yield Drawing(style=style, concept=concept, image=image, sketch=sketch)
 
 
 def noto_drawings(
@@ -87,16 +87,24 @@ def split_of(concepts: np.ndarray) -> np.ndarray:
     return np.searchsorted(SPLIT_BORDERS, draws, side="right").astype(np.uint8)[rows]
 
 
-def pair_arrays(drawings: Iterable[Drawing], emoji: Mapping[str, Emoji]) -> dict[str, np.ndarray]:
-    """Arrays of the shipped file; a concept outside the eight groups gets `NO_LABEL`."""
+def pair_arrays(
+    drawings: Iterable[Drawing], emoji: Mapping[str, Emoji], *, styles: tuple[str, ...] = STYLES
+) -> dict[str, np.ndarray]:
+    """Arrays of the shipped file; a concept outside the eight groups gets `NO_LABEL`.
+
+    Args:
+        drawings: Blank ones and second copies are left out.
+        emoji: What is known of each concept.
+        styles: Houses, in the order of the codes of ``style``.
+    """
     rows = drop_useless(drawings)
     concepts = np.array([row.concept for row in rows])
     groups = [emoji[row.concept].group for row in rows]
     return {
         "image": np.stack([row.image for row in rows]),
         "sketch": np.stack([row.sketch for row in rows]),
-        "style": np.array([STYLES.index(row.style) for row in rows], dtype=np.uint8),
-        "style_names": np.array(STYLES),
+        "style": np.array([styles.index(row.style) for row in rows], dtype=np.uint8),
+        "style_names": np.array(styles),
         "concept": concepts,
         "label": np.array([GROUPS.index(g) if g in GROUPS else NO_LABEL for g in groups], dtype=np.uint8),
         "label_names": np.array(GROUPS),

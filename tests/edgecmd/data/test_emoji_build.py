@@ -26,17 +26,18 @@ from edgecmd.data.build.icons import (
     parse_icons,
     squash,
 )
-from edgecmd.data.build.packages import PACKAGES, Package, fetch, read_members, verify
+from edgecmd.data.build.packages import HOUSES, Package, fetch, gather, npm, read_members, verify
 from edgecmd.data.build.pairs import (
     Drawing,
     drop_useless,
-    fluent_drawings,
+    named_drawings,
     noto_drawings,
     pair_arrays,
     split_of,
 )
 from edgecmd.data.build.public import public_arrays
-from edgecmd.data.emoji import FOLDER, PAIRS_FILE, PUBLIC_FILE, content_sha256, read_shipped
+from edgecmd.data.emoji import FOLDER, PAIRS_FILE, PUBLIC_FILE, read_shipped
+from edgecmd.data.pinned import content_sha256
 from edgecmd.errors import DataError
 
 SQUARE = '<rect x="{x}" y="2" width="4" height="4" fill="{fill}"/>'
@@ -267,14 +268,14 @@ def packed(folder: Path, members: Mapping[str, bytes]) -> Package:
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     sha512 = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
-    return Package(name="@scope/icons", version="1.0.0", sha512=sha512)
+    return npm("@scope/icons", "1.0.0", digest=sha512)
 
 
 def test_members_are_read_from_a_tarball(tmp_path: Path) -> None:
     package = packed(tmp_path, {"icons.json": b"1", "chars.json": b"2", "README.md": b"3"})
-    assert package.tarball == "scope-icons-1.0.0.tgz"
-    assert fetch(package, tmp_path) == tmp_path / package.tarball
-    assert read_members(package, tmp_path / package.tarball) == {"icons.json": b"1", "chars.json": b"2"}
+    assert package.file == "scope-icons-1.0.0.tgz"
+    assert fetch(package, tmp_path) == tmp_path / package.file
+    assert read_members(package, tmp_path / package.file) == {"icons.json": b"1", "chars.json": b"2"}
 
 
 def test_another_tarball_is_refused(tmp_path: Path) -> None:
@@ -282,13 +283,13 @@ def test_another_tarball_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"scope-icons-1\.0\.0\.tgz has sha512=.*allowed is .*again"):
         verify(package, b"something else")
     with pytest.raises(DataError, match=r"lacks chars\.json"):
-        read_members(package, tmp_path / package.tarball)
+        read_members(package, tmp_path / package.file)
 
 
 def test_no_npm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(packages.shutil, "which", lambda name: None)
     with pytest.raises(DataError, match=r"npm is not installed.*openmoji-17\.0\.0\.tgz.*--npm-dir"):
-        fetch(PACKAGES["openmoji"], tmp_path)
+        fetch(HOUSES["openmoji"], tmp_path)
 
 
 def test_fetch_asks_npm_for_the_exact_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -296,11 +297,11 @@ def test_fetch_asks_npm_for_the_exact_version(monkeypatch: pytest.MonkeyPatch, t
 
     def run(command: list[str], **options: object) -> None:
         asked.append(command)
-        (tmp_path / PACKAGES["twemoji"].tarball).write_bytes(b"x")
+        (tmp_path / HOUSES["twemoji"].file).write_bytes(b"x")
 
     monkeypatch.setattr(packages.shutil, "which", lambda name: "/bin/npm")
     monkeypatch.setattr(packages.subprocess, "run", run)
-    assert fetch(PACKAGES["twemoji"], tmp_path).name == "iconify-json-twemoji-1.2.5.tgz"
+    assert fetch(HOUSES["twemoji"], tmp_path).name == "iconify-json-twemoji-1.2.5.tgz"
     assert asked[0][:3] == ["/bin/npm", "pack", "@iconify-json/twemoji@1.2.5"]
 
 
@@ -311,10 +312,10 @@ def test_npm_that_fails_or_writes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(packages.shutil, "which", lambda name: "npm")
     monkeypatch.setattr(packages.subprocess, "run", fail)
     with pytest.raises(DataError, match=r"npm pack openmoji@17\.0\.0 .*failed: offline\. Try again"):
-        fetch(PACKAGES["openmoji"], tmp_path)
+        fetch(HOUSES["openmoji"], tmp_path)
     monkeypatch.setattr(packages.subprocess, "run", lambda command, **options: None)
     with pytest.raises(DataError, match=r"did not write"):
-        fetch(PACKAGES["openmoji"], tmp_path)
+        fetch(HOUSES["openmoji"], tmp_path)
 
 
 def tiny_members() -> dict[str, dict[str, bytes]]:
@@ -409,7 +410,7 @@ def test_drawings_of_a_house_need_both_parts() -> None:
     body = SQUARE.format(x=0, fill="#f00")
     colour = parse_icons(icons_json({"apple": body}, {"1f34e": "apple"}))
     line = parse_icons(icons_json({"apple": body, "lemon": body}, {"1f34b": "lemon"}))
-    assert [one.concept for one in fluent_drawings(colour, line, emoji, side=8)] == ["1f34e"]
+    assert [one.concept for one in named_drawings("fluent", colour, line, emoji, side=8)] == ["1f34e"]
     font = raster.load_font(font_bytes({0x1F34B: (500, 500), 0x1F34E: (500, 500)}), 8)
     drawn = list(noto_drawings(colour, font, emoji, side=8))
     assert [one.concept for one in drawn] == ["1f34e"]
@@ -418,7 +419,7 @@ def test_drawings_of_a_house_need_both_parts() -> None:
 
 @pytest.fixture
 def fake_build(monkeypatch: pytest.MonkeyPatch, tiny: dict[str, dict[str, np.ndarray]]) -> None:
-    monkeypatch.setattr(emoji_build, "read_packages", lambda npm_dir, *, say: {})
+    monkeypatch.setattr(emoji_build, "gather", lambda packages, folder, *, say: {})
     monkeypatch.setattr(emoji_build, "make_arrays", lambda members, *, side, say: tiny)
 
 
@@ -442,7 +443,7 @@ def test_another_result_never_replaces_the_shipped_files() -> None:
 @pytest.mark.usefixtures("tiny")
 def test_identical_result_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shipped = {name: read_shipped(name) for name in (PAIRS_FILE, PUBLIC_FILE)}
-    monkeypatch.setattr(emoji_build, "read_packages", lambda npm_dir, *, say: {})
+    monkeypatch.setattr(emoji_build, "gather", lambda packages, folder, *, say: {})
     monkeypatch.setattr(emoji_build, "make_arrays", lambda members, *, side, say: shipped)
     monkeypatch.setattr(emoji_build, "npz_bytes", lambda arrays: b"")
     report = emoji_build.build_emoji(tmp_path)
@@ -451,11 +452,10 @@ def test_identical_result_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert str(report).count("identical to the pinned content") == 2
 
 
-def test_packages_are_read_in_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_packages_are_read_in_turn(tmp_path: Path) -> None:
     package = packed(tmp_path, {"icons.json": b"1", "chars.json": b"2"})
-    monkeypatch.setattr(emoji_build, "PACKAGES", {"one": package})
     said: list[str] = []
-    found = emoji_build.read_packages(tmp_path, say=said.append)
+    found = gather({"one": package}, tmp_path, say=said.append)
     assert found == {"one": {"icons.json": b"1", "chars.json": b"2"}}
     assert said == ["reading @scope/icons@1.0.0"]
 

@@ -360,7 +360,11 @@ class TestFolderProblems:
     def test_sixteen_bits(self, folder):
         save(folder / "target" / "p03.png", noise(1, channels=None).astype(np.uint16) * 256)
         text = problem(folder)
-        assert "p03.png has 16 bits a pixel" in text
+        assert "1 (p03) of 16 bits, which are depth maps, beside 29 (p00" in text
+        (folder / "target" / "p03.png").unlink()
+        save(folder / "target" / "p03.png", noise(3, channels=None))
+        save(folder / "source" / "p04.png", noise(1, channels=None).astype(np.uint16) * 256)
+        assert "p04.png has 16 bits a pixel (mode I;16): a depth map, which only a target" in problem(folder)
         assert "8 bits" in text
 
     def test_too_small(self, folder):
@@ -460,7 +464,7 @@ class TestArchive:
                 {"source": np.zeros((NUM, SIDE, SIDE, 3))},
                 "has source of dtype=float64 and shape=(30, 16, 16, 3)",
             ),
-            ({"target": np.zeros((NUM, SIDE, SIDE), np.uint16)}, "has target of dtype=uint16"),
+            ({"target": np.zeros((NUM, SIDE, SIDE, 3), np.uint16)}, "has target of dtype=uint16"),
             ({"target": np.zeros((NUM, SIDE, SIDE, 4), np.uint8)}, "with 1 or 3 channels"),
             ({"target": np.zeros((NUM, SIDE), np.uint8)}, "has target of dtype=uint8 and shape=(30, 16)"),
             ({"target": np.zeros((NUM - 1, SIDE, SIDE), np.uint8)}, "has 29 rows of target for 30 of source"),

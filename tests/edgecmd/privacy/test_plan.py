@@ -43,6 +43,14 @@ def test_one_line_turns_privacy_on(mechanism: str, loss: str, factor: int, unit:
     assert plan.epsilon_after(plan.num_rounds) > 7.9
 
 
+@pytest.mark.parametrize("mechanism", ["anchors", "cosine", "groups"])
+def test_places_of_a_picture_are_refused_for_single_pairs_and_not_for_clients(mechanism: str) -> None:
+    dense = "student.architecture=seg-50k"
+    with pytest.raises(PrivacyError, match=r"places of a picture.*mechanism='client'"):
+        make_plan(config_of(f"privacy.mechanism={mechanism}", dense))
+    assert plan_of("client", dense).unit == "client"
+
+
 def test_a_round_costs_its_steps() -> None:
     one = plan_of("anchors", "privacy.sampling_rate=0.1", "federation.local_steps=7").round_spending()
     assert (one.sampling_rate, one.count) == (0.1, 7)

@@ -114,3 +114,42 @@ def test_the_fitted_temperature_finds_the_teacher_s() -> None:
     found = distance.fit_temperature(t, t, warm)
     assert found.temperature == pytest.approx(0.32)
     assert measure(t, t, found).variation == pytest.approx(0.0, abs=1e-9)
+
+
+def test_relations_to_anchors_by_hand() -> None:
+    """Two anchors on the axes; the teacher leans to one by e, the student to the other: TV = tanh(1/2)."""
+    one, other = torch.eye(2, dtype=torch.float64)
+    relations = Relations(batch_size=2, temperature=1.0, teacher_temperature=1.0, anchors=torch.eye(2))
+    found = relation_variation(torch.stack([other, one]), torch.stack([one, one]), relations)
+    assert found.tolist() == pytest.approx([math.tanh(0.5), 0.0])
+
+
+def test_strangers_elsewhere_do_not_move_what_a_pair_has_to_do_with_the_anchors() -> None:
+    """Half of the pairs get a stranger's teacher: the others keep their distance, unlike within the batch."""
+    s, t = draw(0, 8, 5), draw(1, 8, 5)
+    mixed = torch.cat([t[:4], t[4:].roll(1, 0)])
+    anchored = replace(RELATIONS, anchors=draw(2, 20, 5))
+    assert torch.equal(relation_variation(s, t, anchored)[:4], relation_variation(s, mixed, anchored)[:4])
+    within = (relation_variation(s, t, RELATIONS) - relation_variation(s, mixed, RELATIONS))[:4]
+    assert within.abs().min() > 1e-3
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), tau=st.floats(0.05, 2.0))
+def test_relations_to_anchors_keep_the_bound_and_see_a_rotation(seed: int, tau: float) -> None:
+    t = draw(seed, 40, 6)
+    relations = replace(RELATIONS, temperature=tau, teacher_temperature=tau, anchors=draw(seed + 2, 30, 6))
+    found = measure(draw(seed + 1, 40, 6), t, relations, seed=seed)
+    assert 0.0 <= found.variation <= min(1.0, found.bound + 1e-9)
+    assert (found.form, measure(t, t, relations).variation) == ("anchors", 0.0)
+    turned = t @ torch.linalg.qr(draw(seed + 3, 6, 6)).Q
+    assert measure(turned, t, relations).variation > 1e-3
+
+
+def test_anchors_need_one_space_and_more_than_one_that_counts() -> None:
+    with pytest.raises(DataError, match=r"student\.dim=4, teacher\.dim=5"):
+        relation_variation(draw(0, 8, 4), draw(1, 8, 5), replace(RELATIONS, anchors=draw(2, 20, 5)))
+    t = draw(0, 64, 5)
+    cold = replace(RELATIONS, teacher_temperature=1e-4, anchors=draw(2, 20, 5))
+    with pytest.raises(DataError, match="dominated by the nearest anchor"):
+        require_trustworthy(measure(t, t, cold))

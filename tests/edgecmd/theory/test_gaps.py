@@ -1,5 +1,7 @@
 """Degradations: what they keep, what they take away, and what each modality allows."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -64,10 +66,10 @@ def test_a_band_limit_keeps_what_lies_below_it_and_nothing_above() -> None:
 
 
 def test_noise_is_as_loud_as_it_says_and_does_not_clip() -> None:
-    """At level 3/4 noise is as loud as the recording: its power doubles."""
+    """At level 3/5 (-30 dB + 3/5 * 50 dB = 0 dB) noise is as loud as the recording: its power doubles."""
     rms = [
         np.sqrt(np.mean(wave.astype(float) ** 2))
-        for wave in (TARGETS["wave"], degraded("wave", "noise", 0.75))
+        for wave in (TARGETS["wave"], degraded("wave", "noise", 0.6))
     ]
     assert rms[1] / rms[0] == pytest.approx(np.sqrt(2), rel=0.05)
     assert np.abs(degraded("wave", "noise", 1.0).astype(int)).max() <= 32767
@@ -78,6 +80,58 @@ def test_erasing_everything_leaves_white_paper_or_silence() -> None:
     assert (degraded("wave", "erase", 1.0) == 0).all()
     half = degraded("image", "erase", 0.5) == 255
     assert half.mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_blur_is_as_wide_as_it_says() -> None:
+    """One black pixel at half level: sigma is 64 * sqrt(1/32 * 1/2) = 8, the peak 255 / (2 pi 8^2) = 0.63."""
+    dot = np.zeros((1, 64, 64, 1), dtype=np.uint8)
+    dot[0, 28:37, 28:37] = 255
+    made = degrade(dot, gap="blur", level=0.5, generator=np.random.default_rng(0))
+    inside = math.erf(4.5 / (8.0 * math.sqrt(2.0)))
+    assert made[0, 32, 32, 0] == pytest.approx(255 * inside**2, abs=1.0)
+
+
+def test_resampling_shows_the_nearest_of_fewer_pixels() -> None:
+    """64 pixels at half level: 64 * (2/64)^(1/2) = 11; at full level two a side, those at a quarter of it."""
+    ramp = np.arange(64, dtype=np.uint8)[None, None, :, None].repeat(64, axis=1)
+    half, full = (
+        degrade(ramp, gap="resample", level=level, generator=np.random.default_rng(0))[0, 0, :, 0]
+        for level in (0.5, 1.0)
+    )
+    assert len(np.unique(half)) == 11
+    assert full.tolist() == [16] * 32 + [48] * 32
+
+
+def test_noise_of_a_picture_has_the_width_it_says() -> None:
+    """A tenth of 255 on grey, where nothing is clipped: a standard deviation of 25.5."""
+    grey = np.full((1, 200, 200, 1), 128, dtype=np.uint8)
+    made = degrade(grey, gap="noise", level=0.1, generator=np.random.default_rng(0))
+    assert made.astype(float).std() == pytest.approx(25.5, rel=0.02)
+
+
+def test_noise_of_a_depth_map_is_in_proportion() -> None:
+    """exp(0.4 * 0.5 n): the logarithm has a standard deviation of 0.2 at every distance."""
+    for millimetres in (1000, 8000):
+        flat = np.full((1, 200, 200, 1), millimetres, dtype=np.uint16)
+        made = degrade(flat, gap="noise", level=0.4, generator=np.random.default_rng(0))
+        assert np.log(made.astype(float)).std() == pytest.approx(0.2, rel=0.02)
+        assert np.median(made) == pytest.approx(millimetres, rel=0.01)
+
+
+def test_distances_are_quantised_to_the_step_by_hand() -> None:
+    """At half level the step is 4000^(1/2) = 63 mm: 100 -> 126 (2 steps), 20 -> 1 (measured, so not 0)."""
+    line = np.array([0, 20, 100, 630], dtype=np.uint16).reshape(1, 1, 4, 1)
+    made = degrade(line, gap="quantise", level=0.5, generator=np.random.default_rng(0))
+    assert made.ravel().tolist() == [0, 1, 126, 630]
+
+
+def test_a_share_of_the_squares_is_not_measured_or_silent() -> None:
+    """At level 1/4, 16 of 64 squares or stretches."""
+    depth = np.full((3, 64, 64, 1), 900, dtype=np.uint16)
+    wave = np.full((3, 6400), 900, dtype=np.int16)
+    for target in (depth, wave):
+        made = degrade(target, gap="erase", level=0.25, generator=np.random.default_rng(0))
+        assert (made == 0).reshape(3, -1).mean(axis=1).tolist() == [0.25] * 3
 
 
 @settings(max_examples=40, deadline=None)

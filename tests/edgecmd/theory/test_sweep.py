@@ -44,9 +44,24 @@ def test_a_point_follows_from_its_place_and_holds_what_it_says(tiny: RunConfig) 
     assert table == measure_point(tiny, PLAN, point)
     assert set(table["error"]) == {"1", "10", "all"}
     assert all(0 <= error <= 1 for error in table["error"].values())
-    held_out = table["held_out"]
-    assert 0 <= held_out["variation"] <= held_out["bound"] + 1e-6
+    assert list(table["distances"]) == ["batch", "anchors"]
+    for form, one in table["distances"].items():
+        assert one["held_out"]["form"] == form
+        assert 0 <= one["held_out"]["variation"] <= one["held_out"]["bound"] + 1e-6
     assert table["num_labels"]["1"] == 2
+
+
+def test_a_student_that_rotates_freely_has_relations_within_the_batch_alone(tiny: RunConfig) -> None:
+    free = replace(tiny, distill=replace(tiny.distill, loss="cmd"))
+    table = measure_point(free, PLAN, Point(gap="none", level=0.0, seed=0, num_pairs=32))
+    assert list(table["distances"]) == ["batch"]
+
+
+def test_the_time_of_a_point_is_that_of_its_steps(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that moves by 2 s between its two readings: four steps of half a second; ten a point."""
+    clock = iter([100.0, 102.0])
+    monkeypatch.setattr(sweep.time, "monotonic", lambda: next(clock))
+    assert sweep.seconds_a_point(tiny, replace(PLAN, num_steps=10)) == pytest.approx(5.0)
 
 
 def test_a_world_without_targets_has_no_distance_left_to_learn(tiny: RunConfig) -> None:
@@ -79,8 +94,10 @@ def made_up(seed: int, gap: str, level: float, num_pairs: int = 32) -> dict[str,
     far = 0.3 + 0.4 * level + 2.0 / num_pairs
     return {
         "point": {"gap": gap, "level": level, "seed": seed, "num_pairs": num_pairs},
-        "held_out": {"variation": far, "bound": 1.0},
-        "training": {"variation": far - 0.1},
+        "distances": {
+            "batch": {"held_out": {"variation": 1.0 - far, "bound": 1.0}, "training": {"variation": 0.0}},
+            "anchors": {"held_out": {"variation": far, "bound": 1.0}, "training": {"variation": far - 0.1}},
+        },
         "error": {str(k): far + 0.5 * k**-0.5 for k in (1, 2, 5, 10)},
         "num_labels": {str(k): 8 * k for k in (1, 2, 5, 10)},
         "head_norm": 3.0,
@@ -95,7 +112,9 @@ def test_the_summary_of_a_world_that_obeys() -> None:
     ]
     table = summarise(points, PLAN, seed=0)
     assert len(table["by_gap"]) == 8
+    assert table["form"] == "anchors"
     assert table["correlation"]["all"]["value"] == pytest.approx(1.0)
+    assert table["correlation_batch"]["all"]["value"] == pytest.approx(-1.0)
     assert set(table["correlation"]) == {"all", "blur", "noise"}
     assert [row["size"] for row in table["by_pairs"]] == [4, 8, 16, 32]
     assert table["pairs_fit"]["exponent"]["value"] == pytest.approx(1.0, abs=0.03)
@@ -108,8 +127,10 @@ def test_the_summary_of_a_world_that_obeys() -> None:
 
 def test_a_world_in_which_nothing_changes_has_no_correlation_and_no_slope() -> None:
     points = [made_up(0, "none", 0.0, num) for num in (32, 16, 8)]
+    one = {"held_out": {"variation": 0.3625, "bound": 1.0}, "training": {"variation": 0.2}}
+    points[0]["distances"] = {"batch": one, "anchors": one}
     points += [
-        made_up(0, "blur", level) | {"held_out": {"variation": 0.3625, "bound": 1.0}} for level in (0.5, 1.0)
+        made_up(0, "blur", level) | {"distances": {"batch": one, "anchors": one}} for level in (0.5, 1.0)
     ]
     table = summarise(points, PLAN, seed=0)
     assert table["correlation"] == {"all": None, "blur": None}
@@ -152,6 +173,7 @@ def test_clients_are_followed_through_the_rounds(tiny: RunConfig) -> None:
     still = replace(tiny, distill=replace(tiny.distill, learning_rate=0.0))
     assert rotation(still, "cmc", num_rounds=1)[0]["cosine"] == pytest.approx(1.0, abs=1e-5)
     assert METHODS["cmd, FedProx"]["proximal_mu"] > 0
+    assert METHODS["cmd, shared projector"]["freeze_projector"]
     with pytest.raises(ConfigError, match="Did you mean 'cmc'"):
         rotation(tiny, "cmcc", num_rounds=1)
     alone = replace(tiny, federation=replace(tiny.federation, num_clients=1))

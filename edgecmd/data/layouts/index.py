@@ -1,0 +1,105 @@
+"""What a layout is made into: a list of pairs with their files, and what else is known of them."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgecmd.data.halves import Halves, read_halves
+from edgecmd.data.images import Sides
+from edgecmd.data.labelled import Masks
+from edgecmd.data.own import position
+from edgecmd.data.tables import FEW
+from edgecmd.errors import DataError
+
+TRAIN, TEST = "train", "test"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One pair.
+
+    Attributes:
+        id: Its name.
+        source: File of the source.
+        target: File of the target.
+        owner: Who made it; empty where nobody knows.
+        concept: What no two parts may share; empty: the pair alone.
+        label: Its class; empty where unknown.
+        part: `TRAIN` or `TEST` where the set has an official split.
+    """
+
+    id: str
+    source: Path
+    target: Path
+    owner: str = ""
+    concept: str = ""
+    label: str = ""
+    part: str = ""
+
+
+def read_entry(entry: Entry, sides: Sides) -> Halves:
+    """Both halves out of their files, of one field of view; see `edgecmd.data.halves`."""
+    return read_halves(entry.source, entry.target, sides)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Index:
+    """All pairs of a set, and how they are read.
+
+    Attributes:
+        entries: Sorted by id.
+        unseen: What test and training pairs do not share, in the plural.
+        kind: See `edgecmd.data.experiment.Experiment`.
+        read: Makes both halves of an entry; raises a DataError that names the file.
+        masks: Makes masks of that side of some entries' targets; None where the set has none.
+        problems: Sentences about what keeps a run from starting.
+        notes: Sentences about what was left out.
+    """
+
+    entries: tuple[Entry, ...]
+    unseen: str
+    kind: str = "real"
+    read: Callable[[Entry, Sides], Halves] = read_entry
+    masks: Callable[[Sequence[Entry], int], Masks] | None = None
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def limited(entries: Sequence[Entry], max_pairs: int) -> tuple[Entry, ...]:
+    """At most ``max_pairs`` entries (0: all), sorted by id; a hash of their ids draws them.
+
+    Guarantees:
+        A smaller number draws some of what a larger one does. The draw tells nothing about the parts.
+    """
+    if max_pairs and len(entries) > max_pairs:
+        entries = sorted(entries, key=lambda one: position(f"drawn/{one.id}"))[:max_pairs]
+    return tuple(sorted(entries, key=lambda one: one.id))
+
+
+def first_folder(folders: Iterable[Path], *, expected: str) -> Path:
+    """The first of ``folders`` that exists.
+
+    Args:
+        folders: Where a set may lie; the first is what the user named.
+        expected: What its layout is, for the message.
+
+    Raises:
+        DataError: None does; the message has what was found instead.
+    """
+    candidates = list(folders)
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    raise unknown_layout(candidates[0], expected=expected)
+
+
+def unknown_layout(path: Path, *, expected: str) -> DataError:
+    """Error that has the layout expected at ``path`` and what is there."""
+    beside = next((one for one in (path, *path.parents) if one.is_dir()), Path("/"))
+    names = sorted(one.name + ("/" if one.is_dir() else "") for one in beside.iterdir())
+    found = ", ".join(names[: 2 * FEW]) + (", ..." if len(names) > 2 * FEW else "") if names else "nothing"
+    return DataError(
+        f"{path} does not have the layout that is read here. Expected: {expected}. Found in {beside}:"
+        f" {found}. Set data.path to the folder that has it, or lay the pairs out as data.name='folder' takes"
+        " them."
+    )

@@ -1,0 +1,203 @@
+"""From the index of a public set to an experiment: drawing, reading, splitting.
+
+Shapes: N pairs, S side.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from edgecmd.config_data import DataConfig
+from edgecmd.data.experiment import Experiment
+from edgecmd.data.halves import Half, Halves, notes_on_halves
+from edgecmd.data.images import Sides, sides_of
+from edgecmd.data.layouts.index import TEST, Entry, Index, limited
+from edgecmd.data.own import COLUMNS, MIN_PAIRS, MIN_PART, OwnPairs, Rows, position, split_own, to_experiment
+from edgecmd.data.pairs import PairedData
+from edgecmd.data.public import built_in_public, check_public, public_of
+from edgecmd.data.sound import Recording
+from edgecmd.errors import ConfigError, DataError, choose
+
+Indexer = Callable[[Path, DataConfig], Index]
+# data.name -> module and function that makes its index; imported only when asked for.
+LAYOUTS: dict[str, tuple[str, str]] = {
+    "nyu": ("edgecmd.data.layouts.nyu", "index_nyu"),
+    "sketchy": ("edgecmd.data.layouts.sketchy", "index_sketchy"),
+    "sunrgbd": ("edgecmd.data.layouts.sunrgbd", "index_sunrgbd"),
+    "tuberlin": ("edgecmd.data.layouts.tuberlin", "index_tuberlin"),
+    "vggsound": ("edgecmd.data.layouts.vggsound", "index_vggsound"),
+}
+
+
+def index_of(config: DataConfig) -> Index:
+    """Index of the set that ``config`` names, cut to ``config.max_pairs``.
+
+    Raises:
+        ConfigError: ``config.path`` is empty, or a setting does not suit the set.
+        DataError: The files do not lie as the set's layout says.
+    """
+    module, function = choose("data.name", config.name, LAYOUTS)
+    if not config.path:
+        raise ConfigError(f"data.path='' names no files. Set it to where data.name={config.name!r} lies.")
+    if config.depth_scale_mm != DataConfig().depth_scale_mm:
+        raise ConfigError(
+            f"data.depth_scale_mm={config.depth_scale_mm:g} does not suit data.name={config.name!r}: its"
+            " files state their unit. Leave it at 1; it is for data.name='folder'."
+        )
+    make = cast(Indexer, getattr(importlib.import_module(module), function))
+    return make(Path(config.path).expanduser(), config)
+
+
+def load_layout(config: DataConfig) -> Experiment:
+    """Load a public set that lies on disk as its makers laid it out.
+
+    Args:
+        config: ``name``, ``path``, ``max_pairs``, the sizes, the settings of the split and of the public set.
+
+    Raises:
+        ConfigError: A setting does not suit the set.
+        DataError: The layout is another one, a file is damaged, or there are too few pairs; the message has
+            the first problem and how to list all.
+
+    Guarantees:
+        No label is in a pair. No concept of the set is in two parts. Whole files are read one at a time and
+        averaged down, so that memory is that of the pairs as they will be used.
+    """
+    index, problems = index_of(config), list[str]()
+    entries = limited(index.entries, config.max_pairs)
+    own = _read(index, entries, sides_of(config), problems=problems)
+    public = public_of(config, problems)
+    if own and public:
+        check_public(own, public, problems)
+    if problems or own is None:
+        more = len(problems) - 1
+        command = f"edgecmd data check {config.path} --set data.name={config.name}"
+        raise DataError(problems[0] + (f" {more} more: `{command}` lists all." if more else ""))
+    return to_experiment(
+        own,
+        config,
+        public=public or built_in_public(config),
+        name=config.name,
+        kind=index.kind,
+        rows=official_rows(entries, config),
+        unseen=index.unseen if config.split == "concept" else "",
+    )
+
+
+def check_layout(config: DataConfig, *, notes: list[str]) -> list[str]:
+    """Everything that is wrong with a public set on disk.
+
+    Args:
+        config: ``name`` and ``path`` say which; see `load_layout`.
+        notes: Gets a sentence for what is left out, and for what a person should look at.
+
+    Returns:
+        A sentence for each problem; empty where a run can start.
+    """
+    problems: list[str] = []
+    try:
+        index = index_of(config)
+        notes += index.notes
+        entries = limited(index.entries, config.max_pairs)
+        own = _read(index, entries, sides_of(config), problems=problems, notes=notes)
+        if own and not problems and official_rows(entries, config) is None:
+            split_own(own, config)
+    except (ConfigError, DataError) as error:
+        problems.append(str(error))
+    return problems
+
+
+def _read(
+    index: Index,
+    entries: Sequence[Entry],
+    sides: Sides,
+    *,
+    problems: list[str],
+    notes: list[str] | None = None,
+) -> OwnPairs | None:
+    """All pairs of ``entries``; None where one cannot be used."""
+    problems += index.problems
+    if len(entries) < MIN_PAIRS:
+        problems.append(f"There are {len(entries)} pairs; at least {MIN_PAIRS} are needed. Add files.")
+    data = _fill(index, entries, sides, problems=problems, notes=notes)
+    if problems or data is None:
+        return None
+    columns = {name: [getattr(one, name) for one in entries] for name in COLUMNS}
+    return OwnPairs(
+        ids=tuple(one.id for one in entries),
+        data=data,
+        columns={name: texts for name, texts in columns.items() if any(texts)},
+        masks=index.masks(entries, sides.target) if index.masks else None,
+    )
+
+
+def _fill(
+    index: Index,
+    entries: Sequence[Entry],
+    sides: Sides,
+    *,
+    problems: list[str],
+    notes: list[str] | None,
+) -> PairedData | None:
+    """Pairs in arrays that are made once, so that no pair is held twice."""
+    sources = np.empty((len(entries), sides.source, sides.source, 3), dtype=np.uint8)
+    targets: np.ndarray | None = None
+    told: dict[str, Half] = {}
+    for row, entry in enumerate(entries):
+        halves = _try(index, entry, sides, problems)
+        if halves is None:
+            continue
+        sources[row], half = halves
+        told |= {entry.id: half} if notes is not None else {}
+        values = half.samples if isinstance(half, Recording) else half
+        values = values[..., None] if values.ndim == 2 else values
+        targets = np.empty((len(entries), *values.shape), values.dtype) if targets is None else targets
+        targets[row] = values
+    if notes is not None and told:
+        notes += notes_on_halves(told, sides)
+    return None if targets is None else PairedData(source=sources, target=targets)
+
+
+def _try(index: Index, entry: Entry, sides: Sides, problems: list[str]) -> Halves | None:
+    try:
+        return index.read(entry, sides)
+    except DataError as error:
+        problems.append(str(error))
+        return None
+
+
+def official_rows(entries: Sequence[Entry], config: DataConfig) -> tuple[Rows, Rows, Rows] | None:
+    """Rows of training, validation and test by the set's own split; None where it has none.
+
+    Validation is the share ``config.val_fraction`` of the official training concepts, by a hash, or as
+    many of them as make `MIN_PART` pairs. None also where ``config.split`` asks for owners.
+
+    Raises:
+        DataError: A part has fewer than `MIN_PART` pairs.
+    """
+    if not any(one.part for one in entries) or config.split != "concept":
+        return None
+    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    drawn: set[str] = set()
+    for row in sorted(range(len(entries)), key=lambda one: position(_concept(entries[one]))):
+        entry = entries[row]
+        if entry.part != TEST and (
+            position(_concept(entry)) < config.val_fraction or len(parts[1]) < MIN_PART
+        ):
+            drawn.add(_concept(entry))
+        parts[2 if entry.part == TEST else int(_concept(entry) in drawn)].append(row)
+    if min(map(len, parts)) < MIN_PART:
+        sizes = ", ".join(str(len(part)) for part in parts)
+        raise DataError(
+            f"The official split gives {sizes} pairs for training, validation and test; each needs"
+            f" {MIN_PART}. Raise data.max_pairs or data.val_fraction, or add files."
+        )
+    train, validation, test = (np.sort(np.array(part)) for part in parts)
+    return train, validation, test
+
+
+def _concept(entry: Entry) -> str:
+    return entry.concept or entry.id

@@ -1,0 +1,145 @@
+"""NYU-Depth V2 (Silberman et al. 2012): 1,449 labelled frames in one MATLAB 7.3 file, which is HDF5.
+
+``nyu_depth_v2_labeled.mat``, read by h5py (``pip install "edgecmd[nyu]"``), holds its arrays with the axes
+reversed: ``images`` (N, 3, W, H) uint8, ``rawDepths`` and ``depths`` (N, W, H) float metres, ``labels``
+(N, W, H) uint16 with 0 for unlabelled and else the place in ``names``, from 1; ``scenes`` and ``sceneTypes``
+(1, N) references to text. ``splits.mat`` beside it, where there is one, has the official split in
+``trainNdxs`` and ``testNdxs``, from 1.
+
+``rawDepths`` is read, so that missing stays missing (0); ``depths``, with holes filled in, only where it is
+alone. Frames of one place (``kitchen_0004a`` and ``kitchen_0004b``) are in one part. Masks: the
+`NUM_CLASSES` names that cover most pixels of the frames that are read; all others are ignored. This is
+neither the 13 nor the 40 classes of later papers, whose mapping is not in the file.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
+
+from edgecmd.config_data import DataConfig
+from edgecmd.data.cells import majority
+from edgecmd.data.depth import make_depth
+from edgecmd.data.halves import Halves
+from edgecmd.data.images import Sides, check_size, squeeze
+from edgecmd.data.labelled import IGNORED, Masks
+from edgecmd.data.layouts.index import TEST, TRAIN, Entry, Index, unknown_layout
+from edgecmd.errors import DataError
+
+FILE, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
+NEEDED = ("images", "labels", "names", "scenes", "sceneTypes")
+DEPTHS = ("rawDepths", "depths")
+NUM_CLASSES = 20
+READ_ERRORS = (OSError, KeyError, ValueError, IndexError, TypeError, NotImplementedError, MatReadError)
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def index_nyu(path: Path, _config: DataConfig) -> Index:
+    """Index of NYU-Depth V2; an entry is a frame.
+
+    Args:
+        path: The file, or the folder that has it.
+
+    Raises:
+        DataError: The file is missing, not what its name says, or h5py is not installed.
+    """
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file():
+        raise unknown_layout(path, expected=FILE)
+    scenes, types = _texts(file, "scenes"), _texts(file, "sceneTypes")
+    parts = _official(file.with_name(SPLITS), len(scenes))
+    entries = [
+        Entry(
+            id=f"{row:04d}",
+            source=file,
+            target=file,
+            concept=scene.rstrip(LETTERS) or scene,
+            label=kind,
+            part=parts[row],
+        )
+        for row, (scene, kind) in enumerate(zip(scenes, types, strict=True))
+    ]
+    return Index(entries=tuple(entries), unseen="places", read=_read, masks=partial(_masks, file))
+
+
+def _open(file: Path) -> Any:  # noqa: ANN401 - h5py has no types
+    """The open HDF5 file."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise DataError(
+            f'{file} is HDF5, which h5py reads; it is not installed. Run `pip install "edgecmd[nyu]"`.'
+        ) from error
+    try:
+        opened = h5py.File(file, "r")
+    except OSError as error:
+        raise DataError(
+            f"{file} is not a MATLAB 7.3 file ({error}), or it is cut off. Fetch {FILE} again."
+        ) from error
+    missing = [name for name in NEEDED if name not in opened]
+    if missing or not any(name in opened for name in DEPTHS):
+        lacking = ", ".join(missing or DEPTHS[:1])
+        raise DataError(f"{file} lacks {lacking}; it has {', '.join(sorted(opened))}. Expected: {FILE}.")
+    return opened
+
+
+def _texts(file: Path, name: str) -> list[str]:
+    """Texts that an array of references leads to."""
+    with _open(file) as opened:
+        try:
+            return ["".join(map(chr, np.ravel(opened[one]))) for one in np.ravel(opened[name])]
+        except READ_ERRORS as error:
+            raise DataError(f"{file}: {name!r} cannot be read ({error}). Fetch {FILE} again.") from error
+
+
+def _official(file: Path, num: int) -> list[str]:
+    """Part of each frame; empty texts where there is no split."""
+    if not file.is_file():
+        return [""] * num
+    parts = [""] * num
+    try:
+        found = loadmat(str(file))
+        for part, name in ((TRAIN, "trainNdxs"), (TEST, "testNdxs")):
+            for row in found[name].ravel():
+                parts[int(row) - 1] = part
+    except READ_ERRORS as error:
+        raise DataError(f"{file} cannot be read as the official split ({error}). Fetch it again.") from error
+    if not all(parts):
+        raise DataError(f"{file} leaves {parts.count('')} of {num} frames in no part. Fetch it again.")
+    return parts
+
+
+def _read(entry: Entry, sides: Sides) -> Halves:
+    """Picture and depth of one frame."""
+    name = f"{entry.source}: frame {entry.id}"
+    with _open(entry.source) as opened:
+        depth = next(one for one in DEPTHS if one in opened)
+        try:
+            picture = np.asarray(opened["images"][int(entry.id)]).transpose(2, 1, 0)
+            metres = np.asarray(opened[depth][int(entry.id)]).T
+        except READ_ERRORS as error:
+            raise DataError(f"{name} cannot be read ({error}). Fetch {FILE} again.") from error
+    check_size((picture.shape[1], picture.shape[0]), side=max(sides.source, sides.target), name=name)
+    units = np.rint(np.nan_to_num(metres, nan=0.0, posinf=0.0, neginf=0.0) * 1000.0).astype(np.int64)
+    half = make_depth(np.maximum(units, 0), ruler=sides.ruler, side=sides.target, name=name)
+    return squeeze(Image.fromarray(np.ascontiguousarray(picture)), side=sides.source), half
+
+
+def _masks(file: Path, entries: Sequence[Entry], side: int) -> Masks:
+    """Masks of the names that cover most pixels; of two equal ones the earlier name."""
+    small = np.empty((len(entries), side, side), dtype=np.uint16)
+    with _open(file) as opened:
+        for row, entry in enumerate(entries):
+            labels = np.asarray(opened["labels"][int(entry.id)], dtype=np.uint16).T
+            small[row] = majority(labels, side=side, ignored=0)
+    names, counts = _texts(file, "names"), np.bincount(small.ravel(), minlength=1)
+    counts[0] = 0
+    frequent = [int(one) for one in np.argsort(-counts, kind="stable")[:NUM_CLASSES] if counts[one]]
+    table = np.full(len(counts), IGNORED, dtype=np.uint16)
+    table[frequent] = np.arange(len(frequent))
+    return Masks(values=table[small].astype(np.uint8), names=tuple(names[one - 1] for one in frequent))

@@ -1,0 +1,86 @@
+"""VGGSound (Chen et al. 2020): ten seconds of a video's sound beside one of its pictures.
+
+The set is ``vggsound.csv``, without a header: YouTube id, second at which the clip starts, label, and
+``train`` or ``test``. The videos are not part of it, and edgecmd reads no video; what is read is what you
+made of them, as common code lays it out::
+
+    vggsound.csv
+    audio/<YouTube id>_<start, six digits>.wav     or .flac
+    frames/<YouTube id>_<start, six digits>.jpg    or .png, .webp; the middle of the clip, say
+
+such as ``audio/---g-f_I2yQ_000001.wav``. Lines without files are left out and counted: videos vanish. A pair
+with one half is refused by name. Clips of one video are in one part, and the split is the official one.
+"""
+
+import csv
+from pathlib import Path
+
+from edgecmd.config_data import DataConfig
+from edgecmd.data import images, sound
+from edgecmd.data.layouts.index import TEST, TRAIN, Entry, Index, unknown_layout
+from edgecmd.data.tables import few
+from edgecmd.errors import DataError
+
+TABLE = "vggsound.csv"
+EXPECTED = f"{TABLE}, audio/<YouTube id>_<start, six digits>.wav and frames/ of the same names with .jpg"
+
+
+def index_vggsound(path: Path, _config: DataConfig) -> Index:
+    """Index of VGGSound; an entry is a clip.
+
+    Args:
+        path: The folder that has the table, ``audio/`` and ``frames/``.
+
+    Raises:
+        DataError: The layout is another one, or the table is damaged.
+    """
+    if not all((path / name).exists() for name in (TABLE, "audio", "frames")):
+        raise unknown_layout(path, expected=EXPECTED)
+    heard = _files(path / "audio", sound.SUFFIXES)
+    seen = _files(path / "frames", images.SUFFIXES)
+    lines = _table(path / TABLE)
+    entries = [
+        Entry(
+            id=name,
+            source=seen[name],
+            target=heard[name],
+            concept=name.rpartition("_")[0],
+            label=label,
+            part=part,
+        )
+        for name, (label, part) in sorted(lines.items())
+        if name in heard and name in seen
+    ]
+    if not entries:
+        raise unknown_layout(path / "audio", expected=EXPECTED)
+    problems = []
+    for one, other, folder in ((heard, seen, "frames"), (seen, heard, "audio")):
+        halves = [name for name in one if name in lines and name not in other]
+        if halves:
+            problems.append(f"{path / folder} lacks {few(halves)}. Add the other half or remove them.")
+    notes = []
+    if len(entries) < len(lines):
+        notes.append(f"{len(lines) - len(entries)} of {len(lines)} lines of {TABLE} have no pair of files.")
+    return Index(entries=tuple(entries), unseen="videos", problems=problems, notes=notes)
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """Files by their names without suffix."""
+    return {one.stem: one for one in sorted(folder.iterdir()) if one.suffix.lower() in suffixes}
+
+
+def _table(path: Path) -> dict[str, tuple[str, str]]:
+    """Label and part of each clip by the name of its files."""
+    found: dict[str, tuple[str, str]] = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for number, line in enumerate(csv.reader(file), start=1):
+                if len(line) != 4 or not line[1].strip().isdecimal() or line[3] not in (TRAIN, TEST):
+                    raise DataError(
+                        f"{path}, line {number}: {','.join(line)!r} is not YouTube id, second, label, train"
+                        " or test. Fetch the table again."
+                    )
+                found[f"{line[0]}_{int(line[1]):06d}"] = (line[2].strip(), line[3])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as CSV ({error}). Fetch it again.") from error
+    return found

@@ -1,0 +1,43 @@
+"""Arrays of a file whose content is pinned by a checksum."""
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from edgecmd.data.pairs import fingerprint
+from edgecmd.errors import DataError
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def content_sha256(arrays: Arrays) -> str:
+    """SHA-256 over names, types, shapes and bytes of ``arrays``, whatever their compression."""
+    return fingerprint(np.array(sorted(arrays)), *(arrays[name] for name in sorted(arrays)))
+
+
+def read_pinned(path: Path, sha256: str, *, way_out: str) -> dict[str, np.ndarray]:
+    """Arrays of an .npz.
+
+    Args:
+        path: The file.
+        sha256: What `content_sha256` of its arrays must be.
+        way_out: A sentence about how to get the file again.
+
+    Raises:
+        DataError: The file is missing or its content is not the pinned one.
+    """
+    try:
+        # np.load leaves a file open that it opened itself and found broken.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing. {way_out}") from None
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is damaged and cannot be read ({error}). {way_out}") from error
+    found = content_sha256(arrays)
+    if found != sha256:
+        raise DataError(f"{path} has content sha256={found}; allowed is {sha256}. {way_out}")
+    return arrays

@@ -1,0 +1,1 @@
+"""Segmentation: an embedding for each place of a picture instead of one for the whole."""

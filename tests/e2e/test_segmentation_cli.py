@@ -1,0 +1,134 @@
+"""Segmentation from the command line: distil, fine-tune, export, masks; and what is told without masks."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgecmd.cli.app import main
+
+TINY = (
+    "student.architecture=seg-50k",
+    "teacher.map_dim=8",
+    "distill.batch_size=4",
+    "distill.num_locations=4",
+    "distill.num_anchors=8",
+    "federation.num_clients=2",
+    "federation.num_rounds=1",
+    "federation.local_steps=2",
+    "evaluate.segment_steps=4",
+    "evaluate.label_percent=50,100",
+    "evaluate.num_labels=1",
+    "evaluate.num_draws=1",
+    "evaluate.every_rounds=1",
+)
+SCENES = ("data.name=emoji-scenes", "data.image_size=16", "data.scenes=12,6,6,8")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["edgecmd", *words])
+    try:
+        main()
+    except SystemExit as leave:
+        return int(leave.code or 0)
+    return 0
+
+
+def settings(*values: str) -> list[str]:
+    return [word for value in values for word in ("--set", value)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("segmentation")
+    with pytest.MonkeyPatch.context() as patch:
+        assert run(patch, "run", *settings(*SCENES, *TINY, f"out={out}", "name=seg")) == 0
+    return out / "seg"
+
+
+def test_the_pipeline_measures_miou_beside_scratch_and_the_floor(finished: Path) -> None:
+    told = json.loads((finished / "evaluation.json").read_text())
+    table = told["student"]["segmentation"]
+    assert set(table["finetune"]) == {"50", "100"}
+    assert 0.0 <= table["finetune"]["100"]["mean"] <= 1.0
+    assert 0.0 < table["majority"] < 1.0
+    assert set(table["finetune"]["50"]["iou"]) == set(table["classes"]) - set(table["absent"])
+    assert "finetune" in told["baselines"]["scratch"]["segmentation"]
+    assert "probe" in told["baselines"]["untrained"]["segmentation"]
+    assert "simclr" not in told["baselines"]
+
+
+def test_the_bundle_writes_masks_of_any_size(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (21, 34), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "one.png")
+    words = [str(finished / "export"), str(tmp_path / "one.png"), "--masks", str(tmp_path), "--check"]
+    assert run(monkeypatch, "infer", *words) == 0
+    with Image.open(tmp_path / "one.mask.png") as mask:
+        assert mask.size == (34, 21)
+    assert run(monkeypatch, "verify", str(finished / "export")) == 0
+    card = (finished / "export" / "MODEL_CARD.md").read_text()
+    assert "the output `mask`" in card
+    assert "mIoU, fine-tuned on 100% of the labelled pictures" in card
+
+
+def test_evaluate_again_gives_the_same_table(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = json.loads((finished / "evaluation.json").read_text())["student"]["segmentation"]
+    assert run(monkeypatch, "evaluate", str(finished), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["student"]["segmentation"] == before
+
+
+def test_compare_tells_miou_of_scratch_and_student(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["compare", "--methods", "cmc,scratch", "--seeds", "1", "--json"]
+    assert run(monkeypatch, *words, *settings(*SCENES, *TINY, f"out={tmp_path}", "name=c")) == 0
+    text = capsys.readouterr().out
+    told = json.loads(text[text.index("\n{") :])
+    assert {"miou_50", "miou_100", "pixels_50"} <= set(told["scratch"])
+    assert {"miou_50", "miou_probe_50"} <= set(told["cmc"])
+
+
+def test_the_result_does_not_depend_on_the_number_of_workers(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    more = (f"out={tmp_path}", "name=two", "federation.num_workers=2")
+    assert run(monkeypatch, "simulate", *settings(*SCENES, *TINY, *more)) == 0
+    one, two = (folder / "student.safetensors" for folder in (finished, tmp_path / "two"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_set_without_masks_distils_and_says_what_is_missing(
+    tiny_files: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    pairs, teacher = tiny_files
+    own = (
+        "data.name=folder",
+        f"data.path={pairs}",
+        "data.image_size=16",
+        "data.strict=false",
+        f"teacher.path={teacher}",
+    )
+    words = ["run", "--no-baselines"]
+    assert run(monkeypatch, *words, *settings(*own, *TINY, f"out={tmp_path}", "name=bare")) == 0
+    assert "has no masks" in capsys.readouterr().out.replace("\n", " ")
+    told = json.loads((tmp_path / "bare" / "evaluation.json").read_text())
+    assert "missing" in told["student"]["segmentation"]
+
+
+def test_privacy_of_single_pairs_is_refused_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = settings(*SCENES, *TINY, f"out={tmp_path}", "privacy.mechanism=anchors")
+    assert run(monkeypatch, "run", *words) != 0
+    assert "places of a picture" in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,325 @@
+"""Public sets as people have them on disk: made-up trees of the same layout, read, split and refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgecmd.config_data import DataConfig
+from edgecmd.data.cells import median_of_measured
+from edgecmd.data.experiment import LOADERS, Experiment, load_experiment
+from edgecmd.data.labelled import IGNORED, UNLABELLED
+from edgecmd.data.layouts.index import Entry, limited
+from edgecmd.data.layouts.load import LAYOUTS, check_layout
+from edgecmd.data.layouts.sunrgbd import millimetres
+from edgecmd.data.pairs import target_kind
+from edgecmd.data.sets import SETS, status
+from edgecmd.errors import ConfigError, DataError
+from tests.edgecmd.data.layouts import trees
+
+SIDE = 16
+
+
+def config(name: str, path: Path, **settings: object) -> DataConfig:
+    return DataConfig(name=name, path=str(path), **{"image_size": SIDE, **settings})
+
+
+def parts_of(whole: Experiment) -> list[tuple[str, ...]]:
+    return [whole.train_ids, whole.validation.ids, whole.test.ids]
+
+
+def disjoint(whole: Experiment, concept) -> bool:
+    """Whether no concept is in two parts."""
+    sets = [{concept(name) for name in ids} for ids in parts_of(whole)]
+    return len(set.union(*sets)) == sum(map(len, sets))
+
+
+def label_of(whole: Experiment, row: int) -> str:
+    labels = whole.train_labels
+    return labels.names[labels.values[row]] if labels.values[row] != UNLABELLED else ""
+
+
+def problems(settings: DataConfig, notes: list[str] | None = None) -> str:
+    return "\n".join(check_layout(settings, notes=notes if notes is not None else []))
+
+
+class TestAll:
+    def test_each_is_registered_and_described(self):
+        for name in LAYOUTS:
+            assert name in LOADERS
+            assert status(name) == "data.path"
+            assert SETS[name].kind == ("class-paired" if name == "tuberlin" else "real")
+
+    @pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "tuberlin"])
+    def test_another_layout_is_refused_with_what_was_expected_and_found(self, tmp_path: Path, name: str):
+        (tmp_path / "something").mkdir()
+        (tmp_path / "clip.mp4").write_bytes(b"")
+        with pytest.raises(DataError, match=r"Expected: .*Found in .*clip.mp4, something/") as caught:
+            load_experiment(config(name, tmp_path))
+        assert problems(config(name, tmp_path)) == str(caught.value)
+        with pytest.raises(DataError, match="Found in"):
+            load_experiment(config(name, tmp_path / "nowhere" / "below"))
+
+    def test_no_path(self):
+        with pytest.raises(ConfigError, match="data.path='' names no files"):
+            load_experiment(DataConfig(name="sketchy"))
+
+    def test_a_scale_is_stated_by_the_set(self, tmp_path: Path):
+        with pytest.raises(ConfigError, match="its files state their unit"):
+            load_experiment(config("nyu", tmp_path, depth_scale_mm=0.2))
+
+    def test_limit_is_nested_and_blind_to_the_split(self):
+        entries = [Entry(id=f"{row:03d}", source=Path(), target=Path()) for row in range(200)]
+        few, more = limited(entries, 50), limited(entries, 100)
+        assert (len(few), len(more), len(limited(entries, 0))) == (50, 100, 200)
+        assert {one.id for one in few} < {one.id for one in more}
+        assert [one.id for one in few] == sorted(one.id for one in few)
+
+
+class TestSketchy:
+    def test_pairs_and_official_split(self, tmp_path: Path):
+        root = trees.sketchy(tmp_path)
+        whole = load_experiment(config("sketchy", root, strict=False))
+        assert (whole.name, whole.kind, whole.unseen) == ("sketchy", "real", "photographs")
+        # 3 classes of 8 photographs with 2 sketches each; two sketches are in lists of invalid ones.
+        assert sum(map(len, parts_of(whole))) == 46
+        assert {name.partition("-")[0].rpartition("_")[2] for name in whole.test.ids} == {"0", "4"}
+        assert disjoint(whole, lambda name: name.rpartition("-")[0])
+        assert whole.train.target.shape[1:] == (SIDE, SIDE, 1)
+        everything = {name for ids in parts_of(whole) for name in ids}
+        assert {"airplane/n00_1-1", "alarm_clock/n01_2-2"}.isdisjoint(everything)
+        assert "airplane/n00_1-2" in everything
+        for row, name in enumerate(whole.train_ids):
+            kind, stem = name.split("/")
+            assert label_of(whole, row) == kind
+            photo = root / "256x256/photo" / trees.PLAIN / kind / f"{stem.rpartition('-')[0]}.jpg"
+            small = Image.open(photo).convert("RGB").reduce(2)
+            assert np.array_equal(whole.train.source[row], np.asarray(small))
+
+    def test_without_lists_a_hash_decides(self, tmp_path: Path):
+        root = trees.sketchy(tmp_path, tests=False)
+        whole = load_experiment(config("sketchy", root / "256x256", strict=False))
+        assert sum(map(len, parts_of(whole))) == 46
+        assert disjoint(whole, lambda name: name.rpartition("-")[0])
+
+    def test_max_pairs(self, tmp_path: Path):
+        whole = load_experiment(config("sketchy", trees.sketchy(tmp_path), strict=False, max_pairs=40))
+        assert sum(map(len, parts_of(whole))) == 40
+
+    def test_damage_is_named_all_at_once(self, tmp_path: Path):
+        root = trees.sketchy(tmp_path)
+        photos, sketches = (root / "256x256" / one / trees.PLAIN for one in ("photo", "sketch"))
+        (photos / "zebra" / "n02_3.jpg").unlink()
+        (photos / "zebra" / "n02_5.jpg").write_bytes(b"cut")
+        (sketches / "airplane" / "n00_2-1.png").write_bytes(b"cut")
+        trees.picture(sketches / "airplane" / "n00_3-1.png", 1, size=(8, 8))
+        trees.picture(sketches / "airplane" / "n00_3-2.png", 1, size=(64, 32))
+        settings = config("sketchy", root)
+        told = problems(settings)
+        for text in (
+            "sketches without a photograph: 2 (n02_3-1, n02_3-2)",
+            "n02_5.jpg cannot be decoded",
+            "n00_2-1.png cannot be decoded",
+            "n00_3-1.png has 8x8 pixels",
+            "n00_3-2.png: the source has 32x32 pixels, the target 64x32",
+        ):
+            assert text in told
+        with pytest.raises(DataError, match="5 more: `edgecmd data check .* --set data.name=sketchy`"):
+            load_experiment(settings)
+
+    def test_a_list_of_another_set(self, tmp_path: Path):
+        root = trees.sketchy(tmp_path)
+        (root / "info" / "testset.txt").write_text("cat/n99_1.jpg\n")
+        assert "testset.txt names no photograph" in problems(config("sketchy", root))
+
+    def test_what_is_left_out_is_told(self, tmp_path: Path):
+        notes: list[str] = []
+        assert problems(config("sketchy", trees.sketchy(tmp_path)), notes) == ""
+        assert notes == ["2 of 48 sketches are in a list of invalid ones."]
+
+
+class TestTuberlin:
+    def test_paired_by_class(self, tmp_path: Path):
+        sketches, photos = trees.tuberlin(tmp_path)
+        settings = config("tuberlin", sketches, source_path=str(photos), strict=False)
+        whole = load_experiment(settings)
+        assert (whole.kind, whole.unseen) == ("class-paired", "sketches")
+        assert sum(map(len, parts_of(whole))) == 20
+        assert whole.train_labels.names == ("airplane", "alarm clock")
+        for row, name in enumerate(whole.train_ids):
+            assert label_of(whole, row) == name.split("/")[0]
+        # A photograph is in one part alone.
+        sources = [part.source for part in (whole.train, whole.validation.pairs, whole.test.pairs)]
+        seen = [{one.tobytes() for one in part} for part in sources]
+        assert sum(map(len, seen)) == len(set.union(*seen)) == 8
+        notes: list[str] = []
+        assert problems(settings, notes) == ""
+        assert notes == ["1 (angel) of 3 classes have no photographs and are left out."]
+
+    def test_refusals(self, tmp_path: Path):
+        sketches, photos = trees.tuberlin(tmp_path)
+        with pytest.raises(ConfigError, match="sketches and no photographs"):
+            load_experiment(config("tuberlin", sketches))
+        with pytest.raises(DataError, match="such as airplane/<photo>.jpg"):
+            load_experiment(config("tuberlin", sketches, source_path=str(tmp_path)))
+        (sketches / "png" / "airplane" / "3.png").unlink()
+        told = problems(config("tuberlin", sketches / "png", source_path=str(photos)))
+        assert "lists files that are missing: 1 (airplane/3.png)" in told
+
+
+class TestSunrgbd:
+    def test_bits_are_turned_as_the_toolbox_does(self):
+        """Against read3dPoints.m: bitor(bitshift(d, -3), bitshift(d, 13)) of 16 bits."""
+        values = np.array([0, 8, 16000, 65535, 1, 0x8007], dtype=np.uint16)
+        expected = [0, 1, 2000, 65535, 8192, (0x8007 >> 3) | (0x8007 << 13) & 0xFFFF]
+        assert millimetres(values).tolist() == expected
+        every = np.arange(65536, dtype=np.uint16)
+        assert np.array_equal(millimetres(trees.stored(every)), every)
+
+    @pytest.mark.parametrize("above", [True, False])
+    def test_depth_labels_and_owners(self, tmp_path: Path, above: bool):
+        root = trees.sunrgbd(tmp_path)
+        whole = load_experiment(config("sunrgbd", root if above else root / "SUNRGBD"))
+        assert target_kind(whole.train.target) == "depth"
+        assert sum(map(len, parts_of(whole))) == 32
+        assert whole.train_labels.names == ("bedroom", "kitchen")
+        assert (whole.train_labels.values == UNLABELLED).any()
+        assert set(whole.train_owner.names) == {"kv1", "kv2", "realsense", "xtion"}
+        row = next(row for row, name in enumerate(whole.train_ids) if name.startswith("kv1"))
+        seed = int(whole.train_ids[row][-4:]) - 1
+        expected = median_of_measured(trees.frame_depth(seed), side=SIDE)
+        assert np.array_equal(whole.train.target[row, ..., 0], expected)
+        assert disjoint(whole, lambda name: name.rpartition("/")[0] if "sun3ddata" in name else name)
+
+    def test_official_split(self, tmp_path: Path):
+        whole = load_experiment(config("sunrgbd", trees.sunrgbd(tmp_path, split=True)))
+        assert len(whole.test) == 16
+        assert "kv1/NYUdata/NYU0002" in whole.test.ids
+        assert "kv1/NYUdata/NYU0001" not in whole.test.ids
+
+    def test_by_sensor(self, tmp_path: Path):
+        settings = config("sunrgbd", trees.sunrgbd(tmp_path), split="owner", held_out="kv2")
+        whole = load_experiment(settings)
+        assert whole.unseen == "owners"
+        assert {name.partition("/")[0] for name in whole.test.ids} == {"kv2"}
+
+    def test_damage(self, tmp_path: Path):
+        frames = trees.sunrgbd(tmp_path, split=True) / "SUNRGBD" / "kv1" / "NYUdata"
+        (frames / "NYU0001" / "image" / "0001.jpg").unlink()
+        Image.fromarray(np.zeros((32, 32), np.uint8)).save(frames / "NYU0002" / "depth" / "0001.png")
+        Image.fromarray(np.zeros((32, 32), np.uint16)).save(frames / "NYU0003" / "depth" / "0001.png")
+        (frames / "NYU0004").rename(frames / "NYU9999")
+        told = problems(config("sunrgbd", tmp_path))
+        for text in (
+            "NYU0001 lacks image/ with one picture",
+            "NYU0002/depth/0001.png has mode L",
+            "NYU0003/depth/0001.png has no measurement",
+            "does not list 1 (kv1/NYUdata/NYU9999)",
+        ):
+            assert text in told
+        (tmp_path / "SUNRGBDtoolbox/traintestSUNRGBD/allsplit.mat").write_bytes(b"MATLAB")
+        assert "allsplit.mat cannot be read as the official split" in problems(config("sunrgbd", tmp_path))
+
+    def test_filled_depth_only_where_it_is_alone(self, tmp_path: Path):
+        import shutil
+
+        frame = trees.sunrgbd(tmp_path) / "SUNRGBD/kv1/NYUdata/NYU0001"
+        shutil.rmtree(frame / "depth")
+        whole = load_experiment(config("sunrgbd", tmp_path))
+        held = [(whole.train, whole.train_ids), (whole.test.pairs, whole.test.ids)]
+        held.append((whole.validation.pairs, whole.validation.ids))
+        part, ids = next(one for one in held if "kv1/NYUdata/NYU0001" in one[1])
+        assert (part.target[ids.index("kv1/NYUdata/NYU0001")] == 1000).all()
+
+
+class TestNyu:
+    @pytest.fixture(autouse=True)
+    def needs_h5py(self):
+        pytest.importorskip("h5py")
+
+    def test_arrays_are_turned_upright(self, tmp_path: Path):
+        import h5py
+
+        root = trees.nyu(tmp_path)
+        whole = load_experiment(config("nyu", root, source_size=SIDE))
+        assert (whole.kind, whole.unseen) == ("real", "places")
+        assert sum(map(len, parts_of(whole))) == 30
+        assert disjoint(whole, lambda name: int(name) // 3)
+        row, name = 0, int(whole.train_ids[0])
+        with h5py.File(root / "nyu_depth_v2_labeled.mat") as opened:
+            metres = np.array(opened["rawDepths"][name])
+            image = np.array(opened["images"][name])
+        depth = np.rint(metres.T.astype(np.float64) * 1000).astype(np.uint16)
+        assert np.array_equal(whole.train.target[row, ..., 0], median_of_measured(depth, side=SIDE))
+        upright = Image.fromarray(np.ascontiguousarray(image.transpose(2, 1, 0)))
+        small = upright.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        assert np.array_equal(whole.train.source[row], np.asarray(small))
+        assert label_of(whole, row) == ("kitchen", "bedroom")[name // 3 % 2]
+
+    def test_masks_are_the_most_frequent_names(self, tmp_path: Path):
+        masks = load_experiment(config("nyu", trees.nyu(tmp_path))).test.labelled.masks
+        assert masks is not None
+        # "bottle" has no pixel; "wall" covers most; below row 28 of 32 nothing is labelled.
+        assert masks.names == ("wall", "floor", "book")
+        assert (masks.values[:, 0, 5:] == 0).all()
+        assert (masks.values[:, 11, :] == 1).all()
+        assert (masks.values[:, 0, 0] == 2).all()
+        assert (masks.values[:, 14:, :] == IGNORED).all()
+
+    def test_official_split(self, tmp_path: Path):
+        whole = load_experiment(config("nyu", trees.nyu(tmp_path, split=True) / "nyu_depth_v2_labeled.mat"))
+        assert {int(name) // 3 % 3 for name in whole.test.ids} == {0}
+        assert len(whole.test) == 12
+
+    def test_filled_depth_where_it_is_alone(self, tmp_path: Path):
+        whole = load_experiment(config("nyu", trees.nyu(tmp_path, raw=False), depth_max_m=5.0))
+        assert whole.train.target.max() <= 5000
+        assert (whole.train.target == 0).any()
+
+    def test_damage(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        import h5py
+
+        root = trees.nyu(tmp_path)
+        file = root / "nyu_depth_v2_labeled.mat"
+        (root / "splits.mat").write_bytes(b"MATLAB")
+        assert "splits.mat cannot be read" in problems(config("nyu", root))
+        (root / "splits.mat").unlink()
+        with h5py.File(file, "a") as opened:
+            del opened["labels"]
+        assert "lacks labels; it has" in problems(config("nyu", root))
+        file.write_bytes(file.read_bytes()[:2000])
+        assert "is not a MATLAB 7.3 file" in problems(config("nyu", root))
+        monkeypatch.setitem(__import__("sys").modules, "h5py", None)
+        assert 'pip install "edgecmd[nyu]"' in problems(config("nyu", root))
+
+
+class TestVggsound:
+    def test_clips(self, tmp_path: Path):
+        whole = load_experiment(config("vggsound", trees.vggsound(tmp_path), clip_s=0.5))
+        assert (whole.kind, whole.unseen) == ("real", "videos")
+        assert target_kind(whole.train.target) == "wave"
+        assert whole.train.target.shape[1:] == (4000,)
+        assert len(whole.test) == 10
+        assert sum(map(len, parts_of(whole))) == 30
+        assert disjoint(whole, lambda name: name.rpartition("_")[0])
+        assert whole.train_labels.names == ("dog barking", "waves, surf")
+        assert "--a_000-Xy_000001" in whole.test.ids
+
+    def test_damage(self, tmp_path: Path):
+        root = trees.vggsound(tmp_path)
+        (root / "frames" / "--a_001-Xy_000001.jpg").unlink()
+        (root / "audio" / "--a_001-Xy_000011.wav").write_bytes(b"RIFF")
+        notes: list[str] = []
+        told = problems(config("vggsound", root), notes)
+        assert "frames lacks 1 (--a_001-Xy_000001)" in told
+        assert "--a_001-Xy_000011.wav cannot be read as WAV" in told
+        assert notes[0] == "3 of 32 lines of vggsound.csv have no pair of files."
+        (root / "vggsound.csv").write_text("# YouTube ID, start seconds, label, split\n")
+        assert "line 1: " in problems(config("vggsound", root))
+
+    def test_videos_are_not_read(self, tmp_path: Path):
+        root = trees.vggsound(tmp_path)
+        for one in (root / "audio").iterdir():
+            one.rename(one.with_suffix(".mp4"))
+        assert "Found in" in problems(config("vggsound", root))

@@ -1,0 +1,128 @@
+"""The teacher's maps: of public images alone, cached, on the right grid, and equal to a plain computation."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgecmd.data.clients import num_places, pair_features, public_anchors
+from edgecmd.dense.maps import (
+    Reduction,
+    View,
+    as_places,
+    cached_maps,
+    fit_reduction,
+    hypercolumns,
+    pool_places,
+    teacher_maps,
+)
+from edgecmd.errors import ConfigError
+from edgecmd.models.teachers import Teacher, build_teacher
+from edgecmd.preprocess import source_input
+
+VIEW = View(grid=(4, 4), zoom=1)
+
+
+def teacher() -> Teacher:
+    network = build_teacher("gn-teacher", embedding_dim=16, generator=torch.Generator().manual_seed(0)).eval()
+    return Teacher(network=network, embedding_dim=16, sha256="made-up", recipe={})
+
+
+def images(num: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (num, 16, 16, 3), dtype=np.uint8)
+
+
+def test_each_stage_has_unit_length_where_nothing_is_resized() -> None:
+    made = teacher()
+    found = hypercolumns(made.network, images(2), view=VIEW)
+    assert found.shape == (2, 32 + 64 + 128, 4, 4)
+    assert torch.allclose(found[:, :32].norm(dim=1), torch.ones(2, 4, 4), atol=1e-5)
+    with torch.no_grad():
+        first = torch.nn.functional.normalize(made.network.trunk[:2](source_input(images(2))), dim=1)
+    assert torch.allclose(found[:, :32], first, atol=1e-6)
+
+
+def test_zoom_shows_the_teacher_a_larger_picture() -> None:
+    made = teacher()
+    found = hypercolumns(made.network, images(1), view=View(grid=(4, 4), zoom=2))
+    large = torch.nn.functional.interpolate(source_input(images(1)), scale_factor=2, mode="bilinear")
+    with torch.no_grad():
+        first = torch.nn.functional.normalize(made.network.trunk[:2](large), dim=1)
+    assert torch.allclose(found[:, :32], torch.nn.functional.avg_pool2d(first, 2), atol=1e-5)
+
+
+def test_components_are_those_of_a_plain_principal_component_analysis() -> None:
+    made, public = teacher(), images(40)
+    reduction = fit_reduction(made.network, public, view=VIEW, dim=5)
+    places = as_places(hypercolumns(made.network, public, view=VIEW).numpy()).astype(np.float64)
+    centred = places - places.mean(axis=0)
+    _, _, right = np.linalg.svd(centred, full_matrices=False)
+    for index in range(5):
+        own = reduction.weight[:, index] / np.linalg.norm(reduction.weight[:, index])
+        assert abs(float(own @ right[index])) == pytest.approx(1.0, abs=1e-3)
+        assert own[np.abs(own).argmax()] > 0
+    assert reduction.mean == pytest.approx(places.mean(axis=0), abs=1e-5)
+
+
+def test_a_map_of_few_components_is_the_linear_map_by_hand() -> None:
+    made = teacher()
+    reduction = Reduction(
+        mean=np.full(224, 0.5, dtype=np.float32),
+        weight=np.random.default_rng(1).normal(size=(224, 3)).astype(np.float32),
+    )
+    found = teacher_maps(made, images(2), view=VIEW, reduction=reduction)
+    columns = hypercolumns(made.network, images(2), view=VIEW).numpy()
+    assert found[1, :, 2, 3] == pytest.approx((columns[1, :, 2, 3] - 0.5) @ reduction.weight, abs=1e-4)
+
+
+def test_more_components_than_channels_are_refused() -> None:
+    with pytest.raises(ConfigError, match="map_dim"):
+        fit_reduction(teacher().network, images(4), view=VIEW, dim=225)
+    with pytest.raises(ConfigError, match="pretrain"):
+        hypercolumns(torch.nn.Identity(), images(1), view=VIEW)
+
+
+def test_the_cache_gives_the_same_and_tells_images_and_views_apart(tmp_path: Path) -> None:
+    made = teacher()
+    reduction = fit_reduction(made.network, images(8), view=VIEW, dim=4)
+
+    def get(seed: int, zoom: int = 1, cache: Path | None = tmp_path) -> np.ndarray:
+        view = replace(VIEW, zoom=zoom)
+        return cached_maps(made, images(2, seed), view=view, reduction=reduction, cache_dir=cache)
+
+    first = get(0)
+    assert np.array_equal(first, get(0))
+    assert np.array_equal(first, get(0, cache=None))
+    assert not np.array_equal(first, get(1))
+    assert not np.array_equal(first, get(0, zoom=2))
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 3
+    for file in files:
+        file.write_bytes(b"damaged")
+    assert np.array_equal(first, get(0))
+
+
+def test_a_pooled_map_is_the_mean_of_unit_places() -> None:
+    maps = torch.tensor([[[[3.0, 0.0]], [[4.0, 2.0]]]])
+    assert pool_places(maps)[0].tolist() == pytest.approx([0.3, 0.9])
+
+
+def test_a_run_gets_maps_and_anchors_of_places(tiny) -> None:
+    config = replace(
+        tiny,
+        student=replace(tiny.student, architecture="seg-50k"),
+        teacher=replace(tiny.teacher, map_dim=8),
+    )
+    from edgecmd.data.clients import experiment
+
+    whole = experiment(config.data)
+    maps = pair_features(config, whole.train, whole.train_ids)
+    side = whole.train.target.shape[1] // 4
+    assert maps.shape == (len(whole.train), 8, side, side)
+    assert public_anchors(config).shape[1] == 8
+    assert num_places(config) == min(config.distill.num_locations, side * side)
+    for kind in ("procedural", "random"):
+        other = replace(config, distill=replace(config.distill, anchors=kind, num_anchors=6))
+        assert public_anchors(other).shape == (6, 8)
