@@ -19,6 +19,7 @@ LOADERS: dict[str, tuple[str, str]] = {
     "digits": ("edgecmd.data.digits", "load_digits"),
     "emoji": ("edgecmd.data.emoji", "load_emoji"),
     "folder": ("edgecmd.data.folder", "load_folder"),
+    "objects": ("edgecmd.data.objects", "load_objects"),
     "rooms": ("edgecmd.data.rooms", "load_rooms"),
 }
 
