@@ -25,6 +25,7 @@ LOADERS: dict[str, tuple[str, str]] = {
     "emoji-scenes": ("edgecmd.data.scenes", "load_scenes"),
     "folder": ("edgecmd.data.folder", "load_folder"),
     "nyu": ("edgecmd.data.layouts.load", "load_layout"),
+    "objects": ("edgecmd.data.objects", "load_objects"),
     "rooms": ("edgecmd.data.rooms", "load_rooms"),
     "sketchy": ("edgecmd.data.layouts.load", "load_layout"),
     "stamps": ("edgecmd.data.stamps", "load_stamps"),

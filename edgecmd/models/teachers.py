@@ -32,7 +32,14 @@ TEACHERS: dict[str, StudentSpec] = {
 # beside them (`edgecmd.built`); others use that of `DEFAULT_SET`.
 DEFAULT_SET = "emoji"
 ICONS = ("teacher_64.safetensors", "8fbdd1250f5b3c17a58c51efd47d5bb298e0712c5d9cf76e7857d598c1eaa84a")
-BUILTIN: dict[str, tuple[str, str]] = {"emoji": ICONS, "emoji-full": ICONS, "stamps": ICONS}
+INDOOR = ("indoor_32.safetensors", "d7d435d4b6c7170f65108f622f28fdc69af396e2ba7fd1ec4c9219ebfd8ea5ad")
+BUILTIN: dict[str, tuple[str, str]] = {
+    "emoji": ICONS,
+    "emoji-full": ICONS,
+    "objects": INDOOR,
+    "rooms": INDOOR,
+    "stamps": ICONS,
+}
 
 
 def build_teacher(architecture: str, *, embedding_dim: int, generator: torch.Generator) -> Student:
