@@ -67,6 +67,9 @@ class DataConfig:
     """Share of the concepts (or owners) for choosing settings and for few-label pools (``folder`` only)."""
     test_fraction: float = 0.2
     """Share of the concepts (or owners) for testing (``folder`` only)."""
+    reverse: bool = False
+    """Teach the other way: the teacher takes what is else the target, the student the picture. For
+    ``digits``, ``folder`` and public sets at ``data.path``; the public set is then of its kind."""
     strict: bool = True
     """Leave test targets out that look like a training target (correlation above 0.9; no pictures: equal)."""
 
@@ -82,6 +85,11 @@ class DataConfig:
         in_range("data", 0, 100_000_000, max_pairs=self.max_pairs)
         in_range("data", 1e-3, 1000, depth_scale_mm=self.depth_scale_mm)
         in_range("data", 0, 65.535, depth_max_m=self.depth_max_m)
+        if self.reverse and self.source_side != self.image_size:
+            raise ConfigError(
+                f"data.reverse=true makes the source's pictures, of side {self.source_side}, the targets: set"
+                f" data.image_size={self.source_side}, or data.source_size to the same number."
+            )
         if self.target_scale == 0:
             raise ConfigError("data.target_scale=0 would divide by zero; use -0.5 for ink on white paper.")
         if self.val_fraction + self.test_fraction >= 0.95:
