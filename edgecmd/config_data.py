@@ -79,6 +79,9 @@ class DataConfig:
     square of the distance. The first Kinect had about 1.4."""
     depth_holes: float = 0.0
     """Simulated sensor: probability that a pixel at an edge, or on a surface seen sideways, is missing."""
+    reverse: bool = False
+    """Teach the other way: the teacher takes what is else the target, the student the picture. For
+    ``digits``, ``folder`` and public sets at ``data.path``; the public set is then of its kind."""
     strict: bool = True
     """Leave test targets out that look like a training target (correlation above 0.9; no pictures: equal)."""
 
@@ -99,6 +102,11 @@ class DataConfig:
         in_range("data", 0, 65.535, depth_max_m=self.depth_max_m)
         in_range("data", 0, 1000, depth_noise=self.depth_noise)
         in_range("data", 0, 1, depth_holes=self.depth_holes)
+        if self.reverse and self.source_side != self.image_size:
+            raise ConfigError(
+                f"data.reverse=true makes the source's pictures, of side {self.source_side}, the targets: set"
+                f" data.image_size={self.source_side}, or data.source_size to the same number."
+            )
         if self.target_scale == 0:
             raise ConfigError("data.target_scale=0 would divide by zero; use -0.5 for ink on white paper.")
         if self.val_fraction + self.test_fraction >= 0.95:

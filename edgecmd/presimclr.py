@@ -63,7 +63,7 @@ def source_start(config: RunConfig, *, num_steps: int, progress: Progress | None
         )
     refuse_dense(config.student.architecture, what="presimclr")
     student = new_student(replace(config, student=replace(config.student, path="")))
-    images, device = source_input(whole.public.images), device_of(student)
+    images, device = source_input(whole.public.pictures(use="presimclr")), device_of(student)
     optimizer = torch.optim.AdamW(student.parameters(), lr=config.pretrain.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=config.pretrain.learning_rate, total_steps=num_steps + 1

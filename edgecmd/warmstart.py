@@ -60,7 +60,8 @@ def warm_start(config: RunConfig, *, num_steps: int, progress: Progress | None =
     student, public = new_student(config), whole.public
     features = torch.from_numpy(public_features(config))
     channels = next(student.parameters()).shape[1]
-    images, optimizer = source_input(public.images), make_optimizer(student, config.distill)
+    images = source_input(public.pictures(use="A warm start"))
+    optimizer = make_optimizer(student, config.distill)
     rows = numpy_generator(config.seed, "warm-start-rows")
     coins = torch_generator(config.seed, "warm-start-views")
     student.train()

@@ -107,7 +107,10 @@ def train_section(experiment: Experiment, *, num: int, seed: int) -> Section:
     pairs, ids, owner = experiment.train, experiment.train_ids, experiment.train_owner
     cells = [
         Cell(
-            tiles=(tile(pairs.source[row]), tile(as_pictures(pairs.target[row : row + 1])[0])),
+            tiles=(
+                tile(as_pictures(pairs.source[row : row + 1])[0]),
+                tile(as_pictures(pairs.target[row : row + 1])[0]),
+            ),
             caption=caption(ids[row] if ids else str(row), name_of(owner, row)),
         )
         for row in draw_rows(len(pairs), num, seed=seed, purpose="train")
@@ -122,7 +125,7 @@ def held_out_section(experiment: Experiment, name: str, *, num: int, seed: int) 
     cells = [
         Cell(
             tiles=(
-                tile(held.pairs.source[row]),
+                tile(as_pictures(held.pairs.source[row : row + 1])[0]),
                 tile(as_pictures(held.pairs.target[row : row + 1])[0]),
                 *mask_tiles(held, row),
             ),
@@ -150,7 +153,7 @@ def public_section(experiment: Experiment, *, num: int, seed: int) -> Section:
     public = experiment.public
     cells = [
         Cell(
-            tiles=(tile(public.images[row]),),
+            tiles=(tile(as_pictures(public.images[row : row + 1])[0]),),
             caption=caption(public.keys[row], public.keys[row].rpartition("/")[0]),
         )
         for row in draw_rows(len(public), num, seed=seed, purpose="public")
