@@ -28,7 +28,8 @@ class DataConfig:
     """Which pairs, and how they are cut into training, validation and test."""
 
     name: str = "emoji"
-    """``emoji`` (built in), ``digits`` (once built), or ``folder`` for your own pairs under ``data.path``."""
+    """``emoji`` (built in); ``digits``, ``emoji-full`` or ``stamps`` (once built); or ``folder`` for your own
+    pairs under ``data.path``."""
     path: str = ""
     """Folder with source/ and target/, or one .npz; only for ``name = "folder"``."""
     public_path: str = ""
@@ -47,7 +48,8 @@ class DataConfig:
     clip_s: float = 1.0
     """Seconds of a recording that are kept, from its first sound on; shorter ones end in silence."""
     split: str = "concept"
-    """What no two parts share: concept, or owner (an unseen person or device); ``folder`` only."""
+    """What no two parts share: concept, or owner (an unseen person, device or language); for ``folder`` and
+    ``stamps``. For ``stamps`` also pair: names in languages that training has."""
     held_out: str = ""
     """Owners for testing, separated by commas. Empty: for ``folder`` those that a hash names, for
     ``digits`` the last speaker by name."""
@@ -55,9 +57,9 @@ class DataConfig:
     """Owners of the validation part, which few labels are drawn from; empty: a part of the others' pairs.
     The same as held_out: a part of their own, as when a new person says each word once."""
     val_fraction: float = 0.1
-    """Share of the concepts (or owners) for choosing settings and for few-label pools (``folder`` only)."""
+    """Share of the concepts (or owners) for choosing settings and few-label pools (``folder``, ``stamps``)."""
     test_fraction: float = 0.2
-    """Share of the concepts (or owners) for testing (``folder`` only)."""
+    """Share of the concepts (or owners) for testing (``folder``, ``stamps``)."""
     strict: bool = True
     """Leave test targets out that look like a training target (correlation above 0.9; recordings: equal)."""
 
