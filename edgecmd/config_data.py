@@ -57,7 +57,7 @@ class DataConfig:
     """Owners of the validation part, which few labels are drawn from; empty: a part of the others' pairs.
     The same as held_out: a part of their own, as when a new person says each word once."""
     val_fraction: float = 0.1
-    """Share of the concepts (or owners) for choosing settings and few-label pools (``folder``, ``stamps``)."""
+    """Share of the concepts (or owners) for choosing settings and for labels (``folder``, ``stamps``)."""
     test_fraction: float = 0.2
     """Share of the concepts (or owners) for testing (``folder``, ``stamps``)."""
     strict: bool = True
