@@ -59,7 +59,8 @@ class DataConfig:
     depth_max_m: float = 0.0
     """Metres beyond which a depth counts as missing; 0: 65.535, the most that is stored."""
     split: str = "concept"
-    """What no two parts share: concept, or owner (an unseen person or device); ``folder`` only."""
+    """What no two parts share: concept, or owner (an unseen person, device or language); for ``folder`` and
+    ``stamps``. For ``stamps`` also pair: names in languages that training has."""
     held_out: str = ""
     """Owners for testing, separated by commas. Empty: for ``folder`` those that a hash names, for
     ``digits`` the last speaker by name."""
@@ -67,9 +68,9 @@ class DataConfig:
     """Owners of the validation part, which few labels are drawn from; empty: a part of the others' pairs.
     The same as held_out: a part of their own, as when a new person says each word once."""
     val_fraction: float = 0.1
-    """Share of the concepts (or owners) for choosing settings and for few-label pools (``folder`` only)."""
+    """Share of the concepts (or owners) for choosing settings and for labels (``folder``, ``stamps``)."""
     test_fraction: float = 0.2
-    """Share of the concepts (or owners) for testing (``folder`` only)."""
+    """Share of the concepts (or owners) for testing (``folder``, ``stamps``)."""
     scenes: tuple[int, ...] = (800, 200, 200, 800)
     """Scenes of ``emoji-scenes``: for training, for labels, for the test, and public ones."""
     scene_seed: int = 0
