@@ -18,6 +18,8 @@ def about(config: RunConfig, *, title: str, headline: str) -> dict[str, Any]:
     whole, federation = experiment(config.data), config.federation
     work = work_of(config, REFERENCE)
     skew = f" {federation.alpha:g}" if federation.partition == "dirichlet" else ""
+    # Clients of unequal size may hold less than a batch.
+    most = "" if federation.partition == "iid" else "at most "
     return {
         "title": title or f"{federation.num_clients} clients, {federation.partition}{skew}",
         "headline": headline,
@@ -29,7 +31,7 @@ def about(config: RunConfig, *, title: str, headline: str) -> dict[str, Any]:
         "student": f"`{config.student.architecture}`, {num_parameters(new_student(config)):,} parameters",
         "work": (
             f"{work.steps} optimiser steps ({federation.num_rounds} rounds of {federation.local_steps}),"
-            f" {work.pairs_a_step} pairs a step over all clients"
+            f" {most}{work.pairs_a_step} pairs a step over all clients"
         ),
     }
 

@@ -60,13 +60,13 @@ def compare_local_steps(
         own = folder / (f"{spec.folder}-work" if spec else "work")
         config = spec.applied(asked.config) if spec else asked.config
         tables[spec.name if spec else config.federation.partition] = _one_federation(
-            asked, config, counts, work=work, folder=own
+            replace(asked, config=config), counts, work=work, folder=own, title=spec.title if spec else ""
         )
     return tables
 
 
 def _one_federation(
-    asked: "Asked", config: RunConfig, counts: Sequence[int], *, work: int, folder: Path
+    asked: "Asked", counts: Sequence[int], *, work: int, folder: Path, title: str
 ) -> dict[str, Any]:
     """All rows of one federation, written into ``folder`` and shown."""
     from edgecmd.cli.compare_jobs import make_job, run_jobs
@@ -76,7 +76,7 @@ def _one_federation(
 
     jobs = [
         make_job(
-            _with_local_steps(config, count, work=work),
+            _with_local_steps(asked.config, count, work=work),
             method,
             seed=seed,
             folder=folder,
@@ -97,10 +97,10 @@ def _one_federation(
         "verdict": verdict({}, asked.headline),
         "results": lines,
     }
-    facts = about(_with_local_steps(config, counts[0], work=work), title="", headline=asked.headline)
+    facts = about(_with_local_steps(asked.config, counts[0], work=work), title=title, headline=asked.headline)
     tables["about"] = facts | {
         "title": f"{facts['title']}: {work} steps in rounds of so many local steps",
-        "work": f"{work} optimiser steps of {config.distill.batch_size} pairs a client",
+        "work": f"{work} optimiser steps of {asked.config.distill.batch_size} pairs a client",
         "reference": first,
         "num_seeds": asked.num_seeds,
         "rates": {},

@@ -357,15 +357,6 @@ def say_segmentation(table: "Table") -> None:
 
 def column_title(column: str) -> str:
     """Header of a metric of `edgecmd.assess.headline`."""
-    for start, title in (
-        ("class_recall@", "class-R@"),
-        ("recall@", "R@"),
-        ("linear_", "probe k="),
-        ("finetune_", "tuned k="),
-        ("miou_probe_", "mIoU probe %"),
-        ("miou_", "mIoU %"),
-        ("pixels_", "pixels %"),
-    ):
-        if column.startswith(start):
-            return title + column.removeprefix(start)
-    return "NMI" if column == "nmi" else column.replace("_", "-")
+    from edgecmd.compare.markdown import title_of
+
+    return title_of(column)

@@ -10,7 +10,7 @@ from edgecmd.compare.summary import OURS
 LEFT_OUT = ("recall@5", "recall@10")
 SIGNIFICANT = 0.05
 CLAIMS = {
-    "holds": "the paper's claim of 2 to 3 points holds",
+    "holds": "two points or more ahead, as the paper claims",
     "smaller": "ahead, by less than the paper's 2 to 3 points",
     "behind": "behind: the claim does not hold",
     "not separated": "not told apart: the claim is not seen",
@@ -22,10 +22,13 @@ Tables = Mapping[str, Any]
 def title_of(column: str) -> str:
     """Header of a metric."""
     for start, title in (
-        ("class_recall@", "class R@"),
+        ("class_recall@", "class-R@"),
         ("recall@", "R@"),
         ("linear_", "probe k="),
         ("finetune_", "tuned k="),
+        ("miou_probe_", "mIoU probe %"),
+        ("miou_", "mIoU %"),
+        ("pixels_", "pixels %"),
     ):
         if column.startswith(start):
             return title + column.removeprefix(start)

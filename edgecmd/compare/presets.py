@@ -65,6 +65,26 @@ FULL_AUDIO = (
     FEW,
     NO_PROGRESS,
 )
+# Segmentation: methods that look at places. No grid of rates: a score within the pool would need its masks.
+PLACES = (
+    *("cmc", "cmd", "cmc+cmd", "cmc-anchored", "cmd-anchored", "cmc+cmd-anchored"),
+    *("l2", "socket", "seed", "crd", "scratch", "untrained"),
+)
+FAST_PLACES = (
+    "student.architecture=seg-50k",
+    "distill.batch_size=16",
+    "federation.num_rounds=12",
+    "federation.client_fraction=0.5",
+    "evaluate.label_percent=10",
+    "evaluate.segment_steps=150",
+    NO_PROGRESS,
+)
+FULL_PLACES = (
+    "student.architecture=seg-200k",
+    "federation.num_rounds=60",
+    "evaluate.segment_draws=3",
+    NO_PROGRESS,
+)
 
 PAIRS: dict[str, Preset] = {
     "emoji": Preset(
@@ -72,6 +92,24 @@ PAIRS: dict[str, Preset] = {
     ),
     "objects": Preset(
         data=("data.name=objects", *ICONS), fast=FAST, full=FULL, headline="linear_10", tuned_labels=(10,)
+    ),
+    "rooms": Preset(
+        data=("data.name=rooms", *ICONS),
+        fast=FAST_PLACES,
+        full=FULL_PLACES,
+        headline="miou_10",
+        tuned_labels=(),
+        methods=PLACES,
+        tune=False,
+    ),
+    "emoji-scenes": Preset(
+        data=("data.name=emoji-scenes",),
+        fast=FAST_PLACES,
+        full=FULL_PLACES,
+        headline="miou_10",
+        tuned_labels=(),
+        methods=PLACES,
+        tune=False,
     ),
     "digits": Preset(
         data=("data.name=digits", *NEW_SPEAKER),
