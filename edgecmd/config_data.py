@@ -20,7 +20,7 @@ def in_range(section: str, low: int | float, high: int | float, **settings: int 
 
 
 # Sets whose source images have a side of their own.
-SOURCE_SIDES = {"digits": 32}
+SOURCE_SIDES = {"digits": 32, "objects": 32, "rooms": 32}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,16 +28,18 @@ class DataConfig:
     """Which pairs, and how they are cut into training, validation and test."""
 
     name: str = "emoji"
-    """``emoji``, ``rooms`` and ``emoji-scenes`` (built in; the last two with masks), ``digits`` (once built),
-    or ``folder`` for your own pairs under ``data.path``."""
+    """``emoji``, ``emoji-scenes``, ``rooms``, ``objects`` (built in; the second and third with masks),
+    ``digits`` (once built), or ``folder`` for your own pairs under ``data.path``."""
     path: str = ""
-    """Folder with source/ and target/, or one .npz; only for ``name = "folder"``."""
+    """For ``folder``: a folder with source/ and target/, or one .npz. For ``rooms`` and ``objects``: a larger
+    set that ``edgecmd data build rooms`` made; empty: the one that ships."""
     public_path: str = ""
     """Folder of public source images; empty: <data.path>/public, or the built-in public set."""
     image_size: int = 64
     """Side of a target image in pixels; larger ones are averaged down. A multiple of 16."""
     source_size: int = 0
-    """Side of a source image in pixels, a multiple of 16; 0: 32 for ``digits``, else image_size."""
+    """Side of a source image in pixels, a multiple of 16; 0: 32 for ``digits``, ``objects`` and
+    ``rooms``, which their teachers were trained on, else image_size."""
     target_offset: float = 1.0
     """Value of the target (0 black, 1 white) that the student sees as zero; 1 for ink on white paper."""
     target_scale: float = -0.5
@@ -63,6 +65,11 @@ class DataConfig:
     """Scenes of ``emoji-scenes``: for training, for labels, for the test, and public ones."""
     scene_seed: int = 0
     """Of the layout of ``emoji-scenes``."""
+    depth_noise: float = 0.0
+    """Simulated sensor of ``rooms`` and ``objects``: standard deviation at 1 m in mm; it grows with the
+    square of the distance. The first Kinect had about 1.4."""
+    depth_holes: float = 0.0
+    """Simulated sensor: probability that a pixel at an edge, or on a surface seen sideways, is missing."""
     strict: bool = True
     """Leave test targets out that look like a training target (correlation above 0.9; recordings: equal)."""
 
@@ -78,6 +85,8 @@ class DataConfig:
         in_range("data", 0, 2**31 - 1, scene_seed=self.scene_seed)
         for count in self.scenes:
             in_range("data", 2, 1_000_000, scenes=count)
+        in_range("data", 0, 1000, depth_noise=self.depth_noise)
+        in_range("data", 0, 1, depth_holes=self.depth_holes)
         if self.target_scale == 0:
             raise ConfigError("data.target_scale=0 would divide by zero; use -0.5 for ink on white paper.")
         if self.val_fraction + self.test_fraction >= 0.95:
@@ -139,6 +148,9 @@ class PretrainConfig:
     """Share of the views that are reduced to outlines, so that the teacher looks at shape."""
     ink_share: float = 0.0
     """Share of the views that are reduced to black and white areas."""
+    positives: str = "picture"
+    """What two views are of: the same picture, or pictures of the same thing (``thing``: public keys that
+    are equal up to the last slash, as those of ``rooms`` and ``objects``)."""
     seed: int = 0
     """Of weights, batches and views."""
 

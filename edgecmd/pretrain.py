@@ -3,7 +3,7 @@
 Shapes: B batch, N images, D embedding dimension.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -15,6 +15,7 @@ from edgecmd.config_data import PretrainConfig
 from edgecmd.data.augment import augment_source
 from edgecmd.data.pairs import PublicSource
 from edgecmd.device import place, resolve_device
+from edgecmd.errors import choose
 from edgecmd.models.teachers import build_teacher, recipe_text
 from edgecmd.preprocess import source_input
 from edgecmd.seeding import numpy_generator, torch_generator
@@ -55,10 +56,12 @@ def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress
         )
         return network(augmented)  # type: ignore[no-any-return]
 
+    draw = choose("pretrain.positives", config.positives, POSITIVES)(public.keys)
     for step in range(config.num_steps):
-        batch = rows.choice(len(public), size=min(config.batch_size, len(public)), replace=False)
-        image = source_input(public.images[batch]).to(device)
-        loss = nt_xent(view(image), view(image), temperature=config.temperature).mean()
+        first, second = (
+            source_input(public.images[drawn]).to(device) for drawn in draw(config.batch_size, rows)
+        )
+        loss = nt_xent(view(first), view(second), temperature=config.temperature).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -66,6 +69,41 @@ def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress
         if progress is not None:
             progress(step + 1, loss.item())
     return network.cpu().eval()
+
+
+Draw = Callable[[int, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+
+
+def same_picture(keys: Sequence[str]) -> Draw:
+    """Draws of different pictures, each beside itself."""
+
+    def draw(num: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        rows = generator.choice(len(keys), size=min(num, len(keys)), replace=False)
+        return rows, rows
+
+    return draw
+
+
+def same_thing(keys: Sequence[str]) -> Draw:
+    """Draws of different things, and of each thing two pictures, which may be one and the same.
+
+    Args:
+        keys: What stands before the last slash names the thing; a key without a slash names its own.
+    """
+    things: dict[str, list[int]] = {}
+    for row, key in enumerate(keys):
+        things.setdefault(key.rpartition("/")[0] or key, []).append(row)
+    pictures = [np.array(rows) for rows in things.values()]
+
+    def draw(num: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        chosen = generator.choice(len(pictures), size=min(num, len(pictures)), replace=False)
+        first, second = (np.array([generator.choice(pictures[one]) for one in chosen]) for _ in range(2))
+        return first, second
+
+    return draw
+
+
+POSITIVES: dict[str, Callable[[Sequence[str]], Draw]] = {"picture": same_picture, "thing": same_thing}
 
 
 def recipe(public: PublicSource, config: PretrainConfig) -> dict[str, str]:

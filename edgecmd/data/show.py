@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import Labels
-from edgecmd.data.look import as_pictures
+from edgecmd.data.look import as_pictures, mask_pictures
 from edgecmd.files import write_bytes_atomically
 from edgecmd.seeding import numpy_generator
 
@@ -121,7 +121,11 @@ def held_out_section(experiment: Experiment, name: str, *, num: int, seed: int) 
     owner = same_labelling(held, experiment.train_owner)
     cells = [
         Cell(
-            tiles=(tile(held.pairs.source[row]), tile(as_pictures(held.pairs.target[row : row + 1])[0])),
+            tiles=(
+                tile(held.pairs.source[row]),
+                tile(as_pictures(held.pairs.target[row : row + 1])[0]),
+                *mask_tiles(held, row),
+            ),
             caption=caption(held.ids[row] if held.ids else str(row), name_of(owner, row)),
         )
         for row in draw_rows(len(held), num, seed=seed, purpose=name)
@@ -131,6 +135,14 @@ def held_out_section(experiment: Experiment, name: str, *, num: int, seed: int) 
     # Labels may come from people who are in the training pairs too; the test never does.
     unseen = f"unseen {experiment.unseen}" if name == "test" or experiment.unseen == "concepts" else "others"
     return Section(heading=f"{name}: {len(held):,} pairs of {unseen}{strict}", cells=tuple(cells))
+
+
+def mask_tiles(held: HeldOut, row: int) -> tuple[np.ndarray, ...]:
+    """The classes of the pixels at ``row`` as a tile, where there are any."""
+    masks = held.labelled.masks
+    if masks is None:
+        return ()
+    return (tile(mask_pictures(masks.values[row : row + 1], num_classes=len(masks.names))[0]),)
 
 
 def public_section(experiment: Experiment, *, num: int, seed: int) -> Section:

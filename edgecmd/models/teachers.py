@@ -31,7 +31,10 @@ TEACHERS: dict[str, StudentSpec] = {
 # Teachers that ship with edgecmd: data set -> file and its SHA-256. Sets that are built have theirs beside
 # them (`edgecmd.built`); others use that of `DEFAULT_SET`.
 DEFAULT_SET = "emoji"
+INDOOR = ("indoor_32.safetensors", "d7d435d4b6c7170f65108f622f28fdc69af396e2ba7fd1ec4c9219ebfd8ea5ad")
 BUILTIN: dict[str, tuple[str, str]] = {
+    "objects": INDOOR,
+    "rooms": INDOOR,
     "emoji": (
         "teacher_64.safetensors",
         "8fbdd1250f5b3c17a58c51efd47d5bb298e0712c5d9cf76e7857d598c1eaa84a",
