@@ -91,9 +91,9 @@ def test_the_manifest_says_how_it_was_made(built: Path) -> None:
 
 
 def test_a_built_set_is_read_from_its_folder(built: Path) -> None:
-    rooms = load_experiment(DataConfig(name="rooms", path=str(built), image_size=16))
+    rooms = load_experiment(DataConfig(name="rooms", path=str(built), image_size=16, source_size=16))
     assert [len(rooms.train), len(rooms.validation), len(rooms.test)] == [5, 5, 5]
-    objects = load_experiment(DataConfig(name="objects", path=str(built), image_size=16))
+    objects = load_experiment(DataConfig(name="objects", path=str(built), image_size=16, source_size=16))
     assert [len(objects.train), len(objects.validation), len(objects.test)] == [72, 24, 24]
     assert len(rooms.public) == len(objects.public) == 12 + 4 + 5
     # A quarter of the way through its box, a piece of radius 0.75 is between one and three metres away.
@@ -104,7 +104,7 @@ def test_a_built_set_is_read_from_its_folder(built: Path) -> None:
 def test_a_changed_built_set_is_refused(built: Path, tmp_path: Path) -> None:
     for name in ("built.json", ROOMS_FILE, PUBLIC_FILE):
         (tmp_path / name).write_bytes((built / name).read_bytes())
-    config = DataConfig(name="rooms", path=str(tmp_path), image_size=16)
+    config = DataConfig(name="rooms", path=str(tmp_path), image_size=16, source_size=16)
     load_experiment(config)
     (tmp_path / ROOMS_FILE).write_bytes((built / OBJECTS_FILE).read_bytes())
     with pytest.raises(DataError, match=r"rooms_64.npz has sha256=.*edgecmd data build rooms --out"):
