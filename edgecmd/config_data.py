@@ -20,7 +20,7 @@ def in_range(section: str, low: int | float, high: int | float, **settings: int 
 
 
 # Sets whose source images have a side of their own.
-SOURCE_SIDES = {"digits": 32}
+SOURCE_SIDES = {"digits": 32, "objects": 32, "rooms": 32}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,11 +28,12 @@ class DataConfig:
     """Which pairs, and how they are cut into training, validation and test."""
 
     name: str = "emoji"
-    """``emoji``, ``rooms`` and ``emoji-scenes`` (built in; the last two with masks), ``digits`` (once built),
-    ``folder`` for your own pairs under ``data.path``; or a public set that lies there: sketchy, tuberlin,
-    sunrgbd, nyu, vggsound."""
+    """Built in: ``emoji``, ``objects``, ``rooms`` and ``emoji-scenes`` (the last two with masks). Once built:
+    ``digits``, ``stamps``, ``emoji-full``. ``folder`` for your own pairs under ``data.path``; or a public set
+    that lies there: sketchy, tuberlin, sunrgbd, nyu, vggsound."""
     path: str = ""
-    """Folder with source/ and target/, or one .npz, for ``folder``; else where the public set lies."""
+    """For ``folder``: a folder with source/ and target/, or one .npz. For ``rooms`` and ``objects``: a larger
+    set that ``edgecmd data build rooms`` made; empty: the one that ships. Else where the public set lies."""
     source_path: str = ""
     """Folder of photographs, a folder a class, for ``tuberlin``, which has sketches alone."""
     max_pairs: int = 20_000
@@ -42,7 +43,8 @@ class DataConfig:
     image_size: int = 64
     """Side of a target image in pixels; larger ones are averaged down. A multiple of 16."""
     source_size: int = 0
-    """Side of a source image in pixels, a multiple of 16; 0: 32 for ``digits``, else image_size."""
+    """Side of a source image in pixels, a multiple of 16; 0: 32 for ``digits``, ``objects`` and
+    ``rooms``, which their teachers were trained on, else image_size."""
     target_offset: float = 1.0
     """Value of the target (0 black, 1 white) that the student sees as zero; 1 for ink on white paper."""
     target_scale: float = -0.5
@@ -57,7 +59,8 @@ class DataConfig:
     depth_max_m: float = 0.0
     """Metres beyond which a depth counts as missing; 0: 65.535, the most that is stored."""
     split: str = "concept"
-    """What no two parts share: concept, or owner (an unseen person or device); ``folder`` only."""
+    """What no two parts share: concept, or owner (an unseen person, device or language); for ``folder`` and
+    ``stamps``. For ``stamps`` also pair: names in languages that training has."""
     held_out: str = ""
     """Owners for testing, separated by commas. Empty: for ``folder`` those that a hash names, for
     ``digits`` the last speaker by name."""
@@ -65,13 +68,21 @@ class DataConfig:
     """Owners of the validation part, which few labels are drawn from; empty: a part of the others' pairs.
     The same as held_out: a part of their own, as when a new person says each word once."""
     val_fraction: float = 0.1
-    """Share of the concepts (or owners) for choosing settings and for few-label pools (``folder`` only)."""
+    """Share of the concepts (or owners) for choosing settings and for labels (``folder``, ``stamps``)."""
     test_fraction: float = 0.2
-    """Share of the concepts (or owners) for testing (``folder`` only)."""
+    """Share of the concepts (or owners) for testing (``folder``, ``stamps``)."""
     scenes: tuple[int, ...] = (800, 200, 200, 800)
     """Scenes of ``emoji-scenes``: for training, for labels, for the test, and public ones."""
     scene_seed: int = 0
     """Of the layout of ``emoji-scenes``."""
+    depth_noise: float = 0.0
+    """Simulated sensor of ``rooms`` and ``objects``: standard deviation at 1 m in mm; it grows with the
+    square of the distance. The first Kinect had about 1.4."""
+    depth_holes: float = 0.0
+    """Simulated sensor: probability that a pixel at an edge, or on a surface seen sideways, is missing."""
+    reverse: bool = False
+    """Teach the other way: the teacher takes what is else the target, the student the picture. For
+    ``digits``, ``folder`` and public sets at ``data.path``; the public set is then of its kind."""
     strict: bool = True
     """Leave test targets out that look like a training target (correlation above 0.9; no pictures: equal)."""
 
@@ -90,6 +101,13 @@ class DataConfig:
         in_range("data", 0, 100_000_000, max_pairs=self.max_pairs)
         in_range("data", 1e-3, 1000, depth_scale_mm=self.depth_scale_mm)
         in_range("data", 0, 65.535, depth_max_m=self.depth_max_m)
+        in_range("data", 0, 1000, depth_noise=self.depth_noise)
+        in_range("data", 0, 1, depth_holes=self.depth_holes)
+        if self.reverse and self.source_side != self.image_size:
+            raise ConfigError(
+                f"data.reverse=true makes the source's pictures, of side {self.source_side}, the targets: set"
+                f" data.image_size={self.source_side}, or data.source_size to the same number."
+            )
         if self.target_scale == 0:
             raise ConfigError("data.target_scale=0 would divide by zero; use -0.5 for ink on white paper.")
         if self.val_fraction + self.test_fraction >= 0.95:
@@ -151,6 +169,9 @@ class PretrainConfig:
     """Share of the views that are reduced to outlines, so that the teacher looks at shape."""
     ink_share: float = 0.0
     """Share of the views that are reduced to black and white areas."""
+    positives: str = "picture"
+    """What two views are of: the same picture, or pictures of the same thing (``thing``: public keys that
+    are equal up to the last slash, as those of ``rooms`` and ``objects``)."""
     seed: int = 0
     """Of weights, batches and views."""
 

@@ -86,22 +86,24 @@ def recall(
         teacher: Features of the source images of the same pairs, (N, D).
         ranks: How many nearest images are looked at.
         shown: Code of what each pair shows, (N,), where several pairs show the same: things are then
-            ranked instead of images, each by the nearest of its images. None: every pair is its own.
+            ranked instead of images, each by the nearest of its images, and every thing counts the same, so
+            an order that does not look at the target finds a share of rank / things. None: every pair is
+            its own.
 
     Returns:
         ``{"recall@1": share, ...}``.
     """
     similarity = student @ unit_rows(teacher).T
-    if shown is None:
-        own = np.diag(similarity)
-    else:
+    own, codes = np.diag(similarity), np.arange(len(similarity))
+    if shown is not None:
         codes = np.unique(shown, return_inverse=True)[1]
         order = np.argsort(codes, kind="stable")
         starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
         similarity = np.maximum.reduceat(similarity[:, order], starts, axis=1)
         own = similarity[np.arange(len(codes)), codes]
     rank = (similarity >= own[:, None]).sum(axis=1)
-    return {f"recall@{at}": float((rank <= at).mean()) for at in ranks}
+    weight = 1.0 / np.bincount(codes)[codes]
+    return {f"recall@{at}": float(np.average(rank <= at, weights=weight)) for at in ranks}
 
 
 def class_recall(student: Embedding, teacher: Embedding, labels: Int[np.ndarray, " num"]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from edgecmd.data.pairs import Images, fingerprint
+from edgecmd.data.pairs import Targets, fingerprint
 from edgecmd.errors import DataError
 from edgecmd.files import write_bytes_atomically
 from edgecmd.models.teachers import Teacher
@@ -19,7 +19,7 @@ from edgecmd.models.teachers import Teacher
 Features = Float[np.ndarray, "num dim"]
 
 
-def cached_features(teacher: Teacher, images: Images, *, cache_dir: Path | None) -> Features:
+def cached_features(teacher: Teacher, images: Targets, *, cache_dir: Path | None) -> Features:
     """Features of ``images``, from the cache where teacher and images are the same.
 
     The file's name is a hash of the teacher's file and of the images' bytes, so a changed teacher
@@ -27,7 +27,7 @@ def cached_features(teacher: Teacher, images: Images, *, cache_dir: Path | None)
 
     Args:
         teacher: The frozen teacher.
-        images: RGB images, uint8, (N, H, W, 3).
+        images: What the teacher takes, most often RGB images, uint8, (N, H, W, 3).
         cache_dir: Folder on the client; None keeps nothing.
 
     Returns:

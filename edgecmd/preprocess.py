@@ -33,13 +33,6 @@ def to_input(
     return scaled.contiguous(memory_format=torch.channels_last)
 
 
-def source_input(
-    images_BHWC: UInt8[np.ndarray, "batch height width 3"],
-) -> Float[Tensor, "batch 3 height width"]:
-    """Scale RGB images as every teacher sees them."""
-    return to_input(images_BHWC, offset=SOURCE_OFFSET, scale=SOURCE_SCALE)
-
-
 def depth_input(
     depth_BHW1: UInt16[np.ndarray, "batch height width 1"],
 ) -> Float[Tensor, "batch 2 height width"]:
@@ -72,3 +65,8 @@ def target_input(
     if kind == "depth":
         return depth_input(target)
     return wave_input(target) if kind == "wave" else to_input(target, offset=offset, scale=scale)
+
+
+def source_input(source: Targets) -> Float[Tensor, "batch channels height width"]:
+    """Sources of any modality as every teacher sees them: the same numbers, pictures on a fixed scale."""
+    return target_input(source, offset=SOURCE_OFFSET, scale=SOURCE_SCALE)

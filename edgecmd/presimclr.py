@@ -22,7 +22,7 @@ from edgecmd.data.clients import experiment
 from edgecmd.data.pairs import input_shape, target_kind
 from edgecmd.device import device_of
 from edgecmd.errors import ConfigError
-from edgecmd.models.students import Student
+from edgecmd.models.students import Student, refuse_dense
 from edgecmd.preprocess import SOURCE_OFFSET, SOURCE_SCALE, source_input
 from edgecmd.runs import new_student
 from edgecmd.seeding import numpy_generator, torch_generator
@@ -61,8 +61,9 @@ def source_start(config: RunConfig, *, num_steps: int, progress: Progress | None
             f"presimclr with data.name={config.data.name!r}: the target is a recording, and a student of"
             " recordings cannot start from pictures. Leave presimclr out; simclr is the baseline there."
         )
+    refuse_dense(config.student.architecture, what="presimclr")
     student = new_student(replace(config, student=replace(config.student, path="")))
-    images, device = source_input(whole.public.images), device_of(student)
+    images, device = source_input(whole.public.pictures(use="presimclr")), device_of(student)
     optimizer = torch.optim.AdamW(student.parameters(), lr=config.pretrain.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=config.pretrain.learning_rate, total_steps=num_steps + 1

@@ -3,7 +3,7 @@
 Shapes: B batch, N images, D embedding dimension.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from edgecmd.baselines import nt_xent
 from edgecmd.config_data import PretrainConfig
-from edgecmd.data.augment import augment_source
-from edgecmd.data.pairs import PublicSource
+from edgecmd.data.augment import augment, augment_source
+from edgecmd.data.pairs import PublicSource, input_shape, target_kind
 from edgecmd.device import place, resolve_device
-from edgecmd.models.teachers import build_teacher, recipe_text
+from edgecmd.errors import choose
+from edgecmd.models.teachers import build_teacher, check_architecture, recipe_text
 from edgecmd.preprocess import source_input
 from edgecmd.seeding import numpy_generator, torch_generator
 
@@ -23,20 +24,26 @@ Progress = Callable[[int, float], None]
 
 
 def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress | None = None) -> nn.Module:
-    """Train a teacher on public images alone.
+    """Train a teacher on public images, or what else the source modality is, alone.
 
     Args:
         public: The public source set.
-        config: Recipe.
+        config: Recipe; ``line_share`` and ``ink_share`` are for pictures in colour.
         progress: Called with (step, loss) after each step.
 
     Returns:
         The trained network, in evaluation mode.
+
+    Raises:
+        ConfigError: The architecture is not one for the source modality.
     """
+    check_architecture(config.architecture, public.images)
+    modality, channels = target_kind(public.images), input_shape(public.images)[0]
     network = build_teacher(
         config.architecture,
         embedding_dim=config.embedding_dim,
         generator=torch_generator(config.seed, "teacher-init"),
+        in_channels=channels,
     )
     device = resolve_device("auto")
     place(network, device)
@@ -50,15 +57,20 @@ def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress
     views = torch_generator(config.seed, "teacher-views")
 
     def view(image: Tensor) -> Tensor:
-        augmented = augment_source(
-            image, line_share=config.line_share, ink_share=config.ink_share, generator=views
-        )
+        if (modality, channels) == ("image", 3):
+            augmented = augment_source(
+                image, line_share=config.line_share, ink_share=config.ink_share, generator=views
+            )
+        else:
+            augmented = augment(modality, image, strength=1.0, generator=views)
         return network(augmented)  # type: ignore[no-any-return]
 
+    draw = choose("pretrain.positives", config.positives, POSITIVES)(public.keys)
     for step in range(config.num_steps):
-        batch = rows.choice(len(public), size=min(config.batch_size, len(public)), replace=False)
-        image = source_input(public.images[batch]).to(device)
-        loss = nt_xent(view(image), view(image), temperature=config.temperature).mean()
+        first, second = (
+            source_input(public.images[drawn]).to(device) for drawn in draw(config.batch_size, rows)
+        )
+        loss = nt_xent(view(first), view(second), temperature=config.temperature).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -68,11 +80,55 @@ def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress
     return network.cpu().eval()
 
 
+Draw = Callable[[int, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+
+
+def same_picture(keys: Sequence[str]) -> Draw:
+    """Draws of different pictures, each beside itself."""
+
+    def draw(num: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        rows = generator.choice(len(keys), size=min(num, len(keys)), replace=False)
+        return rows, rows
+
+    return draw
+
+
+def same_thing(keys: Sequence[str]) -> Draw:
+    """Draws of different things, and of each thing two pictures, which may be one and the same.
+
+    Args:
+        keys: What stands before the last slash names the thing; a key without a slash names its own.
+    """
+    things: dict[str, list[int]] = {}
+    for row, key in enumerate(keys):
+        things.setdefault(key.rpartition("/")[0] or key, []).append(row)
+    pictures = [np.array(rows) for rows in things.values()]
+
+    def draw(num: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        chosen = generator.choice(len(pictures), size=min(num, len(pictures)), replace=False)
+        first, second = (np.array([generator.choice(pictures[one]) for one in chosen]) for _ in range(2))
+        return first, second
+
+    return draw
+
+
+POSITIVES: dict[str, Callable[[Sequence[str]], Draw]] = {"picture": same_picture, "thing": same_thing}
+
+
+def _seen(public: PublicSource) -> dict[str, str]:
+    """What a teacher of something else than pictures in colour takes; those say nothing, as ever."""
+    modality, channels = target_kind(public.images), input_shape(public.images)[0]
+    if (modality, channels) == ("image", 3):
+        return {}
+    return {"modality": modality, "in_channels": str(channels)}
+
+
 def recipe(public: PublicSource, config: PretrainConfig) -> dict[str, str]:
     """Metadata that states how a teacher was made: settings, data and library version."""
     return {
         "architecture": config.architecture,
         "embedding_dim": str(config.embedding_dim),
+        **_seen(public),
         "method": "simclr",
         "settings": recipe_text(asdict(config)),
         "public_name": public.name,

@@ -38,7 +38,7 @@ def public_inputs(
             f"data.name={config.data.name!r} has targets of modality {kind!r}; public pictures stand in for"
             " pictures alone."
         )
-    images = source_input(experiment(config.data).public.images)
+    images = source_input(experiment(config.data).public.pictures(use="A stand-in for targets"))
     channels, size = student_channels(config), config.data.image_size
     rows = numpy_generator(config.seed, f"stand-in-rows-{purpose}")
     coins = torch_generator(config.seed, f"stand-in-views-{purpose}")

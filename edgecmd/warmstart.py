@@ -20,7 +20,7 @@ from edgecmd.data.clients import experiment, public_features
 from edgecmd.data.pairs import target_kind
 from edgecmd.distill import learning_rate_at, make_optimizer, mean_gradient
 from edgecmd.errors import ConfigError
-from edgecmd.models.students import Student
+from edgecmd.models.students import Student, refuse_dense
 from edgecmd.preprocess import source_input
 from edgecmd.runs import new_student
 from edgecmd.seeding import numpy_generator, torch_generator
@@ -56,10 +56,12 @@ def warm_start(config: RunConfig, *, num_steps: int, progress: Progress | None =
             f"data.name={config.data.name!r} has recordings: no public picture can stand in for one. Leave"
             " student.path empty."
         )
+    refuse_dense(config.student.architecture, what="A warm start")
     student, public = new_student(config), whole.public
     features = torch.from_numpy(public_features(config))
     channels = next(student.parameters()).shape[1]
-    images, optimizer = source_input(public.images), make_optimizer(student, config.distill)
+    images = source_input(public.pictures(use="A warm start"))
+    optimizer = make_optimizer(student, config.distill)
     rows = numpy_generator(config.seed, "warm-start-rows")
     coins = torch_generator(config.seed, "warm-start-views")
     student.train()

@@ -25,7 +25,8 @@ def _public(config: RunConfig) -> tuple[Images, str]:
     public = experiment(config.data).public
     order = numpy_generator(config.seed, "calibration-rows").permutation(len(public))
     rows = np.sort(order[:NUM_INPUTS])
-    return public.images[rows], f"public source pictures ({public.name})"
+    pictures = public.pictures(use="export.calibration='public'")
+    return pictures[rows], f"public source pictures ({public.name})"
 
 
 def _procedural(config: RunConfig) -> tuple[Images, str]:

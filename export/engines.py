@@ -128,7 +128,7 @@ def openvino_engine(name: str, path: Path, *, example: np.ndarray, num_threads: 
     def run(inputs: np.ndarray) -> Prediction:
         found = request.infer([inputs])
         values = {name: np.array(found[name]) for name in names}
-        return Prediction(values["embedding"], values.get("scores"))
+        return Prediction(values["embedding"], values.get("scores", values.get("mask")))
 
     clock = "process" if num_threads == 1 else "wall"
     return Engine(name=name, run=run, clock=clock, num_bytes=path.stat().st_size, load_ms=load_ms)

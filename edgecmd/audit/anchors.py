@@ -1,13 +1,14 @@
 """Anchors: are they the public constants that the run claims, and do they share nothing with the pairs?"""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
 from edgecmd.audit.target import Target
-from edgecmd.data.pairs import Images
+from edgecmd.data.pairs import Targets
 from edgecmd.errors import DataError
 from edgecmd.files import read_json
 
@@ -95,7 +96,7 @@ def _overlap_of(target: Target) -> Finding:
     return overlap_finding(whole.public.images, sources)
 
 
-def overlap_finding(public: Images, sources: list[Images]) -> Finding:
+def overlap_finding(public: Targets, sources: Sequence[Targets]) -> Finding:
     """Whether a public image is also the source of a pair: it would be shown to everybody.
 
     Args:
@@ -124,6 +125,6 @@ def overlap_finding(public: Images, sources: list[Images]) -> Finding:
     )
 
 
-def digests(images: Images) -> list[bytes]:
+def digests(images: Targets) -> list[bytes]:
     """SHA-256 of each image's pixels."""
     return [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images]

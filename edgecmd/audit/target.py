@@ -10,7 +10,7 @@ from safetensors.torch import load
 from edgecmd.config import RunConfig
 from edgecmd.errors import DataError
 from edgecmd.files import read_json
-from edgecmd.models.students import Student
+from edgecmd.models.students import Student, refuse_dense
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
 from edgecmd.runs import load_student, new_student
 from edgecmd.settings import load_config
@@ -109,6 +109,7 @@ def find_target(path: Path, *, config: RunConfig | None = None) -> Target:
         )
     settings = config if folder is None else _settings(folder)
     assert settings is not None
+    refuse_dense(settings.student.architecture, what="An audit")
     told = folder / "privacy.json" if folder else None
     return Target(
         kind=kind,

@@ -24,16 +24,22 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    suggest_commands=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(
-    help="Data sets: list, show, check, build.", no_args_is_help=True, rich_markup_mode=None
-)
-bench_app = typer.Typer(
-    help="Measurements, as ratios in one run.", no_args_is_help=True, rich_markup_mode=None
-)
-web_app = typer.Typer(help="The student in a browser.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def _group(text: str) -> typer.Typer:
+    """Commands under one word; click itself names what a wrong word may have meant."""
+    return typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None, suggest_commands=False)
+
+
+data_app = _group("Data sets: list, show, check, build.")
+build_app = _group("Make a data set on this machine.")
+bench_app = _group("Measurements, as ratios in one run.")
+web_app = _group("The student in a browser.")
 app.add_typer(data_app, name="data")
+data_app.add_typer(build_app, name="build")
 app.add_typer(bench_app, name="bench")
 app.add_typer(web_app, name="web")
 
@@ -71,6 +77,7 @@ def register() -> None:
         bench,
         compare,
         data,
+        data_build,
         device,
         distance,
         export_bench,

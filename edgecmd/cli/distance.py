@@ -1,6 +1,6 @@
 """``edgecmd distance``: how far two modalities are, before any training."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,7 +63,14 @@ def distance(
     from edgecmd.files import write_json
     from edgecmd.pairs import pair_settings
     from edgecmd.runs import run_folder
-    from edgecmd.theory.distance import Relations, convergence, fit_temperature, require_trustworthy
+    from edgecmd.theory.distance import (
+        TEMPERATURES,
+        Relations,
+        convergence,
+        fit_temperature,
+        measure,
+        require_trustworthy,
+    )
     from edgecmd.theory.probe import embed_pairs
 
     one_thread()
@@ -79,13 +86,16 @@ def distance(
         form = fit_temperature(found.student, found.teacher, form)
     steps = convergence(found.student, found.teacher, form, num_resamples=bootstrap, seed=resolved.seed)
     answer = require_trustworthy(steps[-1])
-    table = {"student": found.text, "part": part, **asdict(answer), "convergence": [asdict(s) for s in steps]}
+    ceiling = measure(found.student, found.teacher, replace(form, temperature=TEMPERATURES[-1])).variation
+    table = {"student": found.text, "part": part, **asdict(answer), "ceiling": ceiling}
+    table["convergence"] = [asdict(step) for step in steps]
     path = run_folder(resolved) / "distance.json"
     write_json(path, table)
     if as_json:
         print_json(table)
         return
     show_distance(answer, steps, text=found.text, part=part)
+    say(f"A student that tells nothing apart is at {ceiling:.3f}.")
     say(f"Written: {path}")
 
 

@@ -19,6 +19,7 @@ def write_gallery(config: RunConfig, folder: Path) -> None:
     """
     from edgecmd.assess import CLASS_PAIRED, embedder, teacher_embedding
     from edgecmd.data.clients import experiment
+    from edgecmd.data.images import to_rgb
     from edgecmd.data.look import as_pictures
     from edgecmd.evaluate import unit_rows
     from edgecmd.files import write_bytes_atomically
@@ -34,6 +35,7 @@ def write_gallery(config: RunConfig, folder: Path) -> None:
     )
     chosen = np.sort(numpy_generator(config.seed, "gallery").permutation(len(pairs))[:NUM_QUERIES])
     nearest = np.argsort(-similarity[chosen], axis=1, kind="stable")[:, :NUM_FOUND]
+    truth = to_rgb(as_pictures(pairs.source[chosen]))
     own = similarity[chosen, chosen]
     if whole.kind == CLASS_PAIRED:
         classes = held.labelled.labels["group"].values
@@ -42,8 +44,8 @@ def write_gallery(config: RunConfig, folder: Path) -> None:
     np.savez_compressed(
         buffer,
         query=as_pictures(pairs.target[chosen]),
-        truth=pairs.source[chosen],
-        found=pairs.source[nearest],
+        truth=truth,
+        found=to_rgb(as_pictures(pairs.source[nearest.ravel()])).reshape(*nearest.shape, *truth.shape[1:]),
         rank=(similarity[chosen] >= own[:, None]).sum(axis=1),
     )
     write_bytes_atomically(folder / "retrieval.npz", buffer.getvalue())

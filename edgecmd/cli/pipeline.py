@@ -147,7 +147,8 @@ def assess_run(config: RunConfig, folder: Path, *, baselines: bool) -> "dict[str
         tables["warm start" if config.student.path else "untrained"] = assess(
             embedder(first, config), config, student=first
         )
-        tables["teacher as it is"] = assess(teacher_on_target(config), config)
+        if sees_pictures(config):
+            tables["teacher as it is"] = assess(teacher_on_target(config), config)
         for name, other in federated_baselines(config).items():
             tables[name] = _federated_baseline(other, folder, name)
         scratch = segmentation_from_scratch(config) or scratch_table(config)
@@ -166,11 +167,21 @@ def _told_chance(config: RunConfig) -> float | None:
     return chance(config) if config.privacy.mechanism == "none" else None
 
 
+def sees_pictures(config: RunConfig) -> bool:
+    """Whether the teacher takes pictures, as which any target can be shown to it."""
+    from edgecmd.data.clients import teacher_of
+
+    return not config.data.reverse or (bool(config.teacher.path) and teacher_of(config).sees_colour)
+
+
 def teacher_on_target(config: RunConfig) -> "Embed":
     """The teacher applied to the target modality as it is: nothing is trained.
 
     Depth and sound are shown to it as pictures; grey becomes RGB, and the picture is enlarged to the side
     that the teacher is used to.
+
+    Raises:
+        ConfigError: Pairs are reversed, and the teacher takes no pictures.
     """
     import numpy as np
     import torch
@@ -179,9 +190,15 @@ def teacher_on_target(config: RunConfig) -> "Embed":
     from edgecmd.data.clients import place_features, teacher_of
     from edgecmd.data.look import as_pictures
     from edgecmd.dense.maps import pool_places
+    from edgecmd.errors import ConfigError
     from edgecmd.evaluate import unit_rows
     from edgecmd.models.students import is_dense
 
+    if not sees_pictures(config):
+        raise ConfigError(
+            "data.reverse=true: the teacher takes no pictures, so the student's cannot be shown to it. Leave"
+            " the method 'teacher' out."
+        )
     side, dense = config.data.source_side, is_dense(config.student.architecture)
 
     def embed(target: np.ndarray) -> np.ndarray:

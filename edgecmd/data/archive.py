@@ -58,6 +58,11 @@ def read_archive(path: Path, *, sides: Sides, problems: list[str]) -> OwnPairs |
         problems += [f"{path} {sentence}" for sentence in _image_problems(arrays)]
     if len(problems) == before:
         problems += [f"{path} {sentence}" for sentence in _text_problems(arrays)]
+    if sides.reverse and "public" in arrays:
+        problems.append(
+            f"{path} has public pictures, but data.reverse=true needs public examples of what the teacher"
+            " takes. Put those into a folder and set data.public_path; leave the array public out."
+        )
     return None if len(problems) > before else _assemble(path, arrays, sides=sides, problems=problems)
 
 

@@ -66,7 +66,17 @@ def teacher(path: str, data_set: str) -> Teacher:
 
 
 def teacher_of(config: RunConfig) -> Teacher:
-    """The frozen teacher of a run."""
+    """The frozen teacher of a run.
+
+    Raises:
+        ConfigError: Pairs are reversed, and no teacher is named.
+    """
+    if config.data.reverse and not config.teacher.path:
+        raise ConfigError(
+            "data.reverse=true has no teacher that comes with edgecmd. Train one with the same data settings:"
+            " `edgecmd pretrain --set data.reverse=true ... --out teacher.safetensors` (for recordings with"
+            " pretrain.architecture=gn-audio-teacher), and set teacher.path to it."
+        )
     return teacher(config.teacher.path, config.data.name)
 
 

@@ -7,6 +7,9 @@ Retrieval of a recording's own picture would mean nothing; any picture of the ri
 The set is built on the user's machine (`edgecmd.data.digits_build`) and is not part of edgecmd.
 Test recordings are by a speaker who is in no other part.
 
+With ``data.reverse`` a teacher of recordings teaches a student of pictures. The teacher's public recordings
+are all of some speakers who are then in no pair, and the student sees each picture once, as ever.
+
 Shapes: N recordings, T samples, S side of a picture.
 """
 
@@ -26,6 +29,8 @@ PAIRS = "pairs"
 CLIP = Clip(sampling_rate_hz=8000, seconds=1.0)
 # The takes that the makers of the recordings set aside; those of the training speakers carry the labels.
 NUM_LABEL_TAKES = 5
+# Arrays with a row for each recording.
+OF_PAIRS = ("wave", "picture", "digit", "take", "speaker")
 DIGITS = tuple(str(digit) for digit in range(10))
 
 
@@ -33,7 +38,8 @@ def load_digits(config: DataConfig) -> Experiment:
     """Load the built set.
 
     Args:
-        config: ``held_out`` (empty: the last speaker by name), ``labels_from`` and ``clip_s`` are used.
+        config: ``held_out`` (empty: the last speaker by name), ``labels_from``, ``clip_s`` and ``reverse``
+            are used.
 
     Returns:
         The experiment: test are all recordings by the held-out speakers; validation, which few labels
@@ -45,13 +51,11 @@ def load_digits(config: DataConfig) -> Experiment:
         DataError: The set is not built, or a file of it is damaged.
     """
     _check(config)
-    arrays = read_arrays(NAME, PAIRS)
+    every = read_arrays(NAME, PAIRS)
+    arrays, public = _set_apart(every, config) if config.reverse else (every, _public(every))
     speakers = arrays["speaker"].tolist()
     parts = _split(arrays, speakers, config)
-    pairs = PairedData(
-        source=np.repeat(arrays["picture"][..., None], 3, axis=3),
-        target=arrays["wave"][:, : round(CLIP.sampling_rate_hz * config.clip_s)],
-    )
+    pairs = _pairs(arrays, config)
     names, codes = np.unique(arrays["speaker"], return_inverse=True)
     labels = {
         "group": Labels(values=arrays["digit"].astype(np.int64), names=DIGITS),
@@ -66,7 +70,7 @@ def load_digits(config: DataConfig) -> Experiment:
     return Experiment(
         name=NAME,
         kind=KIND,
-        public=_public(arrays),
+        public=public,
         train=pairs.take(train),
         train_owner=labels["speaker"].take(train),
         train_labels=labels["group"].take(train),
@@ -75,7 +79,7 @@ def load_digits(config: DataConfig) -> Experiment:
         test=tested,
         test_strict=tested,
         train_ids=tuple(ids[row] for row in train),
-        unseen="speakers",
+        unseen="pictures" if config.reverse else "speakers",
     )
 
 
@@ -113,6 +117,43 @@ def _split(arrays: dict[str, np.ndarray], speakers: list[str], config: DataConfi
             " Name different ones, and leave one for training."
         )
     return parts
+
+
+def _pairs(arrays: dict[str, np.ndarray], config: DataConfig) -> PairedData:
+    """Pictures and recordings; of reversed pairs the pictures have one channel, as targets do."""
+    wave = arrays["wave"][:, : round(CLIP.sampling_rate_hz * config.clip_s)]
+    picture = arrays["picture"][..., None]
+    if config.reverse:
+        return PairedData(source=wave, target=picture)
+    return PairedData(source=np.repeat(picture, 3, axis=3), target=wave)
+
+
+def _set_apart(
+    arrays: dict[str, np.ndarray], config: DataConfig
+) -> tuple[dict[str, np.ndarray], PublicSource]:
+    """Pairs without the public speakers, and all that those said; their digits are not handed on.
+
+    They are the first by name, a third (at least one) of those whom no setting names.
+    """
+    speakers = sorted(set(arrays["speaker"].tolist()))
+    tested = named_owners("data.held_out", config.held_out or max(speakers), speakers)
+    free = sorted(set(speakers) - tested - named_owners("data.labels_from", config.labels_from, speakers))
+    public = free[: max(1, len(free) // 3)]
+    if len(free) < 2:
+        raise ConfigError(
+            f"data.reverse=true needs a speaker for the public recordings and one for training, beside those"
+            f" that data.held_out and data.labels_from name; of {', '.join(speakers)} there is left:"
+            f" {', '.join(free) or 'nobody'}. Build the set with more speakers."
+        )
+    is_public = np.isin(arrays["speaker"], public)
+    rows, clip = np.flatnonzero(is_public), round(CLIP.sampling_rate_hz * config.clip_s)
+    kept = {name: arrays[name][~is_public] for name in OF_PAIRS}
+    source = PublicSource(
+        images=arrays["wave"][rows, :clip],
+        keys=tuple(f"{arrays['speaker'][row]}/{place:04d}" for place, row in enumerate(rows)),
+        name=f"FSDD ({', '.join(public)})",
+    )
+    return kept, source
 
 
 def _public(arrays: dict[str, np.ndarray]) -> PublicSource:

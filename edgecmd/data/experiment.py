@@ -15,7 +15,7 @@ from jaxtyping import Int
 from edgecmd.config_data import DataConfig
 from edgecmd.data.labelled import LabelledTarget, Labels
 from edgecmd.data.pairs import PairedData, PublicSource
-from edgecmd.errors import DataError, choose
+from edgecmd.errors import ConfigError, DataError, choose
 
 # Name of a data set -> module and function that loads it; imported only when asked for.
 LOADERS: dict[str, tuple[str, str]] = {
@@ -25,6 +25,7 @@ LOADERS: dict[str, tuple[str, str]] = {
     "emoji-scenes": ("edgecmd.data.scenes", "load_scenes"),
     "folder": ("edgecmd.data.folder", "load_folder"),
     "nyu": ("edgecmd.data.layouts.load", "load_layout"),
+    "objects": ("edgecmd.data.objects", "load_objects"),
     "rooms": ("edgecmd.data.rooms", "load_rooms"),
     "sketchy": ("edgecmd.data.layouts.load", "load_layout"),
     "stamps": ("edgecmd.data.stamps", "load_stamps"),
@@ -32,6 +33,11 @@ LOADERS: dict[str, tuple[str, str]] = {
     "tuberlin": ("edgecmd.data.layouts.load", "load_layout"),
     "vggsound": ("edgecmd.data.layouts.load", "load_layout"),
 }
+
+
+# Sets whose pairs can be taught the other way (``data.reverse``): they have, or are given, public examples of
+# what is else the target.
+REVERSIBLE = frozenset({"digits", "folder", "nyu", "sketchy", "sunrgbd", "tuberlin", "vggsound"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -126,5 +132,11 @@ def load_experiment(config: DataConfig) -> Experiment:
         DataError: The files are missing or damaged.
     """
     module, function = choose("data.name", config.name, LOADERS)
+    if config.reverse and config.name not in REVERSIBLE:
+        raise ConfigError(
+            f"data.reverse=true does not suit data.name={config.name!r}: a teacher of its targets would need"
+            " public ones, which are in no pair, and the set has none. Allowed:"
+            f" {', '.join(sorted(REVERSIBLE))}."
+        )
     loader = cast(Callable[[DataConfig], Experiment], getattr(importlib.import_module(module), function))
     return loader(config)

@@ -144,6 +144,8 @@ def _read_own(
         problems.append(
             f"{path} does not exist. Check data.path; a relative path starts where the command runs."
         )
+    if own and sides.reverse:
+        own = own.reversed()
     if own and len(own.ids) < minimum:
         problems.append(f"{path} has {len(own.ids)} usable pairs; at least {minimum} are needed. Add pairs.")
     return own

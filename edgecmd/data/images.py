@@ -37,18 +37,26 @@ ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
 
 
 class Sides(NamedTuple):
-    """What the halves of a pair are made into: sides in pixels, a recording's clip, the unit of depth."""
+    """What the halves of a pair are made into: sides in pixels, a recording's clip, the unit of depth.
+
+    ``reverse`` says that the teacher takes what lies in ``target/``, so the public set holds such files.
+    """
 
     source: int
     target: int
     clip: Clip = Clip()
     ruler: Ruler = Ruler()
+    reverse: bool = False
 
 
 def sides_of(config: DataConfig) -> Sides:
     """Sides, clip and unit of depth that the settings ask for."""
     return Sides(
-        source=config.source_side, target=config.image_size, clip=clip_of(config), ruler=ruler_of(config)
+        source=config.source_side,
+        target=config.image_size,
+        clip=clip_of(config),
+        ruler=ruler_of(config),
+        reverse=config.reverse,
     )
 
 

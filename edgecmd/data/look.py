@@ -6,6 +6,7 @@ Shapes: N examples, H height, W width, C channels, T samples.
 import numpy as np
 from jaxtyping import UInt8, UInt16
 
+from edgecmd.data.labelled import IGNORED
 from edgecmd.data.pairs import Images, Targets, target_kind
 
 NEAREST_M, FARTHEST_M = 0.2, 6.0
@@ -30,6 +31,19 @@ def depth_pictures(
     # The square root spreads the far half, where rooms have their walls.
     grey = np.rint(255.0 * np.sqrt(share)).astype(np.uint8)
     return np.where(depth_NHW1 == 0, np.asarray(MISSING, dtype=np.uint8), np.repeat(grey, 3, axis=3))
+
+
+def mask_pictures(
+    mask_NHW: UInt8[np.ndarray, "num height width"], *, num_classes: int
+) -> UInt8[np.ndarray, "num height width 3"]:
+    """Classes of pixels as colours evenly around the circle of hues; what does not count is white."""
+    hues = np.arange(num_classes) / num_classes
+    phases = np.stack([np.cos(2 * np.pi * (hues - shift / 3)) for shift in range(3)], axis=1)
+    # Light and dark in turn, so that neighbours on the circle differ too.
+    light = np.where(np.arange(num_classes) % 2, 170.0, 110.0)[:, None]
+    colours = np.full((IGNORED + 1, 3), 255, dtype=np.uint8)
+    colours[:num_classes] = np.rint(light + 85.0 * phases).astype(np.uint8)
+    return np.asarray(colours[mask_NHW])
 
 
 def wave_pictures(wave_NT: Targets) -> UInt8[np.ndarray, "num mels frames 1"]:

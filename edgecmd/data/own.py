@@ -6,7 +6,7 @@ Shapes: N pairs, S side of an image.
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int
@@ -53,6 +53,10 @@ class OwnPairs:
         names = sorted({text for text in texts if text})
         codes = {"": UNLABELLED} | {name: index for index, name in enumerate(names)}
         return Labels(values=np.array([codes[text] for text in texts], dtype=np.int64), names=tuple(names))
+
+    def reversed(self) -> "OwnPairs":
+        """The same pairs, taught the other way; masks, which are of the targets, are left out."""
+        return replace(self, data=self.data.reversed(), masks=None)
 
     def concepts(self) -> list[str]:
         """What the split follows: the concept of each pair, or its id where there is none."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from edgecmd.errors import DataError
+from edgecmd.errors import ConfigError, DataError
 
 # Anonymous axes: two sets of one call may differ in every dimension.
 Images = UInt8[np.ndarray, "_ _ _ _"]
@@ -41,21 +41,8 @@ def fingerprint(*arrays: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def check_images(name: str, images: np.ndarray) -> None:
-    """Refuse anything but a uint8 array of shape (N, H, W, C).
-
-    Raises:
-        DataError: The array has another type or rank.
-    """
-    if images.dtype != np.uint8 or images.ndim != 4:
-        raise DataError(
-            f"{name} has dtype={images.dtype} and shape={images.shape}; allowed is uint8 of shape"
-            " (num, height, width, channels). Convert it with numpy first."
-        )
-
-
 def target_kind(target: np.ndarray, *, name: str = "target") -> str:
-    """Modality of target arrays, a key of `TARGETS`, told by type and number of axes.
+    """Modality of either half's arrays, a key of `TARGETS`, told by type and number of axes.
 
     Raises:
         DataError: It is none of them.
@@ -83,20 +70,20 @@ def input_shape(target: np.ndarray) -> tuple[int, int, int]:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PublicSource:
-    """Public images of the source modality: what teacher, anchors and calibration may see.
+    """Public examples of the source modality: what teacher, anchors and calibration may see.
 
     Attributes:
-        images: RGB images, uint8, (N, H, W, 3), 255 is white.
+        images: RGB images, uint8, (N, H, W, 3), 255 is white; of reversed pairs one of `TARGETS`.
         keys: One name an image (for the built-in set the house and the code points).
         name: Name of the set, for run folders and reports.
     """
 
-    images: Images
+    images: Targets
     keys: tuple[str, ...]
     name: str
 
     def __post_init__(self) -> None:
-        check_images("PublicSource.images", self.images)
+        target_kind(self.images, name="PublicSource.images")
         if len(self.keys) != len(self.images):
             raise DataError(f"PublicSource has {len(self.images)} images but {len(self.keys)} keys.")
 
@@ -107,21 +94,38 @@ class PublicSource:
         """SHA-256 of the images."""
         return fingerprint(self.images)
 
+    def pictures(self, *, use: str) -> Images:
+        """The images, where they are RGB pictures.
+
+        Args:
+            use: What they are for, such as ``"A warm start"``.
+
+        Raises:
+            ConfigError: They are something else, as the public set of reversed pairs is.
+        """
+        if target_kind(self.images) != "image" or self.images.shape[3] != 3:
+            raise ConfigError(
+                f"{use} needs public pictures in colour; the public set {self.name!r} has"
+                f" {self.images.dtype} of shape {self.images.shape}, as reversed pairs do (data.reverse)."
+                " Leave it out."
+            )
+        return self.images
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PairedData:
     """Private, unlabelled pairs of one client. There is no field that could hold a label.
 
     Attributes:
-        source: RGB images, uint8, (N, H, W, 3).
+        source: RGB images, uint8, (N, H, W, 3); of reversed pairs (``data.reverse``) one of `TARGETS`.
         target: Of the target modality, see `TARGETS`; N in the first axis.
     """
 
-    source: Images
+    source: Targets
     target: Targets
 
     def __post_init__(self) -> None:
-        check_images("PairedData.source", self.source)
+        target_kind(self.source, name="PairedData.source")
         target_kind(self.target, name="PairedData.target")
         if len(self.source) != len(self.target):
             raise DataError(f"{len(self.source)} source images against {len(self.target)} targets.")
@@ -132,6 +136,10 @@ class PairedData:
     def take(self, rows: np.ndarray) -> "PairedData":
         """Pairs at ``rows``, in that order."""
         return PairedData(source=self.source[rows], target=self.target[rows])
+
+    def reversed(self) -> "PairedData":
+        """The same pairs, what was the target shown to the teacher."""
+        return PairedData(source=self.target, target=self.source)
 
     def fingerprint(self) -> str:
         """SHA-256 of the source and target images."""

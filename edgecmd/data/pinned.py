@@ -29,15 +29,24 @@ def read_pinned(path: Path, sha256: str, *, way_out: str) -> dict[str, np.ndarra
     Raises:
         DataError: The file is missing or its content is not the pinned one.
     """
-    try:
-        # np.load leaves a file open that it opened itself and found broken.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing. {way_out}") from None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is damaged and cannot be read ({error}). {way_out}") from error
+    arrays = read_arrays(path, way_out=way_out)
     found = content_sha256(arrays)
     if found != sha256:
         raise DataError(f"{path} has content sha256={found}; allowed is {sha256}. {way_out}")
     return arrays
+
+
+def read_arrays(path: Path, *, way_out: str) -> dict[str, np.ndarray]:
+    """Arrays of an .npz, whatever they are.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    try:
+        # np.load leaves a file open that it opened itself and found broken.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing. {way_out}") from None
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is damaged and cannot be read ({error}). {way_out}") from error

@@ -10,11 +10,11 @@ import numpy as np
 
 from edgecmd.config_data import DataConfig
 from edgecmd.data.emoji import load_public
-from edgecmd.data.halves import read_source
+from edgecmd.data.halves import Half, check_one_kind, read_source, read_target, stack_halves
 from edgecmd.data.images import Sides, sides_of
-from edgecmd.data.listing import files_by_id
+from edgecmd.data.listing import files_by_id, target_files
 from edgecmd.data.own import OwnPairs
-from edgecmd.data.pairs import PublicSource, Targets
+from edgecmd.data.pairs import PublicSource, Targets, input_shape, target_kind
 from edgecmd.data.tables import few
 from edgecmd.errors import ConfigError, DataError
 
@@ -28,35 +28,45 @@ def public_of(config: DataConfig, problems: list[str]) -> PublicSource | None:
 
 
 def read_public(folder: Path, *, sides: Sides, name: str, problems: list[str]) -> PublicSource | None:
-    """Public source images in the order of their names.
+    """Public source images in the order of their names; of reversed pairs, files as targets are.
 
     Args:
-        folder: Pictures; folders inside it are not searched.
-        sides: Side of the source.
+        folder: Folders inside it are not searched.
+        sides: What they are made into.
         name: Name of the set.
         problems: Gets a sentence for everything that is wrong.
 
     Returns:
         None where a picture cannot be used.
     """
-    images: list[np.ndarray] = []
-    files = files_by_id(folder, problems)
+    halves: dict[str, Half] = {}
+    files = target_files(folder, problems)[0] if sides.reverse else files_by_id(folder, problems)
     for one in sorted(files):
         try:
-            images.append(read_source(files[one], side=sides.source)[0])
+            path = files[one]
+            read = read_target(path, sides)[0] if sides.reverse else read_source(path, side=sides.source)[0]
+            halves[one] = read
         except DataError as error:
             problems.append(str(error))
-    if len(images) < max(len(files), 1):
+    before = len(problems)
+    check_one_kind(halves, sides, where=str(folder), problems=problems) if sides.reverse else None
+    if len(halves) < max(len(files), 1) or len(problems) > before:
         return None
-    return PublicSource(images=np.stack(images), keys=tuple(sorted(files)), name=name)
+    return PublicSource(images=stack_halves(list(halves.values())), keys=tuple(halves), name=name)
 
 
 def built_in_public(config: DataConfig) -> PublicSource:
     """The built-in public set, for those who named none.
 
     Raises:
-        ConfigError: It does not come in the size of the source.
+        ConfigError: It does not come in the size of the source, or pairs are reversed.
     """
+    if config.reverse:
+        raise ConfigError(
+            "data.reverse=true needs public examples of what the teacher takes (recordings, depth maps or"
+            " drawings that are in no pair); none come with edgecmd. Put them into public/ beside the pairs,"
+            " or set data.public_path."
+        )
     try:
         return load_public(image_size=config.source_side)
     except ConfigError as error:
@@ -67,7 +77,15 @@ def built_in_public(config: DataConfig) -> PublicSource:
 
 
 def check_public(own: OwnPairs, public: PublicSource, problems: list[str]) -> None:
-    """Refuse public images that are sources of private pairs: anchors are shown to everybody."""
+    """Refuse public images unlike the pairs' sources, and any that is one: anchors are shown to everybody."""
+    kinds = [(target_kind(one), *input_shape(one)) for one in (public.images, own.data.source)]
+    if kinds[0] != kinds[1]:
+        problems.append(
+            f"The public set {public.name!r} has {kinds[0][0]!r} of shape {kinds[0][1:]}, the pairs' source"
+            f" {kinds[1][0]!r} of shape {kinds[1][1:]} (channels, height, width). Make the public files"
+            " alike."
+        )
+        return
     private = dict(zip(_digests(own.data.source), own.ids, strict=True))
     both = [
         f"{key} = {private[digest]}"

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import Labels
-from edgecmd.data.look import as_pictures
+from edgecmd.data.look import as_pictures, mask_pictures
 from edgecmd.files import write_bytes_atomically
 from edgecmd.seeding import numpy_generator
 
@@ -107,7 +107,10 @@ def train_section(experiment: Experiment, *, num: int, seed: int) -> Section:
     pairs, ids, owner = experiment.train, experiment.train_ids, experiment.train_owner
     cells = [
         Cell(
-            tiles=(tile(pairs.source[row]), tile(as_pictures(pairs.target[row : row + 1])[0])),
+            tiles=(
+                tile(as_pictures(pairs.source[row : row + 1])[0]),
+                tile(as_pictures(pairs.target[row : row + 1])[0]),
+            ),
             caption=caption(ids[row] if ids else str(row), name_of(owner, row)),
         )
         for row in draw_rows(len(pairs), num, seed=seed, purpose="train")
@@ -121,7 +124,11 @@ def held_out_section(experiment: Experiment, name: str, *, num: int, seed: int) 
     owner = same_labelling(held, experiment.train_owner)
     cells = [
         Cell(
-            tiles=(tile(held.pairs.source[row]), tile(as_pictures(held.pairs.target[row : row + 1])[0])),
+            tiles=(
+                tile(as_pictures(held.pairs.source[row : row + 1])[0]),
+                tile(as_pictures(held.pairs.target[row : row + 1])[0]),
+                *mask_tiles(held, row),
+            ),
             caption=caption(held.ids[row] if held.ids else str(row), name_of(owner, row)),
         )
         for row in draw_rows(len(held), num, seed=seed, purpose=name)
@@ -133,12 +140,20 @@ def held_out_section(experiment: Experiment, name: str, *, num: int, seed: int) 
     return Section(heading=f"{name}: {len(held):,} pairs of {unseen}{strict}", cells=tuple(cells))
 
 
+def mask_tiles(held: HeldOut, row: int) -> tuple[np.ndarray, ...]:
+    """The classes of the pixels at ``row`` as a tile, where there are any."""
+    masks = held.labelled.masks
+    if masks is None:
+        return ()
+    return (tile(mask_pictures(masks.values[row : row + 1], num_classes=len(masks.names))[0]),)
+
+
 def public_section(experiment: Experiment, *, num: int, seed: int) -> Section:
     """Public source images."""
     public = experiment.public
     cells = [
         Cell(
-            tiles=(tile(public.images[row]),),
+            tiles=(tile(as_pictures(public.images[row : row + 1])[0]),),
             caption=caption(public.keys[row], public.keys[row].rpartition("/")[0]),
         )
         for row in draw_rows(len(public), num, seed=seed, purpose="public")

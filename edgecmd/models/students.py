@@ -239,6 +239,23 @@ def is_dense(architecture: str) -> bool:
     return choose("student.architecture", architecture, STUDENTS).decoder > 0
 
 
+def refuse_dense(architecture: str, *, what: str) -> None:
+    """Refuse a dense student where one embedding of the whole picture is looked at.
+
+    Args:
+        architecture: A key of `STUDENTS`.
+        what: What was asked for, at the start of a sentence.
+
+    Raises:
+        ConfigError: The student is dense, or unknown.
+    """
+    if is_dense(architecture):
+        raise ConfigError(
+            f"{what} looks at one embedding a picture, and student.architecture={architecture!r} has one for"
+            " each place. Choose a student of the ws-* or gn-* families."
+        )
+
+
 def build_student(
     architecture: str, *, in_channels: int, embedding_dim: int, generator: torch.Generator
 ) -> Student:

@@ -1,5 +1,8 @@
 """The frozen teacher of the source modality: weights in safetensors, recipe in their metadata.
 
+Most teachers see RGB pictures. Those of reversed pairs (``data.reverse``) see recordings, depth maps or line
+drawings; the file says which, and nothing else is shown to them.
+
 Shapes: B batch, N images, D embedding dimension.
 """
 
@@ -15,9 +18,9 @@ from jaxtyping import Float
 from torch import nn
 
 from edgecmd.built import COMMANDS, built_file
-from edgecmd.data.pairs import Images
+from edgecmd.data.pairs import Targets, input_shape, target_kind
 from edgecmd.device import device_of
-from edgecmd.errors import DataError, choose
+from edgecmd.errors import ConfigError, DataError, choose
 from edgecmd.files import write_bytes_atomically
 from edgecmd.models.students import Student, StudentSpec, initialise
 from edgecmd.preprocess import source_input
@@ -27,29 +30,59 @@ from edgecmd.tensors import pack, require, unpack
 TEACHERS: dict[str, StudentSpec] = {
     "gn-teacher": StudentSpec(family="gn", widths=(32, 64, 128)),
     "gn-teacher-large": StudentSpec(family="gn", widths=(48, 112, 184)),
+    "gn-audio-teacher": StudentSpec(family="gn", widths=(32, 64, 128), front="log-mel"),
 }
+# Modality of the source -> what its teachers have before the convolutions.
+FRONT_OF = {"wave": "log-mel"}
 # Teachers that ship with edgecmd: data set -> file and its SHA-256. Other sets that are built have theirs
 # beside them (`edgecmd.built`); others use that of `DEFAULT_SET`.
 DEFAULT_SET = "emoji"
 ICONS = ("teacher_64.safetensors", "8fbdd1250f5b3c17a58c51efd47d5bb298e0712c5d9cf76e7857d598c1eaa84a")
-BUILTIN: dict[str, tuple[str, str]] = {"emoji": ICONS, "emoji-full": ICONS, "stamps": ICONS}
+INDOOR = ("indoor_32.safetensors", "d7d435d4b6c7170f65108f622f28fdc69af396e2ba7fd1ec4c9219ebfd8ea5ad")
+BUILTIN: dict[str, tuple[str, str]] = {
+    "emoji": ICONS,
+    "emoji-full": ICONS,
+    "objects": INDOOR,
+    "rooms": INDOOR,
+    "stamps": ICONS,
+}
 
 
-def build_teacher(architecture: str, *, embedding_dim: int, generator: torch.Generator) -> Student:
-    """Make an untrained teacher over RGB images.
+def build_teacher(
+    architecture: str, *, embedding_dim: int, generator: torch.Generator, in_channels: int = 3
+) -> Student:
+    """Make an untrained teacher.
 
     Args:
         architecture: A key of `TEACHERS`.
         embedding_dim: Dimension of its feature.
         generator: Source of the initial weights.
+        in_channels: Of what it sees: 3 for RGB, 2 for depth with its mask, 1 for grey and for recordings.
 
     Raises:
         ConfigError: The architecture is unknown.
     """
     spec = choose("pretrain.architecture", architecture, TEACHERS)
-    teacher = Student(spec, in_channels=3, embedding_dim=embedding_dim)
+    teacher = Student(spec, in_channels=in_channels, embedding_dim=embedding_dim)
     initialise(teacher, generator=generator)
     return teacher
+
+
+def check_architecture(architecture: str, source: Targets) -> None:
+    """Refuse a teacher of pictures for recordings, and the other way round.
+
+    Raises:
+        ConfigError: With the teachers that suit the source.
+    """
+    spec = choose("pretrain.architecture", architecture, TEACHERS)
+    modality = target_kind(source, name="source")
+    front = FRONT_OF.get(modality, "none")
+    if spec.front != front:
+        allowed = ", ".join(name for name, one in TEACHERS.items() if one.front == front)
+        raise ConfigError(
+            f"pretrain.architecture={architecture!r} does not take a source of modality {modality!r}."
+            f" Allowed: {allowed}."
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -57,32 +90,52 @@ class Teacher:
     """A frozen encoder with what identifies it.
 
     Attributes:
-        network: Encoder in evaluation mode; takes scaled RGB images.
+        network: Encoder in evaluation mode; takes `edgecmd.preprocess.source_input`.
         embedding_dim: Dimension of its feature, D.
         sha256: Of the file it came from.
         recipe: How it was made, as the file's metadata says.
+        modality: What it sees, a key of `edgecmd.data.pairs.TARGETS`.
+        in_channels: Channels of that.
     """
 
     network: nn.Module
     embedding_dim: int
     sha256: str
     recipe: Mapping[str, str]
+    modality: str = "image"
+    in_channels: int = 3
+
+    @property
+    def sees_colour(self) -> bool:
+        """Whether it takes RGB pictures."""
+        return (self.modality, self.in_channels) == ("image", 3)
 
     @torch.no_grad()
-    def embed(self, images: Images, *, batch_size: int = 256) -> Float[np.ndarray, "num dim"]:
-        """Features of RGB images, float32, (N, D), not normalised."""
-        return embed_source(self.network, images, batch_size=batch_size)
+    def embed(self, source: Targets, *, batch_size: int = 256) -> Float[np.ndarray, "num dim"]:
+        """Features of the source modality, float32, (N, D), not normalised.
+
+        Raises:
+            ConfigError: ``source`` is of another modality than the teacher was trained on.
+        """
+        found = (target_kind(source, name="source"), input_shape(source)[0])
+        if found != (self.modality, self.in_channels):
+            raise ConfigError(
+                f"The teacher takes {self.modality!r} of {self.in_channels} channels, but it is shown"
+                f" {found[0]!r} of {found[1]}. Set teacher.path to one that `edgecmd pretrain` made with the"
+                " same data settings (data.reverse among them)."
+            )
+        return embed_source(self.network, source, batch_size=batch_size)
 
 
 @torch.no_grad()
 def embed_source(
-    network: nn.Module, images: Images, *, batch_size: int = 256
+    network: nn.Module, source: Targets, *, batch_size: int = 256
 ) -> Float[np.ndarray, "num dim"]:
-    """Features of RGB images in batches, float32, (N, D); of no image, (0, D)."""
+    """Features of the source modality in batches, float32, (N, D); of nothing, (0, D)."""
     device = device_of(network)
     chunks = [
-        network(source_input(images[start : start + batch_size]).to(device)).cpu().numpy()
-        for start in range(0, max(1, len(images)), batch_size)
+        network(source_input(source[start : start + batch_size]).to(device)).cpu().numpy()
+        for start in range(0, max(1, len(source)), batch_size)
     ]
     return np.concatenate(chunks)
 
@@ -112,9 +165,12 @@ def load_teacher(path: Path | None = None, *, data_set: str = DEFAULT_SET) -> Te
     advice = f"A teacher is made by `edgecmd pretrain --out {file.name}`; teacher.path names it."
     tensors, recipe = unpack(file, advice=advice)
     require(recipe, {"architecture", "embedding_dim"}, path=file, advice=advice)
-    dim = int(recipe["embedding_dim"])
+    dim, channels = int(recipe["embedding_dim"]), int(recipe.get("in_channels", "3"))
     network = build_teacher(
-        recipe["architecture"], embedding_dim=dim, generator=torch.Generator().manual_seed(0)
+        recipe["architecture"],
+        embedding_dim=dim,
+        generator=torch.Generator().manual_seed(0),
+        in_channels=channels,
     )
     try:
         network.load_state_dict(tensors)
@@ -124,7 +180,14 @@ def load_teacher(path: Path | None = None, *, data_set: str = DEFAULT_SET) -> Te
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if path is None and digest != checksum:
         raise DataError(f"{file} does not have the checksum {checksum}. {again}")
-    return Teacher(network=network, embedding_dim=dim, sha256=digest, recipe=recipe)
+    return Teacher(
+        network=network,
+        embedding_dim=dim,
+        sha256=digest,
+        recipe=recipe,
+        modality=recipe.get("modality", "image"),
+        in_channels=channels,
+    )
 
 
 def own_teacher(data_set: str) -> tuple[Path, str, str]:

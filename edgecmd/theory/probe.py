@@ -19,6 +19,7 @@ from edgecmd.data.experiment import HeldOut
 from edgecmd.data.pairs import PairedData
 from edgecmd.errors import choose
 from edgecmd.evaluate import unit_rows
+from edgecmd.models.students import refuse_dense
 from edgecmd.runs import load_student, new_student
 from edgecmd.seeding import numpy_generator
 
@@ -69,6 +70,7 @@ def embed_pairs(config: RunConfig, *, student: Path | None, probe: str, part: st
         ConfigError: A name is unknown.
         DataError: The file is no student.
     """
+    refuse_dense(config.student.architecture, what="The distance")
     pairs, ids = held_out_pairs(config, part=part, num_pairs=num_pairs)
     if student is not None:
         embedding, text = (

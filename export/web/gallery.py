@@ -90,12 +90,13 @@ def gallery_of_run(config: RunConfig, *, num_pictures: int = NUM_PICTURES) -> Ga
     if config.data.name == "emoji":
         return _built_in(config, num_pictures=num_pictures)
     public = whole.public
+    pictures = public.pictures(use="A gallery")
     rows = _draw(len(public), num_pictures, config=config)
     built_in = _is_built_in(public)
     names = [public.keys[row] for row in rows]
     return Gallery(
         names=tuple(emoji_name(name.split("/")[-1]) if built_in else name for name in names),
-        pictures=public.images[rows],
+        pictures=pictures[rows],
         embedding=unit_rows(public_features(config)[rows]),
         credit=TWEMOJI_FXEMOJI if built_in else "Pictures: the public set of this run.",
         notice=_notice() if built_in else "",

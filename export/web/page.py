@@ -112,6 +112,11 @@ def page_info(model: Path, *, gallery: Gallery | None) -> dict[str, object]:
             f"{model} takes {given.name!r} of type {given.type} with channels={channels}; a page can draw"
             " 8-bit pictures with 1 or 3 channels alone."
         )
+    if "mask" in [one.name for one in session.get_outputs()]:
+        raise ExportError(
+            f"{model} tells a class for each pixel, which the page cannot draw. Use `infer.py --masks`, or"
+            " build the page from a student of whole pictures."
+        )
     if gallery is None and not classes:
         raise ExportError(
             "There is nothing to show: no gallery, and a model without classes. Build the page from a run"

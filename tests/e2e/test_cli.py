@@ -137,7 +137,7 @@ def test_bench_simulate_reports_a_ratio(
         (["resume", "/nowhere"], 5, "is not a run folder"),
         (["export", "/nowhere"], 5, "is not a run folder"),
         (["compare", "--methods", "cmd,crdd"], 2, "--methods has 'crdd'"),
-        (["data", "build", "cats"], 2, "name='cats' is unknown"),
+        (["data", "build", "cats"], 2, "No such command 'cats'"),
         (["data", "check", "/nowhere"], 4, "/nowhere"),
         (["frobnicate"], 2, "frobnicate"),
         (["simulate", "--nonsense"], 2, "--nonsense"),

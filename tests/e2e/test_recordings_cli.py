@@ -151,3 +151,39 @@ def test_the_set_is_listed_and_shown(
     for text in ("class-paired", "CC BY-SA 4.0 (FSDD)", "paired BY CLASS", "built"):
         assert text in out
     assert Path("contact-sheet.png").exists()
+
+
+def test_recordings_teach_a_student_of_pictures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Reversed pairs, from the teacher to a verified export."""
+    words = sets(
+        "data.reverse=true",
+        "data.image_size=32",
+        "data.target_offset=0.5",
+        "data.target_scale=0.25",
+        "student.architecture=ws-50k",
+        "pretrain.architecture=gn-audio-teacher",
+        "pretrain.embedding_dim=16",
+        "pretrain.num_steps=2",
+        "pretrain.batch_size=8",
+        'data.held_out="cy"',
+        "federation.num_clients=2",
+    )
+    assert run(monkeypatch, "run", *words) == 2
+    assert "data.reverse=true has no teacher that comes with edgecmd" in capsys.readouterr().err
+    assert run(monkeypatch, "pretrain", "--out", "heard.safetensors", *words) == 0
+    assert "on 80 public images (FSDD (ann))" in capsys.readouterr().out
+    words += sets("teacher.path=heard.safetensors", "name=turned")[-4:]
+    assert run(monkeypatch, "run", "--no-baselines", *words) == 0
+    out = capsys.readouterr().out
+    assert "Unseen pictures, class-paired pairs" in out
+    folder = Path("runs/turned")
+    assert json.loads((folder / "export" / "report.json").read_text())["front_end"] != "wave"
+    with np.load(folder / "retrieval.npz") as gallery:
+        assert gallery["query"].shape[1:] == (32, 32, 1)
+        assert gallery["found"].shape[:2] == (12, 5)
+    assert run(monkeypatch, "verify", str(folder / "export")) == 0
+    assert run(monkeypatch, "data", "show", *words, "--num", "4") == 0
+    assert run(monkeypatch, "warm-start", *words) == 2
+    assert "needs public pictures in colour" in capsys.readouterr().err

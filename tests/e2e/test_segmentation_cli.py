@@ -132,3 +132,17 @@ def test_privacy_of_single_pairs_is_refused_before_anything_runs(
     assert run(monkeypatch, "run", *words) != 0
     assert "places of a picture" in " ".join(capsys.readouterr().err.split())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [("audit", "check"), ("distance",), ("warm-start",)])
+def test_what_looks_at_whole_pictures_is_refused(
+    finished: Path,
+    words: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    own = settings(*SCENES, *TINY, f"out={tmp_path}")
+    rest = {"audit": [str(finished)], "distance": own, "warm-start": ["--out", str(tmp_path / "s"), *own]}
+    assert run(monkeypatch, *words, *rest[words[0]]) != 0
+    assert "one embedding a picture" in " ".join(capsys.readouterr().err.split())

@@ -46,6 +46,7 @@ def test_distance_of_a_probe_and_of_a_student(
     assert "linear probe on features" in capsys.readouterr().out
     written = json.loads((Path(tiny.out) / "tiny" / "distance.json").read_text())
     assert written["low"] <= written["variation"] <= written["high"]
+    assert written["variation"] <= written["ceiling"] + 1e-9
     assert written["convergence"][-1]["num_pairs"] == written["num_pairs"]
     save_student(new_student(tiny), tmp_path / "s.safetensors", tiny)
     trained = [*words, *warm, "--student", str(tmp_path / "s.safetensors"), "--json"]

