@@ -36,6 +36,8 @@ class Preset:
 
 
 ICONS = ("data.image_size=32", "data.source_size=64")
+# The teacher of depth takes pictures of 32 pixels.
+SMALL = ("data.image_size=32", "data.source_size=32")
 NO_PROGRESS = "evaluate.every_rounds=0"
 FAST = (
     "student.architecture=ws-50k",
@@ -91,10 +93,10 @@ PAIRS: dict[str, Preset] = {
         data=("data.name=emoji", *ICONS), fast=FAST, full=FULL, headline="linear_10", tuned_labels=(10,)
     ),
     "objects": Preset(
-        data=("data.name=objects", *ICONS), fast=FAST, full=FULL, headline="linear_10", tuned_labels=(10,)
+        data=("data.name=objects", *SMALL), fast=FAST, full=FULL, headline="linear_10", tuned_labels=(10,)
     ),
     "rooms": Preset(
-        data=("data.name=rooms", *ICONS),
+        data=("data.name=rooms", "data.image_size=64", "data.source_size=64"),
         fast=FAST_PLACES,
         full=FULL_PLACES,
         headline="miou_10",
