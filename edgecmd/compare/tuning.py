@@ -24,7 +24,7 @@ from edgecmd.seeding import numpy_generator
 
 RATES = (3e-3, 1e-2, 3e-2)
 LABELLING = "group"
-NUM_DRAWS = 5
+NUM_DRAWS = 20
 
 
 def with_rate(config: RunConfig, rate: float) -> RunConfig:

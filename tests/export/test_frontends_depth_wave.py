@@ -19,7 +19,7 @@ from export.device.infer import Student, check, main
 from export.device.reading import InferError
 from export.front_depth import DepthFrontEnd, nearest
 from export.front_wave import WaveFrontEnd
-from export.frontends import FRONT_ENDS, OF_KIND
+from export.frontends import DENSE_OF_KIND, FRONT_ENDS, OF_KIND
 from export.gate import gate
 from export.graph import Deployable
 from export.quantise import quantised_layers
@@ -88,7 +88,7 @@ def test_every_modality_has_a_front_end():
     from edgecmd.data.pairs import TARGETS
 
     assert set(OF_KIND) == set(TARGETS)
-    assert set(OF_KIND.values()) == set(FRONT_ENDS)
+    assert {*OF_KIND.values(), *DENSE_OF_KIND.values()} == set(FRONT_ENDS)
 
 
 def test_pixels_under_the_centres_by_hand():

@@ -36,6 +36,7 @@ def test_depth_is_in_millimetres(experiment: Experiment, arrays: dict[str, np.nd
 def test_no_label_reaches_a_client(experiment: Experiment, arrays: dict[str, np.ndarray]) -> None:
     assert {field for field in dir(experiment.train) if not field.startswith("_")} == {
         "fingerprint",
+        "reversed",
         "source",
         "take",
         "target",
