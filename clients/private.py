@@ -187,7 +187,6 @@ def _distil(
     student: Student, holding: Holding, *, order: Order, plan: PrivacyPlan, folder: Path
 ) -> torch.optim.Optimizer:
     config = order.config
-    steps = config.federation.local_steps
     optimizer = make_optimizer(student, config.distill)
     if config.distill.keep_optimizer:
         restore_optimizer(optimizer, load_state(folder, round_index=order.round_index))
@@ -197,13 +196,7 @@ def _distil(
         holding.anchors,
         config.distill,
         plan=plan,
-        place=Place(
-            seed=config.seed,
-            round_index=order.round_index,
-            client=order.client,
-            first_step=(order.round_index - 1) * steps,
-            total_steps=config.federation.num_rounds * steps,
-        ),
+        place=Place.of_round(config, round_index=order.round_index, client=order.client),
         optimizer=optimizer,
         source=make_source(
             deterministic=plan.deterministic,

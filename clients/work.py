@@ -155,13 +155,7 @@ def _distil(student: Student, holding: Holding, order: Order, folder: Path) -> f
         holding.anchors,
         config.distill,
         num_steps=steps,
-        place=Place(
-            seed=config.seed,
-            round_index=index,
-            client=order.client,
-            first_step=(index - 1) * steps,
-            total_steps=config.federation.num_rounds * steps,
-        ),
+        place=Place.of_round(config, round_index=index, client=order.client),
         optimizer=optimizer,
     )
     if not math.isfinite(loss):

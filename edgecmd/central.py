@@ -32,15 +32,8 @@ def train_central(config: RunConfig, *, progress: Progress | None = None) -> Stu
     data = local_data(config, whole.train, whole.train_ids)
     student, anchors = new_student(config), public_anchors(config)
     optimizer = make_optimizer(student, distill)
-    total = federation.num_rounds * federation.local_steps
     for index in range(federation.num_rounds):
-        place = Place(
-            seed=config.seed,
-            round_index=index + 1,
-            client=0,
-            first_step=index * federation.local_steps,
-            total_steps=total,
-        )
+        place = Place.of_round(config, round_index=index + 1)
         loss = distil(
             student,
             data,
@@ -51,5 +44,5 @@ def train_central(config: RunConfig, *, progress: Progress | None = None) -> Stu
             optimizer=optimizer,
         )
         if progress is not None:
-            progress(place.first_step + federation.local_steps, total, loss)
+            progress(place.first_step + federation.local_steps, place.total_steps, loss)
     return student.eval()

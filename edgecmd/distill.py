@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from edgecmd import baselines, losses
-from edgecmd.config import DistillConfig
+from edgecmd.config import DistillConfig, RunConfig
 from edgecmd.data.augment import augment
 from edgecmd.dense.locations import check_loss, embed_places, per_pair
 from edgecmd.errors import ConfigError, choose
@@ -152,6 +152,18 @@ class Place:
     client: int
     first_step: int
     total_steps: int
+
+    @classmethod
+    def of_round(cls, config: RunConfig, *, round_index: int, client: int = 0) -> "Place":
+        """Place of ``client`` in round ``round_index``, from 1, of a run whose rounds are all alike."""
+        steps = config.federation.local_steps
+        return cls(
+            seed=config.seed,
+            round_index=round_index,
+            client=client,
+            first_step=(round_index - 1) * steps,
+            total_steps=config.federation.num_rounds * steps,
+        )
 
 
 def _adamw(student: nn.Module, config: DistillConfig) -> torch.optim.Optimizer:

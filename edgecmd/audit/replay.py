@@ -135,13 +135,7 @@ class Replay:
         optimizer = make_optimizer(self.student, config.distill)
         if config.distill.keep_optimizer:
             restore_optimizer(optimizer, self.kept.get(client, {}))
-        place = Place(
-            seed=config.seed,
-            round_index=round_index,
-            client=client,
-            first_step=(round_index - 1) * steps,
-            total_steps=config.federation.num_rounds * steps,
-        )
+        place = Place.of_round(config, round_index=round_index, client=client)
         if self._plan is None:
             distil(
                 self.student,

@@ -148,13 +148,7 @@ def run_bare(config: RunConfig) -> dict[str, Any]:
             optimizer = make_optimizer(student, config.distill)
             if config.distill.keep_optimizer:
                 restore_optimizer(optimizer, kept[client])
-            place = Place(
-                seed=config.seed,
-                round_index=index + 1,
-                client=client,
-                first_step=index * steps,
-                total_steps=federation.num_rounds * steps,
-            )
+            place = Place.of_round(config, round_index=index + 1, client=client)
             distil(
                 student,
                 holding.data,
