@@ -1,23 +1,12 @@
 """`edgecmd data build` of the sets that are made of other people's packages, as a user types it."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from edgecmd.cli import main
 from edgecmd.data import emoji_full_build
+from tests.command_line import run
 from tests.made_up_stamps import write_stamps
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    """Exit code of one command."""
-    monkeypatch.setattr(sys, "argv", ["edgecmd", *words])
-    try:
-        main()
-    except SystemExit as leave:
-        return int(leave.code or 0)
-    return 0
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """The command line as a user types it, in this process; bad input gives one line and an exit code."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,19 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecmd.cli.app import main
 from edgecmd.config import RunConfig
 from edgecmd.settings import to_toml
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    """Exit code of one command."""
-    monkeypatch.setattr(sys, "argv", ["edgecmd", *words])
-    try:
-        main()
-    except SystemExit as leave:
-        return int(leave.code or 0)
-    return 0
+from tests.command_line import run
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecmd.cli.app import main
 from edgecmd.config import RunConfig
 from edgecmd.settings import to_toml
+from tests.command_line import run
 
 # What a device has not got; Pillow is missing as well.
 DEVICE = """
@@ -24,16 +24,6 @@ sys.meta_path.insert(0, Refuse())
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    """Exit code of one command."""
-    monkeypatch.setattr(sys, "argv", ["edgecmd", *map(str, words)])
-    try:
-        main()
-    except SystemExit as leave:
-        return int(leave.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """A student with GroupNorm from run to bundle without it, by the command line; and its bench."""
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,21 +9,11 @@ import numpy as np
 import onnx
 import pytest
 
-from edgecmd.cli.app import main
 from edgecmd.config import RunConfig
 from edgecmd.config_data import DataConfig
 from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.settings import to_toml
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    """Exit code of one command."""
-    monkeypatch.setattr(sys, "argv", ["edgecmd", *map(str, words)])
-    try:
-        main()
-    except SystemExit as leave:
-        return int(leave.code or 0)
-    return 0
+from tests.command_line import run
 
 
 @pytest.fixture(scope="module")

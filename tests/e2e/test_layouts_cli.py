@@ -1,12 +1,11 @@
 """Public sets as people have them on disk, as a user types it, on small made-up trees."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from edgecmd.cli.app import main
+from tests.command_line import run
 from tests.edgecmd.data.layouts import trees
 
 SETTINGS = (
@@ -23,16 +22,6 @@ SETTINGS = (
     "evaluate.num_labels=1",
     "evaluate.num_draws=1",
 )
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    """Exit code of one command."""
-    monkeypatch.setattr(sys, "argv", ["edgecmd", *words])
-    try:
-        main()
-    except SystemExit as leave:
-        return int(leave.code or 0)
-    return 0
 
 
 def sets(*more: str) -> list[str]:

@@ -1,15 +1,14 @@
 """Pictures to recordings, from the build to the report, as a user types it, on made-up `digits`."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgecmd.cli.app import main
 from edgecmd.config_data import PretrainConfig
 from edgecmd.data import digits_build
+from tests.command_line import run
 from tests.made_up_sound import write_spoken, write_wheel
 
 SETTINGS = (
@@ -25,16 +24,6 @@ SETTINGS = (
     "evaluate.num_labels=1",
     "evaluate.num_draws=1",
 )
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    """Exit code of one command."""
-    monkeypatch.setattr(sys, "argv", ["edgecmd", *words])
-    try:
-        main()
-    except SystemExit as leave:
-        return int(leave.code or 0)
-    return 0
 
 
 def sets(*more: str) -> list[str]:

@@ -1,14 +1,13 @@
 """Segmentation from the command line: distil, fine-tune, export, masks; and what is told without masks."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from edgecmd.cli.app import main
+from tests.command_line import run
 
 TINY = (
     "student.architecture=seg-50k",
@@ -26,15 +25,6 @@ TINY = (
     "evaluate.every_rounds=1",
 )
 SCENES = ("data.name=emoji-scenes", "data.image_size=16", "data.scenes=12,6,6,8")
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["edgecmd", *words])
-    try:
-        main()
-    except SystemExit as leave:
-        return int(leave.code or 0)
-    return 0
 
 
 def settings(*values: str) -> list[str]:

@@ -1,7 +1,6 @@
 """``distance`` and ``theory`` as a user types them: files, resuming, refusals."""
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,21 +8,12 @@ from typing import Any
 import pytest
 
 from edgecmd.cli import theory_jobs
-from edgecmd.cli.app import main
 from edgecmd.config import RunConfig
 from edgecmd.errors import ConfigError
 from edgecmd.pairs import pair_settings
 from edgecmd.runs import new_student, save_student
 from edgecmd.settings import load_config, to_toml
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["edgecmd", *words])
-    try:
-        main()
-    except SystemExit as leave:
-        return int(leave.code or 0)
-    return 0
+from tests.command_line import run
 
 
 @pytest.fixture

@@ -2,25 +2,14 @@
 
 import hashlib
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
-from edgecmd.cli.app import main
 from edgecmd.config import RunConfig
 from edgecmd.settings import to_toml
 from export.web import ortweb
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    """Exit code of one command."""
-    monkeypatch.setattr(sys, "argv", ["edgecmd", *map(str, words)])
-    try:
-        main()
-    except SystemExit as leave:
-        return int(leave.code or 0)
-    return 0
+from tests.command_line import run
 
 
 @pytest.fixture
