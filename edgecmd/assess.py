@@ -140,7 +140,7 @@ def _few_labels(
     probe = make_probe(pool, pool_labels, test, test_labels)
     if len(np.unique(probe.pool_labels)) < 2 or not len(probe.test):
         return {}
-    methods = {name: _by_num_labels(name, probe=probe, config=config) for name in PROBES}
+    methods = {name: by_num_labels(name, probe=probe, config=config) for name in PROBES}
     return {
         "majority": majority_share(probe.test_labels),
         "num_classes": len(np.unique(probe.pool_labels)),
@@ -150,7 +150,8 @@ def _few_labels(
     }
 
 
-def _by_num_labels(method: str, *, probe: Probe, config: RunConfig) -> dict[str, Table]:
+def by_num_labels(method: str, *, probe: Probe, config: RunConfig) -> dict[str, Table]:
+    """Accuracies of one probe, a key of `PROBES`, for each of ``evaluate.num_labels``."""
     settings = config.evaluate
     table = {}
     for num_labels in settings.num_labels:

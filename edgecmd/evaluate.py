@@ -241,6 +241,16 @@ def fit_linear(pool: Embedding, labels: Int[np.ndarray, " drawn"]) -> LogisticRe
     return LogisticRegression(C=10.0, max_iter=2000).fit(pool, labels)
 
 
+def class_rows(
+    fitted: LogisticRegression,
+) -> tuple[Float[np.ndarray, "classes dim"], Float[np.ndarray, " classes"]]:
+    """Weight and bias of a regression, a row a class; fitted to two classes it has the second's alone."""
+    weight, bias = fitted.coef_, fitted.intercept_
+    if len(weight) == 1:
+        return np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    return weight, bias
+
+
 PROBES: dict[str, Classifier] = {"knn": knn_predict, "linear": linear_predict}
 
 

@@ -6,6 +6,7 @@ Shapes: N examples, D embedding dimension, P labelled examples.
 import copy
 import warnings
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from edgecmd.data.augment import augment
 from edgecmd.data.clients import experiment, target_input
 from edgecmd.data.pairs import target_kind
 from edgecmd.device import device_of, place
-from edgecmd.evaluate import fit_linear
+from edgecmd.early_stopping import Best
+from edgecmd.evaluate import class_rows, fit_linear
 from edgecmd.losses import unit
 from edgecmd.seeding import numpy_generator, torch_generator
 from edgecmd.statistics import mean_interval
@@ -89,7 +91,9 @@ def finetune(student: nn.Module, drawn: Drawn, config: RunConfig, *, draw: int) 
     order = numpy_generator(config.seed, "finetune-batches", client=draw)
     views = torch_generator(config.seed, "finetune-views", client=draw)
     used, classes = np.flatnonzero(~drawn.held), torch.from_numpy(drawn.labels).to(drawn.target.device)
-    best = _Best(model, drawn, classes)
+    held = torch.from_numpy(np.flatnonzero(drawn.held))
+    look = partial(_held_loss, model, drawn.target[held], classes[held]) if len(held) else None
+    best = Best(model, look, patience=PATIENCE)
     for step in range(NUM_STEPS):
         model.train()
         batch = torch.from_numpy(order.choice(used, size=min(BATCH_SIZE, len(used)), replace=False))
@@ -98,39 +102,19 @@ def finetune(student: nn.Module, drawn: Drawn, config: RunConfig, *, draw: int) 
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        if (step + 1) % CHECK_EVERY == 0 and best.stop_after(model):
+        if (step + 1) % CHECK_EVERY == 0 and best.is_over():
             break
-    return best.restored(model)
+    best.restore()
+    return model
 
 
-class _Best:
-    """The weights with the least loss on the held-out labels, and how long ago that was."""
-
-    def __init__(self, model: nn.Module, drawn: Drawn, classes: Tensor) -> None:
-        held = torch.from_numpy(np.flatnonzero(drawn.held))
-        self.target, self.classes = drawn.target[held], classes[held]
-        self.loss, self.weights, self.looks = float("inf"), copy.deepcopy(model.state_dict()), 0
-        self.stop_after(model)
-
-    def stop_after(self, model: nn.Module) -> bool:
-        """Look at the held-out loss; whether it has not fallen for too long."""
-        if not len(self.classes):
-            return False
-        model.eval()
-        with torch.no_grad():
-            chunks = zip(torch.split(self.target, 256), torch.split(self.classes, 256), strict=True)
-            losses = [functional.cross_entropy(model(x), y, reduction="sum") for x, y in chunks]
-        loss = float(torch.stack(losses).sum())
-        self.looks += 1
-        if loss < self.loss:
-            self.loss, self.weights, self.looks = loss, copy.deepcopy(model.state_dict()), 0
-        return self.looks >= PATIENCE
-
-    def restored(self, model: Classifier) -> Classifier:
-        """``model`` with the best weights; as it is where nothing was held out."""
-        if len(self.classes):
-            model.load_state_dict(self.weights)
-        return model.eval()
+@torch.no_grad()
+def _held_loss(model: nn.Module, target: Inputs, classes: Int[Tensor, " num"]) -> float:
+    """Cross-entropy on the held-out labels, summed."""
+    model.eval()
+    chunks = zip(torch.split(target, 256), torch.split(classes, 256), strict=True)
+    losses = [functional.cross_entropy(model(x), y, reduction="sum") for x, y in chunks]
+    return float(torch.stack(losses).sum())
 
 
 def _start(student: nn.Module, drawn: Drawn) -> Classifier:
@@ -146,10 +130,7 @@ def _start(student: nn.Module, drawn: Drawn) -> Classifier:
         # One example a class is the question here, not the sign of a regression problem.
         warnings.filterwarnings("ignore", message="The number of unique classes")
         probe = fit_linear(embedding, drawn.labels[used])
-    weight, bias = probe.coef_, probe.intercept_
-    if len(weight) == 1:
-        # Two classes have one row of scores: that of the second.
-        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    weight, bias = class_rows(probe)
     with torch.no_grad():
         # The classifier multiplies unit embeddings by ten.
         model.head.weight.copy_(torch.from_numpy(weight / 10.0))

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgecmd.assess import Table, teacher_embedding
+from edgecmd.assess import Table, by_num_labels, teacher_embedding
 from edgecmd.compare.methods import SUPERVISED, SUPERVISED_ALL, work_of
 from edgecmd.compare.tuning import LABELLING, NUM_DRAWS, validation_draw
 from edgecmd.config import RunConfig
 from edgecmd.data.clients import experiment, target_input
 from edgecmd.data.labelled import Labels
 from edgecmd.errors import ConfigError
-from edgecmd.evaluate import PROBES, clustering, few_label_accuracy, make_probe, unit_rows
+from edgecmd.evaluate import PROBES, clustering, make_probe, unit_rows
 from edgecmd.finetune import finetune_accuracy
 from edgecmd.statistics import mean_interval
 from edgecmd.supervised import Recipe, drawn_rows, fit_classifier, predict_classes
@@ -111,24 +111,13 @@ def finetuned(
 
 def ceiling_table(config: RunConfig) -> Table:
     """``teacher-source``: the probe on the teacher's features of the source pictures of the same examples."""
-    whole, settings = experiment(config.data), config.evaluate
+    whole = experiment(config.data)
     pool, test = (unit_rows(teacher_embedding(config, part)) for part in ("validation", "test"))
     labels = whole.test.labelled.labels
     if LABELLING not in labels:
         return {}
     probe = make_probe(pool, whole.validation.labelled.labels[LABELLING], test, labels[LABELLING])
-    few: dict[str, dict[str, object]] = {name: {} for name in PROBES}
-    for name, rows in few.items():
-        for count in settings.num_labels:
-            values = few_label_accuracy(
-                probe,
-                method=name,
-                num_labels=count,
-                num_draws=settings.num_draws,
-                num_neighbours=settings.num_neighbours,
-                seed=config.seed,
-            )
-            rows[str(count or "all")] = {"values": values, **asdict(mean_interval(values))}
+    few = {name: by_num_labels(name, probe=probe, config=config) for name in PROBES}
     clusters = clustering(test, labels[LABELLING], seed=config.seed)
     return {"few_labels": {LABELLING: few}, "clusters": {LABELLING: clusters}}
 

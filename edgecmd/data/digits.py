@@ -17,8 +17,8 @@ import numpy as np
 
 from edgecmd.built import read_arrays
 from edgecmd.config_data import DataConfig
-from edgecmd.data.experiment import Experiment, HeldOut
-from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels
+from edgecmd.data.experiment import Experiment, held_out
+from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.data.own import check_overlap, named_owners
 from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.data.sound import Clip
@@ -66,7 +66,7 @@ def load_digits(config: DataConfig) -> Experiment:
         for digit, speaker, take in zip(arrays["digit"], speakers, arrays["take"], strict=True)
     ]
     train, validation, test = parts
-    tested = _held_out(test, pairs=pairs, labels=labels, ids=ids)
+    tested = held_out(test, pairs=pairs, labels=labels, ids=ids)
     return Experiment(
         name=NAME,
         kind=KIND,
@@ -75,7 +75,7 @@ def load_digits(config: DataConfig) -> Experiment:
         train_owner=labels["speaker"].take(train),
         train_labels=labels["group"].take(train),
         train_subgroup=Labels(values=np.full(len(train), UNLABELLED), names=()),
-        validation=_held_out(validation, pairs=pairs, labels=labels, ids=ids),
+        validation=held_out(validation, pairs=pairs, labels=labels, ids=ids),
         test=tested,
         test_strict=tested,
         train_ids=tuple(ids[row] for row in train),
@@ -161,14 +161,4 @@ def _public(arrays: dict[str, np.ndarray]) -> PublicSource:
     images = np.repeat(arrays["public_picture"][..., None], 3, axis=3)
     return PublicSource(
         images=images, keys=tuple(f"mnist/{row:04d}" for row in range(len(images))), name="MNIST"
-    )
-
-
-def _held_out(rows: np.ndarray, *, pairs: PairedData, labels: dict[str, Labels], ids: list[str]) -> HeldOut:
-    part = pairs.take(rows)
-    taken = {name: one.take(rows) for name, one in labels.items()}
-    return HeldOut(
-        pairs=part,
-        labelled=LabelledTarget(target=part.target, labels=taken),
-        ids=tuple(ids[row] for row in rows),
     )

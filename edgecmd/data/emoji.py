@@ -10,15 +10,15 @@ Shapes: N pairs, S side of an image.
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from edgecmd.config_data import DataConfig
-from edgecmd.data.experiment import Experiment, HeldOut
-from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels
+from edgecmd.data.experiment import Experiment, held_out
+from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.data.pairs import Images, PairedData, PublicSource
 from edgecmd.data.pinned import Arrays, read_pinned
 from edgecmd.data.strict import near_duplicates
@@ -120,16 +120,6 @@ def load_public(*, image_size: int = SIDE) -> PublicSource:
     arrays = read_shipped(PUBLIC_FILE)
     keys = tuple(str(key) for key in arrays["key"])
     return PublicSource(images=shrink(arrays["image"], image_size), keys=keys, name="emoji-public")
-
-
-def held_out(
-    rows: np.ndarray, *, pairs: PairedData, labels: Mapping[str, Labels], ids: np.ndarray
-) -> HeldOut:
-    """The examples at ``rows`` as pairs and with labels."""
-    part = pairs.take(rows)
-    taken = {name: one.take(rows) for name, one in labels.items()}
-    labelled = LabelledTarget(target=part.target, labels=taken)
-    return HeldOut(pairs=part, labelled=labelled, ids=tuple(ids[rows].tolist()))
 
 
 def load_emoji(config: DataConfig, *, min_subgroup_pairs: int = MIN_SUBGROUP_PAIRS) -> Experiment:

@@ -5,7 +5,7 @@ Only a simulation or an evaluation sees an `Experiment`. A client gets `PairedDa
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from edgecmd.config_data import DataConfig
-from edgecmd.data.labelled import LabelledTarget, Labels
+from edgecmd.data.labelled import LabelledTarget, Labels, Masks
 from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.errors import ConfigError, DataError, choose
 
@@ -68,6 +68,32 @@ class HeldOut:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+
+def held_out(
+    rows: Int[np.ndarray, " num"],
+    *,
+    pairs: PairedData,
+    labels: Mapping[str, Labels],
+    ids: Sequence[str] | np.ndarray,
+    masks: Masks | None = None,
+) -> HeldOut:
+    """The examples at ``rows`` of a whole set, as pairs and with labels.
+
+    Args:
+        rows: Which examples.
+        pairs: All pairs of the set.
+        labels: Labellings of all of them.
+        ids: Names of all of them.
+        masks: Masks of all of them, where the set has any.
+    """
+    part = pairs.take(rows)
+    labelled = LabelledTarget(
+        target=part.target,
+        labels={name: one.take(rows) for name, one in labels.items()},
+        masks=None if masks is None else masks.take(rows),
+    )
+    return HeldOut(pairs=part, labelled=labelled, ids=tuple(str(ids[row]) for row in rows))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgecmd.config_data import DataConfig
 from edgecmd.data.emoji import shrink
-from edgecmd.data.experiment import Experiment, HeldOut
+from edgecmd.data.experiment import Experiment, held_out
 from edgecmd.data.indoor import (
     KIND,
     OBJECTS_FILE,
@@ -22,7 +22,7 @@ from edgecmd.data.indoor import (
     load_public,
     read_indoor,
 )
-from edgecmd.data.labelled import LabelledTarget, Labels
+from edgecmd.data.labelled import Labels
 from edgecmd.data.pairs import PairedData
 from edgecmd.data.pinned import Arrays
 
@@ -54,7 +54,7 @@ def load_objects(config: DataConfig) -> Experiment:
     ids = np.array(
         [f"{names[piece]}/{view:03d}" for piece, view in zip(arrays["piece"], arrays["view"], strict=True)]
     )
-    tested = _held_out(test, pairs=pairs, labels=labels, ids=ids)
+    tested = held_out(test, pairs=pairs, labels=labels, ids=ids)
     return Experiment(
         name=NAME,
         kind=KIND,
@@ -63,7 +63,7 @@ def load_objects(config: DataConfig) -> Experiment:
         train_owner=labels["library"].take(train),
         train_labels=labels["group"].take(train),
         train_subgroup=labels["group"].take(train),
-        validation=_held_out(validation, pairs=pairs, labels=labels, ids=ids),
+        validation=held_out(validation, pairs=pairs, labels=labels, ids=ids),
         test=tested,
         test_strict=tested,
         train_ids=tuple(ids[train].tolist()),
@@ -82,10 +82,3 @@ def labellings(arrays: Arrays) -> dict[str, Labels]:
         "concept": Labels(values=arrays["piece"].astype(np.int64), names=pieces),
         "library": Labels(values=codes[arrays["piece"]].astype(np.int64), names=libraries),
     }
-
-
-def _held_out(rows: np.ndarray, *, pairs: PairedData, labels: dict[str, Labels], ids: np.ndarray) -> HeldOut:
-    part = pairs.take(rows)
-    taken = {name: one.take(rows) for name, one in labels.items()}
-    labelled = LabelledTarget(target=part.target, labels=taken)
-    return HeldOut(pairs=part, labelled=labelled, ids=tuple(ids[rows].tolist()))

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgecmd.config_data import DataConfig
 from edgecmd.data.emoji import shrink
-from edgecmd.data.experiment import Experiment, HeldOut
+from edgecmd.data.experiment import Experiment, held_out
 from edgecmd.data.indoor import (
     KIND,
     ROOMS_FILE,
@@ -23,7 +23,7 @@ from edgecmd.data.indoor import (
     read_indoor,
     thin_out,
 )
-from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels, Masks
+from edgecmd.data.labelled import UNLABELLED, Labels, Masks
 from edgecmd.data.pairs import PairedData
 
 NAME = "rooms"
@@ -57,7 +57,8 @@ def load_rooms(config: DataConfig) -> Experiment:
     masks = Masks(
         values=thin_out(arrays["mask"], config.image_size), names=tuple(arrays["class_names"].tolist())
     )
-    tested = _held_out(test, pairs=pairs, labels=labels, masks=masks)
+    ids = [f"room/{row:04d}" for row in range(len(pairs))]
+    tested = held_out(test, pairs=pairs, labels=labels, ids=ids, masks=masks)
     return Experiment(
         name=NAME,
         kind=KIND,
@@ -66,20 +67,9 @@ def load_rooms(config: DataConfig) -> Experiment:
         train_owner=labels["home"].take(train),
         train_labels=labels["group"].take(train),
         train_subgroup=Labels(values=np.full(len(train), UNLABELLED), names=()),
-        validation=_held_out(validation, pairs=pairs, labels=labels, masks=masks),
+        validation=held_out(validation, pairs=pairs, labels=labels, ids=ids, masks=masks),
         test=tested,
         test_strict=tested,
-        train_ids=_ids(train),
+        train_ids=tuple(ids[row] for row in train),
         unseen="furniture",
     )
-
-
-def _ids(rows: np.ndarray) -> tuple[str, ...]:
-    return tuple(f"room/{row:04d}" for row in rows)
-
-
-def _held_out(rows: np.ndarray, *, pairs: PairedData, labels: dict[str, Labels], masks: Masks) -> HeldOut:
-    part = pairs.take(rows)
-    taken = {name: one.take(rows) for name, one in labels.items()}
-    labelled = LabelledTarget(target=part.target, labels=taken, masks=masks.take(rows))
-    return HeldOut(pairs=part, labelled=labelled, ids=_ids(rows))

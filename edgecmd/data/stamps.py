@@ -13,6 +13,7 @@ Shapes: N pairs, T samples, S side of a picture.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Int, Int16
@@ -20,8 +21,8 @@ from jaxtyping import Int, Int16
 from edgecmd.built import COMMANDS, checked_file, read_arrays
 from edgecmd.config_data import DataConfig
 from edgecmd.data.emoji import SIDE, encode, load_public, shrink
-from edgecmd.data.experiment import Experiment, HeldOut
-from edgecmd.data.labelled import LabelledTarget, Labels
+from edgecmd.data.experiment import Experiment, HeldOut, held_out
+from edgecmd.data.labelled import Labels
 from edgecmd.data.own import check_overlap, named_owners, position, split_rows
 from edgecmd.data.pairs import PairedData
 from edgecmd.data.sound import Clip
@@ -191,11 +192,6 @@ UNSEEN = {"concept": "concepts", "owner": "languages", "pair": "recordings"}
 
 
 def _held_out(rows: Rows, *, pairs: PairedData, labels: dict[str, Labels], ids: np.ndarray) -> HeldOut:
-    part = pairs.take(rows)
-    taken = {name: one.take(rows) for name, one in labels.items()}
-    return HeldOut(
-        pairs=part,
-        labelled=LabelledTarget(target=part.target, labels=taken),
-        ids=tuple(ids[rows].tolist()),
-        shown=taken["concept"].values,
-    )
+    """Examples at ``rows``, which show the thing of their concept."""
+    part = held_out(rows, pairs=pairs, labels=labels, ids=ids)
+    return replace(part, shown=part.labelled.labels["concept"].values)

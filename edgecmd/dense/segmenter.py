@@ -6,6 +6,7 @@ Shapes: B batch, N images, C channels, H height, W width, D embedding dimension,
 import copy
 import warnings
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from edgecmd.data.augment import MOTIONS, draw_motion, moved
 from edgecmd.data.labelled import IGNORED
 from edgecmd.dense.maps import unit_places
 from edgecmd.device import device_of, place
+from edgecmd.early_stopping import Best
+from edgecmd.evaluate import class_rows
 from edgecmd.models.students import Pointwise, Student
 from edgecmd.seeding import numpy_generator, torch_generator
 
@@ -108,10 +111,7 @@ def fit_probe(student: nn.Module, drawn: Drawn, *, generator: np.random.Generato
             # The last digits of a start for fine-tuning are not worth the time.
             warnings.filterwarnings("ignore", category=ConvergenceWarning)
             fitted = LogisticRegression(C=10.0, max_iter=100).fit(rows[kept], classes[kept])
-        coefficients, intercepts = fitted.coef_, fitted.intercept_
-        if len(coefficients) == 1:
-            coefficients = np.concatenate([-coefficients, coefficients]) / 2
-            intercepts = np.concatenate([-intercepts, intercepts]) / 2
+        coefficients, intercepts = class_rows(fitted)
         weight[found], bias[found] = _tensor(coefficients), _tensor(intercepts)
     else:
         bias[found] = 0.0
@@ -155,7 +155,8 @@ def finetune(model: Segmenter, drawn: Drawn, config: RunConfig, *, rate: float, 
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=num_steps + 1)
     order = numpy_generator(config.seed, "segment-batches", client=draw)
     views = torch_generator(config.seed, "segment-views", client=draw)
-    used, best = np.flatnonzero(~drawn.held), _Best(model, drawn)
+    look = partial(held_loss, model, drawn) if drawn.held.any() else None
+    used, best = np.flatnonzero(~drawn.held), Best(model, look, patience=PATIENCE)
     for step in range(num_steps):
         model.train()
         batch = torch.from_numpy(order.choice(used, size=min(BATCH_SIZE, len(used)), replace=False))
@@ -165,9 +166,10 @@ def finetune(model: Segmenter, drawn: Drawn, config: RunConfig, *, rate: float, 
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
-        if (step + 1) % CHECK_EVERY == 0 and best.stop_after(model):
+        if (step + 1) % CHECK_EVERY == 0 and best.is_over():
             break
-    return best.restored(model)
+    best.restore()
+    return model
 
 
 def labelled_views(
@@ -194,31 +196,6 @@ def held_loss(model: Segmenter, drawn: Drawn) -> float:
     return sum(
         float(functional.cross_entropy(model(x), y, ignore_index=IGNORED, reduction="sum")) for x, y in chunks
     )
-
-
-class _Best:
-    """The weights with the least loss on the held-out images, and how long ago that was."""
-
-    def __init__(self, model: Segmenter, drawn: Drawn) -> None:
-        self.drawn = drawn
-        self.loss, self.weights, self.looks = float("inf"), copy.deepcopy(model.state_dict()), 0
-        self.stop_after(model)
-
-    def stop_after(self, model: Segmenter) -> bool:
-        """Look at the held-out loss; whether it has not fallen for too long."""
-        if not self.drawn.held.any():
-            return False
-        loss = held_loss(model, self.drawn)
-        self.looks += 1
-        if loss < self.loss:
-            self.loss, self.weights, self.looks = loss, copy.deepcopy(model.state_dict()), 0
-        return self.looks >= PATIENCE
-
-    def restored(self, model: Segmenter) -> Segmenter:
-        """``model`` with the best weights; as it is where nothing was held out."""
-        if self.drawn.held.any():
-            model.load_state_dict(self.weights)
-        return model.eval()
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from edgecmd import finetune as tuning
 from edgecmd.assess import assess, embedder, headline
 from edgecmd.config import RunConfig
 from edgecmd.data.clients import experiment, target_input
+from edgecmd.early_stopping import Best
 from edgecmd.evaluate import fit_linear
 from edgecmd.finetune import Drawn, finetune, finetune_accuracy, split_labels
 from edgecmd.losses import unit
@@ -72,13 +73,13 @@ def test_the_best_look_counts_and_the_student_is_not_changed(
     student, given_labels = new_student(tiny), drawn(tiny)
     before = {name: value.clone() for name, value in student.state_dict().items()}
     seen: list[float] = []
-    look = tuning._Best.stop_after
+    look = Best.is_over
 
-    def watched(self: tuning._Best, model: nn.Module) -> bool:
-        seen.append(held_loss(model.eval(), given_labels))
-        return look(self, model)
+    def watched(self: Best) -> bool:
+        seen.append(held_loss(self.model.eval(), given_labels))
+        return look(self)
 
-    monkeypatch.setattr(tuning._Best, "stop_after", watched)
+    monkeypatch.setattr(Best, "is_over", watched)
     monkeypatch.setattr(tuning, "LEARNING_RATE", 3e-3)
     model = finetune(student, given_labels, tiny, draw=0)
     assert len(seen) > 2
