@@ -20,7 +20,7 @@ def in_range(section: str, low: int | float, high: int | float, **settings: int 
 
 
 # Sets whose source images have a side of their own.
-SOURCE_SIDES = {"digits": 32, "objects": 32, "rooms": 32}
+SOURCE_SIDES = {"digits": 32}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,8 +43,8 @@ class DataConfig:
     image_size: int = 64
     """Side of a target image in pixels; larger ones are averaged down. A multiple of 16."""
     source_size: int = 0
-    """Side of a source image in pixels, a multiple of 16; 0: 32 for ``digits``, ``objects`` and
-    ``rooms``, which their teachers were trained on, else image_size."""
+    """Side of a source image in pixels, a multiple of 16; 0: 32 for ``digits``, which
+    its teacher was trained on, else image_size."""
     target_offset: float = 1.0
     """Value of the target (0 black, 1 white) that the student sees as zero; 1 for ink on white paper."""
     target_scale: float = -0.5
@@ -126,8 +126,11 @@ class DataConfig:
 class TeacherConfig:
     """The frozen teacher of the source modality."""
 
+    name: str = ""
+    """A teacher that ships: ``imagenet`` (EfficientNet-Lite0, trained with the labels of ImageNet), ``icons``
+    or ``indoor`` (SimCLR on the public pictures of ``emoji`` or ``rooms``); empty: that of the data set."""
     path: str = ""
-    """A .safetensors file made by ``edgecmd pretrain``; empty: the one that comes with the data set."""
+    """A .safetensors file made by ``edgecmd pretrain``, in place of one that ships."""
     map_dim: int = 64
     """Dimension of the teacher's feature at a place, for seg-* students."""
     map_zoom: int = 2
@@ -140,6 +143,10 @@ class TeacherConfig:
     def __post_init__(self) -> None:
         in_range("teacher", 2, 4096, map_dim=self.map_dim)
         in_range("teacher", 1, 8, map_zoom=self.map_zoom)
+        if self.name and self.path:
+            raise ConfigError(
+                f"teacher.name={self.name!r} and teacher.path={self.path!r} name two teachers. Set one."
+            )
         if bool(self.pair_features) != bool(self.public_features):
             raise ConfigError(
                 "teacher.pair_features and teacher.public_features go together:"

@@ -1,10 +1,13 @@
 """Step 1: SimCLR (Chen et al. 2020, arXiv 2002.05709) on the public source set.
 
+A teacher that was trained on photographs elsewhere keeps its weights; public pictures fit its projector.
+
 Shapes: B batch, N images, D embedding dimension.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,7 +19,17 @@ from edgecmd.data.augment import augment, augment_source
 from edgecmd.data.pairs import PublicSource, input_shape, target_kind
 from edgecmd.device import place, resolve_device
 from edgecmd.errors import choose
-from edgecmd.models.teachers import build_teacher, check_architecture, recipe_text
+from edgecmd.models.efficientnet import EfficientNetLite0
+from edgecmd.models.projection import fit_projector
+from edgecmd.models.teachers import (
+    IMAGENET,
+    TEACHERS,
+    PhotographSpec,
+    build_teacher,
+    check_architecture,
+    load_teacher,
+    recipe_text,
+)
 from edgecmd.preprocess import source_input
 from edgecmd.seeding import numpy_generator, torch_generator
 
@@ -38,6 +51,8 @@ def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress
         ConfigError: The architecture is not one for the source modality.
     """
     check_architecture(config.architecture, public.images)
+    if is_photograph(config.architecture):
+        return fitted_to(public, config)
     modality, channels = target_kind(public.images), input_shape(public.images)[0]
     network = build_teacher(
         config.architecture,
@@ -78,6 +93,34 @@ def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress
         if progress is not None:
             progress(step + 1, loss.item())
     return network.cpu().eval()
+
+
+def is_photograph(architecture: str) -> bool:
+    """Whether a teacher of that architecture was trained on photographs elsewhere."""
+    return isinstance(TEACHERS[architecture], PhotographSpec)
+
+
+def fitted_to(public: PublicSource, config: PretrainConfig) -> nn.Module:
+    """The shipped teacher of photographs with a projector that public pictures fit; nothing is trained.
+
+    Args:
+        public: Public RGB pictures.
+        config: ``architecture`` and ``embedding_dim``; what else it has is for training and is not used.
+
+    Raises:
+        ConfigError: The pictures are too few for the dimension, or not RGB.
+    """
+    network = build_teacher(
+        config.architecture,
+        embedding_dim=config.embedding_dim,
+        generator=torch_generator(config.seed, "teacher-init"),
+        in_channels=input_shape(public.images)[0],
+    )
+    shipped = load_teacher(name=IMAGENET).network.state_dict()
+    kept = {name: one for name, one in shipped.items() if not name.startswith("projector.")}
+    network.load_state_dict(kept, strict=False)
+    fit_projector(cast(EfficientNetLite0, network.eval()), public.images)
+    return network
 
 
 Draw = Callable[[int, np.random.Generator], tuple[np.ndarray, np.ndarray]]
@@ -129,7 +172,7 @@ def recipe(public: PublicSource, config: PretrainConfig) -> dict[str, str]:
         "architecture": config.architecture,
         "embedding_dim": str(config.embedding_dim),
         **_seen(public),
-        "method": "simclr",
+        "method": "principal components" if is_photograph(config.architecture) else "simclr",
         "settings": recipe_text(asdict(config)),
         "public_name": public.name,
         "public_sha256": public.fingerprint(),

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 
 from edgecmd.audit.replay import AVERAGES, Replay, load_weights
 from edgecmd.config import RunConfig
-from edgecmd.data.clients import Holding, client_rows, local_data, public_anchors, training_pairs
+from edgecmd.data.clients import Holding, client_rows, public_anchors, training_data
 from edgecmd.errors import ConfigError
 from edgecmd.models.students import Student
 from edgecmd.privacy.mechanisms import MECHANISMS
@@ -72,4 +72,4 @@ def retrain(config: RunConfig, keep: Bool[np.ndarray, " num"], *, tick: Tick) ->
 
 
 def _holding(config: RunConfig, rows: Int[np.ndarray, " num"]) -> Holding:
-    return Holding(data=local_data(config, *training_pairs(config, rows)), anchors=public_anchors(config))
+    return Holding(data=training_data(config, rows), anchors=public_anchors(config))

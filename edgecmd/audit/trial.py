@@ -24,7 +24,7 @@ from edgecmd.audit.inversion import (
 )
 from edgecmd.audit.similarity import psnr, ssim
 from edgecmd.config import PrivacyConfig, RunConfig
-from edgecmd.data.clients import experiment, local_data, public_anchors, training_pairs
+from edgecmd.data.clients import experiment, public_anchors, training_data
 from edgecmd.distill import LocalData
 from edgecmd.errors import ConfigError
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
@@ -166,7 +166,7 @@ def _chosen(config: RunConfig, *, num: int, seed: int) -> tuple[np.ndarray, np.n
 
 
 def _data(config: RunConfig, rows: np.ndarray) -> LocalData:
-    data = local_data(config, *training_pairs(config, rows))
+    data = training_data(config, rows)
     return replace(data, target=data.target.cpu(), teacher=data.teacher.cpu())
 
 

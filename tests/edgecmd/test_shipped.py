@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 ASK = "import edgecmd; from edgecmd.shipped import shipped_file; print(edgecmd.__file__, shipped_file('x'))"
 
 
-BUILTIN = teachers.BUILTIN["emoji"][0]
+BUILTIN = teachers.SHIPPED["icons"][0]
 
 
 @pytest.mark.parametrize("name", [PAIRS_FILE, PUBLIC_FILE, BUILTIN, "NOTICE"])

@@ -157,18 +157,18 @@ def test_the_shipped_teacher_saw_the_shipped_public_set_and_nothing_else() -> No
     assert load_teacher().recipe["public_sha256"] == load_public().fingerprint()
 
 
-@pytest.mark.parametrize("name", ["rooms", "objects"])
-def test_the_teacher_of_rooms_and_objects_saw_their_public_pictures_alone(name: str) -> None:
+def test_the_teacher_indoor_saw_the_public_pictures_of_rooms_alone() -> None:
     from edgecmd.config_data import DataConfig
     from edgecmd.data.indoor import load_public
 
-    teacher = load_teacher(data_set=name)
-    assert teacher.recipe["public_sha256"] == load_public(DataConfig(name=name)).fingerprint()
+    teacher = load_teacher(name="indoor")
+    public = load_public(DataConfig(name="rooms", source_size=32))
+    assert teacher.recipe["public_sha256"] == public.fingerprint()
     assert teacher.recipe["method"] == "simclr"
 
 
 @pytest.mark.slow
-def test_the_recipe_reaches_the_quality_of_the_teacher_of_objects() -> None:
+def test_the_recipe_reaches_the_quality_of_the_teacher_indoor() -> None:
     """Made again with the shipped recipe: accuracy of a linear probe on pictures of furniture within 0.05."""
     import json
 
@@ -177,7 +177,8 @@ def test_the_recipe_reaches_the_quality_of_the_teacher_of_objects() -> None:
     from edgecmd.evaluate import fit_linear, unit_rows
     from edgecmd.models.teachers import embed_source
 
-    shipped, whole = load_teacher(data_set="objects"), load_objects(DataConfig(name="objects"))
+    shipped = load_teacher(name="indoor")
+    whole = load_objects(DataConfig(name="objects", source_size=32))
     again = pretrain(whole.public, PretrainConfig(**json.loads(shipped.recipe["settings"])))
 
     def accuracy(network: torch.nn.Module) -> float:
@@ -194,7 +195,7 @@ def test_a_damaged_built_in_teacher_is_refused(tmp_path: Path, monkeypatch: pyte
     from edgecmd.models import teachers
 
     damaged = tmp_path / "teacher.safetensors"
-    data = bytearray(teachers.shipped_file(teachers.BUILTIN["emoji"][0]).read_bytes())
+    data = bytearray(teachers.shipped_file(teachers.SHIPPED["icons"][0]).read_bytes())
     data[-1] ^= 1
     damaged.write_bytes(bytes(data))
     monkeypatch.setattr(teachers, "shipped_file", lambda _: damaged)

@@ -80,9 +80,9 @@ def npm(name: str, version: str, *, digest: str, members: tuple[str, ...] = ICON
     return Package(registry=NPM, name=name, version=version, file=file, digest=digest, members=members)
 
 
-def wheel(name: str, version: str, *, digest: str, members: tuple[str, ...]) -> Package:
-    """A package of PyPI with one wheel for every platform."""
-    file = f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
+def wheel(name: str, version: str, *, digest: str, members: tuple[str, ...], python: str = "py3") -> Package:
+    """A package of PyPI with one wheel for every platform; ``python`` is the tag in its name."""
+    file = f"{name.replace('-', '_')}-{version}-{python}-none-any.whl"
     return Package(registry=PYPI, name=name, version=version, file=file, digest=digest, members=members)
 
 

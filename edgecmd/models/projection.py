@@ -1,0 +1,46 @@
+"""The projector of a teacher that was trained elsewhere: few dimensions that keep most of what it says.
+
+Shapes: N images, C channels of the network's pooled map, D embedding dimension.
+"""
+
+import numpy as np
+import torch
+
+from edgecmd.data.pairs import Images
+from edgecmd.device import device_of
+from edgecmd.errors import ConfigError
+from edgecmd.models.components import principal_components
+from edgecmd.models.efficientnet import EfficientNetLite0
+from edgecmd.preprocess import source_input
+
+BATCH_SIZE = 64
+
+
+@torch.no_grad()
+def fit_projector(network: EfficientNetLite0, images: Images) -> None:
+    """Set the projector to the principal components of public pictures, centred, not scaled.
+
+    Args:
+        network: Its projector is changed, nothing else.
+        images: Public RGB pictures, uint8, (N, H, W, 3).
+
+    Raises:
+        ConfigError: There are too few pictures for the projector's dimension.
+
+    Guarantees:
+        A function of the network and of public pictures alone; no label is used.
+    """
+    dim, channels = network.projector.weight.shape
+    if dim > min(channels, len(images) - 1):
+        raise ConfigError(
+            f"pretrain.embedding_dim={dim} needs more than {dim} public pictures and at most {channels}"
+            f" dimensions; there are {len(images)} pictures. Lower it."
+        )
+    device = device_of(network)
+    pooled = [
+        network.pooled(source_input(images[start : start + BATCH_SIZE]).to(device)).cpu().numpy()
+        for start in range(0, len(images), BATCH_SIZE)
+    ]
+    mean, weight, _ = principal_components(np.concatenate(pooled).astype(np.float64), dim)
+    network.projector.weight.copy_(torch.from_numpy(weight.T))
+    network.projector.bias.copy_(torch.from_numpy(-mean @ weight))
