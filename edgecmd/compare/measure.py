@@ -16,9 +16,11 @@ from edgecmd.compare.tuning import LABELLING, NUM_DRAWS, validation_draw
 from edgecmd.config import RunConfig
 from edgecmd.data.clients import experiment, target_input
 from edgecmd.data.labelled import Labels
+from edgecmd.dense import tables
 from edgecmd.errors import ConfigError
 from edgecmd.evaluate import PROBES, clustering, make_probe, unit_rows
 from edgecmd.finetune import finetune_accuracy
+from edgecmd.models.students import is_dense
 from edgecmd.statistics import mean_interval
 from edgecmd.supervised import Recipe, drawn_rows, fit_classifier, predict_classes
 
@@ -111,6 +113,8 @@ def finetuned(
 
 def ceiling_table(config: RunConfig) -> Table:
     """``teacher-source``: the probe on the teacher's features of the source pictures of the same examples."""
+    if is_dense(config.student.architecture):
+        return {"segmentation": tables.ceiling_table(config)} if tables.has_masks(config) else {}
     whole = experiment(config.data)
     pool, test = (unit_rows(teacher_embedding(config, part)) for part in ("validation", "test"))
     labels = whole.test.labelled.labels

@@ -70,7 +70,7 @@ FULL_AUDIO = (
 # Segmentation: methods that look at places. No grid of rates: a score within the pool would need its masks.
 PLACES = (
     *("cmc", "cmd", "cmc+cmd", "cmc-anchored", "cmd-anchored", "cmc+cmd-anchored"),
-    *("l2", "socket", "seed", "crd", "scratch", "untrained"),
+    *("l2", "socket", "seed", "crd", "scratch", "teacher-source", "untrained"),
 )
 FAST_PLACES = (
     "student.architecture=seg-50k",

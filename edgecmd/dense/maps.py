@@ -26,7 +26,7 @@ from edgecmd.files import write_bytes_atomically
 from edgecmd.losses import unit
 from edgecmd.models.components import principal_components
 from edgecmd.models.efficientnet import FEW, EfficientNetLite0
-from edgecmd.models.students import Student
+from edgecmd.models.students import Pointwise, Student
 from edgecmd.models.teachers import Teacher
 from edgecmd.preprocess import source_input
 from edgecmd.seeding import numpy_generator
@@ -88,7 +88,17 @@ def hypercolumns(
     Raises:
         ConfigError: The teacher has no stages that could be looked at.
     """
-    seen = source_input(images).to(device_of(network))
+    return columns_of(network, source_input(images).to(device_of(network)), view=view)
+
+
+def columns_of(
+    network: nn.Module, seen: Float[Tensor, "batch channels height width"], *, view: View
+) -> Float[Tensor, "batch columns rows grid"]:
+    """`hypercolumns` of pictures that are scaled already, see `edgecmd.preprocess.source_input`.
+
+    Raises:
+        ConfigError: The teacher has no stages that could be looked at.
+    """
     if view.zoom != 1:
         seen = functional.interpolate(seen, scale_factor=view.zoom, mode="bilinear", align_corners=False)
     columns = [
@@ -167,6 +177,30 @@ def _places_of(network: nn.Module, public: Images, *, view: View) -> Float[np.nd
         flat = columns.reshape(*columns.shape[:2], cells)
         found += [one[:, generator.permutation(cells)[:each]].T for one in flat]
     return np.concatenate(found).astype(np.float64)
+
+
+class TeacherPlaces(nn.Module):
+    """A teacher that embeds each place of a picture of its own modality, as a dense student does of its own.
+
+    Args:
+        network: The frozen teacher.
+        view: Grid and zoom.
+        reduction: Of public images.
+    """
+
+    def __init__(self, network: nn.Module, *, view: View, reduction: Reduction) -> None:
+        super().__init__()
+        self.network, self.view = network, view
+        self.projector = Pointwise(*reduction.weight.shape)
+        weight = torch.from_numpy(reduction.weight.T.copy())
+        self.projector.load_state_dict(
+            {"weight": weight[..., None, None], "bias": -weight @ torch.from_numpy(reduction.mean)}
+        )
+
+    def forward(self, seen: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim rows columns"]:
+        """Embed each place, see `edgecmd.preprocess.source_input`; not normalised."""
+        places: Tensor = self.projector(columns_of(self.network, seen, view=self.view))
+        return places
 
 
 def teacher_maps(teacher: Teacher, images: Images, *, view: View, reduction: Reduction) -> Maps:

@@ -9,11 +9,20 @@ from dataclasses import asdict
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from edgecmd.config import RunConfig
-from edgecmd.data.clients import experiment, target_input
+from edgecmd.data.clients import (
+    experiment,
+    map_reduction,
+    map_view,
+    target_input,
+    teacher_of,
+    teacher_settings,
+)
 from edgecmd.data.labelled import Masks
-from edgecmd.data.pairs import target_kind
+from edgecmd.data.pairs import PairedData, target_kind
+from edgecmd.dense.maps import TeacherPlaces
 from edgecmd.dense.score import Scores, absent_classes, rare_classes, segmentation_scores, share_of_pixels
 from edgecmd.dense.segmenter import (
     FINETUNE_RATE,
@@ -29,6 +38,7 @@ from edgecmd.dense.segmenter import (
 from edgecmd.device import device_of, place, resolve_device
 from edgecmd.errors import DataError
 from edgecmd.models.students import Student
+from edgecmd.preprocess import source_input
 from edgecmd.runs import new_student
 from edgecmd.seeding import numpy_generator
 from edgecmd.statistics import mean_interval
@@ -36,6 +46,7 @@ from edgecmd.statistics import mean_interval
 Table = dict[str, object]
 Fitted = Mapping[str, Segmenter]
 Fit = Callable[[Drawn, int], Fitted]
+See = Callable[[RunConfig, PairedData], Tensor]
 
 
 def masks_of(config: RunConfig) -> tuple[Masks, Masks]:
@@ -60,13 +71,14 @@ def has_masks(config: RunConfig) -> bool:
     return whole.validation.labelled.masks is not None and whole.test.labelled.masks is not None
 
 
-def draw_images(config: RunConfig, *, percent: int, draw: int) -> Drawn:
+def draw_images(config: RunConfig, *, percent: int, draw: int, see: See = target_input) -> Drawn:
     """The labelled images of one draw; it depends on (seed, percent, draw) alone, so all methods share it.
 
     Args:
         config: Settings of the run.
         percent: Of the pool; at least two images.
         draw: Index of the draw.
+        see: What is looked at of the labelled pairs.
 
     Raises:
         DataError: The data set has no masks.
@@ -76,7 +88,7 @@ def draw_images(config: RunConfig, *, percent: int, draw: int) -> Drawn:
     count = min(num, max(2, round(num * percent / 100)))
     generator = numpy_generator(config.seed, f"masks-{percent}", client=draw)
     rows = np.sort(generator.permutation(num)[:count])
-    target = target_input(config, whole.validation.pairs.take(rows))
+    target = see(config, whole.validation.pairs.take(rows))
     return Drawn(
         target=target,
         mask=torch.from_numpy(pool.values[rows]).long().to(target.device),
@@ -91,7 +103,7 @@ def segmenter_of(student: Student, drawn: Drawn, config: RunConfig, *, draw: int
     return finetune(_probe(student, drawn, config, draw=draw), drawn, config, rate=FINETUNE_RATE, draw=draw)
 
 
-def _probe(student: Student, drawn: Drawn, config: RunConfig, *, draw: int) -> Segmenter:
+def _probe(student: nn.Module, drawn: Drawn, config: RunConfig, *, draw: int) -> Segmenter:
     return fit_probe(student, drawn, generator=numpy_generator(config.seed, "probe-places", client=draw))
 
 
@@ -135,6 +147,28 @@ def scratch_table(config: RunConfig) -> Table:
     return _facts(config) | _rows(fit, config)
 
 
+def ceiling_table(config: RunConfig) -> Table:
+    """The linear probe on the teacher's places of the *source* pictures of the same examples.
+
+    Raises:
+        ConfigError: The teacher has no stages that could be looked at.
+        DataError: The data set has no masks.
+    """
+    places = TeacherPlaces(
+        teacher_of(config).network,
+        view=map_view(config),
+        reduction=map_reduction(teacher_settings(config)),
+    )
+
+    def fit(drawn: Drawn, draw: int) -> Fitted:
+        return {"probe": _probe(places, drawn, config, draw=draw)}
+
+    def see(config: RunConfig, pairs: PairedData) -> Tensor:
+        return source_input(pairs.source).to(resolve_device(config.device))
+
+    return _facts(config) | _rows(fit, config, see=see)
+
+
 def _from_scratch(config: RunConfig, drawn: Drawn, *, rate: float, draw: int) -> Segmenter:
     model = Segmenter(new_student(config), num_classes=drawn.num_classes)
     place(model, device_of(model.student))
@@ -155,22 +189,22 @@ def _facts(config: RunConfig) -> Table:
     }
 
 
-def _rows(fit: Fit, config: RunConfig) -> Table:
+def _rows(fit: Fit, config: RunConfig, *, see: See = target_input) -> Table:
     """Rows by method and percent."""
     found: dict[str, dict[str, Table]] = {}
     for percent in config.evaluate.label_percent:
         # All of the pool is one draw.
         num_draws = config.evaluate.segment_draws if percent < 100 else 1
-        scores = [_scores(fit, config, percent=percent, draw=draw) for draw in range(num_draws)]
+        scores = [_scores(fit, config, percent=percent, draw=draw, see=see) for draw in range(num_draws)]
         for name in scores[0]:
             found.setdefault(name, {})[str(percent)] = _row([one[name] for one in scores])
     return dict(found)
 
 
-def _scores(fit: Fit, config: RunConfig, *, percent: int, draw: int) -> dict[str, Scores]:
+def _scores(fit: Fit, config: RunConfig, *, percent: int, draw: int, see: See) -> dict[str, Scores]:
     pool, test = masks_of(config)
-    shown = target_input(config, experiment(config.data).test.pairs)
-    models = fit(draw_images(config, percent=percent, draw=draw), draw)
+    shown = see(config, experiment(config.data).test.pairs)
+    models = fit(draw_images(config, percent=percent, draw=draw, see=see), draw)
     rare = rare_classes(pool)
     return {
         name: segmentation_scores(predict_masks(model, shown), test, rare=rare)

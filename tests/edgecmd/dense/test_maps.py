@@ -10,6 +10,7 @@ import torch
 from edgecmd.data.clients import num_places, pair_features, public_anchors
 from edgecmd.dense.maps import (
     Reduction,
+    TeacherPlaces,
     View,
     as_places,
     cached_maps,
@@ -75,6 +76,17 @@ def test_a_map_of_few_components_is_the_linear_map_by_hand() -> None:
     found = teacher_maps(made, images(2), view=VIEW, reduction=reduction)
     columns = hypercolumns(made.network, images(2), view=VIEW).numpy()
     assert found[1, :, 2, 3] == pytest.approx((columns[1, :, 2, 3] - 0.5) @ reduction.weight, abs=1e-4)
+
+
+def test_the_teacher_beside_a_segmenter_says_the_same_of_each_place() -> None:
+    made, public = teacher(), images(12)
+    reduction = fit_reduction(made.network, public, view=VIEW, dim=5)
+    places = TeacherPlaces(made.network, view=VIEW, reduction=reduction)
+    assert places.projector.out_features == 5
+    with torch.no_grad():
+        found = places(source_input(public))
+    expected = teacher_maps(made, public, view=VIEW, reduction=reduction)
+    torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-3, atol=1e-4)
 
 
 def test_more_components_than_channels_are_refused() -> None:
