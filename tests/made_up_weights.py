@@ -50,10 +50,12 @@ def made_up_state(seed: int = 0) -> State:
         fan = into * kernel * kernel
         weight = torch.randn(out, into, kernel, kernel, generator=generator) * (2 / fan) ** 0.5
         state[f"{convolution}.weight"] = weight
-        state[f"{norm}.weight"] = 0.8 + 0.4 * torch.rand(out, generator=generator)
+        # So small that what is added to the variance is seen in the result.
+        variance = 0.002 + 0.02 * torch.rand(out, generator=generator)
+        state[f"{norm}.running_var"] = variance
+        state[f"{norm}.weight"] = (0.8 + 0.4 * torch.rand(out, generator=generator)) * variance.sqrt()
         state[f"{norm}.bias"] = 0.3 * torch.randn(out, generator=generator)
         state[f"{norm}.running_mean"] = 0.2 * torch.randn(out, generator=generator)
-        state[f"{norm}.running_var"] = 0.5 + torch.rand(out, generator=generator)
         state[f"{norm}.num_batches_tracked"] = torch.tensor(7)
 
     layer("_conv_stem", "_bn0", 32, 3, 3)

@@ -168,7 +168,7 @@ SHIPPED_TEACHERS = {
         trained_on="photographs of ImageNet (ILSVRC 2012)",
         labels="ImageNet's 1,000 classes",
         licence="Apache-2.0, Google and ML Illustrated",
-        attribution="of the weights, with what ImageNet asks: NOTICE in the package folder edgecmd/data/files",
+        attribution="of the weights, with ImageNet's terms: NOTICE in the package folder edgecmd/data/files",
     ),
 }
 
