@@ -21,7 +21,8 @@ class Pair:
 
 PAIRS: dict[str, Pair] = {
     "emoji": Pair(
-        text="pictures to drawings, real", settings=("data.name=emoji", "student.architecture=ws-200k")
+        text="pictures to drawings, real",
+        settings=("data.name=emoji", "teacher.name=imagenet", "student.architecture=ws-200k"),
     ),
     "digits": Pair(
         text="pictures to recordings, class-paired",

@@ -36,6 +36,8 @@ class Preset:
 
 
 SMALL = ("data.image_size=32", "data.source_size=64")
+# Teacher of photographs; `objects` and `rooms` have it anyway.
+PHOTOGRAPHS = 'teacher.name="imagenet"'
 NO_PROGRESS = "evaluate.every_rounds=0"
 FAST = (
     "student.architecture=ws-50k",
@@ -88,7 +90,11 @@ FULL_PLACES = (
 
 PAIRS: dict[str, Preset] = {
     "emoji": Preset(
-        data=("data.name=emoji", *SMALL), fast=FAST, full=FULL, headline="linear_10", tuned_labels=(10,)
+        data=("data.name=emoji", *SMALL, PHOTOGRAPHS),
+        fast=FAST,
+        full=FULL,
+        headline="linear_10",
+        tuned_labels=(10,),
     ),
     "objects": Preset(
         data=("data.name=objects", *SMALL), fast=FAST, full=FULL, headline="linear_10", tuned_labels=(10,)
@@ -103,7 +109,7 @@ PAIRS: dict[str, Preset] = {
         tune=False,
     ),
     "emoji-scenes": Preset(
-        data=("data.name=emoji-scenes",),
+        data=("data.name=emoji-scenes", PHOTOGRAPHS),
         fast=FAST_PLACES,
         full=FULL_PLACES,
         headline="miou_10",

@@ -156,7 +156,7 @@ def training_data(config: RunConfig, rows: np.ndarray) -> LocalData:
     pairs, _ = training_pairs(config, rows)
     return LocalData(
         target=target_input(config, pairs),
-        teacher=_training_features(teacher_settings(config))[torch.from_numpy(rows)],
+        teacher=training_features(config)[torch.from_numpy(rows)],
         modality=target_kind(pairs.target),
     )
 
@@ -170,9 +170,13 @@ def teacher_settings(config: RunConfig) -> RunConfig:
     return RunConfig(data=config.data, teacher=config.teacher, student=student, device=config.device)
 
 
+def training_features(config: RunConfig) -> Float[Tensor, "num dim *grid"]:
+    """Teacher features of all training pairs of a simulation, in their order."""
+    return _training_features(teacher_settings(config))
+
+
 @lru_cache(maxsize=2)
 def _training_features(config: RunConfig) -> Float[Tensor, "num dim *grid"]:
-    """Teacher features of all training pairs."""
     whole = experiment(config.data)
     return pair_features(config, whole.train, whole.train_ids)
 

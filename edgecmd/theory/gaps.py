@@ -21,7 +21,7 @@ PATCHES = 8
 LEAST_BLUR, LARGEST_BLUR = 1 / 32, 0.5
 LOUDEST_NOISE = 1.0
 SOFTEST_DB, LOUDEST_DB = -30.0, 20.0
-DEPTH_NOISE = 0.5
+FARTHEST_MM = 4000
 COARSEST_MM = 4000
 NARROWEST_HZ, WIDEST_HZ = 100.0, SAMPLING_RATE_HZ / 2
 
@@ -79,10 +79,12 @@ def noise_image(target: Targets, level: float, generator: np.random.Generator) -
 
 
 def noise_depth(target: Targets, level: float, generator: np.random.Generator) -> Targets:
-    """Distances times ``exp(level * DEPTH_NOISE * n)``, ``n`` standard normal; what was measured stays so."""
-    factor = np.exp(generator.normal(0.0, DEPTH_NOISE * level, target.shape))
-    noisy = np.rint(np.clip(target * factor, 1, 65535)).astype(target.dtype)
-    return np.where(target == 0, target, noisy)
+    """Any distance up to `FARTHEST_MM` in a share ``level`` of the pixels, missing ones among them.
+
+    Noise on what was measured alone would leave the outline of an object as it is, whatever its strength.
+    """
+    spikes = generator.integers(1, FARTHEST_MM + 1, target.shape).astype(target.dtype)
+    return np.where(generator.random(target.shape) < level, spikes, target)
 
 
 def quantise(target: Targets, level: float, _: np.random.Generator) -> Targets:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgecmd.config import RunConfig
-from edgecmd.data.clients import experiment, pair_features, public_anchors, target_input
+from edgecmd.data.clients import experiment, pair_features, public_anchors, target_input, training_features
 from edgecmd.data.experiment import HeldOut
 from edgecmd.data.labelled import Labels
 from edgecmd.data.pairs import PairedData, target_kind
@@ -164,10 +164,12 @@ def measure_point(config: RunConfig, plan: SweepPlan, point: Point) -> dict[str,
     config = replace(config, seed=point.seed)
     whole = experiment(config.data)
     rows = numpy_generator(point.seed, "theory-pairs").permutation(len(whole.train))[: point.num_pairs]
-    ids = tuple(whole.train_ids[row] for row in rows) if whole.train_ids else ()
-    train = _world(config, whole.train.take(rows), ids, point=point, part=0)
-    held = _world(config, whole.test.pairs, whole.test.ids, point=point, part=1)
-    pool = _world(config, whole.validation.pairs, whole.validation.ids, point=point, part=2)
+    features = training_features(config)[torch.from_numpy(rows)]
+    train = _world(config, whole.train.take(rows), features, point=point, part=0)
+    held, pool = (
+        _world(config, one.pairs, pair_features(config, one.pairs, one.ids), point=point, part=part)
+        for part, one in ((1, whole.test), (2, whole.validation))
+    )
     student, loss = _trained(config, train, plan)
     seen = LocalData(
         target=train.target[: len(held)], teacher=train.teacher[: len(held)], modality=train.modality
@@ -187,12 +189,9 @@ def measure_point(config: RunConfig, plan: SweepPlan, point: Point) -> dict[str,
     return table | _errors(probe, plan, seed=point.seed)
 
 
-def _world(
-    config: RunConfig, pairs: PairedData, ids: tuple[str, ...], *, point: Point, part: int
-) -> LocalData:
+def _world(config: RunConfig, pairs: PairedData, features: Tensor, *, point: Point, part: int) -> LocalData:
     """Pairs of one part as they are in the world of ``point``."""
     coins = numpy_generator(point.seed, f"gap-{point.gap}", client=part)
-    features = pair_features(config, pairs, ids)
     if point.gap == MISMATCH:
         rows = mismatched(len(pairs), share=point.level, generator=coins)
         features = features[torch.from_numpy(rows)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgecmd.config import RunConfig
-from edgecmd.data.clients import experiment
+from edgecmd.data.clients import experiment, pair_features
 from edgecmd.errors import ConfigError, DataError
 from edgecmd.evaluate import unit_rows
 from edgecmd.report.theory import theory_png
@@ -73,11 +73,9 @@ def test_a_world_without_targets_has_no_distance_left_to_learn(tiny: RunConfig) 
 
 def test_mismatching_changes_the_pairs_and_not_the_targets(tiny: RunConfig) -> None:
     pairs = experiment(tiny.data).test.pairs
-    ids = experiment(tiny.data).test.ids
-    own, dealt = (
-        sweep._world(tiny, pairs, ids, point=Point(gap="mismatch", level=one, seed=0, num_pairs=32), part=1)
-        for one in (0.0, 1.0)
-    )
+    features = pair_features(tiny, pairs, experiment(tiny.data).test.ids)
+    points = (Point(gap="mismatch", level=one, seed=0, num_pairs=32) for one in (0.0, 1.0))
+    own, dealt = (sweep._world(tiny, pairs, features, point=point, part=1) for point in points)
     assert torch.equal(own.target, dealt.target)
     assert not torch.equal(own.teacher, dealt.teacher)
     assert torch.equal(own.teacher.sort(dim=0).values, dealt.teacher.sort(dim=0).values)
