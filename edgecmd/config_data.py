@@ -159,7 +159,8 @@ class PretrainConfig:
     """Step 1: SimCLR on the public source set (``edgecmd pretrain``)."""
 
     architecture: str = "gn-teacher"
-    """Architecture of the teacher."""
+    """Architecture of the teacher. ``efficientnet-lite0`` is that of the shipped teacher ``imagenet``: its
+    projector is fitted to the public pictures, and what is set here for SimCLR is not used."""
     embedding_dim: int = 128
     """Dimension of the teacher's feature."""
     num_steps: int = 1000

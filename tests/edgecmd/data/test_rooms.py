@@ -59,13 +59,19 @@ def test_held_out_rooms_have_masks(experiment: Experiment, part: str) -> None:
 @pytest.mark.parametrize("side", [16, 32])
 def test_smaller_sizes_mix_no_distances(experiment: Experiment, side: int) -> None:
     small = load_experiment(DataConfig(name="rooms", image_size=side))
-    assert small.test.pairs.source.shape[1:] == (32, 32, 3)
+    assert small.test.pairs.source.shape[1:] == (side, side, 3)
     assert small.test.pairs.target.shape[1] == side
     step = 64 // side
     expected = experiment.test.pairs.target[:, step // 2 :: step, step // 2 :: step]
     assert np.array_equal(small.test.pairs.target, expected)
     assert small.test.labelled.masks is not None
     assert small.test.labelled.masks.values.shape[1:] == (side, side)
+
+
+def test_pictures_keep_the_size_that_they_are_given_apart_from_the_maps(experiment: Experiment) -> None:
+    apart = load_experiment(DataConfig(name="rooms", image_size=32, source_size=64))
+    assert apart.test.pairs.target.shape[1] == 32
+    assert np.array_equal(apart.test.pairs.source, experiment.test.pairs.source)
 
 
 def test_other_sizes_are_refused() -> None:

@@ -20,7 +20,7 @@ from edgecmd.dense.maps import (
     teacher_maps,
 )
 from edgecmd.errors import ConfigError
-from edgecmd.models.teachers import Teacher, build_teacher
+from edgecmd.models.teachers import Teacher, build_teacher, load_teacher
 from edgecmd.preprocess import source_input
 
 VIEW = View(grid=(4, 4), zoom=1)
@@ -29,6 +29,10 @@ VIEW = View(grid=(4, 4), zoom=1)
 def teacher() -> Teacher:
     network = build_teacher("gn-teacher", embedding_dim=16, generator=torch.Generator().manual_seed(0)).eval()
     return Teacher(network=network, embedding_dim=16, sha256="made-up", recipe={})
+
+
+def photographs() -> Teacher:
+    return load_teacher(name="imagenet")
 
 
 def images(num: int, seed: int = 0) -> np.ndarray:
@@ -43,6 +47,35 @@ def test_each_stage_has_unit_length_where_nothing_is_resized() -> None:
     with torch.no_grad():
         first = torch.nn.functional.normalize(made.network.trunk[:2](source_input(images(2))), dim=1)
     assert torch.allclose(found[:, :32], first, atol=1e-6)
+
+
+# Channels of the stages of the photograph teacher that are looked at, and their sides for 64 pixels.
+PHOTOGRAPH_STAGES = ((24, 16), (40, 8), (112, 4), (320, 2))
+
+
+def test_the_photograph_teacher_has_four_stages_of_unit_length() -> None:
+    network = photographs().network
+    few = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    start = 0
+    for channels, side in PHOTOGRAPH_STAGES:
+        found = hypercolumns(network, few, view=View(grid=(side, side), zoom=2))
+        assert found.shape == (6, 24 + 40 + 112 + 320, side, side)
+        lengths = found[:, start : start + channels].norm(dim=1)
+        assert torch.allclose(lengths, torch.ones(6, side, side), atol=1e-5)
+        start += channels
+
+
+def test_maps_of_photographs_do_not_depend_on_the_batch_and_reduce_to_few_dimensions() -> None:
+    network = photographs().network
+    few, view = images(5), View(grid=(4, 4), zoom=2)
+    found = hypercolumns(network, few, view=view)
+    for row in range(5):
+        single = hypercolumns(network, few[row : row + 1], view=view)
+        assert torch.allclose(single[0], found[row], atol=1e-4)
+    reduction = fit_reduction(network, few, view=view, dim=8)
+    assert teacher_maps(photographs(), few, view=view, reduction=reduction).shape == (5, 8, 4, 4)
+    with pytest.raises(ConfigError, match="exceeds the 496 channels"):
+        fit_reduction(network, few, view=view, dim=497)
 
 
 def test_zoom_shows_the_teacher_a_larger_picture() -> None:

@@ -1,0 +1,114 @@
+"""Teacher features of training pairs in a simulation: computed once, whichever client holds a pair."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgecmd.config import RunConfig
+from edgecmd.data import clients
+from edgecmd.data.clients import (
+    client_holding,
+    client_part,
+    experiment,
+    local_data,
+    teacher_settings,
+    training_data,
+    training_pairs,
+)
+from edgecmd.distill import LocalData
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> None:
+    """Nothing is kept from another test."""
+    clients._training_features.cache_clear()
+
+
+def dense(config: RunConfig) -> RunConfig:
+    return replace(
+        config,
+        student=replace(config.student, architecture="seg-50k"),
+        teacher=replace(config.teacher, map_dim=8),
+    )
+
+
+def alone(config: RunConfig, rows: np.ndarray) -> LocalData:
+    """Of the pairs at ``rows`` by themselves, as a device computes it."""
+    return local_data(config, *training_pairs(config, rows))
+
+
+@pytest.mark.parametrize("change", [lambda config: config, dense], ids=["whole", "places"])
+def test_a_part_is_what_its_pairs_give_by_themselves(tiny: RunConfig, change) -> None:
+    config = change(tiny)
+    rows = np.array([7, 2, 11, 30])
+    found, expected = training_data(config, rows), alone(config, rows)
+    assert torch.equal(found.target, expected.target)
+    assert found.modality == expected.modality
+    # Those of places are kept as float16.
+    assert torch.allclose(found.teacher, expected.teacher, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(found.teacher[0], found.teacher[1], rtol=1e-3, atol=1e-3)
+
+
+def test_features_of_a_pair_do_not_depend_on_the_other_rows_that_are_asked(tiny: RunConfig) -> None:
+    every = np.arange(len(experiment(tiny.data).train))
+    whole = training_data(tiny, every).teacher
+    for rows in (every[::-1], every[5:6], np.array([9, 3, 9])):
+        found = training_data(tiny, rows.copy())
+        assert torch.equal(found.teacher, whole[torch.from_numpy(rows.copy())])
+    assert training_data(tiny, every[:0]).teacher.shape == (0, 16)
+
+
+def test_clients_of_other_partitions_and_seeds_share_one_look(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    compute = clients.cached_features
+
+    def counted(teacher, images, **options):
+        looked.append(len(images))
+        return compute(teacher, images, **options)
+
+    monkeypatch.setattr(clients, "cached_features", counted)
+    num = len(experiment(tiny.data).train)
+    whole = training_data(tiny, np.arange(num)).teacher
+    changed = replace(
+        tiny,
+        seed=3,
+        federation=replace(tiny.federation, num_clients=3),
+        distill=replace(tiny.distill, loss="l2", anchors="random"),
+    )
+    for config in (tiny, changed):
+        for client in range(config.federation.num_clients):
+            rows = client_part(config, client)
+            held = client_holding(config, client).data
+            assert torch.equal(held.teacher, whole[torch.from_numpy(rows)])
+    assert [one for one in looked if one == num] == [num]
+
+
+def test_settings_of_the_teacher_leave_out_what_its_features_do_not_depend_on(tiny: RunConfig) -> None:
+    kept = teacher_settings(tiny)
+    assert (kept.data, kept.teacher, kept.device) == (tiny.data, tiny.teacher, tiny.device)
+    assert kept == teacher_settings(replace(tiny, seed=9, name="other"))
+    for other in (
+        replace(tiny, data=replace(tiny.data, image_size=32)),
+        replace(tiny, teacher=replace(tiny.teacher, path="", name="icons")),
+        replace(tiny, student=replace(tiny.student, architecture="seg-50k")),
+    ):
+        assert teacher_settings(other) != kept
+
+
+def test_ready_features_are_found_by_the_pairs_ids(tiny: RunConfig, tmp_path: Path) -> None:
+    """The file's rows are in the order of all ids; a row here says which id it is of."""
+    whole = experiment(tiny.data)
+    every = sorted((*whole.train_ids, *whole.validation.ids, *whole.test.ids))
+    pair_path, public_path = tmp_path / "pairs.npy", tmp_path / "public.npy"
+    np.save(pair_path, np.arange(len(every), dtype=np.float32)[:, None] + np.array([[0.0, 0.5]]))
+    np.save(public_path, np.ones((len(whole.public), 2), dtype=np.float32))
+    ready = replace(tiny.teacher, path="", pair_features=str(pair_path), public_features=str(public_path))
+    config = replace(tiny, teacher=ready)
+    rows = np.array([4, 0, 17])
+    found = training_data(config, rows).teacher
+    assert found[:, 0].tolist() == [every.index(whole.train_ids[row]) for row in rows]
