@@ -26,8 +26,8 @@ def remake(folder: Path) -> None:
             text = text.replace(older, entry["sha256"])
         report.write_text(json.dumps(record))
         bill.write_text(text)
-    except (ValueError, OSError):
-        pass  # the report itself is what was damaged
+    except (ValueError, OSError, LookupError, AttributeError, TypeError):
+        pass  # the report itself is what was damaged, its JSON or a name in it
     resum(folder)
 
 
