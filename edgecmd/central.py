@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+
 from edgecmd.config import RunConfig
-from edgecmd.data.clients import experiment, local_data, public_anchors
+from edgecmd.data.clients import experiment, public_anchors, training_data
 from edgecmd.distill import Place, distil, make_optimizer
 from edgecmd.models.students import Student
 from edgecmd.runs import new_student
@@ -22,14 +24,14 @@ def train_central(config: RunConfig, *, progress: Progress | None = None) -> Stu
         config: Settings of the federation that is compared with.
         progress: Called with (steps done, steps in all, mean loss) after each round's worth of steps.
     """
-    whole, federation = experiment(config.data), config.federation
+    federation = config.federation
     cohort = max(1, round(federation.num_clients * federation.client_fraction))
     distill = replace(
         config.distill,
         batch_size=config.distill.batch_size * cohort,
         learning_rate=config.distill.central_learning_rate,
     )
-    data = local_data(config, whole.train, whole.train_ids)
+    data = training_data(config, np.arange(len(experiment(config.data).train)))
     student, anchors = new_student(config), public_anchors(config)
     optimizer = make_optimizer(student, distill)
     for index in range(federation.num_rounds):

@@ -217,7 +217,7 @@ def place_features(config: RunConfig, images: Images) -> np.ndarray:
         teacher_of(config),
         images,
         view=map_view(config),
-        reduction=map_reduction(teacher_settings(config)),
+        reduction=map_reduction(config),
         cache_dir=cache_folder(),
     )
 
@@ -245,13 +245,13 @@ def num_places(config: RunConfig) -> int:
     return min(config.distill.num_locations, rows * columns)
 
 
-@lru_cache(maxsize=2)
 def map_reduction(config: RunConfig) -> Reduction:
-    """Principal components of the teacher's places, of the public images alone.
+    """Principal components of the teacher's places, of the public images alone."""
+    return _map_reduction(teacher_settings(config))
 
-    Args:
-        config: `teacher_settings` of a run.
-    """
+
+@lru_cache(maxsize=2)
+def _map_reduction(config: RunConfig) -> Reduction:
     public: PublicSource = experiment(config.data).public
     return fit_reduction(
         teacher_of(config).network, public.images, view=map_view(config), dim=config.teacher.map_dim

@@ -18,7 +18,6 @@ from edgecmd.data.clients import (
     map_view,
     target_input,
     teacher_of,
-    teacher_settings,
 )
 from edgecmd.data.labelled import Masks
 from edgecmd.data.pairs import PairedData, target_kind
@@ -157,7 +156,7 @@ def ceiling_table(config: RunConfig) -> Table:
     places = TeacherPlaces(
         teacher_of(config).network,
         view=map_view(config),
-        reduction=map_reduction(teacher_settings(config)),
+        reduction=map_reduction(config),
     )
 
     def fit(drawn: Drawn, draw: int) -> Fitted:
