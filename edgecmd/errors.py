@@ -45,9 +45,19 @@ class ExportError(EdgecmdError):
 
 
 class PrivacyError(EdgecmdError):
-    """A guarantee cannot be given: the settings do not earn it, or the budget is spent."""
+    """A guarantee cannot be given: the settings do not earn it, or the budget is spent.
+
+    Args:
+        text: For whoever runs the process: it may name files and what was spent, and never leaves a device.
+        code: A key of `edgecmd.privacy.refusals.REFUSALS`: all that a server is told.
+        detail: A public word beside the code, such as the name of a run's setting.
+    """
 
     exit_code = 7
+
+    def __init__(self, text: str, *, code: str = "no-guarantee", detail: str = "") -> None:
+        super().__init__(text)
+        self.code, self.detail = code, detail
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

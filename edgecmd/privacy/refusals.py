@@ -1,0 +1,33 @@
+"""What a device tells a server when it declines: one word of a fixed table, never the text of the error.
+
+The text of a `PrivacyError` may hold paths, budgets and what was spent with other servers. It stays in
+the log of the device; the code alone travels.
+"""
+
+from edgecmd.errors import PrivacyError
+
+PREFIX = "refused: "
+REFUSALS: dict[str, str] = {
+    "budget-spent": "one more round would exceed the privacy budget of the device's pairs",
+    "ledger": "the device's ledger cannot be read, written or trusted; its owner finds why in its log",
+    "no-ledger": "no ledger counts the device's pairs yet; its owner begins one with `edgecmd node --new-ledger`",
+    "no-guarantee": "the run's privacy settings earn no guarantee on a device with pairs of its own",
+    "out-of-bounds": "a setting of the run is outside the bounds that the device's owner set",
+    "names-a-file": "a setting of the run names something to read; on a device its owner alone does that",
+    "other-anchors": "teacher, public images or anchors are not those that the device's owner pinned",
+    "other-version": "the device runs another version of edgecmd than its owner pinned or the server runs",
+    "node-config": "the device's own configuration is wrong; its owner finds why in its log",
+    "mixes-pairs": "the student or the loss lets one pair reach another",
+}
+
+
+def sealed(error: PrivacyError) -> str:
+    """Reason of an error reply: the code, and the public detail where there is one."""
+    code = error.code if error.code in REFUSALS else "no-guarantee"
+    return f"{PREFIX}{code}" + (f" ({error.detail})" if error.detail else "")
+
+
+def explained(reason: str) -> str:
+    """A sealed reason with the sentence of its code, for whoever reads the server's messages."""
+    code = reason.removeprefix(PREFIX).partition(" ")[0]
+    return f"{reason}: {REFUSALS[code]}" if reason.startswith(PREFIX) and code in REFUSALS else reason
