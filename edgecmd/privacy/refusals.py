@@ -10,7 +10,7 @@ PREFIX = "refused: "
 REFUSALS: dict[str, str] = {
     "budget-spent": "one more round would exceed the privacy budget of the device's pairs",
     "ledger": "the device's ledger cannot be read, written or trusted; its owner finds why in its log",
-    "no-ledger": "no ledger counts the device's pairs yet; its owner begins one with `edgecmd node --new-ledger`",
+    "no-ledger": "no ledger counts the device's pairs; its owner begins one with `edgecmd node --new-ledger`",
     "no-guarantee": "the run's privacy settings earn no guarantee on a device with pairs of its own",
     "out-of-bounds": "a setting of the run is outside the bounds that the device's owner set",
     "names-a-file": "a setting of the run names something to read; on a device its owner alone does that",
