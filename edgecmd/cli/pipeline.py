@@ -37,7 +37,7 @@ def check_names(config: RunConfig) -> None:
     Raises:
         ConfigError: With the setting, the options and the nearest name.
     """
-    from edgecmd.data.clients import ANCHORS
+    from edgecmd.data.anchors import ANCHORS
     from edgecmd.data.experiment import LOADERS
     from edgecmd.data.partition import PARTITIONS
     from edgecmd.device import resolve_device

@@ -6,9 +6,7 @@ they are the device's own folder. Either way the result has no field for a label
 Shapes: N pairs, K anchors, D embedding dimension.
 """
 
-import hashlib
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,18 +19,17 @@ from torch import Tensor
 from edgecmd import preprocess
 from edgecmd.config import RunConfig, StudentConfig
 from edgecmd.config_data import DataConfig
+from edgecmd.data.anchors import AnchorSource, anchors_digest, make_anchors
 from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.pairs import Images, PairedData, PublicSource, input_shape, target_kind
 from edgecmd.data.partition import partition
-from edgecmd.data.procedural import procedural_images
 from edgecmd.dense.maps import Reduction, View, as_places, cached_maps, fit_reduction
 from edgecmd.device import resolve_device
 from edgecmd.distill import LocalData
-from edgecmd.errors import ConfigError, choose
+from edgecmd.errors import ConfigError
 from edgecmd.features import cached_features, ready_features
 from edgecmd.models.students import DENSE_STRIDE, is_dense
 from edgecmd.models.teachers import Teacher, load_teacher
-from edgecmd.seeding import numpy_generator
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -291,52 +288,31 @@ def _public_features(config: RunConfig) -> np.ndarray:
 def public_anchors(config: RunConfig) -> Float[Tensor, "anchors dim"]:
     """Public anchors of ``distill.anchors``, made from the run's seed; the same on every client.
 
-    They share nothing with any client's pairs: pictures of the public set, pictures drawn by a
-    procedure, or directions drawn at random.
-
     Raises:
         ConfigError: The kind is unknown.
     """
-    kind = choose("distill.anchors", config.distill.anchors, ANCHORS)
-    anchors = torch.from_numpy(np.ascontiguousarray(kind(config), dtype=np.float32))
-    return anchors.to(resolve_device(config.device))
+    dense = is_dense(config.student.architecture)
+    source = AnchorSource(
+        public=lambda: public_features(config),
+        embed=lambda images: _anchor_features(config, images),
+        dim=lambda: (
+            public_features(config).shape[1] if config.teacher.public_features else teacher_dim(config)
+        ),
+        dense=dense,
+    )
+    return make_anchors(config, source)
+
+
+def _anchor_features(config: RunConfig, images: Images) -> np.ndarray:
+    if is_dense(config.student.architecture):
+        return as_places(place_features(config, images))
+    return teacher_of(config).embed(images)
 
 
 def anchors_fingerprint(config: RunConfig) -> dict[str, str | int]:
     """Kind, number and SHA-256 of the anchors, for the run folder."""
-    anchors = public_anchors(config).cpu().numpy()
-    return {
-        "kind": config.distill.anchors,
-        "num": len(anchors),
-        "sha256": hashlib.sha256(anchors.tobytes()).hexdigest(),
-    }
-
-
-def _public_kind(config: RunConfig) -> np.ndarray:
-    features = public_features(config)
-    chosen = numpy_generator(config.seed, "anchors").permutation(len(features))[: config.distill.num_anchors]
-    return features[np.sort(chosen)]
-
-
-def _procedural_kind(config: RunConfig) -> np.ndarray:
-    """Teacher features of made-up pictures, for a source modality without a public set."""
-    images = procedural_images(
-        config.distill.num_anchors,
-        side=config.data.source_side,
-        generator=numpy_generator(config.seed, "procedural-anchors"),
-    )
-    if is_dense(config.student.architecture):
-        places = as_places(place_features(config, images))
-        chosen = numpy_generator(config.seed, "anchors").permutation(len(places))
-        return places[chosen[: config.distill.num_anchors]]
-    return teacher_of(config).embed(images)
-
-
-def _random_kind(config: RunConfig) -> np.ndarray:
-    """Random unit vectors of the teacher's dimension; no picture is needed."""
-    dim = public_features(config).shape[1] if config.teacher.public_features else teacher_dim(config)
-    directions = numpy_generator(config.seed, "random-anchors").normal(size=(config.distill.num_anchors, dim))
-    return np.asarray(directions / np.linalg.norm(directions, axis=1, keepdims=True))
+    anchors = public_anchors(config)
+    return {"kind": config.distill.anchors, "num": len(anchors), "sha256": anchors_digest(anchors)}
 
 
 def teacher_dim(config: RunConfig) -> int:
@@ -344,10 +320,3 @@ def teacher_dim(config: RunConfig) -> int:
     if is_dense(config.student.architecture):
         return config.teacher.map_dim
     return teacher_of(config).embedding_dim
-
-
-ANCHORS: dict[str, Callable[[RunConfig], np.ndarray]] = {
-    "public": _public_kind,
-    "procedural": _procedural_kind,
-    "random": _random_kind,
-}
