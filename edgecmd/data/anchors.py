@@ -1,0 +1,99 @@
+"""Public anchors: negatives that share nothing with any pair, made from the run's seed.
+
+Three kinds: teacher features of public pictures, of pictures drawn by a procedure, and directions drawn at
+random. What they are made of comes in as an `AnchorSource`; where the pictures lie is not known here.
+
+Shapes: K anchors, M public images, P places of all of them, D embedding dimension.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edgecmd.config import RunConfig
+from edgecmd.data.pairs import Images
+from edgecmd.data.procedural import procedural_images
+from edgecmd.device import resolve_device
+from edgecmd.errors import choose
+from edgecmd.seeding import numpy_generator
+
+Anchors = Float[Tensor, "anchors dim"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnchorSource:
+    """What anchors are made of.
+
+    Attributes:
+        public: Teacher features of the public images, (M, D); for a dense student of all places, (P, D).
+        embed: The same of other images.
+        dim: D.
+        dense: Whether a feature is that of a place and not of an image.
+    """
+
+    public: Callable[[], np.ndarray]
+    embed: Callable[[Images], np.ndarray]
+    dim: Callable[[], int]
+    dense: bool
+
+
+def make_anchors(config: RunConfig, source: AnchorSource) -> Anchors:
+    """Anchors of ``distill.anchors``, (K, D), on the device of the run.
+
+    Args:
+        config: ``seed``, ``distill.anchors``, ``distill.num_anchors`` and the side of a source image.
+        source: Where features come from.
+
+    Raises:
+        ConfigError: The kind is unknown.
+
+    Guarantees:
+        A function of the settings, the teacher and the public images; no pair is asked for.
+    """
+    kind = choose("distill.anchors", config.distill.anchors, ANCHORS)
+    anchors = torch.from_numpy(np.ascontiguousarray(kind(config, source), dtype=np.float32))
+    return anchors.to(resolve_device(config.device))
+
+
+def anchors_digest(anchors: Anchors) -> str:
+    """SHA-256 of the anchors' float32 values; equal on one machine, and another's may round otherwise."""
+    return hashlib.sha256(anchors.cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def _public_kind(config: RunConfig, source: AnchorSource) -> np.ndarray:
+    features = source.public()
+    chosen = numpy_generator(config.seed, "anchors").permutation(len(features))[: config.distill.num_anchors]
+    return features[np.sort(chosen)]
+
+
+def _procedural_kind(config: RunConfig, source: AnchorSource) -> np.ndarray:
+    """Teacher features of made-up pictures, for a source modality without a public set."""
+    images = procedural_images(
+        config.distill.num_anchors,
+        side=config.data.source_side,
+        generator=numpy_generator(config.seed, "procedural-anchors"),
+    )
+    found = source.embed(images)
+    if not source.dense:
+        return found
+    chosen = numpy_generator(config.seed, "anchors").permutation(len(found))
+    return found[chosen[: config.distill.num_anchors]]
+
+
+def _random_kind(config: RunConfig, source: AnchorSource) -> np.ndarray:
+    """Random unit vectors of the teacher's dimension; no picture is needed."""
+    shape = (config.distill.num_anchors, source.dim())
+    directions = numpy_generator(config.seed, "random-anchors").normal(size=shape)
+    return np.asarray(directions / np.linalg.norm(directions, axis=1, keepdims=True))
+
+
+ANCHORS: dict[str, Callable[[RunConfig, AnchorSource], np.ndarray]] = {
+    "public": _public_kind,
+    "procedural": _procedural_kind,
+    "random": _random_kind,
+}
