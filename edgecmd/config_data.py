@@ -49,6 +49,9 @@ class DataConfig:
     """Value of the target (0 black, 1 white) that the student sees as zero; 1 for ink on white paper."""
     target_scale: float = -0.5
     """The student sees (value - target_offset) / target_scale; not 0."""
+    target_kind: str = "auto"
+    """What targets are: grey, rgb, depth or wave; auto: what the files of the set are. A device with pairs of
+    its own never looks: it leaves out, pair by pair, what is of another kind than the student takes."""
     sampling_rate_hz: int = 8000
     """Rate that recordings are resampled to. The bands, window and hop of audio-* students scale with it:
     at 8000 they reach from 60 Hz to 4 kHz, see 32 ms and move by 16 ms."""

@@ -1,7 +1,7 @@
-"""What one client holds: its pairs, ready for distillation, and the public anchors.
+"""What one client of a simulation holds: its pairs, ready for distillation, and the public anchors.
 
-In a simulation the pairs are one part of the set, cut by `edgecmd.data.partition`; on a device
-they are the device's own folder. Either way the result has no field for a label.
+The pairs are one part of the set, cut by `edgecmd.data.partition`; a device reads its own
+(`edgecmd.data.device`). Either way the result has no field for a label.
 
 Shapes: N pairs, K anchors, D embedding dimension.
 """
@@ -86,21 +86,12 @@ def client_rows(config: RunConfig) -> tuple[np.ndarray, ...]:
     )
 
 
-def client_pairs(config: RunConfig, client: int, *, data_dir: str = "") -> tuple[PairedData, tuple[str, ...]]:
-    """Pairs of one client and their ids, where the set has ids.
-
-    Args:
-        config: Settings of the run.
-        client: Index of the client.
-        data_dir: The device's own folder of pairs; empty in a simulation.
+def client_pairs(config: RunConfig, client: int) -> tuple[PairedData, tuple[str, ...]]:
+    """Pairs of one client of a simulation and their ids, where the set has ids.
 
     Raises:
         ConfigError: There is no such client.
     """
-    if data_dir:
-        from edgecmd.data.folder import load_pairs
-
-        return load_pairs(Path(data_dir), config.data), ()
     return training_pairs(config, client_part(config, client))
 
 
@@ -126,22 +117,9 @@ def training_pairs(config: RunConfig, rows: np.ndarray) -> tuple[PairedData, tup
     return whole.train.take(rows), ids
 
 
-def client_holding(config: RunConfig, client: int, *, data_dir: str = "") -> Holding:
-    """Everything that one client needs for its local work; teacher features come from its cache."""
-    if data_dir:
-        data = local_data(config, *client_pairs(config, client, data_dir=data_dir))
-    else:
-        data = training_data(config, client_part(config, client))
-    return Holding(data=data, anchors=public_anchors(config))
-
-
-def local_data(config: RunConfig, pairs: PairedData, ids: tuple[str, ...]) -> LocalData:
-    """Pairs as distillation takes them: the target as the student sees it, the teacher's features."""
-    return LocalData(
-        target=target_input(config, pairs),
-        teacher=pair_features(config, pairs, ids),
-        modality=target_kind(pairs.target),
-    )
+def client_holding(config: RunConfig, client: int) -> Holding:
+    """Everything that one client of a simulation needs for its local work."""
+    return Holding(data=training_data(config, client_part(config, client)), anchors=public_anchors(config))
 
 
 def training_data(config: RunConfig, rows: np.ndarray) -> LocalData:

@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from edgecmd.config_data import DataConfig
 from edgecmd.data.labelled import LabelledTarget, Labels, Masks
-from edgecmd.data.pairs import PairedData, PublicSource
+from edgecmd.data.pairs import TARGET_KINDS, PairedData, PublicSource, kind_of
 from edgecmd.errors import ConfigError, DataError, choose
 
 # Name of a data set -> module and function that loads it; imported only when asked for.
@@ -165,4 +165,24 @@ def load_experiment(config: DataConfig) -> Experiment:
             f" {', '.join(sorted(REVERSIBLE))}."
         )
     loader = cast(Callable[[DataConfig], Experiment], getattr(importlib.import_module(module), function))
-    return loader(config)
+    found = loader(config)
+    check_kind(found.train.target, config)
+    return found
+
+
+def check_kind(target: np.ndarray, config: DataConfig) -> None:
+    """Refuse targets of another kind than ``data.target_kind`` names.
+
+    Raises:
+        ConfigError: The name is unknown, or the targets are something else.
+    """
+    if config.target_kind == "auto":
+        return
+    choose("data.target_kind", config.target_kind, {"auto": 0, **TARGET_KINDS})
+    found = kind_of(target)
+    if found != config.target_kind:
+        grey = " Colour pictures among which one is grey count as grey." if found == "grey" else ""
+        raise ConfigError(
+            f"data.target_kind={config.target_kind!r}, but the targets of data.name={config.name!r} are"
+            f" {found!r}.{grey} Set data.target_kind={found!r} or 'auto', or change the files."
+        )

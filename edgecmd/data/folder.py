@@ -18,19 +18,20 @@ alike. Of depth the median of what was measured is kept, never a mean with what 
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from edgecmd.config_data import DataConfig
 from edgecmd.data.archive import read_archive
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.halves import Halves, check_one_kind, notes_on_halves, read_halves, stack_pairs
-from edgecmd.data.images import Sides, sides_of
+from edgecmd.data.images import Sides, sides_of, to_grey
 from edgecmd.data.labelled import Masks
 from edgecmd.data.listing import SOUNDS, FileKind, files_by_id, target_files
 from edgecmd.data.mask_files import FOLDER as MASK_FOLDER
 from edgecmd.data.mask_files import read_masks
 from edgecmd.data.own import MIN_PAIRS, MIN_PART, OwnPairs, split_own, to_experiment
-from edgecmd.data.pairs import PairedData
+from edgecmd.data.pairs import PairedData, kind_of
 from edgecmd.data.public import built_in_public, check_public, public_of, read_public
 from edgecmd.data.tables import check_ids, few, read_table
 from edgecmd.errors import ConfigError, DataError
@@ -67,11 +68,16 @@ def load_folder(config: DataConfig) -> Experiment:
         check_public(own, public, problems)
     if problems or own is None:
         raise _first_problem(path, problems)
+    if config.target_kind == "grey" and kind_of(own.data.target) == "rgb":
+        own = replace(own, data=replace(own.data, target=to_grey(own.data.target)))
     return to_experiment(own, config, public=public or built_in_public(config), name=path.stem)
 
 
 def load_pairs(path: Path, config: DataConfig) -> PairedData:
-    """All pairs of a device's own folder or .npz, in the order of the sorted ids.
+    """All pairs of a folder or .npz in the order of the sorted ids, none left out.
+
+    A device does not read its pairs so, because one that is wrong would decide about all of them; see
+    `edgecmd.data.device_pairs`.
 
     Args:
         path: The folder or the file. Labels beside the pairs are not handed on.

@@ -5,6 +5,7 @@ Shapes: H height, W width, S side of the result.
 
 import struct
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -183,5 +184,9 @@ def stack_targets(images: list[np.ndarray]) -> Targets:
     """Targets of one shape: depth as it is; three channels where all have colour, otherwise all grey."""
     if all(image.ndim == 3 for image in images):
         return np.stack(images)
-    grey = [np.asarray(Image.fromarray(image).convert("L")) for image in images]
-    return np.stack(grey)[..., None]
+    return to_grey(images)
+
+
+def to_grey(images: Iterable[np.ndarray]) -> Images:
+    """Pictures (S, S) or (S, S, 3) as one array (N, S, S, 1)."""
+    return np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])[..., None]

@@ -32,6 +32,10 @@ TARGETS: dict[str, tuple[type, int, str]] = {
 }
 
 
+# Kind of a set's targets, `data.target_kind` -> channels of the student's input.
+TARGET_KINDS: dict[str, int] = {"grey": 1, "rgb": 3, "depth": 2, "wave": 1}
+
+
 def fingerprint(*arrays: np.ndarray) -> str:
     """SHA-256 over shape, type and bytes of ``arrays``: equal data, equal fingerprint."""
     digest = hashlib.sha256()
@@ -55,6 +59,18 @@ def target_kind(target: np.ndarray, *, name: str = "target") -> str:
         f"{name} has dtype={target.dtype} and shape={target.shape}; allowed is {allowed}."
         " Convert it with numpy first."
     )
+
+
+def kind_of(target: np.ndarray) -> str:
+    """Key of `TARGET_KINDS` of a set's targets.
+
+    Raises:
+        DataError: They are of no modality that is known.
+    """
+    kind = target_kind(target)
+    if kind != "image":
+        return kind
+    return "rgb" if target.shape[3] == 3 else "grey"
 
 
 def input_shape(target: np.ndarray) -> tuple[int, int, int]:

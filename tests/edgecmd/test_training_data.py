@@ -13,7 +13,8 @@ from edgecmd.data.clients import (
     client_holding,
     client_part,
     experiment,
-    local_data,
+    pair_features,
+    target_input,
     teacher_settings,
     training_data,
     training_pairs,
@@ -37,7 +38,8 @@ def dense(config: RunConfig) -> RunConfig:
 
 def alone(config: RunConfig, rows: np.ndarray) -> LocalData:
     """Of the pairs at ``rows`` by themselves, as a device computes it."""
-    return local_data(config, *training_pairs(config, rows))
+    pairs, ids = training_pairs(config, rows)
+    return LocalData(target=target_input(config, pairs), teacher=pair_features(config, pairs, ids))
 
 
 @pytest.mark.parametrize("change", [lambda config: config, dense], ids=["whole", "places"])

@@ -1,0 +1,218 @@
+"""What a device's owner decides: the node's config, checked. A server has no say in any of it.
+
+``--node-config 'data-dir="/srv/pairs" state-dir="/srv/state" max-epsilon=4.0'``
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
+
+from edgecmd import __version__
+from edgecmd.config import RunConfig
+from edgecmd.errors import PrivacyError, nearest
+from edgecmd.models.teachers import DEFAULT as DEFAULT_TEACHER
+from edgecmd.privacy.device_ledger import device_state
+
+# Delta of an owner who sets max-epsilon alone: else a server could choose one at which epsilon says nothing.
+OWNER_DELTA = 1e-5
+BUDGETS = {"max-epsilon": 1e6, "max-delta": 1.0}
+DEFAULT_PUBLIC = "emoji"
+LEAST_KEY_BYTES = 16
+Raw = Mapping[str, object]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limit:
+    """How far a server may set something.
+
+    Attributes:
+        setting: Dotted name of the run's setting.
+        is_most: Whether the owner's number is the largest allowed one, else the least.
+        low: Least number that the owner may give.
+        high: Largest.
+    """
+
+    setting: str
+    is_most: bool
+    low: float
+    high: float
+
+
+LIMITS: dict[str, Limit] = {
+    "max-sampling-rate": Limit(setting="privacy.sampling_rate", is_most=True, low=0.0, high=1.0),
+    "min-anchors": Limit(setting="distill.num_anchors", is_most=False, low=1.0, high=1e6),
+    "max-anchors": Limit(setting="distill.num_anchors", is_most=True, low=1.0, high=1e6),
+    "min-augment": Limit(setting="distill.augment", is_most=False, low=0.0, high=4.0),
+    "max-augment": Limit(setting="distill.augment", is_most=True, low=0.0, high=4.0),
+    "max-local-steps": Limit(setting="federation.local_steps", is_most=True, low=1.0, high=1e6),
+    "max-views": Limit(setting="privacy.num_views", is_most=True, low=1.0, high=64.0),
+}
+PINS = ("teacher-sha256", "public-sha256", "anchors-sha256", "edgecmd-version")
+FILES = ("data-dir", "state-dir", "public-dir", "teacher", "ledger-key")
+FLOWER = ("partition-id", "num-partitions")
+KEYS = (*FLOWER, *FILES, *BUDGETS, *LIMITS, *PINS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Node:
+    """A node's config.
+
+    Attributes:
+        client: Index of the client.
+        data: The device's own pairs; None on a node of a simulation.
+        state: Folder for ledgers, optimiser states and features.
+        has_state: Whether the owner named that folder.
+        public: Name of a public set that ships with edgecmd, or a folder of public images.
+        teacher: Name of a teacher that ships, or its file.
+        ledger_key: File of the secret that keys the ledger; None without one.
+        budgets: ``max-epsilon`` and ``max-delta``, as far as the owner set them.
+        limits: The owner's numbers by keys of `LIMITS`.
+        pins: The owner's texts by keys of `PINS`.
+    """
+
+    client: int
+    data: Path | None
+    state: Path
+    has_state: bool = False
+    public: str = DEFAULT_PUBLIC
+    teacher: str = DEFAULT_TEACHER
+    ledger_key: Path | None = None
+    budgets: Mapping[str, float] = field(default_factory=dict)
+    limits: Mapping[str, float] = field(default_factory=dict)
+    pins: Mapping[str, str] = field(default_factory=dict)
+
+    def key(self) -> bytes | None:
+        """The secret that keys the ledger.
+
+        Raises:
+            PrivacyError: The file cannot be read, or holds too little.
+        """
+        if self.ledger_key is None:
+            return None
+        try:
+            secret = self.ledger_key.read_bytes().strip()
+        except OSError as error:
+            raise _wrong("ledger-key", str(self.ledger_key), f"cannot be read: {error.strerror}") from error
+        if len(secret) < LEAST_KEY_BYTES:
+            raise _wrong(
+                "ledger-key",
+                str(self.ledger_key),
+                f"holds {len(secret)} bytes; at least {LEAST_KEY_BYTES} are needed, such as 32 random ones",
+            )
+        return secret
+
+    def check_limits(self, config: RunConfig) -> None:
+        """Refuse settings of a run that the owner does not allow.
+
+        Raises:
+            PrivacyError: The message names the setting; its code travels with that name.
+        """
+        for key, bound in self.limits.items():
+            limit = LIMITS[key]
+            value = float(reduce(getattr, limit.setting.split("."), config))  # type: ignore[arg-type]
+            if value > bound if limit.is_most else value < bound:
+                raise PrivacyError(
+                    f"{limit.setting}={value:g} of the run, but this node has {key}={bound:g}.",
+                    code="out-of-bounds",
+                    detail=limit.setting,
+                )
+
+    def check_pin(self, key: str, found: str) -> None:
+        """Refuse what is not what the owner pinned.
+
+        Raises:
+            PrivacyError: It differs.
+        """
+        pinned = self.pins.get(key, found)
+        if pinned != found:
+            raise PrivacyError(
+                f"{key}={pinned!r} in the node's config, but here it is {found!r}."
+                f" If the new one is meant, `edgecmd node` shows it: pin that.",
+                code="other-version" if key == "edgecmd-version" else "other-anchors",
+                detail=key,
+            )
+
+
+def read_node(raw: Raw, *, node_id: int = 0) -> Node:
+    """Check a node's config.
+
+    Args:
+        raw: As Flower hands it to the client.
+        node_id: Flower's id of the node, the index of a device whose owner gave none.
+
+    Raises:
+        PrivacyError: A key is unknown or a value is no such thing. Until it is corrected the node takes
+            part in nothing: a misspelt bound is none.
+    """
+    own = [key for key in raw if key not in FLOWER]
+    for key in own:
+        if key not in KEYS:
+            raise PrivacyError(
+                f"The node config has {key}={raw[key]!r}, which is unknown. {nearest(key, KEYS)}",
+                code="node-config",
+            )
+    data = Path(str(raw["data-dir"])) if raw.get("data-dir") else None
+    state = Path(str(raw["state-dir"])) if raw.get("state-dir") else device_state()
+    node = Node(
+        client=_client(raw, otherwise=None if data is None else node_id % 2**31),
+        data=data,
+        state=state,
+        has_state=bool(raw.get("state-dir")),
+        public=str(raw.get("public-dir") or DEFAULT_PUBLIC),
+        teacher=str(raw.get("teacher") or DEFAULT_TEACHER),
+        ledger_key=Path(str(raw["ledger-key"])) if raw.get("ledger-key") else None,
+        budgets={key: _number(raw, key, low=0.0, high=high) for key, high in BUDGETS.items() if key in raw},
+        limits={
+            key: _number(raw, key, low=limit.low, high=limit.high, low_allowed=True)
+            for key, limit in LIMITS.items()
+            if key in raw
+        },
+        pins={key: str(raw[key]) for key in PINS if key in raw},
+    )
+    node.check_pin("edgecmd-version", __version__)
+    return node
+
+
+def _client(raw: Raw, *, otherwise: int | None) -> int:
+    """Index of the client: ``partition-id``, which a device with pairs of its own may leave out.
+
+    Raises:
+        PrivacyError: It is no whole number, or a node without pairs of its own has none.
+    """
+    if "partition-id" not in raw:
+        if otherwise is None:
+            raise PrivacyError(
+                "The node config has neither data-dir nor partition-id. Set data-dir to the folder of this"
+                " device's pairs; partition-id and num-partitions are for simulations.",
+                code="node-config",
+            )
+        return otherwise
+    try:
+        client = int(str(raw["partition-id"]))
+    except ValueError:
+        client = -1
+    if client < 0:
+        raise _wrong("partition-id", str(raw["partition-id"]), "must be a whole number from 0 on")
+    return client
+
+
+def _number(raw: Raw, name: str, *, low: float, high: float, low_allowed: bool = False) -> float:
+    try:
+        value = float(str(raw[name]))
+    except ValueError:
+        value = math.nan
+    # Not a number is in no range; as a plain minimum it would lift the bound.
+    if not low <= value <= high or (value == low and not low_allowed):
+        raise PrivacyError(
+            f"The node config has {name}={raw[name]!r}; allowed are numbers"
+            f" {'from' if low_allowed else 'above'} {low:g}, up to {high:g}. Correct it: until then this node"
+            " takes part in nothing.",
+            code="node-config",
+        )
+    return value
+
+
+def _wrong(key: str, value: str, what: str) -> PrivacyError:
+    return PrivacyError(f"The node config has {key}={value!r}: it {what}.", code="node-config")

@@ -1,0 +1,168 @@
+"""A device's teacher and public images, and what is made of them: anchors, and features of its pairs.
+
+Everything that is read here was named by the device's owner. The settings of a run bring numbers and words
+out of fixed tables; none of them names a file.
+
+Shapes: N images, D embedding dimension, K anchors.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from edgecmd import preprocess
+from edgecmd.config import RunConfig
+from edgecmd.config_data import DataConfig
+from edgecmd.data import emoji, indoor
+from edgecmd.data.anchors import Anchors, AnchorSource, make_anchors
+from edgecmd.data.images import sides_of
+from edgecmd.data.pairs import Images, PairedData, PublicSource, Targets, target_kind
+from edgecmd.data.public import read_public
+from edgecmd.dense.maps import Reduction, View, as_places, cached_maps, fit_reduction
+from edgecmd.device import resolve_device
+from edgecmd.distill import LocalData
+from edgecmd.errors import PrivacyError
+from edgecmd.features import cached_features
+from edgecmd.models.students import DENSE_STRIDE, is_dense
+from edgecmd.models.teachers import SHIPPED, Teacher, load_teacher
+
+# Public sets that ship with edgecmd, by the name that a node's config may give.
+PUBLIC_SETS: dict[str, Callable[[DataConfig], PublicSource]] = {
+    "emoji": lambda config: emoji.load_public(image_size=config.source_side),
+    "indoor": indoor.load_public,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DeviceSources:
+    """What anchors and features are made of on a device.
+
+    Attributes:
+        teacher: The frozen teacher.
+        public: Public images of what it takes.
+        cache: Folder for features, on the device.
+    """
+
+    teacher: Teacher
+    public: PublicSource
+    cache: Path
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the teacher's file and of the public images: equal on every machine."""
+        return {"teacher-sha256": self.teacher.sha256, "public-sha256": self.public.fingerprint()}
+
+    def file_kind(self, config: RunConfig, kind: str) -> str:
+        """Kind of what lies in ``target/``: of reversed pairs that is what the teacher takes."""
+        if not config.data.reverse:
+            return kind
+        shape = self.teacher.modality
+        return ("rgb" if self.teacher.in_channels == 3 else "grey") if shape == "image" else shape
+
+
+def device_sources(config: RunConfig, *, teacher: str, public: str, cache: Path) -> DeviceSources:
+    """Teacher and public images that a device's owner named.
+
+    Args:
+        config: Sides, clip and unit of depth are used.
+        teacher: A key of `edgecmd.models.teachers.SHIPPED`, or an absolute path of a .safetensors file.
+        public: A key of `PUBLIC_SETS`, or an absolute path of a folder.
+        cache: Folder for features.
+
+    Raises:
+        PrivacyError: Something is missing, damaged or no absolute path.
+    """
+    try:
+        path = None if teacher in SHIPPED else _absolute(teacher, key="teacher", allowed=SHIPPED)
+        found = load_teacher(path, name="" if path else teacher)
+        return DeviceSources(teacher=found, public=_public(config.data, public), cache=cache)
+    except PrivacyError:
+        raise
+    except (ValueError, OSError) as error:
+        raise PrivacyError(f"The node's teacher or public-dir: {error}", code="node-config") from error
+
+
+def _public(config: DataConfig, named: str) -> PublicSource:
+    if named in PUBLIC_SETS:
+        return PUBLIC_SETS[named](config)
+    folder, problems = _absolute(named, key="public-dir", allowed=PUBLIC_SETS), list[str]()
+    found = read_public(folder, sides=sides_of(config), name=folder.name, problems=problems)
+    if found is None or problems:
+        raise PrivacyError(f"public-dir={named!r}: {'; '.join(problems)}", code="node-config")
+    return found
+
+
+def _absolute(text: str, *, key: str, allowed: Mapping[str, object]) -> Path:
+    path = Path(text)
+    if not path.is_absolute() or not path.exists():
+        raise PrivacyError(
+            f"{key}={text!r} in the node's config is neither one of {', '.join(sorted(allowed))} nor an"
+            " absolute path that exists.",
+            code="node-config",
+        )
+    return path
+
+
+def device_anchors(sources: DeviceSources, config: RunConfig) -> Anchors:
+    """Anchors of a run on a device, (K, D).
+
+    Guarantees:
+        A function of the settings, the owner's teacher and the owner's public images; no pair is opened.
+    """
+    dense = is_dense(config.student.architecture)
+    return make_anchors(
+        config,
+        AnchorSource(
+            public=lambda: _flat(sources, config, sources.public.images),
+            embed=lambda images: _flat(sources, config, images),
+            dim=lambda: config.teacher.map_dim if dense else sources.teacher.embedding_dim,
+            dense=dense,
+        ),
+    )
+
+
+def device_data(sources: DeviceSources, config: RunConfig, pairs: PairedData) -> LocalData:
+    """Pairs as distillation takes them; any number, none included."""
+    features = device_features(sources, config, pairs.source)
+    device = resolve_device(config.device)
+    scaled = preprocess.target_input(
+        pairs.target, offset=config.data.target_offset, scale=config.data.target_scale
+    )
+    return LocalData(
+        target=scaled.to(device),
+        teacher=torch.from_numpy(np.ascontiguousarray(features)).to(device),
+        modality=target_kind(pairs.target),
+    )
+
+
+def device_features(
+    sources: DeviceSources, config: RunConfig, images: Targets
+) -> Float[np.ndarray, "num dim *grid"]:
+    """Teacher features of ``images``, (N, D), or of each place for a dense student, (N, D, rows, columns)."""
+    if not is_dense(config.student.architecture):
+        if not len(images):
+            return np.zeros((0, sources.teacher.embedding_dim), np.float32)
+        return cached_features(sources.teacher, images, cache_dir=sources.cache)
+    view, reduction = _view(config), _reduction(sources, config)
+    if not len(images):
+        return np.zeros((0, config.teacher.map_dim, *view.grid), np.float32)
+    return cached_maps(sources.teacher, images, view=view, reduction=reduction, cache_dir=sources.cache)
+
+
+def _flat(sources: DeviceSources, config: RunConfig, images: Images) -> np.ndarray:
+    """Features as rows: of images, or of all places of all images."""
+    found = device_features(sources, config, images)
+    return as_places(found) if is_dense(config.student.architecture) else found
+
+
+def _view(config: RunConfig) -> View:
+    side = config.data.image_size // DENSE_STRIDE
+    return View(grid=(side, side), zoom=config.teacher.map_zoom)
+
+
+def _reduction(sources: DeviceSources, config: RunConfig) -> Reduction:
+    public = sources.public.pictures(use="A dense student")
+    return fit_reduction(sources.teacher.network, public, view=_view(config), dim=config.teacher.map_dim)

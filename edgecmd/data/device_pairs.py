@@ -1,0 +1,271 @@
+"""A device's own pairs, read one by one: a pair decides nothing but its own gradient.
+
+Kind and shape of the target are settings, never found out from the data. A pair that cannot be read, has
+another kind or shape, or lacks its other half is left out by itself; how many there were is for the
+device's own log. No pair and one pair are answers like any other. Labels beside the pairs are not read.
+
+Shapes: N pairs, S side of an image, T samples of a recording.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from edgecmd.config_data import DataConfig
+from edgecmd.data import images as image_files
+from edgecmd.data import sound as sound_files
+from edgecmd.data.archive import RATE, READ_ERRORS, is_depth, is_sound
+from edgecmd.data.depth import make_depth
+from edgecmd.data.halves import Half, half_kind, read_halves
+from edgecmd.data.images import Sides, check_pair_aspect, check_size, sides_of, squeeze
+from edgecmd.data.pairs import TARGET_KINDS, PairedData
+from edgecmd.data.sound import FULL_SCALE, Recording, make_recording
+from edgecmd.data.tables import canonical
+from edgecmd.errors import DataError, PrivacyError, choose
+
+SHOWN_REASONS = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DevicePairs:
+    """What a device reads of its folder or .npz.
+
+    Attributes:
+        data: The pairs that can be used, in the order of their names; any number, none included.
+        digests: For each pair 32 hexadecimal digits of SHA-256 over its two halves as they are stored.
+        skipped: Why each other pair was left out. Private: for the device's own log.
+    """
+
+    data: PairedData
+    digests: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def take(self, rows: np.ndarray, *, why: str) -> "DevicePairs":
+        """The pairs at ``rows``; the others are skipped, because of ``why``."""
+        missing = len(self) - len(rows)
+        return DevicePairs(
+            data=self.data.take(rows),
+            digests=tuple(self.digests[row] for row in rows),
+            skipped=(*self.skipped, *[why] * missing),
+        )
+
+    def about_skipped(self) -> str:
+        """A sentence on what was left out, for the device's own log; empty where nothing was."""
+        if not self.skipped:
+            return ""
+        first = "; ".join(self.skipped[:SHOWN_REASONS])
+        more = f"; and {len(self.skipped) - SHOWN_REASONS} more" if len(self.skipped) > SHOWN_REASONS else ""
+        return f"{len(self.skipped)} pairs are left out, {len(self)} are used: {first}{more}"
+
+
+def read_device_pairs(path: Path, config: DataConfig, *, kind: str) -> DevicePairs:
+    """Read the pairs of a device.
+
+    Args:
+        path: A folder with ``source/`` and ``target/``, or one .npz, as in `edgecmd.data.folder`.
+        config: Sides, clip, unit of depth and direction (``reverse``) are used.
+        kind: A key of `edgecmd.data.pairs.TARGET_KINDS`: what ``target/`` holds.
+
+    Raises:
+        ConfigError: The kind is unknown.
+        PrivacyError: ``path`` is neither a folder nor a readable .npz, whatever is in it.
+
+    Guarantees:
+        Whether a pair is used, and as what, is a function of its own two files and of the settings. So
+        adding or removing one pair, a broken or foreign one included, adds or removes that row or nothing.
+    """
+    choose("data.target_kind", kind, TARGET_KINDS)
+    sides = sides_of(config)
+    if path.is_dir():
+        rows = _folder_rows(path, sides=sides, kind=kind)
+    elif path.suffix.lower() == ".npz" and path.is_file():
+        rows = _archive_rows(path, sides=sides, kind=kind)
+    else:
+        raise PrivacyError(
+            f"data-dir={str(path)!r} is neither a folder with source/ and target/ nor an .npz file. Correct"
+            " data-dir in the node's config.",
+            code="node-config",
+        )
+    found = _collected(rows, sides=sides, kind=kind)
+    return found if not sides.reverse else _reversed(found)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Row:
+    digest: str
+    source: np.ndarray
+    target: np.ndarray
+
+
+def _collected(rows: Iterator[_Row | str], *, sides: Sides, kind: str) -> DevicePairs:
+    kept, skipped = [], []
+    for row in rows:
+        if isinstance(row, str):
+            skipped.append(row)
+        else:
+            kept.append(row)
+    source = np.zeros((0, sides.source, sides.source, 3), np.uint8)
+    target = _no_targets(kind, sides)
+    data = PairedData(
+        source=np.stack([row.source for row in kept]) if kept else source,
+        target=np.stack([row.target for row in kept]) if kept else target,
+    )
+    return DevicePairs(data=data, digests=tuple(row.digest for row in kept), skipped=tuple(skipped))
+
+
+def _reversed(found: DevicePairs) -> DevicePairs:
+    return DevicePairs(data=found.data.reversed(), digests=found.digests, skipped=found.skipped)
+
+
+def _no_targets(kind: str, sides: Sides) -> np.ndarray:
+    """No target of a kind, in the shape that one more would have."""
+    if kind == "wave":
+        return np.zeros((0, sides.clip.num_samples), np.int16)
+    channels = 3 if kind == "rgb" else 1
+    return np.zeros((0, sides.target, sides.target, channels), np.uint16 if kind == "depth" else np.uint8)
+
+
+def _folder_rows(path: Path, *, sides: Sides, kind: str) -> Iterator[_Row | str]:
+    """Each id of ``source/`` and ``target/`` as a pair, or why it is none."""
+    suffixes = sound_files.SUFFIXES if kind == "wave" else image_files.SUFFIXES
+    sources = _files(path / "source", image_files.SUFFIXES)
+    targets = _files(path / "target", suffixes)
+    for name in sorted(sources.keys() | targets.keys()):
+        halves = (sources.get(name, []), targets.get(name, []))
+        if [len(one) for one in halves] != [1, 1]:
+            yield f"{name}: {len(halves[0])} source and {len(halves[1])} target files in place of one each"
+            continue
+        yield _row_of_files(halves[0][0], halves[1][0], sides=sides, kind=kind)
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> Mapping[str, list[Path]]:
+    """Files with one of ``suffixes`` by id. A missing folder is an empty one: one pair could make it."""
+    found: dict[str, list[Path]] = {}
+    try:
+        every = sorted(folder.iterdir())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise PrivacyError(
+            f"{folder} cannot be listed: {error.strerror}. Let the node's user read it.", code="node-config"
+        ) from error
+    for one in every:
+        if one.suffix.lower() in suffixes and not one.name.startswith("."):
+            found.setdefault(canonical(one.stem), []).append(one)
+    return found
+
+
+def _row_of_files(source: Path, target: Path, *, sides: Sides, kind: str) -> _Row | str:
+    # Whatever a file does to a decoder, it does to its own pair alone.
+    try:
+        digest = _digest(source.read_bytes(), target.read_bytes())
+        picture, half = read_halves(source, target, sides)
+        return _Row(digest=digest, source=_as_rgb(picture), target=_as_kind(half, kind, name=str(target)))
+    except Exception as error:
+        return f"{target.name}: {error}"
+
+
+def _digest(source: bytes, target: bytes) -> str:
+    parts = hashlib.sha256(source).digest() + hashlib.sha256(target).digest()
+    return hashlib.sha256(parts).hexdigest()[:32]
+
+
+def _as_rgb(picture: np.ndarray) -> np.ndarray:
+    """A picture as (S, S, 3)."""
+    flat = picture[..., 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture
+    return flat if flat.ndim == 3 else np.repeat(flat[..., None], 3, axis=2)
+
+
+def _as_kind(half: Half, kind: str, *, name: str) -> np.ndarray:
+    """A target as its kind has it.
+
+    Raises:
+        DataError: It is of another kind; a colour picture alone can be made a grey one.
+    """
+    found = half_kind(half)
+    wanted = {"wave": "recording", "depth": "depth map"}.get(kind, "picture")
+    if found != wanted:
+        raise DataError(f"{name} is a {found}; data.target_kind={kind!r} takes a {wanted}.")
+    if isinstance(half, Recording):
+        return half.samples
+    if kind == "depth":
+        return half
+    colour = half.ndim == 3 and half.shape[2] == 3
+    if kind == "rgb":
+        if not colour:
+            raise DataError(f"{name} is grey; data.target_kind='rgb' takes colour.")
+        return half
+    grey = np.asarray(Image.fromarray(half).convert("L")) if colour else half.reshape(half.shape[:2])
+    return grey[..., None]
+
+
+def _archive_rows(path: Path, *, sides: Sides, kind: str) -> Iterator[_Row | str]:
+    """Each row of ``source`` and ``target`` of an .npz as a pair, or why it is none.
+
+    Raises:
+        PrivacyError: The file is no archive, or lacks an array: a whole file, which is the owner's fault.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            source, target = np.asarray(archive["source"]), np.asarray(archive["target"])
+            rate = int(archive[RATE]) if RATE in archive.files else 0
+    except (*READ_ERRORS, KeyError, TypeError) as error:
+        raise PrivacyError(
+            f"data-dir={str(path)!r} is no .npz with the arrays source and target ({error}). Make it with"
+            " numpy.savez_compressed(path, source=..., target=...).",
+            code="node-config",
+        ) from error
+    for row in range(max(_length(source), _length(target))):
+        yield _row_of_arrays(row, source, target, rate=rate, sides=sides, kind=kind)
+
+
+def _length(array: np.ndarray) -> int:
+    return len(array) if array.ndim else 0
+
+
+def _row_of_arrays(
+    row: int, source: np.ndarray, target: np.ndarray, *, rate: int, sides: Sides, kind: str
+) -> _Row | str:
+    try:
+        if row >= min(_length(source), _length(target)):
+            raise DataError("it has one half")
+        digest = _digest(source[row].tobytes(), target[row].tobytes())
+        name = f"row {row}"
+        picture = _array_picture(source[row], side=sides.source, name=name)
+        half = _array_half(target[row : row + 1], rate=rate, sides=sides, name=name)
+        if not isinstance(half, Recording):
+            check_pair_aspect(_size(source[row]), _size(target[row]), name=name)
+        return _Row(digest=digest, source=_as_rgb(picture), target=_as_kind(half, kind, name=name))
+    except Exception as error:
+        return f"row {row}: {error}"
+
+
+def _array_half(target: np.ndarray, *, rate: int, sides: Sides, name: str) -> Half:
+    """The one target of an array of one."""
+    if is_sound(target):
+        shares = target[0].astype(np.float32)[:, None] / FULL_SCALE
+        return make_recording(shares, rate, clip=sides.clip, name=name)
+    if is_depth(target):
+        check_size(_size(target[0]), side=sides.target, name=name)
+        units = target[0].reshape(target.shape[1:3])
+        return make_depth(units, ruler=sides.ruler, side=sides.target, name=name)
+    return _array_picture(target[0], side=sides.target, name=name)
+
+
+def _array_picture(image: np.ndarray, *, side: int, name: str) -> np.ndarray:
+    if image.dtype != np.uint8 or image.shape[2:] not in {(), (1,), (3,)} or image.ndim < 2:
+        raise DataError(f"{name} has dtype={image.dtype} and shape={image.shape}; allowed are pictures.")
+    check_size(_size(image), side=side, name=name)
+    flat = image[..., 0] if image.shape[2:] == (1,) else image
+    return squeeze(Image.fromarray(flat), side=side)
+
+
+def _size(image: np.ndarray) -> tuple[int, int]:
+    return image.shape[1], image.shape[0]
