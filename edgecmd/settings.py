@@ -73,7 +73,7 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> RunC
         ConfigError: The file is missing or not TOML, or a key is unknown, or a value has the wrong
             type or lies outside its range.
     """
-    flat = _flatten_tables(_read_toml(path)) if path is not None else {}
+    flat = read_flat(path) if path is not None else {}
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
@@ -81,6 +81,15 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> RunC
         key = key.strip()
         flat[key] = _parse_value(text.strip(), kind=_type_of(key))
     return unflatten(flat)
+
+
+def read_flat(path: Path) -> dict[str, object]:
+    """Content of a TOML file by dotted key; neither keys nor values are checked.
+
+    Raises:
+        ConfigError: The file is missing or not TOML.
+    """
+    return _flatten_tables(_read_toml(path))
 
 
 def unflatten(mapping: Mapping[str, object]) -> RunConfig:

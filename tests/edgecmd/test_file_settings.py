@@ -1,0 +1,72 @@
+"""Settings that name something to read, and the server's own file of them."""
+
+from pathlib import Path
+
+import pytest
+
+from edgecmd.config import RunConfig
+from edgecmd.errors import ConfigError
+from edgecmd.file_settings import (
+    FILE_SETTINGS,
+    PATHS,
+    SERVER_SETTINGS,
+    over_run_config,
+    read_server_settings,
+)
+from edgecmd.settings import flatten, unflatten
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "server.toml"
+    path.write_text(text)
+    return path
+
+
+def test_every_name_is_a_setting_and_every_path_is_text() -> None:
+    flat = flatten(RunConfig())
+    assert set(flat) > SERVER_SETTINGS > FILE_SETTINGS
+    assert all(isinstance(flat[key], str) for key in PATHS)
+
+
+def test_no_setting_that_is_a_path_was_forgotten() -> None:
+    """By their names: whoever adds such a setting finds it here."""
+    words = ("path", "dir", "features", "prototypes")
+    named = {key for key in flatten(RunConfig()) if key.rpartition(".")[2].endswith(words)}
+    assert named | {"out"} == set(PATHS)
+
+
+def test_the_server_s_file_lies_over_what_everybody_was_sent(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        f'out = "{tmp_path}/runs"\n[data]\nname = "folder"\npath = "{tmp_path}/own.npz"\nheld_out = "ann"\n',
+    )
+    sent = flatten(RunConfig()) | {"federation.num_clients": 3, "data.held_out": "bob"}
+    config = unflatten(over_run_config(sent, path))
+    assert (config.out, config.data.name) == (f"{tmp_path}/runs", "folder")
+    assert (config.data.path, config.data.held_out) == (f"{tmp_path}/own.npz", "ann")
+    assert config.federation.num_clients == 3
+    assert over_run_config(sent, None) == sent
+
+
+@pytest.mark.parametrize(
+    "key", ["federation.num_rounds", "distill.loss", "privacy.epsilon", "data.image_size"]
+)
+def test_what_the_nodes_must_see_too_is_refused_by_name(tmp_path: Path, key: str) -> None:
+    section, _, name = key.partition(".")
+    path = write(tmp_path, f"[{section}]\n{name} = 1\n")
+    with pytest.raises(
+        ConfigError, match=f"holds {key}, which is no setting of the server alone.*--run-config"
+    ):
+        read_server_settings(path)
+
+
+def test_a_misspelt_setting_gets_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"Did you mean 'data.public_path'\?"):
+        read_server_settings(write(tmp_path, '[data]\npublic_pth = "/a"\n'))
+
+
+def test_a_relative_path_and_a_missing_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="teacher.path='t.safetensors' must be an absolute path"):
+        read_server_settings(write(tmp_path, '[teacher]\npath = "t.safetensors"\n'))
+    with pytest.raises(ConfigError, match="does not exist"):
+        read_server_settings(tmp_path / "none.toml")
