@@ -2,7 +2,8 @@
 
 It runs unchanged in one process, in local worker processes, in Flower's simulation and on a
 SuperNode. A reply holds the student's weights, the number of pairs, the mean loss and the client's
-index, under privacy the weights and the index alone; no label, no image, no teacher feature leaves.
+index, under privacy the weights and the index alone; no label, no image, no teacher feature leaves, and
+a client that declines says so by a word of a fixed table (`edgecmd.privacy.refusals`).
 """
 
 import os
@@ -26,6 +27,11 @@ def train(message: Message, context: Context) -> Message:
 
 @app.query("index")
 def index(message: Message, context: Context) -> Message:
-    """This client's index: cohorts are drawn over indices, because node ids differ from run to run."""
-    client = int(context.node_config.get("partition-id", 0))
-    return Message(RecordDict({"metrics": MetricRecord({"client": client})}), reply_to=message)
+    """This client's index, and whether it has pairs of its own; heavy imports are not needed.
+
+    Cohorts are drawn over indices, because node ids differ from run to run.
+    """
+    own = bool(context.node_config.get("data-dir"))
+    told = context.node_config.get("partition-id", context.node_id % 2**31 if own else 0)
+    metrics = MetricRecord({"client": int(told), "own-pairs": int(own)})
+    return Message(RecordDict({"metrics": metrics}), reply_to=message)

@@ -1,8 +1,37 @@
-"""What the server asks a client for, beside the weights."""
+"""What the server asks a client for, beside the weights, and how much of it a device takes from a server."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
-from edgecmd.config import RunConfig
+from flwr.app import ConfigRecord
+
+from clients.node import Node
+from edgecmd.config import EvaluateConfig, ExportConfig, RunConfig, StudentConfig
+from edgecmd.config_data import DataConfig, PretrainConfig, TeacherConfig
+from edgecmd.data.pairs import TARGET_KINDS
+from edgecmd.errors import PrivacyError, choose
+from edgecmd.file_settings import FILE_SETTINGS
+from edgecmd.models.students import STUDENTS
+from edgecmd.settings import flatten, unflatten
+
+# The server chooses the token and it becomes a folder's name here: nothing but a plain word.
+TOKEN = re.compile(r"[0-9a-f]{16}")
+# What the server tells of its own side, so that a device can compare; see `Order.expected`.
+EXPECTED = ("target-kind", "teacher-sha256", "public-sha256", "edgecmd-version")
+# What a target is made into. Everything else in the data section names a set or a file.
+SHAPES = (
+    "image_size",
+    "target_offset",
+    "target_scale",
+    "target_kind",
+    "sampling_rate_hz",
+    "clip_s",
+    "depth_scale_mm",
+    "depth_max_m",
+    "reverse",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,9 +43,107 @@ class Order:
         round_index: Round, from 1.
         token: Name of the run; a client keeps the states of different runs apart by it.
         config: Settings, with the strategy's ``proximal_mu`` where the strategy sends one.
+        expected: What the server says of its own side by keys of `EXPECTED`, as far as it says it.
     """
 
     client: int
     round_index: int
     token: str
     config: RunConfig
+    expected: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def target_kind(self) -> str:
+        """Kind of the student's targets: a setting, or what the server's student takes; never looked up.
+
+        Raises:
+            ConfigError: The server names a kind that is none.
+        """
+        kind = self.config.data.target_kind
+        if kind == "auto":
+            front = choose("student.architecture", self.config.student.architecture, STUDENTS).front
+            kind = self.expected.get("target-kind", "wave" if front == "log-mel" else "grey")
+        choose("data.target_kind", kind, TARGET_KINDS)
+        return kind
+
+
+def read_order(sent: ConfigRecord, run_config: Mapping[str, object], node: Node) -> Order:
+    """Check a request.
+
+    Args:
+        sent: The record ``config`` of the message.
+        run_config: Settings of the run, as the server wrote them.
+        node: The node's own config.
+
+    Raises:
+        ConfigError: A setting is unknown or out of its range.
+        PrivacyError: The node has pairs of its own, and a setting names something to read there, or is
+            outside the bounds of its owner.
+        ValueError: The name of the run is none.
+    """
+    items = tuple(sorted(run_config.items()))
+    config = _config(items) if node.data is None else device_config(items)
+    node.check_limits(config)
+    token = str(sent["run"])
+    if not TOKEN.fullmatch(token):
+        raise ValueError(f"run={token!r} is no name of a run; allowed are 16 hexadecimal digits.")
+    mu = float(str(sent.get("proximal-mu", config.distill.proximal_mu)))
+    if mu != config.distill.proximal_mu:
+        config = replace(config, distill=replace(config.distill, proximal_mu=mu))
+    return Order(
+        client=node.client,
+        round_index=int(str(sent["server-round"])),
+        token=token,
+        config=config,
+        expected={name: str(sent[name]) for name in EXPECTED if name in sent},
+    )
+
+
+@lru_cache(maxsize=8)
+def _config(items: tuple[tuple[str, object], ...]) -> RunConfig:
+    return unflatten(dict(items))
+
+
+@lru_cache(maxsize=8)
+def device_config(items: tuple[tuple[str, object], ...]) -> RunConfig:
+    """The settings of a run as far as a device with pairs of its own takes them from a server.
+
+    Args:
+        items: The run config as sorted pairs of dotted key and value.
+
+    Raises:
+        PrivacyError: A setting names something to read; the code travels with the settings' names.
+        ConfigError: A setting is unknown or out of its range.
+
+    Guarantees:
+        What is returned holds numbers, and words out of fixed tables; every setting that names a file, a
+        folder or a set has its default, whatever the server wrote.
+    """
+    given = unflatten(dict(items))
+    plain, asked = flatten(RunConfig()), flatten(given)
+    named = sorted(name for name in FILE_SETTINGS if asked[name] != plain[name])
+    if named:
+        raise PrivacyError(
+            f"The run sets {', '.join(f'{name}={asked[name]!r}' for name in named)}. On a node with data-dir"
+            " its owner alone says what is read: data-dir, public-dir and teacher in the node's config. A"
+            " server keeps its own paths in the file that EDGECMD_SERVER_CONFIG names.",
+            code="names-a-file",
+            detail=", ".join(named),
+        )
+    data = DataConfig(
+        name="folder",
+        source_size=given.data.source_side,
+        **{name: getattr(given.data, name) for name in SHAPES},
+    )
+    return replace(
+        given,
+        name="device",
+        out="runs",
+        data=data,
+        teacher=TeacherConfig(map_dim=given.teacher.map_dim, map_zoom=given.teacher.map_zoom),
+        pretrain=PretrainConfig(),
+        student=StudentConfig(architecture=given.student.architecture),
+        privacy=replace(given.privacy, ledger_dir=""),
+        evaluate=EvaluateConfig(),
+        export=ExportConfig(),
+    )

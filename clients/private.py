@@ -6,9 +6,7 @@ from seeing them twice.
 """
 
 import hashlib
-import math
-import os
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import torch
 from flwr.app import Array, ArrayRecord
 from safetensors.numpy import load, save
 
+from clients.node import OWNER_DELTA, Node
 from clients.order import Order
 from clients.state import load_state, save_state
 from edgecmd.data.clients import Holding
@@ -26,18 +25,13 @@ from edgecmd.files import write_bytes_atomically
 from edgecmd.models.students import Student
 from edgecmd.privacy.ledger import Ledger, Release
 from edgecmd.privacy.mechanisms import unit_loss
-from edgecmd.privacy.places import client_ledger, device_state, require_same_clients
+from edgecmd.privacy.places import client_ledger, require_same_clients
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
 from edgecmd.privacy.probe import require_pure, require_pure_loss
 from edgecmd.privacy.randomness import make_source
 from edgecmd.privacy.train import distil_privately
 from edgecmd.runs import comparable
 
-REFUSED = "refused: "
-# Delta of an owner who sets max-epsilon alone: else a server could choose one at which epsilon says nothing.
-OWNER_DELTA = 1e-5
-BOUNDS = {"max-epsilon": 1e6, "max-delta": 1.0}
-Node = Mapping[str, object]
 _probed: set[tuple[str, int, tuple[int, ...], str]] = set()
 
 
@@ -54,22 +48,36 @@ class Bounds:
     delta: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Counting:
+    """Who counts a client's private rounds, and what the line of a round says beside its cost.
+
+    Attributes:
+        ledger: Ledger of the pairs.
+        anchors: SHA-256 of the round's anchors; empty in a simulation, whose run folder has it.
+        record: Notes which pairs the ledger counts; called before anything of them is released.
+    """
+
+    ledger: Ledger
+    anchors: str = ""
+    record: Callable[[], None] = lambda: None
+
+
 def private_plan(order: Order, node: Node) -> PrivacyPlan | None:
     """The plan of a round under record-level privacy; None where the client itself adds no noise.
 
     Raises:
         PrivacyError: The owner set a bound, and the run gives no guarantee that holds here.
     """
-    own = {name: _bound(node, name) for name in BOUNDS if name in node}
     plan = make_plan(order.config)
     local = plan is not None and plan.unit == "pair"
-    if own and not local:
-        name, value = next(iter(own.items()))
+    if node.budgets and not local:
+        name, value = next(iter(node.budgets.items()))
         raise PrivacyError(
             f"privacy.mechanism={order.config.privacy.mechanism!r} adds no noise on the client, and this node"
             f" has {name}={value:g}. Use anchors, cosine or groups."
         )
-    if plan is not None and not plan.private and "data-dir" in node:
+    if plan is not None and not plan.private and node.data is not None:
         raise PrivacyError(
             f"privacy.deterministic={str(plan.deterministic).lower()} and"
             f" privacy.projected_pairs={plan.projected_pairs:g} make noise that the server can subtract, or"
@@ -79,41 +87,23 @@ def private_plan(order: Order, node: Node) -> PrivacyPlan | None:
 
 
 def owner_bounds(plan: PrivacyPlan, node: Node) -> Bounds:
-    """The stricter of the run's budget and the node's ``max-epsilon`` and ``max-delta``.
-
-    Raises:
-        PrivacyError: A bound is no number in its range.
-    """
+    """The stricter of the run's budget and the node's ``max-epsilon`` and ``max-delta``."""
     epsilon, delta = plan.epsilon, plan.delta
-    if "max-epsilon" in node:
-        epsilon, delta = min(epsilon, _bound(node, "max-epsilon")), min(delta, OWNER_DELTA)
-    if "max-delta" in node:
-        delta = min(plan.delta, _bound(node, "max-delta"))
+    if "max-epsilon" in node.budgets:
+        epsilon, delta = min(epsilon, node.budgets["max-epsilon"]), min(delta, OWNER_DELTA)
+    if "max-delta" in node.budgets:
+        delta = min(plan.delta, node.budgets["max-delta"])
     return Bounds(epsilon=epsilon, delta=delta)
 
 
-def _bound(node: Node, name: str) -> float:
-    try:
-        value = float(str(node[name]))
-    except ValueError:
-        value = math.nan
-    # Not a number is in no range; as a plain minimum it would lift the bound.
-    if not 0.0 < value <= BOUNDS[name]:
-        raise PrivacyError(
-            f"The node config has {name}={node[name]!r}; allowed are numbers above 0, up to"
-            f" {BOUNDS[name]:g}. Correct it: until then this node takes part in nothing."
-        )
-    return value
+def simulated_counting(order: Order) -> Counting:
+    """The ledger of a simulated client, in the run folder or in ``privacy.ledger_dir``.
 
-
-def ledger_of(order: Order, node: Node) -> Ledger:
-    """The ledger of the client's data set: a device's own folder has one for all runs."""
-    if "data-dir" not in node:
-        require_same_clients(order.config)
-        return Ledger(client_ledger(order.config, order.client))
-    base = Path(str(node["state-dir"])) if node.get("state-dir") else device_state()
-    name = hashlib.sha256(os.fsencode(Path(str(node["data-dir"])).resolve())).hexdigest()[:32]
-    return Ledger(base / "ledger" / f"{name}.jsonl")
+    Raises:
+        PrivacyError: The ledgers there count other pairs.
+    """
+    require_same_clients(order.config)
+    return Counting(ledger=Ledger(client_ledger(order.config, order.client)))
 
 
 def query_digest(order: Order, arrays: ArrayRecord, plan: PrivacyPlan) -> str:
@@ -134,6 +124,7 @@ def answer_privately(
     order: Order,
     plan: PrivacyPlan,
     node: Node,
+    counting: Counting,
     folder: Path,
 ) -> ArrayRecord:
     """Weights after one private round, counted in the ledger before they are returned.
@@ -145,13 +136,14 @@ def answer_privately(
         order: What was asked.
         plan: Noise and cost.
         node: The node's own settings.
+        counting: The ledger of the pairs.
         folder: The client's folder for this run.
 
     Raises:
         BudgetSpentError: One more round would exceed the budget; nothing was computed.
         PrivacyError: The student or the loss mixes pairs, or the ledger cannot be trusted.
     """
-    bounds, ledger = owner_bounds(plan, node), ledger_of(order, node)
+    bounds, ledger = owner_bounds(plan, node), counting.ledger
     query, pending = query_digest(order, arrays, plan), folder / "released.reply"
     known = ledger.find(run=order.token, round_index=order.round_index, query=query)
     if known is not None:
@@ -159,6 +151,7 @@ def answer_privately(
         if hashlib.sha256(content).hexdigest() == known:
             return _record(content, list(arrays))
     ledger.require_budget(plan, epsilon=bounds.epsilon, delta=bounds.delta)
+    counting.record()
     probe_once(student, holding, order)
     optimizer = _distil(student, holding, order=order, plan=plan, folder=folder)
     state = student.state_dict()
@@ -169,6 +162,7 @@ def answer_privately(
         round_index=order.round_index,
         query=query,
         reply=hashlib.sha256(content).hexdigest(),
+        anchors=counting.anchors,
     )
     ledger.spend(plan, release, epsilon=bounds.epsilon, delta=bounds.delta)
     # Only now: later rounds release what the optimiser remembers, so a round that was not counted must

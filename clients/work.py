@@ -2,30 +2,30 @@
 
 import logging
 import math
-import re
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
 
-from clients.order import Order
-from clients.private import BOUNDS, REFUSED, answer_privately, private_plan
+from clients import device
+from clients.node import BUDGETS, Node, read_node
+from clients.order import Order, read_order
+from clients.private import Counting, answer_privately, private_plan, simulated_counting
 from clients.state import load_state, save_state
 from edgecmd.config import RunConfig
-from edgecmd.data.clients import Holding, cache_folder, client_holding
+from edgecmd.data.clients import Holding, client_holding
 from edgecmd.device import place, resolve_device
 from edgecmd.distill import Place, distil, make_optimizer, optimizer_tensors, restore_optimizer
 from edgecmd.errors import PrivacyError
 from edgecmd.models.students import Student, build_student
+from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.privacy.refusals import sealed
 from edgecmd.runs import run_folder
-from edgecmd.settings import unflatten
 
 MAX_CACHED_CLIENTS = 4096
-# The server chooses the token and it becomes a folder's name here: nothing but a plain word.
-TOKEN = re.compile(r"[0-9a-f]{16}")
 SEALED = "it failed; the reason stays in the log of the client"
 LOG = logging.getLogger("edgecmd.client")
 
@@ -41,14 +41,9 @@ class SealedError(RuntimeError):
     """Stands for an error whose text could tell of the pairs."""
 
 
-@lru_cache(maxsize=8)
-def _config(items: tuple[tuple[str, object], ...]) -> RunConfig:
-    return unflatten(dict(items))
-
-
 @lru_cache(maxsize=MAX_CACHED_CLIENTS)
-def _holding(config: RunConfig, client: int, data_dir: str) -> Holding:
-    return client_holding(config, client, data_dir=data_dir)
+def _holding(config: RunConfig, client: int) -> Holding:
+    return client_holding(config, client)
 
 
 @lru_cache(maxsize=8)
@@ -68,61 +63,82 @@ def answer_train(message: Message, context: Context) -> Message:
     Args:
         message: Holds ``arrays`` (the student's weights) and ``config`` with ``server-round`` and
             ``run``.
-        context: Holds the run config and the node config: ``partition-id`` and, in a deployment,
-            ``data-dir`` (the node's own pairs) and ``state-dir``.
+        context: Holds the run config, which the server wrote, and the node config, which the node's
+            owner wrote (`clients.node`).
+
+    Returns:
+        The reply; where the client declines, an error whose reason is a word of a fixed table.
 
     Raises:
-        ClientError: Anything failed; the message names client and stage.
+        ClientError: Anything failed. The message names client and stage; under privacy, and on a device
+            with pairs of its own, it says only that it failed.
     """
     torch.set_num_threads(1)
-    client, stage = int(context.node_config.get("partition-id", 0)), "config"
+    stages = _Stages()
     try:
-        order = _order(message.content.config_records["config"], context, client)
-        plan = private_plan(order, context.node_config)
-        stage = "data"
-        holding = _holding(order.config, client, str(context.node_config.get("data-dir", "")))
-        stage = "decode"
-        arrays = message.content.array_records["arrays"]
-        student = _decode(arrays, holding, order.config)
-        stage, folder = "distil", _state_folder(order, context)
-        if plan is not None:
-            released = answer_privately(
-                student, holding, arrays, order=order, plan=plan, node=context.node_config, folder=folder
-            )
-            return Message(_private_reply(released, client), reply_to=message)
-        loss = _distil(student, holding, order, folder)
-        stage = "encode"
-        weights = _weights(student, list(arrays))
-        if order.config.privacy.mechanism != "none":
-            return Message(_private_reply(weights, client), reply_to=message)
-        return Message(_reply(weights, loss, client, len(holding.data)), reply_to=message)
+        return Message(_answer(message, context, stages), reply_to=message)
     except PrivacyError as error:
-        # Its text depends on settings and on the ledger, never on a pair.
-        return Message(
-            Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{REFUSED}client {client}: {error}"),
-            reply_to=message,
-        )
+        LOG.warning("the client declines: %s", error)
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, sealed(error)), reply_to=message)
     except Exception as error:
         if _is_private(context):
-            LOG.exception("client %d failed in stage %s", client, stage)
-            raise ClientError(client, "private round", SealedError(SEALED)) from None
-        raise ClientError(client, stage, error) from error
+            LOG.exception("client %d failed in stage %s", stages.client, stages.now)
+            raise ClientError(stages.client, "private round", SealedError(SEALED)) from None
+        raise ClientError(stages.client, stages.now, error) from error
+
+
+@dataclass(slots=True)
+class _Stages:
+    """How far an answer came, for the message of a failure."""
+
+    client: int = 0
+    now: str = "config"
+
+
+def _answer(message: Message, context: Context, stages: _Stages) -> RecordDict:
+    node = read_node(context.node_config, node_id=context.node_id)
+    stages.client = node.client
+    order = read_order(message.content.config_records["config"], context.run_config, node)
+    plan = private_plan(order, node)
+    stages.now = "data"
+    holding, counting = _holding_of(order, node, plan)
+    stages.now = "decode"
+    arrays = message.content.array_records["arrays"]
+    student = _decode(arrays, holding, order.config)
+    stages.now, folder = "distil", _state_folder(order, node)
+    if plan is not None:
+        assert counting is not None
+        released = answer_privately(
+            student, holding, arrays, order=order, plan=plan, node=node, counting=counting, folder=folder
+        )
+        return _private_reply(released, node.client)
+    loss = _distil(student, holding, order, folder)
+    stages.now = "encode"
+    weights = _weights(student, list(arrays))
+    if order.config.privacy.mechanism != "none":
+        return _private_reply(weights, node.client)
+    return _reply(weights, loss, node.client, len(holding.data))
+
+
+def _holding_of(order: Order, node: Node, plan: PrivacyPlan | None) -> tuple[Holding, Counting | None]:
+    """What the client holds, and who counts its private rounds."""
+    if node.data is None:
+        return _holding(order.config, node.client), simulated_counting(order) if plan else None
+    prepared = device.prepare(order, node)
+    pairs, counting = device.read_pairs(order, node, prepared), None
+    if plan is not None:
+        pairs, found = device.counted_pairs(pairs, node)
+        digests = pairs.digests
+        counting = Counting(
+            ledger=found.ledger, anchors=prepared.digest, record=lambda: found.record(digests)
+        )
+    return device.holding(order, prepared, pairs), counting
 
 
 def _is_private(context: Context) -> bool:
+    """Whether the text of an error could tell of pairs that nobody else may know of."""
     asked = context.run_config.get("privacy.mechanism", "none") != "none"
-    return asked or any(name in context.node_config for name in BOUNDS)
-
-
-def _order(sent: ConfigRecord, context: Context, client: int) -> Order:
-    config = _config(tuple(sorted(context.run_config.items())))
-    token = str(sent["run"])
-    if not TOKEN.fullmatch(token):
-        raise ValueError(f"run={token!r} is no name of a run; allowed are 16 hexadecimal digits.")
-    mu = float(str(sent.get("proximal-mu", config.distill.proximal_mu)))
-    if mu != config.distill.proximal_mu:
-        config = replace(config, distill=replace(config.distill, proximal_mu=mu))
-    return Order(client=client, round_index=int(str(sent["server-round"])), token=token, config=config)
+    return asked or any(name in context.node_config for name in ("data-dir", *BUDGETS))
 
 
 def _decode(arrays: ArrayRecord, holding: Holding, config: RunConfig) -> Student:
@@ -132,14 +148,10 @@ def _decode(arrays: ArrayRecord, holding: Holding, config: RunConfig) -> Student
     return student
 
 
-def _state_folder(order: Order, context: Context) -> Path:
+def _state_folder(order: Order, node: Node) -> Path:
     """Where the optimiser's state lies: never where a server says when the pairs are the device's own."""
-    if context.node_config.get("state-dir"):
-        base = Path(str(context.node_config["state-dir"]))
-    elif context.node_config.get("data-dir"):
-        base = cache_folder() / "clients"
-    else:
-        base = run_folder(order.config) / "clients"
+    own = node.data is not None or node.has_state
+    base = node.state / "clients" if own else run_folder(order.config) / "clients"
     return base / order.token / f"client-{order.client:04d}"
 
 

@@ -81,6 +81,7 @@ def register() -> None:
         device,
         distance,
         export_bench,
+        node,
         run,
         setup,
         theory,

@@ -1,7 +1,6 @@
-"""Where ledgers lie, and whose pairs they count."""
+"""Where the ledgers of a simulation lie, and whose pairs they count; a device's: `device_ledger`."""
 
 import hashlib
-import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,14 +8,6 @@ from edgecmd.config import RunConfig
 from edgecmd.data.clients import client_rows, experiment
 from edgecmd.errors import PrivacyError
 from edgecmd.files import write_text_atomically
-
-
-def device_state() -> Path:
-    """Folder of a device's ledgers: ``EDGECMD_STATE``, or the user's folder of state.
-
-    Not the cache folder: who empties a cache does not mean to forget what was spent.
-    """
-    return Path(os.environ.get("EDGECMD_STATE") or Path.home() / ".local" / "state" / "edgecmd")
 
 
 def client_ledger(config: RunConfig, client: int) -> Path:

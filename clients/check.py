@@ -1,0 +1,143 @@
+"""What a device's owner may want to know before a server asks: of the pairs, the ledger and what to pin.
+
+For the owner alone, on the device: counts of pairs and what was spent on them never leave it.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import ConfigRecord
+
+from clients import device
+from clients.node import Node, read_node
+from clients.order import Order, read_order
+from edgecmd import __version__
+from edgecmd.config import RunConfig
+from edgecmd.data.device_pairs import DevicePairs
+from edgecmd.data.pairs import PublicSource, Targets
+from edgecmd.errors import PrivacyError
+from edgecmd.privacy.device_ledger import DeviceLedgers, Found
+from edgecmd.settings import flatten
+
+NO_RUN = "0" * 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeReport:
+    """What was found on a device.
+
+    Attributes:
+        target_kind: What the pairs were read as.
+        num_pairs: Pairs that can be used.
+        skipped: Why each other pair is left out.
+        public: Public images that are also the source of a pair; what is made of them is public.
+        pins: What the owner may pin, by key of the node's config; that of the anchors holds for the
+            settings that were given and on this machine.
+        ledger: File of the ledger; empty where there is none.
+        moved: Whether it was begun for another folder.
+        num_rounds: Rounds that were counted.
+        epsilon: What they cost at ``delta``.
+        delta: The owner's, else that of the settings.
+    """
+
+    target_kind: str
+    num_pairs: int
+    skipped: tuple[str, ...]
+    public: tuple[str, ...]
+    pins: Mapping[str, str]
+    ledger: str
+    moved: bool
+    num_rounds: int
+    epsilon: float
+    delta: float
+
+    def problems(self) -> list[str]:
+        """Sentences on what the owner should look at."""
+        found = []
+        if not self.ledger:
+            found.append(
+                "No ledger counts these pairs: private runs are refused until --new-ledger begins one."
+            )
+        if not self.num_pairs:
+            found.append(
+                f"No pair can be used as {self.target_kind!r}; the node would answer with noise alone."
+            )
+        if self.public:
+            found.append(
+                f"{len(self.public)} public images are the source of a pair, such as {self.public[0]}: nothing"
+                " protects what is public. Remove them from the one or the other."
+            )
+        if self.skipped:
+            found.append(f"{len(self.skipped)} pairs are left out, such as {self.skipped[0]}")
+        return found
+
+
+def check_node(raw: Mapping[str, object], config: RunConfig, *, new_ledger: bool = False) -> NodeReport:
+    """Look at a device as a round would, without answering one.
+
+    Args:
+        raw: The node's config.
+        config: Settings of the runs that it is for: sides, kind of the target, anchors, student.
+        new_ledger: Begin a ledger for pairs that have none.
+
+    Raises:
+        PrivacyError: The node's config is wrong, something is missing, or the pairs have a ledger already.
+    """
+    node = read_node(raw)
+    if node.data is None:
+        raise PrivacyError(
+            "The node config has no data-dir, so there is nothing to look at. Give the folder of the pairs:"
+            ' edgecmd node \'data-dir="/srv/pairs" state-dir="/srv/state"\'.',
+            code="node-config",
+        )
+    order = _order(config, node)
+    prepared = device.prepare(order, node)
+    pairs = device.read_pairs(order, node, prepared)
+    found = _ledger(node, pairs, new_ledger=new_ledger)
+    usable = pairs if found is None else pairs.take(found.rows, why=device.ELSEWHERE)
+    delta = node.budgets.get("max-delta", config.privacy.delta)
+    return NodeReport(
+        target_kind=order.target_kind,
+        num_pairs=len(usable),
+        skipped=usable.skipped,
+        public=_also_public(usable, prepared.sources.public),
+        pins={
+            **prepared.sources.digests(),
+            "anchors-sha256": prepared.digest,
+            "edgecmd-version": __version__,
+        },
+        ledger=str(found.ledger.path) if found else "",
+        moved=bool(found and found.moved),
+        num_rounds=found.ledger.num_rounds() if found else 0,
+        epsilon=found.ledger.epsilon(delta=delta) if found else 0.0,
+        delta=delta,
+    )
+
+
+def _order(config: RunConfig, node: Node) -> Order:
+    return read_order(ConfigRecord({"run": NO_RUN, "server-round": 1}), dict(flatten(config)), node)
+
+
+def _ledger(node: Node, pairs: DevicePairs, *, new_ledger: bool) -> Found | None:
+    assert node.data is not None
+    ledgers = DeviceLedgers(state=node.state, key=node.key())
+    if new_ledger:
+        return ledgers.begin(node.data, pairs.digests)
+    try:
+        return ledgers.find(node.data, pairs.digests)
+    except PrivacyError as error:
+        if error.code != "no-ledger":
+            raise
+        return None
+
+
+def _also_public(pairs: DevicePairs, public: PublicSource) -> tuple[str, ...]:
+    """Keys of public images that are equal to the source of a pair."""
+    private = set(_digests(pairs.data.source))
+    return tuple(key for key, one in zip(public.keys, _digests(public.images)) if one in private)
+
+
+def _digests(images: Targets) -> list[bytes]:
+    return [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images]
