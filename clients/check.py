@@ -66,8 +66,8 @@ class NodeReport:
             )
         if self.public:
             found.append(
-                f"{len(self.public)} public images are the source of a pair, such as {self.public[0]}: nothing"
-                " protects what is public. Remove them from the one or the other."
+                f"{len(self.public)} public images are the source of a pair, such as {self.public[0]}:"
+                " nothing protects what is public. Remove them from the one or the other."
             )
         if self.skipped:
             found.append(f"{len(self.skipped)} pairs are left out, such as {self.skipped[0]}")
