@@ -49,13 +49,15 @@ def require_same_clients(config: RunConfig) -> None:
     except OSError as error:
         raise PrivacyError(
             f"{file} cannot be read or written: {error.strerror}. Set privacy.ledger_dir to a folder that"
-            " this user may write to."
+            " this user may write to.",
+            code="ledger",
         ) from error
     if begun not in ("", present):
         raise PrivacyError(
             f"privacy.ledger_dir={config.privacy.ledger_dir!r} counts pairs that were dealt to clients"
             " otherwise: data, seed, federation.num_clients and federation.partition (with its alpha) must be"
-            " those of the first run there. Use the same, or another folder for pairs that never met these."
+            " those of the first run there. Use the same, or another folder for pairs that never met these.",
+            code="ledger",
         )
 
 

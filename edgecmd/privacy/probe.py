@@ -116,7 +116,7 @@ def _answer(student: nn.Module, image: Tensor) -> Tensor:
 
 
 def _refuse(student: nn.Module, what: str) -> PrivacyError:
-    return PrivacyError(f"The student {type(student).__name__} {what} {WAY_OUT}")
+    return PrivacyError(f"The student {type(student).__name__} {what} {WAY_OUT}", code="mixes-pairs")
 
 
 def _refuse_forgetful(student: nn.Module, image: Tensor, other: Tensor) -> None:
@@ -221,5 +221,6 @@ def require_pure_loss(loss: UnitLoss, *, embedding_dim: int) -> None:
     if not torch.equal(clean, again):
         raise PrivacyError(
             "The loss remembers earlier pairs (a queue, a memory bank or a running centre): a pair would act"
-            " in steps that did not sample it. Use a loss of the pair and of public anchors."
+            " in steps that did not sample it. Use a loss of the pair and of public anchors.",
+            code="mixes-pairs",
         )

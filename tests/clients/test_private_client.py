@@ -9,6 +9,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from clients import private
 from clients.app import app
+from clients.check import check_node
 from clients.work import ClientError, answer_train
 from edgecmd.config import RunConfig
 from edgecmd.errors import PrivacyError
@@ -21,6 +22,8 @@ from server.federation import to_arrays
 from server.local_grid import set_identity
 from server.simulate import contexts
 from server.strategies import to_record
+from tests.device_files import ask as ask_device
+from tests.device_files import make_device, run_config
 from tests.tiny_federation import tiny_config, write_pairs
 
 TOKEN = "0123456789abcdef"
@@ -165,7 +168,9 @@ def round_cost(config: RunConfig, rounds: int) -> float:
     return total_epsilon([one], delta=config.privacy.delta)
 
 
-def test_a_client_refuses_what_its_budget_does_not_cover(pairs: Path, tmp_path: Path) -> None:
+def test_a_client_refuses_what_its_budget_does_not_cover(
+    pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     generous = private_config(pairs, tmp_path)
     owner = round_cost(generous, 2) + 1e-6
     for index in (1, 2):
@@ -173,14 +178,14 @@ def test_a_client_refuses_what_its_budget_does_not_cover(pairs: Path, tmp_path: 
     before = client_ledger(generous, 1).read_bytes()
     refused = ask(generous, round_index=3, max_epsilon=owner)
     assert refused.has_error()
-    assert re.match(
-        r"refused: client 1: The privacy budget is spent: epsilon=.* after 2 rounds", refused.error.reason
-    )
+    # The server learns that; what was spent, and by how many rounds, stays in the client's own log.
+    assert refused.error.reason == "refused: budget-spent"
+    assert re.search(r"The privacy budget is spent: epsilon=.* after 2 rounds", caplog.text)
     assert client_ledger(generous, 1).read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("settings", "text"),
+    ("settings", "code", "text"),
     [
         (
             [
@@ -189,18 +194,19 @@ def test_a_client_refuses_what_its_budget_does_not_cover(pairs: Path, tmp_path: 
                 "federation.num_rounds=1",
                 "federation.local_steps=1",
             ],
+            "budget-spent",
             "budget is spent",
         ),
-        (["privacy.mechanism=none"], "adds no noise on the client"),
-        (["privacy.mechanism=client"], "adds no noise on the client"),
+        (["privacy.mechanism=none"], "no-guarantee", "adds no noise on the client"),
+        (["privacy.mechanism=client"], "no-guarantee", "adds no noise on the client"),
     ],
 )
 def test_the_owner_s_bound_holds_against_the_server_s_settings(
-    settings: list[str], text: str, pairs: Path, tmp_path: Path
+    settings: list[str], code: str, text: str, pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     reply = ask(private_config(pairs, tmp_path, *settings), max_epsilon=3.0)
-    assert reply.has_error()
-    assert text in reply.error.reason
+    assert reply.error.reason == f"refused: {code}"
+    assert text in caplog.text
 
 
 def test_the_owner_s_delta_holds_too(pairs: Path, tmp_path: Path) -> None:
@@ -218,24 +224,28 @@ def test_an_owner_s_epsilon_is_at_a_delta_that_the_server_does_not_choose(
     one = make_plan(config).round_spending()
     assert total_epsilon([one], delta=0.1) < 0.4
     assert total_epsilon([one], delta=1e-5) > 1
-    assert "budget is spent" in ask(config, max_epsilon=0.5).error.reason
+    assert ask(config, max_epsilon=0.5).error.reason == "refused: budget-spent"
     assert not ask(config, client=2, max_epsilon=0.5, max_delta=0.1).has_error()
 
 
 @pytest.mark.parametrize("name", ["max_epsilon", "max_delta"])
 @pytest.mark.parametrize("value", ["nan", "many", "-1", 0, "inf"])
-def test_a_bound_that_is_no_number_is_no_leave(name: str, value: object, pairs: Path, tmp_path: Path) -> None:
+def test_a_bound_that_is_no_number_is_no_leave(
+    name: str, value: object, pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     reply = ask(private_config(pairs, tmp_path), **{name: value})
-    assert f"{name.replace('_', '-')}={value!r}" in reply.error.reason
-    assert "allowed are numbers above 0" in reply.error.reason
+    assert reply.error.reason == "refused: node-config"
+    assert f"{name.replace('_', '-')}={value!r}" in caplog.text
+    assert "allowed are numbers above 0" in caplog.text
 
 
 @pytest.mark.parametrize("mechanism", ["none", "client"])
 def test_an_owner_s_delta_alone_asks_for_noise_on_the_client(
-    mechanism: str, pairs: Path, tmp_path: Path
+    mechanism: str, pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     reply = ask(private_config(pairs, tmp_path, f"privacy.mechanism={mechanism}"), max_delta=1e-6)
-    assert "max-delta=1e-06. Use anchors, cosine or groups" in reply.error.reason
+    assert reply.error.reason == "refused: no-guarantee"
+    assert "max-delta=1e-06. Use anchors, cosine or groups" in caplog.text
 
 
 def test_the_optimiser_remembers_no_round_that_was_not_counted(
@@ -257,57 +267,63 @@ def test_the_optimiser_remembers_no_round_that_was_not_counted(
     assert (spent(config), states()) == (1, ["round-000001.state"])
 
 
-def test_a_device_has_one_ledger_for_all_runs_and_no_say_of_the_server(pairs: Path, tmp_path: Path) -> None:
-    for index, name in enumerate(("one", "two")):
-        config = private_config(
-            pairs, tmp_path / name, f"seed={index}", f'privacy.ledger_dir="{tmp_path}/evil"'
-        )
-        reply = ask(config, data_dir=str(pairs), state_dir=str(tmp_path / "state"))
-        assert not reply.has_error()
-    (ledger,) = (tmp_path / "state" / "ledger").iterdir()
+def test_a_device_has_one_ledger_for_all_runs_and_no_say_of_the_server(tmp_path: Path) -> None:
+    device = make_device(tmp_path / "node")
+    device.begin()
+    for index in range(2):
+        evil = f'privacy.ledger_dir="{tmp_path}/evil"'
+        assert not ask_device(run_config(f"seed={index}", evil), device.node).has_error()
+    (ledger,) = (device.root / "state" / "ledger").glob("*.jsonl")
     assert Ledger(ledger).num_rounds() == 2
     assert not (tmp_path / "evil").exists()
 
 
-def test_emptying_the_cache_forgets_nothing(
-    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_emptying_the_cache_forgets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGECMD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("EDGECMD_STATE", str(tmp_path / "state"))
-    assert not ask(private_config(pairs, tmp_path / "one"), data_dir=str(pairs)).has_error()
-    assert [Ledger(path).num_rounds() for path in (tmp_path / "state" / "ledger").iterdir()] == [1]
+    device = make_device(tmp_path / "node")
+    node = {name: value for name, value in device.node.items() if name != "state-dir"}
+    check_node(node, run_config(), new_ledger=True)
+    assert not ask_device(run_config(), node).has_error()
+    assert [Ledger(path).num_rounds() for path in (tmp_path / "state" / "ledger").glob("*.jsonl")] == [1]
     assert not list((tmp_path / "cache").rglob("*.jsonl"))
 
 
 @pytest.mark.parametrize("setting", ["privacy.deterministic=true", "privacy.projected_pairs=2"])
 def test_a_device_takes_no_part_in_a_run_that_is_not_private(
-    setting: str, pairs: Path, tmp_path: Path
+    setting: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = private_config(pairs, tmp_path, setting)
-    reply = ask(config, data_dir=str(pairs), state_dir=str(tmp_path / "state"))
-    assert "the server can subtract" in reply.error.reason
+    device = make_device(tmp_path / "node")
+    reply = ask_device(run_config(setting), device.node)
+    assert reply.error.reason == "refused: no-guarantee"
+    assert "the server can subtract" in caplog.text
 
 
-def test_an_error_of_a_private_client_tells_nothing(pairs: Path, tmp_path: Path) -> None:
-    secret = tmp_path / "alice-biopsy.npz"
-    secret.write_bytes(b"not an archive")
+def test_an_error_of_a_private_client_tells_nothing(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("alice-biopsy is broken")
+
+    monkeypatch.setattr("clients.private.distil_privately", fail)
     with pytest.raises(ClientError) as raised:
-        ask(private_config(pairs, tmp_path), data_dir=str(secret), state_dir=str(tmp_path))
+        ask(private_config(pairs, tmp_path))
     assert "alice" not in str(raised.value)
     assert "biopsy" not in str(raised.value)
     assert raised.value.__cause__ is None
 
 
 def test_a_student_that_mixes_pairs_is_refused(
-    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise PrivacyError("The student mixes the pairs of a batch")
+        raise PrivacyError("The student mixes the pairs of a batch", code="mixes-pairs")
 
     monkeypatch.setattr(private, "_probed", set())
     monkeypatch.setattr(private, "require_pure", refuse)
     config = private_config(pairs, tmp_path)
-    assert "mixes the pairs" in ask(config).error.reason
+    assert ask(config).error.reason == "refused: mixes-pairs"
+    assert "mixes the pairs" in caplog.text
     assert spent(config) == 0
 
 

@@ -16,6 +16,8 @@ from server.federation import to_arrays
 from server.local_grid import set_identity
 from server.simulate import contexts
 from server.strategies import to_record
+from tests.device_files import TOKEN as DEVICE_TOKEN
+from tests.device_files import ask, make_device, run_config
 from tests.tiny_federation import tiny_config
 
 TOKEN = "0123456789abcdef"
@@ -104,18 +106,21 @@ def test_the_states_of_two_runs_on_one_device_are_apart(pairs: Path, tmp_path: P
     answer_train(order(config, round_index=1, run="b" * 16), context_of(config, **node))
     again = answer_train(order(config, round_index=2, run="a" * 16), context_of(config, **node))
     assert equal(again, fresh)
-    assert sorted(path.name for path in (tmp_path / "states").iterdir()) == ["a" * 16, "b" * 16]
+    assert sorted(path.name for path in (tmp_path / "states" / "clients").iterdir()) == ["a" * 16, "b" * 16]
     assert not (tmp_path / "tiny").exists()
 
 
 def test_a_device_writes_nothing_where_the_server_says(
-    pairs: Path, tmp_path: Path, feature_cache: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With pairs of its own and no state-dir, the state goes below the device's cache folder."""
-    config = tiny_config(pairs, tmp_path / "chosen-by-the-server", "distill.keep_optimizer=true")
-    answer_train(order(config, run="c" * 16), context_of(config, **{"data-dir": str(pairs)}))
-    assert not (tmp_path / "chosen-by-the-server").exists()
-    assert (feature_cache / "clients" / ("c" * 16) / "client-0001").is_dir()
+    """With pairs of its own and no state-dir, the state goes below the device's own folder of state."""
+    monkeypatch.setenv("EDGECMD_STATE", str(tmp_path / "state"))
+    device = make_device(tmp_path / "node")
+    config = run_config("privacy.mechanism=none", "distill.keep_optimizer=true", f'out="{tmp_path}/chosen"')
+    node = {name: value for name, value in device.node.items() if name != "state-dir"}
+    assert not ask(config, node | {"partition-id": 1}).has_error()
+    assert not (tmp_path / "chosen").exists()
+    assert (tmp_path / "state" / "clients" / DEVICE_TOKEN / "client-0001").is_dir()
 
 
 @pytest.mark.parametrize(
@@ -127,10 +132,10 @@ def test_a_run_s_name_cannot_be_a_path(pairs: Path, tmp_path: Path, token: str) 
         answer_train(order(config, run=token), context_of(config))
 
 
-def test_a_device_s_own_pairs_are_used_whole(pairs: Path, tmp_path: Path) -> None:
-    config = tiny_config(pairs, tmp_path)
-    reply = answer_train(order(config), context_of(config, **{"data-dir": str(pairs)}))
-    assert reply.content.metric_records["metrics"]["num-examples"] == 60
+def test_a_device_s_own_pairs_are_used_whole(tmp_path: Path) -> None:
+    device = make_device(tmp_path / "node", rows=range(17))
+    reply = ask(run_config("privacy.mechanism=none"), device.node)
+    assert reply.content.metric_records["metrics"]["num-examples"] == 17
 
 
 def test_the_strategy_s_proximal_weight_counts(pairs: Path, tmp_path: Path) -> None:
@@ -169,10 +174,11 @@ def test_an_unknown_setting_names_the_stage(pairs: Path, tmp_path: Path) -> None
         answer_train(order(config), context)
 
 
-def test_missing_pairs_name_the_stage(pairs: Path, tmp_path: Path) -> None:
-    config = tiny_config(pairs, tmp_path)
-    with pytest.raises(ClientError, match="client 1, stage data: DataError: .*does not exist"):
-        answer_train(order(config), context_of(config, **{"data-dir": str(tmp_path / "none")}))
+def test_missing_pairs_are_the_owner_s_to_find(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    device = make_device(tmp_path / "node")
+    reply = ask(run_config("privacy.mechanism=none"), device.node | {"data-dir": str(tmp_path / "none")})
+    assert reply.error.reason == "refused: node-config"
+    assert "none' is neither a folder with source/ and target/ nor an .npz file" in caplog.text
 
 
 def test_a_client_beyond_the_partition(pairs: Path, tmp_path: Path) -> None:
@@ -197,4 +203,15 @@ def test_the_index_is_answered_without_heavy_imports(pairs: Path, tmp_path: Path
         message=Message(RecordDict({}), 101, "query.index"),
         context=context_of(tiny_config(pairs, tmp_path), 3),
     )
-    assert reply.content == RecordDict({"metrics": MetricRecord({"client": 3})})
+    assert reply.content == RecordDict({"metrics": MetricRecord({"client": 3, "own-pairs": 0})})
+
+
+def test_the_index_says_whether_the_pairs_are_the_node_s_own(pairs: Path, tmp_path: Path) -> None:
+    set_identity()
+    for node, expected in (
+        ({"data-dir": "/pairs"}, {"client": 2, "own-pairs": 1}),
+        ({}, {"client": 2, "own-pairs": 0}),
+    ):
+        context = context_of(tiny_config(pairs, tmp_path), 2, **node)
+        reply = app(message=Message(RecordDict({}), 102, "query.index"), context=context)
+        assert dict(reply.content.metric_records["metrics"]) == expected
