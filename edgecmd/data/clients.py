@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecmd import preprocess
+from edgecmd import __version__, preprocess
 from edgecmd.config import RunConfig, StudentConfig
 from edgecmd.config_data import DataConfig
 from edgecmd.data.anchors import AnchorSource, anchors_digest, make_anchors
 from edgecmd.data.experiment import Experiment, load_experiment
-from edgecmd.data.pairs import Images, PairedData, PublicSource, input_shape, target_kind
+from edgecmd.data.pairs import Images, PairedData, PublicSource, input_shape, kind_of, target_kind
 from edgecmd.data.partition import partition
 from edgecmd.dense.maps import Reduction, View, as_places, cached_maps, fit_reduction
 from edgecmd.device import resolve_device
@@ -291,6 +291,22 @@ def anchors_fingerprint(config: RunConfig) -> dict[str, str | int]:
     """Kind, number and SHA-256 of the anchors, for the run folder."""
     anchors = public_anchors(config)
     return {"kind": config.distill.anchors, "num": len(anchors), "sha256": anchors_digest(anchors)}
+
+
+def told_to_devices(config: RunConfig) -> dict[str, str]:
+    """What a server tells devices with pairs of their own, so that they can compare: words and digests.
+
+    Kind of the student's targets, version of edgecmd, and SHA-256 of teacher and public images, where the
+    features are not ready ones of the user.
+    """
+    whole = experiment(config.data)
+    told = {"target-kind": kind_of(whole.train.target), "edgecmd-version": __version__}
+    if config.teacher.pair_features:
+        return told
+    return told | {
+        "teacher-sha256": teacher_of(config).sha256,
+        "public-sha256": whole.public.fingerprint(),
+    }
 
 
 def teacher_dim(config: RunConfig) -> int:
