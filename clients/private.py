@@ -156,7 +156,7 @@ def answer_privately(
     optimizer = _distil(student, holding, order=order, plan=plan, folder=folder)
     state = student.state_dict()
     content = save({name: state[name].cpu().contiguous().numpy() for name in sorted(state)})
-    write_bytes_atomically(pending, content)
+    _keep(pending, content, ledger=ledger)
     release = Release(
         run=order.token,
         round_index=order.round_index,
@@ -170,6 +170,23 @@ def answer_privately(
     if order.config.distill.keep_optimizer:
         save_state(folder, optimizer_tensors(optimizer), round_index=order.round_index)
     return _record(content, list(arrays))
+
+
+def _keep(path: Path, content: bytes, *, ledger: Ledger) -> None:
+    """Keep a reply, so that the same question can be answered with the same bytes, before it is counted.
+
+    Raises:
+        PrivacyError: It cannot be written; nothing was counted and nothing is released.
+    """
+    try:
+        write_bytes_atomically(path, content)
+    except OSError as error:
+        raise PrivacyError(
+            f"The reply that the ledger {ledger.path} was to count cannot be kept in {path}:"
+            f" {error.strerror}. Nothing is released and nothing was counted; make room, or make the folder"
+            " writable.",
+            code="ledger",
+        ) from error
 
 
 def _record(content: bytes, names: list[str]) -> ArrayRecord:

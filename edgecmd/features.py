@@ -3,6 +3,7 @@
 Shapes: N pairs, D embedding dimension.
 """
 
+import contextlib
 import hashlib
 from pathlib import Path
 
@@ -40,8 +41,9 @@ def cached_features(teacher: Teacher, images: Targets, *, cache_dir: Path | None
     features = _read(path, shape=(len(images), teacher.embedding_dim))
     if features is None:
         features = teacher.embed(images)
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        write_bytes_atomically(path, save({"features": np.ascontiguousarray(features)}))
+        # A full disk costs the cache and not the round.
+        with contextlib.suppress(OSError):
+            write_bytes_atomically(path, save({"features": np.ascontiguousarray(features)}))
     return features
 
 

@@ -7,6 +7,7 @@ to few dimensions by principal components of public images alone, so that no pri
 Shapes: B batch, N images, C channels of all stages, D dimension, R rows and Q columns of the grid, P places.
 """
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,8 +239,8 @@ def cached_maps(
         maps = None
     if maps is None or maps.shape != shape:
         maps = teacher_maps(teacher, images, view=view, reduction=reduction).astype(np.float16)
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        write_bytes_atomically(path, save({"maps": np.ascontiguousarray(maps)}))
+        with contextlib.suppress(OSError):  # a full disk costs the cache and not the round
+            write_bytes_atomically(path, save({"maps": np.ascontiguousarray(maps)}))
     return np.asarray(maps, dtype=np.float32)
 
 

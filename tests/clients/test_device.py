@@ -440,3 +440,27 @@ def test_a_refusal_says_one_word_and_no_path(device: Device, caplog: pytest.LogC
 def test_a_refused_budget_travels_as_a_word(device: Device) -> None:
     said = reason(ask(run_config(), device.node | {"max-epsilon": 0.01}))
     assert said == "refused: budget-spent"
+
+
+@pytest.mark.parametrize(
+    "what", ["clients.private.write_bytes_atomically", "edgecmd.features.write_bytes_atomically"]
+)
+def test_a_full_disk_releases_nothing_uncounted(
+    what: str, device: Device, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reply that cannot be kept is not released; a cache that cannot be written costs nothing."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    ledger = DeviceLedgers(state=device.root / "state").find(device.pairs, []).ledger
+    with monkeypatch.context() as patch:
+        patch.setattr(what, full)
+        reply = ask(run_config(), device.node)
+    if "features" in what:
+        assert not reply.has_error()
+        return
+    assert reason(reply) == "refused: ledger"
+    assert str(ledger.path) in caplog.text
+    assert ledger.num_rounds() == 0
+    assert not ask(run_config(), device.node).has_error()
