@@ -96,7 +96,8 @@ def square_norms(value_UP: Tensor) -> Tensor:
     stretches = value_UP[:, : whole * STRETCH].reshape(num, whole, STRETCH)
     norms = torch.linalg.vector_norm(stretches, dim=2).double()
     rest: Tensor = torch.linalg.vector_norm(value_UP[:, whole * STRETCH :], dim=1).double()
-    return norms.square().sum(dim=1) + rest.square()
+    square: Tensor = norms.square().sum(dim=1) + rest.square()
+    return square
 
 
 def weighted_sum(factor_U: Tensor, value_UP: Tensor) -> Tensor:

@@ -264,7 +264,7 @@ def test_a_device_has_one_ledger_for_all_runs_and_no_say_of_the_server(pairs: Pa
         )
         reply = ask(config, data_dir=str(pairs), state_dir=str(tmp_path / "state"))
         assert not reply.has_error()
-    (ledger,) = (tmp_path / "state" / "ledger").iterdir()
+    (ledger,) = (tmp_path / "state" / "ledger").glob("*.jsonl")
     assert Ledger(ledger).num_rounds() == 2
     assert not (tmp_path / "evil").exists()
 
@@ -275,7 +275,7 @@ def test_emptying_the_cache_forgets_nothing(
     monkeypatch.setenv("EDGECMD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("EDGECMD_STATE", str(tmp_path / "state"))
     assert not ask(private_config(pairs, tmp_path / "one"), data_dir=str(pairs)).has_error()
-    assert [Ledger(path).num_rounds() for path in (tmp_path / "state" / "ledger").iterdir()] == [1]
+    assert [Ledger(path).num_rounds() for path in (tmp_path / "state" / "ledger").glob("*.jsonl")] == [1]
     assert not list((tmp_path / "cache").rglob("*.jsonl"))
 
 
