@@ -12,6 +12,7 @@ Files in the device's folder of state::
 """
 
 import hashlib
+import hmac
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,9 +82,9 @@ class DeviceLedgers:
         return self.state / "ledger"
 
     def _ledger(self, name: str) -> Ledger:
-        return Ledger(
-            self.folder / f"{name}.jsonl", key=self.key, count=self.state / "rounds" / f"{name}.json"
-        )
+        # A key of its own for each ledger: under one key another data set's ledger would be believed here.
+        key = None if self.key is None else hmac.digest(self.key, name.encode(), "sha256")
+        return Ledger(self.folder / f"{name}.jsonl", key=key, count=self.state / "rounds" / f"{name}.json")
 
     def _counted(self) -> Mapping[str, frozenset[str]]:
         """Pairs that each ledger counts, by the name of the ledger."""

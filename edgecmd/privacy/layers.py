@@ -23,13 +23,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from edgecmd.privacy.gradients import Sum, clip_factors
+from edgecmd.privacy.gradients import STRETCH, Sum, clip_factors, weighted_sum
 from edgecmd.privacy.mechanisms import UnitLoss, Units
 
-# Units whose gradients are held at a time: so few that a float32 sum of them rounds by 3e-5 C at most.
+# Units whose gradients are held at a time.
 BLOCK = 16
-# Squares are added up in float32 over this many numbers, then in float64: 4e-6 of the sum at most.
-STRETCH = 512
 # A product is not formed where it holds this many times the numbers of its factors.
 COMPACT = 8
 # Share by which a Gram norm is overstated, above what float64 can lose where the product nearly vanishes.
@@ -92,7 +90,9 @@ def windows(
     return seen.reshape(num, seen.shape[1] * seen.shape[2], -1)
 
 
-def clipped_chunk(student: nn.Module, units: Units, loss: UnitLoss, *, clip: float) -> Sum:
+def clipped_chunk(
+    student: nn.Module, units: Units, loss: UnitLoss, *, clip: float, num_real: int | None = None
+) -> Sum:
     """Sum of the clipped gradients of the units of a chunk.
 
     Args:
@@ -100,16 +100,16 @@ def clipped_chunk(student: nn.Module, units: Units, loss: UnitLoss, *, clip: flo
         units: At least one.
         loss: Loss of one unit.
         clip: ``C``.
+        num_real: Units after these are padding and count as zero; None for none.
 
     Returns:
         float64, keyed like ``student.named_parameters()``.
 
     Guarantees:
         Adding or removing one unit moves the result by at most ``C`` in L2 norm, rounding included:
-        what is measured and what is summed are the same numbers, products that are not formed are
-        measured and summed in float64, and all that float32 loses stays below the margin of
-        1e-4 C that `clip_factors` leaves. A unit with a gradient that is not finite, or whose norm
-        float32 cannot hold, counts as zero.
+        what is measured and what is summed are the same numbers, all sums are float64, and products
+        that are not formed are measured in float64 too (`edgecmd.privacy.gradients`, Rounding). A unit
+        with a gradient that is not finite, or whose norm float32 cannot hold, counts as zero.
     """
     traces, rest = unit_traces(student, units, loss)
     compact = [(trace, *_doubled(trace)) for trace in traces if trace.is_compact]
@@ -117,7 +117,10 @@ def clipped_chunk(student: nn.Module, units: Units, loss: UnitLoss, *, clip: flo
     square_U = torch.zeros(len(units), dtype=torch.float64, device=units.images.device)
     for _, output_UOL, input_ULK in compact:
         square_U += gram_square(output_UOL, input_ULK)
-    total, factor_U = _formed_sum(formed, rest, square_U, clip=clip)
+    real_U = torch.arange(len(units), device=units.images.device) < (
+        len(units) if num_real is None else num_real
+    )
+    total, factor_U = _formed_sum(formed, rest, square_U, clip=clip, real_U=real_U)
     for trace, output_UOL, input_ULK in compact:
         total[f"{trace.name}.weight"] = trace.shaped(_weighted_product(factor_U, output_UOL, input_ULK))
     return {name: total[name] for name, _ in student.named_parameters()}
@@ -236,14 +239,14 @@ def _weighted_product(factor_U: Tensor, output_UOL: Tensor, input_ULK: Tensor) -
 
 
 def _formed_sum(
-    traces: list[Trace], rest: Mapping[str, Tensor], square_U: Tensor, *, clip: float
+    traces: list[Trace], rest: Mapping[str, Tensor], square_U: Tensor, *, clip: float, real_U: Tensor
 ) -> tuple[Sum, Tensor]:
     """Form the products of a block of units after another, finish the norms, clip and sum.
 
     Returns:
         The sums, and the clip factor of each unit.
     """
-    num, like = len(square_U), next(iter([*(trace.entered for trace in traces), *rest.values()]))
+    num, like = len(square_U), next(iter([*(trace.entered for trace in traces), *rest.values()]), square_U)
     numels = [trace.layer.weight.numel() for trace in traces] + [value[0].numel() for value in rest.values()]
     width = -(-sum(numels) // STRETCH) * STRETCH
     buffer = like.new_zeros(min(BLOCK, num), width)
@@ -255,10 +258,10 @@ def _formed_sum(
         _fill(block, traces, rest, part)
         stretches = torch.linalg.vector_norm(block.view(len(block), -1, STRETCH), dim=2)
         norm = (square_U[part] + stretches.double().square().sum(dim=1)).sqrt()
-        factor = clip_factors(norm, clip=clip)
+        factor = clip_factors(norm, clip=clip) * real_U[part]
         if not bool((factor > 0).all()):
             block[factor == 0] = 0.0
-        total += (factor.to(block.dtype) @ block).double()
+        total += weighted_sum(factor, block)
         factors.append(factor)
     parts = torch.split(total[: sum(numels)], numels)
     sums = {f"{trace.name}.weight": trace.shaped(flat) for trace, flat in zip(traces, parts)}

@@ -1,32 +1,62 @@
 """The ledger of a data set: what was ever spent on it, over rounds, runs, restarts and resumes.
 
-An append-only file of JSON lines. Each line carries a digest over itself and over the line before
-it, so a changed or missing line in the middle is noticed; each append is one write, synchronised to
-the disk before it counts. A line that a crash tore is counted as one round of the dearest plan.
+An append-only file of JSON lines. Each line carries a digest over itself and over the line before it;
+each append is one write, synchronised to the disk before it counts. A line that a crash tore is counted
+as one round of the dearest plan. How the bytes are read, sealed, locked and appended stands in
+`edgecmd.privacy.ledger_file`.
+
+What each part detects, and what it does not:
+
+| | by itself | with a count apart | with a key | with both |
+|---|---|---|---|---|
+| a torn, changed or missing line before the last, by accident | yes | yes | yes | yes |
+| lines missing at the end, an older copy, no file at all | no | yes | no | yes |
+| lines edited or forged by someone who recomputes digests | no | as far as the count | yes | yes |
+| the same someone, who also writes the count | no | no | no | yes |
+| older copies of ledger and count, put back together | no | no | no | no |
+
+The last line is what no file on a device can show. Whoever can read the key can do everything.
 """
 
-import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import secrets
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from edgecmd.errors import PrivacyError
-from edgecmd.privacy.accounting import Spending, total_epsilon
+from edgecmd.files import write_bytes_atomically
+from edgecmd.privacy.accounting import total_epsilon
+from edgecmd.privacy.ledger_file import (
+    DIGEST_LENGTH,
+    Book,
+    Count,
+    Line,
+    appended,
+    dearest,
+    encoded,
+    locked,
+    parse,
+    raise_unwritten,
+    read_bytes,
+    read_count,
+    require_no_less,
+    write_count,
+)
 from edgecmd.privacy.plan import PrivacyPlan
 
+__all__ = ["Book", "BudgetSpentError", "Ledger", "Line", "Release", "dearest", "describe"]
+
 SLACK = 1e-9
-DIGEST_LENGTH = 16
-Line = dict[str, Any]
+SHORTEST_KEY = 16
 
 
 class BudgetSpentError(PrivacyError):
     """One more round would exceed the budget; the text depends on the ledger alone, not on the data."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, code="budget-spent")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,91 +68,104 @@ class Release:
         round_index: Round, from 1.
         query: SHA-256 of what was asked: run, round and incoming weights.
         reply: SHA-256 of what is released.
+        anchors: SHA-256 of the anchors of the round; empty where there are none.
     """
 
     run: str
     round_index: int
     query: str
     reply: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Book:
-    """A ledger as it was read.
-
-    Attributes:
-        lines: Whole lines in order.
-        digest: Digest of the last whole line.
-        num_torn: Torn lines at the end that no later line accounts for.
-        ends_clean: Whether the file ends with a newline, or is empty.
-    """
-
-    lines: tuple[Line, ...]
-    digest: str
-    num_torn: int
-    ends_clean: bool
-
-    def plans(self) -> dict[str, Spending]:
-        """Cost of a round by plan."""
-        return {line["plan"]: Spending(**line["spending"]) for line in self.lines if line["kind"] == "plan"}
-
-    def spendings(self, *, delta: float, upcoming: Spending | None = None) -> list[Spending]:
-        """Everything that was spent, torn lines included.
-
-        Args:
-            delta: Compares plans, to find the dearest.
-            upcoming: Plan about to be used: the price of a torn line where the file names no plan.
-        """
-        plans = self.plans()
-        spent = [plans[line["plan"]] for line in self.lines if line["kind"] in ("spend", "torn")]
-        if self.num_torn:
-            known = list(plans.values()) or ([upcoming] if upcoming else [])
-            if known:
-                spent += [dearest(known, delta=delta)] * self.num_torn
-        return spent
-
-
-def dearest(spendings: list[Spending], *, delta: float) -> Spending:
-    """The one that costs most; where none costs anything by itself, the one that adds up fastest."""
-
-    def cost(one: Spending) -> tuple[float, float]:
-        growth = one.count * (one.sampling_rate / max(one.noise_multiplier, 1e-9)) ** 2
-        return total_epsilon([one], delta=delta), growth
-
-    return max(spendings, key=cost)
+    anchors: str = ""
 
 
 class Ledger:
     """Ledger of one data set.
 
     Args:
-        path: The file; a missing one is empty.
+        path: The file; beside it lies its lock, ``<ledger>.lock``.
+        key: Secret of the owner, 16 bytes or more, kept where whoever can write the ledger cannot read
+            it. The chain of digests is then an HMAC-SHA256. One key a data set: a ledger does not name
+            its pairs, so under a shared key that of other pairs would be believed.
+        count: File with the number of counted rounds, kept apart from the ledger: the ledger is that of
+            a device. It must have been begun (`begin`) before anything is spent, and a shorter, older or
+            missing one is refused. None for a simulation, where a missing file is an empty ledger.
 
     Guarantees:
-        `spend` returns only after the line is on the disk; a release that waits for it is counted
-        whatever happens afterwards. Two processes cannot together exceed the budget: `spend` checks
-        again under an exclusive lock.
+        `spend` returns only after the line is on the disk, and after it the count; a release that waits
+        for it is counted whatever happens afterwards. Two processes cannot together exceed the budget:
+        `spend` checks again under an exclusive lock. Where a lock, the ledger or the count cannot be had
+        or written, `spend` raises, so that nothing is released, and undoes what it wrote.
+
+        Without a key the digests show accidents and nothing else: anyone can recompute them. With one,
+        whoever edits or forges a line without the key is refused, and with a count whoever shortens or
+        replaces the ledger. Older copies of ledger and count, put back together, are never noticed.
+
+    Raises:
+        PrivacyError: The key is too short.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, key: bytes | None = None, count: Path | None = None) -> None:
+        if key is not None and len(key) < SHORTEST_KEY:
+            raise PrivacyError(
+                f"The key of the ledger {path} has {len(key)} bytes; allowed are {SHORTEST_KEY} or more. Make"
+                " one with `openssl rand -hex 32`.",
+                code="ledger",
+            )
+        self.path, self.key, self.count = path, key, count
+
+    @property
+    def exists(self) -> bool:
+        """Whether the ledger was begun; False also where only a count of rounds is left of it."""
+        return bool(read_bytes(self.path))
+
+    def begin(self) -> None:
+        """Begin a new ledger, for pairs that never took part in anything.
+
+        Raises:
+            PrivacyError: There is one, or there was one that counted rounds; or it cannot be written.
+        """
+        with locked(self.path):
+            left = read_count(self.count, key=self.key, ledger=self.path) if self.count else None
+            if self.exists or (left is not None and left.rounds):
+                found = self.path if self.exists else self.count
+                raise PrivacyError(
+                    f"No new ledger is begun at {self.path}: {found} says what these pairs have spent. Go on"
+                    " with it, or restore the ledger from a copy; only for pairs that are new to every"
+                    " ledger, move both files away.",
+                    code="ledger",
+                )
+            empty = Book(lines=(), digests=(), num_torn=0, ends_clean=True)
+            data, digest = encoded([self._begin_line()], after=empty, key=self.key)
+            try:
+                # The count first: a ledger without its count would be what is left when someone takes it.
+                if self.count:
+                    write_count(self.count, Count(rounds=0, digest=digest), key=self.key)
+                write_bytes_atomically(self.path, data)
+            except OSError as error:
+                raise_unwritten(self.path, error)
+
+    def _begin_line(self) -> Line:
+        return {
+            "kind": "begin",
+            "keyed": self.key is not None,
+            "time": _now(),
+            "name": secrets.token_hex(DIGEST_LENGTH),
+        }
 
     def read(self) -> Book:
         """Read the file.
 
         Raises:
-            PrivacyError: It cannot be read, or a line in the middle is damaged.
+            PrivacyError: It cannot be read, a line in the middle is damaged or edited, or it holds less
+                than the count.
         """
-        try:
-            content = self.path.read_bytes()
-        except FileNotFoundError:
-            content = b""
-        except OSError as error:
-            raise PrivacyError(
-                f"The ledger {self.path} cannot be read: {error.strerror}. Nothing is released without it;"
-                " it must be a file that this user may read and write."
-            ) from error
-        return _parse(content, self.path)
+        # The count first: a rival that spends in between makes the ledger the longer of the two.
+        count = read_count(self.count, key=self.key, ledger=self.path) if self.count else None
+        book = parse(read_bytes(self.path), self.path, key=self.key)
+        if self.count:
+            _require_counted(book, count, self.path, self.count)
+            require_no_less(book, count, path=self.path, apart=self.count)
+        return book
 
     def epsilon(self, *, delta: float, accountant: str = "pld") -> float:
         """Epsilon of everything that was spent so far."""
@@ -130,18 +173,20 @@ class Ledger:
 
     def num_rounds(self) -> int:
         """Rounds that were counted, torn ones included."""
-        book = self.read()
-        return sum(line["kind"] in ("spend", "torn") for line in book.lines) + book.num_torn
+        return self.read().num_rounds()
 
     def find(self, *, run: str, round_index: int, query: str) -> str | None:
-        """Digest of the reply that was released for this very query; None where there was none."""
-        found = None
-        for line in self.read().lines:
-            if line["kind"] == "spend" and (line["run"], line["round"], line["query"]) == (
-                run,
-                round_index,
-                query,
-            ):
+        """Digest of the reply that was released for this very query; None where there was none.
+
+        Raises:
+            PrivacyError: The ledger of a device was never begun, or cannot be trusted.
+        """
+        asked, found = (run, round_index, query), None
+        # Under the lock: a line that a rival is about to take back must not be answered from.
+        with locked(self.path):
+            book = self._begun()
+        for line in book.lines:
+            if line["kind"] == "spend" and (line["run"], line["round"], line["query"]) == asked:
                 found = str(line["reply"])
         return found
 
@@ -150,9 +195,10 @@ class Ledger:
 
         Raises:
             BudgetSpentError: It would.
-            PrivacyError: The file holds rounds that this plan does not add up with.
+            PrivacyError: The ledger of a device was never begun or cannot be trusted, or the file holds
+                rounds that this plan does not add up with.
         """
-        book = self.read()
+        book = self._begun()
         _require_same_kind(book, plan, self.path)
         _require(book, plan, epsilon=epsilon, delta=delta)
 
@@ -161,48 +207,41 @@ class Ledger:
 
         Raises:
             BudgetSpentError: It would exceed the budget; nothing is written.
-            PrivacyError: The file cannot be written, or holds rounds that this plan does not add up with.
+            PrivacyError: The ledger of a device was never begun or cannot be trusted, cannot be locked or
+                written, or holds rounds that this plan does not add up with.
         """
-        with self._locked() as descriptor:
-            book = _parse(_read_all(descriptor), self.path)
+        with locked(self.path):
+            book = self._begun()
             _require_same_kind(book, plan, self.path)
             _require(book, plan, epsilon=epsilon, delta=delta)
-            data = _lines_for(book, plan, release, delta=delta)
-            if os.write(descriptor, data) != len(data):
-                raise PrivacyError(f"The ledger {self.path} could not be written; is the disk full?")
-            os.fsync(descriptor)
+            lines = [] if book.lines or self.key is None else [self._begin_line()]
+            lines += _lines_for(book, plan, release, delta=delta)
+            data, digest = encoded(lines, after=book, key=self.key)
+            with appended(self.path, data):
+                if self.count:
+                    total = Count(rounds=book.num_rounds() + 1, digest=digest)
+                    write_count(self.count, total, key=self.key)
 
-    @contextmanager
-    def _locked(self) -> Iterator[int]:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            new = not self.path.exists()
-            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-        except OSError as error:
+    def _begun(self) -> Book:
+        book = self.read()
+        if self.count and not book.is_begun:
             raise PrivacyError(
-                f"The ledger {self.path} cannot be opened for writing: {error.strerror}."
-                " Nothing is released without it; make it writable."
-            ) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if new:
-                _sync_folder(self.path.parent)
-            yield descriptor
-        finally:
-            os.close(descriptor)
+                f"No ledger at {self.path} counts these pairs. If they never took part in anything, begin one"
+                " with `edgecmd node --new-ledger`; else restore theirs.",
+                code="no-ledger",
+            )
+        return book
 
 
-def _read_all(descriptor: int) -> bytes:
-    size = os.fstat(descriptor).st_size
-    return os.pread(descriptor, size, 0)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _require_counted(book: Book, count: Count | None, path: Path, apart: Path) -> None:
+    """Refuse a ledger that was begun with a count whose count is gone."""
+    if count is None and book.lines and book.lines[0]["kind"] == "begin":
+        raise PrivacyError(
+            f"The ledger {path} was begun with a count of rounds, and {apart} is missing, so an older copy"
+            " of the ledger would not show. Restore it; without it, treat the budget of these pairs as"
+            " spent.",
+            code="ledger",
+        )
 
 
 def _require(book: Book, plan: PrivacyPlan, *, epsilon: float, delta: float) -> None:
@@ -226,19 +265,21 @@ def _require_same_kind(book: Book, plan: PrivacyPlan, path: Path) -> None:
     if others:
         raise PrivacyError(
             f"The ledger {path} counts under {sorted(others)[0]!r}; this run's relation is {plan.relation!r}."
-            " The two do not add up; keep a ledger for each (privacy.ledger_dir)."
+            " The two do not add up; keep a ledger for each (privacy.ledger_dir).",
+            code="ledger",
         )
     if any(line["private"] != plan.private for line in plans):
         there, here = ("private", "NOT PRIVATE") if not plan.private else ("NOT PRIVATE", "private")
         raise PrivacyError(
             f"The ledger {path} holds rounds that were {there}, and this run is {here}"
             " (privacy.deterministic, privacy.projected_pairs): no epsilon holds for both together. Keep such"
-            " runs apart, with a privacy.ledger_dir of their own or none."
+            " runs apart, with a privacy.ledger_dir of their own or none.",
+            code="ledger",
         )
 
 
-def _lines_for(book: Book, plan: PrivacyPlan, release: Release, *, delta: float) -> bytes:
-    """Everything that one `spend` appends, in one piece: the end of a torn line, the plan, the spending."""
+def _lines_for(book: Book, plan: PrivacyPlan, release: Release, *, delta: float) -> list[Line]:
+    """Everything that one `spend` appends: the end of torn lines, the plan, the spending."""
     described = describe(plan)
     known = book.plans()
     lines: list[Line] = []
@@ -249,22 +290,21 @@ def _lines_for(book: Book, plan: PrivacyPlan, release: Release, *, delta: float)
         price = dearest(list(known.values()) or [plan.round_spending()], delta=delta)
         name = next(one for one, cost in costs.items() if cost == price)
         lines += [{"kind": "torn", "plan": name}] * book.num_torn
-    lines.append(
-        {
-            "kind": "spend",
-            "plan": described["plan"],
-            "run": release.run,
-            "round": release.round_index,
-            "query": release.query,
-            "reply": release.reply,
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-    )
-    data, digest = b"" if book.ends_clean else b"\n", book.digest
-    for line in lines:
-        digest = _digest(line, digest)
-        data += json.dumps({**line, "digest": digest}).encode() + b"\n"
-    return data
+    spent = {
+        "kind": "spend",
+        "plan": described["plan"],
+        "run": release.run,
+        "round": release.round_index,
+        "query": release.query,
+        "reply": release.reply,
+        "anchors": release.anchors,
+        "time": _now(),
+    }
+    return [*lines, spent]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def describe(plan: PrivacyPlan) -> Line:
@@ -280,68 +320,3 @@ def describe(plan: PrivacyPlan) -> Line:
     }
     name = hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:DIGEST_LENGTH]
     return {"plan": name, **table}
-
-
-def _digest(line: Line, before: str) -> str:
-    text = before + json.dumps(line, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
-
-
-def _parse(content: bytes, path: Path) -> Book:
-    """Whole lines, and torn ones that are still open.
-
-    Raises:
-        PrivacyError: A damaged line is followed by whole ones that do not account for it.
-    """
-    lines: list[Line] = []
-    digest, num_torn, first_bad = "", 0, 0
-    for number, raw in enumerate(content.split(b"\n"), start=1):
-        if not raw:
-            continue
-        line = _whole(raw, digest)
-        if line is None:
-            num_torn, first_bad = num_torn + 1, first_bad or number
-            if not _is_torn(raw):
-                raise _damaged(path, first_bad)
-            continue
-        digest = str(line.pop("digest"))
-        lines.append(line)
-        if line["kind"] == "torn" and num_torn:
-            num_torn -= 1
-            first_bad = first_bad if num_torn else 0
-        elif line["kind"] == "spend" and num_torn:
-            raise _damaged(path, first_bad)
-    return Book(
-        lines=tuple(lines),
-        digest=digest,
-        num_torn=num_torn,
-        ends_clean=not content or content.endswith(b"\n"),
-    )
-
-
-def _is_torn(raw: bytes) -> bool:
-    """Whether ``raw`` is the beginning of a line; a whole line that does not fit was changed, not torn."""
-    try:
-        json.loads(raw)
-    except (ValueError, RecursionError):
-        return True
-    return False
-
-
-def _damaged(path: Path, number: int) -> PrivacyError:
-    return PrivacyError(
-        f"The ledger {path} is damaged at line {number}, so what was spent is not known. Restore the file"
-        " from a copy; without one, treat the budget of these pairs as spent."
-    )
-
-
-def _whole(raw: bytes, before: str) -> Line | None:
-    """The line in ``raw`` if it is complete and follows on ``before``; else None."""
-    try:
-        line = json.loads(raw)
-        digest = line.pop("digest")
-        if digest != _digest(line, before) or line["kind"] not in ("plan", "spend", "torn"):
-            return None
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        return None
-    return {**line, "digest": digest}

@@ -10,6 +10,7 @@ Shapes: U units, R rows of a unit.
 """
 
 import copy
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,10 +73,20 @@ def _per_row(parameter: nn.Parameter) -> Tensor:
     return found
 
 
-def ghost_sum(student: nn.Module, units: Units, loss: UnitLoss, *, clip: float) -> dict[str, Tensor]:
+def ghost_sum(
+    student: nn.Module, units: Units, loss: UnitLoss, *, clip: float, num_real: int | None = None
+) -> dict[str, Tensor]:
     """Clipped sum by ghost norms: one pass for the norm of each row, one for the weighted sum.
 
-    Only where a unit is a single row; norms of sums of rows cannot be had from norms of rows.
+    Only where a unit is a single row; norms of sums of rows cannot be had from norms of rows. Both passes
+    are float64: in float32 what is measured and what is summed would round apart.
+
+    Args:
+        student: Encoder; not changed.
+        units: Of one row each.
+        loss: Loss of one unit.
+        clip: ``C``.
+        num_real: Units after these are padding and count as zero; None for none.
 
     Raises:
         PrivacyError: A unit has more than one row.
@@ -90,22 +101,31 @@ def ghost_sum(student: nn.Module, units: Units, loss: UnitLoss, *, clip: float) 
             f"privacy.engine='opacus-ghost' knows the norm of single rows, and a unit has {rows}:"
             " set privacy.num_views=1, leave privacy.mechanism='groups', or use privacy.engine='vmap'."
         )
-    own = plain_layout(student)
+    single = units.images.dtype
+    own = plain_layout(student).double()
+    real = Units(images=units.images[:num_real], teacher=units.teacher[:num_real], mask=units.mask[:num_real])
     hooked = GradSampleModuleFastGradientClipping(
         own, batch_first=True, loss_reduction="sum", strict=False, max_grad_norm=clip
     )
     with _quiet():
-        output = hooked(row_major(units.images[:, 0]))
-        at_output = cotangents(output.detach()[:, None], units, loss)
+        images = row_major(real.images[:, 0].double())
+        output = hooked(images)
+        # The loss holds anchors of the units' own type; its gradient is the same number in both passes.
+        at_output = cotangents(output.detach()[:, None].to(single), real, loss).double()
         output.backward(at_output[:, 0])
-        factor = clip_factors(hooked.get_norm_sample().double(), clip=clip)
+        norm = hooked.get_norm_sample().double()
+    # What overflows in the units' own type counts as zero, as in the other engines.
+    largest = real.images.abs().flatten(1).amax(dim=1).double()
+    bound = torch.finfo(single).max
+    norm = norm.where((norm < bound) & (largest.square() < bound), math.inf)
+    factor = clip_factors(norm, clip=clip)
     kept = factor > 0
     # Rows with a gradient that is not finite are left out of the second pass: 0 times NaN would be NaN.
-    again = student(units.images[kept, 0])
-    weighted = (factor[kept].to(again.dtype)[:, None] * at_output[kept, 0].detach() * again).sum()
-    names, parameters = zip(*student.named_parameters(), strict=True)
-    found = torch.autograd.grad(weighted, parameters)
-    return {name: value.double() for name, value in zip(names, found)}
+    bare = plain_layout(student).double()
+    again = bare(images[kept])
+    weighted = (factor[kept][:, None] * at_output[kept, 0].detach() * again).sum()
+    found = torch.autograd.grad(weighted, list(bare.parameters()))
+    return {name: value for (name, _), value in zip(student.named_parameters(), found, strict=True)}
 
 
 def plain_layout(student: nn.Module) -> nn.Module:

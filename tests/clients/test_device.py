@@ -455,7 +455,7 @@ def test_a_full_disk_releases_nothing_uncounted(
 
     ledger = DeviceLedgers(state=device.root / "state").find(device.pairs, []).ledger
     with monkeypatch.context() as patch:
-        patch.setattr(what, full)
+        patch.setattr(f"{what}.write_bytes_atomically", full)
         reply = ask(run_config(), device.node)
     if "features" in what:
         assert not reply.has_error()
