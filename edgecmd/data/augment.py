@@ -63,10 +63,16 @@ SOURCE_MOTION = Motion(max_degrees=12.0, max_shift=0.08, min_scale=0.8, max_scal
 
 
 def draw_motion(batch: int, motion: Motion, *, generator: torch.Generator) -> Float[Tensor, "batch 2 3"]:
-    """Maps from places of a view to places of the picture, in shares of half a side from the middle."""
-    angle = _uniform(batch, -motion.max_degrees, motion.max_degrees, generator=generator) * (math.pi / 180.0)
+    """Maps from places of a view to places of the picture, in shares of half a side from the middle.
+
+    Guarantees:
+        The same numbers on every processor.
+    """
+    # In double, since sine and exponential in float32 end in other digits on other processors.
+    angle = _uniform(batch, -motion.max_degrees, motion.max_degrees, generator=generator).double()
+    angle = angle * (math.pi / 180.0)
     low, high = math.log(motion.min_scale), math.log(motion.max_scale)
-    zoom = torch.exp(_uniform(batch, low, high, generator=generator))
+    zoom = torch.exp(_uniform(batch, low, high, generator=generator).double())
     reach = 2.0 * motion.max_shift
     shift = _uniform(2 * batch, -reach, reach, generator=generator).view(batch, 2)
     mirror = _uniform(batch, 0.0, 1.0, generator=generator).lt(0.5).float().mul(-2.0).add(1.0)
@@ -75,7 +81,7 @@ def draw_motion(batch: int, motion: Motion, *, generator: torch.Generator) -> Fl
     cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     row_x = torch.stack([cosine * mirror, -sine, shift[:, 0]], dim=1)
     row_y = torch.stack([sine * mirror, cosine, shift[:, 1]], dim=1)
-    return torch.stack([row_x, row_y], dim=1)
+    return torch.stack([row_x, row_y], dim=1).float()
 
 
 def moved(image_BCHW: Batch, theta_B23: Float[Tensor, "batch 2 3"], *, mode: str = "bilinear") -> Batch:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import golden_steps
 import numpy as np
 import pytest
 import torch
@@ -177,14 +178,33 @@ def test_unknown_names_are_refused_with_the_nearest() -> None:
         train(DistillConfig(optimizer="adam"), steps=1)
 
 
-def test_ten_steps_have_the_losses_of_the_golden_file() -> None:
-    """A refactoring that is not meant to change the computation must not change these ten numbers."""
+# What is added up in another order, or with fused products, differs by 5e-13 after ten steps in double (seen
+# with SSE 4, AVX2, AVX-512 and AMX); one number that is rounded to float32 on the way shows as 1e-7.
+SAME = 1e-9
+
+
+def golden_losses() -> list[float]:
     lines = (Path(__file__).parent.parent / "golden" / "cmc.txt").read_text().splitlines()
-    expected = [float(line.split()[1]) for line in lines]
-    trained, config = student(), DistillConfig(loss="cmc", batch_size=8, learning_rate=3e-3)
+    return [float(line.split()[1]) for line in lines]
+
+
+def test_the_golden_file_is_what_the_formulas_give() -> None:
+    assert golden_steps.ten_losses() == pytest.approx(golden_losses(), abs=SAME)
+
+
+def test_ten_steps_have_the_losses_of_the_golden_file() -> None:
+    """A refactoring that is not meant to change the computation must not change these ten numbers.
+
+    In double: AdamW divides a gradient by its own size, so that in float32 the last digits, which are each
+    processor's own, reach the first ones of a weight whose gradient is nearly zero.
+    """
+    trained, config = student().double(), DistillConfig(loss="cmc", batch_size=8, learning_rate=3e-3)
+    trained.load_state_dict(golden_steps.first_weights())
+    target, teacher = golden_steps.pairs()
     optimizer = make_optimizer(trained, config)
     found = []
     for step in range(10):
         place = Place(seed=0, round_index=step + 1, client=0, first_step=step, total_steps=10)
-        found.append(distil(trained, data(), ANCHORS, config, num_steps=1, place=place, optimizer=optimizer))
-    assert found == pytest.approx(expected, abs=2e-3)
+        pairs = LocalData(target=target, teacher=teacher)
+        found.append(distil(trained, pairs, ANCHORS, config, num_steps=1, place=place, optimizer=optimizer))
+    assert found == pytest.approx(golden_losses(), abs=SAME)

@@ -88,7 +88,7 @@ def test_a_cohort_shows_its_own_nodes_and_passes_the_rest_on() -> None:
     assert cohort.create_message(RecordDict({}), "train", 102, "g").metadata.dst_node_id == 102
     (reply,) = cohort.pull_messages(cohort.push_messages([to_node(102)]))
     assert reply.metadata.src_node_id == 102
-    assert len(list(cohort.send_and_receive([to_node(102)], timeout=5.0))) == 1
+    assert len(list(cohort.send_and_receive([to_node(102)], timeout=600.0))) == 1
 
 
 def test_an_exception_becomes_the_error_reply_of_a_supernode() -> None:
@@ -152,8 +152,8 @@ def test_a_drill_hits_the_round_and_node_it_names() -> None:
 
 def test_nodes_are_asked_for_their_index() -> None:
     grid = LocalGrid(app_of(drift), contexts(3, first_node=50, step=7))
-    assert ask_indices(grid, [64, 50], deadline_s=5.0) == {64: 2, 50: 0}
-    assert ask_indices(grid, [], deadline_s=5.0) == {}
+    assert ask_indices(grid, [64, 50], deadline_s=600.0) == {64: 2, 50: 0}
+    assert ask_indices(grid, [], deadline_s=600.0) == {}
 
 
 def test_nodes_that_do_not_know_their_index_are_left_out() -> None:
@@ -167,13 +167,13 @@ def test_nodes_that_do_not_know_their_index_are_left_out() -> None:
             records(WEIGHTS, client=4) if context.node_id == 102 else RecordDict({}), reply_to=message
         )
 
-    assert ask_indices(LocalGrid(app, contexts(3)), [100, 101, 102], deadline_s=5.0) == {102: 4}
+    assert ask_indices(LocalGrid(app, contexts(3)), [100, 101, 102], deadline_s=600.0) == {102: 4}
 
 
 def test_the_project_s_client_knows_its_index() -> None:
     from clients.app import app
 
-    assert ask_indices(LocalGrid(app, contexts(2)), [100, 101], deadline_s=5.0) == {100: 0, 101: 1}
+    assert ask_indices(LocalGrid(app, contexts(2)), [100, 101], deadline_s=600.0) == {100: 0, 101: 1}
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "def train(message, context):\n"
         "    folder = pathlib.Path(__file__).parent.parent\n"
         "    (folder / f'{os.getpid()}.pid').write_text('')\n"
-        "    time.sleep(60)\n"
+        "    time.sleep(3600)\n"
         "    return Message(RecordDict({}), reply_to=message)\n"
     )
     (tmp_path / "main.py").write_text(
@@ -210,7 +210,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def busy_workers(folder: Path) -> list[int]:
     """Process ids of both workers, once they are in their client."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while len(workers := [int(one.stem) for one in folder.glob("*.pid")]) < 2:
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -233,7 +233,7 @@ def test_workers_end_with_a_process_that_is_killed(stand_in: Path) -> None:
     workers = busy_workers(stand_in)
     process.kill()
     process.wait()
-    end = time.monotonic() + 10
+    end = time.monotonic() + 120
     while any(alive(pid) for pid in workers) and time.monotonic() < end:
         time.sleep(0.02)
     assert [pid for pid in workers if alive(pid)] == []

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -119,9 +120,13 @@ def test_a_bad_reply_does_not_move_the_weights(tmp_path: Path) -> None:
     assert "NaN" in events(tmp_path)[1]["rejected"][0]["reason"]
 
 
-def test_late_clients_are_dropped_and_reported(tmp_path: Path) -> None:
+def test_late_clients_are_dropped_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    # A clock that only client 1 moves: on a busy machine client 0 would be late by a real one.
+    monkeypatch.setattr("server.local_grid.time", SimpleNamespace(monotonic=lambda: now[0]))
+
     def step(weights: Weights, round_index: int, client: int) -> RecordDict:
-        time.sleep(0.6 * (client == 1))
+        now[0] += 0.6 * (client == 1)
         return drift(weights, round_index, client)
 
     with federation(tmp_path, "num_clients=3", "num_rounds=1", "deadline_s=0.4", step=step) as one:
