@@ -81,11 +81,11 @@ ARTEFACTS: tuple[Artefact, ...] = (
         "run",
         {
             "student.safetensors": ("weights of the final student", "made of noised releases alone"),
-            "checkpoints/round-*/student.safetensors": (
+            "checkpoints/*/student.safetensors": (
                 "global weights after a round",
                 "every client was sent them",
             ),
-            "checkpoints/round-*/strategy.safetensors": (
+            "checkpoints/*/strategy.safetensors": (
                 "momenta of the server's optimiser",
                 "made of noised releases alone",
             ),
@@ -116,7 +116,7 @@ ARTEFACTS: tuple[Artefact, ...] = (
             "token": ("name under which clients keep the run's states", "nobody else needs it"),
             "*.lock": ("who works in the folder", "names a process of this machine"),
             ".lock*": ("who works in the folder", "names a process of this machine"),
-            "checkpoints/round-*/state.json": (
+            "checkpoints/*/state.json": (
                 "round, and length of the event log",
                 "the log's length tells of times and of answers",
             ),
@@ -206,7 +206,7 @@ FORBIDDEN = frozenset(
 )
 _PRIVATE = r"(?:training|private|unlabelled|skipped)"
 COUNTED = re.compile(
-    rf"\b{_PRIVATE} pairs?[^.;:|\n]*[:|=]\s*\**\d|\b\d[\d,]*\s+(?:\w+\s+)?{_PRIVATE} pairs?\b", re.IGNORECASE
+    rf"\b{_PRIVATE} pairs?[^.;:|\n]*[:|=][\s*]*\d|\b\d[\d,]*\s+(?:\w+\s+)?{_PRIVATE} pairs?\b", re.IGNORECASE
 )
 
 
