@@ -1,4 +1,8 @@
-"""The event log of a run, ``events.jsonl``: one JSON object a line, appended and flushed."""
+"""The event log of a run, ``events.jsonl``: one JSON object a line, appended and flushed.
+
+Under privacy it is the owner's alone, because of times and of who answered (`edgecmd.artefacts`); what a line
+tells of the pairs is in `FIELDS`.
+"""
 
 import json
 import os
@@ -6,6 +10,26 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from edgecmd.artefacts import declare
+
+FILE = "events.jsonl"
+# Field of an event -> what it tells under a privacy mechanism. Metrics of a round have "val_" before their
+# names: functions of released weights and of the validation set.
+FIELDS = {
+    "event": "its kind: of the program",
+    "time": "the clock: not covered",
+    "seconds": "how long it took: not covered",
+    "round": "counted from 1: of the settings",
+    "rounds": "how many were made: of settings, ledgers and answers",
+    "clients": "how many answered: not covered; where the cohort is secret, a public constant",
+    "rejected": "nodes whose replies were not used, and why: not covered; a refusal gives a code alone",
+    "reason": "why the run ended early: of the ledgers",
+    "num_examples": "null: never told under privacy",
+    "loss": "null: never told under privacy",
+    "bytes": "size of the weights, times the messages: of settings and answers",
+    "name": "a stage of the pipeline: of the program",
+}
 
 
 class EventLog:
@@ -16,6 +40,7 @@ class EventLog:
     """
 
     def __init__(self, path: Path) -> None:
+        declare(FILE, may_leave=False)
         self.path = path
 
     def append(self, kind: str, **fields: object) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
+from edgecmd.artefacts import write_artefact
 from edgecmd.config import RunConfig
 from edgecmd.data.clients import experiment, public_anchors
 from edgecmd.data.pairs import input_shape, target_kind
 from edgecmd.dense.locations import check_loss
 from edgecmd.device import place, resolve_device
 from edgecmd.errors import ConfigError, DataError, FederationError, choose
-from edgecmd.files import write_bytes_atomically, write_json, write_text_atomically
+from edgecmd.files import write_bytes_atomically
 from edgecmd.models.students import STUDENTS, Student, build_student
 from edgecmd.seeding import torch_generator
 from edgecmd.settings import load_config, to_toml
@@ -46,8 +47,8 @@ def start_run(config: RunConfig) -> Path:
             )
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "environment.json", environment())
-    write_text_atomically(settings, to_toml(config))
+    write_artefact(folder, "environment.json", environment(), may_leave=True)
+    write_artefact(folder, "config.toml", to_toml(config), may_leave=False)
     return folder
 
 
@@ -134,13 +135,18 @@ def _load_first_weights(student: Student, config: RunConfig) -> None:
 
 def save_student(student: Student, path: Path, config: RunConfig) -> None:
     """Write a student with what is needed to rebuild it; equal weights give equal bytes."""
+    write_bytes_atomically(path, student_bytes(student, config))
+
+
+def student_bytes(student: Student, config: RunConfig) -> bytes:
+    """Content of the file of a student: weights, and what is needed to rebuild it."""
     first = next(iter(student.parameters()))
     description = {
         "architecture": config.student.architecture,
         "in_channels": str(first.shape[1]),
         "embedding_dim": str(student.projector.out_features),
     }
-    write_bytes_atomically(path, pack(student.state_dict(), description))
+    return pack(student.state_dict(), description)
 
 
 def load_student(path: Path) -> Student:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgecmd.report.privacy import claim
-from export.card import LIMITS, metrics_of
+from export.card import LIMITS, metrics_of, own_costs
 from export.provenance import Provenance
 
 SPEC_VERSION = "1.6"
@@ -63,17 +63,13 @@ def _model(profile: str, one: Mapping[str, Any], report: Mapping[str, Any]) -> d
 
 
 def _model_card(report: Mapping[str, Any], provenance: Provenance) -> dict[str, Any]:
-    data = [{"type": "dataset", "name": provenance.data["set"]}] if "set" in provenance.data else []
-    if data:
-        data[0]["description"] = "; ".join(f"{name}: {text}" for name, text in provenance.data.items())
-    private = claim(dict(provenance.privacy)) if provenance.privacy else "No differential privacy."
     return {
         "modelParameters": {
             "approach": {"type": "self-supervised"},
             "task": "classification" if report["classes"] else "embedding",
             "architectureFamily": "convolutional neural network",
             "modelArchitecture": report["architecture"],
-            "datasets": data,
+            "datasets": _datasets(provenance),
             "inputs": [{"format": f"{report['front_end']}, see edgecmd.preprocess in the file"}],
             "outputs": [
                 {"format": name}
@@ -95,7 +91,24 @@ def _model_card(report: Mapping[str, Any], provenance: Provenance) -> dict[str, 
         "considerations": {
             "technicalLimitations": list(LIMITS),
             "ethicalConsiderations": [
-                {"name": "privacy of the training pairs", "mitigationStrategy": private}
+                {"name": "privacy of the training pairs", "mitigationStrategy": _privacy(provenance)},
+                *({"name": "other examples", "mitigationStrategy": text} for text in own_costs(report)),
             ],
         },
     }
+
+
+def _datasets(provenance: Provenance) -> list[dict[str, Any]]:
+    """What was trained on, in one entry that holds all that is known of the data."""
+    if not provenance.data:
+        return []
+    name = "pairs of the devices' own" if provenance.num_own else provenance.data.get("set", "not recorded")
+    text = "; ".join(f"{what}: {value}" for what, value in provenance.data.items())
+    return [{"type": "dataset", "name": name, "description": text}]
+
+
+def _privacy(provenance: Provenance) -> str:
+    if provenance.privacy:
+        return claim(dict(provenance.privacy))
+    missing = "The statement of privacy is missing: nothing is claimed."
+    return missing if provenance.private else "No differential privacy."

@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 from torch import nn
 
+from edgecmd.artefacts import write_artefact
 from edgecmd.data.pairs import Targets
 from edgecmd.errors import ExportError, choose
-from edgecmd.files import write_bytes_atomically
 from export.contents import BUNDLE_FILES, Built, Contents, write_contents
 from export.device.infer import Prototypes
 from export.device.reading import InferError
@@ -176,7 +176,7 @@ class Bench:
         """
         file = file_name(name, profiles=options.profiles)
         model = make_profile(data, name, calibration=options.calibration)
-        write_bytes_atomically(folder / file, model)
+        write_artefact(folder, file, model, may_leave=True, place="bundle")
         refuse_malformed((folder / file).read_bytes(), name=file)
         parity = verify(folder / file, self.reference, images=self.images, task=self.task)
         limits = limits_of(name, min_cosine=options.min_cosine)

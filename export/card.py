@@ -8,6 +8,7 @@ from scipy.stats import binomtest
 
 from edgecmd.report.privacy import claim
 from export.provenance import Provenance
+from export.spec import EXAMPLES, LINEAR, MASKS
 
 FILES = {
     "image": "picture.png",
@@ -25,6 +26,21 @@ LIMITS = (
     "The embedding was made to be near a teacher's embedding of another modality, and it takes over what the"
     " teacher confuses.",
     "Epsilon, where one is stated, is what the training recorded; this folder cannot prove it.",
+)
+
+
+# What the classes were made of, as `export.contents.classes_by` says it -> whom that tells of.
+HEADS = {
+    LINEAR: "The classification head was fitted on labelled examples without noise; whoever holds the file"
+    " may learn about them. `--set export.head=false`, or `edgecmd export --no-head`, leaves it out.",
+    MASKS: "All layers were fine-tuned on labelled masks without noise; whoever holds the file may learn"
+    " about these pictures and their masks. `edgecmd export --no-head` leaves that out.",
+    EXAMPLES: "Each class is the mean embedding of the example pictures that were given, without noise;"
+    " whoever holds the file may learn about them.",
+}
+FIGURES = (
+    "The figures of this folder are functions of the weights and of the test examples (some, of validation"
+    " examples). Whoever deployed the student held these; nothing bounds what the figures tell of them."
 )
 
 
@@ -100,10 +116,11 @@ def model_card(report: Mapping[str, Any], provenance: Provenance) -> str:
         _table(("what", "value"), provenance.data.items()) if provenance.data else "Not recorded.",
         "## Method",
         _table(("what", "value"), provenance.method.items()) if provenance.method else "Not recorded.",
-        "## Figures on unseen concepts",
+        "## Figures on the server's own set" if provenance.num_own else "## Figures on unseen concepts",
         *_metrics(provenance),
         "## Privacy",
-        *_privacy(provenance.privacy),
+        *_privacy(provenance),
+        *_own_costs(report),
         "## Audits",
         *_audit(provenance.audit),
         *_folding(report["folding"]),
@@ -227,7 +244,11 @@ def _metrics(provenance: Provenance) -> Iterator[str]:
     )
 
 
-def _privacy(told: Mapping[str, Any]) -> Iterator[str]:
+def _privacy(provenance: Provenance) -> Iterator[str]:
+    told = provenance.privacy
+    if not told and provenance.private:
+        yield "The run's statement of privacy is missing: nothing is claimed."
+        return
     if not told:
         yield "Trained without differential privacy: nothing bounds what the weights tell about a pair."
         return
@@ -238,12 +259,30 @@ def _privacy(told: Mapping[str, Any]) -> Iterator[str]:
     yield _list(told["not_covered"])
 
 
+def own_costs(report: Mapping[str, Any]) -> list[str]:
+    """What the bundle tells of examples that are none of the training pairs; no guarantee is about these."""
+    costs = [HEADS[report["classes_by"]]] if report["classes_by"] else []
+    return [*costs, FIGURES]
+
+
+def _own_costs(report: Mapping[str, Any]) -> Iterator[str]:
+    yield "## What else it tells of"
+    yield "Whatever is said above is about the training pairs. Of other examples:"
+    yield _list(own_costs(report))
+
+
 def _audit(told: Mapping[str, Any]) -> Iterator[str]:
     if not told:
         yield "Not audited."
         return
-    yield f"Verdict: {told['verdict']}."
-    yield _list(str(one["text"]) for one in told["findings"])
+    if told["findings"]:
+        yield f"Verdict: {told['verdict']}."
+        yield _list(str(one["text"]) for one in told["findings"])
+    if told.get("withheld"):
+        yield (
+            "Further audits looked at the pairs themselves; what these found is covered by no guarantee and"
+            " stays with the owner."
+        )
 
 
 def _folding(told: Mapping[str, Any] | None) -> Iterator[str]:

@@ -6,14 +6,16 @@ Shapes: N inputs.
 import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgecmd.artefacts import write_artefact
 from edgecmd.errors import ExportError
-from edgecmd.files import sha256_file, write_bytes_atomically, write_json, write_text_atomically
+from edgecmd.files import sha256_file
 from export.bill import bill_of_materials
 from export.card import model_card
 from export.device.assemble import program
@@ -23,7 +25,7 @@ from export.folding import Folding
 from export.frontends import FRONT_ENDS
 from export.profiles import PROFILES
 from export.provenance import Provenance
-from export.spec import FORMAT_VERSION, ExportSpec
+from export.spec import EXAMPLES, FORMAT_VERSION, LINEAR, MASKS, ExportSpec
 from export.to_onnx import OPSET
 from export.verify import ParityLimits, ParityReport
 
@@ -75,18 +77,23 @@ class Contents:
 
 
 def write_contents(folder: Path, contents: Contents) -> None:
-    """Write everything but the models, which are there."""
-    spec = contents.spec
-    write_text_atomically(folder / PROGRAM, program())
+    """Write everything but the models, which are there.
+
+    Raises:
+        PrivacyError: The run has a privacy mechanism, and a file would tell what no guarantee covers.
+    """
+    spec, source = contents.spec, contents.provenance
+    write = partial(write_artefact, folder, may_leave=True, place="bundle", private=source.private)
+    write(PROGRAM, program())
     if spec.head is not None:
-        write_json(folder / LABELS, list(spec.head.names))
+        write(LABELS, list(spec.head.names))
     if contents.prototypes is not None:
-        write_bytes_atomically(folder / PROTOTYPES, _npz(prototype_arrays(contents.prototypes)))
-    write_bytes_atomically(folder / GOLDEN, _npz(golden(folder, contents)))
+        write(PROTOTYPES, _npz(prototype_arrays(contents.prototypes)))
+    write(GOLDEN, _npz(golden(folder, contents)))
     report = report_record(folder, contents)
-    write_json(folder / REPORT, report)
-    write_text_atomically(folder / CARD, model_card(report, contents.provenance))
-    write_json(folder / BILL, bill_of_materials(report, contents.provenance))
+    write(REPORT, report)
+    write(CARD, model_card(report, source))
+    write(BILL, bill_of_materials(report, source))
     write_sums(folder)
 
 
@@ -94,7 +101,7 @@ def write_sums(folder: Path) -> None:
     """Write ``SHA256SUMS`` of all files of a bundle; a signature lists it, and not the other way round."""
     names = sorted(path.name for path in folder.iterdir() if path.name not in (SUMS, SIGNATURE))
     lines = [f"{sha256_file(folder / name)}  {name}\n" for name in names]
-    write_text_atomically(folder / SUMS, "".join(lines))
+    write_artefact(folder, SUMS, "".join(lines), may_leave=True, place="bundle")
 
 
 def prototype_arrays(prototypes: Prototypes) -> dict[str, Any]:
@@ -181,8 +188,8 @@ def _classes_by(contents: Contents) -> str:
     if contents.spec.head is None:
         return ""
     if "mask" in contents.spec.output_names:
-        return "all layers fine-tuned on labelled masks"
-    return "linear head on labelled examples" if contents.prototypes is None else "prototypes, no training"
+        return MASKS
+    return LINEAR if contents.prototypes is None else EXAMPLES
 
 
 def _version(package: str) -> str:

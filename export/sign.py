@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgecmd.artefacts import write_artefact
 from edgecmd.errors import ConfigError
-from edgecmd.files import sha256_file, write_bytes_atomically
+from edgecmd.files import sha256_file
 from export.checks.contents import parse_json, read_json
 from export.checks.errors import AGAIN, TrustError
 from export.checks.listing import SIGNATURE
@@ -51,8 +52,8 @@ def sign_bundle(folder: Path, key: Path) -> Path:
             config.use_elliptic_key_signer(private_key=key).sign(folder, target)
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(f"{folder} cannot be signed with {key}: {error}. {MAKE_KEY}") from error
-        write_bytes_atomically(folder / SIGNATURE, target.read_bytes())
-    return folder / SIGNATURE
+        content = target.read_bytes()
+    return write_artefact(folder, SIGNATURE, content, may_leave=True, place="bundle")
 
 
 def verify_signature(folder: Path, pub: Path) -> None:

@@ -12,6 +12,9 @@ from edgecmd.errors import ExportError
 from edgecmd.models.students import is_dense
 
 FORMAT_VERSION = "1"
+# What the classes of a bundle were made of.
+LINEAR, MASKS = "linear head on labelled examples", "all layers fine-tuned on labelled masks"
+EXAMPLES = "prototypes, no training"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -14,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from edgecmd.artefacts import declare
 from edgecmd.errors import FederationError
 from edgecmd.files import read_json, write_bytes_atomically, write_json
 
@@ -48,9 +49,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     for name, tensors in (("student", checkpoint.arrays), ("strategy", checkpoint.strategy)):
         # Not ascontiguousarray, which turns a scalar into a vector.
         data = save({key: np.asarray(value, order="C") for key, value in tensors.items()})
+        declare(f"checkpoints/{final.name}/{name}.safetensors", may_leave=True)
         write_bytes_atomically(partial / f"{name}.safetensors", data)
         digests[name] = hashlib.sha256(data).hexdigest()
     state = {"round": checkpoint.round_index, "events_bytes": checkpoint.events_bytes, "sha256": digests}
+    declare(f"checkpoints/{final.name}/state.json", may_leave=False)
     write_json(partial / "state.json", state)
     shutil.rmtree(final, ignore_errors=True)
     partial.replace(final)

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from flwr.serverapp import Grid
 
+from edgecmd.artefacts import write_artefact
 from edgecmd.assess import validate
 from edgecmd.config import RunConfig
-from edgecmd.files import write_text_atomically
 from edgecmd.models.students import Student
 from edgecmd.privacy.plan import make_plan
-from edgecmd.runs import new_student, save_student, start_run
+from edgecmd.runs import new_student, start_run, student_bytes
 from server.client_privacy import central_privacy
 from server.loop import Arrays, Federation, RoundReport, run_rounds
 from server.privacy_report import write_privacy
@@ -47,7 +47,7 @@ def run_token(folder: Path) -> str:
     """
     file = folder / "token"
     if not file.exists():
-        write_text_atomically(file, secrets.token_hex(8))
+        write_artefact(folder, "token", secrets.token_hex(8), may_leave=False)
     return file.read_text(encoding="ascii").strip()
 
 
@@ -89,7 +89,7 @@ def federate(grid: Grid, config: RunConfig, *, report: Report | None = None) -> 
         private=plan is not None,
     )
     load_arrays(student, run_rounds(federation, to_arrays(student)))
-    save_student(student, folder / "student.safetensors", config)
+    write_artefact(folder, "student.safetensors", student_bytes(student, config), may_leave=True)
     if plan is not None:
         write_privacy(plan, config, folder)
     return student

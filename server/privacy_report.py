@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from edgecmd.artefacts import write_artefact
 from edgecmd.config import RunConfig
 from edgecmd.data.clients import anchors_fingerprint
-from edgecmd.files import write_json
 from edgecmd.privacy.ledger import Ledger
 from edgecmd.privacy.places import client_ledger, server_ledger
 from edgecmd.privacy.plan import PrivacyPlan
@@ -21,7 +21,7 @@ def write_privacy(plan: PrivacyPlan, config: RunConfig, folder: Path) -> dict[st
     table = privacy_table(
         plan, spent, rounds_done=rounds_done, anchors=anchors_fingerprint(config), ledger=counted
     )
-    write_json(folder / "privacy.json", table)
+    write_artefact(folder, "privacy.json", table, may_leave=True, private=True)
     return table
 
 

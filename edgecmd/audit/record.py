@@ -4,9 +4,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgecmd.artefacts import write_artefact
 from edgecmd.audit.finding import LEVELS, Finding, overall
 from edgecmd.errors import DataError
-from edgecmd.files import read_json, write_json
+from edgecmd.files import read_json
 
 FILE = "audit.json"
 VERSION = 1
@@ -44,15 +45,13 @@ def write_findings(path: Path, findings: Iterable[Finding], *, about: dict[str, 
     kept = [one for one in read_findings(path) if one.key not in {other.key for other in new}]
     together = sorted([*kept, *new], key=_order)
     verdict = overall(together)
-    write_json(
-        path,
-        {
-            "version": VERSION,
-            **about,
-            "verdict": verdict,
-            "findings": [one.table() for one in together],
-        },
-    )
+    table = {
+        "version": VERSION,
+        **about,
+        "verdict": verdict,
+        "findings": [one.table() for one in together],
+    }
+    write_artefact(path.parent, path.name, table, may_leave=False)
     return together
 
 

@@ -302,12 +302,12 @@ def _weights(target: "Target") -> "tuple[Student, str]":
 
 def _keep_pictures(target: "Target", trial: "Trial", *, keep: bool) -> None:
     """Write the sheet of a trial, or take away that of an earlier audit."""
-    from edgecmd.files import write_bytes_atomically
+    from edgecmd.artefacts import write_artefact
     from edgecmd.report.inversion import inversion_sheet
 
-    path = target.record.parent / "audit" / f"inversion-{trial.batch_size}.png"
+    folder, name = target.record.parent, f"audit/inversion-{trial.batch_size}.png"
     if not keep:
-        path.unlink(missing_ok=True)
+        (folder / name).unlink(missing_ok=True)
         return
     rows = {
         "true drawing (private)": trial.truth,
@@ -315,7 +315,7 @@ def _keep_pictures(target: "Target", trial: "Trial", *, keep: bool) -> None:
         f"from the update with epsilon {trial.plan.epsilon:g}": trial.private,
         "most alike of 100 other drawings": trial.other,
     }
-    write_bytes_atomically(path, inversion_sheet(rows))
+    write_artefact(folder, name, inversion_sheet(rows), may_leave=False)
 
 
 ATTACKS: "dict[str, Callable[[Target, RiskOptions], list[Finding]]]" = {

@@ -52,6 +52,12 @@ def export(
         Path | None, typer.Option("--ort-web", help="Folder of onnxruntime-web, for --web.")
     ] = None,
     sign: Annotated[Path | None, typer.Option("--sign", help="Private key (PEM) to sign with.")] = None,
+    head: Annotated[
+        bool | None,
+        typer.Option(
+            "--head/--no-head", help="Fit a head on the labelled examples, which the file tells of."
+        ),
+    ] = None,
 ) -> None:
     """Step 4: a bundle of checked ONNX files with preprocessing, student and head."""
     from edgecmd.cli.export_extras import add_page, check_extras, sign_bundle
@@ -66,6 +72,7 @@ def export(
         "floor": floor,
         "fold_norm": fold_norm or None,
         "fold_steps": fold_steps,
+        "head": head,
     }
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     config = replace(config, export=replace(config.export, **changes))

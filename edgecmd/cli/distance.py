@@ -59,8 +59,8 @@ def distance(
     as_json: AsJson = False,
 ) -> None:
     """Total variation between teacher's and student's relations on held-out pairs, with an interval."""
+    from edgecmd.artefacts import write_artefact
     from edgecmd.errors import choose
-    from edgecmd.files import write_json
     from edgecmd.pairs import pair_settings
     from edgecmd.runs import run_folder
     from edgecmd.theory.distance import (
@@ -90,7 +90,7 @@ def distance(
     table = {"student": found.text, "part": part, **asdict(answer), "ceiling": ceiling}
     table["convergence"] = [asdict(step) for step in steps]
     path = run_folder(resolved) / "distance.json"
-    write_json(path, table)
+    write_artefact(path.parent, "distance.json", table, may_leave=False)
     if as_json:
         print_json(table)
         return

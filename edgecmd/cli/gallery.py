@@ -17,12 +17,12 @@ def write_gallery(config: RunConfig, folder: Path) -> None:
     Queries are drawn without looking at the result, so the gallery shows failures as often as they are.
     Where pairs are matched by class, the first picture of the right class counts as found.
     """
+    from edgecmd.artefacts import write_artefact
     from edgecmd.assess import CLASS_PAIRED, embedder, teacher_embedding
     from edgecmd.data.clients import experiment
     from edgecmd.data.images import to_rgb
     from edgecmd.data.look import as_pictures
     from edgecmd.evaluate import unit_rows
-    from edgecmd.files import write_bytes_atomically
     from edgecmd.runs import load_student
     from edgecmd.seeding import numpy_generator
 
@@ -48,4 +48,4 @@ def write_gallery(config: RunConfig, folder: Path) -> None:
         found=to_rgb(as_pictures(pairs.source[nearest.ravel()])).reshape(*nearest.shape, *truth.shape[1:]),
         rank=(similarity[chosen] >= own[:, None]).sum(axis=1),
     )
-    write_bytes_atomically(folder / "retrieval.npz", buffer.getvalue())
+    write_artefact(folder, "retrieval.npz", buffer.getvalue(), may_leave=False)

@@ -118,26 +118,24 @@ def show_partition(config: RunConfig) -> None:
 
 
 def write_partition(config: RunConfig, folder: Path) -> None:
-    """Write ``partition.json``."""
+    """Write ``partition.json``, which tells exact numbers of pairs and is the owner's alone."""
+    from edgecmd.artefacts import write_artefact
     from edgecmd.data.clients import client_rows, experiment
     from edgecmd.data.partition import label_skew, partition_table
-    from edgecmd.files import write_json
 
     whole, parts = experiment(config.data), client_rows(config)
-    write_json(
-        folder / "partition.json",
-        {
-            "table": partition_table(parts, whole.train_labels),
-            "skew": label_skew(parts, whole.train_labels),
-            "classes": list(whole.train_labels.names),
-        },
-    )
+    table = {
+        "table": partition_table(parts, whole.train_labels),
+        "skew": label_skew(parts, whole.train_labels),
+        "classes": list(whole.train_labels.names),
+    }
+    write_artefact(folder, "partition.json", table, may_leave=False)
 
 
 def assess_run(config: RunConfig, folder: Path, *, baselines: bool) -> "dict[str, Table]":
     """Step 3: the student and, if asked, the baselines; writes ``evaluation.json``."""
+    from edgecmd.artefacts import write_artefact
     from edgecmd.assess import assess, embedder
-    from edgecmd.files import write_json
     from edgecmd.runs import load_student, new_student
 
     student = load_student(folder / "student.safetensors")
@@ -155,10 +153,8 @@ def assess_run(config: RunConfig, folder: Path, *, baselines: bool) -> "dict[str
         if scratch:
             tables["scratch"] = scratch
     others = {name: table for name, table in tables.items() if name != "student"}
-    write_json(
-        folder / "evaluation.json",
-        {"student": tables["student"], "baselines": others, "chance_loss": _told_chance(config)},
-    )
+    told = {"student": tables["student"], "baselines": others, "chance_loss": _told_chance(config)}
+    write_artefact(folder, "evaluation.json", told, may_leave=False)
     return tables
 
 

@@ -41,17 +41,17 @@ def run(
 
 def whole_pipeline(config: RunConfig, *, baselines: bool) -> None:
     """Run or continue all stages of ``config``."""
+    from edgecmd.artefacts import write_artefact
     from edgecmd.cli.device import export_run
     from edgecmd.cli.gallery import write_gallery
     from edgecmd.cli.pipeline import assess_run, run_stage, show_results, write_partition
     from edgecmd.cli.progress import round_line
-    from edgecmd.files import write_json
     from edgecmd.report import write_report
     from edgecmd.runs import start_run
     from server.simulate import simulate
 
     folder = start_run(config)
-    write_json(folder / "pipeline.json", {"baselines": baselines})
+    write_artefact(folder, "pipeline.json", {"baselines": baselines}, may_leave=True)
     run_stage(folder, "simulate", lambda: simulate(config, report=round_line(config)))
     write_partition(config, folder)
     tables = run_stage(folder, "evaluate", lambda: assess_run(config, folder, baselines=baselines))

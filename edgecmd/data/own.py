@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from edgecmd.config_data import DataConfig
 from edgecmd.data.experiment import Experiment, HeldOut
-from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels, Masks
+from edgecmd.data.labelled import IGNORED, UNLABELLED, LabelledTarget, Labels, Masks
 from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.data.strict import looks_known
 from edgecmd.data.tables import few
@@ -230,6 +230,8 @@ def to_experiment(
             targets.
     """
     train, validation, test = rows or split_own(own, config)
+    held = np.concatenate([validation, test])
+    own = replace(own, masks=None if own.masks is None else without_unseen(own.masks, held))
     strict = _strict_rows(own, train, test) if config.strict else test
     return Experiment(
         name=name,
@@ -246,6 +248,19 @@ def to_experiment(
         unseen=unseen or f"{config.split}s",
         train_concept=own.labels("concept").take(train) if "concept" in own.columns else None,
     )
+
+
+def without_unseen(masks: Masks, held: Rows) -> Masks:
+    """Masks without the last classes that nobody named and that no pair at ``held`` shows.
+
+    A mask without a table of names has as many classes as its largest number says. A training pair must not
+    add one: the exported head has a row for each class.
+    """
+    shown = masks.values[held][masks.values[held] != IGNORED]
+    named = [index for index, name in enumerate(masks.names) if name != f"class {index}"]
+    num = 1 + max([*named, *np.unique(shown).tolist()], default=-1)
+    values = np.where(masks.values < num, masks.values, IGNORED).astype(np.uint8)
+    return Masks(values=values, names=masks.names[:num])
 
 
 def _held_out(own: OwnPairs, rows: Rows) -> HeldOut:

@@ -232,6 +232,13 @@ def own_teacher(data_set: str, name: str = "") -> tuple[Path, str, str]:
     return shipped_file(file), checksum, "Install edgecmd again."
 
 
+def teacher_name(data_set: str, name: str = "") -> str:
+    """What the teacher of `own_teacher` is called."""
+    if not name and data_set in COMMANDS and data_set not in OF_SET:
+        return f"built with the set {data_set}"
+    return f"{name or OF_SET.get(data_set, DEFAULT)}, ships with edgecmd"
+
+
 def recipe_text(settings: Mapping[str, object]) -> str:
     """Settings as one line of JSON with sorted keys, for the metadata."""
     return json.dumps(settings, sort_keys=True)

@@ -4,20 +4,34 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from edgecmd.artefacts import may_leave_table, owner_only_table
 from edgecmd.privacy.accounting import accountant_version
 from edgecmd.privacy.plan import SAMPLERS, PrivacyPlan
 
+FINAL = (
+    "the weights of the final student, and whatever is computed from them and from public data alone; not the"
+    " head of an exported file, see own_costs"
+)
 RELEASED = {
     "pair": [
         "each client's weights after each of its rounds, to the server",
         "the global weights after each round, to every client",
-        "the final student and everything made of it, such as the exported file",
+        FINAL,
     ],
-    "client": [
-        "the global weights after each round, to every client",
-        "the final student and everything made of it, such as the exported file",
-    ],
+    "client": ["the global weights after each round, to every client", FINAL],
 }
+# Not the pairs' cost, and not nothing: what leaves with the student tells of these examples as well.
+OWN_COSTS = [
+    "the classification head of a bundle (export.head=true, the default; of a seg-* student all layers): it"
+    " is fitted on the labelled examples of the validation set, without noise; whoever holds the file may"
+    " learn about those examples. `--set export.head=false`, or `edgecmd export --no-head`, leaves it out",
+    "classes by example (`edgecmd export --prototypes`): each is the mean embedding of the pictures that were"
+    " given, without noise",
+    "figures (retrieval, probes, parity, and every choice made by them): functions of the released weights"
+    " and of the validation and test examples. Whoever deploys the student holds these examples, no client"
+    " does; they are none of the pairs that the guarantee is about, and nothing bounds what figures tell of"
+    " them",
+]
 AGAINST = {
     "pair": "anyone who sees all releases, the server and the other clients included, also one that chooses"
     " weights and anchors with intent; a pair's own client is trusted with it",
@@ -29,18 +43,21 @@ BASELINES = (
     " they train on the same pairs, without privacy or with a budget of their own; keep them to yourself,"
     " or leave them out with --no-baselines"
 )
+FIRST = "what the teacher and the first weights (teacher.path, student.path) were themselves trained on"
 NOT_COVERED = {
     "pair": [
         "a person whose pairs lie with several clients, or several pairs of one person: their losses add up",
         "choices made by trying several runs on the same pairs, beyond what their ledgers add up",
         "how long a client takes, and whether it answers at all",
         "pairs that are also in the public set, and whatever was public before",
+        FIRST,
         BASELINES,
     ],
     "client": [
         "what the server itself sees",
         "choices made by trying several runs with the same clients, beyond what the ledger adds up",
         "whether and when a client answers",
+        FIRST,
         BASELINES,
     ],
 }
@@ -72,7 +89,12 @@ def privacy_table(
         ledger: What the numbers add up, in a sentence.
 
     Returns:
-        Plain values. Epsilon is None where it is infinite or where the noise was predictable.
+        Plain values. Epsilon is None where it is infinite or where the noise was predictable. ``may_leave``
+        and ``owner_only`` name every file of a run and of a bundle, each with its reason.
+
+    Guarantees:
+        Nothing depends on a pair or on the number of pairs: plan, rounds and ledgers follow from settings,
+        and from which clients answered.
     """
     largest = max(spent.values(), default=0.0)
     private = plan.private
@@ -103,6 +125,9 @@ def privacy_table(
         "released": RELEASED[plan.unit],
         "against": AGAINST[plan.unit],
         "not_covered": NOT_COVERED[plan.unit],
+        "own_costs": OWN_COSTS,
+        "may_leave": may_leave_table(private=private),
+        "owner_only": owner_only_table(private=private),
         "epsilon_by_round": _by_round(plan, rounds_done) if private else [],
     }
     if not private:

@@ -25,6 +25,11 @@ SEEN_LABELS = (
     "The labels that the probes use are held by whoever deploys the student. The clients' pairs have"
     " none, and the {unseen} of the test are in none of the pairs."
 )
+DEVICES = (
+    "Devices trained on pairs of their own. Neither the number of these pairs nor what they show is known"
+    ' here, nor what they share with the set that was evaluated; "unseen" on this page is therefore not'
+    " known to be true of them."
+)
 LIMITS = (
     "This is one run with one seed. Intervals are over draws of labels only; `edgecmd compare` repeats a"
     " run with several seeds.",
@@ -65,7 +70,8 @@ def limits(run: RunFiles) -> Section:
     unseen = scores.unseen(run.evaluation)
     items = [ICONS] if run.setting("data.name") == "emoji" else []
     items += [CLASS_PAIRED] if scores.is_class_paired(run.evaluation) else []
-    items += [SEEN_LABELS.format(unseen=unseen) if unseen != "concepts" else LABELS, *LIMITS]
+    labels = SEEN_LABELS.format(unseen=unseen) if unseen != "concepts" else LABELS
+    items += [DEVICES if run.on_devices else labels, *LIMITS]
     if not run.privacy:
         items.append(NOT_PRIVATE)
     return Section(anchor="limits", title="Limits", body=listing(items))

@@ -39,8 +39,8 @@ def _claim(run: RunFiles, column: scores.Column) -> str:
     if column.title == "R@1":
         num = f"{run.evaluation['student'].get('num_test', 0):,}"
         return (
-            f"The student ranks the matching source image first for a share of {value} of {num} test images,"
-            " all of concepts that no training pair shows"
+            f"The student ranks the matching source image first for a share of {value} of {num} test"
+            f" images{_unseen(run)}"
         )
     if column.title == "class R@1":
         unseen = scores.unseen(run.evaluation)
@@ -49,7 +49,13 @@ def _claim(run: RunFiles, column: scores.Column) -> str:
             f" {run.evaluation['student'].get('num_test', 0):,} test targets of unseen {unseen}"
             " (the pairs were matched by class)"
         )
-    return f"On concepts that no training pair shows, the student reaches {value} in {column.title}"
+    where = "On the server's own set" if run.on_devices else "On concepts that no training pair shows"
+    return f"{where}, the student reaches {value} in {column.title}"
+
+
+def _unseen(run: RunFiles) -> str:
+    """What test and training do not share, as far as that is known."""
+    return " of the server's own set" if run.on_devices else ", all of concepts that no training pair shows"
 
 
 def _against(column: scores.Column) -> str:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from edgecmd.files import write_bytes_atomically, write_text_atomically
+from edgecmd.artefacts import write_artefact
 from edgecmd.report.about import environment, limits, settings
 from edgecmd.report.audit import audit
-from edgecmd.report.markup import Section
+from edgecmd.report.markup import Section, paragraph
 from edgecmd.report.overview import steps, summary
-from edgecmd.report.privacy import privacy
+from edgecmd.report.privacy import OWNERS_ALONE, is_asked, privacy
 from edgecmd.report.process import costs, dropped, export, partition, training
 from edgecmd.report.read import RunFiles, read_run
 from edgecmd.report.results import few_labels, results, retrieval
@@ -55,10 +55,8 @@ def write_report(folder: Path) -> Path:
     sections = [make(run) for make in SECTIONS]
     for section in sections:
         for drawing in section.drawings:
-            write_bytes_atomically(folder / "figures" / f"{drawing.name}.png", drawing.png)
-    path = folder / "report.html"
-    write_text_atomically(path, page(run, sections))
-    return path
+            write_artefact(folder, f"figures/{drawing.name}.png", drawing.png, may_leave=False)
+    return write_artefact(folder, "report.html", page(run, sections), may_leave=False)
 
 
 def refresh_report(folder: Path) -> Path | None:
@@ -100,7 +98,7 @@ def page(run: RunFiles, sections: Sequence[Section]) -> str:
 <p class="kind">edgecmd report</p>
 <h1>{name}</h1>
 <p class="summary">{escape(summary(run))}</p>
-</header>
+{paragraph(OWNERS_ALONE, kind="missing") if is_asked(run) else ""}</header>
 <main>
 {steps(run)}
 <nav aria-label="Sections"><ul>{links}</ul></nav>

@@ -11,6 +11,10 @@ NONE = (
     "No differential privacy was used. Labels, images and teacher features stay with their client, but what a"
     " client's weights tell of its pairs is not bounded. `--set privacy.mechanism=anchors` bounds it."
 )
+OWNERS_ALONE = (
+    "This page is its owner's alone. It shows test pictures, what each client holds, baselines and times, and"
+    " no guarantee covers these. What may leave is the bundle in `export`; `privacy.json` lists every file."
+)
 FACTS = {
     "mechanism": "mechanism",
     "loss": "loss",
@@ -45,11 +49,31 @@ def privacy(run: RunFiles) -> Section:
     body = [
         side_by_side(left, right) if right else left,
         side_by_side(_list("Released", told["released"]), _list("Not covered", told["not_covered"])),
+        *_files(told),
         side_by_side(_facts(told), _clients(told)),
     ]
     return Section(
         anchor=anchor, title=title, body="\n".join(body), drawings=(drawing,) if drawing is not None else ()
     )
+
+
+def is_asked(run: RunFiles) -> bool:
+    """Whether the run has a privacy mechanism, finished or not."""
+    return bool(run.privacy) or run.setting("privacy.mechanism", "none") != "none"
+
+
+def _files(told: Table) -> list[str]:
+    """Which files may leave and which may not, folded; nothing for a statement of an older edgecmd."""
+    if "may_leave" not in told:
+        return []
+    blocks = [paragraph("Costs of their own, beside the guarantee:") + listing(told["own_costs"])]
+    for title, key in (
+        ("Files that may leave", "may_leave"),
+        ("Files that are the owner's alone", "owner_only"),
+    ):
+        rows: list[Row] = [(f"`{one['file']}`", [one["holds"], one["why"]]) for one in told[key]]
+        blocks.append(folded(title, table(title, ["file", "holds", "why"], rows, numeric=False)))
+    return blocks
 
 
 def claim(told: Table) -> str:

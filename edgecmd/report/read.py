@@ -56,6 +56,7 @@ class RunFiles:
         privacy: ``privacy.json``.
         audit: ``audit.json``.
         audit_pictures: Content of the PNG files below ``audit``, by the pairs of a step.
+        federation: ``federation.json``.
     """
 
     name: str
@@ -70,6 +71,12 @@ class RunFiles:
     privacy: Table
     audit: Table
     audit_pictures: Mapping[int, bytes]
+    federation: Table
+
+    @property
+    def on_devices(self) -> bool:
+        """Whether devices trained on pairs of their own, of which nothing is known here."""
+        return bool(self.federation.get("nodes_with_own_pairs"))
 
     def setting(self, key: str, default: str = "") -> str:
         """Setting by dotted key as text; ``default`` where ``config.toml`` does not have it."""
@@ -102,6 +109,7 @@ def read_run(folder: Path) -> RunFiles:
         privacy=_read_table(folder / "privacy.json"),
         audit=_read_table(folder / "audit.json"),
         audit_pictures=_read_audit_pictures(folder / "audit"),
+        federation=_read_table(folder / "federation.json"),
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
+from edgecmd.artefacts import declare, write_artefact
 from edgecmd.errors import ExportError, choose
 from edgecmd.files import write_bytes_atomically
 from export.device.infer import Student
@@ -182,6 +183,8 @@ def _write_single(
         ),
     )
     data = page.encode()
+    # The user may give it any name.
+    declare("demo.html", may_leave=True)
     write_bytes_atomically(out, data)
     sizes = {name: len(text) for name, text in packed.items()}
     return WebReport(
@@ -214,7 +217,7 @@ def _write_folder(
         files[NOTICE] = gallery.notice.encode()
     # The page comes last, so that whoever opens it finds all of its parts.
     for name, data in {**files, INDEX: page.encode()}.items():
-        write_bytes_atomically(out / name, data)
+        write_artefact(out, name, data, may_leave=True, place="page")
     for name in FOLDER_FILES - {INDEX, *files}:
         (out / name).unlink(missing_ok=True)
     sizes = {path.name: path.stat().st_size for path in sorted(out.iterdir())}

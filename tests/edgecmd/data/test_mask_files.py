@@ -63,6 +63,24 @@ def test_masks_reach_validation_and_test(folder: Path) -> None:
             assert np.array_equal(masks.values[row], expected)
 
 
+def test_a_training_pair_adds_no_class(folder: Path) -> None:
+    """The exported head has a row for each class, so a class that one training pair shows must make none."""
+    (folder / "masks.csv").unlink()
+    train = load_folder(config(folder)).train_ids[0]
+    strange = mask(0)
+    strange[strange == 2] = 9
+    Image.fromarray(strange).save(folder / "target_mask" / f"{train}.png")
+    whole = load_folder(config(folder))
+    for held in (whole.validation, whole.test):
+        assert held.labelled.masks is not None
+        assert held.labelled.masks.names == ("class 0", "class 1", "class 2")
+    # Names of a table are the owner's choice and stay, whoever shows them.
+    (folder / "masks.csv").write_text("id,name\n0,floor\n2,bed\n9,lamp\n")
+    masks = load_folder(config(folder)).test.labelled.masks
+    assert masks is not None
+    assert masks.names[9] == "lamp"
+
+
 def test_a_pair_may_have_no_mask_and_classes_no_names(folder: Path) -> None:
     (folder / "masks.csv").unlink()
     held = load_folder(config(folder)).test

@@ -33,6 +33,17 @@ def test_a_draw_at_the_precision_that_is_shown(run, numbers):
     assert judged(run, numbers, student=0.50004, l2=0.49996).endswith("; the baseline l2 has the same.")
 
 
+def test_what_devices_pairs_show_is_not_known(run, numbers):
+    plain = summary(replace(run, evaluation=numbers))
+    assert "all of concepts that no training pair shows" in plain
+    told = {"runtime": "flower", "nodes": 3, "nodes_with_own_pairs": 2}
+    sentence = summary(replace(run, evaluation=numbers, federation=told))
+    assert "test images of the server's own set" in sentence
+    assert "no training pair" not in sentence
+    none = {**told, "nodes_with_own_pairs": 0}
+    assert summary(replace(run, evaluation=numbers, federation=none)) == plain
+
+
 def test_one_round(run):
     sentence = summary(replace(run, evaluation={}, rounds=run.rounds[:1]))
     assert sentence == "1 round is finished, the last with loss 3.948; nothing is evaluated yet."

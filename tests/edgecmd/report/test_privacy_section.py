@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecmd.files import write_json, write_text_atomically
+from edgecmd.files import read_json, write_json, write_text_atomically
 from edgecmd.privacy.plan import make_plan
 from edgecmd.privacy.statement import privacy_table
 from edgecmd.report import write_report
@@ -61,3 +61,38 @@ def test_a_private_run_that_has_not_ended_claims_nothing(tmp_path: Path) -> None
 def test_the_page_stands_without_a_loss(kind: str, tmp_path: Path) -> None:
     page = write_report(folder_of(tmp_path, *([kind] if kind else []))).read_text(encoding="utf-8")
     assert "the loss is not known" in page
+
+
+def test_under_privacy_the_page_says_at_its_top_whose_it_is(tmp_path: Path) -> None:
+    page = write_report(folder_of(tmp_path)).read_text(encoding="utf-8")
+    top = page[: page.index("</header>")]
+    assert "This page is its owner&#x27;s alone." in top
+    assert "What may leave is the bundle in <code>export</code>" in top
+    for text in ("Files that may leave", "Files that are the owner&#x27;s alone", "partition.json"):
+        assert text in page
+    assert "fitted on the labelled examples of the validation set, without noise" in page
+    (tmp_path / "privacy.json").unlink()
+    unfinished = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "owner&#x27;s alone" in unfinished[: unfinished.index("</header>")]
+
+
+def test_without_privacy_nothing_is_said_of_leaving(tmp_path: Path) -> None:
+    page = write_report(folder_of(tmp_path, "privacy.mechanism=none")).read_text(encoding="utf-8")
+    assert "owner&#x27;s alone" not in page
+
+
+def test_a_statement_of_an_older_edgecmd_is_shown_without_the_files(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    table = read_json(folder / "privacy.json")
+    for name in ("may_leave", "owner_only", "own_costs"):
+        del table[name]
+    write_json(folder / "privacy.json", table)
+    assert "Files that may leave" not in write_report(folder).read_text(encoding="utf-8")
+
+
+def test_devices_with_pairs_of_their_own_are_named_among_the_limits(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    write_json(folder / "federation.json", {"runtime": "flower", "nodes": 3, "nodes_with_own_pairs": 3})
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "Devices trained on pairs of their own." in page
+    assert "the concepts of pairs, labels and test are all different" not in page
