@@ -21,8 +21,9 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from edgecmd.audit.bounds import CONFIDENCE, gdp_epsilon, many_runs_ceiling, many_runs_epsilon, many_runs_gdp
-from edgecmd.audit.finding import Finding, epsilon_verdict
+from edgecmd.audit.bounds import CONFIDENCE, gdp_epsilon, many_runs_epsilon, many_runs_gdp
+from edgecmd.audit.finding import NOT_CONTRADICTED, Finding, epsilon_verdict
+from edgecmd.audit.noise import LEVEL
 from edgecmd.audit.target import Target, plan_of, student_of
 from edgecmd.data.clients import public_anchors
 from edgecmd.privacy import randomness
@@ -75,7 +76,9 @@ def audit_draws(target: Target, *, num_draws: int = NUM_DRAWS, seed: int = 0) ->
     """Lower bound of one step's epsilon from ``num_draws`` releases in either world.
 
     Returns:
-        A finding whose bound is the larger of Clopper-Pearson's and of the Gaussian one, each at 97.5%.
+        A finding whose bound is the larger of Clopper-Pearson's and of the Gaussian one, each at 97.5%. It
+        contradicts where the same bound at `LEVEL` is above the claim: a sound step comes within a
+        tenth of its claim, and what is repeated for each release must not fail by chance.
         The Gaussian one is exact here: two fixed sums under Gaussian noise have a Gaussian trade-off, and
         `edgecmd.audit.step.audit_noise` tests that the noise is Gaussian. Both thresholds are fixed by
         the sums and the stated noise before a draw is made.
@@ -89,8 +92,7 @@ def audit_draws(target: Target, *, num_draws: int = NUM_DRAWS, seed: int = 0) ->
         _scores(step.releases(included=one, num_draws=num_draws), worlds, plan=plan) for one in (False, True)
     )
     distance = _gap(worlds) / plan.noise_std
-    level = 1.0 - (1.0 - CONFIDENCE) / 2.0
-    any_, gauss = (
+    guesses = [
         {
             "false_positives": int((absent > at).sum()),
             "num_out": num_draws,
@@ -98,16 +100,12 @@ def audit_draws(target: Target, *, num_draws: int = NUM_DRAWS, seed: int = 0) ->
             "num_in": num_draws,
         }
         for at in (_best_threshold(distance, num_draws, target.delta), distance / 2.0)
-    )
-    counted = many_runs_epsilon(**any_, delta=target.delta, confidence=level)
-    fitted = gdp_epsilon(many_runs_gdp(**gauss, confidence=level), delta=target.delta)
-    lower = max(counted, fitted)
-    ceiling = max(
-        many_runs_ceiling(num_out=num_draws, num_in=num_draws, delta=target.delta, confidence=level),
-        _gaussian_ceiling(num_draws, level, target.delta),
-    )
+    ]
+    counted, fitted = _bounds(*guesses, delta=target.delta, significance=1.0 - CONFIDENCE)
+    sure = max(_bounds(*guesses, delta=target.delta, significance=LEVEL))
+    lower, ceiling = max(counted, fitted), max(_ceilings(num_draws, target.delta))
     claimed = gdp_epsilon(1.0 / plan.noise_multiplier, delta=target.delta) if plan.private else None
-    verdict, text = epsilon_verdict(lower=lower, claimed=claimed, ceiling=ceiling)
+    verdict, text = _verdict(lower, sure, claimed=claimed, ceiling=ceiling)
     return Finding(
         level="step",
         name="neighbours",
@@ -126,6 +124,7 @@ def audit_draws(target: Target, *, num_draws: int = NUM_DRAWS, seed: int = 0) ->
         details={
             "epsilon_any_mechanism": counted,
             "epsilon_gaussian": fitted,
+            "epsilon_at_level": sure,
             "share_of_distance": _gap(worlds) / worlds.distance,
             "kind": worlds.kind,
         },
@@ -270,6 +269,28 @@ def _best_threshold(distance: float, num_draws: int, delta: float) -> float:
     return float(grid[int(np.argmax(expected))])
 
 
-def _gaussian_ceiling(num_draws: int, level: float, delta: float) -> float:
+def _bounds(
+    counted: Mapping[str, int], fitted: Mapping[str, int], *, delta: float, significance: float
+) -> tuple[float, float]:
+    """Lower bounds of epsilon for any mechanism and for a Gaussian one, together at ``significance``."""
+    level = 1.0 - significance / 2.0
+    return (
+        many_runs_epsilon(**counted, delta=delta, confidence=level),
+        gdp_epsilon(many_runs_gdp(**fitted, confidence=level), delta=delta),
+    )
+
+
+def _ceilings(num_draws: int, delta: float) -> tuple[float, float]:
     none = {"false_positives": 0, "false_negatives": 0, "num_out": num_draws, "num_in": num_draws}
-    return gdp_epsilon(many_runs_gdp(**none, confidence=level), delta=delta)
+    return _bounds(none, none, delta=delta, significance=1.0 - CONFIDENCE)
+
+
+def _verdict(lower: float, sure: float, *, claimed: float | None, ceiling: float) -> tuple[str, str]:
+    """Verdict by the sure bound, told with the usual one where both agree."""
+    if claimed is not None and lower > claimed >= sure:
+        return (
+            NOT_CONTRADICTED,
+            f"Not contradicted: at least {lower:.3g} of the claimed {claimed:.3g} at {CONFIDENCE:.0%}, which"
+            f" chance allows; {sure:.3g} at a level of {LEVEL:g}. Ask again with more draws.",
+        )
+    return epsilon_verdict(lower=lower, claimed=claimed, ceiling=ceiling)
