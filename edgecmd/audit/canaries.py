@@ -143,6 +143,9 @@ class GradientProbe:
     def __len__(self) -> int:
         return len(self._present)
 
+    def form(self, *_: object) -> None:
+        """Look away: a canary knows nothing of the pairs."""
+
     def add(self, total: Sum, units: np.ndarray) -> None:
         """Move the sum along the coordinates of the sampled canaries."""
         chosen = torch.from_numpy(self._canaries.place[self._present[units]])

@@ -41,8 +41,9 @@ from edgecmd.errors import ConfigError, PrivacyError, choose, nearest
 from edgecmd.losses import cmc_anchored, unit
 from edgecmd.models.students import build_student
 from edgecmd.privacy.gradients import ENGINES
-from edgecmd.privacy.mechanisms import StepSettings, UnitLoss
-from edgecmd.privacy.search import distance, step_query
+from edgecmd.privacy.mechanisms import UnitLoss
+from edgecmd.privacy.scripted import bare_plan, loss_work, step_query
+from edgecmd.privacy.search import distance
 from edgecmd.seeding import torch_generator
 
 BATCH_ENGINES = {"opacus": "hooks", "opacus-ghost": "ghost"}
@@ -236,7 +237,9 @@ def _check_unit(code: OwnCode, subject: Subject, effort: Effort, tick: Tick) -> 
     choose("--engine", code.engine, ENGINES)
     loss = unit_loss_of(code, subject)
     query = step_query(
-        subject.student, loss, settings=StepSettings(mechanism="anchors"), clip=code.clip, engine=code.engine
+        subject.student,
+        loss_work(loss),
+        plan=bare_plan(mechanism="anchors", clip=code.clip, engine=code.engine),
     )
     question = Question(
         name=f"sensitivity search, {subject.name}",

@@ -18,46 +18,57 @@ from edgecmd.settings import load_config
 
 Runner = Callable[[RunConfig], object]
 NUM_PAIRS, NUM_PUBLIC, SIDE = 60, 24, 16
-NUM_CLIENTS, NUM_ROUNDS = 2, 3
+NUM_CLIENTS, NUM_ROUNDS, NUM_STEPS = 2, 3, 5
 
 
-def book_faults(run: Runner, folder: Path) -> list[Fault]:
-    """A ledger that forgets rounds, and a statement of one round's epsilon.
+def book_faults(sound: Callable[[], Path], folder: Path) -> list[Fault]:
+    """Ledgers that forget rounds or one, and a statement of one round's epsilon.
 
     Args:
-        run: Makes the run folder of some settings: a real federation.
-        folder: An empty folder for it; it grows by about a megabyte.
+        sound: Gives the run folder of a small private run.
+        folder: A folder for its copies; it grows by about a megabyte.
+    """
+
+    def audit(name: str, alter: Callable[[Path], None]) -> Finding:
+        copy = folder / name
+        shutil.copytree(sound(), copy)
+        alter(copy)
+        return books_verdict(copy)
+
+    def fault(name: str, copy: str, alter: Callable[[Path], None]) -> Fault:
+        return Fault(
+            name=name,
+            level="check",
+            catch=lambda: audit(copy, alter),
+            sound=lambda: books_verdict(sound()),
+        )
+
+    return [
+        fault("ledger that forgets rounds", "forgotten", forget_rounds),
+        fault("a forgotten round", "one-forgotten", forget_the_last_round),
+        fault("epsilon of one round stated for all", "one-round", state_one_round),
+    ]
+
+
+def small_run(run: Runner, folder: Path, name: str, *changes: str) -> Callable[[], Path]:
+    """A small real federation that is made when its folder is first asked for.
+
+    Args:
+        run: Makes the run folder of some settings.
+        folder: Where it lies.
+        name: Name of the run.
+        changes: Further settings.
     """
 
     @cache
     def finished() -> Path:
-        config = small_config(folder)
-        run(config)
-        return folder / config.name
+        run(small_config(folder, f'name="{name}"', *changes))
+        return folder / name
 
-    def audit(name: str, alter: Callable[[Path], None]) -> Finding:
-        copy = folder / name
-        shutil.copytree(finished(), copy)
-        alter(copy)
-        return books_verdict(copy)
-
-    return [
-        Fault(
-            name="ledger that forgets rounds",
-            level="check",
-            catch=lambda: audit("forgotten", forget_rounds),
-            sound=lambda: books_verdict(finished()),
-        ),
-        Fault(
-            name="epsilon of one round stated for all",
-            level="check",
-            catch=lambda: audit("one-round", state_one_round),
-            sound=lambda: books_verdict(finished()),
-        ),
-    ]
+    return finished
 
 
-def small_config(folder: Path) -> RunConfig:
+def small_config(folder: Path, *changes: str) -> RunConfig:
     """Settings of a private run of two clients on noise that takes a second or two; writes its pairs."""
     noise = numpy_generator(0, "planted-books")
     pairs = folder / "pairs.npz"
@@ -81,10 +92,10 @@ def small_config(folder: Path) -> RunConfig:
             'privacy.mechanism="anchors"',
             f"federation.num_clients={NUM_CLIENTS}",
             f"federation.num_rounds={NUM_ROUNDS}",
-            "federation.local_steps=2",
+            f"federation.local_steps={NUM_STEPS}",
             "evaluate.every_rounds=0",
             f'out="{folder}"',
-            'name="sound"',
+            *changes,
         ],
     )
 
@@ -95,14 +106,26 @@ def forget_rounds(run: Path) -> None:
         # The first lines are the plan and its first spending.
         kept = path.read_bytes().splitlines(keepends=True)[:2]
         write_bytes_atomically(path, b"".join(kept))
-    state_one_round(run)
+    _state(run, num_rounds=1)
+
+
+def forget_the_last_round(run: Path) -> None:
+    """Take the last line off each ledger, whose chain then still holds, and make the statement fit."""
+    for path in sorted((run / "ledger").glob("*.jsonl")):
+        write_bytes_atomically(path, b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    _state(run, num_rounds=NUM_ROUNDS - 1)
 
 
 def state_one_round(run: Path) -> None:
     """Make the statement claim what one round costs."""
+    _state(run, num_rounds=1)
+
+
+def _state(run: Path, *, num_rounds: int) -> None:
+    """Make the statement claim what ``num_rounds`` rounds cost."""
     target = find_target(run)
     assert target.plan is not None
-    epsilon = target.plan.epsilon_after(1)
+    epsilon = target.plan.epsilon_after(num_rounds)
     table = read_json(run / "privacy.json")
     table["epsilon"] = epsilon
     table["epsilon_by_client"] = dict.fromkeys(table["epsilon_by_client"], epsilon)

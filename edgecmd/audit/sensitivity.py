@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from torch import Tensor, nn
@@ -14,10 +15,10 @@ from edgecmd.config import RunConfig
 from edgecmd.distill import OBJECTIVES, Embedded
 from edgecmd.errors import choose
 from edgecmd.privacy.effective import EffectiveStudent
-from edgecmd.privacy.mechanisms import StepSettings, UnitLoss, unit_loss
 from edgecmd.privacy.neighbours import PairMaker, pair_makers
 from edgecmd.privacy.plan import PrivacyPlan
-from edgecmd.privacy.search import Found, Query, Sample, search_sensitivity, step_query
+from edgecmd.privacy.scripted import settings_work, step_query
+from edgecmd.privacy.search import Found, Query, Sample, distance, search_sensitivity
 from edgecmd.seeding import torch_generator
 
 # The real step clips to C (1 - 1e-4) and sums in float64, so an honest sum never comes this near.
@@ -63,6 +64,8 @@ class Question:
         claimed: Sensitivity in units of C; None where nothing is claimed.
         tolerance: Share of the claim that rounding may add.
         seed: Of the search.
+        whole: What is released, noise aside, where ``query`` stops before the noise; asked once, of the
+            worst neighbours.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Question:
     claimed: float | None
     tolerance: float = TOLERANCE
     seed: int = 0
+    whole: Query | None = None
 
 
 def search(question: Question, effort: Effort, *, tick: Tick = silent) -> Finding:
@@ -89,6 +93,7 @@ def search(question: Question, effort: Effort, *, tick: Tick = silent) -> Findin
         generator=torch_generator(question.seed, "sensitivity-search"),
         climb_length=effort.climb_length,
     )
+    found = replace(found, largest=max(found.largest, _released(question, found)))
     factor = found.largest / question.clip
     verdict, text = _verdict(question, found, factor)
     return Finding(
@@ -110,6 +115,15 @@ def search(question: Question, effort: Effort, *, tick: Tick = silent) -> Findin
             "by_kind": {kind: _finite(value / question.clip) for kind, value in found.by_kind.items()},
         },
     )
+
+
+def _released(question: Question, found: Found) -> float:
+    """How far the releases of the worst neighbours lie apart, noise aside."""
+    if question.whole is None or found.worst is None:
+        return 0.0
+    worst = found.worst
+    larger, smaller = question.whole([(worst.data, worst.larger()), (worst.data, worst.smaller())])
+    return distance(larger, smaller)
 
 
 def _counted(query: Query, total: int, tick: Tick) -> Query:
@@ -161,39 +175,26 @@ def makers_of(subject: Subject, *, num_pairs: int, without: Sequence[str] = ()) 
 
 
 def private_question(subject: Subject, plan: PrivacyPlan, config: RunConfig, *, num_pairs: int) -> Question:
-    """The private step of a run: its mechanism, clip, engine, views and groups.
+    """The private step of a run, driven as a client drives it: `edgecmd.privacy.scripted.step_query`.
 
     Buckets of ``groups`` are drawn by fixed coins that fill two of them: few pairs would otherwise
     seldom meet, and the bound holds for all coins.
     """
-    settings = StepSettings(
-        mechanism=plan.mechanism,
-        num_views=plan.num_views,
-        num_groups=plan.num_groups,
-        chunk_size=plan.chunk_size,
+    ask = partial(
+        step_query,
+        subject.student,
+        settings_work(config.distill, subject.anchors),
+        plan=plan,
+        coins=two_buckets,
     )
     return Question(
         name=f"sensitivity search, {subject.name}",
-        query=unit_query(subject, unit_loss(config.distill, subject.anchors), settings, config, plan.engine),
+        query=ask(),
+        whole=ask(whole=True),
         makers=makers_of(subject, num_pairs=num_pairs),
         clip=plan.clip,
         claimed=plan.sensitivity / plan.clip,
         seed=config.seed,
-    )
-
-
-def unit_query(
-    subject: Subject, loss: UnitLoss, settings: StepSettings, config: RunConfig, engine: str
-) -> Query:
-    """The real step's sum for a loss of one unit."""
-    return step_query(
-        subject.student,
-        loss,
-        settings=settings,
-        clip=config.privacy.clip,
-        engine=engine,
-        augment=config.distill.augment,
-        coins=two_buckets,
     )
 
 

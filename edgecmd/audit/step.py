@@ -1,172 +1,151 @@
-"""One private step of the real code: is its noise the stated one, and are its coins (level L1)?
+"""Private steps of the real code: is their noise the stated one, and do they release what they say (L1)?
 
-The noise is taken from where it does its work. An empty client makes one step of plain gradient descent
-from known weights; what the weights moved by, over the learning rate, is the noise. The rate is chosen
-so that the noise moves weights by about 1: next to that, the rounding of float32 weights is 1e-7.
+Rounds of the run's own settings are driven under an auditor (`edgecmd.audit.drive`): every local step of
+several rounds and clients, on clients with many pairs, with few and with none. What a release holds beside
+the clipped sum, which the auditor makes himself, is the noise.
 """
 
-import copy
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from scipy import stats
-from torch import nn
 
-from edgecmd.audit.canaries import plain_parameters
+from edgecmd.audit.draws import NUM_DRAWS, audit_draws
+from edgecmd.audit.drive import Step, drive, made_up_pairs
 from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
-from edgecmd.audit.noise import FEWEST_DRAWS, LEVEL, Draws, Verdict, judge_noise
-from edgecmd.audit.target import Target, trained_student
-from edgecmd.data.clients import public_anchors
+from edgecmd.audit.noise import FEWEST_DRAWS, LEVEL, Verdict, judge_steps, named
+from edgecmd.audit.sampler import audit_coins
+from edgecmd.audit.target import Target, plan_of, student_of
+from edgecmd.audit.words import source_finding
+from edgecmd.config import RunConfig
+from edgecmd.data.clients import client_part, public_anchors, training_data
 from edgecmd.distill import LocalData, Place
-from edgecmd.errors import PrivacyError
-from edgecmd.models.students import Student
-from edgecmd.privacy.gradients import Sum
+from edgecmd.errors import ConfigError
 from edgecmd.privacy.plan import PrivacyPlan
-from edgecmd.privacy.randomness import make_source
-from edgecmd.privacy.train import StepProbe, distil_privately
-from edgecmd.runs import new_student
+from edgecmd.privacy.scripted import quiet_copy
+from edgecmd.seeding import torch_generator
 
-LARGEST_RATE = 100.0
-NUM_UNITS = 2000
-NUM_COIN_STEPS = 4
-NUM_LAYER_STEPS = 3
-# Rounds and clients whose noise must be unlike: a question asked twice, another round, another client.
-CALLS = ((1, 0), (1, 0), (2, 0), (1, 1))
+# Pairs that a sample of a client holds on average, so that it is empty, small or large.
+NONE, FEW, MANY = 0.0, 1.5, 12.0
+MOST_PAIRS = 2048
+# Share of C for each unit by which float32 may let two ways to make a sum differ; and of a gradient.
+SUM_TOLERANCE, MOVE_TOLERANCE = 1e-3, 0.05
 
 
-@dataclass(kw_only=True, eq=False)
-class Tap:
-    """A probe that notes which units are sampled and what is released.
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A round that is driven: which, of which client, and how many pairs its samples hold on average."""
 
-    Attributes:
-        num_units: Units that take part and add nothing.
-        sampled: Indices of each step.
-        released: Release of each step, by parameter.
-    """
-
-    num_units: int = 0
-    sampled: list[np.ndarray] = field(default_factory=list)
-    released: list[Draws] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return self.num_units
-
-    def add(self, _: Sum, units: np.ndarray) -> None:
-        """Note the sampled units."""
-        self.sampled.append(units)
-
-    def see(self, released: Sum) -> None:
-        """Note the release."""
-        self.released.append({name: value.cpu().numpy() for name, value in released.items()})
+    round_index: int
+    client: int
+    sample: float
 
 
-def student_of(target: Target) -> Student:
-    """The target's student, or a new one where it has none yet."""
-    return trained_student(target) or new_student(target.config)
+# Noise must be unlike between a question that is asked twice, another round and another client.
+CALLS = (Call(1, 0, MANY), Call(1, 0, MANY), Call(2, 0, FEW), Call(1, 1, NONE), Call(3, 1, MANY))
 
 
-def plan_of(target: Target) -> PrivacyPlan:
-    """The plan of a target.
-
-    Raises:
-        PrivacyError: It has none, so there is no noise to measure.
-    """
-    if target.plan is None:
-        raise PrivacyError(
-            "privacy.mechanism='none' makes no noise, so there is no step to audit. Audit what the run leaks"
-            " with `edgecmd audit one-run` or `edgecmd audit risk`, or train with privacy.mechanism=anchors."
-        )
-    return target.plan
-
-
-def empty_step(
-    target: Target, student: nn.Module, *, round_index: int, client: int, num_steps: int, tap: StepProbe
-) -> Draws:
-    """Let an empty client work, and give back what its weights moved by over the learning rate.
+def audit_steps(target: Target, *, num_draws: int = NUM_DRAWS, seed: int = 0) -> list[Finding]:
+    """All of level L1 for a run that protects pairs: noise, release, coins, random source, neighbours.
 
     Args:
-        target: Plan, loss and sizes.
-        student: Where the client starts; not changed.
-        round_index: Round.
-        client: Client.
-        num_steps: Steps of plain gradient descent.
-        tap: Takes part in the steps and sees them.
-
-    Returns:
-        For each plain parameter (`plain_parameters`) the sum of the released means, float64.
-    """
-    plan, own = plan_of(target), copy.deepcopy(student)
-    rate = min(LARGEST_RATE, plan.normaliser / plan.noise_std)
-    config = replace(target.config.distill, learning_rate=rate, schedule="constant", proximal_mu=0.0)
-    anchors = public_anchors(target.config)
-    first = next(own.parameters())
-    side = target.config.data.image_size
-    empty = LocalData(target=first.new_zeros(0, first.shape[1], side, side), teacher=anchors[:0])
-    distil_privately(
-        own,
-        empty,
-        anchors,
-        config,
-        plan=replace(plan, steps_per_round=num_steps),
-        place=Place(
-            seed=target.config.seed, round_index=round_index, client=client, first_step=1, total_steps=2
-        ),
-        optimizer=torch.optim.SGD(own.parameters(), lr=rate),
-        source=make_source(
-            deterministic=plan.deterministic,
-            seed=target.config.seed,
-            round_index=round_index,
-            client=client,
-        ),
-        probe=tap,
-    )
-    before, after = dict(student.named_parameters()), dict(own.named_parameters())
-    return {
-        name: ((before[name].detach().double() - after[name].detach().double()) / rate).cpu().numpy()
-        for name in plain_parameters(student)
-    }
-
-
-def audit_noise(target: Target) -> Finding:
-    """Noise of single steps of the real code against the plan's.
+        target: What is audited.
+        num_draws: Releases in either of two neighbouring worlds.
+        seed: Of the neighbours; noise stays secret.
 
     Raises:
         PrivacyError: The target has no plan.
     """
-    started, plan, student = time.monotonic(), plan_of(target), student_of(target)
-    asked = list(CALLS if plan.private else CALLS[1:])
-    per_call = sum(value.numel() for value in _plain(student))
-    asked += [(1 + len(CALLS) + more, 0) for more in range(FEWEST_DRAWS // per_call)]
-    calls = [
-        _scaled(empty_step(target, student, round_index=index, client=client, num_steps=1, tap=Tap()), plan)
-        for index, client in asked
+    started, plan = time.monotonic(), plan_of(target)
+    steps = drive_rounds(target)
+    seconds = time.monotonic() - started
+    return [
+        _noise_of(steps, plan, seconds),
+        release_finding(steps, plan),
+        audit_coins(target),
+        source_finding(steps, plan),
+        audit_draws(target, num_draws=num_draws, seed=seed),
     ]
-    tap = Tap()
-    empty_step(target, student, round_index=1, client=2, num_steps=NUM_LAYER_STEPS, tap=tap)
-    verdict = judge_noise(calls, [_scaled(one, plan) for one in tap.released])
-    return noise_finding(verdict, plan=plan, attacker="steps", seconds=time.monotonic() - started)
 
 
-def _plain(student: nn.Module) -> list[torch.Tensor]:
-    values = dict(student.named_parameters())
-    return [values[name] for name in plain_parameters(student)]
+def audit_noise(target: Target) -> Finding:
+    """Noise of every step of some rounds of the real code against the plan's.
+
+    Raises:
+        PrivacyError: The target has no plan.
+    """
+    started, plan = time.monotonic(), plan_of(target)
+    steps = drive_rounds(target)
+    return _noise_of(steps, plan, time.monotonic() - started)
 
 
-def _scaled(draws: Draws, plan: PrivacyPlan) -> Draws:
-    return {name: value * (plan.normaliser / plan.noise_std) for name, value in draws.items()}
+def _noise_of(steps: Sequence[Step], plan: PrivacyPlan, seconds: float) -> Finding:
+    verdict = judge_steps([one.noise for one in steps])
+    return noise_finding(verdict, plan=plan, attacker="steps", seconds=seconds)
+
+
+def drive_rounds(target: Target) -> list[Step]:
+    """Every step of some rounds of the real code, on clients with many pairs, few and none.
+
+    Each round starts from the target's student, goes through all of ``plan.steps_per_round`` steps at the
+    run's own learning rate, and takes the client's own pairs; made-up ones where it has none.
+    """
+    plan, student = plan_of(target), quiet_copy(student_of(target))
+    anchors = public_anchors(target.config)
+    student.to(anchors.device)
+    # A deterministic source answers the same question with the same noise, which is its purpose.
+    calls = list(CALLS if plan.private else CALLS[1:])
+    in_a_round = plan.steps_per_round * sum(value.numel() for value in student.parameters())
+    calls += [Call(len(CALLS) + more, 0, FEW) for more in range(FEWEST_DRAWS // (in_a_round * len(calls)))]
+    found = []
+    for number, call in enumerate(calls, start=1):
+        data = pairs_of(target, client=call.client, num=_num_pairs(plan, call.sample))
+        found += drive(
+            quiet_copy(student),
+            data,
+            anchors,
+            target.config.distill,
+            plan=plan,
+            place=Place.of_round(target.config, round_index=call.round_index, client=call.client),
+            call=number,
+        )
+    return found
+
+
+def _num_pairs(plan: PrivacyPlan, sample: float) -> int:
+    rate = plan.sampling_rate if plan.sampling == "poisson" else 1.0 / plan.num_bins
+    return min(MOST_PAIRS, math.ceil(sample / rate))
+
+
+def pairs_of(target: Target, *, client: int, num: int) -> LocalData:
+    """``num`` pairs of a client, repeated where it has fewer; made-up ones where it has none."""
+    rows = _rows_of(target.config, client)
+    if not num or len(rows):
+        return training_data(target.config, np.resize(rows, num))
+    like = training_data(target.config, np.arange(1))
+    shape, dim = like.target.shape[1:], like.teacher.shape[1]
+    made = made_up_pairs(num, shape, dim, generator=torch_generator(client, "audit-pairs"))
+    return replace(like, target=made.target.to(like.target), teacher=made.teacher.to(like.teacher))
+
+
+def _rows_of(config: RunConfig, client: int) -> np.ndarray:
+    try:
+        return client_part(config, client % config.federation.num_clients)
+    except ConfigError:
+        return np.arange(0)
 
 
 def noise_finding(verdict: Verdict, *, plan: PrivacyPlan, attacker: str, seconds: float) -> Finding:
     """What tests of the noise say of the guarantee.
 
-    Too little noise, noise that repeats and noise that is not Gaussian contradict it. Too much noise, or
-    a constant beside it, costs no privacy but means that the code does not do what its plan says.
+    Too little noise, noise that repeats, noise that is not Gaussian and a sum that is not the clipped one
+    contradict it. Too much noise, or a constant beside it, costs no privacy but means that the code does
+    not do what its plan says.
     """
     faults = _faults(verdict)
-    wrong = bool(verdict.too_small or verdict.reused or verdict.misshapen)
+    wrong = bool(verdict.too_small or verdict.reused or verdict.misshapen or verdict.off_sum)
     kind = (CONTRADICTED if wrong else NOT_CONTRADICTED) if plan.private else INDICATOR
     stated = "The stated noise" if plan.private else "The noise (NOT PRIVATE by its settings)"
     text = (
@@ -181,14 +160,19 @@ def noise_finding(verdict: Verdict, *, plan: PrivacyPlan, attacker: str, seconds
         text=text + ("; ".join(faults) + "." if faults else "none fails."),
         quantity="noise",
         claimed=1.0,
-        measured=verdict.std,
+        measured=verdict.least,
         confidence=1.0 - LEVEL,
         counts={"draws": verdict.tests[0].num, "tests": len(verdict.tests), "failed": len(verdict.failed)},
         seconds=seconds,
         details={
             "stated_std": plan.noise_std / plan.normaliser,
+            "std": verdict.std,
             "p_values": {one.name: one.p_value for one in verdict.tests if one.kind in ("mean", "shape")},
-            "std_by_parameter": {one.name: one.value for one in verdict.tests if one.kind == "std"},
+            "std_by_part": {
+                one.name: one.value
+                for one in verdict.tests
+                if one.kind == "std" and " at step " not in one.name
+            },
             "largest_correlation": max(
                 (abs(one.value) for one in verdict.tests if one.kind == "reuse"), default=0.0
             ),
@@ -200,68 +184,67 @@ def noise_finding(verdict: Verdict, *, plan: PrivacyPlan, attacker: str, seconds
 def _faults(verdict: Verdict) -> list[str]:
     found = []
     if verdict.too_small:
-        found.append(f"too small ({', '.join(verdict.too_small)})")
+        found.append(f"too small ({named(verdict.too_small)})")
     if verdict.reused:
-        found.append(f"repeated between {', '.join(verdict.reused)}")
+        found.append(f"repeated between {named(verdict.reused)}")
     if verdict.misshapen:
         found.append("not Gaussian")
+    if verdict.off_sum:
+        found.append(f"beside another sum than the clipped one ({named(verdict.off_sum)})")
     if verdict.too_large:
-        found.append(
-            f"larger than stated ({', '.join(verdict.too_large)}), which costs accuracy and no privacy"
-        )
+        found.append(f"larger than stated ({named(verdict.too_large)}), which costs accuracy and no privacy")
     if verdict.shifted:
         found.append("its mean is not zero, which costs no privacy but is no part of the plan")
     return found
 
 
-def audit_coins(target: Target) -> Finding:
-    """How often units of the real code are sampled, against the stated rate.
+def release_finding(steps: Sequence[Step], plan: PrivacyPlan) -> Finding:
+    """Whether each step's sum is the clipped one, and the release all that the weights learn of it.
 
-    Raises:
-        PrivacyError: The target has no plan.
+    The auditor's own sum is made of the units that the step formed by plain backward passes in float32,
+    which any engine may miss by rounding, and by no more.
     """
-    started, plan = time.monotonic(), plan_of(target)
-    tap, poisson = Tap(num_units=NUM_UNITS), plan.sampling == "poisson"
-    num_steps = NUM_COIN_STEPS if poisson else plan.num_bins
-    empty_step(target, student_of(target), round_index=1, client=0, num_steps=num_steps, tap=tap)
-    measured, claimed, fault = (_poisson_fault if poisson else _bins_fault)(tap, plan)
-    kind = (CONTRADICTED if fault else NOT_CONTRADICTED) if plan.private else INDICATOR
+    sums = [one.sum_gap / max(1, one.units) for one in steps]
+    gradients, weights = ([getattr(one, name) for one in steps] for name in ("gradient_gap", "weight_gap"))
+    faults = [
+        _fault(sums, SUM_TOLERANCE, lambda at: f"the clipped sum is off by {steps[at].sum_gap:.3g} C"),
+        _fault(
+            gradients,
+            MOVE_TOLERANCE,
+            lambda at: f"the optimiser gets other than the release, by {gradients[at]:.2g} of it",
+        ),
+        _fault(
+            weights,
+            MOVE_TOLERANCE,
+            lambda at: f"weights move by other than the release, by {weights[at]:.2g} of it",
+        ),
+    ]
+    told = [
+        f"{text} (call {steps[at].noise.call} step {steps[at].noise.index})"
+        for at, text in filter(None, faults)
+    ]
+    kind = (CONTRADICTED if told else NOT_CONTRADICTED) if plan.private else INDICATOR
+    sizes = [one.noise.rows for one in steps]
+    text = (
+        f"{len(steps)} steps on samples of {min(sizes)} to {max(sizes)} pairs: "
+        + ("; ".join(told) if told else "each releases the clipped sum and moves the weights by that alone")
+        + "."
+    )
     return Finding(
         level="step",
-        name="sampling",
+        name="release",
         attacker="steps",
         verdict=kind,
-        text=f"{NUM_UNITS} units over {num_steps} steps: {fault or 'sampled as stated'}.",
-        quantity="rate",
-        claimed=claimed,
-        measured=measured,
-        confidence=1.0 - LEVEL,
-        counts={"units": NUM_UNITS, "steps": num_steps},
-        seconds=time.monotonic() - started,
+        text=text,
+        quantity="gap in C",
+        claimed=0.0,
+        measured=max(one.sum_gap for one in steps),
+        counts={"steps": len(steps), "units": sum(one.units for one in steps)},
+        details={"gradient_gap": max(gradients), "weight_gap": max(weights), "sampled": sizes},
     )
 
 
-def _poisson_fault(tap: Tap, plan: PrivacyPlan) -> tuple[float, float, str]:
-    """Measured rate, stated rate and fault: units too often in a step, or the same ones in each."""
-    steps, rate = len(tap.sampled), plan.sampling_rate
-    count = sum(len(one) for one in tap.sampled)
-    often = stats.binomtest(count, NUM_UNITS * steps, rate, alternative="greater").pvalue
-    both = sum(len(np.intersect1d(one, other)) for one, other in _halves(tap.sampled))
-    again = stats.binomtest(both, NUM_UNITS * (steps // 2), rate**2, alternative="greater").pvalue
-    measured = count / (NUM_UNITS * steps)
-    if often < LEVEL / 2:
-        return measured, rate, f"sampled with a rate of {measured:.4g} instead of {rate:g}"
-    if again < LEVEL / 2:
-        return measured, rate, "the same units are sampled in one step and the next, so the coins repeat"
-    return measured, rate, ""
-
-
-def _halves(sampled: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The steps in pairs that share none."""
-    return list(zip(sampled[::2], sampled[1::2]))
-
-
-def _bins_fault(tap: Tap, _: PrivacyPlan) -> tuple[float, float, str]:
-    """Most steps of an epoch that a unit was in, of one allowed."""
-    most = int(np.bincount(np.concatenate(tap.sampled), minlength=NUM_UNITS).max())
-    return float(most), 1.0, f"a unit is in {most} steps of an epoch" if most > 1 else ""
+def _fault(gaps: Sequence[float], most: float, say: Callable[[int], str]) -> tuple[int, str] | None:
+    """The step with the largest gap and what to say of it; None where none is above ``most``."""
+    worst = int(np.argmax(gaps))
+    return (worst, say(worst)) if not gaps[worst] <= most else None

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from edgecmd.config import RunConfig
-from edgecmd.errors import DataError
+from edgecmd.errors import DataError, PrivacyError
 from edgecmd.files import read_json
 from edgecmd.models.students import Student, refuse_dense
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
@@ -164,6 +164,25 @@ def trained_student(target: Target) -> Student | None:
             f" student.architecture={target.config.student.architecture!r} ({error}). Name another one."
         ) from error
     return student.eval()
+
+
+def student_of(target: Target) -> Student:
+    """The target's student, or a new one where it has none yet."""
+    return trained_student(target) or new_student(target.config)
+
+
+def plan_of(target: Target) -> PrivacyPlan:
+    """The plan of a target.
+
+    Raises:
+        PrivacyError: It has none, so there is no noise to measure.
+    """
+    if target.plan is None:
+        raise PrivacyError(
+            "privacy.mechanism='none' makes no noise, so there is no step to audit. Audit what the run leaks"
+            " with `edgecmd audit one-run` or `edgecmd audit risk`, or train with privacy.mechanism=anchors."
+        )
+    return target.plan
 
 
 def _run_folder(path: Path) -> Path | None:

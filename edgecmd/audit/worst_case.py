@@ -9,7 +9,7 @@ Shapes: N pairs, K anchors, D embedding dimension, P parameters.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,10 +19,10 @@ from edgecmd.config import DistillConfig
 from edgecmd.distill import LocalData
 from edgecmd.losses import unit
 from edgecmd.privacy.gradients import clipped_sum
-from edgecmd.privacy.mechanisms import StepSettings, Units, unit_loss
+from edgecmd.privacy.mechanisms import Units
 from edgecmd.privacy.neighbours import pair_makers
 from edgecmd.privacy.plan import PrivacyPlan
-from edgecmd.privacy.search import step_query
+from edgecmd.privacy.scripted import settings_work, step_query
 from edgecmd.seeding import torch_generator
 
 IMAGE_SIZE = 4
@@ -109,13 +109,7 @@ def canary_direction(case: WorstCase, config: DistillConfig, *, plan: PrivacyPla
         Direction in the student's parameters, (P,).
     """
     drawn, num = _expected_batch(case, plan)
-    settings = StepSettings(
-        mechanism=plan.mechanism,
-        num_views=plan.num_views,
-        num_groups=plan.num_groups,
-        chunk_size=plan.chunk_size,
-    )
-    query = step_query(case.student, unit_loss(config, case.anchors), settings=settings, clip=plan.clip)
+    query = step_query(case.student, settings_work(config, case.anchors), plan=replace(plan, engine="vmap"))
     some, more, canary = (
         flat(one)
         for one in query(

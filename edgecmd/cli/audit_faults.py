@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from edgecmd.audit.faults import Fault
 
+TRIES, DRAWS = 24, 200
+
 
 @audit_app.command("faults")
 def faults(as_json: AsJson = False) -> None:
@@ -48,14 +50,26 @@ def all_faults(folder: "Path") -> "list[Fault]":
     Args:
         folder: An empty folder for the small runs.
     """
-    from edgecmd.audit.planted import step_faults
-    from edgecmd.audit.planted_books import book_faults, small_config
-    from edgecmd.audit.planted_noise import noise_faults, run_faults
+    from edgecmd.audit.planted_books import book_faults, small_run
+    from edgecmd.audit.planted_losses import loss_faults
+    from edgecmd.audit.planted_runs import draw_faults, run_faults
+    from edgecmd.audit.planted_steps import step_faults
+    from edgecmd.audit.sensitivity import Effort
+    from edgecmd.audit.static import check_target
+    from edgecmd.cli.audit_step import audit_step
     from server.simulate import simulate
 
+    sound = small_run(simulate, folder, "sound")
+    views = small_run(simulate, folder, "views", "privacy.num_views=4")
     return [
-        *step_faults(),
-        *book_faults(simulate, folder),
-        *noise_faults(small_config(folder)),
+        *loss_faults(),
+        *book_faults(sound, folder),
+        *step_faults(
+            sound,
+            views,
+            check=lambda target: check_target(target, Effort(num_tries=TRIES)),
+            step=lambda target: audit_step(target, num_draws=DRAWS),
+        ),
+        *draw_faults(sound),
         *run_faults(folder / "runs"),
     ]

@@ -1,4 +1,4 @@
-"""``edgecmd audit step``: level L1, one private step of the real code."""
+"""``edgecmd audit step``: level L1, private steps of the real code."""
 
 import time
 from typing import TYPE_CHECKING, Annotated
@@ -25,23 +25,24 @@ def audit(target: "Target") -> "list[Finding]":
 
 
 def audit_step(target: "Target", *, num_draws: int = NUM_DRAWS, seed: int = 0) -> "list[Finding]":
-    """Noise, sampling and neighbours of one step; for mechanism ``client`` the server's noise.
+    """Level L1 of a run that protects pairs; for mechanism ``client`` the server's noise.
 
     Raises:
         PrivacyError: The target has no plan.
     """
-    from edgecmd.audit.draws import audit_draws
-    from edgecmd.audit.step import audit_coins, audit_noise, plan_of
+    from edgecmd.audit.step import audit_steps
+    from edgecmd.audit.target import plan_of
 
     if plan_of(target).unit == "client":
         return [audit_server_noise(target)]
-    return [audit_noise(target), audit_coins(target), audit_draws(target, num_draws=num_draws, seed=seed)]
+    return audit_steps(target, num_draws=num_draws, seed=seed)
 
 
 def audit_server_noise(target: "Target") -> "Finding":
     """Noise that the real server adds when no client answers, over some rounds, against the plan's."""
     from edgecmd.audit.noise import judge_noise
-    from edgecmd.audit.step import noise_finding, plan_of
+    from edgecmd.audit.step import noise_finding
+    from edgecmd.audit.target import plan_of
 
     started, plan = time.monotonic(), plan_of(target)
     rounds = central_noise(target, plan)
@@ -89,10 +90,12 @@ def step(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """L1: the noise and the coins of one step, and many draws of it against a neighbour.
+    """L1: noise, release, coins and random source of real steps, and many draws against a neighbour.
 
-    Exit code 3 where the noise is smaller than stated, repeats or is not Gaussian, where pairs are
-    sampled more often than stated, or where the draws prove more epsilon than the step claims.
+    Exit code 3 where at any step of a round the noise is smaller than stated, repeats or is not
+    Gaussian, where a step releases more than the clipped sum, where pairs are not sampled by fresh coins
+    of their own at the stated rate, where the random source is not the system's, or where the draws prove
+    more epsilon than the step claims.
     """
     one_thread()
     found = target_of(target, config, settings)

@@ -8,7 +8,6 @@ the search starts from pairs made of the student's own features and climbs from 
 Shapes: N pairs, C channels, H height, W width, D embedding dimension.
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,16 +15,11 @@ from itertools import cycle, islice
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
+from torch import Tensor
 
 from edgecmd.distill import LocalData
 from edgecmd.losses import unit
-from edgecmd.privacy.effective import EffectiveStudent
-from edgecmd.privacy.gradients import clipped_sum
-from edgecmd.privacy.mechanisms import StepSettings, UnitLoss, Units, make_units
 from edgecmd.privacy.neighbours import Neighbours, PairMaker
-from edgecmd.privacy.randomness import DeterministicSource
 
 Sample = tuple[LocalData, np.ndarray]
 Query = Callable[[Sequence[Sample]], Sequence[Mapping[str, Tensor]]]
@@ -161,83 +155,3 @@ def _moved(at: Neighbours, generator: torch.Generator) -> tuple[Neighbours, int]
     else:
         teacher[row] = unit(teacher[row] + scale * torch.randn(teacher[row].shape, generator=generator))
     return replace(at, data=replace(at.data, target=image, teacher=teacher)), row
-
-
-def step_query(
-    student: nn.Module,
-    loss: UnitLoss,
-    *,
-    settings: StepSettings,
-    clip: int | float,
-    engine: str = "vmap",
-    augment: int | float = 0.0,
-    coins: Callable[[int], np.ndarray] = lambda num: DeterministicSource(0).words(num),
-) -> Query:
-    """The sum that a private step makes, with fixed coins, as a question for `search_sensitivity`.
-
-    Args:
-        student: Encoder; a copy at its present weights is asked, without dropout, whose coins are each
-            pair's own.
-        loss: Loss of one unit.
-        settings: Mechanism, views, groups and chunk size.
-        clip: C.
-        engine: A key of `edgecmd.privacy.gradients.ENGINES`.
-        augment: Strength of the views; buckets are made without views, whose coins are each pair's own.
-        coins: Gives the words, one uint64 a row, that say into which bucket each row falls.
-
-    Returns:
-        Query whose sums are over the weights that act (`edgecmd.privacy.effective`), where a step adds noise.
-    """
-    effective = EffectiveStudent(_without_dropout(student))
-
-    def answer(data: LocalData, rows: np.ndarray) -> Mapping[str, Tensor]:
-        if settings.mechanism == "groups":
-            source = RowCoins(coins(len(data))[rows])
-            chunks = make_units(data, rows, config=settings, augment=0.0, source=source)
-        else:
-            chunks = _pair_units(data, rows, settings=settings, augment=augment)
-        return clipped_sum(effective.module, chunks, loss, clip=float(clip), engine=engine)
-
-    return lambda samples: [answer(data, rows) for data, rows in samples]
-
-
-def _without_dropout(student: nn.Module) -> nn.Module:
-    """A copy in the mode of training whose dropout does nothing."""
-    quiet = copy.deepcopy(student).train()
-    for module in quiet.modules():
-        if isinstance(module, _DropoutNd):
-            module.eval()
-    return quiet
-
-
-def _pair_units(
-    data: LocalData, rows: np.ndarray, *, settings: StepSettings, augment: int | float
-) -> list[Units]:
-    """Units of all rows, so that each keeps its views, of which those at ``rows`` are cut into chunks."""
-    whole = replace(settings, chunk_size=len(data) * settings.num_views)
-    source = DeterministicSource(0)
-    every = make_units(data, np.arange(len(data)), config=whole, augment=float(augment), source=source)[0]
-    size = max(1, settings.chunk_size // settings.num_views)
-    parts = np.split(rows, range(size, len(rows), size)) if len(rows) else []
-    return [
-        Units(images=every.images[part], teacher=every.teacher[part], mask=every.mask[part]) for part in parts
-    ]
-
-
-class RowCoins:
-    """A source whose first words belong to the rows, whichever other rows are there. NOT PRIVATE.
-
-    Args:
-        words: One uint64 for each row in the order in which the rows are asked about.
-    """
-
-    private = False
-
-    def __init__(self, words: np.ndarray) -> None:
-        self._first: np.ndarray | None = words
-        self._later = DeterministicSource(0, round_index=1)
-
-    def words(self, count: int) -> np.ndarray:
-        """The rows' words at the first call; ``count`` others later."""
-        first, self._first = self._first, None
-        return first if first is not None and len(first) == count else self._later.words(count)

@@ -1,5 +1,6 @@
 """A client's local work under record-level differential privacy; only the gradient is made differently."""
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -11,7 +12,7 @@ from edgecmd.distill import LocalData, Place, add_proximal_gradient, learning_ra
 from edgecmd.losses import Anchors
 from edgecmd.privacy.effective import EffectiveStudent
 from edgecmd.privacy.gradients import Sum, clipped_sum
-from edgecmd.privacy.mechanisms import StepSettings, make_units, unit_loss
+from edgecmd.privacy.mechanisms import StepSettings, UnitLoss, Units, make_units, unit_loss
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.randomness import Source, normal
 from edgecmd.privacy.sampling import step_rows
@@ -24,16 +25,23 @@ class StepProbe(Protocol):
     An audit needs the very code that makes the releases: units whose gradient it chooses must be
     sampled by the same coins and drown in the same noise as the client's pairs, and the attacker that
     the accountant assumes sees each step's release, of which the weights after a round are only a
-    function. A copy of the step in the audit would audit the copy.
+    function. A copy of the step in the audit would audit the copy. In each step it is asked in the order
+    of its methods.
     """
 
     def __len__(self) -> int:
         """Units that take part beside the pairs, sampled as the rows after those of the pairs."""
 
-    def add(self, total: Sum, units: np.ndarray) -> None:
+    def form(self, rows: np.ndarray, chunks: Sequence[Units], total: Sum, /) -> None:
+        """Look at the sampled rows, the units that were formed of the pairs, and their clipped sum.
+
+        The student has the weights that the gradients were taken at; nothing may be changed.
+        """
+
+    def add(self, total: Sum, units: np.ndarray, /) -> None:
         """Add the sampled ``units`` (indices from 0) to the clipped sum, in place."""
 
-    def see(self, released: Sum) -> None:
+    def see(self, released: Sum, /) -> None:
         """Look at what the step releases; it must not be changed."""
 
 
@@ -72,7 +80,47 @@ def distil_privately(  # noqa: PLR0913 - the ninth is for audits alone
         do not depend on the pairs; the time that a step takes does. A probe sees each step's release, which
         the accountant counts one by one, and it may add units of its own; the pairs are no less protected.
     """
-    loss = unit_loss(config, anchors)
+    private_steps(
+        student,
+        data,
+        unit_loss(config, anchors),
+        config,
+        plan=plan,
+        place=place,
+        optimizer=optimizer,
+        source=source,
+        probe=probe,
+    )
+
+
+def private_steps(  # noqa: PLR0913 - as `distil_privately`
+    student: nn.Module,
+    data: LocalData,
+    loss: UnitLoss,
+    config: DistillConfig,
+    *,
+    plan: PrivacyPlan,
+    place: Place,
+    optimizer: torch.optim.Optimizer,
+    source: Source,
+    probe: StepProbe | None = None,
+) -> None:
+    """What `distil_privately` does, with a loss of one unit in place of the settings' loss.
+
+    Args:
+        student: Encoder of the target modality; changed.
+        data: The client's pairs; any number, none included.
+        loss: Loss of one unit; whatever else it sees must be public.
+        config: Augmentation, schedule and FedProx.
+        plan: Sampling, clip, noise and normaliser.
+        place: Position in the schedule of the learning rate.
+        optimizer: Over the student's parameters.
+        source: Secret coins and noise.
+        probe: For audits; None in every real run.
+
+    Guarantees:
+        Those of `distil_privately`, where the loss of a unit is a function of that unit alone.
+    """
     units = StepSettings(
         mechanism=plan.mechanism,
         num_views=plan.num_views,
@@ -99,6 +147,7 @@ def distil_privately(  # noqa: PLR0913 - the ninth is for audits alone
         effective.refresh()
         total = clipped_sum(effective.module, chunks, loss, clip=plan.clip, engine=plan.engine)
         if probe is not None:
+            probe.form(rows, chunks, total)
             probe.add(total, rows[rows >= num] - num)
         released = add_noise(total, plan=plan, source=source)
         if probe is not None:

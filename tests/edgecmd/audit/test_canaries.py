@@ -1,5 +1,6 @@
 """Canaries: fair coins, one coordinate each, sampled by the real coins, and pictures that pull apart."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -17,12 +18,13 @@ from edgecmd.audit.canaries import (
     plain_parameters,
     toss,
 )
-from edgecmd.audit.step import empty_step
-from edgecmd.data.clients import Holding
-from edgecmd.distill import LocalData
+from edgecmd.data.clients import Holding, public_anchors
+from edgecmd.distill import LocalData, Place
 from edgecmd.errors import PrivacyError
 from edgecmd.models.students import build_student
 from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.privacy.randomness import SystemSource
+from edgecmd.privacy.train import distil_privately
 from edgecmd.runs import new_student
 from tests.edgecmd.audit.tiny_target import tiny_target
 
@@ -120,7 +122,23 @@ def test_canaries_are_sampled_by_the_real_coins_and_seen_by_the_real_release() -
     canaries = gradient_canaries(student, plan, num=400, num_clients=1, seed=0)
     scores = np.zeros(400)
     probe = GradientProbe(canaries, plan, client=0, scores=scores)
-    moved = empty_step(target, student, round_index=1, client=0, num_steps=1, tap=probe)
+    own, anchors = copy.deepcopy(student), public_anchors(target.config)
+    distil_privately(
+        own,
+        LocalData(target=torch.zeros(0, 1, 16, 16), teacher=anchors[:0]),
+        anchors,
+        replace(target.config.distill, learning_rate=1.0, schedule="constant"),
+        plan=replace(plan, steps_per_round=1),
+        # Past the warm-up.
+        place=Place(seed=0, round_index=1, client=0, first_step=1, total_steps=2),
+        optimizer=torch.optim.SGD(own.parameters(), lr=1.0),
+        source=SystemSource(),
+        probe=probe,
+    )
+    moved = {
+        name: (value.detach() - own.get_parameter(name).detach()).double().numpy()
+        for name, value in student.named_parameters()
+    }
     seen = moved["projector.weight"].ravel()[canaries.place] * plan.normaliser
     present = seen > 0.5
     np.testing.assert_allclose(seen, np.where(present, 1 - 1e-4, 0.0), atol=1e-4)

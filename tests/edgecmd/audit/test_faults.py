@@ -5,7 +5,7 @@ import torch
 
 from edgecmd.audit.faults import COLUMNS, Fault, Outcome, outcomes, require_all
 from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
-from edgecmd.audit.planted import own_anchors_query, small_subject
+from edgecmd.audit.planted_losses import own_anchors_query, small_subject
 from edgecmd.audit.sensitivity import makers_of
 from edgecmd.errors import PrivacyError
 from edgecmd.privacy.search import distance

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from edgecmd import losses
 from edgecmd.audit.naive import MODES, naive_query
-from edgecmd.audit.planted import small_subject
+from edgecmd.audit.planted_losses import small_subject
 from edgecmd.distill import LocalData
 from edgecmd.errors import ConfigError
 

@@ -18,7 +18,7 @@ from edgecmd.audit.own_code import (
     own_student,
     own_subject,
 )
-from edgecmd.audit.planted import small_subject
+from edgecmd.audit.planted_losses import small_subject
 from edgecmd.audit.sensitivity import Effort
 from edgecmd.config import RunConfig, StudentConfig
 from edgecmd.config_data import DataConfig

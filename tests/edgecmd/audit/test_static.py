@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgecmd import losses
 from edgecmd.audit.anchors import anchors_findings, fingerprint_finding, overlap_finding
 from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, overall
-from edgecmd.audit.planted import small_subject
+from edgecmd.audit.planted_losses import small_subject
 from edgecmd.audit.purity import batch_loss_purity, leaking_rows, student_purity, unit_loss_purity
 from edgecmd.audit.sensitivity import Effort, private_question, search, two_buckets
 from edgecmd.audit.static import check_target
@@ -22,7 +22,7 @@ from edgecmd.config import DistillConfig
 from edgecmd.errors import DataError
 from edgecmd.privacy.mechanisms import unit_loss
 from edgecmd.privacy.randomness import integers
-from edgecmd.privacy.search import RowCoins
+from edgecmd.privacy.scripted import Script
 
 FEW = Effort(num_tries=12, num_pairs=4, climb_length=2)
 DIM = 8
@@ -70,7 +70,9 @@ def test_a_step_with_a_sensitivity_above_the_claim_is_caught(runs: Runs) -> None
 
 def test_buckets_of_the_search_are_the_first_and_the_last() -> None:
     for high in (1, 2, 3, 7, 8, 65_536):
-        found = set(integers(RowCoins(two_buckets(40)), 40, high=high))
+        script = Script(two_buckets(40))
+        assert not script.words(40).any(), "the first words sample every row"
+        found = set(integers(script, 40, high=high))
         assert found == {0, high - 1}
 
 

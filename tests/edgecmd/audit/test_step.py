@@ -10,13 +10,13 @@ import torch
 from scipy import stats
 
 from edgecmd.audit import draws as draws_module
-from edgecmd.audit import step
 from edgecmd.audit.draws import audit_draws
 from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
 from edgecmd.audit.noise import LEVEL, judge_noise
-from edgecmd.audit.step import audit_coins, audit_noise
+from edgecmd.audit.sampler import audit_coins
+from edgecmd.audit.step import audit_noise
 from edgecmd.errors import PrivacyError
-from edgecmd.privacy import sampling, train
+from edgecmd.privacy import randomness, train
 from edgecmd.privacy.gradients import Sum
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.randomness import DeterministicSource, Source, SystemSource, normal
@@ -30,8 +30,7 @@ STRONG = ("privacy.noise_multiplier=1.5", "privacy.epsilon=1000")
 def repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sound noise that is the same in each test session, so that no test fails once in a thousand."""
     seeds = itertools.count()
-    monkeypatch.setattr(step, "make_source", lambda **_: DeterministicSource(next(seeds)))
-    monkeypatch.setattr(draws_module, "SystemSource", lambda: DeterministicSource(next(seeds)))
+    monkeypatch.setattr(randomness, "make_source", lambda **_: DeterministicSource(next(seeds)))
 
 
 @pytest.mark.usefixtures("repeatable")
@@ -63,24 +62,28 @@ def test_half_the_noise_is_contradicted_and_twice_the_noise_is_told(monkeypatch:
 
 
 def test_noise_from_one_seed_for_all_is_contradicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step, "make_source", lambda **_: DeterministicSource(0))
+    monkeypatch.setattr(randomness, "make_source", lambda **_: DeterministicSource(0))
     found = audit_noise(tiny_target(ANCHORS))
     assert found.verdict == CONTRADICTED
-    assert "repeated between calls 1 and 2" in found.text
+    assert "repeated between call 1 step 1 and call 2 step 1" in found.text
+    assert audit_coins(tiny_target(ANCHORS)).verdict == CONTRADICTED
 
 
 def test_noise_drawn_anew_from_one_seed_in_each_step_is_contradicted(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = iter(range(10**6))
 
     def repeating(_: Source, count: int) -> np.ndarray:
-        # Unlike for each round and client, and the same in all steps of one.
-        return normal(DeterministicSource(min(next(calls), 4)), count)
+        # Unlike for each round and client, and the same in both steps of one.
+        return normal(DeterministicSource(next(calls) // 2), count)
 
     monkeypatch.setattr(train, "normal", repeating)
-    found = audit_noise(tiny_target(ANCHORS))
+    target = tiny_target(ANCHORS)
+    assert target.config.federation.local_steps == 2
+    found = audit_noise(target)
     assert found.verdict == CONTRADICTED
-    assert "steps 1 and 2" in found.text
-    assert "calls" not in found.text
+    repeats = [one for one in found.details["failed"] if one.startswith("reuse")]
+    assert len(repeats) == 5
+    assert all(f"call {call} step 1 and call {call} step 2" in repeats[call - 1] for call in range(1, 6))
 
 
 @pytest.mark.parametrize("name", ["trunk.0.0.weight", "projector.bias", "trunk.3.scale"])
@@ -94,28 +97,6 @@ def test_a_layer_without_noise_is_contradicted(name: str, monkeypatch: pytest.Mo
     found = audit_noise(tiny_target(ANCHORS))
     assert found.verdict == CONTRADICTED
     assert name in found.text
-
-
-def test_coins_that_are_ignored_are_contradicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "poisson_rows", lambda num, **_: np.arange(num))
-    found = audit_coins(tiny_target(ANCHORS))
-    assert (found.verdict, found.measured, found.claimed) == (CONTRADICTED, 1.0, 0.25)
-
-
-def test_the_same_coins_in_every_step_are_contradicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        sampling, "poisson_rows", lambda num, rate, source: np.flatnonzero(np.arange(num) % 4 == 0)
-    )
-    found = audit_coins(tiny_target(ANCHORS))
-    assert found.verdict == CONTRADICTED
-    assert "coins repeat" in found.text
-
-
-def test_a_pair_in_every_bin_is_contradicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "bins", lambda num, num_bins, source: [np.arange(num)] * num_bins)
-    found = audit_coins(tiny_target(ANCHORS, "privacy.sampling=none"))
-    assert found.verdict == CONTRADICTED
-    assert found.measured == 4.0
 
 
 def test_deterministic_noise_claims_nothing() -> None:
@@ -192,10 +173,43 @@ def test_scores_are_the_projection_in_units_of_the_stated_noise() -> None:
     assert plan is not None
     zero = {"a": torch.zeros(3, dtype=torch.float64), "b": torch.zeros(1, dtype=torch.float64)}
     moved = {"a": torch.tensor([0.0, 0.6, 0.0]).double(), "b": torch.tensor([0.8]).double()}
-    worlds = draws_module.Worlds(smaller=zero, larger=moved, kind="hand", distance=1.0)
+    worlds = draws_module.Worlds(smaller=zero, larger=moved, chosen=zero, kind="hand", distance=1.0)
     quiet = replace(plan, noise_multiplier=1e-9)
-    found = draws_module._scores(moved, worlds, plan=quiet, num_draws=120)
+    found = draws_module._scores(released(moved, quiet, 120), worlds, plan=quiet)
     np.testing.assert_allclose(found * quiet.noise_std, np.ones(120), atol=1e-6)
-    still = draws_module._scores(zero, worlds, plan=plan, num_draws=4000)
+    still = draws_module._scores(released(zero, plan, 4000), worlds, plan=plan)
     assert stats.kstest(still, "norm").pvalue > 1e-6
     assert isinstance(SystemSource(), Source)
+
+
+def released(total: Sum, plan: PrivacyPlan, num: int) -> list[Sum]:
+    """Draws of a release by the step's own call on copies of a sum."""
+    copies = {name: value.repeat(num, 1) for name, value in total.items()}
+    return [train.add_noise(copies, plan=plan, source=SystemSource())]
+
+
+@pytest.mark.parametrize("sampling", ["poisson", "none"])
+def test_draws_are_releases_of_the_whole_step_on_either_world(sampling: str) -> None:
+    """Without noise each draw is the world's sum, which the step itself makes of the pairs that are there."""
+    target = tiny_target(ANCHORS, *STRONG, f"privacy.sampling={sampling}")
+    assert target.plan is not None
+    plan = replace(target.plan, noise_multiplier=0.0)
+    worlds, step = draws_module.worst_worlds(target, plan, seed=0)
+    before = [value.detach().clone() for value in step.student.parameters()]
+    for included, total in ((False, worlds.smaller), (True, worlds.larger)):
+        (found,) = step.releases(included=included, num_draws=3)
+        for name, value in found.items():
+            assert value.shape == (3, int(worlds.chosen[name].sum()))
+            torch.testing.assert_close(
+                value * plan.normaliser, total[name].repeat(3, 1), rtol=1e-5, atol=1e-8
+            )
+    assert all(torch.equal(*both) for both in zip(before, step.student.parameters()))
+
+
+def test_many_draws_see_noise_that_is_small_only_where_there_are_pairs() -> None:
+    """The release of the empty sum, which `add_noise` apart from the step could be asked for, is sound."""
+    from edgecmd.audit.planted_steps import noise_without_pairs
+
+    with noise_without_pairs():
+        found = audit_draws(tiny_target(ANCHORS, *STRONG), num_draws=500)
+    assert found.verdict == CONTRADICTED

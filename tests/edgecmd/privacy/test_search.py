@@ -10,9 +10,9 @@ from edgecmd.audit.naive import naive_query
 from edgecmd.config import DistillConfig
 from edgecmd.errors import PrivacyError
 from edgecmd.models.students import build_student
-from edgecmd.privacy.mechanisms import StepSettings, unit_loss
 from edgecmd.privacy.neighbours import pair_makers
-from edgecmd.privacy.search import Found, search_sensitivity, step_query
+from edgecmd.privacy.scripted import bare_plan, settings_work, step_query
+from edgecmd.privacy.search import Found, search_sensitivity
 
 CLIP, DIM, SIDE = 0.5, 8, 16
 KINDS = ("random", "hub", "duplicates", "flip", "outlier", "poisoned")
@@ -42,10 +42,8 @@ def test_the_private_step_stays_within_its_sensitivity(
 ) -> None:
     query = step_query(
         STUDENT,
-        unit_loss(DistillConfig(loss=loss), ANCHORS),
-        settings=StepSettings(mechanism=mechanism, num_views=num_views, num_groups=2, chunk_size=4),
-        clip=CLIP,
-        augment=1.0,
+        settings_work(DistillConfig(loss=loss), ANCHORS),
+        plan=bare_plan(mechanism=mechanism, clip=CLIP, num_views=num_views, num_groups=2, chunk_size=4),
     )
     found = searched(query, num_tries=72)
     assert found.num_tries == 72

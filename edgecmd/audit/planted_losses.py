@@ -31,9 +31,10 @@ from edgecmd.distill import LocalData
 from edgecmd.losses import cmc, cmc_anchored, unit
 from edgecmd.models.students import build_student
 from edgecmd.privacy.gradients import clipped_sum
-from edgecmd.privacy.mechanisms import StepSettings, Units, unit_loss
+from edgecmd.privacy.mechanisms import Units, unit_loss
 from edgecmd.privacy.neighbours import Neighbours
-from edgecmd.privacy.search import Query, Sample, step_query
+from edgecmd.privacy.scripted import bare_plan, settings_work, step_query
+from edgecmd.privacy.search import Query, Sample
 from edgecmd.seeding import torch_generator
 
 CLIP, TEMPERATURE, SEED = 1.0, 0.1, 0
@@ -45,7 +46,7 @@ CHUNK = 2
 TILT = 0.5
 
 
-def step_faults() -> list[Fault]:
+def loss_faults() -> list[Fault]:
     """In-batch negatives under Opacus, anchors with gradient, and sequential chunks as groups."""
     subject = small_subject()
     return [
@@ -212,8 +213,7 @@ def _bucket_query(subject: Subject) -> Query:
     """Groups by a secret coin of each pair's own: the real step of edgecmd."""
     return step_query(
         subject.student,
-        unit_loss(DistillConfig(loss="cmc-groups", temperature=TEMPERATURE), subject.anchors),
-        settings=StepSettings(mechanism="groups", num_groups=2),
-        clip=CLIP,
+        settings_work(DistillConfig(loss="cmc-groups", temperature=TEMPERATURE), subject.anchors),
+        plan=bare_plan(mechanism="groups", clip=CLIP, num_groups=2),
         coins=two_buckets,
     )
