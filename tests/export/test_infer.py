@@ -264,7 +264,7 @@ def test_prototypes_classify_without_training(model, make, tmp_path, capsys):
     np.testing.assert_allclose(prototypes.vectors[0], mean / np.linalg.norm(mean), atol=1e-6)
     found = student.with_prototypes(prototypes)(images)
     logits = 10.0 * found.embedding.astype(float) @ prototypes.vectors.T.astype(float)
-    # A logit, 10 times a product of 16 terms between unit vectors, is off by at most 10 times 18 units of 2^-24
+    # A logit, 10 times a product of 16 terms between unit vectors, is off by at most 180 units of 2^-24
     # in float32, and the scores by half as much (p (1 - p) <= 1/4, two logits), whatever the processor.
     bound = 10 * 18 * 2.0**-24 / 2 + 8 * 2.0**-24
     np.testing.assert_allclose(
