@@ -116,6 +116,7 @@ ARTEFACTS: tuple[Artefact, ...] = (
             "token": ("name under which clients keep the run's states", "nobody else needs it"),
             "*.lock": ("who works in the folder", "names a process of this machine"),
             ".lock*": ("who works in the folder", "names a process of this machine"),
+            ".owner": ("who works in the folder", "names a process of this machine"),
             "checkpoints/*/state.json": (
                 "round, and length of the event log",
                 "the log's length tells of times and of answers",

@@ -24,7 +24,7 @@ FIELDS = {
     "rounds": "how many were made: of settings, ledgers and answers",
     "clients": "how many answered: not covered; where the cohort is secret, a public constant",
     "rejected": "nodes whose replies were not used, and why: not covered; a refusal gives a code alone",
-    "reason": "why the run ended early: of the ledgers",
+    "reason": "why the run ended early, or what it warns of: of ledgers and of nodes, never a client's text",
     "num_examples": "null: never told under privacy",
     "loss": "null: never told under privacy",
     "bytes": "size of the weights, times the messages: of settings and answers",

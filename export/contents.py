@@ -83,7 +83,8 @@ def write_contents(folder: Path, contents: Contents) -> None:
         PrivacyError: The run has a privacy mechanism, and a file would tell what no guarantee covers.
     """
     spec, source = contents.spec, contents.provenance
-    write = partial(write_artefact, folder, may_leave=True, place="bundle", private=source.private)
+    private = source.private or bool(source.privacy)
+    write = partial(write_artefact, folder, may_leave=True, place="bundle", private=private)
     write(PROGRAM, program())
     if spec.head is not None:
         write(LABELS, list(spec.head.names))

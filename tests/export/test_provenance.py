@@ -8,9 +8,12 @@ import pytest
 
 from edgecmd.audit.finding import CONTRADICTED, NOT_CONTRADICTED, Finding
 from edgecmd.config import PrivacyConfig, RunConfig, TeacherConfig
+from edgecmd.errors import PrivacyError
 from edgecmd.files import write_json
+from export.bundle import Options, export_bundle
 from export.card import model_card
-from export.provenance import provenance_of, told_audits
+from export.provenance import Provenance, provenance_of, told_audits
+from tests.export.test_card import PRIVACY
 
 UNLABELLED = "training pairs, unlabelled"
 
@@ -85,6 +88,23 @@ def test_the_card_of_a_deployment_claims_nothing_of_unseen_concepts(
     (data,) = bill["metadata"]["component"]["modelCard"]["modelParameters"]["datasets"]
     assert data["name"] == "pairs of the devices' own"
     assert "neither their number" in data["description"]
+
+
+@pytest.mark.parametrize("source", [{"private": True}, {"privacy": PRIVACY}])
+def test_a_private_bundle_that_would_tell_a_number_of_pairs_is_not_made(source, make, tmp_path: Path) -> None:
+    options = Options(provenance=Provenance(data={UNLABELLED: "55"}, **source))
+    with pytest.raises(
+        PrivacyError, match="'MODEL_CARD.md' may leave, and under a privacy mechanism must not"
+    ):
+        export_bundle(
+            make.student("ws-50k"),
+            tmp_path / "bundle",
+            spec=make.spec("ws-50k"),
+            probe_images=make.images(4),
+            task=make.task,
+            options=options,
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_teacher_and_first_weights_are_named_by_their_content(tiny: RunConfig, tmp_path: Path) -> None:
