@@ -141,10 +141,12 @@ class FederationConfig:
     """Optimiser steps a client makes in a round."""
     client_fraction: float = 1.0
     """Share of the clients asked in a round."""
-    min_clients: int = 1
-    """Quorum: fewer usable replies end the run with an error."""
-    deadline_s: float = 3600.0
-    """Seconds to wait for the replies of a round."""
+    min_clients: int = 0
+    """Quorum: fewer usable replies end the run with an error. 0: 1 in a simulation; on Flower more than half
+    of the clients that a round asks, and more than half of num_clients must be connected."""
+    deadline_s: float = 0.0
+    """Seconds to wait for the clients at the start and for the replies of a round. 0: 3600 in a simulation,
+    600 on Flower."""
     strategy: str = "fedavg"
     """fedavg, fedprox, fedavgm, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum."""
     server_learning_rate: float = 1.0
@@ -164,10 +166,12 @@ class FederationConfig:
 
     def __post_init__(self) -> None:
         in_range("federation", 1, 1_000_000, num_clients=self.num_clients, num_rounds=self.num_rounds)
-        in_range("federation", 1, 1_000_000, local_steps=self.local_steps, min_clients=self.min_clients)
+        in_range("federation", 1, 1_000_000, local_steps=self.local_steps)
+        in_range("federation", 0, 1_000_000, min_clients=self.min_clients)
         in_range("federation", 1e-6, 1.0, client_fraction=self.client_fraction)
         in_range("federation", 1e-3, 1e6, alpha=self.alpha)
-        in_range("federation", 0.01, 1e7, deadline_s=self.deadline_s)
+        if self.deadline_s != 0:
+            in_range("federation", 0.01, 1e7, deadline_s=self.deadline_s)
         in_range("federation", 0.0, 0.49, trim_fraction=self.trim_fraction)
         in_range("federation", 0.0, 1e3, server_learning_rate=self.server_learning_rate)
         in_range("federation", 0.0, 0.9999, server_momentum=self.server_momentum)

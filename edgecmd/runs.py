@@ -53,8 +53,14 @@ def start_run(config: RunConfig) -> Path:
 
 
 def comparable(config: RunConfig) -> str:
-    """Settings without what does not change a result: where it is written and by how many workers."""
-    return to_toml(replace(config, name="run", out="", federation=replace(config.federation, num_workers=1)))
+    """Settings without what changes no result: where it is written, the workers, the deadline, the quorum.
+
+    The quorum counts where it may enlarge a cohort.
+    """
+    federation = replace(config.federation, num_workers=1, deadline_s=0.0)
+    if federation.client_fraction == 1:
+        federation = replace(federation, min_clients=0)
+    return to_toml(replace(config, name="run", out="", federation=federation))
 
 
 def environment() -> dict[str, object]:

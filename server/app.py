@@ -20,18 +20,34 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation that the run config describes and write its run folder.
 
+    ``EDGECMD_SERVER_CONFIG`` may name a TOML file of this machine with what the server alone reads and
+    writes (`edgecmd.file_settings`); it lies over the run config and is sent to nobody.
+
     Raises:
-        ConfigError: ``out`` is relative: it would lie wherever Flower started this process.
+        ConfigError: ``out`` is relative: it would lie wherever Flower started this process. Or the server's
+            own file is wrong.
         FederationError: A round missed its quorum.
     """
     from edgecmd.errors import ConfigError
+    from edgecmd.file_settings import VARIABLE, over_run_config
     from edgecmd.settings import unflatten
     from server.federation import federate
+    from server.patience import Clock, PatientGrid
 
-    config = unflatten(context.run_config)
+    own = os.environ.get(VARIABLE)
+    config = unflatten(over_run_config(context.run_config, Path(own) if own else None))
     if not Path(config.out).is_absolute():
         raise ConfigError(
             f"out={config.out!r} must be an absolute path under Flower:"
             " flwr run . --run-config 'out=\"/srv/edgecmd/runs\"'."
         )
-    federate(grid, config)
+    clock = Clock()
+    patient = PatientGrid(grid, clock=clock)
+    federate(patient, config, runtime="flower", may_grow=not is_simulated(grid), clock=clock)
+
+
+def is_simulated(grid: Grid) -> bool:
+    """Whether Flower simulates the nodes in this process tree: all are there from the start, or never."""
+    from flwr.superlink.grid.inmemory_grid import InMemoryGrid
+
+    return isinstance(grid, InMemoryGrid)

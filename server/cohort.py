@@ -1,19 +1,24 @@
-"""The clients of one round, shown to a strategy as if they were all there are."""
+"""Who takes part: how many clients must be there, who they are, and whom a round asks."""
 
-import time
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
+from edgecmd.config import FederationConfig
 from edgecmd.errors import FederationError
+from server.patience import Clock, GridAround
+from server.screening import match
 
 POLL_S = 0.5
-INDEX_TIMEOUT_S = 60.0
+INDEX_TIMEOUT_S = 120.0
+SIMULATION_DEADLINE_S, DEPLOYMENT_DEADLINE_S = 3600.0, 600.0
+LOG = logging.getLogger("edgecmd")
 
 
-class CohortGrid(Grid):
+class CohortGrid(GridAround):
     """A grid whose nodes are one round's cohort.
 
     Flower's strategies draw nodes from the global random generator; showing them only the cohort
@@ -25,75 +30,141 @@ class CohortGrid(Grid):
     """
 
     def __init__(self, grid: Grid, cohort: list[int]) -> None:
-        self._grid, self._cohort = grid, cohort
-
-    def set_run(self, run: Run) -> None:
-        """Pass on."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        """Run of the carrying grid."""
-        return self._grid.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Pass on."""
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+        super().__init__(grid)
+        self._cohort = cohort
 
     def get_node_ids(self) -> Iterable[int]:
         """The cohort."""
         return list(self._cohort)
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Pass on."""
-        return self._grid.push_messages(messages)
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Pass on."""
-        return self._grid.pull_messages(message_ids)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """Whom a federation waits for, and how long: ``federation.min_clients`` and ``deadline_s`` made plain.
 
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Pass on."""
-        return self._grid.send_and_receive(messages, timeout=timeout)
+    Attributes:
+        num_nodes: Clients to wait for at the start; with fewer it goes on after the deadline.
+        min_nodes: Clients without which no round begins.
+        min_replies: Usable replies without which no round ends.
+        deadline_s: Seconds to wait, at the start and in each round.
+        quorum: The setting, as messages name it.
+    """
+
+    num_nodes: int
+    min_nodes: int
+    min_replies: int
+    deadline_s: float
+    quorum: str
+
+    def cohort_size(self, num_nodes: int, *, fraction: float) -> int:
+        """Clients that are asked when ``num_nodes`` are there: a share, but never fewer than the quorum."""
+        return min(num_nodes, max(1, self.min_replies, round(num_nodes * fraction)))
 
 
-def wait_for_nodes(grid: Grid, *, minimum: int, deadline_s: float) -> list[int]:
-    """Sorted node ids, once at least ``minimum`` are connected.
+def terms_of(config: FederationConfig, *, on_flower: bool, may_grow: bool = True) -> Terms:
+    """Quorum and deadline of a run; what the settings leave open depends on where its clients are.
+
+    Args:
+        config: Settings; what they name is obeyed.
+        on_flower: Whether clients are nodes of Flower, which may be slow, late or gone. Else they are
+            simulated in this process, all there from the start, and what fails is worth no wait.
+        may_grow: Whether more nodes may connect, as they may not in Flower's own simulation.
+    """
+    deadline_s = config.deadline_s or (DEPLOYMENT_DEADLINE_S if on_flower else SIMULATION_DEADLINE_S)
+    cohort = max(1, round(config.num_clients * config.client_fraction))
+    if config.min_clients:
+        min_nodes = min_replies = config.min_clients
+        quorum = f"federation.min_clients={config.min_clients}"
+    else:
+        min_nodes, min_replies = (config.num_clients // 2 + 1, cohort // 2 + 1) if on_flower else (1, 1)
+        quorum = f"federation.min_clients={min_replies} (automatic)"
+    return Terms(
+        num_nodes=config.num_clients if on_flower and may_grow else min_nodes,
+        min_nodes=min_nodes,
+        min_replies=min_replies,
+        deadline_s=deadline_s,
+        quorum=quorum,
+    )
+
+
+def wait_for_nodes(
+    grid: Grid, terms: Terms, *, wanted: int | None = None, clock: Clock | None = None
+) -> list[int]:
+    """Sorted node ids, once as many as ``wanted`` are connected, or the least number after the deadline.
+
+    Args:
+        grid: Where the clients are.
+        terms: The least number, and the deadline.
+        wanted: How many to wait for; None for the least number.
+        clock: What waiting goes by.
 
     Raises:
-        FederationError: Too few connected before the deadline.
+        FederationError: Fewer than the least number connected before the deadline.
     """
-    started = time.monotonic()
+    clock, wanted = clock or Clock(), terms.min_nodes if wanted is None else wanted
+    started = clock.now()
     while True:
         nodes = sorted(grid.get_node_ids())
-        if len(nodes) >= minimum:
+        if len(nodes) >= wanted:
             return nodes
-        if time.monotonic() - started > deadline_s:
-            raise FederationError(
-                f"{len(nodes)} clients connected within {deadline_s:g} s; federation.min_clients={minimum}."
-                " Start more clients, raise federation.deadline_s or lower federation.min_clients."
+        left = terms.deadline_s - (clock.now() - started)
+        if left <= 0 and len(nodes) >= terms.min_nodes:
+            LOG.warning(
+                "%d of %d clients connected within %g s; going on with them.",
+                *(len(nodes), wanted, terms.deadline_s),
             )
-        time.sleep(min(POLL_S, deadline_s))
+            return nodes
+        if left <= 0:
+            raise FederationError(
+                f"{len(nodes)} clients connected within {terms.deadline_s:g} s; {terms.min_nodes} are needed"
+                f" ({terms.quorum}). Start more clients, raise federation.deadline_s or lower"
+                " federation.min_clients."
+            )
+        clock.sleep(min(POLL_S, max(left, 0.001)))
 
 
-def ask_indices(grid: Grid, nodes: Iterable[int], *, deadline_s: float) -> dict[int, int]:
-    """Index of the client on each of ``nodes``; nodes that do not answer properly are left out."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Identity:
+    """What a node says of itself.
+
+    Attributes:
+        client: Index of its client. A claim: it orders clients and tells nobody apart.
+        own_pairs: Whether its pairs are its own, and not a part of the run's set.
+    """
+
+    client: int
+    own_pairs: bool
+
+
+def ask_identities(grid: Grid, nodes: Iterable[int], *, deadline_s: float) -> dict[int, Identity]:
+    """What ``nodes`` say of themselves, by node id; nodes that do not answer properly are left out."""
     messages = [Message(RecordDict({}), node, "query.index") for node in nodes]
     if not messages:
         return {}
-    indices = {}
-    for reply in grid.send_and_receive(messages, timeout=min(INDEX_TIMEOUT_S, deadline_s)):
-        metrics = None if reply.has_error() else reply.content.metric_records.get("metrics")
-        client = metrics.get("client") if metrics else None
-        if isinstance(client, int):
-            indices[reply.metadata.src_node_id] = client
-    return indices
+    replies = grid.send_and_receive(messages, timeout=min(INDEX_TIMEOUT_S, deadline_s))
+    found, _ = match(replies, {one.metadata.message_id: one for one in messages}, silence="no reply")
+    identities = {node: _identity(found[node]) for node in sorted(found)}
+    return {node: identity for node, identity in identities.items() if identity is not None}
+
+
+def _identity(reply: Message) -> Identity | None:
+    """What the answer says; None for an error, and for anything but an index and a 0 or 1."""
+    metrics = None if reply.has_error() else reply.content.get("metrics")
+    if not isinstance(metrics, MetricRecord):
+        return None
+    client, own = metrics.get("client"), metrics.get("own-pairs", 0)
+    if not isinstance(client, int) or client < 0 or not isinstance(own, int) or own not in (0, 1):
+        return None
+    return Identity(client=client, own_pairs=bool(own))
+
+
+def shared_indices(clients: Mapping[int, int]) -> dict[int, tuple[int, ...]]:
+    """Indices that more than one node claims, with those nodes in order.
+
+    Args:
+        clients: Claimed index of each node.
+    """
+    claimed: dict[int, list[int]] = {}
+    for node in sorted(clients):
+        claimed.setdefault(clients[node], []).append(node)
+    return {client: tuple(nodes) for client, nodes in sorted(claimed.items()) if len(nodes) > 1}

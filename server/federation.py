@@ -12,11 +12,18 @@ from flwr.serverapp import Grid
 from edgecmd.artefacts import write_artefact
 from edgecmd.assess import validate
 from edgecmd.config import RunConfig
+from edgecmd.data.clients import told_to_devices
 from edgecmd.models.students import Student
+from edgecmd.ownership import owned
+from edgecmd.privacy.places import require_same_clients
 from edgecmd.privacy.plan import make_plan
-from edgecmd.runs import new_student, start_run, student_bytes
+from edgecmd.provenance import Provenance, Runtime, require_runtime, write_provenance
+from edgecmd.runs import new_student, run_folder, start_run, student_bytes
+from server.checkpoint import newest_checkpoint
 from server.client_privacy import central_privacy
+from server.cohort import Identity, Terms, ask_identities, terms_of, wait_for_nodes
 from server.loop import Arrays, Federation, RoundReport, run_rounds
+from server.patience import Clock
 from server.privacy_report import write_privacy
 from server.strategies import build_strategy
 
@@ -51,45 +58,93 @@ def run_token(folder: Path) -> str:
     return file.read_text(encoding="ascii").strip()
 
 
-def federate(grid: Grid, config: RunConfig, *, report: Report | None = None) -> Student:
+def federate(
+    grid: Grid,
+    config: RunConfig,
+    *,
+    report: Report | None = None,
+    runtime: Runtime = "in-process",
+    may_grow: bool = True,
+    clock: Clock | None = None,
+) -> Student:
     """Run or continue the federation of ``config`` and write ``student.safetensors``.
 
     Args:
         grid: Where the clients are.
         config: Settings; the run folder is ``<out>/<name>``.
         report: Called after each round.
+        runtime: Whether the clients are nodes of Flower. Each is then asked once who it is, and the start
+            waits for ``federation.num_clients`` of them up to the deadline.
+        may_grow: Whether more nodes may connect, as they may not in Flower's own simulation.
+        clock: What waiting goes by.
 
     Raises:
         ConfigError: A setting of the strategy is wrong; nothing is written then.
-        FederationError: A round missed its quorum, or no checkpoint can be read.
+        FederationError: A round missed its quorum, no checkpoint can be read, another process owns the run
+            folder, or the run in it was made in another runtime.
         PrivacyError: The settings do not earn a guarantee, or every budget was spent beforehand.
     """
     quiet_flower()
     torch.set_num_threads(1)
     strategy, plan = build_strategy(config), make_plan(config)
-    folder = start_run(config)
-    token = run_token(folder)
-    student = new_student(config)
+    folder = run_folder(config)
+    with owned(folder):
+        require_runtime(folder, runtime, config=config)
+        start_run(config)
+        if runtime == "in-process" and plan is not None and plan.unit != "client":
+            require_same_clients(config)
+        token = run_token(folder)
+        student = new_student(config)
+        terms = terms_of(config.federation, on_flower=runtime == "flower", may_grow=may_grow)
+        clock = clock or Clock()
+        identities = _meet(grid, config, terms=terms, clock=clock, runtime=runtime)
 
-    def evaluate(round_index: int, arrays: Arrays) -> dict[str, float]:
-        every = config.evaluate.every_rounds
-        due = every and (round_index % every == 0 or round_index == config.federation.num_rounds)
-        return validate(load_arrays(student, arrays), config) if due else {}
+        def evaluate(round_index: int, arrays: Arrays) -> dict[str, float]:
+            every = config.evaluate.every_rounds
+            due = every and (round_index % every == 0 or round_index == config.federation.num_rounds)
+            return validate(load_arrays(student, arrays), config) if due else {}
 
-    federation = Federation(
-        grid=grid,
-        config=config.federation,
-        strategy=strategy,
-        token=token,
-        seed=config.seed,
-        folder=folder,
-        evaluate=evaluate,
-        report=report or (lambda _: None),
-        central=central_privacy(plan, config, token=token),
-        private=plan is not None,
-    )
-    load_arrays(student, run_rounds(federation, to_arrays(student)))
-    write_artefact(folder, "student.safetensors", student_bytes(student, config), may_leave=True)
-    if plan is not None:
-        write_privacy(plan, config, folder)
-    return student
+        federation = Federation(
+            grid=grid,
+            config=config.federation,
+            terms=terms,
+            strategy=strategy,
+            token=token,
+            seed=config.seed,
+            folder=folder,
+            evaluate=evaluate,
+            report=report or (lambda _: None),
+            identities=identities,
+            expectations=told_to_devices(config) if runtime == "flower" else {},
+            central=central_privacy(plan, config, token=token),
+            private=plan is not None,
+            clock=clock,
+        )
+        load_arrays(student, run_rounds(federation, to_arrays(student)))
+        write_artefact(folder, "student.safetensors", student_bytes(student, config), may_leave=True)
+        if plan is not None:
+            write_privacy(plan, config, folder)
+        return student
+
+
+def _meet(
+    grid: Grid, config: RunConfig, *, terms: Terms, clock: Clock, runtime: Runtime
+) -> dict[int, Identity]:
+    """Wait for the nodes of Flower, ask who they are, and write down where the run's clients are.
+
+    Raises:
+        FederationError: Fewer than the quorum connected.
+    """
+    folder = run_folder(config)
+    if runtime == "in-process":
+        num = config.federation.num_clients
+        write_provenance(folder, Provenance(runtime=runtime, nodes=num, nodes_with_own_pairs=0))
+        return {}
+    state = newest_checkpoint(folder / "checkpoints")
+    if state is not None and state.round_index >= config.federation.num_rounds:
+        return {}
+    nodes = wait_for_nodes(grid, terms, wanted=terms.num_nodes, clock=clock)
+    identities = ask_identities(grid, nodes, deadline_s=terms.deadline_s)
+    own = sum(one.own_pairs for one in identities.values())
+    write_provenance(folder, Provenance(runtime=runtime, nodes=len(nodes), nodes_with_own_pairs=own))
+    return identities

@@ -8,7 +8,7 @@ the dtype of the weights, a checkpoint a round and the event log.
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,10 @@ from edgecmd.privacy.ledger import BudgetSpentError
 from edgecmd.seeding import numpy_generator
 from server.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from server.client_privacy import CentralPrivacy
-from server.cohort import CohortGrid, ask_indices, wait_for_nodes
-from server.screening import Rejection, screen
+from server.cohort import CohortGrid, Identity, Terms, ask_identities, shared_indices, wait_for_nodes
+from server.patience import Clock
+from server.quorum import BudgetEndError, check_quorum
+from server.screening import Rejection, claimed_client, match, screen
 from server.strategies import from_record, restore_strategy, strategy_tensors, to_record
 
 Arrays = Mapping[str, np.ndarray]
@@ -45,6 +47,7 @@ class RoundReport:
         seconds: Wall time of the round.
         bytes_exchanged: Weights sent and received, in bytes.
         metrics: Evaluation after the round, where there was one.
+        shared: Indices that several nodes claim, with those nodes; all of them are used.
     """
 
     round_index: int
@@ -56,15 +59,12 @@ class RoundReport:
     seconds: float
     bytes_exchanged: int
     metrics: Mapping[str, float]
+    shared: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def num_refused(self) -> int:
         """Clients that declined: their privacy budget is spent, or their owner says so."""
         return sum(one.refused for one in self.rejected)
-
-
-class BudgetEndError(Exception):
-    """Too few clients are left because their budgets are spent; the run ends with what it has."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,29 +73,40 @@ class Federation:
 
     Attributes:
         grid: Where the clients are.
-        config: Rounds, cohort, quorum, deadline.
+        config: Rounds, cohort, strategy.
+        terms: Quorum and deadline.
         strategy: Flower's strategy; its momenta change from round to round.
         token: Name of the run; clients keep the states of different runs apart by it.
         seed: Seed of the run.
         folder: Run folder; checkpoints and events are written into it.
         evaluate: Metrics of the global weights after a round; empty where none are due.
         report: Called after each round.
-        indices: Client of each node that was asked for it.
+        identities: What each node that was asked says of itself.
         central: Client-level privacy of the server; None without it.
-        private: Whether replies hold weights alone.
+        private: Whether replies hold weights alone, and reasons are sealed.
+        expectations: Words and digests by name that devices compare with their own; sent with each round.
+        clock: What waiting goes by.
     """
 
     grid: Grid
     config: FederationConfig
+    terms: Terms
     strategy: FedAvg
     token: str
     seed: int
     folder: Path
     evaluate: Evaluate
     report: Callable[[RoundReport], None]
-    indices: dict[int, int] = field(default_factory=dict)
+    identities: dict[int, Identity] = field(default_factory=dict)
     central: CentralPrivacy | None = None
     private: bool = False
+    expectations: Mapping[str, str] = field(default_factory=dict)
+    clock: Clock = field(default_factory=Clock)
+
+    @property
+    def hidden(self) -> bool:
+        """Whether nothing may be told of who was asked and who answered."""
+        return self.central is not None and self.central.hidden
 
 
 def run_rounds(federation: Federation, initial: Arrays) -> Arrays:
@@ -117,12 +128,14 @@ def run_rounds(federation: Federation, initial: Arrays) -> Arrays:
     arrays: Arrays = {name: state.arrays[name] for name in sorted(state.arrays)}
     if state.round_index < federation.config.num_rounds:
         log.cut_back(state.events_bytes)
+    warned: set[tuple[int, ...]] = set()
     for round_index in range(state.round_index + 1, federation.config.num_rounds + 1):
         try:
             arrays, report = run_round(federation, arrays, round_index)
         except BudgetEndError as end:
             _end_early(log, end, round_index)
             break
+        _warn(log, report, warned)
         _log_round(log, report)
         state = Checkpoint(
             round_index=round_index,
@@ -142,7 +155,7 @@ def _end_early(log: EventLog, end: BudgetEndError, round_index: int) -> None:
         PrivacyError: It is the first round, so there is nothing to end with.
     """
     if round_index == 1:
-        raise PrivacyError(f"No round can be made. {end}") from end
+        raise PrivacyError(f"No round can be made. {end}", code="budget-spent") from end
     log.append("budget", rounds=round_index - 1, reason=str(end))
     logging.getLogger("edgecmd").warning("The run ends after round %d: %s", round_index - 1, end)
 
@@ -151,15 +164,16 @@ def run_round(federation: Federation, arrays: Arrays, round_index: int) -> tuple
     """Ask a cohort, screen its replies, aggregate, evaluate.
 
     Raises:
-        FederationError: Fewer usable replies than the quorum; the message has the first client's fault.
+        FederationError: Fewer usable replies than the quorum; the message has every cause.
     """
     config, strategy, started = federation.config, federation.strategy, time.monotonic()
     if federation.central is not None:
         _require_central_budget(federation.central)
     cohort = draw_cohort(federation, round_index)
     usable, rejected = ask(federation, arrays, cohort, round_index)
-    if federation.central is None or not federation.central.hidden:
-        check_quorum(usable, rejected, config=config, round_index=round_index)
+    claims = {one.metadata.src_node_id: claimed_client(one) for one in usable}
+    if not federation.hidden:
+        check_quorum(usable, rejected, num_asked=len(cohort), terms=federation.terms, round_index=round_index)
     if federation.central is not None:
         usable = [federation.central.combine(usable, arrays, round_index=round_index)]
     elif federation.private:
@@ -169,7 +183,8 @@ def run_round(federation: Federation, arrays: Arrays, round_index: int) -> tuple
     if aggregated is None:
         raise FederationError(f"Round {round_index}: strategy {config.strategy!r} gave no weights.")
     updated = checked(from_record(aggregated, like=arrays), config=config, round_index=round_index)
-    return updated, _report(federation, round_index, usable, rejected, updated, started, len(cohort))
+    report = _report(federation, round_index, usable, rejected, updated, started, len(cohort))
+    return updated, report if federation.hidden else replace(report, shared=shared_indices(claims))
 
 
 def ask(
@@ -178,28 +193,27 @@ def ask(
     """Send a round to ``cohort``; usable replies by client, and what was dropped or did not come."""
     if not cohort:
         return [], []
-    config = federation.config
+    config, deadline_s = federation.config, federation.terms.deadline_s
     messages = federation.strategy.configure_train(
         round_index,
         to_record(arrays),
-        ConfigRecord({"run": federation.token}),
+        ConfigRecord({**federation.expectations, "run": federation.token}),
         CohortGrid(federation.grid, cohort),
     )
     place = {node: index for index, node in enumerate(cohort)}
     messages = sorted(messages, key=lambda message: place[message.metadata.dst_node_id])
-    replies = list(federation.grid.send_and_receive(messages, timeout=config.deadline_s))
-    replies.sort(key=lambda reply: place[reply.metadata.src_node_id])
-    usable, rejected = screen(
-        replies,
-        arrays,
-        max_examples=config.max_examples,
-        private=federation.private,
-        by_node=federation.central is not None,
+    for message in messages:
+        message.metadata.group_id = str(round_index)
+        # Flower's own life of a message, twelve hours, may be less than the deadline.
+        message.metadata.ttl = max(message.metadata.ttl, deadline_s)
+    replies = list(federation.grid.send_and_receive(messages, timeout=deadline_s))
+    # A grid names a message only when it sends it.
+    asked = {message.metadata.message_id: message for message in messages}
+    answers, missing = match(
+        replies, asked, silence=f"no reply within federation.deadline_s={deadline_s:g} s"
     )
-    silent = set(cohort) - {reply.metadata.src_node_id for reply in replies}
-    late = f"no reply within federation.deadline_s={config.deadline_s:g} s"
-    rejected += [Rejection(node_id=node, reason=late) for node in cohort if node in silent]
-    return usable, rejected
+    usable, rejected = screen(answers, arrays, max_examples=config.max_examples, private=federation.private)
+    return usable, sorted([*rejected, *missing], key=lambda one: place.get(one.node_id, len(place)))
 
 
 def weigh_equally(replies: Iterable[Message]) -> None:
@@ -221,16 +235,18 @@ def draw_cohort(federation: Federation, round_index: int) -> list[int]:
     Node ids are random in a deployment. Where only a share is asked, nodes are therefore put into
     the order of their clients' indices first, so that the same clients are drawn in every runtime.
     """
-    config, grid = federation.config, federation.grid
-    nodes = wait_for_nodes(grid, minimum=config.min_clients, deadline_s=config.deadline_s)
+    terms = federation.terms
+    nodes = wait_for_nodes(federation.grid, terms, clock=federation.clock)
     if federation.central is not None and federation.central.hidden:
         return federation.central.draw(nodes, round_index=round_index)
-    size = min(len(nodes), max(config.min_clients, round(len(nodes) * config.client_fraction)))
+    size = terms.cohort_size(len(nodes), fraction=federation.config.client_fraction)
     if size == len(nodes):
         return nodes
-    new = [node for node in nodes if node not in federation.indices]
-    federation.indices.update(ask_indices(grid, new, deadline_s=config.deadline_s))
-    known = sorted((federation.indices[node], node) for node in nodes if node in federation.indices)
+    new = [node for node in nodes if node not in federation.identities]
+    federation.identities.update(ask_identities(federation.grid, new, deadline_s=terms.deadline_s))
+    known = sorted(
+        (federation.identities[node].client, node) for node in nodes if node in federation.identities
+    )
     generator = numpy_generator(federation.seed, "cohort", round_index=round_index)
     return [known[place][1] for place in sorted(generator.permutation(len(known))[:size])]
 
@@ -239,30 +255,6 @@ def restore_current(strategy: FedAvg, record: ArrayRecord) -> None:
     """Let FedAvgM step from the weights that were sent, whose dtype the loop keeps."""
     if isinstance(strategy, FedAvgM):
         strategy.current_arrays = record
-
-
-def check_quorum(
-    usable: list[Message], rejected: list[Rejection], *, config: FederationConfig, round_index: int
-) -> None:
-    """Refuse a round with fewer usable replies than ``federation.min_clients``.
-
-    Raises:
-        FederationError: The message has the number, the quorum and the first fault.
-        BudgetEndError: Clients are missing because they refused.
-    """
-    if len(usable) >= config.min_clients:
-        return
-    refusals = [one.reason for one in rejected if one.refused]
-    if refusals:
-        raise BudgetEndError(
-            f"{len(refusals)} clients refused round {round_index}, {len(usable)} are left and"
-            f" federation.min_clients={config.min_clients}. The first: {refusals[0]}"
-        )
-    first = f" First fault, node {rejected[0].node_id}: {rejected[0].reason}" if rejected else ""
-    raise FederationError(
-        f"Round {round_index}: {len(usable)} usable replies, federation.min_clients={config.min_clients}."
-        f" {len(rejected)} were dropped or missing.{first}"
-    )
 
 
 def checked(arrays: Arrays, *, config: FederationConfig, round_index: int) -> Arrays:
@@ -290,8 +282,7 @@ def _report(
     cohort_size: int,
 ) -> RoundReport:
     payload = sum(value.nbytes for value in arrays.values())
-    central = federation.central
-    hidden = central is not None and central.hidden
+    central, hidden = federation.central, federation.hidden
     num_clients = central.num_answers if central is not None else len(usable)
     exchanged = 2 * central.normaliser if central is not None and hidden else cohort_size + num_clients
     num_examples, loss = (None, None) if federation.private else _weighted_loss(usable)
@@ -314,6 +305,20 @@ def _weighted_loss(usable: list[Message]) -> tuple[int, float]:
     weights = np.asarray([float(str(one["num-examples"])) for one in metrics])
     losses = np.asarray([float(str(one["loss"])) for one in metrics])
     return int(weights.sum()), float((weights * losses).sum() / weights.sum())
+
+
+def _warn(log: EventLog, report: RoundReport, warned: set[tuple[int, ...]]) -> None:
+    """Log, once for the same nodes, that several nodes claim one index."""
+    for client, nodes in report.shared.items():
+        if nodes in warned:
+            continue
+        warned.add(nodes)
+        reason = (
+            f"nodes {', '.join(map(str, nodes))} all say that they are client {client}; all are used. Give"
+            " each a partition-id of its own."
+        )
+        log.append("warning", round=report.round_index, reason=reason)
+        logging.getLogger("edgecmd").warning("%s", reason)
 
 
 def _log_round(log: EventLog, report: RoundReport) -> None:

@@ -2,23 +2,47 @@
 
 Flower believes any reply: one NaN makes the global model NaN, a negative ``num-examples`` is used
 as a weight, another metric name stops the run. Here such a reply is dropped and reported and the
-round goes on.
+round goes on. Whose a reply is follows from the message that it answers: the SuperLink answers for a
+node that is down, in its own name, and any node may claim any index.
 """
 
 import io
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MetricRecord
-from flwr.common.constant import SType
+from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, SType
+
+from edgecmd.privacy.refusals import PREFIX, REFUSALS
 
 METRICS = {"num-examples", "loss", "client"}
 PRIVATE_METRICS = {"client"}
-REFUSED = "refused: "
+SPENT = "budget-spent"
 # Finite, and yet beyond anything that training gives; its square would overflow in FedAdam's moments.
 LARGEST = 1e9
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+LONGEST = 2000
+
+UNKNOWN = "a reply to a message that this round did not send"
+SECOND = "a second reply to one message"
+NO_REASON = "an error without a reason"
+# What a private run writes down for an error: the text of a client may hold anything. Beside its code a
+# refusal may name one word, such as a setting.
+SEALED = re.compile(
+    re.escape(PREFIX) + r"(?P<code>[a-z-]+)(?P<detail> \([\w.,:=<>+-]{1,80}\))?( \(.*\))?", re.DOTALL
+)
+BY_CODE: dict[int, str] = {
+    ErrorCode.LOAD_CLIENT_APP_EXCEPTION: "its edgecmd could not be loaded",
+    ErrorCode.CLIENT_APP_RAISED_EXCEPTION: "it failed; the reason stays in the log of the client",
+    ErrorCode.MESSAGE_UNAVAILABLE: "the SuperLink has its message no longer: expired, or its node removed",
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "its reply expired on the SuperLink",
+    ErrorCode.NODE_UNAVAILABLE: "node unavailable: the SuperLink hears no heartbeat",
+    ErrorCode.MOD_FAILED_PRECONDITION: "a mod of its Flower refused",
+    ErrorCode.INVALID_FAB: "its Flower refused the app",
+    ErrorCode.CLIENT_APP_CRASHED: "its client app crashed",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +50,7 @@ class Rejection:
     """A reply that is not aggregated.
 
     Attributes:
-        node_id: Flower's id of the node.
+        node_id: Flower's id of the node that was asked; of a reply to nothing, of the node that it names.
         reason: What is wrong with the reply.
     """
 
@@ -36,42 +60,115 @@ class Rejection:
     @property
     def refused(self) -> bool:
         """Whether the client itself declined, because its privacy budget or its owner says so."""
-        return self.reason.startswith(REFUSED)
+        return self.reason.startswith(PREFIX)
+
+    @property
+    def spent(self) -> bool:
+        """Whether the client declined because its privacy budget is spent."""
+        return _code(self.reason) == SPENT
+
+
+def _code(reason: str) -> str:
+    """Code of a sealed refusal; empty for any other reason."""
+    found = SEALED.fullmatch(reason)
+    return found["code"] if found is not None and found["code"] in REFUSALS else ""
+
+
+def match(
+    replies: Iterable[Message], asked: Mapping[str, Message], *, silence: str
+) -> tuple[dict[int, Message], list[Rejection]]:
+    """Assign replies to the nodes that were asked, by the message that each answers.
+
+    Args:
+        replies: What came back, from whomever.
+        asked: Messages that were sent, by their ids.
+        silence: Reason for a node from which no fitting reply came.
+
+    Returns:
+        The first fitting reply by node, and what was dropped or did not come.
+    """
+    found: dict[int, Message] = {}
+    dropped: list[Rejection] = []
+    for reply in replies:
+        message = asked.get(reply.metadata.reply_to_message_id)
+        node = reply.metadata.src_node_id if message is None else message.metadata.dst_node_id
+        reason = UNKNOWN if message is None else _misfit(reply, message)
+        if reason is None and node in found:
+            reason = SECOND
+        if reason is None:
+            found[node] = reply
+        else:
+            dropped.append(Rejection(node_id=node, reason=reason))
+    silent = [one.metadata.dst_node_id for one in asked.values() if one.metadata.dst_node_id not in found]
+    return found, [*dropped, *(Rejection(node_id=node, reason=silence) for node in silent)]
+
+
+def _misfit(reply: Message, message: Message) -> str | None:
+    """Why ``reply`` is no answer to ``message`` although it names it, or None."""
+    answer, question = reply.metadata, message.metadata
+    if answer.run_id != question.run_id:
+        return "a reply of another run"
+    if answer.src_node_id not in (question.dst_node_id, *([SUPERLINK_NODE_ID] if reply.has_error() else [])):
+        return "a reply that another node made"
+    # The SuperLink's own errors are of Flower's system type and have no group.
+    if not reply.has_error() and answer.message_type != question.message_type:
+        return "a reply of another type"
+    if not reply.has_error() and answer.group_id != question.group_id:
+        return "a reply of another round"
+    return None
 
 
 def screen(
-    replies: Iterable[Message],
+    replies: Mapping[int, Message],
     reference: Mapping[str, np.ndarray],
     *,
     max_examples: int,
     private: bool = False,
-    by_node: bool = False,
 ) -> tuple[list[Message], list[Rejection]]:
-    """Split replies into usable ones, in the order of the clients' indices, and rejections.
+    """Split replies into usable ones, in the order of (claimed index, node), and rejections.
 
     Args:
-        replies: What came back.
+        replies: What came back, by the node that was asked.
         reference: The global weights: names, shapes and dtypes that a reply must have.
         max_examples: Largest believable number of pairs.
-        private: Whether a reply must hold weights and index alone; one that holds more is dropped.
-        by_node: Tell clients apart by their nodes and not by the index that each claims: a client that
-            claims another's would decide whether that one counts.
+        private: Whether a reply must hold weights and index alone; one that holds more is dropped. Reasons
+            are then sealed: nothing that a client wrote is in them but a code of
+            `edgecmd.privacy.refusals`.
 
     Returns:
-        Usable replies sorted by client (floating-point sums depend on the order), rejections.
+        Usable replies in order (floating-point sums depend on it), rejections.
+
+    Guarantees:
+        Whether a reply is usable depends on nobody else's: two nodes that claim one index are both used.
     """
-    usable: dict[int, Message] = {}
+    usable: dict[tuple[int, int], Message] = {}
     rejections = []
-    for reply in replies:
-        reason = _fault(reply, reference, max_examples=max_examples, private=private)
+    for node, reply in replies.items():
+        if reply.has_error():
+            reason: str | None = _words(reply.error, private=private)
+        else:
+            reason = _fault(reply, reference, max_examples=max_examples, private=private)
         if reason is None:
-            client = reply.metadata.src_node_id if by_node else int(str(_metrics(reply)["client"]))
-            if client not in usable:
-                usable[client] = reply
-                continue
-            reason = f"a second reply for client {client}"
-        rejections.append(Rejection(node_id=reply.metadata.src_node_id, reason=reason))
-    return [usable[client] for client in sorted(usable)], rejections
+            usable[claimed_client(reply), node] = reply
+        else:
+            rejections.append(Rejection(node_id=node, reason=reason))
+    return [usable[place] for place in sorted(usable)], rejections
+
+
+def claimed_client(reply: Message) -> int:
+    """Index of the client that a screened reply claims."""
+    return int(str(_metrics(reply)["client"]))
+
+
+def _words(error: Error, *, private: bool) -> str:
+    reason = error.reason or ""
+    if not private:
+        return reason[:LONGEST] or NO_REASON
+    if not _code(reason):
+        return BY_CODE.get(error.code, NO_REASON)
+    found = SEALED.fullmatch(reason)
+    assert found is not None
+    return f"{PREFIX}{found['code']}{found['detail'] or ''}"
 
 
 def _metrics(reply: Message) -> MetricRecord:
@@ -81,23 +178,28 @@ def _metrics(reply: Message) -> MetricRecord:
 def _fault(
     reply: Message, reference: Mapping[str, np.ndarray], *, max_examples: int, private: bool
 ) -> str | None:
-    """First thing that is wrong with a reply, or None."""
-    if reply.has_error():
-        return reply.error.reason or "an error without a reason"
+    """First thing that is wrong with a reply without an error, or None."""
     content = reply.content
     kinds = {name: type(record) for name, record in content.items()}
     if kinds != {"arrays": ArrayRecord, "metrics": MetricRecord}:
-        return f"records {sorted(kinds)} instead of 'arrays' and 'metrics'"
+        return (
+            "other records than weights and metrics"
+            if private
+            else (f"records {sorted(kinds)} instead of 'arrays' and 'metrics'")
+        )
     metrics = _metrics(reply)
     wrong = _private_fault(metrics) if private else _metric_fault(metrics, max_examples=max_examples)
-    return wrong or _array_fault(content.array_records["arrays"], reference)
+    if wrong is not None:
+        return wrong
+    broken = _array_fault(content.array_records["arrays"], reference)
+    return "weights that are not the student's, or not finite" if private and broken else broken
 
 
 def _private_fault(metrics: MetricRecord) -> str | None:
     if set(metrics) != PRIVATE_METRICS:
-        return f"metrics {sorted(metrics)} instead of {sorted(PRIVATE_METRICS)}, as privacy asks"
+        return f"other metrics than {sorted(PRIVATE_METRICS)}, all that privacy allows"
     client = metrics["client"]
-    return None if isinstance(client, int) and client >= 0 else f"client={client} is no index"
+    return None if isinstance(client, int) and client >= 0 else "an index that is none"
 
 
 def _metric_fault(metrics: MetricRecord, *, max_examples: int) -> str | None:

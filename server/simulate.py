@@ -1,5 +1,7 @@
 """A federation on this machine: the two Flower apps over the in-process grid."""
 
+from typing import TYPE_CHECKING
+
 from flwr.app import Context, RecordDict
 
 from clients.app import app as client_app
@@ -8,6 +10,10 @@ from edgecmd.models.students import Student
 from edgecmd.settings import flatten
 from server.federation import Report, federate
 from server.local_grid import RUN_ID, Fault, local_grid
+from server.patience import PatientGrid
+
+if TYPE_CHECKING:
+    from server.faults import Faults
 
 FIRST_NODE = 100
 
@@ -28,7 +34,13 @@ def contexts(config: RunConfig) -> dict[int, Context]:
     }
 
 
-def simulate(config: RunConfig, *, report: Report | None = None, fault: Fault | None = None) -> Student:
+def simulate(
+    config: RunConfig,
+    *,
+    report: Report | None = None,
+    fault: Fault | None = None,
+    faults: "Faults | None" = None,
+) -> Student:
     """Run or continue the federation of ``config`` in this process or its local workers.
 
     The result does not depend on ``federation.num_workers``.
@@ -37,11 +49,21 @@ def simulate(config: RunConfig, *, report: Report | None = None, fault: Fault | 
         config: Settings.
         report: Called after each round.
         fault: For drills, see `server.local_grid.LocalGrid`.
+        faults: For drills: what goes wrong in a deployment, see `server.faults`. No time is waited for what
+            does not come; clients answer one after another.
 
     Raises:
-        FederationError: A round missed its quorum.
+        FederationError: A round missed its quorum, or the run folder is another process's or another
+            runtime's.
     """
     with local_grid(
         client_app, contexts(config), num_workers=config.federation.num_workers, fault=fault
     ) as grid:
-        return federate(grid, config, report=report)
+        if faults is None:
+            return federate(grid, config, report=report)
+        # Brings the SuperLink's own code with it, half a second that only a drill should take.
+        from server.faults import FaultyGrid, MadeUpTime
+
+        clock = MadeUpTime().clock()
+        faulty = PatientGrid(FaultyGrid(grid, faults), clock=clock)
+        return federate(faulty, config, report=report, clock=clock)

@@ -6,14 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from edgecmd.config import FederationConfig, RunConfig
 from edgecmd.settings import load_config
-from server.local_grid import Fault, local_grid
+from server.cohort import terms_of
+from server.local_grid import Fault, local_grid, set_identity
 from server.loop import Federation, RoundReport
-from server.strategies import build_strategy
+from server.strategies import build_strategy, to_record
 
 Weights = dict[str, np.ndarray]
 TOKEN = "0123456789abcdef"
@@ -106,6 +107,7 @@ def federation(
         yield Federation(
             grid=grid,
             config=config.federation,
+            terms=terms_of(config.federation, on_flower=False),
             strategy=build_strategy(config),
             token=TOKEN,
             seed=config.seed,
@@ -118,3 +120,10 @@ def federation(
 def with_rounds(config: FederationConfig, num_rounds: int) -> FederationConfig:
     """The same federation over another number of rounds."""
     return replace(config, num_rounds=num_rounds)
+
+
+def question(node: int, *, round_index: int = 1) -> Message:
+    """A round's message to one node, outside of any federation."""
+    set_identity()
+    config = ConfigRecord({"server-round": round_index, "run": TOKEN})
+    return Message(RecordDict({"arrays": to_record(start()), "config": config}), node, "train")

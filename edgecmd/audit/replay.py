@@ -175,7 +175,7 @@ class Replay:
 def cohort(config: FederationConfig, *, seed: int, round_index: int) -> list[int]:
     """Clients that are asked in a round; the draw is public."""
     num = config.num_clients
-    size = min(num, max(config.min_clients, round(num * config.client_fraction)))
+    size = min(num, max(1, config.min_clients, round(num * config.client_fraction)))
     if size == num:
         return list(range(num))
     generator = numpy_generator(seed, "cohort", round_index=round_index)

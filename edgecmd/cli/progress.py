@@ -43,6 +43,7 @@ def _spent(plan: "PrivacyPlan | None", report: "RoundReport") -> str:
 def round_line(config: RunConfig, *, prefix: str = "") -> Callable[["RoundReport"], None]:
     """Function that prints a line for each round; every tenth round when the output is no terminal."""
     from edgecmd.privacy.plan import make_plan
+    from edgecmd.privacy.refusals import explained
 
     plan = make_plan(config)
     level = chance(config) if plan is None else None
@@ -51,7 +52,7 @@ def round_line(config: RunConfig, *, prefix: str = "") -> Callable[["RoundReport
 
     def show(report: "RoundReport") -> None:
         for one in report.rejected:
-            say(f"{prefix}round {report.round_index}: dropped node {one.node_id}: {one.reason}")
+            say(f"{prefix}round {report.round_index}: dropped node {one.node_id}: {explained(one.reason)}")
         if report.round_index % every and not report.metrics and report.round_index != report.num_rounds:
             return
         metrics = "  ".join(f"{name} {value:.3f}" for name, value in report.metrics.items())

@@ -1,6 +1,5 @@
 """``edgecmd run``, ``resume``, ``evaluate`` and ``report``: the whole pipeline and its later parts."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -25,31 +24,40 @@ def run(
 ) -> None:
     """Everything: distil, evaluate against baselines, export, report."""
     from edgecmd.cli.pipeline import plan, show_partition
+    from edgecmd.ownership import empty, owned
     from edgecmd.runs import run_folder
 
     one_thread()
     resolved = read_settings(config, settings)
-    plan(resolved)
     if dry_run:
+        plan(resolved)
         show_partition(resolved)
         return
     folder = run_folder(resolved)
-    if fresh and (folder / "config.toml").exists():
-        shutil.rmtree(folder)
-    whole_pipeline(resolved, baselines=baselines)
+    with owned(folder):
+        plan(resolved)
+        if fresh and (folder / "config.toml").exists():
+            empty(folder)
+        whole_pipeline(resolved, baselines=baselines)
 
 
 def whole_pipeline(config: RunConfig, *, baselines: bool) -> None:
-    """Run or continue all stages of ``config``."""
+    """Run or continue all stages of ``config``; the caller owns the run folder.
+
+    Raises:
+        FederationError: The run in the folder was made on Flower, or with other settings.
+    """
     from edgecmd.artefacts import write_artefact
     from edgecmd.cli.device import export_run
     from edgecmd.cli.gallery import write_gallery
     from edgecmd.cli.pipeline import assess_run, run_stage, show_results, write_partition
     from edgecmd.cli.progress import round_line
+    from edgecmd.provenance import require_runtime
     from edgecmd.report import write_report
-    from edgecmd.runs import start_run
+    from edgecmd.runs import run_folder, start_run
     from server.simulate import simulate
 
+    require_runtime(run_folder(config), "in-process", config=config)
     folder = start_run(config)
     write_artefact(folder, "pipeline.json", {"baselines": baselines}, may_leave=True)
     run_stage(folder, "simulate", lambda: simulate(config, report=round_line(config)))
@@ -69,14 +77,18 @@ def resume(folder: Folder) -> None:
     from edgecmd.cli.pipeline import run_stage
     from edgecmd.cli.progress import round_line
     from edgecmd.files import read_json
+    from edgecmd.ownership import owned
+    from edgecmd.provenance import require_runtime
     from server.simulate import simulate
 
     one_thread()
     config = config_of(folder)
-    if (folder / "pipeline.json").exists():
-        whole_pipeline(config, baselines=bool(read_json(folder / "pipeline.json")["baselines"]))
-        return
-    run_stage(folder, "simulate", lambda: simulate(config, report=round_line(config)))
+    with owned(folder):
+        require_runtime(folder, "in-process", config=config)
+        if (folder / "pipeline.json").exists():
+            whole_pipeline(config, baselines=bool(read_json(folder / "pipeline.json")["baselines"]))
+            return
+        run_stage(folder, "simulate", lambda: simulate(config, report=round_line(config)))
     say(f"Student: {folder / 'student.safetensors'}")
 
 

@@ -80,14 +80,17 @@ def simulate(
 ) -> None:
     """Step 2: distil over simulated clients; writes a run folder with the student."""
     from edgecmd.cli.pipeline import plan, run_stage, show_partition
+    from edgecmd.ownership import owned
     from edgecmd.runs import run_folder
     from server.simulate import simulate as run
 
     one_thread()
     resolved = read_settings(config, settings)
-    plan(resolved)
     if dry_run:
+        plan(resolved)
         show_partition(resolved)
         return
-    run_stage(run_folder(resolved), "simulate", lambda: run(resolved, report=round_line(resolved)))
+    with owned(run_folder(resolved)):
+        plan(resolved)
+        run_stage(run_folder(resolved), "simulate", lambda: run(resolved, report=round_line(resolved)))
     say(f"Student: {run_folder(resolved) / 'student.safetensors'}")

@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,18 +17,19 @@ from flwr.common.config import flatten_dict, fuse_dicts
 from flwr.serverapp import ServerApp
 
 from clients.app import app as client_app
-from edgecmd import shipped
 from edgecmd.config import RunConfig
 from edgecmd.errors import ConfigError
+from edgecmd.file_settings import VARIABLE
+from edgecmd.files import read_json
 from edgecmd.settings import flatten, load_config, unflatten
 from server.app import app as server_app
+from server.app import is_simulated
 from server.local_grid import local_grid
 from server.simulate import contexts, simulate
+from tests.flower_processes import BIN, ROOT, answers, environment, flwr, free_port
 from tests.flower_table import PYPROJECT, written
 from tests.tiny_federation import tiny_config
 
-ROOT = PYPROJECT.parent
-BIN = Path(sys.executable).parent
 NUM_CLIENTS = 4
 SETTINGS = {
     "data.image_size": 32,
@@ -107,40 +106,41 @@ def test_the_server_app_runs_what_the_run_config_says(pairs: Path, tmp_path: Pat
     assert found == expected
 
 
+def test_the_server_s_own_file_lies_over_the_run_config_there_alone(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the nodes are sent names no file; the server evaluates on the set that its own file names."""
+    config = tiny_config(pairs, tmp_path / "clients", "evaluate.every_rounds=3")
+    file = tmp_path / "server.toml"
+    file.write_text(f'out = "{tmp_path}/runs"\n[data]\npath = "{pairs}"\n')
+    monkeypatch.setenv(VARIABLE, str(file))
+    sent = dict(flatten(config)) | {"out": "/nowhere", "data.path": "/nowhere"}
+    with local_grid(client_app, contexts(config)) as grid:
+        server_app(grid, server_context(sent))
+    folder = tmp_path / "runs" / "tiny"
+    simulate(tiny_config(pairs, tmp_path / "direct", "evaluate.every_rounds=3"))
+    expected = (tmp_path / "direct" / "tiny" / "student.safetensors").read_bytes()
+    assert (folder / "student.safetensors").read_bytes() == expected
+    assert read_json(folder / "federation.json")["runtime"] == "flower"
+    file.write_text("[federation]\nnum_rounds = 1\n")
+    with local_grid(client_app, {}) as grid, pytest.raises(ConfigError, match="federation.num_rounds"):
+        server_app(grid, server_context(sent))
+
+
+def test_flower_s_simulation_is_told_from_a_deployment() -> None:
+    """The grid's class is not documented: this fails where it moves."""
+    from flwr.superlink.grid import HttpGrid, InMemoryGrid
+
+    assert is_simulated(InMemoryGrid.__new__(InMemoryGrid))
+    assert not is_simulated(HttpGrid.__new__(HttpGrid))
+
+
 def test_the_server_app_refuses_a_relative_folder() -> None:
     with (
         local_grid(client_app, {}) as grid,
         pytest.raises(ConfigError, match="out='runs' must be an absolute path"),
     ):
         server_app(grid, server_context({"out": "runs"}))
-
-
-def environment(home: Path) -> dict[str, str]:
-    """A process that finds this interpreter's programs, keeps to ``home`` and calls nobody."""
-    return {
-        **os.environ,
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "FLWR_HOME": str(home),
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        # The bundle has no data files, and a checkout need not be installed.
-        shipped.VARIABLE: str(shipped.BESIDE),
-    }
-
-
-def flwr(home: Path, *words: str, folder: Path = ROOT) -> str:
-    done = subprocess.run(
-        [str(BIN / "flwr"), *words],
-        cwd=folder,
-        env=environment(home),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_the_bundle_holds_every_module_that_the_apps_need(tmp_path: Path) -> None:
@@ -174,17 +174,6 @@ def test_the_bundle_holds_every_module_that_the_apps_need(tmp_path: Path) -> Non
     path, num_pairs = done.stdout.split()
     assert Path(path).is_relative_to(tmp_path / "app")
     assert int(num_pairs) > 1000
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture

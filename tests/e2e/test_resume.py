@@ -12,8 +12,11 @@ import pytest
 
 from edgecmd.cli import main
 from edgecmd.events import read_events
+from edgecmd.provenance import Provenance, write_provenance
+from edgecmd.runs import start_run
 from server.loop import RoundReport
 from server.simulate import simulate
+from tests.command_line import run
 from tests.tiny_federation import settings_of, tiny_config
 
 ROOT = Path(__file__).parents[2]
@@ -138,8 +141,77 @@ def test_a_missed_quorum_ends_with_code_5_and_names_client_and_stage(
     assert ended.value.code == 5, err
     for words in (
         "edgecmd: Round 2: 3 usable replies, federation.min_clients=4.",
-        "First fault, node 102: ClientError: client 2, stage distil: FederationError: ",
+        "4 clients were asked: 1 x ClientError: client 2, stage distil: FederationError: ",
         f"delete the folder {state.parent}",
+        "(node 102).",
     ):
         assert words in err
     assert "Traceback" not in err
+
+
+def test_a_second_process_is_refused_at_once_and_the_first_goes_on(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first stands still in round 2 while the others try; each of its rounds is then logged once."""
+    folder = tmp_path / "runs" / "tiny"
+    words = simulation(pairs, tmp_path / "runs", CHANGES)
+    first = start(*words)
+    end = time.monotonic() + 300
+    while not list(folder.glob("clients/*/client-0001/round-000002.state")):
+        assert first.poll() is None, first.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.002)
+    first.send_signal(signal.SIGSTOP)
+    try:
+        files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for others in (words, ["run", *words[1:]], ["run", "--fresh", *words[1:]], ["resume", str(folder)]):
+            assert run(monkeypatch, *others) == 5
+            err = capsys.readouterr().err
+            assert f"{folder} is in use by process {first.pid}." in err
+            assert "Traceback" not in err
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
+    finally:
+        first.send_signal(signal.SIGCONT)
+    _, err = first.communicate(timeout=120)
+    assert first.returncode == 0, err
+    assert rounds_logged(folder) == list(range(1, NUM_ROUNDS + 1))
+    assert run(monkeypatch, "resume", str(folder)) == 0
+    assert rounds_logged(folder) == list(range(1, NUM_ROUNDS + 1))
+
+
+def test_a_run_of_flower_is_not_resumed_here(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config(pairs, tmp_path)
+    folder = start_run(config)
+    write_provenance(folder, Provenance(runtime="flower", nodes=3, nodes_with_own_pairs=3))
+    words = [word for one in settings_of(pairs, tmp_path) for word in ("--set", one)]
+    for command in (["resume", str(folder)], ["simulate", *words], ["run", *words]):
+        assert run(monkeypatch, *command) == 5
+        err = capsys.readouterr().err
+        assert "the pairs of 3 of its 3 clients lie on their nodes" in err
+        assert f'flwr run . <federation> --run-config \'out="{tmp_path}" name="tiny"' in err
+        assert "data.path" not in err
+    assert not (folder / "events.jsonl").exists()
+    assert not (folder / "pipeline.json").exists()
+
+
+def test_fresh_begins_anew_and_keeps_nothing(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(pairs, tmp_path)
+    folder = start_run(config)
+    (folder / "checkpoints").mkdir()
+    (folder / "left-over").write_text("")
+    write_provenance(folder, Provenance(runtime="flower", nodes=3, nodes_with_own_pairs=3))
+    words = [word for one in settings_of(pairs, tmp_path) for word in ("--set", one)]
+    stopped: list[Path] = []
+
+    def stop(*_: object, **__: object) -> None:
+        stopped.extend(folder.iterdir())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("server.simulate.simulate", stop)
+    assert run(monkeypatch, "run", "--fresh", "--no-baselines", *words) == 130
+    names = {path.name for path in stopped}
+    assert names == {".lock", ".owner", "config.toml", "environment.json", "pipeline.json"}

@@ -1,23 +1,30 @@
 """The real clients on tiny pairs: seeds, workers, resuming, the run folder."""
 
 import random
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from flwr.app import Context, Message
+from flwr.serverapp import Grid
 from safetensors.numpy import load_file
 
 from clients.app import app
 from edgecmd.config import RunConfig
 from edgecmd.errors import ConfigError, FederationError
 from edgecmd.events import read_events
+from edgecmd.files import read_json
+from edgecmd.ownership import owned
 from edgecmd.runs import load_student, run_folder
+from server.faults import MadeUpTime
 from server.federation import federate, load_arrays, run_token, to_arrays
 from server.local_grid import local_grid
 from server.loop import RoundReport
+from server.patience import GridAround
 from server.simulate import contexts, simulate
 from tests.tiny_federation import NUM_CLIENTS, tiny_config
 
@@ -61,8 +68,8 @@ def test_the_run_folder(pairs: Path, tmp_path: Path) -> None:
     student = simulate(config)
     folder = run_folder(config)
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("checkpoints", "clients", "config.toml", "environment.json", "events.jsonl"),
-        *("student.safetensors", "token"),
+        *(".lock", "checkpoints", "clients", "config.toml", "environment.json", "events.jsonl"),
+        *("federation.json", "student.safetensors", "token"),
     ]
     read = load_student(folder / "student.safetensors").state_dict()
     for name, value in student.state_dict().items():
@@ -266,7 +273,8 @@ def test_every_client_failing_names_client_and_stage(pairs: Path, tmp_path: Path
         context.node_config["partition-id"] = 50 + context.node_id
     with local_grid(app, around) as grid, pytest.raises(FederationError) as caught:
         federate(grid, config)
-    assert "First fault, node 100: ClientError: client 150, stage data: ConfigError: " in str(caught.value)
+    assert "1 x ClientError: client 150, stage data: ConfigError: " in str(caught.value)
+    assert "(node 100)" in str(caught.value)
 
 
 def test_the_token_is_made_once(tmp_path: Path) -> None:
@@ -286,3 +294,129 @@ def test_a_checkpoint_holds_the_final_weights(pairs: Path, tmp_path: Path) -> No
     assert sorted(newest) == sorted(arrays)
     for name, value in arrays.items():
         np.testing.assert_array_equal(newest[name], value)
+
+
+# Where the clients of a run are.
+
+
+def nodes_of(config: RunConfig, *ids: int) -> dict[int, Context]:
+    """The clients' contexts on nodes ``ids``."""
+    around = {}
+    for node, context in zip(ids, contexts(config).values(), strict=False):
+        context.node_id = node
+        around[node] = context
+    return around
+
+
+def test_a_run_on_flower_is_not_continued_here_nor_the_other_way_round(pairs: Path, tmp_path: Path) -> None:
+    config = tiny_config(pairs, tmp_path, "federation.client_fraction=0.5")
+    with local_grid(app, nodes_of(config, 17, 4, 9, 23)) as grid, pytest.raises(Stopped):
+        federate(grid, config, runtime="flower", report=stop_after(1))
+    folder = run_folder(config)
+    expected = {"runtime": "flower", "nodes": 4, "nodes_with_own_pairs": 0}
+    assert read_json(folder / "federation.json") == expected
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(
+        FederationError, match="was made on Flower.*flwr run . <federation> --run-config"
+    ) as one:
+        simulate(config)
+    assert f'out="{tmp_path}" name="tiny"' in str(one.value)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    with local_grid(app, nodes_of(config, 1, 2, 3, 5)) as grid:
+        federate(grid, config, runtime="flower")
+    simulated = tiny_config(pairs, tmp_path, "federation.client_fraction=0.5", 'name="simulated"')
+    assert run(simulated) == student_bytes(config), "the same weights in either runtime"
+    assert read_json(run_folder(simulated) / "federation.json")["runtime"] == "in-process"
+    with local_grid(app, contexts(simulated)) as grid, pytest.raises(FederationError, match="edgecmd resume"):
+        federate(grid, simulated, runtime="flower")
+
+
+class Asking(GridAround):
+    """Counts the questions for identities, and shows so many nodes at a time."""
+
+    def __init__(self, grid: Grid, *, shown: int = NUM_CLIENTS) -> None:
+        super().__init__(grid)
+        self.shown, self.questions = shown, 0
+
+    def get_node_ids(self) -> list[int]:
+        return sorted(self._grid.get_node_ids())[: self.shown]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        sent = list(messages)
+        self.questions += sum(one.metadata.message_type == "query.index" for one in sent)
+        return self._grid.send_and_receive(sent, timeout=timeout)
+
+
+def test_only_flower_s_nodes_are_asked_who_they_are_and_once(pairs: Path, tmp_path: Path) -> None:
+    for runtime, fraction, questions in (
+        ("in-process", 1.0, 0),
+        ("in-process", 0.5, NUM_CLIENTS),
+        ("flower", 1.0, NUM_CLIENTS),
+        ("flower", 0.5, NUM_CLIENTS),
+    ):
+        name = f"{runtime}-{fraction}"
+        config = tiny_config(pairs, tmp_path, f'name="{name}"', f"federation.client_fraction={fraction}")
+        with local_grid(app, contexts(config)) as grid:
+            asking = Asking(grid)
+            federate(asking, config, runtime=runtime)  # type: ignore[arg-type]
+            assert asking.questions == questions, name
+            federate(asking, config, runtime=runtime)  # type: ignore[arg-type]
+            assert asking.questions == questions, "a finished run asks nobody"
+
+
+@pytest.mark.parametrize(("shown", "waited_s"), [(4, 0), (3, 600), (2, None)])
+def test_a_deployment_waits_for_all_and_starts_with_more_than_half(
+    pairs: Path, tmp_path: Path, shown: int, waited_s: float | None
+) -> None:
+    config, time = tiny_config(pairs, tmp_path, "federation.num_rounds=1"), MadeUpTime()
+    with local_grid(app, contexts(config)) as grid:
+        asking = Asking(grid, shown=shown)
+        if waited_s is None:
+            with pytest.raises(FederationError, match="2 clients connected within 600 s; 3 are needed"):
+                federate(asking, config, runtime="flower", clock=time.clock())
+            return
+        federate(asking, config, runtime="flower", clock=time.clock())
+    assert waited_s <= time.now_s <= waited_s + 1
+    (event,) = read_events(run_folder(config) / "events.jsonl", kind="round")
+    assert event["clients"] == shown
+
+
+def test_flower_s_own_simulation_waits_for_nobody(pairs: Path, tmp_path: Path) -> None:
+    config, time = tiny_config(pairs, tmp_path, "federation.num_rounds=1"), MadeUpTime()
+    with local_grid(app, contexts(config)) as grid:
+        federate(Asking(grid, shown=3), config, runtime="flower", may_grow=False, clock=time.clock())
+    assert time.now_s == 0.0
+
+
+def test_deadline_and_quorum_may_change_between_two_starts(pairs: Path, tmp_path: Path) -> None:
+    """They decide who is waited for, and not what is computed; a quorum that enlarges cohorts does."""
+    simulate(tiny_config(pairs, tmp_path))
+    simulate(tiny_config(pairs, tmp_path, "federation.deadline_s=5", "federation.min_clients=2"))
+    shares = ("federation.client_fraction=0.5", 'name="shares"')
+    simulate(tiny_config(pairs, tmp_path, *shares))
+    with pytest.raises(FederationError, match="holds a run with other settings"):
+        simulate(tiny_config(pairs, tmp_path, *shares, "federation.min_clients=3"))
+
+
+def test_a_folder_that_another_owns_is_refused_before_anything_is_written(
+    pairs: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(pairs, tmp_path)
+    refused: list[str] = []
+
+    def second() -> None:
+        try:
+            simulate(config)
+        except FederationError as error:
+            refused.append(str(error))
+
+    with owned(run_folder(config)):
+        other = threading.Thread(target=second)
+        other.start()
+        other.join()
+        assert not (run_folder(config) / "config.toml").exists()
+        assert refused
+        simulate(config)
+    assert "is in use by process" in refused[0]

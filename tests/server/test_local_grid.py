@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MessageType, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from edgecmd.errors import FederationError
-from server.cohort import CohortGrid, ask_indices
+from server.cohort import CohortGrid
 from server.local_grid import RUN_ID, LocalGrid, copy_records, local_grid, set_identity
 from server.strategies import to_record
 from tests.hand_made import TOKEN, Weights, app_of, contexts, drift, records
@@ -148,32 +148,6 @@ def test_a_drill_hits_the_round_and_node_it_names() -> None:
     for index, failed in ((1, []), (2, [101]), (3, [])):
         replies = grid.send_and_receive([to_node(node, round_index=index) for node in (100, 101)])
         assert [one.metadata.src_node_id for one in replies if one.has_error()] == failed
-
-
-def test_nodes_are_asked_for_their_index() -> None:
-    grid = LocalGrid(app_of(drift), contexts(3, first_node=50, step=7))
-    assert ask_indices(grid, [64, 50], deadline_s=600.0) == {64: 2, 50: 0}
-    assert ask_indices(grid, [], deadline_s=600.0) == {}
-
-
-def test_nodes_that_do_not_know_their_index_are_left_out() -> None:
-    app = ClientApp()
-
-    @app.query("index")
-    def index(message: Message, context: Context) -> Message:
-        if context.node_id == 101:
-            return Message(Error(3, "failed"), reply_to=message)
-        return Message(
-            records(WEIGHTS, client=4) if context.node_id == 102 else RecordDict({}), reply_to=message
-        )
-
-    assert ask_indices(LocalGrid(app, contexts(3)), [100, 101, 102], deadline_s=600.0) == {102: 4}
-
-
-def test_the_project_s_client_knows_its_index() -> None:
-    from clients.app import app
-
-    assert ask_indices(LocalGrid(app, contexts(2)), [100, 101], deadline_s=600.0) == {100: 0, 101: 1}
 
 
 @pytest.fixture

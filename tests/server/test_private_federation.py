@@ -9,7 +9,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 from scipy import stats
 
 from edgecmd.config import RunConfig
-from edgecmd.errors import PrivacyError
+from edgecmd.errors import FederationError, PrivacyError
 from edgecmd.files import read_json
 from edgecmd.privacy.ledger import Ledger
 from edgecmd.privacy.places import client_ledger, server_ledger
@@ -20,6 +20,7 @@ from server.client_privacy import central_privacy
 from server.federation import to_arrays
 from server.local_grid import set_identity
 from server.loop import RoundReport
+from server.screening import BY_CODE
 from server.simulate import simulate
 from server.strategies import to_record
 from tests.tiny_federation import tiny_config
@@ -90,7 +91,7 @@ def test_when_all_budgets_are_spent_the_run_ends_with_what_it_has(pairs: Path, t
     config = tiny_config(pairs, tmp_path, *ANCHORS, f'privacy.ledger_dir="{tmp_path}/ledgers"')
     simulate(replace(config, federation=replace(config.federation, num_rounds=2), name="first"))
     # The first run was calibrated to spend everything in two rounds.
-    with pytest.raises(PrivacyError, match="4 clients refused round 1"):
+    with pytest.raises(PrivacyError, match="4 clients have spent their privacy budgets. Round 1: 0 usable"):
         simulate(replace(config, name="second"))
 
 
@@ -104,11 +105,34 @@ def test_pairs_dealt_anew_do_not_escape_their_ledger(change: str, pairs: Path, t
     assert {Ledger(path).num_rounds() for path in (tmp_path / "ledgers").glob("client-*.jsonl")} == {3}
 
 
-def test_a_projection_into_the_ledger_of_private_runs_is_refused(pairs: Path, tmp_path: Path) -> None:
+def test_a_projection_into_the_ledger_of_private_runs_is_refused(
+    pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each client says a word; the reason, with its own ledger's path, stays in the client's log."""
     shared = f'privacy.ledger_dir="{tmp_path}/ledgers"'
     simulate(tiny_config(pairs, tmp_path / "a", *ANCHORS, shared, "privacy.projected_pairs=9"))
-    with pytest.raises(PrivacyError, match="were NOT PRIVATE, and this run is private"):
+    with pytest.raises(FederationError, match="4 x refused: ") as refused:
         simulate(tiny_config(pairs, tmp_path / "b", *ANCHORS, shared, "federation.num_rounds=1"))
+    assert "client-0000.jsonl" not in str(refused.value)
+    told = [one.getMessage() for one in caplog.records if one.name == "edgecmd.client"]
+    assert len(told) == 4
+    assert all("were NOT PRIVATE, and this run is private" in one for one in told)
+
+
+def test_what_a_client_says_of_a_failure_is_not_written_down(pairs: Path, tmp_path: Path) -> None:
+    """A client's text under privacy could hold anything; without privacy it helps."""
+    secret = "/home/ann/pair-17.png is broken"
+    for name, settings in (("private", ANCHORS), ("open", ())):
+        config = tiny_config(pairs, tmp_path, *settings, f'name="{name}"', "federation.num_rounds=1")
+        reports: list[RoundReport] = []
+        simulate(
+            config, fault=lambda _, node: OSError(secret) if node == 101 else None, report=reports.append
+        )
+        log = (tmp_path / name / "events.jsonl").read_text()
+        assert (secret in log) == (name == "open")
+        ((rejected,),) = [one.rejected for one in reports]
+        expected = BY_CODE[2] if name == "private" else f"OSError: {secret}"
+        assert (rejected.node_id, rejected.reason) == (101, expected)
 
 
 def test_a_run_that_outlives_its_budgets_keeps_its_rounds(

@@ -5,9 +5,13 @@ import io
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode
+from hypothesis import given
+from hypothesis import strategies as st
 
+from server.faults import crashed, expired, posed, reply_expired, reply_like, unavailable
 from server.local_grid import set_identity
-from server.screening import screen
+from server.screening import BY_CODE, SECOND, UNKNOWN, match, screen
 from tests.hand_made import records, start
 
 GOOD = start()
@@ -23,10 +27,16 @@ def reply(content: RecordDict, *, node: int = 100) -> Message:
     return Message(content, reply_to=message(node))
 
 
+def by_node(*replies: Message) -> dict[int, Message]:
+    return {one.metadata.src_node_id: one for one in replies}
+
+
 def reason_of(content: RecordDict) -> str:
     """Reason for which the only reply is dropped, while one beside it is kept."""
     usable, rejected = screen(
-        [reply(content, node=100), reply(records(GOOD, client=7), node=107)], GOOD, max_examples=MAX_EXAMPLES
+        by_node(reply(content, node=100), reply(records(GOOD, client=7), node=107)),
+        GOOD,
+        max_examples=MAX_EXAMPLES,
     )
     assert [one.content.metric_records["metrics"]["client"] for one in usable] == [7]
     assert [one.node_id for one in rejected] == [100]
@@ -65,13 +75,13 @@ def npy(value: np.ndarray) -> bytes:
 
 def test_usable_replies_are_sorted_by_client() -> None:
     replies = [reply(records(GOOD, client=client), node=200 - client) for client in (5, 0, 3)]
-    usable, rejected = screen(replies, GOOD, max_examples=MAX_EXAMPLES)
+    usable, rejected = screen(by_node(*replies), GOOD, max_examples=MAX_EXAMPLES)
     assert [one.content.metric_records["metrics"]["client"] for one in usable] == [0, 3, 5]
     assert rejected == []
 
 
 def test_nothing_came_back() -> None:
-    assert screen([], GOOD, max_examples=MAX_EXAMPLES) == ([], [])
+    assert screen({}, GOOD, max_examples=MAX_EXAMPLES) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -79,7 +89,8 @@ def test_nothing_came_back() -> None:
     [(Error(3, "client 2, stage data: OSError: gone"), "stage data: OSError: gone"), (Error(0), "an error")],
 )
 def test_an_error_reply_is_dropped_with_its_own_words(error: Error, reason: str) -> None:
-    _, rejected = screen([Message(error, reply_to=message(5))], GOOD, max_examples=MAX_EXAMPLES)
+    failed = Message(error, reply_to=message(5))
+    _, rejected = screen({5: failed}, GOOD, max_examples=MAX_EXAMPLES)
     assert [one.node_id for one in rejected] == [5]
     assert reason in rejected[0].reason
 
@@ -91,9 +102,10 @@ def test_an_absurd_number_of_pairs(value: object) -> None:
 
 def test_the_largest_and_smallest_believable_numbers_of_pairs() -> None:
     replies = [
-        reply(records(GOOD, client=client, num_examples=num)) for client, num in enumerate((1, MAX_EXAMPLES))
+        reply(records(GOOD, client=client, num_examples=num), node=100 + client)
+        for client, num in enumerate((1, MAX_EXAMPLES))
     ]
-    assert len(screen(replies, GOOD, max_examples=MAX_EXAMPLES)[0]) == 2
+    assert len(screen(by_node(*replies), GOOD, max_examples=MAX_EXAMPLES)[0]) == 2
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e300, 2, [1.0]])
@@ -210,17 +222,157 @@ def test_a_header_that_claims_terabytes_allocates_nothing() -> None:
     assert "float32[1000000000000] instead of float32[3]" in reason_of(with_array("bias", raw(data)))
 
 
-def test_a_second_reply_for_a_client() -> None:
-    replies = [reply(records(GOOD, client=1), node=node) for node in (100, 101)]
-    usable, rejected = screen(replies, GOOD, max_examples=MAX_EXAMPLES)
-    assert [one.metadata.src_node_id for one in usable] == [100]
-    assert [(one.node_id, one.reason) for one in rejected] == [(101, "a second reply for client 1")]
+@pytest.mark.parametrize("private", [False, True])
+def test_a_client_that_claims_another_s_index_displaces_nobody(private: bool) -> None:
+    """Both are used, in the order of their nodes, whichever came first; nobody's index decides of another."""
 
+    def answer(client: int, node: int) -> Message:
+        content = records(GOOD, client=client)
+        if private:
+            content["metrics"] = MetricRecord({"client": client})
+        return reply(content, node=node)
 
-def test_by_node_a_client_that_claims_another_s_index_displaces_nobody() -> None:
-    """Whether the second counts must not depend on the first being there."""
-    liar, honest = reply(records(GOOD, client=5), node=100), reply(records(GOOD, client=5), node=105)
-    for present in ([liar, honest], [honest, liar]):
-        usable, rejected = screen(present, GOOD, max_examples=MAX_EXAMPLES, by_node=True)
-        assert [one.metadata.src_node_id for one in usable] == [100, 105]
+    liar, honest, other = answer(5, 100), answer(5, 105), answer(2, 300)
+    for present in ([liar, honest, other], [other, honest, liar]):
+        usable, rejected = screen(by_node(*present), GOOD, max_examples=MAX_EXAMPLES, private=private)
+        assert [one.metadata.src_node_id for one in usable] == [300, 100, 105]
         assert rejected == []
+
+
+SECRET = "pair 17 beneath /home/ann shows cats"
+
+
+def private_reason(answer: Message) -> str:
+    usable, (rejected,) = screen({100: answer}, GOOD, max_examples=MAX_EXAMPLES, private=True)
+    assert usable == []
+    return rejected.reason
+
+
+@pytest.mark.parametrize("code", range(10))
+def test_under_privacy_no_word_of_a_client_is_written_down(code: int) -> None:
+    reason = private_reason(Message(Error(code, SECRET), reply_to=message(100)))
+    assert not set(SECRET.split()) & set(reason.split())
+    assert reason
+    public, (rejected,) = screen(
+        {100: Message(Error(code, SECRET), reply_to=message(100))}, GOOD, max_examples=MAX_EXAMPLES
+    )
+    assert (public, rejected.reason) == ([], SECRET)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        RecordDict({SECRET: MetricRecord({"client": 0})}),
+        RecordDict({"arrays": records(GOOD, client=0)["arrays"], "metrics": MetricRecord({SECRET: 1})}),
+        RecordDict({"arrays": records(GOOD, client=0)["arrays"], "metrics": MetricRecord({"client": -17})}),
+        RecordDict(
+            {"arrays": ArrayRecord({SECRET: Array(np.ones(1))}), "metrics": MetricRecord({"client": 0})}
+        ),
+        RecordDict(
+            {
+                "arrays": records(GOOD | {"scale": np.float32(1e17)}, client=0)["arrays"],
+                "metrics": MetricRecord({"client": 0}),
+            }
+        ),
+    ],
+    ids=["record", "metric", "index", "tensor", "value"],
+)
+def test_under_privacy_a_wrong_reply_is_described_without_its_content(content: RecordDict) -> None:
+    reason = private_reason(reply(content))
+    assert not any(word in reason for word in ("17", "ann", "cat", "pair"))
+
+
+@pytest.mark.parametrize(
+    ("told", "kept", "spent"),
+    [
+        ("refused: budget-spent", "refused: budget-spent", True),
+        ("refused: no-ledger", "refused: no-ledger", False),
+        ("refused: out-of-bounds (privacy.epsilon)", "refused: out-of-bounds (privacy.epsilon)", False),
+        (f"refused: budget-spent ({SECRET}\n)", "refused: budget-spent", True),
+        (f"refused: budget-spent and {SECRET}", BY_CODE[2], False),
+        (f"refused: {SECRET}", BY_CODE[2], False),
+        ("refused: made-up", BY_CODE[2], False),
+        ("budget-spent", BY_CODE[2], False),
+    ],
+)
+def test_a_sealed_refusal_is_kept_and_a_made_up_one_is_not(told: str, kept: str, spent: bool) -> None:
+    answer = Message(Error(2, told), reply_to=message(100))
+    _, (rejected,) = screen({100: answer}, GOOD, max_examples=MAX_EXAMPLES, private=True)
+    assert (rejected.reason, rejected.spent) == (kept, spent)
+    assert rejected.refused == kept.startswith("refused: ")
+
+
+# Whose a reply is.
+
+
+def asked(*nodes: int) -> dict[str, Message]:
+    messages = {f"m{node}": message(node) for node in nodes}
+    for name, one in messages.items():
+        one.metadata.__dict__["_message_id"] = name
+        one.metadata.group_id = "round-3"
+    return messages
+
+
+def test_every_error_that_the_superlink_makes_itself_belongs_to_the_node_that_was_asked() -> None:
+    """Made by Flower's own code: it signs with node 1, and one kind has another type and no group."""
+    questions = asked(101, 102, 103, 104)
+    makers = (unavailable, expired, reply_expired, crashed)
+    replies = [make(one) for make, one in zip(makers, questions.values(), strict=True)]
+    assert [one.metadata.src_node_id for one in replies] == [1, 1, 1, 104]
+    found, dropped = match(replies, questions, silence="silent")
+    assert sorted(found) == [101, 102, 103, 104]
+    assert dropped == []
+    usable, rejected = screen(found, GOOD, max_examples=MAX_EXAMPLES)
+    assert usable == []
+    assert [one.node_id for one in rejected] == [101, 102, 103, 104]
+    assert [one.reason.split(" - ")[0].split(" \u2014 ")[0] for one in rejected] == [
+        "Error: Node Unavailable",
+        "Error: Message Unavailable",
+        "Error: Reply Message Unavailable",
+        "ClientApp stopped responding.",
+    ]
+
+
+def test_flower_s_codes_all_have_a_sentence_for_private_runs() -> None:
+    codes = {value for name, value in vars(ErrorCode).items() if name.isupper()}
+    assert codes - {ErrorCode.UNKNOWN} == set(BY_CODE)
+
+
+def test_replies_that_answer_nothing_of_this_round_are_dropped_each_with_its_reason() -> None:
+    questions = asked(101, 102, 103, 104, 105, 106, 107)
+    answers = {
+        node: reply_like(reply(records(GOOD, client=0)), questions[f"m{node}"]) for node in range(101, 108)
+    }
+    late = reply_like(answers[101], posed(questions["m101"], name="m-of-round-2"))
+    other_group = reply_like(answers[103], posed(questions["m103"], group="round-2", name="m103"))
+    impostor = reply_like(answers[104], posed(questions["m104"], node=105, name="m104"))
+    other_type = reply_like(answers[105], questions["m105"])
+    other_type.metadata.message_type = "query.index"
+    other_run = reply_like(answers[106], questions["m106"])
+    other_run.metadata.__dict__["_run_id"] = 99
+    replies = [late, answers[102], answers[102], other_group, impostor, other_type, other_run, answers[106]]
+    found, dropped = match(replies, questions, silence="silent")
+    assert sorted(found) == [102, 106]
+    assert found[106] is answers[106], "a forged reply does not stand in the way of the true one"
+    assert [(one.node_id, one.reason) for one in dropped] == [
+        (101, UNKNOWN),
+        (102, SECOND),
+        (103, "a reply of another round"),
+        (104, "a reply that another node made"),
+        (105, "a reply of another type"),
+        (106, "a reply of another run"),
+        *((node, "silent") for node in (101, 103, 104, 105, 107)),
+    ]
+
+
+@given(order=st.permutations(range(8)))
+def test_the_order_of_arrival_changes_nothing(order: list[int]) -> None:
+    questions = asked(*range(101, 105))
+    replies = [
+        reply_like(reply(records(GOOD, client=node % 3)), one) for node, one in enumerate(questions.values())
+    ]
+    replies += [unavailable(posed(message(9), name=f"of-old-{index}")) for index in range(4)]
+    found, dropped = match([replies[place] for place in order], questions, silence="silent")
+    usable, _ = screen(found, GOOD, max_examples=MAX_EXAMPLES)
+    assert [one.metadata.src_node_id for one in usable] == [101, 104, 102, 103]
+    assert [one.reason for one in dropped] == [UNKNOWN] * 4

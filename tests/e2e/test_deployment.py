@@ -1,0 +1,109 @@
+"""A deployment on this machine (`pytest -m slow`): a SuperLink, three SuperNodes, and one that dies."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from edgecmd.events import read_events
+from edgecmd.file_settings import VARIABLE
+from edgecmd.files import read_json
+from tests.flower_processes import BIN, answers, environment, flwr, free_port
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="process groups of POSIX")]
+
+SETTINGS = {
+    "name": "deployed",
+    "out": "/nowhere",
+    "data.image_size": 32,
+    "device": "cpu",
+    "student.architecture": "ws-50k",
+    "distill.batch_size": 16,
+    "federation.num_clients": 3,
+    "federation.num_rounds": 4,
+    "federation.local_steps": 2,
+    "federation.deadline_s": 240.0,
+    "evaluate.every_rounds": 0,
+}
+
+
+def started(stack: ExitStack, folder: Path, name: str, *words: str) -> "subprocess.Popen[bytes]":
+    """One of Flower's programs in a process group of its own, which ends with the test."""
+    env = environment(folder / "home") | {VARIABLE: str(folder / "server.toml")}
+    log = stack.enter_context((folder / f"{name}.log").open("wb"))
+    process = subprocess.Popen(
+        [str(BIN / words[0]), *words[1:]], env=env, stdout=log, stderr=log, start_new_session=True
+    )
+    stack.callback(kill, process)
+    return process
+
+
+def kill(process: "subprocess.Popen[bytes]") -> None:
+    """End a program and what it started, as a power cut does."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """Three SuperNodes of a SuperLink that are connected."""
+    port = free_port()
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "config.toml").write_text(
+        f'[superlink]\ndefault = "own"\n\n[superlink.own]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+    )
+    (tmp_path / "server.toml").write_text(f'out = "{tmp_path}/runs"\n')
+    local = ("--insecure", "--host", "127.0.0.1", "--port")
+    with ExitStack() as stack:
+        started(stack, tmp_path, "superlink", "flower-superlink", *local, str(port))
+        wait(lambda: answers(port))
+        found = []
+        for place in range(3):
+            config = f"partition-id={place} num-partitions=3"
+            words = (*local, str(free_port()), "--superlink", f"127.0.0.1:{port}", "--node-config", config)
+            found.append(started(stack, tmp_path, f"node{place}", "flower-supernode", *words))
+        yield found
+
+
+def wait(until, seconds: float = 400.0) -> None:
+    end = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < end
+        time.sleep(0.5)
+
+
+def newest(home: Path) -> dict[str, str]:
+    (run,) = json.loads(flwr(home, "ls", "--format", "json"))["runs"]
+    return dict(run)
+
+
+def test_a_node_that_is_killed_in_a_round_does_not_end_the_run(
+    nodes: list["subprocess.Popen[bytes]"], tmp_path: Path
+) -> None:
+    config = " ".join(f"{name}={json.dumps(value)}" for name, value in SETTINGS.items())
+    flwr(tmp_path / "home", "run", ".", "--run-config", config)
+    folder = tmp_path / "runs" / "deployed"
+
+    def rounds() -> list[dict]:
+        return list(read_events(folder / "events.jsonl", kind="round"))
+
+    wait(lambda: len(rounds()) == 1 and b"ROUND 2" in (tmp_path / "node1.log").read_bytes())
+    kill(nodes[1])
+    wait(lambda: newest(tmp_path / "home")["status"].startswith("finished"))
+    assert newest(tmp_path / "home")["status"] == "finished:completed"
+    assert [event["round"] for event in rounds()] == [1, 2, 3, 4]
+    assert [event["clients"] for event in rounds()] == [3, 2, 2, 2]
+    dropped = [(event["round"], one["reason"]) for event in rounds() for one in event["rejected"]]
+    ((round_index, reason),) = dropped
+    assert round_index == 2
+    assert reason.startswith("Error: Node Unavailable")
+    expected = {"runtime": "flower", "nodes": 3, "nodes_with_own_pairs": 0}
+    assert read_json(folder / "federation.json") == expected
+    assert (folder / "student.safetensors").exists()

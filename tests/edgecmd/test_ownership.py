@@ -1,0 +1,137 @@
+"""A run folder has one owner: real processes, killed ones, and file systems without locks."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from edgecmd.errors import FederationError
+from edgecmd.ownership import LOCK, OWNER, empty, owned
+
+HOLD = (
+    "import sys, time; from pathlib import Path; from edgecmd.ownership import owned\n"
+    "with owned(Path(sys.argv[1])):\n"
+    "    Path(sys.argv[2]).write_text('')\n"
+    "    time.sleep(120)\n"
+)
+
+
+def holder(folder: Path, sign: Path) -> subprocess.Popen[bytes]:
+    """Another process that owns ``folder``."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder), str(sign)])
+    end = time.monotonic() + 300
+    while not sign.exists():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return process
+
+
+def test_a_second_process_is_refused_with_the_pid_until_the_first_is_gone_however_it_went(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "runs" / "demo"
+    first = holder(folder, tmp_path / "first")
+    try:
+        for _ in range(2):
+            with (
+                pytest.raises(FederationError, match=f"{folder} is in use by process {first.pid}") as caught,
+                owned(folder),
+            ):
+                pass
+        assert caught.value.exit_code == 5
+        assert (folder / OWNER).read_text() == f"{first.pid}\n", "a refusal leaves the owner's sign alone"
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    assert (folder / OWNER).exists(), "what a killed owner leaves"
+    with owned(folder):
+        assert (folder / OWNER).read_text() == f"{os.getpid()}\n"
+    second = holder(folder, tmp_path / "second")
+    second.kill()
+    second.wait()
+
+
+def test_blocks_nest_in_one_thread_and_the_outer_one_ends_it(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    with owned(folder):
+        with owned(tmp_path / "demo" / ".." / "demo"):
+            (folder / "config.toml").write_text("")
+        assert (folder / OWNER).exists()
+        with owned(folder / "baselines" / "l2"):
+            (folder / "baselines" / "l2" / "config.toml").write_text("")
+    assert not (folder / OWNER).exists()
+    with owned(folder):
+        pass
+
+
+def test_another_thread_is_another_owner(tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def try_it() -> None:
+        try:
+            with owned(tmp_path):
+                pass
+        except FederationError as error:
+            refused.append(str(error))
+
+    with owned(tmp_path):
+        thread = threading.Thread(target=try_it)
+        thread.start()
+        thread.join()
+        with owned(tmp_path):
+            pass
+    assert [f"process {os.getpid()}" in one for one in refused] == [True]
+
+
+def test_an_error_inside_gives_the_folder_back_and_leaves_no_empty_one(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(RuntimeError), owned(tmp_path / "runs" / "demo"):
+            raise RuntimeError
+        assert not (tmp_path / "runs" / "demo").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("does not support flock")]
+)
+def test_a_file_system_without_locks_is_an_error_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(FileLock, "acquire", fail)
+    words = "cannot be locked: .*set out to a folder on a local disk"
+    with pytest.raises(FederationError, match=words), owned(tmp_path / "demo"):
+        pass
+    monkeypatch.undo()
+    with owned(tmp_path / "demo"):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FederationError, match="cannot be locked"), owned(tmp_path / "file" / "demo"):
+        pass
+
+
+def test_emptying_keeps_the_lock(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("")
+    folder = tmp_path / "demo"
+    with owned(folder):
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints" / "one").write_text("")
+        (folder / "config.toml").write_text("")
+        (folder / "link").symlink_to(outside)
+        empty(folder)
+        assert sorted(path.name for path in folder.iterdir()) == [LOCK, OWNER]
+    assert (outside / "kept").exists()

@@ -1,0 +1,184 @@
+"""A federation under the faults of a deployment, compared with sums done by hand."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from edgecmd.errors import ConfigError, FederationError
+from edgecmd.events import read_events
+from edgecmd.runs import run_folder
+from server.checkpoint import newest_checkpoint
+from server.faults import FATES, Faults, FaultyGrid, MadeUpTime
+from server.local_grid import LocalGrid
+from server.loop import run_rounds
+from server.patience import PatientGrid
+from server.simulate import simulate
+from tests.hand_made import Weights, app_of, contexts, drift, federation, question, start
+from tests.tiny_federation import tiny_config
+
+NUM_CLIENTS, NUM_ROUNDS = 4, 3
+COUNTED = ("answered", "twice", "foreign")
+"""Fates whose proper answer arrives in its round."""
+
+
+def pulled(grid: FaultyGrid, *nodes: int, round_index: int = 1) -> list[tuple[int, int, bool]]:
+    """(place of the question it answers, or -1; sender; whether it is an error) of each reply."""
+    ids = list(grid.push_messages([question(node, round_index=round_index) for node in nodes]))
+    replies = grid.pull_messages(ids)
+    found = [(one.metadata.reply_to_message_id, one.metadata.src_node_id, one.has_error()) for one in replies]
+    return [(ids.index(one) if one in ids else -1, node, error) for one, node, error in found]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("unavailable", [(0, SUPERLINK_NODE_ID, True)]),
+        ("expired", [(0, SUPERLINK_NODE_ID, True)]),
+        ("reply_expired", [(0, SUPERLINK_NODE_ID, True)]),
+        ("crashed", [(0, 100, True)]),
+        ("lost", []),
+        ("late", []),
+        ("twice", [(0, 100, False), (0, 100, False)]),
+        ("foreign", [(-1, 100, False), (0, 100, False)]),
+        ("impostor", [(0, 101, False)]),
+        ("other_round", [(0, 100, False)]),
+    ],
+)
+def test_each_fault_is_what_it_says(kind: str, expected: list[tuple[int, int, bool]]) -> None:
+    grid = FaultyGrid(LocalGrid(app_of(drift), contexts(2)), Faults(**{kind: 1.0}))  # type: ignore[arg-type]
+    assert pulled(grid, 100) == expected
+    assert [(one.turn, one.node, one.kind) for one in grid.journal] == [(1, 100, kind)]
+
+
+def test_a_late_reply_comes_with_those_of_a_later_round() -> None:
+    grid = FaultyGrid(LocalGrid(app_of(drift), contexts(2)), Faults(late=1.0))
+    assert pulled(grid, 100) == []
+    assert pulled(grid, 101, round_index=2) == [(-1, 100, False)]
+    assert pulled(grid, round_index=3) == [(-1, 101, False)]
+
+
+def test_the_codes_are_flower_s() -> None:
+    codes = {
+        "unavailable": ErrorCode.NODE_UNAVAILABLE,
+        "expired": ErrorCode.MESSAGE_UNAVAILABLE,
+        "reply_expired": ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+        "crashed": ErrorCode.CLIENT_APP_CRASHED,
+    }
+    for kind, code in codes.items():
+        grid = FaultyGrid(LocalGrid(app_of(drift), contexts(1)), Faults(**{kind: 1.0}))  # type: ignore[arg-type]
+        (reply,) = grid.pull_messages(grid.push_messages([question(100)]))
+        assert reply.error.code == code
+
+
+def test_absent_and_reborn_nodes() -> None:
+    grid = FaultyGrid(LocalGrid(app_of(drift), contexts(5)), Faults(absent=1.0))
+    (only,) = grid.get_node_ids()
+    assert only in range(100, 105)
+    grid = FaultyGrid(LocalGrid(app_of(drift), contexts(2)), Faults(reborn=1.0))
+    first = list(grid.get_node_ids())
+    assert first == list(grid.get_node_ids()), "the same until something is sent"
+    assert [node % 1000 for node in first] == [100, 101]
+    assert pulled(grid, *first) == [(0, first[0], False), (1, first[1], False)]
+    assert set(grid.get_node_ids()).isdisjoint({*first, 100, 101})
+    assert [one.node for one in grid.journal] == [100, 101], "the journal names the node itself"
+
+
+def test_a_failed_pull_is_repeated_at_most_three_times_in_a_row() -> None:
+    time = MadeUpTime()
+    grid = FaultyGrid(LocalGrid(app_of(drift), contexts(2)), Faults(failed_pull=1.0))
+    replies = PatientGrid(grid, clock=time.clock()).send_and_receive([question(100)], timeout=600.0)
+    assert len(list(replies)) == 1
+    assert time.now_s == pytest.approx(9.0)
+
+
+@pytest.mark.parametrize("wrong", [{"lost": 1.5}, {"absent": -0.1}, {"lost": 0.6, "late": 0.6}])
+def test_probabilities_are_checked(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=r"no probability|add up to 1\.2"):
+        Faults(**wrong)  # type: ignore[arg-type]
+
+
+def by_hand(weights: Weights, round_index: int, clients: list[int]) -> Weights:
+    """Client k holds 10 (k + 1) pairs and moves every weight by 0.01 (k + 1) (-1)^round + 0.002 round."""
+    sizes = np.array([10.0 * (client + 1) for client in clients])
+    moves = np.array([0.01 * (client + 1) * (-1) ** round_index + 0.002 * round_index for client in clients])
+    step = (sizes * moves).sum() / sizes.sum()
+    return {name: np.asarray(value, np.float64) + step for name, value in weights.items()}
+
+
+@st.composite
+def faults(draw: st.DrawFn) -> Faults:
+    """Any mixture: shares of the fates by weights, the rest by themselves."""
+    weights = draw(st.lists(st.integers(0, 3), min_size=len(FATES), max_size=len(FATES)))
+    proper = draw(st.integers(1, 20))
+    shares = {name: weight / (sum(weights) + proper) for name, weight in zip(FATES, weights, strict=True)}
+    some = st.sampled_from([0.0, 0.2, 0.5, 1.0])
+    return Faults(
+        seed=draw(st.integers(0, 2**31 - 1)),
+        absent=draw(some),
+        reborn=draw(some),
+        failed_pull=draw(some),
+        **shares,
+    )
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(drawn=faults(), quorum=st.integers(1, 3), fraction=st.sampled_from([0.5, 1.0]))
+@example(drawn=Faults(unavailable=1.0), quorum=1, fraction=1.0)
+@example(drawn=Faults(absent=0.5, reborn=1.0, late=0.5, failed_pull=1.0), quorum=1, fraction=0.5)
+def test_whatever_goes_wrong_the_sum_is_that_of_the_usable_replies(
+    tmp_path_factory: pytest.TempPathFactory, drawn: Faults, quorum: int, fraction: float
+) -> None:
+    folder = tmp_path_factory.mktemp("faulty")
+    changes = [f"num_clients={NUM_CLIENTS}", f"num_rounds={NUM_ROUNDS}", f"min_clients={quorum}"]
+    with federation(folder, *changes, f"client_fraction={fraction}") as one:
+        clock = MadeUpTime().clock()
+        faulty = FaultyGrid(one.grid, drawn)  # type: ignore[arg-type]
+        around = replace(one, grid=PatientGrid(faulty, clock=clock), clock=clock)
+        try:
+            found = run_rounds(around, start())
+            error = None
+        except FederationError as missed:
+            found, error = None, str(missed)
+    turns: dict[int, list[int]] = {}
+    for fate in faulty.journal:
+        if fate.message_type == "train":
+            turns.setdefault(fate.turn, []).extend([fate.node - 100] * (fate.kind in COUNTED))
+    expected, finished = start(), 0
+    for clients in turns.values():
+        if len(clients) < quorum:
+            break
+        finished += 1
+        expected = by_hand(expected, finished, clients)
+    assert [event["round"] for event in read_events(folder / "events.jsonl", kind="round")] == list(
+        range(1, finished + 1)
+    )
+    assert (error is None) == (finished == NUM_ROUNDS)
+    state = newest_checkpoint(folder / "checkpoints")
+    assert state is not None
+    assert state.round_index == finished
+    for name, value in (found or state.arrays).items():
+        np.testing.assert_allclose(value, expected[name], rtol=0, atol=1e-5)
+    if error is not None and len(turns) > finished:
+        assert f"Round {finished + 1}: {len(list(turns.values())[finished])} usable replies" in error
+
+
+def test_a_drill_of_the_real_clients_repeats_itself_and_survives_a_stop(pairs: Path, tmp_path: Path) -> None:
+    drill = Faults(seed=3, unavailable=0.2, late=0.2, twice=0.2, foreign=0.1, failed_pull=0.3)
+    outcomes = []
+    for name in ("one", "two"):
+        config = tiny_config(pairs, tmp_path, f'name="{name}"')
+        simulate(config, faults=drill)
+        folder = run_folder(config)
+        log = [
+            {key: value for key, value in event.items() if key not in ("time", "seconds")}
+            for event in read_events(folder / "events.jsonl", kind="round")
+        ]
+        outcomes.append(((folder / "student.safetensors").read_bytes(), log))
+    assert outcomes[0] == outcomes[1]
+    reasons = [dropped["reason"] for event in outcomes[0][1] for dropped in event["rejected"]]
+    assert any("Node Unavailable" in reason for reason in reasons)
