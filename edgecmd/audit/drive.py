@@ -24,7 +24,7 @@ from edgecmd.privacy.effective import plain_copy
 from edgecmd.privacy.gradients import MARGIN, Sum
 from edgecmd.privacy.mechanisms import UnitLoss, Units, unit_loss
 from edgecmd.privacy.plan import PrivacyPlan
-from edgecmd.privacy.randomness import Source
+from edgecmd.privacy.randomness import STATE_WORDS, Source
 
 # A weight moves by the release; below this share of the weights float32 would round the move away.
 RESOLVED = 1e-5
@@ -62,7 +62,8 @@ class Step:
         gradient_gap: Share by which what the optimiser got misses the release, at its worst parameter.
         weight_gap: Share by which the weights moved otherwise than by the release.
         words: Words of the source that were drawn after the sum was formed, for each coordinate.
-        coins: Words that were drawn before, for each sampled pair and unit that could have been.
+        coins: Words that were drawn before, but for those of the views.
+        pairs: Pairs of the client, each of which has a coin.
     """
 
     noise: StepNoise
@@ -72,6 +73,7 @@ class Step:
     weight_gap: float
     words: float
     coins: int
+    pairs: int
 
 
 @dataclass(kw_only=True, eq=False)
@@ -84,6 +86,7 @@ class Auditor:
         plan: Plan of the round.
         source: Coins and noise, counted.
         call: Number of the round.
+        pairs: Pairs of the client.
         mu: Weight of FedProx's term.
         steps: What was found.
     """
@@ -93,6 +96,7 @@ class Auditor:
     plan: PrivacyPlan
     source: Recorder
     call: int
+    pairs: int
     mu: float = 0.0
     steps: list[Step] = field(default_factory=list)
 
@@ -106,7 +110,7 @@ class Auditor:
 
     def form(self, rows: np.ndarray, chunks: Sequence[Units], total: Sum) -> None:
         """Make the sum of the units, and hold the step's against it."""
-        self._coins = self.source.drawn - self._mark
+        self._coins = self.source.drawn - self._mark - STATE_WORDS * len(chunks)
         self._mark = self.source.drawn
         self._stray = _gap(_weights(self.student), self._last)
         self._rows, self._units = len(rows), sum(len(one) for one in chunks)
@@ -165,6 +169,7 @@ class Auditor:
                 weight_gap=max(missed, self._stray),
                 words=self._words,
                 coins=self._coins,
+                pairs=self.pairs,
             )
         )
 
@@ -251,6 +256,7 @@ def drive(
         plan=plan,
         source=source,
         call=call,
+        pairs=len(data),
         mu=config.proximal_mu,
     )
     optimizer = torch.optim.SGD(student.parameters(), lr=config.learning_rate)

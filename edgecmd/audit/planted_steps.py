@@ -16,7 +16,8 @@ import torch
 from edgecmd.audit.faults import Fault
 from edgecmd.audit.finding import CONTRADICTED, Finding
 from edgecmd.audit.target import Target, find_target
-from edgecmd.privacy import sampling, train
+from edgecmd.data.augment import augment
+from edgecmd.privacy import mechanisms, sampling, train
 from edgecmd.privacy.gradients import Sum, clipped_sum, loop_gradients
 from edgecmd.privacy.mechanisms import Units, make_units
 from edgecmd.privacy.plan import PrivacyPlan
@@ -61,6 +62,7 @@ def step_faults(
     return [
         fault("four views as four records", views_as_records, check, "sensitivity", views),
         fault("clip over the batch mean for the last layer", mean_clipped_last, check, "sensitivity"),
+        fault("views mixed with another pair's", mixed_views, check, "changed rows"),
         fault("noise x 0.5", partial(noise_times, 0.5), step, "noise"),
         fault("noise x 0.1 when the sample is not empty", noise_without_pairs, step, "noise"),
         fault("noise x 0.1 from the 4th step on", partial(noise_by_step, _late), step, "noise"),
@@ -145,6 +147,16 @@ def views_as_records() -> AbstractContextManager[None]:
         ]
 
     return _replaced(train, "make_units", split)
+
+
+def mixed_views() -> AbstractContextManager[None]:
+    """Blend each view with a little of its neighbour's in the batch, as mixup does."""
+
+    def mixed(modality: str, image: torch.Tensor, **options: Any) -> torch.Tensor:  # noqa: ANN401 - as the real one
+        view = augment(modality, image, **options)
+        return 0.9 * view + 0.1 * view.roll(1, dims=0)
+
+    return _replaced(mechanisms, "augmented", mixed)
 
 
 def mean_clipped_last() -> AbstractContextManager[None]:

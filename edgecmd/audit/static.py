@@ -18,6 +18,7 @@ from edgecmd.audit.sensitivity import (
 )
 from edgecmd.audit.subject import Subject, subjects
 from edgecmd.audit.target import Target
+from edgecmd.audit.views import views_finding
 from edgecmd.privacy.mechanisms import unit_loss
 from edgecmd.privacy.plan import PrivacyPlan
 
@@ -62,6 +63,7 @@ def _private_findings(
     subject = found[0]
     loss = unit_loss(target.config.distill, subject.anchors)
     findings.append(unit_loss_purity(loss, embedding_dim=subject.embedding_dim))
+    findings.append(views_finding(subject, plan, target.config))
     for subject, part in _parts(found, effort, tick):
         question = private_question(subject, plan, target.config, num_pairs=effort.num_pairs)
         findings.append(search(question, effort, tick=part))

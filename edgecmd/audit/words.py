@@ -156,9 +156,10 @@ def counted(steps: Sequence[Step]) -> Check:
     if least < WORDS_A_COORDINATE:
         fault = f"a step's noise is made of {least:.2g} of its words for each coordinate"
         return Check(name="words of the noise", fault=fault)
-    bare = [one for one in steps if one.noise.index == 1 and one.coins < one.noise.rows]
+    # The first step of a round draws coins of all pairs; where there are bins, they are those of its epoch.
+    bare = [one for one in steps if one.noise.index == 1 and one.coins < one.pairs]
     if bare:
-        fault = f"a step samples {bare[0].noise.rows} pairs by {bare[0].coins} of its words"
+        fault = f"a step deals {bare[0].pairs} pairs by {bare[0].coins} of its words"
         return Check(name="words of the noise", fault=fault)
     return Check(name="words of the noise")
 

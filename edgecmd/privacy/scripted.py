@@ -138,7 +138,7 @@ class Script:
     def __len__(self) -> int:
         return 0
 
-    def form(self, *_: object) -> None:
+    def form(self, *_step: object) -> None:
         """From here on words are noise."""
         self._formed = True
 

@@ -34,7 +34,7 @@ def test_a_sound_private_run_is_not_contradicted(mechanism: str, claimed: float,
     told: list[tuple[int, int]] = []
     found = check_target(find_target(runs(mechanism)), FEW, tick=lambda *part: told.append(part))
     assert overall(found) == NOT_CONTRADICTED
-    assert len({one.key for one in found}) == len(found) == 10
+    assert len({one.key for one in found}) == len(found) == 11
     searches = [one for one in found if one.quantity == "sensitivity"]
     assert [one.name for one in searches] == [f"sensitivity search, {name}" for name in (TRAINED, FIRST)]
     for one in searches:
