@@ -14,6 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from edgecmd.artefacts import declare
 from edgecmd.errors import FederationError
 
 LOCK, OWNER = ".lock", ".owner"
@@ -73,6 +74,8 @@ def _forget(folder: Path) -> None:
 
 
 def _acquire(folder: Path, *, shown: Path) -> FileLock:
+    for name in (LOCK, OWNER):
+        declare(name, may_leave=False)
     lock = FileLock(str(folder / LOCK))
     try:
         folder.mkdir(parents=True, exist_ok=True)
