@@ -15,8 +15,8 @@ from server import checkpoint
 from tests.command_line import run
 
 SIDE, NUM_PAIRS = 16, 60
-# Written by the owners of their pairs, each through a file of its own that is appended to or sealed.
-OWN_WRITERS = ("ledger/", "clients/", "baselines/")
+# Written by the owners of their pairs, in files that are appended to or sealed; and locks.
+OWN_WRITERS = ("ledger/", "clients/", "baselines/", ".lock", ".owner")
 MECHANISMS = ("anchors", "client")
 Edgecmd = Callable[..., None]
 

@@ -49,6 +49,7 @@ OTHERS = {
     "edgecmd/features.py": "the cache of teacher features",
     "edgecmd/files.py": "how files are written",
     "edgecmd/models/teachers.py": "a teacher",
+    "edgecmd/ownership.py": "who works in a run folder",
     "edgecmd/privacy/places.py": "the ledgers' folder",
     "edgecmd/runs.py": "a student by itself, such as a warm start",
     "export/checks/sandbox.py": "a job's temporary folder",
