@@ -74,8 +74,8 @@ def _forget(folder: Path) -> None:
 
 
 def _acquire(folder: Path, *, shown: Path) -> FileLock:
-    for name in (LOCK, OWNER):
-        declare(name, may_leave=False)
+    declare(LOCK, may_leave=False)
+    declare(OWNER, may_leave=False)
     lock = FileLock(str(folder / LOCK))
     try:
         folder.mkdir(parents=True, exist_ok=True)
