@@ -221,7 +221,8 @@ def read_count(path: Path, *, key: bytes | None, ledger: Path) -> Count | None:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise PrivacyError(
             f"The count of rounds {path} of the ledger {ledger} cannot be read or was changed, or its key is"
-            f" another ({error}). Restore it from a copy; without one, treat the budget of these pairs as spent.",
+            f" another ({error}). Restore it from a copy; without one, treat the budget of these pairs as"
+            " spent.",
             code="ledger",
         ) from error
     return count
