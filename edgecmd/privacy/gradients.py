@@ -12,7 +12,7 @@ size. ``u = 2^-53``, and a sum of ``k`` units has norm ``k C`` at most.
   that was 1e-3 C: a unit at the front shifts every later one into another block.)
 - *The gradient of a unit is a function of the unit alone.* A kernel may round otherwise for another
   number of rows, and then one more unit would touch all others. So `calls` gives each call of the
-  student whole multiples of `GRAIN` = 8 rows, all of one unit's own length, `CALL_ROWS` = 128 at most:
+  student `GRAIN` = 8 rows or more, all of one unit's own length, `CALL_ROWS` = 128 at most:
   one unit more or less changes the shape of the last call of its length and of no other. Of the kernels
   that were looked at, those for AVX-512 and for SSE give equal bits from 8 rows on, in every place of a
   call, so nothing moves. Those for AVX2 move each unit of that one call, by 4.7e-7 of its gradient at
@@ -39,11 +39,11 @@ from edgecmd.privacy.mechanisms import UnitLoss, Units
 # Share of C that is left for rounding; the budget stands above.
 MARGIN = 1e-4
 MOST_UNITS = 65_536
-# Rows that go through the student at once, and what their number is a multiple of.
+# Rows that go through the student at once, at most and at least.
 CALL_ROWS = 128
 GRAIN = 8
 # Gradients that are held in float64 at a time: they stay in a core's cache.
-SLAB = 1 << 17
+SLAB = 1 << 16
 # Squares are added up in float32 over this many numbers, then in float64.
 STRETCH = 512
 
@@ -115,7 +115,8 @@ def calls(units: Units) -> Iterator[tuple[Units, int]]:
     """A chunk in pieces that go through the student at once.
 
     Units of equal length come together, without the padding of the longest and in their order. Copies of
-    a piece's first unit fill it up to a multiple of 8 rows; `MARGIN` says why.
+    a piece's first unit fill it up to a multiple of as many units as have 8 rows; the top of the module
+    says why.
 
     Yields:
         A piece, and how many of its units are real.
@@ -138,8 +139,8 @@ def calls(units: Units) -> Iterator[tuple[Units, int]]:
 
 
 def _grain(rows: int) -> int:
-    """Fewest units of ``rows`` rows that make a multiple of 8 rows; 1 from 8 rows on."""
-    return 1 if rows >= GRAIN else GRAIN // math.gcd(GRAIN, rows)
+    """Fewest units of ``rows`` rows that have 8 rows together."""
+    return -(-GRAIN // rows)
 
 
 def vmap_gradients(student: nn.Module, units: Units, loss: UnitLoss) -> Gradients:
