@@ -14,7 +14,7 @@ VERDICTS = (CONTRADICTED, NOT_CONTRADICTED, INDICATOR)
 
 LEVELS = {
     "check": "static: purity probes, sensitivity search, the books",
-    "step": "one step: the noise, and many draws against a neighbour",
+    "step": "the step that trains: noise, release, coins, random source, many draws against a neighbour",
     "one-run": "one training run with canaries included by coins",
     "many-runs": "many training runs on a worst-case pair of neighbours",
     "risk": "risk indicators: what an attacker guesses; never a proof",

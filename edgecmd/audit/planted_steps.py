@@ -63,7 +63,7 @@ def step_faults(
         fault("four views as four records", views_as_records, check, "sensitivity", views),
         fault("clip over the batch mean for the last layer", mean_clipped_last, check, "sensitivity"),
         fault("views mixed with another pair's", mixed_views, check, "changed rows"),
-        fault("noise x 0.5", partial(noise_times, 0.5), step, "noise"),
+        fault("noise too small by 2, in the release", partial(noise_times, 0.5), step, "noise"),
         fault("noise x 0.1 when the sample is not empty", noise_without_pairs, step, "noise"),
         fault("noise x 0.1 from the 4th step on", partial(noise_by_step, _late), step, "noise"),
         fault("noise x 0.7 every second step", partial(noise_by_step, _every_second), step, "noise"),

@@ -96,7 +96,7 @@ def test_every_planted_fault_is_caught_and_every_twin_passes(tmp_path: Path) -> 
     done = edgecmd("audit", "faults", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert [one["level"] for one in found] == ["check"] * 5 + ["step"] * 2 + ["many-runs"]
+    assert [one["level"] for one in found] == ["check"] * 9 + ["step"] * 8 + ["many-runs"]
     for one in found:
         assert one["passed"]
         assert one["caught"]["verdict"] == "contradicted"
@@ -107,6 +107,17 @@ def test_every_planted_fault_is_caught_and_every_twin_passes(tmp_path: Path) -> 
     assert measured["anchors with gradient under Opacus"] > 1.5
     assert measured["sequential chunks as groups"] > 4
     assert "ledger that forgets rounds" in measured
-    assert 0.48 < measured["noise too small by 2, in the weights"] < 0.52
+    assert 0.48 < measured["noise too small by 2, in the release"] < 0.52
+    assert 0.09 < measured["noise x 0.1 when the sample is not empty"] < 0.11
+    assert 0.09 < measured["noise x 0.1 from the 4th step on"] < 0.11
+    assert 0.68 < measured["noise x 0.7 every second step"] < 0.72
+    # Equal views, each clipped to C for itself.
+    assert 2.4 < measured["four views as four records"] <= 4.0
+    assert measured["views mixed with another pair's"] > 1
+    assert measured["clip over the batch mean for the last layer"] > 1.0
+    assert measured["sampling without replacement"] == 0.0
+    assert measured["two pairs that share a coin"] > 0.15
+    assert measured["a 32-bit seed"] > 1
+    assert "a forgotten round" in measured
     leak = found[-1]["caught"]
     assert leak["measured"] > leak["claimed"] > 0.9

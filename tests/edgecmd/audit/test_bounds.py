@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 from scipy.stats import binom, norm
 
 from edgecmd.audit import bounds
@@ -249,3 +250,37 @@ def test_one_canary_makes_no_pair_of_guesses() -> None:
 def test_impossible_numbers_are_named(call: object, word: str) -> None:
     with pytest.raises(PrivacyError, match=word):
         call()  # type: ignore[operator]
+
+
+# A run whose canaries are all guessed with one confidence. Its law for a single record is that of a
+# Gaussian with mean +-mu/2; how sure a guess is, |mu x|, is drawn once for all records.
+
+
+def shared_tail(correct: int, *, num: int, mu: float) -> float:
+    """Probability that at least so many of ``num`` guesses are right where all share one confidence."""
+    place = np.linspace(-10.0, 10.0, 4001)
+    mass = norm.pdf(place, loc=mu / 2) * (place[1] - place[0])
+    return float(mass @ binom.sf(correct - 1, num, special.expit(np.abs(mu * place))))
+
+
+def test_a_shared_confidence_is_gaussian_private_for_each_record() -> None:
+    place = np.linspace(-10.0, 10.0, 40_001)
+    mass = norm.pdf(place, loc=0.5) * (place[1] - place[0])
+    sure = np.abs(place)
+    for epsilon in (0.0, 0.5, 1.0, 2.0):
+        apart = special.expit(sure) - math.exp(epsilon) * special.expit(-sure)
+        assert mass @ np.maximum(apart, 0.0) == pytest.approx(bounds.gdp_delta(epsilon, mu=1.0), abs=1e-5)
+
+
+def test_the_bound_holds_where_errors_are_not_independent_and_a_binomial_one_does_not() -> None:
+    """Why the errors of a run's guesses may not be taken for independent coins, as tighter bounds do."""
+    num, mu = 1000, 1.0
+    refuted = next(
+        correct
+        for correct in range(num // 2, num + 1)
+        if bounds.one_run_gdp(num_canaries=num, num_guesses=num, num_correct=correct) > mu
+    )
+    assert shared_tail(refuted, num=num, mu=mu) <= 0.05
+    by_coins = int(binom.isf(0.05, num, norm.cdf(mu / 2))) + 1
+    assert binom.sf(by_coins - 1, num, norm.cdf(mu / 2)) <= 0.05
+    assert shared_tail(by_coins, num=num, mu=mu) > 0.4

@@ -7,14 +7,34 @@ import numpy as np
 import pytest
 
 from edgecmd.audit.replay import Replay, Update, Watch, average, cohort, weights_of
-from edgecmd.audit.step import Tap
 from edgecmd.config import RunConfig
 from edgecmd.data.clients import client_holding
 from edgecmd.errors import PrivacyError
+from edgecmd.privacy.gradients import Sum
 from edgecmd.runs import new_student
 from server.simulate import simulate
 from tests.edgecmd.audit.tiny_target import tiny_pairs
 from tests.tiny_federation import tiny_config
+
+
+class Tap:
+    """A probe that adds nothing and keeps each step's release."""
+
+    def __init__(self) -> None:
+        self.released: list[Sum] = []
+
+    def __len__(self) -> int:
+        return 0
+
+    def form(self, *_: object) -> None:
+        """Look away."""
+
+    def add(self, *_: object) -> None:
+        """Add nothing."""
+
+    def see(self, released: Sum) -> None:
+        """Keep it."""
+        self.released.append(released)
 
 
 def replay_of(config: RunConfig, watch: Watch | None = None) -> Replay:

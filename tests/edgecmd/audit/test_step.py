@@ -10,9 +10,10 @@ import torch
 from scipy import stats
 
 from edgecmd.audit import draws as draws_module
+from edgecmd.audit import step
 from edgecmd.audit.draws import audit_draws
 from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
-from edgecmd.audit.noise import LEVEL, judge_noise
+from edgecmd.audit.noise import LEVEL, judge_noise, judge_steps, named, step_noise
 from edgecmd.audit.sampler import audit_coins
 from edgecmd.audit.step import audit_noise
 from edgecmd.errors import PrivacyError
@@ -144,7 +145,55 @@ def test_a_shape_that_is_not_gaussian_fails_and_a_shift_is_told_apart() -> None:
     assert not verdict.misshapen
 
 
+def test_sound_steps_fail_no_test_of_many() -> None:
+    """Thirty audits of nine steps, 200 tests each; one failing has a probability below LEVEL."""
+    noise = np.random.default_rng(3)
+    for _ in range(30):
+        steps = [
+            step_noise(
+                {"w": noise.normal(size=900), "b": noise.normal(size=40), "s": noise.normal(size=1)},
+                call=call,
+                index=index,
+                rows=3 * (call - 1),
+                along=float(noise.normal()) if call > 1 else None,
+            )
+            for call in (1, 2, 3)
+            for index in (1, 2, 3)
+        ]
+        verdict = judge_steps(steps)
+        assert not verdict.failed
+        assert verdict.least == verdict.std
+    kinds = [one.kind for one in verdict.tests]
+    # All, three steps, three sizes, three parameters, each at three steps; 36 couples, 9 neighbours.
+    assert (kinds.count("std"), kinds.count("reuse"), kinds.count("sum")) == (1 + 3 + 3 + 3 + 9, 36 + 9, 6)
+
+
+def test_a_sentence_names_the_first_few() -> None:
+    assert named(["a", "b"]) == "a, b"
+    assert named(list("abcdef")) == "a, b, c, d and 2 more"
+
+
+def test_a_client_without_pairs_is_driven_on_made_up_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tiny_target(ANCHORS)
+    own = step.pairs_of(target, client=1, num=3)
+    monkeypatch.setattr(step, "client_part", lambda *_: np.arange(0))
+    made = step.pairs_of(target, client=1, num=3)
+    assert made.target.shape == own.target.shape
+    assert made.teacher.shape == own.teacher.shape
+    assert not torch.equal(made.target, own.target)
+    assert len(step.pairs_of(target, client=1, num=0)) == 0
+
+
 # Many draws.
+
+
+def test_a_bound_that_chance_lifts_above_the_claim_is_told_and_contradicts_nothing() -> None:
+    lucky, text = draws_module._verdict(1.1, 0.7, claimed=1.0, ceiling=9.0)
+    assert lucky == NOT_CONTRADICTED
+    assert "which chance allows" in text
+    assert draws_module._verdict(1.4, 1.1, claimed=1.0, ceiling=9.0)[0] == CONTRADICTED
+    assert draws_module._verdict(0.9, 0.7, claimed=1.0, ceiling=9.0)[0] == NOT_CONTRADICTED
+    assert draws_module._verdict(0.9, 0.7, claimed=None, ceiling=9.0)[0] == INDICATOR
 
 
 @pytest.mark.usefixtures("repeatable")
@@ -194,16 +243,16 @@ def test_draws_are_releases_of_the_whole_step_on_either_world(sampling: str) -> 
     target = tiny_target(ANCHORS, *STRONG, f"privacy.sampling={sampling}")
     assert target.plan is not None
     plan = replace(target.plan, noise_multiplier=0.0)
-    worlds, step = draws_module.worst_worlds(target, plan, seed=0)
-    before = [value.detach().clone() for value in step.student.parameters()]
+    worlds, repeated = draws_module.worst_worlds(target, plan, seed=0)
+    before = [value.detach().clone() for value in repeated.student.parameters()]
     for included, total in ((False, worlds.smaller), (True, worlds.larger)):
-        (found,) = step.releases(included=included, num_draws=3)
+        (found,) = repeated.releases(included=included, num_draws=3)
         for name, value in found.items():
             assert value.shape == (3, int(worlds.chosen[name].sum()))
             torch.testing.assert_close(
                 value * plan.normaliser, total[name].repeat(3, 1), rtol=1e-5, atol=1e-8
             )
-    assert all(torch.equal(*both) for both in zip(before, step.student.parameters()))
+    assert all(torch.equal(*both) for both in zip(before, repeated.student.parameters()))
 
 
 def test_many_draws_see_noise_that_is_small_only_where_there_are_pairs() -> None:
