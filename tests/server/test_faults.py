@@ -167,7 +167,7 @@ def test_whatever_goes_wrong_the_sum_is_that_of_the_usable_replies(
         assert f"Round {finished + 1}: {len(list(turns.values())[finished])} usable replies" in error
 
 
-def test_a_drill_of_the_real_clients_repeats_itself_and_survives_a_stop(pairs: Path, tmp_path: Path) -> None:
+def test_a_drill_of_the_real_clients_repeats_itself(pairs: Path, tmp_path: Path) -> None:
     drill = Faults(seed=3, unavailable=0.2, late=0.2, twice=0.2, foreign=0.1, failed_pull=0.3)
     outcomes = []
     for name in ("one", "two"):
