@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,6 +15,8 @@ import pytest
 from edgecmd.events import read_events
 from edgecmd.file_settings import VARIABLE
 from edgecmd.files import read_json
+from edgecmd.privacy.ledger import Ledger
+from tests.device_files import make_device
 from tests.flower_processes import BIN, answers, environment, flwr, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="process groups of POSIX")]
@@ -51,25 +54,29 @@ def kill(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-@pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[list["subprocess.Popen[bytes]"]]:
-    """Three SuperNodes of a SuperLink that are connected."""
+def deployed(stack: ExitStack, folder: Path, configs: list[str]) -> list["subprocess.Popen[bytes]"]:
+    """A SuperLink, and a SuperNode for each node config."""
     port = free_port()
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "config.toml").write_text(
+    (folder / "home").mkdir()
+    (folder / "home" / "config.toml").write_text(
         f'[superlink]\ndefault = "own"\n\n[superlink.own]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
     )
-    (tmp_path / "server.toml").write_text(f'out = "{tmp_path}/runs"\n')
+    (folder / "server.toml").write_text(f'out = "{folder}/runs"\n')
     local = ("--insecure", "--host", "127.0.0.1", "--port")
+    started(stack, folder, "superlink", "flower-superlink", *local, str(port))
+    wait(lambda: answers(port))
+    found = []
+    for place, config in enumerate(configs):
+        words = (*local, str(free_port()), "--superlink", f"127.0.0.1:{port}", "--node-config", config)
+        found.append(started(stack, folder, f"node{place}", "flower-supernode", *words))
+    return found
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """Three SuperNodes of a simulation that are connected."""
     with ExitStack() as stack:
-        started(stack, tmp_path, "superlink", "flower-superlink", *local, str(port))
-        wait(lambda: answers(port))
-        found = []
-        for place in range(3):
-            config = f"partition-id={place} num-partitions=3"
-            words = (*local, str(free_port()), "--superlink", f"127.0.0.1:{port}", "--node-config", config)
-            found.append(started(stack, tmp_path, f"node{place}", "flower-supernode", *words))
-        yield found
+        yield deployed(stack, tmp_path, [f"partition-id={place} num-partitions=3" for place in range(3)])
 
 
 def wait(until, seconds: float = 400.0) -> None:
@@ -107,3 +114,63 @@ def test_a_node_that_is_killed_in_a_round_does_not_end_the_run(
     expected = {"runtime": "flower", "nodes": 3, "nodes_with_own_pairs": 0}
     assert read_json(folder / "federation.json") == expected
     assert (folder / "student.safetensors").exists()
+
+
+def test_devices_with_pairs_of_their_own(tmp_path: Path) -> None:
+    """Two answer, one has no ledger; the card does not claim their pairs, and the run stays on Flower."""
+    devices = [make_device(tmp_path / f"device{place}", rows=range(20)) for place in range(3)]
+    words = ["data.image_size=16", "privacy.mechanism=anchors", "distill.num_anchors=64"]
+    private = [word for setting in words for word in ("--set", setting)]
+    configs = []
+    for place, device in enumerate(devices):
+        texts = {name: value for name, value in device.node.items() if name != "public-dir"}
+        text = " ".join(f'{name}="{value}"' for name, value in texts.items()) + " max-epsilon=9.0"
+        configs.append(text)
+        begin = ["--new-ledger"] if place < 2 else []
+        done = subprocess.run(
+            [sys.executable, "-m", "edgecmd", "node", text, *begin, *private],
+            env=environment(tmp_path),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    settings = {
+        **SETTINGS,
+        "data.image_size": 16,
+        "federation.num_rounds": 2,
+        "privacy.mechanism": "anchors",
+        "distill.num_anchors": 64,
+    }
+    config = " ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())
+    with ExitStack() as stack:
+        deployed(stack, tmp_path, configs)
+        flwr(tmp_path / "home", "run", ".", "--run-config", config)
+        wait(lambda: newest(tmp_path / "home")["status"].startswith("finished"))
+        assert newest(tmp_path / "home")["status"] == "finished:completed"
+    folder = tmp_path / "runs" / "deployed"
+    rounds = list(read_events(folder / "events.jsonl", kind="round"))
+    assert [event["clients"] for event in rounds] == [2, 2]
+    assert {one["reason"] for event in rounds for one in event["rejected"]} == {"refused: no-ledger"}
+    expected = {"runtime": "flower", "nodes": 3, "nodes_with_own_pairs": 3}
+    assert read_json(folder / "federation.json") == expected
+    counts = [
+        Ledger(path, count=device.root / "state" / "rounds" / f"{path.stem}.json").num_rounds()
+        for device in devices
+        for path in (device.root / "state" / "ledger").glob("*.jsonl")
+    ]
+    assert counts == [2, 2]
+    for command, code in ((["export", str(folder)], 0), (["resume", str(folder)], 5)):
+        done = subprocess.run(
+            [sys.executable, "-m", "edgecmd", *command],
+            env=environment(tmp_path),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+    assert "flwr run . <federation>" in done.stderr
+    card = (folder / "export" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "3 devices" in card
+    assert "2017" not in card
+    assert "2,017" not in card
