@@ -66,11 +66,11 @@ class NodeReport:
             )
         if self.public:
             found.append(
-                f"{len(self.public)} public images are the source of a pair, such as {self.public[0]}:"
-                " nothing protects what is public. Remove them from the one or the other."
+                f"Public images that are also the source of a pair: {len(self.public)}, the first:"
+                f" {self.public[0]}. Nothing protects what is public; remove them from the one or the other."
             )
         if self.skipped:
-            found.append(f"{len(self.skipped)} pairs are left out, such as {self.skipped[0]}")
+            found.append(f"Pairs left out: {len(self.skipped)}, the first: {self.skipped[0]}")
         return found
 
 

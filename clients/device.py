@@ -76,13 +76,10 @@ def _compare(expected: Mapping[str, str], found: Mapping[str, str]) -> None:
 
 
 def read_pairs(order: Order, node: Node, prepared: Prepared) -> DevicePairs:
-    """The device's pairs; what was left out goes to the device's own log."""
+    """The device's pairs, with those that are left out and why: that is for the device's own log alone."""
     assert node.data is not None
     kind = prepared.sources.file_kind(order.config, order.target_kind)
-    pairs = read_device_pairs(node.data, order.config.data, kind=kind)
-    if pairs.skipped:
-        LOG.warning("%s", pairs.about_skipped())
-    return pairs
+    return read_device_pairs(node.data, order.config.data, kind=kind)
 
 
 def counted_pairs(pairs: DevicePairs, node: Node) -> tuple[DevicePairs, Found]:
@@ -93,12 +90,15 @@ def counted_pairs(pairs: DevicePairs, node: Node) -> tuple[DevicePairs, Found]:
     """
     assert node.data is not None
     found = DeviceLedgers(state=node.state, key=node.key()).find(node.data, pairs.digests)
+    usable = pairs.take(found.rows, why=ELSEWHERE)
     if found.moved:
         LOG.warning("the pairs at %s are those of the ledger %s", node.data, found.ledger.path)
-    return pairs.take(found.rows, why=ELSEWHERE), found
+    return usable, found
 
 
 def holding(order: Order, prepared: Prepared, pairs: DevicePairs) -> Holding:
-    """Pairs as distillation takes them, beside the anchors."""
+    """Pairs as distillation takes them, beside the anchors; what is left out goes to the device's own log."""
+    if pairs.skipped:
+        LOG.warning("%s", pairs.about_skipped())
     data = device_data(prepared.sources, order.config, pairs.data)
     return Holding(data=data, anchors=prepared.anchors)

@@ -62,7 +62,7 @@ class DevicePairs:
             return ""
         first = "; ".join(self.skipped[:SHOWN_REASONS])
         more = f"; and {len(self.skipped) - SHOWN_REASONS} more" if len(self.skipped) > SHOWN_REASONS else ""
-        return f"{len(self.skipped)} pairs are left out, {len(self)} are used: {first}{more}"
+        return f"Pairs used: {len(self)}, left out: {len(self.skipped)} ({first}{more})"
 
 
 def read_device_pairs(path: Path, config: DataConfig, *, kind: str) -> DevicePairs:

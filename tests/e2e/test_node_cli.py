@@ -49,7 +49,7 @@ def test_a_public_picture_that_is_in_a_pair_is_shown_to_its_owner(
     (device.root / "copy" / "source" / "p004.png").rename(device.root / "public" / "same.png")
     device.begin()
     assert run(monkeypatch, "node", node_config(device), *SETTINGS) == 0
-    assert "1 public images are the source of a pair, such as same" in capsys.readouterr().out
+    assert "Public images that are also the source of a pair: 1, the first: same." in capsys.readouterr().out
     assert not ask(run_config(), device.node).has_error()
 
 
