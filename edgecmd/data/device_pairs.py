@@ -213,10 +213,10 @@ def _archive_rows(path: Path, *, sides: Sides, kind: str) -> Iterator[_Row | str
         PrivacyError: The file is no archive, or lacks an array: a whole file, which is the owner's fault.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             source, target = np.asarray(archive["source"]), np.asarray(archive["target"])
             rate = int(archive[RATE]) if RATE in archive.files else 0
-    except (*READ_ERRORS, KeyError, TypeError) as error:
+    except (*READ_ERRORS, KeyError, TypeError, AttributeError) as error:
         raise PrivacyError(
             f"data-dir={str(path)!r} is no .npz with the arrays source and target ({error}). Make it with"
             " numpy.savez_compressed(path, source=..., target=...).",
