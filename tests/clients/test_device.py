@@ -15,8 +15,10 @@ from clients import private
 from clients.check import check_node
 from clients.node import read_node
 from clients.order import Order, device_config
+from edgecmd import __version__
 from edgecmd.config import RunConfig
 from edgecmd.data.anchors import ANCHORS
+from edgecmd.data.clients import told_to_devices
 from edgecmd.file_settings import FILE_SETTINGS
 from edgecmd.models.students import build_student
 from edgecmd.privacy.device_ledger import DeviceLedgers
@@ -199,6 +201,24 @@ def test_the_server_s_teacher_and_public_set_are_compared_by_digest(device: Devi
     for name in good:
         said = reason(ask(run_config(), device.node, sent={**good, name: "0" * 64}))
         assert said == f"refused: other-anchors ({name})"
+
+
+def test_another_version_of_edgecmd_is_refused(device: Device) -> None:
+    assert not ask(run_config(), device.node, sent={"edgecmd-version": __version__}).has_error()
+    said = reason(ask(run_config(), device.node, sent={"edgecmd-version": "0.0.1"}))
+    assert said == "refused: other-version (edgecmd-version)"
+
+
+def test_a_server_tells_what_a_device_without_further_settings_has(device: Device, tmp_path: Path) -> None:
+    """The built-in set, its teacher and its public pictures: equal digests, so that the device takes part."""
+    told = told_to_devices(run_config("data.name=emoji"))
+    assert told["target-kind"] == "grey"
+    node = {name: value for name, value in device.node.items() if name != "public-dir"}
+    report = check_node(node, run_config())
+    assert {name: report.pins[name] for name in told if name != "target-kind"} == {
+        name: value for name, value in told.items() if name != "target-kind"
+    }
+    assert not ask(run_config(), node, sent=dict(told)).has_error()
 
 
 def test_pins_of_the_owner(device: Device) -> None:
