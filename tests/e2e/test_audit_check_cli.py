@@ -24,7 +24,7 @@ def in_batch(student, teacher, anchors, temperature=0.1):
 SMALL = ("--set", "data.image_size=16", "--set", "student.architecture=ws-50k")
 
 
-def edgecmd(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def edgecmd(*arguments: str, folder: Path, timeout_s: int = 300) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "edgecmd", *arguments],
         cwd=folder,
@@ -32,7 +32,7 @@ def edgecmd(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=timeout_s,
     )
 
 

@@ -13,7 +13,7 @@ from tests.tiny_federation import settings_of
 ROOT = Path(__file__).parents[2]
 
 
-def edgecmd(*arguments: str, folder: Path, timeout_s: int = 300) -> subprocess.CompletedProcess[str]:
+def edgecmd(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "edgecmd", *arguments],
         cwd=folder,
@@ -21,7 +21,7 @@ def edgecmd(*arguments: str, folder: Path, timeout_s: int = 300) -> subprocess.C
         capture_output=True,
         text=True,
         check=False,
-        timeout=timeout_s,
+        timeout=300,
     )
 
 
