@@ -18,7 +18,9 @@ Every answer is the least of several upper bounds, so that it comes within secon
 **More noise never costs more, and more releases never less.** The first two bounds are monotone by their
 formulas. An interpolation on a fixed grid keeps the order of two curves, and one on a grid twice as fine
 lies below; a grid gets no coarser with more noise and no finer with more releases. Where only the first
-two bounds can be had, the same holds with more releases or less noise.
+two bounds can be had, the same holds with more releases or less noise. Two exceptions are upper bounds
+that may break this order: the first two bounds where dp-accounting fails with an error, and with ``rdp``,
+which does not ask Opacus about more than `RDP_PARTS` different parts.
 """
 
 import math
