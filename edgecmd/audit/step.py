@@ -16,6 +16,7 @@ from edgecmd.audit.draws import NUM_DRAWS, audit_draws
 from edgecmd.audit.drive import Step, drive, made_up_pairs
 from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
 from edgecmd.audit.noise import FEWEST_DRAWS, LEVEL, Verdict, judge_steps, named
+from edgecmd.audit.plain import SUM_TOLERANCE
 from edgecmd.audit.sampler import audit_coins
 from edgecmd.audit.target import Target, plan_of, student_of
 from edgecmd.audit.words import source_finding
@@ -30,8 +31,8 @@ from edgecmd.seeding import torch_generator
 # Pairs that a sample of a client holds on average, so that it is empty, small or large.
 NONE, FEW, MANY = 0.0, 1.5, 12.0
 MOST_PAIRS = 2048
-# Share of C for each unit by which float32 may let two ways to make a sum differ; and of a gradient.
-SUM_TOLERANCE, MOVE_TOLERANCE = 1e-3, 0.05
+# Share by which float32 may let two ways to make a gradient differ.
+MOVE_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +202,9 @@ def _faults(verdict: Verdict) -> list[str]:
 def release_finding(steps: Sequence[Step], plan: PrivacyPlan) -> Finding:
     """Whether each step's sum is the clipped one, and the release all that the weights learn of it.
 
-    The auditor's own sum is made of the units that the step formed by plain backward passes in float32,
-    which any engine may miss by rounding, and by no more.
+    The auditor's own sum is made of the units that the step formed by plain backward passes in float32.
+    An engine may miss it by rounding, and by a unit that rounding carries over a kink of the student, which
+    `edgecmd.audit.plain` computes otherwise as well; what is off under all roundings contradicts.
     """
     sums = [one.sum_gap / max(1, one.units) for one in steps]
     gradients, weights = ([getattr(one, name) for one in steps] for name in ("gradient_gap", "weight_gap"))

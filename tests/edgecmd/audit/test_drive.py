@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgecmd.audit.drive import carried_back, plain_sum
+from edgecmd.audit.drive import carried_back
 from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
 from edgecmd.audit.noise import step_noise
+from edgecmd.audit.plain import plain_sum
 from edgecmd.audit.planted_steps import (
     mean_clipped_last,
     noise_by_step,
