@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgecmd.audit.noise import StepNoise, step_noise
+from edgecmd.audit.noise import StepNoise, Test, step_noise
 from edgecmd.audit.plain import distance, nearest_sum, norm
+from edgecmd.audit.repeats import repeats
 from edgecmd.config import DistillConfig
 from edgecmd.distill import LocalData, Place
 from edgecmd.losses import Anchors, unit
@@ -105,6 +106,8 @@ class Auditor:
         self._start = _weights(self.student)
         self._last = self._start
         self._mark = 0
+        self._last_noise: np.ndarray | None = None
+        self._squares: np.ndarray | None = None
 
     def __len__(self) -> int:
         return 0
@@ -116,6 +119,7 @@ class Auditor:
         self._stray = _gap(_weights(self.student), self._last)
         self._rows, self._units = len(rows), sum(len(one) for one in chunks)
         self._own = nearest_sum(plain_copy(self.student), chunks, self.loss, clip=self.plan.clip, found=total)
+        self._total = {name: value.clone() for name, value in total.items()}
         self._sum_gap = distance(total, self._own) / self.plan.clip
 
     def add(self, *_: object) -> None:
@@ -137,6 +141,7 @@ class Auditor:
             index=len(self.steps) + 1,
             rows=self._rows,
             along=_along(draws, self._own),
+            more=self._repeats(released),
         )
         self._wanted = carried_back(self.student, released)
         if self.mu:
@@ -145,6 +150,20 @@ class Auditor:
                 name: value + self.mu * (now[name] - self._start[name])
                 for name, value in self._wanted.items()
             }
+
+    def _repeats(self, released: Sum) -> list[Test]:
+        """Tests for repeats, on the draws to their last bits: beside the sum that they were added to."""
+        flat = np.concatenate(
+            [
+                (value.double() * self.plan.normaliser - self._total[name]).flatten().cpu().numpy()
+                for name, value in released.items()
+            ]
+        )
+        flat /= self.plan.noise_std
+        found = repeats(flat, self._last_noise, name=f"call {self.call} step {len(self.steps) + 1}")
+        self._squares = np.square(flat) + (0.0 if self._squares is None else self._squares)
+        self._last_noise = flat
+        return found
 
     def before(self, *_: object) -> None:
         """Compare what the optimiser got with the release; called before it steps."""
@@ -177,8 +196,10 @@ class Auditor:
     def finish(self) -> list[Step]:
         """All steps; a move of the weights after the last one counts against it."""
         stray = _gap(_weights(self.student), self._last)
-        if stray and self.steps:
-            self.steps[-1] = replace(self.steps[-1], weight_gap=stray)
+        if self.steps:
+            last = self.steps[-1]
+            noise = replace(last.noise, coordinates=self._squares)
+            self.steps[-1] = replace(last, noise=noise, weight_gap=stray or last.weight_gap)
         return self.steps
 
 

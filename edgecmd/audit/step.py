@@ -18,7 +18,7 @@ from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Fin
 from edgecmd.audit.noise import FEWEST_DRAWS, LEVEL, Verdict, judge_steps, named
 from edgecmd.audit.plain import SUM_TOLERANCE
 from edgecmd.audit.sampler import audit_coins
-from edgecmd.audit.target import Target, plan_of, student_of
+from edgecmd.audit.target import Target, cut_chunks, plan_of, student_of
 from edgecmd.audit.words import source_finding
 from edgecmd.config import RunConfig
 from edgecmd.data.clients import client_part, public_anchors, training_data
@@ -37,15 +37,23 @@ MOVE_TOLERANCE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A round that is driven: which, of which client, and how many pairs its samples hold on average."""
+    """A round that is driven.
+
+    Attributes:
+        round_index: Which.
+        client: Of which client.
+        sample: Pairs that its samples hold on average.
+        cut: Whether its chunks are cut, so that a sample fills several (`cut_chunks`).
+    """
 
     round_index: int
     client: int
     sample: float
+    cut: bool = False
 
 
 # Noise must be unlike between a question that is asked twice, another round and another client.
-CALLS = (Call(1, 0, MANY), Call(1, 0, MANY), Call(2, 0, FEW), Call(1, 1, NONE), Call(3, 1, MANY))
+CALLS = (Call(1, 0, MANY), Call(1, 0, MANY), Call(2, 0, FEW), Call(1, 1, NONE), Call(3, 1, MANY, cut=True))
 
 
 def audit_steps(target: Target, *, num_draws: int = NUM_DRAWS, seed: int = 0) -> list[Finding]:
@@ -108,7 +116,7 @@ def drive_rounds(target: Target) -> list[Step]:
             data,
             anchors,
             target.config.distill,
-            plan=plan,
+            plan=cut_chunks(plan) if call.cut else plan,
             place=Place.of_round(target.config, round_index=call.round_index, client=call.client),
             call=number,
         )

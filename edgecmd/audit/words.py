@@ -23,8 +23,9 @@ from edgecmd.privacy.randomness import STATE_BEGINS, STATE_WORDS, Source, System
 
 NUM_FRESH = 400_000
 FIRST_WORDS = 2
-# A normal is made of one word at least; fewer mean that something stretches them out of sight.
-WORDS_A_COORDINATE = 1.0
+# A normal is half the sum of four draws of a word each; fewer mean that something stretches them out of
+# sight, or that low bits of a draw can be read off the noise.
+WORDS_A_COORDINATE = 4.0
 NUM_COMPARED = 16
 SPAWNED = (
     "import sys; from edgecmd.privacy.randomness import make_source;"
