@@ -96,7 +96,7 @@ def check_node(raw: Mapping[str, object], config: RunConfig, *, new_ledger: bool
     prepared = device.prepare(order, node)
     pairs = device.read_pairs(order, node, prepared)
     found = _ledger(node, pairs, new_ledger=new_ledger)
-    usable = pairs if found is None else pairs.take(found.rows, why=device.ELSEWHERE)
+    usable = pairs if found is None else pairs.take(found.rows(pairs.digests), why=device.ELSEWHERE)
     delta = node.budgets.get("max-delta", config.privacy.delta)
     return NodeReport(
         target_kind=order.target_kind,
@@ -124,9 +124,9 @@ def _ledger(node: Node, pairs: DevicePairs, *, new_ledger: bool) -> Found | None
     assert node.data is not None
     ledgers = DeviceLedgers(state=node.state, key=node.key())
     if new_ledger:
-        return ledgers.begin(node.data, pairs.digests)
+        return ledgers.begin(node.data, pairs.present)
     try:
-        return ledgers.find(node.data, pairs.digests)
+        return ledgers.find(node.data, pairs.present)
     except PrivacyError as error:
         if error.code != "no-ledger":
             raise

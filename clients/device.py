@@ -89,8 +89,8 @@ def counted_pairs(pairs: DevicePairs, node: Node) -> tuple[DevicePairs, Found]:
         PrivacyError: No ledger counts them, or it cannot be read.
     """
     assert node.data is not None
-    found = DeviceLedgers(state=node.state, key=node.key()).find(node.data, pairs.digests)
-    usable = pairs.take(found.rows, why=ELSEWHERE)
+    found = DeviceLedgers(state=node.state, key=node.key()).claim(node.data, pairs.present)
+    usable = pairs.take(found.rows(pairs.digests), why=ELSEWHERE)
     if found.moved:
         LOG.warning("the pairs at %s are those of the ledger %s", node.data, found.ledger.path)
     return usable, found

@@ -111,7 +111,7 @@ class Node:
         """
         for key, bound in self.limits.items():
             limit = LIMITS[key]
-            value = float(reduce(getattr, limit.setting.split("."), config))  # type: ignore[arg-type]
+            value = _value_of(limit.setting, config)
             if value > bound if limit.is_most else value < bound:
                 raise PrivacyError(
                     f"{limit.setting}={value:g} of the run, but this node has {key}={bound:g}.",
@@ -135,6 +135,14 @@ class Node:
             )
 
 
+def _value_of(setting: str, config: RunConfig) -> float:
+    """What a run really does: batches without a coin are a whole share of the pairs, 1/1, 1/2, 1/3."""
+    value = float(reduce(getattr, setting.split("."), config))  # type: ignore[arg-type]
+    if setting == "privacy.sampling_rate" and config.privacy.sampling == "none":
+        return 1.0 / max(1, int(1.0 / value))
+    return value
+
+
 def read_node(raw: Raw, *, node_id: int = 0) -> Node:
     """Check a node's config.
 
@@ -153,7 +161,10 @@ def read_node(raw: Raw, *, node_id: int = 0) -> Node:
                 f"The node config has {key}={raw[key]!r}, which is unknown. {nearest(key, KEYS)}",
                 code="node-config",
             )
-    data = Path(str(raw["data-dir"])) if raw.get("data-dir") else None
+    for key in (*FILES, *PINS):
+        if key in raw and not str(raw[key]).strip():
+            raise _wrong(key, "", "is empty, as an unset variable makes it; leave the key out, or fill it")
+    data = Path(str(raw["data-dir"])) if "data-dir" in raw else None
     state = Path(str(raw["state-dir"])) if raw.get("state-dir") else device_state()
     node = Node(
         client=_client(raw, otherwise=None if data is None else node_id % 2**31),
@@ -171,8 +182,23 @@ def read_node(raw: Raw, *, node_id: int = 0) -> Node:
         },
         pins={key: str(raw[key]) for key in PINS if key in raw},
     )
+    _check_places(raw, data)
     node.check_pin("edgecmd-version", __version__)
     return node
+
+
+def _check_places(raw: Raw, data: Path | None) -> None:
+    """Refuse what lies among the pairs: public images there would make anchors of them.
+
+    Raises:
+        PrivacyError: One of the owner's files is ``data-dir`` or lies in it.
+    """
+    for key in FILES if data is not None else ():
+        path = Path(str(raw.get(key, "")))
+        if key != "data-dir" and key in raw and path.is_absolute() and data is not None:
+            inside = path.resolve()
+            if data.resolve() in (inside, *inside.parents):
+                raise _wrong(key, str(path), "lies in data-dir, where nothing but the pairs may be read")
 
 
 def _client(raw: Raw, *, otherwise: int | None) -> int:

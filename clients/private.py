@@ -6,7 +6,6 @@ from seeing them twice.
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,12 +54,10 @@ class Counting:
     Attributes:
         ledger: Ledger of the pairs.
         anchors: SHA-256 of the round's anchors; empty in a simulation, whose run folder has it.
-        record: Notes which pairs the ledger counts; called before anything of them is released.
     """
 
     ledger: Ledger
     anchors: str = ""
-    record: Callable[[], None] = lambda: None
 
 
 def private_plan(order: Order, node: Node) -> PrivacyPlan | None:
@@ -151,7 +148,6 @@ def answer_privately(
         if hashlib.sha256(content).hexdigest() == known:
             return _record(content, list(arrays))
     ledger.require_budget(plan, epsilon=bounds.epsilon, delta=bounds.delta)
-    counting.record()
     probe_once(student, holding, order)
     optimizer = _distil(student, holding, order=order, plan=plan, folder=folder)
     state = student.state_dict()

@@ -128,10 +128,7 @@ def _holding_of(order: Order, node: Node, plan: PrivacyPlan | None) -> tuple[Hol
     pairs, counting = device.read_pairs(order, node, prepared), None
     if plan is not None:
         pairs, found = device.counted_pairs(pairs, node)
-        digests = pairs.digests
-        counting = Counting(
-            ledger=found.ledger, anchors=prepared.digest, record=lambda: found.record(digests)
-        )
+        counting = Counting(ledger=found.ledger, anchors=prepared.digest)
     return device.holding(order, prepared, pairs), counting
 
 

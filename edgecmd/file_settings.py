@@ -53,8 +53,8 @@ def read_server_settings(path: Path) -> dict[str, object]:
         path: TOML file of the server's machine.
 
     Raises:
-        ConfigError: It is missing or not TOML, holds a setting that is not the server's alone, or names a
-            relative path, which would depend on where Flower started the process.
+        ConfigError: It is missing or not TOML, holds a setting that is not the server's alone, or names
+            what can be no path, or a relative one, which would depend on where Flower started the process.
     """
     flat = read_flat(path)
     for key, value in flat.items():
@@ -64,15 +64,24 @@ def read_server_settings(path: Path) -> dict[str, object]:
                 f" `flwr run . --run-config '{key}=...'`, where the nodes see it too."
                 f" {nearest(key, SERVER_SETTINGS)}"
             )
+        _require_file_name(key, value, where=f"{path}: ")
         if key in PATHS and isinstance(value, str) and value and not Path(value).is_absolute():
             raise ConfigError(f"{path}: {key}={value!r} must be an absolute path.")
     return flat
+
+
+def _require_file_name(key: str, value: object, *, where: str) -> None:
+    """Refuse a path that no system takes, before something deep inside fails without naming it."""
+    if key in PATHS and isinstance(value, str) and "\0" in value:
+        raise ConfigError(f"{where}{key}={value!r} holds a NUL character, which no path can. Take it out.")
 
 
 def over_run_config(run_config: Mapping[str, object], path: Path | None) -> dict[str, object]:
     """The run config with the server's own settings in place of what was sent to everybody.
 
     Raises:
-        ConfigError: See `read_server_settings`.
+        ConfigError: See `read_server_settings`; or a path of the run config can be none.
     """
+    for key, value in run_config.items():
+        _require_file_name(key, value, where="the run config: ")
     return {**run_config, **(read_server_settings(path) if path is not None else {})}

@@ -8,6 +8,7 @@ import contextlib
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from edgecmd.artefacts import declare
 from edgecmd.errors import FederationError
 
 LOCK, OWNER = ".lock", ".owner"
+# How often a folder is made again that another process, which began nothing in it, has just removed.
+TRIES, PAUSE_S = 40, 0.005
 
 
 @dataclass(kw_only=True, slots=True)
@@ -78,9 +81,7 @@ def _acquire(folder: Path, *, shown: Path) -> FileLock:
     declare(OWNER, may_leave=False)
     lock = FileLock(str(folder / LOCK))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-        (folder / OWNER).write_text(f"{os.getpid()}\n", encoding="ascii")
+        _make_and_lock(folder, lock)
     except Timeout:
         raise FederationError(
             f"{shown} is in use by {_owner(folder)}. Wait until it has ended, stop it, or choose another name"
@@ -95,6 +96,21 @@ def _acquire(folder: Path, *, shown: Path) -> FileLock:
             " locks: set out to a folder on a local disk."
         ) from error
     return lock
+
+
+def _make_and_lock(folder: Path, lock: FileLock) -> None:
+    """Make the folder, lock it and sign it; again where `_forget` of another process came in between."""
+    for left in reversed(range(TRIES)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+            (folder / OWNER).write_text(f"{os.getpid()}\n", encoding="ascii")
+            return
+        except (FileNotFoundError, FileExistsError):
+            lock.release()
+            if not left:
+                raise
+            time.sleep(PAUSE_S)
 
 
 def _owner(folder: Path) -> str:

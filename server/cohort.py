@@ -10,10 +10,12 @@ from flwr.serverapp import Grid
 from edgecmd.config import FederationConfig
 from edgecmd.errors import FederationError
 from server.patience import Clock, GridAround
-from server.screening import match
+from server.screening import Rejection, error_words, match
 
 POLL_S = 0.5
 INDEX_TIMEOUT_S = 120.0
+UNKNOWN_INDEX = "did not say which client it is"
+NO_INDEX = "an answer without an index"
 SIMULATION_DEADLINE_S, DEPLOYMENT_DEADLINE_S = 3600.0, 600.0
 LOG = logging.getLogger("edgecmd")
 
@@ -136,20 +138,44 @@ class Identity:
     own_pairs: bool
 
 
-def ask_identities(grid: Grid, nodes: Iterable[int], *, deadline_s: float) -> dict[int, Identity]:
-    """What ``nodes`` say of themselves, by node id; nodes that do not answer properly are left out."""
+def ask_identities(
+    grid: Grid, nodes: Iterable[int], *, deadline_s: float, private: bool = False
+) -> tuple[dict[int, Identity], list[Rejection]]:
+    """Ask ``nodes`` who they are.
+
+    Args:
+        grid: Where the nodes are.
+        nodes: Node ids.
+        deadline_s: Seconds to wait for a round; for this answer at most two minutes.
+        private: Whether no text of a client may be written down.
+
+    Returns:
+        What each says of itself, by node id in order, and the nodes that did not say it properly, with why.
+    """
     messages = [Message(RecordDict({}), node, "query.index") for node in nodes]
     if not messages:
-        return {}
-    replies = grid.send_and_receive(messages, timeout=min(INDEX_TIMEOUT_S, deadline_s))
-    found, _ = match(replies, {one.metadata.message_id: one for one in messages}, silence="no reply")
-    identities = {node: _identity(found[node]) for node in sorted(found)}
-    return {node: identity for node, identity in identities.items() if identity is not None}
+        return {}, []
+    timeout_s = min(INDEX_TIMEOUT_S, deadline_s)
+    replies = grid.send_and_receive(messages, timeout=timeout_s)
+    asked = {one.metadata.message_id: one for one in messages}
+    answers, dropped = match(replies, asked, silence=f"no reply within {timeout_s:g} s")
+    identities: dict[int, Identity] = {}
+    for node, reply in sorted(answers.items()):
+        identity = None if reply.has_error() else _identity(reply)
+        if identity is not None:
+            identities[node] = identity
+            continue
+        reason = error_words(reply.error, private=private) if reply.has_error() else NO_INDEX
+        dropped.append(Rejection(node_id=node, reason=reason))
+    without = {one.metadata.dst_node_id for one in messages} - set(identities)
+    unknown = (one for one in dropped if one.node_id in without)
+    told = (Rejection(node_id=one.node_id, reason=f"{UNKNOWN_INDEX}: {one.reason}") for one in unknown)
+    return identities, sorted(told, key=lambda one: one.node_id)
 
 
 def _identity(reply: Message) -> Identity | None:
-    """What the answer says; None for an error, and for anything but an index and a 0 or 1."""
-    metrics = None if reply.has_error() else reply.content.get("metrics")
+    """What the answer says; None for anything but an index and a 0 or 1."""
+    metrics = reply.content.get("metrics")
     if not isinstance(metrics, MetricRecord):
         return None
     client, own = metrics.get("client"), metrics.get("own-pairs", 0)

@@ -144,7 +144,8 @@ def _meet(
     if state is not None and state.round_index >= config.federation.num_rounds:
         return {}
     nodes = wait_for_nodes(grid, terms, wanted=terms.num_nodes, clock=clock)
-    identities = ask_identities(grid, nodes, deadline_s=terms.deadline_s)
+    # Who did not say it is asked again by the round that has to know, and named there.
+    identities, _ = ask_identities(grid, nodes, deadline_s=terms.deadline_s)
     own = sum(one.own_pairs for one in identities.values())
     write_provenance(folder, Provenance(runtime=runtime, nodes=len(nodes), nodes_with_own_pairs=own))
     return identities

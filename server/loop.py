@@ -169,11 +169,19 @@ def run_round(federation: Federation, arrays: Arrays, round_index: int) -> tuple
     config, strategy, started = federation.config, federation.strategy, time.monotonic()
     if federation.central is not None:
         _require_central_budget(federation.central)
-    cohort = draw_cohort(federation, round_index)
+    cohort, unknown = draw_cohort(federation, round_index)
     usable, rejected = ask(federation, arrays, cohort, round_index)
+    rejected += unknown
     claims = {one.metadata.src_node_id: claimed_client(one) for one in usable}
     if not federation.hidden:
-        check_quorum(usable, rejected, num_asked=len(cohort), terms=federation.terms, round_index=round_index)
+        check_quorum(
+            usable,
+            rejected,
+            num_asked=len(cohort),
+            num_unknown=len({one.node_id for one in unknown}),
+            terms=federation.terms,
+            round_index=round_index,
+        )
     if federation.central is not None:
         usable = [federation.central.combine(usable, arrays, round_index=round_index)]
     elif federation.private:
@@ -229,26 +237,32 @@ def _require_central_budget(central: CentralPrivacy) -> None:
         raise BudgetEndError(str(spent)) from spent
 
 
-def draw_cohort(federation: Federation, round_index: int) -> list[int]:
+def draw_cohort(federation: Federation, round_index: int) -> tuple[list[int], list[Rejection]]:
     """Node ids asked in a round, in the order of their clients: a share drawn from (seed, round).
 
     Node ids are random in a deployment. Where only a share is asked, nodes are therefore put into
     the order of their clients' indices first, so that the same clients are drawn in every runtime.
+
+    Returns:
+        The node ids, and the nodes that could not be drawn because they did not say which client they are.
     """
     terms = federation.terms
     nodes = wait_for_nodes(federation.grid, terms, clock=federation.clock)
     if federation.central is not None and federation.central.hidden:
-        return federation.central.draw(nodes, round_index=round_index)
+        return federation.central.draw(nodes, round_index=round_index), []
     size = terms.cohort_size(len(nodes), fraction=federation.config.client_fraction)
     if size == len(nodes):
-        return nodes
+        return nodes, []
     new = [node for node in nodes if node not in federation.identities]
-    federation.identities.update(ask_identities(federation.grid, new, deadline_s=terms.deadline_s))
+    found, unknown = ask_identities(
+        federation.grid, new, deadline_s=terms.deadline_s, private=federation.private
+    )
+    federation.identities.update(found)
     known = sorted(
         (federation.identities[node].client, node) for node in nodes if node in federation.identities
     )
     generator = numpy_generator(federation.seed, "cohort", round_index=round_index)
-    return [known[place][1] for place in sorted(generator.permutation(len(known))[:size])]
+    return [known[place][1] for place in sorted(generator.permutation(len(known))[:size])], unknown
 
 
 def restore_current(strategy: FedAvg, record: ArrayRecord) -> None:

@@ -22,6 +22,7 @@ def check_quorum(
     rejected: Iterable[Rejection],
     *,
     num_asked: int,
+    num_unknown: int = 0,
     terms: Terms,
     round_index: int,
 ) -> None:
@@ -31,6 +32,7 @@ def check_quorum(
         usable: Replies that may be aggregated.
         rejected: What was dropped or did not come.
         num_asked: Clients that were asked.
+        num_unknown: Nodes among the rejected that could not be asked: who they are is not known.
         terms: The quorum.
         round_index: Round, for the message.
 
@@ -49,7 +51,7 @@ def check_quorum(
         f" {causes(missing) or 'none is missing'}."
     )
     way_out = "Finished rounds are saved: continue the run when more clients can answer."
-    if num_spent and num_asked - num_spent < terms.min_replies:
+    if num_spent and num_asked + num_unknown - num_spent < terms.min_replies:
         raise BudgetEndError(f"{num_spent} clients have spent their privacy budgets. {text}")
     raise FederationError(f"{text} {way_out}")
 

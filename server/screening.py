@@ -17,6 +17,7 @@ from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, SType
 
 from edgecmd.privacy.refusals import PREFIX, REFUSALS
 
+RECORDS = ["arrays: ArrayRecord", "metrics: MetricRecord"]
 METRICS = {"num-examples", "loss", "client"}
 PRIVATE_METRICS = {"client"}
 SPENT = "budget-spent"
@@ -145,13 +146,13 @@ def screen(
     rejections = []
     for node, reply in replies.items():
         if reply.has_error():
-            reason: str | None = _words(reply.error, private=private)
+            reason: str | None = error_words(reply.error, private=private)
         else:
             reason = _fault(reply, reference, max_examples=max_examples, private=private)
         if reason is None:
             usable[claimed_client(reply), node] = reply
         else:
-            rejections.append(Rejection(node_id=node, reason=reason))
+            rejections.append(Rejection(node_id=node, reason=_plain(reason)))
     return [usable[place] for place in sorted(usable)], rejections
 
 
@@ -160,15 +161,22 @@ def claimed_client(reply: Message) -> int:
     return int(str(_metrics(reply)["client"]))
 
 
-def _words(error: Error, *, private: bool) -> str:
+def error_words(error: Error, *, private: bool) -> str:
+    """Why a node answered with an error, in its own words; under privacy nothing but what a code says."""
     reason = error.reason or ""
     if not private:
-        return reason[:LONGEST] or NO_REASON
+        return _plain(reason) or NO_REASON
     if not _code(reason):
         return BY_CODE.get(error.code, NO_REASON)
     found = SEALED.fullmatch(reason)
     assert found is not None
     return f"{PREFIX}{found['code']}{found['detail'] or ''}"
+
+
+def _plain(reason: str) -> str:
+    """``reason`` on one line of bounded length: a client's text must not steer the terminal."""
+    shown = (one if one.isprintable() else one.encode("unicode_escape").decode() for one in reason[:LONGEST])
+    return "".join(shown)[:LONGEST]
 
 
 def _metrics(reply: Message) -> MetricRecord:
@@ -180,12 +188,10 @@ def _fault(
 ) -> str | None:
     """First thing that is wrong with a reply without an error, or None."""
     content = reply.content
-    kinds = {name: type(record) for name, record in content.items()}
-    if kinds != {"arrays": ArrayRecord, "metrics": MetricRecord}:
+    kinds = sorted(f"{name}: {type(record).__name__}" for name, record in content.items())
+    if kinds != RECORDS:
         return (
-            "other records than weights and metrics"
-            if private
-            else (f"records {sorted(kinds)} instead of 'arrays' and 'metrics'")
+            "other records than weights and metrics" if private else f"records {kinds} instead of {RECORDS}"
         )
     metrics = _metrics(reply)
     wrong = _private_fault(metrics) if private else _metric_fault(metrics, max_examples=max_examples)

@@ -9,7 +9,7 @@ import typer
 from edgecmd.cli.app import app
 from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread, print_json, read_settings, say
 from edgecmd.config import RunConfig
-from edgecmd.errors import FederationError
+from edgecmd.errors import DataError, FederationError
 
 Folder = Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")]
 
@@ -76,7 +76,6 @@ def resume(folder: Folder) -> None:
     """Continue a run that was stopped or killed; it ends bit-identical (under privacy: with fresh noise)."""
     from edgecmd.cli.pipeline import run_stage
     from edgecmd.cli.progress import round_line
-    from edgecmd.files import read_json
     from edgecmd.ownership import owned
     from edgecmd.provenance import require_runtime
     from server.simulate import simulate
@@ -86,10 +85,29 @@ def resume(folder: Folder) -> None:
     with owned(folder):
         require_runtime(folder, "in-process", config=config)
         if (folder / "pipeline.json").exists():
-            whole_pipeline(config, baselines=bool(read_json(folder / "pipeline.json")["baselines"]))
+            whole_pipeline(config, baselines=with_baselines(folder / "pipeline.json"))
             return
         run_stage(folder, "simulate", lambda: simulate(config, report=round_line(config)))
     say(f"Student: {folder / 'student.safetensors'}")
+
+
+def with_baselines(path: Path) -> bool:
+    """What ``pipeline.json`` says: whether the run that is continued has baselines.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    from edgecmd.files import read_json
+
+    found = read_json(path)
+    baselines = found.get("baselines") if isinstance(found, dict) else None
+    if not isinstance(baselines, bool):
+        raise DataError(
+            f"{path} is damaged: it does not say whether the run has baselines. Write"
+            ' {"baselines": true} or {"baselines": false} into it and resume again, or use `edgecmd run` with'
+            " the settings of the run, which writes it anew."
+        )
+    return baselines
 
 
 def config_of(folder: Path) -> RunConfig:

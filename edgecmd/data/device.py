@@ -30,6 +30,9 @@ from edgecmd.features import cached_features
 from edgecmd.models.students import DENSE_STRIDE, is_dense
 from edgecmd.models.teachers import SHIPPED, Teacher, load_teacher
 
+# Of the teacher. Kernels round otherwise for other numbers of rows, and a server could make last digits large
+# (a teacher temperature of 1e-4): one pair more would move the gradients of others.
+ROWS_A_CALL = 8
 # Public sets that ship with edgecmd, by the name that a node's config may give.
 PUBLIC_SETS: dict[str, Callable[[DataConfig], PublicSource]] = {
     "emoji": lambda config: emoji.load_public(image_size=config.source_side),
@@ -141,11 +144,17 @@ def device_data(sources: DeviceSources, config: RunConfig, pairs: PairedData) ->
 def device_features(
     sources: DeviceSources, config: RunConfig, images: Targets
 ) -> Float[np.ndarray, "num dim *grid"]:
-    """Teacher features of ``images``, (N, D), or of each place for a dense student, (N, D, rows, columns)."""
+    """Teacher features of ``images``, (N, D), or of each place for a dense student, (N, D, rows, columns).
+
+    Guarantees:
+        For a student of whole images, each row is a function of its own image, to the last bit: the
+        teacher is always called with the same number of rows. (On processors where the place of a row in a
+        call does not matter, which held wherever it was looked at.)
+    """
     if not is_dense(config.student.architecture):
         if not len(images):
             return np.zeros((0, sources.teacher.embedding_dim), np.float32)
-        return cached_features(sources.teacher, images, cache_dir=sources.cache)
+        return cached_features(sources.teacher, images, cache_dir=sources.cache, rows_a_call=ROWS_A_CALL)
     view, reduction = _view(config), _reduction(sources, config)
     if not len(images):
         return np.zeros((0, config.teacher.map_dim, *view.grid), np.float32)

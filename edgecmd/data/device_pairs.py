@@ -8,8 +8,9 @@ Shapes: N pairs, S side of an image, T samples of a recording.
 """
 
 import hashlib
+import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ from edgecmd.data.tables import canonical
 from edgecmd.errors import DataError, PrivacyError, choose
 
 SHOWN_REASONS = 5
+# Of one file. More could fill the memory of a device, and one pair would end its answer.
+MOST_BYTES, MOST_PIXELS = 200_000_000, 50_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -37,11 +40,14 @@ class DevicePairs:
     Attributes:
         data: The pairs that can be used, in the order of their names; any number, none included.
         digests: For each pair 32 hexadecimal digits of SHA-256 over its two halves as they are stored.
+        present: The same of all pairs that are there, those included that these settings cannot use. A
+            server chooses settings, so what a folder is recognised by must not depend on them.
         skipped: Why each other pair was left out. Private: for the device's own log.
     """
 
     data: PairedData
     digests: tuple[str, ...]
+    present: tuple[str, ...]
     skipped: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -53,6 +59,7 @@ class DevicePairs:
         return DevicePairs(
             data=self.data.take(rows),
             digests=tuple(self.digests[row] for row in rows),
+            present=self.present,
             skipped=(*self.skipped, *[why] * missing),
         )
 
@@ -79,7 +86,9 @@ def read_device_pairs(path: Path, config: DataConfig, *, kind: str) -> DevicePai
 
     Guarantees:
         Whether a pair is used, and as what, is a function of its own two files and of the settings. So
-        adding or removing one pair, a broken or foreign one included, adds or removes that row or nothing.
+        adding or removing one pair, a broken or foreign one included, adds or removes one row or none: its
+        own, or, where the names of two pairs become the same one (``é`` in two forms of Unicode), that of
+        the other, which is then ambiguous.
     """
     choose("data.target_kind", kind, TARGET_KINDS)
     sides = sides_of(config)
@@ -98,30 +107,41 @@ def read_device_pairs(path: Path, config: DataConfig, *, kind: str) -> DevicePai
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Row:
-    digest: str
-    source: np.ndarray
-    target: np.ndarray
+class _Seen:
+    """What was found of one pair.
+
+    Attributes:
+        digest: Of its stored halves; empty where there are not two that can be read.
+        halves: Source and target as these settings take them; None where they cannot be used.
+        why: Why not.
+    """
+
+    digest: str = ""
+    halves: tuple[np.ndarray, np.ndarray] | None = None
+    why: str = ""
 
 
-def _collected(rows: Iterator[_Row | str], *, sides: Sides, kind: str) -> DevicePairs:
-    kept, skipped = [], []
-    for row in rows:
-        if isinstance(row, str):
-            skipped.append(row)
+def _collected(every: Iterator[_Seen], *, sides: Sides, kind: str) -> DevicePairs:
+    kept, digests, present, skipped = [], [], [], []
+    for one in every:
+        if one.digest:
+            present.append(one.digest)
+        if one.halves is None:
+            skipped.append(one.why)
         else:
-            kept.append(row)
-    source = np.zeros((0, sides.source, sides.source, 3), np.uint8)
-    target = _no_targets(kind, sides)
+            kept.append(one.halves)
+            digests.append(one.digest)
     data = PairedData(
-        source=np.stack([row.source for row in kept]) if kept else source,
-        target=np.stack([row.target for row in kept]) if kept else target,
+        source=np.stack([source for source, _ in kept])
+        if kept
+        else np.zeros((0, sides.source, sides.source, 3), np.uint8),
+        target=np.stack([target for _, target in kept]) if kept else _no_targets(kind, sides),
     )
-    return DevicePairs(data=data, digests=tuple(row.digest for row in kept), skipped=tuple(skipped))
+    return DevicePairs(data=data, digests=tuple(digests), present=tuple(present), skipped=tuple(skipped))
 
 
 def _reversed(found: DevicePairs) -> DevicePairs:
-    return DevicePairs(data=found.data.reversed(), digests=found.digests, skipped=found.skipped)
+    return replace(found, data=found.data.reversed())
 
 
 def _no_targets(kind: str, sides: Sides) -> np.ndarray:
@@ -132,17 +152,17 @@ def _no_targets(kind: str, sides: Sides) -> np.ndarray:
     return np.zeros((0, sides.target, sides.target, channels), np.uint16 if kind == "depth" else np.uint8)
 
 
-def _folder_rows(path: Path, *, sides: Sides, kind: str) -> Iterator[_Row | str]:
+def _folder_rows(path: Path, *, sides: Sides, kind: str) -> Iterator[_Seen]:
     """Each id of ``source/`` and ``target/`` as a pair, or why it is none."""
-    suffixes = sound_files.SUFFIXES if kind == "wave" else image_files.SUFFIXES
     sources = _files(path / "source", image_files.SUFFIXES)
-    targets = _files(path / "target", suffixes)
+    targets = _files(path / "target", (*image_files.SUFFIXES, *sound_files.SUFFIXES))
     for name in sorted(sources.keys() | targets.keys()):
         halves = (sources.get(name, []), targets.get(name, []))
-        if [len(one) for one in halves] != [1, 1]:
-            yield f"{name}: {len(halves[0])} source and {len(halves[1])} target files in place of one each"
-            continue
-        yield _row_of_files(halves[0][0], halves[1][0], sides=sides, kind=kind)
+        if [len(one) for one in halves] == [1, 1]:
+            yield _seen_files(halves[0][0], halves[1][0], sides=sides, kind=kind)
+        else:
+            counts = f"{len(halves[0])} source and {len(halves[1])} target files"
+            yield _Seen(why=f"{name}: {counts} in place of one each")
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> Mapping[str, list[Path]]:
@@ -162,14 +182,35 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> Mapping[str, list[Path]]:
     return found
 
 
-def _row_of_files(source: Path, target: Path, *, sides: Sides, kind: str) -> _Row | str:
+def _seen_files(source: Path, target: Path, *, sides: Sides, kind: str) -> _Seen:
     # Whatever a file does to a decoder, it does to its own pair alone.
+    digest = ""
     try:
-        digest = _digest(source.read_bytes(), target.read_bytes())
+        digest = _digest(_content(source), _content(target))
         picture, half = read_halves(source, target, sides)
-        return _Row(digest=digest, source=_as_rgb(picture), target=_as_kind(half, kind, name=str(target)))
+        halves = (_as_rgb(picture), _as_kind(half, kind, name=str(target)))
+        return _Seen(digest=digest, halves=halves)
     except Exception as error:
-        return f"{target.name}: {error}"
+        return _Seen(digest=digest, why=f"{target.name}: {error}")
+
+
+def _content(path: Path) -> bytes:
+    """Bytes of a file that one pair may have.
+
+    Raises:
+        DataError: It is no plain file, or so large that reading or decoding it could end the device's
+            answer: that would let one pair decide about all.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{path} is no plain file.")
+    if status.st_size > MOST_BYTES:
+        raise DataError(f"{path} has {status.st_size:,} bytes; allowed are {MOST_BYTES:,}.")
+    if path.suffix.lower() in image_files.SUFFIXES:
+        width, height = image_files.size_of(path)
+        if width * height > MOST_PIXELS:
+            raise DataError(f"{path} has {width} x {height} pixels; allowed are {MOST_PIXELS:,} in all.")
+    return path.read_bytes()
 
 
 def _digest(source: bytes, target: bytes) -> str:
@@ -206,7 +247,7 @@ def _as_kind(half: Half, kind: str, *, name: str) -> np.ndarray:
     return grey[..., None]
 
 
-def _archive_rows(path: Path, *, sides: Sides, kind: str) -> Iterator[_Row | str]:
+def _archive_rows(path: Path, *, sides: Sides, kind: str) -> Iterator[_Seen]:
     """Each row of ``source`` and ``target`` of an .npz as a pair, or why it is none.
 
     Raises:
@@ -216,23 +257,24 @@ def _archive_rows(path: Path, *, sides: Sides, kind: str) -> Iterator[_Row | str
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             source, target = np.asarray(archive["source"]), np.asarray(archive["target"])
             rate = int(archive[RATE]) if RATE in archive.files else 0
-    except (*READ_ERRORS, KeyError, TypeError, AttributeError) as error:
+    except (*READ_ERRORS, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise PrivacyError(
             f"data-dir={str(path)!r} is no .npz with the arrays source and target ({error}). Make it with"
             " numpy.savez_compressed(path, source=..., target=...).",
             code="node-config",
         ) from error
     for row in range(max(_length(source), _length(target))):
-        yield _row_of_arrays(row, source, target, rate=rate, sides=sides, kind=kind)
+        yield _seen_arrays(row, source, target, rate=rate, sides=sides, kind=kind)
 
 
 def _length(array: np.ndarray) -> int:
     return len(array) if array.ndim else 0
 
 
-def _row_of_arrays(
+def _seen_arrays(
     row: int, source: np.ndarray, target: np.ndarray, *, rate: int, sides: Sides, kind: str
-) -> _Row | str:
+) -> _Seen:
+    digest = ""
     try:
         if row >= min(_length(source), _length(target)):
             raise DataError("it has one half")
@@ -242,9 +284,9 @@ def _row_of_arrays(
         half = _array_half(target[row : row + 1], rate=rate, sides=sides, name=name)
         if not isinstance(half, Recording):
             check_pair_aspect(_size(source[row]), _size(target[row]), name=name)
-        return _Row(digest=digest, source=_as_rgb(picture), target=_as_kind(half, kind, name=name))
+        return _Seen(digest=digest, halves=(_as_rgb(picture), _as_kind(half, kind, name=name)))
     except Exception as error:
-        return f"row {row}: {error}"
+        return _Seen(digest=digest, why=f"row {row}: {error}")
 
 
 def _array_half(target: np.ndarray, *, rate: int, sides: Sides, name: str) -> Half:

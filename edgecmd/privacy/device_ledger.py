@@ -23,6 +23,7 @@ import numpy as np
 from edgecmd.errors import PrivacyError
 from edgecmd.files import write_text_atomically
 from edgecmd.privacy.ledger import Ledger
+from edgecmd.privacy.ledger_file import locked
 
 # Share of a folder's pairs that a ledger must have counted before for it to be theirs.
 LEAST_SHARE = 0.5
@@ -45,23 +46,20 @@ class Found:
         ledger: The ledger.
         pairs: The list of the pairs that it counts.
         moved: Whether it was begun for another folder, and found by the pairs.
-        rows: Rows of the pairs that this ledger may count; the others belong to other ledgers.
+        counted: Pairs that it counts, of those that are there and those that were.
+        elsewhere: Pairs that other ledgers count and this one does not.
     """
 
     ledger: Ledger
     pairs: Path
     moved: bool
-    rows: np.ndarray
+    counted: frozenset[str]
+    elsewhere: frozenset[str]
 
-    def record(self, digests: Sequence[str]) -> None:
-        """Add pairs to those that the ledger counts; to be called before anything of them is released.
-
-        Raises:
-            PrivacyError: The list cannot be written.
-        """
-        known = _read(self.pairs)
-        if not known.issuperset(digests):
-            _write(self.pairs, known.union(digests), ledger=self.ledger.path)
+    def rows(self, digests: Sequence[str]) -> np.ndarray:
+        """Rows of the pairs that this ledger may count; the others belong to other ledgers."""
+        kept = [row for row, one in enumerate(digests) if one not in self.elsewhere]
+        return np.array(kept, dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,25 +79,31 @@ class DeviceLedgers:
         """Folder of the ledgers."""
         return self.state / "ledger"
 
+    @property
+    def counts(self) -> Path:
+        """Folder of the counts of their rounds."""
+        return self.state / "rounds"
+
     def _ledger(self, name: str) -> Ledger:
         # A key of its own for each ledger: under one key another data set's ledger would be believed here.
         key = None if self.key is None else hmac.digest(self.key, name.encode(), "sha256")
-        return Ledger(self.folder / f"{name}.jsonl", key=key, count=self.state / "rounds" / f"{name}.json")
+        return Ledger(self.folder / f"{name}.jsonl", key=key, count=self.counts / f"{name}.json")
 
     def _counted(self) -> Mapping[str, frozenset[str]]:
-        """Pairs that each ledger counts, by the name of the ledger."""
+        """Pairs that each ledger counts, by the name of the ledger; one that is lost leaves its list."""
         try:
-            names = sorted(path.stem for path in self.folder.glob("*.jsonl"))
+            files = [*self.folder.glob("*.jsonl"), *self.folder.glob("*.pairs"), *self.counts.glob("*.json")]
         except OSError as error:
             raise _unreadable(self.folder, error) from error
-        return {name: _read(self.folder / f"{name}.pairs") for name in names}
+        return {name: _read(self.folder / f"{name}.pairs") for name in sorted({one.stem for one in files})}
 
-    def find(self, data: Path, digests: Sequence[str]) -> Found:
+    def find(self, data: Path, present: Sequence[str]) -> Found:
         """The ledger of the pairs at ``data``.
 
         Args:
             data: Folder or .npz of the pairs.
-            digests: Of the pairs that are there now (`edgecmd.data.device_pairs.DevicePairs`).
+            present: Digests of all pairs that are there now, whatever the settings can use of them
+                (`edgecmd.data.device_pairs.DevicePairs.present`).
 
         Raises:
             PrivacyError: Neither the folder nor its pairs are known (code ``no-ledger``).
@@ -108,12 +112,13 @@ class DeviceLedgers:
             A folder that has a ledger always gets that one, whatever it holds. One that was moved gets the
             ledger that counted at least half of its pairs, the one with most of them. A pair that another
             ledger counts, and this one does not, is in none of the rows, so what was spent on it is never
-            forgotten; and that is decided pair by pair.
+            forgotten; and that is decided pair by pair. A ledger whose file is lost is still known by its
+            list and its count, so its pairs find no other.
         """
         counted, name = self._counted(), ledger_name(data)
         moved = name not in counted
         if moved:
-            name = _most_alike(counted, digests)
+            name = _most_alike(counted, present)
         if not name:
             raise PrivacyError(
                 f"No ledger under {self.folder} counts the pairs at {data}. If they never took part in a"
@@ -121,38 +126,53 @@ class DeviceLedgers:
                 " their budget must be treated as spent.",
                 code="no-ledger",
             )
-        own = counted[name]
-        elsewhere = frozenset[str]().union(*(pairs for other, pairs in counted.items() if other != name))
-        rows = [row for row, one in enumerate(digests) if one in own or one not in elsewhere]
+        others = frozenset[str]().union(*(pairs for other, pairs in counted.items() if other != name))
         return Found(
             ledger=self._ledger(name),
             pairs=self.folder / f"{name}.pairs",
             moved=moved,
-            rows=np.array(rows, dtype=np.int64),
+            counted=counted[name],
+            elsewhere=others - counted[name],
         )
 
-    def begin(self, data: Path, digests: Sequence[str]) -> Found:
+    def claim(self, data: Path, present: Sequence[str]) -> Found:
+        """`find`, and note the pairs as the ledger's own, before anything of them is released.
+
+        Under one lock for all ledgers of the device: of two that are asked at once about a new pair, one
+        counts it.
+
+        Raises:
+            PrivacyError: See `find`; or the list cannot be locked or written.
+        """
+        with locked(self.folder / "pairs"):
+            found = self.find(data, present)
+            own = [one for one in present if one not in found.elsewhere]
+            if not found.counted.issuperset(own):
+                _write(found.pairs, found.counted.union(own), ledger=found.ledger.path)
+        return found
+
+    def begin(self, data: Path, present: Sequence[str]) -> Found:
         """Begin a ledger for pairs that have none, as their owner says.
 
         Raises:
-            PrivacyError: The pairs have one already, or it cannot be written.
+            PrivacyError: The pairs have one already, had one that is lost, or it cannot be written.
         """
+        name = ledger_name(data)
         try:
-            known = self.find(data, digests)
+            known = self.find(data, present)
         except PrivacyError as error:
             if error.code != "no-ledger":
                 raise
         else:
-            raise PrivacyError(
-                f"The ledger {known.ledger.path} counts the pairs at {data} already, so nothing is begun:"
-                " what was spent on them stays spent.",
-                code="ledger",
-            )
-        name = ledger_name(data)
+            if known.ledger.exists or known.moved:
+                lost = "" if known.ledger.exists else ", but its file is lost: restore it"
+                raise PrivacyError(
+                    f"The ledger {known.ledger.path} counts the pairs at {data} already{lost}. Nothing is"
+                    " begun: what was spent on them stays spent.",
+                    code="ledger",
+                )
         self._ledger(name).begin()
-        found = self.find(data, digests)
-        found.record([digests[row] for row in found.rows])
-        return found
+        return self.claim(data, present)
 
 
 def ledger_name(data: Path) -> str:

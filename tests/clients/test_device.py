@@ -1,5 +1,6 @@
 """A device with pairs of its own: what a server may name there (nothing), and what one pair decides."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from edgecmd import __version__
 from edgecmd.config import RunConfig
 from edgecmd.data.anchors import ANCHORS
 from edgecmd.data.clients import told_to_devices
+from edgecmd.data.device import device_features, device_sources
 from edgecmd.file_settings import FILE_SETTINGS
 from edgecmd.models.students import build_student
 from edgecmd.privacy.device_ledger import DeviceLedgers
@@ -270,10 +272,48 @@ def test_a_bound_is_inclusive(device: Device) -> None:
         {"public-dir": "relative/folder"},
         {"ledger-key": "/nowhere/key"},
         {"data-dir": "/nowhere/pairs"},
+        {"data-dir": ""},
+        {"data-dir": "", "partition-id": 1},
+        {"ledger-key": ""},
+        {"state-dir": " "},
+        {"teacher-sha256": ""},
     ],
 )
 def test_a_wrong_node_config_takes_part_in_nothing(wrong: dict[str, object], device: Device) -> None:
     assert reason(ask(run_config(), device.node | wrong)) == "refused: node-config"
+
+
+@pytest.mark.parametrize("key", ["public-dir", "state-dir", "ledger-key", "teacher"])
+@pytest.mark.parametrize("below", ["", "source", "target", "public"])
+def test_nothing_else_is_read_among_the_pairs(key: str, below: str, device: Device) -> None:
+    """Public images there would make anchors of the pairs."""
+    (device.pairs / below).mkdir(exist_ok=True)
+    said = reason(ask(run_config(), device.node | {key: str(device.pairs / below)}))
+    assert said == "refused: node-config"
+
+
+def test_batches_without_coins_are_bounded_by_their_share(device: Device) -> None:
+    """At a rate of 0.6 there is one bin: every pair is in every step."""
+    bound = device.node | {"max-sampling-rate": 0.6}
+    plain = ("privacy.sampling=none", "privacy.epsilon=1000", "privacy.noise_multiplier=5")
+    said = reason(ask(run_config("privacy.sampling_rate=0.6", *plain), bound))
+    assert said == "refused: out-of-bounds (privacy.sampling_rate)"
+    assert not ask(run_config("privacy.sampling_rate=0.5", *plain), bound).has_error()
+
+
+@pytest.mark.parametrize("num", [1, 7, 8, 10, 15, 16, 20])
+def test_one_more_pair_moves_no_other_pair_s_feature(num: int, tmp_path: Path) -> None:
+    """Not in the last digit: a server could make it large, and the sum moved by more than C."""
+    sources = device_sources(
+        device_config(tuple(sorted(flatten(run_config()).items()))),
+        teacher="icons",
+        public="emoji",
+        cache=tmp_path,
+    )
+    images = np.random.default_rng(0).integers(0, 256, (num + 1, 16, 16, 3), dtype=np.uint8)
+    config = device_config(tuple(sorted(flatten(run_config()).items())))
+    larger, smaller = (device_features(sources, config, images[:many]) for many in (num + 1, num))
+    np.testing.assert_array_equal(larger[:num], smaller)
 
 
 def test_a_node_without_pairs_or_index_is_told_so(device: Device) -> None:
@@ -341,6 +381,24 @@ def add_folder(folder: Path) -> None:
     (folder / "target" / "p099.png").mkdir()
 
 
+def add_pipe(folder: Path) -> None:
+    write_pairs(folder, [89], colour=True)
+    (folder / "source" / "p089.png").unlink()
+    os.mkfifo(folder / "source" / "p089.png")
+
+
+def add_device(folder: Path) -> None:
+    write_pairs(folder, [88], colour=True)
+    (folder / "source" / "p088.png").unlink()
+    (folder / "source" / "p088.png").symlink_to("/dev/zero")
+
+
+def add_bomb(folder: Path) -> None:
+    """Half a megabyte that is two gigabytes in memory."""
+    write_pairs(folder, [87], colour=True)
+    Image.new("1", (8000, 8000)).save(folder / "target" / "p087.png")
+
+
 def add_labels(folder: Path) -> None:
     (folder / "labels.csv").write_bytes(b"\xff\xfe broken")
     (folder / "pairs.csv").write_text("nonsense\n1,2,3\n")
@@ -357,6 +415,9 @@ BAD = [
     add_depth,
     add_sound,
     add_folder,
+    add_pipe,
+    add_device,
+    add_bomb,
     add_labels,
 ]
 COLOUR = {"target-kind": "rgb"}

@@ -120,7 +120,7 @@ def test_labels_of_a_device_s_own_pairs_are_not_read(pairs: Path, tmp_path: Path
     labelled, bare = (read_device_pairs(path, config, kind="grey") for path in (pairs, tmp_path / "bare.npz"))
     assert (labelled.digests, labelled.skipped) == (bare.digests, ())
     np.testing.assert_array_equal(labelled.data.target, bare.data.target)
-    assert [one.name for one in fields(labelled)] == ["data", "digests", "skipped"]
+    assert [one.name for one in fields(labelled)] == ["data", "digests", "present", "skipped"]
 
 
 def test_anchors_are_public_features_alone(pairs: Path, tmp_path: Path) -> None:

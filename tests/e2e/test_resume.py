@@ -196,6 +196,24 @@ def test_a_run_of_flower_is_not_resumed_here(
     assert not (folder / "pipeline.json").exists()
 
 
+@pytest.mark.parametrize("text", ["{}", "[]", "3", "null", '{"baselines": "no"}', '{"baselines": 1}'])
+def test_a_damaged_pipeline_file_is_an_error_with_the_way_out(
+    pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+) -> None:
+    folder = start_run(tiny_config(pairs, tmp_path))
+    (folder / "pipeline.json").write_text(text)
+    assert run(monkeypatch, "resume", str(folder)) == 4
+    err = capsys.readouterr().err
+    assert f"{folder / 'pipeline.json'} is damaged" in err
+    assert '{"baselines": true}' in err
+    assert "nexpected" not in err
+    assert not (folder / "events.jsonl").exists()
+
+
 def test_fresh_begins_anew_and_keeps_nothing(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

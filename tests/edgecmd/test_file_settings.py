@@ -70,3 +70,14 @@ def test_a_relative_path_and_a_missing_file_are_refused(tmp_path: Path) -> None:
         read_server_settings(write(tmp_path, '[teacher]\npath = "t.safetensors"\n'))
     with pytest.raises(ConfigError, match="does not exist"):
         read_server_settings(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("key", sorted(PATHS))
+def test_a_path_that_no_system_takes_is_refused_by_name(tmp_path: Path, key: str) -> None:
+    section, dot, name = key.rpartition(".")
+    path = write(tmp_path, (f"[{section}]\n" if dot else "") + f'{name} = "/a\\u0000b"\n')
+    words = rf"{key}='/a\\x00b' holds a NUL character"
+    with pytest.raises(ConfigError, match=f"server.toml: {words}"):
+        read_server_settings(path)
+    with pytest.raises(ConfigError, match=f"the run config: {words}"):
+        over_run_config({key: "/a\0b"}, None)

@@ -2,12 +2,14 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -120,6 +122,58 @@ def test_a_folder_that_cannot_be_made_is_an_error_with_the_way_out(tmp_path: Pat
     (tmp_path / "file").write_text("")
     with pytest.raises(FederationError, match="cannot be locked"), owned(tmp_path / "file" / "demo"):
         pass
+
+
+@pytest.mark.parametrize("times", [1, 5])
+@pytest.mark.parametrize("step", ["made", "locked"])
+def test_a_folder_that_another_process_removes_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, times: int
+) -> None:
+    """The other had it, began nothing in it and takes it away: no place for this one's lock, or its sign."""
+    acquire, folder, left = FileLock.acquire, tmp_path / "runs" / "demo", [times]
+
+    def rival(self: FileLock, *, timeout: float) -> None:
+        if step == "locked":
+            acquire(self, timeout=timeout)
+        if left[0]:
+            left[0] -= 1
+            shutil.rmtree(folder)
+            if step == "made":
+                raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        if step == "made":
+            acquire(self, timeout=timeout)
+
+    monkeypatch.setattr(FileLock, "acquire", rival)
+    with owned(folder):
+        assert (folder / OWNER).read_text() == f"{os.getpid()}\n"
+        assert (folder / LOCK).exists()
+    assert left == [0]
+    assert not folder.exists()
+
+
+def test_a_folder_that_is_gone_again_when_it_is_looked_at_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``Path.mkdir`` finds it there, looks whether it is a folder, and finds nothing."""
+    make, failed = Path.mkdir, [0]
+
+    def late(self: Path, *args: Any, **kwargs: Any) -> None:
+        if failed[0] < 3:
+            failed[0] += 1
+            raise FileExistsError(errno.EEXIST, "File exists")
+        make(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    with owned(tmp_path / "demo"):
+        assert (tmp_path / "demo" / OWNER).exists()
+    assert failed == [3]
+
+
+def test_a_file_in_the_place_of_the_folder_is_an_error_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "demo").write_text("")
+    with pytest.raises(FederationError, match="cannot be locked"), owned(tmp_path / "demo"):
+        pass
+    assert (tmp_path / "demo").is_file()
 
 
 def test_emptying_keeps_the_lock(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import pytest
 from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from edgecmd.config import FederationConfig
@@ -13,6 +14,7 @@ from server.cohort import Identity, Terms, ask_identities, shared_indices, terms
 from server.faults import MadeUpTime, unavailable
 from server.local_grid import LocalGrid
 from server.patience import GridAround
+from server.screening import Rejection
 from tests.hand_made import app_of, contexts, drift
 
 
@@ -134,8 +136,8 @@ def test_a_round_waits_for_the_least_number_alone() -> None:
 def test_nodes_are_asked_for_their_index() -> None:
     grid = LocalGrid(app_of(drift), contexts(3, first_node=50, step=7))
     expected = {64: Identity(client=2, own_pairs=False), 50: Identity(client=0, own_pairs=False)}
-    assert ask_identities(grid, [64, 50], deadline_s=600.0) == expected
-    assert ask_identities(grid, [], deadline_s=600.0) == {}
+    assert ask_identities(grid, [64, 50], deadline_s=600.0) == (expected, [])
+    assert ask_identities(grid, [], deadline_s=600.0) == ({}, [])
 
 
 def answering(content: RecordDict | Error) -> ClientApp:
@@ -149,10 +151,14 @@ def answering(content: RecordDict | Error) -> ClientApp:
     return app
 
 
+NO_INDEX = "an answer without an index"
+
+
 @pytest.mark.parametrize(
     "content",
     [
         Error(3, "failed"),
+        Error(777),
         RecordDict({}),
         RecordDict({"metrics": MetricRecord({})}),
         RecordDict({"metrics": MetricRecord({"client": 1.0})}),
@@ -166,13 +172,23 @@ def answering(content: RecordDict | Error) -> ClientApp:
 def test_an_answer_of_a_wrong_kind_is_no_answer(content: RecordDict | Error) -> None:
     grid = LocalGrid(answering(content), contexts(3))
     expected = Identity(client=4, own_pairs=True)
-    assert ask_identities(grid, [100, 101, 102], deadline_s=600.0) == {100: expected, 102: expected}
+    found, (unknown,) = ask_identities(grid, [100, 101, 102], deadline_s=600.0)
+    assert found == {100: expected, 102: expected}
+    why = (content.reason or "an error without a reason") if isinstance(content, Error) else NO_INDEX
+    assert unknown == Rejection(node_id=101, reason=f"did not say which client it is: {why}")
+
+
+def test_under_privacy_no_word_of_a_node_that_does_not_say_who_it_is_is_written_down() -> None:
+    grid = LocalGrid(answering(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "/home/ann/cats")), contexts(2))
+    _, (unknown,) = ask_identities(grid, [100, 101], deadline_s=600.0, private=True)
+    assert unknown.node_id == 101
+    assert unknown.reason.endswith("is: it failed; the reason stays in the log of the client")
 
 
 def test_own_pairs_and_other_words_beside_them() -> None:
     content = RecordDict({"metrics": MetricRecord({"client": 1, "own-pairs": 1, "version": 2})})
     found = ask_identities(LocalGrid(answering(content), contexts(3)), [101], deadline_s=600.0)
-    assert found == {101: Identity(client=1, own_pairs=True)}
+    assert found == ({101: Identity(client=1, own_pairs=True)}, [])
 
 
 def test_an_answer_belongs_to_the_node_that_was_asked_and_the_superlink_s_to_none() -> None:
@@ -185,14 +201,18 @@ def test_an_answer_belongs_to_the_node_that_was_asked_and_the_superlink_s_to_non
             return [unavailable(sent[0]), first, *others, *others]
 
     grid: Grid = Faulty(LocalGrid(app_of(drift), contexts(3)))
-    found = ask_identities(grid, [100, 101, 102], deadline_s=600.0)
+    found, unknown = ask_identities(grid, [100, 101, 102], deadline_s=600.0)
     assert {node: one.client for node, one in found.items()} == {101: 1, 102: 2}
+    # Its own answer came after the SuperLink's.
+    assert [one.node_id for one in unknown] == [100, 100]
+    assert sorted("Node Unavailable" in one.reason for one in unknown) == [False, True]
 
 
 def test_the_project_s_client_knows_its_index() -> None:
     from clients.app import app
 
-    found = ask_identities(LocalGrid(app, contexts(2)), [100, 101], deadline_s=600.0)
+    found, unknown = ask_identities(LocalGrid(app, contexts(2)), [100, 101], deadline_s=600.0)
+    assert unknown == []
     assert {node: (one.client, one.own_pairs) for node, one in found.items()} == {
         100: (0, False),
         101: (1, False),

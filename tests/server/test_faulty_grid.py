@@ -1,10 +1,12 @@
 """A federation under the faults of a deployment, compared with sums done by hand."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from flwr.app import Message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -13,10 +15,10 @@ from edgecmd.errors import ConfigError, FederationError
 from edgecmd.events import read_events
 from edgecmd.runs import run_folder
 from server.checkpoint import newest_checkpoint
-from server.faults import FATES, Faults, FaultyGrid, MadeUpTime
+from server.faults import FATES, Faults, FaultyGrid, MadeUpTime, unavailable
 from server.local_grid import LocalGrid
 from server.loop import run_rounds
-from server.patience import PatientGrid
+from server.patience import GridAround, PatientGrid
 from server.simulate import simulate
 from tests.hand_made import Weights, app_of, contexts, drift, federation, question, start
 from tests.tiny_federation import tiny_config
@@ -182,3 +184,47 @@ def test_a_drill_of_the_real_clients_repeats_itself(pairs: Path, tmp_path: Path)
     assert outcomes[0] == outcomes[1]
     reasons = [dropped["reason"] for event in outcomes[0][1] for dropped in event["rejected"]]
     assert any("Node Unavailable" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    ("faults", "cause"),
+    [
+        (Faults(unavailable=1.0), "Error: Node Unavailable .*"),
+        (Faults(lost=1.0), "no reply within 120 s"),
+    ],
+)
+def test_a_missed_quorum_names_the_nodes_that_did_not_say_who_they_are(
+    tmp_path: Path, faults: Faults, cause: str
+) -> None:
+    """Where a share is asked, a node must say first which client it is; a node that is down does not."""
+    time = MadeUpTime()
+    with federation(tmp_path, f"num_clients={NUM_CLIENTS}", "client_fraction=0.5") as one:
+        grid = PatientGrid(FaultyGrid(one.grid, faults), clock=time.clock())
+        words = (
+            rf"0 clients were asked: 4 x did not say which client it is: {cause} \(nodes 100, 101, 102, 103\)"
+        )
+        with pytest.raises(FederationError, match=words):
+            run_rounds(replace(one, grid=grid, clock=time.clock()), start())
+
+
+def test_a_node_that_does_not_say_who_it_is_is_among_the_rejected_of_the_round(tmp_path: Path) -> None:
+    """Of four, one is down for the whole run: two of the other three are asked in each round."""
+
+    class Down(GridAround):
+        def send_and_receive(
+            self, messages: Iterable[Message], *, timeout: float | None = None
+        ) -> Iterable[Message]:
+            sent = list(messages)
+            replies = list(self._grid.send_and_receive(sent, timeout=timeout))
+            gone = [one for one in sent if one.metadata.dst_node_id == 102]
+            return [*map(unavailable, gone), *(one for one in replies if one.metadata.src_node_id != 102)]
+
+    settings = [f"num_clients={NUM_CLIENTS}", "client_fraction=0.5", "num_rounds=2"]
+    with federation(tmp_path, *settings) as one:
+        run_rounds(replace(one, grid=Down(one.grid)), start())
+    rounds = list(read_events(tmp_path / "events.jsonl", kind="round"))
+    assert [one["clients"] for one in rounds] == [2, 2]
+    for event in rounds:
+        (rejected,) = event["rejected"]
+        assert rejected["node"] == 102
+        assert rejected["reason"].startswith("did not say which client it is: Error: Node Unavailable")

@@ -93,6 +93,17 @@ def test_nobody_was_asked() -> None:
         check_quorum([], [], num_asked=0, terms=terms(1), round_index=1)
 
 
+def test_nodes_that_could_not_be_asked_might_have_replied() -> None:
+    """Two asked and both spent, one unknown: with it there would be one reply."""
+    set_identity()
+    rejected = [Rejection(node_id=node, reason=SPENT) for node in (101, 102)]
+    unknown = Rejection(node_id=103, reason="did not say which client it is: gone")
+    with pytest.raises(FederationError, match="2 clients were asked: 2 x .*; 1 x did not say .*node 103"):
+        check_quorum([], [*rejected, unknown], num_asked=2, num_unknown=1, terms=terms(1), round_index=1)
+    with pytest.raises(BudgetEndError):
+        check_quorum([], [*rejected, unknown], num_asked=2, num_unknown=1, terms=terms(2), round_index=1)
+
+
 def test_hundreds_of_causes_make_a_message_of_bounded_length() -> None:
     same = causes(Rejection(node_id=node, reason="gone") for node in range(300))
     assert same == "300 x gone (nodes 0, 1, 2, 3, 4 and 295 more)"

@@ -145,7 +145,33 @@ def test_an_additional_record(record: ArrayRecord | MetricRecord | ConfigRecord)
 
 def test_records_that_have_changed_places() -> None:
     content = RecordDict({"arrays": MetricRecord({"x": 1}), "metrics": ArrayRecord({})})
-    assert "records [" in reason_of(content)
+    assert reason_of(content) == (
+        "records ['arrays: MetricRecord', 'metrics: ArrayRecord'] instead of"
+        " ['arrays: ArrayRecord', 'metrics: MetricRecord']"
+    )
+
+
+# Colours, the title of a window, a line that is gone over again, a line of its own, a turned direction.
+STEERING = "a\x1b[31mb\x1b]0;c\x07d\re\nf\x9bg\u202eh"
+SHOWN = r"a\x1b[31mb\x1b]0;c\x07d\re\nf\x9bg\u202eh"
+
+
+def test_a_client_s_text_does_not_steer_a_terminal() -> None:
+    error = Message(Error(3, STEERING), reply_to=message(5))
+    _, (rejected,) = screen({5: error}, GOOD, max_examples=MAX_EXAMPLES)
+    assert rejected.reason == SHOWN
+    assert reason_of(with_array("bias", raw(npy(GOOD["bias"]), stype=STEERING))) == (
+        f"tensor 'bias' cannot be decoded: {SHOWN}, version (1, 0)"
+    )
+
+
+def test_a_client_s_text_has_a_bounded_length() -> None:
+    error = Message(Error(3, "\x1b" * 10**6), reply_to=message(5))
+    _, (rejected,) = screen({5: error}, GOOD, max_examples=MAX_EXAMPLES)
+    assert rejected.reason == r"\x1b" * 500
+    content = records(GOOD, client=0)
+    content["e" * 10**5] = MetricRecord({})
+    assert len(reason_of(content)) == 2000
 
 
 def test_an_empty_reply() -> None:

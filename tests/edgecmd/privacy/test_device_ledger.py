@@ -1,6 +1,7 @@
 """Whose pairs a device's ledger counts: by folder, by the pairs themselves, and pair by pair."""
 
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,9 @@ def test_pairs_without_a_ledger_are_refused_until_their_owner_begins_one(tmp_pat
         with pytest.raises(PrivacyError, match="--new-ledger") as raised:
             ledgers.find(tmp_path / "pairs", digests)
         assert code_of(raised) == "no-ledger"
-    assert list(ledgers.begin(tmp_path / "pairs", [A, B]).rows) == [0, 1]
+    assert list(ledgers.begin(tmp_path / "pairs", [A, B]).rows([A, B])) == [0, 1]
     found = ledgers.find(tmp_path / "pairs", [A, B, C])
-    assert (found.moved, list(found.rows)) == (False, [0, 1, 2])
+    assert (found.moved, list(found.rows([A, B, C]))) == (False, [0, 1, 2])
 
 
 def test_a_ledger_is_begun_once(tmp_path: Path) -> None:
@@ -67,8 +68,13 @@ def test_a_pair_that_another_ledger_counts_is_left_out_by_itself(tmp_path: Path)
     ledgers = DeviceLedgers(state=tmp_path)
     ledgers.begin(tmp_path / "one", [A, B])
     ledgers.begin(tmp_path / "two", [C])
-    assert list(ledgers.find(tmp_path / "two", [C, A, D, B]).rows) == [0, 2]
-    assert list(ledgers.find(tmp_path / "one", [A, B, C]).rows) == [0, 1]
+    two, one = (ledgers.find(tmp_path / name, []) for name in ("two", "one"))
+    assert list(two.rows([C, A, D, B])) == [0, 2]
+    assert list(one.rows([A, B, C])) == [0, 1]
+    # What is claimed is never the other's.
+    assert ledgers.claim(tmp_path / "two", [C, A, D]).counted == {C}
+    assert ledgers.find(tmp_path / "two", []).counted == {C, D}
+    assert ledgers.find(tmp_path / "one", []).counted == {A, B}
 
 
 def test_a_folder_with_a_ledger_keeps_it_whatever_lies_there(tmp_path: Path) -> None:
@@ -80,8 +86,8 @@ def test_a_folder_with_a_ledger_keeps_it_whatever_lies_there(tmp_path: Path) -> 
 
 def test_what_was_recorded_counts(tmp_path: Path) -> None:
     ledgers = DeviceLedgers(state=tmp_path)
-    found = ledgers.begin(tmp_path / "pairs", [A])
-    found.record([A, B, C])
+    ledgers.begin(tmp_path / "pairs", [A])
+    ledgers.claim(tmp_path / "pairs", [A, B, C])
     assert ledgers.find(tmp_path / "moved", [B, C]).moved
     assert (tmp_path / "ledger" / f"{ledger_name(tmp_path / 'pairs')}.pairs").stat().st_mode & 0o777 == 0o600
 
@@ -98,7 +104,7 @@ def test_a_list_of_pairs_that_cannot_be_read_or_written_releases_nothing(
     with monkeypatch.context() as patch:
         patch.setattr("edgecmd.privacy.device_ledger.write_text_atomically", full)
         with pytest.raises(PrivacyError, match="No space left") as raised:
-            found.record([A, B])
+            ledgers.claim(tmp_path / "pairs", [A, B])
     assert code_of(raised) == "ledger"
     found.pairs.write_bytes(b"\xff")
     with pytest.raises(PrivacyError, match="cannot be read") as raised:
@@ -169,3 +175,57 @@ def test_pairs_copied_into_another_folder_bring_no_fresh_budget(tmp_path: Path) 
     assert (report.num_pairs, len(report.skipped)) == (10, 3)
     assert set(report.skipped) == {"another ledger of this device counts it"}
     assert not ask(run_config(), other.node).has_error()
+
+
+def test_a_ledger_that_is_lost_is_not_forgotten(tmp_path: Path) -> None:
+    """Its list and its count are there: its pairs find no other ledger, and no new one is begun for them."""
+    device = make_device(tmp_path / "node")
+    device.begin()
+    assert not ask(run_config(), device.node).has_error()
+    other = Device(root=device.root, pairs=write_pairs(tmp_path / "node" / "others", range(50, 60)))
+    other.begin()
+    write_pairs(other.pairs, range(10))
+    (device.root / "state" / "ledger" / f"{ledger_name(device.pairs)}.jsonl").unlink()
+    from clients.check import check_node
+
+    assert check_node(other.node, run_config()).num_pairs == 10
+    assert ask(run_config(), device.node, round_index=2).error.reason == "refused: ledger"
+    for pairs in (device.pairs, device.pairs.rename(tmp_path / "node" / "moved")):
+        with pytest.raises(PrivacyError) as raised:
+            Device(root=device.root, pairs=pairs).begin()
+        assert code_of(raised) in ("ledger", "node-config")
+
+
+@pytest.mark.parametrize("kind", ["grey", "rgb", "depth"])
+@pytest.mark.parametrize("odd", [True, False])
+def test_a_moved_folder_is_recognised_whatever_a_server_asks_of_it(
+    kind: str, odd: bool, tmp_path: Path
+) -> None:
+    """Of grey pairs a server asks for colour: else the one colour pair would decide about the answer."""
+    device = make_device(tmp_path / "node")
+    if odd:
+        write_pairs(device.pairs, [50], colour=True)
+    device.begin()
+    moved = Device(root=device.root, pairs=device.pairs.rename(tmp_path / "node" / "moved"))
+    channels = {"grey": 1, "rgb": 3, "depth": 2}[kind]
+    reply = ask(run_config(f"data.target_kind={kind}"), moved.node, channels=channels)
+    assert not reply.has_error(), reply.error.reason
+
+
+def test_of_two_folders_that_are_asked_at_once_one_counts_a_new_pair(tmp_path: Path) -> None:
+    ledgers = DeviceLedgers(state=tmp_path)
+    ledgers.begin(tmp_path / "one", [A])
+    ledgers.begin(tmp_path / "two", [B])
+    threads = [
+        threading.Thread(
+            target=ledgers.claim, args=(tmp_path / name, [*own, *map("{:032x}".format, range(50))])
+        )
+        for name, own in (("one", [A]), ("two", [B]))
+    ]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    counts = [ledgers.find(tmp_path / name, []).counted for name in ("one", "two")]
+    assert not counts[0] & counts[1]
+    assert len(counts[0] | counts[1]) == 52
