@@ -6,7 +6,6 @@ clipped sum, the release, what the optimiser gets and how the weights move. From
 clipped sum by plain backward passes of his own: what the release holds beside it is the noise.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,14 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgecmd.audit.noise import StepNoise, step_noise
+from edgecmd.audit.noise import StepNoise, Test, step_noise
+from edgecmd.audit.plain import distance, nearest_sum, norm
+from edgecmd.audit.repeats import repeats
 from edgecmd.config import DistillConfig
 from edgecmd.distill import LocalData, Place
 from edgecmd.losses import Anchors, unit
 from edgecmd.models.students import StandardisedConv2d
 from edgecmd.privacy import randomness, train
 from edgecmd.privacy.effective import plain_copy
-from edgecmd.privacy.gradients import MARGIN, Sum
+from edgecmd.privacy.gradients import Sum
 from edgecmd.privacy.mechanisms import UnitLoss, Units, unit_loss
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.randomness import STATE_WORDS, Source
@@ -58,7 +59,8 @@ class Step:
     Attributes:
         noise: What the release holds beside the auditor's own sum.
         units: Units that were formed of the sampled pairs.
-        sum_gap: Distance of the step's clipped sum and the auditor's, in units of C.
+        sum_gap: Distance of the step's clipped sum and the auditor's, in units of C, of what flips by
+            rounding cannot explain.
         gradient_gap: Share by which what the optimiser got misses the release, at its worst parameter.
         weight_gap: Share by which the weights moved otherwise than by the release.
         words: Words of the source that were drawn after the sum was formed, for each coordinate.
@@ -104,6 +106,8 @@ class Auditor:
         self._start = _weights(self.student)
         self._last = self._start
         self._mark = 0
+        self._last_noise: np.ndarray | None = None
+        self._squares: np.ndarray | None = None
 
     def __len__(self) -> int:
         return 0
@@ -114,8 +118,9 @@ class Auditor:
         self._mark = self.source.drawn
         self._stray = _gap(_weights(self.student), self._last)
         self._rows, self._units = len(rows), sum(len(one) for one in chunks)
-        self._own = plain_sum(plain_copy(self.student), chunks, self.loss, clip=self.plan.clip)
-        self._sum_gap = _distance(total, self._own) / self.plan.clip
+        self._own = nearest_sum(plain_copy(self.student), chunks, self.loss, clip=self.plan.clip, found=total)
+        self._total = {name: value.clone() for name, value in total.items()}
+        self._sum_gap = distance(total, self._own) / self.plan.clip
 
     def add(self, *_: object) -> None:
         """Add nothing."""
@@ -136,6 +141,7 @@ class Auditor:
             index=len(self.steps) + 1,
             rows=self._rows,
             along=_along(draws, self._own),
+            more=self._repeats(released),
         )
         self._wanted = carried_back(self.student, released)
         if self.mu:
@@ -144,6 +150,20 @@ class Auditor:
                 name: value + self.mu * (now[name] - self._start[name])
                 for name, value in self._wanted.items()
             }
+
+    def _repeats(self, released: Sum) -> list[Test]:
+        """Tests for repeats, on the draws to their last bits: beside the sum that they were added to."""
+        flat = np.concatenate(
+            [
+                (value.double() * self.plan.normaliser - self._total[name]).flatten().cpu().numpy()
+                for name, value in released.items()
+            ]
+        )
+        flat /= self.plan.noise_std
+        found = repeats(flat, self._last_noise, name=f"call {self.call} step {len(self.steps) + 1}")
+        self._squares = np.square(flat) + (0.0 if self._squares is None else self._squares)
+        self._last_noise = flat
+        return found
 
     def before(self, *_: object) -> None:
         """Compare what the optimiser got with the release; called before it steps."""
@@ -158,8 +178,8 @@ class Auditor:
         rate = optimizer.param_groups[0]["lr"]
         self._last = _weights(self.student)
         wanted = {name: self._before[name] - rate * value for name, value in self._wanted.items()}
-        moved = _norm({name: rate * value for name, value in self._wanted.items()})
-        missed = _distance(self._last, wanted) / (moved + RESOLVED * _norm(self._before))
+        moved = norm({name: rate * value for name, value in self._wanted.items()})
+        missed = distance(self._last, wanted) / (moved + RESOLVED * norm(self._before))
         self.steps.append(
             Step(
                 noise=self._noise,
@@ -176,36 +196,11 @@ class Auditor:
     def finish(self) -> list[Step]:
         """All steps; a move of the weights after the last one counts against it."""
         stray = _gap(_weights(self.student), self._last)
-        if stray and self.steps:
-            self.steps[-1] = replace(self.steps[-1], weight_gap=stray)
+        if self.steps:
+            last = self.steps[-1]
+            noise = replace(last.noise, coordinates=self._squares)
+            self.steps[-1] = replace(last, noise=noise, weight_gap=stray or last.weight_gap)
         return self.steps
-
-
-def plain_sum(module: nn.Module, chunks: Sequence[Units], loss: UnitLoss, *, clip: float) -> Sum:
-    """Clipped sum of units, each by a backward pass of its own: the auditor's, apart from any engine.
-
-    Args:
-        module: What gradients are taken of.
-        chunks: Units; padding is left out.
-        loss: Loss of one unit.
-        clip: C.
-
-    Returns:
-        float64, keyed like ``module.named_parameters()``.
-    """
-    names, parameters = zip(*module.named_parameters(), strict=True)
-    total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in zip(names, parameters)}
-    for chunk in chunks:
-        for images, teacher, mask in zip(chunk.images, chunk.teacher, chunk.mask):
-            value = loss(module(images[mask]), teacher[mask], mask[mask])
-            found = torch.autograd.grad(value, parameters, allow_unused=True)
-            gradient = {name: one.double() for name, one in zip(names, found) if one is not None}
-            size = _norm(gradient)
-            if math.isfinite(size):
-                factor = min(1.0, clip * (1.0 - MARGIN) / max(size, 1e-30))
-                for name, one in gradient.items():
-                    total[name] += factor * one
-    return total
 
 
 def carried_back(student: nn.Module, released: Mapping[str, Tensor]) -> Arrays:
@@ -292,23 +287,15 @@ def _gradient(parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
-def _norm(values: Mapping[str, Tensor]) -> float:
-    return math.sqrt(sum(float(value.double().square().sum()) for value in values.values()))
-
-
-def _distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    return _norm({name: value.double() - other[name].double() for name, value in one.items()})
-
-
 def _gap(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
     """Distance as a share of what was wanted."""
-    distance = _distance(found, wanted)
-    return distance / max(_norm(wanted), 1e-30) if distance else 0.0
+    missed = distance(found, wanted)
+    return missed / max(norm(wanted), 1e-30) if missed else 0.0
 
 
 def _along(draws: Mapping[str, Tensor], own: Sum) -> float | None:
     """Noise along the known sum; None where that is zero."""
-    size = _norm(own)
+    size = norm(own)
     if not size:
         return None
     return sum(float((value * own[name]).sum()) for name, value in draws.items()) / size

@@ -18,6 +18,7 @@ SHORTEST = 30  # draws of a correlation; of fewer, its normal approximation is p
 SKETCH = 16_384  # coordinates of a step that are kept, for its shape and for repeats
 # Pairs in a sample, from so many on: noise may depend on whether there are any, and on how many.
 SIZES = {"empty samples": 0, "small samples": 1, "large samples": 4}
+FAR = (3.25, 4.25)  # standard deviations: what is cut off shows beyond, and the shape does not see it
 NAMED = 4  # failed tests that a sentence names
 
 Draws = Mapping[str, np.ndarray]
@@ -117,7 +118,9 @@ class StepNoise:
         squares: Sum of squares of each parameter.
         total: Sum over all coordinates.
         sketch: The noise at evenly spread coordinates.
+        far: Coordinates beyond each of `FAR` standard deviations.
         own: Tests that the step alone allows: correlations of neighbouring parameters, and the known sum.
+        coordinates: Sum of squares of each coordinate over all steps of a round; None but in its last.
     """
 
     call: int
@@ -127,7 +130,9 @@ class StepNoise:
     squares: Mapping[str, float]
     total: float
     sketch: np.ndarray
+    far: tuple[int, ...]
     own: tuple[Test, ...]
+    coordinates: np.ndarray | None = None
 
     @property
     def name(self) -> str:
@@ -135,7 +140,15 @@ class StepNoise:
         return f"call {self.call} step {self.index}"
 
 
-def step_noise(draws: Draws, *, call: int, index: int, rows: int, along: float | None = None) -> StepNoise:
+def step_noise(
+    draws: Draws,
+    *,
+    call: int,
+    index: int,
+    rows: int,
+    along: float | None = None,
+    more: Sequence[Test] = (),
+) -> StepNoise:
     """What is kept of one step.
 
     Args:
@@ -145,6 +158,7 @@ def step_noise(draws: Draws, *, call: int, index: int, rows: int, along: float |
         rows: Pairs that were sampled.
         along: The noise along the known sum, which is N(0, 1) if the sum was released as it is; None where
             it is zero.
+        more: Further tests of the step alone.
     """
     flat = {name: np.asarray(value, dtype=np.float64).ravel() for name, value in draws.items()}
     every = np.concatenate(list(flat.values()))
@@ -165,7 +179,8 @@ def step_noise(draws: Draws, *, call: int, index: int, rows: int, along: float |
         squares={name: float(value @ value) for name, value in flat.items()},
         total=float(every.sum()),
         sketch=every[chosen],
-        own=tuple(own),
+        far=tuple(int((np.abs(every) > each).sum()) for each in FAR),
+        own=(*own, *more),
     )
 
 
@@ -174,7 +189,8 @@ def judge_steps(steps: Sequence[StepNoise]) -> Verdict:
 
     Returns:
         Tests, in this order: chi-square of the variance, z-test of the mean and Kolmogorov-Smirnov of the
-        distribution over all steps; chi-square of each step of a round, of samples that are empty, small
+        distribution over all steps; how many are far out; chi-square of the coordinate that has least over
+        all steps; chi-square of each step of a round, of samples that are empty, small
         and large, of each parameter, and of each parameter at each step of a round; correlations of each
         two steps and of neighbouring parameters; what is left of the known sums.
 
@@ -186,6 +202,8 @@ def judge_steps(steps: Sequence[StepNoise]) -> Verdict:
     mean = sum(one.total for one in steps) / num
     tests = [_std_of("all", steps, names), _mean_of(mean, num)]
     tests.append(_shape(np.concatenate([one.sketch for one in steps])))
+    tests += [_tail(sum(one.far[at] for one in steps), num, FAR[at]) for at in range(len(FAR))]
+    tests += _coordinates(steps)
     by_index = {index: [one for one in steps if one.index == index] for index in indices}
     tests += [_std_of(f"step {index}", by_index[index], names) for index in indices]
     tests += [_std_of(size, found, names) for size, found in _by_size(steps).items() if found]
@@ -196,6 +214,27 @@ def judge_steps(steps: Sequence[StepNoise]) -> Verdict:
     tests += [_same(f"{one.name} and {two.name}", one.sketch, two.sketch) for one, two in _couples(steps)]
     tests += [test for one in steps for test in one.own]
     return _judged(tests)
+
+
+def _tail(found: int, num: int, beyond: float) -> Test:
+    """Exact binomial test of how many draws are far out."""
+    rate = 2.0 * float(stats.norm.sf(beyond))
+    p_value = 2.0 * min(
+        float(stats.binom.cdf(found, num, rate)), float(stats.binom.sf(found - 1, num, rate)), 0.5
+    )
+    return Test(name=f"beyond {beyond:g}", kind="shape", value=found / num, p_value=p_value, num=num)
+
+
+def _coordinates(steps: Sequence[StepNoise]) -> list[Test]:
+    """Chi-square of the coordinate with the least noise over all steps, for as many as there are."""
+    rounds = [one.coordinates for one in steps if one.coordinates is not None]
+    if not rounds:
+        return []
+    square = np.sum(rounds, axis=0)
+    least, num = int(square.argmin()), len(steps)
+    p_value = min(1.0, len(square) * float(stats.chi2.cdf(square[least], num)))
+    value = math.sqrt(square[least] / num)
+    return [Test(name=f"coordinate {least}", kind="std", value=value, p_value=p_value, num=num)]
 
 
 def _couples(steps: Sequence[StepNoise]) -> list[tuple[StepNoise, StepNoise]]:

@@ -10,15 +10,16 @@ Shapes: T steps (or epochs), N units, S samples of each.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from jaxtyping import Bool
-from scipy import optimize, stats
+from scipy import stats
 from torch import nn
 
+from edgecmd.audit.chernoff import chernoff
 from edgecmd.audit.drive import made_up_pairs
 from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
 from edgecmd.audit.noise import LEVEL
@@ -36,7 +37,9 @@ NUM_ROUNDS = 4
 FEWEST_STEPS, MOST_STEPS = 64, 4000
 # Chance that two pairs with one coin are noticed, for which the number of steps is chosen.
 POWER = 0.999
-SHARES = 8  # statements that share the level
+SHARES = 9  # statements that share the level
+# Units of a client in all, where a sampler may treat few otherwise; and steps of each.
+SMALL, SMALL_STEPS = (0, 1, 2, 3, 12), 256
 
 Presence = Bool[np.ndarray, "steps units"]
 
@@ -101,6 +104,7 @@ def audit_coins(target: Target) -> Finding:
     in_a_round = math.ceil(num / NUM_ROUNDS) * (1 if poisson else plan.num_bins)
     presence = sampled(target, plan, num_steps=in_a_round)
     found = poisson_statements(presence, rate) if poisson else bins_statements(presence, plan.num_bins)
+    found += small_statements(target, plan, rate)
     failed = sorted((one for one in found if one.p_value < LEVEL / SHARES), key=lambda one: one.harmless)
     kind = CONTRADICTED if any(not one.harmless for one in failed) else NOT_CONTRADICTED
     told = failed[0] if failed else found[0]
@@ -161,8 +165,83 @@ def sampled(target: Target, plan: PrivacyPlan, *, num_steps: int) -> Presence:
     return np.concatenate(found)
 
 
+def small_statements(target: Target, plan: PrivacyPlan, rate: float) -> list[Statement]:
+    """What is assumed of the samples of clients with few pairs, and of rows that a sample lists.
+
+    Args:
+        target: What is audited.
+        plan: Its plan.
+        rate: Probability of a unit in a step.
+    """
+    anchors = public_anchors(target.config).cpu()
+    in_an_epoch = 1 if plan.sampling == "poisson" else plan.num_bins
+    drawn = replace(plan, steps_per_round=max(1, SMALL_STEPS // in_an_epoch) * in_an_epoch)
+    sizes, twice = {}, 0
+    for num in SMALL:
+        source = randomness.make_source(
+            deterministic=plan.deterministic, seed=target.config.seed, round_index=1, client=num
+        )
+        roll, pairs = Roll(num_units=num - min(num, NUM_PAIRS)), min(num, NUM_PAIRS)
+        _round(anchors, target, drawn, source=source, roll=roll, client=0, pairs=pairs)
+        # Bins of an epoch share their units, so one of each stands for it.
+        sizes[num] = np.array([len(rows) for rows in roll.rows[::in_an_epoch]])
+        twice += sum(len(np.unique(rows)) < len(rows) for rows in roll.rows)
+    once = Statement(
+        fault=f"{twice} samples list a unit twice",
+        p_value=0.0 if twice else 1.0,
+        quantity="samples with a unit twice",
+        claimed=0.0,
+        measured=float(twice),
+    )
+    return [few_statement(sizes, rate), once]
+
+
+def few_statement(sizes: Mapping[int, np.ndarray], rate: float) -> Statement:
+    """That samples of few units are as large as independent coins make them.
+
+    Args:
+        sizes: For each number of units in all, the sizes of the samples.
+        rate: Probability of a unit in a sample.
+
+    Returns:
+        The size that occurs least as it should, by an exact binomial p-value times the number of cases.
+    """
+    worst, cases = (
+        Statement(
+            fault="few units are sampled otherwise",
+            p_value=1.0,
+            quantity="share of samples",
+            claimed=0.0,
+            measured=0.0,
+        ),
+        0,
+    )
+    for num, found in sizes.items():
+        for size in range(max(num, int(found.max(initial=0))) + 1):
+            claimed = min(1.0, float(stats.binom.pmf(size, num, rate)))
+            times, cases = int((found == size).sum()), cases + 1
+            p_value = float(stats.binomtest(times, len(found), claimed).pvalue)
+            if p_value < worst.p_value:
+                fault = f"of {num} units in all, {size} are in a sample at {times} of {len(found)} steps"
+                worst = Statement(
+                    fault=fault,
+                    p_value=p_value,
+                    quantity="share of samples",
+                    claimed=claimed,
+                    measured=times / len(found),
+                )
+    return replace(worst, p_value=min(1.0, cases * worst.p_value))
+
+
 def _round(
-    anchors: Anchors, target: Target, plan: PrivacyPlan, *, source: Source, roll: Roll, client: int
+    anchors: Anchors,
+    target: Target,
+    plan: PrivacyPlan,
+    *,
+    source: Source,
+    roll: Roll,
+    client: int,
+    pairs: int = NUM_PAIRS,
 ) -> None:
     dim = anchors.shape[1]
     coins = torch_generator(client, "audit-coins-pairs")
@@ -172,7 +251,7 @@ def _round(
             parameter.copy_(torch.randn(parameter.shape, generator=coins) / SIDE)
     train.distil_privately(
         student,
-        made_up_pairs(NUM_PAIRS, (1, SIDE, SIDE), dim, generator=coins),
+        made_up_pairs(pairs, (1, SIDE, SIDE), dim, generator=coins),
         anchors,
         target.config.distill,
         plan=plan,
@@ -309,28 +388,6 @@ def _sizes(size_T: np.ndarray, num: int, rate: float) -> list[Statement]:
             measured=spread,
         )
     ]
-
-
-def chernoff(log_mass: np.ndarray, value: np.ndarray, mean: float, *, num: int) -> float:
-    """Probability that the mean of ``num`` draws is as far from its expectation as ``mean``, at most.
-
-    Chernoff's bound on the side on which ``mean`` lies: ``min_t exp(num (log E e^(t v) - t mean))``.
-
-    Args:
-        log_mass: Logarithms of the probabilities of the values.
-        value: The values.
-        mean: Mean of the draws that was seen.
-        num: Draws.
-    """
-    expected = float(np.exp(log_mass) @ value)
-    side = 1.0 if mean > expected else -1.0
-
-    def exponent(log_t: float) -> float:
-        t = side * math.exp(log_t)
-        return float(np.logaddexp.reduce(log_mass + t * value) - t * mean)
-
-    found = optimize.minimize_scalar(exponent, bounds=(-12.0, 6.0), method="bounded")
-    return math.exp(min(0.0, num * float(found.fun)))
 
 
 def _overlaps(presence: np.ndarray) -> np.ndarray:

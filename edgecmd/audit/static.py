@@ -17,7 +17,7 @@ from edgecmd.audit.sensitivity import (
     silent,
 )
 from edgecmd.audit.subject import Subject, subjects
-from edgecmd.audit.target import Target
+from edgecmd.audit.target import Target, cut_chunks
 from edgecmd.audit.views import views_finding
 from edgecmd.privacy.mechanisms import unit_loss
 from edgecmd.privacy.plan import PrivacyPlan
@@ -65,7 +65,9 @@ def _private_findings(
     findings.append(unit_loss_purity(loss, embedding_dim=subject.embedding_dim))
     findings.append(views_finding(subject, plan, target.config))
     for subject, part in _parts(found, effort, tick):
-        question = private_question(subject, plan, target.config, num_pairs=effort.num_pairs)
+        # What goes wrong between chunks shows only where one pair more begins another.
+        asked = cut_chunks(plan, effort.num_pairs - 1) if subject is found[-1] else plan
+        question = private_question(subject, asked, target.config, num_pairs=effort.num_pairs)
         findings.append(search(question, effort, tick=part))
     return findings
 

@@ -16,6 +16,8 @@ from edgecmd.runs import load_student, new_student
 from edgecmd.settings import load_config
 
 KINDS = ("run folder", "checkpoint", "student", "exported file")
+# Pairs of a chunk that is cut, so that a dozen pairs fill several.
+FEW_UNITS = 4
 STATE, WEIGHTS = "state.json", "student.safetensors"
 
 
@@ -183,6 +185,11 @@ def plan_of(target: Target) -> PrivacyPlan:
             " with `edgecmd audit one-run` or `edgecmd audit risk`, or train with privacy.mechanism=anchors."
         )
     return target.plan
+
+
+def cut_chunks(plan: PrivacyPlan, pairs: int = FEW_UNITS) -> PrivacyPlan:
+    """The plan with chunks of ``pairs`` pairs at most, which changes nothing that it promises."""
+    return replace(plan, chunk_size=min(plan.chunk_size, pairs * plan.num_views))
 
 
 def _run_folder(path: Path) -> Path | None:

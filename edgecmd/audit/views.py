@@ -37,7 +37,9 @@ class Shown(Script):
     def form(self, *_step: object) -> None:
         """Keep the real rows of all units."""
         chunks = cast("Sequence[Units]", _step[1])
-        self.rows = torch.cat([one.images[one.mask].flatten(1) for one in chunks])
+        # A step whose coins are not its source's may have sampled nobody.
+        found = [one.images[one.mask].flatten(1) for one in chunks]
+        self.rows = torch.cat(found) if found else torch.empty(0, 0)
         raise Formed
 
 

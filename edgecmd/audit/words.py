@@ -6,25 +6,28 @@ can predict agree with a probability of 2e-28.
 """
 
 import os
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from unittest.mock import patch
 
 import numpy as np
 
 from edgecmd.audit.drive import Step
 from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
-from edgecmd.privacy import randomness
+from edgecmd.privacy import mechanisms, randomness
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.randomness import STATE_BEGINS, STATE_WORDS, Source, SystemSource
 
 NUM_FRESH = 400_000
 FIRST_WORDS = 2
-# A normal is made of one word at least; fewer mean that something stretches them out of sight.
-WORDS_A_COORDINATE = 1.0
+# A normal is half the sum of four draws of a word each; fewer mean that something stretches them out of
+# sight, or that low bits of a draw can be read off the noise.
+WORDS_A_COORDINATE = 4.0
 NUM_COMPARED = 16
 SPAWNED = (
     "import sys; from edgecmd.privacy.randomness import make_source;"
@@ -58,7 +61,7 @@ def source_finding(steps: Sequence[Step], plan: PrivacyPlan) -> Finding:
     repeats = 0
     if plan.private:
         repeats = repeated_starts(NUM_FRESH)
-        checks += [source_type(fresh()), birthday(repeats), processes()]
+        checks += [source_type(fresh()), system_calls(fresh()), birthday(repeats), processes()]
     faults = [one.fault for one in checks if one.fault]
     kind = (CONTRADICTED if faults else NOT_CONTRADICTED) if plan.private else INDICATOR
     sound = (
@@ -93,6 +96,29 @@ def source_type(source: Source) -> Check:
     return Check(
         name="type", fault=f"it is a {type(source).__name__} where the plan promises the system's source"
     )
+
+
+def system_calls(source: Source) -> Check:
+    """Whether each draw asks the system for entropy and consists of the very bytes of OpenSSL's generator."""
+    given: list[bytes] = []
+    real = ssl.RAND_bytes
+
+    def noted(count: int) -> bytes:
+        given.append(real(count))
+        return given[-1]
+
+    for _ in range(3):
+        given.clear()
+        with (
+            patch.object(os, "urandom", wraps=os.urandom) as entropy,
+            patch.object(ssl, "RAND_bytes", noted),
+        ):
+            words = source.words(NUM_COMPARED).tobytes()
+        if not entropy.called or b"".join(given) != words:
+            return Check(
+                name="system calls", fault="its words are not those that the system's generator gave"
+            )
+    return Check(name="system calls")
 
 
 def repeated_starts(num: int) -> int:
@@ -177,7 +203,7 @@ class _Known:
 def view_state() -> Check:
     """Whether the whole state of the generator of views comes from the source."""
     source = _Known()
-    state = randomness.generator(source).get_state().numpy()
+    state = vars(mechanisms)["generator"](source).get_state().numpy()
     held = state[STATE_BEGINS : STATE_BEGINS + 8 * STATE_WORDS].view(np.uint64)
     missing = int((held != (source.words(STATE_WORDS) & np.uint64(2**32 - 1))).sum())
     if not missing:

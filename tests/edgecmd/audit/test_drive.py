@@ -1,17 +1,19 @@
 """The auditor in the step: his sums are right, and whatever the step does beside its release is seen."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from edgecmd.audit.drive import carried_back, plain_sum
+from edgecmd.audit.drive import carried_back
 from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
 from edgecmd.audit.noise import step_noise
+from edgecmd.audit.plain import plain_sum
 from edgecmd.audit.planted_steps import (
     mean_clipped_last,
     noise_by_step,
@@ -20,16 +22,19 @@ from edgecmd.audit.planted_steps import (
     told,
     views_as_records,
 )
+from edgecmd.audit.sensitivity import Effort, private_question, search
 from edgecmd.audit.step import audit_noise, drive_rounds, release_finding
+from edgecmd.audit.subject import subjects
+from edgecmd.audit.target import cut_chunks
 from edgecmd.config import DistillConfig
 from edgecmd.distill import LocalData
 from edgecmd.models.students import build_student
 from edgecmd.privacy import train
 from edgecmd.privacy.effective import EffectiveStudent
 from edgecmd.privacy.gradients import Sum, clipped_sum
-from edgecmd.privacy.mechanisms import StepSettings, make_units, unit_loss
+from edgecmd.privacy.mechanisms import StepSettings, Units, make_units, unit_loss
 from edgecmd.privacy.plan import PrivacyPlan
-from edgecmd.privacy.randomness import DeterministicSource, Source
+from edgecmd.privacy.randomness import DeterministicSource, Source, normal
 from edgecmd.privacy.train import add_noise
 from tests.edgecmd.audit.tiny_target import tiny_target
 
@@ -156,6 +161,53 @@ def test_a_wrong_clip_of_one_layer_is_caught_by_the_auditor_s_own_sum() -> None:
     assert "the clipped sum is off by" in found.text
     assert found.measured is not None
     assert found.measured > 0.5
+
+
+def _second_unclipped(student: torch.nn.Module, chunks: Sequence[Units], *args: Any, **options: Any) -> Sum:
+    total = clipped_sum(student, list(chunks)[:1], *args, **options)
+    for name, value in clipped_sum(student, list(chunks)[1:], *args, **options | {"clip": 1e6}).items():
+        total[name] += value
+    return total
+
+
+def _last_twice(student: torch.nn.Module, chunks: Sequence[Units], *args: Any, **options: Any) -> Sum:
+    """The last pair of each chunk but the last is added again."""
+    total = clipped_sum(student, chunks, *args, **options)
+    again = [
+        Units(images=one.images[-1:], teacher=one.teacher[-1:], mask=one.mask[-1:]) for one in chunks[:-1]
+    ]
+    for name, value in clipped_sum(student, again, *args, **options).items():
+        total[name] += value
+    return total
+
+
+@pytest.mark.parametrize("wrong", [_second_unclipped, _last_twice])
+def test_what_later_chunks_do_wrong_is_caught(
+    wrong: Callable[..., Sum], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "clipped_sum", wrong)
+    target = tiny_target(ANCHORS, "privacy.num_views=2")
+    assert target.plan is not None
+    found = release_finding(drive_rounds(target), target.plan)
+    assert found.verdict == CONTRADICTED
+    assert "the clipped sum is off by" in found.text
+    subject = subjects(target)[-1]
+    question = private_question(subject, cut_chunks(target.plan, 7), target.config, num_pairs=8)
+    assert search(question, Effort(num_tries=12)).verdict == CONTRADICTED
+
+
+def test_noise_that_shrinks_with_the_number_of_chunks_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = {"chunks": 1}
+
+    def counting(student: torch.nn.Module, chunks: Sequence[Units], *args: Any, **options: Any) -> Sum:
+        held["chunks"] = max(1, len(chunks))
+        return clipped_sum(student, chunks, *args, **options)
+
+    monkeypatch.setattr(train, "clipped_sum", counting)
+    monkeypatch.setattr(train, "normal", lambda source, count: normal(source, count) / held["chunks"])
+    found = audit_noise(tiny_target(ANCHORS))
+    assert found.verdict == CONTRADICTED
+    assert "too small" in found.text
 
 
 def test_a_sum_that_is_released_twice_is_caught_in_the_release() -> None:

@@ -2,16 +2,18 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from edgecmd.audit import sampler
+from edgecmd.audit.chernoff import chernoff
 from edgecmd.audit.finding import CONTRADICTED, NOT_CONTRADICTED
 from edgecmd.audit.noise import LEVEL
 from edgecmd.audit.planted_steps import fixed_size, shared_coin
-from edgecmd.audit.sampler import audit_coins, bins_statements, chernoff, num_steps, poisson_statements
+from edgecmd.audit.sampler import audit_coins, bins_statements, num_steps, poisson_statements
 from edgecmd.privacy import randomness, sampling
 from edgecmd.privacy.randomness import DeterministicSource, Source, uniform
 from tests.edgecmd.audit.tiny_target import tiny_target
@@ -84,7 +86,7 @@ def test_two_pairs_that_share_a_coin_are_contradicted() -> None:
 def test_two_pairs_that_exclude_each_other_are_contradicted(monkeypatch: pytest.MonkeyPatch) -> None:
     def drawn(num: int, *, rate: float, source: Source) -> np.ndarray:
         coins = uniform(source, num)
-        coins[1] = 1.0 - coins[0]
+        coins[1:2] = 1.0 - coins[:1]
         return np.flatnonzero(coins < rate)
 
     monkeypatch.setattr(sampling, "poisson_rows", drawn)
@@ -110,7 +112,7 @@ def test_units_that_are_sampled_less_often_are_told_and_contradict_nothing(
 ) -> None:
     def drawn(num: int, *, rate: float, source: Source) -> np.ndarray:
         coins = uniform(source, num)
-        coins[7] = 1.0
+        coins[7:8] = 1.0
         return np.flatnonzero(coins < rate)
 
     monkeypatch.setattr(sampling, "poisson_rows", drawn)
@@ -124,6 +126,39 @@ def test_sound_coins_pass_at_the_usual_number_of_steps() -> None:
     found = audit_coins(tiny_target(ANCHORS))
     assert found.verdict == NOT_CONTRADICTED, found.text
     assert found.counts["steps"] == 352
+
+
+def _never_empty(num: int, *, rate: float, source: Source) -> np.ndarray:
+    rows = np.flatnonzero(uniform(source, num) < rate)
+    return rows if len(rows) else np.arange(min(1, num))
+
+
+def _two_or_more(num: int, *, rate: float, source: Source) -> np.ndarray:
+    rows = np.flatnonzero(uniform(source, num) < rate)
+    while num >= 2 and len(rows) < 2:
+        rows = np.flatnonzero(uniform(source, num) < rate)
+    return rows
+
+
+def _all_of_few(num: int, *, rate: float, source: Source) -> np.ndarray:
+    coins = uniform(source, num)
+    return np.arange(num) if num <= 16 else np.flatnonzero(coins < rate)
+
+
+def _some_twice(num: int, *, rate: float, source: Source) -> np.ndarray:
+    rows = np.flatnonzero(uniform(source, num) < rate)
+    return np.sort(np.concatenate([rows, rows[:1]]))
+
+
+@pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize("drawn", [_never_empty, _two_or_more, _all_of_few, _some_twice])
+def test_samples_of_few_pairs_and_rows_in_them_twice_are_contradicted(
+    drawn: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "poisson_rows", drawn)
+    found = audit_coins(tiny_target(ANCHORS))
+    assert found.verdict == CONTRADICTED
+    assert ("list a unit twice" if drawn is _some_twice else "units in all") in found.text
 
 
 # The statistics.

@@ -82,7 +82,7 @@ def test_noise_drawn_anew_from_one_seed_in_each_step_is_contradicted(monkeypatch
     assert target.config.federation.local_steps == 2
     found = audit_noise(target)
     assert found.verdict == CONTRADICTED
-    repeats = [one for one in found.details["failed"] if one.startswith("reuse")]
+    repeats = [one for one in found.details["failed"] if one.startswith("reuse: call") and " and call" in one]
     assert len(repeats) == 5
     assert all(f"call {call} step 1 and call {call} step 2" in repeats[call - 1] for call in range(1, 6))
 

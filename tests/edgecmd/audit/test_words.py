@@ -17,7 +17,7 @@ from edgecmd.audit.words import (
     source_type,
     view_state,
 )
-from edgecmd.privacy import randomness, sampling, train
+from edgecmd.privacy import mechanisms, randomness, sampling, train
 from edgecmd.privacy.randomness import DeterministicSource, Source, SystemSource
 from tests.edgecmd.audit.tiny_target import tiny_target
 
@@ -31,7 +31,7 @@ def test_the_system_s_source_passes_and_another_type_is_contradicted(monkeypatch
     monkeypatch.setattr(words, "NUM_FRESH", 1000)
     sound = source_finding(steps, target.plan)
     assert sound.verdict == NOT_CONTRADICTED, sound.text
-    assert sound.counts == {"checks": 5, "failed": 0, "fresh": 1000}
+    assert sound.counts == {"checks": 6, "failed": 0, "fresh": 1000}
     seeds = iter(range(10**6))
     monkeypatch.setattr(randomness, "make_source", lambda **_: DeterministicSource(next(seeds)))
     found = source_finding(steps, target.plan)
@@ -94,5 +94,16 @@ def test_views_from_a_short_seed_are_seen(monkeypatch: pytest.MonkeyPatch) -> No
     def seeded(source: Source) -> torch.Generator:
         return torch.Generator().manual_seed(int(source.words(1)[0] % np.uint64(2**32)))
 
-    monkeypatch.setattr(randomness, "generator", seeded)
+    monkeypatch.setattr(mechanisms, "generator", seeded)
     assert "of 624 words" in view_state().fault
+
+
+def test_words_that_are_not_the_system_s_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not words.system_calls(SystemSource()).fault
+    clock = iter(range(10**9))
+
+    def by_the_clock(_: SystemSource, count: int) -> np.ndarray:
+        return np.random.default_rng(next(clock)).integers(0, 2**64, count, dtype=np.uint64)
+
+    monkeypatch.setattr(SystemSource, "words", by_the_clock)
+    assert "not those that the system's generator gave" in words.system_calls(SystemSource()).fault
