@@ -249,7 +249,7 @@ def _prv(spendings: tuple[Spending, ...], delta: float) -> float:
     simple, count = _simple(spendings, delta), sum(one.count for one in spendings)
     # Its grid has steps of a hundredth of an epsilon over the root of the number of releases.
     work = _loss_range(spendings) * math.sqrt(count) * len(spendings)
-    if work > PRV_POINTS * 1e-2 / 4.0 or delta <= 2.0 * LOST or simple == 0.0:
+    if count > MOST_RELEASES or work > PRV_POINTS * 1e-2 / 4.0 or delta <= 2.0 * LOST or simple == 0.0:
         return simple
     found = _by_opacus(PRVAccountant(), spendings, delta)
     return min(simple, found) if found >= 0.0 else simple
