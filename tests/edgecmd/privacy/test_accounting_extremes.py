@@ -19,7 +19,7 @@ from edgecmd.privacy.accounting import (
 )
 
 ACCOUNTANTS = st.sampled_from(["pld", "prv", "rdp"])
-# A bound on hanging, not on speed: nothing measured took 5 s, and a slow machine may take four times that.
+# A bound on hanging, not on speed: nothing measured took 8 s, and a slow machine may take many times that.
 PATIENCE_S = 60.0
 
 
