@@ -14,6 +14,8 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from clients.identity import index_of_node
+
 app = ClientApp()
 
 
@@ -32,6 +34,6 @@ def index(message: Message, context: Context) -> Message:
     Cohorts are drawn over indices, because node ids differ from run to run.
     """
     own = bool(context.node_config.get("data-dir"))
-    told = context.node_config.get("partition-id", context.node_id % 2**31 if own else 0)
+    told = context.node_config.get("partition-id", index_of_node(context.node_id) if own else 0)
     metrics = MetricRecord({"client": int(told), "own-pairs": int(own)})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)

@@ -3,11 +3,9 @@
 For the owner alone, on the device: counts of pairs and what was spent on them never leave it.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 from flwr.app import ConfigRecord
 
 from clients import device
@@ -16,7 +14,7 @@ from clients.order import Order, read_order
 from edgecmd import __version__
 from edgecmd.config import RunConfig
 from edgecmd.data.device_pairs import DevicePairs
-from edgecmd.data.pairs import PublicSource, Targets
+from edgecmd.data.pairs import PublicSource, image_digests
 from edgecmd.errors import PrivacyError
 from edgecmd.privacy.device_ledger import DeviceLedgers, Found
 from edgecmd.settings import flatten
@@ -135,9 +133,5 @@ def _ledger(node: Node, pairs: DevicePairs, *, new_ledger: bool) -> Found | None
 
 def _also_public(pairs: DevicePairs, public: PublicSource) -> tuple[str, ...]:
     """Keys of public images that are equal to the source of a pair."""
-    private = set(_digests(pairs.data.source))
-    return tuple(key for key, one in zip(public.keys, _digests(public.images)) if one in private)
-
-
-def _digests(images: Targets) -> list[bytes]:
-    return [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images]
+    private = set(image_digests(pairs.data.source))
+    return tuple(key for key, one in zip(public.keys, image_digests(public.images)) if one in private)

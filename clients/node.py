@@ -9,17 +9,18 @@ from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 
+from clients.identity import index_of_node
 from edgecmd import __version__
 from edgecmd.config import RunConfig
 from edgecmd.errors import PrivacyError, nearest
 from edgecmd.models.teachers import DEFAULT as DEFAULT_TEACHER
 from edgecmd.privacy.device_ledger import device_state
+from edgecmd.privacy.ledger import SHORTEST_KEY
 
 # Delta of an owner who sets max-epsilon alone: else a server could choose one at which epsilon says nothing.
 OWNER_DELTA = 1e-5
 BUDGETS = {"max-epsilon": 1e6, "max-delta": 1.0}
 DEFAULT_PUBLIC = "emoji"
-LEAST_KEY_BYTES = 16
 Raw = Mapping[str, object]
 
 
@@ -95,11 +96,11 @@ class Node:
             secret = self.ledger_key.read_bytes().strip()
         except OSError as error:
             raise _wrong("ledger-key", str(self.ledger_key), f"cannot be read: {error.strerror}") from error
-        if len(secret) < LEAST_KEY_BYTES:
+        if len(secret) < SHORTEST_KEY:
             raise _wrong(
                 "ledger-key",
                 str(self.ledger_key),
-                f"holds {len(secret)} bytes; at least {LEAST_KEY_BYTES} are needed, such as 32 random ones",
+                f"holds {len(secret)} bytes; at least {SHORTEST_KEY} are needed, such as 32 random ones",
             )
         return secret
 
@@ -167,7 +168,7 @@ def read_node(raw: Raw, *, node_id: int = 0) -> Node:
     data = Path(str(raw["data-dir"])) if "data-dir" in raw else None
     state = Path(str(raw["state-dir"])) if raw.get("state-dir") else device_state()
     node = Node(
-        client=_client(raw, otherwise=None if data is None else node_id % 2**31),
+        client=_client(raw, otherwise=None if data is None else index_of_node(node_id)),
         data=data,
         state=state,
         has_state=bool(raw.get("state-dir")),

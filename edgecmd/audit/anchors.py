@@ -1,14 +1,11 @@
 """Anchors: are they the public constants that the run claims, and do they share nothing with the pairs?"""
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
 from edgecmd.audit.target import Target
-from edgecmd.data.pairs import Targets
+from edgecmd.data.pairs import Targets, image_digests
 from edgecmd.errors import DataError
 from edgecmd.files import read_json
 
@@ -103,8 +100,8 @@ def overlap_finding(public: Targets, sources: Sequence[Targets]) -> Finding:
         public: Public source images, (N, H, W, 3).
         sources: Source images of the pairs, of each part of the data.
     """
-    private = {digest for images in sources for digest in digests(images)}
-    shared = sum(digest in private for digest in digests(public))
+    private = {digest for images in sources for digest in image_digests(images)}
+    shared = sum(digest in private for digest in image_digests(public))
     pairs = sum(map(len, sources))
     text = (
         f"Contradicted: {shared} of {len(public)} public images are also the source of a pair. Remove them"
@@ -123,8 +120,3 @@ def overlap_finding(public: Targets, sources: Sequence[Targets]) -> Finding:
         measured=float(shared),
         counts={"public": len(public), "pairs": pairs},
     )
-
-
-def digests(images: Targets) -> list[bytes]:
-    """SHA-256 of each image's pixels."""
-    return [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images]

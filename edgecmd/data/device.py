@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from edgecmd import preprocess
 from edgecmd.config import RunConfig
 from edgecmd.config_data import DataConfig
 from edgecmd.data import emoji, indoor
 from edgecmd.data.anchors import Anchors, AnchorSource, make_anchors
+from edgecmd.data.clients import target_input
 from edgecmd.data.images import sides_of
 from edgecmd.data.pairs import Images, PairedData, PublicSource, Targets, target_kind
 from edgecmd.data.public import read_public
@@ -48,11 +48,14 @@ class DeviceSources:
         teacher: The frozen teacher.
         public: Public images of what it takes.
         cache: Folder for features, on the device.
+        places: For a dense student how the teacher looks at places, and their reduction by the public
+            images; None for a student of whole images.
     """
 
     teacher: Teacher
     public: PublicSource
     cache: Path
+    places: tuple[View, Reduction] | None = None
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of the teacher's file and of the public images: equal on every machine."""
@@ -81,7 +84,8 @@ def device_sources(config: RunConfig, *, teacher: str, public: str, cache: Path)
     try:
         path = None if teacher in SHIPPED else _absolute(teacher, key="teacher", allowed=SHIPPED)
         found = load_teacher(path, name="" if path else teacher)
-        return DeviceSources(teacher=found, public=_public(config.data, public), cache=cache)
+        images = _public(config.data, public)
+        return DeviceSources(teacher=found, public=images, cache=cache, places=_places(config, found, images))
     except PrivacyError:
         raise
     except (ValueError, OSError) as error:
@@ -115,35 +119,29 @@ def device_anchors(sources: DeviceSources, config: RunConfig) -> Anchors:
     Guarantees:
         A function of the settings, the owner's teacher and the owner's public images; no pair is opened.
     """
-    dense = is_dense(config.student.architecture)
+    places = sources.places
     return make_anchors(
         config,
         AnchorSource(
-            public=lambda: _flat(sources, config, sources.public.images),
-            embed=lambda images: _flat(sources, config, images),
-            dim=lambda: config.teacher.map_dim if dense else sources.teacher.embedding_dim,
-            dense=dense,
+            public=lambda: _flat(sources, sources.public.images),
+            embed=lambda images: _flat(sources, images),
+            dim=lambda: sources.teacher.embedding_dim if places is None else places[1].weight.shape[1],
+            dense=places is not None,
         ),
     )
 
 
 def device_data(sources: DeviceSources, config: RunConfig, pairs: PairedData) -> LocalData:
     """Pairs as distillation takes them; any number, none included."""
-    features = device_features(sources, config, pairs.source)
-    device = resolve_device(config.device)
-    scaled = preprocess.target_input(
-        pairs.target, offset=config.data.target_offset, scale=config.data.target_scale
-    )
+    features = device_features(sources, pairs.source)
     return LocalData(
-        target=scaled.to(device),
-        teacher=torch.from_numpy(np.ascontiguousarray(features)).to(device),
+        target=target_input(config, pairs),
+        teacher=torch.from_numpy(np.ascontiguousarray(features)).to(resolve_device(config.device)),
         modality=target_kind(pairs.target),
     )
 
 
-def device_features(
-    sources: DeviceSources, config: RunConfig, images: Targets
-) -> Float[np.ndarray, "num dim *grid"]:
+def device_features(sources: DeviceSources, images: Targets) -> Float[np.ndarray, "num dim *grid"]:
     """Teacher features of ``images``, (N, D), or of each place for a dense student, (N, D, rows, columns).
 
     Guarantees:
@@ -151,27 +149,27 @@ def device_features(
         teacher is always called with the same number of rows. (On processors where the place of a row in a
         call does not matter, which held wherever it was looked at.)
     """
-    if not is_dense(config.student.architecture):
+    if sources.places is None:
         if not len(images):
             return np.zeros((0, sources.teacher.embedding_dim), np.float32)
         return cached_features(sources.teacher, images, cache_dir=sources.cache, rows_a_call=ROWS_A_CALL)
-    view, reduction = _view(config), _reduction(sources, config)
+    view, reduction = sources.places
     if not len(images):
-        return np.zeros((0, config.teacher.map_dim, *view.grid), np.float32)
+        return np.zeros((0, reduction.weight.shape[1], *view.grid), np.float32)
     return cached_maps(sources.teacher, images, view=view, reduction=reduction, cache_dir=sources.cache)
 
 
-def _flat(sources: DeviceSources, config: RunConfig, images: Images) -> np.ndarray:
+def _flat(sources: DeviceSources, images: Images) -> np.ndarray:
     """Features as rows: of images, or of all places of all images."""
-    found = device_features(sources, config, images)
-    return as_places(found) if is_dense(config.student.architecture) else found
+    found = device_features(sources, images)
+    return found if sources.places is None else as_places(found)
 
 
-def _view(config: RunConfig) -> View:
+def _places(config: RunConfig, teacher: Teacher, public: PublicSource) -> tuple[View, Reduction] | None:
+    """View and reduction for a dense student, fitted once."""
+    if not is_dense(config.student.architecture):
+        return None
     side = config.data.image_size // DENSE_STRIDE
-    return View(grid=(side, side), zoom=config.teacher.map_zoom)
-
-
-def _reduction(sources: DeviceSources, config: RunConfig) -> Reduction:
-    public = sources.public.pictures(use="A dense student")
-    return fit_reduction(sources.teacher.network, public, view=_view(config), dim=config.teacher.map_dim)
+    view = View(grid=(side, side), zoom=config.teacher.map_zoom)
+    images = public.pictures(use="A dense student")
+    return view, fit_reduction(teacher.network, images, view=view, dim=config.teacher.map_dim)

@@ -22,7 +22,7 @@ from edgecmd.data import sound as sound_files
 from edgecmd.data.archive import RATE, READ_ERRORS, is_depth, is_sound
 from edgecmd.data.depth import make_depth
 from edgecmd.data.halves import Half, half_kind, read_halves
-from edgecmd.data.images import Sides, check_pair_aspect, check_size, sides_of, squeeze
+from edgecmd.data.images import Sides, check_pair_aspect, check_size, sides_of, squeeze, to_grey, to_rgb
 from edgecmd.data.pairs import TARGET_KINDS, PairedData
 from edgecmd.data.sound import FULL_SCALE, Recording, make_recording
 from edgecmd.data.tables import canonical
@@ -103,7 +103,7 @@ def read_device_pairs(path: Path, config: DataConfig, *, kind: str) -> DevicePai
             code="node-config",
         )
     found = _collected(rows, sides=sides, kind=kind)
-    return found if not sides.reverse else _reversed(found)
+    return replace(found, data=found.data.reversed()) if sides.reverse else found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -138,10 +138,6 @@ def _collected(every: Iterator[_Seen], *, sides: Sides, kind: str) -> DevicePair
         target=np.stack([target for _, target in kept]) if kept else _no_targets(kind, sides),
     )
     return DevicePairs(data=data, digests=tuple(digests), present=tuple(present), skipped=tuple(skipped))
-
-
-def _reversed(found: DevicePairs) -> DevicePairs:
-    return replace(found, data=found.data.reversed())
 
 
 def _no_targets(kind: str, sides: Sides) -> np.ndarray:
@@ -188,7 +184,7 @@ def _seen_files(source: Path, target: Path, *, sides: Sides, kind: str) -> _Seen
     try:
         digest = _digest(_content(source), _content(target))
         picture, half = read_halves(source, target, sides)
-        halves = (_as_rgb(picture), _as_kind(half, kind, name=str(target)))
+        halves = (picture, _as_kind(half, kind, name=str(target)))
         return _Seen(digest=digest, halves=halves)
     except Exception as error:
         return _Seen(digest=digest, why=f"{target.name}: {error}")
@@ -218,12 +214,6 @@ def _digest(source: bytes, target: bytes) -> str:
     return hashlib.sha256(parts).hexdigest()[:32]
 
 
-def _as_rgb(picture: np.ndarray) -> np.ndarray:
-    """A picture as (S, S, 3)."""
-    flat = picture[..., 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture
-    return flat if flat.ndim == 3 else np.repeat(flat[..., None], 3, axis=2)
-
-
 def _as_kind(half: Half, kind: str, *, name: str) -> np.ndarray:
     """A target as its kind has it.
 
@@ -238,13 +228,12 @@ def _as_kind(half: Half, kind: str, *, name: str) -> np.ndarray:
         return half.samples
     if kind == "depth":
         return half
-    colour = half.ndim == 3 and half.shape[2] == 3
     if kind == "rgb":
-        if not colour:
+        if half.ndim != 3:
             raise DataError(f"{name} is grey; data.target_kind='rgb' takes colour.")
         return half
-    grey = np.asarray(Image.fromarray(half).convert("L")) if colour else half.reshape(half.shape[:2])
-    return grey[..., None]
+    (grey,) = to_grey([half])
+    return np.asarray(grey)
 
 
 def _archive_rows(path: Path, *, sides: Sides, kind: str) -> Iterator[_Seen]:
@@ -284,7 +273,9 @@ def _seen_arrays(
         half = _array_half(target[row : row + 1], rate=rate, sides=sides, name=name)
         if not isinstance(half, Recording):
             check_pair_aspect(_size(source[row]), _size(target[row]), name=name)
-        return _Seen(digest=digest, halves=(_as_rgb(picture), _as_kind(half, kind, name=name)))
+        # A grey source, (S, S), is shown to the teacher in three channels.
+        colour = to_rgb(picture.reshape(1, *picture.shape[:2], -1))[0]
+        return _Seen(digest=digest, halves=(colour, _as_kind(half, kind, name=name)))
     except Exception as error:
         return _Seen(digest=digest, why=f"row {row}: {error}")
 

@@ -45,6 +45,11 @@ def fingerprint(*arrays: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+def image_digests(images: "Targets") -> list[bytes]:
+    """SHA-256 of each example's pixels: equal ones are the same picture."""
+    return [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images]
+
+
 def target_kind(target: np.ndarray, *, name: str = "target") -> str:
     """Modality of either half's arrays, a key of `TARGETS`, told by type and number of axes.
 

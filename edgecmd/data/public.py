@@ -3,10 +3,7 @@
 Shapes: M public images, S side.
 """
 
-import hashlib
 from pathlib import Path
-
-import numpy as np
 
 from edgecmd.config_data import DataConfig
 from edgecmd.data.emoji import load_public
@@ -14,7 +11,7 @@ from edgecmd.data.halves import Half, check_one_kind, read_source, read_target, 
 from edgecmd.data.images import Sides, sides_of
 from edgecmd.data.listing import files_by_id, target_files
 from edgecmd.data.own import OwnPairs
-from edgecmd.data.pairs import PublicSource, Targets, input_shape, target_kind
+from edgecmd.data.pairs import PublicSource, image_digests, input_shape, target_kind
 from edgecmd.data.tables import few
 from edgecmd.errors import ConfigError, DataError
 
@@ -86,10 +83,10 @@ def check_public(own: OwnPairs, public: PublicSource, problems: list[str]) -> No
             " alike."
         )
         return
-    private = dict(zip(_digests(own.data.source), own.ids, strict=True))
+    private = dict(zip(image_digests(own.data.source), own.ids, strict=True))
     both = [
         f"{key} = {private[digest]}"
-        for key, digest in zip(public.keys, _digests(public.images), strict=True)
+        for key, digest in zip(public.keys, image_digests(public.images), strict=True)
         if digest in private
     ]
     if both:
@@ -97,8 +94,3 @@ def check_public(own: OwnPairs, public: PublicSource, problems: list[str]) -> No
             f"Public images are also the source of a pair: {few(both)}. Public images must not be private;"
             " remove them from the public set."
         )
-
-
-def _digests(images: Targets) -> list[bytes]:
-    """SHA-256 of each image."""
-    return [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images]

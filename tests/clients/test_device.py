@@ -311,8 +311,7 @@ def test_one_more_pair_moves_no_other_pair_s_feature(num: int, tmp_path: Path) -
         cache=tmp_path,
     )
     images = np.random.default_rng(0).integers(0, 256, (num + 1, 16, 16, 3), dtype=np.uint8)
-    config = device_config(tuple(sorted(flatten(run_config()).items())))
-    larger, smaller = (device_features(sources, config, images[:many]) for many in (num + 1, num))
+    larger, smaller = (device_features(sources, images[:many]) for many in (num + 1, num))
     np.testing.assert_array_equal(larger[:num], smaller)
 
 
