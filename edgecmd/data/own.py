@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from edgecmd.config_data import DataConfig
+from edgecmd.data.constants import constant_inputs, constant_parts, refuse_constant
 from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import IGNORED, UNLABELLED, LabelledTarget, Labels, Masks
 from edgecmd.data.pairs import PairedData, PublicSource
@@ -226,10 +227,13 @@ def to_experiment(
 
     Raises:
         ConfigError: The settings of the split do not suit the pairs.
-        DataError: There are too few concepts to split, or the test targets all look like training
-            targets.
+        DataError: There are too few concepts to split, a half of a part never changes, or the test targets
+            all look like training targets.
     """
-    train, validation, test = rows or split_own(own, config)
+    refuse_constant(constant_inputs(own.data, reverse=config.reverse))
+    parts = rows or split_own(own, config)
+    refuse_constant(constant_parts(own.data, dict(zip(PARTS, parts)), reverse=config.reverse))
+    train, validation, test = parts
     held = np.concatenate([validation, test])
     own = replace(own, masks=None if own.masks is None else without_unseen(own.masks, held))
     strict = _strict_rows(own, train, test) if config.strict else test

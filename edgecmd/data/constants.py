@@ -1,0 +1,146 @@
+"""Inputs that say nothing: white pages, maps without a measurement, silence, or one input over and over.
+
+A few among others are noted. Where a half of the pairs is nothing else, every loss and every ranking is
+about rounding, and a run is refused before it trains. This is about the whole of a user's data; on a device
+no refusal may follow from its pairs, and none does (`edgecmd.data.device_pairs`).
+
+Shapes: N examples, H height, W width, C channels, T samples.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Bool
+
+from edgecmd.data.pairs import PairedData, Targets, target_kind
+from edgecmd.errors import DataError
+
+# Largest difference within an input that is called constant: traces of a lossy file or of dither.
+MOST_GREY_LEVELS, MOST_WAVE_STEPS = 2, 2
+WORDS = {
+    "image": ("of one colour each", "pictures"),
+    "depth": ("without two different distances", "depth maps"),
+    "wave": ("silent", "recordings"),
+}
+CHUNK = 256
+
+
+def constant_rows(inputs: Targets) -> Bool[np.ndarray, " num"]:
+    """Which inputs are constant, (N,).
+
+    Args:
+        inputs: Of either half, one of `edgecmd.data.pairs.TARGETS`.
+
+    Returns:
+        True for a picture whose channels each span at most 2 of 255 levels, for a depth map in which all that
+        was measured (if anything was) is equal, and for a recording that spans at most 2 of 65,535 steps.
+
+    Raises:
+        DataError: The inputs are of no modality that is known.
+    """
+    kind = target_kind(inputs)
+    chunks = [inputs[start : start + CHUNK] for start in range(0, len(inputs), CHUNK)]
+    return np.concatenate([CONSTANT[kind](one) for one in chunks] or [np.zeros(0, dtype=bool)])
+
+
+def _flat_images(images_NHWC: np.ndarray) -> np.ndarray:
+    span_NC = images_NHWC.max(axis=(1, 2)).astype(np.int64) - images_NHWC.min(axis=(1, 2))
+    return np.asarray((span_NC <= MOST_GREY_LEVELS).all(axis=1))
+
+
+def _flat_depth(depth_NHW1: np.ndarray) -> np.ndarray:
+    measured = np.where(depth_NHW1 == 0, depth_NHW1.max(axis=(1, 2, 3), keepdims=True), depth_NHW1)
+    return np.asarray(measured.min(axis=(1, 2, 3)) == measured.max(axis=(1, 2, 3)))
+
+
+def _flat_waves(wave_NT: np.ndarray) -> np.ndarray:
+    span = wave_NT.max(axis=1).astype(np.int64) - wave_NT.min(axis=1)
+    return np.asarray(span <= MOST_WAVE_STEPS)
+
+
+CONSTANT = {"image": _flat_images, "depth": _flat_depth, "wave": _flat_waves}
+
+
+def all_equal(inputs: Targets) -> bool:
+    """Whether every input is the first one over again; False where there are fewer than two."""
+    chunks = (inputs[start : start + CHUNK] for start in range(0, len(inputs), CHUNK))
+    return len(inputs) > 1 and all(bool((one == inputs[0]).all()) for one in chunks)
+
+
+def constant_inputs(data: PairedData, *, reverse: bool = False) -> list[str]:
+    """Why pairs cannot teach or test anything, because one half never changes.
+
+    Args:
+        data: Pairs as a run uses them: at its sizes, and turned round under ``data.reverse``.
+        reverse: Whether they were turned round, so that a sentence names the user's own folder.
+
+    Returns:
+        A sentence for each half that is at fault; empty where both halves change.
+    """
+    problems = (_problem(name, half) for name, half in _halves(data, reverse=reverse).items())
+    return [problem for problem in problems if problem]
+
+
+def constant_parts(data: PairedData, rows: Mapping[str, np.ndarray], *, reverse: bool = False) -> list[str]:
+    """The same of the parts of a run: both halves of what is trained on, targets of what is held out.
+
+    Sources of a held-out part may all be equal: five sketches of one photograph are a question all the same.
+
+    Args:
+        data: All pairs, see `constant_inputs`.
+        rows: Rows of each part by its name, that of the training pairs first.
+        reverse: See `constant_inputs`.
+
+    Returns:
+        A sentence for each fault, with the part.
+    """
+    first, *others = rows
+    problems = [f"{first}: {one}" for one in constant_inputs(data.take(rows[first]), reverse=reverse)]
+    name = "source" if reverse else "target"
+    found = {part: _problem(name, data.target[rows[part]]) for part in others}
+    return [*problems, *(f"{part}: {problem}" for part, problem in found.items() if problem)]
+
+
+def refuse_constant(problems: list[str]) -> None:
+    """Refuse pairs that `constant_inputs` or `constant_parts` finds fault with.
+
+    Raises:
+        DataError: The first of the sentences.
+    """
+    if problems:
+        raise DataError(problems[0][0].upper() + problems[0][1:])
+
+
+def constant_notes(data: PairedData, *, reverse: bool = False) -> list[str]:
+    """Sentences on constant inputs among others, with how many there are."""
+    notes = []
+    for name, half in _halves(data, reverse=reverse).items():
+        number = int(constant_rows(half).sum())
+        if number:
+            which, what = WORDS[target_kind(half)]
+            notes.append(
+                f"{number} of {len(half)} {what} of {name}/ are {which}: nothing can be learnt of them, and"
+                " in a test they can only be guessed."
+            )
+    return notes
+
+
+def _halves(data: PairedData, *, reverse: bool) -> Mapping[str, Targets]:
+    names = ("target", "source") if reverse else ("source", "target")
+    return dict(zip(names, (data.source, data.target), strict=True))
+
+
+def _problem(name: str, half: Targets) -> str:
+    """A sentence where a half never changes; empty where it does."""
+    which, what = WORDS[target_kind(half)]
+    if len(half) and constant_rows(half).all():
+        return (
+            f"all {len(half)} {what} of {name}/ are {which}, so there is nothing to learn from. Look at the"
+            " files, and make them again."
+        )
+    if all_equal(half):
+        return (
+            f"all {len(half)} {what} of {name}/ are equal, so no pair can be told from another. Look at the"
+            " files, and give each pair its own."
+        )
+    return ""
