@@ -6,6 +6,7 @@ Shapes: N examples, D embedding dimension.
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -34,12 +35,14 @@ from edgecmd.evaluate import (
 from edgecmd.evaluate import whole as whole_picture
 from edgecmd.finetune import finetune_rows
 from edgecmd.models.students import DenseStudent, is_dense
-from edgecmd.statistics import mean_interval
+from edgecmd.statistics import SHARE, Measured, best_of, mean_interval
 
 Embed = Callable[[Targets], Embedding]
 Table = dict[str, object]
 FEW_LABELS = ("group", "subgroup")
 CLASS_PAIRED = "class-paired"
+# Mean squared distance of unit embeddings from their mean below which nothing but rounding tells them apart.
+COLLAPSED = 1e-8
 
 
 def embedder(student: nn.Module, config: RunConfig) -> Embed:
@@ -58,14 +61,46 @@ def teacher_embedding(config: RunConfig, part: str) -> Embedding:
     return np.asarray(whole_picture(pair_features(config, held.pairs, held.ids)).cpu().numpy())
 
 
+def num_things(held: HeldOut) -> int:
+    """How many things a part can be asked for: its pairs, or what they show where several show the same."""
+    return len(held) if held.shown is None else len(np.unique(held.shown))
+
+
+def asked_ranks(found: Mapping[str, float], *, things: int) -> dict[str, float]:
+    """Recall without the ranks that find everything: among five things R@5 is 1 whatever the student."""
+    return {name: value for name, value in found.items() if int(name.partition("@")[2]) < things}
+
+
+def fault_of(embedding: Embedding) -> str:
+    """Why embeddings tell nothing apart, in words; empty where they do.
+
+    Args:
+        embedding: Of the test targets, (N, D); unit rows, but for those that are no numbers.
+    """
+    broken = int((~np.isfinite(embedding)).any(axis=1).sum())
+    if broken:
+        return f"{broken} of {len(embedding)} test embeddings are not finite"
+    spread = float(np.square(embedding.astype(np.float64) - embedding.mean(axis=0)).sum(axis=1).mean())
+    if len(embedding) > 1 and spread < COLLAPSED:
+        return f"all {len(embedding)} test embeddings are the same"
+    return ""
+
+
+def finite(embedding: Embedding) -> Embedding:
+    """Embeddings in which a row that is no number is zero, which finds nothing."""
+    broken = ~np.isfinite(embedding).all(axis=1)
+    return np.where(broken[:, None], np.float32(0.0), embedding) if broken.any() else embedding
+
+
 def retrieval(embed: Embed, config: RunConfig, part: str) -> dict[str, float]:
     """Recall of a held-out part: of the own image, or of its class where pairs are matched by class."""
     whole = experiment(config.data)
     held: HeldOut = getattr(whole, part)
-    found = embed(held.pairs.target)
+    found = finite(embed(held.pairs.target))
     if whole.kind == CLASS_PAIRED:
         return class_recall(found, teacher_embedding(config, part), held.labelled.labels["group"].values)
-    return recall(found, teacher_embedding(config, part), shown=held.shown)
+    told = recall(found, teacher_embedding(config, part), shown=held.shown)
+    return asked_ranks(told, things=num_things(held))
 
 
 def validate(student: nn.Module, config: RunConfig) -> dict[str, float]:
@@ -95,10 +130,13 @@ def assess(
         Plain tables for ``evaluation.json``.
     """
     whole = experiment(config.data)
-    pool, test = embed(whole.validation.pairs.target), embed(whole.test.pairs.target)
+    pool, test = finite(embed(whole.validation.pairs.target)), embed(whole.test.pairs.target)
+    fault, test = fault_of(test), finite(test)
     labels = whole.test.labelled.labels
     table: Table = {"data": whole.name, "kind": whole.kind, "unseen": whole.unseen}
-    table["num_test"] = len(whole.test)
+    table["num_test"], table["num_things"] = len(whole.test), num_things(whole.test)
+    if fault:
+        table["fault"] = fault
     if cross_modal:
         table["retrieval"] = retrieval(embed, config, "test")
         # Where no test target can look like a training target there is no stricter test.
@@ -163,7 +201,8 @@ def by_num_labels(method: str, *, probe: Probe, config: RunConfig) -> dict[str, 
             num_neighbours=settings.num_neighbours,
             seed=config.seed,
         )
-        table[str(num_labels or "all")] = {"values": accuracies, **asdict(mean_interval(accuracies))}
+        told = mean_interval(accuracies, bounds=SHARE, num_items=len(probe.test))
+        table[str(num_labels or "all")] = {"values": accuracies, **asdict(told)}
     return table
 
 
@@ -188,3 +227,51 @@ def headline(table: Mapping[str, object]) -> dict[str, float]:
     if isinstance(clusters, dict) and clusters.get("group"):
         line["nmi"] = clusters["group"]["nmi"]
     return line
+
+
+def measured(table: Mapping[str, Any]) -> dict[str, Measured]:
+    """The figures of `headline` with what each rests on, for `best_by_column`."""
+    found = {name: Measured(value=value, is_share=False) for name, value in headline(table).items()}
+    num, shot = table.get("num_things", table.get("num_test")), table.get("one_shot") or {}
+    found |= {
+        name: Measured(value=value, num_items=num) for name, value in table.get("retrieval", {}).items()
+    }
+    if "one_shot" in found:
+        found["one_shot"] = Measured(value=shot["one_shot"], num_items=int(shot["num_concepts"]))
+    few = (table.get("few_labels") or {}).get("group") or {}
+    rows = [(f"linear_{k}", row) for k, row in few.get("linear", {}).items()]
+    rows += [(f"finetune_{k}", row) for k, row in few.get("finetune", {}).items()]
+    for name, row in rows:
+        if name in found:
+            found[name] = Measured(
+                value=row["mean"], values=tuple(row["values"]), num_items=few.get("num_test")
+            )
+    segmented = table.get("segmentation") or {}
+    for key, name in (("probe", "miou_probe"), ("finetune", "miou")):
+        for percent, row in (segmented.get(key) or {}).items():
+            found[f"{name}_{percent}"] = Measured(
+                value=row["mean"],
+                values=tuple(row["values"]),
+                num_items=segmented["num_test"],
+                is_share=False,
+            )
+    return found
+
+
+def best_by_column(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Method that is better than all others by more than chance, by column of `headline`.
+
+    Args:
+        tables: Assessment by method. One whose embeddings are at fault (``fault``) is never best, and nothing
+            is best by beating it.
+
+    Returns:
+        Only columns that have such a method; see `edgecmd.statistics.best_of`.
+    """
+    rows = {name: measured(table) for name, table in tables.items() if not table.get("fault")}
+    columns = dict.fromkeys(column for line in rows.values() for column in line)
+    found = {
+        column: best_of({name: line[column] for name, line in rows.items() if column in line})
+        for column in columns
+    }
+    return {column: name for column, name in found.items() if name is not None}

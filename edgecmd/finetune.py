@@ -5,7 +5,7 @@ Shapes: N examples, D embedding dimension, P labelled examples.
 
 import copy
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -23,8 +23,14 @@ from edgecmd.early_stopping import Best
 from edgecmd.evaluate import class_rows, fit_linear
 from edgecmd.losses import unit
 from edgecmd.seeding import numpy_generator, torch_generator
-from edgecmd.statistics import mean_interval
-from edgecmd.supervised import BATCH_SIZE, NUM_STEPS, Classifier, drawn_rows, predict_classes
+from edgecmd.supervised import (
+    BATCH_SIZE,
+    NUM_STEPS,
+    Classifier,
+    accuracy_row,
+    drawn_rows,
+    predict_classes,
+)
 
 LEARNING_RATE = 3e-4
 HELD_SHARE = 0.2
@@ -171,5 +177,5 @@ def finetune_rows(student: nn.Module, config: RunConfig, *, labelling: str) -> d
             finetune_accuracy(student, config, labelling=labelling, num_labels=count, draw=draw)
             for draw in range(config.evaluate.num_draws if count else 1)
         ]
-        table[str(count or "all")] = {"values": values, **asdict(mean_interval(values))}
+        table[str(count or "all")] = accuracy_row(values, config, labelling=labelling)
     return table

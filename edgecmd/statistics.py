@@ -1,54 +1,87 @@
-"""Means with their uncertainty."""
+"""Means with their uncertainty, and whether one of several is best.
+
+Two questions are kept apart. *Repetitions* (seeds, draws of labels) say how much a result moves when training
+or labelling is repeated on the same test items: Student's t, cut to what the quantity can be, which loses no
+coverage because the truth lies there too. *Items* say how much it would move on other test items: Wilson's
+interval of a share, and Newcombe's of the difference of two. Below `MIN_REPEATS` repetitions or `MIN_ITEMS`
+items there is no interval and no best method, nor where repetitions do not differ at all: a width of 0
+would claim what three equal numbers cannot show.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 from scipy.stats import t as student_t
+
+MIN_REPEATS = 3
+MIN_ITEMS = 20
+SHARE, DIFFERENCE, FREE = (0.0, 1.0), (-1.0, 1.0), (-math.inf, math.inf)
+Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interval:
-    """Mean of repeated measurements with a two-sided 95% t interval.
+    """Mean of repeated measurements with a two-sided 95% interval, where one can be told.
 
     Attributes:
         mean: Arithmetic mean.
-        low: Lower end; equal to the mean where there is one measurement.
-        high: Upper end.
+        low: Lower end; None where there are too few measurements or items, or all measurements are equal.
+        high: Upper end; None as ``low``.
         num: Number of measurements.
     """
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     num: int
 
-    def overlaps(self, other: "Interval") -> bool:
-        """Whether the two intervals share a point."""
-        return self.low <= other.high and other.low <= self.high
-
     def __str__(self) -> str:
-        return f"{self.mean:.3f} ± {(self.high - self.low) / 2:.3f}"
+        return interval_text({"mean": self.mean, "low": self.low, "high": self.high})
 
 
-def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval:
+def mean_interval(
+    values: Sequence[float],
+    *,
+    bounds: Bounds = FREE,
+    num_items: int | None = None,
+    confidence: float = 0.95,
+) -> Interval:
     """Mean and t interval of independent measurements.
 
     Args:
         values: At least one number.
+        bounds: What the quantity can be, such as `SHARE`.
+        num_items: Test items that each measurement is a mean of; None where it is none.
         confidence: Coverage of the interval.
+
+    Guarantees:
+        The interval lies within ``bounds``. It covers a mean within ``bounds`` exactly as often as the
+        interval that is not cut, but where there is none.
     """
     sample = np.asarray(values, dtype=np.float64)
     mean, num = float(sample.mean()), len(sample)
-    if num < 2:
-        return Interval(mean=mean, low=mean, high=mean, num=num)
-    half = float(student_t.ppf((1 + confidence) / 2, num - 1)) * float(sample.std(ddof=1)) / math.sqrt(num)
-    return Interval(mean=mean, low=mean - half, high=mean + half, num=num)
+    nothing = Interval(mean=mean, low=None, high=None, num=num)
+    if num < MIN_REPEATS or (num_items is not None and num_items < MIN_ITEMS):
+        return nothing
+    spread = float(sample.std(ddof=1))
+    # Equal numbers have a spread of rounding.
+    if not math.isfinite(mean) or spread <= 1e-12 * max(1.0, float(np.abs(sample).max())):
+        return nothing
+    half = float(student_t.ppf((1 + confidence) / 2, num - 1)) * spread / math.sqrt(num)
+    return Interval(mean=mean, low=max(bounds[0], mean - half), high=min(bounds[1], mean + half), num=num)
 
 
 def paired_interval(
-    values: Sequence[float], reference: Sequence[float], *, confidence: float = 0.95
+    values: Sequence[float],
+    reference: Sequence[float],
+    *,
+    bounds: Bounds = FREE,
+    num_items: int | None = None,
+    confidence: float = 0.95,
 ) -> Interval:
     """Mean difference of paired measurements with its t interval: the paired t test as an interval.
 
@@ -57,33 +90,148 @@ def paired_interval(
     Args:
         values: One measurement a seed.
         reference: Those of what is compared with, in the same order of seeds.
+        bounds: What a difference can be, such as `DIFFERENCE`.
+        num_items: Test items, see `mean_interval`.
         confidence: Coverage of the interval.
 
     Raises:
         ValueError: The two differ in length.
     """
     differences = [one - other for one, other in zip(values, reference, strict=True)]
-    return mean_interval(differences, confidence=confidence)
+    return mean_interval(differences, bounds=bounds, num_items=num_items, confidence=confidence)
+
+
+def interval_text(row: Mapping[str, Any], *, sign: bool = False) -> str:
+    """A mean with its interval: ``0.250 ± 0.007``, or ``0.950 [0.870, 1.000]`` where a bound cut it.
+
+    Args:
+        row: ``mean``, and ``low`` and ``high`` where there is an interval.
+        sign: Whether a positive mean has a plus, as differences do.
+    """
+    mean, low, high = row["mean"], row.get("low"), row.get("high")
+    told = f"{mean:+.3f}" if sign else f"{mean:.3f}"
+    if low is None or high is None:
+        return told
+    if abs((high - mean) - (mean - low)) < 1e-6:
+        return f"{told} ± {(high - low) / 2:.3f}"
+    return f"{told} [{low:+.3f}, {high:+.3f}]" if sign else f"{told} [{low:.3f}, {high:.3f}]"
+
+
+def wilson(share: float, *, num_items: int) -> tuple[float, float] | None:
+    """Wilson's 95% interval of a share of items, within 0 and 1.
+
+    Args:
+        share: Between 0 and 1; what is no whole number of items is rounded to one.
+        num_items: Items.
+
+    Returns:
+        Lower and upper end; None for fewer than `MIN_ITEMS`, or where the share is no number.
+    """
+    if num_items < MIN_ITEMS or not math.isfinite(share):
+        return None
+    found = binomtest(round(share * num_items), num_items).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
+
+
+def items_apart(one: float, other: float, *, num_items: int) -> bool:
+    """Whether two shares of the same number of items differ: Newcombe's interval leaves zero out.
+
+    The hybrid score interval of a difference (Newcombe 1998, Statistics in Medicine 17:873, method 10), made
+    of two Wilson intervals. It takes the items as independent; two methods mostly get the same ones right,
+    which makes it the more careful.
+
+    Args:
+        one: A share.
+        other: Another share.
+        num_items: Items behind each; below `MIN_ITEMS` nothing is apart.
+    """
+    first, second = wilson(max(one, other), num_items=num_items), wilson(min(one, other), num_items=num_items)
+    if first is None or second is None:
+        return False
+    gap = abs(one - other)
+    return gap > math.hypot(max(one, other) - first[0], second[1] - min(one, other))
+
+
+def repeats_apart(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two rows of paired repetitions differ: zero lies outside the interval of the paired t test."""
+    if len(one) != len(other):
+        return False
+    found = paired_interval(one, other)
+    return found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """One method's figure in one column of a table.
+
+    Attributes:
+        value: The figure; larger is better.
+        values: Its repetitions, paired with those of the other methods; one number or none without.
+        num_items: Test items; None where the figure is no mean over items.
+        is_share: Whether it is a share of right items, so that items alone can tell two apart.
+    """
+
+    value: float
+    values: tuple[float, ...] = ()
+    num_items: int | None = None
+    is_share: bool = True
+
+    def beats(self, other: "Measured", *, items: bool) -> bool:
+        """Whether it is better by more than chance, over repetitions and, where asked, over items."""
+        told = [one for one in (self.num_items, other.num_items) if one is not None]
+        if not self.value > other.value or min(told, default=MIN_ITEMS) < MIN_ITEMS:
+            return False
+        tests = []
+        if len(self.values) > 1 or len(other.values) > 1:
+            tests.append(repeats_apart(self.values, other.values))
+        if items and self.is_share and told:
+            tests.append(items_apart(self.value, other.value, num_items=min(told)))
+        return bool(tests) and all(tests)
+
+
+def best_of(column: Mapping[str, Measured], *, items: bool = True) -> str | None:
+    """The method that is better than every other one by more than chance, or None.
+
+    It must win each comparison at 95%, so having several rivals makes the claim harder and not easier; no
+    adjustment is needed.
+
+    Args:
+        column: Figure by method; such as may not be best are left out by the caller.
+        items: Whether shares of one run must be apart over items too, not over repetitions alone.
+    """
+    if len(column) < 2:
+        return None
+    top = max(column, key=lambda name: column[name].value if math.isfinite(column[name].value) else -math.inf)
+    others = [one for name, one in column.items() if name != top]
+    return top if all(column[top].beats(one, items=items) for one in others) else None
+
+
+def too_few(*, num_items: int | None = None, num_repeats: int | None = None, what: str = "test pairs") -> str:
+    """Why a table ranks nothing, such as ``4 test pairs: too few to rank methods``; empty where it may."""
+    if num_items is not None and num_items < MIN_ITEMS:
+        return f"{num_items} {what}: too few to rank methods"
+    if num_repeats is not None and num_repeats < MIN_REPEATS:
+        return f"{num_repeats} seed{'' if num_repeats == 1 else 's'}: too few for intervals"
+    return ""
 
 
 def paired_p(values: Sequence[float], reference: Sequence[float]) -> float:
     """Two-sided p value of the paired t test, the twin of `paired_interval`.
 
     Args:
-        values: One measurement a seed, at least two.
+        values: One measurement a seed.
         reference: Those of what is compared with, in the same order of seeds.
 
     Returns:
-        The p value; 1 where all differences are 0, 0 where they are equal and not 0.
+        The p value; 1 where `paired_interval` has none: fewer than `MIN_REPEATS` differences, or equal ones.
 
     Raises:
         ValueError: The two differ in length.
     """
     sample = np.asarray([one - other for one, other in zip(values, reference, strict=True)])
+    if mean_interval(sample.tolist()).low is None:
+        return 1.0
     spread = float(sample.std(ddof=1)) / math.sqrt(len(sample))
-    # Equal differences: rounding alone must not decide.
-    if spread <= 1e-12 * max(1.0, float(np.abs(sample).max())):
-        return 1.0 if abs(float(sample.mean())) < 1e-12 else 0.0
     return float(2.0 * student_t.sf(abs(float(sample.mean())) / spread, len(sample) - 1))
 
 

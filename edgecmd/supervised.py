@@ -3,7 +3,7 @@
 Shapes: N examples, D embedding dimension.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from edgecmd.evaluate import draw_labels, known
 from edgecmd.losses import unit
 from edgecmd.runs import new_student
 from edgecmd.seeding import numpy_generator, torch_generator
+from edgecmd.statistics import SHARE, mean_interval
 
 NUM_STEPS = 200
 BATCH_SIZE = 32
@@ -78,6 +79,18 @@ def scratch_accuracy(config: RunConfig, *, labelling: str, num_labels: int, draw
     asked = np.isin(test.values, classes)
     predicted = predict_classes(model, target_input(config, whole.test.pairs)[torch.from_numpy(asked)])
     return float((classes[predicted] == test.values[asked]).mean())
+
+
+def accuracy_row(values: list[float], config: RunConfig, *, labelling: str) -> dict[str, object]:
+    """Accuracies of several draws with their mean and interval, as the probes' tables have them.
+
+    Args:
+        values: Test accuracy of each draw.
+        config: Data of the run.
+        labelling: Labelling that was told; the test items that carry it bear the interval.
+    """
+    num = int(known(experiment(config.data).test.labelled.labels[labelling]).sum())
+    return {"values": values, **asdict(mean_interval(values, bounds=SHARE, num_items=num))}
 
 
 def drawn_rows(pool: Labels, *, num_labels: int, draw: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgecmd.report.privacy import claim
-from export.card import LIMITS, metrics_of, own_costs
+from export.card import LIMITS, Metric, metrics_of, own_costs
 from export.provenance import Provenance
 
 SPEC_VERSION = "1.6"
@@ -80,11 +80,7 @@ def _model_card(report: Mapping[str, Any], provenance: Provenance) -> dict[str, 
         },
         "quantitativeAnalysis": {
             "performanceMetrics": [
-                {
-                    "type": one.name,
-                    "value": f"{one.value:.4f}",
-                    "confidenceInterval": {"lowerBound": f"{one.low:.4f}", "upperBound": f"{one.high:.4f}"},
-                }
+                {"type": one.name, "value": f"{one.value:.4f}", **_interval(one)}
                 for one in metrics_of(provenance.evaluation)
             ]
         },
@@ -96,6 +92,13 @@ def _model_card(report: Mapping[str, Any], provenance: Provenance) -> dict[str, 
             ],
         },
     }
+
+
+def _interval(one: Metric) -> dict[str, Any]:
+    """The interval of a figure as CycloneDX has it; nothing where none can be told."""
+    if one.low is None or one.high is None:
+        return {}
+    return {"confidenceInterval": {"lowerBound": f"{one.low:.4f}", "upperBound": f"{one.high:.4f}"}}
 
 
 def _datasets(provenance: Provenance) -> list[dict[str, Any]]:

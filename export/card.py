@@ -4,9 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import binomtest
-
 from edgecmd.report.privacy import claim
+from edgecmd.statistics import MIN_ITEMS, MIN_REPEATS, wilson
 from export.provenance import Provenance
 from export.spec import EXAMPLES, LINEAR, MASKS
 
@@ -51,49 +50,66 @@ class Metric:
     Attributes:
         name: What was measured.
         value: The figure.
-        low: Lower end of the interval.
-        high: Upper end.
+        low: Lower end of the interval; None where too little is behind the figure.
+        high: Upper end; None as ``low``.
+        rests: What it rests on, such as ``632 test examples``.
     """
 
     name: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+    rests: str = ""
 
 
 def metrics_of(evaluation: Mapping[str, Any]) -> list[Metric]:
     """Figures of an evaluation with their 95% intervals.
 
     A share of the test examples gets Wilson's interval; a mean over draws of the labels that of Student's t,
-    as the evaluation wrote it.
+    as the evaluation wrote it, cut to what a share can be. With too few examples or draws there is none
+    (`edgecmd.statistics`).
 
     Args:
         evaluation: The student's table of ``evaluation.json``.
     """
+    num = int(evaluation.get("num_things") or evaluation.get("num_test") or 0)
     found = [
-        _share(f"retrieval R@{name.partition('@')[2]}", value, num=int(evaluation["num_test"]))
+        _share(f"retrieval R@{name.partition('@')[2]}", value, num=num)
         for name, value in evaluation.get("retrieval", {}).items()
+        # Among as many things as are looked at, everything is found.
+        if name.startswith("class_") or not num or int(name.partition("@")[2]) < num
     ]
-    segmented = evaluation.get("segmentation", {}).get("finetune", {})
-    for percent, row in segmented.items():
+    segmented = evaluation.get("segmentation", {})
+    for percent, row in segmented.get("finetune", {}).items():
         labels = f"mIoU, fine-tuned on {percent}% of the labelled pictures"
-        found.append(Metric(name=labels, value=row["mean"], low=row["low"], high=row["high"]))
-    if segmented:
+        found.append(_mean(labels, row, num=int(segmented["num_test"])))
+    if segmented.get("finetune"):
         return found
     for labelling, table in evaluation.get("few_labels", {}).items():
         for count, row in table.get("linear", {}).items():
             if row.get("num", 0) > 1:
                 labels = f"linear probe on {labelling}, {count} labels a class"
-                found.append(Metric(name=labels, value=row["mean"], low=row["low"], high=row["high"]))
+                found.append(_mean(labels, row, num=int(table["num_test"])))
             elif row.get("values"):
-                labels = f"linear probe on {labelling}, all labels"
+                which = "all labels" if count == "all" else f"{count} labels a class, one draw"
+                labels = f"linear probe on {labelling}, {which}"
                 found.append(_share(labels, row["mean"], num=int(table["num_test"])))
     return found
 
 
 def _share(name: str, value: float, *, num: int) -> Metric:
-    interval = binomtest(round(value * num), num).proportion_ci(method="wilson")
-    return Metric(name=name, value=value, low=float(interval.low), high=float(interval.high))
+    low, high = wilson(value, num_items=num) or (None, None)
+    return Metric(name=name, value=value, low=low, high=high, rests=f"{num:,} test examples")
+
+
+def _mean(name: str, row: Mapping[str, Any], *, num: int) -> Metric:
+    low, high = row["low"], row["high"]
+    if low is None or high is None or row["num"] < MIN_REPEATS or num < MIN_ITEMS or low == high:
+        low, high = None, None
+    else:
+        low, high = max(0.0, low), min(1.0, high)
+    rests = f"{row['num']} draws, {num:,} test examples"
+    return Metric(name=name, value=row["mean"], low=low, high=high, rests=rests)
 
 
 def model_card(report: Mapping[str, Any], provenance: Provenance) -> str:
@@ -237,11 +253,19 @@ def _metrics(provenance: Provenance) -> Iterator[str]:
     if not metrics:
         yield NOT_KNOWN
         return
-    rows = [(one.name, f"{one.value:.3f}", f"{one.low:.3f} to {one.high:.3f}") for one in metrics]
-    yield _table(("metric", "value", "95% interval"), rows)
+    fault = provenance.evaluation.get("fault")
+    if fault:
+        yield f"The student has collapsed: {fault}. No figure below says anything."
+    rows = [(one.name, f"{one.value:.3f}", _span(one), one.rests) for one in metrics]
+    yield _table(("metric", "value", "95% interval", "rests on"), rows)
     yield (
-        "Intervals: Wilson's of the test examples, or Student's t over draws of the labels (one has none)."
+        "Intervals: Wilson's of the test examples, or Student's t over draws of the labels, cut to what a"
+        f" share can be. None with fewer than {MIN_ITEMS} test examples or {MIN_REPEATS} draws."
     )
+
+
+def _span(one: Metric) -> str:
+    return "-" if one.low is None or one.high is None else f"{one.low:.3f} to {one.high:.3f}"
 
 
 def _privacy(provenance: Provenance) -> Iterator[str]:

@@ -172,6 +172,8 @@ def inversion_finding(
 def _told(table: Mapping[str, object], name: str) -> str:
     """Whether a reconstruction beats a guess, and by what."""
     gain = _parts(table, f"{name}_gain")
+    if gain.low is None or gain.high is None:
+        return f"too few drawings to hold against a guess, {_interval(table, name)}"
     if gain.low > 0:
         return f"the drawing is recovered better than a guess, {_interval(table, name)}"
     if gain.high > 0:
@@ -181,8 +183,10 @@ def _told(table: Mapping[str, object], name: str) -> str:
 
 def _interval(table: Mapping[str, object], name: str) -> str:
     value, likeness = _parts(table, name), _parts(table, name, "ssim")
-    half = (value.high - value.low) / 2
-    return f"PSNR {value.mean:.1f} ± {half:.1f} dB, SSIM {likeness.mean:.2f}"
+    told = ""
+    if value.low is not None and value.high is not None:
+        told = f" ± {(value.high - value.low) / 2:.1f}"
+    return f"PSNR {value.mean:.1f}{told} dB, SSIM {likeness.mean:.2f}"
 
 
 def _mean(table: Mapping[str, object], name: str) -> float:

@@ -1,6 +1,6 @@
 """``edgecmd bench``: ratios measured in one run, the two sides interleaved."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -127,9 +127,11 @@ def students(
     rows = [
         [name, *(_interval(row.get(metric)) for metric in metrics)] for name, row in result["rows"].items()
     ]
-    title = f"{method}, {seeds} seeds, mean ± half of a 95% t interval"
+    title = f"{method}, {seeds} seeds, mean and 95% t interval from three seeds on"
     print_table(title, ["student", *metrics], rows)
 
 
-def _interval(row: dict[str, float] | None) -> str:
-    return "-" if row is None else f"{row['mean']:.3f} ± {(row['high'] - row['low']) / 2:.3f}"
+def _interval(row: dict[str, Any] | None) -> str:
+    from edgecmd.statistics import interval_text
+
+    return "-" if row is None else interval_text(row)

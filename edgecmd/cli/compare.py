@@ -219,21 +219,23 @@ def one_table(asked: Asked, spec: "FederationSpec | None", *, folder: Path, shar
         folder: Where the results of methods that train in the federation lie.
         shared: Where those of the others lie.
     """
-    from edgecmd.cli.compare_show import about, write_comparison
+    from edgecmd.cli.compare_show import about, items_of, write_comparison
     from edgecmd.compare.markdown import comparison_markdown
-    from edgecmd.compare.summary import paired_with_reference, summarise, verdict
+    from edgecmd.compare.summary import best_by_metric, paired_with_reference, summarise, verdict
 
     config = spec.applied(asked.config) if spec else asked.config
     results, rates, burnt = run_methods(asked, spec, config=config, folder=folder, shared=shared)
     lines = {label: [one["headline"] for one in found] for label, found in results.items()}
+    facts = about(config, title=spec.title if spec else "", headline=asked.headline)
+    items = items_of(facts)
     tables: dict[str, Any] = {
-        "summary": summarise(lines),
-        "paired": paired_with_reference(lines),
-        "verdict": verdict(lines, asked.headline),
+        "summary": summarise(lines, items=items),
+        "paired": paired_with_reference(lines, items=items),
+        "best": best_by_metric(lines, items=items),
+        "verdict": verdict(lines, asked.headline, items=items),
         "results": lines,
     }
-    title = spec.title if spec else ""
-    tables["about"] = about(config, title=title, headline=asked.headline) | {
+    tables["about"] = facts | {
         "num_seeds": asked.num_seeds,
         "rates": rates,
         "grid": list(asked.rates),

@@ -2,20 +2,25 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgecmd.cli.common import print_table, say
 from edgecmd.config import RunConfig
+
+if TYPE_CHECKING:
+    from edgecmd.compare.summary import Items
 
 
 def about(config: RunConfig, *, title: str, headline: str) -> dict[str, Any]:
     """What a table says about the data and the work behind it."""
     from edgecmd.compare.methods import REFERENCE, work_of
     from edgecmd.data.clients import experiment
+    from edgecmd.evaluate import known
     from edgecmd.models.students import num_parameters
     from edgecmd.runs import new_student
 
     whole, federation = experiment(config.data), config.federation
+    labels = whole.test.labelled.labels
     work = work_of(config, REFERENCE)
     skew = f" {federation.alpha:g}" if federation.partition == "dirichlet" else ""
     # Clients of unequal size may hold less than a batch.
@@ -28,12 +33,20 @@ def about(config: RunConfig, *, title: str, headline: str) -> dict[str, Any]:
         "kind": whole.kind,
         "unseen": whole.unseen,
         "num_test": len(whole.test),
+        "num_labelled": int(known(labels["group"]).sum()) if "group" in labels else 0,
         "student": f"`{config.student.architecture}`, {num_parameters(new_student(config)):,} parameters",
         "work": (
             f"{work.steps} optimiser steps ({federation.num_rounds} rounds of {federation.local_steps}),"
             f" {most}{work.pairs_a_step} pairs a step over all clients"
         ),
     }
+
+
+def items_of(facts: Mapping[str, Any]) -> "Items":
+    """What the figures of a comparison rest on, out of its facts."""
+    from edgecmd.compare.summary import Items
+
+    return Items(test=facts["num_test"], labelled=facts["num_labelled"])
 
 
 def write_comparison(folder: Path, tables: Mapping[str, Any]) -> None:
@@ -58,7 +71,7 @@ def show(tables: Mapping[str, Any], folder: Path) -> None:
 
     facts = tables["about"]
     say(f"{facts['title']}; {facts['data']}, kind {facts['kind']}")
-    show_summary(tables["summary"], num_seeds=facts["num_seeds"])
+    show_summary(tables["summary"], facts, best=tables["best"])
     show_paired(tables["paired"])
     for line in verdict_lines(tables["verdict"]):
         say(line.replace("**", ""))
@@ -77,7 +90,8 @@ def show_paired(paired: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
     columns = list(dict.fromkeys(name for line in paired.values() for name in line))
     rows = [[method, *(_difference(line.get(name)) for name in columns)] for method, line in paired.items()]
     print_table(
-        "Difference from cmc with the same seed, 95% interval of the paired t test (* zero is outside)",
+        "Difference from cmc with the same seed, 95% interval of the paired t test (* zero is outside; alone:"
+        " too few seeds or test items)",
         ["method", *(title_of(name) for name in columns)],
         rows,
     )
@@ -86,25 +100,34 @@ def show_paired(paired: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
 def _difference(row: Mapping[str, Any] | None) -> str:
     if row is None:
         return "-"
-    apart = row["low"] > 0 or row["high"] < 0
-    return f"{row['mean']:+.3f} ± {(row['high'] - row['low']) / 2:.3f}{'*' if apart else ' '}"
+    from edgecmd.statistics import interval_text
+
+    apart = row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
+    return f"{interval_text(row, sign=True)}{'*' if apart else ' '}"
 
 
-def show_summary(summary: Mapping[str, Mapping[str, Mapping[str, float]]], *, num_seeds: int) -> None:
-    """Print mean ± half the interval of each method, the best of each column marked."""
-    from edgecmd.compare.markdown import title_of
+def show_summary(
+    summary: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    facts: Mapping[str, Any],
+    *,
+    best: Mapping[str, str],
+) -> None:
+    """Print the mean of each method with its interval, and a star where one is better than all others."""
+    from edgecmd.compare.markdown import little, title_of
+    from edgecmd.statistics import MIN_ITEMS, MIN_REPEATS, interval_text
 
     columns = list(dict.fromkeys(name for line in summary.values() for name in line))
-    best = {c: max(line[c]["mean"] for line in summary.values() if c in line) for c in columns}
     rows = []
     for method, line in summary.items():
         cells = [
-            f"{line[c]['mean']:.3f} ± {(line[c]['high'] - line[c]['low']) / 2:.3f}"
-            f"{'*' if line[c]['mean'] == best[c] else ' '}"
-            if c in line
-            else "-"
+            f"{interval_text(line[c])}{'*' if best.get(c) == method else ' '}" if c in line else "-"
             for c in columns
         ]
         rows.append([method, *cells])
     titles = [title_of(c) for c in columns]
-    print_table(f"{num_seeds} seeds, mean ± 95% half-interval (* best)", ["method", *titles], rows)
+    told = "; ".join([f"{facts['num_seeds']} seeds, mean and 95% interval", *little(facts)])
+    print_table(told, ["method", *titles], rows)
+    say(
+        "* better than every other method of the column by the paired t test over seeds. A mean stands alone"
+        f" with fewer than {MIN_REPEATS} seeds or {MIN_ITEMS} test items, and where all seeds agree."
+    )

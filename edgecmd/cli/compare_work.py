@@ -70,7 +70,7 @@ def _one_federation(
 ) -> dict[str, Any]:
     """All rows of one federation, written into ``folder`` and shown."""
     from edgecmd.cli.compare_jobs import make_job, run_jobs
-    from edgecmd.cli.compare_show import about, write_comparison
+    from edgecmd.cli.compare_show import about, items_of, write_comparison
     from edgecmd.compare.markdown import comparison_markdown
     from edgecmd.compare.summary import paired_with_reference, summarise, verdict
 
@@ -91,13 +91,14 @@ def _one_federation(
     for job, result in zip(jobs, found, strict=True):
         lines[job.label].append({**result["headline"], "megabytes": result["bytes"] / 1e6})
     first = jobs[0].label
+    facts = about(_with_local_steps(asked.config, counts[0], work=work), title=title, headline=asked.headline)
+    items = items_of(facts)
     tables: dict[str, Any] = {
-        "summary": summarise(lines),
-        "paired": paired_with_reference(lines, reference=first),
+        "summary": summarise(lines, items=items),
+        "paired": paired_with_reference(lines, reference=first, items=items),
         "verdict": verdict({}, asked.headline),
         "results": lines,
     }
-    facts = about(_with_local_steps(asked.config, counts[0], work=work), title=title, headline=asked.headline)
     tables["about"] = facts | {
         "title": f"{facts['title']}: {work} steps in rounds of so many local steps",
         "work": f"{work} optimiser steps of {asked.config.distill.batch_size} pairs a client",
@@ -121,19 +122,18 @@ def _with_local_steps(config: RunConfig, count: int, *, work: int) -> RunConfig:
 
 
 def _show(tables: dict[str, Any], folder: Path) -> None:
-    from edgecmd.compare.markdown import title_of
+    from edgecmd.compare.markdown import little, title_of
+    from edgecmd.statistics import interval_text
 
     wanted = ("recall@1", "class_recall@1", tables["about"]["headline"], "megabytes")
     columns = [name for name in wanted if any(name in line for line in tables["summary"].values())]
     rows = [
         [
             label,
-            *(
-                f"{line[c]['mean']:.3f} ± {(line[c]['high'] - line[c]['low']) / 2:.3f}" if c in line else "-"
-                for c in columns
-            ),
+            *(interval_text(line[c]) if c in line else "-" for c in columns),
         ]
         for label, line in tables["summary"].items()
     ]
-    print_table(tables["about"]["title"], ["row", *map(title_of, columns)], rows)
+    title = "; ".join([tables["about"]["title"], *little(tables["about"])])
+    print_table(title, ["row", *map(title_of, columns)], rows)
     say(f"All numbers: {folder / 'compare.json'}; table: {folder / 'compare.md'}")

@@ -110,10 +110,7 @@ FORMS: "dict[str, Callable[[RunConfig], Tensor | None]]" = {"batch": lambda _: N
 
 def show_distance(answer: "Distance", steps: "list[Distance]", *, text: str, part: str) -> None:
     """Print the distance, what it rests on and how it settles with more pairs."""
-    rows = [
-        [str(one.num_pairs), f"{one.variation:.3f}", f"{one.low:.3f} to {one.high:.3f}", f"{one.bound:.3f}"]
-        for one in steps
-    ]
+    rows = [[str(one.num_pairs), f"{one.variation:.3f}", _span(one), f"{one.bound:.3f}"] for one in steps]
     within = answer.form == "batch"
     where = f"in batches of {answer.batch_size}" if within else "to public anchors"
     print_table(
@@ -128,3 +125,11 @@ def show_distance(answer: "Distance", steps: "list[Distance]", *, text: str, par
     say(f"Temperature of the student's relations: {answer.temperature:.3g}.")
     what = "masked diagonal" if within else "nearest anchor"
     say(f"Mass of the {what}: {answer.diagonal:.3f} (above 0.99 no distance is given).")
+
+
+def _span(one: "Distance") -> str:
+    """The bootstrap interval; two or three batches drawn again say nothing of how batches differ."""
+    from edgecmd.theory.distance import MIN_BATCHES
+
+    few = one.num_pairs // one.batch_size < MIN_BATCHES
+    return "too few batches" if few else f"{one.low:.3f} to {one.high:.3f}"

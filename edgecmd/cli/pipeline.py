@@ -251,10 +251,8 @@ def _federated_baseline(config: RunConfig, folder: Path, name: str) -> "Table":
 
 def scratch_table(config: RunConfig) -> "Table":
     """The supervised baseline for each number of labels, as far as the data has labels."""
-    from dataclasses import asdict
-
     from edgecmd.data.clients import experiment
-    from edgecmd.statistics import mean_interval
+    from edgecmd.supervised import accuracy_row
 
     if "group" not in experiment(config.data).test.labelled.labels:
         return {}
@@ -264,7 +262,7 @@ def scratch_table(config: RunConfig) -> "Table":
     rows = {}
     for count in counts:
         values = [found[one] for one in work if one[0] == count]
-        rows[str(count or "all")] = {"values": values, **asdict(mean_interval(values))}
+        rows[str(count or "all")] = accuracy_row(values, config, labelling="group")
     return {"few_labels": {"group": {"linear": rows}}}
 
 
@@ -300,27 +298,37 @@ def _scratch_job(job: tuple[dict[str, Any], int, int]) -> float:
 
 
 def show_results(tables: "dict[str, Table]") -> None:
-    """Print the student against the baselines, the best of each column marked."""
-    from edgecmd.assess import CLASS_PAIRED, headline
+    """Print the student against the baselines, a star where one is better than all others."""
+    from edgecmd.assess import CLASS_PAIRED, best_by_column, headline
+    from edgecmd.statistics import MIN_ITEMS, too_few
 
     lines = {name: headline(table) for name, table in tables.items()}
     columns = list(dict.fromkeys(column for line in lines.values() for column in line))
-    best = {column: max(line.get(column, -1.0) for line in lines.values()) for column in columns}
+    best = best_by_column(tables)
     rows = []
     for name, line in lines.items():
         cells = [
-            "-" if column not in line else f"{line[column]:.3f}{'*' if line[column] == best[column] else ' '}"
+            "-" if column not in line else f"{line[column]:.3f}{'*' if best.get(column) == name else ' '}"
             for column in columns
         ]
         rows.append([name, *cells])
     titles = [column_title(column) for column in columns]
-    told = tables["student"]
-    print_table(
-        f"Unseen {told['unseen']}, {told['kind']} pairs (* best of the column)", ["method", *titles], rows
+    told: dict[str, Any] = tables["student"]
+    little = too_few(num_items=told["num_test"])
+    heading = f"Unseen {told['unseen']}, {told['kind']} pairs"
+    print_table(f"{heading}; {little}" if little else heading, ["method", *titles], rows)
+    for name, table in tables.items():
+        if table.get("fault"):
+            say(f"{name} has collapsed: {table['fault']}, so its row says nothing and is ranked nowhere.")
+    say(
+        "* better than every other method by more than chance: over test items (Newcombe's 95% interval) and,"
+        f" where labels were drawn several times, over the draws (paired t). None below {MIN_ITEMS} test"
+        " items, and none for NMI, of which one run tells no interval."
     )
     say(
-        "R@k: retrieval of the own picture; probe k, tuned k: linear probe and fine-tuning on groups with k"
-        " labels a class; NMI: k-means clusters against the groups, without a label."
+        "R@k: retrieval of the own picture, not told where k is all there are; probe k, tuned k: linear"
+        " probe and fine-tuning on groups with k labels a class; NMI: k-means clusters against the groups,"
+        " without a label."
     )
     say_segmentation(told)
     if told["kind"] == CLASS_PAIRED:

@@ -154,6 +154,6 @@ def _figures(config: RunConfig, student: "Student") -> dict[str, Any]:
 
 
 def _summary(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    from edgecmd.statistics import mean_interval
+    from edgecmd.statistics import SHARE, mean_interval
 
-    return {name: asdict(mean_interval([line[name] for line in lines])) for name in lines[0]}
+    return {name: asdict(mean_interval([line[name] for line in lines], bounds=SHARE)) for name in lines[0]}

@@ -70,7 +70,8 @@ def show_rotation(table: Mapping[str, Any]) -> None:
         for index in (0, -1) if len(seeds[0]) > 1 else (0,):
             lines = [seed[index] for seed in seeds]
             cells = [
-                _over_seeds([line[name] for line in lines]) if name in lines[0] else "-" for name in NAMES
+                _over_seeds([line[name] for line in lines], name) if name in lines[0] else "-"
+                for name in NAMES
             ]
             rows.append([method, str(int(lines[0]["round"])), *cells])
     print_table(
@@ -80,14 +81,16 @@ def show_rotation(table: Mapping[str, Any]) -> None:
         rows,
     )
     say(
-        "apart = 2 - 2 cosine; residual: after the best rotation; rotated: share of apart that it takes away."
+        "Intervals are of Student's t over seeds, cut to what is possible; none with fewer than three."
+        " apart = 2 - 2 cosine; residual: after the best rotation; rotated: share of apart that it takes away."
     )
 
 
-def _over_seeds(values: Sequence[float]) -> str:
-    from edgecmd.statistics import mean_interval
+BOUNDS = {"cosine": (-1.0, 1.0), "apart": (0.0, 4.0), "residual": (0.0, 2.0)}
 
-    if len(values) == 1:
-        return f"{values[0]:.3f}"
-    found = mean_interval(values)
-    return f"{found.mean:.3f} ± {(found.high - found.low) / 2:.3f}"
+
+def _over_seeds(values: Sequence[float], name: str) -> str:
+    from edgecmd.statistics import SHARE, interval_text, mean_interval
+
+    found = mean_interval(values, bounds=BOUNDS.get(name, SHARE))
+    return interval_text({"mean": found.mean, "low": found.low, "high": found.high})

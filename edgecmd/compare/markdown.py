@@ -5,6 +5,7 @@ from typing import Any
 
 from edgecmd.compare.methods import MEANING, plain
 from edgecmd.compare.summary import OURS
+from edgecmd.statistics import MIN_ITEMS, MIN_REPEATS, interval_text, too_few
 
 # Metrics that are in compare.json and would only widen the table.
 LEFT_OUT = ("recall@5", "recall@10")
@@ -70,15 +71,15 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _cell(row: Mapping[str, float] | None, paired: Mapping[str, Any] | None) -> str:
+def _cell(row: Mapping[str, Any] | None, paired: Mapping[str, Any] | None) -> str:
     if row is None:
         return "-"
     star = "*" if paired is not None and paired["p_holm"] < SIGNIFICANT else ""
-    return f"{row['mean']:.3f} ± {(row['high'] - row['low']) / 2:.3f}{star}"
+    return interval_text(row) + star
 
 
 def _p(paired: Mapping[str, Any] | None) -> str:
-    if paired is None:
+    if paired is None or paired["low"] is None:
         return "-"
     return "< 0.001" if paired["p"] < 0.001 else f"{paired['p']:.3f}"
 
@@ -93,16 +94,31 @@ def _facts(about: Mapping[str, Any]) -> list[str]:
         f" {about['unseen']}. Seeds: {about['num_seeds']}. Student: {about['student']}.",
         f"Work of each method: {about['work']}.",
     ]
+    facts += [f"{text}." for text in little(about)]
     if about["kind"] == "class-paired":
         facts.append("The class of every pair went into making it: unlabelled pairs would give less.")
     return facts
 
 
+def little(about: Mapping[str, Any]) -> list[str]:
+    """What a comparison has too little of, in words: test items, labels, seeds; empty where nothing."""
+    told = [
+        too_few(num_items=about["num_test"]),
+        too_few(num_items=about.get("num_labelled"), what="test pairs with labels"),
+        too_few(num_repeats=about["num_seeds"]),
+    ]
+    if about.get("num_labelled") == 0 or about["num_test"] == about.get("num_labelled"):
+        told[1] = ""
+    return [text for text in told if text]
+
+
 def _legend(about: Mapping[str, Any], summary: Tables) -> list[str]:
     headline = title_of(about["headline"])
     legend = [
-        "Mean ± half of the 95% t interval over seeds. Star: differs from"
-        f" {about['reference']} in the paired t test over seeds with Holm-adjusted p < 0.05 (adjusted over"
+        "Mean ± half of the 95% t interval over seeds, or in brackets where it was cut to what is possible;"
+        f" none with fewer than {MIN_REPEATS} seeds or {MIN_ITEMS} test items, nor where all seeds agree."
+        f" Star: differs from {about['reference']} in the paired t test over seeds with Holm-adjusted"
+        " p < 0.05 (adjusted over"
         f" the methods of a column). p: of {headline}, not adjusted.",
     ]
     if about["rates"]:
@@ -121,10 +137,12 @@ def verdict_lines(verdict: Mapping[str, Any]) -> list[str]:
     if verdict["best"] is None:
         return []
     title = title_of(verdict["metric"])
-    lines = [f"Best label-free method at {title}: **{verdict['best']}**, {verdict['mean']:.3f}."]
+    apart = "Best label-free method" if verdict.get("is_apart") else "Highest mean of a label-free method"
+    beside = "" if verdict.get("is_apart") else "; not told apart from every other"
+    lines = [f"{apart} at {title}: **{verdict['best']}**, {verdict['mean']:.3f}{beside}."]
     for name in OURS:
         row = verdict["ours"].get(name)
-        if row is None:
+        if row is None or row["low"] is None:
             continue
         p = "< 0.001" if row["p"] < 0.001 else f"= {row['p']:.3f}"
         lines.append(

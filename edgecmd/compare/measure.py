@@ -4,7 +4,6 @@ Shapes: N examples, D embedding dimension.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -21,8 +20,7 @@ from edgecmd.errors import ConfigError
 from edgecmd.evaluate import PROBES, clustering, make_probe, unit_rows
 from edgecmd.finetune import finetune_accuracy
 from edgecmd.models.students import is_dense
-from edgecmd.statistics import mean_interval
-from edgecmd.supervised import Recipe, drawn_rows, fit_classifier, predict_classes
+from edgecmd.supervised import Recipe, accuracy_row, drawn_rows, fit_classifier, predict_classes
 
 Part = tuple[Tensor, np.ndarray]
 
@@ -60,7 +58,7 @@ def supervised_table(config: RunConfig, *, num_draws: int) -> Table:
         for draw in range(num_draws if count else 1):
             drawn, _ = drawn_rows(labels, num_labels=count, draw=draw, seed=config.seed)
             values.append(_accuracy(config, _take(pool, drawn), test, draw=draw, recipe=recipe))
-        rows[str(count or "all")] = {"values": values, **asdict(mean_interval(values))}
+        rows[str(count or "all")] = accuracy_row(values, config, labelling=LABELLING)
     return {"few_labels": {LABELLING: {"linear": rows}}}
 
 
@@ -70,7 +68,7 @@ def supervised_all_table(config: RunConfig) -> Table:
     both = (torch.cat([pool[0], own[0]]), np.concatenate([pool[1], own[1]]))
     recipe = recipe_of(config, SUPERVISED_ALL)
     value = _accuracy(config, both, _part(config, "test"), draw=0, recipe=recipe)
-    row = {"values": [value], **asdict(mean_interval([value])), "num_labels": len(both[1])}
+    row = {**accuracy_row([value], config, labelling=LABELLING), "num_labels": len(both[1])}
     return {"few_labels": {LABELLING: {"linear": {"all": row}}}}
 
 
@@ -107,7 +105,7 @@ def finetuned(
             finetune_accuracy(student, config, labelling=LABELLING, num_labels=count, draw=draw)
             for draw in range(num_draws if count else 1)
         ]
-        table[str(count or "all")] = {"values": values, **asdict(mean_interval(values))}
+        table[str(count or "all")] = accuracy_row(values, config, labelling=LABELLING)
     return table
 
 

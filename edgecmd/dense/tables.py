@@ -40,7 +40,7 @@ from edgecmd.models.students import Student
 from edgecmd.preprocess import source_input
 from edgecmd.runs import new_student
 from edgecmd.seeding import numpy_generator
-from edgecmd.statistics import mean_interval
+from edgecmd.statistics import SHARE, mean_interval
 
 Table = dict[str, object]
 Fitted = Mapping[str, Segmenter]
@@ -196,7 +196,9 @@ def _rows(fit: Fit, config: RunConfig, *, see: See = target_input) -> Table:
         num_draws = config.evaluate.segment_draws if percent < 100 else 1
         scores = [_scores(fit, config, percent=percent, draw=draw, see=see) for draw in range(num_draws)]
         for name in scores[0]:
-            found.setdefault(name, {})[str(percent)] = _row([one[name] for one in scores])
+            found.setdefault(name, {})[str(percent)] = _row(
+                [one[name] for one in scores], num_items=len(masks_of(config)[1].values)
+            )
     return dict(found)
 
 
@@ -211,12 +213,12 @@ def _scores(fit: Fit, config: RunConfig, *, percent: int, draw: int, see: See) -
     }
 
 
-def _row(scores: list[Scores]) -> Table:
+def _row(scores: list[Scores], *, num_items: int) -> Table:
     """Mean and interval over the draws of mIoU, and the other figures' means."""
     values = [one.miou for one in scores]
     return {
         "values": values,
-        **asdict(mean_interval(values)),
+        **asdict(mean_interval(values, bounds=SHARE, num_items=num_items)),
         "miou_common": float(np.mean([one.miou_common for one in scores])),
         "pixel_accuracy": float(np.mean([one.pixel_accuracy for one in scores])),
         "iou": {name: float(np.mean([one.iou[name] for one in scores])) for name in scores[0].iou},

@@ -1,6 +1,7 @@
 """A comparison as a picture: a dot and its interval for each method, a panel a metric."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -8,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from edgecmd.report.drawing import INK, LINES, MARKERS, QUIET, WIDTH_INCHES, chart_style, to_png
 
-Summary = Mapping[str, Mapping[str, Mapping[str, float]]]
+Summary = Mapping[str, Mapping[str, Mapping[str, Any]]]
 FIRST_CHOICE = ("linear_10", "linear_5", "linear_30", "linear_1", "linear_all")
 
 
@@ -32,7 +33,7 @@ def comparison_png(
     """Mean and 95% interval of each method, the best on top of the first panel, as a PNG file.
 
     Args:
-        summary: Metric by method: ``mean``, ``low``, ``high``.
+        summary: Metric by method: ``mean``, ``low``, ``high``; a dot alone where there are no ends.
         titles: What a panel is called.
         first: See `shown_metrics`.
         kinds: What sort of method each is, told apart by colour and marker; None: all alike.
@@ -59,7 +60,7 @@ def comparison_png(
 
 def _mean(summary: Summary, method: str, metric: str) -> float:
     row = summary[method].get(metric)
-    return row["mean"] if row else -1.0
+    return float(row["mean"]) if row else -1.0
 
 
 def _dot(look: int, *, label: str) -> Line2D:
@@ -85,7 +86,8 @@ def _paint(
             )
             continue
         colour, marker = LINES[look[method]], MARKERS[look[method]]
-        axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2.0)
+        if row["low"] is not None and row["high"] is not None:
+            axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2.0)
         axes.plot(row["mean"], place, marker=marker, markersize=5, color=colour, markeredgecolor=INK)
     axes.set_yticks(range(len(methods)), methods)
     axes.set_ylim(-0.6, len(methods) - 0.4)

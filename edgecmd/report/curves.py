@@ -120,9 +120,9 @@ def legend_below(axes: Axes) -> None:
 def _banded(axes: Axes, results: Sequence[tuple[float, scores.Score]], *, index: int, name: str) -> None:
     place = [where for where, _ in results]
     mean = np.array([score.value for _, score in results])
-    half = np.array([score.half or 0.0 for _, score in results])
+    low = np.array([score.value if score.low is None else score.low for _, score in results])
+    high = np.array([score.value if score.high is None else score.high for _, score in results])
     look = index % len(LINES)
-    low, high = np.clip(mean - half, 0.0, 1.0), np.clip(mean + half, 0.0, 1.0)
     axes.fill_between(place, low, high, color=LINES[look], alpha=0.14, linewidth=0)
     axes.plot(
         place,

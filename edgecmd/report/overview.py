@@ -22,6 +22,9 @@ def summary(run: RunFiles) -> str:
     main = told[0]
     chance = "" if main.chance is None else f" (chance {share(main.chance)})"
     private = f" ({short_claim(run.privacy)})" if run.privacy else ""
+    fault = scores.faults(run.evaluation).get("student")
+    if fault:
+        return f"The student has collapsed: {fault}, so no figure of it says anything{private}."
     return f"{_claim(run, main)}{chance}{_against(main)}{private}."
 
 
@@ -67,9 +70,11 @@ def _against(column: scores.Column) -> str:
     own, best = share(column.scores["student"].value), share(others[name])
     if best == own:
         return f"; the baseline {name} has the same"
+    apart = "" if column.winners() else ", which is not told apart from chance"
     if others[name] > column.scores["student"].value:
-        return f"; the baseline {name} is better, with {best}"
-    return f"; the best baseline, {name}, has {best}"
+        better = "is better, with" if column.is_best(name) else "has more,"
+        return f"; the baseline {name} {better} {best}{apart}"
+    return f"; the highest baseline, {name}, has {best}{apart}"
 
 
 def steps(run: RunFiles) -> str:

@@ -17,6 +17,7 @@ from edgecmd.report.markup import (
 from edgecmd.report.numbers import NOTHING, share
 from edgecmd.report.pictures import gallery_drawing
 from edgecmd.report.read import RunFiles, Table
+from edgecmd.statistics import MIN_ITEMS, MIN_REPEATS, too_few
 
 EVALUATE = "edgecmd evaluate --baselines RUN_FOLDER"
 METHODS = {
@@ -29,6 +30,7 @@ METHODS = {
     "untrained": "the student with its first, random weights",
     "scratch": "the student trained on the few labels alone, without distillation",
 }
+STAR = "★: better than every other method by more than chance"
 PROBES = {"linear": "linear probe", "knn": "nearest neighbours"}
 
 
@@ -39,10 +41,15 @@ def results(run: RunFiles) -> Section:
         return Section(anchor="results", title=title, body=missing("evaluation.json", command=EVALUATE))
     first = run.evaluation.get("student") or {}
     source = f"{first.get('data', '?')} ({first.get('kind', '?')} pairs)"
+    little = too_few(num_items=first.get("num_test"))
     body = [
         paragraph(f"Data: {source}, {first.get('num_test', 0):,} test pairs."),
+        *(
+            paragraph(f"{name} has collapsed: {why}, so its row says nothing and is ranked nowhere.")
+            for name, why in scores.faults(run.evaluation).items()
+        ),
         score_table(
-            f"Results on unseen {scores.unseen(run.evaluation)}; ★ marks the best of a column",
+            f"Results on unseen {scores.unseen(run.evaluation)}; {little or STAR}",
             columns,
             run.evaluation,
         ),
@@ -67,10 +74,16 @@ def _metrics(evaluation: Table) -> list[str]:
     if labelling:
         notes.append(
             f"`probe k`: accuracy of a linear probe on `{labelling}`{_num_classes(evaluation, labelling)}"
-            " with k labels a class, mean ± half of the 95% interval over draws of the labels."
+            " with k labels a class, mean and 95% interval over draws of the labels (none with fewer than"
+            f" {MIN_REPEATS} draws or {MIN_ITEMS} test items, nor where all draws agree)."
             " `tuned k`: the same with all layers trained on those labels."
         )
         notes.append("`NMI`: k-means clusters of the embeddings against those classes; no label is used.")
+    notes.append(
+        "`★`: better than every other method over test items (Newcombe's 95% interval of the difference) and,"
+        " where labels were drawn several times, over the draws (paired t test). None with fewer than"
+        f" {MIN_ITEMS} test items, and none for NMI and the strict test, of which one run tells no interval."
+    )
     return notes
 
 
@@ -93,8 +106,7 @@ def _cell(column: scores.Column, name: str) -> Cell | str:
     if name not in column.scores:
         return NOTHING
     score = column.scores[name]
-    note = "" if score.half is None else f"± {share(score.half)}"
-    return Cell(text=share(score.value), note=note, best=column.is_best(name))
+    return Cell(text=share(score.value), note=score.interval, best=column.is_best(name))
 
 
 def few_labels(run: RunFiles) -> Section:
@@ -129,12 +141,13 @@ def _winners(evaluation: Table, labelling: str) -> str:
         (column.title, [_best(column), _cell(column, "student")])
         for column in scores.few_label_columns(evaluation, labelling, "linear")
     ]
-    return table("Best linear probe by labels a class", ["labels", "best", "student"], rows)
+    return table("Highest linear probe by labels a class", ["labels", "highest", "student"], rows)
 
 
 def _best(column: scores.Column) -> Cell:
-    top = max(score.value for score in column.scores.values())
-    return Cell(text=share(top), note=", ".join(column.winners()) or "nothing else was run")
+    names = column.top()
+    top = max((column.scores[name].value for name in names), default=0.0)
+    return Cell(text=share(top), note=", ".join(names) or "nothing else was run")
 
 
 def _all_tables(evaluation: Table) -> str:

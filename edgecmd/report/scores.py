@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from edgecmd.report.numbers import share
 from edgecmd.report.read import Table
+from edgecmd.statistics import MIN_ITEMS, MIN_REPEATS, Measured, best_of
 
 LABELLINGS = ("group", "subgroup")
 
@@ -15,11 +16,24 @@ class Score:
 
     Attributes:
         value: A share between 0 and 1.
-        half: Half of its 95% interval; None where there is one measurement.
+        low: Lower end of its 95% interval; None where none is told.
+        high: Upper end; None as ``low``.
+        rests: Repetitions and test items, by which it is compared with others.
     """
 
     value: float
-    half: float | None = None
+    low: float | None = None
+    high: float | None = None
+    rests: Measured | None = None
+
+    @property
+    def interval(self) -> str:
+        """The interval as a note below the value; empty where none is told."""
+        if self.low is None or self.high is None:
+            return ""
+        if abs((self.high - self.value) - (self.value - self.low)) < 1e-6:
+            return f"± {share((self.high - self.low) / 2)}"
+        return f"{share(self.low)} to {share(self.high)}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,21 +44,32 @@ class Column:
         title: Header.
         scores: Score by method, without those that do not have it.
         chance: What guessing reaches, where it is known.
+        faults: Methods whose embeddings tell nothing apart; they are ranked nowhere.
     """
 
     title: str
     scores: Mapping[str, Score]
     chance: float | None = None
+    faults: frozenset[str] = frozenset()
 
     def is_best(self, method: str) -> bool:
-        """Whether no other method is better, at the precision that is shown."""
-        shown = {name: share(score.value) for name, score in self.scores.items()}
-        top = max(self.scores.values(), key=lambda score: score.value)
-        return len(shown) > 1 and shown.get(method) == share(top.value)
+        """Whether it is better than every other method by more than chance."""
+        rivals = {
+            name: score.rests or Measured(value=score.value, is_share=False)
+            for name, score in self.scores.items()
+            if name not in self.faults
+        }
+        return best_of(rivals) == method
 
     def winners(self) -> list[str]:
-        """All methods for which `is_best` holds."""
+        """The method for which `is_best` holds, if there is one."""
         return [name for name in self.scores if self.is_best(name)]
+
+    def top(self) -> list[str]:
+        """Methods with the highest figure at the precision that is shown, told apart or not."""
+        rivals = {name: score for name, score in self.scores.items() if name not in self.faults}
+        highest = max((score.value for score in rivals.values()), default=0.0)
+        return [name for name, score in rivals.items() if share(score.value) == share(highest)]
 
 
 def methods(evaluation: Table) -> dict[str, Table]:
@@ -56,12 +81,11 @@ def methods(evaluation: Table) -> dict[str, Table]:
 def columns(evaluation: Table) -> list[Column]:
     """Every metric that at least one method has, in the order of the page."""
     tables = methods(evaluation)
-    num_test = max((int(table.get("num_test") or 0) for table in tables.values()), default=0)
+    num = num_things(evaluation)
     found = [
-        _column(
-            f"R@{at}", tables, _plain("retrieval", f"recall@{at}"), chance=at / num_test if num_test else None
-        )
+        _column(f"R@{at}", tables, _plain("retrieval", f"recall@{at}"), chance=at / num if num else None)
         for at in _ranks(tables)
+        if not num or at < num
     ]
     found.append(
         _column(
@@ -78,6 +102,21 @@ def columns(evaluation: Table) -> list[Column]:
     ]
     found.append(_column("NMI", tables, _nmi(labelling)))
     return [column for column in found if column.scores]
+
+
+def num_things(evaluation: Table) -> int:
+    """How many things the test can be asked for; 0 where that is not known."""
+    return max((_num_items(table) or 0 for table in methods(evaluation).values()), default=0)
+
+
+def faults(evaluation: Table) -> dict[str, str]:
+    """Why the embeddings of a method tell nothing apart, by method."""
+    return {name: str(table["fault"]) for name, table in methods(evaluation).items() if table.get("fault")}
+
+
+def _num_items(table: Table) -> int | None:
+    found = table.get("num_things") or table.get("num_test")
+    return int(found) if found else None
 
 
 def unseen(evaluation: Table) -> str:
@@ -167,14 +206,23 @@ def _column(
 ) -> Column:
     found = {name: lookup(table) for name, table in tables.items()}
     return Column(
-        title=title, scores={name: one for name, one in found.items() if one is not None}, chance=chance
+        title=title,
+        scores={name: one for name, one in found.items() if one is not None},
+        chance=chance,
+        faults=frozenset(name for name, table in tables.items() if table.get("fault")),
     )
 
 
 def _plain(group: str, name: str) -> Lookup:
     def lookup(table: Table) -> Score | None:
-        value = (table.get(group) or {}).get(name)
-        return None if value is None else Score(value=float(value))
+        found = table.get(group) or {}
+        if found.get(name) is None:
+            return None
+        # The strict test is part of the test and does not say how large it is: never fewer than that.
+        num = found.get("num_concepts", _num_items(table) if group == "retrieval" else None)
+        value = float(found[name])
+        rests = Measured(value=value, num_items=None if num is None else int(num), is_share=num is not None)
+        return Score(value=value, rests=rests)
 
     return lookup
 
@@ -189,11 +237,23 @@ def _nmi(labelling: str) -> Lookup:
 
 def _probe(labelling: str, probe: str, label: str) -> Lookup:
     def lookup(table: Table) -> Score | None:
-        row = ((_few(table).get(labelling) or {}).get(probe) or {}).get(label)
+        few = _few(table).get(labelling) or {}
+        row = (few.get(probe) or {}).get(label)
         if row is None:
             return None
-        repeated = row.get("num", 1) > 1
-        half = (float(row["high"]) - float(row["low"])) / 2 if repeated else None
-        return Score(value=float(row["mean"]), half=half)
+        value, values = float(row["mean"]), tuple(float(one) for one in row.get("values") or ())
+        num = few.get("num_test")
+        rests = Measured(value=value, values=values, num_items=None if num is None else int(num))
+        low, high = _ends(row, num_items=rests.num_items)
+        return Score(value=value, low=low, high=high, rests=rests)
 
     return lookup
+
+
+def _ends(row: Table, *, num_items: int | None) -> tuple[float, float] | tuple[None, None]:
+    """Ends of a row's interval; none where too little is behind it, as in files of older versions."""
+    low, high = row.get("low"), row.get("high")
+    is_little = row.get("num", 1) < MIN_REPEATS or (num_items is not None and num_items < MIN_ITEMS)
+    if low is None or high is None or is_little or low == high:
+        return None, None
+    return max(0.0, float(low)), min(1.0, float(high))
