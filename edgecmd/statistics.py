@@ -148,8 +148,8 @@ def items_apart(one: float, other: float, *, num_items: int) -> bool:
     first, second = wilson(max(one, other), num_items=num_items), wilson(min(one, other), num_items=num_items)
     if first is None or second is None:
         return False
-    gap = abs(one - other)
-    return gap > math.hypot(max(one, other) - first[0], second[1] - min(one, other))
+    room = math.hypot(max(one, other) - first[0], second[1] - min(one, other))
+    return bool(abs(one - other) > room)
 
 
 def repeats_apart(one: Sequence[float], other: Sequence[float]) -> bool:

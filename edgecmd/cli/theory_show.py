@@ -82,7 +82,8 @@ def show_rotation(table: Mapping[str, Any]) -> None:
     )
     say(
         "Intervals are of Student's t over seeds, cut to what is possible; none with fewer than three."
-        " apart = 2 - 2 cosine; residual: after the best rotation; rotated: share of apart that it takes away."
+        " apart = 2 - 2 cosine; residual: after the best rotation; rotated: share of apart that it takes"
+        " away."
     )
 
 

@@ -1,6 +1,7 @@
 """Model card and bill of materials: what they say of figures, privacy and audits, and what they never say."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -15,7 +16,7 @@ EVALUATION = {
         "group": {
             "num_test": 100,
             "linear": {
-                "5": {"values": [0.4, 0.6], "mean": 0.5, "low": 0.3, "high": 0.7, "num": 2},
+                "5": {"values": [0.4, 0.5, 0.6], "mean": 0.5, "low": 0.3, "high": 0.7, "num": 3},
                 "all": {"values": [0.5], "mean": 0.5, "low": 0.5, "high": 0.5, "num": 1},
             },
         }
@@ -61,6 +62,27 @@ def test_intervals_are_those_of_the_textbook():
     assert metrics_of({}) == []
 
 
+def test_figures_that_rest_on_little_stand_alone():
+    few = {"num_test": 4, "retrieval": {"recall@1": 1.0, "recall@5": 1.0}}
+    (first,) = metrics_of(few)
+    assert (first.name, first.low, first.high) == ("retrieval R@1", None, None)
+    assert first.rests == "4 test examples"
+    # Two draws, as files of older versions have them: ends that no share can have.
+    wild = {"values": [0.1, 0.3], "mean": 0.209, "low": -0.493, "high": 0.911, "num": 2}
+    table = {"num_test": 100, "few_labels": {"group": {"num_test": 100, "linear": {"1": wild}}}}
+    assert metrics_of(table)[0].low is None
+    wild |= {"num": 3}
+    assert (metrics_of(table)[0].low, metrics_of(table)[0].high) == (0.0, 0.911)
+
+
+def test_a_card_and_a_bill_of_little_say_what_it_rests_on(report, provenance):
+    few = replace(provenance, evaluation={"num_test": 4, "retrieval": {"recall@1": 1.0}})
+    assert "| retrieval R@1 | 1.000 | - | 4 test examples |" in model_card(report, few)
+    assert "confidenceInterval" not in json.dumps(bill_of_materials(report, few))
+    fault = {"fault": "all 100 test embeddings are the same", **EVALUATION}
+    assert "has collapsed: all 100" in model_card(report, replace(provenance, evaluation=fault))
+
+
 def test_card_states_data_figures_guarantee_and_audit(report, provenance):
     card = model_card(report, provenance)
     for text in (
@@ -70,7 +92,7 @@ def test_card_states_data_figures_guarantee_and_audit(report, provenance):
         "| `student.onnx` | fp32",
         "| `student.int8.onnx` | int8",
         "| set | emoji |",
-        "| retrieval R@1 | 0.400 | 0.309 to 0.498 |",
+        "| retrieval R@1 | 0.400 | 0.309 to 0.498 | 100 test examples |",
         "epsilon 7.5 and delta 1e-05",
         "one pair added or removed",
         "Against: the server and everyone who sees the student.",

@@ -22,7 +22,7 @@ def judged(run: RunFiles, numbers: dict, **recalls: float) -> str:
 
 
 def test_the_best_baseline_stands_beside_the_student(run, numbers):
-    assert judged(run, numbers).endswith("(chance 0.001); the best baseline, l2, has 0.287.")
+    assert judged(run, numbers).endswith("(chance 0.001); the highest baseline, l2, has 0.287.")
 
 
 def test_a_better_baseline_is_named_as_such(run, numbers):

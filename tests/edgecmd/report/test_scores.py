@@ -4,10 +4,12 @@ import pytest
 
 from edgecmd.report import scores
 from edgecmd.report.scores import Column, Score
+from edgecmd.statistics import Measured
 
 
-def column(**values: float) -> Column:
-    return Column(title="R@1", scores={name: Score(value=value) for name, value in values.items()})
+def column(num: int = 100, **values: float) -> Column:
+    rows = {name: Score(value=one, rests=Measured(value=one, num_items=num)) for name, one in values.items()}
+    return Column(title="R@1", scores=rows)
 
 
 def test_columns_in_the_order_of_the_page(numbers):
@@ -44,15 +46,47 @@ def test_the_student_comes_first_and_missing_numbers_stay_out(numbers):
 def test_half_an_interval_only_where_draws_were_repeated(numbers):
     row = numbers["student"]["few_labels"]["group"]["linear"]["5"]
     by_title = {one.title: one.scores["student"] for one in scores.columns(numbers)}
-    assert by_title["probe 5"].half == pytest.approx((row["high"] - row["low"]) / 2)
-    assert by_title["probe all"].half is None
-    assert by_title["R@1"].half is None
+    five = by_title["probe 5"]
+    assert (five.low, five.high) == (row["low"], row["high"])
+    assert five.interval == f"± {(row['high'] - row['low']) / 2:.3f}"
+    assert by_title["probe all"].interval == by_title["R@1"].interval == ""
 
 
-def test_best_at_the_precision_that_is_shown():
-    assert column(student=0.4, l2=0.5).winners() == ["l2"]
-    assert column(student=0.50004, l2=0.49996).winners() == ["student", "l2"]
+def test_files_of_older_versions_show_no_interval_that_could_not_be(numbers):
+    row = numbers["student"]["few_labels"]["group"]["linear"]["5"]
+    row |= {"mean": 0.209, "low": -0.493, "high": 0.911, "num": 2}
+    by_title = {one.title: one.scores["student"] for one in scores.columns(numbers)}
+    assert by_title["probe 5"].interval == ""
+    row |= {"num": 3}
+    five = {one.title: one.scores["student"] for one in scores.columns(numbers)}["probe 5"]
+    assert five.interval == "0.000 to 0.911"
+
+
+def test_best_needs_more_than_chance():
+    """Of 100 items 40 and 70 are apart; 40 and 50 are not (the difference has a standard error of 0.07)."""
+    assert column(student=0.4, l2=0.7).winners() == ["l2"]
+    assert column(student=0.4, l2=0.5).winners() == []
+    assert column(student=0.4, l2=0.5).top() == ["l2"]
+    assert column(student=0.50004, l2=0.49996).top() == ["student", "l2"]
     assert column(student=0.4).winners() == []
+    assert column(num=4, student=0.0, l2=1.0).winners() == []
+
+
+def test_a_collapsed_method_is_ranked_nowhere(numbers):
+    numbers["baselines"]["l2"]["fault"] = "all 786 test embeddings are the same"
+    found = {one.title: one for one in scores.columns(numbers)}
+    assert found["one-shot"].winners() != ["l2"]
+    assert "l2" not in found["one-shot"].top()
+    assert scores.faults(numbers) == {"l2": "all 786 test embeddings are the same"}
+
+
+def test_ranks_that_find_everything_are_left_out(numbers):
+    for table in scores.methods(numbers).values():
+        table["num_test"], table["num_things"] = 25, 5
+    titles = [one.title for one in scores.columns(numbers)]
+    assert "R@1" in titles
+    assert not {"R@5", "R@10"} & set(titles)
+    assert scores.columns(numbers)[0].chance == pytest.approx(1 / 5)
 
 
 def test_numbers_of_labels_rise_and_all_is_last(numbers):
