@@ -25,6 +25,7 @@ from edgecmd.data.pairs import Targets
 from edgecmd.dense.maps import pool_places
 from edgecmd.device import device_of
 from edgecmd.preprocess import target_input
+from edgecmd.progress import stage, tracked
 from edgecmd.seeding import numpy_generator, seed_sequence
 
 # The first axis is anonymous: pool and test of a probe differ in length.
@@ -53,7 +54,7 @@ def embed_target(
         )
         .cpu()
         .numpy()
-        for start in range(0, len(target), batch_size)
+        for start in tracked(range(0, len(target), batch_size), "embedding targets")
     ]
     return unit_rows(np.concatenate(chunks))
 
@@ -273,7 +274,8 @@ def few_label_accuracy(
         One accuracy a draw.
     """
     accuracies = []
-    for draw in range(num_draws if num_labels else 1):
+    told = f"{method} probe, {num_labels or 'all'} labels a class"
+    for draw in tracked(range(num_draws if num_labels else 1), told):
         generator = numpy_generator(seed, f"labels-{num_labels}", client=draw)
         rows = draw_labels(probe.pool_labels, num_labels=num_labels, generator=generator)
         with warnings.catch_warnings():
@@ -306,7 +308,8 @@ def clustering(embedding: Embedding, labels: Labels, *, seed: int) -> dict[str, 
     with warnings.catch_warnings():
         # Equal embeddings make fewer clusters than classes, which the score shows.
         warnings.filterwarnings("ignore", category=ConvergenceWarning)
-        found = KMeans(num_clusters, n_init=10, random_state=state).fit_predict(embedding[rows])
+        with stage("k-means clusters"):
+            found = KMeans(num_clusters, n_init=10, random_state=state).fit_predict(embedding[rows])
     return {
         "nmi": float(normalized_mutual_info_score(classes, found)),
         "ami": float(adjusted_mutual_info_score(classes, found)),

@@ -22,6 +22,7 @@ from edgecmd.device import device_of, place
 from edgecmd.early_stopping import Best
 from edgecmd.evaluate import class_rows, fit_linear
 from edgecmd.losses import unit
+from edgecmd.progress import tracked
 from edgecmd.seeding import numpy_generator, torch_generator
 from edgecmd.supervised import (
     BATCH_SIZE,
@@ -173,9 +174,10 @@ def finetune_rows(student: nn.Module, config: RunConfig, *, labelling: str) -> d
     """Accuracies for each number of labels of ``evaluate.num_labels``, in the form of the probes' tables."""
     table = {}
     for count in config.evaluate.num_labels:
+        draws = range(config.evaluate.num_draws if count else 1)
         values = [
             finetune_accuracy(student, config, labelling=labelling, num_labels=count, draw=draw)
-            for draw in range(config.evaluate.num_draws if count else 1)
+            for draw in tracked(draws, f"fine-tuning, {count or 'all'} labels a class")
         ]
         table[str(count or "all")] = accuracy_row(values, config, labelling=labelling)
     return table

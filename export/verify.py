@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from edgecmd.data.pairs import Targets
 from edgecmd.errors import ExportError
+from edgecmd.progress import tracked
 from export.device.infer import Prediction
 from export.device.infer import Student as DeviceStudent
 from export.frontends import FRONT_ENDS
@@ -185,7 +186,7 @@ def run_torch(reference: Deployable, images: Targets, *, batch_size: int = 256) 
     """Outputs of torch."""
     chunks = [
         reference(torch.tensor(images[start : start + batch_size]))
-        for start in range(0, len(images), batch_size)
+        for start in tracked(range(0, len(images), batch_size), "checking the exported file")
     ]
     outputs = [torch.cat(parts).numpy() for parts in zip(*chunks, strict=True)]
     return Prediction(outputs[0], outputs[1] if len(outputs) > 1 else None)

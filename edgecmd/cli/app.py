@@ -93,10 +93,13 @@ def register() -> None:
 
 def main() -> None:
     """Entry point: run a command, turn errors into one line and an exit code."""
+    from edgecmd.cli.progress import progress_shown
+
     debug = "--debug" in sys.argv
     register()
     try:
-        code = app([word for word in sys.argv[1:] if word != "--debug"], standalone_mode=False)
+        with progress_shown():
+            code = app([word for word in sys.argv[1:] if word != "--debug"], standalone_mode=False)
         # typer returns the code of an Exit here, and makes an Exit of Ctrl-C.
         if code == INTERRUPTED:
             raise KeyboardInterrupt

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +13,7 @@ from edgecmd.cli.common import one_thread, print_table, say
 from edgecmd.cli.privacy import privacy_rows
 from edgecmd.cli.progress import chance, round_line
 from edgecmd.config import RunConfig
+from edgecmd.progress import stage, tracked
 
 if TYPE_CHECKING:
     from edgecmd.assess import Embed, Table
@@ -135,27 +137,40 @@ def write_partition(config: RunConfig, folder: Path) -> None:
 def assess_run(config: RunConfig, folder: Path, *, baselines: bool) -> "dict[str, Table]":
     """Step 3: the student and, if asked, the baselines; writes ``evaluation.json``."""
     from edgecmd.artefacts import write_artefact
-    from edgecmd.assess import assess, embedder
-    from edgecmd.runs import load_student, new_student
 
-    student = load_student(folder / "student.safetensors")
-    tables: dict[str, Table] = {"student": assess(embedder(student, config), config, student=student)}
-    if baselines:
-        first = new_student(config)
-        tables["warm start" if config.student.path else "untrained"] = assess(
-            embedder(first, config), config, student=first
-        )
-        if sees_pictures(config):
-            tables["teacher as it is"] = assess(teacher_on_target(config), config)
-        for name, other in federated_baselines(config).items():
-            tables[name] = _federated_baseline(other, folder, name)
-        scratch = segmentation_from_scratch(config) or scratch_table(config)
-        if scratch:
-            tables["scratch"] = scratch
+    work = _assessments(config, folder, baselines=baselines)
+    tables: dict[str, Table] = {}
+    for name, assessed in tracked(list(work.items()), "evaluation"):
+        with stage(name):
+            table = assessed()
+        if table:
+            tables[name] = table
     others = {name: table for name, table in tables.items() if name != "student"}
     told = {"student": tables["student"], "baselines": others, "chance_loss": _told_chance(config)}
     write_artefact(folder, "evaluation.json", told, may_leave=False)
     return tables
+
+
+def _assessments(config: RunConfig, folder: Path, *, baselines: bool) -> "dict[str, Callable[[], Table]]":
+    """What is assessed, in the order of the table; an empty table is left out."""
+    from edgecmd.assess import assess, embedder
+    from edgecmd.runs import load_student, new_student
+
+    student = load_student(folder / "student.safetensors")
+    work: dict[str, Callable[[], Table]] = {
+        "student": lambda: assess(embedder(student, config), config, student=student)
+    }
+    if not baselines:
+        return work
+    first = new_student(config)
+    start = "warm start" if config.student.path else "untrained"
+    work[start] = lambda: assess(embedder(first, config), config, student=first)
+    if sees_pictures(config):
+        work["teacher as it is"] = lambda: assess(teacher_on_target(config), config)
+    for name, other in federated_baselines(config).items():
+        work[name] = partial(_federated_baseline, other, folder, name)
+    work["scratch"] = lambda: segmentation_from_scratch(config) or scratch_table(config)
+    return work
 
 
 def _told_chance(config: RunConfig) -> float | None:
@@ -282,10 +297,10 @@ def _scratch_accuracies(config: RunConfig, work: list[tuple[int, int]]) -> list[
 
     jobs = [(dict(flatten(config)), *one) for one in work]
     if config.federation.num_workers == 1:
-        return [_scratch_job(job) for job in jobs]
+        return [_scratch_job(job) for job in tracked(jobs, "training from scratch")]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(config.federation.num_workers, mp_context=spawn) as pool:
-        return list(pool.map(_scratch_job, jobs))
+        return list(tracked(pool.map(_scratch_job, jobs), "training from scratch", num=len(jobs)))
 
 
 def _scratch_job(job: tuple[dict[str, Any], int, int]) -> float:

@@ -1,18 +1,28 @@
-"""One line a round: the loss beside its chance level, recall where it was measured, what was dropped."""
+"""What a person sees of long work: a line a round, and how far everything else is.
 
+How far something is goes to stderr, beside a result that may be JSON: on a terminal one line that is written
+over and removed in the end, elsewhere a plain line every ten seconds.
+"""
+
+import os
+import shutil
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgecmd.cli.common import say
-from edgecmd.config import RunConfig
+from edgecmd.progress import watched
 
 if TYPE_CHECKING:
+    from edgecmd.config import RunConfig
     from edgecmd.privacy.plan import PrivacyPlan
     from server.loop import RoundReport
 
 
-def chance(config: RunConfig) -> float | None:
+def chance(config: "RunConfig") -> float | None:
     """Loss of an uninformative student under ``config``, weighted by pairs as the round's loss is.
 
     A client with fewer pairs than a batch has smaller batches and therefore a lower level.
@@ -40,7 +50,7 @@ def _spent(plan: "PrivacyPlan | None", report: "RoundReport") -> str:
     return f"epsilon {plan.epsilon_after(report.round_index):.2f} of {plan.epsilon:g}"
 
 
-def round_line(config: RunConfig, *, prefix: str = "") -> Callable[["RoundReport"], None]:
+def round_line(config: "RunConfig", *, prefix: str = "") -> Callable[["RoundReport"], None]:
     """Function that prints a line for each round; every tenth round when the output is no terminal."""
     from edgecmd.privacy.plan import make_plan
     from edgecmd.privacy.refusals import explained
@@ -51,6 +61,7 @@ def round_line(config: RunConfig, *, prefix: str = "") -> Callable[["RoundReport
     every = 1 if sys.stdout.isatty() else max(1, config.federation.num_rounds // 10)
 
     def show(report: "RoundReport") -> None:
+        hide_progress()
         for one in report.rejected:
             say(f"{prefix}round {report.round_index}: dropped node {one.node_id}: {explained(one.reason)}")
         if report.round_index % every and not report.metrics and report.round_index != report.num_rounds:
@@ -64,3 +75,153 @@ def round_line(config: RunConfig, *, prefix: str = "") -> Callable[["RoundReport
         )
 
     return show
+
+
+REDRAW_S, QUIET_S = 0.1, 10.0
+
+
+def write_progress(text: str) -> None:
+    """Write to stderr; whoever closed it does not want to know."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        return
+
+
+def on_terminal() -> bool:
+    """Whether stderr is a terminal on which a line can be written over."""
+    try:
+        return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    except (ValueError, AttributeError):
+        return False
+
+
+@dataclass(slots=True)
+class Stage:
+    """A stage that runs.
+
+    Attributes:
+        what: What is done.
+        total: Number of its steps.
+        started: When it began, in seconds of the meter's clock.
+        done: Steps that are done.
+    """
+
+    what: str
+    total: int
+    started: float
+    done: int = 0
+
+    def text(self) -> str:
+        """What is done, and how far it is."""
+        return f"{self.what} {self.done}/{self.total}" if self.total > 1 else self.what
+
+    def left(self, now: float) -> float | None:
+        """Seconds that are left at the rate so far; None before the first step."""
+        if not self.done:
+            return None
+        return (now - self.started) / self.done * max(0, self.total - self.done)
+
+
+class Meter:
+    """Shows the stages of `edgecmd.progress` that run: a watcher of it.
+
+    Args:
+        terminal: Whether one line is written over; else plain lines.
+        write: Takes what is shown.
+        clock: Seconds that only rise.
+        width: Columns of the terminal.
+    """
+
+    def __init__(
+        self,
+        *,
+        terminal: bool,
+        write: Callable[[str], None] = write_progress,
+        clock: Callable[[], float] = time.monotonic,
+        width: int = 80,
+    ) -> None:
+        self.terminal, self.write, self.clock, self.width = terminal, write, clock, width
+        self.stages: dict[int, Stage] = {}
+        self.number, self.shown, self.last = 0, 0, clock()
+
+    def begin(self, what: str, total: int) -> int:
+        """A stage begins within those that run."""
+        self.number += 1
+        self.stages[self.number] = Stage(what, total, self.clock())
+        self._show()
+        return self.number
+
+    def advance(self, stage: int, num: int) -> None:
+        """More of a stage is done."""
+        if stage in self.stages:
+            self.stages[stage].done += num
+            self._show()
+
+    def end(self, stage: int) -> None:
+        """A stage is over, and whatever still runs within it."""
+        for number in [one for one in self.stages if one >= stage]:
+            del self.stages[number]
+        if not self.stages:
+            self.hide()
+
+    def hide(self) -> None:
+        """Remove the line, so that something else can be printed there."""
+        if self.shown:
+            # Blanks and no escape sequence: NO_COLOR and every terminal are content with them.
+            self.write("\r" + " " * self.shown + "\r")
+            self.shown = 0
+
+    def line(self) -> str:
+        """The stages that run, the outermost first, and the time that is left of the first that can tell."""
+        now, running = self.clock(), list(self.stages.values())
+        told = ", ".join(one.text() for one in running)
+        for one in running:
+            left = one.left(now)
+            if left is not None and one.total > 1:
+                of = "" if one is running[0] else f" of {one.what}"
+                return f"{told}: about {seconds_text(left)} left{of}"
+        return told
+
+    def _show(self) -> None:
+        now = self.clock()
+        if now - self.last < (REDRAW_S if self.terminal else QUIET_S):
+            return
+        self.last = now
+        text = self.line()
+        if not self.terminal:
+            self.write(text + "\n")
+            return
+        text = text[: max(0, self.width - 1)]
+        self.write("\r" + text + " " * (self.shown - len(text)))
+        self.shown = len(text)
+
+
+def seconds_text(seconds: float) -> str:
+    """A time for a person: ``40 s``, ``3 min``, ``2.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+_meters: list[Meter] = []
+
+
+def hide_progress() -> None:
+    """Remove the line that is shown, if there is one, before something else is printed."""
+    for meter in _meters:
+        meter.hide()
+
+
+@contextmanager
+def progress_shown() -> Iterator[None]:
+    """Show on stderr how far the work in this block is."""
+    meter = Meter(terminal=on_terminal(), width=shutil.get_terminal_size().columns)
+    _meters.append(meter)
+    try:
+        with watched(meter):
+            yield
+    finally:
+        meter.hide()
+        _meters.remove(meter)

@@ -1,13 +1,10 @@
-"""Progress of a long measurement: a bar with the remaining time, or a plain line now and then."""
+"""Progress of a measurement that counts for itself: its ``tick(done, total)`` as a stage that is shown."""
 
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Protocol, runtime_checkable
 
-LINES = 10
-QUIET_S = 2.0
+from edgecmd.progress import Advance, stage
 
 
 @runtime_checkable
@@ -20,37 +17,17 @@ class Tick(Protocol):
 
 @contextmanager
 def ticker(label: str) -> Iterator[Tick]:
-    """A progress bar on a terminal; elsewhere at most ten lines with the remaining time."""
-    if sys.stderr.isatty():
-        with _bar(label) as tick:
-            yield tick
-        return
-    yield _lines(label)
+    """A stage of that name for whoever watches (`edgecmd.cli.progress`), begun when its total is known."""
+    advance: Advance | None = None
+    seen, whole = 0, -1
+    with ExitStack() as running:
 
+        def tick(done: int, total: int) -> None:
+            nonlocal advance, seen, whole
+            if advance is None or total != whole or done < seen:
+                running.close()
+                advance, seen, whole = running.enter_context(stage(label, total)), 0, total
+            advance(done - seen)
+            seen = done
 
-@contextmanager
-def _bar(label: str) -> Iterator[Tick]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(label, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-def _lines(label: str) -> Tick:
-    started = last = time.monotonic()
-    shown = 0
-
-    def tick(done: int, total: int) -> None:
-        nonlocal shown, last
-        part, now = LINES * done // max(1, total), time.monotonic()
-        if part <= shown or now - last < QUIET_S:
-            return
-        shown, last = part, now
-        left = (now - started) / max(1, done) * (total - done)
-        # Beside the result, which may be JSON.
-        print(f"{label}: {done}/{total}, about {left:.0f} s left", file=sys.stderr, flush=True)
-
-    return tick
+        yield tick

@@ -30,6 +30,7 @@ from edgecmd.errors import ConfigError
 from edgecmd.features import cached_features, ready_features
 from edgecmd.models.students import DENSE_STRIDE, is_dense
 from edgecmd.models.teachers import Teacher, load_teacher
+from edgecmd.progress import stage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -53,7 +54,8 @@ def cache_folder() -> Path:
 @lru_cache(maxsize=2)
 def experiment(config: DataConfig) -> Experiment:
     """The experiment of ``config``, read once a process."""
-    return load_experiment(config)
+    with stage(f"loading {config.name}"):
+        return load_experiment(config)
 
 
 @lru_cache(maxsize=2)

@@ -35,6 +35,7 @@ from edgecmd.data.pairs import PairedData, kind_of
 from edgecmd.data.public import built_in_public, check_public, public_of, read_public
 from edgecmd.data.tables import check_ids, few, read_table
 from edgecmd.errors import ConfigError, DataError
+from edgecmd.progress import tracked
 
 CHECK_COMMAND = "edgecmd data check"
 
@@ -233,7 +234,7 @@ def _read_pairs(
 ) -> dict[str, Halves]:
     """Both halves of the pairs that can be read, by id."""
     found: dict[str, Halves] = {}
-    for name, (source, target) in files.items():
+    for name, (source, target) in tracked(list(files.items()), "reading pairs"):
         try:
             found[name] = read_halves(source, target, sides)
         except DataError as error:

@@ -30,6 +30,7 @@ from edgecmd.models.efficientnet import FEW, EfficientNetLite0
 from edgecmd.models.students import Pointwise, Student
 from edgecmd.models.teachers import Teacher
 from edgecmd.preprocess import source_input
+from edgecmd.progress import tracked
 from edgecmd.seeding import numpy_generator
 
 # Ends of the teacher's stages in its trunk.
@@ -208,7 +209,7 @@ def teacher_maps(teacher: Teacher, images: Images, *, view: View, reduction: Red
     """Reduced features at each place of ``images``, float32, (N, D, R, Q)."""
     mean, weight = torch.from_numpy(reduction.mean), torch.from_numpy(reduction.weight)
     chunks = []
-    for start in range(0, len(images), BATCH_SIZE):
+    for start in tracked(range(0, len(images), BATCH_SIZE), "teacher features of places"):
         columns = hypercolumns(teacher.network, images[start : start + BATCH_SIZE], view=view).cpu()
         chunks.append(torch.einsum("bcrq,cd->bdrq", columns - mean[:, None, None], weight).numpy())
     return np.concatenate(chunks)

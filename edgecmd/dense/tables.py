@@ -38,6 +38,7 @@ from edgecmd.device import device_of, place, resolve_device
 from edgecmd.errors import DataError
 from edgecmd.models.students import Student
 from edgecmd.preprocess import source_input
+from edgecmd.progress import tracked
 from edgecmd.runs import new_student
 from edgecmd.seeding import numpy_generator
 from edgecmd.statistics import SHARE, mean_interval
@@ -194,7 +195,8 @@ def _rows(fit: Fit, config: RunConfig, *, see: See = target_input) -> Table:
     for percent in config.evaluate.label_percent:
         # All of the pool is one draw.
         num_draws = config.evaluate.segment_draws if percent < 100 else 1
-        scores = [_scores(fit, config, percent=percent, draw=draw, see=see) for draw in range(num_draws)]
+        draws = tracked(range(num_draws), f"segmentation, {percent}% of the masks")
+        scores = [_scores(fit, config, percent=percent, draw=draw, see=see) for draw in draws]
         for name in scores[0]:
             found.setdefault(name, {})[str(percent)] = _row(
                 [one[name] for one in scores], num_items=len(masks_of(config)[1].values)

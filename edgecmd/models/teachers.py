@@ -25,6 +25,7 @@ from edgecmd.files import write_bytes_atomically
 from edgecmd.models import efficientnet
 from edgecmd.models.students import Student, StudentSpec, initialise
 from edgecmd.preprocess import source_input
+from edgecmd.progress import tracked
 from edgecmd.shipped import shipped_file
 from edgecmd.tensors import pack, require, unpack
 
@@ -162,7 +163,7 @@ def embed_source(
     device = device_of(network)
     chunks = [
         network(source_input(source[start : start + batch_size]).to(device)).cpu().numpy()
-        for start in range(0, max(1, len(source)), batch_size)
+        for start in tracked(range(0, max(1, len(source)), batch_size), "teacher features")
     ]
     return np.concatenate(chunks)
 

@@ -20,6 +20,7 @@ from edgecmd.data.pairs import PairedData
 from edgecmd.data.public import built_in_public, check_public, public_of
 from edgecmd.data.sound import Recording
 from edgecmd.errors import ConfigError, DataError, choose
+from edgecmd.progress import tracked
 
 Indexer = Callable[[Path, DataConfig], Index]
 # data.name -> module and function that makes its index; imported only when asked for.
@@ -147,7 +148,7 @@ def _fill(
     sources = np.empty((len(entries), sides.source, sides.source, 3), dtype=np.uint8)
     targets: np.ndarray | None = None
     told: dict[str, Half] = {}
-    for row, entry in enumerate(entries):
+    for row, entry in enumerate(tracked(entries, "reading pairs")):
         halves = _try(index, entry, sides, problems)
         if halves is None:
             continue

@@ -128,7 +128,8 @@ def test_the_best_of_a_column_is_marked_also_when_a_baseline_wins(source):
     }
     assert marked["l2"] == ["0.740"]
     assert marked["scratch"] == ["0.658", "0.752"]
-    assert marked["student"][:4] == ["0.412", "0.668", "0.823", "0.330"]
+    # With one label a class the student is ahead by less than 770 test items can tell.
+    assert marked["student"] == ["0.412", "0.668", "0.823"]
 
 
 def test_figures_of_the_steps(source):

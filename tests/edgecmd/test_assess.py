@@ -1,0 +1,66 @@
+"""What an assessment says of a student that tells nothing apart, and which ranks it is asked for."""
+
+import numpy as np
+import pytest
+
+from edgecmd.assess import asked_ranks, best_by_column, fault_of, finite, measured
+from edgecmd.evaluate import unit_rows
+
+
+def unit(num: int = 30, *, seed: int = 0) -> np.ndarray:
+    return unit_rows(np.random.default_rng(seed).normal(size=(num, 8)).astype(np.float32))
+
+
+class TestFaults:
+    def test_a_student_that_sees_one_thing_alone_has_collapsed(self):
+        assert fault_of(np.repeat(unit(1), 30, axis=0)) == "all 30 test embeddings are the same"
+        rounding = np.repeat(unit(1), 30, axis=0) + np.float32(1e-7) * unit(30, seed=1)
+        assert fault_of(rounding) == "all 30 test embeddings are the same"
+
+    def test_first_weights_are_near_each_other_and_no_collapse(self):
+        assert fault_of(unit_rows(np.ones((30, 8), np.float32) + np.float32(0.01) * unit())) == ""
+        assert fault_of(unit(1)) == ""
+
+    def test_what_is_no_number_is_said_and_finds_nothing(self):
+        broken = unit()
+        broken[3], broken[5, 2] = np.nan, np.inf
+        assert fault_of(broken) == "2 of 30 test embeddings are not finite"
+        assert np.array_equal(np.flatnonzero(~finite(broken).any(axis=1)), [3, 5])
+        whole = unit()
+        assert finite(whole) is whole
+
+
+def table(value: float, *, num: int = 100, **extra: object) -> dict[str, object]:
+    few = {"linear": {"5": {"values": [value] * 3, "mean": value}}, "num_test": num}
+    return {
+        "retrieval": {"recall@1": value},
+        "num_test": num,
+        "few_labels": {"group": few},
+        "clusters": {"group": {"nmi": value}},
+        **extra,
+    }
+
+
+class TestBest:
+    def test_retrieval_is_told_apart_over_items_and_nmi_never(self):
+        assert best_by_column({"student": table(0.9), "l2": table(0.2)})["recall@1"] == "student"
+        assert "nmi" not in best_by_column({"student": table(0.9), "l2": table(0.2)})
+        assert "recall@1" not in best_by_column({"student": table(0.25), "l2": table(0.2)})
+
+    def test_four_pairs_star_nothing(self):
+        assert best_by_column({"student": table(1.0, num=4), "l2": table(0.0, num=4)}) == {}
+
+    def test_a_collapsed_row_is_never_best_and_beats_nobody(self):
+        rows = {"student": table(0.9, fault="all 100 test embeddings are the same"), "l2": table(0.5)}
+        assert best_by_column(rows) == {}
+        assert best_by_column(rows | {"untrained": table(0.1)})["recall@1"] == "l2"
+
+    def test_pixels_and_nmi_rest_on_no_items(self):
+        found = measured(table(0.5))
+        assert not found["nmi"].is_share
+        assert found["recall@1"].num_items == found["linear_5"].num_items == 100
+
+    @pytest.mark.parametrize("things", [2, 5, 6, 100])
+    def test_ranks_that_find_everything_are_not_told(self, things):
+        told = asked_ranks({f"recall@{at}": 0.5 for at in (1, 5, 10)}, things=things)
+        assert list(told) == [f"recall@{at}" for at in (1, 5, 10) if at < things]

@@ -1,0 +1,167 @@
+"""How far long work is: what is shown, when, and that it costs nothing. The clock is made up."""
+
+import io
+import sys
+
+import pytest
+
+from edgecmd.cli.progress import Meter, hide_progress, progress_shown, seconds_text, write_progress
+from edgecmd.cli.ticker import ticker
+from edgecmd.progress import stage, tracked, watched
+
+
+class Clock:
+    """Seconds that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def shown():
+    return []
+
+
+def meter(clock, shown, *, terminal=False, width=80):
+    return Meter(terminal=terminal, write=shown.append, clock=clock, width=width)
+
+
+def work(clock, num=8, *, seconds=5.0, what="reading pairs"):
+    for _ in tracked(range(num), what):
+        clock.now += seconds
+
+
+def test_without_a_watcher_everything_is_as_it_was():
+    assert list(tracked([3, 1, 2], "counting")) == [3, 1, 2]
+    with stage("work", 2) as advance:
+        advance(1)
+
+
+def test_plain_lines_come_at_most_every_ten_seconds_with_the_time_left(clock, shown):
+    with watched(meter(clock, shown)):
+        work(clock)
+    # A line at 10, 20, 30 and 40 s: the rate is 5 s a step.
+    assert shown == [
+        "reading pairs 2/8: about 30 s left\n",
+        "reading pairs 4/8: about 20 s left\n",
+        "reading pairs 6/8: about 10 s left\n",
+        "reading pairs 8/8: about 0 s left\n",
+    ]
+
+
+def test_short_work_says_nothing_where_lines_stay(clock, shown):
+    with watched(meter(clock, shown)):
+        work(clock, seconds=0.5)
+    assert shown == []
+
+
+def test_many_steps_are_not_many_lines(clock, shown):
+    with watched(meter(clock, shown)):
+        work(clock, 100_000, seconds=0.001)
+    assert len(shown) == 9 or len(shown) == 10
+
+
+def test_a_terminal_has_one_line_that_is_written_over_and_removed(clock, shown):
+    with watched(meter(clock, shown, terminal=True)):
+        work(clock, 3)
+    assert shown[0].startswith("\r")
+    assert all("\n" not in one and "\x1b" not in one for one in shown)
+    assert shown[-1] == "\r" + " " * len("reading pairs 3/3: about 0 s left") + "\r"
+
+
+def test_a_shorter_line_leaves_nothing_of_a_longer_one(clock, shown):
+    one = meter(clock, shown, terminal=True)
+    first = one.begin("a long description of it", 1)
+    clock.now += 1
+    one.begin("b", 1)
+    one.end(first)
+    shown.clear()
+    clock.now += 1
+    long = one.begin("x" * 30, 1)
+    one.stages[long].what = "x"
+    clock.now += 1
+    one.advance(long, 1)
+    assert shown[-1].rstrip("\r") == "\rx" + " " * 29
+
+
+def test_a_line_fits_the_terminal(clock, shown):
+    with watched(meter(clock, shown, terminal=True, width=20)):
+        work(clock, 3)
+    assert max(len(one.strip("\r")) for one in shown) <= 19
+
+
+def test_stages_within_stages_tell_the_time_of_the_outermost_that_can(clock, shown):
+    one = meter(clock, shown)
+    outer = one.begin("evaluation", 3)
+    clock.now += 12
+    inner = one.begin("embedding", 4)
+    assert one.line() == "evaluation 0/3, embedding 0/4"
+    clock.now += 2
+    one.advance(inner, 1)
+    assert one.line() == "evaluation 0/3, embedding 1/4: about 6 s left of embedding"
+    one.end(inner)
+    clock.now += 26
+    one.advance(outer, 1)
+    assert one.line() == "evaluation 1/3: about 80 s left"
+
+
+def test_what_is_broken_off_is_over(clock, shown):
+    one = meter(clock, shown)
+
+    def broken() -> None:
+        with watched(one), stage("outer"):
+            for item in tracked([1, 2], "inner"):
+                raise KeyError(item)
+
+    with pytest.raises(KeyError):
+        broken()
+    assert one.stages == {}
+    with watched(one):
+        for _ in tracked(range(9), "left early"):
+            break
+    assert one.stages == {}
+
+
+def test_a_ticker_is_a_stage_begun_anew_when_its_total_changes(clock, shown):
+    with watched(meter(clock, shown)), ticker("shadows") as tick:
+        tick(0, 4)
+        clock.now += 20
+        tick(1, 4)
+        clock.now += 20
+        tick(0, 2)
+        clock.now += 20
+        tick(1, 2)
+    assert shown == [
+        "shadows 1/4: about 60 s left\n",
+        "shadows 0/2\n",
+        "shadows 1/2: about 20 s left\n",
+    ]
+
+
+def test_times_for_a_person():
+    told = [seconds_text(one) for one in (0.4, 89.0, 90.0, 600.0, 9000.0)]
+    assert told == ["0 s", "89 s", "2 min", "10 min", "2.5 h"]
+
+
+def test_nothing_goes_to_stdout_and_a_closed_stderr_is_no_error(capsys, monkeypatch):
+    with progress_shown():
+        list(tracked(range(3), "work"))
+        hide_progress()
+    assert capsys.readouterr().out == ""
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    write_progress("x")
+    with progress_shown():
+        list(tracked(range(3), "work"))
+    monkeypatch.setattr(sys, "stderr", None)
+    with progress_shown():
+        list(tracked(range(3), "work"))
