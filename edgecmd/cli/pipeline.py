@@ -64,6 +64,7 @@ def check_names(config: RunConfig) -> None:
 def plan(config: RunConfig) -> None:
     """Print the partition, the student and the bytes of a round."""
     from edgecmd.data.clients import client_rows, experiment
+    from edgecmd.data.constants import constant_notes
     from edgecmd.data.partition import label_skew
     from edgecmd.models.students import num_parameters
     from edgecmd.runs import new_student
@@ -97,6 +98,10 @@ def plan(config: RunConfig) -> None:
         *privacy_rows(config, sizes),
     ]
     print_table(f"Plan of {config.name}", ["what", "value"], rows)
+    if config.data.path:
+        parts = (whole.train, whole.validation.pairs, whole.test.pairs)
+        for note in constant_notes(*parts, reverse=config.data.reverse):
+            say(f"note: {note}")
 
 
 def show_partition(config: RunConfig) -> None:

@@ -105,23 +105,34 @@ class Stage:
         what: What is done.
         total: Number of its steps.
         started: When it began, in seconds of the meter's clock.
+        moved: When its last step was done, or when it began.
         done: Steps that are done.
     """
 
     what: str
     total: int
     started: float
+    moved: float
     done: int = 0
 
     def text(self) -> str:
         """What is done, and how far it is."""
         return f"{self.what} {self.done}/{self.total}" if self.total > 1 else self.what
 
-    def left(self, now: float) -> float | None:
-        """Seconds that are left at the rate so far; None before the first step."""
+    def left(self, now: float, *, within: float | None = None) -> float | None:
+        """Seconds that are left at the rate so far; None before the first step.
+
+        Args:
+            now: The time.
+            within: Seconds that are left of the step that runs, where a stage within it can tell.
+        """
         if not self.done:
             return None
-        return (now - self.started) / self.done * max(0, self.total - self.done)
+        each = (self.moved - self.started) / self.done
+        if self.done >= self.total:
+            return 0.0
+        step = max(0.0, each - (now - self.moved)) if within is None else within
+        return each * (self.total - self.done - 1) + step
 
 
 class Meter:
@@ -149,7 +160,7 @@ class Meter:
     def begin(self, what: str, total: int) -> int:
         """A stage begins within those that run."""
         self.number += 1
-        self.stages[self.number] = Stage(what, total, self.clock())
+        self.stages[self.number] = Stage(what, total, self.clock(), self.clock())
         self._show()
         return self.number
 
@@ -157,6 +168,7 @@ class Meter:
         """More of a stage is done."""
         if stage in self.stages:
             self.stages[stage].done += num
+            self.stages[stage].moved = self.clock()
             self._show()
 
     def end(self, stage: int) -> None:
@@ -177,12 +189,14 @@ class Meter:
         """The stages that run, the outermost first, and the time that is left of the first that can tell."""
         now, running = self.clock(), list(self.stages.values())
         told = ", ".join(one.text() for one in running)
-        for one in running:
-            left = one.left(now)
-            if left is not None and one.total > 1:
-                of = "" if one is running[0] else f" of {one.what}"
-                return f"{told}: about {seconds_text(left)} left{of}"
-        return told
+        left, of = None, ""
+        for one in reversed(running):
+            found = one.left(now, within=left) if one.total > 1 else left
+            if found is not None:
+                left, of = found, of if one.total == 1 else f" of {one.what}"
+        if left is None:
+            return told
+        return f"{told}: about {seconds_text(left)} left{'' if of == f' of {running[0].what}' else of}"
 
     def _show(self) -> None:
         now = self.clock()

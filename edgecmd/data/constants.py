@@ -111,15 +111,21 @@ def refuse_constant(problems: list[str]) -> None:
         raise DataError(problems[0][0].upper() + problems[0][1:])
 
 
-def constant_notes(data: PairedData, *, reverse: bool = False) -> list[str]:
-    """Sentences on constant inputs among others, with how many there are."""
+def constant_notes(*parts: PairedData, reverse: bool = False) -> list[str]:
+    """Sentences on constant inputs among others, with how many there are.
+
+    Args:
+        parts: Pairs, all together or in parts.
+        reverse: See `constant_inputs`.
+    """
     notes = []
-    for name, half in _halves(data, reverse=reverse).items():
-        number = int(constant_rows(half).sum())
+    for name in ("source", "target"):
+        halves = [_halves(part, reverse=reverse)[name] for part in parts]
+        number = sum(int(constant_rows(half).sum()) for half in halves)
         if number:
-            which, what = WORDS[target_kind(half)]
+            which, what = WORDS[target_kind(halves[0])]
             notes.append(
-                f"{number} of {len(half)} {what} of {name}/ are {which}: nothing can be learnt of them, and"
+                f"{number} of {sum(map(len, halves))} {what} of {name}/ are {which}: nothing can be learnt of them, and"
                 " in a test they can only be guessed."
             )
     return notes

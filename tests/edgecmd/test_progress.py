@@ -113,6 +113,32 @@ def test_stages_within_stages_tell_the_time_of_the_outermost_that_can(clock, sho
     assert one.line() == "evaluation 1/3: about 80 s left"
 
 
+def test_the_last_part_is_told_by_what_runs_within_it(clock, shown):
+    """Five parts took 10 s each; of the last, 3 of 20 steps took 2 s each, so 34 s are left."""
+    one = meter(clock, shown)
+    outer = one.begin("evaluation", 6)
+    for _ in range(5):
+        clock.now += 10
+        one.advance(outer, 1)
+    one.begin("scratch", 1)
+    inner = one.begin("training", 20)
+    for _ in range(3):
+        clock.now += 2
+        one.advance(inner, 1)
+    assert one.line() == "evaluation 5/6, scratch, training 3/20: about 34 s left"
+
+
+def test_a_part_that_takes_longer_than_those_before_is_never_below_zero(clock, shown):
+    one = meter(clock, shown)
+    outer = one.begin("evaluation", 2)
+    clock.now += 10
+    one.advance(outer, 1)
+    clock.now += 4
+    assert one.line() == "evaluation 1/2: about 6 s left"
+    clock.now += 40
+    assert one.line() == "evaluation 1/2: about 0 s left"
+
+
 def test_what_is_broken_off_is_over(clock, shown):
     one = meter(clock, shown)
 
