@@ -99,8 +99,8 @@ def plan(config: RunConfig) -> None:
     ]
     print_table(f"Plan of {config.name}", ["what", "value"], rows)
     if config.data.path:
-        parts = (whole.train, whole.validation.pairs, whole.test.pairs)
-        for note in constant_notes(*parts, reverse=config.data.reverse):
+        held = (whole.validation.pairs, whole.test.pairs)
+        for note in constant_notes(whole.train, *held, reverse=config.data.reverse):
             say(f"note: {note}")
 
 

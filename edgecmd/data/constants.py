@@ -125,8 +125,8 @@ def constant_notes(*parts: PairedData, reverse: bool = False) -> list[str]:
         if number:
             which, what = WORDS[target_kind(halves[0])]
             notes.append(
-                f"{number} of {sum(map(len, halves))} {what} of {name}/ are {which}: nothing can be learnt of them, and"
-                " in a test they can only be guessed."
+                f"{number} of {sum(map(len, halves))} {what} of {name}/ are {which}: nothing can be learnt of"
+                " them, and in a test they can only be guessed."
             )
     return notes
 

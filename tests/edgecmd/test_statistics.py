@@ -87,6 +87,19 @@ class TestIntervals:
         assert cut == whole
         assert cut / num > 0.88
 
+    @pytest.mark.parametrize("seeds", [3, 5])
+    @pytest.mark.parametrize("items", [20, 600])
+    @pytest.mark.parametrize("truth", [0.02, 0.1, 0.5, 0.97])
+    def test_what_is_told_covers(self, truth, items, seeds):
+        """Of the intervals that are told some 95% hold the truth: 500 draws have a standard error of 1%."""
+        rng = np.random.default_rng(6)
+        found = [
+            mean_interval((rng.binomial(items, truth, size=seeds) / items).tolist(), bounds=SHARE)
+            for _ in range(500)
+        ]
+        told = [one for one in found if one.low is not None]
+        assert sum(one.low <= truth <= one.high for one in told) / len(told) > 0.92
+
     @pytest.mark.parametrize(("right", "num"), [(0, 20), (20, 20), (40, 100), (1, 632)])
     def test_a_share_of_items_has_wilson_s_interval(self, right, num):
         """By the quadratic of Wilson (1927), solved here."""
