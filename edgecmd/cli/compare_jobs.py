@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecmd.cli.common import one_thread, say
+from edgecmd.cli.progress import hide_progress
 from edgecmd.config import RunConfig
 from edgecmd.errors import ConfigError
+from edgecmd.progress import tracked
 
 if TYPE_CHECKING:
     from edgecmd.assess import Table
@@ -248,6 +250,7 @@ class Progress:
         fresh = self.left.pop(job.path, None) is not None
         if self.quiet or not fresh:
             return
+        hide_progress()
         line = "  ".join(f"{name} {value:.3f}" for name, value in result["headline"].items())
         say(f"{self.total - len(self.left)}/{self.total}  seed {job.config.seed} {job.config.name}: {line}")
         if not self.told and self.left:
@@ -293,7 +296,7 @@ def run_jobs(
         futures: dict[Future[dict[str, Any]], int] = {}
         try:
             futures = {pool.submit(run_job, job): index for index, job in enumerate(jobs)}
-            for future in as_completed(futures):
+            for future in tracked(as_completed(futures), "jobs", num=len(jobs)):
                 index = futures[future]
                 found[index] = future.result()
                 progress.done(jobs[index], found[index])

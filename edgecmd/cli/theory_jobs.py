@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from edgecmd.cli.common import one_thread
+from edgecmd.cli.progress import hide_progress
 from edgecmd.config import RunConfig
 from edgecmd.errors import ConfigError
+from edgecmd.progress import tracked
 
 Table = dict[str, Any]
 
@@ -46,8 +48,9 @@ def run_jobs(jobs: Sequence[Job], *, num_jobs: int, told: Callable[[Table, int],
     """
     if num_jobs == 1:
         found = []
-        for job in jobs:
+        for job in tracked(jobs, "points"):
             found.append(run_job(job))
+            hide_progress()
             told(found[-1], len(found))
         return found
     by_place: dict[int, Table] = {}
@@ -56,8 +59,9 @@ def run_jobs(jobs: Sequence[Job], *, num_jobs: int, told: Callable[[Table, int],
     ) as pool:
         futures = {pool.submit(run_job, job): index for index, job in enumerate(jobs)}
         try:
-            for future in as_completed(futures):
+            for future in tracked(as_completed(futures), "points", num=len(jobs)):
                 by_place[futures[future]] = future.result()
+                hide_progress()
                 told(by_place[futures[future]], len(by_place))
         except BaseException:
             # Else the pool would work through everything that waits before it lets go.

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 
 from edgecmd.assess import asked_ranks, best_by_column, fault_of, finite, measured
+from edgecmd.cli.compare_show import show_summary
+from edgecmd.cli.pipeline import show_results
+from edgecmd.compare.summary import best_by_metric, summarise
 from edgecmd.evaluate import unit_rows
 
 
@@ -64,3 +67,36 @@ class TestBest:
     def test_ranks_that_find_everything_are_not_told(self, things):
         told = asked_ranks({f"recall@{at}": 0.5 for at in (1, 5, 10)}, things=things)
         assert list(told) == [f"recall@{at}" for at in (1, 5, 10) if at < things]
+
+
+class TestTables:
+    FACTS = {"data": "mine", "kind": "user", "unseen": "concepts"}
+
+    def test_a_tiny_test_is_named_and_nothing_is_starred(self, capsys):
+        rows = {"student": table(1.0, num=4, **self.FACTS), "l2": table(0.0, num=4, **self.FACTS)}
+        show_results(rows)
+        heading, *lines = capsys.readouterr().out.splitlines()
+        assert heading == "Unseen concepts, user pairs; 4 test pairs: too few to rank methods"
+        assert not any("*" in line for line in lines[:3])
+
+    def test_a_star_where_more_than_chance_is_behind_it(self, capsys):
+        show_results({"student": table(0.9, **self.FACTS), "l2": table(0.2, **self.FACTS)})
+        printed = capsys.readouterr().out
+        assert "too few" not in printed
+        assert "0.900*" in printed
+        assert "0.200*" not in printed
+
+    def test_a_collapse_is_said(self, capsys):
+        fault = {"fault": "all 100 test embeddings are the same"}
+        show_results({"student": table(0.9, **self.FACTS, **fault), "l2": table(0.2, **self.FACTS)})
+        printed = capsys.readouterr().out
+        assert "student has collapsed: all 100 test embeddings are the same" in printed
+        assert "0.900*" not in printed
+
+    def test_a_comparison_of_two_seeds_has_no_interval(self, capsys):
+        rows = {"cmc": [{"recall@1": 0.2}, {"recall@1": 0.4}], "l2": [{"recall@1": 0.1}, {"recall@1": 0.15}]}
+        facts = {"num_seeds": 2, "num_test": 100, "num_labelled": 0}
+        show_summary(summarise(rows), facts, best=best_by_metric(rows))
+        heading, _, first, second, *_ = capsys.readouterr().out.splitlines()
+        assert heading == "2 seeds, mean and 95% interval; 2 seeds: too few for intervals"
+        assert (first.split(), second.split()) == (["cmc", "0.300"], ["l2", "0.125"])

@@ -29,6 +29,21 @@ def test_a_better_baseline_is_named_as_such(run, numbers):
     assert judged(run, numbers, l2=0.5).endswith("; the baseline l2 is better, with 0.500.")
 
 
+def test_a_difference_of_little_is_no_rank(run, numbers):
+    """Of 786 items 0.43 and 0.41 are within chance of each other; of 4 items everything is."""
+    told = "; the baseline l2 has more, 0.430, a difference that chance may explain."
+    assert judged(run, numbers, student=0.41, l2=0.43).endswith(told)
+    for table in (numbers["student"], *numbers["baselines"].values()):
+        table["num_test"] = 4
+    told = "; the highest baseline, l2, has 0.250, a difference that chance may explain."
+    assert judged(run, numbers, student=1.0, l2=0.25).endswith(told)
+
+
+def test_a_collapsed_student_has_no_result(run, numbers):
+    numbers["student"]["fault"] = "all 786 test embeddings are the same"
+    assert judged(run, numbers).startswith("The student has collapsed: all 786 test embeddings are the same")
+
+
 def test_a_draw_at_the_precision_that_is_shown(run, numbers):
     assert judged(run, numbers, student=0.50004, l2=0.49996).endswith("; the baseline l2 has the same.")
 
