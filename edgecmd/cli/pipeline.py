@@ -139,11 +139,20 @@ def write_partition(config: RunConfig, folder: Path) -> None:
     write_artefact(folder, "partition.json", table, may_leave=False)
 
 
-def assess_run(config: RunConfig, folder: Path, *, baselines: bool) -> "dict[str, Table]":
-    """Step 3: the student and, if asked, the baselines; writes ``evaluation.json``."""
+def assess_run(
+    config: RunConfig, folder: Path, *, baselines: bool, quiet: bool = False
+) -> "dict[str, Table]":
+    """Step 3: the student and, if asked, the baselines; writes ``evaluation.json``.
+
+    Args:
+        config: Settings of the run.
+        folder: Its folder.
+        baselines: Whether the baselines are trained and assessed too.
+        quiet: Print no line a round, as beside JSON.
+    """
     from edgecmd.artefacts import write_artefact
 
-    work = _assessments(config, folder, baselines=baselines)
+    work = _assessments(config, folder, baselines=baselines, quiet=quiet)
     tables: dict[str, Table] = {}
     for name, assessed in tracked(list(work.items()), "evaluation"):
         with stage(name):
@@ -156,7 +165,9 @@ def assess_run(config: RunConfig, folder: Path, *, baselines: bool) -> "dict[str
     return tables
 
 
-def _assessments(config: RunConfig, folder: Path, *, baselines: bool) -> "dict[str, Callable[[], Table]]":
+def _assessments(
+    config: RunConfig, folder: Path, *, baselines: bool, quiet: bool
+) -> "dict[str, Callable[[], Table]]":
     """What is assessed, in the order of the table; an empty table is left out."""
     from edgecmd.assess import assess, embedder
     from edgecmd.runs import load_student, new_student
@@ -173,7 +184,7 @@ def _assessments(config: RunConfig, folder: Path, *, baselines: bool) -> "dict[s
     if sees_pictures(config):
         work["teacher as it is"] = lambda: assess(teacher_on_target(config), config)
     for name, other in federated_baselines(config).items():
-        work[name] = partial(_federated_baseline, other, folder, name)
+        work[name] = partial(_federated_baseline, other, folder, name, quiet=quiet)
     work["scratch"] = lambda: segmentation_from_scratch(config) or scratch_table(config)
     return work
 
@@ -253,7 +264,7 @@ def federated_baselines(config: RunConfig) -> dict[str, RunConfig]:
     return baselines
 
 
-def _federated_baseline(config: RunConfig, folder: Path, name: str) -> "Table":
+def _federated_baseline(config: RunConfig, folder: Path, name: str, *, quiet: bool) -> "Table":
     """One of `federated_baselines`, in a run folder of its own below this one."""
     from edgecmd.assess import assess, embedder
     from server.simulate import simulate
@@ -265,7 +276,8 @@ def _federated_baseline(config: RunConfig, folder: Path, name: str) -> "Table":
         out=str(folder / "baselines"),
         evaluate=config.evaluate if cross_modal else replace(config.evaluate, every_rounds=0),
     )
-    student = simulate(other, report=round_line(other, prefix=f"{name}: "))
+    told = None if quiet else round_line(other, prefix=f"{name}: ")
+    student = simulate(other, report=told)
     return assess(embedder(student, other), other, cross_modal=cross_modal, student=student)
 
 

@@ -185,29 +185,41 @@ class Meter:
             self.write("\r" + " " * self.shown + "\r")
             self.shown = 0
 
-    def line(self) -> str:
-        """The stages that run, the outermost first, and the time that is left of the first that can tell."""
+    def line(self, *, room: int = 10**6) -> str:
+        """The stages that run, the outermost first, and the time that is left of the first that can tell.
+
+        Args:
+            room: Columns there are; of stages that do not fit the end is left out, and not the time.
+        """
+        told, time_left = self._told()
+        short = (
+            told if len(told) + len(time_left) <= room else told[: max(0, room - len(time_left) - 3)] + "..."
+        )
+        return (short + time_left)[:room]
+
+    def _told(self) -> tuple[str, str]:
         now, running = self.clock(), list(self.stages.values())
         told = ", ".join(one.text() for one in running)
         left, of = None, ""
+        whole = next((one for one in running if one.total > 1), None)
         for one in reversed(running):
             found = one.left(now, within=left) if one.total > 1 else left
             if found is not None:
-                left, of = found, of if one.total == 1 else f" of {one.what}"
+                left = found
+                of = "" if one is whole else of if one.total == 1 else f" of {one.what}"
         if left is None:
-            return told
-        return f"{told}: about {seconds_text(left)} left{'' if of == f' of {running[0].what}' else of}"
+            return told, ""
+        return told, f": about {seconds_text(left)} left{of}"
 
     def _show(self) -> None:
         now = self.clock()
         if now - self.last < (REDRAW_S if self.terminal else QUIET_S):
             return
         self.last = now
-        text = self.line()
         if not self.terminal:
-            self.write(text + "\n")
+            self.write(self.line() + "\n")
             return
-        text = text[: max(0, self.width - 1)]
+        text = self.line(room=max(0, self.width - 1))
         self.write("\r" + text + " " * (self.shown - len(text)))
         self.shown = len(text)
 

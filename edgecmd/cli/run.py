@@ -136,7 +136,7 @@ def evaluate(
     from edgecmd.cli.pipeline import assess_run, show_results
 
     one_thread()
-    tables = assess_run(config_of(folder), folder, baselines=baselines)
+    tables = assess_run(config_of(folder), folder, baselines=baselines, quiet=as_json)
     if as_json:
         print_json(tables)
     else:

@@ -92,6 +92,12 @@ def test_a_shorter_line_leaves_nothing_of_a_longer_one(clock, shown):
     assert shown[-1].rstrip("\r") == "\rx" + " " * 29
 
 
+def test_where_there_is_little_room_the_time_stays(clock, shown):
+    with watched(meter(clock, shown, terminal=True, width=40)), stage("a long description"):
+        work(clock, 4)
+    assert "\ra long description,...: about 15 s left" in [one.rstrip() for one in shown]
+
+
 def test_a_line_fits_the_terminal(clock, shown):
     with watched(meter(clock, shown, terminal=True, width=20)):
         work(clock, 3)
