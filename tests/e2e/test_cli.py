@@ -1,6 +1,7 @@
 """The command line as a user types it, in this process; bad input gives one line and an exit code."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,11 @@ def test_the_whole_pipeline_writes_every_file(
     assert run(monkeypatch, "infer", model, picture, "--json") == 0
     line = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert len(line["embedding"]) == 16
+    shutil.rmtree(folder / "baselines")
+    capsys.readouterr()
+    assert run(monkeypatch, "evaluate", str(folder), "--baselines", "--json") == 0
+    # The baselines are trained again, and stdout is one document all the same.
+    assert set(json.loads(capsys.readouterr().out)) >= {"student", "l2", "simclr"}
     for words in (["evaluate", "--json"], ["report"], ["export"], ["resume"]):
         assert run(monkeypatch, words[0], str(folder), *words[1:]) == 0
 
