@@ -13,10 +13,10 @@ from PIL import Image
 
 from edgecmd.data.depth import make_depth
 from edgecmd.data.images import Sides, check_pair_aspect, check_size, squeeze, to_rgb
+from edgecmd.data.names import canonical, counted, few, misspelt, repeated
 from edgecmd.data.own import COLUMNS, OwnPairs
 from edgecmd.data.pairs import Images, PairedData, PublicSource
 from edgecmd.data.sound import FULL_SCALE, Clip, Recordings, make_recording
-from edgecmd.data.names import canonical, counted, few, misspelt, repeated
 from edgecmd.errors import DataError
 
 IMAGES = ("source", "target", "public")

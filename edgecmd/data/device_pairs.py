@@ -24,9 +24,9 @@ from edgecmd.data.depth import make_depth
 from edgecmd.data.halves import Half, half_kind, read_halves
 from edgecmd.data.images import Sides, check_pair_aspect, check_size, sides_of, squeeze, to_grey, to_rgb
 from edgecmd.data.listing import MEDIA, is_hidden
+from edgecmd.data.names import canonical
 from edgecmd.data.pairs import TARGET_KINDS, PairedData
 from edgecmd.data.sound import FULL_SCALE, Recording, make_recording
-from edgecmd.data.names import canonical
 from edgecmd.errors import DataError, PrivacyError, choose
 
 SHOWN_REASONS = 5

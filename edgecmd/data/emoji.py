@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
-
 from PIL import Image
 
 from edgecmd.config_data import DataConfig
@@ -71,7 +70,7 @@ def shrink(images: Images, side: int) -> Images:
 
 
 def resized(images: Images, side: int) -> Images:
-    """Images brought to any ``side``: by `shrink` where it divides theirs, else by Pillow's bilinear filter."""
+    """Images brought to any ``side``: by `shrink` where it divides theirs, else by a bilinear filter."""
     own = images.shape[1]
     if side <= own and own % side == 0:
         return shrink(images, side)

@@ -7,7 +7,7 @@ from edgecmd.errors import DataError
 CHECK_COMMAND = "edgecmd data check"
 
 
-class FoundProblems(DataError):
+class ProblemsError(DataError):
     """Data cannot be used. The text has the first problem and how to see the others.
 
     Args:
@@ -27,4 +27,4 @@ class FoundProblems(DataError):
 
 def problems_of(error: Exception) -> tuple[str, ...]:
     """Every sentence of an error that refuses data."""
-    return error.problems if isinstance(error, FoundProblems) else (str(error),)
+    return error.problems if isinstance(error, ProblemsError) else (str(error),)

@@ -14,8 +14,8 @@
 Files may lie in folders of one level, ``source/<folder>/<name>.png``, alike in both halves; the id is then
 ``<folder>/<name>``, and the folder the label where there is no labels.csv. What is read and what is not:
 `edgecmd.data.listing`. Larger images are averaged down to ``data.image_size``; where source and target have
-one aspect ratio but are no squares, both are squeezed alike. Of depth the median of what was measured is kept,
-never a mean with what is missing (`edgecmd.data.depth`). What becomes of recordings: `edgecmd.data.sound`.
+one aspect ratio but are no squares, both are squeezed alike. Of depth the median of what was measured is
+kept, never a mean with what is missing (`edgecmd.data.depth`). Recordings: `edgecmd.data.sound`.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ from pathlib import Path
 from edgecmd.config_data import DataConfig
 from edgecmd.data.archive import read_archive
 from edgecmd.data.experiment import Experiment
-from edgecmd.data.findings import CHECK_COMMAND, FoundProblems, problems_of
+from edgecmd.data.findings import CHECK_COMMAND, ProblemsError, problems_of
 from edgecmd.data.halves import Halves, check_one_kind, notes_on_halves, read_halves, stack_pairs
 from edgecmd.data.images import Sides, sides_of, to_grey
 from edgecmd.data.labelled import Masks
@@ -77,10 +77,10 @@ class Reading:
         """Raise what was found, if anything.
 
         Raises:
-            FoundProblems: There is a problem.
+            ProblemsError: There is a problem.
         """
         if self.problems:
-            raise FoundProblems(
+            raise ProblemsError(
                 self.problems,
                 notes=self.notes,
                 command=f"{CHECK_COMMAND} {self.path}",
@@ -97,11 +97,11 @@ class Reading:
 Check = Callable[[Reading, OwnPairs, PublicSource], None]
 
 
-def _number(reading: Reading, own: OwnPairs, public: PublicSource) -> None:
+def _number(reading: Reading, own: OwnPairs, _public: PublicSource) -> None:
     if len(own.ids) < reading.minimum:
         reading.problems.append(
-            f"{reading.path} has {counted(len(own.ids), 'usable pair')}; at least {reading.minimum} are needed."
-            " Add pairs."
+            f"{reading.path} has {counted(len(own.ids), 'usable pair')}; at least {reading.minimum} are"
+            " needed. Add pairs."
         )
 
 
@@ -200,7 +200,7 @@ def check_folder(
     try:
         found = load_folder(settings, whole=True)
     except (ConfigError, DataError) as error:
-        if notes is not None and isinstance(error, FoundProblems):
+        if notes is not None and isinstance(error, ProblemsError):
             notes += error.notes
         return list(problems_of(error))
     if notes is not None:

@@ -164,7 +164,7 @@ def target_files(
 def files_by_id(
     folder: Path, problems: list[str], *, kind: FileKind = PICTURES, notes: list[str] | None = None
 ) -> dict[str, Path]:
-    """Files of ``kind`` in a folder by id: the name without its suffix, after ``<folder>/`` where it is in one.
+    """Files of ``kind`` in a folder by id: the name without its suffix, with the folder that it is in.
 
     Args:
         folder: Files lie in it, or all in folders in it.
@@ -207,7 +207,7 @@ def _problems(seen: Seen, found: Mapping[str, Path], kind: FileKind) -> list[str
         )
     if seen.deeper:
         problems.append(
-            f"has folders in folders: {few(seen.deeper)}. One level of folders is searched; move the files up."
+            f"has folders in folders: {few(seen.deeper)}. One level is searched; move the files up."
         )
     nested = sorted({name.split("/")[0] for name in found if "/" in name})
     flat = [name for name in found if "/" not in name]
@@ -233,7 +233,8 @@ def _double(found: Mapping[str, Path]) -> list[str]:
     why = " Some names look alike and are spelt differently in Unicode." if spelt else ""
     first = ", ".join(repr(name) for name in next(iter(twice.values())))
     return [
-        f"has ids with more than one file: {few(twice)}. The first are {first}.{why} Keep one file for each id."
+        f"has ids with more than one file: {few(twice)}. The first are {first}.{why} Keep one file"
+        " for each id."
     ]
 
 

@@ -57,8 +57,8 @@ def read_masks(
     if unknown:
         near = near_names(unknown, [name for name in targets if name not in files])
         problems.append(
-            f"{folder} has masks without a pair: {few(unknown)}. {near + ' ' if near else ''}Remove them, or name"
-            " them alike."
+            f"{folder} has masks without a pair: {few(unknown)}. {near}{' ' if near else ''}Remove them, or"
+            " name them alike."
         )
     names = _read_names(path / NAMES, problems, notes=notes)
     values = np.full((len(targets), side, side), IGNORED, dtype=np.uint8)

@@ -43,7 +43,7 @@ def repeated(names: Iterable[str]) -> list[str]:
 
 
 def without_ending(name: str) -> str:
-    """A name as a file list has it, as an id: ``source\\cat\\001.png`` is ``cat/001``."""
+    r"""A name as a file list has it, as an id: ``source\cat\001.png`` is ``cat/001``."""
     return canonical(ENDING.sub("", HALVES.sub("", name.replace("\\", "/"))))
 
 
@@ -81,7 +81,7 @@ def near_names(names: Collection[str], others: Collection[str]) -> str:
     for what, form in KINDS_OF_NEAR.items():
         found = unambiguous(names, others, form=form)
         if found:
-            shown = ", ".join(f"{one!r} for {other!r}" for one, other in list(sorted(found.items()))[:FEW])
+            shown = ", ".join(f"{one!r} for {other!r}" for one, other in sorted(found.items())[:FEW])
             rest = ", ..." if len(found) > FEW else ""
             return f"{len(found)} of them differ by {what} alone: {shown}{rest}."
     return ""

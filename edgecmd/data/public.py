@@ -11,9 +11,9 @@ from edgecmd.data.emoji import SIDE, load_public
 from edgecmd.data.halves import Half, check_one_kind, half_kind, read_source, read_target, stack_halves
 from edgecmd.data.images import Sides, sides_of
 from edgecmd.data.listing import files_by_id, target_files
+from edgecmd.data.names import few
 from edgecmd.data.own import OwnPairs
 from edgecmd.data.pairs import PublicSource, image_digests, input_shape, target_kind
-from edgecmd.data.names import few
 from edgecmd.data.sound import Recording
 from edgecmd.errors import ConfigError, DataError
 
@@ -27,8 +27,8 @@ def public_of(
     folder = Path(config.public_path).expanduser()
     if not folder.is_dir():
         problems.append(
-            f"data.public_path={config.public_path!r} is no folder. Name one with public source files, or leave"
-            " it empty."
+            f"data.public_path={config.public_path!r} is no folder that exists. Name one with public source"
+            " files, or leave it empty."
         )
         return None
     return read_public(folder, sides=sides_of(config), name=folder.name, problems=problems, notes=notes)
@@ -97,8 +97,8 @@ def mixed_colours(
             )
     elif colour and grey:
         problems.append(
-            f"{where} has grey pictures, {few(grey)}, among colour ones, {few(colour)}. Save all in colour (RGB),"
-            " or set data.target_kind='grey' to turn all grey."
+            f"{where} has grey pictures, {few(grey)}, among colour ones, {few(colour)}. Save all in colour"
+            " (RGB), or set data.target_kind='grey' to turn all grey."
         )
 
 

@@ -108,8 +108,8 @@ def _text(path: Path, notes: list[str]) -> str:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise ValueError(
-            f"line {line} is no {encoding.removesuffix('-sig').upper()} text: byte {raw[error.start]:#04x} there"
-            " is of another code page, and nothing says of which"
+            f"line {line} is no {encoding.removesuffix('-sig').upper()} text: byte {raw[error.start]:#04x}"
+            " there is of another code page, and nothing says of which"
         ) from error
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
@@ -263,8 +263,8 @@ def _id_problems(table: Table, ids: Collection[str], *, complete: bool) -> list[
     if unknown:
         near = near_names(unknown, absent)
         problems.append(
-            f"names ids without a pair: {few(unknown)}. {near + ' ' if near else ''}An id is a file name without"
-            " its suffix."
+            f"names ids without a pair: {few(unknown)}. {near}{' ' if near else ''}An id is a file name"
+            " without its suffix."
         )
     if complete and table and absent:
         problems.append(

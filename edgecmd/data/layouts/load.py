@@ -13,7 +13,7 @@ import numpy as np
 
 from edgecmd.config_data import DataConfig
 from edgecmd.data.experiment import Experiment
-from edgecmd.data.findings import CHECK_COMMAND, FoundProblems, problems_of
+from edgecmd.data.findings import CHECK_COMMAND, ProblemsError, problems_of
 from edgecmd.data.halves import Half, Halves, notes_on_halves
 from edgecmd.data.images import Sides, sides_of
 from edgecmd.data.layouts.index import TEST, Entry, Index, limited
@@ -79,7 +79,7 @@ def load_layout(config: DataConfig) -> Experiment:
         check_public(own, public, problems)
     if problems or own is None or public is None:
         command = f"{CHECK_COMMAND} {config.path} --set data.name={config.name}"
-        raise FoundProblems(
+        raise ProblemsError(
             problems or [f"{config.path} has no usable pair."], notes=notes, command=command, complete=True
         )
     made = to_experiment(
@@ -107,7 +107,7 @@ def check_layout(config: DataConfig, *, notes: list[str]) -> list[str]:
     try:
         notes += load_layout(config).notes
     except (ConfigError, DataError) as error:
-        notes += error.notes if isinstance(error, FoundProblems) else ()
+        notes += error.notes if isinstance(error, ProblemsError) else ()
         return list(problems_of(error))
     return []
 
