@@ -73,6 +73,7 @@ def check(
 ) -> None:
     """List all that would refuse a run with these settings, what is read and how it is split."""
     from edgecmd.cli.checks import collect, settings_for
+    from edgecmd.data.findings import by_kind
     from edgecmd.data.names import counted
 
     one_thread()
@@ -95,7 +96,7 @@ def check(
             print_table(f"What is read of {path}", ["what", "value"], [list(row) for row in rows])
         for note in found.notes:
             say(f"note: {note}")
-        for text, _ in found.problems:
+        for text in by_kind(text for text, _ in found.problems):
             say(text)
     if found.problems:
         raise RefusedError(

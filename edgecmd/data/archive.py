@@ -16,7 +16,14 @@ from edgecmd.data.images import Sides, check_pair_aspect, check_size, squeeze, t
 from edgecmd.data.names import canonical, counted, few, misspelt, repeated
 from edgecmd.data.own import COLUMNS, OwnPairs
 from edgecmd.data.pairs import Images, PairedData, PublicSource
-from edgecmd.data.sound import FULL_SCALE, Clip, Recordings, make_recording
+from edgecmd.data.sound import (
+    FULL_SCALE,
+    MAX_RATE_HZ,
+    MIN_RATE_HZ,
+    Clip,
+    Recordings,
+    make_recording,
+)
 from edgecmd.errors import DataError
 
 IMAGES = ("source", "target", "public")
@@ -135,10 +142,12 @@ def is_depth(target: np.ndarray) -> bool:
 def _rate_problems(arrays: Arrays) -> list[str]:
     """A sentence where the rate of the recordings is absent or no single integer."""
     rate = arrays.get(RATE)
-    if rate is not None and rate.shape == () and rate.dtype.kind in "iu":
-        return []
-    found = "none" if rate is None else f"dtype={rate.dtype} and shape={rate.shape}"
-    return [f"has recordings and {RATE}: {found}. Save one integer beside them: {RATE}=8000."]
+    if rate is None or rate.shape != () or rate.dtype.kind not in "iu":
+        found = "none" if rate is None else f"dtype={rate.dtype} and shape={rate.shape}"
+        return [f"has recordings and {RATE}: {found}. Save one integer beside them: {RATE}=8000."]
+    if not MIN_RATE_HZ <= int(rate) <= MAX_RATE_HZ:
+        return [f"has {RATE}={int(rate)}; allowed are {MIN_RATE_HZ} to {MAX_RATE_HZ}. Save the true rate."]
+    return []
 
 
 def _size_problems(arrays: Arrays) -> list[str]:

@@ -286,8 +286,6 @@ def _read_folder(reading: Reading) -> OwnPairs | None:
     notes += notes_on_halves(halves, sides)
     masks = _masks(path, {name: targets[name] for name in found}, kind, reading)
     if not found or is_mixed:
-        if ids and not found:
-            problems.append(f"{path} has no usable pair.")
         return None
     kept = {
         name: [text for one, text in zip(ids, texts, strict=True) if one in found]
@@ -328,7 +326,7 @@ def _read_columns(
             table = check_ids(labels_csv, table, ids=ids, complete=False, problems=problems, notes=notes)
         columns["label"] = [table.get(one, {}).get("label", "") for one in ids]
     folders = [class_of(one) for one in ids]
-    if any(folders):
+    if all(folders) and folders:
         used = (
             "labels.csv says other labels" if labels_csv.exists() else "they are the labels, for evaluation"
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from edgecmd.data import images, sound
 from edgecmd.data.names import (
+    FEW,
     canonical,
     counted,
     few,
@@ -90,6 +91,15 @@ def is_hidden(name: str) -> bool:
     return name.startswith(HIDDEN_STARTS) or name.casefold() in SYSTEM_NAMES
 
 
+def is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8; a split by its hash, a table and a report need that."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def seen_in(folder: Path) -> Seen:
     """Look through a folder and the folders in it; nothing is opened, so nothing can block.
 
@@ -105,6 +115,9 @@ def seen_in(folder: Path) -> Seen:
 
 def _look(path: Path, name: str, seen: Seen, *, depth: int) -> None:
     """Sort one entry into ``seen``."""
+    if not is_text(name):
+        seen.odd["has a name that is not UTF-8"].append(name.encode(errors="backslashreplace").decode())
+        return
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -196,7 +209,8 @@ def _id(name: str) -> str:
 def _problems(seen: Seen, found: Mapping[str, Path], kind: FileKind) -> list[str]:
     """What keeps the files of a half from being used; each sentence goes on after the folder's name."""
     problems = [
-        f"has {few(names)} that {_agreeing(why, names)}. Replace or remove them."
+        f"has {counted(len(names), 'entry', 'entries')} that {_agreeing(why, names)}: {_shown(names)}."
+        " Replace, rename or remove what is named."
         for why, names in seen.odd.items()
     ]
     meant = [name for name, path in seen.files.items() if name not in found and path.suffix.lower() in MEDIA]
@@ -238,6 +252,10 @@ def _double(found: Mapping[str, Path]) -> list[str]:
     ]
 
 
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:FEW]) + (", ..." if len(names) > FEW else "")
+
+
 def _agreeing(why: str, names: Sequence[str]) -> str:
     """A reason in the plural where it is of several names."""
     if len(names) == 1:
@@ -245,7 +263,9 @@ def _agreeing(why: str, names: Sequence[str]) -> str:
     for one, more in (
         ("links to nothing", "link to nothing"),
         ("is no plain file", "are no plain files"),
+        ("is a folder with the name of a file", "are folders with names of files"),
         ("is a folder", "are folders"),
+        ("has a name that is", "have names that are"),
     ):
         why = why.replace(one, more)
     return why
@@ -261,7 +281,7 @@ def _notes(seen: Seen, found: Mapping[str, Path]) -> list[str]:
         notes.append(f"has files that are not used: {grouped(_by_ending(others))}.")
     if seen.empty:
         notes.append(f"has empty folders: {few(seen.empty)}.")
-    alike = same_but_case(map(_id, found))
+    alike = same_but_case({_id(name) for name in found})
     if alike:
         notes.append(
             f"has ids that differ in upper and lower case alone: {few(alike)}. They are different pairs here,"
@@ -320,7 +340,8 @@ def beside(path: Path, problems: list[str], *, notes: list[str]) -> None:
         notes: Gets a sentence for all others.
     """
     known = (*KNOWN_FOLDERS, *KNOWN_TABLES)
-    present = {one.name: one for one in sorted(path.iterdir()) if not is_hidden(one.name)}
+    entries = [one for one in sorted(path.iterdir()) if not is_hidden(one.name)]
+    present = {one.name.encode(errors="backslashreplace").decode(): one for one in entries}
     absent = [name for name in known if name not in present]
     others: list[str] = []
     for name in present:

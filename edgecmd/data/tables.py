@@ -242,7 +242,7 @@ def check_ids(
             f"{path} has {counted(len(found), 'id')} with an ending or folder, such as {one!r}, taken for"
             f" {other!r}."
         )
-    table = {found.get(name, name): row for name, row in table.items()}
+    table = {found.get(name, name): row | {"id": found.get(name, name)} for name, row in table.items()}
     problems += [f"{path} {sentence}" for sentence in _id_problems(table, ids, complete=complete)]
     return table
 
