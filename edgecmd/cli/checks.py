@@ -182,6 +182,10 @@ STEPS: tuple[Step, ...] = (
 )
 
 
+# What is said of pairs that can be used, for a person to look at; a row is a function of the experiment.
+REPORTS: "tuple[Callable[[Experiment], list[str]], ...]" = ()
+
+
 def refuse(config: RunConfig) -> None:
     """Go through all steps; the first that fails ends it.
 
@@ -242,7 +246,8 @@ def _collect_pairs(config: RunConfig, found: Found) -> Found:
     error: EdgecmdError
     try:
         whole = experiment(config.data)
-        return replace(found, experiment=whole, notes=[*found.notes, *whole.notes])
+        told = [sentence for report in REPORTS for sentence in report(whole)]
+        return replace(found, experiment=whole, notes=[*found.notes, *whole.notes, *told])
     except EdgecmdError as first:
         error = first
     early = config.data.name == "folder" and not (isinstance(error, ProblemsError) and error.complete)
