@@ -246,8 +246,8 @@ def _collect_pairs(config: RunConfig, found: Found) -> Found:
     error: EdgecmdError
     try:
         whole = experiment(config.data)
-        told = [sentence for report in REPORTS for sentence in report(whole)]
-        return replace(found, experiment=whole, notes=[*found.notes, *whole.notes, *told])
+        reported = [sentence for report in REPORTS for sentence in report(whole)]
+        return replace(found, experiment=whole, notes=[*found.notes, *whole.notes, *reported])
     except EdgecmdError as first:
         error = first
     early = config.data.name == "folder" and not (isinstance(error, ProblemsError) and error.complete)

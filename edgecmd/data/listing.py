@@ -346,6 +346,7 @@ def beside(path: Path, problems: list[str], *, notes: list[str]) -> None:
     others: list[str] = []
     for name in present:
         if name in known:
+            problems += _known_problems(present[name])
             continue
         meant = next((one for one in absent if _is_misspelt(name, one)), "")
         if meant:
@@ -359,6 +360,16 @@ def beside(path: Path, problems: list[str], *, notes: list[str]) -> None:
         folders = {"folders": [name for name in others if name.endswith("/")]}
         told = grouped({what: group for what, group in {**groups, **folders}.items() if group})
         notes.append(f"{path} has beside the pairs what is not used: {told}. Read are {', '.join(known)}.")
+
+
+def _known_problems(path: Path) -> list[str]:
+    """A sentence where a folder or table of the known ones is something else."""
+    if path.is_symlink() and not path.exists():
+        return [f"{path} links to nothing. Replace or remove the link."]
+    # The halves themselves are looked at where they are read.
+    if path.name in ("target_mask", "public") and not path.is_dir():
+        return [f"{path} is no folder. Make it one, or remove it."]
+    return []
 
 
 def _is_misspelt(name: str, known: str) -> bool:

@@ -107,6 +107,23 @@ def test_a_misspelt_table_is_named(folder: Path, name: str) -> None:
     assert f"has {name!r}, which is not read. Did you mean" in sentence
 
 
+def test_what_has_a_known_name_and_is_something_else(folder: Path) -> None:
+    (folder / "public").write_text("x")
+    (folder / "pairs.csv").mkdir()
+    (folder / "labels.csv").symlink_to("/nonexistent.csv")
+    told = "\n".join(found(folder)[0])
+    assert "public is no folder. Make it one, or remove it." in told
+    assert "pairs.csv cannot be read as CSV (it is no plain file)" in told
+    assert "labels.csv links to nothing." in told
+
+
+@pytest.mark.parametrize("half", ["source", "target"])
+def test_a_half_that_is_a_file(folder: Path, half: str) -> None:
+    (folder / half).rename(folder / "elsewhere")
+    (folder / half).write_text("x")
+    assert f"{folder / half} cannot be listed (Not a directory)" in found(folder)[0][0]
+
+
 @pytest.mark.parametrize("name", ["Public", "target_masks", "target-mask"])
 def test_a_misspelt_folder_is_named(folder: Path, name: str) -> None:
     (folder / name).mkdir()
