@@ -170,8 +170,8 @@ def _student(config: RunConfig) -> None:
 STEPS: tuple[Step, ...] = (
     *(Step(check=_choice(key)) for key in CHOICES),
     Step(check=_strategy, needs_earlier=True),
-    Step(check=_privacy, needs_earlier=True),
-    Step(check=_teacher, needs_earlier=True),
+    Step(check=_privacy),
+    Step(check=_teacher),
     Step(check=_export),
     Step(check=_pairs),
     Step(check=_partition, needs_data=True),
@@ -233,7 +233,9 @@ def collect(config: RunConfig) -> Found:
             step.check(config)
         except EdgecmdError as error:
             failed = True
-            found.problems.append((str(error), error.exit_code))
+            # Two steps may look the same name up.
+            if str(error) not in {text for text, _ in found.problems}:
+                found.problems.append((str(error), error.exit_code))
     return found
 
 
@@ -265,8 +267,13 @@ def _collect_pairs(config: RunConfig, found: Found) -> Found:
 
 
 def settings_for(config: RunConfig, path: Path) -> RunConfig:
-    """Settings of a run on what lies at ``path``: as a public set where one is named, else as a folder."""
+    """Settings of a run on what lies at ``path``: as a public set where one is named, else as a folder.
+
+    A name of no set at all stays, so that it is refused as a run refuses it.
+    """
+    from edgecmd.data.experiment import LOADERS
     from edgecmd.data.layouts.load import LAYOUTS
 
-    name = config.data.name if config.data.name in LAYOUTS else "folder"
+    is_other = config.data.name in LOADERS and config.data.name not in LAYOUTS
+    name = "folder" if is_other else config.data.name
     return replace(config, data=replace(config.data, name=name, path=str(path)))

@@ -190,6 +190,14 @@ def test_all_is_listed_at_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "mine: 4 problems, listed above." in told.err
 
 
+def test_a_misspelt_set_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    words = sets("data.name=sketchyy", "teacher.name=nope", "student.architecture=ws-5k")
+    assert run(monkeypatch, "data", "check", good(), *words) == 2
+    out = capsys.readouterr().out
+    for text in ("Did you mean 'sketchy'?", "teacher.name='nope'", "student.architecture='ws-5k'"):
+        assert out.count(text) == 1
+
+
 def test_many_files_with_one_fault_are_a_few_lines(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
