@@ -261,7 +261,8 @@ def _collect_pairs(config: RunConfig, found: Found) -> Found:
             error = again
             told = {text for text, _ in sentences}
             sentences += [(text, DataError.exit_code) for text in problems_of(again) if text not in told]
-    found.problems.extend(sentences)
+    known = {text for text, _ in found.problems}
+    found.problems.extend(one for one in sentences if one[0] not in known)
     found.notes.extend(error.notes if isinstance(error, ProblemsError) else ())
     return found
 
