@@ -1,13 +1,25 @@
 """``edgecmd data``: list, show, check; ``build`` is in `edgecmd.cli.data_build`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgecmd.cli.app import data_app
-from edgecmd.cli.common import ConfigFile, Settings, print_table, read_settings, say
-from edgecmd.errors import DataError
+from edgecmd.cli.common import (
+    AsJson,
+    ConfigFile,
+    Settings,
+    one_thread,
+    print_json,
+    print_table,
+    read_settings,
+    say,
+)
+from edgecmd.errors import EdgecmdError
+
+if TYPE_CHECKING:
+    from edgecmd.data.experiment import Experiment
 
 
 @data_app.command("list")
@@ -57,23 +69,87 @@ def check(
     path: Annotated[Path, typer.Argument(help="Your folder or .npz of pairs, or where a public set lies.")],
     config: ConfigFile = None,
     settings: Settings = None,
+    as_json: AsJson = False,
 ) -> None:
-    """List everything that is wrong with a folder of pairs, and what becomes of its targets."""
-    from dataclasses import replace
+    """List all that would refuse a run with these settings, what is read and how it is split."""
+    from edgecmd.cli.checks import collect, settings_for
+    from edgecmd.data.findings import by_kind
+    from edgecmd.data.names import counted
 
-    from edgecmd.data.folder import check_folder
-    from edgecmd.data.layouts.load import LAYOUTS, check_layout
-
-    notes: list[str] = []
-    resolved = read_settings(config, settings).data
-    if resolved.name in LAYOUTS:
-        problems = check_layout(replace(resolved, path=str(path)), notes=notes)
+    one_thread()
+    resolved = settings_for(read_settings(config, settings), path)
+    found = collect(resolved)
+    rows = overview(found.experiment) if found.experiment else []
+    if as_json:
+        problems = [{"problem": text, "exit_code": code} for text, code in found.problems]
+        print_json(
+            {
+                "path": str(path),
+                "ok": not problems,
+                "read": dict(rows),
+                "notes": found.notes,
+                "problems": problems,
+            }
+        )
     else:
-        problems = check_folder(path, resolved, notes=notes)
-    for note in notes:
-        say(f"note: {note}")
-    for problem in problems:
-        say(problem)
-    if problems:
-        raise DataError(f"{path}: {len(problems)} problems, listed above.")
-    say(f"{path}: no problem found.")
+        if rows:
+            print_table(f"What is read of {path}", ["what", "value"], [list(row) for row in rows])
+        for note in found.notes:
+            say(f"note: {note}")
+        for text in by_kind(text for text, _ in found.problems):
+            say(text)
+    if found.problems:
+        raise RefusedError(
+            f"{path}: {counted(len(found.problems), 'problem')}, listed above.", code=found.problems[0][1]
+        )
+    if not as_json:
+        say(f"{path}: no problem found.")
+
+
+class RefusedError(EdgecmdError):
+    """What was listed would refuse a run; the exit code is that of the run."""
+
+    def __init__(self, text: str, *, code: int) -> None:
+        super().__init__(text)
+        # A class has one code; here the run's own decides.
+        self.exit_code = code  # type: ignore[misc]
+
+
+def overview(whole: "Experiment") -> list[tuple[str, str]]:
+    """What a run would use: pairs, sizes and kinds, labellings, the public set, the split."""
+    from edgecmd.data.names import counted
+    from edgecmd.data.pairs import input_shape, kind_of, target_kind
+
+    parts = {"training": whole.train, "validation": whole.validation.pairs, "test": whole.test.pairs}
+    total = sum(len(part) for part in parts.values())
+    halves = {"source": whole.train.source, "target": whole.train.target}
+    names: dict[str, set[str]] = {"owners": set(), "concepts": set(), "labels": set()}
+    for key, column, own in (
+        ("owners", "owner", whole.train_owner),
+        ("concepts", "concept", whole.train_concept),
+        ("labels", "group", whole.train_labels),
+    ):
+        for one in (own, *(part.labelled.labels.get(column) for part in (whole.validation, whole.test))):
+            names[key] |= set(one.names) if one else set()
+    rows = [("pairs", f"{total:,}")]
+    for half, array in halves.items():
+        channels, height, width = input_shape(array)
+        kind = target_kind(array)
+        size = counted(width, "sample") if kind == "wave" else f"{width} x {height} pixels"
+        rows.append(
+            (
+                half,
+                f"{kind_of(array)}, {size}"
+                + (f", {counted(channels, 'channel')}" if kind == "image" else ""),
+            )
+        )
+    rows += [(key, f"{len(found):,}" if found else "none given") for key, found in names.items()]
+    masked = whole.test.labelled.masks
+    rows.append(("masks", f"{counted(len(masked.names), 'class', 'classes')}" if masked else "none given"))
+    rows.append(("public set", f"{whole.public.name}, {counted(len(whole.public), 'image')}"))
+    sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
+    rows.append(("split", f"{sizes}; the test has unseen {whole.unseen}"))
+    rows.append(
+        ("strict test", f"{counted(len(whole.test_strict), 'pair')} of the test look like no training pair")
+    )
+    return rows

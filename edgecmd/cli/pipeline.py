@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 BASELINES = ("l2", "simclr")
+MOST_NOTES = 5
 
 
 def run_stage(folder: Path, name: str, work: Callable[[], Result]) -> Result:
@@ -33,43 +34,15 @@ def run_stage(folder: Path, name: str, work: Callable[[], Result]) -> Result:
     return result
 
 
-def check_names(config: RunConfig) -> None:
-    """Refuse a misspelt choice before anything runs.
-
-    Raises:
-        ConfigError: With the setting, the options and the nearest name.
-    """
-    from edgecmd.data.anchors import ANCHORS
-    from edgecmd.data.experiment import LOADERS
-    from edgecmd.data.partition import PARTITIONS
-    from edgecmd.device import resolve_device
-    from edgecmd.distill import OBJECTIVES, OPTIMIZERS, SCHEDULES
-    from edgecmd.errors import choose
-    from edgecmd.models.students import STUDENTS
-    from edgecmd.privacy.plan import make_plan
-    from server.strategies import BUILDERS
-
-    choose("data.name", config.data.name, LOADERS)
-    choose("student.architecture", config.student.architecture, STUDENTS)
-    choose("distill.loss", config.distill.loss, OBJECTIVES)
-    choose("distill.optimizer", config.distill.optimizer, OPTIMIZERS)
-    choose("distill.schedule", config.distill.schedule, SCHEDULES)
-    choose("federation.partition", config.federation.partition, PARTITIONS)
-    choose("distill.anchors", config.distill.anchors, ANCHORS)
-    choose("federation.strategy", config.federation.strategy, BUILDERS)
-    make_plan(config)
-    resolve_device(config.device)
-
-
 def plan(config: RunConfig) -> None:
     """Print the partition, the student and the bytes of a round."""
+    from edgecmd.cli.checks import notes_of, refuse
     from edgecmd.data.clients import client_rows, experiment
-    from edgecmd.data.constants import constant_notes
     from edgecmd.data.partition import label_skew
     from edgecmd.models.students import num_parameters
     from edgecmd.runs import new_student
 
-    check_names(config)
+    refuse(config)
     whole, parts = experiment(config.data), client_rows(config)
     student = new_student(config)
     sizes = [len(part) for part in parts]
@@ -98,10 +71,15 @@ def plan(config: RunConfig) -> None:
         *privacy_rows(config, sizes),
     ]
     print_table(f"Plan of {config.name}", ["what", "value"], rows)
-    if config.data.path:
-        held = (whole.validation.pairs, whole.test.pairs)
-        for note in constant_notes(whole.train, *held, reverse=config.data.reverse):
-            say(f"note: {note}")
+    say_notes(notes_of(whole, config))
+
+
+def say_notes(notes: "Sequence[str]") -> None:
+    """Print the first notes on the data, and how to see the others."""
+    for note in notes[:MOST_NOTES]:
+        say(f"note: {note}")
+    if len(notes) > MOST_NOTES:
+        say(f"note: {len(notes) - MOST_NOTES} more; `edgecmd data check` with these settings lists all.")
 
 
 def show_partition(config: RunConfig) -> None:

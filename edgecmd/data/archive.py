@@ -5,7 +5,7 @@ Shapes: N pairs, M public images, H height, W width, C channels.
 
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,17 @@ from PIL import Image
 
 from edgecmd.data.depth import make_depth
 from edgecmd.data.images import Sides, check_pair_aspect, check_size, squeeze, to_rgb
+from edgecmd.data.names import canonical, counted, few, misspelt, repeated
 from edgecmd.data.own import COLUMNS, OwnPairs
 from edgecmd.data.pairs import Images, PairedData, PublicSource
-from edgecmd.data.sound import FULL_SCALE, Clip, Recordings, make_recording
-from edgecmd.data.tables import canonical, few, misspelt, repeated
+from edgecmd.data.sound import (
+    FULL_SCALE,
+    MAX_RATE_HZ,
+    MIN_RATE_HZ,
+    Clip,
+    Recordings,
+    make_recording,
+)
 from edgecmd.errors import DataError
 
 IMAGES = ("source", "target", "public")
@@ -38,7 +45,9 @@ GREY_RANK, SOUND_RANK = 3, 2
 Arrays = Mapping[str, np.ndarray]
 
 
-def read_archive(path: Path, *, sides: Sides, problems: list[str]) -> OwnPairs | None:
+def read_archive(
+    path: Path, *, sides: Sides, problems: list[str], notes: list[str] | None = None
+) -> OwnPairs | None:
     """Read ``source``, ``target`` and, where given, ``id``, ``owner``, ``concept``, ``label``, ``public``.
 
     Args:
@@ -48,16 +57,17 @@ def read_archive(path: Path, *, sides: Sides, problems: list[str]) -> OwnPairs |
             A target of uint16 and shape (N, H, W, 1) or (N, H, W) is depth in units of ``sides.ruler``.
         sides: What the halves are made into.
         problems: Gets a sentence for everything that is wrong.
+        notes: Gets a sentence for arrays that are not used.
 
     Returns:
         The pairs sorted by id, or None where anything is wrong.
     """
     before = len(problems)
-    arrays = _load(path, problems)
-    if len(problems) == before:
-        problems += [f"{path} {sentence}" for sentence in _image_problems(arrays)]
-    if len(problems) == before:
-        problems += [f"{path} {sentence}" for sentence in _text_problems(arrays)]
+    arrays = _load(path, problems, notes=[] if notes is None else notes)
+    for check in CHECKS:
+        # A later check takes for granted what the earlier ones ask for.
+        if len(problems) == before:
+            problems += [f"{path} {sentence}" for sentence in check(arrays)]
     if sides.reverse and "public" in arrays:
         problems.append(
             f"{path} has public pictures, but data.reverse=true needs public examples of what the teacher"
@@ -66,7 +76,7 @@ def read_archive(path: Path, *, sides: Sides, problems: list[str]) -> OwnPairs |
     return None if len(problems) > before else _assemble(path, arrays, sides=sides, problems=problems)
 
 
-def _load(path: Path, problems: list[str]) -> dict[str, np.ndarray]:
+def _load(path: Path, problems: list[str], *, notes: list[str]) -> dict[str, np.ndarray]:
     """Known arrays of an archive."""
     if not zipfile.is_zipfile(path):
         problems.append(
@@ -79,6 +89,11 @@ def _load(path: Path, problems: list[str]) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             problems += [f"{path} {sentence}" for sentence in misspelt(archive.files, KNOWN)]
+            others = [name for name in archive.files if name not in KNOWN]
+            if others:
+                notes.append(
+                    f"{path} has arrays that are not used: {few(others)}. Read are {', '.join(KNOWN)}."
+                )
             for name in (name for name in KNOWN if name in archive.files):
                 arrays[name] = np.asarray(archive[name])
     except READ_ERRORS as error:
@@ -127,29 +142,60 @@ def is_depth(target: np.ndarray) -> bool:
 def _rate_problems(arrays: Arrays) -> list[str]:
     """A sentence where the rate of the recordings is absent or no single integer."""
     rate = arrays.get(RATE)
-    if rate is not None and rate.shape == () and rate.dtype.kind in "iu":
-        return []
-    found = "none" if rate is None else f"dtype={rate.dtype} and shape={rate.shape}"
-    return [f"has recordings and {RATE}: {found}. Save one integer beside them: {RATE}=8000."]
+    if rate is None or rate.shape != () or rate.dtype.kind not in "iu":
+        found = "none" if rate is None else f"dtype={rate.dtype} and shape={rate.shape}"
+        return [f"has recordings and {RATE}: {found}. Save one integer beside them: {RATE}=8000."]
+    if not MIN_RATE_HZ <= int(rate) <= MAX_RATE_HZ:
+        return [f"has {RATE}={int(rate)}; allowed are {MIN_RATE_HZ} to {MAX_RATE_HZ}. Save the true rate."]
+    return []
+
+
+def _size_problems(arrays: Arrays) -> list[str]:
+    """Sentences about image arrays without a picture or a pixel."""
+    return [
+        f"has {name} of shape={arrays[name].shape}, which holds nothing. Save at least one, or leave it out."
+        for name in IMAGES
+        if name in arrays and not arrays[name].size
+    ]
 
 
 def _text_problems(arrays: Arrays) -> list[str]:
     """Sentences about lengths and texts that do not fit the images."""
     num = len(arrays["source"])
-    problems = [
-        f"has {len(arrays[name])} rows of {name} for {num} of source. Every row is one pair."
-        for name in ("target", *TEXTS)
-        if name in arrays and arrays[name].shape[:1] != (num,)
-    ]
+    problems = []
     for name in (name for name in TEXTS if name in arrays):
         array = arrays[name]
         if array.dtype.kind not in "Uiu" or array.ndim != 1:
+            way_out = "with numpy.char.decode(array)" if array.dtype.kind == "S" else "with .astype(str)"
             problems.append(
                 f"has {name} of dtype={array.dtype} and shape={array.shape}; allowed is text or integers of"
-                " shape (num,). Convert it with .astype(str)."
+                f" shape (num,). Convert it {way_out}."
             )
-    twice = repeated(_texts(arrays["id"])) if "id" in arrays and not problems else []
+    return problems + [
+        f"has {counted(len(arrays[name]), 'row')} of {name} for {num} of source. Every row is one pair."
+        for name in ("target", *TEXTS)
+        if name in arrays and arrays[name].ndim and len(arrays[name]) != num
+    ]
+
+
+def _id_problems(arrays: Arrays) -> list[str]:
+    """Sentences about ids that are empty or occur twice."""
+    ids = _texts(arrays["id"]) if "id" in arrays else []
+    problems = []
+    if not all(ids):
+        problems.append(
+            f"has {counted(sum(not one for one in ids), 'empty id')} (-1 counts as empty). Fill them in."
+        )
+    twice = repeated(one for one in ids if one)
     return [*problems, f"repeats {few(twice)} in id. Make the ids different."] if twice else problems
+
+
+CHECKS: tuple[Callable[[Arrays], list[str]], ...] = (
+    _image_problems,
+    _size_problems,
+    _text_problems,
+    _id_problems,
+)
 
 
 def _texts(array: np.ndarray) -> list[str]:

@@ -23,9 +23,10 @@ from edgecmd.data.archive import RATE, READ_ERRORS, is_depth, is_sound
 from edgecmd.data.depth import make_depth
 from edgecmd.data.halves import Half, half_kind, read_halves
 from edgecmd.data.images import Sides, check_pair_aspect, check_size, sides_of, squeeze, to_grey, to_rgb
+from edgecmd.data.listing import MEDIA, is_hidden
+from edgecmd.data.names import canonical
 from edgecmd.data.pairs import TARGET_KINDS, PairedData
 from edgecmd.data.sound import FULL_SCALE, Recording, make_recording
-from edgecmd.data.tables import canonical
 from edgecmd.errors import DataError, PrivacyError, choose
 
 SHOWN_REASONS = 5
@@ -173,9 +174,21 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> Mapping[str, list[Path]]:
             f"{folder} cannot be listed: {error.strerror}. Let the node's user read it.", code="node-config"
         ) from error
     for one in every:
-        if one.suffix.lower() in suffixes and not one.name.startswith("."):
-            found.setdefault(canonical(one.stem), []).append(one)
+        inside = _inside(one)
+        for path, name in [(one, one.stem), *((path, f"{one.name}/{path.stem}") for path in inside)]:
+            if path.suffix.lower() in suffixes and not is_hidden(path.name):
+                found.setdefault(canonical(name), []).append(path)
     return found
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What lies in a folder of a half; nothing where it cannot be listed, for one pair could have made it."""
+    try:
+        if is_hidden(folder.name) or folder.suffix.lower() in MEDIA or not folder.is_dir():
+            return []
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _seen_files(source: Path, target: Path, *, sides: Sides, kind: str) -> _Seen:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
+from PIL import Image
 
 from edgecmd.config_data import DataConfig
 from edgecmd.data.experiment import Experiment, held_out
@@ -68,6 +69,17 @@ def shrink(images: Images, side: int) -> Images:
     return (box_mean(images, side) + 0.5).astype(np.uint8)
 
 
+def resized(images: Images, side: int) -> Images:
+    """Images brought to any ``side``: by `shrink` where it divides theirs, else by a bilinear filter."""
+    own = images.shape[1]
+    if side <= own and own % side == 0:
+        return shrink(images, side)
+    large = np.empty((len(images), side, side, images.shape[3]), dtype=np.uint8)
+    for row, image in enumerate(images):
+        large[row] = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
+    return large
+
+
 def check_side(side: int) -> None:
     """Refuse an image size that the 64 px files cannot be averaged down to.
 
@@ -110,16 +122,14 @@ def load_public(*, image_size: int = SIDE) -> PublicSource:
     """The built-in public source set, Twemoji and FxEmoji; keys such as ``twemoji/1f600``.
 
     Args:
-        image_size: Side in pixels: 16, 32 or 64.
+        image_size: Side in pixels. 16 and 32 are means of blocks of pixels; every other side is resampled.
 
     Raises:
-        ConfigError: The size is another one.
         DataError: The shipped file is missing or damaged.
     """
-    check_side(image_size)
     arrays = read_shipped(PUBLIC_FILE)
     keys = tuple(str(key) for key in arrays["key"])
-    return PublicSource(images=shrink(arrays["image"], image_size), keys=keys, name="emoji-public")
+    return PublicSource(images=resized(arrays["image"], image_size), keys=keys, name="emoji-public")
 
 
 def load_emoji(config: DataConfig, *, min_subgroup_pairs: int = MIN_SUBGROUP_PAIRS) -> Experiment:

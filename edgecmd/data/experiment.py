@@ -116,6 +116,7 @@ class Experiment:
         train_ids: One name a training pair; empty where the set has none.
         unseen: What test and training pairs do not share, in the plural, such as ``concepts``.
         train_concept: Concept of each training pair, which the split follows; None where it is not known.
+        notes: What a person should know of the files: what is not used, cut or converted.
     """
 
     name: str
@@ -131,6 +132,7 @@ class Experiment:
     train_ids: tuple[str, ...] = ()
     unseen: str = "concepts"
     train_concept: Labels | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for field in ("train_owner", "train_labels", "train_subgroup"):

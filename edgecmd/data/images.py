@@ -19,7 +19,7 @@ from edgecmd.data.pairs import Images, Targets
 from edgecmd.data.sound import Clip, clip_of
 from edgecmd.errors import DataError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
 # Read by Pillow; anything else under a known suffix is refused, not guessed at.
 FORMATS = ("PNG", "JPEG", "WEBP")
 DECODE_ERRORS = (

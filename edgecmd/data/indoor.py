@@ -12,7 +12,7 @@ import numpy as np
 
 from edgecmd.built import MANIFEST
 from edgecmd.config_data import DataConfig
-from edgecmd.data.emoji import shrink
+from edgecmd.data.emoji import resized
 from edgecmd.data.pairs import PublicSource, Targets
 from edgecmd.data.pinned import Arrays, read_arrays, read_pinned
 from edgecmd.data.sensor import simulate_sensor
@@ -77,7 +77,7 @@ def load_public(config: DataConfig) -> PublicSource:
     """
     arrays = read_indoor(PUBLIC_FILE, config)
     return PublicSource(
-        images=shrink(arrays["image"], config.source_side),
+        images=resized(arrays["image"], config.source_side),
         keys=tuple(arrays["key"].tolist()),
         name="indoor-public",
     )

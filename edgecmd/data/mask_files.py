@@ -16,7 +16,8 @@ from edgecmd.data.cells import majority
 from edgecmd.data.images import check_pair_aspect, check_size, open_upright, size_of
 from edgecmd.data.labelled import IGNORED, Masks
 from edgecmd.data.listing import MASKS, files_by_id
-from edgecmd.data.tables import few, read_table
+from edgecmd.data.names import few, near_names
+from edgecmd.data.tables import read_table
 from edgecmd.errors import DataError
 
 FOLDER, NAMES = "target_mask", "masks.csv"
@@ -26,7 +27,14 @@ PNG = b"\x89PNG"
 DEPTH_AT, GREY = 24, 0
 
 
-def read_masks(path: Path, targets: Mapping[str, Path], *, side: int, problems: list[str]) -> Masks | None:
+def read_masks(
+    path: Path,
+    targets: Mapping[str, Path],
+    *,
+    side: int,
+    problems: list[str],
+    notes: list[str] | None = None,
+) -> Masks | None:
     """Masks of the pairs, (N, S, S), all `IGNORED` where a pair has none.
 
     Args:
@@ -34,20 +42,25 @@ def read_masks(path: Path, targets: Mapping[str, Path], *, side: int, problems: 
         targets: File of each pair's target by id: pictures or depth maps.
         side: S, the side of the targets.
         problems: Gets a sentence for everything that is wrong.
+        notes: Gets a sentence for files that are not used.
 
     Returns:
         None where there is no such folder or it cannot be used.
     """
     folder, before = path / FOLDER, len(problems)
     if not folder.is_dir():
+        if notes is not None and (path / NAMES).exists():
+            notes.append(f"{path / NAMES} is not used: there is no {FOLDER}/ beside it.")
         return None
-    files = files_by_id(folder, problems, kind=MASKS)
+    files = files_by_id(folder, problems, kind=MASKS, notes=notes)
     unknown = [name for name in files if name not in targets]
     if unknown:
+        near = near_names(unknown, [name for name in targets if name not in files])
         problems.append(
-            f"{folder} has masks without a pair: {few(unknown)}. Remove them, or name them alike."
+            f"{folder} has masks without a pair: {few(unknown)}. {near}{' ' if near else ''}Remove them, or"
+            " name them alike."
         )
-    names = _read_names(path / NAMES, problems)
+    names = _read_names(path / NAMES, problems, notes=notes)
     values = np.full((len(targets), side, side), IGNORED, dtype=np.uint8)
     for row, name in enumerate(targets):
         if name in files:
@@ -96,11 +109,11 @@ def read_mask(file: Path, *, side: int, target: Path | None = None) -> UInt8[np.
     return majority(np.asarray(image), side=side, ignored=IGNORED)
 
 
-def _read_names(path: Path, problems: list[str]) -> Mapping[int, str]:
+def _read_names(path: Path, problems: list[str], *, notes: list[str] | None) -> Mapping[int, str]:
     """Names by class; empty where there is no table."""
     if not path.exists():
         return {}
-    table = read_table(path, required=("id", "name"), optional=(), problems=problems)
+    table = read_table(path, required=("id", "name"), optional=(), problems=problems, notes=notes)
     odd = [one for one in table if not one.isdecimal() or int(one) >= IGNORED]
     if odd:
         problems.append(f"{path} names {few(odd)}; a class is a whole number from 0 to {IGNORED - 1}.")

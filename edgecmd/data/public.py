@@ -3,41 +3,58 @@
 Shapes: M public images, S side.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from edgecmd.config_data import DataConfig
-from edgecmd.data.emoji import load_public
-from edgecmd.data.halves import Half, check_one_kind, read_source, read_target, stack_halves
+from edgecmd.data.emoji import SIDE, load_public
+from edgecmd.data.halves import Half, check_one_kind, half_kind, read_source, read_target, stack_halves
 from edgecmd.data.images import Sides, sides_of
 from edgecmd.data.listing import files_by_id, target_files
+from edgecmd.data.names import few
 from edgecmd.data.own import OwnPairs
 from edgecmd.data.pairs import PublicSource, image_digests, input_shape, target_kind
-from edgecmd.data.tables import few
+from edgecmd.data.sound import Recording
 from edgecmd.errors import ConfigError, DataError
 
 
-def public_of(config: DataConfig, problems: list[str]) -> PublicSource | None:
+def public_of(
+    config: DataConfig, problems: list[str], *, notes: list[str] | None = None
+) -> PublicSource | None:
     """The set at ``data.public_path``, where one is named; see `read_public`."""
     if not config.public_path:
         return None
     folder = Path(config.public_path).expanduser()
-    return read_public(folder, sides=sides_of(config), name=folder.name, problems=problems)
+    if not folder.is_dir():
+        problems.append(
+            f"data.public_path={config.public_path!r} is no folder that exists. Name one with public source"
+            " files, or leave it empty."
+        )
+        return None
+    return read_public(folder, sides=sides_of(config), name=folder.name, problems=problems, notes=notes)
 
 
-def read_public(folder: Path, *, sides: Sides, name: str, problems: list[str]) -> PublicSource | None:
+def read_public(
+    folder: Path, *, sides: Sides, name: str, problems: list[str], notes: list[str] | None = None
+) -> PublicSource | None:
     """Public source images in the order of their names; of reversed pairs, files as targets are.
 
     Args:
-        folder: Folders inside it are not searched.
+        folder: Files lie in it, or all in folders in it.
         sides: What they are made into.
         name: Name of the set.
         problems: Gets a sentence for everything that is wrong.
+        notes: Gets a sentence for files that are not used.
 
     Returns:
         None where a picture cannot be used.
     """
     halves: dict[str, Half] = {}
-    files = target_files(folder, problems)[0] if sides.reverse else files_by_id(folder, problems)
+    before = len(problems)
+    if sides.reverse:
+        files = target_files(folder, problems, notes=notes)[0]
+    else:
+        files = files_by_id(folder, problems, notes=notes)
     for one in sorted(files):
         try:
             path = files[one]
@@ -45,18 +62,55 @@ def read_public(folder: Path, *, sides: Sides, name: str, problems: list[str]) -
             halves[one] = read
         except DataError as error:
             problems.append(str(error))
-    before = len(problems)
-    check_one_kind(halves, sides, where=str(folder), problems=problems) if sides.reverse else None
+    if sides.reverse:
+        check_one_kind(halves, sides, where=str(folder), problems=problems)
+        mixed_colours(halves, DataConfig(), where=folder, problems=problems)
     if len(halves) < max(len(files), 1) or len(problems) > before:
         return None
     return PublicSource(images=stack_halves(list(halves.values())), keys=tuple(halves), name=name)
 
 
-def built_in_public(config: DataConfig) -> PublicSource:
+def mixed_colours(
+    halves: Mapping[str, Half],
+    config: DataConfig,
+    *,
+    where: Path,
+    problems: list[str],
+    notes: list[str] | None = None,
+) -> None:
+    """Refuse grey pictures among colour ones, of which one alone would turn all others grey.
+
+    Args:
+        halves: Targets by id.
+        config: ``target_kind`` says what is wanted: with ``grey`` colour is turned grey, and noted.
+        where: Their folder.
+        problems: Gets a sentence where nothing says what they shall be.
+        notes: Gets a sentence where colour is lost.
+    """
+    pictures = {name: half for name, half in halves.items() if half_kind(half) == "picture"}
+    colour = [name for name, half in pictures.items() if not isinstance(half, Recording) and half.ndim == 3]
+    grey = [name for name in pictures if name not in {*colour}]
+    if colour and config.target_kind == "grey":
+        if notes is not None:
+            notes.append(
+                f"{where} has colour pictures, which data.target_kind='grey' turns grey: {few(colour)}."
+            )
+    elif colour and grey:
+        problems.append(
+            f"{where} has grey pictures, {few(grey)}, among colour ones, {few(colour)}. Save all in colour"
+            " (RGB), or set data.target_kind='grey' to turn all grey."
+        )
+
+
+def built_in_public(config: DataConfig, *, notes: list[str] | None = None) -> PublicSource:
     """The built-in public set, for those who named none.
 
+    Args:
+        config: ``source_side`` is used; `edgecmd.data.emoji.load_public` brings the pictures to it.
+        notes: Gets a sentence where they are enlarged.
+
     Raises:
-        ConfigError: It does not come in the size of the source, or pairs are reversed.
+        ConfigError: Pairs are reversed.
     """
     if config.reverse:
         raise ConfigError(
@@ -64,13 +118,13 @@ def built_in_public(config: DataConfig) -> PublicSource:
             " drawings that are in no pair); none come with edgecmd. Put them into public/ beside the pairs,"
             " or set data.public_path."
         )
-    try:
-        return load_public(image_size=config.source_side)
-    except ConfigError as error:
-        raise ConfigError(
-            f"data.image_size={config.source_side} does not suit the built-in public images (16, 32 or 64)."
-            " Put public source images of your own into public/ beside the pairs, or set data.public_path."
-        ) from error
+    if config.source_side > SIDE and notes is not None:
+        notes.append(
+            f"The built-in public pictures have {SIDE} pixels and are enlarged to {config.source_side}. For"
+            " sharp ones put public source pictures of your own into public/ beside the pairs, or set"
+            " data.public_path."
+        )
+    return load_public(image_size=config.source_side)
 
 
 def check_public(own: OwnPairs, public: PublicSource, problems: list[str]) -> None:

@@ -19,7 +19,7 @@ from edgecmd.data.clients import experiment, public_features, teacher_of
 from edgecmd.data.emoji import load_public
 from edgecmd.data.images import SUFFIXES, read_image, squeeze, to_rgb
 from edgecmd.data.pairs import Images, PublicSource
-from edgecmd.errors import ConfigError, DataError, ExportError
+from edgecmd.errors import DataError, ExportError
 from edgecmd.evaluate import unit_rows
 from edgecmd.seeding import numpy_generator
 from edgecmd.shipped import shipped_file
@@ -165,10 +165,7 @@ def _draw(total: int, num: int, *, config: RunConfig) -> np.ndarray:
 
 def _is_built_in(public: PublicSource) -> bool:
     """Whether a public set is the one that ships, by its pictures: a user's folder may have any name."""
-    try:
-        shipped = load_public(image_size=public.images.shape[1])
-    except ConfigError:
-        return False
+    shipped = load_public(image_size=public.images.shape[1])
     return shipped.fingerprint() == public.fingerprint()
 
 

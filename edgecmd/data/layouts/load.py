@@ -5,6 +5,7 @@ Shapes: N pairs, S side.
 
 import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -12,10 +13,11 @@ import numpy as np
 
 from edgecmd.config_data import DataConfig
 from edgecmd.data.experiment import Experiment
+from edgecmd.data.findings import CHECK_COMMAND, ProblemsError, problems_of
 from edgecmd.data.halves import Half, Halves, notes_on_halves
 from edgecmd.data.images import Sides, sides_of
 from edgecmd.data.layouts.index import TEST, Entry, Index, limited
-from edgecmd.data.own import COLUMNS, MIN_PAIRS, MIN_PART, OwnPairs, Rows, position, split_own, to_experiment
+from edgecmd.data.own import COLUMNS, MIN_PAIRS, MIN_PART, OwnPairs, Rows, position, to_experiment
 from edgecmd.data.pairs import PairedData
 from edgecmd.data.public import built_in_public, check_public, public_of
 from edgecmd.data.sound import Recording
@@ -67,25 +69,30 @@ def load_layout(config: DataConfig) -> Experiment:
         No label is in a pair. No concept of the set is in two parts. Whole files are read one at a time and
         averaged down, so that memory is that of the pairs as they will be used.
     """
-    index, problems = index_of(config), list[str]()
+    index = index_of(config)
+    problems, notes = list[str](), list(index.notes)
     entries = limited(index.entries, config.max_pairs)
-    own = _read(index, entries, sides_of(config), problems=problems)
-    public = public_of(config, problems)
+    public = public_of(config, problems, notes=notes)
+    if not problems:
+        public = public or built_in_public(config, notes=notes)
+    own = _read(index, entries, sides_of(config), problems=problems, notes=notes)
     if own and public:
         check_public(own, public, problems)
-    if problems or own is None:
-        more = len(problems) - 1
-        command = f"edgecmd data check {config.path} --set data.name={config.name}"
-        raise DataError(problems[0] + (f" {more} more: `{command}` lists all." if more else ""))
-    return to_experiment(
+    if problems or own is None or public is None:
+        command = f"{CHECK_COMMAND} {config.path} --set data.name={config.name}"
+        raise ProblemsError(
+            problems or [f"{config.path} has no usable pair."], notes=notes, command=command, complete=True
+        )
+    made = to_experiment(
         own,
         config,
-        public=public or built_in_public(config),
+        public=public,
         name=config.name,
         kind=index.kind,
         rows=official_rows(entries, config),
         unseen=index.unseen if config.split == "concept" else "",
     )
+    return replace(made, notes=tuple(notes))
 
 
 def check_layout(config: DataConfig, *, notes: list[str]) -> list[str]:
@@ -98,17 +105,12 @@ def check_layout(config: DataConfig, *, notes: list[str]) -> list[str]:
     Returns:
         A sentence for each problem; empty where a run can start.
     """
-    problems: list[str] = []
     try:
-        index = index_of(config)
-        notes += index.notes
-        entries = limited(index.entries, config.max_pairs)
-        own = _read(index, entries, sides_of(config), problems=problems, notes=notes)
-        if own and not problems and official_rows(entries, config) is None:
-            split_own(own, config)
+        notes += load_layout(config).notes
     except (ConfigError, DataError) as error:
-        problems.append(str(error))
-    return problems
+        notes += error.notes if isinstance(error, ProblemsError) else ()
+        return list(problems_of(error))
+    return []
 
 
 def _read(
@@ -117,7 +119,7 @@ def _read(
     sides: Sides,
     *,
     problems: list[str],
-    notes: list[str] | None = None,
+    notes: list[str],
 ) -> OwnPairs | None:
     """All pairs of ``entries``; None where one cannot be used."""
     problems += index.problems
@@ -142,7 +144,7 @@ def _fill(
     sides: Sides,
     *,
     problems: list[str],
-    notes: list[str] | None,
+    notes: list[str],
 ) -> PairedData | None:
     """Pairs in arrays that are made once, so that no pair is held twice."""
     sources = np.empty((len(entries), sides.source, sides.source, 3), dtype=np.uint8)
@@ -153,13 +155,19 @@ def _fill(
         if halves is None:
             continue
         sources[row], half = halves
-        told |= {entry.id: half} if notes is not None else {}
         values = half.samples if isinstance(half, Recording) else half
         values = values[..., None] if values.ndim == 2 else values
         targets = np.empty((len(entries), *values.shape), values.dtype) if targets is None else targets
+        if values.shape != targets.shape[1:] or values.dtype != targets.dtype:
+            problems.append(
+                f"{entry.target} becomes {values.dtype} of shape {values.shape}, and the targets before it"
+                f" {targets.dtype} of shape {targets.shape[1:]}. Give all targets one kind and colour."
+            )
+            continue
         targets[row] = values
-    if notes is not None and told:
-        notes += notes_on_halves(told, sides)
+        # A view of what is kept, so that no target is held twice.
+        told[entry.id] = replace(half, samples=targets[row]) if isinstance(half, Recording) else targets[row]
+    notes += notes_on_halves(told, sides) if told else []
     return None if targets is None else PairedData(source=sources, target=targets)
 
 

@@ -138,7 +138,8 @@ class TestImages:
         """Source and target of a folder with one special pair, which comes first."""
         path = fill(tmp_path / "mine", num=2)
         for name, array in (("source", source), ("target", target)):
-            save(path / name / "a.png", array if array is not None else noise(7))
+            grey = noise(7, channels=None if name == "target" else 3)
+            save(path / name / "a.png", array if array is not None else grey)
         pairs = load_pairs(path, config(path, **settings))
         return pairs.source[0], pairs.target[0]
 
@@ -179,14 +180,16 @@ class TestImages:
         pairs = load_pairs(path, config(path))
         assert np.array_equal(pairs.target[3], noise(1003))
 
-    def test_mixed_targets_become_grey(self, tmp_path):
+    def test_mixed_targets_become_grey_where_that_is_asked_for(self, tmp_path):
         colour = noise(7)
-        _, target = self.one(tmp_path, target=colour)
+        _, target = self.one(tmp_path, target=colour, target_kind="grey")
         assert np.array_equal(target[..., 0], np.asarray(Image.fromarray(colour).convert("L")))
 
     def test_palette_and_orientation(self, tmp_path):
         path = fill(tmp_path / "mine", num=2)
         Image.fromarray(noise(1)).convert("P").save(path / "target" / "a.png")
+        for name in ("p00", "p01"):
+            save(path / "target" / f"{name}.png", noise(9))
         turned = Image.new("RGB", (SIDE, SIDE))
         turned.paste("white", (0, 0, SIDE, 8))
         exif = turned.getexif()
@@ -292,7 +295,7 @@ class TestPublic:
         assert load_folder(config(folder, public_path=str(tmp_path / "elsewhere"))).public.keys == ("b",)
 
     def test_missing_folder(self, folder, tmp_path):
-        with pytest.raises(DataError, match="elsewhere is missing"):
+        with pytest.raises(DataError, match="elsewhere' is no folder that exists"):
             load_folder(config(folder, public_path=str(tmp_path / "elsewhere")))
 
     def test_private_image_in_it(self, folder):
@@ -307,12 +310,17 @@ class TestPublic:
         (folder / "public" / "a.png").write_bytes(b"")
         assert "a.png cannot be decoded" in problem(folder)
 
-    def test_size_that_the_built_in_set_lacks(self, tmp_path):
-        path = fill(tmp_path / "mine", size=(48, 48))
-        with pytest.raises(
-            ConfigError, match=r"image_size=48 does not suit the built-in public.*data.public_path"
-        ):
-            load_folder(config(path, image_size=48))
+    @pytest.mark.parametrize("side", [48, 80, 224])
+    def test_every_size_has_a_built_in_set(self, tmp_path, side):
+        """The resized pictures are Pillow's own bilinear ones, and a person is told."""
+        path, notes = fill(tmp_path / "mine", size=(side, side)), []
+        public = load_folder(config(path, image_size=side)).public
+        assert public.images.shape == (1447, side, side, 3)
+        first = Image.fromarray(load_public().images[7])
+        expected = np.asarray(first.resize((side, side), Image.Resampling.BILINEAR))
+        assert np.array_equal(public.images[7], expected)
+        assert check_folder(path, image_size=side, notes=notes) == []
+        assert any("enlarged" in note for note in notes) == (side > 64)
 
 
 class TestFolderProblems:
@@ -372,7 +380,7 @@ class TestFolderProblems:
     def test_too_small(self, folder):
         text = problem(folder, image_size=32)
         assert "p00.png has 16x16 pixels; data.image_size=32 needs 32 at least" in text
-        assert "29 more" in text
+        assert "29 more: `edgecmd data check" in text
 
     def test_different_shapes(self, folder):
         save(folder / "target" / "p01.png", noise(1, size=(32, 16), channels=None))
@@ -385,7 +393,7 @@ class TestFolderProblems:
 
     def test_device_with_one_pair(self, tmp_path):
         path = fill(tmp_path / "mine", num=1)
-        with pytest.raises(DataError, match="has 1 usable pairs; at least 2"):
+        with pytest.raises(DataError, match="has 1 usable pair; at least 2"):
             load_pairs(path, config(path))
 
     def test_two_files_for_an_id(self, folder):
@@ -394,7 +402,7 @@ class TestFolderProblems:
 
     def test_other_image_files(self, folder):
         save(folder / "source" / "x.bmp", noise(1))
-        assert "files of another kind: 1 (x.bmp)" in problem(folder)
+        assert "files of another kind: 1 .bmp (x.bmp)" in problem(folder)
 
     def test_check_lists_all(self, folder):
         (folder / "source" / "p00.png").write_bytes(b"")
@@ -410,9 +418,13 @@ class TestTableProblems:
             ("labels.csv", "id,label\np00,a\nzz,b\n", "labels.csv names ids without a pair: 1 (zz)"),
             ("labels.csv", "id,label\np00,a\np00,b\n", "names an id more than once: 1 (p00)"),
             ("labels.csv", "id,class\np00,a\n", "lacks the column label; its first line is 'id,class'"),
-            ("labels.csv", "id;label\np00;a\n", "separated by commas"),
-            ("labels.csv", "", "lacks the column id and label"),
-            ("labels.csv", "id,label\np00,a,b\n", "1 lines without exactly 2 cells, the first is 'p00,a,b'"),
+            ("labels.csv", "id:label\np00:a\n", "separated by commas"),
+            ("labels.csv", "", "labels.csv is empty. Its first line must name id,label"),
+            (
+                "labels.csv",
+                "id,label\np00,a,b\n",
+                "1 line without exactly 2 cells, the first is 'p00,a,b' in line 2",
+            ),
             ("labels.csv", 'id,label\n"p00,a\n', "cannot be read as CSV"),
             ("pairs.csv", "name,owner\np00,a\n", "pairs.csv lacks the column id"),
             ("pairs.csv", "id,owner\np00,a\n", "pairs.csv has no line for 29 (p01, p02, p03, p04, p05, ...)"),
@@ -483,7 +495,7 @@ class TestArchive:
             ({"public": np.zeros((2, 8, 8), np.uint8)}, "public has 8x8 pixels"),
             (
                 {"source": np.zeros((0, SIDE, SIDE, 3), np.uint8), "target": np.zeros((0, 32, 32), np.uint8)},
-                "has 0 usable pairs",
+                "has source of shape=(0, 16, 16, 3), which holds nothing",
             ),
         ],
     )

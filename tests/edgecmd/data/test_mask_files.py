@@ -110,7 +110,7 @@ def test_everything_wrong_is_named_at_once(folder: Path) -> None:
         "p03.png cannot be decoded",
         "p04.png is no mask (mode L)",
         "masks without a pair: 1 (other)",
-        "files of another kind: 1 (p05.jpg)",
+        "files of another kind: 1 .jpg (p05.jpg)",
         "has class 2, which",
     ):
         assert text in told

@@ -119,7 +119,7 @@ class TestArchive:
             ({"target_rate_hz": None}, "recordings and target_rate_hz: none"),
             ({"target_rate_hz": np.array([8000])}, "shape=(1,)"),
             ({"target_rate_hz": np.float64(8000)}, "dtype=float64"),
-            ({"target_rate_hz": np.int64(3)}, "sampling_rate_hz=3; allowed"),
+            ({"target_rate_hz": np.int64(3)}, "target_rate_hz=3; allowed"),
             ({"target": np.zeros((NUM, 4000), np.int16)}, "target 0 is silent"),
             ({"target": np.zeros((NUM, 4000), np.float32)}, "has target of dtype=float32"),
         ],

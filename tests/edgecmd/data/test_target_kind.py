@@ -9,7 +9,7 @@ from PIL import Image
 from edgecmd.config_data import DataConfig
 from edgecmd.data.experiment import load_experiment
 from edgecmd.data.pairs import TARGET_KINDS, kind_of
-from edgecmd.errors import ConfigError
+from edgecmd.errors import ConfigError, DataError
 from tests.device_files import SIDE, write_pairs, write_public
 
 NUM = 24
@@ -43,9 +43,14 @@ def test_one_grey_picture_among_colour_is_named_where_colour_is_asked_for(tmp_pa
     folder = write_pairs(tmp_path / "pairs", range(NUM), colour=True)
     write_public(folder / "public")
     Image.new("L", (SIDE, SIDE), 7).save(folder / "target" / "p003.png")
-    assert kind_of(load_experiment(config(folder, "auto")).train.target) == "grey"
-    with pytest.raises(ConfigError, match="target_kind='rgb', but the targets .* are 'grey'"):
-        load_experiment(config(folder, "rgb"))
+    for kind in ("auto", "rgb"):
+        with pytest.raises(DataError, match=r"grey pictures, 1 \(p003\), among colour ones, 23 .*'grey'"):
+            load_experiment(config(folder, kind))
+    made = load_experiment(config(folder, "grey"))
+    assert kind_of(made.train.target) == "grey"
+    assert any(
+        "has colour pictures, which data.target_kind='grey' turns grey: 23" in one for one in made.notes
+    )
 
 
 @pytest.mark.parametrize("kind", ["depth", "wave"])

@@ -1,0 +1,36 @@
+"""docs/data.md says of every ending what the code does with it."""
+
+import re
+from pathlib import Path
+
+from edgecmd.data.listing import MASKS, PICTURES, SOUNDS, SYSTEM_NAMES, UNREAD
+from edgecmd.data.own import MIN_PAIRS
+from edgecmd.data.sound import MAX_RATE_HZ, MIN_RATE_HZ
+from edgecmd.data.tables import MAX_BYTES
+
+TEXT = Path(__file__).parents[3].joinpath("docs/data.md").read_text(encoding="utf-8")
+SECTION = TEXT.split("### What is read, what is skipped and why")[1].split("\n## ")[0]
+ROWS = {
+    "pictures:": PICTURES.suffixes,
+    "recordings, in `target/`:": SOUNDS.suffixes,
+    "masks, in `target_mask/`:": MASKS.suffixes,
+    "other pictures:": UNREAD["picture"],
+    "other recordings and videos:": UNREAD["recording"],
+    "arrays:": UNREAD["array"],
+}
+
+
+def test_endings_are_those_of_the_code() -> None:
+    for start, suffixes in ROWS.items():
+        (row,) = [line for line in SECTION.splitlines() if line.startswith(f"| {start}")]
+        told = row.removeprefix(f"| {start}").split("|")[0]
+        found = re.findall(r"`(\.[a-z0-9]+)`", told)
+        assert sorted(found) == sorted(suffixes)
+
+
+def test_names_and_limits_are_those_of_the_code() -> None:
+    told = {name.casefold() for name in re.findall(r"`([^`]+)`", SECTION)}
+    assert {name.strip() for name in SYSTEM_NAMES} <= told
+    assert f"at most {MAX_BYTES // 10**6} MB" in SECTION
+    assert f"At least {MIN_PAIRS} pairs" in SECTION
+    assert f"outside {MIN_RATE_HZ // 1000} to {MAX_RATE_HZ // 1000} kHz" in SECTION
