@@ -3,18 +3,18 @@
 Shapes: N pairs, M public images, H height, W width, C channels.
 """
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from edgecmd.data.decode import DecodeError, npz_arrays, npz_members
 from edgecmd.data.depth import make_depth
 from edgecmd.data.images import Sides, check_pair_aspect, check_size, squeeze, to_rgb
 from edgecmd.data.own import COLUMNS, OwnPairs
 from edgecmd.data.pairs import Images, PairedData, PublicSource
+from edgecmd.data.reading import most_array_bytes
 from edgecmd.data.sound import FULL_SCALE, Clip, Recordings, make_recording
 from edgecmd.data.tables import canonical, few, misspelt, repeated
 from edgecmd.errors import DataError
@@ -23,16 +23,6 @@ IMAGES = ("source", "target", "public")
 TEXTS = ("id", *COLUMNS)
 RATE = "target_rate_hz"
 KNOWN = (*IMAGES, *TEXTS, RATE)
-# NotImplementedError and RuntimeError: a compression that is unknown, a password.
-READ_ERRORS = (
-    OSError,
-    EOFError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-    NotImplementedError,
-    RuntimeError,
-)
 GREY_RANK, SOUND_RANK = 3, 2
 
 Arrays = Mapping[str, np.ndarray]
@@ -68,25 +58,23 @@ def read_archive(path: Path, *, sides: Sides, problems: list[str]) -> OwnPairs |
 
 def _load(path: Path, problems: list[str]) -> dict[str, np.ndarray]:
     """Known arrays of an archive."""
-    if not zipfile.is_zipfile(path):
+    try:
+        names = tuple(npz_members(path))
+    except DecodeError as error:
         problems.append(
-            f"{path} is not an .npz archive, or it is cut off; a pickle is never read."
+            f"{path} is not an .npz archive, or it is cut off ({error}); a pickle is never read."
             " Make it with numpy.savez_compressed(path, source=..., target=...)."
         )
         return {}
-    arrays: dict[str, np.ndarray] = {}
-    name = ""
+    problems += [f"{path} {sentence}" for sentence in misspelt(names, KNOWN)]
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            problems += [f"{path} {sentence}" for sentence in misspelt(archive.files, KNOWN)]
-            for name in (name for name in KNOWN if name in archive.files):
-                arrays[name] = np.asarray(archive[name])
-    except READ_ERRORS as error:
-        way_out = "The file is damaged; make it again."
-        if "allow_pickle" in str(error):
+        return npz_arrays(path, names=KNOWN, most_bytes=most_array_bytes())
+    except DecodeError as error:
+        way_out = "The file is damaged or too large; make it again."
+        if "pickle" in str(error):
             way_out = "Python objects need pickle, which is refused; save text with dtype=str."
-        problems.append(f"{path}: the array {name!r} cannot be read ({error}). {way_out}")
-    return arrays
+        problems.append(f"{path}: {error}. {way_out}")
+    return {}
 
 
 def _image_problems(arrays: Arrays) -> list[str]:
@@ -137,7 +125,7 @@ def _text_problems(arrays: Arrays) -> list[str]:
     """Sentences about lengths and texts that do not fit the images."""
     num = len(arrays["source"])
     problems = [
-        f"has {len(arrays[name])} rows of {name} for {num} of source. Every row is one pair."
+        f"has {_length(arrays[name])} rows of {name} for {num} of source. Every row is one pair."
         for name in ("target", *TEXTS)
         if name in arrays and arrays[name].shape[:1] != (num,)
     ]
@@ -150,6 +138,11 @@ def _text_problems(arrays: Arrays) -> list[str]:
             )
     twice = repeated(_texts(arrays["id"])) if "id" in arrays and not problems else []
     return [*problems, f"repeats {few(twice)} in id. Make the ids different."] if twice else problems
+
+
+def _length(array: np.ndarray) -> int:
+    """Rows; a single value has none."""
+    return len(array) if array.ndim else 0
 
 
 def _texts(array: np.ndarray) -> list[str]:

@@ -25,7 +25,7 @@ from edgecmd.config_data import DataConfig
 from edgecmd.data.archive import read_archive
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.halves import Halves, check_one_kind, notes_on_halves, read_halves, stack_pairs
-from edgecmd.data.images import Sides, sides_of, to_grey
+from edgecmd.data.images import Sides, notes_on_frames, sides_of, to_grey
 from edgecmd.data.labelled import Masks
 from edgecmd.data.listing import SOUNDS, FileKind, files_by_id, target_files
 from edgecmd.data.mask_files import FOLDER as MASK_FOLDER
@@ -176,6 +176,8 @@ def _read_folder(
     is_mixed = len(problems) > before
     if notes is not None:
         notes += notes_on_halves(halves, sides)
+        notes += notes_on_frames({f"source/{one}": sources[one] for one in found})
+        notes += notes_on_frames({f"target/{one}": targets[one] for one in found})
     masks = _masks(path, {name: targets[name] for name in found}, kind, sides=sides, problems=problems)
     folder = path / "public"
     public = (

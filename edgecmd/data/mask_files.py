@@ -16,6 +16,7 @@ from edgecmd.data.cells import majority
 from edgecmd.data.images import check_pair_aspect, check_size, open_upright, size_of
 from edgecmd.data.labelled import IGNORED, Masks
 from edgecmd.data.listing import MASKS, files_by_id
+from edgecmd.data.reading import reading
 from edgecmd.data.tables import few, read_table
 from edgecmd.errors import DataError
 
@@ -24,6 +25,8 @@ MODES = ("L", "P")
 PNG = b"\x89PNG"
 # Bytes 24 and 25 of a PNG: bits a channel, and 0 for grey, of which a decoder spreads fewer levels to 255.
 DEPTH_AT, GREY = 24, 0
+# Digits of a class; Python refuses to read thousands of them.
+LONGEST = 9
 
 
 def read_masks(path: Path, targets: Mapping[str, Path], *, side: int, problems: list[str]) -> Masks | None:
@@ -83,7 +86,9 @@ def read_mask(file: Path, *, side: int, target: Path | None = None) -> UInt8[np.
     Raises:
         DataError: It is broken, too small, has colours instead of numbers, or another aspect.
     """
-    image, header = open_upright(file), file.read_bytes()[: DEPTH_AT + 2]
+    image = open_upright(file)
+    with reading(file, what="a mask", way_out="Save it again."), file.open("rb") as opened:
+        header = opened.read(DEPTH_AT + 2)
     is_spread = header[DEPTH_AT + 1] == GREY and header[DEPTH_AT] != 8
     if image.mode not in MODES or not header.startswith(PNG) or is_spread:
         raise DataError(
@@ -101,7 +106,7 @@ def _read_names(path: Path, problems: list[str]) -> Mapping[int, str]:
     if not path.exists():
         return {}
     table = read_table(path, required=("id", "name"), optional=(), problems=problems)
-    odd = [one for one in table if not one.isdecimal() or int(one) >= IGNORED]
+    odd = [one for one in table if not one.isdecimal() or len(one) > LONGEST or int(one) >= IGNORED]
     if odd:
         problems.append(f"{path} names {few(odd)}; a class is a whole number from 0 to {IGNORED - 1}.")
         return {}

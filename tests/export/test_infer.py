@@ -305,8 +305,6 @@ def test_a_model_of_another_kind_of_input_is_refused(model, tmp_path):
         ("RGB", (255, 255, 255), 1, [255]),
         ("L", 9, 3, [9, 9, 9]),
         ("1", 1, 1, [255]),
-        ("I;16", 257 * 40, 1, [40]),
-        ("I;16", 65535, 3, [255, 255, 255]),
     ],
 )
 def test_pictures_of_every_kind_become_grey_or_colour(tmp_path, mode, pixel, channels, expected):
@@ -315,6 +313,12 @@ def test_pictures_of_every_kind_become_grey_or_colour(tmp_path, mode, pixel, cha
     image = read_image(path, channels=channels)
     assert image.dtype == np.uint8
     assert image[0, 0].tolist() == expected
+
+
+def test_16_bits_are_a_depth_map_and_no_picture_as_in_training(tmp_path):
+    Image.new("I;16", (4, 4), 257 * 40).save(tmp_path / "deep.png")
+    with pytest.raises(InferError, match=r"mode=I;16: a depth map .* save it with 8 bits"):
+        read_image(tmp_path / "deep.png", channels=1)
 
 
 def test_a_transparent_palette_colour_becomes_white(tmp_path):

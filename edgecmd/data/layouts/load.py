@@ -13,7 +13,7 @@ import numpy as np
 from edgecmd.config_data import DataConfig
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.halves import Half, Halves, notes_on_halves
-from edgecmd.data.images import Sides, sides_of
+from edgecmd.data.images import Sides, notes_on_frames, sides_of
 from edgecmd.data.layouts.index import TEST, Entry, Index, limited
 from edgecmd.data.own import COLUMNS, MIN_PAIRS, MIN_PART, OwnPairs, Rows, position, split_own, to_experiment
 from edgecmd.data.pairs import PairedData
@@ -159,6 +159,8 @@ def _fill(
         targets[row] = values
     if notes is not None and told:
         notes += notes_on_halves(told, sides)
+        notes += notes_on_frames({f"source of {one.id}": one.source for one in entries})
+        notes += notes_on_frames({f"target of {one.id}": one.target for one in entries})
     return None if targets is None else PairedData(source=sources, target=targets)
 
 

@@ -289,7 +289,7 @@ class TestNyu:
             del opened["labels"]
         assert "lacks labels; it has" in problems(config("nyu", root))
         file.write_bytes(file.read_bytes()[:2000])
-        assert "is not a MATLAB 7.3 file" in problems(config("nyu", root))
+        assert "cannot be read as MATLAB 7.3" in problems(config("nyu", root))
         monkeypatch.setitem(__import__("sys").modules, "h5py", None)
         assert 'pip install "edgecmd[nyu]"' in problems(config("nyu", root))
 
