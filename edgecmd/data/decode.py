@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import math
+import os
 import struct
 import warnings
 import zipfile
@@ -95,6 +96,27 @@ def _opened_picture(path: Path, formats: tuple[str, ...] | None) -> Any:  # noqa
     return Image.open(path, formats=allowed)
 
 
+@contextlib.contextmanager
+def _quiet(path: Path) -> Iterator[None]:
+    """Keep libtiff, which writes past Python, from the screen. Only a device reads TIFF."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        yield
+        return
+    kept = -1
+    with contextlib.suppress(OSError):
+        kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        if kept >= 0:
+            os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.close(nowhere)
+        if kept >= 0:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
 def decoded_picture(path: Path, *, formats: tuple[str, ...] | None = None) -> Any:  # noqa: ANN401
     """The first frame of a picture by Pillow, upright as its EXIF says. Colour profiles are ignored.
 
@@ -112,7 +134,7 @@ def decoded_picture(path: Path, *, formats: tuple[str, ...] | None = None) -> An
     from PIL import ImageOps
 
     plain_size(path)
-    with decoding(), _opened_picture(path, formats) as image:
+    with decoding(), _quiet(path), _opened_picture(path, formats) as image:
         _refuse_large_or_deep(image)
         image.load()
         return ImageOps.exif_transpose(image)
@@ -142,7 +164,7 @@ def picture_frames(path: Path) -> int:
         DecodeError: The file is broken.
     """
     plain_size(path)
-    with decoding(), _opened_picture(path, None) as image:
+    with decoding(), _quiet(path), _opened_picture(path, None) as image:
         return int(getattr(image, "n_frames", 1)) if image.format in WITH_FRAMES else 1
 
 

@@ -19,8 +19,8 @@ As a module::
     more = student.with_prototypes(make_prototypes(student, {"cup": cup_images}))
 
 Exit codes: 0 all well; 1 Pillow is missing, or the output cannot be written; 2 wrong usage; 4 a file is
-missing, no picture, or cannot be computed; 6 the model was not made by edgecmd, or --check failed; 141 whoever
-read the output closed it. A file that fails does not stop the others; the code is that of the last failure.
+missing, no picture, or cannot be computed; 6 the model was not made by edgecmd, or --check failed; 141 the
+output was closed. A file that fails does not stop the others; the code is that of the last failure.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ def _pictures():
     turned[0x0112] = 6
     frames = [Image.fromarray(noise((SIDE, 32, 3), seed)) for seed in (1, 2)]
     alpha = Image.fromarray(noise((SIDE, 32, 4)))
-    found = {
+    return {
         "rgb.png": saved(colour, "PNG"),
         "grey.png": saved(grey, "PNG"),
         "one bit.png": saved(grey.convert("1"), "PNG"),
@@ -163,7 +163,6 @@ def _pictures():
         "a gif in truth.png": saved(colour, "GIF", save_all=True, append_images=frames),
         "a jpeg in truth.png": saved(colour, "JPEG"),
     }
-    return found
 
 
 PICTURES = _pictures()
