@@ -1,7 +1,9 @@
 """One file means the same to training and to a device: equal numbers, or both refuse."""
 
 import io
+import os
 import struct
+import sys
 import tracemalloc
 import zipfile
 
@@ -12,10 +14,12 @@ from user_files import chunk, coded, form, noise, png, riff, samples, saved, wav
 
 from edgecmd.data.archive import read_archive
 from edgecmd.data.depth import Ruler
+from edgecmd.data.folder import check_folder
 from edgecmd.data.halves import read_source, read_target
 from edgecmd.data.images import Sides, notes_on_frames
 from edgecmd.data.sound import Clip, make_recording, read_recording, read_sound
 from edgecmd.errors import DataError
+from edgecmd.files import read_json, write_json
 from export.device.reading import InferError
 from export.device.sensors import SENSORS
 
@@ -332,3 +336,16 @@ def test_arrays_are_read_as_numpy_reads_them(tmp_path, order):
     np.testing.assert_array_equal(own.data.source, SOURCE)
     np.testing.assert_array_equal(own.data.target[..., 0], TARGET)
     assert own.data.source.flags.writeable
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such name")
+def test_a_name_that_is_no_text_is_an_id_like_any_other(tmp_path):
+    for half, shape in (("source", (SIDE, SIDE, 3)), ("target", (SIDE, SIDE))):
+        (tmp_path / half).mkdir()
+        for row in range(30):
+            name = b"\xff\xfe" if row == 0 else str(row).encode()
+            content = saved(Image.fromarray(noise(shape, row)), "PNG")
+            (tmp_path / half / os.fsdecode(name + b".png")).write_bytes(content)
+    assert check_folder(tmp_path, image_size=16) == []
+    write_json(tmp_path / "a.json", {"id": os.fsdecode(b"\xff")})
+    assert read_json(tmp_path / "a.json") == {"id": "\udcff"}
