@@ -5,14 +5,12 @@ written last, so a set is either whole or absent.
 """
 
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from edgecmd.data.decode import DecodeError, npz_arrays
+from edgecmd.data.reading import most_array_bytes
 from edgecmd.errors import DataError
 from edgecmd.files import read_json, sha256_file, write_json
 
@@ -49,9 +47,8 @@ def read_arrays(name: str, key: str) -> dict[str, Any]:
     """
     path = checked_file(name, key)
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {entry: archive[entry] for entry in archive.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        return dict(npz_arrays(path, most_bytes=most_array_bytes()))
+    except DecodeError as error:
         raise DataError(f"{path} cannot be read ({error}). Build it again: `{COMMANDS[name]}`.") from error
 
 

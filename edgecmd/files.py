@@ -51,7 +51,8 @@ def _sync_folder(folder: Path) -> None:
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, line ends as they are; otherwise like `write_bytes_atomically`."""
-    write_bytes_atomically(path, text.encode())
+    # A file name that is no text stands in JSON as the escape that it is read back from.
+    write_bytes_atomically(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: object) -> None:

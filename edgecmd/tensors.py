@@ -8,10 +8,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from edgecmd.data.decode import DecodeError, decoding
 from edgecmd.errors import DataError
 
 ENTRY = "edgecmd"
@@ -41,14 +42,15 @@ def unpack(path: Path, *, advice: str) -> tuple[dict[str, Tensor], dict[str, str
     if not path.is_file():
         raise DataError(f"{path} is not a file. {advice}")
     try:
-        with safe_open(path, framework="pt") as opened:
+        with decoding(), safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-    except SafetensorError as error:
+    except DecodeError as error:
         raise DataError(f"{path} is not a safetensors file ({error}). {advice}") from error
     try:
-        description = json.loads(metadata[ENTRY])
-    except (KeyError, json.JSONDecodeError) as error:
+        with decoding():
+            description = dict(json.loads(metadata[ENTRY]))
+    except DecodeError as error:
         raise DataError(f"{path} does not say what it holds (metadata {ENTRY!r}). {advice}") from error
     return tensors, {str(key): str(value) for key, value in description.items()}
 

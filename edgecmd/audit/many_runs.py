@@ -23,6 +23,8 @@ from edgecmd.audit.arms import Arm, analytic_direction, claimed_epsilon, train
 from edgecmd.audit.certify import LEAST_RUNS, Certified, certify
 from edgecmd.audit.finding import Finding, epsilon_verdict
 from edgecmd.audit.worst_case import make_worst_case
+from edgecmd.data.decode import DecodeError, npy_array
+from edgecmd.data.reading import most_array_bytes
 from edgecmd.errors import DataError, PrivacyError
 from edgecmd.files import read_json, write_bytes_atomically, write_json
 
@@ -185,8 +187,8 @@ def _file(folder: Path, arm: Arm, first: int) -> Path:
 
 def _read(path: Path) -> np.ndarray:
     try:
-        found: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        found = npy_array(path, most_bytes=most_array_bytes())
+    except DecodeError as error:
         raise DataError(f"{path} cannot be read ({error}). Delete it and audit again.") from error
     if found.ndim != 3 or found.shape[:2] != (CHUNK, 2):
         raise DataError(f"{path} has shape {found.shape}, not ({CHUNK}, 2, P). Delete it and audit again.")

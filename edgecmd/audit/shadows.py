@@ -24,6 +24,8 @@ from edgecmd.assess import embedder
 from edgecmd.audit.attack import Shadows
 from edgecmd.audit.pool import Pool, make_pool, pair_scores
 from edgecmd.config import DistillConfig, RunConfig
+from edgecmd.data.decode import DecodeError, npy_array
+from edgecmd.data.reading import most_array_bytes
 from edgecmd.device import place, resolve_device
 from edgecmd.distill import LocalData, Place, distil, make_optimizer
 from edgecmd.errors import ConfigError
@@ -222,9 +224,8 @@ def cache_key(config: RunConfig, pool: Pool, recipe: ShadowRecipe) -> str:
 def read_scores(path: Path, *, num: int) -> Float[np.ndarray, " num"] | None:
     """Scores that an earlier audit kept; None where there are none, or they are torn."""
     try:
-        with path.open("rb") as file:
-            scores = np.load(file, allow_pickle=False)
-    except (OSError, EOFError, ValueError):
+        scores = npy_array(path, most_bytes=most_array_bytes())
+    except DecodeError:
         return None
     whole = scores.shape == (num,) and scores.dtype == np.float64 and bool(np.isfinite(scores).all())
     return scores if whole else None

@@ -186,12 +186,11 @@ def golden_inputs(target: Path) -> "np.ndarray":
     """
     import numpy as np
 
-    try:
-        with np.load(target / "golden.npz", allow_pickle=False) as file:
-            name = next(one for one in file.files if "/" not in one)
-            return np.asarray(file[name])
-    except (OSError, ValueError, StopIteration) as error:
-        raise DataError(f"{target / 'golden.npz'} cannot be read: {error}. Export again.") from error
+    from edgecmd.data.reading import reading
+
+    path, way_out = target / "golden.npz", "Export again."
+    with reading(path, what="golden values", way_out=way_out), np.load(path, allow_pickle=False) as file:
+        return np.asarray(file[next(one for one in file.files if "/" not in one)])
 
 
 def with_others(subject: "Subject", bundles: Sequence[Path]) -> "Subject":

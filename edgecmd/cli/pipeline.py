@@ -2,7 +2,7 @@
 
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -74,7 +74,7 @@ def plan(config: RunConfig) -> None:
     say_notes(notes_of(whole, config))
 
 
-def say_notes(notes: "Sequence[str]") -> None:
+def say_notes(notes: Sequence[str]) -> None:
     """Print the first notes on the data, and how to see the others."""
     for note in notes[:MOST_NOTES]:
         say(f"note: {note}")

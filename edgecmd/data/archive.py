@@ -3,19 +3,19 @@
 Shapes: N pairs, M public images, H height, W width, C channels.
 """
 
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from edgecmd.data.decode import DecodeError, npz_arrays, npz_members
 from edgecmd.data.depth import make_depth
 from edgecmd.data.images import Sides, check_pair_aspect, check_size, squeeze, to_rgb
 from edgecmd.data.names import canonical, counted, few, misspelt, repeated
 from edgecmd.data.own import COLUMNS, OwnPairs
 from edgecmd.data.pairs import Images, PairedData, PublicSource
+from edgecmd.data.reading import most_array_bytes
 from edgecmd.data.sound import (
     FULL_SCALE,
     MAX_RATE_HZ,
@@ -30,16 +30,6 @@ IMAGES = ("source", "target", "public")
 TEXTS = ("id", *COLUMNS)
 RATE = "target_rate_hz"
 KNOWN = (*IMAGES, *TEXTS, RATE)
-# NotImplementedError and RuntimeError: a compression that is unknown, a password.
-READ_ERRORS = (
-    OSError,
-    EOFError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-    NotImplementedError,
-    RuntimeError,
-)
 GREY_RANK, SOUND_RANK = 3, 2
 
 Arrays = Mapping[str, np.ndarray]
@@ -78,30 +68,26 @@ def read_archive(
 
 def _load(path: Path, problems: list[str], *, notes: list[str]) -> dict[str, np.ndarray]:
     """Known arrays of an archive."""
-    if not zipfile.is_zipfile(path):
+    try:
+        names = tuple(npz_members(path))
+    except DecodeError as error:
         problems.append(
-            f"{path} is not an .npz archive, or it is cut off; a pickle is never read."
+            f"{path} is not an .npz archive, or it is cut off ({error}); a pickle is never read."
             " Make it with numpy.savez_compressed(path, source=..., target=...)."
         )
         return {}
-    arrays: dict[str, np.ndarray] = {}
-    name = ""
+    problems += [f"{path} {sentence}" for sentence in misspelt(names, KNOWN)]
+    others = [name for name in names if name not in KNOWN]
+    if others:
+        notes.append(f"{path} has arrays that are not used: {few(others)}. Read are {', '.join(KNOWN)}.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            problems += [f"{path} {sentence}" for sentence in misspelt(archive.files, KNOWN)]
-            others = [name for name in archive.files if name not in KNOWN]
-            if others:
-                notes.append(
-                    f"{path} has arrays that are not used: {few(others)}. Read are {', '.join(KNOWN)}."
-                )
-            for name in (name for name in KNOWN if name in archive.files):
-                arrays[name] = np.asarray(archive[name])
-    except READ_ERRORS as error:
-        way_out = "The file is damaged; make it again."
-        if "allow_pickle" in str(error):
+        return npz_arrays(path, names=KNOWN, most_bytes=most_array_bytes())
+    except DecodeError as error:
+        way_out = "The file is damaged or too large; make it again."
+        if "pickle" in str(error):
             way_out = "Python objects need pickle, which is refused; save text with dtype=str."
-        problems.append(f"{path}: the array {name!r} cannot be read ({error}). {way_out}")
-    return arrays
+        problems.append(f"{path}: {error}. {way_out}")
+    return {}
 
 
 def _image_problems(arrays: Arrays) -> list[str]:

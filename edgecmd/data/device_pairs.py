@@ -8,6 +8,7 @@ Shapes: N pairs, S side of an image, T samples of a recording.
 """
 
 import hashlib
+import math
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +20,8 @@ from PIL import Image
 from edgecmd.config_data import DataConfig
 from edgecmd.data import images as image_files
 from edgecmd.data import sound as sound_files
-from edgecmd.data.archive import RATE, READ_ERRORS, is_depth, is_sound
+from edgecmd.data.archive import RATE, is_depth, is_sound
+from edgecmd.data.decode import ArrayHeader, DecodeError, npz_arrays, npz_headers, npz_rows
 from edgecmd.data.depth import make_depth
 from edgecmd.data.halves import Half, half_kind, read_halves
 from edgecmd.data.images import Sides, check_pair_aspect, check_size, sides_of, squeeze, to_grey, to_rgb
@@ -253,39 +255,69 @@ def _archive_rows(path: Path, *, sides: Sides, kind: str) -> Iterator[_Seen]:
     """Each row of ``source`` and ``target`` of an .npz as a pair, or why it is none.
 
     Raises:
-        PrivacyError: The file is no archive, or lacks an array: a whole file, which is the owner's fault.
+        PrivacyError: The file is no archive, is damaged, or lacks an array: a whole file, which is the
+            owner's fault.
+
+    Guarantees:
+        Rows are read one at a time, so that how many there are decides nothing.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            source, target = np.asarray(archive["source"]), np.asarray(archive["target"])
-            rate = int(archive[RATE]) if RATE in archive.files else 0
-    except (*READ_ERRORS, KeyError, TypeError, AttributeError, OverflowError) as error:
+        headers = npz_headers(path, ("source", "target", RATE))
+        lacking = [name for name in ("source", "target") if name not in headers]
+        if lacking:
+            raise DecodeError(f"it lacks {' and '.join(lacking)}")
+        rate = npz_arrays(path, names=(RATE,), most_bytes=MOST_BYTES).get(RATE, np.int64(0))
+        if rate.ndim or rate.dtype.kind not in "iu":
+            raise DecodeError(f"{RATE} is no single whole number")
+        lengths = [_length(headers[name]) for name in ("source", "target")]
+        rows = [npz_rows(path, name) for name in ("source", "target")]
+        for row in range(max(lengths)):
+            halves = [next(one) if row < length else None for one, length in zip(rows, lengths, strict=True)]
+            yield _seen_arrays(row, *halves, rate=int(rate), sides=sides, kind=kind)
+        # What lies behind the last row says whether all of them were whole.
+        for one in rows:
+            next(one, None)
+    except DecodeError as error:
         raise PrivacyError(
             f"data-dir={str(path)!r} is no .npz with the arrays source and target ({error}). Make it with"
             " numpy.savez_compressed(path, source=..., target=...).",
             code="node-config",
         ) from error
-    for row in range(max(_length(source), _length(target))):
-        yield _seen_arrays(row, source, target, rate=rate, sides=sides, kind=kind)
 
 
-def _length(array: np.ndarray) -> int:
-    return len(array) if array.ndim else 0
+def _length(header: ArrayHeader) -> int:
+    """Rows of an array; rows of absurd size are no pairs.
+
+    Raises:
+        DecodeError: A row has nothing in it, or more than `MOST_BYTES`.
+    """
+    if not header.shape:
+        return 0
+    size = math.prod(header.shape[1:]) * header.dtype.itemsize
+    if header.shape[0] and not 0 < size <= MOST_BYTES:
+        raise DecodeError(f"its rows have {size:,} bytes; allowed are 1 to {MOST_BYTES:,}")
+    return header.shape[0]
 
 
 def _seen_arrays(
-    row: int, source: np.ndarray, target: np.ndarray, *, rate: int, sides: Sides, kind: str
+    row: int,
+    source: np.ndarray | None,
+    target: np.ndarray | None,
+    *,
+    rate: int,
+    sides: Sides,
+    kind: str,
 ) -> _Seen:
     digest = ""
     try:
-        if row >= min(_length(source), _length(target)):
+        if source is None or target is None:
             raise DataError("it has one half")
-        digest = _digest(source[row].tobytes(), target[row].tobytes())
+        digest = _digest(source.tobytes(), target.tobytes())
         name = f"row {row}"
-        picture = _array_picture(source[row], side=sides.source, name=name)
-        half = _array_half(target[row : row + 1], rate=rate, sides=sides, name=name)
+        picture = _array_picture(source, side=sides.source, name=name)
+        half = _array_half(target[None], rate=rate, sides=sides, name=name)
         if not isinstance(half, Recording):
-            check_pair_aspect(_size(source[row]), _size(target[row]), name=name)
+            check_pair_aspect(_size(source), _size(target), name=name)
         # A grey source, (S, S), is shown to the teacher in three channels.
         colour = to_rgb(picture.reshape(1, *picture.shape[:2], -1))[0]
         return _Seen(digest=digest, halves=(colour, _as_kind(half, kind, name=name)))

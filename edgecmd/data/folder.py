@@ -27,7 +27,7 @@ from edgecmd.data.archive import read_archive
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.findings import CHECK_COMMAND, ProblemsError, problems_of
 from edgecmd.data.halves import Halves, check_one_kind, notes_on_halves, read_halves, stack_pairs
-from edgecmd.data.images import Sides, sides_of, to_grey
+from edgecmd.data.images import Sides, notes_on_frames, sides_of, to_grey
 from edgecmd.data.labelled import Masks
 from edgecmd.data.listing import (
     SOUNDS,
@@ -285,6 +285,8 @@ def _read_folder(reading: Reading) -> OwnPairs | None:
     is_mixed = len(problems) > before
     mixed_colours(halves, reading.config, where=path / "target", problems=problems, notes=notes)
     notes += notes_on_halves(halves, sides)
+    notes += notes_on_frames({f"source/{one}": sources[one] for one in found})
+    notes += notes_on_frames({f"target/{one}": targets[one] for one in found})
     masks = _masks(path, {name: targets[name] for name in found}, kind, reading)
     if not found or is_mixed:
         return None

@@ -60,7 +60,7 @@ def read_target(path: Path, sides: Sides) -> tuple[Half, tuple[int, int] | None]
         return make_depth(units, ruler=sides.ruler, side=sides.target, name=str(path)), image.size
     if image.mode == "F":
         raise DataError(f"{path} holds floating-point numbers. Save depth as PNG of 16 bits, one channel.")
-    return squeeze(flatten_alpha(image), side=sides.target), image.size
+    return squeeze(flatten_alpha(image, name=str(path)), side=sides.target), image.size
 
 
 def read_halves(source: Path, target: Path, sides: Sides) -> Halves:

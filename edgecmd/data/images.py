@@ -3,35 +3,27 @@
 Shapes: H height, W width, S side of the result.
 """
 
-import struct
-import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 from edgecmd.config_data import DataConfig
+from edgecmd.data.decode import PICTURES_HOLD, DecodeError, decoded_picture, flat_picture, picture_frames
 from edgecmd.data.depth import Ruler, ruler_of
 from edgecmd.data.pairs import Images, Targets
+from edgecmd.data.reading import reading
 from edgecmd.data.sound import Clip, clip_of
+from edgecmd.data.tables import few
 from edgecmd.errors import DataError
 
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
 # Read by Pillow; anything else under a known suffix is refused, not guessed at.
-FORMATS = ("PNG", "JPEG", "WEBP")
-DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-GREY_MODES = ("1", "L", "LA", "La")
+FORMATS = PICTURES_HOLD
+KINDS = "PNG, JPEG or WebP"
 ASPECT_TOLERANCE = 0.01
 # EXIF's tag of how a camera was held, and its values that swap width and height.
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
@@ -62,19 +54,18 @@ def sides_of(config: DataConfig) -> Sides:
 
 
 def open_upright(path: Path) -> Image.Image:
-    """Decode an image of any mode, turned as its EXIF says.
+    """Decode an image of any mode, turned as its EXIF says; of several frames the first.
 
     Raises:
-        DataError: The file is broken.
+        DataError: The file is broken, too large, or has 16 bits in each of several channels.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except DECODE_ERRORS as error:
+        image: Image.Image = decoded_picture(path, formats=FORMATS)
+    except DecodeError as error:
         raise DataError(
-            f"{path} cannot be decoded as PNG, JPEG or WebP ({error}). Save it again, or remove the pair."
+            f"{path} cannot be decoded as {KINDS} ({error}). Save it again, or remove the pair."
         ) from error
+    return image
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -83,13 +74,30 @@ def size_of(path: Path) -> tuple[int, int]:
     Raises:
         DataError: It is none.
     """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            is_turned = image.getexif().get(ORIENTATION, 1) in TURNED
-    except DECODE_ERRORS as error:
-        raise DataError(f"{path} cannot be decoded as PNG, JPEG or WebP ({error}). Save it again.") from error
+    with (
+        reading(path, what=KINDS, way_out="Save it again."),
+        Image.open(path, formats=FORMATS) as image,
+    ):
+        width, height = image.size
+        is_turned = image.getexif().get(ORIENTATION, 1) in TURNED
     return (height, width) if is_turned else (width, height)
+
+
+def notes_on_frames(files: Mapping[str, Path]) -> list[str]:
+    """A sentence about pictures of which the first frame alone is used; empty where there is none.
+
+    Args:
+        files: Pictures by id. Broken ones are left out; whoever decodes them says so.
+    """
+    moving = []
+    for name, path in files.items():
+        try:
+            moving += [name] if path.suffix.lower() in SUFFIXES and picture_frames(path) > 1 else []
+        except DecodeError:
+            continue
+    if not moving:
+        return []
+    return [f"{few(moving)} of {len(files)} files have several frames; the first frame is used."]
 
 
 def is_depth(image: Image.Image) -> bool:
@@ -112,16 +120,20 @@ def read_image(path: Path) -> Image.Image:
             f"{path} has 16 bits a pixel (mode {upright.mode}): a depth map, which only a target may be."
             " Scale its values to 0..255 and save it with 8 bits where it is a picture."
         )
-    return flatten_alpha(upright)
+    return flatten_alpha(upright, name=str(path))
 
 
-def flatten_alpha(image: Image.Image) -> Image.Image:
-    """``image`` as ``L`` or ``RGB``, transparent pixels over white."""
-    mode = "L" if image.mode in GREY_MODES else "RGB"
-    if not image.has_transparency_data:
-        return image.convert(mode)
-    paper = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB").convert(mode)
+def flatten_alpha(image: Image.Image, *, name: str) -> Image.Image:
+    """``image`` as ``L`` or ``RGB``, transparent pixels over white.
+
+    Raises:
+        DataError: There is no memory for it; ``name`` says for which.
+    """
+    try:
+        flat: Image.Image = flat_picture(image)
+    except DecodeError as error:
+        raise DataError(f"{name} cannot be made grey or RGB ({error}). Save it again, smaller.") from error
+    return flat
 
 
 def check_pair_aspect(source: tuple[int, int], target: tuple[int, int], *, name: str) -> None:

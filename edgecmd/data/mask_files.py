@@ -17,6 +17,7 @@ from edgecmd.data.images import check_pair_aspect, check_size, open_upright, siz
 from edgecmd.data.labelled import IGNORED, Masks
 from edgecmd.data.listing import MASKS, files_by_id
 from edgecmd.data.names import few, near_names
+from edgecmd.data.reading import reading
 from edgecmd.data.tables import read_table
 from edgecmd.errors import DataError
 
@@ -25,6 +26,8 @@ MODES = ("L", "P")
 PNG = b"\x89PNG"
 # Bytes 24 and 25 of a PNG: bits a channel, and 0 for grey, of which a decoder spreads fewer levels to 255.
 DEPTH_AT, GREY = 24, 0
+# Digits of a class; Python refuses to read thousands of them.
+LONGEST = 9
 
 
 def read_masks(
@@ -96,7 +99,9 @@ def read_mask(file: Path, *, side: int, target: Path | None = None) -> UInt8[np.
     Raises:
         DataError: It is broken, too small, has colours instead of numbers, or another aspect.
     """
-    image, header = open_upright(file), file.read_bytes()[: DEPTH_AT + 2]
+    image = open_upright(file)
+    with reading(file, what="a mask", way_out="Save it again."), file.open("rb") as opened:
+        header = opened.read(DEPTH_AT + 2)
     is_spread = header[DEPTH_AT + 1] == GREY and header[DEPTH_AT] != 8
     if image.mode not in MODES or not header.startswith(PNG) or is_spread:
         raise DataError(
@@ -114,7 +119,7 @@ def _read_names(path: Path, problems: list[str], *, notes: list[str] | None) -> 
     if not path.exists():
         return {}
     table = read_table(path, required=("id", "name"), optional=(), problems=problems, notes=notes)
-    odd = [one for one in table if not one.isdecimal() or int(one) >= IGNORED]
+    odd = [one for one in table if not one.isdecimal() or len(one) > LONGEST or int(one) >= IGNORED]
     if odd:
         problems.append(f"{path} names {few(odd)}; a class is a whole number from 0 to {IGNORED - 1}.")
         return {}

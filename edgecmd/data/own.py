@@ -67,7 +67,9 @@ class OwnPairs:
 
 def position(concept: str) -> float:
     """Where ``concept`` lies in [0, 1): its SHA-256, read as a fraction."""
-    return int.from_bytes(hashlib.sha256(concept.encode()).digest()[:6], "big") / 2**48
+    return (
+        int.from_bytes(hashlib.sha256(concept.encode("utf-8", "surrogatepass")).digest()[:6], "big") / 2**48
+    )
 
 
 def split_rows(

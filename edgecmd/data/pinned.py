@@ -1,13 +1,13 @@
 """Arrays of a file whose content is pinned by a checksum."""
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from edgecmd.data.decode import DecodeError, npz_arrays
 from edgecmd.data.pairs import fingerprint
+from edgecmd.data.reading import most_array_bytes
 from edgecmd.errors import DataError
 
 Arrays = Mapping[str, np.ndarray]
@@ -42,11 +42,9 @@ def read_arrays(path: Path, *, way_out: str) -> dict[str, np.ndarray]:
     Raises:
         DataError: The file is missing or damaged.
     """
+    if not path.exists():
+        raise DataError(f"{path} is missing. {way_out}")
     try:
-        # np.load leaves a file open that it opened itself and found broken.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing. {way_out}") from None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        return npz_arrays(path, most_bytes=most_array_bytes())
+    except DecodeError as error:
         raise DataError(f"{path} is damaged and cannot be read ({error}). {way_out}") from error

@@ -1,37 +1,34 @@
 """Sound files of a user, made into recordings of one length, one channel and one rate.
 
-WAV (PCM of 8, 16, 24 or 32 bits, or floating point) is read by SciPy, FLAC by soundfile, which the
-extra ``[audio]`` brings. Nothing is normalised: the students take each recording against its own
-loudest band, so a factor changes nothing that they see.
+WAV is read by `edgecmd.data.decode`, as on a device; FLAC by soundfile, which the extra ``[audio]`` brings.
+Nothing is normalised: the students take each recording against its own loudest band, so a factor changes
+nothing that they see.
 
 Shapes: N recordings, T samples, S samples of the result, K channels.
 """
 
 import math
-import struct
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int16
-from scipy.io import wavfile
 from scipy.signal import resample_poly
 
 from edgecmd.config_data import DataConfig
+from edgecmd.data.decode import FAINTEST, MOST_SAMPLES, DecodeError, decode_wav, decoding, one_channel
+from edgecmd.data.reading import reading
 from edgecmd.data.tables import few
 from edgecmd.errors import DataError
 
 SUFFIXES = (".flac", ".wav")
 # Read by nobody here; lossy ones would also bring their artefacts into the student.
 OTHER_SUFFIXES = (".aac", ".aif", ".aiff", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wma")
-READ_ERRORS = (OSError, EOFError, ValueError, KeyError, struct.error, MemoryError, OverflowError)
 MAX_FILE_BYTES = 200_000_000
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 384_000
 FULL_SCALE = 32768
-# Below -60 dB of full scale there is nothing to learn from.
-SILENCE = 1e-3
+SILENCE = FAINTEST
 MIN_SOUND_S = 0.02
 # Leading sound below 3 percent of the peak (-30 dB) counts as silence; 20 ms of it are kept.
 ONSET, LEAD_S = 0.03, 0.02
@@ -102,54 +99,20 @@ def read_sound(path: Path, *, readers: Mapping[str, "Reader"] | None = None) -> 
     if reader is None:
         kinds = ", ".join(sorted(allowed))
         raise DataError(f"{path} is no sound file that is read here ({kinds}). Convert it.")
-    try:
+    kind = path.suffix.lstrip(".").upper()
+    way_out = "Save it again, or remove the pair."
+    with reading(path, what=kind, way_out=way_out):
         num_bytes = path.stat().st_size
-        if num_bytes > MAX_FILE_BYTES:
-            raise DataError(
-                f"{path} has {num_bytes / 1e6:.0f} MB; allowed are {MAX_FILE_BYTES / 1e6:.0f}."
-                " Cut it into one file a recording."
-            )
-        samples, rate_hz = reader(path)
-    except READ_ERRORS as error:
-        if isinstance(error, DataError):
-            raise
+    if num_bytes > MAX_FILE_BYTES:
         raise DataError(
-            f"{path} cannot be read as {path.suffix.lstrip('.').upper()} ({error}). Save it again, or remove"
-            " the pair."
-        ) from error
-    return np.atleast_2d(samples.T).T, rate_hz
-
-
-def _check_chunks(path: Path) -> None:
-    """Refuse a RIFF file with a chunk that says it is longer than the file, before that much is allocated."""
-    with path.open("rb") as file:
-        size, place = path.stat().st_size, 12
-        if file.read(4) != b"RIFF":
-            return
-        while place + 8 <= size:
-            file.seek(place)
-            name, num_bytes = struct.unpack("<4sI", file.read(8))
-            if place + 8 + num_bytes > size:
-                raise ValueError(
-                    f"its part {name!r} should have {num_bytes} bytes, {size - place - 8} are there"
-                )
-            place += 8 + num_bytes + num_bytes % 2
-
-
-def _read_wav(path: Path) -> tuple[np.ndarray, int]:
-    _check_chunks(path)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        rate_hz, stored = wavfile.read(path)
-    cut_off = [str(one.message) for one in told if "prematurely" in str(one.message)]
-    if cut_off:
-        raise ValueError(cut_off[0])
-    if stored.dtype == np.uint8:
-        return (stored.astype(np.float32) - 128.0) / 128.0, rate_hz
-    if stored.dtype.kind == "i":
-        # 24 bits come as the upper part of 32.
-        return stored.astype(np.float32) / -float(np.iinfo(stored.dtype).min), rate_hz
-    return stored.astype(np.float32), rate_hz
+            f"{path} has {num_bytes / 1e6:.0f} MB; allowed are {MAX_FILE_BYTES / 1e6:.0f}."
+            " Cut it into one file a recording."
+        )
+    try:
+        samples, rate_hz = reader(path)
+    except DecodeError as error:
+        raise DataError(f"{path} cannot be read as {kind} ({error}). {way_out}") from error
+    return samples, rate_hz
 
 
 def read_with_soundfile(path: Path) -> tuple[np.ndarray, int]:
@@ -157,7 +120,7 @@ def read_with_soundfile(path: Path) -> tuple[np.ndarray, int]:
 
     Raises:
         DataError: soundfile is not installed.
-        ValueError: The file is broken.
+        DecodeError: The file is broken, holds another format than its name says, or is far too long.
     """
     try:
         import soundfile
@@ -166,15 +129,17 @@ def read_with_soundfile(path: Path) -> tuple[np.ndarray, int]:
             f"{path} is {path.suffix.lstrip('.').upper()}, which soundfile reads; it is not installed. Run"
             ' `pip install "edgecmd[audio]"`, or convert the files to WAV.'
         ) from error
-    try:
-        samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
-    except RuntimeError as error:
-        raise ValueError(str(error)) from error
-    return np.asarray(samples), int(rate_hz)
+    with decoding(), soundfile.SoundFile(path) as file:
+        kind = path.suffix.lstrip(".").upper()
+        if file.format != kind:
+            raise DecodeError(f"it holds {file.format} and not {kind}")
+        if not 0 <= file.frames * file.channels <= MOST_SAMPLES:
+            raise DecodeError(f"it has {file.frames * file.channels:,} samples; allowed are {MOST_SAMPLES:,}")
+        return np.asarray(file.read(dtype="float32", always_2d=True)), int(file.samplerate)
 
 
 Reader = Callable[[Path], tuple[np.ndarray, int]]
-READERS: dict[str, Reader] = {".wav": _read_wav, ".flac": read_with_soundfile}
+READERS: dict[str, Reader] = {".wav": decode_wav, ".flac": read_with_soundfile}
 
 
 def make_recording(samples_TK: Channels, rate_hz: int, *, clip: Clip, name: str) -> Recording:
@@ -187,7 +152,8 @@ def make_recording(samples_TK: Channels, rate_hz: int, *, clip: Clip, name: str)
         name: What an error calls the recording.
 
     Raises:
-        DataError: It is silent, has hardly any sound, is not finite, or has an absurd rate.
+        DataError: It is silent, also because its channels cancel each other; has hardly any sound; is not
+            finite; or has an absurd rate.
 
     Guarantees:
         Channels are averaged. Resampling is by a polyphase filter, so what the new rate cannot hold is
@@ -203,10 +169,12 @@ def make_recording(samples_TK: Channels, rate_hz: int, *, clip: Clip, name: str)
             f"{name} has {len(samples_TK)} samples; at least {MIN_SOUND_S} s are needed. Record it again, or"
             " remove the pair."
         )
-    if not np.isfinite(samples_TK).all():
-        raise DataError(f"{name} holds numbers that are not finite. Save it again as 16-bit PCM.")
+    try:
+        one = one_channel(samples_TK)
+    except DecodeError as error:
+        raise DataError(f"{name} {error}") from error
     clipped_share = float((np.abs(samples_TK) >= CLIPPED_AT).mean())
-    mono = resample(samples_TK.mean(axis=1, dtype=np.float32), rate_hz, clip.sampling_rate_hz)
+    mono = resample(one, rate_hz, clip.sampling_rate_hz)
     peak = float(np.abs(mono).max())
     if peak < SILENCE:
         level = f"{20 * math.log10(peak):.0f} dB" if peak else "nothing at all"

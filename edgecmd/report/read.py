@@ -4,7 +4,6 @@ Shapes: Q queries, H height, W width, C channels.
 """
 
 import tomllib
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from edgecmd.data.decode import DecodeError, npz_arrays
+from edgecmd.data.reading import most_array_bytes
 from edgecmd.errors import DataError
 from edgecmd.events import read_events
 from edgecmd.files import read_json
@@ -163,12 +164,12 @@ def _read_audit_pictures(folder: Path) -> dict[int, bytes]:
 def _read_gallery(path: Path) -> Gallery | None:
     if not path.exists():
         return None
+    wanted = ("query", "truth", "found", "rank")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in ("query", "truth", "found", "rank")}
-        if len({len(array) for array in arrays.values()}) > 1:
-            raise ValueError("its arrays have different lengths")
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        arrays = npz_arrays(path, names=wanted, most_bytes=most_array_bytes())
+        if len({array.shape[:1] for array in arrays.values()}) > 1 or len(arrays) < len(wanted):
+            raise DecodeError("its arrays have different lengths, or one is missing")
+    except DecodeError as error:
         raise DataError(
             f"{path} is damaged ({error}). Delete it, and make it again with `edgecmd run`."
         ) from error

@@ -4,8 +4,15 @@ import ast
 from importlib.resources import files
 
 PACKAGE = "export.device"
-# In this order: each module uses those before it.
-MODULES = ("reading.py", "sensors.py", "masks.py", "infer.py")
+# In this order: each module uses those before it. The first is what training reads files with.
+MODULES = (
+    ("edgecmd.data", "decode.py"),
+    (PACKAGE, "reading.py"),
+    (PACKAGE, "sensors.py"),
+    (PACKAGE, "masks.py"),
+    (PACKAGE, "infer.py"),
+)
+OWN = (PACKAGE, "edgecmd.data.decode")
 
 
 def program() -> str:
@@ -14,24 +21,25 @@ def program() -> str:
     Guarantees:
         The same text in every process and folder.
     """
-    sources = [files(PACKAGE).joinpath(name).read_text(encoding="utf-8") for name in MODULES]
+    sources = [files(room).joinpath(name).read_text(encoding="utf-8") for room, name in MODULES]
     imports = sorted({line for source in sources for line in _imports(source)})
     plain = [line for line in imports if line.startswith("import ")]
-    named = [line for line in imports if line.startswith("from ")]
+    future = [line for line in imports if line.startswith("from __future__ ")]
+    named = [line for line in imports if line.startswith("from ") and line not in future]
     lines = sources[-1].splitlines()
     docstring = "\n".join(lines[: ast.parse(sources[-1]).body[0].end_lineno])
     bodies = [_body(source) for source in sources]
-    return "\n\n\n".join([f"{docstring}\n\n" + "\n".join([*plain, *named]), *bodies]) + "\n"
+    return "\n\n\n".join([f"{docstring}\n\n" + "\n".join([*future, *plain, *named]), *bodies]) + "\n"
 
 
 def _imports(source: str) -> list[str]:
-    """Import statements at the top level, without those of this folder."""
+    """Import statements at the top level, without those of the modules that are put together."""
     nodes = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
     return [ast.unparse(node) for node in nodes if not _is_own(node)]
 
 
 def _is_own(node: ast.Import | ast.ImportFrom) -> bool:
-    return isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE)
+    return isinstance(node, ast.ImportFrom) and (node.module or "").startswith(OWN)
 
 
 def _body(source: str) -> str:

@@ -18,14 +18,18 @@ As a module::
     # of a dense student logits (batch, len(student.classes), height, width): scores.argmax(axis=1) are masks
     more = student.with_prototypes(make_prototypes(student, {"cup": cup_images}))
 
-Exit codes: 0 all well; 1 Pillow is missing; 2 wrong usage; 4 a file is missing or no picture; 6 the model was
-not made by edgecmd, or --check failed. A picture that cannot be read does not stop the others.
+Exit codes: 0 all well; 1 Pillow is missing, or the output cannot be written; 2 wrong usage; 4 a file is
+missing, no picture, or cannot be computed; 6 the model was not made by edgecmd, or --check failed; 141 the
+output was closed. A file that fails does not stop the others; the code is that of the last failure.
 """
 
+from __future__ import annotations
+
 import argparse
+import contextlib
 import copy
 import json
-import signal
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +38,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime
 
+from edgecmd.data.decode import DecodeError, npz_arrays, picture_frames, printable, reason_of
 from export.device.masks import mask_of, shares, write_mask
 from export.device.reading import InferError, example_files, pictures_in
 from export.device.sensors import SENSORS, refuse_rate
@@ -42,6 +47,8 @@ FORMAT_VERSION = "1"
 SCALE = 10.0
 NUM_TOP_CLASSES = 3
 NUM_FIRST_VALUES = 4
+MAX_NPZ_BYTES = 2**28
+CLOSED = 141
 
 
 class Prediction(NamedTuple):
@@ -118,12 +125,18 @@ class Student:
             rate_hz: Of recordings; give it, and another than the model's is refused.
 
         Raises:
-            InferError: The array has another type or shape, or the rate differs.
+            InferError: The array has another type, shape or rate, or onnxruntime cannot compute it.
         """
         if rate_hz is not None and self.rate_hz is not None:
             refuse_rate(rate_hz, rate_hz=self.rate_hz, what="The recording")
         given = self.sensor.check(np.asarray(inputs), channels=self.channels, preprocess=self.preprocess)
-        outputs = self.session.run(self.outputs, {self.sensor.input_name: np.ascontiguousarray(given)})
+        feed = {self.sensor.input_name: np.ascontiguousarray(given)}
+        try:
+            outputs = self.session.run(self.outputs, feed)
+        except Exception as error:  # onnxruntime raises a dozen types of its own without a common base
+            raise InferError(
+                f"An input of shape {given.shape} cannot be computed: {reason_of(error)}", exit_code=4
+            ) from error
         if self.prototypes is not None:
             return Prediction(outputs[0], _prototype_scores(outputs[0], self.prototypes))
         return Prediction(outputs[0], outputs[1] if len(self.outputs) > 1 else None)
@@ -132,7 +145,7 @@ class Student:
         """One input from a file: a picture, a depth map, or a WAV of the model's rate."""
         return self.sensor.read(path, channels=self.channels, preprocess=self.preprocess)
 
-    def with_prototypes(self, prototypes: Prototypes) -> "Student":
+    def with_prototypes(self, prototypes: Prototypes) -> Student:
         """The same student with other classes; no new export is needed.
 
         Raises:
@@ -184,13 +197,13 @@ def _open(path: Path, *, num_threads: int) -> Any:  # noqa: ANN401 - onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    # What onnxruntime has to say comes as an exception; its own lines would go past all escaping.
+    options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a dozen types of its own without a common base
-        reason = str(error).strip().splitlines()[:1]
         raise InferError(
-            f"{path} is not a model that onnxruntime can load: {' '.join(reason)}", exit_code=6
+            f"{path} is not a model that onnxruntime can load: {reason_of(error)}", exit_code=6
         ) from error
 
 
@@ -217,12 +230,28 @@ def read_prototypes(path: Path, student: Student) -> Prototypes:
         load = {name: [student.read(one) for one in files[name]] for name in files}
         return make_prototypes(student, load)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return Prototypes(tuple(map(str, file["names"])), file["vectors"], float(file["scale"]))
-    except Exception as error:  # a broken archive makes numpy raise almost anything
+        found = npz_arrays(path, most_bytes=MAX_NPZ_BYTES)
+        return _checked_prototypes(found)
+    except DecodeError as error:
         raise InferError(
             f"{path} is no prototypes.npz and no folder of pictures: {error}", exit_code=4
         ) from error
+
+
+def _checked_prototypes(found: Mapping[str, np.ndarray]) -> Prototypes:
+    """Prototypes out of the arrays of a file, which may hold anything."""
+    lacking = [name for name in ("names", "vectors", "scale") if name not in found]
+    if lacking:
+        raise DecodeError(f"it lacks {', '.join(lacking)}")
+    names, vectors, scale = found["names"], found["vectors"], found["scale"]
+    fits = names.ndim == 1 and names.dtype.kind == "U" and len(names)
+    if not fits or vectors.ndim != 2 or len(vectors) != len(names) or vectors.dtype.kind != "f":
+        raise DecodeError(f"its names have shape {names.shape} of {names.dtype}, its vectors {vectors.shape}")
+    if scale.size != 1 or scale.dtype.kind not in "iuf" or not 0 < float(scale.reshape(-1)[0]) < float("inf"):
+        raise DecodeError("its scale is no number above 0")
+    if not np.isfinite(vectors).all():
+        raise DecodeError("its vectors have numbers that are not finite")
+    return Prototypes(tuple(names.tolist()), vectors, float(scale.reshape(-1)[0]))
 
 
 def check(student: Student) -> float:
@@ -236,16 +265,17 @@ def check(student: Student) -> float:
     """
     worst = 0.0
     try:
-        with np.load(student.path.with_name("golden.npz"), allow_pickle=False) as file:
-            golden = {name: file[name] for name in file.files}
+        golden = npz_arrays(student.path.with_name("golden.npz"), most_bytes=MAX_NPZ_BYTES)
         tolerance = float(golden[f"tolerance/{student.profile}"])
         for size in ("", "/resized"):
             found = student(golden[f"{student.sensor.input_name}{size}"])
             for name, output in zip(student.outputs, found, strict=False):
                 gap = np.abs(output - golden[f"{name}/{student.profile}{size}"]).max()
                 worst = max(worst, float(gap) if np.isfinite(gap) else float("inf"))
-    except (OSError, KeyError, ValueError) as error:
-        raise InferError(f"golden.npz beside {student.path} cannot be used: {error}", exit_code=6) from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InferError(
+            f"golden.npz beside {student.path} cannot be used: {reason_of(error)}", exit_code=6
+        ) from error
     if not worst <= tolerance:
         raise InferError(
             f"{student.path} differs from its golden values by {worst:.3g}; allowed is {tolerance:g}."
@@ -267,40 +297,58 @@ def answer(
         masks: Folder for ``<name>.mask.png``; of a dense student alone.
     """
     given = student.read(name)
-    prediction = student(given[None])
+    try:
+        prediction = student(given[None])
+    except InferError as error:
+        raise InferError(f"{name}: {error}", exit_code=error.exit_code) from error
     embedding, side = prediction.embedding[0], student.image_size
     own = given.ndim == 1 or student.preprocess.get("resize") == "none" or given.shape[:2] == (side, side)
-    record: dict[str, object] = {"file": str(name), "resized": not own}
+    record: dict[str, object] = {"file": _sayable(str(name)), "resized": not own}
     text = f"norm {np.linalg.norm(embedding):.4f}, first values "
     text += " ".join(f"{value:+.4f}" for value in embedding[:NUM_FIRST_VALUES])
     if student.dense and prediction.scores is not None:
         mask = mask_of(prediction.scores[0])
         told = shares(mask, student.classes)
         record["pixels"] = dict(told)
-        text = ", ".join(f"{one} {value:.1%}" for one, value in told[: None if scores else NUM_TOP_CLASSES])
+        text = ", ".join(
+            f"{printable(one)} {value:.1%}" for one, value in told[: None if scores else NUM_TOP_CLASSES]
+        )
         if masks is not None:
-            masks.mkdir(parents=True, exist_ok=True)
             write_mask(masks / f"{name.stem}.mask.png", mask)
-            record["mask"] = str(masks / f"{name.stem}.mask.png")
+            record["mask"] = _sayable(str(masks / f"{name.stem}.mask.png"))
     elif prediction.scores is not None:
         every = dict(zip(student.classes, prediction.scores[0].tolist(), strict=True))
         ranked = sorted(every.items(), key=lambda pair: -pair[1])
         record["top"] = [{"class": one, "probability": value} for one, value in ranked[:NUM_TOP_CLASSES]]
         record |= {"scores": every} if scores else {}
         shown = ranked if scores else ranked[:NUM_TOP_CLASSES]
-        text = ", ".join(f"{one} {value:.1%}" for one, value in shown)
+        text = ", ".join(f"{printable(one)} {value:.1%}" for one, value in shown)
     record["embedding"] = embedding.tolist()
     return record, text if own else f"{text} (resized from {given.shape[1]}x{given.shape[0]})"
 
 
+def _sayable(name: str) -> str:
+    """``name`` as JSON may hold it: bytes of a file name that are no text become escapes."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _say(text: str) -> None:
-    """Print, also where the terminal cannot show every letter of a name."""
+    """Print, also where the terminal cannot show every letter of a name, and where there is no output."""
+    if sys.stdout is None:
+        return
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
+def _tell(text: str) -> None:
+    """Print for a person beside the output. Nobody need listen there."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):
+            print(printable(text).encode("ascii", "backslashreplace").decode(), file=sys.stderr, flush=True)
+
+
 def _complain(error: InferError) -> int:
-    print(f"error: {error}".encode("ascii", "backslashreplace").decode(), file=sys.stderr)
+    _tell(f"error: {error}")
     return error.exit_code
 
 
@@ -333,6 +381,8 @@ def _prepare(arguments: argparse.Namespace) -> tuple[Student, list[Path]]:
         _say(f"golden values: largest difference {check(student):.2g}")
     if arguments.prototypes:
         parts = [read_prototypes(one, student) for one in arguments.prototypes]
+        for part in parts:
+            student.with_prototypes(part)
         rows = {name: row for part in parts for name, row in zip(part.names, part.vectors, strict=True)}
         student = student.with_prototypes(Prototypes(tuple(rows), np.stack([*rows.values()]), parts[0].scale))
     if arguments.scores and not student.classes:
@@ -340,6 +390,7 @@ def _prepare(arguments: argparse.Namespace) -> tuple[Student, list[Path]]:
     if arguments.masks is not None and not student.dense:
         raise InferError(f"{student.path} tells no class for each pixel, so no --masks.", exit_code=2)
     files = [file for one in arguments.images for file in _files(one, student)]
+    _refuse_same_masks(arguments.masks, files)
     if arguments.images and not files:
         raise InferError(
             f"No {student.sensor.noun} files below {', '.join(map(str, arguments.images))}.",
@@ -352,27 +403,67 @@ def _files(path: Path, student: Student) -> list[Path]:
     return pictures_in(path, suffixes=student.sensor.suffixes) if path.is_dir() else [path]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script with ``argv`` (by default those of the process); returns the exit code, see above."""
-    arguments = _arguments(argv)
-    try:
-        student, files = _prepare(arguments)
-    except InferError as error:
-        return _complain(error)
-    width, exit_code = max(len(str(name)) for name in ["file", *files]), 0
+def _refuse_same_masks(masks: Path | None, files: Sequence[Path]) -> None:
+    """Refuse files whose masks would overwrite each other."""
+    seen: dict[str, Path] = {}
+    for one in files if masks is not None else ():
+        if seen.setdefault(one.stem, one) != one:
+            raise InferError(
+                f"{seen[one.stem]} and {one} would both write {one.stem}.mask.png. Rename one, or give"
+                " each a --masks folder of its own.",
+                exit_code=2,
+            )
+
+
+def _tell_frames(name: Path, student: Student) -> None:
+    """A note where a file has more pictures than the first, which is used."""
+    if student.sensor.input_name == "wave" or name.suffix.lower() in (".npy", ".pgm", ".ppm", ".pnm"):
+        return
+    with contextlib.suppress(DecodeError):
+        num = picture_frames(name)
+        if num > 1:
+            _tell(f"note: {name} has {num} frames; the first is used.")
+
+
+def _answer_all(arguments: argparse.Namespace, student: Student, files: Sequence[Path]) -> int:
+    """Answer every file; the code of the last failure, or 0."""
+    shown = [printable(str(name)) for name in files]
+    width, exit_code = max(map(len, ["file", *shown])), 0
     if files and not arguments.json:
         _say(f"{'file':<{width}}  {'classes' if student.classes else 'embedding'}")
-    for name in files:
+    for name, plain in zip(files, shown):
         try:
             record, text = answer(student, name, scores=arguments.scores, masks=arguments.masks)
         except InferError as error:
             exit_code = _complain(error)
             continue
-        _say(json.dumps(record) if arguments.json else f"{name!s:<{width}}  {text}")
+        _tell_frames(name, student)
+        _say(json.dumps(record) if arguments.json else f"{plain:<{width}}  {text}")
     return exit_code
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script with ``argv`` (by default those of the process); returns the exit code, see above."""
+    arguments = _arguments(argv)
+    try:
+        student, files = _prepare(arguments)
+        return _answer_all(arguments, student, files)
+    except InferError as error:
+        return _complain(error)
+    except OSError as error:  # of the output alone: files raise InferError
+        return _without_output(error)
+
+
+def _without_output(error: OSError) -> int:
+    """End where nothing more can be printed: quietly where the reader has gone."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        # What is left in the buffer would fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return CLOSED
+    _tell(f"error: the output cannot be written: {reason_of(error)}.")
+    return 1
+
+
 if __name__ == "__main__":
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `infer.py ... | head` ends without a word
     sys.exit(main())

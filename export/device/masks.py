@@ -1,14 +1,21 @@
 """Masks of a dense student: a class for each pixel, told in words and written as a PNG; numpy alone.
 
-It becomes a part of the bundle's one infer.py (`export.device.assemble`), so it imports nothing of edgecmd.
+It becomes a part of the bundle's one infer.py (`export.device.assemble`), so it imports nothing of edgecmd
+but what becomes a part of it too.
 """
 
+from __future__ import annotations
+
+import contextlib
 import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+from edgecmd.data.decode import reason_of
+from export.device.reading import InferError
 
 # Colours of the classes from 1 on, which repeat; class 0 is black.
 COLOURS = ("e6194b", "3cb44b", "ffe119", "4363d8", "f58231", "911eb4", "46f0f0", "f032e6", "bcf60c", "fabebe")
@@ -27,7 +34,11 @@ def shares(mask: np.ndarray, classes: Sequence[str]) -> list[tuple[str, float]]:
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:
-    """Write a mask as a PNG with a palette: each pixel's number is its class, and it is shown in colour."""
+    """Write a mask as a PNG with a palette: each pixel's number is its class, and it is shown in colour.
+
+    Raises:
+        InferError: It cannot be written; nothing is left behind.
+    """
     height, width = mask.shape
     palette = bytes(3) + b"".join(bytes.fromhex(COLOURS[index % len(COLOURS)]) for index in range(255))
     rows = np.concatenate([np.zeros((height, 1), np.uint8), mask], axis=1).tobytes()
@@ -37,4 +48,16 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in chunks
     )
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    # Beside it and then renamed, so that a full disk leaves the old mask or none.
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+        beside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise InferError(
+            f"The mask {path} cannot be written: {reason_of(error)}. Give --masks a folder with room.",
+            exit_code=4,
+        ) from error

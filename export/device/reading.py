@@ -1,20 +1,30 @@
 """Reading picture files for an exported student; needs numpy, and Pillow for PNG, JPEG and the like.
 
-It becomes a part of the bundle's one infer.py (`export.device.assemble`), so it imports nothing of edgecmd.
+It becomes a part of the bundle's one infer.py (`export.device.assemble`), so it imports nothing of edgecmd
+but what becomes a part of it too.
 """
 
+from __future__ import annotations
+
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-PNM_HEADER = re.compile(rb"(P[56])" + 3 * rb"\s+(?:#[^\n]*\s+)*(\d+)" + rb"\s")
+from edgecmd.data.decode import DecodeError, decoded_picture, decoding, flat_picture, npy_array, plain_size
+
+# A comment ends with its line, so that no text can be split in more than one way.
+PNM_HEADER = re.compile(rb"(P[56])" + 3 * rb"\s+(?:#[^\n]*\n\s*)*(\d{1,9})" + rb"\s")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy", ".pgm", ".ppm", ".pnm")
 MAX_PIXELS = 2**26
+# Of 16 bits in three channels, and a header.
+MAX_PNM_BYTES = 6 * MAX_PIXELS + 10_000
 
 
-class InferError(ValueError):
+class InferError(DecodeError):
     """A mistake in what was given; the message says what is allowed.
 
     Attributes:
@@ -33,7 +43,7 @@ def example_files(folder: Path, *, suffixes: tuple[str, ...] = SUFFIXES) -> dict
         InferError: There is none.
     """
     found: dict[str, list[Path]] = {}
-    for entry in sorted(folder.iterdir()):
+    for entry in _listed(folder, "*"):
         own = [entry] if entry.suffix.lower() in suffixes else []
         files = pictures_in(entry, suffixes=suffixes) if entry.is_dir() else own
         if files:
@@ -48,13 +58,23 @@ def example_files(folder: Path, *, suffixes: tuple[str, ...] = SUFFIXES) -> dict
 
 def pictures_in(folder: Path, *, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
     """Files with one of these endings in a folder and below, in the order of their names."""
-    return [one for one in sorted(folder.rglob("*")) if one.suffix.lower() in suffixes and one.is_file()]
+    return [one for one in _listed(folder, "**/*") if one.suffix.lower() in suffixes and one.is_file()]
+
+
+def _listed(folder: Path, pattern: str) -> list[Path]:
+    """What lies in a folder, in the order of the names."""
+    try:
+        with decoding():
+            return sorted(folder.glob(pattern))
+    except DecodeError as error:
+        raise InferError(f"{folder} cannot be listed: {error}.", exit_code=4) from error
 
 
 def read_image(path: Path, *, channels: int) -> np.ndarray:
     """Read a picture file: uint8, (height, width, channels), at its own size.
 
-    PGM, PPM and .npy (uint8) are read without Pillow. What is transparent becomes white; 16 bits become 8.
+    PGM, PPM and .npy (uint8) are read without Pillow. What is transparent becomes white; of an animation the
+    first frame is read; 16 bits of a PGM or PPM become 8, while 16 bits of any other file are refused.
 
     Args:
         path: The file.
@@ -69,17 +89,24 @@ def read_image(path: Path, *, channels: int) -> np.ndarray:
             " Call Student with an array instead.",
             exit_code=4,
         )
-    if not path.is_file():
-        raise InferError(f"{path} is missing or not a file.", exit_code=4)
     kind = path.suffix.lower()
     readers = {".npy": _read_array, ".pgm": _read_pnm, ".ppm": _read_pnm, ".pnm": _read_pnm}
-    try:
+    with naming(path, "picture"):
         image = readers[kind](path) if kind in readers else _read_with_pillow(path, channels)
+    return _with_channels(image, channels)
+
+
+@contextlib.contextmanager
+def naming(path: Path, what: str) -> Iterator[None]:
+    """Name the file in an error of its decoder."""
+    if not path.is_file():
+        raise InferError(f"{path} is missing or not a file.", exit_code=4)
+    try:
+        yield
     except InferError:
         raise
-    except Exception as error:  # a broken file makes Pillow and numpy raise almost anything
-        raise InferError(f"{path} is not a picture that can be read: {error}", exit_code=4) from error
-    return _with_channels(image, channels)
+    except DecodeError as error:
+        raise InferError(f"{path} is not a {what} that can be read: {error}", exit_code=4) from error
 
 
 def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
@@ -93,7 +120,7 @@ def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _read_array(path: Path) -> np.ndarray:
-    array = np.load(path, allow_pickle=False)
+    array = npy_array(path, most_bytes=3 * MAX_PIXELS + 10_000)
     image = array[..., None] if array.ndim == 2 else array
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise InferError(
@@ -114,15 +141,20 @@ def pnm_values(path: Path) -> tuple[np.ndarray, int]:
     """Numbers of a binary PGM (P5) or PPM (P6) of 8 or 16 bits, (height, width, 1 or 3), and their maximum.
 
     Raises:
-        ValueError: It is none.
+        DecodeError: It is none, is cut off, or has too many pixels.
     """
-    data = path.read_bytes()
+    size = plain_size(path)
+    if size > MAX_PNM_BYTES:
+        raise DecodeError(f"it has {size:,} bytes; allowed are {MAX_PNM_BYTES:,}")
+    with decoding():
+        data = path.read_bytes()
     header = PNM_HEADER.match(data)
     width, height, largest = map(int, header.groups()[1:]) if header else (0, 0, 0)
     if header is None or not 0 < largest < 65536 or not 0 < width * height <= MAX_PIXELS:
-        raise ValueError("it has no header of a binary PGM or PPM")
+        raise DecodeError(f"it has no header of a binary PGM or PPM of 1 to {MAX_PIXELS:,} pixels")
     depth, dtype = (1 if header[1] == b"P5" else 3), (">u2" if largest > 255 else "u1")
-    values = np.frombuffer(data, dtype, count=width * height * depth, offset=header.end())
+    with decoding():
+        values = np.frombuffer(data, dtype, count=width * height * depth, offset=header.end())
     return values.reshape(height, width, depth), largest
 
 
@@ -131,33 +163,27 @@ def open_pillow(path: Path) -> Any:  # noqa: ANN401 - Pillow need not be there
 
     Raises:
         InferError: Pillow is missing.
+        DecodeError: The file is broken, or too large.
     """
     try:
-        from PIL import Image, ImageOps
+        return decoded_picture(path)
     except ImportError as error:
         raise InferError(
             f"Reading {path.suffix or 'this'} files needs Pillow: pip install pillow. (.pgm, .ppm, .npy and"
             " arrays need it not.)",
             exit_code=1,
         ) from error
-    with Image.open(path) as file:
-        return ImageOps.exif_transpose(file)
 
 
 def _read_with_pillow(path: Path, channels: int) -> np.ndarray:
     picture = open_pillow(path)
     if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture, dtype=np.float64)
-        if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise InferError(
-                f"{path} has mode={picture.mode} and values beyond 16 bits; save it with 8 bits", exit_code=4
-            )
-        return np.rint(values / 257).astype(np.uint8)[..., None]
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        from PIL import Image
-
-        white = Image.new("RGBA", picture.size, "white")
-        white.alpha_composite(picture.convert("RGBA"))
-        picture = white.convert("RGB")
-    array = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+        raise InferError(
+            f"{path} has mode={picture.mode}: a depth map or beyond 16 bits, and no picture. Scale it"
+            " to 0..255 and save it with 8 bits.",
+            exit_code=4,
+        )
+    flat = flat_picture(picture)
+    with decoding():
+        array = np.asarray(flat.convert("L" if channels == 1 else "RGB"))
     return array[..., None] if array.ndim == 2 else array

@@ -1,16 +1,27 @@
 """Inputs of an exported student by kind: pictures, depth maps, recordings; numpy and the standard library.
 
-It becomes a part of the bundle's one infer.py (`export.device.assemble`), so it imports nothing of edgecmd.
+It becomes a part of the bundle's one infer.py (`export.device.assemble`), so it imports nothing of edgecmd
+but what becomes a part of it too.
 """
 
-import wave
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from export.device.reading import MAX_PIXELS, SUFFIXES, InferError, open_pillow, pnm_values, read_image
+from edgecmd.data.decode import FAINTEST, DecodeError, decode_wav, decoding, npy_array, one_channel
+from export.device.reading import (
+    MAX_PIXELS,
+    SUFFIXES,
+    InferError,
+    naming,
+    open_pillow,
+    pnm_values,
+    read_image,
+)
 
 FULL_SCALE = 32768.0
 
@@ -80,24 +91,19 @@ def read_depth(path: Path, *, channels: int, preprocess: Mapping[str, Any]) -> n
     Raises:
         InferError: The file is missing, no depth map, or has 8 bits a pixel.
     """
-    if not path.is_file():
-        raise InferError(f"{path} is missing or not a file.", exit_code=4)
     kind = path.suffix.lower()
-    try:
+    with naming(path, "depth map"):
         if kind == ".npy":
-            values = np.load(path, allow_pickle=False)
+            values = npy_array(path, most_bytes=2 * MAX_PIXELS + 10_000)
         elif kind in (".pgm", ".pnm"):
             values, largest = pnm_values(path)
             values = values.astype(np.uint16) if largest > 255 else values
         else:
             picture = open_pillow(path)
-            values = np.asarray(picture)
+            with decoding():
+                values = np.asarray(picture)
             if picture.mode.startswith("I") and values.min() >= 0 and values.max() < 65536:
                 values = values.astype(np.uint16)
-    except InferError:
-        raise
-    except Exception as error:  # a broken file makes Pillow and numpy raise almost anything
-        raise InferError(f"{path} is not a depth map that can be read: {error}", exit_code=4) from error
     values = values[..., None] if values.ndim == 2 else values
     if values.dtype != np.uint16 or values.ndim != 3 or values.shape[2] != 1:
         raise InferError(
@@ -105,33 +111,27 @@ def read_depth(path: Path, *, channels: int, preprocess: Mapping[str, Any]) -> n
             " millimetres.",
             exit_code=4,
         )
+    if not values.any():
+        raise InferError(f"{path} has no measurement: 0 is missing. Take it again.", exit_code=4)
     return np.asarray(values)
 
 
 def read_wave(path: Path, *, channels: int, preprocess: Mapping[str, Any]) -> np.ndarray:  # noqa: ARG001
-    """A recording, float32 shares of full scale, (samples,): a WAV of 16-bit PCM; channels are averaged.
+    """A recording, float32 shares of full scale, (samples,): a WAV as training reads it; its channels' mean.
 
     Raises:
-        InferError: The file is missing, no such WAV, or of another rate than the model's.
+        InferError: The file is missing, no such WAV, of another rate than the model's, or silent.
     """
-    if not path.is_file():
-        raise InferError(f"{path} is missing or not a file.", exit_code=4)
-    try:
-        with wave.open(str(path), "rb") as file:
-            width, num_channels, given_hz = file.getsampwidth(), file.getnchannels(), file.getframerate()
-            data = file.readframes(min(file.getnframes(), MAX_PIXELS))
-    except (wave.Error, EOFError, OSError) as error:
-        raise InferError(f"{path} is not a WAV file of PCM samples: {error}", exit_code=4) from error
-    if width != 2:
-        raise InferError(
-            f"{path} has {8 * width} bits a sample; allowed are 16. Convert it, such as"
-            " `ffmpeg -i in.wav -c:a pcm_s16le out.wav`.",
-            exit_code=4,
-        )
+    with naming(path, "WAV file"):
+        samples, given_hz = decode_wav(path)
     refuse_rate(given_hz, rate_hz=float(preprocess["rate_hz"]), what=str(path))
-    samples = np.frombuffer(data, "<i2", count=len(data) // 2 // num_channels * num_channels)
-    shares = samples.reshape(-1, num_channels).astype(np.float32) / np.float32(FULL_SCALE)
-    return np.asarray(shares.mean(axis=1), dtype=np.float32)
+    try:
+        mono = one_channel(samples)
+    except DecodeError as error:
+        raise InferError(f"{path} {error}", exit_code=4) from error
+    if mono.size and np.abs(mono).max() < FAINTEST:
+        raise InferError(f"{path} is silent: at least -60 dB of full scale are needed.", exit_code=4)
+    return mono
 
 
 class Sensor(NamedTuple):

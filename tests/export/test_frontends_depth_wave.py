@@ -204,8 +204,8 @@ def test_what_is_no_recording_is_refused(folder, inputs, message):
 
 def test_wavs_that_cannot_be_read_say_why(folder, tmp_path):
     device = Student(folder("wave"))
-    path = write_wav(tmp_path / "old.wav", np.zeros(4000, np.uint8), width=1)
-    with pytest.raises(InferError, match="8 bits a sample; allowed are 16"):
+    path = write_wav(tmp_path / "old.wav", np.full(4000, 128, np.uint8), width=1)
+    with pytest.raises(InferError, match=r"old\.wav is silent"):
         device.read(path)
     (tmp_path / "text.wav").write_text("no sound")
     with pytest.raises(InferError, match="not a WAV file"):

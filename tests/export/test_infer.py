@@ -305,8 +305,6 @@ def test_a_model_of_another_kind_of_input_is_refused(model, tmp_path):
         ("RGB", (255, 255, 255), 1, [255]),
         ("L", 9, 3, [9, 9, 9]),
         ("1", 1, 1, [255]),
-        ("I;16", 257 * 40, 1, [40]),
-        ("I;16", 65535, 3, [255, 255, 255]),
     ],
 )
 def test_pictures_of_every_kind_become_grey_or_colour(tmp_path, mode, pixel, channels, expected):
@@ -315,6 +313,12 @@ def test_pictures_of_every_kind_become_grey_or_colour(tmp_path, mode, pixel, cha
     image = read_image(path, channels=channels)
     assert image.dtype == np.uint8
     assert image[0, 0].tolist() == expected
+
+
+def test_16_bits_are_a_depth_map_and_no_picture_as_in_training(tmp_path):
+    Image.new("I;16", (4, 4), 257 * 40).save(tmp_path / "deep.png")
+    with pytest.raises(InferError, match=r"mode=I;16: a depth map .* save it with 8 bits"):
+        read_image(tmp_path / "deep.png", channels=1)
 
 
 def test_a_transparent_palette_colour_becomes_white(tmp_path):
@@ -437,3 +441,129 @@ def test_names_that_a_terminal_cannot_show_are_escaped(model, png, tmp_path, scr
     done = run(sys.executable, *command, model, odd, cwd=script)
     assert done.returncode == 0, done.stderr
     assert "haus-\\xfc.png" in done.stdout
+
+
+class TestOutput:
+    """Every file is tried, names are printed escaped, and a closed output ends the script quietly."""
+
+    def test_a_file_that_onnxruntime_cannot_compute_is_named_and_the_rest_is_answered(
+        self, model, png, monkeypatch, tmp_path, capsys
+    ):
+        calls = []
+
+        class Session:
+            def __init__(self, real):
+                self.real = real
+
+            def __getattr__(self, name):
+                return getattr(self.real, name)
+
+            def run(self, outputs, feed):
+                calls.append(feed)
+                if len(calls) == 2:
+                    raise RuntimeError("[ONNXRuntimeError] : 6 : no room\nand more")
+                return self.real.run(outputs, feed)
+
+        real = infer._open
+        monkeypatch.setattr(infer, "_open", lambda path, **options: Session(real(path, **options)))
+        other = tmp_path / "other.png"
+        other.write_bytes(png.read_bytes())
+        assert main([str(model), str(png), str(other), str(png), "--json"]) == 4
+        out, err = capsys.readouterr()
+        assert [json.loads(line)["file"] for line in out.splitlines()] == [str(png), str(png)]
+        assert err.startswith(f"error: {other}: An input of shape (1, 32, 32, 1) cannot be computed: [ONNX")
+        assert len(err.splitlines()) == 1
+
+    def test_names_of_files_and_classes_cannot_command_a_terminal(self, model, png, tmp_path):
+        folder = tmp_path / "in"
+        folder.mkdir()
+        for name in (b"new\nline.png", b"red\x1b[31m.png", "\u202egnp.exe.png".encode(), b"no\xfftext.png"):
+            (folder / os.fsdecode(name)).write_bytes(png.read_bytes())
+        (folder / os.fsdecode(b"broken\xfe\x1b.png")).write_bytes(b"")
+        hostile = edited(
+            model, tmp_path, lambda old: {**old, "edgecmd.classes": '["a\\u001b[2J", "\\u202eb", "c\\n"]'}
+        )
+        for words in ([], ["--json"]):
+            done = subprocess.run(
+                [sys.executable, "-m", "export.device.infer", hostile, folder, *words],
+                capture_output=True,
+                check=False,
+            )
+            assert done.returncode == 4
+            assert b"Traceback" not in done.stderr
+            for stream in (done.stdout, done.stderr):
+                assert all(one.isprintable() for one in stream.decode("utf-8").replace("\n", ""))
+            assert len(done.stderr.splitlines()) == 1
+            assert b"broken\\udcfe\\x1b.png" in done.stderr
+            assert len(done.stdout.splitlines()) == 4 + (not words)
+            if words:
+                files = [json.loads(line)["file"] for line in done.stdout.splitlines()]
+                assert str(folder / "new\nline.png") in files
+                assert f"{folder}/no\\udcfftext.png" in files
+            else:
+                assert b"new\\nline.png" in done.stdout
+                assert b"\\u202egnp.exe.png" in done.stdout
+
+    @pytest.mark.skipif(os.name != "posix", reason="closes descriptors by the shell")
+    @pytest.mark.parametrize(
+        ("shell", "code", "told"),
+        [
+            ("{} >&-", 0, ""),
+            ("{} 2>&-", 4, ""),
+            ("{} >&- 2>&-", 4, ""),
+            ("({}; echo $? >&2) | true", 0, "141"),
+            ("{} > /dev/full", 1, "the output cannot be written: No space left on device"),
+        ],
+    )
+    def test_closed_and_full_outputs(self, model, png, tmp_path, shell, code, told):
+        missing = "" if code < 4 else str(tmp_path / "missing.png")
+        command = f"{sys.executable} -m export.device.infer {model} {missing} " + f"{png} " * 3
+        done = subprocess.run(
+            ["bash", "-c", shell.format(command)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "Exception ignored" not in done.stderr
+        assert told in done.stderr
+
+    def test_the_first_frame_is_used_and_a_note_says_so(self, model, png, make, tmp_path, capsys):
+        frames = [Image.fromarray(one[:, :, 0]) for one in make.images(3)]
+        frames[0].save(tmp_path / "moving.png", save_all=True, append_images=frames[1:])
+        assert main([str(model), str(tmp_path / "moving.png"), "--json"]) == 0
+        out, err = capsys.readouterr()
+        assert err == f"note: {tmp_path / 'moving.png'} has 3 frames; the first is used.\n"
+        assert main([str(model), str(png), "--json"]) == 0
+        assert json.loads(out)["embedding"] == json.loads(capsys.readouterr().out)["embedding"]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"scale": np.array("x")}, "no number above 0"),
+        ({"scale": np.float64("nan")}, "no number above 0"),
+        ({"names": np.array("x")}, "its names have shape"),
+        ({"vectors": np.full((1, 16), np.nan, np.float32)}, "not finite"),
+        ({"vectors": np.zeros((3, 16), np.float32)}, "its names have shape"),
+    ],
+)
+def test_prototypes_that_hold_something_else_are_named(model, png, tmp_path, capsys, change, text):
+    arrays = {"names": np.array(["a"]), "vectors": np.ones((1, 16), np.float32), "scale": np.float64(1)}
+    np.savez(tmp_path / "p.npz", **{**arrays, **change})
+    assert main([str(model), str(png), "--prototypes", str(tmp_path / "p.npz")]) == 4
+    assert text in capsys.readouterr().err
+
+
+def test_prototypes_of_two_widths_are_refused(model, png, tmp_path, capsys):
+    words = []
+    for width in (16, 3):
+        vectors = np.ones((1, width), np.float32)
+        np.savez(tmp_path / f"{width}.npz", names=np.array([f"c{width}"]), vectors=vectors, scale=1.0)
+        words += ["--prototypes", str(tmp_path / f"{width}.npz")]
+    assert main([str(model), str(png), *words]) == 4
+    assert "allowed is (K, 16)" in capsys.readouterr().err
+
+
+def test_a_comment_in_a_pgm_cannot_make_its_reader_hang(tmp_path):
+    (tmp_path / "p.pgm").write_bytes(b"P5 " + b"#a " * 20_000)
+    with pytest.raises(InferError, match="no header of a binary PGM"):
+        read_image(tmp_path / "p.pgm", channels=1)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from edgecmd.data.reading import reading
 from edgecmd.errors import DataError
 
 # Distribution -> module that it provides.
@@ -95,7 +96,7 @@ def read_picture(path: Path, side: int) -> UInt8[np.ndarray, "S S 3"]:
         DataError: It cannot be read, or a tool is missing.
     """
     image = tool("Pillow")
-    try:
+    with reading(path, what="a picture", way_out="Remove it."):
         if path.suffix.lower() == ".svg":
             resvg = tool("resvg-py")
             # Drawn larger and averaged down, because its height is not known beforehand.
@@ -107,10 +108,6 @@ def read_picture(path: Path, side: int) -> UInt8[np.ndarray, "S S 3"]:
             with image.open(path) as file:
                 picture = file.convert("RGBA")
         picture.thumbnail((side, side), image.Resampling.LANCZOS)
-    except (OSError, ValueError, SyntaxError, image.DecompressionBombError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} cannot be read as a picture ({error}). Remove it.") from error
     paper = image.new("RGBA", (side, side), (255, 255, 255, 0))
     paper.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
     return over_white(np.asarray(paper))

@@ -15,7 +15,7 @@ from edgecmd.config_data import DataConfig
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.findings import CHECK_COMMAND, ProblemsError, problems_of
 from edgecmd.data.halves import Half, Halves, notes_on_halves
-from edgecmd.data.images import Sides, sides_of
+from edgecmd.data.images import Sides, notes_on_frames, sides_of
 from edgecmd.data.layouts.index import TEST, Entry, Index, limited
 from edgecmd.data.own import COLUMNS, MIN_PAIRS, MIN_PART, OwnPairs, Rows, position, to_experiment
 from edgecmd.data.pairs import PairedData
@@ -167,7 +167,10 @@ def _fill(
         targets[row] = values
         # A view of what is kept, so that no target is held twice.
         told[entry.id] = replace(half, samples=targets[row]) if isinstance(half, Recording) else targets[row]
-    notes += notes_on_halves(told, sides) if told else []
+    if told:
+        notes += notes_on_halves(told, sides)
+        notes += notes_on_frames({f"source of {one.id}": one.source for one in entries})
+        notes += notes_on_frames({f"target of {one.id}": one.target for one in entries})
     return None if targets is None else PairedData(source=sources, target=targets)
 
 

@@ -12,6 +12,7 @@ alone. Frames of one place (``kitchen_0004a`` and ``kitchen_0004b``) are in one 
 neither the 13 nor the 40 classes of later papers, whose mapping is not in the file.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,22 +21,24 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from edgecmd.config_data import DataConfig
 from edgecmd.data.cells import majority
+from edgecmd.data.decode import MOST_PIXELS
 from edgecmd.data.depth import make_depth
 from edgecmd.data.halves import Halves
 from edgecmd.data.images import Sides, check_size, squeeze
 from edgecmd.data.labelled import IGNORED, Masks
 from edgecmd.data.layouts.index import TEST, TRAIN, Entry, Index, unknown_layout
+from edgecmd.data.reading import reading
 from edgecmd.errors import DataError
 
 FILE, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 NEEDED = ("images", "labels", "names", "scenes", "sceneTypes")
 DEPTHS = ("rawDepths", "depths")
+KINDS = {"images": "u", "labels": "iu", "rawDepths": "f", "depths": "f"}
 NUM_CLASSES = 20
-READ_ERRORS = (OSError, KeyError, ValueError, IndexError, TypeError, NotImplementedError, MatReadError)
+AGAIN = f"Fetch {FILE} again."
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -52,6 +55,9 @@ def index_nyu(path: Path, _config: DataConfig) -> Index:
     if not file.is_file():
         raise unknown_layout(path, expected=FILE)
     scenes, types = _texts(file, "scenes"), _texts(file, "sceneTypes")
+    if len(types) != len(scenes):
+        raise DataError(f"{file}: {len(scenes)} scenes and {len(types)} sceneTypes. {AGAIN}")
+    _check_shapes(file, len(scenes))
     parts = _official(file.with_name(SPLITS), len(scenes))
     entries = [
         Entry(
@@ -75,26 +81,36 @@ def _open(file: Path) -> Any:  # noqa: ANN401 - h5py has no types
         raise DataError(
             f'{file} is HDF5, which h5py reads; it is not installed. Run `pip install "edgecmd[nyu]"`.'
         ) from error
-    try:
+    with reading(file, what="MATLAB 7.3", way_out=f"It may be cut off. {AGAIN}"):
         opened = h5py.File(file, "r")
-    except OSError as error:
-        raise DataError(
-            f"{file} is not a MATLAB 7.3 file ({error}), or it is cut off. Fetch {FILE} again."
-        ) from error
-    missing = [name for name in NEEDED if name not in opened]
-    if missing or not any(name in opened for name in DEPTHS):
+        found = sorted(opened)
+    missing = [name for name in NEEDED if name not in found]
+    if missing or not any(name in found for name in DEPTHS):
         lacking = ", ".join(missing or DEPTHS[:1])
-        raise DataError(f"{file} lacks {lacking}; it has {', '.join(sorted(opened))}. Expected: {FILE}.")
+        opened.close()
+        raise DataError(f"{file} lacks {lacking}; it has {', '.join(found)}. Expected: {FILE}.")
     return opened
+
+
+def _check_shapes(file: Path, num: int) -> None:
+    """Refuse arrays that are not of ``num`` frames of one size, before any is read."""
+    with _open(file) as opened, reading(file, what="MATLAB 7.3", way_out=AGAIN):
+        told = {name: opened[name] for name in ("images", "labels", *DEPTHS) if name in opened}
+        shapes = {name: (tuple(one.shape), one.dtype.kind) for name, one in told.items()}
+    size = shapes["images"][0][2:]
+    for name, (shape, kind) in shapes.items():
+        wanted = (num, 3, *size) if name == "images" else (num, *size)
+        if shape != wanted or len(size) != 2 or math.prod(size) > MOST_PIXELS or kind not in KINDS[name]:
+            raise DataError(
+                f"{file}: {name!r} has the shape {shape}; {wanted} is expected, of at most"
+                f" {MOST_PIXELS:,} pixels a frame. {AGAIN}"
+            )
 
 
 def _texts(file: Path, name: str) -> list[str]:
     """Texts that an array of references leads to."""
-    with _open(file) as opened:
-        try:
-            return ["".join(map(chr, np.ravel(opened[one]))) for one in np.ravel(opened[name])]
-        except READ_ERRORS as error:
-            raise DataError(f"{file}: {name!r} cannot be read ({error}). Fetch {FILE} again.") from error
+    with _open(file) as opened, reading(file, what=f"MATLAB 7.3: {name!r}", way_out=AGAIN):
+        return ["".join(map(chr, np.ravel(opened[one]))) for one in np.ravel(opened[name])]
 
 
 def _official(file: Path, num: int) -> list[str]:
@@ -102,13 +118,11 @@ def _official(file: Path, num: int) -> list[str]:
     if not file.is_file():
         return [""] * num
     parts = [""] * num
-    try:
+    with reading(file, what="the official split", way_out="Fetch it again."):
         found = loadmat(str(file))
         for part, name in ((TRAIN, "trainNdxs"), (TEST, "testNdxs")):
             for row in found[name].ravel():
                 parts[int(row) - 1] = part
-    except READ_ERRORS as error:
-        raise DataError(f"{file} cannot be read as the official split ({error}). Fetch it again.") from error
     if not all(parts):
         raise DataError(f"{file} leaves {parts.count('')} of {num} frames in no part. Fetch it again.")
     return parts
@@ -119,11 +133,9 @@ def _read(entry: Entry, sides: Sides) -> Halves:
     name = f"{entry.source}: frame {entry.id}"
     with _open(entry.source) as opened:
         depth = next(one for one in DEPTHS if one in opened)
-        try:
+        with reading(Path(name), what="a frame", way_out=AGAIN):
             picture = np.asarray(opened["images"][int(entry.id)]).transpose(2, 1, 0)
             metres = np.asarray(opened[depth][int(entry.id)]).T
-        except READ_ERRORS as error:
-            raise DataError(f"{name} cannot be read ({error}). Fetch {FILE} again.") from error
     check_size((picture.shape[1], picture.shape[0]), side=max(sides.source, sides.target), name=name)
     units = np.rint(np.nan_to_num(metres, nan=0.0, posinf=0.0, neginf=0.0) * 1000.0).astype(np.int64)
     half = make_depth(np.maximum(units, 0), ruler=sides.ruler, side=sides.target, name=name)
@@ -135,11 +147,19 @@ def _masks(file: Path, entries: Sequence[Entry], side: int) -> Masks:
     small = np.empty((len(entries), side, side), dtype=np.uint16)
     with _open(file) as opened:
         for row, entry in enumerate(entries):
-            labels = np.asarray(opened["labels"][int(entry.id)], dtype=np.uint16).T
+            with reading(file, what=f"MATLAB 7.3: labels of frame {entry.id}", way_out=AGAIN):
+                labels = np.asarray(opened["labels"][int(entry.id)], dtype=np.uint16).T
             small[row] = majority(labels, side=side, ignored=0)
     names, counts = _texts(file, "names"), np.bincount(small.ravel(), minlength=1)
     counts[0] = 0
     frequent = [int(one) for one in np.argsort(-counts, kind="stable")[:NUM_CLASSES] if counts[one]]
     table = np.full(len(counts), IGNORED, dtype=np.uint16)
     table[frequent] = np.arange(len(frequent))
-    return Masks(values=table[small].astype(np.uint8), names=tuple(names[one - 1] for one in frequent))
+    return Masks(values=table[small].astype(np.uint8), names=_names(file, names, frequent))
+
+
+def _names(file: Path, names: Sequence[str], frequent: Sequence[int]) -> tuple[str, ...]:
+    """Names of labels, which count from 1."""
+    if max(frequent, default=0) > len(names):
+        raise DataError(f"{file} has label {max(frequent)} and {len(names)} names. {AGAIN}")
+    return tuple(names[one - 1] for one in frequent)

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from edgecmd.config_data import DataConfig
 from edgecmd.data.depth import make_depth
 from edgecmd.data.halves import Halves, read_source
 from edgecmd.data.images import SUFFIXES, Sides, check_pair_aspect, check_size, is_depth, open_upright
 from edgecmd.data.layouts.index import TEST, TRAIN, Entry, Index, unknown_layout
+from edgecmd.data.reading import reading
 from edgecmd.data.tables import few
 from edgecmd.errors import DataError
 
@@ -34,7 +34,6 @@ VIDEOS = "sun3ddata"
 UNKNOWN = "idk"
 SPLIT = Path("SUNRGBDtoolbox") / "traintestSUNRGBD" / "allsplit.mat"
 EXPECTED = "SUNRGBD/<kv1|kv2|realsense|xtion>/.../<frame>/ with image/, depth/ and scene.txt"
-MAT_ERRORS = (OSError, ValueError, KeyError, NotImplementedError, IndexError, TypeError, MatReadError)
 
 
 def index_sunrgbd(path: Path, _config: DataConfig) -> Index:
@@ -106,7 +105,7 @@ def _official(file: Path | None) -> dict[str, str]:
     """Part of each frame by its name; empty where there is no split."""
     if file is None:
         return {}
-    try:
+    with reading(file, what="the official split", way_out="Unpack it again."):
         cells = loadmat(str(file))
         listed = {TRAIN: cells["alltrain"].ravel(), TEST: cells["alltest"].ravel()}
         return {
@@ -114,8 +113,6 @@ def _official(file: Path | None) -> dict[str, str]:
             for part, all_of_it in listed.items()
             for one in all_of_it
         }
-    except MAT_ERRORS as error:
-        raise DataError(f"{file} cannot be read as the official split ({error}). Unpack it again.") from error
 
 
 def millimetres(stored: np.ndarray) -> np.ndarray:

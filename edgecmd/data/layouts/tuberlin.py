@@ -104,7 +104,7 @@ def _absent(root: Path) -> list[str]:
     file = next((one for one in (root / LIST, root.parent / LIST) if one.is_file()), None)
     if file is None:
         return []
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    lines = [line.strip() for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
     names = [PurePosixPath(line) for line in lines if line.endswith(".png")]
     absent = [str(one) for one in names if not (root / one.parent.name / one.name).is_file()]
     return (

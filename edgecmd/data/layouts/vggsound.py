@@ -18,10 +18,12 @@ from pathlib import Path
 from edgecmd.config_data import DataConfig
 from edgecmd.data import images, sound
 from edgecmd.data.layouts.index import TEST, TRAIN, Entry, Index, unknown_layout
+from edgecmd.data.reading import reading
 from edgecmd.data.tables import few
 from edgecmd.errors import DataError
 
 TABLE = "vggsound.csv"
+LONGEST_SECOND = 6
 EXPECTED = f"{TABLE}, audio/<YouTube id>_<start, six digits>.wav and frames/ of the same names with .jpg"
 
 
@@ -72,15 +74,20 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
 def _table(path: Path) -> dict[str, tuple[str, str]]:
     """Label and part of each clip by the name of its files."""
     found: dict[str, tuple[str, str]] = {}
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            for number, line in enumerate(csv.reader(file), start=1):
-                if len(line) != 4 or not line[1].strip().isdecimal() or line[3] not in (TRAIN, TEST):
-                    raise DataError(
-                        f"{path}, line {number}: {','.join(line)!r} is not YouTube id, second, label, train"
-                        " or test. Fetch the table again."
-                    )
-                found[f"{line[0]}_{int(line[1]):06d}"] = (line[2].strip(), line[3])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as CSV ({error}). Fetch it again.") from error
+    with (
+        reading(path, what="CSV", way_out="Fetch it again."),
+        path.open(encoding="utf-8", newline="") as file,
+    ):
+        lines = list(csv.reader(file))
+    for number, line in enumerate(lines, start=1):
+        if len(line) != 4 or not _is_second(line[1].strip()) or line[3] not in (TRAIN, TEST):
+            raise DataError(
+                f"{path}, line {number}: {','.join(line)[:200]!r} is not YouTube id, second, label, train or"
+                " test. Fetch the table again."
+            )
+        found[f"{line[0]}_{int(line[1]):06d}"] = (line[2].strip(), line[3])
     return found
+
+
+def _is_second(text: str) -> bool:
+    return text.isdecimal() and len(text) <= LONGEST_SECOND

@@ -526,4 +526,4 @@ class TestArchive:
         with zipfile.ZipFile(path, "w") as archive_file:
             archive_file.writestr("source", "text")
             archive_file.writestr("readme.txt", "text")
-        assert "lacks the array 'target'" in problem(path)
+        assert "lacks the array 'source'; it has none that is known" in problem(path)

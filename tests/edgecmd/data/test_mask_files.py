@@ -139,3 +139,12 @@ def test_recordings_have_no_masks(folder: Path) -> None:
         (folder / "target" / f"p{index:02d}.png").unlink()
         write_wav(folder / "target" / f"p{index:02d}.wav", tone(300.0 + index))
     assert "recordings have no pixels" in problems(folder)
+
+
+def test_a_class_of_thousands_of_digits_is_named(tmp_path):
+    from edgecmd.data.mask_files import _read_names
+
+    (tmp_path / "masks.csv").write_text("id,name\n" + "9" * 5000 + ",cup\n")
+    problems: list[str] = []
+    assert _read_names(tmp_path / "masks.csv", problems) == {}
+    assert "a class is a whole number from 0 to 254" in problems[0]

@@ -289,9 +289,52 @@ class TestNyu:
             del opened["labels"]
         assert "lacks labels; it has" in problems(config("nyu", root))
         file.write_bytes(file.read_bytes()[:2000])
-        assert "is not a MATLAB 7.3 file" in problems(config("nyu", root))
+        assert "cannot be read as MATLAB 7.3" in problems(config("nyu", root))
         monkeypatch.setitem(__import__("sys").modules, "h5py", None)
         assert 'pip install "edgecmd[nyu]"' in problems(config("nyu", root))
+
+    @pytest.mark.parametrize(
+        ("name", "shape", "kind"),
+        [
+            ("images", (36, 3, 4, 5), "u1"),
+            ("images", (36, 4), "u1"),
+            ("images", (2, 3, 24, 32), "u1"),
+            ("labels", (36, 2, 2), "u2"),
+            ("rawDepths", (36, 24, 32), "u1"),
+            ("rawDepths", (), "f4"),
+        ],
+    )
+    def test_arrays_that_do_not_fit_each_other(self, tmp_path: Path, name, shape, kind):
+        import h5py
+
+        file = trees.nyu(tmp_path) / "nyu_depth_v2_labeled.mat"
+        with h5py.File(file, "a") as opened:
+            del opened[name]
+            opened.create_dataset(name, shape, kind)
+        assert f"{name!r} has the shape" in problems(
+            config("nyu", file)
+        ) or "'labels' has the shape" in problems(config("nyu", file))
+
+    def test_damage_anywhere_gives_sentences(self, tmp_path: Path):
+        file = trees.nyu(tmp_path) / "nyu_depth_v2_labeled.mat"
+        whole, rng = file.read_bytes(), np.random.default_rng(0)
+        for _ in range(15):
+            data = bytearray(whole)
+            for place in rng.integers(0, 20_000, 40):
+                data[place] = rng.integers(0, 256)
+            file.write_bytes(data)
+            try:
+                problems(config("nyu", file))
+            except ValueError as error:
+                pytest.fail(repr(error))
+
+
+def test_numbers_too_long_for_python_and_lists_that_are_no_utf_8(tmp_path: Path):
+    root = trees.vggsound(tmp_path)
+    (root / "vggsound.csv").write_text("abc," + "9" * 5000 + ",dog,train\n")
+    assert "line 1: 'abc,999" in problems(config("vggsound", root))
+    (root / "vggsound.csv").write_bytes(b"abc,1,d\xe4g,train\n")
+    assert "vggsound.csv cannot be read as CSV" in problems(config("vggsound", root))
 
 
 class TestVggsound:
