@@ -8,6 +8,7 @@ from scipy.stats import binomtest
 
 from edgecmd.report.privacy import claim
 from export.provenance import Provenance
+from export.requirements import requirements_text
 from export.spec import EXAMPLES, LINEAR, MASKS
 
 FILES = {
@@ -107,8 +108,8 @@ def model_card(report: Mapping[str, Any], provenance: Provenance) -> str:
         f"# {provenance.name}: an edgecmd student",
         _what(report),
         "## How to run it",
-        f"`python infer.py . {FILES[report['front_end']]}` needs numpy and onnxruntime, and Pillow for PNG"
-        " and JPEG."
+        f"`python infer.py . {FILES[report['front_end']]}` needs {requirements_text(report['requires'])},"
+        " and Pillow for PNG and JPEG."
         " `python infer.py . --check` tells whether this machine computes what the maker's did.",
         "## Files and profiles",
         *_profiles(report),

@@ -25,6 +25,7 @@ from export.folding import Folding
 from export.frontends import FRONT_ENDS
 from export.profiles import PROFILES
 from export.provenance import Provenance
+from export.requirements import requirements
 from export.spec import EXAMPLES, FORMAT_VERSION, LINEAR, MASKS, ExportSpec
 from export.to_onnx import OPSET
 from export.verify import ParityLimits, ParityReport
@@ -100,7 +101,8 @@ def write_contents(folder: Path, contents: Contents) -> None:
 
 def write_sums(folder: Path) -> None:
     """Write ``SHA256SUMS`` of all files of a bundle; a signature lists it, and not the other way round."""
-    names = sorted(path.name for path in folder.iterdir() if path.name not in (SUMS, SIGNATURE))
+    files = [path.name for path in folder.iterdir() if path.is_file()]
+    names = sorted(name for name in files if name not in (SUMS, SIGNATURE))
     lines = [f"{sha256_file(folder / name)}  {name}\n" for name in names]
     write_artefact(folder, SUMS, "".join(lines), may_leave=True, place="bundle")
 
@@ -154,6 +156,8 @@ def report_record(folder: Path, contents: Contents) -> dict[str, Any]:
     return {
         "format": FORMAT_VERSION,
         "opset": OPSET,
+        "requires": requirements(OPSET),
+        "preprocess": FRONT_ENDS[spec.front_end].metadata(spec),
         "architecture": spec.architecture,
         "front_end": spec.front_end,
         "image_size": spec.image_size,

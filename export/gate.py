@@ -62,8 +62,8 @@ def gate(data: bytes, *, name: str = "The file", limits: GateLimits | None = Non
     Guarantees:
         A file that passes is one graph in order, of allowed operators in the default domain, without
         sub-graphs, functions, data outside the file or sparse weights; it has the inputs and outputs of a
-        student; its weights are finite and as large as they claim; its front end, if any, is the one that this
-        edgecmd writes for its properties; behind that the size of every value can be told, and grows no
+        student; its weights are finite and as large as they claim; its front end, if any, is the one that
+        this edgecmd writes for its properties; behind that the size of every value can be told, and grows no
         faster than the input (see `export.gate_shapes.refuse_shapes`); and it holds no byte that was not
         looked at. Nothing was executed, and no other file was opened.
 

@@ -108,7 +108,7 @@ def _refuse_other_input(model: ModelProto, front: FrontGraph) -> None:
 
 
 def _refuse_tapped(model: ModelProto, front: FrontGraph) -> None:
-    """The rest sees `SCALED` and nothing else of the front end, and no node of it makes a value of its own."""
+    """The rest sees `SCALED` and nothing else of the front end, and makes no value of its own there."""
     inside = {name for node in [*front.before, *front.after] for name in (*node.input, *node.output) if name}
     inside -= {SCALED, WHOLE}
     for node in _others(model):

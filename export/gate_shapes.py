@@ -31,7 +31,9 @@ SIZE_OPERANDS = {
     "Split": (1,),
     "Squeeze": (1,),
     "Unsqueeze": (1,),
-    **dict.fromkeys(("ReduceMax", "ReduceMin", "ReduceMean", "ReduceL2", "ReduceSum", "ReduceSumSquare"), (1,)),
+    **dict.fromkeys(
+        ("ReduceMax", "ReduceMin", "ReduceMean", "ReduceL2", "ReduceSum", "ReduceSumSquare"), (1,)
+    ),
 }
 # Of these, sizes of other values may be taken as well.
 TAKE_SIZES = ("Expand", "Reshape", "Resize")
@@ -190,8 +192,9 @@ def _refuse_untold(value: ValueInfoProto | None, node: NodeProto, name: str, *, 
     if dims is None or min(dims, default=1) < 1:
         found = "nobody can tell" if dims is None or -1 in dims else f"are {dims}"
         raise GateError(
-            f"The sizes of {name[:80]!r}, which node {node.name[:80]!r}, a {node.op_type!r}, makes of an input"
-            f" of {where}, {found}; allowed are sizes of 1 and more that follow from shapes and constants."
+            f"The sizes of {name[:80]!r}, which node {node.name[:80]!r}, a {node.op_type!r}, makes of an"
+            f" input of {where}, {found}; allowed are sizes of 1 and more that follow from shapes and"
+            " constants."
         )
 
 

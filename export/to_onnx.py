@@ -10,10 +10,11 @@ import onnx
 import torch
 
 from edgecmd.errors import ExportError
-from export.frontends import FRONT_ENDS
 from export.front_graph import SCALED, FrontGraph, FrontSettings, front_graph, put_before
+from export.frontends import FRONT_ENDS
 from export.graph import Behind, Deployable
 from export.metadata import metadata
+from export.requirements import lowest_ir_version
 from export.spec import ExportSpec
 
 # Up to opset 20 GroupNorm becomes InstanceNormalization, which ONNX Runtime has a fast kernel for.
@@ -46,18 +47,13 @@ def to_onnx(deployable: Deployable) -> bytes:
     put_before(model, front_of(deployable.spec))
     strip(model)
     model.ir_version = lowest_ir_version(model)
-    for key, value in metadata(deployable.spec).items():
+    for key, value in metadata(deployable.spec, opset=OPSET).items():
         model.metadata_props.add(key=key, value=value)
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"The exporter wrote an invalid file: {error}") from error
     return bytes(model.SerializeToString(deterministic=True))
-
-
-def lowest_ir_version(model: onnx.ModelProto) -> int:
-    """Lowest version of the file format that goes with the model's operator sets."""
-    return int(onnx.helper.find_min_ir_version_for(list(model.opset_import)))
 
 
 def refuse_training(module: torch.nn.Module) -> None:

@@ -4,6 +4,8 @@ import ast
 from importlib.resources import files
 
 PACKAGE = "export.device"
+# Comes first in a file; with it annotations may be newer than the device's Python.
+FUTURE = "from __future__ import annotations"
 # In this order: each module uses those before it.
 MODULES = ("reading.py", "sensors.py", "masks.py", "infer.py")
 
@@ -17,11 +19,12 @@ def program() -> str:
     sources = [files(PACKAGE).joinpath(name).read_text(encoding="utf-8") for name in MODULES]
     imports = sorted({line for source in sources for line in _imports(source)})
     plain = [line for line in imports if line.startswith("import ")]
-    named = [line for line in imports if line.startswith("from ")]
+    named = [line for line in imports if line.startswith("from ") and line != FUTURE]
     lines = sources[-1].splitlines()
     docstring = "\n".join(lines[: ast.parse(sources[-1]).body[0].end_lineno])
     bodies = [_body(source) for source in sources]
-    return "\n\n\n".join([f"{docstring}\n\n" + "\n".join([*plain, *named]), *bodies]) + "\n"
+    head = f"{docstring}\n\n{FUTURE}\n\n" + "\n".join([*plain, *named])
+    return "\n\n\n".join([head, *bodies]) + "\n"
 
 
 def _imports(source: str) -> list[str]:

@@ -1,5 +1,7 @@
 """Run an exported edgecmd student. It needs numpy and onnxruntime; PNG and JPEG files also need Pillow.
 
+Python 3.8, numpy 1.21 and ONNX Runtime 1.14, or newer.
+
 As a script::
 
     python infer.py BUNDLE-OR-MODEL picture-or-folder [more ...] [--json] [--scores] [--profile int8]
@@ -18,13 +20,17 @@ As a module::
     # of a dense student logits (batch, len(student.classes), height, width): scores.argmax(axis=1) are masks
     more = student.with_prototypes(make_prototypes(student, {"cup": cup_images}))
 
-Exit codes: 0 all well; 1 Pillow is missing; 2 wrong usage; 4 a file is missing or no picture; 6 the model was
-not made by edgecmd, or --check failed. A picture that cannot be read does not stop the others.
+Exit codes: 0 all well; 1 Pillow is missing or onnxruntime too old; 2 wrong usage; 4 a file is missing or no
+picture; 6 the model was not made by edgecmd, or --check failed. A picture that cannot be read does not stop
+the others.
 """
+
+from __future__ import annotations
 
 import argparse
 import copy
 import json
+import re
 import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,6 +45,8 @@ from export.device.reading import InferError, example_files, pictures_in
 from export.device.sensors import SENSORS, refuse_rate
 
 FORMAT_VERSION = "1"
+# The first that reads the operators of the model (opset 18).
+LEAST_ONNXRUNTIME = (1, 14)
 SCALE = 10.0
 NUM_TOP_CLASSES = 3
 NUM_FIRST_VALUES = 4
@@ -132,7 +140,7 @@ class Student:
         """One input from a file: a picture, a depth map, or a WAV of the model's rate."""
         return self.sensor.read(path, channels=self.channels, preprocess=self.preprocess)
 
-    def with_prototypes(self, prototypes: Prototypes) -> "Student":
+    def with_prototypes(self, prototypes: Prototypes) -> Student:
         """The same student with other classes; no new export is needed.
 
         Raises:
@@ -180,7 +188,24 @@ def _find(path: Path, profile: str | None) -> Path:
     return found
 
 
+def refuse_old_runtime(version: str) -> None:
+    """Refuse an ONNX Runtime that does not know the model's operators, before it says so in its own words.
+
+    Raises:
+        InferError: The message names the version that is needed, and why.
+    """
+    found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if found < LEAST_ONNXRUNTIME:
+        least = ".".join(map(str, LEAST_ONNXRUNTIME))
+        raise InferError(
+            f"onnxruntime {version} is too old: {least} is the first that reads the operators of this model"
+            f" (opset 18). Install it: pip install 'onnxruntime>={least}'.",
+            exit_code=1,
+        )
+
+
 def _open(path: Path, *, num_threads: int) -> Any:  # noqa: ANN401 - onnxruntime has no types
+    refuse_old_runtime(onnxruntime.__version__)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
@@ -241,7 +266,7 @@ def check(student: Student) -> float:
         tolerance = float(golden[f"tolerance/{student.profile}"])
         for size in ("", "/resized"):
             found = student(golden[f"{student.sensor.input_name}{size}"])
-            for name, output in zip(student.outputs, found, strict=False):
+            for name, output in zip(student.outputs, found):
                 gap = np.abs(output - golden[f"{name}/{student.profile}{size}"]).max()
                 worst = max(worst, float(gap) if np.isfinite(gap) else float("inf"))
     except (OSError, KeyError, ValueError) as error:
@@ -283,10 +308,10 @@ def answer(
             write_mask(masks / f"{name.stem}.mask.png", mask)
             record["mask"] = str(masks / f"{name.stem}.mask.png")
     elif prediction.scores is not None:
-        every = dict(zip(student.classes, prediction.scores[0].tolist(), strict=True))
+        every = dict(zip(student.classes, prediction.scores[0].tolist()))
         ranked = sorted(every.items(), key=lambda pair: -pair[1])
         record["top"] = [{"class": one, "probability": value} for one, value in ranked[:NUM_TOP_CLASSES]]
-        record |= {"scores": every} if scores else {}
+        record.update({"scores": every} if scores else {})
         shown = ranked if scores else ranked[:NUM_TOP_CLASSES]
         text = ", ".join(f"{one} {value:.1%}" for one, value in shown)
     record["embedding"] = embedding.tolist()
@@ -333,7 +358,7 @@ def _prepare(arguments: argparse.Namespace) -> tuple[Student, list[Path]]:
         _say(f"golden values: largest difference {check(student):.2g}")
     if arguments.prototypes:
         parts = [read_prototypes(one, student) for one in arguments.prototypes]
-        rows = {name: row for part in parts for name, row in zip(part.names, part.vectors, strict=True)}
+        rows = {name: row for part in parts for name, row in zip(part.names, part.vectors)}
         student = student.with_prototypes(Prototypes(tuple(rows), np.stack([*rows.values()]), parts[0].scale))
     if arguments.scores and not student.classes:
         raise InferError(f"{student.path} has no classes, so there are no --scores.", exit_code=2)

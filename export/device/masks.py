@@ -3,6 +3,8 @@
 It becomes a part of the bundle's one infer.py (`export.device.assemble`), so it imports nothing of edgecmd.
 """
 
+from __future__ import annotations
+
 import struct
 import zlib
 from collections.abc import Sequence
@@ -22,7 +24,7 @@ def mask_of(logits: np.ndarray) -> np.ndarray:
 def shares(mask: np.ndarray, classes: Sequence[str]) -> list[tuple[str, float]]:
     """Classes that occur, with their share of the pixels, the largest first."""
     counts = np.bincount(mask.ravel(), minlength=len(classes)) / mask.size
-    found = [(name, float(share)) for name, share in zip(classes, counts, strict=True) if share]
+    found = [(name, float(share)) for name, share in zip(classes, counts) if share]
     return sorted(found, key=lambda pair: -pair[1])
 
 

@@ -3,6 +3,8 @@
 It becomes a part of the bundle's one infer.py (`export.device.assemble`), so it imports nothing of edgecmd.
 """
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
 from typing import Any
