@@ -44,6 +44,9 @@ from export.device.masks import mask_of, shares, write_mask
 from export.device.reading import InferError, example_files, pictures_in
 from export.device.sensors import SENSORS, refuse_rate
 
+if sys.version_info < (3, 8):  # noqa: UP036 - a device's Python is older than edgecmd's
+    sys.exit("error: infer.py needs Python 3.8 or newer: ONNX Runtime 1.14, which it needs, has none older.")
+
 FORMAT_VERSION = "1"
 # The first that reads the operators of the model (opset 18).
 LEAST_ONNXRUNTIME = (1, 14)

@@ -66,9 +66,9 @@ DAMAGES = {
         d.on_files(lambda f, o: (f / "numpy.py").write_text("print('owned')"), fit=d.resum),
         r"unknown file 'numpy\.py'",
     ),
-    "compiled program": (
-        d.on_files(lambda f, o: (f / "__pycache__").mkdir()),
-        "'__pycache__', compiled code",
+    "compiled code of another module": (
+        d.on_files(d.cached("numpy.cpython-311.pyc")),
+        "'__pycache__' with things that importing",
     ),
     "folder": (d.on_files(lambda f, o: (f / "data").mkdir()), "'data' in the bundle is a folder"),
     "model is a link": (d.on_files(d.link_to_model), r"'student\.onnx' in the bundle is a symbolic link"),
