@@ -31,6 +31,8 @@ PLAIN_ATTRIBUTES = {
     AttributeProto.STRINGS,
 }
 LARGEST_ATTRIBUTE = 2**31
+# The largest side of a picture that a device takes: a window reaches no further.
+LARGEST_WINDOW, WINDOWS = 8192, ("dilations", "kernel_shape", "strides")
 
 
 def gate_file(path: Path, *, limits: GateLimits | None = None) -> ModelProto:
@@ -214,6 +216,8 @@ def _refuse_attribute(where: str, attribute: AttributeProto) -> None:
         )
     if any(abs(number) > LARGEST_ATTRIBUTE for number in (attribute.i, *attribute.ints)):
         raise GateError(f"{where} has a number beyond 2^31 in {name!r}; allowed are smaller.")
+    if attribute.name in WINDOWS and any(not 1 <= number <= LARGEST_WINDOW for number in attribute.ints):
+        raise GateError(f"{where} has {name}={[*attribute.ints][:8]}; allowed are 1 to {LARGEST_WINDOW}.")
 
 
 def _refuse_ports(model: ModelProto, *, limits: GateLimits) -> None:

@@ -53,10 +53,12 @@ def _expected(model: ModelProto) -> FrontGraph:
         raise GateError(f"It has edgecmd.front_end={name[:80]!r}; allowed are {', '.join(KINDS)}.")
     try:
         preprocess = json.loads(properties["preprocess"])
+        if not isinstance(preprocess, dict):
+            raise ValueError("edgecmd.preprocess is no JSON object")
         side, channels = int(properties["image_size"]), int(properties["channels"])
         offset, scale = (float(preprocess.get(key, usual)) for key, usual in (("offset", 0), ("scale", 1)))
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise GateError(f"Its edgecmd properties do not tell the front end: {error!r:.200}.") from error
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise GateError(f"It has broken edgecmd properties: {error!r:.200}.") from error
     if not (1 <= side <= LARGEST_SIDE and 1 <= channels <= LARGEST_SIDE):
         raise GateError(f"It has image_size={side} and channels={channels}; allowed are 1 to {LARGEST_SIDE}.")
     if not (math.isfinite(offset) and math.isfinite(scale) and scale):
@@ -83,7 +85,8 @@ def _refuse_other_constants(model: ModelProto, front: FrontGraph) -> None:
     for name in sorted(expected.keys() | found.keys()):
         if name not in found or name not in expected or not _same_numbers(found[name], expected[name]):
             raise GateError(
-                f"Front end: its constant {name[:80]!r} is not the one that this edgecmd writes. {ANOTHER}"
+                f"Front end: its constant {name[:80]!r} is not the one that this edgecmd writes for the"
+                f" file's own properties. {ANOTHER}"
             )
 
 

@@ -17,6 +17,7 @@ from export.device.reading import InferError
 from export.requirements import ONNXRUNTIME_OF_OPSET, PYTHON, requirements
 from export.spec import ExportSpec
 from export.to_onnx import OPSET
+from export.trust import verify_bundle
 
 PROFILES = ("w8", "fp32", "w4")
 # Kind: architecture, front end, channels, size of an input.
@@ -97,6 +98,19 @@ def folder(make, tmp_path_factory):
         return made[kind]
 
     return get
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sound_bundle_of_every_kind_passes_all_checks(folder, kind):
+    verdict = verify_bundle(folder(kind))
+    assert verdict.passed, verdict.error
+    assert {one.state for one in verdict.checks} <= {"ok", "warning"}
+
+
+@pytest.mark.parametrize("architecture", ["ws-50k", "gn-50k"])
+def test_a_sound_bundle_of_pictures_passes_all_checks(bundle, architecture):
+    verdict = verify_bundle(bundle(architecture))
+    assert verdict.passed, verdict.error
 
 
 def checked(machine, bundle: Path, profile: str) -> None:
