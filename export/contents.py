@@ -25,9 +25,8 @@ from export.folding import Folding
 from export.frontends import FRONT_ENDS
 from export.profiles import PROFILES
 from export.provenance import Provenance
-from export.requirements import requirements
+from export.requirements import OPSET, requirements
 from export.spec import EXAMPLES, FORMAT_VERSION, LINEAR, MASKS, ExportSpec
-from export.to_onnx import OPSET
 from export.verify import ParityLimits, ParityReport
 
 MODEL, PROGRAM, LABELS, GOLDEN = "student.onnx", "infer.py", "labels.json", "golden.npz"

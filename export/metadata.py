@@ -4,18 +4,14 @@ import json
 
 from edgecmd.errors import choose
 from export.frontends import FRONT_ENDS
-from export.requirements import PROPERTY, requirements_property
+from export.requirements import OPSET, PROPERTY, requirements_property
 from export.spec import FORMAT_VERSION, ExportSpec
 
 
-def metadata(spec: ExportSpec, *, opset: int) -> dict[str, str]:
+def metadata(spec: ExportSpec) -> dict[str, str]:
     """Properties of the exported file, which a device reads; keys in sorted order.
 
     ``edgecmd.preprocess`` says what the graph does with the input: a device has nothing to do.
-
-    Args:
-        spec: What the student is.
-        opset: Operator set of the file, from which the oldest ONNX Runtime follows.
     """
     preprocess = choose("front_end", spec.front_end, FRONT_ENDS).metadata(spec)
     return {
@@ -29,5 +25,5 @@ def metadata(spec: ExportSpec, *, opset: int) -> dict[str, str]:
         "edgecmd.license": spec.license,
         "edgecmd.preprocess": json.dumps(preprocess, sort_keys=True),
         "edgecmd.profile": "fp32",
-        PROPERTY: requirements_property(opset),
+        PROPERTY: requirements_property(OPSET),
     }

@@ -7,6 +7,10 @@ import onnx
 
 from edgecmd.errors import ExportError
 
+# The lowest that knows the antialiased Resize of the front end, and the lowest that the exporter writes: ONNX
+# Runtime reads it since 1.14. Up to opset 20 GroupNorm becomes InstanceNormalization, which it has a fast
+# kernel for.
+OPSET = 18
 # First ONNX Runtime that reads an operator set, and the oldest numpy that it goes with.
 ONNXRUNTIME_OF_OPSET = {18: "1.14", 19: "1.15", 20: "1.17"}
 NUMPY, PYTHON = "1.21", "3.8"

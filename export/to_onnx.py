@@ -14,11 +14,9 @@ from export.front_graph import SCALED, FrontGraph, FrontSettings, front_graph, p
 from export.frontends import FRONT_ENDS
 from export.graph import Behind, Deployable
 from export.metadata import metadata
-from export.requirements import lowest_ir_version
+from export.requirements import OPSET, lowest_ir_version
 from export.spec import ExportSpec
 
-# Up to opset 20 GroupNorm becomes InstanceNormalization, which ONNX Runtime has a fast kernel for.
-OPSET = 18
 SCOPES = "pkg.torch.onnx.name_scopes"
 
 
@@ -47,7 +45,7 @@ def to_onnx(deployable: Deployable) -> bytes:
     put_before(model, front_of(deployable.spec))
     strip(model)
     model.ir_version = lowest_ir_version(model)
-    for key, value in metadata(deployable.spec, opset=OPSET).items():
+    for key, value in metadata(deployable.spec).items():
         model.metadata_props.add(key=key, value=value)
     try:
         onnx.checker.check_model(model, full_check=True)

@@ -14,9 +14,8 @@ from export.bundle import Options, export_bundle
 from export.device import infer
 from export.device.assemble import program
 from export.device.reading import InferError
-from export.requirements import ONNXRUNTIME_OF_OPSET, PYTHON, requirements
+from export.requirements import ONNXRUNTIME_OF_OPSET, OPSET, PYTHON, requirements
 from export.spec import ExportSpec
-from export.to_onnx import OPSET
 from export.trust import verify_bundle
 
 PROFILES = ("w8", "fp32", "w4")

@@ -12,7 +12,8 @@ from edgecmd.errors import ExportError
 from edgecmd.models.students import RELU_GAIN
 from export.fold import fold
 from export.graph import Deployable
-from export.to_onnx import OPSET, check_form, refuse_training, strip, to_onnx
+from export.requirements import OPSET
+from export.to_onnx import check_form, refuse_training, strip, to_onnx
 
 ROOT = Path(__file__).parents[2]
 
