@@ -32,6 +32,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 # Two processes of one thread each; the tests of a file stay together, so that they share what they set up.
+# One of them puts the oldest ONNX Runtime that pip finds into .venv/oldest-*, and skips where pip finds none.
 test: lint
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -m 'not slow and not network' --cov --cov-report=
 	$(BIN)/coverage report

@@ -7,6 +7,7 @@ from typing import Any
 from edgecmd.report.privacy import claim
 from edgecmd.statistics import MIN_ITEMS, MIN_REPEATS, wilson
 from export.provenance import Provenance
+from export.requirements import requirements_text
 from export.spec import EXAMPLES, LINEAR, MASKS
 
 FILES = {
@@ -123,8 +124,8 @@ def model_card(report: Mapping[str, Any], provenance: Provenance) -> str:
         f"# {provenance.name}: an edgecmd student",
         _what(report),
         "## How to run it",
-        f"`python infer.py . {FILES[report['front_end']]}` needs numpy and onnxruntime, and Pillow for PNG"
-        " and JPEG."
+        f"`python infer.py . {FILES[report['front_end']]}` needs {requirements_text(report['requires'])},"
+        " and Pillow for PNG and JPEG."
         " `python infer.py . --check` tells whether this machine computes what the maker's did.",
         "## Files and profiles",
         *_profiles(report),

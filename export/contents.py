@@ -25,8 +25,8 @@ from export.folding import Folding
 from export.frontends import FRONT_ENDS
 from export.profiles import PROFILES
 from export.provenance import Provenance
+from export.requirements import OPSET, requirements
 from export.spec import EXAMPLES, FORMAT_VERSION, LINEAR, MASKS, ExportSpec
-from export.to_onnx import OPSET
 from export.verify import ParityLimits, ParityReport
 
 MODEL, PROGRAM, LABELS, GOLDEN = "student.onnx", "infer.py", "labels.json", "golden.npz"
@@ -100,7 +100,8 @@ def write_contents(folder: Path, contents: Contents) -> None:
 
 def write_sums(folder: Path) -> None:
     """Write ``SHA256SUMS`` of all files of a bundle; a signature lists it, and not the other way round."""
-    names = sorted(path.name for path in folder.iterdir() if path.name not in (SUMS, SIGNATURE))
+    files = [path.name for path in folder.iterdir() if path.is_file()]
+    names = sorted(name for name in files if name not in (SUMS, SIGNATURE))
     lines = [f"{sha256_file(folder / name)}  {name}\n" for name in names]
     write_artefact(folder, SUMS, "".join(lines), may_leave=True, place="bundle")
 
@@ -154,6 +155,8 @@ def report_record(folder: Path, contents: Contents) -> dict[str, Any]:
     return {
         "format": FORMAT_VERSION,
         "opset": OPSET,
+        "requires": requirements(OPSET),
+        "preprocess": FRONT_ENDS[spec.front_end].metadata(spec),
         "architecture": spec.architecture,
         "front_end": spec.front_end,
         "image_size": spec.image_size,

@@ -4,6 +4,8 @@ Shapes: B batch, N inputs, H height, W width, C channels, S side that the studen
 and W up to the next multiple of 16.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
@@ -67,6 +69,14 @@ class DenseDepthFrontEnd(nn.Module):
         measured = depth_B1HW.clamp(max=1.0)
         scaled = (depth_B1HW / 1000.0 - DEPTH_OFFSET_M) / DEPTH_SCALE_M * measured
         return continued(torch.cat([scaled, measured], dim=1))
+
+
+def dense_tracing(spec: ExportSpec) -> tuple[Tensor, dict[int, Any]]:
+    """Two blank inputs of whole places, no side equal to another, and the free axes."""
+    sides = (INPUT_MULTIPLE * 3, INPUT_MULTIPLE * 5)
+    rows, columns = torch.export.Dim("rows"), torch.export.Dim("columns")
+    axes = {0: "batch", 2: INPUT_MULTIPLE * rows, 3: INPUT_MULTIPLE * columns}
+    return torch.zeros((2, spec.channels, *sides)), axes
 
 
 def dense_image_metadata(spec: ExportSpec) -> dict[str, object]:

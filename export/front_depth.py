@@ -47,11 +47,6 @@ class DepthFrontEnd(nn.Module):
         return torch.stack([scaled, measured], dim=1)
 
 
-def depth_example(spec: ExportSpec) -> Tensor:
-    """Depth maps for tracing: two, and no side equal to another or to the student's."""
-    return torch.zeros((2, spec.image_size + 3, spec.image_size + 5, 1), dtype=torch.uint16)
-
-
 def depth_metadata(_: ExportSpec) -> dict[str, object]:
     """What the graph does with the numbers."""
     return {

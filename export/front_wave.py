@@ -6,6 +6,8 @@ stands the formula instead, on a table of one period, and ONNX Runtime evaluates
 Shapes: B batch, N inputs, T samples, K frequencies, W samples of a window.
 """
 
+from typing import Any
+
 import numpy as np
 import onnx
 import torch
@@ -19,7 +21,7 @@ from edgecmd.preprocess import FULL_SCALE
 from export.spec import ExportSpec
 
 NUM_GOLDEN = 4
-PREFIX = "front_end.basis"
+PREFIX = "basis"
 
 
 class WaveFrontEnd(nn.Module):
@@ -45,9 +47,9 @@ class WaveFrontEnd(nn.Module):
         return wave_BT[:, None, None]
 
 
-def wave_example(spec: ExportSpec) -> Tensor:
-    """Silence for tracing: two recordings, of a length that is no multiple of anything."""
-    return torch.zeros((2, spec.image_size + 37), dtype=torch.float32)
+def wave_tracing(spec: ExportSpec) -> tuple[Tensor, dict[int, Any]]:
+    """Silence for tracing: two recordings, of a length that is no multiple of anything, and the free axes."""
+    return torch.zeros((2, 1, 1, spec.image_size + 37)), {0: "batch", 3: "samples"}
 
 
 def wave_metadata(_: ExportSpec) -> dict[str, object]:

@@ -7,8 +7,9 @@ sizes for the checks.
 Shapes: B batch, N images, H height, W width, C channels, S side of the student's input.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,15 +23,16 @@ from export.front_dense import (
     DenseImageFrontEnd,
     dense_depth_metadata,
     dense_image_metadata,
+    dense_tracing,
     dense_variants,
 )
-from export.front_depth import DepthFrontEnd, depth_example, depth_golden, depth_metadata, depth_variants
+from export.front_depth import DepthFrontEnd, depth_golden, depth_metadata, depth_variants
 from export.front_wave import (
     WaveFrontEnd,
     generate_basis,
-    wave_example,
     wave_golden,
     wave_metadata,
+    wave_tracing,
     wave_variants,
 )
 from export.spec import ExportSpec
@@ -79,11 +81,6 @@ class ImageFrontEnd(nn.Module):
         return (level_BCSS / 255.0 - self.offset) / self.scale
 
 
-def image_example(spec: ExportSpec) -> Tensor:
-    """Blank pictures for tracing: two of them, and no side equal to another or to the student's."""
-    return torch.zeros((2, spec.image_size + 3, spec.image_size + 5, spec.channels), dtype=torch.uint8)
-
-
 def image_metadata(spec: ExportSpec) -> dict[str, object]:
     """What the graph does with the bytes."""
     return {
@@ -129,6 +126,11 @@ def at_size(images: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.ascontiguousarray(images[:, rows][:, :, columns])
 
 
+def square_tracing(spec: ExportSpec) -> tuple[Tensor, dict[int, Any]]:
+    """Two blank inputs of the student's own size; only their number is free."""
+    return torch.zeros((2, spec.channels, spec.image_size, spec.image_size)), {0: "batch"}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FrontEnd:
     """One kind of input.
@@ -136,8 +138,7 @@ class FrontEnd:
     Attributes:
         input_name: Name of the graph's input.
         module: Raw batch to scaled batch (B, C, S, S).
-        axes: Free axes of the input and their names.
-        example: A batch for tracing.
+        tracing: A batch of what the student sees, for tracing, and its free axes.
         metadata: What ``edgecmd.preprocess`` says.
         golden: Made-up inputs of the student's own size, and of another.
         variants: Held-out inputs at three sizes by name, the student's own first.
@@ -148,11 +149,10 @@ class FrontEnd:
 
     input_name: str
     module: Callable[[ExportSpec], nn.Module]
-    axes: Mapping[int, str]
-    example: Callable[[ExportSpec], Tensor]
     metadata: Callable[[ExportSpec], dict[str, object]]
     golden: Callable[[ExportSpec], tuple[np.ndarray, np.ndarray]]
     variants: Callable[[np.ndarray, ExportSpec], dict[str, np.ndarray]]
+    tracing: Callable[[ExportSpec], tuple[Tensor, dict[int, Any]]] = square_tracing
     dtype: type = np.uint8
     shape: Callable[[ExportSpec], tuple[int, ...]] = lambda spec: spec.image_shape
     rewrite: Callable[[onnx.ModelProto], None] = lambda _: None
@@ -162,8 +162,6 @@ FRONT_ENDS: dict[str, FrontEnd] = {
     "image": FrontEnd(
         input_name="image",
         module=ImageFrontEnd,
-        axes={0: "batch", 1: "height", 2: "width"},
-        example=image_example,
         metadata=image_metadata,
         golden=image_golden,
         variants=image_variants,
@@ -171,8 +169,6 @@ FRONT_ENDS: dict[str, FrontEnd] = {
     "depth16": FrontEnd(
         input_name="depth",
         module=DepthFrontEnd,
-        axes={0: "batch", 1: "height", 2: "width"},
-        example=depth_example,
         metadata=depth_metadata,
         golden=depth_golden,
         variants=depth_variants,
@@ -182,8 +178,7 @@ FRONT_ENDS: dict[str, FrontEnd] = {
     "image-dense": FrontEnd(
         input_name="image",
         module=DenseImageFrontEnd,
-        axes={0: "batch", 1: "height", 2: "width"},
-        example=image_example,
+        tracing=dense_tracing,
         metadata=dense_image_metadata,
         golden=image_golden,
         variants=dense_variants,
@@ -191,8 +186,7 @@ FRONT_ENDS: dict[str, FrontEnd] = {
     "depth16-dense": FrontEnd(
         input_name="depth",
         module=DenseDepthFrontEnd,
-        axes={0: "batch", 1: "height", 2: "width"},
-        example=depth_example,
+        tracing=dense_tracing,
         metadata=dense_depth_metadata,
         golden=depth_golden,
         variants=dense_variants,
@@ -202,8 +196,7 @@ FRONT_ENDS: dict[str, FrontEnd] = {
     "wave": FrontEnd(
         input_name="wave",
         module=WaveFrontEnd,
-        axes={0: "batch", 1: "samples"},
-        example=wave_example,
+        tracing=wave_tracing,
         metadata=wave_metadata,
         golden=wave_golden,
         variants=wave_variants,

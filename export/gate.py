@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, ModelProto, NodeProto, ValueInfoProto
 
 from edgecmd.errors import nearest
+from export.gate_front import refuse_other_front
 from export.gate_limits import ALLOWED, INPUTS, METADATA_PREFIX, OUTPUTS, GateError, GateLimits, Port
 from export.gate_shapes import refuse_shapes
 from export.gate_tensors import refuse_tensors
@@ -30,6 +31,8 @@ PLAIN_ATTRIBUTES = {
     AttributeProto.STRINGS,
 }
 LARGEST_ATTRIBUTE = 2**31
+# The largest side of a picture that a device takes: a window reaches no further.
+LARGEST_WINDOW, WINDOWS = 8192, ("dilations", "kernel_shape", "strides")
 
 
 def gate_file(path: Path, *, limits: GateLimits | None = None) -> ModelProto:
@@ -61,9 +64,10 @@ def gate(data: bytes, *, name: str = "The file", limits: GateLimits | None = Non
     Guarantees:
         A file that passes is one graph in order, of allowed operators in the default domain, without
         sub-graphs, functions, data outside the file or sparse weights; it has the inputs and outputs of a
-        student; its weights are finite and as large as they claim; for one example no value between its
-        nodes whose shape can be told has more than ``max_elements`` numbers; and it holds no byte that was
-        not looked at. Nothing was executed, and no other file was opened.
+        student; its weights are finite and as large as they claim; its front end, if any, is the one that
+        this edgecmd writes for its properties; behind that the size of every value can be told, and grows no
+        faster than the input (see `export.gate_shapes.refuse_shapes`); and it holds no byte that was not
+        looked at. Nothing was executed, and no other file was opened.
 
     Raises:
         GateError: The message names file, fault, what is allowed, and the way out.
@@ -75,7 +79,7 @@ def gate(data: bytes, *, name: str = "The file", limits: GateLimits | None = Non
         _refuse_graph(model, limits=limits)
         _refuse_ports(model, limits=limits)
         refuse_tensors(model, limits=limits)
-        refuse_shapes(model, limits=limits)
+        refuse_shapes(model, limits=limits, front=refuse_other_front(model))
     except GateError as error:
         raise GateError(f"{name}: {error} {WAY_OUT}") from error
     return model
@@ -179,7 +183,7 @@ def _refuse_graph(model: ModelProto, *, limits: GateLimits) -> None:
         if twice:
             raise GateError(f"{where} makes {twice[0][:80]!r}, which is there already; allowed is once.")
         made.update(outputs)
-    missing = [one.name for one in graph.output if one.name not in made]
+    missing = [one.name for one in graph.output if one.name not in made - {*known}]
     if missing:
         raise GateError(f"Output {missing[0][:80]!r} is made by no node.")
 
@@ -212,6 +216,8 @@ def _refuse_attribute(where: str, attribute: AttributeProto) -> None:
         )
     if any(abs(number) > LARGEST_ATTRIBUTE for number in (attribute.i, *attribute.ints)):
         raise GateError(f"{where} has a number beyond 2^31 in {name!r}; allowed are smaller.")
+    if attribute.name in WINDOWS and any(not 1 <= number <= LARGEST_WINDOW for number in attribute.ints):
+        raise GateError(f"{where} has {name}={[*attribute.ints][:8]}; allowed are 1 to {LARGEST_WINDOW}.")
 
 
 def _refuse_ports(model: ModelProto, *, limits: GateLimits) -> None:

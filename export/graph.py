@@ -48,9 +48,18 @@ class Deployable(nn.Module):
             Unit embeddings (B, D); with a head also class probabilities (B, K). Of a dense student the
             embedding is the mean over its places, and the second output are logits (B, K, H, W).
         """
+        outputs = self.embed(self.front_end(raw))
+        if not is_dense(self.spec.architecture) or self.spec.head is None:
+            return outputs
+        height, width = raw.shape[1:3]
+        # The logits of what the front end appended are cut off again.
+        return outputs[0], outputs[1].narrow(2, 0, height).narrow(3, 0, width)
+
+    def embed(self, scaled: Float[Tensor, "batch _ _ _"]) -> tuple[Float[Tensor, "batch _ *grid"], ...]:
+        """The same from what the front end gives; logits of a dense student are as large as that is."""
         if is_dense(self.spec.architecture):
-            return self._dense(raw)
-        feature_BD = self.student(self.front_end(raw))
+            return self._dense(scaled)
+        feature_BD = self.student(scaled)
         norm_B1 = torch.linalg.vector_norm(feature_BD, dim=1, keepdim=True)
         embedding_BD = feature_BD / norm_B1.clamp_min(EPSILON)
         if self.spec.head is None:
@@ -58,10 +67,7 @@ class Deployable(nn.Module):
         logits_BK = functional.linear(embedding_BD, self.head_weight, self.head_bias)
         return embedding_BD, logits_BK.softmax(dim=1)
 
-    def _dense(self, raw_BHWC: Shaped[Tensor, "batch height width _"]) -> tuple[Tensor, ...]:
-        """The same for a dense student; logits of what the front end appended are cut off again."""
-        height, width = raw_BHWC.shape[1:3]
-        scaled = self.front_end(raw_BHWC)
+    def _dense(self, scaled: Float[Tensor, "batch _ _ _"]) -> tuple[Tensor, ...]:
         map_BDRQ = self.student(scaled)
         norm = torch.linalg.vector_norm(map_BDRQ, dim=1, keepdim=True)
         unit_BDRQ = map_BDRQ / norm.clamp_min(EPSILON)
@@ -72,7 +78,15 @@ class Deployable(nn.Module):
             return (embedding_BD,)
         logits = functional.conv2d(unit_BDRQ, self.head_weight[..., None, None], self.head_bias)
         large = functional.interpolate(logits, size=scaled.shape[2:], mode="bilinear", align_corners=False)
-        return embedding_BD, large.narrow(2, 0, height).narrow(3, 0, width)
+        return embedding_BD, large
+
+
+class Behind(Deployable):
+    """What lies behind the front end, alone: this is what the exporter traces."""
+
+    def forward(self, scaled: Float[Tensor, "batch _ _ _"]) -> tuple[Float[Tensor, "batch _ *grid"], ...]:
+        """Embed a batch of what the front end gives, see `Deployable.embed`."""
+        return self.embed(scaled)
 
 
 def unwrap(module: nn.Module) -> nn.Module:

@@ -4,6 +4,7 @@ import json
 
 from edgecmd.errors import choose
 from export.frontends import FRONT_ENDS
+from export.requirements import OPSET, PROPERTY, requirements_property
 from export.spec import FORMAT_VERSION, ExportSpec
 
 
@@ -24,4 +25,5 @@ def metadata(spec: ExportSpec) -> dict[str, str]:
         "edgecmd.license": spec.license,
         "edgecmd.preprocess": json.dumps(preprocess, sort_keys=True),
         "edgecmd.profile": "fp32",
+        PROPERTY: requirements_property(OPSET),
     }

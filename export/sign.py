@@ -18,7 +18,7 @@ from edgecmd.errors import ConfigError
 from edgecmd.files import sha256_file
 from export.checks.contents import parse_json, read_json
 from export.checks.errors import AGAIN, TrustError
-from export.checks.listing import SIGNATURE
+from export.checks.listing import CACHE, SIGNATURE
 
 INSTALL = "Signing needs further packages: pip install 'edgecmd[sign]'."
 MAKE_KEY = (
@@ -29,6 +29,8 @@ MAKE_KEY = (
 
 def sign_bundle(folder: Path, key: Path) -> Path:
     """Sign every file of a bundle; an older signature is replaced.
+
+    What Python compiled beside infer.py (``__pycache__``) is no part of the bundle and is not covered.
 
     Args:
         folder: The bundle.
@@ -133,9 +135,9 @@ def signed_digests(path: Path) -> dict[str, str]:
 
 
 def _hashing(hashing: Any) -> Any:  # noqa: ANN401 - the library is optional
-    """Every file but the signature, also those of git; no link."""
+    """Every file but the signature and what Python compiled, also those of git; no link."""
     plain = hashing.Config().use_file_serialization(hashing_algorithm="sha256", allow_symlinks=False)
-    return plain.set_ignored_paths(paths=[Path(SIGNATURE)], ignore_git_paths=False)
+    return plain.set_ignored_paths(paths=[Path(SIGNATURE), Path(CACHE)], ignore_git_paths=False)
 
 
 def _library() -> tuple[Any, Any, Any]:

@@ -100,6 +100,11 @@ class ExportSpec:
         return ("embedding", "mask" if is_dense(self.architecture) else "scores")
 
     @property
+    def raw_channels(self) -> int:
+        """Channels of the raw input: of depth 1, of which the student sees metres and mask."""
+        return 1 if self.front_end.startswith("depth") else self.channels
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(S, S, C) of an image that the graph need not resize."""
         return (self.image_size, self.image_size, self.channels)

@@ -3,7 +3,7 @@
 Each large weight becomes whole numbers with one scale for a few inputs of an output channel; nodes that
 depend on constants alone turn them back, and ONNX Runtime evaluates these once, when it loads the file. (It
 would not fold DequantizeLinear: kept for fusion with integer kernels, it runs at every inference, at 1.5
-times the latency.) Opset 20 has no 4-bit tensors that can be cast, so two values share a byte and are told
+times the latency.) Opset 18 has no 4-bit tensors that can be cast, so two values share a byte and are told
 apart by BitwiseAnd and BitShift.
 
 Rounding is balanced: what the weights of one kernel lose by rounding sums to nothing, because the inputs that

@@ -10,12 +10,13 @@ import onnx
 import torch
 
 from edgecmd.errors import ExportError
+from export.front_graph import SCALED, FrontGraph, FrontSettings, front_graph, put_before
 from export.frontends import FRONT_ENDS
-from export.graph import Deployable
+from export.graph import Behind, Deployable
 from export.metadata import metadata
+from export.requirements import OPSET, lowest_ir_version
+from export.spec import ExportSpec
 
-# Up to opset 20 GroupNorm becomes InstanceNormalization, which ONNX Runtime has a fast kernel for.
-OPSET = 20
 SCOPES = "pkg.torch.onnx.name_scopes"
 
 
@@ -41,7 +42,9 @@ def to_onnx(deployable: Deployable) -> bytes:
     check_form(model)
     name_nodes(model)
     FRONT_ENDS[deployable.spec.front_end].rewrite(model)
+    put_before(model, front_of(deployable.spec))
     strip(model)
+    model.ir_version = lowest_ir_version(model)
     for key, value in metadata(deployable.spec).items():
         model.metadata_props.add(key=key, value=value)
     try:
@@ -62,22 +65,30 @@ def refuse_training(module: torch.nn.Module) -> None:
         raise ExportError(f"Module {names[0]!r} is in training mode. Call .eval() before exporting.")
 
 
+def front_of(spec: ExportSpec) -> FrontGraph:
+    """Front end of a file, as nodes."""
+    settings = FrontSettings(
+        side=spec.image_size, channels=spec.raw_channels, offset=spec.offset, scale=spec.scale
+    )
+    return front_graph(spec.front_end, settings, mask="mask" in spec.output_names)
+
+
 def _trace(deployable: Deployable) -> onnx.ModelProto:
     spec = deployable.spec
-    front_end = FRONT_ENDS[spec.front_end]
+    example, axes = FRONT_ENDS[spec.front_end].tracing(spec)
     try:
         with torch.no_grad(), _quiet():
             program = torch.onnx.export(
-                deployable,
-                (front_end.example(spec),),
+                Behind(deployable.student, spec).eval(),
+                (example,),
                 dynamo=True,
                 opset_version=OPSET,
                 optimize=True,
                 verbose=False,
                 external_data=False,
-                input_names=[front_end.input_name],
+                input_names=[SCALED],
                 output_names=list(spec.output_names),
-                dynamic_shapes=(dict(front_end.axes),),
+                dynamic_shapes=(axes,),
             )
     except torch.onnx.OnnxExporterError as error:
         first_line = str(error).strip().splitlines()[0]

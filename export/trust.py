@@ -20,9 +20,10 @@ from export.checks.listing import (
     SIGNATURE,
     check_sums,
     copy_bundle,
+    has_cache,
     models_of,
 )
-from export.checks.sandbox import SandboxLimits, run_model
+from export.checks.sandbox import SandboxLimits, large_input, run_model
 from export.device.assemble import program
 from export.gate import GateLimits, gate_file
 from export.sign import refuse_other_files, verify_signature
@@ -200,6 +201,13 @@ def _program(work: _Work, title: str) -> Check:
             f"{PROGRAM} is not the program of this edgecmd; it is code that you would run. Verify the"
             f" signature with --pub KEY, or read it and say --any-program. {AGAIN}"
         )
+    if has_cache(work.folder):
+        return Check(
+            name=title,
+            state=WARNING,
+            detail="__pycache__ holds compiled code that is neither checked nor signed: delete it before you"
+            " import infer.py",
+        )
     if DEMO in work.digests and work.pub is None:
         return Check(name=title, state=WARNING, detail=f"{DEMO} is code that was not checked: not signed")
     detail = "is that of this edgecmd" if same else "differs from that of this edgecmd, and was accepted"
@@ -233,6 +241,9 @@ def _golden(work: _Work, title: str) -> Check:
 def _outputs(work: _Work, name: str, title: str) -> Check:
     card, golden = work.cards[name], work.golden[name]
     inputs = [one.inputs for one in golden]
-    found = run_model(work.copy / name, inputs, outputs=card.outputs, limits=work.sandbox)
+    dims = [dim.dim_value for dim in work.models[name].graph.input[0].type.tensor_type.shape.dim]
+    large = large_input(dims, card.input_dtype, dense=card.dense)
+    found = run_model(work.copy / name, inputs, outputs=card.outputs, limits=work.sandbox, large=large)
     largest = max(compare(card, one, values) for one, values in zip(golden, found, strict=True))
-    return _ok(title, f"as the golden values, to {largest:.1e}")
+    size = " x ".join(map(str, large.shape[1:]))
+    return _ok(title, f"as the golden values, to {largest:.1e}; an input of {size} fits the limits")

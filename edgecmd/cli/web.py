@@ -127,7 +127,7 @@ def fetch(
     out: Annotated[Path | None, typer.Option("--out", help="Folder; default edgecmd's cache.")] = None,
     npm_dir: Annotated[Path | None, typer.Option("--npm-dir", help="Folder with the npm tarball.")] = None,
 ) -> None:
-    """Fetch onnxruntime-web from the npm registry (33 MB), check it, and keep the two files needed."""
+    """Fetch onnxruntime-web with npm (33 MB), check it, and keep the two files needed."""
     from export.web.ortweb import PACKAGE, fetch_ort_web
 
     say(f"Reading {PACKAGE.name}@{PACKAGE.version}")

@@ -11,9 +11,13 @@ from onnx import ModelProto, helper
 
 from export.checks.errors import AGAIN, TrustError
 from export.checks.listing import BOM, CARD, DEMO, LABELS, MODEL, REPORT, profile_of
-from export.spec import FORMAT_VERSION
+from export.frontends import FRONT_ENDS
+from export.requirements import lowest_ir_version, requirements
+from export.spec import FORMAT_VERSION, ExportSpec
 
-LARGEST_SIZE = 1 << 16
+LARGEST_SIZE, LARGEST_SCALE = 1 << 16, 1 << 20
+# What a run decides of the preprocessing, beside offset and scale.
+OF_THE_RUN = {"rate_hz"}
 SIZES = ("image_size", "channels", "embedding_dim")
 
 
@@ -34,6 +38,9 @@ class Card:
         license: Licence of the weights.
         input_dtype: Type of the input's elements.
         input_rank: Dimensions of the input.
+        front_end: Kind of the raw input.
+        preprocess: What the graph does with it.
+        requires: Oldest versions that it runs with.
     """
 
     file: str
@@ -48,6 +55,14 @@ class Card:
     second: str
     input_dtype: np.dtype[Any]
     input_rank: int
+    front_end: str
+    preprocess: Mapping[str, Any]
+    requires: Mapping[str, Any]
+
+    @property
+    def dense(self) -> bool:
+        """Whether it tells something of each pixel."""
+        return self.front_end.endswith("-dense")
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -86,16 +101,26 @@ def read_card(name: str, model: ModelProto) -> Card:
             second=model.graph.output[1].name if len(model.graph.output) > 1 else "scores",
             input_dtype=helper.tensor_dtype_to_np_dtype(port.elem_type),
             input_rank=len(port.shape.dim),
+            front_end=properties["front_end"],
+            preprocess=_object(properties["preprocess"]),
+            requires=_object(properties["requires"]),
             **sizes,
         )
-        if not isinstance(parse_json(properties["preprocess"]), dict):
-            raise ValueError("edgecmd.preprocess is no JSON object")
     except (KeyError, ValueError, RecursionError) as error:
         raise TrustError(f"{name} has broken edgecmd properties: {error!r:.200}. {AGAIN}") from error
     if profile_of(name) not in (None, profile):
         raise TrustError(f"{name} has edgecmd.profile={profile[:80]!r}; its name says another. {AGAIN}")
     _refuse_contradictions(card, model)
+    _refuse_other_versions(card, model)
+    _refuse_other_preprocess(card)
     return card
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = parse_json(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"{text[:80]!r} is no JSON object")
+    return value
 
 
 def _positive(text: str) -> int:
@@ -135,13 +160,70 @@ def _refuse_contradictions(card: Card, model: ModelProto) -> None:
             )
     if card.input_rank != 4:
         return
-    expected = (card.image_size, card.image_size, card.channels)
+    channels = 1 if card.front_end.startswith("depth") else card.channels
+    expected = (card.image_size, card.image_size, channels)
     for dim, size in zip(model.graph.input[0].type.tensor_type.shape.dim[1:], expected, strict=True):
         if dim.HasField("dim_value") and dim.dim_value != size:
             raise TrustError(
                 f"{card.file} takes inputs with a size of {dim.dim_value}, but its properties say {expected}."
                 f" {AGAIN}"
             )
+
+
+def _refuse_other_versions(card: Card, model: ModelProto) -> None:
+    """What it says that it needs is what its operator set and file format need."""
+    needed, lowest = requirements(card.opset), lowest_ir_version(model)
+    if model.ir_version != lowest:
+        raise TrustError(
+            f"{card.file} has ir_version={model.ir_version}; allowed is {lowest}, the lowest that goes with"
+            f" opset {card.opset}. {AGAIN}"
+        )
+    if card.requires != needed:
+        raise TrustError(
+            f"{card.file} says that it requires {dict(card.requires)!r:.200}; opset {card.opset} requires"
+            f" {needed}. {AGAIN}"
+        )
+
+
+def _refuse_other_preprocess(card: Card) -> None:
+    """What it says of its input is what the front end of that name does."""
+    found = card.preprocess
+    offset, scale = found.get("offset", 0.0), found.get("scale", 1.0)
+    if not (_is_number(offset) and _is_number(scale)):
+        raise TrustError(
+            f"{card.file} has offset={offset!r:.80}, scale={scale!r:.80}; allowed are numbers up to"
+            f" {LARGEST_SCALE:,}. {AGAIN}"
+        )
+    if card.front_end not in FRONT_ENDS:
+        raise TrustError(
+            f"{card.file} has front_end={card.front_end[:80]!r}; allowed are {', '.join(FRONT_ENDS)}. {AGAIN}"
+        )
+    spec = ExportSpec(
+        architecture=card.architecture,
+        image_size=card.image_size,
+        channels=card.channels,
+        embedding_dim=card.embedding_dim,
+        offset=float(offset),
+        scale=float(scale),
+        license=card.license,
+        front_end=card.front_end,
+    )
+    expected = FRONT_ENDS[card.front_end].metadata(spec)
+    for key in sorted({*expected, *found} - OF_THE_RUN):
+        if found.get(key) != expected.get(key):
+            raise TrustError(
+                f"{card.file} has {key}={found.get(key)!r:.80} in edgecmd.preprocess; the front end"
+                f" {card.front_end!r} has {expected.get(key)!r}. {AGAIN}"
+            )
+    for key in OF_THE_RUN & found.keys():
+        if isinstance(found[key], bool) or not isinstance(found[key], int) or not 1 <= found[key] <= 1 << 20:
+            raise TrustError(
+                f"{card.file} has {key}={found[key]!r:.80}; allowed are 1 to {1 << 20:,}. {AGAIN}"
+            )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_SCALE
 
 
 def check_contents(copy: Path, digests: Mapping[str, str], cards: Sequence[Card]) -> str:
@@ -160,7 +242,7 @@ def check_contents(copy: Path, digests: Mapping[str, str], cards: Sequence[Card]
     """
     main = cards[0]
     for card in cards[1:]:
-        for key in (*SIZES, "architecture", "classes", "license", "input_dtype"):
+        for key in (*SIZES, "architecture", "classes", "license", "front_end", "preprocess", "input_dtype"):
             if getattr(card, key) != getattr(main, key):
                 raise TrustError(
                     f"{card.file} has {key}={getattr(card, key)!r:.200}, but {MODEL} has"
@@ -203,6 +285,9 @@ def _check_report(copy: Path, digests: Mapping[str, str], cards: Sequence[Card])
     expected: dict[str, object] = {
         "format": FORMAT_VERSION,
         "opset": card.opset,
+        "requires": card.requires,
+        "front_end": card.front_end,
+        "preprocess": card.preprocess,
         "architecture": card.architecture,
         "image_size": card.image_size,
         "channels": card.channels,

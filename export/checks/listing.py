@@ -51,6 +51,9 @@ RULES = {
     BOM: Rule(max_bytes=4 * MEBIBYTE),
     DEMO: Rule(max_bytes=128 * MEBIBYTE),
 }
+# What Python writes when infer.py is imported; verify neither copies nor reads it.
+CACHE = "__pycache__"
+COMPILED = re.compile(r"infer\.[a-z]{1,16}-?[0-9]{2,4}[a-z0-9-]{0,16}(\.opt-[12])?\.pyc(\.[0-9]{1,20})?")
 PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib")
 
 
@@ -89,6 +92,8 @@ def copy_bundle(folder: Path, into: Path) -> dict[str, str]:
         raise TrustError(f"{folder} cannot be listed: {error.strerror}. Give a bundle's folder.") from error
     if len(entries) > MAX_FILES:
         raise TrustError(f"The bundle has {len(entries)} entries; allowed are {MAX_FILES}. {AGAIN}")
+    if CACHE in entries and _is_cache(folder / CACHE):
+        entries.remove(CACHE)
     missing = [name for name, rule in RULES.items() if rule.required and name not in entries]
     unknown = [name for name in entries if name not in RULES and profile_of(name) is None]
     for name in entries:
@@ -113,14 +118,31 @@ def _refuse_special(path: Path) -> None:
     mode = path.lstat().st_mode
     if stat.S_ISREG(mode):
         return
-    if path.name == "__pycache__" and stat.S_ISDIR(mode):
+    if path.name == CACHE and stat.S_ISDIR(mode):
         raise TrustError(
-            "The bundle has the folder '__pycache__', compiled code that Python would run unseen in place of"
-            " infer.py. Delete it."
+            f"The bundle has the folder {CACHE!r} with things that importing infer.py does not make, or with"
+            " links. Delete it."
         )
     kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder"}
     kind = kinds.get(stat.S_IFMT(mode), "a special file")
     raise TrustError(f"{path.name!r} in the bundle is {kind}; allowed are plain files. {AGAIN}")
+
+
+def has_cache(folder: Path) -> bool:
+    """Whether Python has left compiled code in a bundle."""
+    return (folder / CACHE).is_dir()
+
+
+def _is_cache(path: Path) -> bool:
+    """Whether it is a folder that holds plain compiled files of infer.py alone, or nothing."""
+    try:
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            return False
+        entries = sorted(path.iterdir())
+        plain = all(stat.S_ISREG(one.lstat().st_mode) for one in entries)
+    except OSError as error:
+        raise TrustError(f"{CACHE} cannot be listed: {error.strerror}. Delete it.") from error
+    return plain and len(entries) <= MAX_FILES and all(COMPILED.fullmatch(one.name) for one in entries)
 
 
 def _copy(source: Path, target: Path) -> str:

@@ -27,6 +27,10 @@ MEBIBYTE = 1 << 20
 OUT_OF_MEMORY = 11
 MAX_OUTPUT_BYTES = 64 * MEBIBYTE
 MAX_REASON = 300
+# Beside the golden inputs, which are small, one large input is tried: height and width of pictures and depth
+# maps, of those of dense students, and samples of recordings.
+LARGE_PICTURE, LARGE_DENSE, LARGE_WAVE = (1200, 1600), (768, 1024), 1 << 20
+LARGE = "large"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +57,12 @@ class SandboxLimits:
 
 
 def run_model(
-    path: Path, inputs: Sequence[np.ndarray], *, outputs: Sequence[str], limits: SandboxLimits
+    path: Path,
+    inputs: Sequence[np.ndarray],
+    *,
+    outputs: Sequence[str],
+    limits: SandboxLimits,
+    large: np.ndarray | None = None,
 ) -> list[dict[str, np.ndarray]]:
     """Outputs of a model by name, for each input.
 
@@ -62,6 +71,8 @@ def run_model(
         inputs: Arrays for its one input.
         outputs: Names of the outputs to compute.
         limits: Of the process.
+        large: One more input, tried last under the same limits, whose outputs are of no interest; the first
+            must be finite.
 
     Raises:
         TrustError: The model cannot be loaded or run, or needs more than the limits; the message says which.
@@ -69,12 +80,15 @@ def run_model(
     with tempfile.TemporaryDirectory(prefix="edgecmd-verify-") as name:
         folder = Path(name)
         arrays: dict[str, Any] = {str(index): value for index, value in enumerate(inputs)}
+        if large is not None:
+            arrays[LARGE] = large
         np.savez(folder / "in.npz", **arrays)
         job = {
             "model": str(path),
             "inputs": str(folder / "in.npz"),
             "outputs": str(folder / "out.npz"),
             "names": list(outputs),
+            "large": str(folder / LARGE),
             "memory_bytes": limits.memory_mb * MEBIBYTE,
             "cpu_s": math.ceil(limits.timeout_s),
             "file_bytes": MAX_OUTPUT_BYTES,
@@ -82,9 +96,32 @@ def run_model(
         code, reason = _run(job, folder, timeout_s=limits.timeout_s)
         if code != 0:
             reason = reason.replace(str(path), path.name)
-            raise TrustError(f"{path.name} {_fault(code, reason, limits)} {AGAIN}")
+            given = large is not None and (folder / LARGE).exists()
+            where = f", given an input of shape {large.shape}," if given and large is not None else ""
+            raise TrustError(f"{path.name}{where} {_fault(code, reason, limits)} {AGAIN}")
         found = read_npz(folder / "out.npz", max_bytes=MAX_OUTPUT_BYTES)
+    if large is not None and not np.isfinite(found[f"{LARGE}.{outputs[0]}"]).all():
+        raise TrustError(
+            f"{path.name}, given an input of shape {large.shape}, gives {outputs[0]} that is not finite."
+            f" {AGAIN}"
+        )
     return [{one: found[f"{index}.{one}"] for one in outputs} for index in range(len(inputs))]
+
+
+def large_input(dims: Sequence[int], dtype: np.dtype[Any], *, dense: bool) -> np.ndarray:
+    """One large input of seeded noise.
+
+    Args:
+        dims: Sizes of the model's input, 0 where they are free: (B, H, W, C) or (B, T).
+        dtype: Of its elements.
+        dense: Whether the model tells a class for each pixel, and needs memory for each.
+    """
+    usual = (1, LARGE_WAVE) if len(dims) == 2 else (1, *(LARGE_DENSE if dense else LARGE_PICTURE), 1)
+    shape = [size or free for size, free in zip(dims, usual, strict=True)]
+    generator = np.random.default_rng(0)
+    if dtype.kind == "f":
+        return generator.uniform(-0.5, 0.5, shape).astype(dtype)
+    return generator.integers(0, 256, shape, dtype=np.uint8).astype(dtype)
 
 
 def _run(job: Mapping[str, object], folder: Path, *, timeout_s: float) -> tuple[int | None, str]:

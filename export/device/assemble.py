@@ -4,6 +4,8 @@ import ast
 from importlib.resources import files
 
 PACKAGE = "export.device"
+# Comes first in a file; with it annotations may be newer than the device's Python.
+FUTURE = "from __future__ import annotations"
 # In this order: each module uses those before it. The first is what training reads files with.
 MODULES = (
     ("edgecmd.data", "decode.py"),
@@ -24,12 +26,12 @@ def program() -> str:
     sources = [files(room).joinpath(name).read_text(encoding="utf-8") for room, name in MODULES]
     imports = sorted({line for source in sources for line in _imports(source)})
     plain = [line for line in imports if line.startswith("import ")]
-    future = [line for line in imports if line.startswith("from __future__ ")]
-    named = [line for line in imports if line.startswith("from ") and line not in future]
+    named = [line for line in imports if line.startswith("from ") and line != FUTURE]
     lines = sources[-1].splitlines()
     docstring = "\n".join(lines[: ast.parse(sources[-1]).body[0].end_lineno])
     bodies = [_body(source) for source in sources]
-    return "\n\n\n".join([f"{docstring}\n\n" + "\n".join([*future, *plain, *named]), *bodies]) + "\n"
+    head = f"{docstring}\n\n{FUTURE}\n\n" + "\n".join([*plain, *named])
+    return "\n\n\n".join([head, *bodies]) + "\n"
 
 
 def _imports(source: str) -> list[str]:

@@ -1,5 +1,7 @@
 """Run an exported edgecmd student. It needs numpy and onnxruntime; PNG and JPEG files also need Pillow.
 
+Python 3.8, numpy 1.21 and ONNX Runtime 1.14, or newer.
+
 As a script::
 
     python infer.py BUNDLE-OR-MODEL picture-or-folder [more ...] [--json] [--scores] [--profile int8]
@@ -18,9 +20,10 @@ As a module::
     # of a dense student logits (batch, len(student.classes), height, width): scores.argmax(axis=1) are masks
     more = student.with_prototypes(make_prototypes(student, {"cup": cup_images}))
 
-Exit codes: 0 all well; 1 Pillow is missing, or the output cannot be written; 2 wrong usage; 4 a file is
-missing, no picture, or cannot be computed; 6 the model was not made by edgecmd, or --check failed; 141 the
-output was closed. A file that fails does not stop the others; the code is that of the last failure.
+Exit codes: 0 all well; 1 Pillow is missing, onnxruntime is too old, or the output cannot be written; 2 wrong
+usage; 4 a file is missing, no picture, or cannot be computed; 6 the model was not made by edgecmd, or --check
+failed; 141 the output was closed. A file that fails does not stop the others; the code is that of the last
+failure.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ import contextlib
 import copy
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -43,7 +47,12 @@ from export.device.masks import mask_of, shares, write_mask
 from export.device.reading import InferError, example_files, pictures_in
 from export.device.sensors import SENSORS, refuse_rate
 
+if sys.version_info < (3, 8):  # noqa: UP036 - a device's Python is older than edgecmd's
+    sys.exit("error: infer.py needs Python 3.8 or newer: ONNX Runtime 1.14, which it needs, has none older.")
+
 FORMAT_VERSION = "1"
+# The first that reads the operators of the model (opset 18).
+LEAST_ONNXRUNTIME = (1, 14)
 SCALE = 10.0
 NUM_TOP_CLASSES = 3
 NUM_FIRST_VALUES = 4
@@ -193,7 +202,24 @@ def _find(path: Path, profile: str | None) -> Path:
     return found
 
 
+def refuse_old_runtime(version: str) -> None:
+    """Refuse an ONNX Runtime that does not know the model's operators, before it says so in its own words.
+
+    Raises:
+        InferError: The message names the version that is needed, and why.
+    """
+    found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if found < LEAST_ONNXRUNTIME:
+        least = ".".join(map(str, LEAST_ONNXRUNTIME))
+        raise InferError(
+            f"onnxruntime {version} is too old: {least} is the first that reads the operators of this model"
+            f" (opset 18). Install it: pip install 'onnxruntime>={least}'.",
+            exit_code=1,
+        )
+
+
 def _open(path: Path, *, num_threads: int) -> Any:  # noqa: ANN401 - onnxruntime has no types
+    refuse_old_runtime(onnxruntime.__version__)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
@@ -269,7 +295,7 @@ def check(student: Student) -> float:
         tolerance = float(golden[f"tolerance/{student.profile}"])
         for size in ("", "/resized"):
             found = student(golden[f"{student.sensor.input_name}{size}"])
-            for name, output in zip(student.outputs, found, strict=False):
+            for name, output in zip(student.outputs, found):
                 gap = np.abs(output - golden[f"{name}/{student.profile}{size}"]).max()
                 worst = max(worst, float(gap) if np.isfinite(gap) else float("inf"))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -317,10 +343,10 @@ def answer(
             write_mask(masks / f"{name.stem}.mask.png", mask)
             record["mask"] = _sayable(str(masks / f"{name.stem}.mask.png"))
     elif prediction.scores is not None:
-        every = dict(zip(student.classes, prediction.scores[0].tolist(), strict=True))
+        every = dict(zip(student.classes, prediction.scores[0].tolist()))
         ranked = sorted(every.items(), key=lambda pair: -pair[1])
         record["top"] = [{"class": one, "probability": value} for one, value in ranked[:NUM_TOP_CLASSES]]
-        record |= {"scores": every} if scores else {}
+        record.update({"scores": every} if scores else {})
         shown = ranked if scores else ranked[:NUM_TOP_CLASSES]
         text = ", ".join(f"{printable(one)} {value:.1%}" for one, value in shown)
     record["embedding"] = embedding.tolist()
@@ -383,7 +409,7 @@ def _prepare(arguments: argparse.Namespace) -> tuple[Student, list[Path]]:
         parts = [read_prototypes(one, student) for one in arguments.prototypes]
         for part in parts:
             student.with_prototypes(part)
-        rows = {name: row for part in parts for name, row in zip(part.names, part.vectors, strict=True)}
+        rows = {name: row for part in parts for name, row in zip(part.names, part.vectors)}
         student = student.with_prototypes(Prototypes(tuple(rows), np.stack([*rows.values()]), parts[0].scale))
     if arguments.scores and not student.classes:
         raise InferError(f"{student.path} has no classes, so there are no --scores.", exit_code=2)

@@ -29,7 +29,7 @@ def mask_of(logits: np.ndarray) -> np.ndarray:
 def shares(mask: np.ndarray, classes: Sequence[str]) -> list[tuple[str, float]]:
     """Classes that occur, with their share of the pixels, the largest first."""
     counts = np.bincount(mask.ravel(), minlength=len(classes)) / mask.size
-    found = [(name, float(share)) for name, share in zip(classes, counts, strict=True) if share]
+    found = [(name, float(share)) for name, share in zip(classes, counts) if share]
     return sorted(found, key=lambda pair: -pair[1])
 
 

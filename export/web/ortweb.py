@@ -5,20 +5,14 @@ checksums wherever they come from.
 """
 
 import hashlib
-import json
 import os
-import shutil
 import tempfile
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from edgecmd.data.build.packages import fetch, npm, read_members
 from edgecmd.data.clients import cache_folder
-from edgecmd.errors import DataError, ExportError
+from edgecmd.errors import ExportError
 from edgecmd.files import write_bytes_atomically, write_text_atomically
 
 VERSION = "1.30.0"
@@ -35,9 +29,6 @@ PACKAGE = npm(
     digest="q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
     members=tuple(f"dist/{name}" for name in SHA256),
 )
-PUBLIC_REGISTRY = "https://registry.npmjs.org"
-TIMEOUT_S = 120
-MAX_TARBALL_BYTES = 100_000_000
 # The npm package names its licence but does not contain it.
 LICENSE_TEXT = f"""\
 ONNX Runtime Web {VERSION}
@@ -140,9 +131,9 @@ def check(label: str, data: bytes, *, name: str) -> None:
 
 
 def fetch_ort_web(folder: Path | None = None, *, npm_dir: Path | None = None) -> Path:
-    """Fetch the runtime from the npm registry, check it, and put its files and licence into ``folder``.
+    """Fetch the runtime with ``npm pack``, check it, and put its files and licence into ``folder``.
 
-    ``npm pack`` fetches it where npm is installed; else a plain request to the registry that is configured.
+    npm asks whatever registry it is configured for; edgecmd knows none.
 
     Args:
         folder: Where the files go; edgecmd's cache by default.
@@ -155,12 +146,19 @@ def fetch_ort_web(folder: Path | None = None, *, npm_dir: Path | None = None) ->
         Nothing of a tarball that is not the pinned one is unpacked or written.
 
     Raises:
-        DataError: The registry did not deliver, or the tarball is not the pinned one.
+        DataError: npm is not installed or did not deliver, or the tarball is not the pinned one.
         ExportError: A file in it is not the pinned one, or ``folder`` cannot be written.
     """
     target = folder or cached_folder()
     with tempfile.TemporaryDirectory() as temporary:
-        members = read_members(PACKAGE, _tarball(npm_dir or Path(temporary)))
+        where = npm_dir or Path(temporary)
+        try:
+            where.mkdir(parents=True, exist_ok=True)
+            members = read_members(PACKAGE, fetch(PACKAGE, where))
+        except OSError as error:
+            raise ExportError(
+                f"{where} cannot be used: {error.strerror or error}. Name another folder with --npm-dir."
+            ) from error
     content = {Path(member).name: data for member, data in members.items()}
     for name, data in content.items():
         check(f"{name} in {PACKAGE.file}", data, name=name)
@@ -173,41 +171,3 @@ def fetch_ort_web(folder: Path | None = None, *, npm_dir: Path | None = None) ->
             f"{target} cannot be written: {error.strerror or error}. Check the folder."
         ) from error
     return target
-
-
-def _tarball(folder: Path) -> Path:
-    """Path of the tarball in ``folder``; fetched where it is missing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / PACKAGE.file
-    if not path.exists() and shutil.which("npm") is None:
-        write_bytes_atomically(path, _download(f"{registry()}/{PACKAGE.name}/-/{PACKAGE.file}"))
-    return fetch(PACKAGE, folder)
-
-
-def _download(url: str) -> bytes:
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise DataError(f"registry={url} is no web address; allowed are https:// and http://.")
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
-            return bytes(answer.read(MAX_TARBALL_BYTES))
-    except (OSError, urllib.error.URLError) as error:
-        raise DataError(
-            f"{url} cannot be fetched ({error}). Try again later, or put {PACKAGE.file} into a folder and"
-            " name it with --npm-dir."
-        ) from error
-
-
-def registry() -> str:
-    """Address of the npm registry: what npm is told by environment or ``.npmrc``, else the public one."""
-    return next(_configured(), PUBLIC_REGISTRY).rstrip("/")
-
-
-def _configured() -> Iterator[str]:
-    for variable in ("npm_config_registry", "NPM_CONFIG_REGISTRY"):
-        if os.environ.get(variable):
-            yield os.environ[variable]
-    for file in (Path(".npmrc"), Path.home() / ".npmrc"):
-        for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
-            key, _, value = (part.strip() for part in line.partition("="))
-            if key == "registry" and value:
-                yield json.loads(value) if value.startswith('"') else value

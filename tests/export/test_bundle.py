@@ -105,7 +105,8 @@ def test_report_has_the_figures_and_no_path(bundle):
     folder = bundle("ws-50k")
     text = (folder / "report.json").read_text()
     report = json.loads(text)
-    assert report["opset"] == 20
+    assert report["opset"] == 18
+    assert report["requires"] == {"numpy": "1.21", "onnxruntime": "1.14", "python": "3.8"}
     assert report["parity"] == report["profiles"]["fp32"]["parity"]
     assert report["parity"]["batch_sizes"] == [1, 2, 5, 32]
     assert report["parity"]["input_sizes"] == ["32x32", "64x64", "81x17"]

@@ -322,8 +322,8 @@ def test_two_weights_in_a_byte_pass(bundle):
         ({"max_nodes": 10}, "nodes; allowed are 1 to 10"),
         ({"max_elements": 1000}, "claims"),
         ({"max_weights": 5000}, "weights have"),
-        ({"opsets": (18,)}, "opset"),
-        ({"ir_versions": (9,)}, "ir_version=10"),
+        ({"opsets": (20,)}, "opset"),
+        ({"ir_versions": (9,)}, "ir_version=8"),
     ],
 )
 def test_limits_are_the_callers(bundle, limits, expected):

@@ -2,20 +2,17 @@
 
 import base64
 import hashlib
-import http.server
 import io
+import os
 import tarfile
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from edgecmd.errors import DataError, ExportError
 from export.web import ortweb
-from export.web.ortweb import LICENSE, PACKAGE, PUBLIC_REGISTRY, SCRIPT, WASM, fetch_ort_web, find_ort_web
+from export.web.ortweb import LICENSE, PACKAGE, SCRIPT, WASM, fetch_ort_web, find_ort_web
 
 CONTENT = {SCRIPT: b"export {};", WASM: b"\0asm"}
 
@@ -91,50 +88,50 @@ def test_a_wrong_checksum_is_refused_and_nothing_is_written(pinned: bytes, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-@pytest.fixture
-def registry(pinned: bytes, tmp_path: Path) -> Iterator[str]:
-    """A registry on this machine that has the made-up package."""
-    put(tmp_path / "registry" / "onnxruntime-web" / "-", {PACKAGE.file: pinned})
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    handler = partial(Quiet, directory=str(tmp_path / "registry"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+def fake_npm(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """An npm that stands first in PATH."""
+    folder.mkdir()
+    (folder / "npm").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
-def test_without_npm_the_configured_registry_is_asked(
-    registry: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_npm_fetches_it_and_asks_the_registry_that_it_is_configured_for(
+    pinned: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(ortweb.shutil, "which", lambda _: None)
-    monkeypatch.setenv("npm_config_registry", registry + "/")
+    (tmp_path / "there.tgz").write_bytes(pinned)
+    monkeypatch.setenv("npm_config_registry", "of-the-owner")
+    log = tmp_path / "log"
+    script = f"""echo "$npm_config_registry $@" > {log}
+while [ "$1" != --pack-destination ]; do shift; done
+cp {tmp_path / "there.tgz"} "$2/{PACKAGE.file}\""""
+    fake_npm(tmp_path / "bin", monkeypatch, script)
     folder = fetch_ort_web(tmp_path / "out")
     assert (folder / WASM).read_bytes() == CONTENT[WASM]
+    words = log.read_text().split()
+    assert words[:3] == ["of-the-owner", "pack", f"onnxruntime-web@{PACKAGE.version}"]
+    assert not [word for word in words[3:] if "registry" in word]
 
 
-def test_a_registry_that_does_not_deliver_is_named(
-    registry: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_without_npm_the_way_out_is_a_folder_with_the_tarball(
+    pinned: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(ortweb.shutil, "which", lambda _: None)
-    monkeypatch.setenv("npm_config_registry", registry + "/elsewhere")
-    with pytest.raises(DataError, match=r"elsewhere.*404.*--npm-dir"):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DataError, match=rf"npm is not installed.*{PACKAGE.file}.*--npm-dir"):
         fetch_ort_web(tmp_path / "out")
-    monkeypatch.setenv("npm_config_registry", "file:///etc")
-    with pytest.raises(DataError, match="no web address"):
-        fetch_ort_web(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
-def test_the_registry_is_the_one_that_npm_is_told(
-    pinned: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_npm_that_does_not_deliver_is_quoted(
+    pinned: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert ortweb.registry() == PUBLIC_REGISTRY
-    (tmp_path / ".npmrc").write_text("; a comment\nfund=false\nregistry = https://npm.example.org/\n")
-    assert ortweb.registry() == "https://npm.example.org"
-    monkeypatch.setenv("NPM_CONFIG_REGISTRY", "https://other.example.org")
-    assert ortweb.registry() == "https://other.example.org"
+    fake_npm(tmp_path / "bin", monkeypatch, "echo 404 Not Found >&2; exit 1")
+    with pytest.raises(DataError, match=r"npm pack onnxruntime-web@.*404 Not Found.*--npm-dir"):
+        fetch_ort_web(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(pinned: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExportError, match=r"file/below cannot be used: Not a directory.*--npm-dir"):
+        fetch_ort_web(tmp_path / "out", npm_dir=tmp_path / "file" / "below")

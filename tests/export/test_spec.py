@@ -22,6 +22,8 @@ def test_metadata_says_everything_a_device_needs(make):
     assert found["edgecmd.license"] == "Apache-2.0"
     assert found["edgecmd.front_end"] == "image"
     assert found["edgecmd.profile"] == "fp32"
+    versions = {"numpy": "1.21", "onnxruntime": "1.14", "python": "3.8"}
+    assert json.loads(found["edgecmd.requires"]) == versions
     assert json.loads(found["edgecmd.classes"]) == ["house", "tree", "fish"]
     assert json.loads(found["edgecmd.preprocess"]) == {
         "channel_order": "L",

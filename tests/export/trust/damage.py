@@ -267,3 +267,14 @@ def copied(name, to=None):
         (folder / (to or name)).write_bytes((other / name).read_bytes())
 
     return action
+
+
+def cached(*names):
+    """A `__pycache__` with these files."""
+
+    def action(folder: Path, other: Path) -> None:
+        (folder / "__pycache__").mkdir()
+        for name in names:
+            (folder / "__pycache__" / name).write_bytes(b"compiled")
+
+    return action

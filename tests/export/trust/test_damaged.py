@@ -66,9 +66,9 @@ DAMAGES = {
         d.on_files(lambda f, o: (f / "numpy.py").write_text("print('owned')"), fit=d.resum),
         r"unknown file 'numpy\.py'",
     ),
-    "compiled program": (
-        d.on_files(lambda f, o: (f / "__pycache__").mkdir()),
-        "'__pycache__', compiled code",
+    "compiled code of another module": (
+        d.on_files(d.cached("numpy.cpython-311.pyc")),
+        "'__pycache__' with things that importing",
     ),
     "folder": (d.on_files(lambda f, o: (f / "data").mkdir()), "'data' in the bundle is a folder"),
     "model is a link": (d.on_files(d.link_to_model), r"'student\.onnx' in the bundle is a symbolic link"),
@@ -160,12 +160,15 @@ DAMAGES = {
     "no format version": (d.without_property("format"), "edgecmd.format=None"),
     "no architecture": (d.without_property("architecture"), "broken edgecmd properties.*architecture"),
     "image size in words": (d.properties(image_size="thirty"), "broken edgecmd properties.*thirty"),
-    "image size of zero": (d.properties(image_size="0"), "0 is not in 1 to 65536"),
+    "image size of zero": (d.properties(image_size="0"), "image_size=0 and channels=1; allowed are 1 to"),
     "image size of another model": (
         d.properties(image_size="64"),
-        "a size of 32, but its properties say|image_size=32, but",
+        "not the one that this edgecmd writes for the file's own properties",
     ),
-    "channels of another model": (d.properties(channels="3"), "a size of 1, but its properties say"),
+    "channels of another model": (
+        d.properties(channels="3"),
+        r"sizes \[0, 0, 0, 1\] .* the front end takes 'image'.*\[0, 0, 0, 3\]",
+    ),
     "embedding of another width": (d.properties(embedding_dim="128"), "embedding of width 16.* say 128"),
     "one class more": (d.properties(classes='["a", "b", "c", "d"]'), "scores of width 3.* say 4"),
     "classes forgotten": (d.properties(classes="[]"), r"0 classes in its properties but the outputs"),
