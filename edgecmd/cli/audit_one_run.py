@@ -1,13 +1,12 @@
 """``edgecmd audit one-run``: level L2, one training run with canaries."""
 
-import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgecmd.cli.audit import TargetPath, audit_app, finish, target_of
-from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread, say
+from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread, say, warn
 from edgecmd.cli.ticker import ticker
 
 if TYPE_CHECKING:
@@ -80,5 +79,5 @@ def _runs(target: "Target", *, canaries: int, rounds: int, seeds: range) -> "lis
     except KeyboardInterrupt:
         if not runs:
             raise
-        print(f"Interrupted after {len(runs)} of {len(seeds)} repeats; those are kept.", file=sys.stderr)
+        warn(f"Interrupted after {len(runs)} of {len(seeds)} repeats; those are kept.")
     return runs

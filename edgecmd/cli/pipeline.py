@@ -1,9 +1,7 @@
 """The stages of ``edgecmd run``, each of which can be repeated and gives the same files."""
 
-import multiprocessing
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +10,7 @@ from edgecmd.cli.common import one_thread, print_table, say
 from edgecmd.cli.privacy import privacy_rows
 from edgecmd.cli.progress import chance, round_line
 from edgecmd.config import RunConfig
+from edgecmd.processes import Workers
 
 if TYPE_CHECKING:
     from edgecmd.assess import Embed, Table
@@ -285,8 +284,7 @@ def _scratch_accuracies(config: RunConfig, work: list[tuple[int, int]]) -> list[
     jobs = [(dict(flatten(config)), *one) for one in work]
     if config.federation.num_workers == 1:
         return [_scratch_job(job) for job in jobs]
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(config.federation.num_workers, mp_context=spawn) as pool:
+    with Workers(config.federation.num_workers) as pool:
         return list(pool.map(_scratch_job, jobs))
 
 

@@ -1,10 +1,9 @@
 """One line a round: the loss beside its chance level, recall where it was measured, what was dropped."""
 
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from edgecmd.cli.common import say
+from edgecmd.cli.output import on_terminal, say
 from edgecmd.config import RunConfig
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def round_line(config: RunConfig, *, prefix: str = "") -> Callable[["RoundReport
     plan = make_plan(config)
     level = chance(config) if plan is None else None
     beside = f" (chance {level:.2f})" if level is not None else ""
-    every = 1 if sys.stdout.isatty() else max(1, config.federation.num_rounds // 10)
+    every = 1 if on_terminal() else max(1, config.federation.num_rounds // 10)
 
     def show(report: "RoundReport") -> None:
         for one in report.rejected:

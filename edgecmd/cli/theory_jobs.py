@@ -1,9 +1,8 @@
 """Work of ``edgecmd theory`` in one process or several: finished pieces are kept, the order is fixed."""
 
 import json
-import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from edgecmd.cli.common import one_thread
 from edgecmd.config import RunConfig
 from edgecmd.errors import ConfigError
+from edgecmd.processes import Workers
 
 Table = dict[str, Any]
 
@@ -51,28 +51,12 @@ def run_jobs(jobs: Sequence[Job], *, num_jobs: int, told: Callable[[Table, int],
             told(found[-1], len(found))
         return found
     by_place: dict[int, Table] = {}
-    with ProcessPoolExecutor(
-        num_jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts
-    ) as pool:
+    with Workers(num_jobs) as pool:
         futures = {pool.submit(run_job, job): index for index, job in enumerate(jobs)}
-        try:
-            for future in as_completed(futures):
-                by_place[futures[future]] = future.result()
-                told(by_place[futures[future]], len(by_place))
-        except BaseException:
-            # Else the pool would work through everything that waits before it lets go.
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in multiprocessing.active_children():
-                child.terminate()
-            raise
+        for future in as_completed(futures):
+            by_place[futures[future]] = future.result()
+            told(by_place[futures[future]], len(by_place))
     return [by_place[index] for index in range(len(jobs))]
-
-
-def _leave_interrupts() -> None:
-    """Ctrl-C reaches every process of a terminal; the first one alone answers it, and ends the others."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def run_job(job: Job) -> Table:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
+from edgecmd.cli.output import on_terminal, warn
+
 LINES = 10
 QUIET_S = 2.0
 
@@ -21,7 +23,7 @@ class Tick(Protocol):
 @contextmanager
 def ticker(label: str) -> Iterator[Tick]:
     """A progress bar on a terminal; elsewhere at most ten lines with the remaining time."""
-    if sys.stderr.isatty():
+    if on_terminal(sys.stderr):
         with _bar(label) as tick:
             yield tick
         return
@@ -33,7 +35,12 @@ def _bar(label: str) -> Iterator[Tick]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
@@ -51,6 +58,6 @@ def _lines(label: str) -> Tick:
         shown, last = part, now
         left = (now - started) / max(1, done) * (total - done)
         # Beside the result, which may be JSON.
-        print(f"{label}: {done}/{total}, about {left:.0f} s left", file=sys.stderr, flush=True)
+        warn(f"{label}: {done}/{total}, about {left:.0f} s left")
 
     return tick

@@ -1,0 +1,68 @@
+"""Text for people: hostile characters are shown and not obeyed, and numbers agree with their nouns."""
+
+import unicodedata
+
+# Control characters, format characters (bidi marks, zero width), halves of pairs, line and paragraph ends.
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    r"""``text`` with everything that is not seen as itself written out, such as ``\x1b`` or ``\u202e``.
+
+    Args:
+        text: Any text, also a name of a file that is not UTF-8.
+        keep: Characters that stay as they are, such as a newline.
+
+    Guarantees:
+        The result has no control character, no ANSI escape, no bidi or zero-width mark, no half of a
+        surrogate pair and, unless ``keep`` has it, no end of a line. Other text is unchanged.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(one if one in keep or not _is_unseen(one) else _written_out(one) for one in text)
+
+
+def _is_unseen(character: str) -> bool:
+    return unicodedata.category(character) in _UNSEEN
+
+
+def _written_out(character: str) -> str:
+    known = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+    code = ord(character)
+    if character in known:
+        return known[character]
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def one_line(text: str) -> str:
+    """``text`` as one printable line; the line ends of a library's laid-out message become spaces."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    joined = lines[0]
+    for line in lines[1:]:
+        # A library sets the next line in; a name that somebody gave a file hardly does.
+        joined += f" {line.strip()}" if line[:1].isspace() or not line else f"\n{line}"
+    return printable(joined.rstrip())
+
+
+def counted(num: int, noun: str, plural: str = "") -> str:
+    """``1 pair``, ``2 pairs``, ``12,000 pairs``.
+
+    Args:
+        num: How many.
+        noun: Of one.
+        plural: Of more, where it is not ``noun`` with an s.
+    """
+    return f"{num:,} {noun if num == 1 else plural or noun + 's'}"
+
+
+def size_of(num_bytes: float) -> str:
+    """A number of bytes as a person would say it: ``512 bytes``, ``1.4 MB``."""
+    if num_bytes < 1000:
+        return counted(int(num_bytes), "byte")
+    for unit in ("kB", "MB", "GB"):
+        num_bytes /= 1000
+        if num_bytes < 1000:
+            return f"{num_bytes:.1f} {unit}"
+    return f"{num_bytes / 1000:.1f} TB"
