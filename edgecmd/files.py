@@ -130,6 +130,35 @@ def made_folders(*folders: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def files_in_one_piece(folder: Path) -> Iterator[Path]:
+    """A new folder inside ``folder``, whose files move into ``folder`` together when the block ends well.
+
+    Guarantees:
+        When the block fails, or is interrupted, every file of ``folder`` is as it was and nothing is left.
+
+    Raises:
+        OSError: It cannot be made, or a file cannot be put in place.
+    """
+    staging = folder / f".{secrets.token_hex(8)}.tmp"
+    with made_folders(folder):
+        try:
+            try:
+                staging.mkdir()
+            except OSError as error:
+                raise at(error, folder) from None
+            yield staging
+            _put_in_place({folder / path.name: path for path in sorted(staging.iterdir())})
+        except OSError as error:
+            # The folder that is known by this name, and not the one beside it that is gone.
+            if isinstance(error.filename, str):
+                error.filename = error.filename.replace(str(staging), str(folder))
+            raise
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    _sync_folder(folder)
+
+
+@contextlib.contextmanager
 def folder_in_one_piece(final: Path) -> Iterator[Path]:
     """A new folder beside ``final`` to write into, which takes its place when the block ends well.
 
@@ -189,11 +218,22 @@ def write_json(path: Path, value: object) -> None:
         ValueError: A number is NaN or infinite, which JSON cannot hold.
         TypeError: A value has no JSON form.
     """
+    write_bytes_atomically(path, json_bytes(value, path=path))
+
+
+def json_bytes(value: object, *, path: Path) -> bytes:
+    """The content that `write_json` gives ``path``.
+
+    Raises:
+        ValueError: A number is NaN or infinite, which JSON cannot hold.
+        TypeError: A value has no JSON form.
+    """
     try:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
         raise ValueError(f"{path} cannot be written: {error}. Write None in place of NaN.") from error
-    write_text_atomically(path, text + "\n")
+    # A half of a surrogate pair is written as JSON escapes it, and read back as it was.
+    return f"{text}\n".encode("utf-8", "backslashreplace")
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds

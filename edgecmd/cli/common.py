@@ -12,6 +12,7 @@ from edgecmd.config import RunConfig
 __all__ = [
     "AsJson",
     "ConfigFile",
+    "DryRunJson",
     "Settings",
     "one_thread",
     "print_json",
@@ -26,6 +27,7 @@ Settings = Annotated[
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file, see `edgecmd init`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+DryRunJson = Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON, for machines.")]
 
 
 def read_settings(config: Path | None, settings: Sequence[str] | None) -> RunConfig:

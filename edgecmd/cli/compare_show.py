@@ -6,6 +6,7 @@ from typing import Any
 
 from edgecmd.cli.common import print_table, say
 from edgecmd.config import RunConfig
+from edgecmd.text import counted
 
 
 def about(config: RunConfig, *, title: str, headline: str) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def about(config: RunConfig, *, title: str, headline: str) -> dict[str, Any]:
     # Clients of unequal size may hold less than a batch.
     most = "" if federation.partition == "iid" else "at most "
     return {
-        "title": title or f"{federation.num_clients} clients, {federation.partition}{skew}",
+        "title": title or f"{counted(federation.num_clients, 'client')}, {federation.partition}{skew}",
         "headline": headline,
         "reference": REFERENCE,
         "data": whole.name,
@@ -30,8 +31,9 @@ def about(config: RunConfig, *, title: str, headline: str) -> dict[str, Any]:
         "num_test": len(whole.test),
         "student": f"`{config.student.architecture}`, {num_parameters(new_student(config)):,} parameters",
         "work": (
-            f"{work.steps} optimiser steps ({federation.num_rounds} rounds of {federation.local_steps}),"
-            f" {most}{work.pairs_a_step} pairs a step over all clients"
+            f"{counted(work.steps, 'optimiser step')} ({counted(federation.num_rounds, 'round')} of"
+            f" {federation.local_steps}),"
+            f" {most}{counted(work.pairs_a_step, 'pair')} a step over all clients"
         ),
     }
 
@@ -107,4 +109,4 @@ def show_summary(summary: Mapping[str, Mapping[str, Mapping[str, float]]], *, nu
         ]
         rows.append([method, *cells])
     titles = [title_of(c) for c in columns]
-    print_table(f"{num_seeds} seeds, mean ± 95% half-interval (* best)", ["method", *titles], rows)
+    print_table(f"{counted(num_seeds, 'seed')}, mean ± 95% half-interval (* best)", ["method", *titles], rows)

@@ -8,6 +8,7 @@ import typer
 from edgecmd.cli.app import data_app
 from edgecmd.cli.common import ConfigFile, Settings, print_table, read_settings, say
 from edgecmd.errors import DataError
+from edgecmd.text import counted
 
 
 @data_app.command("list")
@@ -75,5 +76,5 @@ def check(
     for problem in problems:
         say(problem)
     if problems:
-        raise DataError(f"{path}: {len(problems)} problems, listed above.")
+        raise DataError(f"{path}: {counted(len(problems), 'problem')}, listed above.")
     say(f"{path}: no problem found.")

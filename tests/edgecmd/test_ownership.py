@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from edgecmd.errors import FederationError
+from edgecmd.errors import FederationError, MachineError
 from edgecmd.ownership import LOCK, OWNER, empty, owned
 
 HOLD = (
@@ -120,8 +120,10 @@ def test_a_file_system_without_locks_is_an_error_with_the_way_out(
 
 def test_a_folder_that_cannot_be_made_is_an_error_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(FederationError, match="cannot be locked"), owned(tmp_path / "file" / "demo"):
+    words = f"The run folder .*demo cannot be written: {tmp_path}/file is a file, where a folder is needed"
+    with pytest.raises(MachineError, match=words) as caught, owned(tmp_path / "file" / "demo"):
         pass
+    assert caught.value.exit_code == 8
 
 
 @pytest.mark.parametrize("times", [1, 5])
@@ -171,7 +173,8 @@ def test_a_folder_that_is_gone_again_when_it_is_looked_at_is_made_again(
 
 def test_a_file_in_the_place_of_the_folder_is_an_error_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "demo").write_text("")
-    with pytest.raises(FederationError, match="cannot be locked"), owned(tmp_path / "demo"):
+    words = "demo is a file, where a folder is needed"
+    with pytest.raises(MachineError, match=words), owned(tmp_path / "demo"):
         pass
     assert (tmp_path / "demo").is_file()
 
