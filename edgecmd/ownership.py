@@ -170,7 +170,7 @@ def _refuse_foreign(folder: Path) -> None:
         ConfigError: With the first such file.
     """
     for path in sorted(folder.rglob("*")):
-        if path.is_dir() and not path.is_symlink():
+        if path.is_dir() or path.is_symlink():  # of a link nothing but itself is lost
             continue
         name = path.relative_to(folder).as_posix()
         try:

@@ -73,9 +73,8 @@ def verdict(told: Table, findings: list[Table]) -> str:
     """The verdict in words, with the number of audits and the most that they could have certified."""
     said = str(told.get("verdict"))
     wrong = sum(str(one.get("verdict")) == "contradicted" for one in findings)
-    summary = (
-        f"{wrong} of {counted(len(findings), 'audit')} contradict{'s' * (wrong == 1)}. " if wrong else ""
-    )
+    verb = "contradicts" if wrong == 1 else "contradict"
+    summary = f"{wrong} of {counted(len(findings), 'audit')} {verb}. " if wrong else ""
     ceilings = [
         value
         for one in findings
