@@ -134,6 +134,8 @@ def explain(error: BaseException, *, doing: str = "") -> MachineError:
 
 def _first_line(error: BaseException) -> str:
     """What a library says of the memory it wanted, without its own advice and its file names."""
+    if isinstance(error, OSError):
+        return ""
     text = str(error).split("\n")[0]
     start = text.find("DefaultCPUAllocator")
     return text[max(0, start) :].split(". ")[0].rstrip(". ")

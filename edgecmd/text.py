@@ -57,12 +57,12 @@ def counted(num: int, noun: str, plural: str = "") -> str:
     return f"{num:,} {noun if num == 1 else plural or noun + 's'}"
 
 
-def size_of(num_bytes: float) -> str:
+def size_of(num_bytes: int | float) -> str:
     """A number of bytes as a person would say it: ``512 bytes``, ``1.4 MB``."""
     if num_bytes < 1000:
         return counted(int(num_bytes), "byte")
-    for unit in ("kB", "MB", "GB"):
-        num_bytes /= 1000
-        if num_bytes < 1000:
-            return f"{num_bytes:.1f} {unit}"
-    return f"{num_bytes / 1000:.1f} TB"
+    size, units = num_bytes / 1000, ["kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    return f"{size:.1f} {units[0]}"

@@ -14,13 +14,27 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TextIO
+from typing import Protocol, runtime_checkable
 
 from edgecmd.errors import MachineError
 from edgecmd.machine import explain
 from edgecmd.text import one_line, printable
 
 PIPE_CLOSED = 141
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """What can be printed to."""
+
+    def write(self, text: str, /) -> int:
+        """Take ``text``."""
+
+    def flush(self) -> None:
+        """Hand it on."""
+
+    def isatty(self) -> bool:
+        """Whether a person looks at it."""
 
 
 class OutputClosedError(Exception):
@@ -84,7 +98,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         say("  " + "  ".join(cells).rstrip())
 
 
-def on_terminal(stream: TextIO | None = None) -> bool:
+def on_terminal(stream: Stream | None = None) -> bool:
     """Whether ``stream`` (standard output where none is given) shows more than plain lines.
 
     It does on a terminal, without ``NO_COLOR`` in the environment and with a ``TERM`` that is not dumb.
@@ -99,7 +113,6 @@ def on_terminal(stream: TextIO | None = None) -> bool:
 def _rich_table(title: str, rows: Sequence[Sequence[str]]) -> bool:
     """Print it with lines and colours; False where the terminal is too narrow for its longest words."""
     from rich.console import Console
-    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
@@ -110,11 +123,12 @@ def _rich_table(title: str, rows: Sequence[Sequence[str]]) -> bool:
     for row in rows[1:]:
         table.add_row(*(Text(cell) for cell in row))
     console = Console(highlight=False, emoji=False)
-    if Measurement.get(console, console.options, table).minimum > console.width:
-        return False
     with console.capture() as captured:
         console.print(table)
-    _print(captured.get().removesuffix("\n"))
+    text = captured.get().removesuffix("\n")
+    if not all(word in text for row in rows for cell in row for word in cell.split()):
+        return False
+    _print(text)
     return True
 
 
@@ -129,7 +143,7 @@ def _print(text: str) -> None:
         raise MachineError(f"What is printed cannot be written: {explain(error)}") from error
 
 
-def _write(stream: TextIO | None, text: str) -> None:
+def _write(stream: Stream | None, text: str) -> None:
     if stream is None:
         return
     encoding = getattr(stream, "encoding", None) or "utf-8"
