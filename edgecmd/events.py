@@ -74,7 +74,7 @@ def read_events(path: Path, *, kind: str = "") -> Iterator[dict[str, Any]]:
     """Events of a log in order, those of ``kind`` where one is given; a torn last line is left out."""
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             event = json.loads(line)
         except json.JSONDecodeError:

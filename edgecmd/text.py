@@ -1,6 +1,8 @@
 """Text for people: hostile characters are shown and not obeyed, and numbers agree with their nouns."""
 
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
 
 # Control characters, format characters (bidi marks, zero width), halves of pairs, line and paragraph ends.
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -44,6 +46,23 @@ def one_line(text: str) -> str:
         # A library sets the next line in; a name that somebody gave a file hardly does.
         joined += f" {line.strip()}" if line[:1].isspace() or not line else f"\n{line}"
     return printable(joined.rstrip())
+
+
+def markdown_text(text: str) -> str:
+    """``text`` as one line of Markdown that means nothing but itself: no HTML, link, code or table cell."""
+    escaped = printable(text).replace("\\", "\\\\")
+    for mark in "`*_[]|#~":
+        escaped = escaped.replace(mark, f"\\{mark}")
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def printable_values(value: Any) -> Any:  # noqa: ANN401 - plain values of any depth
+    """Plain values, as JSON gives them, with every text and every name `printable`."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {printable_values(name): printable_values(one) for name, one in value.items()}
+    return [printable_values(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def counted(num: int, noun: str, plural: str = "") -> str:

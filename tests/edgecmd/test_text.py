@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecmd.text import counted, one_line, printable, size_of
+from edgecmd.text import counted, markdown_text, one_line, printable, printable_values, size_of
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,15 @@ def test_numbers_agree_with_their_nouns() -> None:
 def test_sizes_as_a_person_says_them() -> None:
     sizes = (1, 999, 1000, 1_400_000, 2.5e9, 3e13)
     assert [size_of(one) for one in sizes] == ["1 byte", "999 bytes", "1.0 kB", "1.4 MB", "2.5 GB", "30.0 TB"]
+
+
+def test_a_name_in_markdown_means_nothing_but_itself() -> None:
+    shown = r"&lt;script&gt;a\|b\`c\`\[x\](y)\*\_\\n\\u202e"
+    assert markdown_text("<script>a|b`c`[x](y)*_\n\u202e") == shown
+    assert markdown_text("plain name 3") == "plain name 3"
+
+
+def test_values_of_any_depth_become_printable() -> None:
+    assert printable_values({"a\x1b": ["b\u202e", 3, None, {"c": ("d\n",)}]}) == {
+        "a\\x1b": ["b\\u202e", 3, None, {"c": ["d\\n"]}]
+    }
