@@ -54,7 +54,10 @@ def check_quorum(
     )
     way_out = "Finished rounds are saved: continue the run when more clients can answer."
     if num_spent and num_asked + num_unknown - num_spent < terms.min_replies:
-        raise BudgetEndError(f"{counted(num_spent, 'client')} spent their privacy budgets. {text}")
+        spent = counted(
+            num_spent, "client has spent its privacy budget", "clients have spent their privacy budgets"
+        )
+        raise BudgetEndError(f"{spent}. {text}")
     raise FederationError(f"{text} {way_out}")
 
 
