@@ -57,7 +57,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def _prune(folder: Path) -> None:
-    for old in _finished(folder)[:-KEPT]:
+    # What a killed process leaves; the run folder has one owner, so nobody writes there now.
+    halves = (*folder.glob(".*.tmp"), *folder.glob(f"{PREFIX}*.partial"))
+    for old in (*_finished(folder)[:-KEPT], *halves):
         shutil.rmtree(old, ignore_errors=True)
 
 
