@@ -20,6 +20,7 @@ from edgecmd.data.clients import Holding, client_holding
 from edgecmd.device import place, resolve_device
 from edgecmd.distill import Place, distil, make_optimizer, optimizer_tensors, restore_optimizer
 from edgecmd.errors import PrivacyError
+from edgecmd.machine import explain, is_of_machine
 from edgecmd.models.students import Student, build_student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.refusals import sealed
@@ -84,7 +85,8 @@ def answer_train(message: Message, context: Context) -> Message:
         if _is_private(context):
             LOG.exception("client %d failed in stage %s", stages.client, stages.now)
             raise ClientError(stages.client, "private round", SealedError(SEALED)) from None
-        raise ClientError(stages.client, stages.now, error) from error
+        told = explain(error) if is_of_machine(error) else error
+        raise ClientError(stages.client, stages.now, told) from error
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from edgecmd.errors import PrivacyError, nearest
-from edgecmd.files import write_bytes_atomically, write_json, write_text_atomically
+from edgecmd.files import json_bytes, write_bytes_atomically
 
 BASES = {
     "guarantee": "released under the guarantee",
@@ -280,14 +280,17 @@ def write_artefact(
     declare(name, may_leave=may_leave, place=place)
     if private and may_leave:
         refuse_counts(name, content)
-    path = folder / name
+    write_bytes_atomically(folder / name, content_bytes(folder / name, content))
+    return folder / name
+
+
+def content_bytes(path: Path, content: object) -> bytes:
+    """Bytes of a file: of bytes, of text, or of plain values as JSON."""
     if isinstance(content, bytes):
-        write_bytes_atomically(path, content)
-    elif isinstance(content, str):
-        write_text_atomically(path, content)
-    else:
-        write_json(path, content)
-    return path
+        return content
+    if isinstance(content, str):
+        return content.encode("utf-8", "backslashreplace")
+    return json_bytes(content, path=path)
 
 
 def refuse_counts(name: str, content: object) -> None:

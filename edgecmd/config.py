@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from edgecmd.config_data import DataConfig, PretrainConfig, TeacherConfig, in_range
 from edgecmd.errors import ConfigError
+from edgecmd.text import printable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -250,6 +251,36 @@ class ExportConfig:
         in_range("export", 0, 100_000, fold_steps=self.fold_steps)
 
 
+# Names of devices, which Windows takes for no file in any folder.
+_DEVICES = frozenset(
+    {"con", "prn", "aux", "nul", *(f"{port}{num}" for port in ("com", "lpt") for num in range(10))}
+)
+# Most file systems take 255 bytes; files beside the folder add an end to its name.
+_LONGEST_NAME = 200
+
+
+def _refuse_name(name: str) -> None:
+    """Refuse what is no folder name on every system."""
+    fault = ""
+    if not name.strip():
+        fault = "is empty"
+    elif "/" in name or "\\" in name:
+        fault = "holds a slash; the folder above it is set with out=..."
+    elif name.startswith(".") or name != name.strip() or name.endswith("."):
+        fault = "begins or ends with a dot or a space"
+    elif printable(name) != name:
+        fault = "holds characters that cannot be seen"
+    elif len(name.encode("utf-8", "backslashreplace")) > _LONGEST_NAME:
+        fault = f"is longer than {_LONGEST_NAME} bytes"
+    elif name.split(".")[0].lower() in _DEVICES:
+        fault = "is the name of a device on some systems"
+    if fault:
+        raise ConfigError(
+            f"name={name!r} {fault}. It must be a plain folder name, without '/' or a leading dot, such as"
+            " name=demo."
+        )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
     """All settings of a run."""
@@ -275,10 +306,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
             raise ConfigError(f"seed={self.seed} is outside the allowed range [0, {2**31 - 1}].")
-        if not self.name or "/" in self.name or self.name.startswith("."):
-            raise ConfigError(
-                f"name={self.name!r} must be a plain folder name, without '/' or a leading dot."
-            )
+        _refuse_name(self.name)
+        if "\0" in self.out:
+            raise ConfigError(f"out={self.out!r} holds a NUL character, which no path can. Take it out.")
         if self.distill.freeze_projector and self.privacy.mechanism in _PRIVATE_LOSSES:
             raise ConfigError(
                 f"distill.freeze_projector=true and privacy.mechanism={self.privacy.mechanism!r} do not go"

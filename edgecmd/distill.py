@@ -21,6 +21,7 @@ from edgecmd.data.augment import augment
 from edgecmd.dense.locations import check_loss, embed_places, per_pair
 from edgecmd.errors import ConfigError, choose
 from edgecmd.seeding import numpy_generator, torch_generator
+from edgecmd.text import counted
 
 WARMUP_SHARE = 0.05
 
@@ -214,7 +215,9 @@ def batches(num: int, *, batch_size: int, generator: np.random.Generator) -> Ite
         ConfigError: Fewer than two rows, of which no contrast can be made.
     """
     if num < 2:
-        raise ConfigError(f"A client holds {num} pairs; at least 2 are needed. Lower federation.num_clients.")
+        raise ConfigError(
+            f"A client holds {counted(num, 'pair')}; at least 2 are needed. Lower federation.num_clients."
+        )
     size = min(batch_size, num)
     while True:
         order = generator.permutation(num)

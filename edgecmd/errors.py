@@ -60,6 +60,12 @@ class PrivacyError(EdgecmdError):
         self.code, self.detail = code, detail
 
 
+class MachineError(EdgecmdError):
+    """The machine refused: disk, rights, memory or processes; see `edgecmd.machine`."""
+
+    exit_code = 8
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Sentence that lists ``allowed`` and, where one is close, the name that was probably meant."""
     names = sorted(allowed)

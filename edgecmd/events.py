@@ -4,6 +4,7 @@ Under privacy it is the owner's alone, because of times and of who answered (`ed
 tells of the pairs is in `FIELDS`.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecmd.artefacts import declare
+from edgecmd.machine import at
 
 FILE = "events.jsonl"
 # Field of an event -> what it tells under a privacy mechanism. Metrics of a round have "val_" before their
@@ -46,10 +48,17 @@ class EventLog:
     def append(self, kind: str, **fields: object) -> None:
         """Write one event with the current time; it is on disk when this returns."""
         line = json.dumps({"event": kind, "time": round(time.time(), 3), **fields}, allow_nan=False)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        length = self.num_bytes()
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            # A torn line would swallow the next one.
+            with contextlib.suppress(OSError):
+                self.cut_back(length)
+            raise at(error, self.path, need=len(line)) from None
 
     def num_bytes(self) -> int:
         """Length of the log."""
@@ -65,7 +74,7 @@ def read_events(path: Path, *, kind: str = "") -> Iterator[dict[str, Any]]:
     """Events of a log in order, those of ``kind`` where one is given; a torn last line is left out."""
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             event = json.loads(line)
         except json.JSONDecodeError:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 
-from edgecmd.artefacts import write_artefact
+from edgecmd.artefacts import declare
 from edgecmd.config import RunConfig
 from edgecmd.data.clients import experiment, public_anchors
 from edgecmd.data.pairs import input_shape, target_kind
 from edgecmd.dense.locations import check_loss
 from edgecmd.device import place, resolve_device
-from edgecmd.errors import ConfigError, DataError, FederationError, choose
-from edgecmd.files import write_bytes_atomically
+from edgecmd.errors import ConfigError, DataError, choose
+from edgecmd.files import json_bytes, write_bytes_atomically, write_files_atomically
 from edgecmd.models.students import STUDENTS, Student, build_student
 from edgecmd.seeding import torch_generator
 from edgecmd.settings import load_config, to_toml
@@ -35,20 +35,26 @@ def start_run(config: RunConfig) -> Path:
     """Make the run folder with ``config.toml`` and ``environment.json``, or check that it is the same run.
 
     Raises:
-        FederationError: The folder holds a run with other settings.
+        ConfigError: The folder holds a run with other settings.
     """
     folder = run_folder(config)
     settings = folder / "config.toml"
     if settings.exists():
         if comparable(load_config(settings)) != comparable(config):
-            raise FederationError(
+            raise ConfigError(
                 f"{folder} holds a run with other settings. Continue that one with `edgecmd resume {folder}`,"
-                " or choose another name with --set name=..."
+                " choose another name with --set name=..., or delete it and begin anew with `edgecmd run"
+                " --fresh`."
             )
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    write_artefact(folder, "environment.json", environment(), may_leave=True)
-    write_artefact(folder, "config.toml", to_toml(config), may_leave=False)
+    declare("environment.json", may_leave=True)
+    declare("config.toml", may_leave=False)
+    write_files_atomically(
+        {
+            folder / "environment.json": json_bytes(environment(), path=folder / "environment.json"),
+            settings: to_toml(config).encode(),
+        }
+    )
     return folder
 
 

@@ -75,12 +75,31 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> RunC
     """
     flat = read_flat(path) if path is not None else {}
     for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator:
-            raise ConfigError(f"--set {override!r} has no value. Write --set section.key=value.")
-        key = key.strip()
-        flat[key] = _parse_value(text.strip(), kind=_type_of(key))
+        key, text = _split(override)
+        flat[key] = _parse_value(text, kind=_type_of(key))
     return unflatten(flat)
+
+
+def _split(override: str) -> tuple[str, str]:
+    """Key and text of ``a.b=c``.
+
+    Raises:
+        ConfigError: There is no key, no value, or no setting of that name.
+    """
+    key, separator, text = (part.strip() for part in override.partition("="))
+    if not key:
+        raise ConfigError(
+            f"--set {override!r} names no setting. Write --set section.key=value, such as"
+            " --set federation.num_rounds=10; `edgecmd init` lists all settings."
+        )
+    if not separator:
+        # A misspelt name is the greater fault: the value would have gone nowhere.
+        _type_of(key)
+        raise ConfigError(f"--set {override!r} has no value. Write --set {key}=value.")
+    kind = _type_of(key)
+    if not text and kind not in (str, INTEGERS):
+        raise ConfigError(f"--set {override!r} has an empty value; {key} is {EXPECTED[kind]}.")
+    return key, text
 
 
 def read_flat(path: Path) -> dict[str, object]:
@@ -165,15 +184,28 @@ def _values(config: RunConfig) -> Iterator[tuple[str, Any]]:
 def _read_toml(path: Path) -> dict[str, object]:
     """Content of a TOML file."""
     try:
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        data = path.read_bytes()
+        if b"\0" in data:
+            raise ConfigError(
+                f"{path} is not UTF-8 text, perhaps UTF-16 as some editors write it. Save it as UTF-8."
+            )
+        return tomllib.loads(data.decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist. Check the path, or make it with `edgecmd init`.") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}. Give a TOML file.") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text. Save it as UTF-8.") from error
+    except ConfigError:
+        raise
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}. Text needs quotes.") from error
+        raise ConfigError(f"{path} is not valid TOML: {error}. {_toml_advice(str(error))}") from error
+
+
+def _toml_advice(fault: str) -> str:
+    if "overwrite" in fault or "twice" in fault or "mutate" in fault:
+        return "A key or a section stands there twice; keep one."
+    return "Text needs quotes."
 
 
 def _flatten_tables(tables: Mapping[str, object]) -> dict[str, object]:

@@ -16,6 +16,7 @@ from torch import nn
 from edgecmd.artefacts import write_artefact
 from edgecmd.data.pairs import Targets
 from edgecmd.errors import ExportError, choose
+from edgecmd.machine import at, explain
 from export.contents import BUNDLE_FILES, Built, Contents, write_contents
 from export.device.infer import Prototypes
 from export.device.reading import InferError
@@ -107,7 +108,8 @@ def export_bundle(
 
     Raises:
         ExportError: The weights do not fit ``spec`` or are not finite, a file does not do what the student
-            does, or ``out_dir`` holds something else or cannot be written.
+            does, or ``out_dir`` holds something else.
+        MachineError: ``out_dir`` cannot be written.
         ConfigError: ``spec.architecture`` or a profile is unknown.
     """
     out_dir, options = Path(out_dir).resolve(), options or Options()
@@ -141,9 +143,7 @@ def export_bundle(
     except InferError as error:
         raise ExportError(f"The exported file does not load on a device: {error}") from error
     except OSError as error:
-        raise ExportError(
-            f"{out_dir} cannot be written: {error.strerror or error}. Check the folder."
-        ) from error
+        raise explain(error, doing=f"The bundle {out_dir} cannot be written") from error
     parity = {name: one.parity for name, one in models.items()}
     return BundleReport(folder=out_dir, parity=parity, num_bytes=num_bytes)
 
@@ -247,7 +247,9 @@ def _place(built: Path, out_dir: Path, *, attic: Path) -> None:
         out_dir.rename(attic)
     try:
         built.rename(out_dir)
-    except BaseException:
+    except BaseException as error:
         if replaced:
             attic.rename(out_dir)
+        if isinstance(error, OSError):
+            raise at(error, out_dir) from None
         raise

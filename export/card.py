@@ -6,6 +6,7 @@ from typing import Any
 
 from edgecmd.report.privacy import claim
 from edgecmd.statistics import MIN_ITEMS, MIN_REPEATS, wilson
+from edgecmd.text import markdown_text, printable
 from export.provenance import Provenance
 from export.requirements import requirements_text
 from export.spec import EXAMPLES, LINEAR, MASKS
@@ -121,7 +122,7 @@ def model_card(report: Mapping[str, Any], provenance: Provenance) -> str:
         provenance: Where the student comes from.
     """
     parts = [
-        f"# {provenance.name}: an edgecmd student",
+        f"# {markdown_text(provenance.name)}: an edgecmd student",
         _what(report),
         "## How to run it",
         f"`python infer.py . {FILES[report['front_end']]}` needs {requirements_text(report['requires'])},"
@@ -156,7 +157,7 @@ def _what(report: Mapping[str, Any]) -> str:
         f"It takes {TAKES[report['front_end']](report)}, and returns an embedding of length 1 in"
         f" {report['embedding_dim']} dimensions"
     )
-    classes = report["classes"]
+    classes = [markdown_text(name) for name in report["classes"]]
     if not classes:
         return text + "."
     if report["front_end"].endswith("-dense"):
@@ -336,8 +337,9 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    """Text of ours with names of others in it: no end of a row or a cell, and no HTML."""
+    return printable(text.replace("\n", " ")).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _list(items: Iterable[str]) -> str:
-    return "\n".join(f"- {item}" for item in items)
+    return "\n".join(f"- {printable(item).replace('<', '&lt;')}" for item in items)

@@ -27,9 +27,11 @@ def main(grid: Grid, context: Context) -> None:
         ConfigError: ``out`` is relative: it would lie wherever Flower started this process. Or the server's
             own file is wrong.
         FederationError: A round missed its quorum.
+        MachineError: The disk is full, or memory is short; the run goes on when it is started again.
     """
     from edgecmd.errors import ConfigError
     from edgecmd.file_settings import VARIABLE, over_run_config
+    from edgecmd.machine import explain
     from edgecmd.settings import unflatten
     from server.federation import federate
     from server.patience import Clock, PatientGrid
@@ -43,7 +45,10 @@ def main(grid: Grid, context: Context) -> None:
         )
     clock = Clock()
     patient = PatientGrid(grid, clock=clock)
-    federate(patient, config, runtime="flower", may_grow=not is_simulated(grid), clock=clock)
+    try:
+        federate(patient, config, runtime="flower", may_grow=not is_simulated(grid), clock=clock)
+    except (OSError, MemoryError) as error:
+        raise explain(error) from error
 
 
 def is_simulated(grid: Grid) -> bool:

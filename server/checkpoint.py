@@ -16,7 +16,7 @@ from safetensors.numpy import load, save
 
 from edgecmd.artefacts import declare
 from edgecmd.errors import FederationError
-from edgecmd.files import read_json, write_bytes_atomically, write_json
+from edgecmd.files import folder_in_one_piece, read_json, write_bytes_atomically, write_json
 
 KEPT = 2
 PREFIX = "round-"
@@ -42,26 +42,24 @@ class Checkpoint:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write ``folder/round-<index>`` completely or not at all; keep the last two."""
     final = folder / f"{PREFIX}{checkpoint.round_index:06d}"
-    partial = folder / f"{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     digests = {}
-    for name, tensors in (("student", checkpoint.arrays), ("strategy", checkpoint.strategy)):
-        # Not ascontiguousarray, which turns a scalar into a vector.
-        data = save({key: np.asarray(value, order="C") for key, value in tensors.items()})
-        declare(f"checkpoints/{final.name}/{name}.safetensors", may_leave=True)
-        write_bytes_atomically(partial / f"{name}.safetensors", data)
-        digests[name] = hashlib.sha256(data).hexdigest()
-    state = {"round": checkpoint.round_index, "events_bytes": checkpoint.events_bytes, "sha256": digests}
-    declare(f"checkpoints/{final.name}/state.json", may_leave=False)
-    write_json(partial / "state.json", state)
-    shutil.rmtree(final, ignore_errors=True)
-    partial.replace(final)
+    with folder_in_one_piece(final) as partial:
+        for name, tensors in (("student", checkpoint.arrays), ("strategy", checkpoint.strategy)):
+            # Not ascontiguousarray, which turns a scalar into a vector.
+            data = save({key: np.asarray(value, order="C") for key, value in tensors.items()})
+            declare(f"checkpoints/{final.name}/{name}.safetensors", may_leave=True)
+            write_bytes_atomically(partial / f"{name}.safetensors", data)
+            digests[name] = hashlib.sha256(data).hexdigest()
+        state = {"round": checkpoint.round_index, "events_bytes": checkpoint.events_bytes, "sha256": digests}
+        declare(f"checkpoints/{final.name}/state.json", may_leave=False)
+        write_json(partial / "state.json", state)
     _prune(folder)
 
 
 def _prune(folder: Path) -> None:
-    for old in _finished(folder)[:-KEPT]:
+    # What a killed process leaves; the run folder has one owner, so nobody writes there now.
+    halves = (*folder.glob(".*.tmp"), *folder.glob(f"{PREFIX}*.partial"))
+    for old in (*_finished(folder)[:-KEPT], *halves):
         shutil.rmtree(old, ignore_errors=True)
 
 

@@ -5,13 +5,9 @@ message. ``tests/server/test_local_grid.py`` fails when either changes.
 """
 
 import itertools
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as WaitTimeout
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -33,7 +29,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from edgecmd.errors import FederationError
+from edgecmd.errors import MachineError
+from edgecmd.processes import Workers
 
 RUN_ID = 1
 TASK_ID = 1
@@ -74,19 +71,6 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _start_worker() -> None:
-    """Leave Ctrl-C to the main process, and end with it, even when it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
 def _serve(content: RecordDict, message_type: str, context: Context) -> RecordDict | str:
     """Answer in a worker process, through the project's own client app."""
     from clients.app import app
@@ -118,7 +102,7 @@ class LocalGrid(Grid):
         self._run = Run.create_empty(RUN_ID)
         self._ids = itertools.count(1)
         self._replies: dict[str, Message] = {}
-        self._pool = _make_pool(num_workers) if num_workers > 1 else None
+        self._pool = Workers(num_workers) if num_workers > 1 else None
         set_identity()
 
     def set_run(self, run: Run) -> None:
@@ -186,7 +170,7 @@ class LocalGrid(Grid):
                 yield message, reply
 
     def _answer_in_pool(
-        self, pool: ProcessPoolExecutor, messages: list[Message], end: float | None
+        self, pool: Workers, messages: list[Message], end: float | None
     ) -> Iterator[tuple[Message, Message]]:
         futures = [self._submit(pool, message) for message in messages]
         for message, future in zip(messages, futures, strict=True):
@@ -196,7 +180,7 @@ class LocalGrid(Grid):
                 future.cancel()
                 continue
             except BrokenProcessPool as error:
-                raise FederationError(
+                raise MachineError(
                     "A worker process was killed, perhaps for lack of memory. Continue with `edgecmd resume`;"
                     " lower federation.num_workers in the run's config.toml first."
                 ) from error
@@ -205,7 +189,7 @@ class LocalGrid(Grid):
             else:
                 yield message, Message(result, reply_to=message)
 
-    def _submit(self, pool: ProcessPoolExecutor, message: Message) -> Future[RecordDict | str]:
+    def _submit(self, pool: Workers, message: Message) -> Future[RecordDict | str]:
         error = self._drill(message)
         if error is not None:
             failed: Future[RecordDict | str] = Future()
@@ -219,12 +203,6 @@ class LocalGrid(Grid):
             return None
         config: Mapping[str, Any] = message.content.config_records["config"]
         return self._fault(int(config["server-round"]), message.metadata.dst_node_id)
-
-
-def _make_pool(num_workers: int) -> ProcessPoolExecutor:
-    """Fresh processes (no fork of a threaded torch), each with one torch thread."""
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker)
 
 
 @contextmanager

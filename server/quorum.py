@@ -6,6 +6,7 @@ from flwr.app import Message
 
 from edgecmd.errors import FederationError
 from edgecmd.privacy.refusals import explained
+from edgecmd.text import counted
 from server.cohort import Terms
 from server.screening import Rejection
 
@@ -47,12 +48,16 @@ def check_quorum(
     missing = list(rejected)
     num_spent = len({one.node_id for one in missing if one.spent})
     text = (
-        f"Round {round_index}: {len(usable)} usable replies, {terms.quorum}. {num_asked} clients were asked:"
+        f"Round {round_index}: {counted(len(usable), 'usable reply', 'usable replies')},"
+        f" {terms.quorum}. {counted(num_asked, 'client was', 'clients were')} asked:"
         f" {causes(missing) or 'none is missing'}."
     )
     way_out = "Finished rounds are saved: continue the run when more clients can answer."
     if num_spent and num_asked + num_unknown - num_spent < terms.min_replies:
-        raise BudgetEndError(f"{num_spent} clients have spent their privacy budgets. {text}")
+        spent = counted(
+            num_spent, "client has spent its privacy budget", "clients have spent their privacy budgets"
+        )
+        raise BudgetEndError(f"{spent}. {text}")
     raise FederationError(f"{text} {way_out}")
 
 

@@ -7,10 +7,8 @@ interruption changes a result.
 Shapes: N runs of each kind, P parameters.
 """
 
-import multiprocessing
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import asdict
 from io import BytesIO
@@ -27,6 +25,7 @@ from edgecmd.data.decode import DecodeError, npy_array
 from edgecmd.data.reading import most_array_bytes
 from edgecmd.errors import DataError, PrivacyError
 from edgecmd.files import read_json, write_bytes_atomically, write_json
+from edgecmd.processes import Workers
 
 CHUNK = 5
 STUDENT = "a tiny stand-in, a perceptron of 808 parameters"
@@ -153,20 +152,9 @@ def _workers(num: int) -> Iterator[Callable[[Sequence[Job]], Iterator[int]]]:
     if num <= 1:
         yield lambda jobs: (_chunk(job) for job in jobs)
         return
-    pool = ProcessPoolExecutor(num, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
-    try:
+    # A chunk is a file or none, so that the workers can be ended at any time.
+    with Workers(num) as pool:
         yield lambda jobs: (one.result() for one in as_completed([pool.submit(_chunk, job) for job in jobs]))
-    finally:
-        # After an error the chunks at work are finished, and no others begun.
-        pool.shutdown(cancel_futures=True)
-
-
-def _begin() -> None:
-    """One thread a worker; Ctrl-C ends it at once and without a word, as a chunk is a file or none."""
-    import torch
-
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _claim_folder(arm: Arm, folder: Path) -> None:

@@ -25,6 +25,7 @@ from edgecmd.data.clients import client_holding
 from edgecmd.errors import PrivacyError
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.runs import new_student
+from edgecmd.text import counted
 
 NUM_CANARIES = 1000
 FEWEST_CANARIES = 20
@@ -263,8 +264,8 @@ def not_audited(target: Target) -> Finding:
 def _rounds_text(num_rounds: int, target: Target) -> str:
     made = int(target.privacy.get("rounds", target.config.federation.num_rounds))
     if num_rounds < made:
-        return f"Audited and claimed: the first {num_rounds} of the run's {made} rounds."
-    return f"Audited: all {num_rounds} rounds."
+        return f"Audited and claimed: the first {num_rounds} of the run's {counted(made, 'round')}."
+    return f"Audited: all {counted(num_rounds, 'round')}."
 
 
 def _counter(effort: Effort, total: int) -> Callable[[], None]:

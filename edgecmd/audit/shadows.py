@@ -8,9 +8,8 @@ Shapes: N pairs, S shadow students, G groups.
 
 import hashlib
 import io
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +31,7 @@ from edgecmd.errors import ConfigError
 from edgecmd.files import write_bytes_atomically
 from edgecmd.models.students import Student, build_student
 from edgecmd.preprocess import to_input
+from edgecmd.processes import Workers
 from edgecmd.runs import load_student
 from edgecmd.seeding import numpy_generator, torch_generator
 from edgecmd.settings import flatten, to_toml, unflatten
@@ -183,8 +183,7 @@ def _worked(work: list[Work], *, jobs: int) -> Iterator[int]:
     if jobs <= 1 or len(work) < 2:
         yield from (shadow_job(*one) for one in work)
         return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(work)), mp_context=spawn) as processes:
+    with Workers(min(jobs, len(work))) as processes:
         futures = [processes.submit(shadow_job, *one) for one in work]
         yield from (one.result() for one in as_completed(futures))
 

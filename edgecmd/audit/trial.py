@@ -3,9 +3,7 @@
 Shapes: N drawings, B pairs of a step, C channels, H height, W width.
 """
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -28,6 +26,7 @@ from edgecmd.data.clients import experiment, public_anchors, training_data
 from edgecmd.distill import LocalData
 from edgecmd.errors import ConfigError
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
+from edgecmd.processes import Workers
 from edgecmd.seeding import numpy_generator
 from edgecmd.statistics import mean_interval
 
@@ -203,8 +202,7 @@ def _inverted(work: list[_Work], *, jobs: int) -> Iterator[np.ndarray]:
     if jobs <= 1:
         yield from map(_invert, work)
         return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(work)), mp_context=spawn) as processes:
+    with Workers(min(jobs, len(work))) as processes:
         yield from processes.map(_invert, work)
 
 

@@ -1,5 +1,12 @@
 """The command line: the only room that sees all others, and it imports them when a command runs."""
 
-from edgecmd.cli.app import main
-
 __all__ = ["main"]
+
+
+def main() -> None:
+    """Entry point; Ctrl-C during the imports ends it as quietly as later."""
+    try:
+        from edgecmd.cli.app import main as run
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    run()

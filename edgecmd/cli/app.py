@@ -1,23 +1,38 @@
 """Command table, error handling and exit codes.
 
 Exit codes: 0 done; 1 an unexpected error; 2 a setting or an argument; 3 an audit that
-contradicts a guarantee; 4 data; 5 the federation; 6 the export; 7 privacy; 130 stopped by Ctrl-C.
+contradicts a guarantee; 4 data; 5 the federation; 6 the export; 7 privacy; 8 the machine (disk, rights,
+memory, processes); 130 stopped by Ctrl-C; 141 nobody reads the output any more.
 """
 
 import os
+import signal
 import sys
-import traceback
 from typing import Annotated
 
+import click
 import typer
+from click.exceptions import NoArgsIsHelpError
 
+from edgecmd.cli.output import (
+    PIPE_CLOSED,
+    OutputClosedError,
+    complain,
+    open_streams,
+    print_help,
+    quiet_libraries,
+    reader_has_gone,
+    say,
+    settle_streams,
+)
 from edgecmd.errors import EdgecmdError
+from edgecmd.machine import explain, is_of_machine
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-INTERRUPTED = 130
+INTERRUPTED, USAGE = 130, 2
 app = typer.Typer(
     name="edgecmd",
     help="Federated contrastive cross-modality distillation: unlabelled pairs in, a small ONNX student out.",
@@ -48,7 +63,7 @@ def _version(value: bool | None) -> None:
     if value:
         from edgecmd import __version__
 
-        print(f"edgecmd {__version__}")
+        say(f"edgecmd {__version__}")
         raise typer.Exit
 
 
@@ -93,33 +108,73 @@ def register() -> None:
 
 def main() -> None:
     """Entry point: run a command, turn errors into one line and an exit code."""
+    debug = "--debug" in sys.argv
+    words = [word for word in sys.argv[1:] if word != "--debug"]
+    open_streams()
+    streams = sys.stdout, sys.stderr
+    with quiet_libraries(debug=debug):
+        try:
+            code = _ended(words, debug=debug)
+        finally:
+            # Click puts its own in their place when a pipe breaks.
+            sys.stdout, sys.stderr = streams
+            settle_streams()
+    if code:
+        sys.exit(code)
+
+
+def _ended(words: list[str], *, debug: bool) -> int:
+    """Exit code of the command ``words``; whatever went wrong is told in one line."""
     from edgecmd.cli.progress import progress_shown
 
-    debug = "--debug" in sys.argv
-    register()
     try:
         with progress_shown():
-            code = app([word for word in sys.argv[1:] if word != "--debug"], standalone_mode=False)
-        # typer returns the code of an Exit here, and makes an Exit of Ctrl-C.
-        if code == INTERRUPTED:
-            raise KeyboardInterrupt
-        if isinstance(code, int) and code:
-            sys.exit(code)
+            return _run(words)
     except EdgecmdError as error:
-        _fail(str(error), code=error.exit_code, debug=debug)
-    except KeyboardInterrupt:
-        message = "Stopped. What was finished is saved; `edgecmd resume` goes on with a run."
-        _fail(message, code=INTERRUPTED, debug=False)
-    except typer.Abort:
-        _fail("Stopped.", code=INTERRUPTED, debug=False)
+        complain(str(error), debug=debug)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        # A second Ctrl-C would only cut off the line that follows.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        complain("Stopped. What was finished is saved; `edgecmd resume` goes on with a run.")
+        return INTERRUPTED
+    except OutputClosedError:
+        return PIPE_CLOSED
+    except SystemExit as leave:
+        # Click makes an exit of a broken pipe, whichever pipe it was.
+        if not isinstance(leave.__context__, BrokenPipeError):
+            raise
+        return _failed(leave.__context__, debug=debug)
     except Exception as error:
-        if hasattr(error, "format_message"):
-            _fail(error.format_message(), code=2, debug=debug)
-        _fail(f"Unexpected {type(error).__name__}: {error} (--debug shows where)", code=1, debug=debug)
+        return _failed(error, debug=debug)
 
 
-def _fail(message: str, *, code: int, debug: bool) -> None:
-    if debug:
-        traceback.print_exc()
-    print(f"edgecmd: {message}", file=sys.stderr)
-    sys.exit(code)
+def _run(words: list[str]) -> int:
+    register()
+    code = app(words, standalone_mode=False)
+    # typer returns the code of an Exit here, and makes an Exit of Ctrl-C.
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    return code if isinstance(code, int) else 0
+
+
+def _misused(error: click.ClickException) -> int:
+    """Words that no command takes; without any, the help is the answer."""
+    if isinstance(error, NoArgsIsHelpError):
+        print_help(error.format_message(), to_error=True)
+    else:
+        complain(error.format_message())
+    return USAGE
+
+
+def _failed(error: Exception, *, debug: bool) -> int:
+    if isinstance(error, click.ClickException):
+        return _misused(error)
+    if isinstance(error, BrokenPipeError) and reader_has_gone():
+        return PIPE_CLOSED
+    if is_of_machine(error):
+        told = explain(error)
+        complain(str(told), debug=debug)
+        return told.exit_code
+    complain(f"Unexpected {type(error).__name__}: {error} (--debug shows where)", debug=debug)
+    return 1

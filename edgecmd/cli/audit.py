@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from edgecmd.cli.app import app
 from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread, print_json, print_table, say
+from edgecmd.text import counted
 
 if TYPE_CHECKING:
     from edgecmd.audit.finding import Finding
@@ -99,7 +100,9 @@ def fail_if_contradicted(findings: "Sequence[Finding]") -> None:
 
     wrong = [one for one in findings if one.verdict == CONTRADICTED]
     if wrong:
-        raise ContradictedError(f"{len(wrong)} of {len(findings)} audits contradict. First: {wrong[0].text}")
+        verb = "contradicts" if len(wrong) == 1 else "contradict"
+        told = f"{len(wrong)} of {counted(len(findings), 'audit')} {verb}"
+        raise ContradictedError(f"{told}. First: {wrong[0].text}")
 
 
 Level = Callable[["Target"], "list[Finding]"]

@@ -1,14 +1,14 @@
 """``edgecmd audit one-run``: level L2, one training run with canaries."""
 
-import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgecmd.cli.audit import TargetPath, audit_app, finish, target_of
-from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread, say
+from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread, say, warn
 from edgecmd.cli.ticker import ticker
+from edgecmd.text import counted
 
 if TYPE_CHECKING:
     from edgecmd.audit.finding import Finding
@@ -63,7 +63,9 @@ def one_run(
     found = target_of(target, config, settings)
     runs = _runs(found, canaries=canaries, rounds=rounds, seeds=range(seed, seed + repeats))
     if repeats > 1 and not as_json:
-        say(f"{num_contradicting(runs)} of {len(runs)} audits contradict; at 95% one of twenty may.")
+        wrong = num_contradicting(runs)
+        verb = "contradicts" if wrong == 1 else "contradict"
+        say(f"{wrong} of {counted(len(runs), 'audit')} {verb}; at 95% one of twenty may.")
     finish(found, repeated(runs), as_json=as_json)
 
 
@@ -80,5 +82,5 @@ def _runs(target: "Target", *, canaries: int, rounds: int, seeds: range) -> "lis
     except KeyboardInterrupt:
         if not runs:
             raise
-        print(f"Interrupted after {len(runs)} of {len(seeds)} repeats; those are kept.", file=sys.stderr)
+        warn(f"Interrupted after {len(runs)} of {counted(len(seeds), 'repeat')}; those are kept.")
     return runs

@@ -14,6 +14,7 @@ from edgecmd.cli.common import (
     print_table,
     read_settings,
 )
+from edgecmd.text import counted
 
 
 @bench_app.command()
@@ -52,7 +53,7 @@ def simulate(
         for one in results
     ]
     print_table(
-        f"Grid / bare loop, {rounds} rounds, {repeats} interleaved repeats, CPU time, 1 thread",
+        f"Grid / bare loop, {counted(rounds, 'round')}, {repeats} interleaved repeats, CPU time, 1 thread",
         ["clients", "ratio (median)", "min to max", "grid s", "bare s", "peak MB", "bytes / (2x4xPxN)"],
         rows,
     )
@@ -127,7 +128,7 @@ def students(
     rows = [
         [name, *(_interval(row.get(metric)) for metric in metrics)] for name, row in result["rows"].items()
     ]
-    title = f"{method}, {seeds} seeds, mean and 95% t interval from three seeds on"
+    title = f"{method}, {counted(seeds, 'seed')}, mean and 95% t interval from three seeds on"
     print_table(title, ["student", *metrics], rows)
 
 

@@ -1,10 +1,8 @@
 """The jobs of ``edgecmd compare``: one method with one seed each, kept in files of their own."""
 
-import multiprocessing
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +11,7 @@ from edgecmd.cli.common import one_thread, say
 from edgecmd.cli.progress import hide_progress
 from edgecmd.config import RunConfig
 from edgecmd.errors import ConfigError
+from edgecmd.processes import Workers
 from edgecmd.progress import tracked
 
 if TYPE_CHECKING:
@@ -113,7 +112,6 @@ def run_job(job: Job) -> dict[str, Any]:
         raise ConfigError(f"{job.path} was made with other settings. Choose another name with --set name=...")
     started, burnt = time.monotonic(), time.process_time()
     table, validation = measure(job)
-    job.path.parent.mkdir(parents=True, exist_ok=True)
     result = {
         "settings": job.settings,
         "method": job.method,
@@ -267,11 +265,6 @@ class Progress:
         return f"about {seconds / 60:.1f} minutes" if seconds < 5400 else f"about {seconds / 3600:.1f} hours"
 
 
-def _leave_interrupts() -> None:
-    """Ctrl-C goes to every process of a terminal; the first one alone says what became of it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def run_jobs(
     jobs: Sequence[Job], *, num_jobs: int, quiet: bool = False, later: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
@@ -291,8 +284,8 @@ def run_jobs(
     found: dict[int, dict[str, Any]] = {}
     if not jobs:
         return []
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_jobs, mp_context=spawn, initializer=_leave_interrupts) as pool:
+    # A result is written whole or not at all, and a federation goes on from its checkpoint.
+    with Workers(num_jobs) as pool:
         futures: dict[Future[dict[str, Any]], int] = {}
         try:
             futures = {pool.submit(run_job, job): index for index, job in enumerate(jobs)}
@@ -300,12 +293,8 @@ def run_jobs(
                 index = futures[future]
                 found[index] = future.result()
                 progress.done(jobs[index], found[index])
-        except BaseException as error:
-            pool.shutdown(wait=False, cancel_futures=True)
-            # A result is written whole or not at all, and a federation goes on from its checkpoint.
-            for child in multiprocessing.active_children():
-                child.terminate()
-            if isinstance(error, KeyboardInterrupt) and not quiet:
+        except KeyboardInterrupt:
+            if not quiet:
                 say("Finished jobs are kept; the same command goes on with the others.")
             raise
     return [found[index] for index in range(len(jobs))]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecmd.cli.common import print_table, say
 from edgecmd.config import RunConfig
+from edgecmd.text import counted
 
 if TYPE_CHECKING:
     from edgecmd.compare.summary import Items
@@ -26,7 +27,7 @@ def about(config: RunConfig, *, title: str, headline: str) -> dict[str, Any]:
     # Clients of unequal size may hold less than a batch.
     most = "" if federation.partition == "iid" else "at most "
     return {
-        "title": title or f"{federation.num_clients} clients, {federation.partition}{skew}",
+        "title": title or f"{counted(federation.num_clients, 'client')}, {federation.partition}{skew}",
         "headline": headline,
         "reference": REFERENCE,
         "data": whole.name,
@@ -36,8 +37,9 @@ def about(config: RunConfig, *, title: str, headline: str) -> dict[str, Any]:
         "num_labelled": int(known(labels["group"]).sum()) if "group" in labels else 0,
         "student": f"`{config.student.architecture}`, {num_parameters(new_student(config)):,} parameters",
         "work": (
-            f"{work.steps} optimiser steps ({federation.num_rounds} rounds of {federation.local_steps}),"
-            f" {most}{work.pairs_a_step} pairs a step over all clients"
+            f"{counted(work.steps, 'optimiser step')} ({counted(federation.num_rounds, 'round')} of"
+            f" {federation.local_steps}),"
+            f" {most}{counted(work.pairs_a_step, 'pair')} a step over all clients"
         ),
     }
 
@@ -125,7 +127,7 @@ def show_summary(
         ]
         rows.append([method, *cells])
     titles = [title_of(c) for c in columns]
-    told = "; ".join([f"{facts['num_seeds']} seeds, mean and 95% interval", *little(facts)])
+    told = "; ".join([f"{counted(facts['num_seeds'], 'seed')}, mean and 95% interval", *little(facts)])
     print_table(told, ["method", *titles], rows)
     say(
         "* better than every other method of the column by the paired t test over seeds. A mean stands alone"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edgecmd.cli.common import print_table, say
 from edgecmd.config import RunConfig
 from edgecmd.errors import ConfigError
+from edgecmd.text import counted
 
 if TYPE_CHECKING:
     from edgecmd.cli.compare import Asked
@@ -100,8 +101,9 @@ def _one_federation(
         "results": lines,
     }
     tables["about"] = facts | {
-        "title": f"{facts['title']}: {work} steps in rounds of so many local steps",
-        "work": f"{work} optimiser steps of {asked.config.distill.batch_size} pairs a client",
+        "title": f"{facts['title']}: {counted(work, 'step')} in rounds of so many local steps",
+        "work": f"{counted(work, 'optimiser step')} of"
+        f" {counted(asked.config.distill.batch_size, 'pair')} a client",
         "reference": first,
         "num_seeds": asked.num_seeds,
         "rates": {},

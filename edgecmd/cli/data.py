@@ -74,7 +74,7 @@ def check(
     """List all that would refuse a run with these settings, what is read and how it is split."""
     from edgecmd.cli.checks import collect, settings_for
     from edgecmd.data.findings import by_kind
-    from edgecmd.data.names import counted
+    from edgecmd.text import counted
 
     one_thread()
     resolved = settings_for(read_settings(config, settings), path)
@@ -117,8 +117,8 @@ class RefusedError(EdgecmdError):
 
 def overview(whole: "Experiment") -> list[tuple[str, str]]:
     """What a run would use: pairs, sizes and kinds, labellings, the public set, the split."""
-    from edgecmd.data.names import counted
     from edgecmd.data.pairs import input_shape, kind_of, target_kind
+    from edgecmd.text import counted
 
     parts = {"training": whole.train, "validation": whole.validation.pairs, "test": whole.test.pairs}
     total = sum(len(part) for part in parts.values())

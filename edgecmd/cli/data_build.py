@@ -36,7 +36,7 @@ def emoji(
     if full:
         say(build_full(out, npm_dir=npm_dir, wheel_dir=wheel_dir, lines=lines, say=say))
     else:
-        say(str(build_emoji(out or Path("built"), npm_dir=npm_dir, say=say)))
+        _say_lines(str(build_emoji(out or Path("built"), npm_dir=npm_dir, say=say)))
 
 
 @build_app.command()
@@ -93,7 +93,7 @@ def rooms(
 
     one_thread()
     plan = Plan(rooms=rooms, views=views, seed=seed)
-    say(build_rooms(out, furniture or DEBIAN_FOLDER, plan=plan, say=say))
+    _say_lines(build_rooms(out, furniture or DEBIAN_FOLDER, plan=plan, say=say))
 
 
 @build_app.command()
@@ -106,3 +106,8 @@ def teacher(
 
     one_thread()
     say(build_imagenet_teacher(out, wheel_dir=wheel_dir, say=say))
+
+
+def _say_lines(text: str) -> None:
+    for line in text.split("\n"):
+        say(line)

@@ -10,6 +10,7 @@ import typer
 from edgecmd.cli.app import app
 from edgecmd.cli.common import one_thread, say
 from edgecmd.config import RunConfig
+from edgecmd.text import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,7 +111,8 @@ def export_run(config: RunConfig, folder: Path, out: Path) -> str:
     parts = []
     if folding is not None:
         parts.append(
-            f"GroupNorm folded away: cosine {folding.cosine_before:.4f}, after {folding.num_steps} steps"
+            f"GroupNorm folded away: cosine {folding.cosine_before:.4f}, after"
+            f" {counted(folding.num_steps, 'step')}"
             f" {folding.cosine:.4f}; {task.name} {folding.metric_original:.3f}, now {folding.metric:.3f}"
         )
     for name, parity in report.parity.items():

@@ -17,6 +17,7 @@ from edgecmd.cli.common import (
     read_settings,
     say,
 )
+from edgecmd.text import counted
 
 
 @app.command()
@@ -53,7 +54,10 @@ def node(
     rows = [
         ["pairs", f"{report.num_pairs} as {report.target_kind}, {len(report.skipped)} left out"],
         ["ledger", f"{report.ledger}{moved}" if report.ledger else "none"],
-        ["spent", f"epsilon {report.epsilon:.4g} at delta {report.delta:g}, {report.num_rounds} rounds"],
+        [
+            "spent",
+            f"epsilon {report.epsilon:.4g} at delta {report.delta:g}, {counted(report.num_rounds, 'round')}",
+        ],
         *[[name, value] for name, value in report.pins.items()],
     ]
     print_table("This device (for its owner alone)", ["what", "found"], rows)

@@ -1,19 +1,19 @@
 """The stages of ``edgecmd run``, each of which can be repeated and gives the same files."""
 
-import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edgecmd.cli.common import one_thread, print_table, say
+from edgecmd.cli.common import one_thread, print_json, print_table, say
 from edgecmd.cli.privacy import privacy_rows
 from edgecmd.cli.progress import chance, round_line
 from edgecmd.config import RunConfig
+from edgecmd.processes import Workers
 from edgecmd.progress import stage, tracked
+from edgecmd.text import counted
 
 if TYPE_CHECKING:
     from edgecmd.assess import Embed, Table
@@ -29,49 +29,37 @@ def run_stage(folder: Path, name: str, work: Callable[[], Result]) -> Result:
 
     started = time.monotonic()
     result = work()
-    folder.mkdir(parents=True, exist_ok=True)
     EventLog(folder / "events.jsonl").append("stage", name=name, seconds=round(time.monotonic() - started, 2))
     return result
 
 
 def plan(config: RunConfig) -> None:
     """Print the partition, the student and the bytes of a round."""
-    from edgecmd.cli.checks import notes_of, refuse
-    from edgecmd.data.clients import client_rows, experiment
-    from edgecmd.data.partition import label_skew
-    from edgecmd.models.students import num_parameters
-    from edgecmd.runs import new_student
-
-    refuse(config)
-    whole, parts = experiment(config.data), client_rows(config)
-    student = new_student(config)
-    sizes = [len(part) for part in parts]
-    payload = sum(tensor.numel() * tensor.element_size() for tensor in student.state_dict().values())
-    cohort = max(1, round(len(parts) * config.federation.client_fraction))
-    steps = config.federation.num_rounds * config.federation.local_steps
-    level = chance(config)
+    facts = plan_facts(config)
+    data, clients, rounds = facts["data"], facts["clients"], facts["rounds"]
+    level, payload = facts["loss"]["chance"], facts["bytes_a_round"]
+    pairs = f"{counted(data['train_pairs'], 'training pair')}, {counted(data['test_pairs'], 'test pair')}"
+    public, steps = facts["public"], counted(rounds["local_steps"], "local step")
     rows = [
+        ["data", f"{data['name']} ({data['kind']}), {pairs}"],
+        ["public source", f"{counted(public['images'], 'image')} ({public['name']})"],
         [
-            "data",
-            f"{whole.name} ({whole.kind}), {len(whole.train)} training pairs, {len(whole.test)} test pairs",
+            "clients",
+            f"{clients['num']}, {clients['partition']}: {min(clients['pairs'])} to"
+            f" {counted(max(clients['pairs']), 'pair')} each",
         ],
-        ["public source", f"{len(whole.public)} images ({whole.public.name})"],
-        ["clients", f"{len(parts)}, {config.federation.partition}: {min(sizes)} to {max(sizes)} pairs each"],
+        ["skew", f"{facts['skew']:.3f} (mean total variation from the overall labels)"],
         [
-            "skew",
-            f"{label_skew(parts, whole.train_labels):.3f} (mean total variation from the overall labels)",
+            "student",
+            f"{facts['student']['architecture']}, {counted(facts['student']['parameters'], 'parameter')}",
         ],
-        ["student", f"{config.student.architecture}, {num_parameters(student):,} parameters"],
-        ["loss", config.distill.loss + (f", chance level {level:.2f}" if level is not None else "")],
-        [
-            "rounds",
-            f"{config.federation.num_rounds} of {config.federation.local_steps} local steps = {steps} steps",
-        ],
-        ["bytes a round", f"{2 * payload * cohort / 1e6:.1f} MB ({cohort} clients, both ways)"],
-        *privacy_rows(config, sizes),
+        ["loss", facts["loss"]["name"] + (f", chance level {level:.2f}" if level is not None else "")],
+        ["rounds", f"{rounds['num']} of {steps} = {counted(rounds['steps'], 'step')}"],
+        ["bytes a round", f"{payload / 1e6:.1f} MB ({counted(clients['asked'], 'client')}, both ways)"],
+        *privacy_rows(config, clients["pairs"]),
     ]
     print_table(f"Plan of {config.name}", ["what", "value"], rows)
-    say_notes(notes_of(whole, config))
+    say_notes(facts["notes"])
 
 
 def say_notes(notes: Sequence[str]) -> None:
@@ -80,6 +68,76 @@ def say_notes(notes: Sequence[str]) -> None:
         say(f"note: {note}")
     if len(notes) > MOST_NOTES:
         say(f"note: {len(notes) - MOST_NOTES} more; `edgecmd data check` with these settings lists all.")
+
+
+def plan_facts(config: RunConfig) -> dict[str, Any]:
+    """What `plan` prints, as plain values; nothing is run.
+
+    Raises:
+        EdgecmdError: A setting, the data or the plan of privacy is refused.
+    """
+    from edgecmd.cli.checks import notes_of, refuse
+    from edgecmd.data.clients import client_rows, experiment
+    from edgecmd.data.partition import label_skew
+    from edgecmd.models.students import num_parameters
+    from edgecmd.runs import new_student
+
+    refuse(config)
+    whole, parts = experiment(config.data), client_rows(config)
+    student, federation = new_student(config), config.federation
+    payload = sum(tensor.numel() * tensor.element_size() for tensor in student.state_dict().values())
+    asked = max(1, round(len(parts) * federation.client_fraction))
+    return {
+        "data": {
+            "name": whole.name,
+            "kind": whole.kind,
+            "train_pairs": len(whole.train),
+            "test_pairs": len(whole.test),
+        },
+        "public": {"name": whole.public.name, "images": len(whole.public)},
+        "clients": {
+            "num": len(parts),
+            "asked": asked,
+            "partition": federation.partition,
+            "pairs": [len(part) for part in parts],
+        },
+        "skew": float(label_skew(parts, whole.train_labels)),
+        "student": {"architecture": config.student.architecture, "parameters": num_parameters(student)},
+        "loss": {"name": config.distill.loss, "chance": chance(config)},
+        "rounds": {
+            "num": federation.num_rounds,
+            "local_steps": federation.local_steps,
+            "steps": federation.num_rounds * federation.local_steps,
+        },
+        "bytes_a_round": 2 * payload * asked,
+        "notes": notes_of(whole, config),
+    }
+
+
+def show_dry_run(config: RunConfig, *, as_json: bool) -> None:
+    """What would run: the plan and the partition, as tables or as one JSON document."""
+    from edgecmd.data.clients import client_rows, experiment
+    from edgecmd.data.partition import partition_table
+    from edgecmd.runs import run_folder
+    from edgecmd.settings import flatten
+
+    if not as_json:
+        plan(config)
+        show_partition(config)
+        return
+    facts = plan_facts(config)
+    told = [{"what": what, "value": value} for what, value in privacy_rows(config, facts["clients"]["pairs"])]
+    table = partition_table(client_rows(config), experiment(config.data).train_labels)
+    print_json(
+        {
+            "name": config.name,
+            "folder": str(run_folder(config)),
+            **facts,
+            "privacy": told,
+            "partition": table,
+            "settings": flatten(config),
+        }
+    )
 
 
 def show_partition(config: RunConfig) -> None:
@@ -91,14 +149,8 @@ def show_partition(config: RunConfig) -> None:
     rows = []
     for row in table:
         largest = max(row["classes"], key=lambda name: row["classes"][name])
-        rows.append(
-            [
-                str(row["client"]),
-                str(row["pairs"]),
-                str(len(row["classes"])),
-                f"{largest} {row['largest_share']:.2f}",
-            ]
-        )
+        share = f"{largest} {row['largest_share']:.2f}"
+        rows.append([str(row["client"]), str(row["pairs"]), str(len(row["classes"])), share])
     print_table("Partition", ["client", "pairs", "classes", "most frequent class and its share"], rows)
 
 
@@ -293,8 +345,7 @@ def _scratch_accuracies(config: RunConfig, work: list[tuple[int, int]]) -> list[
     jobs = [(dict(flatten(config)), *one) for one in work]
     if config.federation.num_workers == 1:
         return [_scratch_job(job) for job in tracked(jobs, "training from scratch")]
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(config.federation.num_workers, mp_context=spawn) as pool:
+    with Workers(config.federation.num_workers) as pool:
         return list(tracked(pool.map(_scratch_job, jobs), "training from scratch", num=len(jobs)))
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from edgecmd.config import RunConfig
+from edgecmd.text import counted
 
 MISFIT = 2.0
 
@@ -23,7 +24,10 @@ def privacy_rows(config: RunConfig, sizes: Sequence[int]) -> list[list[str]]:
         return [["privacy", "no differential privacy"]]
     total = plan.epsilon_after(plan.num_rounds)
     kind = anchors_fingerprint(config)
-    promise = f"epsilon {total:.3g} of {plan.epsilon:g}, delta {plan.delta:g}, after {plan.num_rounds} rounds"
+    promise = (
+        f"epsilon {total:.3g} of {plan.epsilon:g}, delta {plan.delta:g}, after"
+        f" {counted(plan.num_rounds, 'round')}"
+    )
     if not plan.private:
         promise = WARNINGS["deterministic" if plan.deterministic else "projected"]
     rows = [
@@ -37,13 +41,13 @@ def privacy_rows(config: RunConfig, sizes: Sequence[int]) -> list[list[str]]:
             f"multiplier {plan.noise_multiplier:.4g}; standard deviation"
             f" {plan.noise_std / plan.normaliser:.3g} on each coordinate of a mean gradient or update",
         ],
-        ["accountant", f"{plan.accountant}; {plan.round_spending().count} releases a round"],
+        ["accountant", f"{plan.accountant}; {counted(plan.round_spending().count, 'release')} a round"],
         ["anchors", f"{kind['num']} {kind['kind']} ({str(kind['sha256'])[:12]})"],
     ]
     if plan.unit == "pair":
         rows.append(["pairs a step", _expected(plan.sampling_rate, plan.normaliser, sizes)])
         if plan.delta * max(sizes) >= 1:
-            rows.append(["warning", f"delta {plan.delta:g} is not below 1 / {max(sizes)} pairs"])
+            rows.append(["warning", f"delta {plan.delta:g} is not below 1 / {counted(max(sizes), 'pair')}"])
     return rows
 
 

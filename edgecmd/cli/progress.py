@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgecmd.cli.common import say
+from edgecmd.cli.output import on_terminal, say, write_progress
 from edgecmd.progress import watched
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def round_line(config: "RunConfig", *, prefix: str = "") -> Callable[["RoundRepo
     plan = make_plan(config)
     level = chance(config) if plan is None else None
     beside = f" (chance {level:.2f})" if level is not None else ""
-    every = 1 if sys.stdout.isatty() else max(1, config.federation.num_rounds // 10)
+    every = 1 if on_terminal() else max(1, config.federation.num_rounds // 10)
 
     def show(report: "RoundReport") -> None:
         hide_progress()
@@ -80,16 +80,7 @@ def round_line(config: "RunConfig", *, prefix: str = "") -> Callable[["RoundRepo
 REDRAW_S, QUIET_S = 0.1, 10.0
 
 
-def write_progress(text: str) -> None:
-    """Write to stderr; whoever closed it does not want to know."""
-    try:
-        sys.stderr.write(text)
-        sys.stderr.flush()
-    except (OSError, ValueError, AttributeError):
-        return
-
-
-def on_terminal() -> bool:
+def _can_write_over() -> bool:
     """Whether stderr is a terminal on which a line can be written over."""
     try:
         return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
@@ -243,7 +234,7 @@ def hide_progress() -> None:
 @contextmanager
 def progress_shown() -> Iterator[None]:
     """Show on stderr how far the work in this block is."""
-    meter = Meter(terminal=on_terminal(), width=shutil.get_terminal_size().columns)
+    meter = Meter(terminal=_can_write_over(), width=shutil.get_terminal_size().columns)
     _meters.append(meter)
     try:
         with watched(meter):

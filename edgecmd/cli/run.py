@@ -7,9 +7,18 @@ from typing import Annotated
 import typer
 
 from edgecmd.cli.app import app
-from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread, print_json, read_settings, say
+from edgecmd.cli.common import (
+    AsJson,
+    ConfigFile,
+    DryRunJson,
+    Settings,
+    one_thread,
+    print_json,
+    read_settings,
+    say,
+)
 from edgecmd.config import RunConfig
-from edgecmd.errors import DataError, FederationError
+from edgecmd.errors import ConfigError, DataError, FederationError
 
 Folder = Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")]
 
@@ -21,22 +30,24 @@ def run(
     baselines: Annotated[bool, typer.Option(help="Also run the baselines.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and run nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run folder of that name first.")] = False,
+    as_json: DryRunJson = False,
 ) -> None:
     """Everything: distil, evaluate against baselines, export, report."""
-    from edgecmd.cli.pipeline import plan, show_partition
+    from edgecmd.cli.pipeline import plan, show_dry_run
     from edgecmd.ownership import empty, owned
     from edgecmd.runs import run_folder
 
     one_thread()
     resolved = read_settings(config, settings)
+    if as_json and not dry_run:
+        raise ConfigError("--json is for --dry-run, which shows the plan. Add --dry-run, or leave it out.")
     if dry_run:
-        plan(resolved)
-        show_partition(resolved)
+        show_dry_run(resolved, as_json=as_json)
         return
     folder = run_folder(resolved)
     with owned(folder):
         plan(resolved)
-        if fresh and (folder / "config.toml").exists():
+        if fresh:
             empty(folder)
         whole_pipeline(resolved, baselines=baselines)
 

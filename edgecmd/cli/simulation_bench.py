@@ -1,18 +1,17 @@
 """The local grid against a bare torch loop that makes the same gradient steps."""
 
 import math
-import multiprocessing
 import resource
 import statistics
 import tempfile
 import time
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 from edgecmd.config import RunConfig
 from edgecmd.errors import ConfigError
+from edgecmd.processes import Workers
 
 MAX_DISTANCE = 1e-3
 
@@ -44,9 +43,9 @@ def measure(config: RunConfig, *, num_clients: int, num_rounds: int, num_repeats
         evaluate=replace(config.evaluate, every_rounds=0),
     )
     flat = dict(flatten(bench))
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with Workers(1) as pool:
         timed = pool.submit(_timed, flat, num_repeats).result()
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with Workers(1) as pool:
         peak = pool.submit(_peak, flat).result()
     return {"clients": num_clients, "rounds": num_rounds, "repeats": num_repeats, **timed, "peak_mb": peak}
 

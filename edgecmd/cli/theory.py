@@ -11,6 +11,7 @@ from edgecmd.cli.app import app
 from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread, print_json, read_settings, say
 from edgecmd.config import RunConfig
 from edgecmd.errors import ConfigError
+from edgecmd.text import counted
 
 if TYPE_CHECKING:
     from edgecmd.cli.theory_jobs import Job
@@ -132,10 +133,10 @@ def estimate(config: RunConfig, plan: "SweepPlan", work: "Sequence[Job]", *, num
 
     left = sum(not job.path.exists() for job in work)
     if left == 0:
-        return f"All {len(work)} points are finished; they are read."
+        return f"Finished already and read: {counted(len(work), 'point')}."
     minutes = seconds_a_point(config, plan) * left / num_jobs / 60.0
     return (
-        f"{left} of {len(work)} points to measure, {plan.num_steps} steps each: about"
+        f"{left} of {counted(len(work), 'point')} to measure, {counted(plan.num_steps, 'step')} each: about"
         f" {'1 minute' if minutes < 1.5 else f'{minutes:.0f} minutes'} with --jobs {num_jobs} on free cores."
         " Ctrl-C keeps what is finished; the same command goes on."
     )

@@ -1,9 +1,8 @@
 """Work of ``edgecmd theory`` in one process or several: finished pieces are kept, the order is fixed."""
 
 import json
-import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from edgecmd.cli.common import one_thread
 from edgecmd.cli.progress import hide_progress
 from edgecmd.config import RunConfig
 from edgecmd.errors import ConfigError
+from edgecmd.processes import Workers
 from edgecmd.progress import tracked
 
 Table = dict[str, Any]
@@ -54,29 +54,13 @@ def run_jobs(jobs: Sequence[Job], *, num_jobs: int, told: Callable[[Table, int],
             told(found[-1], len(found))
         return found
     by_place: dict[int, Table] = {}
-    with ProcessPoolExecutor(
-        num_jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts
-    ) as pool:
+    with Workers(num_jobs) as pool:
         futures = {pool.submit(run_job, job): index for index, job in enumerate(jobs)}
-        try:
-            for future in tracked(as_completed(futures), "points", num=len(jobs)):
-                by_place[futures[future]] = future.result()
-                hide_progress()
-                told(by_place[futures[future]], len(by_place))
-        except BaseException:
-            # Else the pool would work through everything that waits before it lets go.
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in multiprocessing.active_children():
-                child.terminate()
-            raise
+        for future in tracked(as_completed(futures), "points", num=len(jobs)):
+            by_place[futures[future]] = future.result()
+            hide_progress()
+            told(by_place[futures[future]], len(by_place))
     return [by_place[index] for index in range(len(jobs))]
-
-
-def _leave_interrupts() -> None:
-    """Ctrl-C reaches every process of a terminal; the first one alone answers it, and ends the others."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def run_job(job: Job) -> Table:

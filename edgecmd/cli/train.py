@@ -6,8 +6,10 @@ from typing import Annotated
 import typer
 
 from edgecmd.cli.app import app
-from edgecmd.cli.common import ConfigFile, Settings, one_thread, read_settings, say
+from edgecmd.cli.common import ConfigFile, DryRunJson, Settings, one_thread, read_settings, say
 from edgecmd.cli.progress import round_line
+from edgecmd.errors import ConfigError
+from edgecmd.text import counted
 
 
 @app.command()
@@ -25,7 +27,9 @@ def pretrain(
     one_thread()
     resolved = read_settings(config, settings)
     public = experiment(resolved.data).public
-    say(f"Teacher {resolved.pretrain.architecture} on {len(public)} public images ({public.name}).")
+    say(
+        f"Teacher {resolved.pretrain.architecture} on {counted(len(public), 'public image')} ({public.name})."
+    )
     every = max(1, resolved.pretrain.num_steps // 20)
 
     def progress(step: int, loss: float) -> None:
@@ -77,18 +81,20 @@ def simulate(
     config: ConfigFile = None,
     settings: Settings = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and run nothing.")] = False,
+    as_json: DryRunJson = False,
 ) -> None:
     """Step 2: distil over simulated clients; writes a run folder with the student."""
-    from edgecmd.cli.pipeline import plan, run_stage, show_partition
+    from edgecmd.cli.pipeline import plan, run_stage, show_dry_run
     from edgecmd.ownership import owned
     from edgecmd.runs import run_folder
     from server.simulate import simulate as run
 
     one_thread()
     resolved = read_settings(config, settings)
+    if as_json and not dry_run:
+        raise ConfigError("--json is for --dry-run, which shows the plan. Add --dry-run, or leave it out.")
     if dry_run:
-        plan(resolved)
-        show_partition(resolved)
+        show_dry_run(resolved, as_json=as_json)
         return
     with owned(run_folder(resolved)):
         plan(resolved)

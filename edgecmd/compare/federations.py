@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from edgecmd.config import RunConfig
 from edgecmd.errors import ConfigError, nearest
+from edgecmd.text import counted
 
 CENTRAL_NAME = "central"
 FORM = re.compile(r"(iid|owner|dirichlet)(\d+(?:\.\d+)?)?:(\d+)(?:/(\d+))?")
@@ -46,7 +47,7 @@ class FederationSpec:
             return "trained in one place, as many pairs a step as all clients of a round together"
         asked = "" if self.cohort == self.num_clients else f", {self.cohort} of them asked in a round"
         skew = "" if self.alpha is None else f" {self.alpha:g}"
-        return f"{self.num_clients} clients, {self.partition}{skew}{asked}"
+        return f"{counted(self.num_clients, 'client')}, {self.partition}{skew}{asked}"
 
     def applied(self, config: RunConfig) -> RunConfig:
         """``config`` under this federation; under ``central`` its clients count the pairs of a step."""

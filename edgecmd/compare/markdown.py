@@ -6,6 +6,7 @@ from typing import Any
 from edgecmd.compare.methods import MEANING, plain
 from edgecmd.compare.summary import OURS
 from edgecmd.statistics import MIN_ITEMS, MIN_REPEATS, interval_text, too_few
+from edgecmd.text import printable
 
 # Metrics that are in compare.json and would only widen the table.
 LEFT_OUT = ("recall@5", "recall@10")
@@ -90,8 +91,8 @@ def _rate(rate: float | None) -> str:
 
 def _facts(about: Mapping[str, Any]) -> list[str]:
     facts = [
-        f"Data: `{about['data']}`, kind *{about['kind']}*; test: {about['num_test']} examples of unseen"
-        f" {about['unseen']}. Seeds: {about['num_seeds']}. Student: {about['student']}.",
+        f"Data: `{printable(str(about['data']))}`, kind *{about['kind']}*; test: {about['num_test']} examples"
+        f" of unseen {about['unseen']}. Seeds: {about['num_seeds']}. Student: {about['student']}.",
         f"Work of each method: {about['work']}.",
     ]
     facts += [f"{text}." for text in little(about)]

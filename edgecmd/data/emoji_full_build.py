@@ -28,7 +28,7 @@ from edgecmd.data.emoji_build import Members, keep_quiet
 from edgecmd.data.emoji_full import KIND, NAME, PAIRS
 from edgecmd.data.own import position
 from edgecmd.data.pinned import Arrays, content_sha256
-from edgecmd.files import write_bytes_atomically, write_text_atomically
+from edgecmd.files import files_in_one_piece, write_bytes_atomically, write_text_atomically
 from edgecmd.shipped import shipped_file
 
 ALL_STYLES = (*STYLES, "openmoji", "emojione")
@@ -87,12 +87,8 @@ def build_full(
     wheel = gather({"openmoji": OPENMOJI}, wheel_dir, say=say)["openmoji"]
     say("drawing OpenMoji and EmojiOne")
     arrays = full_arrays(members, wheel, side=SIDE, lines=lines)
-    files = {PAIRS: folder / "pairs.npz"}
-    write_bytes_atomically(files[PAIRS], npz_bytes(arrays))
-    write_bytes_atomically(folder / "LICENSE-OpenMoji", wheel[OPENMOJI_LICENCE])
     picture = "" if lines else ", and what is left of it the picture"
     shipped = shipped_file("NOTICE").read_text(encoding="utf-8")
-    write_text_atomically(folder / "NOTICE", NOTICE.format(picture=picture) + shipped)
     table = count_houses(arrays)
     facts = {
         "name": NAME,
@@ -103,7 +99,12 @@ def build_full(
         "tools": dict(tools),
         "content_sha256": content_sha256(arrays),
     }
-    write_manifest(folder, files, facts=facts)
+    with files_in_one_piece(folder) as parts:
+        files = {PAIRS: parts / "pairs.npz"}
+        write_bytes_atomically(files[PAIRS], npz_bytes(arrays))
+        write_bytes_atomically(parts / "LICENSE-OpenMoji", wheel[OPENMOJI_LICENCE])
+        write_text_atomically(parts / "NOTICE", NOTICE.format(picture=picture) + shipped)
+        write_manifest(parts, files, facts=facts)
     counts = "; ".join(f"{house} {'/'.join(map(str, parts.values()))}" for house, parts in table.items())
     return (
         f"{folder}: {len(arrays['image'])} pairs ({KIND}) of {len(np.unique(arrays['concept']))} concepts;"

@@ -40,13 +40,14 @@ from edgecmd.data.listing import (
 )
 from edgecmd.data.mask_files import FOLDER as MASK_FOLDER
 from edgecmd.data.mask_files import read_masks
-from edgecmd.data.names import counted, few
+from edgecmd.data.names import few
 from edgecmd.data.own import MIN_PAIRS, MIN_PART, OwnPairs, to_experiment
 from edgecmd.data.pairs import PairedData, PublicSource, kind_of
 from edgecmd.data.public import built_in_public, check_public, mixed_colours, public_of, read_public
 from edgecmd.data.tables import check_ids, read_table
 from edgecmd.errors import ConfigError, DataError
 from edgecmd.progress import tracked
+from edgecmd.text import counted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

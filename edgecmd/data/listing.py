@@ -12,16 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgecmd.data import images, sound
-from edgecmd.data.names import (
-    FEW,
-    canonical,
-    counted,
-    few,
-    grouped,
-    near_names,
-    same_but_case,
-    without_folder,
-)
+from edgecmd.data.names import FEW, canonical, few, grouped, near_names, same_but_case, without_folder
+from edgecmd.text import counted
 
 # Of files and folders alike, in lower case: what file managers and office programs leave behind.
 SYSTEM_NAMES = frozenset(

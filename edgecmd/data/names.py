@@ -13,11 +13,6 @@ ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 HALVES = re.compile(r"^(?:\./)?(?:source|target|target_mask)/", re.IGNORECASE)
 
 
-def counted(num: int, noun: str, plural: str = "") -> str:
-    """``1 pair``, ``2 pairs``: the number with its noun; ``plural`` where it is not ``noun`` with an s."""
-    return f"{num:,} {noun if num == 1 else plural or noun + 's'}"
-
-
 def few(names: Iterable[str]) -> str:
     """Number of ``names`` and the first of them, for a message."""
     listed = sorted(names)

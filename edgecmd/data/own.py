@@ -19,6 +19,7 @@ from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.data.strict import looks_known
 from edgecmd.data.tables import few
 from edgecmd.errors import ConfigError, DataError, choose, nearest
+from edgecmd.text import counted
 
 COLUMNS = ("owner", "concept", "label")
 MIN_PAIRS = 20
@@ -108,7 +109,8 @@ def split_rows(
             train += members[concept]
     if len(train) < MIN_PART:
         raise DataError(
-            f"{len(members)} concepts over {len(concepts)} pairs give {len(train)} training,"
+            f"{counted(len(members), 'concept')} over {counted(len(concepts), 'pair')} give"
+            f" {len(train)} training,"
             f" {len(validation)} validation and {len(test)} test pairs; each needs {MIN_PART}."
             " Name finer concepts or leave the column concept out;"
             " or lower data.val_fraction and data.test_fraction."

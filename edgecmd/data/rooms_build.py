@@ -35,10 +35,14 @@ from edgecmd.data.indoor import (
 from edgecmd.data.labelled import IGNORED
 from edgecmd.data.pinned import content_sha256
 from edgecmd.errors import DataError
-from edgecmd.files import write_bytes_atomically, write_text_atomically
+from edgecmd.files import files_in_one_piece, write_bytes_atomically, write_text_atomically
+from edgecmd.machine import require_space
 from edgecmd.seeding import numpy_generator
+from edgecmd.text import counted
 
 ROOMS_A_HOME = 40
+# A picture, its depth and its masks, before they are packed.
+BYTES_A_VIEW = 10_000
 # Depth is kept in steps that fit a byte: 5.1 m of a room, 3.06 m of an object.
 ROOM_STEP_MM, OBJECT_STEP_MM = 20, 12
 SPLITS = {"pairs": TRAIN, "pool": VALIDATION, "test": TEST}
@@ -106,7 +110,8 @@ def build_rooms(
     """
     chosen = plan or Plan()
     pieces = read_catalogue(furniture)
-    say(f"reading {len(pieces)} pieces of furniture")
+    require_space(out, BYTES_A_VIEW * (chosen.rooms + chosen.views * len(pieces)))
+    say(f"reading {counted(len(pieces), 'piece')} of furniture")
     stocks = stock_up(pieces, make_caster)
     check_stocks(stocks)
     made = {
@@ -114,24 +119,28 @@ def build_rooms(
         ROOMS_FILE: room_arrays(stocks, chosen, say=say),
         PUBLIC_FILE: public_arrays(stocks, chosen, say=say),
     }
-    lines = []
+    lines, files = [], {}
     for name, arrays in made.items():
-        data = npz_bytes(arrays)
-        write_bytes_atomically(out / name, data)
+        files[name] = data = npz_bytes(arrays)
         verdict = "identical to" if content_sha256(arrays) == CONTENT_SHA256[name] else "not"
         rows = len(next(iter(arrays.values())))
-        lines.append(f"{out / name}: {rows} rows, {len(data) / 1e6:.2f} MB, {verdict} the shipped content")
+        lines.append(
+            f"{out / name}: {counted(rows, 'row')}, {len(data) / 1e6:.2f} MB, {verdict} the shipped content"
+        )
     used = used_pieces(stocks)
-    write_text_atomically(out / NOTICE_FILE, attribution(used))
     facts = {
         "plan": {name: getattr(chosen, name) for name in Plan.__dataclass_fields__},
         "content_sha256": {name: content_sha256(arrays) for name, arrays in made.items()},
         "num_pieces": len(used),
         "pieces_by_kind": count_pieces(stocks),
     }
-    write_manifest(out, {name: out / name for name in made}, facts=facts)
+    with files_in_one_piece(out) as parts:
+        for name, data in files.items():
+            write_bytes_atomically(parts / name, data)
+        write_text_atomically(parts / NOTICE_FILE, attribution(used))
+        write_manifest(parts, {name: parts / name for name in made}, facts=facts)
     return "\n".join(
-        [*lines, f"{out / NOTICE_FILE}: creators of {len(used)} pieces, to be passed on with them"]
+        [*lines, f"{out / NOTICE_FILE}: creators of {counted(len(used), 'piece')}, to be passed on with them"]
     )
 
 
@@ -161,7 +170,7 @@ def object_arrays(stocks: dict[str, Stock], plan: Plan, *, say: Say) -> dict[str
         *shared_views(stocks["pool"], plan.pool_views, split=VALIDATION),
         *shared_views(stocks["test"], plan.test_views, split=TEST),
     ]
-    say(f"rendering {len(wanted)} views of single pieces")
+    say(f"rendering {counted(len(wanted), 'view')} of single pieces")
     taken = list(take_views(wanted, seed=plan.seed, say=say))
     pieces = sorted({view["item"].piece.key for view, _ in taken})
     row_of = {key: row for row, key in enumerate(pieces)}
@@ -254,7 +263,7 @@ def public_arrays(stocks: dict[str, Stock], plan: Plan, *, say: Say) -> dict[str
     items: Sequence[Item] = [item for items in stocks["public"].values() for item in items]
     views = max(1, plan.views // 2)
     wanted = [View(item=item, view=view, split=TRAIN) for item in items for view in range(views)]
-    say(f"rendering {len(wanted)} public views of single pieces")
+    say(f"rendering {counted(len(wanted), 'public view')} of single pieces")
     taken = list(take_views(wanted, seed=plan.seed, say=say))
     num = max(len(ROOMS), 3 * plan.rooms // 4)
     say(f"rendering {num} public rooms")

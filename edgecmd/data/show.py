@@ -19,6 +19,7 @@ from edgecmd.data.labelled import Labels
 from edgecmd.data.look import as_pictures, mask_pictures
 from edgecmd.files import write_bytes_atomically
 from edgecmd.seeding import numpy_generator
+from edgecmd.text import printable
 
 TILE_PX = 128
 GAP_PX = 16
@@ -82,7 +83,7 @@ def shorten(text: str) -> str:
 
 def caption(name: str, owner: str) -> str:
     """Two lines: the last part of an id, and who made the picture."""
-    return f"{shorten(name.rsplit('/', 1)[-1])}\n{shorten(owner)}"
+    return f"{shorten(printable(name.rsplit('/', 1)[-1]))}\n{shorten(printable(owner))}"
 
 
 def same_labelling(held: HeldOut, labels: Labels) -> Labels | None:

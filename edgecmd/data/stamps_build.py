@@ -17,7 +17,7 @@ from edgecmd.data.emoji import SIDE
 from edgecmd.data.pinned import content_sha256
 from edgecmd.data.stamps import CLIP, KIND, NAME, PAIRS, WAVES
 from edgecmd.errors import DataError
-from edgecmd.files import write_bytes_atomically, write_text_atomically
+from edgecmd.files import files_in_one_piece, write_bytes_atomically, write_text_atomically
 
 INSTALLED = Path("/usr/share/tuxpaint/stamps")
 COPYRIGHT = "doc/tuxpaint-stamps-default/copyright"
@@ -78,10 +78,6 @@ def build_stamps(
     arrays, line = stamp_arrays(source, clip=CLIP, side=SIDE, languages=languages, left_out=left_out)
     for note in left_out.notes():
         say(f"note: {note}")
-    files = {PAIRS: folder / "pairs.npz", WAVES: folder / "waves.npy"}
-    write_bytes_atomically(files[PAIRS], npz_bytes(arrays))
-    write_bytes_atomically(files[WAVES], npy_bytes(line))
-    write_text_atomically(folder / "NOTICE", NOTICE + copyright_of(source))
     spoken = Counter(arrays["language"].tolist())
     facts = {
         "name": NAME,
@@ -93,7 +89,12 @@ def build_stamps(
         "left_out": left_out.counts(),
         "content_sha256": content_sha256({**arrays, WAVES: line}),
     }
-    write_manifest(folder, files, facts=facts)
+    with files_in_one_piece(folder) as parts:
+        files = {PAIRS: parts / "pairs.npz", WAVES: parts / "waves.npy"}
+        write_bytes_atomically(files[PAIRS], npz_bytes(arrays))
+        write_bytes_atomically(files[WAVES], npy_bytes(line))
+        write_text_atomically(parts / "NOTICE", NOTICE + copyright_of(source))
+        write_manifest(parts, files, facts=facts)
     counts = ", ".join(f"{name} {num}" for name, num in spoken.most_common())
     return (
         f"{folder}: {len(arrays['row'])} pairs ({KIND}) of {len(arrays['picture'])} pictures and"

@@ -15,7 +15,6 @@ from pathlib import Path
 from edgecmd.data.names import (
     FEW,
     canonical,
-    counted,
     few,
     misspelt,
     near_names,
@@ -24,6 +23,7 @@ from edgecmd.data.names import (
     without_ending,
     without_zeros,
 )
+from edgecmd.text import counted
 
 __all__ = ["FEW", "Table", "canonical", "check_ids", "few", "misspelt", "read_table", "repeated"]
 

@@ -16,6 +16,7 @@ from edgecmd.models.projection import fit_projector
 from edgecmd.models.teachers import IMAGENET, SHIPPED, TEACHERS, build_teacher
 from edgecmd.shipped import shipped_file
 from edgecmd.tensors import pack, unpack
+from edgecmd.text import counted
 
 EMBEDDING_DIM = 128
 
@@ -44,14 +45,13 @@ def build_imagenet_teacher(out: Path, *, wheel_dir: Path | None = None, say: Say
     network.load_state_dict(weights, strict=False)
     network.eval()
     public = shipped_public()
-    say(f"fitting the projector on {len(public)} public pictures")
+    say(f"fitting the projector on {counted(len(public), 'public picture')}")
     fit_projector(network, public.images)
     tensors = {
         **weights,
         **{f"projector.{name}": one for name, one in network.projector.state_dict().items()},
     }
     path = out / SHIPPED[IMAGENET][0]
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes_atomically(path, pack(tensors, _recipe(public)))
     same = _same_convolutions(weights)
     return (

@@ -45,6 +45,7 @@ from edgecmd.privacy.ledger_file import (
     write_count,
 )
 from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.text import counted
 
 __all__ = ["Book", "BudgetSpentError", "Ledger", "Line", "Release", "dearest", "describe"]
 
@@ -107,7 +108,8 @@ class Ledger:
     def __init__(self, path: Path, *, key: bytes | None = None, count: Path | None = None) -> None:
         if key is not None and len(key) < SHORTEST_KEY:
             raise PrivacyError(
-                f"The key of the ledger {path} has {len(key)} bytes; allowed are {SHORTEST_KEY} or more. Make"
+                f"The key of the ledger {path} has {counted(len(key), 'byte')}; allowed are"
+                f" {SHORTEST_KEY} or more. Make"
                 " one with `openssl rand -hex 32`.",
                 code="ledger",
             )
@@ -252,7 +254,8 @@ def _require(book: Book, plan: PrivacyPlan, *, epsilon: float, delta: float) -> 
         return
     before = total_epsilon(spent, delta=delta, accountant=plan.accountant)
     raise BudgetSpentError(
-        f"The privacy budget is spent: epsilon={before:.4g} after {len(spent)} rounds, one more makes"
+        f"The privacy budget is spent: epsilon={before:.4g} after {counted(len(spent), 'round')}, one"
+        f" more makes"
         f" {projected:.4g}, allowed is {epsilon:g} at delta={delta:g}. These pairs take part in no further"
         " round of this kind; new pairs in a data set of their own may."
     )

@@ -20,6 +20,7 @@ from edgecmd.report.markup import (
 )
 from edgecmd.report.numbers import NOTHING, duration, plain
 from edgecmd.report.read import RunFiles, Table
+from edgecmd.text import counted
 
 ATTACKS = {"lira": "offline LiRA", "rmia": "offline RMIA", "raw": "raw score"}
 CONTROLS = {"control": "control: random weights", "start": "control: public warm start, no pair seen"}
@@ -72,14 +73,15 @@ def verdict(told: Table, findings: list[Table]) -> str:
     """The verdict in words, with the number of audits and the most that they could have certified."""
     said = str(told.get("verdict"))
     wrong = sum(str(one.get("verdict")) == "contradicted" for one in findings)
-    counted = f"{wrong} of {len(findings)} audits contradict. " if wrong else ""
+    verb = "contradicts" if wrong == 1 else "contradict"
+    summary = f"{wrong} of {counted(len(findings), 'audit')} {verb}. " if wrong else ""
     ceilings = [
         value
         for one in findings
         if one.get("quantity") == "epsilon" and (value := finite(one.get("ceiling"))) is not None
     ]
     most = f" These could have certified at most epsilon = {max(ceilings):.3g}." if ceilings else ""
-    return counted + VERDICTS.get(said, f"Verdict: {said}.") + most
+    return summary + VERDICTS.get(said, f"Verdict: {said}.") + most
 
 
 def attacks_of(finding: Table) -> dict[str, Table]:
@@ -130,7 +132,7 @@ def _attack_row(finding: Table, name: str, one: Table, *, who: str = "") -> Row:
 
 def _pictures(sheets: Mapping[int, bytes]) -> Iterator[str]:
     for pairs, data in sheets.items():
-        what = "one pair" if pairs == 1 else f"{pairs} pairs"
+        what = "one pair" if pairs == 1 else counted(pairs, "pair")
         alt = f"True drawings and what a server recovers of them from the update of {what}, in rows."
         source = base64.b64encode(data).decode()
         image = f'<img class="sheet" alt="{escape(alt)}" src="data:image/png;base64,{source}">'

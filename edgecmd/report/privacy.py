@@ -6,6 +6,7 @@ from edgecmd.report.drawing import INK, LINES, Drawing, draw
 from edgecmd.report.markup import Cell, Row, Section, figure, folded, listing, paragraph, side_by_side, table
 from edgecmd.report.numbers import NOTHING, plain
 from edgecmd.report.read import RunFiles, Table
+from edgecmd.text import counted
 
 NONE = (
     "No differential privacy was used. Labels, images and teacher features stay with their client, but what a"
@@ -139,7 +140,7 @@ def _clients(told: Table) -> str:
         for name, value in spent.items()
     ]
     numbers = table("Epsilon by client, from the ledgers", ["client", "epsilon"], rows)
-    return numbers if len(rows) <= 12 else folded(f"Epsilon of {len(rows)} clients", numbers)
+    return numbers if len(rows) <= 12 else folded(f"Epsilon of {counted(len(rows), 'client')}", numbers)
 
 
 def _mark(value: float | None, largest: float | None) -> str:

@@ -1,5 +1,7 @@
 """What a report reads: the files of a run folder, most of which may be missing.
 
+Names that somebody gave a file, a class or a client are made `printable` here, once for page and charts.
+
 Shapes: Q queries, H height, W width, C channels.
 """
 
@@ -17,6 +19,7 @@ from edgecmd.data.reading import most_array_bytes
 from edgecmd.errors import DataError
 from edgecmd.events import read_events
 from edgecmd.files import read_json
+from edgecmd.text import printable, printable_values
 
 Table = Mapping[str, Any]
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -98,7 +101,7 @@ def read_run(folder: Path) -> RunFiles:
     settings = _read_toml(folder / "config.toml")
     events = folder / "events.jsonl"
     return RunFiles(
-        name=str(settings.get("name") or folder.resolve().name),
+        name=printable(str(settings.get("name") or folder.resolve().name)),
         settings=settings,
         environment=_read_table(folder / "environment.json"),
         rounds=_rounds(events),
@@ -115,21 +118,22 @@ def read_run(folder: Path) -> RunFiles:
 
 
 def _rounds(events: Path) -> tuple[Table, ...]:
-    by_index = {int(event["round"]): event for event in read_events(events, kind="round") if "round" in event}
+    logged = (printable_values(event) for event in read_events(events, kind="round"))
+    by_index = {int(event["round"]): event for event in logged if "round" in event}
     return tuple(by_index[index] for index in sorted(by_index))
 
 
 def _stages(events: Path) -> dict[str, float]:
     seconds: dict[str, float] = {}
     for event in read_events(events, kind="stage"):
-        name = str(event.get("name"))
+        name = printable(str(event.get("name")))
         seconds[name] = seconds.get(name, 0.0) + float(event.get("seconds") or 0.0)
     return seconds
 
 
 def _read_toml(path: Path) -> Table:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return dict(printable_values(tomllib.loads(path.read_text(encoding="utf-8"))))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -145,7 +149,7 @@ def _read_table(path: Path) -> Table:
         raise DataError(
             f"{path} holds a {type(value).__name__}, not a JSON object. Delete it and make it again."
         )
-    return value
+    return dict(printable_values(value))
 
 
 def _read_audit_pictures(folder: Path) -> dict[int, bytes]:

@@ -13,7 +13,8 @@ from pathlib import Path
 from edgecmd.data.build.packages import fetch, npm, read_members
 from edgecmd.data.clients import cache_folder
 from edgecmd.errors import ExportError
-from edgecmd.files import write_bytes_atomically, write_text_atomically
+from edgecmd.files import write_files_atomically
+from edgecmd.machine import explain
 
 VERSION = "1.30.0"
 VARIABLE = "EDGECMD_ORT_WEB"
@@ -147,7 +148,8 @@ def fetch_ort_web(folder: Path | None = None, *, npm_dir: Path | None = None) ->
 
     Raises:
         DataError: npm is not installed or did not deliver, or the tarball is not the pinned one.
-        ExportError: A file in it is not the pinned one, or ``folder`` cannot be written.
+        ExportError: A file in it is not the pinned one.
+        MachineError: ``folder`` cannot be written.
     """
     target = folder or cached_folder()
     with tempfile.TemporaryDirectory() as temporary:
@@ -163,11 +165,8 @@ def fetch_ort_web(folder: Path | None = None, *, npm_dir: Path | None = None) ->
     for name, data in content.items():
         check(f"{name} in {PACKAGE.file}", data, name=name)
     try:
-        write_text_atomically(target / LICENSE, LICENSE_TEXT)
-        for name, data in content.items():
-            write_bytes_atomically(target / name, data)
+        files = {LICENSE: LICENSE_TEXT.encode(), **content}
+        write_files_atomically({target / name: data for name, data in files.items()})
     except OSError as error:
-        raise ExportError(
-            f"{target} cannot be written: {error.strerror or error}. Check the folder."
-        ) from error
+        raise explain(error, doing=f"{target} cannot be written") from error
     return target

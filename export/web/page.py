@@ -16,6 +16,7 @@ from string import Template
 from edgecmd.artefacts import declare, write_artefact
 from edgecmd.errors import ExportError, choose
 from edgecmd.files import write_bytes_atomically
+from edgecmd.machine import explain
 from export.device.infer import Student
 from export.web.gallery import Gallery, fixed_point, sheet
 from export.web.ortweb import LICENSE, LICENSE_TEXT, VERSION, OrtWeb
@@ -79,7 +80,8 @@ def build_web(
 
     Raises:
         ExportError: The bundle has no model or one that a page cannot show, there is nothing to show,
-            or ``out`` holds something else or cannot be written.
+            or ``out`` holds something else.
+        MachineError: ``out`` cannot be written.
         ConfigError: ``mode`` is unknown.
     """
     write = choose("mode", mode, {"single": _write_single, "folder": _write_folder})
@@ -91,7 +93,7 @@ def build_web(
     try:
         return write(out, parts, info=info, gallery=gallery, title=title)
     except OSError as error:
-        raise ExportError(f"{out} cannot be written: {error.strerror or error}. Check the folder.") from error
+        raise explain(error, doing=f"{out} cannot be written") from error
 
 
 def page_info(model: Path, *, gallery: Gallery | None) -> dict[str, object]:

@@ -171,8 +171,12 @@ def test_a_run_folder_of_other_settings_is_not_continued(
     start_run(tiny)
     other = tmp_path / "other.toml"
     other.write_text(to_toml(replace(tiny, seed=5)), encoding="utf-8")
-    assert run(monkeypatch, "simulate", "--config", str(other)) == 5
-    assert "holds a run with other settings" in capsys.readouterr().err
+    for command in ("simulate", "run"):
+        assert run(monkeypatch, command, "--config", str(other)) == 2
+        err = capsys.readouterr().err
+        assert "holds a run with other settings" in err
+        assert "edgecmd resume" in err
+        assert "--fresh" in err
 
 
 def test_no_student_yet_is_said_plainly(

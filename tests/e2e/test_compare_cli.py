@@ -40,7 +40,7 @@ class Here:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare_jobs, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(compare_jobs, "Workers", Here)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from edgecmd.errors import FederationError
+from edgecmd.errors import ConfigError, FederationError, MachineError
 from edgecmd.ownership import LOCK, OWNER, empty, owned
 
 HOLD = (
@@ -120,8 +120,10 @@ def test_a_file_system_without_locks_is_an_error_with_the_way_out(
 
 def test_a_folder_that_cannot_be_made_is_an_error_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(FederationError, match="cannot be locked"), owned(tmp_path / "file" / "demo"):
+    words = f"The run folder .*demo cannot be written: {tmp_path}/file is a file, where a folder is needed"
+    with pytest.raises(MachineError, match=words) as caught, owned(tmp_path / "file" / "demo"):
         pass
+    assert caught.value.exit_code == 8
 
 
 @pytest.mark.parametrize("times", [1, 5])
@@ -171,7 +173,8 @@ def test_a_folder_that_is_gone_again_when_it_is_looked_at_is_made_again(
 
 def test_a_file_in_the_place_of_the_folder_is_an_error_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "demo").write_text("")
-    with pytest.raises(FederationError, match="cannot be locked"), owned(tmp_path / "demo"):
+    words = "demo is a file, where a folder is needed"
+    with pytest.raises(MachineError, match=words), owned(tmp_path / "demo"):
         pass
     assert (tmp_path / "demo").is_file()
 
@@ -182,10 +185,68 @@ def test_emptying_keeps_the_lock(tmp_path: Path) -> None:
     (outside / "kept").write_text("")
     folder = tmp_path / "demo"
     with owned(folder):
-        (folder / "checkpoints").mkdir()
-        (folder / "checkpoints" / "one").write_text("")
+        (folder / "checkpoints" / "round-000001").mkdir(parents=True)
+        (folder / "checkpoints" / "round-000001" / "state.json").write_text("")
         (folder / "config.toml").write_text("")
         (folder / "link").symlink_to(outside)
         empty(folder)
         assert sorted(path.name for path in folder.iterdir()) == [LOCK, OWNER]
     assert (outside / "kept").exists()
+
+
+def test_what_is_no_file_of_a_run_is_not_deleted(tmp_path: Path) -> None:
+    """`--fresh` in a folder that somebody uses for more than a run."""
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    (folder / "config.toml").write_text("[tool]\n")
+    (folder / ".DS_Store").write_text("")
+    (folder / "thesis").mkdir()
+    (folder / "thesis" / "chapter.tex").write_text("years of work")
+    with owned(folder), pytest.raises(ConfigError, match=r"thesis/chapter\.tex, which is no file of a run"):
+        empty(folder)
+    assert (folder / "thesis" / "chapter.tex").read_text() == "years of work"
+    assert (folder / "config.toml").exists()
+
+
+def test_when_deleting_fails_the_settings_are_still_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the checkpoints that are left would be taken for those of the next run."""
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    for name in ("config.toml", "events.jsonl", "report.html"):
+        (folder / name).write_text("")
+
+    unlink = Path.unlink
+
+    def refuse(self: Path, *_: object, **__: object) -> None:
+        if self.name == "report.html":
+            raise OSError(errno.EIO, "Input/output error", str(self))
+        unlink(self)
+
+    with owned(folder):
+        monkeypatch.setattr(Path, "unlink", refuse)
+        with pytest.raises(OSError, match="report"):
+            empty(folder)
+        monkeypatch.undo()
+        assert (folder / "config.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "there is no space left"),
+        (errno.EROFS, "the file system is read-only"),
+        (errno.EACCES, "this user has no permission"),
+    ],
+)
+def test_a_folder_in_which_nothing_can_be_written_is_left_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
+) -> None:
+    def refuse(self: Path, *_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(MachineError, match=words), owned(tmp_path / "runs" / "demo"):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -23,8 +23,10 @@ text = st.text(max_size=20)
 # Plain values: the dataclasses are made in the test, where the type checker may draw random numbers.
 values = st.fixed_dictionaries(
     {
-        "name": text.filter(lambda one: one and "/" not in one and not one.startswith(".")),
-        "out": text,
+        "name": st.from_regex(r"[a-zé☃_][a-z0-9 .☃-]{0,16}[a-z_]", fullmatch=True).filter(
+            lambda one: one.split(".")[0] not in ("con", "prn", "aux", "nul")
+        ),
+        "out": text.filter(lambda one: "\0" not in one),
         "seed": st.integers(0, 2**31 - 1),
         "data": st.fixed_dictionaries(
             {

@@ -14,7 +14,7 @@ import onnx
 import pytest
 import torch
 
-from edgecmd.errors import ConfigError, ExportError
+from edgecmd.errors import ConfigError, ExportError, MachineError
 from export import bundle as bundle_module
 from export.bundle import Options, export_bundle
 from export.contents import ALWAYS, LABELS, PROTOTYPES
@@ -300,7 +300,7 @@ def test_an_older_bundle_comes_back_when_the_new_one_cannot_be_placed(make, olde
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", fail_on_the_new)
-    with pytest.raises(ExportError, match="cannot be written: Permission denied"):
+    with pytest.raises(MachineError, match="cannot be written: this user has no permission"):
         export_bundle(make.student("ws-50k"), older, **arguments)
     assert snapshot(older.parent) == before
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from web_parts import FAKE, HOSTILE, make_gallery
 
-from edgecmd.errors import ConfigError, ExportError
+from edgecmd.errors import ConfigError, ExportError, MachineError
 from export.web.page import FOLDER_FILES, WebReport, build_web, embedded_json
 
 Bundle = Callable[[str], Path]
@@ -242,5 +242,5 @@ def test_nothing_of_somebody_else_is_overwritten(bundle: Bundle, tmp_path: Path)
 
 def test_a_place_that_cannot_be_written_is_named(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ExportError, match="cannot be written"):
+    with pytest.raises(MachineError, match="cannot be written: .*file is a file, where a folder is needed"):
         single(bundle("ws-50k"), tmp_path / "file" / "demo.html")

@@ -66,9 +66,10 @@ def test_saving_a_round_again_replaces_it(tmp_path: Path) -> None:
     assert_is(newest_checkpoint(tmp_path), 3)
 
 
-def test_a_partial_folder_is_ignored_and_later_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["round-000002.partial", ".0123456789abcdef.tmp"])
+def test_what_a_killed_process_leaves_is_ignored_and_later_removed(tmp_path: Path, name: str) -> None:
     save_checkpoint(tmp_path, checkpoint(1))
-    partial = tmp_path / "round-000002.partial"
+    partial = tmp_path / name
     partial.mkdir()
     (partial / "student.safetensors").write_bytes(b"half")
     assert_is(newest_checkpoint(tmp_path), 1)
@@ -88,7 +89,7 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint(
     monkeypatch.setattr("server.checkpoint.write_json", stop)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, checkpoint(2))
-    assert names(tmp_path) == ["round-000001", "round-000002.partial"]
+    assert names(tmp_path) == ["round-000001"]
     assert_is(newest_checkpoint(tmp_path), 1)
 
 

@@ -166,7 +166,7 @@ def test_whatever_goes_wrong_the_sum_is_that_of_the_usable_replies(
     for name, value in (found or state.arrays).items():
         np.testing.assert_allclose(value, expected[name], rtol=0, atol=1e-5)
     if error is not None and len(turns) > finished:
-        assert f"Round {finished + 1}: {len(list(turns.values())[finished])} usable replies" in error
+        assert f"Round {finished + 1}: {len(list(turns.values())[finished])} usable repl" in error
 
 
 def test_a_drill_of_the_real_clients_repeats_itself(pairs: Path, tmp_path: Path) -> None:

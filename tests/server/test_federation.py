@@ -244,7 +244,7 @@ def test_a_renamed_run_folder_can_be_continued(
 
 def test_a_run_folder_with_other_settings_is_refused(pairs: Path, tmp_path: Path) -> None:
     simulate(tiny_config(pairs, tmp_path))
-    with pytest.raises(FederationError, match="holds a run with other settings.*edgecmd resume"):
+    with pytest.raises(ConfigError, match="holds a run with other settings.*edgecmd resume.*--fresh"):
         simulate(tiny_config(pairs, tmp_path, "distill.temperature=0.2"))
 
 
@@ -396,7 +396,7 @@ def test_deadline_and_quorum_may_change_between_two_starts(pairs: Path, tmp_path
     simulate(tiny_config(pairs, tmp_path, "federation.deadline_s=5", "federation.min_clients=2"))
     shares = ("federation.client_fraction=0.5", 'name="shares"')
     simulate(tiny_config(pairs, tmp_path, *shares))
-    with pytest.raises(FederationError, match="holds a run with other settings"):
+    with pytest.raises(ConfigError, match="holds a run with other settings"):
         simulate(tiny_config(pairs, tmp_path, *shares, "federation.min_clients=3"))
 
 

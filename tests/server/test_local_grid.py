@@ -15,7 +15,7 @@ from flwr.clientapp import ClientApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from edgecmd.errors import FederationError
+from edgecmd.errors import MachineError
 from server.cohort import CohortGrid
 from server.local_grid import RUN_ID, LocalGrid, copy_records, local_grid, set_identity
 from server.strategies import to_record
@@ -222,7 +222,7 @@ def test_killed_workers_are_an_error_of_the_federation(stand_in: Path) -> None:
     with local_grid(ClientApp(), contexts(2), num_workers=2) as grid:
         killer = threading.Thread(target=kill_workers)
         killer.start()
-        with pytest.raises(FederationError, match="A worker process was killed.*edgecmd resume"):
+        with pytest.raises(MachineError, match="A worker process was killed.*edgecmd resume"):
             list(grid.send_and_receive([to_node(100), to_node(101)]))
         killer.join()
 

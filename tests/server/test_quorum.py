@@ -37,7 +37,7 @@ def missed(num_usable: int, *reasons: str, quorum: int) -> str:
 def test_all_causes_are_named_with_counts_and_nodes() -> None:
     told = missed(1, SILENT, "refused: no-ledger", SILENT, "loss=nan is no number", quorum=4)
     assert told == (
-        "FederationError: Round 4: 1 usable replies, federation.min_clients=4. 5 clients were asked:"
+        "FederationError: Round 4: 1 usable reply, federation.min_clients=4. 5 clients were asked:"
         " 2 x no reply within federation.deadline_s=600 s (nodes 101, 103);"
         " 1 x loss=nan is no number (node 104);"
         " 1 x refused: no-ledger: no ledger counts the device's pairs; its owner begins one with"
@@ -84,7 +84,7 @@ def test_a_node_that_is_counted_twice_is_one_client() -> None:
     rejected = [Rejection(node_id=101, reason=SPENT), Rejection(node_id=101, reason=SPENT)]
     set_identity()
     usable = [Message(RecordDict({}), 1, "train")]
-    with pytest.raises(BudgetEndError, match="^1 clients have spent"):
+    with pytest.raises(BudgetEndError, match="^1 client has spent its privacy budget"):
         check_quorum(usable, rejected, num_asked=2, terms=terms(2), round_index=1)
 
 

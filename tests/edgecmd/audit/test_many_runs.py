@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd.audit import many_runs
 from edgecmd.audit.arms import Arm, analytic_direction, claimed_epsilon, train
 from edgecmd.audit.experiments import headline_arms, target_arm
 from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
@@ -189,14 +188,6 @@ def test_too_few_runs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PrivacyError, match="--runs=4"):
         run_arms([SHORT], num_runs=4, folder=tmp_path)
     assert not contents(tmp_path)
-
-
-def test_a_worker_uses_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_to: list[int] = []
-    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
-    monkeypatch.setattr(many_runs.signal, "signal", lambda *_: None)
-    many_runs._begin()
-    assert set_to == [1]
 
 
 def target_with(tmp_path: Path, *settings: str) -> Arm:

@@ -94,7 +94,7 @@ def test_membership_has_a_curve_a_control_and_rates(finished: Path) -> None:
 def test_a_contradiction_comes_first(finished: Path) -> None:
     wrong = finding(verdict="contradicted", measured=11.0, ceiling=12.0, text="Contradicted: at least 11.")
     text = section(audited(finished, wrong, membership()), "audit")
-    assert "1 of 2 audits contradict. Contradicted: the claim does not hold." in text
+    assert "1 of 2 audits contradicts. Contradicted: the claim does not hold." in text
 
 
 def test_pictures_of_an_inversion_are_inside_the_page_with_a_warning(finished: Path) -> None:

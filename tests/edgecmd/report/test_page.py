@@ -314,3 +314,15 @@ def test_rounds_that_nobody_validated(finished):
     assert "No round was validated" in section(source, "training")
     assert "No stage is finished yet" in section(source, "costs")
     assert section(source, "dropped") == "Dropped replies No reply of a client was dropped."
+
+
+def test_names_that_do_not_show_are_written_out_in_page_and_charts(finished: Path) -> None:
+    """A class of the partition: escapes, bidi marks, newlines, half a pair, a formula."""
+    evil = "\x1b[2J\u202egnp\n\u200b\udcff$\\frac{"
+    table = json.loads((finished / "partition.json").read_text())
+    first = table["classes"][0]
+    text = json.dumps(table).replace(json.dumps(first), json.dumps(evil))
+    (finished / "partition.json").write_text(text)
+    page = write_report(finished).read_text(encoding="utf-8")
+    assert not set("\x1b\u202e\u200b") & set(page)
+    assert r"\x1b[2J\u202egnp\n\u200b\udcff$\frac{" in page

@@ -1,0 +1,70 @@
+"""Workers that nobody has to wait for, and whose end is explained."""
+
+import errno
+import os
+import signal
+import time
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import pytest
+
+from edgecmd.errors import MachineError
+from edgecmd.machine import explain
+from edgecmd.processes import Workers
+
+
+def die() -> None:
+    """As the system's out-of-memory killer ends a process."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def facts() -> tuple[int, bool, bool]:
+    import torch
+
+    blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    return torch.get_num_threads(), signal.getsignal(signal.SIGINT) is signal.SIG_IGN, blocked
+
+
+def sleep_long(sign: str) -> None:
+    Path(sign).write_text("")
+    time.sleep(600)
+
+
+def test_a_worker_has_one_thread_and_leaves_ctrl_c_alone_from_its_first_moment() -> None:
+    with Workers(1) as pool:
+        assert pool.submit(facts).result() == (1, True, True)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, []), "this process still gets it"
+
+
+def test_a_killed_worker_is_explained() -> None:
+    with pytest.raises(BrokenProcessPool) as caught, Workers(1) as pool:
+        pool.submit(die).result()
+    assert "--set federation.num_workers=1" in str(explain(caught.value))
+
+
+def test_ctrl_c_waits_for_no_worker(tmp_path: Path) -> None:
+    sign = tmp_path / "sign"
+
+    def interrupted(pool: Workers) -> None:
+        pool.submit(sleep_long, str(sign))
+        end = time.monotonic() + 120
+        while not sign.exists():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), Workers(1) as pool:
+        interrupted(pool)
+    # It would have slept for ten minutes; the block has ended, so its workers have.
+    assert not pool._processes
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EAGAIN, errno.ENOMEM, errno.EMFILE])
+def test_a_machine_that_starts_no_process_is_explained(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
+    with pytest.raises(MachineError, match="Worker processes cannot be started: .*--jobs 1"):
+        Workers(1)
