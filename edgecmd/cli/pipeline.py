@@ -32,17 +32,19 @@ def run_stage(folder: Path, name: str, work: Callable[[], Result]) -> Result:
 
 
 def check_names(config: RunConfig) -> None:
-    """Refuse a misspelt choice before anything runs.
+    """Refuse a misspelt choice, and files of ready features that are none, before anything runs.
 
     Raises:
         ConfigError: With the setting, the options and the nearest name.
+        DataError: A file of ready features cannot be used, whatever the pairs are.
     """
     from edgecmd.data.anchors import ANCHORS
+    from edgecmd.data.clients import check_ready_features
     from edgecmd.data.experiment import LOADERS
     from edgecmd.data.partition import PARTITIONS
     from edgecmd.device import resolve_device
     from edgecmd.distill import OBJECTIVES, OPTIMIZERS, SCHEDULES
-    from edgecmd.errors import choose
+    from edgecmd.errors import DataError, choose
     from edgecmd.models.students import STUDENTS
     from edgecmd.privacy.plan import make_plan
     from server.strategies import BUILDERS
@@ -57,6 +59,9 @@ def check_names(config: RunConfig) -> None:
     choose("federation.strategy", config.federation.strategy, BUILDERS)
     make_plan(config)
     resolve_device(config.device)
+    problems = check_ready_features(config, None)
+    if problems:
+        raise DataError(" ".join(problems))
 
 
 def plan(config: RunConfig) -> None:
@@ -164,9 +169,11 @@ def _told_chance(config: RunConfig) -> float | None:
 
 
 def sees_pictures(config: RunConfig) -> bool:
-    """Whether the teacher takes pictures, as which any target can be shown to it."""
+    """Whether the teacher is here and takes pictures, as which any target can be shown to it."""
     from edgecmd.data.clients import teacher_of
 
+    if config.teacher.pair_features:
+        return False
     return not config.data.reverse or (bool(config.teacher.path) and teacher_of(config).sees_colour)
 
 
@@ -177,7 +184,7 @@ def teacher_on_target(config: RunConfig) -> "Embed":
     that the teacher is used to.
 
     Raises:
-        ConfigError: Pairs are reversed, and the teacher takes no pictures.
+        ConfigError: The run has ready features; or pairs are reversed, and the teacher takes no pictures.
     """
     import numpy as np
     import torch
@@ -191,6 +198,8 @@ def teacher_on_target(config: RunConfig) -> "Embed":
     from edgecmd.models.students import is_dense
 
     if not sees_pictures(config):
+        if config.teacher.pair_features:
+            teacher_of(config)
         raise ConfigError(
             "data.reverse=true: the teacher takes no pictures, so the student's cannot be shown to it. Leave"
             " the method 'teacher' out."
