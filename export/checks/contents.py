@@ -34,6 +34,7 @@ class Card:
         license: Licence of the weights.
         input_dtype: Type of the input's elements.
         input_rank: Dimensions of the input.
+        rate_hz: Of recordings, samples a second; None for others.
     """
 
     file: str
@@ -48,6 +49,7 @@ class Card:
     second: str
     input_dtype: np.dtype[Any]
     input_rank: int
+    rate_hz: int | None = None
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -75,6 +77,9 @@ def read_card(name: str, model: ModelProto) -> Card:
         )
     profile, port = properties.get("profile", ""), model.graph.input[0].type.tensor_type
     try:
+        preprocess = parse_json(properties["preprocess"])
+        if not isinstance(preprocess, dict):
+            raise ValueError("edgecmd.preprocess is no JSON object")
         sizes = {key: _positive(properties[key]) for key in SIZES}
         card = Card(
             file=name,
@@ -86,10 +91,9 @@ def read_card(name: str, model: ModelProto) -> Card:
             second=model.graph.output[1].name if len(model.graph.output) > 1 else "scores",
             input_dtype=helper.tensor_dtype_to_np_dtype(port.elem_type),
             input_rank=len(port.shape.dim),
+            rate_hz=preprocess.get("rate_hz"),
             **sizes,
         )
-        if not isinstance(parse_json(properties["preprocess"]), dict):
-            raise ValueError("edgecmd.preprocess is no JSON object")
     except (KeyError, ValueError, RecursionError) as error:
         raise TrustError(f"{name} has broken edgecmd properties: {error!r:.200}. {AGAIN}") from error
     if profile_of(name) not in (None, profile):
@@ -160,7 +164,7 @@ def check_contents(copy: Path, digests: Mapping[str, str], cards: Sequence[Card]
     """
     main = cards[0]
     for card in cards[1:]:
-        for key in (*SIZES, "architecture", "classes", "license", "input_dtype"):
+        for key in (*SIZES, "architecture", "classes", "license", "input_dtype", "rate_hz"):
             if getattr(card, key) != getattr(main, key):
                 raise TrustError(
                     f"{card.file} has {key}={getattr(card, key)!r:.200}, but {MODEL} has"
@@ -209,6 +213,9 @@ def _check_report(copy: Path, digests: Mapping[str, str], cards: Sequence[Card])
         "embedding_dim": card.embedding_dim,
         "license": card.license,
     }
+    # Bundles from before the report told the rate are as they were.
+    if "rate_hz" in report:
+        expected["rate_hz"] = card.rate_hz
     for key, value in expected.items():
         if report.get(key) != value or isinstance(report.get(key), bool):
             raise TrustError(

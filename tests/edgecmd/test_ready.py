@@ -161,7 +161,7 @@ def test_orders_that_stand_beside_the_pairs(tmp_path: Path) -> None:
     assert listed_orders(tmp_path) == {"pairs.csv": ["b", "a"]}
     np.savez(tmp_path / "p.npz", id=np.array(["z", "a"]))
     assert listed_orders(tmp_path / "p.npz") == {"p.npz": ["z", "a"]}
-    np.savez(tmp_path / "q.npz", id=np.array("x"))
+    np.savez(tmp_path / "q.npz", id=np.array(["z", "a"], dtype=object))
     assert listed_orders(tmp_path / "q.npz") == {}
 
 
