@@ -14,6 +14,7 @@ def about(config: RunConfig, *, title: str, headline: str) -> dict[str, Any]:
     from edgecmd.data.clients import experiment
     from edgecmd.models.students import num_parameters
     from edgecmd.runs import new_student
+    from edgecmd.teacher_facts import teacher_text, teacher_warnings
 
     whole, federation = experiment(config.data), config.federation
     work = work_of(config, REFERENCE)
@@ -28,6 +29,8 @@ def about(config: RunConfig, *, title: str, headline: str) -> dict[str, Any]:
         "kind": whole.kind,
         "unseen": whole.unseen,
         "num_test": len(whole.test),
+        "teacher": teacher_text(config),
+        "warnings": teacher_warnings(config),
         "student": f"`{config.student.architecture}`, {num_parameters(new_student(config)):,} parameters",
         "work": (
             f"{work.steps} optimiser steps ({federation.num_rounds} rounds of {federation.local_steps}),"

@@ -70,6 +70,7 @@ def plan(config: RunConfig) -> None:
     from edgecmd.data.partition import label_skew
     from edgecmd.models.students import num_parameters
     from edgecmd.runs import new_student
+    from edgecmd.teacher_facts import teacher_text, teacher_warnings
 
     check_names(config)
     whole, parts = experiment(config.data), client_rows(config)
@@ -90,6 +91,7 @@ def plan(config: RunConfig) -> None:
             "skew",
             f"{label_skew(parts, whole.train_labels):.3f} (mean total variation from the overall labels)",
         ],
+        ["teacher", teacher_text(config)],
         ["student", f"{config.student.architecture}, {num_parameters(student):,} parameters"],
         ["loss", config.distill.loss + (f", chance level {level:.2f}" if level is not None else "")],
         [
@@ -100,6 +102,8 @@ def plan(config: RunConfig) -> None:
         *privacy_rows(config, sizes),
     ]
     print_table(f"Plan of {config.name}", ["what", "value"], rows)
+    for warning in teacher_warnings(config):
+        say(f"warning: {warning}")
 
 
 def show_partition(config: RunConfig) -> None:
@@ -142,6 +146,7 @@ def assess_run(config: RunConfig, folder: Path, *, baselines: bool) -> "dict[str
     from edgecmd.artefacts import write_artefact
     from edgecmd.assess import assess, embedder
     from edgecmd.runs import load_student, new_student
+    from edgecmd.teacher_facts import teacher_record
 
     student = load_student(folder / "student.safetensors")
     tables: dict[str, Table] = {"student": assess(embedder(student, config), config, student=student)}
@@ -158,7 +163,12 @@ def assess_run(config: RunConfig, folder: Path, *, baselines: bool) -> "dict[str
         if scratch:
             tables["scratch"] = scratch
     others = {name: table for name, table in tables.items() if name != "student"}
-    told = {"student": tables["student"], "baselines": others, "chance_loss": _told_chance(config)}
+    told = {
+        "student": tables["student"],
+        "baselines": others,
+        "chance_loss": _told_chance(config),
+        "teacher": teacher_record(config, tables),
+    }
     write_artefact(folder, "evaluation.json", told, may_leave=False)
     return tables
 
@@ -337,6 +347,16 @@ def show_results(tables: "dict[str, Table]") -> None:
             "class-R@1: a picture of the right class is nearest. The pairs were matched by class, so which"
             " picture is the own one says nothing, and the classes went into making the pairs."
         )
+
+
+def say_teacher(config: RunConfig, tables: "dict[str, Table]") -> None:
+    """Name the teacher below a table of results, and what speaks against it."""
+    from edgecmd.teacher_facts import teacher_record
+
+    told = teacher_record(config, tables)
+    say(f"Teacher: {told['text']}.")
+    for warning in told["warnings"]:
+        say(f"warning: {warning}")
 
 
 def say_segmentation(table: "Table") -> None:

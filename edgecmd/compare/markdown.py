@@ -92,6 +92,8 @@ def _facts(about: Mapping[str, Any]) -> list[str]:
         f"Data: `{about['data']}`, kind *{about['kind']}*; test: {about['num_test']} examples of unseen"
         f" {about['unseen']}. Seeds: {about['num_seeds']}. Student: {about['student']}.",
         f"Work of each method: {about['work']}.",
+        *([f"Teacher: {about['teacher']}."] if about.get("teacher") else []),
+        *(f"Warning: {one}" for one in about.get("warnings", ())),
     ]
     if about["kind"] == "class-paired":
         facts.append("The class of every pair went into making it: unlabelled pairs would give less.")

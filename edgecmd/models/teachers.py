@@ -20,13 +20,13 @@ from torch import nn
 from edgecmd.built import COMMANDS, built_file
 from edgecmd.data.pairs import Targets, input_shape, target_kind
 from edgecmd.device import device_of
-from edgecmd.errors import ConfigError, DataError, choose
+from edgecmd.errors import ConfigError, DataError, choose, nearest
 from edgecmd.files import write_bytes_atomically
 from edgecmd.models import efficientnet
 from edgecmd.models.students import Student, StudentSpec, initialise
 from edgecmd.preprocess import source_input
 from edgecmd.shipped import shipped_file
-from edgecmd.tensors import pack, require, unpack
+from edgecmd.tensors import load_weights, pack, require, unpack, whole_number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,17 +194,21 @@ def load_teacher(path: Path | None = None, *, data_set: str = "", name: str = ""
     advice = f"A teacher is made by `edgecmd pretrain --out {file.name}`; teacher.path names it."
     tensors, recipe = unpack(file, advice=advice)
     require(recipe, {"architecture", "embedding_dim"}, path=file, advice=advice)
-    dim, channels = int(recipe["embedding_dim"]), int(recipe.get("in_channels", "3"))
+    architecture = recipe["architecture"]
+    if architecture not in TEACHERS:
+        raise DataError(
+            f"{file} holds a teacher of the architecture {architecture[:40]!r}."
+            f" {nearest(architecture, TEACHERS)} {advice}"
+        )
+    dim = whole_number(recipe, "embedding_dim", path=file, advice=advice)
+    channels = whole_number({"in_channels": "3"} | recipe, "in_channels", path=file, advice=advice)
     network = build_teacher(
-        recipe["architecture"],
+        architecture,
         embedding_dim=dim,
         generator=torch.Generator().manual_seed(0),
         in_channels=channels,
     )
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise DataError(f"{file} does not hold the weights of {recipe['architecture']!r}: {error}") from error
+    load_weights(network, tensors, path=file, what=f"the weights of {architecture!r}")
     network.eval().requires_grad_(False)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if path is None and digest != checksum:
