@@ -120,6 +120,7 @@ def read_request(
     Raises:
         ConfigError: An unknown pair or method, a pair beside a file, or ``--fast`` without a pair.
     """
+    from edgecmd.compare.methods import TEACHER
     from edgecmd.compare.presets import overrides_of, preset_of, tuned_labels_of
     from edgecmd.compare.tuning import RATES
 
@@ -133,6 +134,9 @@ def read_request(
     resolved = read_settings(config, [*chosen, *(settings or ())])
     preset = preset_of(pair) if pair else None
     names = methods or (",".join(preset.methods) if preset else DEFAULT_METHODS)
+    if not methods and resolved.teacher.pair_features:
+        # Nothing can be shown to a teacher that is not here: its row is left out, as in a run.
+        names = ",".join(name for name in names.split(",") if name != TEACHER)
     tuned = preset is not None and preset.tune if tune is None else tune
     return Asked(
         config=resolved,

@@ -30,7 +30,7 @@ from edgecmd.distill import LocalData
 from edgecmd.errors import ConfigError, DataError
 from edgecmd.features import cached_features
 from edgecmd.models.students import DENSE_STRIDE, is_dense
-from edgecmd.models.teachers import Teacher, load_teacher
+from edgecmd.models.teachers import Teacher, check_rate, load_teacher
 from edgecmd.ready import Ready, Wanted, listed_orders, read_ready
 
 
@@ -68,8 +68,8 @@ def teacher_of(config: RunConfig) -> Teacher:
     """The frozen teacher of a run.
 
     Raises:
-        ConfigError: The run has ready features, whose teacher is not here; or pairs are reversed, and no
-            teacher is named.
+        ConfigError: The run has ready features, whose teacher is not here; pairs are reversed, and no
+            teacher is named; or it heard recordings of another rate.
     """
     if config.teacher.pair_features:
         raise ConfigError(
@@ -84,7 +84,8 @@ def teacher_of(config: RunConfig) -> Teacher:
             " `edgecmd pretrain --set data.reverse=true ... --out teacher.safetensors` (for recordings with"
             " pretrain.architecture=gn-audio-teacher), and set teacher.path to it."
         )
-    return teacher(config.teacher.path, config.teacher.name, config.data.name)
+    found = teacher(config.teacher.path, config.teacher.name, config.data.name)
+    return check_rate(found, config.data.sampling_rate_hz)
 
 
 @lru_cache(maxsize=2)

@@ -52,6 +52,8 @@ TEACHERS: dict[str, StudentSpec | PhotographSpec] = {
 FRONT_OF = {"wave": "log-mel"}
 # Teachers that ship with edgecmd, by `teacher.name`: file and its SHA-256.
 IMAGENET = "imagenet"
+# In the recipe of a teacher of recordings.
+RATE = "sampling_rate_hz"
 SHIPPED: dict[str, tuple[str, str]] = {
     "icons": ("teacher_64.safetensors", "8fbdd1250f5b3c17a58c51efd47d5bb298e0712c5d9cf76e7857d598c1eaa84a"),
     "indoor": ("indoor_32.safetensors", "d7d435d4b6c7170f65108f622f28fdc69af396e2ba7fd1ec4c9219ebfd8ea5ad"),
@@ -221,6 +223,25 @@ def load_teacher(path: Path | None = None, *, data_set: str = "", name: str = ""
         modality=recipe.get("modality", "image"),
         in_channels=channels,
     )
+
+
+def check_rate(teacher: Teacher, rate_hz: int) -> Teacher:
+    """The teacher, unless it heard recordings of another rate: at that one it would hear another pitch.
+
+    Args:
+        teacher: Of pictures or recordings; older files do not say their rate and are taken.
+        rate_hz: ``data.sampling_rate_hz``.
+
+    Raises:
+        ConfigError: With both rates.
+    """
+    own = teacher.recipe.get(RATE, str(rate_hz))
+    if teacher.modality == "wave" and own != str(rate_hz):
+        raise ConfigError(
+            f"data.sampling_rate_hz={rate_hz}, but the teacher was trained on recordings of {own[:20]} Hz. Set"
+            " the same rate, or train one with `edgecmd pretrain` and these settings."
+        )
+    return teacher
 
 
 def own_teacher(data_set: str, name: str = "") -> tuple[Path, str, str]:

@@ -1,4 +1,4 @@
-"""A teacher's or a student's file that is not what it should be is named, with the tensor, and exit code 4."""
+"""A teacher's or a student's file that is not what it should be is named, with the tensor: exit code 4."""
 
 import json
 import pickle
