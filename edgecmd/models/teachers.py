@@ -238,8 +238,8 @@ def check_rate(teacher: Teacher, rate_hz: int) -> Teacher:
     own = teacher.recipe.get(RATE, str(rate_hz))
     if teacher.modality == "wave" and own != str(rate_hz):
         raise ConfigError(
-            f"data.sampling_rate_hz={rate_hz}, but the teacher was trained on recordings of {own[:20]} Hz. Set"
-            " the same rate, or train one with `edgecmd pretrain` and these settings."
+            f"data.sampling_rate_hz={rate_hz}, but the teacher was trained on recordings of {own[:20]} Hz."
+            " Set the same rate, or train one with `edgecmd pretrain` and these settings."
         )
     return teacher
 
