@@ -139,9 +139,11 @@ class TeacherConfig:
     map_zoom: int = 2
     """How much larger than the source image the teacher sees it where places are asked for (seg-*)."""
     pair_features: str = ""
-    """Ready teacher features of the pairs, .npy (pairs, dim), rows in the order of the sorted ids."""
+    """Ready teacher features of the pairs: .npz with ``ids`` and ``features`` (rows, dim); or .npy beside
+    <name>.ids.txt, an id a line. An id is a file name, with or without its ending."""
     public_features: str = ""
-    """Ready teacher features of the public images, .npy (images, dim), in the order of the names."""
+    """The same of the public images, from the same teacher; ids are their file names, of the built-in public
+    set its keys (``edgecmd.data.clients.experiment(config.data).public.keys``)."""
 
     def __post_init__(self) -> None:
         in_range("teacher", 2, 4096, map_dim=self.map_dim)

@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from edgecmd.data.pairs import Targets, fingerprint
-from edgecmd.errors import DataError
 from edgecmd.files import write_bytes_atomically
 from edgecmd.models.teachers import Teacher
 
@@ -69,26 +68,3 @@ def _read(path: Path, *, shape: tuple[int, int]) -> Features | None:
     except SafetensorError:
         return None
     return features if features is not None and features.shape == shape else None
-
-
-def ready_features(path: Path, *, num: int) -> Features:
-    """Read features that the user computed with a teacher of their own.
-
-    Args:
-        path: A .npy file of shape (num, D), floating point, finite.
-        num: Rows that the data calls for.
-
-    Raises:
-        DataError: The file is missing, not .npy, of another shape or not finite.
-    """
-    try:
-        features = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as .npy ({error}). Save features with numpy.save.") from error
-    if not isinstance(features, np.ndarray) or features.ndim != 2 or len(features) != num:
-        raise DataError(
-            f"{path} has shape {getattr(features, 'shape', None)}; the data calls for ({num}, dim)."
-        )
-    if not np.issubdtype(features.dtype, np.floating) or not np.isfinite(features).all():
-        raise DataError(f"{path} must hold finite floating-point numbers; it has dtype {features.dtype}.")
-    return features.astype(np.float32)

@@ -14,12 +14,12 @@ from edgecmd.data.clients import experiment, public_anchors
 from edgecmd.data.pairs import input_shape, target_kind
 from edgecmd.dense.locations import check_loss
 from edgecmd.device import place, resolve_device
-from edgecmd.errors import ConfigError, DataError, choose
+from edgecmd.errors import ConfigError, DataError, choose, nearest
 from edgecmd.files import json_bytes, write_bytes_atomically, write_files_atomically
 from edgecmd.models.students import STUDENTS, Student, build_student
 from edgecmd.seeding import torch_generator
 from edgecmd.settings import load_config, to_toml
-from edgecmd.tensors import pack, require, unpack
+from edgecmd.tensors import load_weights, pack, require, unpack, whole_number
 
 # Modality of the target -> what its students have before the convolutions.
 FRONT_OF = {"wave": "log-mel"}
@@ -170,14 +170,17 @@ def load_student(path: Path) -> Student:
     advice = "Train a student with `edgecmd simulate` or `edgecmd run`."
     tensors, description = unpack(path, advice=advice)
     require(description, {"architecture", "in_channels", "embedding_dim"}, path=path, advice=advice)
+    architecture = description["architecture"]
+    if architecture not in STUDENTS:
+        raise DataError(
+            f"{path} holds a student of the architecture {architecture[:40]!r}."
+            f" {nearest(architecture, STUDENTS)} {advice}"
+        )
     student = build_student(
-        description["architecture"],
-        in_channels=int(description["in_channels"]),
-        embedding_dim=int(description["embedding_dim"]),
+        architecture,
+        in_channels=whole_number(description, "in_channels", path=path, advice=advice),
+        embedding_dim=whole_number(description, "embedding_dim", path=path, advice=advice),
         generator=torch.Generator().manual_seed(0),
     )
-    try:
-        student.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise DataError(f"{path} does not hold a {description['architecture']} student: {error}") from error
+    load_weights(student, tensors, path=path, what=f"a {architecture} student")
     return place(student, torch.device("cpu")).eval()

@@ -190,9 +190,9 @@ def _takes_depth(report: Mapping[str, Any]) -> str:
 
 def _takes_wave(report: Mapping[str, Any]) -> str:
     return (
-        "recordings of any length, float32 shares of full scale as (batch, samples), of the one rate that"
-        f" its properties and infer.py tell (trained on {report['image_size']:,} samples), makes their"
-        " log-mel picture"
+        "recordings of any length, float32 shares of full scale as (batch, samples), at"
+        f" {report['rate_hz']:,} Hz and no other rate (trained on {report['image_size']:,} samples), makes"
+        " their log-mel picture"
     )
 
 

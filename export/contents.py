@@ -160,6 +160,7 @@ def report_record(folder: Path, contents: Contents) -> dict[str, Any]:
         "architecture": spec.architecture,
         "front_end": spec.front_end,
         "image_size": spec.image_size,
+        **({"rate_hz": spec.rate_hz} if spec.rate_hz else {}),
         "channels": spec.channels,
         "embedding_dim": spec.embedding_dim,
         "num_classes": 0 if spec.head is None else len(spec.head.names),

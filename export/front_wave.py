@@ -16,11 +16,13 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from edgecmd.errors import ExportError
-from edgecmd.models.audio import HOP_SAMPLES, NUM_MELS, SAMPLING_RATE_HZ, WINDOW_SAMPLES
+from edgecmd.models.audio import HOP_SAMPLES, NUM_MELS, WINDOW_SAMPLES
 from edgecmd.preprocess import FULL_SCALE
 from export.spec import ExportSpec
 
 NUM_GOLDEN = 4
+# Pitches of the made-up chords are those heard at this rate.
+REFERENCE_HZ = 8000
 PREFIX = "basis"
 
 
@@ -52,7 +54,7 @@ def wave_tracing(spec: ExportSpec) -> tuple[Tensor, dict[int, Any]]:
     return torch.zeros((2, 1, 1, spec.image_size + 37)), {0: "batch", 3: "samples"}
 
 
-def wave_metadata(_: ExportSpec) -> dict[str, object]:
+def wave_metadata(spec: ExportSpec) -> dict[str, object]:
     """What the graph does with the samples."""
     return {
         "dtype": "float32",
@@ -61,15 +63,18 @@ def wave_metadata(_: ExportSpec) -> dict[str, object]:
         "layout": "NT",
         "least_samples": WINDOW_SAMPLES,
         "log_mel": f"{NUM_MELS} bands, window {WINDOW_SAMPLES}, hop {HOP_SAMPLES}",
-        "rate_hz": SAMPLING_RATE_HZ,
+        "rate_hz": spec.rate_hz,
         "size": "any",
     }
 
 
 def wave_golden(spec: ExportSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Seeded chords in noise, float32: (N, T), and some of another length."""
+    """Seeded chords in noise, float32: (N, T), and some of another length.
+
+    The same samples at every rate: the student's bands scale with it, so pitches are shares of it.
+    """
     generator, length = np.random.default_rng(0), spec.image_size
-    place = np.arange(2 * length) / SAMPLING_RATE_HZ
+    place = np.arange(2 * length) / REFERENCE_HZ
     waves = []
     for _ in range(NUM_GOLDEN):
         pitch, size = generator.uniform(100.0, 3500.0, 3), generator.uniform(0.05, 0.2, 3)

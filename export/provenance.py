@@ -11,9 +11,11 @@ from edgecmd.audit.record import read_findings
 from edgecmd.config import RunConfig
 from edgecmd.data.clients import experiment
 from edgecmd.data.experiment import Experiment
+from edgecmd.data.sets import SHIPPED_TEACHERS
 from edgecmd.files import read_json, sha256_file
 from edgecmd.models.students import STUDENTS
 from edgecmd.models.teachers import own_teacher, teacher_name
+from edgecmd.teacher_facts import shipped_name
 
 # Level and beginning of the name of audits that look at code, settings, ledgers and made-up pairs alone. What
 # any other found is a function of the pairs that no guarantee covers, be it one bit.
@@ -146,10 +148,21 @@ def _teacher(config: RunConfig) -> str:
     """Name and digest of the teacher; of ready features no digest, which would be one of the pairs."""
     if config.teacher.pair_features:
         return "not known: its features were given ready-made"
+    name = shipped_name(config) if _is_there(config) else ""
+    seen = (
+        f"; trained on {SHIPPED_TEACHERS[name].trained_on}, labels: {SHIPPED_TEACHERS[name].labels}"
+        if name
+        else ""
+    )
     if config.teacher.path:
-        return _weights(Path(config.teacher.path))
+        return _weights(Path(config.teacher.path)) + seen
     file, _, _ = own_teacher(config.data.name, config.teacher.name)
-    return f"{teacher_name(config.data.name, config.teacher.name)}: {_weights(file)}"
+    return f"{teacher_name(config.data.name, config.teacher.name)}: {_weights(file)}{seen}"
+
+
+def _is_there(config: RunConfig) -> bool:
+    """Whether the teacher's file can still be read; one that ships always can."""
+    return not config.teacher.path or Path(config.teacher.path).is_file()
 
 
 def _weights(path: Path) -> str:

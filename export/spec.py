@@ -12,6 +12,7 @@ from edgecmd.errors import ExportError
 from edgecmd.models.students import is_dense
 
 FORMAT_VERSION = "1"
+WAVE = "wave"
 # What the classes of a bundle were made of.
 LINEAR, MASKS = "linear head on labelled examples", "all layers fine-tuned on labelled masks"
 EXAMPLES = "prototypes, no training"
@@ -65,9 +66,11 @@ class ExportSpec:
         license: Licence of the weights, an SPDX name; written into the file.
         head: Classifier on the embedding, or None for the embedding alone.
         front_end: A key of `export.frontends.FRONT_ENDS`: what the raw input is.
+        rate_hz: ``data.sampling_rate_hz`` of recordings, the one rate that the file takes; 0 for others.
 
     Raises:
-        ExportError: A number is out of range, or the head has another embedding dimension.
+        ExportError: A number is out of range, recordings have no rate or others have one, or the head has
+            another embedding dimension.
     """
 
     architecture: str
@@ -79,11 +82,17 @@ class ExportSpec:
     license: str
     head: LinearHead | None = None
     front_end: str = "image"
+    rate_hz: int = 0
 
     def __post_init__(self) -> None:
         for name in ("image_size", "channels", "embedding_dim"):
             if getattr(self, name) < 1:
                 raise ExportError(f"{name}={getattr(self, name)} must be at least 1.")
+        if (self.rate_hz > 0) != (self.front_end == WAVE):
+            raise ExportError(
+                f"rate_hz={self.rate_hz} does not go with front_end={self.front_end!r}. Recordings need the"
+                " rate that the student was trained at, data.sampling_rate_hz; others have none."
+            )
         if not (np.isfinite(self.offset) and np.isfinite(self.scale) and self.scale):
             raise ExportError(f"offset={self.offset} and scale={self.scale} must be finite, scale not 0.")
         if self.head is not None and self.head.weight.shape[1] != self.embedding_dim:

@@ -139,16 +139,21 @@ def _student_kind(config: RunConfig) -> None:
     check_modality(config)
 
 
+def _ready_files(config: RunConfig) -> None:
+    """Files of ready features are what they should be, whatever the pairs are."""
+    from edgecmd.data.clients import check_ready_features
+
+    problems = check_ready_features(config, None)
+    if problems:
+        raise DataError(" ".join(problems))
+
+
 def _ready(config: RunConfig) -> None:
     """Ready features fit the pairs and the public images."""
-    from edgecmd.data.clients import pair_features, public_features, training_pairs
-    from edgecmd.models.students import is_dense
+    from edgecmd.data.clients import ready_pairs
 
-    if config.teacher.pair_features and not is_dense(config.student.architecture):
-        import numpy as np
-
-        pair_features(config, *training_pairs(config, np.arange(2)))
-        public_features(config)
+    if config.teacher.pair_features:
+        ready_pairs(config)
 
 
 def _calibration(config: RunConfig) -> None:
@@ -172,6 +177,7 @@ STEPS: tuple[Step, ...] = (
     Step(check=_strategy, needs_earlier=True),
     Step(check=_privacy),
     Step(check=_teacher),
+    Step(check=_ready_files),
     Step(check=_export),
     Step(check=_pairs),
     Step(check=_partition, needs_data=True),

@@ -1,6 +1,6 @@
 """``edgecmd compare``: losses and baselines over several seeds, with intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -120,6 +120,7 @@ def read_request(
     Raises:
         ConfigError: An unknown pair or method, a pair beside a file, or ``--fast`` without a pair.
     """
+    from edgecmd.compare.methods import TEACHER
     from edgecmd.compare.presets import overrides_of, preset_of, tuned_labels_of
     from edgecmd.compare.tuning import RATES
 
@@ -133,6 +134,9 @@ def read_request(
     resolved = read_settings(config, [*chosen, *(settings or ())])
     preset = preset_of(pair) if pair else None
     names = methods or (",".join(preset.methods) if preset else DEFAULT_METHODS)
+    if not methods and resolved.teacher.pair_features:
+        # Nothing can be shown to a teacher that is not here: its row is left out, as in a run.
+        names = ",".join(name for name in names.split(",") if name != TEACHER)
     tuned = preset is not None and preset.tune if tune is None else tune
     return Asked(
         config=resolved,
@@ -166,6 +170,23 @@ def check_method(name: str) -> str:
     return name
 
 
+def check_teacher(config: RunConfig, methods: Sequence[str]) -> None:
+    """Refuse the teacher as a method, before anything is trained, where it cannot be shown the targets.
+
+    Raises:
+        ConfigError: With the name to leave out.
+    """
+    from edgecmd.cli.pipeline import sees_pictures
+    from edgecmd.compare.methods import TEACHER
+
+    if TEACHER in methods and config.teacher.pair_features and not sees_pictures(config):
+        others = ",".join(name for name in methods if name != TEACHER)
+        raise ConfigError(
+            f"--methods has {TEACHER!r}, but teacher.pair_features holds ready features, and the teacher that"
+            f" made them is not here. Leave it out: --methods {others}"
+        )
+
+
 def check_central(methods: Sequence[str], specs: "Sequence[FederationSpec]") -> None:
     """Refuse ``central:<method>`` beside ``--federation``, which has a name of its own for it.
 
@@ -194,6 +215,7 @@ def compare_methods(asked: Asked, specs: "Sequence[FederationSpec]") -> dict[str
     from edgecmd.runs import run_folder
 
     check_labels(asked.config, asked.methods)
+    check_teacher(asked.config, asked.methods)
     folder = run_folder(asked.config)
     tables = {}
     chosen: list[FederationSpec | None] = [*specs] or [None]
@@ -241,9 +263,23 @@ def one_table(asked: Asked, spec: "FederationSpec | None", *, folder: Path, shar
         "grid": list(asked.rates),
         "cpu_seconds": burnt,
     }
+    tables["about"]["warnings"] += beaten(tables["summary"])
     tables["markdown"] = comparison_markdown(tables)
     write_comparison(folder, tables)
     return tables
+
+
+def beaten(summary: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
+    """A sentence where the teacher alone beats the student of the reference, in the means over the seeds."""
+    from edgecmd.compare.methods import REFERENCE, TEACHER
+    from edgecmd.teacher_facts import better_than_student
+
+    means = {
+        method: {name: one["mean"] for name, one in summary.get(method, {}).items()}
+        for method in (REFERENCE, TEACHER)
+    }
+    lines = {"student": means[REFERENCE], TEACHER: means[TEACHER]}
+    return better_than_student(lines, teacher=TEACHER, student=f"the student of {REFERENCE}")
 
 
 def run_methods(

@@ -19,6 +19,7 @@ def about(config: RunConfig, *, title: str, headline: str) -> dict[str, Any]:
     from edgecmd.evaluate import known
     from edgecmd.models.students import num_parameters
     from edgecmd.runs import new_student
+    from edgecmd.teacher_facts import teacher_text, teacher_warnings
 
     whole, federation = experiment(config.data), config.federation
     labels = whole.test.labelled.labels
@@ -35,6 +36,8 @@ def about(config: RunConfig, *, title: str, headline: str) -> dict[str, Any]:
         "unseen": whole.unseen,
         "num_test": len(whole.test),
         "num_labelled": int(known(labels["group"]).sum()) if "group" in labels else 0,
+        "teacher": teacher_text(config),
+        "warnings": teacher_warnings(config),
         "student": f"`{config.student.architecture}`, {num_parameters(new_student(config)):,} parameters",
         "work": (
             f"{counted(work.steps, 'optimiser step')} ({counted(federation.num_rounds, 'round')} of"

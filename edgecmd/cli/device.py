@@ -234,6 +234,7 @@ def plain_spec(config: RunConfig, student: "Student", *, architecture: str) -> "
         scale=config.data.target_scale,
         license=config.export.license,
         front_end=(DENSE_OF_KIND if is_dense(architecture) else OF_KIND)[target_kind(target)],
+        rate_hz=config.data.sampling_rate_hz if target_kind(target) == "wave" else 0,
     )
 
 

@@ -49,6 +49,7 @@ def plan(config: RunConfig) -> None:
             f" {counted(max(clients['pairs']), 'pair')} each",
         ],
         ["skew", f"{facts['skew']:.3f} (mean total variation from the overall labels)"],
+        ["teacher", facts["teacher"]],
         [
             "student",
             f"{facts['student']['architecture']}, {counted(facts['student']['parameters'], 'parameter')}",
@@ -59,6 +60,8 @@ def plan(config: RunConfig) -> None:
         *privacy_rows(config, clients["pairs"]),
     ]
     print_table(f"Plan of {config.name}", ["what", "value"], rows)
+    for warning in facts["warnings"]:
+        say(f"warning: {warning}")
     say_notes(facts["notes"])
 
 
@@ -81,6 +84,7 @@ def plan_facts(config: RunConfig) -> dict[str, Any]:
     from edgecmd.data.partition import label_skew
     from edgecmd.models.students import num_parameters
     from edgecmd.runs import new_student
+    from edgecmd.teacher_facts import teacher_text, teacher_warnings
 
     refuse(config)
     whole, parts = experiment(config.data), client_rows(config)
@@ -102,6 +106,7 @@ def plan_facts(config: RunConfig) -> dict[str, Any]:
             "pairs": [len(part) for part in parts],
         },
         "skew": float(label_skew(parts, whole.train_labels)),
+        "teacher": teacher_text(config),
         "student": {"architecture": config.student.architecture, "parameters": num_parameters(student)},
         "loss": {"name": config.distill.loss, "chance": chance(config)},
         "rounds": {
@@ -110,6 +115,7 @@ def plan_facts(config: RunConfig) -> dict[str, Any]:
             "steps": federation.num_rounds * federation.local_steps,
         },
         "bytes_a_round": 2 * payload * asked,
+        "warnings": teacher_warnings(config),
         "notes": notes_of(whole, config),
     }
 
@@ -181,6 +187,7 @@ def assess_run(
         quiet: Print no line a round, as beside JSON.
     """
     from edgecmd.artefacts import write_artefact
+    from edgecmd.teacher_facts import teacher_record
 
     work = _assessments(config, folder, baselines=baselines, quiet=quiet)
     tables: dict[str, Table] = {}
@@ -190,7 +197,12 @@ def assess_run(
         if table:
             tables[name] = table
     others = {name: table for name, table in tables.items() if name != "student"}
-    told = {"student": tables["student"], "baselines": others, "chance_loss": _told_chance(config)}
+    told = {
+        "student": tables["student"],
+        "baselines": others,
+        "chance_loss": _told_chance(config),
+        "teacher": teacher_record(config, tables),
+    }
     write_artefact(folder, "evaluation.json", told, may_leave=False)
     return tables
 
@@ -225,9 +237,11 @@ def _told_chance(config: RunConfig) -> float | None:
 
 
 def sees_pictures(config: RunConfig) -> bool:
-    """Whether the teacher takes pictures, as which any target can be shown to it."""
+    """Whether the teacher is here and takes pictures, as which any target can be shown to it."""
     from edgecmd.data.clients import teacher_of
 
+    if config.teacher.pair_features:
+        return False
     return not config.data.reverse or (bool(config.teacher.path) and teacher_of(config).sees_colour)
 
 
@@ -238,7 +252,7 @@ def teacher_on_target(config: RunConfig) -> "Embed":
     that the teacher is used to.
 
     Raises:
-        ConfigError: Pairs are reversed, and the teacher takes no pictures.
+        ConfigError: The run has ready features; or pairs are reversed, and the teacher takes no pictures.
     """
     import numpy as np
     import torch
@@ -252,6 +266,8 @@ def teacher_on_target(config: RunConfig) -> "Embed":
     from edgecmd.models.students import is_dense
 
     if not sees_pictures(config):
+        if config.teacher.pair_features:
+            teacher_of(config)
         raise ConfigError(
             "data.reverse=true: the teacher takes no pictures, so the student's cannot be shown to it. Leave"
             " the method 'teacher' out."
@@ -397,6 +413,16 @@ def show_results(tables: "dict[str, Table]") -> None:
             "class-R@1: a picture of the right class is nearest. The pairs were matched by class, so which"
             " picture is the own one says nothing, and the classes went into making the pairs."
         )
+
+
+def say_teacher(config: RunConfig, tables: "dict[str, Table]") -> None:
+    """Name the teacher below a table of results, and what speaks against it."""
+    from edgecmd.teacher_facts import teacher_record
+
+    told = teacher_record(config, tables)
+    say(f"Teacher: {told['text']}.")
+    for warning in told["warnings"]:
+        say(f"warning: {warning}")
 
 
 def say_segmentation(table: "Table") -> None:

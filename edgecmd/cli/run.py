@@ -61,7 +61,7 @@ def whole_pipeline(config: RunConfig, *, baselines: bool) -> None:
     from edgecmd.artefacts import write_artefact
     from edgecmd.cli.device import export_run
     from edgecmd.cli.gallery import write_gallery
-    from edgecmd.cli.pipeline import assess_run, run_stage, show_results, write_partition
+    from edgecmd.cli.pipeline import assess_run, run_stage, say_teacher, show_results, write_partition
     from edgecmd.cli.progress import round_line
     from edgecmd.provenance import require_runtime
     from edgecmd.report import write_report
@@ -77,6 +77,7 @@ def whole_pipeline(config: RunConfig, *, baselines: bool) -> None:
     write_gallery(config, folder)
     bundle = run_stage(folder, "export", lambda: export_run(config, folder, folder / "export"))
     show_results(tables)
+    say_teacher(config, tables)
     say(f"Bundle: {folder / 'export'} ({bundle})")
     say(f"Report: {write_report(folder)}")
     say(f"Try it: edgecmd infer {folder / 'export'} <file>")
@@ -144,7 +145,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Step 3: retrieval, one-shot, kNN and linear probe of a run's student."""
-    from edgecmd.cli.pipeline import assess_run, show_results
+    from edgecmd.cli.pipeline import assess_run, say_teacher, show_results
 
     one_thread()
     tables = assess_run(config_of(folder), folder, baselines=baselines, quiet=as_json)
@@ -152,6 +153,7 @@ def evaluate(
         print_json(tables)
     else:
         show_results(tables)
+        say_teacher(config_of(folder), tables)
 
 
 @app.command()

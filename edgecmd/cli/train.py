@@ -20,7 +20,8 @@ def pretrain(
 ) -> None:
     """Step 1: a teacher of the public source set, by SimCLR, or the one of photographs fitted to it."""
     from edgecmd.data.clients import experiment
-    from edgecmd.models.teachers import save_teacher
+    from edgecmd.data.pairs import target_kind
+    from edgecmd.models.teachers import RATE, save_teacher
     from edgecmd.pretrain import pretrain as train
     from edgecmd.pretrain import recipe
 
@@ -37,7 +38,8 @@ def pretrain(
             say(f"step {step}/{resolved.pretrain.num_steps}  loss {loss:.3f}")
 
     network = train(public, resolved.pretrain, progress=progress)
-    digest = save_teacher(network, out, recipe=recipe(public, resolved.pretrain))
+    heard = {RATE: str(resolved.data.sampling_rate_hz)} if target_kind(public.images) == "wave" else {}
+    digest = save_teacher(network, out, recipe=recipe(public, resolved.pretrain) | heard)
     say(f"Wrote {out} (sha256 {digest}).")
 
 

@@ -94,6 +94,8 @@ def _facts(about: Mapping[str, Any]) -> list[str]:
         f"Data: `{printable(str(about['data']))}`, kind *{about['kind']}*; test: {about['num_test']} examples"
         f" of unseen {about['unseen']}. Seeds: {about['num_seeds']}. Student: {about['student']}.",
         f"Work of each method: {about['work']}.",
+        *([f"Teacher: {about['teacher']}."] if about.get("teacher") else []),
+        *(f"Warning: {one}" for one in about.get("warnings", ())),
     ]
     facts += [f"{text}." for text in little(about)]
     if about["kind"] == "class-paired":

@@ -7,6 +7,7 @@ Shapes: N pairs, K anchors, D embedding dimension.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,11 +27,12 @@ from edgecmd.data.partition import partition
 from edgecmd.dense.maps import Reduction, View, as_places, cached_maps, fit_reduction
 from edgecmd.device import resolve_device
 from edgecmd.distill import LocalData
-from edgecmd.errors import ConfigError
-from edgecmd.features import cached_features, ready_features
+from edgecmd.errors import ConfigError, DataError
+from edgecmd.features import cached_features
 from edgecmd.models.students import DENSE_STRIDE, is_dense
-from edgecmd.models.teachers import Teacher, load_teacher
+from edgecmd.models.teachers import Teacher, check_rate, load_teacher
 from edgecmd.progress import stage
+from edgecmd.ready import Ready, Wanted, listed_orders, read_ready
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -68,15 +70,24 @@ def teacher_of(config: RunConfig) -> Teacher:
     """The frozen teacher of a run.
 
     Raises:
-        ConfigError: Pairs are reversed, and no teacher is named.
+        ConfigError: The run has ready features, whose teacher is not here; pairs are reversed, and no
+            teacher is named; or it heard recordings of another rate.
     """
+    if config.teacher.pair_features:
+        raise ConfigError(
+            "teacher.pair_features holds ready features, and the teacher that made them is not here, so no"
+            " other picture can be shown to it. Leave out what needs that (the method 'teacher',"
+            " distill.anchors='procedural', seg-* students, pictures of a folder), or name a teacher with"
+            " teacher.path instead."
+        )
     if config.data.reverse and not config.teacher.path:
         raise ConfigError(
             "data.reverse=true has no teacher that comes with edgecmd. Train one with the same data settings:"
             " `edgecmd pretrain --set data.reverse=true ... --out teacher.safetensors` (for recordings with"
             " pretrain.architecture=gn-audio-teacher), and set teacher.path to it."
         )
-    return teacher(config.teacher.path, config.teacher.name, config.data.name)
+    found = teacher(config.teacher.path, config.teacher.name, config.data.name)
+    return check_rate(found, config.data.sampling_rate_hz)
 
 
 @lru_cache(maxsize=2)
@@ -181,8 +192,7 @@ def pair_features(
     if is_dense(config.student.architecture):
         features = place_features(config, pairs.source)
     elif config.teacher.pair_features:
-        rows = _rows_of_ids(experiment(config.data), ids)
-        features = ready_features(Path(config.teacher.pair_features), num=num_pairs(config))[rows]
+        features = ready_pairs(config).features[_rows_of_ids(experiment(config.data), ids)]
     else:
         features = cached_features(teacher_of(config), pairs.source, cache_dir=cache_folder())
     return torch.from_numpy(np.ascontiguousarray(features)).to(resolve_device(config.device))
@@ -235,18 +245,84 @@ def _map_reduction(config: RunConfig) -> Reduction:
     )
 
 
-def num_pairs(config: RunConfig) -> int:
-    """Pairs of the whole set: training, validation and test."""
-    whole = experiment(config.data)
-    return len(whole.train) + len(whole.validation) + len(whole.test)
+def _every_id(whole: Experiment) -> list[str]:
+    """Ids of all pairs, sorted; empty where the set has none."""
+    parts = (whole.train_ids, whole.validation.ids, whole.test.ids)
+    return sorted(one for part in parts for one in part) if all(parts) else []
 
 
 def _rows_of_ids(whole: Experiment, ids: tuple[str, ...]) -> np.ndarray:
-    """Rows that ``ids`` have in a table sorted by id: the order of the user's ready features."""
-    every = sorted((*whole.train_ids, *whole.validation.ids, *whole.test.ids))
-    if not every or not ids:
-        raise ConfigError("teacher.pair_features needs data with ids; this data set has none.")
-    return np.searchsorted(np.asarray(every), np.asarray(ids))
+    """Rows that ``ids`` have in a table sorted by id."""
+    return np.searchsorted(np.asarray(_every_id(whole)), np.asarray(ids))
+
+
+def ready_pairs(config: RunConfig) -> Ready:
+    """Ready features of all pairs in the order of their sorted ids.
+
+    Raises:
+        ConfigError: The set has no ids.
+        DataError: Either file of ready features does not fit; the message has all that is wrong.
+    """
+    return _ready(teacher_settings(config))[0]
+
+
+@lru_cache(maxsize=2)
+def _ready(config: RunConfig) -> tuple[Ready, Ready]:
+    whole = experiment(config.data)
+    ids, problems = _every_id(whole), list[str]()
+    if not ids:
+        raise ConfigError(
+            f"teacher.pair_features needs data with ids; data.name={config.data.name!r} has none. Leave the"
+            " setting out."
+        )
+    found = read_ready(*_wanted(config, ids, whole.public.keys), problems=problems)
+    if found is None:
+        raise DataError(" ".join(problems))
+    return found
+
+
+def _wanted(
+    config: RunConfig, ids: Sequence[str] | None, keys: Sequence[str] | None
+) -> tuple[Wanted, Wanted]:
+    """What both files of ready features must answer."""
+    path = Path(config.data.path).expanduser() if config.data.path else None
+    pairs = Wanted(
+        setting="teacher.pair_features",
+        path=Path(config.teacher.pair_features).expanduser(),
+        names=None if ids is None else sorted(ids),
+        listed=listed_orders(path) if path and ids else {},
+    )
+    public = Wanted(
+        setting="teacher.public_features",
+        path=Path(config.teacher.public_features).expanduser(),
+        names=keys,
+        listed={},
+    )
+    return pairs, public
+
+
+def check_ready_features(
+    config: RunConfig, ids: Sequence[str] | None, *, keys: Sequence[str] | None = None
+) -> list[str]:
+    """Everything that is wrong with ready features, as a run would say it.
+
+    Args:
+        config: ``teacher.pair_features`` and ``teacher.public_features`` name the files; empty: no problem.
+        ids: Of all pairs, of training and held out, in any order; None where they are not known: then only
+            the form of the file is looked at.
+        keys: Of the public images, in their order; None as for ``ids``.
+
+    Returns:
+        A sentence for each problem, naming setting and file.
+    """
+    problems: list[str] = []
+    if config.teacher.pair_features:
+        read_ready(*_wanted(config, ids, keys), problems=problems)
+        try:
+            map_view(config) if is_dense(config.student.architecture) else None
+        except ConfigError as error:
+            problems.append(str(error))
+    return problems
 
 
 def public_features(config: RunConfig) -> np.ndarray:
@@ -260,7 +336,7 @@ def _public_features(config: RunConfig) -> np.ndarray:
     if is_dense(config.student.architecture):
         return as_places(place_features(config, public.images))
     if config.teacher.public_features:
-        return ready_features(Path(config.teacher.public_features), num=len(public))
+        return _ready(config)[1].features
     return cached_features(teacher_of(config), public.images, cache_dir=cache_folder())
 
 

@@ -28,7 +28,7 @@ from edgecmd.distill import LocalData
 from edgecmd.errors import PrivacyError
 from edgecmd.features import cached_features
 from edgecmd.models.students import DENSE_STRIDE, is_dense
-from edgecmd.models.teachers import SHIPPED, Teacher, load_teacher
+from edgecmd.models.teachers import SHIPPED, Teacher, check_rate, load_teacher
 
 # Of the teacher. Kernels round otherwise for other numbers of rows, and a server could make last digits large
 # (a teacher temperature of 1e-4): one pair more would move the gradients of others.
@@ -83,7 +83,7 @@ def device_sources(config: RunConfig, *, teacher: str, public: str, cache: Path)
     """
     try:
         path = None if teacher in SHIPPED else _absolute(teacher, key="teacher", allowed=SHIPPED)
-        found = load_teacher(path, name="" if path else teacher)
+        found = check_rate(load_teacher(path, name="" if path else teacher), config.data.sampling_rate_hz)
         images = _public(config.data, public)
         return DeviceSources(teacher=found, public=images, cache=cache, places=_places(config, found, images))
     except PrivacyError:

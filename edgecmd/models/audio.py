@@ -14,7 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-SAMPLING_RATE_HZ = 8000
+# A student counts in samples, so its bands, window and hop scale with the rate of what it is given. The
+# filters below are those of this rate; at any other they are the same shares of half the rate.
+FILTERS_HZ = 8000
 WINDOW_SAMPLES, HOP_SAMPLES, NUM_MELS = 256, 128, 40
 LOWEST_HZ = 60.0
 # Bands are seen from the loudest down to 60 dB below it, as numbers from 1.5 to -2.
@@ -67,9 +69,7 @@ class LogMel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         basis = torch.from_numpy(fourier_basis(WINDOW_SAMPLES)).float()[:, None]
-        filters = mel_filters(
-            num_mels=NUM_MELS, window_samples=WINDOW_SAMPLES, sampling_rate_hz=SAMPLING_RATE_HZ
-        )
+        filters = mel_filters(num_mels=NUM_MELS, window_samples=WINDOW_SAMPLES, sampling_rate_hz=FILTERS_HZ)
         self.register_buffer("basis", basis, persistent=False)
         self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
 

@@ -20,14 +20,14 @@ from torch import nn
 from edgecmd.built import COMMANDS, built_file
 from edgecmd.data.pairs import Targets, input_shape, target_kind
 from edgecmd.device import device_of
-from edgecmd.errors import ConfigError, DataError, choose
+from edgecmd.errors import ConfigError, DataError, choose, nearest
 from edgecmd.files import write_bytes_atomically
 from edgecmd.models import efficientnet
 from edgecmd.models.students import Student, StudentSpec, initialise
 from edgecmd.preprocess import source_input
 from edgecmd.progress import tracked
 from edgecmd.shipped import shipped_file
-from edgecmd.tensors import pack, require, unpack
+from edgecmd.tensors import load_weights, pack, require, unpack, whole_number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +53,8 @@ TEACHERS: dict[str, StudentSpec | PhotographSpec] = {
 FRONT_OF = {"wave": "log-mel"}
 # Teachers that ship with edgecmd, by `teacher.name`: file and its SHA-256.
 IMAGENET = "imagenet"
+# In the recipe of a teacher of recordings.
+RATE = "sampling_rate_hz"
 SHIPPED: dict[str, tuple[str, str]] = {
     "icons": ("teacher_64.safetensors", "8fbdd1250f5b3c17a58c51efd47d5bb298e0712c5d9cf76e7857d598c1eaa84a"),
     "indoor": ("indoor_32.safetensors", "d7d435d4b6c7170f65108f622f28fdc69af396e2ba7fd1ec4c9219ebfd8ea5ad"),
@@ -195,17 +197,21 @@ def load_teacher(path: Path | None = None, *, data_set: str = "", name: str = ""
     advice = f"A teacher is made by `edgecmd pretrain --out {file.name}`; teacher.path names it."
     tensors, recipe = unpack(file, advice=advice)
     require(recipe, {"architecture", "embedding_dim"}, path=file, advice=advice)
-    dim, channels = int(recipe["embedding_dim"]), int(recipe.get("in_channels", "3"))
+    architecture = recipe["architecture"]
+    if architecture not in TEACHERS:
+        raise DataError(
+            f"{file} holds a teacher of the architecture {architecture[:40]!r}."
+            f" {nearest(architecture, TEACHERS)} {advice}"
+        )
+    dim = whole_number(recipe, "embedding_dim", path=file, advice=advice)
+    channels = whole_number({"in_channels": "3"} | recipe, "in_channels", path=file, advice=advice)
     network = build_teacher(
-        recipe["architecture"],
+        architecture,
         embedding_dim=dim,
         generator=torch.Generator().manual_seed(0),
         in_channels=channels,
     )
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise DataError(f"{file} does not hold the weights of {recipe['architecture']!r}: {error}") from error
+    load_weights(network, tensors, path=file, what=f"the weights of {architecture!r}")
     network.eval().requires_grad_(False)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if path is None and digest != checksum:
@@ -218,6 +224,25 @@ def load_teacher(path: Path | None = None, *, data_set: str = "", name: str = ""
         modality=recipe.get("modality", "image"),
         in_channels=channels,
     )
+
+
+def check_rate(teacher: Teacher, rate_hz: int) -> Teacher:
+    """The teacher, unless it heard recordings of another rate: at that one it would hear another pitch.
+
+    Args:
+        teacher: Of pictures or recordings; older files do not say their rate and are taken.
+        rate_hz: ``data.sampling_rate_hz``.
+
+    Raises:
+        ConfigError: With both rates.
+    """
+    own = teacher.recipe.get(RATE, str(rate_hz))
+    if teacher.modality == "wave" and own != str(rate_hz):
+        raise ConfigError(
+            f"data.sampling_rate_hz={rate_hz}, but the teacher was trained on recordings of {own[:20]} Hz."
+            " Set the same rate, or train one with `edgecmd pretrain` and these settings."
+        )
+    return teacher
 
 
 def own_teacher(data_set: str, name: str = "") -> tuple[Path, str, str]:

@@ -95,15 +95,21 @@ def _card(index: int, title: str, facts: Sequence[Fact]) -> str:
 
 
 def _teacher(run: RunFiles) -> list[Fact]:
-    if run.setting("teacher.pair_features"):
-        kind = "ready features"
-    else:
-        kind = "own file" if run.setting("teacher.path") else "built in"
-    facts = [(kind, "frozen teacher of the source images")]
+    facts = [(_teacher_kind(run), "frozen teacher of the source images")]
     if "embedding_dim" in run.export:
         facts.append((str(run.export["embedding_dim"]), "numbers a feature"))
     raw = _score(run, "teacher as it is", "R@1")
     return facts + ([(raw, "R@1 of the teacher itself on target images")] if raw else [])
+
+
+def _teacher_kind(run: RunFiles) -> str:
+    """The teacher in two or three words; the section of results has all that is known of it."""
+    if run.setting("teacher.pair_features"):
+        return "ready features"
+    if run.setting("teacher.path"):
+        return "own file"
+    text = str((run.evaluation.get("teacher") or {}).get("text", ""))
+    return text.partition(",")[0].partition(" (")[0] or run.setting("teacher.name") or "built in"
 
 
 def _distillation(run: RunFiles) -> list[Fact]:

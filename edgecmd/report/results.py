@@ -53,9 +53,19 @@ def results(run: RunFiles) -> Section:
             columns,
             run.evaluation,
         ),
+        *_teacher(run.evaluation),
         listing([*_metrics(run.evaluation), *_known_methods(run.evaluation)]),
     ]
     return Section(anchor="results", title=title, body="\n".join(body))
+
+
+def _teacher(evaluation: Table) -> list[str]:
+    """Which teacher it was, and what speaks against it; nothing where an older run does not say."""
+    told = evaluation.get("teacher") or {}
+    if not told.get("text"):
+        return []
+    warnings = [paragraph(f"Warning: {one}") for one in told.get("warnings", ())]
+    return [paragraph(f"Teacher: {told['text']}."), *warnings]
 
 
 def _metrics(evaluation: Table) -> list[str]:

@@ -14,7 +14,6 @@ from scipy.ndimage import gaussian_filter
 
 from edgecmd.data.pairs import Targets, target_kind
 from edgecmd.errors import ConfigError, choose
-from edgecmd.models.audio import SAMPLING_RATE_HZ
 
 MISMATCH = "mismatch"
 PATCHES = 8
@@ -23,7 +22,8 @@ LOUDEST_NOISE = 1.0
 SOFTEST_DB, LOUDEST_DB = -30.0, 20.0
 FARTHEST_MM = 4000
 COARSEST_MM = 4000
-NARROWEST_HZ, WIDEST_HZ = 100.0, SAMPLING_RATE_HZ / 2
+NARROWEST_HZ = 100.0
+BAND_LIMIT = "band-limit"
 
 Gap = Callable[[Targets, float, np.random.Generator], Targets]
 
@@ -101,12 +101,24 @@ def erase_wave(target: Targets, level: float, generator: np.random.Generator) ->
     return np.where(gone, 0, target).astype(target.dtype)
 
 
-def band_limit(target: Targets, level: float, _: np.random.Generator) -> Targets:
-    """Frequencies above ``4000 * (100 / 4000) ** level`` Hz cut off: from 4 kHz at level 0 down to 100 Hz."""
-    limit = WIDEST_HZ * (NARROWEST_HZ / WIDEST_HZ) ** level
+def band_limit(target: Targets, level: float, *, rate_hz: int) -> Targets:
+    """Frequencies above ``widest * (100 / widest) ** level`` Hz cut off; the widest is half the rate.
+
+    Args:
+        target: Recordings, int16, (N, T).
+        level: From 0, which cuts off nothing, to 1, which leaves what lies below 100 Hz.
+        rate_hz: Their sampling rate.
+    """
+    limit = band_limit_hz(level, rate_hz=rate_hz)
     spectrum = np.fft.rfft(target.astype(np.float64), axis=1)
-    spectrum[:, np.fft.rfftfreq(target.shape[1], 1.0 / SAMPLING_RATE_HZ) > limit] = 0.0
+    spectrum[:, np.fft.rfftfreq(target.shape[1], 1.0 / rate_hz) > limit] = 0.0
     return _as_wave(np.fft.irfft(spectrum, n=target.shape[1], axis=1), target)
+
+
+def band_limit_hz(level: float, *, rate_hz: int) -> float:
+    """Highest frequency that `band_limit` leaves, in Hz."""
+    widest = rate_hz / 2
+    return float(widest * (NARROWEST_HZ / widest) ** level)
 
 
 def noise_wave(target: Targets, level: float, generator: np.random.Generator) -> Targets:
@@ -127,16 +139,20 @@ def _as_wave(wave: np.ndarray, like: Targets) -> Targets:
 GAPS: dict[str, dict[str, Gap]] = {
     "image": {"blur": blur, "erase": erase_image, "resample": resample, "noise": noise_image},
     "depth": {"quantise": quantise, "erase": erase_depth, "resample": resample, "noise": noise_depth},
-    "wave": {"band-limit": band_limit, "erase": erase_wave, "noise": noise_wave},
+    "wave": {"erase": erase_wave, "noise": noise_wave},
 }
+# Gaps of a modality that need the sampling rate.
+RATED = {"wave": {BAND_LIMIT: band_limit}}
 
 
 def gap_names(kind: str) -> tuple[str, ...]:
     """Gaps that exist for a modality, `MISMATCH` last."""
-    return (*choose("modality", kind, GAPS), MISMATCH)
+    return (*RATED.get(kind, ()), *choose("modality", kind, GAPS), MISMATCH)
 
 
-def degrade(target: Targets, *, gap: str, level: float, generator: np.random.Generator) -> Targets:
+def degrade(
+    target: Targets, *, gap: str, level: float, generator: np.random.Generator, rate_hz: int = 0
+) -> Targets:
     """Targets of the same kind and shape, degraded; `MISMATCH` and level 0 give them back as they are.
 
     Args:
@@ -144,9 +160,11 @@ def degrade(target: Targets, *, gap: str, level: float, generator: np.random.Gen
         gap: One of `gap_names`.
         level: From 0 to 1.
         generator: Source of randomness.
+        rate_hz: ``data.sampling_rate_hz``; only for recordings.
 
     Raises:
-        ConfigError: There is no such gap for the modality, or the level is outside 0..1.
+        ConfigError: There is no such gap for the modality, the level is outside 0..1, or a band limit has
+            no rate.
     """
     kind = target_kind(target)
     if gap not in gap_names(kind):
@@ -155,6 +173,10 @@ def degrade(target: Targets, *, gap: str, level: float, generator: np.random.Gen
         raise ConfigError(f"level={level} of gap {gap!r} is outside the allowed range [0, 1].")
     if level == 0.0 or gap == MISMATCH:
         return target
+    if gap in RATED.get(kind, {}):
+        if rate_hz <= 0:
+            raise ConfigError(f"rate_hz={rate_hz}: the gap {gap!r} needs the recordings' rate.")
+        return RATED[kind][gap](target, level, rate_hz=rate_hz)
     return GAPS[kind][gap](target, level, generator)
 
 

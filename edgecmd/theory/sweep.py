@@ -196,7 +196,13 @@ def _world(config: RunConfig, pairs: PairedData, features: Tensor, *, point: Poi
         rows = mismatched(len(pairs), share=point.level, generator=coins)
         features = features[torch.from_numpy(rows)]
     elif point.gap != NO_GAP:
-        target = degrade(pairs.target, gap=point.gap, level=point.level, generator=coins)
+        target = degrade(
+            pairs.target,
+            gap=point.gap,
+            level=point.level,
+            generator=coins,
+            rate_hz=config.data.sampling_rate_hz,
+        )
         pairs = PairedData(source=pairs.source, target=target)
     return LocalData(target=target_input(config, pairs), teacher=features, modality=target_kind(pairs.target))
 

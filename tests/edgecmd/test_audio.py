@@ -8,9 +8,9 @@ from scipy.signal.windows import hann
 
 from edgecmd.errors import ConfigError
 from edgecmd.models.audio import (
+    FILTERS_HZ,
     HOP_SAMPLES,
     NUM_MELS,
-    SAMPLING_RATE_HZ,
     WINDOW_SAMPLES,
     LogMel,
     fourier_basis,
@@ -26,7 +26,7 @@ LENGTH = 2048
 
 
 def tone(hz: float, *, level: float = 0.5) -> np.ndarray:
-    time = np.arange(LENGTH) / SAMPLING_RATE_HZ
+    time = np.arange(LENGTH) / FILTERS_HZ
     return np.round(32767 * level * np.sin(2 * np.pi * hz * time)).astype(np.int16)
 
 
@@ -46,7 +46,7 @@ def test_the_transform_is_that_of_scipy() -> None:
 
 
 def test_a_tone_lights_the_band_of_its_pitch() -> None:
-    edges = np.linspace(hz_to_mel(60.0), hz_to_mel(SAMPLING_RATE_HZ / 2), NUM_MELS + 2)
+    edges = np.linspace(hz_to_mel(60.0), hz_to_mel(FILTERS_HZ / 2), NUM_MELS + 2)
     for band in (5, 20, 35):
         found = picture(tone(float(mel_to_hz(edges[band + 1]))))[0]
         assert found.shape == (NUM_MELS, 1 + (LENGTH - WINDOW_SAMPLES) // HOP_SAMPLES)
@@ -68,7 +68,7 @@ def test_silence_is_finite_and_flat() -> None:
 
 
 def test_filters_are_triangles_that_cover_the_range() -> None:
-    filters = mel_filters(num_mels=NUM_MELS, window_samples=WINDOW_SAMPLES, sampling_rate_hz=SAMPLING_RATE_HZ)
+    filters = mel_filters(num_mels=NUM_MELS, window_samples=WINDOW_SAMPLES, sampling_rate_hz=FILTERS_HZ)
     assert filters.shape == (NUM_MELS, WINDOW_SAMPLES // 2 + 1)
     assert filters.min() == 0.0
     assert filters.max() <= 1.0

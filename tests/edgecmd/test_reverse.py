@@ -10,7 +10,7 @@ from edgecmd.config_data import DataConfig, PretrainConfig
 from edgecmd.data.experiment import load_experiment
 from edgecmd.data.pairs import PairedData, PublicSource, target_kind
 from edgecmd.errors import ConfigError, DataError
-from edgecmd.models.teachers import Teacher, build_teacher, load_teacher, save_teacher
+from edgecmd.models.teachers import Teacher, build_teacher, check_rate, load_teacher, save_teacher
 from edgecmd.pretrain import pretrain, recipe
 from tests.edgecmd.data.layouts import trees
 from tests.edgecmd.data.test_depth_folder import depth_map, fill, save
@@ -152,3 +152,25 @@ def test_where_it_makes_no_sense_it_is_refused_with_the_reason():
         load_experiment(DataConfig(reverse=True))
     with pytest.raises(ConfigError, match="set data.image_size=32"):
         DataConfig(name="digits", reverse=True)
+
+
+def test_a_teacher_that_heard_another_rate_is_refused(tmp_path: Path) -> None:
+    """8 kHz at 16 kHz is another pitch; a file that does not say its rate is taken as before."""
+    network = build_teacher(
+        "gn-audio-teacher", embedding_dim=8, generator=torch.Generator().manual_seed(0), in_channels=1
+    )
+    recipe = {
+        "architecture": "gn-audio-teacher",
+        "embedding_dim": "8",
+        "modality": "wave",
+        "in_channels": "1",
+    }
+    save_teacher(network, tmp_path / "t.safetensors", recipe=recipe)
+    assert check_rate(load_teacher(tmp_path / "t.safetensors"), 16_000).modality == "wave"
+    save_teacher(network, tmp_path / "t.safetensors", recipe=recipe | {"sampling_rate_hz": "8000"})
+    heard = load_teacher(tmp_path / "t.safetensors")
+    assert check_rate(heard, 8000) is heard
+    with pytest.raises(
+        ConfigError, match="data.sampling_rate_hz=16000, but the teacher was trained on .* 8000 Hz"
+    ):
+        check_rate(heard, 16_000)

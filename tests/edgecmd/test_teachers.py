@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from edgecmd.config_data import PretrainConfig
 from edgecmd.data.pairs import PublicSource
 from edgecmd.errors import ConfigError, DataError
-from edgecmd.features import cached_features, ready_features
+from edgecmd.features import cached_features
 from edgecmd.files import write_bytes_atomically
 from edgecmd.models.teachers import build_teacher, load_teacher, save_teacher
 from edgecmd.pretrain import POSITIVES, pretrain, recipe
@@ -91,20 +91,6 @@ def test_features_come_from_the_cache_and_a_change_is_noticed(teacher_file: Path
     entry.write_bytes(b"damaged")
     assert np.array_equal(cached_features(teacher, images(4), cache_dir=cache), first)
     assert np.array_equal(cached_features(teacher, images(4), cache_dir=None), first)
-
-
-def test_ready_features_are_checked(tmp_path: Path) -> None:
-    path = tmp_path / "f.npy"
-    np.save(path, np.ones((3, 2)))
-    assert ready_features(path, num=3).dtype == np.float32
-    with pytest.raises(DataError, match=r"has shape \(3, 2\); the data calls for \(4, dim\)"):
-        ready_features(path, num=4)
-    np.save(path, np.full((3, 2), np.nan))
-    with pytest.raises(DataError, match="finite"):
-        ready_features(path, num=3)
-    path.write_bytes(b"nonsense")
-    with pytest.raises(DataError, match=r"cannot be read as .npy"):
-        ready_features(path, num=3)
 
 
 def test_pretraining_follows_from_its_seed_and_reports_every_step() -> None:

@@ -108,7 +108,7 @@ def test_ready_features_are_found_by_the_pairs_ids(tiny: RunConfig, tmp_path: Pa
     every = sorted((*whole.train_ids, *whole.validation.ids, *whole.test.ids))
     pair_path, public_path = tmp_path / "pairs.npy", tmp_path / "public.npy"
     np.save(pair_path, np.arange(len(every), dtype=np.float32)[:, None] + np.array([[0.0, 0.5]]))
-    np.save(public_path, np.ones((len(whole.public), 2), dtype=np.float32))
+    np.save(public_path, np.random.default_rng(0).normal(size=(len(whole.public), 2)))
     ready = replace(tiny.teacher, path="", pair_features=str(pair_path), public_features=str(public_path))
     config = replace(tiny, teacher=ready)
     rows = np.array([4, 0, 17])

@@ -40,6 +40,7 @@ def spec_of(front_end: str) -> ExportSpec:
         scale=1.0,
         license="Apache-2.0",
         front_end=front_end,
+        rate_hz=0 if depth else 8000,
     )
 
 

@@ -126,7 +126,8 @@ def test_a_teacher_that_ships_has_its_name_and_its_pinned_digest(tiny: RunConfig
     method = provenance_of(replace(tiny, teacher=TeacherConfig()), tmp_path).method
     assert method["teacher"] == (
         "icons, ships with edgecmd: file with SHA-256"
-        " 8fbdd1250f5b3c17a58c51efd47d5bb298e0712c5d9cf76e7857d598c1eaa84a"
+        " 8fbdd1250f5b3c17a58c51efd47d5bb298e0712c5d9cf76e7857d598c1eaa84a;"
+        " trained on public pictures of emoji, labels: none"
     )
     named = replace(tiny, teacher=TeacherConfig(name="indoor"))
     assert provenance_of(named, tmp_path).method["teacher"].startswith("indoor, ships with edgecmd: file")

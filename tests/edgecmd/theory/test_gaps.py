@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecmd.errors import ConfigError
-from edgecmd.theory.gaps import GAPS, MISMATCH, degrade, gap_names, mismatched
+from edgecmd.theory.gaps import GAPS, MISMATCH, band_limit_hz, degrade, gap_names, mismatched
 
 NUM = 5
 NOISE = np.random.default_rng(0)
@@ -18,11 +18,13 @@ TARGETS = {
     "wave": (3000.0 * np.sin(np.arange(2000) * 2.0) + NOISE.normal(0, 900, (NUM, 2000))).astype(np.int16),
 }
 TARGETS["depth"][:, 3:6] = 0
-EVERY = [(kind, gap) for kind, named in GAPS.items() for gap in named]
+EVERY = [(kind, gap) for kind in GAPS for gap in gap_names(kind) if gap != MISMATCH]
+RATE_HZ = 8000
 
 
 def degraded(kind: str, gap: str, level: float, seed: int = 1) -> np.ndarray:
-    return degrade(TARGETS[kind], gap=gap, level=level, generator=np.random.default_rng(seed))
+    generator = np.random.default_rng(seed)
+    return degrade(TARGETS[kind], gap=gap, level=level, generator=generator, rate_hz=RATE_HZ)
 
 
 def apart(kind: str, gap: str, level: float) -> float:
@@ -57,12 +59,34 @@ def test_quantised_depth_has_few_distances() -> None:
     assert len(np.unique(degraded("depth", "quantise", 1.0))) <= 4
 
 
-def test_a_band_limit_keeps_what_lies_below_it_and_nothing_above() -> None:
-    time = np.arange(8000) / 8000.0
-    low, high = 8000 * np.sin(2 * np.pi * 50 * time), 8000 * np.sin(2 * np.pi * 3000 * time)
+@pytest.mark.parametrize("rate_hz", [4000, 8000, 16_000, 44_100, 48_000])
+def test_a_band_limit_keeps_what_lies_below_it_and_nothing_above(rate_hz: int) -> None:
+    """At level 1 whatever the rate: a tone of 50 Hz stays, one at 3/8 of the rate goes."""
+    time = np.arange(rate_hz) / rate_hz
+    low, high = 8000 * np.sin(2 * np.pi * 50 * time), 8000 * np.sin(2 * np.pi * (3 * rate_hz // 8) * time)
     both = np.rint(low + high).astype(np.int16)[None]
-    made = degrade(both, gap="band-limit", level=1.0, generator=np.random.default_rng(0))
+    generator = np.random.default_rng(0)
+    made = degrade(both, gap="band-limit", level=1.0, generator=generator, rate_hz=rate_hz)
     np.testing.assert_allclose(made[0], low, atol=2)
+
+
+@pytest.mark.parametrize("rate_hz", [4000, 16_000, 48_000])
+@pytest.mark.parametrize("level", [0.25, 0.5, 0.75])
+def test_the_band_limit_is_where_it_says_in_hz(rate_hz: int, level: float) -> None:
+    """Half the rate and 100 Hz are the ends, and steps are equal factors; tones beside the limit tell it."""
+    limit = (rate_hz / 2) ** (1 - level) * 100.0**level
+    assert band_limit_hz(level, rate_hz=rate_hz) == pytest.approx(limit)
+    time = np.arange(rate_hz) / rate_hz
+    for tone, stays in ((math.floor(limit) - 3, True), (math.ceil(limit) + 3, False)):
+        wave = np.rint(8000 * np.sin(2 * np.pi * tone * time)).astype(np.int16)[None]
+        generator = np.random.default_rng(0)
+        made = degrade(wave, gap="band-limit", level=level, generator=generator, rate_hz=rate_hz)
+        assert np.abs(made[0].astype(int) - (wave[0] if stays else 0)).max() <= 3
+
+
+def test_a_band_limit_without_a_rate_is_refused() -> None:
+    with pytest.raises(ConfigError, match="rate_hz=0: the gap 'band-limit' needs"):
+        degrade(TARGETS["wave"], gap="band-limit", level=0.5, generator=np.random.default_rng(0))
 
 
 def test_noise_is_as_loud_as_it_says_and_does_not_clip() -> None:
