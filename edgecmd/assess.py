@@ -13,7 +13,6 @@ from torch import nn
 from edgecmd.config import RunConfig
 from edgecmd.data.clients import experiment, pair_features
 from edgecmd.data.experiment import HeldOut
-from edgecmd.data.labelled import Labels
 from edgecmd.data.pairs import Targets
 from edgecmd.dense import tables
 from edgecmd.errors import DataError
@@ -64,7 +63,8 @@ def retrieval(embed: Embed, config: RunConfig, part: str) -> dict[str, float]:
     held: HeldOut = getattr(whole, part)
     found = embed(held.pairs.target)
     if whole.kind == CLASS_PAIRED:
-        return class_recall(found, teacher_embedding(config, part), held.labelled.labels["group"].values)
+        labels = held.labelled.labels["group"].values
+        return class_recall(found, teacher_embedding(config, part), labels, shown=held.shown)
     return recall(found, teacher_embedding(config, part), shown=held.shown)
 
 
@@ -83,7 +83,8 @@ def assess(
 
     Few labels are drawn from the validation split and tested on the test split: the concepts of
     the labels, of the test and of the clients' pairs are all different. Where a set is split by
-    something else (``Experiment.unseen``), that of the test is different from both.
+    something else (``Experiment.unseen``), that of the test is different from both; what the test still
+    shares with training is told under ``shared``.
 
     Args:
         embed: Maps targets as they are stored to unit embeddings.
@@ -99,12 +100,17 @@ def assess(
     labels = whole.test.labelled.labels
     table: Table = {"data": whole.name, "kind": whole.kind, "unseen": whole.unseen}
     table["num_test"] = len(whole.test)
+    if whole.shared:
+        table["shared"] = whole.shared
     if cross_modal:
         table["retrieval"] = retrieval(embed, config, "test")
         # Where no test target can look like a training target there is no stricter test.
         if whole.test_strict is not whole.test:
             table["retrieval_strict"] = retrieval(embed, config, "test_strict")
         table["retrieval_validation"] = retrieval(embed, config, "validation")
+    num_things = len(whole.test) if whole.test.shown is None else len(np.unique(whole.test.shown))
+    if num_things < len(whole.test):
+        table["num_things"] = num_things
     if whole.kind == CLASS_PAIRED:
         table["class_chance"] = same_class_share(labels["group"].values)
     if "concept" in labels and "style" in labels:
@@ -112,7 +118,16 @@ def assess(
     named = [name for name in FEW_LABELS if name in labels]
     table["clusters"] = {name: clustering(test, labels[name], seed=config.seed) for name in named}
     few = {
-        name: _few_labels(pool, whole.validation.labelled.labels[name], test, labels[name], config)
+        name: _few_labels(
+            make_probe(
+                pool,
+                whole.validation.labelled.labels[name],
+                test,
+                labels[name],
+                twins=whole.validation.twins,
+            ),
+            config,
+        )
         for name in named
     }
     if config.evaluate.finetune and student is not None and not is_dense(config.student.architecture):
@@ -134,10 +149,7 @@ def segmentation(student: DenseStudent, config: RunConfig) -> Table:
         return {"missing": str(error)}
 
 
-def _few_labels(
-    pool: Embedding, pool_labels: Labels, test: Embedding, test_labels: Labels, config: RunConfig
-) -> Table:
-    probe = make_probe(pool, pool_labels, test, test_labels)
+def _few_labels(probe: Probe, config: RunConfig) -> Table:
     if len(np.unique(probe.pool_labels)) < 2 or not len(probe.test):
         return {}
     methods = {name: by_num_labels(name, probe=probe, config=config) for name in PROBES}

@@ -27,6 +27,7 @@ def about(config: RunConfig, *, title: str, headline: str) -> dict[str, Any]:
         "data": whole.name,
         "kind": whole.kind,
         "unseen": whole.unseen,
+        "shared": whole.shared,
         "num_test": len(whole.test),
         "student": f"`{config.student.architecture}`, {num_parameters(new_student(config)):,} parameters",
         "work": (

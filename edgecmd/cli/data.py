@@ -1,13 +1,16 @@
 """``edgecmd data``: list, show, check; ``build`` is in `edgecmd.cli.data_build`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgecmd.cli.app import data_app
 from edgecmd.cli.common import ConfigFile, Settings, print_table, read_settings, say
 from edgecmd.errors import DataError
+
+if TYPE_CHECKING:
+    from edgecmd.config_data import DataConfig
 
 
 @data_app.command("list")
@@ -76,4 +79,18 @@ def check(
         say(problem)
     if problems:
         raise DataError(f"{path}: {len(problems)} problems, listed above.")
+    for line in _on_copies(replace(resolved, path=str(path))):
+        say(f"note: {line}")
     say(f"{path}: no problem found.")
+
+
+def _on_copies(config: "DataConfig") -> list[str]:
+    """Copies, leaks and suspicious halves of a set that has no problem."""
+    from dataclasses import replace
+
+    from edgecmd.data.duplicates import duplicate_report
+    from edgecmd.data.experiment import load_experiment
+    from edgecmd.data.layouts.load import LAYOUTS
+
+    named = config if config.name in LAYOUTS else replace(config, name="folder")
+    return duplicate_report(load_experiment(named))

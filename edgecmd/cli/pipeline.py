@@ -62,6 +62,7 @@ def check_names(config: RunConfig) -> None:
 def plan(config: RunConfig) -> None:
     """Print the partition, the student and the bytes of a round."""
     from edgecmd.data.clients import client_rows, experiment
+    from edgecmd.data.duplicates import duplicate_summary
     from edgecmd.data.partition import label_skew
     from edgecmd.models.students import num_parameters
     from edgecmd.runs import new_student
@@ -93,6 +94,7 @@ def plan(config: RunConfig) -> None:
         ],
         ["bytes a round", f"{2 * payload * cohort / 1e6:.1f} MB ({cohort} clients, both ways)"],
         *privacy_rows(config, sizes),
+        *(["look at", line] for line in duplicate_summary(whole)),
     ]
     print_table(f"Plan of {config.name}", ["what", "value"], rows)
 
@@ -318,6 +320,8 @@ def show_results(tables: "dict[str, Table]") -> None:
     print_table(
         f"Unseen {told['unseen']}, {told['kind']} pairs (* best of the column)", ["method", *titles], rows
     )
+    if told.get("shared"):
+        say(f"Not unseen: {told['shared']}.")
     say(
         "R@k: retrieval of the own picture; probe k, tuned k: linear probe and fine-tuning on groups with k"
         " labels a class; NMI: k-means clusters against the groups, without a label."

@@ -93,6 +93,8 @@ def _facts(about: Mapping[str, Any]) -> list[str]:
         f" {about['unseen']}. Seeds: {about['num_seeds']}. Student: {about['student']}.",
         f"Work of each method: {about['work']}.",
     ]
+    if about.get("shared"):
+        facts.append(f"Not unseen: {about['shared']}.")
     if about["kind"] == "class-paired":
         facts.append("The class of every pair went into making it: unlabelled pairs would give less.")
     return facts

@@ -29,6 +29,7 @@ METHODS = {
     "untrained": "the student with its first, random weights",
     "scratch": "the student trained on the few labels alone, without distillation",
 }
+COPIES = "Sources that are copies of one another are one thing to retrieve: {num} in all."
 PROBES = {"linear": "linear probe", "knn": "nearest neighbours"}
 
 
@@ -51,11 +52,18 @@ def results(run: RunFiles) -> Section:
     return Section(anchor="results", title=title, body="\n".join(body))
 
 
+def _num_things(evaluation: Table) -> int:
+    """Things to retrieve, where copies make them fewer than the pairs; else 0."""
+    return int((evaluation.get("student") or {}).get("num_things", 0))
+
+
 def _metrics(evaluation: Table) -> list[str]:
     """What the columns mean."""
     notes = [
         "`R@k`: share of test images whose own source image is among the k nearest."
         " `strict`: without targets that look like a training target.",
+        *([f"Not unseen: {scores.shared(evaluation)}."] if scores.shared(evaluation) else []),
+        *([COPIES.format(num=_num_things(evaluation))] if _num_things(evaluation) else []),
         "`one-shot`: one labelled example a concept in one style, tested on another style.",
     ]
     if scores.is_class_paired(evaluation):

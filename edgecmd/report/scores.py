@@ -56,7 +56,9 @@ def methods(evaluation: Table) -> dict[str, Table]:
 def columns(evaluation: Table) -> list[Column]:
     """Every metric that at least one method has, in the order of the page."""
     tables = methods(evaluation)
-    num_test = max((int(table.get("num_test") or 0) for table in tables.values()), default=0)
+    num_test = max(
+        (int(table.get("num_things") or table.get("num_test") or 0) for table in tables.values()), default=0
+    )
     found = [
         _column(
             f"R@{at}", tables, _plain("retrieval", f"recall@{at}"), chance=at / num_test if num_test else None
@@ -83,6 +85,11 @@ def columns(evaluation: Table) -> list[Column]:
 def unseen(evaluation: Table) -> str:
     """What test and training pairs do not share, in the plural."""
     return str((evaluation.get("student") or {}).get("unseen", "concepts"))
+
+
+def shared(evaluation: Table) -> str:
+    """What the test has in common with training all the same, in words; empty where that is nothing."""
+    return str((evaluation.get("student") or {}).get("shared", ""))
 
 
 def is_class_paired(evaluation: Table) -> bool:
