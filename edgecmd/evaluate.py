@@ -103,9 +103,9 @@ def recall(
     num = int(codes.max(initial=-1)) + 1
     if num < 2:
         raise DataError(
-            f"The {len(codes)} pairs show {num} thing: their sources are copies of one another, or the"
-            " teacher's features of them are equal. Retrieval needs 2 things at least. Hold out pairs of other sources,"
-            " or take another teacher."
+            f"The {len(codes)} pairs show {num} thing: their sources are copies of one another, or"
+            " the teacher's features of them are equal. Retrieval needs 2 things at least. Hold out"
+            " pairs of other sources, or take another teacher."
         )
     return ranked(student @ unit_rows(teacher).T, codes, ranks=ranks)
 

@@ -108,9 +108,10 @@ def split_rows(
             train += members[concept]
     if num_things(train, codes) < MIN_PART:
         apart = "" if things is None else " of different sources"
+        noun = "concept" if len(members) == 1 else "concepts"
         raise DataError(
-            f"{len(members)} {'concept' if len(members) == 1 else 'concepts'} over {len(concepts)} pairs give"
-            f" {len(train)} training, {len(validation)} validation and {len(test)} test pairs; each needs {MIN_PART}{apart}."
+            f"{len(members)} {noun} over {len(concepts)} pairs give {len(train)} training,"
+            f" {len(validation)} validation and {len(test)} test pairs; each needs {MIN_PART}{apart}."
             " Name finer concepts or leave the column concept out;"
             " or lower data.val_fraction and data.test_fraction."
         )
