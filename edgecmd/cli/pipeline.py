@@ -94,7 +94,7 @@ def plan(config: RunConfig) -> None:
         ],
         ["bytes a round", f"{2 * payload * cohort / 1e6:.1f} MB ({cohort} clients, both ways)"],
         *privacy_rows(config, sizes),
-        *(["look at", line] for line in duplicate_summary(whole)),
+        *(["note", line] for line in duplicate_summary(whole)),
     ]
     print_table(f"Plan of {config.name}", ["what", "value"], rows)
 

@@ -214,8 +214,11 @@ def with_copies(whole: Experiment) -> Experiment:
 def _showing(held: HeldOut, copies: Alike) -> HeldOut:
     """Held-out pairs that know which of them are copies."""
     shown = held.shown
-    if len(np.unique(copies.source)) < len(held):
-        shown = copies.source if shown is None else joined(shown, copies.source)
+    if shown is None and len(np.unique(copies.source)) < len(held):
+        shown = copies.source
+    elif shown is not None:
+        both = joined(shown, copies.source)
+        shown = both if len(np.unique(both)) < len(np.unique(shown)) else shown
     twins = copies.target if len(np.unique(copies.target)) < len(held) else None
     return replace(held, shown=shown, twins=twins)
 
