@@ -322,6 +322,10 @@ def show_results(tables: "dict[str, Table]") -> None:
     )
     if told.get("shared"):
         say(f"Not unseen: {told['shared']}.")
+    if told.get("num_things"):
+        say(
+            f"Copies of a source are one thing to retrieve: {told['num_things']} in {told['num_test']} pairs."
+        )
     say(
         "R@k: retrieval of the own picture; probe k, tuned k: linear probe and fine-tuning on groups with k"
         " labels a class; NMI: k-means clusters against the groups, without a label."
