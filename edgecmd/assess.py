@@ -14,7 +14,6 @@ from torch import nn
 from edgecmd.config import RunConfig
 from edgecmd.data.clients import experiment, pair_features
 from edgecmd.data.experiment import HeldOut
-from edgecmd.data.labelled import Labels
 from edgecmd.data.pairs import Targets
 from edgecmd.dense import tables
 from edgecmd.errors import DataError
@@ -98,9 +97,10 @@ def retrieval(embed: Embed, config: RunConfig, part: str) -> dict[str, float]:
     held: HeldOut = getattr(whole, part)
     found = finite(embed(held.pairs.target))
     if whole.kind == CLASS_PAIRED:
-        return class_recall(found, teacher_embedding(config, part), held.labelled.labels["group"].values)
-    told = recall(found, teacher_embedding(config, part), shown=held.shown)
-    return asked_ranks(told, things=num_things(held))
+        labels = held.labelled.labels["group"].values
+        return class_recall(found, teacher_embedding(config, part), labels, shown=held.shown)
+    teacher = teacher_embedding(config, part)
+    return asked_ranks(recall(found, teacher, shown=held.shown), things=num_things(held))
 
 
 def validate(student: nn.Module, config: RunConfig) -> dict[str, float]:
@@ -118,7 +118,8 @@ def assess(
 
     Few labels are drawn from the validation split and tested on the test split: the concepts of
     the labels, of the test and of the clients' pairs are all different. Where a set is split by
-    something else (``Experiment.unseen``), that of the test is different from both.
+    something else (``Experiment.unseen``), that of the test is different from both; what the test still
+    shares with training is told under ``shared``.
 
     Args:
         embed: Maps targets as they are stored to unit embeddings.
@@ -135,6 +136,8 @@ def assess(
     labels = whole.test.labelled.labels
     table: Table = {"data": whole.name, "kind": whole.kind, "unseen": whole.unseen}
     table["num_test"], table["num_things"] = len(whole.test), num_things(whole.test)
+    if whole.shared:
+        table["shared"] = whole.shared
     if fault:
         table["fault"] = fault
     if cross_modal:
@@ -150,7 +153,16 @@ def assess(
     named = [name for name in FEW_LABELS if name in labels]
     table["clusters"] = {name: clustering(test, labels[name], seed=config.seed) for name in named}
     few = {
-        name: _few_labels(pool, whole.validation.labelled.labels[name], test, labels[name], config)
+        name: _few_labels(
+            make_probe(
+                pool,
+                whole.validation.labelled.labels[name],
+                test,
+                labels[name],
+                twins=whole.validation.twins,
+            ),
+            config,
+        )
         for name in named
     }
     if config.evaluate.finetune and student is not None and not is_dense(config.student.architecture):
@@ -172,10 +184,7 @@ def segmentation(student: DenseStudent, config: RunConfig) -> Table:
         return {"missing": str(error)}
 
 
-def _few_labels(
-    pool: Embedding, pool_labels: Labels, test: Embedding, test_labels: Labels, config: RunConfig
-) -> Table:
-    probe = make_probe(pool, pool_labels, test, test_labels)
+def _few_labels(probe: Probe, config: RunConfig) -> Table:
     if len(np.unique(probe.pool_labels)) < 2 or not len(probe.test):
         return {}
     methods = {name: by_num_labels(name, probe=probe, config=config) for name in PROBES}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgecmd.losses import Anchors, Embeddings, PerExample, unit
+from edgecmd.losses import Anchors, Embeddings, PerExample, same_source, unit
 
 # Of the authors' code: SEED's two temperatures, CRD's temperature, SOCKET's two weights.
 SEED_TEMPERATURE, SEED_TEACHER_TEMPERATURE = 0.2, 1e-4
@@ -51,6 +51,8 @@ def nt_xent(first: Embeddings, second: Embeddings, *, temperature: float) -> Per
         second: Embeddings of the second views, (B, D).
         temperature: Divides the similarities.
 
+    The teacher is not used, so two targets of one source are negatives of one another, as in the original.
+
     Returns:
         Mean of the two views' losses of each example, (B,). An uninformative encoder has ``log(2B - 1)``.
     """
@@ -76,7 +78,8 @@ def seed(
     teacher's own feature ``t_i`` and the K anchors. It differs from `edgecmd.losses.cmd_anchored` in that
     ``t_i`` stands among what is compared with, and in the temperatures of the authors' code: at 1e-4 the
     teacher's side is all but one-hot on ``t_i``. Adapted: the original's queue holds 65,536 features of past
-    batches, which would be private here; the student's embedding has no head of its own.
+    batches, which would be private here; the student's embedding has no head of its own. An anchor that
+    equals ``t_i`` has its share of the teacher's side, so it is no negative.
 
     Args:
         student: Student embeddings, (B, D).
@@ -107,6 +110,9 @@ def crd(student: Embeddings, teacher: Embeddings, *, temperature: float = CRD_TE
     ``-log[h_ii / (h_ii + K P)] - sum_{j != i} log[K P / (h_ij + K P)]``, and the same with the roles of
     student and teacher exchanged (``h_ji``); the two are added, as in the authors' code.
 
+    Other pairs of the source of i are left out of its sums and of ``Z``; ``K`` and ``P`` stay those of the
+    batch.
+
     Adapted: negatives are the batch's, not 16,384 from two memory banks, which would hold features of all
     private pairs; ``Z``, which the original fixes from its first batch as the number of candidates times
     their mean, is ``B`` times the mean of ``exp(t_i.t_j / T)`` over different i and j, so that it holds no
@@ -124,12 +130,16 @@ def crd(student: Embeddings, teacher: Embeddings, *, temperature: float = CRD_TE
     constant = unit(teacher.detach())
     batch = len(constant)
     own = _diagonal(batch, constant)
-    log_relation = (constant @ constant.T / temperature).masked_fill(own, float("-inf"))
-    log_norm = torch.logsumexp(log_relation.flatten(), dim=0) - math.log(batch - 1)
+    left_out = own | same_source(teacher, teacher)
+    # At least one, so that a batch of a single source has a finite norm, which then counts for nothing.
+    num_negatives = max(1, batch * batch - int(left_out.sum()))
+    relation_BB = constant @ constant.T / temperature
+    log_relation = relation_BB.masked_fill(own if left_out.all() else left_out, float("-inf"))
+    log_norm = torch.logsumexp(log_relation.flatten(), dim=0) - math.log(num_negatives / batch)
     log_h = unit(student) @ constant.T / temperature - log_norm
     # log(h / (h + KP)) and log(KP / (h + KP)), KP = (B - 1) / B, without leaving the logarithms.
     odds_BB = log_h - math.log((batch - 1) / batch)
-    wrong_BB = functional.softplus(odds_BB).masked_fill(own, 0.0)
+    wrong_BB = functional.softplus(odds_BB).masked_fill(left_out, 0.0)
     right_B = functional.softplus(-odds_BB.diagonal())
     return 2.0 * right_B + wrong_BB.sum(dim=1) + wrong_BB.sum(dim=0)
 

@@ -20,10 +20,12 @@ from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_s
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
+from edgecmd.data.duplicates import feature_groups, joined
 from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.data.pairs import Targets
 from edgecmd.dense.maps import pool_places
 from edgecmd.device import device_of
+from edgecmd.errors import DataError
 from edgecmd.preprocess import target_input
 from edgecmd.progress import stage, tracked
 from edgecmd.seeding import numpy_generator, seed_sequence
@@ -77,46 +79,104 @@ def recall(
     ranks: Sequence[int] = RECALL_AT,
     shown: Int[np.ndarray, " num"] | None = None,
 ) -> dict[str, float]:
-    """Cross-modal retrieval: for each target image, is its own source image among the nearest?
+    """Cross-modal retrieval: for each target, is what its own source shows among the nearest?
 
-    Ties count against the student: the own image is ranked behind every equal one, so a constant
-    embedding retrieves nothing.
+    Things are ranked, not rows: sources that ``shown`` gives one code, and sources whose features the teacher
+    cannot tell apart (`edgecmd.data.duplicates.SAME_FEATURE`), are one thing, ranked by the nearest of its
+    rows. Every thing counts the same, so an order that does not look at the target finds a share of
+    rank / things. Ties count against the student: the own thing is ranked behind every equal one, so a
+    constant embedding retrieves nothing.
 
     Args:
         student: Unit embeddings of the target images, (N, D).
         teacher: Features of the source images of the same pairs, (N, D).
-        ranks: How many nearest images are looked at.
-        shown: Code of what each pair shows, (N,), where several pairs show the same: things are then
-            ranked instead of images, each by the nearest of its images, and every thing counts the same, so
-            an order that does not look at the target finds a share of rank / things. None: every pair is
-            its own.
+        ranks: How many nearest things are looked at.
+        shown: Code of what each pair shows, (N,), where more is known than the features tell: several
+            pictures of one thing, copies that the teacher tells apart. None: the features decide.
 
     Returns:
         ``{"recall@1": share, ...}``.
+
+    Raises:
+        DataError: There is only one thing, among which nothing can be retrieved.
     """
-    similarity = student @ unit_rows(teacher).T
-    own, codes = np.diag(similarity), np.arange(len(similarity))
-    if shown is not None:
-        codes = np.unique(shown, return_inverse=True)[1]
-        order = np.argsort(codes, kind="stable")
-        starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
-        similarity = np.maximum.reduceat(similarity[:, order], starts, axis=1)
-        own = similarity[np.arange(len(codes)), codes]
-    rank = (similarity >= own[:, None]).sum(axis=1)
+    codes = things(teacher, shown=shown)
+    num = int(codes.max(initial=-1)) + 1
+    if num < 2:
+        raise DataError(
+            f"The {len(codes)} pairs show {num} thing: their sources are copies of one another, or"
+            " the teacher's features of them are equal. Retrieval needs 2 things at least. Hold out"
+            " pairs of other sources, or take another teacher."
+        )
+    return ranked(student @ unit_rows(teacher).T, codes, ranks=ranks)
+
+
+def things(teacher: Embedding, *, shown: Int[np.ndarray, " num"] | None = None) -> Int[np.ndarray, " num"]:
+    """Code of what each source shows to retrieval, (N,): rows of one code in ``shown`` or of one feature.
+
+    Args:
+        teacher: Features of the sources, (N, D).
+        shown: See `recall`.
+    """
+    if not len(teacher):
+        return np.zeros(0, dtype=np.int64)
+    same = feature_groups(teacher)
+    return same if shown is None else joined(shown, same)
+
+
+def ranked(
+    similarity: Float[np.ndarray, "num num"], codes: Int[np.ndarray, " num"], *, ranks: Sequence[int]
+) -> dict[str, float]:
+    """Share of the rows whose own thing is among the nearest, every thing counting the same.
+
+    Args:
+        similarity: Of each row to each row, (N, N); column i belongs to row i.
+        codes: Thing of each column, from 0 without gaps, (N,).
+        ranks: How many nearest things are looked at.
+    """
+    rank = ranks_of(similarity, codes)
     weight = 1.0 / np.bincount(codes)[codes]
     return {f"recall@{at}": float(np.average(rank <= at, weights=weight)) for at in ranks}
 
 
-def class_recall(student: Embedding, teacher: Embedding, labels: Int[np.ndarray, " num"]) -> dict[str, float]:
+def ranks_of(
+    similarity: Float[np.ndarray, "rows num"],
+    codes: Int[np.ndarray, " num"],
+    *,
+    own: Int[np.ndarray, " rows"] | None = None,
+) -> Int[np.ndarray, " rows"]:
+    """Rank of each row's own thing, from 1; equal ones stand before it.
+
+    Args:
+        similarity: Of each row to each source, (R, N).
+        codes: Thing of each source, from 0 without gaps, (N,).
+        own: Thing of each row, (R,); None: those of ``codes``.
+    """
+    order = np.argsort(codes, kind="stable")
+    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
+    best = np.maximum.reduceat(similarity[:, order], starts, axis=1)
+    mine = best[np.arange(len(best)), codes if own is None else own]
+    return np.asarray((best >= mine[:, None]).sum(axis=1))
+
+
+def class_recall(
+    student: Embedding,
+    teacher: Embedding,
+    labels: Int[np.ndarray, " num"],
+    *,
+    shown: Int[np.ndarray, " num"] | None = None,
+) -> dict[str, float]:
     """Cross-modal retrieval where pairs are matched by class: does the nearest source image have the class?
 
-    Which of the images of a class is a target's own says nothing there, so each of them is right. Ties
-    count against the student: a constant embedding retrieves nothing.
+    Which of the images of a class is a target's own says nothing there, so each of them is right, and so is
+    a copy of one that another class has too. Ties count against the student: a constant embedding retrieves
+    nothing.
 
     Args:
         student: Unit embeddings of the targets, (N, D).
         teacher: Features of the source images of the same pairs, (N, D).
         labels: Class of each pair, (N,); unlabelled ones are not asked for, nor found.
+        shown: See `recall`.
 
     Returns:
         ``{"class_recall@1": share}``; empty where there are no two classes.
@@ -125,10 +185,25 @@ def class_recall(student: Embedding, teacher: Embedding, labels: Int[np.ndarray,
     if len(np.unique(labels[asked])) < 2:
         return {}
     similarity = student[asked] @ unit_rows(teacher[asked]).T
-    right = labels[asked][:, None] == labels[asked][None]
+    right = right_sources(
+        labels[asked], things(teacher[asked], shown=None if shown is None else shown[asked])
+    )
+    if right.all():
+        # Of a teacher that tells no source apart; then nothing is found.
+        right = labels[asked][:, None] == labels[asked][None]
     best_right = np.where(right, similarity, -np.inf).max(axis=1)
     best_wrong = np.where(right, -np.inf, similarity).max(axis=1)
     return {"class_recall@1": float((best_right > best_wrong).mean())}
+
+
+def right_sources(
+    labels: Int[np.ndarray, " num"], codes: Int[np.ndarray, " num"]
+) -> Bool[np.ndarray, "num num"]:
+    """Which sources are right for each target: those whose thing occurs in the target's class, (N, N)."""
+    classes = np.unique(labels, return_inverse=True)[1]
+    occurs = np.zeros((classes.max() + 1, codes.max() + 1), dtype=bool)
+    occurs[classes, codes] = True
+    return np.asarray(occurs[classes][:, codes])
 
 
 def same_class_share(labels: Int[np.ndarray, " num"]) -> float:
@@ -162,7 +237,8 @@ def one_shot_across_styles(
             continue
         first = np.stack([embedding[(style == support) & (concept == one)][0] for one in shared])
         second = np.stack([embedding[(style == query) & (concept == one)][0] for one in shared])
-        scores.append(recall(second, first, ranks=(1,))["recall@1"])
+        # Concepts are what is recognised: drawings that look the same to the student are still two of them.
+        scores.append(ranked(second @ first.T, np.arange(len(shared)), ranks=(1,))["recall@1"])
     if not scores:
         return {}
     return {
@@ -185,15 +261,24 @@ class Probe:
         pool_labels: Their classes, none `UNLABELLED`.
         test: Embeddings to classify, (N, D).
         test_labels: Their classes, all of which occur in the pool.
+        twins: Code of the copies in the pool, (P,); see `draw_labels`.
     """
 
     pool: Embedding
     pool_labels: Int[np.ndarray, " pool"]
     test: Embedding
     test_labels: Int[np.ndarray, " num"]
+    twins: Int[np.ndarray, " pool"] | None = None
 
 
-def make_probe(pool: Embedding, pool_labels: Labels, test: Embedding, test_labels: Labels) -> Probe:
+def make_probe(
+    pool: Embedding,
+    pool_labels: Labels,
+    test: Embedding,
+    test_labels: Labels,
+    *,
+    twins: Int[np.ndarray, " pool"] | None = None,
+) -> Probe:
     """Keep what can be asked: labelled rows, and of the test only classes that the pool has."""
     keep_pool = known(pool_labels)
     keep_test = np.isin(test_labels.values, pool_labels.values[keep_pool]) & (known(test_labels))
@@ -202,18 +287,43 @@ def make_probe(pool: Embedding, pool_labels: Labels, test: Embedding, test_label
         pool_labels=pool_labels.values[keep_pool],
         test=test[keep_test],
         test_labels=test_labels.values[keep_test],
+        twins=None if twins is None else twins[keep_pool],
     )
 
 
 def draw_labels(
-    labels: Int[np.ndarray, " pool"], *, num_labels: int, generator: np.random.Generator
+    labels: Int[np.ndarray, " pool"],
+    *,
+    num_labels: int,
+    generator: np.random.Generator,
+    twins: Int[np.ndarray, " pool"] | None = None,
 ) -> Int[np.ndarray, " drawn"]:
-    """Rows of ``num_labels`` examples a class, or all of a class that has fewer; 0 stands for all."""
-    drawn = [
-        generator.permutation(np.flatnonzero(labels == one))[: num_labels or None]
-        for one in np.unique(labels)
-    ]
+    """Rows of ``num_labels`` examples a class, or all of a class that has fewer; 0 stands for all.
+
+    Args:
+        labels: Classes of the pool, (P,).
+        num_labels: Labels a class.
+        generator: Source of randomness.
+        twins: Code of the copies, (P,): a second copy of an example is drawn only where a class has no other
+            example left, for it would be a label that says nothing new. None: there are no copies.
+    """
+    drawn = []
+    for one in np.unique(labels):
+        rows = generator.permutation(np.flatnonzero(labels == one))
+        if twins is not None:
+            rows = rows[np.argsort(_occurrence(twins[rows]), kind="stable")]
+        drawn.append(rows[: num_labels or None])
     return np.sort(np.concatenate(drawn))
+
+
+def _occurrence(codes: Int[np.ndarray, " num"]) -> Int[np.ndarray, " num"]:
+    """How often the code of each row stood before it."""
+    order = np.argsort(codes, kind="stable")
+    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
+    place = np.arange(len(codes)) - np.repeat(starts, np.diff(starts, append=len(codes)))
+    found = np.empty(len(codes), dtype=np.int64)
+    found[order] = place
+    return found
 
 
 Classifier = Callable[[Embedding, Int[np.ndarray, " drawn"], Embedding, int], Int[np.ndarray, " num"]]
@@ -277,7 +387,7 @@ def few_label_accuracy(
     told = f"{method} probe, {num_labels or 'all'} labels a class"
     for draw in tracked(range(num_draws if num_labels else 1), told):
         generator = numpy_generator(seed, f"labels-{num_labels}", client=draw)
-        rows = draw_labels(probe.pool_labels, num_labels=num_labels, generator=generator)
+        rows = draw_labels(probe.pool_labels, num_labels=num_labels, generator=generator, twins=probe.twins)
         with warnings.catch_warnings():
             # One example a class is the question here, not the sign of a regression problem.
             warnings.filterwarnings("ignore", message="The number of unique classes")

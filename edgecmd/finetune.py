@@ -160,7 +160,9 @@ def finetune_accuracy(
     """
     whole = experiment(config.data)
     pool, test = whole.validation.labelled.labels[labelling], whole.test.labelled.labels[labelling]
-    rows, classes = drawn_rows(pool, num_labels=num_labels, draw=draw, seed=config.seed)
+    rows, classes = drawn_rows(
+        pool, num_labels=num_labels, draw=draw, seed=config.seed, twins=whole.validation.twins
+    )
     labels = np.searchsorted(classes, pool.values[rows])
     held = split_labels(labels, generator=numpy_generator(config.seed, f"held-{num_labels}", client=draw))
     target = target_input(config, whole.validation.pairs)[torch.from_numpy(rows)].to(device_of(student))

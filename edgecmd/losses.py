@@ -3,6 +3,10 @@
 Formulas after CMCD (Lin et al., arXiv 2405.03355) as far as they are known, see docs/method.md;
 the anchored forms replace negatives from the batch by public constants.
 
+Pairs of one source (several sketches of a photograph, a name in several languages) are no negatives of one
+another: where the teacher's features are the same, the other pair, or the anchor, is left out of a contrast
+(`same_source`). Relations keep it: there it is what the student should come near to.
+
 Shapes: B batch, K anchors, D embedding dimension. All inputs are embeddings of any norm; each
 function divides them by their L2 norm. Gradients flow into the student alone.
 """
@@ -11,7 +15,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,16 +23,43 @@ Embeddings = Float[Tensor, "batch dim"]
 Anchors = Float[Tensor, "anchors dim"]
 PerExample = Float[Tensor, " batch"]
 
+# A teacher whose features of two pictures agree to this cosine cannot tell them apart: equal pictures differ
+# by 1e-12 with the batch, copies that were saved again by 1e-5 and more.
+SAME_FEATURE = 1.0 - 1e-6
+
 
 def unit(features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
     """Divide each feature by its L2 norm; a zero feature stays zero."""
     return functional.normalize(features, dim=-1)
 
 
+def same_source(teacher: Embeddings, other: Float[Tensor, "others dim"]) -> Bool[Tensor, "batch others"]:
+    """Which of ``other`` the teacher cannot tell from its own feature of each pair; never a negative of it.
+
+    Args:
+        teacher: Teacher embeddings of the pairs, (B, D).
+        other: Teacher embeddings of other pairs, or anchors, (M, D).
+
+    Returns:
+        Where the cosine is above ``1 - 1e-6``, (B, M); a zero feature is like none.
+
+    Guarantees:
+        Each entry depends on its own two features alone. So with public ``other`` the mask of a pair follows
+        from that pair, and a loss per pair stays one: add or remove one pair moves one clipped gradient.
+    """
+    return unit(teacher.detach()) @ unit(other.detach()).T > SAME_FEATURE
+
+
+def _others_of_source(teacher: Embeddings) -> Bool[Tensor, "batch batch"]:
+    """Which other pairs of the batch have the source of each pair."""
+    return same_source(teacher, teacher) & ~torch.eye(len(teacher), dtype=torch.bool, device=teacher.device)
+
+
 def cmc(student: Embeddings, teacher: Embeddings, *, temperature: float) -> PerExample:
     """Cross-modal contrast with negatives from the batch (eq. 3; the CLIP form with a locked teacher).
 
-    ``(-log softmax_j(s_i.t_j / temperature)[i] - log softmax_j(t_i.s_j / temperature)[i]) / 2``
+    ``(-log softmax_j(s_i.t_j / temperature)[i] - log softmax_j(t_i.s_j / temperature)[i]) / 2``, both
+    without the other pairs ``j`` of the same source as i.
 
     Args:
         student: Student embeddings, (B, D).
@@ -36,9 +67,11 @@ def cmc(student: Embeddings, teacher: Embeddings, *, temperature: float) -> PerE
         temperature: Divides the similarities.
 
     Returns:
-        Loss of each example, (B,). An uninformative student has ``log(B)``.
+        Loss of each example, (B,). An uninformative student has ``log(B)``, and where ``m`` other pairs have
+        the source of i ``log(B - m)``.
     """
     similarity_BB = unit(student) @ unit(teacher.detach()).T / temperature
+    similarity_BB = similarity_BB.masked_fill(_others_of_source(teacher), float("-inf"))
     to_teacher = -functional.log_softmax(similarity_BB, dim=1).diagonal()
     to_student = -functional.log_softmax(similarity_BB, dim=0).diagonal()
     return (to_teacher + to_student) / 2
@@ -92,7 +125,8 @@ def cmc_anchored(
 ) -> PerExample:
     """Cross-modal contrast whose negatives are public: no other pair enters the loss of a pair.
 
-    ``-log[e^{s_i.t_i/T} / (e^{s_i.t_i/T} + sum_k e^{s_i.u_k/T})]``
+    ``-log[e^{s_i.t_i/T} / (e^{s_i.t_i/T} + sum_k e^{s_i.u_k/T})]``, without anchors that the teacher cannot
+    tell from ``t_i``.
 
     Args:
         student: Student embeddings, (B, D).
@@ -106,6 +140,7 @@ def cmc_anchored(
     embedded = unit(student)
     positive_B = (embedded * unit(teacher.detach())).sum(dim=1) / temperature
     negative_BK = embedded @ unit(anchors.detach()).T / temperature
+    negative_BK = negative_BK.masked_fill(same_source(teacher, anchors), float("-inf"))
     logits = torch.cat([positive_B[:, None], negative_BK], dim=1)
     return -functional.log_softmax(logits, dim=1)[:, 0]
 
@@ -143,8 +178,8 @@ def cmc_groups(
 ) -> PerExample:
     """Contrast with the other pairs of the batch and with public anchors, from the student's side.
 
-    ``-log[ e^{s_i.t_i/T} / (sum_j e^{s_i.t_j/T} + sum_k e^{s_i.u_k/T}) ]``; under privacy the batch
-    is one bucket of `edgecmd.privacy.mechanisms`.
+    ``-log[ e^{s_i.t_i/T} / (sum_j e^{s_i.t_j/T} + sum_k e^{s_i.u_k/T}) ]``, without other pairs and anchors
+    of the same source as i; under privacy the batch is one bucket of `edgecmd.privacy.mechanisms`.
 
     Args:
         student: Student embeddings, (B, D).
@@ -157,11 +192,16 @@ def cmc_groups(
     """
     columns = unit(torch.cat([teacher.detach(), anchors.detach()]))
     logits = unit(student) @ columns.T / temperature
+    same = torch.cat([_others_of_source(teacher), same_source(teacher, anchors)], dim=1)
+    logits = logits.masked_fill(same, float("-inf"))
     return -functional.log_softmax(logits, dim=1).diagonal()
 
 
 def chance_level(loss: str, *, batch_size: int, num_anchors: int) -> float | None:
     """Loss of a student whose similarities are all equal; None where there is no such level.
+
+    It is that of a batch in which no two pairs have one source, and no anchor the source of a pair; others,
+    which are left out of a contrast, lower it.
 
     Args:
         loss: Name of the loss.

@@ -72,7 +72,9 @@ def scratch_accuracy(config: RunConfig, *, labelling: str, num_labels: int, draw
     """
     whole = experiment(config.data)
     pool, test = whole.validation.labelled.labels[labelling], whole.test.labelled.labels[labelling]
-    rows, classes = drawn_rows(pool, num_labels=num_labels, draw=draw, seed=config.seed)
+    rows, classes = drawn_rows(
+        pool, num_labels=num_labels, draw=draw, seed=config.seed, twins=whole.validation.twins
+    )
     pool_target = target_input(config, whole.validation.pairs)[torch.from_numpy(rows)]
     labels = np.searchsorted(classes, pool.values[rows])
     model = fit_classifier(config, pool_target, labels, draw=draw)
@@ -93,11 +95,16 @@ def accuracy_row(values: list[float], config: RunConfig, *, labelling: str) -> d
     return {"values": values, **asdict(mean_interval(values, bounds=SHARE, num_items=num))}
 
 
-def drawn_rows(pool: Labels, *, num_labels: int, draw: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def drawn_rows(
+    pool: Labels, *, num_labels: int, draw: int, seed: int, twins: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the pool that are labelled, and the classes among them; as in `evaluate.few_label_accuracy`."""
     labelled = np.flatnonzero(known(pool))
     generator = numpy_generator(seed, f"labels-{num_labels}", client=draw)
-    rows = labelled[draw_labels(pool.values[labelled], num_labels=num_labels, generator=generator)]
+    copies = None if twins is None else twins[labelled]
+    rows = labelled[
+        draw_labels(pool.values[labelled], num_labels=num_labels, generator=generator, twins=copies)
+    ]
     return rows, np.unique(pool.values[rows])
 
 

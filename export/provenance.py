@@ -112,7 +112,8 @@ def _data(config: RunConfig, *, private: bool, num_own: int, num_nodes: int) -> 
         "set": whole.name,
         "kind": whole.kind,
         "training pairs, unlabelled": UNTOLD if private else str(len(whole.train)),
-        "validation and test examples": f"{held}, of other {whole.unseen}",
+        "validation and test examples": f"{held}, of other {whole.unseen}"
+        + (f"; {whole.shared}" if whole.shared else ""),
         **public,
     }
 

@@ -28,6 +28,8 @@ def shapes(num: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         source[row, top : top + height, left : left + width] = rng.integers(0, 200, 3)
         target[row, top : top + height, left : left + width] = 0
         target[row, top + 1 : top + height - 1, left + 1 : left + width - 1] = 255
+        # The row in binary below, so that no outline is there twice: copies would stand in one part.
+        target[row, 15, :8] = np.where(row >> np.arange(8) & 1, 0, 255)
     return source, target, wide
 
 

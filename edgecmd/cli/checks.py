@@ -196,13 +196,27 @@ def _constant(whole: "Experiment", config: RunConfig) -> list[str]:
     return constant_notes(*parts, reverse=config.data.reverse) if config.data.path else []
 
 
+def _copies(whole: "Experiment", _: RunConfig) -> list[str]:
+    """Copies, leaks between parts, and targets that stand in their own sources."""
+    from edgecmd.data.duplicates import duplicate_report
+
+    return duplicate_report(whole)
+
+
 # What is said of pairs that can be used, for a person to look at.
-REPORTS: "tuple[Callable[[Experiment, RunConfig], list[str]], ...]" = (_constant,)
+REPORTS: "tuple[Callable[[Experiment, RunConfig], list[str]], ...]" = (_constant, _copies)
 
 
 def notes_of(whole: "Experiment", config: RunConfig) -> list[str]:
     """What a run can live with, and a person should know: said while reading, and of the pairs as read."""
     return [*whole.notes, *(sentence for report in REPORTS for sentence in report(whole, config))]
+
+
+def notes_in_short(whole: "Experiment", config: RunConfig) -> list[str]:
+    """The same for a plan: copies are counted and not named."""
+    from edgecmd.data.duplicates import duplicate_summary
+
+    return [*whole.notes, *_constant(whole, config), *duplicate_summary(whole)]
 
 
 def refuse(config: RunConfig) -> None:

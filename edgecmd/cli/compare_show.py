@@ -34,6 +34,7 @@ def about(config: RunConfig, *, title: str, headline: str) -> dict[str, Any]:
         "data": whole.name,
         "kind": whole.kind,
         "unseen": whole.unseen,
+        "shared": whole.shared,
         "num_test": len(whole.test),
         "num_labelled": int(known(labels["group"]).sum()) if "group" in labels else 0,
         "teacher": teacher_text(config),

@@ -15,14 +15,15 @@ def write_gallery(config: RunConfig, folder: Path) -> None:
     """Write ``retrieval.npz``: queries drawn by the run's seed from the strict test split.
 
     Queries are drawn without looking at the result, so the gallery shows failures as often as they are.
-    Where pairs are matched by class, the first picture of the right class counts as found.
+    Copies of a picture are one thing, shown and ranked once. Where pairs are matched by class, the first
+    picture of the right class counts as found.
     """
     from edgecmd.artefacts import write_artefact
     from edgecmd.assess import CLASS_PAIRED, embedder, teacher_embedding
     from edgecmd.data.clients import experiment
     from edgecmd.data.images import to_rgb
     from edgecmd.data.look import as_pictures
-    from edgecmd.evaluate import unit_rows
+    from edgecmd.evaluate import ranks_of, right_sources, things, unit_rows
     from edgecmd.runs import load_student
     from edgecmd.seeding import numpy_generator
 
@@ -30,22 +31,36 @@ def write_gallery(config: RunConfig, folder: Path) -> None:
     held = whole.test_strict
     pairs = held.pairs
     student = load_student(folder / "student.safetensors")
-    similarity = (
-        embedder(student, config)(pairs.target) @ unit_rows(teacher_embedding(config, "test_strict")).T
-    )
+    teacher = teacher_embedding(config, "test_strict")
+    similarity = embedder(student, config)(pairs.target) @ unit_rows(teacher).T
+    codes = things(teacher, shown=held.shown)
     chosen = np.sort(numpy_generator(config.seed, "gallery").permutation(len(pairs))[:NUM_QUERIES])
-    nearest = np.argsort(-similarity[chosen], axis=1, kind="stable")[:, :NUM_FOUND]
+    nearest = np.stack([_nearest_things(one, codes) for one in similarity[chosen]])
     truth = to_rgb(as_pictures(pairs.source[chosen]))
-    own = similarity[chosen, chosen]
+    rank = ranks_of(similarity[chosen], codes, own=codes[chosen])
     if whole.kind == CLASS_PAIRED:
         classes = held.labelled.labels["group"].values
-        own = np.where(classes[chosen][:, None] == classes, similarity[chosen], -np.inf).max(axis=1)
+        right = right_sources(classes, codes)[chosen]
+        own = np.where(right, similarity[chosen], -np.inf).max(axis=1)
+        rank = np.array(
+            [
+                1 + len(np.unique(codes[~ok & (row >= at)]))
+                for row, ok, at in zip(similarity[chosen], right, own, strict=True)
+            ]
+        )
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
         query=as_pictures(pairs.target[chosen]),
         truth=truth,
         found=to_rgb(as_pictures(pairs.source[nearest.ravel()])).reshape(*nearest.shape, *truth.shape[1:]),
-        rank=(similarity[chosen] >= own[:, None]).sum(axis=1),
+        rank=rank,
     )
     write_artefact(folder, "retrieval.npz", buffer.getvalue(), may_leave=False)
+
+
+def _nearest_things(similarity: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Rows of the nearest things, nearest first: of each thing its nearest picture."""
+    order = np.argsort(-similarity, kind="stable")
+    first = np.sort(np.unique(codes[order], return_index=True)[1])
+    return np.asarray(order[first[:NUM_FOUND]])

@@ -79,7 +79,7 @@ def plan_facts(config: RunConfig) -> dict[str, Any]:
     Raises:
         EdgecmdError: A setting, the data or the plan of privacy is refused.
     """
-    from edgecmd.cli.checks import notes_of, refuse
+    from edgecmd.cli.checks import notes_in_short, refuse
     from edgecmd.data.clients import client_rows, experiment
     from edgecmd.data.partition import label_skew
     from edgecmd.models.students import num_parameters
@@ -116,7 +116,7 @@ def plan_facts(config: RunConfig) -> dict[str, Any]:
         },
         "bytes_a_round": 2 * payload * asked,
         "warnings": teacher_warnings(config),
-        "notes": notes_of(whole, config),
+        "notes": notes_in_short(whole, config),
     }
 
 
@@ -402,6 +402,12 @@ def show_results(tables: "dict[str, Table]") -> None:
         f" where labels were drawn several times, over the draws (paired t). None below {MIN_ITEMS} test"
         " items, and none for NMI, of which one run tells no interval."
     )
+    if told.get("shared"):
+        say(f"Not unseen: {told['shared']}.")
+    if told["num_things"] < told["num_test"]:
+        say(
+            f"Copies of a source are one thing to retrieve: {told['num_things']} in {told['num_test']} pairs."
+        )
     say(
         "R@k: retrieval of the own picture, not told where k is all there are; probe k, tuned k: linear"
         " probe and fine-tuning on groups with k labels a class; NMI: k-means clusters against the groups,"

@@ -98,6 +98,8 @@ def _facts(about: Mapping[str, Any]) -> list[str]:
         *(f"Warning: {one}" for one in about.get("warnings", ())),
     ]
     facts += [f"{text}." for text in little(about)]
+    if about.get("shared"):
+        facts.append(f"Not unseen: {about['shared']}.")
     if about["kind"] == "class-paired":
         facts.append("The class of every pair went into making it: unlabelled pairs would give less.")
     return facts

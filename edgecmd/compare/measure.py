@@ -52,11 +52,12 @@ def supervised_table(config: RunConfig, *, num_draws: int) -> Table:
     rows = {}
     recipe = recipe_of(config, SUPERVISED)
     pool, test = _part(config, "validation"), _part(config, "test")
-    labels = experiment(config.data).validation.labelled.labels[LABELLING]
+    held = experiment(config.data).validation
+    labels = held.labelled.labels[LABELLING]
     for count in config.evaluate.num_labels:
         values = []
         for draw in range(num_draws if count else 1):
-            drawn, _ = drawn_rows(labels, num_labels=count, draw=draw, seed=config.seed)
+            drawn, _ = drawn_rows(labels, num_labels=count, draw=draw, seed=config.seed, twins=held.twins)
             values.append(_accuracy(config, _take(pool, drawn), test, draw=draw, recipe=recipe))
         rows[str(count or "all")] = accuracy_row(values, config, labelling=LABELLING)
     return {"few_labels": {LABELLING: {"linear": rows}}}
@@ -118,7 +119,13 @@ def ceiling_table(config: RunConfig) -> Table:
     labels = whole.test.labelled.labels
     if LABELLING not in labels:
         return {}
-    probe = make_probe(pool, whole.validation.labelled.labels[LABELLING], test, labels[LABELLING])
+    probe = make_probe(
+        pool,
+        whole.validation.labelled.labels[LABELLING],
+        test,
+        labels[LABELLING],
+        twins=whole.validation.twins,
+    )
     few = {name: by_num_labels(name, probe=probe, config=config) for name in PROBES}
     clusters = clustering(test, labels[LABELLING], seed=config.seed)
     return {"few_labels": {LABELLING: few}, "clusters": {LABELLING: clusters}}

@@ -74,18 +74,23 @@ def validation_draw(
         seed: Seed of the run.
 
     Guarantees:
-        No row is in both, and no concept where the set has concepts.
+        No row is in both, no copy, and no concept where the set has concepts.
     """
     labels = whole.validation.labelled.labels
     values, rows = labels[LABELLING].values, np.flatnonzero(known(labels[LABELLING]))
     rarest = int(np.unique(values[rows], return_counts=True)[1].min())
     few = max(1, min(num_labels, rarest // 2))
     generator = numpy_generator(seed, f"validation-labels-{num_labels}", client=draw)
-    drawn = rows[draw_labels(values[rows], num_labels=few, generator=generator)]
+    shown, twins = whole.validation.shown, whole.validation.twins
+    copies = None if twins is None else twins[rows]
+    drawn = rows[draw_labels(values[rows], num_labels=few, generator=generator, twins=copies)]
     rest = np.setdiff1d(rows, drawn)
     if "concept" in labels:
         concepts = labels["concept"].values
         rest = rest[~np.isin(concepts[rest], concepts[drawn])]
+    for codes in (shown, twins):
+        if codes is not None:
+            rest = rest[~np.isin(codes[rest], codes[drawn])]
     return drawn, rest
 
 

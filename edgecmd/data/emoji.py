@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 
 from edgecmd.config_data import DataConfig
+from edgecmd.data.duplicates import near_groups
 from edgecmd.data.experiment import Experiment, held_out
 from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.data.pairs import Images, PairedData, PublicSource
@@ -168,7 +169,11 @@ def emoji_experiment(
     target = 255 - arrays["sketch"][..., None]
     train, validation, test = (np.flatnonzero(arrays["split"] == part) for part in range(3))
     # Compared at the shipped size, so that the strict set is the same at every image_size.
-    strict = test[~near_duplicates(target[test], target[train])] if config.strict else test
+    strict = test
+    if config.strict:
+        source = near_groups(arrays["image"])
+        known = near_duplicates(target[test], target[train]) | np.isin(source[test], source[train])
+        strict = test[~known]
     labels = labellings(arrays, min_subgroup_pairs=min_subgroup_pairs)
     pairs = PairedData(
         source=shrink(arrays["image"], config.source_side), target=shrink(target, config.image_size)

@@ -6,13 +6,14 @@ Only a simulation or an evaluation sees an `Experiment`. A client gets `PairedDa
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 from jaxtyping import Int
 
 from edgecmd.config_data import DataConfig
+from edgecmd.data.duplicates import Alike, alike, joined, shared_with
 from edgecmd.data.labelled import LabelledTarget, Labels, Masks
 from edgecmd.data.pairs import TARGET_KINDS, PairedData, PublicSource, kind_of
 from edgecmd.errors import ConfigError, DataError, choose
@@ -48,22 +49,26 @@ class HeldOut:
         pairs: Both modalities, for retrieval.
         labelled: The targets of ``pairs``, in the same order, with their labellings.
         ids: One name an example; empty where the set has none.
-        shown: Code of what each example shows, (N,), where several share a source image; retrieval then
-            ranks things, not images (`edgecmd.evaluate.recall`). None: each has its own image.
+        shown: Code of what each example shows, (N,), where several share a source or show copies of one;
+            retrieval then ranks things, not images (`edgecmd.evaluate.recall`). None: each its own.
+        twins: Code of the group of copies of each target, (N,), of which few labels take one only where
+            others are left. None: each its own.
     """
 
     pairs: PairedData
     labelled: LabelledTarget
     ids: tuple[str, ...] = ()
     shown: Int[np.ndarray, " num"] | None = None
+    twins: Int[np.ndarray, " num"] | None = None
 
     def __post_init__(self) -> None:
         if len(self.pairs) != len(self.labelled):
             raise DataError(
                 f"{len(self.pairs)} held-out pairs against {len(self.labelled)} labelled targets."
             )
-        if self.shown is not None and len(self.shown) != len(self.pairs):
-            raise DataError(f"HeldOut.shown has {len(self.shown)} codes for {len(self.pairs)} pairs.")
+        for name, codes in (("shown", self.shown), ("twins", self.twins)):
+            if codes is not None and len(codes) != len(self.pairs):
+                raise DataError(f"HeldOut.{name} has {len(codes)} codes for {len(self.pairs)} pairs.")
         check_ids("HeldOut", self.ids, num=len(self.pairs))
 
     def __len__(self) -> int:
@@ -117,6 +122,8 @@ class Experiment:
         unseen: What test and training pairs do not share, in the plural, such as ``concepts``.
         train_concept: Concept of each training pair, which the split follows; None where it is not known.
         notes: What a person should know of the files: what is not used, cut or converted.
+        copies: Groups of copies among all pairs, those of training, validation and test one after the other;
+            None where nobody looked.
     """
 
     name: str
@@ -133,6 +140,7 @@ class Experiment:
     unseen: str = "concepts"
     train_concept: Labels | None = None
     notes: tuple[str, ...] = ()
+    copies: Alike | None = None
 
     def __post_init__(self) -> None:
         for field in ("train_owner", "train_labels", "train_subgroup"):
@@ -140,6 +148,16 @@ class Experiment:
             if rows != len(self.train):
                 raise DataError(f"Experiment.{field} has {rows} rows for {len(self.train)} training pairs.")
         check_ids("Experiment.train", self.train_ids, num=len(self.train))
+
+    @property
+    def shared(self) -> str:
+        """What test and training share in truth, such as "12 of 40 test sources are also in training".
+
+        Empty where that is nothing, or nobody looked.
+        """
+        if self.copies is None:
+            return ""
+        return shared_with(self.copies, num_train=len(self.train), num_test=len(self.test))
 
 
 def check_ids(name: str, ids: tuple[str, ...], *, num: int) -> None:
@@ -169,7 +187,50 @@ def load_experiment(config: DataConfig) -> Experiment:
     loader = cast(Callable[[DataConfig], Experiment], getattr(importlib.import_module(module), function))
     found = loader(config)
     check_kind(found.train.target, config)
-    return found
+    return with_copies(found)
+
+
+def with_copies(whole: Experiment) -> Experiment:
+    """The experiment with the groups of copies among its pairs, which retrieval then takes for one thing.
+
+    Guarantees:
+        Where no held-out source is a copy of another, retrieval is what it was.
+    """
+    if whole.copies is not None:
+        return whole
+    parts = (whole.train, whole.validation.pairs, whole.test.pairs)
+    copies = alike(
+        PairedData(
+            source=np.concatenate([one.source for one in parts]),
+            target=np.concatenate([one.target for one in parts]),
+        )
+    )
+    first = len(whole.train) + len(whole.validation)
+    held = np.arange(len(copies))
+    validation = _showing(whole.validation, copies.take(held[len(whole.train) : first]))
+    test = _showing(whole.test, copies.take(held[first:]))
+    strict = test if whole.test_strict is whole.test else _part_of(test, whole.test_strict)
+    return replace(whole, validation=validation, test=test, test_strict=strict, copies=copies)
+
+
+def _showing(held: HeldOut, copies: Alike) -> HeldOut:
+    """Held-out pairs that know which of them are copies."""
+    shown = held.shown
+    if shown is None and len(np.unique(copies.source)) < len(held):
+        shown = copies.source
+    elif shown is not None:
+        both = joined(shown, copies.source)
+        shown = both if len(np.unique(both)) < len(np.unique(shown)) else shown
+    twins = copies.target if len(np.unique(copies.target)) < len(held) else None
+    return replace(held, shown=shown, twins=twins)
+
+
+def _part_of(test: HeldOut, strict: HeldOut) -> HeldOut:
+    """``strict`` with what the same examples show in ``test``."""
+    if test.shown is None or not strict.ids:
+        return strict
+    row = {name: index for index, name in enumerate(test.ids)}
+    return replace(strict, shown=test.shown[[row[name] for name in strict.ids]])
 
 
 def check_kind(target: np.ndarray, config: DataConfig) -> None:

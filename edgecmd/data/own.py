@@ -13,6 +13,7 @@ from jaxtyping import Int
 
 from edgecmd.config_data import DataConfig
 from edgecmd.data.constants import constant_inputs, constant_parts, refuse_constant
+from edgecmd.data.duplicates import Alike, alike, joined_names
 from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import IGNORED, UNLABELLED, LabelledTarget, Labels, Masks
 from edgecmd.data.pairs import PairedData, PublicSource
@@ -74,7 +75,7 @@ def position(concept: str) -> float:
 
 
 def split_rows(
-    concepts: Sequence[str], *, val_fraction: float, test_fraction: float
+    concepts: Sequence[str], *, val_fraction: float, test_fraction: float, things: np.ndarray | None = None
 ) -> tuple[Rows, Rows, Rows]:
     """Cut pairs into training, validation and test, whole concepts each.
 
@@ -82,17 +83,19 @@ def split_rows(
         concepts: Concept of each pair, (N,).
         val_fraction: Share of the concepts for validation.
         test_fraction: Share of the concepts for testing.
+        things: Code of what each pair shows, (N,), where several show the same; None: each its own.
 
     Returns:
         Sorted rows of training, validation and test.
 
     Raises:
-        DataError: There are too few concepts for three parts of `MIN_PART` pairs.
+        DataError: There are too few concepts for three parts that show `MIN_PART` things.
 
     Guarantees:
         No concept is in two parts. A concept's part depends neither on the order of the pairs nor,
-        but for sets so small that a part would have fewer than `MIN_PART` pairs, on the others.
+        but for sets so small that a part would show fewer than `MIN_PART` things, on the others.
     """
+    codes = np.arange(len(concepts)) if things is None else things
     members: defaultdict[str, list[int]] = defaultdict(list)
     for row, concept in enumerate(concepts):
         members[concept].append(row)
@@ -101,21 +104,43 @@ def split_rows(
     test: list[int] = []
     for concept in sorted(members, key=position):
         place = position(concept)
-        if place < test_fraction or len(test) < MIN_PART:
+        if place < test_fraction or num_things(test, codes) < MIN_PART:
             test += members[concept]
-        elif place < test_fraction + val_fraction or len(validation) < MIN_PART:
+        elif place < test_fraction + val_fraction or num_things(validation, codes) < MIN_PART:
             validation += members[concept]
         else:
             train += members[concept]
-    if len(train) < MIN_PART:
+    if num_things(train, codes) < MIN_PART:
+        apart = "" if things is None else " of different sources"
         raise DataError(
             f"{counted(len(members), 'concept')} over {counted(len(concepts), 'pair')} give"
             f" {len(train)} training,"
-            f" {len(validation)} validation and {len(test)} test pairs; each needs {MIN_PART}."
+            f" {len(validation)} validation and {len(test)} test pairs; each needs {MIN_PART}{apart}."
             " Name finer concepts or leave the column concept out;"
             " or lower data.val_fraction and data.test_fraction."
         )
     return np.sort(np.array(train)), np.sort(np.array(validation)), np.sort(np.array(test))
+
+
+def num_things(rows: Sequence[int] | np.ndarray, things: np.ndarray) -> int:
+    """How many different things the pairs at ``rows`` show, counted up to `MIN_PART`."""
+    found: set[int] = set()
+    for row in rows:
+        found.add(int(things[row]))
+        if len(found) == MIN_PART:
+            break
+    return len(found)
+
+
+def joined_concepts(own: OwnPairs, copies: Alike) -> list[str]:
+    """What the split follows: concepts, of which those are one that copies of a source or target link.
+
+    Guarantees:
+        Pairs whose sources or targets are copies share a concept. Where there are no copies the concepts are
+        those of `OwnPairs.concepts`; else a linked one is called by the first of its names, so a pair that
+        is added moves only pairs that it is itself a copy of, or that it links.
+    """
+    return joined_names(own.concepts(), copies.source, copies.target)
 
 
 def named_owners(setting: str, text: str, owners: Sequence[str]) -> set[str]:
@@ -144,17 +169,32 @@ def check_overlap(tested: set[str], labelled: set[str]) -> None:
         )
 
 
-def _by_concept(own: OwnPairs, config: DataConfig) -> tuple[Rows, Rows, Rows]:
+def _by_concept(own: OwnPairs, config: DataConfig, copies: Alike) -> tuple[Rows, Rows, Rows]:
     """Whole concepts; owners are in all parts."""
     if config.held_out or config.labels_from:
         raise ConfigError(
             f"data.held_out={config.held_out!r} and data.labels_from={config.labels_from!r} name owners, but"
             " data.split='concept' does not follow them. Set data.split to 'owner'."
         )
-    return split_rows(own.concepts(), val_fraction=config.val_fraction, test_fraction=config.test_fraction)
+    concepts = joined_concepts(own, copies)
+    try:
+        return split_rows(
+            concepts,
+            val_fraction=config.val_fraction,
+            test_fraction=config.test_fraction,
+            things=copies.source,
+        )
+    except DataError as error:
+        linked = [one for one, old, new in zip(own.ids, own.concepts(), concepts, strict=True) if old != new]
+        if not linked:
+            raise
+        raise DataError(
+            f"{error} Copies of a source or a target stand in one part: {few(linked)} were put to those that"
+            " they are copies of. Remove copies, or add pairs of other things."
+        ) from error
 
 
-def _by_owner(own: OwnPairs, config: DataConfig) -> tuple[Rows, Rows, Rows]:
+def _by_owner(own: OwnPairs, config: DataConfig, copies: Alike) -> tuple[Rows, Rows, Rows]:
     """Owners for testing; the validation part from owners that are named, or from the others' pairs.
 
     Where the same owners are named twice, the concepts of their own that a hash names are for validation.
@@ -168,44 +208,52 @@ def _by_owner(own: OwnPairs, config: DataConfig) -> tuple[Rows, Rows, Rows]:
             " set data.split to 'concept'."
         )
     if not config.held_out and not config.labels_from:
-        return split_rows(owners, val_fraction=config.val_fraction, test_fraction=config.test_fraction)
+        return split_rows(
+            owners, val_fraction=config.val_fraction, test_fraction=config.test_fraction, things=copies.source
+        )
     if not config.held_out:
         raise ConfigError("data.labels_from needs data.held_out, which names the owners for testing.")
     tested = named_owners("data.held_out", config.held_out, owners)
     labelled = named_owners("data.labels_from", config.labels_from, owners)
     check_overlap(tested, labelled)
     parts: tuple[list[int], list[int], list[int]] = ([], [], [])
-    for row, (owner, concept) in enumerate(zip(owners, own.concepts(), strict=True)):
+    for row, (owner, concept) in enumerate(zip(owners, joined_concepts(own, copies), strict=True)):
         is_drawn = position(concept) < config.val_fraction
         if owner in tested:
             part = 1 if labelled == tested and is_drawn else 2
         else:
             part = 1 if owner in labelled or (not labelled and is_drawn) else 0
         parts[part].append(row)
-    if min(map(len, parts)) < MIN_PART:
+    if min(num_things(part, copies.source) for part in parts) < MIN_PART:
         sizes = ", ".join(f"{len(part)} {name}" for part, name in zip(parts, PARTS))
         raise DataError(
-            f"The owners give {sizes} pairs; each part needs {MIN_PART}. Change data.held_out,"
-            " data.labels_from or data.val_fraction."
+            f"The owners give {sizes} pairs; each part needs {MIN_PART} of different sources."
+            " Change data.held_out, data.labels_from or data.val_fraction."
         )
     train, validation, test = (np.array(part) for part in parts)
     return train, validation, test
 
 
-SPLITS: dict[str, Callable[[OwnPairs, DataConfig], tuple[Rows, Rows, Rows]]] = {
+SPLITS: dict[str, Callable[[OwnPairs, DataConfig, Alike], tuple[Rows, Rows, Rows]]] = {
     "concept": _by_concept,
     "owner": _by_owner,
 }
 
 
-def split_own(own: OwnPairs, config: DataConfig) -> tuple[Rows, Rows, Rows]:
+def split_own(own: OwnPairs, config: DataConfig, *, copies: Alike | None = None) -> tuple[Rows, Rows, Rows]:
     """Rows of training, validation and test, as ``config.split`` says.
+
+    Args:
+        own: The pairs.
+        config: The settings of the split.
+        copies: Groups of copies among the pairs; None: they are looked for.
 
     Raises:
         ConfigError: The settings contradict each other, or name owners that there are not.
         DataError: There are too few concepts or owners, or a pair without owner.
     """
-    return choose("data.split", config.split, SPLITS)(own, config)
+    split = choose("data.split", config.split, SPLITS)
+    return split(own, config, alike(own.data) if copies is None else copies)
 
 
 def to_experiment(
@@ -217,6 +265,7 @@ def to_experiment(
     kind: str = "user",
     rows: tuple[Rows, Rows, Rows] | None = None,
     unseen: str = "",
+    copies: Alike | None = None,
 ) -> Experiment:
     """The experiment of a user's pairs.
 
@@ -228,19 +277,26 @@ def to_experiment(
         kind: Where the pairs come from, see `Experiment`.
         rows: Rows of training, validation and test; None: ``config.split`` decides.
         unseen: What the test does not share with training, in the plural; empty: what ``split`` follows.
+        copies: Groups of copies among the pairs; None: they are looked for.
 
     Raises:
         ConfigError: The settings of the split do not suit the pairs.
         DataError: There are too few concepts to split, a half of a part never changes, or the test targets
             all look like training targets.
+
+    Guarantees:
+        With ``config.split`` "concept" and no ``rows`` no source and no target of one part is a copy of one
+        in another. Else `Experiment.shared` tells how many are, and ``strict`` leaves those out.
     """
     refuse_constant(constant_inputs(own.data, reverse=config.reverse))
-    parts = rows or split_own(own, config)
+    copies = alike(own.data) if copies is None else copies
+    parts = rows or split_own(own, config, copies=copies)
     refuse_constant(constant_parts(own.data, dict(zip(PARTS, parts)), reverse=config.reverse))
     train, validation, test = parts
     held = np.concatenate([validation, test])
     own = replace(own, masks=None if own.masks is None else without_unseen(own.masks, held))
-    strict = _strict_rows(own, train, test) if config.strict else test
+    strict = _strict_rows(own, train, test, copies) if config.strict else test
+    order = np.concatenate([train, validation, test])
     return Experiment(
         name=name,
         kind=kind,
@@ -249,13 +305,19 @@ def to_experiment(
         train_owner=own.labels("owner").take(train),
         train_labels=own.labels("label").take(train),
         train_subgroup=own.labels("subgroup").take(train),
-        validation=_held_out(own, validation),
-        test=_held_out(own, test),
-        test_strict=_held_out(own, strict),
+        validation=_held_out(own, validation, copies),
+        test=_held_out(own, test, copies),
+        test_strict=_held_out(own, strict, copies),
         train_ids=tuple(own.ids[row] for row in train),
-        unseen=unseen or f"{config.split}s",
+        unseen=unseen or unseen_of(own, config),
         train_concept=own.labels("concept").take(train) if "concept" in own.columns else None,
+        copies=copies.take(order),
     )
+
+
+def unseen_of(own: OwnPairs, config: DataConfig) -> str:
+    """What the split keeps apart, in the plural: owners, concepts, or where nobody named these the pairs."""
+    return "pairs" if config.split == "concept" and "concept" not in own.columns else f"{config.split}s"
 
 
 def without_unseen(masks: Masks, held: Rows) -> Masks:
@@ -271,23 +333,30 @@ def without_unseen(masks: Masks, held: Rows) -> Masks:
     return Masks(values=values, names=masks.names[:num])
 
 
-def _held_out(own: OwnPairs, rows: Rows) -> HeldOut:
-    """Pairs at ``rows`` with the labellings that the user gave."""
+def _held_out(own: OwnPairs, rows: Rows, copies: Alike) -> HeldOut:
+    """Pairs at ``rows`` with the labellings that the user gave; copies of a source show one thing."""
     data = own.data.take(rows)
     given = {"group": "label", "concept": "concept", "owner": "owner"}
     labels = {name: own.labels(column).take(rows) for name, column in given.items() if column in own.columns}
     masks = None if own.masks is None else own.masks.take(rows)
     labelled = LabelledTarget(target=data.target, labels=labels, masks=masks)
-    return HeldOut(pairs=data, labelled=labelled, ids=tuple(own.ids[row] for row in rows))
+    ids = tuple(own.ids[row] for row in rows)
+    return HeldOut(
+        pairs=data, labelled=labelled, ids=ids, shown=copies.source[rows], twins=copies.target[rows]
+    )
 
 
-def _strict_rows(own: OwnPairs, train: Rows, test: Rows) -> Rows:
-    """Rows of ``test`` whose target looks like none of ``train``."""
-    novel = test[~looks_known(own.data.target[test], own.data.target[train])]
-    if len(novel) < MIN_PART:
+def _strict_rows(own: OwnPairs, train: Rows, test: Rows, copies: Alike) -> Rows:
+    """Rows of ``test`` whose target looks like none of ``train``, and neither half of which is a copy."""
+    known = looks_known(own.data.target[test], own.data.target[train])
+    for codes in (copies.source, copies.target):
+        known |= np.isin(codes[test], codes[train])
+    novel = test[~known]
+    if num_things(novel, copies.source) < MIN_PART:
         raise DataError(
-            f"{len(test) - len(novel)} of {len(test)} test targets have a correlation above 0.9 to a training"
-            " target, or are equal to one where they are no pictures. Name the column concept in pairs.csv,"
-            " so that look-alikes share a concept, or set data.strict to false."
+            f"{len(test) - len(novel)} of {len(test)} test pairs look like a training pair: a copy of its"
+            " source or target, or a target with a correlation above 0.9 to a training target. Name the"
+            " column concept in pairs.csv, so that look-alikes share a concept, or set data.strict to"
+            " false."
         )
     return np.asarray(novel)

@@ -120,7 +120,9 @@ def bucket_loss(
 
     ``-sum_i log[ e^{s_i.t_i/T} / (sum_{j in bucket} e^{s_i.t_j/T} + sum_k e^{s_i.u_k/T}) ]``
 
-    The anchors keep a bucket of one pair from having no loss at all.
+    Without other pairs and anchors of the source of i, as in `edgecmd.losses.cmc_groups`; which these are
+    follows from the bucket's own pairs, so that one more pair still changes one bucket alone. The anchors
+    keep a bucket of one pair from having no loss at all.
 
     Args:
         student: Student embeddings of any norm, (R, D).
@@ -131,8 +133,11 @@ def bucket_loss(
     """
     embedded = losses.unit(student)
     own = embedded @ losses.unit(teacher.detach()).T / temperature
-    own = torch.where(mask[None, :], own, torch.full_like(own, float("-inf")))
+    itself = torch.eye(len(embedded), dtype=torch.bool, device=embedded.device)
+    kept = mask[None, :] & (itself | ~losses.same_source(teacher, teacher))
+    own = torch.where(kept, own, torch.full_like(own, float("-inf")))
     public = embedded @ losses.unit(anchors.detach()).T / temperature
+    public = torch.where(losses.same_source(teacher, anchors), torch.full_like(public, float("-inf")), public)
     log_share = own.diagonal() - torch.logsumexp(torch.cat([own, public], dim=1), dim=1)
     return torch.where(mask, -log_share, torch.zeros_like(log_share)).sum()
 

@@ -58,7 +58,12 @@ def _claim(run: RunFiles, column: scores.Column) -> str:
 
 def _unseen(run: RunFiles) -> str:
     """What test and training do not share, as far as that is known."""
-    return " of the server's own set" if run.on_devices else ", all of concepts that no training pair shows"
+    if run.on_devices:
+        return " of the server's own set"
+    unseen = scores.unseen(run.evaluation)
+    if unseen == "concepts" and not scores.shared(run.evaluation):
+        return ", all of concepts that no training pair shows"
+    return f", of {unseen} that no training pair shows"
 
 
 def _against(column: scores.Column) -> str:

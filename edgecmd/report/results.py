@@ -31,6 +31,7 @@ METHODS = {
     "scratch": "the student trained on the few labels alone, without distillation",
 }
 STAR = "★: better than every other method by more than chance"
+COPIES = "Sources that are copies of one another are one thing to retrieve: {num} in all."
 PROBES = {"linear": "linear probe", "knn": "nearest neighbours"}
 
 
@@ -68,11 +69,20 @@ def _teacher(evaluation: Table) -> list[str]:
     return [paragraph(f"Teacher: {told['text']}."), *warnings]
 
 
+def _copies(evaluation: Table) -> list[str]:
+    """How many things there are to retrieve, where copies make them fewer than the pairs."""
+    student = evaluation.get("student") or {}
+    num = int(student.get("num_things", 0))
+    return [COPIES.format(num=num)] if 0 < num < int(student.get("num_test", 0)) else []
+
+
 def _metrics(evaluation: Table) -> list[str]:
     """What the columns mean."""
     notes = [
         "`R@k`: share of test images whose own source image is among the k nearest."
         " `strict`: without targets that look like a training target.",
+        *([f"Not unseen: {scores.shared(evaluation)}."] if scores.shared(evaluation) else []),
+        *_copies(evaluation),
         "`one-shot`: one labelled example a concept in one style, tested on another style.",
     ]
     if scores.is_class_paired(evaluation):

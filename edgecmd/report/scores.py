@@ -124,6 +124,11 @@ def unseen(evaluation: Table) -> str:
     return str((evaluation.get("student") or {}).get("unseen", "concepts"))
 
 
+def shared(evaluation: Table) -> str:
+    """What the test has in common with training all the same, in words; empty where that is nothing."""
+    return str((evaluation.get("student") or {}).get("shared", ""))
+
+
 def is_class_paired(evaluation: Table) -> bool:
     """Whether the pairs were matched by class, so that any source image of the class is the right one."""
     return (evaluation.get("student") or {}).get("kind") == "class-paired"

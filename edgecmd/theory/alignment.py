@@ -191,6 +191,7 @@ def _error(config: RunConfig, seen: Mapping[str, Embedding]) -> float:
         whole.validation.labelled.labels[name],
         seen["test"],
         whole.test.labelled.labels[name],
+        twins=whole.validation.twins,
     )
     accuracies = few_label_accuracy(
         probe, method="linear", num_labels=FEW, num_draws=3, num_neighbours=1, seed=config.seed

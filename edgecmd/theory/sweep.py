@@ -286,7 +286,9 @@ def _errors(probe: Probe, plan: SweepPlan, *, seed: int) -> dict[str, Any]:
             num_neighbours=1,
             seed=seed,
         )
-        rows = draw_labels(probe.pool_labels, num_labels=count, generator=np.random.default_rng(0))
+        rows = draw_labels(
+            probe.pool_labels, num_labels=count, generator=np.random.default_rng(0), twins=probe.twins
+        )
         error[str(count or "all")] = 1.0 - float(np.mean(accuracies))
         total[str(count or "all")] = len(rows)
     head = fit_linear(probe.pool, probe.pool_labels)

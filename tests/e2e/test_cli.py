@@ -33,7 +33,7 @@ def test_the_whole_pipeline_writes_every_file(
     assert set(table["baselines"]) == {"untrained", "teacher as it is", "l2", "simclr", "scratch"}
     assert 0 <= table["student"]["retrieval"]["recall@1"] <= 1
     out = capsys.readouterr().out
-    assert "Unseen concepts" in out
+    assert "Unseen pairs" in out
     assert "chance 2.08" in out
     Image.fromarray(np.full((16, 16), 255, np.uint8)).save(folder / "white.png")
     picture, model = str(folder / "white.png"), str(folder / "export" / "student.onnx")

@@ -6,6 +6,7 @@ from scipy import stats
 
 from edgecmd import evaluate
 from edgecmd.data.labelled import UNLABELLED, Labels
+from edgecmd.errors import DataError
 from edgecmd.statistics import mean_interval
 
 
@@ -25,8 +26,56 @@ def test_recall_by_hand() -> None:
 
 
 def test_a_constant_embedding_retrieves_nothing() -> None:
-    constant = np.ones((10, 4), dtype=np.float32) / 2
-    assert evaluate.recall(constant, constant) == {"recall@1": 0.0, "recall@5": 0.0, "recall@10": 1.0}
+    constant, teacher = np.ones((10, 10), dtype=np.float32), np.eye(10, dtype=np.float32)
+    assert evaluate.recall(constant, teacher) == {"recall@1": 0.0, "recall@5": 0.0, "recall@10": 1.0}
+
+
+@pytest.mark.parametrize(("photographs", "each"), [(3, 5), (16, 5), (2, 40)])
+def test_a_perfect_student_finds_the_photograph_of_several_sketches(photographs: int, each: int) -> None:
+    photos = np.random.default_rng(0).standard_normal((photographs, 16)).astype(np.float32)
+    teacher = np.repeat(evaluate.unit_rows(photos), each, axis=0)
+    found = evaluate.recall(teacher, teacher, ranks=(1,))
+    assert found == {"recall@1": 1.0}
+    # The same answer to every sketch finds one photograph of all: the chance level.
+    same = np.repeat(teacher[:1], len(teacher), axis=0)
+    assert evaluate.recall(same, teacher, ranks=(1,)) == {"recall@1": pytest.approx(1 / photographs)}
+
+
+def test_features_that_differ_in_the_last_digits_are_one_thing() -> None:
+    draws = np.random.default_rng(1)
+    teacher = np.repeat(evaluate.unit_rows(draws.standard_normal((4, 128)).astype(np.float32)), 3, axis=0)
+    shaken = evaluate.unit_rows(teacher + draws.normal(0, 1e-7, teacher.shape).astype(np.float32))
+    assert len(np.unique(evaluate.things(shaken))) == 4
+    assert evaluate.recall(teacher, shaken, ranks=(1,)) == {"recall@1": 1.0}
+
+
+def test_one_thing_alone_is_refused() -> None:
+    constant = np.ones((10, 4), dtype=np.float32)
+    for shown in (None, np.arange(10)):
+        with pytest.raises(DataError, match="show 1 thing.*Retrieval needs 2 things"):
+            evaluate.recall(constant, constant, shown=shown)
+    with pytest.raises(DataError, match="show 1 thing"):
+        evaluate.recall(np.eye(4), np.eye(4), shown=np.zeros(4, dtype=int))
+
+
+def test_copies_are_labelled_last() -> None:
+    classes, twins = np.array([0] * 6 + [1] * 3), np.array([0, 0, 0, 0, 1, 2, 3, 4, 5])
+    for seed in range(20):
+        rows = evaluate.draw_labels(classes, num_labels=3, generator=np.random.default_rng(seed), twins=twins)
+        assert sorted(twins[rows]) == [0, 1, 2, 3, 4, 5]
+    plain = evaluate.draw_labels(classes, num_labels=3, generator=np.random.default_rng(5))
+    apart = evaluate.draw_labels(
+        classes, num_labels=3, generator=np.random.default_rng(5), twins=np.arange(9)
+    )
+    assert np.array_equal(plain, apart)
+
+
+def test_a_copy_that_two_classes_have_is_right_for_both() -> None:
+    teacher = np.eye(3, dtype=np.float32)[[0, 0, 1, 2]]
+    classes = np.array([0, 1, 0, 1])
+    assert evaluate.class_recall(teacher, teacher, classes) == {"class_recall@1": 1.0}
+    # Without it the third is nearest to a picture of the other class.
+    assert evaluate.class_recall(teacher[[0, 1, 3, 3]], teacher, classes) == {"class_recall@1": 0.75}
 
 
 def test_recall_of_things_by_hand() -> None:

@@ -132,9 +132,9 @@ def test_an_uninformative_student_has_the_chance_level(seed: int) -> None:
     same_anchors = torch.ones(K, D, dtype=torch.float64)
     anchored = losses.cmd_anchored(t, t, same_anchors, temperature=0.1, teacher_temperature=0.1)
     assert anchored.tolist() == pytest.approx([math.log(K)] * B)
-    one_teacher = torch.ones(B, D, dtype=torch.float64)
-    assert losses.cmc(constant, one_teacher, temperature=0.1).tolist() == pytest.approx([math.log(B)] * B)
-    equal = losses.cmc_anchored(constant, one_teacher, same_anchors, temperature=0.1)
+    blank = torch.zeros(B, D, dtype=torch.float64)
+    assert losses.cmc(blank, t, temperature=0.1).tolist() == pytest.approx([math.log(B)] * B)
+    equal = losses.cmc_anchored(blank, t, u, temperature=0.1)
     assert equal.tolist() == pytest.approx([math.log(K + 1)] * B)
     assert nt_xent(constant, constant, temperature=0.1).tolist() == pytest.approx([math.log(2 * B - 1)] * B)
     assert u.shape == (K, D)
@@ -227,3 +227,54 @@ def test_gradients_reach_the_student_alone() -> None:
     assert s.grad is not None
     assert t.grad is None
     assert u.grad is None
+
+
+def slow_masked(
+    s: np.ndarray, t: np.ndarray, u: np.ndarray, source: list[int], anchor: list[int], tau: float
+) -> dict[str, list[float]]:
+    """The contrasts as loops that leave out what has the source of i, told by ``source`` and ``anchor``."""
+    s, t, u = norm(s), norm(t), norm(u)
+    out: dict[str, list[float]] = {"cmc": [], "cmc-anchored": [], "cmc-groups": []}
+    for i in range(len(s)):
+        others = [j for j in range(len(s)) if j != i and source[j] != source[i]]
+        public = [float(s[i] @ u[k]) / tau for k in range(len(u)) if anchor[k] != source[i]]
+        own = float(s[i] @ t[i]) / tau
+        forward = [own] + [float(s[i] @ t[j]) / tau for j in others]
+        backward = [own] + [float(t[i] @ s[j]) / tau for j in others]
+        out["cmc"].append(-(log_softmax_at(forward, 0) + log_softmax_at(backward, 0)) / 2)
+        out["cmc-anchored"].append(-log_softmax_at([own, *public], 0))
+        out["cmc-groups"].append(-log_softmax_at([*forward, *public], 0))
+    return out
+
+
+@given(
+    source=st.lists(st.integers(0, 3), min_size=6, max_size=6),
+    anchor=st.lists(st.integers(-4, 3), min_size=5, max_size=5),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=40, deadline=None)
+def test_pairs_of_one_source_are_no_negatives(source: list[int], anchor: list[int], seed: int) -> None:
+    photographs, public = draw(seed, 4, D), draw(seed + 1, 5, D)
+    t, s = photographs[source], draw(seed + 2, 6, D)
+    u = torch.stack([photographs[one] if one >= 0 else public[k] for k, one in enumerate(anchor)])
+    slow = slow_masked(s.numpy(), t.numpy(), u.numpy(), source, anchor, 0.2)
+    assert losses.cmc(s, t, temperature=0.2).tolist() == pytest.approx(slow["cmc"])
+    assert losses.cmc_anchored(s, t, u, temperature=0.2).tolist() == pytest.approx(slow["cmc-anchored"])
+    assert losses.cmc_groups(s, t, u, temperature=0.2).tolist() == pytest.approx(slow["cmc-groups"])
+
+
+def test_a_batch_of_one_source_has_nothing_to_learn() -> None:
+    s, t = draw(0, B, D).requires_grad_(), draw(1, 1, D).expand(B, D)
+    for loss in (losses.cmc(s, t, temperature=0.1), losses.cmc_anchored(s, t, t, temperature=0.1)):
+        assert loss.tolist() == [0.0] * B
+        (gradient,) = torch.autograd.grad(loss.sum(), s)
+        assert torch.isfinite(gradient).all()
+
+
+def test_the_mask_of_a_pair_does_not_depend_on_the_scale_or_on_another_pair() -> None:
+    t, u = draw(0, B, D), draw(1, K, D)
+    u[3] = 5.0 * t[2]
+    mask = losses.same_source(t, u)
+    assert mask.nonzero().tolist() == [[2, 3]]
+    for row in range(B):
+        assert torch.equal(losses.same_source(t[row : row + 1], u), mask[row : row + 1])

@@ -44,7 +44,7 @@ def test_under_privacy_it_is_not(private: RunConfig, tmp_path: Path) -> None:
     found = provenance_of(private, tmp_path)
     assert found.private
     assert found.data[UNLABELLED] == "not told: their number is private"
-    assert found.data["validation and test examples"].endswith("of other concepts")
+    assert found.data["validation and test examples"].endswith("of other pairs")
 
 
 @pytest.mark.parametrize("is_private", [False, True])

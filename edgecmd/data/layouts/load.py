@@ -12,12 +12,23 @@ from typing import cast
 import numpy as np
 
 from edgecmd.config_data import DataConfig
+from edgecmd.data.duplicates import Alike, alike
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.findings import CHECK_COMMAND, ProblemsError, problems_of
 from edgecmd.data.halves import Half, Halves, notes_on_halves
 from edgecmd.data.images import Sides, notes_on_frames, sides_of
 from edgecmd.data.layouts.index import TEST, Entry, Index, limited
-from edgecmd.data.own import COLUMNS, MIN_PAIRS, MIN_PART, OwnPairs, Rows, position, to_experiment
+from edgecmd.data.own import (
+    COLUMNS,
+    MIN_PAIRS,
+    MIN_PART,
+    OwnPairs,
+    Rows,
+    joined_concepts,
+    num_things,
+    position,
+    to_experiment,
+)
 from edgecmd.data.pairs import PairedData
 from edgecmd.data.public import built_in_public, check_public, public_of
 from edgecmd.data.sound import Recording
@@ -83,14 +94,16 @@ def load_layout(config: DataConfig) -> Experiment:
         raise ProblemsError(
             problems or [f"{config.path} has no usable pair."], notes=notes, command=command, complete=True
         )
+    copies = alike(own.data)
     made = to_experiment(
         own,
         config,
         public=public,
         name=config.name,
         kind=index.kind,
-        rows=official_rows(entries, config),
+        rows=official_rows(entries, config, own=own, copies=copies),
         unseen=index.unseen if config.split == "concept" else "",
+        copies=copies,
     )
     return replace(made, notes=tuple(notes))
 
@@ -182,35 +195,41 @@ def _try(index: Index, entry: Entry, sides: Sides, problems: list[str]) -> Halve
         return None
 
 
-def official_rows(entries: Sequence[Entry], config: DataConfig) -> tuple[Rows, Rows, Rows] | None:
+def official_rows(
+    entries: Sequence[Entry], config: DataConfig, *, own: OwnPairs, copies: Alike
+) -> tuple[Rows, Rows, Rows] | None:
     """Rows of training, validation and test by the set's own split; None where it has none.
 
     Validation is the share ``config.val_fraction`` of the official training concepts, by a hash, or as
-    many of them as make `MIN_PART` pairs. None also where ``config.split`` asks for owners.
+    many of them as show `MIN_PART` things; concepts that copies link are one. None also where
+    ``config.split`` asks for owners.
+
+    Args:
+        entries: The index of the pairs.
+        config: The settings of the split.
+        own: The pairs of ``entries``, in their order.
+        copies: Groups of copies among them.
 
     Raises:
-        DataError: A part has fewer than `MIN_PART` pairs.
+        DataError: A part shows fewer than `MIN_PART` things.
     """
     if not any(one.part for one in entries) or config.split != "concept":
         return None
+    concepts = joined_concepts(own, copies)
     parts: tuple[list[int], list[int], list[int]] = ([], [], [])
     drawn: set[str] = set()
-    for row in sorted(range(len(entries)), key=lambda one: position(_concept(entries[one]))):
-        entry = entries[row]
-        if entry.part != TEST and (
-            position(_concept(entry)) < config.val_fraction or len(parts[1]) < MIN_PART
+    for row in sorted(range(len(entries)), key=lambda one: position(concepts[one])):
+        is_test, concept = entries[row].part == TEST, concepts[row]
+        if not is_test and (
+            position(concept) < config.val_fraction or num_things(parts[1], copies.source) < MIN_PART
         ):
-            drawn.add(_concept(entry))
-        parts[2 if entry.part == TEST else int(_concept(entry) in drawn)].append(row)
-    if min(map(len, parts)) < MIN_PART:
+            drawn.add(concept)
+        parts[2 if is_test else int(concept in drawn)].append(row)
+    if min(num_things(part, copies.source) for part in parts) < MIN_PART:
         sizes = ", ".join(str(len(part)) for part in parts)
         raise DataError(
             f"The official split gives {sizes} pairs for training, validation and test; each needs"
-            f" {MIN_PART}. Raise data.max_pairs or data.val_fraction, or add files."
+            f" {MIN_PART} of different sources. Raise data.max_pairs or data.val_fraction, or add files."
         )
     train, validation, test = (np.sort(np.array(part)) for part in parts)
     return train, validation, test
-
-
-def _concept(entry: Entry) -> str:
-    return entry.concept or entry.id

@@ -263,18 +263,18 @@ class TestStrict:
     def test_look_alikes_leave_the_strict_test(self, folder):
         whole = load_folder(config(folder))
         twin, original = whole.test.ids[0], whole.train_ids[0]
-        save(folder / "target" / f"{twin}.png", noise(1000 + int(original[1:]), channels=None))
+        # At half of the contrast: alike, and no copy.
+        seen = noise(1000 + int(original[1:]), channels=None)
+        save(folder / "target" / f"{twin}.png", seen // 2 + 30)
         assert load_folder(config(folder)).test_strict.ids == whole.test.ids[1:]
         assert load_folder(config(folder, strict=False)).test_strict.ids == whole.test.ids
 
     def test_nothing_left(self, folder):
         for index in range(NUM):
-            alike = noise(1, channels=None)
-            alike[0, 0] = index
-            save(folder / "target" / f"p{index:02d}.png", alike)
-        with pytest.raises(
-            DataError, match=r"test targets have a correlation above 0.9.*data.strict to false"
-        ):
+            # A correlation of 0.94 between any two of them.
+            mixed = 0.8 * noise(1, channels=None) + 0.2 * noise(100 + index, channels=None)
+            save(folder / "target" / f"p{index:02d}.png", mixed.astype(np.uint8))
+        with pytest.raises(DataError, match=r"a correlation above 0.9 to a training.*data.strict to false"):
             load_folder(config(folder))
 
 
