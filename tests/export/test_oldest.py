@@ -155,7 +155,8 @@ def test_files_are_read_on_the_oldest(board, bundle, folder, tmp_path):
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(8000)
-        file.writeframes(bytes(4000))
+        # A square wave of 500 Hz: silence is refused.
+        file.writeframes((b"\x00\x40" * 8 + b"\x00\xc0" * 8) * 250)
     done = board.run(folder("wave") / "infer.py", folder("wave"), tmp_path / "c.wav", "--json")
     assert done.returncode == 0, done.stderr
 

@@ -146,5 +146,5 @@ def test_a_class_of_thousands_of_digits_is_named(tmp_path):
 
     (tmp_path / "masks.csv").write_text("id,name\n" + "9" * 5000 + ",cup\n")
     problems: list[str] = []
-    assert _read_names(tmp_path / "masks.csv", problems) == {}
+    assert _read_names(tmp_path / "masks.csv", problems, notes=[]) == {}
     assert "a class is a whole number from 0 to 254" in problems[0]
