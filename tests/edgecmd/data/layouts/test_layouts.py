@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgecmd.cli.device import retrieval_task
 from edgecmd.config_data import DataConfig
 from edgecmd.data.cells import median_of_measured
 from edgecmd.data.experiment import LOADERS, Experiment, load_experiment
@@ -16,6 +17,7 @@ from edgecmd.data.layouts.sunrgbd import millimetres
 from edgecmd.data.pairs import target_kind
 from edgecmd.data.sets import SETS, status
 from edgecmd.errors import ConfigError, DataError
+from edgecmd.evaluate import recall, unit_rows
 from tests.edgecmd.data.layouts import trees
 
 SIDE = 16
@@ -75,6 +77,54 @@ class TestAll:
         assert (len(few), len(more), len(limited(entries, 0))) == (50, 100, 200)
         assert {one.id for one in few} < {one.id for one in more}
         assert [one.id for one in few] == sorted(one.id for one in few)
+
+
+def twice(files: list[Path]) -> None:
+    """Make each second file a copy of the one before it, as frames of a burst are."""
+    for first, second in zip(files[::2], files[1::2]):
+        second.write_bytes(first.read_bytes())
+
+
+def sources_of_sketchy(root: Path) -> Path:
+    return trees.sketchy(root, photos=8, sketches=3, tests=False)
+
+
+def sources_of_sunrgbd(root: Path) -> Path:
+    trees.sunrgbd(root)
+    twice(sorted(root.glob("SUNRGBD/**/image/*.jpg")))
+    return root
+
+
+def sources_of_vggsound(root: Path) -> Path:
+    trees.vggsound(root)
+    twice(sorted(root.glob("**/*.jpg")))
+    return root
+
+
+class TestPerfectStudent:
+    """Several targets of one source: whoever finds the source of each has found everything."""
+
+    @pytest.mark.parametrize(
+        ("name", "made"),
+        [
+            ("sketchy", sources_of_sketchy),
+            ("sunrgbd", sources_of_sunrgbd),
+            ("vggsound", sources_of_vggsound),
+        ],
+    )
+    def test_retrieves_everything(self, tmp_path: Path, name: str, made):
+        whole = load_experiment(config(name, made(tmp_path), test_fraction=0.4))
+        held = whole.test
+        seen = np.unique([one.tobytes() for one in held.pairs.source], return_inverse=True)[1]
+        assert 2 <= len(np.unique(seen)) < len(held)
+        features = np.random.default_rng(0).standard_normal((len(held), 32)).astype(np.float32)[seen]
+        student = unit_rows(features)
+        assert recall(student, features, ranks=(1,), shown=held.shown) == {"recall@1": 1.0}
+        task = retrieval_task(features, shown=held.shown)
+        assert task.metric(student) == 1.0
+        # All sources are things of which one is right, so an answer that is always the same finds one.
+        constant = np.repeat(student[:1], len(held), axis=0)
+        assert task.metric(constant) == pytest.approx(1 / len(np.unique(seen)))
 
 
 class TestSketchy:
