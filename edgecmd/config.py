@@ -314,6 +314,18 @@ class RunConfig:
                 f"distill.freeze_projector=true and privacy.mechanism={self.privacy.mechanism!r} do not go"
                 " together: its noise is made for all weights. Allowed: none, client."
             )
+        if self.privacy.mechanism != "none":
+            self._keep_pairs_apart()
+
+    def _keep_pairs_apart(self) -> None:
+        """Under privacy one pair more must not move another from part to part."""
+        if self.data.copies == "join":
+            raise ConfigError(
+                f"data.copies='join' and privacy.mechanism={self.privacy.mechanism!r} do not go together: one"
+                " pair could move others between training and test, which no epsilon covers. Allowed: auto,"
+                " leave-out."
+            )
+        object.__setattr__(self, "data", replace(self.data, copies="leave-out"))
 
     def resolved(self) -> "RunConfig":
         """The same settings with ``distill.loss = "auto"`` replaced by the mechanism's loss."""

@@ -19,6 +19,7 @@ def in_range(section: str, low: int | float, high: int | float, **settings: int 
             raise ConfigError(f"{section}.{name}={value} is outside the allowed range [{low:g}, {high:g}].")
 
 
+COPIES = ("auto", "join", "leave-out")
 # Sets whose source images have a side of their own.
 SOURCE_SIDES = {"digits": 32}
 
@@ -87,9 +88,15 @@ class DataConfig:
     """Teach the other way: the teacher takes what is else the target, the student the picture. For
     ``digits``, ``folder`` and public sets at ``data.path``; the public set is then of its kind."""
     strict: bool = True
-    """Leave test targets out that look like a training target (correlation above 0.9; no pictures: equal)."""
+    """Leave out of the strict test what is a copy of a training pair or looks like a training target."""
+    copies: str = "auto"
+    """Of a user's pairs, where the split follows concepts: join (copies share a part), leave-out (training
+    copies of held-out pairs are left out, so that no pair moves another, as privacy needs), auto (leave-out
+    under privacy, else join)."""
 
     def __post_init__(self) -> None:
+        if self.copies not in COPIES:
+            raise ConfigError(f"data.copies={self.copies!r} is unknown. Allowed: {', '.join(COPIES)}.")
         in_range("data", 16, 512, image_size=self.image_size)
         in_range("data", 0.01, 0.9, val_fraction=self.val_fraction, test_fraction=self.test_fraction)
         in_range("data", 0, 512, source_size=self.source_size)

@@ -2,3 +2,8 @@
 
 This room knows ONNX and imports `edgecmd`; nothing below `device` imports anything of edgecmd.
 """
+
+import os
+
+# ONNX Runtime 1.32 counts its use where nobody forbids it before it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

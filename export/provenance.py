@@ -113,7 +113,7 @@ def _data(config: RunConfig, *, private: bool, num_own: int, num_nodes: int) -> 
         "kind": whole.kind,
         "training pairs, unlabelled": UNTOLD if private else str(len(whole.train)),
         "validation and test examples": f"{held}, of other {whole.unseen}"
-        + (f"; {whole.shared}" if whole.shared else ""),
+        + (f"; {whole.shared}" if whole.shared and not private else ""),
         **public,
     }
 

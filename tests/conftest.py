@@ -1,4 +1,4 @@
-"""One torch thread, a cache of our own, and Flower's telemetry off, before anything is imported."""
+"""One torch thread, a cache of our own, and all telemetry off, before anything is imported."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 from typing import TYPE_CHECKING
 

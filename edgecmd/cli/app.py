@@ -31,6 +31,7 @@ from edgecmd.machine import explain, is_of_machine
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 INTERRUPTED, USAGE = 130, 2
 app = typer.Typer(

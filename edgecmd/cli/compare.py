@@ -120,7 +120,7 @@ def read_request(
     Raises:
         ConfigError: An unknown pair or method, a pair beside a file, or ``--fast`` without a pair.
     """
-    from edgecmd.compare.methods import TEACHER
+    from edgecmd.compare.methods import AT, TEACHER
     from edgecmd.compare.presets import overrides_of, preset_of, tuned_labels_of
     from edgecmd.compare.tuning import RATES
 
@@ -138,6 +138,9 @@ def read_request(
         # Nothing can be shown to a teacher that is not here: its row is left out, as in a run.
         names = ",".join(name for name in names.split(",") if name != TEACHER)
     tuned = preset is not None and preset.tune if tune is None else tune
+    if AT in names:
+        # All methods are asked the same test, so the split is the one that privacy needs.
+        resolved = replace(resolved, data=replace(resolved.data, copies="leave-out"))
     return Asked(
         config=resolved,
         methods=tuple(dict.fromkeys(check_method(name.strip()) for name in names.split(","))),

@@ -73,6 +73,13 @@ def write_progress(text: str) -> None:
         _write(sys.stderr, printable(text, keep="\r\n"), end="")
 
 
+def can_write_over() -> bool:
+    """Whether standard error is a terminal on which a line can be written over."""
+    with contextlib.suppress(ValueError, AttributeError):
+        return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return False
+
+
 def print_json(value: object) -> None:
     """Print one JSON document, in ASCII."""
     _print(json.dumps(value, indent=2, allow_nan=False))

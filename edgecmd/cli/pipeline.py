@@ -404,7 +404,7 @@ def show_results(tables: "dict[str, Table]") -> None:
     )
     if told.get("shared"):
         say(f"Not unseen: {told['shared']}.")
-    if told["num_things"] < told["num_test"]:
+    if told.get("num_things", told["num_test"]) < told["num_test"]:
         say(
             f"Copies of a source are one thing to retrieve: {told['num_things']} in {told['num_test']} pairs."
         )

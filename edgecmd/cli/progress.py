@@ -4,16 +4,14 @@ How far something is goes to stderr, beside a result that may be JSON: on a term
 over and removed in the end, elsewhere a plain line every ten seconds.
 """
 
-import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgecmd.cli.output import on_terminal, say, write_progress
+from edgecmd.cli.output import can_write_over, on_terminal, say, write_progress
 from edgecmd.progress import watched
 
 if TYPE_CHECKING:
@@ -78,14 +76,6 @@ def round_line(config: "RunConfig", *, prefix: str = "") -> Callable[["RoundRepo
 
 
 REDRAW_S, QUIET_S = 0.1, 10.0
-
-
-def _can_write_over() -> bool:
-    """Whether stderr is a terminal on which a line can be written over."""
-    try:
-        return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-    except (ValueError, AttributeError):
-        return False
 
 
 @dataclass(slots=True)
@@ -234,7 +224,7 @@ def hide_progress() -> None:
 @contextmanager
 def progress_shown() -> Iterator[None]:
     """Show on stderr how far the work in this block is."""
-    meter = Meter(terminal=_can_write_over(), width=shutil.get_terminal_size().columns)
+    meter = Meter(terminal=can_write_over(), width=shutil.get_terminal_size().columns)
     _meters.append(meter)
     try:
         with watched(meter):

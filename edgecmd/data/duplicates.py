@@ -162,13 +162,45 @@ def joined_names(names: Sequence[str], *codes: np.ndarray) -> list[str]:
     return [first[group] for group in groups.tolist()]
 
 
+def near_to(examples: Targets, others: Targets) -> Bool[np.ndarray, " num"]:
+    """Which of ``examples`` are equal or near-equal to one of ``others``, (N,).
+
+    Guarantees:
+        Whether an example is, depends on that example and on ``others``, on no other example.
+    """
+    known = set(image_digests(others))
+    found = np.array([one in known for one in image_digests(examples)], dtype=bool)
+    num = len(examples)
+    if not num or not len(others):
+        return found
+    look = SIGNATURES[target_kind(examples)](np.concatenate([examples, others]), np.arange(num + len(others)))
+    for first, second in _candidates(look):
+        across = (first < num) & (second >= num)
+        across[across] = ~found[first[across]]
+        ours, theirs = first[across], second[across]
+        for start in range(0, len(ours), BLOCK):
+            part = slice(start, start + BLOCK)
+            found[ours[part][look.is_near(ours[part], theirs[part])]] = True
+    return found
+
+
+def each_its_own(num: int) -> Alike:
+    """The groups of ``num`` pairs of which none is taken for a copy of another."""
+    return Alike(source=np.arange(num), target=np.arange(num))
+
+
 def _components(look: Signature) -> Codes:
     labels = np.arange(len(look.values))
-    centred = look.values - look.values.mean(axis=0)
-    reach = np.minimum(np.sqrt(look.values.shape[1]), CONTRAST_SHARE * look.contrast)
-    for first, second in _neighbours(centred, reach=reach, margin=1.0):
+    for first, second in _candidates(look):
         labels = _merged(labels, first, second, look.is_near)
     return np.unique(labels, return_inverse=True)[1]
+
+
+def _candidates(look: Signature) -> Iterator[tuple[Rows, Rows]]:
+    """Pairs of rows that may be near-equal, the earlier row first."""
+    centred = look.values - look.values.mean(axis=0)
+    reach = np.minimum(np.sqrt(look.values.shape[1]), CONTRAST_SHARE * look.contrast)
+    return _neighbours(centred, reach=reach, margin=1.0)
 
 
 def _neighbours(

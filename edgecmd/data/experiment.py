@@ -205,10 +205,9 @@ def with_copies(whole: Experiment) -> Experiment:
             target=np.concatenate([one.target for one in parts]),
         )
     )
-    first = len(whole.train) + len(whole.validation)
-    held = np.arange(len(copies))
-    validation = _showing(whole.validation, copies.take(held[len(whole.train) : first]))
-    test = _showing(whole.test, copies.take(held[first:]))
+    # Of the part alone: whatever lies in training must not decide what is asked in the test.
+    validation = _showing(whole.validation, alike(whole.validation.pairs))
+    test = _showing(whole.test, alike(whole.test.pairs))
     strict = test if whole.test_strict is whole.test else _part_of(test, whole.test_strict)
     return replace(whole, validation=validation, test=test, test_strict=strict, copies=copies)
 

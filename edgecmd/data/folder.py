@@ -152,7 +152,7 @@ def load_folder(config: DataConfig, *, whole: bool = False) -> Experiment:
     if config.target_kind == "grey" and kind_of(own.data.target) == "rgb":
         own = replace(own, data=replace(own.data, target=to_grey(own.data.target)))
     made = to_experiment(own, config, public=public, name=reading.path.stem)
-    return replace(made, notes=tuple(reading.notes))
+    return replace(made, notes=(*reading.notes, *made.notes))
 
 
 def load_pairs(path: Path, config: DataConfig) -> PairedData:

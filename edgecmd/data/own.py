@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from edgecmd.config_data import DataConfig
 from edgecmd.data.constants import constant_inputs, constant_parts, refuse_constant
-from edgecmd.data.duplicates import Alike, alike, joined_names
+from edgecmd.data.duplicates import Alike, alike, each_its_own, joined_names, near_to
 from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import IGNORED, UNLABELLED, LabelledTarget, Labels, Masks
 from edgecmd.data.pairs import PairedData, PublicSource
@@ -26,6 +26,12 @@ COLUMNS = ("owner", "concept", "label")
 MIN_PAIRS = 20
 # Retrieval among one is no retrieval, and a contrastive loss needs two pairs.
 MIN_PART = 2
+LEAVE_OUT = "leave-out"
+LEFT_OUT = (
+    "{what} that are copies of held-out ones are left out (data.copies='leave-out'): under privacy no pair may"
+    " move another from part to part. Name what each pair shows in the column concept of pairs.csv to keep"
+    " them."
+)
 PARTS = ("training", "validation", "test")
 
 Rows = Int[np.ndarray, " _"]
@@ -113,8 +119,8 @@ def split_rows(
     if num_things(train, codes) < MIN_PART:
         apart = "" if things is None else " of different sources"
         raise DataError(
-            f"{counted(len(members), 'concept')} over {counted(len(concepts), 'pair')} give"
-            f" {len(train)} training,"
+            f"{counted(len(members), 'concept')} over {counted(len(concepts), 'pair')}"
+            f" {'gives' if len(members) == 1 else 'give'} {len(train)} training,"
             f" {len(validation)} validation and {len(test)} test pairs; each needs {MIN_PART}{apart}."
             " Name finer concepts or leave the column concept out;"
             " or lower data.val_fraction and data.test_fraction."
@@ -287,10 +293,15 @@ def to_experiment(
     Guarantees:
         With ``config.split`` "concept" and no ``rows`` no source and no target of one part is a copy of one
         in another. Else `Experiment.shared` tells how many are, and ``strict`` leaves those out.
+        With ``config.copies`` "leave-out" a pair moves no other between the parts, and whether it is trained
+        on depends on that pair and on what is held out alone.
     """
     refuse_constant(constant_inputs(own.data, reverse=config.reverse))
     copies = alike(own.data) if copies is None else copies
-    parts = rows or split_own(own, config, copies=copies)
+    parts = rows or split_own(own, config, copies=linked(copies, config))
+    left_out = 0
+    if config.copies == LEAVE_OUT and rows is None and config.split == "concept":
+        parts, left_out = without_copies(own, parts)
     refuse_constant(constant_parts(own.data, dict(zip(PARTS, parts)), reverse=config.reverse))
     train, validation, test = parts
     held = np.concatenate([validation, test])
@@ -305,14 +316,51 @@ def to_experiment(
         train_owner=own.labels("owner").take(train),
         train_labels=own.labels("label").take(train),
         train_subgroup=own.labels("subgroup").take(train),
-        validation=_held_out(own, validation, copies),
-        test=_held_out(own, test, copies),
-        test_strict=_held_out(own, strict, copies),
+        validation=_held_out(own, validation),
+        test=_held_out(own, test),
+        test_strict=_held_out(own, strict),
         train_ids=tuple(own.ids[row] for row in train),
         unseen=unseen or unseen_of(own, config),
         train_concept=own.labels("concept").take(train) if "concept" in own.columns else None,
         copies=copies.take(order),
+        notes=(LEFT_OUT.format(what=counted(left_out, "pair")),) if left_out else (),
     )
+
+
+def linked(copies: Alike, config: DataConfig) -> Alike:
+    """The copies that the split puts into one part: all, or with ``config.copies`` "leave-out" none."""
+    return each_its_own(len(copies)) if config.copies == LEAVE_OUT else copies
+
+
+def without_copies(own: OwnPairs, parts: tuple[Rows, Rows, Rows]) -> tuple[tuple[Rows, Rows, Rows], int]:
+    """The parts without training pairs that are copies of held-out ones, and validation pairs of test ones.
+
+    Returns:
+        Rows of training, validation and test, and how many pairs were left out.
+
+    Raises:
+        DataError: Too few are left.
+
+    Guarantees:
+        The test is what it was. Whether a pair stays depends on that pair and on what is held out from it.
+    """
+    train, validation, test = parts
+    validation = _not_near(own, validation, test)
+    train = _not_near(own, train, np.concatenate([validation, test]))
+    if min(len(train), len(validation)) < MIN_PART:
+        raise DataError(
+            f"Without copies of what is held out, {len(train)} training and {len(validation)} validation"
+            f" pairs are left; each part needs {MIN_PART}. Name what each pair shows in the column concept"
+            " of pairs.csv, so that copies share a part; data.copies='join' does it without privacy."
+        )
+    left_out = len(parts[0]) - len(train) + len(parts[1]) - len(validation)
+    return (train, validation, test), left_out
+
+
+def _not_near(own: OwnPairs, rows: Rows, held: Rows) -> Rows:
+    data, other = own.data.take(rows), own.data.take(held)
+    known = near_to(data.source, other.source) | near_to(data.target, other.target)
+    return np.asarray(rows[~known])
 
 
 def unseen_of(own: OwnPairs, config: DataConfig) -> str:
@@ -333,17 +381,19 @@ def without_unseen(masks: Masks, held: Rows) -> Masks:
     return Masks(values=values, names=masks.names[:num])
 
 
-def _held_out(own: OwnPairs, rows: Rows, copies: Alike) -> HeldOut:
-    """Pairs at ``rows`` with the labellings that the user gave; copies of a source show one thing."""
+def _held_out(own: OwnPairs, rows: Rows) -> HeldOut:
+    """Pairs at ``rows`` with the labellings that the user gave; copies of a source show one thing.
+
+    Copies are those among these pairs alone: what lies in training must not decide what a test asks.
+    """
     data = own.data.take(rows)
+    copies = alike(data)
     given = {"group": "label", "concept": "concept", "owner": "owner"}
     labels = {name: own.labels(column).take(rows) for name, column in given.items() if column in own.columns}
     masks = None if own.masks is None else own.masks.take(rows)
     labelled = LabelledTarget(target=data.target, labels=labels, masks=masks)
     ids = tuple(own.ids[row] for row in rows)
-    return HeldOut(
-        pairs=data, labelled=labelled, ids=ids, shown=copies.source[rows], twins=copies.target[rows]
-    )
+    return HeldOut(pairs=data, labelled=labelled, ids=ids, shown=copies.source, twins=copies.target)
 
 
 def _strict_rows(own: OwnPairs, train: Rows, test: Rows, copies: Alike) -> Rows:

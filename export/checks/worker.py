@@ -40,6 +40,10 @@ def main(argument: str) -> int:
 
 def run(job: dict[str, str]) -> None:
     """Load by path, never from bytes: those would look for data outside the file in the current folder."""
+    import os
+
+    # Its telemetry, which version 1.32 has, is forbidden before it is imported.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import numpy as np
     import onnxruntime
 

@@ -40,7 +40,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnxruntime
 
 from edgecmd.data.decode import DecodeError, npz_arrays, picture_frames, printable, reason_of
 from export.device.masks import mask_of, shares, write_mask
@@ -218,15 +217,28 @@ def refuse_old_runtime(version: str) -> None:
         )
 
 
+def _runtime() -> Any:  # noqa: ANN401 - onnxruntime has no types
+    """onnxruntime, without the telemetry that version 1.32 has where nobody forbids it before the import."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InferError(
+            f"onnxruntime cannot be imported ({error}). Install it: pip install onnxruntime", exit_code=1
+        ) from error
+    return onnxruntime
+
+
 def _open(path: Path, *, num_threads: int) -> Any:  # noqa: ANN401 - onnxruntime has no types
-    refuse_old_runtime(onnxruntime.__version__)
-    options = onnxruntime.SessionOptions()
+    runtime = _runtime()
+    refuse_old_runtime(runtime.__version__)
+    options = runtime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     # What onnxruntime has to say comes as an exception; its own lines would go past all escaping.
     options.log_severity_level = 4
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a dozen types of its own without a common base
         raise InferError(
             f"{path} is not a model that onnxruntime can load: {reason_of(error)}", exit_code=6

@@ -128,7 +128,7 @@ CASES: dict[str, tuple[Callable[[], Path], tuple[str, ...], str]] = {
     "one concept": (
         table("pairs.csv", "id,concept\n" + "".join(f"p{row:03d},c\n" for row in range(NUM))),
         (),
-        "concepts over 30 pairs give",
+        "1 concept over 30 pairs gives",
     ),
     "lost zeros": (table("labels.csv", "id,label\np1,a\n"), (), "without leading zeros"),
     "a misspelt table": (table("Labels.csv", "id,label\n"), (), "Did you mean 'labels.csv'?"),

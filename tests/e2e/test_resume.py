@@ -220,7 +220,6 @@ def test_fresh_begins_anew_and_keeps_nothing(
     config = tiny_config(pairs, tmp_path)
     folder = start_run(config)
     (folder / "checkpoints").mkdir()
-    (folder / "left-over").write_text("")
     write_provenance(folder, Provenance(runtime="flower", nodes=3, nodes_with_own_pairs=3))
     words = [word for one in settings_of(pairs, tmp_path) for word in ("--set", one)]
     stopped: list[Path] = []

@@ -170,7 +170,7 @@ def test_a_stopped_sweep_keeps_what_is_finished_and_goes_on(
     assert f"{num - 2} of {num} points to measure" in out
     assert calls[0] == num + 1
     assert run(monkeypatch, *words) == 0
-    assert "points are finished; they are read" in capsys.readouterr().out
+    assert f"Finished already and read: {num} points." in capsys.readouterr().out
 
 
 def test_a_pair_stands_for_data_and_student_and_the_user_s_settings_count() -> None:

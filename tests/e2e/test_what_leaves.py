@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecmd import artefacts, events, ownership
+from edgecmd import artefacts, events, ownership, runs
 from edgecmd.artefacts import artefact_of
 from edgecmd.events import FIELDS, read_events
 from server import checkpoint
@@ -94,7 +94,7 @@ def finished(edgecmd: Edgecmd, tmp_path_factory: pytest.TempPathFactory) -> tupl
         return real(name, may_leave=may_leave, place=place)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for module in (artefacts, events, checkpoint, ownership):
+        for module in (artefacts, events, checkpoint, ownership, runs):
             monkeypatch.setattr(module, "declare", record)
         edgecmd("run", *settings(pairs, "anchors"))
         folder = pairs.parent / "run"

@@ -106,7 +106,7 @@ def test_batches_are_whole_and_each_epoch_is_a_permutation() -> None:
 
 
 def test_one_pair_is_too_few() -> None:
-    with pytest.raises(ConfigError, match="A client holds 1 pairs; at least 2"):
+    with pytest.raises(ConfigError, match="A client holds 1 pair; at least 2"):
         next(batches(1, batch_size=4, generator=np.random.default_rng(0)))
 
 

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecmd.cli.pipeline import check_names, sees_pictures, teacher_on_target
+from edgecmd.cli.checks import refuse
+from edgecmd.cli.pipeline import sees_pictures, teacher_on_target
 from edgecmd.config import RunConfig, TeacherConfig
 from edgecmd.data.clients import check_ready_features, experiment, pair_features, public_features, teacher_of
 from edgecmd.errors import ConfigError, DataError
@@ -324,7 +325,7 @@ def test_the_check_says_what_the_run_says(tiny: RunConfig, tmp_path: Path) -> No
     ids = [*whole.train_ids, *whole.validation.ids, *whole.test.ids]
     assert check_ready_features(tiny, ids) == []
     assert check_ready_features(config, ids, keys=whole.public.keys) == []
-    check_names(config)
+    refuse(config)
     np.savez(tmp_path / "pairs.npz", ids=np.array(ids[1:]), features=table(len(ids) - 1, 24))
     np.savez(tmp_path / "public.npz", ids=np.array(whole.public.keys), features=table(len(whole.public), 12))
     told = check_ready_features(replace(config, seed=1), ids, keys=whole.public.keys)
@@ -336,6 +337,6 @@ def test_the_check_says_what_the_run_says(tiny: RunConfig, tmp_path: Path) -> No
     assert "pairs.npz' has 24 numbers a row" in told[0]
     assert "public.npz' 12" in told[0]
     with pytest.raises(DataError, match="has 24 numbers a row"):
-        check_names(config)
+        refuse(config)
     dense = replace(config, student=replace(config.student, architecture="seg-50k"))
     assert "of the ws-" in check_ready_features(dense, ids)[-1]

@@ -73,7 +73,7 @@ def test_flower_reads_the_settings_of_the_run_out_of_the_command(tmp_path: Path)
     """Text with quotes and blanks, numbers, truth values and tuples."""
     changes = ["federation.num_clients=3", "data.strict=false", "evaluate.num_labels=[1,5]"]
     changes += ['distill.loss="cmd"', "distill.learning_rate=0.002"]
-    config = replace(load_config(None, changes), out=str(tmp_path / 'it\'s a "run"'), name="first=one \\")
+    config = replace(load_config(None, changes), out=str(tmp_path / 'it\'s a "run" \\'), name="first=one")
     given = run_config_of(flower_command(config, own_pairs=False))
     assert unflatten(flatten(RunConfig()) | given) == config
     assert set(given) == {"out", "name", *(one.partition("=")[0] for one in changes)}

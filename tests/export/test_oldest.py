@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import oldest
+import onnxruntime
 import pytest
 
 from edgecmd.seeding import numpy_generator
@@ -84,6 +85,7 @@ def folder(make, tmp_path_factory):
                 license="Apache-2.0",
                 head=make.spec("ws-50k", head=True).head,
                 front_end=front_end,
+                rate_hz=8000 if front_end == "wave" else 0,
             )
             export_bundle(
                 make.student(architecture, channels=channels),
@@ -231,7 +233,7 @@ def test_a_newer_runtime_is_taken(version):
 
 
 def test_an_older_runtime_is_an_exit_code_and_no_traceback(bundle, monkeypatch, capsys):
-    monkeypatch.setattr(infer.onnxruntime, "__version__", "1.12.1")
+    monkeypatch.setattr(onnxruntime, "__version__", "1.12.1")
     assert infer.main([str(bundle("ws-50k")), "--check"]) == 1
     assert "onnxruntime 1.12.1 is too old" in capsys.readouterr().err
 

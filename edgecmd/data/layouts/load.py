@@ -25,6 +25,7 @@ from edgecmd.data.own import (
     OwnPairs,
     Rows,
     joined_concepts,
+    linked,
     num_things,
     position,
     to_experiment,
@@ -101,11 +102,11 @@ def load_layout(config: DataConfig) -> Experiment:
         public=public,
         name=config.name,
         kind=index.kind,
-        rows=official_rows(entries, config, own=own, copies=copies),
+        rows=official_rows(entries, config, own=own, copies=linked(copies, config)),
         unseen=index.unseen if config.split == "concept" else "",
         copies=copies,
     )
-    return replace(made, notes=tuple(notes))
+    return replace(made, notes=(*notes, *made.notes))
 
 
 def check_layout(config: DataConfig, *, notes: list[str]) -> list[str]:

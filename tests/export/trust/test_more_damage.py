@@ -490,7 +490,7 @@ DAMAGES = {
     ),
     "another channel order": (preprocess(channel_order="BGR"), "structure", "channel_order='BGR'"),
     "another size promised": (preprocess(size="32"), "structure", "size='32'"),
-    "rate of a picture": (preprocess(rate_hz=44100), "contents", "preprocess"),
+    "rate of a picture": (preprocess(rate_hz=44100), "structure", "preprocess"),
     "offset beyond all numbers": (
         preprocess(offset=10**400),
         "structure",
