@@ -30,6 +30,7 @@ from edgecmd.evaluate import (
     one_shot_across_styles,
     recall,
     same_class_share,
+    things,
 )
 from edgecmd.evaluate import whole as whole_picture
 from edgecmd.finetune import finetune_rows
@@ -60,9 +61,15 @@ def teacher_embedding(config: RunConfig, part: str) -> Embedding:
     return np.asarray(whole_picture(pair_features(config, held.pairs, held.ids)).cpu().numpy())
 
 
-def num_things(held: HeldOut) -> int:
-    """How many things a part can be asked for: its pairs, or what they show where several show the same."""
-    return len(held) if held.shown is None else len(np.unique(held.shown))
+def num_things(config: RunConfig, part: str) -> int:
+    """How many things a part can be asked for: its pairs, or what they show where several show the same.
+
+    Args:
+        config: Settings of the run.
+        part: ``validation``, ``test`` or ``test_strict``.
+    """
+    held: HeldOut = getattr(experiment(config.data), part)
+    return len(np.unique(things(teacher_embedding(config, part), shown=held.shown)))
 
 
 def asked_ranks(found: Mapping[str, float], *, things: int) -> dict[str, float]:
@@ -100,7 +107,7 @@ def retrieval(embed: Embed, config: RunConfig, part: str) -> dict[str, float]:
         labels = held.labelled.labels["group"].values
         return class_recall(found, teacher_embedding(config, part), labels, shown=held.shown)
     teacher = teacher_embedding(config, part)
-    return asked_ranks(recall(found, teacher, shown=held.shown), things=num_things(held))
+    return asked_ranks(recall(found, teacher, shown=held.shown), things=num_things(config, part))
 
 
 def validate(student: nn.Module, config: RunConfig) -> dict[str, float]:
@@ -135,7 +142,7 @@ def assess(
     fault, test = fault_of(test), finite(test)
     labels = whole.test.labelled.labels
     table: Table = {"data": whole.name, "kind": whole.kind, "unseen": whole.unseen}
-    table["num_test"], table["num_things"] = len(whole.test), num_things(whole.test)
+    table["num_test"], table["num_things"] = len(whole.test), num_things(config, "test")
     if whole.shared:
         table["shared"] = whole.shared
     if fault:

@@ -76,6 +76,16 @@ def counted(num: int, noun: str, plural: str = "") -> str:
     return f"{num:,} {noun if num == 1 else plural or noun + 's'}"
 
 
+def unseen_text(unseen: str, shared: str = "") -> str:
+    """What a test shares with no training pair, in the plural, and what it shares after all.
+
+    Args:
+        unseen: Such as ``concepts``.
+        shared: A sentence's end, such as ``12 of 40 test sources are also in training``; empty: nothing.
+    """
+    return f"{unseen}, but {shared}" if shared else unseen
+
+
 def size_of(num_bytes: int | float) -> str:
     """A number of bytes as a person would say it: ``512 bytes``, ``1.4 MB``."""
     if num_bytes < 1000:

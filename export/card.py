@@ -134,7 +134,9 @@ def model_card(report: Mapping[str, Any], provenance: Provenance) -> str:
         _table(("what", "value"), provenance.data.items()) if provenance.data else "Not recorded.",
         "## Method",
         _table(("what", "value"), provenance.method.items()) if provenance.method else "Not recorded.",
-        "## Figures on the server's own set" if provenance.num_own else "## Figures on unseen concepts",
+        "## Figures on the server's own set"
+        if provenance.num_own
+        else f"## Figures on {provenance.tested_on}",
         *_metrics(provenance),
         "## Privacy",
         *_privacy(provenance),

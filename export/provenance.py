@@ -16,6 +16,7 @@ from edgecmd.files import read_json, sha256_file
 from edgecmd.models.students import STUDENTS
 from edgecmd.models.teachers import own_teacher, teacher_name
 from edgecmd.teacher_facts import shipped_name
+from edgecmd.text import unseen_text
 
 # Level and beginning of the name of audits that look at code, settings, ledgers and made-up pairs alone. What
 # any other found is a function of the pairs that no guarantee covers, be it one bit.
@@ -39,6 +40,7 @@ class Provenance:
         audit: ``verdict``, ``findings`` (each with its ``text``) and ``withheld``, whether there are audits
             whose outcome stays with the owner; empty where the run was not audited.
         private: Whether the run has a privacy mechanism; then nothing tells a number of pairs.
+        tested_on: What the figures are of, such as ``unseen concepts``.
         num_own: Devices that had pairs of their own, of which nothing is known here.
     """
 
@@ -50,6 +52,7 @@ class Provenance:
     audit: Mapping[str, Any] = field(default_factory=dict)
     private: bool = False
     num_own: int = 0
+    tested_on: str = "held-out examples"
 
 
 def provenance_of(config: RunConfig, folder: Path) -> Provenance:
@@ -68,7 +71,7 @@ def provenance_of(config: RunConfig, folder: Path) -> Provenance:
     """
     private = config.privacy.mechanism != "none"
     nodes = _table(folder / "federation.json")
-    num_own = int(nodes.get("nodes_with_own_pairs", 0))
+    num_own, whole = int(nodes.get("nodes_with_own_pairs", 0)), experiment(config.data)
     return Provenance(
         name=config.name,
         data=_data(config, private=private, num_own=num_own, num_nodes=int(nodes.get("nodes", num_own))),
@@ -78,6 +81,7 @@ def provenance_of(config: RunConfig, folder: Path) -> Provenance:
         audit=told_audits(read_findings(folder / AUDIT), private=private),
         private=private,
         num_own=num_own,
+        tested_on=f"unseen {unseen_text(whole.unseen, '' if private else whole.shared)}",
     )
 
 

@@ -13,7 +13,7 @@ from edgecmd.cli.progress import chance, round_line
 from edgecmd.config import RunConfig
 from edgecmd.processes import Workers
 from edgecmd.progress import stage, tracked
-from edgecmd.text import counted
+from edgecmd.text import counted, unseen_text
 
 if TYPE_CHECKING:
     from edgecmd.assess import Embed, Table
@@ -392,7 +392,7 @@ def show_results(tables: "dict[str, Table]") -> None:
     titles = [column_title(column) for column in columns]
     told: dict[str, Any] = tables["student"]
     little = too_few(num_items=told["num_test"])
-    heading = f"Unseen {told['unseen']}, {told['kind']} pairs"
+    heading = f"Unseen {unseen_text(told['unseen'], told.get('shared', ''))}; {told['kind']} pairs"
     print_table(f"{heading}; {little}" if little else heading, ["method", *titles], rows)
     for name, table in tables.items():
         if table.get("fault"):
@@ -402,8 +402,6 @@ def show_results(tables: "dict[str, Table]") -> None:
         f" where labels were drawn several times, over the draws (paired t). None below {MIN_ITEMS} test"
         " items, and none for NMI, of which one run tells no interval."
     )
-    if told.get("shared"):
-        say(f"Not unseen: {told['shared']}.")
     if told.get("num_things", told["num_test"]) < told["num_test"]:
         say(
             f"Copies of a source are one thing to retrieve: {told['num_things']} in {told['num_test']} pairs."

@@ -166,7 +166,14 @@ def training_features(config: RunConfig) -> Float[Tensor, "num dim *grid"]:
 @lru_cache(maxsize=2)
 def _training_features(config: RunConfig) -> Float[Tensor, "num dim *grid"]:
     whole = experiment(config.data)
-    return pair_features(config, whole.train, whole.train_ids)
+    features = pair_features(config, whole.train, whole.train_ids)
+    if whole.copies is None or not config.data.path or config.data.copies == "leave-out":
+        return features
+    # A user's copies of one source have the feature of the first, so that none is a negative of another. Not
+    # under privacy: there no pair may change what another is taught.
+    codes = whole.copies.source[: len(whole.train)]
+    _, first, which = np.unique(codes, return_index=True, return_inverse=True)
+    return features[torch.from_numpy(first[which])]
 
 
 def target_input(config: RunConfig, pairs: PairedData) -> Float[Tensor, "num channels height width"]:

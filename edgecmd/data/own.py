@@ -28,9 +28,9 @@ MIN_PAIRS = 20
 MIN_PART = 2
 LEAVE_OUT = "leave-out"
 LEFT_OUT = (
-    "{what} that are copies of held-out ones are left out (data.copies='leave-out'): under privacy no pair may"
-    " move another from part to part. Name what each pair shows in the column concept of pairs.csv to keep"
-    " them."
+    "{what} that are copies of held-out ones are left out (data.copies='leave-out'): under privacy no pair"
+    " may move another from part to part. Name what each pair shows in the column concept of pairs.csv to"
+    " keep them."
 )
 PARTS = ("training", "validation", "test")
 
@@ -364,8 +364,9 @@ def _not_near(own: OwnPairs, rows: Rows, held: Rows) -> Rows:
 
 
 def unseen_of(own: OwnPairs, config: DataConfig) -> str:
-    """What the split keeps apart, in the plural: owners, concepts, or where nobody named these the pairs."""
-    return "pairs" if config.split == "concept" and "concept" not in own.columns else f"{config.split}s"
+    """What the split keeps apart, in the plural: owners, concepts, or where some have none the pairs."""
+    is_named = all(own.columns.get("concept", ("",)))
+    return "pairs" if config.split == "concept" and not is_named else f"{config.split}s"
 
 
 def without_unseen(masks: Masks, held: Rows) -> Masks:

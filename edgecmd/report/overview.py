@@ -52,7 +52,7 @@ def _claim(run: RunFiles, column: scores.Column) -> str:
             f" {run.evaluation['student'].get('num_test', 0):,} test targets of unseen {unseen}"
             " (the pairs were matched by class)"
         )
-    where = "On the server's own set" if run.on_devices else "On concepts that no training pair shows"
+    where = "On the server's own set" if run.on_devices else f"On unseen {scores.unseen_text(run.evaluation)}"
     return f"{where}, the student reaches {value} in {column.title}"
 
 
@@ -61,9 +61,9 @@ def _unseen(run: RunFiles) -> str:
     if run.on_devices:
         return " of the server's own set"
     unseen = scores.unseen(run.evaluation)
-    if unseen == "concepts" and not scores.shared(run.evaluation):
-        return ", all of concepts that no training pair shows"
-    return f", of {unseen} that no training pair shows"
+    if scores.shared(run.evaluation):
+        return f", of unseen {scores.unseen_text(run.evaluation)}"
+    return f", {'all ' if unseen == 'concepts' else ''}of {unseen} that no training pair shows"
 
 
 def _against(column: scores.Column) -> str:

@@ -50,7 +50,7 @@ def results(run: RunFiles) -> Section:
             for name, why in scores.faults(run.evaluation).items()
         ),
         score_table(
-            f"Results on unseen {scores.unseen(run.evaluation)}; {little or STAR}",
+            f"Results on unseen {scores.unseen_text(run.evaluation)}; {little or STAR}",
             columns,
             run.evaluation,
         ),
@@ -187,7 +187,7 @@ def retrieval(run: RunFiles) -> Section:
         return Section(anchor=anchor, title=title, body=missing("retrieval.npz", command="edgecmd run"))
     by_class = scores.is_class_paired(run.evaluation)
     drawing, ranks = gallery_drawing(run.gallery, by_class=by_class), run.gallery.rank
-    rows = "a test image of an unseen concept, the source image that it belongs to"
+    rows = f"a test image (unseen {scores.unseen_text(run.evaluation)}), the source image that it belongs to"
     right = "The own one"
     if by_class:
         rows = f"a test target (unseen {scores.unseen(run.evaluation)}), the source image it was paired with"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from edgecmd import text
 from edgecmd.report.numbers import share
 from edgecmd.report.read import Table
 from edgecmd.statistics import MIN_ITEMS, MIN_REPEATS, Measured, best_of
@@ -122,6 +123,11 @@ def _num_items(table: Table) -> int | None:
 def unseen(evaluation: Table) -> str:
     """What test and training pairs do not share, in the plural."""
     return str((evaluation.get("student") or {}).get("unseen", "concepts"))
+
+
+def unseen_text(evaluation: Table) -> str:
+    """The same, with what the test shares with training after all."""
+    return text.unseen_text(unseen(evaluation), shared(evaluation))
 
 
 def shared(evaluation: Table) -> str:
