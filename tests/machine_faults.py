@@ -50,7 +50,8 @@ def failing(faults: Faults) -> Iterator[Faults]:
         fsync = os.fsync
 
         def sync(descriptor: int) -> None:
-            faults.ask("fsync", str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+            path = Path(f"/proc/self/fd/{descriptor}").readlink()
+            faults.ask("fsync of a folder" if path.is_dir() else "fsync", str(path))
             fsync(descriptor)
 
         patched.setattr(os, "fsync", sync)

@@ -392,7 +392,7 @@ def show_results(tables: "dict[str, Table]") -> None:
     titles = [column_title(column) for column in columns]
     told: dict[str, Any] = tables["student"]
     little = too_few(num_items=told["num_test"])
-    heading = f"Unseen {unseen_text(told['unseen'], told.get('shared', ''))}; {told['kind']} pairs"
+    heading = f"Unseen {unseen_text(told['unseen'], told.get('shared', ''))}, {told['kind']} pairs"
     print_table(f"{heading}; {little}" if little else heading, ["method", *titles], rows)
     for name, table in tables.items():
         if table.get("fault"):
