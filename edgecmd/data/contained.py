@@ -11,8 +11,9 @@ from jaxtyping import Bool, Float
 from edgecmd.data.pairs import PairedData, target_kind
 from edgecmd.data.signatures import brightness, cells
 
-# Ink is darker than half; where a source is at most 32 levels lighter the ink is in it.
-INK, INK_STEP, INK_SHARE, INK_PAIRS, INK_TOLD, INK_LOOKED = 128.0, 32.0, 0.9, 0.8, 0.2, 1000
+# Ink is darker than half; where a source is at most 32 levels lighter, and 16 darker than the whole of it, the
+# ink is in it.
+INK, INK_STEP, INK_OUT, INK_SHARE, INK_PAIRS, INK_TOLD, INK_LOOKED = 128.0, 32.0, 16.0, 0.9, 0.8, 0.2, 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +84,9 @@ def _contained(
 
 
 def _share(ink: Bool[np.ndarray, "num height width"], target: np.ndarray, seen: np.ndarray) -> float:
-    dark = ink & (seen <= target + INK_STEP)
+    # In a source that is dark all over, no ink stands out.
+    around = seen.mean(axis=(1, 2), keepdims=True)
+    dark = ink & (seen <= np.minimum(target + INK_STEP, around - INK_OUT))
     return float((dark.sum(axis=(1, 2)) >= INK_SHARE * ink.sum(axis=(1, 2))).mean())
 
 
