@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float
 from edgecmd.data.pairs import PairedData, target_kind
 from edgecmd.data.signatures import brightness, cells
 
-# Ink is darker than half; where a source is at most 32 levels lighter, and 16 darker than the whole of it, the
-# ink is in it.
+# Ink is darker than half; it is in a source that is at most 32 levels lighter there, and 16 darker than it is
+# on the whole.
 INK, INK_STEP, INK_OUT, INK_SHARE, INK_PAIRS, INK_TOLD, INK_LOOKED = 128.0, 32.0, 16.0, 0.9, 0.8, 0.2, 1000
 
 

@@ -37,7 +37,6 @@ BRIGHTNESS = np.array([299, 587, 114], dtype=np.int64)
 
 Rows = Int[np.ndarray, " _"]
 Close = Callable[[Rows, Rows], Bool[np.ndarray, " _"]]
-Line = Callable[[np.ndarray], Float[np.ndarray, "num samples"]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -136,63 +135,78 @@ def _of_depth(maps: np.ndarray, rows: Rows) -> Signature:
     return Signature(values=found[:, 1:], contrast=found[:, 0])
 
 
-def _of_waves(waves: np.ndarray, rows: Rows, line: Line) -> Signature:
+def _of_waves(waves: np.ndarray, rows: Rows, *, turned: bool) -> Signature:
     # Signs that look at all samples: the sums of waves that correlate by 0.95 differ by 0.3 (one standard
     # deviation), those of others by 1.4 in each of the 64.
     signs = 2.0 * numpy_generator(0, "duplicates").integers(0, 2, (waves.shape[1], WAVE_SUMS)) - 1.0
 
     def numbers(part: Rows) -> np.ndarray:
-        lined = line(waves[part])
-        heard = np.where(np.abs(lined).max(axis=1) > 0, np.inf, 0.0)[:, None]
-        return np.concatenate([heard, _unit(lined) @ signs / WAVE_REACH], axis=1).astype(np.float32)
-
-    def same(first: Rows, second: Rows) -> Bool[np.ndarray, " _"]:
-        return _same_waves(waves, rows[first], rows[second], line)
+        centred = _centred(waves[part])
+        shift = np.abs(centred).argmax(axis=1) if turned else np.zeros(len(part), dtype=np.int64)
+        norm = np.linalg.norm(centred, axis=1)
+        lined = _turned(centred / np.maximum(norm, 1e-9)[:, None], shift)
+        heard = np.where(norm > 0, np.inf, 0.0)
+        return np.column_stack([shift, norm, heard, lined @ signs / WAVE_REACH])
 
     found = _in_chunks(rows, numbers)
-    return Signature(values=found[:, 1:], contrast=found[:, 0], close=same)
+    lined = _Lined(waves=waves, rows=rows, shift=found[:, 0].astype(np.int64), norm=found[:, 1])
+    return Signature(values=found[:, 3:].astype(np.float32), contrast=found[:, 2], close=lined.is_same)
 
 
-def _same_waves(waves: np.ndarray, first: Rows, second: Rows, line: Line) -> Bool[np.ndarray, " _"]:
-    """Which pairs of recordings correlate; many at a time, as products of blocks of recordings."""
-    step = max(1, min(2 * CHUNK, WAVE_BLOCK // waves.shape[1]))
-    (ours, at), (theirs, to) = (np.unique(one, return_inverse=True) for one in (first, second))
-    found = np.zeros(len(first))
-    for start in range(0, len(ours), step):
-        left = _unit(line(waves[ours[start : start + step]])).astype(np.float32)
-        for other in range(0, len(theirs), step):
-            here = np.flatnonzero((at // step == start // step) & (to // step == other // step))
-            if len(here):
-                right = _unit(line(waves[theirs[other : other + step]])).astype(np.float32)
-                found[here] = (left @ right.T)[at[here] - start, to[here] - other]
-    # What a product of blocks rounds to depends on the block; who is a copy must not.
-    doubt = np.flatnonzero(np.abs(found - SAME_WAVE) <= WAVE_DOUBT)
-    few = max(1, min(CHUNK, WAVE_BLOCK // waves.shape[1]))
-    for start in range(0, len(doubt), few):
-        part = doubt[start : start + few]
-        found[part] = _correlation(line(waves[first[part]]), line(waves[second[part]]))
-    return np.asarray(found > SAME_WAVE)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Lined:
+    """Recordings without what is constant in them, of unit length, each turned by its ``shift``."""
+
+    waves: np.ndarray
+    rows: Rows
+    shift: Rows
+    norm: Float[np.ndarray, " num"]
+
+    def is_same(self, first: Rows, second: Rows) -> Bool[np.ndarray, " _"]:
+        """Which pairs correlate; many at a time, as products of blocks of recordings."""
+        step = max(1, min(2 * CHUNK, WAVE_BLOCK // self.waves.shape[1]))
+        (ours, at), (theirs, to) = (np.unique(one, return_inverse=True) for one in (first, second))
+        found = np.zeros(len(first))
+        for start in range(0, len(ours), step):
+            left = self._block(ours[start : start + step])
+            for other in range(0, len(theirs), step):
+                here = np.flatnonzero((at // step == start // step) & (to // step == other // step))
+                if len(here):
+                    product = left @ self._block(theirs[other : other + step]).T
+                    found[here] = product[at[here] - start, to[here] - other]
+        # What a product of blocks rounds to depends on the block; who is a copy must not.
+        doubt = np.flatnonzero(np.abs(found - SAME_WAVE) <= WAVE_DOUBT)
+        few = max(1, min(CHUNK, WAVE_BLOCK // self.waves.shape[1]))
+        for start in range(0, len(doubt), few):
+            part = doubt[start : start + few]
+            found[part] = (self._exact(first[part]) * self._exact(second[part])).sum(axis=1)
+        return np.asarray(found > SAME_WAVE)
+
+    def _block(self, part: Rows) -> Float32[np.ndarray, "part samples"]:
+        whole = self.waves[self.rows[part]].astype(np.float32)
+        whole -= whole.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
+        whole *= (1.0 / np.maximum(self.norm[part], 1e-9)).astype(np.float32)[:, None]
+        return _turned(whole, self.shift[part])
+
+    def _exact(self, part: Rows) -> Float[np.ndarray, "part samples"]:
+        unit = _centred(self.waves[self.rows[part]]) / np.maximum(self.norm[part], 1e-9)[:, None]
+        return _turned(unit, self.shift[part])
 
 
-def _as_it_is(waves: np.ndarray) -> Float[np.ndarray, "num samples"]:
-    """Recordings without what is constant in them."""
+def _centred(waves: np.ndarray) -> Float[np.ndarray, "num samples"]:
     exact = waves.astype(np.float64)
     return np.asarray(exact - exact.mean(axis=1, keepdims=True))
 
 
-def _from_peak(waves: np.ndarray) -> Float[np.ndarray, "num samples"]:
-    """Recordings turned so that their loudest sample stands first, and what is before it last."""
-    centred = _as_it_is(waves)
-    first = np.argmax(np.abs(centred), axis=1)
-    return np.stack([np.roll(one, -at) for one, at in zip(centred, first.tolist(), strict=True)])
-
-
-def _correlation(first: np.ndarray, second: np.ndarray) -> Float[np.ndarray, " num"]:
-    return np.asarray((_unit(first) * _unit(second)).sum(axis=1))
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9))
+def _turned(waves: np.ndarray, shift: Rows) -> np.ndarray:
+    """Recordings from their sample ``shift`` on, and what is before it last."""
+    if not shift.any():
+        return waves
+    turned = np.empty_like(waves)
+    for row, at in enumerate(shift.tolist()):
+        turned[row, : waves.shape[1] - at] = waves[row, at:]
+        turned[row, waves.shape[1] - at :] = waves[row, :at]
+    return turned
 
 
 # Examples are near-equal where one of the looks says so.
@@ -200,7 +214,7 @@ LOOKS: dict[str, tuple[Callable[[np.ndarray, Rows], Signature], ...]] = {
     "image": (_of_pictures,),
     "depth": (_of_depth,),
     "wave": (
-        lambda waves, rows: _of_waves(waves, rows, _from_peak),
-        lambda waves, rows: _of_waves(waves, rows, _as_it_is),
+        lambda waves, rows: _of_waves(waves, rows, turned=True),
+        lambda waves, rows: _of_waves(waves, rows, turned=False),
     ),
 }
