@@ -1,15 +1,8 @@
 """Which examples are copies of one another, and what copies do to a set of pairs.
 
-Equal are examples of the same bytes. Near-equal are, for each modality by a rule of its own:
-
-- pictures, where no cell of a 16 by 16 grid differs by more than `LEVELS` of 255 in brightness, none of a
-  4 by 4 grid by more than `COLOUR_LEVELS` in a colour, and the whole by no more than a tenth of its contrast;
-- depth maps, where no cell differs by more than 1% of its distance, or by 5% of its missing share;
-- recordings, where the waves, turned to their loudest sample, have a correlation above `SAME_WAVE`: a copy at
-  another level, or with more silence before it and less behind.
-
-So a picture that was saved again as JPEG or resized is found; a crop, a mirrored or a brightened one is not,
-nor is a recording at another speed. Groups are connected components, so they do not depend on the order.
+Equal are examples of the same bytes; when others are near-equal, `edgecmd.data.signatures` says. Groups are
+connected components, so they do not depend on the order. Examples of one single value (white pages, silence)
+say nothing, so they tie no pairs together: a split would else go by them.
 
 All of this looks at a whole set at once. It is for simulations and for the owner's own commands; a device
 never runs it, because one pair would decide about others.
@@ -17,7 +10,7 @@ never runs it, because one pair would decide about others.
 Shapes: N examples, F numbers of a signature, R candidate pairs.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,54 +19,37 @@ from jaxtyping import Bool, Float, Float32, Int
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from edgecmd.data.constants import constant_rows
+from edgecmd.data.contained import contained_lines
+from edgecmd.data.names import FEW
 from edgecmd.data.pairs import PairedData, Targets, image_digests, target_kind
+from edgecmd.data.signatures import (
+    CHUNK,
+    CONTRAST_SHARE,
+    GRID,
+    LEVELS,
+    LOOKS,
+    Close,
+    Rows,
+    Signature,
+    brightness,
+    cells,
+)
 from edgecmd.data.tables import few
 from edgecmd.losses import SAME_FEATURE
-from edgecmd.seeding import numpy_generator
 
 if TYPE_CHECKING:
     from edgecmd.data.experiment import Experiment
     from edgecmd.data.labelled import Labels
 
-GRID, COARSE = 16, 4
-# Of 255. JPEG of quality 30 at 256 pixels moves a cell by at most 3.4; one pixel in 64 by 64 moves it by 16.
-LEVELS, COLOUR_LEVELS = 8.0, 16.0
-CONTRAST_SHARE = 0.1
-DEPTH_PERCENT, MISSING_SHARE = 1.0, 0.05
-SAME_WAVE, WAVE_SUMS, WAVE_REACH = 0.95, 64, 1.6
-# Ink is darker than half; where a source is at most 32 levels lighter the ink is in it.
-INK, INK_STEP, INK_SHARE, INK_PAIRS, INK_TOLD, INK_LOOKED = 128.0, 32.0, 0.9, 0.8, 0.2, 1000
-CHUNK, BLOCK = 256, 65_536
-BRIGHTNESS = np.array([299, 587, 114], dtype=np.int64)
+# Candidates are looked for in tiles of rows by rows, and checked a few first: what these link is done with.
+TILE, FIRST = 512, 4096
+# The numbers in which a row is most unlike the mean: frames of one camera differ there, if anywhere.
+TELLING = 4
+# Single precision, as a share of the squares.
+ROUNDING = 2e-6
 
 Codes = Int[np.ndarray, " num"]
-Rows = Int[np.ndarray, " _"]
-Close = Callable[[Rows, Rows], Bool[np.ndarray, " _"]]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Signature:
-    """Some numbers of each example, scaled so that near-equal ones differ by at most 1 in each.
-
-    Attributes:
-        values: (N, F).
-        contrast: Norm of what makes an example differ from a blank one, in the same unit, (N,); near-equal
-            examples differ by at most a tenth of it.
-        close: A slower check of candidates that pass; None where there is none.
-    """
-
-    values: Float32[np.ndarray, "num size"]
-    contrast: Float[np.ndarray, " num"]
-    close: Close | None = None
-
-    def is_near(self, first: Rows, second: Rows) -> Bool[np.ndarray, " _"]:
-        """Which of the pairs of rows are near-equal; of each pair alone, so no other row decides."""
-        apart = self.values[first] - self.values[second]
-        limit = CONTRAST_SHARE * np.minimum(self.contrast[first], self.contrast[second])
-        found = (np.abs(apart).max(axis=1) <= 1.0) & (np.linalg.norm(apart, axis=1) <= limit)
-        if self.close is not None and found.any():
-            found[found] = self.close(first[found], second[found])
-        return np.asarray(found)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -83,22 +59,33 @@ class Alike:
     Attributes:
         source: Code of the group of each source, (N,).
         target: Code of the group of each target, (N,).
+        ties: The same two, but each example of one single value is alone: what a split, the strict test and
+            the count of what the parts share go by.
     """
 
     source: Codes
     target: Codes
+    ties: tuple[Codes, Codes]
 
     def __len__(self) -> int:
         return len(self.source)
 
     def take(self, rows: Rows) -> "Alike":
         """The groups of the pairs at ``rows``, in that order."""
-        return Alike(source=self.source[rows], target=self.target[rows])
+        source, target = self.ties
+        return Alike(source=self.source[rows], target=self.target[rows], ties=(source[rows], target[rows]))
 
 
 def alike(pairs: PairedData) -> Alike:
     """Groups of equal and near-equal examples on both halves."""
-    return Alike(source=near_groups(pairs.source), target=near_groups(pairs.target))
+    source, target = near_groups(pairs.source), near_groups(pairs.target)
+    ties = (_alone(source, constant_rows(pairs.source)), _alone(target, constant_rows(pairs.target)))
+    return Alike(source=source, target=target, ties=ties)
+
+
+def _alone(codes: Codes, rows: Bool[np.ndarray, " num"]) -> Codes:
+    """``codes`` with one of its own for each of ``rows``."""
+    return np.where(rows, len(codes) + np.arange(len(codes)), codes)
 
 
 def equal_groups(examples: Targets) -> Codes:
@@ -121,8 +108,11 @@ def near_groups(examples: Targets) -> Codes:
     first = np.unique(equal, return_index=True)[1]
     if len(first) < 2:
         return equal
-    look = SIGNATURES[target_kind(examples)](examples, first)
-    return np.asarray(_components(look)[equal])
+    labels = np.arange(len(first))
+    for look_at in LOOKS[target_kind(examples)]:
+        look = look_at(examples, first)
+        labels = _grouped(labels, _nearby(look), look.is_near)
+    return np.asarray(np.unique(labels, return_inverse=True)[1][equal])
 
 
 def feature_groups(features: Float[np.ndarray, "num dim"]) -> Codes:
@@ -137,9 +127,8 @@ def feature_groups(features: Float[np.ndarray, "num dim"]) -> Codes:
     def same(first: Rows, second: Rows) -> Bool[np.ndarray, " _"]:
         return np.asarray(np.linalg.norm(unit[first] - unit[second], axis=1) <= step)
 
-    labels = np.arange(len(values))
-    for one, other in _neighbours(values, reach=np.full(len(values), 2e-3), margin=2e-6):
-        labels = _merged(labels, one, other, same)
+    nearby = _Nearby(values, reach=np.full(len(values), 2e-3), margin=2e-6)
+    labels = _grouped(np.arange(len(values)), nearby, same)
     return np.unique(labels, return_inverse=True)[1]
 
 
@@ -163,7 +152,7 @@ def joined_names(names: Sequence[str], *codes: np.ndarray) -> list[str]:
 
 
 def near_to(examples: Targets, others: Targets) -> Bool[np.ndarray, " num"]:
-    """Which of ``examples`` are equal or near-equal to one of ``others``, (N,).
+    """Which of ``examples`` are equal or near-equal to one of ``others``, (N,); none of one single value is.
 
     Guarantees:
         Whether an example is, depends on that example and on ``others``, on no other example.
@@ -173,59 +162,102 @@ def near_to(examples: Targets, others: Targets) -> Bool[np.ndarray, " num"]:
     num = len(examples)
     if not num or not len(others):
         return found
-    look = SIGNATURES[target_kind(examples)](np.concatenate([examples, others]), np.arange(num + len(others)))
-    for first, second in _candidates(look):
-        across = (first < num) & (second >= num)
-        across[across] = ~found[first[across]]
-        ours, theirs = first[across], second[across]
-        for start in range(0, len(ours), BLOCK):
-            part = slice(start, start + BLOCK)
-            found[ours[part][look.is_near(ours[part], theirs[part])]] = True
-    return found
+    both = np.concatenate([examples, others])
+    for look_at in LOOKS[target_kind(examples)]:
+        look = look_at(both, np.arange(len(both)))
+        nearby = _nearby(look)
+        for rows in _tiles(0, num):
+            for columns in _tiles(num, len(both)):
+                left = rows[~found[rows]]
+                first, second = nearby.between(left, columns)
+                found[first[look.is_near(first, second)]] = True
+    return np.asarray(found & ~constant_rows(examples))
 
 
 def each_its_own(num: int) -> Alike:
     """The groups of ``num`` pairs of which none is taken for a copy of another."""
-    return Alike(source=np.arange(num), target=np.arange(num))
+    alone = np.arange(num)
+    return Alike(source=alone, target=alone, ties=(alone, alone))
 
 
-def _components(look: Signature) -> Codes:
-    labels = np.arange(len(look.values))
-    for first, second in _candidates(look):
-        labels = _merged(labels, first, second, look.is_near)
-    return np.unique(labels, return_inverse=True)[1]
+class _Nearby:
+    """Finds pairs of rows that may be near-equal: a sieve that lets others through, too.
+
+    Args:
+        values: (N, F).
+        reach: Near-equal rows are within the smaller reach of both, (N,).
+        margin: What rounding adds to a square.
+        telling: Of how many numbers, those that tell most of a row, a difference above 1 is looked for.
+    """
+
+    def __init__(
+        self,
+        values: Float32[np.ndarray, "num size"],
+        *,
+        reach: Float[np.ndarray, " num"],
+        margin: float,
+        telling: int = 0,
+    ) -> None:
+        self.values = values
+        self.squares = np.square(values).sum(axis=1)
+        self.limits = np.square(reach.astype(np.float32)) + margin
+        self.telling = np.zeros((len(values), 0), dtype=np.int64)
+        if telling:
+            telling = min(telling, values.shape[1])
+            self.telling = np.concatenate(
+                [
+                    np.argsort(-np.abs(values[rows]), axis=1, kind="stable")[:, :telling]
+                    for rows in _tiles(0, len(values))
+                ]
+            )
+
+    def between(
+        self, rows: Rows, columns: Rows, wanted: Bool[np.ndarray, "rows columns"] | None = None
+    ) -> tuple[Rows, Rows]:
+        """Pairs of one of ``rows`` and one of ``columns``, of those ``wanted``."""
+        both = self.squares[rows, None] + self.squares[None, columns]
+        apart = (1.0 - ROUNDING) * both - 2.0 * self.values[rows] @ self.values[columns].T
+        near = apart <= np.minimum(self.limits[rows, None], self.limits[None, columns])
+        first, second = np.nonzero(near if wanted is None else near & wanted)
+        first, second = rows[first], columns[second]
+        for number in range(self.telling.shape[1]):
+            for one in (0, 1):
+                at = self.telling[(first, second)[one], number]
+                gap = np.abs(self.values[first, at] - self.values[second, at])
+                first, second = first[gap <= 1.001], second[gap <= 1.001]
+        return first, second
 
 
-def _candidates(look: Signature) -> Iterator[tuple[Rows, Rows]]:
-    """Pairs of rows that may be near-equal, the earlier row first."""
+def _nearby(look: Signature) -> _Nearby:
     centred = look.values - look.values.mean(axis=0)
     reach = np.minimum(np.sqrt(look.values.shape[1]), CONTRAST_SHARE * look.contrast)
-    return _neighbours(centred, reach=reach, margin=1.0)
+    return _Nearby(centred, reach=reach, margin=1.0, telling=TELLING)
 
 
-def _neighbours(
-    values: Float32[np.ndarray, "num size"], *, reach: Float[np.ndarray, " num"], margin: float
-) -> Iterator[tuple[Rows, Rows]]:
-    """Pairs of rows that may be within the smaller ``reach`` of both, a chunk of rows at a time."""
-    squares = np.square(values).sum(axis=1)
-    limits = np.square(reach.astype(np.float32))
-    for start in range(0, len(values), CHUNK):
-        rows = slice(start, start + CHUNK)
-        apart = squares[rows, None] + squares[None, start:] - 2.0 * values[rows] @ values[start:].T
-        apart -= np.minimum(limits[rows, None], limits[None, start:])
-        first, second = np.nonzero(apart <= margin)
-        later = second > first
-        yield first[later] + start, second[later] + start
+def _tiles(start: int, stop: int) -> list[Rows]:
+    return [np.arange(at, min(at + TILE, stop)) for at in range(start, stop, TILE)]
+
+
+def _grouped(labels: Codes, nearby: _Nearby, check: Close) -> Codes:
+    """``labels`` with those linked that ``check`` confirms; what is linked already is not looked at."""
+    tiles = _tiles(0, len(labels))
+    for number, rows in enumerate(tiles):
+        for columns in tiles[number:]:
+            wanted = (labels[rows, None] != labels[None, columns]) & (rows[:, None] < columns[None])
+            if wanted.any():
+                labels = _merged(labels, *nearby.between(rows, columns, wanted), check)
+    return labels
 
 
 def _merged(labels: Codes, first: Rows, second: Rows, check: Close) -> Codes:
-    """``labels`` with those candidates linked that ``check`` confirms; linked ones are not checked again."""
+    size = FIRST
     while len(first):
+        near = check(first[:size], second[:size])
+        labels = _linked(labels, first[:size][near], second[:size][near])
+        first, second = first[size:], second[size:]
         apart = labels[first] != labels[second]
         first, second = first[apart], second[apart]
-        near = check(first[:BLOCK], second[:BLOCK]) if len(first) else np.zeros(0, dtype=bool)
-        labels = _linked(labels, first[:BLOCK][near], second[:BLOCK][near])
-        first, second = first[BLOCK:], second[BLOCK:]
+        size = TILE**2
     return labels
 
 
@@ -237,165 +269,6 @@ def _linked(labels: Codes, first: Rows, second: Rows) -> Codes:
     return np.asarray(connected_components(graph, directed=False)[1][labels], dtype=np.int64)
 
 
-def cells(values: np.ndarray, side: int) -> Float[np.ndarray, "num side side *channels"]:
-    """Means over the cells of a ``side`` by ``side`` grid of maps (N, H, W, ...), by area; float64."""
-    height, width = values.shape[1:3]
-    rows, columns = _overlap(height, side), _overlap(width, side)
-    return np.asarray(
-        np.einsum("ah,nhw...,bw->nab...", rows, values.astype(np.float64), columns, optimize=True)
-    )
-
-
-def _overlap(length: int, num: int) -> Float[np.ndarray, "cells length"]:
-    """Share of each of ``length`` pixels in each of ``num`` cells; rows sum to 1."""
-    edges = np.arange(num + 1) * (length / num)
-    start = np.arange(length)
-    low = np.maximum(edges[:-1, None], start)
-    high = np.minimum(edges[1:, None], start + 1)
-    return np.asarray(np.maximum(0.0, high - low) * (num / length))
-
-
-def _in_chunks(rows: Rows, work: Callable[[Rows], np.ndarray]) -> np.ndarray:
-    return np.concatenate([work(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)])
-
-
-def _centred_norm(*parts: np.ndarray) -> Float[np.ndarray, " num"]:
-    """Norm of (N, cells, channels) without the mean over the cells, over all ``parts``."""
-    squares = [np.square(one - one.mean(axis=1, keepdims=True)).sum(axis=(1, 2)) for one in parts]
-    return np.asarray(np.sqrt(sum(squares)))
-
-
-def brightness(images: np.ndarray) -> Float[np.ndarray, "num height width"]:
-    """Brightness of grey or RGB pictures from 0 to 255."""
-    if images.shape[3] != 3:
-        return images[..., 0].astype(np.float64)
-    return np.asarray(images.astype(np.int64) @ BRIGHTNESS / 1000.0)
-
-
-def _of_pictures(images: np.ndarray, rows: Rows) -> Signature:
-    def numbers(part: Rows) -> np.ndarray:
-        chunk = images[part]
-        grey = cells(brightness(chunk), GRID).reshape(len(part), -1, 1) / LEVELS
-        colour = cells(chunk, COARSE).reshape(len(part), COARSE**2, -1) / COLOUR_LEVELS
-        contrast = _centred_norm(grey, colour)[:, None]
-        return np.concatenate([contrast, grey[..., 0], colour.reshape(len(part), -1)], axis=1).astype(
-            np.float32
-        )
-
-    found = _in_chunks(rows, numbers)
-    return Signature(values=found[:, 1:], contrast=found[:, 0])
-
-
-def _of_depth(maps: np.ndarray, rows: Rows) -> Signature:
-    def numbers(part: Rows) -> np.ndarray:
-        chunk = maps[part][..., 0]
-        share = cells(chunk > 0, GRID).reshape(len(part), -1, 1)
-        mean = cells(chunk, GRID).reshape(len(part), -1, 1) / np.maximum(share, 1e-9)
-        far = np.where(share >= 0.5, 100.0 * np.log(np.maximum(mean, 1.0)), 0.0) / DEPTH_PERCENT
-        missing = share / MISSING_SHARE
-        contrast = _centred_norm(far, missing)[:, None]
-        return np.concatenate([contrast, far[..., 0], missing[..., 0]], axis=1).astype(np.float32)
-
-    found = _in_chunks(rows, numbers)
-    return Signature(values=found[:, 1:], contrast=found[:, 0])
-
-
-def _of_waves(waves: np.ndarray, rows: Rows) -> Signature:
-    # Signs that look at all samples: the sums of waves that correlate by 0.95 differ by 0.3 (one standard
-    # deviation), those of others by 1.4 in each of the 64.
-    signs = 2.0 * numpy_generator(0, "duplicates").integers(0, 2, (waves.shape[1], WAVE_SUMS)) - 1.0
-
-    def numbers(part: Rows) -> np.ndarray:
-        lined = _from_peak(waves[part])
-        heard = np.where(np.abs(lined).max(axis=1) > 0, np.inf, 0.0)[:, None]
-        return np.concatenate([heard, _unit(lined) @ signs / WAVE_REACH], axis=1).astype(np.float32)
-
-    def same(first: Rows, second: Rows) -> Bool[np.ndarray, " _"]:
-        found = [
-            _correlation(
-                _from_peak(waves[rows[first[at : at + CHUNK]]]),
-                _from_peak(waves[rows[second[at : at + CHUNK]]]),
-            )
-            for at in range(0, len(first), CHUNK)
-        ]
-        return np.asarray(np.concatenate(found) > SAME_WAVE)
-
-    found = _in_chunks(rows, numbers)
-    return Signature(values=found[:, 1:], contrast=found[:, 0], close=same)
-
-
-def _from_peak(waves: np.ndarray) -> Float[np.ndarray, "num samples"]:
-    """Recordings turned so that their loudest sample stands first, and what is before it last."""
-    first = np.argmax(np.abs(waves.astype(np.float64)), axis=1)
-    index = (np.arange(waves.shape[1])[None] + first[:, None]) % waves.shape[1]
-    return np.take_along_axis(waves, index, axis=1).astype(np.float64)
-
-
-def _correlation(first: np.ndarray, second: np.ndarray) -> Float[np.ndarray, " num"]:
-    return np.asarray((_unit(first) * _unit(second)).sum(axis=1))
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9))
-
-
-SIGNATURES: dict[str, Callable[[np.ndarray, Rows], Signature]] = {
-    "image": _of_pictures,
-    "depth": _of_depth,
-    "wave": _of_waves,
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Contained:
-    """How far the ink of the targets is dark in their sources too.
-
-    Attributes:
-        share: Share of the pairs in which at least `INK_SHARE` of the target's ink is as dark in the source.
-        shifted: The same where each target meets the source of another pair.
-        num: Pairs that were looked at.
-    """
-
-    share: float
-    shifted: float
-    num: int
-
-    @property
-    def is_told(self) -> bool:
-        """Whether a good part of the targets is in the sources, and that is no accident of dark sources."""
-        return self.share >= INK_TOLD and self.shifted <= self.share / 4
-
-
-def contained(pairs: PairedData) -> Contained | None:
-    """Whether the targets are drawings that stand in their own sources, as OpenMoji's lines do.
-
-    Args:
-        pairs: All pairs; at most `INK_LOOKED` of them are looked at, evenly over their order.
-
-    Returns:
-        The shares, or None where targets are no ink on paper of the sources' size.
-    """
-    if any(target_kind(one) != "image" for one in (pairs.source, pairs.target)) or len(pairs) < 2:
-        return None
-    rows = np.unique(np.linspace(0, len(pairs) - 1, INK_LOOKED).astype(int))
-    target, source = brightness(pairs.target[rows]), brightness(pairs.source[rows])
-    side = min(target.shape[1], source.shape[1])
-    if target.shape[1:] != source.shape[1:]:
-        target, source = cells(target, side), cells(source, side)
-    ink = target < INK
-    drawn = ink.any(axis=(1, 2)) & (np.median(target, axis=(1, 2)) > 255 - INK / 2)
-    if drawn.mean() < INK_PAIRS:
-        return None
-    ink, target, source = ink[drawn], target[drawn], source[drawn]
-
-    def share(seen: np.ndarray) -> float:
-        dark = ink & (seen <= target + INK_STEP)
-        return float((dark.sum(axis=(1, 2)) >= INK_SHARE * ink.sum(axis=(1, 2))).mean())
-
-    other = np.roll(source, len(source) // 2, axis=0)
-    return Contained(share=share(source), shifted=share(other), num=int(drawn.sum()))
-
-
 def shared_with(copies: Alike, *, num_train: int, num_test: int) -> str:
     """What test pairs have in common with training pairs, in words; empty where nothing.
 
@@ -405,7 +278,7 @@ def shared_with(copies: Alike, *, num_train: int, num_test: int) -> str:
         num_test: Test pairs.
     """
     told = []
-    for name, codes in (("sources", copies.source), ("targets", copies.target)):
+    for name, codes in zip(("sources", "targets"), copies.ties, strict=True):
         known = np.isin(codes[len(codes) - num_test :], codes[:num_train]).sum()
         if known:
             told.append(f"{known} of {num_test} test {name}")
@@ -449,18 +322,6 @@ def duplicate_summary(whole: "Experiment") -> list[str]:
         if num:
             lines.append(f"{num} of {len(part)} training pairs share a {name} with another")
     return [*lines, *([whole.shared] if whole.shared else []), *contained_lines(pairs)]
-
-
-def contained_lines(pairs: PairedData) -> list[str]:
-    """A warning where the targets are drawings that stand in their own sources; else nothing."""
-    found = contained(pairs)
-    if found is None or not found.is_told:
-        return []
-    return [
-        f"Targets are contained in their sources: the ink of {found.share:.0%} of {found.num} targets"
-        f" is as dark in their own source (in another pair's, of {found.shifted:.0%}). A student can match"
-        " the dark parts alone, so retrieval says little of what it understands."
-    ]
 
 
 def joined_codes(first: Codes, second: Codes) -> Codes:
@@ -518,15 +379,19 @@ def _on_parts(whole: "Experiment", copies: Alike, ids: np.ndarray) -> list[str]:
             *_texts(concepts),
             *(text for one in held for text in _texts(one.labelled.labels["concept"])),
         ]
-        together = joined_names(names, copies.source, copies.target)
+        together = joined_names(names, *copies.ties)
         moved = [(old, new) for old, new in zip(names, together, strict=True) if old != new and new]
         if moved:
             shown = few(sorted({f"{old} with {new}" for old, new in moved}))
-            lines.append(f"Copies link concepts: {shown}. A split by concept keeps them in one part.")
+            # Official splits and owners are as they are.
+            then = "are in more than one part" if whole.shared else "share a part"
+            lines.append(f"Copies link concepts: {shown}. Of this split, copies {then}.")
     if whole.shared:
-        known = np.isin(copies.source, copies.source[: len(whole.train)])
+        source = copies.ties[0]
+        known = np.isin(source, source[: len(whole.train)])
         known[: len(known) - len(whole.test)] = False
-        named = f", such as {_names(ids, known)}" if known.any() else ""
+        shown = ", ".join(sorted(str(one) for one in ids[known])[:FEW])
+        named = f", such as {shown}" if shown else ""
         kept = {*whole.test_strict.ids} & {*ids[known]} or whole.test_strict is whole.test
         after = "" if kept else " The strict test leaves them out."
         lines.append(f"{whole.shared[0].upper()}{whole.shared[1:]}{named}.{after}")
@@ -546,4 +411,6 @@ def _own_copy(pairs: PairedData) -> Bool[np.ndarray, " num"]:
         one, other = (cells(brightness(half[part]), GRID) for half in (pairs.source, pairs.target))
         return np.asarray(np.abs(one - other).max(axis=(1, 2)))
 
-    return np.asarray(_in_chunks(np.arange(len(pairs)), gap) <= LEVELS)
+    rows = np.arange(len(pairs))
+    gaps = [gap(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)]
+    return np.asarray(np.concatenate(gaps) <= LEVELS)

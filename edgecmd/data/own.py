@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from edgecmd.config_data import DataConfig
-from edgecmd.data.constants import constant_inputs, constant_parts, refuse_constant
+from edgecmd.data.constants import constant_inputs, constant_parts, constant_rows, refuse_constant
 from edgecmd.data.duplicates import Alike, alike, each_its_own, joined_names, near_to
 from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import IGNORED, UNLABELLED, LabelledTarget, Labels, Masks
@@ -142,11 +142,12 @@ def joined_concepts(own: OwnPairs, copies: Alike) -> list[str]:
     """What the split follows: concepts, of which those are one that copies of a source or target link.
 
     Guarantees:
-        Pairs whose sources or targets are copies share a concept. Where there are no copies the concepts are
-        those of `OwnPairs.concepts`; else a linked one is called by the first of its names, so a pair that
-        is added moves only pairs that it is itself a copy of, or that it links.
+        Pairs whose sources or targets are copies share a concept, but for examples of one single value, which
+        would link everything. Where there are no copies the concepts are those of `OwnPairs.concepts`; else a
+        linked one is called by the first of its names, so a pair that is added moves only pairs that it is
+        itself a copy of, or that it links.
     """
-    return joined_names(own.concepts(), copies.source, copies.target)
+    return joined_names(own.concepts(), *copies.ties)
 
 
 def named_owners(setting: str, text: str, owners: Sequence[str]) -> set[str]:
@@ -292,16 +293,19 @@ def to_experiment(
 
     Guarantees:
         With ``config.split`` "concept" and no ``rows`` no source and no target of one part is a copy of one
-        in another. Else `Experiment.shared` tells how many are, and ``strict`` leaves those out.
+        in another, but for examples of one single value. Else `Experiment.shared` tells how many are, and
+        ``strict`` leaves those out.
         With ``config.copies`` "leave-out" a pair moves no other between the parts, and whether it is trained
         on depends on that pair and on what is held out alone.
     """
     refuse_constant(constant_inputs(own.data, reverse=config.reverse))
-    copies = alike(own.data) if copies is None else copies
-    parts = rows or split_own(own, config, copies=linked(copies, config))
     left_out = 0
     if config.copies == LEAVE_OUT and rows is None and config.split == "concept":
-        parts, left_out = without_copies(own, parts)
+        parts, left_out = without_copies(own, split_own(own, config, copies=each_its_own(len(own.ids))))
+        copies = _among(own, np.concatenate(parts))
+    else:
+        copies = alike(own.data) if copies is None else copies
+        parts = rows or split_own(own, config, copies=linked(copies, config))
     refuse_constant(constant_parts(own.data, dict(zip(PARTS, parts)), reverse=config.reverse))
     train, validation, test = parts
     held = np.concatenate([validation, test])
@@ -330,6 +334,19 @@ def to_experiment(
 def linked(copies: Alike, config: DataConfig) -> Alike:
     """The copies that the split puts into one part: all, or with ``config.copies`` "leave-out" none."""
     return each_its_own(len(copies)) if config.copies == LEAVE_OUT else copies
+
+
+def _among(own: OwnPairs, rows: Rows) -> Alike:
+    """Copies among the pairs at ``rows`` alone; a pair that is left out links no others."""
+    found, num = alike(own.data.take(rows)), len(own.ids)
+
+    def spread(codes: np.ndarray) -> np.ndarray:
+        every = 2 * num + np.arange(num)
+        every[rows] = codes
+        return every
+
+    ties = (spread(found.ties[0]), spread(found.ties[1]))
+    return Alike(source=spread(found.source), target=spread(found.target), ties=ties)
 
 
 def without_copies(own: OwnPairs, parts: tuple[Rows, Rows, Rows]) -> tuple[tuple[Rows, Rows, Rows], int]:
@@ -399,8 +416,9 @@ def _held_out(own: OwnPairs, rows: Rows) -> HeldOut:
 
 def _strict_rows(own: OwnPairs, train: Rows, test: Rows, copies: Alike) -> Rows:
     """Rows of ``test`` whose target looks like none of ``train``, and neither half of which is a copy."""
-    known = looks_known(own.data.target[test], own.data.target[train])
-    for codes in (copies.source, copies.target):
+    target = own.data.target[test]
+    known = looks_known(target, own.data.target[train]) & ~constant_rows(target)
+    for codes in copies.ties:
         known |= np.isin(codes[test], codes[train])
     novel = test[~known]
     if num_things(novel, copies.source) < MIN_PART:

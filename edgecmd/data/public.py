@@ -6,7 +6,10 @@ Shapes: M public images, S side.
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from edgecmd.config_data import DataConfig
+from edgecmd.data.duplicates import near_to
 from edgecmd.data.emoji import SIDE, load_public
 from edgecmd.data.halves import Half, check_one_kind, half_kind, read_source, read_target, stack_halves
 from edgecmd.data.images import Sides, sides_of
@@ -128,7 +131,14 @@ def built_in_public(config: DataConfig, *, notes: list[str] | None = None) -> Pu
 
 
 def check_public(own: OwnPairs, public: PublicSource, problems: list[str]) -> None:
-    """Refuse public images unlike the pairs' sources, and any that is one: anchors are shown to everybody."""
+    """Refuse public images unlike the pairs' sources, and any that is one: anchors are shown to everybody.
+
+    Args:
+        own: The pairs; all of them are looked at, so this is for simulations and owners, never for a device.
+        public: The public set.
+        problems: Gets a sentence for each fault: another kind, or sources that are equal to a public example
+            or near-equal (`edgecmd.data.duplicates.near_to`).
+    """
     kinds = [(target_kind(one), *input_shape(one)) for one in (public.images, own.data.source)]
     if kinds[0] != kinds[1]:
         problems.append(
@@ -147,4 +157,14 @@ def check_public(own: OwnPairs, public: PublicSource, problems: list[str]) -> No
         problems.append(
             f"Public images are also the source of a pair: {few(both)}. Public images must not be private;"
             " remove them from the public set."
+        )
+        return
+    near = near_to(public.images, own.data.source)
+    if near.any():
+        keys = [key for key, is_near in zip(public.keys, near.tolist(), strict=True) if is_near]
+        pairs = [own.ids[row] for row in np.flatnonzero(near_to(own.data.source, public.images[near]))]
+        problems.append(
+            "Public images are nearly equal to the source of a pair, as one that was saved again:"
+            f" {few(keys)} to {few(pairs)}. Public images must not be private; remove them from the public"
+            " set, or these pairs."
         )

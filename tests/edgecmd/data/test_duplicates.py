@@ -12,8 +12,10 @@ from PIL import Image
 from edgecmd import evaluate
 from edgecmd.config_data import DataConfig
 from edgecmd.data import duplicates
+from edgecmd.data.contained import contained, contained_lines
 from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.pairs import PairedData
+from edgecmd.data.signatures import cells
 from edgecmd.errors import DataError
 
 SIDE, NUM, EACH = 32, 16, 5
@@ -138,7 +140,7 @@ class TestPictures:
         image = np.random.default_rng(0).integers(0, 256, (1, 12, 20), dtype=np.uint8)
         fine = np.repeat(np.repeat(image[0], side, axis=0), side, axis=1).astype(float)
         expected = fine.reshape(side, 12, side, 20).mean(axis=(1, 3))
-        assert duplicates.cells(image, side)[0] == pytest.approx(expected)
+        assert cells(image, side)[0] == pytest.approx(expected)
 
 
 class TestOtherHalves:
@@ -234,17 +236,17 @@ class TestSets:
     def test_built_in_sets_have_no_copies_that_count(self, name: str) -> None:
         whole = load_experiment(DataConfig(name=name, image_size=64))
         assert (whole.shared, whole.test.shown, whole.validation.shown) == ("", None, None)
-        assert duplicates.contained_lines(whole.train) == []
+        assert contained_lines(whole.train) == []
 
     def test_targets_in_their_sources(self) -> None:
         emoji = load_experiment(DataConfig(image_size=64)).train
         burnt = np.minimum(emoji.source, emoji.target)
-        inside = duplicates.contained(PairedData(source=burnt, target=emoji.target))
+        inside = contained(PairedData(source=burnt, target=emoji.target))
         assert inside is not None
         assert inside.share > 0.95
         shuffled = PairedData(source=np.roll(burnt, 7, axis=0), target=emoji.target)
-        assert duplicates.contained_lines(shuffled) == []
-        (line,) = duplicates.contained_lines(PairedData(source=burnt, target=emoji.target))
+        assert contained_lines(shuffled) == []
+        (line,) = contained_lines(PairedData(source=burnt, target=emoji.target))
         assert "contained in their sources" in line
 
     def test_the_report_names_what_teaches_nothing(self, tmp_path: Path) -> None:
