@@ -168,7 +168,7 @@ class TestSketchy:
         settings = config("sketchy", root)
         told = problems(settings)
         for text in (
-            "sketches without a photograph: 2 (n02_3-1, n02_3-2)",
+            "sketches without a photograph: 2 (zebra/n02_3-1, zebra/n02_3-2)",
             "n02_5.jpg cannot be decoded",
             "n00_2-1.png cannot be decoded",
             "n00_3-1.png has 8x8 pixels",
