@@ -34,11 +34,17 @@ LEFT_OUT = (
 )
 PARTS = ("training", "validation", "test")
 # What a split follows -> what a message calls one of it, and what a user can do where there are too few.
-NOUNS = {"concept": "concept", "id": "different pair", "owner": "owner"}
+NOUNS = {"concept": "concept", "set": "concept", "id": "different pair", "owner": "owner"}
 WAYS_OUT = {
     "concept": "Name finer concepts, leave the column concept out, or add pairs of other concepts.",
+    "set": "Add pairs of other concepts.",
     "id": "Add pairs of other sources and targets.",
     "owner": "Add pairs of other owners, or set data.split to 'concept'.",
+}
+STRICT_WAYS_OUT = {
+    "concept": "Give look-alikes one name in the column concept, or set",
+    "id": "Name the column concept in pairs.csv, so that look-alikes share a concept, or set",
+    "set": "Set",
 }
 
 Rows = Int[np.ndarray, " _"]
@@ -217,7 +223,7 @@ def _by_concept(own: OwnPairs, config: DataConfig, copies: Alike) -> tuple[Rows,
             val_fraction=config.val_fraction,
             test_fraction=config.test_fraction,
             things=copies.source,
-            follows="concept" if "concept" in own.columns else "id",
+            follows=_followed(own, config),
         )
     except DataError as error:
         linked = [one for one, old, new in zip(own.ids, own.concepts(), concepts, strict=True) if old != new]
@@ -227,6 +233,13 @@ def _by_concept(own: OwnPairs, config: DataConfig, copies: Alike) -> tuple[Rows,
             f"{error} Copies of a source or a target stand in one part: {few(linked)} were put to those that"
             " they are copies of. Remove copies, or add pairs of other things."
         ) from error
+
+
+def _followed(own: OwnPairs, config: DataConfig) -> str:
+    """What a split by concept follows, a key of `WAYS_OUT`: a user has a column, a public set its own."""
+    if config.name != "folder":
+        return "set"
+    return "concept" if "concept" in own.columns else "id"
 
 
 def _by_owner(own: OwnPairs, config: DataConfig, copies: Alike) -> tuple[Rows, Rows, Rows]:
@@ -339,9 +352,9 @@ def to_experiment(
     train, validation, test = parts
     held = np.concatenate([validation, test])
     own = replace(own, masks=None if own.masks is None else without_unseen(own.masks, held))
-    by_concept = rows is None and config.split == "concept"
+    followed = _followed(own, config) if rows is None and config.split == "concept" else ""
     strict, strict_notes = (
-        _strict_rows(own, parts, copies, by_concept=by_concept) if config.strict else (None, ())
+        _strict_rows(own, parts, copies, followed=followed) if config.strict else (None, ())
     )
     tested = _held_out(own, test)
     order = np.concatenate([train, validation, test])
@@ -434,7 +447,7 @@ def _held_out(own: OwnPairs, rows: Rows) -> HeldOut:
 
 
 def _strict_rows(
-    own: OwnPairs, parts: tuple[Rows, Rows, Rows], copies: Alike, *, by_concept: bool
+    own: OwnPairs, parts: tuple[Rows, Rows, Rows], copies: Alike, *, followed: str
 ) -> tuple[Rows | None, tuple[str, ...]]:
     """Test rows whose target looks like none of training, and neither half of which is a copy; and notes.
 
@@ -451,11 +464,6 @@ def _strict_rows(
         f"{len(test) - len(novel)} of {len(test)} test pairs look like a training pair: a copy of its source"
         " or target, or a target with a correlation above 0.9 to a training target."
     )
-    if not by_concept:
+    if not followed:
         return None, (f"{told} So there is no strict test, and its results are left out.",)
-    way = (
-        "Give look-alikes one name in the column concept"
-        if "concept" in own.columns
-        else "Name the column concept in pairs.csv, so that look-alikes share a concept"
-    )
-    raise DataError(f"{told} {way}, or set data.strict to false, which leaves the strict test out.")
+    raise DataError(f"{told} {STRICT_WAYS_OUT[followed]} data.strict to false: there is no strict test then.")

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from edgecmd.data.halves import Halves, read_halves
@@ -110,9 +111,17 @@ def not_used(root: Path, used: Iterable[Path]) -> list[str]:
         root: What the user named; a file has nothing beside it.
         used: Files that are read, or that another sentence speaks of.
     """
-    known, base = {os.path.abspath(one) for one in used}, os.path.abspath(root)
-    others = [name for name in _below(root) if os.path.join(base, name) not in known]
-    return [f"{root} has files that are not used: {grouped(by_ending(others))}."] if others else []
+    # Folders are resolved, so that a way through a link or ".." is the same; files that link stay themselves.
+    resolved = lru_cache(maxsize=None)(Path.resolve)
+    known = {_placed(one, resolved) for one in used}
+    others = [name for name in _below(root) if _placed(root / name, resolved) not in known]
+    # A name that is no UTF-8 is shown by its bytes.
+    shown = [name.encode(errors="backslashreplace").decode() for name in others]
+    return [f"{root} has files that are not used: {grouped(by_ending(shown))}."] if shown else []
+
+
+def _placed(file: Path, resolved: Callable[[Path], Path]) -> tuple[Path, str]:
+    return resolved(file.parent), file.name
 
 
 def _below(root: Path) -> list[str]:
@@ -125,8 +134,7 @@ def _below(root: Path) -> list[str]:
             inside = Path(folder).relative_to(root)
             found += [(inside / one).as_posix() for one in files if not is_hidden(one)]
         entered.add(real)
-    # A name that is no UTF-8 is shown by its bytes.
-    return [one.encode(errors="backslashreplace").decode() for one in found]
+    return found
 
 
 def first_folder(folders: Iterable[Path], *, expected: str) -> Path:

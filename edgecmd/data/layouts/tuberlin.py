@@ -12,7 +12,6 @@ every pair went into making it. All sketches that got one photograph are in one 
 ``photo/tx_000000000000`` is such a folder.
 """
 
-import os
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
@@ -64,7 +63,7 @@ def index_tuberlin(path: Path, config: DataConfig) -> Index:
     told = [one for name in alone for one in sketches[name]]
     told += [file for one in entries for file in (one.source, one.target)]
     told += [folder / LIST for folder in (root, root.parent)]
-    inside = Path(os.path.abspath(source)).is_relative_to(os.path.abspath(path))
+    inside = source.resolve().is_relative_to(path.resolve())
     for folder in (path,) if inside else (path, source):
         notes += not_used(folder, told)
     return Index(
