@@ -34,7 +34,7 @@ LEFT_OUT = (
 )
 PARTS = ("training", "validation", "test")
 # What a split follows -> what a message calls one of it, and what a user can do where there are too few.
-NOUNS = {"concept": "concept", "set": "concept", "id": "different pair", "owner": "owner"}
+NOUNS = {"concept": "concept", "set": "concept", "id": "thing", "owner": "owner"}
 WAYS_OUT = {
     "concept": "Name finer concepts, leave the column concept out, or add pairs of other concepts.",
     "set": "Add pairs of other concepts.",

@@ -239,7 +239,7 @@ class TestSplit:
         for index in range(NUM):
             save(folder / "source" / f"p{index:02d}.png", noise(index % 2))
         told = problem(folder)
-        assert "2 different pairs over 30 pairs give 0 training" in told
+        assert "2 things over 30 pairs give 0 training" in told
         assert "column concept" not in told
         assert "val_fraction" not in told
         (folder / "pairs.csv").write_text(
