@@ -100,15 +100,31 @@ def recall(
     Raises:
         DataError: There is only one thing, among which nothing can be retrieved.
     """
+    return ranked(student @ unit_rows(teacher).T, told_apart(teacher, shown=shown), ranks=ranks)
+
+
+def told_apart(
+    teacher: Embedding, *, shown: Int[np.ndarray, " num"] | None = None, what: str = "pairs"
+) -> Int[np.ndarray, " num"]:
+    """Code of what each source shows, (N,), as `things` gives it, where there are two to retrieve from.
+
+    Args:
+        teacher: Features of the sources, (N, D).
+        shown: See `recall`.
+        what: What the pairs are called in the message, in the plural.
+
+    Raises:
+        DataError: There is only one thing, among which nothing can be retrieved.
+    """
     codes = things(teacher, shown=shown)
     num = int(codes.max(initial=-1)) + 1
     if num < 2:
         raise DataError(
-            f"The {len(codes)} pairs show {num} thing: their sources are copies of one another, or"
+            f"The {len(codes)} {what} show {num} thing: their sources are copies of one another, or"
             " the teacher's features of them are equal. Retrieval needs 2 things at least. Hold out"
             " pairs of other sources, or take another teacher."
         )
-    return ranked(student @ unit_rows(teacher).T, codes, ranks=ranks)
+    return codes
 
 
 def things(teacher: Embedding, *, shown: Int[np.ndarray, " num"] | None = None) -> Int[np.ndarray, " num"]:
@@ -407,12 +423,13 @@ def clustering(embedding: Embedding, labels: Labels, *, seed: int) -> dict[str, 
     Returns:
         ``nmi`` (mutual information over the mean of the two entropies, 1 for the classes themselves; small
         clusters raise it by chance), ``ami`` (the same adjusted, so that chance is 0), ``num_clusters`` and
-        ``num``; empty where there are fewer than two classes.
+        ``num``; empty where there are fewer than two classes, or fewer than two examples a class on average:
+        clusters of one example agree with classes of one example whatever the embedding.
     """
     rows = known(labels)
     classes = labels.values[rows]
     num_clusters = len(np.unique(classes))
-    if num_clusters < 2:
+    if num_clusters < 2 or len(classes) < 2 * num_clusters:
         return {}
     state = int(seed_sequence(seed, "clusters").generate_state(1)[0])
     with warnings.catch_warnings():

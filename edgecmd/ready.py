@@ -11,7 +11,7 @@ import re
 import unicodedata
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from jaxtyping import Float
 
 from edgecmd.data.tables import canonical, few, read_table, repeated
 from edgecmd.errors import DataError
+from edgecmd.losses import SAME_FEATURE
 
 Features = Float[np.ndarray, "num dim"]
 
@@ -31,8 +32,6 @@ MIN_DIM, MAX_DIM = 2, 65_536
 MAX_BYTES = 16 * 2**30
 # Lengths whose squares neither vanish nor overflow in float32.
 SHORTEST, LONGEST = 1e-15, 1e18
-# Rows closer than this share of their length are one row.
-SAME = 1e-6
 # Endings that a name may carry in a file of features and that its id does not have.
 ENDINGS = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"),
@@ -53,12 +52,14 @@ class Wanted:
         names: Ids of the pairs, or keys of the public images, in the order that is wanted; None where they
             are not known, so that only the form of the file is looked at.
         listed: Further orders in which a user may have them, such as that of ``pairs.csv``.
+        other_halves: Folders of other pictures; an id in one of these is not taken for a wanted name.
     """
 
     setting: str
     path: Path
     names: Sequence[str] | None
     listed: Mapping[str, Sequence[str]]
+    other_halves: Collection[str] = ()
 
     @property
     def label(self) -> str:
@@ -129,7 +130,7 @@ def _rows(
 ) -> np.ndarray | None:
     """Row of the file for each of ``names``; None with a sentence where that is not certain."""
     if ids is not None:
-        found, sentences = match(ids, names)
+        found, sentences = match(ids, names, other_halves=wanted.other_halves)
         problems += [f"{wanted.label} {one}" for one in sentences]
         return None if sentences else np.array([found[name] for name in names])
     if num != len(names):
@@ -228,7 +229,9 @@ def spellings(name: str) -> list[str]:
     return list(dict.fromkeys(forms))
 
 
-def match(given: Sequence[str], names: Sequence[str]) -> tuple[dict[str, int], list[str]]:
+def match(
+    given: Sequence[str], names: Sequence[str], *, other_halves: Collection[str] = ()
+) -> tuple[dict[str, int], list[str]]:
     """Row of each of ``names`` in a file whose rows are called ``given``.
 
     A name that is there as it stands is taken. Else folders in front and the ending of a file may differ, as
@@ -237,6 +240,7 @@ def match(given: Sequence[str], names: Sequence[str]) -> tuple[dict[str, int], l
     Args:
         given: Ids of the file's rows, (R,).
         names: Names that are wanted, (N,).
+        other_halves: Folders in front of an id that say that it is of another picture than the wanted one.
 
     Returns:
         Rows by name, and sentences about everything that is uncertain or missing.
@@ -246,15 +250,23 @@ def match(given: Sequence[str], names: Sequence[str]) -> tuple[dict[str, int], l
         short[name.rpartition("/")[2]].add(name)
     rows: defaultdict[str, list[int]] = defaultdict(list)
     uncertain: list[str] = []
+    others: list[str] = []
     for row, one in enumerate(given):
         hits = _hits(one, known, short)
         if len(hits) > 1:
             uncertain.append(one)
         for name in hits if len(hits) == 1 else ():
             rows[name].append(row)
+            others += [one] if _folders_before(one, name) & {*other_halves} else []
     twice = [f"{given[rows[name][0]]} = {given[rows[name][1]]}" for name in names if len(rows[name]) > 1]
     missing = [name for name in names if not rows[name]]
     sentences = []
+    if others:
+        sentences.append(
+            f"has ids in a folder of other pictures ({', '.join(sorted(other_halves))}): {few(others)}. Give"
+            " features of the pictures that the teacher is to see; if these are, leave the folder out of the"
+            " ids."
+        )
     if uncertain:
         sentences.append(f"has ids that could be several: {few(uncertain)}. Write each as the data has it.")
     if twice:
@@ -276,6 +288,14 @@ def _hits(one: str, known: set[str], short: Mapping[str, set[str]]) -> set[str]:
     if hits or "/" in one or "\\" in one:
         return hits
     return {name for form in forms for name in short.get(form, ())}
+
+
+def _folders_before(given: str, name: str) -> set[str]:
+    """Folders in front of ``name`` in an id that stands for it, in small letters."""
+    if given == name:
+        return set()
+    parts = [one for one in given.replace("\\", "/").split("/") if one not in ("", ".")]
+    return {one.casefold() for one in parts[: len(parts) - name.count("/") - 1]}
 
 
 def row_problems(features: Features, names: Sequence[str]) -> list[str]:
@@ -302,9 +322,12 @@ def row_problems(features: Features, names: Sequence[str]) -> list[str]:
         if found
     ]
     if not sentences and len(features) > 1:
-        spread = np.abs(features - features[:1]).max()
-        if spread <= SAME * np.abs(features[0]).max():
-            sentences.append(f"has {len(features)} rows that are all the same. Compute the features again.")
+        unit = features / length[:, None]
+        if np.linalg.norm(unit - unit[:1], axis=1).max() <= np.sqrt(2.0 * (1.0 - SAME_FEATURE)):
+            sentences.append(
+                f"has {len(features)} rows that all point the same way, up to their lengths. Compute the"
+                " features again."
+            )
     return sentences
 
 

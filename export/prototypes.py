@@ -14,7 +14,7 @@ from export.device.reading import InferError, example_files
 from export.device.sensors import SENSORS
 from export.frontends import FRONT_ENDS
 from export.graph import Deployable
-from export.spec import LinearHead
+from export.spec import ExportSpec, LinearHead
 
 
 def prototypes_of(folder: Path, embedder: Deployable, *, scale: float) -> Prototypes:
@@ -29,18 +29,10 @@ def prototypes_of(folder: Path, embedder: Deployable, *, scale: float) -> Protot
         DataError: The folder is missing, a picture cannot be read, there are fewer than two classes, or the
             pictures of a class cancel each other out.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder. Give one with a sub-folder of pictures for each class.")
-    try:
-        classes = example_files(folder, suffixes=SENSORS[embedder.spec.front_end].suffixes)
-        rows = {
-            name: [_embedding(embedder, path) for path in files] for name, files in sorted(classes.items())
-        }
-    except InferError as error:
-        raise DataError(str(error)) from error
-    if len(rows) < 2:
-        raise DataError(f"{folder} has the class {', '.join(rows)} alone; allowed are 2 and more.")
-    means = {name: np.mean(few, axis=0) for name, few in rows.items()}
+    means = {
+        name: np.mean([_embedding(embedder, example) for example in examples], axis=0)
+        for name, examples in read_examples(folder, embedder.spec).items()
+    }
     flat = [name for name, mean in means.items() if not np.linalg.norm(mean) > 1e-6]
     if flat:
         raise DataError(f"The pictures of class {flat[0]!r} have no common direction. Give other pictures.")
@@ -48,11 +40,37 @@ def prototypes_of(folder: Path, embedder: Deployable, *, scale: float) -> Protot
     return Prototypes(tuple(means), vectors, float(scale))
 
 
+def read_examples(folder: Path, spec: ExportSpec) -> dict[str, list[np.ndarray]]:
+    """Examples of each class as the front end of ``spec`` takes them, sorted by class; nothing is embedded.
+
+    Args:
+        folder: See `prototypes_of`.
+        spec: The front end and the channels are used.
+
+    Raises:
+        DataError: The folder is missing, an example cannot be read, or there are fewer than two classes.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder. Give one with a sub-folder of pictures for each class.")
+    sensor, preprocess = SENSORS[spec.front_end], FRONT_ENDS[spec.front_end].metadata(spec)
+    try:
+        classes = example_files(folder, suffixes=sensor.suffixes)
+        found = {
+            name: [sensor.read(path, channels=spec.channels, preprocess=preprocess) for path in files]
+            for name, files in sorted(classes.items())
+        }
+    except InferError as error:
+        raise DataError(str(error)) from error
+    if len(found) < 2:
+        raise DataError(
+            f"{folder} has the class {', '.join(found)} alone; allowed are 2 and more. Add a folder of"
+            " pictures for another class."
+        )
+    return found
+
+
 @torch.no_grad()
-def _embedding(embedder: Deployable, path: Path) -> np.ndarray:
-    spec = embedder.spec
-    preprocess = FRONT_ENDS[spec.front_end].metadata(spec)
-    image = SENSORS[spec.front_end].read(path, channels=spec.channels, preprocess=preprocess)
+def _embedding(embedder: Deployable, image: np.ndarray) -> np.ndarray:
     return np.asarray(embedder(torch.from_numpy(image[None].copy()))[0][0].numpy())
 
 

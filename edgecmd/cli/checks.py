@@ -156,6 +156,44 @@ def _ready(config: RunConfig) -> None:
         ready_pairs(config)
 
 
+# Held-out parts of an experiment that retrieval is asked of, by what a message calls their pairs.
+ASKED = {"validation": "validation pairs", "test": "test pairs", "test_strict": "pairs of the strict test"}
+
+
+def _told_apart(config: RunConfig) -> None:
+    """Ready features tell two things apart in each part that retrieval is asked of.
+
+    Those of a computed teacher are not looked at: all pictures would have to be embedded.
+    """
+    from edgecmd.assess import CLASS_PAIRED, teacher_embedding
+    from edgecmd.data.clients import experiment
+    from edgecmd.evaluate import told_apart
+    from edgecmd.models.students import is_dense
+
+    whole = experiment(config.data)
+    if (
+        not config.teacher.pair_features
+        or whole.kind == CLASS_PAIRED
+        or is_dense(config.student.architecture)
+    ):
+        return
+    for part, what in ASKED.items():
+        if part != "test_strict" or whole.test_strict is not whole.test:
+            told_apart(teacher_embedding(config, part), shown=getattr(whole, part).shown, what=what)
+
+
+def _prototypes(config: RunConfig) -> None:
+    """Pictures of `export.prototypes` can be read as the exported student reads them."""
+    from edgecmd.cli.device import plain_spec
+    from edgecmd.runs import new_student
+    from export.prototypes import read_examples
+
+    if config.export.prototypes:
+        student = new_student(config)
+        spec = plain_spec(config, student, architecture=config.student.architecture)
+        read_examples(Path(config.export.prototypes), spec)
+
+
 def _calibration(config: RunConfig) -> None:
     """Ranges can be taken from something, where a profile of the export needs them."""
     from export.calibration import calibration_of
@@ -183,7 +221,9 @@ STEPS: tuple[Step, ...] = (
     Step(check=_partition, needs_data=True),
     Step(check=_student_kind, needs_data=True),
     Step(check=_ready, needs_data=True, needs_earlier=True),
+    Step(check=_told_apart, needs_data=True, needs_earlier=True),
     Step(check=_student, needs_data=True, needs_earlier=True),
+    Step(check=_prototypes, needs_data=True, needs_earlier=True),
     Step(check=_calibration, needs_data=True, needs_earlier=True),
 )
 

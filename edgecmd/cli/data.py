@@ -149,7 +149,8 @@ def overview(whole: "Experiment") -> list[tuple[str, str]]:
     rows.append(("public set", f"{whole.public.name}, {counted(len(whole.public), 'image')}"))
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
     rows.append(("split", f"{sizes}; the test has unseen {whole.unseen}"))
-    rows.append(
-        ("strict test", f"{counted(len(whole.test_strict), 'pair')} of the test look like no training pair")
-    )
+    # Where it is the test itself, no stricter one is asked.
+    if whole.test_strict is not whole.test:
+        told = f"{counted(len(whole.test_strict), 'pair')} of the test look like no training pair"
+        rows.append(("strict test", told))
     return rows

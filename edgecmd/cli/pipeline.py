@@ -397,11 +397,12 @@ def show_results(tables: "dict[str, Table]") -> None:
     for name, table in tables.items():
         if table.get("fault"):
             say(f"{name} has collapsed: {table['fault']}, so its row says nothing and is ranked nowhere.")
-    say(
-        "* better than every other method by more than chance: over test items (Newcombe's 95% interval) and,"
-        f" where labels were drawn several times, over the draws (paired t). None below {MIN_ITEMS} test"
-        " items, and none for NMI, of which one run tells no interval."
-    )
+    if len(lines) > 1 or best:
+        say(
+            "* better than every other method by more than chance: over test items (Newcombe's 95% interval)"
+            f" and, where labels were drawn several times, over the draws (paired t). None below {MIN_ITEMS}"
+            " test items, and none for NMI, of which one run tells no interval."
+        )
     if told.get("num_things", told["num_test"]) < told["num_test"]:
         say(
             f"Copies of a source are one thing to retrieve: {told['num_things']} in {told['num_test']} pairs."

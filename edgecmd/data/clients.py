@@ -298,12 +298,14 @@ def _wanted(
         path=Path(config.teacher.pair_features).expanduser(),
         names=None if ids is None else sorted(ids),
         listed=listed_orders(path) if path and ids else {},
+        other_halves=("source" if config.data.reverse else "target", "public"),
     )
     public = Wanted(
         setting="teacher.public_features",
         path=Path(config.teacher.public_features).expanduser(),
         names=keys,
         listed={},
+        other_halves=("source", "target"),
     )
     return pairs, public
 

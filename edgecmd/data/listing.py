@@ -208,7 +208,7 @@ def _problems(seen: Seen, found: Mapping[str, Path], kind: FileKind) -> list[str
     meant = [name for name, path in seen.files.items() if name not in found and path.suffix.lower() in MEDIA]
     if meant:
         problems.append(
-            f"has files of another kind: {grouped(_by_ending(meant))}. Convert them to {kind.convert}, or"
+            f"has files of another kind: {grouped(by_ending(meant))}. Convert them to {kind.convert}, or"
             " remove them."
         )
     if seen.deeper:
@@ -270,7 +270,7 @@ def _notes(seen: Seen, found: Mapping[str, Path]) -> list[str]:
     ]
     notes = []
     if others:
-        notes.append(f"has files that are not used: {grouped(_by_ending(others))}.")
+        notes.append(f"has files that are not used: {grouped(by_ending(others))}.")
     if seen.empty:
         notes.append(f"has empty folders: {few(seen.empty)}.")
     alike = same_but_case({_id(name) for name in found})
@@ -282,7 +282,8 @@ def _notes(seen: Seen, found: Mapping[str, Path]) -> list[str]:
     return notes
 
 
-def _by_ending(names: Sequence[str]) -> dict[str, list[str]]:
+def by_ending(names: Sequence[str]) -> dict[str, list[str]]:
+    """Names in groups by the ending of the file, for `edgecmd.data.names.grouped`."""
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
         groups[Path(name).suffix.lower() or "without an ending"].append(name)
@@ -348,7 +349,7 @@ def beside(path: Path, problems: list[str], *, notes: list[str]) -> None:
         else:
             others.append(name + ("/" if present[name].is_dir() else ""))
     if others:
-        groups = _by_ending([name for name in others if not name.endswith("/")])
+        groups = by_ending([name for name in others if not name.endswith("/")])
         folders = {"folders": [name for name in others if name.endswith("/")]}
         told = grouped({what: group for what, group in {**groups, **folders}.items() if group})
         notes.append(f"{path} has beside the pairs what is not used: {told}. Read are {', '.join(known)}.")

@@ -48,6 +48,15 @@ def changed(change: Callable[[Path], object]) -> Callable[[], Path]:
     return make
 
 
+def examples(folder: Path, *names: str, broken: bool = False) -> None:
+    """Pictures of some classes beside the pairs."""
+    for number, name in enumerate(names):
+        (folder.parent / "classes" / name).mkdir(parents=True)
+        picture(number, colour=False).save(folder.parent / "classes" / name / "a.png")
+    if broken:
+        (folder.parent / "classes" / names[0] / "broken.png").write_bytes(b"cut")
+
+
 def table(name: str, text: str) -> Callable[[], Path]:
     return changed(lambda folder: (folder / name).write_text(text))
 
@@ -101,6 +110,22 @@ CASES: dict[str, tuple[Callable[[], Path], tuple[str, ...], str]] = {
     "proximal": (good, ("federation.strategy=fedprox",), "needs distill.proximal_mu above 0"),
     "fold": (good, ("export.fold_norm=true",), "has no GroupNorm to fold"),
     "prototypes": (good, ("export.prototypes=/nowhere",), "export.prototypes='/nowhere' is no folder"),
+    "no prototype": (
+        changed(lambda one: (one.parent / "classes").mkdir()),
+        ("export.prototypes=classes",),
+        "classes has no pictures",
+    ),
+    "one prototype": (
+        changed(lambda one: examples(one, "cup")),
+        ("export.prototypes=classes",),
+        "classes has the class cup alone",
+    ),
+    "a broken prototype": (
+        changed(lambda one: examples(one, "cup", "hat", broken=True)),
+        ("export.prototypes=classes",),
+        "broken.png",
+    ),
+    "two prototypes": (changed(lambda one: examples(one, "cup", "hat")), ("export.prototypes=classes",), ""),
     "calibrated sound": (
         recordings,
         ("student.architecture=audio-50k", "export.profiles=int8"),

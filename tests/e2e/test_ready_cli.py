@@ -74,6 +74,25 @@ def test_both_files_are_named_before_anything_is_trained(
     assert not Path("runs/ready/config.toml").exists()
 
 
+def test_held_out_pairs_that_the_teacher_does_not_tell_apart(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with np.load("clip.npz") as file:
+        ids, features = file["ids"], file["features"]
+    # One pair differs, so that not all rows point one way; two of three parts show one thing.
+    features[1:] = features[1] * np.linspace(1.0, 2.0, len(features) - 1)[:, None]
+    # A name of its own: what was read is kept for a process by its settings.
+    np.savez("alike.npz", ids=ids, features=features)
+    given = sets("teacher.pair_features=alike.npz", FILES[1])
+    said = []
+    for words in (["run", *given, "--set", "name=ready"], ["data", "check", "pairs.npz", *given]):
+        assert run(monkeypatch, *words) == 4
+        printed = capsys.readouterr()
+        said.append(printed.out + printed.err)
+    assert all("pairs show 1 thing" in one for one in said)
+    assert not Path("runs/ready/config.toml").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

@@ -86,6 +86,11 @@ class TestTables:
         assert "0.900*" in printed
         assert "0.200*" not in printed
 
+    @pytest.mark.parametrize("others", [{}, {"l2": 0.2}])
+    def test_the_star_is_explained_where_methods_are_compared(self, others, capsys):
+        show_results({name: table(score, **self.FACTS) for name, score in {"student": 0.9, **others}.items()})
+        assert ("* better than every other method" in capsys.readouterr().out) is bool(others)
+
     def test_a_collapse_is_said(self, capsys):
         fault = {"fault": "all 100 test embeddings are the same"}
         show_results({"student": table(0.9, **self.FACTS, **fault), "l2": table(0.2, **self.FACTS)})

@@ -202,9 +202,17 @@ def test_clusters_by_hand() -> None:
 
 
 def test_clusters_leave_out_what_has_no_label_and_ask_for_two_classes() -> None:
-    corners = np.eye(3, dtype=np.float32)
-    assert evaluate.clustering(corners, labels(0, 1, UNLABELLED), seed=0)["num"] == 2.0
-    assert evaluate.clustering(corners, labels(0, 0, UNLABELLED), seed=0) == {}
+    corners = np.repeat(np.eye(3, dtype=np.float32), 2, axis=0)
+    found = evaluate.clustering(corners, labels(0, 0, 1, 1, UNLABELLED, UNLABELLED), seed=0)
+    assert found["num"] == 4.0
+    assert evaluate.clustering(corners, labels(0, 0, 0, 0, UNLABELLED, UNLABELLED), seed=0) == {}
+
+
+@pytest.mark.parametrize("classes", [(0, 1, 2, 3), (0, 0, 1, 2), (0, 0, 0, 1, 2)])
+def test_clusters_ask_for_two_examples_a_class(classes: tuple[int, ...]) -> None:
+    """With a cluster for each example the agreement is 1 whatever the embedding."""
+    points = np.random.default_rng(0).normal(size=(len(classes), 3)).astype(np.float32)
+    assert evaluate.clustering(points, labels(*classes), seed=0) == {}
 
 
 def test_a_constant_embedding_has_no_clusters() -> None:

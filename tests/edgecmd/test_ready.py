@@ -182,7 +182,7 @@ def rows_with(value: float) -> np.ndarray:
         (rows_with(1e-300), "nothing but zeros: 1 (a-1)"),
         (rows_with(0.25), "one number repeated: 1 (a-1)"),
         (table(5) * 1e25, "a length outside 1e-15 to 1e+18: 5 (a, a-1, b, c10, c2)"),
-        (np.tile(table(1), (5, 1)), "5 rows that are all the same"),
+        (np.tile(table(1), (5, 1)), "5 rows that all point the same way"),
         (table(5).astype(np.int64), "dtype=int64; allowed are float16, float32, float64"),
         (table(5).astype(np.complex64), "dtype=complex64"),
         (table(5)[:, 0], "shape=(5,)"),
@@ -340,3 +340,26 @@ def test_the_check_says_what_the_run_says(tiny: RunConfig, tmp_path: Path) -> No
         refuse(config)
     dense = replace(config, student=replace(config.student, architecture="seg-50k"))
     assert "of the ws-" in check_ready_features(dense, ids)[-1]
+
+
+@pytest.mark.parametrize("lengths", [np.ones(5), np.arange(1.0, 6.0)])
+def test_rows_of_one_direction_are_refused(lengths: np.ndarray) -> None:
+    """The teacher's cosine is all that is used: a cone of 1e-4 is one direction, of 0.1 several."""
+    noise = np.random.default_rng(0).normal(size=(5, 4))
+    for width, refused in ((1e-4, True), (0.1, False)):
+        rows = (lengths[:, None] * (1.0 + width * noise)).astype(np.float32)
+        assert any("point the same way" in one for one in row_problems(rows, NAMES)) is refused
+
+
+def test_ids_of_another_half_are_refused() -> None:
+    halves = ("target", "public")
+    good = match(["source/a.png", "b", "x/c.png"], ["a", "b", "c"], other_halves=halves)
+    assert good == ({"a": 0, "b": 1, "c": 2}, [])
+    for ids in (["target/a.png", "b"], ["Target\\a.png", "source/b.png"], ["./data/public/a", "b"]):
+        assert (
+            "ids in a folder of other pictures (public, target): 1"
+            in match(ids, "ab", other_halves=halves)[1][0]
+        )
+    # A class may be called so.
+    assert match(["target/a"], ["target/a"], other_halves=halves) == ({"target/a": 0}, [])
+    assert match(["source/target/a.png"], ["target/a"], other_halves=halves) == ({"target/a": 0}, [])

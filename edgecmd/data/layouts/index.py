@@ -1,14 +1,19 @@
 """What a layout is made into: a list of pairs with their files, and what else is known of them."""
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from edgecmd.data.halves import Halves, read_halves
 from edgecmd.data.images import Sides
 from edgecmd.data.labelled import Masks
+from edgecmd.data.listing import by_ending, is_hidden
+from edgecmd.data.names import grouped
 from edgecmd.data.own import position
-from edgecmd.data.tables import FEW
+from edgecmd.data.tables import FEW, few
 from edgecmd.errors import DataError
 
 TRAIN, TEST = "train", "test"
@@ -74,6 +79,62 @@ def limited(entries: Sequence[Entry], max_pairs: int) -> tuple[Entry, ...]:
     if max_pairs and len(entries) > max_pairs:
         entries = sorted(entries, key=lambda one: position(f"drawn/{one.id}"))[:max_pairs]
     return tuple(sorted(entries, key=lambda one: one.id))
+
+
+def visible(folder: Path, pattern: str, suffixes: Collection[str]) -> list[Path]:
+    """Files by a pattern and their endings, sorted, without those that are hidden or that systems leave."""
+    return [
+        one
+        for one in sorted(folder.glob(pattern))
+        if one.suffix.lower() in suffixes and not is_hidden(one.name) and not is_hidden(one.parent.name)
+    ]
+
+
+def one_each(ids: Iterable[str], *, what: str, folder: Path) -> list[str]:
+    """A sentence where an id stands for more than one file.
+
+    Args:
+        ids: An id for each file.
+        what: What the files are, in the plural.
+        folder: Where they lie.
+    """
+    twice = [name for name, count in Counter(ids).items() if count > 1]
+    return (
+        [f"{folder} has several {what} of one name: {few(twice)}. Keep one file for each."] if twice else []
+    )
+
+
+def not_used(root: Path, used: Iterable[Path]) -> list[str]:
+    """A sentence about visible files below ``root`` that nothing reads: counted, by ending, the first named.
+
+    Args:
+        root: What the user named; a file has nothing beside it.
+        used: Files that are read, or that another sentence speaks of.
+    """
+    # Folders are resolved, so that a way through a link or ".." is the same; files that link stay themselves.
+    resolved = lru_cache(maxsize=None)(Path.resolve)
+    known = {_placed(one, resolved) for one in used}
+    others = [name for name in _below(root) if _placed(root / name, resolved) not in known]
+    # A name that is no UTF-8 is shown by its bytes.
+    shown = [name.encode(errors="backslashreplace").decode() for name in others]
+    return [f"{root} has files that are not used: {grouped(by_ending(shown))}."] if shown else []
+
+
+def _placed(file: Path, resolved: Callable[[Path], Path]) -> tuple[Path, str]:
+    return resolved(file.parent), file.name
+
+
+def _below(root: Path) -> list[str]:
+    """Visible files below a folder by their path in it; a folder that links lead back to is entered once."""
+    found, entered = list[str](), set[str]()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = sorted(one for one in folders if not is_hidden(one)) if real not in entered else []
+        if real not in entered:
+            inside = Path(folder).relative_to(root)
+            found += [(inside / one).as_posix() for one in files if not is_hidden(one)]
+        entered.add(real)
+    return found
 
 
 def first_folder(folders: Iterable[Path], *, expected: str) -> Path:

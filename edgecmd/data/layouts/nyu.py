@@ -29,7 +29,7 @@ from edgecmd.data.depth import make_depth
 from edgecmd.data.halves import Halves
 from edgecmd.data.images import Sides, check_size, squeeze
 from edgecmd.data.labelled import IGNORED, Masks
-from edgecmd.data.layouts.index import TEST, TRAIN, Entry, Index, unknown_layout
+from edgecmd.data.layouts.index import TEST, TRAIN, Entry, Index, not_used, unknown_layout
 from edgecmd.data.reading import reading
 from edgecmd.errors import DataError
 
@@ -70,7 +70,10 @@ def index_nyu(path: Path, _config: DataConfig) -> Index:
         )
         for row, (scene, kind) in enumerate(zip(scenes, types, strict=True))
     ]
-    return Index(entries=tuple(entries), unseen="places", read=_read, masks=partial(_masks, file))
+    notes = not_used(path, (file, file.with_name(SPLITS)))
+    return Index(
+        entries=tuple(entries), unseen="places", read=_read, masks=partial(_masks, file), notes=notes
+    )
 
 
 def _open(file: Path) -> Any:  # noqa: ANN401 - h5py has no types

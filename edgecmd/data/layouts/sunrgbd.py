@@ -24,14 +24,14 @@ from edgecmd.config_data import DataConfig
 from edgecmd.data.depth import make_depth
 from edgecmd.data.halves import Halves, read_source
 from edgecmd.data.images import SUFFIXES, Sides, check_pair_aspect, check_size, is_depth, open_upright
-from edgecmd.data.layouts.index import TEST, TRAIN, Entry, Index, unknown_layout
+from edgecmd.data.layouts.index import TEST, TRAIN, Entry, Index, not_used, unknown_layout, visible
 from edgecmd.data.reading import reading
 from edgecmd.data.tables import few
 from edgecmd.errors import DataError
 
 SENSORS = ("kv1", "kv2", "realsense", "xtion")
 VIDEOS = "sun3ddata"
-UNKNOWN = "idk"
+SCENE, UNKNOWN = "scene.txt", "idk"
 SPLIT = Path("SUNRGBDtoolbox") / "traintestSUNRGBD" / "allsplit.mat"
 EXPECTED = "SUNRGBD/<kv1|kv2|realsense|xtion>/.../<frame>/ with image/, depth/ and scene.txt"
 
@@ -72,7 +72,10 @@ def index_sunrgbd(path: Path, _config: DataConfig) -> Index:
     unlisted = [one.id for one in entries if parts and not one.part]
     if unlisted:
         problems.append(f"{SPLIT} does not list {few(unlisted)}. Unpack both archives of one version.")
-    return Index(entries=tuple(entries), unseen="scenes", read=_read, problems=problems)
+    used = [file for one in entries for file in (one.source, one.target)]
+    used += [*(frame / SCENE for frame in frames), path / SPLIT, root.parent / SPLIT]
+    notes = not_used(path, used)
+    return Index(entries=tuple(entries), unseen="scenes", read=_read, problems=problems, notes=notes)
 
 
 def _frames(sensor: Path) -> list[Path]:
@@ -88,7 +91,7 @@ def _frames(sensor: Path) -> list[Path]:
 def _only_file(frame: Path, folders: tuple[str, ...]) -> Path | None:
     """The one picture in the first of ``folders`` that is there."""
     for name in folders:
-        files = [one for one in sorted((frame / name).glob("*")) if one.suffix.lower() in SUFFIXES]
+        files = visible(frame / name, "*", SUFFIXES)
         if len(files) == 1:
             return files[0]
     return None
@@ -96,7 +99,7 @@ def _only_file(frame: Path, folders: tuple[str, ...]) -> Path | None:
 
 def _scene(frame: Path) -> str:
     """Class of the room; empty where nobody knew."""
-    file = frame / "scene.txt"
+    file = frame / SCENE
     text = file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
     return "" if text == UNKNOWN else text
 

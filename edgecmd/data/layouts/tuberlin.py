@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from edgecmd.config_data import DataConfig
 from edgecmd.data.halves import Halves, read_source
 from edgecmd.data.images import SUFFIXES, Sides, check_size, read_image, squeeze
-from edgecmd.data.layouts.index import Entry, Index, first_folder, unknown_layout
+from edgecmd.data.layouts.index import Entry, Index, first_folder, not_used, one_each, unknown_layout, visible
 from edgecmd.data.own import position
 from edgecmd.data.tables import canonical, few
 from edgecmd.errors import ConfigError
@@ -59,12 +59,22 @@ def index_tuberlin(path: Path, config: DataConfig) -> Index:
     notes = (
         [f"{few(alone)} of {len(sketches)} classes have no photographs and are left out."] if alone else []
     )
+    # What is said of classes above is not said of their files again.
+    told = [one for name in alone for one in sketches[name]]
+    told += [file for one in entries for file in (one.source, one.target)]
+    told += [folder / LIST for folder in (root, root.parent)]
+    inside = source.resolve().is_relative_to(path.resolve())
+    for folder in (path,) if inside else (path, source):
+        notes += not_used(folder, told)
     return Index(
         entries=tuple(entries),
         unseen="sketches",
         kind="class-paired",
         read=_read,
-        problems=_absent(root),
+        problems=[
+            *_absent(root),
+            *one_each((one.id for one in entries), what="sketches", folder=root),
+        ],
         notes=notes,
     )
 
@@ -72,9 +82,8 @@ def index_tuberlin(path: Path, config: DataConfig) -> Index:
 def _by_class(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
     """Files of each class by its name in one spelling."""
     found: defaultdict[str, list[Path]] = defaultdict(list)
-    for one in sorted(folder.glob("*/*")):
-        if one.suffix.lower() in suffixes and not one.name.startswith("."):
-            found[_spelt(one.parent.name)].append(one)
+    for one in visible(folder, "*/*", suffixes):
+        found[_spelt(one.parent.name)].append(one)
     return dict(found)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from edgecmd.config_data import DataConfig
 from edgecmd.data import images, sound
-from edgecmd.data.layouts.index import TEST, TRAIN, Entry, Index, unknown_layout
+from edgecmd.data.layouts.index import TEST, TRAIN, Entry, Index, not_used, one_each, unknown_layout, visible
 from edgecmd.data.reading import reading
 from edgecmd.data.tables import few
 from edgecmd.errors import DataError
@@ -38,8 +38,9 @@ def index_vggsound(path: Path, _config: DataConfig) -> Index:
     """
     if not all((path / name).exists() for name in (TABLE, "audio", "frames")):
         raise unknown_layout(path, expected=EXPECTED)
-    heard = _files(path / "audio", sound.SUFFIXES)
-    seen = _files(path / "frames", images.SUFFIXES)
+    sounds = visible(path / "audio", "*", sound.SUFFIXES)
+    pictures = visible(path / "frames", "*", images.SUFFIXES)
+    heard, seen = ({one.stem: one for one in files} for files in (sounds, pictures))
     lines = _table(path / TABLE)
     entries = [
         Entry(
@@ -55,20 +56,19 @@ def index_vggsound(path: Path, _config: DataConfig) -> Index:
     ]
     if not entries:
         raise unknown_layout(path / "audio", expected=EXPECTED)
-    problems = []
+    problems = one_each((one.stem for one in sounds), what="recordings", folder=path / "audio")
+    problems += one_each((one.stem for one in pictures), what="pictures", folder=path / "frames")
     for one, other, folder in ((heard, seen, "frames"), (seen, heard, "audio")):
         halves = [name for name in one if name in lines and name not in other]
         if halves:
             problems.append(f"{path / folder} lacks {few(halves)}. Add the other half or remove them.")
-    notes = []
+    told = [one for one in (*sounds, *pictures) if one.stem in lines]
+    notes = not_used(path, [path / TABLE, *told])
     if len(entries) < len(lines):
-        notes.append(f"{len(lines) - len(entries)} of {len(lines)} lines of {TABLE} have no pair of files.")
+        notes.insert(
+            0, f"{len(lines) - len(entries)} of {len(lines)} lines of {TABLE} have no pair of files."
+        )
     return Index(entries=tuple(entries), unseen="videos", problems=problems, notes=notes)
-
-
-def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Files by their names without suffix."""
-    return {one.stem: one for one in sorted(folder.iterdir()) if one.suffix.lower() in suffixes}
 
 
 def _table(path: Path) -> dict[str, tuple[str, str]]:
@@ -85,7 +85,12 @@ def _table(path: Path) -> dict[str, tuple[str, str]]:
                 f"{path}, line {number}: {','.join(line)[:200]!r} is not YouTube id, second, label, train or"
                 " test. Fetch the table again."
             )
-        found[f"{line[0]}_{int(line[1]):06d}"] = (line[2].strip(), line[3])
+        name, told = f"{line[0]}_{int(line[1]):06d}", (line[2].strip(), line[3])
+        if found.setdefault(name, told) != told:
+            raise DataError(
+                f"{path}, line {number}: {name} has the label and part {told}, and {found[name]} above. Keep"
+                " one line for each clip."
+            )
     return found
 
 

@@ -199,7 +199,7 @@ class TestSets:
         path = folder_of(tmp_path, encode=False)
         for one in range(NUM - 1):
             sketch(one * EACH).save(path / "target" / f"p{one + 1:02d}-1.png")
-        with pytest.raises(DataError, match=r"1 concept over 80 pairs.*Copies of a source or a target"):
+        with pytest.raises(DataError, match=r"1 thing over 80 pairs.*Copies of a source or a target"):
             load_experiment(config(path))
 
     def test_an_archive(self, tmp_path: Path) -> None:

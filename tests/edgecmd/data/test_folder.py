@@ -235,6 +235,26 @@ class TestSplit:
         (folder / "pairs.csv").write_text("id,concept\n" + "\n".join(lines))
         assert "2 concepts over 30 pairs give 0 training" in problem(folder)
 
+    def test_the_way_out_is_one_that_there_is(self, folder):
+        for index in range(NUM):
+            save(folder / "source" / f"p{index:02d}.png", noise(index % 2))
+        told = problem(folder)
+        assert "2 things over 30 pairs give 0 training" in told
+        assert "column concept" not in told
+        assert "val_fraction" not in told
+        (folder / "pairs.csv").write_text(
+            "id,owner\n" + "\n".join(f"p{index:02d},o{index % 2}" for index in range(NUM))
+        )
+        with pytest.raises(DataError, match=r"2 owners over 30 pairs.*Add pairs of other owners"):
+            load_folder(config(folder, split="owner"))
+
+    def test_smaller_fractions_are_named_where_they_help(self):
+        names = [f"c{index}" for index in range(6)]
+        with pytest.raises(DataError, match=r"Or lower data\.val_fraction"):
+            split_rows(names, val_fraction=0.5, test_fraction=0.5)
+        with pytest.raises(DataError, match=r"other concepts\.$"):
+            split_rows(names[:4], val_fraction=0.1, test_fraction=0.1)
+
     def test_blank_concepts_are_the_ids(self, folder):
         plain = load_folder(config(folder))
         (folder / "pairs.csv").write_text(
@@ -267,7 +287,8 @@ class TestStrict:
         seen = noise(1000 + int(original[1:]), channels=None)
         save(folder / "target" / f"{twin}.png", seen // 2 + 30)
         assert load_folder(config(folder)).test_strict.ids == whole.test.ids[1:]
-        assert load_folder(config(folder, strict=False)).test_strict.ids == whole.test.ids
+        loose = load_folder(config(folder, strict=False))
+        assert loose.test_strict is loose.test
 
     def test_nothing_left(self, folder):
         for index in range(NUM):
@@ -276,6 +297,27 @@ class TestStrict:
             save(folder / "target" / f"p{index:02d}.png", mixed.astype(np.uint8))
         with pytest.raises(DataError, match=r"a correlation above 0.9 to a training.*data.strict to false"):
             load_folder(config(folder))
+
+    def test_nothing_left_where_owners_show_the_same_is_a_note(self, folder):
+        """Owners draw the same ten things: every source of the test is one of training."""
+        for index in range(NUM):
+            save(folder / "source" / f"p{index:02d}.png", noise(index % 10))
+        lines = [f"p{index:02d},o{index // 10},c{index % 10}" for index in range(NUM)]
+        (folder / "pairs.csv").write_text("id,owner,concept\n" + "\n".join(lines))
+        whole = load_folder(config(folder, split="owner", held_out="o2", labels_from="o1"))
+        assert whole.test_strict is whole.test
+        assert any("10 of 10 test pairs look like" in one and "no strict test" in one for one in whole.notes)
+
+    def test_the_way_out_follows_the_column(self, folder):
+        for index in range(NUM):
+            mixed = 0.8 * noise(1, channels=None) + 0.2 * noise(100 + index, channels=None)
+            save(folder / "target" / f"p{index:02d}.png", mixed.astype(np.uint8))
+        assert "Name the column concept" in problem(folder, strict=True)
+        lines = [f"p{index:02d},c{index}" for index in range(NUM)]
+        (folder / "pairs.csv").write_text("id,concept\n" + "\n".join(lines))
+        told = problem(folder, strict=True)
+        assert "Name the column concept" not in told
+        assert "Give look-alikes one name in the column concept, or set data.strict to false" in told
 
 
 class TestPublic:

@@ -12,7 +12,8 @@ from edgecmd.data.cells import median_of_measured
 from edgecmd.data.experiment import LOADERS, Experiment, load_experiment
 from edgecmd.data.labelled import IGNORED, UNLABELLED
 from edgecmd.data.layouts.index import Entry, limited
-from edgecmd.data.layouts.load import LAYOUTS, check_layout
+from edgecmd.data.layouts.load import LAYOUTS, check_layout, index_of
+from edgecmd.data.layouts.sketchy import index_sketchy
 from edgecmd.data.layouts.sunrgbd import millimetres
 from edgecmd.data.pairs import target_kind
 from edgecmd.data.sets import SETS, status
@@ -101,6 +102,54 @@ def sources_of_vggsound(root: Path) -> Path:
     return root
 
 
+MADE = {
+    "sketchy": ("256x256/sketch/tx_000000000000/zebra", trees.sketchy),
+    "sunrgbd": ("", trees.sunrgbd),
+    "vggsound": ("audio", trees.vggsound),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_files_that_are_not_used_are_named(tmp_path: Path, name: str):
+    folder, make = MADE[name]
+    root = make(tmp_path)
+    before = not_used_notes(name, root)
+    for file in ("x.bmp", "y.BMP", "z.txt", ".hidden", "Thumbs.db"):
+        (root / folder / file).write_bytes(b"x")
+    (root / folder / "loop").symlink_to(root, target_is_directory=True)
+    after = not_used_notes(name, root)
+    assert not any(".bmp" in one for one in before)
+    assert len(after) == 1
+    beside = f"{folder}/" if folder else ""
+    assert f"2 .bmp ({beside}x.bmp, {beside}y.BMP)" in after[0]
+    assert f"{beside}z.txt" in after[0]
+    assert "hidden" not in after[0]
+
+
+def not_used_notes(name: str, root: Path) -> list[str]:
+    return [one for one in index_of(config(name, root)).notes if "files that are not used" in one]
+
+
+def test_files_beside_sketches_and_photographs_are_named(tmp_path: Path):
+    root, photos = trees.tuberlin(tmp_path)
+    for folder in (root / "png" / "airplane", photos / "Airplane"):
+        (folder / "x.bmp").write_bytes(b"x")
+    notes = not_used_notes_of_tuberlin(root, photos)
+    assert len(notes) == 2
+    assert "1 .bmp (png/airplane/x.bmp)" in notes[0]
+    assert "1 .bmp (Airplane/x.bmp)" in notes[1]
+    # Sketches of a class without photographs are spoken of by the class.
+    assert ".png" not in notes[0]
+    assert (
+        len(not_used_notes_of_tuberlin(tmp_path / "sketches", tmp_path / "sketches" / ".." / "photos")) == 2
+    )
+
+
+def not_used_notes_of_tuberlin(root: Path, photos: Path) -> list[str]:
+    settings = config("tuberlin", root, source_path=str(photos))
+    return [one for one in index_of(settings).notes if "files that are not used" in one]
+
+
 class TestPerfectStudent:
     """Several targets of one source: whoever finds the source of each has found everything."""
 
@@ -168,7 +217,7 @@ class TestSketchy:
         settings = config("sketchy", root)
         told = problems(settings)
         for text in (
-            "sketches without a photograph: 2 (n02_3-1, n02_3-2)",
+            "sketches without a photograph: 2 (zebra/n02_3-1, zebra/n02_3-2)",
             "n02_5.jpg cannot be decoded",
             "n00_2-1.png cannot be decoded",
             "n00_3-1.png has 8x8 pixels",
@@ -187,6 +236,29 @@ class TestSketchy:
         notes: list[str] = []
         assert problems(config("sketchy", trees.sketchy(tmp_path)), notes) == ""
         assert notes == ["2 of 48 sketches are in a list of invalid ones."]
+
+    def test_classes_may_have_photographs_of_one_name(self, tmp_path: Path):
+        root = trees.sketchy(tmp_path, tests=False)
+        for half, ending in (("photo", ".jpg"), ("sketch", "-1.png")):
+            base = root / "256x256" / half / trees.PLAIN
+            (base / "zebra" / f"n02_3{ending}").rename(base / "zebra" / f"n00_3{ending}")
+        (root / "256x256" / "sketch" / trees.PLAIN / "zebra" / "n02_3-2.png").unlink()
+        entries = {one.id: one for one in index_sketchy(root, config("sketchy", root)).entries}
+        for name in ("airplane", "zebra"):
+            one = entries[f"{name}/n00_3-1"]
+            assert (one.source.parent.name, one.concept) == (name, f"{name}/n00_3")
+        assert entries["airplane/n00_2-1"].concept == "n00_2"
+        (root / "info" / "testset.txt").write_text("zebra/n00_3.jpg\n")
+        parts = {one.id: one.part for one in index_sketchy(root, config("sketchy", root)).entries}
+        assert (parts["zebra/n00_3-1"], parts["airplane/n00_3-1"]) == ("test", "train")
+        (root / "info" / "testset.txt").write_text("n00_3\n")
+        parts = {one.id: one.part for one in index_sketchy(root, config("sketchy", root)).entries}
+        assert (parts["zebra/n00_3-1"], parts["airplane/n00_3-1"]) == ("test", "test")
+
+    def test_two_photographs_of_one_name_in_a_class(self, tmp_path: Path):
+        root = trees.sketchy(tmp_path)
+        trees.picture(root / "256x256" / "photo" / trees.PLAIN / "zebra" / "n02_3.png", 1)
+        assert "several photographs of one name: 1 (zebra/n02_3)" in problems(config("sketchy", root))
 
 
 class TestTuberlin:
@@ -416,3 +488,12 @@ class TestVggsound:
         for one in (root / "audio").iterdir():
             one.rename(one.with_suffix(".mp4"))
         assert "Found in" in problems(config("vggsound", root))
+
+    def test_a_clip_has_one_file_a_half_and_one_line(self, tmp_path: Path):
+        root = trees.vggsound(tmp_path)
+        name = "--a_000-Xy_000001"
+        trees.picture(root / "frames" / f"{name}.png", 1, size=(48, 32))
+        assert f"several pictures of one name: 1 ({name})" in problems(config("vggsound", root))
+        with (root / "vggsound.csv").open("a") as file:
+            file.write("--a_000-Xy,1,cat,train\n")
+        assert "Keep one line for each clip" in problems(config("vggsound", root))
