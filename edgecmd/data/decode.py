@@ -92,7 +92,7 @@ def plain_size(path: Path) -> int:
 def _opened_picture(path: Path, formats: tuple[str, ...] | None) -> Any:  # noqa: ANN401 - Pillow may be absent
     from PIL import Image
 
-    allowed = formats or OTHERS_HOLD.get(path.suffix.lower(), PICTURES_HOLD)
+    allowed: tuple[str, ...] = formats or OTHERS_HOLD.get(path.suffix.lower()) or PICTURES_HOLD
     try:
         return Image.open(path, formats=allowed)
     except KeyError:

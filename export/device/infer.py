@@ -255,12 +255,13 @@ def make_prototypes(
 def _mean(embeddings: Sequence[np.ndarray]) -> np.ndarray:
     """The mean, scaled to length 1; float32, (dim,)."""
     mean = np.mean(embeddings, axis=0)
-    return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
+    unit = mean / max(float(np.linalg.norm(mean)), 1e-12)
+    return np.asarray(unit, dtype=np.float32)
 
 
 def _embedded(student: Student, path: Path) -> np.ndarray:
     """Embedding (dim,) of a file."""
-    return _predicted(student, path, student.read(path)).embedding[0]
+    return np.asarray(_predicted(student, path, student.read(path)).embedding[0])
 
 
 def _predicted(student: Student, path: Path, given: np.ndarray) -> Prediction:
@@ -442,7 +443,7 @@ def _arguments(argv: Sequence[str] | None, *, prog: str) -> argparse.Namespace:
     )
     parser.add_argument("--masks", type=Path, help="folder for <name>.mask.png, of a dense student")
     parser.add_argument("--check", action="store_true", help="compare with the bundle's golden values")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     if not arguments.images and not arguments.check:
         parser.error("give at least one image or folder, or --check")
     return arguments

@@ -66,7 +66,9 @@ def example_files(folder: Path, *, suffixes: tuple[str, ...] = SUFFIXES) -> dict
         is_folder = kind_of(entry) == FOLDER
         files = pictures_in(entry, suffixes=suffixes) if is_folder else own
         if is_folder and not files and not entry.name.startswith("."):
-            raise InferError(f"The class {_none_below(entry, suffixes, noun='file')}", exit_code=4)
+            raise InferError(
+                f"There is nothing of the class {_none_below(entry, suffixes, noun='file')}", exit_code=4
+            )
         if files:
             found.setdefault(entry.name if is_folder else entry.stem, []).extend(files)
     if not found:
