@@ -63,6 +63,10 @@ LEAST_ONNXRUNTIME = (1, 14)
 SCALE = 10.0
 NUM_TOP_CLASSES = 3
 NUM_FIRST_VALUES = 4
+# How onnxruntime says that memory is short: in an error of its own.
+NO_MEMORY = re.compile(
+    r"bad_?\s?alloc|(failed to|cannot|can't|unable to) allocate|out of memory", re.IGNORECASE
+)
 MAX_NPZ_BYTES = 2**28
 CLOSED = 141
 
@@ -142,8 +146,10 @@ class Student:
             feed = {self.sensor.input_name: np.ascontiguousarray(given)}
             outputs = self.session.run(self.outputs, feed)
         except Exception as error:  # onnxruntime raises a dozen types of its own without a common base
+            short = isinstance(error, MemoryError) or NO_MEMORY.search(str(error))
+            why = "it needs more memory than there is. Make it smaller." if short else reason_of(error)
             raise InferError(
-                f"An input of shape {given.shape} cannot be computed: {reason_of(error)}", exit_code=4
+                f"An input of shape {given.shape} cannot be computed: {why}", exit_code=4
             ) from error
         if not all(np.isfinite(one).all() for one in outputs):
             raise InferError(

@@ -836,3 +836,30 @@ def test_more_classes_than_a_mask_holds_are_refused():
     spec("ws-50k", 257)
     with pytest.raises(ExportError, match="257 classes; a mask holds at most 256"):
         spec("seg-50k", 257)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[ONNXRuntimeError] : 1 : FAIL : running Resize node. Status Message: std::bad_alloc"),
+        RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer"),
+    ],
+)
+def test_a_runtime_without_memory_is_told_as_such(model, png, capsys, monkeypatch, error):
+    class Session:
+        def __init__(self, real):
+            self.real = real
+
+        def __getattr__(self, name):
+            return getattr(self.real, name)
+
+        def run(self, *_):
+            raise error
+
+    real = infer._open
+    monkeypatch.setattr(infer, "_open", lambda *one, **words: Session(real(*one, **words)))
+    assert main([str(model), str(png)]) == 4
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {png}: ")
+    assert "it needs more memory than there is" in err
