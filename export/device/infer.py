@@ -432,6 +432,7 @@ class _Parser(argparse.ArgumentParser):
     """One whose errors go where all others go, with escapes for what a terminal would obey."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise what is wrong with the words."""
         raise InferError(f"{message}. `{self.prog} --help` tells what is allowed.", exit_code=2)
 
 
