@@ -1,11 +1,13 @@
 """Files that are either complete or absent: written beside the target, then renamed."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,6 +27,39 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
         OSError: The folder cannot be written to, or the disk is full. It names ``path`` and the need.
     """
     write_files_atomically({path: data})
+
+
+def require_writable(path: Path) -> None:
+    """Refuse a file that could not be written, before the work for it is done.
+
+    Raises:
+        OSError: It names ``path``, or the parent that is to blame.
+
+    Guarantees:
+        Nothing is left behind, and a file that is there stays as it is.
+    """
+    try:
+        _refuse_other_than_file(path)
+        folder = next(one for one in path.absolute().parents if one.exists())
+        trial = folder / f".{secrets.token_hex(8)}.tmp"
+        try:
+            trial.touch(exist_ok=False)
+        except FileNotFoundError:
+            # The folder is there, yet nothing can be made in it, as in /proc.
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
+        trial.unlink()
+    except OSError as error:
+        raise at(error, path) from None
+
+
+def _refuse_other_than_file(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not stat.S_ISREG(mode):
+        number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(number, os.strerror(number))
 
 
 def write_files_atomically(files: Mapping[Path, bytes]) -> None:

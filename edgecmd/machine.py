@@ -175,6 +175,16 @@ def _meaning(number: int, path: str, error: OSError) -> tuple[str, str]:
     return text[:1].lower() + text[1:], "Check the path and the disk, then start again."
 
 
+def path_trouble(error: OSError | ValueError) -> str:
+    """Why a path that a person named cannot be used, and the way out, without naming it again."""
+    if not isinstance(error, OSError):
+        return str(error)
+    if error.errno in LIMITS:
+        return LIMITS[error.errno]
+    what, way = _meaning(error.errno or 0, "", error)
+    return f"{what}. {way}"
+
+
 def _file_above(path: str) -> str:
     """The part of ``path`` that is a file, where a folder would have to be."""
     for one in (Path(path), *Path(path).parents):

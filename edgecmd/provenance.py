@@ -7,7 +7,7 @@ clients simulated in their place would end with other weights without a word.
 import json
 import re
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -47,14 +47,31 @@ def read_provenance(folder: Path) -> Provenance | None:
     path = folder / FILE
     if not path.exists():
         return None
-    try:
-        found = Provenance(**read_json(path))
-    except TypeError as error:
-        raise DataError(f"{path} is damaged: {error}. {_REPAIR}") from error
-    counts = (found.nodes, found.nodes_with_own_pairs)
-    if found.runtime not in RUNTIMES or any(type(one) is not int or one < 0 for one in counts):
-        raise DataError(f"{path} is damaged: {found}. {_REPAIR}")
-    return found
+    found = read_json(path)
+    trouble = _trouble(found)
+    if trouble:
+        raise DataError(f"{path} is damaged: {trouble}. {_REPAIR}")
+    return Provenance(**found)
+
+
+def _trouble(found: object) -> str:
+    """What is wrong with the content of the file; empty where nothing is."""
+    names = [one.name for one in fields(Provenance)]
+    if not isinstance(found, dict):
+        return f"it holds {_KINDS.get(type(found), 'another value')}, where a table of settings is needed"
+    if set(found) != set(names):
+        return f"it has {', '.join(map(repr, found)) or 'nothing'}; needed are {', '.join(names)}"
+    if found["runtime"] not in RUNTIMES:
+        return f"runtime={found['runtime']!r:.80}; allowed are {', '.join(RUNTIMES)}"
+    for name in ("nodes", "nodes_with_own_pairs"):
+        if type(found[name]) is not int or found[name] < 0:
+            return f"{name}={found[name]!r:.80}; allowed are whole numbers from 0"
+    if found["nodes_with_own_pairs"] > found["nodes"]:
+        return f"nodes_with_own_pairs={found['nodes_with_own_pairs']} is more than nodes={found['nodes']}"
+    return ""
+
+
+_KINDS: dict[type, str] = {list: "a list", str: "a text", type(None): "nothing", int: "a number"}
 
 
 _REPAIR = "Restore it, or start the run again under another name, with --set name=..."

@@ -7,6 +7,7 @@ from typing import Any
 from edgecmd.report.privacy import claim
 from edgecmd.statistics import MIN_ITEMS, MIN_REPEATS, wilson
 from edgecmd.text import markdown_text, printable
+from export.device.reading import LEAST_PILLOW
 from export.provenance import Provenance
 from export.requirements import requirements_text
 from export.spec import EXAMPLES, LINEAR, MASKS
@@ -126,7 +127,7 @@ def model_card(report: Mapping[str, Any], provenance: Provenance) -> str:
         _what(report),
         "## How to run it",
         f"`python infer.py . {FILES[report['front_end']]}` needs {requirements_text(report['requires'])},"
-        " and Pillow for PNG and JPEG."
+        f" and Pillow {'.'.join(map(str, LEAST_PILLOW))} or newer for PNG and JPEG."
         " `python infer.py . --check` tells whether this machine computes what the maker's did.",
         "## Files and profiles",
         *_profiles(report),

@@ -13,6 +13,8 @@ from edgecmd.models.students import is_dense
 
 FORMAT_VERSION = "1"
 WAVE = "wave"
+# A mask has a byte a pixel.
+MOST_MASK_CLASSES = 256
 # What the classes of a bundle were made of.
 LINEAR, MASKS = "linear head on labelled examples", "all layers fine-tuned on labelled masks"
 EXAMPLES = "prototypes, no training"
@@ -70,7 +72,7 @@ class ExportSpec:
 
     Raises:
         ExportError: A number is out of range, recordings have no rate or others have one, or the head has
-            another embedding dimension.
+            another embedding dimension or more classes than a mask holds.
     """
 
     architecture: str
@@ -99,6 +101,12 @@ class ExportSpec:
             raise ExportError(
                 f"The head takes {self.head.weight.shape[1]} numbers but embedding_dim={self.embedding_dim}."
                 " Fit it on the embeddings of this student."
+            )
+        num = 0 if self.head is None else len(self.head.names)
+        if num > MOST_MASK_CLASSES and is_dense(self.architecture):
+            raise ExportError(
+                f"The head of a dense student has {num} classes; a mask holds at most {MOST_MASK_CLASSES}."
+                " Merge classes, or export without a head."
             )
 
     @property

@@ -49,8 +49,10 @@ def show(
     from edgecmd.data.clients import experiment
     from edgecmd.data.sets import SETS
     from edgecmd.data.show import contact_sheet, data_table
+    from edgecmd.files import require_writable
 
     resolved = read_settings(config, settings)
+    require_writable(out)
     whole = experiment(resolved.data)
     rows = data_table(whole)
     print_table(

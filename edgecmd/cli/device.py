@@ -317,4 +317,4 @@ def infer(context: click.Context) -> None:
     """Embed or classify pictures with a bundle; the same words as the bundle's own infer.py."""
     from export.device.infer import main
 
-    raise typer.Exit(main(context.args))
+    raise typer.Exit(main(context.args, prog="edgecmd infer"))

@@ -92,8 +92,17 @@ def plain_size(path: Path) -> int:
 def _opened_picture(path: Path, formats: tuple[str, ...] | None) -> Any:  # noqa: ANN401 - Pillow may be absent
     from PIL import Image
 
-    allowed = formats or OTHERS_HOLD.get(path.suffix.lower(), PICTURES_HOLD)
-    return Image.open(path, formats=allowed)
+    allowed: tuple[str, ...] = formats or OTHERS_HOLD.get(path.suffix.lower()) or PICTURES_HOLD
+    try:
+        return Image.open(path, formats=allowed)
+    except KeyError:
+        # Some builds of Pillow lack a format, and then refuse the whole list.
+        known = tuple(one for one in allowed if one in Image.OPEN)
+    lacking = ", ".join(one for one in allowed if one not in known)
+    try:
+        return Image.open(path, formats=known)
+    except Exception as error:
+        raise DecodeError(f"this Pillow reads no {lacking}: {reason_of(error)}") from error
 
 
 @contextlib.contextmanager

@@ -46,6 +46,7 @@ from edgecmd.data.pairs import PairedData, PublicSource, kind_of
 from edgecmd.data.public import built_in_public, check_public, mixed_colours, public_of, read_public
 from edgecmd.data.tables import check_ids, read_table
 from edgecmd.errors import ConfigError, DataError
+from edgecmd.machine import path_trouble
 from edgecmd.progress import tracked
 from edgecmd.text import counted
 
@@ -218,7 +219,8 @@ def _check_path(reading: Reading) -> None:
         if is_folder:
             next(iter(path.iterdir()), None)
     except (OSError, ValueError) as error:
-        reading.problems.append(f"{str(path)!r} cannot be opened ({error}). Check data.path.")
+        why = path_trouble(error).rstrip(".")
+        reading.problems.append(f"{path} cannot be opened: {why}. Check data.path.")
         reading.refuse(complete=True)
         return
     if is_there and not is_folder and not (is_file and path.suffix.lower() == ".npz"):

@@ -47,6 +47,40 @@ def without_zeros(name: str) -> str:
     return ZEROS.sub("", name)
 
 
+# What spreadsheets make of ids: 1E+00, 1,23457E+12; then 1.0 of 1; then dates, 01.Feb, 2-Jan, 02/01/2026.
+SCIENTIFIC = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?[Ee][+-]?[0-9]{1,3}")
+DECIMAL = re.compile(r"([0-9]+)[.,]0+")
+DATE = re.compile(
+    r"[0-9]{1,2}[-./ ]+[^\W\d_]{3,4}\.?(?:[-./ ]+[0-9]{2,4})?|[^\W\d_]{3,4}\.?[-./ ]+[0-9]{2,4}"
+    r"|[0-9]{1,2}([-./])[0-9]{1,2}\1[0-9]{2,4}|[0-9]{4}([-./])[0-9]{1,2}\2[0-9]{1,2}(?: 00:00(?::00)?)?"
+)
+# Ids that are taken for dates: 1-2, 3/4, 1.2.26, MAR1, 2-jan.
+LIKE_A_DATE = re.compile(
+    r"[0-9]{1,4}[-./_ ][0-9]{1,4}(?:[-./_ ][0-9]{1,4})?|[^\W\d_]{3,9}[-. ]?[0-9]{1,4}"
+    r"|[0-9]{1,2}[-. ]?[^\W\d_]{3,9}"
+)
+# Digits of a number that a spreadsheet keeps; zeros stand in place of all further ones.
+KEPT_DIGITS = 15
+
+
+def made_of_an_id(name: str, absent: Collection[str]) -> str:
+    """What a spreadsheet took an id for where ``name`` stands in its place; empty where nothing says so.
+
+    Args:
+        name: An id of a table that no pair has.
+        absent: Ids of pairs without a line.
+    """
+    decimal = DECIMAL.fullmatch(name)
+    whole = {without_zeros(one) for one in absent if one.isdecimal()}
+    if SCIENTIFIC.fullmatch(name) or (decimal and without_zeros(decimal[1]) in whole):
+        return "a number"
+    is_cut = name.isdecimal() and len(name) > KEPT_DIGITS and not name[KEPT_DIGITS:].strip("0")
+    if is_cut and any(len(one) == len(name) and one[:14] == name[:14] for one in whole):
+        return "a number"
+    is_date = DATE.fullmatch(name) and any(LIKE_A_DATE.fullmatch(one) for one in absent)
+    return "a date" if is_date else ""
+
+
 def without_folder(name: str) -> str:
     """The last part of a name."""
     return name.replace("\\", "/").rsplit("/", 1)[-1]

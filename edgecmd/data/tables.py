@@ -16,6 +16,7 @@ from edgecmd.data.names import (
     FEW,
     canonical,
     few,
+    made_of_an_id,
     misspelt,
     near_names,
     repeated,
@@ -23,6 +24,7 @@ from edgecmd.data.names import (
     without_ending,
     without_zeros,
 )
+from edgecmd.machine import path_trouble
 from edgecmd.text import counted
 
 __all__ = ["FEW", "Table", "canonical", "check_ids", "few", "misspelt", "read_table", "repeated"]
@@ -74,8 +76,8 @@ def read_table(
     told = [] if notes is None else notes
     try:
         lines = _lines(_text(path, told), required=required)
-    except (OSError, ValueError, csv.Error) as error:
-        problems.append(f"{path} cannot be read as CSV ({error}). {WAY_OUT}")
+    except (OSError, ValueError) as error:
+        problems.append(f"{path} cannot be read as CSV: {path_trouble(error)}")
         return {}
     if not lines.cells:
         problems.append(f"{path} is empty. Its first line must name {','.join((*required, *optional))}.")
@@ -98,9 +100,9 @@ def _text(path: Path, notes: list[str]) -> str:
     """Text of a file; raises a ValueError with what is wrong."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError("it is no plain file")
+        raise ValueError("it is no plain file. Put the table itself there.")
     if status.st_size > MAX_BYTES:
-        raise ValueError(f"it has {status.st_size:,} bytes; allowed are {MAX_BYTES:,}")
+        raise ValueError(f"it has {status.st_size:,} bytes; allowed are {MAX_BYTES:,}. Cut it down.")
     raw = path.read_bytes()
     encoding = next((name for mark, name in MARKS.items() if raw.startswith(mark)), _unmarked(raw))
     try:
@@ -109,11 +111,11 @@ def _text(path: Path, notes: list[str]) -> str:
         line = raw[: error.start].count(b"\n") + 1
         raise ValueError(
             f"line {line} is no {encoding.removesuffix('-sig').upper()} text: byte {raw[error.start]:#04x}"
-            " there is of another code page, and nothing says of which"
+            f" there is of another code page, and nothing says of which. {WAY_OUT}"
         ) from error
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        raise ValueError(f"line {line} has a NUL character, so it is no text or damaged")
+        raise ValueError(f"line {line} has a NUL character, so it is no text or damaged. {WAY_OUT}")
     if encoding not in ("utf-8", "utf-8-sig"):
         notes.append(f"{path} is {encoding[:6].upper()} text, and was read so.")
     return text
@@ -150,12 +152,35 @@ def _lines(text: str, *, required: Sequence[str]) -> _Lines:
     # The first of equal ones: commas before the others.
     delimiter = max(choices, key=fit)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    cells, numbers = [], []
-    for line in reader:
-        if any(one.strip() for one in line):
-            cells.append(line)
-            numbers.append(reader.line_num + skipped)
+    cells, numbers, first_number = [], [], 1 + skipped
+    try:
+        for line in reader:
+            if any(one.strip() for one in line):
+                cells.append(line)
+                numbers.append(reader.line_num + skipped)
+            first_number = reader.line_num + skipped + 1
+    except csv.Error as error:
+        raise ValueError(_csv_trouble(error, first=first_number, last=reader.line_num + skipped)) from error
     return _Lines(cells=cells, numbers=numbers, delimiter=delimiter)
+
+
+def _csv_trouble(error: csv.Error, *, first: int, last: int) -> str:
+    """What is wrong with a row that begins in line ``first`` and was read up to line ``last``."""
+    limit = csv.field_size_limit()
+    if "field larger" in str(error) and first == last:
+        return f"line {first} has a cell of more than {limit:,} characters. Shorten it."
+    if "unexpected end" in str(error) or "field larger" in str(error):
+        return (
+            f"a double quote that opens in or after line {first} is never closed. Remove it, close it, or"
+            " write it twice where the text itself has one."
+        )
+    if "expected after" in str(error):
+        rows = f"line {first}" if first == last else f"the row of the lines {first} to {last}"
+        return (
+            f"{rows} has text behind a closing double quote. Remove the quote, or write it twice where the"
+            " text itself has one."
+        )
+    return f"line {last}: {error}. {WAY_OUT}"
 
 
 def _fitted(cells: Sequence[str], width: int) -> list[str]:
@@ -260,6 +285,14 @@ def _id_problems(table: Table, ids: Collection[str], *, complete: bool) -> list[
             " are."
         ]
     problems = []
+    made = [(one, what) for one in unknown if (what := made_of_an_id(one, absent))]
+    if made:
+        one, what = min(made)
+        return [
+            f"has {counted(len(made), 'id')} that a spreadsheet took for {what}, such as {one!r}: what stood"
+            " there is lost. Make the column id text before you type or import it (in Excel: Format Cells,"
+            " Text), or write names of files there (001.png), which stay as they are."
+        ]
     if unknown:
         near = near_names(unknown, absent)
         problems.append(

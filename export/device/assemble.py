@@ -11,6 +11,7 @@ MODULES = (
     ("edgecmd.data", "decode.py"),
     (PACKAGE, "reading.py"),
     (PACKAGE, "sensors.py"),
+    (PACKAGE, "properties.py"),
     (PACKAGE, "masks.py"),
     (PACKAGE, "infer.py"),
 )

@@ -20,10 +20,10 @@ As a module::
     # of a dense student logits (batch, len(student.classes), height, width): scores.argmax(axis=1) are masks
     more = student.with_prototypes(make_prototypes(student, {"cup": cup_images}))
 
-Exit codes: 0 all well; 1 Pillow is missing, onnxruntime is too old, or the output cannot be written; 2 wrong
-usage; 4 a file is missing, no picture, or cannot be computed; 6 the model was not made by edgecmd, or --check
-failed; 141 the output was closed. A file that fails does not stop the others; the code is that of the last
-failure.
+Exit codes: 0 all well; 1 Pillow is missing, it or onnxruntime is too old, or the output cannot be written;
+2 wrong usage; 4 a file is missing, no picture, or cannot be computed, or a folder has none; 6 the model is
+damaged or was not made by edgecmd, or --check failed; 141 the output was closed. A file that fails does not
+stop the others; the code is that of the last failure.
 """
 
 from __future__ import annotations
@@ -37,24 +37,36 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from edgecmd.data.decode import DecodeError, npz_arrays, picture_frames, printable, reason_of
 from export.device.masks import mask_of, shares, write_mask
-from export.device.reading import InferError, example_files, pictures_in
-from export.device.sensors import SENSORS, refuse_rate
+from export.device.properties import MASK, read_properties
+from export.device.reading import (
+    FILE,
+    FOLDER,
+    InferError,
+    example_files,
+    inputs_in,
+    kind_of,
+    out_of_memory,
+)
+from export.device.sensors import refuse_rate
 
 if sys.version_info < (3, 8):  # noqa: UP036 - a device's Python is older than edgecmd's
     sys.exit("error: infer.py needs Python 3.8 or newer: ONNX Runtime 1.14, which it needs, has none older.")
 
-FORMAT_VERSION = "1"
 # The first that reads the operators of the model (opset 18).
 LEAST_ONNXRUNTIME = (1, 14)
 SCALE = 10.0
 NUM_TOP_CLASSES = 3
 NUM_FIRST_VALUES = 4
+# How onnxruntime says that memory is short: in an error of its own.
+NO_MEMORY = re.compile(
+    r"bad_?\s?alloc|(failed to|cannot|can't|unable to) allocate|out of memory", re.IGNORECASE
+)
 MAX_NPZ_BYTES = 2**28
 CLOSED = 141
 
@@ -98,31 +110,22 @@ class Student:
         dense: Whether it tells a class for each pixel.
 
     Raises:
-        InferError: The file is missing, or was not made by edgecmd.
+        InferError: The file is missing, damaged, or was not made by edgecmd.
     """
 
     def __init__(self, path: str | Path, *, profile: str | None = None, num_threads: int = 1) -> None:
         self.path = _find(Path(path), profile)
         self.session = _open(self.path, num_threads=num_threads)
         properties = self.session.get_modelmeta().custom_metadata_map
-        _refuse_foreign(self.path, properties)
-        try:
-            self.profile = properties.get("edgecmd.profile", "fp32")
-            self.image_size = int(properties["edgecmd.image_size"])
-            self.channels = int(properties["edgecmd.channels"])
-            self.embedding_dim = int(properties["edgecmd.embedding_dim"])
-            self.classes = tuple(map(str, json.loads(properties["edgecmd.classes"])))
-            self.preprocess: dict[str, Any] = dict(json.loads(properties["edgecmd.preprocess"]))
-            self.sensor = SENSORS[properties.get("edgecmd.front_end", "image")]
-            self.rate_hz = self.preprocess.get("rate_hz")
-        except (KeyError, TypeError, ValueError) as error:
-            raise InferError(
-                f"{self.path} has broken edgecmd properties ({error!r}). Export it again.", exit_code=6
-            ) from error
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        found = read_properties(self.path, properties, inputs=inputs, outputs=outputs)
+        self.profile, self.image_size, self.channels = found.profile, found.image_size, found.channels
+        self.embedding_dim, self.classes = found.embedding_dim, found.classes
+        self.preprocess, self.sensor, self.rate_hz = found.preprocess, found.sensor, found.rate_hz
         if profile not in (None, self.profile):
             raise InferError(f"{self.path} has profile={self.profile}, not {profile}.", exit_code=2)
-        self.outputs = [one.name for one in self.session.get_outputs()]
-        self.dense = "mask" in self.outputs
+        self.outputs = [one.name for one in outputs]
+        self.dense = MASK in self.outputs
         self.prototypes: Prototypes | None = None
 
     def __call__(self, inputs: np.ndarray, *, rate_hz: int | float | None = None) -> Prediction:
@@ -133,18 +136,27 @@ class Student:
             rate_hz: Of recordings; give it, and another than the model's is refused.
 
         Raises:
-            InferError: The array has another type, shape or rate, or onnxruntime cannot compute it.
+            InferError: The array has another type, shape or rate, onnxruntime cannot compute it, or the
+                result is not finite.
         """
         if rate_hz is not None and self.rate_hz is not None:
             refuse_rate(rate_hz, rate_hz=self.rate_hz, what="The recording")
         given = self.sensor.check(np.asarray(inputs), channels=self.channels, preprocess=self.preprocess)
-        feed = {self.sensor.input_name: np.ascontiguousarray(given)}
         try:
+            feed = {self.sensor.input_name: np.ascontiguousarray(given)}
             outputs = self.session.run(self.outputs, feed)
         except Exception as error:  # onnxruntime raises a dozen types of its own without a common base
+            short = isinstance(error, MemoryError) or NO_MEMORY.search(str(error))
+            why = "it needs more memory than there is. Make it smaller." if short else reason_of(error)
             raise InferError(
-                f"An input of shape {given.shape} cannot be computed: {reason_of(error)}", exit_code=4
+                f"An input of shape {given.shape} cannot be computed: {why}", exit_code=4
             ) from error
+        if not all(np.isfinite(one).all() for one in outputs):
+            raise InferError(
+                f"The model gives numbers that are not finite for an input of shape {given.shape}. It is"
+                " damaged, or this machine does not compute it: try --check.",
+                exit_code=4,
+            )
         if self.prototypes is not None:
             return Prediction(outputs[0], _prototype_scores(outputs[0], self.prototypes))
         return Prediction(outputs[0], outputs[1] if len(self.outputs) > 1 else None)
@@ -172,31 +184,14 @@ class Student:
         return other
 
 
-def _refuse_foreign(path: Path, properties: Mapping[str, str]) -> None:
-    """Refuse a model of another maker or of another format."""
-    version = properties.get("edgecmd.format")
-    if version is None:
-        raise InferError(
-            f"{path} is not an edgecmd model: it has no property edgecmd.format."
-            " Make one with `edgecmd export`.",
-            exit_code=6,
-        )
-    if version != FORMAT_VERSION or properties.get("edgecmd.front_end", "image") not in SENSORS:
-        raise InferError(
-            f"{path} has edgecmd.format={version}, edgecmd.front_end={properties.get('edgecmd.front_end')};"
-            f" this program reads {FORMAT_VERSION} and {', '.join(SENSORS)}."
-            " Use the infer.py that lies beside the model.",
-            exit_code=6,
-        )
-
-
 def _find(path: Path, profile: str | None) -> Path:
     """The file that was meant: of a bundle student.onnx, or the one of ``profile``."""
-    folder = path if path.is_dir() else path.parent
-    if profile is not None and (folder / f"student.{profile}.onnx").is_file():
+    is_folder = kind_of(path) == FOLDER
+    folder = path if is_folder else path.parent
+    if profile is not None and kind_of(folder / f"student.{profile}.onnx") == FILE:
         return folder / f"student.{profile}.onnx"
-    found = path / "student.onnx" if path.is_dir() else path
-    if not found.is_file():
+    found = path / "student.onnx" if is_folder else path
+    if kind_of(found) != FILE:
         raise InferError(f"{found} is missing or not a file. Give a bundle or its student.onnx.", exit_code=4)
     return found
 
@@ -222,9 +217,10 @@ def _runtime() -> Any:  # noqa: ANN401 - onnxruntime has no types
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
-    except ImportError as error:
+    except (ImportError, OSError, MemoryError) as error:
         raise InferError(
-            f"onnxruntime cannot be imported ({error}). Install it: pip install onnxruntime", exit_code=1
+            f"onnxruntime cannot be imported ({reason_of(error)}). Install it: pip install onnxruntime",
+            exit_code=1,
         ) from error
     return onnxruntime
 
@@ -239,6 +235,8 @@ def _open(path: Path, *, num_threads: int) -> Any:  # noqa: ANN401 - onnxruntime
     options.log_severity_level = 4
     try:
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except MemoryError as error:
+        raise out_of_memory(path) from error
     except Exception as error:  # onnxruntime raises a dozen types of its own without a common base
         raise InferError(
             f"{path} is not a model that onnxruntime can load: {reason_of(error)}", exit_code=6
@@ -256,20 +254,43 @@ def make_prototypes(
     student: Student, examples: Mapping[str, Iterable[np.ndarray]], *, scale: float = SCALE
 ) -> Prototypes:
     """Mean unit embedding of the pictures (height, width, channels) of each class."""
-    means = [np.mean([student(one[None]).embedding[0] for one in few], axis=0) for few in examples.values()]
-    vectors = np.stack([mean / max(float(np.linalg.norm(mean)), 1e-12) for mean in means])
-    return Prototypes(tuple(examples), vectors.astype(np.float32), scale)
+    vectors = [_mean([student(one[None]).embedding[0] for one in few]) for few in examples.values()]
+    return Prototypes(tuple(examples), np.stack(vectors), scale)
+
+
+def _mean(embeddings: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean, scaled to length 1; float32, (dim,)."""
+    mean = np.mean(embeddings, axis=0)
+    unit = mean / max(float(np.linalg.norm(mean)), 1e-12)
+    return np.asarray(unit, dtype=np.float32)
+
+
+def _embedded(student: Student, path: Path) -> np.ndarray:
+    """Embedding (dim,) of a file."""
+    return np.asarray(_predicted(student, path, student.read(path)).embedding[0])
+
+
+def _predicted(student: Student, path: Path, given: np.ndarray) -> Prediction:
+    """What the student says of ``given``, which was read from ``path``; an error names the file."""
+    try:
+        return student(given[None])
+    except MemoryError as error:
+        raise out_of_memory(path) from error
+    except InferError as error:
+        raise InferError(f"{path}: {error}", exit_code=error.exit_code) from error
 
 
 def read_prototypes(path: Path, student: Student) -> Prototypes:
     """Prototypes of a prototypes.npz, or of a folder as `example_files` reads it."""
-    if path.is_dir():
+    if kind_of(path) == FOLDER:
         files = example_files(path, suffixes=student.sensor.suffixes)
-        load = {name: [student.read(one) for one in files[name]] for name in files}
-        return make_prototypes(student, load)
+        vectors = {name: _mean([_embedded(student, one) for one in files[name]]) for name in files}
+        return Prototypes(tuple(vectors), np.stack([*vectors.values()]), SCALE)
     try:
         found = npz_arrays(path, most_bytes=MAX_NPZ_BYTES)
         return _checked_prototypes(found)
+    except MemoryError as error:
+        raise out_of_memory(path) from error
     except DecodeError as error:
         raise InferError(
             f"{path} is no prototypes.npz and no folder of pictures: {error}", exit_code=4
@@ -306,10 +327,12 @@ def check(student: Student) -> float:
         golden = npz_arrays(student.path.with_name("golden.npz"), most_bytes=MAX_NPZ_BYTES)
         tolerance = float(golden[f"tolerance/{student.profile}"])
         for size in ("", "/resized"):
-            found = student(golden[f"{student.sensor.input_name}{size}"])
+            found = _golden(student, golden[f"{student.sensor.input_name}{size}"])
             for name, output in zip(student.outputs, found):
                 gap = np.abs(output - golden[f"{name}/{student.profile}{size}"]).max()
                 worst = max(worst, float(gap) if np.isfinite(gap) else float("inf"))
+    except InferError:
+        raise
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InferError(
             f"golden.npz beside {student.path} cannot be used: {reason_of(error)}", exit_code=6
@@ -321,6 +344,15 @@ def check(student: Student) -> float:
             exit_code=6,
         )
     return worst
+
+
+def _golden(student: Student, given: np.ndarray) -> Prediction:
+    try:
+        return student(given)
+    except InferError as error:
+        raise InferError(
+            f"{student.path} cannot compute the inputs of golden.npz: {error}", exit_code=6
+        ) from error
 
 
 def answer(
@@ -335,10 +367,7 @@ def answer(
         masks: Folder for ``<name>.mask.png``; of a dense student alone.
     """
     given = student.read(name)
-    try:
-        prediction = student(given[None])
-    except InferError as error:
-        raise InferError(f"{name}: {error}", exit_code=error.exit_code) from error
+    prediction = _predicted(student, name, given)
     embedding, side = prediction.embedding[0], student.image_size
     own = given.ndim == 1 or student.preprocess.get("resize") == "none" or given.shape[:2] == (side, side)
     record: dict[str, object] = {"file": _sayable(str(name)), "resized": not own}
@@ -347,7 +376,7 @@ def answer(
     if student.dense and prediction.scores is not None:
         mask = mask_of(prediction.scores[0])
         told = shares(mask, student.classes)
-        record["pixels"] = dict(told)
+        record["pixels"] = {_sayable(one): value for one, value in told}
         text = ", ".join(
             f"{printable(one)} {value:.1%}" for one, value in told[: None if scores else NUM_TOP_CLASSES]
         )
@@ -357,8 +386,9 @@ def answer(
     elif prediction.scores is not None:
         every = dict(zip(student.classes, prediction.scores[0].tolist()))
         ranked = sorted(every.items(), key=lambda pair: -pair[1])
-        record["top"] = [{"class": one, "probability": value} for one, value in ranked[:NUM_TOP_CLASSES]]
-        record.update({"scores": every} if scores else {})
+        likeliest = ranked[:NUM_TOP_CLASSES]
+        record["top"] = [{"class": _sayable(one), "probability": value} for one, value in likeliest]
+        record.update({"scores": {_sayable(one): every[one] for one in every}} if scores else {})
         shown = ranked if scores else ranked[:NUM_TOP_CLASSES]
         text = ", ".join(f"{printable(one)} {value:.1%}" for one, value in shown)
     record["embedding"] = embedding.tolist()
@@ -370,12 +400,20 @@ def _sayable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+class OutputError(Exception):
+    """The output takes no more; the error of the system is its cause."""
+
+
 def _say(text: str) -> None:
     """Print, also where the terminal cannot show every letter of a name, and where there is no output."""
     if sys.stdout is None:
         return
     encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    shown = text.encode(encoding, "backslashreplace").decode(encoding)
+    try:
+        print(shown, flush=True)
+    except (OSError, ValueError) as error:
+        raise OutputError from error
 
 
 def _tell(text: str) -> None:
@@ -390,10 +428,16 @@ def _complain(error: InferError) -> int:
     return error.exit_code
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Embed or classify pictures with an exported edgecmd student."
-    )
+class _Parser(argparse.ArgumentParser):
+    """One whose errors go where all others go, with escapes for what a terminal would obey."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong with the words."""
+        raise InferError(f"{message}. `{self.prog} --help` tells what is allowed.", exit_code=2)
+
+
+def _arguments(argv: Sequence[str] | None, *, prog: str) -> argparse.Namespace:
+    parser = _Parser(prog=prog, description="Embed or classify pictures with an exported edgecmd student.")
     parser.add_argument("model", type=Path, help="a bundle folder or a student.onnx")
     parser.add_argument(
         "images", nargs="*", type=Path, help="picture files of the target modality, or folders"
@@ -406,17 +450,19 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--masks", type=Path, help="folder for <name>.mask.png, of a dense student")
     parser.add_argument("--check", action="store_true", help="compare with the bundle's golden values")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     if not arguments.images and not arguments.check:
         parser.error("give at least one image or folder, or --check")
     return arguments
 
 
-def _prepare(arguments: argparse.Namespace) -> tuple[Student, list[Path]]:
-    """The student that was asked for, with its classes; and the files."""
+def _prepare(arguments: argparse.Namespace) -> Student:
+    """The student that was asked for, with its classes."""
     student = Student(arguments.model, profile=arguments.profile)
     if arguments.check:
-        _say(f"golden values: largest difference {check(student):.2g}")
+        gap = check(student)
+        record = json.dumps({"golden_difference": gap})
+        _say(record if arguments.json else f"golden values: largest difference {gap:.2g}")
     if arguments.prototypes:
         parts = [read_prototypes(one, student) for one in arguments.prototypes]
         for part in parts:
@@ -427,18 +473,20 @@ def _prepare(arguments: argparse.Namespace) -> tuple[Student, list[Path]]:
         raise InferError(f"{student.path} has no classes, so there are no --scores.", exit_code=2)
     if arguments.masks is not None and not student.dense:
         raise InferError(f"{student.path} tells no class for each pixel, so no --masks.", exit_code=2)
-    files = [file for one in arguments.images for file in _files(one, student)]
-    _refuse_same_masks(arguments.masks, files)
-    if arguments.images and not files:
-        raise InferError(
-            f"No {student.sensor.noun} files below {', '.join(map(str, arguments.images))}.",
-            exit_code=4,
-        )
-    return student, files
+    return student
 
 
-def _files(path: Path, student: Student) -> list[Path]:
-    return pictures_in(path, suffixes=student.sensor.suffixes) if path.is_dir() else [path]
+def _files(paths: Sequence[Path], student: Student) -> tuple[list[Path], int]:
+    """Files that were given or lie in folders that were; and the code of the last folder that has none."""
+    files: list[Path] = []
+    suffixes, noun, exit_code = student.sensor.suffixes, student.sensor.noun, 0
+    for path in paths:
+        try:
+            is_folder = kind_of(path) == FOLDER
+            files += inputs_in(path, suffixes=suffixes, noun=noun, tell=_tell) if is_folder else [path]
+        except InferError as error:
+            exit_code = _complain(error)
+    return files, exit_code
 
 
 def _refuse_same_masks(masks: Path | None, files: Sequence[Path]) -> None:
@@ -472,34 +520,54 @@ def _answer_all(arguments: argparse.Namespace, student: Student, files: Sequence
     for name, plain in zip(files, shown):
         try:
             record, text = answer(student, name, scores=arguments.scores, masks=arguments.masks)
+            line = json.dumps(record) if arguments.json else f"{plain:<{width}}  {text}"
+            _tell_frames(name, student)
         except InferError as error:
             exit_code = _complain(error)
-            continue
-        _tell_frames(name, student)
-        _say(json.dumps(record) if arguments.json else f"{plain:<{width}}  {text}")
+        except MemoryError:
+            exit_code = _complain(out_of_memory(name))
+        except OSError as error:
+            exit_code = _complain(InferError(f"{name} cannot be read: {reason_of(error)}.", exit_code=4))
+        else:
+            _say(line)
     return exit_code
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script with ``argv`` (by default those of the process); returns the exit code, see above."""
-    arguments = _arguments(argv)
+def main(argv: Sequence[str] | None = None, *, prog: str = "infer.py") -> int:
+    """Run the script.
+
+    Args:
+        argv: Its words, by default those of the process.
+        prog: What it is called in messages.
+
+    Returns:
+        The exit code, see above.
+    """
     try:
-        student, files = _prepare(arguments)
-        return _answer_all(arguments, student, files)
+        arguments = _arguments(argv, prog=prog)
+        student = _prepare(arguments)
+        files, before = _files(arguments.images, student)
+        _refuse_same_masks(arguments.masks, files)
+        return _answer_all(arguments, student, files) or before
     except InferError as error:
         return _complain(error)
-    except OSError as error:  # of the output alone: files raise InferError
-        return _without_output(error)
+    except OutputError as error:
+        return _without_output(error.__cause__)
+    except MemoryError:
+        return _complain(InferError("The model needs more memory than there is.", exit_code=4))
+    except OSError as error:
+        return _complain(InferError(f"The model cannot be used: {reason_of(error)}.", exit_code=4))
 
 
-def _without_output(error: OSError) -> int:
+def _without_output(error: BaseException | None) -> int:
     """End where nothing more can be printed: quietly where the reader has gone."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         # What is left in the buffer would fail once more when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(error, BrokenPipeError):
         return CLOSED
-    _tell(f"error: the output cannot be written: {reason_of(error)}.")
+    why = reason_of(error) if isinstance(error, Exception) else "it is closed"
+    _tell(f"error: the output cannot be written: {why}.")
     return 1
 
 

@@ -8,17 +8,35 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgecmd.data.decode import DecodeError, decoded_picture, decoding, flat_picture, npy_array, plain_size
+from edgecmd.data.decode import (
+    DecodeError,
+    decoded_picture,
+    decoding,
+    flat_picture,
+    npy_array,
+    plain_size,
+    reason_of,
+)
 
 # A comment ends with its line, so that no text can be split in more than one way.
 PNM_HEADER = re.compile(rb"(P[56])" + 3 * rb"\s+(?:#[^\n]*\n\s*)*(\d{1,9})" + rb"\s")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy", ".pgm", ".ppm", ".pnm")
+SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp"),
+    *(".bmp", ".gif", ".tif", ".tiff", ".npy", ".pgm", ".ppm", ".pnm"),
+)
+FOLDER, FILE = "folder", "file"
+# The first that can be told which formats a file may hold.
+LEAST_PILLOW = (8, 0)
+# Pixels that are converted at a time: what a conversion needs beside the picture is then small.
+BAND = 2**18
 MAX_PIXELS = 2**26
 # Of 16 bits in three channels, and a header.
 MAX_PNM_BYTES = 6 * MAX_PIXELS + 10_000
@@ -40,14 +58,19 @@ def example_files(folder: Path, *, suffixes: tuple[str, ...] = SUFFIXES) -> dict
     """Files of each class: of a sub-folder, or those beside them, each named after its class.
 
     Raises:
-        InferError: There is none.
+        InferError: There is none, or a class has none.
     """
     found: dict[str, list[Path]] = {}
     for entry in _listed(folder, "*"):
         own = [entry] if entry.suffix.lower() in suffixes else []
-        files = pictures_in(entry, suffixes=suffixes) if entry.is_dir() else own
+        is_folder = kind_of(entry) == FOLDER
+        files = pictures_in(entry, suffixes=suffixes) if is_folder else own
+        if is_folder and not files and not entry.name.startswith("."):
+            raise InferError(
+                f"There is nothing of the class {_none_below(entry, suffixes, noun='file')}", exit_code=4
+            )
         if files:
-            found.setdefault(entry.name if entry.is_dir() else entry.stem, []).extend(files)
+            found.setdefault(entry.name if is_folder else entry.stem, []).extend(files)
     if not found:
         raise InferError(
             f"{folder} has no pictures. Give a sub-folder for each class, or a picture named after each.",
@@ -58,7 +81,65 @@ def example_files(folder: Path, *, suffixes: tuple[str, ...] = SUFFIXES) -> dict
 
 def pictures_in(folder: Path, *, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
     """Files with one of these endings in a folder and below, in the order of their names."""
-    return [one for one in _listed(folder, "**/*") if one.suffix.lower() in suffixes and one.is_file()]
+    return [one for one in _listed(folder, "**/*") if one.suffix.lower() in suffixes and _may_be_file(one)]
+
+
+def inputs_in(
+    folder: Path, *, suffixes: tuple[str, ...], noun: str, tell: Callable[[str], None]
+) -> list[Path]:
+    """Files of a folder that can be read; ``tell`` gets one note on all the others that are seen.
+
+    Raises:
+        InferError: There is none; the message has the endings that are there, and those that can be read.
+    """
+    files = pictures_in(folder, suffixes=suffixes)
+    if not files:
+        raise InferError(f"No {noun} files below {_none_below(folder, suffixes, noun=noun)}", exit_code=4)
+    others = _endings(folder, without=files)
+    if others:
+        tell(f"note: {folder} has files that are not read: {others}.")
+    return files
+
+
+def _none_below(folder: Path, suffixes: tuple[str, ...], *, noun: str) -> str:
+    there = _endings(folder, without=())
+    held = f"it has {there}" if there else "it has no file"
+    return f"{folder}: {held}. Each {noun} needs one of these endings: {' '.join(suffixes)}."
+
+
+def _endings(folder: Path, *, without: Sequence[Path]) -> str:
+    """Endings of the files of a folder that are not hidden, each with its count."""
+    known = set(without)
+    others = [one for one in _listed(folder, "**/*") if one not in known and not _is_hidden(one, folder)]
+    counts = Counter(one.suffix.lower() or "without an ending" for one in others if _may_be_file(one))
+    return ", ".join(f"{num} {ending}" for ending, num in sorted(counts.items()))
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def kind_of(path: Path) -> str:
+    """`FOLDER`, `FILE`, or nothing where nothing is there or another kind of thing.
+
+    Raises:
+        InferError: The system does not let it be looked at, such as a name that is too long.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except (OSError, ValueError) as error:
+        raise InferError(f"{path} cannot be opened: {reason_of(error)}.", exit_code=4) from error
+    return FOLDER if stat.S_ISDIR(mode) else FILE if stat.S_ISREG(mode) else ""
+
+
+def _may_be_file(path: Path) -> bool:
+    """Also what may not be looked at: its reader then says so."""
+    try:
+        return kind_of(path) == FILE
+    except InferError:
+        return True
 
 
 def _listed(folder: Path, pattern: str) -> list[Path]:
@@ -93,20 +174,27 @@ def read_image(path: Path, *, channels: int) -> np.ndarray:
     readers = {".npy": _read_array, ".pgm": _read_pnm, ".ppm": _read_pnm, ".pnm": _read_pnm}
     with naming(path, "picture"):
         image = readers[kind](path) if kind in readers else _read_with_pillow(path, channels)
-    return _with_channels(image, channels)
+        return _with_channels(image, channels)
 
 
 @contextlib.contextmanager
 def naming(path: Path, what: str) -> Iterator[None]:
     """Name the file in an error of its decoder."""
-    if not path.is_file():
+    if kind_of(path) != FILE:
         raise InferError(f"{path} is missing or not a file.", exit_code=4)
     try:
         yield
     except InferError:
         raise
-    except DecodeError as error:
+    except (DecodeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
+            raise out_of_memory(path) from error
         raise InferError(f"{path} is not a {what} that can be read: {error}", exit_code=4) from error
+
+
+def out_of_memory(path: Path) -> InferError:
+    """What is said of a file that is too large for this machine."""
+    return InferError(f"{path}: it needs more memory than there is. Make it smaller.", exit_code=4)
 
 
 def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
@@ -115,8 +203,19 @@ def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
         return image
     if channels == 3:
         return np.repeat(image, 3, axis=2)
-    weighted = image.astype(np.int64) @ np.array([19595, 38470, 7471])
-    return np.asarray((weighted[..., None] + 2**15) >> 16, dtype=np.uint8)
+    weights = np.array([19595, 38470, 7471])
+    return _by_band(image, lambda band: (band.astype(np.int64) @ weights + 2**15) >> 16)[..., None]
+
+
+def _by_band(values: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """``convert`` of the pixels (N, channels), a band at a time, as uint8 of (height, width, ...)."""
+    height, width, depth = values.shape
+    flat = values.reshape(-1, depth)
+    shape = convert(flat[:0]).shape[1:]
+    found = np.empty((len(flat), *shape), np.uint8)
+    for start in range(0, len(flat), BAND):
+        found[start : start + BAND] = convert(flat[start : start + BAND])
+    return found.reshape(height, width, *shape)
 
 
 def _read_array(path: Path) -> np.ndarray:
@@ -134,7 +233,9 @@ def _read_array(path: Path) -> np.ndarray:
 def _read_pnm(path: Path) -> np.ndarray:
     """A binary PGM or PPM with 8 bits; 16 become 8."""
     values, largest = pnm_values(path)
-    return np.asarray(np.rint(values * (255.0 / largest)).clip(0, 255).astype(np.uint8))
+    if largest == 255:
+        return values
+    return _by_band(values, lambda band: np.rint(band * (255.0 / largest)).clip(0, 255))
 
 
 def pnm_values(path: Path) -> tuple[np.ndarray, int]:
@@ -162,10 +263,13 @@ def open_pillow(path: Path) -> Any:  # noqa: ANN401 - Pillow need not be there
     """A picture opened by Pillow, turned as its camera was held.
 
     Raises:
-        InferError: Pillow is missing.
+        InferError: Pillow is missing or too old.
         DecodeError: The file is broken, or too large.
     """
     try:
+        import PIL
+
+        refuse_old_pillow(str(PIL.__version__))
         return decoded_picture(path)
     except ImportError as error:
         raise InferError(
@@ -173,6 +277,21 @@ def open_pillow(path: Path) -> Any:  # noqa: ANN401 - Pillow need not be there
             " arrays need it not.)",
             exit_code=1,
         ) from error
+
+
+def refuse_old_pillow(version: str) -> None:
+    """Refuse a Pillow that cannot be told which formats a file may hold.
+
+    Raises:
+        InferError: The message names the version that is needed.
+    """
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < LEAST_PILLOW:
+        least = ".".join(map(str, LEAST_PILLOW))
+        raise InferError(
+            f"Pillow {version} is too old to read picture files: {least} or newer is needed. Install it: pip"
+            f" install 'pillow>={least}'.",
+            exit_code=1,
+        )
 
 
 def _read_with_pillow(path: Path, channels: int) -> np.ndarray:

@@ -104,6 +104,11 @@ def read_depth(path: Path, *, channels: int, preprocess: Mapping[str, Any]) -> n
                 values = np.asarray(picture)
             if picture.mode.startswith("I") and values.min() >= 0 and values.max() < 65536:
                 values = values.astype(np.uint16)
+        return _measured(path, values)
+
+
+def _measured(path: Path, values: np.ndarray) -> np.ndarray:
+    """What was read as a depth map with a measurement, (height, width, 1)."""
     values = values[..., None] if values.ndim == 2 else values
     if values.dtype != np.uint16 or values.ndim != 3 or values.shape[2] != 1:
         raise InferError(
@@ -124,14 +129,14 @@ def read_wave(path: Path, *, channels: int, preprocess: Mapping[str, Any]) -> np
     """
     with naming(path, "WAV file"):
         samples, given_hz = decode_wav(path)
-    refuse_rate(given_hz, rate_hz=float(preprocess["rate_hz"]), what=str(path))
-    try:
-        mono = one_channel(samples)
-    except DecodeError as error:
-        raise InferError(f"{path} {error}", exit_code=4) from error
-    if mono.size and np.abs(mono).max() < FAINTEST:
-        raise InferError(f"{path} is silent: at least -60 dB of full scale are needed.", exit_code=4)
-    return mono
+        refuse_rate(given_hz, rate_hz=float(preprocess["rate_hz"]), what=str(path))
+        try:
+            mono = one_channel(samples)
+        except DecodeError as error:
+            raise InferError(f"{path} {error}", exit_code=4) from error
+        if mono.size and np.abs(mono).max() < FAINTEST:
+            raise InferError(f"{path} is silent: at least -60 dB of full scale are needed.", exit_code=4)
+        return mono
 
 
 class Sensor(NamedTuple):

@@ -213,3 +213,28 @@ def test_no_home_and_no_folder_for_temporary_files(settings_file: Path, tmp_path
     )
     assert done.returncode == 0, "a cache that cannot be made costs time and no run"
     assert done.stderr == ""
+
+
+def test_an_unusable_contact_sheet_is_refused_before_the_pairs_are_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The pairs are not there either: what is told first was looked at first."""
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path, tmp_path / "file" / "x.png", tmp_path / f"{'a' * 300}.png"):
+        words = ("--set", "data.name=folder", "--set", f"data.path={tmp_path / 'absent'}")
+        assert run(monkeypatch, "data", "show", "--out", str(out), *words) == 8
+        captured = capsys.readouterr()
+        assert str(out) in captured.err
+        assert "absent" not in captured.err
+        assert captured.out == ""
+
+
+def test_a_data_path_that_cannot_be_opened_is_named_once_and_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    long = str(tmp_path / ("a" * 300))
+    assert run(monkeypatch, "run", "--set", "data.name=folder", "--set", f"data.path={long}") == 4
+    err = capsys.readouterr().err
+    assert err.count(long) == 1
+    assert "the name is too long for this file system" in err
+    assert "Errno" not in err

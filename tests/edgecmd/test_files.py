@@ -2,12 +2,21 @@
 
 import hashlib
 import math
+import os
 from pathlib import Path
 
 import pytest
 
 from edgecmd.errors import DataError
-from edgecmd.files import read_json, sha256_file, write_bytes_atomically, write_json, write_text_atomically
+from edgecmd.files import (
+    read_json,
+    require_writable,
+    sha256_file,
+    write_bytes_atomically,
+    write_json,
+    write_text_atomically,
+)
+from edgecmd.machine import explain
 
 
 def test_writes_replaces_and_makes_folders(tmp_path):
@@ -113,3 +122,23 @@ def test_sha256_file(tmp_path):
     content = b"edge" * 100_000
     (tmp_path / "a").write_bytes(content)
     assert sha256_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_file_that_could_not_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
+    there = tmp_path / "there.png"
+    there.write_bytes(b"old")
+    require_writable(there)
+    require_writable(tmp_path / "new" / "deep" / "sheet.png")
+    assert [one.name for one in tmp_path.iterdir()] == ["there.png"]
+    assert there.read_bytes() == b"old"
+    for path in (tmp_path, there / "sheet.png", tmp_path / ("a" * 300), Path(os.devnull)):
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - the name is what counts
+            require_writable(path)
+        assert str(caught.value.filename) == str(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which nothing can be made")
+def test_a_folder_that_takes_no_file_is_not_called_absent() -> None:
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - the number is what counts
+        require_writable(Path("/proc/sheet.png"))
+    assert "does not exist" not in str(explain(caught.value))

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import venv
 from pathlib import Path
 
@@ -13,10 +14,15 @@ import onnx
 import pytest
 from PIL import Image
 
-from export.device import infer
+from edgecmd.data.decode import DecodeError, decoded_picture
+from edgecmd.errors import ExportError
+from export.device import infer, reading
 from export.device.assemble import program
 from export.device.infer import Prototypes, Student, check, main, make_prototypes, read_prototypes
-from export.device.reading import InferError, example_files, read_image
+from export.device.properties import read_properties
+from export.device.reading import SUFFIXES, InferError, example_files, read_image, refuse_old_pillow
+from export.device.sensors import SENSORS
+from export.spec import ExportSpec, LinearHead
 
 # Runs infer.py where nothing of these can be imported.
 ISOLATED = """
@@ -393,9 +399,7 @@ def test_properties_of_another_format_are_refused(model, tmp_path, change, messa
 
 
 def test_missing_arguments_end_with_code_2(capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["student.onnx"])
-    assert caught.value.code == 2
+    assert main(["student.onnx"]) == 2
     assert "image" in capsys.readouterr().err
 
 
@@ -567,3 +571,295 @@ def test_a_comment_in_a_pgm_cannot_make_its_reader_hang(tmp_path):
     (tmp_path / "p.pgm").write_bytes(b"P5 " + b"#a " * 20_000)
     with pytest.raises(InferError, match="no header of a binary PGM"):
         read_image(tmp_path / "p.pgm", channels=1)
+
+
+def test_grey_of_colour_is_made_in_bands_and_is_the_same_to_the_bit(tmp_path, monkeypatch):
+    image = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    # ITU-R 601 in whole numbers, of the whole picture at once.
+    expected = (image.astype(np.int64) @ np.array([19595, 38470, 7471]) + 2**15) >> 16
+    deep = (31 * np.arange(37 * 53).reshape(37, 53)).astype(">u2")
+    (tmp_path / "deep.pgm").write_bytes(b"P5 53 37 65000\n" + deep.tobytes())
+    scaled = np.rint(deep.astype(np.float64) * (255.0 / 65000)).clip(0, 255)
+    for band in (1, 100, 37 * 53, 2**20):
+        monkeypatch.setattr(reading, "BAND", band)
+        for layout in (np.ascontiguousarray, np.asfortranarray):
+            np.save(tmp_path / "colour.npy", layout(image))
+            np.testing.assert_array_equal(read_image(tmp_path / "colour.npy", channels=1)[..., 0], expected)
+        np.testing.assert_array_equal(read_image(tmp_path / "deep.pgm", channels=1)[..., 0], scaled)
+
+
+def test_grey_of_colour_takes_little_memory_beside_the_picture(tmp_path):
+    np.save(tmp_path / "large.npy", np.zeros((2000, 2000, 3), np.uint8))
+    tracemalloc.start()
+    read_image(tmp_path / "large.npy", channels=1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # The picture has 12 MB; as whole numbers of 64 bits it had 96 MB.
+    assert peak < 3 * 12_000_000
+
+
+def short_of_memory(*_, **__):
+    raise MemoryError
+
+
+@pytest.mark.parametrize("place", ["_by_band", "npy_array", "run"])
+def test_a_file_without_enough_memory_is_named_and_the_next_is_tried(
+    model, make, tmp_path, capsys, monkeypatch, place
+):
+    image = make.images(1, channels=3)[0]
+    np.save(tmp_path / "a.npy", image)
+    (tmp_path / "b.pgm").write_bytes(b"P5 32 32 255\n" + make.images(1)[0].tobytes())
+    if place == "run":
+        real = Student.__call__
+
+        def call(self, inputs, **words):
+            return (
+                short_of_memory() if (inputs[0] != make.images(1)[0]).any() else real(self, inputs, **words)
+            )
+
+        monkeypatch.setattr(Student, "__call__", call)
+    else:
+        monkeypatch.setattr(reading, place, short_of_memory)
+    assert main([str(model), str(tmp_path / "a.npy"), str(tmp_path / "b.pgm"), "--json"]) == 4
+    out, err = capsys.readouterr()
+    assert err == f"error: {tmp_path / 'a.npy'}: it needs more memory than there is. Make it smaller.\n"
+    assert [json.loads(line)["file"] for line in out.splitlines()] == [str(tmp_path / "b.pgm")]
+
+
+def test_prototypes_without_enough_memory_are_named(model, png, tmp_path, capsys, monkeypatch):
+    np.savez(tmp_path / "p.npz", names=np.array(["a"]), vectors=np.ones((1, 16)), scale=1.0)
+    monkeypatch.setattr(infer, "npz_arrays", short_of_memory)
+    assert main([str(model), str(png), "--prototypes", str(tmp_path / "p.npz")]) == 4
+    assert f"{tmp_path / 'p.npz'}: it needs more memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("long", ["a" * 300, "a" * 300 + ".png", "b/" * 3000])
+def test_a_path_that_cannot_be_looked_at_is_named_and_the_next_is_tried(model, png, capsys, long):
+    assert main([str(model), long, str(png), "--json"]) == 4
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 1
+    assert f"{Path(long)} cannot be opened: File name too long." in err
+    assert "output" not in err
+    for words in ([long, str(png)], [str(model), str(png), "--prototypes", long]):
+        assert main(words) == 4
+        assert "cannot be opened" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), ValueError("closed file")])
+def test_only_an_output_that_fails_is_called_so(model, png, capsys, monkeypatch, failure):
+    def refuse(*_, file=None, **__):
+        if file is None:
+            raise failure
+
+    monkeypatch.setattr("builtins.print", refuse)
+    monkeypatch.setattr(infer.os, "dup2", lambda *_: None)
+    assert main([str(model), str(png)]) == 1
+    monkeypatch.undo()
+    capsys.readouterr()
+    monkeypatch.setattr(Student, "read", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    assert main([str(model), str(png)]) == 4
+    assert f"{png} cannot be read: Input/output error." in capsys.readouterr().err
+
+
+def test_wrong_words_are_told_with_escapes_and_the_name_of_the_program(model, capsys):
+    assert main([str(model), "--bogus\x1b[31m\u202e"], prog="edgecmd infer") == 2
+    err = capsys.readouterr().err
+    assert err.isprintable() or err.strip().isprintable()
+    assert r"--bogus\x1b[31m\u202e" in err
+    assert "`edgecmd infer --help`" in err
+
+
+def test_files_may_stand_behind_the_options(model, png, capsys):
+    assert main([str(model), "--json", "--check", str(png)]) == 0
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert list(first) == ["golden_difference"]
+    assert second["file"] == str(png)
+
+
+def test_files_of_a_folder_that_are_not_read_are_told_in_one_note(model, make, tmp_path, capsys):
+    for name in ("a.heic", "b.HEIC", "c.flac", "README", ".hidden"):
+        (tmp_path / name).write_text("x")
+    assert main([str(model), str(tmp_path)]) == 4
+    err = capsys.readouterr().err
+    assert f"No picture files below {tmp_path}: it has 1 .flac, 2 .heic, 1 without an ending." in err
+    assert ".jfif" in err
+    np.save(tmp_path / "d.npy", make.images(1)[0])
+    assert main([str(model), str(tmp_path)]) == 0
+    expected = f"note: {tmp_path} has files that are not read: 1 .flac, 2 .heic, 1 without an ending.\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_an_empty_folder_does_not_stop_a_good_file(model, png, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert main([str(model), str(tmp_path / "empty"), str(png), "--json"]) == 4
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 1
+    assert "empty: it has no file" in err
+
+
+def test_a_class_without_a_file_is_refused_by_name(png, tmp_path):
+    (tmp_path / "classes" / "cup").mkdir(parents=True)
+    shutil.copy(png, tmp_path / "classes" / "cup")
+    (tmp_path / "classes" / ".cache").mkdir()
+    assert list(example_files(tmp_path / "classes")) == ["cup"]
+    (tmp_path / "classes" / "pen").mkdir()
+    with pytest.raises(InferError, match=r"nothing of the class .*pen: it has no file"):
+        example_files(tmp_path / "classes")
+
+
+def test_all_that_training_reads_is_read_in_a_folder():
+    from edgecmd.data.images import SUFFIXES as OF_TRAINING
+
+    assert set(OF_TRAINING) <= set(SUFFIXES)
+
+
+def test_what_is_no_number_is_refused_and_the_next_is_tried(model, png, tmp_path, capsys):
+    proto = onnx.load(model)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(np.nan), "nan"))
+    last = next(node for node in proto.graph.node if "embedding" in node.output)
+    last.output[list(last.output).index("embedding")] = "before"
+    for node in proto.graph.node:
+        node.input[:] = ["before" if one == "embedding" else one for one in node.input]
+    proto.graph.node.append(onnx.helper.make_node("Mul", ["before", "nan"], ["embedding"]))
+    (tmp_path / "student.onnx").write_bytes(proto.SerializeToString())
+    shutil.copy(model.with_name("golden.npz"), tmp_path)
+    assert main([str(tmp_path), str(png), str(png), "--json"]) == 4
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count(f"error: {png}: The model gives numbers that are not finite") == 2
+    assert main([str(tmp_path), "--check"]) == 6
+
+
+class Node:
+    """An input or output as onnxruntime describes it."""
+
+    def __init__(self, name, *shape):
+        self.name, self.shape = name, shape
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, ""),
+        ({"classes": "[" * 100_000}, "broken edgecmd properties"),
+        ({"classes": '["a"]'}, "classes=1, but the output scores has 2"),
+        ({"classes": '{"a": 1, "b": 2}'}, "classes is no list of names"),
+        ({"classes": '["a", 3]'}, "classes is no list of names"),
+        ({"classes": '["a", "a"]'}, "two classes have one name"),
+        ({"classes": "[]"}, "0 classes do not go with"),
+        ({"preprocess": "[]"}, "preprocess is no table"),
+        ({"preprocess": '{"least_samples": 256}'}, "rate_hz is missing"),
+        ({"preprocess": '{"rate_hz": 8000}'}, "least_samples is missing"),
+        ({"preprocess": '{"rate_hz": "8000", "least_samples": 1}'}, "rate_hz='8000' is no number above 0"),
+        ({"preprocess": '{"rate_hz": NaN, "least_samples": 1}'}, "rate_hz=nan is no number above 0"),
+        ({"embedding_dim": "17"}, "embedding_dim=17, but the output embedding has 16"),
+        ({"channels": "0"}, "channels=0 is below 1"),
+        ({"image_size": "9" * 5000}, "broken edgecmd properties"),
+        ({"front_end": "image"}, "the model does not take image"),
+    ],
+)
+def test_damaged_properties_are_refused_before_a_file_is_read(change, message):
+    sound = {
+        "format": "1",
+        "front_end": "wave",
+        "image_size": "8000",
+        "channels": "1",
+        "embedding_dim": "16",
+        "classes": '["a", "b"]',
+        "preprocess": '{"rate_hz": 8000, "least_samples": 256}',
+    }
+    properties = {f"edgecmd.{name}": value for name, value in {**sound, **change}.items()}
+    words = {
+        "inputs": [Node("wave", "batch", "samples")],
+        "outputs": [Node("embedding", "batch", 16), Node("scores", "batch", 2)],
+    }
+    if not message:
+        assert read_properties(Path("m.onnx"), properties, **words).sensor is SENSORS["wave"]
+        return
+    with pytest.raises(InferError, match="m.onnx has broken edgecmd properties") as caught:
+        read_properties(Path("m.onnx"), properties, **words)
+    assert message in str(caught.value)
+    assert caught.value.exit_code == 6
+
+
+def test_an_example_that_cannot_be_computed_is_named(model, png, tmp_path, capsys, monkeypatch):
+    shutil.copy(png, tmp_path / "cup.png")
+
+    def refuse(self, inputs, **_):
+        raise InferError("it cannot be computed", exit_code=4)
+
+    monkeypatch.setattr(Student, "__call__", refuse)
+    (tmp_path / "classes").mkdir()
+    shutil.copy(png, tmp_path / "classes" / "cup.png")
+    assert main([str(model), str(png), "--prototypes", str(tmp_path / "classes")]) == 4
+    assert f"{tmp_path / 'classes' / 'cup.png'}: it cannot be computed" in capsys.readouterr().err
+
+
+def test_class_names_that_are_no_text_are_told_as_json_may_hold_them(model, png, tmp_path, capsys):
+    vectors = np.eye(2, 16, dtype=np.float32)
+    np.savez(tmp_path / "p.npz", names=np.array(["p\udcff", "q"]), vectors=vectors, scale=1.0)
+    words = [str(model), str(png), "--json", "--scores", "--prototypes", str(tmp_path / "p.npz")]
+    assert main(words) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert sorted(record["scores"]) == [r"p\udcff", "q"]
+    assert sorted(one["class"] for one in record["top"]) == [r"p\udcff", "q"]
+    json.dumps(record, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize("version", ["7.2.0", "5.1", "7.99.dev0"])
+def test_a_pillow_that_is_too_old_is_named(version):
+    with pytest.raises(InferError, match=rf"Pillow {version} is too old .*8\.0 or newer") as caught:
+        refuse_old_pillow(version)
+    assert caught.value.exit_code == 1
+    for newer in ("8.0.0", "12.1"):
+        refuse_old_pillow(newer)
+
+
+def test_a_pillow_without_a_format_reads_the_others(tmp_path, monkeypatch):
+    Image.init()
+    Image.new("L", (4, 4), 7).save(tmp_path / "gif.png", format="GIF")
+    (tmp_path / "a.webp").write_bytes(b"RIFF\x10\0\0\0WEBPVP8 \0\0\0\0")
+    monkeypatch.delitem(Image.OPEN, "WEBP")
+    assert decoded_picture(tmp_path / "gif.png").size == (4, 4)
+    with pytest.raises(DecodeError, match="this Pillow reads no WEBP"):
+        decoded_picture(tmp_path / "a.webp")
+
+
+def test_more_classes_than_a_mask_holds_are_refused():
+    def spec(architecture, num):
+        names = tuple(map(str, range(num)))
+        head = LinearHead(weight=np.ones((num, 8)), bias=np.ones(num), names=names)
+        words = {"image_size": 32, "channels": 1, "embedding_dim": 8, "offset": 0.0, "scale": 1.0}
+        return ExportSpec(architecture=architecture, license="MIT", head=head, **words)
+
+    spec("seg-50k", 256)
+    spec("ws-50k", 257)
+    with pytest.raises(ExportError, match="257 classes; a mask holds at most 256"):
+        spec("seg-50k", 257)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[ONNXRuntimeError] : 1 : FAIL : running Resize node. Status Message: std::bad_alloc"),
+        RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer"),
+    ],
+)
+def test_a_runtime_without_memory_is_told_as_such(model, png, capsys, monkeypatch, error):
+    class Session:
+        def __init__(self, real):
+            self.real = real
+
+        def __getattr__(self, name):
+            return getattr(self.real, name)
+
+        def run(self, *_):
+            raise error
+
+    real = infer._open
+    monkeypatch.setattr(infer, "_open", lambda *one, **words: Session(real(*one, **words)))
+    assert main([str(model), str(png)]) == 4
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {png}: ")
+    assert "it needs more memory than there is" in err

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from edgecmd.data.names import made_of_an_id
 from edgecmd.data.tables import check_ids, read_table
 
 IDS = [f"{index:03d}" for index in range(6)]
@@ -93,8 +94,24 @@ def test_cells_that_spreadsheets_add_at_the_end(tmp_path: Path) -> None:
         (b"id,label\n,a\n001,b\n", "1 line with an empty id"),
         (b"id,label\n000,\xe4\n", "line 2 is no UTF-8 text: byte 0xe4 there is of another code page"),
         (b"id,label\n000,\x00\n", "line 2 has a NUL character"),
-        (b"id,label\n000," + b"x" * 200_000 + b"\n", "cannot be read as CSV (field larger than"),
-        (b'id,label\n"000,a\n', "cannot be read as CSV (unexpected end of data)"),
+        (
+            b"id,label\n000," + b"x" * 200_000 + b"\n",
+            "cannot be read as CSV: line 2 has a cell of more than 131,072 characters. Shorten it.",
+        ),
+        (
+            b'id,label\n000,a\n001,"b\n' + b"002,c\n" * 30_000,
+            "a double quote that opens in or after line 3 is never closed",
+        ),
+        (b'id,label\n"000,a\n', "a double quote that opens in or after line 2 is never closed"),
+        (b'sep=,\nid,label\n"000,a\n', "a double quote that opens in or after line 3 is never closed"),
+        (b'id,label\n"000"x,a\n', "line 2 has text behind a closing double quote"),
+        (
+            b'id,label\n000,"a\n001,"b"\n',
+            "the row of the lines 2 to 3 has text behind a closing double quote",
+        ),
+        (b"id,label\n1E+00,a\n", "1 id that a spreadsheet took for a number, such as '1E+00'"),
+        (b'id,label\n"1,23457E+12",a\n', "a spreadsheet took for a number, such as '1,23457E+12'"),
+        (b"id,label\n0.0,a\n1.0,b\n", "2 ids that a spreadsheet took for a number, such as '0.0'"),
         (b"id,label\n0,a\n1,b\n", "2 ids without leading zeros, such as '0' for '000': a spreadsheet"),
         (b"id,label\nzz,a\n", "names ids without a pair: 1 (zz). An id is a file name without its suffix."),
         (b"\xff\xfei", "is no UTF-16 text"),
@@ -113,6 +130,36 @@ def test_lost_zeros_name_what_to_do(tmp_path: Path) -> None:
     (sentence,) = read(tmp_path, b"id,label\n1,a\n")[1]
     assert "Format Cells, Text" in sentence
     assert "(001.png)" in sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "absent", "kind"),
+    [
+        ("1E+00", (), "a number"),
+        ("1e5", ("100000",), "a number"),
+        ("1.0", ("1",), "a number"),
+        ("1,00", ("001",), "a number"),
+        ("123456789012345000", ("123456789012345678",), "a number"),
+        ("01.Feb", ("1-2",), "a date"),
+        ("2-Jan", ("1-2",), "a date"),
+        ("01. M\u00e4r", ("mar1",), "a date"),
+        ("03/01/2026", ("MAR1",), "a date"),
+        ("2026-03-01 00:00:00", ("3-1",), "a date"),
+        ("2-Jan", ("chair",), ""),
+        ("1.5", ("1",), ""),
+        ("1.0", ("chair",), ""),
+        ("1E5x", ("100000",), ""),
+        ("12345678901234567890", ("12345678901234567891",), ""),
+        ("chair", ("1-2",), ""),
+    ],
+)
+def test_what_a_spreadsheet_makes_of_ids_is_known(name: str, absent: tuple[str, ...], kind: str) -> None:
+    assert made_of_an_id(name, absent) == kind
+
+
+def test_what_no_other_format_repairs_is_not_answered_with_one(tmp_path: Path) -> None:
+    for content in (b'id,label\n"000,a\n', b"id,label\n000," + b"x" * 200_000 + b"\n"):
+        assert "Save it as" not in " ".join(read(tmp_path, content)[1])
 
 
 def test_two_names_of_one_pair_are_not_merged(tmp_path: Path) -> None:
