@@ -91,7 +91,7 @@ def refuse_work(
 
 def _work(node: NodeProto, sizes: Mapping[str, Sequence[int]]) -> int:
     """Multiply-adds of one node; of others than the costly ones, one for each number it makes or takes."""
-    made = sum(math.prod(sizes[name]) for name in node.output if name)
+    made: int = sum(math.prod(sizes[name]) for name in node.output if name)
     taken = [sizes.get(name, ()) for name in node.input]
     if node.op_type in ("Conv", "ConvInteger"):
         return made * math.prod(taken[1][1:])

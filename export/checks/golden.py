@@ -162,8 +162,8 @@ def refuse_other_prototypes(path: Path, card: Card, golden: Iterable[Golden]) ->
     """
     if not card.classes or card.second != "scores":
         raise TrustError(
-            f"{path.name} is there, but {card.file} gives {', '.join(card.outputs)}; allowed is the file beside"
-            f" a model that gives scores. {AGAIN}"
+            f"{path.name} is there, but {card.file} gives {', '.join(card.outputs)}; allowed is the file"
+            f" beside a model that gives scores. {AGAIN}"
         )
     arrays = read_npz(path, kinds=NUMBERS + "U")
     names, vectors, scale = (arrays.get(key, np.empty(0)) for key in ("names", "vectors", "scale"))

@@ -4,7 +4,7 @@ It imports nothing but the standard library, numpy and onnxruntime, and those on
 
 Arguments: one JSON object with ``model`` and ``inputs`` and ``outputs`` (paths), ``names`` of the outputs,
 ``memory_bytes``, ``cpu_s`` and ``file_bytes``. It writes ``outputs`` (.npz: ``<index of the input>.<name>``).
-Of the inputs in ``tried`` is kept whether each output is finite; a file with that name tells that one was begun.
+Of the inputs in ``tried`` is kept whether each output is finite; a file of that name tells that it was begun.
 Exit codes: 0 done; 10 the model cannot be loaded or run; 11 memory. The reason is on standard error.
 """
 
