@@ -31,6 +31,8 @@ MAX_REASON = 300
 # maps, of those of dense students, and samples of recordings. Pictures of that area are also tried as strips.
 LARGE_PICTURE, LARGE_DENSE, LARGE_WAVE = (1200, 1600), (768, 1024), 1 << 20
 STRIP = 16
+# The quietest recording that a device takes: -60 dB of full scale.
+QUIETEST = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,13 +119,18 @@ def _told(value: np.ndarray) -> str:
 
 
 def flat_inputs(like: np.ndarray) -> list[np.ndarray]:
-    """One input of nothing but the least, of zero and of the largest of its type; of floats -1, 0 and 1.
+    """One input of nothing but the least, of zero and of the largest of its type; of recordings -1, 0.001 and 1.
+
+    A recording of zeros is left out: devices refuse below -60 dB.
 
     Args:
         like: Inputs with the type and the sizes.
     """
-    least, most = (-1, 1) if like.dtype.kind == "f" else (np.iinfo(like.dtype).min, np.iinfo(like.dtype).max)
-    return [np.full_like(like[:1], value) for value in sorted({least, 0, most})]
+    if like.dtype.kind == "f":
+        values = [-1.0, QUIETEST, 1.0]
+    else:
+        values = sorted({np.iinfo(like.dtype).min, 0, np.iinfo(like.dtype).max})
+    return [np.full_like(like[:1], value) for value in values]
 
 
 def large_inputs(dims: Sequence[int], dtype: np.dtype[Any], *, dense: bool) -> list[np.ndarray]:
