@@ -119,7 +119,7 @@ def _told(value: np.ndarray) -> str:
 
 
 def flat_inputs(like: np.ndarray) -> list[np.ndarray]:
-    """One input of nothing but the least, of zero and of the largest of its type; of recordings -1, 0.001 and 1.
+    """One input of the least of its type alone, one of zeros, one of the largest; of recordings -1, 0.001, 1.
 
     A recording of zeros is left out: devices refuse below -60 dB.
 

@@ -1,5 +1,6 @@
 """Damage that no golden value tells of: strips, flat pictures, whole numbers, work, and what nobody uses."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -105,7 +106,7 @@ DAMAGES = {
         "'Div' of whole numbers by 0 or -1",
     ),
     "whole division by -1": (
-        whole("Div", "minus", [number([2, -1], "minus", np.int64)]),
+        whole("Div", "minus", [number(-1, "minus", np.int64)]),
         "structure",
         "'Div' of whole numbers by 0 or -1",
     ),
@@ -213,7 +214,7 @@ def test_a_whole_number_may_be_divided_by_a_constant(simple, tmp_path):
 def dense(make, tmp_path_factory) -> Path:
     """A sound bundle of free size, with masks."""
     folder = tmp_path_factory.mktemp("dense") / "bundle"
-    spec = make.spec("seg-50k", head=False, front_end="image-dense")
+    spec = dataclasses.replace(make.spec("seg-50k"), front_end="image-dense")
     export_bundle(
         make.student("seg-50k"),
         folder,
@@ -261,14 +262,12 @@ def test_a_sound_student_of_free_size_passes(dense):
 
 
 def test_work_is_counted_by_hand():
-    """A convolution of 3 x 3 x 2 over 4 x 5 places and 7 channels: 2,520 multiply-adds."""
+    """64 channels at 8,900 x 8,900 places, each of 2 channels of 101 x 101."""
     conv = node("Conv", ["x", "w"], ["y"])
     sizes = {"x": [1, 2, 6, 7], "w": [7, 2, 3, 3], "y": [1, 7, 4, 5]}
     refuse_work([conv], sizes, [1, 2, 6, 7], usual=True)
     huge = {"x": [1, 2, 9000, 9000], "w": [64, 2, 101, 101], "y": [1, 64, 8900, 8900]}
-    with pytest.raises(
-        ExportError, match="need 103,424,\\d+,\\d+,\\d+ multiply-adds".replace("103,424", "103,4\\d\\d")
-    ):
+    with pytest.raises(ExportError, match="need 103,426,714,880,000 multiply-adds"):
         refuse_work([conv], huge, [1, 2, 9000, 9000], usual=True)
 
 
