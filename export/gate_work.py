@@ -100,7 +100,8 @@ def _work(node: NodeProto, sizes: Mapping[str, Sequence[int]]) -> int:
     if node.op_type == "Gemm":
         return made * max(taken[0])
     if node.op_type in ("AveragePool", "MaxPool"):
-        return made * math.prod(
-            number for one in node.attribute if one.name == "kernel_shape" for number in one.ints
-        )
+        window: list[int] = [
+            size for one in node.attribute if one.name == "kernel_shape" for size in one.ints
+        ]
+        return made * math.prod(window)
     return made + sum(map(math.prod, taken))
