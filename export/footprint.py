@@ -137,7 +137,13 @@ def _start(name: str, command: list[str]) -> Start:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     started = time.perf_counter()
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S, env=environment
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+        timeout=TIMEOUT_S,
+        env=environment,
     )
     wall_s = time.perf_counter() - started
     if done.returncode:

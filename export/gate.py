@@ -33,6 +33,8 @@ PLAIN_ATTRIBUTES = {
 LARGEST_ATTRIBUTE = 2**31
 # The largest side of a picture that a device takes: a window reaches no further.
 LARGEST_WINDOW, WINDOWS = 8192, ("dilations", "kernel_shape", "strides")
+# Pooling has no weights that would bound the work of a window; what pools everything is written as a mean.
+LARGEST_POOL, POOLS = 64, ("AveragePool", "MaxPool")
 
 
 def gate_file(path: Path, *, limits: GateLimits | None = None) -> ModelProto:
@@ -66,8 +68,9 @@ def gate(data: bytes, *, name: str = "The file", limits: GateLimits | None = Non
         sub-graphs, functions, data outside the file or sparse weights; it has the inputs and outputs of a
         student; its weights are finite and as large as they claim; its front end, if any, is the one that
         this edgecmd writes for its properties; behind that the size of every value can be told, and grows no
-        faster than the input (see `export.gate_shapes.refuse_shapes`); and it holds no byte that was not
-        looked at. Nothing was executed, and no other file was opened.
+        faster than the input, and so does the work (see `export.gate_shapes.refuse_shapes`); no whole number
+        is divided by one that may be 0 or -1; every node and weight is used; and it holds no byte that was
+        not looked at. Nothing was executed, and no other file was opened.
 
     Raises:
         GateError: The message names file, fault, what is allowed, and the way out.
@@ -80,6 +83,7 @@ def gate(data: bytes, *, name: str = "The file", limits: GateLimits | None = Non
         _refuse_ports(model, limits=limits)
         refuse_tensors(model, limits=limits)
         refuse_shapes(model, limits=limits, front=refuse_other_front(model))
+        _refuse_unused(model)
     except GateError as error:
         raise GateError(f"{name}: {error} {WAY_OUT}") from error
     return model
@@ -194,7 +198,8 @@ def _refuse_node(where: str, node: NodeProto) -> None:
     if node.domain not in ("", "ai.onnx"):
         raise GateError(f"{where} is of the domain {node.domain[:80]!r}; allowed is the default domain only.")
     for attribute in node.attribute:
-        _refuse_attribute(f"{where}, a {kind!r},", attribute)
+        most = LARGEST_POOL if node.op_type in POOLS and attribute.name == "kernel_shape" else LARGEST_WINDOW
+        _refuse_attribute(f"{where}, a {kind!r},", attribute, window=most)
     _refuse_repeated(f"{where}: attribute", [attribute.name for attribute in node.attribute])
     if node.op_type not in ALLOWED:
         raise GateError(f"{where} is a {kind!r}, no operator of a student. {nearest(kind, ALLOWED)}")
@@ -204,7 +209,7 @@ def _refuse_node(where: str, node: NodeProto) -> None:
         raise GateError(f"{where} has a comment; allowed is none: the exporter strips them.")
 
 
-def _refuse_attribute(where: str, attribute: AttributeProto) -> None:
+def _refuse_attribute(where: str, attribute: AttributeProto, *, window: int) -> None:
     """Numbers, text or a dense tensor."""
     name = attribute.name[:80]
     if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) or attribute.HasField("g"):
@@ -216,8 +221,8 @@ def _refuse_attribute(where: str, attribute: AttributeProto) -> None:
         )
     if any(abs(number) > LARGEST_ATTRIBUTE for number in (attribute.i, *attribute.ints)):
         raise GateError(f"{where} has a number beyond 2^31 in {name!r}; allowed are smaller.")
-    if attribute.name in WINDOWS and any(not 1 <= number <= LARGEST_WINDOW for number in attribute.ints):
-        raise GateError(f"{where} has {name}={[*attribute.ints][:8]}; allowed are 1 to {LARGEST_WINDOW}.")
+    if attribute.name in WINDOWS and any(not 1 <= number <= window for number in attribute.ints):
+        raise GateError(f"{where} has {name}={[*attribute.ints][:8]}; allowed are 1 to {window}.")
 
 
 def _refuse_ports(model: ModelProto, *, limits: GateLimits) -> None:
@@ -254,6 +259,33 @@ def _refuse_port(value: ValueInfoProto, port: Port, *, limits: GateLimits) -> No
     sizes = [dim.dim_value for dim in tensor.shape.dim if dim.HasField("dim_value")]
     if any(not 1 <= size <= limits.max_elements for size in sizes):
         raise GateError(f"{value.name!r} has sizes {sizes}; allowed are 1 to {limits.max_elements:,}.")
+    # A mask is as large as the input is.
+    free = (0, 2, 3) if value.name == "mask" else (0,)
+    if any(tensor.shape.dim[place].HasField("dim_value") for place in free):
+        raise GateError(
+            f"{value.name!r} has the fixed sizes {sizes}; allowed is a free batch, of masks also free sides."
+        )
+
+
+def _refuse_unused(model: ModelProto) -> None:
+    """Every node and weight has a part in an output, and nothing is declared beside inputs and outputs."""
+    graph = model.graph
+    if len(graph.value_info):
+        raise GateError(
+            f"It declares {len(graph.value_info)} values between its nodes (value_info), the first"
+            f" {graph.value_info[0].name[:80]!r}; allowed are none: sizes follow from the nodes."
+        )
+    used = {one.name for one in graph.output}
+    for node in reversed(graph.node):
+        if used.isdisjoint(filter(None, node.output)):
+            raise GateError(
+                f"Node {node.name[:80]!r}, a {node.op_type!r}, has no part in an output; allowed are nodes"
+                " that have."
+            )
+        used.update(node.input)
+    unused = [one.name for one in graph.initializer if one.name not in used]
+    if unused:
+        raise GateError(f"Weight {unused[0][:80]!r} is used by no node; allowed are weights that are used.")
 
 
 def _refuse_repeated(what: str, names: Iterable[str]) -> None:

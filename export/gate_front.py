@@ -1,7 +1,6 @@
 """Is the front end of a file the one that this edgecmd writes? It alone may compute sizes from sizes."""
 
 import json
-import math
 from collections.abc import Sequence
 
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -10,6 +9,8 @@ from export.front_graph import KINDS, PREFIX, SCALED, WHOLE, FrontGraph, FrontSe
 from export.gate_limits import METADATA_PREFIX, GateError
 
 LARGEST_SIDE = 1 << 24
+# Beyond these the constants of a front end are no numbers of float32.
+LARGEST_SCALE, SMALLEST_SCALE = 1 << 20, 1e-30
 ANOTHER = "Another version of edgecmd may have made it: export it again with this one."
 
 
@@ -61,8 +62,11 @@ def _expected(model: ModelProto) -> FrontGraph:
         raise GateError(f"It has broken edgecmd properties: {error!r:.200}.") from error
     if not (1 <= side <= LARGEST_SIDE and 1 <= channels <= LARGEST_SIDE):
         raise GateError(f"It has image_size={side} and channels={channels}; allowed are 1 to {LARGEST_SIDE}.")
-    if not (math.isfinite(offset) and math.isfinite(scale) and scale):
-        raise GateError(f"It has offset={offset} and scale={scale}; allowed are finite numbers, scale not 0.")
+    if not (abs(offset) <= LARGEST_SCALE and SMALLEST_SCALE <= abs(scale) <= LARGEST_SCALE):
+        raise GateError(
+            f"It has offset={offset} and scale={scale}; allowed are finite numbers up to {LARGEST_SCALE:,},"
+            f" scale not 0 (from {SMALLEST_SCALE:g} on)."
+        )
     settings = FrontSettings(
         side=side, channels=1 if name.startswith("depth") else channels, offset=offset, scale=scale
     )

@@ -15,10 +15,13 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from export.front_graph import PREFIX, SCALED, WHOLE, FrontGraph
 from export.gate_limits import GateError, GateLimits
+from export.gate_work import constants, refuse_divisions, refuse_work
 
 # Sizes that are free in the file are tried with these: number of examples, sides of pictures (the largest is
 # the largest area that infer.py takes), samples of a recording. The usual ones come first.
 BATCHES, SIDES, SAMPLES = (64, 4096), (16, 1024, 8192), (256, 1 << 20, 1 << 26)
+# A long thin picture of that area: what grows with the square of one side looks like the area in a square.
+THIN, LONG = 16, 1 << 22
 USUAL_SIDE, USUAL_SAMPLES = 256, 16000
 # Larger weights are no sizes; only their own shape matters.
 LARGEST_SIZE_TENSOR = 64
@@ -54,10 +57,12 @@ def refuse_shapes(model: ModelProto, *, limits: GateLimits, front: FrontGraph | 
     Guarantees:
         Behind the front end, no value has more than ``max_elements`` and `GROWTH` times the numbers of what
         the front end gives (without one, of the input), for every number of examples up to 4,096 and every
-        input as large as a device takes.
+        input as large as a device takes: square, long and thin, or upright. Nor do its nodes need more
+        multiply-adds than `export.gate_work` allows for such an input, nor divide whole numbers by anything
+        but constants other than 0 and -1.
 
     Raises:
-        GateError: The message names the value and its size.
+        GateError: The message names the value and its size, or the node.
     """
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
         _refuse_value(value, most=limits.max_elements)
@@ -67,7 +72,14 @@ def refuse_shapes(model: ModelProto, *, limits: GateLimits, front: FrontGraph | 
     _refuse_computed_sizes(rest, source=source.name)
     for usual, dims in _probes(source, raw=front is None):
         most = limits.max_elements + (0 if usual else GROWTH * math.prod(dims))
-        _refuse_large(model, rest, helper.make_tensor_value_info(*_typed(source), dims), most=most)
+        told = _refuse_large(model, rest, helper.make_tensor_value_info(*_typed(source), dims), most=most)
+        if usual:
+            refuse_divisions(rest, told, constants(model))
+        sizes = {
+            name: [dim.dim_value for dim in one.type.tensor_type.shape.dim] for name, one in told.items()
+        }
+        sizes |= {one.name: [*one.dims] for one in model.graph.initializer} | {source.name: dims}
+        refuse_work(rest, sizes, dims, usual=usual)
 
 
 def _refuse_value(value: ValueInfoProto, *, most: int) -> None:
@@ -79,21 +91,12 @@ def _refuse_value(value: ValueInfoProto, *, most: int) -> None:
         )
 
 
-def _constants(model: ModelProto) -> dict[str, TensorProto]:
-    found = {one.name: one for one in model.graph.initializer}
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            if node.op_type == "Constant" and attribute.name == "value":
-                found[node.output[0]] = attribute.t
-    return found
-
-
 def _refuse_constant_sizes(model: ModelProto, *, limits: GateLimits) -> None:
     """Sizes and scales that are constants are no larger than a value may be."""
-    constants = _constants(model)
+    known = constants(model)
     for node in model.graph.node:
         for place in SIZE_OPERANDS[node.op_type] if node.op_type in TAKE_SIZES else ():
-            tensor = constants.get(node.input[place]) if place < len(node.input) else None
+            tensor = known.get(node.input[place]) if place < len(node.input) else None
             if tensor is None:
                 continue
             sizes = np.abs(numpy_helper.to_array(tensor).astype(np.float64))
@@ -147,7 +150,7 @@ def _typed(value: ValueInfoProto) -> tuple[str, int]:
 
 
 def _probes(source: ValueInfoProto, *, raw: bool) -> Iterator[tuple[bool, list[int]]]:
-    """Sizes to try, and whether they are usual ones: free sides grow together, the batch alone."""
+    """Sizes to try, and whether they are usual ones: free sides together and each alone, the batch alone."""
     fixed = [dim.dim_value for dim in source.type.tensor_type.shape.dim]
     if raw and len(fixed) == 4:
         fixed[3] = fixed[3] or 1
@@ -156,8 +159,16 @@ def _probes(source: ValueInfoProto, *, raw: bool) -> Iterator[tuple[bool, list[i
     yield True, _filled(fixed, 1, usual)
     for size in tried if 0 in fixed[1:] else ():
         yield False, _filled(fixed, 1, size)
+    free = [place for place, size in enumerate(fixed) if place and size == 0]
+    for long in free if len(free) > 1 else ():
+        yield False, [fixed[0] or 1, *_stretched(fixed, long)[1:]]
     for number in BATCHES if fixed[0] == 0 else ():
         yield False, _filled(fixed, number, usual)
+
+
+def _stretched(fixed: Sequence[int], long: int) -> list[int]:
+    """One free side is long, the others are thin."""
+    return [size or (LONG if place == long else THIN) for place, size in enumerate(fixed)]
 
 
 def _filled(fixed: Sequence[int], batch: int, size: int) -> list[int]:
@@ -166,8 +177,11 @@ def _filled(fixed: Sequence[int], batch: int, size: int) -> list[int]:
 
 def _refuse_large(
     model: ModelProto, nodes: Sequence[NodeProto], source: ValueInfoProto, *, most: int
-) -> None:
-    """Infer all shapes behind ``source``; each must be told, of one number or more, and at most ``most``."""
+) -> dict[str, ValueInfoProto]:
+    """Infer all shapes behind ``source``; each must be told, of one number or more, and at most ``most``.
+
+    Returns them by name.
+    """
     try:
         inferred = onnx.shape_inference.infer_shapes(
             _skeleton(model, nodes, source), check_type=True, strict_mode=True, data_prop=True
@@ -181,6 +195,7 @@ def _refuse_large(
         for name in filter(None, node.output):
             _refuse_untold(told.get(name), node, name, where=sizes)
             _refuse_value(told[name], most=most)
+    return told
 
 
 def _refuse_untold(value: ValueInfoProto | None, node: NodeProto, name: str, *, where: list[int]) -> None:

@@ -9,7 +9,7 @@ from onnx import ModelProto
 
 from edgecmd.errors import EdgecmdError
 from export.checks.contents import Card, check_contents, read_card
-from export.checks.errors import AGAIN, TrustError
+from export.checks.errors import AGAIN, TrustError, content_of
 from export.checks.golden import Golden, compare, read_golden, refuse_other_prototypes
 from export.checks.listing import (
     DEMO,
@@ -18,18 +18,28 @@ from export.checks.listing import (
     PROGRAM,
     PROTOTYPES,
     SIGNATURE,
+    SUMS,
     check_sums,
     copy_bundle,
     has_cache,
     models_of,
 )
-from export.checks.sandbox import SandboxLimits, large_input, run_model
+from export.checks.sandbox import SandboxLimits, flat_inputs, large_inputs, run_model
 from export.device.assemble import program
 from export.gate import GateLimits, gate_file
 from export.sign import refuse_other_files, verify_signature
 
 __all__ = ["Check", "SandboxLimits", "TrustError", "Verdict", "verify_bundle"]
 
+# Check -> the file whose content it reads; the others end with the name of theirs.
+CONTENT = {
+    "files": "The bundle",
+    "checksums": SUMS,
+    "signature": SIGNATURE,
+    "program": PROGRAM,
+    "contents": "The bundle",
+    "golden values": GOLDEN,
+}
 OK, WARNING, FAULT, SKIPPED = "ok", "warning", "fault", "skipped"
 
 
@@ -142,7 +152,8 @@ def verify_bundle(
                 checks.append(Check(name=title, state=SKIPPED, detail="not reached"))
                 continue
             try:
-                checks.append(check(title))
+                with content_of(CONTENT.get(title, title.rpartition(" ")[2])):
+                    checks.append(check(title))
             except TrustError as fault:
                 error = fault
             except EdgecmdError as fault:  # of the gate
@@ -232,7 +243,8 @@ def _contents(work: _Work, title: str) -> Check:
 def _golden(work: _Work, title: str) -> Check:
     work.golden = read_golden(work.copy / GOLDEN, work.cards.values())
     if PROTOTYPES in work.digests:
-        refuse_other_prototypes(work.copy / PROTOTYPES, work.cards[MODEL], work.golden[MODEL])
+        with content_of(PROTOTYPES):
+            refuse_other_prototypes(work.copy / PROTOTYPES, work.cards[MODEL], work.golden[MODEL])
     values = [one for golden in work.golden.values() for one in golden]
     largest = max(one.tolerance for one in values)
     return _ok(title, f"{sum(len(one.inputs) for one in values)} inputs, largest tolerance {largest:g}")
@@ -242,8 +254,9 @@ def _outputs(work: _Work, name: str, title: str) -> Check:
     card, golden = work.cards[name], work.golden[name]
     inputs = [one.inputs for one in golden]
     dims = [dim.dim_value for dim in work.models[name].graph.input[0].type.tensor_type.shape.dim]
-    large = large_input(dims, card.input_dtype, dense=card.dense)
-    found = run_model(work.copy / name, inputs, outputs=card.outputs, limits=work.sandbox, large=large)
+    large = large_inputs(dims, card.input_dtype, dense=card.dense)
+    tried = [*flat_inputs(inputs[0]), *large]
+    found = run_model(work.copy / name, inputs, outputs=card.outputs, limits=work.sandbox, tried=tried)
     largest = max(compare(card, one, values) for one, values in zip(golden, found, strict=True))
-    size = " x ".join(map(str, large.shape[1:]))
+    size = " x ".join(map(str, large[0].shape[1:]))
     return _ok(title, f"as the golden values, to {largest:.1e}; an input of {size} fits the limits")

@@ -155,10 +155,8 @@ def processes() -> Check:
 @cache
 def spawned() -> tuple[bytes, bytes]:
     """First words of two new processes; asked once, as they know nothing of this one."""
-    started = [
-        subprocess.Popen([sys.executable, "-c", SPAWNED], stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    first, second = (bytes.fromhex(one.communicate()[0]) for one in started)
+    started = [subprocess.Popen([sys.executable, "-c", SPAWNED], stdout=subprocess.PIPE) for _ in range(2)]
+    first, second = (bytes.fromhex(one.communicate()[0].decode("ascii")) for one in started)
     return first, second
 
 

@@ -9,10 +9,10 @@ from typing import Any, NoReturn
 import numpy as np
 from onnx import ModelProto, helper
 
-from export.checks.errors import AGAIN, TrustError
+from export.checks.errors import AGAIN, TrustError, content_of
 from export.checks.listing import BOM, CARD, DEMO, LABELS, MODEL, REPORT, profile_of
 from export.frontends import FRONT_ENDS
-from export.requirements import lowest_ir_version, requirements
+from export.requirements import lowest_ir_version, requirements, requirements_text
 from export.spec import FORMAT_VERSION, WAVE, ExportSpec
 
 LARGEST_SIZE, LARGEST_SCALE = 1 << 16, 1 << 20
@@ -132,6 +132,8 @@ def _object(text: str) -> dict[str, Any]:
 
 def _positive(text: str) -> int:
     value = int(text)
+    if str(value) != text:
+        raise ValueError(f"{text!r:.80} is not {value} in plain digits")
     if not 1 <= value <= LARGEST_SIZE:
         raise ValueError(f"{value} is not in 1 to {LARGEST_SIZE}")
     return value
@@ -262,13 +264,17 @@ def check_contents(copy: Path, digests: Mapping[str, str], cards: Sequence[Card]
                     f"{card.file} has {key}={getattr(card, key)!r:.200}, but {MODEL} has"
                     f" {getattr(main, key)!r:.200}. {AGAIN}"
                 )
-    _check_labels(copy, digests, main)
-    _check_report(copy, digests, cards)
+    with content_of(LABELS):
+        _check_labels(copy, digests, main)
+    with content_of(REPORT):
+        _check_report(copy, digests, cards)
     if BOM in digests:
-        _check_bom(copy, digests)
-    for name in (CARD, DEMO):
-        if name in digests:
-            _text(copy / name)
+        with content_of(BOM):
+            _check_bom(copy, digests, main)
+    if CARD in digests:
+        _check_card(_text(copy / CARD), main)
+    if DEMO in digests:
+        _text(copy / DEMO)
     return f"format {FORMAT_VERSION}, {main.architecture}, {len(main.classes)} classes"
 
 
@@ -332,9 +338,10 @@ def _check_report(copy: Path, digests: Mapping[str, str], cards: Sequence[Card])
         raise TrustError(f"{REPORT} does not list {MODEL} under files. {AGAIN}")
     for name, entry in files.items():
         found = {"bytes": (copy / name).stat().st_size, "sha256": digests[name]} if name in digests else None
-        if entry != found:
+        if found is None or entry != found:
             raise TrustError(
-                f"{REPORT} describes {name[:80]!r} as {entry!r:.200}, but it is {found}. {AGAIN}"
+                f"{REPORT} describes {name[:80]!r} as {entry!r:.200}, but it is"
+                f" {found or 'not in the bundle'}. {AGAIN}"
             )
 
 
@@ -342,14 +349,39 @@ def _file(entry: object) -> object:
     return entry.get("file") if isinstance(entry, dict) else None
 
 
-def _check_bom(copy: Path, digests: Mapping[str, str]) -> None:
-    """The hashes in the bill of materials that belong to files of the bundle."""
+def _check_bom(copy: Path, digests: Mapping[str, str], card: Card) -> None:
+    """The hashes in the bill of materials that belong to files of the bundle, and the licence."""
     bom = read_json(copy / BOM)
     if not isinstance(bom, dict) or bom.get("bomFormat") != "CycloneDX":
         raise TrustError(f"{BOM} has no bomFormat 'CycloneDX'. {AGAIN}")
     for name, digest in _hashes(bom):
         if name in digests and digest != digests[name]:
             raise TrustError(f"{BOM} gives {name} the SHA-256 {digest[:16]!r}..., which it has not. {AGAIN}")
+    expected = [{"license": {"name": card.license}}]
+    found = _licences(bom)
+    other = [one for one in found if one != expected]
+    if other or not found:
+        raise TrustError(
+            f"{BOM} has licenses={other[0] if other else None!r:.200}; {card.file} has {card.license!r:.200}."
+            f" {AGAIN}"
+        )
+
+
+def _licences(value: object) -> list[object]:
+    """The licences of every part that has some."""
+    if isinstance(value, list):
+        return [one for part in value for one in _licences(part)]
+    if not isinstance(value, dict):
+        return []
+    own = [value["licenses"]] if "licenses" in value else []
+    return own + [one for part in value.values() for one in _licences(part)]
+
+
+def _check_card(text: str, card: Card) -> None:
+    """The card says the oldest versions and the licence of the weights as the model does."""
+    for expected in (f" needs {requirements_text(card.requires)},", f"Weights: {card.license}. "):
+        if expected not in text:
+            raise TrustError(f"{CARD} does not say {expected.strip()!r:.200}, as {card.file} does. {AGAIN}")
 
 
 def _hashes(value: object) -> list[tuple[str, str]]:

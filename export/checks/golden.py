@@ -27,6 +27,8 @@ MIN_COSINE, MIN_COSINE_INTEGER = 0.9999, 0.98
 NORM_GAP = 1e-2
 # Weights of the head may be stored in 8 bits.
 PROTOTYPE_GAP = 0.02
+# Of vectors of length 1 and a factor before a softmax: far beyond both.
+LARGEST = 1e6
 MAX_INPUTS = 64
 
 
@@ -83,8 +85,11 @@ def _of_model(arrays: Mapping[str, np.ndarray], card: Card, used: set[str]) -> l
         place = _find(arrays, "tolerance", card.profile, variant)
         used.update((key, place))
         tolerance = arrays[place]
-        if tolerance.shape != ():
-            raise TrustError(f"{GOLDEN}: {place} has shape {tolerance.shape}; allowed is one number. {AGAIN}")
+        if tolerance.shape != () or tolerance.dtype.kind != "f":
+            raise TrustError(
+                f"{GOLDEN}: {place} has shape {tolerance.shape} and dtype={tolerance.dtype}; allowed is one"
+                f" number, with a point. {AGAIN}"
+            )
         golden = Golden(inputs=arrays[key], outputs=outputs, tolerance=float(tolerance))
         _refuse_weak(golden, card, key=key)
         values.append(golden)
@@ -119,6 +124,10 @@ def _refuse_weak(golden: Golden, card: Card, *, key: str) -> None:
         )
     if not 2 <= num <= MAX_INPUTS:
         raise TrustError(f"{GOLDEN}: {key} has {num} inputs; allowed are 2 to {MAX_INPUTS}. {AGAIN}")
+    if 0 in golden.inputs.shape:
+        raise TrustError(
+            f"{GOLDEN}: {key} has shape={golden.inputs.shape}; allowed are sizes of 1 and more. {AGAIN}"
+        )
     for name, values in golden.outputs.items():
         size = golden.inputs.shape[1:3] if name == "mask" else ()
         shape = (num, card.widths[name], *size)
@@ -145,12 +154,17 @@ def refuse_other_prototypes(path: Path, card: Card, golden: Iterable[Golden]) ->
 
     Args:
         path: ``prototypes.npz``: ``names`` (K), ``vectors`` (K, D), ``scale``.
-        card: Of a model with a head.
+        card: Of the model.
         golden: Its golden values.
 
     Raises:
-        TrustError: Names, shapes or scores differ; the message says which.
+        TrustError: The model has no scores, or names, shapes or scores differ; the message says which.
     """
+    if not card.classes or card.second != "scores":
+        raise TrustError(
+            f"{path.name} is there, but {card.file} gives {', '.join(card.outputs)}; allowed is the file"
+            f" beside a model that gives scores. {AGAIN}"
+        )
     arrays = read_npz(path, kinds=NUMBERS + "U")
     names, vectors, scale = (arrays.get(key, np.empty(0)) for key in ("names", "vectors", "scale"))
     if names.dtype.kind != "U" or tuple(map(str, names.ravel())) != card.classes:
@@ -160,6 +174,8 @@ def refuse_other_prototypes(path: Path, card: Card, golden: Iterable[Golden]) ->
     shape = (len(card.classes), card.embedding_dim)
     if vectors.shape != shape or vectors.dtype.kind != "f" or scale.shape != () or scale.dtype.kind != "f":
         raise TrustError(f"{path.name} has no vectors of shape {shape} and one scale. {AGAIN}")
+    if not (np.abs(vectors) <= LARGEST).all() or not abs(float(scale)) <= LARGEST:
+        raise TrustError(f"{path.name} has numbers beyond {LARGEST:g}; allowed are smaller ones. {AGAIN}")
     for one in golden:
         logits = float(scale) * one.outputs["embedding"].astype(np.float64) @ vectors.T.astype(np.float64)
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))

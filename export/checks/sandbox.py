@@ -28,9 +28,11 @@ OUT_OF_MEMORY = 11
 MAX_OUTPUT_BYTES = 64 * MEBIBYTE
 MAX_REASON = 300
 # Beside the golden inputs, which are small, one large input is tried: height and width of pictures and depth
-# maps, of those of dense students, and samples of recordings.
+# maps, of those of dense students, and samples of recordings. Pictures of that area are also tried as strips.
 LARGE_PICTURE, LARGE_DENSE, LARGE_WAVE = (1200, 1600), (768, 1024), 1 << 20
-LARGE = "large"
+STRIP = 16
+# The quietest recording that a device takes: -60 dB of full scale.
+QUIETEST = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +64,7 @@ def run_model(
     *,
     outputs: Sequence[str],
     limits: SandboxLimits,
-    large: np.ndarray | None = None,
+    tried: Sequence[np.ndarray] = (),
 ) -> list[dict[str, np.ndarray]]:
     """Outputs of a model by name, for each input.
 
@@ -71,24 +73,26 @@ def run_model(
         inputs: Arrays for its one input.
         outputs: Names of the outputs to compute.
         limits: Of the process.
-        large: One more input, tried last under the same limits, whose outputs are of no interest; the first
-            must be finite.
+        tried: Further inputs, tried last under the same limits; all that is asked of their outputs is that
+            they are finite.
 
     Raises:
-        TrustError: The model cannot be loaded or run, or needs more than the limits; the message says which.
+        TrustError: The model cannot be loaded or run, needs more than the limits, or gives
+            what is not finite; the message says which.
     """
     with tempfile.TemporaryDirectory(prefix="edgecmd-verify-") as name:
         folder = Path(name)
         arrays: dict[str, Any] = {str(index): value for index, value in enumerate(inputs)}
-        if large is not None:
-            arrays[LARGE] = large
+        extra = {f"tried{place}": value for place, value in enumerate(tried)}
+        arrays.update(extra)
         np.savez(folder / "in.npz", **arrays)
         job = {
             "model": str(path),
             "inputs": str(folder / "in.npz"),
             "outputs": str(folder / "out.npz"),
             "names": list(outputs),
-            "large": str(folder / LARGE),
+            "tried": list(extra),
+            "begun": f"{folder}{os.sep}",
             "memory_bytes": limits.memory_mb * MEBIBYTE,
             "cpu_s": math.ceil(limits.timeout_s),
             "file_bytes": MAX_OUTPUT_BYTES,
@@ -96,28 +100,58 @@ def run_model(
         code, reason = _run(job, folder, timeout_s=limits.timeout_s)
         if code != 0:
             reason = reason.replace(str(path), path.name)
-            given = large is not None and (folder / LARGE).exists()
-            where = f", given an input of shape {large.shape}," if given and large is not None else ""
+            begun = [value for key, value in extra.items() if (folder / key).exists()]
+            where = f", given {_told(begun[-1])}," if begun else ""
             raise TrustError(f"{path.name}{where} {_fault(code, reason, limits)} {AGAIN}")
         found = read_npz(folder / "out.npz", max_bytes=MAX_OUTPUT_BYTES)
-    if large is not None and not np.isfinite(found[f"{LARGE}.{outputs[0]}"]).all():
-        raise TrustError(
-            f"{path.name}, given an input of shape {large.shape}, gives {outputs[0]} that is not finite."
-            f" {AGAIN}"
-        )
+    for key, value in extra.items():
+        for one in outputs:
+            if not found[f"{key}.{one}"].all():
+                raise TrustError(
+                    f"{path.name}, given {_told(value)}, gives {one} that is not finite. {AGAIN}"
+                )
     return [{one: found[f"{index}.{one}"] for one in outputs} for index in range(len(inputs))]
 
 
-def large_input(dims: Sequence[int], dtype: np.dtype[Any], *, dense: bool) -> np.ndarray:
-    """One large input of seeded noise.
+def _told(value: np.ndarray) -> str:
+    least, most = value.min(), value.max()
+    return f"an input of shape {value.shape}" + (f" that is {least:g} everywhere" if least == most else "")
+
+
+def flat_inputs(like: np.ndarray) -> list[np.ndarray]:
+    """One input of the least of its type alone, one of zeros, one of the largest; of recordings -1, 0.001, 1.
+
+    A recording of zeros is left out: devices refuse below -60 dB.
+
+    Args:
+        like: Inputs with the type and the sizes.
+    """
+    if like.dtype.kind == "f":
+        values = [-1.0, QUIETEST, 1.0]
+    else:
+        values = sorted({np.iinfo(like.dtype).min, 0, np.iinfo(like.dtype).max})
+    return [np.full_like(like[:1], value) for value in values]
+
+
+def large_inputs(dims: Sequence[int], dtype: np.dtype[Any], *, dense: bool) -> list[np.ndarray]:
+    """Large inputs of seeded noise: one of usual form, and of pictures of free size two strips.
 
     Args:
         dims: Sizes of the model's input, 0 where they are free: (B, H, W, C) or (B, T).
         dtype: Of its elements.
         dense: Whether the model tells a class for each pixel, and needs memory for each.
     """
-    usual = (1, LARGE_WAVE) if len(dims) == 2 else (1, *(LARGE_DENSE if dense else LARGE_PICTURE), 1)
-    shape = [size or free for size, free in zip(dims, usual, strict=True)]
+    if len(dims) == 2:
+        forms: list[tuple[int, ...]] = [(1, LARGE_WAVE)]
+    else:
+        height, width = LARGE_DENSE if dense else LARGE_PICTURE
+        long = height * width // STRIP
+        forms = [(1, height, width, 1), (1, STRIP, long, 1), (1, long, STRIP, 1)]
+    shapes = [tuple(size or free for size, free in zip(dims, form, strict=True)) for form in forms]
+    return [_noise(shape, dtype) for shape in dict.fromkeys(shapes)]
+
+
+def _noise(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
     generator = np.random.default_rng(0)
     if dtype.kind == "f":
         return generator.uniform(-0.5, 0.5, shape).astype(dtype)

@@ -4,13 +4,14 @@ It imports nothing but the standard library, numpy and onnxruntime, and those on
 
 Arguments: one JSON object with ``model`` and ``inputs`` and ``outputs`` (paths), ``names`` of the outputs,
 ``memory_bytes``, ``cpu_s`` and ``file_bytes``. It writes ``outputs`` (.npz: ``<index of the input>.<name>``).
-Of the input named ``large`` the first output alone is kept; the file ``large`` tells that it was begun.
+Of the inputs in ``tried`` is kept whether each output is finite; a file of that name tells that it was begun.
 Exit codes: 0 done; 10 the model cannot be loaded or run; 11 memory. The reason is on standard error.
 """
 
 import json
 import resource
 import sys
+from typing import Any
 
 
 def main(argument: str) -> int:
@@ -38,7 +39,7 @@ def main(argument: str) -> int:
     return 0
 
 
-def run(job: dict[str, str]) -> None:
+def run(job: dict[str, Any]) -> None:
     """Load by path, never from bytes: those would look for data outside the file in the current folder."""
     import os
 
@@ -56,12 +57,13 @@ def run(job: dict[str, str]) -> None:
     with np.load(job["inputs"], allow_pickle=False) as inputs:
         for key in inputs.files:
             names = list(job["names"])
-            if key == "large":
-                with open(job["large"], "x"):  # noqa: PTH123 - pathlib is not imported under these limits
+            if key in job["tried"]:
+                with open(job["begun"] + key, "x"):  # noqa: PTH123 - pathlib is not imported under these limits
                     pass
             outputs = session.run(names, {name: inputs[key]})
-            kept = 1 if key == "large" else len(names)
-            arrays.update({f"{key}.{one}": value for one, value in zip(names[:kept], outputs)})
+            if key in job["tried"]:
+                outputs = [np.isfinite(value).all() for value in outputs]
+            arrays.update({f"{key}.{one}": value for one, value in zip(names, outputs)})
     np.savez(job["outputs"], **arrays)
 
 

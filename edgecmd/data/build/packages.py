@@ -176,7 +176,8 @@ def fetch(package: Package, folder: Path) -> Path:
             [*command, where, str(folder)],
             check=True,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=FETCH_TIMEOUT_S,
         )
     except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:

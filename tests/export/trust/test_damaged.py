@@ -185,7 +185,7 @@ DAMAGES = {
     ),
     "head removed": (
         d.on_model(lambda m: m.graph.output.pop()),
-        "3 classes in its properties but the outputs",
+        "'Softmax', has no part in an output",
     ),
     "nan weight": (d.with_weight(d.set_first(np.nan)), "1 numbers that are not finite"),
     "infinite weight": (d.with_weight(d.set_first(np.inf)), "1 numbers that are not finite"),
