@@ -65,6 +65,7 @@ class LogMel(nn.Module):
 
     basis: Tensor
     filters: Tensor
+    floor: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,6 +73,8 @@ class LogMel(nn.Module):
         filters = mel_filters(num_mels=NUM_MELS, window_samples=WINDOW_SAMPLES, sampling_rate_hz=FILTERS_HZ)
         self.register_buffer("basis", basis, persistent=False)
         self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
+        # One number a band: the ONNX exporter drops the addition of one number up to 1e-8 as that of 0.
+        self.register_buffer("floor", torch.full((NUM_MELS, 1), FLOOR), persistent=False)
 
     def forward(self, wave: Float[Tensor, "batch 1 1 samples"]) -> Float[Tensor, "batch 1 mels frames"]:
         """Picture of each recording.
@@ -81,7 +84,7 @@ class LogMel(nn.Module):
         """
         parts = functional.conv1d(wave[:, 0], self.basis, stride=HOP_SAMPLES)
         real, imaginary = parts.chunk(2, dim=1)
-        loudness = torch.log(self.filters @ (real.square() + imaginary.square()) + FLOOR)
+        loudness = torch.log(self.filters @ (real.square() + imaginary.square()) + self.floor)
         below = loudness - loudness.amax(dim=(1, 2), keepdim=True)
         share = (below / RANGE_NEPER + 1.0).clamp_min(0.0)
         return ((share - CENTRE) / SPREAD)[:, None]

@@ -167,6 +167,17 @@ def write_wav(path, samples, *, rate_hz=8000, channels=1, width=2):
     return path
 
 
+@pytest.mark.parametrize("profile", ["fp32", "w8"])
+def test_silence_is_a_number(make, folder, profile):
+    """The floor below the logarithm is in the file too: without it silence is log 0 - log 0."""
+    silence = np.zeros((2, SAMPLES), np.float32)
+    wanted = reference(make, "wave")(torch.from_numpy(silence))[0].detach().numpy()
+    device = Student(folder("wave"), profile=profile)
+    found = device.session.run(["embedding"], {device.sensor.input_name: silence})[0]
+    assert np.isfinite(found).all()
+    assert np.abs(found - wanted).max() <= (1e-4 if profile == "fp32" else 0.05)
+
+
 def test_a_wav_file_is_heard_as_its_samples(folder, tmp_path, capsys):
     device, samples = Student(folder("wave")), waves(1)
     assert device.rate_hz == 8000
