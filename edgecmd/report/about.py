@@ -72,7 +72,7 @@ def limits(run: RunFiles) -> Section:
     items += [CLASS_PAIRED] if scores.is_class_paired(run.evaluation) else []
     labels = SEEN_LABELS.format(unseen=unseen) if unseen != "concepts" else LABELS
     if scores.shared(run.evaluation):
-        labels = f"{labels.split('. ')[0]}. Not unseen: {scores.shared(run.evaluation)}."
+        labels += f" But {scores.shared(run.evaluation)}."
     items += [DEVICES if run.on_devices else labels, *LIMITS]
     if not run.privacy:
         items.append(NOT_PRIVATE)

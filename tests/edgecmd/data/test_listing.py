@@ -113,7 +113,7 @@ def test_what_has_a_known_name_and_is_something_else(folder: Path) -> None:
     (folder / "labels.csv").symlink_to("/nonexistent.csv")
     told = "\n".join(found(folder)[0])
     assert "public is no folder. Make it one, or remove it." in told
-    assert "pairs.csv cannot be read as CSV (it is no plain file)" in told
+    assert "pairs.csv cannot be read as CSV: it is no plain file" in told
     assert "labels.csv links to nothing." in told
 
 
