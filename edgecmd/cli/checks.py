@@ -256,7 +256,18 @@ def notes_in_short(whole: "Experiment", config: RunConfig) -> list[str]:
     """The same for a plan: copies are counted and not named."""
     from edgecmd.data.duplicates import duplicate_summary
 
-    return [*whole.notes, *_constant(whole, config), *duplicate_summary(whole)]
+    return [*whole.notes, *_constant(whole, config), *duplicate_summary(whole), *_masked(whole, config)]
+
+
+def _masked(whole: "Experiment", config: RunConfig) -> list[str]:
+    """What becomes of training pairs of one source in a batch."""
+    from edgecmd.data.clients import shares_features
+
+    return (
+        ["Pairs of one source share its teacher feature and are no negatives of each other."]
+        if shares_features(whole, config)
+        else []
+    )
 
 
 def refuse(config: RunConfig) -> None:

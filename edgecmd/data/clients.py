@@ -167,13 +167,22 @@ def training_features(config: RunConfig) -> Float[Tensor, "num dim *grid"]:
 def _training_features(config: RunConfig) -> Float[Tensor, "num dim *grid"]:
     whole = experiment(config.data)
     features = pair_features(config, whole.train, whole.train_ids)
-    if whole.copies is None or not config.data.path or config.data.copies == "leave-out":
+    if not shares_features(whole, config):
         return features
-    # A user's copies of one source have the feature of the first, so that none is a negative of another. Not
-    # under privacy: there no pair may change what another is taught.
+    assert whole.copies is not None
     codes = whole.copies.source[: len(whole.train)]
     _, first, which = np.unique(codes, return_index=True, return_inverse=True)
     return features[torch.from_numpy(first[which])]
+
+
+def shares_features(whole: Experiment, config: RunConfig) -> bool:
+    """Whether training pairs of one source are taught the feature of the first, so that none is a negative.
+
+    Only a user's own pairs, and not under privacy: there no pair may change what another is taught.
+    """
+    if whole.copies is None or not config.data.path or config.data.copies == "leave-out":
+        return False
+    return len(np.unique(whole.copies.source[: len(whole.train)])) < len(whole.train)
 
 
 def target_input(config: RunConfig, pairs: PairedData) -> Float[Tensor, "num channels height width"]:

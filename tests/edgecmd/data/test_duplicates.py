@@ -1,6 +1,7 @@
 """Copies: which are found, which are not, and what becomes of sets that have them."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgecmd import evaluate
+from edgecmd.config import RunConfig
 from edgecmd.config_data import DataConfig
 from edgecmd.data import duplicates
+from edgecmd.data.clients import training_features
 from edgecmd.data.contained import contained, contained_lines
 from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.pairs import PairedData
@@ -194,6 +197,21 @@ class TestSets:
         assert perfect(whole) == {"recall@1": 1.0}
         assert any("sources, in 16 groups" in line for line in duplicates.duplicate_report(whole))
         assert duplicates.duplicate_summary(whole)
+
+    def test_copies_of_one_source_are_taught_one_feature(self, tmp_path: Path) -> None:
+        path = folder_of(tmp_path, encode=True)
+        ids = [one.stem for one in sorted((path / "target").iterdir())]
+        lines = ["id,concept", *(f"{one},{one.partition('-')[0]}" for one in ids)]
+        (path / "pairs.csv").write_text("\n".join(lines))
+        data = config(path)
+        whole = load_experiment(data)
+        names = np.array([one.partition("-")[0] for one in whole.train_ids])
+        told = training_features(RunConfig(data=data)).numpy()
+        for one in np.unique(names):
+            assert np.ptp(told[names == one], axis=0).max() == 0.0
+        assert len(np.unique(told, axis=0)) == len(np.unique(names))
+        apart = training_features(RunConfig(data=replace(data, copies="leave-out"))).numpy()
+        assert len(np.unique(apart, axis=0)) > len(np.unique(names))
 
     def test_copies_of_targets_join_too(self, tmp_path: Path) -> None:
         path = folder_of(tmp_path, encode=False)
