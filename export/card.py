@@ -6,7 +6,7 @@ from typing import Any
 
 from edgecmd.report.privacy import claim
 from edgecmd.statistics import MIN_ITEMS, MIN_REPEATS, wilson
-from edgecmd.text import markdown_text, printable
+from edgecmd.text import counted, markdown_text, printable
 from export.device.reading import LEAST_PILLOW
 from export.provenance import Provenance
 from export.requirements import requirements_text
@@ -91,13 +91,17 @@ def metrics_of(evaluation: Mapping[str, Any]) -> list[Metric]:
     for labelling, table in evaluation.get("few_labels", {}).items():
         for count, row in table.get("linear", {}).items():
             if row.get("num", 0) > 1:
-                labels = f"linear probe on {labelling}, {count} labels a class"
+                labels = f"linear probe on {labelling}, {_labels(count)}"
                 found.append(_mean(labels, row, num=int(table["num_test"])))
             elif row.get("values"):
-                which = "all labels" if count == "all" else f"{count} labels a class, one draw"
-                labels = f"linear probe on {labelling}, {which}"
+                one = "" if count == "all" else ", one draw"
+                labels = f"linear probe on {labelling}, {_labels(count)}{one}"
                 found.append(_share(labels, row["mean"], num=int(table["num_test"])))
     return found
+
+
+def _labels(count: str) -> str:
+    return "all labels" if count == "all" else f"{counted(int(count), 'label')} a class"
 
 
 def _share(name: str, value: float, *, num: int) -> Metric:

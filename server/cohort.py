@@ -9,6 +9,7 @@ from flwr.serverapp import Grid
 
 from edgecmd.config import FederationConfig
 from edgecmd.errors import FederationError
+from edgecmd.text import counted
 from server.patience import Clock, GridAround
 from server.screening import Rejection, error_words, match
 
@@ -118,9 +119,9 @@ def wait_for_nodes(
             return nodes
         if left <= 0:
             raise FederationError(
-                f"{len(nodes)} clients connected within {terms.deadline_s:g} s; {terms.min_nodes} are needed"
-                f" ({terms.quorum}). Start more clients, raise federation.deadline_s or lower"
-                " federation.min_clients."
+                f"{counted(len(nodes), 'client')} connected within {terms.deadline_s:g} s;"
+                f" {terms.min_nodes} are needed ({terms.quorum}). Start more clients, raise"
+                " federation.deadline_s or lower federation.min_clients."
             )
         clock.sleep(min(POLL_S, max(left, 0.001)))
 

@@ -285,8 +285,8 @@ def _wav_form(body: bytes, order: str) -> WavForm:
     allowed = (4, 8) if coding == FLOATS else (1, 2, 3, 4)
     if not channels or width not in allowed or (coding == FLOATS and bits % 8) or block != channels * width:
         raise DecodeError(
-            f"its format is impossible or unknown: {channels} channels, {bits} bits a sample, {block} bytes"
-            " for a sample of all channels"
+            f"its format is impossible or unknown: channels={channels}, bits of a sample={bits}, bytes of a"
+            f" sample of all channels={block}"
         )
     return WavForm(channels, rate_hz, width, coding == FLOATS, order)
 

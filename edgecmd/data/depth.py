@@ -12,6 +12,7 @@ from jaxtyping import Integer, UInt16
 from edgecmd.config_data import DataConfig
 from edgecmd.data.cells import median_of_measured
 from edgecmd.errors import DataError
+from edgecmd.text import counted
 
 # What uint16 millimetres can hold; 0 stands for missing.
 MOST_MM = 65_535
@@ -88,7 +89,7 @@ def notes_on_depth(maps: Sequence[np.ndarray]) -> list[str]:
     metres = depth[depth > 0] / 1000.0
     low, middle, high = np.quantile(metres, (0.01, 0.5, 0.99))
     notes = [
-        f"{len(maps)} depth maps: {low:.2f} to {high:.2f} m (1% and 99%), median {middle:.2f} m;"
+        f"{counted(len(maps), 'depth map')}: {low:.2f} to {high:.2f} m (1% and 99%), median {middle:.2f} m;"
         f" {np.mean(depth == 0):.0%} of the pixels are missing."
     ]
     if not USUAL_M[0] <= middle <= USUAL_M[1]:

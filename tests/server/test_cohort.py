@@ -119,7 +119,7 @@ def test_too_few_by_the_deadline_is_an_error_with_the_quorum() -> None:
     with pytest.raises(FederationError) as caught:
         wait_for_nodes(Arriving(time, {9: 0, 7: 61}), TERMS, wanted=3, clock=time.clock())
     assert str(caught.value) == (
-        "1 clients connected within 60 s; 2 are needed (federation.min_clients=2). Start more clients, raise"
+        "1 client connected within 60 s; 2 are needed (federation.min_clients=2). Start more clients, raise"
         " federation.deadline_s or lower federation.min_clients."
     )
 

@@ -35,6 +35,7 @@ from edgecmd.data.public import built_in_public, check_public, public_of
 from edgecmd.data.sound import Recording
 from edgecmd.errors import ConfigError, DataError, choose
 from edgecmd.progress import tracked
+from edgecmd.text import counted
 
 Indexer = Callable[[Path, DataConfig], Index]
 # data.name -> module and function that makes its index; imported only when asked for.
@@ -138,7 +139,9 @@ def _read(
     """All pairs of ``entries``; None where one cannot be used."""
     problems += index.problems
     if len(entries) < MIN_PAIRS:
-        problems.append(f"There are {len(entries)} pairs; at least {MIN_PAIRS} are needed. Add files.")
+        problems.append(
+            f"The set has {counted(len(entries), 'pair')}; at least {MIN_PAIRS} are needed. Add files."
+        )
     data = _fill(index, entries, sides, problems=problems, notes=notes)
     if problems or data is None:
         return None
