@@ -169,8 +169,7 @@ def _training_features(config: RunConfig) -> Float[Tensor, "num dim *grid"]:
     features = pair_features(config, whole.train, whole.train_ids)
     if not shares_features(whole, config):
         return features
-    assert whole.copies is not None
-    codes = whole.copies.source[: len(whole.train)]
+    codes = whole.all_copies().source[: len(whole.train)]
     _, first, which = np.unique(codes, return_index=True, return_inverse=True)
     return features[torch.from_numpy(first[which])]
 
@@ -180,9 +179,9 @@ def shares_features(whole: Experiment, config: RunConfig) -> bool:
 
     Only a user's own pairs, and not under privacy: there no pair may change what another is taught.
     """
-    if whole.copies is None or not config.data.path or config.data.copies == "leave-out":
+    if not config.data.path or config.data.copies == "leave-out":
         return False
-    return len(np.unique(whole.copies.source[: len(whole.train)])) < len(whole.train)
+    return len(np.unique(whole.all_copies().source[: len(whole.train)])) < len(whole.train)
 
 
 def target_input(config: RunConfig, pairs: PairedData) -> Float[Tensor, "num channels height width"]:

@@ -291,15 +291,12 @@ def duplicate_report(whole: "Experiment") -> list[str]:
     Args:
         whole: The experiment; its ids name the pairs.
     """
-    pairs, ids = _everything(whole)
-    copies = whole.copies or alike(pairs)
-    lines = []
-    for name, examples, codes in (
-        ("source", pairs.source, copies.source),
-        ("target", pairs.target, copies.target),
-    ):
-        lines += _on_groups(name, equal_groups(examples), codes, ids)
-    both = joined_codes(equal_groups(pairs.source), equal_groups(pairs.target))
+    pairs, ids, copies = whole.everything(), _ids(whole), whole.all_copies()
+    source, target = equal_groups(pairs.source), equal_groups(pairs.target)
+    lines = _on_groups("source", source, copies.source, ids) + _on_groups(
+        "target", target, copies.target, ids
+    )
+    both = joined_codes(source, target)
     again = np.bincount(both)[both] > 1
     if again.any():
         lines.append(
@@ -313,15 +310,13 @@ def duplicate_report(whole: "Experiment") -> list[str]:
 
 def duplicate_summary(whole: "Experiment") -> list[str]:
     """What a plan says of copies: short sentences, empty where there is nothing to say."""
-    pairs, _ = _everything(whole)
-    copies = whole.copies or alike(pairs)
-    lines = []
+    copies, lines = whole.all_copies(), list[str]()
     for name, codes in (("source", copies.source), ("target", copies.target)):
         part = codes[: len(whole.train)]
         num = int((np.bincount(part)[part] > 1).sum())
         if num:
             lines.append(f"{num} of {len(part)} training pairs share a {name} with another")
-    return [*lines, *([whole.shared] if whole.shared else []), *contained_lines(pairs)]
+    return [*lines, *([whole.shared] if whole.shared else []), *contained_lines(whole.everything())]
 
 
 def joined_codes(first: Codes, second: Codes) -> Codes:
@@ -329,19 +324,15 @@ def joined_codes(first: Codes, second: Codes) -> Codes:
     return np.unique(np.stack([first, second]), axis=1, return_inverse=True)[1].ravel()
 
 
-def _everything(whole: "Experiment") -> tuple[PairedData, np.ndarray]:
-    """All pairs, those of training, validation and test one after the other, and their names."""
+def _ids(whole: "Experiment") -> np.ndarray:
+    """Names of `Experiment.everything`, made up where the set has none."""
     parts = (whole.train, whole.validation.pairs, whole.test.pairs)
     names = (whole.train_ids, whole.validation.ids, whole.test.ids)
     ids = [
         ids or tuple(f"{part}-{row}" for row in range(len(one)))
         for part, one, ids in zip(("train", "validation", "test"), parts, names, strict=True)
     ]
-    pairs = PairedData(
-        source=np.concatenate([one.source for one in parts]),
-        target=np.concatenate([one.target for one in parts]),
-    )
-    return pairs, np.array([name for part in ids for name in part], dtype=object)
+    return np.array([name for part in ids for name in part], dtype=object)
 
 
 def _names(ids: np.ndarray, rows: np.ndarray) -> str:

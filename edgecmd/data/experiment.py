@@ -7,6 +7,7 @@ Only a simulation or an evaluation sees an `Experiment`. A client gets `PairedDa
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import cast
 
 import numpy as np
@@ -123,7 +124,7 @@ class Experiment:
         train_concept: Concept of each training pair, which the split follows; None where it is not known.
         notes: What a person should know of the files: what is not used, cut or converted.
         copies: Groups of copies among all pairs, those of training, validation and test one after the other;
-            None where nobody looked.
+            None where nobody looked, see `all_copies`.
     """
 
     name: str
@@ -153,11 +154,26 @@ class Experiment:
     def shared(self) -> str:
         """What test and training share in truth, such as "12 of 40 test sources are also in training".
 
-        Empty where that is nothing, or nobody looked.
+        Empty where that is nothing.
         """
-        if self.copies is None:
-            return ""
-        return shared_with(self.copies, num_train=len(self.train), num_test=len(self.test))
+        return shared_with(self.all_copies(), num_train=len(self.train), num_test=len(self.test))
+
+    def everything(self) -> PairedData:
+        """All pairs, those of training, validation and test one after the other."""
+        parts = (self.train, self.validation.pairs, self.test.pairs)
+        return PairedData(
+            source=np.concatenate([one.source for one in parts]),
+            target=np.concatenate([one.target for one in parts]),
+        )
+
+    def all_copies(self) -> Alike:
+        """Groups of copies among `everything`, looked for when they are first asked for."""
+        return _all_copies(self) if self.copies is None else self.copies
+
+
+@lru_cache(maxsize=2)
+def _all_copies(whole: Experiment) -> Alike:
+    return alike(whole.everything())
 
 
 def check_ids(name: str, ids: tuple[str, ...], *, num: int) -> None:
@@ -191,25 +207,18 @@ def load_experiment(config: DataConfig) -> Experiment:
 
 
 def with_copies(whole: Experiment) -> Experiment:
-    """The experiment with the groups of copies among its pairs, which retrieval then takes for one thing.
+    """The experiment whose held-out parts know their copies, which retrieval then takes for one thing.
 
     Guarantees:
         Where no held-out source is a copy of another, retrieval is what it was.
     """
     if whole.copies is not None:
         return whole
-    parts = (whole.train, whole.validation.pairs, whole.test.pairs)
-    copies = alike(
-        PairedData(
-            source=np.concatenate([one.source for one in parts]),
-            target=np.concatenate([one.target for one in parts]),
-        )
-    )
     # Of the part alone: whatever lies in training must not decide what is asked in the test.
     validation = _showing(whole.validation, alike(whole.validation.pairs))
     test = _showing(whole.test, alike(whole.test.pairs))
     strict = test if whole.test_strict is whole.test else _part_of(test, whole.test_strict)
-    return replace(whole, validation=validation, test=test, test_strict=strict, copies=copies)
+    return replace(whole, validation=validation, test=test, test_strict=strict)
 
 
 def _showing(held: HeldOut, copies: Alike) -> HeldOut:

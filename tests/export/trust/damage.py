@@ -10,7 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from edgecmd.errors import ExportError
+from export.trust import verify_bundle
 
 MODEL = "student.onnx"
 
@@ -278,3 +282,12 @@ def cached(*names):
             (folder / "__pycache__" / name).write_bytes(b"compiled")
 
     return action
+
+
+def assert_refused(folder, *, check, match):
+    """The bundle is refused by ``check`` alone, with a message that matches."""
+    verdict = verify_bundle(folder)
+    with pytest.raises(ExportError, match=match):
+        raise verdict.error or ExportError("no fault was found")
+    (fault,) = [one for one in verdict.checks if one.state == "fault"]
+    assert fault.name.split(" of ")[0] == check
