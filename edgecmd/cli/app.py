@@ -8,6 +8,7 @@ memory, processes); 130 stopped by Ctrl-C; 141 nobody reads the output any more.
 import os
 import signal
 import sys
+from types import FrameType
 from typing import Annotated
 
 import click
@@ -112,6 +113,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     words = [word for word in sys.argv[1:] if word != "--debug"]
     open_streams()
+    _own_interrupt()
     streams = sys.stdout, sys.stderr
     with quiet_libraries(debug=debug):
         try:
@@ -122,6 +124,24 @@ def main() -> None:
             settle_streams()
     if code:
         sys.exit(code)
+
+
+class _CtrlC(KeyboardInterrupt):
+    """Ctrl-C during a command.
+
+    Python notes a plain KeyboardInterrupt that leaves an ``exec`` (many libraries call one while
+    they are imported) and then ends ``python -m`` by the signal, whatever the exit code was to be.
+    """
+
+
+def _own_interrupt() -> None:
+    """Raise :class:`_CtrlC` on Ctrl-C, unless whoever started this process had it ignored."""
+
+    def stop(_signum: int, _frame: FrameType | None) -> None:
+        raise _CtrlC
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, stop)
 
 
 def _ended(words: list[str], *, debug: bool) -> int:

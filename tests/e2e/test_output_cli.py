@@ -187,6 +187,22 @@ def test_doctor_tells_machines_what_there_is_and_tries_its_folders(
     assert "is a file, where a folder is needed" in capsys.readouterr().out
 
 
+def test_ctrl_c_inside_an_exec_has_the_same_exit_code(tmp_path: Path) -> None:
+    # Libraries exec text while they are imported; `python -m` then ended by the signal, not with 130.
+    (tmp_path / "stopped.py").write_text(
+        "import sys\n"
+        "from edgecmd.cli import app\n"
+        "press = 'import os, signal; os.kill(os.getpid(), signal.SIGINT); [_ for _ in range(1000)]'\n"
+        "app._run = lambda words: exec(press)\n"
+        "app.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "stopped"], capture_output=True, text=True, cwd=tmp_path, timeout=300
+    )
+    assert done.returncode == 130
+    assert done.stderr.startswith("edgecmd: Stopped.")
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_ends_a_run_and_its_workers_with_one_line(
     tiny: RunConfig, tmp_path: Path, workers: int
