@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from clients.node import Node
 from clients.order import Order
 from edgecmd import __version__
+from edgecmd.core.errors import PrivacyError
 from edgecmd.data.anchors import Anchors, anchors_digest
-from edgecmd.data.clients import Holding
 from edgecmd.data.device import DeviceSources, device_anchors, device_data, device_sources
-from edgecmd.data.device_pairs import DevicePairs, read_device_pairs
-from edgecmd.errors import PrivacyError
+from edgecmd.data.problem import Holding
+from edgecmd.data.user_files.device_pairs import DevicePairs, read_device_pairs
 from edgecmd.privacy.device_ledger import DeviceLedgers, Found
 
 LOG = logging.getLogger("edgecmd.client")

@@ -8,13 +8,13 @@ from functools import lru_cache
 from flwr.app import ConfigRecord
 
 from clients.node import Node
-from edgecmd.config import EvaluateConfig, ExportConfig, RunConfig, StudentConfig
-from edgecmd.config_data import DataConfig, PretrainConfig, TeacherConfig
+from edgecmd.core.errors import PrivacyError, choose
 from edgecmd.data.pairs import TARGET_KINDS
-from edgecmd.errors import PrivacyError, choose
-from edgecmd.file_settings import FILE_SETTINGS
 from edgecmd.models.students import STUDENTS
-from edgecmd.settings import flatten, unflatten
+from edgecmd.settings.data_settings import DataConfig, PretrainConfig, TeacherConfig
+from edgecmd.settings.file_settings import FILE_SETTINGS
+from edgecmd.settings.reader import flatten, unflatten
+from edgecmd.settings.schema import EvaluateConfig, ExportConfig, RunConfig, StudentConfig
 
 # The server chooses the token and it becomes a folder's name here: nothing but a plain word.
 TOKEN = re.compile(r"[0-9a-f]{16}")

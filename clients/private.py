@@ -17,19 +17,19 @@ from safetensors.numpy import load, save
 from clients.node import OWNER_DELTA, Node
 from clients.order import Order
 from clients.state import load_state, save_state
-from edgecmd.data.clients import Holding
-from edgecmd.distill import Place, make_optimizer, optimizer_tensors, restore_optimizer
-from edgecmd.errors import PrivacyError
-from edgecmd.files import write_bytes_atomically
+from edgecmd.core.errors import PrivacyError
+from edgecmd.core.files import write_bytes_atomically
+from edgecmd.data.problem import Holding
 from edgecmd.models.students import Student
 from edgecmd.privacy.ledger import Ledger, Release
+from edgecmd.privacy.ledger_paths import client_ledger, require_same_clients
 from edgecmd.privacy.mechanisms import unit_loss
-from edgecmd.privacy.places import client_ledger, require_same_clients
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
-from edgecmd.privacy.probe import require_pure, require_pure_loss
-from edgecmd.privacy.randomness import make_source
-from edgecmd.privacy.train import distil_privately
-from edgecmd.runs import comparable
+from edgecmd.privacy.step.private_step import distil_privately
+from edgecmd.privacy.step.purity import require_pure, require_pure_loss
+from edgecmd.privacy.step.randomness import make_source
+from edgecmd.training.distill import Place, make_optimizer, optimizer_tensors, restore_optimizer
+from edgecmd.training.run_folder import comparable
 
 _probed: set[tuple[str, int, tuple[int, ...], str]] = set()
 

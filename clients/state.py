@@ -12,8 +12,8 @@ from pathlib import Path
 from safetensors.torch import load, save
 from torch import Tensor
 
-from edgecmd.errors import FederationError
-from edgecmd.files import write_bytes_atomically
+from edgecmd.core.errors import FederationError
+from edgecmd.core.files import write_bytes_atomically
 
 KEPT_ROUNDS = 3
 PREFIX, SUFFIX = "round-", ".state"

@@ -13,18 +13,23 @@ import numpy as np
 import onnx
 from torch import nn
 
-from edgecmd.artefacts import write_artefact
+from edgecmd.core.artefacts import write_artefact
+from edgecmd.core.errors import ExportError, choose
+from edgecmd.core.machine import at, explain
 from edgecmd.data.pairs import Targets
-from edgecmd.errors import ExportError, choose
-from edgecmd.machine import at, explain
-from export.contents import BUNDLE_FILES, Built, Contents, write_contents
 from export.device.infer import Prototypes
 from export.device.reading import InferError
-from export.fold import fold
-from export.folding import Folding
-from export.frontends import FRONT_ENDS
-from export.graph import Deployable, rebuild
-from export.profiles import (
+from export.documents.bundle_files import BUNDLE_FILES, Built, Contents, write_contents
+from export.documents.provenance import Provenance
+from export.graph.deployable import Deployable, rebuild
+from export.graph.fold_standardised import fold
+from export.graph.folding import Folding
+from export.graph.frontends import FRONT_ENDS
+from export.graph.spec import ExportSpec
+from export.graph.to_onnx import to_onnx
+from export.profiles.quantise import quantised_layers
+from export.profiles.sensitivity import Culprit, Quality, find_culprit
+from export.profiles.table import (
     DEFAULT,
     PROFILES,
     Calibration,
@@ -33,12 +38,7 @@ from export.profiles import (
     make_profile,
     refuse_malformed,
 )
-from export.provenance import Provenance
-from export.quantise import quantised_layers
-from export.sensitivity import Culprit, Quality, find_culprit
-from export.spec import ExportSpec
-from export.to_onnx import to_onnx
-from export.verify import ParityError, ParityReport, Task, refuse_below, refuse_mismatch, verify
+from export.trust.verify import ParityError, ParityReport, Task, refuse_below, refuse_mismatch, verify
 
 # Leaving out one layer at a time is measured with one batch size: the layer does not depend on it.
 BATCH_OF_SEARCH = (32,)

@@ -14,9 +14,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from edgecmd.artefacts import declare
-from edgecmd.errors import FederationError
-from edgecmd.files import folder_in_one_piece, read_json, write_bytes_atomically, write_json
+from edgecmd.core.artefacts import declare
+from edgecmd.core.errors import FederationError
+from edgecmd.core.files import folder_in_one_piece, read_json, write_bytes_atomically, write_json
 
 KEPT = 2
 PREFIX = "round-"

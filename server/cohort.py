@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from edgecmd.config import FederationConfig
-from edgecmd.errors import FederationError
-from edgecmd.text import counted
+from edgecmd.core.errors import FederationError
+from edgecmd.core.text import counted
+from edgecmd.settings.schema import FederationConfig
 from server.patience import Clock, GridAround
 from server.screening import Rejection, error_words, match
 

@@ -16,8 +16,8 @@ from flwr.server.superlink.linkstate.utils import (
     create_message_error_unavailable_res_message,
 )
 
-from edgecmd.errors import ConfigError
-from edgecmd.seeding import numpy_generator
+from edgecmd.core.errors import ConfigError
+from edgecmd.core.seeding import numpy_generator
 from server.local_grid import LocalGrid
 from server.patience import Clock, GridAround, PatientGrid
 

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from flwr.serverapp import Grid
 
-from edgecmd.artefacts import write_artefact
-from edgecmd.assess import validate
-from edgecmd.config import RunConfig
-from edgecmd.data.clients import told_to_devices
+from edgecmd.core.artefacts import write_artefact
+from edgecmd.core.run_lock import owned
+from edgecmd.data.problem import told_to_devices
+from edgecmd.evaluation.evaluate import validate
 from edgecmd.models.students import Student
-from edgecmd.ownership import owned
-from edgecmd.privacy.places import require_same_clients
+from edgecmd.privacy.ledger_paths import require_same_clients
 from edgecmd.privacy.plan import make_plan
-from edgecmd.provenance import Provenance, Runtime, require_runtime, write_provenance
-from edgecmd.runs import new_student, run_folder, start_run, student_bytes
+from edgecmd.settings.schema import RunConfig
+from edgecmd.training.provenance import Provenance, Runtime, require_runtime, write_provenance
+from edgecmd.training.run_folder import new_student, run_folder, start_run, student_bytes
 from server.checkpoint import newest_checkpoint
 from server.client_privacy import central_privacy
 from server.cohort import Identity, Terms, ask_identities, terms_of, wait_for_nodes

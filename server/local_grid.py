@@ -29,8 +29,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from edgecmd.errors import MachineError
-from edgecmd.processes import Workers
+from edgecmd.core.errors import MachineError
+from edgecmd.core.processes import Workers
 
 RUN_ID = 1
 TASK_ID = 1

@@ -16,11 +16,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, FedAvgM
 
-from edgecmd.config import FederationConfig
-from edgecmd.errors import FederationError, PrivacyError
-from edgecmd.events import EventLog
+from edgecmd.core.errors import FederationError, PrivacyError
+from edgecmd.core.events import EventLog
+from edgecmd.core.seeding import numpy_generator
 from edgecmd.privacy.ledger import BudgetSpentError
-from edgecmd.seeding import numpy_generator
+from edgecmd.settings.schema import FederationConfig
 from server.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from server.client_privacy import CentralPrivacy
 from server.cohort import CohortGrid, Identity, Terms, ask_identities, shared_indices, wait_for_nodes

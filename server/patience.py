@@ -15,7 +15,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from edgecmd.errors import FederationError
+from edgecmd.core.errors import FederationError
 
 Result = TypeVar("Result")
 POLL_S = 3.0

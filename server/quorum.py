@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from flwr.app import Message
 
-from edgecmd.errors import FederationError
+from edgecmd.core.errors import FederationError
+from edgecmd.core.text import counted
 from edgecmd.privacy.refusals import explained
-from edgecmd.text import counted
 from server.cohort import Terms
 from server.screening import Rejection
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edgecmd import shipped
+from edgecmd.datasets import shipped
 from tests.flower_table import PYPROJECT
 
 ROOT = PYPROJECT.parent

@@ -9,8 +9,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from edgecmd.config import FederationConfig, RunConfig
-from edgecmd.settings import load_config
+from edgecmd.settings.reader import load_config
+from edgecmd.settings.schema import FederationConfig, RunConfig
 from server.cohort import terms_of
 from server.local_grid import Fault, local_grid, set_identity
 from server.loop import Federation, RoundReport

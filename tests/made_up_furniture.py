@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from edgecmd.data.build.caster import MISSED, Hits
+from edgecmd.datasets.build.furniture.ray_caster import MISSED, Hits
 
 # Kind -> name that the rules know, category, size in cm, elevation.
 PIECES = {

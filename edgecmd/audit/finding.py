@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from edgecmd.errors import PrivacyError
+from edgecmd.core.errors import PrivacyError
 
 CONTRADICTED = "contradicted"
 NOT_CONTRADICTED = "not contradicted"

@@ -7,13 +7,13 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from edgecmd.config import RunConfig
-from edgecmd.errors import DataError, PrivacyError
-from edgecmd.files import read_json
+from edgecmd.core.errors import DataError, PrivacyError
+from edgecmd.core.files import read_json
 from edgecmd.models.students import Student, refuse_dense
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
-from edgecmd.runs import load_student, new_student
-from edgecmd.settings import load_config
+from edgecmd.settings.reader import load_config
+from edgecmd.settings.schema import RunConfig
+from edgecmd.training.run_folder import load_student, new_student
 
 KINDS = ("run folder", "checkpoint", "student", "exported file")
 # Pairs of a chunk that is cut, so that a dozen pairs fill several.

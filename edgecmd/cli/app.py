@@ -26,8 +26,8 @@ from edgecmd.cli.output import (
     say,
     settle_streams,
 )
-from edgecmd.errors import EdgecmdError
-from edgecmd.machine import explain, is_of_machine
+from edgecmd.core.errors import EdgecmdError
+from edgecmd.core.machine import explain, is_of_machine
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -83,29 +83,6 @@ def options(
 
 def register() -> None:
     """Import the modules that add commands; each imports what it needs only when it runs."""
-    from edgecmd.cli import (  # noqa: F401
-        audit,
-        audit_check,
-        audit_faults,
-        audit_many,
-        audit_one_run,
-        audit_risk,
-        audit_step,
-        bench,
-        compare,
-        data,
-        data_build,
-        device,
-        distance,
-        export_bench,
-        node,
-        run,
-        setup,
-        theory,
-        train,
-        verify,
-        web,
-    )
 
 
 def main() -> None:

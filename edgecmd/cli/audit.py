@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from edgecmd.cli.app import app
 from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread, print_json, print_table, say
-from edgecmd.text import counted
+from edgecmd.core.text import counted
 
 if TYPE_CHECKING:
     from edgecmd.audit.finding import Finding
@@ -63,7 +63,7 @@ def finish(target: "Target", findings: "Sequence[Finding]", *, as_json: bool) ->
 
 def keep(target: "Target", findings: "Sequence[Finding]") -> None:
     """Write findings into ``audit.json``, and the run's report again where there is one."""
-    from edgecmd.audit.record import write_findings
+    from edgecmd.audit.audit_file import write_findings
     from edgecmd.report import refresh_report
 
     write_findings(target.record, findings, about=target.about())
@@ -73,7 +73,7 @@ def keep(target: "Target", findings: "Sequence[Finding]") -> None:
 
 def show(findings: "Sequence[Finding]", *, as_json: bool) -> None:
     """Print findings as a table and a sentence each, or as JSON."""
-    from edgecmd.audit.record import rows
+    from edgecmd.audit.audit_file import rows
 
     if as_json:
         print_json([one.table() for one in findings])
@@ -128,7 +128,7 @@ def run_ladder(
     """The ladder on a run folder, a student or an exported file; what is finished is kept on Ctrl-C."""
     import importlib
 
-    from edgecmd.errors import choose
+    from edgecmd.core.errors import choose
 
     one_thread()
     found = target_of(target, config, settings)

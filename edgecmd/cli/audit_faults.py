@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING
 
 from edgecmd.cli.audit import audit_app
 from edgecmd.cli.common import AsJson, one_thread, print_json, print_table, say
-from edgecmd.cli.ticker import ticker
+from edgecmd.experiments.bench.ticker import ticker
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgecmd.audit.faults import Fault
+    from edgecmd.audit.faults.planted import Fault
 
 TRIES, DRAWS = 24, 200
 
@@ -24,7 +24,7 @@ def faults(as_json: AsJson = False) -> None:
     import tempfile
     from pathlib import Path
 
-    from edgecmd.audit.faults import COLUMNS, outcomes, require_all
+    from edgecmd.audit.faults.planted import COLUMNS, outcomes, require_all
 
     one_thread()
     found = []
@@ -50,12 +50,12 @@ def all_faults(folder: "Path") -> "list[Fault]":
     Args:
         folder: An empty folder for the small runs.
     """
-    from edgecmd.audit.planted_books import book_faults, small_run
-    from edgecmd.audit.planted_losses import loss_faults
-    from edgecmd.audit.planted_runs import draw_faults, run_faults
-    from edgecmd.audit.planted_steps import step_faults
-    from edgecmd.audit.sensitivity import Effort
-    from edgecmd.audit.static import check_target
+    from edgecmd.audit.faults.ledger_faults import book_faults, small_run
+    from edgecmd.audit.faults.loss_faults import loss_faults
+    from edgecmd.audit.faults.run_faults import draw_faults, run_faults
+    from edgecmd.audit.faults.step_faults import step_faults
+    from edgecmd.audit.static.checks import check_target
+    from edgecmd.audit.static.sensitivity import Effort
     from edgecmd.cli.audit_step import audit_step
     from server.simulate import simulate
 

@@ -11,16 +11,16 @@ import typer
 
 from edgecmd.cli.audit import TargetPath, audit_app, finish, target_of
 from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread
-from edgecmd.cli.ticker import ticker
+from edgecmd.experiments.bench.ticker import ticker
 
 if TYPE_CHECKING:
-    from edgecmd.assess import Embed
-    from edgecmd.audit.attack import Shadows
     from edgecmd.audit.finding import Finding
-    from edgecmd.audit.pool import Pool
-    from edgecmd.audit.shadows import ShadowRecipe
+    from edgecmd.audit.risk.candidates import Pool
+    from edgecmd.audit.risk.inversion_trial import Trial
+    from edgecmd.audit.risk.membership_attack import Shadows
+    from edgecmd.audit.risk.shadows import ShadowRecipe
     from edgecmd.audit.target import Target
-    from edgecmd.audit.trial import Trial
+    from edgecmd.evaluation.evaluate import Embed
     from edgecmd.models.students import Student
 
 BATCH_SIZES = (1, 4)
@@ -117,7 +117,7 @@ def run_attacks(target: "Target", names: list[str], options: RiskOptions) -> "li
         ConfigError: A name or a number of the options is not allowed.
         DataError: The target holds neither a student nor an exported file.
     """
-    from edgecmd.errors import choose
+    from edgecmd.core.errors import choose
 
     chosen = [choose("--attacks", name.strip(), ATTACKS) for name in names]
     return [finding for attack in chosen for finding in attack(target, options)]
@@ -125,8 +125,8 @@ def run_attacks(target: "Target", names: list[str], options: RiskOptions) -> "li
 
 def membership(target: "Target", options: RiskOptions) -> "list[Finding]":
     """Membership inference on every black box of the target, or on a model trained again."""
-    from edgecmd.audit.pool import make_pool
-    from edgecmd.audit.shadows import ShadowRecipe, shadow_scores
+    from edgecmd.audit.risk.candidates import make_pool
+    from edgecmd.audit.risk.shadows import ShadowRecipe, shadow_scores
 
     started = time.monotonic()
     recipe = ShadowRecipe(num_shadows=options.num_shadows, num_steps=options.shadow_steps, seed=options.seed)
@@ -160,12 +160,12 @@ def _attacked(
     protocol: str,
     before: float,
 ) -> "Finding":
-    from edgecmd.assess import embedder
-    from edgecmd.audit.attack import attack
-    from edgecmd.audit.pool import pair_scores
-    from edgecmd.audit.retrain import fair_coins
-    from edgecmd.audit.risk import Membership, membership_finding
-    from edgecmd.audit.shadows import random_student, warm_start_of
+    from edgecmd.audit.risk.candidates import pair_scores
+    from edgecmd.audit.risk.findings import Membership, membership_finding
+    from edgecmd.audit.risk.membership_attack import attack
+    from edgecmd.audit.risk.retrain import fair_coins
+    from edgecmd.audit.risk.shadows import random_student, warm_start_of
+    from edgecmd.evaluation.evaluate import embedder
 
     started = time.monotonic()
     member = fair_coins(len(pool), seed=recipe.seed) if protocol == "pairs" else pool.member
@@ -195,9 +195,9 @@ def black_boxes(target: "Target") -> "dict[str, Embed]":
     Raises:
         DataError: There is neither a student nor an exported file.
     """
-    from edgecmd.assess import embedder
     from edgecmd.audit.target import trained_student
-    from edgecmd.errors import DataError
+    from edgecmd.core.errors import DataError
+    from edgecmd.evaluation.evaluate import embedder
 
     boxes: dict[str, Embed] = {}
     trained = trained_student(target) if target.kind != "exported file" else None
@@ -221,11 +221,11 @@ def onnx_embedder(path: Path) -> "Embed":
     """
     import numpy as np
 
-    from edgecmd.errors import ExportError
-    from edgecmd.evaluate import unit_rows
+    from edgecmd.core.errors import ExportError
+    from edgecmd.evaluation.metrics import unit_rows
     from export.device.infer import Student
     from export.device.reading import InferError
-    from export.gate import gate_file
+    from export.trust.gate import gate_file
 
     gate_file(path)
     try:
@@ -242,9 +242,9 @@ def onnx_embedder(path: Path) -> "Embed":
 
 def _retrained(target: "Target", options: RiskOptions) -> "dict[str, Embed]":
     """A student of the same settings, trained on the pairs that fair coins chose."""
-    from edgecmd.assess import embedder
-    from edgecmd.audit.retrain import check_retrain, fair_coins, retrain
-    from edgecmd.data.clients import experiment
+    from edgecmd.audit.risk.retrain import check_retrain, fair_coins, retrain
+    from edgecmd.data.problem import experiment
+    from edgecmd.evaluation.evaluate import embedder
 
     check_retrain(target.config)
     keep = fair_coins(len(experiment(target.config.data).train), seed=options.seed)
@@ -257,9 +257,9 @@ def inversion(target: "Target", options: RiskOptions) -> "list[Finding]":
     """Gradient inversion of steps of one pair and of four."""
     from dataclasses import replace
 
-    from edgecmd.audit.inversion import InversionRecipe, server_loss
-    from edgecmd.audit.risk import inversion_finding
-    from edgecmd.audit.trial import run_trial
+    from edgecmd.audit.risk.findings import inversion_finding
+    from edgecmd.audit.risk.inversion import InversionRecipe, server_loss
+    from edgecmd.audit.risk.inversion_trial import run_trial
 
     recipe = InversionRecipe(num_steps=options.inversion_steps, seed=options.seed)
     student, box = _weights(target)
@@ -287,7 +287,7 @@ def inversion(target: "Target", options: RiskOptions) -> "list[Finding]":
 def _weights(target: "Target") -> "tuple[Student, str]":
     """Weights that the attacked round began with, and what they are in words."""
     from edgecmd.audit.target import trained_student
-    from edgecmd.runs import new_student
+    from edgecmd.training.run_folder import new_student
 
     trained = trained_student(target)
     if trained is not None:
@@ -302,7 +302,7 @@ def _weights(target: "Target") -> "tuple[Student, str]":
 
 def _keep_pictures(target: "Target", trial: "Trial", *, keep: bool) -> None:
     """Write the sheet of a trial, or take away that of an earlier audit."""
-    from edgecmd.artefacts import write_artefact
+    from edgecmd.core.artefacts import write_artefact
     from edgecmd.report.inversion import inversion_sheet
 
     folder, name = target.record.parent, f"audit/inversion-{trial.batch_size}.png"

@@ -10,7 +10,7 @@ from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread
 
 if TYPE_CHECKING:
     from edgecmd.audit.finding import Finding
-    from edgecmd.audit.noise import Draws
+    from edgecmd.audit.step.noise import Draws
     from edgecmd.audit.target import Target
     from edgecmd.privacy.plan import PrivacyPlan
 
@@ -30,7 +30,7 @@ def audit_step(target: "Target", *, num_draws: int = NUM_DRAWS, seed: int = 0) -
     Raises:
         PrivacyError: The target has no plan.
     """
-    from edgecmd.audit.step import audit_steps
+    from edgecmd.audit.step.checks import audit_steps
     from edgecmd.audit.target import plan_of
 
     if plan_of(target).unit == "client":
@@ -40,8 +40,8 @@ def audit_step(target: "Target", *, num_draws: int = NUM_DRAWS, seed: int = 0) -
 
 def audit_server_noise(target: "Target") -> "Finding":
     """Noise that the real server adds when no client answers, over some rounds, against the plan's."""
-    from edgecmd.audit.noise import judge_noise
-    from edgecmd.audit.step import noise_finding
+    from edgecmd.audit.step.checks import noise_finding
+    from edgecmd.audit.step.noise import judge_noise
     from edgecmd.audit.target import plan_of
 
     started, plan = time.monotonic(), plan_of(target)
@@ -58,9 +58,9 @@ def central_noise(target: "Target", plan: "PrivacyPlan") -> "list[Draws]":
 
     import numpy as np
 
-    from edgecmd.audit.noise import FEWEST_DRAWS
+    from edgecmd.audit.step.noise import FEWEST_DRAWS
     from edgecmd.privacy.ledger import Ledger
-    from edgecmd.runs import new_student
+    from edgecmd.training.run_folder import new_student
     from server.client_privacy import central_privacy
     from server.federation import to_arrays
 

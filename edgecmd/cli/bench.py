@@ -14,7 +14,7 @@ from edgecmd.cli.common import (
     print_table,
     read_settings,
 )
-from edgecmd.text import counted
+from edgecmd.core.text import counted
 
 
 @bench_app.command()
@@ -29,7 +29,7 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Federated simulation divided by a bare torch loop that makes the same gradient steps."""
-    from edgecmd.cli.simulation_bench import measure
+    from edgecmd.experiments.bench.simulation import measure
 
     one_thread()
     resolved = read_settings(config, settings)
@@ -67,7 +67,7 @@ def privacy(
     as_json: AsJson = False,
 ) -> None:
     """A private gradient divided by the plain gradient of the same student, loss and batch, by engine."""
-    from edgecmd.cli.privacy_bench import measure
+    from edgecmd.experiments.bench.private_step import measure
 
     one_thread()
     resolved = read_settings(config, settings)
@@ -110,7 +110,7 @@ def students(
     as_json: AsJson = False,
 ) -> None:
     """Norm-free students against GroupNorm and GroupNorm folded away: task metrics over seeds, purity."""
-    from edgecmd.cli.students_bench import measure
+    from edgecmd.experiments.bench.students import measure
 
     one_thread()
     result = measure(
@@ -133,6 +133,6 @@ def students(
 
 
 def _interval(row: dict[str, Any] | None) -> str:
-    from edgecmd.statistics import interval_text
+    from edgecmd.core.statistics import interval_text
 
     return "-" if row is None else interval_text(row)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from edgecmd.cli.output import print_json, print_table, say, warn
-from edgecmd.config import RunConfig
+from edgecmd.settings.schema import RunConfig
 
 __all__ = [
     "AsJson",
@@ -32,7 +32,7 @@ DryRunJson = Annotated[bool, typer.Option("--json", help="With --dry-run: print 
 
 def read_settings(config: Path | None, settings: Sequence[str] | None) -> RunConfig:
     """Settings from the file and ``--set``."""
-    from edgecmd.settings import load_config
+    from edgecmd.settings.reader import load_config
 
     return load_config(config, settings or ())
 

@@ -9,12 +9,12 @@ import typer
 
 from edgecmd.cli.app import app
 from edgecmd.cli.common import AsJson, ConfigFile, Settings, print_json, read_settings
-from edgecmd.config import RunConfig
-from edgecmd.errors import ConfigError
+from edgecmd.core.errors import ConfigError
+from edgecmd.settings.schema import RunConfig
 
 if TYPE_CHECKING:
-    from edgecmd.cli.compare_jobs import Job
-    from edgecmd.compare.federations import FederationSpec
+    from edgecmd.experiments.compare.federations import FederationSpec
+    from edgecmd.experiments.compare.jobs import Job
 
 DEFAULT_METHODS = "cmc,cmc+cmd,cmc-anchored,l2,simclr,central:cmc,scratch,teacher,untrained"
 DEFAULT_HEADLINE = "linear_10"
@@ -91,8 +91,8 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Losses and baselines with the same student, steps and labels; several seeds, mean and interval."""
-    from edgecmd.cli.compare_work import compare_local_steps
-    from edgecmd.compare.federations import parse_federations
+    from edgecmd.experiments.compare.equal_work import compare_local_steps
+    from edgecmd.experiments.compare.federations import parse_federations
 
     specs = parse_federations(federation)
     asked = read_request(pair, methods=methods, fast=fast, tune=tune, config=config, settings=settings)
@@ -120,9 +120,9 @@ def read_request(
     Raises:
         ConfigError: An unknown pair or method, a pair beside a file, or ``--fast`` without a pair.
     """
-    from edgecmd.compare.methods import AT, TEACHER
-    from edgecmd.compare.presets import overrides_of, preset_of, tuned_labels_of
-    from edgecmd.compare.tuning import RATES
+    from edgecmd.experiments.compare.methods import AT, TEACHER
+    from edgecmd.experiments.compare.presets import overrides_of, preset_of, tuned_labels_of
+    from edgecmd.experiments.compare.tuning import RATES
 
     if fast and not pair:
         raise ConfigError("--fast is a form of a preset. Name one with --pair, or set federation.num_rounds.")
@@ -159,10 +159,10 @@ def check_method(name: str) -> str:
     Raises:
         ConfigError: With the nearest name.
     """
-    from edgecmd.cli.compare_jobs import private_config
-    from edgecmd.compare.methods import ALONE, AT, CENTRAL, PRESIMCLR
-    from edgecmd.distill import OBJECTIVES
-    from edgecmd.errors import nearest
+    from edgecmd.core.errors import nearest
+    from edgecmd.experiments.compare.jobs import private_config
+    from edgecmd.experiments.compare.methods import ALONE, AT, CENTRAL, PRESIMCLR
+    from edgecmd.training.distill import OBJECTIVES
 
     trained = [*OBJECTIVES, PRESIMCLR]
     known = [*trained, *(CENTRAL + loss for loss in trained), *ALONE]
@@ -179,8 +179,8 @@ def check_teacher(config: RunConfig, methods: Sequence[str]) -> None:
     Raises:
         ConfigError: With the name to leave out.
     """
-    from edgecmd.cli.pipeline import sees_pictures
-    from edgecmd.compare.methods import TEACHER
+    from edgecmd.experiments.compare.methods import TEACHER
+    from edgecmd.experiments.pipeline import sees_pictures
 
     if TEACHER in methods and config.teacher.pair_features and not sees_pictures(config):
         others = ",".join(name for name in methods if name != TEACHER)
@@ -196,7 +196,7 @@ def check_central(methods: Sequence[str], specs: "Sequence[FederationSpec]") -> 
     Raises:
         ConfigError: With the way out.
     """
-    from edgecmd.compare.methods import CENTRAL
+    from edgecmd.experiments.compare.methods import CENTRAL
 
     wrong = [name for name in methods if name.startswith(CENTRAL)]
     if specs and wrong:
@@ -213,9 +213,9 @@ def compare_methods(asked: Asked, specs: "Sequence[FederationSpec]") -> dict[str
         The summary, or summaries by federation.
     """
     from edgecmd.cli.compare_show import show
-    from edgecmd.compare.measure import check_labels
-    from edgecmd.files import write_text_atomically
-    from edgecmd.runs import run_folder
+    from edgecmd.core.files import write_text_atomically
+    from edgecmd.experiments.compare.measure import check_labels
+    from edgecmd.training.run_folder import run_folder
 
     check_labels(asked.config, asked.methods)
     check_teacher(asked.config, asked.methods)
@@ -245,8 +245,8 @@ def one_table(asked: Asked, spec: "FederationSpec | None", *, folder: Path, shar
         shared: Where those of the others lie.
     """
     from edgecmd.cli.compare_show import about, items_of, write_comparison
-    from edgecmd.compare.markdown import comparison_markdown
-    from edgecmd.compare.summary import best_by_metric, paired_with_reference, summarise, verdict
+    from edgecmd.experiments.compare.markdown import comparison_markdown
+    from edgecmd.experiments.compare.summary import best_by_metric, paired_with_reference, summarise, verdict
 
     config = spec.applied(asked.config) if spec else asked.config
     results, rates, burnt = run_methods(asked, spec, config=config, folder=folder, shared=shared)
@@ -274,8 +274,8 @@ def one_table(asked: Asked, spec: "FederationSpec | None", *, folder: Path, shar
 
 def beaten(summary: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
     """A sentence where the teacher alone beats the student of the reference, in the means over the seeds."""
-    from edgecmd.compare.methods import REFERENCE, TEACHER
-    from edgecmd.teacher_facts import better_than_student
+    from edgecmd.experiments.compare.methods import REFERENCE, TEACHER
+    from edgecmd.training.teacher_facts import better_than_student
 
     means = {
         method: {name: one["mean"] for name, one in summary.get(method, {}).items()}
@@ -293,9 +293,9 @@ def run_methods(
     With a grid, seed 0 runs with each of its rates; the one with the best score within the validation split
     is used for the other seeds, and its run is the result of seed 0.
     """
-    from edgecmd.cli.compare_jobs import run_jobs
-    from edgecmd.compare.methods import is_tuned
-    from edgecmd.compare.tuning import best_rate
+    from edgecmd.experiments.compare.jobs import run_jobs
+    from edgecmd.experiments.compare.methods import is_tuned
+    from edgecmd.experiments.compare.tuning import best_rate
 
     plan = Planner(asked, spec, config, folder, shared)
     tuned = [name for name in asked.methods if asked.rates and is_tuned(name)]
@@ -346,8 +346,8 @@ class Planner:
 
     def job(self, name: str, *, seed: int, rate: float) -> "Job":
         """The job of one method, seed and learning rate (0 for that of the settings)."""
-        from edgecmd.cli.compare_jobs import make_job
-        from edgecmd.compare.methods import CENTRAL, is_alone
+        from edgecmd.experiments.compare.jobs import make_job
+        from edgecmd.experiments.compare.methods import CENTRAL, is_alone
 
         alone = is_alone(name)
         central = self.spec is not None and self.spec.central and not alone

@@ -5,21 +5,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecmd.cli.common import print_table, say
-from edgecmd.config import RunConfig
-from edgecmd.text import counted
+from edgecmd.core.text import counted
+from edgecmd.settings.schema import RunConfig
 
 if TYPE_CHECKING:
-    from edgecmd.compare.summary import Items
+    from edgecmd.experiments.compare.summary import Items
 
 
 def about(config: RunConfig, *, title: str, headline: str) -> dict[str, Any]:
     """What a table says about the data and the work behind it."""
-    from edgecmd.compare.methods import REFERENCE, work_of
-    from edgecmd.data.clients import experiment
-    from edgecmd.evaluate import known
+    from edgecmd.data.problem import experiment
+    from edgecmd.evaluation.metrics import known
+    from edgecmd.experiments.compare.methods import REFERENCE, work_of
     from edgecmd.models.students import num_parameters
-    from edgecmd.runs import new_student
-    from edgecmd.teacher_facts import teacher_text, teacher_warnings
+    from edgecmd.training.run_folder import new_student
+    from edgecmd.training.teacher_facts import teacher_text, teacher_warnings
 
     whole, federation = experiment(config.data), config.federation
     labels = whole.test.labelled.labels
@@ -50,16 +50,16 @@ def about(config: RunConfig, *, title: str, headline: str) -> dict[str, Any]:
 
 def items_of(facts: Mapping[str, Any]) -> "Items":
     """What the figures of a comparison rest on, out of its facts."""
-    from edgecmd.compare.summary import Items
+    from edgecmd.experiments.compare.summary import Items
 
     return Items(test=facts["num_test"], labelled=facts["num_labelled"])
 
 
 def write_comparison(folder: Path, tables: Mapping[str, Any]) -> None:
     """Write ``compare.json``, ``compare.png`` and ``compare.md``."""
-    from edgecmd.compare.markdown import title_of
-    from edgecmd.compare.methods import kind_of
-    from edgecmd.files import write_bytes_atomically, write_json, write_text_atomically
+    from edgecmd.core.files import write_bytes_atomically, write_json, write_text_atomically
+    from edgecmd.experiments.compare.markdown import title_of
+    from edgecmd.experiments.compare.methods import kind_of
     from edgecmd.report.comparison import comparison_png
 
     summary = tables["summary"]
@@ -73,7 +73,7 @@ def write_comparison(folder: Path, tables: Mapping[str, Any]) -> None:
 
 def show(tables: Mapping[str, Any], folder: Path) -> None:
     """Print the means, the differences from ``cmc``, the verdict, and where the files are."""
-    from edgecmd.compare.markdown import verdict_lines
+    from edgecmd.experiments.compare.markdown import verdict_lines
 
     facts = tables["about"]
     say(f"{facts['title']}; {facts['data']}, kind {facts['kind']}")
@@ -89,7 +89,7 @@ def show(tables: Mapping[str, Any], folder: Path) -> None:
 
 def show_paired(paired: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
     """Print the differences from ``cmc``; a star where the 95% interval leaves zero out."""
-    from edgecmd.compare.markdown import title_of
+    from edgecmd.experiments.compare.markdown import title_of
 
     if not paired:
         return
@@ -106,7 +106,7 @@ def show_paired(paired: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
 def _difference(row: Mapping[str, Any] | None) -> str:
     if row is None:
         return "-"
-    from edgecmd.statistics import interval_text
+    from edgecmd.core.statistics import interval_text
 
     apart = row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
     return f"{interval_text(row, sign=True)}{'*' if apart else ' '}"
@@ -119,8 +119,8 @@ def show_summary(
     best: Mapping[str, str],
 ) -> None:
     """Print the mean of each method with its interval, and a star where one is better than all others."""
-    from edgecmd.compare.markdown import little, title_of
-    from edgecmd.statistics import MIN_ITEMS, MIN_REPEATS, interval_text
+    from edgecmd.core.statistics import MIN_ITEMS, MIN_REPEATS, interval_text
+    from edgecmd.experiments.compare.markdown import little, title_of
 
     columns = list(dict.fromkeys(name for line in summary.values() for name in line))
     rows = []

@@ -16,7 +16,7 @@ from edgecmd.cli.common import (
     read_settings,
     say,
 )
-from edgecmd.errors import EdgecmdError
+from edgecmd.core.errors import EdgecmdError
 
 if TYPE_CHECKING:
     from edgecmd.data.experiment import Experiment
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @data_app.command("list")
 def list_sets() -> None:
     """Show data sets and shipped teachers, their kind, their licences, and what a run needs to use them."""
-    from edgecmd.data.sets import SETS, SHIPPED_TEACHERS, status
+    from edgecmd.datasets.catalogue import SETS, SHIPPED_TEACHERS, status
 
     rows = [[name, one.kind, one.pair, one.licence, status(name)] for name, one in SETS.items()]
     print_table("Data sets", ["name", "kind", "pair", "licence", "ready"], rows)
@@ -46,10 +46,10 @@ def show(
     settings: Settings = None,
 ) -> None:
     """Draw a contact sheet of the pairs and count them."""
-    from edgecmd.data.clients import experiment
-    from edgecmd.data.sets import SETS
+    from edgecmd.core.files import require_writable
+    from edgecmd.data.problem import experiment
     from edgecmd.data.show import contact_sheet, data_table
-    from edgecmd.files import require_writable
+    from edgecmd.datasets.catalogue import SETS
 
     resolved = read_settings(config, settings)
     require_writable(out)
@@ -74,9 +74,9 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """List all that would refuse a run with these settings, what is read and how it is split."""
-    from edgecmd.cli.checks import collect, settings_for
+    from edgecmd.core.text import counted
     from edgecmd.data.findings import by_kind
-    from edgecmd.text import counted
+    from edgecmd.experiments.run_checks import collect, settings_for
 
     one_thread()
     resolved = settings_for(read_settings(config, settings), path)
@@ -119,8 +119,8 @@ class RefusedError(EdgecmdError):
 
 def overview(whole: "Experiment") -> list[tuple[str, str]]:
     """What a run would use: pairs, sizes and kinds, labellings, the public set, the split."""
+    from edgecmd.core.text import counted
     from edgecmd.data.pairs import input_shape, kind_of, target_kind
-    from edgecmd.text import counted
 
     parts = {"training": whole.train, "validation": whole.validation.pairs, "test": whole.test.pairs}
     total = sum(len(part) for part in parts.values())

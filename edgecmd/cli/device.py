@@ -9,8 +9,8 @@ import typer
 
 from edgecmd.cli.app import app
 from edgecmd.cli.common import one_thread, say
-from edgecmd.config import RunConfig
-from edgecmd.text import counted
+from edgecmd.core.text import counted
+from edgecmd.settings.schema import RunConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from edgecmd.models.students import Student
     from export.bundle import Options
     from export.device.infer import Prototypes
-    from export.folding import Folding
-    from export.spec import ExportSpec, LinearHead
-    from export.verify import Task
+    from export.graph.folding import Folding
+    from export.graph.spec import ExportSpec, LinearHead
+    from export.trust.verify import Task
 
 
 @app.command()
@@ -97,8 +97,8 @@ def export_run(config: RunConfig, folder: Path, out: Path) -> str:
     Raises:
         ExportError: An exported file differs from the student, or the metric is below the floor.
     """
-    from edgecmd.data.clients import experiment
-    from edgecmd.runs import load_student
+    from edgecmd.data.problem import experiment
+    from edgecmd.training.run_folder import load_student
     from export.bundle import export_bundle
 
     student = load_student(folder / "student.safetensors")
@@ -126,26 +126,26 @@ def export_run(config: RunConfig, folder: Path, out: Path) -> str:
 
 def segmenting(config: RunConfig, student: "Student") -> "tuple[Student, LinearHead | None]":
     """A dense student fine-tuned on all masks of the pool, and its head; others as they are, without."""
-    from edgecmd.dense import tables
+    from edgecmd.evaluation import segmentation
     from edgecmd.models.students import is_dense
-    from export.spec import LinearHead
+    from export.graph.spec import LinearHead
 
     wanted = is_dense(config.student.architecture) and config.export.head and not config.export.prototypes
-    if not wanted or not tables.has_masks(config):
+    if not wanted or not segmentation.has_masks(config):
         return student, None
-    drawn = tables.draw_images(config, percent=100, draw=0)
-    model = tables.segmenter_of(student, drawn, config, draw=0)
+    drawn = segmentation.draw_images(config, percent=100, draw=0)
+    model = segmentation.segmenter_of(student, drawn, config, draw=0)
     weight, bias = model.linear_head()
-    names = tables.masks_of(config)[0].names
+    names = segmentation.masks_of(config)[0].names
     return model.student.cpu(), LinearHead(weight=weight, bias=bias, names=names)
 
 
 def test_task(config: RunConfig, *, segments: bool) -> "Task":
     """Retrieval on the test split, as the set's pairs allow; mIoU for a student that segments."""
-    from edgecmd.assess import CLASS_PAIRED, teacher_embedding
-    from edgecmd.data.clients import experiment
-    from edgecmd.evaluate import class_recall, unit_rows
-    from export.verify import Task
+    from edgecmd.data.problem import experiment
+    from edgecmd.evaluation.evaluate import CLASS_PAIRED, teacher_embedding
+    from edgecmd.evaluation.metrics import class_recall, unit_rows
+    from export.trust.verify import Task
 
     if segments:
         return segmentation_task(config)
@@ -168,9 +168,9 @@ def segmentation_task(config: RunConfig) -> "Task":
     """Mean IoU of the test's masks, measured on logits (N, K, H, W)."""
     import numpy as np
 
-    from edgecmd.dense.score import segmentation_scores
-    from edgecmd.dense.tables import masks_of
-    from export.verify import Task
+    from edgecmd.evaluation.segmentation import masks_of
+    from edgecmd.evaluation.segmentation_score import segmentation_scores
+    from export.trust.verify import Task
 
     _, test = masks_of(config)
 
@@ -187,8 +187,8 @@ def retrieval_task(teacher: "np.ndarray", *, shown: "np.ndarray | None" = None) 
     """
     import numpy as np
 
-    from edgecmd.evaluate import recall, things, unit_rows
-    from export.verify import Task
+    from edgecmd.evaluation.metrics import recall, things, unit_rows
+    from export.trust.verify import Task
 
     gallery, codes = unit_rows(teacher), things(teacher, shown=shown)
     if len(np.unique(codes)) < 2:
@@ -209,9 +209,9 @@ def without_norm(config: RunConfig, student: "Student", task: "Task") -> "tuple[
     Raises:
         ExportError: It has no GroupNorm, or the folded one is more than a point or below the floor worse.
     """
-    from edgecmd.data.clients import experiment
-    from edgecmd.standins import public_inputs
-    from export.folding import fold_for_export, refuse_loss
+    from edgecmd.data.problem import experiment
+    from edgecmd.training.standins import public_inputs
+    from export.graph.folding import fold_for_export, refuse_loss
 
     settings = config.export
     if not settings.fold_norm:
@@ -230,11 +230,11 @@ def without_norm(config: RunConfig, student: "Student", task: "Task") -> "tuple[
 
 def plain_spec(config: RunConfig, student: "Student", *, architecture: str) -> "ExportSpec":
     """Shapes and scaling of a run's student, without a head."""
-    from edgecmd.data.clients import experiment
     from edgecmd.data.pairs import input_shape, target_kind
+    from edgecmd.data.problem import experiment
     from edgecmd.models.students import is_dense
-    from export.frontends import DENSE_OF_KIND, OF_KIND
-    from export.spec import ExportSpec
+    from export.graph.frontends import DENSE_OF_KIND, OF_KIND
+    from export.graph.spec import ExportSpec
 
     target = experiment(config.data).test.pairs.target
     channels, _, width = input_shape(target)
@@ -257,11 +257,11 @@ def bundle_plan(
     """What is exported and how: shapes, head, profiles, calibration, provenance."""
     from edgecmd.models.students import is_dense
     from export.bundle import Options
-    from export.calibration import calibration_of
-    from export.graph import Deployable, rebuild
-    from export.profiles import PROFILES, choose_profiles
-    from export.prototypes import head_of, prototypes_of
-    from export.provenance import provenance_of
+    from export.documents.prototypes import head_of, prototypes_of
+    from export.documents.provenance import provenance_of
+    from export.graph.deployable import Deployable, rebuild
+    from export.profiles.calibration import calibration_of
+    from export.profiles.table import PROFILES, choose_profiles
 
     settings, profiles = config.export, choose_profiles(config.export.profiles)
     architecture = config.student.architecture if folding is None else folding.architecture
@@ -292,10 +292,10 @@ def fit_head(config: RunConfig, student: "Student") -> "LinearHead | None":
     """Linear head on all labels of the pool, or None where the data has no such labels."""
     import numpy as np
 
-    from edgecmd.assess import embedder
-    from edgecmd.data.clients import experiment
-    from edgecmd.evaluate import fit_linear, known
-    from export.spec import LinearHead
+    from edgecmd.data.problem import experiment
+    from edgecmd.evaluation.evaluate import embedder
+    from edgecmd.evaluation.metrics import fit_linear, known
+    from export.graph.spec import LinearHead
 
     pool = experiment(config.data).validation
     labels = pool.labelled.labels.get(config.export.head_labels)

@@ -18,14 +18,14 @@ from edgecmd.cli.common import (
     say,
 )
 from edgecmd.cli.theory import PairName
-from edgecmd.config import RunConfig
+from edgecmd.settings.schema import RunConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-    from edgecmd.theory.distance import Distance
+    from edgecmd.experiments.theory.distance import Distance
 
 
 @app.command()
@@ -59,11 +59,9 @@ def distance(
     as_json: AsJson = False,
 ) -> None:
     """Total variation between teacher's and student's relations on held-out pairs, with an interval."""
-    from edgecmd.artefacts import write_artefact
-    from edgecmd.errors import choose
-    from edgecmd.pairs import pair_settings
-    from edgecmd.runs import run_folder
-    from edgecmd.theory.distance import (
+    from edgecmd.core.artefacts import write_artefact
+    from edgecmd.core.errors import choose
+    from edgecmd.experiments.theory.distance import (
         TEMPERATURES,
         Relations,
         convergence,
@@ -71,7 +69,9 @@ def distance(
         measure,
         require_trustworthy,
     )
-    from edgecmd.theory.probe import embed_pairs
+    from edgecmd.experiments.theory.probe import embed_pairs
+    from edgecmd.settings.modality_pairs import pair_settings
+    from edgecmd.training.run_folder import run_folder
 
     one_thread()
     resolved = read_settings(config, pair_settings(pair, run=f"distance-{pair}", settings=settings))
@@ -100,7 +100,7 @@ def distance(
 
 
 def _anchors(config: RunConfig) -> "Tensor":
-    from edgecmd.data.clients import public_anchors
+    from edgecmd.data.problem import public_anchors
 
     return public_anchors(config).cpu()
 
@@ -129,7 +129,7 @@ def show_distance(answer: "Distance", steps: "list[Distance]", *, text: str, par
 
 def _span(one: "Distance") -> str:
     """The bootstrap interval; two or three batches drawn again say nothing of how batches differ."""
-    from edgecmd.theory.distance import MIN_BATCHES
+    from edgecmd.experiments.theory.distance import MIN_BATCHES
 
     few = one.num_pairs // one.batch_size < MIN_BATCHES
     return "too few batches" if few else f"{one.low:.3f} to {one.high:.3f}"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from edgecmd.config import RunConfig
-from edgecmd.errors import ConfigError
+from edgecmd.core.errors import ConfigError
+from edgecmd.settings.schema import RunConfig
 
 NUM_PICTURES = 640
 
@@ -16,7 +16,7 @@ def check_extras(*, web: str | None, ort_web: Path | None, key: Path | None) -> 
         ExportError: There is no onnxruntime-web for a page.
     """
     from edgecmd.cli.web import MODES
-    from edgecmd.errors import nearest
+    from edgecmd.core.errors import nearest
     from export.web.ortweb import find_ort_web
 
     if web is not None:
@@ -41,7 +41,7 @@ def add_page(config: RunConfig, folder: Path, bundle: Path, *, mode: str, ort_we
         ort_web: Folder of onnxruntime-web, or None to look for it.
     """
     from edgecmd.cli.web import build_page, pictures_of
-    from export.contents import PAGE, write_sums
+    from export.documents.bundle_files import PAGE, write_sums
 
     out = bundle / PAGE if mode == "single" else folder / "web"
     pictures = pictures_of(config, folder=None, num_pictures=NUM_PICTURES)
@@ -52,7 +52,7 @@ def add_page(config: RunConfig, folder: Path, bundle: Path, *, mode: str, ort_we
 
 
 def sign_bundle(bundle: Path, key: Path) -> Path:
-    """Sign a bundle; see `export.sign.sign_bundle`."""
-    from export.sign import sign_bundle as sign
+    """Sign a bundle; see `export.documents.sign.sign_bundle`."""
+    from export.documents.sign import sign_bundle as sign
 
     return sign(bundle, key)

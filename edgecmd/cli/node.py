@@ -17,7 +17,7 @@ from edgecmd.cli.common import (
     read_settings,
     say,
 )
-from edgecmd.text import counted
+from edgecmd.core.text import counted
 
 
 @app.command()

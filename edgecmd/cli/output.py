@@ -16,9 +16,9 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
-from edgecmd.errors import MachineError
-from edgecmd.machine import explain
-from edgecmd.text import one_line, printable
+from edgecmd.core.errors import MachineError
+from edgecmd.core.machine import explain
+from edgecmd.core.text import one_line, printable
 
 PIPE_CLOSED = 141
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgecmd.cli.output import can_write_over, on_terminal, say, write_progress
-from edgecmd.progress import watched
+from edgecmd.core.progress import watched
 
 if TYPE_CHECKING:
-    from edgecmd.config import RunConfig
     from edgecmd.privacy.plan import PrivacyPlan
+    from edgecmd.settings.schema import RunConfig
     from server.loop import RoundReport
 
 
@@ -25,7 +25,7 @@ def chance(config: "RunConfig") -> float | None:
 
     A client with fewer pairs than a batch has smaller batches and therefore a lower level.
     """
-    from edgecmd.data.clients import client_rows, num_places, public_anchors
+    from edgecmd.data.problem import client_rows, num_places, public_anchors
     from edgecmd.losses import chance_level
 
     num_anchors, total, weighted = len(public_anchors(config)), 0, 0.0
@@ -117,7 +117,7 @@ class Stage:
 
 
 class Meter:
-    """Shows the stages of `edgecmd.progress` that run: a watcher of it.
+    """Shows the stages of `edgecmd.core.progress` that run: a watcher of it.
 
     Args:
         terminal: Whether one line is written over; else plain lines.

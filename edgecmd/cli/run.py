@@ -17,8 +17,8 @@ from edgecmd.cli.common import (
     read_settings,
     say,
 )
-from edgecmd.config import RunConfig
-from edgecmd.errors import ConfigError, DataError, FederationError
+from edgecmd.core.errors import ConfigError, DataError, FederationError
+from edgecmd.settings.schema import RunConfig
 
 Folder = Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")]
 
@@ -33,9 +33,9 @@ def run(
     as_json: DryRunJson = False,
 ) -> None:
     """Everything: distil, evaluate against baselines, export, report."""
-    from edgecmd.cli.pipeline import plan, show_dry_run
-    from edgecmd.ownership import empty, owned
-    from edgecmd.runs import run_folder
+    from edgecmd.core.run_lock import empty, owned
+    from edgecmd.experiments.pipeline import plan, show_dry_run
+    from edgecmd.training.run_folder import run_folder
 
     one_thread()
     resolved = read_settings(config, settings)
@@ -58,14 +58,14 @@ def whole_pipeline(config: RunConfig, *, baselines: bool) -> None:
     Raises:
         FederationError: The run in the folder was made on Flower, or with other settings.
     """
-    from edgecmd.artefacts import write_artefact
     from edgecmd.cli.device import export_run
-    from edgecmd.cli.gallery import write_gallery
-    from edgecmd.cli.pipeline import assess_run, run_stage, say_teacher, show_results, write_partition
     from edgecmd.cli.progress import round_line
-    from edgecmd.provenance import require_runtime
+    from edgecmd.core.artefacts import write_artefact
+    from edgecmd.experiments.gallery import write_gallery
+    from edgecmd.experiments.pipeline import assess_run, run_stage, say_teacher, show_results, write_partition
     from edgecmd.report import write_report
-    from edgecmd.runs import run_folder, start_run
+    from edgecmd.training.provenance import require_runtime
+    from edgecmd.training.run_folder import run_folder, start_run
     from server.simulate import simulate
 
     require_runtime(run_folder(config), "in-process", config=config)
@@ -86,10 +86,10 @@ def whole_pipeline(config: RunConfig, *, baselines: bool) -> None:
 @app.command()
 def resume(folder: Folder) -> None:
     """Continue a run that was stopped or killed; it ends bit-identical (under privacy: with fresh noise)."""
-    from edgecmd.cli.pipeline import run_stage
     from edgecmd.cli.progress import round_line
-    from edgecmd.ownership import owned
-    from edgecmd.provenance import require_runtime
+    from edgecmd.core.run_lock import owned
+    from edgecmd.experiments.pipeline import run_stage
+    from edgecmd.training.provenance import require_runtime
     from server.simulate import simulate
 
     one_thread()
@@ -109,7 +109,7 @@ def with_baselines(path: Path) -> bool:
     Raises:
         DataError: The file is damaged.
     """
-    from edgecmd.files import read_json
+    from edgecmd.core.files import read_json
 
     found = read_json(path)
     baselines = found.get("baselines") if isinstance(found, dict) else None
@@ -128,7 +128,7 @@ def config_of(folder: Path) -> RunConfig:
     Raises:
         FederationError: It is not a run folder.
     """
-    from edgecmd.settings import load_config
+    from edgecmd.settings.reader import load_config
 
     if not (folder / "config.toml").is_file():
         raise FederationError(
@@ -145,7 +145,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Step 3: retrieval, one-shot, kNN and linear probe of a run's student."""
-    from edgecmd.cli.pipeline import assess_run, say_teacher, show_results
+    from edgecmd.experiments.pipeline import assess_run, say_teacher, show_results
 
     one_thread()
     tables = assess_run(config_of(folder), folder, baselines=baselines, quiet=as_json)

@@ -12,9 +12,9 @@ import typer
 
 from edgecmd.cli.app import app
 from edgecmd.cli.common import AsJson, print_json, print_table, say
-from edgecmd.errors import ConfigError
-from edgecmd.machine import at, explain
-from edgecmd.text import size_of
+from edgecmd.core.errors import ConfigError
+from edgecmd.core.machine import at, explain
+from edgecmd.core.text import size_of
 
 
 @app.command()
@@ -23,8 +23,8 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Write a TOML file with every setting, its default and its meaning."""
-    from edgecmd.files import write_text_atomically
-    from edgecmd.settings import template
+    from edgecmd.core.files import write_text_atomically
+    from edgecmd.settings.reader import template
 
     if path.exists() and not force:
         raise ConfigError(f"{path} exists already. Choose another name or add --force.")
@@ -57,7 +57,7 @@ def machine_facts() -> dict[str, Any]:
     """What `doctor` shows, as plain values."""
     import torch
 
-    from edgecmd.runs import environment
+    from edgecmd.training.run_folder import environment
 
     threads = os.environ.get("OMP_NUM_THREADS", "not set")
     folders = {name: look_at_folder(find) for name, find in FOLDERS.items()}
@@ -85,7 +85,7 @@ def _memory_bytes() -> int | None:
 
 
 def _cache() -> Path:
-    from edgecmd.data.clients import cache_folder
+    from edgecmd.data.problem import cache_folder
 
     return cache_folder()
 
@@ -97,7 +97,7 @@ def _state() -> Path:
 
 
 def _data() -> Path:
-    from edgecmd.built import data_home
+    from edgecmd.datasets.built import data_home
 
     return data_home()
 

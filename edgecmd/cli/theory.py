@@ -9,13 +9,13 @@ import typer
 
 from edgecmd.cli.app import app
 from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread, print_json, read_settings, say
-from edgecmd.config import RunConfig
-from edgecmd.errors import ConfigError
-from edgecmd.text import counted
+from edgecmd.core.errors import ConfigError
+from edgecmd.core.text import counted
+from edgecmd.settings.schema import RunConfig
 
 if TYPE_CHECKING:
-    from edgecmd.cli.theory_jobs import Job
-    from edgecmd.theory.sweep import Point, SweepPlan
+    from edgecmd.experiments.theory.jobs import Job
+    from edgecmd.experiments.theory.sweep import Point, SweepPlan
 
 PairName = Annotated[
     str, typer.Option("--pair", help="emoji, digits, objects or rooms: data and a student that suits.")
@@ -42,8 +42,8 @@ def theory(
     as_json: AsJson = False,
 ) -> None:
     """Modality distance against target error over ever wider gaps; finished points are kept."""
-    from edgecmd.pairs import pair_settings
-    from edgecmd.theory.sweep import cheap, plan_sweep, sweep_points
+    from edgecmd.experiments.theory.sweep import cheap, plan_sweep, sweep_points
+    from edgecmd.settings.modality_pairs import pair_settings
 
     one_thread()
     run = f"theory-{pair}" + ("-fast" if fast else "")
@@ -65,10 +65,10 @@ def check_gaps(config: RunConfig, gaps: str) -> tuple[str, ...]:
     Raises:
         ConfigError: One does not exist for the modality.
     """
-    from edgecmd.data.clients import experiment
+    from edgecmd.core.errors import nearest
     from edgecmd.data.pairs import target_kind
-    from edgecmd.errors import nearest
-    from edgecmd.theory.gaps import gap_names
+    from edgecmd.data.problem import experiment
+    from edgecmd.experiments.theory.gaps import gap_names
 
     known = gap_names(target_kind(experiment(config.data).train.target))
     names = tuple(name.strip() for name in gaps.split(",") if name.strip()) or known
@@ -82,12 +82,12 @@ def run_sweep(
     config: RunConfig, plan: "SweepPlan", points: "Sequence[Point]", *, num_jobs: int, quiet: bool
 ) -> dict[str, Any]:
     """Measure every point, write ``theory.json`` and ``theory.png``, and show them."""
-    from edgecmd.cli.theory_jobs import run_jobs, settings_of
     from edgecmd.cli.theory_show import show_theory
-    from edgecmd.files import write_bytes_atomically, write_json
+    from edgecmd.core.files import write_bytes_atomically, write_json
+    from edgecmd.experiments.theory.jobs import run_jobs, settings_of
+    from edgecmd.experiments.theory.summary import summarise
     from edgecmd.report.theory import theory_png
-    from edgecmd.runs import run_folder
-    from edgecmd.theory.summary import summarise
+    from edgecmd.training.run_folder import run_folder
 
     folder = run_folder(config)
     work = point_jobs(config, plan, points, folder=folder)
@@ -112,8 +112,8 @@ def point_jobs(
     config: RunConfig, plan: "SweepPlan", points: "Sequence[Point]", *, folder: Path
 ) -> "list[Job]":
     """A job for each point of the sweep."""
-    from edgecmd.cli.theory_jobs import Job
-    from edgecmd.settings import flatten
+    from edgecmd.experiments.theory.jobs import Job
+    from edgecmd.settings.reader import flatten
 
     flat, shared = dict(flatten(config)), asdict(plan)
     return [
@@ -129,7 +129,7 @@ def point_jobs(
 
 def estimate(config: RunConfig, plan: "SweepPlan", work: "Sequence[Job]", *, num_jobs: int) -> str:
     """What is still to do and about how long it takes, from a few optimiser steps."""
-    from edgecmd.theory.sweep import seconds_a_point
+    from edgecmd.experiments.theory.sweep import seconds_a_point
 
     left = sum(not job.path.exists() for job in work)
     if left == 0:
@@ -157,11 +157,11 @@ def run_rotation(
     config: RunConfig, *, num_rounds: int, num_seeds: int, num_jobs: int, quiet: bool
 ) -> dict[str, Any]:
     """Alignment of clients by method and seed; writes ``rotation.json``."""
-    from edgecmd.cli.theory_jobs import run_jobs, settings_of
     from edgecmd.cli.theory_show import show_rotation
-    from edgecmd.files import write_json
-    from edgecmd.runs import run_folder
-    from edgecmd.theory.alignment import METHODS
+    from edgecmd.core.files import write_json
+    from edgecmd.experiments.theory.alignment import METHODS
+    from edgecmd.experiments.theory.jobs import run_jobs, settings_of
+    from edgecmd.training.run_folder import run_folder
 
     folder = run_folder(config)
     work = rotation_jobs(config, num_rounds=num_rounds, num_seeds=num_seeds, folder=folder)
@@ -193,9 +193,9 @@ def run_rotation(
 
 def rotation_jobs(config: RunConfig, *, num_rounds: int, num_seeds: int, folder: Path) -> "list[Job]":
     """A job for each method and seed."""
-    from edgecmd.cli.theory_jobs import Job
-    from edgecmd.settings import flatten
-    from edgecmd.theory.alignment import METHODS
+    from edgecmd.experiments.theory.alignment import METHODS
+    from edgecmd.experiments.theory.jobs import Job
+    from edgecmd.settings.reader import flatten
 
     flat = dict(flatten(config))
     return [

@@ -91,7 +91,7 @@ BOUNDS = {"cosine": (-1.0, 1.0), "apart": (0.0, 4.0), "residual": (0.0, 2.0)}
 
 
 def _over_seeds(values: Sequence[float], name: str) -> str:
-    from edgecmd.statistics import SHARE, interval_text, mean_interval
+    from edgecmd.core.statistics import SHARE, interval_text, mean_interval
 
     found = mean_interval(values, bounds=BOUNDS.get(name, SHARE))
     return interval_text({"mean": found.mean, "low": found.low, "high": found.high})

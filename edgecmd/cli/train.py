@@ -8,8 +8,8 @@ import typer
 from edgecmd.cli.app import app
 from edgecmd.cli.common import ConfigFile, DryRunJson, Settings, one_thread, read_settings, say
 from edgecmd.cli.progress import round_line
-from edgecmd.errors import ConfigError
-from edgecmd.text import counted
+from edgecmd.core.errors import ConfigError
+from edgecmd.core.text import counted
 
 
 @app.command()
@@ -19,11 +19,11 @@ def pretrain(
     settings: Settings = None,
 ) -> None:
     """Step 1: a teacher of the public source set, by SimCLR, or the one of photographs fitted to it."""
-    from edgecmd.data.clients import experiment
     from edgecmd.data.pairs import target_kind
+    from edgecmd.data.problem import experiment
     from edgecmd.models.teachers import RATE, save_teacher
-    from edgecmd.pretrain import pretrain as train
-    from edgecmd.pretrain import recipe
+    from edgecmd.training.pretrain import pretrain as train
+    from edgecmd.training.pretrain import recipe
 
     one_thread()
     resolved = read_settings(config, settings)
@@ -54,10 +54,10 @@ def warm_start(
     settings: Settings = None,
 ) -> None:
     """First weights of a student from public pictures alone; use them with --set student.path=FILE."""
-    from edgecmd.assess import validate
-    from edgecmd.presimclr import source_start
-    from edgecmd.runs import save_student
-    from edgecmd.warmstart import warm_start as train
+    from edgecmd.evaluation.evaluate import validate
+    from edgecmd.training.presimclr import source_start
+    from edgecmd.training.run_folder import save_student
+    from edgecmd.training.warm_start import warm_start as train
 
     one_thread()
     resolved = read_settings(config, settings)
@@ -86,9 +86,9 @@ def simulate(
     as_json: DryRunJson = False,
 ) -> None:
     """Step 2: distil over simulated clients; writes a run folder with the student."""
-    from edgecmd.cli.pipeline import plan, run_stage, show_dry_run
-    from edgecmd.ownership import owned
-    from edgecmd.runs import run_folder
+    from edgecmd.core.run_lock import owned
+    from edgecmd.experiments.pipeline import plan, run_stage, show_dry_run
+    from edgecmd.training.run_folder import run_folder
     from server.simulate import simulate as run
 
     one_thread()

@@ -9,7 +9,7 @@ from edgecmd.cli.app import app
 from edgecmd.cli.common import AsJson, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from export.trust import Verdict
+    from export.trust.checks import Verdict
 
 Bundle = Annotated[Path, typer.Argument(help="Bundle folder, such as runs/demo/export.")]
 
@@ -28,7 +28,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check a bundle before anything in it is loaded or run; exit code 6 names the fault."""
-    from export.trust import SandboxLimits, verify_bundle
+    from export.trust.checks import SandboxLimits, verify_bundle
 
     sandbox = SandboxLimits(timeout_s=timeout, memory_mb=memory)
     verdict = verify_bundle(bundle, pub=pub, sandbox=sandbox, any_program=any_program)
@@ -46,8 +46,8 @@ def sign(
     key: Annotated[Path, typer.Option("--key", help="Private elliptic-curve key, a PEM file.")],
 ) -> None:
     """Sign a bundle that passes `edgecmd verify` with a key of your own, offline."""
-    from export.sign import sign_bundle
-    from export.trust import verify_bundle
+    from export.documents.sign import sign_bundle
+    from export.trust.checks import verify_bundle
 
     verdict = verify_bundle(bundle, any_program=True, older_signature=True)
     if verdict.error is not None:

@@ -7,8 +7,8 @@ import typer
 
 from edgecmd.cli.app import web_app
 from edgecmd.cli.common import one_thread, say
-from edgecmd.config import RunConfig
-from edgecmd.errors import ConfigError, ExportError
+from edgecmd.core.errors import ConfigError, ExportError
+from edgecmd.settings.schema import RunConfig
 
 if TYPE_CHECKING:
     from export.web.gallery import Gallery
@@ -112,7 +112,7 @@ def build_page(
         ConfigError: ``mode`` is unknown.
         ExportError: The runtime is missing, or the page cannot be built.
     """
-    from edgecmd.errors import nearest
+    from edgecmd.core.errors import nearest
     from export.web.ortweb import find_ort_web
     from export.web.page import DEFAULT_TITLE, build_web
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from edgecmd.errors import choose
+from edgecmd.core.errors import choose
 
 Batch = Float[Tensor, "batch channels height width"]
 
@@ -186,7 +186,7 @@ def augment_source(
     what a drawing can tell. Nothing but the public image is used.
 
     Args:
-        image_BCHW: RGB images scaled by `edgecmd.preprocess.source_input` (white is +2, black -2).
+        image_BCHW: RGB images scaled by `edgecmd.data.student_input.source_input` (white is +2, black -2).
         line_share: Share of views that become outlines.
         ink_share: Share of views that become two-tone.
         generator: Source of randomness.

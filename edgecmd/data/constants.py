@@ -2,7 +2,7 @@
 
 A few among others are noted. Where a half of the pairs is nothing else, every loss and every ranking is
 about rounding, and a run is refused before it trains. This is about the whole of a user's data; on a device
-no refusal may follow from its pairs, and none does (`edgecmd.data.device_pairs`).
+no refusal may follow from its pairs, and none does (`edgecmd.data.user_files.device_pairs`).
 
 Shapes: N examples, H height, W width, C channels, T samples.
 """
@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool
 
+from edgecmd.core.errors import DataError
 from edgecmd.data.pairs import PairedData, Targets, target_kind
-from edgecmd.errors import DataError
 
 # Largest difference within an input that is called constant: traces of a lossy file or of dither.
 MOST_GREY_LEVELS, MOST_WAVE_STEPS = 2, 2

@@ -14,21 +14,21 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from edgecmd.config import RunConfig
-from edgecmd.config_data import DataConfig
-from edgecmd.data import emoji, indoor
+from edgecmd.core.devices import resolve_device
+from edgecmd.core.errors import PrivacyError
 from edgecmd.data.anchors import Anchors, AnchorSource, make_anchors
-from edgecmd.data.clients import target_input
-from edgecmd.data.images import sides_of
+from edgecmd.data.feature_cache import cached_features
 from edgecmd.data.pairs import Images, PairedData, PublicSource, Targets, target_kind
-from edgecmd.data.public import read_public
-from edgecmd.dense.maps import Reduction, View, as_places, cached_maps, fit_reduction
-from edgecmd.device import resolve_device
-from edgecmd.distill import LocalData
-from edgecmd.errors import PrivacyError
-from edgecmd.features import cached_features
+from edgecmd.data.problem import target_input
+from edgecmd.data.user_files.images import sides_of
+from edgecmd.data.user_files.public_images import read_public
+from edgecmd.datasets import emoji, indoor
+from edgecmd.models.place_features import Reduction, View, as_places, cached_maps, fit_reduction
 from edgecmd.models.students import DENSE_STRIDE, is_dense
 from edgecmd.models.teachers import SHIPPED, Teacher, check_rate, load_teacher
+from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings.schema import RunConfig
+from edgecmd.training.distill import LocalData
 
 # Of the teacher. Kernels round otherwise for other numbers of rows, and a server could make last digits large
 # (a teacher temperature of 1e-4): one pair more would move the gradients of others.

@@ -21,7 +21,6 @@ from scipy.sparse.csgraph import connected_components
 
 from edgecmd.data.constants import constant_rows
 from edgecmd.data.contained import contained_lines
-from edgecmd.data.names import FEW
 from edgecmd.data.pairs import PairedData, Targets, image_digests, target_kind
 from edgecmd.data.signatures import (
     CHUNK,
@@ -35,7 +34,8 @@ from edgecmd.data.signatures import (
     brightness,
     cells,
 )
-from edgecmd.data.tables import few
+from edgecmd.data.user_files.csv_tables import few
+from edgecmd.data.user_files.names import FEW
 from edgecmd.losses import SAME_FEATURE
 
 if TYPE_CHECKING:

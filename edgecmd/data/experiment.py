@@ -13,27 +13,27 @@ from typing import cast
 import numpy as np
 from jaxtyping import Int
 
-from edgecmd.config_data import DataConfig
+from edgecmd.core.errors import ConfigError, DataError, choose
 from edgecmd.data.duplicates import Alike, alike, joined, shared_with
 from edgecmd.data.labelled import LabelledTarget, Labels, Masks
 from edgecmd.data.pairs import TARGET_KINDS, PairedData, PublicSource, kind_of
-from edgecmd.errors import ConfigError, DataError, choose
+from edgecmd.settings.data_settings import DataConfig
 
 # Name of a data set -> module and function that loads it; imported only when asked for.
 LOADERS: dict[str, tuple[str, str]] = {
-    "digits": ("edgecmd.data.digits", "load_digits"),
-    "emoji": ("edgecmd.data.emoji", "load_emoji"),
-    "emoji-full": ("edgecmd.data.emoji_full", "load_emoji_full"),
-    "emoji-scenes": ("edgecmd.data.scenes", "load_scenes"),
-    "folder": ("edgecmd.data.folder", "load_folder"),
-    "nyu": ("edgecmd.data.layouts.load", "load_layout"),
-    "objects": ("edgecmd.data.objects", "load_objects"),
-    "rooms": ("edgecmd.data.rooms", "load_rooms"),
-    "sketchy": ("edgecmd.data.layouts.load", "load_layout"),
-    "stamps": ("edgecmd.data.stamps", "load_stamps"),
-    "sunrgbd": ("edgecmd.data.layouts.load", "load_layout"),
-    "tuberlin": ("edgecmd.data.layouts.load", "load_layout"),
-    "vggsound": ("edgecmd.data.layouts.load", "load_layout"),
+    "digits": ("edgecmd.datasets.digits", "load_digits"),
+    "emoji": ("edgecmd.datasets.emoji", "load_emoji"),
+    "emoji-full": ("edgecmd.datasets.emoji_full", "load_emoji_full"),
+    "emoji-scenes": ("edgecmd.datasets.scenes", "load_scenes"),
+    "folder": ("edgecmd.data.user_files.folder", "load_folder"),
+    "nyu": ("edgecmd.datasets.on_disk.load", "load_layout"),
+    "objects": ("edgecmd.datasets.objects", "load_objects"),
+    "rooms": ("edgecmd.datasets.rooms", "load_rooms"),
+    "sketchy": ("edgecmd.datasets.on_disk.load", "load_layout"),
+    "stamps": ("edgecmd.datasets.stamps", "load_stamps"),
+    "sunrgbd": ("edgecmd.datasets.on_disk.load", "load_layout"),
+    "tuberlin": ("edgecmd.datasets.on_disk.load", "load_layout"),
+    "vggsound": ("edgecmd.datasets.on_disk.load", "load_layout"),
 }
 
 
@@ -51,7 +51,7 @@ class HeldOut:
         labelled: The targets of ``pairs``, in the same order, with their labellings.
         ids: One name an example; empty where the set has none.
         shown: Code of what each example shows, (N,), where several share a source or show copies of one;
-            retrieval then ranks things, not images (`edgecmd.evaluate.recall`). None: each its own.
+            retrieval then ranks things, not images (`edgecmd.evaluation.metrics.recall`). None: each its own.
         twins: Code of the group of copies of each target, (N,), of which few labels take one only where
             others are left. None: each its own.
     """

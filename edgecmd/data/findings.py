@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from edgecmd.errors import DataError
+from edgecmd.core.errors import DataError
 
 CHECK_COMMAND = "edgecmd data check"
 # A sentence about one file or row begins with it; what follows is the kind of fault.

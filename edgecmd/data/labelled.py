@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from edgecmd.core.errors import DataError
 from edgecmd.data.pairs import Targets, fingerprint, target_kind
-from edgecmd.errors import DataError
 
 UNLABELLED = -1
 IGNORED = 255

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from edgecmd.errors import ConfigError, DataError
+from edgecmd.core.errors import ConfigError, DataError
 
 # Anonymous axes: two sets of one call may differ in every dimension.
 Images = UInt8[np.ndarray, "_ _ _ _"]

@@ -14,10 +14,10 @@ from typing import TypedDict
 import numpy as np
 from jaxtyping import Float, Int
 
-from edgecmd.config import FederationConfig
+from edgecmd.core.errors import ConfigError, DataError, choose
+from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.labelled import UNLABELLED, Labels
-from edgecmd.errors import ConfigError, DataError, choose
-from edgecmd.seeding import numpy_generator
+from edgecmd.settings.schema import FederationConfig
 
 Rows = Int[np.ndarray, " _"]
 

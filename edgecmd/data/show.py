@@ -14,12 +14,12 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
+from edgecmd.core.files import write_bytes_atomically
+from edgecmd.core.seeding import numpy_generator
+from edgecmd.core.text import printable
+from edgecmd.data.as_pictures import as_pictures, mask_pictures
 from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import Labels
-from edgecmd.data.look import as_pictures, mask_pictures
-from edgecmd.files import write_bytes_atomically
-from edgecmd.seeding import numpy_generator
-from edgecmd.text import printable
 
 TILE_PX = 128
 GAP_PX = 16

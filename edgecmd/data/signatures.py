@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
-from edgecmd.seeding import numpy_generator
+from edgecmd.core.seeding import numpy_generator
 
 GRID, COARSE = 16, 4
 # Of 255. JPEG of quality 30 at 256 pixels moves a cell by at most 3.4; one pixel in 64 by 64 moves it by 16.

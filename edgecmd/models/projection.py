@@ -6,12 +6,12 @@ Shapes: N images, C channels of the network's pooled map, D embedding dimension.
 import numpy as np
 import torch
 
+from edgecmd.core.devices import device_of
+from edgecmd.core.errors import ConfigError
 from edgecmd.data.pairs import Images
-from edgecmd.device import device_of
-from edgecmd.errors import ConfigError
-from edgecmd.models.components import principal_components
+from edgecmd.data.student_input import source_input
 from edgecmd.models.efficientnet import EfficientNetLite0
-from edgecmd.preprocess import source_input
+from edgecmd.models.principal_components import principal_components
 
 BATCH_SIZE = 64
 

@@ -17,17 +17,17 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from edgecmd.built import COMMANDS, built_file
+from edgecmd.core.devices import device_of
+from edgecmd.core.errors import ConfigError, DataError, choose, nearest
+from edgecmd.core.files import write_bytes_atomically
+from edgecmd.core.progress import tracked
+from edgecmd.core.tensors import load_weights, pack, require, unpack, whole_number
 from edgecmd.data.pairs import Targets, input_shape, target_kind
-from edgecmd.device import device_of
-from edgecmd.errors import ConfigError, DataError, choose, nearest
-from edgecmd.files import write_bytes_atomically
+from edgecmd.data.student_input import source_input
+from edgecmd.datasets.built import COMMANDS, built_file
+from edgecmd.datasets.shipped import shipped_file
 from edgecmd.models import efficientnet
 from edgecmd.models.students import Student, StudentSpec, initialise
-from edgecmd.preprocess import source_input
-from edgecmd.progress import tracked
-from edgecmd.shipped import shipped_file
-from edgecmd.tensors import load_weights, pack, require, unpack, whole_number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +64,7 @@ SHIPPED: dict[str, tuple[str, str]] = {
     ),
 }
 # Data set -> the teacher that it has where none is named. Other sets that are built have theirs beside them
-# (`edgecmd.built`), unless they stand here; all others have `DEFAULT`.
+# (`edgecmd.datasets.built`), unless they stand here; all others have `DEFAULT`.
 DEFAULT = "icons"
 OF_SET = {"emoji-full": "icons", "stamps": "icons", "objects": IMAGENET, "rooms": IMAGENET}
 
@@ -120,7 +120,7 @@ class Teacher:
     """A frozen encoder with what identifies it.
 
     Attributes:
-        network: Encoder in evaluation mode; takes `edgecmd.preprocess.source_input`.
+        network: Encoder in evaluation mode; takes `edgecmd.data.student_input.source_input`.
         embedding_dim: Dimension of its feature, D.
         sha256: Of the file it came from.
         recipe: How it was made, as the file's metadata says.

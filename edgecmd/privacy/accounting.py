@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from edgecmd.errors import PrivacyError, choose
+from edgecmd.core.errors import PrivacyError, choose
 
 # Below this, one full-batch step has an epsilon of hundreds; it is called infinite, which is a bound.
 SMALLEST_NOISE = 0.05

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecmd.errors import PrivacyError
-from edgecmd.files import write_text_atomically
+from edgecmd.core.errors import PrivacyError
+from edgecmd.core.files import write_text_atomically
 from edgecmd.privacy.ledger import Ledger
 from edgecmd.privacy.ledger_file import locked
 
@@ -103,7 +103,7 @@ class DeviceLedgers:
         Args:
             data: Folder or .npz of the pairs.
             present: Digests of all pairs that are there now, whatever the settings can use of them
-                (`edgecmd.data.device_pairs.DevicePairs.present`).
+                (`edgecmd.data.user_files.device_pairs.DevicePairs.present`).
 
         Raises:
             PrivacyError: Neither the folder nor its pairs are known (code ``no-ledger``).

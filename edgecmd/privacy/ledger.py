@@ -25,8 +25,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from edgecmd.errors import PrivacyError
-from edgecmd.files import write_bytes_atomically
+from edgecmd.core.errors import PrivacyError
+from edgecmd.core.files import write_bytes_atomically
+from edgecmd.core.text import counted
 from edgecmd.privacy.accounting import total_epsilon
 from edgecmd.privacy.ledger_file import (
     DIGEST_LENGTH,
@@ -45,7 +46,6 @@ from edgecmd.privacy.ledger_file import (
     write_count,
 )
 from edgecmd.privacy.plan import PrivacyPlan
-from edgecmd.text import counted
 
 __all__ = ["Book", "BudgetSpentError", "Ledger", "Line", "Release", "dearest", "describe"]
 

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 from filelock import FileLock, Timeout
 
-from edgecmd.errors import PrivacyError
-from edgecmd.files import write_bytes_atomically
+from edgecmd.core.errors import PrivacyError
+from edgecmd.core.files import write_bytes_atomically
 from edgecmd.privacy.accounting import Spending, total_epsilon
 
 DIGEST_LENGTH = 16

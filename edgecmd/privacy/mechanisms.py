@@ -27,11 +27,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgecmd import baselines, losses
-from edgecmd.config import DistillConfig
+from edgecmd.core.errors import choose
 from edgecmd.data.augment import augment as augmented
-from edgecmd.distill import LocalData
-from edgecmd.errors import choose
-from edgecmd.privacy.randomness import Source, generator, integers
+from edgecmd.privacy.step.randomness import Source, generator, integers
+from edgecmd.settings.schema import DistillConfig
+from edgecmd.training.distill import LocalData
 
 Rows = Float[Tensor, "rows dim"]
 Mask = Bool[Tensor, " rows"]

@@ -4,12 +4,12 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from edgecmd.config import AUTO_LOSSES, RunConfig
-from edgecmd.errors import PrivacyError, choose
+from edgecmd.core.errors import PrivacyError, choose
 from edgecmd.models.students import is_dense
 from edgecmd.privacy.accounting import Spending, calibrate, check_accountant, total_epsilon
-from edgecmd.privacy.gradients import ENGINES
 from edgecmd.privacy.mechanisms import MECHANISMS, Mechanism
+from edgecmd.privacy.step.gradients import ENGINES
+from edgecmd.settings.schema import AUTO_LOSSES, RunConfig
 
 RELATIONS = {
     "pair": "add or remove one pair of one client",

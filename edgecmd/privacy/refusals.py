@@ -4,7 +4,7 @@ The text of a `PrivacyError` may hold paths, budgets and what was spent with oth
 the log of the device; the code alone travels.
 """
 
-from edgecmd.errors import PrivacyError
+from edgecmd.core.errors import PrivacyError
 
 PREFIX = "refused: "
 REFUSALS: dict[str, str] = {

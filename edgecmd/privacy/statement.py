@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from edgecmd.artefacts import may_leave_table, owner_only_table
+from edgecmd.core.artefacts import may_leave_table, owner_only_table
 from edgecmd.privacy.accounting import accountant_version
 from edgecmd.privacy.plan import SAMPLERS, PrivacyPlan
 

@@ -4,6 +4,7 @@ import base64
 from collections.abc import Iterator, Mapping
 from html import escape
 
+from edgecmd.core.text import counted
 from edgecmd.report.audit_charts import epsilon_chart, finite, roc_chart
 from edgecmd.report.drawing import Drawing
 from edgecmd.report.markup import (
@@ -20,7 +21,6 @@ from edgecmd.report.markup import (
 )
 from edgecmd.report.numbers import NOTHING, duration, plain
 from edgecmd.report.read import RunFiles, Table
-from edgecmd.text import counted
 
 ATTACKS = {"lira": "offline LiRA", "rmia": "offline RMIA", "raw": "raw score"}
 CONTROLS = {"control": "control: random weights", "start": "control: public warm start, no pair seen"}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from edgecmd.artefacts import write_artefact
+from edgecmd.core.artefacts import write_artefact
 from edgecmd.report.about import environment, limits, settings
 from edgecmd.report.audit import audit
 from edgecmd.report.markup import Section, paragraph

@@ -2,11 +2,11 @@
 
 from matplotlib.axes import Axes
 
+from edgecmd.core.text import counted
 from edgecmd.report.drawing import INK, LINES, Drawing, draw
 from edgecmd.report.markup import Cell, Row, Section, figure, folded, listing, paragraph, side_by_side, table
 from edgecmd.report.numbers import NOTHING, plain
 from edgecmd.report.read import RunFiles, Table
-from edgecmd.text import counted
 
 NONE = (
     "No differential privacy was used. Labels, images and teacher features stay with their client, but what a"

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from edgecmd.data.decode import DecodeError, npz_arrays
-from edgecmd.data.reading import most_array_bytes
-from edgecmd.errors import DataError
-from edgecmd.events import read_events
-from edgecmd.files import read_json
-from edgecmd.text import printable, printable_values
+from edgecmd.core.errors import DataError
+from edgecmd.core.events import read_events
+from edgecmd.core.files import read_json
+from edgecmd.core.text import printable, printable_values
+from edgecmd.data.user_files.decode import DecodeError, npz_arrays
+from edgecmd.data.user_files.reading import most_array_bytes
 
 Table = Mapping[str, Any]
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -1,5 +1,6 @@
 """Sections with results: the student against baselines, few labels, what it finds."""
 
+from edgecmd.core.statistics import MIN_ITEMS, MIN_REPEATS, too_few
 from edgecmd.report import scores
 from edgecmd.report.curves import few_labels_curve
 from edgecmd.report.markup import (
@@ -17,7 +18,6 @@ from edgecmd.report.markup import (
 from edgecmd.report.numbers import NOTHING, share
 from edgecmd.report.pictures import gallery_drawing
 from edgecmd.report.read import RunFiles, Table
-from edgecmd.statistics import MIN_ITEMS, MIN_REPEATS, too_few
 
 EVALUATE = "edgecmd evaluate --baselines RUN_FOLDER"
 METHODS = {

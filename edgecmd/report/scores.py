@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from edgecmd import text
+from edgecmd.core import text
+from edgecmd.core.statistics import MIN_ITEMS, MIN_REPEATS, Measured, best_of
 from edgecmd.report.numbers import share
 from edgecmd.report.read import Table
-from edgecmd.statistics import MIN_ITEMS, MIN_REPEATS, Measured, best_of
 
 LABELLINGS = ("group", "subgroup")
 

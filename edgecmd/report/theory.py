@@ -16,7 +16,7 @@ def theory_png(table: Mapping[str, Any]) -> bytes:
     """Three panels of ``theory.json`` as a PNG file.
 
     Args:
-        table: As `edgecmd.theory.summary.summarise` gives it.
+        table: As `edgecmd.experiments.theory.summary.summarise` gives it.
 
     Guarantees:
         Equal arguments give equal bytes with the same matplotlib.

@@ -8,14 +8,14 @@ PACKAGE = "export.device"
 FUTURE = "from __future__ import annotations"
 # In this order: each module uses those before it. The first is what training reads files with.
 MODULES = (
-    ("edgecmd.data", "decode.py"),
+    ("edgecmd.data.user_files", "decode.py"),
     (PACKAGE, "reading.py"),
     (PACKAGE, "sensors.py"),
     (PACKAGE, "properties.py"),
     (PACKAGE, "masks.py"),
     (PACKAGE, "infer.py"),
 )
-OWN = (PACKAGE, "edgecmd.data.decode")
+OWN = (PACKAGE, "edgecmd.data.user_files.decode")
 
 
 def program() -> str:

@@ -41,7 +41,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from edgecmd.data.decode import DecodeError, npz_arrays, picture_frames, printable, reason_of
+from edgecmd.data.user_files.decode import DecodeError, npz_arrays, picture_frames, printable, reason_of
 from export.device.masks import mask_of, shares, write_mask
 from export.device.properties import MASK, read_properties
 from export.device.reading import (

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecmd.data.decode import reason_of
+from edgecmd.data.user_files.decode import reason_of
 from export.device.reading import InferError
 
 # Colours of the classes from 1 on, which repeat; class 0 is black.

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgecmd.data.decode import reason_of
+from edgecmd.data.user_files.decode import reason_of
 from export.device.reading import InferError
 from export.device.sensors import SENSORS, Sensor
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edgecmd.data.decode import (
+from edgecmd.data.user_files.decode import (
     DecodeError,
     decoded_picture,
     decoding,

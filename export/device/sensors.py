@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgecmd.data.decode import FAINTEST, DecodeError, decode_wav, decoding, npy_array, one_channel
+from edgecmd.data.user_files.decode import FAINTEST, DecodeError, decode_wav, decoding, npy_array, one_channel
 from export.device.reading import (
     MAX_PIXELS,
     SUFFIXES,

@@ -13,16 +13,16 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from edgecmd.assess import teacher_embedding
-from edgecmd.config import RunConfig
-from edgecmd.data.clients import experiment, public_features, teacher_of
-from edgecmd.data.emoji import load_public
-from edgecmd.data.images import SUFFIXES, read_image, squeeze, to_rgb
+from edgecmd.core.errors import DataError, ExportError
+from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.pairs import Images, PublicSource
-from edgecmd.errors import DataError, ExportError
-from edgecmd.evaluate import unit_rows
-from edgecmd.seeding import numpy_generator
-from edgecmd.shipped import shipped_file
+from edgecmd.data.problem import experiment, public_features, teacher_of
+from edgecmd.data.user_files.images import SUFFIXES, read_image, squeeze, to_rgb
+from edgecmd.datasets.emoji import load_public
+from edgecmd.datasets.shipped import shipped_file
+from edgecmd.evaluation.evaluate import teacher_embedding
+from edgecmd.evaluation.metrics import unit_rows
+from edgecmd.settings.schema import RunConfig
 
 NUM_PICTURES = 640
 NUM_EXAMPLES = 12

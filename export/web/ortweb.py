@@ -10,11 +10,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecmd.data.build.packages import fetch, npm, read_members
-from edgecmd.data.clients import cache_folder
-from edgecmd.errors import ExportError
-from edgecmd.files import write_files_atomically
-from edgecmd.machine import explain
+from edgecmd.core.errors import ExportError
+from edgecmd.core.files import write_files_atomically
+from edgecmd.core.machine import explain
+from edgecmd.data.problem import cache_folder
+from edgecmd.datasets.build.packages import fetch, npm, read_members
 
 VERSION = "1.30.0"
 VARIABLE = "EDGECMD_ORT_WEB"

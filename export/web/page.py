@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from edgecmd.artefacts import declare, write_artefact
-from edgecmd.errors import ExportError, choose
-from edgecmd.files import write_bytes_atomically
-from edgecmd.machine import explain
+from edgecmd.core.artefacts import declare, write_artefact
+from edgecmd.core.errors import ExportError, choose
+from edgecmd.core.files import write_bytes_atomically
+from edgecmd.core.machine import explain
 from export.device.infer import Student
 from export.web.gallery import Gallery, fixed_point, sheet
 from export.web.ortweb import LICENSE, LICENSE_TEXT, VERSION, OrtWeb

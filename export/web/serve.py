@@ -4,7 +4,7 @@ import http.server
 from functools import partial
 from pathlib import Path
 
-from edgecmd.errors import ExportError
+from edgecmd.core.errors import ExportError
 from export.web.page import INDEX
 
 HOST = "127.0.0.1"

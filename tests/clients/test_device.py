@@ -17,20 +17,20 @@ from clients.check import check_node
 from clients.node import read_node
 from clients.order import Order, device_config
 from edgecmd import __version__
-from edgecmd.config import RunConfig
+from edgecmd.audit.static.search import distance
+from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.data.anchors import ANCHORS
-from edgecmd.data.clients import told_to_devices
 from edgecmd.data.device import device_features, device_sources
-from edgecmd.errors import ConfigError, PrivacyError
-from edgecmd.file_settings import FILE_SETTINGS
+from edgecmd.data.problem import told_to_devices
 from edgecmd.models.students import build_student
 from edgecmd.privacy.device_ledger import DeviceLedgers
-from edgecmd.privacy.effective import EffectiveStudent
-from edgecmd.privacy.gradients import clipped_sum
 from edgecmd.privacy.mechanisms import StepSettings, make_units, unit_loss
-from edgecmd.privacy.randomness import DeterministicSource
-from edgecmd.privacy.search import distance
-from edgecmd.settings import flatten, unflatten
+from edgecmd.privacy.step.gradients import clipped_sum
+from edgecmd.privacy.step.randomness import DeterministicSource
+from edgecmd.privacy.step.standardised_weights import EffectiveStudent
+from edgecmd.settings.file_settings import FILE_SETTINGS
+from edgecmd.settings.reader import flatten, unflatten
+from edgecmd.settings.schema import RunConfig
 from tests.device_files import Device, ask, make_device, opened_files, run_config, write_pairs
 
 STRINGS = sorted(name for name, value in flatten(RunConfig()).items() if isinstance(value, str))

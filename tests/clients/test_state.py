@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clients.state import KEPT_ROUNDS, load_state, save_state
-from edgecmd.errors import FederationError
+from edgecmd.core.errors import FederationError
 
 
 def state(value: float) -> dict[str, torch.Tensor]:

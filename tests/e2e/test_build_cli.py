@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from edgecmd.data import emoji_full_build
-from edgecmd.data.build.imagenet import PACKAGE
+from edgecmd.datasets.build import emoji_full
+from edgecmd.datasets.build.imagenet import PACKAGE
 from tests.command_line import run
 from tests.made_up_stamps import write_stamps
 from tests.made_up_weights import write_weights_wheel
@@ -73,7 +73,7 @@ def test_full_emoji_get_the_options(
         given.update(out=out, **options)
         return "built"
 
-    monkeypatch.setattr(emoji_full_build, "build_full", build)
+    monkeypatch.setattr(emoji_full, "build_full", build)
     words = ("data", "build", "emoji", "--full", "--lines", "--npm-dir", "a", "--wheel-dir", "b")
     assert run(monkeypatch, *words) == 0
     assert capsys.readouterr().out.strip() == "built"

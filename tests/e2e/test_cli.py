@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecmd.config import RunConfig
-from edgecmd.settings import to_toml
+from edgecmd.settings.reader import to_toml
+from edgecmd.settings.schema import RunConfig
 from tests.command_line import run
 
 
@@ -166,7 +166,7 @@ def test_bad_input_gives_one_line_and_a_code(
 def test_a_run_folder_of_other_settings_is_not_continued(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: RunConfig, tmp_path: Path
 ) -> None:
-    from edgecmd.runs import start_run
+    from edgecmd.training.run_folder import start_run
 
     start_run(tiny)
     other = tmp_path / "other.toml"
@@ -182,7 +182,7 @@ def test_a_run_folder_of_other_settings_is_not_continued(
 def test_no_student_yet_is_said_plainly(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: RunConfig
 ) -> None:
-    from edgecmd.runs import start_run
+    from edgecmd.training.run_folder import start_run
 
     assert run(monkeypatch, "evaluate", str(start_run(tiny))) == 4
     assert "Train a student with" in capsys.readouterr().err
@@ -191,7 +191,7 @@ def test_no_student_yet_is_said_plainly(
 def test_the_chance_level_is_that_of_the_batches_which_the_clients_can_make(tiny: RunConfig) -> None:
     """56 training pairs or so over 4 clients: nobody has 64, so the level is log of each client's size."""
     from edgecmd.cli.progress import chance
-    from edgecmd.data.clients import client_rows
+    from edgecmd.data.problem import client_rows
 
     config = replace(tiny, distill=replace(tiny.distill, batch_size=64))
     sizes = np.asarray([len(rows) for rows in client_rows(config)])

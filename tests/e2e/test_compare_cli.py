@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from test_cli import run, settings_file  # noqa: F401 - a fixture
 
-from edgecmd.cli import compare_jobs
-from edgecmd.cli.compare_jobs import Job
-from edgecmd.compare.presets import PAIRS, Preset
-from edgecmd.config import RunConfig
+from edgecmd.experiments.compare import jobs as compare_jobs
+from edgecmd.experiments.compare.jobs import Job
+from edgecmd.experiments.compare.presets import PAIRS, Preset
+from edgecmd.settings.schema import RunConfig
 
 
 class Here:
@@ -55,7 +55,7 @@ def tiny_pair(monkeypatch: pytest.MonkeyPatch, tiny: RunConfig) -> list[str]:
     )
     preset = Preset(data=data, fast=form, full=form, headline="linear_1", tuned_labels=(1,))
     monkeypatch.setitem(PAIRS, "tiny", preset)
-    monkeypatch.setattr("edgecmd.finetune.NUM_STEPS", 3)
+    monkeypatch.setattr("edgecmd.evaluation.finetune.NUM_STEPS", 3)
     return ["compare", "--pair", "tiny", "--fast", "--set", f'out="{tiny.out}"']
 
 

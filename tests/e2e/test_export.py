@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecmd.config import RunConfig
-from edgecmd.settings import to_toml
+from edgecmd.settings.reader import to_toml
+from edgecmd.settings.schema import RunConfig
 from tests.command_line import run
 
 # What a device has not got; Pillow is missing as well.
@@ -50,14 +50,14 @@ def on_device(bundle: Path, *words: object) -> list[dict[str, object]]:
 def test_a_bundle_gives_on_a_device_what_the_student_gives_here(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from edgecmd.assess import teacher_embedding
     from edgecmd.cli.device import bundle_plan
     from edgecmd.cli.run import config_of
-    from edgecmd.data.clients import experiment
-    from edgecmd.evaluate import recall
-    from edgecmd.runs import load_student
-    from export.graph import Deployable, rebuild
-    from export.verify import run_torch
+    from edgecmd.data.problem import experiment
+    from edgecmd.evaluation.evaluate import teacher_embedding
+    from edgecmd.evaluation.metrics import recall
+    from edgecmd.training.run_folder import load_student
+    from export.graph.deployable import Deployable, rebuild
+    from export.trust.verify import run_torch
 
     bundle = tmp_path / "device"
     assert run(monkeypatch, "export", folder, "--out", bundle, "--profiles", "fp32,w8,int8") == 0
@@ -98,7 +98,7 @@ def test_prototypes_make_classes_and_a_device_adds_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from edgecmd.cli.run import config_of
-    from edgecmd.data.clients import experiment
+    from edgecmd.data.problem import experiment
 
     images = experiment(config_of(folder).data).test.pairs.target
     classes, bundle = tmp_path / "classes", tmp_path / "bundle"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgecmd.cli.export_extras import check_extras
-from edgecmd.errors import ConfigError, ExportError
+from edgecmd.core.errors import ConfigError, ExportError
 
 
 def test_a_misspelt_mode_names_the_nearest(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import pytest
 
-from edgecmd.config import RunConfig
-from edgecmd.config_data import DataConfig
 from edgecmd.data.experiment import Experiment, HeldOut
-from edgecmd.settings import to_toml
+from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings.reader import to_toml
+from edgecmd.settings.schema import RunConfig
 from tests.command_line import run
 
 
@@ -140,7 +140,7 @@ def as_sound(grey: np.ndarray) -> np.ndarray:
 
 def of_other_targets(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[DataConfig], Experiment]:
     """The folder's loader with its targets changed."""
-    from edgecmd.data.folder import load_folder
+    from edgecmd.data.user_files.folder import load_folder
 
     def held(one: HeldOut) -> HeldOut:
         target = change(one.pairs.target)
@@ -170,7 +170,7 @@ def test_depth_and_sound_go_from_pairs_to_a_bundle(
 ) -> None:
     from tests.tiny_federation import settings_of, write_pairs
 
-    monkeypatch.setattr("edgecmd.data.folder.load_folder", of_other_targets(change))
+    monkeypatch.setattr("edgecmd.data.user_files.folder.load_folder", of_other_targets(change))
     pairs = write_pairs(tmp_path / "pairs.npz")
     changes = [f'student.architecture="{architecture}"', "federation.num_rounds=1"]
     words = [word for one in [*settings_of(pairs, tmp_path), *changes] for word in ("--set", one)]

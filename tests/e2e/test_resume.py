@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from edgecmd.cli import main
-from edgecmd.events import read_events
-from edgecmd.provenance import Provenance, write_provenance
-from edgecmd.runs import start_run
+from edgecmd.core.events import read_events
+from edgecmd.training.provenance import Provenance, write_provenance
+from edgecmd.training.run_folder import start_run
 from server.loop import RoundReport
 from server.simulate import simulate
 from tests.command_line import run

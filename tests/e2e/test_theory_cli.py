@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from edgecmd.cli import theory_jobs
-from edgecmd.config import RunConfig
-from edgecmd.errors import ConfigError
-from edgecmd.pairs import pair_settings
-from edgecmd.runs import new_student, save_student
-from edgecmd.settings import load_config, to_toml
+from edgecmd.core.errors import ConfigError
+from edgecmd.experiments.theory import jobs as theory_jobs
+from edgecmd.settings.modality_pairs import pair_settings
+from edgecmd.settings.reader import load_config, to_toml
+from edgecmd.settings.schema import RunConfig
+from edgecmd.training.run_folder import new_student, save_student
 from tests.command_line import run
 
 

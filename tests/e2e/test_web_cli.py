@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgecmd.config import RunConfig
-from edgecmd.settings import to_toml
+from edgecmd.settings.reader import to_toml
+from edgecmd.settings.schema import RunConfig
 from export.web import ortweb
 from tests.command_line import run
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecmd import artefacts, events, ownership, runs
-from edgecmd.artefacts import artefact_of
-from edgecmd.events import FIELDS, read_events
+from edgecmd.core import artefacts, events, run_lock
+from edgecmd.core.artefacts import artefact_of
+from edgecmd.core.events import FIELDS, read_events
+from edgecmd.training import run_folder
 from server import checkpoint
 from tests.command_line import run
 
@@ -26,7 +27,7 @@ def write_pairs(path: Path, *, with_another: bool) -> Path:
 
     The part of an id follows from its hash alone, so the additional pair is looked for among names.
     """
-    from edgecmd.data.own import position
+    from edgecmd.data.user_files.user_pairs import position
 
     noise = np.random.default_rng(7)
     arrays = {
@@ -96,7 +97,7 @@ def finished(edgecmd: Edgecmd, tmp_path_factory: pytest.TempPathFactory) -> tupl
         return real(name, may_leave=may_leave, place=place)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for module in (artefacts, events, checkpoint, ownership, runs):
+        for module in (artefacts, events, checkpoint, run_lock, run_folder):
             monkeypatch.setattr(module, "declare", record)
         edgecmd("run", *settings(pairs, "anchors"))
         folder = pairs.parent / "run"

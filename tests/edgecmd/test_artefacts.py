@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edgecmd import artefacts
-from edgecmd.artefacts import (
+from edgecmd.core import artefacts
+from edgecmd.core.artefacts import (
     ARTEFACTS,
     BASES,
     PLACES,
@@ -20,7 +20,7 @@ from edgecmd.artefacts import (
     refuse_counts,
     write_artefact,
 )
-from edgecmd.errors import PrivacyError
+from edgecmd.core.errors import PrivacyError
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("edgecmd", "clients", "server", "export")
@@ -30,38 +30,38 @@ RAW |= {"savez", "savez_compressed", "save_file"}
 OTHERS = {
     "clients/private.py": "a client's own state",
     "clients/state.py": "a client's own state",
-    "edgecmd/artefacts.py": "the one writer",
-    "edgecmd/audit/many_runs.py": "trainings of an audit, kept for the next one",
-    "edgecmd/audit/planted_books.py": "faults that an audit must find, in a copy of a run",
-    "edgecmd/audit/shadows.py": "trainings of an audit, kept for the next one",
-    "edgecmd/built.py": "a data set",
+    "edgecmd/core/artefacts.py": "the one writer",
+    "edgecmd/audit/many_runs/runs.py": "trainings of an audit, kept for the next one",
+    "edgecmd/audit/faults/ledger_faults.py": "faults that an audit must find, in a copy of a run",
+    "edgecmd/audit/risk/shadows.py": "trainings of an audit, kept for the next one",
+    "edgecmd/datasets/built.py": "a data set",
     "edgecmd/cli/compare.py": "a folder of measurements",
-    "edgecmd/cli/compare_jobs.py": "a folder of measurements",
+    "edgecmd/experiments/compare/jobs.py": "a folder of measurements",
     "edgecmd/cli/compare_show.py": "a folder of measurements",
-    "edgecmd/cli/export_bench.py": "a folder of measurements",
-    "edgecmd/cli/gallery.py": "arrays into memory",
+    "edgecmd/experiments/bench/export.py": "a folder of measurements",
+    "edgecmd/experiments/gallery.py": "arrays into memory",
     "edgecmd/cli/setup.py": "settings to begin with",
-    "edgecmd/cli/students_bench.py": "a folder of measurements",
+    "edgecmd/experiments/bench/students.py": "a folder of measurements",
     "edgecmd/cli/theory.py": "a folder of measurements",
-    "edgecmd/cli/theory_jobs.py": "a folder of measurements",
+    "edgecmd/experiments/theory/jobs.py": "a folder of measurements",
     "edgecmd/data/show.py": "a sheet of a data set",
-    "edgecmd/dense/maps.py": "the cache of teacher features",
-    "edgecmd/features.py": "the cache of teacher features",
-    "edgecmd/files.py": "how files are written",
+    "edgecmd/models/place_features.py": "the cache of teacher features",
+    "edgecmd/data/feature_cache.py": "the cache of teacher features",
+    "edgecmd/core/files.py": "how files are written",
     "edgecmd/models/teachers.py": "a teacher",
-    "edgecmd/ownership.py": "who works in a run folder",
+    "edgecmd/core/run_lock.py": "who works in a run folder",
     "edgecmd/privacy/device_ledger.py": "a device's own state",
     "edgecmd/privacy/ledger.py": "the ledgers' folder",
     "edgecmd/privacy/ledger_file.py": "the ledgers' folder",
-    "edgecmd/privacy/places.py": "the ledgers' folder",
-    "edgecmd/runs.py": "a student by itself, such as a warm start",
-    "export/checks/sandbox.py": "a job's temporary folder",
-    "export/checks/worker.py": "a job's temporary folder",
-    "export/contents.py": "arrays into memory",
+    "edgecmd/privacy/ledger_paths.py": "the ledgers' folder",
+    "edgecmd/training/run_folder.py": "a student by itself, such as a warm start",
+    "export/trust/sandbox.py": "a job's temporary folder",
+    "export/trust/worker.py": "a job's temporary folder",
+    "export/documents/bundle_files.py": "arrays into memory",
     "export/bundle.py": "a model that is tried and thrown away",
     "export/device/masks.py": "what a device makes",
-    "export/quantise.py": "a temporary folder",
-    "export/slower.py": "a temporary folder",
+    "export/profiles/quantise.py": "a temporary folder",
+    "export/profiles/slow_variants.py": "a temporary folder",
     "export/web/ortweb.py": "the cache of ONNX Runtime Web",
     "export/web/page.py": "a page of a name that the user gives",
     "server/checkpoint.py": "declared, and written beside its place first",
@@ -190,7 +190,7 @@ def modules() -> Iterator[tuple[str, ast.Module]]:
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             name = str(path.relative_to(ROOT))
-            if "data/build/" not in name and not name.endswith("_build.py"):
+            if "datasets/build/" not in name:
                 yield name, ast.parse(path.read_text(encoding="utf-8"))
 
 
@@ -237,7 +237,7 @@ def literal(module: str, node: ast.expr | None) -> str | None:
 def test_every_writer_states_the_flag_of_the_table() -> None:
     num_checked, unresolved = 0, []
     for module, tree in modules():
-        if module == "edgecmd/artefacts.py":
+        if module == "edgecmd/core/artefacts.py":
             continue
         for writer, node, keywords in flags(tree):
             assert isinstance(keywords.get("may_leave"), ast.Constant), f"{module}: no literal flag"
@@ -252,10 +252,10 @@ def test_every_writer_states_the_flag_of_the_table() -> None:
     assert num_checked >= 15
     # These get names at run time, where `declare` refuses a contradiction; the tests of each run them.
     assert sorted(unresolved) == [
-        ("edgecmd/audit/record.py", "write_artefact"),
+        ("edgecmd/audit/audit_file.py", "write_artefact"),
         ("edgecmd/cli/audit_risk.py", "write_artefact"),
         ("export/bundle.py", "write_artefact"),
-        ("export/contents.py", "partial"),
+        ("export/documents/bundle_files.py", "partial"),
         ("export/web/page.py", "write_artefact"),
         ("server/checkpoint.py", "declare"),
     ]

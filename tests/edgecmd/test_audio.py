@@ -6,8 +6,9 @@ import torch
 from scipy.signal import ShortTimeFFT
 from scipy.signal.windows import hann
 
-from edgecmd.errors import ConfigError
-from edgecmd.models.audio import (
+from edgecmd.core.errors import ConfigError
+from edgecmd.data.student_input import wave_input
+from edgecmd.models.log_mel import (
     FILTERS_HZ,
     HOP_SAMPLES,
     NUM_MELS,
@@ -19,8 +20,7 @@ from edgecmd.models.audio import (
     mel_to_hz,
 )
 from edgecmd.models.students import build_student
-from edgecmd.preprocess import wave_input
-from edgecmd.privacy.probe import require_pure
+from edgecmd.privacy.step.purity import require_pure
 
 LENGTH = 2048
 

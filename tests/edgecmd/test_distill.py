@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd.config import DistillConfig
-from edgecmd.distill import (
+from edgecmd.core.errors import ConfigError
+from edgecmd.losses import chance_level
+from edgecmd.models.students import Student, build_student
+from edgecmd.settings.schema import DistillConfig
+from edgecmd.training.distill import (
     OBJECTIVES,
     LocalData,
     Place,
@@ -23,9 +26,6 @@ from edgecmd.distill import (
     optimizer_tensors,
     restore_optimizer,
 )
-from edgecmd.errors import ConfigError
-from edgecmd.losses import chance_level
-from edgecmd.models.students import Student, build_student
 
 PLACE = Place(seed=0, round_index=1, client=0, first_step=0, total_steps=40)
 

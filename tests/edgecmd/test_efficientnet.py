@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from edgecmd.data.build.imagenet import read_weights
+from edgecmd.data.student_input import source_input
+from edgecmd.datasets.build.imagenet import read_weights
 from edgecmd.models.efficientnet import EfficientNetLite0, SameConv2d, fold
-from edgecmd.preprocess import source_input
 from tests.made_up_weights import made_up_state, plain_pooled, weight_file
 
 

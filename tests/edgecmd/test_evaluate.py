@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from edgecmd import evaluate
+from edgecmd.core.errors import DataError
+from edgecmd.core.statistics import mean_interval
 from edgecmd.data.labelled import UNLABELLED, Labels
-from edgecmd.errors import DataError
-from edgecmd.statistics import mean_interval
+from edgecmd.evaluation import metrics
 
 
 def labels(*values: int) -> Labels:
@@ -17,8 +17,8 @@ def labels(*values: int) -> Labels:
 def test_recall_by_hand() -> None:
     """Own picture first for row 0, second for row 1, third for row 2."""
     teacher = np.eye(3, dtype=np.float32)
-    student = evaluate.unit_rows(np.asarray([[3, 1, 0], [2, 1, 0], [3, 2, 1]], dtype=np.float32))
-    assert evaluate.recall(student, teacher, ranks=(1, 2, 3)) == {
+    student = metrics.unit_rows(np.asarray([[3, 1, 0], [2, 1, 0], [3, 2, 1]], dtype=np.float32))
+    assert metrics.recall(student, teacher, ranks=(1, 2, 3)) == {
         "recall@1": pytest.approx(1 / 3),
         "recall@2": pytest.approx(2 / 3),
         "recall@3": pytest.approx(1.0),
@@ -27,81 +27,79 @@ def test_recall_by_hand() -> None:
 
 def test_a_constant_embedding_retrieves_nothing() -> None:
     constant, teacher = np.ones((10, 10), dtype=np.float32), np.eye(10, dtype=np.float32)
-    assert evaluate.recall(constant, teacher) == {"recall@1": 0.0, "recall@5": 0.0, "recall@10": 1.0}
+    assert metrics.recall(constant, teacher) == {"recall@1": 0.0, "recall@5": 0.0, "recall@10": 1.0}
 
 
 @pytest.mark.parametrize(("photographs", "each"), [(3, 5), (16, 5), (2, 40)])
 def test_a_perfect_student_finds_the_photograph_of_several_sketches(photographs: int, each: int) -> None:
     photos = np.random.default_rng(0).standard_normal((photographs, 16)).astype(np.float32)
-    teacher = np.repeat(evaluate.unit_rows(photos), each, axis=0)
-    found = evaluate.recall(teacher, teacher, ranks=(1,))
+    teacher = np.repeat(metrics.unit_rows(photos), each, axis=0)
+    found = metrics.recall(teacher, teacher, ranks=(1,))
     assert found == {"recall@1": 1.0}
     # The same answer to every sketch finds one photograph of all: the chance level.
     same = np.repeat(teacher[:1], len(teacher), axis=0)
-    assert evaluate.recall(same, teacher, ranks=(1,)) == {"recall@1": pytest.approx(1 / photographs)}
+    assert metrics.recall(same, teacher, ranks=(1,)) == {"recall@1": pytest.approx(1 / photographs)}
 
 
 def test_features_that_differ_in_the_last_digits_are_one_thing() -> None:
     draws = np.random.default_rng(1)
-    teacher = np.repeat(evaluate.unit_rows(draws.standard_normal((4, 128)).astype(np.float32)), 3, axis=0)
-    shaken = evaluate.unit_rows(teacher + draws.normal(0, 1e-7, teacher.shape).astype(np.float32))
-    assert len(np.unique(evaluate.things(shaken))) == 4
-    assert evaluate.recall(teacher, shaken, ranks=(1,)) == {"recall@1": 1.0}
+    teacher = np.repeat(metrics.unit_rows(draws.standard_normal((4, 128)).astype(np.float32)), 3, axis=0)
+    shaken = metrics.unit_rows(teacher + draws.normal(0, 1e-7, teacher.shape).astype(np.float32))
+    assert len(np.unique(metrics.things(shaken))) == 4
+    assert metrics.recall(teacher, shaken, ranks=(1,)) == {"recall@1": 1.0}
 
 
 def test_one_thing_alone_is_refused() -> None:
     constant = np.ones((10, 4), dtype=np.float32)
     for shown in (None, np.arange(10)):
         with pytest.raises(DataError, match="show 1 thing.*Retrieval needs 2 things"):
-            evaluate.recall(constant, constant, shown=shown)
+            metrics.recall(constant, constant, shown=shown)
     with pytest.raises(DataError, match="show 1 thing"):
-        evaluate.recall(np.eye(4), np.eye(4), shown=np.zeros(4, dtype=int))
+        metrics.recall(np.eye(4), np.eye(4), shown=np.zeros(4, dtype=int))
 
 
 def test_copies_are_labelled_last() -> None:
     classes, twins = np.array([0] * 6 + [1] * 3), np.array([0, 0, 0, 0, 1, 2, 3, 4, 5])
     for seed in range(20):
-        rows = evaluate.draw_labels(classes, num_labels=3, generator=np.random.default_rng(seed), twins=twins)
+        rows = metrics.draw_labels(classes, num_labels=3, generator=np.random.default_rng(seed), twins=twins)
         assert sorted(twins[rows]) == [0, 1, 2, 3, 4, 5]
-    plain = evaluate.draw_labels(classes, num_labels=3, generator=np.random.default_rng(5))
-    apart = evaluate.draw_labels(
-        classes, num_labels=3, generator=np.random.default_rng(5), twins=np.arange(9)
-    )
+    plain = metrics.draw_labels(classes, num_labels=3, generator=np.random.default_rng(5))
+    apart = metrics.draw_labels(classes, num_labels=3, generator=np.random.default_rng(5), twins=np.arange(9))
     assert np.array_equal(plain, apart)
 
 
 def test_a_copy_that_two_classes_have_is_right_for_both() -> None:
     teacher = np.eye(3, dtype=np.float32)[[0, 0, 1, 2]]
     classes = np.array([0, 1, 0, 1])
-    assert evaluate.class_recall(teacher, teacher, classes) == {"class_recall@1": 1.0}
+    assert metrics.class_recall(teacher, teacher, classes) == {"class_recall@1": 1.0}
     # Without it the third is nearest to a picture of the other class.
-    assert evaluate.class_recall(teacher[[0, 1, 3, 3]], teacher, classes) == {"class_recall@1": 0.75}
+    assert metrics.class_recall(teacher[[0, 1, 3, 3]], teacher, classes) == {"class_recall@1": 0.75}
 
 
 def test_recall_of_things_by_hand() -> None:
     """Pictures 0 and 1 show thing 7, picture 2 thing 3: each thing counts by its nearest picture."""
     teacher = np.eye(3, dtype=np.float32)
     rows = [[1, 3, 2], [3, 0, 2], [0, 3, 1]]
-    student = evaluate.unit_rows(np.asarray(rows, dtype=np.float32))
+    student = metrics.unit_rows(np.asarray(rows, dtype=np.float32))
     shown = np.asarray([7, 7, 3])
     # Rows 0 and 1 are nearest to the other picture of their own thing, row 2 to one of the other thing.
     # Thing 7 is found by both of its rows, thing 3 by none: the mean of the two things, not of the rows.
-    assert evaluate.recall(student, teacher, ranks=(1, 2), shown=shown) == {
+    assert metrics.recall(student, teacher, ranks=(1, 2), shown=shown) == {
         "recall@1": pytest.approx(1 / 2),
         "recall@2": pytest.approx(1.0),
     }
-    assert evaluate.recall(student, teacher, ranks=(1,)) == {"recall@1": 0.0}
+    assert metrics.recall(student, teacher, ranks=(1,)) == {"recall@1": 0.0}
 
 
 def test_recall_of_things_is_that_of_pictures_where_each_has_its_own() -> None:
     draws = np.random.default_rng(0)
     student, teacher = (
-        evaluate.unit_rows(draws.standard_normal((30, 5)).astype(np.float32)) for _ in range(2)
+        metrics.unit_rows(draws.standard_normal((30, 5)).astype(np.float32)) for _ in range(2)
     )
     shown = draws.permutation(30)
-    assert evaluate.recall(student, teacher, shown=shown) == evaluate.recall(student, teacher)
+    assert metrics.recall(student, teacher, shown=shown) == metrics.recall(student, teacher)
     # Rows of one picture do not stand in each other's way.
-    assert evaluate.recall(np.repeat(teacher, 3, 0), np.repeat(teacher, 3, 0), shown=np.repeat(shown, 3)) == {
+    assert metrics.recall(np.repeat(teacher, 3, 0), np.repeat(teacher, 3, 0), shown=np.repeat(shown, 3)) == {
         "recall@1": 1.0,
         "recall@5": 1.0,
         "recall@10": 1.0,
@@ -110,10 +108,10 @@ def test_recall_of_things_is_that_of_pictures_where_each_has_its_own() -> None:
 
 def test_an_order_that_does_not_look_finds_its_share_of_things() -> None:
     """Five things, one of them with 40 of 52 recordings; the same answer to all of them."""
-    teacher = evaluate.unit_rows(np.random.default_rng(1).standard_normal((52, 6)).astype(np.float32))
+    teacher = metrics.unit_rows(np.random.default_rng(1).standard_normal((52, 6)).astype(np.float32))
     student = np.repeat(teacher[:1], 52, axis=0)
     shown = np.repeat(np.arange(5), [40, 3, 3, 3, 3])
-    assert evaluate.recall(student, teacher, ranks=(1, 2, 5), shown=shown) == {
+    assert metrics.recall(student, teacher, ranks=(1, 2, 5), shown=shown) == {
         "recall@1": pytest.approx(1 / 5),
         "recall@2": pytest.approx(2 / 5),
         "recall@5": pytest.approx(1.0),
@@ -122,28 +120,28 @@ def test_an_order_that_does_not_look_finds_its_share_of_things() -> None:
 
 def test_one_shot_by_hand() -> None:
     """Concepts 0 and 1 are drawn by both styles; one of the four queries is nearer to the wrong one."""
-    embedding = evaluate.unit_rows(np.asarray([[1, 0], [0, 1], [1, 0.1], [1, 0.9], [1, 1]], dtype=np.float32))
+    embedding = metrics.unit_rows(np.asarray([[1, 0], [0, 1], [1, 0.1], [1, 0.9], [1, 1]], dtype=np.float32))
     concept, style = np.asarray([0, 1, 0, 1, 2]), np.asarray([0, 0, 1, 1, 0])
-    found = evaluate.one_shot_across_styles(embedding, concept, style)
+    found = metrics.one_shot_across_styles(embedding, concept, style)
     assert found == {"one_shot": 0.75, "chance": 0.5, "num_concepts": 2.0}
 
 
 def test_one_shot_needs_two_styles() -> None:
     embedding = np.eye(3, dtype=np.float32)
-    assert evaluate.one_shot_across_styles(embedding, np.arange(3), np.zeros(3, dtype=int)) == {}
+    assert metrics.one_shot_across_styles(embedding, np.arange(3), np.zeros(3, dtype=int)) == {}
 
 
 def test_draws_hold_k_of_each_class_or_all_that_there_are() -> None:
     pool = np.asarray([0] * 5 + [1] * 2 + [2] * 9)
-    rows = evaluate.draw_labels(pool, num_labels=3, generator=np.random.default_rng(0))
+    rows = metrics.draw_labels(pool, num_labels=3, generator=np.random.default_rng(0))
     assert np.bincount(pool[rows]).tolist() == [3, 2, 3]
-    everything = evaluate.draw_labels(pool, num_labels=0, generator=np.random.default_rng(0))
+    everything = metrics.draw_labels(pool, num_labels=0, generator=np.random.default_rng(0))
     assert everything.tolist() == list(range(16))
 
 
 def test_a_probe_asks_only_for_classes_that_the_pool_has() -> None:
     points = np.arange(8, dtype=np.float32).reshape(4, 2)
-    probe = evaluate.make_probe(points, labels(0, 1, UNLABELLED, 1), points, labels(0, 2, 1, UNLABELLED))
+    probe = metrics.make_probe(points, labels(0, 1, UNLABELLED, 1), points, labels(0, 2, 1, UNLABELLED))
     assert probe.pool_labels.tolist() == [0, 1, 1]
     assert probe.test_labels.tolist() == [0, 1]
     assert np.array_equal(probe.test, points[[0, 2]])
@@ -153,9 +151,9 @@ def test_a_probe_asks_only_for_classes_that_the_pool_has() -> None:
 def test_separable_classes_are_told_apart(method: str) -> None:
     rng = np.random.default_rng(0)
     classes = np.repeat(np.arange(3), 20)
-    points = evaluate.unit_rows(np.eye(3)[classes] + 0.05 * rng.normal(size=(60, 3))).astype(np.float32)
-    probe = evaluate.make_probe(points, labels(*classes), points, labels(*classes))
-    accuracies = evaluate.few_label_accuracy(
+    points = metrics.unit_rows(np.eye(3)[classes] + 0.05 * rng.normal(size=(60, 3))).astype(np.float32)
+    probe = metrics.make_probe(points, labels(*classes), points, labels(*classes))
+    accuracies = metrics.few_label_accuracy(
         probe, method=method, num_labels=2, num_draws=4, num_neighbours=5, seed=0
     )
     assert accuracies == [1.0] * 4
@@ -163,15 +161,15 @@ def test_separable_classes_are_told_apart(method: str) -> None:
 
 def test_all_labels_are_drawn_once() -> None:
     points = np.eye(4, dtype=np.float32)
-    probe = evaluate.make_probe(points, labels(0, 0, 1, 1), points, labels(0, 0, 1, 1))
-    found = evaluate.few_label_accuracy(
+    probe = metrics.make_probe(points, labels(0, 0, 1, 1), points, labels(0, 0, 1, 1))
+    found = metrics.few_label_accuracy(
         probe, method="knn", num_labels=0, num_draws=5, num_neighbours=1, seed=0
     )
     assert found == [1.0]
 
 
 def test_majority_by_hand() -> None:
-    assert evaluate.majority_share(np.asarray([0, 0, 1, 2])) == 0.5
+    assert metrics.majority_share(np.asarray([0, 0, 1, 2])) == 0.5
 
 
 def test_interval_equals_scipy() -> None:
@@ -186,14 +184,14 @@ def test_interval_equals_scipy() -> None:
 
 def test_clusters_that_are_the_classes_have_mutual_information_one() -> None:
     corners = np.repeat(np.eye(3, dtype=np.float32), 4, axis=0)
-    found = evaluate.clustering(corners, labels(*[0] * 4, *[1] * 4, *[2] * 4), seed=0)
+    found = metrics.clustering(corners, labels(*[0] * 4, *[1] * 4, *[2] * 4), seed=0)
     assert found == {"nmi": pytest.approx(1.0), "ami": pytest.approx(1.0), "num_clusters": 3.0, "num": 12.0}
 
 
 def test_clusters_by_hand() -> None:
     """Two clusters of (3 of a, 1 of b) and (4 of b): information over the mean of the entropies."""
     points = np.repeat(np.eye(2, dtype=np.float32), 4, axis=0)
-    found = evaluate.clustering(points, labels(0, 0, 0, 1, 1, 1, 1, 1), seed=0)
+    found = metrics.clustering(points, labels(0, 0, 0, 1, 1, 1, 1, 1), seed=0)
     cells = {(0.5, 3 / 8): 3 / 8, (0.5, 5 / 8): 1 / 8}
     information = sum(p * np.log(p / (a * b)) for (a, b), p in cells.items())
     information += 0.5 * np.log(0.5 / (0.5 * 5 / 8))
@@ -203,20 +201,20 @@ def test_clusters_by_hand() -> None:
 
 def test_clusters_leave_out_what_has_no_label_and_ask_for_two_classes() -> None:
     corners = np.repeat(np.eye(3, dtype=np.float32), 2, axis=0)
-    found = evaluate.clustering(corners, labels(0, 0, 1, 1, UNLABELLED, UNLABELLED), seed=0)
+    found = metrics.clustering(corners, labels(0, 0, 1, 1, UNLABELLED, UNLABELLED), seed=0)
     assert found["num"] == 4.0
-    assert evaluate.clustering(corners, labels(0, 0, 0, 0, UNLABELLED, UNLABELLED), seed=0) == {}
+    assert metrics.clustering(corners, labels(0, 0, 0, 0, UNLABELLED, UNLABELLED), seed=0) == {}
 
 
 @pytest.mark.parametrize("classes", [(0, 1, 2, 3), (0, 0, 1, 2), (0, 0, 0, 1, 2)])
 def test_clusters_ask_for_two_examples_a_class(classes: tuple[int, ...]) -> None:
     """With a cluster for each example the agreement is 1 whatever the embedding."""
     points = np.random.default_rng(0).normal(size=(len(classes), 3)).astype(np.float32)
-    assert evaluate.clustering(points, labels(*classes), seed=0) == {}
+    assert metrics.clustering(points, labels(*classes), seed=0) == {}
 
 
 def test_a_constant_embedding_has_no_clusters() -> None:
-    found = evaluate.clustering(np.ones((6, 2), dtype=np.float32), labels(0, 1, 0, 1, 0, 1), seed=0)
+    found = metrics.clustering(np.ones((6, 2), dtype=np.float32), labels(0, 1, 0, 1, 0, 1), seed=0)
     assert found["nmi"] == pytest.approx(0.0)
 
 
@@ -228,11 +226,11 @@ class TestClassRecall:
         labels = np.array([0, 0, 1, 1])
         # The first finds its class's other image, the second an image of the wrong class, the rest their own.
         student = teacher[[1, 2, 2, 3]]
-        assert evaluate.class_recall(student, teacher, labels) == {"class_recall@1": 0.75}
+        assert metrics.class_recall(student, teacher, labels) == {"class_recall@1": 0.75}
 
     def test_a_constant_embedding_retrieves_nothing(self) -> None:
         constant = np.ones((4, 3), dtype=np.float32)
-        assert evaluate.class_recall(constant, constant, np.array([0, 0, 1, 1])) == {"class_recall@1": 0.0}
+        assert metrics.class_recall(constant, constant, np.array([0, 0, 1, 1])) == {"class_recall@1": 0.0}
 
     def test_against_nearest_neighbours_of_scikit_learn(self) -> None:
         from sklearn.neighbors import KNeighborsClassifier
@@ -240,21 +238,21 @@ class TestClassRecall:
         noise = np.random.default_rng(0)
         labels = noise.integers(0, 5, 60)
         teacher = noise.normal(size=(60, 8)).astype(np.float32) + 2.0 * np.eye(5, 8)[labels]
-        student = evaluate.unit_rows(noise.normal(size=(60, 8)).astype(np.float32) + np.eye(5, 8)[labels])
+        student = metrics.unit_rows(noise.normal(size=(60, 8)).astype(np.float32) + np.eye(5, 8)[labels])
         nearest = KNeighborsClassifier(1, metric="cosine").fit(teacher, labels)
         expected = float((nearest.predict(student) == labels).mean())
-        assert evaluate.class_recall(student, teacher.astype(np.float32), labels) == {
+        assert metrics.class_recall(student, teacher.astype(np.float32), labels) == {
             "class_recall@1": pytest.approx(expected)
         }
 
     def test_what_has_no_label_is_neither_asked_for_nor_found(self) -> None:
         teacher = np.eye(3, dtype=np.float32)
-        found = evaluate.class_recall(teacher[[2, 1, 2]], teacher, np.array([0, 1, -1]))
+        found = metrics.class_recall(teacher[[2, 1, 2]], teacher, np.array([0, 1, -1]))
         # Unlabelled, the third image does not count, so the first finds nothing at all: a tie.
         assert found == {"class_recall@1": 0.5}
-        assert evaluate.class_recall(teacher, teacher, np.array([0, 0, -1])) == {}
+        assert metrics.class_recall(teacher, teacher, np.array([0, 0, -1])) == {}
 
     def test_chance_is_that_of_a_random_image(self) -> None:
-        assert evaluate.same_class_share(np.repeat(np.arange(10), 7)) == pytest.approx(0.1)
+        assert metrics.same_class_share(np.repeat(np.arange(10), 7)) == pytest.approx(0.1)
         # Three, one, and one without label: (3/4)^2 + (1/4)^2.
-        assert evaluate.same_class_share(np.array([0, 0, 0, 1, -1])) == pytest.approx(0.625)
+        assert metrics.same_class_share(np.array([0, 0, 0, 1, -1])) == pytest.approx(0.625)

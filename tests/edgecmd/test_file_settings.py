@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from edgecmd.config import RunConfig
-from edgecmd.errors import ConfigError
-from edgecmd.file_settings import (
+from edgecmd.core.errors import ConfigError
+from edgecmd.settings.file_settings import (
     FILE_SETTINGS,
     PATHS,
     SERVER_SETTINGS,
     over_run_config,
     read_server_settings,
 )
-from edgecmd.settings import flatten, unflatten
+from edgecmd.settings.reader import flatten, unflatten
+from edgecmd.settings.schema import RunConfig
 
 
 def write(folder: Path, text: str) -> Path:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgecmd.errors import DataError
-from edgecmd.files import (
+from edgecmd.core.errors import DataError
+from edgecmd.core.files import (
     read_json,
     require_writable,
     sha256_file,
@@ -16,7 +16,7 @@ from edgecmd.files import (
     write_json,
     write_text_atomically,
 )
-from edgecmd.machine import explain
+from edgecmd.core.machine import explain
 
 
 def test_writes_replaces_and_makes_folders(tmp_path):

@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from edgecmd import finetune as tuning
-from edgecmd.assess import assess, embedder, headline
-from edgecmd.config import RunConfig
-from edgecmd.data.clients import experiment, target_input
-from edgecmd.early_stopping import Best
-from edgecmd.evaluate import fit_linear
-from edgecmd.finetune import Drawn, finetune, finetune_accuracy, split_labels
+from edgecmd.data.problem import experiment, target_input
+from edgecmd.evaluation import finetune as tuning
+from edgecmd.evaluation.evaluate import assess, embedder, headline
+from edgecmd.evaluation.finetune import Drawn, finetune, finetune_accuracy, split_labels
+from edgecmd.evaluation.metrics import fit_linear
 from edgecmd.losses import unit
-from edgecmd.runs import new_student
+from edgecmd.settings.schema import RunConfig
+from edgecmd.training.early_stopping import Best
+from edgecmd.training.run_folder import new_student
 
 
 @settings(max_examples=30, deadline=None)

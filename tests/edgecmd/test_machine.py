@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd.errors import MachineError
-from edgecmd.files import write_bytes_atomically
-from edgecmd.machine import at, explain, is_of_machine, require_space
+from edgecmd.core.errors import MachineError
+from edgecmd.core.files import write_bytes_atomically
+from edgecmd.core.machine import at, explain, is_of_machine, require_space
 
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))

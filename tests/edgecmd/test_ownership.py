@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from edgecmd.errors import ConfigError, FederationError, MachineError
-from edgecmd.ownership import LOCK, OWNER, empty, owned
+from edgecmd.core.errors import ConfigError, FederationError, MachineError
+from edgecmd.core.run_lock import LOCK, OWNER, empty, owned
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from edgecmd.ownership import owned\n"
+    "import sys, time; from pathlib import Path; from edgecmd.core.run_lock import owned\n"
     "with owned(Path(sys.argv[1])):\n"
     "    Path(sys.argv[2]).write_text('')\n"
     "    time.sleep(120)\n"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from edgecmd.data.build.packages import HOUSES, fetch
-from edgecmd.errors import EdgecmdError
+from edgecmd.core.errors import EdgecmdError
+from edgecmd.datasets.build.packages import HOUSES, fetch
 
 
 def test_output_that_is_not_utf8_is_told(tmp_path, monkeypatch):

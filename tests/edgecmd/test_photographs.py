@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd.config_data import DataConfig, PretrainConfig, TeacherConfig
-from edgecmd.data.build.imagenet import PACKAGE
-from edgecmd.data.clients import teacher_of
+from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import load_experiment
 from edgecmd.data.pairs import PublicSource, Targets
-from edgecmd.data.sets import SHIPPED_TEACHERS
-from edgecmd.errors import ConfigError, DataError
-from edgecmd.evaluate import fit_linear, unit_rows
+from edgecmd.data.problem import teacher_of
+from edgecmd.datasets.build.imagenet import PACKAGE
+from edgecmd.datasets.catalogue import SHIPPED_TEACHERS
+from edgecmd.datasets.shipped import shipped_file
+from edgecmd.evaluation.metrics import fit_linear, unit_rows
 from edgecmd.models import teachers
 from edgecmd.models.efficientnet import NAME
 from edgecmd.models.teachers import SHIPPED, Teacher, build_teacher, load_teacher, own_teacher, save_teacher
-from edgecmd.pretrain import pretrain, recipe
-from edgecmd.settings import load_config
-from edgecmd.shipped import shipped_file
+from edgecmd.settings.data_settings import DataConfig, PretrainConfig, TeacherConfig
+from edgecmd.settings.reader import load_config
+from edgecmd.training.pretrain import pretrain, recipe
 from tests.command_line import run
 
 

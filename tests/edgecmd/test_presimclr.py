@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd import presimclr
-from edgecmd.config import RunConfig
-from edgecmd.data import clients
+from edgecmd.core.errors import ConfigError
+from edgecmd.data import problem
 from edgecmd.data.pairs import input_shape
-from edgecmd.errors import ConfigError
-from edgecmd.preprocess import source_input, to_input
-from edgecmd.presimclr import as_target, run_steps, source_start
+from edgecmd.data.student_input import source_input, to_input
+from edgecmd.settings.schema import RunConfig
+from edgecmd.training import presimclr
+from edgecmd.training.presimclr import as_target, run_steps, source_start
 
 
 def test_it_learns_from_public_pictures_alone(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,7 +21,7 @@ def test_it_learns_from_public_pictures_alone(tiny: RunConfig, monkeypatch: pyte
         raise AssertionError("a pair was read")
 
     for name in ("client_pairs", "pair_features", "client_holding"):
-        monkeypatch.setattr(clients, name, refuse)
+        monkeypatch.setattr(problem, name, refuse)
     losses: list[float] = []
     hot = replace(tiny, distill=replace(tiny.distill, temperature=0.5))
     source_start(hot, num_steps=15, progress=lambda _, loss: losses.append(loss))

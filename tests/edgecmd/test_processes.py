@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from edgecmd.errors import MachineError
-from edgecmd.machine import explain
-from edgecmd.processes import Workers
+from edgecmd.core.errors import MachineError
+from edgecmd.core.machine import explain
+from edgecmd.core.processes import Workers
 
 
 def die() -> None:

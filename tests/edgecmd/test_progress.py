@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from edgecmd.cli.progress import Meter, hide_progress, progress_shown, seconds_text, write_progress
-from edgecmd.cli.ticker import ticker
-from edgecmd.progress import stage, tracked, watched
+from edgecmd.core.progress import stage, tracked, watched
+from edgecmd.experiments.bench.ticker import ticker
 
 
 class Clock:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from edgecmd.data.build.imagenet import read_weights
+from edgecmd.core.errors import ConfigError
 from edgecmd.data.pairs import PublicSource
-from edgecmd.errors import ConfigError
-from edgecmd.models.components import principal_components
+from edgecmd.data.student_input import source_input
+from edgecmd.datasets.build.imagenet import read_weights
 from edgecmd.models.efficientnet import EfficientNetLite0
+from edgecmd.models.principal_components import principal_components
 from edgecmd.models.projection import fit_projector
-from edgecmd.preprocess import source_input
 from tests.made_up_weights import made_up_state, weight_file
 
 

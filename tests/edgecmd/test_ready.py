@@ -16,12 +16,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecmd.cli.checks import refuse
-from edgecmd.cli.pipeline import sees_pictures, teacher_on_target
-from edgecmd.config import RunConfig, TeacherConfig
-from edgecmd.data.clients import check_ready_features, experiment, pair_features, public_features, teacher_of
-from edgecmd.errors import ConfigError, DataError
-from edgecmd.ready import Wanted, listed_orders, match, read_file, read_ready, row_problems, usual_orders
+from edgecmd.core.errors import ConfigError, DataError
+from edgecmd.data.problem import check_ready_features, experiment, pair_features, public_features, teacher_of
+from edgecmd.data.ready_features import (
+    Wanted,
+    listed_orders,
+    match,
+    read_file,
+    read_ready,
+    row_problems,
+    usual_orders,
+)
+from edgecmd.experiments.pipeline import sees_pictures, teacher_on_target
+from edgecmd.experiments.run_checks import refuse
+from edgecmd.settings.schema import RunConfig, TeacherConfig
 
 NAMES = ("a", "a-1", "b", "c10", "c2")
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from flwr.common.config import parse_config_args
 
-from edgecmd.config import RunConfig
-from edgecmd.errors import DataError, FederationError
-from edgecmd.files import read_json
-from edgecmd.provenance import (
+from edgecmd.core.errors import DataError, FederationError
+from edgecmd.core.files import read_json
+from edgecmd.settings.reader import flatten, load_config, unflatten
+from edgecmd.settings.schema import RunConfig
+from edgecmd.training.provenance import (
     FILE,
     Provenance,
     flower_command,
@@ -18,7 +19,6 @@ from edgecmd.provenance import (
     require_runtime,
     write_provenance,
 )
-from edgecmd.settings import flatten, load_config, unflatten
 
 DEPLOYED = Provenance(runtime="flower", nodes=3, nodes_with_own_pairs=2)
 

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgecmd.config import (
+from edgecmd.core.errors import ConfigError
+from edgecmd.settings.reader import flatten, load_config, template, to_toml, unflatten
+from edgecmd.settings.schema import (
     DataConfig,
     DistillConfig,
     EvaluateConfig,
@@ -16,8 +18,6 @@ from edgecmd.config import (
     RunConfig,
     StudentConfig,
 )
-from edgecmd.errors import ConfigError
-from edgecmd.settings import flatten, load_config, template, to_toml, unflatten
 
 text = st.text(max_size=20)
 # Plain values: the dataclasses are made in the test, where the type checker may draw random numbers.

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from edgecmd import shipped
-from edgecmd.data.emoji import PAIRS_FILE, PUBLIC_FILE
-from edgecmd.errors import DataError
+from edgecmd.core.errors import DataError
+from edgecmd.datasets import shipped
+from edgecmd.datasets.emoji import PAIRS_FILE, PUBLIC_FILE
+from edgecmd.datasets.shipped import shipped_file
 from edgecmd.models import teachers
-from edgecmd.shipped import shipped_file
 
 ROOT = Path(__file__).parents[2]
-ASK = "import edgecmd; from edgecmd.shipped import shipped_file; print(edgecmd.__file__, shipped_file('x'))"
+ASK = (
+    "import edgecmd; from edgecmd.datasets.shipped import shipped_file;"
+    "print(edgecmd.__file__, shipped_file('x'))"
+)
 
 
 BUILTIN = teachers.SHIPPED["icons"][0]
@@ -27,7 +30,7 @@ BUILTIN = teachers.SHIPPED["icons"][0]
 )
 def test_every_file_that_is_used_ships(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(shipped.VARIABLE, raising=False)
-    assert shipped_file(name) == ROOT / "edgecmd" / "data" / "files" / name
+    assert shipped_file(name) == ROOT / "edgecmd" / "datasets" / "files" / name
 
 
 def test_the_named_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,9 +52,15 @@ def test_a_missing_file_lists_the_places_and_the_way_out(
 
 def bundle(folder: Path) -> Path:
     """The package's sources alone, as Flower unpacks them."""
-    for path in [ROOT / "edgecmd" / name for name in ("__init__.py", "errors.py", "shipped.py")]:
-        (folder / "edgecmd").mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, folder / "edgecmd")
+    for name in (
+        "__init__.py",
+        "core/__init__.py",
+        "core/errors.py",
+        "datasets/__init__.py",
+        "datasets/shipped.py",
+    ):
+        (folder / "edgecmd" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "edgecmd" / name, folder / "edgecmd" / name)
     return folder
 
 
@@ -63,7 +72,7 @@ def install(site: Path, *, source: Path | None) -> Path:
     if source is not None:
         url = {"url": source.as_uri(), "dir_info": {"editable": True}}
         (info / "direct_url.json").write_text(json.dumps(url))
-    files = (source or site) / "edgecmd" / "data" / "files"
+    files = (source or site) / "edgecmd" / "datasets" / "files"
     files.mkdir(parents=True)
     (files / "x").write_text("")
     return files

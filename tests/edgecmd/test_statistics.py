@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from edgecmd.compare.summary import Items, best_by_metric, paired_with_reference, summarise, verdict
-from edgecmd.statistics import (
+from edgecmd.core.statistics import (
     DIFFERENCE,
     MIN_ITEMS,
     MIN_REPEATS,
@@ -22,6 +21,13 @@ from edgecmd.statistics import (
     paired_interval,
     too_few,
     wilson,
+)
+from edgecmd.experiments.compare.summary import (
+    Items,
+    best_by_metric,
+    paired_with_reference,
+    summarise,
+    verdict,
 )
 
 SHARES = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=12)

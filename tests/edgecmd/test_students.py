@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edgecmd.errors import ConfigError
+from edgecmd.core.errors import ConfigError
 from edgecmd.models.students import (
     RELU_GAIN,
     STUDENTS,

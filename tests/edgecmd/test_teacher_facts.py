@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecmd.config import DataConfig, RunConfig, TeacherConfig
-from edgecmd.data.clients import experiment
+from edgecmd.data.problem import experiment
+from edgecmd.datasets.shipped import shipped_file
 from edgecmd.models.teachers import SHIPPED
-from edgecmd.shipped import shipped_file
-from edgecmd.teacher_facts import (
+from edgecmd.settings.schema import DataConfig, RunConfig, TeacherConfig
+from edgecmd.training.teacher_facts import (
     FLAT,
     better_than_student,
     flat_share,

@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from edgecmd.config_data import PretrainConfig
+from edgecmd.core.errors import ConfigError, DataError
+from edgecmd.core.files import write_bytes_atomically
+from edgecmd.core.tensors import pack
+from edgecmd.data.feature_cache import cached_features
 from edgecmd.data.pairs import PublicSource
-from edgecmd.errors import ConfigError, DataError
-from edgecmd.features import cached_features
-from edgecmd.files import write_bytes_atomically
 from edgecmd.models.teachers import build_teacher, load_teacher, save_teacher
-from edgecmd.pretrain import POSITIVES, pretrain, recipe
-from edgecmd.tensors import pack
+from edgecmd.settings.data_settings import PretrainConfig
+from edgecmd.training.pretrain import POSITIVES, pretrain, recipe
 
 RECIPE = {"architecture": "gn-teacher", "embedding_dim": "8"}
 
@@ -138,14 +138,14 @@ def test_the_recipe_names_data_and_settings() -> None:
 
 
 def test_the_shipped_teacher_saw_the_shipped_public_set_and_nothing_else() -> None:
-    from edgecmd.data.emoji import load_public
+    from edgecmd.datasets.emoji import load_public
 
     assert load_teacher().recipe["public_sha256"] == load_public().fingerprint()
 
 
 def test_the_teacher_indoor_saw_the_public_pictures_of_rooms_alone() -> None:
-    from edgecmd.config_data import DataConfig
-    from edgecmd.data.indoor import load_public
+    from edgecmd.datasets.indoor import load_public
+    from edgecmd.settings.data_settings import DataConfig
 
     teacher = load_teacher(name="indoor")
     public = load_public(DataConfig(name="rooms", source_size=32))
@@ -158,10 +158,10 @@ def test_the_recipe_reaches_the_quality_of_the_teacher_indoor() -> None:
     """Made again with the shipped recipe: accuracy of a linear probe on pictures of furniture within 0.05."""
     import json
 
-    from edgecmd.config_data import DataConfig
-    from edgecmd.data.objects import load_objects
-    from edgecmd.evaluate import fit_linear, unit_rows
+    from edgecmd.datasets.objects import load_objects
+    from edgecmd.evaluation.metrics import fit_linear, unit_rows
     from edgecmd.models.teachers import embed_source
+    from edgecmd.settings.data_settings import DataConfig
 
     shipped = load_teacher(name="indoor")
     whole = load_objects(DataConfig(name="objects", source_size=32))
@@ -194,10 +194,10 @@ def test_the_recipe_reaches_the_quality_of_the_shipped_teacher() -> None:
     """Made again with the shipped recipe: group accuracy of a linear probe on pictures within 0.05."""
     import json
 
-    from edgecmd.config_data import DataConfig
-    from edgecmd.data.emoji import load_emoji, load_public
-    from edgecmd.evaluate import fit_linear, unit_rows
+    from edgecmd.datasets.emoji import load_emoji, load_public
+    from edgecmd.evaluation.metrics import fit_linear, unit_rows
     from edgecmd.models.teachers import embed_source
+    from edgecmd.settings.data_settings import DataConfig
 
     shipped = load_teacher()
     again = pretrain(load_public(), PretrainConfig(**json.loads(shipped.recipe["settings"])))

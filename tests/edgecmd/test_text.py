@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecmd.text import counted, markdown_text, one_line, printable, printable_values, size_of
+from edgecmd.core.text import counted, markdown_text, one_line, printable, printable_values, size_of
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd.config import RunConfig
-from edgecmd.data import clients
-from edgecmd.data.clients import (
+from edgecmd.data import problem
+from edgecmd.data.problem import (
     client_holding,
     client_part,
     experiment,
@@ -19,13 +18,14 @@ from edgecmd.data.clients import (
     training_data,
     training_pairs,
 )
-from edgecmd.distill import LocalData
+from edgecmd.settings.schema import RunConfig
+from edgecmd.training.distill import LocalData
 
 
 @pytest.fixture(autouse=True)
 def forgotten() -> None:
     """Nothing is kept from another test."""
-    clients._training_features.cache_clear()
+    problem._training_features.cache_clear()
 
 
 def dense(config: RunConfig) -> RunConfig:
@@ -67,13 +67,13 @@ def test_clients_of_other_partitions_and_seeds_share_one_look(
     tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[int] = []
-    compute = clients.cached_features
+    compute = problem.cached_features
 
     def counted(teacher, images, **options):
         looked.append(len(images))
         return compute(teacher, images, **options)
 
-    monkeypatch.setattr(clients, "cached_features", counted)
+    monkeypatch.setattr(problem, "cached_features", counted)
     num = len(experiment(tiny.data).train)
     whole = training_data(tiny, np.arange(num)).teacher
     changed = replace(

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd.config import RunConfig
-from edgecmd.data import clients
-from edgecmd.data.clients import anchors_fingerprint, experiment, public_anchors
-from edgecmd.data.procedural import procedural_images
-from edgecmd.errors import ConfigError, DataError
-from edgecmd.runs import new_student, save_student
-from edgecmd.warmstart import drawings, warm_start
+from edgecmd.core.errors import ConfigError, DataError
+from edgecmd.data import problem
+from edgecmd.data.problem import anchors_fingerprint, experiment, public_anchors
+from edgecmd.datasets.procedural import procedural_images
+from edgecmd.settings.schema import RunConfig
+from edgecmd.training.run_folder import new_student, save_student
+from edgecmd.training.warm_start import drawings, warm_start
 
 
 def test_it_learns_and_touches_no_pair(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,7 +21,7 @@ def test_it_learns_and_touches_no_pair(tiny: RunConfig, monkeypatch: pytest.Monk
         raise AssertionError("a pair was read")
 
     for name in ("client_pairs", "pair_features", "client_holding"):
-        monkeypatch.setattr(clients, name, refuse)
+        monkeypatch.setattr(problem, name, refuse)
     losses: list[float] = []
     warm_start(tiny, num_steps=12, progress=lambda _, loss: losses.append(loss))
     assert len(losses) == 12
@@ -92,7 +92,7 @@ def test_procedural_pictures_differ() -> None:
 
 def test_public_pictures_share_nothing_with_any_pair(tiny: RunConfig) -> None:
     """Of the data that ships: no public picture is the source of a pair, in any split."""
-    from edgecmd.config_data import DataConfig
+    from edgecmd.settings.data_settings import DataConfig
 
     whole = experiment(DataConfig())
     public = {image.tobytes() for image in whole.public.images}

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from edgecmd.errors import DataError
+from edgecmd.core.errors import DataError
+from edgecmd.core.tensors import pack
 from edgecmd.models.students import build_student
 from edgecmd.models.teachers import build_teacher, load_teacher
-from edgecmd.runs import load_student
-from edgecmd.tensors import pack
+from edgecmd.training.run_folder import load_student
 
 Weights = dict[str, torch.Tensor]
 

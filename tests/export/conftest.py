@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.models.students import Student, build_student
-from edgecmd.seeding import numpy_generator, torch_generator
 from export.bundle import Options, export_bundle
-from export.profiles import Calibration
-from export.spec import ExportSpec, LinearHead
-from export.verify import Task
+from export.graph.spec import ExportSpec, LinearHead
+from export.profiles.table import Calibration
+from export.trust.verify import Task
 
 SIZE, DIM, NAMES = 32, 16, ("house", "tree", "fish")
 

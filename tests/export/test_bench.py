@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecmd.errors import ConfigError
-from export.advice import ARM, WASM, X86, Candidate, advise, faults, ratios, this_target
-from export.bench import Closeness, Result, Row, Subject, measure, recommendations
-from export.bench_picture import kind_of, latency_picture
-from export.engines import has_openvino, onnx_engine, openvino_engine, torch_engine
-from export.footprint import Start, device_command, footprints, torch_command
-from export.footprint import summarise as summarise_starts
-from export.graph import Deployable
-from export.slower import SLOWER, make_slower
-from export.timing import Timed, Timing, interleaved, summarise
+from edgecmd.core.errors import ConfigError
+from export.bench.chart import kind_of, latency_picture
+from export.bench.engines import has_openvino, onnx_engine, openvino_engine, torch_engine
+from export.bench.footprint import Start, device_command, footprints, torch_command
+from export.bench.footprint import summarise as summarise_starts
+from export.bench.measure import Closeness, Result, Row, Subject, measure, recommendations
+from export.bench.timing import Timed, Timing, interleaved, summarise
+from export.graph.deployable import Deployable
+from export.profiles.advice import ARM, WASM, X86, Candidate, advise, faults, ratios, this_target
+from export.profiles.slow_variants import SLOWER, make_slower
 
 
 def test_median_percentile_and_minimum_by_hand():

@@ -14,15 +14,15 @@ import onnx
 import pytest
 import torch
 
-from edgecmd.errors import ConfigError, ExportError, MachineError
+from edgecmd.core.errors import ConfigError, ExportError, MachineError
 from export import bundle as bundle_module
 from export.bundle import Options, export_bundle
-from export.contents import ALWAYS, LABELS, PROTOTYPES
 from export.device.assemble import program
 from export.device.infer import Prototypes, check
 from export.device.infer import Student as DeviceStudent
-from export.prototypes import head_of
-from export.verify import ParityError, Task
+from export.documents.bundle_files import ALWAYS, LABELS, PROTOTYPES
+from export.documents.prototypes import head_of
+from export.trust.verify import ParityError, Task
 
 ROOT = Path(__file__).parents[2]
 EXPORT_ELSEWHERE = """

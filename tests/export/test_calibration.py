@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd.config import RunConfig
-from edgecmd.data import clients
-from edgecmd.errors import ConfigError, DataError
-from export.calibration import calibration_of
-from export.graph import Deployable
-from export.prototypes import head_of, prototypes_of
-from export.provenance import provenance_of
+from edgecmd.core.errors import ConfigError, DataError
+from edgecmd.data import problem
+from edgecmd.settings.schema import RunConfig
+from export.documents.prototypes import head_of, prototypes_of
+from export.documents.provenance import provenance_of
+from export.graph.deployable import Deployable
+from export.profiles.calibration import calibration_of
 
 
 @pytest.mark.parametrize("kind", ["public", "procedural"])
 def test_calibration_depends_on_no_pair(tiny: RunConfig, monkeypatch, kind):
     config = replace(tiny, export=replace(tiny.export, calibration=kind))
     before = calibration_of(config)
-    whole = clients.experiment(config.data)
+    whole = problem.experiment(config.data)
     blank = np.zeros_like(whole.train.target)
     other = replace(whole, train=replace(whole.train, target=blank, source=np.zeros_like(whole.train.source)))
     monkeypatch.setattr("export.calibration.experiment", lambda _: other)

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from export.bill import bill_of_materials
-from export.card import metrics_of, model_card
-from export.provenance import Provenance
+from export.documents.model_card import metrics_of, model_card
+from export.documents.provenance import Provenance
+from export.documents.sbom import bill_of_materials
 
 EVALUATION = {
     "num_test": 100,

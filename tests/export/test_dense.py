@@ -11,18 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from edgecmd.errors import ExportError
+from edgecmd.core.errors import ExportError
+from edgecmd.core.seeding import numpy_generator, torch_generator
+from edgecmd.data.student_input import depth_input, to_input
 from edgecmd.models.students import DenseStudent, build_student
-from edgecmd.preprocess import depth_input, to_input
-from edgecmd.seeding import numpy_generator, torch_generator
 from export.bundle import Options, export_bundle
 from export.device.infer import Student
 from export.device.masks import mask_of, shares, write_mask
-from export.front_dense import continued
-from export.gate import gate_file
-from export.graph import Deployable, rebuild
-from export.spec import ExportSpec, LinearHead
-from export.verify import Task, run_torch
+from export.graph.deployable import Deployable, rebuild
+from export.graph.front_dense import continued
+from export.graph.spec import ExportSpec, LinearHead
+from export.trust.gate import gate_file
+from export.trust.verify import Task, run_torch
 from export.web.page import page_info
 
 SIDE, DIM, NAMES = 32, 8, ("floor", "bed", "lamp")

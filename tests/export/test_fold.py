@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from edgecmd.models.students import ScaledReLU, StandardisedConv2d
-from export.fold import fold, plain_convolution
+from export.graph.fold_standardised import fold, plain_convolution
 
 
 @pytest.mark.parametrize("architecture", ["ws-50k", "ws-200k"])

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgecmd.errors import ExportError
+from edgecmd.core.errors import ExportError
 from edgecmd.models.students import Student, build_student
-from edgecmd.privacy.probe import require_pure
-from export.fold_norm import affine_of, calibrate, fold_norm, folded_architecture, mean_cosine
+from edgecmd.privacy.step.purity import require_pure
+from export.graph.fold_norm import affine_of, calibrate, fold_norm, folded_architecture, mean_cosine
 
 
 def student(seed: int = 0) -> Student:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from edgecmd.data.images import squeeze
+from edgecmd.data.user_files.images import squeeze
 from export.device.infer import Student as DeviceStudent
-from export.frontends import FRONT_ENDS, ImageFrontEnd, at_size
-from export.graph import Deployable
-from export.to_onnx import to_onnx
+from export.graph.deployable import Deployable
+from export.graph.frontends import FRONT_ENDS, ImageFrontEnd, at_size
+from export.graph.to_onnx import to_onnx
 
 SIDE = 32
 SIZES = [

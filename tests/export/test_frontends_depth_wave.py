@@ -11,19 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from edgecmd.models.audio import WINDOW_SAMPLES, fourier_basis
-from edgecmd.preprocess import depth_input, wave_input
-from edgecmd.seeding import numpy_generator
+from edgecmd.core.seeding import numpy_generator
+from edgecmd.data.student_input import depth_input, wave_input
+from edgecmd.models.log_mel import WINDOW_SAMPLES, fourier_basis
 from export.bundle import Options, export_bundle
 from export.device.infer import Student, check, main
 from export.device.reading import InferError
-from export.front_depth import DepthFrontEnd, nearest
-from export.front_wave import WaveFrontEnd
-from export.frontends import DENSE_OF_KIND, FRONT_ENDS, OF_KIND
-from export.gate import gate
-from export.graph import Deployable
-from export.quantise import quantised_layers
-from export.spec import ExportSpec
+from export.graph.deployable import Deployable
+from export.graph.front_depth import DepthFrontEnd, nearest
+from export.graph.front_wave import WaveFrontEnd
+from export.graph.frontends import DENSE_OF_KIND, FRONT_ENDS, OF_KIND
+from export.graph.spec import ExportSpec
+from export.profiles.quantise import quantised_layers
+from export.trust.gate import gate
 
 SIDE, SAMPLES, DIM = 32, 4000, 16
 LOG_MEL_LIMIT_BYTES = 100_000

@@ -15,17 +15,17 @@ from PIL import Image
 from user_files import chunk as part
 from user_files import coded, damaged, form, noise, riff, samples, saved, wav
 
-from edgecmd.config_data import DataConfig
-from edgecmd.data.archive import read_archive
-from edgecmd.data.decode import DecodeError, npy_array, npz_arrays
-from edgecmd.data.device_pairs import read_device_pairs
-from edgecmd.data.halves import read_source, read_target
-from edgecmd.data.images import Sides, notes_on_frames
-from edgecmd.data.layouts.vggsound import _table
-from edgecmd.data.mask_files import read_mask
-from edgecmd.data.sound import Clip
-from edgecmd.data.tables import read_table
-from edgecmd.errors import DataError, PrivacyError
+from edgecmd.core.errors import DataError, PrivacyError
+from edgecmd.data.user_files.csv_tables import read_table
+from edgecmd.data.user_files.decode import DecodeError, npy_array, npz_arrays
+from edgecmd.data.user_files.device_pairs import read_device_pairs
+from edgecmd.data.user_files.halves import read_source, read_target
+from edgecmd.data.user_files.images import Sides, notes_on_frames
+from edgecmd.data.user_files.mask_files import read_mask
+from edgecmd.data.user_files.npz import read_archive
+from edgecmd.data.user_files.sound_files import Clip
+from edgecmd.datasets.on_disk.vggsound import _table
+from edgecmd.settings.data_settings import DataConfig
 from export.device.infer import Prediction, Student, check, read_prototypes
 from export.device.reading import InferError
 from export.device.sensors import SENSORS

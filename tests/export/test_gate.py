@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from edgecmd.errors import ExportError
-from export.gate import GateError, GateLimits, gate, gate_file
-from export.gate_limits import ALLOWED
-from export.profiles import make_profile
-from export.wire import WireError, structure_bytes
+from edgecmd.core.errors import ExportError
+from export.profiles.table import make_profile
+from export.trust.gate import GateError, GateLimits, gate, gate_file
+from export.trust.gate_limits import ALLOWED
+from export.trust.wire import WireError, structure_bytes
 
 ONES = numpy_helper.from_array(np.ones((1, 4), np.float32), "ones")
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from edgecmd.errors import ConfigError, ExportError
-from edgecmd.evaluate import embed_target
-from export.graph import Deployable, rebuild, unwrap
+from edgecmd.core.errors import ConfigError, ExportError
+from edgecmd.evaluation.metrics import embed_target
+from export.graph.deployable import Deployable, rebuild, unwrap
 
 
 class Wrapper(nn.Module):

@@ -14,15 +14,15 @@ import onnx
 import pytest
 from PIL import Image
 
-from edgecmd.data.decode import DecodeError, decoded_picture
-from edgecmd.errors import ExportError
+from edgecmd.core.errors import ExportError
+from edgecmd.data.user_files.decode import DecodeError, decoded_picture
 from export.device import infer, reading
 from export.device.assemble import program
 from export.device.infer import Prototypes, Student, check, main, make_prototypes, read_prototypes
 from export.device.properties import read_properties
 from export.device.reading import SUFFIXES, InferError, example_files, read_image, refuse_old_pillow
 from export.device.sensors import SENSORS
-from export.spec import ExportSpec, LinearHead
+from export.graph.spec import ExportSpec, LinearHead
 
 # Runs infer.py where nothing of these can be imported.
 ISOLATED = """
@@ -708,7 +708,7 @@ def test_a_class_without_a_file_is_refused_by_name(png, tmp_path):
 
 
 def test_all_that_training_reads_is_read_in_a_folder():
-    from edgecmd.data.images import SUFFIXES as OF_TRAINING
+    from edgecmd.data.user_files.images import SUFFIXES as OF_TRAINING
 
     assert set(OF_TRAINING) <= set(SUFFIXES)
 

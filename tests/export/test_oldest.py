@@ -10,14 +10,14 @@ import oldest
 import onnxruntime
 import pytest
 
-from edgecmd.seeding import numpy_generator
+from edgecmd.core.seeding import numpy_generator
 from export.bundle import Options, export_bundle
 from export.device import infer
 from export.device.assemble import program
 from export.device.reading import InferError
-from export.requirements import ONNXRUNTIME_OF_OPSET, OPSET, PYTHON, requirements
-from export.spec import ExportSpec
-from export.trust import verify_bundle
+from export.documents.requirements import ONNXRUNTIME_OF_OPSET, OPSET, PYTHON, requirements
+from export.graph.spec import ExportSpec
+from export.trust.checks import verify_bundle
 
 PROFILES = ("w8", "fp32", "w4")
 # Kind: architecture, front end, channels, size of an input.

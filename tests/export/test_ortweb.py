@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecmd.errors import DataError, ExportError
+from edgecmd.core.errors import DataError, ExportError
 from export.web import ortweb
 from export.web.ortweb import LICENSE, PACKAGE, SCRIPT, WASM, fetch_ort_web, find_ort_web
 

@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from edgecmd.errors import ConfigError, ExportError
-from export.gate import gate
-from export.graph import Deployable
-from export.profiles import (
+from edgecmd.core.errors import ConfigError, ExportError
+from export.graph.deployable import Deployable
+from export.graph.to_onnx import to_onnx
+from export.profiles.quantise import quantised_layers, tidy
+from export.profiles.sensitivity import Quality, find_culprit
+from export.profiles.table import (
     PROFILES,
     Calibration,
     choose_profiles,
@@ -20,9 +22,7 @@ from export.profiles import (
     make_profile,
     refuse_malformed,
 )
-from export.quantise import quantised_layers, tidy
-from export.sensitivity import Quality, find_culprit
-from export.to_onnx import to_onnx
+from export.trust.gate import gate
 
 
 @pytest.fixture

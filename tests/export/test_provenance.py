@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from edgecmd.audit.finding import CONTRADICTED, NOT_CONTRADICTED, Finding
-from edgecmd.config import PrivacyConfig, RunConfig, TeacherConfig
-from edgecmd.errors import PrivacyError
-from edgecmd.files import write_json
+from edgecmd.core.errors import PrivacyError
+from edgecmd.core.files import write_json
+from edgecmd.settings.schema import PrivacyConfig, RunConfig, TeacherConfig
 from export.bundle import Options, export_bundle
-from export.card import model_card
-from export.provenance import Provenance, provenance_of, told_audits
+from export.documents.model_card import model_card
+from export.documents.provenance import Provenance, provenance_of, told_audits
 from tests.export.test_card import PRIVACY
 
 UNLABELLED = "training pairs, unlabelled"
@@ -82,7 +82,7 @@ def test_the_card_of_a_deployment_claims_nothing_of_unseen_concepts(
     assert "## Figures on the server's own set" in card
     assert "unseen concepts" not in card
     assert "| set |" not in card
-    from export.bill import bill_of_materials
+    from export.documents.sbom import bill_of_materials
 
     bill = bill_of_materials(report, provenance_of(tiny, tmp_path))
     (data,) = bill["metadata"]["component"]["modelCard"]["modelParameters"]["datasets"]

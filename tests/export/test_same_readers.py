@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 from user_files import chunk, coded, form, noise, png, riff, samples, saved, wav
 
-from edgecmd.data.archive import read_archive
-from edgecmd.data.depth import Ruler
-from edgecmd.data.folder import check_folder
-from edgecmd.data.halves import read_source, read_target
-from edgecmd.data.images import Sides, notes_on_frames
-from edgecmd.data.sound import Clip, make_recording, read_recording, read_sound
-from edgecmd.errors import DataError
-from edgecmd.files import read_json, write_json
+from edgecmd.core.errors import DataError
+from edgecmd.core.files import read_json, write_json
+from edgecmd.data.user_files.depth_files import Ruler
+from edgecmd.data.user_files.folder import check_folder
+from edgecmd.data.user_files.halves import read_source, read_target
+from edgecmd.data.user_files.images import Sides, notes_on_frames
+from edgecmd.data.user_files.npz import read_archive
+from edgecmd.data.user_files.sound_files import Clip, make_recording, read_recording, read_sound
 from export.device.reading import InferError
 from export.device.sensors import SENSORS
 
@@ -316,7 +316,7 @@ def test_an_array_that_lies_is_refused_before_memory_is_taken(tmp_path, content,
 
 def test_a_bomb_of_an_archive_is_refused_by_a_limit(tmp_path, monkeypatch):
     path = _npz(tmp_path / "set.npz", source=np.zeros((200, 64, 64, 3), np.uint8), target=TARGET)
-    monkeypatch.setattr("edgecmd.data.archive.most_array_bytes", lambda: 1_000_000)
+    monkeypatch.setattr("edgecmd.data.user_files.npz.most_array_bytes", lambda: 1_000_000)
     problems: list[str] = []
     assert read_archive(path, sides=Sides(source=SIDE, target=SIDE), problems=problems) is None
     assert "unpacked; allowed are 0.001" in problems[0]

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from edgecmd.errors import ExportError
-from export.metadata import metadata
-from export.spec import LinearHead
+from edgecmd.core.errors import ExportError
+from export.graph.metadata import metadata
+from export.graph.spec import LinearHead
 
 
 def test_metadata_says_everything_a_device_needs(make):

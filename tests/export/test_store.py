@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from export.store import (
+from export.profiles.weight_compression import (
     MIN_SIZE_4_BITS,
     StoredWeight,
     balanced_steps,

@@ -8,12 +8,12 @@ import onnx
 import pytest
 import torch
 
-from edgecmd.errors import ExportError
+from edgecmd.core.errors import ExportError
 from edgecmd.models.students import RELU_GAIN
-from export.fold import fold
-from export.graph import Deployable
-from export.requirements import OPSET
-from export.to_onnx import check_form, refuse_training, strip, to_onnx
+from export.documents.requirements import OPSET
+from export.graph.deployable import Deployable
+from export.graph.fold_standardised import fold
+from export.graph.to_onnx import check_form, refuse_training, strip, to_onnx
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd.errors import ExportError
+from edgecmd.core.errors import ExportError
 from export.device.infer import Prediction
-from export.fold import fold
-from export.graph import Deployable
-from export.to_onnx import to_onnx
-from export.verify import (
+from export.graph.deployable import Deployable
+from export.graph.fold_standardised import fold
+from export.graph.to_onnx import to_onnx
+from export.trust.verify import (
     ParityLimits,
     ParityReport,
     Task,

@@ -9,7 +9,7 @@ import pytest
 from browser import Browser, find_chromium, open_browser
 from web_parts import make_gallery
 
-from edgecmd.data.emoji import shrink
+from edgecmd.datasets.emoji import shrink
 from export.device.infer import Student
 from export.web.ortweb import find_ort_web
 from export.web.page import build_web

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from web_parts import make_gallery
 
-from edgecmd.data.emoji import shrink
+from edgecmd.datasets.emoji import shrink
 from export.device.infer import Student
 from export.web.gallery import fixed_point
 from export.web.ortweb import SCRIPT, WASM
@@ -143,7 +143,9 @@ def test_the_model_gives_the_numbers_of_python(
 def test_weights_in_8_bits_give_the_numbers_of_python(
     bundle: Callable[[str], Path], make, ort_web: Path, tmp_path: Path
 ) -> None:
-    store = pytest.importorskip("export.store", reason="this version stores weights in 32 bits alone").store
+    store = pytest.importorskip(
+        "export.profiles.weight_compression", reason="this version stores weights in 32 bits alone"
+    ).store
     small = store(onnx.load(bundle("ws-50k") / "student.onnx"), bits=8)
     (tmp_path / "student.onnx").write_bytes(small.SerializeToString())
     images = images_for(tmp_path / "student.onnx", make)

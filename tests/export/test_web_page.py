@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from web_parts import FAKE, HOSTILE, make_gallery
 
-from edgecmd.errors import ConfigError, ExportError, MachineError
+from edgecmd.core.errors import ConfigError, ExportError, MachineError
 from export.web.page import FOLDER_FILES, WebReport, build_web, embedded_json
 
 Bundle = Callable[[str], Path]
@@ -89,8 +89,8 @@ def test_the_page_says_what_the_model_says(bundle: Bundle, tmp_path: Path) -> No
 def test_a_model_of_another_size_gets_a_canvas_of_whole_blocks(make, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from export.graph import Deployable, rebuild
-    from export.to_onnx import to_onnx
+    from export.graph.deployable import Deployable, rebuild
+    from export.graph.to_onnx import to_onnx
 
     spec = replace(make.spec("ws-50k", head=True), image_size=48, offset=0.0, scale=1.0)
     path = tmp_path / "student.onnx"

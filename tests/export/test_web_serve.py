@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecmd.errors import ExportError
+from edgecmd.core.errors import ExportError
 from export.web.serve import make_server
 
 

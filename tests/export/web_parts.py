@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecmd.evaluate import unit_rows
-from edgecmd.seeding import numpy_generator
+from edgecmd.core.seeding import numpy_generator
+from edgecmd.evaluation.metrics import unit_rows
 from export.web.gallery import Gallery
 from export.web.ortweb import PACKAGE, SHA256, VARIABLE, OrtWeb, fetch_ort_web
 

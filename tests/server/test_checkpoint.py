@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecmd.errors import FederationError
+from edgecmd.core.errors import FederationError
 from server.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 
 TENSORS = {

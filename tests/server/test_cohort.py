@@ -8,8 +8,8 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from edgecmd.config import FederationConfig
-from edgecmd.errors import ConfigError, FederationError
+from edgecmd.core.errors import ConfigError, FederationError
+from edgecmd.settings.schema import FederationConfig
 from server.cohort import Identity, Terms, ask_identities, shared_indices, terms_of, wait_for_nodes
 from server.faults import MadeUpTime, unavailable
 from server.local_grid import LocalGrid

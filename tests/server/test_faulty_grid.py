@@ -11,9 +11,9 @@ from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from edgecmd.errors import ConfigError, FederationError
-from edgecmd.events import read_events
-from edgecmd.runs import run_folder
+from edgecmd.core.errors import ConfigError, FederationError
+from edgecmd.core.events import read_events
+from edgecmd.training.run_folder import run_folder
 from server.checkpoint import newest_checkpoint
 from server.faults import FATES, Faults, FaultyGrid, MadeUpTime, unavailable
 from server.local_grid import LocalGrid

@@ -14,12 +14,12 @@ from flwr.serverapp import Grid
 from safetensors.numpy import load_file
 
 from clients.app import app
-from edgecmd.config import RunConfig
-from edgecmd.errors import ConfigError, FederationError
-from edgecmd.events import read_events
-from edgecmd.files import read_json
-from edgecmd.ownership import owned
-from edgecmd.runs import load_student, run_folder
+from edgecmd.core.errors import ConfigError, FederationError
+from edgecmd.core.events import read_events
+from edgecmd.core.files import read_json
+from edgecmd.core.run_lock import owned
+from edgecmd.settings.schema import RunConfig
+from edgecmd.training.run_folder import load_student, run_folder
 from server.faults import MadeUpTime
 from server.federation import federate, load_arrays, run_token, to_arrays
 from server.local_grid import local_grid
@@ -82,7 +82,7 @@ def test_the_run_folder(pairs: Path, tmp_path: Path) -> None:
 
 
 def test_weights_survive_the_way_to_numpy_and_back(pairs: Path, tmp_path: Path) -> None:
-    from edgecmd.runs import new_student
+    from edgecmd.training.run_folder import new_student
 
     config = tiny_config(pairs, tmp_path)
     student, other = new_student(config), new_student(tiny_config(pairs, tmp_path, "seed=1"))

@@ -15,7 +15,7 @@ from flwr.clientapp import ClientApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from edgecmd.errors import MachineError
+from edgecmd.core.errors import MachineError
 from server.cohort import CohortGrid
 from server.local_grid import RUN_ID, LocalGrid, copy_records, local_grid, set_identity
 from server.strategies import to_record

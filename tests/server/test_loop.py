@@ -13,8 +13,8 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 
-from edgecmd.errors import FederationError
-from edgecmd.events import read_events
+from edgecmd.core.errors import FederationError
+from edgecmd.core.events import read_events
 from server.checkpoint import newest_checkpoint
 from server.faults import unavailable
 from server.loop import RoundReport, draw_cohort, run_rounds

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
-from edgecmd.errors import FederationError
+from edgecmd.core.errors import FederationError
 from server.faults import MadeUpTime, server_error
 from server.local_grid import LocalGrid
 from server.patience import NOT_TAKEN, PATIENCE_S, GridAround, PatientGrid

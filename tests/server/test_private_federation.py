@@ -8,13 +8,13 @@ import pytest
 from flwr.app import Message, MetricRecord, RecordDict
 from scipy import stats
 
-from edgecmd.config import RunConfig
-from edgecmd.errors import FederationError, PrivacyError
-from edgecmd.files import read_json
+from edgecmd.core.errors import FederationError, PrivacyError
+from edgecmd.core.files import read_json
 from edgecmd.privacy.ledger import Ledger
-from edgecmd.privacy.places import client_ledger, server_ledger
+from edgecmd.privacy.ledger_paths import client_ledger, server_ledger
 from edgecmd.privacy.plan import make_plan
-from edgecmd.runs import new_student
+from edgecmd.settings.schema import RunConfig
+from edgecmd.training.run_folder import new_student
 from server import federation
 from server.client_privacy import central_privacy
 from server.federation import to_arrays

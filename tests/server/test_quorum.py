@@ -3,7 +3,7 @@
 import pytest
 from flwr.app import Message, RecordDict
 
-from edgecmd.errors import FederationError
+from edgecmd.core.errors import FederationError
 from server.cohort import Terms
 from server.local_grid import set_identity
 from server.quorum import BudgetEndError, causes, check_quorum

@@ -8,7 +8,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg, FedProx
 
-from edgecmd.errors import ConfigError
+from edgecmd.core.errors import ConfigError
 from server.local_grid import LocalGrid
 from server.loop import run_rounds
 from server.strategies import BUILDERS, build_strategy, from_record, restore_strategy, strategy_tensors

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from edgecmd.audit.books import SAME_ACCOUNTANT, books_findings, second_opinion
 from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
+from edgecmd.audit.static.ledger_consistency import SAME_ACCOUNTANT, books_findings, second_opinion
 from edgecmd.audit.target import Target, find_target
-from edgecmd.errors import DataError, PrivacyError
-from edgecmd.files import read_json
+from edgecmd.core.errors import DataError, PrivacyError
+from edgecmd.core.files import read_json
 from edgecmd.privacy.accounting import Spending
 from edgecmd.privacy.ledger import Ledger, Release
 from server.loop import RoundReport

@@ -14,7 +14,7 @@ from scipy import special
 from scipy.stats import binom, norm
 
 from edgecmd.audit import bounds
-from edgecmd.errors import PrivacyError
+from edgecmd.core.errors import PrivacyError
 
 
 def steinke(m: int, r: int, v: int, delta: float, confidence: float = 0.95) -> float:

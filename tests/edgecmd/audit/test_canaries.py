@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from edgecmd.audit.canaries import (
+from edgecmd.audit.one_run.canaries import (
     Coins,
     GradientCanaries,
     GradientProbe,
@@ -18,14 +18,14 @@ from edgecmd.audit.canaries import (
     plain_parameters,
     toss,
 )
-from edgecmd.data.clients import Holding, public_anchors
-from edgecmd.distill import LocalData, Place
-from edgecmd.errors import PrivacyError
+from edgecmd.core.errors import PrivacyError
+from edgecmd.data.problem import Holding, public_anchors
 from edgecmd.models.students import build_student
 from edgecmd.privacy.plan import PrivacyPlan
-from edgecmd.privacy.randomness import SystemSource
-from edgecmd.privacy.train import distil_privately
-from edgecmd.runs import new_student
+from edgecmd.privacy.step.private_step import distil_privately
+from edgecmd.privacy.step.randomness import SystemSource
+from edgecmd.training.distill import LocalData, Place
+from edgecmd.training.run_folder import new_student
 from tests.edgecmd.audit.tiny_target import tiny_target
 
 DIM = 16

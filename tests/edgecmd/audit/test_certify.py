@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from edgecmd.audit.certify import certify
-from edgecmd.errors import PrivacyError
+from edgecmd.audit.many_runs.certify import certify
+from edgecmd.core.errors import PrivacyError
 
 
 def made_up(shift: float, num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

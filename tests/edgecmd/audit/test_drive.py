@@ -10,11 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgecmd.audit.drive import carried_back
-from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
-from edgecmd.audit.noise import step_noise
-from edgecmd.audit.plain import plain_sum
-from edgecmd.audit.planted_steps import (
+from edgecmd.audit.audited_student import subjects
+from edgecmd.audit.faults.step_faults import (
     mean_clipped_last,
     noise_by_step,
     noise_times,
@@ -22,20 +19,23 @@ from edgecmd.audit.planted_steps import (
     told,
     views_as_records,
 )
-from edgecmd.audit.sensitivity import Effort, private_question, search
-from edgecmd.audit.step import audit_noise, drive_rounds, release_finding
-from edgecmd.audit.subject import subjects
+from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
+from edgecmd.audit.static.reference_sum import plain_sum
+from edgecmd.audit.static.sensitivity import Effort, private_question, search
+from edgecmd.audit.step.checks import audit_noise, drive_rounds, release_finding
+from edgecmd.audit.step.driven_rounds import carried_back
+from edgecmd.audit.step.noise import step_noise
 from edgecmd.audit.target import cut_chunks
-from edgecmd.config import DistillConfig
-from edgecmd.distill import LocalData
 from edgecmd.models.students import build_student
-from edgecmd.privacy import train
-from edgecmd.privacy.effective import EffectiveStudent
-from edgecmd.privacy.gradients import Sum, clipped_sum
 from edgecmd.privacy.mechanisms import StepSettings, Units, make_units, unit_loss
 from edgecmd.privacy.plan import PrivacyPlan
-from edgecmd.privacy.randomness import DeterministicSource, Source, normal
-from edgecmd.privacy.train import add_noise
+from edgecmd.privacy.step import private_step
+from edgecmd.privacy.step.gradients import Sum, clipped_sum
+from edgecmd.privacy.step.private_step import add_noise
+from edgecmd.privacy.step.randomness import DeterministicSource, Source, normal
+from edgecmd.privacy.step.standardised_weights import EffectiveStudent
+from edgecmd.settings.schema import DistillConfig
+from edgecmd.training.distill import LocalData
 from tests.edgecmd.audit.tiny_target import tiny_target
 
 ANCHORS = "privacy.mechanism=anchors"
@@ -185,7 +185,7 @@ def _last_twice(student: torch.nn.Module, chunks: Sequence[Units], *args: Any, *
 def test_what_later_chunks_do_wrong_is_caught(
     wrong: Callable[..., Sum], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "clipped_sum", wrong)
+    monkeypatch.setattr(private_step, "clipped_sum", wrong)
     target = tiny_target(ANCHORS, "privacy.num_views=2")
     assert target.plan is not None
     found = release_finding(drive_rounds(target), target.plan)
@@ -203,8 +203,8 @@ def test_noise_that_shrinks_with_the_number_of_chunks_is_caught(monkeypatch: pyt
         held["chunks"] = max(1, len(chunks))
         return clipped_sum(student, chunks, *args, **options)
 
-    monkeypatch.setattr(train, "clipped_sum", counting)
-    monkeypatch.setattr(train, "normal", lambda source, count: normal(source, count) / held["chunks"])
+    monkeypatch.setattr(private_step, "clipped_sum", counting)
+    monkeypatch.setattr(private_step, "normal", lambda source, count: normal(source, count) / held["chunks"])
     found = audit_noise(tiny_target(ANCHORS))
     assert found.verdict == CONTRADICTED
     assert "too small" in found.text
@@ -217,7 +217,7 @@ def test_a_sum_that_is_released_twice_is_caught_in_the_release() -> None:
         return add_noise({name: 2.0 * value for name, value in total.items()}, plan=plan, source=source)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "add_noise", doubled)
+        patch.setattr(private_step, "add_noise", doubled)
         found = audit_noise(target)
     assert found.verdict == CONTRADICTED
     assert "beside another sum than the clipped one" in found.text
@@ -231,7 +231,7 @@ class Halving(EffectiveStudent):
 
 
 def test_an_optimiser_that_gets_other_than_the_release_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "EffectiveStudent", Halving)
+    monkeypatch.setattr(private_step, "EffectiveStudent", Halving)
     target = tiny_target(ANCHORS)
     assert target.plan is not None
     found = release_finding(drive_rounds(target), target.plan)
@@ -245,7 +245,7 @@ def test_weights_that_move_beside_the_release_are_caught(monkeypatch: pytest.Mon
             next(iter(student.parameters())).add_(1.0)
         return clipped_sum(student, *args, **options)
 
-    monkeypatch.setattr(train, "clipped_sum", careless)
+    monkeypatch.setattr(private_step, "clipped_sum", careless)
     target = tiny_target(ANCHORS, "student.architecture=gn-50k")
     assert target.plan is not None
     found = release_finding(drive_rounds(target), target.plan)

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from edgecmd.audit.faults import COLUMNS, Fault, Outcome, outcomes, require_all
+from edgecmd.audit.faults.loss_faults import own_anchors_query, small_subject
+from edgecmd.audit.faults.planted import COLUMNS, Fault, Outcome, outcomes, require_all
 from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
-from edgecmd.audit.planted_losses import own_anchors_query, small_subject
-from edgecmd.audit.sensitivity import makers_of
-from edgecmd.errors import PrivacyError
-from edgecmd.privacy.search import distance
+from edgecmd.audit.static.search import distance
+from edgecmd.audit.static.sensitivity import makers_of
+from edgecmd.core.errors import PrivacyError
 
 
 def finding(verdict: str) -> Finding:

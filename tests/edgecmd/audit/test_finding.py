@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from edgecmd.audit.audit_file import read_findings, rows, write_findings
 from edgecmd.audit.finding import (
     CONTRADICTED,
     INDICATOR,
@@ -14,12 +15,11 @@ from edgecmd.audit.finding import (
     epsilon_verdict,
     overall,
 )
-from edgecmd.audit.record import read_findings, rows, write_findings
 from edgecmd.audit.target import find_target, trained_student
-from edgecmd.config import RunConfig
-from edgecmd.errors import DataError, PrivacyError
-from edgecmd.files import write_json, write_text_atomically
-from edgecmd.settings import load_config, to_toml
+from edgecmd.core.errors import DataError, PrivacyError
+from edgecmd.core.files import write_json, write_text_atomically
+from edgecmd.settings.reader import load_config, to_toml
+from edgecmd.settings.schema import RunConfig
 
 
 def finding(**changes: object) -> Finding:

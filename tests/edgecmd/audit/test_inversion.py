@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgecmd.audit.inversion import (
+from edgecmd.audit.risk.inversion import (
     InversionRecipe,
     Knowledge,
     _loss,
@@ -18,14 +18,14 @@ from edgecmd.audit.inversion import (
     private_update,
     server_loss,
 )
-from edgecmd.audit.similarity import psnr, ssim
-from edgecmd.audit.trial import Trial, attacked_plan, guessed, knowledge, matched, run_trial
-from edgecmd.config import RunConfig
-from edgecmd.distill import OBJECTIVES, Embedded, LocalData
-from edgecmd.errors import ConfigError
+from edgecmd.audit.risk.inversion_trial import Trial, attacked_plan, guessed, knowledge, matched, run_trial
+from edgecmd.audit.risk.similarity import psnr, ssim
+from edgecmd.core.errors import ConfigError
 from edgecmd.losses import unit
 from edgecmd.models.students import build_student, initialise
-from edgecmd.runs import new_student
+from edgecmd.settings.schema import RunConfig
+from edgecmd.training.distill import OBJECTIVES, Embedded, LocalData
+from edgecmd.training.run_folder import new_student
 from tests.tiny_federation import tiny_config, write_pairs
 
 RECIPE = InversionRecipe(num_steps=120)

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd.audit.arms import Arm, analytic_direction, claimed_epsilon, train
-from edgecmd.audit.experiments import headline_arms, target_arm
 from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
-from edgecmd.audit.many_runs import CHUNK, judge, released, run_arms
+from edgecmd.audit.many_runs.headline import headline_arms, target_arm
+from edgecmd.audit.many_runs.runs import CHUNK, judge, released, run_arms
+from edgecmd.audit.many_runs.trainers import Arm, analytic_direction, claimed_epsilon, train
+from edgecmd.audit.many_runs.worst_case import WorstCase, make_worst_case
 from edgecmd.audit.target import find_target
-from edgecmd.audit.worst_case import WorstCase, make_worst_case
-from edgecmd.errors import DataError, PrivacyError
-from edgecmd.settings import load_config
+from edgecmd.core.errors import DataError, PrivacyError
+from edgecmd.settings.reader import load_config
 
 NAIVE, OPACUS, OURS = headline_arms(seed=0)
 

@@ -9,10 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecmd.assess import embedder
-from edgecmd.audit.attack import Shadows, attack, curve, grouped_interval, offline_a, placements
-from edgecmd.audit.pool import Pool, grouped, make_pool, pair_scores
-from edgecmd.audit.shadows import (
+from edgecmd.audit.risk.candidates import Pool, grouped, make_pool, pair_scores
+from edgecmd.audit.risk.membership_attack import (
+    Shadows,
+    attack,
+    curve,
+    grouped_interval,
+    offline_a,
+    placements,
+)
+from edgecmd.audit.risk.shadows import (
     ShadowRecipe,
     cache_key,
     left_out,
@@ -20,9 +26,10 @@ from edgecmd.audit.shadows import (
     read_scores,
     shadow_scores,
 )
-from edgecmd.config import RunConfig
-from edgecmd.errors import ConfigError, DataError
-from edgecmd.evaluate import unit_rows
+from edgecmd.core.errors import ConfigError, DataError
+from edgecmd.evaluation.evaluate import embedder
+from edgecmd.evaluation.metrics import unit_rows
+from edgecmd.settings.schema import RunConfig
 from tests.tiny_federation import tiny_config, write_pairs
 
 RECIPE = ShadowRecipe(num_shadows=4, num_steps=3, batch_size=16)
@@ -228,7 +235,7 @@ def test_the_built_in_set_is_split_by_concept() -> None:
 
 
 def tiny_emoji() -> RunConfig:
-    from edgecmd.settings import load_config
+    from edgecmd.settings.reader import load_config
 
     return load_config(None, ["data.image_size=16", "distill.num_anchors=16", "distill.anchors=random"])
 

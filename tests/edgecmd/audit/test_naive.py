@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgecmd import losses
-from edgecmd.audit.naive import MODES, naive_query
-from edgecmd.audit.planted_losses import small_subject
-from edgecmd.distill import LocalData
-from edgecmd.errors import ConfigError
+from edgecmd.audit.faults.loss_faults import small_subject
+from edgecmd.audit.static.opacus_reference import MODES, naive_query
+from edgecmd.core.errors import ConfigError
+from edgecmd.training.distill import LocalData
 
 SUBJECT = small_subject()
 CLIP = 0.3

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgecmd.audit.attackers import Evidence
 from edgecmd.audit.bounds import gdp_epsilon
-from edgecmd.audit.canaries import toss
 from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
-from edgecmd.audit.one_run import (
+from edgecmd.audit.one_run.attackers import Evidence
+from edgecmd.audit.one_run.canaries import toss
+from edgecmd.audit.one_run.experiment import (
     Effort,
     audit_one_run,
     claim_of,
@@ -20,8 +20,8 @@ from edgecmd.audit.one_run import (
     repeated,
     rounds_of,
 )
-from edgecmd.errors import PrivacyError
-from edgecmd.privacy import train
+from edgecmd.core.errors import PrivacyError
+from edgecmd.privacy.step import private_step
 from tests.edgecmd.audit.tiny_target import tiny_target
 
 ANCHORS = "privacy.mechanism=anchors"
@@ -149,7 +149,7 @@ def test_an_audit_of_a_tiny_run_judges_every_attacker() -> None:
 
 
 def test_noise_that_is_forgotten_is_contradicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "normal", lambda _, count: np.zeros(count))
+    monkeypatch.setattr(private_step, "normal", lambda _, count: np.zeros(count))
     target = tiny_target(ANCHORS, "privacy.epsilon=1", "privacy.sampling_rate=1.0")
     found = {one.attacker: one for one in audit_one_run(target, Effort(num_canaries=400))[:4]}
     assert found["steps"].verdict == CONTRADICTED, found["steps"].text
@@ -166,7 +166,7 @@ def test_input_canaries_are_found_where_there_is_no_privacy() -> None:
     """The server tells present pictures from absent ones far better than by chance (AUC 0.5)."""
     from sklearn.metrics import roc_auc_score
 
-    from edgecmd.audit.one_run import collect
+    from edgecmd.audit.one_run.experiment import collect
 
     target = tiny_target("federation.local_steps=8", "federation.num_rounds=8")
     found = collect(target, Effort(num_canaries=100), num_rounds=8)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from edgecmd import losses
+from edgecmd.audit.faults.loss_faults import small_subject
 from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
-from edgecmd.audit.own_code import (
+from edgecmd.audit.static.custom_code import (
     OwnCode,
     anchored_unit_loss,
     check_own_code,
@@ -18,11 +19,10 @@ from edgecmd.audit.own_code import (
     own_student,
     own_subject,
 )
-from edgecmd.audit.planted_losses import small_subject
-from edgecmd.audit.sensitivity import Effort
-from edgecmd.config import RunConfig, StudentConfig
-from edgecmd.config_data import DataConfig
-from edgecmd.errors import ConfigError, PrivacyError
+from edgecmd.audit.static.sensitivity import Effort
+from edgecmd.core.errors import ConfigError, PrivacyError
+from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings.schema import RunConfig, StudentConfig
 
 FEW = Effort(num_tries=5, num_pairs=16, climb_length=1)
 SUBJECT = small_subject()

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecmd.audit.replay import Replay, Update, Watch, average, cohort, weights_of
-from edgecmd.config import RunConfig
-from edgecmd.data.clients import client_holding
-from edgecmd.errors import PrivacyError
-from edgecmd.privacy.gradients import Sum
-from edgecmd.runs import new_student
+from edgecmd.audit.replayed_federation import Replay, Update, Watch, average, cohort, weights_of
+from edgecmd.core.errors import PrivacyError
+from edgecmd.data.problem import client_holding
+from edgecmd.privacy.step.gradients import Sum
+from edgecmd.settings.schema import RunConfig
+from edgecmd.training.run_folder import new_student
 from server.simulate import simulate
 from tests.edgecmd.audit.tiny_target import tiny_pairs
 from tests.tiny_federation import tiny_config

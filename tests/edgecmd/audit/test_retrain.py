@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd.audit.retrain import check_retrain, fair_coins, retrain
-from edgecmd.config import RunConfig
-from edgecmd.data.clients import client_rows, experiment
-from edgecmd.errors import ConfigError
+from edgecmd.audit.risk.retrain import check_retrain, fair_coins, retrain
+from edgecmd.core.errors import ConfigError
+from edgecmd.data.problem import client_rows, experiment
+from edgecmd.settings.schema import RunConfig
 from server.simulate import simulate
 from tests.tiny_federation import tiny_config, write_pairs
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from edgecmd.audit.attack import Curve
-from edgecmd.audit.risk import Membership, membership_finding
-from edgecmd.audit.shadows import ShadowRecipe
+from edgecmd.audit.risk.findings import Membership, membership_finding
+from edgecmd.audit.risk.membership_attack import Curve
+from edgecmd.audit.risk.shadows import ShadowRecipe
 
 
 def curve(auc: float) -> Curve:

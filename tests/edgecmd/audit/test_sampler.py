@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from edgecmd.audit import sampler
-from edgecmd.audit.chernoff import chernoff
+from edgecmd.audit.faults.step_faults import fixed_size, shared_coin
 from edgecmd.audit.finding import CONTRADICTED, NOT_CONTRADICTED
-from edgecmd.audit.noise import LEVEL
-from edgecmd.audit.planted_steps import fixed_size, shared_coin
-from edgecmd.audit.sampler import audit_coins, bins_statements, num_steps, poisson_statements
-from edgecmd.privacy import randomness, sampling
-from edgecmd.privacy.randomness import DeterministicSource, Source, uniform
+from edgecmd.audit.step import sampling_coins
+from edgecmd.audit.step.chernoff import chernoff
+from edgecmd.audit.step.noise import LEVEL
+from edgecmd.audit.step.sampling_coins import audit_coins, bins_statements, num_steps, poisson_statements
+from edgecmd.privacy.step import randomness, sampling
+from edgecmd.privacy.step.randomness import DeterministicSource, Source, uniform
 from tests.edgecmd.audit.tiny_target import tiny_target
 
 ANCHORS = "privacy.mechanism=anchors"
@@ -30,7 +30,7 @@ def repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer steps than two pairs with one coin would need, for what shows in the first few."""
-    monkeypatch.setattr(sampler, "num_steps", lambda _: (64, True))
+    monkeypatch.setattr(sampling_coins, "num_steps", lambda _: (64, True))
 
 
 @pytest.mark.usefixtures("repeatable", "brief")
@@ -214,15 +214,15 @@ def test_sound_coins_fail_no_statement(rate: float) -> None:
 def test_the_number_of_steps_gives_the_stated_power(rate: float) -> None:
     num, enough = num_steps(rate)
     assert enough
-    level = LEVEL / sampler.SHARES / math.comb(1004, 2)
+    level = LEVEL / sampling_coins.SHARES / math.comb(1004, 2)
     # Two pairs with one coin are in together as often as one is in.
     least = next(count for count in range(num + 1) if stats.binom.sf(count - 1, num, rate**2) < level)
     assert stats.binom.sf(least - 1, num, rate) > 0.99
 
 
 def test_a_rate_that_is_too_small_for_power_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert num_steps(1e-4) == (sampler.MOST_STEPS, False)
-    monkeypatch.setattr(sampler, "MOST_STEPS", 64)
+    assert num_steps(1e-4) == (sampling_coins.MOST_STEPS, False)
+    monkeypatch.setattr(sampling_coins, "MOST_STEPS", 64)
     found = audit_coins(tiny_target(ANCHORS, "privacy.sampling_rate=0.01"))
     assert "share a coin would need more steps" in found.text
     assert found.verdict == NOT_CONTRADICTED

@@ -10,19 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from edgecmd import losses
-from edgecmd.audit.anchors import anchors_findings, fingerprint_finding, overlap_finding
+from edgecmd.audit.audited_student import FIRST, TRAINED, subjects
+from edgecmd.audit.faults.loss_faults import small_subject
 from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, overall
-from edgecmd.audit.planted_losses import small_subject
-from edgecmd.audit.purity import batch_loss_purity, leaking_rows, student_purity, unit_loss_purity
-from edgecmd.audit.sensitivity import Effort, private_question, search, two_buckets
-from edgecmd.audit.static import check_target
-from edgecmd.audit.subject import FIRST, TRAINED, subjects
+from edgecmd.audit.static.anchors import anchors_findings, fingerprint_finding, overlap_finding
+from edgecmd.audit.static.checks import check_target
+from edgecmd.audit.static.purity_findings import (
+    batch_loss_purity,
+    leaking_rows,
+    student_purity,
+    unit_loss_purity,
+)
+from edgecmd.audit.static.scripted import Script
+from edgecmd.audit.static.sensitivity import Effort, private_question, search, two_buckets
 from edgecmd.audit.target import find_target
-from edgecmd.config import DistillConfig
-from edgecmd.errors import DataError
+from edgecmd.core.errors import DataError
 from edgecmd.privacy.mechanisms import unit_loss
-from edgecmd.privacy.randomness import integers
-from edgecmd.privacy.scripted import Script
+from edgecmd.privacy.step.randomness import integers
+from edgecmd.settings.schema import DistillConfig
 
 FEW = Effort(num_tries=12, num_pairs=4, climb_length=2)
 DIM = 8
@@ -177,8 +182,8 @@ def test_a_public_image_that_is_a_pair_s_source_is_caught() -> None:
 
 
 def test_the_built_in_public_set_shares_no_image_with_its_pairs() -> None:
-    from edgecmd.config_data import DataConfig
     from edgecmd.data.experiment import load_experiment
+    from edgecmd.settings.data_settings import DataConfig
 
     whole = load_experiment(DataConfig(image_size=16))
     parts = [whole.train.source, whole.validation.pairs.source, whole.test.pairs.source]

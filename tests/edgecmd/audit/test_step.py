@@ -9,18 +9,18 @@ import pytest
 import torch
 from scipy import stats
 
-from edgecmd.audit import draws as draws_module
-from edgecmd.audit import step
-from edgecmd.audit.draws import audit_draws
 from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
-from edgecmd.audit.noise import LEVEL, judge_noise, judge_steps, named, step_noise
-from edgecmd.audit.sampler import audit_coins
-from edgecmd.audit.step import audit_noise
-from edgecmd.errors import PrivacyError
-from edgecmd.privacy import randomness, train
-from edgecmd.privacy.gradients import Sum
+from edgecmd.audit.step import checks
+from edgecmd.audit.step import draws as draws_module
+from edgecmd.audit.step.checks import audit_noise
+from edgecmd.audit.step.draws import audit_draws
+from edgecmd.audit.step.noise import LEVEL, judge_noise, judge_steps, named, step_noise
+from edgecmd.audit.step.sampling_coins import audit_coins
+from edgecmd.core.errors import PrivacyError
 from edgecmd.privacy.plan import PrivacyPlan
-from edgecmd.privacy.randomness import DeterministicSource, Source, SystemSource, normal
+from edgecmd.privacy.step import private_step, randomness
+from edgecmd.privacy.step.gradients import Sum
+from edgecmd.privacy.step.randomness import DeterministicSource, Source, SystemSource, normal
 from tests.edgecmd.audit.tiny_target import tiny_target
 
 ANCHORS = "privacy.mechanism=anchors"
@@ -51,12 +51,12 @@ def scaled(factor: float) -> Callable[[Source, int], np.ndarray]:
 
 def test_half_the_noise_is_contradicted_and_twice_the_noise_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     target = tiny_target(ANCHORS)
-    monkeypatch.setattr(train, "normal", scaled(0.5))
+    monkeypatch.setattr(private_step, "normal", scaled(0.5))
     half = audit_noise(target)
     assert half.verdict == CONTRADICTED
     assert half.measured == pytest.approx(0.5, abs=0.01)
     assert "too small" in half.text
-    monkeypatch.setattr(train, "normal", scaled(2.0))
+    monkeypatch.setattr(private_step, "normal", scaled(2.0))
     twice = audit_noise(target)
     assert twice.verdict == NOT_CONTRADICTED
     assert "larger than stated" in twice.text
@@ -77,7 +77,7 @@ def test_noise_drawn_anew_from_one_seed_in_each_step_is_contradicted(monkeypatch
         # Unlike for each round and client, and the same in both steps of one.
         return normal(DeterministicSource(next(calls) // 2), count)
 
-    monkeypatch.setattr(train, "normal", repeating)
+    monkeypatch.setattr(private_step, "normal", repeating)
     target = tiny_target(ANCHORS)
     assert target.config.federation.local_steps == 2
     found = audit_noise(target)
@@ -89,12 +89,12 @@ def test_noise_drawn_anew_from_one_seed_in_each_step_is_contradicted(monkeypatch
 
 @pytest.mark.parametrize("name", ["trunk.0.0.weight", "projector.bias", "trunk.3.scale"])
 def test_a_layer_without_noise_is_contradicted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = train.add_noise
+    real = private_step.add_noise
 
     def forgetful(total: Sum, *, plan: PrivacyPlan, source: Source) -> Sum:
         return {**real(total, plan=plan, source=source), name: total[name] / plan.normaliser}
 
-    monkeypatch.setattr(train, "add_noise", forgetful)
+    monkeypatch.setattr(private_step, "add_noise", forgetful)
     found = audit_noise(tiny_target(ANCHORS))
     assert found.verdict == CONTRADICTED
     assert name in found.text
@@ -175,13 +175,13 @@ def test_a_sentence_names_the_first_few() -> None:
 
 def test_a_client_without_pairs_is_driven_on_made_up_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     target = tiny_target(ANCHORS)
-    own = step.pairs_of(target, client=1, num=3)
-    monkeypatch.setattr(step, "client_part", lambda *_: np.arange(0))
-    made = step.pairs_of(target, client=1, num=3)
+    own = checks.pairs_of(target, client=1, num=3)
+    monkeypatch.setattr(checks, "client_part", lambda *_: np.arange(0))
+    made = checks.pairs_of(target, client=1, num=3)
     assert made.target.shape == own.target.shape
     assert made.teacher.shape == own.teacher.shape
     assert not torch.equal(made.target, own.target)
-    assert len(step.pairs_of(target, client=1, num=0)) == 0
+    assert len(checks.pairs_of(target, client=1, num=0)) == 0
 
 
 # Many draws.
@@ -211,7 +211,7 @@ def test_many_draws_of_a_sound_step_come_near_the_claim_and_not_above() -> None:
 
 
 def test_many_draws_with_half_the_noise_are_contradicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "normal", scaled(0.5))
+    monkeypatch.setattr(private_step, "normal", scaled(0.5))
     found = audit_draws(tiny_target(ANCHORS, *STRONG), num_draws=1000)
     assert found.verdict == CONTRADICTED
     assert found.measured > found.claimed
@@ -234,7 +234,7 @@ def test_scores_are_the_projection_in_units_of_the_stated_noise() -> None:
 def released(total: Sum, plan: PrivacyPlan, num: int) -> list[Sum]:
     """Draws of a release by the step's own call on copies of a sum."""
     copies = {name: value.repeat(num, 1) for name, value in total.items()}
-    return [train.add_noise(copies, plan=plan, source=SystemSource())]
+    return [private_step.add_noise(copies, plan=plan, source=SystemSource())]
 
 
 @pytest.mark.parametrize("sampling", ["poisson", "none"])
@@ -257,7 +257,7 @@ def test_draws_are_releases_of_the_whole_step_on_either_world(sampling: str) -> 
 
 def test_many_draws_see_noise_that_is_small_only_where_there_are_pairs() -> None:
     """The release of the empty sum, which `add_noise` apart from the step could be asked for, is sound."""
-    from edgecmd.audit.planted_steps import noise_without_pairs
+    from edgecmd.audit.faults.step_faults import noise_without_pairs
 
     with noise_without_pairs():
         found = audit_draws(tiny_target(ANCHORS, *STRONG), num_draws=500)

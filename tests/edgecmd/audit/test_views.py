@@ -2,10 +2,10 @@
 
 import pytest
 
+from edgecmd.audit.audited_student import subjects
+from edgecmd.audit.faults.step_faults import mixed_views
 from edgecmd.audit.finding import CONTRADICTED, NOT_CONTRADICTED
-from edgecmd.audit.planted_steps import mixed_views
-from edgecmd.audit.subject import subjects
-from edgecmd.audit.views import views_finding
+from edgecmd.audit.static.views import views_finding
 from tests.edgecmd.audit.tiny_target import tiny_target
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd.audit import words
+from edgecmd.audit.faults.step_faults import short_seed
 from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
-from edgecmd.audit.planted_steps import short_seed
-from edgecmd.audit.step import drive_rounds
-from edgecmd.audit.words import (
+from edgecmd.audit.step import random_source
+from edgecmd.audit.step.checks import drive_rounds
+from edgecmd.audit.step.random_source import (
     counted,
     fresh,
     processes,
@@ -17,8 +17,9 @@ from edgecmd.audit.words import (
     source_type,
     view_state,
 )
-from edgecmd.privacy import mechanisms, randomness, sampling, train
-from edgecmd.privacy.randomness import DeterministicSource, Source, SystemSource
+from edgecmd.privacy import mechanisms
+from edgecmd.privacy.step import private_step, randomness, sampling
+from edgecmd.privacy.step.randomness import DeterministicSource, Source, SystemSource
 from tests.edgecmd.audit.tiny_target import tiny_target
 
 ANCHORS = ("privacy.mechanism=anchors", "federation.local_steps=1")
@@ -28,7 +29,7 @@ def test_the_system_s_source_passes_and_another_type_is_contradicted(monkeypatch
     target = tiny_target(*ANCHORS)
     assert target.plan is not None
     steps = drive_rounds(target)
-    monkeypatch.setattr(words, "NUM_FRESH", 1000)
+    monkeypatch.setattr(random_source, "NUM_FRESH", 1000)
     sound = source_finding(steps, target.plan)
     assert sound.verdict == NOT_CONTRADICTED, sound.text
     assert sound.counts == {"checks": 6, "failed": 0, "fresh": 1000}
@@ -58,15 +59,15 @@ def test_thirty_two_bits_are_found_by_their_birthdays() -> None:
     """400,000 draws of 2^32: 18.6 couples are expected, none has a probability of 8e-9."""
     with short_seed():
         assert not source_type(fresh()).fault, "the type does not tell"
-        repeats = repeated_starts(words.NUM_FRESH)
-        assert "another: it is seeded with about 3" in words.birthday(repeats).fault
+        repeats = repeated_starts(random_source.NUM_FRESH)
+        assert "another: it is seeded with about 3" in random_source.birthday(repeats).fault
         assert "two processes" in processes().fault, "a fork copies the seed"
     assert 2 <= repeats <= 60
 
 
 def test_processes_of_their_own_draw_words_of_their_own() -> None:
     assert not processes().fault
-    assert len({*words.spawned()}) == 2
+    assert len({*random_source.spawned()}) == 2
 
 
 def test_noise_that_is_stretched_out_of_a_seed_in_the_step_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +75,7 @@ def test_noise_that_is_stretched_out_of_a_seed_in_the_step_is_seen(monkeypatch: 
         seed = int(source.words(1)[0] % np.uint64(2**63))
         return torch.randn(count, generator=torch.Generator().manual_seed(seed)).double().numpy()
 
-    monkeypatch.setattr(train, "normal", stretched)
+    monkeypatch.setattr(private_step, "normal", stretched)
     check = counted(drive_rounds(tiny_target(*ANCHORS)))
     assert "words for each coordinate" in check.fault
 
@@ -99,11 +100,11 @@ def test_views_from_a_short_seed_are_seen(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_words_that_are_not_the_system_s_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not words.system_calls(SystemSource()).fault
+    assert not random_source.system_calls(SystemSource()).fault
     clock = iter(range(10**9))
 
     def by_the_clock(_: SystemSource, count: int) -> np.ndarray:
         return np.random.default_rng(next(clock)).integers(0, 2**64, count, dtype=np.uint64)
 
     monkeypatch.setattr(SystemSource, "words", by_the_clock)
-    assert "not those that the system's generator gave" in words.system_calls(SystemSource()).fault
+    assert "not those that the system's generator gave" in random_source.system_calls(SystemSource()).fault

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgecmd.cli import output
-from edgecmd.errors import MachineError
+from edgecmd.core.errors import MachineError
 
 ROOT = Path(output.__file__).parent.parent.parent
 HOSTILE = "evil\x1b[2J\u202egnp\n\u200b☃\udcff"
@@ -46,7 +46,7 @@ def prints(tree: ast.AST) -> list[int]:
 # Programs of their own process, and the handing over of streams.
 APART = {
     "export/device/infer.py": "runs on a device, without edgecmd",
-    "export/checks/worker.py": "answers its parent process by its error stream",
+    "export/trust/worker.py": "answers its parent process by its error stream",
     "edgecmd/cli/app.py": "puts the streams back that click replaced",
 }
 

@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from edgecmd import distill, supervised
-from edgecmd.cli.compare_jobs import make_job, measure, run_job, train_by
-from edgecmd.compare.measure import check_labels, finetuned, recipe_of, supervised_all_table
-from edgecmd.compare.methods import LABEL_FREE, work_of
-from edgecmd.compare.tuning import (
+from edgecmd.core.errors import ConfigError
+from edgecmd.data.problem import experiment
+from edgecmd.evaluation import supervised
+from edgecmd.experiments.compare.jobs import make_job, measure, run_job, train_by
+from edgecmd.experiments.compare.measure import check_labels, finetuned, recipe_of, supervised_all_table
+from edgecmd.experiments.compare.methods import LABEL_FREE, work_of
+from edgecmd.experiments.compare.tuning import (
     RATES,
     best_rate,
     few_labels_of,
@@ -22,10 +24,9 @@ from edgecmd.compare.tuning import (
     validation_score,
     with_rate,
 )
-from edgecmd.config import RunConfig
-from edgecmd.data.clients import experiment
-from edgecmd.errors import ConfigError
-from edgecmd.runs import new_student
+from edgecmd.settings.schema import RunConfig
+from edgecmd.training import distill
+from edgecmd.training.run_folder import new_student
 
 
 class Counted:
@@ -137,7 +138,7 @@ def test_the_validation_score_of_the_classes_themselves_is_one(tiny: RunConfig) 
 def test_fine_tuning_is_measured_for_the_counts_that_are_asked_for(
     tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgecmd.finetune.NUM_STEPS", 3)
+    monkeypatch.setattr("edgecmd.evaluation.finetune.NUM_STEPS", 3)
     table = finetuned(new_student(tiny), tiny, (2,), num_draws=1)
     assert list(table) == ["2"]
     assert len(table["2"]["values"]) == 1  # type: ignore[arg-type]
@@ -167,7 +168,7 @@ def test_supervised_methods_need_labels(tiny: RunConfig, monkeypatch: pytest.Mon
     check_labels(tiny, ["supervised"])
     whole = experiment(tiny.data)
     bare = replace(whole, test=replace(whole.test, labelled=replace(whole.test.labelled, labels={})))
-    monkeypatch.setattr("edgecmd.compare.measure.experiment", lambda _: bare)
+    monkeypatch.setattr("edgecmd.experiments.compare.measure.experiment", lambda _: bare)
     check_labels(tiny, ["cmc"])
     with pytest.raises(ConfigError, match="has no labels"):
         check_labels(tiny, ["cmc", "supervised-all"])

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from edgecmd.compare.markdown import comparison_markdown, title_of, verdict_lines
-from edgecmd.compare.summary import claim_of, paired_with_reference, summarise, verdict
-from edgecmd.statistics import holm, paired_p
+from edgecmd.core.statistics import holm, paired_p
+from edgecmd.experiments.compare.markdown import comparison_markdown, title_of, verdict_lines
+from edgecmd.experiments.compare.summary import claim_of, paired_with_reference, summarise, verdict
 
 
 def lines(*values: float) -> list[dict[str, float]]:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecmd.config_data import DataConfig
+from edgecmd.core.errors import DataError
 from edgecmd.data.constants import all_equal, constant_inputs, constant_notes, constant_parts, constant_rows
-from edgecmd.data.folder import load_folder
 from edgecmd.data.pairs import PairedData
-from edgecmd.errors import DataError
+from edgecmd.data.user_files.folder import load_folder
+from edgecmd.settings.data_settings import DataConfig
 
 SIDE = 16
 

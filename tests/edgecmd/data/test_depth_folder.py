@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from edgecmd.config_data import DataConfig
-from edgecmd.data.cells import cells, majority, median_of_measured
-from edgecmd.data.depth import Ruler, make_depth, to_millimetres
-from edgecmd.data.folder import check_folder, load_folder, load_pairs
+from edgecmd.core.errors import ConfigError, DataError
+from edgecmd.data.near_duplicates import looks_known
 from edgecmd.data.pairs import target_kind
-from edgecmd.data.strict import looks_known
-from edgecmd.errors import ConfigError, DataError
+from edgecmd.data.user_files.depth_files import Ruler, make_depth, to_millimetres
+from edgecmd.data.user_files.downsample import cells, majority, median_of_measured
+from edgecmd.data.user_files.folder import check_folder, load_folder, load_pairs
+from edgecmd.settings.data_settings import DataConfig
 
 NUM, SIDE = 30, 16
 

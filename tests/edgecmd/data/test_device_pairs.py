@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from scipy.io import wavfile
 
-from edgecmd.config_data import DataConfig
-from edgecmd.data.device_pairs import DevicePairs, read_device_pairs
-from edgecmd.errors import ConfigError, PrivacyError
+from edgecmd.core.errors import ConfigError, PrivacyError
+from edgecmd.data.user_files.device_pairs import DevicePairs, read_device_pairs
+from edgecmd.settings.data_settings import DataConfig
 from tests.device_files import SIDE, picture, write_pairs
 
 RATE = 8000

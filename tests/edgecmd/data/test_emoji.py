@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecmd.config_data import DataConfig
-from edgecmd.data import emoji
-from edgecmd.data.build.archive import npz_bytes
+from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import LOADERS, Experiment, HeldOut, load_experiment
 from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels
 from edgecmd.data.pairs import PairedData
-from edgecmd.data.pinned import content_sha256
-from edgecmd.errors import ConfigError, DataError
+from edgecmd.datasets import emoji
+from edgecmd.datasets.build.npz_writer import npz_bytes
+from edgecmd.datasets.pinned import content_sha256
+from edgecmd.settings.data_settings import DataConfig
 
 HELD_OUT = ("validation", "test", "test_strict")
 

@@ -13,10 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgecmd.data import emoji_build
-from edgecmd.data.build import packages, raster
-from edgecmd.data.build.archive import npz_bytes
-from edgecmd.data.build.icons import (
+from edgecmd.core.errors import DataError
+from edgecmd.datasets.build import emoji as emoji_build
+from edgecmd.datasets.build import packages, raster
+from edgecmd.datasets.build.emoji_pairs import (
+    Drawing,
+    drop_useless,
+    named_drawings,
+    noto_drawings,
+    pair_arrays,
+    split_of,
+)
+from edgecmd.datasets.build.emoji_public import public_arrays
+from edgecmd.datasets.build.icons import (
     Emoji,
     IconSet,
     has_tone,
@@ -26,19 +35,10 @@ from edgecmd.data.build.icons import (
     parse_icons,
     squash,
 )
-from edgecmd.data.build.packages import HOUSES, Package, fetch, gather, npm, read_members, verify
-from edgecmd.data.build.pairs import (
-    Drawing,
-    drop_useless,
-    named_drawings,
-    noto_drawings,
-    pair_arrays,
-    split_of,
-)
-from edgecmd.data.build.public import public_arrays
-from edgecmd.data.emoji import FOLDER, PAIRS_FILE, PUBLIC_FILE, read_shipped
-from edgecmd.data.pinned import content_sha256
-from edgecmd.errors import DataError
+from edgecmd.datasets.build.npz_writer import npz_bytes
+from edgecmd.datasets.build.packages import HOUSES, Package, fetch, gather, npm, read_members, verify
+from edgecmd.datasets.emoji import FOLDER, PAIRS_FILE, PUBLIC_FILE, read_shipped
+from edgecmd.datasets.pinned import content_sha256
 
 SQUARE = '<rect x="{x}" y="2" width="4" height="4" fill="{fill}"/>'
 

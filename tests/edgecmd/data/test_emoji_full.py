@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecmd.built import is_built, read_manifest
-from edgecmd.config_data import DataConfig
-from edgecmd.data import emoji_full_build
-from edgecmd.data.build.icons import Emoji, IconSet
-from edgecmd.data.build.layers import name_concepts, openmoji_drawings, split_layers
-from edgecmd.data.build.packages import OPENMOJI, OPENMOJI_LICENCE, fetch, read_members
-from edgecmd.data.emoji import PAIRS_FILE, load_emoji, read_shipped
-from edgecmd.data.emoji_full_build import build_full, full_arrays, join, part_of, public_concepts
+from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import load_experiment
-from edgecmd.data.own import position
-from edgecmd.errors import ConfigError, DataError
+from edgecmd.data.user_files.user_pairs import position
+from edgecmd.datasets.build import emoji_full
+from edgecmd.datasets.build.emoji_full import build_full, full_arrays, join, part_of, public_concepts
+from edgecmd.datasets.build.icons import Emoji, IconSet
+from edgecmd.datasets.build.openmoji_layers import name_concepts, openmoji_drawings, split_layers
+from edgecmd.datasets.build.packages import OPENMOJI, OPENMOJI_LICENCE, fetch, read_members
+from edgecmd.datasets.built import is_built, read_manifest
+from edgecmd.datasets.emoji import PAIRS_FILE, load_emoji, read_shipped
 from edgecmd.models.teachers import load_teacher
+from edgecmd.settings.data_settings import DataConfig
 from tests.edgecmd.data.test_emoji_build import SQUARE, entry, icons_json
 
 pytest.importorskip("resvg_py")
@@ -144,7 +144,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return {"openmoji": wheel} if set(packages) == {"openmoji"} else members
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(emoji_full_build, "gather", gather)
+        patch.setattr(emoji_full, "gather", gather)
         line = build_full(folder / "emoji-full", npm_dir=Path("tarballs"), wheel_dir=Path("wheels"))
     assert "2956 pairs (real)" in line
     assert "fluent 1076/162/334; noto 941/140/298" in line

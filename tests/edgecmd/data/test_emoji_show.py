@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecmd.config_data import DataConfig
 from edgecmd.data import show
 from edgecmd.data.experiment import Experiment, HeldOut, load_experiment
 from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels
 from edgecmd.data.pairs import PairedData, PublicSource
+from edgecmd.settings.data_settings import DataConfig
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecmd.config_data import DataConfig
-from edgecmd.data.emoji import load_public
+from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import load_experiment
-from edgecmd.data.folder import check_folder, load_folder, load_pairs
 from edgecmd.data.labelled import UNLABELLED
-from edgecmd.data.own import position, split_rows
-from edgecmd.data.strict import near_duplicates
-from edgecmd.errors import ConfigError, DataError
+from edgecmd.data.near_duplicates import near_duplicates
+from edgecmd.data.user_files.folder import check_folder, load_folder, load_pairs
+from edgecmd.data.user_files.user_pairs import position, split_rows
+from edgecmd.datasets.emoji import load_public
+from edgecmd.settings.data_settings import DataConfig
 
 NUM = 30
 SIDE = 16

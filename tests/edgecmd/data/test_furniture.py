@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecmd.data.build import furniture, mesh, stock
-from edgecmd.data.build.credits import attribution
-from edgecmd.data.build.furniture import Piece, read_catalogue
-from edgecmd.data.build.kinds import KINDS, OTHER, kind_of
-from edgecmd.errors import DataError
+from edgecmd.core.errors import DataError
+from edgecmd.datasets.build.furniture import libraries, mesh, stock
+from edgecmd.datasets.build.furniture.credits import attribution
+from edgecmd.datasets.build.furniture.kinds import KINDS, OTHER, kind_of
+from edgecmd.datasets.build.furniture.libraries import Piece, read_catalogue
 from tests.made_up_furniture import NUM_A_KIND, PIECES, SlowCaster, write_library
 
 # A square with a texture, one triangle counted from the end, Windows line ends and a broken line.
@@ -70,7 +70,7 @@ def test_a_folder_without_libraries_names_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"broken.sh3f is not a furniture library"):
         read_catalogue(tmp_path)
     with zipfile.ZipFile(tmp_path / "broken.sh3f", "w") as archive:
-        archive.writestr(furniture.CATALOGUE, "id#1=x\nname#1=Chair\n")
+        archive.writestr(libraries.CATALOGUE, "id#1=x\nname#1=Chair\n")
     with pytest.raises(DataError, match=r"piece 1 of PluginFurnitureCatalog.properties cannot be read"):
         read_catalogue(tmp_path)
 
@@ -79,7 +79,7 @@ def test_a_member_that_unpacks_to_too_much_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_library(tmp_path)
-    monkeypatch.setattr(furniture, "MAX_MEMBER_BYTES", 100)
+    monkeypatch.setattr(libraries, "MAX_MEMBER_BYTES", 100)
     with pytest.raises(DataError, match=r"bytes; allowed are 100"):
         read_catalogue(tmp_path)
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecmd.config_data import DataConfig
-from edgecmd.data.device_pairs import read_device_pairs
-from edgecmd.data.folder import check_folder, load_folder
-from edgecmd.data.listing import MASKS, PICTURES, SOUNDS, UNREAD, files_by_id
-from edgecmd.errors import DataError
+from edgecmd.core.errors import DataError
+from edgecmd.data.user_files.device_pairs import read_device_pairs
+from edgecmd.data.user_files.folder import check_folder, load_folder
+from edgecmd.data.user_files.pair_files import MASKS, PICTURES, SOUNDS, UNREAD, files_by_id
+from edgecmd.settings.data_settings import DataConfig
 
 SIDE, NUM = 16, 24
 
@@ -330,7 +330,9 @@ def test_kinds_do_not_overlap() -> None:
 def test_reading_goes_no_further_than_it_must(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is seen without opening pictures refuses a run before any is opened."""
     opened: list[Path] = []
-    monkeypatch.setattr("edgecmd.data.folder.read_halves", lambda *halves: opened.append(halves[0]))
+    monkeypatch.setattr(
+        "edgecmd.data.user_files.folder.read_halves", lambda *halves: opened.append(halves[0])
+    )
     (folder / "source" / "x.heic").write_bytes(b"")
     with pytest.raises(DataError, match=r"1 \.heic"):
         load_folder(config(folder))

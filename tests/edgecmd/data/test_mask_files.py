@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecmd.config_data import DataConfig
-from edgecmd.data.folder import check_folder, load_folder
 from edgecmd.data.labelled import IGNORED
-from edgecmd.data.mask_files import read_mask
+from edgecmd.data.user_files.folder import check_folder, load_folder
+from edgecmd.data.user_files.mask_files import read_mask
+from edgecmd.settings.data_settings import DataConfig
 from tests.edgecmd.data.test_depth_folder import NUM, SIDE, fill
 
 SIZE = (48, 32)
@@ -142,7 +142,7 @@ def test_recordings_have_no_masks(folder: Path) -> None:
 
 
 def test_a_class_of_thousands_of_digits_is_named(tmp_path):
-    from edgecmd.data.mask_files import _read_names
+    from edgecmd.data.user_files.mask_files import _read_names
 
     (tmp_path / "masks.csv").write_text("id,name\n" + "9" * 5000 + ",cup\n")
     problems: list[str] = []

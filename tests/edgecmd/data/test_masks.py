@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from edgecmd.core.errors import DataError
 from edgecmd.data.labelled import IGNORED, LabelledTarget, Masks
-from edgecmd.errors import DataError
 
 DEPTH = np.full((3, 4, 6, 1), 1500, np.uint16)
 

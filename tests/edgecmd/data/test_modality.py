@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from edgecmd.core.errors import ConfigError, DataError
+from edgecmd.data.as_pictures import MISSING, as_pictures
 from edgecmd.data.augment import augment, augment_depth, augment_wave
-from edgecmd.data.look import MISSING, as_pictures
 from edgecmd.data.pairs import PairedData, input_shape, target_kind
-from edgecmd.errors import ConfigError, DataError
-from edgecmd.evaluate import embed_target
+from edgecmd.data.student_input import target_input
+from edgecmd.evaluation.metrics import embed_target
 from edgecmd.models.students import build_student
-from edgecmd.preprocess import target_input
 
 IMAGE = np.zeros((2, 16, 16, 3), dtype=np.uint8)
 DEPTH = np.full((2, 16, 16, 1), 2000, dtype=np.uint16)

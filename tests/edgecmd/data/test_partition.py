@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecmd.config import FederationConfig
+from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data import partition as module
 from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.data.partition import MIN_PAIRS, PARTITIONS, label_skew, partition, partition_table
-from edgecmd.errors import ConfigError, DataError
+from edgecmd.settings.schema import FederationConfig
 
 
 def labels(values) -> Labels:

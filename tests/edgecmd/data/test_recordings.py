@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecmd.config_data import DataConfig
-from edgecmd.data.folder import check_folder, load_folder, load_pairs
+from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.partition import partition
-from edgecmd.errors import ConfigError, DataError
-from edgecmd.settings import load_config
+from edgecmd.data.user_files.folder import check_folder, load_folder, load_pairs
+from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings.reader import load_config
 from tests.made_up_sound import tone, write_wav
 
 NUM, SIDE, RATE_HZ = 40, 16, 8000

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from edgecmd.data.build.caster import MISSED, Caster, EmbreeCaster, MakeCaster
-from edgecmd.data.build.mesh import Mesh
-from edgecmd.data.build.render import NOTHING, Camera, Plane, Shot, Thing, render
+from edgecmd.datasets.build.furniture.mesh import Mesh
+from edgecmd.datasets.build.furniture.ray_caster import MISSED, Caster, EmbreeCaster, MakeCaster
+from edgecmd.datasets.build.furniture.render import NOTHING, Camera, Plane, Shot, Thing, render
 from tests.made_up_furniture import SlowCaster, box_triangles
 
 UP = np.array([0.0, 1.0, 0.0])

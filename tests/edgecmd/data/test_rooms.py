@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecmd.config_data import DataConfig
-from edgecmd.data import indoor
-from edgecmd.data.build.archive import npz_bytes
+from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.labelled import IGNORED
-from edgecmd.errors import ConfigError, DataError
-from edgecmd.shipped import shipped_file
+from edgecmd.datasets import indoor
+from edgecmd.datasets.build.npz_writer import npz_bytes
+from edgecmd.datasets.shipped import shipped_file
+from edgecmd.settings.data_settings import DataConfig
 
 
 @pytest.fixture(scope="module")

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecmd.config_data import DataConfig
-from edgecmd.data import rooms_build
-from edgecmd.data.build import interiors, views
-from edgecmd.data.build.furniture import read_catalogue
-from edgecmd.data.build.interiors import room_view
-from edgecmd.data.build.layout import ROOMS, furnish, indoor, make_home
-from edgecmd.data.build.stock import Stock, stock_up
+from edgecmd.core.errors import DataError
 from edgecmd.data.experiment import load_experiment
-from edgecmd.data.indoor import NOTICE_FILE, OBJECTS_FILE, PUBLIC_FILE, ROOMS_FILE
-from edgecmd.data.rooms_build import Plan, build_rooms, in_steps
-from edgecmd.errors import DataError
+from edgecmd.datasets.build.furniture import interiors, views
+from edgecmd.datasets.build.furniture import rooms as rooms_build
+from edgecmd.datasets.build.furniture.interiors import room_view
+from edgecmd.datasets.build.furniture.layout import ROOMS, furnish, indoor, make_home
+from edgecmd.datasets.build.furniture.libraries import read_catalogue
+from edgecmd.datasets.build.furniture.rooms import Plan, build_rooms, in_steps
+from edgecmd.datasets.build.furniture.stock import Stock, stock_up
+from edgecmd.datasets.indoor import NOTICE_FILE, OBJECTS_FILE, PUBLIC_FILE, ROOMS_FILE
+from edgecmd.settings.data_settings import DataConfig
 from tests.made_up_furniture import SlowCaster, write_library
 
 PLAN = Plan(rooms=5, views=2, pool_views=2, test_views=2)

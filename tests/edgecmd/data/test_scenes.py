@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion
 
-from edgecmd.config_data import DataConfig
-from edgecmd.data.emoji import NO_LABEL, PAIRS_FILE, read_shipped
+from edgecmd.core.errors import ConfigError
 from edgecmd.data.experiment import load_experiment
 from edgecmd.data.labelled import UNLABELLED
-from edgecmd.data.scenes import compose, majority, make_stock, one_scene
-from edgecmd.errors import ConfigError
+from edgecmd.datasets.emoji import NO_LABEL, PAIRS_FILE, read_shipped
+from edgecmd.datasets.scenes import compose, majority, make_stock, one_scene
+from edgecmd.settings.data_settings import DataConfig
 
 CONFIG = DataConfig(name="emoji-scenes", image_size=32, scenes=(6, 4, 4, 5))
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from edgecmd.config_data import DataConfig
-from edgecmd.data.sensor import at_edges, simulate_sensor
-from edgecmd.errors import ConfigError
+from edgecmd.core.errors import ConfigError
+from edgecmd.datasets.sensor import at_edges, simulate_sensor
+from edgecmd.settings.data_settings import DataConfig
 
 
 def flat(millimetres: int, num: int = 4) -> np.ndarray:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.io import wavfile
 
-from edgecmd.data.sound import (
+from edgecmd.core.errors import DataError
+from edgecmd.data.user_files.sound_files import (
     FULL_SCALE,
     Clip,
     from_first_sound,
@@ -21,7 +22,6 @@ from edgecmd.data.sound import (
     resample,
     to_int16,
 )
-from edgecmd.errors import DataError
 from tests.made_up_sound import tone, write_wav
 
 CLIP = Clip(sampling_rate_hz=8000, seconds=0.5)
@@ -168,7 +168,7 @@ class TestFiles:
             read_sound(tmp_path / "a.wav")
 
     def test_too_large(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("edgecmd.data.sound.MAX_FILE_BYTES", 1000)
+        monkeypatch.setattr("edgecmd.data.user_files.sound_files.MAX_FILE_BYTES", 1000)
         with pytest.raises(DataError, match="Cut it into one file a recording"):
             read_sound(write_wav(tmp_path / "a.wav", tone(440.0)))
 

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecmd.built import MANIFEST, is_built, read_manifest
-from edgecmd.config_data import DataConfig
-from edgecmd.data import stamps as loader
-from edgecmd.data.build import stamps as tree
-from edgecmd.data.build.raster import read_picture
-from edgecmd.data.build.stamps import LeftOut, concepts_of, find_pictures, find_voices
+from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import Experiment, HeldOut, load_experiment
-from edgecmd.data.stamps_build import INSTALLED, build_stamps
-from edgecmd.errors import ConfigError, DataError
+from edgecmd.datasets import stamps as loader
+from edgecmd.datasets.build import stamp_files as tree
+from edgecmd.datasets.build.raster import read_picture
+from edgecmd.datasets.build.stamp_files import LeftOut, concepts_of, find_pictures, find_voices
+from edgecmd.datasets.build.stamps import INSTALLED, build_stamps
+from edgecmd.datasets.built import MANIFEST, is_built, read_manifest
 from edgecmd.models.teachers import load_teacher
+from edgecmd.settings.data_settings import DataConfig
 from tests.made_up_sound import tone, write_wav
 from tests.made_up_stamps import LANGUAGES, NAMES, write_stamps
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecmd.config_data import DataConfig
+from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import load_experiment
 from edgecmd.data.pairs import TARGET_KINDS, kind_of
-from edgecmd.errors import ConfigError, DataError
+from edgecmd.settings.data_settings import DataConfig
 from tests.device_files import SIDE, write_pairs, write_public
 
 NUM = 24

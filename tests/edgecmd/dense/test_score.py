@@ -3,9 +3,14 @@
 import numpy as np
 import pytest
 
+from edgecmd.core.errors import DataError
 from edgecmd.data.labelled import IGNORED, Masks
-from edgecmd.dense.score import absent_classes, rare_classes, segmentation_scores, share_of_pixels
-from edgecmd.errors import DataError
+from edgecmd.evaluation.segmentation_score import (
+    absent_classes,
+    rare_classes,
+    segmentation_scores,
+    share_of_pixels,
+)
 
 NAMES = ("wall", "bed", "lamp", "cat")
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd.config import EvaluateConfig, RunConfig
 from edgecmd.data.labelled import IGNORED
-from edgecmd.dense.segmenter import (
+from edgecmd.evaluation.segmenter import (
     HEAD_SCALE,
     Drawn,
     Segmenter,
@@ -20,6 +19,7 @@ from edgecmd.dense.segmenter import (
     predict_masks,
 )
 from edgecmd.models.students import DenseStudent, build_student
+from edgecmd.settings.schema import EvaluateConfig, RunConfig
 
 CONFIG = RunConfig(evaluate=EvaluateConfig(segment_steps=40))
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgecmd.distill import LocalData
+from edgecmd.training.distill import LocalData
 
 Query = Callable[[Sequence[LocalData]], Sequence[Tensor]]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecmd.errors import ConfigError, PrivacyError
+from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.privacy.accounting import Spending, calibrate, merged, total_epsilon
 
 DELTA = 1e-5

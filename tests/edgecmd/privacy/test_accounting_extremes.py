@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from edgecmd.errors import PrivacyError
+from edgecmd.core.errors import PrivacyError
 from edgecmd.privacy.accounting import (
     ORDERS,
     Spending,

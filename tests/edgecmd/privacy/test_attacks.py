@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgecmd import losses
-from edgecmd.config import DistillConfig
 from edgecmd.data.augment import augment_target
-from edgecmd.distill import LocalData
 from edgecmd.models.students import build_student
-from edgecmd.privacy.gradients import clip_and_sum, clipped_sum, vmap_gradients
 from edgecmd.privacy.mechanisms import StepSettings, Units, bucket_units, make_units, padded, unit_loss
-from edgecmd.privacy.randomness import DeterministicSource
+from edgecmd.privacy.step.gradients import clip_and_sum, clipped_sum, vmap_gradients
+from edgecmd.privacy.step.randomness import DeterministicSource
+from edgecmd.settings.schema import DistillConfig
+from edgecmd.training.distill import LocalData
 from tests.edgecmd.privacy.neighbouring_sets import (
     KINDS,
     Found,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecmd.errors import PrivacyError
+from edgecmd.core.errors import PrivacyError
 from edgecmd.privacy.device_ledger import DeviceLedgers, ledger_name
 from tests.device_files import Device, ask, make_device, run_config, write_pairs
 

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgecmd.config import DistillConfig
-from edgecmd.distill import LocalData
-from edgecmd.errors import PrivacyError
+from edgecmd.core.errors import PrivacyError
 from edgecmd.models.students import build_student
-from edgecmd.privacy.effective import EffectiveStudent, plain_copy
-from edgecmd.privacy.gradients import clip_and_sum, clip_factors, clipped_sum, norm
 from edgecmd.privacy.mechanisms import StepSettings, Units, make_units, unit_loss
-from edgecmd.privacy.randomness import DeterministicSource
+from edgecmd.privacy.step.gradients import clip_and_sum, clip_factors, clipped_sum, norm
+from edgecmd.privacy.step.randomness import DeterministicSource
+from edgecmd.privacy.step.standardised_weights import EffectiveStudent, plain_copy
+from edgecmd.settings.schema import DistillConfig
+from edgecmd.training.distill import LocalData
 
 NUM, DIM, SIDE = 11, 16, 16
 CLIP = 0.7

@@ -5,13 +5,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgecmd.config import DistillConfig
 from edgecmd.models.students import build_student
-from edgecmd.privacy import layers
-from edgecmd.privacy.effective import plain_copy
-from edgecmd.privacy.gradients import ENGINES, clipped_sum, norm
-from edgecmd.privacy.layers import clipped_chunk, gram_square, unit_traces, windows
 from edgecmd.privacy.mechanisms import Units, unit_loss
+from edgecmd.privacy.step import vmap_engine
+from edgecmd.privacy.step.gradients import ENGINES, clipped_sum, norm
+from edgecmd.privacy.step.standardised_weights import plain_copy
+from edgecmd.privacy.step.vmap_engine import clipped_chunk, gram_square, unit_traces, windows
+from edgecmd.settings.schema import DistillConfig
 
 CLIP = 0.6
 LIMIT = CLIP * (1 - 1e-4)
@@ -120,7 +120,7 @@ def test_which_layers_are_products() -> None:
     assert {name.split(".")[0] for name in rest if name.endswith(".weight")} == left | {"norm"}
 
 
-@pytest.mark.parametrize(("num", "rows"), [(1, 1), (layers.BLOCK + 3, 1), (5, 3)])
+@pytest.mark.parametrize(("num", "rows"), [(1, 1), (vmap_engine.BLOCK + 3, 1), (5, 3)])
 def test_a_student_of_odd_layers_equals_microbatches_of_one(num: int, rows: int) -> None:
     student, units = odd(), units_of(num, rows)
     assert distance(clipped_chunk(student, units, regression, clip=CLIP), oracle(student, units)) < 1e-12
@@ -152,9 +152,9 @@ def test_the_contribution_of_each_unit_is_at_most_the_clip(scale: float) -> None
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), float("-inf"), 1e38])
-@pytest.mark.parametrize("row", [0, layers.BLOCK, layers.BLOCK + 2])
+@pytest.mark.parametrize("row", [0, vmap_engine.BLOCK, vmap_engine.BLOCK + 2])
 def test_a_unit_that_is_not_finite_counts_as_zero(poison: float, row: int) -> None:
-    student, units = odd().float(), units_of(layers.BLOCK + 3, 1)
+    student, units = odd().float(), units_of(vmap_engine.BLOCK + 3, 1)
     units = Units(images=units.images.float(), teacher=units.teacher.float(), mask=units.mask)
     units.teacher[row, 0, 2] = poison
     others = [index for index in range(len(units)) if index != row]

@@ -11,7 +11,7 @@ from typing import Any
 import filelock
 import pytest
 
-from edgecmd.errors import PrivacyError
+from edgecmd.core.errors import PrivacyError
 from edgecmd.privacy import ledger_file
 from edgecmd.privacy.ledger import BudgetSpentError, Ledger, Release
 from edgecmd.privacy.refusals import REFUSALS

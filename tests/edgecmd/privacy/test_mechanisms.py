@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgecmd.config import AUTO_LOSSES, DistillConfig
-from edgecmd.distill import OBJECTIVES, LocalData
-from edgecmd.errors import ConfigError
+from edgecmd.core.errors import ConfigError
 from edgecmd.models.students import build_student
-from edgecmd.privacy.gradients import clipped_sum, norm
 from edgecmd.privacy.mechanisms import MECHANISMS, StepSettings, bucket_loss, make_units, unit_loss
-from edgecmd.privacy.randomness import DeterministicSource, SystemSource
+from edgecmd.privacy.step.gradients import clipped_sum, norm
+from edgecmd.privacy.step.randomness import DeterministicSource, SystemSource
+from edgecmd.settings.schema import AUTO_LOSSES, DistillConfig
+from edgecmd.training.distill import OBJECTIVES, LocalData
 
 NUM, DIM, CLIP = 23, 5, 0.4
 

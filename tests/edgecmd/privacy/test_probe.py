@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgecmd import baselines, losses
-from edgecmd.config import DistillConfig
-from edgecmd.errors import PrivacyError
+from edgecmd.core.errors import PrivacyError
 from edgecmd.models.students import STUDENTS, build_student
 from edgecmd.privacy.mechanisms import unit_loss
-from edgecmd.privacy.probe import impure_rows, require_pure, require_pure_loss
+from edgecmd.privacy.step.purity import impure_rows, require_pure, require_pure_loss
+from edgecmd.settings.schema import DistillConfig
 
 CHANNELS, SIDE, DIM = 2, 16, 6
 CALLS = [0]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from edgecmd.privacy.randomness import (
+from edgecmd.privacy.step.randomness import (
     DeterministicSource,
     SystemSource,
     generator,
@@ -14,7 +14,7 @@ from edgecmd.privacy.randomness import (
     normal,
     uniform,
 )
-from edgecmd.privacy.sampling import bins, poisson_rows, step_rows
+from edgecmd.privacy.step.sampling import bins, poisson_rows, step_rows
 
 FALSE_ALARM = 1e-6
 

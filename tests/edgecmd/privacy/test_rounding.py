@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgecmd.config import DistillConfig
 from edgecmd.models.students import build_student
-from edgecmd.privacy.effective import plain_copy
-from edgecmd.privacy.gradients import (
+from edgecmd.privacy.mechanisms import Units, padded, unit_loss
+from edgecmd.privacy.step.gradients import (
     CALL_ROWS,
     GRAIN,
     MOST_UNITS,
@@ -18,7 +17,8 @@ from edgecmd.privacy.gradients import (
     norm,
     weighted_sum,
 )
-from edgecmd.privacy.mechanisms import Units, padded, unit_loss
+from edgecmd.privacy.step.standardised_weights import plain_copy
+from edgecmd.settings.schema import DistillConfig
 
 WIDTH = 16
 CLIP = 1.0

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from edgecmd.privacy.randomness import DeterministicSource, SystemSource
-from edgecmd.privacy.sampling import bins, poisson_rows, step_rows
+from edgecmd.privacy.step.randomness import DeterministicSource, SystemSource
+from edgecmd.privacy.step.sampling import bins, poisson_rows, step_rows
 
 FALSE_ALARM = 1e-6
 NUM, STEPS, RATE = 40, 5000, 0.3

@@ -6,16 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd.audit.planted_steps import mean_clipped_last, views_as_records
-from edgecmd.config import DistillConfig
-from edgecmd.distill import LocalData
-from edgecmd.models.students import build_student
-from edgecmd.privacy import train
-from edgecmd.privacy.effective import plain_copy
-from edgecmd.privacy.gradients import clipped_sum
-from edgecmd.privacy.mechanisms import Units, unit_loss
-from edgecmd.privacy.plan import PrivacyPlan
-from edgecmd.privacy.scripted import (
+from edgecmd.audit.faults.step_faults import mean_clipped_last, views_as_records
+from edgecmd.audit.static.scripted import (
     Formed,
     Script,
     bare_plan,
@@ -24,7 +16,15 @@ from edgecmd.privacy.scripted import (
     settings_work,
     step_query,
 )
-from edgecmd.privacy.search import Query, distance
+from edgecmd.audit.static.search import Query, distance
+from edgecmd.models.students import build_student
+from edgecmd.privacy.mechanisms import Units, unit_loss
+from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.privacy.step import private_step
+from edgecmd.privacy.step.gradients import clipped_sum
+from edgecmd.privacy.step.standardised_weights import plain_copy
+from edgecmd.settings.schema import DistillConfig
+from edgecmd.training.distill import LocalData
 
 DIM, SIDE, CLIP = 8, 16, 0.5
 ANCHORS = torch.nn.functional.normalize(
@@ -119,7 +119,7 @@ def test_a_layer_whose_mean_is_clipped_moves_by_more_than_a_pair_may() -> None:
 def test_a_divisor_that_counts_the_pairs_shows_in_the_whole_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies of one pair, each clipped: the sum of n over n does not move, that of one over n by 1/2."""
     counted: list[int] = []
-    real = train.make_units
+    real = private_step.make_units
 
     def counting(data: LocalData, rows: np.ndarray, **options: object) -> list[Units]:
         counted.append(len(rows))
@@ -128,8 +128,8 @@ def test_a_divisor_that_counts_the_pairs_shows_in_the_whole_step(monkeypatch: py
     def divided(total: dict, *, plan: PrivacyPlan, source: object) -> dict:
         return {name: 8.0 * value / counted[-1] for name, value in total.items()}
 
-    monkeypatch.setattr(train, "make_units", counting)
-    monkeypatch.setattr(train, "add_noise", divided)
+    monkeypatch.setattr(private_step, "make_units", counting)
+    monkeypatch.setattr(private_step, "add_noise", divided)
     plan, data = bare_plan(mechanism="anchors", clip=CLIP), pairs(2)
     samples = [(data, np.arange(2)), (data, np.arange(1))]
     assert distance(*query_of(plan, whole=False)(samples)) <= CLIP

@@ -6,13 +6,13 @@ import torch
 from torch.nn import functional
 
 from edgecmd import losses
-from edgecmd.audit.naive import naive_query
-from edgecmd.config import DistillConfig
-from edgecmd.errors import PrivacyError
+from edgecmd.audit.static.neighbours import pair_makers
+from edgecmd.audit.static.opacus_reference import naive_query
+from edgecmd.audit.static.scripted import bare_plan, settings_work, step_query
+from edgecmd.audit.static.search import Found, search_sensitivity
+from edgecmd.core.errors import PrivacyError
 from edgecmd.models.students import build_student
-from edgecmd.privacy.neighbours import pair_makers
-from edgecmd.privacy.scripted import bare_plan, settings_work, step_query
-from edgecmd.privacy.search import Found, search_sensitivity
+from edgecmd.settings.schema import DistillConfig
 
 CLIP, DIM, SIDE = 0.5, 8, 16
 KINDS = ("random", "hub", "duplicates", "flip", "outlier", "poisoned")

@@ -8,13 +8,13 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from edgecmd.config import DistillConfig
-from edgecmd.distill import LocalData, Place
-from edgecmd.privacy import train
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
-from edgecmd.privacy.randomness import SystemSource, make_source, normal
-from edgecmd.privacy.train import add_noise, distil_privately
-from edgecmd.settings import load_config
+from edgecmd.privacy.step import private_step
+from edgecmd.privacy.step.private_step import add_noise, distil_privately
+from edgecmd.privacy.step.randomness import SystemSource, make_source, normal
+from edgecmd.settings.reader import load_config
+from edgecmd.settings.schema import DistillConfig
+from edgecmd.training.distill import LocalData, Place
 
 FALSE_ALARM = 1e-6
 DIM = 4
@@ -69,16 +69,16 @@ def test_ten_thousand_draws_of_a_step_s_noise(mechanism: str) -> None:
 
 
 def test_the_test_of_the_noise_catches_half_the_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgecmd.privacy.randomness import normal
+    from edgecmd.privacy.step.randomness import normal
 
-    monkeypatch.setattr(train, "normal", lambda source, count: normal(source, count) / 2)
+    monkeypatch.setattr(private_step, "normal", lambda source, count: normal(source, count) / 2)
     assert not noise_fits(released(plan_of()), std=3.0)
 
 
 def test_the_test_of_the_noise_catches_a_shift(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgecmd.privacy.randomness import normal
+    from edgecmd.privacy.step.randomness import normal
 
-    monkeypatch.setattr(train, "normal", lambda source, count: normal(source, count) + 0.1)
+    monkeypatch.setattr(private_step, "normal", lambda source, count: normal(source, count) + 0.1)
     assert not noise_fits(released(plan_of()), std=3.0)
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecmd.config import FederationConfig, RunConfig
-from edgecmd.events import EventLog
-from edgecmd.files import write_json, write_text_atomically
+from edgecmd.core.events import EventLog
+from edgecmd.core.files import write_json, write_text_atomically
+from edgecmd.core.statistics import mean_interval
 from edgecmd.report import write_report
-from edgecmd.settings import to_toml
-from edgecmd.statistics import mean_interval
+from edgecmd.settings.reader import to_toml
+from edgecmd.settings.schema import FederationConfig, RunConfig
 
 CLASSES = ("Smileys", "People", "Animals", "Food", "Travel", "Activities", "Objects", "Symbols")
 NUM_TEST = 786

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from edgecmd.compare.summary import paired_with_reference
+from edgecmd.core.statistics import paired_interval
+from edgecmd.experiments.compare.summary import paired_with_reference
 from edgecmd.report.comparison import comparison_png, shown_metrics
-from edgecmd.statistics import paired_interval
 
 SUMMARY = {
     "cmc": {

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgecmd.errors import DataError
-from edgecmd.files import read_json, write_json, write_text_atomically
+from edgecmd.core.errors import DataError
+from edgecmd.core.files import read_json, write_json, write_text_atomically
 from edgecmd.report import write_report
 
 ANCHORS = (

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from edgecmd.errors import DataError
-from edgecmd.events import EventLog
+from edgecmd.core.errors import DataError
+from edgecmd.core.events import EventLog
 from edgecmd.report.read import read_run
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from edgecmd.core.statistics import Measured
 from edgecmd.report import scores
 from edgecmd.report.scores import Column, Score
-from edgecmd.statistics import Measured
 
 
 def column(num: int = 100, **values: float) -> Column:

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecmd.errors import DataError
-from edgecmd.theory import distance
-from edgecmd.theory.distance import Relations, measure, relation_variation, require_trustworthy
+from edgecmd.core.errors import DataError
+from edgecmd.experiments.theory import distance
+from edgecmd.experiments.theory.distance import Relations, measure, relation_variation, require_trustworthy
 
 RELATIONS = Relations(batch_size=8, temperature=0.3, teacher_temperature=0.5)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from edgecmd.errors import DataError
-from edgecmd.theory.fit import bound_terms, fit_power, rank_correlation
+from edgecmd.core.errors import DataError
+from edgecmd.experiments.theory.fit import bound_terms, fit_power, rank_correlation
 
 
 def coins() -> np.random.Generator:

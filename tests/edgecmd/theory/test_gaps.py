@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecmd.errors import ConfigError
-from edgecmd.theory.gaps import GAPS, MISMATCH, band_limit_hz, degrade, gap_names, mismatched
+from edgecmd.core.errors import ConfigError
+from edgecmd.experiments.theory.gaps import GAPS, MISMATCH, band_limit_hz, degrade, gap_names, mismatched
 
 NUM = 5
 NOISE = np.random.default_rng(0)

@@ -13,8 +13,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgecmd.errors import ExportError
-from export.trust import verify_bundle
+from edgecmd.core.errors import ExportError
+from export.trust.checks import verify_bundle
 
 MODEL = "student.onnx"
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgecmd.errors import ExportError
+from edgecmd.core.errors import ExportError
 from export.bundle import Options, export_bundle
-from export.checks.errors import TrustError, content_of
-from export.checks.sandbox import flat_inputs, large_inputs
-from export.gate_work import refuse_work
-from export.trust import verify_bundle
+from export.trust.checks import verify_bundle
+from export.trust.errors import TrustError, content_of
+from export.trust.gate_work import refuse_work
+from export.trust.sandbox import flat_inputs, large_inputs
 
 
 def node(kind, inputs, outputs, **attributes):

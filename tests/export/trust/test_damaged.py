@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from edgecmd.errors import ExportError
+from edgecmd.core.errors import ExportError
 from export.device.infer import Student as DeviceStudent
-from export.trust import verify_bundle
+from export.trust.checks import verify_bundle
 
 MODEL = d.MODEL
 

@@ -12,10 +12,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgecmd.errors import ExportError
-from export.checks.sandbox import LARGE_PICTURE, SandboxLimits
-from export.gate import GateError, GateLimits, gate
-from export.trust import verify_bundle
+from edgecmd.core.errors import ExportError
+from export.trust.checks import verify_bundle
+from export.trust.gate import GateError, GateLimits, gate
+from export.trust.sandbox import LARGE_PICTURE, SandboxLimits
 
 MODEL = d.MODEL
 
@@ -620,7 +620,7 @@ def test_the_sandbox_finds_what_a_large_input_needs(simple, tmp_path, monkeypatc
     """The second line of defence, with the first one taken away."""
     folder = Path(shutil.copytree(simple, tmp_path / "bundle"))
     in_the_large(folder)
-    monkeypatch.setattr("export.trust.gate_file", lambda path, limits: onnx.load(path))
+    monkeypatch.setattr("export.trust.checks.gate_file", lambda path, limits: onnx.load(path))
     verdict = verify_bundle(folder, sandbox=SandboxLimits(memory_mb=700))
     height, width = LARGE_PICTURE
     expected = rf"given an input of shape \(1, {height}, {width}, 1\), needs more than 700 MiB"

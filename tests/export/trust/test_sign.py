@@ -9,9 +9,9 @@ import damage as d
 import pytest
 
 from edgecmd.cli import verify as command
-from edgecmd.errors import ConfigError
-from export.sign import sign_bundle, signed_digests, verify_signature
-from export.trust import TrustError, verify_bundle
+from edgecmd.core.errors import ConfigError
+from export.documents.sign import sign_bundle, signed_digests, verify_signature
+from export.trust.checks import TrustError, verify_bundle
 
 
 @pytest.fixture(scope="module")

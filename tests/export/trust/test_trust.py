@@ -13,11 +13,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgecmd.errors import ConfigError
-from export.checks.npz import read_npz
-from export.checks.sandbox import SandboxLimits, run_model
-from export.gate import GateLimits
-from export.trust import TrustError, verify_bundle
+from edgecmd.core.errors import ConfigError
+from export.trust.checks import TrustError, verify_bundle
+from export.trust.gate import GateLimits
+from export.trust.npz import read_npz
+from export.trust.sandbox import SandboxLimits, run_model
 
 ROOT = Path(__file__).parents[3]
 IMAGES = np.zeros((2, 32, 32, 1), np.uint8)

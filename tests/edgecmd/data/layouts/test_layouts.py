@@ -7,18 +7,18 @@ import pytest
 from PIL import Image
 
 from edgecmd.cli.device import retrieval_task
-from edgecmd.config_data import DataConfig
-from edgecmd.data.cells import median_of_measured
+from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import LOADERS, Experiment, load_experiment
 from edgecmd.data.labelled import IGNORED, UNLABELLED
-from edgecmd.data.layouts.index import Entry, limited
-from edgecmd.data.layouts.load import LAYOUTS, check_layout, index_of
-from edgecmd.data.layouts.sketchy import index_sketchy
-from edgecmd.data.layouts.sunrgbd import millimetres
 from edgecmd.data.pairs import target_kind
-from edgecmd.data.sets import SETS, status
-from edgecmd.errors import ConfigError, DataError
-from edgecmd.evaluate import recall, unit_rows
+from edgecmd.data.user_files.downsample import median_of_measured
+from edgecmd.datasets.catalogue import SETS, status
+from edgecmd.datasets.on_disk.index import Entry, limited
+from edgecmd.datasets.on_disk.load import LAYOUTS, check_layout, index_of
+from edgecmd.datasets.on_disk.sketchy import index_sketchy
+from edgecmd.datasets.on_disk.sunrgbd import millimetres
+from edgecmd.evaluation.metrics import recall, unit_rows
+from edgecmd.settings.data_settings import DataConfig
 from tests.edgecmd.data.layouts import trees
 
 SIDE = 16

@@ -1,0 +1,1 @@
+"""Planted faults, which the audits must find."""

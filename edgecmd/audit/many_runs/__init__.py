@@ -1,0 +1,1 @@
+"""Level L3: many runs on a worst-case pair."""

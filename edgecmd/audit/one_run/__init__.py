@@ -1,0 +1,1 @@
+"""Level L2: one training run with canaries."""

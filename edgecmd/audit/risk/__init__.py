@@ -1,0 +1,1 @@
+"""Level L4: what attacks find; indicators, never proof."""

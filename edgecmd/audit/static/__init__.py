@@ -1,0 +1,1 @@
+"""Level L0: what can be known without training."""

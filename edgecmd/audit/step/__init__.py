@@ -1,0 +1,1 @@
+"""Level L1: private steps of the real code."""

@@ -1,0 +1,217 @@
+"""What the machine refuses, in one sentence: the path, the need and the way out.
+
+A full disk, a folder that may not be written, a name that is too long, too little memory or a killed
+process is no fault of the data and none of the program. Writers attach what they know with `at`; whoever
+tells a person turns the error into a `MachineError` with `explain`.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from edgecmd.core.errors import MachineError
+from edgecmd.core.text import size_of
+
+SPACE = "Free some space, or choose a folder on another disk."
+ELSEWHERE = "Choose another folder, or change its rights."
+DISK = "Check the disk or the network share, then start again."
+# Number of the system -> what it means for a path, and the way out.
+MEANING: dict[int, tuple[str, str]] = {
+    errno.ENOSPC: ("there is no space left", SPACE),
+    errno.EDQUOT: ("the quota of this user is used up", SPACE),
+    errno.EFBIG: ("the file would be larger than this system allows (see `ulimit -f`)", SPACE),
+    errno.EACCES: ("this user has no permission", ELSEWHERE),
+    errno.EPERM: ("this user has no permission", ELSEWHERE),
+    errno.EROFS: ("the file system is read-only", "Choose a folder on another disk."),
+    errno.ENAMETOOLONG: ("the name is too long for this file system", "Choose a shorter one."),
+    errno.ENOTDIR: ("a part of it is no folder", "Choose another path."),
+    errno.EISDIR: ("it is a folder, and a file is needed there", "Choose another name."),
+    errno.ENOENT: ("it does not exist", "Check the path, or make the folder."),
+    errno.ELOOP: ("its links go in a circle", "Choose another path."),
+    errno.EBUSY: ("another program uses it", "End that program, or choose another path."),
+    errno.ENOTEMPTY: ("the folder is not empty", "Choose another folder."),
+    errno.EIO: ("the disk does not answer as it should", DISK),
+    errno.ESTALE: ("the network share does not know it any more", DISK),
+    errno.ENODEV: ("its disk is gone", DISK),
+    errno.ENXIO: ("its disk is gone", DISK),
+    errno.ETIMEDOUT: ("the network share does not answer", DISK),
+    errno.EINVAL: ("this file system does not take that name or that action", "Choose another folder."),
+}
+# Without a path: limits of this process or of the whole machine.
+LIMITS: dict[int, str] = {
+    errno.EMFILE: "Too many files are open. Raise the limit (`ulimit -n 4096`) or use fewer workers.",
+    errno.ENFILE: "Too many files are open on this machine. End other programs, then start again.",
+    errno.EAGAIN: "No further process can be started. Raise the limit (`ulimit -u`) or use fewer workers.",
+    errno.ENOSYS: "This system cannot do what is asked for. Use one worker (federation.num_workers=1).",
+}
+LESS = (
+    "Lower distill.batch_size, data.image_size, data.max_pairs or federation.num_workers, or use a machine"
+    " with more memory."
+)
+# How torch, numpy and onnxruntime say that memory is short: each in a RuntimeError of its own.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "unable to allocate",
+    "out of memory",
+    "bad_alloc",
+    "bad allocation",
+)
+KILLED = (
+    "A worker process was killed, most often for lack of memory. Use fewer workers"
+    " (--set federation.num_workers=1, or --jobs 1), then start again: what was finished is kept."
+)
+NO_TEMPORARY = "no usable temporary directory"
+
+
+def at(error: OSError, path: Path, *, need: int = 0) -> OSError:
+    """The same error with the path that it is about, and how many bytes were to be written there.
+
+    Args:
+        error: Of the system; one that already names a parent of ``path`` keeps that.
+        path: What was to be written, under its final name.
+        need: Bytes.
+    """
+    if error.errno is None:
+        return error
+    named = error.filename
+    parents = {str(one) for one in path.parents}
+    if not isinstance(named, str) or named not in parents:
+        error.filename = str(path)
+        error.filename2 = None
+    if need and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        error.add_note(f"{size_of(need)} were to be written{_free(path)}")
+    return error
+
+
+def _free(path: Path) -> str:
+    for folder in path.parents:
+        with contextlib.suppress(OSError):
+            return f", {size_of(shutil.disk_usage(folder).free)} are free"
+    return ""
+
+
+def is_of_machine(error: BaseException) -> bool:
+    """Whether the machine refused, and neither the data nor the program is to blame."""
+    if isinstance(error, OSError | MemoryError | BrokenProcessPool):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    text = str(error).lower()
+    return any(word in text for word in (*_NO_MEMORY, "can't start new thread", "could not determine home"))
+
+
+def explain(error: BaseException, *, doing: str = "") -> MachineError:
+    """One sentence about an error for which `is_of_machine` holds.
+
+    Args:
+        error: As Python or a library raised it.
+        doing: What was being done, such as ``runs/demo/export cannot be written``.
+
+    Returns:
+        An error to raise ``from`` it, or to print.
+    """
+    if isinstance(error, BrokenProcessPool):
+        return MachineError(KILLED)
+    if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+        return MachineError(_of_system(error, doing=doing))
+    text = str(error).lower()
+    if "can't start new thread" in text:
+        return MachineError(LIMITS[errno.EAGAIN])
+    if "could not determine home" in text:
+        return MachineError(
+            "This user has no home folder. Set HOME, or EDGECMD_CACHE, EDGECMD_DATA and EDGECMD_STATE, to"
+            " folders that can be written."
+        )
+    where = "The GPU" if "cuda" in text or "mps" in text else "This machine"
+    asked = f" ({_first_line(error)})" if _first_line(error) else ""
+    return MachineError(f"{where} has too little free memory for this{asked}. {LESS}")
+
+
+def _first_line(error: BaseException) -> str:
+    """What a library says of the memory it wanted, without its own advice and its file names."""
+    if isinstance(error, OSError):
+        return ""
+    text = str(error).split("\n")[0]
+    start = text.find("DefaultCPUAllocator")
+    return text[max(0, start) :].split(". ")[0].rstrip(". ")
+
+
+def _of_system(error: OSError, *, doing: str) -> str:
+    if NO_TEMPORARY in str(error).lower():
+        return (
+            "No folder for temporary files can be written (TMPDIR, /tmp, /var/tmp and this folder were"
+            " tried). Set TMPDIR to a folder that exists and has space."
+        )
+    number = error.errno or 0
+    path = _path_of(error)
+    if number in LIMITS and (not path or number in (errno.EMFILE, errno.ENFILE)):
+        return LIMITS[number]
+    what, way = _meaning(number, path, error)
+    need = "; ".join(getattr(error, "__notes__", ()))
+    subject = doing or (f"{path} cannot be used" if path else "The system refused")
+    beside = f" ({path})" if doing and path and path not in doing else ""
+    return f"{subject}{beside}: {what}{f' ({need})' if need else ''}. {way}"
+
+
+def _path_of(error: OSError) -> str:
+    named = error.filename
+    return os.fsdecode(named) if isinstance(named, str | bytes) else ""
+
+
+def _meaning(number: int, path: str, error: OSError) -> tuple[str, str]:
+    blocking = _file_above(path) if path else ""
+    if number in (errno.ENOTDIR, errno.EEXIST) and blocking:
+        return f"{blocking} is a file, where a folder is needed", "Choose another path, or move that file."
+    if number == errno.EEXIST:
+        return "it exists already", "Choose another name, or move it away."
+    if number in MEANING:
+        return MEANING[number]
+    text = error.strerror or str(error) or type(error).__name__
+    return text[:1].lower() + text[1:], "Check the path and the disk, then start again."
+
+
+def path_trouble(error: OSError | ValueError) -> str:
+    """Why a path that a person named cannot be used, and the way out, without naming it again."""
+    if not isinstance(error, OSError):
+        return str(error)
+    if error.errno in LIMITS:
+        return LIMITS[error.errno]
+    what, way = _meaning(error.errno or 0, "", error)
+    return f"{what}. {way}"
+
+
+def _file_above(path: str) -> str:
+    """The part of ``path`` that is a file, where a folder would have to be."""
+    for one in (Path(path), *Path(path).parents):
+        with contextlib.suppress(OSError, ValueError):
+            if one.is_file():
+                return str(one)
+    return ""
+
+
+def require_space(folder: Path, need: int) -> None:
+    """Refuse what will not fit, before hours of work.
+
+    Args:
+        folder: Where it is to lie; it may not exist yet.
+        need: Bytes, about.
+
+    Raises:
+        MachineError: Less is free there. Where the system does not say, nothing is refused.
+    """
+    for existing in (folder, *folder.absolute().parents):
+        try:
+            free = shutil.disk_usage(existing).free
+        except OSError:
+            continue
+        if free < need:
+            raise MachineError(
+                f"{folder} cannot hold what is to be written: about {size_of(need)} are needed,"
+                f" {size_of(free)} are free. {SPACE}"
+            )
+        return

@@ -1,0 +1,306 @@
+"""The small tables beside a user's pairs: ``pairs.csv``, ``labels.csv`` and ``masks.csv``.
+
+What spreadsheets write is read where it has one meaning, and named in a note: commas, semicolons, tabs or
+bars between cells, UTF-8 or UTF-16, any ends of lines, Excel's first line ``sep=;``. What would be a guess
+(a code page of one country, lost zeros) is refused with the way out.
+"""
+
+import csv
+import io
+import stat
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgecmd.core.machine import path_trouble
+from edgecmd.core.text import counted
+from edgecmd.data.user_files.names import (
+    FEW,
+    canonical,
+    few,
+    made_of_an_id,
+    misspelt,
+    near_names,
+    repeated,
+    unambiguous,
+    without_ending,
+    without_zeros,
+)
+
+__all__ = ["FEW", "Table", "canonical", "check_ids", "few", "misspelt", "read_table", "repeated"]
+
+MAX_BYTES = 64_000_000
+# Characters between cells, in the order of preference, as a note calls them.
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+# Longest first: the mark of UTF-32 begins like that of UTF-16.
+MARKS = {
+    b"\xff\xfe\x00\x00": "utf-32",
+    b"\x00\x00\xfe\xff": "utf-32",
+    b"\xef\xbb\xbf": "utf-8-sig",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+WAY_OUT = "Save it as comma-separated UTF-8 text (in Excel: CSV UTF-8)."
+Table = dict[str, dict[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Lines:
+    """Cells of the lines with any content, the number of each in the file, and what is between them."""
+
+    cells: list[list[str]]
+    numbers: list[int]
+    delimiter: str
+
+
+def read_table(
+    path: Path,
+    *,
+    required: Sequence[str],
+    optional: Sequence[str],
+    problems: list[str],
+    notes: list[str] | None = None,
+) -> Table:
+    """Rows of a CSV file by their ``id``.
+
+    Args:
+        path: Text with a header.
+        required: Columns that must be there, ``id`` among them.
+        optional: Columns that may be there; any others are ignored, and noted.
+        problems: Gets a sentence for everything that is wrong with the file.
+        notes: Gets a sentence for what was recognised, and for columns that are not used.
+
+    Returns:
+        For each id the cells of the known columns; empty where the file cannot be used.
+    """
+    told = [] if notes is None else notes
+    try:
+        lines = _lines(_text(path, told), required=required)
+    except (OSError, ValueError) as error:
+        problems.append(f"{path} cannot be read as CSV: {path_trouble(error)}")
+        return {}
+    if not lines.cells:
+        problems.append(f"{path} is empty. Its first line must name {','.join((*required, *optional))}.")
+        return {}
+    header = [canonical(name).lower() for name in _fitted(lines.cells[0], 0)]
+    before = len(problems)
+    problems += [f"{path} {sentence}" for sentence in misspelt(header, optional)]
+    problems += [f"{path} {sentence}" for sentence in _header_problems(lines, header, required, optional)]
+    if any(name not in header for name in required) or repeated(name for name in header if name):
+        return {}
+    if lines.delimiter != ",":
+        told.append(f"{path} has {DELIMITERS[lines.delimiter]} between its cells, and was read so.")
+    others = [name for name in header if name and name not in (*required, *optional)]
+    if others and len(problems) == before:
+        told.append(f"{path} has columns that are not used: {few(others)}.")
+    return _table(path, lines, header, known=(*required, *optional), problems=problems)
+
+
+def _text(path: Path, notes: list[str]) -> str:
+    """Text of a file; raises a ValueError with what is wrong."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is no plain file. Put the table itself there.")
+    if status.st_size > MAX_BYTES:
+        raise ValueError(f"it has {status.st_size:,} bytes; allowed are {MAX_BYTES:,}. Cut it down.")
+    raw = path.read_bytes()
+    encoding = next((name for mark, name in MARKS.items() if raw.startswith(mark)), _unmarked(raw))
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"line {line} is no {encoding.removesuffix('-sig').upper()} text: byte {raw[error.start]:#04x}"
+            f" there is of another code page, and nothing says of which. {WAY_OUT}"
+        ) from error
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ValueError(f"line {line} has a NUL character, so it is no text or damaged. {WAY_OUT}")
+    if encoding not in ("utf-8", "utf-8-sig"):
+        notes.append(f"{path} is {encoding[:6].upper()} text, and was read so.")
+    return text
+
+
+def _unmarked(raw: bytes) -> str:
+    """Encoding of text without a mark: UTF-16 has a NUL in nearly every second byte of a table."""
+    start = raw[:200]
+    for parity, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+        half, other = start[parity::2], start[1 - parity :: 2]
+        if len(half) > 3 and half.count(0) > 0.8 * len(half) and not other.count(0):
+            return name
+    return "utf-8"
+
+
+def _lines(text: str, *, required: Sequence[str]) -> _Lines:
+    """Lines with any content, cut where the header has the required names; else where it has most cells."""
+    first = next(iter(text.splitlines()), "")
+    choices, skipped = list(DELIMITERS), 0
+    # Excel's own first line says what is between the cells.
+    if first.strip('" ').lower().startswith("sep="):
+        named = first.strip('" ')[4:5] or "\t"
+        choices, skipped = [named if named in DELIMITERS else ","], 1
+        text = text[len(first) :].lstrip("\r\n")
+    head = next((line for line in io.StringIO(text, newline=None) if line.strip()), "")
+
+    def fit(delimiter: str) -> tuple[int, int]:
+        try:
+            names = [canonical(one).lower() for one in next(csv.reader([head], delimiter=delimiter), [])]
+        except csv.Error:
+            return (-1, 0)
+        return (sum(name in names for name in required), len(names))
+
+    # The first of equal ones: commas before the others.
+    delimiter = max(choices, key=fit)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    cells, numbers, first_number = [], [], 1 + skipped
+    try:
+        for line in reader:
+            if any(one.strip() for one in line):
+                cells.append(line)
+                numbers.append(reader.line_num + skipped)
+            first_number = reader.line_num + skipped + 1
+    except csv.Error as error:
+        raise ValueError(_csv_trouble(error, first=first_number, last=reader.line_num + skipped)) from error
+    return _Lines(cells=cells, numbers=numbers, delimiter=delimiter)
+
+
+def _csv_trouble(error: csv.Error, *, first: int, last: int) -> str:
+    """What is wrong with a row that begins in line ``first`` and was read up to line ``last``."""
+    limit = csv.field_size_limit()
+    if "field larger" in str(error) and first == last:
+        return f"line {first} has a cell of more than {limit:,} characters. Shorten it."
+    if "unexpected end" in str(error) or "field larger" in str(error):
+        return (
+            f"a double quote that opens in or after line {first} is never closed. Remove it, close it, or"
+            " write it twice where the text itself has one."
+        )
+    if "expected after" in str(error):
+        rows = f"line {first}" if first == last else f"the row of the lines {first} to {last}"
+        return (
+            f"{rows} has text behind a closing double quote. Remove the quote, or write it twice where the"
+            " text itself has one."
+        )
+    return f"line {last}: {error}. {WAY_OUT}"
+
+
+def _fitted(cells: Sequence[str], width: int) -> list[str]:
+    """Cells without the empty ones beyond ``width``, which spreadsheets add at the end."""
+    kept = list(cells)
+    while len(kept) > width and not kept[-1].strip():
+        kept.pop()
+    return kept
+
+
+def _header_problems(
+    lines: _Lines, header: list[str], required: Sequence[str], optional: Sequence[str]
+) -> list[str]:
+    """Sentences about names of columns that are absent or twice there, and about a table without rows."""
+    missing = [name for name in required if name not in header]
+    if missing:
+        columns = "column" if len(missing) == 1 else "columns"
+        return [
+            f"lacks the {columns} {' and '.join(missing)}; its first line is {','.join(header)!r}."
+            f" It must name {','.join((*required, *optional))}, separated by commas."
+        ]
+    twice = [name for name in repeated(header) if name]
+    if twice:
+        return [f"has columns of one name: {few(twice)}. Keep one of each."]
+    if len(lines.cells) == 1:
+        return ["has no line below the header. Add one for each id, or remove the file."]
+    return []
+
+
+def _table(
+    path: Path, lines: _Lines, header: list[str], *, known: Sequence[str], problems: list[str]
+) -> Table:
+    """The rows by id, of lines with as many cells as the header."""
+    width = len(header)
+    full = [_fitted(cells, width) for cells in lines.cells[1:]]
+    odd = [index for index, row in enumerate(full) if len(row) != width]
+    if odd:
+        first = odd[0]
+        problems.append(
+            f"{path} has {counted(len(odd), 'line')} without exactly {counted(width, 'cell')}, the first is"
+            f" {','.join(lines.cells[first + 1])[:200]!r} in line {lines.numbers[first + 1]}. Put a cell that"
+            " contains a comma into double quotes."
+        )
+    names = [(name, header.index(name)) for name in known if name in header]
+    table = [{name: canonical(row[at]) for name, at in names} for row in full if len(row) == width]
+    if any(not row["id"] for row in table):
+        problems.append(
+            f"{path} has {counted(sum(not row['id'] for row in table), 'line')} with an empty id. Fill it in."
+        )
+    twice = repeated(row["id"] for row in table if row["id"])
+    if twice:
+        problems.append(f"{path} names an id more than once: {few(twice)}. Keep one line for each.")
+    return {row["id"]: row for row in table if row["id"]}
+
+
+def check_ids(
+    path: Path,
+    table: Table,
+    *,
+    ids: Collection[str],
+    complete: bool,
+    problems: list[str],
+    notes: list[str] | None = None,
+) -> Table:
+    """Compare the ids of ``table`` with those of the pairs.
+
+    Args:
+        path: Where the table was read from.
+        table: Rows by id.
+        ids: Ids of the pairs.
+        complete: Every pair must have a line.
+        problems: Gets a sentence for unknown and for absent ids.
+        notes: Gets a sentence where ids were read as names of files.
+
+    Returns:
+        The rows by the ids of the pairs. Names of files (``001.png``, ``source/001.png``) are taken for ids
+        where each fits one pair that has no other line.
+    """
+    strange = [name for name in table if name not in ids]
+    found = unambiguous(strange, [one for one in ids if one not in table], form=without_ending)
+    if found and notes is not None:
+        one, other = next(iter(sorted(found.items())))
+        notes.append(
+            f"{path} has {counted(len(found), 'id')} with an ending or folder, such as {one!r}, taken for"
+            f" {other!r}."
+        )
+    table = {found.get(name, name): row | {"id": found.get(name, name)} for name, row in table.items()}
+    problems += [f"{path} {sentence}" for sentence in _id_problems(table, ids, complete=complete)]
+    return table
+
+
+def _id_problems(table: Table, ids: Collection[str], *, complete: bool) -> list[str]:
+    unknown = [name for name in table if name not in ids]
+    absent = [name for name in ids if name not in table]
+    lost = unambiguous(unknown, absent, form=without_zeros)
+    if lost:
+        one, other = next(iter(sorted(lost.items())))
+        return [
+            f"has {counted(len(lost), 'id')} without leading zeros, such as {one!r} for {other!r}: a"
+            " spreadsheet took them for numbers. Make the column id text before you type or import it (in"
+            f" Excel: Format Cells, Text), or write names of files there ({other}.png), which stay as they"
+            " are."
+        ]
+    problems = []
+    made = [(one, what) for one in unknown if (what := made_of_an_id(one, absent))]
+    if made:
+        one, what = min(made)
+        return [
+            f"has {counted(len(made), 'id')} that a spreadsheet took for {what}, such as {one!r}: what stood"
+            " there is lost. Make the column id text before you type or import it (in Excel: Format Cells,"
+            " Text), or write names of files there (001.png), which stay as they are."
+        ]
+    if unknown:
+        near = near_names(unknown, absent)
+        problems.append(
+            f"names ids without a pair: {few(unknown)}. {near}{' ' if near else ''}An id is a file name"
+            " without its suffix."
+        )
+    if complete and table and absent:
+        problems.append(
+            f"has no line for {few(absent)}. Add them; leave a cell empty where its value is unknown."
+        )
+    return problems

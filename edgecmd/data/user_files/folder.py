@@ -1,0 +1,362 @@
+"""A user's own pairs: a folder of files, or one .npz.
+
+::
+
+    pairs/
+      source/<id>.png    what the teacher understands
+      target/<id>.png    the same, as the device will see it: a picture, or with 16 bits a depth map;
+                         or <id>.wav, <id>.flac: a recording of it
+      target_mask/<id>.png  optional: the class of each pixel of the target (`mask_files`)
+      pairs.csv          optional: id, and owner (for federation.partition) or concept (for the split)
+      labels.csv         optional: id,label; for evaluation alone, no client reads it
+      public/            optional: public source images, for the anchors
+
+Files may lie in folders of one level, ``source/<folder>/<name>.png``, alike in both halves; the id is then
+``<folder>/<name>``, and the folder the label where there is no labels.csv. What is read and what is not:
+`pair_files`. Larger images are averaged down to ``data.image_size``; where source and target have
+one aspect ratio but are no squares, both are squeezed alike. Of depth the median of what was measured is
+kept, never a mean with what is missing (`depth_files`). Recordings: `edgecmd.data.user_files.sound_files`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from edgecmd.core.errors import ConfigError, DataError
+from edgecmd.core.machine import path_trouble
+from edgecmd.core.progress import tracked
+from edgecmd.core.text import counted
+from edgecmd.data.experiment import Experiment
+from edgecmd.data.findings import CHECK_COMMAND, ProblemsError, problems_of
+from edgecmd.data.labelled import Masks
+from edgecmd.data.pairs import PairedData, PublicSource, kind_of
+from edgecmd.data.user_files.csv_tables import check_ids, read_table
+from edgecmd.data.user_files.halves import Halves, check_one_kind, notes_on_halves, read_halves, stack_pairs
+from edgecmd.data.user_files.images import Sides, notes_on_frames, sides_of, to_grey
+from edgecmd.data.user_files.mask_files import FOLDER as MASK_FOLDER
+from edgecmd.data.user_files.mask_files import read_masks
+from edgecmd.data.user_files.names import few
+from edgecmd.data.user_files.npz import read_archive
+from edgecmd.data.user_files.pair_files import (
+    SOUNDS,
+    FileKind,
+    beside,
+    class_of,
+    files_by_id,
+    target_files,
+    unmatched,
+)
+from edgecmd.data.user_files.public_images import (
+    built_in_public,
+    check_public,
+    mixed_colours,
+    public_of,
+    read_public,
+)
+from edgecmd.data.user_files.user_pairs import MIN_PAIRS, MIN_PART, OwnPairs, to_experiment
+from edgecmd.settings.data_settings import DataConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """A user's folder or .npz while it is read.
+
+    Attributes:
+        path: The folder or file.
+        config: Settings of the run.
+        whole: Whether reading goes on after problems that are seen without opening pictures.
+        minimum: Least number of pairs.
+        problems: A sentence for each.
+        notes: What a run can live with.
+    """
+
+    path: Path
+    config: DataConfig
+    whole: bool
+    minimum: int = MIN_PAIRS
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def sides(self) -> Sides:
+        """What the halves are made into."""
+        return sides_of(self.config)
+
+    def refuse(self, *, complete: bool) -> None:
+        """Raise what was found, if anything.
+
+        Raises:
+            ProblemsError: There is a problem.
+        """
+        if self.problems:
+            raise ProblemsError(
+                self.problems,
+                notes=self.notes,
+                command=f"{CHECK_COMMAND} {self.path}",
+                complete=complete,
+            )
+
+    def pause(self) -> None:
+        """Before pictures are opened: refuse what is already known to be wrong, unless all is asked for."""
+        if not self.whole:
+            self.refuse(complete=False)
+
+
+# What is looked at once the pairs are read; a check adds to the problems or to the notes.
+Check = Callable[[Reading, OwnPairs, PublicSource], None]
+
+
+def _number(reading: Reading, own: OwnPairs, _public: PublicSource) -> None:
+    if len(own.ids) < reading.minimum:
+        reading.problems.append(
+            f"{reading.path} has {counted(len(own.ids), 'usable pair')}; at least {reading.minimum} are"
+            " needed. Add pairs."
+        )
+
+
+def _public(reading: Reading, own: OwnPairs, public: PublicSource) -> None:
+    check_public(own, public, reading.problems)
+
+
+CHECKS: tuple[Check, ...] = (_number, _public)
+
+
+def load_folder(config: DataConfig, *, whole: bool = False) -> Experiment:
+    """Load a user's own pairs and split them by concept or by owner.
+
+    Args:
+        config: All settings but ``name`` and the scaling of the target are used.
+        whole: Read everything even where a problem is seen before; for a list of all problems.
+
+    Returns:
+        The experiment; the target is (N, S, S, 3) where all targets have colour, else (N, S, S, 1);
+        depth is uint16 millimetres (N, S, S, 1); recordings are (N, T). Labellings are ``group`` (of
+        labels.csv, else of the folders), ``concept`` and ``owner``, each only where it was given.
+
+    Raises:
+        ConfigError: ``path`` is empty, or the settings do not suit the pairs.
+        DataError: Anything is wrong with the files; the message has the first problem and how to
+            list all.
+
+    Guarantees:
+        What refuses here is what `edgecmd data check` lists: there is no other way through the files.
+    """
+    if not config.path:
+        raise ConfigError(
+            "data.path='' names no pairs. Set it to a folder with source/ and target/, or to one .npz."
+        )
+    reading = Reading(path=Path(config.path).expanduser(), config=config, whole=whole)
+    _check_path(reading)
+    public = _public_beside(reading)
+    own = _read(reading)
+    public = public or (own.public if own else None) or _built_in(reading)
+    if own and public:
+        for check in CHECKS:
+            check(reading, own, public)
+    reading.refuse(complete=True)
+    assert own is not None
+    assert public is not None
+    if config.target_kind == "grey" and kind_of(own.data.target) == "rgb":
+        own = replace(own, data=replace(own.data, target=to_grey(own.data.target)))
+    made = to_experiment(own, config, public=public, name=reading.path.stem)
+    return replace(made, notes=(*reading.notes, *made.notes))
+
+
+def load_pairs(path: Path, config: DataConfig) -> PairedData:
+    """All pairs of a folder or .npz in the order of the sorted ids, none left out.
+
+    A device does not read its pairs so, because one that is wrong would decide about all of them; see
+    `edgecmd.data.user_files.device_pairs`.
+
+    Args:
+        path: The folder or the file. Labels beside the pairs are not handed on.
+        config: ``image_size``, ``sampling_rate_hz`` and ``clip_s`` are used.
+
+    Raises:
+        DataError: Anything is wrong with the files, or there are fewer than two pairs.
+    """
+    reading = Reading(path=path.expanduser(), config=config, whole=True, minimum=MIN_PART)
+    _check_path(reading)
+    _public_beside(reading)
+    own = _read(reading)
+    if own and len(own.ids) < MIN_PART:
+        _number(reading, own, PublicSource(images=own.data.source[:0], keys=(), name=""))
+    reading.refuse(complete=True)
+    assert own is not None
+    return own.data
+
+
+def check_folder(
+    path: Path,
+    config: DataConfig | None = None,
+    *,
+    image_size: int = DataConfig().image_size,
+    notes: list[str] | None = None,
+) -> list[str]:
+    """Everything that is wrong with a user's folder or .npz.
+
+    Args:
+        path: The folder or the file.
+        config: Settings of the run; None for the defaults.
+        image_size: Side of the images in a run, in pixels, where there is no ``config``.
+        notes: Gets a sentence for what a run can live with, or that a person should look at: files that are
+            not used, recordings that are cut or clipped, the range of depth.
+
+    Returns:
+        A sentence for each problem; empty where a run can start.
+    """
+    settings = replace(config or DataConfig(image_size=image_size), name="folder", path=str(path))
+    try:
+        found = load_folder(settings, whole=True)
+    except (ConfigError, DataError) as error:
+        if notes is not None and isinstance(error, ProblemsError):
+            notes += error.notes
+        return list(problems_of(error))
+    if notes is not None:
+        notes += found.notes
+    return []
+
+
+def _check_path(reading: Reading) -> None:
+    """Refuse at once what is neither a folder nor an .npz."""
+    path = reading.path
+    try:
+        is_folder, is_file, is_there = path.is_dir(), path.is_file(), path.exists()
+        if is_folder:
+            next(iter(path.iterdir()), None)
+    except (OSError, ValueError) as error:
+        why = path_trouble(error).rstrip(".")
+        reading.problems.append(f"{path} cannot be opened: {why}. Check data.path.")
+        reading.refuse(complete=True)
+        return
+    if is_there and not is_folder and not (is_file and path.suffix.lower() == ".npz"):
+        reading.problems.append(
+            f"{path} is neither a folder nor an .npz file. Give a folder with source/ and target/."
+        )
+    if not is_there:
+        reading.problems.append(
+            f"{path} does not exist. Check data.path; a relative path starts where the command runs."
+        )
+    reading.refuse(complete=True)
+
+
+def _public_beside(reading: Reading) -> PublicSource | None:
+    """Public images that a setting names, or that lie in ``public/``."""
+    problems, notes = reading.problems, reading.notes
+    folder = reading.path / "public"
+    if reading.config.public_path:
+        return public_of(reading.config, problems, notes=notes)
+    if folder.is_dir():
+        name = f"{reading.path.name}/public"
+        return read_public(folder, sides=reading.sides, name=name, problems=problems, notes=notes)
+    return None
+
+
+def _built_in(reading: Reading) -> PublicSource | None:
+    """The public set that ships; a problem where it does not suit."""
+    if reading.problems and not reading.whole:
+        return None
+    try:
+        return built_in_public(reading.config, notes=reading.notes)
+    except ConfigError as error:
+        if not reading.whole:
+            raise
+        reading.problems.append(str(error))
+        return None
+
+
+def _read(reading: Reading) -> OwnPairs | None:
+    """Read a folder or an .npz; None where its pairs cannot be used."""
+    if reading.path.is_dir():
+        own = _read_folder(reading)
+    else:
+        own = read_archive(reading.path, sides=reading.sides, problems=reading.problems, notes=reading.notes)
+    return own.reversed() if own and reading.sides.reverse else own
+
+
+def _read_folder(reading: Reading) -> OwnPairs | None:
+    """Read source/, target/ and what lies beside them."""
+    path, problems, notes, sides = reading.path, reading.problems, reading.notes, reading.sides
+    beside(path, problems, notes=notes)
+    sources = files_by_id(path / "source", problems, notes=notes)
+    targets, kind = target_files(path / "target", problems, notes=notes)
+    if sources and targets:
+        problems += unmatched(path, sources, targets)
+    ids = sorted(sources.keys() & targets.keys())
+    columns = _read_columns(path, ids, problems, notes=notes)
+    if sides.reverse and not reading.config.public_path and not (path / "public").is_dir():
+        _built_in(reading)
+    reading.pause()
+    found = _read_pairs({one: (sources[one], targets[one]) for one in ids}, sides=sides, problems=problems)
+    halves = {name: half for name, (_, half) in found.items()}
+    before = len(problems)
+    check_one_kind(halves, sides, where=str(path / "target"), problems=problems)
+    is_mixed = len(problems) > before
+    mixed_colours(halves, reading.config, where=path / "target", problems=problems, notes=notes)
+    notes += notes_on_halves(halves, sides)
+    notes += notes_on_frames({f"source/{one}": sources[one] for one in found})
+    notes += notes_on_frames({f"target/{one}": targets[one] for one in found})
+    masks = _masks(path, {name: targets[name] for name in found}, kind, reading)
+    if not found or is_mixed:
+        return None
+    kept = {
+        name: [text for one, text in zip(ids, texts, strict=True) if one in found]
+        for name, texts in columns.items()
+    }
+    return OwnPairs(ids=tuple(found), data=stack_pairs(found), columns=kept, masks=masks)
+
+
+def _masks(path: Path, targets: Mapping[str, Path], kind: FileKind, reading: Reading) -> Masks | None:
+    """Masks of the targets, which recordings cannot have."""
+    if kind is SOUNDS and (path / MASK_FOLDER).is_dir():
+        reading.problems.append(
+            f"{path / MASK_FOLDER} has masks, but recordings have no pixels. Remove the folder."
+        )
+        return None
+    return read_masks(
+        path, targets, side=reading.sides.target, problems=reading.problems, notes=reading.notes
+    )
+
+
+def _read_columns(
+    path: Path, ids: list[str], problems: list[str], *, notes: list[str]
+) -> dict[str, list[str]]:
+    """Owner, concept and label of each id, as far as tables and folders give them."""
+    columns: dict[str, list[str]] = {}
+    pairs_csv, labels_csv = path / "pairs.csv", path / "labels.csv"
+    if pairs_csv.exists():
+        table = read_table(
+            pairs_csv, required=("id",), optional=("owner", "concept"), problems=problems, notes=notes
+        )
+        if ids and table:
+            table = check_ids(pairs_csv, table, ids=ids, complete=True, problems=problems, notes=notes)
+        given = {name for row in table.values() for name in row} - {"id"}
+        columns |= {name: [table.get(one, {}).get(name, "") for one in ids] for name in sorted(given)}
+    if labels_csv.exists():
+        table = read_table(labels_csv, required=("id", "label"), optional=(), problems=problems, notes=notes)
+        if ids and table:
+            table = check_ids(labels_csv, table, ids=ids, complete=False, problems=problems, notes=notes)
+        columns["label"] = [table.get(one, {}).get("label", "") for one in ids]
+    folders = [class_of(one) for one in ids]
+    if all(folders) and folders:
+        used = (
+            "labels.csv says other labels" if labels_csv.exists() else "they are the labels, for evaluation"
+        )
+        notes.append(
+            f"{path} has its pairs in {counted(len({*folders}), 'folder')} ({few({*folders})}): {used}."
+        )
+        columns.setdefault("label", folders)
+    return columns
+
+
+def _read_pairs(
+    files: Mapping[str, tuple[Path, Path]], *, sides: Sides, problems: list[str]
+) -> dict[str, Halves]:
+    """Both halves of the pairs that can be read, by id."""
+    found: dict[str, Halves] = {}
+    for name, (source, target) in tracked(list(files.items()), "reading pairs"):
+        try:
+            found[name] = read_halves(source, target, sides)
+        except DataError as error:
+            problems.append(str(error))
+    return found

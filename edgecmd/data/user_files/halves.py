@@ -1,0 +1,128 @@
+"""Both halves of one pair out of its two files, and all pairs as two arrays.
+
+What a target is follows from its file: ``.wav`` or ``.flac`` is a recording, one channel of 16 bits a depth
+map, everything else a picture.
+
+Shapes: S side of a half.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from edgecmd.core.errors import DataError
+from edgecmd.data.pairs import PairedData, Targets
+from edgecmd.data.user_files.csv_tables import few
+from edgecmd.data.user_files.depth_files import make_depth, notes_on_depth
+from edgecmd.data.user_files.images import (
+    Sides,
+    check_pair_aspect,
+    check_size,
+    flatten_alpha,
+    is_depth,
+    open_upright,
+    read_image,
+    squeeze,
+    stack_targets,
+)
+from edgecmd.data.user_files.sound_files import SUFFIXES, Recording, notes_on, read_recording
+
+# A picture or depth map (S, S[, C]), or a recording.
+Half = np.ndarray | Recording
+# A picture of the source (S, S, 3), and the target.
+Halves = tuple[np.ndarray, Half]
+
+
+def read_source(path: Path, *, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """A picture of the source, (S, S, 3), and the file's own width and height.
+
+    Raises:
+        DataError: The file is broken, smaller than ``side``, or a depth map.
+    """
+    image = read_image(path)
+    check_size(image.size, side=side, name=str(path))
+    return squeeze(image.convert("RGB"), side=side), image.size
+
+
+def read_target(path: Path, sides: Sides) -> tuple[Half, tuple[int, int] | None]:
+    """A target, and the file's own width and height where it has them.
+
+    Raises:
+        DataError: The file is broken, or does not suit ``sides``.
+    """
+    if path.suffix.lower() in SUFFIXES:
+        return read_recording(path, sides.clip), None
+    image = open_upright(path)
+    check_size(image.size, side=sides.target, name=str(path))
+    if is_depth(image):
+        units = np.asarray(image).astype(np.int64)
+        return make_depth(units, ruler=sides.ruler, side=sides.target, name=str(path)), image.size
+    if image.mode == "F":
+        raise DataError(f"{path} holds floating-point numbers. Save depth as PNG of 16 bits, one channel.")
+    return squeeze(flatten_alpha(image, name=str(path)), side=sides.target), image.size
+
+
+def read_halves(source: Path, target: Path, sides: Sides) -> Halves:
+    """Both halves of a pair; pictures and depth maps of one field of view.
+
+    Raises:
+        DataError: A file is broken, or does not suit ``sides`` or the other.
+    """
+    half, target_size = read_target(target, sides)
+    picture, source_size = read_source(source, side=sides.source)
+    if target_size is not None:
+        check_pair_aspect(source_size, target_size, name=str(target))
+    return picture, half
+
+
+def half_kind(half: Half) -> str:
+    """``recording``, ``depth map`` or ``picture``."""
+    if isinstance(half, Recording):
+        return "recording"
+    return "depth map" if half.dtype == np.uint16 else "picture"
+
+
+def check_one_kind(found: Mapping[str, Half], sides: Sides, *, where: str, problems: list[str]) -> None:
+    """Refuse depth maps beside pictures, and a scale of depth where there is none.
+
+    Args:
+        found: Targets by id.
+        sides: What they were read with.
+        where: Their folder, for the message.
+        problems: Gets a sentence for each.
+    """
+    maps = [name for name, half in found.items() if half_kind(half) == "depth map"]
+    pictures = [name for name, half in found.items() if half_kind(half) == "picture"]
+    if maps and pictures:
+        problems.append(
+            f"{where} has {few(maps)} of 16 bits, which are depth maps, beside {few(pictures)} of 8 bits,"
+            " which are pictures. Keep one kind; the target of a run is one modality."
+        )
+    if pictures and not maps and not sides.ruler.is_plain:
+        problems.append(
+            f"data.depth_scale_mm={sides.ruler.mm_per_unit:g} and data.depth_max_m={sides.ruler.most_m:g} are"
+            f" for depth maps, but {where} has pictures of 8 bits, such as {pictures[0]}. Save depth with 16"
+            " bits and one channel; a grey picture of 8 bits is never taken for depth."
+        )
+
+
+def stack_halves(halves: list[Half]) -> Targets:
+    """Targets of one kind as one array."""
+    recordings = [half.samples for half in halves if isinstance(half, Recording)]
+    others = [half for half in halves if not isinstance(half, Recording)]
+    return np.stack(recordings) if recordings else stack_targets(others)
+
+
+def stack_pairs(found: Mapping[str, Halves]) -> PairedData:
+    """All pairs as two arrays."""
+    sources = np.stack([source for source, _ in found.values()])
+    return PairedData(source=sources, target=stack_halves([half for _, half in found.values()]))
+
+
+def notes_on_halves(found: Mapping[str, Half], sides: Sides) -> list[str]:
+    """What a user may want to know of targets that can be used: recordings cut or clipped, range of depth."""
+    recordings = {name: half for name, half in found.items() if isinstance(half, Recording)}
+    maps = [half for half in found.values() if isinstance(half, np.ndarray) and half.dtype == np.uint16]
+    notes = notes_on(recordings, clip=sides.clip) if recordings else []
+    return [*notes, *(notes_on_depth(maps) if maps else [])]

@@ -1,0 +1,267 @@
+"""A user's pairs in one .npz file, read without pickle.
+
+Shapes: N pairs, M public images, H height, W width, C channels.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from edgecmd.core.errors import DataError
+from edgecmd.core.text import counted
+from edgecmd.data.pairs import Images, PairedData, PublicSource
+from edgecmd.data.user_files.decode import DecodeError, npz_arrays, npz_members
+from edgecmd.data.user_files.depth_files import make_depth
+from edgecmd.data.user_files.images import Sides, check_pair_aspect, check_size, squeeze, to_rgb
+from edgecmd.data.user_files.names import canonical, few, misspelt, repeated
+from edgecmd.data.user_files.reading import most_array_bytes
+from edgecmd.data.user_files.sound_files import (
+    FULL_SCALE,
+    MAX_RATE_HZ,
+    MIN_RATE_HZ,
+    Clip,
+    Recordings,
+    make_recording,
+)
+from edgecmd.data.user_files.user_pairs import COLUMNS, OwnPairs
+
+IMAGES = ("source", "target", "public")
+TEXTS = ("id", *COLUMNS)
+RATE = "target_rate_hz"
+KNOWN = (*IMAGES, *TEXTS, RATE)
+GREY_RANK, SOUND_RANK = 3, 2
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def read_archive(
+    path: Path, *, sides: Sides, problems: list[str], notes: list[str] | None = None
+) -> OwnPairs | None:
+    """Read ``source``, ``target`` and, where given, ``id``, ``owner``, ``concept``, ``label``, ``public``.
+
+    Args:
+        path: The .npz file. Images are uint8, (N, H, W, C) with C 1 or 3, or (N, H, W); texts are
+            (N,), of text or of integers, where -1 stands for unknown. A target of int16 and shape (N, T)
+            is recordings; ``target_rate_hz``, one integer, is their rate.
+            A target of uint16 and shape (N, H, W, 1) or (N, H, W) is depth in units of ``sides.ruler``.
+        sides: What the halves are made into.
+        problems: Gets a sentence for everything that is wrong.
+        notes: Gets a sentence for arrays that are not used.
+
+    Returns:
+        The pairs sorted by id, or None where anything is wrong.
+    """
+    before = len(problems)
+    arrays = _load(path, problems, notes=[] if notes is None else notes)
+    for check in CHECKS:
+        # A later check takes for granted what the earlier ones ask for.
+        if len(problems) == before:
+            problems += [f"{path} {sentence}" for sentence in check(arrays)]
+    if sides.reverse and "public" in arrays:
+        problems.append(
+            f"{path} has public pictures, but data.reverse=true needs public examples of what the teacher"
+            " takes. Put those into a folder and set data.public_path; leave the array public out."
+        )
+    return None if len(problems) > before else _assemble(path, arrays, sides=sides, problems=problems)
+
+
+def _load(path: Path, problems: list[str], *, notes: list[str]) -> dict[str, np.ndarray]:
+    """Known arrays of an archive."""
+    try:
+        names = tuple(npz_members(path))
+    except DecodeError as error:
+        problems.append(
+            f"{path} is not an .npz archive, or it is cut off ({error}); a pickle is never read."
+            " Make it with numpy.savez_compressed(path, source=..., target=...)."
+        )
+        return {}
+    problems += [f"{path} {sentence}" for sentence in misspelt(names, KNOWN)]
+    others = [name for name in names if name not in KNOWN]
+    if others:
+        notes.append(f"{path} has arrays that are not used: {few(others)}. Read are {', '.join(KNOWN)}.")
+    try:
+        return npz_arrays(path, names=KNOWN, most_bytes=most_array_bytes())
+    except DecodeError as error:
+        way_out = "The file is damaged or too large; make it again."
+        if "pickle" in str(error):
+            way_out = "Python objects need pickle, which is refused; save text with dtype=str."
+        problems.append(f"{path}: {error}. {way_out}")
+    return {}
+
+
+def _image_problems(arrays: Arrays) -> list[str]:
+    """Sentences about the image arrays that are absent or have a wrong type or shape."""
+    problems = [
+        f"lacks the array {name!r}; it has {', '.join(sorted(arrays)) or 'none that is known'}."
+        for name in ("source", "target")
+        if name not in arrays
+    ]
+    for name in (name for name in IMAGES if name in arrays):
+        array = arrays[name]
+        if name == "target" and is_sound(array):
+            problems += _rate_problems(arrays)
+            continue
+        channels = array.shape[GREY_RANK:]
+        if name == "target" and is_depth(array):
+            continue
+        if array.dtype != np.uint8 or array.ndim < GREY_RANK or channels not in {(), (1,), (3,)}:
+            problems.append(
+                f"has {name} of dtype={array.dtype} and shape={array.shape}; allowed is uint8 of shape"
+                " (num, height, width) or (num, height, width, channels) with 1 or 3 channels."
+                " Scale values to 0..255 and convert with .astype(numpy.uint8). Depth is a target of uint16"
+                " and one channel; data.depth_scale_mm says what a unit is."
+            )
+    return problems
+
+
+def is_sound(target: np.ndarray) -> bool:
+    """Whether targets are recordings: int16 of shape (N, T)."""
+    return target.dtype == np.int16 and target.ndim == SOUND_RANK
+
+
+def is_depth(target: np.ndarray) -> bool:
+    """Whether targets are depth maps: uint16 of shape (N, H, W) or (N, H, W, 1)."""
+    return target.dtype == np.uint16 and (target.ndim == GREY_RANK or target.shape[GREY_RANK:] == (1,))
+
+
+def _rate_problems(arrays: Arrays) -> list[str]:
+    """A sentence where the rate of the recordings is absent or no single integer."""
+    rate = arrays.get(RATE)
+    if rate is None or rate.shape != () or rate.dtype.kind not in "iu":
+        found = "none" if rate is None else f"dtype={rate.dtype} and shape={rate.shape}"
+        return [f"has recordings and {RATE}: {found}. Save one integer beside them: {RATE}=8000."]
+    if not MIN_RATE_HZ <= int(rate) <= MAX_RATE_HZ:
+        return [f"has {RATE}={int(rate)}; allowed are {MIN_RATE_HZ} to {MAX_RATE_HZ}. Save the true rate."]
+    return []
+
+
+def _size_problems(arrays: Arrays) -> list[str]:
+    """Sentences about image arrays without a picture or a pixel."""
+    return [
+        f"has {name} of shape={arrays[name].shape}, which holds nothing. Save at least one, or leave it out."
+        for name in IMAGES
+        if name in arrays and not arrays[name].size
+    ]
+
+
+def _text_problems(arrays: Arrays) -> list[str]:
+    """Sentences about lengths and texts that do not fit the images."""
+    num = len(arrays["source"])
+    problems = []
+    for name in (name for name in TEXTS if name in arrays):
+        array = arrays[name]
+        if array.dtype.kind not in "Uiu" or array.ndim != 1:
+            way_out = "with numpy.char.decode(array)" if array.dtype.kind == "S" else "with .astype(str)"
+            problems.append(
+                f"has {name} of dtype={array.dtype} and shape={array.shape}; allowed is text or integers of"
+                f" shape (num,). Convert it {way_out}."
+            )
+    return problems + [
+        f"has {counted(len(arrays[name]), 'row')} of {name} for {num} of source. Every row is one pair."
+        for name in ("target", *TEXTS)
+        if name in arrays and arrays[name].ndim and len(arrays[name]) != num
+    ]
+
+
+def _id_problems(arrays: Arrays) -> list[str]:
+    """Sentences about ids that are empty or occur twice."""
+    ids = _texts(arrays["id"]) if "id" in arrays else []
+    problems = []
+    if not all(ids):
+        problems.append(
+            f"has {counted(sum(not one for one in ids), 'empty id')} (-1 counts as empty). Fill them in."
+        )
+    twice = repeated(one for one in ids if one)
+    return [*problems, f"repeats {few(twice)} in id. Make the ids different."] if twice else problems
+
+
+CHECKS: tuple[Callable[[Arrays], list[str]], ...] = (
+    _image_problems,
+    _size_problems,
+    _text_problems,
+    _id_problems,
+)
+
+
+def _texts(array: np.ndarray) -> list[str]:
+    """Entries as text; -1 is empty."""
+    return ["" if text == "-1" else text for text in map(canonical, map(str, array.tolist()))]
+
+
+def _assemble(path: Path, arrays: Arrays, *, sides: Sides, problems: list[str]) -> OwnPairs | None:
+    """Scale the images, make the recordings, and sort the pairs."""
+    before = len(problems)
+    images: dict[str, np.ndarray] = {}
+    try:
+        if is_sound(arrays["target"]):
+            images["target"] = _recordings(path, arrays, clip=sides.clip, problems=problems)
+        else:
+            check_pair_aspect(_size(arrays["source"]), _size(arrays["target"]), name=str(path))
+        if is_depth(arrays["target"]):
+            images["target"] = _depth(path, arrays["target"], sides=sides, problems=problems)
+        for name in (name for name in IMAGES if name in arrays and name not in images):
+            side = sides.target if name == "target" else sides.source
+            images[name] = _squeeze_all(arrays[name], side=side, name=f"{path}: {name}")
+    except DataError as error:
+        problems.append(str(error))
+    if len(problems) > before:
+        return None
+    texts = {name: _texts(arrays[name]) for name in TEXTS if name in arrays}
+    num = len(images["source"])
+    ids = texts.get("id") or [f"{row:0{len(str(num))}d}" for row in range(num)]
+    order = sorted(range(num), key=ids.__getitem__)
+    return OwnPairs(
+        ids=tuple(ids[row] for row in order),
+        data=PairedData(source=to_rgb(images["source"])[order], target=images["target"][order]),
+        columns={name: [texts[name][row] for row in order] for name in COLUMNS if name in texts},
+        public=_public(images["public"], name=f"{path.stem}/public") if "public" in images else None,
+    )
+
+
+def _recordings(path: Path, arrays: Arrays, *, clip: Clip, problems: list[str]) -> Recordings:
+    """Recordings made into clips; a sentence for each that cannot be."""
+    made = []
+    for row, samples in enumerate(arrays["target"]):
+        shares = samples.astype(np.float32)[:, None] / FULL_SCALE
+        name = f"{path}: target {row}"
+        try:
+            made.append(make_recording(shares, int(arrays[RATE]), clip=clip, name=name).samples)
+        except DataError as error:
+            problems.append(str(error))
+    return np.array(made, dtype=np.int16).reshape(len(made), clip.num_samples)
+
+
+def _depth(path: Path, target: np.ndarray, *, sides: Sides, problems: list[str]) -> np.ndarray:
+    """Depth maps in millimetres, averaged down; a sentence for each that holds nothing."""
+    check_size(_size(target), side=sides.target, name=f"{path}: target")
+    made = []
+    for row, units in enumerate(target.reshape(target.shape[:GREY_RANK])):
+        name = f"{path}: target {row}"
+        try:
+            made.append(make_depth(units, ruler=sides.ruler, side=sides.target, name=name))
+        except DataError as error:
+            problems.append(str(error))
+    return np.array(made, dtype=np.uint16).reshape(len(made), sides.target, sides.target, 1)
+
+
+def _size(array: np.ndarray) -> tuple[int, int]:
+    """Width and height of the images of an array."""
+    return array.shape[2], array.shape[1]
+
+
+def _squeeze_all(array: np.ndarray, *, side: int, name: str) -> Images:
+    """Images averaged down to ``side``, always with a channel axis."""
+    check_size(_size(array), side=side, name=name)
+    grey = array[..., 0] if array.shape[GREY_RANK:] == (1,) else array
+    if _size(array) != (side, side):
+        small = [squeeze(Image.fromarray(one), side=side) for one in grey]
+        grey = np.array(small, dtype=np.uint8).reshape(len(grey), side, side, *grey.shape[GREY_RANK:])
+    return grey[..., None] if grey.ndim == GREY_RANK else grey
+
+
+def _public(images: Images, *, name: str) -> PublicSource:
+    """Public images under their row numbers."""
+    keys = tuple(f"{row:0{len(str(len(images)))}d}" for row in range(len(images)))
+    return PublicSource(images=to_rgb(images), keys=keys, name=name)

@@ -1,0 +1,177 @@
+"""The public source set of a user's own pairs: what teacher and anchors may see.
+
+Shapes: M public images, S side.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from edgecmd.core.errors import ConfigError, DataError
+from edgecmd.data.duplicates import near_to
+from edgecmd.data.pairs import PublicSource, image_digests, input_shape, target_kind
+from edgecmd.data.user_files.halves import (
+    Half,
+    check_one_kind,
+    half_kind,
+    read_source,
+    read_target,
+    stack_halves,
+)
+from edgecmd.data.user_files.images import Sides, sides_of
+from edgecmd.data.user_files.names import few
+from edgecmd.data.user_files.pair_files import files_by_id, target_files
+from edgecmd.data.user_files.sound_files import Recording
+from edgecmd.data.user_files.user_pairs import OwnPairs
+from edgecmd.datasets.emoji import SIDE, load_public
+from edgecmd.settings.data_settings import DataConfig
+
+
+def public_of(
+    config: DataConfig, problems: list[str], *, notes: list[str] | None = None
+) -> PublicSource | None:
+    """The set at ``data.public_path``, where one is named; see `read_public`."""
+    if not config.public_path:
+        return None
+    folder = Path(config.public_path).expanduser()
+    if not folder.is_dir():
+        problems.append(
+            f"data.public_path={config.public_path!r} is no folder that exists. Name one with public source"
+            " files, or leave it empty."
+        )
+        return None
+    return read_public(folder, sides=sides_of(config), name=folder.name, problems=problems, notes=notes)
+
+
+def read_public(
+    folder: Path, *, sides: Sides, name: str, problems: list[str], notes: list[str] | None = None
+) -> PublicSource | None:
+    """Public source images in the order of their names; of reversed pairs, files as targets are.
+
+    Args:
+        folder: Files lie in it, or all in folders in it.
+        sides: What they are made into.
+        name: Name of the set.
+        problems: Gets a sentence for everything that is wrong.
+        notes: Gets a sentence for files that are not used.
+
+    Returns:
+        None where a picture cannot be used.
+    """
+    halves: dict[str, Half] = {}
+    before = len(problems)
+    if sides.reverse:
+        files = target_files(folder, problems, notes=notes)[0]
+    else:
+        files = files_by_id(folder, problems, notes=notes)
+    for one in sorted(files):
+        try:
+            path = files[one]
+            read = read_target(path, sides)[0] if sides.reverse else read_source(path, side=sides.source)[0]
+            halves[one] = read
+        except DataError as error:
+            problems.append(str(error))
+    if sides.reverse:
+        check_one_kind(halves, sides, where=str(folder), problems=problems)
+        mixed_colours(halves, DataConfig(), where=folder, problems=problems)
+    if len(halves) < max(len(files), 1) or len(problems) > before:
+        return None
+    return PublicSource(images=stack_halves(list(halves.values())), keys=tuple(halves), name=name)
+
+
+def mixed_colours(
+    halves: Mapping[str, Half],
+    config: DataConfig,
+    *,
+    where: Path,
+    problems: list[str],
+    notes: list[str] | None = None,
+) -> None:
+    """Refuse grey pictures among colour ones, of which one alone would turn all others grey.
+
+    Args:
+        halves: Targets by id.
+        config: ``target_kind`` says what is wanted: with ``grey`` colour is turned grey, and noted.
+        where: Their folder.
+        problems: Gets a sentence where nothing says what they shall be.
+        notes: Gets a sentence where colour is lost.
+    """
+    pictures = {name: half for name, half in halves.items() if half_kind(half) == "picture"}
+    colour = [name for name, half in pictures.items() if not isinstance(half, Recording) and half.ndim == 3]
+    grey = [name for name in pictures if name not in {*colour}]
+    if colour and config.target_kind == "grey":
+        if notes is not None:
+            notes.append(
+                f"{where} has colour pictures, which data.target_kind='grey' turns grey: {few(colour)}."
+            )
+    elif colour and grey:
+        problems.append(
+            f"{where} has grey pictures, {few(grey)}, among colour ones, {few(colour)}. Save all in colour"
+            " (RGB), or set data.target_kind='grey' to turn all grey."
+        )
+
+
+def built_in_public(config: DataConfig, *, notes: list[str] | None = None) -> PublicSource:
+    """The built-in public set, for those who named none.
+
+    Args:
+        config: ``source_side`` is used; `edgecmd.datasets.emoji.load_public` brings the pictures to it.
+        notes: Gets a sentence where they are enlarged.
+
+    Raises:
+        ConfigError: Pairs are reversed.
+    """
+    if config.reverse:
+        raise ConfigError(
+            "data.reverse=true needs public examples of what the teacher takes (recordings, depth maps or"
+            " drawings that are in no pair); none come with edgecmd. Put them into public/ beside the pairs,"
+            " or set data.public_path."
+        )
+    if config.source_side > SIDE and notes is not None:
+        notes.append(
+            f"The built-in public pictures have {SIDE} pixels and are enlarged to {config.source_side}. For"
+            " sharp ones put public source pictures of your own into public/ beside the pairs, or set"
+            " data.public_path."
+        )
+    return load_public(image_size=config.source_side)
+
+
+def check_public(own: OwnPairs, public: PublicSource, problems: list[str]) -> None:
+    """Refuse public images unlike the pairs' sources, and any that is one: anchors are shown to everybody.
+
+    Args:
+        own: The pairs; all of them are looked at, so this is for simulations and owners, never for a device.
+        public: The public set.
+        problems: Gets a sentence for each fault: another kind, or sources that are equal to a public example
+            or near-equal (`edgecmd.data.duplicates.near_to`).
+    """
+    kinds = [(target_kind(one), *input_shape(one)) for one in (public.images, own.data.source)]
+    if kinds[0] != kinds[1]:
+        problems.append(
+            f"The public set {public.name!r} has {kinds[0][0]!r} of shape {kinds[0][1:]}, the pairs' source"
+            f" {kinds[1][0]!r} of shape {kinds[1][1:]} (channels, height, width). Make the public files"
+            " alike."
+        )
+        return
+    private = dict(zip(image_digests(own.data.source), own.ids, strict=True))
+    both = [
+        f"{key} = {private[digest]}"
+        for key, digest in zip(public.keys, image_digests(public.images), strict=True)
+        if digest in private
+    ]
+    if both:
+        problems.append(
+            f"Public images are also the source of a pair: {few(both)}. Public images must not be private;"
+            " remove them from the public set."
+        )
+        return
+    near = near_to(public.images, own.data.source)
+    if near.any():
+        keys = [key for key, is_near in zip(public.keys, near.tolist(), strict=True) if is_near]
+        pairs = [own.ids[row] for row in np.flatnonzero(near_to(own.data.source, public.images[near]))]
+        problems.append(
+            "Public images are nearly equal to the source of a pair, as one that was saved again:"
+            f" {few(keys)} to {few(pairs)}. Public images must not be private; remove them from the public"
+            " set, or these pairs."
+        )

@@ -1,0 +1,1 @@
+"""The sets that edgecmd knows by name."""

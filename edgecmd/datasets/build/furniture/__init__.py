@@ -1,0 +1,1 @@
+"""Rendered rooms and objects: furniture meshes into pictures and depth maps."""

@@ -1,0 +1,102 @@
+"""What the sets ``rooms`` and ``objects`` share: their files, and the public pictures of both.
+
+Kind: rendered. Both sides of a pair were computed from furniture meshes that artists made; no sensor saw
+anything. No mesh serves two of: public pictures, pairs, label pool, test.
+
+Shapes: N examples, S side of a picture.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from edgecmd.core.errors import ConfigError, DataError
+from edgecmd.core.files import read_json, sha256_file
+from edgecmd.data.pairs import PublicSource, Targets
+from edgecmd.datasets.built import MANIFEST
+from edgecmd.datasets.emoji import resized
+from edgecmd.datasets.pinned import Arrays, read_arrays, read_pinned
+from edgecmd.datasets.sensor import simulate_sensor
+from edgecmd.datasets.shipped import shipped_file
+from edgecmd.settings.data_settings import DataConfig
+
+KIND = "rendered"
+SIDE = 64
+ROOMS_FILE, OBJECTS_FILE, PUBLIC_FILE = "rooms_64.npz", "objects_64.npz", "indoor_64.npz"
+NOTICE_FILE = "NOTICE-furniture"
+TRAIN, VALIDATION, TEST = range(3)
+# Of the shipped files; `edgecmd data build rooms` with its default arguments makes them.
+CONTENT_SHA256 = {
+    ROOMS_FILE: "40938b4bfded8ca9f0694acd2960644ebcff8bac67dd6231ea346a6c73a00cbb",
+    OBJECTS_FILE: "30f69bf4c10b741838b6174940c31251bd2a47df37d6105d8d74d4d26a8decf3",
+    PUBLIC_FILE: "63d3b2a06b382c88cb8f934316fed1f28f78ae63d2cda1245b2d41158550b52b",
+}
+
+
+def check_sides(config: DataConfig) -> None:
+    """Refuse picture sizes that 64 pixels cannot be brought to.
+
+    Raises:
+        ConfigError: A size does not divide 64.
+    """
+    for setting, side in (("image_size", config.image_size), ("source_size", config.source_side)):
+        if side > SIDE or SIDE % side:
+            raise ConfigError(
+                f"data.{setting}={side} does not suit data.name={config.name!r}. Allowed: 16, 32, 64."
+            )
+
+
+def read_indoor(file: str, config: DataConfig) -> dict[str, np.ndarray]:
+    """Arrays of a file: the shipped one, or of a larger set under ``data.path``.
+
+    Raises:
+        DataError: It is missing, damaged, or not the one that was built.
+    """
+    if not config.path:
+        return read_pinned(shipped_file(file), CONTENT_SHA256[file], way_out="Install edgecmd again.")
+    folder = Path(config.path)
+    way_out = f"Make it again with `edgecmd data build rooms --out {folder}`, or leave data.path empty."
+    if not (folder / MANIFEST).is_file():
+        raise DataError(f"data.path={config.path!r} holds no {MANIFEST}. {way_out}")
+    manifest = read_json(folder / MANIFEST)
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    entry = files.get(file) if isinstance(files, dict) else None
+    expected = entry.get("sha256") if isinstance(entry, dict) else None
+    path = folder / file
+    found = sha256_file(path) if path.is_file() else "none: it is missing"
+    if found != expected:
+        raise DataError(f"{path} has sha256={found}; allowed is {expected}. {way_out}")
+    return read_arrays(path, way_out=way_out)
+
+
+def load_public(config: DataConfig) -> PublicSource:
+    """Public pictures of furniture that is in no pair, no label pool and no test, alone and in rooms.
+
+    Keys: ``<piece>/<view>``, ``room-<n>/000``; pictures whose keys differ after the last slash alone show
+    the same thing.
+    """
+    arrays = read_indoor(PUBLIC_FILE, config)
+    return PublicSource(
+        images=resized(arrays["image"], config.source_side),
+        keys=tuple(arrays["key"].tolist()),
+        name="indoor-public",
+    )
+
+
+def depth_target(arrays: Arrays, config: DataConfig) -> Targets:
+    """Depth in millimetres, (N, S, S, 1), with the simulated sensor's noise and holes where they are set."""
+    step = arrays["depth_step_mm"].astype(np.uint16)
+    exact = arrays["depth"].astype(np.uint16)[..., None] * step
+    sensed = simulate_sensor(exact, noise=config.depth_noise, holes=config.depth_holes)
+    return thin_out(sensed, config.image_size)
+
+
+def thin_out(maps: Targets, side: int) -> Targets:
+    """Every n-th pixel of depth maps or masks, so that no two distances or classes are mixed.
+
+    Args:
+        maps: (N, H, W) or (N, H, W, 1); ``side`` divides their sides.
+        side: Side of the result.
+    """
+    step = maps.shape[1] // side
+    return maps[:, step // 2 :: step, step // 2 :: step]

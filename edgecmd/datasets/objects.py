@@ -1,0 +1,84 @@
+"""The built-in set ``objects``: pictures of single pieces of furniture and their depth maps, rendered.
+
+Pieces of the test, of the label pool, of the pairs and of the public pictures are all different. Every
+piece was brought to one size before it was looked at.
+
+Shapes: N views, S side of a picture.
+"""
+
+import numpy as np
+
+from edgecmd.data.experiment import Experiment, held_out
+from edgecmd.data.labelled import Labels
+from edgecmd.data.pairs import PairedData
+from edgecmd.datasets.emoji import shrink
+from edgecmd.datasets.indoor import (
+    KIND,
+    OBJECTS_FILE,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    check_sides,
+    depth_target,
+    load_public,
+    read_indoor,
+)
+from edgecmd.datasets.pinned import Arrays
+from edgecmd.settings.data_settings import DataConfig
+
+NAME = "objects"
+
+
+def load_objects(config: DataConfig) -> Experiment:
+    """Load the built-in set, or a larger one that ``data.path`` names.
+
+    Args:
+        config: ``image_size`` and ``source_size`` (16, 32 or 64), ``path``, ``depth_noise`` and
+            ``depth_holes`` are used; the splits are fixed.
+
+    Returns:
+        The experiment; the target is depth in millimetres, uint16, (N, S, S, 1), 0 where nothing was
+        measured. ``group`` is the kind of furniture. The owner of a training pair is its furniture
+        library, its concept is the piece.
+
+    Raises:
+        ConfigError: A size does not divide 64.
+        DataError: A file is missing or damaged.
+    """
+    check_sides(config)
+    arrays = read_indoor(OBJECTS_FILE, config)
+    train, validation, test = (np.flatnonzero(arrays["split"] == part) for part in (TRAIN, VALIDATION, TEST))
+    pairs = PairedData(source=shrink(arrays["rgb"], config.source_side), target=depth_target(arrays, config))
+    labels = labellings(arrays)
+    names = labels["concept"].names
+    ids = np.array(
+        [f"{names[piece]}/{view:03d}" for piece, view in zip(arrays["piece"], arrays["view"], strict=True)]
+    )
+    tested = held_out(test, pairs=pairs, labels=labels, ids=ids)
+    return Experiment(
+        name=NAME,
+        kind=KIND,
+        public=load_public(config),
+        train=pairs.take(train),
+        train_owner=labels["library"].take(train),
+        train_labels=labels["group"].take(train),
+        train_subgroup=labels["group"].take(train),
+        validation=held_out(validation, pairs=pairs, labels=labels, ids=ids),
+        test=tested,
+        test_strict=tested,
+        train_ids=tuple(ids[train].tolist()),
+        unseen="furniture",
+        train_concept=labels["concept"].take(train),
+    )
+
+
+def labellings(arrays: Arrays) -> dict[str, Labels]:
+    """The labellings ``group`` (kind of furniture), ``concept`` (the piece) and ``library``."""
+    pieces = tuple(arrays["pieces"].tolist())
+    libraries = tuple(sorted({piece.partition("#")[0] for piece in pieces}))
+    codes = np.array([libraries.index(piece.partition("#")[0]) for piece in pieces])
+    return {
+        "group": Labels(values=arrays["label"].astype(np.int64), names=tuple(arrays["label_names"].tolist())),
+        "concept": Labels(values=arrays["piece"].astype(np.int64), names=pieces),
+        "library": Labels(values=codes[arrays["piece"]].astype(np.int64), names=libraries),
+    }

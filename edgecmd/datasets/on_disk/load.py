@@ -1,0 +1,239 @@
+"""From the index of a public set to an experiment: drawing, reading, splitting.
+
+Shapes: N pairs, S side.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from edgecmd.core.errors import ConfigError, DataError, choose
+from edgecmd.core.progress import tracked
+from edgecmd.core.text import counted
+from edgecmd.data.duplicates import Alike, alike
+from edgecmd.data.experiment import Experiment
+from edgecmd.data.findings import CHECK_COMMAND, ProblemsError, problems_of
+from edgecmd.data.pairs import PairedData
+from edgecmd.data.user_files.halves import Half, Halves, notes_on_halves
+from edgecmd.data.user_files.images import Sides, notes_on_frames, sides_of
+from edgecmd.data.user_files.public_images import built_in_public, check_public, public_of
+from edgecmd.data.user_files.sound_files import Recording
+from edgecmd.data.user_files.user_pairs import (
+    COLUMNS,
+    MIN_PAIRS,
+    MIN_PART,
+    OwnPairs,
+    Rows,
+    joined_concepts,
+    linked,
+    num_things,
+    position,
+    to_experiment,
+)
+from edgecmd.datasets.on_disk.index import TEST, Entry, Index, limited
+from edgecmd.settings.data_settings import DataConfig
+
+Indexer = Callable[[Path, DataConfig], Index]
+# data.name -> module and function that makes its index; imported only when asked for.
+LAYOUTS: dict[str, tuple[str, str]] = {
+    "nyu": ("edgecmd.datasets.on_disk.nyu", "index_nyu"),
+    "sketchy": ("edgecmd.datasets.on_disk.sketchy", "index_sketchy"),
+    "sunrgbd": ("edgecmd.datasets.on_disk.sunrgbd", "index_sunrgbd"),
+    "tuberlin": ("edgecmd.datasets.on_disk.tuberlin", "index_tuberlin"),
+    "vggsound": ("edgecmd.datasets.on_disk.vggsound", "index_vggsound"),
+}
+
+
+def index_of(config: DataConfig) -> Index:
+    """Index of the set that ``config`` names, cut to ``config.max_pairs``.
+
+    Raises:
+        ConfigError: ``config.path`` is empty, or a setting does not suit the set.
+        DataError: The files do not lie as the set's layout says.
+    """
+    module, function = choose("data.name", config.name, LAYOUTS)
+    if not config.path:
+        raise ConfigError(f"data.path='' names no files. Set it to where data.name={config.name!r} lies.")
+    if config.depth_scale_mm != DataConfig().depth_scale_mm:
+        raise ConfigError(
+            f"data.depth_scale_mm={config.depth_scale_mm:g} does not suit data.name={config.name!r}: its"
+            " files state their unit. Leave it at 1; it is for data.name='folder'."
+        )
+    make = cast(Indexer, getattr(importlib.import_module(module), function))
+    return make(Path(config.path).expanduser(), config)
+
+
+def load_layout(config: DataConfig) -> Experiment:
+    """Load a public set that lies on disk as its makers laid it out.
+
+    Args:
+        config: ``name``, ``path``, ``max_pairs``, the sizes, the settings of the split and of the public set.
+
+    Raises:
+        ConfigError: A setting does not suit the set.
+        DataError: The layout is another one, a file is damaged, or there are too few pairs; the message has
+            the first problem and how to list all.
+
+    Guarantees:
+        No label is in a pair. No concept of the set is in two parts. Whole files are read one at a time and
+        averaged down, so that memory is that of the pairs as they will be used.
+    """
+    index = index_of(config)
+    problems, notes = list[str](), list(index.notes)
+    entries = limited(index.entries, config.max_pairs)
+    public = public_of(config, problems, notes=notes)
+    if not problems:
+        public = public or built_in_public(config, notes=notes)
+    own = _read(index, entries, sides_of(config), problems=problems, notes=notes)
+    if own and public:
+        check_public(own, public, problems)
+    if problems or own is None or public is None:
+        command = f"{CHECK_COMMAND} {config.path} --set data.name={config.name}"
+        raise ProblemsError(
+            problems or [f"{config.path} has no usable pair."], notes=notes, command=command, complete=True
+        )
+    copies = alike(own.data)
+    made = to_experiment(
+        own,
+        config,
+        public=public,
+        name=config.name,
+        kind=index.kind,
+        rows=official_rows(entries, config, own=own, copies=linked(copies, config)),
+        unseen=index.unseen if config.split == "concept" else "",
+        copies=copies,
+    )
+    return replace(made, notes=(*notes, *made.notes))
+
+
+def check_layout(config: DataConfig, *, notes: list[str]) -> list[str]:
+    """Everything that is wrong with a public set on disk.
+
+    Args:
+        config: ``name`` and ``path`` say which; see `load_layout`.
+        notes: Gets a sentence for what is left out, and for what a person should look at.
+
+    Returns:
+        A sentence for each problem; empty where a run can start.
+    """
+    try:
+        notes += load_layout(config).notes
+    except (ConfigError, DataError) as error:
+        notes += error.notes if isinstance(error, ProblemsError) else ()
+        return list(problems_of(error))
+    return []
+
+
+def _read(
+    index: Index,
+    entries: Sequence[Entry],
+    sides: Sides,
+    *,
+    problems: list[str],
+    notes: list[str],
+) -> OwnPairs | None:
+    """All pairs of ``entries``; None where one cannot be used."""
+    problems += index.problems
+    if len(entries) < MIN_PAIRS:
+        problems.append(
+            f"The set has {counted(len(entries), 'pair')}; at least {MIN_PAIRS} are needed. Add files."
+        )
+    data = _fill(index, entries, sides, problems=problems, notes=notes)
+    if problems or data is None:
+        return None
+    columns = {name: [getattr(one, name) for one in entries] for name in COLUMNS}
+    own = OwnPairs(
+        ids=tuple(one.id for one in entries),
+        data=data,
+        columns={name: texts for name, texts in columns.items() if any(texts)},
+        masks=index.masks(entries, sides.target) if index.masks and not sides.reverse else None,
+    )
+    return own.reversed() if sides.reverse else own
+
+
+def _fill(
+    index: Index,
+    entries: Sequence[Entry],
+    sides: Sides,
+    *,
+    problems: list[str],
+    notes: list[str],
+) -> PairedData | None:
+    """Pairs in arrays that are made once, so that no pair is held twice."""
+    sources = np.empty((len(entries), sides.source, sides.source, 3), dtype=np.uint8)
+    targets: np.ndarray | None = None
+    told: dict[str, Half] = {}
+    for row, entry in enumerate(tracked(entries, "reading pairs")):
+        halves = _try(index, entry, sides, problems)
+        if halves is None:
+            continue
+        sources[row], half = halves
+        values = half.samples if isinstance(half, Recording) else half
+        values = values[..., None] if values.ndim == 2 else values
+        targets = np.empty((len(entries), *values.shape), values.dtype) if targets is None else targets
+        if values.shape != targets.shape[1:] or values.dtype != targets.dtype:
+            problems.append(
+                f"{entry.target} becomes {values.dtype} of shape {values.shape}, and the targets before it"
+                f" {targets.dtype} of shape {targets.shape[1:]}. Give all targets one kind and colour."
+            )
+            continue
+        targets[row] = values
+        # A view of what is kept, so that no target is held twice.
+        told[entry.id] = replace(half, samples=targets[row]) if isinstance(half, Recording) else targets[row]
+    if told:
+        notes += notes_on_halves(told, sides)
+        notes += notes_on_frames({f"source of {one.id}": one.source for one in entries})
+        notes += notes_on_frames({f"target of {one.id}": one.target for one in entries})
+    return None if targets is None else PairedData(source=sources, target=targets)
+
+
+def _try(index: Index, entry: Entry, sides: Sides, problems: list[str]) -> Halves | None:
+    try:
+        return index.read(entry, sides)
+    except DataError as error:
+        problems.append(str(error))
+        return None
+
+
+def official_rows(
+    entries: Sequence[Entry], config: DataConfig, *, own: OwnPairs, copies: Alike
+) -> tuple[Rows, Rows, Rows] | None:
+    """Rows of training, validation and test by the set's own split; None where it has none.
+
+    Validation is the share ``config.val_fraction`` of the official training concepts, by a hash, or as
+    many of them as show `MIN_PART` things; concepts that copies link are one. None also where
+    ``config.split`` asks for owners.
+
+    Args:
+        entries: The index of the pairs.
+        config: The settings of the split.
+        own: The pairs of ``entries``, in their order.
+        copies: Groups of copies among them.
+
+    Raises:
+        DataError: A part shows fewer than `MIN_PART` things.
+    """
+    if not any(one.part for one in entries) or config.split != "concept":
+        return None
+    concepts = joined_concepts(own, copies)
+    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    drawn: set[str] = set()
+    for row in sorted(range(len(entries)), key=lambda one: position(concepts[one])):
+        is_test, concept = entries[row].part == TEST, concepts[row]
+        if not is_test and (
+            position(concept) < config.val_fraction or num_things(parts[1], copies.source) < MIN_PART
+        ):
+            drawn.add(concept)
+        parts[2 if is_test else int(concept in drawn)].append(row)
+    if min(num_things(part, copies.source) for part in parts) < MIN_PART:
+        sizes = ", ".join(str(len(part)) for part in parts)
+        raise DataError(
+            f"The official split gives {sizes} pairs for training, validation and test; each needs"
+            f" {MIN_PART} of different sources. Raise data.max_pairs or data.val_fraction, or add files."
+        )
+    train, validation, test = (np.sort(np.array(part)) for part in parts)
+    return train, validation, test

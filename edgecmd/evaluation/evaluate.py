@@ -1,0 +1,293 @@
+"""All of step 3 for one student: embeddings in, the tables of a report out.
+
+Shapes: N examples, D embedding dimension.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from edgecmd.core.errors import DataError
+from edgecmd.core.statistics import SHARE, Measured, best_of, mean_interval
+from edgecmd.data.experiment import HeldOut
+from edgecmd.data.pairs import Targets
+from edgecmd.data.problem import experiment, pair_features
+from edgecmd.evaluation import segmentation as tables
+from edgecmd.evaluation.finetune import finetune_rows
+from edgecmd.evaluation.metrics import (
+    PROBES,
+    Embedding,
+    Probe,
+    class_recall,
+    clustering,
+    embed_target,
+    few_label_accuracy,
+    majority_share,
+    make_probe,
+    one_shot_across_styles,
+    recall,
+    same_class_share,
+    things,
+)
+from edgecmd.evaluation.metrics import whole as whole_picture
+from edgecmd.models.students import DenseStudent, is_dense
+from edgecmd.settings.schema import RunConfig
+
+Embed = Callable[[Targets], Embedding]
+Table = dict[str, object]
+FEW_LABELS = ("group", "subgroup")
+CLASS_PAIRED = "class-paired"
+# Mean squared distance of unit embeddings from their mean below which nothing but rounding tells them apart.
+COLLAPSED = 1e-8
+
+
+def embedder(student: nn.Module, config: RunConfig) -> Embed:
+    """Function that maps targets as they are stored to unit embeddings of ``student``."""
+
+    def embed(target: Targets) -> Embedding:
+        return embed_target(student, target, offset=config.data.target_offset, scale=config.data.target_scale)
+
+    return embed
+
+
+@lru_cache(maxsize=4)
+def teacher_embedding(config: RunConfig, part: str) -> Embedding:
+    """Teacher features of a held-out part (``validation``, ``test`` or ``test_strict``), (N, D)."""
+    held: HeldOut = getattr(experiment(config.data), part)
+    return np.asarray(whole_picture(pair_features(config, held.pairs, held.ids)).cpu().numpy())
+
+
+def num_things(config: RunConfig, part: str) -> int:
+    """How many things a part can be asked for: its pairs, or what they show where several show the same.
+
+    Args:
+        config: Settings of the run.
+        part: ``validation``, ``test`` or ``test_strict``.
+    """
+    held: HeldOut = getattr(experiment(config.data), part)
+    return len(np.unique(things(teacher_embedding(config, part), shown=held.shown)))
+
+
+def asked_ranks(found: Mapping[str, float], *, things: int) -> dict[str, float]:
+    """Recall without the ranks that find everything: among five things R@5 is 1 whatever the student."""
+    return {name: value for name, value in found.items() if int(name.partition("@")[2]) < things}
+
+
+def fault_of(embedding: Embedding) -> str:
+    """Why embeddings tell nothing apart, in words; empty where they do.
+
+    Args:
+        embedding: Of the test targets, (N, D); unit rows, but for those that are no numbers.
+    """
+    broken = int((~np.isfinite(embedding)).any(axis=1).sum())
+    if broken:
+        return f"{broken} of {len(embedding)} test embeddings are not finite"
+    spread = float(np.square(embedding.astype(np.float64) - embedding.mean(axis=0)).sum(axis=1).mean())
+    if len(embedding) > 1 and spread < COLLAPSED:
+        return f"all {len(embedding)} test embeddings are the same"
+    return ""
+
+
+def finite(embedding: Embedding) -> Embedding:
+    """Embeddings in which a row that is no number is zero, which finds nothing."""
+    broken = ~np.isfinite(embedding).all(axis=1)
+    return np.where(broken[:, None], np.float32(0.0), embedding) if broken.any() else embedding
+
+
+def retrieval(embed: Embed, config: RunConfig, part: str) -> dict[str, float]:
+    """Recall of a held-out part: of the own image, or of its class where pairs are matched by class."""
+    whole = experiment(config.data)
+    held: HeldOut = getattr(whole, part)
+    found = finite(embed(held.pairs.target))
+    if whole.kind == CLASS_PAIRED:
+        labels = held.labelled.labels["group"].values
+        return class_recall(found, teacher_embedding(config, part), labels, shown=held.shown)
+    teacher = teacher_embedding(config, part)
+    return asked_ranks(recall(found, teacher, shown=held.shown), things=num_things(config, part))
+
+
+def validate(student: nn.Module, config: RunConfig) -> dict[str, float]:
+    """Recall (see `retrieval`) on the validation split, the only number that settings may be chosen by."""
+    return {
+        f"val_{name}": value
+        for name, value in retrieval(embedder(student, config), config, "validation").items()
+    }
+
+
+def assess(
+    embed: Embed, config: RunConfig, *, cross_modal: bool = True, student: nn.Module | None = None
+) -> Table:
+    """Every metric of step 3.
+
+    Few labels are drawn from the validation split and tested on the test split: the concepts of
+    the labels, of the test and of the clients' pairs are all different. Where a set is split by
+    something else (``Experiment.unseen``), that of the test is different from both; what the test still
+    shares with training is told under ``shared``.
+
+    Args:
+        embed: Maps targets as they are stored to unit embeddings.
+        config: Settings of the run.
+        cross_modal: Whether the embeddings live in the teacher's space, so that retrieval has a meaning.
+        student: The network behind ``embed``; with ``evaluate.finetune`` it is also fine-tuned.
+
+    Returns:
+        Plain tables for ``evaluation.json``.
+    """
+    whole = experiment(config.data)
+    pool, test = finite(embed(whole.validation.pairs.target)), embed(whole.test.pairs.target)
+    fault, test = fault_of(test), finite(test)
+    labels = whole.test.labelled.labels
+    table: Table = {"data": whole.name, "kind": whole.kind, "unseen": whole.unseen}
+    table["num_test"], table["num_things"] = len(whole.test), num_things(config, "test")
+    if whole.shared:
+        table["shared"] = whole.shared
+    if fault:
+        table["fault"] = fault
+    if cross_modal:
+        table["retrieval"] = retrieval(embed, config, "test")
+        # Where no test target can look like a training target there is no stricter test.
+        if whole.test_strict is not whole.test:
+            table["retrieval_strict"] = retrieval(embed, config, "test_strict")
+        table["retrieval_validation"] = retrieval(embed, config, "validation")
+    if whole.kind == CLASS_PAIRED:
+        table["class_chance"] = same_class_share(labels["group"].values)
+    if "concept" in labels and "style" in labels:
+        table["one_shot"] = one_shot_across_styles(test, labels["concept"].values, labels["style"].values)
+    named = [name for name in FEW_LABELS if name in labels]
+    table["clusters"] = {name: clustering(test, labels[name], seed=config.seed) for name in named}
+    few = {
+        name: _few_labels(
+            make_probe(
+                pool,
+                whole.validation.labelled.labels[name],
+                test,
+                labels[name],
+                twins=whole.validation.twins,
+            ),
+            config,
+        )
+        for name in named
+    }
+    if config.evaluate.finetune and student is not None and not is_dense(config.student.architecture):
+        for name in named:
+            few[name] |= {"finetune": finetune_rows(student, config, labelling=name)} if few[name] else {}
+    table["few_labels"] = few
+    if isinstance(student, DenseStudent):
+        table["segmentation"] = segmentation(student, config)
+    return table
+
+
+def segmentation(student: DenseStudent, config: RunConfig) -> Table:
+    """Segmentation with few masks, or under ``missing`` why it cannot be measured."""
+    try:
+        return tables.student_table(student, config)
+    except DataError as error:
+        if tables.has_masks(config):
+            raise
+        return {"missing": str(error)}
+
+
+def _few_labels(probe: Probe, config: RunConfig) -> Table:
+    if len(np.unique(probe.pool_labels)) < 2 or not len(probe.test):
+        return {}
+    methods = {name: by_num_labels(name, probe=probe, config=config) for name in PROBES}
+    return {
+        "majority": majority_share(probe.test_labels),
+        "num_classes": len(np.unique(probe.pool_labels)),
+        "num_pool": len(probe.pool),
+        "num_test": len(probe.test),
+        **methods,
+    }
+
+
+def by_num_labels(method: str, *, probe: Probe, config: RunConfig) -> dict[str, Table]:
+    """Accuracies of one probe, a key of `PROBES`, for each of ``evaluate.num_labels``."""
+    settings = config.evaluate
+    table = {}
+    for num_labels in settings.num_labels:
+        accuracies = few_label_accuracy(
+            probe,
+            method=method,
+            num_labels=num_labels,
+            num_draws=settings.num_draws,
+            num_neighbours=settings.num_neighbours,
+            seed=config.seed,
+        )
+        told = mean_interval(accuracies, bounds=SHARE, num_items=len(probe.test))
+        table[str(num_labels or "all")] = {"values": accuracies, **asdict(told)}
+    return table
+
+
+def headline(table: Mapping[str, object]) -> dict[str, float]:
+    """The few numbers of an assessment that a table or a progress line shows."""
+    line: dict[str, float] = {}
+    retrieval_table = table.get("retrieval")
+    if isinstance(retrieval_table, dict):
+        line |= retrieval_table
+    one_shot = table.get("one_shot")
+    if isinstance(one_shot, dict) and one_shot:
+        line["one_shot"] = one_shot["one_shot"]
+    segmented = table.get("segmentation")
+    if isinstance(segmented, dict) and "missing" not in segmented:
+        # Places are what a dense student is for; the class of the whole picture stays in the full table.
+        return line | tables.headline(segmented)
+    few = table.get("few_labels")
+    if isinstance(few, dict) and few.get("group"):
+        line |= {f"linear_{k}": row["mean"] for k, row in few["group"]["linear"].items()}
+        line |= {f"finetune_{k}": row["mean"] for k, row in few["group"].get("finetune", {}).items()}
+    clusters = table.get("clusters")
+    if isinstance(clusters, dict) and clusters.get("group"):
+        line["nmi"] = clusters["group"]["nmi"]
+    return line
+
+
+def measured(table: Mapping[str, Any]) -> dict[str, Measured]:
+    """The figures of `headline` with what each rests on, for `best_by_column`."""
+    found = {name: Measured(value=value, is_share=False) for name, value in headline(table).items()}
+    num, shot = table.get("num_things", table.get("num_test")), table.get("one_shot") or {}
+    found |= {
+        name: Measured(value=value, num_items=num) for name, value in table.get("retrieval", {}).items()
+    }
+    if "one_shot" in found:
+        found["one_shot"] = Measured(value=shot["one_shot"], num_items=int(shot["num_concepts"]))
+    few = (table.get("few_labels") or {}).get("group") or {}
+    rows = [(f"linear_{k}", row) for k, row in few.get("linear", {}).items()]
+    rows += [(f"finetune_{k}", row) for k, row in few.get("finetune", {}).items()]
+    for name, row in rows:
+        if name in found:
+            found[name] = Measured(
+                value=row["mean"], values=tuple(row["values"]), num_items=few.get("num_test")
+            )
+    segmented = table.get("segmentation") or {}
+    for key, name in (("probe", "miou_probe"), ("finetune", "miou")):
+        for percent, row in (segmented.get(key) or {}).items():
+            found[f"{name}_{percent}"] = Measured(
+                value=row["mean"],
+                values=tuple(row["values"]),
+                num_items=segmented["num_test"],
+                is_share=False,
+            )
+    return found
+
+
+def best_by_column(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Method that is better than all others by more than chance, by column of `headline`.
+
+    Args:
+        tables: Assessment by method. One whose embeddings are at fault (``fault``) is never best, and nothing
+            is best by beating it.
+
+    Returns:
+        Only columns that have such a method; see `edgecmd.core.statistics.best_of`.
+    """
+    rows = {name: measured(table) for name, table in tables.items() if not table.get("fault")}
+    columns = dict.fromkeys(column for line in rows.values() for column in line)
+    found = {
+        column: best_of({name: line[column] for name, line in rows.items() if column in line})
+        for column in columns
+    }
+    return {column: name for column, name in found.items() if name is not None}

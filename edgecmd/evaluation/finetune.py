@@ -1,0 +1,185 @@
+"""Fine-tuning beside the linear probe: all layers of a student, on the few labels alone.
+
+Shapes: N examples, D embedding dimension, P labelled examples.
+"""
+
+import copy
+import warnings
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgecmd.core.devices import device_of, place
+from edgecmd.core.progress import tracked
+from edgecmd.core.seeding import numpy_generator, torch_generator
+from edgecmd.data.augment import augment
+from edgecmd.data.pairs import target_kind
+from edgecmd.data.problem import experiment, target_input
+from edgecmd.evaluation.metrics import class_rows, fit_linear
+from edgecmd.evaluation.supervised import (
+    BATCH_SIZE,
+    NUM_STEPS,
+    Classifier,
+    accuracy_row,
+    drawn_rows,
+    predict_classes,
+)
+from edgecmd.losses import unit
+from edgecmd.settings.schema import RunConfig
+from edgecmd.training.early_stopping import Best
+
+LEARNING_RATE = 3e-4
+HELD_SHARE = 0.2
+CHECK_EVERY, PATIENCE = 10, 5
+
+Inputs = Float[Tensor, "num channels height width"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Drawn:
+    """One draw of labels.
+
+    Attributes:
+        target: Inputs of the labelled examples, (P, C, H, W).
+        labels: Their classes, from 0, (P,).
+        held: Which of them are held out for early stopping, (P,); none where a class has one label.
+    """
+
+    target: Inputs
+    labels: Int[np.ndarray, " drawn"]
+    held: np.ndarray
+
+
+def split_labels(labels: Int[np.ndarray, " drawn"], *, generator: np.random.Generator) -> np.ndarray:
+    """Which labelled examples are held out: a fifth of each class, at least one where it has two.
+
+    Args:
+        labels: Class of each labelled example, (P,).
+        generator: Source of randomness.
+
+    Returns:
+        True for those held out, (P,).
+
+    Guarantees:
+        Every class keeps an example to train on.
+    """
+    held = np.zeros(len(labels), dtype=bool)
+    for one in np.unique(labels):
+        rows = generator.permutation(np.flatnonzero(labels == one))
+        held[rows[: max(1, round(HELD_SHARE * len(rows))) if len(rows) > 1 else 0]] = True
+    return held
+
+
+def finetune(student: nn.Module, drawn: Drawn, config: RunConfig, *, draw: int) -> Classifier:
+    """Train a copy of ``student`` with a linear head on the labels of one draw.
+
+    The head starts as the linear probe of the labels that are trained on (Kumar et al. 2022, arXiv
+    2202.10054), then all layers are trained. Every ten steps the loss on the held-out labels is looked at;
+    the best weights count, those before the first step among them, and five looks without a better one end
+    the training. With one label a class nothing can be held out: then the number of steps is fixed.
+
+    Args:
+        student: Encoder; not changed.
+        drawn: The labels.
+        config: Seed and strength of the augmentation.
+        draw: Index of the draw.
+
+    Returns:
+        The classifier, in evaluation mode.
+    """
+    model = _start(student, drawn)
+    kind = target_kind(experiment(config.data).train.target)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
+    order = numpy_generator(config.seed, "finetune-batches", client=draw)
+    views = torch_generator(config.seed, "finetune-views", client=draw)
+    used, classes = np.flatnonzero(~drawn.held), torch.from_numpy(drawn.labels).to(drawn.target.device)
+    held = torch.from_numpy(np.flatnonzero(drawn.held))
+    look = partial(_held_loss, model, drawn.target[held], classes[held]) if len(held) else None
+    best = Best(model, look, patience=PATIENCE)
+    for step in range(NUM_STEPS):
+        model.train()
+        batch = torch.from_numpy(order.choice(used, size=min(BATCH_SIZE, len(used)), replace=False))
+        view = augment(kind, drawn.target[batch], strength=config.distill.augment, generator=views)
+        loss = functional.cross_entropy(model(view), classes[batch])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if (step + 1) % CHECK_EVERY == 0 and best.is_over():
+            break
+    best.restore()
+    return model
+
+
+@torch.no_grad()
+def _held_loss(model: nn.Module, target: Inputs, classes: Int[Tensor, " num"]) -> float:
+    """Cross-entropy on the held-out labels, summed."""
+    model.eval()
+    chunks = zip(torch.split(target, 256), torch.split(classes, 256), strict=True)
+    losses = [functional.cross_entropy(model(x), y, reduction="sum") for x, y in chunks]
+    return float(torch.stack(losses).sum())
+
+
+def _start(student: nn.Module, drawn: Drawn) -> Classifier:
+    """A copy of ``student`` whose head is the linear probe of the labels that are trained on."""
+    own = copy.deepcopy(student).eval()
+    used = np.flatnonzero(~drawn.held)
+    with torch.no_grad():
+        chunks = torch.split(drawn.target[torch.from_numpy(used)], 256)
+        embedding = torch.cat([unit(own(one)) for one in chunks]).cpu().numpy()
+    num_classes = int(drawn.labels.max()) + 1
+    model = Classifier(own, embedding_dim=embedding.shape[1], num_classes=num_classes)
+    with warnings.catch_warnings():
+        # One example a class is the question here, not the sign of a regression problem.
+        warnings.filterwarnings("ignore", message="The number of unique classes")
+        probe = fit_linear(embedding, drawn.labels[used])
+    weight, bias = class_rows(probe)
+    with torch.no_grad():
+        # The classifier multiplies unit embeddings by ten.
+        model.head.weight.copy_(torch.from_numpy(weight / 10.0))
+        model.head.bias.copy_(torch.from_numpy(bias))
+    place(model, device_of(student))
+    return model
+
+
+def finetune_accuracy(
+    student: nn.Module, config: RunConfig, *, labelling: str, num_labels: int, draw: int
+) -> float:
+    """Test accuracy after fine-tuning on one draw of labels, the draw that the probes see too.
+
+    Args:
+        student: Encoder; not changed.
+        config: Settings of the run.
+        labelling: Labelling of the data set, such as ``group``.
+        num_labels: Labels a class; 0 for all.
+        draw: Index of the draw.
+    """
+    whole = experiment(config.data)
+    pool, test = whole.validation.labelled.labels[labelling], whole.test.labelled.labels[labelling]
+    rows, classes = drawn_rows(
+        pool, num_labels=num_labels, draw=draw, seed=config.seed, twins=whole.validation.twins
+    )
+    labels = np.searchsorted(classes, pool.values[rows])
+    held = split_labels(labels, generator=numpy_generator(config.seed, f"held-{num_labels}", client=draw))
+    target = target_input(config, whole.validation.pairs)[torch.from_numpy(rows)].to(device_of(student))
+    model = finetune(student, Drawn(target=target, labels=labels, held=held), config, draw=draw)
+    asked = np.isin(test.values, classes)
+    shown = target_input(config, whole.test.pairs)[torch.from_numpy(asked)].to(device_of(student))
+    return float((classes[predict_classes(model, shown)] == test.values[asked]).mean())
+
+
+def finetune_rows(student: nn.Module, config: RunConfig, *, labelling: str) -> dict[str, dict[str, object]]:
+    """Accuracies for each number of labels of ``evaluate.num_labels``, in the form of the probes' tables."""
+    table = {}
+    for count in config.evaluate.num_labels:
+        draws = range(config.evaluate.num_draws if count else 1)
+        values = [
+            finetune_accuracy(student, config, labelling=labelling, num_labels=count, draw=draw)
+            for draw in tracked(draws, f"fine-tuning, {count or 'all'} labels a class")
+        ]
+        table[str(count or "all")] = accuracy_row(values, config, labelling=labelling)
+    return table

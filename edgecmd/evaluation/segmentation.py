@@ -1,0 +1,246 @@
+"""Segmentation with few masks: the tables of an evaluation.
+
+Shapes: N images, H height, W width.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgecmd.core.devices import device_of, place, resolve_device
+from edgecmd.core.errors import DataError
+from edgecmd.core.progress import tracked
+from edgecmd.core.seeding import numpy_generator
+from edgecmd.core.statistics import SHARE, mean_interval
+from edgecmd.data.labelled import Masks
+from edgecmd.data.pairs import PairedData, target_kind
+from edgecmd.data.problem import (
+    experiment,
+    map_reduction,
+    map_view,
+    target_input,
+    teacher_of,
+)
+from edgecmd.data.student_input import source_input
+from edgecmd.evaluation.segmentation_score import (
+    Scores,
+    absent_classes,
+    rare_classes,
+    segmentation_scores,
+    share_of_pixels,
+)
+from edgecmd.evaluation.segmenter import (
+    FINETUNE_RATE,
+    SCRATCH_RATES,
+    Drawn,
+    Segmenter,
+    finetune,
+    fit_probe,
+    held_loss,
+    hold_out,
+    predict_masks,
+)
+from edgecmd.models.place_features import TeacherPlaces
+from edgecmd.models.students import Student
+from edgecmd.settings.schema import RunConfig
+from edgecmd.training.run_folder import new_student
+
+Table = dict[str, object]
+Fitted = Mapping[str, Segmenter]
+Fit = Callable[[Drawn, int], Fitted]
+See = Callable[[RunConfig, PairedData], Tensor]
+
+
+def masks_of(config: RunConfig) -> tuple[Masks, Masks]:
+    """Masks of the pool and of the test.
+
+    Raises:
+        DataError: The data set has none.
+    """
+    whole = experiment(config.data)
+    pool, test = whole.validation.labelled.masks, whole.test.labelled.masks
+    if pool is None or test is None:
+        raise DataError(
+            f"data.name={config.data.name!r} has no masks, so segmentation cannot be measured. Sets with"
+            " masks: emoji-scenes, rooms. The student itself needs none: it was distilled without labels."
+        )
+    return pool, test
+
+
+def has_masks(config: RunConfig) -> bool:
+    """Whether pool and test of the data set carry masks."""
+    whole = experiment(config.data)
+    return whole.validation.labelled.masks is not None and whole.test.labelled.masks is not None
+
+
+def draw_images(config: RunConfig, *, percent: int, draw: int, see: See = target_input) -> Drawn:
+    """The labelled images of one draw; it depends on (seed, percent, draw) alone, so all methods share it.
+
+    Args:
+        config: Settings of the run.
+        percent: Of the pool; at least two images.
+        draw: Index of the draw.
+        see: What is looked at of the labelled pairs.
+
+    Raises:
+        DataError: The data set has no masks.
+    """
+    pool, _ = masks_of(config)
+    whole, num = experiment(config.data), len(pool.values)
+    count = min(num, max(2, round(num * percent / 100)))
+    generator = numpy_generator(config.seed, f"masks-{percent}", client=draw)
+    rows = np.sort(generator.permutation(num)[:count])
+    target = see(config, whole.validation.pairs.take(rows))
+    return Drawn(
+        target=target,
+        mask=torch.from_numpy(pool.values[rows]).long().to(target.device),
+        held=hold_out(count, generator=generator),
+        num_classes=len(pool.names),
+        modality=target_kind(whole.train.target),
+    )
+
+
+def segmenter_of(student: Student, drawn: Drawn, config: RunConfig, *, draw: int) -> Segmenter:
+    """Student fine-tuned on a draw: the head starts as the linear probe, then all layers are trained."""
+    return finetune(_probe(student, drawn, config, draw=draw), drawn, config, rate=FINETUNE_RATE, draw=draw)
+
+
+def _probe(student: nn.Module, drawn: Drawn, config: RunConfig, *, draw: int) -> Segmenter:
+    return fit_probe(student, drawn, generator=numpy_generator(config.seed, "probe-places", client=draw))
+
+
+def student_table(student: Student, config: RunConfig) -> Table:
+    """Linear probe and fine-tuning of a dense student for each of ``evaluate.label_percent``.
+
+    Args:
+        student: Dense student; not changed.
+        config: Settings of the run.
+
+    Returns:
+        Plain tables: ``probe`` and ``finetune`` by percent, and what stands beside them in `_facts`.
+
+    Raises:
+        DataError: The data set has no masks.
+    """
+    own: Student = place(student, resolve_device(config.device))
+
+    def fit(drawn: Drawn, draw: int) -> Fitted:
+        probe = _probe(own, drawn, config, draw=draw)
+        tuned = finetune(copy.deepcopy(probe), drawn, config, rate=FINETUNE_RATE, draw=draw)
+        return {"probe": probe, "finetune": tuned}
+
+    return _facts(config) | _rows(fit, config)
+
+
+def scratch_table(config: RunConfig) -> Table:
+    """The same student trained on the same masks from its first weights, without distillation.
+
+    Which of two learning rates is better changes with the data and with the number of masks, so both are
+    tried, and the held-out images decide.
+
+    Raises:
+        DataError: The data set has no masks.
+    """
+
+    def fit(drawn: Drawn, draw: int) -> Fitted:
+        tried = [_from_scratch(config, drawn, rate=rate, draw=draw) for rate in SCRATCH_RATES]
+        return {"finetune": min(tried, key=lambda model: held_loss(model, drawn))}
+
+    return _facts(config) | _rows(fit, config)
+
+
+def ceiling_table(config: RunConfig) -> Table:
+    """The linear probe on the teacher's places of the *source* pictures of the same examples.
+
+    Raises:
+        ConfigError: The teacher has no stages that could be looked at.
+        DataError: The data set has no masks.
+    """
+    places = TeacherPlaces(
+        teacher_of(config).network,
+        view=map_view(config),
+        reduction=map_reduction(config),
+    )
+
+    def fit(drawn: Drawn, draw: int) -> Fitted:
+        return {"probe": _probe(places, drawn, config, draw=draw)}
+
+    def see(config: RunConfig, pairs: PairedData) -> Tensor:
+        return source_input(pairs.source).to(resolve_device(config.device))
+
+    return _facts(config) | _rows(fit, config, see=see)
+
+
+def _from_scratch(config: RunConfig, drawn: Drawn, *, rate: float, draw: int) -> Segmenter:
+    model = Segmenter(new_student(config), num_classes=drawn.num_classes)
+    place(model, device_of(model.student))
+    return finetune(model, drawn, config, rate=rate, draw=draw)
+
+
+def _facts(config: RunConfig) -> Table:
+    """What every segmentation table says: sizes, classes, the floor of the pixel accuracy."""
+    pool, test = masks_of(config)
+    shares = share_of_pixels(test)
+    return {
+        "num_pool": len(pool.values),
+        "num_test": len(test.values),
+        "classes": list(test.names),
+        "rare": list(rare_classes(pool)),
+        "absent": list(absent_classes(test)),
+        "majority": float(shares.max()),
+    }
+
+
+def _rows(fit: Fit, config: RunConfig, *, see: See = target_input) -> Table:
+    """Rows by method and percent."""
+    found: dict[str, dict[str, Table]] = {}
+    for percent in config.evaluate.label_percent:
+        # All of the pool is one draw.
+        num_draws = config.evaluate.segment_draws if percent < 100 else 1
+        draws = tracked(range(num_draws), f"segmentation, {percent}% of the masks")
+        scores = [_scores(fit, config, percent=percent, draw=draw, see=see) for draw in draws]
+        for name in scores[0]:
+            found.setdefault(name, {})[str(percent)] = _row(
+                [one[name] for one in scores], num_items=len(masks_of(config)[1].values)
+            )
+    return dict(found)
+
+
+def _scores(fit: Fit, config: RunConfig, *, percent: int, draw: int, see: See) -> dict[str, Scores]:
+    pool, test = masks_of(config)
+    shown = see(config, experiment(config.data).test.pairs)
+    models = fit(draw_images(config, percent=percent, draw=draw, see=see), draw)
+    rare = rare_classes(pool)
+    return {
+        name: segmentation_scores(predict_masks(model, shown), test, rare=rare)
+        for name, model in models.items()
+    }
+
+
+def _row(scores: list[Scores], *, num_items: int) -> Table:
+    """Mean and interval over the draws of mIoU, and the other figures' means."""
+    values = [one.miou for one in scores]
+    return {
+        "values": values,
+        **asdict(mean_interval(values, bounds=SHARE, num_items=num_items)),
+        "miou_common": float(np.mean([one.miou_common for one in scores])),
+        "pixel_accuracy": float(np.mean([one.pixel_accuracy for one in scores])),
+        "iou": {name: float(np.mean([one.iou[name] for one in scores])) for name in scores[0].iou},
+    }
+
+
+def headline(table: Mapping[str, object]) -> dict[str, float]:
+    """Figures of a segmentation table for one line: mIoU after the probe and after fine-tuning."""
+    line: dict[str, float] = {}
+    for key, name in (("probe", "miou_probe"), ("finetune", "miou")):
+        rows = table.get(key)
+        if isinstance(rows, dict):
+            line |= {f"{name}_{percent}": row["mean"] for percent, row in rows.items()}
+    finetuned = table.get("finetune")
+    if isinstance(finetuned, dict):
+        line |= {f"pixels_{percent}": row["pixel_accuracy"] for percent, row in finetuned.items()}
+    return line

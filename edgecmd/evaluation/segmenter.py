@@ -1,0 +1,206 @@
+"""A dense student with a linear head: a class for each pixel; and how it is trained on few masks.
+
+Shapes: B batch, N images, C channels, H height, W width, D embedding dimension, K classes, P places.
+"""
+
+import copy
+import warnings
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgecmd.core.devices import device_of, place
+from edgecmd.core.seeding import numpy_generator, torch_generator
+from edgecmd.data.augment import MOTIONS, draw_motion, moved
+from edgecmd.data.labelled import IGNORED
+from edgecmd.evaluation.metrics import class_rows
+from edgecmd.models.place_features import unit_places
+from edgecmd.models.students import Pointwise, Student
+from edgecmd.settings.schema import RunConfig
+from edgecmd.training.early_stopping import Best
+
+# Unit embeddings are multiplied by this before the head, as in `edgecmd.evaluation.supervised`.
+HEAD_SCALE = 10.0
+BATCH_SIZE = 16
+HELD_SHARE = 0.2
+CHECK_EVERY, PATIENCE = 20, 8
+MAX_PROBE_PLACES = 6_000
+FINETUNE_RATE, SCRATCH_RATES = 1e-3, (1e-3, 3e-3)
+
+
+class Segmenter(nn.Module):
+    """Scores of each class at each pixel: a dense student, a linear head, and a bilinear enlargement."""
+
+    def __init__(self, student: Student, *, num_classes: int) -> None:
+        super().__init__()
+        self.student = student
+        self.head = Pointwise(student.projector.out_features, num_classes)
+        nn.init.zeros_(self.head.weight)
+        if self.head.bias is not None:
+            nn.init.zeros_(self.head.bias)
+
+    def forward(self, image: Float[Tensor, "batch _ height width"]) -> Float[Tensor, "batch _ height width"]:
+        """Scores, (B, K, H, W)."""
+        embedding = functional.normalize(self.student(image), dim=1)
+        scores = self.head(embedding * HEAD_SCALE)
+        return functional.interpolate(scores, size=image.shape[2:], mode="bilinear", align_corners=False)
+
+    def linear_head(self) -> tuple[Float[np.ndarray, "classes dim"], Float[np.ndarray, " classes"]]:
+        """Weight and bias of the head on unit embeddings, for the exporter."""
+        state = {name: value.detach().cpu().numpy() for name, value in self.head.state_dict().items()}
+        return state["weight"][..., 0, 0] * np.float32(HEAD_SCALE), state["bias"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Drawn:
+    """Images whose masks are known.
+
+    Attributes:
+        target: Inputs of the student, (N, C, H, W).
+        mask: Class of each pixel, (N, H, W), or `IGNORED`.
+        held: Which of them are held out for early stopping, (N,).
+        num_classes: K.
+        modality: Of the target.
+    """
+
+    target: Float[Tensor, "num channels height width"]
+    mask: Int[Tensor, "num height width"]
+    held: Bool[np.ndarray, " num"]
+    num_classes: int
+    modality: str
+
+
+def hold_out(num: int, *, generator: np.random.Generator) -> Bool[np.ndarray, " num"]:
+    """A fifth of the labelled images for early stopping, at least one where there are two."""
+    held = np.zeros(num, dtype=bool)
+    held[generator.permutation(num)[: max(1, round(HELD_SHARE * num)) if num > 1 else 0]] = True
+    return held
+
+
+def fit_probe(student: nn.Module, drawn: Drawn, *, generator: np.random.Generator) -> Segmenter:
+    """Frozen student, logistic regression on its unit embeddings at places of the images trained on.
+
+    A place has the class of the pixel in its middle; of many places a part is drawn.
+
+    Args:
+        student: Dense encoder; a copy of it becomes part of the result.
+        drawn: Labelled images; those held out are not looked at.
+        generator: Source of the places.
+
+    Returns:
+        The segmenter in evaluation mode. Classes without a place have a score below all others.
+    """
+    model = Segmenter(copy.deepcopy(student), num_classes=drawn.num_classes)  # type: ignore[arg-type]
+    place(model, device_of(student))
+    used = torch.from_numpy(np.flatnonzero(~drawn.held))
+    rows, classes = _places(model.eval().student, drawn.target[used], drawn.mask[used])
+    kept = np.flatnonzero(classes != IGNORED)
+    kept = kept[generator.permutation(len(kept))[:MAX_PROBE_PLACES]]
+    found = np.unique(classes[kept])
+    weight = torch.zeros(drawn.num_classes, rows.shape[1])
+    bias = torch.full((drawn.num_classes,), -20.0)
+    if len(found) > 1:
+        with warnings.catch_warnings():
+            # The last digits of a start for fine-tuning are not worth the time.
+            warnings.filterwarnings("ignore", category=ConvergenceWarning)
+            fitted = LogisticRegression(C=10.0, max_iter=100).fit(rows[kept], classes[kept])
+        coefficients, intercepts = class_rows(fitted)
+        weight[found], bias[found] = _tensor(coefficients), _tensor(intercepts)
+    else:
+        bias[found] = 0.0
+    with torch.no_grad():
+        model.head.weight.copy_(weight[..., None, None] / HEAD_SCALE)
+        model.head.bias.copy_(bias)  # type: ignore[union-attr]
+    return model
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.asarray(array, dtype=np.float32))
+
+
+@torch.no_grad()
+def _places(student: nn.Module, target: Tensor, mask: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Unit embeddings of all places, and the class of the pixel in the middle of each."""
+    maps = torch.cat([student(one) for one in torch.split(target, 64)])
+    step = target.shape[2] // maps.shape[2]
+    middle = mask[:, step // 2 :: step, step // 2 :: step]
+    return unit_places(maps).flatten(0, 1).cpu().numpy(), middle.flatten().cpu().numpy()
+
+
+def finetune(model: Segmenter, drawn: Drawn, config: RunConfig, *, rate: float, draw: int) -> Segmenter:
+    """Train all layers on the masks, with early stopping on the held-out ones.
+
+    View and mask are moved alike. Every twenty steps the loss on the held-out images is looked at; the best
+    weights count, those before the first step among them, and eight looks without a better one end it.
+
+    Args:
+        model: Changed.
+        drawn: Labelled images.
+        config: Seed, strength of the views, and most steps.
+        rate: Peak of the learning rate (one cycle).
+        draw: Index of the draw.
+
+    Returns:
+        ``model`` in evaluation mode.
+    """
+    num_steps = config.evaluate.segment_steps
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=num_steps + 1)
+    order = numpy_generator(config.seed, "segment-batches", client=draw)
+    views = torch_generator(config.seed, "segment-views", client=draw)
+    look = partial(held_loss, model, drawn) if drawn.held.any() else None
+    used, best = np.flatnonzero(~drawn.held), Best(model, look, patience=PATIENCE)
+    for step in range(num_steps):
+        model.train()
+        batch = torch.from_numpy(order.choice(used, size=min(BATCH_SIZE, len(used)), replace=False))
+        view, mask = labelled_views(drawn, batch, strength=config.distill.augment, generator=views)
+        loss = functional.cross_entropy(model(view), mask, ignore_index=IGNORED)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        if (step + 1) % CHECK_EVERY == 0 and best.is_over():
+            break
+    best.restore()
+    return model
+
+
+def labelled_views(
+    drawn: Drawn, batch: Tensor, *, strength: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Views of images and of their masks by one motion; what comes from outside is `IGNORED`."""
+    target, mask = drawn.target[batch], drawn.mask[batch]
+    if strength == 0:
+        return target, mask
+    motion = MOTIONS[drawn.modality].times(strength)
+    theta = draw_motion(len(target), motion, generator=generator).to(target)
+    grid = functional.affine_grid(theta, [*target.shape], align_corners=False)
+    seen = moved(mask[:, None].to(target.dtype), theta, mode="nearest")[:, 0].long()
+    outside = (grid.abs() > 1).any(dim=3)
+    return moved(target, theta, mode=motion.mode), seen.masked_fill(outside, IGNORED)
+
+
+@torch.no_grad()
+def held_loss(model: Segmenter, drawn: Drawn) -> float:
+    """Cross-entropy over the pixels of the held-out images, summed; 0 where none is held out."""
+    held = torch.from_numpy(np.flatnonzero(drawn.held))
+    model.eval()
+    chunks = zip(torch.split(drawn.target[held], 64), torch.split(drawn.mask[held], 64), strict=True)
+    return sum(
+        float(functional.cross_entropy(model(x), y, ignore_index=IGNORED, reduction="sum")) for x, y in chunks
+    )
+
+
+@torch.no_grad()
+def predict_masks(model: nn.Module, target: Float[Tensor, "num _ height width"]) -> np.ndarray:
+    """Likeliest class of each pixel, uint8, (N, H, W)."""
+    model.eval()
+    chunks = [model(one).argmax(dim=1).to(torch.uint8).cpu() for one in torch.split(target, 64)]
+    return torch.cat(chunks).numpy()

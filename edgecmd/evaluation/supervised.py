@@ -1,0 +1,158 @@
+"""Baseline without distillation: the same student trained from scratch on the few labels alone.
+
+Shapes: N examples, D embedding dimension.
+"""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgecmd.core.devices import device_of, place
+from edgecmd.core.seeding import numpy_generator, torch_generator
+from edgecmd.core.statistics import SHARE, mean_interval
+from edgecmd.data.augment import augment
+from edgecmd.data.labelled import Labels
+from edgecmd.data.pairs import target_kind
+from edgecmd.data.problem import experiment, target_input
+from edgecmd.evaluation.metrics import draw_labels, known
+from edgecmd.losses import unit
+from edgecmd.settings.schema import RunConfig
+from edgecmd.training.run_folder import new_student
+
+NUM_STEPS = 200
+BATCH_SIZE = 32
+LEARNING_RATE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """How a classifier is trained.
+
+    Attributes:
+        num_steps: Optimiser steps of AdamW, the learning rate by a one-cycle schedule.
+        batch_size: Examples a step; of fewer labels all are used.
+        learning_rate: Peak.
+    """
+
+    num_steps: int = NUM_STEPS
+    batch_size: int = BATCH_SIZE
+    learning_rate: float = LEARNING_RATE
+
+
+DEFAULT_RECIPE = Recipe()
+
+
+class Classifier(nn.Module):
+    """A student with a linear layer on its unit embedding, scaled as a probe would be."""
+
+    def __init__(self, student: nn.Module, *, embedding_dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.student = student
+        self.head = nn.Linear(embedding_dim, num_classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Scores of each class, (B, classes)."""
+        return self.head(unit(self.student(image)) * 10.0)  # type: ignore[no-any-return]
+
+
+def scratch_accuracy(config: RunConfig, *, labelling: str, num_labels: int, draw: int) -> float:
+    """Test accuracy of a student trained on one draw of labels, the draw that the probes see too.
+
+    Args:
+        config: Settings of the run.
+        labelling: Labelling of the data set, such as ``group``.
+        num_labels: Labels a class; 0 for all.
+        draw: Index of the draw.
+    """
+    whole = experiment(config.data)
+    pool, test = whole.validation.labelled.labels[labelling], whole.test.labelled.labels[labelling]
+    rows, classes = drawn_rows(
+        pool, num_labels=num_labels, draw=draw, seed=config.seed, twins=whole.validation.twins
+    )
+    pool_target = target_input(config, whole.validation.pairs)[torch.from_numpy(rows)]
+    labels = np.searchsorted(classes, pool.values[rows])
+    model = fit_classifier(config, pool_target, labels, draw=draw)
+    asked = np.isin(test.values, classes)
+    predicted = predict_classes(model, target_input(config, whole.test.pairs)[torch.from_numpy(asked)])
+    return float((classes[predicted] == test.values[asked]).mean())
+
+
+def accuracy_row(values: list[float], config: RunConfig, *, labelling: str) -> dict[str, object]:
+    """Accuracies of several draws with their mean and interval, as the probes' tables have them.
+
+    Args:
+        values: Test accuracy of each draw.
+        config: Data of the run.
+        labelling: Labelling that was told; the test items that carry it bear the interval.
+    """
+    num = int(known(experiment(config.data).test.labelled.labels[labelling]).sum())
+    return {"values": values, **asdict(mean_interval(values, bounds=SHARE, num_items=num))}
+
+
+def drawn_rows(
+    pool: Labels, *, num_labels: int, draw: int, seed: int, twins: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the pool that are labelled, and the classes among them; as in `evaluate.few_label_accuracy`."""
+    labelled = np.flatnonzero(known(pool))
+    generator = numpy_generator(seed, f"labels-{num_labels}", client=draw)
+    copies = None if twins is None else twins[labelled]
+    rows = labelled[
+        draw_labels(pool.values[labelled], num_labels=num_labels, generator=generator, twins=copies)
+    ]
+    return rows, np.unique(pool.values[rows])
+
+
+def fit_classifier(
+    config: RunConfig,
+    target: Float[Tensor, "num channels height width"],
+    labels: Int[np.ndarray, " num"],
+    *,
+    draw: int,
+    recipe: Recipe = DEFAULT_RECIPE,
+) -> Classifier:
+    """A new student with a linear head, all layers trained on labelled targets alone.
+
+    Args:
+        config: Student, seed and strength of the augmentation.
+        target: Inputs, (N, C, H, W).
+        labels: Their classes, from 0, (N,).
+        draw: Index of the draw of labels; batches and views follow from it.
+        recipe: Steps, batch and learning rate.
+    """
+    student = new_student(config)
+    num_classes = int(labels.max()) + 1
+    model = Classifier(student, embedding_dim=student.projector.out_features, num_classes=num_classes)
+    place(model, device_of(student))
+    classes = torch.from_numpy(labels).to(target.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=recipe.learning_rate, total_steps=recipe.num_steps + 1
+    )
+    rows = numpy_generator(config.seed, "scratch-batches", client=draw)
+    views = torch_generator(config.seed, "scratch-views", client=draw)
+    kind = target_kind(experiment(config.data).train.target)
+    size = min(recipe.batch_size, len(target))
+    model.train()
+    for _ in range(recipe.num_steps):
+        batch = torch.from_numpy(rows.choice(len(target), size=size, replace=False))
+        view = augment(kind, target[batch], strength=config.distill.augment, generator=views)
+        loss = functional.cross_entropy(model(view), classes[batch])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+    return model
+
+
+@torch.no_grad()
+def predict_classes(model: nn.Module, target: Tensor) -> np.ndarray:
+    """Index of the best class of each input, (N,)."""
+    model.eval()
+    scores = torch.cat([model(target[start : start + 256]) for start in range(0, len(target), 256)])
+    return scores.argmax(dim=1).cpu().numpy()

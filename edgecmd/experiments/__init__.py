@@ -1,0 +1,1 @@
+"""Whole experiments: the pipeline of a run, comparisons, the theory sweep, benchmarks."""

@@ -1,0 +1,164 @@
+"""The local grid against a bare torch loop that makes the same gradient steps."""
+
+import math
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from edgecmd.core.errors import ConfigError
+from edgecmd.core.processes import Workers
+from edgecmd.settings.schema import RunConfig
+
+MAX_DISTANCE = 1e-3
+
+
+def measure(config: RunConfig, *, num_clients: int, num_rounds: int, num_repeats: int) -> dict[str, Any]:
+    """Ratio of CPU times and the grid's peak memory, each measured in a fresh process.
+
+    Args:
+        config: Settings; clients, rounds and evaluation are replaced.
+        num_clients: Clients of the simulation.
+        num_rounds: Rounds timed on either side.
+        num_repeats: Pairs of (grid, bare loop), one after the other.
+
+    Raises:
+        ConfigError: The two sides ended with different weights, so the ratio would mean nothing.
+    """
+    from edgecmd.settings.reader import flatten
+
+    bench = replace(
+        config,
+        federation=replace(
+            config.federation,
+            num_clients=num_clients,
+            num_rounds=num_rounds,
+            strategy="fedavg",
+            client_fraction=1.0,
+            num_workers=1,
+        ),
+        evaluate=replace(config.evaluate, every_rounds=0),
+    )
+    flat = dict(flatten(bench))
+    with Workers(1) as pool:
+        timed = pool.submit(_timed, flat, num_repeats).result()
+    with Workers(1) as pool:
+        peak = pool.submit(_peak, flat).result()
+    return {"clients": num_clients, "rounds": num_rounds, "repeats": num_repeats, **timed, "peak_mb": peak}
+
+
+def _timed(flat: Mapping[str, Any], num_repeats: int) -> dict[str, float]:
+    import torch
+
+    from edgecmd.settings.reader import unflatten
+
+    torch.set_num_threads(1)
+    config, grid, bare, bytes_ratio = unflatten(flat), [], [], 0.0
+    check_same_work(config)
+    for _ in range(num_repeats):
+        started = time.process_time()
+        _, bytes_ratio = run_grid(config)
+        grid.append(time.process_time() - started)
+        started = time.process_time()
+        run_bare(config)
+        bare.append(time.process_time() - started)
+    ratios = [one / other for one, other in zip(grid, bare)]
+    return {
+        "ratio_median": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "grid_cpu_s": statistics.median(grid),
+        "bare_cpu_s": statistics.median(bare),
+        "bytes_ratio": bytes_ratio,
+    }
+
+
+def check_same_work(config: RunConfig) -> None:
+    """Refuse to time two sides that do different work: after one round they must agree.
+
+    Later rounds part by themselves: the two sums round differently, and Adam's first step is a sign.
+
+    Raises:
+        ConfigError: They do not agree.
+    """
+    from edgecmd.training.run_folder import new_student
+    from server.federation import to_arrays
+
+    one = replace(config, federation=replace(config.federation, num_rounds=1))
+    start, looped = to_arrays(new_student(one)), run_bare(one)
+    away = distance(run_grid(one)[0], looped) / distance(looped, start)
+    if away > MAX_DISTANCE:
+        raise ConfigError(f"The bare loop ended {away:.1%} of its way off the grid; no ratio was measured.")
+
+
+def distance(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    """Euclidean distance of two sets of weights."""
+    return math.sqrt(sum(float(((one[name] - other[name]) ** 2).sum()) for name in one))
+
+
+def _peak(flat: Mapping[str, Any]) -> float:
+    """Peak resident memory of the grid alone, in MB."""
+    import torch
+
+    from edgecmd.settings.reader import unflatten
+
+    torch.set_num_threads(1)
+    run_grid(unflatten(flat))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def run_grid(config: RunConfig) -> tuple[dict[str, Any], float]:
+    """Final weights of the federation, and serialised bytes divided by 2 x 4 x parameters x clients."""
+    from edgecmd.models.students import num_parameters
+    from server.federation import to_arrays
+    from server.simulate import simulate
+    from server.strategies import to_record
+
+    with tempfile.TemporaryDirectory() as folder:
+        student = simulate(replace(config, out=folder, name="bench"))
+    arrays = to_arrays(student)
+    sent = sum(len(array.data) for array in to_record(arrays).values())
+    return arrays, sent / (4 * num_parameters(student))
+
+
+def run_bare(config: RunConfig) -> dict[str, Any]:
+    """The same gradient steps as a plain loop: one resident student, weights averaged in place."""
+    import torch
+
+    from edgecmd.data.problem import client_holding
+    from edgecmd.training.distill import Place, distil, make_optimizer, optimizer_tensors, restore_optimizer
+    from edgecmd.training.run_folder import new_student
+    from server.federation import to_arrays
+
+    federation, student = config.federation, new_student(config)
+    holdings = [client_holding(config, client) for client in range(federation.num_clients)]
+    kept: list[dict[str, torch.Tensor]] = [{} for _ in holdings]
+    weights = list(student.parameters())
+    total = sum(len(holding.data) for holding in holdings)
+    steps = federation.local_steps
+    for index in range(federation.num_rounds):
+        start = [weight.detach().clone() for weight in weights]
+        mean = [torch.zeros_like(weight) for weight in weights]
+        for client, holding in enumerate(holdings):
+            torch._foreach_copy_([weight.data for weight in weights], start)
+            optimizer = make_optimizer(student, config.distill)
+            if config.distill.keep_optimizer:
+                restore_optimizer(optimizer, kept[client])
+            place = Place.of_round(config, round_index=index + 1, client=client)
+            distil(
+                student,
+                holding.data,
+                holding.anchors,
+                config.distill,
+                num_steps=steps,
+                place=place,
+                optimizer=optimizer,
+            )
+            if config.distill.keep_optimizer:
+                kept[client] = optimizer_tensors(optimizer)
+            torch._foreach_add_(mean, [weight.data for weight in weights], alpha=len(holding.data) / total)
+        torch._foreach_copy_([weight.data for weight in weights], mean)
+    return to_arrays(student)

@@ -1,0 +1,159 @@
+"""Students that deploy as well as they train: norm-free, with GroupNorm, and with GroupNorm folded away."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgecmd.cli.common import say
+from edgecmd.settings.schema import RunConfig
+
+if TYPE_CHECKING:
+    from edgecmd.models.students import Student
+
+FOLDED = ", folded"
+METRICS = ("recall@1", "linear_10")
+
+
+def measure(
+    config: RunConfig,
+    *,
+    architectures: Sequence[str],
+    method: str,
+    num_seeds: int,
+    warm_steps: int,
+    fold_steps: int,
+) -> dict[str, Any]:
+    """Train each student with each seed, assess it, and assess its folded form.
+
+    Run folders are ``<out>/<name>/seed-N/<architecture>``, ready for ``edgecmd export``. What is finished is
+    read, not repeated.
+
+    Args:
+        config: Settings that all share.
+        architectures: Students; a ``gn-*`` one also gives a row with its normalisation folded away.
+        method: A loss, or ``<mechanism>@<epsilon>``.
+        num_seeds: Seeds from 0.
+        warm_steps: Steps of a warm start on public pictures, with the default settings of distillation; 0 for
+            random first weights.
+        fold_steps: Steps of the recovery after folding.
+
+    Returns:
+        For each row mean and 95% interval of R@1 and of the linear probe with 10 labels a class, whether
+        every student passed the purity probe, and for folded rows the cosine to the student before.
+    """
+    from edgecmd.core.files import write_json
+
+    folder = Path(config.out) / config.name
+    first = {name: _first_weights(config, name, folder, warm_steps) for name in architectures}
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for seed in range(num_seeds):
+        for name in architectures:
+            one = _settings(
+                config, name, method, seed=seed, folder=folder, path=first[name], fold_steps=fold_steps
+            )
+            for row, line in _job(one, Path(one.out) / one.name):
+                lines.setdefault(row, []).append(line)
+                say(f"seed {seed} {row}: " + "  ".join(f"{k} {v:.4g}" for k, v in line.items()))
+    summary = {row: _summary(found) for row, found in lines.items()}
+    result = {"method": method, "seeds": num_seeds, "rows": summary, "all": lines}
+    write_json(folder / "students.json", result)
+    return result
+
+
+def _first_weights(config: RunConfig, architecture: str, folder: Path, num_steps: int) -> str:
+    """Path of a warm start that all seeds share, by the default optimiser; empty for random weights."""
+    from edgecmd.settings.schema import DistillConfig
+    from edgecmd.training.run_folder import save_student
+    from edgecmd.training.warm_start import warm_start
+
+    if not num_steps:
+        return ""
+    path = folder / f"{architecture}.warm.safetensors"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        student = replace(config.student, architecture=architecture)
+        # The private optimiser is chosen for noise; a warm start has none.
+        settings = replace(config, student=student, distill=DistillConfig()).resolved()
+        save_student(warm_start(settings, num_steps=num_steps), path, settings)
+    return str(path)
+
+
+def _settings(
+    config: RunConfig,
+    architecture: str,
+    method: str,
+    *,
+    seed: int,
+    folder: Path,
+    path: str,
+    fold_steps: int,
+) -> RunConfig:
+    from edgecmd.experiments.compare.jobs import private_config
+    from edgecmd.experiments.compare.methods import AT
+
+    shared = replace(
+        config,
+        seed=seed,
+        out=str(folder / f"seed-{seed}"),
+        name=architecture,
+        student=replace(config.student, architecture=architecture, path=path),
+        export=replace(config.export, fold_steps=fold_steps),
+    )
+    if AT in method:
+        return private_config(shared, method)
+    return replace(shared, distill=replace(shared.distill, loss=method)).resolved()
+
+
+def _job(config: RunConfig, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Figures of one student and of its folded form, by row."""
+    from edgecmd.core.files import read_json, write_json
+    from edgecmd.models.students import STUDENTS
+    from edgecmd.training.run_folder import load_student
+    from edgecmd.training.standins import public_inputs
+    from export.graph.fold_norm import GROUP_NORM, fold_norm
+    from server.simulate import simulate
+
+    architecture, record = config.student.architecture, folder / "students.json"
+    if record.is_file():
+        yield from read_json(record).items()
+        return
+    if not (folder / "student.safetensors").is_file():
+        simulate(config)
+    student = load_student(folder / "student.safetensors")
+    found = {architecture: _figures(config, student)}
+    if STUDENTS[architecture].family == GROUP_NORM:
+        folded = fold_norm(
+            student,
+            architecture,
+            sampler=public_inputs(config, purpose="fold-norm"),
+            num_steps=config.export.fold_steps,
+        )
+        found[architecture + FOLDED] = {
+            **_figures(config, folded.student),
+            "cosine_before": folded.cosine_before,
+            "cosine": folded.cosine,
+        }
+    write_json(record, found)
+    yield from found.items()
+
+
+def _figures(config: RunConfig, student: "Student") -> dict[str, Any]:
+    from edgecmd.core.errors import PrivacyError
+    from edgecmd.evaluation.evaluate import assess, embedder, headline
+    from edgecmd.privacy.step.purity import require_pure
+
+    line = headline(assess(embedder(student, config), config))
+    try:
+        channels = int(next(student.parameters()).shape[1])
+        require_pure(student, in_channels=channels, image_size=config.data.image_size)
+        pure = 1.0
+    except PrivacyError:
+        pure = 0.0
+    return {**{name: line[name] for name in METRICS if name in line}, "pure": pure}
+
+
+def _summary(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    from edgecmd.core.statistics import SHARE, mean_interval
+
+    return {name: asdict(mean_interval([line[name] for line in lines], bounds=SHARE)) for name in lines[0]}

@@ -1,0 +1,112 @@
+"""The methods of a comparison, what each of them may see, and how much work each does.
+
+Every method that trains starts from the same student and takes the same number of optimiser steps on as
+many pairs a step. ``supervised`` has only its labels to draw a batch from, and as many steps.
+"""
+
+from dataclasses import dataclass
+
+from edgecmd.data.problem import experiment
+from edgecmd.settings.schema import RunConfig
+
+CENTRAL = "central:"
+AT = "@"
+REFERENCE = "cmc"
+PRESIMCLR = "presimclr"
+# The paper's two losses and what grew out of them here.
+PAPER = ("cmc", "cmd", "cmc+cmd", "cmc-anchored", "cmd-anchored", "cmc+cmd-anchored")
+# What others do with pairs, or with targets alone, and without labels.
+OTHERS = ("l2", "socket", "seed", "crd", "simclr", PRESIMCLR)
+LABEL_FREE = (*PAPER, *OTHERS)
+# Trained on labels: few ones, all that exist, few ones by the recipe of ``edgecmd run``.
+SUPERVISED, SUPERVISED_ALL, SCRATCH = "supervised", "supervised-all", "scratch"
+# Nothing is trained: the teacher on targets, the teacher on the source pictures, first weights.
+TEACHER, TEACHER_SOURCE, UNTRAINED = "teacher", "teacher-source", "untrained"
+REFERENCES = (SUPERVISED, SUPERVISED_ALL, TEACHER, TEACHER_SOURCE, UNTRAINED)
+# Methods in which no federation takes part.
+ALONE = (*REFERENCES, SCRATCH)
+EVERY = (*LABEL_FREE, *REFERENCES)
+TUNED = (*LABEL_FREE, SUPERVISED, SUPERVISED_ALL)
+TWO_VIEWS = ("simclr", PRESIMCLR)
+
+MEANING = {
+    SUPERVISED: "trained from scratch on the few labels alone",
+    SUPERVISED_ALL: (
+        "trained from scratch on the labels of the pool and of all training targets together, which no"
+        " client could: an oracle"
+    ),
+    TEACHER: "the teacher on the targets as they are, nothing trained",
+    TEACHER_SOURCE: "the teacher on the source pictures of the same examples, its own modality",
+    UNTRAINED: "the student with its first weights",
+    PRESIMCLR: "simclr on the targets after simclr on the public source pictures",
+    "simclr": "simclr on the targets alone",
+}
+
+
+def plain(method: str) -> str:
+    """``method`` without the mark of central training."""
+    return method.removeprefix(CENTRAL)
+
+
+def kind_of(method: str) -> str:
+    """What sort of method it is, for a legend."""
+    name = plain(method)
+    if name in PAPER:
+        return "the paper's losses and their anchored forms"
+    if name in (*REFERENCES, SCRATCH):
+        return "references: with labels, or without training on pairs"
+    return "other methods without labels"
+
+
+def is_tuned(method: str) -> bool:
+    """Whether a learning rate is chosen for ``method``."""
+    return plain(method) in TUNED
+
+
+def is_alone(method: str) -> bool:
+    """Whether ``method`` gives the same under every federation."""
+    return method in ALONE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What one run of a method costs, counted.
+
+    Attributes:
+        steps: Optimiser steps that the weights go through one after another.
+        pairs_a_step: Examples behind each of them, over all clients.
+        views: Views of each example.
+    """
+
+    steps: int
+    pairs_a_step: int
+    views: int = 1
+
+
+def work_of(config: RunConfig, method: str) -> Work:
+    """The work that ``method`` does under ``config``, for the table; nothing is trained.
+
+    Args:
+        config: Settings of the run.
+        method: A name of `EVERY`, or a loss with ``central:`` before it.
+
+    Guarantees:
+        Steps and pairs a step are the same for every name of `LABEL_FREE`, federated or central, and
+        for ``supervised-all``, as long as every client holds a batch of pairs. ``presimclr`` makes as many
+        steps again on public pictures before; ``simclr`` looks at each target twice.
+    """
+    if plain(method) in (TEACHER, TEACHER_SOURCE, UNTRAINED):
+        return Work(steps=0, pairs_a_step=0)
+    federation = config.federation
+    cohort = max(1, round(federation.num_clients * federation.client_fraction))
+    steps = federation.num_rounds * federation.local_steps
+    pairs = min(config.distill.batch_size * cohort, len(experiment(config.data).train))
+    if method == SUPERVISED:
+        pairs = config.distill.batch_size
+    return Work(steps=steps, pairs_a_step=pairs, views=2 if plain(method) in TWO_VIEWS else 1)
+
+
+def relative_cost(method: str) -> float:
+    """Time of one run in units of a run of ``cmc``, roughly: for the estimate before the first minutes."""
+    costs = {"simclr": 1.9, PRESIMCLR: 3.0, TEACHER: 0.1, TEACHER_SOURCE: 0.1, UNTRAINED: 0.15}
+    return costs.get(plain(method), 1.0)

@@ -1,0 +1,66 @@
+"""Pictures for the report: drawings, their own pictures and the nearest ones found."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from edgecmd.settings.schema import RunConfig
+
+NUM_QUERIES = 12
+NUM_FOUND = 5
+
+
+def write_gallery(config: RunConfig, folder: Path) -> None:
+    """Write ``retrieval.npz``: queries drawn by the run's seed from the strict test split.
+
+    Queries are drawn without looking at the result, so the gallery shows failures as often as they are.
+    Copies of a picture are one thing, shown and ranked once. Where pairs are matched by class, the first
+    picture of the right class counts as found.
+    """
+    from edgecmd.core.artefacts import write_artefact
+    from edgecmd.core.seeding import numpy_generator
+    from edgecmd.data.as_pictures import as_pictures
+    from edgecmd.data.problem import experiment
+    from edgecmd.data.user_files.images import to_rgb
+    from edgecmd.evaluation.evaluate import CLASS_PAIRED, embedder, teacher_embedding
+    from edgecmd.evaluation.metrics import ranks_of, right_sources, things, unit_rows
+    from edgecmd.training.run_folder import load_student
+
+    whole = experiment(config.data)
+    held = whole.test_strict
+    pairs = held.pairs
+    student = load_student(folder / "student.safetensors")
+    teacher = teacher_embedding(config, "test_strict")
+    similarity = embedder(student, config)(pairs.target) @ unit_rows(teacher).T
+    codes = things(teacher, shown=held.shown)
+    chosen = np.sort(numpy_generator(config.seed, "gallery").permutation(len(pairs))[:NUM_QUERIES])
+    nearest = np.stack([_nearest_things(one, codes) for one in similarity[chosen]])
+    truth = to_rgb(as_pictures(pairs.source[chosen]))
+    rank = ranks_of(similarity[chosen], codes, own=codes[chosen])
+    if whole.kind == CLASS_PAIRED:
+        classes = held.labelled.labels["group"].values
+        right = right_sources(classes, codes)[chosen]
+        own = np.where(right, similarity[chosen], -np.inf).max(axis=1)
+        rank = np.array(
+            [
+                1 + len(np.unique(codes[~ok & (row >= at)]))
+                for row, ok, at in zip(similarity[chosen], right, own, strict=True)
+            ]
+        )
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        query=as_pictures(pairs.target[chosen]),
+        truth=truth,
+        found=to_rgb(as_pictures(pairs.source[nearest.ravel()])).reshape(*nearest.shape, *truth.shape[1:]),
+        rank=rank,
+    )
+    write_artefact(folder, "retrieval.npz", buffer.getvalue(), may_leave=False)
+
+
+def _nearest_things(similarity: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Rows of the nearest things, nearest first: of each thing its nearest picture."""
+    order = np.argsort(-similarity, kind="stable")
+    first = np.sort(np.unique(codes[order], return_index=True)[1])
+    return np.asarray(order[first[:NUM_FOUND]])

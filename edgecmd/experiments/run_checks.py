@@ -1,0 +1,363 @@
+"""Everything that refuses a run before it trains, in the order of a run; `data check` collects it all.
+
+A row of `STEPS` is a name and a function that raises. ``run`` goes through them and ends at the first error;
+``data check`` goes on, so both refuse the same with the same sentence.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgecmd.core.errors import DataError, EdgecmdError
+from edgecmd.settings.schema import RunConfig
+
+if TYPE_CHECKING:
+    from edgecmd.data.experiment import Experiment
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One thing that a run needs.
+
+    Attributes:
+        check: Raises where the settings or the data do not give it.
+        needs_data: Whether it looks at the pairs, so that it says nothing where they cannot be read.
+        needs_earlier: Whether it says nothing where an earlier step of the same kind failed.
+    """
+
+    check: Callable[[RunConfig], object]
+    needs_data: bool = False
+    needs_earlier: bool = False
+
+
+def _choices(config: RunConfig) -> dict[str, Callable[[], object]]:
+    """Settings that name an entry of a table, each by its dotted key."""
+    from edgecmd.core.devices import resolve_device
+    from edgecmd.core.errors import choose
+    from edgecmd.data.anchors import ANCHORS
+    from edgecmd.data.experiment import LOADERS
+    from edgecmd.data.pairs import TARGET_KINDS
+    from edgecmd.data.partition import PARTITIONS
+    from edgecmd.data.user_files.user_pairs import SPLITS
+    from edgecmd.models.students import STUDENTS
+    from edgecmd.training.distill import OBJECTIVES, OPTIMIZERS, SCHEDULES
+    from server.strategies import BUILDERS
+
+    kinds = {"auto": 0, **TARGET_KINDS}
+    splits = SPLITS if config.data.name == "folder" else {config.data.split: None}
+    return {
+        "data.name": lambda: choose("data.name", config.data.name, LOADERS),
+        "data.split": lambda: choose("data.split", config.data.split, splits),
+        "data.target_kind": lambda: choose("data.target_kind", config.data.target_kind, kinds),
+        "student.architecture": lambda: choose("student.architecture", config.student.architecture, STUDENTS),
+        "distill.loss": lambda: choose("distill.loss", config.distill.loss, OBJECTIVES),
+        "distill.optimizer": lambda: choose("distill.optimizer", config.distill.optimizer, OPTIMIZERS),
+        "distill.schedule": lambda: choose("distill.schedule", config.distill.schedule, SCHEDULES),
+        "federation.partition": lambda: choose(
+            "federation.partition", config.federation.partition, PARTITIONS
+        ),
+        "distill.anchors": lambda: choose("distill.anchors", config.distill.anchors, ANCHORS),
+        "federation.strategy": lambda: choose("federation.strategy", config.federation.strategy, BUILDERS),
+        "device": lambda: resolve_device(config.device),
+    }
+
+
+def _choice(key: str) -> Callable[[RunConfig], object]:
+    return lambda config: _choices(config)[key]()
+
+
+CHOICES = (
+    "data.name",
+    "data.split",
+    "data.target_kind",
+    "student.architecture",
+    "distill.loss",
+    "distill.optimizer",
+    "distill.schedule",
+    "federation.partition",
+    "distill.anchors",
+    "federation.strategy",
+    "device",
+)
+
+
+def _strategy(config: RunConfig) -> None:
+    from server.strategies import BUILDERS
+
+    BUILDERS[config.federation.strategy](config)
+
+
+def _privacy(config: RunConfig) -> None:
+    from edgecmd.privacy.plan import make_plan
+
+    make_plan(config)
+
+
+def _teacher(config: RunConfig) -> None:
+    """The teacher can be read; with ready features there is none."""
+    from edgecmd.data.problem import teacher_of
+
+    if not config.teacher.pair_features:
+        teacher_of(config)
+
+
+def _export(config: RunConfig) -> None:
+    """Names and folders that the export would refuse after the training."""
+    from edgecmd.core.errors import choose
+    from export.graph.fold_norm import folded_architecture
+    from export.profiles.calibration import KINDS
+    from export.profiles.table import choose_profiles
+
+    choose_profiles(config.export.profiles)
+    choose("export.calibration", config.export.calibration, KINDS)
+    if config.export.fold_norm:
+        folded_architecture(config.student.architecture)
+    folder = config.export.prototypes
+    if folder and not Path(folder).is_dir():
+        raise DataError(
+            f"export.prototypes={folder!r} is no folder. Give one with a sub-folder of pictures for each"
+            " class."
+        )
+
+
+def _pairs(config: RunConfig) -> None:
+    from edgecmd.data.problem import experiment
+
+    experiment(config.data)
+
+
+def _partition(config: RunConfig) -> None:
+    from edgecmd.data.problem import client_rows
+
+    client_rows(config)
+
+
+def _student_kind(config: RunConfig) -> None:
+    from edgecmd.training.run_folder import check_modality
+
+    check_modality(config)
+
+
+def _ready_files(config: RunConfig) -> None:
+    """Files of ready features are what they should be, whatever the pairs are."""
+    from edgecmd.data.problem import check_ready_features
+
+    problems = check_ready_features(config, None)
+    if problems:
+        raise DataError(" ".join(problems))
+
+
+def _ready(config: RunConfig) -> None:
+    """Ready features fit the pairs and the public images."""
+    from edgecmd.data.problem import ready_pairs
+
+    if config.teacher.pair_features:
+        ready_pairs(config)
+
+
+# Held-out parts of an experiment that retrieval is asked of, by what a message calls their pairs.
+ASKED = {"validation": "validation pairs", "test": "test pairs", "test_strict": "pairs of the strict test"}
+
+
+def _told_apart(config: RunConfig) -> None:
+    """Ready features tell two things apart in each part that retrieval is asked of.
+
+    Those of a computed teacher are not looked at: all pictures would have to be embedded.
+    """
+    from edgecmd.data.problem import experiment
+    from edgecmd.evaluation.evaluate import CLASS_PAIRED, teacher_embedding
+    from edgecmd.evaluation.metrics import told_apart
+    from edgecmd.models.students import is_dense
+
+    whole = experiment(config.data)
+    if (
+        not config.teacher.pair_features
+        or whole.kind == CLASS_PAIRED
+        or is_dense(config.student.architecture)
+    ):
+        return
+    for part, what in ASKED.items():
+        if part != "test_strict" or whole.test_strict is not whole.test:
+            told_apart(teacher_embedding(config, part), shown=getattr(whole, part).shown, what=what)
+
+
+def _prototypes(config: RunConfig) -> None:
+    """Pictures of `export.prototypes` can be read as the exported student reads them."""
+    from edgecmd.cli.device import plain_spec
+    from edgecmd.training.run_folder import new_student
+    from export.documents.prototypes import read_examples
+
+    if config.export.prototypes:
+        student = new_student(config)
+        spec = plain_spec(config, student, architecture=config.student.architecture)
+        read_examples(Path(config.export.prototypes), spec)
+
+
+def _calibration(config: RunConfig) -> None:
+    """Ranges can be taken from something, where a profile of the export needs them."""
+    from export.profiles.calibration import calibration_of
+    from export.profiles.table import PROFILES, choose_profiles
+
+    if any(PROFILES[name].calibrated for name in choose_profiles(config.export.profiles)):
+        calibration_of(config)
+
+
+def _student(config: RunConfig) -> None:
+    """The student can be made for the teacher's features of the public images."""
+    from edgecmd.training.run_folder import new_student
+
+    new_student(config)
+
+
+STEPS: tuple[Step, ...] = (
+    *(Step(check=_choice(key)) for key in CHOICES),
+    Step(check=_strategy, needs_earlier=True),
+    Step(check=_privacy),
+    Step(check=_teacher),
+    Step(check=_ready_files),
+    Step(check=_export),
+    Step(check=_pairs),
+    Step(check=_partition, needs_data=True),
+    Step(check=_student_kind, needs_data=True),
+    Step(check=_ready, needs_data=True, needs_earlier=True),
+    Step(check=_told_apart, needs_data=True, needs_earlier=True),
+    Step(check=_student, needs_data=True, needs_earlier=True),
+    Step(check=_prototypes, needs_data=True, needs_earlier=True),
+    Step(check=_calibration, needs_data=True, needs_earlier=True),
+)
+
+
+def _constant(whole: "Experiment", config: RunConfig) -> list[str]:
+    """A user's pictures of one colour, maps without a measurement, silence."""
+    from edgecmd.data.constants import constant_notes
+
+    parts = (whole.train, whole.validation.pairs, whole.test.pairs)
+    return constant_notes(*parts, reverse=config.data.reverse) if config.data.path else []
+
+
+def _copies(whole: "Experiment", _: RunConfig) -> list[str]:
+    """Copies, leaks between parts, and targets that stand in their own sources."""
+    from edgecmd.data.duplicates import duplicate_report
+
+    return duplicate_report(whole)
+
+
+# What is said of pairs that can be used, for a person to look at.
+REPORTS: "tuple[Callable[[Experiment, RunConfig], list[str]], ...]" = (_constant, _copies)
+
+
+def notes_of(whole: "Experiment", config: RunConfig) -> list[str]:
+    """What a run can live with, and a person should know: said while reading, and of the pairs as read."""
+    return [*whole.notes, *(sentence for report in REPORTS for sentence in report(whole, config))]
+
+
+def notes_in_short(whole: "Experiment", config: RunConfig) -> list[str]:
+    """The same for a plan: copies are counted and not named."""
+    from edgecmd.data.duplicates import duplicate_summary
+
+    return [*whole.notes, *_constant(whole, config), *duplicate_summary(whole), *_masked(whole, config)]
+
+
+def _masked(whole: "Experiment", config: RunConfig) -> list[str]:
+    """What becomes of training pairs of one source in a batch."""
+    from edgecmd.data.problem import shares_features
+
+    return (
+        ["Pairs of one source share its teacher feature and are no negatives of each other."]
+        if shares_features(whole, config)
+        else []
+    )
+
+
+def refuse(config: RunConfig) -> None:
+    """Go through all steps; the first that fails ends it.
+
+    Raises:
+        EdgecmdError: What a run would be refused for.
+    """
+    for step in STEPS:
+        step.check(config)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What is known of data and settings before a run.
+
+    Attributes:
+        experiment: The pairs as a run would use them; None where they cannot be.
+        problems: Whatever refuses a run: sentence and exit code of each.
+        notes: What a run can live with.
+    """
+
+    experiment: "Experiment | None" = None
+    problems: list[tuple[str, int]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def collect(config: RunConfig) -> Found:
+    """Go through all steps and note what each refuses.
+
+    Args:
+        config: Settings of the run; what lies at ``data.path`` is read once.
+
+    Returns:
+        Problems in the order in which a run would meet them.
+    """
+    found = Found()
+    failed = False
+    for step in STEPS:
+        if step.check is _pairs:
+            found = _collect_pairs(config, found)
+            failed = failed or found.experiment is None
+            continue
+        if (step.needs_data and found.experiment is None) or (step.needs_earlier and failed):
+            continue
+        try:
+            step.check(config)
+        except EdgecmdError as error:
+            failed = True
+            # Two steps may look the same name up.
+            if str(error) not in {text for text, _ in found.problems}:
+                found.problems.append((str(error), error.exit_code))
+    return found
+
+
+def _collect_pairs(config: RunConfig, found: Found) -> Found:
+    """Read the pairs; where that was given up early, once more to the end, for everything that is wrong."""
+    from edgecmd.data.findings import ProblemsError, problems_of
+    from edgecmd.data.problem import experiment
+    from edgecmd.data.user_files.folder import load_folder
+
+    error: EdgecmdError
+    try:
+        whole = experiment(config.data)
+        return replace(found, experiment=whole, notes=[*found.notes, *notes_of(whole, config)])
+    except EdgecmdError as first:
+        error = first
+    early = config.data.name == "folder" and not (isinstance(error, ProblemsError) and error.complete)
+    sentences = [(text, error.exit_code) for text in problems_of(error)]
+    if early:
+        try:
+            load_folder(config.data, whole=True)
+        except EdgecmdError as again:
+            error = again
+            told = {text for text, _ in sentences}
+            sentences += [(text, DataError.exit_code) for text in problems_of(again) if text not in told]
+    known = {text for text, _ in found.problems}
+    found.problems.extend(one for one in sentences if one[0] not in known)
+    found.notes.extend(error.notes if isinstance(error, ProblemsError) else ())
+    return found
+
+
+def settings_for(config: RunConfig, path: Path) -> RunConfig:
+    """Settings of a run on what lies at ``path``: as a public set where one is named, else as a folder.
+
+    A name of no set at all stays, so that it is refused as a run refuses it.
+    """
+    from edgecmd.data.experiment import LOADERS
+    from edgecmd.datasets.on_disk.load import LAYOUTS
+
+    is_other = config.data.name in LOADERS and config.data.name not in LAYOUTS
+    name = "folder" if is_other else config.data.name
+    return replace(config, data=replace(config.data, name=name, path=str(path)))

@@ -1,0 +1,199 @@
+"""Do clients rotate apart? Their embeddings of the same targets, compared before they are averaged.
+
+The relations of `edgecmd.losses.cmd` do not change under a rotation of the student's space, so nothing in
+that loss keeps clients in one frame but their common start. Compared are held-out targets, which a
+simulation has and a federation has not.
+
+Shapes: N examples, D embedding dimension.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from edgecmd.core.errors import ConfigError, choose
+from edgecmd.data.problem import client_holding, experiment, pair_features
+from edgecmd.evaluation.evaluate import embedder
+from edgecmd.evaluation.metrics import Embedding, few_label_accuracy, make_probe, recall
+from edgecmd.experiments.theory.sweep import FEW, labelling_of
+from edgecmd.settings.schema import RunConfig
+from edgecmd.training.distill import Place, distil, make_optimizer
+from edgecmd.training.run_folder import new_student
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Alignment:
+    """How two or more clients' embeddings of the same targets differ.
+
+    Attributes:
+        cosine: Mean cosine of one target's embeddings, over targets and pairs of clients; 1 is agreement.
+        apart: ``2 - 2 cosine``, the mean squared distance of unit embeddings.
+        residual: What of ``apart`` is left after the best rotation of one onto the other.
+    """
+
+    cosine: float
+    apart: float
+    residual: float
+
+    @property
+    def rotated(self) -> float:
+        """Share of ``apart`` that a rotation takes away; 0 where there is nothing apart."""
+        return 1.0 - self.residual / self.apart if self.apart > 1e-9 else 0.0
+
+
+def procrustes_residual(one: Embedding, other: Embedding) -> float:
+    """Mean squared distance after the best orthogonal map (Schoenemann 1966): ``min_Q |A Q - B|_F^2 / N``.
+
+    Args:
+        one: Unit embeddings A, (N, D).
+        other: Unit embeddings B of the same examples, (N, D).
+
+    Returns:
+        Between 0, where B is A rotated or mirrored, and 2.
+    """
+    total = float((one**2).sum() + (other**2).sum())
+    nuclear = float(
+        np.linalg.svd(one.astype(np.float64).T @ other.astype(np.float64), compute_uv=False).sum()
+    )
+    return max(0.0, total - 2.0 * nuclear) / len(one)
+
+
+def alignment(embeddings: Sequence[Embedding]) -> Alignment:
+    """Alignment over every pair of clients.
+
+    Args:
+        embeddings: Unit embeddings of the same examples, (N, D), one a client, at least two.
+    """
+    pairs = list(combinations(embeddings, 2))
+    cosine = float(np.mean([(one * other).sum(axis=1).mean() for one, other in pairs]))
+    residual = float(np.mean([procrustes_residual(one, other) for one, other in pairs]))
+    return Alignment(cosine=cosine, apart=2.0 - 2.0 * cosine, residual=min(residual, 2.0 - 2.0 * cosine))
+
+
+FEDPROX_MU = 0.1
+METHODS: dict[str, dict[str, Any]] = {
+    "cmd": {"loss": "cmd"},
+    "cmd-anchored": {"loss": "cmd-anchored"},
+    "cmc+cmd": {"loss": "cmc+cmd"},
+    "cmc": {"loss": "cmc"},
+    "cmd, FedProx": {"loss": "cmd", "proximal_mu": FEDPROX_MU},
+    "cmd, shared projector": {"loss": "cmd", "freeze_projector": True},
+}
+
+
+def rotation(config: RunConfig, method: str, *, num_rounds: int) -> list[dict[str, float]]:
+    """Federate in a plain loop and look at the clients before each average.
+
+    The loop is federated averaging weighted by pairs; all clients take part in every round.
+
+    Args:
+        config: Clients, partition, local steps and student.
+        method: A key of `METHODS`.
+        num_rounds: Rounds.
+
+    Returns:
+        One row a round: ``cosine``, ``apart``, ``residual`` and ``rotated`` of the clients, the mean error
+        ``error_clients`` of the first two and ``error_average`` of the averaged student with 10 labels a
+        class (where there are labels), and ``recall@1`` of the average.
+
+    Raises:
+        ConfigError: The method is unknown or there is one client alone.
+    """
+    changes = choose("--methods", method, METHODS)
+    if config.federation.num_clients < 2:
+        raise ConfigError(
+            "federation.num_clients=1: one client cannot rotate away from itself. Set 2 or more."
+        )
+    config = replace(config, distill=replace(config.distill, **changes))
+    student = new_student(config)
+    rows = []
+    for index in range(num_rounds):
+        states, sizes = _local_work(config, student, round_index=index + 1, num_rounds=num_rounds)
+        seen = [_seen(config, student, state) for state in states]
+        found = alignment([one["test"] for one in seen])
+        student.load_state_dict(average(states, sizes))
+        mean = _seen(config, student, student.state_dict())
+        row = {"round": float(index + 1), "cosine": found.cosine, "apart": found.apart}
+        row |= {"residual": found.residual, "rotated": found.rotated}
+        rows.append(row | _scores(config, mean, seen))
+    return rows
+
+
+def average(states: Sequence[Mapping[str, Tensor]], sizes: Sequence[int]) -> dict[str, Tensor]:
+    """Weights averaged in proportion to the clients' pairs."""
+    shares = [size / sum(sizes) for size in sizes]
+    return {
+        name: sum((share * state[name] for share, state in zip(shares, states)), start=0.0 * first)
+        for name, first in states[0].items()
+    }
+
+
+def _local_work(
+    config: RunConfig, student: nn.Module, *, round_index: int, num_rounds: int
+) -> tuple[list[dict[str, Tensor]], list[int]]:
+    """Weights of each client after its local steps, and its number of pairs; the student stays as it was."""
+    start = {name: value.clone() for name, value in student.state_dict().items()}
+    steps, states, sizes = config.federation.local_steps, [], []
+    for client in range(config.federation.num_clients):
+        student.load_state_dict(start)
+        holding = client_holding(config, client)
+        place = Place(
+            seed=config.seed,
+            round_index=round_index,
+            client=client,
+            first_step=(round_index - 1) * steps,
+            total_steps=num_rounds * steps,
+        )
+        distil(
+            student,
+            holding.data,
+            holding.anchors,
+            config.distill,
+            num_steps=steps,
+            place=place,
+            optimizer=make_optimizer(student, config.distill),
+        )
+        states.append({name: value.clone() for name, value in student.state_dict().items()})
+        sizes.append(len(holding.data))
+    student.load_state_dict(start)
+    return states, sizes
+
+
+def _seen(config: RunConfig, student: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Embedding]:
+    """Embeddings of the held-out targets under the weights ``state``."""
+    whole = experiment(config.data)
+    student.load_state_dict(state)
+    embed = embedder(student, config)
+    return {"pool": embed(whole.validation.pairs.target), "test": embed(whole.test.pairs.target)}
+
+
+def _scores(
+    config: RunConfig, mean: Mapping[str, Embedding], clients: Sequence[Mapping[str, Embedding]]
+) -> dict[str, float]:
+    held = experiment(config.data).test
+    teacher = pair_features(config, held.pairs, held.ids).cpu().numpy()
+    line = {"recall@1": recall(mean["test"], teacher, shown=held.shown)["recall@1"]}
+    if held.labelled.labels:
+        line["error_average"] = _error(config, mean)
+        line["error_clients"] = float(np.mean([_error(config, one) for one in clients[:2]]))
+    return line
+
+
+def _error(config: RunConfig, seen: Mapping[str, Embedding]) -> float:
+    whole = experiment(config.data)
+    name = labelling_of(whole.test)
+    probe = make_probe(
+        seen["pool"],
+        whole.validation.labelled.labels[name],
+        seen["test"],
+        whole.test.labelled.labels[name],
+        twins=whole.validation.twins,
+    )
+    accuracies = few_label_accuracy(
+        probe, method="linear", num_labels=FEW, num_draws=3, num_neighbours=1, seed=config.seed
+    )
+    return 1.0 - float(np.mean(accuracies))

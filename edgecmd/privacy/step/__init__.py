@@ -1,0 +1,1 @@
+"""One private step: sampling, clipped sums, noise."""

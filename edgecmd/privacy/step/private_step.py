@@ -1,0 +1,170 @@
+"""A client's local work under record-level differential privacy; only the gradient is made differently."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgecmd.losses import Anchors
+from edgecmd.privacy.mechanisms import StepSettings, UnitLoss, Units, make_units, unit_loss
+from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.privacy.step.gradients import Sum, clipped_sum
+from edgecmd.privacy.step.randomness import Source, normal
+from edgecmd.privacy.step.sampling import step_rows
+from edgecmd.privacy.step.standardised_weights import EffectiveStudent
+from edgecmd.settings.schema import DistillConfig
+from edgecmd.training.distill import LocalData, Place, add_proximal_gradient, learning_rate_at
+
+
+@runtime_checkable
+class StepProbe(Protocol):
+    """An auditor inside the steps of one round; for `edgecmd.audit` and nothing else.
+
+    An audit needs the very code that makes the releases: units whose gradient it chooses must be
+    sampled by the same coins and drown in the same noise as the client's pairs, and the attacker that
+    the accountant assumes sees each step's release, of which the weights after a round are only a
+    function. A copy of the step in the audit would audit the copy. In each step it is asked in the order
+    of its methods.
+    """
+
+    def __len__(self) -> int:
+        """Units that take part beside the pairs, sampled as the rows after those of the pairs."""
+
+    def form(self, rows: np.ndarray, chunks: Sequence[Units], total: Sum, /) -> None:
+        """Look at the sampled rows, the units that were formed of the pairs, and their clipped sum.
+
+        The student has the weights that the gradients were taken at; nothing may be changed.
+        """
+
+    def add(self, total: Sum, units: np.ndarray, /) -> None:
+        """Add the sampled ``units`` (indices from 0) to the clipped sum, in place."""
+
+    def see(self, released: Sum, /) -> None:
+        """Look at what the step releases; it must not be changed."""
+
+
+def distil_privately(  # noqa: PLR0913 - the ninth is for audits alone
+    student: nn.Module,
+    data: LocalData,
+    anchors: Anchors,
+    config: DistillConfig,
+    *,
+    plan: PrivacyPlan,
+    place: Place,
+    optimizer: torch.optim.Optimizer,
+    source: Source,
+    probe: StepProbe | None = None,
+) -> None:
+    """Train ``student`` in place for the steps of one round.
+
+    Args:
+        student: Encoder of the target modality; changed.
+        data: The client's pairs; any number, none included.
+        anchors: Public teacher features, (K, D).
+        config: Loss and its settings.
+        plan: Sampling, clip, noise and normaliser.
+        place: Position in the schedule of the learning rate.
+        optimizer: Over the student's parameters.
+        source: Secret coins and noise.
+        probe: For audits; None in every real run.
+
+    Guarantees:
+        With a private ``source`` the weights after the call are differentially private under *add or
+        remove one pair* with the cost ``plan.round_spending()``: every step releases the clipped sum
+        plus ``N(0, plan.noise_std^2)``, and nothing else touches the pairs (`edgecmd.privacy.mechanisms`,
+        Lemma 0). The map back to the parameters (`standardised_weights`), the optimiser, the
+        schedule and FedProx's term are functions of what is released and of public constants. It holds
+        for weights and anchors that an adversary chose. The number of steps, the divisor and the errors
+        do not depend on the pairs; the time that a step takes does. A probe sees each step's release, which
+        the accountant counts one by one, and it may add units of its own; the pairs are no less protected.
+    """
+    private_steps(
+        student,
+        data,
+        unit_loss(config, anchors),
+        config,
+        plan=plan,
+        place=place,
+        optimizer=optimizer,
+        source=source,
+        probe=probe,
+    )
+
+
+def private_steps(  # noqa: PLR0913 - as `distil_privately`
+    student: nn.Module,
+    data: LocalData,
+    loss: UnitLoss,
+    config: DistillConfig,
+    *,
+    plan: PrivacyPlan,
+    place: Place,
+    optimizer: torch.optim.Optimizer,
+    source: Source,
+    probe: StepProbe | None = None,
+) -> None:
+    """What `distil_privately` does, with a loss of one unit in place of the settings' loss.
+
+    Args:
+        student: Encoder of the target modality; changed.
+        data: The client's pairs; any number, none included.
+        loss: Loss of one unit; whatever else it sees must be public.
+        config: Augmentation, schedule and FedProx.
+        plan: Sampling, clip, noise and normaliser.
+        place: Position in the schedule of the learning rate.
+        optimizer: Over the student's parameters.
+        source: Secret coins and noise.
+        probe: For audits; None in every real run.
+
+    Guarantees:
+        Those of `distil_privately`, where the loss of a unit is a function of that unit alone.
+    """
+    units = StepSettings(
+        mechanism=plan.mechanism,
+        num_views=plan.num_views,
+        num_groups=plan.num_groups,
+        chunk_size=plan.chunk_size,
+    )
+    reference = [parameter.detach().clone() for parameter in student.parameters()]
+    student.train()
+    effective = EffectiveStudent(student)
+    num = len(data)
+    steps = step_rows(
+        num if probe is None else num + len(probe),
+        sampling=plan.sampling,
+        rate=plan.sampling_rate,
+        num_bins=plan.num_bins,
+        num_steps=plan.steps_per_round,
+        source=source,
+    )
+    for step, rows in enumerate(steps):
+        rate = learning_rate_at(config, step=place.first_step + step, total_steps=place.total_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        chunks = make_units(data, rows[rows < num], config=units, augment=config.augment, source=source)
+        effective.refresh()
+        total = clipped_sum(effective.module, chunks, loss, clip=plan.clip, engine=plan.engine)
+        if probe is not None:
+            probe.form(rows, chunks, total)
+            probe.add(total, rows[rows >= num] - num)
+        released = add_noise(total, plan=plan, source=source)
+        if probe is not None:
+            probe.see(released)
+        for name, value in effective.pull_back(released).items():
+            student.get_parameter(name).grad = value
+        if config.proximal_mu:
+            add_proximal_gradient(student, reference, mu=config.proximal_mu)
+        optimizer.step()
+
+
+def add_noise(total: Sum, *, plan: PrivacyPlan, source: Source) -> Sum:
+    """What a step releases: ``(total + N(0, noise_std^2)) / normaliser``, in float64."""
+    noise = normal(source, sum(value.numel() for value in total.values())) * plan.noise_std
+    released, start = {}, 0
+    for name, value in total.items():
+        drawn = torch.from_numpy(noise[start : start + value.numel()]).to(value.device)
+        released[name] = (value + drawn.reshape(value.shape)) / plan.normaliser
+        start += value.numel()
+    return released

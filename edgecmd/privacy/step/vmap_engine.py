@@ -1,0 +1,287 @@
+"""The ``vmap`` engine: clipped sums with one call of the student for all units of a chunk.
+
+`torch.func` gives each unit's gradient at the *output* of every convolution and linear layer, and
+hands out what went into the layer. A unit's gradient of the layer's weight is the product of the
+two. Products are formed for a few units at a time, so that they stay in the cache. Where the two
+factors hold far fewer numbers than their product it is never formed: its norm comes from the
+factors' Gram matrices and the clipped sum from one product over all units, both in float64. All
+other parameters get their gradients from `torch.func` as they are.
+
+A unit is a function call of its own, so nothing that is made for one can depend on another.
+
+Shapes: U units, R rows of a unit, L positions of a layer's output over the rows of a unit, O output
+channels, K numbers that enter one output, N images, C channels, H height, W width.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from edgecmd.privacy.mechanisms import UnitLoss, Units
+from edgecmd.privacy.step.gradients import STRETCH, Sum, clip_factors, weighted_sum
+
+# Units whose gradients are held at a time.
+BLOCK = 16
+# A product is not formed where it holds this many times the numbers of its factors.
+COMPACT = 8
+# Share by which a Gram norm is overstated, above what float64 can lose where the product nearly vanishes.
+GRAM_GUARD = 1e-12
+
+Layer = nn.Conv2d | nn.Linear
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Trace:
+    """What the units of a chunk left at one layer.
+
+    Attributes:
+        name: Name of the layer in the student.
+        layer: The layer.
+        entered: What went in, (U, R, ...).
+        gradient: Gradient at what came out, (U, R, ...).
+    """
+
+    name: str
+    layer: Layer
+    entered: Tensor
+    gradient: Tensor
+
+    def factors(self, part: slice) -> tuple[Tensor, Tensor]:
+        """Factors of the weight gradients of the units of ``part``: (U, O, L) and (U, L, K)."""
+        entered, gradient = self.entered[part], self.gradient[part]
+        num, (out, *_) = len(entered), self.layer.weight.shape
+        if isinstance(self.layer, nn.Linear):
+            return gradient.reshape(num, -1, out).transpose(1, 2), entered.flatten(1, -2)
+        seen = windows(entered.flatten(0, 1), self.layer)
+        return gradient.transpose(1, 2).reshape(num, out, -1), seen.view(num, -1, seen.shape[2])
+
+    def shaped(self, flat: Tensor) -> Tensor:
+        """A vector over the products' O x K numbers as a tensor of the weight's shape."""
+        out, *into = self.layer.weight.shape
+        if isinstance(self.layer, nn.Linear):
+            return flat.view(out, *into)
+        channels, height, width = into
+        return flat.view(out, height, width, channels).permute(0, 3, 1, 2)
+
+    @property
+    def is_compact(self) -> bool:
+        """Whether the factors of a unit are far smaller than their product."""
+        num, numel = len(self.entered), self.layer.weight.numel()
+        positions = self.gradient.numel() // (num * len(self.layer.weight))
+        return COMPACT * positions * (len(self.layer.weight) + self.layer.weight[0].numel()) <= numel
+
+
+def windows(
+    image_NCHW: Float[Tensor, "num channels height width"], layer: nn.Conv2d
+) -> Float[Tensor, "num positions inputs"]:
+    """What each output of a convolution sees, (N, L, K), K in the order of height, width, channel."""
+    size, stride, pad = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
+    num, channels, height, width = image_NCHW.shape
+    padded = image_NCHW.new_zeros(num, height + 2 * pad, width + 2 * pad, channels)
+    padded[:, pad : pad + height, pad : pad + width] = image_NCHW.permute(0, 2, 3, 1)
+    seen = padded.unfold(1, size, stride).unfold(2, size, stride).permute(0, 1, 2, 4, 5, 3)
+    return seen.reshape(num, seen.shape[1] * seen.shape[2], -1)
+
+
+def clipped_chunk(
+    student: nn.Module, units: Units, loss: UnitLoss, *, clip: float, num_real: int | None = None
+) -> Sum:
+    """Sum of the clipped gradients of the units of a chunk.
+
+    Args:
+        student: Encoder; not changed.
+        units: At least one.
+        loss: Loss of one unit.
+        clip: ``C``.
+        num_real: Units after these are padding and count as zero; None for none.
+
+    Returns:
+        float64, keyed like ``student.named_parameters()``.
+
+    Guarantees:
+        Adding or removing one unit moves the result by at most ``C`` in L2 norm, rounding included:
+        what is measured and what is summed are the same numbers, all sums are float64, and products
+        that are not formed are measured in float64 too (`edgecmd.privacy.step.gradients`, Rounding). A unit
+        with a gradient that is not finite, or whose norm float32 cannot hold, counts as zero.
+    """
+    traces, rest = unit_traces(student, units, loss)
+    compact = [(trace, *_doubled(trace)) for trace in traces if trace.is_compact]
+    formed = [trace for trace in traces if not trace.is_compact]
+    square_U = torch.zeros(len(units), dtype=torch.float64, device=units.images.device)
+    for _, output_UOL, input_ULK in compact:
+        square_U += gram_square(output_UOL, input_ULK)
+    real_U = torch.arange(len(units), device=units.images.device) < (
+        len(units) if num_real is None else num_real
+    )
+    total, factor_U = _formed_sum(formed, rest, square_U, clip=clip, real_U=real_U)
+    for trace, output_UOL, input_ULK in compact:
+        total[f"{trace.name}.weight"] = trace.shaped(_weighted_product(factor_U, output_UOL, input_ULK))
+    return {name: total[name] for name, _ in student.named_parameters()}
+
+
+def unit_traces(student: nn.Module, units: Units, loss: UnitLoss) -> tuple[list[Trace], dict[str, Tensor]]:
+    """One pass of the student over a chunk.
+
+    Returns:
+        The trace of each convolution and linear layer, and for each parameter that is not the weight
+        of one its gradients, (U, *shape).
+    """
+    layers = _layers(student, units.images[0, :1])
+    rows = units.mask.shape[1]
+    zero = {name: units.images.new_zeros(rows, *shape) for name, (_, shape) in layers.items()}
+    parameters = {name: value.detach() for name, value in student.named_parameters()}
+    fixed = {name: parameters.pop(name) for name in [f"{layer}.weight" for layer in layers]}
+
+    def one(
+        at_outputs: Tensors, values: Tensors, images: Tensor, teacher: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensors]:
+        entered: Tensors = {}
+
+        def tap(name: str, into: Tensor, output: Tensor) -> Tensor:
+            entered[name] = into
+            return output + at_outputs[name]
+
+        with _hooked({name: layer for name, (layer, _) in layers.items()}, tap):
+            output = functional_call(student, {**fixed, **values}, (images,))
+        return loss(output, teacher, mask), entered
+
+    every = vmap(
+        grad(one, argnums=(0, 1), has_aux=True), in_dims=(None, None, 0, 0, 0), randomness="different"
+    )
+    (gradients, rest), entered = every(zero, parameters, units.images, units.teacher, units.mask)
+    traces = [
+        Trace(name=name, layer=layer, entered=entered[name], gradient=gradients[name])
+        for name, (layer, _) in layers.items()
+    ]
+    return traces, rest
+
+
+@contextmanager
+def _hooked(layers: Mapping[str, nn.Module], hook: Callable[[str, Tensor, Tensor], Tensor]) -> Iterator[None]:
+    """Let ``hook(name, what went in, what came out)`` replace what the layers put out."""
+    handles = [
+        layer.register_forward_hook(lambda _, args, output, name=name: hook(name, args[0], output))
+        for name, layer in layers.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _layers(student: nn.Module, image: Tensor) -> dict[str, tuple[Layer, torch.Size]]:
+    """Layers whose weight gradient is a product of factors, each with the shape of a row's output.
+
+    They are found by one call on a blank image. A layer that is called twice, or shares its weight,
+    is left out: its gradient would be a sum of products.
+    """
+    owners = Counter(id(value) for module in student.modules() for value in module.parameters(recurse=False))
+    candidates = {
+        name: layer
+        for name, layer in student.named_modules()
+        if isinstance(layer, Layer) and _is_plain(layer) and owners[id(layer.weight)] == 1
+    }
+    calls: dict[str, list[torch.Size]] = {name: [] for name in candidates}
+
+    def note(name: str, _: Tensor, output: Tensor) -> Tensor:
+        calls[name].append(output.shape[1:])
+        return output
+
+    with torch.no_grad(), _hooked(candidates, note):
+        student(torch.zeros_like(image))
+    return {name: (layer, calls[name][0]) for name, layer in candidates.items() if len(calls[name]) == 1}
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether `Trace` knows the layer; subclasses may do anything with their weight and are left out."""
+    if type(layer) is nn.Linear:
+        return True
+    return (
+        type(layer) is nn.Conv2d
+        and layer.groups == 1
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
+        and all(len(set(pair)) == 1 for pair in (layer.kernel_size, layer.stride, layer.padding))
+        and set(layer.dilation) == {1}
+    )
+
+
+def _doubled(trace: Trace) -> tuple[Tensor, Tensor]:
+    output_UOL, input_ULK = trace.factors(slice(None))
+    return output_UOL.double(), input_ULK.double()
+
+
+def gram_square(
+    output_UOL: Float[Tensor, "units out positions"], input_ULK: Float[Tensor, "units positions into"]
+) -> Float[Tensor, " units"]:
+    """Squared norm of each unit's product, from L x L matrices; overstated by 1e-12 of the factors' norms."""
+    of_output = output_UOL.transpose(1, 2) @ output_UOL
+    of_input = input_ULK @ input_ULK.transpose(1, 2)
+    traces = of_output.diagonal(dim1=1, dim2=2).sum(dim=1) * of_input.diagonal(dim1=1, dim2=2).sum(dim=1)
+    return (of_output * of_input).sum(dim=(1, 2)) + GRAM_GUARD * traces
+
+
+def _weighted_product(factor_U: Tensor, output_UOL: Tensor, input_ULK: Tensor) -> Tensor:
+    """Sum over the units of factor times product, (O, K), as one product."""
+    kept = factor_U > 0
+    if not bool(kept.all()):
+        factor_U, output_UOL, input_ULK = factor_U[kept], output_UOL[kept], input_ULK[kept]
+    weighted = output_UOL * factor_U[:, None, None]
+    return weighted.transpose(0, 1).flatten(1) @ input_ULK.flatten(0, 1)
+
+
+def _formed_sum(
+    traces: list[Trace], rest: Mapping[str, Tensor], square_U: Tensor, *, clip: float, real_U: Tensor
+) -> tuple[Sum, Tensor]:
+    """Form the products of a block of units after another, finish the norms, clip and sum.
+
+    Returns:
+        The sums, and the clip factor of each unit.
+    """
+    num, like = len(square_U), next(iter([*(trace.entered for trace in traces), *rest.values()]), square_U)
+    numels = [trace.layer.weight.numel() for trace in traces] + [value[0].numel() for value in rest.values()]
+    width = -(-sum(numels) // STRETCH) * STRETCH
+    buffer = like.new_zeros(min(BLOCK, num), width)
+    total = torch.zeros(width, dtype=torch.float64, device=like.device)
+    factors = []
+    for first in range(0, num, BLOCK):
+        part = slice(first, min(first + BLOCK, num))
+        block = buffer[: part.stop - part.start]
+        _fill(block, traces, rest, part)
+        stretches = torch.linalg.vector_norm(block.view(len(block), -1, STRETCH), dim=2)
+        norm = (square_U[part] + stretches.double().square().sum(dim=1)).sqrt()
+        factor = clip_factors(norm, clip=clip) * real_U[part]
+        if not bool((factor > 0).all()):
+            block[factor == 0] = 0.0
+        total += weighted_sum(factor, block)
+        factors.append(factor)
+    parts = torch.split(total[: sum(numels)], numels)
+    sums = {f"{trace.name}.weight": trace.shaped(flat) for trace, flat in zip(traces, parts)}
+    sums |= {
+        name: flat.view(value.shape[1:])
+        for (name, value), flat in zip(rest.items(), parts[len(traces) :], strict=True)
+    }
+    return sums, torch.cat(factors)
+
+
+def _fill(block: Tensor, traces: list[Trace], rest: Mapping[str, Tensor], part: slice) -> None:
+    """Write the gradients of the units of ``part`` side by side into the rows of ``block``."""
+    start, num = 0, len(block)
+    for trace in traces:
+        output_UOL, input_ULK = trace.factors(part)
+        shape = (num, output_UOL.shape[1], input_ULK.shape[2])
+        end = start + shape[1] * shape[2]
+        torch.bmm(output_UOL, input_ULK, out=block[:, start:end].view(shape))
+        start = end
+    for value in rest.values():
+        end = start + value[0].numel()
+        block[:, start:end] = value[part].reshape(num, -1)
+        start = end

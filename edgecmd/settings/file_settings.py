@@ -1,0 +1,87 @@
+"""Settings that name something to read: which of them a device obeys (none), and where a server sets its own.
+
+A run config travels to every node. What a server reads from its own disk therefore stands in a file of
+that machine, which `over_run_config` lays over the run config there and nowhere else.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from edgecmd.core.errors import ConfigError, nearest
+from edgecmd.settings.reader import read_flat
+
+VARIABLE = "EDGECMD_SERVER_CONFIG"
+
+FILE_SETTINGS = frozenset(
+    {
+        "data.path",
+        "data.source_path",
+        "data.public_path",
+        "teacher.name",
+        "teacher.path",
+        "teacher.pair_features",
+        "teacher.public_features",
+    }
+)
+"""What a client would read something by; on a device with pairs of its own its owner alone sets that."""
+
+_SERVER_PATHS = frozenset({"out", "student.path", "privacy.ledger_dir", "export.prototypes"})
+_SERVER_SETS = frozenset(
+    {
+        "data.name",
+        "data.max_pairs",
+        "data.split",
+        "data.held_out",
+        "data.labels_from",
+        "data.val_fraction",
+        "data.test_fraction",
+        "data.scenes",
+        "data.scene_seed",
+        "data.strict",
+    }
+)
+SERVER_SETTINGS = FILE_SETTINGS | _SERVER_PATHS | _SERVER_SETS
+"""What the server's own file may hold: where it writes, what it reads, and what it evaluates on."""
+
+PATHS = SERVER_SETTINGS - _SERVER_SETS - {"teacher.name"}
+
+
+def read_server_settings(path: Path) -> dict[str, object]:
+    """Settings of the server's own file by dotted key.
+
+    Args:
+        path: TOML file of the server's machine.
+
+    Raises:
+        ConfigError: It is missing or not TOML, holds a setting that is not the server's alone, or names
+            what can be no path, or a relative one, which would depend on where Flower started the process.
+    """
+    flat = read_flat(path)
+    for key, value in flat.items():
+        if key not in SERVER_SETTINGS:
+            raise ConfigError(
+                f"{path} holds {key}, which is no setting of the server alone. Set it with"
+                f" `flwr run . --run-config '{key}=...'`, where the nodes see it too."
+                f" {nearest(key, SERVER_SETTINGS)}"
+            )
+        _require_file_name(key, value, where=f"{path}: ")
+        if key in PATHS and isinstance(value, str) and value and not Path(value).is_absolute():
+            raise ConfigError(f"{path}: {key}={value!r} must be an absolute path.")
+    return flat
+
+
+def _require_file_name(key: str, value: object, *, where: str) -> None:
+    """Refuse a path that no system takes, before something deep inside fails without naming it."""
+    if key in PATHS and isinstance(value, str) and "\0" in value:
+        raise ConfigError(f"{where}{key}={value!r} holds a NUL character, which no path can. Take it out.")
+
+
+def over_run_config(run_config: Mapping[str, object], path: Path | None) -> dict[str, object]:
+    """The run config with the server's own settings in place of what was sent to everybody.
+
+    Raises:
+        ConfigError: See `read_server_settings`; or a path of the run config can be none.
+    """
+    for key, value in run_config.items():
+        _require_file_name(key, value, where="the run config: ")
+    return {**run_config, **(read_server_settings(path) if path is not None else {})}

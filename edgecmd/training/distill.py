@@ -1,0 +1,364 @@
+"""Step 2, the local work of one client: a few optimiser steps of contrastive distillation.
+
+Randomness is derived from (seed, round, client), so a round gives the same student whatever ran
+before it and in whichever process.
+
+Shapes: B batch, N pairs, K anchors, D embedding dimension, C channels, H height, W width.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from edgecmd import baselines, losses
+from edgecmd.core.errors import ConfigError, choose
+from edgecmd.core.seeding import numpy_generator, torch_generator
+from edgecmd.core.text import counted
+from edgecmd.data.augment import augment
+from edgecmd.settings.schema import DistillConfig, RunConfig
+from edgecmd.training.places import check_loss, embed_places, per_pair
+
+WARMUP_SHARE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LocalData:
+    """What a client distils on: targets as the student sees them beside cached teacher features.
+
+    Attributes:
+        target: Inputs of the student, (N, C, H, W).
+        teacher: Teacher features of the same pairs, (N, D); for a dense student (N, D, rows, columns).
+        modality: A key of `edgecmd.data.pairs.TARGETS`; views are made for it.
+    """
+
+    target: Float[Tensor, "num channels height width"]
+    teacher: Float[Tensor, "num dim *grid"]
+    modality: str = "image"
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Embedded:
+    """One batch after the student: everything that a loss may look at."""
+
+    student: losses.Embeddings
+    second: losses.Embeddings
+    teacher: losses.Embeddings
+    anchors: losses.Anchors
+
+
+def _cmc(batch: Embedded, config: DistillConfig) -> losses.PerExample:
+    return losses.cmc(batch.student, batch.teacher, temperature=config.temperature)
+
+
+def _cmd(batch: Embedded, config: DistillConfig) -> losses.PerExample:
+    return losses.cmd(
+        batch.student,
+        batch.teacher,
+        temperature=config.temperature,
+        teacher_temperature=config.teacher_temperature,
+    )
+
+
+def _cmc_cmd(batch: Embedded, config: DistillConfig) -> losses.PerExample:
+    return _cmc(batch, config) + config.cmd_weight * _cmd(batch, config)
+
+
+def _cmc_anchored(batch: Embedded, config: DistillConfig) -> losses.PerExample:
+    return losses.cmc_anchored(batch.student, batch.teacher, batch.anchors, temperature=config.temperature)
+
+
+def _cmd_anchored(batch: Embedded, config: DistillConfig) -> losses.PerExample:
+    return losses.cmd_anchored(
+        batch.student,
+        batch.teacher,
+        batch.anchors,
+        temperature=config.temperature,
+        teacher_temperature=config.teacher_temperature,
+    )
+
+
+def _cmc_cmd_anchored(batch: Embedded, config: DistillConfig) -> losses.PerExample:
+    return _cmc_anchored(batch, config) + config.cmd_weight * _cmd_anchored(batch, config)
+
+
+def _cmc_groups(batch: Embedded, config: DistillConfig) -> losses.PerExample:
+    return losses.cmc_groups(batch.student, batch.teacher, batch.anchors, temperature=config.temperature)
+
+
+def _cosine(batch: Embedded, _: DistillConfig) -> losses.PerExample:
+    return baselines.cosine(batch.student, batch.teacher)
+
+
+def _l2(batch: Embedded, _: DistillConfig) -> losses.PerExample:
+    return baselines.l2(batch.student, batch.teacher)
+
+
+def _simclr(batch: Embedded, config: DistillConfig) -> losses.PerExample:
+    return baselines.nt_xent(batch.student, batch.second, temperature=config.temperature)
+
+
+def _seed(batch: Embedded, _: DistillConfig) -> losses.PerExample:
+    return baselines.seed(batch.student, batch.teacher, batch.anchors)
+
+
+def _crd(batch: Embedded, _: DistillConfig) -> losses.PerExample:
+    return baselines.crd(batch.student, batch.teacher)
+
+
+def _socket(batch: Embedded, _: DistillConfig) -> losses.PerExample:
+    return baselines.socket(batch.student, batch.teacher, batch.anchors)
+
+
+Objective = Callable[[Embedded, DistillConfig], losses.PerExample]
+OBJECTIVES: dict[str, Objective] = {
+    "cmc": _cmc,
+    "cmd": _cmd,
+    "cmc+cmd": _cmc_cmd,
+    "cmc-anchored": _cmc_anchored,
+    "cmd-anchored": _cmd_anchored,
+    "cmc+cmd-anchored": _cmc_cmd_anchored,
+    "cmc-groups": _cmc_groups,
+    "cosine": _cosine,
+    "l2": _l2,
+    "seed": _seed,
+    "crd": _crd,
+    "socket": _socket,
+    "simclr": _simclr,
+}
+TWO_VIEWS = frozenset({"simclr"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where in a run some local work stands; all of its randomness follows from this.
+
+    Attributes:
+        seed: Seed of the run.
+        round_index: Round, from 1.
+        client: Index of the client.
+        first_step: Optimiser steps that earlier rounds made.
+        total_steps: Optimiser steps of the whole run, for the learning rate's schedule.
+    """
+
+    seed: int
+    round_index: int
+    client: int
+    first_step: int
+    total_steps: int
+
+    @classmethod
+    def of_round(cls, config: RunConfig, *, round_index: int, client: int = 0) -> "Place":
+        """Place of ``client`` in round ``round_index``, from 1, of a run whose rounds are all alike."""
+        steps = config.federation.local_steps
+        return cls(
+            seed=config.seed,
+            round_index=round_index,
+            client=client,
+            first_step=(round_index - 1) * steps,
+            total_steps=config.federation.num_rounds * steps,
+        )
+
+
+def _adamw(student: nn.Module, config: DistillConfig) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(student.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def _sgd(student: nn.Module, config: DistillConfig) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        student.parameters(), lr=config.learning_rate, momentum=0.9, weight_decay=config.weight_decay
+    )
+
+
+OPTIMIZERS: dict[str, Callable[[nn.Module, DistillConfig], torch.optim.Optimizer]] = {
+    "adamw": _adamw,
+    "sgd": _sgd,
+}
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda share: (1.0 + math.cos(math.pi * share)) / 2.0,
+    "constant": lambda _: 1.0,
+}
+
+
+def learning_rate_at(config: DistillConfig, *, step: int, total_steps: int) -> float:
+    """Learning rate of optimiser step ``step`` of ``total_steps``: a linear rise, then the schedule.
+
+    Raises:
+        ConfigError: The schedule is unknown.
+    """
+    schedule = choose("distill.schedule", config.schedule, SCHEDULES)
+    warmup = max(1, round(WARMUP_SHARE * total_steps))
+    rise = min(1.0, (step + 1) / warmup)
+    return config.learning_rate * rise * schedule(step / max(1, total_steps))
+
+
+def make_optimizer(student: nn.Module, config: DistillConfig) -> torch.optim.Optimizer:
+    """Optimiser of a client.
+
+    Raises:
+        ConfigError: The optimiser is unknown.
+    """
+    return choose("distill.optimizer", config.optimizer, OPTIMIZERS)(student, config)
+
+
+def batches(num: int, *, batch_size: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
+    """Endless batches of row indices: each epoch is a new permutation cut into whole batches.
+
+    Raises:
+        ConfigError: Fewer than two rows, of which no contrast can be made.
+    """
+    if num < 2:
+        raise ConfigError(
+            f"A client holds {counted(num, 'pair')}; at least 2 are needed. Lower federation.num_clients."
+        )
+    size = min(batch_size, num)
+    while True:
+        order = generator.permutation(num)
+        for start in range(0, num - size + 1, size):
+            yield order[start : start + size]
+
+
+def distil(
+    student: nn.Module,
+    data: LocalData,
+    anchors: losses.Anchors,
+    config: DistillConfig,
+    *,
+    num_steps: int,
+    place: Place,
+    optimizer: torch.optim.Optimizer,
+) -> float:
+    """Train ``student`` in place for ``num_steps`` optimiser steps.
+
+    Args:
+        student: Encoder of the target modality; changed.
+        data: The client's pairs.
+        anchors: Public teacher features, (K, D).
+        config: Loss and its settings.
+        num_steps: Optimiser steps.
+        place: Seed, round, client and position in the schedule.
+        optimizer: Over the student's parameters; its state is changed.
+
+    Returns:
+        Mean loss over the steps.
+
+    Raises:
+        ConfigError: The loss is unknown.
+    """
+    objective = choose("distill.loss", config.loss, OBJECTIVES)
+    if data.teacher.ndim == 4:
+        check_loss(config.loss)
+    rows = numpy_generator(place.seed, "batches", round_index=place.round_index, client=place.client)
+    views = torch_generator(place.seed, "views", round_index=place.round_index, client=place.client)
+    reference = _proximal_reference(student, config)
+    student.train()
+    total = 0.0
+    freeze_projector(student, frozen=config.freeze_projector)
+    for step, batch in zip(
+        range(num_steps), batches(len(data), batch_size=config.batch_size, generator=rows)
+    ):
+        rate = learning_rate_at(config, step=place.first_step + step, total_steps=place.total_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        embedded = embed_batch(student, data, batch, anchors=anchors, config=config, views=views)
+        optimizer.zero_grad()
+        total += mean_gradient(per_pair(objective(embedded, config), len(batch)))
+        if reference is not None:
+            add_proximal_gradient(student, reference, mu=config.proximal_mu)
+        optimizer.step()
+    freeze_projector(student, frozen=False)
+    return total / max(1, num_steps)
+
+
+def freeze_projector(student: nn.Module, *, frozen: bool) -> None:
+    """Whether the projector's weights are left as they are; a student without one is left alone."""
+    for name, parameter in student.named_parameters():
+        if name.startswith("projector."):
+            parameter.requires_grad_(not frozen)
+
+
+def embed_batch(
+    student: nn.Module,
+    data: LocalData,
+    rows: np.ndarray,
+    *,
+    anchors: losses.Anchors,
+    config: DistillConfig,
+    views: torch.Generator,
+) -> Embedded:
+    """Augment and embed the pairs at ``rows``; a second view only where the loss asks for one.
+
+    Of a dense student, embeddings are those of ``num_locations`` places of each pair, pair by pair.
+    """
+    index = torch.from_numpy(rows)
+    target = data.target[index]
+    if data.teacher.ndim == 4:
+        found = embed_places(
+            student,
+            target,
+            data.teacher[index],
+            modality=data.modality,
+            strength=config.augment,
+            num=config.num_locations,
+            generator=views,
+        )
+        return Embedded(student=found.student, second=found.student, teacher=found.teacher, anchors=anchors)
+    first = student(augment(data.modality, target, strength=config.augment, generator=views))
+    second = first
+    if config.loss in TWO_VIEWS:
+        second = student(augment(data.modality, target, strength=config.augment, generator=views))
+    return Embedded(student=first, second=second, teacher=data.teacher[index], anchors=anchors)
+
+
+def mean_gradient(loss_B: losses.PerExample) -> float:
+    """Accumulate the gradient of the mean loss of a batch.
+
+    Returns:
+        The mean loss.
+    """
+    loss = loss_B.mean()
+    loss.backward()  # type: ignore[no-untyped-call]
+    return float(loss.item())
+
+
+def _proximal_reference(student: nn.Module, config: DistillConfig) -> list[Tensor] | None:
+    if config.proximal_mu == 0:
+        return None
+    return [parameter.detach().clone() for parameter in student.parameters()]
+
+
+@torch.no_grad()
+def add_proximal_gradient(student: nn.Module, reference: list[Tensor], *, mu: float) -> None:
+    """Add ``mu * (w - w_round)``, the gradient of FedProx's term (Li et al. 2020, arXiv 1812.06127)."""
+    for parameter, start in zip(student.parameters(), reference, strict=True):
+        if parameter.grad is not None:
+            parameter.grad.add_(parameter - start, alpha=mu)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """State of ``optimizer`` as flat named tensors, for a file; see `restore_optimizer`."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{name}": torch.as_tensor(value).clone().contiguous()
+        for index, entries in state.items()
+        for name, value in entries.items()
+        if value is not None
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` took out; an empty mapping leaves a fresh optimiser."""
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        entries.setdefault(int(index), {})[name] = tensor
+    state = optimizer.state_dict()
+    state["state"] = entries
+    optimizer.load_state_dict(state)

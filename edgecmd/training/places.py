@@ -1,0 +1,126 @@
+"""A batch of pairs place by place: shared views, and the places that the loss looks at.
+
+Student and teacher must mean the same place. The target's view and the teacher's map are therefore moved by
+one and the same motion; places that it brings in from outside are taken last.
+
+Shapes: B batch, D dimension, R rows and Q columns of a map, L places of a pair.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgecmd.core.errors import ConfigError, choose
+from edgecmd.data.augment import MOTIONS, draw_motion, moved
+
+# Targets and maps differ in all but the first axis.
+Grid = Float[Tensor, "batch _ _ _"]
+
+# A loss over two views of the target alone has no place in common between them.
+NO_PLACES = frozenset({"simclr"})
+
+
+class Located(NamedTuple):
+    """Embeddings of the chosen places, the places of a pair one after the other: (B * L, D) each."""
+
+    student: Tensor
+    teacher: Tensor
+
+
+def check_loss(loss: str) -> None:
+    """Refuse a loss that has no form for places.
+
+    Raises:
+        ConfigError: It is one of `NO_PLACES`.
+    """
+    if loss in NO_PLACES:
+        raise ConfigError(
+            f"distill.loss={loss!r} compares two views of a whole picture, and a seg-* student embeds places."
+            " Choose another loss, or a ws-* student."
+        )
+
+
+def shared_views(
+    modality: str, target: Grid, maps: Grid, *, strength: float, generator: torch.Generator
+) -> tuple[Grid, Grid, Bool[Tensor, "batch _ _"]]:
+    """The same motion for the target and for what is known of its places.
+
+    Args:
+        modality: Of the target, a key of `edgecmd.data.augment.MOTIONS`.
+        target: Inputs of the student, (B, C, H, W).
+        maps: Numbers at each place, (B, D, R, Q).
+        strength: 0 leaves both as they are.
+        generator: Source of randomness.
+
+    Returns:
+        View of the target, the map moved alike, and which of its places lie inside the picture.
+    """
+    inside = torch.ones(len(maps), *maps.shape[2:], dtype=torch.bool, device=maps.device)
+    if strength == 0:
+        return target, maps, inside
+    motion = choose("modality", modality, MOTIONS).times(strength)
+    theta = draw_motion(len(target), motion, generator=generator).to(target)
+    grid = functional.affine_grid(theta, [*maps.shape], align_corners=False)
+    inside = (grid.abs() <= 1).all(dim=3)
+    return moved(target, theta, mode=motion.mode), moved(maps, theta), inside
+
+
+def choose_places(
+    inside: Bool[Tensor, "batch rows columns"], *, num: int, generator: torch.Generator
+) -> Int[Tensor, "batch chosen"]:
+    """Different places of each pair, (B, L): at random among those inside, others where they run out."""
+    flat = inside.flatten(1)
+    rank = torch.rand(flat.shape, generator=generator).to(flat.device) + flat.float()
+    return rank.topk(min(num, flat.shape[1]), dim=1).indices
+
+
+def at_places(
+    map_BDRQ: Float[Tensor, "batch dim rows columns"], place_BL: Int[Tensor, "batch chosen"]
+) -> Float[Tensor, "_ dim"]:
+    """Features of the chosen places as rows, (B * L, D)."""
+    flat = map_BDRQ.flatten(2)
+    index = place_BL[:, None].expand(-1, flat.shape[1], -1)
+    return flat.gather(2, index).transpose(1, 2).flatten(0, 1)
+
+
+def embed_places(
+    student: nn.Module,
+    target: Grid,
+    maps: Grid,
+    *,
+    modality: str,
+    strength: float,
+    num: int,
+    generator: torch.Generator,
+) -> Located:
+    """Views of a batch, embedded, at a fixed number of places of each pair.
+
+    Args:
+        student: Dense encoder.
+        target: Inputs, (B, C, H, W).
+        maps: Teacher features of each place, (B, D, R, Q).
+        modality: Of the target.
+        strength: Of the views.
+        num: Places of a pair.
+        generator: Source of randomness.
+
+    Raises:
+        ConfigError: The student's grid is not the teacher's.
+    """
+    view, seen, inside = shared_views(modality, target, maps, strength=strength, generator=generator)
+    found = student(view)
+    if found.shape[2:] != seen.shape[2:]:
+        raise ConfigError(
+            f"The student has a grid of {tuple(found.shape[2:])} places and the teacher's map one of"
+            f" {tuple(seen.shape[2:])}; make the map with the same data.image_size."
+        )
+    place_BL = choose_places(inside, num=num, generator=generator)
+    return Located(student=at_places(found, place_BL), teacher=at_places(seen, place_BL))
+
+
+def per_pair(loss_R: Float[Tensor, " rows"], num_pairs: int) -> Float[Tensor, " batch"]:
+    """Loss of each pair: the mean over its places; for whole pictures the loss itself."""
+    return loss_R if len(loss_R) == num_pairs else loss_R.view(num_pairs, -1).mean(dim=1)

@@ -1,0 +1,182 @@
+"""Step 1: SimCLR (Chen et al. 2020, arXiv 2002.05709) on the public source set.
+
+A teacher that was trained on photographs elsewhere keeps its weights; public pictures fit its projector.
+
+Shapes: B batch, N images, D embedding dimension.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgecmd.baselines import nt_xent
+from edgecmd.core.devices import place, resolve_device
+from edgecmd.core.errors import choose
+from edgecmd.core.seeding import numpy_generator, torch_generator
+from edgecmd.data.augment import augment, augment_source
+from edgecmd.data.pairs import PublicSource, input_shape, target_kind
+from edgecmd.data.student_input import source_input
+from edgecmd.models.efficientnet import EfficientNetLite0
+from edgecmd.models.projection import fit_projector
+from edgecmd.models.teachers import (
+    IMAGENET,
+    TEACHERS,
+    PhotographSpec,
+    build_teacher,
+    check_architecture,
+    load_teacher,
+    recipe_text,
+)
+from edgecmd.settings.data_settings import PretrainConfig
+
+Progress = Callable[[int, float], None]
+
+
+def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress | None = None) -> nn.Module:
+    """Train a teacher on public images, or what else the source modality is, alone.
+
+    Args:
+        public: The public source set.
+        config: Recipe; ``line_share`` and ``ink_share`` are for pictures in colour.
+        progress: Called with (step, loss) after each step.
+
+    Returns:
+        The trained network, in evaluation mode.
+
+    Raises:
+        ConfigError: The architecture is not one for the source modality.
+    """
+    check_architecture(config.architecture, public.images)
+    if is_photograph(config.architecture):
+        return fitted_to(public, config)
+    modality, channels = target_kind(public.images), input_shape(public.images)[0]
+    network = build_teacher(
+        config.architecture,
+        embedding_dim=config.embedding_dim,
+        generator=torch_generator(config.seed, "teacher-init"),
+        in_channels=channels,
+    )
+    device = resolve_device("auto")
+    place(network, device)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=config.learning_rate, total_steps=config.num_steps + 1
+    )
+    rows = numpy_generator(config.seed, "teacher-batches")
+    views = torch_generator(config.seed, "teacher-views")
+
+    def view(image: Tensor) -> Tensor:
+        if (modality, channels) == ("image", 3):
+            augmented = augment_source(
+                image, line_share=config.line_share, ink_share=config.ink_share, generator=views
+            )
+        else:
+            augmented = augment(modality, image, strength=1.0, generator=views)
+        return network(augmented)  # type: ignore[no-any-return]
+
+    draw = choose("pretrain.positives", config.positives, POSITIVES)(public.keys)
+    for step in range(config.num_steps):
+        first, second = (
+            source_input(public.images[drawn]).to(device) for drawn in draw(config.batch_size, rows)
+        )
+        loss = nt_xent(view(first), view(second), temperature=config.temperature).mean()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        if progress is not None:
+            progress(step + 1, loss.item())
+    return network.cpu().eval()
+
+
+def is_photograph(architecture: str) -> bool:
+    """Whether a teacher of that architecture was trained on photographs elsewhere."""
+    return isinstance(TEACHERS[architecture], PhotographSpec)
+
+
+def fitted_to(public: PublicSource, config: PretrainConfig) -> nn.Module:
+    """The shipped teacher of photographs with a projector that public pictures fit; nothing is trained.
+
+    Args:
+        public: Public RGB pictures.
+        config: ``architecture`` and ``embedding_dim``; what else it has is for training and is not used.
+
+    Raises:
+        ConfigError: The pictures are too few for the dimension, or not RGB.
+    """
+    network = build_teacher(
+        config.architecture,
+        embedding_dim=config.embedding_dim,
+        generator=torch_generator(config.seed, "teacher-init"),
+        in_channels=input_shape(public.images)[0],
+    )
+    shipped = load_teacher(name=IMAGENET).network.state_dict()
+    kept = {name: one for name, one in shipped.items() if not name.startswith("projector.")}
+    network.load_state_dict(kept, strict=False)
+    fit_projector(cast(EfficientNetLite0, network.eval()), public.images)
+    return network
+
+
+Draw = Callable[[int, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+
+
+def same_picture(keys: Sequence[str]) -> Draw:
+    """Draws of different pictures, each beside itself."""
+
+    def draw(num: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        rows = generator.choice(len(keys), size=min(num, len(keys)), replace=False)
+        return rows, rows
+
+    return draw
+
+
+def same_thing(keys: Sequence[str]) -> Draw:
+    """Draws of different things, and of each thing two pictures, which may be one and the same.
+
+    Args:
+        keys: What stands before the last slash names the thing; a key without a slash names its own.
+    """
+    things: dict[str, list[int]] = {}
+    for row, key in enumerate(keys):
+        things.setdefault(key.rpartition("/")[0] or key, []).append(row)
+    pictures = [np.array(rows) for rows in things.values()]
+
+    def draw(num: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        chosen = generator.choice(len(pictures), size=min(num, len(pictures)), replace=False)
+        first, second = (np.array([generator.choice(pictures[one]) for one in chosen]) for _ in range(2))
+        return first, second
+
+    return draw
+
+
+POSITIVES: dict[str, Callable[[Sequence[str]], Draw]] = {"picture": same_picture, "thing": same_thing}
+
+
+def _seen(public: PublicSource) -> dict[str, str]:
+    """What a teacher of something else than pictures in colour takes; those say nothing, as ever."""
+    modality, channels = target_kind(public.images), input_shape(public.images)[0]
+    if (modality, channels) == ("image", 3):
+        return {}
+    return {"modality": modality, "in_channels": str(channels)}
+
+
+def recipe(public: PublicSource, config: PretrainConfig) -> dict[str, str]:
+    """Metadata that states how a teacher was made: settings, data and library version."""
+    return {
+        "architecture": config.architecture,
+        "embedding_dim": str(config.embedding_dim),
+        **_seen(public),
+        "method": "principal components" if is_photograph(config.architecture) else "simclr",
+        "settings": recipe_text(asdict(config)),
+        "public_name": public.name,
+        "public_sha256": public.fingerprint(),
+        "num_images": str(len(public)),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }

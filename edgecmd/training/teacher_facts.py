@@ -1,0 +1,144 @@
+"""What is said about the teacher of a run: which it is, what it saw, whose labels, and whether it suits.
+
+No path is in any sentence: a file goes by its name and digest.
+
+Shapes: N pictures, S side.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from edgecmd.data.pairs import Targets, target_kind
+from edgecmd.data.problem import experiment, ready_pairs, teacher_of
+from edgecmd.data.ready_features import Ready
+from edgecmd.datasets.catalogue import SHIPPED_TEACHERS
+from edgecmd.experiments.compare.markdown import title_of
+from edgecmd.models.teachers import DEFAULT, OF_SET, SHIPPED, teacher_name
+from edgecmd.settings.schema import RunConfig
+
+ICONS = "icons"
+# Sets of drawn pictures on plain ground, which the icon teacher was made for.
+DRAWN = frozenset({"emoji", "emoji-full", "emoji-scenes", "stamps"})
+# Sets whose pictures may be anything, so that they are looked at.
+OPEN = frozenset({"folder"})
+# Of neighbouring pixels at `LOOK_SIDE` pixels a side, equal up to `SAME_LEVEL` levels: 0.69 in the median of
+# `emoji`, 0.17 of photographs. Photographs of things on white reach 0.69 as well and are not told from icons.
+LOOK_SIDE, SAME_LEVEL, FLAT = 32, 1, 0.45
+MOST_PICTURES = 200
+SHORT = 12
+
+
+def teacher_text(config: RunConfig) -> str:
+    """The teacher in one line: its name, or its file by name and digest; what it saw and whose labels."""
+    if config.teacher.pair_features:
+        ready = ready_pairs(config)
+        more = f"; rows of other ids left out: {ready.num_left_out}" if ready.num_left_out else ""
+        return (
+            f"ready features of {Path(config.teacher.pair_features).name} ({_width(ready)} numbers{more});"
+            " which teacher made them, and of whose labels, is not known here"
+        )
+    found = teacher_of(config)
+    digest = f"SHA-256 {found.sha256[:SHORT]}"
+    name = shipped_name(config)
+    if name:
+        info = SHIPPED_TEACHERS[name]
+        return f"{name}, ships with edgecmd ({digest}): trained on {info.trained_on}; labels: {info.labels}"
+    if config.teacher.path:
+        what = f"file {Path(config.teacher.path).name}"
+    else:
+        what = teacher_name(config.data.name, config.teacher.name)
+    return f"{what} ({digest}): {_training(found.recipe)}"
+
+
+def _width(ready: Ready) -> int:
+    return int(ready.features.shape[1])
+
+
+def _training(recipe: Mapping[str, str]) -> str:
+    """What the recipe in a teacher's file says about its training."""
+    if "public_name" not in recipe:
+        return "its file does not say what it was trained on"
+    num = f"{recipe['num_images']} " if "num_images" in recipe else ""
+    labels = "ImageNet's 1,000 classes, before" if recipe.get("method") == "principal components" else "none"
+    return f"trained on {num}public examples ({recipe['public_name']}); labels: {labels}"
+
+
+def shipped_name(config: RunConfig) -> str:
+    """Name of the run's teacher where it ships with edgecmd, wherever its file lies; else empty."""
+    if config.teacher.pair_features:
+        return ""
+    if not config.teacher.path:
+        name = config.teacher.name or OF_SET.get(config.data.name, DEFAULT)
+        return name if teacher_of(config).sha256 == SHIPPED.get(name, ("", ""))[1] else ""
+    digest = teacher_of(config).sha256
+    return next((name for name, (_, own) in SHIPPED.items() if own == digest), "")
+
+
+def teacher_warnings(config: RunConfig) -> list[str]:
+    """Sentences about a teacher that hardly suits the pictures of the pairs.
+
+    Looks at the pairs' pictures: for whoever holds them all, never for a device.
+    """
+    if shipped_name(config) != ICONS or config.data.name in DRAWN:
+        return []
+    source = experiment(config.data).train.source
+    if target_kind(source, name="source") != "image":
+        return []
+    if config.data.name in OPEN and flat_share(source) >= FLAT:
+        return []
+    return [
+        "The teacher icons saw nothing but drawn pictures of things on plain ground, and the pairs' pictures"
+        " do not look like these. For photographs set teacher.name=imagenet, or train a teacher on pictures"
+        " like yours with `edgecmd pretrain`."
+    ]
+
+
+def flat_share(images: Targets) -> float:
+    """Median over pictures of the share of neighbouring pixels that are the same: high for flat colour.
+
+    Args:
+        images: RGB pictures, uint8, (N, H, W, 3); at most 200 of them are looked at.
+    """
+    chosen = images[:: max(1, -(-len(images) // MOST_PICTURES))]
+    small = [Image.fromarray(one).resize((LOOK_SIDE, LOOK_SIDE), Image.Resampling.BOX) for one in chosen]
+    pixels = np.stack([np.asarray(one) for one in small]).astype(np.int16)
+    same = np.abs(np.diff(pixels, axis=2)).max(axis=3) <= SAME_LEVEL
+    return float(np.median(same.mean(axis=(1, 2))))
+
+
+def better_than_student(
+    lines: Mapping[str, Mapping[str, float]], *, teacher: str, student: str = "the student"
+) -> list[str]:
+    """A sentence where the teacher alone, nothing trained, beats the student.
+
+    Args:
+        lines: Figures by column, by method (`edgecmd.evaluation.evaluate.headline`); ``student`` among them.
+        teacher: Method whose figures are those of the teacher.
+        student: What the sentence calls the student.
+    """
+    own, other = lines.get("student", {}), lines.get(teacher, {})
+    higher = [name for name in own if name in other and round(other[name], 3) > round(own[name], 3)]
+    if not higher:
+        return []
+    told = ", ".join(f"{title_of(name)} ({other[name]:.3f} against {own[name]:.3f})" for name in higher)
+    return [
+        f"The teacher as it is, nothing trained, beats {student} in: {told}. There, distillation did not pay."
+    ]
+
+
+def teacher_record(config: RunConfig, tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """``teacher`` of ``evaluation.json``: ``text`` and ``warnings``.
+
+    Args:
+        config: Settings of the run.
+        tables: Evaluation by method.
+    """
+    from edgecmd.evaluation.evaluate import headline
+
+    lines = {name: headline(dict(table)) for name, table in tables.items() if "num_test" in table}
+    warnings = [*teacher_warnings(config), *better_than_student(lines, teacher="teacher as it is")]
+    return {"text": teacher_text(config), "warnings": warnings}

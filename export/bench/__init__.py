@@ -1,0 +1,1 @@
+"""One student in every engine, measured in one run."""

@@ -1,1 +1,0 @@
-"""The single checks of a bundle; `export.trust` puts them in order."""

@@ -1,0 +1,1 @@
+"""The module that is exported, and its ONNX file."""

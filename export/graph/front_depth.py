@@ -1,0 +1,94 @@
+"""Depth maps in millimetres of any size, as a part of the exported graph.
+
+Shapes: B batch, N inputs, H height, W width, S side of the student's input.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt16
+from torch import Tensor, nn
+
+from edgecmd.data.student_input import DEPTH_OFFSET_M, DEPTH_SCALE_M
+from export.graph.spec import ExportSpec
+
+NUM_GOLDEN = 4
+FARTHEST_MM = 8000
+
+
+class DepthFrontEnd(nn.Module):
+    """16-bit depth maps of any size to scaled metres and a mask, as `depth_input` does.
+
+    Each pixel of the result is the one that lies under its centre: nothing is averaged, so that no distance
+    mixes with another or with what is missing. The place follows from whole numbers, alike on every machine.
+
+    Args:
+        spec: Side.
+    """
+
+    def __init__(self, spec: ExportSpec) -> None:
+        super().__init__()
+        self.side = spec.image_size
+
+    def forward(
+        self, depth_BHW1: UInt16[Tensor, "batch height width 1"]
+    ) -> Float[Tensor, "batch 2 side side"]:
+        """Choose pixels and scale; 0 is missing, and 0 in both channels."""
+        height, width = depth_BHW1.shape[1:3]
+        depth_BHW = depth_BHW1.to(torch.float32)[..., 0]
+        # The pixel under the centre of each of the result's; float64 is exact enough for these quotients.
+        centre = torch.arange(1, 2 * self.side, 2)
+        rows, columns = (
+            torch.floor((centre * size).to(torch.float64) / (2 * self.side)).to(torch.int64)
+            for size in (height, width)
+        )
+        depth_BSS = depth_BHW.index_select(1, rows).index_select(2, columns)
+        measured = depth_BSS.clamp(max=1.0)
+        scaled = (depth_BSS / 1000.0 - DEPTH_OFFSET_M) / DEPTH_SCALE_M * measured
+        return torch.stack([scaled, measured], dim=1)
+
+
+def depth_metadata(_: ExportSpec) -> dict[str, object]:
+    """What the graph does with the numbers."""
+    return {
+        "dtype": "uint16",
+        "input": "depth",
+        "layout": "NHW1",
+        "missing": 0,
+        "offset_m": DEPTH_OFFSET_M,
+        "resize": "nearest",
+        "scale_m": DEPTH_SCALE_M,
+        "size": "any",
+        "unit": "millimetre",
+    }
+
+
+def depth_golden(spec: ExportSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Seeded steps of distance with holes: (N, S, S, 1) and the same at another, oblong size."""
+    generator, maps = np.random.default_rng(0), []
+    for index in range(NUM_GOLDEN):
+        block = 2 ** (index + 1)
+        side = -(-spec.image_size // block)
+        small = generator.integers(0, FARTHEST_MM, (side, side, 1), dtype=np.uint16)
+        small[generator.random(small.shape) < 0.2] = 0
+        large = small.repeat(block, axis=0).repeat(block, axis=1)
+        maps.append(large[: spec.image_size, : spec.image_size])
+    own = np.stack(maps)
+    return own, nearest(own[-2:], *_oblong(spec.image_size))
+
+
+def depth_variants(maps: np.ndarray, spec: ExportSpec) -> dict[str, np.ndarray]:
+    """``maps`` at the student's size, at twice its sides, and at an oblong size that is no multiple."""
+    side = spec.image_size
+    sizes = ((side, side), (2 * side, 2 * side), _oblong(side))
+    return {f"{height}x{width}": nearest(maps, height, width) for height, width in sizes}
+
+
+def _oblong(side: int) -> tuple[int, int]:
+    return side + side // 2 + 1, side + side // 4 + 2
+
+
+def nearest(maps: np.ndarray, height: int, width: int) -> np.ndarray:
+    """``maps`` (N, H, W, 1) at another size, each pixel the one that lies under its centre."""
+    rows = (2 * np.arange(height) + 1) * maps.shape[1] // (2 * height)
+    columns = (2 * np.arange(width) + 1) * maps.shape[2] // (2 * width)
+    return np.ascontiguousarray(maps[:, rows][:, :, columns])

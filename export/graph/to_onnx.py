@@ -1,0 +1,168 @@
+"""From `Deployable` to the bytes of an ONNX file that tell nothing about the machine they were made on."""
+
+import ast
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+import onnx
+import torch
+
+from edgecmd.core.errors import ExportError
+from export.documents.requirements import OPSET, lowest_ir_version
+from export.graph.deployable import Behind, Deployable
+from export.graph.front_graph import SCALED, FrontGraph, FrontSettings, front_graph, put_before
+from export.graph.frontends import FRONT_ENDS
+from export.graph.metadata import metadata
+from export.graph.spec import ExportSpec
+
+SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def to_onnx(deployable: Deployable) -> bytes:
+    """Export; batch size and the size of the input stay free.
+
+    Args:
+        deployable: In evaluation mode.
+
+    Returns:
+        The file: input ``image``, outputs ``embedding`` and, with a head, ``scores``. The name of each node
+        begins with the module it comes from: ``front_end``, ``student`` and its layers, or nothing.
+
+    Guarantees:
+        Equal weights and settings give equal bytes, in any process and folder, with the same torch and
+        onnxscript. The bytes hold no path and no source line.
+
+    Raises:
+        ExportError: A module is in training mode, or the exporter cannot do what was asked.
+    """
+    refuse_training(deployable)
+    model = _trace(deployable)
+    check_form(model)
+    name_nodes(model)
+    FRONT_ENDS[deployable.spec.front_end].rewrite(model)
+    put_before(model, front_of(deployable.spec))
+    strip(model)
+    model.ir_version = lowest_ir_version(model)
+    for key, value in metadata(deployable.spec).items():
+        model.metadata_props.add(key=key, value=value)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"The exporter wrote an invalid file: {error}") from error
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def refuse_training(module: torch.nn.Module) -> None:
+    """Refuse a module that is, or contains one, in training mode: it would export silently wrong.
+
+    Raises:
+        ExportError: The message names the first such module.
+    """
+    names = [name or "(the whole)" for name, one in module.named_modules() if one.training]
+    if names:
+        raise ExportError(f"Module {names[0]!r} is in training mode. Call .eval() before exporting.")
+
+
+def front_of(spec: ExportSpec) -> FrontGraph:
+    """Front end of a file, as nodes."""
+    settings = FrontSettings(
+        side=spec.image_size, channels=spec.raw_channels, offset=spec.offset, scale=spec.scale
+    )
+    return front_graph(spec.front_end, settings, mask="mask" in spec.output_names)
+
+
+def _trace(deployable: Deployable) -> onnx.ModelProto:
+    spec = deployable.spec
+    example, axes = FRONT_ENDS[spec.front_end].tracing(spec)
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.onnx.export(
+                Behind(deployable.student, spec).eval(),
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                optimize=True,
+                verbose=False,
+                external_data=False,
+                input_names=[SCALED],
+                output_names=list(spec.output_names),
+                dynamic_shapes=(axes,),
+            )
+    except torch.onnx.OnnxExporterError as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ExportError(f"torch cannot export architecture={spec.architecture!r}: {first_line}") from error
+    assert program is not None
+    return program.model_proto
+
+
+def check_form(model: onnx.ModelProto) -> None:
+    """Refuse another opset than the one asked for, functions and data outside the file.
+
+    The exporter raises an opset that it does not know without a word.
+
+    Raises:
+        ExportError: The message names what is there.
+    """
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    if opsets != {"ai.onnx": OPSET}:
+        raise ExportError(f"The exporter wrote opsets={opsets}; asked for was {{'ai.onnx': {OPSET}}}.")
+    if model.functions:
+        raise ExportError(f"The exporter left {len(model.functions)} functions; allowed are none.")
+    outside = [one.name for one in model.graph.initializer if one.data_location == onnx.TensorProto.EXTERNAL]
+    if outside:
+        raise ExportError(f"The exporter left the weight {outside[0]} outside the file.")
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Name each node after the module it comes from, such as ``student.trunk.0.0.Conv``, in place."""
+    seen: dict[str, int] = {}
+    for node in model.graph.node:
+        scopes = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")
+        modules = [name for name in ast.literal_eval(scopes)[:-1] if not name.startswith("_")]
+        name = f"{modules[-1] if modules else ''}.{node.op_type}".lstrip(".")
+        seen[name] = seen.get(name, 0) + 1
+        node.name = name if seen[name] == 1 else f"{name}.{seen[name]}"
+
+
+def strip(model: onnx.ModelProto) -> None:
+    """Remove stack traces, paths, comments and versions, in place.
+
+    The exporter writes the path and the line of source code behind every node.
+    """
+    graph = model.graph
+    for entry in [*graph.node, *graph.input, *graph.output, *graph.initializer]:
+        del entry.metadata_props[:]
+        entry.doc_string = ""
+    del graph.value_info[:]
+    del graph.metadata_props[:]
+    del model.metadata_props[:]
+    graph.doc_string = model.doc_string = ""
+    graph.name = "student"
+    model.producer_name = "edgecmd"
+    model.producer_version = ""
+
+
+class _WithoutTorchvision(logging.Filter):
+    """Drops the lines saying that torchvision, which no student uses, is not installed."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep every other line."""
+        return "torchvision is not installed" not in record.getMessage()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what torch 2.13 says about its own inside; any other warning passes."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    silence = _WithoutTorchvision()
+    logger.addFilter(silence)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning
+            )
+            yield
+    finally:
+        logger.removeFilter(silence)

@@ -1,0 +1,1 @@
+"""The ways to store and compute a student."""

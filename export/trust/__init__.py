@@ -1,0 +1,1 @@
+"""The single checks of a bundle; `export.trust.checks` puts them in order."""
