@@ -12,12 +12,12 @@ from clients import device
 from clients.node import Node, read_node
 from clients.order import Order, read_order
 from edgecmd import __version__
+from edgecmd.config.reader import flatten
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
 from edgecmd.data.pairs import PublicSource, image_digests
 from edgecmd.data.user_files.device_pairs import DevicePairs
 from edgecmd.privacy.device_ledger import DeviceLedgers, Found
-from edgecmd.settings.reader import flatten
-from edgecmd.settings.schema import RunConfig
 
 NO_RUN = "0" * 16
 

@@ -8,13 +8,20 @@ from functools import lru_cache
 from flwr.app import ConfigRecord
 
 from clients.node import Node
+from edgecmd.config.file_settings import FILE_SETTINGS
+from edgecmd.config.reader import flatten, unflatten
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError, choose
 from edgecmd.data.pairs import TARGET_KINDS
 from edgecmd.models.students import STUDENTS
-from edgecmd.settings.data_settings import DataConfig, PretrainConfig, TeacherConfig
-from edgecmd.settings.file_settings import FILE_SETTINGS
-from edgecmd.settings.reader import flatten, unflatten
-from edgecmd.settings.schema import EvaluateConfig, ExportConfig, RunConfig, StudentConfig
+from edgecmd.settings import (
+    DataConfig,
+    EvaluateConfig,
+    ExportConfig,
+    PretrainConfig,
+    StudentConfig,
+    TeacherConfig,
+)
 
 # The server chooses the token and it becomes a folder's name here: nothing but a plain word.
 TOKEN = re.compile(r"[0-9a-f]{16}")

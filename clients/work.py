@@ -15,6 +15,7 @@ from clients.node import BUDGETS, Node, read_node
 from clients.order import Order, read_order
 from clients.private import Counting, answer_privately, private_plan, simulated_counting
 from clients.state import load_state, save_state
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.devices import place, resolve_device
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.machine import explain, is_of_machine
@@ -22,7 +23,6 @@ from edgecmd.data.problem import Holding, client_holding
 from edgecmd.models.students import Student, build_student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.refusals import sealed
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.distill import Place, distil, make_optimizer, optimizer_tensors, restore_optimizer
 from edgecmd.training.run_folder import run_folder
 

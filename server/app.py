@@ -21,7 +21,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run the federation that the run config describes and write its run folder.
 
     ``EDGECMD_SERVER_CONFIG`` may name a TOML file of this machine with what the server alone reads and
-    writes (`edgecmd.settings.file_settings`); it lies over the run config and is sent to nobody.
+    writes (`edgecmd.config.file_settings`); it lies over the run config and is sent to nobody.
 
     Raises:
         ConfigError: ``out`` is relative: it would lie wherever Flower started this process. Or the server's
@@ -29,10 +29,10 @@ def main(grid: Grid, context: Context) -> None:
         FederationError: A round missed its quorum.
         MachineError: The disk is full, or memory is short; the run goes on when it is started again.
     """
+    from edgecmd.config.file_settings import VARIABLE, over_run_config
+    from edgecmd.config.reader import unflatten
     from edgecmd.core.errors import ConfigError
     from edgecmd.core.machine import explain
-    from edgecmd.settings.file_settings import VARIABLE, over_run_config
-    from edgecmd.settings.reader import unflatten
     from server.federation import federate
     from server.patience import Clock, PatientGrid
 

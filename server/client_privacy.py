@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.privacy.ledger import Ledger, Release
 from edgecmd.privacy.ledger_paths import server_ledger
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.gradients import MARGIN
 from edgecmd.privacy.step.randomness import make_source, normal, uniform
-from edgecmd.settings.schema import RunConfig
 from server.strategies import to_record
 
 Arrays = Mapping[str, np.ndarray]

@@ -9,7 +9,7 @@ from flwr.serverapp import Grid
 
 from edgecmd.core.errors import FederationError
 from edgecmd.core.text import counted
-from edgecmd.settings.schema import FederationConfig
+from edgecmd.settings import FederationConfig
 from server.patience import Clock, GridAround
 from server.screening import Rejection, error_words, match
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from flwr.serverapp import Grid
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.artefacts import write_artefact
 from edgecmd.core.run_lock import owned
 from edgecmd.data.problem import told_to_devices
@@ -16,7 +17,6 @@ from edgecmd.evaluation.evaluate import validate
 from edgecmd.models.students import Student
 from edgecmd.privacy.ledger_paths import require_same_clients
 from edgecmd.privacy.plan import make_plan
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.provenance import Provenance, Runtime, require_runtime, write_provenance
 from edgecmd.training.run_folder import new_student, run_folder, start_run, student_bytes
 from server.checkpoint import newest_checkpoint

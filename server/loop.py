@@ -20,7 +20,7 @@ from edgecmd.core.errors import FederationError, PrivacyError
 from edgecmd.core.events import EventLog
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.privacy.ledger import BudgetSpentError
-from edgecmd.settings.schema import FederationConfig
+from edgecmd.settings import FederationConfig
 from server.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from server.client_privacy import CentralPrivacy
 from server.cohort import CohortGrid, Identity, Terms, ask_identities, shared_indices, wait_for_nodes

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.artefacts import write_artefact
 from edgecmd.data.problem import anchors_fingerprint
 from edgecmd.privacy.ledger import Ledger
 from edgecmd.privacy.ledger_paths import client_ledger, server_ledger
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.statement import privacy_table
-from edgecmd.settings.schema import RunConfig
 from server.checkpoint import newest_checkpoint
 
 

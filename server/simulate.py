@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from flwr.app import Context, RecordDict
 
 from clients.app import app as client_app
+from edgecmd.config.reader import flatten
+from edgecmd.config.schema import RunConfig
 from edgecmd.models.students import Student
-from edgecmd.settings.reader import flatten
-from edgecmd.settings.schema import RunConfig
 from server.federation import Report, federate
 from server.local_grid import RUN_ID, Fault, local_grid
 from server.patience import PatientGrid

@@ -19,8 +19,8 @@ from flwr.serverapp.strategy import (
     Krum,
 )
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, choose
-from edgecmd.settings.schema import RunConfig
 
 ASK_ALL: dict[str, Any] = {
     "fraction_train": 1.0,

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
-    from edgecmd.settings.schema import RunConfig
+    from edgecmd.config.schema import RunConfig
 
 torch.set_num_threads(1)
 

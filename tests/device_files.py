@@ -13,8 +13,8 @@ from PIL import Image
 
 from clients.app import app
 from clients.check import check_node
-from edgecmd.settings.reader import load_config
-from edgecmd.settings.schema import RunConfig
+from edgecmd.config.reader import load_config
+from edgecmd.config.schema import RunConfig
 from server.federation import to_arrays
 from server.local_grid import set_identity
 from server.simulate import contexts

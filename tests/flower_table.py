@@ -6,8 +6,8 @@
 import json
 from pathlib import Path
 
-from edgecmd.settings.reader import flatten
-from edgecmd.settings.schema import RunConfig
+from edgecmd.config.reader import flatten
+from edgecmd.config.schema import RunConfig
 
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
 HEADER = "[tool.flwr.app.config]"

@@ -9,8 +9,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from edgecmd.settings.reader import load_config
-from edgecmd.settings.schema import FederationConfig, RunConfig
+from edgecmd.config.reader import load_config
+from edgecmd.config.schema import RunConfig
+from edgecmd.settings import FederationConfig
 from server.cohort import terms_of
 from server.local_grid import Fault, local_grid, set_identity
 from server.loop import Federation, RoundReport

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecmd.settings.schema import (
+from edgecmd.config.schema import RunConfig
+from edgecmd.settings import (
     DataConfig,
     DistillConfig,
     EvaluateConfig,
     FederationConfig,
     PretrainConfig,
-    RunConfig,
     StudentConfig,
     TeacherConfig,
 )

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecmd.settings.reader import load_config
-from edgecmd.settings.schema import RunConfig
+from edgecmd.config.reader import load_config
+from edgecmd.config.schema import RunConfig
 
 NUM_PAIRS = 60
 SIDE = 16

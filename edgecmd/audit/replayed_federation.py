@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.problem import Holding
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
 from edgecmd.privacy.step.private_step import StepProbe, distil_privately
 from edgecmd.privacy.step.randomness import make_source
-from edgecmd.settings.schema import FederationConfig, RunConfig
+from edgecmd.settings import FederationConfig
 from edgecmd.training.distill import Place, distil, make_optimizer, optimizer_tensors, restore_optimizer
 
 Arrays = Mapping[str, np.ndarray]

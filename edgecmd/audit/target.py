@@ -7,12 +7,12 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load
 
+from edgecmd.config.reader import load_config
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import DataError, PrivacyError
 from edgecmd.core.files import read_json
 from edgecmd.models.students import Student, refuse_dense
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
-from edgecmd.settings.reader import load_config
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.run_folder import load_student, new_student
 
 KINDS = ("run folder", "checkpoint", "student", "exported file")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgecmd.audit.static.custom_code import OwnCode
     from edgecmd.audit.static.sensitivity import Effort
     from edgecmd.audit.target import Target
-    from edgecmd.settings.schema import RunConfig
+    from edgecmd.config.schema import RunConfig
 
 OwnTarget = Annotated[
     Path | None, typer.Argument(help="Run folder, student or exported file; none with --loss or --student.")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from edgecmd.cli.output import print_json, print_table, say, warn
-from edgecmd.settings.schema import RunConfig
+from edgecmd.config.schema import RunConfig
 
 __all__ = [
     "AsJson",
@@ -32,7 +32,7 @@ DryRunJson = Annotated[bool, typer.Option("--json", help="With --dry-run: print 
 
 def read_settings(config: Path | None, settings: Sequence[str] | None) -> RunConfig:
     """Settings from the file and ``--set``."""
-    from edgecmd.settings.reader import load_config
+    from edgecmd.config.reader import load_config
 
     return load_config(config, settings or ())
 

@@ -9,8 +9,8 @@ import typer
 
 from edgecmd.cli.app import app
 from edgecmd.cli.common import AsJson, ConfigFile, Settings, print_json, read_settings
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
-from edgecmd.settings.schema import RunConfig
 
 if TYPE_CHECKING:
     from edgecmd.experiments.compare.federations import FederationSpec

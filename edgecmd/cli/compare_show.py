@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecmd.cli.common import print_table, say
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.text import counted
-from edgecmd.settings.schema import RunConfig
 
 if TYPE_CHECKING:
     from edgecmd.experiments.compare.summary import Items

@@ -9,8 +9,8 @@ import typer
 
 from edgecmd.cli.app import app
 from edgecmd.cli.common import one_thread, say
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.text import counted
-from edgecmd.settings.schema import RunConfig
 
 if TYPE_CHECKING:
     import numpy as np

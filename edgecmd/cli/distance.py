@@ -18,7 +18,7 @@ from edgecmd.cli.common import (
     say,
 )
 from edgecmd.cli.theory import PairName
-from edgecmd.settings.schema import RunConfig
+from edgecmd.config.schema import RunConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +59,7 @@ def distance(
     as_json: AsJson = False,
 ) -> None:
     """Total variation between teacher's and student's relations on held-out pairs, with an interval."""
+    from edgecmd.config.modality_pairs import pair_settings
     from edgecmd.core.artefacts import write_artefact
     from edgecmd.core.errors import choose
     from edgecmd.experiments.theory.distance import (
@@ -70,7 +71,6 @@ def distance(
         require_trustworthy,
     )
     from edgecmd.experiments.theory.probe import embed_pairs
-    from edgecmd.settings.modality_pairs import pair_settings
     from edgecmd.training.run_folder import run_folder
 
     one_thread()

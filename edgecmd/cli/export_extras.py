@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
-from edgecmd.settings.schema import RunConfig
 
 NUM_PICTURES = 640
 

@@ -15,8 +15,8 @@ from edgecmd.cli.output import can_write_over, on_terminal, say, write_progress
 from edgecmd.core.progress import watched
 
 if TYPE_CHECKING:
+    from edgecmd.config.schema import RunConfig
     from edgecmd.privacy.plan import PrivacyPlan
-    from edgecmd.settings.schema import RunConfig
     from server.loop import RoundReport
 
 

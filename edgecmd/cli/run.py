@@ -17,8 +17,8 @@ from edgecmd.cli.common import (
     read_settings,
     say,
 )
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError, FederationError
-from edgecmd.settings.schema import RunConfig
 
 Folder = Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")]
 
@@ -128,7 +128,7 @@ def config_of(folder: Path) -> RunConfig:
     Raises:
         FederationError: It is not a run folder.
     """
-    from edgecmd.settings.reader import load_config
+    from edgecmd.config.reader import load_config
 
     if not (folder / "config.toml").is_file():
         raise FederationError(

@@ -23,8 +23,8 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Write a TOML file with every setting, its default and its meaning."""
+    from edgecmd.config.reader import template
     from edgecmd.core.files import write_text_atomically
-    from edgecmd.settings.reader import template
 
     if path.exists() and not force:
         raise ConfigError(f"{path} exists already. Choose another name or add --force.")

@@ -9,9 +9,9 @@ import typer
 
 from edgecmd.cli.app import app
 from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread, print_json, read_settings, say
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.text import counted
-from edgecmd.settings.schema import RunConfig
 
 if TYPE_CHECKING:
     from edgecmd.experiments.theory.jobs import Job
@@ -42,8 +42,8 @@ def theory(
     as_json: AsJson = False,
 ) -> None:
     """Modality distance against target error over ever wider gaps; finished points are kept."""
+    from edgecmd.config.modality_pairs import pair_settings
     from edgecmd.experiments.theory.sweep import cheap, plan_sweep, sweep_points
-    from edgecmd.settings.modality_pairs import pair_settings
 
     one_thread()
     run = f"theory-{pair}" + ("-fast" if fast else "")
@@ -112,8 +112,8 @@ def point_jobs(
     config: RunConfig, plan: "SweepPlan", points: "Sequence[Point]", *, folder: Path
 ) -> "list[Job]":
     """A job for each point of the sweep."""
+    from edgecmd.config.reader import flatten
     from edgecmd.experiments.theory.jobs import Job
-    from edgecmd.settings.reader import flatten
 
     flat, shared = dict(flatten(config)), asdict(plan)
     return [
@@ -193,9 +193,9 @@ def run_rotation(
 
 def rotation_jobs(config: RunConfig, *, num_rounds: int, num_seeds: int, folder: Path) -> "list[Job]":
     """A job for each method and seed."""
+    from edgecmd.config.reader import flatten
     from edgecmd.experiments.theory.alignment import METHODS
     from edgecmd.experiments.theory.jobs import Job
-    from edgecmd.settings.reader import flatten
 
     flat = dict(flatten(config))
     return [

@@ -7,8 +7,8 @@ import typer
 
 from edgecmd.cli.app import web_app
 from edgecmd.cli.common import one_thread, say
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, ExportError
-from edgecmd.settings.schema import RunConfig
 
 if TYPE_CHECKING:
     from export.web.gallery import Gallery

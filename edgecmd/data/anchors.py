@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.devices import resolve_device
 from edgecmd.core.errors import choose
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.pairs import Images
 from edgecmd.datasets.procedural import procedural_images
-from edgecmd.settings.schema import RunConfig
 
 Anchors = Float[Tensor, "anchors dim"]
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.devices import resolve_device
 from edgecmd.core.errors import PrivacyError
 from edgecmd.data.anchors import Anchors, AnchorSource, make_anchors
@@ -26,8 +27,7 @@ from edgecmd.datasets import emoji, indoor
 from edgecmd.models.place_features import Reduction, View, as_places, cached_maps, fit_reduction
 from edgecmd.models.students import DENSE_STRIDE, is_dense
 from edgecmd.models.teachers import SHIPPED, Teacher, check_rate, load_teacher
-from edgecmd.settings.data_settings import DataConfig
-from edgecmd.settings.schema import RunConfig
+from edgecmd.settings import DataConfig
 from edgecmd.training.distill import LocalData
 
 # Of the teacher. Kernels round otherwise for other numbers of rows, and a server could make last digits large

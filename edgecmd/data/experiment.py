@@ -17,7 +17,7 @@ from edgecmd.core.errors import ConfigError, DataError, choose
 from edgecmd.data.duplicates import Alike, alike, joined, shared_with
 from edgecmd.data.labelled import LabelledTarget, Labels, Masks
 from edgecmd.data.pairs import TARGET_KINDS, PairedData, PublicSource, kind_of
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 # Name of a data set -> module and function that loads it; imported only when asked for.
 LOADERS: dict[str, tuple[str, str]] = {

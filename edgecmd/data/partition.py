@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from edgecmd.core.errors import ConfigError, DataError, choose
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.labelled import UNLABELLED, Labels
-from edgecmd.settings.schema import FederationConfig
+from edgecmd.settings import FederationConfig
 
 Rows = Int[np.ndarray, " _"]
 

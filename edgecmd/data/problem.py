@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgecmd import __version__
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.devices import resolve_device
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.progress import stage
@@ -31,8 +32,7 @@ from edgecmd.data.ready_features import Ready, Wanted, listed_orders, read_ready
 from edgecmd.models.place_features import Reduction, View, as_places, cached_maps, fit_reduction
 from edgecmd.models.students import DENSE_STRIDE, is_dense
 from edgecmd.models.teachers import Teacher, check_rate, load_teacher
-from edgecmd.settings.data_settings import DataConfig
-from edgecmd.settings.schema import RunConfig, StudentConfig
+from edgecmd.settings import DataConfig, StudentConfig
 from edgecmd.training.distill import LocalData
 
 

@@ -22,7 +22,7 @@ from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.data.user_files.sound_files import Clip
 from edgecmd.data.user_files.user_pairs import check_overlap, named_owners
 from edgecmd.datasets.built import read_arrays
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 NAME, KIND = "digits", "class-paired"
 PAIRS = "pairs"

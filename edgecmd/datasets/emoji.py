@@ -25,7 +25,7 @@ from edgecmd.data.near_duplicates import near_duplicates
 from edgecmd.data.pairs import Images, PairedData, PublicSource
 from edgecmd.datasets.pinned import Arrays, read_pinned
 from edgecmd.datasets.shipped import shipped_file
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 FOLDER = Path(__file__).parent / "files"
 PAIRS_FILE = "emoji_64.npz"

@@ -9,7 +9,7 @@ the user's machine (`edgecmd.datasets.build.emoji_full`). The public set and the
 from edgecmd.data.experiment import Experiment
 from edgecmd.datasets.built import read_arrays
 from edgecmd.datasets.emoji import emoji_experiment
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 NAME, KIND = "emoji-full", "real"
 PAIRS = "pairs"

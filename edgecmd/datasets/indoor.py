@@ -18,7 +18,7 @@ from edgecmd.datasets.emoji import resized
 from edgecmd.datasets.pinned import Arrays, read_arrays, read_pinned
 from edgecmd.datasets.sensor import simulate_sensor
 from edgecmd.datasets.shipped import shipped_file
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 KIND = "rendered"
 SIDE = 64

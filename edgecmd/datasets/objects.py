@@ -24,7 +24,7 @@ from edgecmd.datasets.indoor import (
     read_indoor,
 )
 from edgecmd.datasets.pinned import Arrays
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 NAME = "objects"
 

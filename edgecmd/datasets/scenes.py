@@ -24,7 +24,7 @@ from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels, Masks
 from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.datasets.emoji import NO_LABEL, PAIRS_FILE, PUBLIC_FILE, check_side, read_shipped
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 NAME, KIND = "emoji-scenes", "composed"
 BACKGROUND = "background"

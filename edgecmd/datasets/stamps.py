@@ -27,7 +27,7 @@ from edgecmd.data.user_files.sound_files import Clip
 from edgecmd.data.user_files.user_pairs import check_overlap, named_owners, position, split_rows
 from edgecmd.datasets.built import COMMANDS, checked_file, read_arrays
 from edgecmd.datasets.emoji import SIDE, encode, load_public, shrink
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 NAME, KIND = "stamps", "real"
 PAIRS, WAVES = "pairs", "waves"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import DataError
 from edgecmd.core.statistics import SHARE, Measured, best_of, mean_interval
 from edgecmd.data.experiment import HeldOut
@@ -35,7 +36,6 @@ from edgecmd.evaluation.metrics import (
 )
 from edgecmd.evaluation.metrics import whole as whole_picture
 from edgecmd.models.students import DenseStudent, is_dense
-from edgecmd.settings.schema import RunConfig
 
 Embed = Callable[[Targets], Embedding]
 Table = dict[str, object]

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.devices import device_of, place
 from edgecmd.core.progress import tracked
 from edgecmd.core.seeding import numpy_generator, torch_generator
@@ -30,7 +31,6 @@ from edgecmd.evaluation.supervised import (
     predict_classes,
 )
 from edgecmd.losses import unit
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.early_stopping import Best
 
 LEARNING_RATE = 3e-4

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.devices import device_of, place, resolve_device
 from edgecmd.core.errors import DataError
 from edgecmd.core.progress import tracked
@@ -46,7 +47,6 @@ from edgecmd.evaluation.segmenter import (
 )
 from edgecmd.models.place_features import TeacherPlaces
 from edgecmd.models.students import Student
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.run_folder import new_student
 
 Table = dict[str, object]

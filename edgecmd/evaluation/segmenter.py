@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.devices import device_of, place
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import MOTIONS, draw_motion, moved
@@ -23,7 +24,6 @@ from edgecmd.data.labelled import IGNORED
 from edgecmd.evaluation.metrics import class_rows
 from edgecmd.models.place_features import unit_places
 from edgecmd.models.students import Pointwise, Student
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.early_stopping import Best
 
 # Unit embeddings are multiplied by this before the head, as in `edgecmd.evaluation.supervised`.

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.devices import device_of, place
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.core.statistics import SHARE, mean_interval
@@ -20,7 +21,6 @@ from edgecmd.data.pairs import target_kind
 from edgecmd.data.problem import experiment, target_input
 from edgecmd.evaluation.metrics import draw_labels, known
 from edgecmd.losses import unit
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.run_folder import new_student
 
 NUM_STEPS = 200

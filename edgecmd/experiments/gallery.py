@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecmd.settings.schema import RunConfig
+from edgecmd.config.schema import RunConfig
 
 NUM_QUERIES = 12
 NUM_FOUND = 5

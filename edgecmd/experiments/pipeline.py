@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgecmd.cli.common import one_thread, print_json, print_table, say
 from edgecmd.cli.progress import chance, round_line
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.processes import Workers
 from edgecmd.core.progress import stage, tracked
 from edgecmd.core.text import counted, unseen_text
 from edgecmd.experiments.privacy_rows import privacy_rows
-from edgecmd.settings.schema import RunConfig
 
 if TYPE_CHECKING:
     from edgecmd.evaluation.evaluate import Embed, Table
@@ -122,9 +122,9 @@ def plan_facts(config: RunConfig) -> dict[str, Any]:
 
 def show_dry_run(config: RunConfig, *, as_json: bool) -> None:
     """What would run: the plan and the partition, as tables or as one JSON document."""
+    from edgecmd.config.reader import flatten
     from edgecmd.data.partition import partition_table
     from edgecmd.data.problem import client_rows, experiment
-    from edgecmd.settings.reader import flatten
     from edgecmd.training.run_folder import run_folder
 
     if not as_json:
@@ -356,7 +356,7 @@ def segmentation_from_scratch(config: RunConfig) -> "Table":
 
 def _scratch_accuracies(config: RunConfig, work: list[tuple[int, int]]) -> list[float]:
     """Accuracy for each (number of labels, draw), by as many processes as the federation may use."""
-    from edgecmd.settings.reader import flatten
+    from edgecmd.config.reader import flatten
 
     jobs = [(dict(flatten(config)), *one) for one in work]
     if config.federation.num_workers == 1:
@@ -366,8 +366,8 @@ def _scratch_accuracies(config: RunConfig, work: list[tuple[int, int]]) -> list[
 
 
 def _scratch_job(job: tuple[dict[str, Any], int, int]) -> float:
+    from edgecmd.config.reader import unflatten
     from edgecmd.evaluation.supervised import scratch_accuracy
-    from edgecmd.settings.reader import unflatten
 
     one_thread()
     flat, num_labels, draw = job

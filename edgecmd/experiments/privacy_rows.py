@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.text import counted
-from edgecmd.settings.schema import RunConfig
 
 MISFIT = 2.0
 

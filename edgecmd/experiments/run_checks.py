@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import DataError, EdgecmdError
-from edgecmd.settings.schema import RunConfig
 
 if TYPE_CHECKING:
     from edgecmd.data.experiment import Experiment

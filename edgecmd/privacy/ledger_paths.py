@@ -4,10 +4,10 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.files import write_text_atomically
 from edgecmd.data.problem import client_rows, experiment
-from edgecmd.settings.schema import RunConfig
 
 
 def client_ledger(config: RunConfig, client: int) -> Path:

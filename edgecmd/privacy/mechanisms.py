@@ -30,7 +30,7 @@ from edgecmd import baselines, losses
 from edgecmd.core.errors import choose
 from edgecmd.data.augment import augment as augmented
 from edgecmd.privacy.step.randomness import Source, generator, integers
-from edgecmd.settings.schema import DistillConfig
+from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData
 
 Rows = Float[Tensor, "rows dim"]

@@ -4,12 +4,13 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError, choose
 from edgecmd.models.students import is_dense
 from edgecmd.privacy.accounting import Spending, calibrate, check_accountant, total_epsilon
 from edgecmd.privacy.mechanisms import MECHANISMS, Mechanism
 from edgecmd.privacy.step.gradients import ENGINES
-from edgecmd.settings.schema import AUTO_LOSSES, RunConfig
+from edgecmd.settings import AUTO_LOSSES
 
 RELATIONS = {
     "pair": "add or remove one pair of one client",

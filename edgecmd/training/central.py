@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.data.problem import experiment, public_anchors, training_data
 from edgecmd.models.students import Student
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.distill import Place, distil, make_optimizer
 from edgecmd.training.run_folder import new_student
 

@@ -16,11 +16,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from edgecmd import baselines, losses
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, choose
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.core.text import counted
 from edgecmd.data.augment import augment
-from edgecmd.settings.schema import DistillConfig, RunConfig
+from edgecmd.settings import DistillConfig
 from edgecmd.training.places import check_loss, embed_places, per_pair
 
 WARMUP_SHARE = 0.05

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgecmd.baselines import nt_xent
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.devices import device_of
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.seeding import numpy_generator, torch_generator
@@ -24,7 +25,6 @@ from edgecmd.data.pairs import input_shape, target_kind
 from edgecmd.data.problem import experiment
 from edgecmd.data.student_input import SOURCE_OFFSET, SOURCE_SCALE, source_input
 from edgecmd.models.students import Student, refuse_dense
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.run_folder import new_student
 
 BATCH_SIZE = 128

@@ -31,7 +31,7 @@ from edgecmd.models.teachers import (
     load_teacher,
     recipe_text,
 )
-from edgecmd.settings.data_settings import PretrainConfig
+from edgecmd.settings import PretrainConfig
 
 Progress = Callable[[int, float], None]
 

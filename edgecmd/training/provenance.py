@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from edgecmd.config.file_settings import SERVER_SETTINGS
+from edgecmd.config.reader import Scalar, flatten
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.artefacts import write_artefact
 from edgecmd.core.errors import DataError, FederationError
 from edgecmd.core.files import read_json
-from edgecmd.settings.file_settings import SERVER_SETTINGS
-from edgecmd.settings.reader import Scalar, flatten
-from edgecmd.settings.schema import RunConfig
 
 Runtime = Literal["in-process", "flower"]
 FILE = "federation.json"
@@ -130,7 +130,7 @@ def flower_command(config: RunConfig, *, own_pairs: bool) -> str:
     Args:
         config: Settings; those that differ from the defaults are in the command.
         own_pairs: Leave out what stands in the server's own file, which nodes with pairs of their own would
-            refuse (`edgecmd.settings.file_settings`).
+            refuse (`edgecmd.config.file_settings`).
     """
     defaults = flatten(RunConfig().resolved())
     left_out = {"out", "name", *(SERVER_SETTINGS if own_pairs else ())}

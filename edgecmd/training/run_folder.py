@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from edgecmd.config.reader import load_config, to_toml
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.artefacts import declare
 from edgecmd.core.devices import place, resolve_device
 from edgecmd.core.errors import ConfigError, DataError, choose, nearest
@@ -17,8 +19,6 @@ from edgecmd.core.tensors import load_weights, pack, require, unpack, whole_numb
 from edgecmd.data.pairs import input_shape, target_kind
 from edgecmd.data.problem import experiment, public_anchors
 from edgecmd.models.students import STUDENTS, Student, build_student
-from edgecmd.settings.reader import load_config, to_toml
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.places import check_loss
 
 # Modality of the target -> what its students have before the convolutions.

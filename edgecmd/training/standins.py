@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import augment_target
 from edgecmd.data.pairs import target_kind
 from edgecmd.data.problem import experiment
 from edgecmd.data.student_input import source_input
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.run_folder import student_channels
 from edgecmd.training.warm_start import drawings
 

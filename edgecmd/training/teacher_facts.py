@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.data.pairs import Targets, target_kind
 from edgecmd.data.problem import experiment, ready_pairs, teacher_of
 from edgecmd.data.ready_features import Ready
 from edgecmd.datasets.catalogue import SHIPPED_TEACHERS
 from edgecmd.experiments.compare.markdown import title_of
 from edgecmd.models.teachers import DEFAULT, OF_SET, SHIPPED, teacher_name
-from edgecmd.settings.schema import RunConfig
 
 ICONS = "icons"
 # Sets of drawn pictures on plain ground, which the icon teacher was made for.

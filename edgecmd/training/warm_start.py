@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgecmd import losses
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import augment_target, outlines, two_tones
@@ -21,7 +22,6 @@ from edgecmd.data.pairs import target_kind
 from edgecmd.data.problem import experiment, public_features
 from edgecmd.data.student_input import source_input
 from edgecmd.models.students import Student, refuse_dense
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.distill import learning_rate_at, make_optimizer, mean_gradient
 from edgecmd.training.run_folder import new_student
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import DataError, ExportError
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.pairs import Images, PublicSource
@@ -22,7 +23,6 @@ from edgecmd.datasets.emoji import load_public
 from edgecmd.datasets.shipped import shipped_file
 from edgecmd.evaluation.evaluate import teacher_embedding
 from edgecmd.evaluation.metrics import unit_rows
-from edgecmd.settings.schema import RunConfig
 
 NUM_PICTURES = 640
 NUM_EXAMPLES = 12

@@ -18,6 +18,9 @@ from clients.node import read_node
 from clients.order import Order, device_config
 from edgecmd import __version__
 from edgecmd.audit.static.search import distance
+from edgecmd.config.file_settings import FILE_SETTINGS
+from edgecmd.config.reader import flatten, unflatten
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.data.anchors import ANCHORS
 from edgecmd.data.device import device_features, device_sources
@@ -28,9 +31,6 @@ from edgecmd.privacy.mechanisms import StepSettings, make_units, unit_loss
 from edgecmd.privacy.step.gradients import clipped_sum
 from edgecmd.privacy.step.randomness import DeterministicSource
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent
-from edgecmd.settings.file_settings import FILE_SETTINGS
-from edgecmd.settings.reader import flatten, unflatten
-from edgecmd.settings.schema import RunConfig
 from tests.device_files import Device, ask, make_device, opened_files, run_config, write_pairs
 
 STRINGS = sorted(name for name, value in flatten(RunConfig()).items() if isinstance(value, str))

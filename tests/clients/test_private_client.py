@@ -11,12 +11,12 @@ from clients import private
 from clients.app import app
 from clients.check import check_node
 from clients.work import ClientError, answer_train
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
 from edgecmd.privacy.accounting import Spending, total_epsilon
 from edgecmd.privacy.ledger import Ledger
 from edgecmd.privacy.ledger_paths import client_ledger
 from edgecmd.privacy.plan import make_plan
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.run_folder import new_student
 from server.federation import to_arrays
 from server.local_grid import set_identity

@@ -9,8 +9,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 
 from clients.app import app
 from clients.work import ClientError, answer_train
+from edgecmd.config.schema import RunConfig
 from edgecmd.data.problem import client_pairs
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.run_folder import new_student
 from server.federation import to_arrays
 from server.local_grid import set_identity

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from edgecmd.config.reader import load_config
 from edgecmd.core.errors import PrivacyError
-from edgecmd.settings.reader import load_config
 from server.simulate import simulate
 from tests.e2e.test_privacy_cli import edgecmd
 from tests.tiny_federation import settings_of, tiny_config

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecmd.settings.reader import to_toml
-from edgecmd.settings.schema import RunConfig
+from edgecmd.config.reader import to_toml
+from edgecmd.config.schema import RunConfig
 from tests.command_line import run
 
 

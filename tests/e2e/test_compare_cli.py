@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from test_cli import run, settings_file  # noqa: F401 - a fixture
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.experiments.compare import jobs as compare_jobs
 from edgecmd.experiments.compare.jobs import Job
 from edgecmd.experiments.compare.presets import PAIRS, Preset
-from edgecmd.settings.schema import RunConfig
 
 
 class Here:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from edgecmd.config.file_settings import VARIABLE
 from edgecmd.core.events import read_events
 from edgecmd.core.files import read_json
 from edgecmd.privacy.ledger import Ledger
-from edgecmd.settings.file_settings import VARIABLE
 from tests.device_files import make_device
 from tests.flower_processes import BIN, answers, environment, flwr, free_port
 

@@ -17,11 +17,11 @@ from flwr.common.config import flatten_dict, fuse_dicts
 from flwr.serverapp import ServerApp
 
 from clients.app import app as client_app
+from edgecmd.config.file_settings import VARIABLE
+from edgecmd.config.reader import flatten, load_config, unflatten
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.files import read_json
-from edgecmd.settings.file_settings import VARIABLE
-from edgecmd.settings.reader import flatten, load_config, unflatten
-from edgecmd.settings.schema import RunConfig
 from server.app import app as server_app
 from server.app import is_simulated
 from server.local_grid import local_grid
@@ -162,7 +162,7 @@ def test_the_bundle_holds_every_module_that_the_apps_need(tmp_path: Path) -> Non
             *(sys.executable, "-c"),
             "import server.app, server.federation, clients.app, clients.work;"
             "import edgecmd.data.user_files.folder as one; from edgecmd.datasets.emoji import load_emoji;"
-            "from edgecmd.settings.data_settings import DataConfig;"
+            "from edgecmd.settings import DataConfig;"
             "print(one.__file__, len(load_emoji(DataConfig(image_size=16)).train))",
         ],
         cwd=tmp_path / "app",

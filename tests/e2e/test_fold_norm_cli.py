@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import pytest
 
+from edgecmd.config.reader import to_toml
+from edgecmd.config.schema import RunConfig
 from edgecmd.data.experiment import Experiment, HeldOut
-from edgecmd.settings.data_settings import DataConfig
-from edgecmd.settings.reader import to_toml
-from edgecmd.settings.schema import RunConfig
+from edgecmd.settings import DataConfig
 from tests.command_line import run
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from edgecmd.settings.reader import to_toml
-from edgecmd.settings.schema import RunConfig
+from edgecmd.config.reader import to_toml
+from edgecmd.config.schema import RunConfig
 from tests.command_line import run
 from tests.machine_faults import Faults, failing, left_overs
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from edgecmd.settings.reader import to_toml
-from edgecmd.settings.schema import RunConfig
+from edgecmd.config.reader import to_toml
+from edgecmd.config.schema import RunConfig
 from tests.command_line import run
 
 
@@ -143,7 +143,7 @@ def test_broken_settings_files_name_file_and_line(
 
 
 def test_a_mark_at_the_start_of_a_file_is_no_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from edgecmd.settings.reader import load_config
+    from edgecmd.config.reader import load_config
 
     (tmp_path / "a.toml").write_bytes(b"\xef\xbb\xbfseed = 7\r\n")
     assert load_config(tmp_path / "a.toml").seed == 7

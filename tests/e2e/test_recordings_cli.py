@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgecmd.datasets.build import digits
-from edgecmd.settings.data_settings import PretrainConfig
+from edgecmd.settings import PretrainConfig
 from tests.command_line import run
 from tests.made_up_sound import write_spoken, write_wheel
 

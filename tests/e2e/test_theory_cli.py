@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from edgecmd.config.modality_pairs import pair_settings
+from edgecmd.config.reader import load_config, to_toml
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.experiments.theory import jobs as theory_jobs
-from edgecmd.settings.modality_pairs import pair_settings
-from edgecmd.settings.reader import load_config, to_toml
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.run_folder import new_student, save_student
 from tests.command_line import run
 

@@ -13,7 +13,7 @@ import torch
 from edgecmd.core.errors import ConfigError
 from edgecmd.losses import chance_level
 from edgecmd.models.students import Student, build_student
-from edgecmd.settings.schema import DistillConfig
+from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import (
     OBJECTIVES,
     LocalData,

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from edgecmd.core.errors import ConfigError
-from edgecmd.settings.file_settings import (
+from edgecmd.config.file_settings import (
     FILE_SETTINGS,
     PATHS,
     SERVER_SETTINGS,
     over_run_config,
     read_server_settings,
 )
-from edgecmd.settings.reader import flatten, unflatten
-from edgecmd.settings.schema import RunConfig
+from edgecmd.config.reader import flatten, unflatten
+from edgecmd.config.schema import RunConfig
+from edgecmd.core.errors import ConfigError
 
 
 def write(folder: Path, text: str) -> Path:

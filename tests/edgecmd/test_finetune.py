@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.data.problem import experiment, target_input
 from edgecmd.evaluation import finetune as tuning
 from edgecmd.evaluation.evaluate import assess, embedder, headline
 from edgecmd.evaluation.finetune import Drawn, finetune, finetune_accuracy, split_labels
 from edgecmd.evaluation.metrics import fit_linear
 from edgecmd.losses import unit
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.early_stopping import Best
 from edgecmd.training.run_folder import new_student
 

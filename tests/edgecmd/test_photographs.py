@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgecmd.config.reader import load_config
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import load_experiment
 from edgecmd.data.pairs import PublicSource, Targets
@@ -18,8 +19,7 @@ from edgecmd.evaluation.metrics import fit_linear, unit_rows
 from edgecmd.models import teachers
 from edgecmd.models.efficientnet import NAME
 from edgecmd.models.teachers import SHIPPED, Teacher, build_teacher, load_teacher, own_teacher, save_teacher
-from edgecmd.settings.data_settings import DataConfig, PretrainConfig, TeacherConfig
-from edgecmd.settings.reader import load_config
+from edgecmd.settings import DataConfig, PretrainConfig, TeacherConfig
 from edgecmd.training.pretrain import pretrain, recipe
 from tests.command_line import run
 

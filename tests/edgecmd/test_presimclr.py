@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.data import problem
 from edgecmd.data.pairs import input_shape
 from edgecmd.data.student_input import source_input, to_input
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training import presimclr
 from edgecmd.training.presimclr import as_target, run_steps, source_start
 

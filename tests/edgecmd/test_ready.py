@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.problem import check_ready_features, experiment, pair_features, public_features, teacher_of
 from edgecmd.data.ready_features import (
@@ -29,7 +30,7 @@ from edgecmd.data.ready_features import (
 )
 from edgecmd.experiments.pipeline import sees_pictures, teacher_on_target
 from edgecmd.experiments.run_checks import refuse
-from edgecmd.settings.schema import RunConfig, TeacherConfig
+from edgecmd.settings import TeacherConfig
 
 NAMES = ("a", "a-1", "b", "c10", "c2")
 

@@ -10,7 +10,7 @@ from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import load_experiment
 from edgecmd.data.pairs import PairedData, PublicSource, target_kind
 from edgecmd.models.teachers import Teacher, build_teacher, check_rate, load_teacher, save_teacher
-from edgecmd.settings.data_settings import DataConfig, PretrainConfig
+from edgecmd.settings import DataConfig, PretrainConfig
 from edgecmd.training.pretrain import pretrain, recipe
 from tests.edgecmd.data.layouts import trees
 from tests.edgecmd.data.test_depth_folder import depth_map, fill, save

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from flwr.common.config import parse_config_args
 
+from edgecmd.config.reader import flatten, load_config, unflatten
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import DataError, FederationError
 from edgecmd.core.files import read_json
-from edgecmd.settings.reader import flatten, load_config, unflatten
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.provenance import (
     FILE,
     Provenance,

@@ -8,16 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgecmd.config.reader import flatten, load_config, template, to_toml, unflatten
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
-from edgecmd.settings.reader import flatten, load_config, template, to_toml, unflatten
-from edgecmd.settings.schema import (
-    DataConfig,
-    DistillConfig,
-    EvaluateConfig,
-    FederationConfig,
-    RunConfig,
-    StudentConfig,
-)
+from edgecmd.settings import DataConfig, DistillConfig, EvaluateConfig, FederationConfig, StudentConfig
 
 text = st.text(max_size=20)
 # Plain values: the dataclasses are made in the test, where the type checker may draw random numbers.

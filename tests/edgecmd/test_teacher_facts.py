@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.data.problem import experiment
 from edgecmd.datasets.shipped import shipped_file
 from edgecmd.models.teachers import SHIPPED
-from edgecmd.settings.schema import DataConfig, RunConfig, TeacherConfig
+from edgecmd.settings import DataConfig, TeacherConfig
 from edgecmd.training.teacher_facts import (
     FLAT,
     better_than_student,

@@ -13,7 +13,7 @@ from edgecmd.core.tensors import pack
 from edgecmd.data.feature_cache import cached_features
 from edgecmd.data.pairs import PublicSource
 from edgecmd.models.teachers import build_teacher, load_teacher, save_teacher
-from edgecmd.settings.data_settings import PretrainConfig
+from edgecmd.settings import PretrainConfig
 from edgecmd.training.pretrain import POSITIVES, pretrain, recipe
 
 RECIPE = {"architecture": "gn-teacher", "embedding_dim": "8"}
@@ -145,7 +145,7 @@ def test_the_shipped_teacher_saw_the_shipped_public_set_and_nothing_else() -> No
 
 def test_the_teacher_indoor_saw_the_public_pictures_of_rooms_alone() -> None:
     from edgecmd.datasets.indoor import load_public
-    from edgecmd.settings.data_settings import DataConfig
+    from edgecmd.settings import DataConfig
 
     teacher = load_teacher(name="indoor")
     public = load_public(DataConfig(name="rooms", source_size=32))
@@ -161,7 +161,7 @@ def test_the_recipe_reaches_the_quality_of_the_teacher_indoor() -> None:
     from edgecmd.datasets.objects import load_objects
     from edgecmd.evaluation.metrics import fit_linear, unit_rows
     from edgecmd.models.teachers import embed_source
-    from edgecmd.settings.data_settings import DataConfig
+    from edgecmd.settings import DataConfig
 
     shipped = load_teacher(name="indoor")
     whole = load_objects(DataConfig(name="objects", source_size=32))
@@ -197,7 +197,7 @@ def test_the_recipe_reaches_the_quality_of_the_shipped_teacher() -> None:
     from edgecmd.datasets.emoji import load_emoji, load_public
     from edgecmd.evaluation.metrics import fit_linear, unit_rows
     from edgecmd.models.teachers import embed_source
-    from edgecmd.settings.data_settings import DataConfig
+    from edgecmd.settings import DataConfig
 
     shipped = load_teacher()
     again = pretrain(load_public(), PretrainConfig(**json.loads(shipped.recipe["settings"])))

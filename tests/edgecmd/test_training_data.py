@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.data import problem
 from edgecmd.data.problem import (
     client_holding,
@@ -18,7 +19,6 @@ from edgecmd.data.problem import (
     training_data,
     training_pairs,
 )
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.distill import LocalData
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data import problem
 from edgecmd.data.problem import anchors_fingerprint, experiment, public_anchors
 from edgecmd.datasets.procedural import procedural_images
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.run_folder import new_student, save_student
 from edgecmd.training.warm_start import drawings, warm_start
 
@@ -92,7 +92,7 @@ def test_procedural_pictures_differ() -> None:
 
 def test_public_pictures_share_nothing_with_any_pair(tiny: RunConfig) -> None:
     """Of the data that ships: no public picture is the source of a pair, in any split."""
-    from edgecmd.settings.data_settings import DataConfig
+    from edgecmd.settings import DataConfig
 
     whole = experiment(DataConfig())
     public = {image.tobytes() for image in whole.public.images}

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data import problem
-from edgecmd.settings.schema import RunConfig
 from export.documents.prototypes import head_of, prototypes_of
 from export.documents.provenance import provenance_of
 from export.graph.deployable import Deployable

@@ -25,7 +25,7 @@ from edgecmd.data.user_files.mask_files import read_mask
 from edgecmd.data.user_files.npz import read_archive
 from edgecmd.data.user_files.sound_files import Clip
 from edgecmd.datasets.on_disk.vggsound import _table
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 from export.device.infer import Prediction, Student, check, read_prototypes
 from export.device.reading import InferError
 from export.device.sensors import SENSORS

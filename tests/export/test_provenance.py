@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from edgecmd.audit.finding import CONTRADICTED, NOT_CONTRADICTED, Finding
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.files import write_json
-from edgecmd.settings.schema import PrivacyConfig, RunConfig, TeacherConfig
+from edgecmd.settings import PrivacyConfig, TeacherConfig
 from export.bundle import Options, export_bundle
 from export.documents.model_card import model_card
 from export.documents.provenance import Provenance, provenance_of, told_audits

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from web_parts import make_gallery
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import DataError, ExportError
 from edgecmd.data.problem import experiment
-from edgecmd.settings.data_settings import DataConfig, TeacherConfig
-from edgecmd.settings.schema import RunConfig
+from edgecmd.settings import DataConfig, TeacherConfig
 from export.web.gallery import (
     FLUENT_NOTO,
     Gallery,

@@ -9,7 +9,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from edgecmd.core.errors import ConfigError, FederationError
-from edgecmd.settings.schema import FederationConfig
+from edgecmd.settings import FederationConfig
 from server.cohort import Identity, Terms, ask_identities, shared_indices, terms_of, wait_for_nodes
 from server.faults import MadeUpTime, unavailable
 from server.local_grid import LocalGrid

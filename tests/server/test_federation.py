@@ -14,11 +14,11 @@ from flwr.serverapp import Grid
 from safetensors.numpy import load_file
 
 from clients.app import app
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, FederationError
 from edgecmd.core.events import read_events
 from edgecmd.core.files import read_json
 from edgecmd.core.run_lock import owned
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.run_folder import load_student, run_folder
 from server.faults import MadeUpTime
 from server.federation import federate, load_arrays, run_token, to_arrays

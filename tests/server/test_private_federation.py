@@ -8,12 +8,12 @@ import pytest
 from flwr.app import Message, MetricRecord, RecordDict
 from scipy import stats
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import FederationError, PrivacyError
 from edgecmd.core.files import read_json
 from edgecmd.privacy.ledger import Ledger
 from edgecmd.privacy.ledger_paths import client_ledger, server_ledger
 from edgecmd.privacy.plan import make_plan
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.run_folder import new_student
 from server import federation
 from server.client_privacy import central_privacy

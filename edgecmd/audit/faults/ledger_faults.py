@@ -11,10 +11,10 @@ from edgecmd.audit.faults.planted import Fault
 from edgecmd.audit.finding import CONTRADICTED, Finding
 from edgecmd.audit.static.ledger_consistency import books_findings
 from edgecmd.audit.target import find_target
+from edgecmd.config.reader import load_config
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.files import read_json, write_bytes_atomically, write_json
 from edgecmd.core.seeding import numpy_generator
-from edgecmd.settings.reader import load_config
-from edgecmd.settings.schema import RunConfig
 
 Runner = Callable[[RunConfig], object]
 NUM_PAIRS, NUM_PUBLIC, SIDE = 60, 24, 16

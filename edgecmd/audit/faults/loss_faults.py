@@ -34,7 +34,7 @@ from edgecmd.losses import cmc, cmc_anchored, unit
 from edgecmd.models.students import build_student
 from edgecmd.privacy.mechanisms import Units, unit_loss
 from edgecmd.privacy.step.gradients import clipped_sum
-from edgecmd.settings.schema import DistillConfig
+from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData
 
 CLIP, TEMPERATURE, SEED = 1.0, 0.1, 0

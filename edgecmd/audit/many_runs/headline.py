@@ -2,9 +2,10 @@
 
 from edgecmd.audit.many_runs.trainers import Arm
 from edgecmd.audit.target import Target
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
 from edgecmd.privacy.plan import make_plan
-from edgecmd.settings.schema import DistillConfig, FederationConfig, PrivacyConfig, RunConfig
+from edgecmd.settings import DistillConfig, FederationConfig, PrivacyConfig
 
 NUM_PAIRS = 128
 NAIVE = "naive"

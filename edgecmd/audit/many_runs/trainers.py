@@ -30,7 +30,7 @@ from edgecmd.core.seeding import torch_generator
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.private_step import distil_privately
 from edgecmd.privacy.step.randomness import DeterministicSource
-from edgecmd.settings.schema import DistillConfig
+from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place
 
 # Of a clipped sum, over all steps together: 32 pairs of norm 1 move the weights by less than 0.1.

@@ -22,7 +22,7 @@ from edgecmd.losses import unit
 from edgecmd.privacy.mechanisms import Units
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.gradients import clipped_sum
-from edgecmd.settings.schema import DistillConfig
+from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData
 
 IMAGE_SIZE = 4

@@ -22,11 +22,11 @@ from torch.func import vmap
 
 from edgecmd.audit.one_run.canaries import CHUNK_ROWS, Coins, GradientCanaries, GradientProbe, InputCanaries
 from edgecmd.audit.replayed_federation import Arrays, Update, Watch, load_weights
+from edgecmd.config.schema import RunConfig
 from edgecmd.losses import Anchors
 from edgecmd.models.students import Student
 from edgecmd.privacy.mechanisms import MECHANISMS, UnitLoss, unit_loss
 from edgecmd.privacy.plan import PrivacyPlan
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.distill import LocalData, learning_rate_at
 
 PairLosses = Callable[[Tensor, Tensor], Tensor]

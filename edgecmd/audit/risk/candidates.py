@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import logsumexp
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, choose
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.data.pairs import Images, PairedData, fingerprint
 from edgecmd.data.problem import experiment, pair_features, public_anchors
 from edgecmd.evaluation.metrics import Embedding, unit_rows
-from edgecmd.settings.schema import RunConfig
 
 Embed = Callable[[Images], Embedding]
 

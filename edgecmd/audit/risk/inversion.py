@@ -25,7 +25,7 @@ from edgecmd.privacy.step.gradients import clipped_sum
 from edgecmd.privacy.step.private_step import add_noise
 from edgecmd.privacy.step.randomness import DeterministicSource
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent
-from edgecmd.settings.schema import DistillConfig
+from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData
 
 Update = tuple[Tensor, ...]

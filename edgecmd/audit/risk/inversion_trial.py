@@ -21,13 +21,14 @@ from edgecmd.audit.risk.inversion import (
     server_loss,
 )
 from edgecmd.audit.risk.similarity import psnr, ssim
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.processes import Workers
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.core.statistics import mean_interval
 from edgecmd.data.problem import experiment, public_anchors, training_data
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
-from edgecmd.settings.schema import PrivacyConfig, RunConfig
+from edgecmd.settings import PrivacyConfig
 from edgecmd.training.distill import LocalData
 
 Drawings = Float[np.ndarray, "_ channels height width"]

@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from edgecmd.audit.replayed_federation import AVERAGES, Replay, load_weights
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.problem import Holding, client_rows, public_anchors, training_data
 from edgecmd.models.students import Student
 from edgecmd.privacy.mechanisms import MECHANISMS
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.run_folder import new_student
 
 Tick = Callable[[int, int], None]

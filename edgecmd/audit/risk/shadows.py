@@ -21,6 +21,8 @@ from jaxtyping import Bool, Float, Int
 
 from edgecmd.audit.risk.candidates import Pool, make_pool, pair_scores
 from edgecmd.audit.risk.membership_attack import Shadows
+from edgecmd.config.reader import flatten, to_toml, unflatten
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.devices import place, resolve_device
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.files import write_bytes_atomically
@@ -31,8 +33,7 @@ from edgecmd.data.user_files.decode import DecodeError, npy_array
 from edgecmd.data.user_files.reading import most_array_bytes
 from edgecmd.evaluation.evaluate import embedder
 from edgecmd.models.students import Student, build_student
-from edgecmd.settings.reader import flatten, to_toml, unflatten
-from edgecmd.settings.schema import DistillConfig, RunConfig
+from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place, distil, make_optimizer
 from edgecmd.training.run_folder import load_student
 

@@ -23,7 +23,7 @@ from edgecmd.privacy.plan import RELATIONS, PrivacyPlan
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.gradients import Sum
 from edgecmd.privacy.step.randomness import DeterministicSource, Source
-from edgecmd.settings.schema import DistillConfig
+from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place
 
 Coins = Callable[[int], np.ndarray]

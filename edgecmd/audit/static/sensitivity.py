@@ -14,11 +14,11 @@ from edgecmd.audit.static.neighbours import PairMaker, pair_makers
 from edgecmd.audit.static.opacus_reference import BatchLoss, naive_query
 from edgecmd.audit.static.scripted import settings_work, step_query
 from edgecmd.audit.static.search import Found, Query, Sample, distance, search_sensitivity
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import choose
 from edgecmd.core.seeding import torch_generator
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.distill import OBJECTIVES, Embedded
 
 # The real step clips to C (1 - 1e-4) and sums in float64, so an honest sum never comes this near.

@@ -19,13 +19,13 @@ from torch import Tensor
 from edgecmd.audit.audited_student import Subject
 from edgecmd.audit.finding import CONTRADICTED, NOT_CONTRADICTED, Finding
 from edgecmd.audit.static.scripted import PLACE, Formed, Script, kept_weights, quiet_copy
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.seeding import torch_generator
 from edgecmd.data.problem import client_rows, training_data
 from edgecmd.privacy.mechanisms import Units
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.randomness import DeterministicSource
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.distill import LocalData
 
 NUM_PAIRS = 6

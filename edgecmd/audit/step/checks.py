@@ -21,11 +21,11 @@ from edgecmd.audit.step.noise import FEWEST_DRAWS, LEVEL, Verdict, judge_steps, 
 from edgecmd.audit.step.random_source import source_finding
 from edgecmd.audit.step.sampling_coins import audit_coins
 from edgecmd.audit.target import Target, cut_chunks, plan_of, student_of
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.seeding import torch_generator
 from edgecmd.data.problem import client_part, public_anchors, training_data
 from edgecmd.privacy.plan import PrivacyPlan
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.distill import LocalData, Place
 
 # Pairs that a sample of a client holds on average, so that it is empty, small or large.

@@ -24,7 +24,7 @@ from edgecmd.privacy.step import private_step, randomness
 from edgecmd.privacy.step.gradients import Sum
 from edgecmd.privacy.step.randomness import STATE_WORDS, Source
 from edgecmd.privacy.step.standardised_weights import plain_copy
-from edgecmd.settings.schema import DistillConfig
+from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place
 
 # A weight moves by the release; below this share of the weights float32 would round the move away.

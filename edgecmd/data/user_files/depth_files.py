@@ -12,7 +12,7 @@ from jaxtyping import Integer, UInt16
 from edgecmd.core.errors import DataError
 from edgecmd.core.text import counted
 from edgecmd.data.user_files.downsample import median_of_measured
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 # What uint16 millimetres can hold; 0 stands for missing.
 MOST_MM = 65_535

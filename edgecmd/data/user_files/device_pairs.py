@@ -37,7 +37,7 @@ from edgecmd.data.user_files.names import canonical
 from edgecmd.data.user_files.npz import RATE, is_depth, is_sound
 from edgecmd.data.user_files.pair_files import MEDIA, is_hidden
 from edgecmd.data.user_files.sound_files import FULL_SCALE, Recording, make_recording
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 SHOWN_REASONS = 5
 # Of one file. More could fill the memory of a device, and one pair would end its answer.

@@ -54,7 +54,7 @@ from edgecmd.data.user_files.public_images import (
     read_public,
 )
 from edgecmd.data.user_files.user_pairs import MIN_PAIRS, MIN_PART, OwnPairs, to_experiment
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

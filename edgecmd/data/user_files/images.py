@@ -24,7 +24,7 @@ from edgecmd.data.user_files.decode import (
 from edgecmd.data.user_files.depth_files import Ruler, ruler_of
 from edgecmd.data.user_files.reading import reading
 from edgecmd.data.user_files.sound_files import Clip, clip_of
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
 # Read by Pillow; anything else under a known suffix is refused, not guessed at.

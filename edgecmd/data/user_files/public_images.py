@@ -25,7 +25,7 @@ from edgecmd.data.user_files.pair_files import files_by_id, target_files
 from edgecmd.data.user_files.sound_files import Recording
 from edgecmd.data.user_files.user_pairs import OwnPairs
 from edgecmd.datasets.emoji import SIDE, load_public
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 
 def public_of(

@@ -27,7 +27,7 @@ from edgecmd.data.user_files.decode import (
     one_channel,
 )
 from edgecmd.data.user_files.reading import reading
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 SUFFIXES = (".flac", ".wav")
 # Read by nobody here; lossy ones would also bring their artefacts into the student.

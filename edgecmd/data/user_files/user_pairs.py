@@ -20,7 +20,7 @@ from edgecmd.data.labelled import IGNORED, UNLABELLED, LabelledTarget, Labels, M
 from edgecmd.data.near_duplicates import looks_known
 from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.data.user_files.csv_tables import few
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 COLUMNS = ("owner", "concept", "label")
 MIN_PAIRS = 20

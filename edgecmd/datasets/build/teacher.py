@@ -16,7 +16,7 @@ from edgecmd.datasets.shipped import shipped_file
 from edgecmd.models.efficientnet import NAME, EfficientNetLite0
 from edgecmd.models.projection import fit_projector
 from edgecmd.models.teachers import IMAGENET, SHIPPED, TEACHERS, build_teacher
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 EMBEDDING_DIM = 128
 

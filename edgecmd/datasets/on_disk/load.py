@@ -35,7 +35,7 @@ from edgecmd.data.user_files.user_pairs import (
     to_experiment,
 )
 from edgecmd.datasets.on_disk.index import TEST, Entry, Index, limited
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 Indexer = Callable[[Path, DataConfig], Index]
 # data.name -> module and function that makes its index; imported only when asked for.

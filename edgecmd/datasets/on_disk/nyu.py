@@ -31,7 +31,7 @@ from edgecmd.data.user_files.halves import Halves
 from edgecmd.data.user_files.images import Sides, check_size, squeeze
 from edgecmd.data.user_files.reading import reading
 from edgecmd.datasets.on_disk.index import TEST, TRAIN, Entry, Index, not_used, unknown_layout
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 FILE, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 NEEDED = ("images", "labels", "names", "scenes", "sceneTypes")

@@ -34,7 +34,7 @@ from edgecmd.datasets.on_disk.index import (
     one_each,
     visible,
 )
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 PLAIN = "tx_000000000000"
 PHOTOS, SKETCHES = (".jpg", ".jpeg", ".png"), (".png",)

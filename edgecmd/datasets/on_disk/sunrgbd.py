@@ -34,7 +34,7 @@ from edgecmd.data.user_files.images import (
 )
 from edgecmd.data.user_files.reading import reading
 from edgecmd.datasets.on_disk.index import TEST, TRAIN, Entry, Index, not_used, unknown_layout, visible
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 SENSORS = ("kv1", "kv2", "realsense", "xtion")
 VIDEOS = "sun3ddata"

@@ -29,7 +29,7 @@ from edgecmd.datasets.on_disk.index import (
     unknown_layout,
     visible,
 )
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 TABLE = "vggsound.csv"
 LONGEST_SECOND = 6

@@ -15,7 +15,7 @@ from edgecmd.core.errors import ConfigError, DataError, EdgecmdError, choose
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgecmd.settings.schema import RunConfig
+    from edgecmd.config.schema import RunConfig
     from export.bench.footprint import Footprint
     from export.bench.measure import Result, Row, Subject
 

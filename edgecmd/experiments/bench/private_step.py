@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
-from edgecmd.settings.schema import RunConfig
 
 if TYPE_CHECKING:
     from edgecmd.privacy.step.gradients import Sum
@@ -68,7 +68,7 @@ def _prepare(config: RunConfig) -> tuple[Callable[[], None], dict[str, Callable[
     from edgecmd.privacy.step.gradients import clipped_sum
     from edgecmd.privacy.step.randomness import DeterministicSource
     from edgecmd.privacy.step.standardised_weights import EffectiveStudent
-    from edgecmd.settings.schema import DistillConfig
+    from edgecmd.settings import DistillConfig
     from edgecmd.training.distill import LocalData
     from edgecmd.training.run_folder import new_student
 

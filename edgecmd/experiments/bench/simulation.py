@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.processes import Workers
-from edgecmd.settings.schema import RunConfig
 
 MAX_DISTANCE = 1e-3
 
@@ -28,7 +28,7 @@ def measure(config: RunConfig, *, num_clients: int, num_rounds: int, num_repeats
     Raises:
         ConfigError: The two sides ended with different weights, so the ratio would mean nothing.
     """
-    from edgecmd.settings.reader import flatten
+    from edgecmd.config.reader import flatten
 
     bench = replace(
         config,
@@ -53,7 +53,7 @@ def measure(config: RunConfig, *, num_clients: int, num_rounds: int, num_repeats
 def _timed(flat: Mapping[str, Any], num_repeats: int) -> dict[str, float]:
     import torch
 
-    from edgecmd.settings.reader import unflatten
+    from edgecmd.config.reader import unflatten
 
     torch.set_num_threads(1)
     config, grid, bare, bytes_ratio = unflatten(flat), [], [], 0.0
@@ -103,7 +103,7 @@ def _peak(flat: Mapping[str, Any]) -> float:
     """Peak resident memory of the grid alone, in MB."""
     import torch
 
-    from edgecmd.settings.reader import unflatten
+    from edgecmd.config.reader import unflatten
 
     torch.set_num_threads(1)
     run_grid(unflatten(flat))

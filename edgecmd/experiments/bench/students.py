@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecmd.cli.common import say
-from edgecmd.settings.schema import RunConfig
+from edgecmd.config.schema import RunConfig
 
 if TYPE_CHECKING:
     from edgecmd.models.students import Student
@@ -63,7 +63,7 @@ def measure(
 
 def _first_weights(config: RunConfig, architecture: str, folder: Path, num_steps: int) -> str:
     """Path of a warm start that all seeds share, by the default optimiser; empty for random weights."""
-    from edgecmd.settings.schema import DistillConfig
+    from edgecmd.settings import DistillConfig
     from edgecmd.training.run_folder import save_student
     from edgecmd.training.warm_start import warm_start
 

@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass, replace
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, nearest
 from edgecmd.core.text import counted
-from edgecmd.settings.schema import RunConfig
 
 CENTRAL_NAME = "central"
 FORM = re.compile(r"(iid|owner|dirichlet)(\d+(?:\.\d+)?)?:(\d+)(?:/(\d+))?")

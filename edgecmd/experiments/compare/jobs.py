@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from edgecmd.cli.common import one_thread, say
 from edgecmd.cli.progress import hide_progress
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.processes import Workers
 from edgecmd.core.progress import tracked
-from edgecmd.settings.schema import RunConfig
 
 if TYPE_CHECKING:
     from edgecmd.evaluation.evaluate import Table
@@ -49,7 +49,7 @@ class Job:
     @property
     def settings(self) -> dict[str, Any]:
         """What the result depends on."""
-        from edgecmd.settings.reader import flatten
+        from edgecmd.config.reader import flatten
 
         return {
             **flatten(self.config),

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.labelled import Labels
 from edgecmd.data.problem import experiment, target_input
@@ -20,7 +21,6 @@ from edgecmd.evaluation.supervised import Recipe, accuracy_row, drawn_rows, fit_
 from edgecmd.experiments.compare.methods import SUPERVISED, SUPERVISED_ALL, work_of
 from edgecmd.experiments.compare.tuning import LABELLING, NUM_DRAWS, validation_draw
 from edgecmd.models.students import is_dense
-from edgecmd.settings.schema import RunConfig
 
 Part = tuple[Tensor, np.ndarray]
 

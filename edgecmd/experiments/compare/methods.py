@@ -6,8 +6,8 @@ many pairs a step. ``supervised`` has only its labels to draw a batch from, and 
 
 from dataclasses import dataclass
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.data.problem import experiment
-from edgecmd.settings.schema import RunConfig
 
 CENTRAL = "central:"
 AT = "@"

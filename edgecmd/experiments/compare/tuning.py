@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, nearest
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.problem import experiment
 from edgecmd.evaluation.metrics import Embedding, draw_labels, known, linear_predict
-from edgecmd.settings.schema import RunConfig
 
 RATES = (3e-3, 1e-2, 3e-2)
 LABELLING = "group"

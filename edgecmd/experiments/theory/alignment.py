@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, choose
 from edgecmd.data.problem import client_holding, experiment, pair_features
 from edgecmd.evaluation.evaluate import embedder
 from edgecmd.evaluation.metrics import Embedding, few_label_accuracy, make_probe, recall
 from edgecmd.experiments.theory.sweep import FEW, labelling_of
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.distill import Place, distil, make_optimizer
 from edgecmd.training.run_folder import new_student
 

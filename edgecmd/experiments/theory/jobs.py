@@ -9,10 +9,10 @@ from typing import Any
 
 from edgecmd.cli.common import one_thread
 from edgecmd.cli.progress import hide_progress
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.processes import Workers
 from edgecmd.core.progress import tracked
-from edgecmd.settings.schema import RunConfig
 
 Table = dict[str, Any]
 
@@ -69,8 +69,8 @@ def run_job(job: Job) -> Table:
     Raises:
         ConfigError: The file was made with other settings.
     """
+    from edgecmd.config.reader import unflatten
     from edgecmd.core.files import read_json, write_json
-    from edgecmd.settings.reader import unflatten
 
     one_thread()
     config = unflatten(job.flat)
@@ -88,7 +88,7 @@ def run_job(job: Job) -> Table:
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
     """Settings that a piece depends on: all but where it is written and the seed, which is its own."""
-    from edgecmd.settings.reader import flatten
+    from edgecmd.config.reader import flatten
 
     apart = ("name", "out", "seed", "federation.num_workers")
     return {key: value for key, value in flatten(config).items() if key not in apart}

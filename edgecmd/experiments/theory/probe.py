@@ -12,6 +12,7 @@ from jaxtyping import Float
 from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import choose
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.experiment import HeldOut
@@ -20,7 +21,6 @@ from edgecmd.data.problem import experiment, pair_features
 from edgecmd.evaluation.evaluate import embedder
 from edgecmd.evaluation.metrics import unit_rows
 from edgecmd.models.students import refuse_dense
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.run_folder import load_student, new_student
 
 MAX_FIT_PAIRS = 2000

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import DataError
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.experiment import HeldOut
@@ -27,7 +28,6 @@ from edgecmd.evaluation.metrics import (
 )
 from edgecmd.experiments.theory.distance import Distance, Relations, fit_temperature, measure
 from edgecmd.experiments.theory.gaps import MISMATCH, degrade, mismatched
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.distill import LocalData, Place, distil, make_optimizer
 from edgecmd.training.run_folder import new_student
 

@@ -14,7 +14,7 @@ from edgecmd.privacy.step.gradients import Sum, clipped_sum
 from edgecmd.privacy.step.randomness import Source, normal
 from edgecmd.privacy.step.sampling import step_rows
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent
-from edgecmd.settings.schema import DistillConfig
+from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place, add_proximal_gradient, learning_rate_at
 
 

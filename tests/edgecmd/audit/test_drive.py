@@ -34,7 +34,7 @@ from edgecmd.privacy.step.gradients import Sum, clipped_sum
 from edgecmd.privacy.step.private_step import add_noise
 from edgecmd.privacy.step.randomness import DeterministicSource, Source, normal
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent
-from edgecmd.settings.schema import DistillConfig
+from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData
 from tests.edgecmd.audit.tiny_target import tiny_target
 

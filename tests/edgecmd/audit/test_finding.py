@@ -16,10 +16,10 @@ from edgecmd.audit.finding import (
     overall,
 )
 from edgecmd.audit.target import find_target, trained_student
+from edgecmd.config.reader import load_config, to_toml
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import DataError, PrivacyError
 from edgecmd.core.files import write_json, write_text_atomically
-from edgecmd.settings.reader import load_config, to_toml
-from edgecmd.settings.schema import RunConfig
 
 
 def finding(**changes: object) -> Finding:

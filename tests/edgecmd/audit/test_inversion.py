@@ -20,10 +20,10 @@ from edgecmd.audit.risk.inversion import (
 )
 from edgecmd.audit.risk.inversion_trial import Trial, attacked_plan, guessed, knowledge, matched, run_trial
 from edgecmd.audit.risk.similarity import psnr, ssim
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.losses import unit
 from edgecmd.models.students import build_student, initialise
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.distill import OBJECTIVES, Embedded, LocalData
 from edgecmd.training.run_folder import new_student
 from tests.tiny_federation import tiny_config, write_pairs

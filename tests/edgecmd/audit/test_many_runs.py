@@ -13,8 +13,8 @@ from edgecmd.audit.many_runs.runs import CHUNK, judge, released, run_arms
 from edgecmd.audit.many_runs.trainers import Arm, analytic_direction, claimed_epsilon, train
 from edgecmd.audit.many_runs.worst_case import WorstCase, make_worst_case
 from edgecmd.audit.target import find_target
+from edgecmd.config.reader import load_config
 from edgecmd.core.errors import DataError, PrivacyError
-from edgecmd.settings.reader import load_config
 
 NAIVE, OPACUS, OURS = headline_arms(seed=0)
 

@@ -26,10 +26,10 @@ from edgecmd.audit.risk.shadows import (
     read_scores,
     shadow_scores,
 )
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.evaluation.evaluate import embedder
 from edgecmd.evaluation.metrics import unit_rows
-from edgecmd.settings.schema import RunConfig
 from tests.tiny_federation import tiny_config, write_pairs
 
 RECIPE = ShadowRecipe(num_shadows=4, num_steps=3, batch_size=16)
@@ -235,7 +235,7 @@ def test_the_built_in_set_is_split_by_concept() -> None:
 
 
 def tiny_emoji() -> RunConfig:
-    from edgecmd.settings.reader import load_config
+    from edgecmd.config.reader import load_config
 
     return load_config(None, ["data.image_size=16", "distill.num_anchors=16", "distill.anchors=random"])
 

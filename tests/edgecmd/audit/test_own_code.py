@@ -20,9 +20,9 @@ from edgecmd.audit.static.custom_code import (
     own_subject,
 )
 from edgecmd.audit.static.sensitivity import Effort
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError
-from edgecmd.settings.data_settings import DataConfig
-from edgecmd.settings.schema import RunConfig, StudentConfig
+from edgecmd.settings import DataConfig, StudentConfig
 
 FEW = Effort(num_tries=5, num_pairs=16, climb_length=1)
 SUBJECT = small_subject()

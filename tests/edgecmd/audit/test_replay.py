@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from edgecmd.audit.replayed_federation import Replay, Update, Watch, average, cohort, weights_of
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
 from edgecmd.data.problem import client_holding
 from edgecmd.privacy.step.gradients import Sum
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.run_folder import new_student
 from server.simulate import simulate
 from tests.edgecmd.audit.tiny_target import tiny_pairs

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from edgecmd.audit.risk.retrain import check_retrain, fair_coins, retrain
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.problem import client_rows, experiment
-from edgecmd.settings.schema import RunConfig
 from server.simulate import simulate
 from tests.tiny_federation import tiny_config, write_pairs
 

@@ -27,7 +27,7 @@ from edgecmd.audit.target import find_target
 from edgecmd.core.errors import DataError
 from edgecmd.privacy.mechanisms import unit_loss
 from edgecmd.privacy.step.randomness import integers
-from edgecmd.settings.schema import DistillConfig
+from edgecmd.settings import DistillConfig
 
 FEW = Effort(num_tries=12, num_pairs=4, climb_length=2)
 DIM = 8
@@ -183,7 +183,7 @@ def test_a_public_image_that_is_a_pair_s_source_is_caught() -> None:
 
 def test_the_built_in_public_set_shares_no_image_with_its_pairs() -> None:
     from edgecmd.data.experiment import load_experiment
-    from edgecmd.settings.data_settings import DataConfig
+    from edgecmd.settings import DataConfig
 
     whole = load_experiment(DataConfig(image_size=16))
     parts = [whole.train.source, whole.validation.pairs.source, whole.test.pairs.source]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.problem import experiment
 from edgecmd.evaluation import supervised
@@ -24,7 +25,6 @@ from edgecmd.experiments.compare.tuning import (
     validation_score,
     with_rate,
 )
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training import distill
 from edgecmd.training.run_folder import new_student
 

@@ -2,14 +2,14 @@
 
 import pytest
 
+from edgecmd.config.reader import load_config
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.experiment import LOADERS
 from edgecmd.experiments.compare.federations import parse_federation, parse_federations
 from edgecmd.experiments.compare.methods import EVERY, LABEL_FREE, OTHERS, PAPER
 from edgecmd.experiments.compare.presets import PAIRS, overrides_of, preset_of, tuned_labels_of
 from edgecmd.models.students import STUDENTS
-from edgecmd.settings.reader import load_config
-from edgecmd.settings.schema import RunConfig
 from edgecmd.training.distill import OBJECTIVES
 
 

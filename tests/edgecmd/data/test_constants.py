@@ -10,7 +10,7 @@ from edgecmd.core.errors import DataError
 from edgecmd.data.constants import all_equal, constant_inputs, constant_notes, constant_parts, constant_rows
 from edgecmd.data.pairs import PairedData
 from edgecmd.data.user_files.folder import load_folder
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 SIDE = 16
 

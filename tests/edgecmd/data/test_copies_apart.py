@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.contained import contained, contained_lines
 from edgecmd.data.duplicates import alike, duplicate_report, each_its_own, near_groups, near_to, shared_with
@@ -12,8 +13,7 @@ from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.pairs import PairedData, PublicSource, Targets
 from edgecmd.data.user_files.public_images import check_public
 from edgecmd.data.user_files.user_pairs import OwnPairs, joined_concepts, position, to_experiment
-from edgecmd.settings.data_settings import DataConfig
-from edgecmd.settings.schema import PrivacyConfig, RunConfig
+from edgecmd.settings import DataConfig, PrivacyConfig
 
 SIDE = 16
 CONFIG = DataConfig(name="folder", path="own", image_size=SIDE)

@@ -14,7 +14,7 @@ from edgecmd.data.pairs import target_kind
 from edgecmd.data.user_files.depth_files import Ruler, make_depth, to_millimetres
 from edgecmd.data.user_files.downsample import cells, majority, median_of_measured
 from edgecmd.data.user_files.folder import check_folder, load_folder, load_pairs
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 NUM, SIDE = 30, 16
 

@@ -9,7 +9,7 @@ from scipy.io import wavfile
 
 from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.data.user_files.device_pairs import DevicePairs, read_device_pairs
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 from tests.device_files import SIDE, picture, write_pairs
 
 RATE = 8000

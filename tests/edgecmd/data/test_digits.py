@@ -18,7 +18,7 @@ from edgecmd.datasets.built import MANIFEST, is_built, read_manifest
 from edgecmd.datasets.catalogue import SETS, status
 from edgecmd.datasets.digits import CLIP, load_digits
 from edgecmd.models.teachers import load_teacher
-from edgecmd.settings.data_settings import DataConfig, PretrainConfig
+from edgecmd.settings import DataConfig, PretrainConfig
 from tests.made_up_sound import tone, write_spoken, write_wav, write_wheel
 
 TINY = PretrainConfig(num_steps=2, batch_size=8, embedding_dim=16)

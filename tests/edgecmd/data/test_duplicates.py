@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import DataError
 from edgecmd.data import duplicates
 from edgecmd.data.contained import contained, contained_lines
@@ -18,8 +19,7 @@ from edgecmd.data.pairs import PairedData
 from edgecmd.data.problem import training_features
 from edgecmd.data.signatures import cells
 from edgecmd.evaluation import metrics
-from edgecmd.settings.data_settings import DataConfig
-from edgecmd.settings.schema import RunConfig
+from edgecmd.settings import DataConfig
 
 SIDE, NUM, EACH = 32, 16, 5
 

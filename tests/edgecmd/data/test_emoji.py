@@ -14,7 +14,7 @@ from edgecmd.data.pairs import PairedData
 from edgecmd.datasets import emoji
 from edgecmd.datasets.build.npz_writer import npz_bytes
 from edgecmd.datasets.pinned import content_sha256
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 HELD_OUT = ("validation", "test", "test_strict")
 

@@ -18,7 +18,7 @@ from edgecmd.datasets.build.packages import OPENMOJI, OPENMOJI_LICENCE, fetch, r
 from edgecmd.datasets.built import is_built, read_manifest
 from edgecmd.datasets.emoji import PAIRS_FILE, load_emoji, read_shipped
 from edgecmd.models.teachers import load_teacher
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 from tests.edgecmd.data.test_emoji_build import SQUARE, entry, icons_json
 
 pytest.importorskip("resvg_py")

@@ -10,7 +10,7 @@ from edgecmd.data import show
 from edgecmd.data.experiment import Experiment, HeldOut, load_experiment
 from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels
 from edgecmd.data.pairs import PairedData, PublicSource
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 
 @pytest.fixture(scope="module")

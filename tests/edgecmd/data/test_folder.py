@@ -16,7 +16,7 @@ from edgecmd.data.near_duplicates import near_duplicates
 from edgecmd.data.user_files.folder import check_folder, load_folder, load_pairs
 from edgecmd.data.user_files.user_pairs import position, split_rows
 from edgecmd.datasets.emoji import load_public
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 NUM = 30
 SIDE = 16

@@ -9,7 +9,7 @@ from PIL import Image
 from edgecmd.data.labelled import IGNORED
 from edgecmd.data.user_files.folder import check_folder, load_folder
 from edgecmd.data.user_files.mask_files import read_mask
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 from tests.edgecmd.data.test_depth_folder import NUM, SIDE, fill
 
 SIZE = (48, 32)

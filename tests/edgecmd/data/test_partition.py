@@ -9,7 +9,7 @@ from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data import partition as module
 from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.data.partition import MIN_PAIRS, PARTITIONS, label_skew, partition, partition_table
-from edgecmd.settings.schema import FederationConfig
+from edgecmd.settings import FederationConfig
 
 
 def labels(values) -> Labels:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgecmd.config.reader import load_config
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.partition import partition
 from edgecmd.data.user_files.folder import check_folder, load_folder, load_pairs
-from edgecmd.settings.data_settings import DataConfig
-from edgecmd.settings.reader import load_config
+from edgecmd.settings import DataConfig
 from tests.made_up_sound import tone, write_wav
 
 NUM, SIDE, RATE_HZ = 40, 16, 8000

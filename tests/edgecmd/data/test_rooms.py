@@ -11,7 +11,7 @@ from edgecmd.data.labelled import IGNORED
 from edgecmd.datasets import indoor
 from edgecmd.datasets.build.npz_writer import npz_bytes
 from edgecmd.datasets.shipped import shipped_file
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 
 @pytest.fixture(scope="module")

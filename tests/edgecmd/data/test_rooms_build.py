@@ -17,7 +17,7 @@ from edgecmd.datasets.build.furniture.libraries import read_catalogue
 from edgecmd.datasets.build.furniture.rooms import Plan, build_rooms, in_steps
 from edgecmd.datasets.build.furniture.stock import Stock, stock_up
 from edgecmd.datasets.indoor import NOTICE_FILE, OBJECTS_FILE, PUBLIC_FILE, ROOMS_FILE
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 from tests.made_up_furniture import SlowCaster, write_library
 
 PLAN = Plan(rooms=5, views=2, pool_views=2, test_views=2)

@@ -11,7 +11,7 @@ from edgecmd.data.experiment import load_experiment
 from edgecmd.data.labelled import UNLABELLED
 from edgecmd.datasets.emoji import NO_LABEL, PAIRS_FILE, read_shipped
 from edgecmd.datasets.scenes import compose, majority, make_stock, one_scene
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 CONFIG = DataConfig(name="emoji-scenes", image_size=32, scenes=(6, 4, 4, 5))
 

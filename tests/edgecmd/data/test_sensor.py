@@ -5,7 +5,7 @@ import pytest
 
 from edgecmd.core.errors import ConfigError
 from edgecmd.datasets.sensor import at_edges, simulate_sensor
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 
 
 def flat(millimetres: int, num: int = 4) -> np.ndarray:

@@ -17,7 +17,7 @@ from edgecmd.datasets.build.stamp_files import LeftOut, concepts_of, find_pictur
 from edgecmd.datasets.build.stamps import INSTALLED, build_stamps
 from edgecmd.datasets.built import MANIFEST, is_built, read_manifest
 from edgecmd.models.teachers import load_teacher
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 from tests.made_up_sound import tone, write_wav
 from tests.made_up_stamps import LANGUAGES, NAMES, write_stamps
 

@@ -9,7 +9,7 @@ from PIL import Image
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import load_experiment
 from edgecmd.data.pairs import TARGET_KINDS, kind_of
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 from tests.device_files import SIDE, write_pairs, write_public
 
 NUM = 24

@@ -10,7 +10,7 @@ from edgecmd.core.errors import ConfigError
 from edgecmd.data.augment import MOTIONS
 from edgecmd.losses import chance_level
 from edgecmd.models.students import DenseStudent, build_student
-from edgecmd.settings.schema import DistillConfig
+from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import (
     OBJECTIVES,
     Embedded,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.data.labelled import IGNORED
 from edgecmd.evaluation.segmenter import (
     HEAD_SCALE,
@@ -19,7 +20,7 @@ from edgecmd.evaluation.segmenter import (
     predict_masks,
 )
 from edgecmd.models.students import DenseStudent, build_student
-from edgecmd.settings.schema import EvaluateConfig, RunConfig
+from edgecmd.settings import EvaluateConfig
 
 CONFIG = RunConfig(evaluate=EvaluateConfig(segment_steps=40))
 

@@ -12,7 +12,7 @@ from edgecmd.privacy.mechanisms import StepSettings, Units, make_units, unit_los
 from edgecmd.privacy.step.gradients import clip_and_sum, clip_factors, clipped_sum, norm
 from edgecmd.privacy.step.randomness import DeterministicSource
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent, plain_copy
-from edgecmd.settings.schema import DistillConfig
+from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData
 
 NUM, DIM, SIDE = 11, 16, 16

@@ -11,7 +11,7 @@ from edgecmd.privacy.step import vmap_engine
 from edgecmd.privacy.step.gradients import ENGINES, clipped_sum, norm
 from edgecmd.privacy.step.standardised_weights import plain_copy
 from edgecmd.privacy.step.vmap_engine import clipped_chunk, gram_square, unit_traces, windows
-from edgecmd.settings.schema import DistillConfig
+from edgecmd.settings import DistillConfig
 
 CLIP = 0.6
 LIMIT = CLIP * (1 - 1e-4)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from edgecmd.config.reader import load_config
 from edgecmd.core.errors import PrivacyError
 from edgecmd.privacy.accounting import Spending, total_epsilon
 from edgecmd.privacy.ledger import BudgetSpentError, Ledger, Release, dearest
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
-from edgecmd.settings.reader import load_config
 
 DELTA = 1e-5
 ONE = Spending(sampling_rate=1.0, noise_multiplier=5.0, count=1)

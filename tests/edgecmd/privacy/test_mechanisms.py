@@ -11,7 +11,7 @@ from edgecmd.models.students import build_student
 from edgecmd.privacy.mechanisms import MECHANISMS, StepSettings, bucket_loss, make_units, unit_loss
 from edgecmd.privacy.step.gradients import clipped_sum, norm
 from edgecmd.privacy.step.randomness import DeterministicSource, SystemSource
-from edgecmd.settings.schema import AUTO_LOSSES, DistillConfig
+from edgecmd.settings import AUTO_LOSSES, DistillConfig
 from edgecmd.training.distill import OBJECTIVES, LocalData
 
 NUM, DIM, CLIP = 23, 5, 0.4

@@ -4,11 +4,11 @@ import math
 
 import pytest
 
+from edgecmd.config.reader import load_config
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.privacy.plan import make_plan
 from edgecmd.privacy.statement import privacy_table
-from edgecmd.settings.reader import load_config
-from edgecmd.settings.schema import RunConfig
 
 
 def config_of(*settings: str) -> RunConfig:

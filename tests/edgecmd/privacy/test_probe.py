@@ -15,7 +15,7 @@ from edgecmd.core.errors import PrivacyError
 from edgecmd.models.students import STUDENTS, build_student
 from edgecmd.privacy.mechanisms import unit_loss
 from edgecmd.privacy.step.purity import impure_rows, require_pure, require_pure_loss
-from edgecmd.settings.schema import DistillConfig
+from edgecmd.settings import DistillConfig
 
 CHANNELS, SIDE, DIM = 2, 16, 6
 CALLS = [0]

@@ -18,7 +18,7 @@ from edgecmd.privacy.step.gradients import (
     weighted_sum,
 )
 from edgecmd.privacy.step.standardised_weights import plain_copy
-from edgecmd.settings.schema import DistillConfig
+from edgecmd.settings import DistillConfig
 
 WIDTH = 16
 CLIP = 1.0

@@ -23,7 +23,7 @@ from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.gradients import clipped_sum
 from edgecmd.privacy.step.standardised_weights import plain_copy
-from edgecmd.settings.schema import DistillConfig
+from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData
 
 DIM, SIDE, CLIP = 8, 16, 0.5

@@ -12,7 +12,7 @@ from edgecmd.audit.static.scripted import bare_plan, settings_work, step_query
 from edgecmd.audit.static.search import Found, search_sensitivity
 from edgecmd.core.errors import PrivacyError
 from edgecmd.models.students import build_student
-from edgecmd.settings.schema import DistillConfig
+from edgecmd.settings import DistillConfig
 
 CLIP, DIM, SIDE = 0.5, 8, 16
 KINDS = ("random", "hub", "duplicates", "flip", "outlier", "poisoned")

@@ -8,12 +8,12 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from edgecmd.config.reader import load_config
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.private_step import add_noise, distil_privately
 from edgecmd.privacy.step.randomness import SystemSource, make_source, normal
-from edgecmd.settings.reader import load_config
-from edgecmd.settings.schema import DistillConfig
+from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place
 
 FALSE_ALARM = 1e-6

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgecmd.config.reader import to_toml
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.events import EventLog
 from edgecmd.core.files import write_json, write_text_atomically
 from edgecmd.core.statistics import mean_interval
 from edgecmd.report import write_report
-from edgecmd.settings.reader import to_toml
-from edgecmd.settings.schema import FederationConfig, RunConfig
+from edgecmd.settings import FederationConfig
 
 CLASSES = ("Smileys", "People", "Animals", "Food", "Travel", "Activities", "Objects", "Symbols")
 NUM_TEST = 786

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from edgecmd.config.reader import load_config, to_toml
 from edgecmd.core.files import read_json, write_json, write_text_atomically
 from edgecmd.privacy.plan import make_plan
 from edgecmd.privacy.statement import privacy_table
 from edgecmd.report import write_report
-from edgecmd.settings.reader import load_config, to_toml
 
 
 def folder_of(tmp_path: Path, *settings: str) -> Path:

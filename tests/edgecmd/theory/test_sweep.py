@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.problem import experiment, pair_features
 from edgecmd.evaluation.metrics import unit_rows
@@ -14,7 +15,6 @@ from edgecmd.experiments.theory.alignment import METHODS, alignment, average, pr
 from edgecmd.experiments.theory.summary import summarise
 from edgecmd.experiments.theory.sweep import Point, SweepPlan, cheap, measure_point, plan_sweep, sweep_points
 from edgecmd.report.theory import theory_png
-from edgecmd.settings.schema import RunConfig
 
 PLAN = SweepPlan(
     num_steps=4, batch_size=8, num_pairs=32, num_labels=(1, 10, 0), num_draws=2, relation_batch=4

@@ -18,7 +18,7 @@ from edgecmd.datasets.on_disk.load import LAYOUTS, check_layout, index_of
 from edgecmd.datasets.on_disk.sketchy import index_sketchy
 from edgecmd.datasets.on_disk.sunrgbd import millimetres
 from edgecmd.evaluation.metrics import recall, unit_rows
-from edgecmd.settings.data_settings import DataConfig
+from edgecmd.settings import DataConfig
 from tests.edgecmd.data.layouts import trees
 
 SIDE = 16

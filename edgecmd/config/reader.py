@@ -1,7 +1,7 @@
 """One reader and writer of settings: TOML, ``--set a.b=c`` and Flower's flat run config.
 
 All three become a flat mapping from a dotted key to a raw value. Its keys and types are checked
-here; ranges are checked by the dataclasses of `edgecmd.settings.schema`.
+here; ranges are checked by the dataclasses of `edgecmd.settings`.
 """
 
 import ast
@@ -17,8 +17,8 @@ from typing import Any, TypeAlias, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, nearest
-from edgecmd.settings.schema import RunConfig
 
 Scalar: TypeAlias = int | float | bool | str
 

@@ -7,8 +7,8 @@ that machine, which `over_run_config` lays over the run config there and nowhere
 from collections.abc import Mapping
 from pathlib import Path
 
+from edgecmd.config.reader import read_flat
 from edgecmd.core.errors import ConfigError, nearest
-from edgecmd.settings.reader import read_flat
 
 VARIABLE = "EDGECMD_SERVER_CONFIG"
 

@@ -1,0 +1,105 @@
+"""All settings of a run together, with what must hold between its sections.
+
+Readers and writers of TOML, ``--set a.b=c`` and Flower's flat run config: `edgecmd.config.reader`.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from edgecmd.core.errors import ConfigError
+from edgecmd.core.text import printable
+from edgecmd.settings import (
+    AUTO_LOSSES,
+    PRIVATE_LOSSES,
+    DataConfig,
+    DistillConfig,
+    EvaluateConfig,
+    ExportConfig,
+    FederationConfig,
+    PretrainConfig,
+    PrivacyConfig,
+    StudentConfig,
+    TeacherConfig,
+)
+
+# Names of devices, which Windows takes for no file in any folder.
+_DEVICES = frozenset(
+    {"con", "prn", "aux", "nul", *(f"{port}{num}" for port in ("com", "lpt") for num in range(10))}
+)
+# Most file systems take 255 bytes; files beside the folder add an end to its name.
+_LONGEST_NAME = 200
+
+
+def _refuse_name(name: str) -> None:
+    """Refuse what is no folder name on every system."""
+    fault = ""
+    if not name.strip():
+        fault = "is empty"
+    elif "/" in name or "\\" in name:
+        fault = "holds a slash; the folder above it is set with out=..."
+    elif name.startswith(".") or name != name.strip() or name.endswith("."):
+        fault = "begins or ends with a dot or a space"
+    elif printable(name) != name:
+        fault = "holds characters that cannot be seen"
+    elif len(name.encode("utf-8", "backslashreplace")) > _LONGEST_NAME:
+        fault = f"is longer than {_LONGEST_NAME} bytes"
+    elif name.split(".")[0].lower() in _DEVICES:
+        fault = "is the name of a device on some systems"
+    if fault:
+        raise ConfigError(
+            f"name={name!r} {fault}. It must be a plain folder name, without '/' or a leading dot, such as"
+            " name=demo."
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """All settings of a run."""
+
+    name: str = "demo"
+    """Name of the run folder."""
+    out: str = "runs"
+    """Folder that holds the run folders."""
+    seed: int = 0
+    """Of everything but the teacher (``pretrain.seed``)."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    data: DataConfig = field(default_factory=DataConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise ConfigError(f"seed={self.seed} is outside the allowed range [0, {2**31 - 1}].")
+        _refuse_name(self.name)
+        if "\0" in self.out:
+            raise ConfigError(f"out={self.out!r} holds a NUL character, which no path can. Take it out.")
+        if self.distill.freeze_projector and self.privacy.mechanism in PRIVATE_LOSSES:
+            raise ConfigError(
+                f"distill.freeze_projector=true and privacy.mechanism={self.privacy.mechanism!r} do not go"
+                " together: its noise is made for all weights. Allowed: none, client."
+            )
+        if self.privacy.mechanism != "none":
+            self._keep_pairs_apart()
+
+    def _keep_pairs_apart(self) -> None:
+        """Under privacy one pair more must not move another from part to part."""
+        if self.data.copies == "join":
+            raise ConfigError(
+                f"data.copies='join' and privacy.mechanism={self.privacy.mechanism!r} do not go together: one"
+                " pair could move others between training and test, which no epsilon covers. Allowed: auto,"
+                " leave-out."
+            )
+        object.__setattr__(self, "data", replace(self.data, copies="leave-out"))
+
+    def resolved(self) -> "RunConfig":
+        """The same settings with ``distill.loss = "auto"`` replaced by the mechanism's loss."""
+        if self.distill.loss != "auto":
+            return self
+        loss = AUTO_LOSSES.get(self.privacy.mechanism, "cmc")
+        return replace(self, distill=replace(self.distill, loss=loss))

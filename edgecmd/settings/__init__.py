@@ -1,1 +1,0 @@
-"""Every setting of a run, and the one reader and writer of them."""
