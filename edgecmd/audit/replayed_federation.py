@@ -136,7 +136,7 @@ class Replay:
         optimizer = make_optimizer(self.student, config.distill)
         if config.distill.keep_optimizer:
             restore_optimizer(optimizer, self.kept.get(client, {}))
-        place = Place.of_round(config, round_index=round_index, client=client)
+        place = Place.of_round(config.federation, seed=config.seed, round_index=round_index, client=client)
         if self._plan is None:
             distil(
                 self.student,

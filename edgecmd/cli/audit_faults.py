@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgecmd.audit.faults.planted import Fault
+    from edgecmd.config.schema import RunConfig
 
 TRIES, DRAWS = 24, 200
 
@@ -57,10 +58,14 @@ def all_faults(folder: "Path") -> "list[Fault]":
     from edgecmd.audit.static.checks import check_target
     from edgecmd.audit.static.sensitivity import Effort
     from edgecmd.cli.audit_step import audit_step
+    from edgecmd.data.problem import run_of
     from server.simulate import simulate
 
-    sound = small_run(simulate, folder, "sound")
-    views = small_run(simulate, folder, "views", "privacy.num_views=4")
+    def train(config: "RunConfig") -> object:
+        return simulate(run_of(config))
+
+    sound = small_run(train, folder, "sound")
+    views = small_run(train, folder, "views", "privacy.num_views=4")
     return [
         *loss_faults(),
         *book_faults(sound, folder),

@@ -11,6 +11,7 @@ import typer
 
 from edgecmd.cli.audit import TargetPath, audit_app, finish, target_of
 from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread
+from edgecmd.data.problem import task_of
 from edgecmd.experiments.bench.ticker import ticker
 
 if TYPE_CHECKING:
@@ -174,7 +175,10 @@ def _attacked(
     start = warm_start_of(target.config)
     curves = [
         attack(pair_scores(box, pool), shadows, member=member, group=pool.group)
-        for box in (embed, *(embedder(one, target.config) for one in (blank, start) if one is not None))
+        for box in (
+            embed,
+            *(embedder(one, task_of(target.config)) for one in (blank, start) if one is not None),
+        )
     ]
     found = Membership(
         box=name,
@@ -202,7 +206,7 @@ def black_boxes(target: "Target") -> "dict[str, Embed]":
     boxes: dict[str, Embed] = {}
     trained = trained_student(target) if target.kind != "exported file" else None
     if trained is not None:
-        boxes["student"] = embedder(trained, target.config)
+        boxes["student"] = embedder(trained, task_of(target.config))
     if target.kind not in ("student", "checkpoint") and target.onnx_file is not None:
         boxes["exported file"] = onnx_embedder(target.onnx_file)
     if not boxes:
@@ -250,7 +254,7 @@ def _retrained(target: "Target", options: RiskOptions) -> "dict[str, Embed]":
     keep = fair_coins(len(experiment(target.config.data).train), seed=options.seed)
     with ticker("Training again") as tick:
         student = retrain(target.config, keep, tick=tick)
-    return {"student": embedder(student, target.config)}
+    return {"student": embedder(student, task_of(target.config))}
 
 
 def inversion(target: "Target", options: RiskOptions) -> "list[Finding]":

@@ -213,9 +213,9 @@ def compare_methods(asked: Asked, specs: "Sequence[FederationSpec]") -> dict[str
         The summary, or summaries by federation.
     """
     from edgecmd.cli.compare_show import show
+    from edgecmd.config.assemble import run_folder
     from edgecmd.core.files import write_text_atomically
     from edgecmd.experiments.compare.measure import check_labels
-    from edgecmd.training.run_folder import run_folder
 
     check_labels(asked.config, asked.methods)
     check_teacher(asked.config, asked.methods)

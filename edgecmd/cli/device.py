@@ -11,6 +11,7 @@ from edgecmd.cli.app import app
 from edgecmd.cli.common import one_thread, say
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.text import counted
+from edgecmd.data.problem import task_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -143,13 +144,13 @@ def segmenting(config: RunConfig, student: "Student") -> "tuple[Student, LinearH
 def test_task(config: RunConfig, *, segments: bool) -> "Task":
     """Retrieval on the test split, as the set's pairs allow; mIoU for a student that segments."""
     from edgecmd.data.problem import experiment
-    from edgecmd.evaluation.evaluate import CLASS_PAIRED, teacher_embedding
+    from edgecmd.evaluation.evaluate import CLASS_PAIRED
     from edgecmd.evaluation.metrics import class_recall, unit_rows
     from export.trust.verify import Task
 
     if segments:
         return segmentation_task(config)
-    whole, teacher = experiment(config.data), teacher_embedding(config, "test")
+    whole, teacher = experiment(config.data), task_of(config).held_out_features("test")
     shown = whole.test.shown
     task = retrieval_task(teacher, shown=shown)
     if whole.kind != CLASS_PAIRED:
@@ -302,7 +303,7 @@ def fit_head(config: RunConfig, student: "Student") -> "LinearHead | None":
     if labels is None or len(np.unique(labels.values[known(labels)])) < 2:
         return None
     rows = known(labels)
-    model = fit_linear(embedder(student, config)(pool.pairs.target[rows]), labels.values[rows])
+    model = fit_linear(embedder(student, task_of(config))(pool.pairs.target[rows]), labels.values[rows])
     weight, bias = np.asarray(model.coef_), np.asarray(model.intercept_)
     if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes
         weight, bias = np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])

@@ -10,6 +10,7 @@ from edgecmd.cli.common import ConfigFile, DryRunJson, Settings, one_thread, rea
 from edgecmd.cli.progress import round_line
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.text import counted
+from edgecmd.data.problem import task_of
 
 
 @app.command()
@@ -69,11 +70,11 @@ def warm_start(
 
     make = source_start if simclr else train
     student = make(resolved, num_steps=steps, progress=progress)
-    save_student(student, out, resolved)
+    save_student(student, out, resolved.student.architecture)
     if simclr:
         say(f"Wrote {out}. Use it: --set distill.loss=simclr --set student.path={out}")
         return
-    metrics = "  ".join(f"{name} {value:.3f}" for name, value in validate(student, resolved).items())
+    metrics = "  ".join(f"{name} {value:.3f}" for name, value in validate(student, task_of(resolved)).items())
     say(f"Wrote {out}. {metrics}")
     say(f"Use it: --set student.path={out}")
 
@@ -86,10 +87,11 @@ def simulate(
     as_json: DryRunJson = False,
 ) -> None:
     """Step 2: distil over simulated clients; writes a run folder with the student."""
+    from edgecmd.config.assemble import run_folder
     from edgecmd.core.run_lock import owned
+    from edgecmd.data.problem import run_of
     from edgecmd.experiments.pipeline import plan, run_stage, show_dry_run
-    from edgecmd.training.run_folder import run_folder
-    from server.simulate import simulate as run
+    from server.simulate import simulate as simulate_run
 
     one_thread()
     resolved = read_settings(config, settings)
@@ -100,5 +102,6 @@ def simulate(
         return
     with owned(run_folder(resolved)):
         plan(resolved)
-        run_stage(run_folder(resolved), "simulate", lambda: run(resolved, report=round_line(resolved)))
+        run = run_of(resolved)
+        run_stage(run.folder, "simulate", lambda: simulate_run(run, report=round_line(resolved)))
     say(f"Student: {run_folder(resolved) / 'student.safetensors'}")

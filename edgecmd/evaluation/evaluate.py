@@ -5,7 +5,6 @@ Shapes: N examples, D embedding dimension.
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from edgecmd.core.errors import DataError
 from edgecmd.core.statistics import SHARE, Measured, best_of, mean_interval
 from edgecmd.data.experiment import HeldOut
 from edgecmd.data.pairs import Targets
-from edgecmd.data.problem import experiment, pair_features
+from edgecmd.data.problem import task_of
 from edgecmd.evaluation import segmentation as tables
 from edgecmd.evaluation.finetune import finetune_rows
 from edgecmd.evaluation.metrics import (
@@ -34,8 +33,8 @@ from edgecmd.evaluation.metrics import (
     same_class_share,
     things,
 )
-from edgecmd.evaluation.metrics import whole as whole_picture
 from edgecmd.models.students import DenseStudent, is_dense
+from edgecmd.training.task import Task
 
 Embed = Callable[[Targets], Embedding]
 Table = dict[str, object]
@@ -45,31 +44,24 @@ CLASS_PAIRED = "class-paired"
 COLLAPSED = 1e-8
 
 
-def embedder(student: nn.Module, config: RunConfig) -> Embed:
+def embedder(student: nn.Module, task: Task) -> Embed:
     """Function that maps targets as they are stored to unit embeddings of ``student``."""
 
     def embed(target: Targets) -> Embedding:
-        return embed_target(student, target, offset=config.data.target_offset, scale=config.data.target_scale)
+        return embed_target(student, target, offset=task.target_offset, scale=task.target_scale)
 
     return embed
 
 
-@lru_cache(maxsize=4)
-def teacher_embedding(config: RunConfig, part: str) -> Embedding:
-    """Teacher features of a held-out part (``validation``, ``test`` or ``test_strict``), (N, D)."""
-    held: HeldOut = getattr(experiment(config.data), part)
-    return np.asarray(whole_picture(pair_features(config, held.pairs, held.ids)).cpu().numpy())
-
-
-def num_things(config: RunConfig, part: str) -> int:
+def num_things(task: Task, part: str) -> int:
     """How many things a part can be asked for: its pairs, or what they show where several show the same.
 
     Args:
-        config: Settings of the run.
+        task: Data and teacher.
         part: ``validation``, ``test`` or ``test_strict``.
     """
-    held: HeldOut = getattr(experiment(config.data), part)
-    return len(np.unique(things(teacher_embedding(config, part), shown=held.shown)))
+    held: HeldOut = getattr(task.data, part)
+    return len(np.unique(things(task.held_out_features(part), shown=held.shown)))
 
 
 def asked_ranks(found: Mapping[str, float], *, things: int) -> dict[str, float]:
@@ -98,23 +90,21 @@ def finite(embedding: Embedding) -> Embedding:
     return np.where(broken[:, None], np.float32(0.0), embedding) if broken.any() else embedding
 
 
-def retrieval(embed: Embed, config: RunConfig, part: str) -> dict[str, float]:
+def retrieval(embed: Embed, task: Task, part: str) -> dict[str, float]:
     """Recall of a held-out part: of the own image, or of its class where pairs are matched by class."""
-    whole = experiment(config.data)
-    held: HeldOut = getattr(whole, part)
+    held: HeldOut = getattr(task.data, part)
+    teacher = task.held_out_features(part)
     found = finite(embed(held.pairs.target))
-    if whole.kind == CLASS_PAIRED:
+    if task.data.kind == CLASS_PAIRED:
         labels = held.labelled.labels["group"].values
-        return class_recall(found, teacher_embedding(config, part), labels, shown=held.shown)
-    teacher = teacher_embedding(config, part)
-    return asked_ranks(recall(found, teacher, shown=held.shown), things=num_things(config, part))
+        return class_recall(found, teacher, labels, shown=held.shown)
+    return asked_ranks(recall(found, teacher, shown=held.shown), things=num_things(task, part))
 
 
-def validate(student: nn.Module, config: RunConfig) -> dict[str, float]:
+def validate(student: nn.Module, task: Task) -> dict[str, float]:
     """Recall (see `retrieval`) on the validation split, the only number that settings may be chosen by."""
     return {
-        f"val_{name}": value
-        for name, value in retrieval(embedder(student, config), config, "validation").items()
+        f"val_{name}": value for name, value in retrieval(embedder(student, task), task, "validation").items()
     }
 
 
@@ -137,22 +127,23 @@ def assess(
     Returns:
         Plain tables for ``evaluation.json``.
     """
-    whole = experiment(config.data)
+    task = task_of(config)
+    whole = task.data
     pool, test = finite(embed(whole.validation.pairs.target)), embed(whole.test.pairs.target)
     fault, test = fault_of(test), finite(test)
     labels = whole.test.labelled.labels
     table: Table = {"data": whole.name, "kind": whole.kind, "unseen": whole.unseen}
-    table["num_test"], table["num_things"] = len(whole.test), num_things(config, "test")
+    table["num_test"], table["num_things"] = len(whole.test), num_things(task, "test")
     if whole.shared:
         table["shared"] = whole.shared
     if fault:
         table["fault"] = fault
     if cross_modal:
-        table["retrieval"] = retrieval(embed, config, "test")
+        table["retrieval"] = retrieval(embed, task, "test")
         # Where no test target can look like a training target there is no stricter test.
         if whole.test_strict is not whole.test:
-            table["retrieval_strict"] = retrieval(embed, config, "test_strict")
-        table["retrieval_validation"] = retrieval(embed, config, "validation")
+            table["retrieval_strict"] = retrieval(embed, task, "test_strict")
+        table["retrieval_validation"] = retrieval(embed, task, "validation")
     if whole.kind == CLASS_PAIRED:
         table["class_chance"] = same_class_share(labels["group"].values)
     if "concept" in labels and "style" in labels:

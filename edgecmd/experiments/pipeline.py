@@ -13,6 +13,7 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.processes import Workers
 from edgecmd.core.progress import stage, tracked
 from edgecmd.core.text import counted, unseen_text
+from edgecmd.data.problem import task_of
 from edgecmd.experiments.privacy_rows import privacy_rows
 
 if TYPE_CHECKING:
@@ -122,10 +123,10 @@ def plan_facts(config: RunConfig) -> dict[str, Any]:
 
 def show_dry_run(config: RunConfig, *, as_json: bool) -> None:
     """What would run: the plan and the partition, as tables or as one JSON document."""
+    from edgecmd.config.assemble import run_folder
     from edgecmd.config.reader import flatten
     from edgecmd.data.partition import partition_table
     from edgecmd.data.problem import client_rows, experiment
-    from edgecmd.training.run_folder import run_folder
 
     if not as_json:
         plan(config)
@@ -216,13 +217,13 @@ def _assessments(
 
     student = load_student(folder / "student.safetensors")
     work: dict[str, Callable[[], Table]] = {
-        "student": lambda: assess(embedder(student, config), config, student=student)
+        "student": lambda: assess(embedder(student, task_of(config)), config, student=student)
     }
     if not baselines:
         return work
     first = new_student(config)
     start = "warm start" if config.student.path else "untrained"
-    work[start] = lambda: assess(embedder(first, config), config, student=first)
+    work[start] = lambda: assess(embedder(first, task_of(config)), config, student=first)
     if sees_pictures(config):
         work["teacher as it is"] = lambda: assess(teacher_on_target(config), config)
     for name, other in federated_baselines(config).items():
@@ -312,6 +313,7 @@ def federated_baselines(config: RunConfig) -> dict[str, RunConfig]:
 
 def _federated_baseline(config: RunConfig, folder: Path, name: str, *, quiet: bool) -> "Table":
     """One of `federated_baselines`, in a run folder of its own below this one."""
+    from edgecmd.data.problem import run_of
     from edgecmd.evaluation.evaluate import assess, embedder
     from server.simulate import simulate
 
@@ -323,8 +325,8 @@ def _federated_baseline(config: RunConfig, folder: Path, name: str, *, quiet: bo
         evaluate=config.evaluate if cross_modal else replace(config.evaluate, every_rounds=0),
     )
     told = None if quiet else round_line(other, prefix=f"{name}: ")
-    student = simulate(other, report=told)
-    return assess(embedder(student, other), other, cross_modal=cross_modal, student=student)
+    student = simulate(run_of(other), report=told)
+    return assess(embedder(student, task_of(other)), other, cross_modal=cross_modal, student=student)
 
 
 def scratch_table(config: RunConfig) -> "Table":

@@ -35,7 +35,7 @@ def train_central(config: RunConfig, *, progress: Progress | None = None) -> Stu
     student, anchors = new_student(config), public_anchors(config)
     optimizer = make_optimizer(student, distill)
     for index in range(federation.num_rounds):
-        place = Place.of_round(config, round_index=index + 1)
+        place = Place.of_round(federation, seed=config.seed, round_index=index + 1)
         loss = distil(
             student,
             data,

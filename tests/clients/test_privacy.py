@@ -17,9 +17,8 @@ from edgecmd.training.distill import LocalData
 from edgecmd.training.run_folder import new_student
 from server.federation import to_arrays
 from server.local_grid import set_identity
-from server.simulate import contexts
 from server.strategies import to_record
-from tests.tiny_federation import tiny_config
+from tests.tiny_federation import contexts, tiny_config
 
 CLIENT = 2
 # Shorter pieces than this occur in weights by chance.

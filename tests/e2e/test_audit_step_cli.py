@@ -7,9 +7,8 @@ import pytest
 
 from edgecmd.config.reader import load_config
 from edgecmd.core.errors import PrivacyError
-from server.simulate import simulate
 from tests.e2e.test_privacy_cli import edgecmd
-from tests.tiny_federation import settings_of, tiny_config
+from tests.tiny_federation import settings_of, simulate, tiny_config
 
 
 @pytest.fixture(scope="module")

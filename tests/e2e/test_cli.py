@@ -166,7 +166,7 @@ def test_bad_input_gives_one_line_and_a_code(
 def test_a_run_folder_of_other_settings_is_not_continued(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: RunConfig, tmp_path: Path
 ) -> None:
-    from edgecmd.training.run_folder import start_run
+    from edgecmd.config.assemble import start_run
 
     start_run(tiny)
     other = tmp_path / "other.toml"
@@ -182,7 +182,7 @@ def test_a_run_folder_of_other_settings_is_not_continued(
 def test_no_student_yet_is_said_plainly(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: RunConfig
 ) -> None:
-    from edgecmd.training.run_folder import start_run
+    from edgecmd.config.assemble import start_run
 
     assert run(monkeypatch, "evaluate", str(start_run(tiny))) == 4
     assert "Train a student with" in capsys.readouterr().err

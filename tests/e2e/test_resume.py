@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 
 from edgecmd.cli import main
+from edgecmd.config.assemble import start_run
+from edgecmd.config.provenance import Provenance, write_provenance
 from edgecmd.core.events import read_events
-from edgecmd.training.provenance import Provenance, write_provenance
-from edgecmd.training.run_folder import start_run
 from server.loop import RoundReport
-from server.simulate import simulate
 from tests.command_line import run
-from tests.tiny_federation import settings_of, tiny_config
+from tests.tiny_federation import settings_of, simulate, tiny_config
 
 ROOT = Path(__file__).parents[2]
 NUM_ROUNDS = 10

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgecmd.config.schema import RunConfig
-from edgecmd.data.problem import experiment, target_input
+from edgecmd.data.problem import experiment, target_input, task_of
 from edgecmd.evaluation import finetune as tuning
 from edgecmd.evaluation.evaluate import assess, embedder, headline
 from edgecmd.evaluation.finetune import Drawn, finetune, finetune_accuracy, split_labels
@@ -100,10 +100,10 @@ def test_it_stands_beside_the_probe_on_request(tiny: RunConfig, monkeypatch: pyt
     monkeypatch.setattr(tuning, "NUM_STEPS", 4)
     student = new_student(tiny)
     wanted = replace(tiny, evaluate=replace(tiny.evaluate, finetune=True))
-    table = assess(embedder(student, wanted), wanted, student=student)
+    table = assess(embedder(student, task_of(wanted)), wanted, student=student)
     line = headline(table)
     assert {"finetune_1", "finetune_all", "linear_1", "nmi"} <= line.keys()
     assert table["few_labels"]["group"]["finetune"]["1"]["num"] == 2  # type: ignore[index]
-    assert "finetune_1" not in headline(assess(embedder(student, tiny), tiny, student=student))
+    assert "finetune_1" not in headline(assess(embedder(student, task_of(tiny)), tiny, student=student))
     again = finetune_accuracy(student, wanted, labelling="group", num_labels=0, draw=0)
     assert line["finetune_all"] == again

@@ -9,19 +9,19 @@ import torch
 
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
-from edgecmd.data import problem
 from edgecmd.data.pairs import input_shape
 from edgecmd.data.student_input import source_input, to_input
 from edgecmd.training import presimclr
 from edgecmd.training.presimclr import as_target, run_steps, source_start
+from edgecmd.training.task import Task
 
 
 def test_it_learns_from_public_pictures_alone(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a pair was read")
 
-    for name in ("client_pairs", "pair_features", "client_holding"):
-        monkeypatch.setattr(problem, name, refuse)
+    for name in ("training_pairs", "pair_features", "local_data"):
+        monkeypatch.setattr(Task, name, refuse)
     losses: list[float] = []
     hot = replace(tiny, distill=replace(tiny.distill, temperature=0.5))
     source_start(hot, num_steps=15, progress=lambda _, loss: losses.append(loss))

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from edgecmd.config.assemble import Assembly
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError
-from edgecmd.data import problem
 from edgecmd.data.problem import anchors_fingerprint, experiment, public_anchors
 from edgecmd.datasets.procedural import procedural_images
 from edgecmd.training.run_folder import new_student, save_student
+from edgecmd.training.task import Task
 from edgecmd.training.warm_start import drawings, warm_start
 
 
@@ -20,8 +21,8 @@ def test_it_learns_and_touches_no_pair(tiny: RunConfig, monkeypatch: pytest.Monk
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a pair was read")
 
-    for name in ("client_pairs", "pair_features", "client_holding"):
-        monkeypatch.setattr(problem, name, refuse)
+    for name in ("training_pairs", "pair_features", "local_data"):
+        monkeypatch.setattr(Task, name, refuse)
     losses: list[float] = []
     warm_start(tiny, num_steps=12, progress=lambda _, loss: losses.append(loss))
     assert len(losses) == 12
@@ -44,7 +45,7 @@ def test_a_drawing_is_ink_on_white_in_the_student_s_size() -> None:
 
 def test_a_run_starts_from_the_file(tiny: RunConfig, tmp_path: Path) -> None:
     first = warm_start(tiny, num_steps=1)
-    save_student(first, tmp_path / "first.safetensors", tiny)
+    save_student(first, tmp_path / "first.safetensors", tiny.student.architecture)
     started = replace(tiny, student=replace(tiny.student, path=str(tmp_path / "first.safetensors")))
     found = new_student(started).state_dict()
     assert all(torch.equal(value, first.state_dict()[name]) for name, value in found.items())
@@ -68,8 +69,7 @@ def test_every_kind_of_anchor_is_finite_the_same_again_and_named(tiny: RunConfig
     assert np.isfinite(anchors).all()
     about = anchors_fingerprint(config)
     assert (about["kind"], about["num"]) == (kind, 9)
-    public_anchors.cache_clear()
-    assert anchors_fingerprint(config) == about
+    assert Assembly().task(config).anchors_fingerprint(config.distill, seed=config.seed) == about
     other = replace(config, seed=config.seed + 1)
     assert anchors_fingerprint(other)["sha256"] != about["sha256"]
 

@@ -28,6 +28,7 @@ from edgecmd.core.errors import ConfigError
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.processes import Workers
 from edgecmd.core.seeding import numpy_generator, torch_generator
+from edgecmd.data.problem import task_of
 from edgecmd.data.student_input import to_input
 from edgecmd.data.user_files.decode import DecodeError, npy_array
 from edgecmd.data.user_files.reading import most_array_bytes
@@ -196,7 +197,7 @@ def shadow_job(flat: Mapping[str, Any], protocol: str, recipe: ShadowRecipe, ind
     pool = _cached_pool(protocol, _key_items(config))
     student = train_shadow(config, pool, recipe, index=index)
     buffer = io.BytesIO()
-    np.save(buffer, pair_scores(embedder(student, config), pool))
+    np.save(buffer, pair_scores(embedder(student, task_of(config)), pool))
     write_bytes_atomically(path, buffer.getvalue())
     return index
 

@@ -19,9 +19,9 @@ from edgecmd.audit.privacy_claim import Claim, read_claim, settings_finding
 from edgecmd.audit.target import Target
 from edgecmd.core.errors import DataError, PrivacyError
 from edgecmd.core.events import read_events
+from edgecmd.data.problem import run_of
 from edgecmd.privacy.accounting import Spending, total_epsilon
 from edgecmd.privacy.ledger import Book, Ledger, Line, describe
-from edgecmd.privacy.ledger_paths import client_ledger, ledger_folder, server_ledger
 from edgecmd.privacy.plan import PrivacyPlan
 
 # The same accountant on the same ledger repeats itself; another version of it may round otherwise.
@@ -154,16 +154,16 @@ def _read_ledgers(target: Target, plan: PrivacyPlan, claim: Claim | None) -> dic
     Raises:
         PrivacyError: A ledger is damaged, or the claim counts ledgers and there is none.
     """
-    config = target.config
+    config, run = target.config, run_of(target.config)
     if plan.unit == "client":
-        paths = {ANY: server_ledger(config)}
+        paths = {ANY: run.server_ledger}
     else:
-        paths = {f"client {one}": client_ledger(config, one) for one in range(config.federation.num_clients)}
+        paths = {f"client {one}": run.client_ledger(one) for one in range(config.federation.num_clients)}
     found = {name: Ledger(path).read() for name, path in paths.items() if path.exists()}
     counted = [name for name in claim.by_client if name in paths] if claim else []
     if counted and not found:
         raise PrivacyError(
-            f"privacy.json counts {len(counted)} ledgers, and none lies in {ledger_folder(config)}."
+            f"privacy.json counts {len(counted)} ledgers, and none lies in {run.ledger_folder}."
             " Restore them; without them the budget of these pairs must be treated as spent."
         )
     return found

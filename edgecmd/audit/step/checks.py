@@ -117,7 +117,12 @@ def drive_rounds(target: Target) -> list[Step]:
             anchors,
             target.config.distill,
             plan=cut_chunks(plan) if call.cut else plan,
-            place=Place.of_round(target.config, round_index=call.round_index, client=call.client),
+            place=Place.of_round(
+                target.config.federation,
+                seed=target.config.seed,
+                round_index=call.round_index,
+                client=call.client,
+            ),
             call=number,
         )
     return found

@@ -255,7 +255,7 @@ def _round(
         anchors,
         target.config.distill,
         plan=plan,
-        place=Place.of_round(target.config, round_index=1, client=client),
+        place=Place.of_round(target.config.federation, seed=target.config.seed, round_index=1, client=client),
         optimizer=torch.optim.SGD(student.parameters(), lr=0.0),
         source=source,
         probe=roll,

@@ -13,6 +13,7 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.processes import Workers
 from edgecmd.core.progress import tracked
+from edgecmd.data.problem import task_of
 
 if TYPE_CHECKING:
     from edgecmd.evaluation.evaluate import Table
@@ -164,7 +165,7 @@ def measure(job: Job) -> "tuple[Table, float | None]":
         score = supervised_validation(config, method, num_labels=asked) if asked else None
         return alone[method](config), score
     student = train_by(config, method)
-    embed = embedder(student, config)
+    embed = embedder(student, task_of(config))
     table = assess(embed, config, cross_modal=not method.endswith("simclr"), student=student)
     few: Any = table["few_labels"]
     if job.tuned_labels and few.get(LABELLING) and not config.evaluate.finetune:
@@ -179,6 +180,7 @@ def measure(job: Job) -> "tuple[Table, float | None]":
 
 def train_by(config: RunConfig, method: str) -> "Student":
     """The student that ``method`` gives under ``config``."""
+    from edgecmd.data.problem import run_of
     from edgecmd.experiments.compare.methods import AT, CENTRAL, PRESIMCLR, UNTRAINED, plain
     from edgecmd.training.central import train_central
     from edgecmd.training.run_folder import new_student
@@ -187,12 +189,12 @@ def train_by(config: RunConfig, method: str) -> "Student":
     if method == UNTRAINED:
         return new_student(config)
     if AT in method:
-        return simulate(private_config(config, method))
+        return simulate(run_of(private_config(config, method)))
     loss = plain(method)
     if loss == PRESIMCLR:
         config, loss = source_started(config), "simclr"
     chosen = replace(config, distill=replace(config.distill, loss=loss))
-    return train_central(chosen) if method.startswith(CENTRAL) else simulate(chosen)
+    return train_central(chosen) if method.startswith(CENTRAL) else simulate(run_of(chosen))
 
 
 def source_started(config: RunConfig) -> RunConfig:
@@ -203,7 +205,7 @@ def source_started(config: RunConfig) -> RunConfig:
     path = Path(config.out) / f"{config.name}-start.safetensors"
     # A run that was broken off goes on from its checkpoints; the same start is not made twice.
     if not path.exists():
-        save_student(source_start(config, num_steps=run_steps(config)), path, config)
+        save_student(source_start(config, num_steps=run_steps(config)), path, config.student.architecture)
     return replace(config, student=replace(config.student, path=str(path)))
 
 

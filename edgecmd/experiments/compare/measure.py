@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.labelled import Labels
-from edgecmd.data.problem import experiment, target_input
+from edgecmd.data.problem import experiment, target_input, task_of
 from edgecmd.evaluation import segmentation
-from edgecmd.evaluation.evaluate import Table, by_num_labels, teacher_embedding
+from edgecmd.evaluation.evaluate import Table, by_num_labels
 from edgecmd.evaluation.finetune import finetune_accuracy
 from edgecmd.evaluation.metrics import PROBES, clustering, make_probe, unit_rows
 from edgecmd.evaluation.supervised import Recipe, accuracy_row, drawn_rows, fit_classifier, predict_classes
@@ -115,7 +115,7 @@ def ceiling_table(config: RunConfig) -> Table:
     if is_dense(config.student.architecture):
         return {"segmentation": segmentation.ceiling_table(config)} if segmentation.has_masks(config) else {}
     whole = experiment(config.data)
-    pool, test = (unit_rows(teacher_embedding(config, part)) for part in ("validation", "test"))
+    pool, test = (unit_rows(task_of(config).held_out_features(part)) for part in ("validation", "test"))
     labels = whole.test.labelled.labels
     if LABELLING not in labels:
         return {}

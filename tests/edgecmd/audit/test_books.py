@@ -17,9 +17,8 @@ from edgecmd.core.files import read_json
 from edgecmd.privacy.accounting import Spending
 from edgecmd.privacy.ledger import Ledger, Release
 from server.loop import RoundReport
-from server.simulate import simulate
 from tests.edgecmd.audit.conftest import PRIVATE
-from tests.tiny_federation import tiny_config
+from tests.tiny_federation import simulate, tiny_config
 
 Copied = Callable[[str], Path]
 

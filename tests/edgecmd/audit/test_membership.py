@@ -28,6 +28,7 @@ from edgecmd.audit.risk.shadows import (
 )
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError
+from edgecmd.data.problem import task_of
 from edgecmd.evaluation.evaluate import embedder
 from edgecmd.evaluation.metrics import unit_rows
 from tests.tiny_federation import tiny_config, write_pairs
@@ -306,6 +307,6 @@ def test_a_random_student_through_the_whole_pipeline_is_at_chance(config: RunCon
         if a.dim() > 1
     )
     for one in attack(
-        pair_scores(embedder(student, config), pool), shadows, member=pool.member, group=pool.group
+        pair_scores(embedder(student, task_of(config)), pool), shadows, member=pool.member, group=pool.group
     ).values():
         assert one.chance()

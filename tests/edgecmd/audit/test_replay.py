@@ -12,9 +12,8 @@ from edgecmd.core.errors import PrivacyError
 from edgecmd.data.problem import client_holding
 from edgecmd.privacy.step.gradients import Sum
 from edgecmd.training.run_folder import new_student
-from server.simulate import simulate
 from tests.edgecmd.audit.tiny_target import tiny_pairs
-from tests.tiny_federation import tiny_config
+from tests.tiny_federation import simulate, tiny_config
 
 
 class Tap:

@@ -11,8 +11,7 @@ from edgecmd.audit.risk.retrain import check_retrain, fair_coins, retrain
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.problem import client_rows, experiment
-from server.simulate import simulate
-from tests.tiny_federation import tiny_config, write_pairs
+from tests.tiny_federation import simulate, tiny_config, write_pairs
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 from edgecmd.config.file_settings import SERVER_SETTINGS
-from edgecmd.config.reader import Scalar, flatten
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.artefacts import write_artefact
 from edgecmd.core.errors import DataError, FederationError
 from edgecmd.core.files import read_json
+from edgecmd.run import Description, Scalar
 
 Runtime = Literal["in-process", "flower"]
 FILE = "federation.json"
@@ -90,13 +89,13 @@ def write_provenance(folder: Path, provenance: Provenance) -> None:
         write_artefact(folder, FILE, asdict(provenance), may_leave=True)
 
 
-def require_runtime(folder: Path, runtime: Runtime, *, config: RunConfig) -> None:
+def require_runtime(folder: Path, runtime: Runtime, *, described: Description) -> None:
     """Refuse to continue the run in ``folder`` elsewhere than where it was made.
 
     Args:
         folder: Run folder; nothing is refused where no run was started in it.
         runtime: Where it is to be continued.
-        config: Settings, for the command that the message has.
+        described: Settings, for the command that the message has.
 
     Raises:
         FederationError: It was made elsewhere; the message has the command that continues it.
@@ -116,7 +115,7 @@ def require_runtime(folder: Path, runtime: Runtime, *, config: RunConfig) -> Non
         if found.nodes_with_own_pairs
         else f"its {found.nodes} clients are nodes of Flower"
     )
-    command = flower_command(config, own_pairs=bool(found.nodes_with_own_pairs))
+    command = flower_command(folder, described, own_pairs=bool(found.nodes_with_own_pairs))
     raise FederationError(
         f"{folder} holds a run that was made on Flower: {where}, and clients simulated here would end with"
         f" other weights. Continue it there: `{command}` in a checkout of edgecmd, with the federation of the"
@@ -124,19 +123,21 @@ def require_runtime(folder: Path, runtime: Runtime, *, config: RunConfig) -> Non
     )
 
 
-def flower_command(config: RunConfig, *, own_pairs: bool) -> str:
-    """Command that starts or continues ``config`` on Flower.
+def flower_command(folder: Path, described: Description, *, own_pairs: bool) -> str:
+    """Command that starts or continues the run of ``folder`` on Flower.
 
     Args:
-        config: Settings; those that differ from the defaults are in the command.
+        folder: Run folder.
+        described: Settings; those that differ from the defaults are in the command.
         own_pairs: Leave out what stands in the server's own file, which nodes with pairs of their own would
             refuse (`edgecmd.config.file_settings`).
     """
-    defaults = flatten(RunConfig().resolved())
     left_out = {"out", "name", *(SERVER_SETTINGS if own_pairs else ())}
-    given: dict[str, Scalar] = {"out": str(Path(config.out).resolve()), "name": config.name}
+    given: dict[str, Scalar] = {"out": str(folder.parent.resolve()), "name": folder.name}
     given |= {
-        key: value for key, value in flatten(config).items() if key not in left_out and value != defaults[key]
+        key: value
+        for key, value in described.flat.items()
+        if key not in left_out and value != described.defaults[key]
     }
     words = " ".join(f"{key}={_flower_value(value)}" for key, value in given.items())
     return f"flwr run . <federation> --run-config {shlex.quote(words)}"

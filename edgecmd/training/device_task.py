@@ -14,21 +14,20 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from edgecmd.config.schema import RunConfig
-from edgecmd.core.devices import resolve_device
 from edgecmd.core.errors import PrivacyError
 from edgecmd.data.anchors import Anchors, AnchorSource, make_anchors
 from edgecmd.data.feature_cache import cached_features
 from edgecmd.data.pairs import Images, PairedData, PublicSource, Targets, target_kind
-from edgecmd.data.problem import target_input
+from edgecmd.data.student_input import target_input
 from edgecmd.data.user_files.images import sides_of
 from edgecmd.data.user_files.public_images import read_public
 from edgecmd.datasets import emoji, indoor
 from edgecmd.models.place_features import Reduction, View, as_places, cached_maps, fit_reduction
-from edgecmd.models.students import DENSE_STRIDE, is_dense
+from edgecmd.models.students import DENSE_STRIDE
 from edgecmd.models.teachers import SHIPPED, Teacher, check_rate, load_teacher
-from edgecmd.settings import DataConfig
+from edgecmd.settings import DataConfig, DistillConfig
 from edgecmd.training.distill import LocalData
+from edgecmd.training.task import Places
 
 # Of the teacher. Kernels round otherwise for other numbers of rows, and a server could make last digits large
 # (a teacher temperature of 1e-4): one pair more would move the gradients of others.
@@ -61,31 +60,35 @@ class DeviceSources:
         """SHA-256 of the teacher's file and of the public images: equal on every machine."""
         return {"teacher-sha256": self.teacher.sha256, "public-sha256": self.public.fingerprint()}
 
-    def file_kind(self, config: RunConfig, kind: str) -> str:
+    def file_kind(self, kind: str, *, reverse: bool) -> str:
         """Kind of what lies in ``target/``: of reversed pairs that is what the teacher takes."""
-        if not config.data.reverse:
+        if not reverse:
             return kind
         shape = self.teacher.modality
         return ("rgb" if self.teacher.in_channels == 3 else "grey") if shape == "image" else shape
 
 
-def device_sources(config: RunConfig, *, teacher: str, public: str, cache: Path) -> DeviceSources:
+def device_sources(
+    settings: DataConfig, *, teacher: str, public: str, cache: Path, places: Places | None = None
+) -> DeviceSources:
     """Teacher and public images that a device's owner named.
 
     Args:
-        config: Sides, clip and unit of depth are used.
+        settings: Sides, clip and unit of depth are used.
         teacher: A key of `edgecmd.models.teachers.SHIPPED`, or an absolute path of a .safetensors file.
         public: A key of `PUBLIC_SETS`, or an absolute path of a folder.
         cache: Folder for features.
+        places: Set for a dense student.
 
     Raises:
         PrivacyError: Something is missing, damaged or no absolute path.
     """
     try:
         path = None if teacher in SHIPPED else _absolute(teacher, key="teacher", allowed=SHIPPED)
-        found = check_rate(load_teacher(path, name="" if path else teacher), config.data.sampling_rate_hz)
-        images = _public(config.data, public)
-        return DeviceSources(teacher=found, public=images, cache=cache, places=_places(config, found, images))
+        found = check_rate(load_teacher(path, name="" if path else teacher), settings.sampling_rate_hz)
+        images = _public(settings, public)
+        seen = None if places is None else _places(settings, places, found, images)
+        return DeviceSources(teacher=found, public=images, cache=cache, places=seen)
     except PrivacyError:
         raise
     except (ValueError, OSError) as error:
@@ -113,30 +116,41 @@ def _absolute(text: str, *, key: str, allowed: Mapping[str, object]) -> Path:
     return path
 
 
-def device_anchors(sources: DeviceSources, config: RunConfig) -> Anchors:
-    """Anchors of a run on a device, (K, D).
+def device_anchors(sources: DeviceSources, settings: DistillConfig, *, seed: int, side: int) -> Anchors:
+    """Anchors of a run on a device, (K, D), on the CPU.
+
+    Args:
+        sources: What they are made of.
+        settings: ``anchors`` and ``num_anchors``.
+        seed: Of the run.
+        side: Side of a source image.
 
     Guarantees:
         A function of the settings, the owner's teacher and the owner's public images; no pair is opened.
     """
     places = sources.places
     return make_anchors(
-        config,
+        settings,
         AnchorSource(
             public=lambda: _flat(sources, sources.public.images),
             embed=lambda images: _flat(sources, images),
             dim=lambda: sources.teacher.embedding_dim if places is None else places[1].weight.shape[1],
             dense=places is not None,
+            side=side,
         ),
+        seed=seed,
     )
 
 
-def device_data(sources: DeviceSources, config: RunConfig, pairs: PairedData) -> LocalData:
+def device_data(
+    sources: DeviceSources, settings: DataConfig, pairs: PairedData, *, device: torch.device
+) -> LocalData:
     """Pairs as distillation takes them; any number, none included."""
     features = device_features(sources, pairs.source)
+    scaled = target_input(pairs.target, offset=settings.target_offset, scale=settings.target_scale)
     return LocalData(
-        target=target_input(config, pairs),
-        teacher=torch.from_numpy(np.ascontiguousarray(features)).to(resolve_device(config.device)),
+        target=scaled.to(device),
+        teacher=torch.from_numpy(np.ascontiguousarray(features)).to(device),
         modality=target_kind(pairs.target),
     )
 
@@ -165,11 +179,11 @@ def _flat(sources: DeviceSources, images: Images) -> np.ndarray:
     return found if sources.places is None else as_places(found)
 
 
-def _places(config: RunConfig, teacher: Teacher, public: PublicSource) -> tuple[View, Reduction] | None:
+def _places(
+    settings: DataConfig, places: Places, teacher: Teacher, public: PublicSource
+) -> tuple[View, Reduction]:
     """View and reduction for a dense student, fitted once."""
-    if not is_dense(config.student.architecture):
-        return None
-    side = config.data.image_size // DENSE_STRIDE
-    view = View(grid=(side, side), zoom=config.teacher.map_zoom)
+    side = settings.image_size // DENSE_STRIDE
+    view = View(grid=(side, side), zoom=places.zoom)
     images = public.pictures(use="A dense student")
-    return view, fit_reduction(teacher.network, images, view=view, dim=config.teacher.map_dim)
+    return view, fit_reduction(teacher.network, images, view=view, dim=places.dim)
