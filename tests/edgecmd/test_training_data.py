@@ -83,7 +83,7 @@ def test_runs_share_a_task_where_its_features_are_the_same(tiny: RunConfig) -> N
     kept = assembly.task(tiny)
     assert assembly.task(replace(tiny, seed=9, name="other")) is kept
     for other in (
-        replace(tiny, data=replace(tiny.data, image_size=32)),
+        replace(tiny, data=replace(tiny.data, target_offset=0.5)),
         replace(tiny, teacher=replace(tiny.teacher, path="", name="icons")),
         replace(tiny, student=replace(tiny.student, architecture="seg-50k")),
     ):
