@@ -13,11 +13,11 @@ from edgecmd.experiments.bench.ticker import ticker
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgecmd.audit.audited_student import Subject
-    from edgecmd.audit.finding import Finding
-    from edgecmd.audit.static.custom_code import OwnCode
-    from edgecmd.audit.static.sensitivity import Effort
-    from edgecmd.audit.target import Target
+    from edgecmd.audits.audited_student import Subject
+    from edgecmd.audits.finding import Finding
+    from edgecmd.audits.static.custom_code import OwnCode
+    from edgecmd.audits.static.sensitivity import Effort
+    from edgecmd.audits.target import Target
     from edgecmd.config.schema import RunConfig
 
 OwnTarget = Annotated[
@@ -28,8 +28,8 @@ OWN_DIM = 128
 
 def audit(target: "Target") -> "list[Finding]":
     """Level L0 with its usual effort: 96 tries for each of the trained and the first weights."""
-    from edgecmd.audit.static.checks import check_target
-    from edgecmd.audit.static.sensitivity import Effort
+    from edgecmd.audits.static.checks import check_target
+    from edgecmd.audits.static.sensitivity import Effort
 
     with ticker("audit check") as tick:
         return check_target(target, Effort(), tick=tick)
@@ -110,8 +110,8 @@ def _effort(usual: "Effort", tries: int | None, pairs: int | None) -> "Effort":
 
 
 def _check_target(found: "Target", tries: int | None, pairs: int | None) -> "Sequence[Finding]":
-    from edgecmd.audit.static.checks import check_target
-    from edgecmd.audit.static.sensitivity import Effort
+    from edgecmd.audits.static.checks import check_target
+    from edgecmd.audits.static.sensitivity import Effort
 
     with ticker("audit check") as tick:
         return check_target(found, _effort(Effort(), tries, pairs), tick=tick)
@@ -121,8 +121,8 @@ def _subject(known: "Target | None", config: "RunConfig", *, student: str, chann
     """The own student, else the run's, else a new one by the settings, without a data set."""
     from dataclasses import replace
 
-    from edgecmd.audit.audited_student import subjects
-    from edgecmd.audit.static.custom_code import load_function, own_subject
+    from edgecmd.audits.audited_student import subjects
+    from edgecmd.audits.static.custom_code import load_function, own_subject
 
     if known is not None and not student:
         return subjects(known)[0]
@@ -148,7 +148,7 @@ def _own_code(
     clip: float | None,
     temperature: float | None,
 ) -> "OwnCode":
-    from edgecmd.audit.static.custom_code import OwnCode, anchored_unit_loss, load_function
+    from edgecmd.audits.static.custom_code import OwnCode, anchored_unit_loss, load_function
 
     per_unit = unit_loss or not loss
     return OwnCode(
@@ -165,7 +165,7 @@ def _own_code(
 def _check_own(
     code: "OwnCode", subject: "Subject", tries: int | None, pairs: int | None
 ) -> "Sequence[Finding]":
-    from edgecmd.audit.static.custom_code import BATCH_EFFORT, UNIT_EFFORT, check_own_code
+    from edgecmd.audits.static.custom_code import BATCH_EFFORT, UNIT_EFFORT, check_own_code
 
     usual = UNIT_EFFORT if code.per_unit else BATCH_EFFORT
     with ticker("audit check") as tick:

@@ -15,12 +15,12 @@ from edgecmd.data.problem import task_of
 from edgecmd.experiments.bench.ticker import ticker
 
 if TYPE_CHECKING:
-    from edgecmd.audit.finding import Finding
-    from edgecmd.audit.risk.candidates import Pool
-    from edgecmd.audit.risk.inversion_trial import Trial
-    from edgecmd.audit.risk.membership_attack import Shadows
-    from edgecmd.audit.risk.shadows import ShadowRecipe
-    from edgecmd.audit.target import Target
+    from edgecmd.audits.finding import Finding
+    from edgecmd.audits.risk.candidates import Pool
+    from edgecmd.audits.risk.inversion_trial import Trial
+    from edgecmd.audits.risk.membership_attack import Shadows
+    from edgecmd.audits.risk.shadows import ShadowRecipe
+    from edgecmd.audits.target import Target
     from edgecmd.evaluation.evaluate import Embed
     from edgecmd.models.students import Student
 
@@ -126,8 +126,8 @@ def run_attacks(target: "Target", names: list[str], options: RiskOptions) -> "li
 
 def membership(target: "Target", options: RiskOptions) -> "list[Finding]":
     """Membership inference on every black box of the target, or on a model trained again."""
-    from edgecmd.audit.risk.candidates import make_pool
-    from edgecmd.audit.risk.shadows import ShadowRecipe, shadow_scores
+    from edgecmd.audits.risk.candidates import make_pool
+    from edgecmd.audits.risk.shadows import ShadowRecipe, shadow_scores
 
     started = time.monotonic()
     recipe = ShadowRecipe(num_shadows=options.num_shadows, num_steps=options.shadow_steps, seed=options.seed)
@@ -161,11 +161,11 @@ def _attacked(
     protocol: str,
     before: float,
 ) -> "Finding":
-    from edgecmd.audit.risk.candidates import pair_scores
-    from edgecmd.audit.risk.findings import Membership, membership_finding
-    from edgecmd.audit.risk.membership_attack import attack
-    from edgecmd.audit.risk.retrain import fair_coins
-    from edgecmd.audit.risk.shadows import random_student, warm_start_of
+    from edgecmd.audits.risk.candidates import pair_scores
+    from edgecmd.audits.risk.findings import Membership, membership_finding
+    from edgecmd.audits.risk.membership_attack import attack
+    from edgecmd.audits.risk.retrain import fair_coins
+    from edgecmd.audits.risk.shadows import random_student, warm_start_of
     from edgecmd.evaluation.evaluate import embedder
 
     started = time.monotonic()
@@ -199,7 +199,7 @@ def black_boxes(target: "Target") -> "dict[str, Embed]":
     Raises:
         DataError: There is neither a student nor an exported file.
     """
-    from edgecmd.audit.target import trained_student
+    from edgecmd.audits.target import trained_student
     from edgecmd.core.errors import DataError
     from edgecmd.evaluation.evaluate import embedder
 
@@ -246,7 +246,7 @@ def onnx_embedder(path: Path) -> "Embed":
 
 def _retrained(target: "Target", options: RiskOptions) -> "dict[str, Embed]":
     """A student of the same settings, trained on the pairs that fair coins chose."""
-    from edgecmd.audit.risk.retrain import check_retrain, fair_coins, retrain
+    from edgecmd.audits.risk.retrain import check_retrain, fair_coins, retrain
     from edgecmd.data.problem import experiment
     from edgecmd.evaluation.evaluate import embedder
 
@@ -261,9 +261,9 @@ def inversion(target: "Target", options: RiskOptions) -> "list[Finding]":
     """Gradient inversion of steps of one pair and of four."""
     from dataclasses import replace
 
-    from edgecmd.audit.risk.findings import inversion_finding
-    from edgecmd.audit.risk.inversion import InversionRecipe, server_loss
-    from edgecmd.audit.risk.inversion_trial import run_trial
+    from edgecmd.audits.risk.findings import inversion_finding
+    from edgecmd.audits.risk.inversion import InversionRecipe, server_loss
+    from edgecmd.audits.risk.inversion_trial import run_trial
 
     recipe = InversionRecipe(num_steps=options.inversion_steps, seed=options.seed)
     student, box = _weights(target)
@@ -290,7 +290,7 @@ def inversion(target: "Target", options: RiskOptions) -> "list[Finding]":
 
 def _weights(target: "Target") -> "tuple[Student, str]":
     """Weights that the attacked round began with, and what they are in words."""
-    from edgecmd.audit.target import trained_student
+    from edgecmd.audits.target import trained_student
     from edgecmd.training.run_folder import new_student
 
     trained = trained_student(target)

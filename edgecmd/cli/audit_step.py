@@ -9,9 +9,9 @@ from edgecmd.cli.audit import TargetPath, audit_app, finish, target_of
 from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread
 
 if TYPE_CHECKING:
-    from edgecmd.audit.finding import Finding
-    from edgecmd.audit.step.noise import Draws
-    from edgecmd.audit.target import Target
+    from edgecmd.audits.finding import Finding
+    from edgecmd.audits.step.noise import Draws
+    from edgecmd.audits.target import Target
     from edgecmd.privacy.plan import PrivacyPlan
 
 NUM_DRAWS = 2000
@@ -30,8 +30,8 @@ def audit_step(target: "Target", *, num_draws: int = NUM_DRAWS, seed: int = 0) -
     Raises:
         PrivacyError: The target has no plan.
     """
-    from edgecmd.audit.step.checks import audit_steps
-    from edgecmd.audit.target import plan_of
+    from edgecmd.audits.step.checks import audit_steps
+    from edgecmd.audits.target import plan_of
 
     if plan_of(target).unit == "client":
         return [audit_server_noise(target)]
@@ -40,9 +40,9 @@ def audit_step(target: "Target", *, num_draws: int = NUM_DRAWS, seed: int = 0) -
 
 def audit_server_noise(target: "Target") -> "Finding":
     """Noise that the real server adds when no client answers, over some rounds, against the plan's."""
-    from edgecmd.audit.step.checks import noise_finding
-    from edgecmd.audit.step.noise import judge_noise
-    from edgecmd.audit.target import plan_of
+    from edgecmd.audits.step.checks import noise_finding
+    from edgecmd.audits.step.noise import judge_noise
+    from edgecmd.audits.target import plan_of
 
     started, plan = time.monotonic(), plan_of(target)
     rounds = central_noise(target, plan)
@@ -58,7 +58,7 @@ def central_noise(target: "Target", plan: "PrivacyPlan") -> "list[Draws]":
 
     import numpy as np
 
-    from edgecmd.audit.step.noise import FEWEST_DRAWS
+    from edgecmd.audits.step.noise import FEWEST_DRAWS
     from edgecmd.data.problem import run_of
     from edgecmd.privacy.ledger import Ledger
     from edgecmd.training.run_folder import new_student

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgecmd.audit.audit_file import FILE as AUDIT
-from edgecmd.audit.audit_file import read_findings
-from edgecmd.audit.finding import Finding, overall
+from edgecmd.audits.audit_file import FILE as AUDIT
+from edgecmd.audits.audit_file import read_findings
+from edgecmd.audits.finding import Finding, overall
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.files import read_json, sha256_file
 from edgecmd.core.text import unseen_text

@@ -17,7 +17,7 @@ from clients.check import check_node
 from clients.node import read_node
 from clients.order import Order, device_config
 from edgecmd import __version__
-from edgecmd.audit.static.search import distance
+from edgecmd.audits.static.search import distance
 from edgecmd.config.file_settings import FILE_SETTINGS
 from edgecmd.config.reader import flatten, unflatten
 from edgecmd.config.schema import RunConfig

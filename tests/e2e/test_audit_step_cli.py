@@ -49,8 +49,8 @@ def test_mistakes_are_told_in_a_sentence(finished: Path) -> None:
 def test_the_server_s_noise_is_audited_with_a_ledger_of_its_own(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgecmd.audit.finding import CONTRADICTED, NOT_CONTRADICTED
-    from edgecmd.audit.target import find_target
+    from edgecmd.audits.finding import CONTRADICTED, NOT_CONTRADICTED
+    from edgecmd.audits.target import find_target
     from edgecmd.cli.audit_one_run import audit as audit_one_run
     from edgecmd.cli.audit_step import audit as audit_step
     from server import client_privacy
@@ -70,7 +70,7 @@ def test_the_server_s_noise_is_audited_with_a_ledger_of_its_own(
 
 
 def test_a_run_without_privacy_has_no_step_to_audit(pairs: Path, tmp_path: Path) -> None:
-    from edgecmd.audit.target import find_target
+    from edgecmd.audits.target import find_target
     from edgecmd.cli.audit_step import audit, audit_step
 
     simulate(tiny_config(pairs, tmp_path, "federation.num_rounds=1"))

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.edgecmd.audits.tiny_target import tiny_target
 from torch.nn import functional
 
-from edgecmd.audit.one_run.canaries import (
+from edgecmd.audits.one_run.canaries import (
     Coins,
     GradientCanaries,
     GradientProbe,
@@ -26,7 +27,6 @@ from edgecmd.privacy.step.private_step import distil_privately
 from edgecmd.privacy.step.randomness import SystemSource
 from edgecmd.training.distill import LocalData, Place
 from edgecmd.training.run_folder import new_student
-from tests.edgecmd.audit.tiny_target import tiny_target
 
 DIM = 16
 STUDENT = build_student(

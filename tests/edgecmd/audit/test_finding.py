@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from edgecmd.audit.audit_file import read_findings, rows, write_findings
-from edgecmd.audit.finding import (
+from edgecmd.audits.audit_file import read_findings, rows, write_findings
+from edgecmd.audits.finding import (
     CONTRADICTED,
     INDICATOR,
     NOT_CONTRADICTED,
@@ -15,7 +15,7 @@ from edgecmd.audit.finding import (
     epsilon_verdict,
     overall,
 )
-from edgecmd.audit.target import find_target, trained_student
+from edgecmd.audits.target import find_target, trained_student
 from edgecmd.config.reader import load_config, to_toml
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import DataError, PrivacyError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgecmd.audit.risk.inversion import (
+from edgecmd.audits.risk.inversion import (
     InversionRecipe,
     Knowledge,
     _loss,
@@ -18,8 +18,8 @@ from edgecmd.audit.risk.inversion import (
     private_update,
     server_loss,
 )
-from edgecmd.audit.risk.inversion_trial import Trial, attacked_plan, guessed, knowledge, matched, run_trial
-from edgecmd.audit.risk.similarity import psnr, ssim
+from edgecmd.audits.risk.inversion_trial import Trial, attacked_plan, guessed, knowledge, matched, run_trial
+from edgecmd.audits.risk.similarity import psnr, ssim
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.losses import unit

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecmd.audit.risk.candidates import Pool, grouped, make_pool, pair_scores
-from edgecmd.audit.risk.membership_attack import (
+from edgecmd.audits.risk.candidates import Pool, grouped, make_pool, pair_scores
+from edgecmd.audits.risk.membership_attack import (
     Shadows,
     attack,
     curve,
@@ -18,7 +18,7 @@ from edgecmd.audit.risk.membership_attack import (
     offline_a,
     placements,
 )
-from edgecmd.audit.risk.shadows import (
+from edgecmd.audits.risk.shadows import (
     ShadowRecipe,
     cache_key,
     left_out,

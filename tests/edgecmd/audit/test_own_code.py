@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from edgecmd import losses
-from edgecmd.audit.faults.loss_faults import small_subject
-from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
-from edgecmd.audit.static.custom_code import (
+from edgecmd.audits.faults.loss_faults import small_subject
+from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
+from edgecmd.audits.static.custom_code import (
     OwnCode,
     anchored_unit_loss,
     check_own_code,
@@ -19,7 +19,7 @@ from edgecmd.audit.static.custom_code import (
     own_student,
     own_subject,
 )
-from edgecmd.audit.static.sensitivity import Effort
+from edgecmd.audits.static.sensitivity import Effort
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.settings import DataConfig, StudentConfig

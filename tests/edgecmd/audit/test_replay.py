@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.edgecmd.audits.tiny_target import tiny_pairs
 
-from edgecmd.audit.replayed_federation import Replay, Update, Watch, average, cohort, weights_of
+from edgecmd.audits.replayed_federation import Replay, Update, Watch, average, cohort, weights_of
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
 from edgecmd.data.problem import client_holding
 from edgecmd.privacy.step.gradients import Sum
 from edgecmd.training.run_folder import new_student
-from tests.edgecmd.audit.tiny_target import tiny_pairs
 from tests.tiny_federation import simulate, tiny_config
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd.audit.risk.retrain import check_retrain, fair_coins, retrain
+from edgecmd.audits.risk.retrain import check_retrain, fair_coins, retrain
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.problem import client_rows, experiment

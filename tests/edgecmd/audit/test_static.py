@@ -10,20 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from edgecmd import losses
-from edgecmd.audit.audited_student import FIRST, TRAINED, subjects
-from edgecmd.audit.faults.loss_faults import small_subject
-from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, overall
-from edgecmd.audit.static.anchors import anchors_findings, fingerprint_finding, overlap_finding
-from edgecmd.audit.static.checks import check_target
-from edgecmd.audit.static.purity_findings import (
+from edgecmd.audits.audited_student import FIRST, TRAINED, subjects
+from edgecmd.audits.faults.loss_faults import small_subject
+from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, overall
+from edgecmd.audits.static.anchors import anchors_findings, fingerprint_finding, overlap_finding
+from edgecmd.audits.static.checks import check_target
+from edgecmd.audits.static.purity_findings import (
     batch_loss_purity,
     leaking_rows,
     student_purity,
     unit_loss_purity,
 )
-from edgecmd.audit.static.scripted import Script
-from edgecmd.audit.static.sensitivity import Effort, private_question, search, two_buckets
-from edgecmd.audit.target import find_target
+from edgecmd.audits.static.scripted import Script
+from edgecmd.audits.static.sensitivity import Effort, private_question, search, two_buckets
+from edgecmd.audits.target import find_target
 from edgecmd.core.errors import DataError
 from edgecmd.privacy.mechanisms import unit_loss
 from edgecmd.privacy.step.randomness import integers

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from tests.edgecmd.audits.tiny_target import tiny_target
 
-from edgecmd.audit.faults.step_faults import short_seed
-from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
-from edgecmd.audit.step import random_source
-from edgecmd.audit.step.checks import drive_rounds
-from edgecmd.audit.step.random_source import (
+from edgecmd.audits.faults.step_faults import short_seed
+from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
+from edgecmd.audits.step import random_source
+from edgecmd.audits.step.checks import drive_rounds
+from edgecmd.audits.step.random_source import (
     counted,
     fresh,
     processes,
@@ -20,7 +21,6 @@ from edgecmd.audit.step.random_source import (
 from edgecmd.privacy import mechanisms
 from edgecmd.privacy.step import private_step, randomness, sampling
 from edgecmd.privacy.step.randomness import DeterministicSource, Source, SystemSource
-from tests.edgecmd.audit.tiny_target import tiny_target
 
 ANCHORS = ("privacy.mechanism=anchors", "federation.local_steps=1")
 

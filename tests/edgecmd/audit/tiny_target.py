@@ -4,7 +4,7 @@ import functools
 import tempfile
 from pathlib import Path
 
-from edgecmd.audit.target import Target
+from edgecmd.audits.target import Target
 from edgecmd.privacy.plan import make_plan
 from tests.tiny_federation import tiny_config, write_pairs
 
