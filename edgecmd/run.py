@@ -23,7 +23,7 @@ from edgecmd.core.seeding import torch_generator
 from edgecmd.data.partition import partition
 from edgecmd.losses import Anchors
 from edgecmd.models.students import Student, build_student
-from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.privacy.plan import PrivacyPlan, make_plan
 from edgecmd.settings import (
     DistillConfig,
     EvaluateConfig,
@@ -70,8 +70,9 @@ class Run:
         federation: Clients, rounds and the server's step.
         evaluate: What is measured of the student.
         privacy: What privacy was asked for.
-        make_plan: Gives its plan. See `plan`.
         described: Its settings as texts.
+        remake: Makes it in another process, to which it is pickled; None for a run of objects that cannot
+            travel.
         probed: Shapes of inputs at which student and loss were found to keep pairs apart.
     """
 
@@ -84,11 +85,11 @@ class Run:
     federation: FederationConfig
     evaluate: EvaluateConfig
     privacy: PrivacyConfig
-    make_plan: Callable[[], PrivacyPlan | None]
     described: Description
-    probed: set[tuple[int, ...]] = field(default_factory=set)
-    _holdings: Kept[int, Holding] = field(default_factory=lambda: Kept(MOST_HOLDINGS))
-    _shells: Kept[tuple[int, int], Student] = field(default_factory=lambda: Kept(8))
+    remake: "Callable[[], Run] | None" = None
+    probed: set[tuple[int, ...]] = field(default_factory=set, init=False)
+    _holdings: Kept[int, Holding] = field(default_factory=lambda: Kept(MOST_HOLDINGS), init=False)
+    _shells: Kept[tuple[int, int], Student] = field(default_factory=lambda: Kept(8), init=False)
 
     @cached_property
     def task(self) -> Task:
@@ -102,7 +103,7 @@ class Run:
         Raises:
             PrivacyError: The settings do not earn a guarantee.
         """
-        return self.make_plan()
+        return make_plan(self)
 
     @cached_property
     def parts(self) -> tuple[np.ndarray, ...]:

@@ -7,6 +7,8 @@ from flwr.app import Context
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
+from edgecmd.audits.target import Target
+from edgecmd.config import targets
 from edgecmd.config.assemble import Assembly
 from edgecmd.config.reader import load_config
 from edgecmd.config.schema import RunConfig
@@ -79,3 +81,8 @@ def contexts(config: RunConfig) -> dict[int, Context]:
 def strategy_of(config: RunConfig) -> FedAvg:
     """The strategy of ``config``."""
     return build_strategy(config.federation, proximal_mu=config.distill.proximal_mu)
+
+
+def find_target(path: Path, *, config: RunConfig | None = None) -> Target:
+    """What an audit looks at, see `edgecmd.config.targets.find_target`."""
+    return targets.find_target(path, config=config, assembly=TESTED)

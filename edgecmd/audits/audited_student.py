@@ -49,23 +49,21 @@ def subjects(target: Target) -> list[Subject]:
         ConfigError: A setting does not suit the data.
     """
     from edgecmd.core.devices import place
-    from edgecmd.data.problem import public_anchors
-    from edgecmd.training.run_folder import new_student
 
     cpu = torch.device("cpu")
     students: dict[str, nn.Module] = {}
     trained = trained_student(target)
     if trained is not None:
         students[TRAINED] = trained
-    students[FIRST] = place(new_student(target.config), cpu)
-    anchors = public_anchors(target.config).to(cpu)
+    students[FIRST] = place(target.run.new_student(), cpu)
+    anchors = target.run.anchors.to(cpu)
     return [
         Subject(
             name=name,
             student=student,
             anchors=anchors,
             in_channels=next(student.parameters()).shape[1],
-            image_size=target.config.data.image_size,
+            image_size=target.run.task.target_side,
         )
         for name, student in students.items()
     ]

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.core.seeding import numpy_generator
-from edgecmd.data.problem import Holding
-from edgecmd.privacy.plan import PrivacyPlan, make_plan
+from edgecmd.training.task import Holding
+from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.private_step import StepProbe, distil_privately
 from edgecmd.privacy.step.randomness import make_source
+from edgecmd.run import Run
 from edgecmd.settings import FederationConfig
 from edgecmd.training.distill import Place, distil, make_optimizer, optimizer_tensors, restore_optimizer
 
@@ -67,7 +67,7 @@ class Replay:
     """A federation's state between rounds.
 
     Attributes:
-        config: Settings; the schedule of the learning rate is that of all its rounds.
+        run: Settings; the schedule of the learning rate is that of all its rounds.
         student: Works for each client in turn.
         holdings: Pairs and anchors of each client.
         watch: The auditor.
@@ -78,7 +78,7 @@ class Replay:
         PrivacyError: Noise is the server's (mechanism ``client``): it is no part of the local work.
     """
 
-    config: RunConfig
+    run: Run
     student: nn.Module
     holdings: Sequence[Holding]
     watch: Watch = field(default_factory=Watch)
@@ -87,7 +87,7 @@ class Replay:
     _plan: PrivacyPlan | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self._plan = make_plan(self.config)
+        self._plan = self.run.plan
         if self._plan is not None and self._plan.unit == "client":
             raise PrivacyError(
                 "privacy.mechanism='client' adds its noise on the server, which a replay of the clients' work"
@@ -102,7 +102,7 @@ class Replay:
             ConfigError: No client that is asked holds two pairs (without privacy).
         """
         incoming = self.arrays
-        clients = self._able(cohort(self.config.federation, seed=self.config.seed, round_index=round_index))
+        clients = self._able(cohort(self.run.federation, seed=self.run.seed, round_index=round_index))
         replies = []
         for client in clients:
             load_weights(self.student, incoming)
@@ -127,29 +127,29 @@ class Replay:
         if not able:
             raise ConfigError(
                 f"None of the {len(clients)} clients of a round holds two pairs. Lower"
-                f" federation.num_clients={self.config.federation.num_clients}."
+                f" federation.num_clients={self.run.federation.num_clients}."
             )
         return able
 
     def _work(self, round_index: int, client: int) -> None:
-        config, holding, steps = self.config, self.holdings[client], self.config.federation.local_steps
-        optimizer = make_optimizer(self.student, config.distill)
-        if config.distill.keep_optimizer:
+        run, holding, steps = self.run, self.holdings[client], self.run.federation.local_steps
+        optimizer = make_optimizer(self.student, run.distill)
+        if run.distill.keep_optimizer:
             restore_optimizer(optimizer, self.kept.get(client, {}))
-        place = Place.of_round(config.federation, seed=config.seed, round_index=round_index, client=client)
+        place = run.place(round_index, client=client)
         if self._plan is None:
             distil(
                 self.student,
                 holding.data,
                 holding.anchors,
-                config.distill,
+                run.distill,
                 num_steps=steps,
                 place=place,
                 optimizer=optimizer,
             )
         else:
             self._work_privately(self._plan, holding, place, optimizer)
-        if config.distill.keep_optimizer:
+        if run.distill.keep_optimizer:
             self.kept[client] = optimizer_tensors(optimizer)
 
     def _work_privately(
@@ -159,7 +159,7 @@ class Replay:
             self.student,
             holding.data,
             holding.anchors,
-            self.config.distill,
+            self.run.distill,
             plan=plan,
             place=place,
             optimizer=optimizer,
@@ -173,10 +173,10 @@ class Replay:
         )
 
 
-def cohort(config: FederationConfig, *, seed: int, round_index: int) -> list[int]:
+def cohort(run: FederationConfig, *, seed: int, round_index: int) -> list[int]:
     """Clients that are asked in a round; the draw is public."""
-    num = config.num_clients
-    size = min(num, max(1, config.min_clients, round(num * config.client_fraction)))
+    num = run.num_clients
+    size = min(num, max(1, run.min_clients, round(num * run.client_fraction)))
     if size == num:
         return list(range(num))
     generator = numpy_generator(seed, "cohort", round_index=round_index)

@@ -42,8 +42,8 @@ app.add_typer(audit_app, name="audit")
 
 def target_of(path: Path, config: Path | None, settings: Sequence[str] | None) -> "Target":
     """The target at ``path``; settings are for a file that lies in no run folder."""
-    from edgecmd.audits.target import find_target
     from edgecmd.cli.common import read_settings
+    from edgecmd.config.targets import find_target
 
     given = read_settings(config, settings) if config or settings else None
     return find_target(path, config=given)

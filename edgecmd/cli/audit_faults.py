@@ -9,8 +9,8 @@ from edgecmd.experiments.bench.ticker import ticker
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgecmd.audits.faults.planted import Fault
     from edgecmd.config.schema import RunConfig
+    from edgecmd.experiments.faults.planted import Fault
 
 TRIES, DRAWS = 24, 200
 
@@ -25,7 +25,7 @@ def faults(as_json: AsJson = False) -> None:
     import tempfile
     from pathlib import Path
 
-    from edgecmd.audits.faults.planted import COLUMNS, outcomes, require_all
+    from edgecmd.experiments.faults.planted import COLUMNS, outcomes, require_all
 
     one_thread()
     found = []
@@ -51,14 +51,14 @@ def all_faults(folder: "Path") -> "list[Fault]":
     Args:
         folder: An empty folder for the small runs.
     """
-    from edgecmd.audits.faults.ledger_faults import book_faults, small_run
-    from edgecmd.audits.faults.loss_faults import loss_faults
-    from edgecmd.audits.faults.run_faults import draw_faults, run_faults
-    from edgecmd.audits.faults.step_faults import step_faults
     from edgecmd.audits.static.checks import check_target
     from edgecmd.audits.static.sensitivity import Effort
     from edgecmd.cli.audit_step import audit_step
     from edgecmd.data.problem import run_of
+    from edgecmd.experiments.faults.ledger_faults import book_faults, small_run
+    from edgecmd.experiments.faults.loss_faults import loss_faults
+    from edgecmd.experiments.faults.run_faults import draw_faults, run_faults
+    from edgecmd.experiments.faults.step_faults import step_faults
     from server.simulate import simulate
 
     def train(config: "RunConfig") -> object:

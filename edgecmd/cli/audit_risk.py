@@ -11,7 +11,6 @@ import typer
 
 from edgecmd.cli.audit import TargetPath, audit_app, finish, target_of
 from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread
-from edgecmd.data.problem import task_of
 from edgecmd.experiments.bench.ticker import ticker
 
 if TYPE_CHECKING:
@@ -133,10 +132,10 @@ def membership(target: "Target", options: RiskOptions) -> "list[Finding]":
     recipe = ShadowRecipe(num_shadows=options.num_shadows, num_steps=options.shadow_steps, seed=options.seed)
     protocol = "pairs" if options.retrain else "concepts"
     boxes = _retrained(target, options) if options.retrain else black_boxes(target)
-    pool = make_pool(protocol, target.config)
+    pool = make_pool(protocol, target.run)
     with ticker("Shadow students") as tick:
         shadows = shadow_scores(
-            target.config,
+            target.run,
             protocol,
             recipe,
             jobs=options.num_jobs,
@@ -171,13 +170,13 @@ def _attacked(
     started = time.monotonic()
     member = fair_coins(len(pool), seed=recipe.seed) if protocol == "pairs" else pool.member
     # Beyond the shadow students' own numbers, so that the control starts like none of them.
-    blank = random_student(target.config, pool, seed=recipe.seed, index=recipe.num_shadows)
-    start = warm_start_of(target.config)
+    blank = random_student(target.run, pool, seed=recipe.seed, index=recipe.num_shadows)
+    start = warm_start_of(target.run)
     curves = [
         attack(pair_scores(box, pool), shadows, member=member, group=pool.group)
         for box in (
             embed,
-            *(embedder(one, task_of(target.config)) for one in (blank, start) if one is not None),
+            *(embedder(one, target.run.task) for one in (blank, start) if one is not None),
         )
     ]
     found = Membership(
@@ -206,7 +205,7 @@ def black_boxes(target: "Target") -> "dict[str, Embed]":
     boxes: dict[str, Embed] = {}
     trained = trained_student(target) if target.kind != "exported file" else None
     if trained is not None:
-        boxes["student"] = embedder(trained, task_of(target.config))
+        boxes["student"] = embedder(trained, target.run.task)
     if target.kind not in ("student", "checkpoint") and target.onnx_file is not None:
         boxes["exported file"] = onnx_embedder(target.onnx_file)
     if not boxes:
@@ -247,14 +246,13 @@ def onnx_embedder(path: Path) -> "Embed":
 def _retrained(target: "Target", options: RiskOptions) -> "dict[str, Embed]":
     """A student of the same settings, trained on the pairs that fair coins chose."""
     from edgecmd.audits.risk.retrain import check_retrain, fair_coins, retrain
-    from edgecmd.data.problem import experiment
     from edgecmd.evaluation.evaluate import embedder
 
-    check_retrain(target.config)
-    keep = fair_coins(len(experiment(target.config.data).train), seed=options.seed)
+    check_retrain(target.run)
+    keep = fair_coins(len(target.run.task.data.train), seed=options.seed)
     with ticker("Training again") as tick:
-        student = retrain(target.config, keep, tick=tick)
-    return {"student": embedder(student, task_of(target.config))}
+        student = retrain(target.run, keep, tick=tick)
+    return {"student": embedder(student, target.run.task)}
 
 
 def inversion(target: "Target", options: RiskOptions) -> "list[Finding]":
@@ -273,7 +271,7 @@ def inversion(target: "Target", options: RiskOptions) -> "list[Finding]":
         started = time.monotonic()
         with ticker(f"Gradient inversion, {batch_size} a step") as tick:
             trial = run_trial(
-                target.config,
+                target.run,
                 student,
                 batch_size=batch_size,
                 num_pairs=options.num_pairs,
@@ -282,7 +280,7 @@ def inversion(target: "Target", options: RiskOptions) -> "list[Finding]":
                 tick=tick,
             )
         _keep_pictures(target, trial, keep=options.pictures)
-        loss = server_loss(target.config.distill.loss)
+        loss = server_loss(target.run.distill.loss)
         finding = inversion_finding(trial, recipe, loss=loss, private=private, box=box)
         findings.append(replace(finding, seconds=time.monotonic() - started))
     return findings
@@ -291,7 +289,6 @@ def inversion(target: "Target", options: RiskOptions) -> "list[Finding]":
 def _weights(target: "Target") -> "tuple[Student, str]":
     """Weights that the attacked round began with, and what they are in words."""
     from edgecmd.audits.target import trained_student
-    from edgecmd.training.run_folder import new_student
 
     trained = trained_student(target)
     if trained is not None:
@@ -301,7 +298,7 @@ def _weights(target: "Target") -> "tuple[Student, str]":
             if target.kind == "checkpoint"
             else "at the weights of the finished student",
         )
-    return new_student(target.config).cpu(), "at the first weights of the run"
+    return target.run.new_student().cpu(), "at the first weights of the run"
 
 
 def _keep_pictures(target: "Target", trial: "Trial", *, keep: bool) -> None:

@@ -59,19 +59,17 @@ def central_noise(target: "Target", plan: "PrivacyPlan") -> "list[Draws]":
     import numpy as np
 
     from edgecmd.audits.step.noise import FEWEST_DRAWS
-    from edgecmd.data.problem import run_of
     from edgecmd.privacy.ledger import Ledger
-    from edgecmd.training.run_folder import new_student
     from server.client_privacy import central_privacy
     from server.federation import to_arrays
 
-    zeros = {name: np.zeros_like(value) for name, value in to_arrays(new_student(target.config)).items()}
+    zeros = {name: np.zeros_like(value) for name, value in to_arrays(target.run.new_student()).items()}
     num = NUM_CENTRAL_ROUNDS + FEWEST_DRAWS // sum(value.size for value in zeros.values())
     scale = plan.normaliser / plan.noise_std
     found: list[Draws] = []
     with tempfile.TemporaryDirectory() as folder:
         # A ledger that nothing limits: what is drawn here is drawn about no data.
-        central = central_privacy(replace(plan, epsilon=float("inf")), run_of(target.config), token="0" * 16)
+        central = central_privacy(replace(plan, epsilon=float("inf")), target.run, token="0" * 16)
         assert central is not None
         central.ledger = Ledger(Path(folder) / "server.jsonl")
         for index in range(1, num + 1):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from edgecmd.config.reader import flatten, load_config, to_toml
+from edgecmd.config.reader import flatten, load_config, to_toml, unflatten
 from edgecmd.config.ready import wanted_features
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.artefacts import declare
@@ -21,7 +21,6 @@ from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.ready_features import Ready, read_ready
 from edgecmd.models.students import is_dense
 from edgecmd.models.teachers import Teacher, check_rate, load_teacher
-from edgecmd.privacy.plan import make_plan
 from edgecmd.run import Description, Run
 from edgecmd.settings import DataConfig
 from edgecmd.training.run_folder import environment
@@ -96,6 +95,7 @@ class Assembly:
             target_offset=data.target_offset,
             target_scale=data.target_scale,
             source_side=data.source_side,
+            target_side=data.image_size,
             places=Places(dim=teacher.map_dim, zoom=teacher.map_zoom) if dense else None,
             device=resolve_device(config.device),
             cache=cache_folder(),
@@ -117,9 +117,18 @@ class Assembly:
             federation=config.federation,
             evaluate=config.evaluate,
             privacy=config.privacy,
-            make_plan=partial(make_plan, config),
             described=describe(config),
+            remake=partial(remade, tuple(flatten(config).items())),
         )
+
+
+# What the jobs of a worker process have in common.
+WORKER = Assembly()
+
+
+def remade(items: tuple[tuple[str, object], ...]) -> Run:
+    """A run again, in a worker process, from its settings by dotted key."""
+    return WORKER.run(unflatten(dict(items)))
 
 
 def run_folder(config: RunConfig) -> Path:

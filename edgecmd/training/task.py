@@ -76,6 +76,7 @@ class Task:
         target_offset: Value in [0, 1] of a target image that the student sees as zero.
         target_scale: What the rest is divided by.
         source_side: Side of a source image in pixels.
+        target_side: Side of a target image in pixels.
         places: Set for a dense student.
         device: Where tensors live.
         cache: Folder for features; None keeps none on the disk.
@@ -92,6 +93,7 @@ class Task:
         target_offset: float = 1.0,
         target_scale: float = -0.5,
         source_side: int = 64,
+        target_side: int = 64,
         places: Places | None = None,
         device: torch.device = torch.device("cpu"),  # noqa: B008 - a constant
         cache: Path | None = None,
@@ -99,7 +101,7 @@ class Task:
     ) -> None:
         self.data, self.device, self.cache = data, device, cache
         self.target_offset, self.target_scale = target_offset, target_scale
-        self.source_side, self.places = source_side, places
+        self.source_side, self.target_side, self.places = source_side, target_side, places
         self._make_teacher, self._make_ready = teacher, ready
         self._one_feature_a_source = one_feature_a_source
         self._anchors = Kept[tuple[str, int, int], Anchors](4)

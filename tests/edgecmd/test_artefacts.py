@@ -32,7 +32,7 @@ OTHERS = {
     "clients/state.py": "a client's own state",
     "edgecmd/core/artefacts.py": "the one writer",
     "edgecmd/audits/many_runs/runs.py": "trainings of an audit, kept for the next one",
-    "edgecmd/audits/faults/ledger_faults.py": "faults that an audit must find, in a copy of a run",
+    "edgecmd/experiments/faults/ledger_faults.py": "faults that an audit must find, in a copy of a run",
     "edgecmd/audits/risk/shadows.py": "trainings of an audit, kept for the next one",
     "edgecmd/datasets/built.py": "a data set",
     "edgecmd/cli/compare.py": "a folder of measurements",

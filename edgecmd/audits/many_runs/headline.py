@@ -2,9 +2,8 @@
 
 from edgecmd.audits.many_runs.trainers import Arm
 from edgecmd.audits.target import Target
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
-from edgecmd.privacy.plan import make_plan
+from edgecmd.privacy.plan import Sections, make_plan
 from edgecmd.settings import DistillConfig, FederationConfig, PrivacyConfig
 
 NUM_PAIRS = 128
@@ -21,11 +20,11 @@ def headline_arms(*, seed: int) -> list[Arm]:
     Args:
         seed: Seed of the pair and of all runs.
     """
-    config = RunConfig(
-        distill=DistillConfig(batch_size=32),
+    config = Sections(
+        distill=DistillConfig(loss="cmc-anchored", batch_size=32),
         privacy=PrivacyConfig(mechanism="anchors", epsilon=1.0, delta=1e-5, sampling_rate=0.25),
         federation=FederationConfig(num_rounds=1, local_steps=16),
-    ).resolved()
+    )
     plan = make_plan(config)
     assert plan is not None
     ways = (
@@ -78,7 +77,7 @@ def target_arm(target: Target, *, seed: int) -> Arm:
         trainer="edgecmd",
         loss=plan.loss,
         plan=plan,
-        distill=target.config.distill,
+        distill=target.run.distill,
         seed=seed,
         num_pairs=NUM_PAIRS,
     )

@@ -22,11 +22,11 @@ from torch.func import vmap
 
 from edgecmd.audits.one_run.canaries import CHUNK_ROWS, Coins, GradientCanaries, GradientProbe, InputCanaries
 from edgecmd.audits.replayed_federation import Arrays, Update, Watch, load_weights
-from edgecmd.config.schema import RunConfig
 from edgecmd.losses import Anchors
 from edgecmd.models.students import Student
 from edgecmd.privacy.mechanisms import MECHANISMS, UnitLoss, unit_loss
 from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.run import Run
 from edgecmd.training.distill import LocalData, learning_rate_at
 
 PairLosses = Callable[[Tensor, Tensor], Tensor]
@@ -53,11 +53,11 @@ class Evidence:
     scores: Float[np.ndarray, " canaries"]
 
 
-def pair_losses(config: RunConfig, anchors: Anchors) -> PairLosses:
+def pair_losses(run: Run, anchors: Anchors) -> PairLosses:
     """The run's loss of single pairs; the anchored contrast where its own needs a batch."""
     known = {name for mechanism in MECHANISMS.values() for name in mechanism.losses}
-    name = config.distill.loss if config.distill.loss in known else "cmc-anchored"
-    loss: UnitLoss = unit_loss(replace(config.distill, loss=name), anchors)
+    name = run.distill.loss if run.distill.loss in known else "cmc-anchored"
+    loss: UnitLoss = unit_loss(replace(run.distill, loss=name), anchors)
 
     def one(student: Tensor, teacher: Tensor) -> Tensor:
         return loss(student[None], teacher[None], torch.ones(1, dtype=torch.bool, device=student.device))
@@ -70,7 +70,7 @@ class Attackers:
 
     Args:
         student: A student of its own; its weights are changed.
-        config: Settings of the run.
+        run: Settings of the run.
         losses: Losses of single pairs.
         plan: Plan of the run; None without privacy.
         gradient: Gradient canaries; None where there are no noised steps to put them into.
@@ -81,7 +81,7 @@ class Attackers:
     def __init__(
         self,
         student: Student,
-        config: RunConfig,
+        run: Run,
         losses: PairLosses,
         *,
         plan: PrivacyPlan | None,
@@ -89,7 +89,7 @@ class Attackers:
         inputs: InputCanaries,
         tick: Callable[[], None] = lambda: None,
     ) -> None:
-        self._student, self._config, self._losses = student, config, losses
+        self._student, self._run, self._losses = student, run, losses
         self._plan, self._gradient, self._inputs, self._tick = plan, gradient, inputs, tick
         num = 0 if gradient is None else len(gradient.coins)
         self._by_gradient = {name: np.zeros(num) for name in ("steps", *WEIGHT_ATTACKERS)}
@@ -146,11 +146,10 @@ class Attackers:
         self._by_input[attacker][rows] += self._against(update, rows) / scale
 
     def _step_size(self, round_index: int) -> float:
-        steps = self._config.federation.local_steps
-        total, first = steps * self._config.federation.num_rounds, steps * (round_index - 1)
+        steps = self._run.federation.local_steps
+        total, first = steps * self._run.federation.num_rounds, steps * (round_index - 1)
         rates = (
-            learning_rate_at(self._config.distill, step=first + step, total_steps=total)
-            for step in range(steps)
+            learning_rate_at(self._run.distill, step=first + step, total_steps=total) for step in range(steps)
         )
         return max(sum(rates), 1e-30)
 

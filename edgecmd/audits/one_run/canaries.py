@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.seeding import numpy_generator, torch_generator
-from edgecmd.data.problem import Holding
+from edgecmd.training.task import Holding
 from edgecmd.losses import unit
 from edgecmd.models.students import StandardisedConv2d
 from edgecmd.privacy.plan import PrivacyPlan

@@ -23,9 +23,7 @@ from edgecmd.audits.replayed_federation import Replay, weights_of
 from edgecmd.audits.target import Target
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.text import counted
-from edgecmd.data.problem import client_holding
 from edgecmd.privacy.plan import PrivacyPlan
-from edgecmd.training.run_folder import new_student
 
 NUM_CANARIES = 1000
 FEWEST_CANARIES = 20
@@ -54,7 +52,7 @@ def rounds_of(target: Target, effort: Effort) -> int:
     Raises:
         PrivacyError: More rounds, or fewer canaries, than make sense.
     """
-    planned = target.config.federation.num_rounds
+    planned = target.run.federation.num_rounds
     if effort.num_rounds > planned or effort.num_rounds < 0:
         raise PrivacyError(
             f"--rounds={effort.num_rounds} is outside 1..{planned}, the rounds of the run"
@@ -77,7 +75,7 @@ def claim_of(target: Target, num_rounds: int) -> float | None:
     if target.plan is None or not target.plan.private:
         return None
     own = target.claimed_epsilon
-    made = int(target.privacy.get("rounds", target.config.federation.num_rounds))
+    made = int(target.privacy.get("rounds", target.run.federation.num_rounds))
     if own is not None and num_rounds >= made:
         return own
     counted = target.plan.epsilon_after(num_rounds)
@@ -107,7 +105,7 @@ def audit_one_run(target: Target, effort: Effort) -> list[Finding]:
         replace(
             one,
             text=f"{one.text} {about}",
-            counts={**one.counts, "rounds": num_rounds, "clients": target.config.federation.num_clients},
+            counts={**one.counts, "rounds": num_rounds, "clients": target.run.federation.num_clients},
             seeds=(effort.seed,),
             seconds=seconds,
         )
@@ -120,25 +118,25 @@ def collect(target: Target, effort: Effort, *, num_rounds: int) -> list[Evidence
 
     Memory: canaries' gradients are never held; scores are directional derivatives, a chunk at a time.
     """
-    config, plan = target.config, target.plan
-    student, num_clients = new_student(config), config.federation.num_clients
-    holdings = [client_holding(config, client) for client in range(num_clients)]
+    run, plan = target.run, target.plan
+    student, num_clients = run.new_student(), run.federation.num_clients
+    holdings = [run.holding(client) for client in range(num_clients)]
     first, amount = weights_of(student), {"num": effort.num_canaries, "num_clients": num_clients}
     gradient = None
     if plan is not None and plan.unit == "pair":
         gradient = gradient_canaries(student, plan, **amount, seed=effort.seed)
     inputs = input_canaries(student, holdings[0].data, **amount, seed=effort.seed)
     attackers = Attackers(
-        new_student(config).train(),
-        config,
-        pair_losses(config, holdings[0].anchors),
+        run.new_student().train(),
+        run,
+        pair_losses(run, holdings[0].anchors),
         plan=plan,
         gradient=gradient,
         inputs=inputs,
-        tick=_counter(effort, num_rounds * max(1, round(num_clients * config.federation.client_fraction))),
+        tick=_counter(effort, num_rounds * max(1, round(num_clients * run.federation.client_fraction))),
     )
     replay = Replay(
-        config=config,
+        run=run,
         student=student,
         holdings=[inputs.joined(one, client) for client, one in enumerate(holdings)],
         watch=attackers.watch,
@@ -262,7 +260,7 @@ def not_audited(target: Target) -> Finding:
 
 
 def _rounds_text(num_rounds: int, target: Target) -> str:
-    made = int(target.privacy.get("rounds", target.config.federation.num_rounds))
+    made = int(target.privacy.get("rounds", target.run.federation.num_rounds))
     if num_rounds < made:
         return f"Audited and claimed: the first {num_rounds} of the run's {counted(made, 'round')}."
     return f"Audited: all {counted(num_rounds, 'round')}."

@@ -10,13 +10,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import logsumexp
 
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, choose
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.data.pairs import Images, PairedData, fingerprint
-from edgecmd.data.problem import experiment, pair_features, public_anchors
 from edgecmd.evaluation.metrics import Embedding, unit_rows
+from edgecmd.run import Run
 
 Embed = Callable[[Images], Embedding]
 
@@ -51,72 +50,72 @@ class Pool:
         return fingerprint(self.target, self.teacher, self.anchors, self.group)
 
 
-def concept_pool(config: RunConfig) -> Pool:
+def concept_pool(run: Run) -> Pool:
     """Training pairs as members, validation and test pairs as others; a group is a concept.
 
     Raises:
         ConfigError: The loss gives no score of a pair.
     """
-    whole = experiment(config.data)
+    whole = run.task.data
     held = (whole.validation, whole.test)
     parts: list[tuple[PairedData, tuple[str, ...], Labels | None]] = [
         (whole.train, whole.train_ids, whole.train_concept),
         *((one.pairs, one.ids, one.labelled.labels.get("concept")) for one in held),
     ]
     return _pool(
-        config,
+        run,
         target=np.concatenate([pairs.target for pairs, _, _ in parts]),
-        teacher=np.concatenate([_features(config, pairs, ids) for pairs, ids, _ in parts]),
+        teacher=np.concatenate([_features(run, pairs, ids) for pairs, ids, _ in parts]),
         member=np.concatenate([np.full(len(pairs), index == 0) for index, (pairs, _, _) in enumerate(parts)]),
         group=grouped([_concepts(labels, len(pairs)) for pairs, _, labels in parts]),
     )
 
 
-def pair_pool(config: RunConfig) -> Pool:
+def pair_pool(run: Run) -> Pool:
     """Training pairs alone, each a group of its own; who is a member is for coins to say.
 
     Raises:
         ConfigError: The loss gives no score of a pair.
     """
-    whole: Experiment = experiment(config.data)
+    whole: Experiment = run.task.data
     num = len(whole.train)
     return _pool(
-        config,
+        run,
         target=whole.train.target,
-        teacher=_features(config, whole.train, whole.train_ids),
+        teacher=_features(run, whole.train, whole.train_ids),
         member=np.ones(num, dtype=bool),
         group=np.arange(num),
     )
 
 
-POOLS: dict[str, Callable[[RunConfig], Pool]] = {"concepts": concept_pool, "pairs": pair_pool}
+POOLS: dict[str, Callable[[Run], Pool]] = {"concepts": concept_pool, "pairs": pair_pool}
 
 
-def make_pool(protocol: str, config: RunConfig) -> Pool:
+def make_pool(protocol: str, run: Run) -> Pool:
     """Pool of a protocol: ``concepts`` (the shipped model) or ``pairs`` (a model trained again).
 
     Raises:
         ConfigError: The protocol is unknown, or the loss gives no score of a pair.
     """
-    return choose("protocol", protocol, POOLS)(config)
+    return choose("protocol", protocol, POOLS)(run)
 
 
-def _pool(config: RunConfig, **parts: np.ndarray) -> Pool:
-    if config.distill.loss == "simclr":
+def _pool(run: Run, **parts: np.ndarray) -> Pool:
+    if run.distill.loss == "simclr":
         raise ConfigError(
             "distill.loss='simclr' does not bring a drawing to its teacher feature, so a pair has no score."
             " Audit a student of another loss."
         )
     return Pool(
-        anchors=unit_rows(public_anchors(config).cpu().numpy()),
-        temperature=config.distill.temperature,
-        mirrored=config.distill.augment > 0,
+        anchors=unit_rows(run.anchors.cpu().numpy()),
+        temperature=run.distill.temperature,
+        mirrored=run.distill.augment > 0,
         **parts,
     )
 
 
-def _features(config: RunConfig, pairs: PairedData, ids: tuple[str, ...]) -> np.ndarray:
-    return unit_rows(pair_features(config, pairs, ids).cpu().numpy())
+def _features(run: Run, pairs: PairedData, ids: tuple[str, ...]) -> np.ndarray:
+    return unit_rows(run.task.pair_features(pairs, ids).cpu().numpy())
 
 
 def _concepts(labels: Labels | None, num: int) -> list[str]:

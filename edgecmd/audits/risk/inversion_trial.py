@@ -21,13 +21,12 @@ from edgecmd.audits.risk.inversion import (
     server_loss,
 )
 from edgecmd.audits.risk.similarity import psnr, ssim
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.processes import Workers
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.core.statistics import mean_interval
-from edgecmd.data.problem import experiment, public_anchors, training_data
-from edgecmd.privacy.plan import PrivacyPlan, make_plan
+from edgecmd.privacy.plan import PrivacyPlan, Sections, make_plan
+from edgecmd.run import Run
 from edgecmd.settings import PrivacyConfig
 from edgecmd.training.distill import LocalData
 
@@ -81,31 +80,34 @@ def _summary(values: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
     return {key: asdict(mean_interval(one.tolist())) for key, one in values.items()}
 
 
-def attacked_plan(config: RunConfig) -> PrivacyPlan:
+def attacked_plan(run: Run) -> PrivacyPlan:
     """The run's own privacy where it protects each pair; else ``anchors`` at epsilon 8, for comparison."""
-    own = make_plan(config)
+    own = run.plan
     if own is not None and own.unit == "pair":
         return own
-    privacy = PrivacyConfig(mechanism="anchors", epsilon=EPSILON, delta=config.privacy.delta)
-    plan = make_plan(replace(config, privacy=privacy, distill=replace(config.distill, loss="cmc-anchored")))
+    privacy = PrivacyConfig(mechanism="anchors", epsilon=EPSILON, delta=run.privacy.delta)
+    distill = replace(run.distill, loss="cmc-anchored")
+    plan = make_plan(
+        Sections(privacy=privacy, distill=distill, federation=run.federation, student=run.student)
+    )
     assert plan is not None
     return plan
 
 
-def knowledge(config: RunConfig, student: nn.Module) -> Knowledge:
+def knowledge(run: Run, student: nn.Module) -> Knowledge:
     """What the server knows: ``student``, the weights of the round; anchors, loss and pixel range."""
-    ends = [(value - config.data.target_offset) / config.data.target_scale for value in (0.0, 1.0)]
+    ends = [(value - run.task.target_offset) / run.task.target_scale for value in (0.0, 1.0)]
     return Knowledge(
         student=student.train(),
-        anchors=public_anchors(config).cpu(),
-        config=replace(config.distill, loss=server_loss(config.distill.loss)),
+        anchors=run.anchors.cpu(),
+        config=replace(run.distill, loss=server_loss(run.distill.loss)),
         low=min(ends),
         high=max(ends),
     )
 
 
 def run_trial(
-    config: RunConfig,
+    run: Run,
     student: nn.Module,
     *,
     batch_size: int,
@@ -117,7 +119,7 @@ def run_trial(
     """Invert the updates of ``num_pairs`` training pairs, ``batch_size`` of them a step.
 
     Args:
-        config: Settings of the run.
+        run: Settings of the run.
         student: Weights of the round, on the CPU.
         batch_size: Pairs a step.
         num_pairs: Pairs in all; cut down to whole steps, one step at least.
@@ -128,8 +130,8 @@ def run_trial(
     Raises:
         ConfigError: The run has fewer training pairs than the trial takes.
     """
-    rows, others = _chosen(config, num=max(1, num_pairs // batch_size) * batch_size, seed=recipe.seed)
-    data, known, plan = _data(config, rows), knowledge(config, student), attacked_plan(config)
+    rows, others = _chosen(run, num=max(1, num_pairs // batch_size) * batch_size, seed=recipe.seed)
+    data, known, plan = _data(run, rows), knowledge(run, student), attacked_plan(run)
     work = [
         _Work(known=known, data=_part(data, start, batch_size), plan=kind, recipe=recipe, index=start)
         for kind in (None, plan)
@@ -140,10 +142,10 @@ def run_trial(
         found.append(one)
         tick(len(found), len(work))
     half = len(work) // 2
-    truth = _in_unit_range(data.target.numpy(), config)
-    plain, private = (_in_unit_range(np.concatenate(part), config) for part in (found[:half], found[half:]))
-    pool = _in_unit_range(_data(config, others).target.numpy(), config)
-    other, guess = guessed(truth, pool, blank=float(np.clip(config.data.target_offset, 0.0, 1.0)))
+    truth = _in_unit_range(data.target.numpy(), run)
+    plain, private = (_in_unit_range(np.concatenate(part), run) for part in (found[:half], found[half:]))
+    pool = _in_unit_range(_data(run, others).target.numpy(), run)
+    other, guess = guessed(truth, pool, blank=float(np.clip(run.task.target_offset, 0.0, 1.0)))
     return Trial(
         batch_size=batch_size,
         truth=truth,
@@ -155,9 +157,9 @@ def run_trial(
     )
 
 
-def _chosen(config: RunConfig, *, num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _chosen(run: Run, *, num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the pairs that are attacked, and of other ones."""
-    order = numpy_generator(seed, "inversion-pairs").permutation(len(experiment(config.data).train))
+    order = numpy_generator(seed, "inversion-pairs").permutation(len(run.task.data.train))
     if len(order) < num + 1:
         raise ConfigError(
             f"--pairs={num} is too many for {len(order)} training pairs; give {len(order) - 1} at most."
@@ -165,8 +167,8 @@ def _chosen(config: RunConfig, *, num: int, seed: int) -> tuple[np.ndarray, np.n
     return order[:num], order[num : num + NUM_OTHERS]
 
 
-def _data(config: RunConfig, rows: np.ndarray) -> LocalData:
-    data = training_data(config, rows)
+def _data(run: Run, rows: np.ndarray) -> LocalData:
+    data = run.task.local_data(rows)
     return replace(data, target=data.target.cpu(), teacher=data.teacher.cpu())
 
 
@@ -174,9 +176,9 @@ def _part(data: LocalData, start: int, num: int) -> LocalData:
     return LocalData(target=data.target[start : start + num], teacher=data.teacher[start : start + num])
 
 
-def _in_unit_range(images: np.ndarray, config: RunConfig) -> Drawings:
+def _in_unit_range(images: np.ndarray, run: Run) -> Drawings:
     """From what the student sees to values in [0, 1], 1 for white."""
-    return np.asarray(np.clip(images * config.data.target_scale + config.data.target_offset, 0.0, 1.0))
+    return np.asarray(np.clip(images * run.task.target_scale + run.task.target_offset, 0.0, 1.0))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -10,13 +10,12 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from edgecmd.audits.replayed_federation import AVERAGES, Replay, load_weights
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.seeding import numpy_generator
-from edgecmd.data.problem import Holding, client_rows, public_anchors, training_data
+from edgecmd.training.task import Holding
 from edgecmd.models.students import Student
 from edgecmd.privacy.mechanisms import MECHANISMS
-from edgecmd.training.run_folder import new_student
+from edgecmd.run import Run
 
 Tick = Callable[[int, int], None]
 
@@ -26,13 +25,13 @@ def fair_coins(num: int, *, seed: int) -> Bool[np.ndarray, " num"]:
     return np.asarray(numpy_generator(seed, "membership-coins").integers(0, 2, num) == 1)
 
 
-def check_retrain(config: RunConfig) -> None:
+def check_retrain(run: Run) -> None:
     """Refuse what cannot be trained again in one process.
 
     Raises:
         ConfigError: The strategy is no mean, or whole clients are protected.
     """
-    strategy, mechanism = config.federation.strategy, config.privacy.mechanism
+    strategy, mechanism = run.federation.strategy, run.privacy.mechanism
     if strategy not in AVERAGES:
         raise ConfigError(
             f"--retrain averages clients ({', '.join(AVERAGES)}); federation.strategy={strategy!r} does not."
@@ -45,25 +44,25 @@ def check_retrain(config: RunConfig) -> None:
         )
 
 
-def retrain(config: RunConfig, keep: Bool[np.ndarray, " num"], *, tick: Tick) -> Student:
+def retrain(run: Run, keep: Bool[np.ndarray, " num"], *, tick: Tick) -> Student:
     """Train as the run did, on the training pairs where ``keep`` holds.
 
     Args:
-        config: Settings of the run.
+        run: Settings of the run.
         keep: Which training pairs take part, (N,).
         tick: Told how many rounds are done.
 
     Raises:
         ConfigError: See `check_retrain`; or the coins left no client two pairs.
     """
-    check_retrain(config)
-    student = new_student(config)
+    check_retrain(run)
+    student = run.new_student()
     replay = Replay(
-        config=config,
+        run=run,
         student=student,
-        holdings=[_holding(config, rows[keep[rows]]) for rows in client_rows(config)],
+        holdings=[_holding(run, rows[keep[rows]]) for rows in run.parts],
     )
-    rounds = config.federation.num_rounds
+    rounds = run.federation.num_rounds
     for index in range(1, rounds + 1):
         replay.round(index)
         tick(index, rounds)
@@ -71,5 +70,5 @@ def retrain(config: RunConfig, keep: Bool[np.ndarray, " num"], *, tick: Tick) ->
     return student.eval()
 
 
-def _holding(config: RunConfig, rows: Int[np.ndarray, " num"]) -> Holding:
-    return Holding(data=training_data(config, rows), anchors=public_anchors(config))
+def _holding(run: Run, rows: Int[np.ndarray, " num"]) -> Holding:
+    return Holding(data=run.task.local_data(rows), anchors=run.anchors)

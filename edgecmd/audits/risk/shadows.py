@@ -8,12 +8,10 @@ Shapes: N pairs, S shadow students, G groups.
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,19 +19,18 @@ from jaxtyping import Bool, Float, Int
 
 from edgecmd.audits.risk.candidates import Pool, make_pool, pair_scores
 from edgecmd.audits.risk.membership_attack import Shadows
-from edgecmd.config.reader import flatten, to_toml, unflatten
-from edgecmd.config.schema import RunConfig
-from edgecmd.core.devices import place, resolve_device
+from edgecmd.core.devices import place
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.files import write_bytes_atomically
+from edgecmd.core.kept import Kept
 from edgecmd.core.processes import Workers
 from edgecmd.core.seeding import numpy_generator, torch_generator
-from edgecmd.data.problem import task_of
 from edgecmd.data.student_input import to_input
 from edgecmd.data.user_files.decode import DecodeError, npy_array
 from edgecmd.data.user_files.reading import most_array_bytes
 from edgecmd.evaluation.evaluate import embedder
 from edgecmd.models.students import Student, build_student
+from edgecmd.run import Run
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place, distil, make_optimizer
 from edgecmd.training.run_folder import load_student
@@ -77,23 +74,23 @@ def left_out(group: Int[np.ndarray, " num"], recipe: ShadowRecipe) -> Bool[np.nd
     return np.asarray((order_GS < recipe.num_shadows // 2)[group].T)
 
 
-def train_shadow(config: RunConfig, pool: Pool, recipe: ShadowRecipe, *, index: int) -> Student:
+def train_shadow(run: Run, pool: Pool, recipe: ShadowRecipe, *, index: int) -> Student:
     """Shadow student ``index``, trained on the half of ``pool`` that it sees.
 
     Args:
-        config: Settings of the attacked run: student, loss, temperatures, augmentation, warm start.
+        run: Settings of the attacked run: student, loss, temperatures, augmentation, warm start.
         pool: Pairs.
         recipe: Steps, batch and seed.
         index: Which student; all of its randomness follows from this and the recipe's seed.
     """
     rows = np.flatnonzero(~left_out(pool.group, recipe)[index])
-    device = resolve_device(config.device)
-    target = to_input(pool.target[rows], offset=config.data.target_offset, scale=config.data.target_scale).to(
+    device = run.device
+    target = to_input(pool.target[rows], offset=run.task.target_offset, scale=run.task.target_scale).to(
         device
     )
     data = LocalData(target=target, teacher=torch.from_numpy(pool.teacher[rows]).to(device))
-    student = first_student(config, pool, recipe, index=index)
-    distill = shadow_settings(config.distill, recipe)
+    student = first_student(run, pool, recipe, index=index)
+    distill = shadow_settings(run.distill, recipe)
     distil(
         student,
         data,
@@ -108,28 +105,28 @@ def train_shadow(config: RunConfig, pool: Pool, recipe: ShadowRecipe, *, index: 
     return student.eval()
 
 
-def first_student(config: RunConfig, pool: Pool, recipe: ShadowRecipe, *, index: int) -> Student:
+def first_student(run: Run, pool: Pool, recipe: ShadowRecipe, *, index: int) -> Student:
     """First weights of a shadow student: the run's public warm start, random where its file is not there."""
-    return warm_start_of(config) or random_student(config, pool, seed=recipe.seed, index=index)
+    return warm_start_of(run) or random_student(run, pool, seed=recipe.seed, index=index)
 
 
-def warm_start_of(config: RunConfig) -> Student | None:
+def warm_start_of(run: Run) -> Student | None:
     """The public warm start of the run; None where it had none, or its file is not there any more."""
-    path = Path(config.student.path)
-    if not config.student.path or not path.is_file():
+    path = Path(run.student.path)
+    if not run.student.path or not path.is_file():
         return None
-    return place(load_student(path), resolve_device(config.device))
+    return place(load_student(path), run.device)
 
 
-def random_student(config: RunConfig, pool: Pool, *, seed: int, index: int) -> Student:
+def random_student(run: Run, pool: Pool, *, seed: int, index: int) -> Student:
     """A student that has seen nothing: shadow students start here, and a control is one of them."""
     student = build_student(
-        config.student.architecture,
+        run.student.architecture,
         in_channels=pool.target.shape[3],
         embedding_dim=pool.anchors.shape[1],
         generator=torch_generator(seed, "shadow-init", client=index),
     )
-    return place(student, resolve_device(config.device))
+    return place(student, run.device)
 
 
 def shadow_settings(distill: DistillConfig, recipe: ShadowRecipe) -> DistillConfig:
@@ -148,12 +145,12 @@ def shadow_settings(distill: DistillConfig, recipe: ShadowRecipe) -> DistillConf
 
 
 def shadow_scores(
-    config: RunConfig, protocol: str, recipe: ShadowRecipe, *, jobs: int, folder: Path, tick: Tick
+    run: Run, protocol: str, recipe: ShadowRecipe, *, jobs: int, folder: Path, tick: Tick
 ) -> Shadows:
     """Scores of all pairs under every shadow student; those that ``folder`` has are read.
 
     Args:
-        config: Settings of the attacked run.
+        run: Settings of the attacked run.
         protocol: A key of `edgecmd.audits.risk.candidates.POOLS`.
         recipe: Number of students, steps, seed.
         jobs: Processes at a time; 1 trains in this one.
@@ -163,12 +160,14 @@ def shadow_scores(
     Guarantees:
         The result does not depend on ``jobs``, nor on what was interrupted before.
     """
-    pool = _cached_pool(protocol, _key_items(config))
-    kept = folder / f"shadows-{cache_key(config, pool, recipe)}"
+    pool = pool_of(run, protocol)
+    kept = folder / f"shadows-{cache_key(run, pool, recipe)}"
     paths = [kept / f"{index:04d}.npy" for index in range(recipe.num_shadows)]
     todo = [index for index, path in enumerate(paths) if read_scores(path, num=len(pool)) is None]
     tick(recipe.num_shadows - len(todo), recipe.num_shadows)
-    work: list[Work] = [(dict(flatten(config)), protocol, recipe, index, paths[index]) for index in todo]
+    jobs = min(jobs, len(todo))
+    make = run.remake if jobs > 1 and run.remake else lambda: run
+    work: list[Work] = [(make, protocol, recipe, index, paths[index]) for index in todo]
     for done, _ in enumerate(_worked(work, jobs=jobs), start=recipe.num_shadows - len(todo) + 1):
         tick(done, recipe.num_shadows)
     scores = [read_scores(path, num=len(pool)) for path in paths]
@@ -177,7 +176,7 @@ def shadow_scores(
     )
 
 
-Work = tuple[Mapping[str, Any], str, ShadowRecipe, int, Path]
+Work = tuple[Callable[[], Run], str, ShadowRecipe, int, Path]
 
 
 def _worked(work: list[Work], *, jobs: int) -> Iterator[int]:
@@ -190,35 +189,33 @@ def _worked(work: list[Work], *, jobs: int) -> Iterator[int]:
         yield from (one.result() for one in as_completed(futures))
 
 
-def shadow_job(flat: Mapping[str, Any], protocol: str, recipe: ShadowRecipe, index: int, path: Path) -> int:
+def shadow_job(make: Callable[[], Run], protocol: str, recipe: ShadowRecipe, index: int, path: Path) -> int:
     """Train one shadow student, in whatever process, and write its scores to ``path``; its index."""
     torch.set_num_threads(1)
-    config = unflatten(flat)
-    pool = _cached_pool(protocol, _key_items(config))
-    student = train_shadow(config, pool, recipe, index=index)
+    run = make()
+    pool = pool_of(run, protocol)
+    student = train_shadow(run, pool, recipe, index=index)
     buffer = io.BytesIO()
-    np.save(buffer, pair_scores(embedder(student, task_of(config)), pool))
+    np.save(buffer, pair_scores(embedder(student, run.task), pool))
     write_bytes_atomically(path, buffer.getvalue())
     return index
 
 
-def _key_items(config: RunConfig) -> tuple[tuple[str, Any], ...]:
-    return tuple(flatten(config).items())
+# The students of a process are scored on one pool.
+POOLS = Kept[tuple[str, Run], Pool](2)
 
 
-@lru_cache(maxsize=2)
-def _cached_pool(protocol: str, items: tuple[tuple[str, Any], ...]) -> Pool:
-    return make_pool(protocol, unflatten(dict(items)))
+def pool_of(run: Run, protocol: str) -> Pool:
+    """The pool of a run, made once a process."""
+    return POOLS.get((protocol, run), lambda: make_pool(protocol, run))
 
 
-def cache_key(config: RunConfig, pool: Pool, recipe: ShadowRecipe) -> str:
+def cache_key(run: Run, pool: Pool, recipe: ShadowRecipe) -> str:
     """Sixteen hexadecimal digits of everything that the scores depend on."""
-    told = RunConfig(
-        data=config.data, student=config.student, distill=shadow_settings(config.distill, recipe)
-    )
-    start = Path(config.student.path)
+    start = Path(run.student.path)
     first = hashlib.sha256(start.read_bytes()).hexdigest() if start.is_file() else ""
-    text = f"{to_toml(told)}\n{recipe}\n{pool.fingerprint()}\n{first}\n{pool.mirrored}"
+    distill = shadow_settings(run.distill, recipe)
+    text = f"{run.student}\n{distill}\n{recipe}\n{pool.fingerprint()}\n{first}\n{pool.mirrored}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

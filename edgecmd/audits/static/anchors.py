@@ -19,8 +19,6 @@ def anchors_findings(target: Target) -> list[Finding]:
         DataError: The data set is missing, or ``privacy.json`` names no anchors.
         ConfigError: A setting does not suit the data.
     """
-    from edgecmd.data.problem import anchors_fingerprint
-
     found = []
     if target.privacy:
         stated = target.privacy.get("anchors")
@@ -29,8 +27,14 @@ def anchors_findings(target: Target) -> list[Finding]:
                 f"privacy.json of {target.folder} names no anchors. `edgecmd resume` writes it again."
             )
         same = _same_environment(target)
-        found.append(fingerprint_finding(stated, anchors_fingerprint(target.config), same_environment=same))
-    if target.config.distill.anchors == "public":
+        found.append(
+            fingerprint_finding(
+                stated,
+                target.run.task.anchors_fingerprint(target.run.distill, seed=target.run.seed),
+                same_environment=same,
+            )
+        )
+    if target.run.distill.anchors == "public":
         found.append(_overlap_of(target))
     return found
 
@@ -86,9 +90,8 @@ def _same_environment(target: Target) -> bool:
 
 
 def _overlap_of(target: Target) -> Finding:
-    from edgecmd.data.problem import experiment
 
-    whole = experiment(target.config.data)
+    whole = target.run.task.data
     sources = [whole.train.source, whole.validation.pairs.source, whole.test.pairs.source]
     return overlap_finding(whole.public.images, sources)
 

@@ -53,7 +53,7 @@ def check_target(target: Target, effort: Effort, *, tick: Tick = silent) -> list
 
 def needs_anchors(target: Target) -> bool:
     """Whether the loss that is protected looks at anchors."""
-    return target.config.privacy.mechanism in ("anchors", "groups")
+    return target.run.privacy.mechanism in ("anchors", "groups")
 
 
 def _private_findings(
@@ -61,13 +61,13 @@ def _private_findings(
 ) -> list[Finding]:
     findings = [student_purity(subject, claims=True) for subject in found]
     subject = found[0]
-    loss = unit_loss(target.config.distill, subject.anchors)
+    loss = unit_loss(target.run.distill, subject.anchors)
     findings.append(unit_loss_purity(loss, embedding_dim=subject.embedding_dim))
-    findings.append(views_finding(subject, plan, target.config))
+    findings.append(views_finding(subject, plan, target.run))
     for subject, part in _parts(found, effort, tick):
         # What goes wrong between chunks shows only where one pair more begins another.
         asked = cut_chunks(plan, effort.num_pairs - 1) if subject is found[-1] else plan
-        question = private_question(subject, asked, target.config, num_pairs=effort.num_pairs)
+        question = private_question(subject, asked, target.run, num_pairs=effort.num_pairs)
         findings.append(search(question, effort, tick=part))
     return findings
 
@@ -76,13 +76,13 @@ def _open_findings(target: Target, found: list[Subject], effort: Effort, tick: T
     """For information: what clipping for each pair would not have bounded."""
     effort = replace(BATCH_EFFORT, num_tries=min(BATCH_EFFORT.num_tries, effort.num_tries))
     findings = [student_purity(subject, claims=False) for subject in found]
-    loss, dim = batch_loss_of(target.config, found[0]), found[0].embedding_dim
+    loss, dim = batch_loss_of(target.run, found[0]), found[0].embedding_dim
     findings.append(batch_loss_purity(loss, embedding_dim=dim, claims=False))
     for subject, part in _parts(found, effort, tick):
         question = batch_question(
             subject,
-            batch_loss_of(target.config, subject),
-            clip=target.config.privacy.clip,
+            batch_loss_of(target.run, subject),
+            clip=target.run.privacy.clip,
             claimed=None,
             num_pairs=effort.num_pairs,
             mode="hooks",

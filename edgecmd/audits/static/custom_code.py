@@ -38,13 +38,13 @@ from edgecmd.audits.static.sensitivity import (
     search,
     silent,
 )
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError, choose, nearest
 from edgecmd.core.seeding import torch_generator
 from edgecmd.losses import cmc_anchored, unit
 from edgecmd.models.students import build_student
 from edgecmd.privacy.mechanisms import UnitLoss
 from edgecmd.privacy.step.gradients import ENGINES
+from edgecmd.run import Run
 
 BATCH_ENGINES = {"opacus": "hooks", "opacus-ghost": "ghost"}
 # A pair moves the sum in proportion to the batch: 508 C at 256. One pair of each kind shows it.
@@ -151,26 +151,26 @@ def own_student(factory: Callable[..., Any], *, in_channels: int, image_size: in
 
 
 def own_subject(
-    factory: Callable[..., Any] | None, config: RunConfig, *, in_channels: int, embedding_dim: int
+    factory: Callable[..., Any] | None, run: Run, *, side: int, in_channels: int, embedding_dim: int
 ) -> Subject:
     """A student without a data set, with random unit vectors as anchors.
 
     Args:
         factory: Makes the user's student; None for a new one of ``student.architecture``.
-        config: Architecture, image size, number of anchors and seed.
+        run: Architecture, number of anchors and seed.
+        side: Side of an image in pixels.
         in_channels: C.
         embedding_dim: D of a new student; an own one has its own.
 
     Raises:
         ConfigError: The factory fails, or the architecture is unknown.
     """
-    side = config.data.image_size
     if factory is None:
         student: nn.Module = build_student(
-            config.student.architecture,
+            run.student.architecture,
             in_channels=in_channels,
             embedding_dim=embedding_dim,
-            generator=torch_generator(config.seed, "student-init"),
+            generator=torch_generator(run.seed, "student-init"),
         )
     else:
         student = own_student(factory, in_channels=in_channels, image_size=side)
@@ -179,7 +179,7 @@ def own_subject(
     return Subject(
         name="own student" if factory else "first weights",
         student=student,
-        anchors=random_anchors(config.distill.num_anchors, embedding_dim, seed=config.seed),
+        anchors=random_anchors(run.distill.num_anchors, embedding_dim, seed=run.seed),
         in_channels=in_channels,
         image_size=side,
     )

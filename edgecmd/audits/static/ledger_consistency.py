@@ -19,7 +19,6 @@ from edgecmd.audits.privacy_claim import Claim, read_claim, settings_finding
 from edgecmd.audits.target import Target
 from edgecmd.core.errors import DataError, PrivacyError
 from edgecmd.core.events import read_events
-from edgecmd.data.problem import run_of
 from edgecmd.privacy.accounting import Spending, total_epsilon
 from edgecmd.privacy.ledger import Book, Ledger, Line, describe
 from edgecmd.privacy.plan import PrivacyPlan
@@ -110,9 +109,9 @@ def read_books(target: Target, plan: PrivacyPlan, claim: Claim | None) -> Books:
         token=token.read_text(encoding="ascii", errors="replace").strip() if token.is_file() else "",
         answers=answers,
         ledgers=_read_ledgers(target, plan, claim),
-        shared=bool(target.config.privacy.ledger_dir),
+        shared=bool(target.run.privacy.ledger_dir),
         ended_by_budget=any(read_events(folder / "events.jsonl", kind="budget")),
-        num_clients=target.config.federation.num_clients,
+        num_clients=target.run.federation.num_clients,
     )
 
 
@@ -154,11 +153,11 @@ def _read_ledgers(target: Target, plan: PrivacyPlan, claim: Claim | None) -> dic
     Raises:
         PrivacyError: A ledger is damaged, or the claim counts ledgers and there is none.
     """
-    config, run = target.config, run_of(target.config)
+    run, run = target.run, target.run
     if plan.unit == "client":
         paths = {ANY: run.server_ledger}
     else:
-        paths = {f"client {one}": run.client_ledger(one) for one in range(config.federation.num_clients)}
+        paths = {f"client {one}": run.client_ledger(one) for one in range(run.federation.num_clients)}
     found = {name: Ledger(path).read() for name, path in paths.items() if path.exists()}
     counted = [name for name in claim.by_client if name in paths] if claim else []
     if counted and not found:

@@ -14,11 +14,11 @@ from edgecmd.audits.static.neighbours import PairMaker, pair_makers
 from edgecmd.audits.static.opacus_reference import BatchLoss, naive_query
 from edgecmd.audits.static.scripted import settings_work, step_query
 from edgecmd.audits.static.search import Found, Query, Sample, distance, search_sensitivity
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import choose
 from edgecmd.core.seeding import torch_generator
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent
+from edgecmd.run import Run
 from edgecmd.training.distill import OBJECTIVES, Embedded
 
 # The real step clips to C (1 - 1e-4) and sums in float64, so an honest sum never comes this near.
@@ -174,7 +174,7 @@ def makers_of(subject: Subject, *, num_pairs: int, without: Sequence[str] = ()) 
     return {kind: maker for kind, maker in made.items() if kind not in without}
 
 
-def private_question(subject: Subject, plan: PrivacyPlan, config: RunConfig, *, num_pairs: int) -> Question:
+def private_question(subject: Subject, plan: PrivacyPlan, config: Run, *, num_pairs: int) -> Question:
     """The private step of a run, driven as a client drives it: `edgecmd.audits.static.scripted.step_query`.
 
     Buckets of ``groups`` are drawn by fixed coins that fill two of them: few pairs would otherwise
@@ -227,7 +227,7 @@ def acting_copy(student: nn.Module) -> nn.Module:
     return EffectiveStudent(student).module
 
 
-def batch_loss_of(config: RunConfig, subject: Subject) -> BatchLoss:
+def batch_loss_of(config: Run, subject: Subject) -> BatchLoss:
     """The loss of a run without a guarantee for pairs, of student (B, D) and teacher (B, D).
 
     Raises:

@@ -19,13 +19,12 @@ from torch import Tensor
 from edgecmd.audits.audited_student import Subject
 from edgecmd.audits.finding import CONTRADICTED, NOT_CONTRADICTED, Finding
 from edgecmd.audits.static.scripted import PLACE, Formed, Script, kept_weights, quiet_copy
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.seeding import torch_generator
-from edgecmd.data.problem import client_rows, training_data
 from edgecmd.privacy.mechanisms import Units
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.randomness import DeterministicSource
+from edgecmd.run import Run
 from edgecmd.training.distill import LocalData
 
 NUM_PAIRS = 6
@@ -43,22 +42,22 @@ class Shown(Script):
         raise Formed
 
 
-def views_finding(subject: Subject, plan: PrivacyPlan, config: RunConfig) -> Finding:
+def views_finding(subject: Subject, plan: PrivacyPlan, run: Run) -> Finding:
     """How many rows of a step change where one pair has another picture, at most.
 
     Args:
         subject: Student and anchors.
         plan: Views, groups and chunks of the step.
-        config: The run's own augmentation and pairs.
+        run: The run's own augmentation and pairs.
     """
-    data = on_the_cpu(training_data(config, np.resize(np.concatenate(client_rows(config)), NUM_PAIRS)))
-    coins = torch_generator(config.seed, "audit-views")
-    formed = _rows(subject, data, plan, config)
+    data = on_the_cpu(run.task.local_data(np.resize(np.concatenate(run.parts), NUM_PAIRS)))
+    coins = torch_generator(run.seed, "audit-views")
+    formed = _rows(subject, data, plan, run)
     changed = []
     for row in range(NUM_PAIRS):
         picture = data.target.clone()
         picture[row] = torch.randn(picture[row].shape, generator=coins)
-        other = _rows(subject, replace(data, target=picture), plan, config)
+        other = _rows(subject, replace(data, target=picture), plan, run)
         changed.append(
             int((formed != other).any(dim=1).sum()) if other.shape == formed.shape else len(formed)
         )
@@ -78,8 +77,8 @@ def views_finding(subject: Subject, plan: PrivacyPlan, config: RunConfig) -> Fin
         claimed=float(own),
         measured=float(max(changed)),
         counts={"pairs": NUM_PAIRS},
-        seeds=(config.seed,),
-        details={"augment": config.distill.augment},
+        seeds=(run.seed,),
+        details={"augment": run.distill.augment},
     )
 
 
@@ -88,7 +87,7 @@ def on_the_cpu(data: LocalData) -> LocalData:
     return replace(data, target=data.target.cpu(), teacher=data.teacher.cpu())
 
 
-def _rows(subject: Subject, data: LocalData, plan: PrivacyPlan, config: RunConfig) -> Tensor:
+def _rows(subject: Subject, data: LocalData, plan: PrivacyPlan, run: Run) -> Tensor:
     """The rows that the real step forms of ``data`` with fixed coins, (U R, C H W)."""
     script, own = Shown(DeterministicSource(0).words(len(data))), quiet_copy(subject.student)
     with kept_weights(own), suppress(Formed):
@@ -96,7 +95,7 @@ def _rows(subject: Subject, data: LocalData, plan: PrivacyPlan, config: RunConfi
             own,
             data,
             subject.anchors,
-            config.distill,
+            run.distill,
             plan=replace(plan, steps_per_round=1),
             place=PLACE,
             optimizer=torch.optim.SGD(own.parameters(), lr=0.0),

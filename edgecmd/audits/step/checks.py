@@ -21,12 +21,11 @@ from edgecmd.audits.step.noise import FEWEST_DRAWS, LEVEL, Verdict, judge_steps,
 from edgecmd.audits.step.random_source import source_finding
 from edgecmd.audits.step.sampling_coins import audit_coins
 from edgecmd.audits.target import Target, cut_chunks, plan_of, student_of
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.seeding import torch_generator
-from edgecmd.data.problem import client_part, public_anchors, training_data
 from edgecmd.privacy.plan import PrivacyPlan
-from edgecmd.training.distill import LocalData, Place
+from edgecmd.run import Run
+from edgecmd.training.distill import LocalData
 
 # Pairs that a sample of a client holds on average, so that it is empty, small or large.
 NONE, FEW, MANY = 0.0, 1.5, 12.0
@@ -102,7 +101,7 @@ def drive_rounds(target: Target) -> list[Step]:
     run's own learning rate, and takes the client's own pairs; made-up ones where it has none.
     """
     plan, student = plan_of(target), quiet_copy(student_of(target))
-    anchors = public_anchors(target.config)
+    anchors = target.run.anchors
     student.to(anchors.device)
     # A deterministic source answers the same question with the same noise, which is its purpose.
     calls = list(CALLS if plan.private else CALLS[1:])
@@ -115,14 +114,9 @@ def drive_rounds(target: Target) -> list[Step]:
             quiet_copy(student),
             data,
             anchors,
-            target.config.distill,
+            target.run.distill,
             plan=cut_chunks(plan) if call.cut else plan,
-            place=Place.of_round(
-                target.config.federation,
-                seed=target.config.seed,
-                round_index=call.round_index,
-                client=call.client,
-            ),
+            place=target.run.place(call.round_index, client=call.client),
             call=number,
         )
     return found
@@ -135,18 +129,18 @@ def _num_pairs(plan: PrivacyPlan, sample: float) -> int:
 
 def pairs_of(target: Target, *, client: int, num: int) -> LocalData:
     """``num`` pairs of a client, repeated where it has fewer; made-up ones where it has none."""
-    rows = _rows_of(target.config, client)
+    rows = _rows_of(target.run, client)
     if not num or len(rows):
-        return training_data(target.config, np.resize(rows, num))
-    like = training_data(target.config, np.arange(1))
+        return target.run.task.local_data(np.resize(rows, num))
+    like = target.run.task.local_data(np.arange(1))
     shape, dim = like.target.shape[1:], like.teacher.shape[1]
     made = made_up_pairs(num, shape, dim, generator=torch_generator(client, "audit-pairs"))
     return replace(like, target=made.target.to(like.target), teacher=made.teacher.to(like.teacher))
 
 
-def _rows_of(config: RunConfig, client: int) -> np.ndarray:
+def _rows_of(run: Run, client: int) -> np.ndarray:
     try:
-        return client_part(config, client % config.federation.num_clients)
+        return run.part(client % run.federation.num_clients)
     except ConfigError:
         return np.arange(0)
 

@@ -37,7 +37,6 @@ from edgecmd.audits.static.search import search_sensitivity
 from edgecmd.audits.step.noise import LEVEL
 from edgecmd.audits.target import Target, plan_of, student_of
 from edgecmd.core.seeding import torch_generator
-from edgecmd.data.problem import public_anchors
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import randomness
 from edgecmd.privacy.step.gradients import Sum
@@ -80,7 +79,7 @@ def audit_draws(target: Target, *, num_draws: int = NUM_DRAWS, seed: int = 0) ->
         contradicts where the same bound at `LEVEL` is above the claim: a sound step comes within a
         tenth of its claim, and what is repeated for each release must not fail by chance.
         The Gaussian one is exact here: two fixed sums under Gaussian noise have a Gaussian trade-off, and
-        `edgecmd.audits.step.checks.audit_noise` tests that the noise is Gaussian. Both thresholds are fixed by
+        `checks.audit_noise` tests that the noise is Gaussian. Both thresholds are fixed by
         the sums and the stated noise before a draw is made.
 
     Raises:
@@ -133,17 +132,17 @@ def audit_draws(target: Target, *, num_draws: int = NUM_DRAWS, seed: int = 0) ->
 
 def worst_worlds(target: Target, plan: PrivacyPlan, *, seed: int) -> tuple[Worlds, "Repeated"]:
     """Sums of the neighbours that lie farthest apart of a few tries, and the real step on either."""
-    config, student = target.config, quiet_copy(student_of(target))
-    anchors, first = public_anchors(config), next(student.parameters())
+    run, student = target.run, quiet_copy(student_of(target))
+    anchors, first = run.anchors, next(student.parameters())
     student.to(anchors.device)
     makers = pair_makers(
         student,
         num_pairs=NUM_PAIRS,
         in_channels=first.shape[1],
-        image_size=config.data.image_size,
+        image_size=run.task.target_side,
         embedding_dim=anchors.shape[1],
     )
-    work = settings_work(config.distill, anchors)
+    work = settings_work(run.distill, anchors)
     query = step_query(student, work, plan=plan)
     found = search_sensitivity(
         query,

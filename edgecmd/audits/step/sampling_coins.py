@@ -25,12 +25,10 @@ from edgecmd.audits.step.driven_rounds import made_up_pairs
 from edgecmd.audits.step.noise import LEVEL
 from edgecmd.audits.target import Target, plan_of
 from edgecmd.core.seeding import torch_generator
-from edgecmd.data.problem import public_anchors
 from edgecmd.losses import Anchors
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step, randomness
 from edgecmd.privacy.step.randomness import Source
-from edgecmd.training.distill import Place
 
 NUM_PAIRS, NUM_UNITS, SIDE = 4, 1000, 4
 NUM_ROUNDS = 4
@@ -149,12 +147,12 @@ def num_steps(rate: float) -> tuple[int, bool]:
 
 def sampled(target: Target, plan: PrivacyPlan, *, num_steps: int) -> Presence:
     """Who was in which step of `NUM_ROUNDS` rounds of ``num_steps`` steps of the real code."""
-    anchors = public_anchors(target.config).cpu()
+    anchors = target.run.anchors.cpu()
     found = []
     for index in range(NUM_ROUNDS):
         source = randomness.make_source(
             deterministic=plan.deterministic,
-            seed=target.config.seed,
+            seed=target.run.seed,
             round_index=1 + index // 2,
             client=index % 2,
         )
@@ -173,13 +171,13 @@ def small_statements(target: Target, plan: PrivacyPlan, rate: float) -> list[Sta
         plan: Its plan.
         rate: Probability of a unit in a step.
     """
-    anchors = public_anchors(target.config).cpu()
+    anchors = target.run.anchors.cpu()
     in_an_epoch = 1 if plan.sampling == "poisson" else plan.num_bins
     drawn = replace(plan, steps_per_round=max(1, SMALL_STEPS // in_an_epoch) * in_an_epoch)
     sizes, twice = {}, 0
     for num in SMALL:
         source = randomness.make_source(
-            deterministic=plan.deterministic, seed=target.config.seed, round_index=1, client=num
+            deterministic=plan.deterministic, seed=target.run.seed, round_index=1, client=num
         )
         roll, pairs = Roll(num_units=num - min(num, NUM_PAIRS)), min(num, NUM_PAIRS)
         _round(anchors, target, drawn, source=source, roll=roll, client=0, pairs=pairs)
@@ -253,9 +251,9 @@ def _round(
         student,
         made_up_pairs(pairs, (1, SIDE, SIDE), dim, generator=coins),
         anchors,
-        target.config.distill,
+        target.run.distill,
         plan=plan,
-        place=Place.of_round(target.config.federation, seed=target.config.seed, round_index=1, client=client),
+        place=target.run.place(1, client=client),
         optimizer=torch.optim.SGD(student.parameters(), lr=0.0),
         source=source,
         probe=roll,

@@ -12,14 +12,6 @@ from tests.edgecmd.audits.tiny_target import tiny_target
 from torch import Tensor
 
 from edgecmd.audits.audited_student import subjects
-from edgecmd.audits.faults.step_faults import (
-    mean_clipped_last,
-    noise_by_step,
-    noise_times,
-    noise_without_pairs,
-    told,
-    views_as_records,
-)
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
 from edgecmd.audits.static.reference_sum import plain_sum
 from edgecmd.audits.static.sensitivity import Effort, private_question, search
@@ -27,6 +19,14 @@ from edgecmd.audits.step.checks import audit_noise, drive_rounds, release_findin
 from edgecmd.audits.step.driven_rounds import carried_back
 from edgecmd.audits.step.noise import step_noise
 from edgecmd.audits.target import cut_chunks
+from edgecmd.experiments.faults.step_faults import (
+    mean_clipped_last,
+    noise_by_step,
+    noise_times,
+    noise_without_pairs,
+    told,
+    views_as_records,
+)
 from edgecmd.models.students import build_student
 from edgecmd.privacy.mechanisms import StepSettings, Units, make_units, unit_loss
 from edgecmd.privacy.plan import PrivacyPlan

@@ -12,9 +12,9 @@ from edgecmd.audits.many_runs.headline import headline_arms, target_arm
 from edgecmd.audits.many_runs.runs import CHUNK, judge, released, run_arms
 from edgecmd.audits.many_runs.trainers import Arm, analytic_direction, claimed_epsilon, train
 from edgecmd.audits.many_runs.worst_case import WorstCase, make_worst_case
-from edgecmd.audits.target import find_target
 from edgecmd.config.reader import load_config
 from edgecmd.core.errors import DataError, PrivacyError
+from tests.tiny_federation import find_target
 
 NAIVE, OPACUS, OURS = headline_arms(seed=0)
 

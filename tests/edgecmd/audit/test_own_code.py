@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from edgecmd import losses
-from edgecmd.audits.faults.loss_faults import small_subject
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
 from edgecmd.audits.static.custom_code import (
     OwnCode,
@@ -22,6 +21,7 @@ from edgecmd.audits.static.custom_code import (
 from edgecmd.audits.static.sensitivity import Effort
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError
+from edgecmd.experiments.faults.loss_faults import small_subject
 from edgecmd.settings import DataConfig, StudentConfig
 
 FEW = Effort(num_tries=5, num_pairs=16, climb_length=1)

@@ -9,12 +9,12 @@ import pytest
 from scipy import stats
 from tests.edgecmd.audits.tiny_target import tiny_target
 
-from edgecmd.audits.faults.step_faults import fixed_size, shared_coin
 from edgecmd.audits.finding import CONTRADICTED, NOT_CONTRADICTED
 from edgecmd.audits.step import sampling_coins
 from edgecmd.audits.step.chernoff import chernoff
 from edgecmd.audits.step.noise import LEVEL
 from edgecmd.audits.step.sampling_coins import audit_coins, bins_statements, num_steps, poisson_statements
+from edgecmd.experiments.faults.step_faults import fixed_size, shared_coin
 from edgecmd.privacy.step import randomness, sampling
 from edgecmd.privacy.step.randomness import DeterministicSource, Source, uniform
 

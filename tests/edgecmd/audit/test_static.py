@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from edgecmd import losses
 from edgecmd.audits.audited_student import FIRST, TRAINED, subjects
-from edgecmd.audits.faults.loss_faults import small_subject
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, overall
 from edgecmd.audits.static.anchors import anchors_findings, fingerprint_finding, overlap_finding
 from edgecmd.audits.static.checks import check_target
@@ -23,11 +22,12 @@ from edgecmd.audits.static.purity_findings import (
 )
 from edgecmd.audits.static.scripted import Script
 from edgecmd.audits.static.sensitivity import Effort, private_question, search, two_buckets
-from edgecmd.audits.target import find_target
 from edgecmd.core.errors import DataError
+from edgecmd.experiments.faults.loss_faults import small_subject
 from edgecmd.privacy.mechanisms import unit_loss
 from edgecmd.privacy.step.randomness import integers
 from edgecmd.settings import DistillConfig
+from tests.tiny_federation import find_target
 
 FEW = Effort(num_tries=12, num_pairs=4, climb_length=2)
 DIM = 8

@@ -257,7 +257,7 @@ def test_draws_are_releases_of_the_whole_step_on_either_world(sampling: str) -> 
 
 def test_many_draws_see_noise_that_is_small_only_where_there_are_pairs() -> None:
     """The release of the empty sum, which `add_noise` apart from the step could be asked for, is sound."""
-    from edgecmd.audits.faults.step_faults import noise_without_pairs
+    from edgecmd.experiments.faults.step_faults import noise_without_pairs
 
     with noise_without_pairs():
         found = audit_draws(tiny_target(ANCHORS, *STRONG), num_draws=500)

@@ -4,9 +4,9 @@ import pytest
 from tests.edgecmd.audits.tiny_target import tiny_target
 
 from edgecmd.audits.audited_student import subjects
-from edgecmd.audits.faults.step_faults import mixed_views
 from edgecmd.audits.finding import CONTRADICTED, NOT_CONTRADICTED
 from edgecmd.audits.static.views import views_finding
+from edgecmd.experiments.faults.step_faults import mixed_views
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import pytest
 import torch
 from tests.edgecmd.audits.tiny_target import tiny_target
 
-from edgecmd.audits.faults.step_faults import short_seed
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
 from edgecmd.audits.step import random_source
 from edgecmd.audits.step.checks import drive_rounds
@@ -18,6 +17,7 @@ from edgecmd.audits.step.random_source import (
     source_type,
     view_state,
 )
+from edgecmd.experiments.faults.step_faults import short_seed
 from edgecmd.privacy import mechanisms
 from edgecmd.privacy.step import private_step, randomness, sampling
 from edgecmd.privacy.step.randomness import DeterministicSource, Source, SystemSource

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd.audits.faults.step_faults import mean_clipped_last, views_as_records
 from edgecmd.audits.static.scripted import (
     Formed,
     Script,
@@ -17,6 +16,7 @@ from edgecmd.audits.static.scripted import (
     step_query,
 )
 from edgecmd.audits.static.search import Query, distance
+from edgecmd.experiments.faults.step_faults import mean_clipped_last, views_as_records
 from edgecmd.models.students import build_student
 from edgecmd.privacy.mechanisms import Units, unit_loss
 from edgecmd.privacy.plan import PrivacyPlan

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecmd.audits.faults.planted import Fault
 from edgecmd.audits.finding import CONTRADICTED, Finding
 from edgecmd.audits.static.ledger_consistency import books_findings
-from edgecmd.audits.target import find_target
 from edgecmd.config.reader import load_config
 from edgecmd.config.schema import RunConfig
+from edgecmd.config.targets import find_target
 from edgecmd.core.files import read_json, write_bytes_atomically, write_json
 from edgecmd.core.seeding import numpy_generator
+from edgecmd.experiments.faults.planted import Fault
 
 Runner = Callable[[RunConfig], object]
 NUM_PAIRS, NUM_PUBLIC, SIDE = 60, 24, 16

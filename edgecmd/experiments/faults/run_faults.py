@@ -4,13 +4,13 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from edgecmd.audits.faults.planted import Fault
-from edgecmd.audits.faults.step_faults import noise_times
 from edgecmd.audits.finding import Finding
 from edgecmd.audits.many_runs.headline import NAIVE, headline_arms
 from edgecmd.audits.many_runs.runs import judge, run_arms
 from edgecmd.audits.step.draws import audit_draws
-from edgecmd.audits.target import find_target
+from edgecmd.config.targets import find_target
+from edgecmd.experiments.faults.planted import Fault
+from edgecmd.experiments.faults.step_faults import noise_times
 
 NUM_RUNS, NUM_DRAWS = 60, 1000
 SOUND = "edgecmd-anchors"

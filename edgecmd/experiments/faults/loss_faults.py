@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgecmd.audits.audited_student import Subject
-from edgecmd.audits.faults.planted import Fault
 from edgecmd.audits.finding import Finding
 from edgecmd.audits.static.custom_code import random_anchors
 from edgecmd.audits.static.neighbours import Neighbours
@@ -30,6 +29,7 @@ from edgecmd.audits.static.sensitivity import (
     two_buckets,
 )
 from edgecmd.core.seeding import torch_generator
+from edgecmd.experiments.faults.planted import Fault
 from edgecmd.losses import cmc, cmc_anchored, unit
 from edgecmd.models.students import build_student
 from edgecmd.privacy.mechanisms import Units, unit_loss

@@ -13,10 +13,11 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from edgecmd.audits.faults.planted import Fault
 from edgecmd.audits.finding import CONTRADICTED, Finding
-from edgecmd.audits.target import Target, find_target
+from edgecmd.audits.target import Target
+from edgecmd.config.targets import find_target
 from edgecmd.data.augment import augment
+from edgecmd.experiments.faults.planted import Fault
 from edgecmd.privacy import mechanisms
 from edgecmd.privacy.mechanisms import Units, make_units
 from edgecmd.privacy.plan import PrivacyPlan
