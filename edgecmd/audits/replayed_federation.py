@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.core.seeding import numpy_generator
-from edgecmd.training.task import Holding
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.private_step import StepProbe, distil_privately
 from edgecmd.privacy.step.randomness import make_source
 from edgecmd.run import Run
 from edgecmd.settings import FederationConfig
 from edgecmd.training.distill import Place, distil, make_optimizer, optimizer_tensors, restore_optimizer
+from edgecmd.training.task import Holding
 
 Arrays = Mapping[str, np.ndarray]
 AVERAGES = ("fedavg", "fedprox")

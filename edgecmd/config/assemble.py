@@ -90,6 +90,7 @@ class Assembly:
         data, teacher = config.data, config.teacher
         return Task(
             self.experiment(data),
+            name=data.name,
             teacher=partial(self.teacher, config),
             ready=partial(ready_features, config) if teacher.pair_features else None,
             target_offset=data.target_offset,

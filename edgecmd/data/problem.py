@@ -4,55 +4,61 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgecmd.config.assemble import Assembly
-from edgecmd.config.ready import check_ready_features as check_ready_features
 from edgecmd.config.schema import RunConfig
-from edgecmd.data.pairs import PairedData
-from edgecmd.training.task import Holding as Holding
-from edgecmd.training.task import cache_folder as cache_folder
 
 if TYPE_CHECKING:
+    from edgecmd.config.assemble import Assembly
     from edgecmd.data.experiment import Experiment
+    from edgecmd.data.pairs import PairedData
     from edgecmd.models.teachers import Teacher
     from edgecmd.run import Run
     from edgecmd.settings import DataConfig
     from edgecmd.training.distill import LocalData
-    from edgecmd.training.task import Task
+    from edgecmd.training.task import Holding, Task
 
-PROCESS = Assembly()
+_MADE: "list[Assembly]" = []
+
+
+def process() -> "Assembly":
+    """The one assembly of this process."""
+    if not _MADE:
+        from edgecmd.config.assemble import Assembly
+
+        _MADE.append(Assembly())
+    return _MADE[0]
 
 
 def task_of(config: RunConfig) -> "Task":
     """The task."""
-    return PROCESS.task(config)
+    return process().task(config)
 
 
 def experiment(config: "DataConfig") -> "Experiment":
     """The experiment."""
-    return PROCESS.experiment(config)
+    return process().experiment(config)
 
 
 def teacher_of(config: RunConfig) -> "Teacher":
     """The teacher."""
-    return PROCESS.teacher(config)
+    return process().teacher(config)
 
 
 def client_rows(config: RunConfig) -> tuple[np.ndarray, ...]:
     """The parts of the clients."""
-    return PROCESS.run(config).parts
+    return process().run(config).parts
 
 
 def client_part(config: RunConfig, client: int) -> np.ndarray:
     """One of them."""
-    return PROCESS.run(config).part(client)
+    return process().run(config).part(client)
 
 
-def client_pairs(config: RunConfig, client: int) -> tuple[PairedData, tuple[str, ...]]:
+def client_pairs(config: RunConfig, client: int) -> "tuple[PairedData, tuple[str, ...]]":
     """Pairs of one client of a simulation and their ids."""
     return task_of(config).training_pairs(client_part(config, client))
 
 
-def client_holding(config: RunConfig, client: int) -> Holding:
+def client_holding(config: RunConfig, client: int) -> "Holding":
     """What one client holds."""
     return Holding(
         data=task_of(config).local_data(client_part(config, client)), anchors=public_anchors(config)
@@ -74,12 +80,12 @@ def shares_features(_: "Experiment", config: RunConfig) -> bool:
     return task_of(config).shares_features
 
 
-def target_input(config: RunConfig, pairs: PairedData) -> Any:  # noqa: ANN401
+def target_input(config: RunConfig, pairs: "PairedData") -> Any:  # noqa: ANN401
     """Targets as the student sees them."""
     return task_of(config).target_input(pairs.target)
 
 
-def pair_features(config: RunConfig, pairs: PairedData, ids: tuple[str, ...]) -> Any:  # noqa: ANN401
+def pair_features(config: RunConfig, pairs: "PairedData", ids: tuple[str, ...]) -> Any:  # noqa: ANN401
     """Teacher features of pairs."""
     return task_of(config).pair_features(pairs, ids)
 
@@ -136,4 +142,4 @@ def teacher_dim(config: RunConfig) -> int:
 
 def run_of(config: RunConfig) -> "Run":
     """The run."""
-    return PROCESS.run(config)
+    return process().run(config)

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import DataError
 from edgecmd.core.statistics import SHARE, Measured, best_of, mean_interval
 from edgecmd.data.experiment import HeldOut
 from edgecmd.data.pairs import Targets
-from edgecmd.data.problem import task_of
 from edgecmd.evaluation import segmentation as tables
 from edgecmd.evaluation.finetune import finetune_rows
 from edgecmd.evaluation.metrics import (
@@ -34,6 +32,7 @@ from edgecmd.evaluation.metrics import (
     things,
 )
 from edgecmd.models.students import DenseStudent, is_dense
+from edgecmd.run import Run
 from edgecmd.training.task import Task
 
 Embed = Callable[[Targets], Embedding]
@@ -108,9 +107,7 @@ def validate(student: nn.Module, task: Task) -> dict[str, float]:
     }
 
 
-def assess(
-    embed: Embed, config: RunConfig, *, cross_modal: bool = True, student: nn.Module | None = None
-) -> Table:
+def assess(embed: Embed, run: Run, *, cross_modal: bool = True, student: nn.Module | None = None) -> Table:
     """Every metric of step 3.
 
     Few labels are drawn from the validation split and tested on the test split: the concepts of
@@ -120,14 +117,14 @@ def assess(
 
     Args:
         embed: Maps targets as they are stored to unit embeddings.
-        config: Settings of the run.
+        run: Settings of the run.
         cross_modal: Whether the embeddings live in the teacher's space, so that retrieval has a meaning.
         student: The network behind ``embed``; with ``evaluate.finetune`` it is also fine-tuned.
 
     Returns:
         Plain tables for ``evaluation.json``.
     """
-    task = task_of(config)
+    task = run.task
     whole = task.data
     pool, test = finite(embed(whole.validation.pairs.target)), embed(whole.test.pairs.target)
     fault, test = fault_of(test), finite(test)
@@ -149,7 +146,7 @@ def assess(
     if "concept" in labels and "style" in labels:
         table["one_shot"] = one_shot_across_styles(test, labels["concept"].values, labels["style"].values)
     named = [name for name in FEW_LABELS if name in labels]
-    table["clusters"] = {name: clustering(test, labels[name], seed=config.seed) for name in named}
+    table["clusters"] = {name: clustering(test, labels[name], seed=run.seed) for name in named}
     few = {
         name: _few_labels(
             make_probe(
@@ -159,33 +156,33 @@ def assess(
                 labels[name],
                 twins=whole.validation.twins,
             ),
-            config,
+            run,
         )
         for name in named
     }
-    if config.evaluate.finetune and student is not None and not is_dense(config.student.architecture):
+    if run.evaluate.finetune and student is not None and not is_dense(run.student.architecture):
         for name in named:
-            few[name] |= {"finetune": finetune_rows(student, config, labelling=name)} if few[name] else {}
+            few[name] |= {"finetune": finetune_rows(student, run, labelling=name)} if few[name] else {}
     table["few_labels"] = few
     if isinstance(student, DenseStudent):
-        table["segmentation"] = segmentation(student, config)
+        table["segmentation"] = segmentation(student, run)
     return table
 
 
-def segmentation(student: DenseStudent, config: RunConfig) -> Table:
+def segmentation(student: DenseStudent, run: Run) -> Table:
     """Segmentation with few masks, or under ``missing`` why it cannot be measured."""
     try:
-        return tables.student_table(student, config)
+        return tables.student_table(student, run)
     except DataError as error:
-        if tables.has_masks(config):
+        if tables.has_masks(run):
             raise
         return {"missing": str(error)}
 
 
-def _few_labels(probe: Probe, config: RunConfig) -> Table:
+def _few_labels(probe: Probe, run: Run) -> Table:
     if len(np.unique(probe.pool_labels)) < 2 or not len(probe.test):
         return {}
-    methods = {name: by_num_labels(name, probe=probe, config=config) for name in PROBES}
+    methods = {name: by_num_labels(name, probe=probe, run=run) for name in PROBES}
     return {
         "majority": majority_share(probe.test_labels),
         "num_classes": len(np.unique(probe.pool_labels)),
@@ -195,9 +192,9 @@ def _few_labels(probe: Probe, config: RunConfig) -> Table:
     }
 
 
-def by_num_labels(method: str, *, probe: Probe, config: RunConfig) -> dict[str, Table]:
+def by_num_labels(method: str, *, probe: Probe, run: Run) -> dict[str, Table]:
     """Accuracies of one probe, a key of `PROBES`, for each of ``evaluate.num_labels``."""
-    settings = config.evaluate
+    settings = run.evaluate
     table = {}
     for num_labels in settings.num_labels:
         accuracies = few_label_accuracy(
@@ -206,7 +203,7 @@ def by_num_labels(method: str, *, probe: Probe, config: RunConfig) -> dict[str, 
             num_labels=num_labels,
             num_draws=settings.num_draws,
             num_neighbours=settings.num_neighbours,
-            seed=config.seed,
+            seed=run.seed,
         )
         told = mean_interval(accuracies, bounds=SHARE, num_items=len(probe.test))
         table[str(num_labels or "all")] = {"values": accuracies, **asdict(told)}

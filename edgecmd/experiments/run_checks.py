@@ -143,7 +143,7 @@ def _student_kind(config: RunConfig) -> None:
 
 def _ready_files(config: RunConfig) -> None:
     """Files of ready features are what they should be, whatever the pairs are."""
-    from edgecmd.data.problem import check_ready_features
+    from edgecmd.config.ready import check_ready_features
 
     problems = check_ready_features(config, None)
     if problems:

@@ -50,9 +50,9 @@ def student_channels(config: RunConfig) -> int:
 
 def new_student(config: RunConfig) -> Student:
     """Being taken down: `edgecmd.run.Run.new_student`."""
-    from edgecmd.data.problem import PROCESS
+    from edgecmd.data.problem import process
 
-    return PROCESS.run(config).new_student()
+    return process().run(config).new_student()
 
 
 def check_modality(architecture: str, loss: str, data: Experiment) -> None:

@@ -70,6 +70,7 @@ class Task:
 
     Args:
         data: Public images, training pairs, and what is held out.
+        name: What messages call the data; empty: the name that the data have.
         teacher: The frozen teacher, or how to get it, which is not done before it is needed.
         ready: Ready features of pairs (in the order of their sorted ids) and of public images, in place of
             what the teacher would say; or None.
@@ -88,6 +89,7 @@ class Task:
         self,
         data: Experiment,
         *,
+        name: str = "",
         teacher: Teacher | Callable[[], Teacher],
         ready: Callable[[Experiment], tuple[Ready, Ready]] | None = None,
         target_offset: float = 1.0,
@@ -100,6 +102,7 @@ class Task:
         one_feature_a_source: bool = False,
     ) -> None:
         self.data, self.device, self.cache = data, device, cache
+        self.name = name or data.name
         self.target_offset, self.target_scale = target_offset, target_scale
         self.source_side, self.target_side, self.places = source_side, target_side, places
         self._make_teacher, self._make_ready = teacher, ready

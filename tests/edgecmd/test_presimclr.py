@@ -11,8 +11,8 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.pairs import input_shape
 from edgecmd.data.student_input import source_input, to_input
-from edgecmd.training import presimclr
-from edgecmd.training.presimclr import as_target, run_steps, source_start
+from edgecmd.recipes import presimclr
+from edgecmd.recipes.presimclr import as_target, run_steps, source_start
 from edgecmd.training.task import Task
 
 

@@ -12,9 +12,9 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.problem import anchors_fingerprint, experiment, public_anchors
 from edgecmd.datasets.procedural import procedural_images
+from edgecmd.recipes.warm_start import drawings, warm_start
 from edgecmd.training.run_folder import new_student, save_student
 from edgecmd.training.task import Task
-from edgecmd.training.warm_start import drawings, warm_start
 
 
 def test_it_learns_and_touches_no_pair(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:

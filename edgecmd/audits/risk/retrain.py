@@ -12,10 +12,10 @@ from jaxtyping import Bool, Int
 from edgecmd.audits.replayed_federation import AVERAGES, Replay, load_weights
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.seeding import numpy_generator
-from edgecmd.training.task import Holding
 from edgecmd.models.students import Student
 from edgecmd.privacy.mechanisms import MECHANISMS
 from edgecmd.run import Run
+from edgecmd.training.task import Holding
 
 Tick = Callable[[int, int], None]
 

@@ -20,13 +20,14 @@ from edgecmd.audits.one_run.canaries import (
     toss,
 )
 from edgecmd.core.errors import PrivacyError
-from edgecmd.data.problem import Holding, public_anchors
+from edgecmd.data.problem import public_anchors
 from edgecmd.models.students import build_student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.private_step import distil_privately
 from edgecmd.privacy.step.randomness import SystemSource
 from edgecmd.training.distill import LocalData, Place
 from edgecmd.training.run_folder import new_student
+from edgecmd.training.task import Holding
 
 DIM = 16
 STUDENT = build_student(

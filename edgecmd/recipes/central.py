@@ -5,37 +5,35 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgecmd.config.schema import RunConfig
-from edgecmd.data.problem import experiment, public_anchors, training_data
 from edgecmd.models.students import Student
+from edgecmd.run import Run
 from edgecmd.training.distill import Place, distil, make_optimizer
-from edgecmd.training.run_folder import new_student
 
 Progress = Callable[[int, int, float], None]
 
 
-def train_central(config: RunConfig, *, progress: Progress | None = None) -> Student:
+def train_central(run: Run, *, progress: Progress | None = None) -> Student:
     """Distil on all training pairs in one place.
 
     As many sequential optimiser steps as a client of the federation makes over all rounds, and as
     many pairs a step as all clients of a round use together.
 
     Args:
-        config: Settings of the federation that is compared with.
+        run: Settings of the federation that is compared with.
         progress: Called with (steps done, steps in all, mean loss) after each round's worth of steps.
     """
-    federation = config.federation
+    federation = run.federation
     cohort = max(1, round(federation.num_clients * federation.client_fraction))
     distill = replace(
-        config.distill,
-        batch_size=config.distill.batch_size * cohort,
-        learning_rate=config.distill.central_learning_rate,
+        run.distill,
+        batch_size=run.distill.batch_size * cohort,
+        learning_rate=run.distill.central_learning_rate,
     )
-    data = training_data(config, np.arange(len(experiment(config.data).train)))
-    student, anchors = new_student(config), public_anchors(config)
+    data = run.task.local_data(np.arange(len(run.task.data.train)))
+    student, anchors = run.new_student(), run.anchors
     optimizer = make_optimizer(student, distill)
     for index in range(federation.num_rounds):
-        place = Place.of_round(federation, seed=config.seed, round_index=index + 1)
+        place = Place.of_round(federation, seed=run.seed, round_index=index + 1)
         loss = distil(
             student,
             data,

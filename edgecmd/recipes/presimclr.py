@@ -16,33 +16,34 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgecmd.baselines import nt_xent
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.devices import device_of
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import augment_source
 from edgecmd.data.pairs import input_shape, target_kind
-from edgecmd.data.problem import experiment
 from edgecmd.data.student_input import SOURCE_OFFSET, SOURCE_SCALE, source_input
 from edgecmd.models.students import Student, refuse_dense
-from edgecmd.training.run_folder import new_student
+from edgecmd.run import Run
 
 BATCH_SIZE = 128
 
 Progress = Callable[[int, float], None]
 
 
-def run_steps(config: RunConfig) -> int:
+def run_steps(run: Run) -> int:
     """Optimiser steps that a client of the run makes: the budget of every method."""
-    return config.federation.num_rounds * config.federation.local_steps
+    return run.federation.num_rounds * run.federation.local_steps
 
 
-def source_start(config: RunConfig, *, num_steps: int, progress: Progress | None = None) -> Student:
+def source_start(
+    run: Run, *, num_steps: int, learning_rate: float, progress: Progress | None = None
+) -> Student:
     """SimCLR on the public source pictures, seen as the target modality is seen.
 
     Args:
-        config: Student, temperature, learning rate, seed, and how a target is scaled.
+        run: Student, temperature, seed, and how a target is scaled.
         num_steps: Optimiser steps of 128 pictures.
+        learning_rate: Peak of a one-cycle schedule, AdamW.
         progress: Called with (steps done, loss).
 
     Returns:
@@ -54,35 +55,33 @@ def source_start(config: RunConfig, *, num_steps: int, progress: Progress | None
     Guarantees:
         Reads public images and settings; no pair, no teacher and no label.
     """
-    whole = experiment(config.data)
+    whole = run.task.data
     kind, shape = target_kind(whole.train.target), input_shape(whole.train.target)
     if kind == "wave":
         raise ConfigError(
-            f"presimclr with data.name={config.data.name!r}: the target is a recording, and a student of"
+            f"presimclr with data.name={run.task.name!r}: the target is a recording, and a student of"
             " recordings cannot start from pictures. Leave presimclr out; simclr is the baseline there."
         )
-    refuse_dense(config.student.architecture, what="presimclr")
-    student = new_student(replace(config, student=replace(config.student, path="")))
+    refuse_dense(run.student.architecture, what="presimclr")
+    student = replace(run, student=replace(run.student, path="")).new_student()
     images, device = source_input(whole.public.pictures(use="presimclr")), device_of(student)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=config.pretrain.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=config.pretrain.learning_rate, total_steps=num_steps + 1
-    )
+    optimizer = torch.optim.AdamW(student.parameters(), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=learning_rate, total_steps=num_steps + 1)
     rows, coins = (
-        numpy_generator(config.seed, "presimclr-rows"),
-        torch_generator(config.seed, "presimclr-views"),
+        numpy_generator(run.seed, "presimclr-rows"),
+        torch_generator(run.seed, "presimclr-views"),
     )
 
     def view(image: Tensor) -> Tensor:
         moved = augment_source(image, line_share=0.0, ink_share=0.0, generator=coins)
-        return student(as_target(moved, config, kind=kind, shape=shape).to(device))  # type: ignore[no-any-return]
+        return student(as_target(moved, run, kind=kind, shape=shape).to(device))  # type: ignore[no-any-return]
 
     student.train()
     for step in range(num_steps):
         image = images[
             torch.from_numpy(rows.choice(len(images), min(BATCH_SIZE, len(images)), replace=False))
         ]
-        loss = nt_xent(view(image), view(image), temperature=config.distill.temperature).mean()
+        loss = nt_xent(view(image), view(image), temperature=run.distill.temperature).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -94,7 +93,7 @@ def source_start(config: RunConfig, *, num_steps: int, progress: Progress | None
 
 def as_target(
     image_BCHW: Float[Tensor, "batch 3 height width"],
-    config: RunConfig,
+    run: Run,
     *,
     kind: str,
     shape: tuple[int, int, int],
@@ -107,7 +106,7 @@ def as_target(
 
     Args:
         image_BCHW: RGB images scaled by `edgecmd.data.student_input.source_input`.
-        config: ``data.target_offset`` and ``data.target_scale``.
+        run: ``data.target_offset`` and ``data.target_scale``.
         kind: ``image`` or ``depth``.
         shape: (C, H, W) of the target's input.
     """
@@ -117,4 +116,4 @@ def as_target(
     if kind == "depth":
         return torch.cat([grey, torch.ones_like(grey)], dim=1)
     seen = sized if channels == 3 else grey.expand(-1, channels, -1, -1)
-    return (seen * SOURCE_SCALE + SOURCE_OFFSET - config.data.target_offset) / config.data.target_scale
+    return (seen * SOURCE_SCALE + SOURCE_OFFSET - run.task.target_offset) / run.task.target_scale

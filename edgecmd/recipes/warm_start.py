@@ -14,16 +14,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgecmd import losses
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import augment_target, outlines, two_tones
 from edgecmd.data.pairs import target_kind
-from edgecmd.data.problem import experiment, public_features
 from edgecmd.data.student_input import source_input
 from edgecmd.models.students import Student, refuse_dense
+from edgecmd.run import Run
 from edgecmd.training.distill import learning_rate_at, make_optimizer, mean_gradient
-from edgecmd.training.run_folder import new_student
 
 BATCH_SIZE = 256
 THICK_SHARE = 0.7
@@ -33,11 +31,11 @@ Progress = Callable[[int, float], None]
 Batch = Float[Tensor, "batch channels height width"]
 
 
-def warm_start(config: RunConfig, *, num_steps: int, progress: Progress | None = None) -> Student:
+def warm_start(run: Run, *, num_steps: int, progress: Progress | None = None) -> Student:
     """Distil a new student on the public set.
 
     Args:
-        config: Student, learning rate, temperature and seed.
+        run: Student, learning rate, temperature and seed.
         num_steps: Optimiser steps of 256 images.
         progress: Called with (steps done, mean loss of the batch).
 
@@ -50,29 +48,29 @@ def warm_start(config: RunConfig, *, num_steps: int, progress: Progress | None =
     Guarantees:
         Reads public images, the teacher and settings; no pair and no label.
     """
-    whole = experiment(config.data)
+    whole = run.task.data
     if target_kind(whole.train.target) == "wave":
         raise ConfigError(
-            f"data.name={config.data.name!r} has recordings: no public picture can stand in for one. Leave"
+            f"data.name={run.task.name!r} has recordings: no public picture can stand in for one. Leave"
             " student.path empty."
         )
-    refuse_dense(config.student.architecture, what="A warm start")
-    student, public = new_student(config), whole.public
-    features = torch.from_numpy(public_features(config))
+    refuse_dense(run.student.architecture, what="A warm start")
+    student, public = run.new_student(), whole.public
+    features = torch.from_numpy(run.task.public_features)
     channels = next(student.parameters()).shape[1]
     images = source_input(public.pictures(use="A warm start"))
-    optimizer = make_optimizer(student, config.distill)
-    rows = numpy_generator(config.seed, "warm-start-rows")
-    coins = torch_generator(config.seed, "warm-start-views")
+    optimizer = make_optimizer(student, run.distill)
+    rows = numpy_generator(run.seed, "warm-start-rows")
+    coins = torch_generator(run.seed, "warm-start-views")
     student.train()
     for step in range(num_steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(config.distill, step=step, total_steps=num_steps)
+            group["lr"] = learning_rate_at(run.distill, step=step, total_steps=num_steps)
         index = torch.from_numpy(rows.integers(0, len(images), BATCH_SIZE))
-        target = drawings(images[index], size=config.data.image_size, channels=channels, generator=coins)
-        view = augment_target(target, strength=config.distill.augment, generator=coins)
+        target = drawings(images[index], size=run.task.target_side, channels=channels, generator=coins)
+        view = augment_target(target, strength=run.distill.augment, generator=coins)
         optimizer.zero_grad()
-        loss = losses.cmc(student(view), features[index], temperature=config.distill.temperature)
+        loss = losses.cmc(student(view), features[index], temperature=run.distill.temperature)
         value = mean_gradient(loss)
         optimizer.step()
         if progress is not None:
