@@ -13,6 +13,8 @@ from edgecmd.config.assemble import Assembly
 from edgecmd.config.reader import load_config
 from edgecmd.config.schema import RunConfig
 from edgecmd.models.students import Student
+from edgecmd.run import Run
+from edgecmd.training.task import Task
 from server import federation
 from server import simulate as simulation
 from server.strategies import build_strategy
@@ -86,3 +88,13 @@ def strategy_of(config: RunConfig) -> FedAvg:
 def find_target(path: Path, *, config: RunConfig | None = None) -> Target:
     """What an audit looks at, see `edgecmd.config.targets.find_target`."""
     return targets.find_target(path, config=config, assembly=TESTED)
+
+
+def run_of(config: RunConfig) -> Run:
+    """The run of ``config``."""
+    return TESTED.run(config)
+
+
+def task_of(config: RunConfig) -> Task:
+    """Its task."""
+    return TESTED.task(config)

@@ -313,7 +313,7 @@ def test_batches_without_coins_are_bounded_by_their_share(device: Device) -> Non
 def test_one_more_pair_moves_no_other_pair_s_feature(num: int, tmp_path: Path) -> None:
     """Not in the last digit: a server could make it large, and the sum moved by more than C."""
     sources = device_sources(
-        device_config(tuple(sorted(flatten(run_config()).items()))),
+        device_config(tuple(sorted(flatten(run_config()).items()))).data,
         teacher="icons",
         public="emoji",
         cache=tmp_path,
@@ -530,7 +530,7 @@ def test_a_refused_budget_travels_as_a_word(device: Device) -> None:
     assert said == "refused: budget-spent"
 
 
-@pytest.mark.parametrize("what", ["clients.private", "edgecmd.features"])
+@pytest.mark.parametrize("what", ["clients.private", "edgecmd.data.feature_cache"])
 def test_a_full_disk_releases_nothing_uncounted(
     what: str, device: Device, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

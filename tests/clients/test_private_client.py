@@ -13,7 +13,6 @@ from clients.check import check_node
 from clients.work import ClientError, answer_train
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
-from edgecmd.data.problem import run_of
 from edgecmd.privacy.accounting import Spending, total_epsilon
 from edgecmd.privacy.ledger import Ledger
 from edgecmd.privacy.plan import make_plan
@@ -23,7 +22,7 @@ from server.local_grid import set_identity
 from server.strategies import to_record
 from tests.device_files import ask as ask_device
 from tests.device_files import make_device, run_config
-from tests.tiny_federation import contexts, tiny_config, write_pairs
+from tests.tiny_federation import contexts, run_of, tiny_config, write_pairs
 
 TOKEN = "0123456789abcdef"
 PRIVATE = ("privacy.mechanism=anchors", "privacy.noise_multiplier=2", "privacy.epsilon=500")
@@ -318,7 +317,6 @@ def test_a_student_that_mixes_pairs_is_refused(
     def refuse(*_: object, **__: object) -> None:
         raise PrivacyError("The student mixes the pairs of a batch", code="mixes-pairs")
 
-    monkeypatch.setattr(private, "_probed", set())
     monkeypatch.setattr(private, "require_pure", refuse)
     config = private_config(pairs, tmp_path)
     assert ask(config).error.reason == "refused: mixes-pairs"

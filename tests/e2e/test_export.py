@@ -11,8 +11,8 @@ from PIL import Image
 
 from edgecmd.config.reader import to_toml
 from edgecmd.config.schema import RunConfig
-from edgecmd.data.problem import task_of
 from tests.command_line import run
+from tests.tiny_federation import task_of
 
 # What a device has not got; Pillow is missing as well.
 DEVICE = """

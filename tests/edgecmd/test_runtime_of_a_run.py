@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from flwr.common.config import parse_config_args
 
+from edgecmd.config.assemble import describe, run_folder
 from edgecmd.config.provenance import (
     FILE,
     Provenance,

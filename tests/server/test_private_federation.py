@@ -11,7 +11,6 @@ from scipy import stats
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import FederationError, PrivacyError
 from edgecmd.core.files import read_json
-from edgecmd.data.problem import run_of
 from edgecmd.privacy.ledger import Ledger
 from edgecmd.privacy.plan import make_plan
 from edgecmd.training.run_folder import new_student
@@ -21,7 +20,7 @@ from server.local_grid import set_identity
 from server.loop import RoundReport
 from server.screening import BY_CODE
 from server.strategies import to_record
-from tests.tiny_federation import simulate, strategy_of, tiny_config
+from tests.tiny_federation import run_of, simulate, strategy_of, tiny_config
 
 FALSE_ALARM = 1e-6
 ANCHORS = ("privacy.mechanism=anchors", "privacy.sampling_rate=0.1", "distill.batch_size=2")
@@ -212,7 +211,7 @@ def reply_of(value: dict[str, np.ndarray]) -> Message:
 def central_of(config: RunConfig, **changes: object):
     plan = make_plan(config)
     assert plan is not None
-    central = central_privacy(replace(plan, **changes), config, token="a" * 16)  # type: ignore[arg-type]
+    central = central_privacy(replace(plan, **changes), run_of(config), token="a" * 16)  # type: ignore[arg-type]
     assert central is not None
     return central
 

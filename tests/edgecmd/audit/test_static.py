@@ -68,7 +68,7 @@ def test_a_step_with_a_sensitivity_above_the_claim_is_caught(runs: Runs) -> None
     target = find_target(runs("anchors"))
     assert target.plan is not None
     plan = replace(target.plan, sensitivity=0.5)
-    found = search(private_question(subjects(target)[0], plan, target.config, num_pairs=4), FEW)
+    found = search(private_question(subjects(target)[0], plan, target.run, num_pairs=4), FEW)
     assert (found.verdict, found.claimed) == (CONTRADICTED, 0.5)
     assert "claimed was 0.5 C" in found.text
 
@@ -167,7 +167,7 @@ def test_other_anchors_than_stated_are_caught(made: dict, same_environment: bool
 def test_a_run_on_other_anchors_is_caught(runs: Runs) -> None:
     target = find_target(runs("anchors"))
     assert {one.verdict for one in anchors_findings(target)} == {NOT_CONTRADICTED}
-    other = replace(target, config=replace(target.config, seed=7))
+    other = replace(target, run=replace(target.run, seed=7))
     assert anchors_findings(other)[0].verdict == CONTRADICTED
     with pytest.raises(DataError, match="names no anchors"):
         anchors_findings(replace(target, privacy={"private": True}))
