@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from edgecmd.core.errors import PrivacyError, choose
 from edgecmd.models.students import is_dense
@@ -22,6 +22,7 @@ SEPARATE = frozenset({"seed"})
 LINEAR = ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi")
 
 
+@runtime_checkable
 class Asked(Protocol):
     """The sections of a run's settings that a plan follows from."""
 
