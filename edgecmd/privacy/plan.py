@@ -101,6 +101,102 @@ class PrivacyPlan:
     deterministic: bool
     projected_pairs: float = 1.0
 
+    @classmethod
+    def calibrate(  # noqa: PLR0913 - what a guarantee rests on
+        cls,
+        *,
+        mechanism: str = "anchors",
+        epsilon: float,
+        delta: float,
+        rounds: int,
+        local_steps: int,
+        loss: str = "auto",
+        batch_size: int = 64,
+        sampling_rate: float = 0.25,
+        clip: float = 1.0,
+        num_views: int = 1,
+        num_groups: int = 8,
+        num_clients: int = 10,
+        client_fraction: float = 1.0,
+        accountant: str = "pld",
+        engine: str = "vmap",
+        sampling: str = "poisson",
+        deterministic: bool = False,
+    ) -> "PrivacyPlan":
+        """The plan with the least noise that keeps a whole run within a budget.
+
+        Args:
+            mechanism: ``anchors``, ``cosine`` or ``groups`` protect each pair; ``client`` protects a whole
+                client, with the server trusted.
+            epsilon: Budget over all rounds.
+            delta: Probability beside it; far below 1 / pairs of a client.
+            rounds: Rounds of the run.
+            local_steps: Optimiser steps a client makes in a round.
+            loss: ``auto``, or a loss that the mechanism takes.
+            batch_size: Public divisor of a step's sum.
+            sampling_rate: Probability with which a pair enters a step; about batch_size / pairs of a client.
+            clip: Largest L2 norm of what one unit adds.
+            num_views: Augmented views of a pair that are averaged before the clip.
+            num_groups: Buckets of a step (``groups``).
+            num_clients: Registered clients (``client``).
+            client_fraction: Share of the clients asked in a round (``client``).
+            accountant: ``pld``, ``prv`` or ``rdp``.
+            engine: Gradient engine.
+            sampling: ``poisson``, or ``none``: no amplification claimed.
+            deterministic: Noise from the seed, for tests: NOT PRIVATE.
+
+        Raises:
+            PrivacyError: These do not earn a guarantee.
+            ConfigError: A name is unknown or a number out of range.
+        """
+        plan = make_plan(
+            Sections(
+                privacy=PrivacyConfig(
+                    mechanism=mechanism,
+                    epsilon=epsilon,
+                    delta=delta,
+                    clip=clip,
+                    sampling=sampling,
+                    sampling_rate=sampling_rate,
+                    num_views=num_views,
+                    num_groups=num_groups,
+                    engine=engine,
+                    accountant=accountant,
+                    deterministic=deterministic,
+                ),
+                distill=DistillConfig(loss=loss, batch_size=batch_size),
+                federation=FederationConfig(
+                    num_rounds=rounds,
+                    local_steps=local_steps,
+                    num_clients=num_clients,
+                    client_fraction=client_fraction,
+                ),
+            )
+        )
+        if plan is None:
+            raise PrivacyError("mechanism='none' is no privacy. Leave the plan out, or choose a mechanism.")
+        return plan
+
+    def settings(self) -> PrivacyConfig:
+        """The section of a run's settings that this plan follows from, its noise written out."""
+        rate = {"sampling_rate": self.sampling_rate} if self.unit == "pair" else {}
+        return PrivacyConfig(
+            mechanism=self.mechanism,
+            epsilon=self.epsilon,
+            delta=self.delta,
+            noise_multiplier=self.noise_multiplier,
+            clip=self.clip,
+            sampling=self.sampling,
+            num_views=self.num_views,
+            num_groups=self.num_groups,
+            engine=self.engine,
+            chunk_size=self.chunk_size,
+            accountant=self.accountant,
+            deterministic=self.deterministic,
+            projected_pairs=self.projected_pairs,
+            **rate,
+        )
+
     @property
     def noise_std(self) -> float:
         """Standard deviation of the noise on each coordinate of a sum.
