@@ -281,7 +281,7 @@ def bundle_plan(
         profiles=profiles,
         min_cosine=settings.min_cosine or None,
         floor=settings.floor or None,
-        calibration=calibration_of(config) if calibrated else None,
+        calibration=calibration_of(task_of(config), settings.calibration, seed=config.seed) if calibrated else None,
         prototypes=prototypes,
         provenance=provenance_of(config, folder),
         folding=folding,

@@ -202,7 +202,7 @@ def _calibration(config: RunConfig) -> None:
     from export.profiles.table import PROFILES, choose_profiles
 
     if any(PROFILES[name].calibrated for name in choose_profiles(config.export.profiles)):
-        calibration_of(config)
+        calibration_of(task_of(config), config.export.calibration, seed=config.seed)
 
 
 def _student(config: RunConfig) -> None:

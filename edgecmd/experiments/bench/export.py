@@ -82,7 +82,7 @@ def of_run(target: Path, *, profiles: str, warnings: bool, folder: Path) -> "tup
     """
     from edgecmd.cli.device import bundle_plan, test_task, without_norm
     from edgecmd.cli.run import config_of
-    from edgecmd.data.problem import experiment
+    from edgecmd.data.problem import experiment, task_of
     from edgecmd.training.run_folder import load_student
     from export.bench.measure import Subject
     from export.graph.deployable import Deployable, rebuild
@@ -118,7 +118,7 @@ def make_files(
 
     calibration = None
     if warnings or any(PROFILES[name].calibrated for name in names):
-        calibration = calibration_of(config)
+        calibration = calibration_of(task_of(config), config.export.calibration, seed=config.seed)
     made: dict[str, Path] = {}
     notes: dict[str, str] = {}
     for name in [*names, *(SLOWER if warnings else ())]:
