@@ -14,11 +14,12 @@ from edgecmd.core.artefacts import write_artefact
 from edgecmd.core.run_lock import owned
 from edgecmd.data.problem import told_to_devices
 from edgecmd.evaluation.evaluate import validate
+from edgecmd.models.student_file import student_bytes
 from edgecmd.models.students import Student
 from edgecmd.privacy.ledger_paths import require_same_clients
 from edgecmd.privacy.plan import make_plan
 from edgecmd.training.provenance import Provenance, Runtime, require_runtime, write_provenance
-from edgecmd.training.run_folder import new_student, run_folder, start_run, student_bytes
+from edgecmd.training.run_folder import new_student, run_folder, start_run
 from server.checkpoint import newest_checkpoint
 from server.client_privacy import central_privacy
 from server.cohort import Identity, Terms, ask_identities, terms_of, wait_for_nodes
@@ -121,7 +122,7 @@ def federate(
             clock=clock,
         )
         load_arrays(student, run_rounds(federation, to_arrays(student)))
-        write_artefact(folder, "student.safetensors", student_bytes(student, config), may_leave=True)
+        write_artefact(folder, "student.safetensors", student_bytes(student), may_leave=True)
         if plan is not None:
             write_privacy(plan, config, folder)
         return student

@@ -11,9 +11,10 @@ from edgecmd.config.reader import load_config
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import DataError, PrivacyError
 from edgecmd.core.files import read_json
+from edgecmd.models.student_file import load_student
 from edgecmd.models.students import Student, refuse_dense
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
-from edgecmd.training.run_folder import load_student, new_student
+from edgecmd.training.run_folder import new_student
 
 KINDS = ("run folder", "checkpoint", "student", "exported file")
 # Pairs of a chunk that is cut, so that a dozen pairs fill several.
@@ -156,7 +157,7 @@ def trained_student(target: Target) -> Student | None:
     if target.student_file is None:
         return None
     if target.kind != "checkpoint":
-        return load_student(target.student_file)
+        return load_student(target.student_file, like=target.config.student.architecture)
     student = new_student(target.config)
     try:
         student.load_state_dict(load(target.student_file.read_bytes()))

@@ -55,8 +55,8 @@ def warm_start(
 ) -> None:
     """First weights of a student from public pictures alone; use them with --set student.path=FILE."""
     from edgecmd.evaluation.evaluate import validate
+    from edgecmd.models.student_file import save_student
     from edgecmd.training.presimclr import source_start
-    from edgecmd.training.run_folder import save_student
     from edgecmd.training.warm_start import warm_start as train
 
     one_thread()
@@ -69,7 +69,7 @@ def warm_start(
 
     make = source_start if simclr else train
     student = make(resolved, num_steps=steps, progress=progress)
-    save_student(student, out, resolved)
+    save_student(student, out)
     if simclr:
         say(f"Wrote {out}. Use it: --set distill.loss=simclr --set student.path={out}")
         return

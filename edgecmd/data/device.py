@@ -17,16 +17,17 @@ from jaxtyping import Float
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.devices import resolve_device
 from edgecmd.core.errors import PrivacyError
+from edgecmd.core.own_code import is_own
 from edgecmd.data.anchors import Anchors, AnchorSource, make_anchors
-from edgecmd.data.feature_cache import cached_features
 from edgecmd.data.pairs import Images, PairedData, PublicSource, Targets, target_kind
 from edgecmd.data.problem import target_input
 from edgecmd.data.user_files.images import sides_of
 from edgecmd.data.user_files.public_images import read_public
 from edgecmd.datasets import emoji, indoor
-from edgecmd.models.place_features import Reduction, View, as_places, cached_maps, fit_reduction
+from edgecmd.models.feature_cache import cached_features, cached_maps
+from edgecmd.models.place_features import Reduction, View, as_places, fit_reduction
 from edgecmd.models.students import DENSE_STRIDE, is_dense
-from edgecmd.models.teachers import SHIPPED, Teacher, check_rate, load_teacher
+from edgecmd.models.teachers import TEACHERS, Teacher, check_rate, load_teacher
 from edgecmd.settings import DataConfig
 from edgecmd.training.distill import LocalData
 
@@ -74,7 +75,8 @@ def device_sources(config: RunConfig, *, teacher: str, public: str, cache: Path)
 
     Args:
         config: Sides, clip and unit of depth are used.
-        teacher: A key of `edgecmd.models.teachers.SHIPPED`, or an absolute path of a .safetensors file.
+        teacher: A key of `edgecmd.models.teachers.TEACHERS`, ``module:factory``, or an absolute path of a
+            .safetensors file.
         public: A key of `PUBLIC_SETS`, or an absolute path of a folder.
         cache: Folder for features.
 
@@ -82,7 +84,8 @@ def device_sources(config: RunConfig, *, teacher: str, public: str, cache: Path)
         PrivacyError: Something is missing, damaged or no absolute path.
     """
     try:
-        path = None if teacher in SHIPPED else _absolute(teacher, key="teacher", allowed=SHIPPED)
+        named = teacher in TEACHERS or is_own(teacher)
+        path = None if named else _absolute(teacher, key="teacher", allowed=TEACHERS)
         found = check_rate(load_teacher(path, name="" if path else teacher), config.data.sampling_rate_hz)
         images = _public(config.data, public)
         return DeviceSources(teacher=found, public=images, cache=cache, places=_places(config, found, images))

@@ -25,11 +25,11 @@ from edgecmd.core.progress import stage
 from edgecmd.data import student_input
 from edgecmd.data.anchors import AnchorSource, anchors_digest, make_anchors
 from edgecmd.data.experiment import Experiment, load_experiment
-from edgecmd.data.feature_cache import cached_features
 from edgecmd.data.pairs import Images, PairedData, PublicSource, input_shape, kind_of, target_kind
 from edgecmd.data.partition import partition
 from edgecmd.data.ready_features import Ready, Wanted, listed_orders, read_ready
-from edgecmd.models.place_features import Reduction, View, as_places, cached_maps, fit_reduction
+from edgecmd.models.feature_cache import cached_features, cached_maps
+from edgecmd.models.place_features import Reduction, View, as_places, fit_reduction
 from edgecmd.models.students import DENSE_STRIDE, is_dense
 from edgecmd.models.teachers import Teacher, check_rate, load_teacher
 from edgecmd.settings import DataConfig, StudentConfig

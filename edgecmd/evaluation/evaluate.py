@@ -35,7 +35,7 @@ from edgecmd.evaluation.metrics import (
     things,
 )
 from edgecmd.evaluation.metrics import whole as whole_picture
-from edgecmd.models.students import DenseStudent, is_dense
+from edgecmd.models.students import Student, is_dense
 
 Embed = Callable[[Targets], Embedding]
 Table = dict[str, object]
@@ -176,12 +176,12 @@ def assess(
         for name in named:
             few[name] |= {"finetune": finetune_rows(student, config, labelling=name)} if few[name] else {}
     table["few_labels"] = few
-    if isinstance(student, DenseStudent):
+    if isinstance(student, Student) and is_dense(config.student.architecture):
         table["segmentation"] = segmentation(student, config)
     return table
 
 
-def segmentation(student: DenseStudent, config: RunConfig) -> Table:
+def segmentation(student: Student, config: RunConfig) -> Table:
     """Segmentation with few masks, or under ``missing`` why it cannot be measured."""
     try:
         return tables.student_table(student, config)

@@ -1,4 +1,4 @@
-"""The run folder: what is written into it at the start, and the student at the end."""
+"""The run folder: what is written into it at the start, and the student that a run begins with."""
 
 import platform
 import sys
@@ -12,17 +12,15 @@ from edgecmd.config.reader import load_config, to_toml
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.artefacts import declare
 from edgecmd.core.devices import place, resolve_device
-from edgecmd.core.errors import ConfigError, DataError, choose, nearest
-from edgecmd.core.files import json_bytes, write_bytes_atomically, write_files_atomically
+from edgecmd.core.errors import ConfigError, DataError
+from edgecmd.core.files import json_bytes, write_files_atomically
 from edgecmd.core.seeding import torch_generator
-from edgecmd.core.tensors import load_weights, pack, require, unpack, whole_number
 from edgecmd.data.pairs import input_shape, target_kind
 from edgecmd.data.problem import experiment, public_anchors
-from edgecmd.models.students import STUDENTS, Student, build_student
+from edgecmd.models.student_file import load_student
+from edgecmd.models.students import ANY_FRONT, FRONT_OF, STUDENTS, Student, build_student, student_row
 from edgecmd.training.places import check_loss
 
-# Modality of the target -> what its students have before the convolutions.
-FRONT_OF = {"wave": "log-mel"}
 PACKAGES = ("edgecmd", "torch", "flwr", "numpy", "onnx", "onnxruntime", "scikit-learn", "safetensors")
 
 
@@ -101,11 +99,13 @@ def new_student(config: RunConfig) -> Student:
         DataError: The file at ``student.path`` is missing or holds another student.
     """
     check_modality(config)
+    channels, *sides = input_shape(experiment(config.data).train.target)
     student = build_student(
         config.student.architecture,
-        in_channels=student_channels(config),
+        in_channels=channels,
         embedding_dim=public_anchors(config).shape[1],
         generator=torch_generator(config.seed, "student-init"),
+        size=(sides[0], sides[1]),
     )
     if config.student.path:
         _load_first_weights(student, config)
@@ -118,12 +118,12 @@ def check_modality(config: RunConfig) -> None:
     Raises:
         ConfigError: With the students that suit the target.
     """
-    spec = choose("student.architecture", config.student.architecture, STUDENTS)
+    row = student_row(config.student.architecture)
     modality = target_kind(experiment(config.data).train.target)
     front = FRONT_OF.get(modality, "none")
-    if spec.decoder:
+    if row.dense:
         check_loss(config.distill.loss)
-    if spec.front != front:
+    if row.front not in (front, ANY_FRONT):
         what = "recordings" if modality == "wave" else "pictures"
         allowed = ", ".join(name for name, one in STUDENTS.items() if one.front == front)
         raise ConfigError(
@@ -134,7 +134,7 @@ def check_modality(config: RunConfig) -> None:
 
 def _load_first_weights(student: Student, config: RunConfig) -> None:
     path = Path(config.student.path)
-    first = load_student(path).state_dict()
+    first = load_student(path, like=config.student.architecture).state_dict()
     own = {name: tuple(value.shape) for name, value in student.state_dict().items()}
     if {name: tuple(value.shape) for name, value in first.items()} != own:
         raise DataError(
@@ -143,44 +143,3 @@ def _load_first_weights(student: Student, config: RunConfig) -> None:
             " settings."
         )
     student.load_state_dict(first)
-
-
-def save_student(student: Student, path: Path, config: RunConfig) -> None:
-    """Write a student with what is needed to rebuild it; equal weights give equal bytes."""
-    write_bytes_atomically(path, student_bytes(student, config))
-
-
-def student_bytes(student: Student, config: RunConfig) -> bytes:
-    """Content of the file of a student: weights, and what is needed to rebuild it."""
-    first = next(iter(student.parameters()))
-    description = {
-        "architecture": config.student.architecture,
-        "in_channels": str(first.shape[1]),
-        "embedding_dim": str(student.projector.out_features),
-    }
-    return pack(student.state_dict(), description)
-
-
-def load_student(path: Path) -> Student:
-    """Read a student that `save_student` wrote, on the CPU and in evaluation mode.
-
-    Raises:
-        DataError: The file is missing or not a student.
-    """
-    advice = "Train a student with `edgecmd simulate` or `edgecmd run`."
-    tensors, description = unpack(path, advice=advice)
-    require(description, {"architecture", "in_channels", "embedding_dim"}, path=path, advice=advice)
-    architecture = description["architecture"]
-    if architecture not in STUDENTS:
-        raise DataError(
-            f"{path} holds a student of the architecture {architecture[:40]!r}."
-            f" {nearest(architecture, STUDENTS)} {advice}"
-        )
-    student = build_student(
-        architecture,
-        in_channels=whole_number(description, "in_channels", path=path, advice=advice),
-        embedding_dim=whole_number(description, "embedding_dim", path=path, advice=advice),
-        generator=torch.Generator().manual_seed(0),
-    )
-    load_weights(student, tensors, path=path, what=f"a {architecture} student")
-    return place(student, torch.device("cpu")).eval()

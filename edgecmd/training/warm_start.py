@@ -59,7 +59,6 @@ def warm_start(config: RunConfig, *, num_steps: int, progress: Progress | None =
     refuse_dense(config.student.architecture, what="A warm start")
     student, public = new_student(config), whole.public
     features = torch.from_numpy(public_features(config))
-    channels = next(student.parameters()).shape[1]
     images = source_input(public.pictures(use="A warm start"))
     optimizer = make_optimizer(student, config.distill)
     rows = numpy_generator(config.seed, "warm-start-rows")
@@ -69,7 +68,9 @@ def warm_start(config: RunConfig, *, num_steps: int, progress: Progress | None =
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(config.distill, step=step, total_steps=num_steps)
         index = torch.from_numpy(rows.integers(0, len(images), BATCH_SIZE))
-        target = drawings(images[index], size=config.data.image_size, channels=channels, generator=coins)
+        target = drawings(
+            images[index], size=config.data.image_size, channels=student.in_channels, generator=coins
+        )
         view = augment_target(target, strength=config.distill.augment, generator=coins)
         optimizer.zero_grad()
         loss = losses.cmc(student(view), features[index], temperature=config.distill.temperature)

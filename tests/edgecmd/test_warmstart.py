@@ -12,7 +12,8 @@ from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data import problem
 from edgecmd.data.problem import anchors_fingerprint, experiment, public_anchors
 from edgecmd.datasets.procedural import procedural_images
-from edgecmd.training.run_folder import new_student, save_student
+from edgecmd.models.student_file import save_student
+from edgecmd.training.run_folder import new_student
 from edgecmd.training.warm_start import drawings, warm_start
 
 
@@ -44,7 +45,7 @@ def test_a_drawing_is_ink_on_white_in_the_student_s_size() -> None:
 
 def test_a_run_starts_from_the_file(tiny: RunConfig, tmp_path: Path) -> None:
     first = warm_start(tiny, num_steps=1)
-    save_student(first, tmp_path / "first.safetensors", tiny)
+    save_student(first, tmp_path / "first.safetensors")
     started = replace(tiny, student=replace(tiny.student, path=str(tmp_path / "first.safetensors")))
     found = new_student(started).state_dict()
     assert all(torch.equal(value, first.state_dict()[name]) for name, value in found.items())
@@ -52,7 +53,7 @@ def test_a_run_starts_from_the_file(tiny: RunConfig, tmp_path: Path) -> None:
 
 
 def test_another_student_s_file_is_refused(tiny: RunConfig, tmp_path: Path) -> None:
-    save_student(new_student(tiny), tmp_path / "first.safetensors", tiny)
+    save_student(new_student(tiny), tmp_path / "first.safetensors")
     other = replace(
         tiny, student=replace(tiny.student, architecture="gn-200k", path=str(tmp_path / "first.safetensors"))
     )

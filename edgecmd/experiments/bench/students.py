@@ -63,8 +63,8 @@ def measure(
 
 def _first_weights(config: RunConfig, architecture: str, folder: Path, num_steps: int) -> str:
     """Path of a warm start that all seeds share, by the default optimiser; empty for random weights."""
+    from edgecmd.models.student_file import save_student
     from edgecmd.settings import DistillConfig
-    from edgecmd.training.run_folder import save_student
     from edgecmd.training.warm_start import warm_start
 
     if not num_steps:
@@ -75,7 +75,7 @@ def _first_weights(config: RunConfig, architecture: str, folder: Path, num_steps
         student = replace(config.student, architecture=architecture)
         # The private optimiser is chosen for noise; a warm start has none.
         settings = replace(config, student=student, distill=DistillConfig()).resolved()
-        save_student(warm_start(settings, num_steps=num_steps), path, settings)
+        save_student(warm_start(settings, num_steps=num_steps), path)
     return str(path)
 
 
@@ -108,10 +108,10 @@ def _settings(
 def _job(config: RunConfig, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Figures of one student and of its folded form, by row."""
     from edgecmd.core.files import read_json, write_json
-    from edgecmd.models.students import STUDENTS
-    from edgecmd.training.run_folder import load_student
+    from edgecmd.models.student_file import load_student
+    from edgecmd.models.students import student_row
     from edgecmd.training.standins import public_inputs
-    from export.graph.fold_norm import GROUP_NORM, fold_norm
+    from export.graph.fold_norm import fold_norm
     from server.simulate import simulate
 
     architecture, record = config.student.architecture, folder / "students.json"
@@ -120,9 +120,9 @@ def _job(config: RunConfig, folder: Path) -> Iterator[tuple[str, dict[str, Any]]
         return
     if not (folder / "student.safetensors").is_file():
         simulate(config)
-    student = load_student(folder / "student.safetensors")
+    student = load_student(folder / "student.safetensors", like=architecture)
     found = {architecture: _figures(config, student)}
-    if STUDENTS[architecture].family == GROUP_NORM:
+    if student_row(architecture).folds_to:
         folded = fold_norm(
             student,
             architecture,
@@ -145,8 +145,7 @@ def _figures(config: RunConfig, student: "Student") -> dict[str, Any]:
 
     line = headline(assess(embedder(student, config), config))
     try:
-        channels = int(next(student.parameters()).shape[1])
-        require_pure(student, in_channels=channels, image_size=config.data.image_size)
+        require_pure(student, in_channels=student.in_channels, image_size=config.data.image_size)
         pure = 1.0
     except PrivacyError:
         pure = 0.0

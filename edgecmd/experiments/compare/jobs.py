@@ -197,13 +197,13 @@ def train_by(config: RunConfig, method: str) -> "Student":
 
 def source_started(config: RunConfig) -> RunConfig:
     """The same run from weights that SimCLR on the public source gave, in as many steps as the run has."""
+    from edgecmd.models.student_file import save_student
     from edgecmd.training.presimclr import run_steps, source_start
-    from edgecmd.training.run_folder import save_student
 
     path = Path(config.out) / f"{config.name}-start.safetensors"
     # A run that was broken off goes on from its checkpoints; the same start is not made twice.
     if not path.exists():
-        save_student(source_start(config, num_steps=run_steps(config)), path, config)
+        save_student(source_start(config, num_steps=run_steps(config)), path)
     return replace(config, student=replace(config.student, path=str(path)))
 
 
