@@ -21,7 +21,6 @@ from edgecmd.core.progress import tracked
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.pairs import Images
 from edgecmd.data.student_input import source_input
-from edgecmd.losses import unit
 from edgecmd.models.efficientnet import FEW, EfficientNetLite0
 from edgecmd.models.projection import principal_components
 from edgecmd.models.students import ConvStudent, Pointwise
@@ -216,4 +215,4 @@ def as_places(maps: Maps) -> Float[np.ndarray, "places dim"]:
 
 def unit_places(map_BDRQ: Float[Tensor, "batch dim rows columns"]) -> Float[Tensor, "batch places dim"]:
     """Unit features of the places of each picture, row by row."""
-    return unit(map_BDRQ.flatten(2).transpose(1, 2))
+    return functional.normalize(map_BDRQ.flatten(2).transpose(1, 2), dim=-1)

@@ -517,7 +517,8 @@ def project(
     what = f"The student {name}" if name.startswith("<") else f"The student of {SETTING}={name!r}"
     shape = (in_channels, *size)
     width = try_out(module, shape, what=what, wanted="inputs of the data's shape", trained=True)
-    made = Projected(module, num_features=width, in_channels=in_channels, embedding_dim=dim, size=size)
+    with seeded(generator.initial_seed()):
+        made = Projected(module, num_features=width, in_channels=in_channels, embedding_dim=dim, size=size)
     made.architecture = name
     initialise(made.projector, generator=generator)
     return made

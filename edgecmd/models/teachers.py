@@ -272,8 +272,8 @@ class Prepared(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
 
-    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
-        """Embed a batch of inputs, see `edgecmd.data.student_input.source_input`; a few at a time."""
+    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Tensor:
+        """Embed a batch of inputs, see `edgecmd.data.student_input.source_input`; a few at a time, (B, D)."""
         return torch.cat([self._embedded(few) for few in torch.split(image, FEW)])
 
     def _embedded(self, image: Tensor) -> Tensor:

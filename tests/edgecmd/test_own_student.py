@@ -64,7 +64,7 @@ def number() -> int:
 
 
 NAMED, WHOLE, NORMALISED = (f"{__name__}:{one}" for one in ("small", "whole", "normalised"))
-PRIVATE = PrivacyConfig(mechanism="anchors", epsilon=8.0, delta=1e-5, sampling_rate=0.5, deterministic=True)
+PRIVATE = PrivacyConfig(mechanism="anchors", epsilon=8.0, delta=1e-5, sampling_rate=0.5)
 
 
 def with_student(config: RunConfig, architecture: str, *, private: bool = False) -> RunConfig:
@@ -111,12 +111,12 @@ class TestAnObject:
     def test_it_learns(self, tiny: RunConfig) -> None:
         made = student(Small(), dim=DIM, size=SIDE, seed=1)
         data = training_data(tiny, np.arange(len(experiment(tiny.data).train)))
-        whole_run = replace(tiny, federation=replace(tiny.federation, num_rounds=20, local_steps=5))
+        whole_run = replace(tiny, federation=replace(tiny.federation, num_rounds=40, local_steps=5))
         optimizer, anchors = make_optimizer(made, tiny.distill), public_anchors(tiny)
-        values = []
-        for index in range(1, 21):
+        plain, values = replace(tiny.distill, augment=0.0), []
+        for index in range(1, 41):
             place = Place.of_round(whole_run, round_index=index)
-            value = distil(made, data, anchors, tiny.distill, num_steps=5, place=place, optimizer=optimizer)
+            value = distil(made, data, anchors, plain, num_steps=5, place=place, optimizer=optimizer)
             values.append(value)
         assert np.mean(values[-4:]) < np.mean(values[:4]) - 0.1
 
@@ -130,7 +130,7 @@ class TestAnObject:
         other = Small()
         found = load_student(path, like=other)
         image = torch.rand(2, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-        assert torch.equal(found(image), made.eval()(image))
+        torch.testing.assert_close(found(image), made.eval()(image))
         assert student_bytes(found) == path.read_bytes()
         with pytest.raises(DataError, match=r"does not hold a <Sequential> student"):
             load_student(path, like=nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 3)))
@@ -388,5 +388,5 @@ def test_an_export_of_another_shape_is_refused() -> None:
         rebuild(made, spec)
     copied = rebuild(made, replace(spec, embedding_dim=DIM))
     image = torch.rand(2, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(copied(image), made.eval()(image))
+    torch.testing.assert_close(copied(image), made.eval()(image))
     assert copied is not made
