@@ -14,7 +14,7 @@ from edgecmd.core.errors import DataError, nearest
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.own_code import is_own
 from edgecmd.core.tensors import load_weights, pack, require, unpack, whole_number
-from edgecmd.models.students import DEFAULT_SIZE, STUDENTS, Student, build_student, student
+from edgecmd.models.students import DEFAULT_SIZE, STUDENTS, Projected, Student, build_student, student
 
 ADVICE = "Train a student with `edgecmd simulate` or `edgecmd run`."
 
@@ -55,6 +55,7 @@ def load_student(path: Path, *, like: nn.Module | str | None = None) -> Student:
     require(description, {"architecture", "in_channels", "embedding_dim"}, path=path, advice=ADVICE)
     made = _empty(description, path=path, like=like)
     load_weights(made, tensors, path=path, what=f"a {made.architecture} student")
+    made.architecture = description["architecture"]
     return place(made, torch.device("cpu")).eval()
 
 
@@ -67,7 +68,7 @@ def _empty(description: dict[str, str], *, path: Path, like: nn.Module | str | N
         for name in ("in_channels", "embedding_dim", "height", "width")
     )
     if isinstance(like, nn.Module):
-        inner = getattr(like, "backbone", like) if isinstance(like, Student) else like
+        inner = like.backbone if isinstance(like, Projected) else like
         return student(copy.deepcopy(inner), dim=dim, in_channels=channels, size=(height, width))
     if architecture not in STUDENTS:
         _refuse_unknown(architecture, path=path, like=like)

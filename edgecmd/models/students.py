@@ -454,6 +454,7 @@ def _same_shape(made: Student, *, in_channels: int, dim: int) -> Student:
             f" {made.embedding_dim} numbers, but in_channels={in_channels} and dim={dim} are asked for. Make"
             " one with these."
         )
+    made.architecture = made.architecture or f"<{type(made).__name__}>"
     return made
 
 

@@ -41,6 +41,8 @@ RATE = "sampling_rate_hz"
 # Side of the made-up pictures that a teacher of anyone's own is tried on where it takes any, and how many
 # pictures it is shown at a time.
 TRIAL_SIDE, FEW = 64, 32
+# Of pictures on the scale of 0 to 1 that are left as they are.
+PLAIN_MEAN, PLAIN_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,17 +187,18 @@ class Teacher:
     @classmethod
     def of(
         cls,
-        module: nn.Module,
+        made: nn.Module | str | Path,
         *,
         size: int | None = None,
-        mean: Sequence[float] = (0.0, 0.0, 0.0),
-        std: Sequence[float] = (1.0, 1.0, 1.0),
+        mean: Sequence[float] = PLAIN_MEAN,
+        std: Sequence[float] = PLAIN_STD,
         name: str = "",
     ) -> "Teacher":
-        """A teacher of RGB pictures made of any module; a frozen copy of it.
+        """A teacher of RGB pictures made of any module, a frozen copy of it; or one by its name or file.
 
         Args:
-            module: (B, 3, H, W) to (B, D).
+            made: A module (B, 3, H, W) to (B, D); or, without any other argument, a key of `TEACHERS`,
+                ``module:factory``, or a .safetensors file that ``edgecmd pretrain`` made.
             size: Side in pixels to which pictures are brought (bilinear, antialiased); None: as they are.
             mean: Of each colour, on the scale of 0 to 1, as the module was trained.
             std: The same for the standard deviation; ImageNet's are (0.485, 0.456, 0.406) and (0.229, 0.224,
@@ -204,7 +207,8 @@ class Teacher:
 
         Raises:
             ConfigError: It takes no such pictures, gives no finite (B, D), or answers a picture differently
-                beside others; or a number is out of range.
+                beside others; a number is out of range, or stands beside a name; nothing has that name.
+            DataError: The file is none of a teacher.
 
         Guarantees:
             ``sha256`` covers weights, class, size, mean and std, so features that are kept are those of
@@ -215,9 +219,17 @@ class Teacher:
             >>> Teacher.of(mine, size=32).embed(np.zeros((2, 64, 64, 3), np.uint8)).shape
             (2, 8)
         """
+        if isinstance(made, str | Path):
+            if size is not None or name or (tuple(mean), tuple(std)) != (PLAIN_MEAN, PLAIN_STD):
+                raise ConfigError(
+                    f"The teacher {str(made)!r} has a size, a scale and a name of its own. Leave out size,"
+                    " mean, std and name, or give a module."
+                )
+            is_file = isinstance(made, Path) or made.endswith(".safetensors")
+            return load_teacher(Path(made)) if is_file else load_teacher(name=str(made))
         _check_scale(size=size, mean=mean, std=std)
-        called = name or type(module).__name__
-        network = Prepared(module, size=size, mean=mean, std=std)
+        called = name or type(made).__name__
+        network = Prepared(made, size=size, mean=mean, std=std)
         side = size or TRIAL_SIDE
         dim = try_out(network, (3, side, side), what=f"The teacher {called}", wanted="RGB pictures")
         return cls(

@@ -25,6 +25,7 @@ from edgecmd.training.distill import Place, distil, freeze_projector, make_optim
 from edgecmd.training.run_folder import new_student
 from server.simulate import simulate
 from tests.command_line import run
+from tests.edgecmd.audit.tiny_target import tiny_target
 
 SIDE, FEATURES, DIM = 16, 12, 16
 
@@ -132,6 +133,7 @@ class TestAnObject:
         image = torch.rand(2, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
         torch.testing.assert_close(found(image), made.eval()(image))
         assert student_bytes(found) == path.read_bytes()
+        assert student_bytes(load_student(path, like=made)) == path.read_bytes()
         with pytest.raises(DataError, match=r"does not hold a <Sequential> student"):
             load_student(path, like=nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 3)))
         with pytest.raises(ConfigError, match="stands for an object"):
@@ -206,6 +208,21 @@ class TestAFactory:
     ) -> None:
         config = with_student(tiny, NAMED, private=private)
         exported(config, tmp_path / "bundle")
+
+    @pytest.mark.parametrize(("named", "private"), [(NAMED, True), (WHOLE, False)])
+    def test_its_rounds_are_audited_with_canaries(self, named: str, private: bool) -> None:
+        """Whichever layer gives the embedding, the server's attack scores every canary."""
+        from edgecmd.audit.one_run.experiment import Effort, collect
+
+        private_words = ("privacy.mechanism=anchors", "privacy.sampling_rate=1.0", "federation.num_rounds=1")
+        target = tiny_target(f'student.architecture="{named}"', *(private_words if private else ()))
+        found = {
+            (one.kind, one.attacker): one for one in collect(target, Effort(num_canaries=24), num_rounds=1)
+        }
+        server = found["input canaries", "server"]
+        assert np.isfinite(server.scores).all()
+        assert len(np.unique(server.scores)) == 24
+        assert (("gradient canaries", "steps") in found) == private
 
     def test_other_settings_find_no_student_of_theirs(self, tiny: RunConfig, tmp_path: Path) -> None:
         save_student(new_student(with_student(tiny, NAMED)), tmp_path / "first.safetensors")

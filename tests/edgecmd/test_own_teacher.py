@@ -113,6 +113,13 @@ class TestAnObject:
         assert np.array_equal(cached_features(first, pictures(3), cache_dir=tmp_path), found)
         assert len(list(tmp_path.iterdir())) == 2
 
+    def test_a_name_or_a_file_stands_for_the_same_teacher(self, tiny_files: tuple[Path, Path]) -> None:
+        assert Teacher.of("icons").sha256 == TEACHERS["icons"].sha256
+        assert Teacher.of(NAMED).sha256 == load_teacher(name=NAMED).sha256
+        assert Teacher.of(tiny_files[1]).sha256 == Teacher.of(str(tiny_files[1])).sha256
+        with pytest.raises(ConfigError, match="'icons' has a size, a scale and a name of its own"):
+            Teacher.of("icons", size=32)
+
     def test_it_is_shown_pictures_in_colour_alone(self) -> None:
         with pytest.raises(ConfigError, match="takes 'image' of 3 channels, but it is shown 'wave' of 1"):
             Teacher.of(Means()).embed(np.zeros((2, 800), np.int16))

@@ -166,7 +166,7 @@ class Attackers:
         A student without a linear projector shows by how much its loss of each canary fell.
         """
         if not isinstance(self._student.projector, nn.Linear):
-            return (self._loss(update.incoming) - self._loss(update.outgoing))[rows]
+            return np.asarray(self._loss(update.incoming)[rows] - self._loss(update.outgoing)[rows])
         load_weights(self._student, update.incoming)
         parts = [self._last_layer(part) for part in self._chunks(rows)]
         if not parts:
