@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from edgecmd.audits.target import Target, trained_student
+from edgecmd.models.students import Student
 
 TRAINED, FIRST = "trained weights", "first weights"
 
@@ -62,7 +63,7 @@ def subjects(target: Target) -> list[Subject]:
             name=name,
             student=student,
             anchors=anchors,
-            in_channels=next(student.parameters()).shape[1],
+            in_channels=student.in_channels,
             image_size=target.run.task.target_side,
         )
         for name, student in students.items()

@@ -31,7 +31,7 @@ def write_gallery(config: RunConfig, folder: Path) -> None:
     whole = experiment(config.data)
     held = whole.test_strict
     pairs = held.pairs
-    student = load_student(folder / "student.safetensors")
+    student = load_student(folder / "student.safetensors", like=config.student.architecture)
     teacher = task_of(config).held_out_features("test_strict")
     similarity = embedder(student, task_of(config))(pairs.target) @ unit_rows(teacher).T
     codes = things(teacher, shown=held.shown)

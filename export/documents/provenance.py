@@ -13,11 +13,10 @@ from edgecmd.core.files import read_json, sha256_file
 from edgecmd.core.own_code import is_own
 from edgecmd.core.text import unseen_text
 from edgecmd.data.experiment import Experiment
-from edgecmd.data.problem import experiment
-from edgecmd.datasets.catalogue import SHIPPED_TEACHERS
+from edgecmd.data.problem import experiment, teacher_of
 from edgecmd.experiments.teacher_facts import shipped_name
-from edgecmd.models.students import STUDENTS
-from edgecmd.models.teachers import own_teacher, teacher_name
+from edgecmd.models.students import student_row
+from edgecmd.models.teachers import TEACHERS, teacher_file, teacher_name
 
 # Level and beginning of the name of audits that look at code, settings, ledgers and made-up pairs alone. What
 # any other found is a function of the pairs that no guarantee covers, be it one bit.

@@ -16,16 +16,14 @@ from edgecmd.config.reader import flatten, to_toml
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError, EdgecmdError, ExportError, PrivacyError
 from edgecmd.core.files import read_json
-from edgecmd.data.problem import experiment, public_anchors, training_data
 from edgecmd.models.student_file import load_student, save_student, student_bytes
 from edgecmd.models.students import STUDENTS, Architecture, Projected, build_student, student, student_row
 from edgecmd.privacy.refusals import sealed
 from edgecmd.settings import PrivacyConfig
 from edgecmd.training.distill import Place, distil, freeze_projector, make_optimizer
-from edgecmd.training.run_folder import new_student
-from server.simulate import simulate
 from tests.command_line import run
 from tests.edgecmd.audit.tiny_target import tiny_target
+from tests.tiny_federation import run_of, simulate, task_of
 
 SIDE, FEATURES, DIM = 16, 12, 16
 
@@ -111,12 +109,12 @@ class TestAnObject:
 
     def test_it_learns(self, tiny: RunConfig) -> None:
         made = student(Small(), dim=DIM, size=SIDE, seed=1)
-        data = training_data(tiny, np.arange(len(experiment(tiny.data).train)))
+        data = task_of(tiny).local_data(np.arange(len(task_of(tiny).data.train)))
         whole_run = replace(tiny, federation=replace(tiny.federation, num_rounds=40, local_steps=5))
-        optimizer, anchors = make_optimizer(made, tiny.distill), public_anchors(tiny)
+        optimizer, anchors = make_optimizer(made, tiny.distill), run_of(tiny).anchors
         plain, values = replace(tiny.distill, augment=0.0), []
         for index in range(1, 41):
-            place = Place.of_round(whole_run, round_index=index)
+            place = Place.of_round(whole_run.federation, seed=0, round_index=index)
             value = distil(made, data, anchors, plain, num_steps=5, place=place, optimizer=optimizer)
             values.append(value)
         assert np.mean(values[-4:]) < np.mean(values[:4]) - 0.1
@@ -170,9 +168,9 @@ class TestAFactory:
             load_student(path, like=f"{__name__}:other")
         found = load_student(path, like=named)
         assert student_bytes(found) == path.read_bytes()
-        first = new_student(config).state_dict()
+        first = run_of(config).new_student().state_dict()
         assert not any(torch.equal(value, first[name]) for name, value in found.state_dict().items())
-        table = assess(embedder(found, config), config, student=found)
+        table = assess(embedder(found, task_of(config)), run_of(config), student=found)
         assert 0.0 <= table["retrieval"]["recall@1"] <= 1.0
         again = replace(config, name="again")
         assert student_bytes(simulate(again)) == path.read_bytes()
@@ -191,7 +189,7 @@ class TestAFactory:
         from edgecmd.experiments.run_checks import _student
 
         config = with_student(tiny, NAMED, private=True)
-        first = student_bytes(new_student(config))
+        first = student_bytes(run_of(config).new_student())
         assert student_bytes(simulate(config)) != first
         assert 0 < read_json(Path(config.out) / config.name / "privacy.json")["epsilon"] <= 8.0
         _student(config)
@@ -212,7 +210,7 @@ class TestAFactory:
     @pytest.mark.parametrize(("named", "private"), [(NAMED, True), (WHOLE, False)])
     def test_its_rounds_are_audited_with_canaries(self, named: str, private: bool) -> None:
         """Whichever layer gives the embedding, the server's attack scores every canary."""
-        from edgecmd.audit.one_run.experiment import Effort, collect
+        from edgecmd.audits.one_run.experiment import Effort, collect
 
         private_words = ("privacy.mechanism=anchors", "privacy.sampling_rate=1.0", "federation.num_rounds=1")
         target = tiny_target(f'student.architecture="{named}"', *(private_words if private else ()))
@@ -225,12 +223,12 @@ class TestAFactory:
         assert (("gradient canaries", "steps") in found) == private
 
     def test_other_settings_find_no_student_of_theirs(self, tiny: RunConfig, tmp_path: Path) -> None:
-        save_student(new_student(with_student(tiny, NAMED)), tmp_path / "first.safetensors")
+        save_student(run_of(with_student(tiny, NAMED)).new_student(), tmp_path / "first.safetensors")
         other = with_student(tiny, WHOLE)
         with pytest.raises(DataError, match=r"is made by '.*:small'"):
-            new_student(
+            run_of(
                 replace(other, student=replace(other.student, path=str(tmp_path / "first.safetensors")))
-            )
+            ).new_student()
 
 
 def exported(config: RunConfig, bundle: Path) -> None:
@@ -241,8 +239,8 @@ def exported(config: RunConfig, bundle: Path) -> None:
 
     trained = simulate(config).cpu().eval()
     export_run(config, Path(config.out) / config.name, bundle)
-    images = experiment(config.data).test.pairs.target
-    expected = embedder(trained, config)(images)
+    images = task_of(config).data.test.pairs.target
+    expected = embedder(trained, task_of(config))(images)
     expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
     # Weights of a byte each: the bundle's own limit is 0.9995.
     assert float((OnDevice(bundle)(images).embedding * expected).sum(axis=1).min()) > 0.999

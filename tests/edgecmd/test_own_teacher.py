@@ -12,14 +12,13 @@ from torch import nn
 
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
-from edgecmd.data.device import device_features, device_sources
-from edgecmd.data.problem import experiment, public_anchors, teacher_of, told_to_devices
+from edgecmd.experiments.teacher_facts import teacher_text, teacher_warnings
 from edgecmd.models import teachers
 from edgecmd.models.feature_cache import cached_features
 from edgecmd.models.teachers import TEACHERS, ShippedTeacher, Teacher, load_teacher
 from edgecmd.settings import TeacherConfig
-from edgecmd.training.teacher_facts import teacher_text, teacher_warnings
-from server.simulate import simulate
+from edgecmd.training.device_task import device_features, device_sources
+from tests.tiny_federation import run_of, simulate, task_of
 
 DIM = 6
 WHITE, BLACK = np.full((1, 8, 8, 3), 255, np.uint8), np.zeros((1, 8, 8, 3), np.uint8)
@@ -200,13 +199,13 @@ class TestAFactory:
 
         config = with_teacher(tiny, name)
         trained = simulate(config)
-        assert trained.embedding_dim == public_anchors(config).shape[1] == DIM
-        assert "recall@1" in assess(embedder(trained, config), config)["retrieval"]
-        text, digest = teacher_text(config), teacher_of(config).sha256
+        assert trained.embedding_dim == run_of(config).anchors.shape[1] == DIM
+        assert "recall@1" in assess(embedder(trained, task_of(config)), run_of(config))["retrieval"]
+        text, digest = teacher_text(config), task_of(config).teacher.sha256
         assert text.startswith(f"{name}, code of your own (SHA-256 {digest[:12]})")
         assert "what it was trained on, and with whose labels, is not known here" in text
         assert teacher_warnings(config) == []
-        assert told_to_devices(config)["teacher-sha256"] == digest
+        assert task_of(config).told_to_devices()["teacher-sha256"] == digest
 
     def test_the_bundle_s_card_names_it(self, tiny: RunConfig, tmp_path: Path) -> None:
         from edgecmd.cli.device import export_run
@@ -215,17 +214,17 @@ class TestAFactory:
         simulate(config)
         export_run(config, Path(config.out) / config.name, tmp_path / "bundle")
         card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8")
-        assert teacher_of(config).sha256 in card
+        assert task_of(config).teacher.sha256 in card
         assert json.loads((tmp_path / "bundle" / "labels.json").read_text()) == ["tall", "wide"]
 
     def test_a_dense_student_needs_its_stages_and_says_so(self, tiny: RunConfig) -> None:
         dense = replace(tiny, student=replace(tiny.student, architecture="seg-50k"))
         with pytest.raises(ConfigError, match="The teacher is not of this package"):
-            public_anchors(with_teacher(dense, NAMED))
+            run_of(with_teacher(dense, NAMED)).new_student()
 
     def test_a_device_s_owner_may_name_it(self, tiny: RunConfig, tmp_path: Path) -> None:
-        sources = device_sources(tiny, teacher=NAMED, public="emoji", cache=tmp_path)
-        images = experiment(tiny.data).train.source[:9]
+        sources = device_sources(tiny.data, teacher=NAMED, public="emoji", cache=tmp_path)
+        images = task_of(tiny).data.train.source[:9]
         whole = device_features(sources, images)
         assert np.array_equal(device_features(replace(sources, cache=tmp_path / "b"), images[:5]), whole[:5])
         assert sources.digests()["teacher-sha256"] == load_teacher(name=NAMED).sha256

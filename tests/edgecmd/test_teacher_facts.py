@@ -18,7 +18,7 @@ from edgecmd.experiments.teacher_facts import (
     teacher_text,
     teacher_warnings,
 )
-from edgecmd.models.teachers import SHIPPED
+from edgecmd.models.teachers import TEACHERS
 from edgecmd.settings import DataConfig, TeacherConfig
 
 

@@ -115,7 +115,7 @@ def warm_start_of(run: Run) -> Student | None:
     path = Path(run.student.path)
     if not run.student.path or not path.is_file():
         return None
-    return place(load_student(path), run.device)
+    return place(load_student(path, like=run.student.architecture), run.device)
 
 
 def random_student(run: Run, pool: Pool, *, seed: int, index: int) -> Student:

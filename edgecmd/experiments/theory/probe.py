@@ -75,7 +75,7 @@ def embed_pairs(config: RunConfig, *, student: Path | None, probe: str, part: st
     pairs, ids = held_out_pairs(config, part=part, num_pairs=num_pairs)
     if student is not None:
         embedding, text = (
-            embedder(load_student(student), task_of(config))(pairs.target),
+            embedder(load_student(student, like=config.student.architecture), task_of(config))(pairs.target),
             f"the student of {student.name}",
         )
     else:
@@ -100,7 +100,7 @@ def linear(config: RunConfig, pairs: PairedData) -> tuple[np.ndarray, str]:
     modality, because the student's own first layers see the target; no gradient step is made.
     """
     whole, student = experiment(config.data), new_student(config)
-    student.projector = nn.Identity()  # type: ignore[assignment]
+    student.projector = nn.Identity()
     features = embedder(student, task_of(config))
     rows = np.arange(len(whole.train))
     if len(rows) > MAX_FIT_PAIRS:
