@@ -12,8 +12,8 @@ from edgecmd.audit.finding import Finding
 from edgecmd.audit.risk.membership_attack import Curve
 from edgecmd.core.files import read_json, write_bytes_atomically, write_json
 from edgecmd.report import refresh_report, write_report
-from edgecmd.report.audit_charts import finite, roc_points
-from edgecmd.report.inversion import inversion_sheet
+from edgecmd.report.charts import finite, roc_points
+from edgecmd.report.pictures import inversion_sheet
 from tests.edgecmd.report.test_page import Page, html_of, section
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -217,7 +217,7 @@ def test_texts_of_the_run_are_escaped(finished, numbers):
     source = html_of(finished)
     assert "<script" not in source
     assert "</script" not in source
-    assert "<h1>&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;</h1>" in source
+    assert "<h1>&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;</h1>" in source
     page = Page(source)
     assert page.open == []
     assert not page.all("script")
