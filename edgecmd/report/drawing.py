@@ -12,6 +12,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from rich.cells import cell_len, set_cell_size
 
 INK, QUIET, GRID = "#1f2328", "#57606a", "#d8dee4"
 # Told apart by people who see no red, no green or no blue, and by dash and marker as well.
@@ -25,6 +26,8 @@ REST = "#c4c9cf"
 FRAME = (0, 137, 94)
 WIDTH_INCHES = 4.5
 PNG_DPI = 200
+# A name that is longer is cut in a legend: it would leave no room for the chart.
+LEGEND_CHARS = 48
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
@@ -84,9 +87,21 @@ def draw(name: str, paint: Callable[[Axes], None], *, alt: str, height_inches: f
 
 
 def legend_below(axes: Axes) -> None:
-    """A legend of two columns under the chart."""
+    """A legend under the chart: two columns where the longest names fit beside each other, else one."""
+    lines, names = axes.get_legend_handles_labels()
+    shown = [
+        name if cell_len(name) <= LEGEND_CHARS else f"{set_cell_size(name, LEGEND_CHARS - 1).rstrip()}…"
+        for name in names
+    ]
+    widest = sum(sorted(map(cell_len, shown))[-2:])
     axes.legend(
-        loc="upper center", bbox_to_anchor=(0.46, -0.17), ncols=2, columnspacing=1.5, handlelength=2.9
+        lines,
+        shown,
+        loc="upper center",
+        bbox_to_anchor=(0.46, -0.17),
+        ncols=2 if widest <= LEGEND_CHARS + 4 else 1,
+        columnspacing=1.5,
+        handlelength=2.9,
     )
 
 

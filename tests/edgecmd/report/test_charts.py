@@ -110,6 +110,15 @@ def test_class_names_of_any_kind(name):
     assert f">{' ' * name.startswith('_')}{escape(name, quote=False)}</text>" in drawing.svg
 
 
+@pytest.mark.parametrize("name", ["a long name of a class " * 9, "\u65e5\u672c" * 60])
+def test_long_names_leave_room_for_the_chart(name):
+    """matplotlib warns, which fails a test, where nothing is left of the axes."""
+    classes = {f"{index} {name}": index + 1 for index in range(8)}
+    drawing = partition_chart({"table": [client(0, **classes)], "classes": list(classes)})
+    assert f">0 {name[:20]}" in drawing.svg
+    assert name not in drawing.svg
+
+
 def test_many_clients_make_no_large_file():
     table = [client(number, a=number % 7 + 1, b=3) for number in range(1000)]
     drawing = partition_chart({"table": table, "classes": ["a", "b"]})

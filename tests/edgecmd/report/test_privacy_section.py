@@ -10,6 +10,7 @@ from edgecmd.core.files import read_json, write_json, write_text_atomically
 from edgecmd.privacy.plan import make_plan
 from edgecmd.privacy.statement import privacy_table
 from edgecmd.report import write_report
+from tests.edgecmd.report.test_page import Page, harmless
 
 
 def folder_of(tmp_path: Path, *settings: str) -> Path:
@@ -97,3 +98,18 @@ def test_devices_with_pairs_of_their_own_are_named_among_the_limits(tmp_path: Pa
     page = write_report(folder).read_text(encoding="utf-8")
     assert "Devices trained on pairs of their own." in page
     assert "the concepts of pairs, labels and test are all different" not in page
+
+
+def test_texts_of_a_statement_are_escaped(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    table = read_json(folder / "privacy.json")
+    evil = "<img src=x onerror=y> {{ run.name }} ' \" javascript:z"
+    table |= dict.fromkeys(("statement", "unit", "relation", "against", "mechanism"), evil)
+    table |= {name: [evil] for name in ("released", "not_covered", "own_costs")}
+    table["owner_only"] = [{"file": evil, "holds": evil, "why": evil}]
+    table["epsilon_by_client"] = {evil: 1.0}
+    write_json(folder / "privacy.json", table)
+    page = Page(write_report(folder).read_text(encoding="utf-8"))
+    assert not page.all("img")
+    assert harmless(page)
+    assert page.text.count(evil) == 15
