@@ -9,7 +9,7 @@ import pytest
 
 from edgecmd.core.errors import DataError
 from edgecmd.core.files import read_json, write_json, write_text_atomically
-from edgecmd.report import write_report
+from edgecmd.report import page, write_report
 
 ANCHORS = (
     "results",
@@ -104,6 +104,11 @@ def test_every_section_is_there_and_linked(source):
     assert [one["id"] for one in page.all("section")] == list(ANCHORS)
     assert [one["href"] for one in page.all("a")] == ["#results", *(f"#{anchor}" for anchor in ANCHORS)]
     assert page.open == []
+
+
+def test_every_section_has_its_template_and_no_other_is_left():
+    folder = Path(page.__file__).with_name("templates") / "sections"
+    assert sorted(one.stem for one in folder.iterdir()) == sorted(ANCHORS)
 
 
 def test_each_chart_is_also_a_png_and_nothing_else_is_left(reported):
