@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.edgecmd.audits.conftest import PRIVATE
+from tests.edgecmd.audit.conftest import PRIVATE
 
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
 from edgecmd.audits.static.ledger_consistency import SAME_ACCOUNTANT, books_findings, second_opinion

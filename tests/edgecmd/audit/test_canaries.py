@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.edgecmd.audits.tiny_target import tiny_target
+from tests.edgecmd.audit.tiny_target import tiny_target
 from torch.nn import functional
 
 from edgecmd.audits.one_run.canaries import (

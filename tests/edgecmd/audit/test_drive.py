@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.edgecmd.audits.tiny_target import tiny_target
+from tests.edgecmd.audit.tiny_target import tiny_target
 from torch import Tensor
 
 from edgecmd.audits.audited_student import subjects

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from tests.edgecmd.audits.tiny_target import tiny_target
+from tests.edgecmd.audit.tiny_target import tiny_target
 
 from edgecmd.audits.finding import CONTRADICTED
 from edgecmd.audits.step.checks import audit_steps

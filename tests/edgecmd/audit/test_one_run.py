@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.edgecmd.audits.tiny_target import tiny_target
+from tests.edgecmd.audit.tiny_target import tiny_target
 
 from edgecmd.audits.bounds import gdp_epsilon
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding

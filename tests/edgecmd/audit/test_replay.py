@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.edgecmd.audits.tiny_target import tiny_pairs
+from tests.edgecmd.audit.tiny_target import tiny_pairs
 
 from edgecmd.audits.replayed_federation import Replay, Update, Watch, average, cohort, weights_of
 from edgecmd.config.schema import RunConfig

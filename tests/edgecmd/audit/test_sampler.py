@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from scipy import stats
-from tests.edgecmd.audits.tiny_target import tiny_target
+from tests.edgecmd.audit.tiny_target import tiny_target
 
 from edgecmd.audits.finding import CONTRADICTED, NOT_CONTRADICTED
 from edgecmd.audits.step import sampling_coins

@@ -1,7 +1,7 @@
 """Views: another picture changes the rows of its own pair, and a blend with the neighbour is caught."""
 
 import pytest
-from tests.edgecmd.audits.tiny_target import tiny_target
+from tests.edgecmd.audit.tiny_target import tiny_target
 
 from edgecmd.audits.audited_student import subjects
 from edgecmd.audits.finding import CONTRADICTED, NOT_CONTRADICTED
