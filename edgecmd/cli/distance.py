@@ -59,9 +59,9 @@ def distance(
     as_json: AsJson = False,
 ) -> None:
     """Total variation between teacher's and student's relations on held-out pairs, with an interval."""
-    from edgecmd.config.modality_pairs import pair_settings
     from edgecmd.core.artefacts import write_artefact
     from edgecmd.core.errors import choose
+    from edgecmd.experiments.presets import pair_settings
     from edgecmd.experiments.theory.distance import (
         TEMPERATURES,
         Relations,

@@ -96,7 +96,13 @@ def client_rows(config: RunConfig) -> tuple[np.ndarray, ...]:
     """Rows of the training pairs that each client of a simulation holds."""
     whole = experiment(config.data)
     return partition(
-        whole.train_owner, whole.train_labels, whole.train_subgroup, config.federation, seed=config.seed
+        whole.train_owner,
+        whole.train_labels,
+        whole.train_subgroup,
+        by=config.federation.partition,
+        num_clients=config.federation.num_clients,
+        seed=config.seed,
+        alpha=config.federation.alpha,
     )
 
 

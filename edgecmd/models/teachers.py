@@ -17,6 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
+from edgecmd.catalogue.data_files import built_file, shipped_file
+from edgecmd.catalogue.data_sets import DATA_SETS, DEFAULT_TEACHER
+from edgecmd.catalogue.data_sets import data_set as row_of
 from edgecmd.core.devices import device_of
 from edgecmd.core.errors import ConfigError, DataError, choose, nearest
 from edgecmd.core.files import write_bytes_atomically
@@ -24,8 +27,6 @@ from edgecmd.core.progress import tracked
 from edgecmd.core.tensors import load_weights, pack, require, unpack, whole_number
 from edgecmd.data.pairs import Targets, input_shape, target_kind
 from edgecmd.data.student_input import source_input
-from edgecmd.datasets.built import COMMANDS, built_file
-from edgecmd.datasets.shipped import shipped_file
 from edgecmd.models import efficientnet
 from edgecmd.models.students import Student, StudentSpec, initialise
 
@@ -63,10 +64,6 @@ SHIPPED: dict[str, tuple[str, str]] = {
         "a3cca4bb43c708b4c3c45544fb864f3abf2e573916ed36226121a676a929645b",
     ),
 }
-# Data set -> the teacher that it has where none is named. Other sets that are built have theirs beside them
-# (`edgecmd.datasets.built`), unless they stand here; all others have `DEFAULT`.
-DEFAULT = "icons"
-OF_SET = {"emoji-full": "icons", "stamps": "icons", "objects": IMAGENET, "rooms": IMAGENET}
 
 
 def build_teacher(
@@ -186,7 +183,7 @@ def load_teacher(path: Path | None = None, *, data_set: str = "", name: str = ""
 
     Args:
         path: The file; None for one that ships, or that was built beside the data.
-        data_set: ``data.name``; sets without a teacher of their own get `DEFAULT`.
+        data_set: ``data.name``; its row names the teacher; empty for the default one.
         name: ``teacher.name``, a key of `SHIPPED`; empty for the one of the data set.
 
     Raises:
@@ -245,6 +242,11 @@ def check_rate(teacher: Teacher, rate_hz: int) -> Teacher:
     return teacher
 
 
+def default_teacher(data_set: str) -> str:
+    """Name of the teacher that ships for a data set; empty where one was built beside it."""
+    return row_of(data_set).teacher if data_set else DEFAULT_TEACHER
+
+
 def own_teacher(data_set: str, name: str = "") -> tuple[Path, str, str]:
     """File of the teacher of that name, or that comes with a data set, its checksum, how to get it again.
 
@@ -252,17 +254,17 @@ def own_teacher(data_set: str, name: str = "") -> tuple[Path, str, str]:
         ConfigError: No teacher of that name ships.
         DataError: The file is nowhere, or the set is one to be built and is not.
     """
-    if not name and data_set in COMMANDS and data_set not in OF_SET:
-        return *built_file(data_set, "teacher"), f"Build the set again with `{COMMANDS[data_set]}`."
-    file, checksum = choose("teacher.name", name or OF_SET.get(data_set, DEFAULT), SHIPPED)
+    chosen = name or default_teacher(data_set)
+    if not chosen:
+        return *built_file(data_set, "teacher"), f"Build the set again with `{DATA_SETS[data_set].build}`."
+    file, checksum = choose("teacher.name", chosen, SHIPPED)
     return shipped_file(file), checksum, "Install edgecmd again."
 
 
 def teacher_name(data_set: str, name: str = "") -> str:
     """What the teacher of `own_teacher` is called."""
-    if not name and data_set in COMMANDS and data_set not in OF_SET:
-        return f"built with the set {data_set}"
-    return f"{name or OF_SET.get(data_set, DEFAULT)}, ships with edgecmd"
+    chosen = name or default_teacher(data_set)
+    return f"{chosen}, ships with edgecmd" if chosen else f"built with the set {data_set}"
 
 
 def recipe_text(settings: Mapping[str, object]) -> str:

@@ -2,16 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 
+from edgecmd.catalogue.data_sets import DATA_SETS
 from edgecmd.report import scores
 from edgecmd.report.markup import Row, Section, folded, listing, missing, table
 from edgecmd.report.numbers import plain
 from edgecmd.report.read import RunFiles, Table
 
-ICONS = (
-    "The pairs are icons: colour pictures of emoji and line drawings of the same emoji, both made by the"
-    " artists of one house. They are neither photographs nor free-hand sketches, and numbers on them do"
-    " not say how well the method does there."
-)
 CLASS_PAIRED = (
     "The pairs were matched by class: each target got some source image of the same class. The class of"
     " every pair went into making it, so the pairs are not strictly without labels, and few-label accuracy"
@@ -68,7 +64,8 @@ def environment(run: RunFiles) -> Section:
 def limits(run: RunFiles) -> Section:
     """What the numbers do not say."""
     unseen = scores.unseen(run.evaluation)
-    items = [ICONS] if run.setting("data.name") == "emoji" else []
+    row = DATA_SETS.get(str(run.setting("data.name")))
+    items = [row.limits] if row and row.limits else []
     items += [CLASS_PAIRED] if scores.is_class_paired(run.evaluation) else []
     labels = SEEN_LABELS.format(unseen=unseen) if unseen != "concepts" else LABELS
     if scores.shared(run.evaluation):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from edgecmd.data.partition import PARTITIONS
 from edgecmd.report.curves import loss_curve, validation_curve
 from edgecmd.report.markup import Row, Section, figure, folded, missing, paragraph, side_by_side, table
 from edgecmd.report.numbers import NOTHING, data_size, duration, plain, share
@@ -78,7 +79,8 @@ def _spread(run: RunFiles) -> str:
     lines = run.partition["table"]
     sizes = sorted(int(line["pairs"]) for line in lines)
     cut = run.setting("federation.partition", "?")
-    alpha = f", alpha {run.setting('federation.alpha', '?')}" if cut == "dirichlet" else ""
+    row = PARTITIONS.get(str(cut))
+    alpha = f", alpha {run.setting('federation.alpha', '?')}" if row and row.takes_alpha else ""
     rows: list[Row] = [
         ("partition", [f"{cut}{alpha}"]),
         ("clients", [str(len(lines))]),

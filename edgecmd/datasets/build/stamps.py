@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from edgecmd.catalogue.data_files import built_folder, write_manifest
 from edgecmd.core.errors import DataError
 from edgecmd.core.files import files_in_one_piece, write_bytes_atomically, write_text_atomically
 from edgecmd.datasets.build.npz_writer import npy_bytes, npz_bytes
 from edgecmd.datasets.build.stamp_files import LeftOut, stamp_arrays
-from edgecmd.datasets.built import built_folder, write_manifest
 from edgecmd.datasets.emoji import SIDE
 from edgecmd.datasets.pinned import content_sha256
 from edgecmd.datasets.stamps import CLIP, KIND, NAME, PAIRS, WAVES

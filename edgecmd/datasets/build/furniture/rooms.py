@@ -10,6 +10,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from edgecmd.catalogue.data_files import write_manifest
 from edgecmd.core.errors import DataError
 from edgecmd.core.files import files_in_one_piece, write_bytes_atomically, write_text_atomically
 from edgecmd.core.machine import require_space
@@ -26,7 +27,6 @@ from edgecmd.datasets.build.furniture.render import NOTHING, Shot
 from edgecmd.datasets.build.furniture.stock import Item, Stock, count_pieces, stock_up
 from edgecmd.datasets.build.furniture.views import object_view
 from edgecmd.datasets.build.npz_writer import npz_bytes
-from edgecmd.datasets.built import write_manifest
 from edgecmd.datasets.indoor import (
     CONTENT_SHA256,
     NOTICE_FILE,
