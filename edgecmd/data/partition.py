@@ -7,10 +7,10 @@ Shapes: N pairs.
 """
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypedDict
+from typing import TypedDict
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -103,13 +103,8 @@ def owner(pairs: Pairs, *, num_clients: int, alpha: float, generator: np.random.
     return _deal(np.arange(len(pairs)), levels, num_clients=num_clients, generator=generator)
 
 
-class Deal(Protocol):
-    """Rows of each client, by what the pairs are: a pure function of its arguments."""
-
-    def __call__(
-        self, pairs: Pairs, *, num_clients: int, alpha: float, generator: np.random.Generator
-    ) -> Sequence[Rows]:
-        """Give each row to one client."""
+# A pure function of `Pairs`, ``num_clients``, ``alpha`` and ``generator``: rows of each client.
+Deal = Callable[..., Sequence[Rows]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
