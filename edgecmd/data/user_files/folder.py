@@ -15,7 +15,7 @@ Files may lie in folders of one level, ``source/<folder>/<name>.png``, alike in 
 ``<folder>/<name>``, and the folder the label where there is no labels.csv. What is read and what is not:
 `pair_files`. Larger images are averaged down to ``data.image_size``; where source and target have
 one aspect ratio but are no squares, both are squeezed alike. Of depth the median of what was measured is
-kept, never a mean with what is missing (`depth_files`). Recordings: `edgecmd.data.user_files.sound_files`.
+kept, never a mean with what is missing (`images.make_depth`). Recordings: `sound_files`.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,12 +30,11 @@ from edgecmd.data.experiment import Experiment
 from edgecmd.data.findings import CHECK_COMMAND, ProblemsError
 from edgecmd.data.labelled import Masks
 from edgecmd.data.pairs import PublicSource, kind_of
-from edgecmd.data.user_files.csv_tables import check_ids, read_table
+from edgecmd.data.user_files.csv_tables import check_ids, few, read_table
 from edgecmd.data.user_files.halves import Halves, check_one_kind, notes_on_halves, read_halves, stack_pairs
 from edgecmd.data.user_files.images import Sides, notes_on_frames, sides_of, to_grey
 from edgecmd.data.user_files.mask_files import FOLDER as MASK_FOLDER
 from edgecmd.data.user_files.mask_files import read_masks
-from edgecmd.data.user_files.names import few
 from edgecmd.data.user_files.npz import read_archive
 from edgecmd.data.user_files.pair_files import (
     SOUNDS,

@@ -12,6 +12,7 @@ from edgecmd.catalogue.data_sets import DEFAULT_PUBLIC, PUBLIC_SETS, imported
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.duplicates import near_to
 from edgecmd.data.pairs import PublicSource, image_digests, input_shape, target_kind
+from edgecmd.data.user_files.csv_tables import few
 from edgecmd.data.user_files.halves import (
     Half,
     check_one_kind,
@@ -21,7 +22,6 @@ from edgecmd.data.user_files.halves import (
     stack_halves,
 )
 from edgecmd.data.user_files.images import Sides, sides_of
-from edgecmd.data.user_files.names import few
 from edgecmd.data.user_files.pair_files import files_by_id, target_files
 from edgecmd.data.user_files.sound_files import Recording
 from edgecmd.data.user_files.user_pairs import OwnPairs

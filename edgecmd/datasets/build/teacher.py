@@ -10,9 +10,8 @@ from edgecmd.core.files import sha256_file, write_bytes_atomically
 from edgecmd.core.tensors import pack, unpack
 from edgecmd.core.text import counted
 from edgecmd.data.pairs import PublicSource
-from edgecmd.datasets.build.digits import Say, keep_quiet
 from edgecmd.datasets.build.imagenet import PACKAGE, WEIGHTS_MEMBER, read_weights
-from edgecmd.datasets.build.packages import gather
+from edgecmd.datasets.build.packages import Say, gather, keep_quiet
 from edgecmd.models.efficientnet import NAME, EfficientNetLite0
 from edgecmd.models.projection import fit_projector
 from edgecmd.models.teachers import IMAGENET, SHIPPED, TEACHERS, build_teacher

@@ -11,9 +11,9 @@ from PIL import Image
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.near_duplicates import looks_known
 from edgecmd.data.pairs import target_kind
-from edgecmd.data.user_files.depth_files import Ruler, make_depth, to_millimetres
 from edgecmd.data.user_files.downsample import cells, majority, median_of_measured
 from edgecmd.data.user_files.folder import load_folder
+from edgecmd.data.user_files.images import Ruler, make_depth, to_millimetres
 from edgecmd.settings import DataConfig
 from tests.user_files import check_folder, read_pairs
 
