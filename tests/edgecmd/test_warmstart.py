@@ -10,8 +10,8 @@ import torch
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data import problem
+from edgecmd.data.anchors import procedural_images
 from edgecmd.data.problem import anchors_fingerprint, experiment, public_anchors
-from edgecmd.datasets.procedural import procedural_images
 from edgecmd.training.run_folder import new_student, save_student
 from edgecmd.training.warm_start import drawings, warm_start
 
