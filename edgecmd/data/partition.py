@@ -182,9 +182,11 @@ def _own(
     }
     made = call_factory(SETTING, name, offered=offered)
     try:
-        parts = [np.asarray(part) for part in made]
+        # An empty list would be an array of floats.
+        parts = [np.asarray(part) if len(part) else np.zeros(0, np.int64) for part in made]
         rows = np.concatenate(parts)
-    except (TypeError, ValueError):
+    # What a user's code returns may raise anything while it is looked through.
+    except Exception:
         parts, rows = [], np.zeros(0)
     is_dealt = rows.dtype.kind in "iu" and np.array_equal(np.sort(rows), np.arange(len(pairs)))
     if len(parts) != num_clients or not is_dealt or any(part.ndim != 1 for part in parts):
