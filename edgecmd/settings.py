@@ -36,7 +36,8 @@ class DataConfig:
     code makes: an Experiment; it gets those of these settings that it names as parameters."""
     path: str = ""
     """For ``folder``: a folder with source/ and target/, or one .npz. For ``rooms`` and ``objects``: a larger
-    set that ``edgecmd data build rooms`` made in a checkout; empty: the one that ships. Else where the public set lies."""
+    set that ``edgecmd data build rooms`` made in a checkout; empty: the one that ships. Else where the public
+    set lies."""
     source_path: str = ""
     """Folder of photographs, a folder a class, for ``tuberlin``, which has sketches alone."""
     max_pairs: int = 20_000
