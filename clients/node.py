@@ -11,16 +11,15 @@ from pathlib import Path
 
 from clients.identity import index_of_node
 from edgecmd import __version__
+from edgecmd.catalogue.data_sets import DEFAULT_PUBLIC, DEFAULT_TEACHER
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError, nearest
-from edgecmd.models.teachers import DEFAULT as DEFAULT_TEACHER
 from edgecmd.privacy.device_ledger import device_state
 from edgecmd.privacy.ledger import SHORTEST_KEY
 
 # Delta of an owner who sets max-epsilon alone: else a server could choose one at which epsilon says nothing.
 OWNER_DELTA = 1e-5
 BUDGETS = {"max-epsilon": 1e6, "max-delta": 1.0}
-DEFAULT_PUBLIC = "emoji"
 Raw = Mapping[str, object]
 
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 from flwr.app import ConfigRecord
 
 from clients.node import Node
+from edgecmd.catalogue.data_sets import FOLDER
 from edgecmd.config.file_settings import FILE_SETTINGS
 from edgecmd.config.reader import flatten, unflatten
 from edgecmd.config.schema import RunConfig
@@ -147,7 +148,7 @@ def device_config(items: tuple[tuple[str, object], ...]) -> RunConfig:
             detail="student.architecture",
         )
     data = DataConfig(
-        name="folder",
+        name=FOLDER,
         source_size=given.data.source_side,
         **{name: getattr(given.data, name) for name in SHAPES},
     )

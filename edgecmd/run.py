@@ -111,7 +111,13 @@ class Run:
         """Rows of the training pairs that each client of a simulation holds."""
         data = self.task.data
         return partition(
-            data.train_owner, data.train_labels, data.train_subgroup, self.federation, seed=self.seed
+            data.train_owner,
+            data.train_labels,
+            data.train_subgroup,
+            by=self.federation.partition,
+            num_clients=self.federation.num_clients,
+            seed=self.seed,
+            alpha=self.federation.alpha,
         )
 
     def part(self, client: int) -> np.ndarray:

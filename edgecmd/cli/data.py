@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 @data_app.command("list")
 def list_sets() -> None:
     """Show data sets and shipped teachers, their kind, their licences, and what a run needs to use them."""
-    from edgecmd.datasets.catalogue import SETS, status
+    from edgecmd.catalogue.data_files import status
+    from edgecmd.catalogue.data_sets import DATA_SETS
     from edgecmd.models.teachers import TEACHERS
 
-    rows = [[name, one.kind, one.pair, one.licence, status(name)] for name, one in SETS.items()]
+    rows = [[name, one.kind, one.pair, one.licence, status(name)] for name, one in DATA_SETS.items()]
     print_table("Data sets", ["name", "kind", "pair", "licence", "ready"], rows)
-    for name, one in SETS.items():
-        if name != "folder":
+    for name, one in DATA_SETS.items():
+        if not one.users_own:
             say(f"{name}: {one.provenance}. Attributions: {one.attribution}.")
     teachers = [[name, one.trained_on, one.labels, one.licence] for name, one in TEACHERS.items()]
     print_table("Teachers that ship (teacher.name)", ["name", "trained on", "labels", "licence"], teachers)
@@ -47,10 +48,10 @@ def show(
     settings: Settings = None,
 ) -> None:
     """Draw a contact sheet of the pairs and count them."""
+    from edgecmd.catalogue.data_sets import data_set
     from edgecmd.core.files import require_writable
     from edgecmd.data.problem import experiment
     from edgecmd.data.show import contact_sheet, data_table
-    from edgecmd.datasets.catalogue import SETS
 
     resolved = read_settings(config, settings)
     require_writable(out)
@@ -61,7 +62,7 @@ def show(
         [str(key) for key in rows[0]],
         [[str(v) for v in row.values()] for row in rows],
     )
-    info = SETS[resolved.data.name]
+    info = data_set(resolved.data.name)
     say(f"Pairs: {info.provenance}. Licence: {info.licence}. Attributions: {info.attribution}.")
     contact_sheet(whole, out, num=num, seed=resolved.seed)
     say(f"Wrote {out}.")

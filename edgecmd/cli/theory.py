@@ -42,7 +42,7 @@ def theory(
     as_json: AsJson = False,
 ) -> None:
     """Modality distance against target error over ever wider gaps; finished points are kept."""
-    from edgecmd.config.modality_pairs import pair_settings
+    from edgecmd.experiments.presets import pair_settings
     from edgecmd.experiments.theory.sweep import cheap, plan_sweep, sweep_points
 
     one_thread()

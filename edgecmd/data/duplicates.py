@@ -34,8 +34,7 @@ from edgecmd.data.signatures import (
     brightness,
     cells,
 )
-from edgecmd.data.user_files.csv_tables import few
-from edgecmd.data.user_files.names import FEW
+from edgecmd.data.user_files.csv_tables import FEW, few
 from edgecmd.losses import SAME_FEATURE
 
 if TYPE_CHECKING:

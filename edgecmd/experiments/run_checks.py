@@ -34,30 +34,29 @@ class Step:
 
 def _choices(config: RunConfig) -> dict[str, Callable[[], object]]:
     """Settings that name an entry of a table, each by its dotted key."""
+    from edgecmd.catalogue.data_sets import DATA_SETS, data_set
     from edgecmd.core.devices import resolve_device
     from edgecmd.core.errors import choose
     from edgecmd.data.anchors import ANCHORS
-    from edgecmd.data.experiment import LOADERS
     from edgecmd.data.pairs import TARGET_KINDS
-    from edgecmd.data.partition import PARTITIONS
+    from edgecmd.data.partition import partition_of
     from edgecmd.data.user_files.user_pairs import SPLITS
     from edgecmd.models.students import student_row
     from edgecmd.training.distill import OBJECTIVES, OPTIMIZERS, SCHEDULES
     from server.strategies import BUILDERS
 
     kinds = {"auto": 0, **TARGET_KINDS}
-    splits = SPLITS if config.data.name == "folder" else {config.data.split: None}
+    row = DATA_SETS.get(config.data.name)
+    splits = SPLITS if row and row.users_own else {config.data.split: None}
     return {
-        "data.name": lambda: choose("data.name", config.data.name, LOADERS),
+        "data.name": lambda: data_set(config.data.name),
         "data.split": lambda: choose("data.split", config.data.split, splits),
         "data.target_kind": lambda: choose("data.target_kind", config.data.target_kind, kinds),
         "student.architecture": lambda: student_row(config.student.architecture),
         "distill.loss": lambda: choose("distill.loss", config.distill.loss, OBJECTIVES),
         "distill.optimizer": lambda: choose("distill.optimizer", config.distill.optimizer, OPTIMIZERS),
         "distill.schedule": lambda: choose("distill.schedule", config.distill.schedule, SCHEDULES),
-        "federation.partition": lambda: choose(
-            "federation.partition", config.federation.partition, PARTITIONS
-        ),
+        "federation.partition": lambda: partition_of(config.federation.partition),
         "distill.anchors": lambda: choose("distill.anchors", config.distill.anchors, ANCHORS),
         "federation.strategy": lambda: choose("federation.strategy", config.federation.strategy, BUILDERS),
         "device": lambda: resolve_device(config.device),
@@ -333,6 +332,7 @@ def collect(config: RunConfig) -> Found:
 
 def _collect_pairs(config: RunConfig, found: Found) -> Found:
     """Read the pairs; where that was given up early, once more to the end, for everything that is wrong."""
+    from edgecmd.catalogue.data_sets import data_set
     from edgecmd.data.findings import ProblemsError, problems_of
     from edgecmd.data.problem import experiment
     from edgecmd.data.user_files.folder import load_folder
@@ -343,7 +343,7 @@ def _collect_pairs(config: RunConfig, found: Found) -> Found:
         return replace(found, experiment=whole, notes=[*found.notes, *notes_of(whole, config)])
     except EdgecmdError as first:
         error = first
-    early = config.data.name == "folder" and not (isinstance(error, ProblemsError) and error.complete)
+    early = data_set(config.data.name).users_own and not (isinstance(error, ProblemsError) and error.complete)
     sentences = [(text, error.exit_code) for text in problems_of(error)]
     if early:
         try:
@@ -363,9 +363,8 @@ def settings_for(config: RunConfig, path: Path) -> RunConfig:
 
     A name of no set at all stays, so that it is refused as a run refuses it.
     """
-    from edgecmd.data.experiment import LOADERS
-    from edgecmd.datasets.on_disk.load import LAYOUTS
+    from edgecmd.catalogue.data_sets import DATA_SETS, FOLDER
 
-    is_other = config.data.name in LOADERS and config.data.name not in LAYOUTS
-    name = "folder" if is_other else config.data.name
+    row = DATA_SETS.get(config.data.name)
+    name = FOLDER if row and not row.layout else config.data.name
     return replace(config, data=replace(config.data, name=name, path=str(path)))

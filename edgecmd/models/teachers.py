@@ -21,6 +21,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgecmd.catalogue.data_files import built_file, shipped_file
+from edgecmd.catalogue.data_sets import DATA_SETS, DEFAULT_TEACHER
+from edgecmd.catalogue.data_sets import data_set as row_of
 from edgecmd.core.devices import device_of
 from edgecmd.core.errors import ConfigError, DataError, choose, nearest
 from edgecmd.core.files import write_bytes_atomically
@@ -29,8 +32,6 @@ from edgecmd.core.progress import tracked
 from edgecmd.core.tensors import load_weights, pack, require, unpack, whole_number
 from edgecmd.data.pairs import Targets, input_shape, target_kind
 from edgecmd.data.student_input import SOURCE_OFFSET, SOURCE_SCALE, source_input
-from edgecmd.datasets.built import COMMANDS, built_file
-from edgecmd.datasets.shipped import shipped_file
 from edgecmd.models import efficientnet
 from edgecmd.models.students import FRONT_OF, Architecture, convolutional, initialise
 from edgecmd.models.trial import refuse_later, seeded, try_out
@@ -56,8 +57,7 @@ class ShippedTeacher:
         labels: Whose labels it saw; none is of any pair.
         licence: Of the weights.
         attribution: Where those who made weights or pictures are named.
-        default_of: Data sets that have it where none is named.
-        drawn_sets: Data sets of drawings, where it knows nothing else; empty: it suits any pictures.
+        drawn_only: Whether it knows nothing but drawn pictures of things on plain ground.
     """
 
     file: str
@@ -66,13 +66,10 @@ class ShippedTeacher:
     labels: str
     licence: str
     attribution: str
-    default_of: frozenset[str] = frozenset()
-    drawn_sets: frozenset[str] = frozenset()
+    drawn_only: bool = False
 
 
 IMAGENET = "imagenet"
-# Of data sets that no row names, and that have none built beside them (`edgecmd.datasets.built`).
-DEFAULT = "icons"
 TEACHERS: dict[str, ShippedTeacher] = {
     "icons": ShippedTeacher(
         file="teacher_64.safetensors",
@@ -81,8 +78,7 @@ TEACHERS: dict[str, ShippedTeacher] = {
         labels="none",
         licence="Apache-2.0, that of edgecmd",
         attribution="of the pictures: NOTICE in the package folder edgecmd/datasets/files",
-        default_of=frozenset({"emoji-full", "stamps"}),
-        drawn_sets=frozenset({"emoji", "emoji-full", "emoji-scenes", "stamps"}),
+        drawn_only=True,
     ),
     "indoor": ShippedTeacher(
         file="indoor_32.safetensors",
@@ -99,7 +95,6 @@ TEACHERS: dict[str, ShippedTeacher] = {
         labels="ImageNet's 1,000 classes",
         licence="Apache-2.0, Google and ML Illustrated",
         attribution="of the weights, with ImageNet's terms: NOTICE in the folder edgecmd/datasets/files",
-        default_of=frozenset({"objects", "rooms"}),
     ),
 }
 
@@ -350,7 +345,7 @@ def load_teacher(path: Path | None = None, *, data_set: str = "", name: str = ""
 
     Args:
         path: The file; None for one that ships, or that was built beside the data.
-        data_set: ``data.name``; sets without a teacher of their own get `DEFAULT`.
+        data_set: ``data.name``; its row names the teacher; empty for the default one.
         name: ``teacher.name``, a key of `TEACHERS` or ``module:factory``; empty for the one of the data set.
 
     Raises:
@@ -428,15 +423,8 @@ def check_rate(teacher: Teacher, rate_hz: int) -> Teacher:
 
 
 def default_teacher(data_set: str) -> str:
-    """Name of the shipped teacher that a data set has where none is named."""
-    return next((name for name, one in TEACHERS.items() if data_set in one.default_of), DEFAULT)
-
-
-def _is_built(data_set: str, name: str) -> bool:
-    """Whether the teacher is the one that was built beside the data set."""
-    return (
-        not name and data_set in COMMANDS and not any(data_set in one.default_of for one in TEACHERS.values())
-    )
+    """Name of the teacher that ships for a data set; empty where one was built beside it."""
+    return row_of(data_set).teacher if data_set else DEFAULT_TEACHER
 
 
 def teacher_file(data_set: str, name: str = "") -> tuple[Path, str, str]:
@@ -446,9 +434,10 @@ def teacher_file(data_set: str, name: str = "") -> tuple[Path, str, str]:
         ConfigError: No teacher of that name ships.
         DataError: The file is nowhere, or the set is one to be built and is not.
     """
-    if _is_built(data_set, name):
-        return *built_file(data_set, "teacher"), f"Build the set again with `{COMMANDS[data_set]}`."
-    row = choose(SETTING, name or default_teacher(data_set), TEACHERS)
+    chosen = name or default_teacher(data_set)
+    if not chosen:
+        return *built_file(data_set, "teacher"), f"Build the set again with `{DATA_SETS[data_set].build}`."
+    row = choose(SETTING, chosen, TEACHERS)
     return shipped_file(row.file), row.sha256, "Install edgecmd again."
 
 
@@ -456,9 +445,8 @@ def teacher_name(data_set: str, name: str = "") -> str:
     """What the teacher of `load_teacher` is called where no path names it."""
     if is_own(name):
         return f"{name}, code of your own"
-    if _is_built(data_set, name):
-        return f"built with the set {data_set}"
-    return f"{name or default_teacher(data_set)}, ships with edgecmd"
+    chosen = name or default_teacher(data_set)
+    return f"{chosen}, ships with edgecmd" if chosen else f"built with the set {data_set}"
 
 
 def recipe_text(settings: Mapping[str, object]) -> str:

@@ -10,10 +10,10 @@ import torch
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, choose
 from edgecmd.core.seeding import numpy_generator, torch_generator
+from edgecmd.data.anchors import procedural_images
 from edgecmd.data.pairs import Images, target_kind
 from edgecmd.data.problem import experiment
 from edgecmd.data.student_input import source_input
-from edgecmd.datasets.procedural import procedural_images
 from edgecmd.recipes.warm_start import drawings
 from export.profiles.table import Calibration
 

@@ -21,19 +21,19 @@ from edgecmd.core.errors import DataError, PrivacyError, choose
 from edgecmd.data.pairs import TARGET_KINDS, PairedData
 from edgecmd.data.user_files import images as image_files
 from edgecmd.data.user_files import sound_files as sound_files
+from edgecmd.data.user_files.csv_tables import canonical
 from edgecmd.data.user_files.decode import ArrayHeader, DecodeError, npz_arrays, npz_headers, npz_rows
-from edgecmd.data.user_files.depth_files import make_depth
 from edgecmd.data.user_files.halves import Half, half_kind, read_halves
 from edgecmd.data.user_files.images import (
     Sides,
     check_pair_aspect,
     check_size,
+    make_depth,
     sides_of,
     squeeze,
     to_grey,
     to_rgb,
 )
-from edgecmd.data.user_files.names import canonical
 from edgecmd.data.user_files.npz import RATE, is_depth, is_sound
 from edgecmd.data.user_files.pair_files import MEDIA, is_hidden
 from edgecmd.data.user_files.sound_files import FULL_SCALE, Recording, make_recording

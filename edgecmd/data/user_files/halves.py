@@ -14,13 +14,14 @@ import numpy as np
 from edgecmd.core.errors import DataError
 from edgecmd.data.pairs import PairedData, Targets
 from edgecmd.data.user_files.csv_tables import few
-from edgecmd.data.user_files.depth_files import make_depth, notes_on_depth
 from edgecmd.data.user_files.images import (
     Sides,
     check_pair_aspect,
     check_size,
     flatten_alpha,
     is_depth,
+    make_depth,
+    notes_on_depth,
     open_upright,
     read_image,
     squeeze,

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from edgecmd.catalogue.data_sets import DEFAULT_PUBLIC, PUBLIC_SETS, imported
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.duplicates import near_to
 from edgecmd.data.pairs import PublicSource, image_digests, input_shape, target_kind
+from edgecmd.data.user_files.csv_tables import few
 from edgecmd.data.user_files.halves import (
     Half,
     check_one_kind,
@@ -20,11 +22,9 @@ from edgecmd.data.user_files.halves import (
     stack_halves,
 )
 from edgecmd.data.user_files.images import Sides, sides_of
-from edgecmd.data.user_files.names import few
 from edgecmd.data.user_files.pair_files import files_by_id, target_files
 from edgecmd.data.user_files.sound_files import Recording
 from edgecmd.data.user_files.user_pairs import OwnPairs
-from edgecmd.datasets.emoji import SIDE, load_public
 from edgecmd.settings import DataConfig
 
 
@@ -116,7 +116,7 @@ def built_in_public(config: DataConfig, *, notes: list[str] | None = None) -> Pu
     """The built-in public set, for those who named none.
 
     Args:
-        config: ``source_side`` is used; `edgecmd.datasets.emoji.load_public` brings the pictures to it.
+        config: ``source_side`` is used; the pictures are brought to it.
         notes: Gets a sentence where they are enlarged.
 
     Raises:
@@ -128,13 +128,26 @@ def built_in_public(config: DataConfig, *, notes: list[str] | None = None) -> Pu
             " drawings that are in no pair); none come with edgecmd. Put them into public/ beside the pairs,"
             " or set data.public_path."
         )
-    if config.source_side > SIDE and notes is not None:
+    side = PUBLIC_SETS[DEFAULT_PUBLIC].side
+    if config.source_side > side and notes is not None:
         notes.append(
-            f"The built-in public pictures have {SIDE} pixels and are enlarged to {config.source_side}. For"
+            f"The built-in public pictures have {side} pixels and are enlarged to {config.source_side}. For"
             " sharp ones put public source pictures of your own into public/ beside the pairs, or set"
             " data.public_path."
         )
-    return load_public(image_size=config.source_side)
+    return load_shipped_public(DEFAULT_PUBLIC, config)
+
+
+def load_shipped_public(name: str, config: DataConfig) -> PublicSource:
+    """A public set that ships with edgecmd, brought to ``data.source_size``.
+
+    Args:
+        name: A key of `edgecmd.catalogue.data_sets.PUBLIC_SETS`.
+        config: ``source_side`` is used.
+    """
+    found = imported(PUBLIC_SETS[name].loader)(image_size=config.source_side)
+    assert isinstance(found, PublicSource)
+    return found
 
 
 def check_public(own: OwnPairs, public: PublicSource, problems: list[str]) -> None:

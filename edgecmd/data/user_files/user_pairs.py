@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Int
 
+from edgecmd.catalogue.data_sets import data_set
 from edgecmd.core.errors import ConfigError, DataError, choose, nearest
 from edgecmd.core.text import counted
 from edgecmd.data.constants import constant_inputs, constant_parts, constant_rows, refuse_constant
@@ -238,7 +239,7 @@ def _by_concept(own: OwnPairs, config: DataConfig, copies: Alike) -> tuple[Rows,
 
 def _followed(own: OwnPairs, config: DataConfig) -> str:
     """What a split by concept follows, a key of `WAYS_OUT`: a user has a column, a public set its own."""
-    if config.name != "folder":
+    if not data_set(config.name).users_own:
         return "set"
     return "concept" if "concept" in own.columns else "id"
 

@@ -11,10 +11,11 @@ from PIL import Image
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.near_duplicates import looks_known
 from edgecmd.data.pairs import target_kind
-from edgecmd.data.user_files.depth_files import Ruler, make_depth, to_millimetres
 from edgecmd.data.user_files.downsample import cells, majority, median_of_measured
-from edgecmd.data.user_files.folder import check_folder, load_folder, load_pairs
+from edgecmd.data.user_files.folder import load_folder
+from edgecmd.data.user_files.images import Ruler, make_depth, to_millimetres
 from edgecmd.settings import DataConfig
+from tests.user_files import check_folder, read_pairs
 
 NUM, SIDE = 30, 16
 
@@ -154,8 +155,8 @@ class TestFolder:
         ):
             assert text in problems
 
-    def test_device_reads_the_same(self, folder: Path):
-        pairs = load_pairs(folder, config(folder))
+    def test_a_split_keeps_what_was_read(self, folder: Path):
+        pairs = read_pairs(folder, config(folder))
         whole = load_folder(config(folder))
         assert np.array_equal(pairs.target[int(whole.train_ids[0][1:])], whole.train.target[0])
 
@@ -175,7 +176,7 @@ class TestArchive:
     def test_depth(self, tmp_path: Path, axis: bool):
         target = np.stack([depth_map(index) for index in range(NUM)])
         path = self.write(tmp_path / "pairs.npz", target[..., None] if axis else target)
-        pairs = load_pairs(path, config(path, depth_scale_mm=2.0))
+        pairs = read_pairs(path, config(path, depth_scale_mm=2.0))
         expected = make_depth(target[3], ruler=Ruler(mm_per_unit=2.0), side=SIDE, name="")
         assert np.array_equal(pairs.target[3], expected)
 
