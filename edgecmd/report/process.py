@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 
+from edgecmd.catalogue.data_sets import DATA_SETS
 from edgecmd.data.partition import PARTITIONS
 from edgecmd.report import scores
 from edgecmd.report.charts import loss_curve, partition_chart, validation_curve
