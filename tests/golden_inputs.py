@@ -92,7 +92,12 @@ def _npz(root: Path) -> None:
     np.savez(root / "depth.npz", target=_millimetres(5, NUM, SIDE, SIDE), **shared)
     waves = np.stack([_tone(row) for row in range(NUM)])
     np.savez(root / "waves.npz", target=waves, target_rate_hz=np.array(RATE_HZ), **shared)
-    # Every third pair has the source of the one before: several targets of one picture.
+    # Where depth teaches pictures, the public examples are of depth too, in a folder.
+    private = {key: value for key, value in shared.items() if key != "public"}
+    np.savez(root / "taught-by-depth.npz", target=_millimetres(5, NUM, SIDE, SIDE), **private)
+    for row in range(24):
+        _save(root / "public-depth" / f"q{row:02d}.png", _millimetres(8000 + row, SIDE, SIDE))
+    # Three pairs each share a source: several targets of one picture.
     doubled = dict(shared, source=shared["source"][np.arange(NUM) // 3 * 3])
     np.savez(root / "copies.npz", target=_noise(6, NUM, SIDE, SIDE), **doubled)
 
@@ -105,10 +110,10 @@ def _folders(root: Path) -> None:
             seed = 1000 * (place + 1) + row
             _save(folder / "source" / f"p{row:03d}.png", _noise(seed, 20, 24, 3))
             if kind == "pictures":
-                _save(folder / "target" / f"p{row:03d}.png", _noise(seed + 500, 32, 32))
-                _save(folder / "target_mask" / f"p{row:03d}.png", _noise(seed + 900, 32, 32) % 3)
+                _save(folder / "target" / f"p{row:03d}.png", _noise(seed + 500, 40, 48))
+                _save(folder / "target_mask" / f"p{row:03d}.png", _noise(seed + 900, 40, 48) % 3)
             elif kind == "depths":
-                _save(folder / "target" / f"p{row:03d}.png", _millimetres(seed + 500, 24, 32))
+                _save(folder / "target" / f"p{row:03d}.png", _millimetres(seed + 500, 40, 48))
             else:
                 _write_wav(folder / "target" / f"p{row:03d}.wav", _tone(row, seconds=0.3 + 0.01 * row))
         rows = [f"p{row:03d},owner-{row % 3},concept-{row // 2}" for row in range(NUM)]

@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -130,7 +131,6 @@ def pair_rows() -> dict[str, Row]:
         "folder-dense": ("data.path=in/pictures", *DENSE),
         "folder-depth": ("data.path=in/depths", "data.depth_scale_mm=0.2", "data.depth_max_m=0.9"),
         "folder-wave": ("data.path=in/sounds", *SOUND),
-        "reversed-depth": (*DEPTH, "data.reverse=true"),
         "ready-features": (
             "teacher.pair_features=in/ready.npz",
             "teacher.public_features=in/ready-public.npz",
@@ -153,12 +153,12 @@ def pair_rows() -> dict[str, Row]:
     rows["digits"] = _digits_row("digits", *SOUND)
     back = ("data.reverse=true", "data.image_size=32", "pretrain.architecture=gn-audio-teacher")
     rows["digits-reversed"] = _taught_row("digits-reversed", *DIGITS, *back, "data.clip_s=0.4")
-    rows["reversed-depth"] = _taught_row("reversed-depth", *DEPTH, "data.reverse=true", *PUBLIC_DEPTH)
+    rows["reversed-depth"] = _taught_row("reversed-depth", *BY_DEPTH)
     return rows
 
 
 DIGITS = ("data.name=digits", 'data.path=""')
-PUBLIC_DEPTH = ()
+BY_DEPTH = ("data.path=in/taught-by-depth.npz", "data.public_path=in/public-depth", "data.reverse=true")
 
 
 def _taught_row(name: str, *settings: str) -> Row:
@@ -269,8 +269,7 @@ def _resumed_row(name: str) -> Row:
         shutil.rmtree(scratch / "runs" / name / "checkpoints" / "round-000002")
         (scratch / "runs" / name / "student.safetensors").unlink()
 
-    moments = ("distill.keep_optimizer=true", "federation.strategy=fedadam", *("federation.server_tau=0.01",))
-    row = trained(name, *moments)
+    row = trained(name, "distill.keep_optimizer=true", "federation.strategy=fedadam")
     return Row(steps=[*row.steps, take_away, ["resume", f"runs/{name}"]], files=row.files)
 
 
@@ -283,7 +282,7 @@ def other_rows() -> dict[str, Row]:
     )
     audited = trained("audited", "privacy.mechanism=anchors", *PRIVATE)
     distance = ["--part", "test", "--batch-size", "3", "--bootstrap", "20", "--json"]
-    warm = ("distill.teacher_temperature=5", "distill.temperature=5")
+    warm = ("distill.teacher_temperature=5", "distill.temperature=5", "data.test_fraction=0.4")
     rows = {
         "pretrain": Row(steps=[["pretrain", "--out", "t.safetensors", *sets("t")]], files=("t.safetensors",)),
         "run": Row(steps=[run], files=tuple(f"runs/whole/{one}" for one in bundle)),
@@ -380,9 +379,7 @@ def make_table(names: Sequence[str], scratch: Path, *, jobs: int) -> dict[str, d
     def timed(name: str) -> dict[str, str]:
         start = time.monotonic()
         found = make_row(rows[name], scratch)
-        print(
-            f"{name}: {time.monotonic() - start:.1f} s {found.get('error', '')}", file=sys.stderr, flush=True
-        )
+        sys.stderr.write(f"{name}: {time.monotonic() - start:.1f} s {found.get('error', '')}\n")
         return found
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -391,47 +388,60 @@ def make_table(names: Sequence[str], scratch: Path, *, jobs: int) -> dict[str, d
 
 def differences(before: Mapping[str, Mapping[str, str]], after: Mapping[str, Mapping[str, str]]) -> list[str]:
     """A line for each hash of ``after`` that ``before`` has otherwise or lacks, and the other way round."""
-    lines = []
-    for name, row in after.items():
-        old = before.get(name, {})
-        for file in sorted({*old, *row}):
-            if old.get(file) != row.get(file):
-                lines.append(f"{name}: {file}: {old.get(file, 'none')[:16]} -> {row.get(file, 'none')[:16]}")
+    lines: list[str] = []
+    for name in [*before, *(name for name in after if name not in before)]:
+        old, new = before.get(name, {}), after.get(name, {})
+        lines += [
+            f"{name}: {file}: {old.get(file, 'none')[:16]} -> {new.get(file, 'none')[:16]}"
+            for file in sorted({*old, *new} - {"error"})
+            if old.get(file) != new.get(file)
+        ]
     return lines
+
+
+def report(table: Mapping[str, Any], *, against: Path | None, only: Sequence[str]) -> list[str]:
+    """A line for each row of ``table`` that failed, or differs from ``against`` among ``only``."""
+    lines = [f"{name}: {row['error']}" for name, row in table["rows"].items() if "error" in row]
+    if against is None:
+        return lines
+    before = json.loads(against.read_text())
+    if before["packages"] != table["packages"]:
+        lines.append(f"packages: {before['packages']} -> {table['packages']}")
+    wanted = {name: row for name, row in before["rows"].items() if name in only}
+    return lines + differences(wanted, table["rows"])
 
 
 def main() -> int:
     """Make the table, write it, hold it against another; 1 where a row failed or differs."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="write the table here; else, without --against, print it")
+    parser = argparse.ArgumentParser(description="Make a table of hashes of short runs.")
+    parser.add_argument("--out", type=Path, help="write the table here")
     parser.add_argument("--only", default="", help="names of rows, separated by commas")
     parser.add_argument("--against", type=Path, help="a table made before; rows that differ are printed")
     parser.add_argument("--jobs", type=int, default=1, help="rows at a time")
-    parser.add_argument(
-        "--keep", type=Path, help="a new folder for inputs and runs, kept; else a temporary one"
-    )
+    parser.add_argument("--keep", type=Path, help="a new folder for inputs and runs; else a temporary one")
     given = parser.parse_args()
-    names = given.only.split(",") if given.only else list(all_rows())
-    if unknown := set(names) - set(all_rows()):
-        parser.error(f"unknown rows: {', '.join(sorted(unknown))}; there are {', '.join(all_rows())}")
+    known = list(all_rows())
+    names = given.only.split(",") if given.only else known
+    if unknown := set(names) - set(known):
+        parser.error(f"unknown rows: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     with tempfile.TemporaryDirectory() as temporary:
-        scratch = given.keep or Path(temporary) / "golden"
+        scratch = (given.keep or Path(temporary) / "golden").resolve()
         rows = make_table(names, scratch, jobs=given.jobs)
     table = {"packages": {one: version(one) for one in PACKAGES}, "rows": rows}
-    text = json.dumps(table, indent=1) + "\n"
     if given.out:
-        given.out.write_text(text)
-    elif not given.against:
-        print(text, end="")
-    failed = [f"{name}: {row['error']}" for name, row in rows.items() if "error" in row]
-    lines = failed
-    if given.against:
-        before = json.loads(given.against.read_text())
-        if before["packages"] != table["packages"]:
-            lines.append(f"packages: {before['packages']} -> {table['packages']}")
-        wanted = {name: row for name, row in before["rows"].items() if name in names or not given.only}
-        lines += differences(wanted, {name: {} for name in wanted} | rows)
-        print("\n".join([*lines, f"{len(rows)} rows, {len(lines)} differences"]))
+        given.out.write_text(json.dumps(table, indent=1) + "\n")
+    if given.only:
+        compared = names
+    else:
+        compared = list(json.loads(given.against.read_text())["rows"]) if given.against else []
+    lines = report(table, against=given.against, only=compared)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent_s = used.ru_utime + used.ru_stime
+    lines_and_sum = [
+        *lines,
+        f"{len(rows)} rows, {len(lines)} failures or differences, {spent_s:.0f} s of CPU",
+    ]
+    sys.stdout.write("\n".join(lines_and_sum) + "\n")
     return 1 if lines else 0
 
 
