@@ -305,7 +305,6 @@ def other_rows() -> dict[str, Row]:
                 ]
             ],
             files=("runs/theory/theory.json",),
-            printed=True,
         ),
         "distance": Row(steps=[["distance", *distance, *sets("distance", *warm)]], printed=True),
         "audit": Row(
