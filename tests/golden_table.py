@@ -276,7 +276,8 @@ def _resumed_row(name: str) -> Row:
 def other_rows() -> dict[str, Row]:
     """Teachers, comparisons, theory, a whole run with its bundle, audits."""
     bundle = ("evaluation.json", "student.safetensors", "export/[!S]*")
-    run: Step = ["run", *sets("whole", "export.profiles=w8,fp32,w4,int8,dyn8", "evaluate.finetune=true")]
+    few = ("evaluate.finetune=true", "evaluate.num_labels=1", "evaluate.num_draws=1")
+    run: Step = ["run", *sets("whole", "export.profiles=w8,fp32,w4,int8", *few)]
     methods = (
         "cmc,l2,presimclr,central:cmc,supervised,supervised-all,scratch,teacher,teacher-source,untrained"
     )
