@@ -12,7 +12,7 @@ from edgecmd.config.file_settings import FILE_SETTINGS
 from edgecmd.config.reader import flatten, unflatten
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError, choose
-from edgecmd.data.pairs import TARGET_KINDS
+from edgecmd.data.modalities.table import modality_for, target_kinds
 from edgecmd.models.students import STUDENTS
 from edgecmd.settings import (
     DataConfig,
@@ -69,8 +69,8 @@ class Order:
         kind = self.config.data.target_kind
         if kind == "auto":
             front = choose("student.architecture", self.config.student.architecture, STUDENTS).front
-            kind = self.expected.get("target-kind", "wave" if front == "log-mel" else "grey")
-        choose("data.target_kind", kind, TARGET_KINDS)
+            kind = self.expected.get("target-kind", next(iter(modality_for(front).kinds)))
+        choose("data.target_kind", kind, target_kinds())
         return kind
 
 

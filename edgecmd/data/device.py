@@ -19,7 +19,8 @@ from edgecmd.core.devices import resolve_device
 from edgecmd.core.errors import PrivacyError
 from edgecmd.data.anchors import Anchors, AnchorSource, make_anchors
 from edgecmd.data.feature_cache import cached_features
-from edgecmd.data.pairs import Images, PairedData, PublicSource, Targets, target_kind
+from edgecmd.data.modalities.table import modality_of
+from edgecmd.data.pairs import Images, PairedData, PublicSource, Targets
 from edgecmd.data.problem import target_input
 from edgecmd.data.user_files.images import sides_of
 from edgecmd.data.user_files.public_images import read_public
@@ -63,10 +64,7 @@ class DeviceSources:
 
     def file_kind(self, config: RunConfig, kind: str) -> str:
         """Kind of what lies in ``target/``: of reversed pairs that is what the teacher takes."""
-        if not config.data.reverse:
-            return kind
-        shape = self.teacher.modality
-        return ("rgb" if self.teacher.in_channels == 3 else "grey") if shape == "image" else shape
+        return self.teacher.kind if config.data.reverse else kind
 
 
 def device_sources(config: RunConfig, *, teacher: str, public: str, cache: Path) -> DeviceSources:
@@ -137,7 +135,7 @@ def device_data(sources: DeviceSources, config: RunConfig, pairs: PairedData) ->
     return LocalData(
         target=target_input(config, pairs),
         teacher=torch.from_numpy(np.ascontiguousarray(features)).to(resolve_device(config.device)),
-        modality=target_kind(pairs.target),
+        modality=modality_of(pairs.target).name,
     )
 
 

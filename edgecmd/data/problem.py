@@ -22,11 +22,11 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.devices import resolve_device
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.progress import stage
-from edgecmd.data import student_input
 from edgecmd.data.anchors import AnchorSource, anchors_digest, make_anchors
 from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.feature_cache import cached_features
-from edgecmd.data.pairs import Images, PairedData, PublicSource, input_shape, kind_of, target_kind
+from edgecmd.data.modalities.table import input_shape, kind_of, modality_of
+from edgecmd.data.pairs import Images, PairedData, PublicSource
 from edgecmd.data.partition import partition
 from edgecmd.data.ready_features import Ready, Wanted, listed_orders, read_ready
 from edgecmd.models.place_features import Reduction, View, as_places, cached_maps, fit_reduction
@@ -146,7 +146,7 @@ def training_data(config: RunConfig, rows: np.ndarray) -> LocalData:
     return LocalData(
         target=target_input(config, pairs),
         teacher=training_features(config)[torch.from_numpy(rows)],
-        modality=target_kind(pairs.target),
+        modality=modality_of(pairs.target).name,
     )
 
 
@@ -187,7 +187,7 @@ def shares_features(whole: Experiment, config: RunConfig) -> bool:
 
 def target_input(config: RunConfig, pairs: PairedData) -> Float[Tensor, "num channels height width"]:
     """Targets of ``pairs`` as the student sees them."""
-    scaled = student_input.target_input(
+    scaled = modality_of(pairs.target).to_input(
         pairs.target, offset=config.data.target_offset, scale=config.data.target_scale
     )
     return scaled.to(resolve_device(config.device))

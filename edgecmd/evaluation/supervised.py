@@ -17,7 +17,7 @@ from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.core.statistics import SHARE, mean_interval
 from edgecmd.data.augment import augment
 from edgecmd.data.labelled import Labels
-from edgecmd.data.pairs import target_kind
+from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.problem import experiment, target_input
 from edgecmd.evaluation.metrics import draw_labels, known
 from edgecmd.losses import unit
@@ -136,7 +136,7 @@ def fit_classifier(
     )
     rows = numpy_generator(config.seed, "scratch-batches", client=draw)
     views = torch_generator(config.seed, "scratch-views", client=draw)
-    kind = target_kind(experiment(config.data).train.target)
+    kind = modality_of(experiment(config.data).train.target).name
     size = min(recipe.batch_size, len(target))
     model.train()
     for _ in range(recipe.num_steps):

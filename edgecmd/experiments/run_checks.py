@@ -37,14 +37,14 @@ def _choices(config: RunConfig) -> dict[str, Callable[[], object]]:
     from edgecmd.core.errors import choose
     from edgecmd.data.anchors import ANCHORS
     from edgecmd.data.experiment import LOADERS
-    from edgecmd.data.pairs import TARGET_KINDS
+    from edgecmd.data.modalities.table import target_kinds
     from edgecmd.data.partition import PARTITIONS
     from edgecmd.data.user_files.user_pairs import SPLITS
     from edgecmd.models.students import STUDENTS
     from edgecmd.training.distill import OBJECTIVES, OPTIMIZERS, SCHEDULES
     from server.strategies import BUILDERS
 
-    kinds = {"auto": 0, **TARGET_KINDS}
+    kinds = {"auto": 0, **target_kinds()}
     splits = SPLITS if config.data.name == "folder" else {config.data.split: None}
     return {
         "data.name": lambda: choose("data.name", config.data.name, LOADERS),

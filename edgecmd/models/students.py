@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgecmd.core.errors import ConfigError, choose
-from edgecmd.models.log_mel import LogMel
+from edgecmd.data.modalities.log_mel import LogMel
 
 # E[relu(x)^2] - E[relu(x)]^2 = (1 - 1/pi) / 2 for x ~ N(0, 1): this gain keeps the variance at 1.
 RELU_GAIN = math.sqrt(2.0 / (1.0 - 1.0 / math.pi))
@@ -170,7 +170,7 @@ class Student(nn.Module):
         self.projector = nn.Linear(2 * third, embedding_dim)
 
     def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
-        """Embed a batch of inputs, see `edgecmd.data.student_input.target_input`."""
+        """Embed a batch of inputs, see `edgecmd.data.modalities.table.target_input`."""
         features = self.trunk(self.front(image))
         pooled = torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)
         embedding: Tensor = self.projector(pooled)

@@ -22,8 +22,9 @@ from edgecmd.core.errors import ConfigError, DataError, choose, nearest
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.progress import tracked
 from edgecmd.core.tensors import load_weights, pack, require, unpack, whole_number
-from edgecmd.data.pairs import Targets, input_shape, target_kind
-from edgecmd.data.student_input import source_input
+from edgecmd.data.modalities.image import IMAGE
+from edgecmd.data.modalities.table import MODALITIES, input_shape, modality_of, source_input
+from edgecmd.data.pairs import Targets
 from edgecmd.datasets.built import COMMANDS, built_file
 from edgecmd.datasets.shipped import shipped_file
 from edgecmd.models import efficientnet
@@ -49,8 +50,6 @@ TEACHERS: dict[str, StudentSpec | PhotographSpec] = {
     "gn-audio-teacher": StudentSpec(family="gn", widths=(32, 64, 128), front="log-mel"),
     efficientnet.NAME: PhotographSpec(input_side=192),
 }
-# Modality of the source -> what its teachers have before the convolutions.
-FRONT_OF = {"wave": "log-mel"}
 # Teachers that ship with edgecmd, by `teacher.name`: file and its SHA-256.
 IMAGENET = "imagenet"
 # In the recipe of a teacher of recordings.
@@ -105,12 +104,11 @@ def check_architecture(architecture: str, source: Targets) -> None:
         ConfigError: With the teachers that suit the source.
     """
     spec = choose("pretrain.architecture", architecture, TEACHERS)
-    modality = target_kind(source, name="source")
-    front = FRONT_OF.get(modality, "none")
-    if spec.front != front:
-        allowed = ", ".join(name for name, one in TEACHERS.items() if one.front == front)
+    modality = modality_of(source, name="source")
+    if spec.front != modality.front:
+        allowed = ", ".join(name for name, one in TEACHERS.items() if one.front == modality.front)
         raise ConfigError(
-            f"pretrain.architecture={architecture!r} does not take a source of modality {modality!r}."
+            f"pretrain.architecture={architecture!r} does not take a source of modality {modality.name!r}."
             f" Allowed: {allowed}."
         )
 
@@ -120,11 +118,11 @@ class Teacher:
     """A frozen encoder with what identifies it.
 
     Attributes:
-        network: Encoder in evaluation mode; takes `edgecmd.data.student_input.source_input`.
+        network: Encoder in evaluation mode; takes `edgecmd.data.modalities.table.source_input`.
         embedding_dim: Dimension of its feature, D.
         sha256: Of the file it came from.
         recipe: How it was made, as the file's metadata says.
-        modality: What it sees, a key of `edgecmd.data.pairs.TARGETS`.
+        modality: What it sees, a key of `edgecmd.data.modalities.table.MODALITIES`.
         in_channels: Channels of that.
     """
 
@@ -132,13 +130,18 @@ class Teacher:
     embedding_dim: int
     sha256: str
     recipe: Mapping[str, str]
-    modality: str = "image"
+    modality: str = IMAGE.name
     in_channels: int = 3
+
+    @property
+    def kind(self) -> str:
+        """Kind of what it takes, as `edgecmd.data.modalities.table.target_kinds` has it."""
+        return MODALITIES[self.modality].kind(self.in_channels)
 
     @property
     def sees_colour(self) -> bool:
         """Whether it takes RGB pictures."""
-        return (self.modality, self.in_channels) == ("image", 3)
+        return self.kind == "rgb"
 
     @torch.no_grad()
     def embed(self, source: Targets, *, batch_size: int = 256) -> Float[np.ndarray, "num dim"]:
@@ -147,7 +150,7 @@ class Teacher:
         Raises:
             ConfigError: ``source`` is of another modality than the teacher was trained on.
         """
-        found = (target_kind(source, name="source"), input_shape(source)[0])
+        found = (modality_of(source, name="source").name, input_shape(source)[0])
         if found != (self.modality, self.in_channels):
             raise ConfigError(
                 f"The teacher takes {self.modality!r} of {self.in_channels} channels, but it is shown"
@@ -203,6 +206,12 @@ def load_teacher(path: Path | None = None, *, data_set: str = "", name: str = ""
             f"{file} holds a teacher of the architecture {architecture[:40]!r}."
             f" {nearest(architecture, TEACHERS)} {advice}"
         )
+    modality = recipe.get("modality", IMAGE.name)
+    if modality not in MODALITIES:
+        raise DataError(
+            f"{file} holds a teacher of the modality {modality[:40]!r}. {nearest(modality, MODALITIES)}"
+            f" {advice}"
+        )
     dim = whole_number(recipe, "embedding_dim", path=file, advice=advice)
     channels = whole_number({"in_channels": "3"} | recipe, "in_channels", path=file, advice=advice)
     network = build_teacher(
@@ -221,7 +230,7 @@ def load_teacher(path: Path | None = None, *, data_set: str = "", name: str = ""
         embedding_dim=dim,
         sha256=digest,
         recipe=recipe,
-        modality=recipe.get("modality", "image"),
+        modality=modality,
         in_channels=channels,
     )
 
@@ -237,7 +246,7 @@ def check_rate(teacher: Teacher, rate_hz: int) -> Teacher:
         ConfigError: With both rates.
     """
     own = teacher.recipe.get(RATE, str(rate_hz))
-    if teacher.modality == "wave" and own != str(rate_hz):
+    if MODALITIES[teacher.modality].has_rate and own != str(rate_hz):
         raise ConfigError(
             f"data.sampling_rate_hz={rate_hz}, but the teacher was trained on recordings of {own[:20]} Hz."
             " Set the same rate, or train one with `edgecmd pretrain` and these settings."

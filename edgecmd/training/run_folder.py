@@ -16,13 +16,11 @@ from edgecmd.core.errors import ConfigError, DataError, choose, nearest
 from edgecmd.core.files import json_bytes, write_bytes_atomically, write_files_atomically
 from edgecmd.core.seeding import torch_generator
 from edgecmd.core.tensors import load_weights, pack, require, unpack, whole_number
-from edgecmd.data.pairs import input_shape, target_kind
+from edgecmd.data.modalities.table import input_shape, modality_of
 from edgecmd.data.problem import experiment, public_anchors
 from edgecmd.models.students import STUDENTS, Student, build_student
 from edgecmd.training.places import check_loss
 
-# Modality of the target -> what its students have before the convolutions.
-FRONT_OF = {"wave": "log-mel"}
 PACKAGES = ("edgecmd", "torch", "flwr", "numpy", "onnx", "onnxruntime", "scikit-learn", "safetensors")
 
 
@@ -113,22 +111,24 @@ def new_student(config: RunConfig) -> Student:
 
 
 def check_modality(config: RunConfig) -> None:
-    """Refuse a student of pictures for recordings, and the other way round.
+    """Refuse a student that lacks what the target's modality needs, or has what another needs.
 
     Raises:
         ConfigError: With the students that suit the target.
     """
     spec = choose("student.architecture", config.student.architecture, STUDENTS)
-    modality = target_kind(experiment(config.data).train.target)
-    front = FRONT_OF.get(modality, "none")
+    modality = modality_of(experiment(config.data).train.target)
     if spec.decoder:
         check_loss(config.distill.loss)
-    if spec.front != front:
-        what = "recordings" if modality == "wave" else "pictures"
-        allowed = ", ".join(name for name, one in STUDENTS.items() if one.front == front)
+    if spec.front != modality.front or (spec.decoder and modality.motion is None):
+        allowed = ", ".join(
+            name
+            for name, one in STUDENTS.items()
+            if one.front == modality.front and (modality.motion or not one.decoder)
+        )
         raise ConfigError(
             f"student.architecture={config.student.architecture!r} does not take the targets of"
-            f" data.name={config.data.name!r}, which are {what}. Allowed: {allowed}."
+            f" data.name={config.data.name!r}, which are {modality.nouns}. Allowed: {allowed}."
         )
 
 

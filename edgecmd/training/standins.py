@@ -12,10 +12,9 @@ from torch import Tensor
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.seeding import numpy_generator, torch_generator
-from edgecmd.data.augment import augment_target
-from edgecmd.data.pairs import target_kind
+from edgecmd.data.modalities.image import augment_image
+from edgecmd.data.modalities.table import modality_of, source_input
 from edgecmd.data.problem import experiment
-from edgecmd.data.student_input import source_input
 from edgecmd.training.run_folder import student_channels
 from edgecmd.training.warm_start import drawings
 
@@ -32,11 +31,11 @@ def public_inputs(
     Raises:
         ConfigError: Targets are no pictures, of which public pictures could be made.
     """
-    kind = target_kind(experiment(config.data).train.target)
-    if kind != "image":
+    modality = modality_of(experiment(config.data).train.target)
+    if not modality.is_drawn:
         raise ConfigError(
-            f"data.name={config.data.name!r} has targets of modality {kind!r}; public pictures stand in for"
-            " pictures alone."
+            f"data.name={config.data.name!r} has targets of modality {modality.name!r}; public pictures"
+            " stand in for pictures alone."
         )
     images = source_input(experiment(config.data).public.pictures(use="A stand-in for targets"))
     channels, size = student_channels(config), config.data.image_size
@@ -46,6 +45,6 @@ def public_inputs(
     def sample(num: int) -> Tensor:
         index = torch.from_numpy(rows.integers(0, len(images), num))
         target = drawings(images[index], size=size, channels=channels, generator=coins)
-        return augment_target(target, strength=config.distill.augment, generator=coins)
+        return augment_image(target, strength=config.distill.augment, generator=coins)
 
     return sample

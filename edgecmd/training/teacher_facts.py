@@ -13,7 +13,9 @@ import numpy as np
 from PIL import Image
 
 from edgecmd.config.schema import RunConfig
-from edgecmd.data.pairs import Targets, target_kind
+from edgecmd.data.modalities.image import IMAGE
+from edgecmd.data.modalities.table import modality_of
+from edgecmd.data.pairs import Targets
 from edgecmd.data.problem import experiment, ready_pairs, teacher_of
 from edgecmd.data.ready_features import Ready
 from edgecmd.datasets.catalogue import SHIPPED_TEACHERS
@@ -86,7 +88,7 @@ def teacher_warnings(config: RunConfig) -> list[str]:
     if shipped_name(config) != ICONS or config.data.name in DRAWN:
         return []
     source = experiment(config.data).train.source
-    if target_kind(source, name="source") != "image":
+    if modality_of(source, name="source") is not IMAGE:
         return []
     if config.data.name in OPEN and flat_share(source) >= FLAT:
         return []

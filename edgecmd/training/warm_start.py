@@ -17,10 +17,10 @@ from edgecmd import losses
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.seeding import numpy_generator, torch_generator
-from edgecmd.data.augment import augment_target, outlines, two_tones
-from edgecmd.data.pairs import target_kind
+from edgecmd.data.augment import outlines, two_tones
+from edgecmd.data.modalities.image import augment_image
+from edgecmd.data.modalities.table import modality_of, source_input
 from edgecmd.data.problem import experiment, public_features
-from edgecmd.data.student_input import source_input
 from edgecmd.models.students import Student, refuse_dense
 from edgecmd.training.distill import learning_rate_at, make_optimizer, mean_gradient
 from edgecmd.training.run_folder import new_student
@@ -51,10 +51,11 @@ def warm_start(config: RunConfig, *, num_steps: int, progress: Progress | None =
         Reads public images, the teacher and settings; no pair and no label.
     """
     whole = experiment(config.data)
-    if target_kind(whole.train.target) == "wave":
+    modality = modality_of(whole.train.target)
+    if modality.from_pictures is None:
         raise ConfigError(
-            f"data.name={config.data.name!r} has recordings: no public picture can stand in for one. Leave"
-            " student.path empty."
+            f"data.name={config.data.name!r} has {modality.nouns}: no public picture can stand in for one."
+            " Leave student.path empty."
         )
     refuse_dense(config.student.architecture, what="A warm start")
     student, public = new_student(config), whole.public
@@ -70,7 +71,7 @@ def warm_start(config: RunConfig, *, num_steps: int, progress: Progress | None =
             group["lr"] = learning_rate_at(config.distill, step=step, total_steps=num_steps)
         index = torch.from_numpy(rows.integers(0, len(images), BATCH_SIZE))
         target = drawings(images[index], size=config.data.image_size, channels=channels, generator=coins)
-        view = augment_target(target, strength=config.distill.augment, generator=coins)
+        view = augment_image(target, strength=config.distill.augment, generator=coins)
         optimizer.zero_grad()
         loss = losses.cmc(student(view), features[index], temperature=config.distill.temperature)
         value = mean_gradient(loss)
@@ -86,7 +87,7 @@ def drawings(
     """Outlines, or for one in five two tones, as ink (2) on white (0): what a drawing's input looks like.
 
     Args:
-        image_BCHW: RGB images scaled by `edgecmd.data.student_input.source_input`.
+        image_BCHW: RGB images scaled by `edgecmd.data.modalities.table.source_input`.
         size: Side of the result.
         channels: Channels of the result, all equal.
         generator: Source of randomness.
