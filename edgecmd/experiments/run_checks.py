@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecmd.config.schema import RunConfig
-from edgecmd.core.errors import DataError, EdgecmdError
+from edgecmd.core.errors import ConfigError, DataError, EdgecmdError
 
 if TYPE_CHECKING:
     from edgecmd.data.experiment import Experiment
@@ -256,7 +256,13 @@ def notes_in_short(whole: "Experiment", config: RunConfig) -> list[str]:
     """The same for a plan: copies are counted and not named."""
     from edgecmd.data.duplicates import duplicate_summary
 
-    return [*whole.notes, *_constant(whole, config), *duplicate_summary(whole), *_masked(whole, config)]
+    return [
+        *whole.notes,
+        *_constant(whole, config),
+        *duplicate_summary(whole),
+        *_masked(whole, config),
+        *_not_exported(whole, config),
+    ]
 
 
 def _masked(whole: "Experiment", config: RunConfig) -> list[str]:
@@ -268,6 +274,19 @@ def _masked(whole: "Experiment", config: RunConfig) -> list[str]:
         if shares_features(whole, config)
         else []
     )
+
+
+def _not_exported(whole: "Experiment", config: RunConfig) -> list[str]:
+    """Why the student will not be exported, where its modality has no front end yet."""
+    from edgecmd.data.modalities.table import modality_of
+    from edgecmd.models.students import is_dense
+    from export.graph.frontends import front_end_of
+
+    try:
+        front_end_of(modality_of(whole.train.target), dense=is_dense(config.student.architecture))
+    except ConfigError as error:
+        return [str(error)]
+    return []
 
 
 def refuse(config: RunConfig) -> None:

@@ -60,7 +60,9 @@ def augment_image(image_BCHW: Batch, *, strength: float, generator: torch.Genera
     return moved_views(image_BCHW, MOTION, strength=strength, generator=generator)
 
 
-def from_pictures(image_B3HW: Batch, channels: int, *, offset: float, scale: float) -> Batch:
+def from_pictures(
+    image_B3HW: Float[Tensor, "batch 3 height width"], channels: int, *, offset: float, scale: float
+) -> Float[Tensor, "batch _ height width"]:
     """Public pictures in channels and scaling of the target: colours, or the mean of the three in each."""
     seen = image_B3HW
     if channels != 3:

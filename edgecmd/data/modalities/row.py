@@ -8,7 +8,7 @@ Shapes: N examples, B batch, C channels, H height, W width.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ Look = Callable[[Stored, Rows], Signature]
 Degradation = Callable[[Stored, float, np.random.Generator], Stored]
 
 
+@runtime_checkable
 class StoredShape(Protocol):
     """Shape of one stored example."""
 
@@ -36,6 +37,7 @@ class StoredShape(Protocol):
         """Its axes behind N."""
 
 
+@runtime_checkable
 class ToInput(Protocol):
     """Stored numbers to the student's input; ``offset`` and ``scale`` are ``data.target_*``."""
 
@@ -45,6 +47,7 @@ class ToInput(Protocol):
         """The input, float32."""
 
 
+@runtime_checkable
 class View(Protocol):
     """Views of a batch of inputs, drawn from ``generator`` alone; ``strength`` 0 leaves it as it is."""
 
@@ -52,13 +55,23 @@ class View(Protocol):
         """A batch of the same shape; each row's view is independent of the others."""
 
 
+@runtime_checkable
 class FromPictures(Protocol):
     """Public RGB pictures, scaled as a teacher sees them, (B, 3, H, W), as inputs of so many channels."""
 
-    def __call__(self, image_B3HW: Batch, channels: int, /, *, offset: float, scale: float) -> Batch:
+    def __call__(
+        self,
+        image_B3HW: Float[Tensor, "batch 3 height width"],
+        channels: int,
+        /,
+        *,
+        offset: float,
+        scale: float,
+    ) -> Float[Tensor, "batch _ height width"]:
         """A batch of the same sides."""
 
 
+@runtime_checkable
 class DegradationAtRate(Protocol):
     """A degradation of what has a sampling rate."""
 
