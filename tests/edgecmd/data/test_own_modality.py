@@ -1,10 +1,11 @@
 """A modality of one's own, movements of a wrist, added by one row: through settings to a report.
 
-What it brings stands in this file: how a movement is stored, seen, varied, shown, compared and degraded. The
-data set is a row too, because no reader of files knows movements.
+The row stands in docs/extending.md: how a movement is stored, seen, varied, shown and compared. The data set
+is a row too, because no reader of files knows movements.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ from edgecmd.data.constants import constant_notes
 from edgecmd.data.duplicates import near_groups
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.modalities.row import Modality
-from edgecmd.data.modalities.signature import Signature
 from edgecmd.data.modalities.table import (
     MODALITIES,
     as_pictures,
@@ -37,52 +37,26 @@ from edgecmd.settings import DataConfig
 from tests.command_line import run
 
 AXES, SAMPLES, PAIRS, SIDE = 3, 32, 60, 16
-LARGEST = 1000.0
 
 
-def seen(movement_NTA: np.ndarray) -> torch.Tensor:
-    """(N, A, 1, T): a line of one pixel height with a channel an axis."""
-    shares = np.ascontiguousarray(movement_NTA.astype(np.float32) / LARGEST)
-    return torch.from_numpy(shares).permute(0, 2, 1)[:, :, None].contiguous()
+def documented() -> Modality:
+    """The row of docs/extending.md, with a degradation."""
+    page = (Path(__file__).parents[3] / "docs" / "extending.md").read_text(encoding="utf-8")
+    code = page.split("## A modality", 1)[1].split("```python\n", 1)[1].split("```", 1)[0]
+    names: dict[str, object] = {}
+    exec(compile(code, "docs/extending.md", "exec"), names)
+    row = names["IMU"]
+    assert isinstance(row, Modality)
+    return replace(row, degradations={"coarse": coarse})
 
 
-def louder(batch: torch.Tensor, *, strength: float, generator: torch.Generator) -> torch.Tensor:
-    """Each movement up to a tenth stronger or weaker."""
-    gain = 1.0 + 0.1 * strength * (2.0 * torch.rand(len(batch), generator=generator) - 1.0)
-    return batch * gain.to(batch)[:, None, None, None]
+def coarse(stored: np.ndarray, level: float, _: np.random.Generator) -> np.ndarray:
+    """In steps of up to 100."""
+    step = round(1 + 99 * level)
+    return stored // step * step
 
 
-def drawn(movement_NTA: np.ndarray) -> np.ndarray:
-    """A row of pixels an axis."""
-    grey = np.clip(127.5 + 127.5 * movement_NTA / LARGEST, 0, 255)
-    return np.rint(grey).astype(np.uint8).transpose(0, 2, 1)[..., None]
-
-
-def numbers(movement_NTA: np.ndarray, rows: np.ndarray) -> Signature:
-    """All numbers in units of ten: near-equal ones differ by at most one unit."""
-    values = movement_NTA[rows].reshape(len(rows), -1).astype(np.float32) / 10.0
-    return Signature(values=values, contrast=np.linalg.norm(values, axis=1).astype(np.float64))
-
-
-IMU = Modality(
-    name="imu",
-    noun="movement",
-    nouns="movements",
-    dtype=np.int16,
-    rank=3,
-    allowed="int16 of shape (num, samples, axes)",
-    kinds={"imu": AXES},
-    input_shape=lambda stored: (stored.shape[2], 1, stored.shape[1]),
-    size=lambda shape: f"{shape[2]} samples of {shape[0]} axes",
-    stored_shape=lambda channels, samples, **_: (samples, channels),
-    to_input=lambda stored, **_: seen(stored),
-    view=louder,
-    as_pictures=drawn,
-    is_constant=lambda stored: (stored == stored[:, :1]).all(axis=(1, 2)),
-    constant_words="at rest",
-    looks=(numbers,),
-    degradations={"coarse": lambda stored, level, _: stored // round(1 + 99 * level) * round(1 + 99 * level)},
-)
+IMU = documented()
 
 
 def movements(num: int, *, seed: int = 0) -> np.ndarray:
@@ -149,8 +123,13 @@ def test_arrays_tell_that_they_are_movements() -> None:
 
 def test_the_house_asks_the_row() -> None:
     target = movements(4)
-    view = augment("imu", seen(target), strength=1.0, generator=torch.Generator().manual_seed(0))
-    ratio = view / seen(target)
+    view = augment(
+        "imu",
+        IMU.to_input(target, offset=0.0, scale=1.0),
+        strength=1.0,
+        generator=torch.Generator().manual_seed(0),
+    )
+    ratio = view / IMU.to_input(target, offset=0.0, scale=1.0)
     assert 0.89 < ratio.nanmean().item() < 1.11
     assert as_pictures(target).shape == (4, AXES, SAMPLES, 1)
     target[1], target[2], target[3] = target[0], target[0] + 5, 7
@@ -158,12 +137,12 @@ def test_the_house_asks_the_row() -> None:
     assert near_groups(target).tolist() == [0, 0, 0, 1]
     pictures = np.random.default_rng(0).integers(0, 256, (4, SIDE, SIDE, 3), dtype=np.uint8)
     assert constant_notes(PairedData(source=pictures, target=target)) == [
-        "1 of 4 movements of target/ are at rest: nothing can be learnt of them, and in a test they can only be"
-        " guessed."
+        "1 of 4 movements of target/ are at rest: nothing can be learnt of them, and in a test they can only"
+        " be guessed."
     ]
     assert gap_names(IMU) == ("coarse", MISMATCH)
-    coarse = degrade(target, gap="coarse", level=1.0, generator=np.random.default_rng(0))
-    assert set(np.unique(coarse % 100)) == {0}
+    made = degrade(target, gap="coarse", level=1.0, generator=np.random.default_rng(0))
+    assert set(np.unique(made % 100)) == {0}
     with pytest.raises(ConfigError, match="Allowed: depth, image"):
         motion_of("imu")
 
