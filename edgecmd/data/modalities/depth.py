@@ -115,7 +115,6 @@ def quantise(target: Stored, level: float, _: np.random.Generator) -> Stored:
 DEPTH = Modality(
     name="depth",
     noun="depth map",
-    nouns="depth maps",
     dtype=np.uint16,
     rank=4,
     allowed="uint16 millimetres of shape (num, height, width, 1), 0 where nothing was measured",

@@ -172,7 +172,6 @@ def _size(shape: InputShape) -> str:
 IMAGE = Modality(
     name="image",
     noun="picture",
-    nouns="pictures",
     dtype=np.uint8,
     rank=4,
     allowed="uint8 of shape (num, height, width, channels)",

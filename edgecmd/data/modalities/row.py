@@ -79,6 +79,11 @@ class DegradationAtRate(Protocol):
         """Examples of the same type and shape."""
 
 
+def size_in_numbers(shape: InputShape) -> str:
+    """Sides of an input in words."""
+    return " x ".join(map(str, shape))
+
+
 def equal_to_one(test: Stored, train: Stored) -> Bool[np.ndarray, " num"]:
     """Which of ``test`` equal one of ``train`` to the byte, (N,).
 
@@ -96,7 +101,6 @@ class Modality:
     Attributes:
         name: Its key in `MODALITIES`, in settings and in files of teachers.
         noun: What a message calls one example.
-        nouns: What a message calls several.
         dtype: Of stored examples.
         rank: Axes of stored examples, N among them.
         allowed: What an error says of type and shape.
@@ -119,7 +123,8 @@ class Modality:
         as_pictures: Examples as pictures for people, uint8, (N, H, W, C).
         is_constant: Which examples say nothing, (N,).
         constant_words: What a message says of these.
-        looks: When two examples are near-equal: where one of these signatures says so.
+        looks: When two examples are near-equal: where one of these signatures says so. Equal
+            ones are, without any.
         looks_known: Which of some test examples are no news after training examples, (N,).
         degradations: What widens the gap of the theory, by name.
         degradations_at_rate: The same of those that need the sampling rate.
@@ -133,14 +138,13 @@ class Modality:
 
     name: str
     noun: str
-    nouns: str
     dtype: type
     rank: int
     allowed: str
     has_form: Callable[[np.ndarray], bool] = lambda _: True
     kinds: Mapping[str, int]
     input_shape: Callable[[np.ndarray], InputShape]
-    size: Callable[[InputShape], str]
+    size: Callable[[InputShape], str] = size_in_numbers
     stored_shape: StoredShape
     to_input: ToInput
     view: View
@@ -152,7 +156,7 @@ class Modality:
     as_pictures: Callable[[Stored], Pictures]
     is_constant: Callable[[Stored], Bool[np.ndarray, " num"]]
     constant_words: str
-    looks: tuple[Look, ...]
+    looks: tuple[Look, ...] = ()
     looks_known: Callable[[Stored, Stored], Bool[np.ndarray, " num"]] = equal_to_one
     degradations: Mapping[str, Degradation] = field(default_factory=dict)
     degradations_at_rate: Mapping[str, DegradationAtRate] = field(default_factory=dict)
@@ -161,6 +165,11 @@ class Modality:
     reader: str = ""
     front_end: str = ""
     dense_front_end: str = ""
+
+    @property
+    def nouns(self) -> str:
+        """What a message calls several examples."""
+        return f"{self.noun}s"
 
     def takes(self, stored: np.ndarray) -> bool:
         """Whether an array is of this modality: by its type, its axes, and no value of it."""

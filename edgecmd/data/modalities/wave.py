@@ -218,7 +218,6 @@ def _as_wave(wave: np.ndarray, like: Stored) -> Stored:
 WAVE = Modality(
     name="wave",
     noun="recording",
-    nouns="recordings",
     dtype=np.int16,
     rank=2,
     allowed="int16 samples of shape (num, samples)",

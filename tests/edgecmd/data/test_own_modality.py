@@ -19,6 +19,7 @@ from edgecmd.data.constants import constant_notes
 from edgecmd.data.duplicates import near_groups
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.modalities.row import Modality
+from edgecmd.data.modalities.signature import Signature
 from edgecmd.data.modalities.table import (
     MODALITIES,
     as_pictures,
@@ -40,20 +41,26 @@ AXES, SAMPLES, PAIRS, SIDE = 3, 32, 60, 16
 
 
 def documented() -> Modality:
-    """The row of docs/extending.md, with a degradation."""
+    """The row of docs/extending.md, with a degradation and a look."""
     page = (Path(__file__).parents[3] / "docs" / "extending.md").read_text(encoding="utf-8")
     code = page.split("## A modality", 1)[1].split("```python\n", 1)[1].split("```", 1)[0]
     names: dict[str, object] = {}
     exec(compile(code, "docs/extending.md", "exec"), names)
     row = names["IMU"]
     assert isinstance(row, Modality)
-    return replace(row, degradations={"coarse": coarse})
+    return replace(row, degradations={"coarse": coarse}, looks=(numbers,))
 
 
 def coarse(stored: np.ndarray, level: float, _: np.random.Generator) -> np.ndarray:
     """In steps of up to 100."""
     step = round(1 + 99 * level)
     return stored // step * step
+
+
+def numbers(stored: np.ndarray, rows: np.ndarray) -> Signature:
+    """Near-equal movements differ by at most 1 in each number: by ten units."""
+    values = stored[rows].reshape(len(rows), -1).astype(np.float32) / 10
+    return Signature(values=values, contrast=np.linalg.norm(values, axis=1).astype(float))
 
 
 IMU = documented()
