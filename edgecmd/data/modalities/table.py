@@ -44,8 +44,9 @@ def target_kinds() -> dict[str, Modality]:
 
 
 def modality_for(front: str) -> Modality:
-    """The first modality whose students have ``front`` before the convolutions."""
-    return next(one for one in MODALITIES.values() if one.front == front)
+    """The first modality whose students have ``front`` before the convolutions; without any, the first."""
+    every = list(MODALITIES.values())
+    return next((one for one in every if one.front == front), every[0])
 
 
 def motion_of(modality: str) -> Motion:
