@@ -1,16 +1,16 @@
 """One object for sampler, clip, noise, sensitivity, relation and cost, so that they cannot disagree."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Protocol, runtime_checkable
 
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError, choose
 from edgecmd.models.students import is_dense
 from edgecmd.privacy.accounting import Spending, calibrate, check_accountant, total_epsilon
 from edgecmd.privacy.mechanisms import MECHANISMS, Mechanism
 from edgecmd.privacy.step.gradients import ENGINES
-from edgecmd.settings import AUTO_LOSSES
+from edgecmd.settings import AUTO_LOSSES, DistillConfig, FederationConfig, PrivacyConfig, StudentConfig
 
 RELATIONS = {
     "pair": "add or remove one pair of one client",
@@ -20,6 +20,33 @@ SAMPLERS = {"poisson": "Poisson, coins kept secret", "none": "no amplification b
 # Losses of a pair alone that no mechanism of this package clips.
 SEPARATE = frozenset({"seed"})
 LINEAR = ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi")
+
+
+@runtime_checkable
+class Asked(Protocol):
+    """The sections of a run's settings that a plan follows from."""
+
+    @property
+    def privacy(self) -> PrivacyConfig: ...  # noqa: D102
+
+    @property
+    def distill(self) -> DistillConfig: ...  # noqa: D102
+
+    @property
+    def federation(self) -> FederationConfig: ...  # noqa: D102
+
+    @property
+    def student(self) -> StudentConfig: ...  # noqa: D102
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sections:
+    """`Asked` by itself, for a plan without a run."""
+
+    privacy: PrivacyConfig
+    distill: DistillConfig
+    federation: FederationConfig
+    student: StudentConfig = field(default_factory=StudentConfig)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +140,7 @@ def _releases(sampling: str, steps: int, num_bins: int) -> int:
 
 
 @lru_cache(maxsize=32)
-def make_plan(config: RunConfig) -> PrivacyPlan | None:
+def make_plan(config: Asked) -> PrivacyPlan | None:
     """The plan of a run; None where ``privacy.mechanism`` is ``none``.
 
     Raises:
@@ -166,7 +193,7 @@ def make_plan(config: RunConfig) -> PrivacyPlan | None:
     return plan
 
 
-def _noise(config: RunConfig, *, rate: float, steps: int, num_bins: int) -> float:
+def _noise(config: Asked, *, rate: float, steps: int, num_bins: int) -> float:
     settings = config.privacy
     if settings.noise_multiplier:
         return settings.noise_multiplier
@@ -179,7 +206,7 @@ def _noise(config: RunConfig, *, rate: float, steps: int, num_bins: int) -> floa
     )
 
 
-def _check_loss(config: RunConfig, mechanism: Mechanism) -> None:
+def _check_loss(config: Asked, mechanism: Mechanism) -> None:
     loss, name = config.distill.loss, config.privacy.mechanism
     if not mechanism.losses or loss in mechanism.losses:
         return
@@ -204,7 +231,7 @@ def _check_loss(config: RunConfig, mechanism: Mechanism) -> None:
     )
 
 
-def _check_student(config: RunConfig, mechanism: Mechanism) -> None:
+def _check_student(config: Asked, mechanism: Mechanism) -> None:
     if mechanism.unit == "pair" and is_dense(config.student.architecture):
         raise PrivacyError(
             f"student.architecture={config.student.architecture!r} with"
@@ -214,7 +241,7 @@ def _check_student(config: RunConfig, mechanism: Mechanism) -> None:
         )
 
 
-def _check_engine(config: RunConfig) -> None:
+def _check_engine(config: Asked) -> None:
     settings = config.privacy
     if settings.engine == "opacus-ghost" and (settings.mechanism == "groups" or settings.num_views > 1):
         raise PrivacyError(
@@ -224,7 +251,7 @@ def _check_engine(config: RunConfig) -> None:
         )
 
 
-def _check_strategy(config: RunConfig) -> None:
+def _check_strategy(config: Asked) -> None:
     if config.federation.strategy not in LINEAR:
         raise PrivacyError(
             f"federation.strategy={config.federation.strategy!r} looks at single updates, which"

@@ -14,7 +14,7 @@ from edgecmd.data.modalities.table import modality_of, source_input
 from edgecmd.data.pairs import Images
 from edgecmd.data.problem import experiment
 from edgecmd.datasets.procedural import procedural_images
-from edgecmd.training.warm_start import drawings
+from edgecmd.recipes.warm_start import drawings
 from export.profiles.table import Calibration
 
 NUM_INPUTS = 128
