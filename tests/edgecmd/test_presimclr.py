@@ -9,9 +9,9 @@ import torch
 
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
-from edgecmd.data.modalities.image import to_input
+from edgecmd.data.modalities.depth import DEPTH
+from edgecmd.data.modalities.image import IMAGE, to_input
 from edgecmd.data.modalities.table import input_shape, source_input
-from edgecmd.recipes import presimclr
 from edgecmd.recipes.presimclr import as_target, run_steps, source_start
 from edgecmd.settings import PretrainConfig
 from edgecmd.training.task import Task
@@ -65,6 +65,9 @@ def test_recordings_are_refused(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
     wave = np.zeros((4, 8000), dtype=np.int16)
     assert input_shape(wave) == (1, 1, 8000)
     fake = SimpleNamespace(train=SimpleNamespace(target=wave))
-    monkeypatch.setattr(presimclr, "experiment", lambda _: fake)
-    with pytest.raises(ConfigError, match="cannot start from pictures"):
-        source_start(run_of(tiny), learning_rate=RATE, num_steps=1)
+    run = run_of(tiny)
+    monkeypatch.setattr(run.task, "data", fake)
+    with pytest.raises(
+        ConfigError, match="a recording, and a student of recordings cannot start from pictures"
+    ):
+        source_start(run, learning_rate=RATE, num_steps=1)
