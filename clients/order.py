@@ -14,7 +14,7 @@ from edgecmd.config.reader import flatten, unflatten
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError, choose
 from edgecmd.core.own_code import is_own
-from edgecmd.data.pairs import TARGET_KINDS
+from edgecmd.data.modalities.table import modality_for, target_kinds
 from edgecmd.models.students import student_row
 from edgecmd.settings import (
     DataConfig,
@@ -71,8 +71,8 @@ class Order:
         kind = self.config.data.target_kind
         if kind == "auto":
             front = student_row(self.config.student.architecture).front
-            kind = self.expected.get("target-kind", "wave" if front == "log-mel" else "grey")
-        choose("data.target_kind", kind, TARGET_KINDS)
+            kind = self.expected.get("target-kind", next(iter(modality_for(front).kinds)))
+        choose("data.target_kind", kind, target_kinds())
         return kind
 
 

@@ -122,7 +122,7 @@ class RefusedError(EdgecmdError):
 def overview(whole: "Experiment") -> list[tuple[str, str]]:
     """What a run would use: pairs, sizes and kinds, labellings, the public set, the split."""
     from edgecmd.core.text import counted
-    from edgecmd.data.pairs import input_shape, kind_of, target_kind
+    from edgecmd.data.modalities.table import input_shape, kind_of, modality_of
 
     parts = {"training": whole.train, "validation": whole.validation.pairs, "test": whole.test.pairs}
     total = sum(len(part) for part in parts.values())
@@ -137,16 +137,8 @@ def overview(whole: "Experiment") -> list[tuple[str, str]]:
             names[key] |= set(one.names) if one else set()
     rows = [("pairs", f"{total:,}")]
     for half, array in halves.items():
-        channels, height, width = input_shape(array)
-        kind = target_kind(array)
-        size = counted(width, "sample") if kind == "wave" else f"{width} x {height} pixels"
-        rows.append(
-            (
-                half,
-                f"{kind_of(array)}, {size}"
-                + (f", {counted(channels, 'channel')}" if kind == "image" else ""),
-            )
-        )
+        size = modality_of(array).size(input_shape(array))
+        rows.append((half, f"{kind_of(array)}, {size}"))
     rows += [(key, f"{len(found):,}" if found else "none given") for key, found in names.items()]
     masked = whole.test.labelled.masks
     rows.append(("masks", f"{counted(len(masked.names), 'class', 'classes')}" if masked else "none given"))

@@ -16,7 +16,8 @@ from edgecmd.core.errors import ConfigError, DataError, choose
 from edgecmd.core.own_code import call_factory, is_own
 from edgecmd.data.duplicates import Alike, alike, joined, shared_with
 from edgecmd.data.labelled import LabelledTarget, Labels, Masks
-from edgecmd.data.pairs import TARGET_KINDS, PairedData, PublicSource, kind_of
+from edgecmd.data.modalities.table import kind_of, target_kinds
+from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.settings import DataConfig
 
 
@@ -276,7 +277,7 @@ def check_kind(target: np.ndarray, config: DataConfig) -> None:
     """
     if config.target_kind == "auto":
         return
-    choose("data.target_kind", config.target_kind, {"auto": 0, **TARGET_KINDS})
+    choose("data.target_kind", config.target_kind, {"auto": 0, **target_kinds()})
     found = kind_of(target)
     if found != config.target_kind:
         grey = " Colour pictures among which one is grey count as grey." if found == "grey" else ""

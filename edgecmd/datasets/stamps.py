@@ -23,7 +23,7 @@ from edgecmd.catalogue.data_sets import DATA_SETS
 from edgecmd.core.errors import ConfigError, DataError, choose
 from edgecmd.data.experiment import Experiment, HeldOut, held_out
 from edgecmd.data.labelled import Labels
-from edgecmd.data.near_duplicates import looks_known
+from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import PairedData
 from edgecmd.data.user_files.sound_files import Clip
 from edgecmd.data.user_files.user_pairs import check_overlap, named_owners, position, split_rows
@@ -71,9 +71,9 @@ def load_stamps(config: DataConfig) -> Experiment:
         "language": encode(language),
     }
     subgroup = encode(np.array(["/".join(parts[:-1][:2]) for parts in folders])).take(arrays["row"])
-    known = (
-        looks_known(pairs.target[test], pairs.target[train]) if config.strict else np.zeros(len(test), bool)
-    )
+    known = np.zeros(len(test), bool)
+    if config.strict:
+        known = modality_of(pairs.target).looks_known(pairs.target[test], pairs.target[train])
     held = {
         name: _held_out(rows, pairs=pairs, labels=labels, ids=arrays["id"])
         for name, rows in (("validation", validation), ("test", test), ("strict", test[~known]))

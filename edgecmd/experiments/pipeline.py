@@ -261,7 +261,7 @@ def teacher_on_target(config: RunConfig) -> "Embed":
     from PIL import Image
 
     from edgecmd.core.errors import ConfigError
-    from edgecmd.data.as_pictures import as_pictures
+    from edgecmd.data.modalities.table import as_pictures
     from edgecmd.data.problem import place_features, teacher_of
     from edgecmd.evaluation.metrics import unit_rows
     from edgecmd.models.place_features import pool_places

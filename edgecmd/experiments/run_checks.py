@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecmd.config.schema import RunConfig
-from edgecmd.core.errors import DataError, EdgecmdError
+from edgecmd.core.errors import ConfigError, DataError, EdgecmdError
 from edgecmd.data.problem import task_of
 
 if TYPE_CHECKING:
@@ -38,14 +38,14 @@ def _choices(config: RunConfig) -> dict[str, Callable[[], object]]:
     from edgecmd.core.devices import resolve_device
     from edgecmd.core.errors import choose
     from edgecmd.data.anchors import ANCHORS
-    from edgecmd.data.pairs import TARGET_KINDS
+    from edgecmd.data.modalities.table import target_kinds
     from edgecmd.data.partition import partition_of
     from edgecmd.data.user_files.user_pairs import SPLITS
     from edgecmd.models.students import student_row
     from edgecmd.training.distill import OBJECTIVES, OPTIMIZERS, SCHEDULES
     from server.strategies import BUILDERS
 
-    kinds = {"auto": 0, **TARGET_KINDS}
+    kinds = {"auto": 0, **target_kinds()}
     row = DATA_SETS.get(config.data.name)
     splits = SPLITS if row and row.users_own else {config.data.split: None}
     return {
@@ -263,7 +263,13 @@ def notes_in_short(whole: "Experiment", config: RunConfig) -> list[str]:
     """The same for a plan: copies are counted and not named."""
     from edgecmd.data.duplicates import duplicate_summary
 
-    return [*whole.notes, *_constant(whole, config), *duplicate_summary(whole), *_masked(whole, config)]
+    return [
+        *whole.notes,
+        *_constant(whole, config),
+        *duplicate_summary(whole),
+        *_masked(whole, config),
+        *_not_exported(whole, config),
+    ]
 
 
 def _masked(whole: "Experiment", config: RunConfig) -> list[str]:
@@ -275,6 +281,19 @@ def _masked(whole: "Experiment", config: RunConfig) -> list[str]:
         if shares_features(whole, config)
         else []
     )
+
+
+def _not_exported(whole: "Experiment", config: RunConfig) -> list[str]:
+    """Why the student will not be exported, where its modality has no front end yet."""
+    from edgecmd.data.modalities.table import modality_of
+    from edgecmd.models.students import is_dense
+    from export.graph.frontends import front_end_of
+
+    try:
+        front_end_of(modality_of(whole.train.target), dense=is_dense(config.student.architecture))
+    except ConfigError as error:
+        return [str(error)]
+    return []
 
 
 def refuse(config: RunConfig) -> None:

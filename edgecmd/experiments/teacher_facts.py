@@ -14,7 +14,9 @@ from PIL import Image
 
 from edgecmd.catalogue.data_sets import ANYTHING, DRAWN, data_set
 from edgecmd.config.schema import RunConfig
-from edgecmd.data.pairs import Targets, target_kind
+from edgecmd.data.modalities.image import IMAGE
+from edgecmd.data.modalities.table import modality_of
+from edgecmd.data.pairs import Targets
 from edgecmd.data.problem import experiment, ready_pairs, teacher_of
 from edgecmd.data.ready_features import Ready
 from edgecmd.experiments.compare.markdown import title_of
@@ -84,7 +86,7 @@ def teacher_warnings(config: RunConfig) -> list[str]:
     if not name or not TEACHERS[name].drawn_only or pictures == DRAWN:
         return []
     source = experiment(config.data).train.source
-    if target_kind(source, name="source") != "image":
+    if modality_of(source, name="source") is not IMAGE:
         return []
     if pictures == ANYTHING and flat_share(source) >= FLAT:
         return []

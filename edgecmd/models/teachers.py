@@ -30,10 +30,11 @@ from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.own_code import call_factory, is_own
 from edgecmd.core.progress import tracked
 from edgecmd.core.tensors import load_weights, pack, require, unpack, whole_number
-from edgecmd.data.pairs import Targets, input_shape, target_kind
-from edgecmd.data.student_input import SOURCE_OFFSET, SOURCE_SCALE, source_input
+from edgecmd.data.modalities.image import IMAGE, SOURCE_OFFSET, SOURCE_SCALE
+from edgecmd.data.modalities.table import MODALITIES, input_shape, modality_of, source_input
+from edgecmd.data.pairs import Targets
 from edgecmd.models import efficientnet
-from edgecmd.models.students import FRONT_OF, Architecture, convolutional, initialise
+from edgecmd.models.students import Architecture, convolutional, initialise
 from edgecmd.models.trial import refuse_later, seeded, try_out
 
 SETTING = "teacher.name"
@@ -149,12 +150,11 @@ def check_architecture(architecture: str, source: Targets) -> None:
         ConfigError: With the teachers that suit the source.
     """
     row = choose("pretrain.architecture", architecture, ARCHITECTURES)
-    modality = target_kind(source, name="source")
-    front = FRONT_OF.get(modality, "none")
-    if row.front != front:
-        allowed = ", ".join(name for name, one in ARCHITECTURES.items() if one.front == front)
+    modality = modality_of(source, name="source")
+    if row.front != modality.front:
+        allowed = ", ".join(name for name, one in ARCHITECTURES.items() if one.front == modality.front)
         raise ConfigError(
-            f"pretrain.architecture={architecture!r} does not take a source of modality {modality!r}."
+            f"pretrain.architecture={architecture!r} does not take a source of modality {modality.name!r}."
             f" Allowed: {allowed}."
         )
 
@@ -164,11 +164,11 @@ class Teacher:
     """A frozen encoder with what identifies it.
 
     Attributes:
-        network: Encoder in evaluation mode; takes `edgecmd.data.student_input.source_input`.
+        network: Encoder in evaluation mode; takes `edgecmd.data.modalities.table.source_input`.
         embedding_dim: Dimension of its feature, D.
         sha256: Of the file it came from; of a module of anyone's own see `Teacher.of`.
         recipe: How it was made, as the file's metadata says.
-        modality: What it sees, a key of `edgecmd.data.pairs.TARGETS`.
+        modality: What it sees, a key of `edgecmd.data.modalities.table.MODALITIES`.
         in_channels: Channels of that.
     """
 
@@ -176,7 +176,7 @@ class Teacher:
     embedding_dim: int
     sha256: str
     recipe: Mapping[str, str]
-    modality: str = "image"
+    modality: str = IMAGE.name
     in_channels: int = 3
 
     @classmethod
@@ -240,9 +240,14 @@ class Teacher:
         return self.embedding_dim
 
     @property
+    def kind(self) -> str:
+        """Kind of what it takes, as `edgecmd.data.modalities.table.target_kinds` has it."""
+        return MODALITIES[self.modality].kind(self.in_channels)
+
+    @property
     def sees_colour(self) -> bool:
         """Whether it takes RGB pictures."""
-        return (self.modality, self.in_channels) == ("image", 3)
+        return self.kind == "rgb"
 
     @torch.no_grad()
     def embed(self, source: Targets, *, batch_size: int = 256) -> Float[np.ndarray, "num dim"]:
@@ -251,7 +256,7 @@ class Teacher:
         Raises:
             ConfigError: ``source`` is of another modality than the teacher was trained on.
         """
-        found = (target_kind(source, name="source"), input_shape(source)[0])
+        found = (modality_of(source, name="source").name, input_shape(source)[0])
         if found != (self.modality, self.in_channels):
             raise ConfigError(
                 f"The teacher takes {self.modality!r} of {self.in_channels} channels, but it is shown"
@@ -364,6 +369,12 @@ def load_teacher(path: Path | None = None, *, data_set: str = "", name: str = ""
             f"{file} holds a teacher of the architecture {architecture[:40]!r}."
             f" {nearest(architecture, ARCHITECTURES)} {advice}"
         )
+    modality = recipe.get("modality", IMAGE.name)
+    if modality not in MODALITIES:
+        raise DataError(
+            f"{file} holds a teacher of the modality {modality[:40]!r}. {nearest(modality, MODALITIES)}"
+            f" {advice}"
+        )
     dim = whole_number(recipe, "embedding_dim", path=file, advice=advice)
     channels = whole_number({"in_channels": "3"} | recipe, "in_channels", path=file, advice=advice)
     network = build_teacher(
@@ -382,7 +393,7 @@ def load_teacher(path: Path | None = None, *, data_set: str = "", name: str = ""
         embedding_dim=dim,
         sha256=digest,
         recipe=recipe,
-        modality=recipe.get("modality", "image"),
+        modality=modality,
         in_channels=channels,
     )
 
@@ -414,7 +425,7 @@ def check_rate(teacher: Teacher, rate_hz: int) -> Teacher:
         ConfigError: With both rates.
     """
     own = teacher.recipe.get(RATE, str(rate_hz))
-    if teacher.modality == "wave" and own != str(rate_hz):
+    if MODALITIES[teacher.modality].has_rate and own != str(rate_hz):
         raise ConfigError(
             f"data.sampling_rate_hz={rate_hz}, but the teacher was trained on recordings of {own[:20]} Hz."
             " Set the same rate, or train one with `edgecmd pretrain` and these settings."

@@ -18,8 +18,8 @@ from edgecmd.catalogue.data_sets import PUBLIC_SETS
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.own_code import is_own
 from edgecmd.data.anchors import Anchors, AnchorSource, make_anchors
-from edgecmd.data.pairs import Images, PairedData, PublicSource, Targets, target_kind
-from edgecmd.data.student_input import target_input
+from edgecmd.data.modalities.table import modality_of, target_input
+from edgecmd.data.pairs import Images, PairedData, PublicSource, Targets
 from edgecmd.data.user_files.images import sides_of
 from edgecmd.data.user_files.public_images import load_shipped_public, read_public
 from edgecmd.models.feature_cache import cached_features, cached_maps
@@ -58,10 +58,7 @@ class DeviceSources:
 
     def file_kind(self, kind: str, *, reverse: bool) -> str:
         """Kind of what lies in ``target/``: of reversed pairs that is what the teacher takes."""
-        if not reverse:
-            return kind
-        shape = self.teacher.modality
-        return ("rgb" if self.teacher.in_channels == 3 else "grey") if shape == "image" else shape
+        return self.teacher.kind if reverse else kind
 
 
 def device_sources(
@@ -149,7 +146,7 @@ def device_data(
     return LocalData(
         target=scaled.to(device),
         teacher=torch.from_numpy(np.ascontiguousarray(features)).to(device),
-        modality=target_kind(pairs.target),
+        modality=modality_of(pairs.target).name,
     )
 
 

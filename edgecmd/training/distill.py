@@ -33,7 +33,7 @@ class LocalData:
     Attributes:
         target: Inputs of the student, (N, C, H, W).
         teacher: Teacher features of the same pairs, (N, D); for a dense student (N, D, rows, columns).
-        modality: A key of `edgecmd.data.pairs.TARGETS`; views are made for it.
+        modality: A key of `edgecmd.data.modalities.table.MODALITIES`; views are made for it.
     """
 
     target: Float[Tensor, "num channels height width"]

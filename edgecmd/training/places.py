@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgecmd.core.errors import ConfigError, choose
-from edgecmd.data.augment import MOTIONS, draw_motion, moved
+from edgecmd.core.errors import ConfigError
+from edgecmd.data.modalities.motion import draw_motion, moved
+from edgecmd.data.modalities.table import motion_of
 
 # Targets and maps differ in all but the first axis.
 Grid = Float[Tensor, "batch _ _ _"]
@@ -49,7 +50,7 @@ def shared_views(
     """The same motion for the target and for what is known of its places.
 
     Args:
-        modality: Of the target, a key of `edgecmd.data.augment.MOTIONS`.
+        modality: Of the target, one that has a `Modality.motion`.
         target: Inputs of the student, (B, C, H, W).
         maps: Numbers at each place, (B, D, R, Q).
         strength: 0 leaves both as they are.
@@ -61,7 +62,7 @@ def shared_views(
     inside = torch.ones(len(maps), *maps.shape[2:], dtype=torch.bool, device=maps.device)
     if strength == 0:
         return target, maps, inside
-    motion = choose("modality", modality, MOTIONS).times(strength)
+    motion = motion_of(modality).times(strength)
     theta = draw_motion(len(target), motion, generator=generator).to(target)
     grid = functional.affine_grid(theta, [*maps.shape], align_corners=False)
     inside = (grid.abs() <= 1).all(dim=3)

@@ -11,9 +11,9 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, choose
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.anchors import procedural_images
-from edgecmd.data.pairs import Images, target_kind
+from edgecmd.data.modalities.table import modality_of, source_input
+from edgecmd.data.pairs import Images
 from edgecmd.data.problem import experiment
-from edgecmd.data.student_input import source_input
 from edgecmd.recipes.warm_start import drawings
 from export.profiles.table import Calibration
 
@@ -54,9 +54,10 @@ def calibration_of(config: RunConfig) -> Calibration:
     """
     sources, name = choose("export.calibration", config.export.calibration, KINDS)(config)
     target = experiment(config.data).train.target
-    if target_kind(target) != "image":
+    modality = modality_of(target)
+    if not modality.is_drawn:
         raise ConfigError(
-            f"data.name={config.data.name!r} has targets of modality {target_kind(target)!r}, of which no"
+            f"data.name={config.data.name!r} has targets of modality {modality.name!r}, of which no"
             " public pictures can be made to take ranges from. Leave int8 out: export.profiles='w8'."
         )
     channels = target.shape[3]

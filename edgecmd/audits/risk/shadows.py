@@ -25,7 +25,7 @@ from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.kept import Kept
 from edgecmd.core.processes import Workers
 from edgecmd.core.seeding import numpy_generator, torch_generator
-from edgecmd.data.student_input import to_input
+from edgecmd.data.modalities.image import to_input
 from edgecmd.data.user_files.decode import DecodeError, npy_array
 from edgecmd.data.user_files.reading import most_array_bytes
 from edgecmd.evaluation.evaluate import embedder

@@ -29,7 +29,8 @@ from edgecmd.core.text import counted
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.findings import CHECK_COMMAND, ProblemsError
 from edgecmd.data.labelled import Masks
-from edgecmd.data.pairs import PublicSource, kind_of
+from edgecmd.data.modalities.table import kind_of
+from edgecmd.data.pairs import PublicSource
 from edgecmd.data.user_files.csv_tables import check_ids, few, read_table
 from edgecmd.data.user_files.halves import Halves, check_one_kind, notes_on_halves, read_halves, stack_pairs
 from edgecmd.data.user_files.images import Sides, notes_on_frames, sides_of, to_grey

@@ -18,7 +18,7 @@ from edgecmd.data.constants import constant_inputs, constant_parts, constant_row
 from edgecmd.data.duplicates import Alike, alike, each_its_own, joined_names, near_to
 from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import IGNORED, UNLABELLED, LabelledTarget, Labels, Masks
-from edgecmd.data.near_duplicates import looks_known
+from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.data.user_files.csv_tables import few
 from edgecmd.settings import DataConfig
@@ -474,7 +474,7 @@ def _strict_rows(
     """
     train, _, test = parts
     target = own.data.target[test]
-    known = looks_known(target, own.data.target[train]) & ~constant_rows(target)
+    known = modality_of(target).looks_known(target, own.data.target[train]) & ~constant_rows(target)
     for codes in copies.ties:
         known |= np.isin(codes[test], codes[train])
     novel = test[~known]

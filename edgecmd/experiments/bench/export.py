@@ -211,7 +211,7 @@ def fresh_starts(
     """Fresh processes with ONNX Runtime, a kind for each profile, and with torch."""
     import numpy as np
 
-    from edgecmd.data.pairs import input_shape
+    from edgecmd.data.modalities.table import input_shape
     from export.bench.footprint import device_command, footprints, torch_command
     from export.device.assemble import program
     from export.profiles.table import PROFILES

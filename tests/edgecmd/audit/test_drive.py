@@ -192,7 +192,7 @@ def test_what_later_chunks_do_wrong_is_caught(
     assert found.verdict == CONTRADICTED
     assert "the clipped sum is off by" in found.text
     subject = subjects(target)[-1]
-    question = private_question(subject, cut_chunks(target.plan, 7), target.config, num_pairs=8)
+    question = private_question(subject, cut_chunks(target.plan, 7), target.run, num_pairs=8)
     assert search(question, Effort(num_tries=12)).verdict == CONTRADICTED
 
 

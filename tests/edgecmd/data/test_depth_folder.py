@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgecmd.core.errors import ConfigError, DataError
-from edgecmd.data.near_duplicates import looks_known
-from edgecmd.data.pairs import target_kind
+from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.user_files.downsample import cells, majority, median_of_measured
 from edgecmd.data.user_files.folder import load_folder
 from edgecmd.data.user_files.images import Ruler, make_depth, to_millimetres
@@ -110,7 +109,7 @@ class TestCells:
 class TestFolder:
     def test_depth_is_read_in_millimetres(self, folder: Path):
         whole = load_folder(config(folder, depth_scale_mm=0.5))
-        assert target_kind(whole.train.target) == "depth"
+        assert modality_of(whole.train.target).name == "depth"
         assert whole.train.source.shape[1:] == (SIDE, SIDE, 3)
         for row, name in enumerate(whole.train_ids):
             units = depth_map(1000 + int(name[1:]))
@@ -137,7 +136,7 @@ class TestFolder:
     def test_grey_pictures_are_never_taken_for_depth(self, folder: Path):
         for index in range(NUM):
             save(folder / "target" / f"p{index:02d}.png", (depth_map(index) // 32).astype(np.uint8))
-        assert target_kind(load_folder(config(folder)).train.target) == "image"
+        assert modality_of(load_folder(config(folder)).train.target).name == "image"
         with pytest.raises(DataError, match="a grey picture of 8 bits is never taken for depth"):
             load_folder(config(folder, depth_scale_mm=10.0))
 
@@ -194,4 +193,4 @@ def test_look_alikes_of_depth_are_equal_ones():
     ramp = np.linspace(1000, 4000, 32).astype(np.uint16)[:, None, None] * np.ones((1, 32, 1), np.uint16)
     train = np.stack([ramp, ramp + 10])
     test = np.stack([ramp + 5, ramp])
-    assert looks_known(test, train).tolist() == [False, True]
+    assert modality_of(test).looks_known(test, train).tolist() == [False, True]

@@ -12,7 +12,7 @@ from PIL import Image
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import load_experiment
 from edgecmd.data.labelled import UNLABELLED
-from edgecmd.data.near_duplicates import near_duplicates
+from edgecmd.data.modalities.image import near_duplicates
 from edgecmd.data.user_files.folder import load_folder
 from edgecmd.data.user_files.user_pairs import position, split_rows
 from edgecmd.datasets.emoji import load_public

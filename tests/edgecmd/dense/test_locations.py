@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgecmd.core.errors import ConfigError
-from edgecmd.data.augment import MOTIONS
+from edgecmd.data.modalities.table import MODALITIES
 from edgecmd.losses import chance_level
 from edgecmd.models.students import DenseStudent, build_student
 from edgecmd.settings import DistillConfig
@@ -199,4 +199,4 @@ def test_another_grid_is_refused() -> None:
 
 
 def test_motions_are_those_of_the_modalities_that_are_pictures() -> None:
-    assert set(MOTIONS) == {"image", "depth"}
+    assert {name for name, one in MODALITIES.items() if one.motion} == {"image", "depth"}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgecmd import losses
-from edgecmd.data.augment import augment_target
+from edgecmd.data.modalities.image import augment_image
 from edgecmd.models.students import build_student
 from edgecmd.privacy.mechanisms import StepSettings, Units, bucket_units, make_units, padded, unit_loss
 from edgecmd.privacy.step.gradients import clip_and_sum, clipped_sum, vmap_gradients
@@ -387,7 +387,7 @@ def test_counter_example_views_from_one_public_stream() -> None:
 
     def query(rows: slice) -> Tensor:
         target = data.target[rows]
-        views = augment_target(target, strength=1.0, generator=torch.Generator().manual_seed(7))
+        views = augment_image(target, strength=1.0, generator=torch.Generator().manual_seed(7))
         units = Units(
             images=views[:, None],
             teacher=data.teacher[rows][:, None],

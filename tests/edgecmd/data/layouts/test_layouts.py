@@ -12,7 +12,7 @@ from edgecmd.cli.device import retrieval_task
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.labelled import IGNORED, UNLABELLED
-from edgecmd.data.pairs import target_kind
+from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.user_files.downsample import median_of_measured
 from edgecmd.datasets.on_disk.index import Entry, limited
 from edgecmd.datasets.on_disk.load import index_of
@@ -306,7 +306,7 @@ class TestSunrgbd:
     def test_depth_labels_and_owners(self, tmp_path: Path, above: bool):
         root = trees.sunrgbd(tmp_path)
         whole = load_experiment(config("sunrgbd", root if above else root / "SUNRGBD"))
-        assert target_kind(whole.train.target) == "depth"
+        assert modality_of(whole.train.target).name == "depth"
         assert sum(map(len, parts_of(whole))) == 32
         assert whole.train_labels.names == ("bedroom", "kitchen")
         assert (whole.train_labels.values == UNLABELLED).any()
@@ -466,7 +466,7 @@ class TestVggsound:
     def test_clips(self, tmp_path: Path):
         whole = load_experiment(config("vggsound", trees.vggsound(tmp_path), clip_s=0.5))
         assert (whole.kind, whole.unseen) == ("real", "videos")
-        assert target_kind(whole.train.target) == "wave"
+        assert modality_of(whole.train.target).name == "wave"
         assert whole.train.target.shape[1:] == (4000,)
         assert len(whole.test) == 10
         assert sum(map(len, parts_of(whole))) == 30
