@@ -122,11 +122,12 @@ def _subject(known: "Target | None", config: "RunConfig", *, student: str, chann
     from dataclasses import replace
 
     from edgecmd.audit.audited_student import subjects
-    from edgecmd.audit.static.custom_code import load_function, own_subject
+    from edgecmd.audit.static.custom_code import own_subject
+    from edgecmd.core.own_code import load_factory
 
     if known is not None and not student:
         return subjects(known)[0]
-    factory = load_function(student, option="--student") if student else None
+    factory = load_factory("--student", student, files=True) if student else None
     made = own_subject(factory, config, in_channels=channels, embedding_dim=OWN_DIM)
     if known is None:
         return made
@@ -148,12 +149,15 @@ def _own_code(
     clip: float | None,
     temperature: float | None,
 ) -> "OwnCode":
-    from edgecmd.audit.static.custom_code import OwnCode, anchored_unit_loss, load_function
+    from edgecmd.audit.static.custom_code import OwnCode, anchored_unit_loss
+    from edgecmd.core.own_code import load_factory
 
     per_unit = unit_loss or not loss
     return OwnCode(
         name=loss or "cmc-anchored",
-        loss=load_function(loss, option="--loss") if loss else anchored_unit_loss(config.distill.temperature),
+        loss=load_factory("--loss", loss, files=True)
+        if loss
+        else anchored_unit_loss(config.distill.temperature),
         per_unit=per_unit,
         engine=engine or ("vmap" if per_unit else "opacus"),
         clip=config.privacy.clip if clip is None else clip,

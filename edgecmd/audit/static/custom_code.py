@@ -10,12 +10,8 @@ function without arguments that returns a ``torch.nn.Module`` from scaled images
 Shapes: B batch, C channels, H height, W width, K anchors, D embedding dimension.
 """
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,7 +35,7 @@ from edgecmd.audit.static.sensitivity import (
     silent,
 )
 from edgecmd.config.schema import RunConfig
-from edgecmd.core.errors import ConfigError, PrivacyError, choose, nearest
+from edgecmd.core.errors import ConfigError, PrivacyError, choose
 from edgecmd.core.seeding import torch_generator
 from edgecmd.losses import cmc_anchored, unit
 from edgecmd.models.students import build_student
@@ -75,53 +71,6 @@ class OwnCode:
     clip: float
     temperature: float | None = None
     seed: int = 0
-
-
-def load_function(text: str, *, option: str) -> Callable[..., Any]:
-    """The function that ``module:function`` or ``file.py:function`` names.
-
-    Modules of the working folder are found too.
-
-    Raises:
-        ConfigError: The text has another form, the import fails, or there is no such function.
-    """
-    place, colon, name = text.rpartition(":")
-    if not colon or not place or not name.isidentifier():
-        raise ConfigError(f"{option}={text!r} names no function. Write module:function or file.py:function.")
-    module = _import(place, option=option, text=text)
-    found = getattr(module, name, None)
-    if found is None:
-        names = [one for one in vars(module) if not one.startswith("_")]
-        raise ConfigError(f"{option}={text!r}: {place} has no {name!r}. {nearest(name, names)}")
-    if not callable(found):
-        raise ConfigError(f"{option}={text!r} is a {type(found).__name__}, which cannot be called.")
-    function: Callable[..., Any] = found
-    return function
-
-
-def _import(place: str, *, option: str, text: str) -> object:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        if place.endswith(".py"):
-            return _import_file(Path(place))
-        return importlib.import_module(place)
-    # Importing runs the user's file, which may raise anything.
-    except Exception as error:
-        raise ConfigError(
-            f"{option}={text!r} cannot be imported: {type(error).__name__}: {error}. Start edgecmd in the"
-            " folder that the module is found from."
-        ) from error
-
-
-def _import_file(path: Path) -> object:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def own_student(factory: Callable[..., Any], *, in_channels: int, image_size: int) -> nn.Module:
