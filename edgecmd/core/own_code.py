@@ -46,9 +46,9 @@ def load_factory(setting: str, text: str, *, files: bool = False) -> Factory:
             it has cannot be called.
     """
     module_name, _, name = text.rpartition(":")
-    is_file = files and module_name.endswith(".py")
+    is_file = module_name.endswith(".py")
     dotted = all(part.isidentifier() for part in module_name.split("."))
-    if not name.isidentifier() or not (is_file or dotted):
+    if not name.isidentifier() or not (files if is_file else dotted):
         form = (
             "module:factory or file.py:factory" if files else "module:factory, such as my_package.losses:Mine"
         )
