@@ -20,14 +20,16 @@ from clients.state import load_state, save_state
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.data.problem import Holding
+from edgecmd.losses import loss_of
 from edgecmd.models.students import Student
 from edgecmd.privacy.ledger import Ledger, Release
 from edgecmd.privacy.ledger_paths import client_ledger, require_same_clients
-from edgecmd.privacy.mechanisms import unit_loss
+from edgecmd.privacy.mechanisms import MECHANISMS
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
 from edgecmd.privacy.step.private_step import distil_privately
 from edgecmd.privacy.step.purity import require_pure, require_pure_loss
 from edgecmd.privacy.step.randomness import make_source
+from edgecmd.privacy.step.units import unit_loss
 from edgecmd.training.distill import Place, make_optimizer, optimizer_tensors, restore_optimizer
 from edgecmd.training.run_folder import comparable
 
@@ -67,12 +69,14 @@ def private_plan(order: Order, node: Node) -> PrivacyPlan | None:
         PrivacyError: The owner set a bound, and the run gives no guarantee that holds here.
     """
     plan = make_plan(order.config)
-    local = plan is not None and plan.unit == "pair"
+    local = plan is not None and plan.row.at_client
     if node.budgets and not local:
         name, value = next(iter(node.budgets.items()))
+        *first, last = [key for key, row in MECHANISMS.items() if row.at_client]
+        own = f"{', '.join(first)} or {last}"
         raise PrivacyError(
             f"privacy.mechanism={order.config.privacy.mechanism!r} adds no noise on the client, and this node"
-            f" has {name}={value:g}. Use anchors, cosine or groups."
+            f" has {name}={value:g}. Use {own}."
         )
     if plan is not None and not plan.private and node.data is not None:
         raise PrivacyError(
@@ -202,6 +206,7 @@ def _distil(
         holding.data,
         holding.anchors,
         config.distill,
+        loss=loss_of(config.distill),
         plan=plan,
         place=Place.of_round(config, round_index=order.round_index, client=order.client),
         optimizer=optimizer,
@@ -227,5 +232,5 @@ def probe_once(student: Student, holding: Holding, order: Order) -> None:
         return
     require_pure(student, in_channels=channels, image_size=(size[0], size[1]))
     dim = holding.data.teacher.shape[1]
-    require_pure_loss(unit_loss(order.config.distill, holding.anchors), embedding_dim=dim)
+    require_pure_loss(unit_loss(loss_of(order.config.distill), holding.anchors), embedding_dim=dim)
     _probed.add(key)

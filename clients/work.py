@@ -20,6 +20,7 @@ from edgecmd.core.devices import place, resolve_device
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.machine import explain, is_of_machine
 from edgecmd.data.problem import Holding, client_holding
+from edgecmd.losses import loss_of
 from edgecmd.models.students import Student, build_student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.refusals import sealed
@@ -165,6 +166,7 @@ def _distil(student: Student, holding: Holding, order: Order, folder: Path) -> f
         holding.data,
         holding.anchors,
         config.distill,
+        loss=loss_of(config.distill),
         num_steps=steps,
         place=Place.of_round(config, round_index=index, client=order.client),
         optimizer=optimizer,

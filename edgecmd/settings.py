@@ -270,10 +270,6 @@ class DistillConfig:
         in_range("distill", 1, 65_536, num_locations=self.num_locations)
 
 
-PRIVATE_LOSSES = {"anchors": "cmc-anchored", "cosine": "cosine", "groups": "cmc-groups"}
-AUTO_LOSSES = {"none": "cmc", "client": "cmc", **PRIVATE_LOSSES}
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrivacyConfig:
     """Differential privacy of what leaves a client, or, for ``client``, of what leaves the server."""

@@ -16,6 +16,7 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.problem import Holding
+from edgecmd.losses import loss_of
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
 from edgecmd.privacy.step.private_step import StepProbe, distil_privately
 from edgecmd.privacy.step.randomness import make_source
@@ -143,6 +144,7 @@ class Replay:
                 holding.data,
                 holding.anchors,
                 config.distill,
+                loss=loss_of(config.distill),
                 num_steps=steps,
                 place=place,
                 optimizer=optimizer,
@@ -160,6 +162,7 @@ class Replay:
             holding.data,
             holding.anchors,
             self.config.distill,
+            loss=loss_of(self.config.distill),
             plan=plan,
             place=place,
             optimizer=optimizer,

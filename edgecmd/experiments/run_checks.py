@@ -40,8 +40,9 @@ def _choices(config: RunConfig) -> dict[str, Callable[[], object]]:
     from edgecmd.data.pairs import TARGET_KINDS
     from edgecmd.data.partition import PARTITIONS
     from edgecmd.data.user_files.user_pairs import SPLITS
+    from edgecmd.losses import loss_of
     from edgecmd.models.students import STUDENTS
-    from edgecmd.training.distill import OBJECTIVES, OPTIMIZERS, SCHEDULES
+    from edgecmd.training.distill import OPTIMIZERS, SCHEDULES
     from server.strategies import BUILDERS
 
     kinds = {"auto": 0, **TARGET_KINDS}
@@ -51,7 +52,7 @@ def _choices(config: RunConfig) -> dict[str, Callable[[], object]]:
         "data.split": lambda: choose("data.split", config.data.split, splits),
         "data.target_kind": lambda: choose("data.target_kind", config.data.target_kind, kinds),
         "student.architecture": lambda: choose("student.architecture", config.student.architecture, STUDENTS),
-        "distill.loss": lambda: choose("distill.loss", config.distill.loss, OBJECTIVES),
+        "distill.loss": lambda: loss_of(config.distill),
         "distill.optimizer": lambda: choose("distill.optimizer", config.distill.optimizer, OPTIMIZERS),
         "distill.schedule": lambda: choose("distill.schedule", config.distill.schedule, SCHEDULES),
         "federation.partition": lambda: choose(

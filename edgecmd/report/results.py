@@ -21,11 +21,6 @@ from edgecmd.report.read import RunFiles, Table
 
 EVALUATE = "edgecmd evaluate --baselines RUN_FOLDER"
 METHODS = {
-    "l2": "the same federation with the squared distance to the teacher's feature as loss",
-    "simclr": "the same federation with SimCLR on the target alone, without a teacher; it has no retrieval",
-    "seed": "the same federation with SEED, public anchors as its queue",
-    "crd": "the same federation with CRD, negatives from the batch",
-    "socket": "the same federation with the label-free terms of SOCKET",
     "teacher as it is": "the teacher applied to the target as a picture, nothing trained",
     "untrained": "the student with its first, random weights",
     "scratch": "the student trained on the few labels alone, without distillation",
@@ -108,7 +103,13 @@ def _metrics(evaluation: Table) -> list[str]:
 
 
 def _known_methods(evaluation: Table) -> list[str]:
-    return [f"`{name}`: {METHODS[name]}." for name in scores.methods(evaluation) if name in METHODS]
+    from edgecmd.losses import LOSSES
+
+    losses = {
+        name: f"the same federation with {one.text}" for name, one in LOSSES.items() if one.family == "others"
+    }
+    known = {**losses, **METHODS}
+    return [f"`{name}`: {known[name]}." for name in scores.methods(evaluation) if name in known]
 
 
 def score_table(caption: str, columns: list[scores.Column], evaluation: Table) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 
 from edgecmd.config.schema import RunConfig
 from edgecmd.data.problem import experiment, public_anchors, training_data
+from edgecmd.losses import loss_of
 from edgecmd.models.students import Student
 from edgecmd.training.distill import Place, distil, make_optimizer
 from edgecmd.training.run_folder import new_student
@@ -41,6 +42,7 @@ def train_central(config: RunConfig, *, progress: Progress | None = None) -> Stu
             data,
             anchors,
             distill,
+            loss=loss_of(distill),
             num_steps=federation.local_steps,
             place=place,
             optimizer=optimizer,

@@ -15,7 +15,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from edgecmd.baselines import nt_xent
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.devices import device_of
 from edgecmd.core.errors import ConfigError
@@ -24,6 +23,7 @@ from edgecmd.data.augment import augment_source
 from edgecmd.data.pairs import input_shape, target_kind
 from edgecmd.data.problem import experiment
 from edgecmd.data.student_input import SOURCE_OFFSET, SOURCE_SCALE, source_input
+from edgecmd.losses.baselines import nt_xent
 from edgecmd.models.students import Student, refuse_dense
 from edgecmd.training.run_folder import new_student
 

@@ -18,8 +18,9 @@ from edgecmd.core.seeding import torch_generator
 from edgecmd.core.tensors import load_weights, pack, require, unpack, whole_number
 from edgecmd.data.pairs import input_shape, target_kind
 from edgecmd.data.problem import experiment, public_anchors
+from edgecmd.losses import loss_of
 from edgecmd.models.students import STUDENTS, Student, build_student
-from edgecmd.training.places import check_loss
+from edgecmd.training.places import require_dense
 
 # Modality of the target -> what its students have before the convolutions.
 FRONT_OF = {"wave": "log-mel"}
@@ -122,7 +123,7 @@ def check_modality(config: RunConfig) -> None:
     modality = target_kind(experiment(config.data).train.target)
     front = FRONT_OF.get(modality, "none")
     if spec.decoder:
-        check_loss(config.distill.loss)
+        require_dense(loss_of(config.distill))
     if spec.front != front:
         what = "recordings" if modality == "wave" else "pictures"
         allowed = ", ".join(name for name, one in STUDENTS.items() if one.front == front)

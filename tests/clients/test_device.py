@@ -27,10 +27,10 @@ from edgecmd.data.device import device_features, device_sources
 from edgecmd.data.problem import told_to_devices
 from edgecmd.models.students import build_student
 from edgecmd.privacy.device_ledger import DeviceLedgers
-from edgecmd.privacy.mechanisms import StepSettings, make_units, unit_loss
 from edgecmd.privacy.step.gradients import clipped_sum
 from edgecmd.privacy.step.randomness import DeterministicSource
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent
+from edgecmd.privacy.step.units import StepSettings, make_units, unit_loss
 from tests.device_files import Device, ask, make_device, opened_files, run_config, write_pairs
 
 STRINGS = sorted(name for name, value in flatten(RunConfig()).items() if isinstance(value, str))

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from edgecmd.baselines import l2, nt_xent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecmd import losses
-from edgecmd.baselines import l2, nt_xent
 
 B, K, D = 7, 11, 5
 

@@ -12,7 +12,7 @@ Shapes: M canaries.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,10 +23,11 @@ from torch.func import vmap
 from edgecmd.audit.one_run.canaries import CHUNK_ROWS, Coins, GradientCanaries, GradientProbe, InputCanaries
 from edgecmd.audit.replayed_federation import Arrays, Update, Watch, load_weights
 from edgecmd.config.schema import RunConfig
-from edgecmd.losses import Anchors
+from edgecmd.losses import Anchors, CMCAnchored, loss_of
 from edgecmd.models.students import Student
-from edgecmd.privacy.mechanisms import MECHANISMS, UnitLoss, unit_loss
+from edgecmd.privacy.mechanisms import has_unit_form
 from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.privacy.step.units import UnitLoss, unit_loss
 from edgecmd.training.distill import LocalData, learning_rate_at
 
 PairLosses = Callable[[Tensor, Tensor], Tensor]
@@ -55,9 +56,10 @@ class Evidence:
 
 def pair_losses(config: RunConfig, anchors: Anchors) -> PairLosses:
     """The run's loss of single pairs; the anchored contrast where its own needs a batch."""
-    known = {name for mechanism in MECHANISMS.values() for name in mechanism.losses}
-    name = config.distill.loss if config.distill.loss in known else "cmc-anchored"
-    loss: UnitLoss = unit_loss(replace(config.distill, loss=name), anchors)
+    own = loss_of(config.distill)
+    if not has_unit_form(own):
+        own = CMCAnchored(temperature=config.distill.temperature)
+    loss: UnitLoss = unit_loss(own, anchors)
 
     def one(student: Tensor, teacher: Tensor) -> Tensor:
         return loss(student[None], teacher[None], torch.ones(1, dtype=torch.bool, device=student.device))

@@ -17,6 +17,7 @@ from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.data.pairs import Images, PairedData, fingerprint
 from edgecmd.data.problem import experiment, pair_features, public_anchors
 from edgecmd.evaluation.metrics import Embedding, unit_rows
+from edgecmd.losses import loss_of
 
 Embed = Callable[[Images], Embedding]
 
@@ -102,10 +103,10 @@ def make_pool(protocol: str, config: RunConfig) -> Pool:
 
 
 def _pool(config: RunConfig, **parts: np.ndarray) -> Pool:
-    if config.distill.loss == "simclr":
+    if not loss_of(config.distill).uses_teacher:
         raise ConfigError(
-            "distill.loss='simclr' does not bring a drawing to its teacher feature, so a pair has no score."
-            " Audit a student of another loss."
+            f"distill.loss={config.distill.loss!r} does not bring a drawing to its teacher feature, so a"
+            " pair has no score. Audit a student of another loss."
         )
     return Pool(
         anchors=unit_rows(public_anchors(config).cpu().numpy()),

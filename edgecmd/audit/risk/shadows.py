@@ -32,6 +32,7 @@ from edgecmd.data.student_input import to_input
 from edgecmd.data.user_files.decode import DecodeError, npy_array
 from edgecmd.data.user_files.reading import most_array_bytes
 from edgecmd.evaluation.evaluate import embedder
+from edgecmd.losses import loss_of
 from edgecmd.models.students import Student, build_student
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place, distil, make_optimizer
@@ -98,6 +99,7 @@ def train_shadow(config: RunConfig, pool: Pool, recipe: ShadowRecipe, *, index: 
         data,
         torch.from_numpy(pool.anchors).to(device),
         distill,
+        loss=loss_of(distill),
         num_steps=recipe.num_steps,
         place=Place(
             seed=recipe.seed, round_index=1, client=index, first_step=0, total_steps=recipe.num_steps

@@ -39,8 +39,8 @@ from edgecmd.core.errors import ConfigError, PrivacyError, choose
 from edgecmd.core.seeding import torch_generator
 from edgecmd.losses import cmc_anchored, unit
 from edgecmd.models.students import build_student
-from edgecmd.privacy.mechanisms import UnitLoss
 from edgecmd.privacy.step.gradients import ENGINES
+from edgecmd.privacy.step.units import UnitLoss
 
 BATCH_ENGINES = {"opacus": "hooks", "opacus-ghost": "ghost"}
 # A pair moves the sum in proportion to the batch: 508 C at 256. One pair of each kind shows it.

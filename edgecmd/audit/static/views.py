@@ -22,10 +22,11 @@ from edgecmd.audit.static.scripted import PLACE, Formed, Script, kept_weights, q
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.seeding import torch_generator
 from edgecmd.data.problem import client_rows, training_data
-from edgecmd.privacy.mechanisms import Units
+from edgecmd.losses import loss_of
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.randomness import DeterministicSource
+from edgecmd.privacy.step.units import Units
 from edgecmd.training.distill import LocalData
 
 NUM_PAIRS = 6
@@ -62,7 +63,7 @@ def views_finding(subject: Subject, plan: PrivacyPlan, config: RunConfig) -> Fin
         changed.append(
             int((formed != other).any(dim=1).sum()) if other.shape == formed.shape else len(formed)
         )
-    own = plan.num_views if plan.mechanism != "groups" else 1
+    own = plan.num_views if plan.row.has_views else 1
     wrong = max(changed) > own
     text = (
         f"Another picture in the place of one pair's changes {max(changed)} of the {len(formed)} rows of a"
@@ -97,6 +98,7 @@ def _rows(subject: Subject, data: LocalData, plan: PrivacyPlan, config: RunConfi
             data,
             subject.anchors,
             config.distill,
+            loss=loss_of(config.distill),
             plan=replace(plan, steps_per_round=1),
             place=PLACE,
             optimizer=torch.optim.SGD(own.parameters(), lr=0.0),

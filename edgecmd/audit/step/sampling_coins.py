@@ -26,7 +26,7 @@ from edgecmd.audit.step.noise import LEVEL
 from edgecmd.audit.target import Target, plan_of
 from edgecmd.core.seeding import torch_generator
 from edgecmd.data.problem import public_anchors
-from edgecmd.losses import Anchors
+from edgecmd.losses import Anchors, loss_of
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step, randomness
 from edgecmd.privacy.step.randomness import Source
@@ -254,6 +254,7 @@ def _round(
         made_up_pairs(pairs, (1, SIDE, SIDE), dim, generator=coins),
         anchors,
         target.config.distill,
+        loss=loss_of(target.config.distill),
         plan=plan,
         place=Place.of_round(target.config, round_index=1, client=client),
         optimizer=torch.optim.SGD(student.parameters(), lr=0.0),

@@ -27,13 +27,13 @@ from edgecmd.audit.step.driven_rounds import carried_back
 from edgecmd.audit.step.noise import step_noise
 from edgecmd.audit.target import cut_chunks
 from edgecmd.models.students import build_student
-from edgecmd.privacy.mechanisms import StepSettings, Units, make_units, unit_loss
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.gradients import Sum, clipped_sum
 from edgecmd.privacy.step.private_step import add_noise
 from edgecmd.privacy.step.randomness import DeterministicSource, Source, normal
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent
+from edgecmd.privacy.step.units import StepSettings, Units, make_units, unit_loss
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData
 from tests.edgecmd.audit.tiny_target import tiny_target

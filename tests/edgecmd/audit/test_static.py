@@ -25,8 +25,8 @@ from edgecmd.audit.static.scripted import Script
 from edgecmd.audit.static.sensitivity import Effort, private_question, search, two_buckets
 from edgecmd.audit.target import find_target
 from edgecmd.core.errors import DataError
-from edgecmd.privacy.mechanisms import unit_loss
 from edgecmd.privacy.step.randomness import integers
+from edgecmd.privacy.step.units import unit_loss
 from edgecmd.settings import DistillConfig
 
 FEW = Effort(num_tries=12, num_pairs=4, climb_length=2)

@@ -13,9 +13,9 @@ from torch.nn import functional
 from edgecmd import losses
 from edgecmd.data.augment import augment_target
 from edgecmd.models.students import build_student
-from edgecmd.privacy.mechanisms import StepSettings, Units, bucket_units, make_units, padded, unit_loss
 from edgecmd.privacy.step.gradients import clip_and_sum, clipped_sum, vmap_gradients
 from edgecmd.privacy.step.randomness import DeterministicSource
+from edgecmd.privacy.step.units import StepSettings, Units, bucket_units, make_units, padded, unit_loss
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData
 from tests.edgecmd.privacy.neighbouring_sets import (

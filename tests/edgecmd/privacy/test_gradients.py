@@ -8,10 +8,10 @@ from torch.nn import functional
 
 from edgecmd.core.errors import PrivacyError
 from edgecmd.models.students import build_student
-from edgecmd.privacy.mechanisms import StepSettings, Units, make_units, unit_loss
 from edgecmd.privacy.step.gradients import clip_and_sum, clip_factors, clipped_sum, norm
 from edgecmd.privacy.step.randomness import DeterministicSource
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent, plain_copy
+from edgecmd.privacy.step.units import StepSettings, Units, make_units, unit_loss
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData
 

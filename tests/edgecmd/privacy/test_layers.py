@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgecmd.models.students import build_student
-from edgecmd.privacy.mechanisms import Units, unit_loss
 from edgecmd.privacy.step import vmap_engine
 from edgecmd.privacy.step.gradients import ENGINES, clipped_sum, norm
 from edgecmd.privacy.step.standardised_weights import plain_copy
+from edgecmd.privacy.step.units import Units, unit_loss
 from edgecmd.privacy.step.vmap_engine import clipped_chunk, gram_square, unit_traces, windows
 from edgecmd.settings import DistillConfig
 

@@ -8,9 +8,10 @@ from torch.nn import functional
 
 from edgecmd.core.errors import ConfigError
 from edgecmd.models.students import build_student
-from edgecmd.privacy.mechanisms import MECHANISMS, StepSettings, bucket_loss, make_units, unit_loss
+from edgecmd.privacy.mechanisms import MECHANISMS, bucket_loss
 from edgecmd.privacy.step.gradients import clipped_sum, norm
 from edgecmd.privacy.step.randomness import DeterministicSource, SystemSource
+from edgecmd.privacy.step.units import StepSettings, make_units, unit_loss
 from edgecmd.settings import AUTO_LOSSES, DistillConfig
 from edgecmd.training.distill import OBJECTIVES, LocalData
 

@@ -13,8 +13,8 @@ from torch.nn import functional
 from edgecmd import baselines, losses
 from edgecmd.core.errors import PrivacyError
 from edgecmd.models.students import STUDENTS, build_student
-from edgecmd.privacy.mechanisms import unit_loss
 from edgecmd.privacy.step.purity import impure_rows, require_pure, require_pure_loss
+from edgecmd.privacy.step.units import unit_loss
 from edgecmd.settings import DistillConfig
 
 CHANNELS, SIDE, DIM = 2, 16, 6

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor, nn
 
 from edgecmd.models.students import build_student
-from edgecmd.privacy.mechanisms import Units, padded, unit_loss
 from edgecmd.privacy.step.gradients import (
     CALL_ROWS,
     GRAIN,
@@ -18,6 +17,7 @@ from edgecmd.privacy.step.gradients import (
     weighted_sum,
 )
 from edgecmd.privacy.step.standardised_weights import plain_copy
+from edgecmd.privacy.step.units import Units, padded, unit_loss
 from edgecmd.settings import DistillConfig
 
 WIDTH = 16

@@ -18,11 +18,11 @@ from edgecmd.audit.static.scripted import (
 )
 from edgecmd.audit.static.search import Query, distance
 from edgecmd.models.students import build_student
-from edgecmd.privacy.mechanisms import Units, unit_loss
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.gradients import clipped_sum
 from edgecmd.privacy.step.standardised_weights import plain_copy
+from edgecmd.privacy.step.units import Units, unit_loss
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData
 
