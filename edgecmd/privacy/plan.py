@@ -223,8 +223,8 @@ def require_loss(mechanism: str, loss: Loss, *, called: str, engine: str) -> Non
         )
     raise PrivacyError(
         f"distill.loss={called!r} cannot be made private for each pair: the loss of a pair depends on the"
-        " other pairs of its batch, so clipping each pair's gradient bounds nothing (one pair was measured to move"
-        f" the sum by 508 times the clip). {way_out}"
+        " other pairs of its batch, so clipping each pair's gradient bounds nothing (one pair was measured to"
+        f" move the sum by 508 times the clip). {way_out}"
     )
 
 

@@ -25,6 +25,7 @@ from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.data.anchors import ANCHORS
 from edgecmd.data.device import device_features, device_sources
 from edgecmd.data.problem import told_to_devices
+from edgecmd.losses import loss_of
 from edgecmd.models.students import build_student
 from edgecmd.privacy.device_ledger import DeviceLedgers
 from edgecmd.privacy.step.gradients import clipped_sum
@@ -189,7 +190,7 @@ def sums(device: Device, raw: dict[str, object]) -> tuple[dict[str, torch.Tensor
         augment=0.0,
         source=DeterministicSource(0),
     )
-    loss = unit_loss(config.distill, held.anchors)
+    loss = unit_loss(loss_of(config.distill), held.anchors)
     return clipped_sum(acting.module, chunks, loss, clip=1.0, engine="loop"), held.anchors
 
 

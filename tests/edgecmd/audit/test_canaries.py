@@ -20,6 +20,7 @@ from edgecmd.audit.one_run.canaries import (
 )
 from edgecmd.core.errors import PrivacyError
 from edgecmd.data.problem import Holding, public_anchors
+from edgecmd.losses import loss_of
 from edgecmd.models.students import build_student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.private_step import distil_privately
@@ -128,6 +129,7 @@ def test_canaries_are_sampled_by_the_real_coins_and_seen_by_the_real_release() -
         LocalData(target=torch.zeros(0, 1, 16, 16), teacher=anchors[:0]),
         anchors,
         replace(target.config.distill, learning_rate=1.0, schedule="constant"),
+        loss=loss_of(target.config.distill),
         plan=replace(plan, steps_per_round=1),
         # Past the warm-up.
         place=Place(seed=0, round_index=1, client=0, first_step=1, total_steps=2),

@@ -26,6 +26,7 @@ from edgecmd.audit.step.checks import audit_noise, drive_rounds, release_finding
 from edgecmd.audit.step.driven_rounds import carried_back
 from edgecmd.audit.step.noise import step_noise
 from edgecmd.audit.target import cut_chunks
+from edgecmd.losses import loss_of
 from edgecmd.models.students import build_student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step
@@ -53,7 +54,7 @@ def pairs(num: int) -> LocalData:
 @pytest.mark.parametrize(("mechanism", "loss"), [("anchors", "cmc-anchored"), ("groups", "cmc-groups")])
 def test_the_auditor_s_sum_is_that_of_the_engines(mechanism: str, loss: str) -> None:
     student = build_student("gn-50k", in_channels=1, embedding_dim=DIM, generator=torch.Generator())
-    lossy = unit_loss(DistillConfig(loss=loss), torch.eye(DIM))
+    lossy = unit_loss(loss_of(DistillConfig(loss=loss)), torch.eye(DIM))
     data = pairs(7)
     data.target[3] = float("nan")
     settings = StepSettings(mechanism=mechanism, num_views=2, num_groups=3)

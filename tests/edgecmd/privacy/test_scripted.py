@@ -17,6 +17,7 @@ from edgecmd.audit.static.scripted import (
     step_query,
 )
 from edgecmd.audit.static.search import Query, distance
+from edgecmd.losses import loss_of
 from edgecmd.models.students import build_student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step
@@ -62,7 +63,7 @@ def by_hand(data: LocalData, members: list[list[int]], loss: str) -> dict[str, t
         )
         for rows in members
     ]
-    lossy = unit_loss(DistillConfig(loss=loss), ANCHORS)
+    lossy = unit_loss(loss_of(DistillConfig(loss=loss)), ANCHORS)
     return clipped_sum(plain_copy(STUDENT).train(), chunks, lossy, clip=CLIP, engine="loop")
 
 
