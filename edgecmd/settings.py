@@ -222,8 +222,8 @@ class DistillConfig:
     """Step 2, a client's local work."""
 
     loss: str = "auto"
-    """auto (the loss of privacy.mechanism; cmc where there is none), cmc, cmd, cmc+cmd, cmc-anchored,
-    cmd-anchored, cmc+cmd-anchored, cosine; baselines l2, seed, crd, socket, simclr."""
+    """auto (the loss of privacy.mechanism; cmc where there is none), a name of docs/method.md such as cmc,
+    cmc+cmd, cmc-anchored or l2, or a loss of your own as module:factory."""
     temperature: float = 0.1
     """Of student similarities."""
     teacher_temperature: float = 0.1

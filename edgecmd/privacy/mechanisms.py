@@ -105,6 +105,10 @@ def _apart(loss: "Loss | type[Loss]") -> bool:
     return loss.may_be_private and not loss.couples_pairs and loss.num_views == 1
 
 
+def _every_view(num_views: int) -> int:
+    return num_views
+
+
 def _views(*args: Any, **options: Any) -> "list[Units]":  # noqa: ANN401 - as `make_units`
     from edgecmd.privacy.step.units import view_chunks
 
@@ -130,7 +134,7 @@ class Mechanism:
         make_units: Makes the units of a step, as `edgecmd.privacy.step.units.make_units` says; where the
             server adds the noise the unit is a client's whole update, and nobody asks.
         engines: Gradient engines that can clip its units.
-        has_views: Whether a unit is ``privacy.num_views`` views of a pair; else one view of each.
+        rows_of_pair: How many rows of a step are one pair's, of ``privacy.num_views``.
         without_negatives: The mechanism that a run of this one is compared with, at the same epsilon.
     """
 
@@ -141,7 +145,7 @@ class Mechanism:
     statement: str
     make_units: "Callable[..., list[Units]]" = field(default=_views)
     engines: tuple[str, ...] = PER_UNIT
-    has_views: bool = True
+    rows_of_pair: Callable[[int], int] = _every_view
     without_negatives: str = ""
 
     @property
@@ -189,7 +193,7 @@ MECHANISMS: dict[str, Mechanism] = {
             " clipped to C; one more pair changes one bucket, from one vector of norm at most C to another."
         ),
         make_units=_buckets,
-        has_views=False,
+        rows_of_pair=lambda _: 1,
         without_negatives="cosine",
     ),
     "client": Mechanism(

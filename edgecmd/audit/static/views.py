@@ -63,7 +63,7 @@ def views_finding(subject: Subject, plan: PrivacyPlan, config: RunConfig) -> Fin
         changed.append(
             int((formed != other).any(dim=1).sum()) if other.shape == formed.shape else len(formed)
         )
-    own = plan.num_views if plan.row.has_views else 1
+    own = plan.row.rows_of_pair(plan.num_views)
     wrong = max(changed) > own
     text = (
         f"Another picture in the place of one pair's changes {max(changed)} of the {len(formed)} rows of a"
