@@ -117,7 +117,7 @@ def test_a_step_releases_twice_the_clipped_gradient(pairs: Path) -> None:
 
 
 def test_a_run_its_ledger_its_statement_and_its_audits(pairs: Path, tmp_path: Path) -> None:
-    config = tiny_config(pairs, tmp_path, "privacy.mechanism=twice", "name=twice")
+    config = tiny_config(pairs, tmp_path, "privacy.mechanism=twice", "privacy.clip=0.05", "name=twice")
     simulate(config)
     told = json.loads((tmp_path / "twice" / "privacy.json").read_text())
     assert (told["mechanism"], told["statement"], told["sensitivity"]) == (
@@ -147,7 +147,7 @@ def test_a_row_that_claims_too_little_is_contradicted(
     monkeypatch.setitem(
         MECHANISMS, "twice", replace(TWICE, factor=1, rows_of_pair=lambda num_views: num_views)
     )
-    config = tiny_config(pairs, tmp_path, "privacy.mechanism=twice", "name=wrong")
+    config = tiny_config(pairs, tmp_path, "privacy.mechanism=twice", "privacy.clip=0.05", "name=wrong")
     simulate(config)
     wrong = {
         one.quantity
