@@ -30,6 +30,7 @@ class CMC(Loss):
         return contrastive.cmc(student, teacher, temperature=self.temperature)
 
     def chance_level(self, *, batch_size: int, num_anchors: int) -> float:
+        """``log B``."""
         return math.log(batch_size)
 
 
@@ -47,6 +48,7 @@ class CMD(Loss):
         )
 
     def chance_level(self, *, batch_size: int, num_anchors: int) -> float:
+        """``log(B - 1)``."""
         return math.log(batch_size - 1)
 
 
@@ -62,6 +64,7 @@ class CMCAnchored(Loss):
         return contrastive.cmc_anchored(student, teacher, anchors, temperature=self.temperature)
 
     def chance_level(self, *, batch_size: int, num_anchors: int) -> float:
+        """``log(K + 1)``."""
         return math.log(num_anchors + 1)
 
 
@@ -84,6 +87,7 @@ class CMDAnchored(Loss):
         )
 
     def chance_level(self, *, batch_size: int, num_anchors: int) -> float:
+        """``log K``."""
         return math.log(num_anchors)
 
 
@@ -106,11 +110,12 @@ class _Sum(Loss):
     def of_unit(
         self, student: Embeddings, teacher: Embeddings, mask: Bool[Tensor, " rows"], anchors: Anchors
     ) -> Float[Tensor, ""]:
-        # A sum of means: the mean of sums rounds otherwise.
+        """The sum of the means of both, (): the mean of the sums rounds otherwise."""
         contrast, relations = (part.of_unit(student, teacher, mask, anchors) for part in self._parts())
         return contrast + self.cmd_weight * relations
 
     def chance_level(self, *, batch_size: int, num_anchors: int) -> float | None:
+        """That of the contrast, and ``cmd_weight`` times that of the relations."""
         sizes = {"batch_size": batch_size, "num_anchors": num_anchors}
         contrast, relations = (part.chance_level(**sizes) for part in self._parts())
         return None if contrast is None or relations is None else contrast + self.cmd_weight * relations
@@ -118,7 +123,7 @@ class _Sum(Loss):
 
 @dataclass(frozen=True, kw_only=True)
 class CMCAndCMD(_Sum):
-    """The paper's whole loss: `CMC` and ``cmd_weight`` times `CMD`."""
+    """`CMC` and ``cmd_weight`` times `CMD`."""
 
     family, text = "paper", "contrast and relations within the batch"
 
@@ -155,9 +160,11 @@ class CMCGroups(Loss):
     def of_unit(
         self, student: Embeddings, teacher: Embeddings, mask: Bool[Tensor, " rows"], anchors: Anchors
     ) -> Float[Tensor, ""]:
+        """`edgecmd.losses.cmc_bucket`: the unit is a bucket."""
         return contrastive.cmc_bucket(student, teacher, mask, anchors, temperature=self.temperature)
 
     def chance_level(self, *, batch_size: int, num_anchors: int) -> float:
+        """``log(B + K)``."""
         return math.log(batch_size + num_anchors)
 
 
@@ -203,6 +210,7 @@ class SEED(Loss):
         return baselines.seed(student, teacher, anchors)
 
     def chance_level(self, *, batch_size: int, num_anchors: int) -> float:
+        """``log(K + 1)``."""
         return math.log(num_anchors + 1)
 
 
@@ -230,6 +238,7 @@ class SimCLR(Loss):
         return baselines.nt_xent(first, second, temperature=self.temperature)
 
     def chance_level(self, *, batch_size: int, num_anchors: int) -> float:
+        """``log(2B - 1)``."""
         return math.log(2 * batch_size - 1)
 
 
