@@ -149,13 +149,12 @@ def _own_code(
     clip: float | None,
     temperature: float | None,
 ) -> "OwnCode":
-    from edgecmd.audit.static.custom_code import OwnCode, anchored_unit_loss
-    from edgecmd.core.own_code import load_factory
+    from edgecmd.audit.static.custom_code import OwnCode, anchored_unit_loss, own_loss
 
     per_unit = unit_loss or not loss
     return OwnCode(
         name=loss or "cmc-anchored",
-        loss=load_factory("--loss", loss, files=True)
+        loss=own_loss(loss, temperature=temperature, per_unit=per_unit)
         if loss
         else anchored_unit_loss(config.distill.temperature),
         per_unit=per_unit,

@@ -110,6 +110,18 @@ def test_a_private_run_and_its_audit(
     assert run(monkeypatch, "audit", "check", str(folder), "--tries", "6", "--pairs", "4") == 0
 
 
+def test_an_audit_takes_the_class(
+    margin: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not margin.Margin.couples_pairs
+    words = ["--pairs", "16", "--tries", "3", "--temperature", "0.2", "--json"]
+    small = ["--set", "student.architecture=gn-50k", "--set", "data.image_size=16"]
+    for form in ([], ["--unit-loss"]):
+        assert run(monkeypatch, "audit", "check", "--loss", NAME, *form, *words, *small) == 0
+        found = {one["quantity"]: one for one in json.loads(capsys.readouterr().out)[:3]}
+        assert 0 < found["sensitivity"]["measured"] <= 1.0
+
+
 def settings(tiny: RunConfig) -> list[str]:
     return [
         f"out={tiny.out}",
