@@ -7,6 +7,7 @@ a client that declines says so by a word of a fixed table (`edgecmd.privacy.refu
 """
 
 import os
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -16,18 +17,32 @@ from flwr.clientapp import ClientApp
 
 from clients.identity import index_of_node
 
-app = ClientApp()
+if TYPE_CHECKING:
+    from edgecmd.run import Run
 
 
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """One round of local distillation; heavy imports wait until the first message."""
-    from clients.work import answer_train
+def make_app(run: "Run | None" = None) -> ClientApp:
+    """The app, for the runs that messages name or for one that this process has as objects.
 
-    return answer_train(message, context)
+    Args:
+        run: The one run that its clients take part in, whatever the settings of a message say; None to make
+            a run of those settings.
+    """
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        """One round of local distillation; heavy imports wait until the first message."""
+        from clients.work import answer_train
+
+        if run is None:
+            return answer_train(message, context)
+        return answer_train(message, context, run_of=lambda _: run)
+
+    app.query("index")(index)
+    return app
 
 
-@app.query("index")
 def index(message: Message, context: Context) -> Message:
     """This client's index, and whether it has pairs of its own; heavy imports are not needed.
 
@@ -37,3 +52,6 @@ def index(message: Message, context: Context) -> Message:
     told = context.node_config.get("partition-id", index_of_node(context.node_id) if own else 0)
     metrics = MetricRecord({"client": int(told), "own-pairs": int(own)})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+
+app = make_app()

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from clients.node import Node
 from clients.order import Order
 from edgecmd import __version__
+from edgecmd.core.devices import resolve_device
 from edgecmd.core.errors import PrivacyError
 from edgecmd.data.anchors import Anchors, anchors_digest
-from edgecmd.data.device import DeviceSources, device_anchors, device_data, device_sources
-from edgecmd.data.problem import Holding
 from edgecmd.data.user_files.device_pairs import DevicePairs, read_device_pairs
+from edgecmd.models.students import is_dense
 from edgecmd.privacy.device_ledger import DeviceLedgers, Found
+from edgecmd.training.device_task import DeviceSources, device_anchors, device_data, device_sources
+from edgecmd.training.task import Holding, Places
 
 LOG = logging.getLogger("edgecmd.client")
 ELSEWHERE = "another ledger of this device counts it"
@@ -46,14 +48,22 @@ def prepare(order: Order, node: Node) -> Prepared:
     Guarantees:
         Opens nothing below ``data-dir``, so no pair decides about an anchor.
     """
+    config = order.config
+    dense = is_dense(config.student.architecture)
     sources = device_sources(
-        order.config, teacher=node.teacher, public=node.public, cache=node.state / "features"
+        config.data,
+        teacher=node.teacher,
+        public=node.public,
+        cache=node.state / "features",
+        places=Places(dim=config.teacher.map_dim, zoom=config.teacher.map_zoom) if dense else None,
     )
     found = {**sources.digests(), "edgecmd-version": __version__}
     for key, digest in found.items():
         node.check_pin(key, digest)
     _compare(order.expected, found)
-    anchors = device_anchors(sources, order.config)
+    anchors = device_anchors(sources, config.distill, seed=config.seed, side=config.data.source_side).to(
+        resolve_device(config.device)
+    )
     digest = anchors_digest(anchors)
     node.check_pin("anchors-sha256", digest)
     return Prepared(sources=sources, anchors=anchors, digest=digest)
@@ -78,7 +88,7 @@ def _compare(expected: Mapping[str, str], found: Mapping[str, str]) -> None:
 def read_pairs(order: Order, node: Node, prepared: Prepared) -> DevicePairs:
     """The device's pairs, with those that are left out and why: that is for the device's own log alone."""
     assert node.data is not None
-    kind = prepared.sources.file_kind(order.config, order.target_kind)
+    kind = prepared.sources.file_kind(order.target_kind, reverse=order.config.data.reverse)
     return read_device_pairs(node.data, order.config.data, kind=kind)
 
 
@@ -100,5 +110,6 @@ def holding(order: Order, prepared: Prepared, pairs: DevicePairs) -> Holding:
     """Pairs as distillation takes them, beside the anchors; what is left out goes to the device's own log."""
     if pairs.skipped:
         LOG.warning("%s", pairs.about_skipped())
-    data = device_data(prepared.sources, order.config, pairs.data)
+    device = resolve_device(order.config.device)
+    data = device_data(prepared.sources, order.config.data, pairs.data, device=device)
     return Holding(data=data, anchors=prepared.anchors)

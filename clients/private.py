@@ -19,21 +19,18 @@ from clients.order import Order
 from clients.state import load_state, save_state
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.files import write_bytes_atomically
-from edgecmd.data.problem import Holding
 from edgecmd.losses import loss_of
 from edgecmd.models.students import Student
 from edgecmd.privacy.ledger import Ledger, Release
-from edgecmd.privacy.ledger_paths import client_ledger, require_same_clients
 from edgecmd.privacy.mechanisms import MECHANISMS
-from edgecmd.privacy.plan import PrivacyPlan, make_plan
+from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.private_step import distil_privately
 from edgecmd.privacy.step.purity import require_pure, require_pure_loss
 from edgecmd.privacy.step.randomness import make_source
 from edgecmd.privacy.step.units import unit_loss
-from edgecmd.training.distill import Place, make_optimizer, optimizer_tensors, restore_optimizer
-from edgecmd.training.run_folder import comparable
-
-_probed: set[tuple[str, int, tuple[int, ...], str]] = set()
+from edgecmd.run import Run, require_same_clients
+from edgecmd.training.distill import make_optimizer, optimizer_tensors, restore_optimizer
+from edgecmd.training.task import Holding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,20 +59,20 @@ class Counting:
     anchors: str = ""
 
 
-def private_plan(order: Order, node: Node) -> PrivacyPlan | None:
+def private_plan(run: Run, node: Node) -> PrivacyPlan | None:
     """The plan of a round under record-level privacy; None where the client itself adds no noise.
 
     Raises:
         PrivacyError: The owner set a bound, and the run gives no guarantee that holds here.
     """
-    plan = make_plan(order.config)
+    plan = run.plan
     local = plan is not None and plan.row.at_client
     if node.budgets and not local:
         name, value = next(iter(node.budgets.items()))
         *first, last = [key for key, row in MECHANISMS.items() if row.at_client]
         own = f"{', '.join(first)} or {last}"
         raise PrivacyError(
-            f"privacy.mechanism={order.config.privacy.mechanism!r} adds no noise on the client, and this node"
+            f"privacy.mechanism={run.privacy.mechanism!r} adds no noise on the client, and this node"
             f" has {name}={value:g}. Use {own}."
         )
     if plan is not None and not plan.private and node.data is not None:
@@ -97,31 +94,32 @@ def owner_bounds(plan: PrivacyPlan, node: Node) -> Bounds:
     return Bounds(epsilon=epsilon, delta=delta)
 
 
-def simulated_counting(order: Order) -> Counting:
+def simulated_counting(run: Run, client: int) -> Counting:
     """The ledger of a simulated client, in the run folder or in ``privacy.ledger_dir``.
 
     Raises:
         PrivacyError: The ledgers there count other pairs.
     """
-    require_same_clients(order.config)
-    return Counting(ledger=Ledger(client_ledger(order.config, order.client)))
+    require_same_clients(run)
+    return Counting(ledger=Ledger(run.client_ledger(client)))
 
 
-def query_digest(order: Order, arrays: ArrayRecord, plan: PrivacyPlan) -> str:
+def query_digest(run: Run, order: Order, arrays: ArrayRecord, plan: PrivacyPlan) -> str:
     """SHA-256 of everything that a round's answer depends on beside the pairs and the coins."""
     digest = hashlib.sha256(
-        f"{order.token}:{order.round_index}:{order.client}:{plan}\n{comparable(order.config)}".encode()
+        f"{order.token}:{order.round_index}:{order.client}:{plan}\n{run.described.comparable}".encode()
     )
     for name in sorted(arrays):
         digest.update(name.encode() + b"\0" + arrays[name].data)
     return digest.hexdigest()
 
 
-def answer_privately(
+def answer_privately(  # noqa: PLR0913 - all that a round is made of
     student: Student,
     holding: Holding,
     arrays: ArrayRecord,
     *,
+    run: Run,
     order: Order,
     plan: PrivacyPlan,
     node: Node,
@@ -134,6 +132,7 @@ def answer_privately(
         student: Holds the incoming weights; changed.
         holding: The client's pairs and the public anchors.
         arrays: The incoming weights.
+        run: What the server runs.
         order: What was asked.
         plan: Noise and cost.
         node: The node's own settings.
@@ -145,15 +144,15 @@ def answer_privately(
         PrivacyError: The student or the loss mixes pairs, or the ledger cannot be trusted.
     """
     bounds, ledger = owner_bounds(plan, node), counting.ledger
-    query, pending = query_digest(order, arrays, plan), folder / "released.reply"
+    query, pending = query_digest(run, order, arrays, plan), folder / "released.reply"
     known = ledger.find(run=order.token, round_index=order.round_index, query=query)
     if known is not None:
         content = pending.read_bytes() if pending.exists() else b""
         if hashlib.sha256(content).hexdigest() == known:
             return _record(content, list(arrays))
     ledger.require_budget(plan, epsilon=bounds.epsilon, delta=bounds.delta)
-    probe_once(student, holding, order)
-    optimizer = _distil(student, holding, order=order, plan=plan, folder=folder)
+    probe_once(student, holding, run)
+    optimizer = _distil(student, holding, run=run, order=order, plan=plan, folder=folder)
     state = student.state_dict()
     content = save({name: state[name].cpu().contiguous().numpy() for name in sorted(state)})
     _keep(pending, content, ledger=ledger)
@@ -167,7 +166,7 @@ def answer_privately(
     ledger.spend(plan, release, epsilon=bounds.epsilon, delta=bounds.delta)
     # Only now: later rounds release what the optimiser remembers, so a round that was not counted must
     # leave nothing in it.
-    if order.config.distill.keep_optimizer:
+    if run.distill.keep_optimizer:
         save_state(folder, optimizer_tensors(optimizer), round_index=order.round_index)
     return _record(content, list(arrays))
 
@@ -195,24 +194,23 @@ def _record(content: bytes, names: list[str]) -> ArrayRecord:
 
 
 def _distil(
-    student: Student, holding: Holding, *, order: Order, plan: PrivacyPlan, folder: Path
+    student: Student, holding: Holding, *, run: Run, order: Order, plan: PrivacyPlan, folder: Path
 ) -> torch.optim.Optimizer:
-    config = order.config
-    optimizer = make_optimizer(student, config.distill)
-    if config.distill.keep_optimizer:
+    optimizer = make_optimizer(student, run.distill)
+    if run.distill.keep_optimizer:
         restore_optimizer(optimizer, load_state(folder, round_index=order.round_index))
     distil_privately(
         student,
         holding.data,
         holding.anchors,
-        config.distill,
-        loss=loss_of(config.distill),
+        run.distill,
+        loss=loss_of(run.distill),
         plan=plan,
-        place=Place.of_round(config, round_index=order.round_index, client=order.client),
+        place=run.place(order.round_index, client=order.client),
         optimizer=optimizer,
         source=make_source(
             deterministic=plan.deterministic,
-            seed=config.seed,
+            seed=run.seed,
             round_index=order.round_index,
             client=order.client,
         ),
@@ -220,17 +218,17 @@ def _distil(
     return optimizer
 
 
-def probe_once(student: Student, holding: Holding, order: Order) -> None:
-    """Purity probe of this student and loss, once a process.
+def probe_once(student: Student, holding: Holding, run: Run) -> None:
+    """Purity probe of the run's student and loss, once a process.
 
     Raises:
         PrivacyError: One pair's output depends on another pair.
     """
     _, channels, *size = holding.data.target.shape
-    key = (order.config.student.architecture, channels, tuple(size), order.config.distill.loss)
-    if key in _probed:
+    shape = (channels, *size)
+    if shape in run.probed:
         return
     require_pure(student, in_channels=channels, image_size=(size[0], size[1]))
     dim = holding.data.teacher.shape[1]
-    require_pure_loss(unit_loss(loss_of(order.config.distill), holding.anchors), embedding_dim=dim)
-    _probed.add(key)
+    require_pure_loss(unit_loss(loss_of(run.distill), holding.anchors), embedding_dim=dim)
+    run.probed.add(shape)

@@ -2,8 +2,8 @@
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -15,19 +15,18 @@ from clients.node import BUDGETS, Node, read_node
 from clients.order import Order, read_order
 from clients.private import Counting, answer_privately, private_plan, simulated_counting
 from clients.state import load_state, save_state
+from edgecmd.config.assemble import Assembly
 from edgecmd.config.schema import RunConfig
-from edgecmd.core.devices import place, resolve_device
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.machine import explain, is_of_machine
-from edgecmd.data.problem import Holding, client_holding
 from edgecmd.losses import loss_of
-from edgecmd.models.students import Student, build_student
+from edgecmd.models.students import Student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.refusals import sealed
-from edgecmd.training.distill import Place, distil, make_optimizer, optimizer_tensors, restore_optimizer
-from edgecmd.training.run_folder import run_folder
+from edgecmd.run import Run
+from edgecmd.training.distill import distil, make_optimizer, optimizer_tensors, restore_optimizer
+from edgecmd.training.task import Holding
 
-MAX_CACHED_CLIENTS = 4096
 SEALED = "it failed; the reason stays in the log of the client"
 LOG = logging.getLogger("edgecmd.client")
 
@@ -43,23 +42,13 @@ class SealedError(RuntimeError):
     """Stands for an error whose text could tell of the pairs."""
 
 
-@lru_cache(maxsize=MAX_CACHED_CLIENTS)
-def _holding(config: RunConfig, client: int) -> Holding:
-    return client_holding(config, client)
+# What the clients that this process serves have in common, as long as it lives.
+SERVED = Assembly()
 
 
-@lru_cache(maxsize=8)
-def _student(architecture: str, in_channels: int, embedding_dim: int, device: torch.device) -> Student:
-    student = build_student(
-        architecture,
-        in_channels=in_channels,
-        embedding_dim=embedding_dim,
-        generator=torch.Generator().manual_seed(0),
-    )
-    return place(student, device)
-
-
-def answer_train(message: Message, context: Context) -> Message:
+def answer_train(
+    message: Message, context: Context, *, run_of: Callable[[RunConfig], Run] = SERVED.run
+) -> Message:
     """Distil for one round.
 
     Args:
@@ -67,6 +56,7 @@ def answer_train(message: Message, context: Context) -> Message:
             ``run``.
         context: Holds the run config, which the server wrote, and the node config, which the node's
             owner wrote (`clients.node`).
+        run_of: Gives the run of the settings.
 
     Returns:
         The reply; where the client declines, an error whose reason is a word of a fixed table.
@@ -78,7 +68,7 @@ def answer_train(message: Message, context: Context) -> Message:
     torch.set_num_threads(1)
     stages = _Stages()
     try:
-        return Message(_answer(message, context, stages), reply_to=message)
+        return Message(_answer(message, context, stages, run_of), reply_to=message)
     except PrivacyError as error:
         LOG.warning("the client declines: %s", error)
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, sealed(error)), reply_to=message)
@@ -98,35 +88,48 @@ class _Stages:
     now: str = "config"
 
 
-def _answer(message: Message, context: Context, stages: _Stages) -> RecordDict:
+def _answer(
+    message: Message, context: Context, stages: _Stages, run_of: Callable[[RunConfig], Run]
+) -> RecordDict:
     node = read_node(context.node_config, node_id=context.node_id)
     stages.client = node.client
     order = read_order(message.content.config_records["config"], context.run_config, node)
-    plan = private_plan(order, node)
+    run = run_of(order.config)
+    plan = private_plan(run, node)
     stages.now = "data"
-    holding, counting = _holding_of(order, node, plan)
+    holding, counting = _holding_of(run, order, node, plan)
     stages.now = "decode"
     arrays = message.content.array_records["arrays"]
-    student = _decode(arrays, holding, order.config)
-    stages.now, folder = "distil", _state_folder(order, node)
+    student = _decode(arrays, holding, run)
+    stages.now, folder = "distil", _state_folder(run, order, node)
     if plan is not None:
         assert counting is not None
         released = answer_privately(
-            student, holding, arrays, order=order, plan=plan, node=node, counting=counting, folder=folder
+            student,
+            holding,
+            arrays,
+            run=run,
+            order=order,
+            plan=plan,
+            node=node,
+            counting=counting,
+            folder=folder,
         )
         return _private_reply(released, node.client)
-    loss = _distil(student, holding, order, folder)
+    loss = _distil(student, holding, run, order, folder)
     stages.now = "encode"
     weights = _weights(student, list(arrays))
-    if order.config.privacy.mechanism != "none":
+    if run.privacy.mechanism != "none":
         return _private_reply(weights, node.client)
     return _reply(weights, loss, node.client, len(holding.data))
 
 
-def _holding_of(order: Order, node: Node, plan: PrivacyPlan | None) -> tuple[Holding, Counting | None]:
+def _holding_of(
+    run: Run, order: Order, node: Node, plan: PrivacyPlan | None
+) -> tuple[Holding, Counting | None]:
     """What the client holds, and who counts its private rounds."""
     if node.data is None:
-        return _holding(order.config, node.client), simulated_counting(order) if plan else None
+        return run.holding(node.client), simulated_counting(run, node.client) if plan else None
     prepared = device.prepare(order, node)
     pairs, counting = device.read_pairs(order, node, prepared), None
     if plan is not None:
@@ -141,39 +144,37 @@ def _is_private(context: Context) -> bool:
     return asked or any(name in context.node_config for name in ("data-dir", *BUDGETS))
 
 
-def _decode(arrays: ArrayRecord, holding: Holding, config: RunConfig) -> Student:
-    channels, dim = holding.data.target.shape[1], holding.data.teacher.shape[1]
-    student = _student(config.student.architecture, channels, dim, resolve_device(config.device))
+def _decode(arrays: ArrayRecord, holding: Holding, run: Run) -> Student:
+    student = run.shell(holding.data.target.shape[1], holding.data.teacher.shape[1])
     student.load_state_dict(arrays.to_torch_state_dict())
     return student
 
 
-def _state_folder(order: Order, node: Node) -> Path:
+def _state_folder(run: Run, order: Order, node: Node) -> Path:
     """Where the optimiser's state lies: never where a server says when the pairs are the device's own."""
     own = node.data is not None or node.has_state
-    base = node.state / "clients" if own else run_folder(order.config) / "clients"
+    base = node.state / "clients" if own else run.folder / "clients"
     return base / order.token / f"client-{order.client:04d}"
 
 
-def _distil(student: Student, holding: Holding, order: Order, folder: Path) -> float:
-    config, index = order.config, order.round_index
-    optimizer = make_optimizer(student, config.distill)
-    if config.distill.keep_optimizer:
+def _distil(student: Student, holding: Holding, run: Run, order: Order, folder: Path) -> float:
+    index = order.round_index
+    optimizer = make_optimizer(student, run.distill)
+    if run.distill.keep_optimizer:
         restore_optimizer(optimizer, load_state(folder, round_index=index))
-    steps = config.federation.local_steps
     loss = distil(
         student,
         holding.data,
         holding.anchors,
-        config.distill,
-        loss=loss_of(config.distill),
-        num_steps=steps,
-        place=Place.of_round(config, round_index=index, client=order.client),
+        run.distill,
+        loss=loss_of(run.distill),
+        num_steps=run.federation.local_steps,
+        place=run.place(index, client=order.client),
         optimizer=optimizer,
     )
     if not math.isfinite(loss):
         raise FloatingPointError(f"loss={loss} is not finite. Lower distill.learning_rate.")
-    if config.distill.keep_optimizer:
+    if run.distill.keep_optimizer:
         save_state(folder, optimizer_tensors(optimizer), round_index=index)
     return loss
 

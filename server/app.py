@@ -29,6 +29,7 @@ def main(grid: Grid, context: Context) -> None:
         FederationError: A round missed its quorum.
         MachineError: The disk is full, or memory is short; the run goes on when it is started again.
     """
+    from edgecmd.config.assemble import Assembly
     from edgecmd.config.file_settings import VARIABLE, over_run_config
     from edgecmd.config.reader import unflatten
     from edgecmd.core.errors import ConfigError
@@ -46,7 +47,9 @@ def main(grid: Grid, context: Context) -> None:
     clock = Clock()
     patient = PatientGrid(grid, clock=clock)
     try:
-        federate(patient, config, runtime="flower", may_grow=not is_simulated(grid), clock=clock)
+        federate(
+            patient, Assembly().run(config), runtime="flower", may_grow=not is_simulated(grid), clock=clock
+        )
     except (OSError, MemoryError) as error:
         raise explain(error) from error
 

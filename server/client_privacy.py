@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
 
-from edgecmd.config.schema import RunConfig
 from edgecmd.privacy.ledger import Ledger, Release
-from edgecmd.privacy.ledger_paths import server_ledger
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.gradients import MARGIN
 from edgecmd.privacy.step.randomness import make_source, normal, uniform
+from edgecmd.run import Run
 from server.strategies import to_record
 
 Arrays = Mapping[str, np.ndarray]
@@ -121,14 +120,14 @@ def _clip_factor(update: Arrays, *, clip: float) -> float:
     return min(1.0, clip * (1.0 - MARGIN) / norm) if norm > 0 else 1.0
 
 
-def central_privacy(plan: PrivacyPlan | None, config: RunConfig, *, token: str) -> CentralPrivacy | None:
+def central_privacy(plan: PrivacyPlan | None, run: Run, *, token: str) -> CentralPrivacy | None:
     """Client-level privacy of a run; None where its plan protects single pairs, or there is none."""
     if plan is None or plan.unit != "client":
         return None
     return CentralPrivacy(
         plan=plan,
-        ledger=Ledger(server_ledger(config)),
+        ledger=Ledger(run.server_ledger),
         token=token,
-        seed=config.seed,
-        num_clients=config.federation.num_clients,
+        seed=run.seed,
+        num_clients=run.federation.num_clients,
     )

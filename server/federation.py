@@ -9,16 +9,14 @@ import numpy as np
 import torch
 from flwr.serverapp import Grid
 
-from edgecmd.config.schema import RunConfig
+from edgecmd.config.assemble import start_run
+from edgecmd.config.provenance import Provenance, Runtime, require_runtime, write_provenance
 from edgecmd.core.artefacts import write_artefact
 from edgecmd.core.run_lock import owned
-from edgecmd.data.problem import told_to_devices
 from edgecmd.evaluation.evaluate import validate
 from edgecmd.models.students import Student
-from edgecmd.privacy.ledger_paths import require_same_clients
-from edgecmd.privacy.plan import make_plan
-from edgecmd.training.provenance import Provenance, Runtime, require_runtime, write_provenance
-from edgecmd.training.run_folder import new_student, run_folder, start_run, student_bytes
+from edgecmd.run import Run, require_same_clients
+from edgecmd.training.run_folder import student_bytes
 from server.checkpoint import newest_checkpoint
 from server.client_privacy import central_privacy
 from server.cohort import Identity, Terms, ask_identities, terms_of, wait_for_nodes
@@ -60,18 +58,18 @@ def run_token(folder: Path) -> str:
 
 def federate(
     grid: Grid,
-    config: RunConfig,
+    run: Run,
     *,
     report: Report | None = None,
     runtime: Runtime = "in-process",
     may_grow: bool = True,
     clock: Clock | None = None,
 ) -> Student:
-    """Run or continue the federation of ``config`` and write ``student.safetensors``.
+    """Run or continue the federation of ``run`` and write ``student.safetensors``.
 
     Args:
         grid: Where the clients are.
-        config: Settings; the run folder is ``<out>/<name>``.
+        run: Task, student, recipe and folder.
         report: Called after each round.
         runtime: Whether the clients are nodes of Flower. Each is then asked once who it is, and the start
             waits for ``federation.num_clients`` of them up to the deadline.
@@ -86,62 +84,62 @@ def federate(
     """
     quiet_flower()
     torch.set_num_threads(1)
-    strategy, plan = build_strategy(config), make_plan(config)
-    folder = run_folder(config)
+    strategy = build_strategy(run.federation, proximal_mu=run.distill.proximal_mu)
+    plan, folder = run.plan, run.folder
     with owned(folder):
-        require_runtime(folder, runtime, config=config)
-        start_run(config)
+        require_runtime(folder, runtime, described=run.described)
+        start_run(run)
         if runtime == "in-process" and plan is not None and plan.unit != "client":
-            require_same_clients(config)
+            require_same_clients(run)
         token = run_token(folder)
-        student = new_student(config)
-        terms = terms_of(config.federation, on_flower=runtime == "flower", may_grow=may_grow)
+        student = run.new_student()
+        terms = terms_of(run.federation, on_flower=runtime == "flower", may_grow=may_grow)
         clock = clock or Clock()
-        identities = _meet(grid, config, terms=terms, clock=clock, runtime=runtime)
+        identities = _meet(grid, run, terms=terms, clock=clock, runtime=runtime)
 
         def evaluate(round_index: int, arrays: Arrays) -> dict[str, float]:
-            every = config.evaluate.every_rounds
-            due = every and (round_index % every == 0 or round_index == config.federation.num_rounds)
-            return validate(load_arrays(student, arrays), config) if due else {}
+            every = run.evaluate.every_rounds
+            due = every and (round_index % every == 0 or round_index == run.federation.num_rounds)
+            return validate(load_arrays(student, arrays), run.task) if due else {}
 
         federation = Federation(
             grid=grid,
-            config=config.federation,
+            config=run.federation,
             terms=terms,
             strategy=strategy,
             token=token,
-            seed=config.seed,
+            seed=run.seed,
             folder=folder,
             evaluate=evaluate,
             report=report or (lambda _: None),
             identities=identities,
-            expectations=told_to_devices(config) if runtime == "flower" else {},
-            central=central_privacy(plan, config, token=token),
+            expectations=run.task.told_to_devices() if runtime == "flower" else {},
+            central=central_privacy(plan, run, token=token),
             private=plan is not None,
             clock=clock,
         )
         load_arrays(student, run_rounds(federation, to_arrays(student)))
-        write_artefact(folder, "student.safetensors", student_bytes(student, config), may_leave=True)
+        write_artefact(
+            folder, "student.safetensors", student_bytes(student, run.student.architecture), may_leave=True
+        )
         if plan is not None:
-            write_privacy(plan, config, folder)
+            write_privacy(plan, run)
         return student
 
 
-def _meet(
-    grid: Grid, config: RunConfig, *, terms: Terms, clock: Clock, runtime: Runtime
-) -> dict[int, Identity]:
+def _meet(grid: Grid, run: Run, *, terms: Terms, clock: Clock, runtime: Runtime) -> dict[int, Identity]:
     """Wait for the nodes of Flower, ask who they are, and write down where the run's clients are.
 
     Raises:
         FederationError: Fewer than the quorum connected.
     """
-    folder = run_folder(config)
+    folder = run.folder
     if runtime == "in-process":
-        num = config.federation.num_clients
+        num = run.federation.num_clients
         write_provenance(folder, Provenance(runtime=runtime, nodes=num, nodes_with_own_pairs=0))
         return {}
     state = newest_checkpoint(folder / "checkpoints")
-    if state is not None and state.round_index >= config.federation.num_rounds:
+    if state is not None and state.round_index >= run.federation.num_rounds:
         return {}
     nodes = wait_for_nodes(grid, terms, wanted=terms.num_nodes, clock=clock)
     # Who did not say it is asked again by the round that has to know, and named there.

@@ -84,7 +84,7 @@ class LocalGrid(Grid):
     """Serves each message by a call, or in local processes of one thread each.
 
     Args:
-        app: The client app; with more than one worker it must be ``clients.app:app``.
+        app: The client app. Other processes have ``clients.app:app``, which makes the run of the settings.
         contexts: Context of each client by node id.
         num_workers: 1 answers in this process; more start that many processes.
         fault: For drills: called with (round, node id); an exception it returns is the client's.

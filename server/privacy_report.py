@@ -1,37 +1,38 @@
 """``privacy.json`` of a run: from the ledgers on this disk, or, in a deployment, from the rounds made."""
 
-from pathlib import Path
 from typing import Any
 
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.artefacts import write_artefact
-from edgecmd.data.problem import anchors_fingerprint
 from edgecmd.privacy.ledger import Ledger
-from edgecmd.privacy.ledger_paths import client_ledger, server_ledger
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.statement import privacy_table
+from edgecmd.run import Run
 from server.checkpoint import newest_checkpoint
 
 
-def write_privacy(plan: PrivacyPlan, config: RunConfig, folder: Path) -> dict[str, Any]:
+def write_privacy(plan: PrivacyPlan, run: Run) -> dict[str, Any]:
     """Write ``privacy.json`` and return its content."""
-    state = newest_checkpoint(folder / "checkpoints")
+    state = newest_checkpoint(run.folder / "checkpoints")
     rounds_done = state.round_index if state is not None else 0
-    spent, counted = _spent(plan, config, rounds_done)
+    spent, counted = _spent(plan, run, rounds_done)
     table = privacy_table(
-        plan, spent, rounds_done=rounds_done, anchors=anchors_fingerprint(config), ledger=counted
+        plan,
+        spent,
+        rounds_done=rounds_done,
+        anchors=run.task.anchors_fingerprint(run.distill, seed=run.seed),
+        ledger=counted,
     )
-    write_artefact(folder, "privacy.json", table, may_leave=True, private=True)
+    write_artefact(run.folder, "privacy.json", table, may_leave=True, private=True)
     return table
 
 
-def _spent(plan: PrivacyPlan, config: RunConfig, rounds_done: int) -> tuple[dict[str, float], str]:
+def _spent(plan: PrivacyPlan, run: Run, rounds_done: int) -> tuple[dict[str, float], str]:
     """Epsilon by client, and what it counts."""
-    where = "all runs in privacy.ledger_dir" if config.privacy.ledger_dir else "this run, resumes included"
+    where = "all runs in privacy.ledger_dir" if run.privacy.ledger_dir else "this run, resumes included"
     if plan.unit == "client":
-        ledger = Ledger(server_ledger(config))
+        ledger = Ledger(run.server_ledger)
         return {"any client": _epsilon(ledger, plan)}, f"the server's ledger: {where}"
-    paths = {client: client_ledger(config, client) for client in range(config.federation.num_clients)}
+    paths = {client: run.client_ledger(client) for client in range(run.federation.num_clients)}
     found = {
         f"client {client}": _epsilon(Ledger(path), plan) for client, path in paths.items() if path.exists()
     }

@@ -4,10 +4,9 @@ from typing import TYPE_CHECKING
 
 from flwr.app import Context, RecordDict
 
-from clients.app import app as client_app
-from edgecmd.config.reader import flatten
-from edgecmd.config.schema import RunConfig
+from clients.app import make_app
 from edgecmd.models.students import Student
+from edgecmd.run import Run
 from server.federation import Report, federate
 from server.local_grid import RUN_ID, Fault, local_grid
 from server.patience import PatientGrid
@@ -18,35 +17,34 @@ if TYPE_CHECKING:
 FIRST_NODE = 100
 
 
-def contexts(config: RunConfig) -> dict[int, Context]:
+def contexts(run: Run) -> dict[int, Context]:
     """One context a client: its index, how many there are, and the run config as Flower sends it."""
-    num = config.federation.num_clients
-    flat = flatten(config)
+    num = run.federation.num_clients
     return {
         FIRST_NODE + client: Context(
             run_id=RUN_ID,
             node_id=FIRST_NODE + client,
             node_config={"partition-id": client, "num-partitions": num},
             state=RecordDict(),
-            run_config=dict(flat),
+            run_config=dict(run.described.flat),
         )
         for client in range(num)
     }
 
 
 def simulate(
-    config: RunConfig,
+    run: Run,
     *,
     report: Report | None = None,
     fault: Fault | None = None,
     faults: "Faults | None" = None,
 ) -> Student:
-    """Run or continue the federation of ``config`` in this process or its local workers.
+    """Run or continue the federation of ``run`` in this process or its local workers.
 
     The result does not depend on ``federation.num_workers``.
 
     Args:
-        config: Settings.
+        run: Task, student, recipe and folder.
         report: Called after each round.
         fault: For drills, see `server.local_grid.LocalGrid`.
         faults: For drills: what goes wrong in a deployment, see `server.faults`. No time is waited for what
@@ -57,13 +55,13 @@ def simulate(
             runtime's.
     """
     with local_grid(
-        client_app, contexts(config), num_workers=config.federation.num_workers, fault=fault
+        make_app(run), contexts(run), num_workers=run.federation.num_workers, fault=fault
     ) as grid:
         if faults is None:
-            return federate(grid, config, report=report)
+            return federate(grid, run, report=report)
         # Brings the SuperLink's own code with it, half a second that only a drill should take.
         from server.faults import FaultyGrid, MadeUpTime
 
         clock = MadeUpTime().clock()
         faulty = PatientGrid(FaultyGrid(grid, faults), clock=clock)
-        return federate(faulty, config, report=report, clock=clock)
+        return federate(faulty, run, report=report, clock=clock)

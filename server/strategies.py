@@ -19,8 +19,8 @@ from flwr.serverapp.strategy import (
     Krum,
 )
 
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, choose
+from edgecmd.settings import FederationConfig
 
 ASK_ALL: dict[str, Any] = {
     "fraction_train": 1.0,
@@ -30,47 +30,50 @@ ASK_ALL: dict[str, Any] = {
 }
 
 
-def _fedprox(config: RunConfig) -> FedAvg:
+def _fedprox(_: FederationConfig, proximal_mu: float) -> FedAvg:
     """FedProx tells the clients its mu each round; without one it would be FedAvg under another name."""
-    if config.distill.proximal_mu == 0:
+    if proximal_mu == 0:
         raise ConfigError(
             "federation.strategy='fedprox' needs distill.proximal_mu above 0; it is 0. Set it, for example to"
             " 0.01, or choose federation.strategy='fedavg'."
         )
-    return FedProx(**ASK_ALL, proximal_mu=config.distill.proximal_mu)
+    return FedProx(**ASK_ALL, proximal_mu=proximal_mu)
 
 
-def _fedavgm(config: RunConfig) -> FedAvg:
-    rate, momentum = config.federation.server_learning_rate, config.federation.server_momentum
+def _fedavgm(settings: FederationConfig, _: float) -> FedAvg:
+    rate, momentum = settings.server_learning_rate, settings.server_momentum
     return FedAvgM(**ASK_ALL, server_learning_rate=rate, server_momentum=momentum)
 
 
-def _adaptive(config: RunConfig, kind: type[FedAdam] | type[FedYogi]) -> FedAvg:
-    settings = config.federation
+def _adaptive(settings: FederationConfig, kind: type[FedAdam] | type[FedYogi]) -> FedAvg:
     return kind(
         **ASK_ALL, eta=settings.server_learning_rate, beta_1=settings.server_momentum, tau=settings.server_tau
     )
 
 
-BUILDERS: dict[str, Callable[[RunConfig], FedAvg]] = {
-    "fedavg": lambda _: FedAvg(**ASK_ALL),
+BUILDERS: dict[str, Callable[[FederationConfig, float], FedAvg]] = {
+    "fedavg": lambda _, __: FedAvg(**ASK_ALL),
     "fedprox": _fedprox,
     "fedavgm": _fedavgm,
-    "fedadam": lambda config: _adaptive(config, FedAdam),
-    "fedyogi": lambda config: _adaptive(config, FedYogi),
-    "fedmedian": lambda _: FedMedian(**ASK_ALL),
-    "fedtrimmedavg": lambda config: FedTrimmedAvg(**ASK_ALL, beta=config.federation.trim_fraction),
-    "krum": lambda config: Krum(**ASK_ALL, num_malicious_nodes=config.federation.num_malicious),
+    "fedadam": lambda settings, _: _adaptive(settings, FedAdam),
+    "fedyogi": lambda settings, _: _adaptive(settings, FedYogi),
+    "fedmedian": lambda _, __: FedMedian(**ASK_ALL),
+    "fedtrimmedavg": lambda settings, _: FedTrimmedAvg(**ASK_ALL, beta=settings.trim_fraction),
+    "krum": lambda settings, _: Krum(**ASK_ALL, num_malicious_nodes=settings.num_malicious),
 }
 
 
-def build_strategy(config: RunConfig) -> FedAvg:
+def build_strategy(settings: FederationConfig, *, proximal_mu: float = 0.0) -> FedAvg:
     """Make the strategy that ``federation.strategy`` names.
+
+    Args:
+        settings: Its name and its numbers.
+        proximal_mu: Weight of FedProx's term, which that strategy sends to the clients.
 
     Raises:
         ConfigError: The name is unknown, or fedprox has no proximal weight.
     """
-    return choose("federation.strategy", config.federation.strategy, BUILDERS)(config)
+    return choose("federation.strategy", settings.strategy, BUILDERS)(settings, proximal_mu)
 
 
 def strategy_tensors(strategy: FedAvg) -> dict[str, np.ndarray]:

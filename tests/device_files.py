@@ -17,8 +17,8 @@ from edgecmd.config.reader import load_config
 from edgecmd.config.schema import RunConfig
 from server.federation import to_arrays
 from server.local_grid import set_identity
-from server.simulate import contexts
 from server.strategies import to_record
+from tests.tiny_federation import contexts
 
 SIDE = 16
 TOKEN = "0123456789abcdef"

@@ -15,7 +15,8 @@ from edgecmd.settings import FederationConfig
 from server.cohort import terms_of
 from server.local_grid import Fault, local_grid, set_identity
 from server.loop import Federation, RoundReport
-from server.strategies import build_strategy, to_record
+from server.strategies import to_record
+from tests.tiny_federation import strategy_of
 
 Weights = dict[str, np.ndarray]
 TOKEN = "0123456789abcdef"
@@ -109,7 +110,7 @@ def federation(
             grid=grid,
             config=config.federation,
             terms=terms_of(config.federation, on_flower=False),
-            strategy=build_strategy(config),
+            strategy=strategy_of(config),
             token=TOKEN,
             seed=config.seed,
             folder=folder,

@@ -3,9 +3,21 @@
 from pathlib import Path
 
 import numpy as np
+from flwr.app import Context
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
 
+from edgecmd.audits.target import Target
+from edgecmd.config import targets
+from edgecmd.config.assemble import Assembly
 from edgecmd.config.reader import load_config
 from edgecmd.config.schema import RunConfig
+from edgecmd.models.students import Student
+from edgecmd.run import Run
+from edgecmd.training.task import Task
+from server import federation
+from server import simulate as simulation
+from server.strategies import build_strategy
 
 NUM_PAIRS = 60
 SIDE = 16
@@ -48,3 +60,41 @@ def settings_of(pairs: Path, out: Path) -> list[str]:
 def tiny_config(pairs: Path, out: Path, *changes: str) -> RunConfig:
     """Settings of the tiny federation."""
     return load_config(None, [*settings_of(pairs, out), *changes])
+
+
+TESTED = Assembly()
+
+
+def simulate(config: RunConfig, **options: object) -> Student:
+    """The federation of ``config`` in this process, see `server.simulate.simulate`."""
+    return simulation.simulate(TESTED.run(config), **options)  # type: ignore[arg-type]
+
+
+def federate(grid: Grid, config: RunConfig, **options: object) -> Student:
+    """The same over another grid, see `server.federation.federate`."""
+    return federation.federate(grid, TESTED.run(config), **options)  # type: ignore[arg-type]
+
+
+def contexts(config: RunConfig) -> dict[int, Context]:
+    """Contexts of its clients."""
+    return simulation.contexts(TESTED.run(config))
+
+
+def strategy_of(config: RunConfig) -> FedAvg:
+    """The strategy of ``config``."""
+    return build_strategy(config.federation, proximal_mu=config.distill.proximal_mu)
+
+
+def find_target(path: Path, *, config: RunConfig | None = None) -> Target:
+    """What an audit looks at, see `edgecmd.config.targets.find_target`."""
+    return targets.find_target(path, config=config, assembly=TESTED)
+
+
+def run_of(config: RunConfig) -> Run:
+    """The run of ``config``."""
+    return TESTED.run(config)
+
+
+def task_of(config: RunConfig) -> Task:
+    """Its task."""
+    return TESTED.task(config)

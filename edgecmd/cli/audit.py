@@ -13,8 +13,8 @@ from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread, print_j
 from edgecmd.core.text import counted
 
 if TYPE_CHECKING:
-    from edgecmd.audit.finding import Finding
-    from edgecmd.audit.target import Target
+    from edgecmd.audits.finding import Finding
+    from edgecmd.audits.target import Target
 
 TargetPath = Annotated[
     Path, typer.Argument(help="Run folder, a student's .safetensors, or an exported .onnx file.")
@@ -42,8 +42,8 @@ app.add_typer(audit_app, name="audit")
 
 def target_of(path: Path, config: Path | None, settings: Sequence[str] | None) -> "Target":
     """The target at ``path``; settings are for a file that lies in no run folder."""
-    from edgecmd.audit.target import find_target
     from edgecmd.cli.common import read_settings
+    from edgecmd.config.targets import find_target
 
     given = read_settings(config, settings) if config or settings else None
     return find_target(path, config=given)
@@ -63,7 +63,7 @@ def finish(target: "Target", findings: "Sequence[Finding]", *, as_json: bool) ->
 
 def keep(target: "Target", findings: "Sequence[Finding]") -> None:
     """Write findings into ``audit.json``, and the run's report again where there is one."""
-    from edgecmd.audit.audit_file import write_findings
+    from edgecmd.audits.audit_file import write_findings
     from edgecmd.report import refresh_report
 
     write_findings(target.record, findings, about=target.about())
@@ -73,7 +73,7 @@ def keep(target: "Target", findings: "Sequence[Finding]") -> None:
 
 def show(findings: "Sequence[Finding]", *, as_json: bool) -> None:
     """Print findings as a table and a sentence each, or as JSON."""
-    from edgecmd.audit.audit_file import rows
+    from edgecmd.audits.audit_file import rows
 
     if as_json:
         print_json([one.table() for one in findings])
@@ -96,7 +96,7 @@ def fail_if_contradicted(findings: "Sequence[Finding]") -> None:
     Raises:
         ContradictedError: The first contradiction, in its words.
     """
-    from edgecmd.audit.finding import CONTRADICTED, ContradictedError
+    from edgecmd.audits.finding import CONTRADICTED, ContradictedError
 
     wrong = [one for one in findings if one.verdict == CONTRADICTED]
     if wrong:

@@ -13,12 +13,12 @@ from edgecmd.experiments.bench.ticker import ticker
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgecmd.audit.audited_student import Subject
-    from edgecmd.audit.finding import Finding
-    from edgecmd.audit.static.custom_code import OwnCode
-    from edgecmd.audit.static.sensitivity import Effort
-    from edgecmd.audit.target import Target
-    from edgecmd.config.schema import RunConfig
+    from edgecmd.audits.audited_student import Subject
+    from edgecmd.audits.finding import Finding
+    from edgecmd.audits.static.custom_code import OwnCode
+    from edgecmd.audits.static.sensitivity import Effort
+    from edgecmd.audits.target import Target
+    from edgecmd.run import Run
 
 OwnTarget = Annotated[
     Path | None, typer.Argument(help="Run folder, student or exported file; none with --loss or --student.")
@@ -28,8 +28,8 @@ OWN_DIM = 128
 
 def audit(target: "Target") -> "list[Finding]":
     """Level L0 with its usual effort: 96 tries for each of the trained and the first weights."""
-    from edgecmd.audit.static.checks import check_target
-    from edgecmd.audit.static.sensitivity import Effort
+    from edgecmd.audits.static.checks import check_target
+    from edgecmd.audits.static.sensitivity import Effort
 
     with ticker("audit check") as tick:
         return check_target(target, Effort(), tick=tick)
@@ -75,6 +75,8 @@ def check(
     than C.
     """
     one_thread()
+    from edgecmd.config.assemble import Assembly
+
     if not loss and not student:
         if target is None:
             raise ConfigError(
@@ -86,9 +88,9 @@ def check(
         finish(found, _check_target(found, tries, pairs), as_json=as_json)
         return
     known = target_of(target, config, settings) if target is not None else None
-    resolved = known.config if known is not None else read_settings(config, settings)
-    subject = _subject(known, resolved, student=student, channels=channels)
-    code = _own_code(resolved, loss, unit_loss=unit_loss, engine=engine, clip=clip, temperature=temperature)
+    run = known.run if known is not None else Assembly().run(read_settings(config, settings))
+    subject = _subject(known, run, student=student, channels=channels)
+    code = _own_code(run, loss, unit_loss=unit_loss, engine=engine, clip=clip, temperature=temperature)
     findings = _check_own(code, subject, tries, pairs)
     show(findings, as_json=as_json)
     fail_if_contradicted(findings)
@@ -110,25 +112,26 @@ def _effort(usual: "Effort", tries: int | None, pairs: int | None) -> "Effort":
 
 
 def _check_target(found: "Target", tries: int | None, pairs: int | None) -> "Sequence[Finding]":
-    from edgecmd.audit.static.checks import check_target
-    from edgecmd.audit.static.sensitivity import Effort
+    from edgecmd.audits.static.checks import check_target
+    from edgecmd.audits.static.sensitivity import Effort
 
     with ticker("audit check") as tick:
         return check_target(found, _effort(Effort(), tries, pairs), tick=tick)
 
 
-def _subject(known: "Target | None", config: "RunConfig", *, student: str, channels: int) -> "Subject":
+def _subject(known: "Target | None", run: "Run", *, student: str, channels: int) -> "Subject":
     """The own student, else the run's, else a new one by the settings, without a data set."""
     from dataclasses import replace
 
-    from edgecmd.audit.audited_student import subjects
-    from edgecmd.audit.static.custom_code import own_subject
+    from edgecmd.audits.audited_student import subjects
+    from edgecmd.audits.static.custom_code import own_subject
     from edgecmd.core.own_code import load_factory
 
     if known is not None and not student:
         return subjects(known)[0]
     factory = load_factory("--student", student, files=True) if student else None
-    made = own_subject(factory, config, in_channels=channels, embedding_dim=OWN_DIM)
+    side = int(run.described.flat["data.image_size"])
+    made = own_subject(factory, run, side=side, in_channels=channels, embedding_dim=OWN_DIM)
     if known is None:
         return made
     anchors = subjects(known)[0].anchors
@@ -141,7 +144,7 @@ def _subject(known: "Target | None", config: "RunConfig", *, student: str, chann
 
 
 def _own_code(
-    config: "RunConfig",
+    run: "Run",
     loss: str,
     *,
     unit_loss: bool,
@@ -149,26 +152,26 @@ def _own_code(
     clip: float | None,
     temperature: float | None,
 ) -> "OwnCode":
-    from edgecmd.audit.static.custom_code import OwnCode, anchored_unit_loss, own_loss
+    from edgecmd.audits.static.custom_code import OwnCode, anchored_unit_loss, own_loss
 
     per_unit = unit_loss or not loss
     return OwnCode(
         name=loss or "cmc-anchored",
         loss=own_loss(loss, temperature=temperature, per_unit=per_unit)
         if loss
-        else anchored_unit_loss(config.distill.temperature),
+        else anchored_unit_loss(run.distill.temperature),
         per_unit=per_unit,
         engine=engine or ("vmap" if per_unit else "opacus"),
-        clip=config.privacy.clip if clip is None else clip,
+        clip=run.privacy.clip if clip is None else clip,
         temperature=temperature if loss else None,
-        seed=config.seed,
+        seed=run.seed,
     )
 
 
 def _check_own(
     code: "OwnCode", subject: "Subject", tries: int | None, pairs: int | None
 ) -> "Sequence[Finding]":
-    from edgecmd.audit.static.custom_code import BATCH_EFFORT, UNIT_EFFORT, check_own_code
+    from edgecmd.audits.static.custom_code import BATCH_EFFORT, UNIT_EFFORT, check_own_code
 
     usual = UNIT_EFFORT if code.per_unit else BATCH_EFFORT
     with ticker("audit check") as tick:

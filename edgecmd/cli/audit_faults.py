@@ -9,7 +9,8 @@ from edgecmd.experiments.bench.ticker import ticker
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgecmd.audit.faults.planted import Fault
+    from edgecmd.config.schema import RunConfig
+    from edgecmd.experiments.faults.planted import Fault
 
 TRIES, DRAWS = 24, 200
 
@@ -24,7 +25,7 @@ def faults(as_json: AsJson = False) -> None:
     import tempfile
     from pathlib import Path
 
-    from edgecmd.audit.faults.planted import COLUMNS, outcomes, require_all
+    from edgecmd.experiments.faults.planted import COLUMNS, outcomes, require_all
 
     one_thread()
     found = []
@@ -50,17 +51,21 @@ def all_faults(folder: "Path") -> "list[Fault]":
     Args:
         folder: An empty folder for the small runs.
     """
-    from edgecmd.audit.faults.ledger_faults import book_faults, small_run
-    from edgecmd.audit.faults.loss_faults import loss_faults
-    from edgecmd.audit.faults.run_faults import draw_faults, run_faults
-    from edgecmd.audit.faults.step_faults import step_faults
-    from edgecmd.audit.static.checks import check_target
-    from edgecmd.audit.static.sensitivity import Effort
+    from edgecmd.audits.static.checks import check_target
+    from edgecmd.audits.static.sensitivity import Effort
     from edgecmd.cli.audit_step import audit_step
+    from edgecmd.data.problem import run_of
+    from edgecmd.experiments.faults.ledger_faults import book_faults, small_run
+    from edgecmd.experiments.faults.loss_faults import loss_faults
+    from edgecmd.experiments.faults.run_faults import draw_faults, run_faults
+    from edgecmd.experiments.faults.step_faults import step_faults
     from server.simulate import simulate
 
-    sound = small_run(simulate, folder, "sound")
-    views = small_run(simulate, folder, "views", "privacy.num_views=4")
+    def train(config: "RunConfig") -> object:
+        return simulate(run_of(config))
+
+    sound = small_run(train, folder, "sound")
+    views = small_run(train, folder, "views", "privacy.num_views=4")
     return [
         *loss_faults(),
         *book_faults(sound, folder),

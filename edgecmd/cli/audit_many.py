@@ -12,8 +12,8 @@ from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread, print_t
 from edgecmd.experiments.bench.ticker import ticker
 
 if TYPE_CHECKING:
-    from edgecmd.audit.finding import Finding
-    from edgecmd.audit.many_runs.trainers import Arm
+    from edgecmd.audits.finding import Finding
+    from edgecmd.audits.many_runs.trainers import Arm
 
 Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Processes, each with one thread.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the pair and of all runs.")]
@@ -38,7 +38,7 @@ def many_runs(
     books, by the attacker who holds the device. Finished runs are kept beside audit.json, so that the
     same command goes on after Ctrl-C. Exit code 3 where the claim is contradicted.
     """
-    from edgecmd.audit.many_runs.headline import target_arm
+    from edgecmd.audits.many_runs.headline import target_arm
 
     found = target_of(target, config, settings)
     arm = target_arm(found, seed=seed)
@@ -61,8 +61,8 @@ def headline(
     A demonstration: that the first row is contradicted is what it shows, so the exit code stays 0.
     It is 3 where a row with anchors is contradicted. The same command goes on after Ctrl-C.
     """
-    from edgecmd.audit.audit_file import FILE, write_findings
-    from edgecmd.audit.many_runs.headline import NAIVE, headline_arms
+    from edgecmd.audits.audit_file import FILE, write_findings
+    from edgecmd.audits.many_runs.headline import NAIVE, headline_arms
 
     arms = headline_arms(seed=seed)
     findings = _measure(arms, runs=runs, jobs=jobs, folder=out, as_json=as_json)
@@ -81,7 +81,7 @@ def headline(
 
 def _measure(arms: "Sequence[Arm]", *, runs: int, jobs: int, folder: Path, as_json: bool) -> "list[Finding]":
     """Make the runs that are missing and judge each arm; Ctrl-C says where the finished ones lie."""
-    from edgecmd.audit.many_runs.runs import judge, run_arms
+    from edgecmd.audits.many_runs.runs import judge, run_arms
 
     one_thread()
     started = time.monotonic()

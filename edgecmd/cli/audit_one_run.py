@@ -11,8 +11,8 @@ from edgecmd.core.text import counted
 from edgecmd.experiments.bench.ticker import ticker
 
 if TYPE_CHECKING:
-    from edgecmd.audit.finding import Finding
-    from edgecmd.audit.target import Target
+    from edgecmd.audits.finding import Finding
+    from edgecmd.audits.target import Target
 
 LADDER_BUDGET_S = 80.0
 NUM_CANARIES = 1000
@@ -20,7 +20,7 @@ NUM_CANARIES = 1000
 
 def audit(target: "Target") -> "list[Finding]":
     """Level L2 with as many rounds as fit into about ninety seconds; the findings say how many."""
-    from edgecmd.audit.one_run.experiment import Effort, audit_one_run, not_audited, rounds_of
+    from edgecmd.audits.one_run.experiment import Effort, audit_one_run, not_audited, rounds_of
 
     if target.plan is not None and target.plan.unit == "client":
         return [not_audited(target)]
@@ -57,7 +57,7 @@ def one_run(
     Exit code 3 where an attacker guesses better than the claimed epsilon allows. With --repeats a
     finding contradicts when more repeats do than 95% lets pass. Ctrl-C keeps the finished repeats.
     """
-    from edgecmd.audit.one_run.experiment import num_contradicting, repeated
+    from edgecmd.audits.one_run.experiment import num_contradicting, repeated
 
     one_thread()
     found = target_of(target, config, settings)
@@ -71,7 +71,7 @@ def one_run(
 
 def _runs(target: "Target", *, canaries: int, rounds: int, seeds: range) -> "list[list[Finding]]":
     """One audit a seed; those that were finished before a Ctrl-C."""
-    from edgecmd.audit.one_run.experiment import Effort, audit_one_run
+    from edgecmd.audits.one_run.experiment import Effort, audit_one_run
 
     runs: list[list[Finding]] = []
     try:

@@ -14,12 +14,12 @@ from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread
 from edgecmd.experiments.bench.ticker import ticker
 
 if TYPE_CHECKING:
-    from edgecmd.audit.finding import Finding
-    from edgecmd.audit.risk.candidates import Pool
-    from edgecmd.audit.risk.inversion_trial import Trial
-    from edgecmd.audit.risk.membership_attack import Shadows
-    from edgecmd.audit.risk.shadows import ShadowRecipe
-    from edgecmd.audit.target import Target
+    from edgecmd.audits.finding import Finding
+    from edgecmd.audits.risk.candidates import Pool
+    from edgecmd.audits.risk.inversion_trial import Trial
+    from edgecmd.audits.risk.membership_attack import Shadows
+    from edgecmd.audits.risk.shadows import ShadowRecipe
+    from edgecmd.audits.target import Target
     from edgecmd.evaluation.evaluate import Embed
     from edgecmd.models.students import Student
 
@@ -125,17 +125,17 @@ def run_attacks(target: "Target", names: list[str], options: RiskOptions) -> "li
 
 def membership(target: "Target", options: RiskOptions) -> "list[Finding]":
     """Membership inference on every black box of the target, or on a model trained again."""
-    from edgecmd.audit.risk.candidates import make_pool
-    from edgecmd.audit.risk.shadows import ShadowRecipe, shadow_scores
+    from edgecmd.audits.risk.candidates import make_pool
+    from edgecmd.audits.risk.shadows import ShadowRecipe, shadow_scores
 
     started = time.monotonic()
     recipe = ShadowRecipe(num_shadows=options.num_shadows, num_steps=options.shadow_steps, seed=options.seed)
     protocol = "pairs" if options.retrain else "concepts"
     boxes = _retrained(target, options) if options.retrain else black_boxes(target)
-    pool = make_pool(protocol, target.config)
+    pool = make_pool(protocol, target.run)
     with ticker("Shadow students") as tick:
         shadows = shadow_scores(
-            target.config,
+            target.run,
             protocol,
             recipe,
             jobs=options.num_jobs,
@@ -160,21 +160,24 @@ def _attacked(
     protocol: str,
     before: float,
 ) -> "Finding":
-    from edgecmd.audit.risk.candidates import pair_scores
-    from edgecmd.audit.risk.findings import Membership, membership_finding
-    from edgecmd.audit.risk.membership_attack import attack
-    from edgecmd.audit.risk.retrain import fair_coins
-    from edgecmd.audit.risk.shadows import random_student, warm_start_of
+    from edgecmd.audits.risk.candidates import pair_scores
+    from edgecmd.audits.risk.findings import Membership, membership_finding
+    from edgecmd.audits.risk.membership_attack import attack
+    from edgecmd.audits.risk.retrain import fair_coins
+    from edgecmd.audits.risk.shadows import random_student, warm_start_of
     from edgecmd.evaluation.evaluate import embedder
 
     started = time.monotonic()
     member = fair_coins(len(pool), seed=recipe.seed) if protocol == "pairs" else pool.member
     # Beyond the shadow students' own numbers, so that the control starts like none of them.
-    blank = random_student(target.config, pool, seed=recipe.seed, index=recipe.num_shadows)
-    start = warm_start_of(target.config)
+    blank = random_student(target.run, pool, seed=recipe.seed, index=recipe.num_shadows)
+    start = warm_start_of(target.run)
     curves = [
         attack(pair_scores(box, pool), shadows, member=member, group=pool.group)
-        for box in (embed, *(embedder(one, target.config) for one in (blank, start) if one is not None))
+        for box in (
+            embed,
+            *(embedder(one, target.run.task) for one in (blank, start) if one is not None),
+        )
     ]
     found = Membership(
         box=name,
@@ -195,14 +198,14 @@ def black_boxes(target: "Target") -> "dict[str, Embed]":
     Raises:
         DataError: There is neither a student nor an exported file.
     """
-    from edgecmd.audit.target import trained_student
+    from edgecmd.audits.target import trained_student
     from edgecmd.core.errors import DataError
     from edgecmd.evaluation.evaluate import embedder
 
     boxes: dict[str, Embed] = {}
     trained = trained_student(target) if target.kind != "exported file" else None
     if trained is not None:
-        boxes["student"] = embedder(trained, target.config)
+        boxes["student"] = embedder(trained, target.run.task)
     if target.kind not in ("student", "checkpoint") and target.onnx_file is not None:
         boxes["exported file"] = onnx_embedder(target.onnx_file)
     if not boxes:
@@ -242,24 +245,23 @@ def onnx_embedder(path: Path) -> "Embed":
 
 def _retrained(target: "Target", options: RiskOptions) -> "dict[str, Embed]":
     """A student of the same settings, trained on the pairs that fair coins chose."""
-    from edgecmd.audit.risk.retrain import check_retrain, fair_coins, retrain
-    from edgecmd.data.problem import experiment
+    from edgecmd.audits.risk.retrain import check_retrain, fair_coins, retrain
     from edgecmd.evaluation.evaluate import embedder
 
-    check_retrain(target.config)
-    keep = fair_coins(len(experiment(target.config.data).train), seed=options.seed)
+    check_retrain(target.run)
+    keep = fair_coins(len(target.run.task.data.train), seed=options.seed)
     with ticker("Training again") as tick:
-        student = retrain(target.config, keep, tick=tick)
-    return {"student": embedder(student, target.config)}
+        student = retrain(target.run, keep, tick=tick)
+    return {"student": embedder(student, target.run.task)}
 
 
 def inversion(target: "Target", options: RiskOptions) -> "list[Finding]":
     """Gradient inversion of steps of one pair and of four."""
     from dataclasses import replace
 
-    from edgecmd.audit.risk.findings import inversion_finding
-    from edgecmd.audit.risk.inversion import InversionRecipe, server_loss
-    from edgecmd.audit.risk.inversion_trial import run_trial
+    from edgecmd.audits.risk.findings import inversion_finding
+    from edgecmd.audits.risk.inversion import InversionRecipe, server_loss
+    from edgecmd.audits.risk.inversion_trial import run_trial
 
     recipe = InversionRecipe(num_steps=options.inversion_steps, seed=options.seed)
     student, box = _weights(target)
@@ -269,7 +271,7 @@ def inversion(target: "Target", options: RiskOptions) -> "list[Finding]":
         started = time.monotonic()
         with ticker(f"Gradient inversion, {batch_size} a step") as tick:
             trial = run_trial(
-                target.config,
+                target.run,
                 student,
                 batch_size=batch_size,
                 num_pairs=options.num_pairs,
@@ -278,7 +280,7 @@ def inversion(target: "Target", options: RiskOptions) -> "list[Finding]":
                 tick=tick,
             )
         _keep_pictures(target, trial, keep=options.pictures)
-        loss = server_loss(target.config.distill.loss)
+        loss = server_loss(target.run.distill.loss)
         finding = inversion_finding(trial, recipe, loss=loss, private=private, box=box)
         findings.append(replace(finding, seconds=time.monotonic() - started))
     return findings
@@ -286,8 +288,7 @@ def inversion(target: "Target", options: RiskOptions) -> "list[Finding]":
 
 def _weights(target: "Target") -> "tuple[Student, str]":
     """Weights that the attacked round began with, and what they are in words."""
-    from edgecmd.audit.target import trained_student
-    from edgecmd.training.run_folder import new_student
+    from edgecmd.audits.target import trained_student
 
     trained = trained_student(target)
     if trained is not None:
@@ -297,7 +298,7 @@ def _weights(target: "Target") -> "tuple[Student, str]":
             if target.kind == "checkpoint"
             else "at the weights of the finished student",
         )
-    return new_student(target.config).cpu(), "at the first weights of the run"
+    return target.run.new_student().cpu(), "at the first weights of the run"
 
 
 def _keep_pictures(target: "Target", trial: "Trial", *, keep: bool) -> None:

@@ -9,9 +9,9 @@ from edgecmd.cli.audit import TargetPath, audit_app, finish, target_of
 from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread
 
 if TYPE_CHECKING:
-    from edgecmd.audit.finding import Finding
-    from edgecmd.audit.step.noise import Draws
-    from edgecmd.audit.target import Target
+    from edgecmd.audits.finding import Finding
+    from edgecmd.audits.step.noise import Draws
+    from edgecmd.audits.target import Target
     from edgecmd.privacy.plan import PrivacyPlan
 
 NUM_DRAWS = 2000
@@ -30,8 +30,8 @@ def audit_step(target: "Target", *, num_draws: int = NUM_DRAWS, seed: int = 0) -
     Raises:
         PrivacyError: The target has no plan.
     """
-    from edgecmd.audit.step.checks import audit_steps
-    from edgecmd.audit.target import plan_of
+    from edgecmd.audits.step.checks import audit_steps
+    from edgecmd.audits.target import plan_of
 
     if plan_of(target).unit == "client":
         return [audit_server_noise(target)]
@@ -40,9 +40,9 @@ def audit_step(target: "Target", *, num_draws: int = NUM_DRAWS, seed: int = 0) -
 
 def audit_server_noise(target: "Target") -> "Finding":
     """Noise that the real server adds when no client answers, over some rounds, against the plan's."""
-    from edgecmd.audit.step.checks import noise_finding
-    from edgecmd.audit.step.noise import judge_noise
-    from edgecmd.audit.target import plan_of
+    from edgecmd.audits.step.checks import noise_finding
+    from edgecmd.audits.step.noise import judge_noise
+    from edgecmd.audits.target import plan_of
 
     started, plan = time.monotonic(), plan_of(target)
     rounds = central_noise(target, plan)
@@ -58,19 +58,18 @@ def central_noise(target: "Target", plan: "PrivacyPlan") -> "list[Draws]":
 
     import numpy as np
 
-    from edgecmd.audit.step.noise import FEWEST_DRAWS
+    from edgecmd.audits.step.noise import FEWEST_DRAWS
     from edgecmd.privacy.ledger import Ledger
-    from edgecmd.training.run_folder import new_student
     from server.client_privacy import central_privacy
     from server.federation import to_arrays
 
-    zeros = {name: np.zeros_like(value) for name, value in to_arrays(new_student(target.config)).items()}
+    zeros = {name: np.zeros_like(value) for name, value in to_arrays(target.run.new_student()).items()}
     num = NUM_CENTRAL_ROUNDS + FEWEST_DRAWS // sum(value.size for value in zeros.values())
     scale = plan.normaliser / plan.noise_std
     found: list[Draws] = []
     with tempfile.TemporaryDirectory() as folder:
         # A ledger that nothing limits: what is drawn here is drawn about no data.
-        central = central_privacy(replace(plan, epsilon=float("inf")), target.config, token="0" * 16)
+        central = central_privacy(replace(plan, epsilon=float("inf")), target.run, token="0" * 16)
         assert central is not None
         central.ledger = Ledger(Path(folder) / "server.jsonl")
         for index in range(1, num + 1):

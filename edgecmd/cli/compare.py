@@ -213,9 +213,9 @@ def compare_methods(asked: Asked, specs: "Sequence[FederationSpec]") -> dict[str
         The summary, or summaries by federation.
     """
     from edgecmd.cli.compare_show import show
+    from edgecmd.config.assemble import run_folder
     from edgecmd.core.files import write_text_atomically
     from edgecmd.experiments.compare.measure import check_labels
-    from edgecmd.training.run_folder import run_folder
 
     check_labels(asked.config, asked.methods)
     check_teacher(asked.config, asked.methods)
@@ -275,7 +275,7 @@ def one_table(asked: Asked, spec: "FederationSpec | None", *, folder: Path, shar
 def beaten(summary: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
     """A sentence where the teacher alone beats the student of the reference, in the means over the seeds."""
     from edgecmd.experiments.compare.methods import REFERENCE, TEACHER
-    from edgecmd.training.teacher_facts import better_than_student
+    from edgecmd.experiments.teacher_facts import better_than_student
 
     means = {
         method: {name: one["mean"] for name, one in summary.get(method, {}).items()}

@@ -17,9 +17,9 @@ def about(config: RunConfig, *, title: str, headline: str) -> dict[str, Any]:
     from edgecmd.data.problem import experiment
     from edgecmd.evaluation.metrics import known
     from edgecmd.experiments.compare.methods import REFERENCE, work_of
+    from edgecmd.experiments.teacher_facts import teacher_text, teacher_warnings
     from edgecmd.models.students import num_parameters
     from edgecmd.training.run_folder import new_student
-    from edgecmd.training.teacher_facts import teacher_text, teacher_warnings
 
     whole, federation = experiment(config.data), config.federation
     labels = whole.test.labelled.labels

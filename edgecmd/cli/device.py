@@ -11,6 +11,7 @@ from edgecmd.cli.app import app
 from edgecmd.cli.common import one_thread, say
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.text import counted
+from edgecmd.data.problem import run_of, task_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,25 +132,25 @@ def segmenting(config: RunConfig, student: "Student") -> "tuple[Student, LinearH
     from export.graph.spec import LinearHead
 
     wanted = is_dense(config.student.architecture) and config.export.head and not config.export.prototypes
-    if not wanted or not segmentation.has_masks(config):
+    if not wanted or not segmentation.has_masks(run_of(config)):
         return student, None
-    drawn = segmentation.draw_images(config, percent=100, draw=0)
-    model = segmentation.segmenter_of(student, drawn, config, draw=0)
+    drawn = segmentation.draw_images(run_of(config), percent=100, draw=0)
+    model = segmentation.segmenter_of(student, drawn, run_of(config), draw=0)
     weight, bias = model.linear_head()
-    names = segmentation.masks_of(config)[0].names
+    names = segmentation.masks_of(run_of(config))[0].names
     return model.student.cpu(), LinearHead(weight=weight, bias=bias, names=names)
 
 
 def test_task(config: RunConfig, *, segments: bool) -> "Task":
     """Retrieval on the test split, as the set's pairs allow; mIoU for a student that segments."""
     from edgecmd.data.problem import experiment
-    from edgecmd.evaluation.evaluate import CLASS_PAIRED, teacher_embedding
+    from edgecmd.evaluation.evaluate import CLASS_PAIRED
     from edgecmd.evaluation.metrics import class_recall, unit_rows
     from export.trust.verify import Task
 
     if segments:
         return segmentation_task(config)
-    whole, teacher = experiment(config.data), teacher_embedding(config, "test")
+    whole, teacher = experiment(config.data), task_of(config).held_out_features("test")
     shown = whole.test.shown
     task = retrieval_task(teacher, shown=shown)
     if whole.kind != CLASS_PAIRED:
@@ -172,7 +173,7 @@ def segmentation_task(config: RunConfig) -> "Task":
     from edgecmd.evaluation.segmentation_score import segmentation_scores
     from export.trust.verify import Task
 
-    _, test = masks_of(config)
+    _, test = masks_of(run_of(config))
 
     def miou(logits: "np.ndarray") -> float:
         return segmentation_scores(logits.argmax(axis=1).astype(np.uint8), test, rare=()).miou
@@ -210,7 +211,7 @@ def without_norm(config: RunConfig, student: "Student", task: "Task") -> "tuple[
         ExportError: It has no GroupNorm, or the folded one is more than a point or below the floor worse.
     """
     from edgecmd.data.problem import experiment
-    from edgecmd.training.standins import public_inputs
+    from edgecmd.recipes.standins import public_inputs
     from export.graph.folding import fold_for_export, refuse_loss
 
     settings = config.export
@@ -219,7 +220,7 @@ def without_norm(config: RunConfig, student: "Student", task: "Task") -> "tuple[
     folded, folding = fold_for_export(
         student,
         plain_spec(config, student, architecture=config.student.architecture),
-        sampler=public_inputs(config, purpose="fold-norm"),
+        sampler=public_inputs(run_of(config), purpose="fold-norm"),
         num_steps=settings.fold_steps,
         images=experiment(config.data).test.pairs.target,
         task=task,
@@ -302,7 +303,7 @@ def fit_head(config: RunConfig, student: "Student") -> "LinearHead | None":
     if labels is None or len(np.unique(labels.values[known(labels)])) < 2:
         return None
     rows = known(labels)
-    model = fit_linear(embedder(student, config)(pool.pairs.target[rows]), labels.values[rows])
+    model = fit_linear(embedder(student, task_of(config))(pool.pairs.target[rows]), labels.values[rows])
     weight, bias = np.asarray(model.coef_), np.asarray(model.intercept_)
     if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes
         weight, bias = np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])

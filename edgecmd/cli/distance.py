@@ -59,6 +59,7 @@ def distance(
     as_json: AsJson = False,
 ) -> None:
     """Total variation between teacher's and student's relations on held-out pairs, with an interval."""
+    from edgecmd.config.assemble import run_folder
     from edgecmd.config.modality_pairs import pair_settings
     from edgecmd.core.artefacts import write_artefact
     from edgecmd.core.errors import choose
@@ -71,7 +72,6 @@ def distance(
         require_trustworthy,
     )
     from edgecmd.experiments.theory.probe import embed_pairs
-    from edgecmd.training.run_folder import run_folder
 
     one_thread()
     resolved = read_settings(config, pair_settings(pair, run=f"distance-{pair}", settings=settings))
@@ -102,7 +102,8 @@ def distance(
 def _anchors(config: RunConfig) -> "Tensor":
     from edgecmd.data.problem import public_anchors
 
-    return public_anchors(config).cpu()
+    anchors: Tensor = public_anchors(config).cpu()
+    return anchors
 
 
 FORMS: "dict[str, Callable[[RunConfig], Tensor | None]]" = {"batch": lambda _: None, "anchors": _anchors}

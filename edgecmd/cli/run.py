@@ -33,9 +33,9 @@ def run(
     as_json: DryRunJson = False,
 ) -> None:
     """Everything: distil, evaluate against baselines, export, report."""
+    from edgecmd.config.assemble import run_folder
     from edgecmd.core.run_lock import empty, owned
     from edgecmd.experiments.pipeline import plan, show_dry_run
-    from edgecmd.training.run_folder import run_folder
 
     one_thread()
     resolved = read_settings(config, settings)
@@ -60,18 +60,20 @@ def whole_pipeline(config: RunConfig, *, baselines: bool) -> None:
     """
     from edgecmd.cli.device import export_run
     from edgecmd.cli.progress import round_line
+    from edgecmd.config.assemble import start_run
+    from edgecmd.config.provenance import require_runtime
     from edgecmd.core.artefacts import write_artefact
+    from edgecmd.data.problem import run_of
     from edgecmd.experiments.gallery import write_gallery
     from edgecmd.experiments.pipeline import assess_run, run_stage, say_teacher, show_results, write_partition
     from edgecmd.report import write_report
-    from edgecmd.training.provenance import require_runtime
-    from edgecmd.training.run_folder import run_folder, start_run
     from server.simulate import simulate
 
-    require_runtime(run_folder(config), "in-process", config=config)
-    folder = start_run(config)
+    run = run_of(config)
+    require_runtime(run.folder, "in-process", described=run.described)
+    folder = start_run(run)
     write_artefact(folder, "pipeline.json", {"baselines": baselines}, may_leave=True)
-    run_stage(folder, "simulate", lambda: simulate(config, report=round_line(config)))
+    run_stage(folder, "simulate", lambda: simulate(run_of(config), report=round_line(config)))
     write_partition(config, folder)
     tables = run_stage(folder, "evaluate", lambda: assess_run(config, folder, baselines=baselines))
     write_gallery(config, folder)
@@ -87,19 +89,20 @@ def whole_pipeline(config: RunConfig, *, baselines: bool) -> None:
 def resume(folder: Folder) -> None:
     """Continue a run that was stopped or killed; it ends bit-identical (under privacy: with fresh noise)."""
     from edgecmd.cli.progress import round_line
+    from edgecmd.config.provenance import require_runtime
     from edgecmd.core.run_lock import owned
+    from edgecmd.data.problem import run_of
     from edgecmd.experiments.pipeline import run_stage
-    from edgecmd.training.provenance import require_runtime
     from server.simulate import simulate
 
     one_thread()
     config = config_of(folder)
     with owned(folder):
-        require_runtime(folder, "in-process", config=config)
+        require_runtime(folder, "in-process", described=run_of(config).described)
         if (folder / "pipeline.json").exists():
             whole_pipeline(config, baselines=with_baselines(folder / "pipeline.json"))
             return
-        run_stage(folder, "simulate", lambda: simulate(config, report=round_line(config)))
+        run_stage(folder, "simulate", lambda: simulate(run_of(config), report=round_line(config)))
     say(f"Student: {folder / 'student.safetensors'}")
 
 

@@ -85,7 +85,7 @@ def _memory_bytes() -> int | None:
 
 
 def _cache() -> Path:
-    from edgecmd.data.problem import cache_folder
+    from edgecmd.training.task import cache_folder
 
     return cache_folder()
 

@@ -83,11 +83,11 @@ def run_sweep(
 ) -> dict[str, Any]:
     """Measure every point, write ``theory.json`` and ``theory.png``, and show them."""
     from edgecmd.cli.theory_show import show_theory
+    from edgecmd.config.assemble import run_folder
     from edgecmd.core.files import write_bytes_atomically, write_json
     from edgecmd.experiments.theory.jobs import run_jobs, settings_of
     from edgecmd.experiments.theory.summary import summarise
     from edgecmd.report.theory import theory_png
-    from edgecmd.training.run_folder import run_folder
 
     folder = run_folder(config)
     work = point_jobs(config, plan, points, folder=folder)
@@ -158,10 +158,10 @@ def run_rotation(
 ) -> dict[str, Any]:
     """Alignment of clients by method and seed; writes ``rotation.json``."""
     from edgecmd.cli.theory_show import show_rotation
+    from edgecmd.config.assemble import run_folder
     from edgecmd.core.files import write_json
     from edgecmd.experiments.theory.alignment import METHODS
     from edgecmd.experiments.theory.jobs import run_jobs, settings_of
-    from edgecmd.training.run_folder import run_folder
 
     folder = run_folder(config)
     work = rotation_jobs(config, num_rounds=num_rounds, num_seeds=num_seeds, folder=folder)

@@ -10,6 +10,7 @@ from edgecmd.cli.common import ConfigFile, DryRunJson, Settings, one_thread, rea
 from edgecmd.cli.progress import round_line
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.text import counted
+from edgecmd.data.problem import run_of, task_of
 
 
 @app.command()
@@ -55,9 +56,9 @@ def warm_start(
 ) -> None:
     """First weights of a student from public pictures alone; use them with --set student.path=FILE."""
     from edgecmd.evaluation.evaluate import validate
-    from edgecmd.training.presimclr import source_start
+    from edgecmd.recipes.presimclr import source_start
+    from edgecmd.recipes.warm_start import warm_start as train
     from edgecmd.training.run_folder import save_student
-    from edgecmd.training.warm_start import warm_start as train
 
     one_thread()
     resolved = read_settings(config, settings)
@@ -67,13 +68,17 @@ def warm_start(
         if step % every == 0:
             say(f"step {step}/{steps}  loss {loss:.3f}")
 
-    make = source_start if simclr else train
-    student = make(resolved, num_steps=steps, progress=progress)
-    save_student(student, out, resolved)
+    run = run_of(resolved)
+    if simclr:
+        rate = resolved.pretrain.learning_rate
+        student = source_start(run, num_steps=steps, learning_rate=rate, progress=progress)
+    else:
+        student = train(run, num_steps=steps, progress=progress)
+    save_student(student, out, resolved.student.architecture)
     if simclr:
         say(f"Wrote {out}. Use it: --set distill.loss=simclr --set student.path={out}")
         return
-    metrics = "  ".join(f"{name} {value:.3f}" for name, value in validate(student, resolved).items())
+    metrics = "  ".join(f"{name} {value:.3f}" for name, value in validate(student, task_of(resolved)).items())
     say(f"Wrote {out}. {metrics}")
     say(f"Use it: --set student.path={out}")
 
@@ -86,10 +91,10 @@ def simulate(
     as_json: DryRunJson = False,
 ) -> None:
     """Step 2: distil over simulated clients; writes a run folder with the student."""
+    from edgecmd.config.assemble import run_folder
     from edgecmd.core.run_lock import owned
     from edgecmd.experiments.pipeline import plan, run_stage, show_dry_run
-    from edgecmd.training.run_folder import run_folder
-    from server.simulate import simulate as run
+    from server.simulate import simulate as simulate_run
 
     one_thread()
     resolved = read_settings(config, settings)
@@ -100,5 +105,6 @@ def simulate(
         return
     with owned(run_folder(resolved)):
         plan(resolved)
-        run_stage(run_folder(resolved), "simulate", lambda: run(resolved, report=round_line(resolved)))
+        run = run_of(resolved)
+        run_stage(run.folder, "simulate", lambda: simulate_run(run, report=round_line(resolved)))
     say(f"Student: {run_folder(resolved) / 'student.safetensors'}")

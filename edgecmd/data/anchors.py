@@ -15,12 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecmd.config.schema import RunConfig
-from edgecmd.core.devices import resolve_device
 from edgecmd.core.errors import choose
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.pairs import Images
 from edgecmd.datasets.procedural import procedural_images
+from edgecmd.settings import DistillConfig
 
 Anchors = Float[Tensor, "anchors dim"]
 
@@ -34,20 +33,23 @@ class AnchorSource:
         embed: The same of other images.
         dim: D.
         dense: Whether a feature is that of a place and not of an image.
+        side: Side of a made-up picture in pixels.
     """
 
     public: Callable[[], np.ndarray]
     embed: Callable[[Images], np.ndarray]
     dim: Callable[[], int]
     dense: bool
+    side: int
 
 
-def make_anchors(config: RunConfig, source: AnchorSource) -> Anchors:
-    """Anchors of ``distill.anchors``, (K, D), on the device of the run.
+def make_anchors(settings: DistillConfig, source: AnchorSource, *, seed: int) -> Anchors:
+    """Anchors of ``distill.anchors``, (K, D), on the CPU.
 
     Args:
-        config: ``seed``, ``distill.anchors``, ``distill.num_anchors`` and the side of a source image.
+        settings: ``anchors`` and ``num_anchors``.
         source: Where features come from.
+        seed: Of the run.
 
     Raises:
         ConfigError: The kind is unknown.
@@ -55,9 +57,8 @@ def make_anchors(config: RunConfig, source: AnchorSource) -> Anchors:
     Guarantees:
         A function of the settings, the teacher and the public images; no pair is asked for.
     """
-    kind = choose("distill.anchors", config.distill.anchors, ANCHORS)
-    anchors = torch.from_numpy(np.ascontiguousarray(kind(config, source), dtype=np.float32))
-    return anchors.to(resolve_device(config.device))
+    kind = choose("distill.anchors", settings.anchors, ANCHORS)
+    return torch.from_numpy(np.ascontiguousarray(kind(source, settings.num_anchors, seed), dtype=np.float32))
 
 
 def anchors_digest(anchors: Anchors) -> str:
@@ -65,34 +66,29 @@ def anchors_digest(anchors: Anchors) -> str:
     return hashlib.sha256(anchors.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
-def _public_kind(config: RunConfig, source: AnchorSource) -> np.ndarray:
+def _public_kind(source: AnchorSource, num: int, seed: int) -> np.ndarray:
     features = source.public()
-    chosen = numpy_generator(config.seed, "anchors").permutation(len(features))[: config.distill.num_anchors]
+    chosen = numpy_generator(seed, "anchors").permutation(len(features))[:num]
     return features[np.sort(chosen)]
 
 
-def _procedural_kind(config: RunConfig, source: AnchorSource) -> np.ndarray:
+def _procedural_kind(source: AnchorSource, num: int, seed: int) -> np.ndarray:
     """Teacher features of made-up pictures, for a source modality without a public set."""
-    images = procedural_images(
-        config.distill.num_anchors,
-        side=config.data.source_side,
-        generator=numpy_generator(config.seed, "procedural-anchors"),
-    )
-    found = source.embed(images)
+    coins = numpy_generator(seed, "procedural-anchors")
+    found = source.embed(procedural_images(num, side=source.side, generator=coins))
     if not source.dense:
         return found
-    chosen = numpy_generator(config.seed, "anchors").permutation(len(found))
-    return found[chosen[: config.distill.num_anchors]]
+    chosen = numpy_generator(seed, "anchors").permutation(len(found))
+    return found[chosen[:num]]
 
 
-def _random_kind(config: RunConfig, source: AnchorSource) -> np.ndarray:
+def _random_kind(source: AnchorSource, num: int, seed: int) -> np.ndarray:
     """Random unit vectors of the teacher's dimension; no picture is needed."""
-    shape = (config.distill.num_anchors, source.dim())
-    directions = numpy_generator(config.seed, "random-anchors").normal(size=shape)
+    directions = numpy_generator(seed, "random-anchors").normal(size=(num, source.dim()))
     return np.asarray(directions / np.linalg.norm(directions, axis=1, keepdims=True))
 
 
-ANCHORS: dict[str, Callable[[RunConfig, AnchorSource], np.ndarray]] = {
+ANCHORS: dict[str, Callable[[AnchorSource, int, int], np.ndarray]] = {
     "public": _public_kind,
     "procedural": _procedural_kind,
     "random": _random_kind,

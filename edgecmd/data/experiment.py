@@ -7,7 +7,7 @@ Only a simulation or an evaluation sees an `Experiment`. A client gets `PairedDa
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -102,7 +102,7 @@ def held_out(
     return HeldOut(pairs=part, labelled=labelled, ids=tuple(str(ids[row]) for row in rows))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Experiment:
     """Everything that a run needs, split by concept, or by whatever ``unseen`` says.
 
@@ -158,6 +158,11 @@ class Experiment:
         """
         return shared_with(self.all_copies(), num_train=len(self.train), num_test=len(self.test))
 
+    def sorted_ids(self) -> list[str]:
+        """Ids of all pairs, sorted; empty where the set has none."""
+        parts = (self.train_ids, self.validation.ids, self.test.ids)
+        return sorted(one for part in parts for one in part) if all(parts) else []
+
     def everything(self) -> PairedData:
         """All pairs, those of training, validation and test one after the other."""
         parts = (self.train, self.validation.pairs, self.test.pairs)
@@ -168,12 +173,11 @@ class Experiment:
 
     def all_copies(self) -> Alike:
         """Groups of copies among `everything`, looked for when they are first asked for."""
-        return _all_copies(self) if self.copies is None else self.copies
+        return self._found_copies if self.copies is None else self.copies
 
-
-@lru_cache(maxsize=2)
-def _all_copies(whole: Experiment) -> Alike:
-    return alike(whole.everything())
+    @cached_property
+    def _found_copies(self) -> Alike:
+        return alike(self.everything())
 
 
 def check_ids(name: str, ids: tuple[str, ...], *, num: int) -> None:

@@ -5,18 +5,15 @@ Shapes: N examples, D embedding dimension.
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import DataError
 from edgecmd.core.statistics import SHARE, Measured, best_of, mean_interval
 from edgecmd.data.experiment import HeldOut
 from edgecmd.data.pairs import Targets
-from edgecmd.data.problem import experiment, pair_features
 from edgecmd.evaluation import segmentation as tables
 from edgecmd.evaluation.finetune import finetune_rows
 from edgecmd.evaluation.metrics import (
@@ -34,8 +31,9 @@ from edgecmd.evaluation.metrics import (
     same_class_share,
     things,
 )
-from edgecmd.evaluation.metrics import whole as whole_picture
 from edgecmd.models.students import DenseStudent, is_dense
+from edgecmd.run import Run
+from edgecmd.training.task import Task
 
 Embed = Callable[[Targets], Embedding]
 Table = dict[str, object]
@@ -45,31 +43,24 @@ CLASS_PAIRED = "class-paired"
 COLLAPSED = 1e-8
 
 
-def embedder(student: nn.Module, config: RunConfig) -> Embed:
+def embedder(student: nn.Module, task: Task) -> Embed:
     """Function that maps targets as they are stored to unit embeddings of ``student``."""
 
     def embed(target: Targets) -> Embedding:
-        return embed_target(student, target, offset=config.data.target_offset, scale=config.data.target_scale)
+        return embed_target(student, target, offset=task.target_offset, scale=task.target_scale)
 
     return embed
 
 
-@lru_cache(maxsize=4)
-def teacher_embedding(config: RunConfig, part: str) -> Embedding:
-    """Teacher features of a held-out part (``validation``, ``test`` or ``test_strict``), (N, D)."""
-    held: HeldOut = getattr(experiment(config.data), part)
-    return np.asarray(whole_picture(pair_features(config, held.pairs, held.ids)).cpu().numpy())
-
-
-def num_things(config: RunConfig, part: str) -> int:
+def num_things(task: Task, part: str) -> int:
     """How many things a part can be asked for: its pairs, or what they show where several show the same.
 
     Args:
-        config: Settings of the run.
+        task: Data and teacher.
         part: ``validation``, ``test`` or ``test_strict``.
     """
-    held: HeldOut = getattr(experiment(config.data), part)
-    return len(np.unique(things(teacher_embedding(config, part), shown=held.shown)))
+    held: HeldOut = getattr(task.data, part)
+    return len(np.unique(things(task.held_out_features(part), shown=held.shown)))
 
 
 def asked_ranks(found: Mapping[str, float], *, things: int) -> dict[str, float]:
@@ -98,29 +89,25 @@ def finite(embedding: Embedding) -> Embedding:
     return np.where(broken[:, None], np.float32(0.0), embedding) if broken.any() else embedding
 
 
-def retrieval(embed: Embed, config: RunConfig, part: str) -> dict[str, float]:
+def retrieval(embed: Embed, task: Task, part: str) -> dict[str, float]:
     """Recall of a held-out part: of the own image, or of its class where pairs are matched by class."""
-    whole = experiment(config.data)
-    held: HeldOut = getattr(whole, part)
+    held: HeldOut = getattr(task.data, part)
+    teacher = task.held_out_features(part)
     found = finite(embed(held.pairs.target))
-    if whole.kind == CLASS_PAIRED:
+    if task.data.kind == CLASS_PAIRED:
         labels = held.labelled.labels["group"].values
-        return class_recall(found, teacher_embedding(config, part), labels, shown=held.shown)
-    teacher = teacher_embedding(config, part)
-    return asked_ranks(recall(found, teacher, shown=held.shown), things=num_things(config, part))
+        return class_recall(found, teacher, labels, shown=held.shown)
+    return asked_ranks(recall(found, teacher, shown=held.shown), things=num_things(task, part))
 
 
-def validate(student: nn.Module, config: RunConfig) -> dict[str, float]:
+def validate(student: nn.Module, task: Task) -> dict[str, float]:
     """Recall (see `retrieval`) on the validation split, the only number that settings may be chosen by."""
     return {
-        f"val_{name}": value
-        for name, value in retrieval(embedder(student, config), config, "validation").items()
+        f"val_{name}": value for name, value in retrieval(embedder(student, task), task, "validation").items()
     }
 
 
-def assess(
-    embed: Embed, config: RunConfig, *, cross_modal: bool = True, student: nn.Module | None = None
-) -> Table:
+def assess(embed: Embed, run: Run, *, cross_modal: bool = True, student: nn.Module | None = None) -> Table:
     """Every metric of step 3.
 
     Few labels are drawn from the validation split and tested on the test split: the concepts of
@@ -130,35 +117,36 @@ def assess(
 
     Args:
         embed: Maps targets as they are stored to unit embeddings.
-        config: Settings of the run.
+        run: Settings of the run.
         cross_modal: Whether the embeddings live in the teacher's space, so that retrieval has a meaning.
         student: The network behind ``embed``; with ``evaluate.finetune`` it is also fine-tuned.
 
     Returns:
         Plain tables for ``evaluation.json``.
     """
-    whole = experiment(config.data)
+    task = run.task
+    whole = task.data
     pool, test = finite(embed(whole.validation.pairs.target)), embed(whole.test.pairs.target)
     fault, test = fault_of(test), finite(test)
     labels = whole.test.labelled.labels
     table: Table = {"data": whole.name, "kind": whole.kind, "unseen": whole.unseen}
-    table["num_test"], table["num_things"] = len(whole.test), num_things(config, "test")
+    table["num_test"], table["num_things"] = len(whole.test), num_things(task, "test")
     if whole.shared:
         table["shared"] = whole.shared
     if fault:
         table["fault"] = fault
     if cross_modal:
-        table["retrieval"] = retrieval(embed, config, "test")
+        table["retrieval"] = retrieval(embed, task, "test")
         # Where no test target can look like a training target there is no stricter test.
         if whole.test_strict is not whole.test:
-            table["retrieval_strict"] = retrieval(embed, config, "test_strict")
-        table["retrieval_validation"] = retrieval(embed, config, "validation")
+            table["retrieval_strict"] = retrieval(embed, task, "test_strict")
+        table["retrieval_validation"] = retrieval(embed, task, "validation")
     if whole.kind == CLASS_PAIRED:
         table["class_chance"] = same_class_share(labels["group"].values)
     if "concept" in labels and "style" in labels:
         table["one_shot"] = one_shot_across_styles(test, labels["concept"].values, labels["style"].values)
     named = [name for name in FEW_LABELS if name in labels]
-    table["clusters"] = {name: clustering(test, labels[name], seed=config.seed) for name in named}
+    table["clusters"] = {name: clustering(test, labels[name], seed=run.seed) for name in named}
     few = {
         name: _few_labels(
             make_probe(
@@ -168,33 +156,33 @@ def assess(
                 labels[name],
                 twins=whole.validation.twins,
             ),
-            config,
+            run,
         )
         for name in named
     }
-    if config.evaluate.finetune and student is not None and not is_dense(config.student.architecture):
+    if run.evaluate.finetune and student is not None and not is_dense(run.student.architecture):
         for name in named:
-            few[name] |= {"finetune": finetune_rows(student, config, labelling=name)} if few[name] else {}
+            few[name] |= {"finetune": finetune_rows(student, run, labelling=name)} if few[name] else {}
     table["few_labels"] = few
     if isinstance(student, DenseStudent):
-        table["segmentation"] = segmentation(student, config)
+        table["segmentation"] = segmentation(student, run)
     return table
 
 
-def segmentation(student: DenseStudent, config: RunConfig) -> Table:
+def segmentation(student: DenseStudent, run: Run) -> Table:
     """Segmentation with few masks, or under ``missing`` why it cannot be measured."""
     try:
-        return tables.student_table(student, config)
+        return tables.student_table(student, run)
     except DataError as error:
-        if tables.has_masks(config):
+        if tables.has_masks(run):
             raise
         return {"missing": str(error)}
 
 
-def _few_labels(probe: Probe, config: RunConfig) -> Table:
+def _few_labels(probe: Probe, run: Run) -> Table:
     if len(np.unique(probe.pool_labels)) < 2 or not len(probe.test):
         return {}
-    methods = {name: by_num_labels(name, probe=probe, config=config) for name in PROBES}
+    methods = {name: by_num_labels(name, probe=probe, run=run) for name in PROBES}
     return {
         "majority": majority_share(probe.test_labels),
         "num_classes": len(np.unique(probe.pool_labels)),
@@ -204,9 +192,9 @@ def _few_labels(probe: Probe, config: RunConfig) -> Table:
     }
 
 
-def by_num_labels(method: str, *, probe: Probe, config: RunConfig) -> dict[str, Table]:
+def by_num_labels(method: str, *, probe: Probe, run: Run) -> dict[str, Table]:
     """Accuracies of one probe, a key of `PROBES`, for each of ``evaluate.num_labels``."""
-    settings = config.evaluate
+    settings = run.evaluate
     table = {}
     for num_labels in settings.num_labels:
         accuracies = few_label_accuracy(
@@ -215,7 +203,7 @@ def by_num_labels(method: str, *, probe: Probe, config: RunConfig) -> dict[str, 
             num_labels=num_labels,
             num_draws=settings.num_draws,
             num_neighbours=settings.num_neighbours,
-            seed=config.seed,
+            seed=run.seed,
         )
         told = mean_interval(accuracies, bounds=SHARE, num_items=len(probe.test))
         table[str(num_labels or "all")] = {"values": accuracies, **asdict(told)}

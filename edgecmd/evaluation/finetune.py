@@ -14,13 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.devices import device_of, place
 from edgecmd.core.progress import tracked
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import augment
 from edgecmd.data.pairs import target_kind
-from edgecmd.data.problem import experiment, target_input
 from edgecmd.evaluation.metrics import class_rows, fit_linear
 from edgecmd.evaluation.supervised import (
     BATCH_SIZE,
@@ -31,6 +29,7 @@ from edgecmd.evaluation.supervised import (
     predict_classes,
 )
 from edgecmd.losses import unit
+from edgecmd.run import Run
 from edgecmd.training.early_stopping import Best
 
 LEARNING_RATE = 3e-4
@@ -75,7 +74,7 @@ def split_labels(labels: Int[np.ndarray, " drawn"], *, generator: np.random.Gene
     return held
 
 
-def finetune(student: nn.Module, drawn: Drawn, config: RunConfig, *, draw: int) -> Classifier:
+def finetune(student: nn.Module, drawn: Drawn, run: Run, *, draw: int) -> Classifier:
     """Train a copy of ``student`` with a linear head on the labels of one draw.
 
     The head starts as the linear probe of the labels that are trained on (Kumar et al. 2022, arXiv
@@ -86,17 +85,17 @@ def finetune(student: nn.Module, drawn: Drawn, config: RunConfig, *, draw: int) 
     Args:
         student: Encoder; not changed.
         drawn: The labels.
-        config: Seed and strength of the augmentation.
+        run: Seed and strength of the augmentation.
         draw: Index of the draw.
 
     Returns:
         The classifier, in evaluation mode.
     """
     model = _start(student, drawn)
-    kind = target_kind(experiment(config.data).train.target)
+    kind = target_kind(run.task.data.train.target)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
-    order = numpy_generator(config.seed, "finetune-batches", client=draw)
-    views = torch_generator(config.seed, "finetune-views", client=draw)
+    order = numpy_generator(run.seed, "finetune-batches", client=draw)
+    views = torch_generator(run.seed, "finetune-views", client=draw)
     used, classes = np.flatnonzero(~drawn.held), torch.from_numpy(drawn.labels).to(drawn.target.device)
     held = torch.from_numpy(np.flatnonzero(drawn.held))
     look = partial(_held_loss, model, drawn.target[held], classes[held]) if len(held) else None
@@ -104,7 +103,7 @@ def finetune(student: nn.Module, drawn: Drawn, config: RunConfig, *, draw: int) 
     for step in range(NUM_STEPS):
         model.train()
         batch = torch.from_numpy(order.choice(used, size=min(BATCH_SIZE, len(used)), replace=False))
-        view = augment(kind, drawn.target[batch], strength=config.distill.augment, generator=views)
+        view = augment(kind, drawn.target[batch], strength=run.distill.augment, generator=views)
         loss = functional.cross_entropy(model(view), classes[batch])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -146,40 +145,40 @@ def _start(student: nn.Module, drawn: Drawn) -> Classifier:
     return model
 
 
-def finetune_accuracy(
-    student: nn.Module, config: RunConfig, *, labelling: str, num_labels: int, draw: int
-) -> float:
+def finetune_accuracy(student: nn.Module, run: Run, *, labelling: str, num_labels: int, draw: int) -> float:
     """Test accuracy after fine-tuning on one draw of labels, the draw that the probes see too.
 
     Args:
         student: Encoder; not changed.
-        config: Settings of the run.
+        run: Settings of the run.
         labelling: Labelling of the data set, such as ``group``.
         num_labels: Labels a class; 0 for all.
         draw: Index of the draw.
     """
-    whole = experiment(config.data)
+    whole = run.task.data
     pool, test = whole.validation.labelled.labels[labelling], whole.test.labelled.labels[labelling]
     rows, classes = drawn_rows(
-        pool, num_labels=num_labels, draw=draw, seed=config.seed, twins=whole.validation.twins
+        pool, num_labels=num_labels, draw=draw, seed=run.seed, twins=whole.validation.twins
     )
     labels = np.searchsorted(classes, pool.values[rows])
-    held = split_labels(labels, generator=numpy_generator(config.seed, f"held-{num_labels}", client=draw))
-    target = target_input(config, whole.validation.pairs)[torch.from_numpy(rows)].to(device_of(student))
-    model = finetune(student, Drawn(target=target, labels=labels, held=held), config, draw=draw)
+    held = split_labels(labels, generator=numpy_generator(run.seed, f"held-{num_labels}", client=draw))
+    target = run.task.target_input(whole.validation.pairs.target)[torch.from_numpy(rows)].to(
+        device_of(student)
+    )
+    model = finetune(student, Drawn(target=target, labels=labels, held=held), run, draw=draw)
     asked = np.isin(test.values, classes)
-    shown = target_input(config, whole.test.pairs)[torch.from_numpy(asked)].to(device_of(student))
+    shown = run.task.target_input(whole.test.pairs.target)[torch.from_numpy(asked)].to(device_of(student))
     return float((classes[predict_classes(model, shown)] == test.values[asked]).mean())
 
 
-def finetune_rows(student: nn.Module, config: RunConfig, *, labelling: str) -> dict[str, dict[str, object]]:
+def finetune_rows(student: nn.Module, run: Run, *, labelling: str) -> dict[str, dict[str, object]]:
     """Accuracies for each number of labels of ``evaluate.num_labels``, in the form of the probes' tables."""
     table = {}
-    for count in config.evaluate.num_labels:
-        draws = range(config.evaluate.num_draws if count else 1)
+    for count in run.evaluate.num_labels:
+        draws = range(run.evaluate.num_draws if count else 1)
         values = [
-            finetune_accuracy(student, config, labelling=labelling, num_labels=count, draw=draw)
+            finetune_accuracy(student, run, labelling=labelling, num_labels=count, draw=draw)
             for draw in tracked(draws, f"fine-tuning, {count or 'all'} labels a class")
         ]
-        table[str(count or "all")] = accuracy_row(values, config, labelling=labelling)
+        table[str(count or "all")] = accuracy_row(values, run, labelling=labelling)
     return table

@@ -11,21 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgecmd.config.schema import RunConfig
-from edgecmd.core.devices import device_of, place, resolve_device
+from edgecmd.core.devices import device_of, place
 from edgecmd.core.errors import DataError
 from edgecmd.core.progress import tracked
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.core.statistics import SHARE, mean_interval
 from edgecmd.data.labelled import Masks
 from edgecmd.data.pairs import PairedData, target_kind
-from edgecmd.data.problem import (
-    experiment,
-    map_reduction,
-    map_view,
-    target_input,
-    teacher_of,
-)
 from edgecmd.data.student_input import source_input
 from edgecmd.evaluation.segmentation_score import (
     Scores,
@@ -47,41 +39,46 @@ from edgecmd.evaluation.segmenter import (
 )
 from edgecmd.models.place_features import TeacherPlaces
 from edgecmd.models.students import Student
-from edgecmd.training.run_folder import new_student
+from edgecmd.run import Run
 
 Table = dict[str, object]
 Fitted = Mapping[str, Segmenter]
 Fit = Callable[[Drawn, int], Fitted]
-See = Callable[[RunConfig, PairedData], Tensor]
+See = Callable[[Run, PairedData], Tensor]
 
 
-def masks_of(config: RunConfig) -> tuple[Masks, Masks]:
+def _seen(run: Run, pairs: PairedData) -> Tensor:
+    """Targets as the student sees them."""
+    return run.task.target_input(pairs.target)
+
+
+def masks_of(run: Run) -> tuple[Masks, Masks]:
     """Masks of the pool and of the test.
 
     Raises:
         DataError: The data set has none.
     """
-    whole = experiment(config.data)
+    whole = run.task.data
     pool, test = whole.validation.labelled.masks, whole.test.labelled.masks
     if pool is None or test is None:
         raise DataError(
-            f"data.name={config.data.name!r} has no masks, so segmentation cannot be measured. Sets with"
+            f"data.name={run.task.name!r} has no masks, so segmentation cannot be measured. Sets with"
             " masks: emoji-scenes, rooms. The student itself needs none: it was distilled without labels."
         )
     return pool, test
 
 
-def has_masks(config: RunConfig) -> bool:
+def has_masks(run: Run) -> bool:
     """Whether pool and test of the data set carry masks."""
-    whole = experiment(config.data)
+    whole = run.task.data
     return whole.validation.labelled.masks is not None and whole.test.labelled.masks is not None
 
 
-def draw_images(config: RunConfig, *, percent: int, draw: int, see: See = target_input) -> Drawn:
+def draw_images(run: Run, *, percent: int, draw: int, see: See = _seen) -> Drawn:
     """The labelled images of one draw; it depends on (seed, percent, draw) alone, so all methods share it.
 
     Args:
-        config: Settings of the run.
+        run: Settings of the run.
         percent: Of the pool; at least two images.
         draw: Index of the draw.
         see: What is looked at of the labelled pairs.
@@ -89,12 +86,12 @@ def draw_images(config: RunConfig, *, percent: int, draw: int, see: See = target
     Raises:
         DataError: The data set has no masks.
     """
-    pool, _ = masks_of(config)
-    whole, num = experiment(config.data), len(pool.values)
+    pool, _ = masks_of(run)
+    whole, num = run.task.data, len(pool.values)
     count = min(num, max(2, round(num * percent / 100)))
-    generator = numpy_generator(config.seed, f"masks-{percent}", client=draw)
+    generator = numpy_generator(run.seed, f"masks-{percent}", client=draw)
     rows = np.sort(generator.permutation(num)[:count])
-    target = see(config, whole.validation.pairs.take(rows))
+    target = see(run, whole.validation.pairs.take(rows))
     return Drawn(
         target=target,
         mask=torch.from_numpy(pool.values[rows]).long().to(target.device),
@@ -104,21 +101,21 @@ def draw_images(config: RunConfig, *, percent: int, draw: int, see: See = target
     )
 
 
-def segmenter_of(student: Student, drawn: Drawn, config: RunConfig, *, draw: int) -> Segmenter:
+def segmenter_of(student: Student, drawn: Drawn, run: Run, *, draw: int) -> Segmenter:
     """Student fine-tuned on a draw: the head starts as the linear probe, then all layers are trained."""
-    return finetune(_probe(student, drawn, config, draw=draw), drawn, config, rate=FINETUNE_RATE, draw=draw)
+    return finetune(_probe(student, drawn, run, draw=draw), drawn, run, rate=FINETUNE_RATE, draw=draw)
 
 
-def _probe(student: nn.Module, drawn: Drawn, config: RunConfig, *, draw: int) -> Segmenter:
-    return fit_probe(student, drawn, generator=numpy_generator(config.seed, "probe-places", client=draw))
+def _probe(student: nn.Module, drawn: Drawn, run: Run, *, draw: int) -> Segmenter:
+    return fit_probe(student, drawn, generator=numpy_generator(run.seed, "probe-places", client=draw))
 
 
-def student_table(student: Student, config: RunConfig) -> Table:
+def student_table(student: Student, run: Run) -> Table:
     """Linear probe and fine-tuning of a dense student for each of ``evaluate.label_percent``.
 
     Args:
         student: Dense student; not changed.
-        config: Settings of the run.
+        run: Settings of the run.
 
     Returns:
         Plain tables: ``probe`` and ``finetune`` by percent, and what stands beside them in `_facts`.
@@ -126,17 +123,17 @@ def student_table(student: Student, config: RunConfig) -> Table:
     Raises:
         DataError: The data set has no masks.
     """
-    own: Student = place(student, resolve_device(config.device))
+    own: Student = place(student, run.device)
 
     def fit(drawn: Drawn, draw: int) -> Fitted:
-        probe = _probe(own, drawn, config, draw=draw)
-        tuned = finetune(copy.deepcopy(probe), drawn, config, rate=FINETUNE_RATE, draw=draw)
+        probe = _probe(own, drawn, run, draw=draw)
+        tuned = finetune(copy.deepcopy(probe), drawn, run, rate=FINETUNE_RATE, draw=draw)
         return {"probe": probe, "finetune": tuned}
 
-    return _facts(config) | _rows(fit, config)
+    return _facts(run) | _rows(fit, run)
 
 
-def scratch_table(config: RunConfig) -> Table:
+def scratch_table(run: Run) -> Table:
     """The same student trained on the same masks from its first weights, without distillation.
 
     Which of two learning rates is better changes with the data and with the number of masks, so both are
@@ -147,13 +144,13 @@ def scratch_table(config: RunConfig) -> Table:
     """
 
     def fit(drawn: Drawn, draw: int) -> Fitted:
-        tried = [_from_scratch(config, drawn, rate=rate, draw=draw) for rate in SCRATCH_RATES]
+        tried = [_from_scratch(run, drawn, rate=rate, draw=draw) for rate in SCRATCH_RATES]
         return {"finetune": min(tried, key=lambda model: held_loss(model, drawn))}
 
-    return _facts(config) | _rows(fit, config)
+    return _facts(run) | _rows(fit, run)
 
 
-def ceiling_table(config: RunConfig) -> Table:
+def ceiling_table(run: Run) -> Table:
     """The linear probe on the teacher's places of the *source* pictures of the same examples.
 
     Raises:
@@ -161,29 +158,29 @@ def ceiling_table(config: RunConfig) -> Table:
         DataError: The data set has no masks.
     """
     places = TeacherPlaces(
-        teacher_of(config).network,
-        view=map_view(config),
-        reduction=map_reduction(config),
+        run.task.teacher.network,
+        view=run.task.view,
+        reduction=run.task.reduction,
     )
 
     def fit(drawn: Drawn, draw: int) -> Fitted:
-        return {"probe": _probe(places, drawn, config, draw=draw)}
+        return {"probe": _probe(places, drawn, run, draw=draw)}
 
-    def see(config: RunConfig, pairs: PairedData) -> Tensor:
-        return source_input(pairs.source).to(resolve_device(config.device))
+    def see(run: Run, pairs: PairedData) -> Tensor:
+        return source_input(pairs.source).to(run.device)
 
-    return _facts(config) | _rows(fit, config, see=see)
+    return _facts(run) | _rows(fit, run, see=see)
 
 
-def _from_scratch(config: RunConfig, drawn: Drawn, *, rate: float, draw: int) -> Segmenter:
-    model = Segmenter(new_student(config), num_classes=drawn.num_classes)
+def _from_scratch(run: Run, drawn: Drawn, *, rate: float, draw: int) -> Segmenter:
+    model = Segmenter(run.new_student(), num_classes=drawn.num_classes)
     place(model, device_of(model.student))
-    return finetune(model, drawn, config, rate=rate, draw=draw)
+    return finetune(model, drawn, run, rate=rate, draw=draw)
 
 
-def _facts(config: RunConfig) -> Table:
+def _facts(run: Run) -> Table:
     """What every segmentation table says: sizes, classes, the floor of the pixel accuracy."""
-    pool, test = masks_of(config)
+    pool, test = masks_of(run)
     shares = share_of_pixels(test)
     return {
         "num_pool": len(pool.values),
@@ -195,25 +192,25 @@ def _facts(config: RunConfig) -> Table:
     }
 
 
-def _rows(fit: Fit, config: RunConfig, *, see: See = target_input) -> Table:
+def _rows(fit: Fit, run: Run, *, see: See = _seen) -> Table:
     """Rows by method and percent."""
     found: dict[str, dict[str, Table]] = {}
-    for percent in config.evaluate.label_percent:
+    for percent in run.evaluate.label_percent:
         # All of the pool is one draw.
-        num_draws = config.evaluate.segment_draws if percent < 100 else 1
+        num_draws = run.evaluate.segment_draws if percent < 100 else 1
         draws = tracked(range(num_draws), f"segmentation, {percent}% of the masks")
-        scores = [_scores(fit, config, percent=percent, draw=draw, see=see) for draw in draws]
+        scores = [_scores(fit, run, percent=percent, draw=draw, see=see) for draw in draws]
         for name in scores[0]:
             found.setdefault(name, {})[str(percent)] = _row(
-                [one[name] for one in scores], num_items=len(masks_of(config)[1].values)
+                [one[name] for one in scores], num_items=len(masks_of(run)[1].values)
             )
     return dict(found)
 
 
-def _scores(fit: Fit, config: RunConfig, *, percent: int, draw: int, see: See) -> dict[str, Scores]:
-    pool, test = masks_of(config)
-    shown = see(config, experiment(config.data).test.pairs)
-    models = fit(draw_images(config, percent=percent, draw=draw, see=see), draw)
+def _scores(fit: Fit, run: Run, *, percent: int, draw: int, see: See) -> dict[str, Scores]:
+    pool, test = masks_of(run)
+    shown = see(run, run.task.data.test.pairs)
+    models = fit(draw_images(run, percent=percent, draw=draw, see=see), draw)
     rare = rare_classes(pool)
     return {
         name: segmentation_scores(predict_masks(model, shown), test, rare=rare)

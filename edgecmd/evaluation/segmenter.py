@@ -16,7 +16,6 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.devices import device_of, place
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import MOTIONS, draw_motion, moved
@@ -24,6 +23,7 @@ from edgecmd.data.labelled import IGNORED
 from edgecmd.evaluation.metrics import class_rows
 from edgecmd.models.place_features import unit_places
 from edgecmd.models.students import Pointwise, Student
+from edgecmd.run import Run
 from edgecmd.training.early_stopping import Best
 
 # Unit embeddings are multiplied by this before the head, as in `edgecmd.evaluation.supervised`.
@@ -134,7 +134,7 @@ def _places(student: nn.Module, target: Tensor, mask: Tensor) -> tuple[np.ndarra
     return unit_places(maps).flatten(0, 1).cpu().numpy(), middle.flatten().cpu().numpy()
 
 
-def finetune(model: Segmenter, drawn: Drawn, config: RunConfig, *, rate: float, draw: int) -> Segmenter:
+def finetune(model: Segmenter, drawn: Drawn, run: Run, *, rate: float, draw: int) -> Segmenter:
     """Train all layers on the masks, with early stopping on the held-out ones.
 
     View and mask are moved alike. Every twenty steps the loss on the held-out images is looked at; the best
@@ -143,24 +143,24 @@ def finetune(model: Segmenter, drawn: Drawn, config: RunConfig, *, rate: float, 
     Args:
         model: Changed.
         drawn: Labelled images.
-        config: Seed, strength of the views, and most steps.
+        run: Seed, strength of the views, and most steps.
         rate: Peak of the learning rate (one cycle).
         draw: Index of the draw.
 
     Returns:
         ``model`` in evaluation mode.
     """
-    num_steps = config.evaluate.segment_steps
+    num_steps = run.evaluate.segment_steps
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=num_steps + 1)
-    order = numpy_generator(config.seed, "segment-batches", client=draw)
-    views = torch_generator(config.seed, "segment-views", client=draw)
+    order = numpy_generator(run.seed, "segment-batches", client=draw)
+    views = torch_generator(run.seed, "segment-views", client=draw)
     look = partial(held_loss, model, drawn) if drawn.held.any() else None
     used, best = np.flatnonzero(~drawn.held), Best(model, look, patience=PATIENCE)
     for step in range(num_steps):
         model.train()
         batch = torch.from_numpy(order.choice(used, size=min(BATCH_SIZE, len(used)), replace=False))
-        view, mask = labelled_views(drawn, batch, strength=config.distill.augment, generator=views)
+        view, mask = labelled_views(drawn, batch, strength=run.distill.augment, generator=views)
         loss = functional.cross_entropy(model(view), mask, ignore_index=IGNORED)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

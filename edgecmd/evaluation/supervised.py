@@ -11,17 +11,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.devices import device_of, place
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.core.statistics import SHARE, mean_interval
 from edgecmd.data.augment import augment
 from edgecmd.data.labelled import Labels
 from edgecmd.data.pairs import target_kind
-from edgecmd.data.problem import experiment, target_input
 from edgecmd.evaluation.metrics import draw_labels, known
 from edgecmd.losses import unit
-from edgecmd.training.run_folder import new_student
+from edgecmd.run import Run
 
 NUM_STEPS = 200
 BATCH_SIZE = 32
@@ -61,37 +59,39 @@ class Classifier(nn.Module):
         return self.head(unit(self.student(image)) * 10.0)  # type: ignore[no-any-return]
 
 
-def scratch_accuracy(config: RunConfig, *, labelling: str, num_labels: int, draw: int) -> float:
+def scratch_accuracy(run: Run, *, labelling: str, num_labels: int, draw: int) -> float:
     """Test accuracy of a student trained on one draw of labels, the draw that the probes see too.
 
     Args:
-        config: Settings of the run.
+        run: Settings of the run.
         labelling: Labelling of the data set, such as ``group``.
         num_labels: Labels a class; 0 for all.
         draw: Index of the draw.
     """
-    whole = experiment(config.data)
+    whole = run.task.data
     pool, test = whole.validation.labelled.labels[labelling], whole.test.labelled.labels[labelling]
     rows, classes = drawn_rows(
-        pool, num_labels=num_labels, draw=draw, seed=config.seed, twins=whole.validation.twins
+        pool, num_labels=num_labels, draw=draw, seed=run.seed, twins=whole.validation.twins
     )
-    pool_target = target_input(config, whole.validation.pairs)[torch.from_numpy(rows)]
+    pool_target = run.task.target_input(whole.validation.pairs.target)[torch.from_numpy(rows)]
     labels = np.searchsorted(classes, pool.values[rows])
-    model = fit_classifier(config, pool_target, labels, draw=draw)
+    model = fit_classifier(run, pool_target, labels, draw=draw)
     asked = np.isin(test.values, classes)
-    predicted = predict_classes(model, target_input(config, whole.test.pairs)[torch.from_numpy(asked)])
+    predicted = predict_classes(
+        model, run.task.target_input(whole.test.pairs.target)[torch.from_numpy(asked)]
+    )
     return float((classes[predicted] == test.values[asked]).mean())
 
 
-def accuracy_row(values: list[float], config: RunConfig, *, labelling: str) -> dict[str, object]:
+def accuracy_row(values: list[float], run: Run, *, labelling: str) -> dict[str, object]:
     """Accuracies of several draws with their mean and interval, as the probes' tables have them.
 
     Args:
         values: Test accuracy of each draw.
-        config: Data of the run.
+        run: Data of the run.
         labelling: Labelling that was told; the test items that carry it bear the interval.
     """
-    num = int(known(experiment(config.data).test.labelled.labels[labelling]).sum())
+    num = int(known(run.task.data.test.labelled.labels[labelling]).sum())
     return {"values": values, **asdict(mean_interval(values, bounds=SHARE, num_items=num))}
 
 
@@ -109,7 +109,7 @@ def drawn_rows(
 
 
 def fit_classifier(
-    config: RunConfig,
+    run: Run,
     target: Float[Tensor, "num channels height width"],
     labels: Int[np.ndarray, " num"],
     *,
@@ -119,13 +119,13 @@ def fit_classifier(
     """A new student with a linear head, all layers trained on labelled targets alone.
 
     Args:
-        config: Student, seed and strength of the augmentation.
+        run: Student, seed and strength of the augmentation.
         target: Inputs, (N, C, H, W).
         labels: Their classes, from 0, (N,).
         draw: Index of the draw of labels; batches and views follow from it.
         recipe: Steps, batch and learning rate.
     """
-    student = new_student(config)
+    student = run.new_student()
     num_classes = int(labels.max()) + 1
     model = Classifier(student, embedding_dim=student.projector.out_features, num_classes=num_classes)
     place(model, device_of(student))
@@ -134,14 +134,14 @@ def fit_classifier(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=recipe.learning_rate, total_steps=recipe.num_steps + 1
     )
-    rows = numpy_generator(config.seed, "scratch-batches", client=draw)
-    views = torch_generator(config.seed, "scratch-views", client=draw)
-    kind = target_kind(experiment(config.data).train.target)
+    rows = numpy_generator(run.seed, "scratch-batches", client=draw)
+    views = torch_generator(run.seed, "scratch-views", client=draw)
+    kind = target_kind(run.task.data.train.target)
     size = min(recipe.batch_size, len(target))
     model.train()
     for _ in range(recipe.num_steps):
         batch = torch.from_numpy(rows.choice(len(target), size=size, replace=False))
-        view = augment(kind, target[batch], strength=config.distill.augment, generator=views)
+        view = augment(kind, target[batch], strength=run.distill.augment, generator=views)
         loss = functional.cross_entropy(model(view), classes[batch])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

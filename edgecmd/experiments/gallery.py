@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from edgecmd.config.schema import RunConfig
+from edgecmd.data.problem import task_of
 
 NUM_QUERIES = 12
 NUM_FOUND = 5
@@ -23,7 +24,7 @@ def write_gallery(config: RunConfig, folder: Path) -> None:
     from edgecmd.data.as_pictures import as_pictures
     from edgecmd.data.problem import experiment
     from edgecmd.data.user_files.images import to_rgb
-    from edgecmd.evaluation.evaluate import CLASS_PAIRED, embedder, teacher_embedding
+    from edgecmd.evaluation.evaluate import CLASS_PAIRED, embedder
     from edgecmd.evaluation.metrics import ranks_of, right_sources, things, unit_rows
     from edgecmd.training.run_folder import load_student
 
@@ -31,8 +32,8 @@ def write_gallery(config: RunConfig, folder: Path) -> None:
     held = whole.test_strict
     pairs = held.pairs
     student = load_student(folder / "student.safetensors")
-    teacher = teacher_embedding(config, "test_strict")
-    similarity = embedder(student, config)(pairs.target) @ unit_rows(teacher).T
+    teacher = task_of(config).held_out_features("test_strict")
+    similarity = embedder(student, task_of(config))(pairs.target) @ unit_rows(teacher).T
     codes = things(teacher, shown=held.shown)
     chosen = np.sort(numpy_generator(config.seed, "gallery").permutation(len(pairs))[:NUM_QUERIES])
     nearest = np.stack([_nearest_things(one, codes) for one in similarity[chosen]])

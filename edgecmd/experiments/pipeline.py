@@ -13,6 +13,7 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.processes import Workers
 from edgecmd.core.progress import stage, tracked
 from edgecmd.core.text import counted, unseen_text
+from edgecmd.data.problem import run_of, task_of
 from edgecmd.experiments.privacy_rows import privacy_rows
 
 if TYPE_CHECKING:
@@ -82,9 +83,9 @@ def plan_facts(config: RunConfig) -> dict[str, Any]:
     from edgecmd.data.partition import label_skew
     from edgecmd.data.problem import client_rows, experiment
     from edgecmd.experiments.run_checks import notes_in_short, refuse
+    from edgecmd.experiments.teacher_facts import teacher_text, teacher_warnings
     from edgecmd.models.students import num_parameters
     from edgecmd.training.run_folder import new_student
-    from edgecmd.training.teacher_facts import teacher_text, teacher_warnings
 
     refuse(config)
     whole, parts = experiment(config.data), client_rows(config)
@@ -122,10 +123,10 @@ def plan_facts(config: RunConfig) -> dict[str, Any]:
 
 def show_dry_run(config: RunConfig, *, as_json: bool) -> None:
     """What would run: the plan and the partition, as tables or as one JSON document."""
+    from edgecmd.config.assemble import run_folder
     from edgecmd.config.reader import flatten
     from edgecmd.data.partition import partition_table
     from edgecmd.data.problem import client_rows, experiment
-    from edgecmd.training.run_folder import run_folder
 
     if not as_json:
         plan(config)
@@ -187,7 +188,7 @@ def assess_run(
         quiet: Print no line a round, as beside JSON.
     """
     from edgecmd.core.artefacts import write_artefact
-    from edgecmd.training.teacher_facts import teacher_record
+    from edgecmd.experiments.teacher_facts import teacher_record
 
     work = _assessments(config, folder, baselines=baselines, quiet=quiet)
     tables: dict[str, Table] = {}
@@ -216,15 +217,15 @@ def _assessments(
 
     student = load_student(folder / "student.safetensors")
     work: dict[str, Callable[[], Table]] = {
-        "student": lambda: assess(embedder(student, config), config, student=student)
+        "student": lambda: assess(embedder(student, task_of(config)), run_of(config), student=student)
     }
     if not baselines:
         return work
     first = new_student(config)
     start = "warm start" if config.student.path else "untrained"
-    work[start] = lambda: assess(embedder(first, config), config, student=first)
+    work[start] = lambda: assess(embedder(first, task_of(config)), run_of(config), student=first)
     if sees_pictures(config):
-        work["teacher as it is"] = lambda: assess(teacher_on_target(config), config)
+        work["teacher as it is"] = lambda: assess(teacher_on_target(config), run_of(config))
     for name, other in federated_baselines(config).items():
         work[name] = partial(_federated_baseline, other, folder, name, quiet=quiet)
     work["scratch"] = lambda: segmentation_from_scratch(config) or scratch_table(config)
@@ -326,8 +327,8 @@ def _federated_baseline(config: RunConfig, folder: Path, name: str, *, quiet: bo
         evaluate=config.evaluate if cross_modal else replace(config.evaluate, every_rounds=0),
     )
     told = None if quiet else round_line(other, prefix=f"{name}: ")
-    student = simulate(other, report=told)
-    return assess(embedder(student, other), other, cross_modal=cross_modal, student=student)
+    student = simulate(run_of(other), report=told)
+    return assess(embedder(student, task_of(other)), run_of(other), cross_modal=cross_modal, student=student)
 
 
 def scratch_table(config: RunConfig) -> "Table":
@@ -343,7 +344,7 @@ def scratch_table(config: RunConfig) -> "Table":
     rows = {}
     for count in counts:
         values = [found[one] for one in work if one[0] == count]
-        rows[str(count or "all")] = accuracy_row(values, config, labelling="group")
+        rows[str(count or "all")] = accuracy_row(values, run_of(config), labelling="group")
     return {"few_labels": {"group": {"linear": rows}}}
 
 
@@ -352,9 +353,9 @@ def segmentation_from_scratch(config: RunConfig) -> "Table":
     from edgecmd.evaluation import segmentation as tables
     from edgecmd.models.students import is_dense
 
-    if not is_dense(config.student.architecture) or not tables.has_masks(config):
+    if not is_dense(config.student.architecture) or not tables.has_masks(run_of(config)):
         return {}
-    return {"segmentation": tables.scratch_table(config)}
+    return {"segmentation": tables.scratch_table(run_of(config))}
 
 
 def _scratch_accuracies(config: RunConfig, work: list[tuple[int, int]]) -> list[float]:
@@ -374,7 +375,7 @@ def _scratch_job(job: tuple[dict[str, Any], int, int]) -> float:
 
     one_thread()
     flat, num_labels, draw = job
-    return scratch_accuracy(unflatten(flat), labelling="group", num_labels=num_labels, draw=draw)
+    return scratch_accuracy(run_of(unflatten(flat)), labelling="group", num_labels=num_labels, draw=draw)
 
 
 def show_results(tables: "dict[str, Table]") -> None:
@@ -425,7 +426,7 @@ def show_results(tables: "dict[str, Table]") -> None:
 
 def say_teacher(config: RunConfig, tables: "dict[str, Table]") -> None:
     """Name the teacher below a table of results, and what speaks against it."""
-    from edgecmd.training.teacher_facts import teacher_record
+    from edgecmd.experiments.teacher_facts import teacher_record
 
     told = teacher_record(config, tables)
     say(f"Teacher: {told['text']}.")

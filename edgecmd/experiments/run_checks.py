@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import DataError, EdgecmdError
+from edgecmd.data.problem import task_of
 
 if TYPE_CHECKING:
     from edgecmd.data.experiment import Experiment
@@ -86,7 +87,7 @@ CHOICES = (
 def _strategy(config: RunConfig) -> None:
     from server.strategies import BUILDERS
 
-    BUILDERS[config.federation.strategy](config)
+    BUILDERS[config.federation.strategy](config.federation, config.distill.proximal_mu)
 
 
 def _privacy(config: RunConfig) -> None:
@@ -135,14 +136,15 @@ def _partition(config: RunConfig) -> None:
 
 
 def _student_kind(config: RunConfig) -> None:
+    from edgecmd.data.problem import experiment
     from edgecmd.training.run_folder import check_modality
 
-    check_modality(config)
+    check_modality(config.student.architecture, config.distill, experiment(config.data))
 
 
 def _ready_files(config: RunConfig) -> None:
     """Files of ready features are what they should be, whatever the pairs are."""
-    from edgecmd.data.problem import check_ready_features
+    from edgecmd.config.ready import check_ready_features
 
     problems = check_ready_features(config, None)
     if problems:
@@ -167,7 +169,7 @@ def _told_apart(config: RunConfig) -> None:
     Those of a computed teacher are not looked at: all pictures would have to be embedded.
     """
     from edgecmd.data.problem import experiment
-    from edgecmd.evaluation.evaluate import CLASS_PAIRED, teacher_embedding
+    from edgecmd.evaluation.evaluate import CLASS_PAIRED
     from edgecmd.evaluation.metrics import told_apart
     from edgecmd.models.students import is_dense
 
@@ -180,7 +182,7 @@ def _told_apart(config: RunConfig) -> None:
         return
     for part, what in ASKED.items():
         if part != "test_strict" or whole.test_strict is not whole.test:
-            told_apart(teacher_embedding(config, part), shown=getattr(whole, part).shown, what=what)
+            told_apart(task_of(config).held_out_features(part), shown=getattr(whole, part).shown, what=what)
 
 
 def _prototypes(config: RunConfig) -> None:

@@ -1,10 +1,10 @@
 """One object for sampler, clip, noise, sensitivity, relation and cost, so that they cannot disagree."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Protocol, runtime_checkable
 
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError, choose
 from edgecmd.losses import LOSSES, Loss, loss_of
 from edgecmd.models.students import is_dense
@@ -12,9 +12,37 @@ from edgecmd.privacy.accounting import Spending, calibrate, check_accountant, to
 from edgecmd.privacy.mechanisms import MECHANISMS, Mechanism
 from edgecmd.privacy.step.gradients import ENGINES
 from edgecmd.privacy.step.purity import require_private_loss
+from edgecmd.settings import DistillConfig, FederationConfig, PrivacyConfig, StudentConfig
 
 SAMPLERS = {"poisson": "Poisson, coins kept secret", "none": "no amplification by sampling claimed"}
 LINEAR = ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi")
+
+
+@runtime_checkable
+class Asked(Protocol):
+    """The sections of a run's settings that a plan follows from."""
+
+    @property
+    def privacy(self) -> PrivacyConfig: ...  # noqa: D102
+
+    @property
+    def distill(self) -> DistillConfig: ...  # noqa: D102
+
+    @property
+    def federation(self) -> FederationConfig: ...  # noqa: D102
+
+    @property
+    def student(self) -> StudentConfig: ...  # noqa: D102
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sections:
+    """`Asked` by itself, for a plan without a run."""
+
+    privacy: PrivacyConfig
+    distill: DistillConfig
+    federation: FederationConfig
+    student: StudentConfig = field(default_factory=StudentConfig)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +141,7 @@ def _releases(sampling: str, steps: int, num_bins: int) -> int:
 
 
 @lru_cache(maxsize=32)
-def make_plan(config: RunConfig) -> PrivacyPlan | None:
+def make_plan(config: Asked) -> PrivacyPlan | None:
     """The plan of a run; None where ``privacy.mechanism`` is ``none``.
 
     Raises:
@@ -169,7 +197,7 @@ def make_plan(config: RunConfig) -> PrivacyPlan | None:
     return plan
 
 
-def _noise(config: RunConfig, *, rate: float, steps: int, num_bins: int) -> float:
+def _noise(config: Asked, *, rate: float, steps: int, num_bins: int) -> float:
     settings = config.privacy
     if settings.noise_multiplier:
         return settings.noise_multiplier
@@ -228,7 +256,7 @@ def require_loss(mechanism: str, loss: Loss, *, called: str, engine: str) -> Non
     )
 
 
-def _check_student(config: RunConfig, mechanism: Mechanism) -> None:
+def _check_student(config: Asked, mechanism: Mechanism) -> None:
     if mechanism.unit == "pair" and is_dense(config.student.architecture):
         raise PrivacyError(
             f"student.architecture={config.student.architecture!r} with"
@@ -238,7 +266,7 @@ def _check_student(config: RunConfig, mechanism: Mechanism) -> None:
         )
 
 
-def _check_engine(config: RunConfig, mechanism: Mechanism) -> None:
+def _check_engine(config: Asked, mechanism: Mechanism) -> None:
     settings = config.privacy
     able = settings.engine in mechanism.engines
     if settings.engine == "opacus-ghost" and not (able and settings.num_views == 1):
@@ -254,7 +282,7 @@ def _check_engine(config: RunConfig, mechanism: Mechanism) -> None:
         )
 
 
-def _check_strategy(config: RunConfig) -> None:
+def _check_strategy(config: Asked) -> None:
     if config.federation.strategy not in LINEAR:
         raise PrivacyError(
             f"federation.strategy={config.federation.strategy!r} looks at single updates, which"

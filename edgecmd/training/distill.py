@@ -16,13 +16,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from edgecmd import losses
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, choose
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.core.text import counted
 from edgecmd.data.augment import augment
 from edgecmd.losses import Loss
-from edgecmd.settings import DistillConfig
+from edgecmd.settings import DistillConfig, FederationConfig
 from edgecmd.training.places import Embedded, embed_places, per_pair, require_dense
 
 WARMUP_SHARE = 0.05
@@ -65,15 +64,17 @@ class Place:
     total_steps: int
 
     @classmethod
-    def of_round(cls, config: RunConfig, *, round_index: int, client: int = 0) -> "Place":
+    def of_round(
+        cls, federation: FederationConfig, *, seed: int, round_index: int, client: int = 0
+    ) -> "Place":
         """Place of ``client`` in round ``round_index``, from 1, of a run whose rounds are all alike."""
-        steps = config.federation.local_steps
+        steps = federation.local_steps
         return cls(
-            seed=config.seed,
+            seed=seed,
             round_index=round_index,
             client=client,
             first_step=(round_index - 1) * steps,
-            total_steps=config.federation.num_rounds * steps,
+            total_steps=federation.num_rounds * steps,
         )
 
 

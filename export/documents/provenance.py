@@ -5,18 +5,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgecmd.audit.audit_file import FILE as AUDIT
-from edgecmd.audit.audit_file import read_findings
-from edgecmd.audit.finding import Finding, overall
+from edgecmd.audits.audit_file import FILE as AUDIT
+from edgecmd.audits.audit_file import read_findings
+from edgecmd.audits.finding import Finding, overall
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.files import read_json, sha256_file
 from edgecmd.core.text import unseen_text
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.problem import experiment
 from edgecmd.datasets.catalogue import SHIPPED_TEACHERS
+from edgecmd.experiments.teacher_facts import shipped_name
 from edgecmd.models.students import STUDENTS
 from edgecmd.models.teachers import own_teacher, teacher_name
-from edgecmd.training.teacher_facts import shipped_name
 
 # Level and beginning of the name of audits that look at code, settings, ledgers and made-up pairs alone. What
 # any other found is a function of the pairs that no guarantee covers, be it one bit.

@@ -14,7 +14,7 @@ from edgecmd.data.pairs import Images, target_kind
 from edgecmd.data.problem import experiment
 from edgecmd.data.student_input import source_input
 from edgecmd.datasets.procedural import procedural_images
-from edgecmd.training.warm_start import drawings
+from edgecmd.recipes.warm_start import drawings
 from export.profiles.table import Calibration
 
 NUM_INPUTS = 128

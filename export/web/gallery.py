@@ -17,11 +17,10 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import DataError, ExportError
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.pairs import Images, PublicSource
-from edgecmd.data.problem import experiment, public_features, teacher_of
+from edgecmd.data.problem import experiment, public_features, task_of, teacher_of
 from edgecmd.data.user_files.images import SUFFIXES, read_image, squeeze, to_rgb
 from edgecmd.datasets.emoji import load_public
 from edgecmd.datasets.shipped import shipped_file
-from edgecmd.evaluation.evaluate import teacher_embedding
 from edgecmd.evaluation.metrics import unit_rows
 
 NUM_PICTURES = 640
@@ -150,7 +149,7 @@ def _built_in(config: RunConfig, *, num_pictures: int) -> Gallery:
     return Gallery(
         names=tuple(emoji_name(held.ids[row].split("/")[-1]) for row in rows),
         pictures=held.pairs.source[rows],
-        embedding=unit_rows(teacher_embedding(config, "test")[rows]),
+        embedding=unit_rows(task_of(config).held_out_features("test")[rows]),
         credit=FLUENT_NOTO,
         notice=_notice(),
         examples=strict.pairs.target[shown],

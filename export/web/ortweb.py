@@ -13,8 +13,8 @@ from pathlib import Path
 from edgecmd.core.errors import ExportError
 from edgecmd.core.files import write_files_atomically
 from edgecmd.core.machine import explain
-from edgecmd.data.problem import cache_folder
 from edgecmd.datasets.build.packages import fetch, npm, read_members
+from edgecmd.training.task import cache_folder
 
 VERSION = "1.30.0"
 VARIABLE = "EDGECMD_ORT_WEB"

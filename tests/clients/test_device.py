@@ -17,13 +17,12 @@ from clients.check import check_node
 from clients.node import read_node
 from clients.order import Order, device_config
 from edgecmd import __version__
-from edgecmd.audit.static.search import distance
+from edgecmd.audits.static.search import distance
 from edgecmd.config.file_settings import FILE_SETTINGS
 from edgecmd.config.reader import flatten, unflatten
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.data.anchors import ANCHORS
-from edgecmd.data.device import device_features, device_sources
 from edgecmd.data.problem import told_to_devices
 from edgecmd.losses import loss_of
 from edgecmd.models.students import build_student
@@ -33,6 +32,7 @@ from edgecmd.privacy.step.gradients import clipped_sum
 from edgecmd.privacy.step.randomness import DeterministicSource
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent
 from edgecmd.privacy.step.units import StepSettings, make_units, unit_loss
+from edgecmd.training.device_task import device_features, device_sources
 from tests.device_files import Device, ask, make_device, opened_files, run_config, write_pairs
 
 STRINGS = sorted(name for name, value in flatten(RunConfig()).items() if isinstance(value, str))
@@ -346,7 +346,7 @@ def test_batches_without_coins_are_bounded_by_their_share(device: Device) -> Non
 def test_one_more_pair_moves_no_other_pair_s_feature(num: int, tmp_path: Path) -> None:
     """Not in the last digit: a server could make it large, and the sum moved by more than C."""
     sources = device_sources(
-        device_config(tuple(sorted(flatten(run_config()).items()))),
+        device_config(tuple(sorted(flatten(run_config()).items()))).data,
         teacher="icons",
         public="emoji",
         cache=tmp_path,
@@ -563,7 +563,7 @@ def test_a_refused_budget_travels_as_a_word(device: Device) -> None:
     assert said == "refused: budget-spent"
 
 
-@pytest.mark.parametrize("what", ["clients.private", "edgecmd.features"])
+@pytest.mark.parametrize("what", ["clients.private", "edgecmd.data.feature_cache"])
 def test_a_full_disk_releases_nothing_uncounted(
     what: str, device: Device, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

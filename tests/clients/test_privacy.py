@@ -10,16 +10,16 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from clients.app import app
 from edgecmd.data.pairs import PairedData
-from edgecmd.data.problem import Holding, client_holding, client_pairs
+from edgecmd.data.problem import client_holding, client_pairs
 from edgecmd.data.user_files.device_pairs import read_device_pairs
 from edgecmd.models.students import build_student
 from edgecmd.training.distill import LocalData
 from edgecmd.training.run_folder import new_student
+from edgecmd.training.task import Holding
 from server.federation import to_arrays
 from server.local_grid import set_identity
-from server.simulate import contexts
 from server.strategies import to_record
-from tests.tiny_federation import tiny_config
+from tests.tiny_federation import contexts, tiny_config
 
 CLIENT = 2
 # Shorter pieces than this occur in weights by chance.

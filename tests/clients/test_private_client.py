@@ -15,16 +15,14 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
 from edgecmd.privacy.accounting import Spending, total_epsilon
 from edgecmd.privacy.ledger import Ledger
-from edgecmd.privacy.ledger_paths import client_ledger
 from edgecmd.privacy.plan import make_plan
 from edgecmd.training.run_folder import new_student
 from server.federation import to_arrays
 from server.local_grid import set_identity
-from server.simulate import contexts
 from server.strategies import to_record
 from tests.device_files import ask as ask_device
 from tests.device_files import make_device, run_config
-from tests.tiny_federation import tiny_config, write_pairs
+from tests.tiny_federation import contexts, run_of, tiny_config, write_pairs
 
 TOKEN = "0123456789abcdef"
 PRIVATE = ("privacy.mechanism=anchors", "privacy.noise_multiplier=2", "privacy.epsilon=500")
@@ -53,7 +51,7 @@ def weights_of(reply: Message) -> dict[str, bytes]:
 
 
 def spent(config: RunConfig, client: int = 1) -> int:
-    return Ledger(client_ledger(config, client)).num_rounds()
+    return Ledger(run_of(config).client_ledger(client)).num_rounds()
 
 
 def layout(reply: Message) -> dict[str, object]:
@@ -175,13 +173,13 @@ def test_a_client_refuses_what_its_budget_does_not_cover(
     owner = round_cost(generous, 2) + 1e-6
     for index in (1, 2):
         assert not ask(generous, round_index=index, max_epsilon=owner).has_error()
-    before = client_ledger(generous, 1).read_bytes()
+    before = run_of(generous).client_ledger(1).read_bytes()
     refused = ask(generous, round_index=3, max_epsilon=owner)
     assert refused.has_error()
     # The server learns that; what was spent, and by how many rounds, stays in the client's own log.
     assert refused.error.reason == "refused: budget-spent"
     assert re.search(r"The privacy budget is spent: epsilon=.* after 2 rounds", caplog.text)
-    assert client_ledger(generous, 1).read_bytes() == before
+    assert run_of(generous).client_ledger(1).read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -319,7 +317,6 @@ def test_a_student_that_mixes_pairs_is_refused(
     def refuse(*_: object, **__: object) -> None:
         raise PrivacyError("The student mixes the pairs of a batch", code="mixes-pairs")
 
-    monkeypatch.setattr(private, "_probed", set())
     monkeypatch.setattr(private, "require_pure", refuse)
     config = private_config(pairs, tmp_path)
     assert ask(config).error.reason == "refused: mixes-pairs"

@@ -14,11 +14,10 @@ from edgecmd.data.problem import client_pairs
 from edgecmd.training.run_folder import new_student
 from server.federation import to_arrays
 from server.local_grid import set_identity
-from server.simulate import contexts
 from server.strategies import to_record
 from tests.device_files import TOKEN as DEVICE_TOKEN
 from tests.device_files import ask, make_device, run_config
-from tests.tiny_federation import tiny_config
+from tests.tiny_federation import contexts, tiny_config
 
 TOKEN = "0123456789abcdef"
 

@@ -7,9 +7,8 @@ import pytest
 
 from edgecmd.config.reader import load_config
 from edgecmd.core.errors import PrivacyError
-from server.simulate import simulate
 from tests.e2e.test_privacy_cli import edgecmd
-from tests.tiny_federation import settings_of, tiny_config
+from tests.tiny_federation import settings_of, simulate, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +49,11 @@ def test_mistakes_are_told_in_a_sentence(finished: Path) -> None:
 def test_the_server_s_noise_is_audited_with_a_ledger_of_its_own(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgecmd.audit.finding import CONTRADICTED, NOT_CONTRADICTED
-    from edgecmd.audit.target import find_target
+    from edgecmd.audits.finding import CONTRADICTED, NOT_CONTRADICTED
     from edgecmd.cli.audit_one_run import audit as audit_one_run
     from edgecmd.cli.audit_step import audit as audit_step
     from server import client_privacy
+    from tests.tiny_federation import find_target
 
     config = load_config(None, [*settings_of(pairs, tmp_path), "privacy.mechanism=client"])
     simulate(config)
@@ -71,8 +70,8 @@ def test_the_server_s_noise_is_audited_with_a_ledger_of_its_own(
 
 
 def test_a_run_without_privacy_has_no_step_to_audit(pairs: Path, tmp_path: Path) -> None:
-    from edgecmd.audit.target import find_target
     from edgecmd.cli.audit_step import audit, audit_step
+    from tests.tiny_federation import find_target
 
     simulate(tiny_config(pairs, tmp_path, "federation.num_rounds=1"))
     target = find_target(tmp_path / "tiny")

@@ -12,6 +12,7 @@ from PIL import Image
 from edgecmd.config.reader import to_toml
 from edgecmd.config.schema import RunConfig
 from tests.command_line import run
+from tests.tiny_federation import run_of
 
 
 @pytest.fixture
@@ -166,9 +167,9 @@ def test_bad_input_gives_one_line_and_a_code(
 def test_a_run_folder_of_other_settings_is_not_continued(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: RunConfig, tmp_path: Path
 ) -> None:
-    from edgecmd.training.run_folder import start_run
+    from edgecmd.config.assemble import start_run
 
-    start_run(tiny)
+    start_run(run_of(tiny))
     other = tmp_path / "other.toml"
     other.write_text(to_toml(replace(tiny, seed=5)), encoding="utf-8")
     for command in ("simulate", "run"):
@@ -182,9 +183,9 @@ def test_a_run_folder_of_other_settings_is_not_continued(
 def test_no_student_yet_is_said_plainly(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: RunConfig
 ) -> None:
-    from edgecmd.training.run_folder import start_run
+    from edgecmd.config.assemble import start_run
 
-    assert run(monkeypatch, "evaluate", str(start_run(tiny))) == 4
+    assert run(monkeypatch, "evaluate", str(start_run(run_of(tiny)))) == 4
     assert "Train a student with" in capsys.readouterr().err
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from edgecmd.config.reader import to_toml
 from edgecmd.config.schema import RunConfig
 from tests.command_line import run
+from tests.tiny_federation import task_of
 
 # What a device has not got; Pillow is missing as well.
 DEVICE = """
@@ -53,7 +54,6 @@ def test_a_bundle_gives_on_a_device_what_the_student_gives_here(
     from edgecmd.cli.device import bundle_plan
     from edgecmd.cli.run import config_of
     from edgecmd.data.problem import experiment
-    from edgecmd.evaluation.evaluate import teacher_embedding
     from edgecmd.evaluation.metrics import recall
     from edgecmd.training.run_folder import load_student
     from export.graph.deployable import Deployable, rebuild
@@ -69,7 +69,7 @@ def test_a_bundle_gives_on_a_device_what_the_student_gives_here(
         np.save(tmp_path / "pictures" / f"{row:03}.npy", image)
     spec, _ = bundle_plan(config, folder, student)
     expected = run_torch(Deployable(rebuild(student, spec), spec).eval(), images)
-    teacher = teacher_embedding(config, "test")
+    teacher = task_of(config).held_out_features("test")
     for profile in ("fp32", "w8", "int8"):
         lines = on_device(bundle, tmp_path / "pictures", "--profile", profile)
         embedding = np.array([line["embedding"] for line in lines])

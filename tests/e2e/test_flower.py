@@ -25,10 +25,9 @@ from edgecmd.core.files import read_json
 from server.app import app as server_app
 from server.app import is_simulated
 from server.local_grid import local_grid
-from server.simulate import contexts, simulate
 from tests.flower_processes import BIN, ROOT, answers, environment, flwr, free_port
 from tests.flower_table import PYPROJECT, written
-from tests.tiny_federation import tiny_config
+from tests.tiny_federation import contexts, simulate, tiny_config
 
 NUM_CLIENTS = 4
 SETTINGS = {

@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 
 from edgecmd.cli import main
+from edgecmd.config.assemble import start_run
+from edgecmd.config.provenance import Provenance, write_provenance
 from edgecmd.core.events import read_events
-from edgecmd.training.provenance import Provenance, write_provenance
-from edgecmd.training.run_folder import start_run
 from server.loop import RoundReport
-from server.simulate import simulate
 from tests.command_line import run
-from tests.tiny_federation import settings_of, tiny_config
+from tests.tiny_federation import run_of, settings_of, simulate, tiny_config
 
 ROOT = Path(__file__).parents[2]
 NUM_ROUNDS = 10
@@ -183,7 +182,7 @@ def test_a_run_of_flower_is_not_resumed_here(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny_config(pairs, tmp_path)
-    folder = start_run(config)
+    folder = start_run(run_of(config))
     write_provenance(folder, Provenance(runtime="flower", nodes=3, nodes_with_own_pairs=3))
     words = [word for one in settings_of(pairs, tmp_path) for word in ("--set", one)]
     for command in (["resume", str(folder)], ["simulate", *words], ["run", *words]):
@@ -204,7 +203,7 @@ def test_a_damaged_pipeline_file_is_an_error_with_the_way_out(
     capsys: pytest.CaptureFixture[str],
     text: str,
 ) -> None:
-    folder = start_run(tiny_config(pairs, tmp_path))
+    folder = start_run(run_of(tiny_config(pairs, tmp_path)))
     (folder / "pipeline.json").write_text(text)
     assert run(monkeypatch, "resume", str(folder)) == 4
     err = capsys.readouterr().err
@@ -218,7 +217,7 @@ def test_fresh_begins_anew_and_keeps_nothing(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(pairs, tmp_path)
-    folder = start_run(config)
+    folder = start_run(run_of(config))
     (folder / "checkpoints").mkdir()
     write_provenance(folder, Provenance(runtime="flower", nodes=3, nodes_with_own_pairs=3))
     words = [word for one in settings_of(pairs, tmp_path) for word in ("--set", one)]

@@ -38,7 +38,7 @@ def test_distance_of_a_probe_and_of_a_student(
     assert written["low"] <= written["variation"] <= written["high"]
     assert written["variation"] <= written["ceiling"] + 1e-9
     assert written["convergence"][-1]["num_pairs"] == written["num_pairs"]
-    save_student(new_student(tiny), tmp_path / "s.safetensors", tiny)
+    save_student(new_student(tiny), tmp_path / "s.safetensors", tiny.student.architecture)
     trained = [*words, *warm, "--student", str(tmp_path / "s.safetensors"), "--json"]
     assert run(monkeypatch, *trained) == 0
     of_file = json.loads(capsys.readouterr().out)

@@ -31,9 +31,9 @@ OTHERS = {
     "clients/private.py": "a client's own state",
     "clients/state.py": "a client's own state",
     "edgecmd/core/artefacts.py": "the one writer",
-    "edgecmd/audit/many_runs/runs.py": "trainings of an audit, kept for the next one",
-    "edgecmd/audit/faults/ledger_faults.py": "faults that an audit must find, in a copy of a run",
-    "edgecmd/audit/risk/shadows.py": "trainings of an audit, kept for the next one",
+    "edgecmd/audits/many_runs/runs.py": "trainings of an audit, kept for the next one",
+    "edgecmd/experiments/faults/ledger_faults.py": "faults that an audit must find, in a copy of a run",
+    "edgecmd/audits/risk/shadows.py": "trainings of an audit, kept for the next one",
     "edgecmd/datasets/built.py": "a data set",
     "edgecmd/cli/compare.py": "a folder of measurements",
     "edgecmd/experiments/compare/jobs.py": "a folder of measurements",
@@ -252,7 +252,7 @@ def test_every_writer_states_the_flag_of_the_table() -> None:
     assert num_checked >= 15
     # These get names at run time, where `declare` refuses a contradiction; the tests of each run them.
     assert sorted(unresolved) == [
-        ("edgecmd/audit/audit_file.py", "write_artefact"),
+        ("edgecmd/audits/audit_file.py", "write_artefact"),
         ("edgecmd/cli/audit_risk.py", "write_artefact"),
         ("export/bundle.py", "write_artefact"),
         ("export/documents/bundle_files.py", "partial"),

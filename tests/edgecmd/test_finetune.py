@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgecmd.config.schema import RunConfig
-from edgecmd.data.problem import experiment, target_input
+from edgecmd.data.problem import experiment, target_input, task_of
 from edgecmd.evaluation import finetune as tuning
 from edgecmd.evaluation.evaluate import assess, embedder, headline
 from edgecmd.evaluation.finetune import Drawn, finetune, finetune_accuracy, split_labels
@@ -18,6 +18,7 @@ from edgecmd.evaluation.metrics import fit_linear
 from edgecmd.losses import unit
 from edgecmd.training.early_stopping import Best
 from edgecmd.training.run_folder import new_student
+from tests.tiny_federation import run_of
 
 
 @settings(max_examples=30, deadline=None)
@@ -40,7 +41,7 @@ def drawn(config: RunConfig, *, num: int = 12, held: bool = True) -> Drawn:
 def test_it_starts_as_the_linear_probe(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     student, given_labels = new_student(tiny), drawn(tiny)
     monkeypatch.setattr(tuning, "NUM_STEPS", 0)
-    model = finetune(student, given_labels, tiny, draw=0)
+    model = finetune(student, given_labels, run_of(tiny), draw=0)
     with torch.no_grad():
         embedding = unit(student.eval()(given_labels.target)).numpy()
         scores = model(given_labels.target).softmax(dim=1).numpy()
@@ -56,7 +57,7 @@ def test_two_classes_start_as_the_probe_too(tiny: RunConfig, monkeypatch: pytest
     student = new_student(tiny).eval()
     with torch.no_grad():
         embedding = unit(student(one.target)).numpy()
-        scores = finetune(student, one, tiny, draw=0)(one.target).softmax(dim=1).numpy()
+        scores = finetune(student, one, run_of(tiny), draw=0)(one.target).softmax(dim=1).numpy()
     np.testing.assert_allclose(scores, fit_linear(embedding, one.labels).predict_proba(embedding), atol=1e-4)
 
 
@@ -81,7 +82,7 @@ def test_the_best_look_counts_and_the_student_is_not_changed(
 
     monkeypatch.setattr(Best, "is_over", watched)
     monkeypatch.setattr(tuning, "LEARNING_RATE", 3e-3)
-    model = finetune(student, given_labels, tiny, draw=0)
+    model = finetune(student, given_labels, run_of(tiny), draw=0)
     assert len(seen) > 2
     assert held_loss(model, given_labels) == pytest.approx(min(seen), abs=1e-5)
     for name, value in student.state_dict().items():
@@ -92,7 +93,7 @@ def test_one_label_a_class_makes_all_steps(tiny: RunConfig, monkeypatch: pytest.
     monkeypatch.setattr(tuning, "NUM_STEPS", 3)
     student, alone = new_student(tiny), drawn(tiny, num=3)
     assert not alone.held.any()
-    model = finetune(student, alone, tiny, draw=0)
+    model = finetune(student, alone, run_of(tiny), draw=0)
     assert not torch.equal(model.student.projector.weight, student.projector.weight)
 
 
@@ -100,10 +101,12 @@ def test_it_stands_beside_the_probe_on_request(tiny: RunConfig, monkeypatch: pyt
     monkeypatch.setattr(tuning, "NUM_STEPS", 4)
     student = new_student(tiny)
     wanted = replace(tiny, evaluate=replace(tiny.evaluate, finetune=True))
-    table = assess(embedder(student, wanted), wanted, student=student)
+    table = assess(embedder(student, task_of(wanted)), run_of(wanted), student=student)
     line = headline(table)
     assert {"finetune_1", "finetune_all", "linear_1", "nmi"} <= line.keys()
     assert table["few_labels"]["group"]["finetune"]["1"]["num"] == 2  # type: ignore[index]
-    assert "finetune_1" not in headline(assess(embedder(student, tiny), tiny, student=student))
-    again = finetune_accuracy(student, wanted, labelling="group", num_labels=0, draw=0)
+    assert "finetune_1" not in headline(
+        assess(embedder(student, task_of(tiny)), run_of(tiny), student=student)
+    )
+    again = finetune_accuracy(student, run_of(wanted), labelling="group", num_labels=0, draw=0)
     assert line["finetune_all"] == again

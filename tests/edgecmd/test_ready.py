@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgecmd.config.ready import check_ready_features
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError
-from edgecmd.data.problem import check_ready_features, experiment, pair_features, public_features, teacher_of
+from edgecmd.data.problem import experiment, pair_features, public_features, teacher_of
 from edgecmd.data.ready_features import (
     Wanted,
     listed_orders,

@@ -9,9 +9,7 @@ import pytest
 from edgecmd.config.schema import RunConfig
 from edgecmd.data.problem import experiment
 from edgecmd.datasets.shipped import shipped_file
-from edgecmd.models.teachers import SHIPPED
-from edgecmd.settings import DataConfig, TeacherConfig
-from edgecmd.training.teacher_facts import (
+from edgecmd.experiments.teacher_facts import (
     FLAT,
     better_than_student,
     flat_share,
@@ -20,6 +18,8 @@ from edgecmd.training.teacher_facts import (
     teacher_text,
     teacher_warnings,
 )
+from edgecmd.models.teachers import SHIPPED
+from edgecmd.settings import DataConfig, TeacherConfig
 
 
 def photographs(num: int, side: int = 64) -> np.ndarray:

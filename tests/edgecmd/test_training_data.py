@@ -7,25 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from edgecmd.config.assemble import Assembly
 from edgecmd.config.schema import RunConfig
-from edgecmd.data import problem
-from edgecmd.data.problem import (
-    client_holding,
-    client_part,
-    experiment,
-    pair_features,
-    target_input,
-    teacher_settings,
-    training_data,
-    training_pairs,
-)
+from edgecmd.training import task as tasks
 from edgecmd.training.distill import LocalData
-
-
-@pytest.fixture(autouse=True)
-def forgotten() -> None:
-    """Nothing is kept from another test."""
-    problem._training_features.cache_clear()
+from edgecmd.training.task import Task
 
 
 def dense(config: RunConfig) -> RunConfig:
@@ -36,17 +22,17 @@ def dense(config: RunConfig) -> RunConfig:
     )
 
 
-def alone(config: RunConfig, rows: np.ndarray) -> LocalData:
+def alone(task: Task, rows: np.ndarray) -> LocalData:
     """Of the pairs at ``rows`` by themselves, as a device computes it."""
-    pairs, ids = training_pairs(config, rows)
-    return LocalData(target=target_input(config, pairs), teacher=pair_features(config, pairs, ids))
+    pairs, ids = task.training_pairs(rows)
+    return LocalData(target=task.target_input(pairs.target), teacher=task.pair_features(pairs, ids))
 
 
 @pytest.mark.parametrize("change", [lambda config: config, dense], ids=["whole", "places"])
 def test_a_part_is_what_its_pairs_give_by_themselves(tiny: RunConfig, change) -> None:
-    config = change(tiny)
+    task = Assembly().task(change(tiny))
     rows = np.array([7, 2, 11, 30])
-    found, expected = training_data(config, rows), alone(config, rows)
+    found, expected = task.local_data(rows), alone(task, rows)
     assert torch.equal(found.target, expected.target)
     assert found.modality == expected.modality
     # Those of places are kept as float16.
@@ -55,27 +41,29 @@ def test_a_part_is_what_its_pairs_give_by_themselves(tiny: RunConfig, change) ->
 
 
 def test_features_of_a_pair_do_not_depend_on_the_other_rows_that_are_asked(tiny: RunConfig) -> None:
-    every = np.arange(len(experiment(tiny.data).train))
-    whole = training_data(tiny, every).teacher
+    task = Assembly().task(tiny)
+    every = np.arange(len(task.data.train))
+    whole = task.local_data(every).teacher
     for rows in (every[::-1], every[5:6], np.array([9, 3, 9])):
-        found = training_data(tiny, rows.copy())
+        found = task.local_data(rows.copy())
         assert torch.equal(found.teacher, whole[torch.from_numpy(rows.copy())])
-    assert training_data(tiny, every[:0]).teacher.shape == (0, 16)
+    assert task.local_data(every[:0]).teacher.shape == (0, 16)
 
 
 def test_clients_of_other_partitions_and_seeds_share_one_look(
     tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[int] = []
-    compute = problem.cached_features
+    compute = tasks.cached_features
 
     def counted(teacher, images, **options):
         looked.append(len(images))
         return compute(teacher, images, **options)
 
-    monkeypatch.setattr(problem, "cached_features", counted)
-    num = len(experiment(tiny.data).train)
-    whole = training_data(tiny, np.arange(num)).teacher
+    monkeypatch.setattr(tasks, "cached_features", counted)
+    assembly = Assembly()
+    num = len(assembly.experiment(tiny.data).train)
+    whole = assembly.task(tiny).local_data(np.arange(num)).teacher
     changed = replace(
         tiny,
         seed=3,
@@ -83,28 +71,28 @@ def test_clients_of_other_partitions_and_seeds_share_one_look(
         distill=replace(tiny.distill, loss="l2", anchors="random"),
     )
     for config in (tiny, changed):
+        run = assembly.run(config)
         for client in range(config.federation.num_clients):
-            rows = client_part(config, client)
-            held = client_holding(config, client).data
-            assert torch.equal(held.teacher, whole[torch.from_numpy(rows)])
+            held = run.holding(client).data
+            assert torch.equal(held.teacher, whole[torch.from_numpy(run.part(client))])
     assert [one for one in looked if one == num] == [num]
 
 
-def test_settings_of_the_teacher_leave_out_what_its_features_do_not_depend_on(tiny: RunConfig) -> None:
-    kept = teacher_settings(tiny)
-    assert (kept.data, kept.teacher, kept.device) == (tiny.data, tiny.teacher, tiny.device)
-    assert kept == teacher_settings(replace(tiny, seed=9, name="other"))
+def test_runs_share_a_task_where_its_features_are_the_same(tiny: RunConfig) -> None:
+    assembly = Assembly()
+    kept = assembly.task(tiny)
+    assert assembly.task(replace(tiny, seed=9, name="other")) is kept
     for other in (
-        replace(tiny, data=replace(tiny.data, image_size=32)),
+        replace(tiny, data=replace(tiny.data, target_offset=0.5)),
         replace(tiny, teacher=replace(tiny.teacher, path="", name="icons")),
         replace(tiny, student=replace(tiny.student, architecture="seg-50k")),
     ):
-        assert teacher_settings(other) != kept
+        assert assembly.task(other) is not kept
 
 
 def test_ready_features_are_found_by_the_pairs_ids(tiny: RunConfig, tmp_path: Path) -> None:
     """The file's rows are in the order of all ids; a row here says which id it is of."""
-    whole = experiment(tiny.data)
+    whole = Assembly().experiment(tiny.data)
     every = sorted((*whole.train_ids, *whole.validation.ids, *whole.test.ids))
     pair_path, public_path = tmp_path / "pairs.npy", tmp_path / "public.npy"
     np.save(pair_path, np.arange(len(every), dtype=np.float32)[:, None] + np.array([[0.0, 0.5]]))
@@ -112,5 +100,5 @@ def test_ready_features_are_found_by_the_pairs_ids(tiny: RunConfig, tmp_path: Pa
     ready = replace(tiny.teacher, path="", pair_features=str(pair_path), public_features=str(public_path))
     config = replace(tiny, teacher=ready)
     rows = np.array([4, 0, 17])
-    found = training_data(config, rows).teacher
+    found = Assembly().task(config).local_data(rows).teacher
     assert found[:, 0].tolist() == [every.index(whole.train_ids[row]) for row in rows]

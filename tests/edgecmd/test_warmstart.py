@@ -7,29 +7,31 @@ import numpy as np
 import pytest
 import torch
 
+from edgecmd.config.assemble import Assembly
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError
-from edgecmd.data import problem
 from edgecmd.data.problem import anchors_fingerprint, experiment, public_anchors
 from edgecmd.datasets.procedural import procedural_images
+from edgecmd.recipes.warm_start import drawings, warm_start
 from edgecmd.training.run_folder import new_student, save_student
-from edgecmd.training.warm_start import drawings, warm_start
+from edgecmd.training.task import Task
+from tests.tiny_federation import run_of
 
 
 def test_it_learns_and_touches_no_pair(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a pair was read")
 
-    for name in ("client_pairs", "pair_features", "client_holding"):
-        monkeypatch.setattr(problem, name, refuse)
+    for name in ("training_pairs", "pair_features", "local_data"):
+        monkeypatch.setattr(Task, name, refuse)
     losses: list[float] = []
-    warm_start(tiny, num_steps=12, progress=lambda _, loss: losses.append(loss))
+    warm_start(run_of(tiny), num_steps=12, progress=lambda _, loss: losses.append(loss))
     assert len(losses) == 12
     assert losses[-1] < losses[0]
 
 
 def test_equal_settings_give_equal_weights(tiny: RunConfig) -> None:
-    one, other = (warm_start(tiny, num_steps=2).state_dict() for _ in range(2))
+    one, other = (warm_start(run_of(tiny), num_steps=2).state_dict() for _ in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -43,8 +45,8 @@ def test_a_drawing_is_ink_on_white_in_the_student_s_size() -> None:
 
 
 def test_a_run_starts_from_the_file(tiny: RunConfig, tmp_path: Path) -> None:
-    first = warm_start(tiny, num_steps=1)
-    save_student(first, tmp_path / "first.safetensors", tiny)
+    first = warm_start(run_of(tiny), num_steps=1)
+    save_student(first, tmp_path / "first.safetensors", tiny.student.architecture)
     started = replace(tiny, student=replace(tiny.student, path=str(tmp_path / "first.safetensors")))
     found = new_student(started).state_dict()
     assert all(torch.equal(value, first.state_dict()[name]) for name, value in found.items())
@@ -52,7 +54,7 @@ def test_a_run_starts_from_the_file(tiny: RunConfig, tmp_path: Path) -> None:
 
 
 def test_another_student_s_file_is_refused(tiny: RunConfig, tmp_path: Path) -> None:
-    save_student(new_student(tiny), tmp_path / "first.safetensors", tiny)
+    save_student(new_student(tiny), tmp_path / "first.safetensors", tiny.student.architecture)
     other = replace(
         tiny, student=replace(tiny.student, architecture="gn-200k", path=str(tmp_path / "first.safetensors"))
     )
@@ -68,8 +70,7 @@ def test_every_kind_of_anchor_is_finite_the_same_again_and_named(tiny: RunConfig
     assert np.isfinite(anchors).all()
     about = anchors_fingerprint(config)
     assert (about["kind"], about["num"]) == (kind, 9)
-    public_anchors.cache_clear()
-    assert anchors_fingerprint(config) == about
+    assert Assembly().task(config).anchors_fingerprint(config.distill, seed=config.seed) == about
     other = replace(config, seed=config.seed + 1)
     assert anchors_fingerprint(other)["sha256"] != about["sha256"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecmd.audit.finding import CONTRADICTED, NOT_CONTRADICTED, Finding
+from edgecmd.audits.finding import CONTRADICTED, NOT_CONTRADICTED, Finding
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.files import write_json

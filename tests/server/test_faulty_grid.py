@@ -11,17 +11,16 @@ from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from edgecmd.config.assemble import run_folder
 from edgecmd.core.errors import ConfigError, FederationError
 from edgecmd.core.events import read_events
-from edgecmd.training.run_folder import run_folder
 from server.checkpoint import newest_checkpoint
 from server.faults import FATES, Faults, FaultyGrid, MadeUpTime, unavailable
 from server.local_grid import LocalGrid
 from server.loop import run_rounds
 from server.patience import GridAround, PatientGrid
-from server.simulate import simulate
 from tests.hand_made import Weights, app_of, contexts, drift, federation, question, start
-from tests.tiny_federation import tiny_config
+from tests.tiny_federation import simulate, tiny_config
 
 NUM_CLIENTS, NUM_ROUNDS = 4, 3
 COUNTED = ("answered", "twice", "foreign")

@@ -14,19 +14,19 @@ from flwr.serverapp import Grid
 from safetensors.numpy import load_file
 
 from clients.app import app
+from edgecmd.config.assemble import run_folder
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, FederationError
 from edgecmd.core.events import read_events
 from edgecmd.core.files import read_json
 from edgecmd.core.run_lock import owned
-from edgecmd.training.run_folder import load_student, run_folder
+from edgecmd.training.run_folder import load_student
 from server.faults import MadeUpTime
-from server.federation import federate, load_arrays, run_token, to_arrays
+from server.federation import load_arrays, run_token, to_arrays
 from server.local_grid import local_grid
 from server.loop import RoundReport
 from server.patience import GridAround
-from server.simulate import contexts, simulate
-from tests.tiny_federation import NUM_CLIENTS, tiny_config
+from tests.tiny_federation import NUM_CLIENTS, contexts, federate, simulate, tiny_config
 
 
 class Stopped(Exception):

@@ -12,18 +12,15 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import FederationError, PrivacyError
 from edgecmd.core.files import read_json
 from edgecmd.privacy.ledger import Ledger
-from edgecmd.privacy.ledger_paths import client_ledger, server_ledger
 from edgecmd.privacy.plan import make_plan
 from edgecmd.training.run_folder import new_student
-from server import federation
 from server.client_privacy import central_privacy
 from server.federation import to_arrays
 from server.local_grid import set_identity
 from server.loop import RoundReport
 from server.screening import BY_CODE
-from server.simulate import simulate
 from server.strategies import to_record
-from tests.tiny_federation import tiny_config
+from tests.tiny_federation import run_of, simulate, strategy_of, tiny_config
 
 FALSE_ALARM = 1e-6
 ANCHORS = ("privacy.mechanism=anchors", "privacy.sampling_rate=0.1", "distill.batch_size=2")
@@ -66,10 +63,10 @@ def test_five_rounds_report_what_they_compose_to_also_after_a_kill(pairs: Path, 
 
 def test_the_maximum_over_clients_is_stated(pairs: Path, tmp_path: Path) -> None:
     config = tiny_config(pairs, tmp_path, *ANCHORS)
-    ledger = client_ledger(config, 2)
+    ledger = run_of(config).client_ledger(2)
     simulate(replace(config, name="before"))
     ledger.parent.mkdir(parents=True)
-    ledger.write_bytes(client_ledger(replace(config, name="before"), 2).read_bytes())
+    ledger.write_bytes(run_of(replace(config, name="before")).client_ledger(2).read_bytes())
     events: list[RoundReport] = []
     simulate(config, report=events.append)
     assert [one.num_refused for one in events] == [1, 1, 1], "client 2 had spent everything"
@@ -192,7 +189,7 @@ def test_clients_weigh_the_same_whatever_they_hold(pairs: Path, tmp_path: Path) 
         content = RecordDict({"arrays": record, "metrics": MetricRecord({"client": client})})
         replies.append(Message(content, 100 + client, "train"))
     weigh_equally(replies)
-    strategy = federation.build_strategy(tiny_config(pairs, tmp_path))
+    strategy = strategy_of(tiny_config(pairs, tmp_path))
     merged, _ = strategy.aggregate_train(1, replies)
     assert merged is not None
     np.testing.assert_array_equal(merged["w"].numpy(), np.full(3, 0.5, dtype=np.float32))
@@ -214,7 +211,7 @@ def reply_of(value: dict[str, np.ndarray]) -> Message:
 def central_of(config: RunConfig, **changes: object):
     plan = make_plan(config)
     assert plan is not None
-    central = central_privacy(replace(plan, **changes), config, token="a" * 16)  # type: ignore[arg-type]
+    central = central_privacy(replace(plan, **changes), run_of(config), token="a" * 16)  # type: ignore[arg-type]
     assert central is not None
     return central
 
@@ -270,8 +267,8 @@ def test_a_client_level_run_ends_within_its_budget(strategy: str, pairs: Path, t
     table = read_json(tmp_path / "tiny" / "privacy.json")
     assert table["unit"] == "client"
     assert 7.9 < table["epsilon"] <= 8.0
-    assert Ledger(server_ledger(config)).num_rounds() == 3
-    assert not client_ledger(config, 0).exists()
+    assert Ledger(run_of(config).server_ledger).num_rounds() == 3
+    assert not run_of(config).client_ledger(0).exists()
 
 
 def test_a_hidden_cohort_is_drawn_by_secret_coins_and_not_told(pairs: Path, tmp_path: Path) -> None:
@@ -291,5 +288,5 @@ def test_a_client_level_run_counts_on_after_a_kill(pairs: Path, tmp_path: Path) 
     with pytest.raises(Stop):
         simulate(config, report=stop_after(2))
     simulate(config)
-    assert Ledger(server_ledger(config)).num_rounds() == 3
+    assert Ledger(run_of(config).server_ledger).num_rounds() == 3
     assert new_student(config) is not None

@@ -11,8 +11,9 @@ from flwr.serverapp.strategy import FedAvg, FedProx
 from edgecmd.core.errors import ConfigError
 from server.local_grid import LocalGrid
 from server.loop import run_rounds
-from server.strategies import BUILDERS, build_strategy, from_record, restore_strategy, strategy_tensors
+from server.strategies import BUILDERS, from_record, restore_strategy, strategy_tensors
 from tests.hand_made import Weights, app_of, contexts, drift, federation, records, run_config, start
+from tests.tiny_federation import strategy_of
 
 # Weights of the two clients, as multiples added to what they were sent, in rounds 1 and 2.
 STEPS = ((0.1, -0.3), (0.2, 0.05))
@@ -165,7 +166,7 @@ def test_momenta_survive_taking_out_and_putting_back(tmp_path: Path, strategy: s
         run_rounds(one, start())
         taken = strategy_tensors(one.strategy)
     assert taken
-    fresh = build_strategy(run_config(*settings))
+    fresh = strategy_of(run_config(*settings))
     assert strategy_tensors(fresh) == {}
     restore_strategy(fresh, taken)
     again = strategy_tensors(fresh)
@@ -177,12 +178,12 @@ def test_momenta_survive_taking_out_and_putting_back(tmp_path: Path, strategy: s
 
 def test_an_unknown_strategy_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="federation.strategy='fedadm' is unknown.*'fedadam'"):
-        build_strategy(run_config('strategy="fedadm"'))
+        strategy_of(run_config('strategy="fedadm"'))
 
 
 def test_fedprox_without_a_weight_is_refused() -> None:
     with pytest.raises(ConfigError, match="distill.proximal_mu above 0"):
-        build_strategy(run_config('strategy="fedprox"'))
+        strategy_of(run_config('strategy="fedprox"'))
 
 
 @pytest.mark.parametrize(("strategy", "sent_mu"), [("fedprox", 0.25), ("fedavg", None)])
@@ -191,7 +192,7 @@ def test_only_fedprox_sends_its_weight_to_the_clients(strategy: str, sent_mu: fl
     from flwr.app import ConfigRecord
 
     grid = LocalGrid(app_of(drift), contexts(2))
-    built = build_strategy(run_config(f'strategy="{strategy}"', "distill.proximal_mu=0.25"))
+    built = strategy_of(run_config(f'strategy="{strategy}"', "distill.proximal_mu=0.25"))
     assert isinstance(built, FedProx) == (strategy == "fedprox")
     arrays = ArrayRecord({name: Array(value) for name, value in start().items()})
     messages: list[Message] = list(built.configure_train(3, arrays, ConfigRecord({}), grid))
@@ -211,4 +212,4 @@ def test_a_float64_that_does_not_fit_becomes_infinite_without_a_warning() -> Non
 def test_every_builder_gives_a_strategy() -> None:
     for name in BUILDERS:
         config = run_config(f'strategy="{name}"', "distill.proximal_mu=0.1")
-        assert isinstance(build_strategy(config), FedAvg)
+        assert isinstance(strategy_of(config), FedAvg)

@@ -113,13 +113,14 @@ def _peak(flat: Mapping[str, Any]) -> float:
 
 def run_grid(config: RunConfig) -> tuple[dict[str, Any], float]:
     """Final weights of the federation, and serialised bytes divided by 2 x 4 x parameters x clients."""
+    from edgecmd.data.problem import run_of
     from edgecmd.models.students import num_parameters
     from server.federation import to_arrays
     from server.simulate import simulate
     from server.strategies import to_record
 
     with tempfile.TemporaryDirectory() as folder:
-        student = simulate(replace(config, out=folder, name="bench"))
+        student = simulate(run_of(replace(config, out=folder, name="bench")))
     arrays = to_arrays(student)
     sent = sum(len(array.data) for array in to_record(arrays).values())
     return arrays, sent / (4 * num_parameters(student))
@@ -148,7 +149,7 @@ def run_bare(config: RunConfig) -> dict[str, Any]:
             optimizer = make_optimizer(student, config.distill)
             if config.distill.keep_optimizer:
                 restore_optimizer(optimizer, kept[client])
-            place = Place.of_round(config, round_index=index + 1, client=client)
+            place = Place.of_round(config.federation, seed=config.seed, round_index=index + 1, client=client)
             distil(
                 student,
                 holding.data,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecmd.cli.common import say
 from edgecmd.config.schema import RunConfig
+from edgecmd.data.problem import run_of, task_of
 
 if TYPE_CHECKING:
     from edgecmd.models.students import Student
@@ -63,9 +64,9 @@ def measure(
 
 def _first_weights(config: RunConfig, architecture: str, folder: Path, num_steps: int) -> str:
     """Path of a warm start that all seeds share, by the default optimiser; empty for random weights."""
+    from edgecmd.recipes.warm_start import warm_start
     from edgecmd.settings import DistillConfig
     from edgecmd.training.run_folder import save_student
-    from edgecmd.training.warm_start import warm_start
 
     if not num_steps:
         return ""
@@ -75,7 +76,7 @@ def _first_weights(config: RunConfig, architecture: str, folder: Path, num_steps
         student = replace(config.student, architecture=architecture)
         # The private optimiser is chosen for noise; a warm start has none.
         settings = replace(config, student=student, distill=DistillConfig()).resolved()
-        save_student(warm_start(settings, num_steps=num_steps), path, settings)
+        save_student(warm_start(run_of(settings), num_steps=num_steps), path, architecture)
     return str(path)
 
 
@@ -109,8 +110,8 @@ def _job(config: RunConfig, folder: Path) -> Iterator[tuple[str, dict[str, Any]]
     """Figures of one student and of its folded form, by row."""
     from edgecmd.core.files import read_json, write_json
     from edgecmd.models.students import STUDENTS
+    from edgecmd.recipes.standins import public_inputs
     from edgecmd.training.run_folder import load_student
-    from edgecmd.training.standins import public_inputs
     from export.graph.fold_norm import GROUP_NORM, fold_norm
     from server.simulate import simulate
 
@@ -119,14 +120,14 @@ def _job(config: RunConfig, folder: Path) -> Iterator[tuple[str, dict[str, Any]]
         yield from read_json(record).items()
         return
     if not (folder / "student.safetensors").is_file():
-        simulate(config)
+        simulate(run_of(config))
     student = load_student(folder / "student.safetensors")
     found = {architecture: _figures(config, student)}
     if STUDENTS[architecture].family == GROUP_NORM:
         folded = fold_norm(
             student,
             architecture,
-            sampler=public_inputs(config, purpose="fold-norm"),
+            sampler=public_inputs(run_of(config), purpose="fold-norm"),
             num_steps=config.export.fold_steps,
         )
         found[architecture + FOLDED] = {
@@ -143,7 +144,7 @@ def _figures(config: RunConfig, student: "Student") -> dict[str, Any]:
     from edgecmd.evaluation.evaluate import assess, embedder, headline
     from edgecmd.privacy.step.purity import require_pure
 
-    line = headline(assess(embedder(student, config), config))
+    line = headline(assess(embedder(student, task_of(config)), run_of(config)))
     try:
         channels = int(next(student.parameters()).shape[1])
         require_pure(student, in_channels=channels, image_size=config.data.image_size)

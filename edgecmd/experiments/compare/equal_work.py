@@ -44,8 +44,8 @@ def compare_local_steps(
     Raises:
         ConfigError: A number of local steps does not divide the work, or a method is in no federation.
     """
+    from edgecmd.config.assemble import run_folder
     from edgecmd.experiments.compare.methods import CENTRAL, is_alone
-    from edgecmd.training.run_folder import run_folder
 
     counts = parse_local_steps(local_steps, work=work)
     wrong = [name for name in asked.methods if is_alone(name) or name.startswith(CENTRAL)]

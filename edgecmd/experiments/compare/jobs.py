@@ -13,6 +13,7 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.processes import Workers
 from edgecmd.core.progress import tracked
+from edgecmd.data.problem import run_of, task_of
 
 if TYPE_CHECKING:
     from edgecmd.evaluation.evaluate import Table
@@ -156,7 +157,7 @@ def measure(job: Job) -> "tuple[Table, float | None]":
         methods.SCRATCH: lambda config: segmentation_from_scratch(config) or scratch_table(config),
         methods.SUPERVISED: lambda config: supervised_table(config, num_draws=job.num_fits),
         methods.SUPERVISED_ALL: supervised_all_table,
-        methods.TEACHER: lambda config: assess(teacher_on_target(config), config),
+        methods.TEACHER: lambda config: assess(teacher_on_target(config), run_of(config)),
         methods.TEACHER_SOURCE: ceiling_table,
     }
     if method in alone:
@@ -164,9 +165,9 @@ def measure(job: Job) -> "tuple[Table, float | None]":
         score = supervised_validation(config, method, num_labels=asked) if asked else None
         return alone[method](config), score
     student = train_by(config, method)
-    embed = embedder(student, config)
+    embed = embedder(student, task_of(config))
     loss = methods.loss_row(method)
-    table = assess(embed, config, cross_modal=loss is None or loss.uses_teacher, student=student)
+    table = assess(embed, run_of(config), cross_modal=loss is None or loss.uses_teacher, student=student)
     few: Any = table["few_labels"]
     if job.tuned_labels and few.get(LABELLING) and not config.evaluate.finetune:
         few[LABELLING]["finetune"] = finetuned(student, config, job.tuned_labels, num_draws=job.num_fits)
@@ -181,30 +182,32 @@ def measure(job: Job) -> "tuple[Table, float | None]":
 def train_by(config: RunConfig, method: str) -> "Student":
     """The student that ``method`` gives under ``config``."""
     from edgecmd.experiments.compare.methods import AT, CENTRAL, PRESIMCLR, UNTRAINED, plain
-    from edgecmd.training.central import train_central
+    from edgecmd.recipes.central import train_central
     from edgecmd.training.run_folder import new_student
     from server.simulate import simulate
 
     if method == UNTRAINED:
         return new_student(config)
     if AT in method:
-        return simulate(private_config(config, method))
+        return simulate(run_of(private_config(config, method)))
     loss = plain(method)
     if loss == PRESIMCLR:
         config, loss = source_started(config), "simclr"
     chosen = replace(config, distill=replace(config.distill, loss=loss))
-    return train_central(chosen) if method.startswith(CENTRAL) else simulate(chosen)
+    return train_central(run_of(chosen)) if method.startswith(CENTRAL) else simulate(run_of(chosen))
 
 
 def source_started(config: RunConfig) -> RunConfig:
     """The same run from weights that SimCLR on the public source gave, in as many steps as the run has."""
-    from edgecmd.training.presimclr import run_steps, source_start
+    from edgecmd.recipes.presimclr import run_steps, source_start
     from edgecmd.training.run_folder import save_student
 
     path = Path(config.out) / f"{config.name}-start.safetensors"
     # A run that was broken off goes on from its checkpoints; the same start is not made twice.
     if not path.exists():
-        save_student(source_start(config, num_steps=run_steps(config)), path, config)
+        run = run_of(config)
+        student = source_start(run, num_steps=run_steps(run), learning_rate=config.pretrain.learning_rate)
+        save_student(student, path, config.student.architecture)
     return replace(config, student=replace(config.student, path=str(path)))
 
 

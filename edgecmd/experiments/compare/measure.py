@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.labelled import Labels
-from edgecmd.data.problem import experiment, target_input
+from edgecmd.data.problem import experiment, run_of, target_input, task_of
 from edgecmd.evaluation import segmentation
-from edgecmd.evaluation.evaluate import Table, by_num_labels, teacher_embedding
+from edgecmd.evaluation.evaluate import Table, by_num_labels
 from edgecmd.evaluation.finetune import finetune_accuracy
 from edgecmd.evaluation.metrics import PROBES, clustering, make_probe, unit_rows
 from edgecmd.evaluation.supervised import Recipe, accuracy_row, drawn_rows, fit_classifier, predict_classes
@@ -59,7 +59,7 @@ def supervised_table(config: RunConfig, *, num_draws: int) -> Table:
         for draw in range(num_draws if count else 1):
             drawn, _ = drawn_rows(labels, num_labels=count, draw=draw, seed=config.seed, twins=held.twins)
             values.append(_accuracy(config, _take(pool, drawn), test, draw=draw, recipe=recipe))
-        rows[str(count or "all")] = accuracy_row(values, config, labelling=LABELLING)
+        rows[str(count or "all")] = accuracy_row(values, run_of(config), labelling=LABELLING)
     return {"few_labels": {LABELLING: {"linear": rows}}}
 
 
@@ -69,7 +69,7 @@ def supervised_all_table(config: RunConfig) -> Table:
     both = (torch.cat([pool[0], own[0]]), np.concatenate([pool[1], own[1]]))
     recipe = recipe_of(config, SUPERVISED_ALL)
     value = _accuracy(config, both, _part(config, "test"), draw=0, recipe=recipe)
-    row = {**accuracy_row([value], config, labelling=LABELLING), "num_labels": len(both[1])}
+    row = {**accuracy_row([value], run_of(config), labelling=LABELLING), "num_labels": len(both[1])}
     return {"few_labels": {LABELLING: {"linear": {"all": row}}}}
 
 
@@ -103,19 +103,23 @@ def finetuned(
     table: dict[str, dict[str, object]] = {}
     for count in counts:
         values = [
-            finetune_accuracy(student, config, labelling=LABELLING, num_labels=count, draw=draw)
+            finetune_accuracy(student, run_of(config), labelling=LABELLING, num_labels=count, draw=draw)
             for draw in range(num_draws if count else 1)
         ]
-        table[str(count or "all")] = accuracy_row(values, config, labelling=LABELLING)
+        table[str(count or "all")] = accuracy_row(values, run_of(config), labelling=LABELLING)
     return table
 
 
 def ceiling_table(config: RunConfig) -> Table:
     """``teacher-source``: the probe on the teacher's features of the source pictures of the same examples."""
     if is_dense(config.student.architecture):
-        return {"segmentation": segmentation.ceiling_table(config)} if segmentation.has_masks(config) else {}
+        return (
+            {"segmentation": segmentation.ceiling_table(run_of(config))}
+            if segmentation.has_masks(run_of(config))
+            else {}
+        )
     whole = experiment(config.data)
-    pool, test = (unit_rows(teacher_embedding(config, part)) for part in ("validation", "test"))
+    pool, test = (unit_rows(task_of(config).held_out_features(part)) for part in ("validation", "test"))
     labels = whole.test.labelled.labels
     if LABELLING not in labels:
         return {}
@@ -126,7 +130,7 @@ def ceiling_table(config: RunConfig) -> Table:
         labels[LABELLING],
         twins=whole.validation.twins,
     )
-    few = {name: by_num_labels(name, probe=probe, config=config) for name in PROBES}
+    few = {name: by_num_labels(name, probe=probe, run=run_of(config)) for name in PROBES}
     clusters = clustering(test, labels[LABELLING], seed=config.seed)
     return {"few_labels": {LABELLING: few}, "clusters": {LABELLING: clusters}}
 
@@ -163,6 +167,6 @@ def _accuracy(config: RunConfig, pool: Part, test: Part, *, draw: int, recipe: R
     """Train on ``pool``, and the share of ``test`` that is right, of the classes that ``pool`` has."""
     classes = np.unique(pool[1])
     labels = np.searchsorted(classes, pool[1])
-    model = fit_classifier(config, pool[0], labels, draw=draw, recipe=recipe)
+    model = fit_classifier(run_of(config), pool[0], labels, draw=draw, recipe=recipe)
     inputs, wanted = _take(test, np.flatnonzero(np.isin(test[1], classes)))
     return float((classes[predict_classes(model, inputs)] == wanted).mean())

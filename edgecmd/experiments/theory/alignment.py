@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, choose
-from edgecmd.data.problem import client_holding, experiment, pair_features
+from edgecmd.data.problem import client_holding, experiment, pair_features, task_of
 from edgecmd.evaluation.evaluate import embedder
 from edgecmd.evaluation.metrics import Embedding, few_label_accuracy, make_probe, recall
 from edgecmd.experiments.theory.sweep import FEW, labelling_of
@@ -169,7 +169,7 @@ def _seen(config: RunConfig, student: nn.Module, state: Mapping[str, Tensor]) ->
     """Embeddings of the held-out targets under the weights ``state``."""
     whole = experiment(config.data)
     student.load_state_dict(state)
-    embed = embedder(student, config)
+    embed = embedder(student, task_of(config))
     return {"pool": embed(whole.validation.pairs.target), "test": embed(whole.test.pairs.target)}
 
 

@@ -17,7 +17,7 @@ from edgecmd.core.errors import choose
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.experiment import HeldOut
 from edgecmd.data.pairs import PairedData
-from edgecmd.data.problem import experiment, pair_features
+from edgecmd.data.problem import experiment, pair_features, task_of
 from edgecmd.evaluation.evaluate import embedder
 from edgecmd.evaluation.metrics import unit_rows
 from edgecmd.models.students import refuse_dense
@@ -74,7 +74,7 @@ def embed_pairs(config: RunConfig, *, student: Path | None, probe: str, part: st
     pairs, ids = held_out_pairs(config, part=part, num_pairs=num_pairs)
     if student is not None:
         embedding, text = (
-            embedder(load_student(student), config)(pairs.target),
+            embedder(load_student(student), task_of(config))(pairs.target),
             f"the student of {student.name}",
         )
     else:
@@ -89,7 +89,7 @@ def embed_pairs(config: RunConfig, *, student: Path | None, probe: str, part: st
 def untrained(config: RunConfig, pairs: PairedData) -> tuple[np.ndarray, str]:
     """Embeddings of the student's first weights, random or those of ``student.path``."""
     text = "the student's first weights" + (f" ({config.student.path})" if config.student.path else "")
-    return embedder(new_student(config), config)(pairs.target), text
+    return embedder(new_student(config), task_of(config))(pairs.target), text
 
 
 def linear(config: RunConfig, pairs: PairedData) -> tuple[np.ndarray, str]:
@@ -100,7 +100,7 @@ def linear(config: RunConfig, pairs: PairedData) -> tuple[np.ndarray, str]:
     """
     whole, student = experiment(config.data), new_student(config)
     student.projector = nn.Identity()  # type: ignore[assignment]
-    features = embedder(student, config)
+    features = embedder(student, task_of(config))
     rows = np.arange(len(whole.train))
     if len(rows) > MAX_FIT_PAIRS:
         rows = np.sort(numpy_generator(config.seed, "probe-pairs").permutation(len(rows))[:MAX_FIT_PAIRS])

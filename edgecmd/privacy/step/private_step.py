@@ -20,7 +20,7 @@ from edgecmd.training.distill import LocalData, Place, add_proximal_gradient, le
 
 @runtime_checkable
 class StepProbe(Protocol):
-    """An auditor inside the steps of one round; for `edgecmd.audit` and nothing else.
+    """An auditor inside the steps of one round; for `edgecmd.audits` and nothing else.
 
     An audit needs the very code that makes the releases: units whose gradient it chooses must be
     sampled by the same coins and drown in the same noise as the client's pairs, and the attacker that

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from server.simulate import simulate
-from tests.tiny_federation import tiny_config, write_pairs
+from tests.tiny_federation import simulate, tiny_config, write_pairs
 
 PRIVATE = ("privacy.mechanism=anchors", "privacy.sampling_rate=0.2")
 

@@ -9,17 +9,16 @@ from typing import Any
 
 import pytest
 
-from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
-from edgecmd.audit.static.ledger_consistency import SAME_ACCOUNTANT, books_findings, second_opinion
-from edgecmd.audit.target import Target, find_target
+from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
+from edgecmd.audits.static.ledger_consistency import SAME_ACCOUNTANT, books_findings, second_opinion
+from edgecmd.audits.target import Target
 from edgecmd.core.errors import DataError, PrivacyError
 from edgecmd.core.files import read_json
 from edgecmd.privacy.accounting import Spending
 from edgecmd.privacy.ledger import Ledger, Release
 from server.loop import RoundReport
-from server.simulate import simulate
 from tests.edgecmd.audit.conftest import PRIVATE
-from tests.tiny_federation import tiny_config
+from tests.tiny_federation import find_target, simulate, tiny_config
 
 Copied = Callable[[str], Path]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import special
 from scipy.stats import binom, norm
 
-from edgecmd.audit import bounds
+from edgecmd.audits import bounds
 from edgecmd.core.errors import PrivacyError
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from edgecmd.audit.one_run.canaries import (
+from edgecmd.audits.one_run.canaries import (
     Coins,
     GradientCanaries,
     GradientProbe,
@@ -19,7 +19,6 @@ from edgecmd.audit.one_run.canaries import (
     toss,
 )
 from edgecmd.core.errors import PrivacyError
-from edgecmd.data.problem import Holding, public_anchors
 from edgecmd.losses import loss_of
 from edgecmd.models.students import build_student
 from edgecmd.privacy.plan import PrivacyPlan
@@ -27,6 +26,7 @@ from edgecmd.privacy.step.private_step import distil_privately
 from edgecmd.privacy.step.randomness import SystemSource
 from edgecmd.training.distill import LocalData, Place
 from edgecmd.training.run_folder import new_student
+from edgecmd.training.task import Holding
 from tests.edgecmd.audit.tiny_target import tiny_target
 
 DIM = 16

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from edgecmd.audit.many_runs.certify import certify
+from edgecmd.audits.many_runs.certify import certify
 from edgecmd.core.errors import PrivacyError
 
 

@@ -10,8 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgecmd.audit.audited_student import subjects
-from edgecmd.audit.faults.step_faults import (
+from edgecmd.audits.audited_student import subjects
+from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
+from edgecmd.audits.static.reference_sum import plain_sum
+from edgecmd.audits.static.sensitivity import Effort, private_question, search
+from edgecmd.audits.step.checks import audit_noise, drive_rounds, release_finding
+from edgecmd.audits.step.driven_rounds import carried_back
+from edgecmd.audits.step.noise import step_noise
+from edgecmd.audits.target import cut_chunks
+from edgecmd.experiments.faults.step_faults import (
     mean_clipped_last,
     noise_by_step,
     noise_times,
@@ -19,13 +26,6 @@ from edgecmd.audit.faults.step_faults import (
     told,
     views_as_records,
 )
-from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
-from edgecmd.audit.static.reference_sum import plain_sum
-from edgecmd.audit.static.sensitivity import Effort, private_question, search
-from edgecmd.audit.step.checks import audit_noise, drive_rounds, release_finding
-from edgecmd.audit.step.driven_rounds import carried_back
-from edgecmd.audit.step.noise import step_noise
-from edgecmd.audit.target import cut_chunks
 from edgecmd.losses import loss_of
 from edgecmd.models.students import build_student
 from edgecmd.privacy.plan import PrivacyPlan

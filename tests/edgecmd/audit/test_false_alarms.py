@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from edgecmd.audit.finding import CONTRADICTED
-from edgecmd.audit.step.checks import audit_steps
+from edgecmd.audits.finding import CONTRADICTED
+from edgecmd.audits.step.checks import audit_steps
 from tests.edgecmd.audit.tiny_target import tiny_target
 
 NUM_AUDITS, NUM_DRAWS = 200, 200

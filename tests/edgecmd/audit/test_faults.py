@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from edgecmd.audit.faults.loss_faults import own_anchors_query, small_subject
-from edgecmd.audit.faults.planted import COLUMNS, Fault, Outcome, outcomes, require_all
-from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
-from edgecmd.audit.static.search import distance
-from edgecmd.audit.static.sensitivity import makers_of
+from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
+from edgecmd.audits.static.search import distance
+from edgecmd.audits.static.sensitivity import makers_of
 from edgecmd.core.errors import PrivacyError
+from edgecmd.experiments.faults.loss_faults import own_anchors_query, small_subject
+from edgecmd.experiments.faults.planted import COLUMNS, Fault, Outcome, outcomes, require_all
 
 
 def finding(verdict: str) -> Finding:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from edgecmd.audit.audit_file import read_findings, rows, write_findings
-from edgecmd.audit.finding import (
+from edgecmd.audits.audit_file import read_findings, rows, write_findings
+from edgecmd.audits.finding import (
     CONTRADICTED,
     INDICATOR,
     NOT_CONTRADICTED,
@@ -15,11 +15,12 @@ from edgecmd.audit.finding import (
     epsilon_verdict,
     overall,
 )
-from edgecmd.audit.target import find_target, trained_student
+from edgecmd.audits.target import trained_student
 from edgecmd.config.reader import load_config, to_toml
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import DataError, PrivacyError
 from edgecmd.core.files import write_json, write_text_atomically
+from tests.tiny_federation import find_target
 
 
 def finding(**changes: object) -> Finding:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgecmd.audit.risk.inversion import (
+from edgecmd.audits.risk.inversion import (
     InversionRecipe,
     Knowledge,
     _loss,
@@ -18,15 +18,15 @@ from edgecmd.audit.risk.inversion import (
     private_update,
     server_loss,
 )
-from edgecmd.audit.risk.inversion_trial import Trial, attacked_plan, guessed, knowledge, matched, run_trial
-from edgecmd.audit.risk.similarity import psnr, ssim
+from edgecmd.audits.risk.inversion_trial import Trial, attacked_plan, guessed, knowledge, matched, run_trial
+from edgecmd.audits.risk.similarity import psnr, ssim
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.losses import loss_of, unit
 from edgecmd.models.students import build_student, initialise
 from edgecmd.training.distill import LocalData
 from edgecmd.training.run_folder import new_student
-from tests.tiny_federation import tiny_config, write_pairs
+from tests.tiny_federation import run_of, tiny_config, write_pairs
 
 RECIPE = InversionRecipe(num_steps=120)
 SIDE = 16
@@ -90,7 +90,7 @@ def test_a_drawing_comes_back_from_its_plain_gradient(known: Knowledge) -> None:
 
 
 def test_it_does_not_come_back_from_a_private_update(known: Knowledge, config: RunConfig) -> None:
-    data, plan = cross(), attacked_plan(config)
+    data, plan = cross(), attacked_plan(run_of(config))
     found = search(known, private_update(known, data, plan, seed=0, index=0))
     blank = likeness(torch.zeros_like(data.target), data)
     assert likeness(found, data) < blank + 1.0
@@ -100,7 +100,7 @@ def test_without_noise_the_private_path_points_where_the_gradient_does(
     known: Knowledge, config: RunConfig
 ) -> None:
     """Clipping one pair scales its gradient, and the way back to the parameters is linear."""
-    quiet = replace(attacked_plan(config), noise_multiplier=0.0)
+    quiet = replace(attacked_plan(run_of(config)), noise_multiplier=0.0)
     student = build_student(
         "ws-50k", in_channels=1, embedding_dim=16, generator=torch.Generator().manual_seed(0)
     )
@@ -141,22 +141,25 @@ def test_a_loss_without_a_gradient_for_one_pair_is_replaced() -> None:
 
 
 def test_the_pixel_range_is_that_of_the_student(config: RunConfig) -> None:
-    known = knowledge(config, new_student(config))
+    known = knowledge(run_of(config), new_student(config))
     assert (known.low, known.high) == (0.0, 2.0)
     other = replace(config, data=replace(config.data, target_offset=0.5, target_scale=0.25))
-    assert (knowledge(other, new_student(config)).low, knowledge(other, new_student(config)).high) == (
+    assert (
+        knowledge(run_of(other), new_student(config)).low,
+        knowledge(run_of(other), new_student(config)).high,
+    ) == (
         -2.0,
         2.0,
     )
 
 
 def test_a_private_run_is_attacked_under_its_own_plan(config: RunConfig) -> None:
-    assert attacked_plan(config).epsilon == 8.0
+    assert attacked_plan(run_of(config)).epsilon == 8.0
     private = tiny_config(
         Path(config.data.path), Path(config.out), "privacy.mechanism=groups", "privacy.epsilon=2"
     )
-    assert attacked_plan(private).epsilon == 2.0
-    assert attacked_plan(private).mechanism == "groups"
+    assert attacked_plan(run_of(private)).epsilon == 2.0
+    assert attacked_plan(run_of(private)).mechanism == "groups"
 
 
 # A whole trial.
@@ -164,7 +167,7 @@ def test_a_private_run_is_attacked_under_its_own_plan(config: RunConfig) -> None
 
 def trial_of(config: RunConfig, *, jobs: int, ticks: list[tuple[int, int]]) -> Trial:
     return run_trial(
-        config,
+        run_of(config),
         new_student(config),
         batch_size=2,
         num_pairs=5,
@@ -190,7 +193,7 @@ def test_a_trial_does_not_depend_on_the_number_of_processes(config: RunConfig) -
 def test_more_pairs_than_there_are(config: RunConfig) -> None:
     with pytest.raises(ConfigError, match="--pairs=4000 is too many"):
         run_trial(
-            config,
+            run_of(config),
             new_student(config),
             batch_size=1,
             num_pairs=4000,

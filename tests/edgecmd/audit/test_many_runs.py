@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
-from edgecmd.audit.many_runs.headline import headline_arms, target_arm
-from edgecmd.audit.many_runs.runs import CHUNK, judge, released, run_arms
-from edgecmd.audit.many_runs.trainers import Arm, analytic_direction, claimed_epsilon, train
-from edgecmd.audit.many_runs.worst_case import WorstCase, make_worst_case
-from edgecmd.audit.target import find_target
+from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
+from edgecmd.audits.many_runs.headline import headline_arms, target_arm
+from edgecmd.audits.many_runs.runs import CHUNK, judge, released, run_arms
+from edgecmd.audits.many_runs.trainers import Arm, analytic_direction, claimed_epsilon, train
+from edgecmd.audits.many_runs.worst_case import WorstCase, make_worst_case
 from edgecmd.config.reader import load_config
 from edgecmd.core.errors import DataError, PrivacyError
+from tests.tiny_federation import find_target
 
 NAIVE, OPACUS, OURS = headline_arms(seed=0)
 

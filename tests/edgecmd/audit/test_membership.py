@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecmd.audit.risk.candidates import Pool, grouped, make_pool, pair_scores
-from edgecmd.audit.risk.membership_attack import (
+from edgecmd.audits.risk.candidates import Pool, grouped, make_pool, pair_scores
+from edgecmd.audits.risk.membership_attack import (
     Shadows,
     attack,
     curve,
@@ -18,7 +18,7 @@ from edgecmd.audit.risk.membership_attack import (
     offline_a,
     placements,
 )
-from edgecmd.audit.risk.shadows import (
+from edgecmd.audits.risk.shadows import (
     ShadowRecipe,
     cache_key,
     left_out,
@@ -30,7 +30,7 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.evaluation.evaluate import embedder
 from edgecmd.evaluation.metrics import unit_rows
-from tests.tiny_federation import tiny_config, write_pairs
+from tests.tiny_federation import run_of, task_of, tiny_config, write_pairs
 
 RECIPE = ShadowRecipe(num_shadows=4, num_steps=3, batch_size=16)
 NUM = 400
@@ -216,17 +216,17 @@ def test_names_make_groups_and_no_name_makes_one_of_its_own() -> None:
 
 
 def test_the_pool_of_a_run(config: RunConfig) -> None:
-    pool = make_pool("concepts", config)
+    pool = make_pool("concepts", run_of(config))
     assert len(pool) == 60
     assert len(np.unique(pool.group)) == 60
     assert 0 < pool.member.sum() < 60
-    alone = make_pool("pairs", config)
+    alone = make_pool("pairs", run_of(config))
     assert len(alone) == pool.member.sum()
     assert (alone.target == pool.target[pool.member]).all()
 
 
 def test_the_built_in_set_is_split_by_concept() -> None:
-    pool = make_pool("concepts", tiny_emoji())
+    pool = make_pool("concepts", run_of(tiny_emoji()))
     members, others = set(pool.group[pool.member]), set(pool.group[~pool.member])
     assert not members & others
     assert (len(pool), int(pool.member.sum())) == (2951, 2017)
@@ -242,11 +242,11 @@ def tiny_emoji() -> RunConfig:
 
 def test_a_loss_without_a_teacher_is_refused(config: RunConfig) -> None:
     with pytest.raises(ConfigError, match="simclr"):
-        make_pool("concepts", replace(config, distill=replace(config.distill, loss="simclr")))
+        make_pool("concepts", run_of(replace(config, distill=replace(config.distill, loss="simclr"))))
 
 
 def scores_of(config: RunConfig, folder: Path, *, jobs: int, recipe: ShadowRecipe = RECIPE) -> Shadows:
-    return shadow_scores(config, "concepts", recipe, jobs=jobs, folder=folder, tick=lambda *_: None)
+    return shadow_scores(run_of(config), "concepts", recipe, jobs=jobs, folder=folder, tick=lambda *_: None)
 
 
 def test_shadows_do_not_depend_on_the_number_of_processes(config: RunConfig, tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_shadows_are_kept_and_torn_ones_made_again(config: RunConfig, tmp_path: 
     files[2].write_bytes(files[2].read_bytes()[:50])
     ticks: list[tuple[int, int]] = []
     again = shadow_scores(
-        config, "concepts", RECIPE, jobs=1, folder=tmp_path, tick=lambda *one: ticks.append(one)
+        run_of(config), "concepts", RECIPE, jobs=1, folder=tmp_path, tick=lambda *one: ticks.append(one)
     )
     assert ticks == [(3, 4), (4, 4)]
     assert again.scores.tobytes() == first.scores.tobytes()
@@ -272,14 +272,14 @@ def test_shadows_are_kept_and_torn_ones_made_again(config: RunConfig, tmp_path: 
 
 
 def test_the_key_of_the_cache_follows_what_scores_depend_on(config: RunConfig) -> None:
-    pool = make_pool("concepts", config)
-    key = cache_key(config, pool, RECIPE)
-    assert key == cache_key(replace(config, name="other", seed=5), pool, RECIPE)
+    pool = make_pool("concepts", run_of(config))
+    key = cache_key(run_of(config), pool, RECIPE)
+    assert key == cache_key(run_of(replace(config, name="other", seed=5)), pool, RECIPE)
     distill = replace(config.distill, temperature=0.2)
     for other in (
-        cache_key(replace(config, distill=distill), pool, RECIPE),
-        cache_key(config, replace(pool, anchors=pool.anchors[:-1]), RECIPE),
-        cache_key(config, pool, replace(RECIPE, seed=1)),
+        cache_key(run_of(replace(config, distill=distill)), pool, RECIPE),
+        cache_key(run_of(config), replace(pool, anchors=pool.anchors[:-1]), RECIPE),
+        cache_key(run_of(config), pool, replace(RECIPE, seed=1)),
     ):
         assert other != key
 
@@ -295,17 +295,17 @@ def test_scores_of_another_shape_are_not_read(tmp_path: Path) -> None:
 
 def test_a_random_student_through_the_whole_pipeline_is_at_chance(config: RunConfig, tmp_path: Path) -> None:
     shadows = scores_of(config, tmp_path, jobs=1)
-    pool = make_pool("concepts", config)
-    student = random_student(config, pool, seed=0, index=4)
+    pool = make_pool("concepts", run_of(config))
+    student = random_student(run_of(config), pool, seed=0, index=4)
     assert not any(
         torch.equal(a, b)
         for a, b in zip(
             student.projector.parameters(),
-            random_student(config, pool, seed=0, index=0).projector.parameters(),
+            random_student(run_of(config), pool, seed=0, index=0).projector.parameters(),
         )
         if a.dim() > 1
     )
     for one in attack(
-        pair_scores(embedder(student, config), pool), shadows, member=pool.member, group=pool.group
+        pair_scores(embedder(student, task_of(config)), pool), shadows, member=pool.member, group=pool.group
     ).values():
         assert one.chance()

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgecmd import losses
-from edgecmd.audit.faults.loss_faults import small_subject
-from edgecmd.audit.static.opacus_reference import MODES, naive_query
+from edgecmd.audits.static.opacus_reference import MODES, naive_query
 from edgecmd.core.errors import ConfigError
+from edgecmd.experiments.faults.loss_faults import small_subject
 from edgecmd.training.distill import LocalData
 
 SUBJECT = small_subject()

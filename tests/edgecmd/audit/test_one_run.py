@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgecmd.audit.bounds import gdp_epsilon
-from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
-from edgecmd.audit.one_run.attackers import Evidence
-from edgecmd.audit.one_run.canaries import toss
-from edgecmd.audit.one_run.experiment import (
+from edgecmd.audits.bounds import gdp_epsilon
+from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
+from edgecmd.audits.one_run.attackers import Evidence
+from edgecmd.audits.one_run.canaries import toss
+from edgecmd.audits.one_run.experiment import (
     Effort,
     audit_one_run,
     claim_of,
@@ -166,7 +166,7 @@ def test_input_canaries_are_found_where_there_is_no_privacy() -> None:
     """The server tells present pictures from absent ones far better than by chance (AUC 0.5)."""
     from sklearn.metrics import roc_auc_score
 
-    from edgecmd.audit.one_run.experiment import collect
+    from edgecmd.audits.one_run.experiment import collect
 
     target = tiny_target("federation.local_steps=8", "federation.num_rounds=8")
     found = collect(target, Effort(num_canaries=100), num_rounds=8)

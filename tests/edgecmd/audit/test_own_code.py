@@ -8,19 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from edgecmd import losses
-from edgecmd.audit.faults.loss_faults import small_subject
-from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
-from edgecmd.audit.static.custom_code import (
+from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
+from edgecmd.audits.static.custom_code import (
     OwnCode,
     anchored_unit_loss,
     check_own_code,
     own_student,
     own_subject,
 )
-from edgecmd.audit.static.sensitivity import Effort
+from edgecmd.audits.static.sensitivity import Effort
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError
+from edgecmd.experiments.faults.loss_faults import small_subject
 from edgecmd.settings import DataConfig, StudentConfig
+from tests.tiny_federation import run_of
 
 FEW = Effort(num_tries=5, num_pairs=16, climb_length=1)
 SUBJECT = small_subject()
@@ -123,7 +124,7 @@ def normalising() -> nn.Module:
 
 
 def test_a_student_with_batch_statistics_is_caught() -> None:
-    subject = own_subject(normalising, SMALL, in_channels=1, embedding_dim=99)
+    subject = own_subject(normalising, run_of(SMALL), side=16, in_channels=1, embedding_dim=99)
     assert (subject.embedding_dim, subject.image_size, subject.name) == (8, 16, "own student")
     found = check_own_code(code(anchored), subject, FEW)
     assert [one.verdict for one in found] == [CONTRADICTED]
@@ -131,7 +132,7 @@ def test_a_student_with_batch_statistics_is_caught() -> None:
 
 
 def test_a_new_student_needs_no_data() -> None:
-    subject = own_subject(None, SMALL, in_channels=3, embedding_dim=12)
+    subject = own_subject(None, run_of(SMALL), side=16, in_channels=3, embedding_dim=12)
     assert subject.anchors.shape == (1024, 12)
     assert subject.student(torch.zeros(2, 3, 16, 16)).shape == (2, 12)
     torch.testing.assert_close(subject.anchors.norm(dim=1), torch.ones(1024))

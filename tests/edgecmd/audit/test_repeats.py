@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from edgecmd.audit.step.noise import LEVEL, judge_steps, step_noise
-from edgecmd.audit.step.repeats import repeats
+from edgecmd.audits.step.noise import LEVEL, judge_steps, step_noise
+from edgecmd.audits.step.repeats import repeats
 
 NUM = 6000
 Noise = np.ndarray

@@ -6,15 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecmd.audit.replayed_federation import Replay, Update, Watch, average, cohort, weights_of
+from edgecmd.audits.replayed_federation import Replay, Update, Watch, average, cohort, weights_of
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
-from edgecmd.data.problem import client_holding
 from edgecmd.privacy.step.gradients import Sum
-from edgecmd.training.run_folder import new_student
-from server.simulate import simulate
 from tests.edgecmd.audit.tiny_target import tiny_pairs
-from tests.tiny_federation import tiny_config
+from tests.tiny_federation import run_of, simulate, tiny_config
 
 
 class Tap:
@@ -38,8 +35,9 @@ class Tap:
 
 
 def replay_of(config: RunConfig, watch: Watch | None = None) -> Replay:
-    holdings = [client_holding(config, client) for client in range(config.federation.num_clients)]
-    return Replay(config=config, student=new_student(config), holdings=holdings, watch=watch or Watch())
+    run = run_of(config)
+    holdings = [run.holding(client) for client in range(config.federation.num_clients)]
+    return Replay(run=run, student=run.new_student(), holdings=holdings, watch=watch or Watch())
 
 
 @pytest.mark.parametrize(

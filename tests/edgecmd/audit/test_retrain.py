@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd.audit.risk.retrain import check_retrain, fair_coins, retrain
+from edgecmd.audits.risk.retrain import check_retrain, fair_coins, retrain
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.problem import client_rows, experiment
-from server.simulate import simulate
-from tests.tiny_federation import tiny_config, write_pairs
+from tests.tiny_federation import run_of, simulate, tiny_config, write_pairs
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +36,7 @@ def assert_same(first: torch.nn.Module, second: torch.nn.Module) -> None:
 def test_with_all_pairs_it_is_the_federation(pairs: Path, tmp_path: Path, changes: list[str]) -> None:
     config = tiny_config(pairs, tmp_path, *changes)
     ticks: list[int] = []
-    again = retrain(config, all_pairs(config), tick=lambda done, _: ticks.append(done))
+    again = retrain(run_of(config), all_pairs(config), tick=lambda done, _: ticks.append(done))
     assert ticks == [1, 2, 3]
     assert_same(again, simulate(config))
 
@@ -46,7 +45,7 @@ def test_a_private_run_is_trained_with_its_noise(pairs: Path, tmp_path: Path) ->
     config = tiny_config(
         pairs, tmp_path, "privacy.mechanism=anchors", "privacy.deterministic=true", "federation.num_rounds=2"
     )
-    again = retrain(config, all_pairs(config), tick=lambda *_: None)
+    again = retrain(run_of(config), all_pairs(config), tick=lambda *_: None)
     assert_same(again, simulate(config))
 
 
@@ -54,9 +53,9 @@ def test_only_the_pairs_that_coins_keep_count(pairs: Path, tmp_path: Path) -> No
     """The result depends on the pairs that take part: the same coins give the same, others do not."""
     config = tiny_config(pairs, tmp_path, "federation.num_rounds=1")
     keep = fair_coins(len(all_pairs(config)), seed=0)
-    first, second = (retrain(config, keep, tick=lambda *_: None) for _ in range(2))
+    first, second = (retrain(run_of(config), keep, tick=lambda *_: None) for _ in range(2))
     assert torch.equal(weights(first), weights(second))
-    other = retrain(config, ~keep, tick=lambda *_: None)
+    other = retrain(run_of(config), ~keep, tick=lambda *_: None)
     assert not torch.equal(weights(first), weights(other))
 
 
@@ -69,10 +68,10 @@ def test_a_client_whose_coins_left_one_pair_takes_no_part(pairs: Path, tmp_path:
         keep = all_pairs(config)
         keep[rows] = False
         keep[kept] = True
-        results.append(weights(retrain(config, keep, tick=lambda *_: None)))
+        results.append(weights(retrain(run_of(config), keep, tick=lambda *_: None)))
     assert torch.equal(*results)
     with pytest.raises(ConfigError, match="two pairs"):
-        retrain(config, ~all_pairs(config), tick=lambda *_: None)
+        retrain(run_of(config), ~all_pairs(config), tick=lambda *_: None)
 
 
 def test_coins_are_fair_and_derived() -> None:
@@ -85,6 +84,6 @@ def test_coins_are_fair_and_derived() -> None:
 def test_what_cannot_be_trained_again_is_refused(pairs: Path, tmp_path: Path) -> None:
     config = tiny_config(pairs, tmp_path)
     with pytest.raises(ConfigError, match="krum"):
-        check_retrain(replace(config, federation=replace(config.federation, strategy="krum")))
+        check_retrain(run_of(replace(config, federation=replace(config.federation, strategy="krum"))))
     with pytest.raises(ConfigError, match="whole clients"):
-        check_retrain(replace(config, privacy=replace(config.privacy, mechanism="client")))
+        check_retrain(run_of(replace(config, privacy=replace(config.privacy, mechanism="client"))))

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from edgecmd.audit.risk.findings import Membership, membership_finding
-from edgecmd.audit.risk.membership_attack import Curve
-from edgecmd.audit.risk.shadows import ShadowRecipe
+from edgecmd.audits.risk.findings import Membership, membership_finding
+from edgecmd.audits.risk.membership_attack import Curve
+from edgecmd.audits.risk.shadows import ShadowRecipe
 
 
 def curve(auc: float) -> Curve:

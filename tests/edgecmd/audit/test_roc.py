@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, norm
 from sklearn import metrics
 
-from edgecmd.audit.risk import membership_scores, roc
+from edgecmd.audits.risk import membership_scores, roc
 from edgecmd.core.errors import DataError
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from edgecmd.audit.faults.step_faults import fixed_size, shared_coin
-from edgecmd.audit.finding import CONTRADICTED, NOT_CONTRADICTED
-from edgecmd.audit.step import sampling_coins
-from edgecmd.audit.step.chernoff import chernoff
-from edgecmd.audit.step.noise import LEVEL
-from edgecmd.audit.step.sampling_coins import audit_coins, bins_statements, num_steps, poisson_statements
+from edgecmd.audits.finding import CONTRADICTED, NOT_CONTRADICTED
+from edgecmd.audits.step import sampling_coins
+from edgecmd.audits.step.chernoff import chernoff
+from edgecmd.audits.step.noise import LEVEL
+from edgecmd.audits.step.sampling_coins import audit_coins, bins_statements, num_steps, poisson_statements
+from edgecmd.experiments.faults.step_faults import fixed_size, shared_coin
 from edgecmd.privacy.step import randomness, sampling
 from edgecmd.privacy.step.randomness import DeterministicSource, Source, uniform
 from tests.edgecmd.audit.tiny_target import tiny_target

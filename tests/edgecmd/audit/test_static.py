@@ -10,25 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from edgecmd import losses
-from edgecmd.audit.audited_student import FIRST, TRAINED, subjects
-from edgecmd.audit.faults.loss_faults import small_subject
-from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, overall
-from edgecmd.audit.static.anchors import anchors_findings, fingerprint_finding, overlap_finding
-from edgecmd.audit.static.checks import check_target
-from edgecmd.audit.static.purity_findings import (
+from edgecmd.audits.audited_student import FIRST, TRAINED, subjects
+from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, overall
+from edgecmd.audits.static.anchors import anchors_findings, fingerprint_finding, overlap_finding
+from edgecmd.audits.static.checks import check_target
+from edgecmd.audits.static.purity_findings import (
     batch_loss_purity,
     student_purity,
     unit_loss_purity,
 )
-from edgecmd.audit.static.scripted import Script
-from edgecmd.audit.static.sensitivity import Effort, private_question, search, two_buckets
-from edgecmd.audit.target import find_target
+from edgecmd.audits.static.scripted import Script
+from edgecmd.audits.static.sensitivity import Effort, private_question, search, two_buckets
 from edgecmd.core.errors import DataError
+from edgecmd.experiments.faults.loss_faults import small_subject
 from edgecmd.losses import loss_of
 from edgecmd.losses.check import leaking_rows
 from edgecmd.privacy.step.randomness import integers
 from edgecmd.privacy.step.units import unit_loss
 from edgecmd.settings import DistillConfig
+from tests.tiny_federation import find_target
 
 FEW = Effort(num_tries=12, num_pairs=4, climb_length=2)
 DIM = 8
@@ -69,7 +69,7 @@ def test_a_step_with_a_sensitivity_above_the_claim_is_caught(runs: Runs) -> None
     target = find_target(runs("anchors"))
     assert target.plan is not None
     plan = replace(target.plan, sensitivity=0.5)
-    found = search(private_question(subjects(target)[0], plan, target.config, num_pairs=4), FEW)
+    found = search(private_question(subjects(target)[0], plan, target.run, num_pairs=4), FEW)
     assert (found.verdict, found.claimed) == (CONTRADICTED, 0.5)
     assert "claimed was 0.5 C" in found.text
 
@@ -168,7 +168,7 @@ def test_other_anchors_than_stated_are_caught(made: dict, same_environment: bool
 def test_a_run_on_other_anchors_is_caught(runs: Runs) -> None:
     target = find_target(runs("anchors"))
     assert {one.verdict for one in anchors_findings(target)} == {NOT_CONTRADICTED}
-    other = replace(target, config=replace(target.config, seed=7))
+    other = replace(target, run=replace(target.run, seed=7))
     assert anchors_findings(other)[0].verdict == CONTRADICTED
     with pytest.raises(DataError, match="names no anchors"):
         anchors_findings(replace(target, privacy={"private": True}))

@@ -9,13 +9,13 @@ import pytest
 import torch
 from scipy import stats
 
-from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
-from edgecmd.audit.step import checks
-from edgecmd.audit.step import draws as draws_module
-from edgecmd.audit.step.checks import audit_noise
-from edgecmd.audit.step.draws import audit_draws
-from edgecmd.audit.step.noise import LEVEL, judge_noise, judge_steps, named, step_noise
-from edgecmd.audit.step.sampling_coins import audit_coins
+from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
+from edgecmd.audits.step import checks
+from edgecmd.audits.step import draws as draws_module
+from edgecmd.audits.step.checks import audit_noise
+from edgecmd.audits.step.draws import audit_draws
+from edgecmd.audits.step.noise import LEVEL, judge_noise, judge_steps, named, step_noise
+from edgecmd.audits.step.sampling_coins import audit_coins
 from edgecmd.core.errors import PrivacyError
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step, randomness
@@ -257,7 +257,7 @@ def test_draws_are_releases_of_the_whole_step_on_either_world(sampling: str) -> 
 
 def test_many_draws_see_noise_that_is_small_only_where_there_are_pairs() -> None:
     """The release of the empty sum, which `add_noise` apart from the step could be asked for, is sound."""
-    from edgecmd.audit.faults.step_faults import noise_without_pairs
+    from edgecmd.experiments.faults.step_faults import noise_without_pairs
 
     with noise_without_pairs():
         found = audit_draws(tiny_target(ANCHORS, *STRONG), num_draws=500)

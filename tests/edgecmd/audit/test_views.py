@@ -2,10 +2,10 @@
 
 import pytest
 
-from edgecmd.audit.audited_student import subjects
-from edgecmd.audit.faults.step_faults import mixed_views
-from edgecmd.audit.finding import CONTRADICTED, NOT_CONTRADICTED
-from edgecmd.audit.static.views import views_finding
+from edgecmd.audits.audited_student import subjects
+from edgecmd.audits.finding import CONTRADICTED, NOT_CONTRADICTED
+from edgecmd.audits.static.views import views_finding
+from edgecmd.experiments.faults.step_faults import mixed_views
 from tests.edgecmd.audit.tiny_target import tiny_target
 
 

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd.audit.faults.step_faults import short_seed
-from edgecmd.audit.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
-from edgecmd.audit.step import random_source
-from edgecmd.audit.step.checks import drive_rounds
-from edgecmd.audit.step.random_source import (
+from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
+from edgecmd.audits.step import random_source
+from edgecmd.audits.step.checks import drive_rounds
+from edgecmd.audits.step.random_source import (
     counted,
     fresh,
     processes,
@@ -17,6 +16,7 @@ from edgecmd.audit.step.random_source import (
     source_type,
     view_state,
 )
+from edgecmd.experiments.faults.step_faults import short_seed
 from edgecmd.privacy.step import private_step, randomness, sampling, units
 from edgecmd.privacy.step.randomness import DeterministicSource, Source, SystemSource
 from tests.edgecmd.audit.tiny_target import tiny_target

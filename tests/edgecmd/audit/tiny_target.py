@@ -4,9 +4,8 @@ import functools
 import tempfile
 from pathlib import Path
 
-from edgecmd.audit.target import Target
-from edgecmd.privacy.plan import make_plan
-from tests.tiny_federation import tiny_config, write_pairs
+from edgecmd.audits.target import Target
+from tests.tiny_federation import run_of, tiny_config, write_pairs
 
 
 @functools.cache
@@ -21,8 +20,8 @@ def tiny_target(*settings: str, privacy: dict | None = None) -> Target:
     return Target(
         kind="run folder",
         path=tiny_pairs().parent,
-        config=config,
+        run=run_of(config),
         folder=None,
-        plan=make_plan(config),
+        plan=run_of(config).plan,
         privacy=privacy or {},
     )

@@ -271,7 +271,7 @@ def test_ids_are_one_each(ids: tuple[str, ...]) -> None:
 
 
 def test_experiment_refuses_labels_of_other_length(experiment: Experiment) -> None:
-    fields = {name: getattr(experiment, name) for name in Experiment.__slots__}
+    fields = {name: getattr(experiment, name) for name in Experiment.__dataclass_fields__}
     fields["train_owner"] = experiment.train_owner.take(np.arange(5))
     with pytest.raises(DataError, match=r"Experiment\.train_owner has 5 rows for 2017 training pairs"):
         Experiment(**fields)

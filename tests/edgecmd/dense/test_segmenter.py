@@ -21,6 +21,7 @@ from edgecmd.evaluation.segmenter import (
 )
 from edgecmd.models.students import DenseStudent, build_student
 from edgecmd.settings import EvaluateConfig
+from tests.tiny_federation import run_of
 
 CONFIG = RunConfig(evaluate=EvaluateConfig(segment_steps=40))
 
@@ -76,7 +77,7 @@ def test_the_probe_and_the_fine_tuning_learn_and_leave_the_student_alone() -> No
     before = {name: value.clone() for name, value in own.state_dict().items()}
     probe = fit_probe(own, shown, generator=np.random.default_rng(0))
     first = accuracy(probe, shown)
-    tuned = finetune(probe, shown, CONFIG, rate=1e-3, draw=0)
+    tuned = finetune(probe, shown, run_of(CONFIG), rate=1e-3, draw=0)
     assert first > 0.6
     assert accuracy(tuned, shown) > 0.9
     assert all(torch.equal(value, before[name]) for name, value in own.state_dict().items())
@@ -88,7 +89,7 @@ def test_the_best_weights_are_those_of_the_held_out_images() -> None:
     probe = fit_probe(student(), shown, generator=np.random.default_rng(0))
     start = held_loss(probe, shown)
     # A rate that destroys what it touches: then the weights before the first step count.
-    tuned = finetune(probe, shown, CONFIG, rate=10.0, draw=0)
+    tuned = finetune(probe, shown, run_of(CONFIG), rate=10.0, draw=0)
     assert held_loss(tuned, shown) <= start
 
 
@@ -103,7 +104,7 @@ def test_held_out_images_are_not_trained_on() -> None:
 def test_equal_settings_give_equal_segmenters() -> None:
     def train() -> torch.Tensor:
         model = fit_probe(student(), drawn(), generator=np.random.default_rng(0))
-        return finetune(model, drawn(), CONFIG, rate=1e-3, draw=3).head.weight
+        return finetune(model, drawn(), run_of(CONFIG), rate=1e-3, draw=3).head.weight
 
     assert torch.equal(train(), train())
 

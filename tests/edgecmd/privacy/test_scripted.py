@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd.audit.faults.step_faults import mean_clipped_last, views_as_records
-from edgecmd.audit.static.scripted import (
+from edgecmd.audits.static.scripted import (
     Formed,
     Script,
     bare_plan,
@@ -16,7 +15,8 @@ from edgecmd.audit.static.scripted import (
     settings_work,
     step_query,
 )
-from edgecmd.audit.static.search import Query, distance
+from edgecmd.audits.static.search import Query, distance
+from edgecmd.experiments.faults.step_faults import mean_clipped_last, views_as_records
 from edgecmd.losses import loss_of
 from edgecmd.models.students import build_student
 from edgecmd.privacy.plan import PrivacyPlan

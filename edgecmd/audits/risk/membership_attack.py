@@ -1,0 +1,198 @@
+"""Membership inference on a black box: raw scores, offline LiRA and RMIA, each as a ROC curve.
+
+Shapes: N pairs, S shadow students, P points.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.special import expit, ndtri
+from scipy.stats import rankdata
+
+from edgecmd.audits.risk.membership_scores import lira_offline, rmia_offline
+from edgecmd.audits.risk.roc import auc, checked, roc_points, tpr_at_fpr
+from edgecmd.core.errors import DataError
+
+FPRS = (0.001, 0.01)
+ATTACKS = {
+    "lira": "offline LiRA",
+    "rmia": "offline RMIA",
+    "raw": "the raw score",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Shadows:
+    """Scores of the pairs under students that were trained on a random half of them.
+
+    Attributes:
+        scores: Score of each pair, (S, N).
+        out: Which pairs a student was not trained on, (S, N).
+    """
+
+    scores: Float[np.ndarray, "shadows num"]
+    out: Bool[np.ndarray, "shadows num"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curve:
+    """How well one attack told members from others.
+
+    Attributes:
+        auc: Area under the ROC curve.
+        low: Lower end of its 95% interval.
+        high: Upper end.
+        tpr: True positive rate at each of `FPRS`.
+        points: False and true positive rates, 200 at most.
+    """
+
+    auc: float
+    low: float
+    high: float
+    tpr: tuple[float, ...]
+    points: tuple[tuple[float, float], ...] = ()
+
+    def table(self) -> dict[str, object]:
+        """Plain values for ``audit.json``."""
+        rates = {f"tpr_at_{fpr:g}": value for fpr, value in zip(FPRS, self.tpr)}
+        curve = [[round(x, 6), round(y, 6)] for x, y in self.points]
+        return {"auc": self.auc, "low": self.low, "high": self.high, **rates, "roc": curve}
+
+    def chance(self) -> bool:
+        """Whether the interval holds one half."""
+        return self.low <= 0.5 <= self.high
+
+
+def attack(
+    observed: Float[np.ndarray, " num"],
+    shadows: Shadows,
+    *,
+    member: Bool[np.ndarray, " num"],
+    group: Int[np.ndarray, " num"],
+) -> dict[str, Curve]:
+    """Every attack of `ATTACKS` on the scores that a black box gave.
+
+    Args:
+        observed: Score of each pair under the attacked model, (N,); higher means surer.
+        shadows: Reference scores of the same pairs.
+        member: Truth, (N,).
+        group: Pairs of a group are members together or not at all, (N,); intervals count groups.
+
+    Raises:
+        DataError: A score is not finite, or members or others are missing.
+    """
+    lira = lira_offline(observed, shadows.scores, mask_SN=shadows.out)
+    sure, reference, others = expit(observed), expit(shadows.scores), ~member
+    rmia = rmia_offline(
+        sure,
+        reference,
+        observed_Z=sure[others],
+        out_SZ=reference[:, others],
+        mask_SN=shadows.out,
+        mask_SZ=shadows.out[:, others],
+        a=offline_a(reference, shadows.out),
+    )
+    scores = {"lira": lira, "rmia": rmia, "raw": observed}
+    return {name: curve(values, member, group=group) for name, values in scores.items()}
+
+
+def offline_a(reference: Float[np.ndarray, "shadows num"], out: Bool[np.ndarray, "shadows num"]) -> float:
+    """RMIA's ``a`` from the shadow students themselves, which did see half of the pairs.
+
+    Offline RMIA supposes ``p_in = a p_out + 1 - a`` (arXiv 2312.03262, appendix B.2.2). A probability among
+    a thousand anchors is far below 1 for members too, so the usual 0.3 would drown ``p_out``.
+
+    Args:
+        reference: Probability of each pair under each shadow student, (S, N).
+        out: Which pairs a student was not trained on, (S, N).
+
+    Returns:
+        Fit over all pairs, within [0, 1].
+    """
+    known = np.where(out, reference, 0.0).sum(axis=0) / np.maximum(1, out.sum(axis=0))
+    seen = np.where(out, 0.0, reference).sum(axis=0) / np.maximum(1, (~out).sum(axis=0))
+    room = float((1.0 - known).sum())
+    return float(np.clip(1.0 - (seen - known).sum() / room, 0.0, 1.0)) if room > 0 else 1.0
+
+
+def curve(
+    scores: Float[np.ndarray, " num"],
+    member: Bool[np.ndarray, " num"],
+    *,
+    group: Int[np.ndarray, " num"],
+) -> Curve:
+    """Area with a grouped interval, rates at few false positives, and the ROC curve.
+
+    Raises:
+        DataError: As `edgecmd.audits.risk.roc.auc`.
+    """
+    low, high = grouped_interval(scores, member, group=group)
+    x, y = roc_points(scores, member)
+    return Curve(
+        auc=auc(scores, member),
+        low=low,
+        high=high,
+        tpr=tuple(tpr_at_fpr(scores, member, fpr=fpr) for fpr in FPRS),
+        points=tuple(zip(x.tolist(), y.tolist(), strict=True)),
+    )
+
+
+def grouped_interval(
+    scores: Float[np.ndarray, " num"],
+    member: Bool[np.ndarray, " num"],
+    *,
+    group: Int[np.ndarray, " num"],
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Interval of the area where pairs of one group depend on each other.
+
+    DeLong's components summed by group (Obuchowski 1997, Biometrics 53:567): two drawings of one concept
+    are not two independent witnesses. With every pair a group of its own it is DeLong's interval.
+
+    Args:
+        scores: Higher for members, (N,).
+        member: Which pairs are members, (N,).
+        group: Group of each pair, (N,).
+        confidence: Coverage, approximately.
+
+    Returns:
+        Lower and upper end, within [0, 1].
+
+    Raises:
+        DataError: As `edgecmd.audits.risk.roc.auc`, or members or others come from fewer than two groups.
+    """
+    score_N, member_N = checked(scores, member)
+    area, share_N = auc(score_N, member_N), placements(score_N, member_N)
+    num = int(np.max(group)) + 1
+    parts = []
+    for kind in (member_N, ~member_N):
+        count_G = np.bincount(group[kind], minlength=num)
+        if np.count_nonzero(count_G) < 2:
+            raise DataError("Members and others must come from two groups each, at least.")
+        sum_G = np.bincount(group[kind], weights=share_N[kind], minlength=num)
+        parts.append(((sum_G - count_G * area) / int(kind.sum()), count_G > 0))
+    both = parts[0][1] | parts[1][1]
+    variance = sum(_spread(part, present) for part, present in parts)
+    crossed = parts[0][1] & parts[1][1]
+    if crossed.any():
+        variance += 2.0 * float((parts[0][0] * parts[1][0]).sum()) * both.sum() / (both.sum() - 1)
+    half = float(ndtri((1.0 + confidence) / 2.0)) * math.sqrt(max(0.0, float(variance)))
+    return max(0.0, area - half), min(1.0, area + half)
+
+
+def _spread(part_G: np.ndarray, present_G: np.ndarray) -> float:
+    count = int(present_G.sum())
+    return float((part_G**2).sum()) * count / (count - 1)
+
+
+def placements(score_N: np.ndarray, member_N: np.ndarray) -> Float[np.ndarray, " num"]:
+    """Share of the other kind that each pair is placed rightly against: DeLong's components, (N,)."""
+    found = np.empty(len(score_N))
+    whole = rankdata(score_N)
+    for kind, sign in ((member_N, 1.0), (~member_N, -1.0)):
+        below = whole[kind] - rankdata(score_N[kind])
+        share = below / (len(score_N) - int(kind.sum()))
+        found[kind] = share if sign > 0 else 1.0 - share
+    return found

@@ -1,0 +1,74 @@
+"""The run's own training again on a random half of its pairs, so that members and others are exchangeable.
+
+One process, no Flower: clients, local steps, schedule, privacy and averaging are those of the run
+(`edgecmd.audits.replayed_federation`).
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from edgecmd.audits.replayed_federation import AVERAGES, Replay, load_weights
+from edgecmd.core.errors import ConfigError
+from edgecmd.core.seeding import numpy_generator
+from edgecmd.models.students import Student
+from edgecmd.privacy.mechanisms import MECHANISMS
+from edgecmd.run import Run
+from edgecmd.training.task import Holding
+
+Tick = Callable[[int, int], None]
+
+
+def fair_coins(num: int, *, seed: int) -> Bool[np.ndarray, " num"]:
+    """Which of ``num`` pairs take part: independent fair coins."""
+    return np.asarray(numpy_generator(seed, "membership-coins").integers(0, 2, num) == 1)
+
+
+def check_retrain(run: Run) -> None:
+    """Refuse what cannot be trained again in one process.
+
+    Raises:
+        ConfigError: The strategy is no mean, or whole clients are protected.
+    """
+    strategy, mechanism = run.federation.strategy, run.privacy.mechanism
+    if strategy not in AVERAGES:
+        raise ConfigError(
+            f"--retrain averages clients ({', '.join(AVERAGES)}); federation.strategy={strategy!r} does not."
+            " Audit the shipped model without --retrain."
+        )
+    if mechanism != "none" and MECHANISMS[mechanism].unit != "pair":
+        raise ConfigError(
+            f"--retrain asks about single pairs, and privacy.mechanism={mechanism!r} protects whole clients."
+            " Audit the shipped model without --retrain."
+        )
+
+
+def retrain(run: Run, keep: Bool[np.ndarray, " num"], *, tick: Tick) -> Student:
+    """Train as the run did, on the training pairs where ``keep`` holds.
+
+    Args:
+        run: Settings of the run.
+        keep: Which training pairs take part, (N,).
+        tick: Told how many rounds are done.
+
+    Raises:
+        ConfigError: See `check_retrain`; or the coins left no client two pairs.
+    """
+    check_retrain(run)
+    student = run.new_student()
+    replay = Replay(
+        run=run,
+        student=student,
+        holdings=[_holding(run, rows[keep[rows]]) for rows in run.parts],
+    )
+    rounds = run.federation.num_rounds
+    for index in range(1, rounds + 1):
+        replay.round(index)
+        tick(index, rounds)
+    load_weights(student, replay.arrays)
+    return student.eval()
+
+
+def _holding(run: Run, rows: Int[np.ndarray, " num"]) -> Holding:
+    return Holding(data=run.task.local_data(rows), anchors=run.anchors)

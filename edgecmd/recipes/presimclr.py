@@ -1,0 +1,119 @@
+"""SimCLR of the student's own architecture on public source pictures: the start of ``presimclr``.
+
+The baseline asks what the source gives without any pair: a student learns from public pictures as the
+teacher did, and goes on with SimCLR on the target. It is the student's architecture, not the teacher's
+weights, because their shapes differ.
+
+Shapes: B batch, C channels, H height, W width.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from edgecmd.core.devices import device_of
+from edgecmd.core.errors import ConfigError
+from edgecmd.core.seeding import numpy_generator, torch_generator
+from edgecmd.data.augment import augment_source
+from edgecmd.data.pairs import input_shape, target_kind
+from edgecmd.data.student_input import SOURCE_OFFSET, SOURCE_SCALE, source_input
+from edgecmd.losses.baselines import nt_xent
+from edgecmd.models.students import Student, refuse_dense
+from edgecmd.run import Run
+
+BATCH_SIZE = 128
+
+Progress = Callable[[int, float], None]
+
+
+def run_steps(run: Run) -> int:
+    """Optimiser steps that a client of the run makes: the budget of every method."""
+    return run.federation.num_rounds * run.federation.local_steps
+
+
+def source_start(
+    run: Run, *, num_steps: int, learning_rate: float, progress: Progress | None = None
+) -> Student:
+    """SimCLR on the public source pictures, seen as the target modality is seen.
+
+    Args:
+        run: Student, temperature, seed, and how a target is scaled.
+        num_steps: Optimiser steps of 128 pictures.
+        learning_rate: Peak of a one-cycle schedule, AdamW.
+        progress: Called with (steps done, loss).
+
+    Returns:
+        The student, in evaluation mode.
+
+    Raises:
+        ConfigError: The target is a recording, which no picture can be made into.
+
+    Guarantees:
+        Reads public images and settings; no pair, no teacher and no label.
+    """
+    whole = run.task.data
+    kind, shape = target_kind(whole.train.target), input_shape(whole.train.target)
+    if kind == "wave":
+        raise ConfigError(
+            f"presimclr with data.name={run.task.name!r}: the target is a recording, and a student of"
+            " recordings cannot start from pictures. Leave presimclr out; simclr is the baseline there."
+        )
+    refuse_dense(run.student.architecture, what="presimclr")
+    student = replace(run, student=replace(run.student, path="")).new_student()
+    images, device = source_input(whole.public.pictures(use="presimclr")), device_of(student)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=learning_rate, total_steps=num_steps + 1)
+    rows, coins = (
+        numpy_generator(run.seed, "presimclr-rows"),
+        torch_generator(run.seed, "presimclr-views"),
+    )
+
+    def view(image: Tensor) -> Tensor:
+        moved = augment_source(image, line_share=0.0, ink_share=0.0, generator=coins)
+        return student(as_target(moved, run, kind=kind, shape=shape).to(device))  # type: ignore[no-any-return]
+
+    student.train()
+    for step in range(num_steps):
+        image = images[
+            torch.from_numpy(rows.choice(len(images), min(BATCH_SIZE, len(images)), replace=False))
+        ]
+        loss = nt_xent(view(image), view(image), temperature=run.distill.temperature).mean()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        if progress is not None:
+            progress(step + 1, loss.item())
+    return student.eval()
+
+
+def as_target(
+    image_BCHW: Float[Tensor, "batch 3 height width"],
+    run: Run,
+    *,
+    kind: str,
+    shape: tuple[int, int, int],
+) -> Float[Tensor, "batch _ _ _"]:
+    """Source pictures in the form of the target's input.
+
+    A target in colour sees the colours, one with another number of channels the mean of the three in each;
+    scale and offset are those of the target. A depth student sees the grey as its scaled distance, and the
+    mask of what was measured is one everywhere.
+
+    Args:
+        image_BCHW: RGB images scaled by `edgecmd.data.student_input.source_input`.
+        run: ``data.target_offset`` and ``data.target_scale``.
+        kind: ``image`` or ``depth``.
+        shape: (C, H, W) of the target's input.
+    """
+    channels, height, width = shape
+    sized = functional.interpolate(image_BCHW, size=(height, width), mode="area")
+    grey = sized.mean(dim=1, keepdim=True)
+    if kind == "depth":
+        return torch.cat([grey, torch.ones_like(grey)], dim=1)
+    seen = sized if channels == 3 else grey.expand(-1, channels, -1, -1)
+    return (seen * SOURCE_SCALE + SOURCE_OFFSET - run.task.target_offset) / run.task.target_scale

@@ -1,0 +1,47 @@
+"""Public stand-ins for private targets: what a calibration or a recovery may look at.
+
+Public source pictures reduced to outlines and tones, as `warm_start` uses them. No pair is read.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edgecmd.core.errors import ConfigError
+from edgecmd.core.seeding import numpy_generator, torch_generator
+from edgecmd.data.augment import augment_target
+from edgecmd.data.pairs import target_kind
+from edgecmd.data.student_input import source_input
+from edgecmd.recipes.warm_start import drawings
+from edgecmd.run import Run
+
+
+def public_inputs(run: Run, *, purpose: str) -> Callable[[int], Float[Tensor, "num channels height width"]]:
+    """A sampler of public stand-ins, scaled as the student takes them.
+
+    Args:
+        run: Settings of the run.
+        purpose: What they are for; another purpose draws others.
+
+    Raises:
+        ConfigError: Targets are no pictures, of which public pictures could be made.
+    """
+    kind = target_kind(run.task.data.train.target)
+    if kind != "image":
+        raise ConfigError(
+            f"data.name={run.task.name!r} has targets of modality {kind!r}; public pictures stand in for"
+            " pictures alone."
+        )
+    images = source_input(run.task.data.public.pictures(use="A stand-in for targets"))
+    channels, size = run.task.input_shape[0], run.task.target_side
+    rows = numpy_generator(run.seed, f"stand-in-rows-{purpose}")
+    coins = torch_generator(run.seed, f"stand-in-views-{purpose}")
+
+    def sample(num: int) -> Tensor:
+        index = torch.from_numpy(rows.integers(0, len(images), num))
+        target = drawings(images[index], size=size, channels=channels, generator=coins)
+        return augment_target(target, strength=run.distill.augment, generator=coins)
+
+    return sample

@@ -1,0 +1,101 @@
+"""A student's first weights from public pictures alone, so that privacy is not spent on what anyone may know.
+
+Public source images are reduced to outlines and tones, as a stand-in for the target modality, and the
+student is distilled on them against the teacher. No pair is touched, so it costs no privacy.
+
+Shapes: B batch, C channels, H height, W width.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from edgecmd import losses
+from edgecmd.core.errors import ConfigError
+from edgecmd.core.seeding import numpy_generator, torch_generator
+from edgecmd.data.augment import augment_target, outlines, two_tones
+from edgecmd.data.pairs import target_kind
+from edgecmd.data.student_input import source_input
+from edgecmd.models.students import Student, refuse_dense
+from edgecmd.run import Run
+from edgecmd.training.distill import learning_rate_at, make_optimizer, mean_gradient
+
+BATCH_SIZE = 256
+THICK_SHARE = 0.7
+TONE_SHARE = 0.2
+
+Progress = Callable[[int, float], None]
+Batch = Float[Tensor, "batch channels height width"]
+
+
+def warm_start(run: Run, *, num_steps: int, progress: Progress | None = None) -> Student:
+    """Distil a new student on the public set.
+
+    Args:
+        run: Student, learning rate, temperature and seed.
+        num_steps: Optimiser steps of 256 images.
+        progress: Called with (steps done, mean loss of the batch).
+
+    Returns:
+        The student, in evaluation mode.
+
+    Raises:
+        ConfigError: The target is recordings.
+
+    Guarantees:
+        Reads public images, the teacher and settings; no pair and no label.
+    """
+    whole = run.task.data
+    if target_kind(whole.train.target) == "wave":
+        raise ConfigError(
+            f"data.name={run.task.name!r} has recordings: no public picture can stand in for one. Leave"
+            " student.path empty."
+        )
+    refuse_dense(run.student.architecture, what="A warm start")
+    student, public = run.new_student(), whole.public
+    features = torch.from_numpy(run.task.public_features)
+    channels = next(student.parameters()).shape[1]
+    images = source_input(public.pictures(use="A warm start"))
+    optimizer = make_optimizer(student, run.distill)
+    rows = numpy_generator(run.seed, "warm-start-rows")
+    coins = torch_generator(run.seed, "warm-start-views")
+    student.train()
+    for step in range(num_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(run.distill, step=step, total_steps=num_steps)
+        index = torch.from_numpy(rows.integers(0, len(images), BATCH_SIZE))
+        target = drawings(images[index], size=run.task.target_side, channels=channels, generator=coins)
+        view = augment_target(target, strength=run.distill.augment, generator=coins)
+        optimizer.zero_grad()
+        loss = losses.cmc(student(view), features[index], temperature=run.distill.temperature)
+        value = mean_gradient(loss)
+        optimizer.step()
+        if progress is not None:
+            progress(step + 1, value)
+    return student.eval()
+
+
+def drawings(
+    image_BCHW: Batch, *, size: int, channels: int, generator: torch.Generator
+) -> Float[Tensor, "batch _ _ _"]:
+    """Outlines, or for one in five two tones, as ink (2) on white (0): what a drawing's input looks like.
+
+    Args:
+        image_BCHW: RGB images scaled by `edgecmd.data.student_input.source_input`.
+        size: Side of the result.
+        channels: Channels of the result, all equal.
+        generator: Source of randomness.
+    """
+    batch = len(image_BCHW)
+
+    def share(value: float) -> Tensor:
+        return torch.rand(batch, 1, 1, 1, generator=generator) < value
+
+    level = torch.rand(batch, 1, 1, 1, generator=generator) * 1.6 - 0.8
+    lines = outlines(image_BCHW, thick=share(THICK_SHARE))
+    mixed = torch.where(share(TONE_SHARE), two_tones(image_BCHW, level=level), lines)
+    ink = (2.0 - mixed.mean(dim=1, keepdim=True)) / 2.0
+    return functional.interpolate(ink, size=(size, size), mode="area").expand(-1, channels, -1, -1)

@@ -1,0 +1,252 @@
+"""One run, as all its parties see it: task, student, recipe, federation and privacy, as objects.
+
+Made of settings by `edgecmd.config.assemble`, or by the library of a user's own objects. What belongs to the
+run and not to a single round is made once and kept with it.
+
+Shapes: N pairs, C channels, D embedding dimension.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgecmd.core.devices import place
+from edgecmd.core.errors import ConfigError, DataError, PrivacyError
+from edgecmd.core.files import write_text_atomically
+from edgecmd.core.kept import Kept
+from edgecmd.core.seeding import torch_generator
+from edgecmd.data.partition import partition
+from edgecmd.losses import Anchors
+from edgecmd.models.students import Student, build_student
+from edgecmd.privacy.plan import PrivacyPlan, make_plan
+from edgecmd.settings import (
+    DistillConfig,
+    EvaluateConfig,
+    FederationConfig,
+    PrivacyConfig,
+    StudentConfig,
+)
+from edgecmd.training.distill import Place
+from edgecmd.training.run_folder import check_modality, load_student
+from edgecmd.training.task import Holding, Task
+
+Scalar = str | int | float | bool
+MOST_HOLDINGS = 4096
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Description:
+    """What is written down and sent of a run's settings.
+
+    Attributes:
+        toml: All settings, for ``config.toml``.
+        comparable: The same without what changes no result: equal texts, equal results.
+        flat: All settings by dotted key, as Flower carries them to the nodes.
+        defaults: The default of each of them.
+    """
+
+    toml: str
+    comparable: str
+    flat: Mapping[str, Scalar]
+    defaults: Mapping[str, Scalar]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """One run.
+
+    Attributes:
+        folder: Where its files lie.
+        seed: Of everything but the teacher.
+        device: Where tensors live.
+        make_task: Gives the task; data are not read before they are needed. See `task`.
+        student: Which student, and where its first weights lie.
+        distill: A client's local work.
+        federation: Clients, rounds and the server's step.
+        evaluate: What is measured of the student.
+        privacy: What privacy was asked for.
+        described: Its settings as texts.
+        remake: Makes it in another process, to which it is pickled; None for a run of objects that cannot
+            travel.
+        probed: Shapes of inputs at which student and loss were found to keep pairs apart.
+    """
+
+    folder: Path
+    seed: int
+    device: torch.device
+    make_task: Callable[[], Task]
+    student: StudentConfig
+    distill: DistillConfig
+    federation: FederationConfig
+    evaluate: EvaluateConfig
+    privacy: PrivacyConfig
+    described: Description
+    remake: "Callable[[], Run] | None" = None
+    probed: set[tuple[int, ...]] = field(default_factory=set, init=False)
+    _holdings: Kept[int, Holding] = field(default_factory=lambda: Kept(MOST_HOLDINGS), init=False)
+    _shells: Kept[tuple[int, int], Student] = field(default_factory=lambda: Kept(8), init=False)
+
+    @cached_property
+    def task(self) -> Task:
+        """What is distilled."""
+        return self.make_task()
+
+    @cached_property
+    def plan(self) -> PrivacyPlan | None:
+        """The plan of its privacy; None without any.
+
+        Raises:
+            PrivacyError: The settings do not earn a guarantee.
+        """
+        return make_plan(self)
+
+    @cached_property
+    def parts(self) -> tuple[np.ndarray, ...]:
+        """Rows of the training pairs that each client of a simulation holds."""
+        data = self.task.data
+        return partition(
+            data.train_owner, data.train_labels, data.train_subgroup, self.federation, seed=self.seed
+        )
+
+    def part(self, client: int) -> np.ndarray:
+        """Rows of the training pairs that one client of a simulation holds.
+
+        Raises:
+            ConfigError: There is no such client.
+        """
+        if not 0 <= client < len(self.parts):
+            raise ConfigError(
+                f"partition-id={client} is outside 0..{len(self.parts) - 1};"
+                " set federation.num_clients to the number of nodes."
+            )
+        return self.parts[client]
+
+    @property
+    def anchors(self) -> Anchors:
+        """Public anchors, (K, D)."""
+        return self.task.anchors(self.distill, seed=self.seed)
+
+    def holding(self, client: int) -> Holding:
+        """Everything that one client of a simulation needs for its local work."""
+        return self._holdings.get(
+            client, lambda: Holding(data=self.task.local_data(self.part(client)), anchors=self.anchors)
+        )
+
+    @cached_property
+    def holdings_digest(self) -> str:
+        """SHA-256 of which client holds which pairs: by their ids, else by their target images."""
+        data, digest = self.task.data, hashlib.sha256()
+        for rows in self.parts:
+            ids = "\n".join(data.train_ids[row] for row in rows) if data.train_ids else ""
+            held = ids.encode() or data.train.target[rows].tobytes()
+            digest.update(hashlib.sha256(held).digest())
+        return digest.hexdigest()
+
+    @property
+    def ledger_folder(self) -> Path:
+        """Folder of a simulation's ledgers: ``privacy.ledger_dir``, where runs add up, or one of the run."""
+        return Path(self.privacy.ledger_dir) if self.privacy.ledger_dir else self.folder / "ledger"
+
+    def client_ledger(self, client: int) -> Path:
+        """Ledger of a simulated client; that of a device: `edgecmd.privacy.device_ledger`."""
+        return self.ledger_folder / f"client-{client:04d}.jsonl"
+
+    @property
+    def server_ledger(self) -> Path:
+        """Ledger of the server under client-level privacy."""
+        return self.ledger_folder / "clients.jsonl"
+
+    def place(self, round_index: int, *, client: int = 0) -> Place:
+        """Where in the run the local work of ``client`` in round ``round_index``, from 1, stands."""
+        return Place.of_round(self.federation, seed=self.seed, round_index=round_index, client=client)
+
+    def shell(self, in_channels: int, embedding_dim: int) -> Student:
+        """A student of the run whose weights are about to be overwritten; one and the same at each call.
+
+        Args:
+            in_channels: C.
+            embedding_dim: D.
+        """
+
+        def build() -> Student:
+            student = build_student(
+                self.student.architecture,
+                in_channels=in_channels,
+                embedding_dim=embedding_dim,
+                generator=torch.Generator().manual_seed(0),
+            )
+            return place(student, self.device)
+
+        return self._shells.get((in_channels, embedding_dim), build)
+
+    def new_student(self) -> Student:
+        """First weights: those at ``student.path``, else random; equal settings give equal weights.
+
+        Raises:
+            ConfigError: The student is not one for the target's modality.
+            DataError: The file at ``student.path`` is missing or holds another student.
+        """
+        check_modality(self.student.architecture, self.distill, self.task.data)
+        student = build_student(
+            self.student.architecture,
+            in_channels=self.task.input_shape[0],
+            embedding_dim=self.anchors.shape[1],
+            generator=torch_generator(self.seed, "student-init"),
+        )
+        if self.student.path:
+            load_first_weights(student, Path(self.student.path), self.student.architecture)
+        return place(student, self.device)
+
+
+def load_first_weights(student: Student, path: Path, architecture: str) -> None:
+    """Put the weights of a file into ``student``.
+
+    Raises:
+        DataError: The file is missing or holds another student.
+    """
+    first = load_student(path).state_dict()
+    own = {name: tuple(value.shape) for name, value in student.state_dict().items()}
+    if {name: tuple(value.shape) for name, value in first.items()} != own:
+        raise DataError(
+            f"student.path={str(path)!r} holds another student than student.architecture="
+            f"{architecture!r} for this data. Make one with `edgecmd warm-start` and the same"
+            " settings."
+        )
+    student.load_state_dict(first)
+
+
+def require_same_clients(run: Run) -> None:
+    """Refuse ledgers of ``privacy.ledger_dir`` that count other pairs than the clients of this run hold.
+
+    A client's ledger says what was spent on the pairs that it held then. Dealt anew, a pair would bring
+    what it has spent into a ledger that does not know of it.
+
+    Raises:
+        PrivacyError: The folder was begun with pairs dealt otherwise.
+    """
+    if not run.privacy.ledger_dir:
+        return
+    file, present = run.ledger_folder / "clients.sha256", run.holdings_digest
+    try:
+        begun = file.read_text(encoding="ascii").strip() if file.exists() else ""
+        if not begun:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(file, present)
+    except OSError as error:
+        raise PrivacyError(
+            f"{file} cannot be read or written: {error.strerror}. Set privacy.ledger_dir to a folder that"
+            " this user may write to.",
+            code="ledger",
+        ) from error
+    if begun not in ("", present):
+        raise PrivacyError(
+            f"privacy.ledger_dir={run.privacy.ledger_dir!r} counts pairs that were dealt to clients"
+            " otherwise: data, seed, federation.num_clients and federation.partition (with its alpha) must be"
+            " those of the first run there. Use the same, or another folder for pairs that never met these.",
+            code="ledger",
+        )

@@ -1,0 +1,189 @@
+"""A device's teacher and public images, and what is made of them: anchors, and features of its pairs.
+
+Everything that is read here was named by the device's owner. The settings of a run bring numbers and words
+out of fixed tables; none of them names a file.
+
+Shapes: N images, D embedding dimension, K anchors.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from edgecmd.core.errors import PrivacyError
+from edgecmd.data.anchors import Anchors, AnchorSource, make_anchors
+from edgecmd.data.feature_cache import cached_features
+from edgecmd.data.pairs import Images, PairedData, PublicSource, Targets, target_kind
+from edgecmd.data.student_input import target_input
+from edgecmd.data.user_files.images import sides_of
+from edgecmd.data.user_files.public_images import read_public
+from edgecmd.datasets import emoji, indoor
+from edgecmd.models.place_features import Reduction, View, as_places, cached_maps, fit_reduction
+from edgecmd.models.students import DENSE_STRIDE
+from edgecmd.models.teachers import SHIPPED, Teacher, check_rate, load_teacher
+from edgecmd.settings import DataConfig, DistillConfig
+from edgecmd.training.distill import LocalData
+from edgecmd.training.task import Places
+
+# Of the teacher. Kernels round otherwise for other numbers of rows, and a server could make last digits large
+# (a teacher temperature of 1e-4): one pair more would move the gradients of others.
+ROWS_A_CALL = 8
+# Public sets that ship with edgecmd, by the name that a node's config may give.
+PUBLIC_SETS: dict[str, Callable[[DataConfig], PublicSource]] = {
+    "emoji": lambda config: emoji.load_public(image_size=config.source_side),
+    "indoor": indoor.load_public,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DeviceSources:
+    """What anchors and features are made of on a device.
+
+    Attributes:
+        teacher: The frozen teacher.
+        public: Public images of what it takes.
+        cache: Folder for features, on the device.
+        places: For a dense student how the teacher looks at places, and their reduction by the public
+            images; None for a student of whole images.
+    """
+
+    teacher: Teacher
+    public: PublicSource
+    cache: Path
+    places: tuple[View, Reduction] | None = None
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the teacher's file and of the public images: equal on every machine."""
+        return {"teacher-sha256": self.teacher.sha256, "public-sha256": self.public.fingerprint()}
+
+    def file_kind(self, kind: str, *, reverse: bool) -> str:
+        """Kind of what lies in ``target/``: of reversed pairs that is what the teacher takes."""
+        if not reverse:
+            return kind
+        shape = self.teacher.modality
+        return ("rgb" if self.teacher.in_channels == 3 else "grey") if shape == "image" else shape
+
+
+def device_sources(
+    settings: DataConfig, *, teacher: str, public: str, cache: Path, places: Places | None = None
+) -> DeviceSources:
+    """Teacher and public images that a device's owner named.
+
+    Args:
+        settings: Sides, clip and unit of depth are used.
+        teacher: A key of `edgecmd.models.teachers.SHIPPED`, or an absolute path of a .safetensors file.
+        public: A key of `PUBLIC_SETS`, or an absolute path of a folder.
+        cache: Folder for features.
+        places: Set for a dense student.
+
+    Raises:
+        PrivacyError: Something is missing, damaged or no absolute path.
+    """
+    try:
+        path = None if teacher in SHIPPED else _absolute(teacher, key="teacher", allowed=SHIPPED)
+        found = check_rate(load_teacher(path, name="" if path else teacher), settings.sampling_rate_hz)
+        images = _public(settings, public)
+        seen = None if places is None else _places(settings, places, found, images)
+        return DeviceSources(teacher=found, public=images, cache=cache, places=seen)
+    except PrivacyError:
+        raise
+    except (ValueError, OSError) as error:
+        raise PrivacyError(f"The node's teacher or public-dir: {error}", code="node-config") from error
+
+
+def _public(config: DataConfig, named: str) -> PublicSource:
+    if named in PUBLIC_SETS:
+        return PUBLIC_SETS[named](config)
+    folder, problems = _absolute(named, key="public-dir", allowed=PUBLIC_SETS), list[str]()
+    found = read_public(folder, sides=sides_of(config), name=folder.name, problems=problems)
+    if found is None or problems:
+        raise PrivacyError(f"public-dir={named!r}: {'; '.join(problems)}", code="node-config")
+    return found
+
+
+def _absolute(text: str, *, key: str, allowed: Mapping[str, object]) -> Path:
+    path = Path(text)
+    if not path.is_absolute() or not path.exists():
+        raise PrivacyError(
+            f"{key}={text!r} in the node's config is neither one of {', '.join(sorted(allowed))} nor an"
+            " absolute path that exists.",
+            code="node-config",
+        )
+    return path
+
+
+def device_anchors(sources: DeviceSources, settings: DistillConfig, *, seed: int, side: int) -> Anchors:
+    """Anchors of a run on a device, (K, D), on the CPU.
+
+    Args:
+        sources: What they are made of.
+        settings: ``anchors`` and ``num_anchors``.
+        seed: Of the run.
+        side: Side of a source image.
+
+    Guarantees:
+        A function of the settings, the owner's teacher and the owner's public images; no pair is opened.
+    """
+    places = sources.places
+    return make_anchors(
+        settings,
+        AnchorSource(
+            public=lambda: _flat(sources, sources.public.images),
+            embed=lambda images: _flat(sources, images),
+            dim=lambda: sources.teacher.embedding_dim if places is None else places[1].weight.shape[1],
+            dense=places is not None,
+            side=side,
+        ),
+        seed=seed,
+    )
+
+
+def device_data(
+    sources: DeviceSources, settings: DataConfig, pairs: PairedData, *, device: torch.device
+) -> LocalData:
+    """Pairs as distillation takes them; any number, none included."""
+    features = device_features(sources, pairs.source)
+    scaled = target_input(pairs.target, offset=settings.target_offset, scale=settings.target_scale)
+    return LocalData(
+        target=scaled.to(device),
+        teacher=torch.from_numpy(np.ascontiguousarray(features)).to(device),
+        modality=target_kind(pairs.target),
+    )
+
+
+def device_features(sources: DeviceSources, images: Targets) -> Float[np.ndarray, "num dim *grid"]:
+    """Teacher features of ``images``, (N, D), or of each place for a dense student, (N, D, rows, columns).
+
+    Guarantees:
+        For a student of whole images, each row is a function of its own image, to the last bit: the
+        teacher is always called with the same number of rows. (On processors where the place of a row in a
+        call does not matter, which held wherever it was looked at.)
+    """
+    if sources.places is None:
+        if not len(images):
+            return np.zeros((0, sources.teacher.embedding_dim), np.float32)
+        return cached_features(sources.teacher, images, cache_dir=sources.cache, rows_a_call=ROWS_A_CALL)
+    view, reduction = sources.places
+    if not len(images):
+        return np.zeros((0, reduction.weight.shape[1], *view.grid), np.float32)
+    return cached_maps(sources.teacher, images, view=view, reduction=reduction, cache_dir=sources.cache)
+
+
+def _flat(sources: DeviceSources, images: Images) -> np.ndarray:
+    """Features as rows: of images, or of all places of all images."""
+    found = device_features(sources, images)
+    return found if sources.places is None else as_places(found)
+
+
+def _places(
+    settings: DataConfig, places: Places, teacher: Teacher, public: PublicSource
+) -> tuple[View, Reduction]:
+    """View and reduction for a dense student, fitted once."""
+    side = settings.image_size // DENSE_STRIDE
+    view = View(grid=(side, side), zoom=places.zoom)
+    images = public.pictures(use="A dense student")
+    return view, fit_reduction(teacher.network, images, view=view, dim=places.dim)

@@ -1,0 +1,311 @@
+"""What is distilled: the pairs, the teacher that looks at them, and what is public.
+
+Features, anchors and inputs are made once, when they are first asked for, and kept with the task. A device
+that reads pairs of its own has `edgecmd.data.device` in its place. Either way no field can hold a label of a
+client's pairs.
+
+Shapes: N pairs, K anchors, D embedding dimension, C channels, H height, W width.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edgecmd import __version__
+from edgecmd.core.errors import ConfigError
+from edgecmd.core.kept import Kept
+from edgecmd.data import student_input
+from edgecmd.data.anchors import Anchors, AnchorSource, anchors_digest, make_anchors
+from edgecmd.data.experiment import Experiment, HeldOut
+from edgecmd.data.feature_cache import cached_features
+from edgecmd.data.pairs import Images, PairedData, Targets, input_shape, kind_of, target_kind
+from edgecmd.data.ready_features import Ready
+from edgecmd.models.place_features import Reduction, View, as_places, cached_maps, fit_reduction, pool_places
+from edgecmd.models.students import DENSE_STRIDE
+from edgecmd.models.teachers import Teacher
+from edgecmd.settings import DistillConfig
+from edgecmd.training.distill import LocalData
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Holding:
+    """A client's pairs and the public anchors.
+
+    Attributes:
+        data: Scaled target images and teacher features of the client's pairs.
+        anchors: Teacher features of public images, (K, D).
+    """
+
+    data: LocalData
+    anchors: Float[Tensor, "anchors dim"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Places:
+    """How a teacher looks at the places of a picture, for a dense student.
+
+    Attributes:
+        dim: Dimension of its feature at a place.
+        zoom: How much larger than the source image it sees it.
+    """
+
+    dim: int
+    zoom: int
+
+
+def cache_folder() -> Path:
+    """Folder for teacher features: ``EDGECMD_CACHE`` or the user's cache folder."""
+    return Path(os.environ.get("EDGECMD_CACHE") or Path.home() / ".cache" / "edgecmd")
+
+
+class Task:
+    """Pairs, teacher and public images, with everything that follows from them.
+
+    Args:
+        data: Public images, training pairs, and what is held out.
+        name: What messages call the data; empty: the name that the data have.
+        teacher: The frozen teacher, or how to get it, which is not done before it is needed.
+        ready: Ready features of pairs (in the order of their sorted ids) and of public images, in place of
+            what the teacher would say; or None.
+        target_offset: Value in [0, 1] of a target image that the student sees as zero.
+        target_scale: What the rest is divided by.
+        source_side: Side of a source image in pixels.
+        target_side: Side of a target image in pixels.
+        places: Set for a dense student.
+        device: Where tensors live.
+        cache: Folder for features; None keeps none on the disk.
+        one_feature_a_source: Teach all copies of a source the feature of the first, so that none of them is
+            a negative of another. Never under privacy: there no pair may change what another is taught.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a task is made of
+        self,
+        data: Experiment,
+        *,
+        name: str = "",
+        teacher: Teacher | Callable[[], Teacher],
+        ready: Callable[[Experiment], tuple[Ready, Ready]] | None = None,
+        target_offset: float = 1.0,
+        target_scale: float = -0.5,
+        source_side: int = 64,
+        target_side: int = 64,
+        places: Places | None = None,
+        device: torch.device = torch.device("cpu"),  # noqa: B008 - a constant
+        cache: Path | None = None,
+        one_feature_a_source: bool = False,
+    ) -> None:
+        self.data, self.device, self.cache = data, device, cache
+        self.name = name or data.name
+        self.target_offset, self.target_scale = target_offset, target_scale
+        self.source_side, self.target_side, self.places = source_side, target_side, places
+        self._make_teacher, self._make_ready = teacher, ready
+        self._one_feature_a_source = one_feature_a_source
+        self._anchors = Kept[tuple[str, int, int], Anchors](4)
+        self._held = Kept[str, np.ndarray](4)
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The frozen teacher.
+
+        Raises:
+            ConfigError: There is none, because the features are ready ones or the pairs are reversed.
+        """
+        return self._make_teacher if isinstance(self._make_teacher, Teacher) else self._make_teacher()
+
+    @property
+    def has_ready_features(self) -> bool:
+        """Whether the features of the pairs are the user's own."""
+        return self._make_ready is not None
+
+    @cached_property
+    def ready(self) -> tuple[Ready, Ready]:
+        """Ready features of all pairs in the order of their sorted ids, and of the public images.
+
+        Raises:
+            ConfigError: There are none, or the set has no ids.
+            DataError: Either file does not fit; the message has all that is wrong.
+        """
+        if self._make_ready is None:
+            raise ConfigError("teacher.pair_features is empty, so there are no ready features.")
+        return self._make_ready(self.data)
+
+    @property
+    def modality(self) -> str:
+        """Of the targets, a key of `edgecmd.data.pairs.TARGETS`."""
+        return target_kind(self.data.train.target)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one target as a student sees it."""
+        return input_shape(self.data.train.target)
+
+    @property
+    def teacher_dim(self) -> int:
+        """D."""
+        if self.places is not None:
+            return self.places.dim
+        if self.has_ready_features:
+            return int(self.ready[0].features.shape[1])
+        return self.teacher.embedding_dim
+
+    def training_pairs(self, rows: np.ndarray) -> tuple[PairedData, tuple[str, ...]]:
+        """Training pairs at ``rows`` and their ids, where the set has ids."""
+        ids = tuple(self.data.train_ids[row] for row in rows) if self.data.train_ids else ()
+        return self.data.train.take(rows), ids
+
+    def target_input(self, target: Targets) -> Float[Tensor, "num channels height width"]:
+        """Targets as the student sees them, on the task's device."""
+        scaled = student_input.target_input(target, offset=self.target_offset, scale=self.target_scale)
+        return scaled.to(self.device)
+
+    def pair_features(self, pairs: PairedData, ids: tuple[str, ...]) -> Float[Tensor, "num dim *grid"]:
+        """Teacher features of ``pairs``: ready ones (found by id), else computed and cached.
+
+        For a dense student those of each place, (N, D, rows, columns).
+        """
+        if self.places is not None:
+            features = self.place_features(pairs.source)
+        elif self.has_ready_features:
+            rows = np.searchsorted(np.asarray(self.data.sorted_ids()), np.asarray(ids))
+            features = self.ready[0].features[rows]
+        else:
+            features = cached_features(self.teacher, pairs.source, cache_dir=self.cache)
+        return torch.from_numpy(np.ascontiguousarray(features)).to(self.device)
+
+    @cached_property
+    def training_features(self) -> Float[Tensor, "num dim *grid"]:
+        """Teacher features of all training pairs, in their order.
+
+        The teacher looks at all of them once, whichever client of whichever partition holds them: its
+        features of a pair follow from the set alone, not from the pairs that lie beside it.
+        """
+        features = self.pair_features(self.data.train, self.data.train_ids)
+        if not self.shares_features:
+            return features
+        codes = self.data.all_copies().source[: len(self.data.train)]
+        _, first, which = np.unique(codes, return_index=True, return_inverse=True)
+        return features[torch.from_numpy(first[which])]
+
+    @property
+    def shares_features(self) -> bool:
+        """Whether training pairs of one source are taught the feature of the first."""
+        if not self._one_feature_a_source:
+            return False
+        return len(np.unique(self.data.all_copies().source[: len(self.data.train)])) < len(self.data.train)
+
+    def local_data(self, rows: np.ndarray) -> LocalData:
+        """Training pairs at ``rows`` as distillation takes them."""
+        target = self.data.train.target[rows]
+        return LocalData(
+            target=self.target_input(target),
+            teacher=self.training_features[torch.from_numpy(rows)],
+            modality=target_kind(target),
+        )
+
+    def held_out_features(self, part: str) -> np.ndarray:
+        """Teacher features of a held-out part (``validation``, ``test`` or ``test_strict``), (N, D)."""
+        return self._held.get(part, lambda: self._held_out_features(part))
+
+    def _held_out_features(self, part: str) -> np.ndarray:
+        held: HeldOut = getattr(self.data, part)
+        features = self.pair_features(held.pairs, held.ids)
+        whole = features if self.places is None else pool_places(features)
+        return np.asarray(whole.cpu().numpy())
+
+    @cached_property
+    def view(self) -> View:
+        """Grid of a dense student's places, and how the teacher looks at them.
+
+        Raises:
+            ConfigError: The features are ready ones, which are not of places.
+        """
+        if self.has_ready_features:
+            raise ConfigError(
+                "teacher.pair_features holds features of whole pictures, and a seg-* student needs those of"
+                " places. Leave it out, or choose a student of the ws-* family."
+            )
+        assert self.places is not None
+        _, height, width = self.input_shape
+        return View(grid=(height // DENSE_STRIDE, width // DENSE_STRIDE), zoom=self.places.zoom)
+
+    @cached_property
+    def reduction(self) -> Reduction:
+        """Principal components of the teacher's places, of the public images alone."""
+        assert self.places is not None
+        images = self.data.public.images
+        return fit_reduction(self.teacher.network, images, view=self.view, dim=self.places.dim)
+
+    def place_features(self, images: Images) -> np.ndarray:
+        """Teacher features of each place of ``images``, (N, D, rows, columns)."""
+        return cached_maps(
+            self.teacher, images, view=self.view, reduction=self.reduction, cache_dir=self.cache
+        )
+
+    def num_places(self, settings: DistillConfig) -> int:
+        """Places of each pair that the loss looks at: 1 for a student of whole pictures."""
+        if self.places is None:
+            return 1
+        rows, columns = self.view.grid
+        return min(settings.num_locations, rows * columns)
+
+    @cached_property
+    def public_features(self) -> np.ndarray:
+        """Teacher features of the public images, (images, D); for a dense student of all their places."""
+        images = self.data.public.images
+        if self.places is not None:
+            return as_places(self.place_features(images))
+        if self.has_ready_features:
+            return self.ready[1].features
+        return cached_features(self.teacher, images, cache_dir=self.cache)
+
+    def anchors(self, settings: DistillConfig, *, seed: int) -> Anchors:
+        """Public anchors, (K, D), made from the run's seed; the same on every client.
+
+        Args:
+            settings: ``anchors`` and ``num_anchors``.
+            seed: Of the run.
+
+        Raises:
+            ConfigError: The kind is unknown.
+        """
+        key = (settings.anchors, settings.num_anchors, seed)
+        return self._anchors.get(key, lambda: self._make_anchors(settings, seed))
+
+    def _make_anchors(self, settings: DistillConfig, seed: int) -> Anchors:
+        source = AnchorSource(
+            public=lambda: self.public_features,
+            embed=self._anchor_features,
+            dim=lambda: self.public_features.shape[1] if self.has_ready_features else self.teacher_dim,
+            dense=self.places is not None,
+            side=self.source_side,
+        )
+        return make_anchors(settings, source, seed=seed).to(self.device)
+
+    def _anchor_features(self, images: Images) -> np.ndarray:
+        return self.teacher.embed(images) if self.places is None else as_places(self.place_features(images))
+
+    def anchors_fingerprint(self, settings: DistillConfig, *, seed: int) -> dict[str, str | int]:
+        """Kind, number and SHA-256 of the anchors, for the run folder."""
+        anchors = self.anchors(settings, seed=seed)
+        return {"kind": settings.anchors, "num": len(anchors), "sha256": anchors_digest(anchors)}
+
+    def told_to_devices(self) -> dict[str, str]:
+        """What a server tells devices with pairs of their own, so that they can compare: words and digests.
+
+        Kind of the student's targets, version of edgecmd, and SHA-256 of teacher and public images, where
+        the features are not ready ones of the user.
+        """
+        told = {"target-kind": kind_of(self.data.train.target), "edgecmd-version": __version__}
+        if self.has_ready_features:
+            return told
+        return told | {
+            "teacher-sha256": self.teacher.sha256,
+            "public-sha256": self.data.public.fingerprint(),
+        }
