@@ -105,6 +105,7 @@ def register() -> None:
         verify,
         web,
     )
+    from edgecmd.experiments.bench import export  # noqa: F401
 
 
 def main() -> None:

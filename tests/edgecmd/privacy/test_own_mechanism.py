@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import nn
 
-from edgecmd.audit.finding import CONTRADICTED
-from edgecmd.audit.static.checks import check_target
-from edgecmd.audit.static.sensitivity import Effort
-from edgecmd.audit.step.checks import audit_steps
-from edgecmd.audit.target import find_target
+from edgecmd.audits.finding import CONTRADICTED
+from edgecmd.audits.static.checks import check_target
+from edgecmd.audits.static.sensitivity import Effort
+from edgecmd.audits.step.checks import audit_steps
+from edgecmd.audits.target import find_target
 from edgecmd.core.errors import PrivacyError
 from edgecmd.experiments.pipeline import federated_baselines
 from edgecmd.experiments.privacy_rows import privacy_rows
