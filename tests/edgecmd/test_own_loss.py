@@ -22,6 +22,7 @@ from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place, distil, make_optimizer
 from server.simulate import simulate
 from tests.command_line import run
+from tests.tiny_federation import run_of
 
 DOCS = Path(__file__).parents[2] / "docs"
 NAME = "own_margin:Margin"
@@ -326,7 +327,7 @@ def test_what_clipping_bounds_nothing_of_is_refused(
     with pytest.raises(PrivacyError, match=message):
         make_plan(config)
     with pytest.raises(PrivacyError, match=message):
-        simulate(config)
+        simulate(run_of(config))
 
 
 def test_a_false_word_about_pairs_is_found_before_anything_is_trained(

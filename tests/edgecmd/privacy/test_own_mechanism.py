@@ -19,7 +19,7 @@ from edgecmd.audits.finding import CONTRADICTED
 from edgecmd.audits.static.checks import check_target
 from edgecmd.audits.static.sensitivity import Effort
 from edgecmd.audits.step.checks import audit_steps
-from edgecmd.audits.target import find_target
+from edgecmd.config.targets import find_target
 from edgecmd.core.errors import PrivacyError
 from edgecmd.experiments.pipeline import federated_baselines
 from edgecmd.experiments.privacy_rows import privacy_rows
@@ -31,7 +31,7 @@ from edgecmd.privacy.step.private_step import distil_privately
 from edgecmd.privacy.step.randomness import DeterministicSource
 from edgecmd.training.distill import LocalData, Place
 from server.simulate import simulate
-from tests.tiny_federation import tiny_config, write_pairs
+from tests.tiny_federation import run_of, tiny_config, write_pairs
 
 EFFORT = Effort(num_tries=12, num_pairs=4)
 
@@ -111,7 +111,7 @@ def test_a_step_releases_twice_the_clipped_gradient(pairs: Path) -> None:
 
 def test_a_run_its_ledger_its_statement_and_its_audits(pairs: Path, tmp_path: Path) -> None:
     config = tiny_config(pairs, tmp_path, "privacy.mechanism=twice", "privacy.clip=0.05", "name=twice")
-    simulate(config)
+    simulate(run_of(config))
     told = json.loads((tmp_path / "twice" / "privacy.json").read_text())
     assert (told["mechanism"], told["statement"], told["sensitivity"]) == (
         "twice",
@@ -141,7 +141,7 @@ def test_a_row_that_claims_too_little_is_contradicted(
         MECHANISMS, "twice", replace(TWICE, factor=1, rows_of_pair=lambda num_views: num_views)
     )
     config = tiny_config(pairs, tmp_path, "privacy.mechanism=twice", "privacy.clip=0.05", "name=wrong")
-    simulate(config)
+    simulate(run_of(config))
     wrong = {
         one.quantity
         for one in check_target(find_target(tmp_path / "wrong"), EFFORT)
