@@ -14,7 +14,7 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError, choose
 from edgecmd.core.own_code import is_own, module_of
 from edgecmd.data.pairs import TARGET_KINDS
-from edgecmd.models.students import STUDENTS
+from edgecmd.models.students import student_row
 from edgecmd.settings import (
     DataConfig,
     EvaluateConfig,
@@ -69,7 +69,7 @@ class Order:
         """
         kind = self.config.data.target_kind
         if kind == "auto":
-            front = choose("student.architecture", self.config.student.architecture, STUDENTS).front
+            front = student_row(self.config.student.architecture).front
             kind = self.expected.get("target-kind", "wave" if front == "log-mel" else "grey")
         choose("data.target_kind", kind, TARGET_KINDS)
         return kind
@@ -121,7 +121,7 @@ def device_config(items: tuple[tuple[str, object], ...], modules: tuple[str, ...
         modules: What the node's owner allows a run to import.
 
     Raises:
-        PrivacyError: A setting names something to read, or code of a module that is not allowed; the code
+        PrivacyError: A setting names something to read, or code that is not allowed; the code of the refusal
             travels with the settings' names.
         ConfigError: A setting is unknown or out of its range.
 
@@ -139,6 +139,13 @@ def device_config(items: tuple[tuple[str, object], ...], modules: tuple[str, ...
             " server keeps its own paths in the file that EDGECMD_SERVER_CONFIG names.",
             code="names-a-file",
             detail=", ".join(named),
+        )
+    if is_own(given.student.architecture):
+        raise PrivacyError(
+            f"The run sets student.architecture={given.student.architecture!r}, code of somebody's"
+            " own. On a node with data-dir no server names code to run. Take a student of edgecmd's table.",
+            code="names-code",
+            detail="student.architecture",
         )
     _refuse_code({name: str(asked[name]) for name in sorted(CODE_SETTINGS)}, modules)
     data = DataConfig(
