@@ -200,7 +200,7 @@ class Run:
             ConfigError: The student is not one for the target's modality.
             DataError: The file at ``student.path`` is missing or holds another student.
         """
-        check_modality(self.student.architecture, self.distill.loss, self.task.data)
+        check_modality(self.student.architecture, self.distill, self.task.data)
         student = build_student(
             self.student.architecture,
             in_channels=self.task.input_shape[0],

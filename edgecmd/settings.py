@@ -225,8 +225,8 @@ class DistillConfig:
     """Step 2, a client's local work."""
 
     loss: str = "auto"
-    """auto (the loss of privacy.mechanism; cmc where there is none), cmc, cmd, cmc+cmd, cmc-anchored,
-    cmd-anchored, cmc+cmd-anchored, cosine; baselines l2, seed, crd, socket, simclr."""
+    """auto (the loss of privacy.mechanism; cmc where there is none), a name of docs/method.md such as cmc,
+    cmc+cmd, cmc-anchored or l2, or a loss of your own as module:factory."""
     temperature: float = 0.1
     """Of student similarities."""
     teacher_temperature: float = 0.1
@@ -271,10 +271,6 @@ class DistillConfig:
         in_range("distill", 0, 100, central_learning_rate=self.central_learning_rate)
         in_range("distill", 0, 4, augment=self.augment)
         in_range("distill", 1, 65_536, num_locations=self.num_locations)
-
-
-PRIVATE_LOSSES = {"anchors": "cmc-anchored", "cosine": "cosine", "groups": "cmc-groups"}
-AUTO_LOSSES = {"none": "cmc", "client": "cmc", **PRIVATE_LOSSES}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -162,9 +162,9 @@ def check_method(name: str) -> str:
     from edgecmd.core.errors import nearest
     from edgecmd.experiments.compare.jobs import private_config
     from edgecmd.experiments.compare.methods import ALONE, AT, CENTRAL, PRESIMCLR
-    from edgecmd.training.distill import OBJECTIVES
+    from edgecmd.losses import LOSSES
 
-    trained = [*OBJECTIVES, PRESIMCLR]
+    trained = [*LOSSES, PRESIMCLR]
     known = [*trained, *(CENTRAL + loss for loss in trained), *ALONE]
     if AT in name:
         private_config(RunConfig(), name)

@@ -41,8 +41,9 @@ def _choices(config: RunConfig) -> dict[str, Callable[[], object]]:
     from edgecmd.data.modalities.table import target_kinds
     from edgecmd.data.partition import partition_of
     from edgecmd.data.user_files.user_pairs import SPLITS
+    from edgecmd.losses import loss_of
     from edgecmd.models.students import student_row
-    from edgecmd.training.distill import OBJECTIVES, OPTIMIZERS, SCHEDULES
+    from edgecmd.training.distill import OPTIMIZERS, SCHEDULES
     from server.strategies import BUILDERS
 
     kinds = {"auto": 0, **target_kinds()}
@@ -53,7 +54,7 @@ def _choices(config: RunConfig) -> dict[str, Callable[[], object]]:
         "data.split": lambda: choose("data.split", config.data.split, splits),
         "data.target_kind": lambda: choose("data.target_kind", config.data.target_kind, kinds),
         "student.architecture": lambda: student_row(config.student.architecture),
-        "distill.loss": lambda: choose("distill.loss", config.distill.loss, OBJECTIVES),
+        "distill.loss": lambda: loss_of(config.distill),
         "distill.optimizer": lambda: choose("distill.optimizer", config.distill.optimizer, OPTIMIZERS),
         "distill.schedule": lambda: choose("distill.schedule", config.distill.schedule, SCHEDULES),
         "federation.partition": lambda: partition_of(config.federation.partition),
@@ -137,7 +138,7 @@ def _student_kind(config: RunConfig) -> None:
     from edgecmd.data.problem import experiment
     from edgecmd.training.run_folder import check_modality
 
-    check_modality(config.student.architecture, config.distill.loss, experiment(config.data))
+    check_modality(config.student.architecture, config.distill, experiment(config.data))
 
 
 def _ready_files(config: RunConfig) -> None:

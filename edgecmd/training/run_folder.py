@@ -10,8 +10,10 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.modalities.table import modality_of
+from edgecmd.losses import loss_of
 from edgecmd.models.students import ANY_FRONT, STUDENTS, Student, student_row
-from edgecmd.training.places import check_loss
+from edgecmd.settings import DistillConfig
+from edgecmd.training.places import require_dense
 
 PACKAGES = ("edgecmd", "torch", "flwr", "numpy", "onnx", "onnxruntime", "scikit-learn", "safetensors")
 
@@ -49,7 +51,7 @@ def new_student(config: RunConfig) -> Student:
     return process().run(config).new_student()
 
 
-def check_modality(architecture: str, loss: str, data: Experiment) -> None:
+def check_modality(architecture: str, distill: DistillConfig, data: Experiment) -> None:
     """Refuse a student of pictures for recordings, and the other way round.
 
     Raises:
@@ -58,7 +60,7 @@ def check_modality(architecture: str, loss: str, data: Experiment) -> None:
     row = student_row(architecture)
     modality = modality_of(data.train.target)
     if row.dense:
-        check_loss(loss)
+        require_dense(loss_of(distill))
     wrong = row.front not in (modality.front, ANY_FRONT)
     if wrong or (row.dense and modality.motion is None):
         allowed = ", ".join(

@@ -29,6 +29,7 @@ from edgecmd.evaluation.metrics import (
 )
 from edgecmd.experiments.theory.distance import Distance, Relations, fit_temperature, measure
 from edgecmd.experiments.theory.gaps import MISMATCH, degrade, mismatched
+from edgecmd.losses import loss_of
 from edgecmd.training.distill import LocalData, Place, distil, make_optimizer
 from edgecmd.training.run_folder import new_student
 
@@ -36,8 +37,6 @@ NO_GAP = "none"
 FEW = 10
 TIMED_STEPS = 4
 FAST_SIDE, FAST_BATCH, FAST_PAIRS = 32, 128, 2048
-# Losses after which a student does not live in the teacher's space, so that anchors tell nothing of it.
-APART = frozenset({"cmd", "simclr"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,6 +218,7 @@ def _trained(config: RunConfig, data: LocalData, plan: SweepPlan) -> tuple[nn.Mo
         data,
         public_anchors(config),
         distill,
+        loss=loss_of(distill),
         num_steps=plan.num_steps,
         place=place,
         optimizer=make_optimizer(student, distill),
@@ -243,7 +243,7 @@ def _relations(student: nn.Module, pool: LocalData, config: RunConfig, plan: Swe
         teacher_temperature=config.distill.teacher_temperature,
     )
     forms = [within]
-    if config.distill.loss not in APART:
+    if loss_of(config.distill).aligns:
         forms.append(replace(within, anchors=public_anchors(config).cpu()))
     mine, theirs = torch.from_numpy(_embed(student, pool)), pool.teacher.cpu()
     return [fit_temperature(mine, theirs, one) for one in forms]

@@ -127,6 +127,7 @@ def test_canaries_are_sampled_by_the_real_coins_and_seen_by_the_real_release() -
         LocalData(target=torch.zeros(0, 1, 16, 16), teacher=anchors[:0]),
         anchors,
         replace(target.run.distill, learning_rate=1.0, schedule="constant"),
+        loss=target.run.loss,
         plan=replace(plan, steps_per_round=1),
         # Past the warm-up.
         place=Place(seed=0, round_index=1, client=0, first_step=1, total_steps=2),

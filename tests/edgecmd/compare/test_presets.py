@@ -8,8 +8,8 @@ from edgecmd.core.errors import ConfigError
 from edgecmd.experiments.compare.federations import parse_federation, parse_federations
 from edgecmd.experiments.compare.methods import EVERY, LABEL_FREE, OTHERS, PAPER
 from edgecmd.experiments.presets import compared_pairs, form_of, overrides_of, tuned_labels_of
+from edgecmd.losses import LOSSES
 from edgecmd.models.students import STUDENTS
-from edgecmd.training.distill import OBJECTIVES
 
 
 @pytest.mark.parametrize("pair", compared_pairs())
@@ -54,7 +54,7 @@ def test_every_method_of_the_paper_and_of_others_is_there_once() -> None:
         *("supervised", "supervised-all", "teacher", "teacher-source", "untrained"),
     }
     assert len(EVERY) == len(set(EVERY)) == 17
-    assert set(LABEL_FREE) - {"presimclr"} <= set(OBJECTIVES)
+    assert set(LABEL_FREE) - {"presimclr"} <= set(LOSSES)
     assert not set(PAPER) & set(OTHERS)
 
 
