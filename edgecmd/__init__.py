@@ -87,7 +87,9 @@ def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'edgecmd' has no attribute {name!r}. It offers: {', '.join(__all__)}.")
-    found = getattr(importlib.import_module(home), name) if home else importlib.import_module(f"edgecmd.{name}")
+    found = (
+        getattr(importlib.import_module(home), name) if home else importlib.import_module(f"edgecmd.{name}")
+    )
     globals()[name] = found
     return found
 

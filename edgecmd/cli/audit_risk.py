@@ -304,7 +304,7 @@ def _weights(target: "Target") -> "tuple[Student, str]":
 def _keep_pictures(target: "Target", trial: "Trial", *, keep: bool) -> None:
     """Write the sheet of a trial, or take away that of an earlier audit."""
     from edgecmd.core.artefacts import write_artefact
-    from edgecmd.report.inversion import inversion_sheet
+    from edgecmd.report.pictures import inversion_sheet
 
     folder, name = target.record.parent, f"audit/inversion-{trial.batch_size}.png"
     if not keep:

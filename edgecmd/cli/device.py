@@ -99,10 +99,10 @@ def export_run(config: RunConfig, folder: Path, out: Path) -> str:
         ExportError: An exported file differs from the student, or the metric is below the floor.
     """
     from edgecmd.data.problem import experiment
-    from edgecmd.training.run_folder import load_student
+    from edgecmd.models.student_file import load_student
     from export.bundle import export_bundle
 
-    student = load_student(folder / "student.safetensors")
+    student = load_student(folder / "student.safetensors", like=config.student.architecture)
     student, head = segmenting(config, student)
     images, task = experiment(config.data).test.pairs.target, test_task(config, segments=head is not None)
     student, folding = without_norm(config, student, task)
@@ -231,24 +231,24 @@ def without_norm(config: RunConfig, student: "Student", task: "Task") -> "tuple[
 
 def plain_spec(config: RunConfig, student: "Student", *, architecture: str) -> "ExportSpec":
     """Shapes and scaling of a run's student, without a head."""
-    from edgecmd.data.pairs import input_shape, target_kind
+    from edgecmd.data.modalities.table import input_shape, modality_of
     from edgecmd.data.problem import experiment
     from edgecmd.models.students import is_dense
-    from export.graph.frontends import DENSE_OF_KIND, OF_KIND
+    from export.graph.frontends import front_end_of
     from export.graph.spec import ExportSpec
 
     target = experiment(config.data).test.pairs.target
-    channels, _, width = input_shape(target)
+    modality, (channels, _, width) = modality_of(target), input_shape(target)
     return ExportSpec(
         architecture=architecture,
         image_size=width,
         channels=channels,
-        embedding_dim=student.projector.out_features,
+        embedding_dim=student.embedding_dim,
         offset=config.data.target_offset,
         scale=config.data.target_scale,
         license=config.export.license,
-        front_end=(DENSE_OF_KIND if is_dense(architecture) else OF_KIND)[target_kind(target)],
-        rate_hz=config.data.sampling_rate_hz if target_kind(target) == "wave" else 0,
+        front_end=front_end_of(modality, dense=is_dense(architecture)),
+        rate_hz=config.data.sampling_rate_hz if modality.has_rate else 0,
     )
 
 
@@ -281,7 +281,9 @@ def bundle_plan(
         profiles=profiles,
         min_cosine=settings.min_cosine or None,
         floor=settings.floor or None,
-        calibration=calibration_of(task_of(config), settings.calibration, seed=config.seed) if calibrated else None,
+        calibration=calibration_of(task_of(config), settings.calibration, seed=config.seed)
+        if calibrated
+        else None,
         prototypes=prototypes,
         provenance=provenance_of(config, folder),
         folding=folding,

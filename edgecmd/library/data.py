@@ -41,7 +41,7 @@ class Pairs:
     Examples:
         >>> noise = np.random.default_rng(0)
         >>> source = noise.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
-        >>> pairs = Pairs(source=source, target=source[..., :1], owner=["ann", "ann", "bob", "bob", "eve", "eve"])
+        >>> pairs = Pairs(source=source, target=source[..., :1], owner=["ann"] * 3 + ["bob"] * 3)
         >>> len(pairs)
         6
     """
@@ -54,7 +54,9 @@ class Pairs:
     def __post_init__(self) -> None:
         data = PairedData(source=self.source, target=self.target)
         if len(data) < 2:
-            raise DataError(f"Pairs holds {len(data)} pairs; at least 2 are needed, to tell one from another.")
+            raise DataError(
+                f"Pairs holds {len(data)} pairs; at least 2 are needed, to tell one from another."
+            )
         for name in ("ids", "owner"):
             values = tuple(str(one) for one in getattr(self, name))
             if values and len(values) != len(data):
@@ -114,7 +116,9 @@ class Images:
     name: str = "public images"
 
     def __post_init__(self) -> None:
-        keys = tuple(str(one) for one in self.keys) or tuple(f"image-{row}" for row in range(len(self.images)))
+        keys = tuple(str(one) for one in self.keys) or tuple(
+            f"image-{row}" for row in range(len(self.images))
+        )
         object.__setattr__(self, "keys", keys)
         self.source()
 
@@ -173,7 +177,9 @@ class Labelled:
 
     def classes(self) -> LabelledTarget:
         """The same as the rooms below take it, with one labelling, ``group``."""
-        return LabelledTarget(target=self.target, labels={"group": labels_of([str(one) for one in self.labels])})
+        return LabelledTarget(
+            target=self.target, labels={"group": labels_of([str(one) for one in self.labels])}
+        )
 
     @classmethod
     def from_folder(cls, path: str | Path, *, size: int = 64) -> "Labelled":

@@ -77,11 +77,12 @@ def evaluate(student: nn.Module, labelled: Labelled, *, task: Task, seed: int = 
     counts = np.bincount(classes[classes >= 0])
     if len(counts) < 2 or counts.min() < 2:
         raise DataError(
-            f"labelled has {len(counts)} classes, the smallest of {counts.min(initial=0)} examples; at least two"
-            " classes of two examples each are needed."
+            f"labelled has {len(counts)} classes, the smallest of {counts.min(initial=0)} examples; at least"
+            " two classes of two examples each are needed."
         )
-    if labelled.target.dtype != task.data.train.target.dtype or labelled.target.shape[1:] != (
-        task.data.train.target.shape[1:]
+    if (
+        labelled.target.dtype != task.data.train.target.dtype
+        or labelled.target.shape[1:] != (task.data.train.target.shape[1:])
     ):
         raise DataError(
             f"labelled.target is {labelled.target.dtype} of shape {labelled.target.shape[1:]} each, and the"
@@ -164,9 +165,7 @@ class Distilled:
     def embed(self, target: np.ndarray) -> Embedding:
         """Unit embeddings of targets as they are stored, (N, D)."""
         return unit_rows(
-            embed_target(
-                self.student, target, offset=self.task.target_offset, scale=self.task.target_scale
-            )
+            embed_target(self.student, target, offset=self.task.target_offset, scale=self.task.target_scale)
         )
 
 
@@ -189,7 +188,9 @@ class Federated(Distilled):
     privacy: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, run: Run, student: Student, *, task: Task, kept: bool, history: Sequence[float]) -> "Federated":
+    def of(
+        cls, run: Run, student: Student, *, task: Task, kept: bool, history: Sequence[float]
+    ) -> "Federated":
         """The result of a finished run, whose folder is still there."""
         told = run.folder / "privacy.json"
         return cls(

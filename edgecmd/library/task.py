@@ -14,7 +14,8 @@ from edgecmd.core.devices import resolve_device
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import LabelledTarget, Labels
-from edgecmd.data.pairs import PairedData, fingerprint, input_shape
+from edgecmd.data.modalities.table import input_shape
+from edgecmd.data.pairs import PairedData, fingerprint
 from edgecmd.library.data import Images, Pairs, labels_of
 from edgecmd.models import teachers
 from edgecmd.training import task as tasks
@@ -27,7 +28,8 @@ class Teacher(teachers.Teacher):
 
     Args:
         made: A module (B, 3, H, W) to (B, D), of which a frozen copy is kept; or the name of a teacher that
-            ships (``imagenet``, ``icons``, ``indoor``); ``module:factory``; or a file of ``edgecmd pretrain``.
+            ships (``imagenet``, ``icons``, ``indoor``); ``module:factory``; or a file that
+            ``edgecmd pretrain`` made.
         size: Side in pixels to which pictures are brought before the module; None: as they are.
         mean: Of each colour, on the scale of 0 to 1, as the module was trained.
         std: The same for the standard deviation.
@@ -163,8 +165,8 @@ class Task(tasks.Task):
 
 def _no_teacher() -> teachers.Teacher:
     raise ConfigError(
-        "The task has ready features, and the teacher that made them is not here, so nothing else can be shown"
-        " to it. Give a teacher in place of the features, or leave out what needs one."
+        "The task has ready features, and the teacher that made them is not here, so nothing else can be"
+        " shown to it. Give a teacher in place of the features, or leave out what needs one."
     )
 
 
@@ -184,14 +186,15 @@ def _ready(
     for name, found, num in (("teacher", pairs, num_pairs), ("public_features", public, num_public)):
         if found.ndim != 2 or len(found) != num or found.dtype.kind != "f":
             raise DataError(
-                f"{name} has dtype={found.dtype} and shape={found.shape}; allowed are floats of shape ({num}, D)."
+                f"{name} has dtype={found.dtype} and shape={found.shape}; allowed are floats of shape"
+                f" ({num}, D)."
             )
         if not np.isfinite(found).all():
             raise DataError(f"{name} holds numbers that are not finite. Compute the features again.")
     if pairs.shape[1] != public.shape[1]:
         raise DataError(
-            f"teacher has {pairs.shape[1]} numbers a row and public_features {public.shape[1]}; both must come"
-            " from one teacher."
+            f"teacher has {pairs.shape[1]} numbers a row and public_features {public.shape[1]}; both must"
+            " come from one teacher."
         )
     return np.ascontiguousarray(pairs, np.float32), np.ascontiguousarray(public, np.float32)
 

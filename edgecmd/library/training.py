@@ -79,10 +79,12 @@ def partition(
     """
     none = labels_of([""] * len(pairs))
     owner = labels_of([str(one) for one in pairs.owner]) if pairs.owner else none
-    return Partition(parts=cut(owner, none, none, by=by, num_clients=num_clients, seed=seed, alpha=alpha), by=by)
+    return Partition(
+        parts=cut(owner, none, none, by=by, num_clients=num_clients, seed=seed, alpha=alpha), by=by
+    )
 
 
-def distill(
+def distill(  # noqa: PLR0913 - a recipe has many numbers
     task: Task,
     student: nn.Module,
     *,
@@ -186,7 +188,7 @@ def federate(  # noqa: PLR0913 - what a federation is made of
 
     Args:
         task: Pairs, teacher and public images.
-        student: As of `distill`, or a name of `edgecmd.student`; its weights are the first ones of every client.
+        student: As of `distill`, or a name of `edgecmd.student`; its weights are the first ones.
         clients: Of `partition`, or the rows of each client.
         rounds: Rounds.
         local_steps: Optimiser steps a client makes in a round.
@@ -218,8 +220,8 @@ def federate(  # noqa: PLR0913 - what a federation is made of
 
     if num_workers != 1:
         raise ConfigError(
-            f"num_workers={num_workers}: objects in memory cannot travel to other processes. Leave it at 1, or"
-            " name student, loss and data as 'module:factory' in settings and use `edgecmd simulate`."
+            f"num_workers={num_workers}: objects in memory cannot travel to other processes. Leave it at 1,"
+            " or name student, loss and data as 'module:factory' in settings and use `edgecmd simulate`."
         )
     parts = _parts(clients, num_pairs=len(task.pairs))
     first = _placed(task, student)
@@ -302,7 +304,8 @@ def _parts(clients: Partition | Sequence[np.ndarray], *, num_pairs: int) -> tupl
     rows = np.concatenate(given) if given else np.zeros(0, np.int64)
     if not given or min(len(one) for one in given) < MIN_PAIRS:
         raise ConfigError(
-            f"clients has {len(given)} parts, of which each needs at least {MIN_PAIRS} pairs. Use fewer clients."
+            f"clients has {len(given)} parts, of which each needs at least {MIN_PAIRS} pairs. Use fewer"
+            " clients."
         )
     if rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= num_pairs:
         raise ConfigError(f"clients holds rows outside 0..{num_pairs - 1}, the rows of the task's pairs.")
@@ -341,8 +344,8 @@ def _sections(
 def _require_same_plan(asked: PrivacyPlan, made: PrivacyPlan | None) -> None:
     if made is None or replace(made, loss="") != replace(asked, loss=""):
         raise PrivacyError(
-            f"The run would not be under the plan that was given: {made} instead of {asked}. Calibrate it with"
-            " the clients and the student of this run."
+            f"The run would not be under the plan that was given: {made} instead of {asked}. Calibrate it"
+            " with the clients and the student of this run."
         )
 
 

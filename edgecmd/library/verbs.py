@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgecmd.audits.finding import CONTRADICTED, ContradictedError, Finding
-from edgecmd.core.errors import ConfigError, ExportError
-from edgecmd.data.pairs import Targets, target_kind
+from edgecmd.core.errors import ExportError
+from edgecmd.data.modalities.table import modality_of
+from edgecmd.data.pairs import Targets
 from edgecmd.library.data import Labelled
 from edgecmd.library.results import Distilled, Federated
 from edgecmd.library.task import Task
@@ -73,6 +74,7 @@ def audit(result: Federated, *, levels: Sequence[str] = ("static",)) -> Report:
     from edgecmd.audits.audit_file import write_findings
     from edgecmd.audits.one_run.experiment import Effort, audit_one_run
     from edgecmd.audits.static.checks import check_target
+    from edgecmd.audits.static.sensitivity import Effort as SearchEffort
     from edgecmd.audits.step.checks import audit_steps
     from edgecmd.audits.target import Target
     from edgecmd.core.errors import choose
@@ -87,7 +89,7 @@ def audit(result: Federated, *, levels: Sequence[str] = ("static",)) -> Report:
         privacy=dict(result.privacy),
     )
     work = {
-        "static": lambda: list(check_target(target)),
+        "static": lambda: list(check_target(target, SearchEffort())),
         "step": lambda: audit_steps(target) if result.plan is not None else [],
         "one-run": lambda: list(audit_one_run(target, Effort())),
     }
@@ -161,7 +163,7 @@ def export(
         ConfigError: A profile is unknown.
     """
     from export.bundle import Options, export_bundle
-    from export.graph.frontends import OF_KIND
+    from export.graph.frontends import front_end_of
     from export.graph.spec import ExportSpec
     from export.profiles.calibration import calibration_of
     from export.profiles.table import PROFILES, choose_profiles
@@ -178,7 +180,7 @@ def export(
         offset=task.target_offset,
         scale=task.target_scale,
         license=license,
-        front_end=OF_KIND[target_kind(task.data.train.target)],
+        front_end=front_end_of(modality_of(task.data.train.target), dense=False),
         rate_hz=0,
         head=None if labelled is None else _head(student, labelled),
     )
@@ -226,12 +228,8 @@ def _probe(task: Task, labelled: Labelled | None) -> Targets:
     target = task.data.train.target
     coins = np.random.default_rng(20_071)
     shape = (16, *target.shape[1:])
-    kind = target_kind(target)
-    if kind == "wave":
-        return coins.integers(-8000, 8000, shape, dtype=np.int16)
-    if kind == "depth":
-        return coins.integers(400, 6000, shape, dtype=np.uint16)
-    return coins.integers(0, 256, shape, dtype=np.uint8)
+    low, high = int(target.min()), int(target.max())
+    return np.asarray(coins.integers(low, max(high, low + 1), shape, dtype=target.dtype, endpoint=True))
 
 
 def _head(student: Distilled, labelled: Labelled) -> "LinearHead":

@@ -14,6 +14,7 @@ REFUSALS: dict[str, str] = {
     "no-guarantee": "the run's privacy settings earn no guarantee on a device with pairs of its own",
     "out-of-bounds": "a setting of the run is outside the bounds that the device's owner set",
     "names-a-file": "a setting of the run names something to read; on a device its owner alone does that",
+    "names-code": "a setting of the run names code to import; on a device its owner alone allows a module",
     "other-anchors": "teacher, public images or anchors are not those that the device's owner pinned",
     "other-version": "the device runs another version of edgecmd than its owner pinned or the server runs",
     "node-config": "the device's own configuration is wrong; its owner finds why in its log",

@@ -6,12 +6,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import matplotlib as mpl
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from rich.cells import cell_len, set_cell_size
 
 INK, QUIET, GRID = "#1f2328", "#57606a", "#d8dee4"
 # Told apart by people who see no red, no green or no blue, and by dash and marker as well.
@@ -25,6 +26,8 @@ REST = "#c4c9cf"
 FRAME = (0, 137, 94)
 WIDTH_INCHES = 4.5
 PNG_DPI = 200
+# A name that is longer is cut in a legend: it would leave no room for the chart.
+LEGEND_CHARS = 48
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
@@ -55,13 +58,13 @@ class Drawing:
 
     Attributes:
         name: Name of the PNG file, without ending.
-        html: The picture as HTML, nothing fetched from anywhere.
-        png: The same as a PNG file.
+        png: The picture as a PNG file.
+        svg: The same as an element of the page; None where the page is made of single pictures.
     """
 
     name: str
-    html: str
     png: bytes
+    svg: Markup | None = None
 
 
 def draw(name: str, paint: Callable[[Axes], None], *, alt: str, height_inches: float = 3.1) -> Drawing:
@@ -80,7 +83,26 @@ def draw(name: str, paint: Callable[[Axes], None], *, alt: str, height_inches: f
         figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
         axes: Axes = figure.add_subplot()
         paint(axes)
-        return Drawing(name=name, html=_inline_svg(_saved(figure, "svg"), name, alt), png=to_png(figure))
+        return Drawing(name=name, svg=_inline_svg(_saved(figure, "svg"), name, alt), png=to_png(figure))
+
+
+def legend_below(axes: Axes) -> None:
+    """A legend under the chart: two columns where the longest names fit beside each other, else one."""
+    lines, names = axes.get_legend_handles_labels()
+    shown = [
+        name if cell_len(name) <= LEGEND_CHARS else f"{set_cell_size(name, LEGEND_CHARS - 1).rstrip()}…"
+        for name in names
+    ]
+    widest = sum(sorted(map(cell_len, shown))[-2:])
+    axes.legend(
+        lines,
+        shown,
+        loc="upper center",
+        bbox_to_anchor=(0.46, -0.17),
+        ncols=2 if widest <= LEGEND_CHARS + 4 else 1,
+        columnspacing=1.5,
+        handlelength=2.9,
+    )
 
 
 def to_png(figure: Figure) -> bytes:
@@ -108,7 +130,7 @@ def _saved(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _inline_svg(data: bytes, name: str, alt: str) -> str:
+def _inline_svg(data: bytes, name: str, alt: str) -> Markup:
     """SVG for use inside HTML: no prolog, no namespaces, ids of its own, scales with the page."""
     text = data.decode()
     text = text[text.index("<svg") :]
@@ -122,8 +144,9 @@ def _inline_svg(data: bytes, name: str, alt: str) -> str:
     text = re.sub(r'(?<= )(?:d|x|y|transform)="[^"]*"', lambda found: _rounded(found.group()), text)
     box = re.search(r'viewBox="[^"]*"', text)
     assert box is not None
-    head = f'<svg class="chart" role="img" aria-label="{escape(alt)}" {box.group()}>'
-    return head + text[text.index(">") + 1 :].strip()
+    # matplotlib escapes the texts in its own file.
+    head = Markup('<svg class="chart" role="img" aria-label="{}" {}>').format(alt, Markup(box.group()))
+    return head + Markup(text[text.index(">") + 1 :].strip())
 
 
 def _rounded(coordinates: str) -> str:

@@ -1,8 +1,30 @@
-"""How numbers are written."""
+"""How numbers are written, alone and in the cell of a table."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 NOTHING = "\u2013"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One cell of a table.
+
+    Attributes:
+        text: Plain text.
+        note: Plain text below it in small letters.
+        best: Whether to mark it as the best of its column.
+    """
+
+    text: str
+    note: str = ""
+    best: bool = False
+
+
+# The header of a row, and the cells behind it.
+Row: TypeAlias = tuple[str, Sequence[Cell | str]]
 
 
 def share(value: float) -> str:

@@ -1,11 +1,8 @@
 """The top of the page: the result in one sentence, and the four steps with their key numbers."""
 
 import math
-from collections.abc import Sequence
-from html import escape
 
 from edgecmd.report import scores
-from edgecmd.report.markup import inline
 from edgecmd.report.numbers import NOTHING, data_size, share
 from edgecmd.report.privacy import short_claim
 from edgecmd.report.read import RunFiles
@@ -82,21 +79,14 @@ def _against(column: scores.Column) -> str:
     return f"; the highest baseline, {name}, has {best}{apart}"
 
 
-def steps(run: RunFiles) -> str:
-    """The four steps of the pipeline as a row of cards."""
-    cards = (
-        ("Teacher", _teacher(run)),
-        ("Federated distillation", _distillation(run)),
-        ("Evaluation", _evaluation(run)),
-        ("Export", _export(run)),
-    )
-    items = "\n".join(_card(index, title, facts) for index, (title, facts) in enumerate(cards, start=1))
-    return f'<ol class="steps">\n{items}\n</ol>'
-
-
-def _card(index: int, title: str, facts: Sequence[Fact]) -> str:
-    lines = "".join(f"<div><dt>{inline(name)}</dt><dd>{escape(value)}</dd></div>" for value, name in facts)
-    return f'<li><p class="step">Step {index}</p><h3>{escape(title)}</h3><dl>{lines}</dl></li>'
+def steps(run: RunFiles) -> dict[str, list[Fact]]:
+    """The four steps of the pipeline with their key numbers, for a row of cards."""
+    return {
+        "Teacher": _teacher(run),
+        "Federated distillation": _distillation(run),
+        "Evaluation": _evaluation(run),
+        "Export": _export(run),
+    }
 
 
 def _teacher(run: RunFiles) -> list[Fact]:

@@ -1,37 +1,41 @@
-"""The page itself: head, style, sections, and the files it is written to."""
+"""The page itself: which sections it has, and the files that it is written to."""
 
-from collections.abc import Sequence
-from html import escape
+import base64
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
+from markupsafe import Markup, escape
+
 from edgecmd.core.artefacts import write_artefact
-from edgecmd.report.about import environment, limits, settings
+from edgecmd.core.errors import DataError
+from edgecmd.report import numbers
 from edgecmd.report.audit import audit
-from edgecmd.report.markup import Section, paragraph
+from edgecmd.report.drawing import Drawing
 from edgecmd.report.overview import steps, summary
-from edgecmd.report.privacy import OWNERS_ALONE, is_asked, privacy
-from edgecmd.report.process import costs, dropped, export, partition, training
+from edgecmd.report.pictures import png_file, rank_in_words
+from edgecmd.report.privacy import is_asked, privacy
+from edgecmd.report.process import costs, dropped, environment, export, limits, partition, settings, training
 from edgecmd.report.read import RunFiles, read_run
 from edgecmd.report.results import few_labels, results, retrieval
 
-SECTIONS = (
-    results,
-    training,
-    few_labels,
-    retrieval,
-    privacy,
-    audit,
-    partition,
-    costs,
-    dropped,
-    export,
-    settings,
-    environment,
-    limits,
-)
-STYLE_FILE = Path(__file__).with_name("style.css")
-# Nothing may be fetched, whatever stands in the page.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+# Title, and what its template ``sections/<anchor>.html`` is filled with.
+SECTIONS: Mapping[str, tuple[str, Callable[[RunFiles], Mapping[str, object]]]] = {
+    "results": ("Student against baselines", results),
+    "training": ("Distillation by round", training),
+    "labels": ("Accuracy by number of labels", few_labels),
+    "retrieval": ("What the student finds", retrieval),
+    "privacy": ("Privacy", privacy),
+    "audit": ("Audit", audit),
+    "partition": ("What the clients hold", partition),
+    "costs": ("Time and traffic", costs),
+    "dropped": ("Dropped replies", dropped),
+    "export": ("Exported bundle", export),
+    "settings": ("Settings", settings),
+    "environment": ("Environment", environment),
+    "limits": ("Limits", limits),
+}
+STRANGE = (UndefinedError, AttributeError, LookupError, TypeError, ValueError)
 
 
 def write_report(folder: Path) -> Path:
@@ -52,11 +56,19 @@ def write_report(folder: Path) -> Path:
     """
     folder = Path(folder)
     run = read_run(folder)
-    sections = [make(run) for make in SECTIONS]
-    for section in sections:
-        for drawing in section.drawings:
-            write_artefact(folder, f"figures/{drawing.name}.png", drawing.png, may_leave=False)
-    return write_artefact(folder, "report.html", page(run, sections), may_leave=False)
+    try:
+        values = {anchor: make(run) for anchor, (_, make) in SECTIONS.items()}
+        html = _page(run, values)
+    except STRANGE as error:
+        raise DataError(
+            f"A file of {folder} is not as edgecmd writes it ({type(error).__name__}: {error})."
+            " Find the one that was changed or comes from another version, and make it again."
+        ) from error
+    for section in values.values():
+        for value in section.values():
+            if isinstance(value, Drawing):
+                write_artefact(folder, f"figures/{value.name}.png", value.png, may_leave=False)
+    return write_artefact(folder, "report.html", html, may_leave=False)
 
 
 def refresh_report(folder: Path) -> Path | None:
@@ -74,36 +86,47 @@ def refresh_report(folder: Path) -> Path | None:
     return write_report(folder) if (Path(folder) / "report.html").is_file() else None
 
 
-def page(run: RunFiles, sections: Sequence[Section]) -> str:
+def _page(run: RunFiles, values: Mapping[str, Mapping[str, object]]) -> str:
     """The whole page as HTML."""
-    name = escape(run.name)
-    links = "".join(f'<li><a href="#{one.anchor}">{escape(one.title)}</a></li>' for one in sections)
-    body = "\n".join(section.html() for section in sections)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light">
-<title>{name} - edgecmd report</title>
-<link rel="icon" href="data:,">
-<style>
-{STYLE_FILE.read_text(encoding="utf-8").strip()}
-</style>
-</head>
-<body>
-<a class="skip" href="#results">Skip to the results</a>
-<header>
-<p class="kind">edgecmd report</p>
-<h1>{name}</h1>
-<p class="summary">{escape(summary(run))}</p>
-{paragraph(OWNERS_ALONE, kind="missing") if is_asked(run) else ""}</header>
-<main>
-{steps(run)}
-<nav aria-label="Sections"><ul>{links}</ul></nav>
-{body}
-</main>
-</body>
-</html>
-"""
+    templates = _templates(run)
+    sections = [
+        (anchor, title, Markup(templates.get_template(f"sections/{anchor}.html").render(values[anchor])))
+        for anchor, (title, _) in SECTIONS.items()
+    ]
+    return templates.get_template("page.html").render(
+        summary=summary(run), steps=steps(run), is_asked=is_asked(run), sections=sections
+    )
+
+
+def _templates(run: RunFiles) -> Environment:
+    """The templates; whatever is put into one is escaped, and a name that it lacks is an error."""
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    templates.filters |= {
+        "code": code,
+        "share": numbers.share,
+        "data_size": numbers.data_size,
+        "duration": numbers.duration,
+        "plain": numbers.plain,
+        "place": rank_in_words,
+        "png": png_file,
+        "base64": lambda data: base64.b64encode(data).decode(),
+    }
+    templates.globals["run"] = run
+    templates.globals["parts"] = templates.get_template("parts.html").module
+    return templates
+
+
+def code(text: object) -> Markup:
+    """Text, escaped; what stands between back quotes becomes code."""
+    pieces = str(text).split("`")
+    marked = [
+        Markup("<code>{}</code>").format(one) if odd % 2 else escape(one) for odd, one in enumerate(pieces)
+    ]
+    return Markup().join(marked)

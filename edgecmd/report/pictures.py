@@ -1,39 +1,25 @@
-"""The retrieval gallery: drawings, their own pictures and the nearest ones found.
+"""Sheets of pictures: the retrieval gallery, and what a gradient inversion recovers.
 
-Shapes: Q queries, K nearest, H height, W width, C channels, T side of a tile.
+Shapes: Q queries, K nearest, N drawings, H height, W width, C channels.
 """
 
-import base64
-import struct
-import zlib
-from collections.abc import Mapping
-from html import escape
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
+from PIL import Image
 
-from edgecmd.report.drawing import FRAME, PNG_DPI, QUIET, Drawing, chart_style, to_png
+from edgecmd.report.drawing import FRAME, GRID, INK, PNG_DPI, QUIET, Drawing, chart_style, to_png
 from edgecmd.report.read import Gallery
 
-OWN = {"truth": "own", "right": "own image"}
-BY_CLASS = {"truth": "paired", "right": "image of its class"}
-Image = UInt8[np.ndarray, "height width channels"]
+Pixels = UInt8[np.ndarray, "height width channels"]
+Drawings = Float[np.ndarray, "_ channels height width"]
+Canvas = np.ndarray[Any, np.dtype[Any]]
 TILE_PX = 128
 BORDER_PX = 6
-GAP_PX = 10
-HEADING_PX = 44
-
-
-def gallery_drawing(gallery: Gallery, *, by_class: bool = False) -> Drawing:
-    """The gallery as a table of embedded pictures, and as one PNG file.
-
-    Args:
-        gallery: The pictures.
-        by_class: Whether its ranks are those of the first image of the right class, not of the own one.
-    """
-    words = BY_CLASS if by_class else OWN
-    return Drawing(name="retrieval", html=_grid_html(gallery, words), png=_grid_png(gallery, words))
 
 
 def rank_in_words(rank: int) -> str:
@@ -42,91 +28,84 @@ def rank_in_words(rank: int) -> str:
     return f"{rank}{'th' if teen else {1: 'st', 2: 'nd', 3: 'rd'}.get(rank % 10, 'th')}"
 
 
-def as_rgb(image: Image) -> UInt8[np.ndarray, "height width 3"]:
+def as_rgb(image: Pixels) -> UInt8[np.ndarray, "height width 3"]:
     """Colour images as they are; of others the first channel as grey."""
     return image if image.shape[2] == 3 else np.repeat(image[:, :, :1], 3, axis=2)
 
 
-def png_file(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
-    """A PNG file of an RGB image, without metadata."""
-    height, width, _ = image.shape
-    rows = np.concatenate([np.zeros((height, 1), np.uint8), image.reshape(height, width * 3)], axis=1)
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
+def png_file(image: Pixels) -> bytes:
+    """A PNG file of an image, without metadata."""
+    buffer = io.BytesIO()
+    Image.fromarray(as_rgb(image)).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
 
 
-def picture(image: Image, *, alt: str, kind: str = "") -> str:
-    """An embedded picture whose pixels stay sharp when it is enlarged."""
-    data = base64.b64encode(png_file(as_rgb(image))).decode()
-    name = f' class="{escape(kind)}"' if kind else ""
-    height, width = image.shape[:2]
-    size = f'width="{width}" height="{height}"'
-    return f'<img{name} {size} alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+def gallery_drawing(gallery: Gallery, *, by_class: bool = False) -> Drawing:
+    """The gallery as one PNG file; the image that was looked for has a frame.
 
-
-def _grid_html(gallery: Gallery, words: Mapping[str, str]) -> str:
-    nearest = range(1, gallery.found.shape[1] + 1)
-    heads = ["query", words["truth"], *(rank_in_words(place) for place in nearest)]
-    head = "".join(f'<th scope="col">{title}</th>' for title in heads)
-    rows = "\n".join(_row_html(gallery, index, words) for index in range(len(gallery.query)))
-    return (
-        '<table class="gallery"><caption class="unseen">Queries, their images, nearest images</caption>'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>"
-    )
-
-
-def _row_html(gallery: Gallery, index: int, words: Mapping[str, str]) -> str:
-    number, rank = index + 1, int(gallery.rank[index])
-    query = picture(gallery.query[index], alt=f"Query {number}")
-    truth = picture(gallery.truth[index], alt=f"{words['truth'].capitalize()} image of query {number}")
-    found = '<span class="unseen">' + words["right"] + " found </span>"
-    cells = [
-        f'<th scope="row">{query}<span>{found}{rank_in_words(rank)}</span></th>',
-        f"<td>{truth}</td>",
-    ]
-    for place, image in enumerate(gallery.found[index], start=1):
-        right = place == rank
-        what = f"the {words['right']}" if right else "another image"
-        alt = f"Found {rank_in_words(place)} for query {number}: {what}"
-        cells.append(f"<td>{picture(image, alt=alt, kind='right' if right else '')}</td>")
-    return "<tr>" + "".join(cells) + "</tr>"
-
-
-def _grid_png(gallery: Gallery, words: Mapping[str, str]) -> bytes:
+    Args:
+        gallery: The pictures.
+        by_class: Whether its ranks are those of the first image of the right class, not of the own one.
+    """
+    gap, heading = 10, 44
     num, nearest = gallery.found.shape[:2]
-    cell = TILE_PX + 2 * BORDER_PX + GAP_PX
-    columns = nearest + 2
-    width, height = columns * cell + GAP_PX, num * cell + GAP_PX + HEADING_PX
+    cell = TILE_PX + 2 * BORDER_PX + gap
+    height, width = num * cell + gap + heading, (nearest + 2) * cell + gap
     canvas = np.full((height, width, 3), 255, dtype=np.uint8)
     for row in range(num):
         images = [gallery.query[row], gallery.truth[row], *gallery.found[row]]
         for column, image in enumerate(images):
-            framed = column >= 2 and column - 1 == int(gallery.rank[row])
-            top, left = HEADING_PX + GAP_PX + row * cell, GAP_PX + column * cell
-            tile = _tile(as_rgb(image), framed=framed)
-            canvas[top : top + len(tile), left : left + len(tile)] = tile
-    titles = ["query", words["truth"], *(rank_in_words(place) for place in range(1, nearest + 1))]
-    with chart_style("retrieval"):
+            top, left = heading + gap + row * cell, gap + column * cell
+            if column >= 2 and column - 1 == int(gallery.rank[row]):
+                canvas[top : top + cell - gap, left : left + cell - gap] = FRAME
+            top, left = top + BORDER_PX, left + BORDER_PX
+            canvas[top : top + TILE_PX, left : left + TILE_PX] = _enlarged(as_rgb(image))
+    words = ["query", "paired" if by_class else "own", *map(rank_in_words, range(1, nearest + 1))]
+    titles = [(gap / 2 + (column + 0.5) * cell, heading / 2 + 4, word) for column, word in enumerate(words)]
+    png = _sheet("retrieval", canvas, titles, ha="center", color=QUIET, fontsize=9)
+    return Drawing(name="retrieval", png=png)
+
+
+def inversion_sheet(rows: Mapping[str, Drawings]) -> bytes:
+    """True drawings, and what updates tell of them: a PNG file with a row of pictures under each title.
+
+    Args:
+        rows: Title and pictures with values in [0, 1], as many in each row.
+
+    Guarantees:
+        Equal arguments give equal bytes with the same matplotlib.
+    """
+    gap, heading = 12, 56
+    step = TILE_PX + heading + gap
+    canvas = np.ones((len(rows) * step, max(map(len, rows.values())) * (TILE_PX + gap) + gap, 3))
+    for row, images in enumerate(rows.values()):
+        for column, image in enumerate(images):
+            top, left = row * step + heading, gap + column * (TILE_PX + gap)
+            canvas[top - 1 : top + TILE_PX + 1, left - 1 : left + TILE_PX + 1] = _rgb(GRID)
+            colours = image if len(image) == 3 else np.repeat(image[:1], 3, axis=0)
+            canvas[top : top + TILE_PX, left : left + TILE_PX] = _enlarged(colours.transpose(1, 2, 0))
+    titles = [(float(gap), row * step + heading / 2, title) for row, title in enumerate(rows)]
+    return _sheet("inversion", canvas, titles, color=INK, fontsize=12)
+
+
+def _enlarged(image: Canvas) -> Canvas:
+    """An image (H, W, 3) without smoothing at the size of a tile."""
+    side = np.arange(TILE_PX)
+    return np.asarray(image[side * image.shape[0] // TILE_PX][:, side * image.shape[1] // TILE_PX])
+
+
+def _sheet(name: str, canvas: Canvas, titles: Sequence[tuple[float, float, str]], **look: Any) -> bytes:  # noqa: ANN401 - of matplotlib
+    """A PNG file of a canvas, pixel for pixel, with titles at their places."""
+    height, width = canvas.shape[:2]
+    with chart_style(name):
         figure = Figure(figsize=(width / PNG_DPI, height / PNG_DPI))
         axes = figure.add_axes((0, 0, 1, 1))
         axes.imshow(canvas, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
-        for column, title in enumerate(titles):
-            centre = GAP_PX + column * cell + cell / 2 - GAP_PX / 2
-            axes.text(centre, HEADING_PX / 2 + 4, title, ha="center", va="center", color=QUIET, fontsize=9)
+        for x, y, title in titles:
+            axes.text(x, y, title, va="center", **look)
         return to_png(figure)
 
 
-def _tile(image: UInt8[np.ndarray, "height width 3"], *, framed: bool) -> UInt8[np.ndarray, "side side 3"]:
-    """An image enlarged without smoothing to a tile with a border, the border coloured where ``framed``."""
-    side = np.arange(TILE_PX)
-    enlarged = image[side * image.shape[0] // TILE_PX][:, side * image.shape[1] // TILE_PX]
-    tile = np.full((TILE_PX + 2 * BORDER_PX, TILE_PX + 2 * BORDER_PX, 3), 255, dtype=np.uint8)
-    if framed:
-        tile[:] = FRAME
-    tile[BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX] = enlarged
-    return tile
+def _rgb(colour: str) -> tuple[float, ...]:
+    return tuple(int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5))

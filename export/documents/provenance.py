@@ -10,13 +10,13 @@ from edgecmd.audits.audit_file import read_findings
 from edgecmd.audits.finding import Finding, overall
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.files import read_json, sha256_file
+from edgecmd.core.own_code import is_own
 from edgecmd.core.text import unseen_text
 from edgecmd.data.experiment import Experiment
-from edgecmd.data.problem import experiment
-from edgecmd.datasets.catalogue import SHIPPED_TEACHERS
+from edgecmd.data.problem import experiment, teacher_of
 from edgecmd.experiments.teacher_facts import shipped_name
-from edgecmd.models.students import STUDENTS
-from edgecmd.models.teachers import own_teacher, teacher_name
+from edgecmd.models.students import student_row
+from edgecmd.models.teachers import TEACHERS, teacher_file, teacher_name
 
 # Level and beginning of the name of audits that look at code, settings, ledgers and made-up pairs alone. What
 # any other found is a function of the pairs that no guarantee covers, be it one bit.
@@ -138,7 +138,7 @@ def _method(config: RunConfig) -> dict[str, str]:
     settings = config.resolved()
     federation, distill, architecture = settings.federation, settings.distill, settings.student.architecture
     return {
-        "student": f"{architecture}, {STUDENTS[architecture].family} family",
+        "student": f"{architecture}, {student_row(architecture).family} family",
         "teacher": _teacher(settings),
         "first weights": _weights(Path(settings.student.path)) if settings.student.path else "random",
         "distillation": f"{distill.loss}, temperature {distill.temperature:g}, batch {distill.batch_size}",
@@ -154,14 +154,13 @@ def _teacher(config: RunConfig) -> str:
     if config.teacher.pair_features:
         return "not known: its features were given ready-made"
     name = shipped_name(config) if _is_there(config) else ""
-    seen = (
-        f"; trained on {SHIPPED_TEACHERS[name].trained_on}, labels: {SHIPPED_TEACHERS[name].labels}"
-        if name
-        else ""
-    )
+    seen = f"; trained on {TEACHERS[name].trained_on}, labels: {TEACHERS[name].labels}" if name else ""
     if config.teacher.path:
         return _weights(Path(config.teacher.path)) + seen
-    file, _, _ = own_teacher(config.data.name, config.teacher.name)
+    if is_own(config.teacher.name):
+        digest = teacher_of(config).sha256
+        return f"{config.teacher.name}, code of its maker's own: weights with SHA-256 {digest}"
+    file, _, _ = teacher_file(config.data.name, config.teacher.name)
     return f"{teacher_name(config.data.name, config.teacher.name)}: {_weights(file)}{seen}"
 
 

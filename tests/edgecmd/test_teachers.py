@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.tensors import pack
-from edgecmd.data.feature_cache import cached_features
 from edgecmd.data.pairs import PublicSource
+from edgecmd.models.feature_cache import cached_features
 from edgecmd.models.teachers import build_teacher, load_teacher, save_teacher
 from edgecmd.settings import PretrainConfig
 from edgecmd.training.pretrain import POSITIVES, pretrain, recipe
@@ -145,10 +145,9 @@ def test_the_shipped_teacher_saw_the_shipped_public_set_and_nothing_else() -> No
 
 def test_the_teacher_indoor_saw_the_public_pictures_of_rooms_alone() -> None:
     from edgecmd.datasets.indoor import load_public
-    from edgecmd.settings import DataConfig
 
     teacher = load_teacher(name="indoor")
-    public = load_public(DataConfig(name="rooms", source_size=32))
+    public = load_public(image_size=32)
     assert teacher.recipe["public_sha256"] == public.fingerprint()
     assert teacher.recipe["method"] == "simclr"
 
@@ -181,7 +180,7 @@ def test_a_damaged_built_in_teacher_is_refused(tmp_path: Path, monkeypatch: pyte
     from edgecmd.models import teachers
 
     damaged = tmp_path / "teacher.safetensors"
-    data = bytearray(teachers.shipped_file(teachers.SHIPPED["icons"][0]).read_bytes())
+    data = bytearray(teachers.shipped_file(teachers.TEACHERS["icons"].file).read_bytes())
     data[-1] ^= 1
     damaged.write_bytes(bytes(data))
     monkeypatch.setattr(teachers, "shipped_file", lambda _: damaged)

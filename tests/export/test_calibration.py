@@ -11,11 +11,11 @@ import torch
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data import problem
-from tests.tiny_federation import task_of
 from export.documents.prototypes import head_of, prototypes_of
 from export.documents.provenance import provenance_of
 from export.graph.deployable import Deployable
 from export.profiles.calibration import calibration_of
+from tests.tiny_federation import task_of
 
 
 @pytest.mark.parametrize("kind", ["public", "procedural"])

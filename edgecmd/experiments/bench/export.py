@@ -82,8 +82,8 @@ def of_run(target: Path, *, profiles: str, warnings: bool, folder: Path) -> "tup
     """
     from edgecmd.cli.device import bundle_plan, test_task, without_norm
     from edgecmd.cli.run import config_of
-    from edgecmd.data.problem import experiment, task_of
-    from edgecmd.training.run_folder import load_student
+    from edgecmd.data.problem import experiment
+    from edgecmd.models.student_file import load_student
     from export.bench.measure import Subject
     from export.graph.deployable import Deployable, rebuild
     from export.graph.fold_standardised import fold
@@ -91,7 +91,8 @@ def of_run(target: Path, *, profiles: str, warnings: bool, folder: Path) -> "tup
     from export.profiles.table import choose_profiles
 
     config, names = config_of(target), choose_profiles(profiles)
-    student, task = load_student(target / STUDENT), test_task(config, segments=False)
+    student = load_student(target / STUDENT, like=config.student.architecture)
+    task = test_task(config, segments=False)
     student, folding = without_norm(config, student, task)
     spec, _ = bundle_plan(config, target, student, folding=folding)
     plain = rebuild(student, spec)
@@ -111,6 +112,7 @@ def make_files(
     data: bytes, names: Sequence[str], *, warnings: bool, config: "RunConfig", folder: Path
 ) -> tuple[dict[str, Path], dict[str, str]]:
     """Profiles of the float32 file ``data``, and the slower choices; what cannot be made, and why."""
+    from edgecmd.data.problem import task_of
     from export.device.reading import InferError
     from export.profiles.calibration import calibration_of
     from export.profiles.slow_variants import SLOWER, make_slower
@@ -210,7 +212,7 @@ def fresh_starts(
     """Fresh processes with ONNX Runtime, a kind for each profile, and with torch."""
     import numpy as np
 
-    from edgecmd.data.pairs import input_shape
+    from edgecmd.data.modalities.table import input_shape
     from export.bench.footprint import device_command, footprints, torch_command
     from export.device.assemble import program
     from export.profiles.table import PROFILES

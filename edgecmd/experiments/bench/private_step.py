@@ -64,16 +64,16 @@ def _prepare(config: RunConfig) -> tuple[Callable[[], None], dict[str, Callable[
     import torch
 
     from edgecmd import losses
-    from edgecmd.privacy.mechanisms import StepSettings, make_units, unit_loss
+    from edgecmd.privacy.mechanisms import default_loss
     from edgecmd.privacy.step.gradients import clipped_sum
     from edgecmd.privacy.step.randomness import DeterministicSource
     from edgecmd.privacy.step.standardised_weights import EffectiveStudent
-    from edgecmd.settings import DistillConfig
+    from edgecmd.privacy.step.units import StepSettings, make_units, unit_loss
     from edgecmd.training.distill import LocalData
     from edgecmd.training.run_folder import new_student
 
     student, side, batch = new_student(config), config.data.image_size, config.distill.batch_size
-    channels, dim = next(student.parameters()).shape[1], student.projector.out_features
+    channels, dim = student.in_channels, student.embedding_dim
     coins = torch.Generator().manual_seed(0)
     data = LocalData(
         target=torch.randn(batch, channels, side, side, generator=coins),
@@ -93,9 +93,7 @@ def _prepare(config: RunConfig) -> tuple[Callable[[], None], dict[str, Callable[
         )
         source = DeterministicSource(0)
         chunks = make_units(data, np.arange(batch), config=settings, augment=0.0, source=source)
-        loss = unit_loss(
-            DistillConfig(loss="cmc-groups" if mechanism == "groups" else "cmc-anchored"), anchors
-        )
+        loss = unit_loss(losses.LOSSES[default_loss(mechanism)](), anchors)
         effective.refresh()
         total = clipped_sum(effective.module, chunks, loss, clip=1.0, engine=engine)
         effective.pull_back(total)

@@ -166,7 +166,8 @@ def measure(job: Job) -> "tuple[Table, float | None]":
         return alone[method](config), score
     student = train_by(config, method)
     embed = embedder(student, task_of(config))
-    table = assess(embed, run_of(config), cross_modal=not method.endswith("simclr"), student=student)
+    loss = methods.loss_row(method)
+    table = assess(embed, run_of(config), cross_modal=loss is None or loss.uses_teacher, student=student)
     few: Any = table["few_labels"]
     if job.tuned_labels and few.get(LABELLING) and not config.evaluate.finetune:
         few[LABELLING]["finetune"] = finetuned(student, config, job.tuned_labels, num_draws=job.num_fits)
@@ -198,15 +199,15 @@ def train_by(config: RunConfig, method: str) -> "Student":
 
 def source_started(config: RunConfig) -> RunConfig:
     """The same run from weights that SimCLR on the public source gave, in as many steps as the run has."""
+    from edgecmd.models.student_file import save_student
     from edgecmd.recipes.presimclr import run_steps, source_start
-    from edgecmd.training.run_folder import save_student
 
     path = Path(config.out) / f"{config.name}-start.safetensors"
     # A run that was broken off goes on from its checkpoints; the same start is not made twice.
     if not path.exists():
         run = run_of(config)
         student = source_start(run, num_steps=run_steps(run), learning_rate=config.pretrain.learning_rate)
-        save_student(student, path, config.student.architecture)
+        save_student(student, path)
     return replace(config, student=replace(config.student, path=str(path)))
 
 

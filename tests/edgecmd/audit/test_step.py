@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from tests.edgecmd.audit.tiny_target import tiny_target
 
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
 from edgecmd.audits.step import checks
@@ -22,6 +21,7 @@ from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step, randomness
 from edgecmd.privacy.step.gradients import Sum
 from edgecmd.privacy.step.randomness import DeterministicSource, Source, SystemSource, normal
+from tests.edgecmd.audit.tiny_target import tiny_target
 
 ANCHORS = "privacy.mechanism=anchors"
 STRONG = ("privacy.noise_multiplier=1.5", "privacy.epsilon=1000")
@@ -79,7 +79,7 @@ def test_noise_drawn_anew_from_one_seed_in_each_step_is_contradicted(monkeypatch
 
     monkeypatch.setattr(private_step, "normal", repeating)
     target = tiny_target(ANCHORS)
-    assert target.config.federation.local_steps == 2
+    assert target.run.federation.local_steps == 2
     found = audit_noise(target)
     assert found.verdict == CONTRADICTED
     repeats = [one for one in found.details["failed"] if one.startswith("reuse: call") and " and call" in one]

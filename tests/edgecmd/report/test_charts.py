@@ -5,9 +5,19 @@ from html import escape
 import numpy as np
 import pytest
 
-from edgecmd.report.curves import few_labels_curve, label_places, loss_curve, validation_curve
+from edgecmd.report.charts import (
+    OTHER,
+    UNLABELLED,
+    class_counts,
+    colours,
+    few_labels_curve,
+    label_places,
+    loss_curve,
+    partition_chart,
+    shown_classes,
+    validation_curve,
+)
 from edgecmd.report.drawing import AREAS, REST
-from edgecmd.report.stack import OTHER, UNLABELLED, class_counts, colours, partition_chart, shown_classes
 
 ROUNDS = [
     {"round": 1, "loss": 4.0},
@@ -32,36 +42,36 @@ def contrast(colour: str, other: str = "#ffffff") -> float:
 
 def test_loss_in_words_with_its_chance_level():
     drawing = loss_curve(ROUNDS, chance=4.1589)
-    assert "4.000 after round 1, 2.500 after round 3. The chance level is 4.159." in drawing.html
-    assert "chance 4.16" in drawing.html
-    assert "chance" not in loss_curve(ROUNDS, chance=None).html
+    assert "4.000 after round 1, 2.500 after round 3. The chance level is 4.159." in drawing.svg
+    assert "chance 4.16" in drawing.svg
+    assert "chance" not in loss_curve(ROUNDS, chance=None).svg
 
 
 def test_validation_has_only_the_rounds_that_measured_it():
-    assert "0.250 after round 2, 0.250 after round 2" in validation_curve(ROUNDS).html
+    assert "0.250 after round 2, 0.250 after round 2" in validation_curve(ROUNDS).svg
     assert validation_curve(ROUNDS[:1]) is None
     assert loss_curve([], chance=1.0) is None
 
 
 @pytest.mark.parametrize("num", [1, 2])
 def test_ticks_of_few_rounds_are_whole_numbers(num):
-    html = loss_curve(ROUNDS[:num], chance=None).html
-    assert ">0.5<" not in html.split("matplotlib.axis_2")[0]
+    svg = loss_curve(ROUNDS[:num], chance=None).svg
+    assert ">0.5<" not in svg.split("matplotlib.axis_2")[0]
 
 
 def test_equal_arguments_give_equal_bytes():
     first, second = (loss_curve(ROUNDS, chance=4.0) for _ in range(2))
-    assert first.html == second.html
+    assert first.svg == second.svg
     assert first.png == second.png
     assert b"matplotlib" not in first.png
 
 
 def test_few_labels_names_every_method(numbers):
-    html = few_labels_curve(numbers, "group").html
+    svg = few_labels_curve(numbers, "group").svg
     for name in ("student", *numbers["baselines"], "most frequent class"):
-        assert f">{name}</text>" in html
+        assert f">{name}</text>" in svg
     row = numbers["student"]["few_labels"]["group"]["linear"]
-    assert f"student: {row['1']['mean']:.3f} to {row['all']['mean']:.3f}" in html
+    assert f"student: {row['1']['mean']:.3f} to {row['all']['mean']:.3f}" in svg
     assert few_labels_curve({"student": {}}, "") is None
 
 
@@ -97,16 +107,25 @@ def test_unlabelled_pairs_are_grey_and_on_top():
 @pytest.mark.parametrize("name", ["$x_1$", "_hidden", "a & b", "日本", "back`quote", "<b>bold</b>"])
 def test_class_names_of_any_kind(name):
     drawing = partition_chart({"table": [client(0, **{name: 3, "other": 4})], "classes": [name, "other"]})
-    assert f">{' ' * name.startswith('_')}{escape(name, quote=False)}</text>" in drawing.html
+    assert f">{' ' * name.startswith('_')}{escape(name, quote=False)}</text>" in drawing.svg
+
+
+@pytest.mark.parametrize("name", ["a long name of a class " * 9, "\u65e5\u672c" * 60])
+def test_long_names_leave_room_for_the_chart(name):
+    """matplotlib warns, which fails a test, where nothing is left of the axes."""
+    classes = {f"{index} {name}": index + 1 for index in range(8)}
+    drawing = partition_chart({"table": [client(0, **classes)], "classes": list(classes)})
+    assert f">0 {name[:20]}" in drawing.svg
+    assert name not in drawing.svg
 
 
 def test_many_clients_make_no_large_file():
     table = [client(number, a=number % 7 + 1, b=3) for number in range(1000)]
     drawing = partition_chart({"table": table, "classes": ["a", "b"]})
-    ticks = drawing.html.split("matplotlib.axis_2")[0]
+    ticks = drawing.svg.split("matplotlib.axis_2")[0]
     assert [f">{number}</text>" in ticks for number in (0, 100, 900, 50)] == [True, True, True, False]
-    assert "Pairs of 1000 clients by class: 4 to 10 pairs a client." in drawing.html
-    assert len(drawing.html) < 80 * 2 * 1000
+    assert "Pairs of 1000 clients by class: 4 to 10 pairs a client." in drawing.svg
+    assert len(drawing.svg) < 80 * 2 * 1000
     assert partition_chart({}) is None
 
 

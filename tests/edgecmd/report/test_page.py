@@ -9,7 +9,7 @@ import pytest
 
 from edgecmd.core.errors import DataError
 from edgecmd.core.files import read_json, write_json, write_text_atomically
-from edgecmd.report import write_report
+from edgecmd.report import page, write_report
 
 ANCHORS = (
     "results",
@@ -65,6 +65,30 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.texts).split())
 
 
+EVIL = (
+    "<script>alert('x')</script>",
+    "{{ run.name }} {% include 'page.html' %} {# hidden #} {{ ''.__class__ }}",
+    """x" onload="y' onmouseover='z' ><img src=x onerror=alert(1)>""",
+    "javascript:alert(1)",
+    "</td></table></section></main></style>&lt;b&gt;&amp;",
+)
+
+
+def spelt_out(text: str) -> str:
+    """A text as HTML writes it, by the five characters that mean something."""
+    names = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;"}
+    return "".join(names.get(one, one) for one in text)
+
+
+def harmless(page: Page) -> bool:
+    """No handler, no address but fragments and pictures inside the page."""
+    attributes = [one for _, found in page.tags for one in found.items()]
+    targets = [value or "" for name, value in attributes if name in ("href", "src", "action", "xlink:href")]
+    return not any(name.startswith("on") for name, _ in attributes) and all(
+        one.startswith(("#", "data:image/png;base64,")) or one == "data:," for one in targets
+    )
+
+
 def html_of(folder: Path) -> str:
     return write_report(folder).read_text(encoding="utf-8")
 
@@ -80,6 +104,11 @@ def test_every_section_is_there_and_linked(source):
     assert [one["id"] for one in page.all("section")] == list(ANCHORS)
     assert [one["href"] for one in page.all("a")] == ["#results", *(f"#{anchor}" for anchor in ANCHORS)]
     assert page.open == []
+
+
+def test_every_section_has_its_template_and_no_other_is_left():
+    folder = Path(page.__file__).with_name("templates") / "sections"
+    assert sorted(one.stem for one in folder.iterdir()) == sorted(ANCHORS)
 
 
 def test_each_chart_is_also_a_png_and_nothing_else_is_left(reported):
@@ -195,12 +224,15 @@ def test_ids_are_unique_and_references_resolve(source):
     assert used <= set(ids)
 
 
-def test_texts_of_the_run_are_escaped(finished, numbers):
-    evil = "<script>alert('x')</script>"
-    settings = (finished / "config.toml").read_text().replace('name = "demo"', f'name = "{evil}"', 1)
+@pytest.mark.parametrize("evil", EVIL)
+def test_texts_of_the_run_are_escaped(finished, numbers, evil):
+    settings = (
+        (finished / "config.toml").read_text().replace('name = "demo"', f"name = {json.dumps(evil)}", 1)
+    )
     write_text_atomically(finished / "config.toml", settings)
     numbers["baselines"][evil] = numbers["baselines"]["l2"]
     numbers["student"]["data"] = evil
+    numbers["teacher"] = {"text": evil, "warnings": [evil]}
     write_json(finished / "evaluation.json", numbers)
     parts = read_json(finished / "partition.json")
     parts["table"][0]["classes"][evil] = 7
@@ -217,10 +249,13 @@ def test_texts_of_the_run_are_escaped(finished, numbers):
     source = html_of(finished)
     assert "<script" not in source
     assert "</script" not in source
-    assert "<h1>&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;</h1>" in source
+    assert f"<h1>{spelt_out(evil)}</h1>" in source
     page = Page(source)
     assert page.open == []
     assert not page.all("script")
+    assert harmless(page)
+    # Title, heading, results, teacher, warning, classes, environment, export, replies, stage.
+    assert page.text.count(" ".join(evil.replace("`", "").split())) >= 12
 
 
 def test_equal_inputs_give_equal_bytes_wherever_they_lie(reported, finished):
@@ -280,6 +315,26 @@ def test_a_damaged_file_is_an_error_that_names_it(finished, file):
     (finished / file).write_bytes(b"[1")
     with pytest.raises(DataError, match=re.escape(file)):
         write_report(finished)
+
+
+@pytest.mark.parametrize(
+    ("file", "value"),
+    [
+        ("privacy.json", {"private": True, "epsilon": 7.9}),
+        ("evaluation.json", {"student": {"retrieval": [1], "few_labels": 3}}),
+        ("partition.json", {"table": [{"client": 0}]}),
+        ("partition.json", {"table": 3}),
+        ("export/report.json", {"files": {"student.onnx": None}}),
+        ("privacy.json", {"warning": 3}),
+    ],
+)
+def test_a_file_of_another_kind_ends_in_words_and_keeps_the_page(finished, file, value):
+    (finished / "report.html").write_text("as it was")
+    write_json(finished / file, value)
+    with pytest.raises(DataError, match="not as edgecmd writes it"):
+        write_report(finished)
+    assert (finished / "report.html").read_text() == "as it was"
+    assert not (finished / "figures").exists()
 
 
 def test_a_torn_last_line_is_left_out(source, finished):

@@ -10,6 +10,7 @@ from PIL import Image
 from edgecmd.report.drawing import FRAME
 from edgecmd.report.pictures import as_rgb, gallery_drawing, png_file, rank_in_words
 from edgecmd.report.read import read_run
+from tests.edgecmd.report.test_page import html_of
 
 
 def test_png_holds_the_same_pixels():
@@ -36,8 +37,9 @@ def test_rank_in_words(rank, text):
 
 
 def test_the_own_image_is_framed_where_it_was_found(finished):
-    html = gallery_drawing(read_run(finished).gallery).html
-    rows = html.split("<tbody>")[1].split("<tr>")[1:]
+    page = html_of(finished)
+    gallery = page[page.index('<table class="gallery">') :]
+    rows = gallery[: gallery.index("</tbody>")].split("<tbody>")[1].split("<tr>")[1:]
     framed = [
         [index for index, image in enumerate(re.findall("<img[^>]*>", row)) if "right" in image]
         for row in rows

@@ -1,5 +1,6 @@
 """What the page says of privacy: the guarantee where there is one, and plainly that there is none."""
 
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from edgecmd.core.files import read_json, write_json, write_text_atomically
 from edgecmd.privacy.plan import make_plan
 from edgecmd.privacy.statement import privacy_table
 from edgecmd.report import write_report
+from tests.edgecmd.report.test_page import Page, harmless
 
 
 def folder_of(tmp_path: Path, *settings: str) -> Path:
@@ -64,21 +66,21 @@ def test_the_page_stands_without_a_loss(kind: str, tmp_path: Path) -> None:
 
 
 def test_under_privacy_the_page_says_at_its_top_whose_it_is(tmp_path: Path) -> None:
-    page = write_report(folder_of(tmp_path)).read_text(encoding="utf-8")
+    page = unescape(write_report(folder_of(tmp_path)).read_text(encoding="utf-8"))
     top = page[: page.index("</header>")]
-    assert "This page is its owner&#x27;s alone." in top
+    assert "This page is its owner's alone." in top
     assert "What may leave is the bundle in <code>export</code>" in top
-    for text in ("Files that may leave", "Files that are the owner&#x27;s alone", "partition.json"):
+    for text in ("Files that may leave", "Files that are the owner's alone", "partition.json"):
         assert text in page
     assert "fitted on the labelled examples of the validation set, without noise" in page
     (tmp_path / "privacy.json").unlink()
-    unfinished = write_report(tmp_path).read_text(encoding="utf-8")
-    assert "owner&#x27;s alone" in unfinished[: unfinished.index("</header>")]
+    unfinished = unescape(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert "owner's alone" in unfinished[: unfinished.index("</header>")]
 
 
 def test_without_privacy_nothing_is_said_of_leaving(tmp_path: Path) -> None:
     page = write_report(folder_of(tmp_path, "privacy.mechanism=none")).read_text(encoding="utf-8")
-    assert "owner&#x27;s alone" not in page
+    assert "owner's alone" not in unescape(page)
 
 
 def test_a_statement_of_an_older_edgecmd_is_shown_without_the_files(tmp_path: Path) -> None:
@@ -96,3 +98,18 @@ def test_devices_with_pairs_of_their_own_are_named_among_the_limits(tmp_path: Pa
     page = write_report(folder).read_text(encoding="utf-8")
     assert "Devices trained on pairs of their own." in page
     assert "the concepts of pairs, labels and test are all different" not in page
+
+
+def test_texts_of_a_statement_are_escaped(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    table = read_json(folder / "privacy.json")
+    evil = "<img src=x onerror=y> {{ run.name }} ' \" javascript:z"
+    table |= dict.fromkeys(("statement", "unit", "relation", "against", "mechanism"), evil)
+    table |= {name: [evil] for name in ("released", "not_covered", "own_costs")}
+    table["owner_only"] = [{"file": evil, "holds": evil, "why": evil}]
+    table["epsilon_by_client"] = {evil: 1.0}
+    write_json(folder / "privacy.json", table)
+    page = Page(write_report(folder).read_text(encoding="utf-8"))
+    assert not page.all("img")
+    assert harmless(page)
+    assert page.text.count(evil) == 15

@@ -1,0 +1,228 @@
+"""The losses of contrastive distillation, each a pure function that returns one value per example.
+
+Formulas after CMCD (Lin et al., arXiv 2405.03355) as far as they are known, see docs/method.md;
+the anchored forms replace negatives from the batch by public constants.
+
+Pairs of one source (several sketches of a photograph, a name in several languages) are no negatives of one
+another: where the teacher's features are the same, the other pair, or the anchor, is left out of a contrast
+(`same_source`). Relations keep it: there it is what the student should come near to.
+
+Shapes: B batch, K anchors, D embedding dimension. All inputs are embeddings of any norm; each
+function divides them by their L2 norm. Gradients flow into the student alone.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+Embeddings = Float[Tensor, "batch dim"]
+Anchors = Float[Tensor, "anchors dim"]
+PerExample = Float[Tensor, " batch"]
+
+# A teacher whose features of two pictures agree to this cosine cannot tell them apart: equal pictures differ
+# by 1e-12 with the batch, copies that were saved again by 1e-5 and more.
+SAME_FEATURE = 1.0 - 1e-6
+
+
+def unit(features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+    """Divide each feature by its L2 norm; a zero feature stays zero."""
+    return functional.normalize(features, dim=-1)
+
+
+def same_source(teacher: Embeddings, other: Float[Tensor, "others dim"]) -> Bool[Tensor, "batch others"]:
+    """Which of ``other`` the teacher cannot tell from its own feature of each pair; never a negative of it.
+
+    Args:
+        teacher: Teacher embeddings of the pairs, (B, D).
+        other: Teacher embeddings of other pairs, or anchors, (M, D).
+
+    Returns:
+        Where the cosine is above ``1 - 1e-6``, (B, M); a zero feature is like none.
+
+    Guarantees:
+        Each entry depends on its own two features alone. So with public ``other`` the mask of a pair follows
+        from that pair, and a loss per pair stays one: add or remove one pair moves one clipped gradient.
+    """
+    return unit(teacher.detach()) @ unit(other.detach()).T > SAME_FEATURE
+
+
+def _others_of_source(teacher: Embeddings) -> Bool[Tensor, "batch batch"]:
+    """Which other pairs of the batch have the source of each pair."""
+    return same_source(teacher, teacher) & ~torch.eye(len(teacher), dtype=torch.bool, device=teacher.device)
+
+
+def cmc(student: Embeddings, teacher: Embeddings, *, temperature: float) -> PerExample:
+    """Cross-modal contrast with negatives from the batch (eq. 3; the CLIP form with a locked teacher).
+
+    ``(-log softmax_j(s_i.t_j / temperature)[i] - log softmax_j(t_i.s_j / temperature)[i]) / 2``, both
+    without the other pairs ``j`` of the same source as i.
+
+    Args:
+        student: Student embeddings, (B, D).
+        teacher: Teacher embeddings of the same pairs, (B, D); constants.
+        temperature: Divides the similarities.
+
+    Returns:
+        Loss of each example, (B,). An uninformative student has ``log(B)``, and where ``m`` other pairs have
+        the source of i ``log(B - m)``.
+    """
+    similarity_BB = unit(student) @ unit(teacher.detach()).T / temperature
+    similarity_BB = similarity_BB.masked_fill(_others_of_source(teacher), float("-inf"))
+    to_teacher = -functional.log_softmax(similarity_BB, dim=1).diagonal()
+    to_student = -functional.log_softmax(similarity_BB, dim=0).diagonal()
+    return (to_teacher + to_student) / 2
+
+
+def cmd(
+    student: Embeddings, teacher: Embeddings, *, temperature: float, teacher_temperature: float
+) -> PerExample:
+    """Cross-modal distillation of relations within the batch (eq. 2), the diagonal masked.
+
+    ``-sum_{j != i} p_A(j|i) log p_B(j|i)`` with ``p_A ~ exp(t_i.t_j / teacher_temperature)`` and
+    ``p_B ~ exp(s_i.s_j / temperature)``, both over ``j != i``: self-similarity would hold nearly
+    all of the mass. Invariant to a rotation of the student's space, so it gives no cross-modal
+    retrieval on its own.
+
+    Args:
+        student: Student embeddings, (B, D), at least two.
+        teacher: Teacher embeddings of the same pairs, (B, D); constants.
+        temperature: Of the student's relations.
+        teacher_temperature: Of the teacher's relations.
+
+    Returns:
+        Loss of each example, (B,). An uninformative student has ``log(B - 1)``.
+    """
+    relation_teacher = log_relations(teacher.detach(), temperature=teacher_temperature).exp()
+    relation_student = log_relations(student, temperature=temperature)
+    return -(relation_teacher * relation_student).sum(dim=1)
+
+
+def log_relations(features: Embeddings, *, temperature: float) -> Float[Tensor, "batch others"]:
+    """Log-probability of each other example of the batch, the diagonal left out.
+
+    ``log softmax_{j != i}(z_i.z_j / temperature)``; the relations of `cmd`.
+
+    Args:
+        features: Embeddings, (B, D), at least two.
+        temperature: Divides the similarities.
+
+    Returns:
+        (B, B - 1), the others in their order.
+    """
+    embedded = unit(features)
+    batch = len(embedded)
+    similarity_BB = embedded @ embedded.T / temperature
+    others = ~torch.eye(batch, dtype=torch.bool, device=features.device)
+    return functional.log_softmax(similarity_BB[others].view(batch, batch - 1), dim=1)
+
+
+def cmc_anchored(
+    student: Embeddings, teacher: Embeddings, anchors: Anchors, *, temperature: float
+) -> PerExample:
+    """Cross-modal contrast whose negatives are public: no other pair enters the loss of a pair.
+
+    ``-log[e^{s_i.t_i/T} / (e^{s_i.t_i/T} + sum_k e^{s_i.u_k/T})]``, without anchors that the teacher cannot
+    tell from ``t_i``.
+
+    Args:
+        student: Student embeddings, (B, D).
+        teacher: Teacher embeddings of the same pairs, (B, D); constants.
+        anchors: Public teacher embeddings, (K, D); constants.
+        temperature: ``T``.
+
+    Returns:
+        Loss of each example, (B,). An uninformative student has ``log(K + 1)``.
+    """
+    embedded = unit(student)
+    positive_B = (embedded * unit(teacher.detach())).sum(dim=1) / temperature
+    negative_BK = embedded @ unit(anchors.detach()).T / temperature
+    negative_BK = negative_BK.masked_fill(same_source(teacher, anchors), float("-inf"))
+    logits = torch.cat([positive_B[:, None], negative_BK], dim=1)
+    return -functional.log_softmax(logits, dim=1)[:, 0]
+
+
+def cmd_anchored(
+    student: Embeddings,
+    teacher: Embeddings,
+    anchors: Anchors,
+    *,
+    temperature: float,
+    teacher_temperature: float,
+) -> PerExample:
+    """Relations to public anchors instead of to other pairs (the form of SEED, Fang et al. 2021).
+
+    ``-sum_k softmax_k(t_i.u_k / teacher_temperature) log softmax_k(s_i.u_k / temperature)``
+
+    Args:
+        student: Student embeddings, (B, D).
+        teacher: Teacher embeddings of the same pairs, (B, D); constants.
+        anchors: Public teacher embeddings, (K, D); constants.
+        temperature: Of the student's relations.
+        teacher_temperature: Of the teacher's relations.
+
+    Returns:
+        Loss of each example, (B,). An uninformative student has ``log(K)``.
+    """
+    anchor_KD = unit(anchors.detach())
+    relation_teacher = functional.softmax(unit(teacher.detach()) @ anchor_KD.T / teacher_temperature, dim=1)
+    relation_student = functional.log_softmax(unit(student) @ anchor_KD.T / temperature, dim=1)
+    return -(relation_teacher * relation_student).sum(dim=1)
+
+
+def cmc_groups(
+    student: Embeddings, teacher: Embeddings, anchors: Anchors, *, temperature: float
+) -> PerExample:
+    """Contrast with the other pairs of the batch and with public anchors, from the student's side.
+
+    ``-log[ e^{s_i.t_i/T} / (sum_j e^{s_i.t_j/T} + sum_k e^{s_i.u_k/T}) ]``, without other pairs and anchors
+    of the same source as i; under privacy the batch is one bucket: `cmc_bucket`.
+
+    Args:
+        student: Student embeddings, (B, D).
+        teacher: Teacher embeddings of the same pairs, (B, D); constants.
+        anchors: Public teacher embeddings, (K, D); constants.
+        temperature: ``T``.
+
+    Returns:
+        Loss of each example, (B,). An uninformative student has ``log(B + K)``.
+    """
+    columns = unit(torch.cat([teacher.detach(), anchors.detach()]))
+    logits = unit(student) @ columns.T / temperature
+    same = torch.cat([_others_of_source(teacher), same_source(teacher, anchors)], dim=1)
+    logits = logits.masked_fill(same, float("-inf"))
+    return -functional.log_softmax(logits, dim=1).diagonal()
+
+
+def cmc_bucket(
+    student: Embeddings,
+    teacher: Embeddings,
+    mask: Bool[Tensor, " batch"],
+    anchors: Anchors,
+    *,
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Sum over a bucket of the contrast with the bucket's other pairs and all public anchors.
+
+    ``-sum_i log[ e^{s_i.t_i/T} / (sum_{j in bucket} e^{s_i.t_j/T} + sum_k e^{s_i.u_k/T}) ]``
+
+    Without other pairs and anchors of the source of i, as in `cmc_groups`; which these are follows from the
+    bucket's own pairs, so that one more pair still changes one bucket alone. The anchors keep a bucket of one
+    pair from having no loss at all.
+
+    Args:
+        student: Student embeddings of any norm, (R, D).
+        teacher: Teacher embeddings of the same pairs, (R, D); constants.
+        mask: Which rows are real, (R,).
+        anchors: Public teacher embeddings, (K, D); constants.
+        temperature: ``T``.
+    """
+    embedded = unit(student)
+    own = embedded @ unit(teacher.detach()).T / temperature
+    itself = torch.eye(len(embedded), dtype=torch.bool, device=embedded.device)
+    kept = mask[None, :] & (itself | ~same_source(teacher, teacher))
+    own = torch.where(kept, own, torch.full_like(own, float("-inf")))
+    public = embedded @ unit(anchors.detach()).T / temperature
+    public = torch.where(same_source(teacher, anchors), torch.full_like(public, float("-inf")), public)
+    log_share = own.diagonal() - torch.logsumexp(torch.cat([own, public], dim=1), dim=1)
+    return torch.where(mask, -log_share, torch.zeros_like(log_share)).sum()
