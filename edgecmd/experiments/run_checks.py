@@ -92,7 +92,7 @@ def _strategy(config: RunConfig) -> None:
 def _privacy(config: RunConfig) -> None:
     from edgecmd.data.problem import run_of
 
-    run_of(config).plan
+    _ = run_of(config).plan
 
 
 def _teacher(config: RunConfig) -> None:

@@ -60,7 +60,7 @@ class Partition:
 
 
 def partition(
-    pairs: Pairs, *, num_clients: int, by: str = "iid", alpha: float = 0.5, seed: int = 0
+    pairs: Pairs, *, num_clients: int, by: str = "iid", alpha: float | int = 0.5, seed: int = 0
 ) -> Partition:
     """Deal pairs to the clients of a simulation.
 
@@ -80,7 +80,7 @@ def partition(
     none = labels_of([""] * len(pairs))
     owner = labels_of([str(one) for one in pairs.owner]) if pairs.owner else none
     return Partition(
-        parts=cut(owner, none, none, by=by, num_clients=num_clients, seed=seed, alpha=alpha), by=by
+        parts=cut(owner, none, none, by=by, num_clients=num_clients, seed=seed, alpha=float(alpha)), by=by
     )
 
 
@@ -92,11 +92,11 @@ def distill(  # noqa: PLR0913 - a recipe has many numbers
     loss: Loss | str = "cmc",
     seed: int = 0,
     batch_size: int = 64,
-    learning_rate: float = 1e-2,
+    learning_rate: float | int = 1e-2,
     schedule: str = "cosine",
     optimizer: str = "adamw",
-    weight_decay: float = 0.0,
-    augment: float = 1.0,
+    weight_decay: float | int = 0.0,
+    augment: float | int = 1.0,
     num_anchors: int = 1024,
     progress: Progress | None = None,
 ) -> Distilled:
@@ -132,11 +132,11 @@ def distill(  # noqa: PLR0913 - a recipe has many numbers
     settings = DistillConfig(
         loss=_loss_name(loss),
         batch_size=batch_size,
-        learning_rate=learning_rate,
+        learning_rate=float(learning_rate),
         schedule=schedule,
         optimizer=optimizer,
-        weight_decay=weight_decay,
-        augment=augment,
+        weight_decay=float(weight_decay),
+        augment=float(augment),
         num_anchors=num_anchors,
     )
     objective = _loss_of(loss, settings)
@@ -176,10 +176,10 @@ def federate(  # noqa: PLR0913 - what a federation is made of
     out: str | Path | None = None,
     seed: int = 0,
     batch_size: int | None = None,
-    learning_rate: float = 1e-2,
+    learning_rate: float | int = 1e-2,
     strategy: str = "fedavg",
-    client_fraction: float = 1.0,
-    augment: float = 1.0,
+    client_fraction: float | int = 1.0,
+    augment: float | int = 1.0,
     num_anchors: int = 1024,
     num_workers: int = 1,
     progress: Progress | None = None,
@@ -229,14 +229,14 @@ def federate(  # noqa: PLR0913 - what a federation is made of
         loss=loss, privacy=privacy, rounds=rounds, local_steps=local_steps, batch_size=batch_size
     )
     distill_settings = replace(
-        asked[0], learning_rate=learning_rate, augment=augment, num_anchors=num_anchors
+        asked[0], learning_rate=float(learning_rate), augment=float(augment), num_anchors=num_anchors
     )
     federation = FederationConfig(
         num_clients=len(parts),
         partition="<python>",
         num_rounds=rounds,
         local_steps=local_steps,
-        client_fraction=client_fraction,
+        client_fraction=float(client_fraction),
         strategy=strategy,
     )
     with tempfile.TemporaryDirectory() as thrown_away:
