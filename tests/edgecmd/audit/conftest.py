@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edgecmd.audit import sampler
 from server.simulate import simulate
 from tests.tiny_federation import tiny_config, write_pairs
 
@@ -35,3 +36,15 @@ def runs(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
 def copied(runs: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
     """A copy of a finished run that a test may alter."""
     return lambda mechanism: Path(shutil.copytree(runs(mechanism), tmp_path / "copy"))
+
+
+@pytest.fixture
+def few_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer steps of clients with few units: what is planted in them shows in all, or there is nothing."""
+    monkeypatch.setattr(sampler, "SMALL_STEPS", 32)
+
+
+@pytest.fixture
+def brief(few_small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer steps than two pairs with one coin would need, for what shows in the first few."""
+    monkeypatch.setattr(sampler, "num_steps", lambda _: (64, True))
