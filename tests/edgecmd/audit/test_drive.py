@@ -133,7 +133,6 @@ def _every_second(step: int) -> float:
 Plant = Callable[[], AbstractContextManager[None]]
 
 
-@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize(
     ("plant", "least", "where"),
     [
@@ -153,7 +152,6 @@ def test_noise_that_is_too_small_at_some_steps_is_caught(plant: Plant, least: fl
     assert found.details["std_by_part"][where] == pytest.approx(least, rel=0.01)
 
 
-@pytest.mark.usefixtures("unchecked_shapes")
 def test_a_wrong_clip_of_one_layer_is_caught_by_the_auditor_s_own_sum() -> None:
     target = tiny_target(ANCHORS)
     assert target.plan is not None
@@ -183,7 +181,6 @@ def _last_twice(student: torch.nn.Module, chunks: Sequence[Units], *args: Any, *
     return total
 
 
-@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("wrong", [_second_unclipped, _last_twice])
 def test_what_later_chunks_do_wrong_is_caught(
     wrong: Callable[..., Sum], monkeypatch: pytest.MonkeyPatch
@@ -199,7 +196,6 @@ def test_what_later_chunks_do_wrong_is_caught(
     assert search(question, Effort(num_tries=12)).verdict == CONTRADICTED
 
 
-@pytest.mark.usefixtures("unchecked_shapes")
 def test_noise_that_shrinks_with_the_number_of_chunks_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     held = {"chunks": 1}
 
@@ -214,7 +210,6 @@ def test_noise_that_shrinks_with_the_number_of_chunks_is_caught(monkeypatch: pyt
     assert "too small" in found.text
 
 
-@pytest.mark.usefixtures("unchecked_shapes")
 def test_a_sum_that_is_released_twice_is_caught_in_the_release() -> None:
     target = tiny_target(ANCHORS, "privacy.noise_multiplier=0.6", "privacy.epsilon=1000")
 
@@ -235,7 +230,6 @@ class Halving(EffectiveStudent):
         return {name: 0.5 * value for name, value in super().pull_back(sums).items()}
 
 
-@pytest.mark.usefixtures("unchecked_shapes")
 def test_an_optimiser_that_gets_other_than_the_release_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "EffectiveStudent", Halving)
     target = tiny_target(ANCHORS)
@@ -245,7 +239,6 @@ def test_an_optimiser_that_gets_other_than_the_release_is_caught(monkeypatch: py
     assert "the optimiser gets other than the release, by 0.5 of it" in found.text
 
 
-@pytest.mark.usefixtures("unchecked_shapes")
 def test_weights_that_move_beside_the_release_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     def careless(student: torch.nn.Module, *args: object, **options: object) -> Sum:
         with torch.no_grad():
@@ -260,7 +253,6 @@ def test_weights_that_move_beside_the_release_are_caught(monkeypatch: pytest.Mon
     assert "weights move by other than the release" in found.text
 
 
-@pytest.mark.usefixtures("unchecked_shapes")
 def test_views_clipped_as_records_are_no_fault_of_the_sum_but_of_its_sensitivity() -> None:
     """The units are what the step formed, so its sum is right; the search is what catches them."""
     target = tiny_target(ANCHORS, "privacy.num_views=4")
@@ -270,7 +262,6 @@ def test_views_clipped_as_records_are_no_fault_of_the_sum_but_of_its_sensitivity
     assert found.verdict == NOT_CONTRADICTED
 
 
-@pytest.mark.usefixtures("unchecked_shapes")
 def test_a_release_without_privacy_claims_nothing() -> None:
     target = tiny_target(ANCHORS, "privacy.deterministic=true", "federation.local_steps=1")
     assert target.plan is not None
