@@ -164,6 +164,7 @@ def test_ten_thousand_attacks_on_groups() -> None:
     assert found.largest > 1.2 * CLIP, "one bucket must turn by more than a single record could"
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize(
     ("mechanism", "loss", "factor"), [("anchors", "cmc-anchored", 1), ("groups", "cmc-groups", 2)]
 )
