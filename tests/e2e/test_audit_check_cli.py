@@ -1,17 +1,14 @@
 """``edgecmd audit check`` and ``audit faults`` as a user runs them: verdicts and exit codes."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.command_line import edgecmd
 from tests.tiny_federation import settings_of
 
-ROOT = Path(__file__).parents[2]
 LOSSES = """
 from edgecmd.losses import cmc, cmc_anchored
 
@@ -22,18 +19,6 @@ def in_batch(student, teacher, anchors, temperature=0.1):
     return cmc(student, teacher, temperature=temperature)
 """
 SMALL = ("--set", "data.image_size=16", "--set", "student.architecture=ws-50k")
-
-
-def edgecmd(*arguments: str, folder: Path, timeout_s: int = 300) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "edgecmd", *arguments],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=timeout_s,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +78,7 @@ def test_own_code(words: list[str], code: int, text: str, tmp_path: Path) -> Non
 
 
 def test_every_planted_fault_is_caught_and_every_twin_passes(tmp_path: Path) -> None:
-    # A minute of processor time, of which a busy machine makes several.
-    done = edgecmd("audit", "faults", "--json", folder=tmp_path, timeout_s=1800)
+    done = edgecmd("audit", "faults", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert [one["level"] for one in found] == ["check"] * 9 + ["step"] * 8 + ["many-runs"]

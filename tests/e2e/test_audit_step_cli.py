@@ -8,7 +8,7 @@ import pytest
 from edgecmd.errors import PrivacyError
 from edgecmd.settings import load_config
 from server.simulate import simulate
-from tests.e2e.test_privacy_cli import edgecmd
+from tests.command_line import edgecmd
 from tests.tiny_federation import settings_of, tiny_config
 
 

@@ -1,28 +1,12 @@
 """Privacy from the command line: one line turns it on, and what is not earned is refused."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.command_line import edgecmd
 from tests.tiny_federation import settings_of
-
-ROOT = Path(__file__).parents[2]
-
-
-def edgecmd(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "edgecmd", *arguments],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
 
 
 def sets(pairs: Path, folder: Path, *more: str) -> list[str]:
