@@ -16,7 +16,7 @@ FEW_STEPS = 3
 
 @contextmanager
 def few_supervised_steps() -> Iterator[None]:
-    """Within the block classifiers of the supervised baselines and of fine-tuning take three steps, not 200."""
+    """Within the block supervised baselines and fine-tuning take three steps a classifier, and not 200."""
     fit, recipe = supervised.fit_classifier, supervised.Recipe(num_steps=FEW_STEPS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(supervised, "fit_classifier", lambda *args, draw: fit(*args, draw=draw, recipe=recipe))
