@@ -1,5 +1,7 @@
 """What makes whole runs cheap in tests that look at files, words and exit codes, and at no accuracy."""
 
+import hashlib
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +12,8 @@ import torch
 from matplotlib.figure import Figure
 
 from edgecmd import finetune, supervised
+from export import bundle
+from export.graph import Deployable
 
 FEW_STEPS = 3
 
@@ -21,6 +25,27 @@ def few_supervised_steps() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(supervised, "fit_classifier", lambda *args, draw: fit(*args, draw=draw, recipe=recipe))
         patch.setattr(finetune, "NUM_STEPS", FEW_STEPS)
+        yield
+
+
+@contextmanager
+def exported_once() -> Iterator[None]:
+    """Within the block the file of equal weights and settings is made once.
+
+    The tests of the exporter hold that it would have the same bytes again.
+    """
+    export, files = bundle.to_onnx, dict[str, bytes]()
+
+    def known(deployable: Deployable) -> bytes:
+        weights = [(name, value.numpy()) for name, value in deployable.state_dict().items()]
+        content = pickle.dumps((str(deployable), deployable.spec, weights))
+        key = hashlib.sha256(content).hexdigest()
+        if key not in files:
+            files[key] = export(deployable)
+        return files[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundle, "to_onnx", known)
         yield
 
 
