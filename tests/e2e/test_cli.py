@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgecmd.cli import compare_jobs
 from edgecmd.config import RunConfig
 from edgecmd.settings import to_toml
 from tests.command_line import run
+from tests.quick import Here
 
 
 @pytest.fixture
@@ -60,6 +62,7 @@ def test_a_dry_run_writes_nothing(
 def test_compare_prints_intervals_and_does_not_repeat_finished_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings_file: Path, tiny: RunConfig
 ) -> None:
+    monkeypatch.setattr(compare_jobs, "Workers", Here)
     words = [
         "compare",
         "--config",

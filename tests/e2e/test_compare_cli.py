@@ -10,32 +10,7 @@ from edgecmd.cli import compare_jobs
 from edgecmd.cli.compare_jobs import Job
 from edgecmd.compare.presets import PAIRS, Preset
 from edgecmd.config import RunConfig
-
-
-class Here:
-    """A pool that does the jobs in this process, so that a test can break them off."""
-
-    def __init__(self, *_: object, **__: object) -> None:
-        self.cancelled = False
-
-    def __enter__(self) -> "Here":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def submit(self, work: object, job: Job) -> object:
-        from concurrent.futures import Future
-
-        done: Future[object] = Future()
-        try:
-            done.set_result(work(job))  # type: ignore[operator]
-        except ValueError as error:
-            done.set_exception(error)
-        return done
-
-    def shutdown(self, **_: object) -> None:
-        self.cancelled = True
+from tests.quick import Here
 
 
 @pytest.fixture
