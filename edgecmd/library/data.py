@@ -20,6 +20,8 @@ from edgecmd.data.user_files.public_images import read_public
 from edgecmd.settings import DataConfig
 
 CHECK_COMMAND = "edgecmd data check"
+# Side in pixels of public images that no task has asked for yet: the least that there is.
+ANY_SIDE = 16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,6 +108,7 @@ class Images:
         images: RGB, uint8, (N, H, W, 3), 255 is white.
         keys: One name an image; made up where empty.
         name: What reports call the set.
+        folder: Where they were read, if a task may read them again at the side of its pairs.
 
     Raises:
         DataError: The type or the shape is not allowed.
@@ -114,6 +117,7 @@ class Images:
     images: Pictures
     keys: Sequence[str] = ()
     name: str = "public images"
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         keys = tuple(str(one) for one in self.keys) or tuple(
@@ -129,13 +133,34 @@ class Images:
         """The same as the rooms below take it."""
         return PublicSource(images=self.images, keys=tuple(self.keys), name=self.name)
 
+    def like(self, source: Targets) -> "Images":
+        """These images at the side of ``source``, read again where that is another one.
+
+        Args:
+            source: RGB images, uint8, (N, H, W, 3).
+
+        Raises:
+            DataError: The shapes differ, and the images are in memory or were read with a size of their own;
+                or the files cannot be read any more.
+        """
+        wanted = source.shape[1:]
+        if self.images.shape[1:] == wanted:
+            return self
+        if self.folder is None or len(set(wanted[:2])) != 1:
+            raise DataError(
+                f"public.images are of shape {self.images.shape[1:]} and pairs.source of {wanted}; the teacher"
+                " must see both alike. Read both with the same size."
+            )
+        return Images.from_folder(self.folder, size=wanted[0])
+
     @classmethod
-    def from_folder(cls, path: str | Path, *, size: int = 64) -> "Images":
+    def from_folder(cls, path: str | Path, *, size: int | None = None) -> "Images":
         """Read all pictures of a folder, or of the folders in it.
 
         Args:
             path: The folder.
-            size: Side in pixels; larger ones are averaged down.
+            size: Side in pixels; larger ones are averaged down. None: 16, and a task reads them again at the
+                side of its pairs.
 
         Raises:
             DataError: There is none, or one cannot be read; the message has every problem.
@@ -143,11 +168,13 @@ class Images:
         folder, problems = Path(path).expanduser(), list[str]()
         if not folder.is_dir():
             raise DataError(f"{path} is no folder that exists. Give one with public pictures.")
-        sides = sides_of(DataConfig(image_size=size, source_size=size))
+        side = ANY_SIDE if size is None else size
+        sides = sides_of(DataConfig(image_size=side, source_size=side))
         found = read_public(folder, sides=sides, name=folder.name, problems=problems)
         if found is None or problems:
             raise ProblemsError(problems, notes=[], command=f"{CHECK_COMMAND} {path}", complete=True)
-        return cls(images=found.images, keys=found.keys, name=found.name)
+        again = folder if size is None else None
+        return cls(images=found.images, keys=found.keys, name=found.name, folder=again)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -60,19 +60,59 @@ class Scores:
         )
 
 
-def evaluate(student: nn.Module, labelled: Labelled, *, task: Task, seed: int = 0) -> Scores:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Origin:
+    """What a trained student remembers: the task that it was distilled on, and the seed.
+
+    Guarantees:
+        Copies of the student share it, and a pickle of the student leaves it out: with it the pairs would be
+        written.
+    """
+
+    task: Task
+    seed: int
+
+    def __deepcopy__(self, memo: object) -> "Origin":
+        return self
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(None), ()
+
+
+def origin_of(student: nn.Module, task: Task | None) -> Origin:
+    """What a student was distilled on: ``task`` where it is given, else what the student remembers.
+
+    Raises:
+        ConfigError: Neither is there.
+    """
+    known = getattr(student, "origin", None)
+    if task is not None:
+        return Origin(task=task, seed=known.seed if isinstance(known, Origin) else 0)
+    if not isinstance(known, Origin):
+        raise ConfigError(
+            f"This {type(student).__name__} does not know which inputs it takes. Give the task too: task=..."
+        )
+    return known
+
+
+def evaluate(
+    student: nn.Module, labelled: Labelled, *, task: Task | None = None, seed: int = 0
+) -> Scores:
     """Measure a student on labelled examples that no client saw.
 
     Args:
         student: (B, C, H, W) to (B, D).
         labelled: At least two classes, two examples each; with sources retrieval is across modalities.
-        task: How targets become inputs; its teacher embeds the sources.
+        task: How targets become inputs; its teacher embeds the sources. None: the one that the student was
+            distilled on.
         seed: Of the folds.
 
     Raises:
         DataError: There are fewer than two classes, or a class of one example alone; or the examples are of
             another kind than the task's targets.
+        ConfigError: The student was not distilled here, and there is no task.
     """
+    task = origin_of(student, task).task
     classes = labelled.classes().labels["group"].values
     counts = np.bincount(classes[classes >= 0])
     if len(counts) < 2 or counts.min() < 2:
@@ -105,6 +145,11 @@ def evaluate(student: nn.Module, labelled: Labelled, *, task: Task, seed: int = 
         num_classes=len(counts),
         chance=float(counts.max() / counts.sum()),
     )
+
+
+def embed_with(student: nn.Module, task: Task, target: np.ndarray) -> Embedding:
+    """Unit embeddings of targets as they are stored, (N, D), scaled as the task says."""
+    return unit_rows(embed_target(student, target, offset=task.target_offset, scale=task.target_scale))
 
 
 def _across(found: Embedding, labelled: Labelled, task: Task) -> dict[str, float]:
@@ -158,15 +203,16 @@ class Distilled:
     loss: float
     seed: int
 
+    def __post_init__(self) -> None:
+        self.student.origin = Origin(task=self.task, seed=self.seed)
+
     def evaluate(self, labelled: Labelled) -> Scores:
         """What the student is worth, see `edgecmd.evaluate`."""
         return evaluate(self.student, labelled, task=self.task, seed=self.seed)
 
     def embed(self, target: np.ndarray) -> Embedding:
         """Unit embeddings of targets as they are stored, (N, D)."""
-        return unit_rows(
-            embed_target(self.student, target, offset=self.task.target_offset, scale=self.task.target_scale)
-        )
+        return embed_with(self.student, self.task, target)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

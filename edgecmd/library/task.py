@@ -72,7 +72,8 @@ class Task(tasks.Task):
         pairs: Private pairs, without labels.
         teacher: A `Teacher`, or what makes one (a module that takes pictures as they are, a name, a file);
             or ready features of the pairs, float, (N, D), with ``public_features``.
-        public: Public images: anchors and calibration come from them.
+        public: Public images: anchors and calibration come from them. Those of a folder that was read without
+            a size are read again at the side of the pairs.
         public_features: With ready features of the pairs: those of the public images, from the same teacher,
             (K, D).
         target_offset: Value of a target image (0 black, 1 white) that the student sees as zero.
@@ -102,11 +103,7 @@ class Task(tasks.Task):
     ) -> None:
         if target_scale == 0:
             raise ConfigError("target_scale=0 would divide by zero; use -0.5 for ink on white paper.")
-        if public.images.shape[1:] != pairs.source.shape[1:]:
-            raise DataError(
-                f"public.images are of shape {public.images.shape[1:]} and pairs.source of"
-                f" {pairs.source.shape[1:]}; the teacher must see both alike. Read both with the same size."
-            )
+        public = public.like(pairs.source)
         self.pairs = pairs
         features = None
         if isinstance(teacher, np.ndarray):

@@ -23,7 +23,7 @@ from edgecmd.library.data import Pairs, labels_of
 from edgecmd.library.results import Distilled, Federated
 from edgecmd.library.task import Task
 from edgecmd.losses import Loss, check_loss, loss_of, name_of
-from edgecmd.models.students import Student
+from edgecmd.models.students import Student, fitted
 from edgecmd.models.students import student as make_student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.run import Given, Run
@@ -37,10 +37,13 @@ from edgecmd.settings import (
     TeacherConfig,
 )
 from edgecmd.training.distill import Place, distil, make_optimizer
+from edgecmd.training.run_folder import check_modality
 
 Progress = Callable[[int, int, float], None]
 # Steps between two calls of ``progress``; batches and views of each piece follow from the seed and its place.
 PIECE = 50
+# Steps a client makes in a round where nothing says how many.
+LOCAL_STEPS = 5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,7 +89,7 @@ def partition(
 
 def distill(  # noqa: PLR0913 - a recipe has many numbers
     task: Task,
-    student: nn.Module,
+    student: nn.Module | str,
     *,
     steps: int,
     loss: Loss | str = "cmc",
@@ -104,7 +107,7 @@ def distill(  # noqa: PLR0913 - a recipe has many numbers
 
     Args:
         task: Pairs, teacher and public images.
-        student: Of `edgecmd.student`, or any module (B, C, H, W) to (B, F). A copy is trained.
+        student: Of `edgecmd.student`, a name of it, or any module (B, C, H, W) to (B, F). A copy is trained.
         steps: Optimiser steps.
         loss: Of `edgecmd.losses`, by name or as an object, or one of your own (a subclass of `edgecmd.Loss`).
         seed: Of batches, views and anchors.
@@ -140,7 +143,7 @@ def distill(  # noqa: PLR0913 - a recipe has many numbers
         num_anchors=num_anchors,
     )
     objective = _loss_of(loss, settings)
-    trained = _placed(task, student)
+    trained = _placed(task, student, settings)
     state = make_optimizer(trained, settings)
     data, anchors = task.local_data(np.arange(len(task.pairs))), task.anchors(settings, seed=seed)
     done, mean, piece = 0, float("nan"), PIECE
@@ -169,8 +172,8 @@ def federate(  # noqa: PLR0913 - what a federation is made of
     student: nn.Module | str,
     *,
     clients: Partition | Sequence[np.ndarray],
-    rounds: int,
-    local_steps: int = 5,
+    rounds: int | None = None,
+    local_steps: int | None = None,
     loss: Loss | str = "auto",
     privacy: PrivacyPlan | None = None,
     out: str | Path | None = None,
@@ -190,8 +193,8 @@ def federate(  # noqa: PLR0913 - what a federation is made of
         task: Pairs, teacher and public images.
         student: As of `distill`, or a name of `edgecmd.student`; its weights are the first ones.
         clients: Of `partition`, or the rows of each client.
-        rounds: Rounds.
-        local_steps: Optimiser steps a client makes in a round.
+        rounds: Rounds; None: the plan's.
+        local_steps: Optimiser steps a client makes in a round; None: the plan's, else 5.
         loss: As of `distill`; ``auto`` is that of the privacy plan, ``cmc`` without one.
         privacy: A plan, which must be of as many rounds and local steps; None for no privacy.
         out: Run folder. The same call with the same objects continues a run that was broken off, and returns
@@ -223,11 +226,12 @@ def federate(  # noqa: PLR0913 - what a federation is made of
             f"num_workers={num_workers}: objects in memory cannot travel to other processes. Leave it at 1,"
             " or name student, loss and data as 'module:factory' in settings and use `edgecmd simulate`."
         )
+    rounds, local_steps = _length(privacy, rounds=rounds, local_steps=local_steps)
     parts = _parts(clients, num_pairs=len(task.pairs))
-    first = _placed(task, student)
     asked = _sections(
         loss=loss, privacy=privacy, rounds=rounds, local_steps=local_steps, batch_size=batch_size
     )
+    first = _placed(task, student, asked[0])
     distill_settings = replace(
         asked[0], learning_rate=float(learning_rate), augment=float(augment), num_anchors=num_anchors
     )
@@ -291,11 +295,29 @@ def _loss_of(loss: Loss | str, settings: DistillConfig) -> Loss:
     return loss_of(settings) if isinstance(loss, str) else check_loss(loss)
 
 
-def _placed(task: Task, student: nn.Module | str) -> Student:
-    """A copy of the student on the task's device, of the teacher's dimension."""
+def _placed(task: Task, student: nn.Module | str, settings: DistillConfig) -> Student:
+    """A copy of the student on the task's device, for the task's inputs and of the teacher's dimension."""
     own = student if isinstance(student, str) else copy.deepcopy(student)
-    made = make_student(own, dim=task.teacher_dim, in_channels=task.in_channels, size=task.size)
+    if isinstance(own, Student):
+        made = fitted(own, dim=task.teacher_dim, in_channels=task.in_channels, size=task.size)
+    else:
+        made = make_student(own, dim=task.teacher_dim, in_channels=task.in_channels, size=task.size)
+    if not made.architecture.startswith("<"):
+        check_modality(made.architecture, settings, task.data)
     return place(made, task.device)
+
+
+def _length(
+    privacy: PrivacyPlan | None, *, rounds: int | None, local_steps: int | None
+) -> tuple[int, int]:
+    """Rounds, and steps a client makes in each: as they were asked for, else the plan's."""
+    if privacy is not None:
+        rounds = privacy.num_rounds if rounds is None else rounds
+        if privacy.unit == "pair" and local_steps is None:
+            local_steps = privacy.steps_per_round
+    if rounds is None:
+        raise ConfigError("rounds is missing. Say how many: federate(..., rounds=60), or give a plan.")
+    return rounds, LOCAL_STEPS if local_steps is None else local_steps
 
 
 def _parts(clients: Partition | Sequence[np.ndarray], *, num_pairs: int) -> tuple[Rows, ...]:

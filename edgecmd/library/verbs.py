@@ -3,20 +3,24 @@
 Shapes: N inputs, D embedding dimension, G classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import nn
 
 from edgecmd.audits.finding import CONTRADICTED, ContradictedError, Finding
 from edgecmd.core.errors import ExportError
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import Targets
 from edgecmd.library.data import Labelled
-from edgecmd.library.results import Distilled, Federated
+from edgecmd.library.results import Distilled, Embedding, Federated, embed_with, origin_of
 from edgecmd.library.task import Task
+from edgecmd.models.students import Student
+from edgecmd.models.students import student as make_student
 
 if TYPE_CHECKING:
     from export.device.infer import Student as Runtime
@@ -134,10 +138,11 @@ class Bundle:
 
 
 def export(
-    student: Distilled,
+    student: Distilled | nn.Module,
     folder: str | Path,
     *,
-    profiles: Sequence[str] = ("w8",),
+    task: Task | None = None,
+    profiles: str | Sequence[str] = ("w8",),
     labelled: Labelled | None = None,
     calibration: str = "public",
     min_cosine: float | None = None,
@@ -146,7 +151,8 @@ def export(
     """Export a student as checked ONNX files for a device.
 
     Args:
-        student: Result of `edgecmd.distill` or `edgecmd.federate`.
+        student: Result of `edgecmd.distill` or `edgecmd.federate`, or its student.
+        task: What it was distilled on, for a student that does not remember it; see `edgecmd.Task`.
         folder: Folder of the bundle; an older bundle there is replaced.
         profiles: ``w8``, ``fp32``, ``w4``, ``int8``, ``dyn8``; the first becomes student.onnx.
         labelled: Examples to fit a linear head on, which the file then tells of; None for no head.
@@ -160,7 +166,7 @@ def export(
     Raises:
         ExportError: The exported file does not do what the student does, or what it is made of does not
             export; nothing is left behind.
-        ConfigError: A profile is unknown.
+        ConfigError: A profile is unknown, or the student was not distilled here and there is no task.
     """
     from export.bundle import Options, export_bundle
     from export.graph.frontends import front_end_of
@@ -169,9 +175,13 @@ def export(
     from export.profiles.table import PROFILES, choose_profiles
     from export.trust.verify import Task as Metric
 
-    task, trained = student.task, student.student
-    chosen = choose_profiles(",".join(profiles))
-    probe = _probe(task, labelled)
+    trained = student.student if isinstance(student, Distilled) else student
+    origin = origin_of(trained, task)
+    task = origin.task
+    if not isinstance(trained, Student):
+        trained = make_student(trained, dim=task.teacher_dim, in_channels=task.in_channels, size=task.size)
+    chosen = choose_profiles(profiles if isinstance(profiles, str) else ",".join(profiles))
+    probe, embed = _probe(task, labelled), partial(embed_with, trained, task)
     spec = ExportSpec(
         architecture=trained.architecture,
         image_size=task.input_shape[2],
@@ -182,9 +192,9 @@ def export(
         license=license,
         front_end=front_end_of(modality_of(task.data.train.target), dense=False),
         rate_hz=0,
-        head=None if labelled is None else _head(student, labelled),
+        head=None if labelled is None else _head(embed, labelled),
     )
-    wanted = student.embed(probe)
+    wanted = embed(probe)
     metric = Metric(
         name="cosine to the student", metric=lambda found: float((found * wanted).sum(axis=1).mean())
     )
@@ -192,7 +202,7 @@ def export(
     options = Options(
         profiles=chosen,
         min_cosine=min_cosine,
-        calibration=calibration_of(task, calibration, seed=student.seed) if calibrated else None,
+        calibration=calibration_of(task, calibration, seed=origin.seed) if calibrated else None,
     )
     export_bundle(trained, Path(folder), spec=spec, probe_images=probe, task=metric, options=options)
     return load_bundle(folder)
@@ -232,12 +242,12 @@ def _probe(task: Task, labelled: Labelled | None) -> Targets:
     return np.asarray(coins.integers(low, max(high, low + 1), shape, dtype=target.dtype, endpoint=True))
 
 
-def _head(student: Distilled, labelled: Labelled) -> "LinearHead":
+def _head(embed: Callable[[Targets], Embedding], labelled: Labelled) -> "LinearHead":
     from edgecmd.evaluation.metrics import fit_linear
     from export.graph.spec import LinearHead
 
     labels = labelled.classes().labels["group"]
-    model = fit_linear(student.embed(labelled.target), labels.values)
+    model = fit_linear(embed(labelled.target), labels.values)
     weight, bias = np.asarray(model.coef_), np.asarray(model.intercept_)
     if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes
         weight, bias = np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])

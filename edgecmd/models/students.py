@@ -23,6 +23,7 @@ A student of anyone's own is any ``nn.Module`` from (B, C, H, W) to (B, F), as a
 Shapes: B batch, C channels, H height, W width, F features of a module, D embedding dimension.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -132,11 +133,16 @@ class Student(nn.Module):
         size: Height and width that it was tried on; None for students that take every size.
         projector: Its last layer, which `DistillConfig.freeze_projector` is about; ``nn.Identity`` where the
             layer that gives the embedding is somewhere inside.
+        open_seed: Seed of its first weights where it was made by name without saying for which inputs; see
+            `fitted`.
+        origin: What a trained one was distilled on, for `edgecmd.export` and `edgecmd.evaluate`.
     """
 
     architecture: str = ""
     size: tuple[int, int] | None = None
     projector: nn.Module
+    open_seed: int | None = None
+    origin: object | None = None
 
     def __init__(self, *, in_channels: int, embedding_dim: int) -> None:
         super().__init__()
@@ -407,19 +413,23 @@ def student(
     spec: str | nn.Module,
     *,
     dim: int,
-    in_channels: int = 1,
-    size: int | tuple[int, int] = DEFAULT_SIZE,
+    in_channels: int | None = None,
+    size: int | tuple[int, int] | None = None,
     seed: int = 0,
 ) -> Student:
     """A student by its name, or of any module.
+
+    What is left out of ``in_channels`` and ``size`` is made to fit by the task that the student is trained on.
 
     Args:
         spec: A key of `STUDENTS`; ``module:factory``, whose factory may ask for ``in_channels``, ``dim`` and
             ``size`` by these names; or a module (B, C, H, W) to (B, F). Training changes a module that is
             given; to begin anew, give a copy.
         dim: Dimension of the teacher's feature, D. Where F is another, a linear projector is put behind.
-        in_channels: C: 1 for grey pictures and recordings, 3 for RGB, 2 for depth with its mask.
+        in_channels: C: 1 for grey pictures and recordings, 3 for RGB, 2 for depth with its mask. None: those
+            of the first convolution of a module, else 1.
         size: Height and width of the inputs, one number where they are equal; of recordings (1, samples).
+            None: 64 pixels.
         seed: Of the first weights; those of a module that is given stay, but for the projector.
 
     Raises:
@@ -433,17 +443,69 @@ def student(
         >>> student(own, dim=8)(torch.zeros(2, 1, 64, 64)).shape
         torch.Size([2, 8])
     """
-    sides = (size, size) if isinstance(size, int) else size
+    sides = (size, size) if isinstance(size, int) else size or DEFAULT_SIZE
     generator = torch_generator(seed, "student-init")
-    if isinstance(spec, str):
-        return build_student(
-            spec, in_channels=in_channels, embedding_dim=dim, generator=generator, size=sides
-        )
     if isinstance(spec, Student):
-        return _same_shape(spec, in_channels=in_channels, dim=dim)
+        return _same_shape(spec, in_channels=in_channels or spec.in_channels, dim=dim)
+    if isinstance(spec, str):
+        made = build_student(
+            spec, in_channels=in_channels or 1, embedding_dim=dim, generator=generator, size=sides
+        )
+        made.open_seed = seed if in_channels is None else None
+        return made
+    channels = in_channels or _channels_of(spec)
     return project(
-        spec, f"<{type(spec).__name__}>", in_channels=in_channels, dim=dim, size=sides, generator=generator
+        spec, f"<{type(spec).__name__}>", in_channels=channels, dim=dim, size=sides, generator=generator
     )
+
+
+def _channels_of(module: nn.Module) -> int:
+    """Channels that the first convolution takes; 1 where there is none."""
+    return next((one.in_channels for one in module.modules() if isinstance(one, nn.Conv2d)), 1)
+
+
+def fitted(made: Student, *, in_channels: int, size: tuple[int, int], dim: int) -> Student:
+    """A student for the inputs of a task: ``made`` itself, or the same made anew where that was left open.
+
+    Args:
+        made: Of `student`.
+        in_channels: C of the task.
+        size: Height and width of the task's inputs.
+        dim: D of the task's teacher.
+
+    Raises:
+        ConfigError: It takes other inputs or gives another width, and its weights were loaded or trained, or
+            its channels were asked for.
+    """
+    if (made.in_channels, made.size or size) == (in_channels, size) or made.embedding_dim != dim:
+        return _same_shape(made, in_channels=in_channels, dim=dim)
+    if made.open_seed is not None and _is_new(made):
+        return student(made.architecture, dim=dim, in_channels=in_channels, size=size, seed=made.open_seed)
+    if isinstance(made, Projected):
+        shape, what = (in_channels, *size), f"The student {made.architecture}"
+        width = try_out(made.backbone, shape, what=what, wanted="inputs of the task's shape", trained=True)
+        if isinstance(made.projector, nn.Linear) and width != made.projector.in_features:
+            raise ConfigError(
+                f"{what} gives {width} numbers for inputs of shape {shape}, and"
+                f" {made.projector.in_features} for those that it was made with. Make it with in_channels="
+                f"{in_channels} and size={size}."
+            )
+        made = copy.copy(made)
+        made.in_channels, made.size = in_channels, size
+    return _same_shape(made, in_channels=in_channels, dim=dim)
+
+
+def _is_new(made: Student) -> bool:
+    """Whether the weights are those that the student was made with."""
+    first = build_student(
+        made.architecture,
+        in_channels=made.in_channels,
+        embedding_dim=made.embedding_dim,
+        generator=torch_generator(made.open_seed or 0, "student-init"),
+        size=made.size or DEFAULT_SIZE,
+    ).state_dict()
+    own = made.state_dict()
+    return own.keys() == first.keys() and all(torch.equal(own[name].cpu(), first[name]) for name in own)
 
 
 def _same_shape(made: Student, *, in_channels: int, dim: int) -> Student:

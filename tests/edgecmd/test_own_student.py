@@ -344,7 +344,7 @@ def test_a_module_that_is_no_student_is_refused_with_the_way_out(
     make: Callable[[], nn.Module], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        student(make(), dim=DIM, size=SIDE)
+        student(make(), dim=DIM, in_channels=1, size=SIDE)
 
 
 @pytest.mark.parametrize(
