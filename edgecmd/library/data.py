@@ -112,6 +112,10 @@ class Images:
 
     Raises:
         DataError: The type or the shape is not allowed.
+
+    Examples:
+        >>> Images(images=np.zeros((4, 32, 32, 3), np.uint8)).keys[:2]
+        ('image-0', 'image-1')
     """
 
     images: Pictures
@@ -148,8 +152,8 @@ class Images:
             return self
         if self.folder is None or len(set(wanted[:2])) != 1:
             raise DataError(
-                f"public.images are of shape {self.images.shape[1:]} and pairs.source of {wanted}; the teacher"
-                " must see both alike. Read both with the same size."
+                f"public.images are of shape {self.images.shape[1:]} and pairs.source of {wanted}; the"
+                " teacher must see both alike. Read both with the same size."
             )
         return Images.from_folder(self.folder, size=wanted[0])
 
@@ -188,6 +192,11 @@ class Labelled:
 
     Raises:
         DataError: The numbers differ, or a type is not allowed.
+
+    Examples:
+        >>> drawings = np.zeros((4, 32, 32, 1), np.uint8)
+        >>> Labelled(target=drawings, labels=["cat", "dog", "cat", "dog"]).classes().labels["group"].names
+        ('cat', 'dog')
     """
 
     target: Targets

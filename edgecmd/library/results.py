@@ -95,9 +95,7 @@ def origin_of(student: nn.Module, task: Task | None) -> Origin:
     return known
 
 
-def evaluate(
-    student: nn.Module, labelled: Labelled, *, task: Task | None = None, seed: int = 0
-) -> Scores:
+def evaluate(student: nn.Module, labelled: Labelled, *, task: Task | None = None, seed: int = 0) -> Scores:
     """Measure a student on labelled examples that no client saw.
 
     Args:

@@ -23,7 +23,7 @@ from edgecmd.library.data import Pairs, labels_of
 from edgecmd.library.results import Distilled, Federated
 from edgecmd.library.task import Task
 from edgecmd.losses import Loss, check_loss, loss_of, name_of
-from edgecmd.models.students import Student, fitted
+from edgecmd.models.students import Student, fitted, refuse_dense
 from edgecmd.models.students import student as make_student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.run import Given, Run
@@ -79,6 +79,12 @@ def partition(
 
     Guarantees:
         Each pair is with one client, each client has at least two, and equal arguments give equal parts.
+
+    Examples:
+        >>> images = np.zeros((6, 32, 32, 3), np.uint8)
+        >>> pairs = Pairs(source=images, target=images, owner=["ann"] * 2 + ["bob"] * 4)
+        >>> sorted(len(rows) for rows in partition(pairs, num_clients=2, by="owner").parts)
+        [2, 4]
     """
     none = labels_of([""] * len(pairs))
     owner = labels_of([str(one) for one in pairs.owner]) if pairs.owner else none
@@ -129,6 +135,17 @@ def distill(  # noqa: PLR0913 - a recipe has many numbers
 
     Guarantees:
         Equal arguments give equal weights on one machine; ``student`` is as it was.
+
+    Examples:
+        >>> from edgecmd.library.data import Images
+        >>> images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+        >>> task = Task(
+        ...     pairs=Pairs(source=images, target=images[..., :1]),
+        ...     teacher=nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        ...     public=Images(images=images[::-1]),
+        ... )
+        >>> distill(task, "ws-50k", steps=2, batch_size=4).embed(images[:3, ..., :1]).shape
+        (3, 8)
     """
     if steps < 1:
         raise ConfigError(f"steps={steps} makes nothing; give at least 1.")
@@ -303,13 +320,12 @@ def _placed(task: Task, student: nn.Module | str, settings: DistillConfig) -> St
     else:
         made = make_student(own, dim=task.teacher_dim, in_channels=task.in_channels, size=task.size)
     if not made.architecture.startswith("<"):
+        refuse_dense(made.architecture, what="The library")
         check_modality(made.architecture, settings, task.data)
     return place(made, task.device)
 
 
-def _length(
-    privacy: PrivacyPlan | None, *, rounds: int | None, local_steps: int | None
-) -> tuple[int, int]:
+def _length(privacy: PrivacyPlan | None, *, rounds: int | None, local_steps: int | None) -> tuple[int, int]:
     """Rounds, and steps a client makes in each: as they were asked for, else the plan's."""
     if privacy is not None:
         rounds = privacy.num_rounds if rounds is None else rounds

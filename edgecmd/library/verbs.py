@@ -16,8 +16,9 @@ from edgecmd.audits.finding import CONTRADICTED, ContradictedError, Finding
 from edgecmd.core.errors import ExportError
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import Targets
+from edgecmd.evaluation.metrics import Embedding
 from edgecmd.library.data import Labelled
-from edgecmd.library.results import Distilled, Embedding, Federated, embed_with, origin_of
+from edgecmd.library.results import Distilled, Federated, embed_with, origin_of
 from edgecmd.library.task import Task
 from edgecmd.models.students import Student
 from edgecmd.models.students import student as make_student

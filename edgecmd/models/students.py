@@ -419,7 +419,7 @@ def student(
 ) -> Student:
     """A student by its name, or of any module.
 
-    What is left out of ``in_channels`` and ``size`` is made to fit by the task that the student is trained on.
+    What is left out of ``in_channels`` and ``size`` is made to fit the task that the student is trained on.
 
     Args:
         spec: A key of `STUDENTS`; ``module:factory``, whose factory may ask for ``in_channels``, ``dim`` and

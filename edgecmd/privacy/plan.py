@@ -156,6 +156,11 @@ class PrivacyPlan:
         Raises:
             PrivacyError: These do not earn a guarantee.
             ConfigError: A name is unknown or a number out of range.
+
+        Examples:
+            >>> plan = PrivacyPlan.calibrate(epsilon=8, delta=1e-5, rounds=10, local_steps=5)
+            >>> plan.epsilon_after(5) < plan.epsilon_after(10) <= 8
+            True
         """
         plan = make_plan(
             Sections(

@@ -1,5 +1,7 @@
 """The library: the code that a researcher writes, with objects of their own, from pairs to a bundle."""
 
+import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import edgecmd as ec
@@ -275,3 +278,86 @@ def test_under_privacy_own_code_must_keep_pairs_apart(pairs: ec.Pairs, task: ec.
         ec.federate(task, student, loss=Coupled(), **asked)
     with pytest.raises(ec.EdgecmdError, match="distill.loss='cmc'"):
         ec.federate(task, student, loss="cmc", **asked)
+
+
+@pytest.fixture(scope="module")
+def in_colour() -> ec.Task:
+    """Pairs whose targets are RGB, of another side than students are tried on."""
+    source = pictures(12, 6)
+    pairs = ec.Pairs(source=source, target=255 - source)
+    return ec.Task(pairs=pairs, teacher=Backbone(), public=ec.Images(images=pictures(8, 7)))
+
+
+def test_a_student_learns_from_the_task_which_inputs_it_has(in_colour: ec.Task) -> None:
+    """Left open, its channels are the task's: the student is the one that says them."""
+    steps = {"steps": 2, "batch_size": 8}
+    dim = in_colour.teacher_dim
+    told = ec.student("ws-50k", dim=dim, in_channels=3, seed=4)
+    left_open = ec.student("ws-50k", dim=dim, seed=4)
+    wanted = ec.distill(in_colour, told, **steps)
+    assert same(state(ec.distill(in_colour, left_open, **steps).student), state(wanted.student))
+    assert left_open.in_channels == 1
+    with pytest.raises(ec.EdgecmdError, match="takes 1 channels"):
+        ec.distill(in_colour, ec.student("ws-50k", dim=dim, in_channels=1), **steps)
+    with torch.no_grad():
+        left_open.projector.bias.add_(1.0)
+    with pytest.raises(ec.EdgecmdError, match="takes 1 channels"):
+        ec.distill(in_colour, left_open, **steps)
+
+
+def test_an_own_student_has_the_channels_of_its_first_convolution(in_colour: ec.Task) -> None:
+    own = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    made = ec.student(own, dim=in_colour.teacher_dim)
+    assert (made.in_channels, made.size) == (3, (64, 64))
+    trained = ec.distill(in_colour, made, steps=1, batch_size=8).student
+    assert (trained.in_channels, trained.size) == (3, (SIDE, SIDE))
+    flat = ec.student(nn.Sequential(nn.Conv2d(3, 1, 9, stride=8), nn.Flatten()), dim=in_colour.teacher_dim)
+    with pytest.raises(ec.EdgecmdError, match=r"gives 1 numbers for inputs of shape \(3, 16, 16\), and 49"):
+        ec.distill(in_colour, flat, steps=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("seg-50k", "looks at one embedding a picture"), ("audio-50k", "Allowed: ws-50k")]
+)
+def test_a_student_of_something_else_is_refused(task: ec.Task, name: str, told: str) -> None:
+    with pytest.raises(ec.EdgecmdError, match=told):
+        ec.distill(task, name, steps=1)
+
+
+def test_public_images_come_at_the_side_of_the_pairs(pairs: ec.Pairs, tmp_path: Path) -> None:
+    """Each quarter of a picture is one colour, so that a mean over any part of it is that colour."""
+    quarter = np.repeat(np.repeat(pictures(1, 0)[:, :2, :2], 32, axis=1), 32, axis=2)[0]
+    Image.fromarray(quarter).save(tmp_path / "one.png")
+    public = ec.Images.from_folder(tmp_path)
+    task = ec.Task(pairs=pairs, teacher=Backbone(), public=public)
+    assert task.data.public.images.shape == (1, SIDE, SIDE, 3)
+    np.testing.assert_array_equal(task.data.public.images[0], quarter[::4, ::4])
+    with pytest.raises(ec.EdgecmdError, match="Read both with the same size"):
+        ec.Task(pairs=pairs, teacher=Backbone(), public=ec.Images.from_folder(tmp_path, size=32))
+
+
+def test_a_plan_says_how_long_a_run_is(pairs: ec.Pairs, task: ec.Task) -> None:
+    clients = ec.partition(pairs, num_clients=2)
+    with pytest.raises(ec.EdgecmdError, match=r"rounds is missing.*or give a plan"):
+        ec.federate(task, "ws-50k", clients=clients)
+    plan = ec.PrivacyPlan.calibrate(epsilon=8, delta=1e-5, rounds=2, local_steps=1, batch_size=8)
+    private = ec.federate(task, "ws-50k", clients=clients, privacy=plan)
+    assert (private.run.federation.num_rounds, private.run.federation.local_steps) == (2, 1)
+
+
+def test_a_student_knows_its_task_and_takes_no_pair_along(
+    task: ec.Task, labelled: ec.Labelled, tmp_path: Path
+) -> None:
+    result = ec.distill(task, "ws-50k", steps=1, batch_size=8)
+    copied = copy.deepcopy(result.student)
+    assert str(ec.evaluate(copied, labelled)) == str(result.evaluate(labelled))
+    bundle = ec.export(copied, tmp_path / "bundle", profiles="fp32")
+    np.testing.assert_allclose(bundle.embed(labelled.target), result.embed(labelled.target), atol=1e-4)
+    pickled = pickle.dumps(result.student)
+    assert task.pairs.target[0].tobytes() not in pickled
+    assert len(pickled) < 2 * sum(4 * one.numel() for one in result.student.state_dict().values())
+    with pytest.raises(ec.EdgecmdError, match=r"does not know which inputs it takes.*task="):
+        ec.export(pickle.loads(pickled), tmp_path / "other")
+    ec.export(pickle.loads(pickled), tmp_path / "other", task=task, profiles="fp32")
+    with pytest.raises(ec.EdgecmdError, match=r"does not know which inputs it takes.*task="):
+        ec.evaluate(Small(), labelled)
