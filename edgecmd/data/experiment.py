@@ -15,7 +15,7 @@ from edgecmd.catalogue.data_sets import DATA_SETS, data_set, imported
 from edgecmd.core.errors import ConfigError, DataError, choose
 from edgecmd.core.own_code import call_factory, is_own
 from edgecmd.data.duplicates import Alike, alike, joined, shared_with
-from edgecmd.data.labelled import LabelledTarget, Labels, Masks
+from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels, Masks
 from edgecmd.data.modalities.table import kind_of, target_kinds
 from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.settings import DataConfig
@@ -69,7 +69,7 @@ def held_out(
         rows: Which examples.
         pairs: All pairs of the set.
         labels: Labellings of all of them.
-        ids: Names of all of them.
+        ids: Names of all of them; empty for none.
         masks: Masks of all of them, where the set has any.
     """
     part = pairs.take(rows)
@@ -78,7 +78,7 @@ def held_out(
         labels={name: one.take(rows) for name, one in labels.items()},
         masks=None if masks is None else masks.take(rows),
     )
-    return HeldOut(pairs=part, labelled=labelled, ids=tuple(str(ids[row]) for row in rows))
+    return HeldOut(pairs=part, labelled=labelled, ids=_taken(ids, rows))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -157,6 +157,57 @@ class Experiment:
     @cached_property
     def _found_copies(self) -> Alike:
         return alike(self.everything())
+
+
+def cut_apart(  # noqa: PLR0913 - what an experiment is made of
+    pairs: PairedData,
+    *,
+    name: str,
+    kind: str,
+    train: Int[np.ndarray, " train"],
+    validation: Int[np.ndarray, " validation"],
+    test: Int[np.ndarray, " test"],
+    labels: Mapping[str, Labels],
+    public: PublicSource,
+    ids: Sequence[str] = (),
+    owner: Labels | None = None,
+) -> Experiment:
+    """An experiment of pairs that lie in one place, by the rows of its parts.
+
+    Args:
+        pairs: All of them.
+        name: Name of the data set.
+        kind: As of `Experiment`.
+        train: Rows that clients hold.
+        validation: Rows of the pool that few labels are drawn from.
+        test: Rows for the reported numbers.
+        labels: Labellings of all pairs; the partition ``dirichlet`` follows the first.
+        public: Public source images, which are in no pair.
+        ids: Names of all pairs, all different; empty for none.
+        owner: Who made each pair; None: not known.
+
+    Raises:
+        DataError: Numbers do not fit, or an id occurs twice.
+    """
+    nobody = Labels(values=np.full(len(train), UNLABELLED), names=())
+    tested = held_out(test, pairs=pairs, labels=labels, ids=ids)
+    return Experiment(
+        name=name,
+        kind=kind,
+        public=public,
+        train=pairs.take(train),
+        train_owner=nobody if owner is None else owner.take(train),
+        train_labels=next(iter(labels.values())).take(train),
+        train_subgroup=nobody,
+        validation=held_out(validation, pairs=pairs, labels=labels, ids=ids),
+        test=tested,
+        test_strict=tested,
+        train_ids=_taken(ids, train),
+    )
+
+
+def _taken(ids: Sequence[str] | np.ndarray, rows: np.ndarray) -> tuple[str, ...]:
+    return tuple(str(ids[row]) for row in rows) if len(ids) else ()
 
 
 def check_ids(name: str, ids: tuple[str, ...], *, num: int) -> None:

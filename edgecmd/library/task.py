@@ -12,10 +12,9 @@ from torch import nn
 
 from edgecmd.core.devices import resolve_device
 from edgecmd.core.errors import ConfigError, DataError
-from edgecmd.data.experiment import Experiment, HeldOut
-from edgecmd.data.labelled import LabelledTarget, Labels
+from edgecmd.data.experiment import Experiment, cut_apart
 from edgecmd.data.modalities.table import input_shape
-from edgecmd.data.pairs import PairedData, fingerprint
+from edgecmd.data.pairs import fingerprint
 from edgecmd.library.data import Images, Pairs, labels_of
 from edgecmd.models import teachers
 from edgecmd.training import task as tasks
@@ -198,25 +197,16 @@ def _ready(
 
 def _experiment(pairs: Pairs, public: Images) -> Experiment:
     """The pairs as one experiment in which nothing is held out."""
-    none = labels_of([""] * len(pairs))
-    owner = labels_of([str(one) for one in pairs.owner] or [""] * len(pairs))
-    empty = _nothing(pairs.data)
-    return Experiment(
+    nothing = np.arange(0)
+    return cut_apart(
+        pairs.data,
         name="<python>",
         kind="real",
+        train=np.arange(len(pairs)),
+        validation=nothing,
+        test=nothing,
+        labels={"group": labels_of([""] * len(pairs))},
         public=public.source(),
-        train=pairs.data,
-        train_owner=owner,
-        train_labels=none,
-        train_subgroup=none,
-        validation=empty,
-        test=empty,
-        test_strict=empty,
-        train_ids=tuple(pairs.ids),
+        ids=pairs.ids,
+        owner=labels_of(pairs.owner) if pairs.owner else None,
     )
-
-
-def _nothing(data: PairedData) -> HeldOut:
-    none = data.take(np.arange(0))
-    labels = {"group": Labels(values=np.zeros(0, np.int64), names=())}
-    return HeldOut(pairs=none, labelled=LabelledTarget(target=none.target, labels=labels))

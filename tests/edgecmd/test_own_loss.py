@@ -29,9 +29,9 @@ NAME = "own_margin:Margin"
 
 @pytest.fixture(scope="module")
 def example() -> str:
-    """The loss of docs/method.md, as it stands there."""
+    """The loss of docs/extending.md, as it stands there."""
     (found,) = re.findall(
-        r"```python\n(# own_margin\.py\n.*?)```", (DOCS / "method.md").read_text(), re.DOTALL
+        r"```python\n(# own_margin\.py\n.*?)```", (DOCS / "extending.md").read_text(), re.DOTALL
     )
     assert isinstance(found, str)
     return found

@@ -24,6 +24,7 @@ from edgecmd.settings import PrivacyConfig
 from edgecmd.training.distill import Place, distil, freeze_projector, make_optimizer
 from tests.command_line import run
 from tests.edgecmd.audit.tiny_target import tiny_target
+from tests.from_docs import module_of
 from tests.tiny_federation import run_of, simulate, task_of
 
 SIDE, FEATURES, DIM = 16, 12, 16
@@ -157,10 +158,13 @@ class TestAFactory:
         assert all(torch.equal(value, second[name]) for name, value in first.items())
         assert not any(torch.equal(value, other[name]) for name, value in first.items() if "weight" in name)
 
-    @pytest.mark.parametrize("named", [NAMED, WHOLE])
-    def test_it_is_federated_evaluated_and_read_again(self, tiny: RunConfig, named: str) -> None:
+    @pytest.mark.parametrize("named", ["my_students:small", WHOLE])
+    def test_it_is_federated_evaluated_and_read_again(
+        self, tiny: RunConfig, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         from edgecmd.evaluation.evaluate import assess, embedder
 
+        module_of("extending.md", "my_students", tmp_path, monkeypatch)
         config = with_student(tiny, named)
         trained = simulate(config)
         path = Path(config.out) / config.name / "student.safetensors"

@@ -19,6 +19,7 @@ from edgecmd.models.feature_cache import cached_features
 from edgecmd.models.teachers import TEACHERS, ShippedTeacher, Teacher, load_teacher
 from edgecmd.settings import TeacherConfig
 from edgecmd.training.device_task import device_features, device_sources
+from tests.from_docs import module_of
 from tests.tiny_federation import run_of, simulate, task_of
 
 DIM = 6
@@ -194,13 +195,16 @@ class TestAFactory:
         assert torch.equal(torch.random.get_rng_state(), state)
         assert load_teacher(name=PREPARED).recipe == {"own": "mine"}
 
-    @pytest.mark.parametrize("name", [NAMED, PREPARED])
-    def test_a_run_is_made_with_it(self, tiny: RunConfig, name: str) -> None:
+    @pytest.mark.parametrize(("name", "dim"), [(NAMED, DIM), ("my_teachers:mine", 32)])
+    def test_a_run_is_made_with_it(
+        self, tiny: RunConfig, name: str, dim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         from edgecmd.evaluation.evaluate import assess, embedder
 
+        module_of("extending.md", "my_teachers", tmp_path, monkeypatch)
         config = with_teacher(tiny, name)
         trained = simulate(config)
-        assert trained.embedding_dim == run_of(config).anchors.shape[1] == DIM
+        assert trained.embedding_dim == run_of(config).anchors.shape[1] == dim
         assert "recall@1" in assess(embedder(trained, task_of(config)), run_of(config))["retrieval"]
         text, digest = teacher_text(config), task_of(config).teacher.sha256
         assert text.startswith(f"{name}, code of your own (SHA-256 {digest[:12]})")
