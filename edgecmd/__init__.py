@@ -7,7 +7,7 @@ that ``import edgecmd`` costs nothing::
 
     pairs = ec.Pairs.from_folder("my-pairs")
     task = ec.Task(pairs=pairs, teacher=ec.Teacher("imagenet"), public=ec.Images.from_folder("public"))
-    student = ec.student("ws-200k", dim=task.teacher_dim, in_channels=task.in_channels)
+    student = ec.student("ws-200k", dim=task.teacher_dim)
     result = ec.distill(task, student, loss=ec.losses.CMC(temperature=0.1), steps=2000)
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgecmd import losses
     from edgecmd.audits.finding import Finding
     from edgecmd.core.errors import EdgecmdError
-    from edgecmd.library.data import Images, Labelled, Pairs
+    from edgecmd.library.data import BuiltIn, Images, Labelled, Pairs, built_in
     from edgecmd.library.results import Distilled, Federated, Scores, evaluate
     from edgecmd.library.task import Task, Teacher
     from edgecmd.library.training import Partition, distill, federate, partition
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 # Public name -> where it is; an empty text stands for the module of that name.
 _HOMES = {
+    "BuiltIn": "edgecmd.library.data",
     "Bundle": "edgecmd.library.verbs",
     "Distilled": "edgecmd.library.results",
     "EdgecmdError": "edgecmd.core.errors",
@@ -46,6 +47,7 @@ _HOMES = {
     "Task": "edgecmd.library.task",
     "Teacher": "edgecmd.library.task",
     "audit": "edgecmd.library.verbs",
+    "built_in": "edgecmd.library.data",
     "distill": "edgecmd.library.training",
     "evaluate": "edgecmd.library.results",
     "export": "edgecmd.library.verbs",
@@ -59,6 +61,8 @@ __all__ = [  # noqa: RUF022 - in the order in which they are met
     "Pairs",
     "Images",
     "Labelled",
+    "built_in",
+    "BuiltIn",
     "Teacher",
     "student",
     "Task",

@@ -6,10 +6,14 @@ Shapes: N examples, H height, W width, C channels of the target modality, T samp
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from edgecmd.core.errors import DataError
+from edgecmd.catalogue.data_sets import data_set
+from edgecmd.core.errors import ConfigError, DataError
+from edgecmd.core.own_code import is_own
+from edgecmd.data.experiment import load_experiment
 from edgecmd.data.findings import ProblemsError
 from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels
 from edgecmd.data.pairs import Images as Pictures
@@ -236,6 +240,60 @@ class Labelled:
         grey = all((part == part[..., :1]).all() for part in parts)
         target = np.concatenate(parts)
         return cls(target=target[..., :1].copy() if grey else target, labels=names)
+
+
+class BuiltIn(NamedTuple):
+    """A set that comes with edgecmd, as objects.
+
+    Attributes:
+        pairs: What clients hold.
+        public: What teacher and anchors may see.
+        labelled: Test examples with their groups, of which no client holds one.
+    """
+
+    pairs: Pairs
+    public: Images
+    labelled: Labelled
+
+
+def built_in(name: str = "emoji", *, size: int = 64) -> BuiltIn:
+    """Pairs, public images and labelled examples of a set that comes with edgecmd, to try things on.
+
+    Args:
+        name: ``emoji``, ``objects``, ``rooms``, or one that ``edgecmd data build`` made; `edgecmd data list`
+            names all.
+        size: Side of the pictures in pixels.
+
+    Raises:
+        ConfigError: No set has that name, or it does not come in that size.
+        DataError: Its files are not there.
+    """
+    if is_own(name) or data_set(name).users_own:
+        raise ConfigError(
+            f"built_in({name!r}) is no set that comes with edgecmd. Read your own: Pairs.from_folder(path)."
+        )
+    whole = load_experiment(DataConfig(name=name, image_size=size, source_size=size))
+    test, labels = whole.test, next(iter(whole.test.labelled.labels.values()))
+    known = np.flatnonzero(labels.values != UNLABELLED)
+    return BuiltIn(
+        pairs=Pairs(
+            source=whole.train.source,
+            target=whole.train.target,
+            ids=whole.train_ids,
+            owner=names_of(whole.train_owner) if whole.train_owner.names else (),
+        ),
+        public=Images(images=whole.public.images, keys=whole.public.keys, name=whole.public.name),
+        labelled=Labelled(
+            source=test.pairs.source[known],
+            target=test.pairs.target[known],
+            labels=names_of(labels.take(known)),
+        ),
+    )
+
+
+def names_of(labels: Labels) -> list[str]:
+    """Label of each example as a text; empty where it has none."""
+    return [labels.names[code] if code != UNLABELLED else "" for code in labels.values]
 
 
 def labels_of(texts: Sequence[str]) -> Labels:

@@ -50,6 +50,16 @@ def test_the_tour_of_the_library(tmp_path: Path) -> None:
     assert {one.name for one in (tmp_path / "bundle").glob("*.onnx")} >= {"student.onnx", "student.int8.onnx"}
 
 
+def test_the_quick_start_of_the_readme(tmp_path: Path) -> None:
+    assert len([line for line in code_of("README.md").splitlines() if line]) <= 20
+    told = told_by("README.md", tmp_path).splitlines()
+    found = re.match(r"R@1 .* linear ([\d.]+)  \(chance ([\d.]+)", told[0])
+    assert found
+    assert float(found[1]) > float(found[2])
+    assert told[1].startswith("epsilon = ")
+    assert len(told) == 3
+
+
 HOMES = sorted({getattr(ec, name).__module__ for name in ec.__all__ if name not in ("losses", "__version__")})
 
 
@@ -60,9 +70,17 @@ def test_examples_of_docstrings_run(name: str) -> None:
 
 
 def test_each_public_name_has_a_docstring_and_an_example_that_runs() -> None:
-    tour = code_of("docs/library.md")
+    tour = code_of("docs/library.md") + code_of("README.md")
     for name in (one for one in ec.__all__ if one != "__version__"):
         found = getattr(ec, name)
         assert found.__doc__, name
-        made_by_another = name in ("Partition", "Scores", "Distilled", "Federated", "Finding", "Bundle")
+        made_by_another = name in (
+            "Partition",
+            "Scores",
+            "Distilled",
+            "Federated",
+            "Finding",
+            "Bundle",
+            "BuiltIn",
+        )
         assert made_by_another or ">>>" in found.__doc__ or f"ec.{name}" in tour, name

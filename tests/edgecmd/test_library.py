@@ -361,3 +361,17 @@ def test_a_student_knows_its_task_and_takes_no_pair_along(
     ec.export(pickle.loads(pickled), tmp_path / "other", task=task, profiles="fp32")
     with pytest.raises(ec.EdgecmdError, match=r"does not know which inputs it takes.*task="):
         ec.evaluate(Small(), labelled)
+
+
+def test_a_set_that_ships_as_objects() -> None:
+    pairs, public, labelled = ec.built_in("emoji", size=16)
+    assert (len(pairs), len(public)) == (2017, 1447)
+    assert pairs.target.shape[1:] == (16, 16, 1)
+    assert set(pairs.ids).isdisjoint(public.keys)
+    assert len(set(labelled.labels)) > 2
+    assert "" not in labelled.labels
+    for name in ("folder", "my_sets:squares"):
+        with pytest.raises(ec.EdgecmdError, match=r"is no set that comes with edgecmd.*from_folder"):
+            ec.built_in(name)
+    with pytest.raises(ec.EdgecmdError, match="Did you mean 'emoji'"):
+        ec.built_in("emojy")
