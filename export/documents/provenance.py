@@ -8,15 +8,13 @@ from typing import Any
 from edgecmd.audits.audit_file import FILE as AUDIT
 from edgecmd.audits.audit_file import read_findings
 from edgecmd.audits.finding import Finding, overall
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.files import read_json, sha256_file
 from edgecmd.core.text import unseen_text
 from edgecmd.data.experiment import Experiment
-from edgecmd.data.problem import experiment
 from edgecmd.datasets.catalogue import SHIPPED_TEACHERS
-from edgecmd.experiments.teacher_facts import shipped_name
 from edgecmd.models.students import STUDENTS
-from edgecmd.models.teachers import own_teacher, teacher_name
+from edgecmd.models.teachers import SHIPPED, own_teacher, teacher_name
+from edgecmd.run import Run
 
 # Level and beginning of the name of audits that look at code, settings, ledgers and made-up pairs alone. What
 # any other found is a function of the pairs that no guarantee covers, be it one bit.
@@ -55,12 +53,11 @@ class Provenance:
     tested_on: str = "held-out examples"
 
 
-def provenance_of(config: RunConfig, folder: Path) -> Provenance:
-    """Facts of a run folder; none of them is a path or names a machine.
+def provenance_of(run: Run) -> Provenance:
+    """Facts of a run and its folder; none of them is a path or names a machine.
 
     Args:
-        config: Settings of the run.
-        folder: Its folder; files that are not there leave their part empty.
+        run: The run; files that are not in its folder leave their part empty.
 
     Guarantees:
         With a privacy mechanism, nothing depends on the training pairs but through the released weights: no
@@ -69,13 +66,13 @@ def provenance_of(config: RunConfig, folder: Path) -> Provenance:
     Raises:
         DataError: A file is there and is not what its name says.
     """
-    private = config.privacy.mechanism != "none"
+    folder, whole, private = run.folder, run.task.data, run.privacy.mechanism != "none"
     nodes = _table(folder / "federation.json")
-    num_own, whole = int(nodes.get("nodes_with_own_pairs", 0)), experiment(config.data)
+    num_own = int(nodes.get("nodes_with_own_pairs", 0))
     return Provenance(
-        name=config.name,
-        data=_data(config, private=private, num_own=num_own, num_nodes=int(nodes.get("nodes", num_own))),
-        method=_method(config),
+        name=str(run.described.flat["name"]),
+        data=_data(whole, private=private, num_own=num_own, num_nodes=int(nodes.get("nodes", num_own))),
+        method=_method(run),
         evaluation=_table(folder / "evaluation.json").get("student", {}),
         privacy=_table(folder / "privacy.json"),
         audit=told_audits(read_findings(folder / AUDIT), private=private),
@@ -106,8 +103,7 @@ def _is_pairless(one: Finding) -> bool:
     return any(one.level == level and one.name.startswith(names) for level, names in PAIRLESS)
 
 
-def _data(config: RunConfig, *, private: bool, num_own: int, num_nodes: int) -> dict[str, str]:
-    whole = experiment(config.data)
+def _data(whole: Experiment, *, private: bool, num_own: int, num_nodes: int) -> dict[str, str]:
     public = {"public source pictures": f"{len(whole.public)} ({whole.public.name})"}
     held = f"{len(whole.validation)} and {len(whole.test)}"
     if num_own:
@@ -134,40 +130,42 @@ def _deployed(whole: Experiment, *, num_own: int, num_nodes: int, held: str) -> 
     }
 
 
-def _method(config: RunConfig) -> dict[str, str]:
-    settings = config.resolved()
-    federation, distill, architecture = settings.federation, settings.distill, settings.student.architecture
+def _method(run: Run) -> dict[str, str]:
+    federation, distill, architecture = run.federation, run.distill, run.student.architecture
     return {
         "student": f"{architecture}, {STUDENTS[architecture].family} family",
-        "teacher": _teacher(settings),
-        "first weights": _weights(Path(settings.student.path)) if settings.student.path else "random",
+        "teacher": _teacher(run),
+        "first weights": _weights(Path(run.student.path)) if run.student.path else "random",
         "distillation": f"{distill.loss}, temperature {distill.temperature:g}, batch {distill.batch_size}",
         "federation": f"{federation.num_clients} clients ({federation.partition}), {federation.num_rounds}"
         f" rounds of {federation.local_steps} local steps, {federation.strategy}",
-        "privacy mechanism": settings.privacy.mechanism,
-        "seed": str(settings.seed),
+        "privacy mechanism": run.privacy.mechanism,
+        "seed": str(run.seed),
     }
 
 
-def _teacher(config: RunConfig) -> str:
+def _teacher(run: Run) -> str:
     """Name and digest of the teacher; of ready features no digest, which would be one of the pairs."""
-    if config.teacher.pair_features:
+    if run.task.has_ready_features:
         return "not known: its features were given ready-made"
-    name = shipped_name(config) if _is_there(config) else ""
+    path, name = (str(run.described.flat[f"teacher.{key}"]) for key in ("path", "name"))
+    # One that ships can always be read; a user's own file may have gone.
+    shipped = _shipped(run) if not path or Path(path).is_file() else ""
     seen = (
-        f"; trained on {SHIPPED_TEACHERS[name].trained_on}, labels: {SHIPPED_TEACHERS[name].labels}"
-        if name
+        f"; trained on {SHIPPED_TEACHERS[shipped].trained_on}, labels: {SHIPPED_TEACHERS[shipped].labels}"
+        if shipped
         else ""
     )
-    if config.teacher.path:
-        return _weights(Path(config.teacher.path)) + seen
-    file, _, _ = own_teacher(config.data.name, config.teacher.name)
-    return f"{teacher_name(config.data.name, config.teacher.name)}: {_weights(file)}{seen}"
+    if path:
+        return _weights(Path(path)) + seen
+    file, _, _ = own_teacher(run.task.name, name)
+    return f"{teacher_name(run.task.name, name)}: {_weights(file)}{seen}"
 
 
-def _is_there(config: RunConfig) -> bool:
-    """Whether the teacher's file can still be read; one that ships always can."""
-    return not config.teacher.path or Path(config.teacher.path).is_file()
+def _shipped(run: Run) -> str:
+    """Name of the teacher where it ships with edgecmd, wherever its file lies; else empty."""
+    digest = run.task.teacher.sha256
+    return next((name for name, (_, own) in SHIPPED.items() if own == digest), "")
 
 
 def _weights(path: Path) -> str:
