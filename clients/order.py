@@ -12,8 +12,9 @@ from edgecmd.config.file_settings import FILE_SETTINGS
 from edgecmd.config.reader import flatten, unflatten
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError, choose
+from edgecmd.core.own_code import is_own
 from edgecmd.data.pairs import TARGET_KINDS
-from edgecmd.models.students import STUDENTS
+from edgecmd.models.students import student_row
 from edgecmd.settings import (
     DataConfig,
     EvaluateConfig,
@@ -68,7 +69,7 @@ class Order:
         """
         kind = self.config.data.target_kind
         if kind == "auto":
-            front = choose("student.architecture", self.config.student.architecture, STUDENTS).front
+            front = student_row(self.config.student.architecture).front
             kind = self.expected.get("target-kind", "wave" if front == "log-mel" else "grey")
         choose("data.target_kind", kind, TARGET_KINDS)
         return kind
@@ -119,7 +120,8 @@ def device_config(items: tuple[tuple[str, object], ...]) -> RunConfig:
         items: The run config as sorted pairs of dotted key and value.
 
     Raises:
-        PrivacyError: A setting names something to read; the code travels with the settings' names.
+        PrivacyError: A setting names something to read, or code; the code of the refusal travels with the
+            settings' names.
         ConfigError: A setting is unknown or out of its range.
 
     Guarantees:
@@ -136,6 +138,13 @@ def device_config(items: tuple[tuple[str, object], ...]) -> RunConfig:
             " server keeps its own paths in the file that EDGECMD_SERVER_CONFIG names.",
             code="names-a-file",
             detail=", ".join(named),
+        )
+    if is_own(given.student.architecture):
+        raise PrivacyError(
+            f"The run sets student.architecture={given.student.architecture!r}, code of somebody's"
+            " own. On a node with data-dir no server names code to run. Take a student of edgecmd's table.",
+            code="names-code",
+            detail="student.architecture",
         )
     data = DataConfig(
         name="folder",

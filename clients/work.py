@@ -144,7 +144,8 @@ def _is_private(context: Context) -> bool:
 
 
 def _decode(arrays: ArrayRecord, holding: Holding, run: Run) -> Student:
-    student = run.shell(holding.data.target.shape[1], holding.data.teacher.shape[1])
+    shape = holding.data.target.shape
+    student = run.shell((shape[1], shape[2], shape[3]), holding.data.teacher.shape[1])
     student.load_state_dict(arrays.to_torch_state_dict())
     return student
 

@@ -22,6 +22,7 @@ from edgecmd.core.kept import Kept
 from edgecmd.core.seeding import torch_generator
 from edgecmd.data.partition import partition
 from edgecmd.losses import Anchors
+from edgecmd.models.student_file import load_student
 from edgecmd.models.students import Student, build_student
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
 from edgecmd.settings import (
@@ -32,7 +33,7 @@ from edgecmd.settings import (
     StudentConfig,
 )
 from edgecmd.training.distill import Place
-from edgecmd.training.run_folder import check_modality, load_student
+from edgecmd.training.run_folder import check_modality
 from edgecmd.training.task import Holding, Task
 
 Scalar = str | int | float | bool
@@ -165,24 +166,26 @@ class Run:
         """Where in the run the local work of ``client`` in round ``round_index``, from 1, stands."""
         return Place.of_round(self.federation, seed=self.seed, round_index=round_index, client=client)
 
-    def shell(self, in_channels: int, embedding_dim: int) -> Student:
+    def shell(self, input_shape: tuple[int, int, int], embedding_dim: int) -> Student:
         """A student of the run whose weights are about to be overwritten; one and the same at each call.
 
         Args:
-            in_channels: C.
+            input_shape: (C, H, W) of its inputs.
             embedding_dim: D.
         """
+        channels, height, width = input_shape
 
         def build() -> Student:
             student = build_student(
                 self.student.architecture,
-                in_channels=in_channels,
+                in_channels=channels,
                 embedding_dim=embedding_dim,
                 generator=torch.Generator().manual_seed(0),
+                size=(height, width),
             )
             return place(student, self.device)
 
-        return self._shells.get((in_channels, embedding_dim), build)
+        return self._shells.get((channels, embedding_dim), build)
 
     def new_student(self) -> Student:
         """First weights: those at ``student.path``, else random; equal settings give equal weights.
@@ -197,6 +200,7 @@ class Run:
             in_channels=self.task.input_shape[0],
             embedding_dim=self.anchors.shape[1],
             generator=torch_generator(self.seed, "student-init"),
+            size=self.task.input_shape[1:],
         )
         if self.student.path:
             load_first_weights(student, Path(self.student.path), self.student.architecture)
@@ -209,7 +213,7 @@ def load_first_weights(student: Student, path: Path, architecture: str) -> None:
     Raises:
         DataError: The file is missing or holds another student.
     """
-    first = load_student(path).state_dict()
+    first = load_student(path, like=architecture).state_dict()
     own = {name: tuple(value.shape) for name, value in student.state_dict().items()}
     if {name: tuple(value.shape) for name, value in first.items()} != own:
         raise DataError(

@@ -140,7 +140,8 @@ class TeacherConfig:
 
     name: str = ""
     """A teacher that ships: ``imagenet`` (EfficientNet-Lite0, trained with the labels of ImageNet), ``icons``
-    or ``indoor`` (SimCLR on the public pictures of ``emoji`` or ``rooms``); empty: that of the data set."""
+    or ``indoor`` (SimCLR on the public pictures of ``emoji`` or ``rooms``); module:factory, code of your own
+    that makes one; empty: that of the data set."""
     path: str = ""
     """A .safetensors file made by ``edgecmd pretrain``, in place of one that ships."""
     map_dim: int = 64
@@ -212,7 +213,8 @@ class StudentConfig:
 
     architecture: str = "ws-200k"
     """ws-50k, ws-200k, ws-1m (weight-standardised, fold to plain convolutions); gn-50k, gn-200k, gn-1m;
-    audio-50k, audio-200k for recordings; seg-50k, seg-200k for segmentation."""
+    audio-50k, audio-200k for recordings; seg-50k, seg-200k for segmentation; or module:factory, code of your
+    own that makes any module."""
     path: str = ""
     """First weights: a .safetensors file of ``edgecmd warm-start``; empty: random ones."""
 

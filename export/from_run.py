@@ -17,11 +17,11 @@ from edgecmd.evaluation import segmentation
 from edgecmd.evaluation.evaluate import CLASS_PAIRED, Embed, embedder
 from edgecmd.evaluation.metrics import class_recall, fit_linear, known, recall, things, unit_rows
 from edgecmd.evaluation.segmentation_score import segmentation_scores
+from edgecmd.models.student_file import load_student
 from edgecmd.models.students import Student, is_dense
 from edgecmd.recipes.standins import public_inputs
 from edgecmd.run import Run
 from edgecmd.settings import ExportConfig
-from edgecmd.training.run_folder import load_student
 from edgecmd.training.task import Task
 from export.bundle import BundleReport, Options, export_bundle
 from export.device.infer import Prototypes
@@ -39,7 +39,7 @@ STUDENT = "student.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Subject:
+class Prepared:
     """A run's student as it is exported, and what it is measured with.
 
     Attributes:
@@ -77,28 +77,28 @@ def export_run(run: Run, out: Path, *, settings: ExportConfig) -> BundleReport:
         DataError: The student or the pictures of prototypes are missing or damaged.
     """
     profiles = choose_profiles(settings.profiles)
-    subject = subject_of(run, settings)
+    found = prepare(run, settings)
     calibrated = need_calibration(profiles)
     options = Options(
         profiles=profiles,
         min_cosine=settings.min_cosine or None,
         floor=settings.floor or None,
         calibration=calibration_of(run.task, settings.calibration, seed=run.seed) if calibrated else None,
-        prototypes=subject.prototypes,
+        prototypes=found.prototypes,
         provenance=provenance_of(run),
-        folding=subject.folding,
+        folding=found.folding,
     )
     return export_bundle(
-        subject.student,
+        found.student,
         out,
-        spec=subject.spec,
-        probe_images=subject.inputs,
-        task=subject.metric,
+        spec=found.spec,
+        probe_images=found.inputs,
+        task=found.metric,
         options=options,
     )
 
 
-def subject_of(run: Run, settings: ExportConfig, *, segments: bool = True) -> Subject:
+def prepare(run: Run, settings: ExportConfig, *, segments: bool = True) -> Prepared:
     """The student of a run, with the head that ``settings`` ask for.
 
     Args:
@@ -110,7 +110,7 @@ def subject_of(run: Run, settings: ExportConfig, *, segments: bool = True) -> Su
         ExportError: GroupNorm was to be folded away and there is none, or that costs too much.
         DataError: The student or the pictures of prototypes are missing or damaged.
     """
-    student, head = load_student(run.folder / STUDENT), None
+    student, head = load_student(run.folder / STUDENT, like=run.student.architecture), None
     if segments and segments_at_export(run, settings):
         student, head = segmenting(run, student)
     metric = metric_of(run, segments=head is not None)
@@ -125,7 +125,7 @@ def subject_of(run: Run, settings: ExportConfig, *, segments: bool = True) -> Su
         head = head_of(prototypes)
     elif settings.head and not is_dense(architecture):
         head = head_of_pool(student, run.task, labelling=settings.head_labels)
-    return Subject(
+    return Prepared(
         student=student,
         spec=replace(spec, head=head),
         inputs=run.task.data.test.pairs.target,
@@ -150,7 +150,7 @@ def spec_of(task: Task, student: Student, *, architecture: str, license: str) ->
         architecture=architecture,
         image_size=width,
         channels=channels,
-        embedding_dim=student.projector.out_features,
+        embedding_dim=student.embedding_dim,
         offset=task.target_offset,
         scale=task.target_scale,
         license=license,

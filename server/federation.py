@@ -14,9 +14,9 @@ from edgecmd.config.provenance import Provenance, Runtime, require_runtime, writ
 from edgecmd.core.artefacts import write_artefact
 from edgecmd.core.run_lock import owned
 from edgecmd.evaluation.evaluate import validate
+from edgecmd.models.student_file import student_bytes
 from edgecmd.models.students import Student
 from edgecmd.run import Run, require_same_clients
-from edgecmd.training.run_folder import student_bytes
 from server.checkpoint import newest_checkpoint
 from server.client_privacy import central_privacy
 from server.cohort import Identity, Terms, ask_identities, terms_of, wait_for_nodes
@@ -119,9 +119,7 @@ def federate(
             clock=clock,
         )
         load_arrays(student, run_rounds(federation, to_arrays(student)))
-        write_artefact(
-            folder, "student.safetensors", student_bytes(student, run.student.architecture), may_leave=True
-        )
+        write_artefact(folder, "student.safetensors", student_bytes(student), may_leave=True)
         if plan is not None:
             write_privacy(plan, run)
         return student

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from edgecmd.audits.target import Target, trained_student
+from edgecmd.models.students import Student
 
 TRAINED, FIRST = "trained weights", "first weights"
 
@@ -51,7 +52,7 @@ def subjects(target: Target) -> list[Subject]:
     from edgecmd.core.devices import place
 
     cpu = torch.device("cpu")
-    students: dict[str, nn.Module] = {}
+    students: dict[str, Student] = {}
     trained = trained_student(target)
     if trained is not None:
         students[TRAINED] = trained
@@ -62,7 +63,7 @@ def subjects(target: Target) -> list[Subject]:
             name=name,
             student=student,
             anchors=anchors,
-            in_channels=next(student.parameters()).shape[1],
+            in_channels=student.in_channels,
             image_size=target.run.task.target_side,
         )
         for name, student in students.items()

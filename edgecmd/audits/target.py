@@ -8,10 +8,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from edgecmd.core.errors import DataError, PrivacyError
+from edgecmd.models.student_file import load_student
 from edgecmd.models.students import Student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.run import Run
-from edgecmd.training.run_folder import load_student
 
 KINDS = ("run folder", "checkpoint", "student", "exported file")
 # Pairs of a chunk that is cut, so that a dozen pairs fill several.
@@ -94,7 +94,7 @@ def trained_student(target: Target) -> Student | None:
     if target.student_file is None:
         return None
     if target.kind != "checkpoint":
-        return load_student(target.student_file)
+        return load_student(target.student_file, like=target.run.student.architecture)
     student = target.run.new_student()
     try:
         student.load_state_dict(load(target.student_file.read_bytes()))

@@ -25,16 +25,17 @@ if TYPE_CHECKING:
 @data_app.command("list")
 def list_sets() -> None:
     """Show data sets and shipped teachers, their kind, their licences, and what a run needs to use them."""
-    from edgecmd.datasets.catalogue import SETS, SHIPPED_TEACHERS, status
+    from edgecmd.datasets.catalogue import SETS, status
+    from edgecmd.models.teachers import TEACHERS
 
     rows = [[name, one.kind, one.pair, one.licence, status(name)] for name, one in SETS.items()]
     print_table("Data sets", ["name", "kind", "pair", "licence", "ready"], rows)
     for name, one in SETS.items():
         if name != "folder":
             say(f"{name}: {one.provenance}. Attributions: {one.attribution}.")
-    teachers = [[name, one.trained_on, one.labels, one.licence] for name, one in SHIPPED_TEACHERS.items()]
+    teachers = [[name, one.trained_on, one.labels, one.licence] for name, one in TEACHERS.items()]
     print_table("Teachers that ship (teacher.name)", ["name", "trained on", "labels", "licence"], teachers)
-    for name, info in SHIPPED_TEACHERS.items():
+    for name, info in TEACHERS.items():
         say(f"{name}: attributions {info.attribution}.")
 
 

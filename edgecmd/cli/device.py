@@ -99,10 +99,10 @@ def export_run(config: RunConfig, folder: Path, out: Path) -> str:
         ExportError: An exported file differs from the student, or the metric is below the floor.
     """
     from edgecmd.data.problem import experiment
-    from edgecmd.training.run_folder import load_student
+    from edgecmd.models.student_file import load_student
     from export.bundle import export_bundle
 
-    student = load_student(folder / "student.safetensors")
+    student = load_student(folder / "student.safetensors", like=config.student.architecture)
     student, head = segmenting(config, student)
     images, task = experiment(config.data).test.pairs.target, test_task(config, segments=head is not None)
     student, folding = without_norm(config, student, task)
@@ -243,7 +243,7 @@ def plain_spec(config: RunConfig, student: "Student", *, architecture: str) -> "
         architecture=architecture,
         image_size=width,
         channels=channels,
-        embedding_dim=student.projector.out_features,
+        embedding_dim=student.embedding_dim,
         offset=config.data.target_offset,
         scale=config.data.target_scale,
         license=config.export.license,

@@ -56,9 +56,9 @@ def warm_start(
 ) -> None:
     """First weights of a student from public pictures alone; use them with --set student.path=FILE."""
     from edgecmd.evaluation.evaluate import validate
+    from edgecmd.models.student_file import save_student
     from edgecmd.recipes.presimclr import source_start
     from edgecmd.recipes.warm_start import warm_start as train
-    from edgecmd.training.run_folder import save_student
 
     one_thread()
     resolved = read_settings(config, settings)
@@ -74,7 +74,7 @@ def warm_start(
         student = source_start(run, num_steps=steps, learning_rate=rate, progress=progress)
     else:
         student = train(run, num_steps=steps, progress=progress)
-    save_student(student, out, resolved.student.architecture)
+    save_student(student, out)
     if simclr:
         say(f"Wrote {out}. Use it: --set distill.loss=simclr --set student.path={out}")
         return

@@ -64,10 +64,12 @@ def _refuse_pickle(path: Path, *, advice: str) -> None:
     """Name a file of ``torch.save`` for what it is."""
     try:
         with path.open("rb") as file:
-            start = file.read(4)
+            start = file.read(9)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. {advice}") from error
-    if start == b"PK\x03\x04" or (start[:1] == b"\x80" and 2 <= start[1] <= 5):
+    # A safetensors file begins with the length of its header, which may look like a pickle's first bytes.
+    pickled = start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5") and start[8:] != b"{"
+    if start[:4] == b"PK\x03\x04" or pickled:
         raise DataError(f"{path} is a pickle, as torch.save writes; these are never read. {advice}")
 
 

@@ -1,4 +1,4 @@
-"""What is said about each data set and each shipped teacher: where it comes from, its kind, its licence."""
+"""What is said about each data set: where it comes from, its kind, its licence."""
 
 from dataclasses import dataclass
 
@@ -131,46 +131,6 @@ ON_DISK = {
     ),
 }
 SETS |= ON_DISK
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TeacherInfo:
-    """One teacher that ships.
-
-    Attributes:
-        trained_on: What it saw.
-        labels: Whose labels it saw; none is of any pair.
-        licence: Of the weights.
-        attribution: Where those who made weights or pictures are named.
-    """
-
-    trained_on: str
-    labels: str
-    licence: str
-    attribution: str
-
-
-# By `teacher.name`, as `edgecmd.models.teachers.SHIPPED`.
-SHIPPED_TEACHERS = {
-    "icons": TeacherInfo(
-        trained_on="public pictures of emoji",
-        labels="none",
-        licence="Apache-2.0, that of edgecmd",
-        attribution="of the pictures: NOTICE in the package folder edgecmd/datasets/files",
-    ),
-    "indoor": TeacherInfo(
-        trained_on="public pictures of rooms and objects",
-        labels="none",
-        licence="Apache-2.0, that of edgecmd",
-        attribution="of the meshes: NOTICE-furniture in the package folder edgecmd/datasets/files",
-    ),
-    "imagenet": TeacherInfo(
-        trained_on="photographs of ImageNet (ILSVRC 2012)",
-        labels="ImageNet's 1,000 classes",
-        licence="Apache-2.0, Google and ML Illustrated",
-        attribution="of the weights, with ImageNet's terms: NOTICE in the folder edgecmd/datasets/files",
-    ),
-}
 
 
 def status(name: str) -> str:

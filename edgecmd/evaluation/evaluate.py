@@ -31,7 +31,7 @@ from edgecmd.evaluation.metrics import (
     same_class_share,
     things,
 )
-from edgecmd.models.students import DenseStudent, is_dense
+from edgecmd.models.students import Student, is_dense
 from edgecmd.run import Run
 from edgecmd.training.task import Task
 
@@ -164,12 +164,12 @@ def assess(embed: Embed, run: Run, *, cross_modal: bool = True, student: nn.Modu
         for name in named:
             few[name] |= {"finetune": finetune_rows(student, run, labelling=name)} if few[name] else {}
     table["few_labels"] = few
-    if isinstance(student, DenseStudent):
+    if isinstance(student, Student) and is_dense(student.architecture):
         table["segmentation"] = segmentation(student, run)
     return table
 
 
-def segmentation(student: DenseStudent, run: Run) -> Table:
+def segmentation(student: Student, run: Run) -> Table:
     """Segmentation with few masks, or under ``missing`` why it cannot be measured."""
     try:
         return tables.student_table(student, run)

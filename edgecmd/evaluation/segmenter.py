@@ -41,7 +41,7 @@ class Segmenter(nn.Module):
     def __init__(self, student: Student, *, num_classes: int) -> None:
         super().__init__()
         self.student = student
-        self.head = Pointwise(student.projector.out_features, num_classes)
+        self.head = Pointwise(student.embedding_dim, num_classes)
         nn.init.zeros_(self.head.weight)
         if self.head.bias is not None:
             nn.init.zeros_(self.head.bias)

@@ -127,7 +127,7 @@ def fit_classifier(
     """
     student = run.new_student()
     num_classes = int(labels.max()) + 1
-    model = Classifier(student, embedding_dim=student.projector.out_features, num_classes=num_classes)
+    model = Classifier(student, embedding_dim=student.embedding_dim, num_classes=num_classes)
     place(model, device_of(student))
     classes = torch.from_numpy(labels).to(target.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=1e-2)

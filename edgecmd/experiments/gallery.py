@@ -26,12 +26,12 @@ def write_gallery(config: RunConfig, folder: Path) -> None:
     from edgecmd.data.user_files.images import to_rgb
     from edgecmd.evaluation.evaluate import CLASS_PAIRED, embedder
     from edgecmd.evaluation.metrics import ranks_of, right_sources, things, unit_rows
-    from edgecmd.training.run_folder import load_student
+    from edgecmd.models.student_file import load_student
 
     whole = experiment(config.data)
     held = whole.test_strict
     pairs = held.pairs
-    student = load_student(folder / "student.safetensors")
+    student = load_student(folder / "student.safetensors", like=config.student.architecture)
     teacher = task_of(config).held_out_features("test_strict")
     similarity = embedder(student, task_of(config))(pairs.target) @ unit_rows(teacher).T
     codes = things(teacher, shown=held.shown)

@@ -213,9 +213,10 @@ def _assessments(
 ) -> "dict[str, Callable[[], Table]]":
     """What is assessed, in the order of the table; an empty table is left out."""
     from edgecmd.evaluation.evaluate import assess, embedder
-    from edgecmd.training.run_folder import load_student, new_student
+    from edgecmd.models.student_file import load_student
+    from edgecmd.training.run_folder import new_student
 
-    student = load_student(folder / "student.safetensors")
+    student = load_student(folder / "student.safetensors", like=config.student.architecture)
     work: dict[str, Callable[[], Table]] = {
         "student": lambda: assess(embedder(student, task_of(config)), run_of(config), student=student)
     }

@@ -41,7 +41,7 @@ def _choices(config: RunConfig) -> dict[str, Callable[[], object]]:
     from edgecmd.data.pairs import TARGET_KINDS
     from edgecmd.data.partition import PARTITIONS
     from edgecmd.data.user_files.user_pairs import SPLITS
-    from edgecmd.models.students import STUDENTS
+    from edgecmd.models.students import student_row
     from edgecmd.training.distill import OBJECTIVES, OPTIMIZERS, SCHEDULES
     from server.strategies import BUILDERS
 
@@ -51,7 +51,7 @@ def _choices(config: RunConfig) -> dict[str, Callable[[], object]]:
         "data.name": lambda: choose("data.name", config.data.name, LOADERS),
         "data.split": lambda: choose("data.split", config.data.split, splits),
         "data.target_kind": lambda: choose("data.target_kind", config.data.target_kind, kinds),
-        "student.architecture": lambda: choose("student.architecture", config.student.architecture, STUDENTS),
+        "student.architecture": lambda: student_row(config.student.architecture),
         "distill.loss": lambda: choose("distill.loss", config.distill.loss, OBJECTIVES),
         "distill.optimizer": lambda: choose("distill.optimizer", config.distill.optimizer, OPTIMIZERS),
         "distill.schedule": lambda: choose("distill.schedule", config.distill.schedule, SCHEDULES),
@@ -206,10 +206,16 @@ def _calibration(config: RunConfig) -> None:
 
 
 def _student(config: RunConfig) -> None:
-    """The student can be made for the teacher's features of the public images."""
+    """The student suits the teacher's features; under privacy one of anyone's own mixes no pairs."""
+    from edgecmd.core.own_code import is_own
+    from edgecmd.privacy.plan import make_plan
+    from edgecmd.privacy.step.purity import require_pure
     from edgecmd.training.run_folder import new_student
 
-    new_student(config)
+    student, plan = new_student(config), make_plan(config)
+    if is_own(config.student.architecture) and plan is not None and plan.unit == "pair":
+        size = student.size or config.data.image_size
+        require_pure(student, in_channels=student.in_channels, image_size=size)
 
 
 STEPS: tuple[Step, ...] = (

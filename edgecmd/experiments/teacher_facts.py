@@ -16,13 +16,9 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.data.pairs import Targets, target_kind
 from edgecmd.data.problem import experiment, ready_pairs, teacher_of
 from edgecmd.data.ready_features import Ready
-from edgecmd.datasets.catalogue import SHIPPED_TEACHERS
 from edgecmd.experiments.compare.markdown import title_of
-from edgecmd.models.teachers import DEFAULT, OF_SET, SHIPPED, teacher_name
+from edgecmd.models.teachers import OWN, TEACHERS, default_teacher, teacher_name
 
-ICONS = "icons"
-# Sets of drawn pictures on plain ground, which the icon teacher was made for.
-DRAWN = frozenset({"emoji", "emoji-full", "emoji-scenes", "stamps"})
 # Sets whose pictures may be anything, so that they are looked at.
 OPEN = frozenset({"folder"})
 # Of neighbouring pixels at `LOOK_SIDE` pixels a side, equal up to `SAME_LEVEL` levels: 0.69 in the median of
@@ -45,7 +41,7 @@ def teacher_text(config: RunConfig) -> str:
     digest = f"SHA-256 {found.sha256[:SHORT]}"
     name = shipped_name(config)
     if name:
-        info = SHIPPED_TEACHERS[name]
+        info = TEACHERS[name]
         return f"{name}, ships with edgecmd ({digest}): trained on {info.trained_on}; labels: {info.labels}"
     if config.teacher.path:
         what = f"file {Path(config.teacher.path).name}"
@@ -60,6 +56,8 @@ def _width(ready: Ready) -> int:
 
 def _training(recipe: Mapping[str, str]) -> str:
     """What the recipe in a teacher's file says about its training."""
+    if OWN in recipe:
+        return f"{recipe[OWN]}; what it was trained on, and with whose labels, is not known here"
     if "public_name" not in recipe:
         return "its file does not say what it was trained on"
     num = f"{recipe['num_images']} " if "num_images" in recipe else ""
@@ -72,10 +70,10 @@ def shipped_name(config: RunConfig) -> str:
     if config.teacher.pair_features:
         return ""
     if not config.teacher.path:
-        name = config.teacher.name or OF_SET.get(config.data.name, DEFAULT)
-        return name if teacher_of(config).sha256 == SHIPPED.get(name, ("", ""))[1] else ""
+        name = config.teacher.name or default_teacher(config.data.name)
+        return name if name in TEACHERS and teacher_of(config).sha256 == TEACHERS[name].sha256 else ""
     digest = teacher_of(config).sha256
-    return next((name for name, (_, own) in SHIPPED.items() if own == digest), "")
+    return next((name for name, one in TEACHERS.items() if one.sha256 == digest), "")
 
 
 def teacher_warnings(config: RunConfig) -> list[str]:
@@ -83,7 +81,9 @@ def teacher_warnings(config: RunConfig) -> list[str]:
 
     Looks at the pairs' pictures: for whoever holds them all, never for a device.
     """
-    if shipped_name(config) != ICONS or config.data.name in DRAWN:
+    name = shipped_name(config)
+    drawn = TEACHERS[name].drawn_sets if name else frozenset()
+    if not drawn or config.data.name in drawn:
         return []
     source = experiment(config.data).train.source
     if target_kind(source, name="source") != "image":
@@ -91,9 +91,9 @@ def teacher_warnings(config: RunConfig) -> list[str]:
     if config.data.name in OPEN and flat_share(source) >= FLAT:
         return []
     return [
-        "The teacher icons saw nothing but drawn pictures of things on plain ground, and the pairs' pictures"
-        " do not look like these. For photographs set teacher.name=imagenet, or train a teacher on pictures"
-        " like yours with `edgecmd pretrain`."
+        f"The teacher {name} saw nothing but drawn pictures of things on plain ground, and the pairs'"
+        " pictures do not look like these. For photographs set teacher.name=imagenet, or train a teacher on"
+        " pictures like yours with `edgecmd pretrain`."
     ]
 
 

@@ -7,30 +7,23 @@ to few dimensions by principal components of public images alone, so that no pri
 Shapes: B batch, N images, C channels of all stages, D dimension, R rows and Q columns of the grid, P places.
 """
 
-import contextlib
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 from torch import Tensor, nn
 from torch.nn import functional
 
 from edgecmd.core.devices import device_of
 from edgecmd.core.errors import ConfigError
-from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.progress import tracked
 from edgecmd.core.seeding import numpy_generator
-from edgecmd.data.pairs import Images, fingerprint
+from edgecmd.data.pairs import Images
 from edgecmd.data.student_input import source_input
-from edgecmd.losses import unit
 from edgecmd.models.efficientnet import FEW, EfficientNetLite0
-from edgecmd.models.principal_components import principal_components
-from edgecmd.models.students import Pointwise, Student
+from edgecmd.models.projection import principal_components
+from edgecmd.models.students import ConvStudent, Pointwise
 from edgecmd.models.teachers import Teacher
 
 # Ends of the teacher's stages in its trunk.
@@ -125,7 +118,7 @@ def stages(network: nn.Module, seen: Float[Tensor, "batch channels height width"
     if isinstance(network, EfficientNetLite0):
         maps = network.maps(seen)
         return [maps[index] for index in PHOTOGRAPH_STAGES]
-    if not isinstance(network, Student):
+    if not isinstance(network, ConvStudent):
         raise ConfigError(
             "The teacher is not of this package, so its stages are not known. Use one made by"
             " `edgecmd pretrain` for seg-* students."
@@ -215,41 +208,6 @@ def teacher_maps(teacher: Teacher, images: Images, *, view: View, reduction: Red
     return np.concatenate(chunks)
 
 
-def cached_maps(
-    teacher: Teacher, images: Images, *, view: View, reduction: Reduction, cache_dir: Path | None
-) -> Maps:
-    """`teacher_maps` from the cache where teacher, images, view and reduction are the same.
-
-    As `edgecmd.data.feature_cache.cached_features`: a damaged entry is computed again. Stored as float16.
-
-    Args:
-        teacher: The frozen teacher.
-        images: RGB images, uint8, (N, H, W, 3).
-        view: Grid and zoom.
-        reduction: Of public images.
-        cache_dir: Folder on the client; None keeps nothing.
-    """
-    if cache_dir is None:
-        return _rounded(teacher_maps(teacher, images, view=view, reduction=reduction))
-    told = f"{teacher.sha256}:{fingerprint(images, reduction.mean, reduction.weight)}:{view}"
-    path = cache_dir / f"maps-{hashlib.sha256(told.encode()).hexdigest()[:32]}.safetensors"
-    shape = (len(images), reduction.weight.shape[1], *view.grid)
-    try:
-        maps = load(path.read_bytes())["maps"] if path.is_file() else None
-    except (SafetensorError, KeyError):
-        maps = None
-    if maps is None or maps.shape != shape:
-        maps = teacher_maps(teacher, images, view=view, reduction=reduction).astype(np.float16)
-        with contextlib.suppress(OSError):  # a full disk costs the cache and not the round
-            write_bytes_atomically(path, save({"maps": np.ascontiguousarray(maps)}))
-    return np.asarray(maps, dtype=np.float32)
-
-
-def _rounded(maps: Maps) -> Maps:
-    """The same numbers whether or not they went through the cache."""
-    return maps.astype(np.float16).astype(np.float32)
-
-
 def as_places(maps: Maps) -> Float[np.ndarray, "places dim"]:
     """All places of all images as rows."""
     return np.ascontiguousarray(maps.transpose(0, 2, 3, 1).reshape(-1, maps.shape[1]))
@@ -257,4 +215,4 @@ def as_places(maps: Maps) -> Float[np.ndarray, "places dim"]:
 
 def unit_places(map_BDRQ: Float[Tensor, "batch dim rows columns"]) -> Float[Tensor, "batch places dim"]:
     """Unit features of the places of each picture, row by row."""
-    return unit(map_BDRQ.flatten(2).transpose(1, 2))
+    return functional.normalize(map_BDRQ.flatten(2).transpose(1, 2), dim=-1)

@@ -1,19 +1,38 @@
-"""The projector of a teacher that was trained elsewhere: few dimensions that keep most of what it says.
+"""Few dimensions that keep most of what a teacher says: principal components, the same on every call.
 
-Shapes: N images, C channels of the network's pooled map, D embedding dimension.
+Shapes: N images or rows, C channels of the network's pooled map, D embedding dimension.
 """
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from edgecmd.core.devices import device_of
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.pairs import Images
 from edgecmd.data.student_input import source_input
 from edgecmd.models.efficientnet import EfficientNetLite0
-from edgecmd.models.principal_components import principal_components
 
 BATCH_SIZE = 64
+
+
+def principal_components(
+    rows: Float[np.ndarray, "num channels"], dim: int
+) -> tuple[Float[np.ndarray, " channels"], Float[np.ndarray, "channels dim"], Float[np.ndarray, " dim"]]:
+    """Mean, components in the order of falling spread, and the standard deviation along each.
+
+    Args:
+        rows: Features, (N, C).
+        dim: Components that are kept, D, at most C.
+
+    Guarantees:
+        A component's largest entry is positive: an eigenvector has no sign of its own.
+    """
+    mean = rows.mean(axis=0)
+    spread, components = np.linalg.eigh(np.cov(rows - mean, rowvar=False))
+    weight = components[:, ::-1][:, :dim]
+    weight = weight * np.sign(weight[np.abs(weight).argmax(axis=0), np.arange(dim)])
+    return mean, weight, np.sqrt(spread[::-1][:dim].clip(min=0))
 
 
 @torch.no_grad()

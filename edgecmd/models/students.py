@@ -17,12 +17,16 @@ folding its normalisation away (`export.fold_norm`). Training one from random we
 
 ``seg-*`` are students of the first family with a decoder: an embedding for each place of the picture.
 
-Shapes: B batch, C channels, H height, W width, D embedding dimension.
+A student of anyone's own is any ``nn.Module`` from (B, C, H, W) to (B, F), as an object or as
+``module:factory``; `student` makes a `Student` of each.
+
+Shapes: B batch, C channels, H height, W width, F features of a module, D embedding dimension.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -30,7 +34,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgecmd.core.errors import ConfigError, choose
+from edgecmd.core.own_code import call_factory, is_own
+from edgecmd.core.seeding import torch_generator
 from edgecmd.models.log_mel import LogMel
+from edgecmd.models.trial import refuse_later, seeded, try_out
 
 # E[relu(x)^2] - E[relu(x)]^2 = (1 - 1/pi) / 2 for x ~ N(0, 1): this gain keeps the variance at 1.
 RELU_GAIN = math.sqrt(2.0 / (1.0 - 1.0 / math.pi))
@@ -40,39 +47,13 @@ GROUP_SIZE = 8
 DENSE_STRIDE, INPUT_MULTIPLE = 4, 16
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StudentSpec:
-    """Topology of a student.
-
-    Attributes:
-        family: Of its convolutions, a key of `FAMILIES`.
-        widths: Channels of each stage.
-        front: What stands before the convolutions, a key of `FRONTS`.
-        decoder: Channels of the decoder; 0 for one embedding of the whole picture.
-    """
-
-    family: str
-    widths: tuple[int, int, int]
-    front: str = "none"
-    decoder: int = 0
-
-
-STUDENTS: dict[str, StudentSpec] = {
-    "ws-50k": StudentSpec(family="ws", widths=(12, 24, 36)),
-    "ws-200k": StudentSpec(family="ws", widths=(24, 48, 80)),
-    "ws-1m": StudentSpec(family="ws", widths=(48, 112, 184)),
-    "gn-50k": StudentSpec(family="gn", widths=(16, 24, 32)),
-    "gn-200k": StudentSpec(family="gn", widths=(24, 48, 80)),
-    "gn-1m": StudentSpec(family="gn", widths=(48, 112, 184)),
-    "plain-50k": StudentSpec(family="plain", widths=(16, 24, 32)),
-    "plain-200k": StudentSpec(family="plain", widths=(24, 48, 80)),
-    "plain-1m": StudentSpec(family="plain", widths=(48, 112, 184)),
-    "audio-50k": StudentSpec(family="ws", widths=(12, 24, 36), front="log-mel"),
-    "audio-200k": StudentSpec(family="ws", widths=(24, 48, 80), front="log-mel"),
-    "seg-50k": StudentSpec(family="ws", widths=(12, 20, 32), decoder=20),
-    "seg-200k": StudentSpec(family="ws", widths=(24, 40, 64), decoder=48),
-}
 FRONTS: dict[str, Callable[[], nn.Module]] = {"none": nn.Identity, "log-mel": LogMel}
+# Modality of the data -> what networks for it have before the convolutions; all others have nothing.
+FRONT_OF = {"wave": "log-mel"}
+ANY_FRONT = "any"
+# Height and width that a student of anyone's own is tried on where none is given.
+DEFAULT_SIZE = (64, 64)
+SETTING = "student.architecture"
 
 
 class StandardisedConv2d(nn.Conv2d):
@@ -141,24 +122,57 @@ class Residual(nn.Module):
 
 
 class Student(nn.Module):
-    """Convolutional encoder: an image of the target modality to an embedding (not normalised).
+    """What every student is: (B, C, H, W) to (B, D), of a dense one (B, D, rows, columns); not normalised.
 
     Args:
-        spec: Topology.
-        in_channels: Channels of the target modality.
-        embedding_dim: Dimension of the teacher's feature, ``D``.
+        in_channels: Channels of the target modality, C.
+        embedding_dim: Dimension of the teacher's feature, D.
+
+    Attributes:
+        architecture: A key of `STUDENTS` or ``module:factory``; of an object without a name ``<its class>``.
+        size: Height and width that it was tried on; None for students that take every size.
+        projector: Its last layer, which `DistillConfig.freeze_projector` is about; ``nn.Identity`` where the
+            layer that gives the embedding is somewhere inside.
     """
 
-    def __init__(self, spec: StudentSpec, *, in_channels: int, embedding_dim: int) -> None:
+    architecture: str = ""
+    size: tuple[int, int] | None = None
+    projector: nn.Module
+
+    def __init__(self, *, in_channels: int, embedding_dim: int) -> None:
         super().__init__()
-        if spec.front == "log-mel" and in_channels != 1:
+        self.in_channels, self.embedding_dim = in_channels, embedding_dim
+
+
+class ConvStudent(Student):
+    """Convolutional encoder.
+
+    Args:
+        family: Of its convolutions, a key of `FAMILIES`.
+        widths: Channels of each stage.
+        front: What stands before the convolutions, a key of `FRONTS`.
+        in_channels: As of `Student`.
+        embedding_dim: As of `Student`.
+    """
+
+    def __init__(
+        self,
+        *,
+        family: str,
+        widths: tuple[int, int, int],
+        front: str = "none",
+        in_channels: int,
+        embedding_dim: int,
+    ) -> None:
+        super().__init__(in_channels=in_channels, embedding_dim=embedding_dim)
+        if front == "log-mel" and in_channels != 1:
             raise ConfigError(
                 f"A student of recordings takes 1 channel, not {in_channels}; for pictures set"
                 " student.architecture to one of the ws-* or gn-* students."
             )
-        conv = FAMILIES[spec.family]
-        self.front = FRONTS[spec.front]()
-        first, second, third = spec.widths
+        conv = FAMILIES[family]
+        self.front = FRONTS[front]()
+        first, second, third = widths
         self.trunk = nn.Sequential(
             conv(in_channels, first, stride=2),
             conv(first, first, stride=2),
@@ -185,26 +199,34 @@ class Pointwise(nn.Conv2d):
         self.in_features, self.out_features = in_features, out_features
 
 
-class DenseStudent(Student):
+class DenseStudent(ConvStudent):
     """Convolutional encoder with a light decoder: an embedding for each square of `DENSE_STRIDE` pixels.
 
-    The trunk is that of `Student`. The decoder enlarges its coarsest map twice, each time beside the trunk's
-    map of that size (Ronneberger et al. 2015, arXiv 1505.04597).
+    The trunk is that of `ConvStudent`. The decoder enlarges its coarsest map twice, each time beside the
+    trunk's map of that size (Ronneberger et al. 2015, arXiv 1505.04597).
 
     Args:
-        spec: Topology, ``decoder`` above 0.
-        in_channels: Channels of the target modality.
-        embedding_dim: Dimension of the teacher's feature at a place, ``D``.
+        family: As of `ConvStudent`.
+        widths: As of `ConvStudent`.
+        decoder: Channels of the decoder.
+        in_channels: As of `Student`.
+        embedding_dim: Dimension of the teacher's feature at a place, D.
     """
 
-    projector: Pointwise  # type: ignore[assignment]
-
-    def __init__(self, spec: StudentSpec, *, in_channels: int, embedding_dim: int) -> None:
-        super().__init__(spec, in_channels=in_channels, embedding_dim=embedding_dim)
-        conv, (first, second, third) = FAMILIES[spec.family], spec.widths
+    def __init__(
+        self,
+        *,
+        family: str,
+        widths: tuple[int, int, int],
+        decoder: int,
+        in_channels: int,
+        embedding_dim: int,
+    ) -> None:
+        super().__init__(family=family, widths=widths, in_channels=in_channels, embedding_dim=embedding_dim)
+        conv, (first, second, third) = FAMILIES[family], widths
         self.coarse = conv(third + second, second)
-        self.fine = conv(second + first, spec.decoder)
-        self.projector = Pointwise(spec.decoder, embedding_dim)
+        self.fine = conv(second + first, decoder)
+        self.projector = Pointwise(decoder, embedding_dim)
 
     def forward(
         self, image: Float[Tensor, "batch channels height width"]
@@ -224,10 +246,136 @@ def _enlarged(map_BCHW: Tensor, *, like: Tensor) -> Tensor:
     return functional.interpolate(map_BCHW, size=like.shape[2:], mode="nearest")
 
 
-def make_student(spec: StudentSpec, *, in_channels: int, embedding_dim: int) -> Student:
-    """A student of that topology with torch's own first weights."""
-    kind = DenseStudent if spec.decoder else Student
-    return kind(spec, in_channels=in_channels, embedding_dim=embedding_dim)
+class Projected(Student):
+    """A module of anyone's own as a student: behind it a linear projector, where its width is not D.
+
+    Args:
+        module: (B, C, H, W) to (B, F); its weights are left as they are, and training changes it.
+        num_features: F.
+        in_channels: As of `Student`.
+        embedding_dim: As of `Student`.
+        size: Height and width that it was tried on.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        num_features: int,
+        in_channels: int,
+        embedding_dim: int,
+        size: tuple[int, int],
+    ) -> None:
+        super().__init__(in_channels=in_channels, embedding_dim=embedding_dim)
+        self.size = size
+        self.backbone = module
+        same = num_features == embedding_dim
+        self.projector = nn.Identity() if same else nn.Linear(num_features, embedding_dim)
+
+    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
+        """Embed a batch of inputs, see `edgecmd.data.student_input.target_input`."""
+        embedding: Tensor = self.projector(self.backbone(image))
+        return embedding
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Architecture:
+    """A network that settings can name.
+
+    Attributes:
+        build: Makes it, called with the keywords ``in_channels`` and ``embedding_dim``. A `Student` gets the
+            weights of its convolutions and linear layers from the run's seed; any other module keeps its own.
+        text: What it is, in a few words.
+        family: What its layers are.
+        front: What stands before the convolutions, a key of `FRONTS`; `ANY_FRONT` where only a trial can tell
+            what it takes.
+        dense: Whether it embeds each place of a picture instead of the whole.
+        folds_to: The row that folding its normalisation away makes of it at export; empty where there is
+            none. (Standardised weights fold wherever they are.)
+        weights_of: The shipped teacher whose weights it has, all but the projector; empty: it is trained.
+    """
+
+    build: Callable[..., nn.Module]
+    text: str
+    family: str
+    front: str = "none"
+    dense: bool = False
+    folds_to: str = ""
+    weights_of: str = ""
+
+
+def convolutional(
+    family: str, widths: tuple[int, int, int], *, text: str, front: str = "none", folds_to: str = ""
+) -> Architecture:
+    """Row of a `ConvStudent`."""
+    build = partial(ConvStudent, family=family, widths=widths, front=front)
+    return Architecture(build=build, text=text, family=family, front=front, folds_to=folds_to)
+
+
+def dense(family: str, widths: tuple[int, int, int], *, decoder: int, text: str) -> Architecture:
+    """Row of a `DenseStudent`."""
+    build = partial(DenseStudent, family=family, widths=widths, decoder=decoder)
+    return Architecture(build=build, text=text, family=family, dense=True)
+
+
+WS = "weight-standardised, folds to plain convolutions"
+PLAIN = "what folding makes of a gn-* student"
+RECORDINGS, PLACES = "for recordings", "for segmentation"
+STUDENTS: dict[str, Architecture] = {
+    "ws-50k": convolutional("ws", (12, 24, 36), text=WS),
+    "ws-200k": convolutional("ws", (24, 48, 80), text=WS),
+    "ws-1m": convolutional("ws", (48, 112, 184), text=WS),
+    "gn-50k": convolutional("gn", (16, 24, 32), folds_to="plain-50k", text="with GroupNorm"),
+    "gn-200k": convolutional("gn", (24, 48, 80), folds_to="plain-200k", text="with GroupNorm"),
+    "gn-1m": convolutional("gn", (48, 112, 184), folds_to="plain-1m", text="with GroupNorm"),
+    "plain-50k": convolutional("plain", (16, 24, 32), text=PLAIN),
+    "plain-200k": convolutional("plain", (24, 48, 80), text=PLAIN),
+    "plain-1m": convolutional("plain", (48, 112, 184), text=PLAIN),
+    "audio-50k": convolutional("ws", (12, 24, 36), front="log-mel", text=RECORDINGS),
+    "audio-200k": convolutional("ws", (24, 48, 80), front="log-mel", text=RECORDINGS),
+    "seg-50k": dense("ws", (12, 20, 32), decoder=20, text=PLACES),
+    "seg-200k": dense("ws", (24, 40, 64), decoder=48, text=PLACES),
+}
+
+
+def student_row(architecture: str) -> Architecture:
+    """What is known of a student by its name; nothing is built or imported.
+
+    Args:
+        architecture: A key of `STUDENTS`, or what names a student of anyone's own (``module:factory``, or
+            ``<class>`` of an object).
+
+    Raises:
+        ConfigError: The architecture is unknown.
+    """
+    if is_own(architecture) or architecture.startswith("<"):
+        return Architecture(
+            build=partial(_from_factory, architecture),
+            text="a module of your own",
+            family="its maker's own",
+            front=ANY_FRONT,
+        )
+    return choose(SETTING, architecture, STUDENTS)
+
+
+def _from_factory(
+    architecture: str, *, in_channels: int, embedding_dim: int, size: tuple[int, int] = DEFAULT_SIZE
+) -> nn.Module:
+    """The module that ``module:factory`` makes; it may ask for ``in_channels``, ``dim`` and ``size``."""
+    if architecture.startswith("<"):
+        raise ConfigError(
+            f"{SETTING}={architecture!r} stands for an object, which has no name to make another one by. Put"
+            " it into a function, and set student.architecture to 'module:function'."
+        )
+    refuse_later(SETTING, architecture)
+    made = call_factory(
+        SETTING, architecture, offered={"in_channels": in_channels, "dim": embedding_dim, "size": size}
+    )
+    if not isinstance(made, nn.Module):
+        raise ConfigError(
+            f"{SETTING}={architecture!r} made a {type(made).__name__}; allowed is a torch.nn.Module."
+        )
+    return made
 
 
 def is_dense(architecture: str) -> bool:
@@ -236,14 +384,14 @@ def is_dense(architecture: str) -> bool:
     Raises:
         ConfigError: The architecture is unknown.
     """
-    return choose("student.architecture", architecture, STUDENTS).decoder > 0
+    return student_row(architecture).dense
 
 
 def refuse_dense(architecture: str, *, what: str) -> None:
     """Refuse a dense student where one embedding of the whole picture is looked at.
 
     Args:
-        architecture: A key of `STUDENTS`.
+        architecture: Name of a student, see `student_row`.
         what: What was asked for, at the start of a sentence.
 
     Raises:
@@ -256,24 +404,125 @@ def refuse_dense(architecture: str, *, what: str) -> None:
         )
 
 
+def student(
+    spec: str | nn.Module,
+    *,
+    dim: int,
+    in_channels: int = 1,
+    size: int | tuple[int, int] = DEFAULT_SIZE,
+    seed: int = 0,
+) -> Student:
+    """A student by its name, or of any module.
+
+    Args:
+        spec: A key of `STUDENTS`; ``module:factory``, whose factory may ask for ``in_channels``, ``dim`` and
+            ``size`` by these names; or a module (B, C, H, W) to (B, F). Training changes a module that is
+            given; to begin anew, give a copy.
+        dim: Dimension of the teacher's feature, D. Where F is another, a linear projector is put behind.
+        in_channels: C: 1 for grey pictures and recordings, 3 for RGB, 2 for depth with its mask.
+        size: Height and width of the inputs, one number where they are equal; of recordings (1, samples).
+        seed: Of the first weights; those of a module that is given stay, but for the projector.
+
+    Raises:
+        ConfigError: No student has that name, the factory cannot be imported or fails, or the module is no
+            encoder of such inputs; the message has what is wrong with it and the way out.
+
+    Examples:
+        >>> student("ws-50k", dim=8)(torch.zeros(2, 1, 64, 64)).shape
+        torch.Size([2, 8])
+        >>> own = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> student(own, dim=8)(torch.zeros(2, 1, 64, 64)).shape
+        torch.Size([2, 8])
+    """
+    sides = (size, size) if isinstance(size, int) else size
+    generator = torch_generator(seed, "student-init")
+    if isinstance(spec, str):
+        return build_student(
+            spec, in_channels=in_channels, embedding_dim=dim, generator=generator, size=sides
+        )
+    if isinstance(spec, Student):
+        return _same_shape(spec, in_channels=in_channels, dim=dim)
+    return project(
+        spec, f"<{type(spec).__name__}>", in_channels=in_channels, dim=dim, size=sides, generator=generator
+    )
+
+
+def _same_shape(made: Student, *, in_channels: int, dim: int) -> Student:
+    if (made.in_channels, made.embedding_dim) != (in_channels, dim):
+        raise ConfigError(
+            f"The student {made.architecture} takes {made.in_channels} channels and gives"
+            f" {made.embedding_dim} numbers, but in_channels={in_channels} and dim={dim} are asked for. Make"
+            " one with these."
+        )
+    made.architecture = made.architecture or f"<{type(made).__name__}>"
+    return made
+
+
 def build_student(
-    architecture: str, *, in_channels: int, embedding_dim: int, generator: torch.Generator
+    architecture: str,
+    *,
+    in_channels: int,
+    embedding_dim: int,
+    generator: torch.Generator,
+    size: tuple[int, int] = DEFAULT_SIZE,
 ) -> Student:
     """Make a student whose initial weights depend on ``generator`` alone.
 
     Args:
-        architecture: A key of `STUDENTS`.
+        architecture: A key of `STUDENTS`, or ``module:factory``.
         in_channels: Channels of the target modality.
         embedding_dim: Dimension of the teacher's feature.
         generator: Source of the initial weights.
+        size: Height and width that a module of anyone's own is tried on.
 
     Raises:
-        ConfigError: The architecture is unknown.
+        ConfigError: The architecture is unknown, or the factory or what it makes is not what it should be.
+
+    Guarantees:
+        Torch's own random state is as before, whatever a factory draws from it.
     """
-    spec = choose("student.architecture", architecture, STUDENTS)
-    student = make_student(spec, in_channels=in_channels, embedding_dim=embedding_dim)
-    initialise(student, generator=generator)
-    return student
+    row, wanted = student_row(architecture), {"in_channels": in_channels, "embedding_dim": embedding_dim}
+    with seeded(generator.initial_seed()):
+        made = row.build(**wanted, **({"size": size} if row.front == ANY_FRONT else {}))
+    if not isinstance(made, Student):
+        return project(
+            made, architecture, in_channels=in_channels, dim=embedding_dim, size=size, generator=generator
+        )
+    made.architecture = architecture
+    initialise(made, generator=generator)
+    return made
+
+
+def project(
+    module: nn.Module,
+    name: str,
+    *,
+    in_channels: int,
+    dim: int,
+    size: tuple[int, int],
+    generator: torch.Generator,
+) -> Projected:
+    """A module of anyone's own as a student, tried on two made-up inputs.
+
+    Args:
+        module: (B, C, H, W) to (B, F).
+        name: What the student's file and messages call it.
+        in_channels: C.
+        dim: D.
+        size: H and W.
+        generator: Source of the projector's weights, where there is one.
+
+    Raises:
+        ConfigError: It is no encoder of such inputs, or not what can be trained, saved and sent.
+    """
+    what = f"The student {name}" if name.startswith("<") else f"The student of {SETTING}={name!r}"
+    shape = (in_channels, *size)
+    width = try_out(module, shape, what=what, wanted="inputs of the data's shape", trained=True)
+    with seeded(generator.initial_seed()):
+        made = Projected(module, num_features=width, in_channels=in_channels, embedding_dim=dim, size=size)
+    made.architecture = name
+    initialise(made.projector, generator=generator)
+    return made
 
 
 def initialise(module: nn.Module, *, generator: torch.Generator) -> None:

@@ -1,72 +1,129 @@
-"""The frozen teacher of the source modality: weights in safetensors, recipe in their metadata.
+"""The frozen teacher of the source modality: one that ships, one of a file, or any module of anyone's own.
 
-Most teachers see RGB pictures. Those of reversed pairs (``data.reverse``) see recordings, depth maps or line
-drawings; the file says which, and nothing else is shown to them.
+A file holds weights in safetensors, and the recipe in their metadata. Most teachers see RGB pictures. Those
+of reversed pairs (``data.reverse``) see recordings, depth maps or line drawings; the file says which, and
+nothing else is shown to them.
 
-Shapes: B batch, N images, D embedding dimension.
+Shapes: B batch, N images, H height, W width, D embedding dimension.
 """
 
+import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from edgecmd.core.devices import device_of
 from edgecmd.core.errors import ConfigError, DataError, choose, nearest
 from edgecmd.core.files import write_bytes_atomically
+from edgecmd.core.own_code import call_factory, is_own
 from edgecmd.core.progress import tracked
 from edgecmd.core.tensors import load_weights, pack, require, unpack, whole_number
 from edgecmd.data.pairs import Targets, input_shape, target_kind
-from edgecmd.data.student_input import source_input
+from edgecmd.data.student_input import SOURCE_OFFSET, SOURCE_SCALE, source_input
 from edgecmd.datasets.built import COMMANDS, built_file
 from edgecmd.datasets.shipped import shipped_file
 from edgecmd.models import efficientnet
-from edgecmd.models.students import Student, StudentSpec, initialise
+from edgecmd.models.students import FRONT_OF, Architecture, convolutional, initialise
+from edgecmd.models.trial import refuse_later, seeded, try_out
+
+SETTING = "teacher.name"
+# In the recipe of a teacher of recordings.
+RATE = "sampling_rate_hz"
+# Side of the made-up pictures that a teacher of anyone's own is tried on where it takes any, and how many
+# pictures it is shown at a time.
+TRIAL_SIDE, FEW = 64, 32
+# Of pictures on the scale of 0 to 1 that are left as they are.
+PLAIN_MEAN, PLAIN_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PhotographSpec:
-    """A teacher whose weights were trained on photographs elsewhere and come with edgecmd.
+class ShippedTeacher:
+    """A teacher that ships with edgecmd.
 
     Attributes:
-        input_side: Side in pixels to which it brings each picture.
-        front: What stands before the convolutions, as of a `StudentSpec`.
+        file: Its file.
+        sha256: Of that.
+        trained_on: What it saw.
+        labels: Whose labels it saw; none is of any pair.
+        licence: Of the weights.
+        attribution: Where those who made weights or pictures are named.
+        default_of: Data sets that have it where none is named.
+        drawn_sets: Data sets of drawings, where it knows nothing else; empty: it suits any pictures.
     """
 
-    input_side: int
-    front: str = "none"
+    file: str
+    sha256: str
+    trained_on: str
+    labels: str
+    licence: str
+    attribution: str
+    default_of: frozenset[str] = frozenset()
+    drawn_sets: frozenset[str] = frozenset()
 
 
-TEACHERS: dict[str, StudentSpec | PhotographSpec] = {
-    "gn-teacher": StudentSpec(family="gn", widths=(32, 64, 128)),
-    "gn-teacher-large": StudentSpec(family="gn", widths=(48, 112, 184)),
-    "gn-audio-teacher": StudentSpec(family="gn", widths=(32, 64, 128), front="log-mel"),
-    efficientnet.NAME: PhotographSpec(input_side=192),
-}
-# Modality of the source -> what its teachers have before the convolutions.
-FRONT_OF = {"wave": "log-mel"}
-# Teachers that ship with edgecmd, by `teacher.name`: file and its SHA-256.
 IMAGENET = "imagenet"
-# In the recipe of a teacher of recordings.
-RATE = "sampling_rate_hz"
-SHIPPED: dict[str, tuple[str, str]] = {
-    "icons": ("teacher_64.safetensors", "8fbdd1250f5b3c17a58c51efd47d5bb298e0712c5d9cf76e7857d598c1eaa84a"),
-    "indoor": ("indoor_32.safetensors", "d7d435d4b6c7170f65108f622f28fdc69af396e2ba7fd1ec4c9219ebfd8ea5ad"),
-    IMAGENET: (
-        "imagenet_192.safetensors",
-        "a3cca4bb43c708b4c3c45544fb864f3abf2e573916ed36226121a676a929645b",
+# Of data sets that no row names, and that have none built beside them (`edgecmd.datasets.built`).
+DEFAULT = "icons"
+TEACHERS: dict[str, ShippedTeacher] = {
+    "icons": ShippedTeacher(
+        file="teacher_64.safetensors",
+        sha256="8fbdd1250f5b3c17a58c51efd47d5bb298e0712c5d9cf76e7857d598c1eaa84a",
+        trained_on="public pictures of emoji",
+        labels="none",
+        licence="Apache-2.0, that of edgecmd",
+        attribution="of the pictures: NOTICE in the package folder edgecmd/datasets/files",
+        default_of=frozenset({"emoji-full", "stamps"}),
+        drawn_sets=frozenset({"emoji", "emoji-full", "emoji-scenes", "stamps"}),
+    ),
+    "indoor": ShippedTeacher(
+        file="indoor_32.safetensors",
+        sha256="d7d435d4b6c7170f65108f622f28fdc69af396e2ba7fd1ec4c9219ebfd8ea5ad",
+        trained_on="public pictures of rooms and objects",
+        labels="none",
+        licence="Apache-2.0, that of edgecmd",
+        attribution="of the meshes: NOTICE-furniture in the package folder edgecmd/datasets/files",
+    ),
+    IMAGENET: ShippedTeacher(
+        file="imagenet_192.safetensors",
+        sha256="a3cca4bb43c708b4c3c45544fb864f3abf2e573916ed36226121a676a929645b",
+        trained_on="photographs of ImageNet (ILSVRC 2012)",
+        labels="ImageNet's 1,000 classes",
+        licence="Apache-2.0, Google and ML Illustrated",
+        attribution="of the weights, with ImageNet's terms: NOTICE in the folder edgecmd/datasets/files",
+        default_of=frozenset({"objects", "rooms"}),
     ),
 }
-# Data set -> the teacher that it has where none is named. Other sets that are built have theirs beside them
-# (`edgecmd.datasets.built`), unless they stand here; all others have `DEFAULT`.
-DEFAULT = "icons"
-OF_SET = {"emoji-full": "icons", "stamps": "icons", "objects": IMAGENET, "rooms": IMAGENET}
+
+
+def _photographs(architecture: str, *, input_side: int, in_channels: int, embedding_dim: int) -> nn.Module:
+    if in_channels != 3:
+        raise ConfigError(
+            f"pretrain.architecture={architecture!r} takes RGB pictures, and the source has {in_channels}"
+            " channels. Use gn-teacher."
+        )
+    return efficientnet.EfficientNetLite0(embedding_dim=embedding_dim, input_side=input_side)
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "gn-teacher": convolutional("gn", (32, 64, 128), text="of pictures, with GroupNorm"),
+    "gn-teacher-large": convolutional("gn", (48, 112, 184), text="of pictures, with GroupNorm"),
+    "gn-audio-teacher": convolutional("gn", (32, 64, 128), front="log-mel", text="of recordings"),
+    efficientnet.NAME: Architecture(
+        build=partial(_photographs, efficientnet.NAME, input_side=192),
+        text="of photographs, trained elsewhere",
+        family="efficientnet",
+        weights_of=IMAGENET,
+    ),
+}
 
 
 def build_teacher(
@@ -75,7 +132,7 @@ def build_teacher(
     """Make an untrained teacher; of one that was trained elsewhere, its shape with made-up weights.
 
     Args:
-        architecture: A key of `TEACHERS`.
+        architecture: A key of `ARCHITECTURES`.
         embedding_dim: Dimension of its feature.
         generator: Source of the initial weights.
         in_channels: Of what it sees: 3 for RGB, 2 for depth with its mask, 1 for grey and for recordings.
@@ -83,17 +140,9 @@ def build_teacher(
     Raises:
         ConfigError: The architecture is unknown, or is for RGB pictures and is given something else.
     """
-    spec = choose("pretrain.architecture", architecture, TEACHERS)
-    teacher: nn.Module
-    if isinstance(spec, StudentSpec):
-        teacher = Student(spec, in_channels=in_channels, embedding_dim=embedding_dim)
-    elif in_channels == 3:
-        teacher = efficientnet.EfficientNetLite0(embedding_dim=embedding_dim, input_side=spec.input_side)
-    else:
-        raise ConfigError(
-            f"pretrain.architecture={architecture!r} takes RGB pictures, and the source has {in_channels}"
-            " channels. Use gn-teacher."
-        )
+    row = choose("pretrain.architecture", architecture, ARCHITECTURES)
+    with seeded(generator.initial_seed()):
+        teacher = row.build(in_channels=in_channels, embedding_dim=embedding_dim)
     initialise(teacher, generator=generator)
     return teacher
 
@@ -104,11 +153,11 @@ def check_architecture(architecture: str, source: Targets) -> None:
     Raises:
         ConfigError: With the teachers that suit the source.
     """
-    spec = choose("pretrain.architecture", architecture, TEACHERS)
+    row = choose("pretrain.architecture", architecture, ARCHITECTURES)
     modality = target_kind(source, name="source")
     front = FRONT_OF.get(modality, "none")
-    if spec.front != front:
-        allowed = ", ".join(name for name, one in TEACHERS.items() if one.front == front)
+    if row.front != front:
+        allowed = ", ".join(name for name, one in ARCHITECTURES.items() if one.front == front)
         raise ConfigError(
             f"pretrain.architecture={architecture!r} does not take a source of modality {modality!r}."
             f" Allowed: {allowed}."
@@ -122,7 +171,7 @@ class Teacher:
     Attributes:
         network: Encoder in evaluation mode; takes `edgecmd.data.student_input.source_input`.
         embedding_dim: Dimension of its feature, D.
-        sha256: Of the file it came from.
+        sha256: Of the file it came from; of a module of anyone's own see `Teacher.of`.
         recipe: How it was made, as the file's metadata says.
         modality: What it sees, a key of `edgecmd.data.pairs.TARGETS`.
         in_channels: Channels of that.
@@ -134,6 +183,66 @@ class Teacher:
     recipe: Mapping[str, str]
     modality: str = "image"
     in_channels: int = 3
+
+    @classmethod
+    def of(
+        cls,
+        made: nn.Module | str | Path,
+        *,
+        size: int | None = None,
+        mean: Sequence[float] = PLAIN_MEAN,
+        std: Sequence[float] = PLAIN_STD,
+        name: str = "",
+    ) -> "Teacher":
+        """A teacher of RGB pictures made of any module, a frozen copy of it; or one by its name or file.
+
+        Args:
+            made: A module (B, 3, H, W) to (B, D); or, without any other argument, a key of `TEACHERS`,
+                ``module:factory``, or a .safetensors file that ``edgecmd pretrain`` made.
+            size: Side in pixels to which pictures are brought (bilinear, antialiased); None: as they are.
+            mean: Of each colour, on the scale of 0 to 1, as the module was trained.
+            std: The same for the standard deviation; ImageNet's are (0.485, 0.456, 0.406) and (0.229, 0.224,
+                0.225).
+            name: What reports call it; the name of its class where it is empty.
+
+        Raises:
+            ConfigError: It takes no such pictures, gives no finite (B, D), or answers a picture differently
+                beside others; a number is out of range, or stands beside a name; nothing has that name.
+            DataError: The file is none of a teacher.
+
+        Guarantees:
+            ``sha256`` covers weights, class, size, mean and std, so features that are kept are those of
+            this teacher and of no other. What the code of the class does is not part of it.
+
+        Examples:
+            >>> mine = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            >>> Teacher.of(mine, size=32).embed(np.zeros((2, 64, 64, 3), np.uint8)).shape
+            (2, 8)
+        """
+        if isinstance(made, str | Path):
+            if size is not None or name or (tuple(mean), tuple(std)) != (PLAIN_MEAN, PLAIN_STD):
+                raise ConfigError(
+                    f"The teacher {str(made)!r} has a size, a scale and a name of its own. Leave out size,"
+                    " mean, std and name, or give a module."
+                )
+            is_file = isinstance(made, Path) or made.endswith(".safetensors")
+            return load_teacher(Path(made)) if is_file else load_teacher(name=str(made))
+        _check_scale(size=size, mean=mean, std=std)
+        called = name or type(made).__name__
+        network = Prepared(made, size=size, mean=mean, std=std)
+        side = size or TRIAL_SIDE
+        dim = try_out(network, (3, side, side), what=f"The teacher {called}", wanted="RGB pictures")
+        return cls(
+            network=copy.deepcopy(network).eval().requires_grad_(False),
+            embedding_dim=dim,
+            sha256=_fingerprint(network),
+            recipe={OWN: called},
+        )
+
+    @property
+    def dim(self) -> int:
+        """Dimension of its feature, D."""
+        return self.embedding_dim
 
     @property
     def sees_colour(self) -> bool:
@@ -155,6 +264,61 @@ class Teacher:
                 " same data settings (data.reverse among them)."
             )
         return embed_source(self.network, source, batch_size=batch_size)
+
+
+# In the recipe of a teacher of anyone's own: its name.
+OWN = "own"
+
+
+class Prepared(nn.Module):
+    """A module of anyone's own behind the size and scale that it was trained with."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, module: nn.Module, *, size: int | None, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.module, self.size = module, size
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
+
+    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Tensor:
+        """Embed a batch of inputs, see `edgecmd.data.student_input.source_input`; a few at a time, (B, D)."""
+        return torch.cat([self._embedded(few) for few in torch.split(image, FEW)])
+
+    def _embedded(self, image: Tensor) -> Tensor:
+        if self.size is not None and image.shape[2:] != (self.size, self.size):
+            sides = (self.size, self.size)
+            image = functional.interpolate(
+                image, size=sides, mode="bilinear", align_corners=False, antialias=True
+            )
+        found: Tensor = self.module((image * SOURCE_SCALE + SOURCE_OFFSET - self.mean) / self.std)
+        return found.float() if isinstance(found, Tensor) else found
+
+
+def _check_scale(*, size: int | None, mean: Sequence[float], std: Sequence[float]) -> None:
+    if size is not None and not 1 <= size <= 4096:
+        raise ConfigError(f"size={size} of a teacher's pictures is outside 1..4096 pixels.")
+    for name, values, least in (("mean", mean, -np.inf), ("std", std, 0.0)):
+        if len(values) != 3 or not all(np.isfinite(one) and one > least for one in values):
+            more = " above 0" if name == "std" else ""
+            raise ConfigError(
+                f"{name}={tuple(values)} of a teacher is no three finite numbers{more}. Give one for each of"
+                " red, green and blue, on the scale of 0 to 1."
+            )
+
+
+def _fingerprint(network: Prepared) -> str:
+    """SHA-256 of class, size and every tensor of a teacher."""
+    kind = type(network.module)
+    digest = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}:{network.size}".encode())
+    for name, value in sorted(network.state_dict().items()):
+        plain = value.detach().cpu().contiguous()
+        digest.update(f"{name}:{plain.dtype}:{tuple(plain.shape)}".encode())
+        digest.update(plain.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 @torch.no_grad()
@@ -187,21 +351,23 @@ def load_teacher(path: Path | None = None, *, data_set: str = "", name: str = ""
     Args:
         path: The file; None for one that ships, or that was built beside the data.
         data_set: ``data.name``; sets without a teacher of their own get `DEFAULT`.
-        name: ``teacher.name``, a key of `SHIPPED`; empty for the one of the data set.
+        name: ``teacher.name``, a key of `TEACHERS` or ``module:factory``; empty for the one of the data set.
 
     Raises:
-        ConfigError: No teacher of that name ships.
+        ConfigError: No teacher of that name ships, or the code that it names makes none.
         DataError: The file is missing, not safetensors, or its metadata or tensors do not fit.
     """
-    file, checksum, again = (path, "", "") if path else own_teacher(data_set, name)
+    if path is None and is_own(name):
+        return _from_factory(name)
+    file, checksum, again = (path, "", "") if path else teacher_file(data_set, name)
     advice = f"A teacher is made by `edgecmd pretrain --out {file.name}`; teacher.path names it."
     tensors, recipe = unpack(file, advice=advice)
     require(recipe, {"architecture", "embedding_dim"}, path=file, advice=advice)
     architecture = recipe["architecture"]
-    if architecture not in TEACHERS:
+    if architecture not in ARCHITECTURES:
         raise DataError(
             f"{file} holds a teacher of the architecture {architecture[:40]!r}."
-            f" {nearest(architecture, TEACHERS)} {advice}"
+            f" {nearest(architecture, ARCHITECTURES)} {advice}"
         )
     dim = whole_number(recipe, "embedding_dim", path=file, advice=advice)
     channels = whole_number({"in_channels": "3"} | recipe, "in_channels", path=file, advice=advice)
@@ -226,6 +392,22 @@ def load_teacher(path: Path | None = None, *, data_set: str = "", name: str = ""
     )
 
 
+def _from_factory(name: str) -> Teacher:
+    """The teacher that ``module:factory`` makes, a `Teacher` or a module that `Teacher.of` takes."""
+    refuse_later(SETTING, name)
+    # The same in every process, whatever the factory draws from torch.
+    with seeded(0):
+        made = call_factory(SETTING, name, offered={})
+    if isinstance(made, nn.Module):
+        return Teacher.of(made, name=name)
+    if not isinstance(made, Teacher):
+        raise ConfigError(
+            f"{SETTING}={name!r} made a {type(made).__name__}; allowed is a torch.nn.Module, or a Teacher (of"
+            " Teacher.of(module, size=..., mean=..., std=...))."
+        )
+    return made
+
+
 def check_rate(teacher: Teacher, rate_hz: int) -> Teacher:
     """The teacher, unless it heard recordings of another rate: at that one it would hear another pitch.
 
@@ -245,24 +427,38 @@ def check_rate(teacher: Teacher, rate_hz: int) -> Teacher:
     return teacher
 
 
-def own_teacher(data_set: str, name: str = "") -> tuple[Path, str, str]:
+def default_teacher(data_set: str) -> str:
+    """Name of the shipped teacher that a data set has where none is named."""
+    return next((name for name, one in TEACHERS.items() if data_set in one.default_of), DEFAULT)
+
+
+def _is_built(data_set: str, name: str) -> bool:
+    """Whether the teacher is the one that was built beside the data set."""
+    return (
+        not name and data_set in COMMANDS and not any(data_set in one.default_of for one in TEACHERS.values())
+    )
+
+
+def teacher_file(data_set: str, name: str = "") -> tuple[Path, str, str]:
     """File of the teacher of that name, or that comes with a data set, its checksum, how to get it again.
 
     Raises:
         ConfigError: No teacher of that name ships.
         DataError: The file is nowhere, or the set is one to be built and is not.
     """
-    if not name and data_set in COMMANDS and data_set not in OF_SET:
+    if _is_built(data_set, name):
         return *built_file(data_set, "teacher"), f"Build the set again with `{COMMANDS[data_set]}`."
-    file, checksum = choose("teacher.name", name or OF_SET.get(data_set, DEFAULT), SHIPPED)
-    return shipped_file(file), checksum, "Install edgecmd again."
+    row = choose(SETTING, name or default_teacher(data_set), TEACHERS)
+    return shipped_file(row.file), row.sha256, "Install edgecmd again."
 
 
 def teacher_name(data_set: str, name: str = "") -> str:
-    """What the teacher of `own_teacher` is called."""
-    if not name and data_set in COMMANDS and data_set not in OF_SET:
+    """What the teacher of `load_teacher` is called where no path names it."""
+    if is_own(name):
+        return f"{name}, code of your own"
+    if _is_built(data_set, name):
         return f"built with the set {data_set}"
-    return f"{name or OF_SET.get(data_set, DEFAULT)}, ships with edgecmd"
+    return f"{name or default_teacher(data_set)}, ships with edgecmd"
 
 
 def recipe_text(settings: Mapping[str, object]) -> str:

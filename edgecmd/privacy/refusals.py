@@ -13,6 +13,7 @@ REFUSALS: dict[str, str] = {
     "no-ledger": "no ledger counts the device's pairs; its owner begins one with `edgecmd node --new-ledger`",
     "no-guarantee": "the run's privacy settings earn no guarantee on a device with pairs of its own",
     "out-of-bounds": "a setting of the run is outside the bounds that the device's owner set",
+    "names-code": "a setting of the run names code of somebody's own, and a device runs none for a server",
     "names-a-file": "a setting of the run names something to read; on a device its owner alone does that",
     "other-anchors": "teacher, public images or anchors are not those that the device's owner pinned",
     "other-version": "the device runs another version of edgecmd than its owner pinned or the server runs",

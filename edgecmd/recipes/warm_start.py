@@ -57,7 +57,6 @@ def warm_start(run: Run, *, num_steps: int, progress: Progress | None = None) ->
     refuse_dense(run.student.architecture, what="A warm start")
     student, public = run.new_student(), whole.public
     features = torch.from_numpy(run.task.public_features)
-    channels = next(student.parameters()).shape[1]
     images = source_input(public.pictures(use="A warm start"))
     optimizer = make_optimizer(student, run.distill)
     rows = numpy_generator(run.seed, "warm-start-rows")
@@ -67,7 +66,9 @@ def warm_start(run: Run, *, num_steps: int, progress: Progress | None = None) ->
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(run.distill, step=step, total_steps=num_steps)
         index = torch.from_numpy(rows.integers(0, len(images), BATCH_SIZE))
-        target = drawings(images[index], size=run.task.target_side, channels=channels, generator=coins)
+        target = drawings(
+            images[index], size=run.task.target_side, channels=student.in_channels, generator=coins
+        )
         view = augment_target(target, strength=run.distill.augment, generator=coins)
         optimizer.zero_grad()
         loss = losses.cmc(student(view), features[index], temperature=run.distill.temperature)

@@ -15,16 +15,17 @@ import torch
 from jaxtyping import Float
 
 from edgecmd.core.errors import PrivacyError
+from edgecmd.core.own_code import is_own
 from edgecmd.data.anchors import Anchors, AnchorSource, make_anchors
-from edgecmd.data.feature_cache import cached_features
 from edgecmd.data.pairs import Images, PairedData, PublicSource, Targets, target_kind
 from edgecmd.data.student_input import target_input
 from edgecmd.data.user_files.images import sides_of
 from edgecmd.data.user_files.public_images import read_public
 from edgecmd.datasets import emoji, indoor
-from edgecmd.models.place_features import Reduction, View, as_places, cached_maps, fit_reduction
+from edgecmd.models.feature_cache import cached_features, cached_maps
+from edgecmd.models.place_features import Reduction, View, as_places, fit_reduction
 from edgecmd.models.students import DENSE_STRIDE
-from edgecmd.models.teachers import SHIPPED, Teacher, check_rate, load_teacher
+from edgecmd.models.teachers import TEACHERS, Teacher, check_rate, load_teacher
 from edgecmd.settings import DataConfig, DistillConfig
 from edgecmd.training.distill import LocalData
 from edgecmd.training.task import Places
@@ -75,7 +76,8 @@ def device_sources(
 
     Args:
         settings: Sides, clip and unit of depth are used.
-        teacher: A key of `edgecmd.models.teachers.SHIPPED`, or an absolute path of a .safetensors file.
+        teacher: A key of `edgecmd.models.teachers.TEACHERS`, ``module:factory``, or an absolute path of a
+            .safetensors file.
         public: A key of `PUBLIC_SETS`, or an absolute path of a folder.
         cache: Folder for features.
         places: Set for a dense student.
@@ -84,7 +86,8 @@ def device_sources(
         PrivacyError: Something is missing, damaged or no absolute path.
     """
     try:
-        path = None if teacher in SHIPPED else _absolute(teacher, key="teacher", allowed=SHIPPED)
+        named = teacher in TEACHERS or is_own(teacher)
+        path = None if named else _absolute(teacher, key="teacher", allowed=TEACHERS)
         found = check_rate(load_teacher(path, name="" if path else teacher), settings.sampling_rate_hz)
         images = _public(settings, public)
         seen = None if places is None else _places(settings, places, found, images)

@@ -23,9 +23,7 @@ from edgecmd.data.student_input import source_input
 from edgecmd.models.efficientnet import EfficientNetLite0
 from edgecmd.models.projection import fit_projector
 from edgecmd.models.teachers import (
-    IMAGENET,
-    TEACHERS,
-    PhotographSpec,
+    ARCHITECTURES,
     build_teacher,
     check_architecture,
     load_teacher,
@@ -97,7 +95,7 @@ def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress
 
 def is_photograph(architecture: str) -> bool:
     """Whether a teacher of that architecture was trained on photographs elsewhere."""
-    return isinstance(TEACHERS[architecture], PhotographSpec)
+    return bool(ARCHITECTURES[architecture].weights_of)
 
 
 def fitted_to(public: PublicSource, config: PretrainConfig) -> nn.Module:
@@ -116,7 +114,7 @@ def fitted_to(public: PublicSource, config: PretrainConfig) -> nn.Module:
         generator=torch_generator(config.seed, "teacher-init"),
         in_channels=input_shape(public.images)[0],
     )
-    shipped = load_teacher(name=IMAGENET).network.state_dict()
+    shipped = load_teacher(name=ARCHITECTURES[config.architecture].weights_of).network.state_dict()
     kept = {name: one for name, one in shipped.items() if not name.startswith("projector.")}
     network.load_state_dict(kept, strict=False)
     fit_projector(cast(EfficientNetLite0, network.eval()), public.images)

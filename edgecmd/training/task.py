@@ -24,10 +24,10 @@ from edgecmd.core.kept import Kept
 from edgecmd.data import student_input
 from edgecmd.data.anchors import Anchors, AnchorSource, anchors_digest, make_anchors
 from edgecmd.data.experiment import Experiment, HeldOut
-from edgecmd.data.feature_cache import cached_features
 from edgecmd.data.pairs import Images, PairedData, Targets, input_shape, kind_of, target_kind
 from edgecmd.data.ready_features import Ready
-from edgecmd.models.place_features import Reduction, View, as_places, cached_maps, fit_reduction, pool_places
+from edgecmd.models.feature_cache import cached_features, cached_maps
+from edgecmd.models.place_features import Reduction, View, as_places, fit_reduction, pool_places
 from edgecmd.models.students import DENSE_STRIDE
 from edgecmd.models.teachers import Teacher
 from edgecmd.settings import DistillConfig

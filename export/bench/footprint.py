@@ -38,12 +38,13 @@ TORCH = """
 import sys
 import torch
 from safetensors.torch import load_file
-from edgecmd.models.students import STUDENTS, make_student
+from edgecmd.models.students import build_student
 torch.set_num_threads(1)
 weights, architecture = load_file(sys.argv[1]), sys.argv[2]
 shape = [int(one) for one in sys.argv[3].split(",")]
 dim = len(weights["projector.weight"])
-student = make_student(STUDENTS[architecture], in_channels=shape[1], embedding_dim=dim)
+coins = torch.Generator().manual_seed(0)
+student = build_student(architecture, in_channels=shape[1], embedding_dim=dim, generator=coins)
 student.load_state_dict(weights)
 with torch.inference_mode():
     student.eval()(torch.zeros(shape))

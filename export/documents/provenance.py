@@ -9,11 +9,11 @@ from edgecmd.audits.audit_file import FILE as AUDIT
 from edgecmd.audits.audit_file import read_findings
 from edgecmd.audits.finding import Finding, overall
 from edgecmd.core.files import read_json, sha256_file
+from edgecmd.core.own_code import is_own
 from edgecmd.core.text import unseen_text
 from edgecmd.data.experiment import Experiment
-from edgecmd.datasets.catalogue import SHIPPED_TEACHERS
-from edgecmd.models.students import STUDENTS
-from edgecmd.models.teachers import SHIPPED, own_teacher, teacher_name
+from edgecmd.models.students import student_row
+from edgecmd.models.teachers import TEACHERS, teacher_file, teacher_name
 from edgecmd.run import Run
 
 # Level and beginning of the name of audits that look at code, settings, ledgers and made-up pairs alone. What
@@ -133,7 +133,7 @@ def _deployed(whole: Experiment, *, num_own: int, num_nodes: int, held: str) -> 
 def _method(run: Run) -> dict[str, str]:
     federation, distill, architecture = run.federation, run.distill, run.student.architecture
     return {
-        "student": f"{architecture}, {STUDENTS[architecture].family} family",
+        "student": f"{architecture}, {student_row(architecture).family} family",
         "teacher": _teacher(run),
         "first weights": _weights(Path(run.student.path)) if run.student.path else "random",
         "distillation": f"{distill.loss}, temperature {distill.temperature:g}, batch {distill.batch_size}",
@@ -152,20 +152,20 @@ def _teacher(run: Run) -> str:
     # One that ships can always be read; a user's own file may have gone.
     shipped = _shipped(run) if not path or Path(path).is_file() else ""
     seen = (
-        f"; trained on {SHIPPED_TEACHERS[shipped].trained_on}, labels: {SHIPPED_TEACHERS[shipped].labels}"
-        if shipped
-        else ""
+        f"; trained on {TEACHERS[shipped].trained_on}, labels: {TEACHERS[shipped].labels}" if shipped else ""
     )
     if path:
         return _weights(Path(path)) + seen
-    file, _, _ = own_teacher(run.task.name, name)
+    if is_own(name):
+        return f"{name}, code of its maker's own: weights with SHA-256 {run.task.teacher.sha256}"
+    file, _, _ = teacher_file(run.task.name, name)
     return f"{teacher_name(run.task.name, name)}: {_weights(file)}{seen}"
 
 
 def _shipped(run: Run) -> str:
     """Name of the teacher where it ships with edgecmd, wherever its file lies; else empty."""
     digest = run.task.teacher.sha256
-    return next((name for name, (_, own) in SHIPPED.items() if own == digest), "")
+    return next((name for name, one in TEACHERS.items() if one.sha256 == digest), "")
 
 
 def _weights(path: Path) -> str:

@@ -4,13 +4,15 @@ Shapes: B batch, H height, W width, C channels, S side of the student's input, D
 K classes.
 """
 
+import copy
+
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
 from edgecmd.core.errors import ExportError, choose
-from edgecmd.models.students import STUDENTS, Student, is_dense, make_student
+from edgecmd.models.students import Projected, Student, build_student, is_dense
 from export.graph.frontends import FRONT_ENDS
 from export.graph.spec import ExportSpec
 
@@ -107,9 +109,8 @@ def rebuild(student: nn.Module, spec: ExportSpec) -> Student:
         ExportError: The weights do not fit ``spec``, or one of them is not finite.
         ConfigError: ``spec.architecture`` is unknown.
     """
-    topology = choose("student.architecture", spec.architecture, STUDENTS)
-    fresh = make_student(topology, in_channels=spec.channels, embedding_dim=spec.embedding_dim)
-    weights = unwrap(student).state_dict()
+    inner = unwrap(student)
+    weights = inner.state_dict()
     for name, weight in weights.items():
         num_bad = int((~torch.isfinite(weight)).sum())
         if num_bad:
@@ -117,6 +118,7 @@ def rebuild(student: nn.Module, spec: ExportSpec) -> Student:
                 f"The student's weight {name} has {num_bad} numbers that are not finite; allowed are none."
                 " Export an earlier checkpoint, or train again with a smaller learning rate."
             )
+    fresh = _empty(inner, spec)
     try:
         fresh.load_state_dict(weights)
     except RuntimeError as error:
@@ -125,3 +127,21 @@ def rebuild(student: nn.Module, spec: ExportSpec) -> Student:
             f" embedding_dim={spec.embedding_dim}. Give the settings that it was trained with. ({error})"
         ) from error
     return fresh.eval()
+
+
+def _empty(student: nn.Module, spec: ExportSpec) -> Student:
+    """A student of the same shape; of anyone's own a copy, as its class may not be made again from here."""
+    if isinstance(student, Projected):
+        if (student.in_channels, student.embedding_dim) != (spec.channels, spec.embedding_dim):
+            raise ExportError(
+                f"The student {student.architecture} takes {student.in_channels} channels and gives"
+                f" {student.embedding_dim} numbers, and the export is told of channels={spec.channels} and"
+                f" embedding_dim={spec.embedding_dim}. Give the settings that it was trained with."
+            )
+        return copy.deepcopy(student).cpu()
+    return build_student(
+        spec.architecture,
+        in_channels=spec.channels,
+        embedding_dim=spec.embedding_dim,
+        generator=torch.Generator().manual_seed(0),
+    )

@@ -20,9 +20,8 @@ from torch.nn import functional
 
 from edgecmd.core.errors import ExportError
 from edgecmd.losses import unit
-from edgecmd.models.students import STUDENTS, Student
+from edgecmd.models.students import STUDENTS, Student, build_student
 
-GROUP_NORM, PLAIN = "gn", "plain"
 RECOVERY_BATCH = 64
 RECOVERY_LEARNING_RATE = 1e-3
 COSINE_WEIGHT = 5.0
@@ -54,14 +53,14 @@ def folded_architecture(architecture: str) -> str:
     Raises:
         ExportError: It has no GroupNorm.
     """
-    spec = STUDENTS.get(architecture)
-    if spec is None or spec.family != GROUP_NORM:
-        with_norm = ", ".join(name for name, one in STUDENTS.items() if one.family == GROUP_NORM)
+    row = STUDENTS.get(architecture)
+    if row is None or not row.folds_to:
+        with_norm = ", ".join(name for name, one in STUDENTS.items() if one.folds_to)
         raise ExportError(
             f"student.architecture={architecture!r} has no GroupNorm to fold; --fold-norm is for {with_norm}."
             " The others export as plain convolutions without it."
         )
-    return architecture.replace(f"{GROUP_NORM}-", f"{PLAIN}-")
+    return row.folds_to
 
 
 def fold_norm(
@@ -111,8 +110,12 @@ def calibrate(student: Student, inputs: Inputs, *, architecture: str) -> Student
         scale, shift = affine_of(norm, _input_of(working, norm, inputs))
         parent, _, place = name.rpartition(".")
         setattr(working.get_submodule(parent), place, _plain(convolution, scale, shift))
-    spec, dim = STUDENTS[architecture], student.projector.out_features
-    found = Student(spec, in_channels=next(iter(student.parameters())).shape[1], embedding_dim=dim)
+    found = build_student(
+        architecture,
+        in_channels=student.in_channels,
+        embedding_dim=student.embedding_dim,
+        generator=torch.Generator().manual_seed(0),
+    )
     found.load_state_dict(working.state_dict())
     return found.eval()
 

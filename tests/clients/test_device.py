@@ -530,7 +530,7 @@ def test_a_refused_budget_travels_as_a_word(device: Device) -> None:
     assert said == "refused: budget-spent"
 
 
-@pytest.mark.parametrize("what", ["clients.private", "edgecmd.data.feature_cache"])
+@pytest.mark.parametrize("what", ["clients.private", "edgecmd.models.feature_cache"])
 def test_a_full_disk_releases_nothing_uncounted(
     what: str, device: Device, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

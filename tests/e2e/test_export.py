@@ -55,7 +55,7 @@ def test_a_bundle_gives_on_a_device_what_the_student_gives_here(
     from edgecmd.cli.run import config_of
     from edgecmd.data.problem import experiment
     from edgecmd.evaluation.metrics import recall
-    from edgecmd.training.run_folder import load_student
+    from edgecmd.models.student_file import load_student
     from export.graph.deployable import Deployable, rebuild
     from export.trust.verify import run_torch
 

@@ -12,7 +12,8 @@ from edgecmd.config.reader import load_config, to_toml
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.experiments.theory import jobs as theory_jobs
-from edgecmd.training.run_folder import new_student, save_student
+from edgecmd.models.student_file import save_student
+from edgecmd.training.run_folder import new_student
 from tests.command_line import run
 
 
@@ -38,7 +39,7 @@ def test_distance_of_a_probe_and_of_a_student(
     assert written["low"] <= written["variation"] <= written["high"]
     assert written["variation"] <= written["ceiling"] + 1e-9
     assert written["convergence"][-1]["num_pairs"] == written["num_pairs"]
-    save_student(new_student(tiny), tmp_path / "s.safetensors", tiny.student.architecture)
+    save_student(new_student(tiny), tmp_path / "s.safetensors")
     trained = [*words, *warm, "--student", str(tmp_path / "s.safetensors"), "--json"]
     assert run(monkeypatch, *trained) == 0
     of_file = json.loads(capsys.readouterr().out)

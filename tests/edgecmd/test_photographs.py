@@ -13,12 +13,11 @@ from edgecmd.data.experiment import load_experiment
 from edgecmd.data.pairs import PublicSource, Targets
 from edgecmd.data.problem import teacher_of
 from edgecmd.datasets.build.imagenet import PACKAGE
-from edgecmd.datasets.catalogue import SHIPPED_TEACHERS
 from edgecmd.datasets.shipped import shipped_file
 from edgecmd.evaluation.metrics import fit_linear, unit_rows
 from edgecmd.models import teachers
 from edgecmd.models.efficientnet import NAME
-from edgecmd.models.teachers import SHIPPED, Teacher, build_teacher, load_teacher, own_teacher, save_teacher
+from edgecmd.models.teachers import TEACHERS, Teacher, build_teacher, load_teacher, save_teacher, teacher_file
 from edgecmd.settings import DataConfig, PretrainConfig, TeacherConfig
 from edgecmd.training.pretrain import pretrain, recipe
 from tests.command_line import run
@@ -38,18 +37,18 @@ def public(images: Targets) -> PublicSource:
 
 
 class TestFiles:
-    @pytest.mark.parametrize("name", SHIPPED)
+    @pytest.mark.parametrize("name", TEACHERS)
     def test_each_that_ships_has_its_checksum_and_128_dimensions(self, name: str) -> None:
-        file, checksum = SHIPPED[name]
+        file, checksum = TEACHERS[name].file, TEACHERS[name].sha256
         found = load_teacher(name=name)
         assert found.sha256 == checksum == hashlib.sha256(shipped_file(file).read_bytes()).hexdigest()
         assert (found.embedding_dim, found.sees_colour) == (128, True)
 
-    @pytest.mark.parametrize("name", SHIPPED)
+    @pytest.mark.parametrize("name", TEACHERS)
     def test_a_damaged_one_is_refused(
         self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        content = bytearray(shipped_file(SHIPPED[name][0]).read_bytes())
+        content = bytearray(shipped_file(TEACHERS[name].file).read_bytes())
         content[-1] ^= 1
         (tmp_path / "damaged").write_bytes(bytes(content))
         monkeypatch.setattr(teachers, "shipped_file", lambda _: tmp_path / "damaged")
@@ -61,7 +60,10 @@ class TestFiles:
         assert teacher.recipe["method"].startswith("labels of ImageNet")
 
     def test_each_that_ships_is_listed_with_its_licence(self) -> None:
-        assert set(SHIPPED_TEACHERS) == set(SHIPPED)
+        said = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+        for name, one in TEACHERS.items():
+            assert f"`{name}`" in said
+            assert all((one.trained_on, one.labels, one.licence, one.attribution)), name
 
     def test_the_notice_names_who_made_the_weights_and_what_imagenet_asks(self) -> None:
         text = " ".join(shipped_file("NOTICE").read_text(encoding="utf-8").split())
@@ -93,12 +95,12 @@ class TestNames:
         ],
     )
     def test_a_set_has_one_where_none_is_named(self, data_set: str, name: str) -> None:
-        assert own_teacher(data_set) == own_teacher("", name)
+        assert teacher_file(data_set) == teacher_file("", name)
 
     def test_the_settings_name_another(self) -> None:
         config = load_config(None, ['data.name="rooms"', 'teacher.name="indoor"'])
-        assert teacher_of(config).sha256 == SHIPPED["indoor"][1]
-        assert own_teacher("digits", "imagenet")[0] == shipped_file(SHIPPED["imagenet"][0])
+        assert teacher_of(config).sha256 == TEACHERS["indoor"].sha256
+        assert teacher_file("digits", "imagenet")[0] == shipped_file(TEACHERS["imagenet"].file)
 
     def test_an_unknown_name_gets_the_nearest(self) -> None:
         config = load_config(None, ['teacher.name="imagnet"'])

@@ -12,8 +12,7 @@ from edgecmd.data.pairs import PublicSource
 from edgecmd.data.student_input import source_input
 from edgecmd.datasets.build.imagenet import read_weights
 from edgecmd.models.efficientnet import EfficientNetLite0
-from edgecmd.models.principal_components import principal_components
-from edgecmd.models.projection import fit_projector
+from edgecmd.models.projection import fit_projector, principal_components
 from tests.made_up_weights import made_up_state, weight_file
 
 

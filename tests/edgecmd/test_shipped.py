@@ -22,11 +22,11 @@ ASK = (
 )
 
 
-BUILTIN = teachers.SHIPPED["icons"][0]
+BUILTIN = teachers.TEACHERS["icons"].file
 
 
 @pytest.mark.parametrize(
-    "name", [PAIRS_FILE, PUBLIC_FILE, *(file for file, _ in teachers.SHIPPED.values()), "NOTICE"]
+    "name", [PAIRS_FILE, PUBLIC_FILE, *(one.file for one in teachers.TEACHERS.values()), "NOTICE"]
 )
 def test_every_file_that_is_used_ships(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(shipped.VARIABLE, raising=False)

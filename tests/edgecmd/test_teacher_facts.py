@@ -18,7 +18,7 @@ from edgecmd.experiments.teacher_facts import (
     teacher_text,
     teacher_warnings,
 )
-from edgecmd.models.teachers import SHIPPED
+from edgecmd.models.teachers import TEACHERS
 from edgecmd.settings import DataConfig, TeacherConfig
 
 
@@ -38,7 +38,7 @@ def own_pairs(path: Path, source: np.ndarray) -> RunConfig:
 def test_shipped_teachers_are_named_with_whose_labels_they_saw() -> None:
     text = teacher_text(RunConfig())
     assert text == (
-        f"icons, ships with edgecmd (SHA-256 {SHIPPED['icons'][1][:12]}): trained on public pictures of"
+        f"icons, ships with edgecmd (SHA-256 {TEACHERS['icons'].sha256[:12]}): trained on public pictures of"
         " emoji; labels: none"
     )
     named = teacher_text(RunConfig(teacher=TeacherConfig(name="imagenet")))
@@ -51,7 +51,7 @@ def test_an_own_file_goes_by_its_name_without_folders(tiny: RunConfig) -> None:
     assert "its file does not say what it was trained on" in text
     assert "/" not in text
     assert shipped_name(tiny) == ""
-    same = replace(tiny, teacher=TeacherConfig(path=str(shipped_file(SHIPPED["indoor"][0]))))
+    same = replace(tiny, teacher=TeacherConfig(path=str(shipped_file(TEACHERS["indoor"].file))))
     assert shipped_name(same) == "indoor"
 
 
@@ -74,7 +74,7 @@ def test_the_icon_teacher_and_photographs_give_a_warning(tmp_path: Path) -> None
     assert "For photographs set teacher.name=imagenet" in teacher_warnings(config)[0]
     other = replace(config, teacher=TeacherConfig(name="imagenet"))
     assert teacher_warnings(other) == []
-    renamed = replace(config, teacher=TeacherConfig(path=str(shipped_file(SHIPPED["icons"][0]))))
+    renamed = replace(config, teacher=TeacherConfig(path=str(shipped_file(TEACHERS["icons"].file))))
     assert len(teacher_warnings(renamed)) == 1
 
 

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.tensors import pack
-from edgecmd.data.feature_cache import cached_features
 from edgecmd.data.pairs import PublicSource
+from edgecmd.models.feature_cache import cached_features
 from edgecmd.models.teachers import build_teacher, load_teacher, save_teacher
 from edgecmd.settings import PretrainConfig
 from edgecmd.training.pretrain import POSITIVES, pretrain, recipe
@@ -181,7 +181,7 @@ def test_a_damaged_built_in_teacher_is_refused(tmp_path: Path, monkeypatch: pyte
     from edgecmd.models import teachers
 
     damaged = tmp_path / "teacher.safetensors"
-    data = bytearray(teachers.shipped_file(teachers.SHIPPED["icons"][0]).read_bytes())
+    data = bytearray(teachers.shipped_file(teachers.TEACHERS["icons"].file).read_bytes())
     data[-1] ^= 1
     damaged.write_bytes(bytes(data))
     monkeypatch.setattr(teachers, "shipped_file", lambda _: damaged)

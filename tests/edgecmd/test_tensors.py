@@ -31,3 +31,21 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         unpack(tmp_path / "none", advice="Make one.")
     with pytest.raises(DataError, match=r"lacks the metadata architecture, dim\. Make one\."):
         require({"seed": "3"}, {"seed", "dim", "architecture"}, path=tmp_path, advice="Make one.")
+
+
+def test_a_header_as_long_as_a_pickle_s_first_bytes_is_no_pickle(tmp_path: Path) -> None:
+    """The file begins with the header's length: 640 is 0x80 0x02, as pickles of protocol 2 begin."""
+    path, lengths = tmp_path / "tensors.safetensors", set()
+    for size in range(0, 1300, 8):
+        data = pack(TENSORS, {"note": "x" * size})
+        lengths.add(int.from_bytes(data[:8], "little"))
+        path.write_bytes(data)
+        assert unpack(path, advice="")[1] == {"note": "x" * size}
+    assert {0x280, 0x380, 0x480, 0x580} <= lengths
+
+
+def test_one_byte_is_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(b"\x80")
+    with pytest.raises(DataError, match=r"is not a safetensors file, or it is damaged"):
+        unpack(path, advice="")

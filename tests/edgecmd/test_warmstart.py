@@ -12,8 +12,9 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.problem import anchors_fingerprint, experiment, public_anchors
 from edgecmd.datasets.procedural import procedural_images
+from edgecmd.models.student_file import save_student
 from edgecmd.recipes.warm_start import drawings, warm_start
-from edgecmd.training.run_folder import new_student, save_student
+from edgecmd.training.run_folder import new_student
 from edgecmd.training.task import Task
 from tests.tiny_federation import run_of
 
@@ -46,7 +47,7 @@ def test_a_drawing_is_ink_on_white_in_the_student_s_size() -> None:
 
 def test_a_run_starts_from_the_file(tiny: RunConfig, tmp_path: Path) -> None:
     first = warm_start(run_of(tiny), num_steps=1)
-    save_student(first, tmp_path / "first.safetensors", tiny.student.architecture)
+    save_student(first, tmp_path / "first.safetensors")
     started = replace(tiny, student=replace(tiny.student, path=str(tmp_path / "first.safetensors")))
     found = new_student(started).state_dict()
     assert all(torch.equal(value, first.state_dict()[name]) for name, value in found.items())
@@ -54,7 +55,7 @@ def test_a_run_starts_from_the_file(tiny: RunConfig, tmp_path: Path) -> None:
 
 
 def test_another_student_s_file_is_refused(tiny: RunConfig, tmp_path: Path) -> None:
-    save_student(new_student(tiny), tmp_path / "first.safetensors", tiny.student.architecture)
+    save_student(new_student(tiny), tmp_path / "first.safetensors")
     other = replace(
         tiny, student=replace(tiny.student, architecture="gn-200k", path=str(tmp_path / "first.safetensors"))
     )

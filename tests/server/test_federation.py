@@ -20,7 +20,7 @@ from edgecmd.core.errors import ConfigError, FederationError
 from edgecmd.core.events import read_events
 from edgecmd.core.files import read_json
 from edgecmd.core.run_lock import owned
-from edgecmd.training.run_folder import load_student
+from edgecmd.models.student_file import load_student
 from server.faults import MadeUpTime
 from server.federation import load_arrays, run_token, to_arrays
 from server.local_grid import local_grid

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import vmap
 
 from edgecmd.audits.one_run.canaries import CHUNK_ROWS, Coins, GradientCanaries, GradientProbe, InputCanaries
@@ -160,7 +160,12 @@ class Attackers:
         return np.asarray(moved.reshape(-1)[canaries.place])
 
     def _against(self, update: Update, rows: np.ndarray) -> Float[np.ndarray, " rows"]:
-        """Share of each canary's gradient in the update: least squares over all of them, with a ridge."""
+        """Share of each canary's gradient in the update: least squares over all of them, with a ridge.
+
+        A student without a linear projector shows by how much its loss of each canary fell.
+        """
+        if not isinstance(self._student.projector, nn.Linear):
+            return np.asarray(self._loss(update.incoming)[rows] - self._loss(update.outgoing)[rows])
         load_weights(self._student, update.incoming)
         parts = [self._last_layer(part) for part in self._chunks(rows)]
         if not parts:

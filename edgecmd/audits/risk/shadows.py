@@ -29,11 +29,11 @@ from edgecmd.data.student_input import to_input
 from edgecmd.data.user_files.decode import DecodeError, npy_array
 from edgecmd.data.user_files.reading import most_array_bytes
 from edgecmd.evaluation.evaluate import embedder
+from edgecmd.models.student_file import load_student
 from edgecmd.models.students import Student, build_student
 from edgecmd.run import Run
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place, distil, make_optimizer
-from edgecmd.training.run_folder import load_student
 
 Tick = Callable[[int, int], None]
 
@@ -115,7 +115,7 @@ def warm_start_of(run: Run) -> Student | None:
     path = Path(run.student.path)
     if not run.student.path or not path.is_file():
         return None
-    return place(load_student(path), run.device)
+    return place(load_student(path, like=run.student.architecture), run.device)
 
 
 def random_student(run: Run, pool: Pool, *, seed: int, index: int) -> Student:
@@ -125,6 +125,7 @@ def random_student(run: Run, pool: Pool, *, seed: int, index: int) -> Student:
         in_channels=pool.target.shape[3],
         embedding_dim=pool.anchors.shape[1],
         generator=torch_generator(seed, "shadow-init", client=index),
+        size=(pool.target.shape[1], pool.target.shape[2]),
     )
     return place(student, run.device)
 

@@ -83,7 +83,7 @@ def of_run(target: Path, *, profiles: str, warnings: bool, folder: Path) -> "tup
     from edgecmd.cli.device import bundle_plan, test_task, without_norm
     from edgecmd.cli.run import config_of
     from edgecmd.data.problem import experiment
-    from edgecmd.training.run_folder import load_student
+    from edgecmd.models.student_file import load_student
     from export.bench.measure import Subject
     from export.graph.deployable import Deployable, rebuild
     from export.graph.fold_standardised import fold
@@ -91,7 +91,8 @@ def of_run(target: Path, *, profiles: str, warnings: bool, folder: Path) -> "tup
     from export.profiles.table import choose_profiles
 
     config, names = config_of(target), choose_profiles(profiles)
-    student, task = load_student(target / STUDENT), test_task(config, segments=False)
+    student = load_student(target / STUDENT, like=config.student.architecture)
+    task = test_task(config, segments=False)
     student, folding = without_norm(config, student, task)
     spec, _ = bundle_plan(config, target, student, folding=folding)
     plain = rebuild(student, spec)

@@ -73,7 +73,7 @@ def _prepare(config: RunConfig) -> tuple[Callable[[], None], dict[str, Callable[
     from edgecmd.training.run_folder import new_student
 
     student, side, batch = new_student(config), config.data.image_size, config.distill.batch_size
-    channels, dim = next(student.parameters()).shape[1], student.projector.out_features
+    channels, dim = student.in_channels, student.embedding_dim
     coins = torch.Generator().manual_seed(0)
     data = LocalData(
         target=torch.randn(batch, channels, side, side, generator=coins),

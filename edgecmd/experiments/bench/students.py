@@ -64,9 +64,9 @@ def measure(
 
 def _first_weights(config: RunConfig, architecture: str, folder: Path, num_steps: int) -> str:
     """Path of a warm start that all seeds share, by the default optimiser; empty for random weights."""
+    from edgecmd.models.student_file import save_student
     from edgecmd.recipes.warm_start import warm_start
     from edgecmd.settings import DistillConfig
-    from edgecmd.training.run_folder import save_student
 
     if not num_steps:
         return ""
@@ -76,7 +76,7 @@ def _first_weights(config: RunConfig, architecture: str, folder: Path, num_steps
         student = replace(config.student, architecture=architecture)
         # The private optimiser is chosen for noise; a warm start has none.
         settings = replace(config, student=student, distill=DistillConfig()).resolved()
-        save_student(warm_start(run_of(settings), num_steps=num_steps), path, architecture)
+        save_student(warm_start(run_of(settings), num_steps=num_steps), path)
     return str(path)
 
 
@@ -109,10 +109,10 @@ def _settings(
 def _job(config: RunConfig, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Figures of one student and of its folded form, by row."""
     from edgecmd.core.files import read_json, write_json
-    from edgecmd.models.students import STUDENTS
+    from edgecmd.models.student_file import load_student
+    from edgecmd.models.students import student_row
     from edgecmd.recipes.standins import public_inputs
-    from edgecmd.training.run_folder import load_student
-    from export.graph.fold_norm import GROUP_NORM, fold_norm
+    from export.graph.fold_norm import fold_norm
     from server.simulate import simulate
 
     architecture, record = config.student.architecture, folder / "students.json"
@@ -121,9 +121,9 @@ def _job(config: RunConfig, folder: Path) -> Iterator[tuple[str, dict[str, Any]]
         return
     if not (folder / "student.safetensors").is_file():
         simulate(run_of(config))
-    student = load_student(folder / "student.safetensors")
+    student = load_student(folder / "student.safetensors", like=architecture)
     found = {architecture: _figures(config, student)}
-    if STUDENTS[architecture].family == GROUP_NORM:
+    if student_row(architecture).folds_to:
         folded = fold_norm(
             student,
             architecture,
@@ -146,8 +146,7 @@ def _figures(config: RunConfig, student: "Student") -> dict[str, Any]:
 
     line = headline(assess(embedder(student, task_of(config)), run_of(config)))
     try:
-        channels = int(next(student.parameters()).shape[1])
-        require_pure(student, in_channels=channels, image_size=config.data.image_size)
+        require_pure(student, in_channels=student.in_channels, image_size=config.data.image_size)
         pure = 1.0
     except PrivacyError:
         pure = 0.0

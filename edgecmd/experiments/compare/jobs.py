@@ -198,15 +198,15 @@ def train_by(config: RunConfig, method: str) -> "Student":
 
 def source_started(config: RunConfig) -> RunConfig:
     """The same run from weights that SimCLR on the public source gave, in as many steps as the run has."""
+    from edgecmd.models.student_file import save_student
     from edgecmd.recipes.presimclr import run_steps, source_start
-    from edgecmd.training.run_folder import save_student
 
     path = Path(config.out) / f"{config.name}-start.safetensors"
     # A run that was broken off goes on from its checkpoints; the same start is not made twice.
     if not path.exists():
         run = run_of(config)
         student = source_start(run, num_steps=run_steps(run), learning_rate=config.pretrain.learning_rate)
-        save_student(student, path, config.student.architecture)
+        save_student(student, path)
     return replace(config, student=replace(config.student, path=str(path)))
 
 

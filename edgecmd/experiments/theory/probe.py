@@ -20,8 +20,9 @@ from edgecmd.data.pairs import PairedData
 from edgecmd.data.problem import experiment, pair_features, task_of
 from edgecmd.evaluation.evaluate import embedder
 from edgecmd.evaluation.metrics import unit_rows
+from edgecmd.models.student_file import load_student
 from edgecmd.models.students import refuse_dense
-from edgecmd.training.run_folder import load_student, new_student
+from edgecmd.training.run_folder import new_student
 
 MAX_FIT_PAIRS = 2000
 RIDGE = tuple(10.0**power for power in range(-4, 3))
@@ -74,7 +75,7 @@ def embed_pairs(config: RunConfig, *, student: Path | None, probe: str, part: st
     pairs, ids = held_out_pairs(config, part=part, num_pairs=num_pairs)
     if student is not None:
         embedding, text = (
-            embedder(load_student(student), task_of(config))(pairs.target),
+            embedder(load_student(student, like=config.student.architecture), task_of(config))(pairs.target),
             f"the student of {student.name}",
         )
     else:
@@ -99,7 +100,7 @@ def linear(config: RunConfig, pairs: PairedData) -> tuple[np.ndarray, str]:
     modality, because the student's own first layers see the target; no gradient step is made.
     """
     whole, student = experiment(config.data), new_student(config)
-    student.projector = nn.Identity()  # type: ignore[assignment]
+    student.projector = nn.Identity()
     features = embedder(student, task_of(config))
     rows = np.arange(len(whole.train))
     if len(rows) > MAX_FIT_PAIRS:

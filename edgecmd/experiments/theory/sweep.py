@@ -135,7 +135,7 @@ def seconds_a_point(config: RunConfig, plan: SweepPlan) -> float:
     train = experiment(config.data).train.take(np.arange(min(plan.num_pairs, plan.batch_size)))
     data = LocalData(
         target=target_input(config, train),
-        teacher=torch.ones(len(train), new_student(config).projector.out_features),
+        teacher=torch.ones(len(train), new_student(config).embedding_dim),
         modality=target_kind(train.target),
     )
     # The first step of a process, and the teacher's features of the anchors, cost more than all others.

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.edgecmd.audit.conftest import PRIVATE
 
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
 from edgecmd.audits.static.ledger_consistency import SAME_ACCOUNTANT, books_findings, second_opinion
@@ -18,6 +17,7 @@ from edgecmd.core.files import read_json
 from edgecmd.privacy.accounting import Spending
 from edgecmd.privacy.ledger import Ledger, Release
 from server.loop import RoundReport
+from tests.edgecmd.audit.conftest import PRIVATE
 from tests.tiny_federation import find_target, simulate, tiny_config
 
 Copied = Callable[[str], Path]

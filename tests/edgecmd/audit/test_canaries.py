@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.edgecmd.audit.tiny_target import tiny_target
 from torch.nn import functional
 
 from edgecmd.audits.one_run.canaries import (
@@ -28,6 +27,7 @@ from edgecmd.privacy.step.randomness import SystemSource
 from edgecmd.training.distill import LocalData, Place
 from edgecmd.training.run_folder import new_student
 from edgecmd.training.task import Holding
+from tests.edgecmd.audit.tiny_target import tiny_target
 
 DIM = 16
 STUDENT = build_student(

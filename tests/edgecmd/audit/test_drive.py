@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.edgecmd.audit.tiny_target import tiny_target
 from torch import Tensor
 
 from edgecmd.audits.audited_student import subjects
@@ -37,6 +36,7 @@ from edgecmd.privacy.step.randomness import DeterministicSource, Source, normal
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData
+from tests.edgecmd.audit.tiny_target import tiny_target
 
 ANCHORS = "privacy.mechanism=anchors"
 FIVE = "federation.local_steps=5"

@@ -3,10 +3,10 @@
 import itertools
 
 import pytest
-from tests.edgecmd.audit.tiny_target import tiny_target
 
 from edgecmd.audits.finding import CONTRADICTED
 from edgecmd.audits.step.checks import audit_steps
+from tests.edgecmd.audit.tiny_target import tiny_target
 
 NUM_AUDITS, NUM_DRAWS = 200, 200
 MECHANISMS = {

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.edgecmd.audit.tiny_target import tiny_target
 
 from edgecmd.audits.bounds import gdp_epsilon
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
@@ -23,6 +22,7 @@ from edgecmd.audits.one_run.experiment import (
 )
 from edgecmd.core.errors import PrivacyError
 from edgecmd.privacy.step import private_step
+from tests.edgecmd.audit.tiny_target import tiny_target
 
 ANCHORS = "privacy.mechanism=anchors"
 FULL = ("privacy.sampling_rate=1.0", "privacy.noise_multiplier=4", "privacy.epsilon=1000")

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.edgecmd.audit.tiny_target import tiny_pairs
 
 from edgecmd.audits.replayed_federation import Replay, Update, Watch, average, cohort, weights_of
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
 from edgecmd.privacy.step.gradients import Sum
+from tests.edgecmd.audit.tiny_target import tiny_pairs
 from tests.tiny_federation import run_of, simulate, tiny_config
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from scipy import stats
-from tests.edgecmd.audit.tiny_target import tiny_target
 
 from edgecmd.audits.finding import CONTRADICTED, NOT_CONTRADICTED
 from edgecmd.audits.step import sampling_coins
@@ -17,6 +16,7 @@ from edgecmd.audits.step.sampling_coins import audit_coins, bins_statements, num
 from edgecmd.experiments.faults.step_faults import fixed_size, shared_coin
 from edgecmd.privacy.step import randomness, sampling
 from edgecmd.privacy.step.randomness import DeterministicSource, Source, uniform
+from tests.edgecmd.audit.tiny_target import tiny_target
 
 ANCHORS = "privacy.mechanism=anchors"
 

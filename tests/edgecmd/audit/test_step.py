@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from tests.edgecmd.audit.tiny_target import tiny_target
 
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
 from edgecmd.audits.step import checks
@@ -22,6 +21,7 @@ from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step, randomness
 from edgecmd.privacy.step.gradients import Sum
 from edgecmd.privacy.step.randomness import DeterministicSource, Source, SystemSource, normal
+from tests.edgecmd.audit.tiny_target import tiny_target
 
 ANCHORS = "privacy.mechanism=anchors"
 STRONG = ("privacy.noise_multiplier=1.5", "privacy.epsilon=1000")

@@ -1,12 +1,12 @@
 """Views: another picture changes the rows of its own pair, and a blend with the neighbour is caught."""
 
 import pytest
-from tests.edgecmd.audit.tiny_target import tiny_target
 
 from edgecmd.audits.audited_student import subjects
 from edgecmd.audits.finding import CONTRADICTED, NOT_CONTRADICTED
 from edgecmd.audits.static.views import views_finding
 from edgecmd.experiments.faults.step_faults import mixed_views
+from tests.edgecmd.audit.tiny_target import tiny_target
 
 
 @pytest.mark.parametrize(

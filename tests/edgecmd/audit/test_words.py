@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from tests.edgecmd.audit.tiny_target import tiny_target
 
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
 from edgecmd.audits.step import random_source
@@ -21,6 +20,7 @@ from edgecmd.experiments.faults.step_faults import short_seed
 from edgecmd.privacy import mechanisms
 from edgecmd.privacy.step import private_step, randomness, sampling
 from edgecmd.privacy.step.randomness import DeterministicSource, Source, SystemSource
+from tests.edgecmd.audit.tiny_target import tiny_target
 
 ANCHORS = ("privacy.mechanism=anchors", "federation.local_steps=1")
 

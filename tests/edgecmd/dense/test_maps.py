@@ -10,12 +10,12 @@ import torch
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.problem import num_places, pair_features, public_anchors
 from edgecmd.data.student_input import source_input
+from edgecmd.models.feature_cache import cached_maps
 from edgecmd.models.place_features import (
     Reduction,
     TeacherPlaces,
     View,
     as_places,
-    cached_maps,
     fit_reduction,
     hypercolumns,
     pool_places,

@@ -1,0 +1,199 @@
+"""A module of anyone's own, tried on made-up inputs before anything is trained with it or by it.
+
+What would fail hours later, on another machine or without a word is found here: a wrong shape, weights that
+cannot be trained, saved or sent, answers that are not finite, or that depend on what else is in the batch.
+
+Shapes: B batch, C channels, H height, W width, F features.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from edgecmd.core.devices import place
+from edgecmd.core.errors import ConfigError
+from edgecmd.core.text import one_line
+
+ROWS, SEED = 3, 20_057
+MOST_TEXT = 300
+# Prefixes of what cannot be named yet, and what a function of the user's own would hold.
+LATER = {
+    "timm": "timm.create_model({name!r}, num_classes=0)",
+    "onnx": "a torch.nn.Module that does what the file {name!r} does",
+}
+
+
+def refuse_later(setting: str, text: str) -> None:
+    """Refuse names that a later version reads, and say what does the same today.
+
+    Raises:
+        ConfigError: ``text`` begins with a key of `LATER` and a colon.
+    """
+    prefix, _, name = text.partition(":")
+    if prefix in LATER:
+        raise ConfigError(
+            f"{setting}={text!r}: names that begin with {prefix}: are for a later version. Today write a"
+            f" function that returns {LATER[prefix].format(name=name)}, and set {setting} to"
+            " 'module:function'."
+        )
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's own random numbers follow from ``seed`` inside, and go on outside as if nothing were drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def try_out(
+    module: nn.Module, shape: tuple[int, int, int], *, what: str, wanted: str, trained: bool = False
+) -> int:
+    """Width F of what a module gives for inputs of a shape.
+
+    Args:
+        module: (B, C, H, W) to (B, F).
+        shape: (C, H, W) of the inputs.
+        what: What the module is, at the start of a sentence.
+        wanted: What its inputs are, for messages.
+        trained: Whether it is to be trained: then its weights must be such that this, a file and a message
+            are possible. Else its answer for a row must depend on that row alone, and be the same again.
+
+    Raises:
+        ConfigError: Something is not as it should be; the message has the way out.
+
+    Guarantees:
+        The module, its mode and torch's random state are as before: a copy is tried.
+    """
+    _refuse_lazy(module, what)
+    if trained:
+        _refuse_weights(module, what)
+    try:
+        copied = place(copy.deepcopy(module), torch.device("cpu"))
+    # A user's module may raise anything, here and below.
+    except Exception as error:
+        raise ConfigError(f"{what} cannot be copied: {_told(error)}.") from error
+    coins = torch.Generator().manual_seed(SEED)
+    image = torch.rand((ROWS, *shape), generator=coins)
+    answer = _answer(copied.eval(), image, what=what, wanted=wanted)
+    if trained:
+        _refuse_untrainable(copied.train(), image, answer, what=what, wanted=wanted)
+    else:
+        other = image.flip(0)
+        other[0] = image[0]
+        _refuse_mixing(answer, _answer(copied, other, what=what, wanted=wanted), what)
+    return answer.shape[1]
+
+
+def _told(error: Exception) -> str:
+    text = one_line(str(error)).rstrip(".")
+    return f"{type(error).__name__}: {text[:MOST_TEXT]}"
+
+
+def _refuse_lazy(module: nn.Module, what: str) -> None:
+    for name, value in [*module.named_parameters(), *module.named_buffers()]:
+        if isinstance(value, UninitializedParameter | UninitializedBuffer):
+            raise ConfigError(
+                f"{what} has a lazy layer: {name!r} has no shape yet. Give the layer its sizes (nn.Linear in"
+                " place of nn.LazyLinear), or call the module once on an input of yours before."
+            )
+
+
+def _refuse_weights(module: nn.Module, what: str) -> None:
+    """Refuse weights that cannot be trained, saved or sent."""
+    named = list(module.named_parameters())
+    frozen = [name for name, value in named if not value.requires_grad]
+    if frozen:
+        raise ConfigError(
+            f"{what} has frozen weights, {frozen[0]!r} among {len(frozen)}: clients would train and send"
+            " them all the same. Call requires_grad_(True), or make them buffers (register_buffer)."
+        )
+    if not named:
+        raise ConfigError(f"{what} has no weights, so there is nothing to train.")
+    places: dict[int, str] = {}
+    for name, value in module.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise ConfigError(
+                f"{what} keeps {name!r} of type {type(value).__name__} in its state, and files of weights"
+                " hold tensors alone. Leave out get_extra_state."
+            )
+        if value.is_floating_point() and value.dtype != torch.float32:
+            raise ConfigError(f"{what} has {name!r} in {value.dtype}; allowed is float32. Call .float().")
+        if not bool(torch.isfinite(value).all()):
+            raise ConfigError(f"{what} has numbers in {name!r} that are not finite. Load its weights again.")
+        first = places.setdefault(value.data_ptr() if value.numel() else id(value), name)
+        if first != name:
+            raise ConfigError(
+                f"{what} has one tensor by two names, {first!r} and {name!r}; files of weights hold each"
+                " once. Untie the weights, or use the layer itself twice under one name."
+            )
+
+
+def _answer(module: nn.Module, image: Tensor, *, what: str, wanted: str) -> Tensor:
+    """What the module gives, of the right rank and finite."""
+    try:
+        with seeded(SEED), torch.no_grad():
+            found = module(image)
+    except Exception as error:
+        raise ConfigError(
+            f"{what} fails on inputs of shape {tuple(image.shape)}: {_told(error)}. It must take {wanted} as"
+            " (batch, channels, height, width)."
+        ) from error
+    _refuse_shape(found, what)
+    if not bool(torch.isfinite(found).all()):
+        raise ConfigError(
+            f"{what} gives numbers that are not finite for ordinary inputs. Look at its weights."
+        )
+    answer: Tensor = found
+    return answer
+
+
+def _refuse_shape(found: object, what: str) -> None:
+    if not isinstance(found, Tensor) or not found.is_floating_point():
+        kind = found.dtype if isinstance(found, Tensor) else type(found).__name__
+        raise ConfigError(
+            f"{what} gives {kind}; allowed is one float tensor of shape (batch, features). Return the"
+            " embedding alone."
+        )
+    if found.ndim != 2 or len(found) != ROWS or not found.shape[1]:
+        way = "pool its map (nn.AdaptiveAvgPool2d(1), nn.Flatten())" if found.ndim == 4 else "flatten it"
+        raise ConfigError(
+            f"{what} gives {tuple(found.shape)} for {ROWS} inputs; allowed is (batch, features), here"
+            f" ({ROWS}, F). To get there, {way}."
+        )
+
+
+def _refuse_untrainable(module: nn.Module, image: Tensor, answer: Tensor, *, what: str, wanted: str) -> None:
+    """Refuse a module that answers otherwise, or reaches no weight, when it is trained."""
+    try:
+        with seeded(SEED):
+            found = module(image)
+            _refuse_shape(found, what)
+            found.square().sum().backward()
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{what} fails when it is trained on inputs of shape {tuple(image.shape)}: {_told(error)}. It"
+            f" must take {wanted} as (batch, channels, height, width), and let gradients through."
+        ) from error
+    if found.shape != answer.shape:
+        raise ConfigError(
+            f"{what} gives {tuple(found.shape)} in training and {tuple(answer.shape)} in evaluation. Return"
+            " the same in both."
+        )
+    if all(value.grad is None for value in module.parameters()):
+        raise ConfigError(f"{what} lets no gradient reach its weights. Take out torch.no_grad and detach.")
+
+
+def _refuse_mixing(first: Tensor, other: Tensor, what: str) -> None:
+    """Refuse an answer for the first row that other rows changed, or that is another the second time."""
+    if not torch.allclose(first[0], other[0], rtol=1e-4, atol=1e-5 * float(first.abs().max())):
+        raise ConfigError(
+            f"{what} answers an input differently when others stand beside it, or when it is asked again."
+            " Take out what mixes a batch (batch statistics in evaluation) or is random (dropout)."
+        )
