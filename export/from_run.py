@@ -3,7 +3,6 @@
 Shapes: N examples, D embedding dimension, K classes.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -253,9 +252,7 @@ def segmentation_metric(run: Run) -> TaskMetric:
     return TaskMetric(name="mIoU", metric=miou, output="scores")
 
 
-def retrieval_metric(
-    teacher: Float[np.ndarray, "num dim"], *, shown: np.ndarray | None = None
-) -> TaskMetric:
+def retrieval_metric(teacher: Float[np.ndarray, "num dim"], *, shown: np.ndarray | None = None) -> TaskMetric:
     """Retrieval of what each target's own source shows among all of a split; copies are one thing.
 
     Where there is one thing alone, the mean cosine to the teacher's own feature stands in its place.
@@ -276,5 +273,4 @@ def retrieval_metric(
 
 def cosine_metric(wanted: Float[np.ndarray, "num dim"], *, name: str) -> TaskMetric:
     """Mean cosine of each embedding to its own row of ``wanted``, which are of length 1."""
-    metric: Callable[[np.ndarray], float] = lambda found: float((found * wanted).sum(axis=1).mean())
-    return TaskMetric(name=name, metric=metric)
+    return TaskMetric(name=name, metric=lambda found: float((found * wanted).sum(axis=1).mean()))

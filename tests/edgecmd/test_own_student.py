@@ -234,6 +234,7 @@ class TestAFactory:
 def exported(config: RunConfig, bundle: Path) -> None:
     """Train, export, and compare what onnxruntime gives with torch."""
     from edgecmd.cli.device import export_run
+
     from edgecmd.evaluation.evaluate import embedder
     from export.device.infer import Student as OnDevice
 

@@ -10,11 +10,11 @@ from edgecmd.audits.finding import CONTRADICTED, NOT_CONTRADICTED, Finding
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.files import write_json
+from edgecmd.run import Run
 from edgecmd.settings import PrivacyConfig, TeacherConfig
 from export.bundle import Options, export_bundle
 from export.documents.model_card import model_card
 from export.documents.provenance import Provenance, provenance_of, told_audits
-from edgecmd.run import Run
 from tests.export.test_card import PRIVACY
 from tests.tiny_federation import run_of
 
@@ -125,7 +125,9 @@ def test_teacher_and_first_weights_are_named_by_their_content(tiny: RunConfig, t
     assert method["first weights"] == f"file with SHA-256 {hashlib.sha256(b'weights').hexdigest()}"
     assert str(tmp_path) not in str(method)
     first.unlink()
-    assert provenance_of(run_in(config, tmp_path)).method["first weights"] == "a file that is not here any more"
+    assert (
+        provenance_of(run_in(config, tmp_path)).method["first weights"] == "a file that is not here any more"
+    )
     assert provenance_of(run_in(tiny, tmp_path)).method["first weights"] == "random"
 
 
@@ -137,7 +139,11 @@ def test_a_teacher_that_ships_has_its_name_and_its_pinned_digest(tiny: RunConfig
         " trained on public pictures of emoji, labels: none"
     )
     named = replace(tiny, teacher=TeacherConfig(name="indoor"))
-    assert provenance_of(run_in(named, tmp_path)).method["teacher"].startswith("indoor, ships with edgecmd: file")
+    assert (
+        provenance_of(run_in(named, tmp_path))
+        .method["teacher"]
+        .startswith("indoor, ships with edgecmd: file")
+    )
 
 
 def test_ready_features_get_no_digest_which_would_be_one_of_the_pairs(
