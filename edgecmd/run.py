@@ -111,7 +111,13 @@ class Run:
         """Rows of the training pairs that each client of a simulation holds."""
         data = self.task.data
         return partition(
-            data.train_owner, data.train_labels, data.train_subgroup, self.federation, seed=self.seed
+            data.train_owner,
+            data.train_labels,
+            data.train_subgroup,
+            by=self.federation.partition,
+            num_clients=self.federation.num_clients,
+            seed=self.seed,
+            alpha=self.federation.alpha,
         )
 
     def part(self, client: int) -> np.ndarray:
@@ -194,7 +200,7 @@ class Run:
             ConfigError: The student is not one for the target's modality.
             DataError: The file at ``student.path`` is missing or holds another student.
         """
-        check_modality(self.student.architecture, self.distill.loss, self.task.data)
+        check_modality(self.student.architecture, self.distill, self.task.data)
         student = build_student(
             self.student.architecture,
             in_channels=self.task.input_shape[0],

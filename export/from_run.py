@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import nn
 
 from edgecmd.data.labelled import Labels
+from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import Targets
 from edgecmd.evaluation import segmentation
 from edgecmd.evaluation.evaluate import CLASS_PAIRED, Embed, embedder
@@ -28,7 +29,7 @@ from export.documents.prototypes import head_of, prototypes_of
 from export.documents.provenance import provenance_of
 from export.graph.deployable import Deployable, rebuild
 from export.graph.folding import Folding, fold_for_export, refuse_loss
-from export.graph.frontends import DENSE_OF_KIND, OF_KIND
+from export.graph.frontends import front_end_of
 from export.graph.spec import ExportSpec, LinearHead
 from export.profiles.calibration import calibration_of
 from export.profiles.table import choose_profiles, need_calibration
@@ -144,7 +145,7 @@ def spec_of(task: Task, student: Student, *, architecture: str, license: str) ->
         license: Licence of the weights, an SPDX name.
     """
     channels, _, width = task.input_shape
-    kind = task.modality
+    modality = modality_of(task.data.train.target)
     return ExportSpec(
         architecture=architecture,
         image_size=width,
@@ -153,8 +154,8 @@ def spec_of(task: Task, student: Student, *, architecture: str, license: str) ->
         offset=task.target_offset,
         scale=task.target_scale,
         license=license,
-        front_end=(DENSE_OF_KIND if is_dense(architecture) else OF_KIND)[kind],
-        rate_hz=task.sampling_rate_hz if kind == "wave" else 0,
+        front_end=front_end_of(modality, dense=is_dense(architecture)),
+        rate_hz=task.sampling_rate_hz if modality.has_rate else 0,
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.core.seeding import numpy_generator
+from edgecmd.losses import loss_of
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.private_step import StepProbe, distil_privately
 from edgecmd.privacy.step.randomness import make_source
@@ -143,6 +144,7 @@ class Replay:
                 holding.data,
                 holding.anchors,
                 run.distill,
+                loss=loss_of(run.distill),
                 num_steps=steps,
                 place=place,
                 optimizer=optimizer,
@@ -160,6 +162,7 @@ class Replay:
             holding.data,
             holding.anchors,
             self.run.distill,
+            loss=loss_of(self.run.distill),
             plan=plan,
             place=place,
             optimizer=optimizer,

@@ -124,11 +124,12 @@ def _subject(known: "Target | None", run: "Run", *, student: str, channels: int)
     from dataclasses import replace
 
     from edgecmd.audits.audited_student import subjects
-    from edgecmd.audits.static.custom_code import load_function, own_subject
+    from edgecmd.audits.static.custom_code import own_subject
+    from edgecmd.core.own_code import load_factory
 
     if known is not None and not student:
         return subjects(known)[0]
-    factory = load_function(student, option="--student") if student else None
+    factory = load_factory("--student", student, files=True) if student else None
     side = int(run.described.flat["data.image_size"])
     made = own_subject(factory, run, side=side, in_channels=channels, embedding_dim=OWN_DIM)
     if known is None:
@@ -151,12 +152,14 @@ def _own_code(
     clip: float | None,
     temperature: float | None,
 ) -> "OwnCode":
-    from edgecmd.audits.static.custom_code import OwnCode, anchored_unit_loss, load_function
+    from edgecmd.audits.static.custom_code import OwnCode, anchored_unit_loss, own_loss
 
     per_unit = unit_loss or not loss
     return OwnCode(
         name=loss or "cmc-anchored",
-        loss=load_function(loss, option="--loss") if loss else anchored_unit_loss(run.distill.temperature),
+        loss=own_loss(loss, temperature=temperature, per_unit=per_unit)
+        if loss
+        else anchored_unit_loss(run.distill.temperature),
         per_unit=per_unit,
         engine=engine or ("vmap" if per_unit else "opacus"),
         clip=run.privacy.clip if clip is None else clip,

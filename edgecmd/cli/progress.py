@@ -26,13 +26,13 @@ def chance(config: "RunConfig") -> float | None:
     A client with fewer pairs than a batch has smaller batches and therefore a lower level.
     """
     from edgecmd.data.problem import client_rows, num_places, public_anchors
-    from edgecmd.losses import chance_level
+    from edgecmd.losses import loss_of
 
     num_anchors, total, weighted = len(public_anchors(config)), 0, 0.0
-    places = num_places(config)
+    places, loss = num_places(config), loss_of(config.distill)
     for size in map(len, client_rows(config)):
         batch_size = min(config.distill.batch_size, size) * places
-        level = chance_level(config.distill.loss, batch_size=batch_size, num_anchors=num_anchors)
+        level = loss.chance_level(batch_size=batch_size, num_anchors=num_anchors)
         if level is None:
             return None
         total, weighted = total + size, weighted + size * level

@@ -6,19 +6,15 @@ from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 from edgecmd.core.errors import PrivacyError, choose
+from edgecmd.losses import LOSSES, Loss, loss_of
 from edgecmd.models.students import is_dense
 from edgecmd.privacy.accounting import Spending, calibrate, check_accountant, total_epsilon
 from edgecmd.privacy.mechanisms import MECHANISMS, Mechanism
 from edgecmd.privacy.step.gradients import ENGINES
-from edgecmd.settings import AUTO_LOSSES, DistillConfig, FederationConfig, PrivacyConfig, StudentConfig
+from edgecmd.privacy.step.purity import require_private_loss
+from edgecmd.settings import DistillConfig, FederationConfig, PrivacyConfig, StudentConfig
 
-RELATIONS = {
-    "pair": "add or remove one pair of one client",
-    "client": "add or remove one client's data (its update counts as zero; the list of clients is public)",
-}
 SAMPLERS = {"poisson": "Poisson, coins kept secret", "none": "no amplification by sampling claimed"}
-# Losses of a pair alone that no mechanism of this package clips.
-SEPARATE = frozenset({"seed"})
 LINEAR = ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi")
 
 
@@ -116,9 +112,14 @@ class PrivacyPlan:
         return not self.deterministic and self.projected_pairs == 1.0
 
     @property
+    def row(self) -> Mechanism:
+        """The mechanism's row of the table."""
+        return MECHANISMS[self.mechanism]
+
+    @property
     def statement(self) -> str:
         """Why the sensitivity is what it is."""
-        return MECHANISMS[self.mechanism].statement
+        return self.row.statement
 
     def round_spending(self) -> Spending:
         """What one round costs one unit, at most."""
@@ -156,10 +157,13 @@ def make_plan(config: Asked) -> PrivacyPlan | None:
     choose("privacy.engine", settings.engine, ENGINES)
     check_accountant(settings.accountant)
     _check_student(config, mechanism)
-    _check_loss(config, mechanism)
-    _check_engine(config)
+    if mechanism.at_client:
+        require_loss(
+            settings.mechanism, loss_of(config.distill), called=config.distill.loss, engine=settings.engine
+        )
+    _check_engine(config, mechanism)
     federation = config.federation
-    central = mechanism.unit == "client"
+    central = not mechanism.at_client
     rate = federation.client_fraction if central else settings.sampling_rate
     num_bins = 1 if central else max(1, int(1.0 / rate))
     steps = 1 if central else federation.local_steps
@@ -169,7 +173,7 @@ def make_plan(config: Asked) -> PrivacyPlan | None:
         mechanism=settings.mechanism,
         loss=config.distill.loss,
         unit=mechanism.unit,
-        relation=RELATIONS[mechanism.unit],
+        relation=mechanism.protects.relation,
         sampling=settings.sampling,
         sampling_rate=rate,
         num_bins=num_bins,
@@ -206,28 +210,49 @@ def _noise(config: Asked, *, rate: float, steps: int, num_bins: int) -> float:
     )
 
 
-def _check_loss(config: Asked, mechanism: Mechanism) -> None:
-    loss, name = config.distill.loss, config.privacy.mechanism
-    if not mechanism.losses or loss in mechanism.losses:
+def require_loss(mechanism: str, loss: Loss, *, called: str, engine: str) -> None:
+    """Refuse a loss that the mechanism does not make private.
+
+    Args:
+        mechanism: A key of `edgecmd.privacy.mechanisms.MECHANISMS`.
+        loss: Loss whose gradient is to be clipped for each unit.
+        called: What settings name it by.
+        engine: A key of `edgecmd.privacy.step.gradients.ENGINES`.
+
+    Raises:
+        PrivacyError: Its loss of a unit depends on more than the unit, it belongs to another mechanism, or it
+            is a user's own that was found to remember, or that values of a pair can make fail.
+    """
+    row = MECHANISMS[mechanism]
+    if row.takes(loss):
+        if type(loss) not in LOSSES.values():
+            require_private_loss(loss, called=called, engine=engine)
         return
-    own = " or ".join(repr(one) for one in mechanism.losses)
     for other, candidate in MECHANISMS.items():
-        if loss in candidate.losses:
+        if candidate.at_client and candidate.takes(loss):
+            own = " or ".join(repr(name) for name, one in LOSSES.items() if row.takes(one))
             raise PrivacyError(
-                f"distill.loss={loss!r} belongs to privacy.mechanism={other!r}, not to {name!r}."
+                f"distill.loss={called!r} belongs to privacy.mechanism={other!r}, not to {mechanism!r}."
                 f" Set distill.loss to {own}, or change the mechanism."
             )
-    if loss in SEPARATE:
+    way_out = (
+        f"Set distill.loss={row.default_loss!r} or leave it out, or protect whole clients with"
+        " privacy.mechanism='client'."
+    )
+    if not loss.couples_pairs and loss.num_views > 1:
         raise PrivacyError(
-            f"distill.loss={loss!r} is a baseline for which no mechanism is written, although its loss of"
-            f" a pair depends on public anchors alone. Set distill.loss={AUTO_LOSSES[name]!r} or leave it"
-            " out, or protect whole clients with privacy.mechanism='client'."
+            f"distill.loss={called!r} looks at {loss.num_views} views of a target at once, for which no"
+            f" mechanism is written. {way_out}"
+        )
+    if not loss.couples_pairs:
+        raise PrivacyError(
+            f"distill.loss={called!r} is a baseline for which no mechanism is written, although its loss of"
+            f" a pair depends on public anchors alone. {way_out}"
         )
     raise PrivacyError(
-        f"distill.loss={loss!r} cannot be made private for each pair: the loss of a pair depends on the other"
-        " pairs of its batch, so clipping each pair's gradient bounds nothing (one pair was measured to move"
-        f" the sum by 508 times the clip). Set distill.loss={AUTO_LOSSES[name]!r} or leave it out, or protect"
-        " whole clients with privacy.mechanism='client'."
+        f"distill.loss={called!r} cannot be made private for each pair: the loss of a pair depends on the"
+        " other pairs of its batch, so clipping each pair's gradient bounds nothing (one pair was measured to"
+        f" move the sum by 508 times the clip). {way_out}"
     )
 
 
@@ -241,13 +266,19 @@ def _check_student(config: Asked, mechanism: Mechanism) -> None:
         )
 
 
-def _check_engine(config: Asked) -> None:
+def _check_engine(config: Asked, mechanism: Mechanism) -> None:
     settings = config.privacy
-    if settings.engine == "opacus-ghost" and (settings.mechanism == "groups" or settings.num_views > 1):
+    able = settings.engine in mechanism.engines
+    if settings.engine == "opacus-ghost" and not (able and settings.num_views == 1):
         raise PrivacyError(
             f"privacy.engine='opacus-ghost' with privacy.mechanism={settings.mechanism!r} and"
             f" privacy.num_views={settings.num_views}: ghost norms exist for single rows alone."
             " Use privacy.engine='vmap'."
+        )
+    if not able:
+        raise PrivacyError(
+            f"privacy.engine={settings.engine!r} does not clip the units of"
+            f" privacy.mechanism={settings.mechanism!r}. Allowed: {', '.join(mechanism.engines)}."
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from edgecmd.core.errors import ConfigError, DataError, EdgecmdError
-from edgecmd.data.pairs import input_shape
+from edgecmd.data.modalities.table import input_shape
 from edgecmd.data.user_files.reading import reading
 from edgecmd.run import Run
 from edgecmd.settings import ExportConfig

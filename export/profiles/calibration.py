@@ -9,9 +9,9 @@ import torch
 
 from edgecmd.core.errors import ConfigError, choose
 from edgecmd.core.seeding import numpy_generator, torch_generator
-from edgecmd.data.pairs import Images, target_kind
-from edgecmd.data.student_input import source_input
-from edgecmd.datasets.procedural import procedural_images
+from edgecmd.data.anchors import procedural_images
+from edgecmd.data.modalities.table import modality_of, source_input
+from edgecmd.data.pairs import Images
 from edgecmd.recipes.warm_start import drawings
 from edgecmd.training.task import Task
 from export.profiles.table import Calibration
@@ -55,9 +55,10 @@ def calibration_of(task: Task, kind: str, *, seed: int) -> Calibration:
     """
     sources, name = choose("export.calibration", kind, KINDS)(task, seed)
     target = task.data.train.target
-    if target_kind(target) != "image":
+    modality = modality_of(target)
+    if not modality.is_drawn:
         raise ConfigError(
-            f"data.name={task.name!r} has targets of modality {target_kind(target)!r}, of which no"
+            f"data.name={task.name!r} has targets of modality {modality.name!r}, of which no"
             " public pictures can be made to take ranges from. Leave int8 out: export.profiles='w8'."
         )
     channels = target.shape[3]

@@ -13,12 +13,13 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from edgecmd.catalogue.data_files import shipped_file
+from edgecmd.catalogue.data_sets import DATA_SETS
 from edgecmd.core.errors import DataError, ExportError
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.pairs import Images, PublicSource
 from edgecmd.data.user_files.images import SUFFIXES, read_image, squeeze, to_rgb
 from edgecmd.datasets.emoji import load_public
-from edgecmd.datasets.shipped import shipped_file
 from edgecmd.evaluation.metrics import unit_rows
 from edgecmd.run import Run
 from edgecmd.training.task import Task
@@ -85,8 +86,8 @@ def gallery_of_run(run: Run, *, num_pictures: int = NUM_PICTURES) -> Gallery:
     Guarantees:
         Of a user's own pairs, nothing is returned: no picture, no name and no embedding.
     """
-    task = run.task
-    if task.name == "emoji":
+    task, row = run.task, DATA_SETS.get(run.task.name)
+    if row is not None and row.shows_pairs:
         return _built_in(task, seed=run.seed, num_pictures=num_pictures)
     public = task.data.public
     pictures = public.pictures(use="A gallery")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from edgecmd.catalogue.data_sets import DATA_SETS
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.experiments.teacher_facts import teacher_text, teacher_warnings
@@ -208,11 +209,11 @@ class TestAFactory:
         assert task_of(config).told_to_devices()["teacher-sha256"] == digest
 
     def test_the_bundle_s_card_names_it(self, tiny: RunConfig, tmp_path: Path) -> None:
-        from edgecmd.cli.device import export_run
+        from export.from_run import export_run
 
         config = with_teacher(tiny, NAMED)
         simulate(config)
-        export_run(config, Path(config.out) / config.name, tmp_path / "bundle")
+        export_run(run_of(config), tmp_path / "bundle", settings=config.export)
         card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8")
         assert task_of(config).teacher.sha256 in card
         assert json.loads((tmp_path / "bundle" / "labels.json").read_text()) == ["tall", "wide"]
@@ -243,8 +244,7 @@ def test_one_row_more_is_found_by_name_and_by_its_data_set(
         labels="none",
         licence="MIT",
         attribution="nobody",
-        default_of=frozenset({"folder"}),
-        drawn_sets=frozenset({"emoji"}),
+        drawn_only=True,
     )
     monkeypatch.setitem(TEACHERS, "shapes", row)
     monkeypatch.setenv("EDGECMD_FILES", str(tmp_path))
@@ -253,6 +253,7 @@ def test_one_row_more_is_found_by_name_and_by_its_data_set(
     assert teacher_text(config) == (
         f"shapes, ships with edgecmd (SHA-256 {digest[:12]}): trained on shapes; labels: none"
     )
+    monkeypatch.setitem(DATA_SETS, "folder", replace(DATA_SETS["folder"], teacher="shapes"))
     assert load_teacher(data_set="folder").sha256 == digest
     photographs = replace(config, data=replace(config.data, name="rooms", path=""))
     assert "The teacher shapes saw nothing but drawn pictures" in teacher_warnings(photographs)[0]

@@ -4,18 +4,15 @@ The protocol. A loss is a function ``loss(student, teacher, anchors)``: student 
 norm with gradient, teacher features (B, D) and public anchors (K, D) of norm 1, both constants. As a
 *batch loss* it returns (B,), one value for each pair, and is clipped as Opacus clips it; as a *unit
 loss* it is asked for one pair at a time (B = 1), returns a scalar, and is clipped by the engines of
-edgecmd. With a temperature it is called with the keyword ``temperature`` too. A student is made by a
-function without arguments that returns a ``torch.nn.Module`` from scaled images (B, C, H, W) to (B, D).
+edgecmd. With a temperature it is called with the keyword ``temperature`` too. A class of
+`edgecmd.losses.Loss` is made and called. A student is made by a function without arguments that returns
+a ``torch.nn.Module`` from scaled images (B, C, H, W) to (B, D).
 
 Shapes: B batch, C channels, H height, W width, K anchors, D embedding dimension.
 """
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,12 +35,13 @@ from edgecmd.audits.static.sensitivity import (
     search,
     silent,
 )
-from edgecmd.core.errors import ConfigError, PrivacyError, choose, nearest
+from edgecmd.core.errors import ConfigError, PrivacyError, choose
+from edgecmd.core.own_code import call_factory, load_factory
 from edgecmd.core.seeding import torch_generator
-from edgecmd.losses import cmc_anchored, unit
+from edgecmd.losses import Loss, cmc_anchored, unit
 from edgecmd.models.students import build_student
-from edgecmd.privacy.mechanisms import UnitLoss
 from edgecmd.privacy.step.gradients import ENGINES
+from edgecmd.privacy.step.units import UnitLoss
 from edgecmd.run import Run
 
 BATCH_ENGINES = {"opacus": "hooks", "opacus-ghost": "ghost"}
@@ -77,51 +75,28 @@ class OwnCode:
     seed: int = 0
 
 
-def load_function(text: str, *, option: str) -> Callable[..., Any]:
-    """The function that ``module:function`` or ``file.py:function`` names.
+def own_loss(text: str, *, temperature: float | None, per_unit: bool) -> OwnLoss:
+    """The function that ``text`` names; of a class of `edgecmd.losses.Loss`, what one computes.
 
-    Modules of the working folder are found too.
+    Args:
+        text: ``module:name`` or ``file.py:name``.
+        temperature: A number of the class, where it has one.
+        per_unit: Whether a scalar for one pair is asked for.
 
     Raises:
-        ConfigError: The text has another form, the import fails, or there is no such function.
+        ConfigError: It cannot be had.
     """
-    place, colon, name = text.rpartition(":")
-    if not colon or not place or not name.isidentifier():
-        raise ConfigError(f"{option}={text!r} names no function. Write module:function or file.py:function.")
-    module = _import(place, option=option, text=text)
-    found = getattr(module, name, None)
-    if found is None:
-        names = [one for one in vars(module) if not one.startswith("_")]
-        raise ConfigError(f"{option}={text!r}: {place} has no {name!r}. {nearest(name, names)}")
-    if not callable(found):
-        raise ConfigError(f"{option}={text!r} is a {type(found).__name__}, which cannot be called.")
-    function: Callable[..., Any] = found
-    return function
+    found = load_factory("--loss", text, files=True)
+    if not (isinstance(found, type) and issubclass(found, Loss)):
+        return found
+    offered = {} if temperature is None else {"temperature": temperature}
+    made: Loss = call_factory("--loss", text, offered=offered, files=True)
 
+    def loss(student: Tensor, teacher: Tensor, anchors: Tensor, **_: float) -> Tensor:
+        value = made(student, teacher, anchors)
+        return value.mean() if per_unit else value
 
-def _import(place: str, *, option: str, text: str) -> object:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        if place.endswith(".py"):
-            return _import_file(Path(place))
-        return importlib.import_module(place)
-    # Importing runs the user's file, which may raise anything.
-    except Exception as error:
-        raise ConfigError(
-            f"{option}={text!r} cannot be imported: {type(error).__name__}: {error}. Start edgecmd in the"
-            " folder that the module is found from."
-        ) from error
-
-
-def _import_file(path: Path) -> object:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loss
 
 
 def own_student(factory: Callable[..., Any], *, in_channels: int, image_size: int) -> nn.Module:

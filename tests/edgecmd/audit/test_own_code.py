@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from edgecmd.audits.static.custom_code import (
     OwnCode,
     anchored_unit_loss,
     check_own_code,
-    load_function,
     own_student,
     own_subject,
 )
@@ -152,31 +150,3 @@ def test_a_new_student_needs_no_data() -> None:
 def test_a_factory_of_something_else_is_refused(factory: Callable, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         own_student(factory, in_channels=1, image_size=16)
-
-
-# Finding the code.
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("loss", "names no function. Write module:function"),
-        (":loss", "names no function"),
-        ("own:", "names no function"),
-        ("nowhere_at_all:loss", "cannot be imported: ModuleNotFoundError"),
-        ("absent.py:loss", "there is no file absent.py"),
-        ("broken_own.py:loss", "SyntaxError"),
-        ("own_losses:lsos", "has no 'lsos'.*Did you mean 'loss'"),
-        ("own_losses:NUMBER", "is a int, which cannot be called"),
-    ],
-)
-def test_code_that_is_not_there_is_named(
-    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "own_losses.py").write_text("NUMBER = 3\ndef loss(s, t, a):\n    return s\n")
-    (tmp_path / "broken_own.py").write_text("def loss(:\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", __import__("sys").path.copy())
-    with pytest.raises(ConfigError, match=message):
-        load_function(text, option="--loss")
-    assert load_function("own_losses.py:loss", option="--loss")(1, 2, 3) == 1

@@ -79,7 +79,7 @@ def test_noise_drawn_anew_from_one_seed_in_each_step_is_contradicted(monkeypatch
 
     monkeypatch.setattr(private_step, "normal", repeating)
     target = tiny_target(ANCHORS)
-    assert target.config.federation.local_steps == 2
+    assert target.run.federation.local_steps == 2
     found = audit_noise(target)
     assert found.verdict == CONTRADICTED
     repeats = [one for one in found.details["failed"] if one.startswith("reuse: call") and " and call" in one]

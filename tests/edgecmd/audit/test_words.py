@@ -17,8 +17,7 @@ from edgecmd.audits.step.random_source import (
     view_state,
 )
 from edgecmd.experiments.faults.step_faults import short_seed
-from edgecmd.privacy import mechanisms
-from edgecmd.privacy.step import private_step, randomness, sampling
+from edgecmd.privacy.step import private_step, randomness, sampling, units
 from edgecmd.privacy.step.randomness import DeterministicSource, Source, SystemSource
 from tests.edgecmd.audit.tiny_target import tiny_target
 
@@ -95,7 +94,7 @@ def test_views_from_a_short_seed_are_seen(monkeypatch: pytest.MonkeyPatch) -> No
     def seeded(source: Source) -> torch.Generator:
         return torch.Generator().manual_seed(int(source.words(1)[0] % np.uint64(2**32)))
 
-    monkeypatch.setattr(mechanisms, "generator", seeded)
+    monkeypatch.setattr(units, "generator", seeded)
     assert "of 624 words" in view_state().fault
 
 

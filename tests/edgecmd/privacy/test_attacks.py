@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgecmd import losses
-from edgecmd.data.augment import augment_target
+from edgecmd.data.modalities.image import augment_image
+from edgecmd.losses import loss_of
 from edgecmd.models.students import build_student
-from edgecmd.privacy.mechanisms import StepSettings, Units, bucket_units, make_units, padded, unit_loss
 from edgecmd.privacy.step.gradients import clip_and_sum, clipped_sum, vmap_gradients
 from edgecmd.privacy.step.randomness import DeterministicSource
+from edgecmd.privacy.step.units import StepSettings, Units, bucket_units, make_units, padded, unit_loss
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData
 from tests.edgecmd.privacy.neighbouring_sets import (
@@ -67,7 +68,7 @@ def record_query(
     student: nn.Module, loss: str, anchors: Tensor, *, num_views: int
 ) -> Callable[[Sequence[LocalData]], list[Tensor]]:
     """Sums of clipped gradients; every pair's views are coins of its own, the same in both neighbours."""
-    of_unit = unit_loss(DistillConfig(loss=loss), anchors)
+    of_unit = unit_loss(loss_of(DistillConfig(loss=loss)), anchors)
 
     def views(data: LocalData) -> Tensor:
         shifts = [torch.roll(data.target, step, dims=3) for step in range(num_views)]
@@ -94,7 +95,7 @@ def group_query(
     student: nn.Module, anchors: Tensor, *, seed: int
 ) -> Callable[[Sequence[LocalData]], list[Tensor]]:
     """Buckets by coins of each pair's own; the last pair's is drawn last, so the others keep theirs."""
-    loss = unit_loss(DistillConfig(loss="cmc-groups"), anchors)
+    loss = unit_loss(loss_of(DistillConfig(loss="cmc-groups")), anchors)
 
     def query(sets: Sequence[LocalData]) -> list[Tensor]:
         buckets, owner = [], []
@@ -164,7 +165,7 @@ def test_attacks_on_a_real_student_through_the_whole_path(mechanism: str, loss: 
     student = build_student(
         "ws-50k", in_channels=1, embedding_dim=DIM, generator=torch.Generator().manual_seed(0)
     )
-    of_unit = unit_loss(DistillConfig(loss=loss), anchors_of(0))
+    of_unit = unit_loss(loss_of(DistillConfig(loss=loss)), anchors_of(0))
     settings = StepSettings(mechanism=mechanism, num_groups=2)
 
     def query(sets: Sequence[LocalData]) -> list[Tensor]:
@@ -245,7 +246,7 @@ def test_a_pair_that_lengthens_the_padding_changes_its_own_bucket_alone(engine: 
         teacher=teacher.expand(-1, 2, -1),
         mask=torch.ones(1, 2, dtype=torch.bool),
     )
-    loss, student = unit_loss(DistillConfig(loss="cmc-groups"), anchors_of(0)), trap()
+    loss, student = unit_loss(loss_of(DistillConfig(loss="cmc-groups")), anchors_of(0)), trap()
     larger, smaller = (
         flat(clipped_sum(student, [padded([first] + [one] * 7)], loss, clip=CLIP, engine=engine))
         for first in (grown, one)
@@ -351,7 +352,7 @@ def test_counter_example_anchors_with_gradient() -> None:
 def test_counter_example_sequential_chunks_are_not_groups() -> None:
     """Inserting one pair at the front shifts every later chunk: more than 2 C."""
     loss_anchors = anchors_of(0)
-    loss = unit_loss(DistillConfig(loss="cmc-groups"), loss_anchors)
+    loss = unit_loss(loss_of(DistillConfig(loss="cmc-groups")), loss_anchors)
 
     def chunked(student: nn.Module, data: LocalData) -> Tensor:
         chunks = [
@@ -383,11 +384,11 @@ def test_counter_example_views_from_one_public_stream() -> None:
         "gn-50k", in_channels=1, embedding_dim=DIM, generator=torch.Generator().manual_seed(0)
     )
     data = random_set(student, 24, (1, 16, 16), torch.Generator().manual_seed(0))
-    loss = unit_loss(DistillConfig(loss="cmc-anchored"), anchors_of(0))
+    loss = unit_loss(loss_of(DistillConfig(loss="cmc-anchored")), anchors_of(0))
 
     def query(rows: slice) -> Tensor:
         target = data.target[rows]
-        views = augment_target(target, strength=1.0, generator=torch.Generator().manual_seed(7))
+        views = augment_image(target, strength=1.0, generator=torch.Generator().manual_seed(7))
         units = Units(
             images=views[:, None],
             teacher=data.teacher[rows][:, None],

@@ -9,6 +9,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from edgecmd.config.reader import load_config
+from edgecmd.losses import loss_of
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.private_step import add_noise, distil_privately
@@ -89,6 +90,7 @@ def one_round(plan: PrivacyPlan, data: LocalData, config: DistillConfig, student
         data,
         ANCHORS,
         config,
+        loss=loss_of(config),
         plan=plan,
         place=PLACE,
         optimizer=optimizer,
@@ -143,6 +145,7 @@ def test_any_number_of_pairs_makes_the_same_number_of_steps(mechanism: str, num:
         pairs(num),
         ANCHORS,
         config,
+        loss=loss_of(config),
         plan=plan,
         place=PLACE,
         optimizer=optimizer,
@@ -163,6 +166,7 @@ def test_deterministic_steps_without_pairs_are_noise_over_the_divisor() -> None:
             pairs(0),
             ANCHORS,
             CONFIG,
+            loss=loss_of(CONFIG),
             plan=plan,
             place=PLACE,
             optimizer=torch.optim.SGD(student.parameters(), lr=0.1),
