@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import nn
 
+from edgecmd.core.errors import DataError
 from edgecmd.data.labelled import Labels
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import Targets
@@ -215,8 +216,14 @@ def fit_head(embed: Embed, target: Targets, labels: Labels) -> LinearHead:
 
     Returns:
         A head of the K classes that the labels hold, in the order of their names.
+
+    Raises:
+        DataError: There are fewer than two classes.
     """
     rows = known(labels)
+    num = len(np.unique(labels.values[rows]))
+    if num < 2:
+        raise DataError(f"A head needs examples of at least 2 classes; given are {num}. Leave the head out.")
     model = fit_linear(embed(target[rows]), labels.values[rows])
     weight, bias = np.asarray(model.coef_), np.asarray(model.intercept_)
     if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes

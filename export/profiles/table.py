@@ -27,6 +27,8 @@ from export.trust.verify import ParityLimits
 BASE, DEFAULT = "fp32", "w8"
 # The default student is above 0.9999; the smallest one, hardly trained, was seen at 0.99989.
 W8_COSINE = 0.9995
+# What a file that was just made is refused with: only a student of anyone's own can be the reason.
+OTHER_LAYERS = "Build that part of the student of other layers: devices take no others."
 PROFILE_KEY = "edgecmd.profile"
 
 
@@ -188,7 +190,7 @@ def make_profile(
     profile = choose("export.profiles", name, PROFILES)
     if profile.calibrated and (calibration is None or not len(calibration.inputs)):
         raise ExportError(f"Profile {name} needs calibration inputs, public or procedural; give at least 1.")
-    source = gate(data, name="The exported file")
+    source = gate(data, name="The exported file", way_out=OTHER_LAYERS)
     properties = {entry.key: entry.value for entry in source.metadata_props}
     model = profile.make(source, calibration, leave_out)
     del model.metadata_props[:]
@@ -203,7 +205,7 @@ def refuse_malformed(data: bytes, *, name: str) -> None:
     Raises:
         ExportError: The message names the fault.
     """
-    model = gate(data, name=name)
+    model = gate(data, name=name, way_out=OTHER_LAYERS)
     check_form(model)
     try:
         onnx.checker.check_model(model, full_check=True)

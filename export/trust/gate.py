@@ -168,13 +168,16 @@ def gate_file(path: Path, *, limits: GateLimits | None = None) -> ModelProto:
     return gate(data, name=path.name, limits=limits)
 
 
-def gate(data: bytes, *, name: str = "The file", limits: GateLimits | None = None) -> ModelProto:
+def gate(
+    data: bytes, *, name: str = "The file", limits: GateLimits | None = None, way_out: str = WAY_OUT
+) -> ModelProto:
     """Let a student through and nothing else.
 
     Args:
         data: An ONNX file.
         name: What messages call it.
         limits: Sizes and versions that are allowed; `GateLimits` by default.
+        way_out: What the message ends with.
 
     Returns:
         The parsed file.
@@ -201,7 +204,7 @@ def gate(data: bytes, *, name: str = "The file", limits: GateLimits | None = Non
         refuse_shapes(model, limits=limits, front=refuse_other_front(model))
         _refuse_unused(model)
     except GateError as error:
-        raise GateError(f"{name}: {error} {WAY_OUT}") from error
+        raise GateError(f"{name}: {error} {way_out}") from error
     return model
 
 
