@@ -19,7 +19,6 @@ from clients.order import Order
 from clients.state import load_state, save_state
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.files import write_bytes_atomically
-from edgecmd.losses import loss_of
 from edgecmd.models.students import Student
 from edgecmd.privacy.ledger import Ledger, Release
 from edgecmd.privacy.mechanisms import MECHANISMS
@@ -204,7 +203,7 @@ def _distil(
         holding.data,
         holding.anchors,
         run.distill,
-        loss=loss_of(run.distill),
+        loss=run.loss,
         plan=plan,
         place=run.place(order.round_index, client=order.client),
         optimizer=optimizer,
@@ -230,5 +229,5 @@ def probe_once(student: Student, holding: Holding, run: Run) -> None:
         return
     require_pure(student, in_channels=channels, image_size=(size[0], size[1]))
     dim = holding.data.teacher.shape[1]
-    require_pure_loss(unit_loss(loss_of(run.distill), holding.anchors), embedding_dim=dim)
+    require_pure_loss(unit_loss(run.loss, holding.anchors), embedding_dim=dim)
     run.probed.add(shape)

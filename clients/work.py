@@ -19,7 +19,6 @@ from edgecmd.config.assemble import Assembly
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.machine import explain, is_of_machine
-from edgecmd.losses import loss_of
 from edgecmd.models.students import Student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.refusals import sealed
@@ -168,7 +167,7 @@ def _distil(student: Student, holding: Holding, run: Run, order: Order, folder: 
         holding.data,
         holding.anchors,
         run.distill,
-        loss=loss_of(run.distill),
+        loss=run.loss,
         num_steps=run.federation.local_steps,
         place=run.place(index, client=order.client),
         optimizer=optimizer,

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.core.seeding import numpy_generator
-from edgecmd.losses import loss_of
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.private_step import StepProbe, distil_privately
 from edgecmd.privacy.step.randomness import make_source
@@ -144,7 +143,7 @@ class Replay:
                 holding.data,
                 holding.anchors,
                 run.distill,
-                loss=loss_of(run.distill),
+                loss=run.loss,
                 num_steps=steps,
                 place=place,
                 optimizer=optimizer,
@@ -162,7 +161,7 @@ class Replay:
             holding.data,
             holding.anchors,
             self.run.distill,
-            loss=loss_of(self.run.distill),
+            loss=self.run.loss,
             plan=plan,
             place=place,
             optimizer=optimizer,

@@ -50,10 +50,10 @@ def _spent(plan: "PrivacyPlan | None", report: "RoundReport") -> str:
 
 def round_line(config: "RunConfig", *, prefix: str = "") -> Callable[["RoundReport"], None]:
     """Function that prints a line for each round; every tenth round when the output is no terminal."""
-    from edgecmd.privacy.plan import make_plan
+    from edgecmd.data.problem import run_of
     from edgecmd.privacy.refusals import explained
 
-    plan = make_plan(config)
+    plan = run_of(config).plan
     level = chance(config) if plan is None else None
     beside = f" (chance {level:.2f})" if level is not None else ""
     every = 1 if on_terminal() else max(1, config.federation.num_rounds // 10)

@@ -90,9 +90,9 @@ def _strategy(config: RunConfig) -> None:
 
 
 def _privacy(config: RunConfig) -> None:
-    from edgecmd.privacy.plan import make_plan
+    from edgecmd.data.problem import run_of
 
-    make_plan(config)
+    _ = run_of(config).plan
 
 
 def _teacher(config: RunConfig) -> None:
@@ -208,11 +208,11 @@ def _calibration(config: RunConfig) -> None:
 def _student(config: RunConfig) -> None:
     """The student suits the teacher's features; under privacy one of anyone's own mixes no pairs."""
     from edgecmd.core.own_code import is_own
-    from edgecmd.privacy.plan import make_plan
+    from edgecmd.data.problem import run_of
     from edgecmd.privacy.step.purity import require_pure
     from edgecmd.training.run_folder import new_student
 
-    student, plan = new_student(config), make_plan(config)
+    student, plan = new_student(config), run_of(config).plan
     if is_own(config.student.architecture) and plan is not None and plan.unit == "pair":
         size = student.size or config.data.image_size
         require_pure(student, in_channels=student.in_channels, image_size=size)

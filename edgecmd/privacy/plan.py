@@ -2,14 +2,13 @@
 
 import math
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 from edgecmd.core.errors import PrivacyError, choose
 from edgecmd.losses import LOSSES, Loss, loss_of
 from edgecmd.models.students import is_dense
 from edgecmd.privacy.accounting import Spending, calibrate, check_accountant, total_epsilon
-from edgecmd.privacy.mechanisms import MECHANISMS, Mechanism
+from edgecmd.privacy.mechanisms import MECHANISMS, Mechanism, default_loss
 from edgecmd.privacy.step.gradients import ENGINES
 from edgecmd.privacy.step.purity import require_private_loss
 from edgecmd.settings import DistillConfig, FederationConfig, PrivacyConfig, StudentConfig
@@ -23,16 +22,24 @@ class Asked(Protocol):
     """The sections of a run's settings that a plan follows from."""
 
     @property
-    def privacy(self) -> PrivacyConfig: ...  # noqa: D102
+    def privacy(self) -> PrivacyConfig:
+        """What was asked for."""
 
     @property
-    def distill(self) -> DistillConfig: ...  # noqa: D102
+    def distill(self) -> DistillConfig:
+        """A client's local work."""
 
     @property
-    def federation(self) -> FederationConfig: ...  # noqa: D102
+    def federation(self) -> FederationConfig:
+        """Clients and rounds."""
 
     @property
-    def student(self) -> StudentConfig: ...  # noqa: D102
+    def student(self) -> StudentConfig:
+        """Its architecture."""
+
+    @property
+    def loss(self) -> Loss:
+        """What is minimised."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +50,11 @@ class Sections:
     distill: DistillConfig
     federation: FederationConfig
     student: StudentConfig = field(default_factory=StudentConfig)
+
+    @property
+    def loss(self) -> Loss:
+        """That of the section ``distill``."""
+        return loss_of(self.distill)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +109,104 @@ class PrivacyPlan:
     deterministic: bool
     projected_pairs: float = 1.0
 
+    @classmethod
+    def calibrate(  # noqa: PLR0913 - what a guarantee rests on
+        cls,
+        *,
+        mechanism: str = "anchors",
+        epsilon: float | int,
+        delta: float | int,
+        rounds: int,
+        local_steps: int,
+        loss: str = "auto",
+        batch_size: int = 64,
+        sampling_rate: float | int = 0.25,
+        clip: float | int = 1.0,
+        num_views: int = 1,
+        num_groups: int = 8,
+        num_clients: int = 10,
+        client_fraction: float | int = 1.0,
+        accountant: str = "pld",
+        engine: str = "vmap",
+        sampling: str = "poisson",
+        deterministic: bool = False,
+    ) -> "PrivacyPlan":
+        """The plan with the least noise that keeps a whole run within a budget.
+
+        Args:
+            mechanism: ``anchors``, ``cosine`` or ``groups`` protect each pair; ``client`` protects a whole
+                client, with the server trusted.
+            epsilon: Budget over all rounds.
+            delta: Probability beside it; far below 1 / pairs of a client.
+            rounds: Rounds of the run.
+            local_steps: Optimiser steps a client makes in a round.
+            loss: ``auto``, or a loss that the mechanism takes.
+            batch_size: Public divisor of a step's sum.
+            sampling_rate: Probability with which a pair enters a step; about batch_size / pairs of a client.
+            clip: Largest L2 norm of what one unit adds.
+            num_views: Augmented views of a pair that are averaged before the clip.
+            num_groups: Buckets of a step (``groups``).
+            num_clients: Registered clients (``client``).
+            client_fraction: Share of the clients asked in a round (``client``).
+            accountant: ``pld``, ``prv`` or ``rdp``.
+            engine: Gradient engine.
+            sampling: ``poisson``, or ``none``: no amplification claimed.
+            deterministic: Noise from the seed, for tests: NOT PRIVATE.
+
+        Raises:
+            PrivacyError: These do not earn a guarantee.
+            ConfigError: A name is unknown or a number out of range.
+        """
+        plan = make_plan(
+            Sections(
+                privacy=PrivacyConfig(
+                    mechanism=mechanism,
+                    epsilon=float(epsilon),
+                    delta=float(delta),
+                    clip=float(clip),
+                    sampling=sampling,
+                    sampling_rate=float(sampling_rate),
+                    num_views=num_views,
+                    num_groups=num_groups,
+                    engine=engine,
+                    accountant=accountant,
+                    deterministic=deterministic,
+                ),
+                distill=DistillConfig(
+                    loss=default_loss(mechanism) if loss == "auto" else loss, batch_size=batch_size
+                ),
+                federation=FederationConfig(
+                    num_rounds=rounds,
+                    local_steps=local_steps,
+                    num_clients=num_clients,
+                    client_fraction=float(client_fraction),
+                ),
+            )
+        )
+        if plan is None:
+            raise PrivacyError("mechanism='none' is no privacy. Leave the plan out, or choose a mechanism.")
+        return plan
+
+    def settings(self) -> PrivacyConfig:
+        """The section of a run's settings that this plan follows from, its noise written out."""
+        rate = self.sampling_rate if self.unit == "pair" else PrivacyConfig().sampling_rate
+        return PrivacyConfig(
+            mechanism=self.mechanism,
+            epsilon=self.epsilon,
+            delta=self.delta,
+            noise_multiplier=self.noise_multiplier,
+            clip=self.clip,
+            sampling=self.sampling,
+            num_views=self.num_views,
+            num_groups=self.num_groups,
+            engine=self.engine,
+            chunk_size=self.chunk_size,
+            accountant=self.accountant,
+            deterministic=self.deterministic,
+            projected_pairs=self.projected_pairs,
+            sampling_rate=rate,
+        )
+
     @property
     def noise_std(self) -> float:
         """Standard deviation of the noise on each coordinate of a sum.
@@ -140,7 +250,6 @@ def _releases(sampling: str, steps: int, num_bins: int) -> int:
     return steps if sampling == "poisson" else math.ceil(steps / num_bins)
 
 
-@lru_cache(maxsize=32)
 def make_plan(config: Asked) -> PrivacyPlan | None:
     """The plan of a run; None where ``privacy.mechanism`` is ``none``.
 
@@ -158,9 +267,7 @@ def make_plan(config: Asked) -> PrivacyPlan | None:
     check_accountant(settings.accountant)
     _check_student(config, mechanism)
     if mechanism.at_client:
-        require_loss(
-            settings.mechanism, loss_of(config.distill), called=config.distill.loss, engine=settings.engine
-        )
+        require_loss(settings.mechanism, config.loss, called=config.distill.loss, engine=settings.engine)
     _check_engine(config, mechanism)
     federation = config.federation
     central = not mechanism.at_client

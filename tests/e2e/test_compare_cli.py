@@ -12,32 +12,7 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.experiments.compare import jobs as compare_jobs
 from edgecmd.experiments.compare.jobs import Job
 from edgecmd.experiments.presets import FORMS, Form
-
-
-class Here:
-    """A pool that does the jobs in this process, so that a test can break them off."""
-
-    def __init__(self, *_: object, **__: object) -> None:
-        self.cancelled = False
-
-    def __enter__(self) -> "Here":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def submit(self, work: object, job: Job) -> object:
-        from concurrent.futures import Future
-
-        done: Future[object] = Future()
-        try:
-            done.set_result(work(job))  # type: ignore[operator]
-        except ValueError as error:
-            done.set_exception(error)
-        return done
-
-    def shutdown(self, **_: object) -> None:
-        self.cancelled = True
+from tests.quick import Here
 
 
 @pytest.fixture

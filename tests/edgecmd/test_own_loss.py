@@ -17,12 +17,11 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.losses import LOSSES, Loss, check_loss, loss_of, name_of
 from edgecmd.models.students import build_student
-from edgecmd.privacy.plan import make_plan
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place, distil, make_optimizer
 from server.simulate import simulate
 from tests.command_line import run
-from tests.tiny_federation import run_of
+from tests.tiny_federation import plan_of, run_of
 
 DOCS = Path(__file__).parents[2] / "docs"
 NAME = "own_margin:Margin"
@@ -288,7 +287,6 @@ def own_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", sys.path.copy())
     monkeypatch.delitem(sys.modules, "own_private", raising=False)
-    make_plan.cache_clear()
     return tmp_path
 
 
@@ -325,7 +323,7 @@ def test_what_clipping_bounds_nothing_of_is_refused(
         privacy=replace(tiny.privacy, mechanism=mechanism, engine=engine),
     )
     with pytest.raises(PrivacyError, match=message):
-        make_plan(config)
+        plan_of(config)
     with pytest.raises(PrivacyError, match=message):
         simulate(run_of(config))
 
@@ -345,6 +343,6 @@ def test_a_false_word_about_pairs_is_found_before_anything_is_trained(
 def test_whole_clients_may_be_protected_whatever_the_loss(own_private: Path, tiny: RunConfig) -> None:
     assert own_private.is_dir()
     distill = replace(tiny.distill, loss="own_private:InBatch")
-    plan = make_plan(replace(tiny, distill=distill, privacy=replace(tiny.privacy, mechanism="client")))
+    plan = plan_of(replace(tiny, distill=distill, privacy=replace(tiny.privacy, mechanism="client")))
     assert plan is not None
     assert plan.loss == "own_private:InBatch"

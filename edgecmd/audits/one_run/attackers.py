@@ -22,7 +22,7 @@ from torch.func import vmap
 
 from edgecmd.audits.one_run.canaries import CHUNK_ROWS, Coins, GradientCanaries, GradientProbe, InputCanaries
 from edgecmd.audits.replayed_federation import Arrays, Update, Watch, load_weights
-from edgecmd.losses import Anchors, CMCAnchored, loss_of
+from edgecmd.losses import Anchors, CMCAnchored
 from edgecmd.models.students import Student
 from edgecmd.privacy.mechanisms import has_unit_form
 from edgecmd.privacy.plan import PrivacyPlan
@@ -56,7 +56,7 @@ class Evidence:
 
 def pair_losses(run: Run, anchors: Anchors) -> PairLosses:
     """The run's loss of single pairs; the anchored contrast where its own needs a batch."""
-    own = loss_of(run.distill)
+    own = run.loss
     if not has_unit_form(own):
         own = CMCAnchored(temperature=run.distill.temperature)
     loss: UnitLoss = unit_loss(own, anchors)

@@ -15,7 +15,6 @@ from edgecmd.data.experiment import Experiment
 from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.data.pairs import Images, PairedData, fingerprint
 from edgecmd.evaluation.metrics import Embedding, unit_rows
-from edgecmd.losses import loss_of
 from edgecmd.run import Run
 
 Embed = Callable[[Images], Embedding]
@@ -102,7 +101,7 @@ def make_pool(protocol: str, run: Run) -> Pool:
 
 
 def _pool(run: Run, **parts: np.ndarray) -> Pool:
-    if not loss_of(run.distill).uses_teacher:
+    if not run.loss.uses_teacher:
         raise ConfigError(
             f"distill.loss={run.distill.loss!r} does not bring a drawing to its teacher feature, so a"
             " pair has no score. Audit a student of another loss."

@@ -19,7 +19,6 @@ from edgecmd.audits.static.sensitivity import (
 )
 from edgecmd.audits.static.views import views_finding
 from edgecmd.audits.target import Target, cut_chunks
-from edgecmd.losses import loss_of
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.units import unit_loss
 
@@ -55,7 +54,7 @@ def check_target(target: Target, effort: Effort, *, tick: Tick = silent) -> list
 def needs_anchors(target: Target) -> bool:
     """Whether the loss that is protected looks at anchors."""
     plan = target.plan
-    return plan is not None and plan.row.at_client and loss_of(target.run.distill).needs_anchors
+    return plan is not None and plan.row.at_client and target.run.loss.needs_anchors
 
 
 def _private_findings(
@@ -63,7 +62,7 @@ def _private_findings(
 ) -> list[Finding]:
     findings = [student_purity(subject, claims=True) for subject in found]
     subject = found[0]
-    loss = unit_loss(loss_of(target.run.distill), subject.anchors)
+    loss = unit_loss(target.run.loss, subject.anchors)
     findings.append(unit_loss_purity(loss, embedding_dim=subject.embedding_dim))
     findings.append(views_finding(subject, plan, target.run))
     for subject, part in _parts(found, effort, tick):

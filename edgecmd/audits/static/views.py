@@ -20,7 +20,6 @@ from edgecmd.audits.audited_student import Subject
 from edgecmd.audits.finding import CONTRADICTED, NOT_CONTRADICTED, Finding
 from edgecmd.audits.static.scripted import PLACE, Formed, Script, kept_weights, quiet_copy
 from edgecmd.core.seeding import torch_generator
-from edgecmd.losses import loss_of
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.randomness import DeterministicSource
@@ -97,7 +96,7 @@ def _rows(subject: Subject, data: LocalData, plan: PrivacyPlan, run: Run) -> Ten
             data,
             subject.anchors,
             run.distill,
-            loss=loss_of(run.distill),
+            loss=run.loss,
             plan=replace(plan, steps_per_round=1),
             place=PLACE,
             optimizer=torch.optim.SGD(own.parameters(), lr=0.0),

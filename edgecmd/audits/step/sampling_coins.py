@@ -25,7 +25,7 @@ from edgecmd.audits.step.driven_rounds import made_up_pairs
 from edgecmd.audits.step.noise import LEVEL
 from edgecmd.audits.target import Target, plan_of
 from edgecmd.core.seeding import torch_generator
-from edgecmd.losses import Anchors, loss_of
+from edgecmd.losses import Anchors
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step, randomness
 from edgecmd.privacy.step.randomness import Source
@@ -252,7 +252,7 @@ def _round(
         made_up_pairs(pairs, (1, SIDE, SIDE), dim, generator=coins),
         anchors,
         target.run.distill,
-        loss=loss_of(target.run.distill),
+        loss=target.run.loss,
         plan=plan,
         place=target.run.place(1, client=client),
         optimizer=torch.optim.SGD(student.parameters(), lr=0.0),

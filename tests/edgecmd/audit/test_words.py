@@ -54,6 +54,7 @@ def test_a_subclass_is_another_type() -> None:
     assert "Lookalike" in source_type(Lookalike()).fault
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_thirty_two_bits_are_found_by_their_birthdays() -> None:
     """400,000 draws of 2^32: 18.6 couples are expected, none has a probability of 8e-9."""
     with short_seed():

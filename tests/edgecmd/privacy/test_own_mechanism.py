@@ -6,7 +6,6 @@ most C, and the sensitivity is 2 C.
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,12 @@ from edgecmd.experiments.privacy_rows import privacy_rows
 from edgecmd.losses import loss_of
 from edgecmd.privacy.ledger import Ledger
 from edgecmd.privacy.mechanisms import MECHANISMS, PAIR, Mechanism
-from edgecmd.privacy.plan import PrivacyPlan, make_plan
+from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.private_step import distil_privately
 from edgecmd.privacy.step.randomness import DeterministicSource
 from edgecmd.training.distill import LocalData, Place
 from server.simulate import simulate
+from tests.tiny_federation import plan_of as plan_by
 from tests.tiny_federation import run_of, tiny_config, write_pairs
 
 EFFORT = Effort(num_tries=12, num_pairs=4)
@@ -51,11 +51,8 @@ STATEMENT = TWICE.statement
 
 
 @pytest.fixture(autouse=True)
-def twice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MECHANISMS, "twice", TWICE)
-    make_plan.cache_clear()
-    yield
-    make_plan.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +61,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plan_of(pairs: Path, *settings: str) -> PrivacyPlan:
-    plan = make_plan(tiny_config(pairs, pairs.parent, "privacy.mechanism=twice", *settings))
+    plan = plan_by(tiny_config(pairs, pairs.parent, "privacy.mechanism=twice", *settings))
     assert plan is not None
     return plan
 
@@ -119,7 +116,7 @@ def test_a_run_its_ledger_its_statement_and_its_audits(pairs: Path, tmp_path: Pa
         2 * told["clip"],
     )
     assert told["against"] == PAIR.against
-    plan = make_plan(config)
+    plan = plan_of(config)
     assert plan is not None
     ledger = Ledger(tmp_path / "twice" / "ledger" / "client-0001.jsonl")
     assert ledger.num_rounds() == config.federation.num_rounds

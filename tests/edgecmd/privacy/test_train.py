@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from edgecmd.config.reader import load_config
 from edgecmd.losses import loss_of
-from edgecmd.privacy.plan import PrivacyPlan, make_plan
+from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.private_step import add_noise, distil_privately
 from edgecmd.privacy.step.randomness import SystemSource, make_source, normal
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place
+from tests.tiny_federation import plan_of as plan_by
 
 FALSE_ALARM = 1e-6
 DIM = 4
@@ -25,7 +26,7 @@ ANCHORS = torch.eye(DIM)
 
 def plan_of(*settings: str) -> PrivacyPlan:
     base = ["privacy.mechanism=anchors", "privacy.noise_multiplier=3", "privacy.epsilon=1000"]
-    plan = make_plan(load_config(None, [*base, *settings]))
+    plan = plan_by(load_config(None, [*base, *settings]))
     assert plan is not None
     return plan
 
