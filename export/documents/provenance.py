@@ -8,6 +8,7 @@ from typing import Any
 from edgecmd.audits.audit_file import FILE as AUDIT
 from edgecmd.audits.audit_file import read_findings
 from edgecmd.audits.finding import Finding, overall
+from edgecmd.core.errors import ConfigError
 from edgecmd.core.files import read_json, sha256_file
 from edgecmd.core.own_code import is_own
 from edgecmd.core.text import unseen_text
@@ -15,6 +16,7 @@ from edgecmd.data.experiment import Experiment
 from edgecmd.models.students import student_row
 from edgecmd.models.teachers import TEACHERS, teacher_file, teacher_name
 from edgecmd.run import Run
+from edgecmd.training.task import Task
 
 # Level and beginning of the name of audits that look at code, settings, ledgers and made-up pairs alone. What
 # any other found is a function of the pairs that no guarantee covers, be it one bit.
@@ -23,6 +25,7 @@ PAIRLESS = (
     ("many-runs", ("",)),
 )
 UNTOLD = "not told: their number is private"
+READY_MADE = "not known: its features were given ready-made"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,14 +111,16 @@ def _data(whole: Experiment, *, private: bool, num_own: int, num_nodes: int) -> 
     held = f"{len(whole.validation)} and {len(whole.test)}"
     if num_own:
         return _deployed(whole, num_own=num_own, num_nodes=num_nodes, held=held) | public
-    return {
+    told = {
         "set": whole.name,
         "kind": whole.kind,
         "training pairs, unlabelled": UNTOLD if private else str(len(whole.train)),
-        "validation and test examples": f"{held}, of other {whole.unseen}"
-        + (f"; {whole.shared}" if whole.shared and not private else ""),
-        **public,
     }
+    # Of pairs that were given as objects, nothing is held out.
+    if len(whole.validation) + len(whole.test):
+        shared = f"; {whole.shared}" if whole.shared and not private else ""
+        told["validation and test examples"] = f"{held}, of other {whole.unseen}{shared}"
+    return told | public
 
 
 def _deployed(whole: Experiment, *, num_own: int, num_nodes: int, held: str) -> dict[str, str]:
@@ -135,7 +140,7 @@ def _method(run: Run) -> dict[str, str]:
     return {
         "student": f"{architecture}, {student_row(architecture).family} family",
         "teacher": _teacher(run),
-        "first weights": _weights(Path(run.student.path)) if run.student.path else "random",
+        "first weights": _first_weights(run),
         "distillation": f"{distill.loss}, temperature {distill.temperature:g}, batch {distill.batch_size}",
         "federation": f"{federation.num_clients} clients ({federation.partition}), {federation.num_rounds}"
         f" rounds of {federation.local_steps} local steps, {federation.strategy}",
@@ -144,16 +149,21 @@ def _method(run: Run) -> dict[str, str]:
     }
 
 
+def _first_weights(run: Run) -> str:
+    if run.given is not None:
+        return "those that the student came with"
+    return _weights(Path(run.student.path)) if run.student.path else "random"
+
+
 def _teacher(run: Run) -> str:
     """Name and digest of the teacher; of ready features no digest, which would be one of the pairs."""
     if run.task.has_ready_features:
-        return "not known: its features were given ready-made"
+        return READY_MADE
+    if run.given is not None:
+        return _teacher_object(run.task)
     path, name = (str(run.described.flat[f"teacher.{key}"]) for key in ("path", "name"))
     # One that ships can always be read; a user's own file may have gone.
-    shipped = _shipped(run) if not path or Path(path).is_file() else ""
-    seen = (
-        f"; trained on {TEACHERS[shipped].trained_on}, labels: {TEACHERS[shipped].labels}" if shipped else ""
-    )
+    seen = _seen(run.task.teacher.sha256) if not path or Path(path).is_file() else ""
     if path:
         return _weights(Path(path)) + seen
     if is_own(name):
@@ -162,10 +172,19 @@ def _teacher(run: Run) -> str:
     return f"{teacher_name(run.task.name, name)}: {_weights(file)}{seen}"
 
 
-def _shipped(run: Run) -> str:
-    """Name of the teacher where it ships with edgecmd, wherever its file lies; else empty."""
-    digest = run.task.teacher.sha256
-    return next((name for name, one in TEACHERS.items() if one.sha256 == digest), "")
+def _teacher_object(task: Task) -> str:
+    """A teacher that came as an object has no file and no name but what it holds."""
+    try:
+        digest = task.teacher.sha256
+    except ConfigError:
+        return READY_MADE
+    return f"weights with SHA-256 {digest}{_seen(digest)}"
+
+
+def _seen(sha256: str) -> str:
+    """What a teacher that ships with edgecmd saw, wherever its file lies; else nothing."""
+    found = next((one for one in TEACHERS.values() if one.sha256 == sha256), None)
+    return f"; trained on {found.trained_on}, labels: {found.labels}" if found else ""
 
 
 def _weights(path: Path) -> str:

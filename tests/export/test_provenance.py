@@ -1,16 +1,19 @@
 """Where a student comes from: what is known of the data, by whom, and which teacher it was."""
 
+import copy
 import hashlib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgecmd.audits.finding import CONTRADICTED, NOT_CONTRADICTED, Finding
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.files import write_json
-from edgecmd.run import Run
+from edgecmd.data.experiment import HeldOut
+from edgecmd.run import Given, Run
 from edgecmd.settings import PrivacyConfig, TeacherConfig
 from export.bundle import Options, export_bundle
 from export.documents.model_card import model_card
@@ -129,6 +132,21 @@ def test_teacher_and_first_weights_are_named_by_their_content(tiny: RunConfig, t
         provenance_of(run_in(config, tmp_path)).method["first weights"] == "a file that is not here any more"
     )
     assert provenance_of(run_in(tiny, tmp_path)).method["first weights"] == "random"
+
+
+def test_of_a_run_of_objects_nothing_is_said_that_no_setting_told(tiny: RunConfig, tmp_path: Path) -> None:
+    run = run_of(tiny)
+    given = Given(parts=run.parts, student=run.new_student(), loss=run.loss)
+    method = provenance_of(replace(run, folder=tmp_path, given=given)).method
+    assert method["first weights"] == "those that the student came with"
+    assert method["teacher"] == f"weights with SHA-256 {run.task.teacher.sha256}"
+    # Nothing is held out of pairs that are given, so no row counts what is.
+    test, none = run.task.data.test, np.arange(0)
+    empty = HeldOut(pairs=test.pairs.take(none), labelled=test.labelled.take(none))
+    task = copy.copy(run.task)
+    task.data = replace(task.data, validation=empty, test=empty)
+    told = provenance_of(replace(run, folder=tmp_path, make_task=lambda: task)).data
+    assert "validation and test examples" not in told
 
 
 def test_a_teacher_that_ships_has_its_name_and_its_pinned_digest(tiny: RunConfig, tmp_path: Path) -> None:
