@@ -136,13 +136,7 @@ def export_bundle(
     """
     out_dir, options = Path(out_dir).resolve(), options or Options()
     refuse_foreign(out_dir)
-    front_end = choose("front_end", spec.front_end, FRONT_ENDS)
-    shape, dtype = front_end.shape(spec), np.dtype(front_end.dtype)
-    if probe_images.shape[1:] != shape or probe_images.dtype != dtype:
-        raise ExportError(
-            f"probe_images has dtype={probe_images.dtype} and shape={probe_images.shape};"
-            f" allowed is {dtype} of shape (num, {', '.join(map(str, shape))})."
-        )
+    _refuse_inputs(probe_images, spec)
     plain = rebuild(student, spec)
     bench = Bench(reference=Deployable(plain, spec).eval(), images=probe_images, task=task)
     data = to_onnx(Deployable(fold(plain), spec).eval())
@@ -168,6 +162,17 @@ def export_bundle(
         raise explain(error, doing=f"The bundle {out_dir} cannot be written") from error
     parity = {name: one.parity for name, one in models.items()}
     return BundleReport(folder=out_dir, parity=parity, num_bytes=num_bytes, folding=options.folding)
+
+
+def _refuse_inputs(inputs: Targets, spec: ExportSpec) -> None:
+    """Refuse inputs of another kind or size than the student's own."""
+    front_end = choose("front_end", spec.front_end, FRONT_ENDS)
+    shape, dtype = front_end.shape(spec), np.dtype(front_end.dtype)
+    if inputs.shape[1:] != shape or inputs.dtype != dtype:
+        raise ExportError(
+            f"probe_images has dtype={inputs.dtype} and shape={inputs.shape};"
+            f" allowed is {dtype} of shape (num, {', '.join(map(str, shape))})."
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

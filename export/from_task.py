@@ -84,13 +84,9 @@ def export_student(  # noqa: PLR0913 - what a bundle is made of
         _refuse_examples(examples, task, labelling=labelling, architecture=plain.architecture)
         inputs = examples.target
         spec = replace(spec, head=fit_head(embed, inputs, examples.labels[labelling]))
-    calibrated = need_calibration(chosen)
-    options = Options(
-        profiles=chosen,
-        min_cosine=min_cosine,
-        calibration=calibration_of(task, calibration, seed=seed) if calibrated else None,
-        provenance=provenance or Provenance(),
-    )
+    ranges = calibration_of(task, calibration, seed=seed) if need_calibration(chosen) else None
+    source = provenance or Provenance()
+    options = Options(profiles=chosen, min_cosine=min_cosine, calibration=ranges, provenance=source)
     metric = cosine_metric(embed(inputs), name="cosine to the student")
     export_bundle(plain, Path(folder), spec=spec, probe_images=inputs, task=metric, options=options)
     return load_bundle(folder)

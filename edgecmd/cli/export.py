@@ -80,9 +80,9 @@ def export(
         "head": head,
     }
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    settings, run = replace(config.export, **changes), Assembly().run(config)
     runtime = check_extras(web=web, ort_web=ort_web, key=sign)
-    run = Assembly().run(config)
-    say(f"Bundle: {target} ({export_run(run, target, settings=replace(config.export, **changes))})")
+    say(f"Bundle: {target} ({export_run(run, target, settings=settings)})")
     if web is not None and runtime is not None:
         say(f"Page: {add_page(run, target, beside=folder, mode=web, runtime=runtime)}")
     if sign is not None:
