@@ -4,7 +4,7 @@ Shapes: N examples, D embedding dimension.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,13 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Origin:
-    """What a trained student remembers: the task that it was distilled on, and the seed.
+    """What a trained student remembers of how it was made.
+
+    Attributes:
+        task: What it was distilled on.
+        seed: Of the run.
+        run: The federation that made it; None where it was distilled in one place.
+        privacy: Content of ``privacy.json``; empty without privacy.
 
     Guarantees:
         Copies of the student share it, and a pickle of the student leaves it out: with it the pairs would be
@@ -70,7 +76,9 @@ class Origin:
     """
 
     task: Task
-    seed: int
+    seed: int = 0
+    run: Run | None = None
+    privacy: Mapping[str, Any] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: object) -> "Origin":
         return self
@@ -87,7 +95,7 @@ def origin_of(student: nn.Module, task: Task | None) -> Origin:
     """
     known = getattr(student, "origin", None)
     if task is not None:
-        return Origin(task=task, seed=known.seed if isinstance(known, Origin) else 0)
+        return replace(known, task=task) if isinstance(known, Origin) else Origin(task=task)
     if not isinstance(known, Origin):
         raise ConfigError(
             f"This {type(student).__name__} does not know which inputs it takes. Give the task too: task=..."
@@ -202,7 +210,10 @@ class Distilled:
     seed: int
 
     def __post_init__(self) -> None:
-        self.student.origin = Origin(task=self.task, seed=self.seed)
+        self.student.origin = self._origin()
+
+    def _origin(self) -> Origin:
+        return Origin(task=self.task, seed=self.seed)
 
     def evaluate(self, labelled: Labelled) -> Scores:
         """What the student is worth, see `edgecmd.evaluate`."""
@@ -230,6 +241,9 @@ class Federated(Distilled):
     history: Sequence[float] = ()
     plan: PrivacyPlan | None = None
     privacy: Mapping[str, Any] = field(default_factory=dict)
+
+    def _origin(self) -> Origin:
+        return Origin(task=self.task, seed=self.seed, run=self.run, privacy=self.privacy)
 
     @classmethod
     def of(
