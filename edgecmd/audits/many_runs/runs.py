@@ -24,17 +24,17 @@ from edgecmd.audits.many_runs.worst_case import make_worst_case
 from edgecmd.core.errors import DataError, PrivacyError
 from edgecmd.core.files import read_json, write_bytes_atomically, write_json
 from edgecmd.core.processes import Workers
+from edgecmd.core.progress import Tick, silent, ticker
 from edgecmd.data.user_files.decode import DecodeError, npy_array
 from edgecmd.data.user_files.reading import most_array_bytes
 
 CHUNK = 5
 STUDENT = "a tiny stand-in, a perceptron of 808 parameters"
-Tick = Callable[[int, int], None]
 Job = tuple[Arm, int, Path]
 
 
 def run_arms(
-    arms: Sequence[Arm], *, num_runs: int, folder: Path, num_jobs: int = 1, tick: Tick | None = None
+    arms: Sequence[Arm], *, num_runs: int, folder: Path, num_jobs: int = 1, tick: Tick = silent
 ) -> None:
     """Make the runs that ``folder`` lacks.
 
@@ -61,13 +61,21 @@ def run_arms(
         _claim_folder(arm, folder)
     jobs = [(arm, first, _file(folder, arm, first)) for first in range(0, num_runs, CHUNK) for arm in arms]
     missing = [job for job in jobs if not job[2].exists()]
-    tick = tick or _silent
     done = len(jobs) - len(missing)
     tick(done, len(jobs))
     with _workers(min(num_jobs, len(missing))) as finished:
         for num in finished(missing):
             done += num
             tick(done, len(jobs))
+
+
+def measure(arms: Sequence[Arm], *, num_runs: int, folder: Path, num_jobs: int = 1) -> list[Finding]:
+    """Make the runs that ``folder`` lacks, and judge each arm; arguments and errors as of `run_arms`."""
+    started = monotonic()
+    with ticker("runs") as tick:
+        run_arms(arms, num_runs=num_runs, folder=folder, num_jobs=num_jobs, tick=tick)
+    each = (monotonic() - started) / len(arms)
+    return [judge(arm, num_runs=num_runs, folder=folder, seconds=each) for arm in arms]
 
 
 def released(arm: Arm, *, num_runs: int, folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -181,7 +189,3 @@ def _read(path: Path) -> np.ndarray:
     if found.ndim != 3 or found.shape[:2] != (CHUNK, 2):
         raise DataError(f"{path} has shape {found.shape}, not ({CHUNK}, 2, P). Delete it and audit again.")
     return found.astype(np.float64)
-
-
-def _silent(_done: int, _total: int) -> None:
-    """Tell nobody."""

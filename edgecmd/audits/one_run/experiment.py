@@ -22,11 +22,13 @@ from edgecmd.audits.one_run.canaries import gradient_canaries, input_canaries
 from edgecmd.audits.replayed_federation import Replay, weights_of
 from edgecmd.audits.target import Target
 from edgecmd.core.errors import PrivacyError
+from edgecmd.core.progress import ticker
 from edgecmd.core.text import counted
 from edgecmd.privacy.plan import PrivacyPlan
 
 NUM_CANARIES = 1000
 FEWEST_CANARIES = 20
+LADDER_BUDGET_S = 80.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +113,34 @@ def audit_one_run(target: Target, effort: Effort) -> list[Finding]:
         )
         for one in findings
     ]
+
+
+def audit_in_time(target: Target, *, budget_s: float = LADDER_BUDGET_S) -> list[Finding]:
+    """The level with as many rounds as fit into about ``budget_s`` seconds; the findings say how many."""
+    if target.plan is not None and target.plan.unit == "client":
+        return [not_audited(target)]
+    every = rounds_of(target, Effort())
+    started = time.monotonic()
+    first = audit_one_run(target, Effort(num_rounds=1))
+    each = time.monotonic() - started
+    fitting = min(every, int((budget_s - each) / each))
+    if fitting <= 1:
+        return first
+    with ticker("audit one-run") as tick:
+        return audit_one_run(target, Effort(num_rounds=fitting, tick=tick))
+
+
+def audit_repeatedly(target: Target, effort: Effort, *, num: int) -> list[list[Finding]]:
+    """One audit for each of ``num`` seeds from ``effort.seed`` on; after a Ctrl-C the finished ones."""
+    runs: list[list[Finding]] = []
+    try:
+        for seed in range(effort.seed, effort.seed + num):
+            with ticker(f"audit one-run, seed {seed}") as tick:
+                runs.append(audit_one_run(target, replace(effort, seed=seed, tick=tick)))
+    except KeyboardInterrupt:
+        if not runs:
+            raise
+    return runs
 
 
 def collect(target: Target, effort: Effort, *, num_rounds: int) -> list[Evidence]:

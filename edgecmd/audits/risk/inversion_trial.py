@@ -3,7 +3,7 @@
 Shapes: N drawings, B pairs of a step, C channels, H height, W width.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from edgecmd.audits.risk.inversion import (
 from edgecmd.audits.risk.similarity import psnr, ssim
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.processes import Workers
+from edgecmd.core.progress import Tick
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.core.statistics import mean_interval
 from edgecmd.privacy.plan import PrivacyPlan, Sections, make_plan
@@ -31,7 +32,6 @@ from edgecmd.settings import PrivacyConfig
 from edgecmd.training.distill import LocalData
 
 Drawings = Float[np.ndarray, "_ channels height width"]
-Tick = Callable[[int, int], None]
 NUM_OTHERS = 100
 EPSILON = 8.0
 

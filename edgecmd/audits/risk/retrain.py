@@ -4,20 +4,17 @@ One process, no Flower: clients, local steps, schedule, privacy and averaging ar
 (`edgecmd.audits.replayed_federation`).
 """
 
-from collections.abc import Callable
-
 import numpy as np
 from jaxtyping import Bool, Int
 
 from edgecmd.audits.replayed_federation import AVERAGES, Replay, load_weights
 from edgecmd.core.errors import ConfigError
+from edgecmd.core.progress import Tick
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.models.students import Student
 from edgecmd.privacy.mechanisms import MECHANISMS
 from edgecmd.run import Run
 from edgecmd.training.task import Holding
-
-Tick = Callable[[int, int], None]
 
 
 def fair_coins(num: int, *, seed: int) -> Bool[np.ndarray, " num"]:

@@ -14,13 +14,13 @@ from edgecmd.audits.static.custom_code import (
     OwnCode,
     anchored_unit_loss,
     check_own_code,
-    load_function,
     own_student,
     own_subject,
 )
 from edgecmd.audits.static.sensitivity import Effort
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError
+from edgecmd.core.own_code import load_factory
 from edgecmd.experiments.faults.loss_faults import small_subject
 from edgecmd.settings import DataConfig, StudentConfig
 from tests.tiny_federation import run_of
@@ -126,7 +126,9 @@ def normalising() -> nn.Module:
 
 
 def test_a_student_with_batch_statistics_is_caught() -> None:
-    subject = own_subject(normalising, run_of(SMALL), side=16, in_channels=1, embedding_dim=99)
+    subject = own_subject(
+        "test_own_code:normalising", run_of(SMALL), side=16, in_channels=1, embedding_dim=99
+    )
     assert (subject.embedding_dim, subject.image_size, subject.name) == (8, 16, "own student")
     found = check_own_code(code(anchored), subject, FEW)
     assert [one.verdict for one in found] == [CONTRADICTED]
@@ -134,24 +136,46 @@ def test_a_student_with_batch_statistics_is_caught() -> None:
 
 
 def test_a_new_student_needs_no_data() -> None:
-    subject = own_subject(None, run_of(SMALL), side=16, in_channels=3, embedding_dim=12)
+    subject = own_subject("", run_of(SMALL), side=16, in_channels=3, embedding_dim=12)
     assert subject.anchors.shape == (1024, 12)
     assert subject.student(torch.zeros(2, 3, 16, 16)).shape == (2, 12)
     torch.testing.assert_close(subject.anchors.norm(dim=1), torch.ones(1024))
 
 
+def number() -> int:
+    return 3
+
+
+def vectors_alone() -> nn.Module:
+    return nn.Linear(3, 3)
+
+
+def maps() -> nn.Module:
+    return nn.Conv2d(1, 2, 3)
+
+
+def sized(size: int) -> nn.Module:
+    return nn.Linear(size, size)
+
+
+def failing() -> nn.Module:
+    raise RuntimeError("no weights here")
+
+
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        (lambda: 3, "not a torch.nn.Module"),
-        (lambda: nn.Linear(3, 3), "fails on images of shape"),
-        (lambda: nn.Identity(), r"allowed is a tensor of shape \(2, D\)"),
-        (lambda size: nn.Identity(), "missing 1 required positional argument"),
+        ("number", "of type int, not a torch.nn.Module"),
+        ("vectors_alone", "fails on inputs of shape .*--channels and --set data.image_size"),
+        ("maps", r"gives \(3, 2, 14, 14\).*allowed is \(batch, features\)"),
+        ("sized", "asks for 'size', which edgecmd cannot give"),
+        ("failing", "raised RuntimeError: no weights here"),
+        ("faling", "Did you mean 'failing'"),
     ],
 )
-def test_a_factory_of_something_else_is_refused(factory: Callable, message: str) -> None:
+def test_a_factory_of_something_else_is_refused(factory: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        own_student(factory, in_channels=1, image_size=16)
+        own_student(f"test_own_code:{factory}", in_channels=1, image_size=16)
 
 
 # Finding the code.
@@ -160,14 +184,14 @@ def test_a_factory_of_something_else_is_refused(factory: Callable, message: str)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("loss", "names no function. Write module:function"),
-        (":loss", "names no function"),
-        ("own:", "names no function"),
+        ("loss", "names no code of your own. Write module:factory or file.py:factory"),
+        (":loss", "names no code of your own"),
+        ("own:", "names no code of your own"),
         ("nowhere_at_all:loss", "cannot be imported: ModuleNotFoundError"),
         ("absent.py:loss", "there is no file absent.py"),
         ("broken_own.py:loss", "SyntaxError"),
         ("own_losses:lsos", "has no 'lsos'.*Did you mean 'loss'"),
-        ("own_losses:NUMBER", "is a int, which cannot be called"),
+        ("own_losses:NUMBER", "is of type int, which cannot be called"),
     ],
 )
 def test_code_that_is_not_there_is_named(
@@ -178,5 +202,5 @@ def test_code_that_is_not_there_is_named(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", __import__("sys").path.copy())
     with pytest.raises(ConfigError, match=message):
-        load_function(text, option="--loss")
-    assert load_function("own_losses.py:loss", option="--loss")(1, 2, 3) == 1
+        load_factory("--loss", text, files=True)
+    assert load_factory("--loss", "own_losses.py:loss", files=True)(1, 2, 3) == 1
