@@ -20,6 +20,7 @@ from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.report import refresh_report
 from edgecmd.report.pictures import inversion_sheet
 from edgecmd.run import Run
+from edgecmd.training.averaging import to_arrays
 
 NUM_SERVER_ROUNDS = 4
 BATCH = 256
@@ -91,7 +92,6 @@ def server_noise(run: Run, plan: PrivacyPlan) -> list[Draws]:
         What each round added to each weight, in standard deviations of the plan's noise.
     """
     from server.client_privacy import central_privacy
-    from server.federation import to_arrays
 
     zeros = {name: np.zeros_like(value) for name, value in to_arrays(run.new_student()).items()}
     num = NUM_SERVER_ROUNDS + FEWEST_DRAWS // sum(value.size for value in zeros.values())

@@ -19,12 +19,13 @@ from edgecmd.audits.bounds import CONFIDENCE, OneRunBound, audit_scores
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding, epsilon_verdict
 from edgecmd.audits.one_run.attackers import Attackers, Evidence, pair_losses
 from edgecmd.audits.one_run.canaries import gradient_canaries, input_canaries
-from edgecmd.audits.replayed_federation import Replay, weights_of
+from edgecmd.audits.replayed_federation import Replay
 from edgecmd.audits.target import Target
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.progress import ticker
 from edgecmd.core.text import counted
 from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.training.averaging import to_arrays
 
 NUM_CANARIES = 1000
 FEWEST_CANARIES = 20
@@ -151,7 +152,7 @@ def collect(target: Target, effort: Effort, *, num_rounds: int) -> list[Evidence
     run, plan = target.run, target.plan
     student, num_clients = run.new_student(), run.federation.num_clients
     holdings = [run.holding(client) for client in range(num_clients)]
-    first, amount = weights_of(student), {"num": effort.num_canaries, "num_clients": num_clients}
+    first, amount = to_arrays(student), {"num": effort.num_canaries, "num_clients": num_clients}
     gradient = None
     if plan is not None and plan.unit == "pair":
         gradient = gradient_canaries(student, plan, **amount, seed=effort.seed)
