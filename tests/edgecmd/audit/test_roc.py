@@ -30,6 +30,22 @@ def test_area_and_rates_are_those_of_scikit_learn(case: tuple[np.ndarray, np.nda
     assert roc.tpr_at_fpr(scores, members, fpr=fpr) == right[wrong <= fpr].max()
 
 
+@given(case=scored(), infinite=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_the_curve_counts_who_is_above_each_threshold(
+    case: tuple[np.ndarray, np.ndarray], infinite: bool
+) -> None:
+    scores, members = case
+    if infinite:
+        scores = np.where(scores == 4, np.inf, np.where(scores == -4, -np.inf, scores))
+    inside, others = scores[members], scores[~members]
+    levels = sorted(set(scores.tolist()), reverse=True)
+    expected = [(0.0, 0.0)] + [(np.mean(others >= level), np.mean(inside >= level)) for level in levels]
+    np.testing.assert_array_equal(np.transpose(roc.roc_curve(scores, members)), expected)
+    beaten = [(one > other) + (one == other) / 2 for one in inside for other in others]
+    assert roc.auc(scores, members) == pytest.approx(np.mean(beaten), rel=1e-12)
+
+
 def test_few_others_allow_no_false_positive_at_a_small_rate() -> None:
     scores = np.array([5.0, 4.0, 3.0, 2.0, 1.0])
     members = np.array([True, True, False, True, False])
