@@ -11,16 +11,15 @@ from pathlib import Path
 
 from clients.identity import index_of_node
 from edgecmd import __version__
+from edgecmd.catalogue.data_sets import DEFAULT_PUBLIC, DEFAULT_TEACHER
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError, nearest
-from edgecmd.models.teachers import DEFAULT as DEFAULT_TEACHER
 from edgecmd.privacy.device_ledger import device_state
 from edgecmd.privacy.ledger import SHORTEST_KEY
 
 # Delta of an owner who sets max-epsilon alone: else a server could choose one at which epsilon says nothing.
 OWNER_DELTA = 1e-5
 BUDGETS = {"max-epsilon": 1e6, "max-delta": 1.0}
-DEFAULT_PUBLIC = "emoji"
 Raw = Mapping[str, object]
 
 
@@ -52,8 +51,9 @@ LIMITS: dict[str, Limit] = {
 }
 PINS = ("teacher-sha256", "public-sha256", "anchors-sha256", "edgecmd-version")
 FILES = ("data-dir", "state-dir", "public-dir", "teacher", "ledger-key")
+MODULES = "modules"
 FLOWER = ("partition-id", "num-partitions")
-KEYS = (*FLOWER, *FILES, *BUDGETS, *LIMITS, *PINS)
+KEYS = (*FLOWER, *FILES, *BUDGETS, *LIMITS, *PINS, MODULES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +71,7 @@ class Node:
         budgets: ``max-epsilon`` and ``max-delta``, as far as the owner set them.
         limits: The owner's numbers by keys of `LIMITS`.
         pins: The owner's texts by keys of `PINS`.
+        modules: Modules that a run's ``module:factory`` may name here.
     """
 
     client: int
@@ -83,6 +84,7 @@ class Node:
     budgets: Mapping[str, float] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
     pins: Mapping[str, str] = field(default_factory=dict)
+    modules: tuple[str, ...] = ()
 
     def key(self) -> bytes | None:
         """The secret that keys the ledger.
@@ -162,7 +164,7 @@ def read_node(raw: Raw, *, node_id: int = 0) -> Node:
                 f"The node config has {key}={raw[key]!r}, which is unknown. {nearest(key, KEYS)}",
                 code="node-config",
             )
-    for key in (*FILES, *PINS):
+    for key in (*FILES, *PINS, MODULES):
         if key in raw and not str(raw[key]).strip():
             raise _wrong(key, "", "is empty, as an unset variable makes it; leave the key out, or fill it")
     data = Path(str(raw["data-dir"])) if "data-dir" in raw else None
@@ -182,10 +184,28 @@ def read_node(raw: Raw, *, node_id: int = 0) -> Node:
             if key in raw
         },
         pins={key: str(raw[key]) for key in PINS if key in raw},
+        modules=_modules(raw),
     )
     _check_places(raw, data)
     node.check_pin("edgecmd-version", __version__)
     return node
+
+
+def _modules(raw: Raw) -> tuple[str, ...]:
+    """Modules that the owner allows, from a list with commas.
+
+    Raises:
+        PrivacyError: One is no name of a module.
+    """
+    names = [name.strip() for name in str(raw[MODULES]).split(",")] if MODULES in raw else []
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise _wrong(
+                MODULES,
+                str(raw[MODULES]),
+                f"holds {name!r}, which is no module; allowed are names such as mine.losses, with commas",
+            )
+    return tuple(names)
 
 
 def _check_places(raw: Raw, data: Path | None) -> None:

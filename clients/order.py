@@ -7,13 +7,14 @@ from functools import lru_cache
 
 from flwr.app import ConfigRecord
 
-from clients.node import Node
-from edgecmd.config.file_settings import FILE_SETTINGS
+from clients.node import MODULES, Node
+from edgecmd.catalogue.data_sets import FOLDER
+from edgecmd.config.file_settings import CODE_SETTINGS, FILE_SETTINGS
 from edgecmd.config.reader import flatten, unflatten
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError, choose
-from edgecmd.core.own_code import is_own
-from edgecmd.data.pairs import TARGET_KINDS
+from edgecmd.core.own_code import is_own, module_of
+from edgecmd.data.modalities.table import modality_for, target_kinds
 from edgecmd.models.students import student_row
 from edgecmd.settings import (
     DataConfig,
@@ -70,8 +71,8 @@ class Order:
         kind = self.config.data.target_kind
         if kind == "auto":
             front = student_row(self.config.student.architecture).front
-            kind = self.expected.get("target-kind", "wave" if front == "log-mel" else "grey")
-        choose("data.target_kind", kind, TARGET_KINDS)
+            kind = self.expected.get("target-kind", next(iter(modality_for(front).kinds)))
+        choose("data.target_kind", kind, target_kinds())
         return kind
 
 
@@ -90,7 +91,7 @@ def read_order(sent: ConfigRecord, run_config: Mapping[str, object], node: Node)
         ValueError: The name of the run is none.
     """
     items = tuple(sorted(run_config.items()))
-    config = _config(items) if node.data is None else device_config(items)
+    config = _config(items) if node.data is None else device_config(items, node.modules)
     node.check_limits(config)
     token = str(sent["run"])
     if not TOKEN.fullmatch(token):
@@ -113,20 +114,21 @@ def _config(items: tuple[tuple[str, object], ...]) -> RunConfig:
 
 
 @lru_cache(maxsize=8)
-def device_config(items: tuple[tuple[str, object], ...]) -> RunConfig:
+def device_config(items: tuple[tuple[str, object], ...], modules: tuple[str, ...] = ()) -> RunConfig:
     """The settings of a run as far as a device with pairs of its own takes them from a server.
 
     Args:
         items: The run config as sorted pairs of dotted key and value.
+        modules: What the node's owner allows a run to import.
 
     Raises:
-        PrivacyError: A setting names something to read, or code; the code of the refusal travels with the
-            settings' names.
+        PrivacyError: A setting names something to read, or code that is not allowed; the code of the refusal
+            travels with the settings' names.
         ConfigError: A setting is unknown or out of its range.
 
     Guarantees:
-        What is returned holds numbers, and words out of fixed tables; every setting that names a file, a
-        folder or a set has its default, whatever the server wrote.
+        What is returned holds numbers, and words out of fixed tables or names in allowed modules; every
+        setting that names a file, a folder or a set has its default, whatever the server wrote.
     """
     given = unflatten(dict(items))
     plain, asked = flatten(RunConfig()), flatten(given)
@@ -146,8 +148,9 @@ def device_config(items: tuple[tuple[str, object], ...]) -> RunConfig:
             code="names-code",
             detail="student.architecture",
         )
+    _refuse_code({name: str(asked[name]) for name in sorted(CODE_SETTINGS)}, modules)
     data = DataConfig(
-        name="folder",
+        name=FOLDER,
         source_size=given.data.source_side,
         **{name: getattr(given.data, name) for name in SHAPES},
     )
@@ -163,3 +166,16 @@ def device_config(items: tuple[tuple[str, object], ...]) -> RunConfig:
         evaluate=EvaluateConfig(),
         export=ExportConfig(),
     )
+
+
+def _refuse_code(asked: Mapping[str, str], modules: tuple[str, ...]) -> None:
+    """Refuse code of a module that the node's owner did not allow, before anything of it is imported."""
+    foreign = [name for name, text in asked.items() if is_own(text) and module_of(text) not in modules]
+    if foreign:
+        raise PrivacyError(
+            f"The run sets {', '.join(f'{name}={asked[name]!r}' for name in foreign)}, code to import. On a"
+            " node with data-dir its owner alone says what runs here. If you trust it, allow it in the node's"
+            f" config: {MODULES}={module_of(asked[foreign[0]])!r}.",
+            code="names-code",
+            detail=", ".join(foreign),
+        )

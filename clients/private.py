@@ -21,11 +21,12 @@ from edgecmd.core.errors import PrivacyError
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.models.students import Student
 from edgecmd.privacy.ledger import Ledger, Release
-from edgecmd.privacy.mechanisms import unit_loss
+from edgecmd.privacy.mechanisms import MECHANISMS
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.private_step import distil_privately
 from edgecmd.privacy.step.purity import require_pure, require_pure_loss
 from edgecmd.privacy.step.randomness import make_source
+from edgecmd.privacy.step.units import unit_loss
 from edgecmd.run import Run, require_same_clients
 from edgecmd.training.distill import make_optimizer, optimizer_tensors, restore_optimizer
 from edgecmd.training.task import Holding
@@ -64,12 +65,14 @@ def private_plan(run: Run, node: Node) -> PrivacyPlan | None:
         PrivacyError: The owner set a bound, and the run gives no guarantee that holds here.
     """
     plan = run.plan
-    local = plan is not None and plan.unit == "pair"
+    local = plan is not None and plan.row.at_client
     if node.budgets and not local:
         name, value = next(iter(node.budgets.items()))
+        *first, last = [key for key, row in MECHANISMS.items() if row.at_client]
+        own = f"{', '.join(first)} or {last}"
         raise PrivacyError(
             f"privacy.mechanism={run.privacy.mechanism!r} adds no noise on the client, and this node"
-            f" has {name}={value:g}. Use anchors, cosine or groups."
+            f" has {name}={value:g}. Use {own}."
         )
     if plan is not None and not plan.private and node.data is not None:
         raise PrivacyError(
@@ -200,6 +203,7 @@ def _distil(
         holding.data,
         holding.anchors,
         run.distill,
+        loss=run.loss,
         plan=plan,
         place=run.place(order.round_index, client=order.client),
         optimizer=optimizer,
@@ -225,5 +229,5 @@ def probe_once(student: Student, holding: Holding, run: Run) -> None:
         return
     require_pure(student, in_channels=channels, image_size=(size[0], size[1]))
     dim = holding.data.teacher.shape[1]
-    require_pure_loss(unit_loss(run.distill, holding.anchors), embedding_dim=dim)
+    require_pure_loss(unit_loss(run.loss, holding.anchors), embedding_dim=dim)
     run.probed.add(shape)

@@ -167,6 +167,7 @@ def _distil(student: Student, holding: Holding, run: Run, order: Order, folder: 
         holding.data,
         holding.anchors,
         run.distill,
+        loss=run.loss,
         num_steps=run.federation.local_steps,
         place=run.place(index, client=order.client),
         optimizer=optimizer,

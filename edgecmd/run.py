@@ -6,6 +6,7 @@ run and not to a single round is made once and kept with it.
 Shapes: N pairs, C channels, D embedding dimension.
 """
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from edgecmd.core.files import write_text_atomically
 from edgecmd.core.kept import Kept
 from edgecmd.core.seeding import torch_generator
 from edgecmd.data.partition import partition
-from edgecmd.losses import Anchors
+from edgecmd.losses import Anchors, Loss, loss_of
 from edgecmd.models.student_file import load_student
 from edgecmd.models.students import Student, build_student
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
@@ -38,6 +39,21 @@ from edgecmd.training.task import Holding, Task
 
 Scalar = str | int | float | bool
 MOST_HOLDINGS = 4096
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Given:
+    """What a run of objects has in place of what settings name.
+
+    Attributes:
+        parts: Rows of the training pairs that each client holds.
+        student: Its weights are the first ones.
+        loss: What is minimised.
+    """
+
+    parts: tuple[np.ndarray, ...]
+    student: Student
+    loss: Loss
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +90,7 @@ class Run:
         described: Its settings as texts.
         remake: Makes it in another process, to which it is pickled; None for a run of objects that cannot
             travel.
+        given: Objects in place of what the settings name; None where these name all.
         probed: Shapes of inputs at which student and loss were found to keep pairs apart.
     """
 
@@ -88,6 +105,7 @@ class Run:
     privacy: PrivacyConfig
     described: Description
     remake: "Callable[[], Run] | None" = None
+    given: Given | None = None
     probed: set[tuple[int, ...]] = field(default_factory=set, init=False)
     _holdings: Kept[int, Holding] = field(default_factory=lambda: Kept(MOST_HOLDINGS), init=False)
     _shells: Kept[tuple[int, int], Student] = field(default_factory=lambda: Kept(8), init=False)
@@ -107,11 +125,24 @@ class Run:
         return make_plan(self)
 
     @cached_property
+    def loss(self) -> Loss:
+        """What is minimised."""
+        return loss_of(self.distill) if self.given is None else self.given.loss
+
+    @cached_property
     def parts(self) -> tuple[np.ndarray, ...]:
         """Rows of the training pairs that each client of a simulation holds."""
+        if self.given is not None:
+            return self.given.parts
         data = self.task.data
         return partition(
-            data.train_owner, data.train_labels, data.train_subgroup, self.federation, seed=self.seed
+            data.train_owner,
+            data.train_labels,
+            data.train_subgroup,
+            by=self.federation.partition,
+            num_clients=self.federation.num_clients,
+            seed=self.seed,
+            alpha=self.federation.alpha,
         )
 
     def part(self, client: int) -> np.ndarray:
@@ -176,6 +207,8 @@ class Run:
         channels, height, width = input_shape
 
         def build() -> Student:
+            if self.given is not None:
+                return place(copy.deepcopy(self.given.student), self.device)
             student = build_student(
                 self.student.architecture,
                 in_channels=channels,
@@ -194,7 +227,9 @@ class Run:
             ConfigError: The student is not one for the target's modality.
             DataError: The file at ``student.path`` is missing or holds another student.
         """
-        check_modality(self.student.architecture, self.distill.loss, self.task.data)
+        if self.given is not None:
+            return place(copy.deepcopy(self.given.student), self.device)
+        check_modality(self.student.architecture, self.distill, self.task.data)
         student = build_student(
             self.student.architecture,
             in_channels=self.task.input_shape[0],

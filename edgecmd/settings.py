@@ -7,6 +7,7 @@ where the table is, so that this module imports nothing heavy.
 
 from dataclasses import dataclass
 
+from edgecmd.catalogue.data_sets import source_side
 from edgecmd.core.errors import ConfigError
 
 
@@ -22,8 +23,6 @@ def in_range(section: str, low: int | float, high: int | float, **settings: int 
 
 
 COPIES = ("auto", "join", "leave-out")
-# Sets whose source images have a side of their own.
-SOURCE_SIDES = {"digits": 32}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,10 +32,12 @@ class DataConfig:
     name: str = "emoji"
     """Built in: ``emoji``, ``objects``, ``rooms`` and ``emoji-scenes`` (the last two with masks). Once built:
     ``digits``, ``stamps``, ``emoji-full``. ``folder`` for your own pairs under ``data.path``; or a public set
-    that lies there: sketchy, tuberlin, sunrgbd, nyu, vggsound."""
+    that lies there: sketchy, tuberlin, sunrgbd, nyu, vggsound. ``module:factory`` for pairs that your own
+    code makes: an Experiment; it gets those of these settings that it names as parameters."""
     path: str = ""
     """For ``folder``: a folder with source/ and target/, or one .npz. For ``rooms`` and ``objects``: a larger
-    set that ``edgecmd data build rooms`` made; empty: the one that ships. Else where the public set lies."""
+    set that ``edgecmd data build rooms`` made in a checkout; empty: the one that ships. Else where the public
+    set lies."""
     source_path: str = ""
     """Folder of photographs, a folder a class, for ``tuberlin``, which has sketches alone."""
     max_pairs: int = 20_000
@@ -131,7 +132,7 @@ class DataConfig:
     @property
     def source_side(self) -> int:
         """Side of a source image in pixels."""
-        return self.source_size or SOURCE_SIDES.get(self.name, self.image_size)
+        return self.source_size or source_side(self.name, image_size=self.image_size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,8 +225,8 @@ class DistillConfig:
     """Step 2, a client's local work."""
 
     loss: str = "auto"
-    """auto (the loss of privacy.mechanism; cmc where there is none), cmc, cmd, cmc+cmd, cmc-anchored,
-    cmd-anchored, cmc+cmd-anchored, cosine; baselines l2, seed, crd, socket, simclr."""
+    """auto (the loss of privacy.mechanism; cmc where there is none), a name of docs/method.md such as cmc,
+    cmc+cmd, cmc-anchored or l2, or a loss of your own as module:factory."""
     temperature: float = 0.1
     """Of student similarities."""
     teacher_temperature: float = 0.1
@@ -270,10 +271,6 @@ class DistillConfig:
         in_range("distill", 0, 100, central_learning_rate=self.central_learning_rate)
         in_range("distill", 0, 4, augment=self.augment)
         in_range("distill", 1, 65_536, num_locations=self.num_locations)
-
-
-PRIVATE_LOSSES = {"anchors": "cmc-anchored", "cosine": "cosine", "groups": "cmc-groups"}
-AUTO_LOSSES = {"none": "cmc", "client": "cmc", **PRIVATE_LOSSES}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -329,7 +326,8 @@ class FederationConfig:
     num_clients: int = 10
     """Clients of the simulation; each holds one part of the pairs."""
     partition: str = "iid"
-    """iid, dirichlet (by label, skew ``alpha``) or owner (by art style or speaker, cut by subgroup)."""
+    """iid, dirichlet (by label, skew ``alpha``) or owner (by art style or speaker, cut by subgroup);
+    ``module:function`` for a way of your own."""
     alpha: float = 0.5
     """Concentration of ``dirichlet``; smaller is more skewed."""
     num_rounds: int = 100

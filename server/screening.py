@@ -15,6 +15,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, SType
 
+from edgecmd.data.user_files.decode import printable
 from edgecmd.privacy.refusals import PREFIX, REFUSALS
 
 RECORDS = ["arrays: ArrayRecord", "metrics: MetricRecord"]
@@ -175,8 +176,7 @@ def error_words(error: Error, *, private: bool) -> str:
 
 def _plain(reason: str) -> str:
     """``reason`` on one line of bounded length: a client's text must not steer the terminal."""
-    shown = (one if one.isprintable() else one.encode("unicode_escape").decode() for one in reason[:LONGEST])
-    return "".join(shown)[:LONGEST]
+    return printable(reason[:LONGEST])[:LONGEST]
 
 
 def _metrics(reply: Message) -> MetricRecord:

@@ -1,17 +1,82 @@
 """One command of the command line within the test's own process."""
 
+import contextlib
+import io
+import signal
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from edgecmd.cli.app import main
 
+PACKAGES = ("edgecmd", "clients", "server", "export")
+# Numbers made of numbers alone: no file and no setting can make them wrong.
+PURE = ("edgecmd.privacy.accounting",)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left: its exit code, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     """Exit code of one command."""
     monkeypatch.setattr(sys, "argv", ["edgecmd", *map(str, words)])
+    before = signal.getsignal(signal.SIGINT)
     try:
         main()
     except SystemExit as leave:
         return int(leave.code or 0)
+    finally:
+        signal.signal(signal.SIGINT, before)
     return 0
+
+
+def edgecmd(*words: object, folder: Path) -> Done:
+    """One command in ``folder``, which finds of earlier ones what lies on the disk and nothing else."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        alone(),
+        pytest.MonkeyPatch.context() as monkeypatch,
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        code = run(monkeypatch, *words)
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def take_interrupts() -> None:
+    """A shell that runs tests in the background has Ctrl-C ignored; a child would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Within the block nothing that this process keeps is of earlier commands, and nothing stays after it."""
+    path = list(sys.path)
+    forget()
+    try:
+        yield
+    finally:
+        forget()
+        sys.path[:] = path
+
+
+def forget() -> None:
+    """Empty what functions of the four packages keep for their process."""
+    from edgecmd.data import problem
+
+    problem._MADE.clear()
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] in PACKAGES and name not in PURE:
+            for value in list(vars(module).values()):
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()

@@ -1,6 +1,7 @@
 """One torch thread, a cache of our own, and all telemetry off, before anything is imported."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -25,6 +26,15 @@ def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     os.environ["EDGECMD_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture
+def unchecked_shapes() -> Iterator[None]:
+    """No checks of shapes in a test of thousands of steps; `tests.shape_checks` says when that is right."""
+    from tests.shape_checks import shapes_unchecked
+
+    with shapes_unchecked():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edgecmd.datasets import shipped
+from edgecmd.catalogue import data_files
 from tests.flower_table import PYPROJECT
 
 ROOT = PYPROJECT.parent
@@ -23,7 +23,7 @@ def environment(home: Path) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         # The bundle has no data files, and a checkout need not be installed.
-        shipped.VARIABLE: str(shipped.BESIDE),
+        data_files.SHIPPED_VARIABLE: str(data_files.BESIDE),
     }
 
 

@@ -13,6 +13,7 @@ from edgecmd.config.assemble import Assembly
 from edgecmd.config.reader import load_config
 from edgecmd.config.schema import RunConfig
 from edgecmd.models.students import Student
+from edgecmd.privacy.plan import PrivacyPlan, Sections, make_plan
 from edgecmd.run import Run
 from edgecmd.training.task import Task
 from server import federation
@@ -98,3 +99,14 @@ def run_of(config: RunConfig) -> Run:
 def task_of(config: RunConfig) -> Task:
     """Its task."""
     return TESTED.task(config)
+
+
+def plan_of(config: RunConfig) -> PrivacyPlan | None:
+    """The plan of its privacy, made anew."""
+    sections = Sections(
+        privacy=config.privacy,
+        distill=config.distill,
+        federation=config.federation,
+        student=config.student,
+    )
+    return make_plan(sections)

@@ -4,11 +4,63 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from edgecmd.core.errors import EdgecmdError
+from edgecmd.data.experiment import load_experiment
+from edgecmd.data.findings import ProblemsError, problems_of
+from edgecmd.data.pairs import PairedData
+from edgecmd.data.user_files.folder import Reading, load_folder, read_own
+from edgecmd.settings import DataConfig
+
 TAIL = bytes.fromhex("000000001000800000aa00389b71")
+
+
+def told(error: EdgecmdError, notes: list[str] | None) -> list[str]:
+    """Sentences of an error; notes that it carries go to ``notes``."""
+    if notes is not None and isinstance(error, ProblemsError):
+        notes += error.notes
+    return list(problems_of(error))
+
+
+def check_folder(
+    path: Path,
+    config: DataConfig | None = None,
+    *,
+    image_size: int = DataConfig().image_size,
+    notes: list[str] | None = None,
+) -> list[str]:
+    """What `edgecmd data check` lists of a folder or .npz: it reads on after problems."""
+    settings = replace(config or DataConfig(image_size=image_size), name="folder", path=str(path))
+    try:
+        found = load_folder(settings, whole=True)
+    except EdgecmdError as error:
+        return told(error, notes)
+    if notes is not None:
+        notes += found.notes
+    return []
+
+
+def check_layout(config: DataConfig, *, notes: list[str]) -> list[str]:
+    """What `edgecmd data check` lists of a public set on disk."""
+    try:
+        notes += load_experiment(config).notes
+    except EdgecmdError as error:
+        return told(error, notes)
+    return []
+
+
+def read_pairs(path: Path, config: DataConfig) -> PairedData:
+    """Pairs of a folder or .npz in the order of the sorted ids, before they are counted and split."""
+    reading = Reading(path=path, config=config, whole=True)
+    own = read_own(reading)
+    reading.refuse(complete=True)
+    assert own is not None
+    return own.data
 
 
 def samples(num: int = 800, channels: int = 1, seed: int = 0) -> np.ndarray:

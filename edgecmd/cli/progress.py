@@ -26,13 +26,13 @@ def chance(config: "RunConfig") -> float | None:
     A client with fewer pairs than a batch has smaller batches and therefore a lower level.
     """
     from edgecmd.data.problem import client_rows, num_places, public_anchors
-    from edgecmd.losses import chance_level
+    from edgecmd.losses import loss_of
 
     num_anchors, total, weighted = len(public_anchors(config)), 0, 0.0
-    places = num_places(config)
+    places, loss = num_places(config), loss_of(config.distill)
     for size in map(len, client_rows(config)):
         batch_size = min(config.distill.batch_size, size) * places
-        level = chance_level(config.distill.loss, batch_size=batch_size, num_anchors=num_anchors)
+        level = loss.chance_level(batch_size=batch_size, num_anchors=num_anchors)
         if level is None:
             return None
         total, weighted = total + size, weighted + size * level
@@ -50,10 +50,10 @@ def _spent(plan: "PrivacyPlan | None", report: "RoundReport") -> str:
 
 def round_line(config: "RunConfig", *, prefix: str = "") -> Callable[["RoundReport"], None]:
     """Function that prints a line for each round; every tenth round when the output is no terminal."""
-    from edgecmd.privacy.plan import make_plan
+    from edgecmd.data.problem import run_of
     from edgecmd.privacy.refusals import explained
 
-    plan = make_plan(config)
+    plan = run_of(config).plan
     level = chance(config) if plan is None else None
     beside = f" (chance {level:.2f})" if level is not None else ""
     every = 1 if on_terminal() else max(1, config.federation.num_rounds // 10)

@@ -97,7 +97,7 @@ def _state() -> Path:
 
 
 def _data() -> Path:
-    from edgecmd.datasets.built import data_home
+    from edgecmd.catalogue.data_files import data_home
 
     return data_home()
 

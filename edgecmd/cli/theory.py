@@ -42,7 +42,7 @@ def theory(
     as_json: AsJson = False,
 ) -> None:
     """Modality distance against target error over ever wider gaps; finished points are kept."""
-    from edgecmd.config.modality_pairs import pair_settings
+    from edgecmd.experiments.presets import pair_settings
     from edgecmd.experiments.theory.sweep import cheap, plan_sweep, sweep_points
 
     one_thread()
@@ -66,11 +66,11 @@ def check_gaps(config: RunConfig, gaps: str) -> tuple[str, ...]:
         ConfigError: One does not exist for the modality.
     """
     from edgecmd.core.errors import nearest
-    from edgecmd.data.pairs import target_kind
+    from edgecmd.data.modalities.table import modality_of
     from edgecmd.data.problem import experiment
     from edgecmd.experiments.theory.gaps import gap_names
 
-    known = gap_names(target_kind(experiment(config.data).train.target))
+    known = gap_names(modality_of(experiment(config.data).train.target))
     names = tuple(name.strip() for name in gaps.split(",") if name.strip()) or known
     for name in names:
         if name not in known:

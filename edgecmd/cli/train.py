@@ -20,7 +20,7 @@ def pretrain(
     settings: Settings = None,
 ) -> None:
     """Step 1: a teacher of the public source set, by SimCLR, or the one of photographs fitted to it."""
-    from edgecmd.data.pairs import target_kind
+    from edgecmd.data.modalities.table import modality_of
     from edgecmd.data.problem import experiment
     from edgecmd.models.teachers import RATE, save_teacher
     from edgecmd.training.pretrain import pretrain as train
@@ -39,7 +39,7 @@ def pretrain(
             say(f"step {step}/{resolved.pretrain.num_steps}  loss {loss:.3f}")
 
     network = train(public, resolved.pretrain, progress=progress)
-    heard = {RATE: str(resolved.data.sampling_rate_hz)} if target_kind(public.images) == "wave" else {}
+    heard = {RATE: str(resolved.data.sampling_rate_hz)} if modality_of(public.images).has_rate else {}
     digest = save_teacher(network, out, recipe=recipe(public, resolved.pretrain) | heard)
     say(f"Wrote {out} (sha256 {digest}).")
 

@@ -25,6 +25,9 @@ FILE_SETTINGS = frozenset(
 )
 """What a client would read something by; on a device with pairs of its own its owner alone sets that."""
 
+CODE_SETTINGS = frozenset({"distill.loss"})
+"""What may be ``module:factory``; a device with pairs of its own imports what its owner allows."""
+
 _SERVER_PATHS = frozenset({"out", "student.path", "privacy.ledger_dir", "export.prototypes"})
 _SERVER_SETS = frozenset(
     {

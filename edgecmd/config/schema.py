@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.text import printable
+from edgecmd.privacy.mechanisms import MECHANISMS, default_loss
 from edgecmd.settings import (
-    AUTO_LOSSES,
-    PRIVATE_LOSSES,
     DataConfig,
     DistillConfig,
     EvaluateConfig,
@@ -79,7 +78,8 @@ class RunConfig:
         _refuse_name(self.name)
         if "\0" in self.out:
             raise ConfigError(f"out={self.out!r} holds a NUL character, which no path can. Take it out.")
-        if self.distill.freeze_projector and self.privacy.mechanism in PRIVATE_LOSSES:
+        row = MECHANISMS.get(self.privacy.mechanism)
+        if self.distill.freeze_projector and row is not None and row.at_client:
             raise ConfigError(
                 f"distill.freeze_projector=true and privacy.mechanism={self.privacy.mechanism!r} do not go"
                 " together: its noise is made for all weights. Allowed: none, client."
@@ -101,5 +101,5 @@ class RunConfig:
         """The same settings with ``distill.loss = "auto"`` replaced by the mechanism's loss."""
         if self.distill.loss != "auto":
             return self
-        loss = AUTO_LOSSES.get(self.privacy.mechanism, "cmc")
+        loss = default_loss(self.privacy.mechanism)
         return replace(self, distill=replace(self.distill, loss=loss))

@@ -18,10 +18,11 @@ from torch import Tensor
 from edgecmd.core.errors import choose
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.pairs import Images
-from edgecmd.datasets.procedural import procedural_images
 from edgecmd.settings import DistillConfig
 
 Anchors = Float[Tensor, "anchors dim"]
+# Of a made-up picture.
+NUM_SHAPES = 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +71,34 @@ def _public_kind(source: AnchorSource, num: int, seed: int) -> np.ndarray:
     features = source.public()
     chosen = numpy_generator(seed, "anchors").permutation(len(features))[:num]
     return features[np.sort(chosen)]
+
+
+def procedural_images(num: int, *, side: int, generator: np.random.Generator) -> Images:
+    """Made-up pictures: coloured discs and boxes on coloured ground, drawn from a seed and nothing else.
+
+    Args:
+        num: Pictures.
+        side: Side in pixels.
+        generator: Source of randomness.
+
+    Returns:
+        uint8, (num, side, side, 3).
+    """
+    row, column = np.mgrid[0:side, 0:side] / side
+    images = np.empty((num, side, side, 3), dtype=np.uint8)
+    for index in range(num):
+        image = np.broadcast_to(generator.integers(0, 256, 3), (side, side, 3)).astype(np.float64)
+        for _ in range(NUM_SHAPES):
+            middle_y, middle_x, half_y, half_x, turn = generator.uniform(
+                [0, 0, 0.05, 0.05, 0], [1, 1, 0.4, 0.4, np.pi]
+            )
+            along = (column - middle_x) * np.cos(turn) + (row - middle_y) * np.sin(turn)
+            across = (row - middle_y) * np.cos(turn) - (column - middle_x) * np.sin(turn)
+            power = generator.choice([2, 8])
+            inside = np.abs(along / half_x) ** power + np.abs(across / half_y) ** power < 1
+            image[inside] = generator.integers(0, 256, 3)
+        images[index] = image
+    return images
 
 
 def _procedural_kind(source: AnchorSource, num: int, seed: int) -> np.ndarray:

@@ -13,15 +13,9 @@ import numpy as np
 from jaxtyping import Bool
 
 from edgecmd.core.errors import DataError
-from edgecmd.data.pairs import PairedData, Targets, target_kind
+from edgecmd.data.modalities.table import modality_of
+from edgecmd.data.pairs import PairedData, Targets
 
-# Largest difference within an input that is called constant: traces of a lossy file or of dither.
-MOST_GREY_LEVELS, MOST_WAVE_STEPS = 2, 2
-WORDS = {
-    "image": ("of one colour each", "pictures"),
-    "depth": ("without two different distances", "depth maps"),
-    "wave": ("silent", "recordings"),
-}
 CHUNK = 256
 
 
@@ -29,7 +23,7 @@ def constant_rows(inputs: Targets) -> Bool[np.ndarray, " num"]:
     """Which inputs are constant, (N,).
 
     Args:
-        inputs: Of either half, one of `edgecmd.data.pairs.TARGETS`.
+        inputs: Of either half, of any modality.
 
     Returns:
         True for a picture whose channels each span at most 2 of 255 levels, for a depth map in which all that
@@ -38,27 +32,15 @@ def constant_rows(inputs: Targets) -> Bool[np.ndarray, " num"]:
     Raises:
         DataError: The inputs are of no modality that is known.
     """
-    kind = target_kind(inputs)
+    is_constant = modality_of(inputs).is_constant
     chunks = [inputs[start : start + CHUNK] for start in range(0, len(inputs), CHUNK)]
-    return np.concatenate([CONSTANT[kind](one) for one in chunks] or [np.zeros(0, dtype=bool)])
+    return np.concatenate([is_constant(one) for one in chunks] or [np.zeros(0, dtype=bool)])
 
 
-def _flat_images(images_NHWC: np.ndarray) -> np.ndarray:
-    span_NC = images_NHWC.max(axis=(1, 2)).astype(np.int64) - images_NHWC.min(axis=(1, 2))
-    return np.asarray((span_NC <= MOST_GREY_LEVELS).all(axis=1))
-
-
-def _flat_depth(depth_NHW1: np.ndarray) -> np.ndarray:
-    measured = np.where(depth_NHW1 == 0, depth_NHW1.max(axis=(1, 2, 3), keepdims=True), depth_NHW1)
-    return np.asarray(measured.min(axis=(1, 2, 3)) == measured.max(axis=(1, 2, 3)))
-
-
-def _flat_waves(wave_NT: np.ndarray) -> np.ndarray:
-    span = wave_NT.max(axis=1).astype(np.int64) - wave_NT.min(axis=1)
-    return np.asarray(span <= MOST_WAVE_STEPS)
-
-
-CONSTANT = {"image": _flat_images, "depth": _flat_depth, "wave": _flat_waves}
+def _words(inputs: Targets) -> tuple[str, str]:
+    """What a message says of constant inputs, and what it calls them."""
+    modality = modality_of(inputs)
+    return modality.constant_words, modality.nouns
 
 
 def all_equal(inputs: Targets) -> bool:
@@ -123,7 +105,7 @@ def constant_notes(*parts: PairedData, reverse: bool = False) -> list[str]:
         halves = [_halves(part, reverse=reverse)[name] for part in parts]
         number = sum(int(constant_rows(half).sum()) for half in halves)
         if number:
-            which, what = WORDS[target_kind(halves[0])]
+            which, what = _words(halves[0])
             notes.append(
                 f"{number} of {sum(map(len, halves))} {what} of {name}/ are {which}: nothing can be learnt of"
                 " them, and in a test they can only be guessed."
@@ -138,7 +120,7 @@ def _halves(data: PairedData, *, reverse: bool) -> Mapping[str, Targets]:
 
 def _problem(name: str, half: Targets) -> str:
     """A sentence where a half never changes; empty where it does."""
-    which, what = WORDS[target_kind(half)]
+    which, what = _words(half)
     if len(half) and constant_rows(half).all():
         return (
             f"all {len(half)} {what} of {name}/ are {which}, so there is nothing to learn from. Look at the"

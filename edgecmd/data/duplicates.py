@@ -1,8 +1,8 @@
 """Which examples are copies of one another, and what copies do to a set of pairs.
 
-Equal are examples of the same bytes; when others are near-equal, `edgecmd.data.signatures` says. Groups are
-connected components, so they do not depend on the order. Examples of one single value (white pages, silence)
-say nothing, so they tie no pairs together: a split would else go by them.
+Equal are examples of the same bytes; when others are near-equal, their modality says
+(`Modality.looks`). Groups are connected components, so they do not depend on the order. Examples of one
+single value (white pages, silence) say nothing, so they tie no pairs together: a split would else go by them.
 
 All of this looks at a whole set at once. It is for simulations and for the owner's own commands; a device
 never runs it, because one pair would decide about others.
@@ -20,22 +20,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from edgecmd.data.constants import constant_rows
-from edgecmd.data.contained import contained_lines
-from edgecmd.data.pairs import PairedData, Targets, image_digests, target_kind
-from edgecmd.data.signatures import (
-    CHUNK,
-    CONTRAST_SHARE,
-    GRID,
-    LEVELS,
-    LOOKS,
-    Close,
-    Rows,
-    Signature,
-    brightness,
-    cells,
-)
-from edgecmd.data.user_files.csv_tables import few
-from edgecmd.data.user_files.names import FEW
+from edgecmd.data.modalities.image import IMAGE, LEVELS, brightness
+from edgecmd.data.modalities.signature import CHUNK, CONTRAST_SHARE, GRID, Close, Rows, Signature, cells
+from edgecmd.data.modalities.table import modality_of
+from edgecmd.data.pairs import PairedData, Targets, image_digests
+from edgecmd.data.user_files.csv_tables import FEW, few
 from edgecmd.losses import SAME_FEATURE
 
 if TYPE_CHECKING:
@@ -48,6 +37,10 @@ TILE, FIRST = 512, 4096
 TELLING = 4
 # Single precision, as a share of the squares.
 ROUNDING = 2e-6
+
+# Ink is darker than half; it is in a source that is at most 32 levels lighter there, and 16 darker than it is
+# on the whole.
+INK, INK_STEP, INK_OUT, INK_SHARE, INK_PAIRS, INK_TOLD, INK_LOOKED = 128.0, 32.0, 16.0, 0.9, 0.8, 0.2, 1000
 
 Codes = Int[np.ndarray, " num"]
 
@@ -98,7 +91,7 @@ def near_groups(examples: Targets) -> Codes:
     """Code of the group of each example, (N,); equal and near-equal ones share one.
 
     Args:
-        examples: Pictures, depth maps or recordings, see `edgecmd.data.pairs.TARGETS`.
+        examples: Pictures, depth maps or recordings, of any one modality.
 
     Guarantees:
         Which examples share a group does not depend on their order. Memory beside the examples is that of
@@ -109,7 +102,7 @@ def near_groups(examples: Targets) -> Codes:
     if len(first) < 2:
         return equal
     labels = np.arange(len(first))
-    for look_at in LOOKS[target_kind(examples)]:
+    for look_at in modality_of(examples).looks:
         look = look_at(examples, first)
         labels = _grouped(labels, _nearby(look), look.is_near)
     return np.asarray(np.unique(labels, return_inverse=True)[1][equal])
@@ -163,7 +156,7 @@ def near_to(examples: Targets, others: Targets) -> Bool[np.ndarray, " num"]:
     if not num or not len(others):
         return found
     both = np.concatenate([examples, others])
-    for look_at in LOOKS[target_kind(examples)]:
+    for look_at in modality_of(examples).looks:
         look = look_at(both, np.arange(len(both)))
         nearby = _nearby(look)
         for rows in _tiles(0, num):
@@ -393,9 +386,13 @@ def _texts(labels: "Labels") -> list[str]:
     return [labels.names[code] if code >= 0 else "" for code in labels.values.tolist()]
 
 
+def _are_images(pairs: PairedData) -> bool:
+    return all(modality_of(one) is IMAGE for one in (pairs.source, pairs.target))
+
+
 def _own_copy(pairs: PairedData) -> Bool[np.ndarray, " num"]:
     """Which targets are near-equal to their own source, colours aside."""
-    if any(target_kind(one) != "image" for one in (pairs.source, pairs.target)):
+    if not _are_images(pairs):
         return np.zeros(len(pairs), dtype=bool)
 
     def gap(part: Rows) -> np.ndarray:
@@ -405,3 +402,89 @@ def _own_copy(pairs: PairedData) -> Bool[np.ndarray, " num"]:
     rows = np.arange(len(pairs))
     gaps = [gap(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)]
     return np.asarray(np.concatenate(gaps) <= LEVELS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contained:
+    """How far the ink of the targets is dark in their sources too.
+
+    Attributes:
+        share: Share of the pairs in which at least `INK_SHARE` of the target's ink stands out in the source.
+        shifted: The same where each target meets the source of another pair.
+        num: Pairs that were looked at.
+        tone: What the ink is in the sources: "dark" or "light".
+    """
+
+    share: float
+    shifted: float
+    num: int
+    tone: str = "dark"
+
+    @property
+    def is_told(self) -> bool:
+        """Whether a good part of the targets is in the sources, and that is no accident of dark sources."""
+        return self.share >= INK_TOLD and self.shifted <= self.share / 4
+
+
+def contained(pairs: PairedData) -> Contained | None:
+    """Whether the targets are drawings that stand in their own sources, as OpenMoji's lines do.
+
+    Args:
+        pairs: All pairs; at most `INK_LOOKED` of them are looked at, evenly over their order.
+
+    Returns:
+        The shares, or None where targets are no ink on paper of the sources' size. Ink is dark on light or
+        light on dark, in target and source each; of these the first that is told, else the first.
+    """
+    if not _are_images(pairs) or len(pairs) < 2:
+        return None
+    rows = np.unique(np.linspace(0, len(pairs) - 1, INK_LOOKED).astype(int))
+    target, source = brightness(pairs.target[rows]), brightness(pairs.source[rows])
+    side = min(target.shape[1], source.shape[1])
+    if target.shape[1:] != source.shape[1:]:
+        target, source = cells(target, side), cells(source, side)
+    sources = {"dark": source, "light": 255.0 - source}
+    every = [
+        _contained(drawn, seen, tone=tone)
+        for drawn, tones in ((target, ("dark", "light")), (255.0 - target, ("light", "dark")))
+        for tone, seen in ((one, sources[one]) for one in tones)
+    ]
+    found = [one for one in every if one is not None]
+    return next((one for one in found if one.is_told), found[0] if found else None)
+
+
+def _contained(
+    target: Float[np.ndarray, "num height width"], source: Float[np.ndarray, "num height width"], *, tone: str
+) -> Contained | None:
+    """The same of dark ink on light paper; None where the targets are not that."""
+    ink = target < INK
+    drawn = ink.any(axis=(1, 2)) & (np.median(target, axis=(1, 2)) > 255 - INK / 2)
+    if drawn.mean() < INK_PAIRS:
+        return None
+    ink, target, source = ink[drawn], target[drawn], source[drawn]
+    other = np.roll(source, len(source) // 2, axis=0)
+    return Contained(
+        share=_share(ink, target, source),
+        shifted=_share(ink, target, other),
+        num=int(drawn.sum()),
+        tone=tone,
+    )
+
+
+def _share(ink: Bool[np.ndarray, "num height width"], target: np.ndarray, seen: np.ndarray) -> float:
+    # In a source that is dark all over, no ink stands out.
+    around = seen.mean(axis=(1, 2), keepdims=True)
+    dark = ink & (seen <= np.minimum(target + INK_STEP, around - INK_OUT))
+    return float((dark.sum(axis=(1, 2)) >= INK_SHARE * ink.sum(axis=(1, 2))).mean())
+
+
+def contained_lines(pairs: PairedData) -> list[str]:
+    """A warning where the targets are drawings that stand in their own sources; else nothing."""
+    found = contained(pairs)
+    if found is None or not found.is_told:
+        return []
+    return [
+        f"Targets are contained in their sources: the ink of {found.share:.0%} of {found.num} targets"
+        f" is as {found.tone} in their own source (in another pair's, of {found.shifted:.0%}). A student can"
+        f" match the {found.tone} parts alone, so retrieval says little of what it understands."
+    ]

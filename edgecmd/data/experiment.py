@@ -4,42 +4,21 @@ Only a simulation or an evaluation sees an `Experiment`. A client gets `PairedDa
 `Experiment.train` and nothing else; its labels stay here, for partitions and reports.
 """
 
-import importlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import cast
 
 import numpy as np
 from jaxtyping import Int
 
+from edgecmd.catalogue.data_sets import DATA_SETS, data_set, imported
 from edgecmd.core.errors import ConfigError, DataError, choose
+from edgecmd.core.own_code import call_factory, is_own
 from edgecmd.data.duplicates import Alike, alike, joined, shared_with
 from edgecmd.data.labelled import LabelledTarget, Labels, Masks
-from edgecmd.data.pairs import TARGET_KINDS, PairedData, PublicSource, kind_of
+from edgecmd.data.modalities.table import kind_of, target_kinds
+from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.settings import DataConfig
-
-# Name of a data set -> module and function that loads it; imported only when asked for.
-LOADERS: dict[str, tuple[str, str]] = {
-    "digits": ("edgecmd.datasets.digits", "load_digits"),
-    "emoji": ("edgecmd.datasets.emoji", "load_emoji"),
-    "emoji-full": ("edgecmd.datasets.emoji_full", "load_emoji_full"),
-    "emoji-scenes": ("edgecmd.datasets.scenes", "load_scenes"),
-    "folder": ("edgecmd.data.user_files.folder", "load_folder"),
-    "nyu": ("edgecmd.datasets.on_disk.load", "load_layout"),
-    "objects": ("edgecmd.datasets.objects", "load_objects"),
-    "rooms": ("edgecmd.datasets.rooms", "load_rooms"),
-    "sketchy": ("edgecmd.datasets.on_disk.load", "load_layout"),
-    "stamps": ("edgecmd.datasets.stamps", "load_stamps"),
-    "sunrgbd": ("edgecmd.datasets.on_disk.load", "load_layout"),
-    "tuberlin": ("edgecmd.datasets.on_disk.load", "load_layout"),
-    "vggsound": ("edgecmd.datasets.on_disk.load", "load_layout"),
-}
-
-
-# Sets whose pairs can be taught the other way (``data.reverse``): they have, or are given, public examples of
-# what is else the target.
-REVERSIBLE = frozenset({"digits", "folder", "nyu", "sketchy", "sunrgbd", "tuberlin", "vggsound"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -191,23 +170,68 @@ def check_ids(name: str, ids: tuple[str, ...], *, num: int) -> None:
 
 
 def load_experiment(config: DataConfig) -> Experiment:
-    """Load the data set that ``config.name`` names.
+    """Load the data set that ``config.name`` names, or what a user's own code makes.
 
     Raises:
-        ConfigError: The name is unknown or a setting does not suit the set.
+        ConfigError: The name is unknown, a setting does not suit the set, or a user's code cannot be used.
         DataError: The files are missing or damaged.
     """
-    module, function = choose("data.name", config.name, LOADERS)
-    if config.reverse and config.name not in REVERSIBLE:
+    row = data_set(config.name)
+    if config.reverse and not row.reversible:
+        allowed = ", ".join(sorted(name for name, one in DATA_SETS.items() if one.reversible))
         raise ConfigError(
             f"data.reverse=true does not suit data.name={config.name!r}: a teacher of its targets would need"
-            " public ones, which are in no pair, and the set has none. Allowed:"
-            f" {', '.join(sorted(REVERSIBLE))}."
+            f" public ones, which are in no pair, and the set has none. Allowed: {allowed}."
         )
-    loader = cast(Callable[[DataConfig], Experiment], getattr(importlib.import_module(module), function))
-    found = loader(config)
-    check_kind(found.train.target, config)
-    return with_copies(found)
+    made = _own(config) if is_own(config.name) else imported(row.loader)(config)
+    assert isinstance(made, Experiment)
+    check_kind(made.train.target, config)
+    return with_copies(made)
+
+
+def _own(config: DataConfig) -> Experiment:
+    """What the factory of a user makes, which gets those of the settings that it names as parameters."""
+    made = call_factory("data.name", config.name, offered=asdict(config))
+    if not isinstance(made, Experiment):
+        raise ConfigError(
+            f"data.name={config.name!r} made an object of type {type(made).__name__}; allowed is"
+            " edgecmd.data.experiment.Experiment. Return one: docs/extending.md shows how."
+        )
+    parts = (made.train, made.validation.pairs, made.test.pairs, made.test_strict.pairs)
+    _check_own("source", (*(one.source for one in parts), made.public.images), config)
+    _check_own("target", tuple(one.target for one in parts), config)
+    return made
+
+
+def _check_own(half: str, arrays: Sequence[np.ndarray], config: DataConfig) -> None:
+    """Refuse halves of a user's code that are not what the settings say, or not alike in all parts.
+
+    Raises:
+        ConfigError: With the setting to change.
+    """
+    found = {(one.dtype.name, *one.shape[1:]) for one in arrays}
+    if len(found) > 1:
+        shown = "; ".join(f"{kind} of shape {tuple(shape)}" for kind, *shape in sorted(found))
+        raise ConfigError(
+            f"data.name={config.name!r} made {half} arrays of different kinds: {shown}, without the first"
+            " axis. Make training, validation and test"
+            f"{' and public images' if half == 'source' else ''} alike."
+        )
+    setting, side = (
+        ("source_size", config.source_side) if half == "source" else ("image_size", config.image_size)
+    )
+    _, *shape = found.pop()
+    if len(shape) == 3 and shape[:2] != [side, side]:
+        raise ConfigError(
+            f"data.name={config.name!r} made {half} arrays of {shape[0]} x {shape[1]} pixels, but"
+            f" data.{setting} says {side}. Set it, or make them of that side."
+        )
+    samples = round(config.sampling_rate_hz * config.clip_s)
+    if len(shape) == 1 and shape[0] != samples:
+        raise ConfigError(
+            f"data.name={config.name!r} made {half} arrays of {shape[0]} samples, but data.sampling_rate_hz"
+            f" and data.clip_s say {samples}. Set them, or make as many samples."
+        )
 
 
 def with_copies(whole: Experiment) -> Experiment:
@@ -253,7 +277,7 @@ def check_kind(target: np.ndarray, config: DataConfig) -> None:
     """
     if config.target_kind == "auto":
         return
-    choose("data.target_kind", config.target_kind, {"auto": 0, **TARGET_KINDS})
+    choose("data.target_kind", config.target_kind, {"auto": 0, **target_kinds()})
     found = kind_of(target)
     if found != config.target_kind:
         grey = " Colour pictures among which one is grey count as grey." if found == "grey" else ""

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from edgecmd.core.errors import DataError
-from edgecmd.data.pairs import Targets, fingerprint, target_kind
+from edgecmd.data.modalities.table import modality_of
+from edgecmd.data.pairs import Targets, fingerprint
 
 UNLABELLED = -1
 IGNORED = 255
@@ -71,7 +72,7 @@ class LabelledTarget:
     """Examples of the target modality with one or more labellings.
 
     Attributes:
-        target: See `edgecmd.data.pairs.TARGETS`; N in the first axis.
+        target: Of any modality; N in the first axis.
         labels: Labellings by name; the built-in set has ``group``, ``subgroup``, ``concept``, ``style``.
         masks: Classes of the pixels, for segmentation; None where nobody labelled them.
     """
@@ -81,7 +82,7 @@ class LabelledTarget:
     masks: Masks | None = None
 
     def __post_init__(self) -> None:
-        target_kind(self.target, name="LabelledTarget.target")
+        modality_of(self.target, name="LabelledTarget.target")
         for name, labels in self.labels.items():
             if len(labels.values) != len(self.target):
                 raise DataError(

@@ -9,12 +9,14 @@ Shapes: N pairs.
 import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypedDict
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from edgecmd.core.errors import ConfigError, DataError, choose
+from edgecmd.core.own_code import call_factory, is_own, load_factory
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.settings import FederationConfig
@@ -23,6 +25,7 @@ Rows = Int[np.ndarray, " _"]
 
 # A contrastive loss needs a second pair to tell the first one from.
 MIN_PAIRS = 2
+SETTING = "federation.partition"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -57,33 +60,32 @@ class ClientRow(TypedDict):
     largest_share: float
 
 
-def iid(pairs: Pairs, federation: FederationConfig, *, generator: np.random.Generator) -> list[Rows]:
+def iid(pairs: Pairs, *, num_clients: int, alpha: float, generator: np.random.Generator) -> list[Rows]:
     """Shuffle and cut into equal parts; sizes differ by one at most."""
-    return np.array_split(generator.permutation(len(pairs)), federation.num_clients)
+    del alpha
+    return np.array_split(generator.permutation(len(pairs)), num_clients)
 
 
-def dirichlet(pairs: Pairs, federation: FederationConfig, *, generator: np.random.Generator) -> list[Rows]:
+def dirichlet(pairs: Pairs, *, num_clients: int, alpha: float, generator: np.random.Generator) -> list[Rows]:
     """Deal each class by shares drawn from a symmetric Dirichlet distribution (Hsu et al. 2019).
 
     Args:
         pairs: ``labels`` is used; unlabelled pairs are dealt like a class of their own.
-        federation: ``num_clients``, and ``alpha``, the concentration.
+        num_clients: Parts.
+        alpha: Concentration.
         generator: Source of the shares and of the order within a class.
 
-    Raises:
-        ConfigError: No pair has a label.
     """
-    _need(pairs.labels, partition="dirichlet", what="labels", file="labels.csv with the columns id,label")
-    parts: list[list[Rows]] = [[] for _ in range(federation.num_clients)]
+    parts: list[list[Rows]] = [[] for _ in range(num_clients)]
     for group in _groups(np.arange(len(pairs)), pairs.labels.values):
-        shares = generator.dirichlet(np.full(federation.num_clients, federation.alpha))
+        shares = generator.dirichlet(np.full(num_clients, alpha))
         cuts = (np.cumsum(shares)[:-1] * len(group)).astype(np.int64)
         for part, piece in zip(parts, np.split(generator.permutation(group), cuts), strict=True):
             part.append(piece)
     return [np.concatenate(part) for part in parts]
 
 
-def owner(pairs: Pairs, federation: FederationConfig, *, generator: np.random.Generator) -> list[Rows]:
+def owner(pairs: Pairs, *, num_clients: int, alpha: float, generator: np.random.Generator) -> list[Rows]:
     """Give whole owners to clients; with more clients than owners, cut owners by subgroup.
 
     With more clients than there are subgroups of an owner, these are cut too. Where something is
@@ -92,22 +94,118 @@ def owner(pairs: Pairs, federation: FederationConfig, *, generator: np.random.Ge
     Args:
         pairs: ``owner`` and ``subgroup`` are used; pairs without one form an owner (a subgroup)
             of their own.
-        federation: ``num_clients``.
+        num_clients: Parts.
+        alpha: Not used.
         generator: Source of the order where a subgroup is cut.
+    """
+    del alpha
+    levels = (pairs.owner.values, pairs.subgroup.values)
+    return _deal(np.arange(len(pairs)), levels, num_clients=num_clients, generator=generator)
+
+
+# A pure function of `Pairs`, ``num_clients``, ``alpha`` and ``generator``: rows of each client.
+Deal = Callable[..., Sequence[Rows]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Partition:
+    """One way of cutting.
+
+    Attributes:
+        deal: Who gets what.
+        follows: The field of `Pairs` that some pair must have a value in; empty: none.
+        what: What that field holds, in the plural.
+        file: Where a user gives it.
+        takes_alpha: Whether ``federation.alpha`` says how skewed it is.
+        equal: Whether all clients get equally many, give or take one.
+    """
+
+    deal: Deal
+    follows: str = ""
+    what: str = ""
+    file: str = ""
+    takes_alpha: bool = False
+    equal: bool = False
+
+
+PARTITIONS: dict[str, Partition] = {
+    "iid": Partition(deal=iid, equal=True),
+    "dirichlet": Partition(
+        deal=dirichlet,
+        follows="labels",
+        what="labels",
+        file="labels.csv with the columns id,label",
+        takes_alpha=True,
+    ),
+    "owner": Partition(
+        deal=owner,
+        follows="owner",
+        what="owners",
+        file="pairs.csv with the columns id,owner",
+    ),
+}
+
+
+def partition_of(name: str) -> Partition:
+    """The way of cutting that ``federation.partition`` names, one of a user's own among them.
+
+    An own one, ``module:function``, is called with those of ``num_pairs``, ``owners``, ``labels``,
+    ``subgroups`` (integer codes of each pair, -1 where unknown), ``num_clients``, ``alpha`` and ``generator``
+    (`numpy.random.Generator`, from the run's seed) that it names as parameters. It returns the row indices of
+    each client.
 
     Raises:
-        ConfigError: No pair has an owner.
+        ConfigError: The name is unknown, or the code cannot be imported.
     """
-    _need(pairs.owner, partition="owner", what="owners", file="pairs.csv with the columns id,owner")
-    levels = (pairs.owner.values, pairs.subgroup.values)
-    return _deal(np.arange(len(pairs)), levels, num_clients=federation.num_clients, generator=generator)
+    if not is_own(name):
+        return choose(SETTING, name, PARTITIONS)
+    load_factory(SETTING, name)
+    return Partition(deal=partial(_own, name))
 
 
-PARTITIONS: dict[str, Callable[..., list[Rows]]] = {"iid": iid, "dirichlet": dirichlet, "owner": owner}
+def _own(
+    name: str, pairs: Pairs, *, num_clients: int, alpha: float, generator: np.random.Generator
+) -> list[Rows]:
+    """What a user's function deals.
+
+    Raises:
+        ConfigError: It is no list of rows for each client in which every pair is once.
+    """
+    offered = {
+        "num_pairs": len(pairs),
+        "owners": pairs.owner.values,
+        "labels": pairs.labels.values,
+        "subgroups": pairs.subgroup.values,
+        "num_clients": num_clients,
+        "alpha": alpha,
+        "generator": generator,
+    }
+    made = call_factory(SETTING, name, offered=offered)
+    try:
+        # An empty list would be an array of floats.
+        parts = [np.asarray(part) if len(part) else np.zeros(0, np.int64) for part in made]
+        rows = np.concatenate(parts)
+    # What a user's code returns may raise anything while it is looked through.
+    except Exception:
+        parts, rows = [], np.zeros(0)
+    is_dealt = rows.dtype.kind in "iu" and np.array_equal(np.sort(rows), np.arange(len(pairs)))
+    if len(parts) != num_clients or not is_dealt or any(part.ndim != 1 for part in parts):
+        raise ConfigError(
+            f"{SETTING}={name!r} gave no partition. Return federation.num_clients={num_clients} arrays of row"
+            f" indices in which each of the rows 0 to {len(pairs) - 1} is exactly once."
+        )
+    return [part.astype(np.int64) for part in parts]
 
 
 def partition(
-    owner: Labels, labels: Labels, subgroup: Labels, federation: FederationConfig, *, seed: int
+    owner: Labels,
+    labels: Labels,
+    subgroup: Labels,
+    *,
+    by: str,
+    num_clients: int,
+    seed: int,
+    alpha: float = FederationConfig().alpha,
 ) -> tuple[Rows, ...]:
     """Cut N training pairs into the parts of the clients.
 
@@ -115,8 +213,10 @@ def partition(
         owner: Who made each pair, (N,).
         labels: Label of each pair, (N,).
         subgroup: Finer label of each pair, (N,).
-        federation: ``partition``, ``num_clients`` and ``alpha`` are used.
+        by: A key of `PARTITIONS`, or ``module:function`` (`partition_of`).
+        num_clients: Parts.
         seed: Seed of the run.
+        alpha: Concentration of ``dirichlet``; smaller is more skewed.
 
     Returns:
         Sorted row indices of each client.
@@ -128,14 +228,15 @@ def partition(
 
     Guarantees:
         Every row is in exactly one part; every part has at least `MIN_PAIRS` rows; equal
-        arguments give equal parts.
+        arguments give equal parts, where an own function does so.
     """
-    cut = choose("federation.partition", federation.partition, PARTITIONS)
+    cut = partition_of(by)
     pairs = Pairs(owner=owner, labels=labels, subgroup=subgroup)
-    _check_enough(len(pairs), num_clients=federation.num_clients)
+    _check_enough(len(pairs), num_clients=num_clients)
+    _check_known(pairs, cut, by=by)
     generator = numpy_generator(seed, "partition")
-    parts = _top_up(cut(pairs, federation, generator=generator), generator=generator)
-    return tuple(np.sort(part) for part in parts)
+    parts = cut.deal(pairs, num_clients=num_clients, alpha=alpha, generator=generator)
+    return tuple(np.sort(part) for part in _top_up(parts, generator=generator))
 
 
 def partition_table(parts: Sequence[Rows], labels: Labels) -> list[ClientRow]:
@@ -182,12 +283,12 @@ def _class_counts(parts: Sequence[Rows], labels: Labels) -> Float[np.ndarray, "c
     return np.array([np.bincount(values[part], minlength=num_classes) for part in parts], dtype=float)
 
 
-def _need(labels: Labels, *, partition: str, what: str, file: str) -> None:
+def _check_known(pairs: Pairs, cut: Partition, *, by: str) -> None:
     """Refuse a partition whose labelling the data do not have."""
-    if not (labels.values != UNLABELLED).any():
+    if cut.follows and not (getattr(pairs, cut.follows).values != UNLABELLED).any():
         raise ConfigError(
-            f"federation.partition={partition!r} follows {what}, but the data have none."
-            f" Add {file} beside the pairs, or set federation.partition to 'iid'."
+            f"{SETTING}={by!r} follows {cut.what}, but the data have none."
+            f" Add {cut.file} beside the pairs, or set {SETTING} to 'iid'."
         )
 
 

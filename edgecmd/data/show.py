@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.core.text import printable
-from edgecmd.data.as_pictures import as_pictures, mask_pictures
 from edgecmd.data.experiment import Experiment, HeldOut
-from edgecmd.data.labelled import Labels
+from edgecmd.data.labelled import IGNORED, Labels
+from edgecmd.data.modalities.table import as_pictures
 
 TILE_PX = 128
 GAP_PX = 16
@@ -139,6 +139,19 @@ def held_out_section(experiment: Experiment, name: str, *, num: int, seed: int) 
     # Labels may come from people who are in the training pairs too; the test never does.
     unseen = f"unseen {experiment.unseen}" if name == "test" or experiment.unseen == "concepts" else "others"
     return Section(heading=f"{name}: {len(held):,} pairs of {unseen}{strict}", cells=tuple(cells))
+
+
+def mask_pictures(
+    mask_NHW: UInt8[np.ndarray, "num height width"], *, num_classes: int
+) -> UInt8[np.ndarray, "num height width 3"]:
+    """Classes of pixels as colours evenly around the circle of hues; what does not count is white."""
+    hues = np.arange(num_classes) / num_classes
+    phases = np.stack([np.cos(2 * np.pi * (hues - shift / 3)) for shift in range(3)], axis=1)
+    # Light and dark in turn, so that neighbours on the circle differ too.
+    light = np.where(np.arange(num_classes) % 2, 170.0, 110.0)[:, None]
+    colours = np.full((IGNORED + 1, 3), 255, dtype=np.uint8)
+    colours[:num_classes] = np.rint(light + 85.0 * phases).astype(np.uint8)
+    return np.asarray(colours[mask_NHW])
 
 
 def mask_tiles(held: HeldOut, row: int) -> tuple[np.ndarray, ...]:

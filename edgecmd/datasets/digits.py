@@ -21,7 +21,7 @@ from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.data.user_files.sound_files import Clip
 from edgecmd.data.user_files.user_pairs import check_overlap, named_owners
-from edgecmd.datasets.built import read_arrays
+from edgecmd.datasets.pinned import read_built
 from edgecmd.settings import DataConfig
 
 NAME, KIND = "digits", "class-paired"
@@ -51,7 +51,7 @@ def load_digits(config: DataConfig) -> Experiment:
         DataError: The set is not built, or a file of it is damaged.
     """
     _check(config)
-    every = read_arrays(NAME, PAIRS)
+    every = read_built(NAME, PAIRS)
     arrays, public = _set_apart(every, config) if config.reverse else (every, _public(every))
     speakers = arrays["speaker"].tolist()
     parts = _split(arrays, speakers, config)

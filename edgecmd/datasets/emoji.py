@@ -17,14 +17,14 @@ import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 
+from edgecmd.catalogue.data_files import shipped_file
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.duplicates import near_groups
 from edgecmd.data.experiment import Experiment, held_out
 from edgecmd.data.labelled import UNLABELLED, Labels
-from edgecmd.data.near_duplicates import near_duplicates
+from edgecmd.data.modalities.image import near_duplicates
 from edgecmd.data.pairs import Images, PairedData, PublicSource
 from edgecmd.datasets.pinned import Arrays, read_pinned
-from edgecmd.datasets.shipped import shipped_file
 from edgecmd.settings import DataConfig
 
 FOLDER = Path(__file__).parent / "files"

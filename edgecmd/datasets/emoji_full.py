@@ -7,8 +7,8 @@ the user's machine (`edgecmd.datasets.build.emoji_full`). The public set and the
 """
 
 from edgecmd.data.experiment import Experiment
-from edgecmd.datasets.built import read_arrays
 from edgecmd.datasets.emoji import emoji_experiment
+from edgecmd.datasets.pinned import read_built
 from edgecmd.settings import DataConfig
 
 NAME, KIND = "emoji-full", "real"
@@ -25,4 +25,4 @@ def load_emoji_full(config: DataConfig) -> Experiment:
     Guarantees:
         A concept that ``emoji`` has is in the same part here; one of the public set is in training.
     """
-    return emoji_experiment(lambda: read_arrays(NAME, PAIRS), config, name=NAME)
+    return emoji_experiment(lambda: read_built(NAME, PAIRS), config, name=NAME)

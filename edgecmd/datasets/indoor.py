@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from edgecmd.catalogue.data_files import MANIFEST, shipped_file
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.files import read_json, sha256_file
 from edgecmd.data.pairs import PublicSource, Targets
-from edgecmd.datasets.built import MANIFEST
 from edgecmd.datasets.emoji import resized
 from edgecmd.datasets.pinned import Arrays, read_arrays, read_pinned
 from edgecmd.datasets.sensor import simulate_sensor
-from edgecmd.datasets.shipped import shipped_file
 from edgecmd.settings import DataConfig
 
 KIND = "rendered"
@@ -46,38 +45,37 @@ def check_sides(config: DataConfig) -> None:
             )
 
 
-def read_indoor(file: str, config: DataConfig) -> dict[str, np.ndarray]:
-    """Arrays of a file: the shipped one, or of a larger set under ``data.path``.
+def read_indoor(file: str, *, path: str = "") -> dict[str, np.ndarray]:
+    """Arrays of a file: the shipped one, or of a larger set under ``path``, which ``data.path`` names.
 
     Raises:
         DataError: It is missing, damaged, or not the one that was built.
     """
-    if not config.path:
+    if not path:
         return read_pinned(shipped_file(file), CONTENT_SHA256[file], way_out="Install edgecmd again.")
-    folder = Path(config.path)
+    folder = Path(path)
     way_out = f"Make it again with `edgecmd data build rooms --out {folder}`, or leave data.path empty."
     if not (folder / MANIFEST).is_file():
-        raise DataError(f"data.path={config.path!r} holds no {MANIFEST}. {way_out}")
+        raise DataError(f"data.path={path!r} holds no {MANIFEST}. {way_out}")
     manifest = read_json(folder / MANIFEST)
     files = manifest.get("files") if isinstance(manifest, dict) else None
     entry = files.get(file) if isinstance(files, dict) else None
     expected = entry.get("sha256") if isinstance(entry, dict) else None
-    path = folder / file
-    found = sha256_file(path) if path.is_file() else "none: it is missing"
+    found = sha256_file(folder / file) if (folder / file).is_file() else "none: it is missing"
     if found != expected:
-        raise DataError(f"{path} has sha256={found}; allowed is {expected}. {way_out}")
-    return read_arrays(path, way_out=way_out)
+        raise DataError(f"{folder / file} has sha256={found}; allowed is {expected}. {way_out}")
+    return read_arrays(folder / file, way_out=way_out)
 
 
-def load_public(config: DataConfig) -> PublicSource:
+def load_public(*, image_size: int, path: str = "") -> PublicSource:
     """Public pictures of furniture that is in no pair, no label pool and no test, alone and in rooms.
 
     Keys: ``<piece>/<view>``, ``room-<n>/000``; pictures whose keys differ after the last slash alone show
     the same thing.
     """
-    arrays = read_indoor(PUBLIC_FILE, config)
+    arrays = read_indoor(PUBLIC_FILE, path=path)
     return PublicSource(
-        images=resized(arrays["image"], config.source_side),
+        images=resized(arrays["image"], image_size),
         keys=tuple(arrays["key"].tolist()),
         name="indoor-public",
     )

@@ -46,7 +46,7 @@ def load_objects(config: DataConfig) -> Experiment:
         DataError: A file is missing or damaged.
     """
     check_sides(config)
-    arrays = read_indoor(OBJECTS_FILE, config)
+    arrays = read_indoor(OBJECTS_FILE, path=config.path)
     train, validation, test = (np.flatnonzero(arrays["split"] == part) for part in (TRAIN, VALIDATION, TEST))
     pairs = PairedData(source=shrink(arrays["rgb"], config.source_side), target=depth_target(arrays, config))
     labels = labellings(arrays)
@@ -58,7 +58,7 @@ def load_objects(config: DataConfig) -> Experiment:
     return Experiment(
         name=NAME,
         kind=KIND,
-        public=load_public(config),
+        public=load_public(image_size=config.source_side, path=config.path),
         train=pairs.take(train),
         train_owner=labels["library"].take(train),
         train_labels=labels["group"].take(train),

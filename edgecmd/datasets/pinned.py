@@ -1,10 +1,12 @@
-"""Arrays of a file whose content is pinned by a checksum."""
+"""Arrays of the files of a set: of those that ship, whose content is pinned, and of those that were built."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from edgecmd.catalogue.data_files import checked_file
+from edgecmd.catalogue.data_sets import DATA_SETS
 from edgecmd.core.errors import DataError
 from edgecmd.data.pairs import fingerprint
 from edgecmd.data.user_files.decode import DecodeError, npz_arrays
@@ -48,3 +50,18 @@ def read_arrays(path: Path, *, way_out: str) -> dict[str, np.ndarray]:
         return npz_arrays(path, most_bytes=most_array_bytes())
     except DecodeError as error:
         raise DataError(f"{path} is damaged and cannot be read ({error}). {way_out}") from error
+
+
+def read_built(name: str, key: str) -> dict[str, np.ndarray]:
+    """Arrays of an .npz of the built set ``name``, whose checksum is compared.
+
+    Raises:
+        DataError: The set was not built, or the file is missing or not the one that was built.
+    """
+    path = checked_file(name, key)
+    try:
+        return npz_arrays(path, most_bytes=most_array_bytes())
+    except DecodeError as error:
+        raise DataError(
+            f"{path} cannot be read ({error}). Build it again: `{DATA_SETS[name].build}`."
+        ) from error

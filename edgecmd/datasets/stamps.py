@@ -18,15 +18,17 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Int, Int16
 
+from edgecmd.catalogue.data_files import checked_file
+from edgecmd.catalogue.data_sets import DATA_SETS
 from edgecmd.core.errors import ConfigError, DataError, choose
 from edgecmd.data.experiment import Experiment, HeldOut, held_out
 from edgecmd.data.labelled import Labels
-from edgecmd.data.near_duplicates import looks_known
+from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import PairedData
 from edgecmd.data.user_files.sound_files import Clip
 from edgecmd.data.user_files.user_pairs import check_overlap, named_owners, position, split_rows
-from edgecmd.datasets.built import COMMANDS, checked_file, read_arrays
 from edgecmd.datasets.emoji import SIDE, encode, load_public, shrink
+from edgecmd.datasets.pinned import read_built
 from edgecmd.settings import DataConfig
 
 NAME, KIND = "stamps", "real"
@@ -55,7 +57,7 @@ def load_stamps(config: DataConfig) -> Experiment:
         DataError: The set is not built, or a file of it is damaged.
     """
     _check(config)
-    arrays = read_arrays(NAME, PAIRS)
+    arrays = read_built(NAME, PAIRS)
     concept, language = arrays["concept"][arrays["row"]], arrays["language"]
     train, validation, test = choose("data.split", config.split, SPLITS)(concept, language, config)
     pairs = PairedData(
@@ -69,9 +71,9 @@ def load_stamps(config: DataConfig) -> Experiment:
         "language": encode(language),
     }
     subgroup = encode(np.array(["/".join(parts[:-1][:2]) for parts in folders])).take(arrays["row"])
-    known = (
-        looks_known(pairs.target[test], pairs.target[train]) if config.strict else np.zeros(len(test), bool)
-    )
+    known = np.zeros(len(test), bool)
+    if config.strict:
+        known = modality_of(pairs.target).looks_known(pairs.target[test], pairs.target[train])
     held = {
         name: _held_out(rows, pairs=pairs, labels=labels, ids=arrays["id"])
         for name, rows in (("validation", validation), ("test", test), ("strict", test[~known]))
@@ -111,7 +113,9 @@ def _waves(length: Int[np.ndarray, " num"], *, num_samples: int) -> Int16[np.nda
     path = checked_file(NAME, WAVES)
     line = np.load(path, allow_pickle=False, mmap_mode="r")
     if line.dtype != np.int16 or line.shape != (length.sum(),):
-        raise DataError(f"{path} does not fit the pairs beside it. Build the set again: `{COMMANDS[NAME]}`.")
+        raise DataError(
+            f"{path} does not fit the pairs beside it. Build the set again: `{DATA_SETS[NAME].build}`."
+        )
     waves = np.zeros((len(length), num_samples), dtype=np.int16)
     ends = np.cumsum(length)
     for wave, start, end in zip(waves, ends - length, ends, strict=True):

@@ -18,7 +18,7 @@ from edgecmd.core.devices import device_of, place
 from edgecmd.core.progress import tracked
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import augment
-from edgecmd.data.pairs import target_kind
+from edgecmd.data.modalities.table import modality_of
 from edgecmd.evaluation.metrics import class_rows, fit_linear
 from edgecmd.evaluation.supervised import (
     BATCH_SIZE,
@@ -92,7 +92,7 @@ def finetune(student: nn.Module, drawn: Drawn, run: Run, *, draw: int) -> Classi
         The classifier, in evaluation mode.
     """
     model = _start(student, drawn)
-    kind = target_kind(run.task.data.train.target)
+    kind = modality_of(run.task.data.train.target).name
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
     order = numpy_generator(run.seed, "finetune-batches", client=draw)
     views = torch_generator(run.seed, "finetune-views", client=draw)

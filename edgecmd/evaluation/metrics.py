@@ -26,8 +26,8 @@ from edgecmd.core.progress import stage, tracked
 from edgecmd.core.seeding import numpy_generator, seed_sequence
 from edgecmd.data.duplicates import feature_groups, joined
 from edgecmd.data.labelled import UNLABELLED, Labels
+from edgecmd.data.modalities.table import target_input
 from edgecmd.data.pairs import Targets
-from edgecmd.data.student_input import target_input
 from edgecmd.models.place_features import pool_places
 
 # The first axis is anonymous: pool and test of a probe differ in length.
@@ -43,7 +43,7 @@ def embed_target(
 
     Args:
         student: Encoder; it is put into evaluation mode.
-        target: See `edgecmd.data.pairs.TARGETS`; N in the first axis.
+        target: Of any modality; N in the first axis.
         offset: ``data.target_offset``.
         scale: ``data.target_scale``.
         batch_size: Examples at a time.

@@ -17,8 +17,8 @@ from edgecmd.core.progress import tracked
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.core.statistics import SHARE, mean_interval
 from edgecmd.data.labelled import Masks
-from edgecmd.data.pairs import PairedData, target_kind
-from edgecmd.data.student_input import source_input
+from edgecmd.data.modalities.table import modality_of, source_input
+from edgecmd.data.pairs import PairedData
 from edgecmd.evaluation.segmentation_score import (
     Scores,
     absent_classes,
@@ -97,7 +97,7 @@ def draw_images(run: Run, *, percent: int, draw: int, see: See = _seen) -> Drawn
         mask=torch.from_numpy(pool.values[rows]).long().to(target.device),
         held=hold_out(count, generator=generator),
         num_classes=len(pool.names),
-        modality=target_kind(whole.train.target),
+        modality=modality_of(whole.train.target).name,
     )
 
 

@@ -18,8 +18,9 @@ from torch.nn import functional
 
 from edgecmd.core.devices import device_of, place
 from edgecmd.core.seeding import numpy_generator, torch_generator
-from edgecmd.data.augment import MOTIONS, draw_motion, moved
 from edgecmd.data.labelled import IGNORED
+from edgecmd.data.modalities.motion import draw_motion, moved
+from edgecmd.data.modalities.table import motion_of
 from edgecmd.evaluation.metrics import class_rows
 from edgecmd.models.place_features import unit_places
 from edgecmd.models.students import Pointwise, Student
@@ -179,7 +180,7 @@ def labelled_views(
     target, mask = drawn.target[batch], drawn.mask[batch]
     if strength == 0:
         return target, mask
-    motion = MOTIONS[drawn.modality].times(strength)
+    motion = motion_of(drawn.modality).times(strength)
     theta = draw_motion(len(target), motion, generator=generator).to(target)
     grid = functional.affine_grid(theta, [*target.shape], align_corners=False)
     seen = moved(mask[:, None].to(target.dtype), theta, mode="nearest")[:, 0].long()

@@ -16,7 +16,7 @@ from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.core.statistics import SHARE, mean_interval
 from edgecmd.data.augment import augment
 from edgecmd.data.labelled import Labels
-from edgecmd.data.pairs import target_kind
+from edgecmd.data.modalities.table import modality_of
 from edgecmd.evaluation.metrics import draw_labels, known
 from edgecmd.losses import unit
 from edgecmd.run import Run
@@ -136,7 +136,7 @@ def fit_classifier(
     )
     rows = numpy_generator(run.seed, "scratch-batches", client=draw)
     views = torch_generator(run.seed, "scratch-views", client=draw)
-    kind = target_kind(run.task.data.train.target)
+    kind = modality_of(run.task.data.train.target).name
     size = min(recipe.batch_size, len(target))
     model.train()
     for _ in range(recipe.num_steps):

@@ -21,7 +21,7 @@ def write_gallery(config: RunConfig, folder: Path) -> None:
     """
     from edgecmd.core.artefacts import write_artefact
     from edgecmd.core.seeding import numpy_generator
-    from edgecmd.data.as_pictures import as_pictures
+    from edgecmd.data.modalities.table import as_pictures
     from edgecmd.data.problem import experiment
     from edgecmd.data.user_files.images import to_rgb
     from edgecmd.evaluation.evaluate import CLASS_PAIRED, embedder

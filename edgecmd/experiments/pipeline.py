@@ -261,7 +261,7 @@ def teacher_on_target(config: RunConfig) -> "Embed":
     from PIL import Image
 
     from edgecmd.core.errors import ConfigError
-    from edgecmd.data.as_pictures import as_pictures
+    from edgecmd.data.modalities.table import as_pictures
     from edgecmd.data.problem import place_features, teacher_of
     from edgecmd.evaluation.metrics import unit_rows
     from edgecmd.models.place_features import pool_places
@@ -295,29 +295,32 @@ def federated_baselines(config: RunConfig) -> dict[str, RunConfig]:
     Under record-level privacy these are the mechanism without negatives, at the same epsilon, and the
     same loss without privacy: the limit that privacy is paid against.
     """
+    from edgecmd.losses import LOSSES
     from edgecmd.models.students import is_dense
-    from edgecmd.training.places import NO_PLACES
+    from edgecmd.privacy.mechanisms import MECHANISMS
 
     without = replace(config, privacy=replace(config.privacy, mechanism="none"))
     if config.privacy.mechanism == "none":
         losses = [
-            loss for loss in BASELINES if not (is_dense(config.student.architecture) and loss in NO_PLACES)
+            loss for loss in BASELINES if LOSSES[loss].dense or not is_dense(config.student.architecture)
         ]
         return {loss: replace(config, distill=replace(config.distill, loss=loss)) for loss in losses}
     baselines = {f"{config.distill.loss} without privacy": without}
-    if config.privacy.mechanism in ("anchors", "groups"):
-        privacy = replace(config.privacy, mechanism="cosine", ledger_dir="")
-        distill = replace(config.distill, loss="cosine")
-        baselines["cosine, same epsilon"] = replace(config, privacy=privacy, distill=distill)
+    other = MECHANISMS[config.privacy.mechanism].without_negatives
+    if other:
+        privacy = replace(config.privacy, mechanism=other, ledger_dir="")
+        distill = replace(config.distill, loss=MECHANISMS[other].default_loss)
+        baselines[f"{other}, same epsilon"] = replace(config, privacy=privacy, distill=distill)
     return baselines
 
 
 def _federated_baseline(config: RunConfig, folder: Path, name: str, *, quiet: bool) -> "Table":
     """One of `federated_baselines`, in a run folder of its own below this one."""
     from edgecmd.evaluation.evaluate import assess, embedder
+    from edgecmd.losses import loss_of
     from server.simulate import simulate
 
-    cross_modal = config.distill.loss != "simclr"
+    cross_modal = loss_of(config.distill).uses_teacher
     other = replace(
         config,
         name=name.replace(", ", "-").replace(" ", "-"),

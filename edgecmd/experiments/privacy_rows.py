@@ -15,11 +15,11 @@ def privacy_rows(config: RunConfig, sizes: Sequence[int]) -> list[list[str]]:
         config: Settings of the run.
         sizes: Pairs of each simulated client.
     """
-    from edgecmd.data.problem import anchors_fingerprint
-    from edgecmd.privacy.plan import SAMPLERS, make_plan
+    from edgecmd.data.problem import anchors_fingerprint, run_of
+    from edgecmd.privacy.plan import SAMPLERS
     from edgecmd.privacy.statement import WARNINGS
 
-    plan = make_plan(config)
+    plan = run_of(config).plan
     if plan is None:
         return [["privacy", "no differential privacy"]]
     total = plan.epsilon_after(plan.num_rounds)

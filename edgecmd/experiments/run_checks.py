@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecmd.config.schema import RunConfig
-from edgecmd.core.errors import DataError, EdgecmdError
+from edgecmd.core.errors import ConfigError, DataError, EdgecmdError
 from edgecmd.data.problem import task_of
 
 if TYPE_CHECKING:
@@ -34,30 +34,30 @@ class Step:
 
 def _choices(config: RunConfig) -> dict[str, Callable[[], object]]:
     """Settings that name an entry of a table, each by its dotted key."""
+    from edgecmd.catalogue.data_sets import DATA_SETS, data_set
     from edgecmd.core.devices import resolve_device
     from edgecmd.core.errors import choose
     from edgecmd.data.anchors import ANCHORS
-    from edgecmd.data.experiment import LOADERS
-    from edgecmd.data.pairs import TARGET_KINDS
-    from edgecmd.data.partition import PARTITIONS
+    from edgecmd.data.modalities.table import target_kinds
+    from edgecmd.data.partition import partition_of
     from edgecmd.data.user_files.user_pairs import SPLITS
+    from edgecmd.losses import loss_of
     from edgecmd.models.students import student_row
-    from edgecmd.training.distill import OBJECTIVES, OPTIMIZERS, SCHEDULES
+    from edgecmd.training.distill import OPTIMIZERS, SCHEDULES
     from server.strategies import BUILDERS
 
-    kinds = {"auto": 0, **TARGET_KINDS}
-    splits = SPLITS if config.data.name == "folder" else {config.data.split: None}
+    kinds = {"auto": 0, **target_kinds()}
+    row = DATA_SETS.get(config.data.name)
+    splits = SPLITS if row and row.users_own else {config.data.split: None}
     return {
-        "data.name": lambda: choose("data.name", config.data.name, LOADERS),
+        "data.name": lambda: data_set(config.data.name),
         "data.split": lambda: choose("data.split", config.data.split, splits),
         "data.target_kind": lambda: choose("data.target_kind", config.data.target_kind, kinds),
         "student.architecture": lambda: student_row(config.student.architecture),
-        "distill.loss": lambda: choose("distill.loss", config.distill.loss, OBJECTIVES),
+        "distill.loss": lambda: loss_of(config.distill),
         "distill.optimizer": lambda: choose("distill.optimizer", config.distill.optimizer, OPTIMIZERS),
         "distill.schedule": lambda: choose("distill.schedule", config.distill.schedule, SCHEDULES),
-        "federation.partition": lambda: choose(
-            "federation.partition", config.federation.partition, PARTITIONS
-        ),
+        "federation.partition": lambda: partition_of(config.federation.partition),
         "distill.anchors": lambda: choose("distill.anchors", config.distill.anchors, ANCHORS),
         "federation.strategy": lambda: choose("federation.strategy", config.federation.strategy, BUILDERS),
         "device": lambda: resolve_device(config.device),
@@ -90,9 +90,9 @@ def _strategy(config: RunConfig) -> None:
 
 
 def _privacy(config: RunConfig) -> None:
-    from edgecmd.privacy.plan import make_plan
+    from edgecmd.data.problem import run_of
 
-    make_plan(config)
+    _ = run_of(config).plan
 
 
 def _teacher(config: RunConfig) -> None:
@@ -138,7 +138,7 @@ def _student_kind(config: RunConfig) -> None:
     from edgecmd.data.problem import experiment
     from edgecmd.training.run_folder import check_modality
 
-    check_modality(config.student.architecture, config.distill.loss, experiment(config.data))
+    check_modality(config.student.architecture, config.distill, experiment(config.data))
 
 
 def _ready_files(config: RunConfig) -> None:
@@ -202,17 +202,17 @@ def _calibration(config: RunConfig) -> None:
     from export.profiles.table import PROFILES, choose_profiles
 
     if any(PROFILES[name].calibrated for name in choose_profiles(config.export.profiles)):
-        calibration_of(config)
+        calibration_of(task_of(config), config.export.calibration, seed=config.seed)
 
 
 def _student(config: RunConfig) -> None:
     """The student suits the teacher's features; under privacy one of anyone's own mixes no pairs."""
     from edgecmd.core.own_code import is_own
-    from edgecmd.privacy.plan import make_plan
+    from edgecmd.data.problem import run_of
     from edgecmd.privacy.step.purity import require_pure
     from edgecmd.training.run_folder import new_student
 
-    student, plan = new_student(config), make_plan(config)
+    student, plan = new_student(config), run_of(config).plan
     if is_own(config.student.architecture) and plan is not None and plan.unit == "pair":
         size = student.size or config.data.image_size
         require_pure(student, in_channels=student.in_channels, image_size=size)
@@ -264,7 +264,13 @@ def notes_in_short(whole: "Experiment", config: RunConfig) -> list[str]:
     """The same for a plan: copies are counted and not named."""
     from edgecmd.data.duplicates import duplicate_summary
 
-    return [*whole.notes, *_constant(whole, config), *duplicate_summary(whole), *_masked(whole, config)]
+    return [
+        *whole.notes,
+        *_constant(whole, config),
+        *duplicate_summary(whole),
+        *_masked(whole, config),
+        *_not_exported(whole, config),
+    ]
 
 
 def _masked(whole: "Experiment", config: RunConfig) -> list[str]:
@@ -276,6 +282,19 @@ def _masked(whole: "Experiment", config: RunConfig) -> list[str]:
         if shares_features(whole, config)
         else []
     )
+
+
+def _not_exported(whole: "Experiment", config: RunConfig) -> list[str]:
+    """Why the student will not be exported, where its modality has no front end yet."""
+    from edgecmd.data.modalities.table import modality_of
+    from edgecmd.models.students import is_dense
+    from export.graph.frontends import front_end_of
+
+    try:
+        front_end_of(modality_of(whole.train.target), dense=is_dense(config.student.architecture))
+    except ConfigError as error:
+        return [str(error)]
+    return []
 
 
 def refuse(config: RunConfig) -> None:
@@ -333,6 +352,7 @@ def collect(config: RunConfig) -> Found:
 
 def _collect_pairs(config: RunConfig, found: Found) -> Found:
     """Read the pairs; where that was given up early, once more to the end, for everything that is wrong."""
+    from edgecmd.catalogue.data_sets import data_set
     from edgecmd.data.findings import ProblemsError, problems_of
     from edgecmd.data.problem import experiment
     from edgecmd.data.user_files.folder import load_folder
@@ -343,7 +363,7 @@ def _collect_pairs(config: RunConfig, found: Found) -> Found:
         return replace(found, experiment=whole, notes=[*found.notes, *notes_of(whole, config)])
     except EdgecmdError as first:
         error = first
-    early = config.data.name == "folder" and not (isinstance(error, ProblemsError) and error.complete)
+    early = data_set(config.data.name).users_own and not (isinstance(error, ProblemsError) and error.complete)
     sentences = [(text, error.exit_code) for text in problems_of(error)]
     if early:
         try:
@@ -363,9 +383,8 @@ def settings_for(config: RunConfig, path: Path) -> RunConfig:
 
     A name of no set at all stays, so that it is refused as a run refuses it.
     """
-    from edgecmd.data.experiment import LOADERS
-    from edgecmd.datasets.on_disk.load import LAYOUTS
+    from edgecmd.catalogue.data_sets import DATA_SETS, FOLDER
 
-    is_other = config.data.name in LOADERS and config.data.name not in LAYOUTS
-    name = "folder" if is_other else config.data.name
+    row = DATA_SETS.get(config.data.name)
+    name = FOLDER if row and not row.layout else config.data.name
     return replace(config, data=replace(config.data, name=name, path=str(path)))

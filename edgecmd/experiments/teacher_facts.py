@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from edgecmd.catalogue.data_sets import ANYTHING, DRAWN, data_set
 from edgecmd.config.schema import RunConfig
-from edgecmd.data.pairs import Targets, target_kind
+from edgecmd.data.modalities.image import IMAGE
+from edgecmd.data.modalities.table import modality_of
+from edgecmd.data.pairs import Targets
 from edgecmd.data.problem import experiment, ready_pairs, teacher_of
 from edgecmd.data.ready_features import Ready
 from edgecmd.experiments.compare.markdown import title_of
 from edgecmd.models.teachers import OWN, TEACHERS, default_teacher, teacher_name
 
-# Sets whose pictures may be anything, so that they are looked at.
-OPEN = frozenset({"folder"})
 # Of neighbouring pixels at `LOOK_SIDE` pixels a side, equal up to `SAME_LEVEL` levels: 0.69 in the median of
 # `emoji`, 0.17 of photographs. Photographs of things on white reach 0.69 as well and are not told from icons.
 LOOK_SIDE, SAME_LEVEL, FLAT = 32, 1, 0.45
@@ -81,14 +82,13 @@ def teacher_warnings(config: RunConfig) -> list[str]:
 
     Looks at the pairs' pictures: for whoever holds them all, never for a device.
     """
-    name = shipped_name(config)
-    drawn = TEACHERS[name].drawn_sets if name else frozenset()
-    if not drawn or config.data.name in drawn:
+    name, pictures = shipped_name(config), data_set(config.data.name).pictures
+    if not name or not TEACHERS[name].drawn_only or pictures == DRAWN:
         return []
     source = experiment(config.data).train.source
-    if target_kind(source, name="source") != "image":
+    if modality_of(source, name="source") is not IMAGE:
         return []
-    if config.data.name in OPEN and flat_share(source) >= FLAT:
+    if pictures == ANYTHING and flat_share(source) >= FLAT:
         return []
     return [
         f"The teacher {name} saw nothing but drawn pictures of things on plain ground, and the pairs'"

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgecmd.data.student_input import SOURCE_OFFSET, SOURCE_SCALE
+from edgecmd.data.modalities.image import SOURCE_OFFSET, SOURCE_SCALE
 
 NAME = "efficientnet-lite0"
 STEM_WIDTH, HEAD_WIDTH = 32, 1280
@@ -114,7 +114,7 @@ class EfficientNetLite0(nn.Module):
         self.projector = nn.Linear(HEAD_WIDTH, embedding_dim)
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
-        """Embed a batch of inputs, see `edgecmd.data.student_input.source_input`; not normalised."""
+        """Embed a batch of inputs, see `edgecmd.data.modalities.table.source_input`; not normalised."""
         embedding: Tensor = self.projector(self.pooled(image))
         return embedding
 

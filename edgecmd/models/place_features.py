@@ -19,8 +19,8 @@ from edgecmd.core.devices import device_of
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.progress import tracked
 from edgecmd.core.seeding import numpy_generator
+from edgecmd.data.modalities.table import source_input
 from edgecmd.data.pairs import Images
-from edgecmd.data.student_input import source_input
 from edgecmd.models.efficientnet import FEW, EfficientNetLite0
 from edgecmd.models.projection import principal_components
 from edgecmd.models.students import ConvStudent, Pointwise
@@ -89,7 +89,7 @@ def hypercolumns(
 def columns_of(
     network: nn.Module, seen: Float[Tensor, "batch channels height width"], *, view: View
 ) -> Float[Tensor, "batch columns rows grid"]:
-    """`hypercolumns` of pictures that are scaled already, see `edgecmd.data.student_input.source_input`.
+    """`hypercolumns` of pictures that are scaled already, see `edgecmd.data.modalities.table.source_input`.
 
     Raises:
         ConfigError: The teacher has no stages that could be looked at.
@@ -110,7 +110,7 @@ def stages(network: nn.Module, seen: Float[Tensor, "batch channels height width"
 
     Args:
         network: The frozen teacher.
-        seen: What it takes, see `edgecmd.data.student_input.source_input`.
+        seen: What it takes, see `edgecmd.data.modalities.table.source_input`.
 
     Raises:
         ConfigError: The teacher has no stages that could be looked at.
@@ -193,7 +193,7 @@ class TeacherPlaces(nn.Module):
         )
 
     def forward(self, seen: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim rows columns"]:
-        """Embed each place, see `edgecmd.data.student_input.source_input`; not normalised."""
+        """Embed each place, see `edgecmd.data.modalities.table.source_input`; not normalised."""
         places: Tensor = self.projector(columns_of(self.network, seen, view=self.view))
         return places
 

@@ -9,8 +9,8 @@ from jaxtyping import Float
 
 from edgecmd.core.devices import device_of
 from edgecmd.core.errors import ConfigError
+from edgecmd.data.modalities.table import source_input
 from edgecmd.data.pairs import Images
-from edgecmd.data.student_input import source_input
 from edgecmd.models.efficientnet import EfficientNetLite0
 
 BATCH_SIZE = 64

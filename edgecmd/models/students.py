@@ -36,7 +36,7 @@ from torch.nn import functional
 from edgecmd.core.errors import ConfigError, choose
 from edgecmd.core.own_code import call_factory, is_own
 from edgecmd.core.seeding import torch_generator
-from edgecmd.models.log_mel import LogMel
+from edgecmd.data.modalities.log_mel import LogMel
 from edgecmd.models.trial import refuse_later, seeded, try_out
 
 # E[relu(x)^2] - E[relu(x)]^2 = (1 - 1/pi) / 2 for x ~ N(0, 1): this gain keeps the variance at 1.
@@ -48,8 +48,7 @@ DENSE_STRIDE, INPUT_MULTIPLE = 4, 16
 
 
 FRONTS: dict[str, Callable[[], nn.Module]] = {"none": nn.Identity, "log-mel": LogMel}
-# Modality of the data -> what networks for it have before the convolutions; all others have nothing.
-FRONT_OF = {"wave": "log-mel"}
+# Of a network of anyone's own, of which only a trial tells what it takes.
 ANY_FRONT = "any"
 # Height and width that a student of anyone's own is tried on where none is given.
 DEFAULT_SIZE = (64, 64)
@@ -184,7 +183,7 @@ class ConvStudent(Student):
         self.projector = nn.Linear(2 * third, embedding_dim)
 
     def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
-        """Embed a batch of inputs, see `edgecmd.data.student_input.target_input`."""
+        """Embed a batch of inputs, see `edgecmd.data.modalities.table.target_input`."""
         features = self.trunk(self.front(image))
         pooled = torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)
         embedding: Tensor = self.projector(pooled)

@@ -21,18 +21,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgecmd.catalogue.data_files import built_file, shipped_file
+from edgecmd.catalogue.data_sets import DATA_SETS, DEFAULT_TEACHER
+from edgecmd.catalogue.data_sets import data_set as row_of
 from edgecmd.core.devices import device_of
 from edgecmd.core.errors import ConfigError, DataError, choose, nearest
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.own_code import call_factory, is_own
 from edgecmd.core.progress import tracked
 from edgecmd.core.tensors import load_weights, pack, require, unpack, whole_number
-from edgecmd.data.pairs import Targets, input_shape, target_kind
-from edgecmd.data.student_input import SOURCE_OFFSET, SOURCE_SCALE, source_input
-from edgecmd.datasets.built import COMMANDS, built_file
-from edgecmd.datasets.shipped import shipped_file
+from edgecmd.data.modalities.image import IMAGE, SOURCE_OFFSET, SOURCE_SCALE
+from edgecmd.data.modalities.table import MODALITIES, input_shape, modality_of, source_input
+from edgecmd.data.pairs import Targets
 from edgecmd.models import efficientnet
-from edgecmd.models.students import FRONT_OF, Architecture, convolutional, initialise
+from edgecmd.models.students import Architecture, convolutional, initialise
 from edgecmd.models.trial import refuse_later, seeded, try_out
 
 SETTING = "teacher.name"
@@ -56,8 +58,7 @@ class ShippedTeacher:
         labels: Whose labels it saw; none is of any pair.
         licence: Of the weights.
         attribution: Where those who made weights or pictures are named.
-        default_of: Data sets that have it where none is named.
-        drawn_sets: Data sets of drawings, where it knows nothing else; empty: it suits any pictures.
+        drawn_only: Whether it knows nothing but drawn pictures of things on plain ground.
     """
 
     file: str
@@ -66,13 +67,10 @@ class ShippedTeacher:
     labels: str
     licence: str
     attribution: str
-    default_of: frozenset[str] = frozenset()
-    drawn_sets: frozenset[str] = frozenset()
+    drawn_only: bool = False
 
 
 IMAGENET = "imagenet"
-# Of data sets that no row names, and that have none built beside them (`edgecmd.datasets.built`).
-DEFAULT = "icons"
 TEACHERS: dict[str, ShippedTeacher] = {
     "icons": ShippedTeacher(
         file="teacher_64.safetensors",
@@ -81,8 +79,7 @@ TEACHERS: dict[str, ShippedTeacher] = {
         labels="none",
         licence="Apache-2.0, that of edgecmd",
         attribution="of the pictures: NOTICE in the package folder edgecmd/datasets/files",
-        default_of=frozenset({"emoji-full", "stamps"}),
-        drawn_sets=frozenset({"emoji", "emoji-full", "emoji-scenes", "stamps"}),
+        drawn_only=True,
     ),
     "indoor": ShippedTeacher(
         file="indoor_32.safetensors",
@@ -99,7 +96,6 @@ TEACHERS: dict[str, ShippedTeacher] = {
         labels="ImageNet's 1,000 classes",
         licence="Apache-2.0, Google and ML Illustrated",
         attribution="of the weights, with ImageNet's terms: NOTICE in the folder edgecmd/datasets/files",
-        default_of=frozenset({"objects", "rooms"}),
     ),
 }
 
@@ -154,12 +150,11 @@ def check_architecture(architecture: str, source: Targets) -> None:
         ConfigError: With the teachers that suit the source.
     """
     row = choose("pretrain.architecture", architecture, ARCHITECTURES)
-    modality = target_kind(source, name="source")
-    front = FRONT_OF.get(modality, "none")
-    if row.front != front:
-        allowed = ", ".join(name for name, one in ARCHITECTURES.items() if one.front == front)
+    modality = modality_of(source, name="source")
+    if row.front != modality.front:
+        allowed = ", ".join(name for name, one in ARCHITECTURES.items() if one.front == modality.front)
         raise ConfigError(
-            f"pretrain.architecture={architecture!r} does not take a source of modality {modality!r}."
+            f"pretrain.architecture={architecture!r} does not take a source of modality {modality.name!r}."
             f" Allowed: {allowed}."
         )
 
@@ -169,11 +164,11 @@ class Teacher:
     """A frozen encoder with what identifies it.
 
     Attributes:
-        network: Encoder in evaluation mode; takes `edgecmd.data.student_input.source_input`.
+        network: Encoder in evaluation mode; takes `edgecmd.data.modalities.table.source_input`.
         embedding_dim: Dimension of its feature, D.
         sha256: Of the file it came from; of a module of anyone's own see `Teacher.of`.
         recipe: How it was made, as the file's metadata says.
-        modality: What it sees, a key of `edgecmd.data.pairs.TARGETS`.
+        modality: What it sees, a key of `edgecmd.data.modalities.table.MODALITIES`.
         in_channels: Channels of that.
     """
 
@@ -181,7 +176,7 @@ class Teacher:
     embedding_dim: int
     sha256: str
     recipe: Mapping[str, str]
-    modality: str = "image"
+    modality: str = IMAGE.name
     in_channels: int = 3
 
     @classmethod
@@ -245,9 +240,14 @@ class Teacher:
         return self.embedding_dim
 
     @property
+    def kind(self) -> str:
+        """Kind of what it takes, as `edgecmd.data.modalities.table.target_kinds` has it."""
+        return MODALITIES[self.modality].kind(self.in_channels)
+
+    @property
     def sees_colour(self) -> bool:
         """Whether it takes RGB pictures."""
-        return (self.modality, self.in_channels) == ("image", 3)
+        return self.kind == "rgb"
 
     @torch.no_grad()
     def embed(self, source: Targets, *, batch_size: int = 256) -> Float[np.ndarray, "num dim"]:
@@ -256,7 +256,7 @@ class Teacher:
         Raises:
             ConfigError: ``source`` is of another modality than the teacher was trained on.
         """
-        found = (target_kind(source, name="source"), input_shape(source)[0])
+        found = (modality_of(source, name="source").name, input_shape(source)[0])
         if found != (self.modality, self.in_channels):
             raise ConfigError(
                 f"The teacher takes {self.modality!r} of {self.in_channels} channels, but it is shown"
@@ -350,7 +350,7 @@ def load_teacher(path: Path | None = None, *, data_set: str = "", name: str = ""
 
     Args:
         path: The file; None for one that ships, or that was built beside the data.
-        data_set: ``data.name``; sets without a teacher of their own get `DEFAULT`.
+        data_set: ``data.name``; its row names the teacher; empty for the default one.
         name: ``teacher.name``, a key of `TEACHERS` or ``module:factory``; empty for the one of the data set.
 
     Raises:
@@ -368,6 +368,12 @@ def load_teacher(path: Path | None = None, *, data_set: str = "", name: str = ""
         raise DataError(
             f"{file} holds a teacher of the architecture {architecture[:40]!r}."
             f" {nearest(architecture, ARCHITECTURES)} {advice}"
+        )
+    modality = recipe.get("modality", IMAGE.name)
+    if modality not in MODALITIES:
+        raise DataError(
+            f"{file} holds a teacher of the modality {modality[:40]!r}. {nearest(modality, MODALITIES)}"
+            f" {advice}"
         )
     dim = whole_number(recipe, "embedding_dim", path=file, advice=advice)
     channels = whole_number({"in_channels": "3"} | recipe, "in_channels", path=file, advice=advice)
@@ -387,7 +393,7 @@ def load_teacher(path: Path | None = None, *, data_set: str = "", name: str = ""
         embedding_dim=dim,
         sha256=digest,
         recipe=recipe,
-        modality=recipe.get("modality", "image"),
+        modality=modality,
         in_channels=channels,
     )
 
@@ -419,7 +425,7 @@ def check_rate(teacher: Teacher, rate_hz: int) -> Teacher:
         ConfigError: With both rates.
     """
     own = teacher.recipe.get(RATE, str(rate_hz))
-    if teacher.modality == "wave" and own != str(rate_hz):
+    if MODALITIES[teacher.modality].has_rate and own != str(rate_hz):
         raise ConfigError(
             f"data.sampling_rate_hz={rate_hz}, but the teacher was trained on recordings of {own[:20]} Hz."
             " Set the same rate, or train one with `edgecmd pretrain` and these settings."
@@ -428,15 +434,8 @@ def check_rate(teacher: Teacher, rate_hz: int) -> Teacher:
 
 
 def default_teacher(data_set: str) -> str:
-    """Name of the shipped teacher that a data set has where none is named."""
-    return next((name for name, one in TEACHERS.items() if data_set in one.default_of), DEFAULT)
-
-
-def _is_built(data_set: str, name: str) -> bool:
-    """Whether the teacher is the one that was built beside the data set."""
-    return (
-        not name and data_set in COMMANDS and not any(data_set in one.default_of for one in TEACHERS.values())
-    )
+    """Name of the teacher that ships for a data set; empty where one was built beside it."""
+    return row_of(data_set).teacher if data_set else DEFAULT_TEACHER
 
 
 def teacher_file(data_set: str, name: str = "") -> tuple[Path, str, str]:
@@ -446,9 +445,10 @@ def teacher_file(data_set: str, name: str = "") -> tuple[Path, str, str]:
         ConfigError: No teacher of that name ships.
         DataError: The file is nowhere, or the set is one to be built and is not.
     """
-    if _is_built(data_set, name):
-        return *built_file(data_set, "teacher"), f"Build the set again with `{COMMANDS[data_set]}`."
-    row = choose(SETTING, name or default_teacher(data_set), TEACHERS)
+    chosen = name or default_teacher(data_set)
+    if not chosen:
+        return *built_file(data_set, "teacher"), f"Build the set again with `{DATA_SETS[data_set].build}`."
+    row = choose(SETTING, chosen, TEACHERS)
     return shipped_file(row.file), row.sha256, "Install edgecmd again."
 
 
@@ -456,9 +456,8 @@ def teacher_name(data_set: str, name: str = "") -> str:
     """What the teacher of `load_teacher` is called where no path names it."""
     if is_own(name):
         return f"{name}, code of your own"
-    if _is_built(data_set, name):
-        return f"built with the set {data_set}"
-    return f"{name or default_teacher(data_set)}, ships with edgecmd"
+    chosen = name or default_teacher(data_set)
+    return f"{chosen}, ships with edgecmd" if chosen else f"built with the set {data_set}"
 
 
 def recipe_text(settings: Mapping[str, object]) -> str:

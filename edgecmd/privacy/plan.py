@@ -2,23 +2,18 @@
 
 import math
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 from edgecmd.core.errors import PrivacyError, choose
+from edgecmd.losses import LOSSES, Loss, loss_of
 from edgecmd.models.students import is_dense
 from edgecmd.privacy.accounting import Spending, calibrate, check_accountant, total_epsilon
-from edgecmd.privacy.mechanisms import MECHANISMS, Mechanism
+from edgecmd.privacy.mechanisms import MECHANISMS, Mechanism, default_loss
 from edgecmd.privacy.step.gradients import ENGINES
-from edgecmd.settings import AUTO_LOSSES, DistillConfig, FederationConfig, PrivacyConfig, StudentConfig
+from edgecmd.privacy.step.purity import require_private_loss
+from edgecmd.settings import DistillConfig, FederationConfig, PrivacyConfig, StudentConfig
 
-RELATIONS = {
-    "pair": "add or remove one pair of one client",
-    "client": "add or remove one client's data (its update counts as zero; the list of clients is public)",
-}
 SAMPLERS = {"poisson": "Poisson, coins kept secret", "none": "no amplification by sampling claimed"}
-# Losses of a pair alone that no mechanism of this package clips.
-SEPARATE = frozenset({"seed"})
 LINEAR = ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi")
 
 
@@ -27,16 +22,24 @@ class Asked(Protocol):
     """The sections of a run's settings that a plan follows from."""
 
     @property
-    def privacy(self) -> PrivacyConfig: ...  # noqa: D102
+    def privacy(self) -> PrivacyConfig:
+        """What was asked for."""
 
     @property
-    def distill(self) -> DistillConfig: ...  # noqa: D102
+    def distill(self) -> DistillConfig:
+        """A client's local work."""
 
     @property
-    def federation(self) -> FederationConfig: ...  # noqa: D102
+    def federation(self) -> FederationConfig:
+        """Clients and rounds."""
 
     @property
-    def student(self) -> StudentConfig: ...  # noqa: D102
+    def student(self) -> StudentConfig:
+        """Its architecture."""
+
+    @property
+    def loss(self) -> Loss:
+        """What is minimised."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +50,11 @@ class Sections:
     distill: DistillConfig
     federation: FederationConfig
     student: StudentConfig = field(default_factory=StudentConfig)
+
+    @property
+    def loss(self) -> Loss:
+        """That of the section ``distill``."""
+        return loss_of(self.distill)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +109,104 @@ class PrivacyPlan:
     deterministic: bool
     projected_pairs: float = 1.0
 
+    @classmethod
+    def calibrate(  # noqa: PLR0913 - what a guarantee rests on
+        cls,
+        *,
+        mechanism: str = "anchors",
+        epsilon: float | int,
+        delta: float | int,
+        rounds: int,
+        local_steps: int,
+        loss: str = "auto",
+        batch_size: int = 64,
+        sampling_rate: float | int = 0.25,
+        clip: float | int = 1.0,
+        num_views: int = 1,
+        num_groups: int = 8,
+        num_clients: int = 10,
+        client_fraction: float | int = 1.0,
+        accountant: str = "pld",
+        engine: str = "vmap",
+        sampling: str = "poisson",
+        deterministic: bool = False,
+    ) -> "PrivacyPlan":
+        """The plan with the least noise that keeps a whole run within a budget.
+
+        Args:
+            mechanism: ``anchors``, ``cosine`` or ``groups`` protect each pair; ``client`` protects a whole
+                client, with the server trusted.
+            epsilon: Budget over all rounds.
+            delta: Probability beside it; far below 1 / pairs of a client.
+            rounds: Rounds of the run.
+            local_steps: Optimiser steps a client makes in a round.
+            loss: ``auto``, or a loss that the mechanism takes.
+            batch_size: Public divisor of a step's sum.
+            sampling_rate: Probability with which a pair enters a step; about batch_size / pairs of a client.
+            clip: Largest L2 norm of what one unit adds.
+            num_views: Augmented views of a pair that are averaged before the clip.
+            num_groups: Buckets of a step (``groups``).
+            num_clients: Registered clients (``client``).
+            client_fraction: Share of the clients asked in a round (``client``).
+            accountant: ``pld``, ``prv`` or ``rdp``.
+            engine: Gradient engine.
+            sampling: ``poisson``, or ``none``: no amplification claimed.
+            deterministic: Noise from the seed, for tests: NOT PRIVATE.
+
+        Raises:
+            PrivacyError: These do not earn a guarantee.
+            ConfigError: A name is unknown or a number out of range.
+        """
+        plan = make_plan(
+            Sections(
+                privacy=PrivacyConfig(
+                    mechanism=mechanism,
+                    epsilon=float(epsilon),
+                    delta=float(delta),
+                    clip=float(clip),
+                    sampling=sampling,
+                    sampling_rate=float(sampling_rate),
+                    num_views=num_views,
+                    num_groups=num_groups,
+                    engine=engine,
+                    accountant=accountant,
+                    deterministic=deterministic,
+                ),
+                distill=DistillConfig(
+                    loss=default_loss(mechanism) if loss == "auto" else loss, batch_size=batch_size
+                ),
+                federation=FederationConfig(
+                    num_rounds=rounds,
+                    local_steps=local_steps,
+                    num_clients=num_clients,
+                    client_fraction=float(client_fraction),
+                ),
+            )
+        )
+        if plan is None:
+            raise PrivacyError("mechanism='none' is no privacy. Leave the plan out, or choose a mechanism.")
+        return plan
+
+    def settings(self) -> PrivacyConfig:
+        """The section of a run's settings that this plan follows from, its noise written out."""
+        rate = self.sampling_rate if self.unit == "pair" else PrivacyConfig().sampling_rate
+        return PrivacyConfig(
+            mechanism=self.mechanism,
+            epsilon=self.epsilon,
+            delta=self.delta,
+            noise_multiplier=self.noise_multiplier,
+            clip=self.clip,
+            sampling=self.sampling,
+            num_views=self.num_views,
+            num_groups=self.num_groups,
+            engine=self.engine,
+            chunk_size=self.chunk_size,
+            accountant=self.accountant,
+            deterministic=self.deterministic,
+            projected_pairs=self.projected_pairs,
+            sampling_rate=rate,
+        )
+
     @property
     def noise_std(self) -> float:
         """Standard deviation of the noise on each coordinate of a sum.
@@ -116,9 +222,14 @@ class PrivacyPlan:
         return not self.deterministic and self.projected_pairs == 1.0
 
     @property
+    def row(self) -> Mechanism:
+        """The mechanism's row of the table."""
+        return MECHANISMS[self.mechanism]
+
+    @property
     def statement(self) -> str:
         """Why the sensitivity is what it is."""
-        return MECHANISMS[self.mechanism].statement
+        return self.row.statement
 
     def round_spending(self) -> Spending:
         """What one round costs one unit, at most."""
@@ -139,7 +250,6 @@ def _releases(sampling: str, steps: int, num_bins: int) -> int:
     return steps if sampling == "poisson" else math.ceil(steps / num_bins)
 
 
-@lru_cache(maxsize=32)
 def make_plan(config: Asked) -> PrivacyPlan | None:
     """The plan of a run; None where ``privacy.mechanism`` is ``none``.
 
@@ -156,10 +266,11 @@ def make_plan(config: Asked) -> PrivacyPlan | None:
     choose("privacy.engine", settings.engine, ENGINES)
     check_accountant(settings.accountant)
     _check_student(config, mechanism)
-    _check_loss(config, mechanism)
-    _check_engine(config)
+    if mechanism.at_client:
+        require_loss(settings.mechanism, config.loss, called=config.distill.loss, engine=settings.engine)
+    _check_engine(config, mechanism)
     federation = config.federation
-    central = mechanism.unit == "client"
+    central = not mechanism.at_client
     rate = federation.client_fraction if central else settings.sampling_rate
     num_bins = 1 if central else max(1, int(1.0 / rate))
     steps = 1 if central else federation.local_steps
@@ -169,7 +280,7 @@ def make_plan(config: Asked) -> PrivacyPlan | None:
         mechanism=settings.mechanism,
         loss=config.distill.loss,
         unit=mechanism.unit,
-        relation=RELATIONS[mechanism.unit],
+        relation=mechanism.protects.relation,
         sampling=settings.sampling,
         sampling_rate=rate,
         num_bins=num_bins,
@@ -206,28 +317,49 @@ def _noise(config: Asked, *, rate: float, steps: int, num_bins: int) -> float:
     )
 
 
-def _check_loss(config: Asked, mechanism: Mechanism) -> None:
-    loss, name = config.distill.loss, config.privacy.mechanism
-    if not mechanism.losses or loss in mechanism.losses:
+def require_loss(mechanism: str, loss: Loss, *, called: str, engine: str) -> None:
+    """Refuse a loss that the mechanism does not make private.
+
+    Args:
+        mechanism: A key of `edgecmd.privacy.mechanisms.MECHANISMS`.
+        loss: Loss whose gradient is to be clipped for each unit.
+        called: What settings name it by.
+        engine: A key of `edgecmd.privacy.step.gradients.ENGINES`.
+
+    Raises:
+        PrivacyError: Its loss of a unit depends on more than the unit, it belongs to another mechanism, or it
+            is a user's own that was found to remember, or that values of a pair can make fail.
+    """
+    row = MECHANISMS[mechanism]
+    if row.takes(loss):
+        if type(loss) not in LOSSES.values():
+            require_private_loss(loss, called=called, engine=engine)
         return
-    own = " or ".join(repr(one) for one in mechanism.losses)
     for other, candidate in MECHANISMS.items():
-        if loss in candidate.losses:
+        if candidate.at_client and candidate.takes(loss):
+            own = " or ".join(repr(name) for name, one in LOSSES.items() if row.takes(one))
             raise PrivacyError(
-                f"distill.loss={loss!r} belongs to privacy.mechanism={other!r}, not to {name!r}."
+                f"distill.loss={called!r} belongs to privacy.mechanism={other!r}, not to {mechanism!r}."
                 f" Set distill.loss to {own}, or change the mechanism."
             )
-    if loss in SEPARATE:
+    way_out = (
+        f"Set distill.loss={row.default_loss!r} or leave it out, or protect whole clients with"
+        " privacy.mechanism='client'."
+    )
+    if not loss.couples_pairs and loss.num_views > 1:
         raise PrivacyError(
-            f"distill.loss={loss!r} is a baseline for which no mechanism is written, although its loss of"
-            f" a pair depends on public anchors alone. Set distill.loss={AUTO_LOSSES[name]!r} or leave it"
-            " out, or protect whole clients with privacy.mechanism='client'."
+            f"distill.loss={called!r} looks at {loss.num_views} views of a target at once, for which no"
+            f" mechanism is written. {way_out}"
+        )
+    if not loss.couples_pairs:
+        raise PrivacyError(
+            f"distill.loss={called!r} is a baseline for which no mechanism is written, although its loss of"
+            f" a pair depends on public anchors alone. {way_out}"
         )
     raise PrivacyError(
-        f"distill.loss={loss!r} cannot be made private for each pair: the loss of a pair depends on the other"
-        " pairs of its batch, so clipping each pair's gradient bounds nothing (one pair was measured to move"
-        f" the sum by 508 times the clip). Set distill.loss={AUTO_LOSSES[name]!r} or leave it out, or protect"
-        " whole clients with privacy.mechanism='client'."
+        f"distill.loss={called!r} cannot be made private for each pair: the loss of a pair depends on the"
+        " other pairs of its batch, so clipping each pair's gradient bounds nothing (one pair was measured to"
+        f" move the sum by 508 times the clip). {way_out}"
     )
 
 
@@ -241,13 +373,19 @@ def _check_student(config: Asked, mechanism: Mechanism) -> None:
         )
 
 
-def _check_engine(config: Asked) -> None:
+def _check_engine(config: Asked, mechanism: Mechanism) -> None:
     settings = config.privacy
-    if settings.engine == "opacus-ghost" and (settings.mechanism == "groups" or settings.num_views > 1):
+    able = settings.engine in mechanism.engines
+    if settings.engine == "opacus-ghost" and not (able and settings.num_views == 1):
         raise PrivacyError(
             f"privacy.engine='opacus-ghost' with privacy.mechanism={settings.mechanism!r} and"
             f" privacy.num_views={settings.num_views}: ghost norms exist for single rows alone."
             " Use privacy.engine='vmap'."
+        )
+    if not able:
+        raise PrivacyError(
+            f"privacy.engine={settings.engine!r} does not clip the units of"
+            f" privacy.mechanism={settings.mechanism!r}. Allowed: {', '.join(mechanism.engines)}."
         )
 
 

@@ -8,18 +8,6 @@ from edgecmd.core.artefacts import may_leave_table, owner_only_table
 from edgecmd.privacy.accounting import accountant_version
 from edgecmd.privacy.plan import SAMPLERS, PrivacyPlan
 
-FINAL = (
-    "the weights of the final student, and whatever is computed from them and from public data alone; not the"
-    " head of an exported file, see own_costs"
-)
-RELEASED = {
-    "pair": [
-        "each client's weights after each of its rounds, to the server",
-        "the global weights after each round, to every client",
-        FINAL,
-    ],
-    "client": ["the global weights after each round, to every client", FINAL],
-}
 # Not the pairs' cost, and not nothing: what leaves with the student tells of these examples as well.
 OWN_COSTS = [
     "the classification head of a bundle (export.head=true, the default; of a seg-* student all layers): it"
@@ -32,35 +20,6 @@ OWN_COSTS = [
     " does; they are none of the pairs that the guarantee is about, and nothing bounds what figures tell of"
     " them",
 ]
-AGAINST = {
-    "pair": "anyone who sees all releases, the server and the other clients included, also one that chooses"
-    " weights and anchors with intent; a pair's own client is trusted with it",
-    "client": "anyone but the server, which sees each client's update and is trusted to clip, to add noise"
-    " and to keep the coins secret",
-}
-BASELINES = (
-    "the baselines of `edgecmd run` (their rows in evaluation.json and the report, and the folder baselines):"
-    " they train on the same pairs, without privacy or with a budget of their own; keep them to yourself,"
-    " or leave them out with --no-baselines"
-)
-FIRST = "what the teacher and the first weights (teacher.path, student.path) were themselves trained on"
-NOT_COVERED = {
-    "pair": [
-        "a person whose pairs lie with several clients, or several pairs of one person: their losses add up",
-        "choices made by trying several runs on the same pairs, beyond what their ledgers add up",
-        "how long a client takes, and whether it answers at all",
-        "pairs that are also in the public set, and whatever was public before",
-        FIRST,
-        BASELINES,
-    ],
-    "client": [
-        "what the server itself sees",
-        "choices made by trying several runs with the same clients, beyond what the ledger adds up",
-        "whether and when a client answers",
-        FIRST,
-        BASELINES,
-    ],
-}
 
 
 WARNINGS = {
@@ -97,7 +56,7 @@ def privacy_table(
         and from which clients answered.
     """
     largest = max(spent.values(), default=0.0)
-    private = plan.private
+    private, protects = plan.private, plan.row.protects
     table: dict[str, Any] = {
         "private": private,
         "epsilon": _finite(largest) if private else None,
@@ -122,9 +81,9 @@ def privacy_table(
         "engine": plan.engine,
         "accountant": accountant_version(plan.accountant),
         "anchors": dict(anchors),
-        "released": RELEASED[plan.unit],
-        "against": AGAINST[plan.unit],
-        "not_covered": NOT_COVERED[plan.unit],
+        "released": list(protects.released),
+        "against": protects.against,
+        "not_covered": list(protects.not_covered),
         "own_costs": OWN_COSTS,
         "may_leave": may_leave_table(private=private),
         "owner_only": owner_only_table(private=private),

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgecmd.losses import loss_of
 from edgecmd.models.students import Student
 from edgecmd.run import Run
 from edgecmd.training.distill import Place, distil, make_optimizer
@@ -39,6 +40,7 @@ def train_central(run: Run, *, progress: Progress | None = None) -> Student:
             data,
             anchors,
             distill,
+            loss=loss_of(distill),
             num_steps=federation.local_steps,
             place=place,
             optimizer=optimizer,

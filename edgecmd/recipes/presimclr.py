@@ -15,13 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from edgecmd.baselines import nt_xent
 from edgecmd.core.devices import device_of
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import augment_source
-from edgecmd.data.pairs import input_shape, target_kind
-from edgecmd.data.student_input import SOURCE_OFFSET, SOURCE_SCALE, source_input
+from edgecmd.data.modalities.row import FromPictures, InputShape
+from edgecmd.data.modalities.table import input_shape, modality_of, source_input
+from edgecmd.losses.baselines import nt_xent
 from edgecmd.models.students import Student, refuse_dense
 from edgecmd.run import Run
 
@@ -56,11 +56,13 @@ def source_start(
         Reads public images and settings; no pair, no teacher and no label.
     """
     whole = run.task.data
-    kind, shape = target_kind(whole.train.target), input_shape(whole.train.target)
-    if kind == "wave":
+    modality, shape = modality_of(whole.train.target), input_shape(whole.train.target)
+    from_pictures = modality.from_pictures
+    if from_pictures is None:
         raise ConfigError(
-            f"presimclr with data.name={run.task.name!r}: the target is a recording, and a student of"
-            " recordings cannot start from pictures. Leave presimclr out; simclr is the baseline there."
+            f"presimclr with data.name={run.task.name!r}: the target is a {modality.noun}, and a student"
+            f" of {modality.nouns} cannot start from pictures. Leave presimclr out; simclr is the"
+            " baseline there."
         )
     refuse_dense(run.student.architecture, what="presimclr")
     student = replace(run, student=replace(run.student, path="")).new_student()
@@ -74,7 +76,7 @@ def source_start(
 
     def view(image: Tensor) -> Tensor:
         moved = augment_source(image, line_share=0.0, ink_share=0.0, generator=coins)
-        return student(as_target(moved, run, kind=kind, shape=shape).to(device))  # type: ignore[no-any-return]
+        return student(as_target(moved, run, from_pictures, shape=shape).to(device))  # type: ignore[no-any-return]
 
     student.train()
     for step in range(num_steps):
@@ -94,26 +96,18 @@ def source_start(
 def as_target(
     image_BCHW: Float[Tensor, "batch 3 height width"],
     run: Run,
+    from_pictures: FromPictures,
     *,
-    kind: str,
-    shape: tuple[int, int, int],
+    shape: InputShape,
 ) -> Float[Tensor, "batch _ _ _"]:
-    """Source pictures in the form of the target's input.
-
-    A target in colour sees the colours, one with another number of channels the mean of the three in each;
-    scale and offset are those of the target. A depth student sees the grey as its scaled distance, and the
-    mask of what was measured is one everywhere.
+    """Source pictures in the form of the target's input: its sides, its channels, its scale and offset.
 
     Args:
-        image_BCHW: RGB images scaled by `edgecmd.data.student_input.source_input`.
-        run: ``data.target_offset`` and ``data.target_scale``.
-        kind: ``image`` or ``depth``.
+        image_BCHW: RGB images scaled by `edgecmd.data.modalities.table.source_input`.
+        run: How its task scales targets.
+        from_pictures: Of the target's modality.
         shape: (C, H, W) of the target's input.
     """
     channels, height, width = shape
     sized = functional.interpolate(image_BCHW, size=(height, width), mode="area")
-    grey = sized.mean(dim=1, keepdim=True)
-    if kind == "depth":
-        return torch.cat([grey, torch.ones_like(grey)], dim=1)
-    seen = sized if channels == 3 else grey.expand(-1, channels, -1, -1)
-    return (seen * SOURCE_SCALE + SOURCE_OFFSET - run.task.target_offset) / run.task.target_scale
+    return from_pictures(sized, channels, offset=run.task.target_offset, scale=run.task.target_scale)

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.seeding import numpy_generator, torch_generator
-from edgecmd.data.augment import augment_target
-from edgecmd.data.pairs import target_kind
-from edgecmd.data.student_input import source_input
+from edgecmd.data.modalities.image import augment_image
+from edgecmd.data.modalities.table import modality_of, source_input
 from edgecmd.recipes.warm_start import drawings
 from edgecmd.run import Run
 
@@ -28,11 +27,11 @@ def public_inputs(run: Run, *, purpose: str) -> Callable[[int], Float[Tensor, "n
     Raises:
         ConfigError: Targets are no pictures, of which public pictures could be made.
     """
-    kind = target_kind(run.task.data.train.target)
-    if kind != "image":
+    modality = modality_of(run.task.data.train.target)
+    if not modality.is_drawn:
         raise ConfigError(
-            f"data.name={run.task.name!r} has targets of modality {kind!r}; public pictures stand in for"
-            " pictures alone."
+            f"data.name={run.task.name!r} has targets of modality {modality.name!r}; public pictures"
+            " stand in for pictures alone."
         )
     images = source_input(run.task.data.public.pictures(use="A stand-in for targets"))
     channels, size = run.task.input_shape[0], run.task.target_side
@@ -42,6 +41,6 @@ def public_inputs(run: Run, *, purpose: str) -> Callable[[int], Float[Tensor, "n
     def sample(num: int) -> Tensor:
         index = torch.from_numpy(rows.integers(0, len(images), num))
         target = drawings(images[index], size=size, channels=channels, generator=coins)
-        return augment_target(target, strength=run.distill.augment, generator=coins)
+        return augment_image(target, strength=run.distill.augment, generator=coins)
 
     return sample

@@ -16,9 +16,9 @@ from torch.nn import functional
 from edgecmd import losses
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.seeding import numpy_generator, torch_generator
-from edgecmd.data.augment import augment_target, outlines, two_tones
-from edgecmd.data.pairs import target_kind
-from edgecmd.data.student_input import source_input
+from edgecmd.data.augment import outlines, two_tones
+from edgecmd.data.modalities.image import augment_image
+from edgecmd.data.modalities.table import modality_of, source_input
 from edgecmd.models.students import Student, refuse_dense
 from edgecmd.run import Run
 from edgecmd.training.distill import learning_rate_at, make_optimizer, mean_gradient
@@ -49,10 +49,11 @@ def warm_start(run: Run, *, num_steps: int, progress: Progress | None = None) ->
         Reads public images, the teacher and settings; no pair and no label.
     """
     whole = run.task.data
-    if target_kind(whole.train.target) == "wave":
+    modality = modality_of(whole.train.target)
+    if modality.from_pictures is None:
         raise ConfigError(
-            f"data.name={run.task.name!r} has recordings: no public picture can stand in for one. Leave"
-            " student.path empty."
+            f"data.name={run.task.name!r} has {modality.nouns}: no public picture can stand in for one."
+            " Leave student.path empty."
         )
     refuse_dense(run.student.architecture, what="A warm start")
     student, public = run.new_student(), whole.public
@@ -69,7 +70,7 @@ def warm_start(run: Run, *, num_steps: int, progress: Progress | None = None) ->
         target = drawings(
             images[index], size=run.task.target_side, channels=student.in_channels, generator=coins
         )
-        view = augment_target(target, strength=run.distill.augment, generator=coins)
+        view = augment_image(target, strength=run.distill.augment, generator=coins)
         optimizer.zero_grad()
         loss = losses.cmc(student(view), features[index], temperature=run.distill.temperature)
         value = mean_gradient(loss)
@@ -85,7 +86,7 @@ def drawings(
     """Outlines, or for one in five two tones, as ink (2) on white (0): what a drawing's input looks like.
 
     Args:
-        image_BCHW: RGB images scaled by `edgecmd.data.student_input.source_input`.
+        image_BCHW: RGB images scaled by `edgecmd.data.modalities.table.source_input`.
         size: Side of the result.
         channels: Channels of the result, all equal.
         generator: Source of randomness.

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Iterator, Mapping
 
+from edgecmd.catalogue.data_sets import DATA_SETS
+from edgecmd.data.partition import PARTITIONS
 from edgecmd.report import scores
 from edgecmd.report.charts import loss_curve, partition_chart, validation_curve
 from edgecmd.report.numbers import NOTHING, Row, data_size, duration, plain, share
@@ -45,7 +47,8 @@ def _spread(run: RunFiles) -> list[Row]:
     lines = run.partition["table"]
     sizes = sorted(int(line["pairs"]) for line in lines)
     cut = run.setting("federation.partition", "?")
-    alpha = f", alpha {run.setting('federation.alpha', '?')}" if cut == "dirichlet" else ""
+    row = PARTITIONS.get(str(cut))
+    alpha = f", alpha {run.setting('federation.alpha', '?')}" if row and row.takes_alpha else ""
     rows: list[Row] = [
         ("partition", [f"{cut}{alpha}"]),
         ("clients", [str(len(lines))]),
@@ -118,7 +121,9 @@ def _flat(nested: Table, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 def limits(run: RunFiles) -> Table:
     """What the numbers do not say."""
+    row = DATA_SETS.get(str(run.setting("data.name")))
     return {
+        "of_data": row.limits if row else "",
         "is_class_paired": scores.is_class_paired(run.evaluation),
         "unseen": scores.unseen(run.evaluation),
         "shared": scores.shared(run.evaluation),

@@ -10,11 +10,6 @@ from edgecmd.report.pictures import gallery_drawing
 from edgecmd.report.read import RunFiles, Table
 
 METHODS = {
-    "l2": "the same federation with the squared distance to the teacher's feature as loss",
-    "simclr": "the same federation with SimCLR on the target alone, without a teacher; it has no retrieval",
-    "seed": "the same federation with SEED, public anchors as its queue",
-    "crd": "the same federation with CRD, negatives from the batch",
-    "socket": "the same federation with the label-free terms of SOCKET",
     "teacher as it is": "the teacher applied to the target as a picture, nothing trained",
     "untrained": "the student with its first, random weights",
     "scratch": "the student trained on the few labels alone, without distillation",
@@ -48,8 +43,18 @@ def results(run: RunFiles) -> Table:
         "num_classes": scores.few_label_fact(evaluation, labelling, "num_classes"),
         "few_draws": MIN_REPEATS,
         "few_items": MIN_ITEMS,
-        "known": {name: METHODS[name] for name in scores.methods(evaluation) if name in METHODS},
+        "known": _known_methods(evaluation),
     }
+
+
+def _known_methods(evaluation: Table) -> dict[str, str]:
+    from edgecmd.losses import LOSSES
+
+    losses = {
+        name: f"the same federation with {one.text}" for name, one in LOSSES.items() if one.family == "others"
+    }
+    known = {**losses, **METHODS}
+    return {name: known[name] for name in scores.methods(evaluation) if name in known}
 
 
 def score_rows(columns: Sequence[scores.Column], evaluation: Table) -> list[Row]:

@@ -6,7 +6,7 @@ out of fixed tables; none of them names a file.
 Shapes: N images, D embedding dimension, K anchors.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from edgecmd.catalogue.data_sets import PUBLIC_SETS
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.own_code import is_own
 from edgecmd.data.anchors import Anchors, AnchorSource, make_anchors
-from edgecmd.data.pairs import Images, PairedData, PublicSource, Targets, target_kind
-from edgecmd.data.student_input import target_input
+from edgecmd.data.modalities.table import modality_of, target_input
+from edgecmd.data.pairs import Images, PairedData, PublicSource, Targets
 from edgecmd.data.user_files.images import sides_of
-from edgecmd.data.user_files.public_images import read_public
-from edgecmd.datasets import emoji, indoor
+from edgecmd.data.user_files.public_images import load_shipped_public, read_public
 from edgecmd.models.feature_cache import cached_features, cached_maps
 from edgecmd.models.place_features import Reduction, View, as_places, fit_reduction
 from edgecmd.models.students import DENSE_STRIDE
@@ -33,11 +33,6 @@ from edgecmd.training.task import Places
 # Of the teacher. Kernels round otherwise for other numbers of rows, and a server could make last digits large
 # (a teacher temperature of 1e-4): one pair more would move the gradients of others.
 ROWS_A_CALL = 8
-# Public sets that ship with edgecmd, by the name that a node's config may give.
-PUBLIC_SETS: dict[str, Callable[[DataConfig], PublicSource]] = {
-    "emoji": lambda config: emoji.load_public(image_size=config.source_side),
-    "indoor": indoor.load_public,
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -63,10 +58,7 @@ class DeviceSources:
 
     def file_kind(self, kind: str, *, reverse: bool) -> str:
         """Kind of what lies in ``target/``: of reversed pairs that is what the teacher takes."""
-        if not reverse:
-            return kind
-        shape = self.teacher.modality
-        return ("rgb" if self.teacher.in_channels == 3 else "grey") if shape == "image" else shape
+        return self.teacher.kind if reverse else kind
 
 
 def device_sources(
@@ -78,7 +70,7 @@ def device_sources(
         settings: Sides, clip and unit of depth are used.
         teacher: A key of `edgecmd.models.teachers.TEACHERS`, ``module:factory``, or an absolute path of a
             .safetensors file.
-        public: A key of `PUBLIC_SETS`, or an absolute path of a folder.
+        public: A key of `edgecmd.catalogue.data_sets.PUBLIC_SETS`, or an absolute path of a folder.
         cache: Folder for features.
         places: Set for a dense student.
 
@@ -100,7 +92,7 @@ def device_sources(
 
 def _public(config: DataConfig, named: str) -> PublicSource:
     if named in PUBLIC_SETS:
-        return PUBLIC_SETS[named](config)
+        return load_shipped_public(named, config)
     folder, problems = _absolute(named, key="public-dir", allowed=PUBLIC_SETS), list[str]()
     found = read_public(folder, sides=sides_of(config), name=folder.name, problems=problems)
     if found is None or problems:
@@ -154,7 +146,7 @@ def device_data(
     return LocalData(
         target=scaled.to(device),
         teacher=torch.from_numpy(np.ascontiguousarray(features)).to(device),
-        modality=target_kind(pairs.target),
+        modality=modality_of(pairs.target).name,
     )
 
 

@@ -15,13 +15,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from edgecmd import baselines, losses
+from edgecmd import losses
 from edgecmd.core.errors import ConfigError, choose
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.core.text import counted
 from edgecmd.data.augment import augment
+from edgecmd.losses import Loss
 from edgecmd.settings import DistillConfig, FederationConfig
-from edgecmd.training.places import check_loss, embed_places, per_pair
+from edgecmd.training.places import Embedded, embed_places, per_pair, require_dense
 
 WARMUP_SHARE = 0.05
 
@@ -33,7 +34,7 @@ class LocalData:
     Attributes:
         target: Inputs of the student, (N, C, H, W).
         teacher: Teacher features of the same pairs, (N, D); for a dense student (N, D, rows, columns).
-        modality: A key of `edgecmd.data.pairs.TARGETS`; views are made for it.
+        modality: A key of `edgecmd.data.modalities.table.MODALITIES`; views are made for it.
     """
 
     target: Float[Tensor, "num channels height width"]
@@ -42,98 +43,6 @@ class LocalData:
 
     def __len__(self) -> int:
         return len(self.target)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Embedded:
-    """One batch after the student: everything that a loss may look at."""
-
-    student: losses.Embeddings
-    second: losses.Embeddings
-    teacher: losses.Embeddings
-    anchors: losses.Anchors
-
-
-def _cmc(batch: Embedded, config: DistillConfig) -> losses.PerExample:
-    return losses.cmc(batch.student, batch.teacher, temperature=config.temperature)
-
-
-def _cmd(batch: Embedded, config: DistillConfig) -> losses.PerExample:
-    return losses.cmd(
-        batch.student,
-        batch.teacher,
-        temperature=config.temperature,
-        teacher_temperature=config.teacher_temperature,
-    )
-
-
-def _cmc_cmd(batch: Embedded, config: DistillConfig) -> losses.PerExample:
-    return _cmc(batch, config) + config.cmd_weight * _cmd(batch, config)
-
-
-def _cmc_anchored(batch: Embedded, config: DistillConfig) -> losses.PerExample:
-    return losses.cmc_anchored(batch.student, batch.teacher, batch.anchors, temperature=config.temperature)
-
-
-def _cmd_anchored(batch: Embedded, config: DistillConfig) -> losses.PerExample:
-    return losses.cmd_anchored(
-        batch.student,
-        batch.teacher,
-        batch.anchors,
-        temperature=config.temperature,
-        teacher_temperature=config.teacher_temperature,
-    )
-
-
-def _cmc_cmd_anchored(batch: Embedded, config: DistillConfig) -> losses.PerExample:
-    return _cmc_anchored(batch, config) + config.cmd_weight * _cmd_anchored(batch, config)
-
-
-def _cmc_groups(batch: Embedded, config: DistillConfig) -> losses.PerExample:
-    return losses.cmc_groups(batch.student, batch.teacher, batch.anchors, temperature=config.temperature)
-
-
-def _cosine(batch: Embedded, _: DistillConfig) -> losses.PerExample:
-    return baselines.cosine(batch.student, batch.teacher)
-
-
-def _l2(batch: Embedded, _: DistillConfig) -> losses.PerExample:
-    return baselines.l2(batch.student, batch.teacher)
-
-
-def _simclr(batch: Embedded, config: DistillConfig) -> losses.PerExample:
-    return baselines.nt_xent(batch.student, batch.second, temperature=config.temperature)
-
-
-def _seed(batch: Embedded, _: DistillConfig) -> losses.PerExample:
-    return baselines.seed(batch.student, batch.teacher, batch.anchors)
-
-
-def _crd(batch: Embedded, _: DistillConfig) -> losses.PerExample:
-    return baselines.crd(batch.student, batch.teacher)
-
-
-def _socket(batch: Embedded, _: DistillConfig) -> losses.PerExample:
-    return baselines.socket(batch.student, batch.teacher, batch.anchors)
-
-
-Objective = Callable[[Embedded, DistillConfig], losses.PerExample]
-OBJECTIVES: dict[str, Objective] = {
-    "cmc": _cmc,
-    "cmd": _cmd,
-    "cmc+cmd": _cmc_cmd,
-    "cmc-anchored": _cmc_anchored,
-    "cmd-anchored": _cmd_anchored,
-    "cmc+cmd-anchored": _cmc_cmd_anchored,
-    "cmc-groups": _cmc_groups,
-    "cosine": _cosine,
-    "l2": _l2,
-    "seed": _seed,
-    "crd": _crd,
-    "socket": _socket,
-    "simclr": _simclr,
-}
-TWO_VIEWS = frozenset({"simclr"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -233,6 +142,7 @@ def distil(
     anchors: losses.Anchors,
     config: DistillConfig,
     *,
+    loss: Loss,
     num_steps: int,
     place: Place,
     optimizer: torch.optim.Optimizer,
@@ -243,7 +153,8 @@ def distil(
         student: Encoder of the target modality; changed.
         data: The client's pairs.
         anchors: Public teacher features, (K, D).
-        config: Loss and its settings.
+        config: Batch, views, learning rate and what else is no number of the loss.
+        loss: What is minimised.
         num_steps: Optimiser steps.
         place: Seed, round, client and position in the schedule.
         optimizer: Over the student's parameters; its state is changed.
@@ -252,11 +163,10 @@ def distil(
         Mean loss over the steps.
 
     Raises:
-        ConfigError: The loss is unknown.
+        ConfigError: A client of one pair; or a dense student and a loss without a meaning for places.
     """
-    objective = choose("distill.loss", config.loss, OBJECTIVES)
     if data.teacher.ndim == 4:
-        check_loss(config.loss)
+        require_dense(loss)
     rows = numpy_generator(place.seed, "batches", round_index=place.round_index, client=place.client)
     views = torch_generator(place.seed, "views", round_index=place.round_index, client=place.client)
     reference = _proximal_reference(student, config)
@@ -269,9 +179,9 @@ def distil(
         rate = learning_rate_at(config, step=place.first_step + step, total_steps=place.total_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        embedded = embed_batch(student, data, batch, anchors=anchors, config=config, views=views)
+        embedded = embed_batch(student, data, batch, config=config, num_views=loss.num_views, views=views)
         optimizer.zero_grad()
-        total += mean_gradient(per_pair(objective(embedded, config), len(batch)))
+        total += mean_gradient(per_pair(loss(embedded.student, embedded.teacher, anchors), len(batch)))
         if reference is not None:
             add_proximal_gradient(student, reference, mu=config.proximal_mu)
         optimizer.step()
@@ -291,18 +201,18 @@ def embed_batch(
     data: LocalData,
     rows: np.ndarray,
     *,
-    anchors: losses.Anchors,
     config: DistillConfig,
+    num_views: int,
     views: torch.Generator,
 ) -> Embedded:
-    """Augment and embed the pairs at ``rows``; a second view only where the loss asks for one.
+    """Augment and embed the pairs at ``rows``, in as many views as the loss asks for.
 
     Of a dense student, embeddings are those of ``num_locations`` places of each pair, pair by pair.
     """
     index = torch.from_numpy(rows)
     target = data.target[index]
     if data.teacher.ndim == 4:
-        found = embed_places(
+        return embed_places(
             student,
             target,
             data.teacher[index],
@@ -311,12 +221,11 @@ def embed_batch(
             num=config.num_locations,
             generator=views,
         )
-        return Embedded(student=found.student, second=found.student, teacher=found.teacher, anchors=anchors)
-    first = student(augment(data.modality, target, strength=config.augment, generator=views))
-    second = first
-    if config.loss in TWO_VIEWS:
-        second = student(augment(data.modality, target, strength=config.augment, generator=views))
-    return Embedded(student=first, second=second, teacher=data.teacher[index], anchors=anchors)
+    seen = [
+        student(augment(data.modality, target, strength=config.augment, generator=views))
+        for _ in range(num_views)
+    ]
+    return Embedded(student=seen[0] if num_views == 1 else torch.stack(seen), teacher=data.teacher[index])
 
 
 def mean_gradient(loss_B: losses.PerExample) -> float:

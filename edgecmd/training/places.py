@@ -13,33 +13,38 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgecmd.core.errors import ConfigError, choose
-from edgecmd.data.augment import MOTIONS, draw_motion, moved
+from edgecmd.core.errors import ConfigError
+from edgecmd.data.modalities.motion import draw_motion, moved
+from edgecmd.data.modalities.table import motion_of
+from edgecmd.losses import Loss, name_of
 
 # Targets and maps differ in all but the first axis.
 Grid = Float[Tensor, "batch _ _ _"]
 
-# A loss over two views of the target alone has no place in common between them.
-NO_PLACES = frozenset({"simclr"})
 
+class Embedded(NamedTuple):
+    """One batch after the student: what a loss looks at.
 
-class Located(NamedTuple):
-    """Embeddings of the chosen places, the places of a pair one after the other: (B * L, D) each."""
+    Attributes:
+        student: Embeddings of the targets, (B, D), with several views (V, B, D); of places, those of a pair
+            one after the other, (B * L, D).
+        teacher: Teacher features of the same pairs or places.
+    """
 
     student: Tensor
     teacher: Tensor
 
 
-def check_loss(loss: str) -> None:
+def require_dense(loss: Loss) -> None:
     """Refuse a loss that has no form for places.
 
     Raises:
-        ConfigError: It is one of `NO_PLACES`.
+        ConfigError: Its views have no place in common.
     """
-    if loss in NO_PLACES:
+    if not loss.dense:
         raise ConfigError(
-            f"distill.loss={loss!r} compares two views of a whole picture, and a seg-* student embeds places."
-            " Choose another loss, or a ws-* student."
+            f"distill.loss={name_of(loss)!r} compares two views of a whole picture, and a seg-* student"
+            " embeds places. Choose another loss, or a ws-* student."
         )
 
 
@@ -49,7 +54,7 @@ def shared_views(
     """The same motion for the target and for what is known of its places.
 
     Args:
-        modality: Of the target, a key of `edgecmd.data.augment.MOTIONS`.
+        modality: Of the target, one that has a `Modality.motion`.
         target: Inputs of the student, (B, C, H, W).
         maps: Numbers at each place, (B, D, R, Q).
         strength: 0 leaves both as they are.
@@ -61,7 +66,7 @@ def shared_views(
     inside = torch.ones(len(maps), *maps.shape[2:], dtype=torch.bool, device=maps.device)
     if strength == 0:
         return target, maps, inside
-    motion = choose("modality", modality, MOTIONS).times(strength)
+    motion = motion_of(modality).times(strength)
     theta = draw_motion(len(target), motion, generator=generator).to(target)
     grid = functional.affine_grid(theta, [*maps.shape], align_corners=False)
     inside = (grid.abs() <= 1).all(dim=3)
@@ -95,7 +100,7 @@ def embed_places(
     strength: float,
     num: int,
     generator: torch.Generator,
-) -> Located:
+) -> Embedded:
     """Views of a batch, embedded, at a fixed number of places of each pair.
 
     Args:
@@ -118,7 +123,7 @@ def embed_places(
             f" {tuple(seen.shape[2:])}; make the map with the same data.image_size."
         )
     place_BL = choose_places(inside, num=num, generator=generator)
-    return Located(student=at_places(found, place_BL), teacher=at_places(seen, place_BL))
+    return Embedded(student=at_places(found, place_BL), teacher=at_places(seen, place_BL))
 
 
 def per_pair(loss_R: Float[Tensor, " rows"], num_pairs: int) -> Float[Tensor, " batch"]:

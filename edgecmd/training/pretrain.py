@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgecmd.baselines import nt_xent
 from edgecmd.core.devices import place, resolve_device
 from edgecmd.core.errors import choose
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import augment, augment_source
-from edgecmd.data.pairs import PublicSource, input_shape, target_kind
-from edgecmd.data.student_input import source_input
+from edgecmd.data.modalities.table import input_shape, kind_of, modality_of, source_input
+from edgecmd.data.pairs import PublicSource
+from edgecmd.losses.baselines import nt_xent
 from edgecmd.models.efficientnet import EfficientNetLite0
 from edgecmd.models.projection import fit_projector
 from edgecmd.models.teachers import (
@@ -51,7 +51,7 @@ def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress
     check_architecture(config.architecture, public.images)
     if is_photograph(config.architecture):
         return fitted_to(public, config)
-    modality, channels = target_kind(public.images), input_shape(public.images)[0]
+    modality, channels = modality_of(public.images).name, input_shape(public.images)[0]
     network = build_teacher(
         config.architecture,
         embedding_dim=config.embedding_dim,
@@ -70,7 +70,7 @@ def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress
     views = torch_generator(config.seed, "teacher-views")
 
     def view(image: Tensor) -> Tensor:
-        if (modality, channels) == ("image", 3):
+        if kind_of(public.images) == "rgb":
             augmented = augment_source(
                 image, line_share=config.line_share, ink_share=config.ink_share, generator=views
             )
@@ -158,10 +158,10 @@ POSITIVES: dict[str, Callable[[Sequence[str]], Draw]] = {"picture": same_picture
 
 def _seen(public: PublicSource) -> dict[str, str]:
     """What a teacher of something else than pictures in colour takes; those say nothing, as ever."""
-    modality, channels = target_kind(public.images), input_shape(public.images)[0]
-    if (modality, channels) == ("image", 3):
+    if kind_of(public.images) == "rgb":
         return {}
-    return {"modality": modality, "in_channels": str(channels)}
+    channels = input_shape(public.images)[0]
+    return {"modality": modality_of(public.images).name, "in_channels": str(channels)}
 
 
 def recipe(public: PublicSource, config: PretrainConfig) -> dict[str, str]:

@@ -9,9 +9,11 @@ import torch
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.experiment import Experiment
-from edgecmd.data.pairs import target_kind
-from edgecmd.models.students import ANY_FRONT, FRONT_OF, STUDENTS, Student, student_row
-from edgecmd.training.places import check_loss
+from edgecmd.data.modalities.table import modality_of
+from edgecmd.losses import loss_of
+from edgecmd.models.students import ANY_FRONT, STUDENTS, Student, student_row
+from edgecmd.settings import DistillConfig
+from edgecmd.training.places import require_dense
 
 PACKAGES = ("edgecmd", "torch", "flwr", "numpy", "onnx", "onnxruntime", "scikit-learn", "safetensors")
 
@@ -49,21 +51,24 @@ def new_student(config: RunConfig) -> Student:
     return process().run(config).new_student()
 
 
-def check_modality(architecture: str, loss: str, data: Experiment) -> None:
+def check_modality(architecture: str, distill: DistillConfig, data: Experiment) -> None:
     """Refuse a student of pictures for recordings, and the other way round.
 
     Raises:
         ConfigError: With the students that suit the target.
     """
     row = student_row(architecture)
-    modality = target_kind(data.train.target)
-    front = FRONT_OF.get(modality, "none")
+    modality = modality_of(data.train.target)
     if row.dense:
-        check_loss(loss)
-    if row.front not in (front, ANY_FRONT):
-        what = "recordings" if modality == "wave" else "pictures"
-        allowed = ", ".join(name for name, one in STUDENTS.items() if one.front == front)
+        require_dense(loss_of(distill))
+    wrong = row.front not in (modality.front, ANY_FRONT)
+    if wrong or (row.dense and modality.motion is None):
+        allowed = ", ".join(
+            name
+            for name, one in STUDENTS.items()
+            if one.front == modality.front and (modality.motion or not one.dense)
+        )
         raise ConfigError(
             f"student.architecture={architecture!r} does not take the targets of"
-            f" data.name={data.name!r}, which are {what}. Allowed: {allowed}."
+            f" data.name={data.name!r}, which are {modality.nouns}. Allowed: {allowed}."
         )

@@ -21,10 +21,10 @@ from torch import Tensor
 from edgecmd import __version__
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.kept import Kept
-from edgecmd.data import student_input
 from edgecmd.data.anchors import Anchors, AnchorSource, anchors_digest, make_anchors
 from edgecmd.data.experiment import Experiment, HeldOut
-from edgecmd.data.pairs import Images, PairedData, Targets, input_shape, kind_of, target_kind
+from edgecmd.data.modalities.table import input_shape, kind_of, modality_of
+from edgecmd.data.pairs import Images, PairedData, Targets
 from edgecmd.data.ready_features import Ready
 from edgecmd.models.feature_cache import cached_features, cached_maps
 from edgecmd.models.place_features import Reduction, View, as_places, fit_reduction, pool_places
@@ -138,8 +138,8 @@ class Task:
 
     @property
     def modality(self) -> str:
-        """Of the targets, a key of `edgecmd.data.pairs.TARGETS`."""
-        return target_kind(self.data.train.target)
+        """Of the targets, a key of `edgecmd.data.modalities.table.MODALITIES`."""
+        return modality_of(self.data.train.target).name
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -162,7 +162,7 @@ class Task:
 
     def target_input(self, target: Targets) -> Float[Tensor, "num channels height width"]:
         """Targets as the student sees them, on the task's device."""
-        scaled = student_input.target_input(target, offset=self.target_offset, scale=self.target_scale)
+        scaled = modality_of(target).to_input(target, offset=self.target_offset, scale=self.target_scale)
         return scaled.to(self.device)
 
     def pair_features(self, pairs: PairedData, ids: tuple[str, ...]) -> Float[Tensor, "num dim *grid"]:
@@ -206,7 +206,7 @@ class Task:
         return LocalData(
             target=self.target_input(target),
             teacher=self.training_features[torch.from_numpy(rows)],
-            modality=target_kind(target),
+            modality=modality_of(target).name,
         )
 
     def held_out_features(self, part: str) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from edgecmd.data.student_input import DEPTH_OFFSET_M, DEPTH_SCALE_M
+from edgecmd.data.modalities.depth import DEPTH_OFFSET_M, DEPTH_SCALE_M
 from edgecmd.models.students import INPUT_MULTIPLE
 from export.graph.front_depth import depth_metadata, nearest
 from export.graph.spec import ExportSpec
@@ -54,7 +54,7 @@ class DenseImageFrontEnd(nn.Module):
 
 
 class DenseDepthFrontEnd(nn.Module):
-    """16-bit depth maps as scaled metres and a mask, as `edgecmd.data.student_input.depth_input` does.
+    """16-bit depth maps as scaled metres and a mask, as `edgecmd.data.modalities.depth.depth_input` does.
 
     Args:
         spec: Not used; every front end is made alike.

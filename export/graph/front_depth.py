@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, UInt16
 from torch import Tensor, nn
 
-from edgecmd.data.student_input import DEPTH_OFFSET_M, DEPTH_SCALE_M
+from edgecmd.data.modalities.depth import DEPTH_OFFSET_M, DEPTH_SCALE_M
 from export.graph.spec import ExportSpec
 
 NUM_GOLDEN = 4

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from edgecmd.data.student_input import DEPTH_OFFSET_M, DEPTH_SCALE_M
+from edgecmd.data.modalities.depth import DEPTH_OFFSET_M, DEPTH_SCALE_M
 from edgecmd.models.students import INPUT_MULTIPLE
 
 PREFIX = "front_end."

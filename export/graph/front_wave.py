@@ -16,8 +16,8 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from edgecmd.core.errors import ExportError
-from edgecmd.data.student_input import FULL_SCALE
-from edgecmd.models.log_mel import HOP_SAMPLES, NUM_MELS, WINDOW_SAMPLES
+from edgecmd.data.modalities.log_mel import HOP_SAMPLES, NUM_MELS, WINDOW_SAMPLES
+from edgecmd.data.modalities.wave import FULL_SCALE
 from export.graph.spec import ExportSpec
 
 NUM_GOLDEN = 4
@@ -99,7 +99,7 @@ def generate_basis(model: onnx.ModelProto) -> None:
     """Replace the stored Fourier basis by the formula that makes it, in place.
 
     ``basis[k, n] = table[k n mod W] window[n]`` with one period of cosine and negative sine in the table,
-    in float64, rounded to float32 at the end, as `edgecmd.models.log_mel.fourier_basis` is.
+    in float64, rounded to float32 at the end, as `edgecmd.data.modalities.log_mel.fourier_basis` is.
 
     Raises:
         ExportError: The model has no such basis.

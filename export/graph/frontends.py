@@ -18,6 +18,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgecmd.core.errors import ConfigError
+from edgecmd.data.modalities.row import Modality
 from export.graph.front_dense import (
     DenseDepthFrontEnd,
     DenseImageFrontEnd,
@@ -205,7 +207,20 @@ FRONT_ENDS: dict[str, FrontEnd] = {
         rewrite=generate_basis,
     ),
 }
-# Front end of each modality of `edgecmd.data.pairs.TARGETS`.
-OF_KIND = {"image": "image", "depth": "depth16", "wave": "wave"}
-# The same for dense students.
-DENSE_OF_KIND = {"image": "image-dense", "depth": "depth16-dense"}
+
+
+def front_end_of(modality: Modality, *, dense: bool) -> str:
+    """Key of `FRONT_ENDS` for a student of a modality.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    found = modality.dense_front_end if dense else modality.front_end
+    if not found:
+        name = "dense_front_end" if dense else "front_end"
+        raise ConfigError(
+            f"Students of {modality.nouns} cannot be exported: the modality {modality.name!r} has {name}=''."
+            f" Allowed: {', '.join(FRONT_ENDS)}. Write one of its own into export.graph.frontends.FRONT_ENDS"
+            " and name it in the row of the modality."
+        )
+    return found

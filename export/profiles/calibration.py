@@ -7,43 +7,44 @@ private data.
 import numpy as np
 import torch
 
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, choose
 from edgecmd.core.seeding import numpy_generator, torch_generator
-from edgecmd.data.pairs import Images, target_kind
-from edgecmd.data.problem import experiment
-from edgecmd.data.student_input import source_input
-from edgecmd.datasets.procedural import procedural_images
+from edgecmd.data.anchors import procedural_images
+from edgecmd.data.modalities.table import modality_of, source_input
+from edgecmd.data.pairs import Images
 from edgecmd.recipes.warm_start import drawings
+from edgecmd.training.task import Task
 from export.profiles.table import Calibration
 
 NUM_INPUTS = 128
 
 
-def _public(config: RunConfig) -> tuple[Images, str]:
+def _public(task: Task, seed: int) -> tuple[Images, str]:
     """Some of the public source set, and what they are."""
-    public = experiment(config.data).public
-    order = numpy_generator(config.seed, "calibration-rows").permutation(len(public))
+    public = task.data.public
+    order = numpy_generator(seed, "calibration-rows").permutation(len(public))
     rows = np.sort(order[:NUM_INPUTS])
     pictures = public.pictures(use="export.calibration='public'")
     return pictures[rows], f"public source pictures ({public.name})"
 
 
-def _procedural(config: RunConfig) -> tuple[Images, str]:
+def _procedural(task: Task, seed: int) -> tuple[Images, str]:
     """Made-up pictures, and that they are."""
-    generator = numpy_generator(config.seed, "calibration-procedural")
-    images = procedural_images(NUM_INPUTS, side=config.data.source_side, generator=generator)
+    generator = numpy_generator(seed, "calibration-procedural")
+    images = procedural_images(NUM_INPUTS, side=task.source_side, generator=generator)
     return images, "procedurally drawn pictures"
 
 
 KINDS = {"public": _public, "procedural": _procedural}
 
 
-def calibration_of(config: RunConfig) -> Calibration:
-    """Calibration inputs of a run: pictures reduced to outlines and tones, as the warm start sees them.
+def calibration_of(task: Task, kind: str, *, seed: int) -> Calibration:
+    """Calibration inputs of a task: pictures reduced to outlines and tones, as the warm start sees them.
 
     Args:
-        config: ``export.calibration`` chooses the kind; the seed chooses among the pictures.
+        task: Its public images, and how its targets are scaled.
+        kind: A key of `KINDS`.
+        seed: Chooses among the pictures.
 
     Guarantees:
         Reads public images and settings; no pair, no target image and no label. Equal settings give equal
@@ -52,21 +53,22 @@ def calibration_of(config: RunConfig) -> Calibration:
     Raises:
         ConfigError: The kind is unknown, or targets are no pictures.
     """
-    sources, name = choose("export.calibration", config.export.calibration, KINDS)(config)
-    target = experiment(config.data).train.target
-    if target_kind(target) != "image":
+    sources, name = choose("export.calibration", kind, KINDS)(task, seed)
+    target = task.data.train.target
+    modality = modality_of(target)
+    if not modality.is_drawn:
         raise ConfigError(
-            f"data.name={config.data.name!r} has targets of modality {target_kind(target)!r}, of which no"
+            f"data.name={task.name!r} has targets of modality {modality.name!r}, of which no"
             " public pictures can be made to take ranges from. Leave int8 out: export.profiles='w8'."
         )
     channels = target.shape[3]
     ink = drawings(
         source_input(sources),
-        size=config.data.image_size,
+        size=task.target_side,
         channels=channels,
-        generator=torch_generator(config.seed, "calibration-views"),
+        generator=torch_generator(seed, "calibration-views"),
     )
-    value = ink * config.data.target_scale + config.data.target_offset
+    value = ink * task.target_scale + task.target_offset
     inputs = torch.round(value * 255.0).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
     return Calibration(
         inputs=np.ascontiguousarray(inputs.numpy()),

@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from edgecmd.catalogue.data_files import shipped_file
+from edgecmd.catalogue.data_sets import data_set
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import DataError, ExportError
 from edgecmd.core.seeding import numpy_generator
@@ -20,7 +22,6 @@ from edgecmd.data.pairs import Images, PublicSource
 from edgecmd.data.problem import experiment, public_features, task_of, teacher_of
 from edgecmd.data.user_files.images import SUFFIXES, read_image, squeeze, to_rgb
 from edgecmd.datasets.emoji import load_public
-from edgecmd.datasets.shipped import shipped_file
 from edgecmd.evaluation.metrics import unit_rows
 
 NUM_PICTURES = 640
@@ -86,7 +87,7 @@ def gallery_of_run(config: RunConfig, *, num_pictures: int = NUM_PICTURES) -> Ga
         Of a user's own pairs, nothing is returned: no picture, no name and no embedding.
     """
     whole = experiment(config.data)
-    if config.data.name == "emoji":
+    if data_set(config.data.name).shows_pairs:
         return _built_in(config, num_pictures=num_pictures)
     public = whole.public
     pictures = public.pictures(use="A gallery")

@@ -24,12 +24,14 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.data.anchors import ANCHORS
 from edgecmd.data.problem import told_to_devices
+from edgecmd.losses import loss_of
 from edgecmd.models.students import build_student
 from edgecmd.privacy.device_ledger import DeviceLedgers
-from edgecmd.privacy.mechanisms import StepSettings, make_units, unit_loss
+from edgecmd.privacy.refusals import explained
 from edgecmd.privacy.step.gradients import clipped_sum
 from edgecmd.privacy.step.randomness import DeterministicSource
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent
+from edgecmd.privacy.step.units import StepSettings, make_units, unit_loss
 from edgecmd.training.device_task import device_features, device_sources
 from tests.device_files import Device, ask, make_device, opened_files, run_config, write_pairs
 
@@ -76,6 +78,34 @@ def test_every_setting_that_names_a_file_is_refused_by_name(name: str, device: D
         said = reason(ask(run_config(), device.node, raw=raw))
     assert said == f"refused: names-a-file ({', '.join(sorted(raw))})"
     assert not [one for one in opened if one.startswith(str(device.root))]
+
+
+OWN_LOSS = """
+import pathlib
+pathlib.Path(__file__).with_suffix(".imported").touch()
+from edgecmd.losses import CMCAnchored
+class Mine(CMCAnchored):
+    pass
+"""
+
+
+def test_a_server_names_no_code_unless_the_owner_allows_its_module(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (device.root / "code").mkdir()
+    module = device.root / "code" / "own_on_device.py"
+    module.write_text(OWN_LOSS)
+    monkeypatch.syspath_prepend(str(module.parent))
+    raw, imported = {"distill.loss": "own_on_device:Mine"}, module.with_suffix(".imported")
+    for allowed in ({}, {"modules": "own_on"}, {"modules": "own_on_device.more, os"}):
+        said = reason(ask(run_config(), device.node | allowed, raw=raw))
+        assert said == "refused: names-code (distill.loss)"
+    assert "its owner alone allows a module" in explained(said)
+    assert not imported.exists()
+    reply = ask(run_config(), device.node | {"modules": "json, own_on_device"}, raw=raw)
+    assert not reply.has_error(), reply.error.reason
+    assert set(reply.content.metric_records["metrics"]) == {"client"}
+    assert imported.exists()
 
 
 def places(device: Device) -> list[str]:
@@ -189,7 +219,7 @@ def sums(device: Device, raw: dict[str, object]) -> tuple[dict[str, torch.Tensor
         augment=0.0,
         source=DeterministicSource(0),
     )
-    loss = unit_loss(config.distill, held.anchors)
+    loss = unit_loss(loss_of(config.distill), held.anchors)
     return clipped_sum(acting.module, chunks, loss, clip=1.0, engine="loop"), held.anchors
 
 
@@ -285,6 +315,9 @@ def test_a_bound_is_inclusive(device: Device) -> None:
         {"ledger-key": ""},
         {"state-dir": " "},
         {"teacher-sha256": ""},
+        {"modules": ""},
+        {"modules": "mine.losses, /srv/code.py"},
+        {"modules": "mine,"},
     ],
 )
 def test_a_wrong_node_config_takes_part_in_nothing(wrong: dict[str, object], device: Device) -> None:

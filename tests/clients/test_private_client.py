@@ -15,14 +15,13 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
 from edgecmd.privacy.accounting import Spending, total_epsilon
 from edgecmd.privacy.ledger import Ledger
-from edgecmd.privacy.plan import make_plan
 from edgecmd.training.averaging import to_arrays
 from edgecmd.training.run_folder import new_student
 from server.local_grid import set_identity
 from server.strategies import to_record
 from tests.device_files import ask as ask_device
 from tests.device_files import make_device, run_config
-from tests.tiny_federation import contexts, run_of, tiny_config, write_pairs
+from tests.tiny_federation import contexts, plan_of, run_of, tiny_config, write_pairs
 
 TOKEN = "0123456789abcdef"
 PRIVATE = ("privacy.mechanism=anchors", "privacy.noise_multiplier=2", "privacy.epsilon=500")
@@ -209,7 +208,7 @@ def test_the_owner_s_bound_holds_against_the_server_s_settings(
 
 def test_the_owner_s_delta_holds_too(pairs: Path, tmp_path: Path) -> None:
     config = private_config(pairs, tmp_path, "privacy.delta=0.01")
-    between = (round_cost(config, 1) + total_epsilon([make_plan(config).round_spending()], delta=1e-9)) / 2
+    between = (round_cost(config, 1) + total_epsilon([plan_of(config).round_spending()], delta=1e-9)) / 2
     assert not ask(config, max_epsilon=between).has_error()
     assert ask(config, round_index=1, shift=1.0, client=2, max_epsilon=between, max_delta=1e-9).has_error()
 
@@ -219,7 +218,7 @@ def test_an_owner_s_epsilon_is_at_a_delta_that_the_server_does_not_choose(
 ) -> None:
     """At delta 0.1 this round costs an epsilon near nothing; at 1e-5 it costs more than the owner allows."""
     config = private_config(pairs, tmp_path, "privacy.delta=0.1", "privacy.noise_multiplier=1")
-    one = make_plan(config).round_spending()
+    one = plan_of(config).round_spending()
     assert total_epsilon([one], delta=0.1) < 0.4
     assert total_epsilon([one], delta=1e-5) > 1
     assert ask(config, max_epsilon=0.5).error.reason == "refused: budget-spent"

@@ -1,10 +1,19 @@
-"""The tiny pairs that the end-to-end tests share."""
+"""The tiny pairs that the end-to-end tests share, and what makes their runs cheap."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.quick import exported_once, few_supervised_steps, libraries_untraced
 from tests.tiny_federation import write_pairs
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick() -> Iterator[None]:
+    """No test here looks at how well a baseline learns, nor at how a file is made of a student."""
+    with few_supervised_steps(), exported_once(), libraries_untraced():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.command_line import edgecmd
+
 ROOT = Path(__file__).parents[2]
 SMALL = ("federation.num_rounds=1", "federation.local_steps=2", "distill.batch_size=8")
 
@@ -20,18 +22,6 @@ def command(*arguments: str) -> list[str]:
 
 def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
-def edgecmd(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments),
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
 
 
 def student(folder: Path, *settings: str) -> list[str]:

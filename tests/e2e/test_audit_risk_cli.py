@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_privacy_cli import edgecmd, sets
+from tests.command_line import edgecmd
+from tests.e2e.test_privacy_cli import sets
 
 QUICK = ("--shadows", "4", "--shadow-steps", "2", "--inversion-steps", "2", "--pairs", "4", "--jobs", "1")
 

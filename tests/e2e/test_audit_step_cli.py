@@ -7,7 +7,7 @@ import pytest
 
 from edgecmd.config.reader import load_config
 from edgecmd.core.errors import PrivacyError
-from tests.e2e.test_privacy_cli import edgecmd
+from tests.command_line import edgecmd
 from tests.tiny_federation import settings_of, simulate, tiny_config
 
 
@@ -18,7 +18,9 @@ def finished(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tiny"
 
 
-def test_both_levels_are_kept_in_the_run_folder(finished: Path) -> None:
+def test_both_levels_are_kept_in_the_run_folder(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # How many it takes to see a short seed is told by the tests of the audit itself.
+    monkeypatch.setattr("edgecmd.audit.words.NUM_FRESH", 1000)
     before = sorted(path.name for path in finished.iterdir() if path.name != "audit.json")
     done = edgecmd("audit", "step", str(finished), "--draws", "200", folder=finished.parent)
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,9 @@ from PIL import Image
 
 from edgecmd.config.reader import to_toml
 from edgecmd.config.schema import RunConfig
+from edgecmd.experiments.compare import jobs as compare_jobs
 from tests.command_line import run
+from tests.quick import Here
 from tests.tiny_federation import run_of
 
 
@@ -61,6 +63,7 @@ def test_a_dry_run_writes_nothing(
 def test_compare_prints_intervals_and_does_not_repeat_finished_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings_file: Path, tiny: RunConfig
 ) -> None:
+    monkeypatch.setattr(compare_jobs, "Workers", Here)
     words = [
         "compare",
         "--config",

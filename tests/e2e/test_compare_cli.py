@@ -1,41 +1,18 @@
 """``edgecmd compare`` as a user types it: presets, federations, tuning, an interruption, bad input."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from test_cli import run, settings_file  # noqa: F401 - a fixture
 
+from edgecmd.catalogue.data_sets import DATA_SETS, Preset
 from edgecmd.config.schema import RunConfig
 from edgecmd.experiments.compare import jobs as compare_jobs
 from edgecmd.experiments.compare.jobs import Job
-from edgecmd.experiments.compare.presets import PAIRS, Preset
-
-
-class Here:
-    """A pool that does the jobs in this process, so that a test can break them off."""
-
-    def __init__(self, *_: object, **__: object) -> None:
-        self.cancelled = False
-
-    def __enter__(self) -> "Here":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def submit(self, work: object, job: Job) -> object:
-        from concurrent.futures import Future
-
-        done: Future[object] = Future()
-        try:
-            done.set_result(work(job))  # type: ignore[operator]
-        except ValueError as error:
-            done.set_exception(error)
-        return done
-
-    def shutdown(self, **_: object) -> None:
-        self.cancelled = True
+from edgecmd.experiments.presets import FORMS, Form
+from tests.quick import Here
 
 
 @pytest.fixture
@@ -46,15 +23,17 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def tiny_pair(monkeypatch: pytest.MonkeyPatch, tiny: RunConfig) -> list[str]:
     """The tiny data as a preset, and what a user adds to write it elsewhere."""
-    data = ('data.name="folder"', f'data.path="{tiny.data.path}"', "data.image_size=16", "data.strict=false")
+    data = (f'data.path="{tiny.data.path}"', "data.image_size=16", "data.strict=false")
     steps = ("federation.num_clients=2", "federation.num_rounds=1", "federation.local_steps=2")
     form = (
         *("student.architecture=ws-50k", "distill.batch_size=8", "distill.num_anchors=16"),
         *(*steps, "evaluate.num_labels=1,0", "evaluate.num_draws=2", "evaluate.every_rounds=0"),
         f'teacher.path="{tiny.teacher.path}"',
     )
-    preset = Preset(data=data, fast=form, full=form, headline="linear_1", tuned_labels=(1,))
-    monkeypatch.setitem(PAIRS, "tiny", preset)
+    tiny_form = Form(fast=form, full=form, headline="linear_1", tuned_labels=(1,))
+    row = replace(DATA_SETS["folder"], preset=Preset(compared=data, form="tiny"))
+    monkeypatch.setitem(FORMS, "tiny", tiny_form)
+    monkeypatch.setitem(DATA_SETS, "tiny", row)
     monkeypatch.setattr("edgecmd.evaluation.finetune.NUM_STEPS", 3)
     return ["compare", "--pair", "tiny", "--fast", "--set", f'out="{tiny.out}"']
 

@@ -13,7 +13,7 @@ import pytest
 
 from edgecmd.config.reader import to_toml
 from edgecmd.config.schema import RunConfig
-from tests.command_line import run
+from tests.command_line import run, take_interrupts
 
 
 def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -197,7 +197,12 @@ def test_ctrl_c_inside_an_exec_has_the_same_exit_code(tmp_path: Path) -> None:
         "app.main()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-m", "stopped"], capture_output=True, text=True, cwd=tmp_path, timeout=300
+        [sys.executable, "-m", "stopped"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=300,
+        preexec_fn=take_interrupts,
     )
     assert done.returncode == 130
     assert done.stderr.startswith("edgecmd: Stopped.")
@@ -212,7 +217,12 @@ def test_ctrl_c_ends_a_run_and_its_workers_with_one_line(
     words += ["--set", f"federation.num_workers={workers}", "--set", "federation.num_rounds=100000"]
     # A group of its own: Ctrl-C of a terminal reaches every process of it.
     process = subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=take_interrupts,
     )
     folder, end = Path(tiny.out) / "tiny", time.monotonic() + 300
     try:

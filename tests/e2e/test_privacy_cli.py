@@ -1,28 +1,14 @@
 """Privacy from the command line: one line turns it on, and what is not earned is refused."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from edgecmd.experiments.compare import jobs as compare_jobs
+from tests.command_line import edgecmd
+from tests.quick import Here
 from tests.tiny_federation import settings_of
-
-ROOT = Path(__file__).parents[2]
-
-
-def edgecmd(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "edgecmd", *arguments],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
 
 
 def sets(pairs: Path, folder: Path, *more: str) -> list[str]:
@@ -84,7 +70,8 @@ def test_what_is_not_earned_is_refused(
     assert not (tmp_path / "tiny").exists()
 
 
-def test_compare_takes_private_methods(pairs: Path, tmp_path: Path) -> None:
+def test_compare_takes_private_methods(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare_jobs, "Workers", Here)
     words = sets(pairs, tmp_path, "federation.num_rounds=1")
     done = edgecmd("compare", "--methods", "anchors@4,cosine", "--seeds", "2", *words, folder=tmp_path)
     assert done.returncode == 0, done.stderr

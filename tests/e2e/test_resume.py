@@ -15,7 +15,7 @@ from edgecmd.config.assemble import start_run
 from edgecmd.config.provenance import Provenance, write_provenance
 from edgecmd.core.events import read_events
 from server.loop import RoundReport
-from tests.command_line import run
+from tests.command_line import run, take_interrupts
 from tests.tiny_federation import run_of, settings_of, simulate, tiny_config
 
 ROOT = Path(__file__).parents[2]
@@ -29,11 +29,6 @@ CHANGES = [
 ]
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-
-
-def take_interrupts() -> None:
-    """A shell that runs tests in the background has Ctrl-C ignored; a child would inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 # The command line; it stops itself once a file ``pattern`` is there, so that nobody has to be quick.

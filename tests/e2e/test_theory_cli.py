@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from edgecmd.config.modality_pairs import pair_settings
 from edgecmd.config.reader import load_config, to_toml
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
+from edgecmd.experiments.presets import pair_settings
 from edgecmd.experiments.theory import jobs as theory_jobs
 from edgecmd.models.student_file import save_student
 from edgecmd.training.run_folder import new_student

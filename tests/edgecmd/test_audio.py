@@ -7,8 +7,7 @@ from scipy.signal import ShortTimeFFT
 from scipy.signal.windows import hann
 
 from edgecmd.core.errors import ConfigError
-from edgecmd.data.student_input import wave_input
-from edgecmd.models.log_mel import (
+from edgecmd.data.modalities.log_mel import (
     FILTERS_HZ,
     HOP_SAMPLES,
     NUM_MELS,
@@ -19,6 +18,7 @@ from edgecmd.models.log_mel import (
     mel_filters,
     mel_to_hz,
 )
+from edgecmd.data.modalities.wave import wave_input
 from edgecmd.models.students import build_student
 from edgecmd.privacy.step.purity import require_pure
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd import baselines, losses
+from edgecmd import losses
+from edgecmd.losses import baselines
 
 B, K, D = 7, 11, 5
 
@@ -85,7 +86,7 @@ def test_seed_at_its_own_temperatures_asks_for_the_teacher_s_feature_alone() -> 
 
 def test_an_uninformative_student_has_seed_s_chance_level() -> None:
     one, same = torch.ones(B, D, dtype=torch.float64), torch.ones(K, D, dtype=torch.float64)
-    level = losses.chance_level("seed", batch_size=B, num_anchors=K)
+    level = losses.SEED().chance_level(batch_size=B, num_anchors=K)
     assert level == pytest.approx(math.log(K + 1))
     assert baselines.seed(draw(0, B, D), one, same).tolist() == pytest.approx([level] * B)
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from edgecmd.data.student_input import source_input
+from edgecmd.data.modalities.table import source_input
 from edgecmd.datasets.build.imagenet import read_weights
 from edgecmd.models.efficientnet import EfficientNetLite0, SameConv2d, fold
 from tests.made_up_weights import made_up_state, plain_pooled, weight_file

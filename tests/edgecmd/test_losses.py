@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecmd import losses
-from edgecmd.baselines import l2, nt_xent
+from edgecmd.losses.baselines import l2, nt_xent
 
 B, K, D = 7, 11, 5
 
@@ -126,7 +126,10 @@ def test_cmc_agrees_with_an_independent_library() -> None:
 def test_an_uninformative_student_has_the_chance_level(seed: int) -> None:
     constant = torch.ones(B, D, dtype=torch.float64)
     t, u = draw(seed, B, D), draw(seed + 1, K, D)
-    level = {name: losses.chance_level(name, batch_size=B, num_anchors=K) for name in ("cmd", "cmd-anchored")}
+    level = {
+        name: losses.LOSSES[name]().chance_level(batch_size=B, num_anchors=K)
+        for name in ("cmd", "cmd-anchored")
+    }
     cmd = losses.cmd(constant, t, temperature=0.1, teacher_temperature=0.1)
     assert cmd.tolist() == pytest.approx([level["cmd"]] * B)
     same_anchors = torch.ones(K, D, dtype=torch.float64)
@@ -150,8 +153,11 @@ def test_chance_levels_by_hand() -> None:
         "simclr": math.log(127),
     }
     for name, level in expected.items():
-        assert losses.chance_level(name, batch_size=64, num_anchors=1024) == pytest.approx(level)
-    assert losses.chance_level("l2", batch_size=64, num_anchors=1024) is None
+        assert losses.LOSSES[name]().chance_level(batch_size=64, num_anchors=1024) == pytest.approx(level)
+    assert losses.L2().chance_level(batch_size=64, num_anchors=1024) is None
+    # A quarter of the relations counts a quarter.
+    weighted = losses.CMCAndCMD(cmd_weight=0.25).chance_level(batch_size=64, num_anchors=1024)
+    assert weighted == pytest.approx(math.log(64) + math.log(63) / 4)
 
 
 def test_cmd_masks_the_diagonal() -> None:

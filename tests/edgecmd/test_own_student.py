@@ -16,6 +16,7 @@ from edgecmd.config.reader import flatten, to_toml
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError, EdgecmdError, ExportError, PrivacyError
 from edgecmd.core.files import read_json
+from edgecmd.losses import loss_of
 from edgecmd.models.student_file import load_student, save_student, student_bytes
 from edgecmd.models.students import STUDENTS, Architecture, Projected, build_student, student, student_row
 from edgecmd.privacy.refusals import sealed
@@ -115,7 +116,9 @@ class TestAnObject:
         plain, values = replace(tiny.distill, augment=0.0), []
         for index in range(1, 41):
             place = Place.of_round(whole_run.federation, seed=0, round_index=index)
-            value = distil(made, data, anchors, plain, num_steps=5, place=place, optimizer=optimizer)
+            value = distil(
+                made, data, anchors, plain, loss=loss_of(plain), num_steps=5, place=place, optimizer=optimizer
+            )
             values.append(value)
         assert np.mean(values[-4:]) < np.mean(values[:4]) - 0.1
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from edgecmd.catalogue.data_sets import DATA_SETS
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.experiments.teacher_facts import teacher_text, teacher_warnings
@@ -243,8 +244,7 @@ def test_one_row_more_is_found_by_name_and_by_its_data_set(
         labels="none",
         licence="MIT",
         attribution="nobody",
-        default_of=frozenset({"folder"}),
-        drawn_sets=frozenset({"emoji"}),
+        drawn_only=True,
     )
     monkeypatch.setitem(TEACHERS, "shapes", row)
     monkeypatch.setenv("EDGECMD_FILES", str(tmp_path))
@@ -253,6 +253,7 @@ def test_one_row_more_is_found_by_name_and_by_its_data_set(
     assert teacher_text(config) == (
         f"shapes, ships with edgecmd (SHA-256 {digest[:12]}): trained on shapes; labels: none"
     )
+    monkeypatch.setitem(DATA_SETS, "folder", replace(DATA_SETS["folder"], teacher="shapes"))
     assert load_teacher(data_set="folder").sha256 == digest
     photographs = replace(config, data=replace(config.data, name="rooms", path=""))
     assert "The teacher shapes saw nothing but drawn pictures" in teacher_warnings(photographs)[0]

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from edgecmd.catalogue.data_files import shipped_file
 from edgecmd.config.reader import load_config
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import load_experiment
 from edgecmd.data.pairs import PublicSource, Targets
 from edgecmd.data.problem import teacher_of
 from edgecmd.datasets.build.imagenet import PACKAGE
-from edgecmd.datasets.shipped import shipped_file
 from edgecmd.evaluation.metrics import fit_linear, unit_rows
 from edgecmd.models import teachers
 from edgecmd.models.efficientnet import NAME

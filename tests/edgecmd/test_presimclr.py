@@ -9,9 +9,9 @@ import torch
 
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
-from edgecmd.data.pairs import input_shape
-from edgecmd.data.student_input import source_input, to_input
-from edgecmd.recipes import presimclr
+from edgecmd.data.modalities.depth import DEPTH
+from edgecmd.data.modalities.image import IMAGE, to_input
+from edgecmd.data.modalities.table import input_shape, source_input
 from edgecmd.recipes.presimclr import as_target, run_steps, source_start
 from edgecmd.settings import PretrainConfig
 from edgecmd.training.task import Task
@@ -46,23 +46,28 @@ def test_equal_settings_give_equal_weights(tiny: RunConfig) -> None:
 def test_a_grey_picture_is_what_the_same_drawing_would_be(tiny: RunConfig) -> None:
     """Round trip by another way: the stored numbers scaled as a target's."""
     grey = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 1), dtype=np.uint8)
-    seen = as_target(source_input(np.repeat(grey, 3, axis=3)), run_of(tiny), kind="image", shape=(1, 16, 16))
+    seen = as_target(
+        source_input(np.repeat(grey, 3, axis=3)), run_of(tiny), IMAGE.from_pictures, shape=(1, 16, 16)
+    )
     direct = to_input(grey, offset=tiny.data.target_offset, scale=tiny.data.target_scale)
     torch.testing.assert_close(seen, direct, rtol=1e-5, atol=1e-5)
 
 
 def test_depth_sees_everything_as_measured_and_colour_stays_colour(tiny: RunConfig) -> None:
     image = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    depth = as_target(image, run_of(tiny), kind="depth", shape=(2, 16, 16))
+    depth = as_target(image, run_of(tiny), DEPTH.from_pictures, shape=(2, 16, 16))
     assert depth.shape == (2, 2, 16, 16)
     assert bool((depth[:, 1] == 1).all())
-    assert as_target(image, run_of(tiny), kind="image", shape=(3, 16, 16)).shape == (2, 3, 16, 16)
+    assert as_target(image, run_of(tiny), IMAGE.from_pictures, shape=(3, 16, 16)).shape == (2, 3, 16, 16)
 
 
 def test_recordings_are_refused(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     wave = np.zeros((4, 8000), dtype=np.int16)
     assert input_shape(wave) == (1, 1, 8000)
     fake = SimpleNamespace(train=SimpleNamespace(target=wave))
-    monkeypatch.setattr(presimclr, "experiment", lambda _: fake)
-    with pytest.raises(ConfigError, match="cannot start from pictures"):
-        source_start(run_of(tiny), learning_rate=RATE, num_steps=1)
+    run = run_of(tiny)
+    monkeypatch.setattr(run.task, "data", fake)
+    with pytest.raises(
+        ConfigError, match="a recording, and a student of recordings cannot start from pictures"
+    ):
+        source_start(run, learning_rate=RATE, num_steps=1)

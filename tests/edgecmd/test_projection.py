@@ -8,8 +8,8 @@ import torch
 from sklearn.decomposition import PCA
 
 from edgecmd.core.errors import ConfigError
+from edgecmd.data.modalities.table import source_input
 from edgecmd.data.pairs import PublicSource
-from edgecmd.data.student_input import source_input
 from edgecmd.datasets.build.imagenet import read_weights
 from edgecmd.models.efficientnet import EfficientNetLite0
 from edgecmd.models.projection import fit_projector, principal_components

@@ -8,7 +8,8 @@ import torch
 
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import load_experiment
-from edgecmd.data.pairs import PairedData, PublicSource, target_kind
+from edgecmd.data.modalities.table import modality_of
+from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.models.teachers import Teacher, build_teacher, check_rate, load_teacher, save_teacher
 from edgecmd.settings import DataConfig, PretrainConfig
 from edgecmd.training.pretrain import pretrain, recipe
@@ -87,7 +88,7 @@ class TestPairs:
     def test_reversed_twice_is_the_same(self):
         pairs = PairedData(source=np.zeros((4, SIDE, SIDE, 3), np.uint8), target=sounds(4))
         turned = pairs.reversed()
-        assert target_kind(turned.source) == "wave"
+        assert modality_of(turned.source).name == "wave"
         assert turned.reversed().fingerprint() == pairs.fingerprint() != turned.fingerprint()
 
     def test_public_pictures_are_asked_for(self):
@@ -100,8 +101,8 @@ class TestFolder:
         path = fill(tmp_path / "mine")
         plain = load_experiment(config(path, reverse=False))
         turned = load_experiment(config(depth_folder(tmp_path), strict=False))
-        assert target_kind(turned.train.source) == target_kind(turned.public.images) == "depth"
-        assert target_kind(turned.train.target) == "image"
+        assert modality_of(turned.train.source).name == modality_of(turned.public.images).name == "depth"
+        assert modality_of(turned.train.target).name == "image"
         assert turned.train_ids == plain.train_ids
         assert np.array_equal(turned.train.source, plain.train.target)
         assert np.array_equal(turned.test.labelled.target, plain.test.pairs.source)
@@ -114,7 +115,7 @@ class TestFolder:
             write_wav(path / "target" / f"{index:02d}.wav", tone(200.0 + 20 * index))
             write_wav(tmp_path / "public" / f"{index:02d}.wav", tone(900.0 + 20 * index))
         whole = load_experiment(config(path, public_path=str(tmp_path / "public"), strict=False))
-        assert target_kind(whole.public.images) == target_kind(whole.train.source) == "wave"
+        assert modality_of(whole.public.images).name == modality_of(whole.train.source).name == "wave"
 
     def test_public_must_be_alike_and_in_no_pair(self, tmp_path):
         path = depth_folder(tmp_path)

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from edgecmd.catalogue.data_files import BESIDE, SHIPPED_VARIABLE, shipped_file
 from edgecmd.core.errors import DataError
-from edgecmd.datasets import shipped
 from edgecmd.datasets.emoji import PAIRS_FILE, PUBLIC_FILE
-from edgecmd.datasets.shipped import shipped_file
 from edgecmd.models import teachers
 
 ROOT = Path(__file__).parents[2]
 ASK = (
-    "import edgecmd; from edgecmd.datasets.shipped import shipped_file;"
+    "import edgecmd; from edgecmd.catalogue.data_files import shipped_file;"
     "print(edgecmd.__file__, shipped_file('x'))"
 )
 
@@ -29,13 +28,13 @@ BUILTIN = teachers.TEACHERS["icons"].file
     "name", [PAIRS_FILE, PUBLIC_FILE, *(one.file for one in teachers.TEACHERS.values()), "NOTICE"]
 )
 def test_every_file_that_is_used_ships(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(shipped.VARIABLE, raising=False)
+    monkeypatch.delenv(SHIPPED_VARIABLE, raising=False)
     assert shipped_file(name) == ROOT / "edgecmd" / "datasets" / "files" / name
 
 
 def test_the_named_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(shipped.VARIABLE, str(tmp_path))
-    assert shipped_file(BUILTIN).parent == shipped.BESIDE
+    monkeypatch.setenv(SHIPPED_VARIABLE, str(tmp_path))
+    assert shipped_file(BUILTIN).parent == BESIDE
     (tmp_path / BUILTIN).write_bytes(b"")
     assert shipped_file(BUILTIN) == tmp_path / BUILTIN
 
@@ -43,24 +42,19 @@ def test_the_named_folder_comes_first(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_missing_file_lists_the_places_and_the_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(shipped.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(SHIPPED_VARIABLE, str(tmp_path))
     with pytest.raises(DataError) as caught:
         shipped_file("none.npz")
-    for words in ("none.npz is missing", str(tmp_path), str(shipped.BESIDE), shipped.VARIABLE):
+    for words in ("none.npz is missing", str(tmp_path), str(BESIDE), SHIPPED_VARIABLE):
         assert words in str(caught.value)
 
 
 def bundle(folder: Path) -> Path:
     """The package's sources alone, as Flower unpacks them."""
-    for name in (
-        "__init__.py",
-        "core/__init__.py",
-        "core/errors.py",
-        "datasets/__init__.py",
-        "datasets/shipped.py",
-    ):
-        (folder / "edgecmd" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / "edgecmd" / name, folder / "edgecmd" / name)
+    for file in (ROOT / "edgecmd").rglob("*.py"):
+        copy = folder / file.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, copy)
     return folder
 
 
@@ -82,7 +76,7 @@ def install(site: Path, *, source: Path | None) -> Path:
 def test_a_bundle_finds_the_files_of_the_installed_distribution(tmp_path: Path, source: str | None) -> None:
     app = bundle(tmp_path / "app")
     files = install(tmp_path / "site", source=tmp_path / source if source else None)
-    environment = {name: value for name, value in os.environ.items() if name != shipped.VARIABLE}
+    environment = {name: value for name, value in os.environ.items() if name != SHIPPED_VARIABLE}
     environment["PYTHONPATH"] = os.pathsep.join([str(app), str(tmp_path / "site")])
     done = subprocess.run(
         [sys.executable, "-c", ASK], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True

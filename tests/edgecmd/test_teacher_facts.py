@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgecmd.catalogue.data_files import shipped_file
 from edgecmd.config.schema import RunConfig
 from edgecmd.data.problem import experiment
-from edgecmd.datasets.shipped import shipped_file
 from edgecmd.experiments.teacher_facts import (
     FLAT,
     better_than_student,

@@ -145,10 +145,9 @@ def test_the_shipped_teacher_saw_the_shipped_public_set_and_nothing_else() -> No
 
 def test_the_teacher_indoor_saw_the_public_pictures_of_rooms_alone() -> None:
     from edgecmd.datasets.indoor import load_public
-    from edgecmd.settings import DataConfig
 
     teacher = load_teacher(name="indoor")
-    public = load_public(DataConfig(name="rooms", source_size=32))
+    public = load_public(image_size=32)
     assert teacher.recipe["public_sha256"] == public.fingerprint()
     assert teacher.recipe["method"] == "simclr"
 

@@ -10,8 +10,8 @@ import torch
 from edgecmd.config.assemble import Assembly
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError
+from edgecmd.data.anchors import procedural_images
 from edgecmd.data.problem import anchors_fingerprint, experiment, public_anchors
-from edgecmd.datasets.procedural import procedural_images
 from edgecmd.models.student_file import save_student
 from edgecmd.recipes.warm_start import drawings, warm_start
 from edgecmd.training.run_folder import new_student

@@ -1,6 +1,6 @@
 """Small students with random weights, and two finished bundles that several tests look at."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,6 +58,16 @@ def make_calibration() -> Calibration:
 TASK = Task(name="metric", metric=first_column)
 # fp32 first, so that student.onnx is as near to torch as it can be.
 OPTIONS = Options(profiles=("fp32", "w8", "int8"), calibration=make_calibration())
+
+
+@pytest.fixture(autouse=True, scope="session")
+def untraced() -> Iterator[None]:
+    """Coverage does not follow the exporter into torch."""
+    # Imported here: this file is also imported on its own, away from the other tests.
+    from tests.quick import libraries_untraced
+
+    with libraries_untraced():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,17 +15,18 @@ from export.documents.prototypes import head_of, prototypes_of
 from export.documents.provenance import provenance_of
 from export.graph.deployable import Deployable
 from export.profiles.calibration import calibration_of
+from tests.tiny_federation import task_of
 
 
 @pytest.mark.parametrize("kind", ["public", "procedural"])
 def test_calibration_depends_on_no_pair(tiny: RunConfig, monkeypatch, kind):
     config = replace(tiny, export=replace(tiny.export, calibration=kind))
-    before = calibration_of(config)
+    before = calibration_of(task_of(config), config.export.calibration, seed=config.seed)
     whole = problem.experiment(config.data)
     blank = np.zeros_like(whole.train.target)
     other = replace(whole, train=replace(whole.train, target=blank, source=np.zeros_like(whole.train.source)))
     monkeypatch.setattr("export.calibration.experiment", lambda _: other)
-    after = calibration_of(config)
+    after = calibration_of(task_of(config), config.export.calibration, seed=config.seed)
     np.testing.assert_array_equal(before.inputs, after.inputs)
     assert before.description.endswith("no private pair")
     assert before.inputs.dtype == np.uint8
@@ -38,7 +39,7 @@ def test_an_unknown_kind_of_calibration_is_refused(tiny: RunConfig):
     with pytest.raises(
         ConfigError, match=r"export.calibration='pairs' is unknown. Allowed: procedural, public"
     ):
-        calibration_of(replace(tiny, export=replace(tiny.export, calibration="pairs")))
+        calibration_of(task_of(tiny), "pairs", seed=0)
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from PIL import Image
 
 from edgecmd.core.errors import ExportError
 from edgecmd.core.seeding import numpy_generator, torch_generator
-from edgecmd.data.student_input import depth_input, to_input
+from edgecmd.data.modalities.depth import depth_input
+from edgecmd.data.modalities.image import to_input
 from edgecmd.models.students import DenseStudent, build_student
 from export.bundle import Options, export_bundle
 from export.device.infer import Student

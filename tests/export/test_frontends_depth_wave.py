@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgecmd.core.seeding import numpy_generator
-from edgecmd.data.student_input import depth_input, wave_input
-from edgecmd.models.log_mel import WINDOW_SAMPLES, fourier_basis
+from edgecmd.data.modalities.depth import depth_input
+from edgecmd.data.modalities.log_mel import WINDOW_SAMPLES, fourier_basis
+from edgecmd.data.modalities.wave import wave_input
 from export.bundle import Options, export_bundle
 from export.device.infer import Student, check, main
 from export.device.reading import InferError
 from export.graph.deployable import Deployable
 from export.graph.front_depth import DepthFrontEnd, nearest
 from export.graph.front_wave import WaveFrontEnd
-from export.graph.frontends import DENSE_OF_KIND, FRONT_ENDS, OF_KIND
+from export.graph.frontends import FRONT_ENDS, front_end_of
 from export.graph.spec import ExportSpec
 from export.profiles.quantise import quantised_layers
 from export.trust.gate import gate
@@ -86,10 +87,11 @@ def reference(make, front_end):
 
 
 def test_every_modality_has_a_front_end():
-    from edgecmd.data.pairs import TARGETS
+    from edgecmd.data.modalities.table import MODALITIES
 
-    assert set(OF_KIND) == set(TARGETS)
-    assert {*OF_KIND.values(), *DENSE_OF_KIND.values()} == set(FRONT_ENDS)
+    plain = {front_end_of(one, dense=False) for one in MODALITIES.values()}
+    dense = {front_end_of(one, dense=True) for one in MODALITIES.values() if one.motion}
+    assert plain | dense == set(FRONT_ENDS)
 
 
 def test_pixels_under_the_centres_by_hand():

@@ -14,14 +14,13 @@ from user_files import chunk, coded, form, noise, png, riff, samples, saved, wav
 
 from edgecmd.core.errors import DataError
 from edgecmd.core.files import read_json, write_json
-from edgecmd.data.user_files.depth_files import Ruler
-from edgecmd.data.user_files.folder import check_folder
 from edgecmd.data.user_files.halves import read_source, read_target
-from edgecmd.data.user_files.images import Sides, notes_on_frames
+from edgecmd.data.user_files.images import Ruler, Sides, notes_on_frames
 from edgecmd.data.user_files.npz import read_archive
 from edgecmd.data.user_files.sound_files import Clip, make_recording, read_recording, read_sound
 from export.device.reading import InferError
 from export.device.sensors import SENSORS
+from tests.user_files import check_folder
 
 SIDE = 24
 PICTURE, DEPTH, WAVE = SENSORS["image"], SENSORS["depth16"], SENSORS["wave"]

@@ -12,7 +12,6 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import FederationError, PrivacyError
 from edgecmd.core.files import read_json
 from edgecmd.privacy.ledger import Ledger
-from edgecmd.privacy.plan import make_plan
 from edgecmd.training.averaging import to_arrays
 from edgecmd.training.run_folder import new_student
 from server.client_privacy import central_privacy
@@ -20,7 +19,7 @@ from server.local_grid import set_identity
 from server.loop import RoundReport
 from server.screening import BY_CODE
 from server.strategies import to_record
-from tests.tiny_federation import run_of, simulate, strategy_of, tiny_config
+from tests.tiny_federation import plan_of, run_of, simulate, strategy_of, tiny_config
 
 FALSE_ALARM = 1e-6
 ANCHORS = ("privacy.mechanism=anchors", "privacy.sampling_rate=0.1", "distill.batch_size=2")
@@ -137,7 +136,7 @@ def test_a_run_that_outlives_its_budgets_keeps_its_rounds(
 ) -> None:
     settings = (*ANCHORS, "privacy.noise_multiplier=2", "privacy.epsilon=1000")
     config = tiny_config(pairs, tmp_path, *settings)
-    plan = make_plan(config)
+    plan = plan_of(config)
     assert plan is not None
     monkeypatch.setattr(
         "clients.private.owner_bounds",
@@ -209,7 +208,7 @@ def reply_of(value: dict[str, np.ndarray]) -> Message:
 
 
 def central_of(config: RunConfig, **changes: object):
-    plan = make_plan(config)
+    plan = plan_of(config)
     assert plan is not None
     central = central_privacy(replace(plan, **changes), run_of(config), token="a" * 16)  # type: ignore[arg-type]
     assert central is not None

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from edgecmd import losses
 from edgecmd.audits.many_runs.worst_case import WorstCase, batch_direction, canary_direction, flat
 from edgecmd.core.errors import choose
 from edgecmd.core.seeding import torch_generator
+from edgecmd.losses import loss_of
+from edgecmd.privacy.mechanisms import has_unit_form
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.private_step import distil_privately
 from edgecmd.privacy.step.randomness import DeterministicSource
@@ -45,7 +46,7 @@ class Arm:
         key: Name of its folder.
         title: What a table calls it.
         trainer: A key of `TRAINERS`.
-        loss: ``cmc``, the in-batch contrast that no mechanism of edgecmd takes, or a loss of the plan's.
+        loss: Name of ``cmc``, the in-batch contrast that no mechanism takes, or of a loss of the plan's.
         plan: Mechanism, clip, noise, sampling, steps of a round and rounds.
         distill: Temperatures of the loss.
         seed: Seed of the pair and of all runs.
@@ -106,9 +107,10 @@ def claimed_epsilon(arm: Arm, case: WorstCase) -> float:
 
 def analytic_direction(arm: Arm, case: WorstCase) -> np.ndarray:
     """Where the canary moves the weights of this arm, (P,): what an attacker knows before any run."""
-    if arm.loss == "cmc":
+    loss = loss_of(replace(arm.distill, loss=arm.loss))
+    if not has_unit_form(loss):
         return batch_direction(
-            case, lambda student, teacher: _batch_loss(arm, student, teacher, case.anchors), plan=arm.plan
+            case, lambda student, teacher: loss(student, teacher, case.anchors), plan=arm.plan
         )
     return canary_direction(case, replace(arm.distill, loss=arm.loss), plan=arm.plan)
 
@@ -130,6 +132,7 @@ def _edgecmd(arm: Arm, case: WorstCase, student: nn.Module, data: LocalData, cli
             data,
             case.anchors,
             config,
+            loss=loss_of(config),
             plan=plan,
             # A schedule of one step has no warm-up, so that all steps weigh the same.
             place=Place(seed=arm.seed, round_index=index, client=client, first_step=0, total_steps=1),
@@ -160,9 +163,10 @@ def _opacus(arm: Arm, case: WorstCase, student: nn.Module, data: LocalData, clie
             loss_reduction="sum",
             noise_generator=noise,
         )
+        loss = loss_of(replace(arm.distill, loss=arm.loss))
         for image, teacher in _endless(loader, arm.num_steps):
             optimizer.zero_grad()
-            torch.autograd.backward(_batch_loss(arm, hooked(image), teacher, case.anchors).sum())
+            torch.autograd.backward(loss(hooked(image), teacher, case.anchors).sum())
             optimizer.step()
     return engine
 
@@ -176,13 +180,6 @@ def _endless(loader: "DataLoader[tuple[Tensor, ...]]", num: int) -> Iterator[tup
             done += 1
             if done == num:
                 return
-
-
-def _batch_loss(arm: Arm, student: Tensor, teacher: Tensor, anchors: Tensor) -> Tensor:
-    """Losses of a batch, (B,)."""
-    if arm.loss == "cmc":
-        return losses.cmc(student, teacher, temperature=arm.distill.temperature)
-    return losses.cmc_anchored(student, teacher, anchors, temperature=arm.distill.temperature)
 
 
 @contextmanager

@@ -19,9 +19,9 @@ from edgecmd.audits.static.neighbours import pair_makers
 from edgecmd.audits.static.scripted import settings_work, step_query
 from edgecmd.core.seeding import torch_generator
 from edgecmd.losses import unit
-from edgecmd.privacy.mechanisms import Units
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.gradients import clipped_sum
+from edgecmd.privacy.step.units import Units
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData
 

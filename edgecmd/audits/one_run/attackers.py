@@ -12,7 +12,7 @@ Shapes: M canaries.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,10 +22,11 @@ from torch.func import vmap
 
 from edgecmd.audits.one_run.canaries import CHUNK_ROWS, Coins, GradientCanaries, GradientProbe, InputCanaries
 from edgecmd.audits.replayed_federation import Update, Watch
-from edgecmd.losses import Anchors
+from edgecmd.losses import Anchors, CMCAnchored
 from edgecmd.models.students import Student
-from edgecmd.privacy.mechanisms import MECHANISMS, UnitLoss, unit_loss
+from edgecmd.privacy.mechanisms import has_unit_form
 from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.privacy.step.units import UnitLoss, unit_loss
 from edgecmd.run import Run
 from edgecmd.training.averaging import Arrays, load_arrays
 from edgecmd.training.distill import LocalData, learning_rate_at
@@ -56,9 +57,10 @@ class Evidence:
 
 def pair_losses(run: Run, anchors: Anchors) -> PairLosses:
     """The run's loss of single pairs; the anchored contrast where its own needs a batch."""
-    known = {name for mechanism in MECHANISMS.values() for name in mechanism.losses}
-    name = run.distill.loss if run.distill.loss in known else "cmc-anchored"
-    loss: UnitLoss = unit_loss(replace(run.distill, loss=name), anchors)
+    own = run.loss
+    if not has_unit_form(own):
+        own = CMCAnchored(temperature=run.distill.temperature)
+    loss: UnitLoss = unit_loss(own, anchors)
 
     def one(student: Tensor, teacher: Tensor) -> Tensor:
         return loss(student[None], teacher[None], torch.ones(1, dtype=torch.bool, device=student.device))

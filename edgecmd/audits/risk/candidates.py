@@ -101,10 +101,10 @@ def make_pool(protocol: str, run: Run) -> Pool:
 
 
 def _pool(run: Run, **parts: np.ndarray) -> Pool:
-    if run.distill.loss == "simclr":
+    if not run.loss.uses_teacher:
         raise ConfigError(
-            "distill.loss='simclr' does not bring a drawing to its teacher feature, so a pair has no score."
-            " Audit a student of another loss."
+            f"distill.loss={run.distill.loss!r} does not bring a drawing to its teacher feature, so a"
+            " pair has no score. Audit a student of another loss."
         )
     return Pool(
         anchors=unit_rows(run.anchors.cpu().numpy()),

@@ -18,13 +18,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from edgecmd.core.seeding import torch_generator
-from edgecmd.losses import unit
-from edgecmd.privacy.mechanisms import StepSettings, make_units, unit_loss
+from edgecmd.losses import loss_of, unit
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.gradients import clipped_sum
 from edgecmd.privacy.step.private_step import add_noise
 from edgecmd.privacy.step.randomness import DeterministicSource
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent
+from edgecmd.privacy.step.units import StepSettings, make_units, unit_loss
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData
 
@@ -103,7 +103,11 @@ def private_update(known: Knowledge, data: LocalData, plan: PrivacyPlan, *, seed
     effective.refresh()
     chunks = make_units(data, np.arange(len(data)), config=units, augment=0.0, source=source)
     total = clipped_sum(
-        effective.module, chunks, unit_loss(known.config, known.anchors), clip=plan.clip, engine="vmap"
+        effective.module,
+        chunks,
+        unit_loss(loss_of(known.config), known.anchors),
+        clip=plan.clip,
+        engine="vmap",
     )
     return tuple(effective.pull_back(add_noise(total, plan=plan, source=source)).values())
 

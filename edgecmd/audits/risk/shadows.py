@@ -26,10 +26,11 @@ from edgecmd.core.kept import Kept
 from edgecmd.core.processes import Workers
 from edgecmd.core.progress import Tick
 from edgecmd.core.seeding import numpy_generator, torch_generator
-from edgecmd.data.student_input import to_input
+from edgecmd.data.modalities.image import to_input
 from edgecmd.data.user_files.decode import DecodeError, npy_array
 from edgecmd.data.user_files.reading import most_array_bytes
 from edgecmd.evaluation.evaluate import embedder
+from edgecmd.losses import loss_of
 from edgecmd.models.student_file import load_student
 from edgecmd.models.students import Student, build_student
 from edgecmd.run import Run
@@ -95,6 +96,7 @@ def train_shadow(run: Run, pool: Pool, recipe: ShadowRecipe, *, index: int) -> S
         data,
         torch.from_numpy(pool.anchors).to(device),
         distill,
+        loss=loss_of(distill),
         num_steps=recipe.num_steps,
         place=Place(
             seed=recipe.seed, round_index=1, client=index, first_step=0, total_steps=recipe.num_steps

@@ -18,8 +18,8 @@ from edgecmd.audits.static.sensitivity import (
 from edgecmd.audits.static.views import views_finding
 from edgecmd.audits.target import Target, cut_chunks
 from edgecmd.core.progress import Tick, ticker
-from edgecmd.privacy.mechanisms import unit_loss
 from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.privacy.step.units import unit_loss
 
 # A batch of this size shows what the loss of a whole batch does; each try costs a forward pass of it twice.
 BATCH_EFFORT = Effort(num_tries=15, num_pairs=64, climb_length=3)
@@ -42,8 +42,8 @@ def check_target(target: Target, effort: Effort | None = None) -> list[Finding]:
     """
     effort = effort or Effort()
     findings = books_findings(target)
-    if target.plan is not None:
-        findings += anchors_findings(target) if needs_anchors(target) else []
+    if needs_anchors(target):
+        findings += anchors_findings(target)
     found = subjects(target)
     with ticker("audit check") as tick:
         if target.plan is not None and target.plan.unit == "pair":
@@ -53,7 +53,8 @@ def check_target(target: Target, effort: Effort | None = None) -> list[Finding]:
 
 def needs_anchors(target: Target) -> bool:
     """Whether the loss that is protected looks at anchors."""
-    return target.run.privacy.mechanism in ("anchors", "groups")
+    plan = target.plan
+    return plan is not None and plan.row.at_client and target.run.loss.needs_anchors
 
 
 def _private_findings(
@@ -61,7 +62,7 @@ def _private_findings(
 ) -> list[Finding]:
     findings = [student_purity(subject, claims=True) for subject in found]
     subject = found[0]
-    loss = unit_loss(target.run.distill, subject.anchors)
+    loss = unit_loss(target.run.loss, subject.anchors)
     findings.append(unit_loss_purity(loss, embedding_dim=subject.embedding_dim))
     findings.append(views_finding(subject, plan, target.run))
     for subject, part in _parts(found, effort, tick):

@@ -4,8 +4,9 @@ The protocol. A loss is a function ``loss(student, teacher, anchors)``: student 
 norm with gradient, teacher features (B, D) and public anchors (K, D) of norm 1, both constants. As a
 *batch loss* it returns (B,), one value for each pair, and is clipped as Opacus clips it; as a *unit
 loss* it is asked for one pair at a time (B = 1), returns a scalar, and is clipped by the engines of
-edgecmd. With a temperature it is called with the keyword ``temperature`` too. A student is made by a
-function without arguments that returns a ``torch.nn.Module`` from scaled images (B, C, H, W) to (B, D).
+edgecmd. With a temperature it is called with the keyword ``temperature`` too. A class of
+`edgecmd.losses.Loss` is made and called. A student is made by a function without arguments that returns
+a ``torch.nn.Module`` from scaled images (B, C, H, W) to (B, D).
 
 Shapes: B batch, C channels, H height, W width, K anchors, D embedding dimension.
 """
@@ -37,11 +38,11 @@ from edgecmd.core.errors import ConfigError, PrivacyError, choose
 from edgecmd.core.own_code import call_factory, load_factory
 from edgecmd.core.progress import Tick, ticker
 from edgecmd.core.seeding import torch_generator
-from edgecmd.losses import cmc_anchored, unit
+from edgecmd.losses import Loss, cmc_anchored, unit
 from edgecmd.models.students import build_student
 from edgecmd.models.trial import embeddings_of
-from edgecmd.privacy.mechanisms import UnitLoss
 from edgecmd.privacy.step.gradients import ENGINES
+from edgecmd.privacy.step.units import UnitLoss
 from edgecmd.run import Run
 
 BATCH_ENGINES = {"opacus": "hooks", "opacus-ghost": "ghost"}
@@ -75,6 +76,30 @@ class OwnCode:
     clip: float
     temperature: float | None = None
     seed: int = 0
+
+
+def own_loss(text: str, *, temperature: float | None, per_unit: bool) -> OwnLoss:
+    """The function that ``text`` names; of a class of `edgecmd.losses.Loss`, what one computes.
+
+    Args:
+        text: ``module:name`` or ``file.py:name``.
+        temperature: A number of the class, where it has one.
+        per_unit: Whether a scalar for one pair is asked for.
+
+    Raises:
+        ConfigError: It cannot be had.
+    """
+    found = load_factory("--loss", text, files=True)
+    if not (isinstance(found, type) and issubclass(found, Loss)):
+        return found
+    offered = {} if temperature is None else {"temperature": temperature}
+    made: Loss = call_factory("--loss", text, offered=offered, files=True)
+
+    def loss(student: Tensor, teacher: Tensor, anchors: Tensor, **_: float) -> Tensor:
+        value = made(student, teacher, anchors)
+        return value.mean() if per_unit else value
+
+    return loss
 
 
 def own_student(name: str, *, in_channels: int, image_size: int) -> tuple[nn.Module, int]:
@@ -177,7 +202,9 @@ def own_code(
     return OwnCode(
         name=loss or "cmc-anchored",
         loss=(
-            load_factory("--loss", loss, files=True) if loss else anchored_unit_loss(run.distill.temperature)
+            own_loss(loss, temperature=temperature, per_unit=per_unit)
+            if loss
+            else anchored_unit_loss(run.distill.temperature)
         ),
         per_unit=per_unit,
         engine=engine or ("vmap" if per_unit else "opacus"),

@@ -3,8 +3,6 @@
 Shapes: B batch, R rows of a unit, D embedding dimension.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -12,8 +10,9 @@ from edgecmd.audits.audited_student import Subject
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
 from edgecmd.audits.static.opacus_reference import BatchLoss
 from edgecmd.core.errors import PrivacyError
-from edgecmd.privacy.mechanisms import UnitLoss
-from edgecmd.privacy.step.purity import PROBE_ROWS, PROBE_SEED, impure_rows, require_pure, require_pure_loss
+from edgecmd.losses.check import PROBE_ROWS, PROBE_SEED, leaking_rows
+from edgecmd.privacy.step.purity import require_pure, require_pure_loss
+from edgecmd.privacy.step.units import UnitLoss
 
 
 def student_purity(subject: Subject, *, claims: bool) -> Finding:
@@ -59,42 +58,6 @@ def batch_loss_purity(loss: BatchLoss, *, embedding_dim: int, claims: bool) -> F
         claims: Whether a guarantee for single pairs rests on it.
     """
     return _loss_finding(leaking_rows(loss, embedding_dim=embedding_dim), claims=claims)
-
-
-def leaking_rows(loss: BatchLoss, *, embedding_dim: int) -> dict[str, list[int]]:
-    """Rows that reach the loss or the gradient of another row.
-
-    The loss alone does not tell: ``x - x.detach() + f(x)`` has the value of one function and the
-    gradient of another.
-
-    Returns:
-        Rows by ``value`` and ``gradient``; empty lists where nothing leaked.
-    """
-    coins = torch.Generator().manual_seed(PROBE_SEED)
-    student, teacher = (
-        torch.nn.functional.normalize(torch.randn(PROBE_ROWS, embedding_dim, generator=coins), dim=1)
-        for _ in range(2)
-    )
-    gradient = _gradient_of(loss)
-    return {
-        "value": impure_rows(loss, student, teacher),
-        "gradient": impure_rows(gradient, student, teacher),
-    }
-
-
-def _gradient_of(loss: BatchLoss) -> Callable[[Tensor, Tensor], Tensor]:
-    """Gradient of the sum of the losses at the student's rows, (B, D)."""
-
-    def gradient(student: Tensor, teacher: Tensor) -> Tensor:
-        with torch.enable_grad():
-            rows = student.detach().requires_grad_()
-            losses = loss(rows, teacher)
-            if not losses.requires_grad:
-                return torch.zeros_like(rows)
-            (found,) = torch.autograd.grad(losses.sum(), rows, allow_unused=True)
-        return torch.zeros_like(rows) if found is None else found
-
-    return gradient
 
 
 def _loss_finding(leaking: dict[str, list[int]], *, claims: bool) -> Finding:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from edgecmd.privacy.mechanisms import UnitLoss, Units
 from edgecmd.privacy.step.gradients import MARGIN, Sum
+from edgecmd.privacy.step.units import UnitLoss, Units
 
 # Share of C for each unit by which float32 may let two ways to make a sum differ, kinks aside: sound steps
 # were seen to differ by 3e-6 at most.

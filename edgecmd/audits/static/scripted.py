@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from edgecmd.audits.static.search import Query
-from edgecmd.losses import Anchors
-from edgecmd.privacy.mechanisms import MECHANISMS, UnitLoss
-from edgecmd.privacy.plan import RELATIONS, PrivacyPlan
+from edgecmd.losses import Anchors, loss_of
+from edgecmd.privacy.mechanisms import MECHANISMS
+from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.gradients import Sum
 from edgecmd.privacy.step.randomness import DeterministicSource, Source
+from edgecmd.privacy.step.units import UnitLoss
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place
 
@@ -40,7 +41,9 @@ def settings_work(config: DistillConfig, anchors: Anchors) -> Work:
     """The work of a run's settings: `private_step.distil_privately`, without augmentation."""
     still = replace(config, augment=0.0, proximal_mu=0.0)
 
-    return partial(private_step.distil_privately, anchors=anchors, config=still, place=PLACE)
+    return partial(
+        private_step.distil_privately, anchors=anchors, config=still, loss=loss_of(config), place=PLACE
+    )
 
 
 def loss_work(loss: UnitLoss) -> Work:
@@ -72,7 +75,7 @@ def bare_plan(
         mechanism=mechanism,
         loss="",
         unit=known.unit,
-        relation=RELATIONS[known.unit],
+        relation=known.protects.relation,
         sampling="poisson",
         sampling_rate=1.0,
         num_bins=1,

@@ -14,13 +14,12 @@ from edgecmd.audits.static.neighbours import PairMaker, pair_makers
 from edgecmd.audits.static.opacus_reference import BatchLoss, naive_query
 from edgecmd.audits.static.scripted import settings_work, step_query
 from edgecmd.audits.static.search import Found, Query, Sample, distance, search_sensitivity
-from edgecmd.core.errors import choose
 from edgecmd.core.progress import Tick, silent
 from edgecmd.core.seeding import torch_generator
+from edgecmd.losses import alike_views, loss_of
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent
 from edgecmd.run import Run
-from edgecmd.training.distill import OBJECTIVES, Embedded
 
 # The real step clips to C (1 - 1e-4) and sums in float64, so an honest sum never comes this near.
 TOLERANCE = 1e-6
@@ -232,10 +231,5 @@ def batch_loss_of(config: Run, subject: Subject) -> BatchLoss:
     Raises:
         ConfigError: The loss is unknown.
     """
-    objective = choose("distill.loss", config.distill.loss, OBJECTIVES)
-
-    def loss(student: Tensor, teacher: Tensor) -> Tensor:
-        batch = Embedded(student=student, second=student, teacher=teacher, anchors=subject.anchors)
-        return objective(batch, config.distill)
-
-    return loss
+    own = loss_of(config.distill)
+    return lambda student, teacher: own(alike_views(own, student), teacher, subject.anchors)

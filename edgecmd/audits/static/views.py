@@ -20,10 +20,10 @@ from edgecmd.audits.audited_student import Subject
 from edgecmd.audits.finding import CONTRADICTED, NOT_CONTRADICTED, Finding
 from edgecmd.audits.static.scripted import PLACE, Formed, Script, kept_weights, quiet_copy
 from edgecmd.core.seeding import torch_generator
-from edgecmd.privacy.mechanisms import Units
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.randomness import DeterministicSource
+from edgecmd.privacy.step.units import Units
 from edgecmd.run import Run
 from edgecmd.training.distill import LocalData
 
@@ -61,7 +61,7 @@ def views_finding(subject: Subject, plan: PrivacyPlan, run: Run) -> Finding:
         changed.append(
             int((formed != other).any(dim=1).sum()) if other.shape == formed.shape else len(formed)
         )
-    own = plan.num_views if plan.mechanism != "groups" else 1
+    own = plan.row.rows_of_pair(plan.num_views)
     wrong = max(changed) > own
     text = (
         f"Another picture in the place of one pair's changes {max(changed)} of the {len(formed)} rows of a"
@@ -96,6 +96,7 @@ def _rows(subject: Subject, data: LocalData, plan: PrivacyPlan, run: Run) -> Ten
             data,
             subject.anchors,
             run.distill,
+            loss=run.loss,
             plan=replace(plan, steps_per_round=1),
             place=PLACE,
             optimizer=torch.optim.SGD(own.parameters(), lr=0.0),

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from edgecmd.audits.static.reference_sum import distance, nearest_sum, norm
 from edgecmd.audits.step.noise import StepNoise, Test, step_noise
 from edgecmd.audits.step.repeats import repeats
-from edgecmd.losses import Anchors, unit
+from edgecmd.losses import Anchors, loss_of, unit
 from edgecmd.models.students import StandardisedConv2d
-from edgecmd.privacy.mechanisms import UnitLoss, Units, unit_loss
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step, randomness
 from edgecmd.privacy.step.gradients import Sum
 from edgecmd.privacy.step.randomness import STATE_WORDS, Source
 from edgecmd.privacy.step.standardised_weights import plain_copy
+from edgecmd.privacy.step.units import UnitLoss, Units, unit_loss
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place
 
@@ -247,7 +247,7 @@ def drive(
     student.train()
     auditor = Auditor(
         student=student,
-        loss=unit_loss(config, anchors),
+        loss=unit_loss(loss_of(config), anchors),
         plan=plan,
         source=source,
         call=call,
@@ -262,6 +262,7 @@ def drive(
         data,
         anchors,
         config,
+        loss=loss_of(config),
         plan=plan,
         place=place,
         optimizer=optimizer,

@@ -19,9 +19,8 @@ import numpy as np
 
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
 from edgecmd.audits.step.driven_rounds import Step
-from edgecmd.privacy import mechanisms
 from edgecmd.privacy.plan import PrivacyPlan
-from edgecmd.privacy.step import randomness
+from edgecmd.privacy.step import randomness, units
 from edgecmd.privacy.step.randomness import STATE_BEGINS, STATE_WORDS, Source, SystemSource
 
 NUM_FRESH = 400_000
@@ -202,7 +201,7 @@ class _Known:
 def view_state() -> Check:
     """Whether the whole state of the generator of views comes from the source."""
     source = _Known()
-    state = vars(mechanisms)["generator"](source).get_state().numpy()
+    state = vars(units)["generator"](source).get_state().numpy()
     held = state[STATE_BEGINS : STATE_BEGINS + 8 * STATE_WORDS].view(np.uint64)
     missing = int((held != (source.words(STATE_WORDS) & np.uint64(2**32 - 1))).sum())
     if not missing:

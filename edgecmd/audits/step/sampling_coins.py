@@ -252,6 +252,7 @@ def _round(
         made_up_pairs(pairs, (1, SIDE, SIDE), dim, generator=coins),
         anchors,
         target.run.distill,
+        loss=target.run.loss,
         plan=plan,
         place=target.run.place(1, client=client),
         optimizer=torch.optim.SGD(student.parameters(), lr=0.0),

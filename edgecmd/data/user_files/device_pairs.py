@@ -18,22 +18,23 @@ import numpy as np
 from PIL import Image
 
 from edgecmd.core.errors import DataError, PrivacyError, choose
-from edgecmd.data.pairs import TARGET_KINDS, PairedData
+from edgecmd.data.modalities.image import IMAGE
+from edgecmd.data.modalities.table import target_kinds
+from edgecmd.data.pairs import PairedData
 from edgecmd.data.user_files import images as image_files
-from edgecmd.data.user_files import sound_files as sound_files
+from edgecmd.data.user_files.csv_tables import canonical
 from edgecmd.data.user_files.decode import ArrayHeader, DecodeError, npz_arrays, npz_headers, npz_rows
-from edgecmd.data.user_files.depth_files import make_depth
-from edgecmd.data.user_files.halves import Half, half_kind, read_halves
+from edgecmd.data.user_files.halves import READERS, Half, half_modality, read_halves, stored_half
 from edgecmd.data.user_files.images import (
     Sides,
     check_pair_aspect,
     check_size,
+    make_depth,
     sides_of,
     squeeze,
     to_grey,
     to_rgb,
 )
-from edgecmd.data.user_files.names import canonical
 from edgecmd.data.user_files.npz import RATE, is_depth, is_sound
 from edgecmd.data.user_files.pair_files import MEDIA, is_hidden
 from edgecmd.data.user_files.sound_files import FULL_SCALE, Recording, make_recording
@@ -89,7 +90,7 @@ def read_device_pairs(path: Path, config: DataConfig, *, kind: str) -> DevicePai
     Args:
         path: A folder with ``source/`` and ``target/``, or one .npz, as in `edgecmd.data.user_files.folder`.
         config: Sides, clip, unit of depth and direction (``reverse``) are used.
-        kind: A key of `edgecmd.data.pairs.TARGET_KINDS`: what ``target/`` holds.
+        kind: A key of `edgecmd.data.modalities.table.target_kinds`: what ``target/`` holds.
 
     Raises:
         ConfigError: The kind is unknown.
@@ -101,7 +102,7 @@ def read_device_pairs(path: Path, config: DataConfig, *, kind: str) -> DevicePai
         own, or, where the names of two pairs become the same one (``é`` in two forms of Unicode), that of
         the other, which is then ambiguous.
     """
-    choose("data.target_kind", kind, TARGET_KINDS)
+    choose("data.target_kind", kind, target_kinds())
     sides = sides_of(config)
     if path.is_dir():
         rows = _folder_rows(path, sides=sides, kind=kind)
@@ -153,16 +154,17 @@ def _collected(every: Iterator[_Seen], *, sides: Sides, kind: str) -> DevicePair
 
 def _no_targets(kind: str, sides: Sides) -> np.ndarray:
     """No target of a kind, in the shape that one more would have."""
-    if kind == "wave":
-        return np.zeros((0, sides.clip.num_samples), np.int16)
-    channels = 3 if kind == "rgb" else 1
-    return np.zeros((0, sides.target, sides.target, channels), np.uint16 if kind == "depth" else np.uint8)
+    modality = target_kinds()[kind]
+    shape = modality.stored_shape(
+        channels=modality.kinds[kind], side=sides.target, samples=sides.clip.num_samples
+    )
+    return np.zeros((0, *shape), modality.dtype)
 
 
 def _folder_rows(path: Path, *, sides: Sides, kind: str) -> Iterator[_Seen]:
     """Each id of ``source/`` and ``target/`` as a pair, or why it is none."""
     sources = _files(path / "source", image_files.SUFFIXES)
-    targets = _files(path / "target", (*image_files.SUFFIXES, *sound_files.SUFFIXES))
+    targets = _files(path / "target", tuple(one for reader in READERS.values() for one in reader.suffixes))
     for name in sorted(sources.keys() | targets.keys()):
         halves = (sources.get(name, []), targets.get(name, []))
         if [len(one) for one in halves] == [1, 1]:
@@ -243,19 +245,16 @@ def _as_kind(half: Half, kind: str, *, name: str) -> np.ndarray:
     Raises:
         DataError: It is of another kind; a colour picture alone can be made a grey one.
     """
-    found = half_kind(half)
-    wanted = {"wave": "recording", "depth": "depth map"}.get(kind, "picture")
-    if found != wanted:
-        raise DataError(f"{name} is a {found}; data.target_kind={kind!r} takes a {wanted}.")
-    if isinstance(half, Recording):
-        return half.samples
-    if kind == "depth":
-        return half
+    found, wanted, stored = half_modality(half), target_kinds()[kind], stored_half(half)
+    if found is not wanted:
+        raise DataError(f"{name} is a {found.noun}; data.target_kind={kind!r} takes a {wanted.noun}.")
+    if wanted is not IMAGE:
+        return stored
     if kind == "rgb":
-        if half.ndim != 3:
+        if stored.ndim != 3:
             raise DataError(f"{name} is grey; data.target_kind='rgb' takes colour.")
-        return half
-    (grey,) = to_grey([half])
+        return stored
+    (grey,) = to_grey([stored])
     return np.asarray(grey)
 
 

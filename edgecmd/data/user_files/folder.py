@@ -15,7 +15,7 @@ Files may lie in folders of one level, ``source/<folder>/<name>.png``, alike in 
 ``<folder>/<name>``, and the folder the label where there is no labels.csv. What is read and what is not:
 `pair_files`. Larger images are averaged down to ``data.image_size``; where source and target have
 one aspect ratio but are no squares, both are squeezed alike. Of depth the median of what was measured is
-kept, never a mean with what is missing (`depth_files`). Recordings: `edgecmd.data.user_files.sound_files`.
+kept, never a mean with what is missing (`images.make_depth`). Recordings: `sound_files`.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,15 +27,15 @@ from edgecmd.core.machine import path_trouble
 from edgecmd.core.progress import tracked
 from edgecmd.core.text import counted
 from edgecmd.data.experiment import Experiment
-from edgecmd.data.findings import CHECK_COMMAND, ProblemsError, problems_of
+from edgecmd.data.findings import CHECK_COMMAND, ProblemsError
 from edgecmd.data.labelled import Masks
-from edgecmd.data.pairs import PairedData, PublicSource, kind_of
-from edgecmd.data.user_files.csv_tables import check_ids, read_table
+from edgecmd.data.modalities.table import kind_of
+from edgecmd.data.pairs import PublicSource
+from edgecmd.data.user_files.csv_tables import check_ids, few, read_table
 from edgecmd.data.user_files.halves import Halves, check_one_kind, notes_on_halves, read_halves, stack_pairs
 from edgecmd.data.user_files.images import Sides, notes_on_frames, sides_of, to_grey
 from edgecmd.data.user_files.mask_files import FOLDER as MASK_FOLDER
 from edgecmd.data.user_files.mask_files import read_masks
-from edgecmd.data.user_files.names import few
 from edgecmd.data.user_files.npz import read_archive
 from edgecmd.data.user_files.pair_files import (
     SOUNDS,
@@ -53,7 +53,7 @@ from edgecmd.data.user_files.public_images import (
     public_of,
     read_public,
 )
-from edgecmd.data.user_files.user_pairs import MIN_PAIRS, MIN_PART, OwnPairs, to_experiment
+from edgecmd.data.user_files.user_pairs import MIN_PAIRS, OwnPairs, to_experiment
 from edgecmd.settings import DataConfig
 
 
@@ -65,7 +65,6 @@ class Reading:
         path: The folder or file.
         config: Settings of the run.
         whole: Whether reading goes on after problems that are seen without opening pictures.
-        minimum: Least number of pairs.
         problems: A sentence for each.
         notes: What a run can live with.
     """
@@ -73,7 +72,6 @@ class Reading:
     path: Path
     config: DataConfig
     whole: bool
-    minimum: int = MIN_PAIRS
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -107,9 +105,9 @@ Check = Callable[[Reading, OwnPairs, PublicSource], None]
 
 
 def _number(reading: Reading, own: OwnPairs, _public: PublicSource) -> None:
-    if len(own.ids) < reading.minimum:
+    if len(own.ids) < MIN_PAIRS:
         reading.problems.append(
-            f"{reading.path} has {counted(len(own.ids), 'usable pair')}; at least {reading.minimum} are"
+            f"{reading.path} has {counted(len(own.ids), 'usable pair')}; at least {MIN_PAIRS} are"
             " needed. Add pairs."
         )
 
@@ -148,7 +146,7 @@ def load_folder(config: DataConfig, *, whole: bool = False) -> Experiment:
     reading = Reading(path=Path(config.path).expanduser(), config=config, whole=whole)
     _check_path(reading)
     public = _public_beside(reading)
-    own = _read(reading)
+    own = read_own(reading)
     public = public or (own.public if own else None) or _built_in(reading)
     if own and public:
         for check in CHECKS:
@@ -160,61 +158,6 @@ def load_folder(config: DataConfig, *, whole: bool = False) -> Experiment:
         own = replace(own, data=replace(own.data, target=to_grey(own.data.target)))
     made = to_experiment(own, config, public=public, name=reading.path.stem)
     return replace(made, notes=(*reading.notes, *made.notes))
-
-
-def load_pairs(path: Path, config: DataConfig) -> PairedData:
-    """All pairs of a folder or .npz in the order of the sorted ids, none left out.
-
-    A device does not read its pairs so, because one that is wrong would decide about all of them; see
-    `edgecmd.data.user_files.device_pairs`.
-
-    Args:
-        path: The folder or the file. Labels beside the pairs are not handed on.
-        config: ``image_size``, ``sampling_rate_hz`` and ``clip_s`` are used.
-
-    Raises:
-        DataError: Anything is wrong with the files, or there are fewer than two pairs.
-    """
-    reading = Reading(path=path.expanduser(), config=config, whole=True, minimum=MIN_PART)
-    _check_path(reading)
-    _public_beside(reading)
-    own = _read(reading)
-    if own and len(own.ids) < MIN_PART:
-        _number(reading, own, PublicSource(images=own.data.source[:0], keys=(), name=""))
-    reading.refuse(complete=True)
-    assert own is not None
-    return own.data
-
-
-def check_folder(
-    path: Path,
-    config: DataConfig | None = None,
-    *,
-    image_size: int = DataConfig().image_size,
-    notes: list[str] | None = None,
-) -> list[str]:
-    """Everything that is wrong with a user's folder or .npz.
-
-    Args:
-        path: The folder or the file.
-        config: Settings of the run; None for the defaults.
-        image_size: Side of the images in a run, in pixels, where there is no ``config``.
-        notes: Gets a sentence for what a run can live with, or that a person should look at: files that are
-            not used, recordings that are cut or clipped, the range of depth.
-
-    Returns:
-        A sentence for each problem; empty where a run can start.
-    """
-    settings = replace(config or DataConfig(image_size=image_size), name="folder", path=str(path))
-    try:
-        found = load_folder(settings, whole=True)
-    except (ConfigError, DataError) as error:
-        if notes is not None and isinstance(error, ProblemsError):
-            notes += error.notes
-        return list(problems_of(error))
-    if notes is not None:
-        notes += found.notes
-    return []
 
 
 def _check_path(reading: Reading) -> None:
@@ -265,8 +208,8 @@ def _built_in(reading: Reading) -> PublicSource | None:
         return None
 
 
-def _read(reading: Reading) -> OwnPairs | None:
-    """Read a folder or an .npz; None where its pairs cannot be used."""
+def read_own(reading: Reading) -> OwnPairs | None:
+    """Read a folder or an .npz, whose problems are noted; None where its pairs cannot be used."""
     if reading.path.is_dir():
         own = _read_folder(reading)
     else:

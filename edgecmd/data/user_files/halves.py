@@ -6,27 +6,34 @@ map, everything else a picture.
 Shapes: S side of a half.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from edgecmd.core.errors import DataError
+from edgecmd.data.modalities.depth import DEPTH
+from edgecmd.data.modalities.image import IMAGE
+from edgecmd.data.modalities.row import Modality
+from edgecmd.data.modalities.table import MODALITIES
 from edgecmd.data.pairs import PairedData, Targets
+from edgecmd.data.user_files import images, sound_files
 from edgecmd.data.user_files.csv_tables import few
-from edgecmd.data.user_files.depth_files import make_depth, notes_on_depth
 from edgecmd.data.user_files.images import (
     Sides,
     check_pair_aspect,
     check_size,
     flatten_alpha,
     is_depth,
+    make_depth,
+    notes_on_depth,
     open_upright,
     read_image,
     squeeze,
     stack_targets,
 )
-from edgecmd.data.user_files.sound_files import SUFFIXES, Recording, notes_on, read_recording
+from edgecmd.data.user_files.sound_files import Recording, notes_on, read_recording
 
 # A picture or depth map (S, S[, C]), or a recording.
 Half = np.ndarray | Recording
@@ -51,8 +58,17 @@ def read_target(path: Path, sides: Sides) -> tuple[Half, tuple[int, int] | None]
     Raises:
         DataError: The file is broken, or does not suit ``sides``.
     """
-    if path.suffix.lower() in SUFFIXES:
-        return read_recording(path, sides.clip), None
+    suffix = path.suffix.lower()
+    reader = next((one for one in READERS.values() if suffix in one.suffixes), READERS["picture"])
+    return reader.read(path, sides)
+
+
+def _read_recording(path: Path, sides: Sides) -> tuple[Half, None]:
+    return read_recording(path, sides.clip), None
+
+
+def _read_picture(path: Path, sides: Sides) -> tuple[Half, tuple[int, int]]:
+    """A depth map where the file has one channel of 16 bits, else a picture."""
     image = open_upright(path)
     check_size(image.size, side=sides.target, name=str(path))
     if is_depth(image):
@@ -61,6 +77,26 @@ def read_target(path: Path, sides: Sides) -> tuple[Half, tuple[int, int] | None]
     if image.mode == "F":
         raise DataError(f"{path} holds floating-point numbers. Save depth as PNG of 16 bits, one channel.")
     return squeeze(flatten_alpha(image, name=str(path)), side=sides.target), image.size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reader:
+    """How files of targets are read.
+
+    Attributes:
+        suffixes: Endings of its files, in lower case.
+        read: A target as a run takes it, and the file's own width and height where it has them.
+    """
+
+    suffixes: tuple[str, ...]
+    read: Callable[[Path, Sides], tuple[Half, tuple[int, int] | None]]
+
+
+# By the names that a row of `edgecmd.data.modalities.table.MODALITIES` calls them.
+READERS: dict[str, Reader] = {
+    "picture": Reader(suffixes=images.SUFFIXES, read=_read_picture),
+    "sound": Reader(suffixes=sound_files.SUFFIXES, read=_read_recording),
+}
 
 
 def read_halves(source: Path, target: Path, sides: Sides) -> Halves:
@@ -76,11 +112,15 @@ def read_halves(source: Path, target: Path, sides: Sides) -> Halves:
     return picture, half
 
 
-def half_kind(half: Half) -> str:
-    """``recording``, ``depth map`` or ``picture``."""
-    if isinstance(half, Recording):
-        return "recording"
-    return "depth map" if half.dtype == np.uint16 else "picture"
+def stored_half(half: Half) -> np.ndarray:
+    """The numbers of a half, without what its reader knows beside them."""
+    return half.samples if isinstance(half, Recording) else half
+
+
+def half_modality(half: Half) -> Modality:
+    """Modality of a half: of those of its reader the one whose type its numbers have."""
+    reader, dtype = "sound" if isinstance(half, Recording) else "picture", stored_half(half).dtype
+    return next(one for one in MODALITIES.values() if one.reader == reader and one.dtype == dtype)
 
 
 def check_one_kind(found: Mapping[str, Half], sides: Sides, *, where: str, problems: list[str]) -> None:
@@ -92,8 +132,8 @@ def check_one_kind(found: Mapping[str, Half], sides: Sides, *, where: str, probl
         where: Their folder, for the message.
         problems: Gets a sentence for each.
     """
-    maps = [name for name, half in found.items() if half_kind(half) == "depth map"]
-    pictures = [name for name, half in found.items() if half_kind(half) == "picture"]
+    maps = [name for name, half in found.items() if half_modality(half) is DEPTH]
+    pictures = [name for name, half in found.items() if half_modality(half) is IMAGE]
     if maps and pictures:
         problems.append(
             f"{where} has {few(maps)} of 16 bits, which are depth maps, beside {few(pictures)} of 8 bits,"
@@ -123,6 +163,6 @@ def stack_pairs(found: Mapping[str, Halves]) -> PairedData:
 def notes_on_halves(found: Mapping[str, Half], sides: Sides) -> list[str]:
     """What a user may want to know of targets that can be used: recordings cut or clipped, range of depth."""
     recordings = {name: half for name, half in found.items() if isinstance(half, Recording)}
-    maps = [half for half in found.values() if isinstance(half, np.ndarray) and half.dtype == np.uint16]
+    maps = [stored_half(half) for half in found.values() if half_modality(half) is DEPTH]
     notes = notes_on(recordings, clip=sides.clip) if recordings else []
     return [*notes, *(notes_on_depth(maps) if maps else [])]

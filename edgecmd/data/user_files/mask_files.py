@@ -14,10 +14,9 @@ from jaxtyping import UInt8
 
 from edgecmd.core.errors import DataError
 from edgecmd.data.labelled import IGNORED, Masks
-from edgecmd.data.user_files.csv_tables import read_table
+from edgecmd.data.user_files.csv_tables import few, near_names, read_table
 from edgecmd.data.user_files.downsample import majority
 from edgecmd.data.user_files.images import check_pair_aspect, check_size, open_upright, size_of
-from edgecmd.data.user_files.names import few, near_names
 from edgecmd.data.user_files.pair_files import MASKS, files_by_id
 from edgecmd.data.user_files.reading import reading
 

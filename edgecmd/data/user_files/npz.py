@@ -12,10 +12,9 @@ from PIL import Image
 from edgecmd.core.errors import DataError
 from edgecmd.core.text import counted
 from edgecmd.data.pairs import Images, PairedData, PublicSource
+from edgecmd.data.user_files.csv_tables import canonical, few, misspelt, repeated
 from edgecmd.data.user_files.decode import DecodeError, npz_arrays, npz_members
-from edgecmd.data.user_files.depth_files import make_depth
-from edgecmd.data.user_files.images import Sides, check_pair_aspect, check_size, squeeze, to_rgb
-from edgecmd.data.user_files.names import canonical, few, misspelt, repeated
+from edgecmd.data.user_files.images import Sides, check_pair_aspect, check_size, make_depth, squeeze, to_rgb
 from edgecmd.data.user_files.reading import most_array_bytes
 from edgecmd.data.user_files.sound_files import (
     FULL_SCALE,

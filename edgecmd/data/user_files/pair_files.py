@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edgecmd.core.text import counted
 from edgecmd.data.user_files import images, sound_files
-from edgecmd.data.user_files.names import (
+from edgecmd.data.user_files.csv_tables import (
     FEW,
     canonical,
     few,
@@ -291,7 +291,7 @@ def _notes(seen: Seen, found: Mapping[str, Path]) -> list[str]:
 
 
 def by_ending(names: Sequence[str]) -> dict[str, list[str]]:
-    """Names in groups by the ending of the file, for `edgecmd.data.user_files.names.grouped`."""
+    """Names in groups by the ending of the file, for `edgecmd.data.user_files.csv_tables.grouped`."""
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
         groups[Path(name).suffix.lower() or "without an ending"].append(name)

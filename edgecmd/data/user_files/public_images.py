@@ -8,23 +8,25 @@ from pathlib import Path
 
 import numpy as np
 
+from edgecmd.catalogue.data_sets import DEFAULT_PUBLIC, PUBLIC_SETS, imported
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.duplicates import near_to
-from edgecmd.data.pairs import PublicSource, image_digests, input_shape, target_kind
+from edgecmd.data.modalities.image import IMAGE
+from edgecmd.data.modalities.table import input_shape, modality_of
+from edgecmd.data.pairs import PublicSource, image_digests
+from edgecmd.data.user_files.csv_tables import few
 from edgecmd.data.user_files.halves import (
     Half,
     check_one_kind,
-    half_kind,
+    half_modality,
     read_source,
     read_target,
     stack_halves,
+    stored_half,
 )
 from edgecmd.data.user_files.images import Sides, sides_of
-from edgecmd.data.user_files.names import few
 from edgecmd.data.user_files.pair_files import files_by_id, target_files
-from edgecmd.data.user_files.sound_files import Recording
 from edgecmd.data.user_files.user_pairs import OwnPairs
-from edgecmd.datasets.emoji import SIDE, load_public
 from edgecmd.settings import DataConfig
 
 
@@ -97,8 +99,8 @@ def mixed_colours(
         problems: Gets a sentence where nothing says what they shall be.
         notes: Gets a sentence where colour is lost.
     """
-    pictures = {name: half for name, half in halves.items() if half_kind(half) == "picture"}
-    colour = [name for name, half in pictures.items() if not isinstance(half, Recording) and half.ndim == 3]
+    pictures = {name: half for name, half in halves.items() if half_modality(half) is IMAGE}
+    colour = [name for name, half in pictures.items() if stored_half(half).ndim == 3]
     grey = [name for name in pictures if name not in {*colour}]
     if colour and config.target_kind == "grey":
         if notes is not None:
@@ -116,7 +118,7 @@ def built_in_public(config: DataConfig, *, notes: list[str] | None = None) -> Pu
     """The built-in public set, for those who named none.
 
     Args:
-        config: ``source_side`` is used; `edgecmd.datasets.emoji.load_public` brings the pictures to it.
+        config: ``source_side`` is used; the pictures are brought to it.
         notes: Gets a sentence where they are enlarged.
 
     Raises:
@@ -128,13 +130,26 @@ def built_in_public(config: DataConfig, *, notes: list[str] | None = None) -> Pu
             " drawings that are in no pair); none come with edgecmd. Put them into public/ beside the pairs,"
             " or set data.public_path."
         )
-    if config.source_side > SIDE and notes is not None:
+    side = PUBLIC_SETS[DEFAULT_PUBLIC].side
+    if config.source_side > side and notes is not None:
         notes.append(
-            f"The built-in public pictures have {SIDE} pixels and are enlarged to {config.source_side}. For"
+            f"The built-in public pictures have {side} pixels and are enlarged to {config.source_side}. For"
             " sharp ones put public source pictures of your own into public/ beside the pairs, or set"
             " data.public_path."
         )
-    return load_public(image_size=config.source_side)
+    return load_shipped_public(DEFAULT_PUBLIC, config)
+
+
+def load_shipped_public(name: str, config: DataConfig) -> PublicSource:
+    """A public set that ships with edgecmd, brought to ``data.source_size``.
+
+    Args:
+        name: A key of `edgecmd.catalogue.data_sets.PUBLIC_SETS`.
+        config: ``source_side`` is used.
+    """
+    found = imported(PUBLIC_SETS[name].loader)(image_size=config.source_side)
+    assert isinstance(found, PublicSource)
+    return found
 
 
 def check_public(own: OwnPairs, public: PublicSource, problems: list[str]) -> None:
@@ -146,7 +161,7 @@ def check_public(own: OwnPairs, public: PublicSource, problems: list[str]) -> No
         problems: Gets a sentence for each fault: another kind, or sources that are equal to a public example
             or near-equal (`edgecmd.data.duplicates.near_to`).
     """
-    kinds = [(target_kind(one), *input_shape(one)) for one in (public.images, own.data.source)]
+    kinds = [(modality_of(one).name, *input_shape(one)) for one in (public.images, own.data.source)]
     if kinds[0] != kinds[1]:
         problems.append(
             f"The public set {public.name!r} has {kinds[0][0]!r} of shape {kinds[0][1:]}, the pairs' source"

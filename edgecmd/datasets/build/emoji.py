@@ -1,9 +1,13 @@
 """``edgecmd data build emoji``: both shipped files again, from pinned packages.
 
 Needs the extra ``[build]`` and, where the tarballs are not at hand, npm and the network.
+
+The public set is Twemoji and FxEmoji, without what is held out for validation and test. FxEmoji comes with
+names alone: an icon whose name does not fit exactly one emoji is left out, because its concept could not be
+shown to lie outside the held-out ones.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,16 +16,24 @@ import numpy as np
 from edgecmd.core.errors import DataError
 from edgecmd.core.files import write_files_atomically
 from edgecmd.core.text import counted
-from edgecmd.datasets.build.emoji_pairs import named_drawings, noto_drawings, pair_arrays
-from edgecmd.datasets.build.emoji_public import public_arrays
-from edgecmd.datasets.build.icons import parse_emoji, parse_icons
+from edgecmd.datasets.build.emoji_pairs import is_wanted, named_drawings, noto_drawings, pair_arrays
+from edgecmd.datasets.build.icons import Emoji, IconSet, match_names, parse_emoji, parse_icons
 from edgecmd.datasets.build.npz_writer import npz_bytes
-from edgecmd.datasets.build.packages import FONT_MEMBER, HOUSES, OPENMOJI_MEMBER, gather
-from edgecmd.datasets.build.raster import load_font, tool_versions
+from edgecmd.datasets.build.packages import (
+    FONT_MEMBER,
+    HOUSES,
+    OPENMOJI_MEMBER,
+    Members,
+    Say,
+    gather,
+    keep_quiet,
+)
+from edgecmd.datasets.build.raster import load_font, rasterise, tool_versions
 from edgecmd.datasets.emoji import CONTENT_SHA256, FOLDER, PAIRS_FILE, PUBLIC_FILE, SIDE
 from edgecmd.datasets.pinned import content_sha256
 
-Members = Mapping[str, Mapping[str, bytes]]
+# A picture without any pixel darker than this in some channel is blank.
+MAX_BLANK = 250
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,18 +82,54 @@ class BuildReport:
         return "\n".join([*map(str, self.files), f"drawn with {list_versions(self.tools)}"])
 
 
-def keep_quiet(_line: str) -> None:
-    """Take a line of progress and drop it."""
-
-
 def list_versions(tools: Mapping[str, str]) -> str:
     """Tools and versions in one line."""
     return ", ".join(f"{name} {version}" for name, version in tools.items())
 
 
-def make_arrays(
-    members: Members, *, side: int, say: Callable[[str], None]
-) -> dict[str, dict[str, np.ndarray]]:
+def public_icons(
+    twemoji: IconSet, fxemoji: IconSet, emoji: Mapping[str, Emoji], *, held_out: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """Key and SVG text of each candidate.
+
+    Guarantees:
+        No concept of ``held_out``, no skin tone, no flag; a concept occurs once in each house.
+    """
+    matched = match_names(fxemoji.svg, emoji)
+    for house, icons, concepts in (("twemoji", twemoji, twemoji.concept), ("fxemoji", fxemoji, matched)):
+        keys: set[str] = set()
+        for name, svg in icons.svg.items():
+            concept = concepts.get(name, "")
+            if concept not in keys and concept not in held_out and is_wanted(concept, emoji):
+                keys.add(concept)
+                yield f"{house}/{concept}", svg
+
+
+def public_arrays(
+    twemoji: IconSet,
+    fxemoji: IconSet,
+    emoji: Mapping[str, Emoji],
+    *,
+    pairs: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Arrays ``image`` and ``key`` of the shipped file, of the side of ``pairs``.
+
+    Guarantees:
+        No blank picture, no two equal ones, none equal to a picture of ``pairs``.
+    """
+    held_out = {str(concept) for concept in pairs["concept"][pairs["split"] > 0]}
+    seen = {image.tobytes() for image in pairs["image"]}
+    images, keys = [], []
+    for key, svg in public_icons(twemoji, fxemoji, emoji, held_out=held_out):
+        image = rasterise(svg, pairs["image"].shape[1])
+        if image.min() < MAX_BLANK and image.tobytes() not in seen:
+            seen.add(image.tobytes())
+            images.append(image)
+            keys.append(key)
+    return {"image": np.stack(images), "key": np.array(keys)}
+
+
+def make_arrays(members: Members, *, side: int, say: Say) -> dict[str, dict[str, np.ndarray]]:
     """Arrays of both files by file name; deterministic for given tools."""
     emoji = parse_emoji(members["openmoji"][OPENMOJI_MEMBER])
     icons = {key: parse_icons(found) for key, found in members.items() if "icons.json" in found}
@@ -96,9 +144,7 @@ def make_arrays(
     return {PAIRS_FILE: pairs, PUBLIC_FILE: public}
 
 
-def build_emoji(
-    out: Path = FOLDER, npm_dir: Path | None = None, *, say: Callable[[str], None] = keep_quiet
-) -> BuildReport:
+def build_emoji(out: Path = FOLDER, npm_dir: Path | None = None, *, say: Say = keep_quiet) -> BuildReport:
     """Make both files of the built-in set.
 
     Args:

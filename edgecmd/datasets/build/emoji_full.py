@@ -5,14 +5,14 @@ extra ``[build]``.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from edgecmd.catalogue.data_files import built_folder, shipped_file, write_manifest
 from edgecmd.core.files import files_in_one_piece, write_bytes_atomically, write_text_atomically
 from edgecmd.data.user_files.user_pairs import position
-from edgecmd.datasets.build.emoji import Members, keep_quiet
 from edgecmd.datasets.build.emoji_pairs import SPLIT_BORDERS, STYLES, named_drawings, pair_arrays
 from edgecmd.datasets.build.icons import parse_emoji, parse_icons
 from edgecmd.datasets.build.npz_writer import npz_bytes
@@ -22,14 +22,15 @@ from edgecmd.datasets.build.packages import (
     OPENMOJI,
     OPENMOJI_LICENCE,
     OPENMOJI_MEMBER,
+    Members,
+    Say,
     gather,
+    keep_quiet,
 )
 from edgecmd.datasets.build.raster import tool_versions
-from edgecmd.datasets.built import built_folder, write_manifest
 from edgecmd.datasets.emoji import PAIRS_FILE, PUBLIC_FILE, SIDE, read_shipped
 from edgecmd.datasets.emoji_full import KIND, NAME, PAIRS
 from edgecmd.datasets.pinned import Arrays, content_sha256
-from edgecmd.datasets.shipped import shipped_file
 
 ALL_STYLES = (*STYLES, "openmoji", "emojione")
 PARTS = ("train", "validation", "test")
@@ -65,7 +66,7 @@ def build_full(
     npm_dir: Path | None = None,
     wheel_dir: Path | None = None,
     lines: bool = False,
-    say: Callable[[str], None] = keep_quiet,
+    say: Say = keep_quiet,
 ) -> str:
     """Build the set.
 

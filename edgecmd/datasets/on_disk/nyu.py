@@ -25,10 +25,9 @@ from scipy.io import loadmat
 from edgecmd.core.errors import DataError
 from edgecmd.data.labelled import IGNORED, Masks
 from edgecmd.data.user_files.decode import MOST_PIXELS
-from edgecmd.data.user_files.depth_files import make_depth
 from edgecmd.data.user_files.downsample import majority
 from edgecmd.data.user_files.halves import Halves
-from edgecmd.data.user_files.images import Sides, check_size, squeeze
+from edgecmd.data.user_files.images import Sides, check_size, make_depth, squeeze
 from edgecmd.data.user_files.reading import reading
 from edgecmd.datasets.on_disk.index import TEST, TRAIN, Entry, Index, not_used, unknown_layout
 from edgecmd.settings import DataConfig

@@ -16,7 +16,6 @@ not in these files.
 
 from collections import Counter
 from collections.abc import Collection
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -88,7 +87,7 @@ def index_sketchy(path: Path, _config: DataConfig) -> Index:
     if tested and not any(_is_listed(key, tested) for key in known):
         first = "/".join(filter(None, min(tested)))
         problems.append(f"{lists}/testset.txt names no photograph in {photos}, such as {first!r}.")
-    return Index(entries=tuple(entries), unseen="photographs", read=_read, problems=problems, notes=notes)
+    return Index(entries=tuple(entries), unseen="photographs", read=_Reader(), problems=problems, notes=notes)
 
 
 def _key(file: Path) -> Key:
@@ -130,15 +129,20 @@ def _bare(line: str, classes: Collection[str]) -> Key:
     return path.parent.name if path.parent.name in classes else "", path.stem if is_file else path.name
 
 
-def _read(entry: Entry, sides: Sides) -> Halves:
-    """Photograph and sketch; the sketches of a photograph follow each other, so it is read once."""
-    photo, size = _photo(entry.source, sides.source)
-    sketch = read_image(entry.target)
-    check_size(sketch.size, side=sides.target, name=str(entry.target))
-    check_pair_aspect(size, sketch.size, name=str(entry.target))
-    return photo, squeeze(sketch.convert("L"), side=sides.target)
+class _Reader:
+    """Reads photograph and sketch; the sketches of a photograph follow each other, so it is read once."""
 
+    def __init__(self) -> None:
+        self._last: tuple[tuple[Path, int], tuple[np.ndarray, tuple[int, int]]] | None = None
 
-@lru_cache(maxsize=1)
-def _photo(path: Path, side: int) -> tuple[np.ndarray, tuple[int, int]]:
-    return read_source(path, side=side)
+    def __call__(self, entry: Entry, sides: Sides) -> Halves:
+        photo, size = self._photo(entry.source, sides.source)
+        sketch = read_image(entry.target)
+        check_size(sketch.size, side=sides.target, name=str(entry.target))
+        check_pair_aspect(size, sketch.size, name=str(entry.target))
+        return photo, squeeze(sketch.convert("L"), side=sides.target)
+
+    def _photo(self, path: Path, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+        if self._last is None or self._last[0] != (path, side):
+            self._last = (path, side), read_source(path, side=side)
+        return self._last[1]

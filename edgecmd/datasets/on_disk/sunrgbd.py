@@ -22,7 +22,6 @@ from scipy.io import loadmat
 
 from edgecmd.core.errors import DataError
 from edgecmd.data.user_files.csv_tables import few
-from edgecmd.data.user_files.depth_files import make_depth
 from edgecmd.data.user_files.halves import Halves, read_source
 from edgecmd.data.user_files.images import (
     SUFFIXES,
@@ -30,6 +29,7 @@ from edgecmd.data.user_files.images import (
     check_pair_aspect,
     check_size,
     is_depth,
+    make_depth,
     open_upright,
 )
 from edgecmd.data.user_files.reading import reading

@@ -112,6 +112,7 @@ def make_files(
     data: bytes, names: Sequence[str], *, warnings: bool, config: "RunConfig", folder: Path
 ) -> tuple[dict[str, Path], dict[str, str]]:
     """Profiles of the float32 file ``data``, and the slower choices; what cannot be made, and why."""
+    from edgecmd.data.problem import task_of
     from export.device.reading import InferError
     from export.profiles.calibration import calibration_of
     from export.profiles.slow_variants import SLOWER, make_slower
@@ -119,7 +120,7 @@ def make_files(
 
     calibration = None
     if warnings or any(PROFILES[name].calibrated for name in names):
-        calibration = calibration_of(config)
+        calibration = calibration_of(task_of(config), config.export.calibration, seed=config.seed)
     made: dict[str, Path] = {}
     notes: dict[str, str] = {}
     for name in [*names, *(SLOWER if warnings else ())]:
@@ -211,7 +212,7 @@ def fresh_starts(
     """Fresh processes with ONNX Runtime, a kind for each profile, and with torch."""
     import numpy as np
 
-    from edgecmd.data.pairs import input_shape
+    from edgecmd.data.modalities.table import input_shape
     from export.bench.footprint import device_command, footprints, torch_command
     from export.device.assemble import program
     from export.profiles.table import PROFILES

@@ -64,11 +64,11 @@ def _prepare(config: RunConfig) -> tuple[Callable[[], None], dict[str, Callable[
     import torch
 
     from edgecmd import losses
-    from edgecmd.privacy.mechanisms import StepSettings, make_units, unit_loss
+    from edgecmd.privacy.mechanisms import default_loss
     from edgecmd.privacy.step.gradients import clipped_sum
     from edgecmd.privacy.step.randomness import DeterministicSource
     from edgecmd.privacy.step.standardised_weights import EffectiveStudent
-    from edgecmd.settings import DistillConfig
+    from edgecmd.privacy.step.units import StepSettings, make_units, unit_loss
     from edgecmd.training.distill import LocalData
     from edgecmd.training.run_folder import new_student
 
@@ -93,9 +93,7 @@ def _prepare(config: RunConfig) -> tuple[Callable[[], None], dict[str, Callable[
         )
         source = DeterministicSource(0)
         chunks = make_units(data, np.arange(batch), config=settings, augment=0.0, source=source)
-        loss = unit_loss(
-            DistillConfig(loss="cmc-groups" if mechanism == "groups" else "cmc-anchored"), anchors
-        )
+        loss = unit_loss(losses.LOSSES[default_loss(mechanism)](), anchors)
         effective.refresh()
         total = clipped_sum(effective.module, chunks, loss, clip=1.0, engine=engine)
         effective.pull_back(total)

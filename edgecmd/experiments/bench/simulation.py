@@ -12,6 +12,7 @@ from typing import Any
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.processes import Workers
+from edgecmd.losses import loss_of
 
 MAX_DISTANCE = 1e-3
 
@@ -154,6 +155,7 @@ def run_bare(config: RunConfig) -> dict[str, Any]:
                 holding.data,
                 holding.anchors,
                 config.distill,
+                loss=loss_of(config.distill),
                 num_steps=steps,
                 place=place,
                 optimizer=optimizer,

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, nearest
 from edgecmd.core.text import counted
+from edgecmd.data.partition import PARTITIONS
 
 CENTRAL_NAME = "central"
-FORM = re.compile(r"(iid|owner|dirichlet)(\d+(?:\.\d+)?)?:(\d+)(?:/(\d+))?")
+SIZES = r"(\d+(?:\.\d+)?)?:(\d+)(?:/(\d+))?"
 EXAMPLES = ("central", "iid:10", "owner:10", "dirichlet0.1:10", "iid:50", "iid:50/10")
 
 
@@ -75,15 +76,16 @@ def parse_federation(name: str) -> FederationSpec:
     """
     if name == CENTRAL_NAME:
         return FederationSpec(name=name)
-    match = FORM.fullmatch(name)
+    match = re.fullmatch(f"({'|'.join(map(re.escape, PARTITIONS))}){SIZES}", name)
     if match is None:
         raise ConfigError(f"--federation has {name!r}. {nearest(name, EXAMPLES)}")
     partition, alpha, clients, cohort = match.groups()
     num, asked = int(clients), int(cohort or clients)
-    if bool(alpha) != (partition == "dirichlet") or not 1 <= asked <= num:
+    skewed = [one for one, row in PARTITIONS.items() if row.takes_alpha]
+    if bool(alpha) != PARTITIONS[partition].takes_alpha or not 1 <= asked <= num:
         raise ConfigError(
-            f"--federation has {name!r}. A concentration stands behind dirichlet and nothing else, and no"
-            f" more clients are asked than there are. {nearest(name, EXAMPLES)}"
+            f"--federation has {name!r}. A concentration stands behind {' and '.join(skewed)} and nothing"
+            f" else, and no more clients are asked than there are. {nearest(name, EXAMPLES)}"
         )
     return FederationSpec(
         name=name,

@@ -166,7 +166,8 @@ def measure(job: Job) -> "tuple[Table, float | None]":
         return alone[method](config), score
     student = train_by(config, method)
     embed = embedder(student, task_of(config))
-    table = assess(embed, run_of(config), cross_modal=not method.endswith("simclr"), student=student)
+    loss = methods.loss_row(method)
+    table = assess(embed, run_of(config), cross_modal=loss is None or loss.uses_teacher, student=student)
     few: Any = table["few_labels"]
     if job.tuned_labels and few.get(LABELLING) and not config.evaluate.finetune:
         few[LABELLING]["finetune"] = finetuned(student, config, job.tuned_labels, num_draws=job.num_fits)

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 from edgecmd.config.schema import RunConfig
 from edgecmd.data.problem import experiment
+from edgecmd.losses import LOSSES, Loss
 
 CENTRAL = "central:"
 AT = "@"
 REFERENCE = "cmc"
 PRESIMCLR = "presimclr"
 # The paper's two losses and what grew out of them here.
-PAPER = ("cmc", "cmd", "cmc+cmd", "cmc-anchored", "cmd-anchored", "cmc+cmd-anchored")
+PAPER = tuple(name for name, loss in LOSSES.items() if loss.family == "paper")
 # What others do with pairs, or with targets alone, and without labels.
-OTHERS = ("l2", "socket", "seed", "crd", "simclr", PRESIMCLR)
+OTHERS = (*(name for name, loss in LOSSES.items() if loss.family == "others"), PRESIMCLR)
 LABEL_FREE = (*PAPER, *OTHERS)
 # Trained on labels: few ones, all that exist, few ones by the recipe of ``edgecmd run``.
 SUPERVISED, SUPERVISED_ALL, SCRATCH = "supervised", "supervised-all", "scratch"
@@ -27,7 +28,6 @@ REFERENCES = (SUPERVISED, SUPERVISED_ALL, TEACHER, TEACHER_SOURCE, UNTRAINED)
 ALONE = (*REFERENCES, SCRATCH)
 EVERY = (*LABEL_FREE, *REFERENCES)
 TUNED = (*LABEL_FREE, SUPERVISED, SUPERVISED_ALL)
-TWO_VIEWS = ("simclr", PRESIMCLR)
 
 MEANING = {
     SUPERVISED: "trained from scratch on the few labels alone",
@@ -103,10 +103,17 @@ def work_of(config: RunConfig, method: str) -> Work:
     pairs = min(config.distill.batch_size * cohort, len(experiment(config.data).train))
     if method == SUPERVISED:
         pairs = config.distill.batch_size
-    return Work(steps=steps, pairs_a_step=pairs, views=2 if plain(method) in TWO_VIEWS else 1)
+    loss = loss_row(method)
+    return Work(steps=steps, pairs_a_step=pairs, views=1 if loss is None else loss.num_views)
 
 
 def relative_cost(method: str) -> float:
     """Time of one run in units of a run of ``cmc``, roughly: for the estimate before the first minutes."""
-    costs = {"simclr": 1.9, PRESIMCLR: 3.0, TEACHER: 0.1, TEACHER_SOURCE: 0.1, UNTRAINED: 0.15}
-    return costs.get(plain(method), 1.0)
+    costs = {PRESIMCLR: 3.0, TEACHER: 0.1, TEACHER_SOURCE: 0.1, UNTRAINED: 0.15}
+    loss = loss_row(method)
+    return costs.get(plain(method), 1.0 if loss is None else loss.relative_cost)
+
+
+def loss_row(method: str) -> type[Loss] | None:
+    """The loss that ``method`` trains with; None where it is none of the table."""
+    return LOSSES.get("simclr" if plain(method) == PRESIMCLR else plain(method))

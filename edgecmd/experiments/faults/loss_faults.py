@@ -30,10 +30,10 @@ from edgecmd.audits.static.sensitivity import (
 )
 from edgecmd.core.seeding import torch_generator
 from edgecmd.experiments.faults.planted import Fault
-from edgecmd.losses import cmc, cmc_anchored, unit
+from edgecmd.losses import CMCGroups, cmc, cmc_anchored, unit
 from edgecmd.models.students import build_student
-from edgecmd.privacy.mechanisms import Units, unit_loss
 from edgecmd.privacy.step.gradients import clipped_sum
+from edgecmd.privacy.step.units import Units, unit_loss
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData
 
@@ -192,7 +192,7 @@ class _Shifted:
 
 def _chunk_query(subject: Subject) -> Query:
     """Groups cut by position: the first two pairs of the sample, the next two, and so on."""
-    loss = unit_loss(DistillConfig(loss="cmc-groups", temperature=TEMPERATURE), subject.anchors)
+    loss = unit_loss(CMCGroups(temperature=TEMPERATURE), subject.anchors)
 
     def answer(data: LocalData, rows: np.ndarray) -> dict[str, Tensor]:
         parts = np.split(rows, range(CHUNK, len(rows), CHUNK)) if len(rows) else []

@@ -18,14 +18,13 @@ from edgecmd.audits.target import Target
 from edgecmd.config.targets import find_target
 from edgecmd.data.augment import augment
 from edgecmd.experiments.faults.planted import Fault
-from edgecmd.privacy import mechanisms
-from edgecmd.privacy.mechanisms import Units, make_units
 from edgecmd.privacy.plan import PrivacyPlan
-from edgecmd.privacy.step import private_step, sampling
+from edgecmd.privacy.step import private_step, sampling, units
 from edgecmd.privacy.step.gradients import Sum, clipped_sum, loop_gradients
 from edgecmd.privacy.step.private_step import add_noise
 from edgecmd.privacy.step.randomness import Source, SystemSource, normal, uniform
 from edgecmd.privacy.step.sampling import step_rows
+from edgecmd.privacy.step.units import Units, make_units
 
 Audit = Callable[[Target], Sequence[Finding]]
 Plant = Callable[[], AbstractContextManager[None]]
@@ -161,7 +160,7 @@ def mixed_views() -> AbstractContextManager[None]:
         view = augment(modality, image, **options)
         return 0.9 * view + 0.1 * view.roll(1, dims=0)
 
-    return _replaced(mechanisms, "augmented", mixed)
+    return _replaced(units, "augmented", mixed)
 
 
 def mean_clipped_last() -> AbstractContextManager[None]:

@@ -21,6 +21,7 @@ from edgecmd.data.problem import client_holding, experiment, pair_features, task
 from edgecmd.evaluation.evaluate import embedder
 from edgecmd.evaluation.metrics import Embedding, few_label_accuracy, make_probe, recall
 from edgecmd.experiments.theory.sweep import FEW, labelling_of
+from edgecmd.losses import loss_of
 from edgecmd.training.averaging import Arrays, average, load_arrays, to_arrays
 from edgecmd.training.distill import Place, distil, make_optimizer
 from edgecmd.training.run_folder import new_student
@@ -146,6 +147,7 @@ def _local_work(
             holding.data,
             holding.anchors,
             config.distill,
+            loss=loss_of(config.distill),
             num_steps=steps,
             place=place,
             optimizer=make_optimizer(student, config.distill),

@@ -16,7 +16,8 @@ from edgecmd.core.errors import DataError
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.experiment import HeldOut
 from edgecmd.data.labelled import Labels
-from edgecmd.data.pairs import PairedData, target_kind
+from edgecmd.data.modalities.table import modality_of
+from edgecmd.data.pairs import PairedData
 from edgecmd.data.problem import experiment, pair_features, public_anchors, target_input, training_features
 from edgecmd.evaluation.metrics import (
     Embedding,
@@ -28,6 +29,7 @@ from edgecmd.evaluation.metrics import (
 )
 from edgecmd.experiments.theory.distance import Distance, Relations, fit_temperature, measure
 from edgecmd.experiments.theory.gaps import MISMATCH, degrade, mismatched
+from edgecmd.losses import loss_of
 from edgecmd.training.distill import LocalData, Place, distil, make_optimizer
 from edgecmd.training.run_folder import new_student
 
@@ -35,10 +37,6 @@ NO_GAP = "none"
 FEW = 10
 TIMED_STEPS = 4
 FAST_SIDE, FAST_BATCH, FAST_PAIRS = 32, 128, 2048
-FAST_STUDENTS = {"image": "ws-50k", "depth": "ws-50k", "wave": "audio-50k"}
-FAST_STEPS = {"image": 400, "depth": 400, "wave": 200}
-# Losses after which a student does not live in the teacher's space, so that anchors tell nothing of it.
-APART = frozenset({"cmd", "simclr"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,12 +83,12 @@ class Point:
 
 
 def cheap(config: RunConfig) -> RunConfig:
-    """The same data with a small student and, but for recordings, 32 pixels: minutes instead of hours."""
-    kind = target_kind(experiment(config.data).train.target)
+    """The same data with a small student and, where there are pixels, 32 a side: minutes instead of hours."""
+    modality = modality_of(experiment(config.data).train.target)
     data = config.data
-    if kind != "wave" and data.image_size > FAST_SIDE:
+    if modality.motion is not None and data.image_size > FAST_SIDE:
         data = replace(data, image_size=FAST_SIDE, source_size=data.source_side)
-    student = replace(config.student, architecture=FAST_STUDENTS[kind], path="")
+    student = replace(config.student, architecture=modality.cheap_student, path="")
     return replace(config, data=data, student=student)
 
 
@@ -99,7 +97,7 @@ def plan_sweep(config: RunConfig, *, fast: bool) -> SweepPlan:
     train = experiment(config.data).train
     num_train = len(train)
     if fast:
-        steps = FAST_STEPS[target_kind(train.target)]
+        steps = modality_of(train.target).cheap_steps
         return SweepPlan(num_steps=steps, batch_size=FAST_BATCH, num_pairs=min(num_train, FAST_PAIRS))
     federation = config.federation
     cohort = max(1, round(federation.num_clients * federation.client_fraction))
@@ -136,7 +134,7 @@ def seconds_a_point(config: RunConfig, plan: SweepPlan) -> float:
     data = LocalData(
         target=target_input(config, train),
         teacher=torch.ones(len(train), new_student(config).embedding_dim),
-        modality=target_kind(train.target),
+        modality=modality_of(train.target).name,
     )
     # The first step of a process, and the teacher's features of the anchors, cost more than all others.
     _trained(config, data, replace(plan, num_steps=1))
@@ -204,7 +202,9 @@ def _world(config: RunConfig, pairs: PairedData, features: Tensor, *, point: Poi
             rate_hz=config.data.sampling_rate_hz,
         )
         pairs = PairedData(source=pairs.source, target=target)
-    return LocalData(target=target_input(config, pairs), teacher=features, modality=target_kind(pairs.target))
+    return LocalData(
+        target=target_input(config, pairs), teacher=features, modality=modality_of(pairs.target).name
+    )
 
 
 def _trained(config: RunConfig, data: LocalData, plan: SweepPlan) -> tuple[nn.Module, float]:
@@ -218,6 +218,7 @@ def _trained(config: RunConfig, data: LocalData, plan: SweepPlan) -> tuple[nn.Mo
         data,
         public_anchors(config),
         distill,
+        loss=loss_of(distill),
         num_steps=plan.num_steps,
         place=place,
         optimizer=make_optimizer(student, distill),
@@ -242,7 +243,7 @@ def _relations(student: nn.Module, pool: LocalData, config: RunConfig, plan: Swe
         teacher_temperature=config.distill.teacher_temperature,
     )
     forms = [within]
-    if config.distill.loss not in APART:
+    if loss_of(config.distill).aligns:
         forms.append(replace(within, anchors=public_anchors(config).cpu()))
     mine, theirs = torch.from_numpy(_embed(student, pool)), pool.teacher.cpu()
     return [fit_temperature(mine, theirs, one) for one in forms]

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from edgecmd.core.errors import choose
-from edgecmd.privacy.mechanisms import UnitLoss, Units
+from edgecmd.privacy.step.units import UnitLoss, Units
 
 # Share of C that is left for rounding; the budget stands above.
 MARGIN = 1e-4

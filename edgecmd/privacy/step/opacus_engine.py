@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from edgecmd.core.errors import PrivacyError
-from edgecmd.privacy.mechanisms import UnitLoss, Units
+from edgecmd.privacy.step.units import UnitLoss, Units
 
 
 @contextmanager

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgecmd.losses import Anchors
-from edgecmd.privacy.mechanisms import StepSettings, UnitLoss, Units, make_units, unit_loss
+from edgecmd.losses import Anchors, Loss
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.gradients import Sum, clipped_sum
 from edgecmd.privacy.step.randomness import Source, normal
 from edgecmd.privacy.step.sampling import step_rows
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent
+from edgecmd.privacy.step.units import StepSettings, UnitLoss, Units, make_units, unit_loss
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place, add_proximal_gradient, learning_rate_at
 
@@ -45,12 +45,13 @@ class StepProbe(Protocol):
         """Look at what the step releases; it must not be changed."""
 
 
-def distil_privately(  # noqa: PLR0913 - the ninth is for audits alone
+def distil_privately(  # noqa: PLR0913 - the last is for audits alone
     student: nn.Module,
     data: LocalData,
     anchors: Anchors,
     config: DistillConfig,
     *,
+    loss: Loss,
     plan: PrivacyPlan,
     place: Place,
     optimizer: torch.optim.Optimizer,
@@ -63,7 +64,8 @@ def distil_privately(  # noqa: PLR0913 - the ninth is for audits alone
         student: Encoder of the target modality; changed.
         data: The client's pairs; any number, none included.
         anchors: Public teacher features, (K, D).
-        config: Loss and its settings.
+        config: Augmentation, schedule and FedProx.
+        loss: Its gradient is clipped for each unit.
         plan: Sampling, clip, noise and normaliser.
         place: Position in the schedule of the learning rate.
         optimizer: Over the student's parameters.
@@ -83,7 +85,7 @@ def distil_privately(  # noqa: PLR0913 - the ninth is for audits alone
     private_steps(
         student,
         data,
-        unit_loss(config, anchors),
+        unit_loss(loss, anchors),
         config,
         plan=plan,
         place=place,
@@ -105,7 +107,7 @@ def private_steps(  # noqa: PLR0913 - as `distil_privately`
     source: Source,
     probe: StepProbe | None = None,
 ) -> None:
-    """What `distil_privately` does, with a loss of one unit in place of the settings' loss.
+    """What `distil_privately` does, with a loss of one unit in place of a `Loss`.
 
     Args:
         student: Encoder of the target modality; changed.

@@ -11,71 +11,21 @@ Shapes: B batch, C channels, H height, W width, D embedding dimension.
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 
 import torch
-from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from edgecmd.core.errors import PrivacyError
-from edgecmd.privacy.mechanisms import UnitLoss
+from edgecmd.core.text import one_line
+from edgecmd.losses import Loss
+from edgecmd.losses.check import PROBE_DIM, PROBE_ROWS, PROBE_SEED, impure_rows
+from edgecmd.privacy.step.units import UnitLoss, unit_loss
 
-PROBE_ROWS = 5
-PROBE_SEED = 20_053
-HUGE = 1e4
 # Kernels for other batch sizes round otherwise; mixing at this level is what a clip's margin absorbs.
 SIZE_TOLERANCE = 1e-3
 WAY_OUT = "Use a student of the ws-* or gn-* families (GroupNorm, LayerNorm), or privacy.mechanism='client'."
-
-RowFunction = Callable[..., Shaped[Tensor, "batch *rest"]]
-
-
-def impure_rows(function: RowFunction, *tensors: Shaped[Tensor, "batch *_"]) -> list[int]:
-    """Rows whose change reaches the result of another row.
-
-    Args:
-        function: Maps tensors of B rows to one tensor of B rows; a deterministic one.
-        tensors: Its inputs, B of at least two rows each.
-
-    Returns:
-        Rows that leaked; empty where every result depends on its own row alone.
-
-    Raises:
-        PrivacyError: Fewer than two rows, which can show nothing.
-
-    Guarantees:
-        Finds every function in which one of the poisons in row ``j`` changes a bit of another row's
-        result at these inputs. It is a test, not a proof: a function that mixes rows only for inputs
-        unlike these passes.
-    """
-    if len(tensors[0]) < 2:
-        raise PrivacyError(f"rows={len(tensors[0])} cannot show mixing; give the purity probe at least 2.")
-    with torch.no_grad():
-        clean = function(*tensors)
-        return [
-            row
-            for row in range(len(tensors[0]))
-            if any(_reaches_others(clean, function(*poisoned), row) for poisoned in _poisonings(tensors, row))
-        ]
-
-
-def _poisonings(tensors: tuple[Tensor, ...], row: int) -> Iterator[list[Tensor]]:
-    """The inputs with one row replaced by NaN, by a huge number, and by a mirrored other row.
-
-    NaN finds most; a function that cleans NaN away is found by the others.
-    """
-    for poison in (float("nan"), HUGE, None):
-        poisoned = [tensor.clone() for tensor in tensors]
-        for tensor, original in zip(poisoned, tensors):
-            tensor[row] = -original[row - 1] if poison is None else poison
-        yield poisoned
-
-
-def _reaches_others(clean: Tensor, found: Tensor, row: int) -> bool:
-    others = torch.arange(len(clean)) != row
-    same = clean.shape == found.shape and torch.equal(found[others], clean[others])
-    return not same
 
 
 def require_pure(student: nn.Module, *, in_channels: int, image_size: int | tuple[int, int]) -> None:
@@ -224,3 +174,40 @@ def require_pure_loss(loss: UnitLoss, *, embedding_dim: int) -> None:
             " in steps that did not sample it. Use a loss of the pair and of public anchors.",
             code="mixes-pairs",
         )
+
+
+def require_private_loss(loss: Loss, *, called: str, engine: str) -> None:
+    """Refuse a user's own loss whose failing could tell of a pair, or that remembers.
+
+    What it does to other pairs was measured by `edgecmd.losses.check_loss`.
+
+    Args:
+        loss: One that a mechanism takes.
+        called: What settings name it by.
+        engine: A key of `edgecmd.privacy.step.gradients.ENGINES`.
+
+    Raises:
+        PrivacyError: The engine runs it as plain Python, it cannot be traced, or it remembers.
+
+    Guarantees:
+        Under ``torch.func.vmap`` no value of a tensor reaches Python: there is no branch on one, and no error
+        because of one. So whether a step fails is the same for all pairs.
+    """
+    if engine == "loop":
+        raise PrivacyError(
+            f"privacy.engine='loop' runs distill.loss={called!r}, your own code, on one pair after another,"
+            " so that the values of one pair could decide whether a step fails. Use privacy.engine='vmap'."
+        )
+    coins = torch.Generator().manual_seed(PROBE_SEED)
+    student, teacher, anchors = (torch.randn(PROBE_ROWS, 2, PROBE_DIM, generator=coins) for _ in range(3))
+    mask, of_unit = torch.ones(PROBE_ROWS, 2, dtype=torch.bool), unit_loss(loss, anchors[:, 0])
+    try:
+        torch.func.vmap(torch.func.grad(lambda *unit: of_unit(*unit)))(student, teacher, mask)
+    # The user's code may raise anything.
+    except Exception as error:
+        raise PrivacyError(
+            f"distill.loss={called!r} cannot be run by torch.func.vmap: {type(error).__name__}:"
+            f" {one_line(str(error))}. Under privacy a loss is tensor arithmetic alone: no if on a value, no"
+            " .item(), no .numpy()."
+        ) from error
+    require_pure_loss(of_unit, embedding_dim=PROBE_DIM)

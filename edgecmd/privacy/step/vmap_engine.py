@@ -23,8 +23,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from edgecmd.privacy.mechanisms import UnitLoss, Units
 from edgecmd.privacy.step.gradients import STRETCH, Sum, clip_factors, weighted_sum
+from edgecmd.privacy.step.units import UnitLoss, Units
 
 # Units whose gradients are held at a time.
 BLOCK = 16

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edgecmd.audits.step import sampling_coins
 from tests.tiny_federation import simulate, tiny_config, write_pairs
 
 PRIVATE = ("privacy.mechanism=anchors", "privacy.sampling_rate=0.2")
@@ -34,3 +35,15 @@ def runs(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
 def copied(runs: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
     """A copy of a finished run that a test may alter."""
     return lambda mechanism: Path(shutil.copytree(runs(mechanism), tmp_path / "copy"))
+
+
+@pytest.fixture
+def few_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer steps of clients with few units: what is planted in them shows in all, or there is nothing."""
+    monkeypatch.setattr(sampling_coins, "SMALL_STEPS", 32)
+
+
+@pytest.fixture
+def brief(few_small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer steps than two pairs with one coin would need, for what shows in the first few."""
+    monkeypatch.setattr(sampling_coins, "num_steps", lambda _: (64, True))

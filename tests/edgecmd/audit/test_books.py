@@ -18,7 +18,7 @@ from edgecmd.privacy.accounting import Spending
 from edgecmd.privacy.ledger import Ledger, Release
 from server.loop import RoundReport
 from tests.edgecmd.audit.conftest import PRIVATE
-from tests.tiny_federation import find_target, simulate, tiny_config
+from tests.tiny_federation import find_target, plan_of, simulate, tiny_config
 
 Copied = Callable[[str], Path]
 
@@ -271,9 +271,8 @@ def test_a_run_that_spent_budgets_ended_is_sound(
 
 
 def find_plan(config: Any) -> Any:
-    from edgecmd.privacy.plan import make_plan
 
-    plan = make_plan(config)
+    plan = plan_of(config)
     assert plan is not None
     return plan
 

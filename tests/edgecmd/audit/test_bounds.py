@@ -1,5 +1,6 @@
 """Bounds against closed forms, the papers' numbers, jax-privacy, and simulations where the truth is known."""
 
+import functools
 import importlib.util
 import math
 import sys
@@ -164,6 +165,14 @@ REPETITIONS = 200
 TOO_MANY = int(binom.ppf(0.9999, REPETITIONS, 0.05))
 
 
+@pytest.fixture
+def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds of equal counts are computed once: two hundred repetitions give few different ones."""
+    for name in ("one_run_epsilon", "one_run_gdp", "gdp_epsilon"):
+        monkeypatch.setattr(bounds, name, functools.cache(getattr(bounds, name)))
+
+
+@pytest.mark.usefixtures("remembered")
 def test_one_run_bound_covers_randomised_response() -> None:
     epsilon, coins, found = 1.5, np.random.default_rng(1), []
     for _ in range(REPETITIONS):
@@ -175,6 +184,7 @@ def test_one_run_bound_covers_randomised_response() -> None:
     assert np.mean(found) > 0.6
 
 
+@pytest.mark.usefixtures("remembered")
 def test_one_run_bounds_cover_a_gaussian() -> None:
     mu, coins = 1.0, np.random.default_rng(2)
     found = []

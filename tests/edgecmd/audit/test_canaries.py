@@ -19,13 +19,11 @@ from edgecmd.audits.one_run.canaries import (
     toss,
 )
 from edgecmd.core.errors import PrivacyError
-from edgecmd.data.problem import public_anchors
 from edgecmd.models.students import build_student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.private_step import distil_privately
 from edgecmd.privacy.step.randomness import SystemSource
 from edgecmd.training.distill import LocalData, Place
-from edgecmd.training.run_folder import new_student
 from edgecmd.training.task import Holding
 from tests.edgecmd.audit.tiny_target import tiny_target
 
@@ -119,16 +117,17 @@ def test_canaries_are_sampled_by_the_real_coins_and_seen_by_the_real_release() -
     assert target.plan is not None
     plan = replace(target.plan, noise_multiplier=1e-6, sampling_rate=0.5)
     target = replace(target, plan=plan)
-    student = new_student(target.config)
+    student = target.run.new_student()
     canaries = gradient_canaries(student, plan, num=400, num_clients=1, seed=0)
     scores = np.zeros(400)
     probe = GradientProbe(canaries, plan, client=0, scores=scores)
-    own, anchors = copy.deepcopy(student), public_anchors(target.config)
+    own, anchors = copy.deepcopy(student), target.run.anchors
     distil_privately(
         own,
         LocalData(target=torch.zeros(0, 1, 16, 16), teacher=anchors[:0]),
         anchors,
-        replace(target.config.distill, learning_rate=1.0, schedule="constant"),
+        replace(target.run.distill, learning_rate=1.0, schedule="constant"),
+        loss=target.run.loss,
         plan=replace(plan, steps_per_round=1),
         # Past the warm-up.
         place=Place(seed=0, round_index=1, client=0, first_step=1, total_steps=2),

@@ -26,14 +26,15 @@ from edgecmd.experiments.faults.step_faults import (
     told,
     views_as_records,
 )
+from edgecmd.losses import loss_of
 from edgecmd.models.students import build_student
-from edgecmd.privacy.mechanisms import StepSettings, Units, make_units, unit_loss
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.gradients import Sum, clipped_sum
 from edgecmd.privacy.step.private_step import add_noise
 from edgecmd.privacy.step.randomness import DeterministicSource, Source, normal
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent
+from edgecmd.privacy.step.units import StepSettings, Units, make_units, unit_loss
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData
 from tests.edgecmd.audit.tiny_target import tiny_target
@@ -53,7 +54,7 @@ def pairs(num: int) -> LocalData:
 @pytest.mark.parametrize(("mechanism", "loss"), [("anchors", "cmc-anchored"), ("groups", "cmc-groups")])
 def test_the_auditor_s_sum_is_that_of_the_engines(mechanism: str, loss: str) -> None:
     student = build_student("gn-50k", in_channels=1, embedding_dim=DIM, generator=torch.Generator())
-    lossy = unit_loss(DistillConfig(loss=loss), torch.eye(DIM))
+    lossy = unit_loss(loss_of(DistillConfig(loss=loss)), torch.eye(DIM))
     data = pairs(7)
     data.target[3] = float("nan")
     settings = StepSettings(mechanism=mechanism, num_views=2, num_groups=3)
@@ -192,7 +193,7 @@ def test_what_later_chunks_do_wrong_is_caught(
     assert found.verdict == CONTRADICTED
     assert "the clipped sum is off by" in found.text
     subject = subjects(target)[-1]
-    question = private_question(subject, cut_chunks(target.plan, 7), target.config, num_pairs=8)
+    question = private_question(subject, cut_chunks(target.plan, 7), target.run, num_pairs=8)
     assert search(question, Effort(num_tries=12)).verdict == CONTRADICTED
 
 

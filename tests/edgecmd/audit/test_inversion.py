@@ -22,9 +22,9 @@ from edgecmd.audits.risk.inversion_trial import Trial, attacked_plan, guessed, k
 from edgecmd.audits.risk.similarity import psnr, ssim
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
-from edgecmd.losses import unit
+from edgecmd.losses import loss_of, unit
 from edgecmd.models.students import build_student, initialise
-from edgecmd.training.distill import OBJECTIVES, Embedded, LocalData
+from edgecmd.training.distill import LocalData
 from edgecmd.training.run_folder import new_student
 from tests.tiny_federation import run_of, tiny_config, write_pairs
 
@@ -131,8 +131,7 @@ def test_of_several_searches_the_best_counts(known: Knowledge) -> None:
 def test_the_attacker_s_loss_is_the_client_s(known: Knowledge, loss: str) -> None:
     config = replace(known.config, loss=loss, cmd_weight=0.7, teacher_temperature=0.3)
     z, t = (torch.randn(5, 16, generator=torch.Generator().manual_seed(seed)) for seed in (3, 4))
-    batch = Embedded(student=z, second=z, teacher=t, anchors=known.anchors)
-    expected = OBJECTIVES[loss](batch, config)
+    expected = loss_of(config)(z, t, known.anchors)
     torch.testing.assert_close(_loss(unit(z), unit(t), replace(known, config=config)), expected)
 
 

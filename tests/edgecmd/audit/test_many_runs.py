@@ -89,6 +89,7 @@ def audited(arm: Arm, folder: Path, *, num_runs: int) -> Finding:
     return judge(arm, num_runs=num_runs, folder=folder)
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_in_batch_negatives_under_opacus_are_contradicted(tmp_path: Path) -> None:
     found = audited(NAIVE, tmp_path, num_runs=60)
     assert found.verdict == CONTRADICTED
@@ -99,6 +100,7 @@ def test_in_batch_negatives_under_opacus_are_contradicted(tmp_path: Path) -> Non
     assert found.details["auc"] > 0.95
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_public_anchors_are_not(tmp_path: Path) -> None:
     found = audited(OURS, tmp_path, num_runs=28)
     assert found.verdict == NOT_CONTRADICTED
@@ -109,6 +111,7 @@ def test_public_anchors_are_not(tmp_path: Path) -> None:
     assert (found.level, found.attacker, found.seeds) == ("many-runs", "device", (0,))
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_noise_that_is_too_small_shows(tmp_path: Path) -> None:
     """A projection divides the noise by what it pretends; such a plan claims nothing of its own."""
     one_step = replace(OURS.plan, sampling_rate=1.0, steps_per_round=1)
@@ -129,6 +132,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_number_of_jobs_and_interruptions_change_nothing(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
 
@@ -149,6 +153,7 @@ def test_number_of_jobs_and_interruptions_change_nothing(tmp_path: Path) -> None
     assert contents(tmp_path / "one").items() >= kept.items()
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_more_runs_go_on_from_fewer_and_fewer_are_their_beginning(tmp_path: Path) -> None:
     run_arms([SHORT], num_runs=8, folder=tmp_path)
     before = contents(tmp_path)
@@ -196,6 +201,7 @@ def target_with(tmp_path: Path, *settings: str) -> Arm:
     return target_arm(find_target(file, config=load_config(None, settings)), seed=3)
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize(
     ("mechanism", "sampling"), [("anchors", "poisson"), ("cosine", "none"), ("groups", "poisson")]
 )

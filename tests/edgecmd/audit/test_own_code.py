@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +19,6 @@ from edgecmd.audits.static.custom_code import (
 from edgecmd.audits.static.sensitivity import Effort
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError
-from edgecmd.core.own_code import load_factory
 from edgecmd.experiments.faults.loss_faults import small_subject
 from edgecmd.settings import DataConfig, StudentConfig
 from tests.tiny_federation import run_of
@@ -176,31 +174,3 @@ def failing() -> nn.Module:
 def test_a_factory_of_something_else_is_refused(factory: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         own_student(f"test_own_code:{factory}", in_channels=1, image_size=16)
-
-
-# Finding the code.
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("loss", "names no code of your own. Write module:factory or file.py:factory"),
-        (":loss", "names no code of your own"),
-        ("own:", "names no code of your own"),
-        ("nowhere_at_all:loss", "cannot be imported: ModuleNotFoundError"),
-        ("absent.py:loss", "there is no file absent.py"),
-        ("broken_own.py:loss", "SyntaxError"),
-        ("own_losses:lsos", "has no 'lsos'.*Did you mean 'loss'"),
-        ("own_losses:NUMBER", "is of type int, which cannot be called"),
-    ],
-)
-def test_code_that_is_not_there_is_named(
-    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "own_losses.py").write_text("NUMBER = 3\ndef loss(s, t, a):\n    return s\n")
-    (tmp_path / "broken_own.py").write_text("def loss(:\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", __import__("sys").path.copy())
-    with pytest.raises(ConfigError, match=message):
-        load_factory("--loss", text, files=True)
-    assert load_factory("--loss", "own_losses.py:loss", files=True)(1, 2, 3) == 1

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecmd.audits.static.reference_sum import SUM_TOLERANCE, distance, nearest_sum, plain_sum
-from edgecmd.privacy.mechanisms import Units
+from edgecmd.privacy.step.units import Units
 
 WIDTH, UNITS = 64, 3
 

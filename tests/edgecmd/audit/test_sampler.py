@@ -27,12 +27,6 @@ def repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(randomness, "make_source", lambda **_: DeterministicSource(next(seeds)))
 
 
-@pytest.fixture
-def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer steps than two pairs with one coin would need, for what shows in the first few."""
-    monkeypatch.setattr(sampling_coins, "num_steps", lambda _: (64, True))
-
-
 @pytest.mark.usefixtures("repeatable", "brief")
 @pytest.mark.parametrize("settings", [(), ("privacy.sampling=none",), ("privacy.sampling_rate=1",)])
 def test_sound_coins_pass(settings: tuple[str, ...]) -> None:
@@ -41,14 +35,14 @@ def test_sound_coins_pass(settings: tuple[str, ...]) -> None:
     assert found.counts["units"] == 1004
 
 
-@pytest.mark.usefixtures("brief")
+@pytest.mark.usefixtures("brief", "unchecked_shapes")
 def test_coins_that_are_ignored_are_contradicted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "poisson_rows", lambda num, **_: np.arange(num))
     found = audit_coins(tiny_target(ANCHORS))
     assert (found.verdict, found.measured, found.claimed) == (CONTRADICTED, 1.0, 0.25)
 
 
-@pytest.mark.usefixtures("brief")
+@pytest.mark.usefixtures("brief", "unchecked_shapes")
 def test_the_same_coins_in_every_step_are_contradicted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         sampling, "poisson_rows", lambda num, rate, source: np.flatnonzero(np.arange(num) % 4 == 0)
@@ -58,7 +52,7 @@ def test_the_same_coins_in_every_step_are_contradicted(monkeypatch: pytest.Monke
     assert "coins repeat" in found.text
 
 
-@pytest.mark.usefixtures("brief")
+@pytest.mark.usefixtures("brief", "unchecked_shapes")
 def test_a_pair_in_every_bin_is_contradicted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "bins", lambda num, num_bins, source: [np.arange(num)] * num_bins)
     found = audit_coins(tiny_target(ANCHORS, "privacy.sampling=none"))
@@ -66,7 +60,7 @@ def test_a_pair_in_every_bin_is_contradicted(monkeypatch: pytest.MonkeyPatch) ->
     assert found.measured == 4.0
 
 
-@pytest.mark.usefixtures("brief")
+@pytest.mark.usefixtures("brief", "unchecked_shapes")
 def test_a_sample_of_fixed_size_is_contradicted_by_its_missing_variance() -> None:
     """Each pair is in with the stated probability, and any two nearly as independently: 1/4 * 250/1003."""
     with fixed_size():
@@ -75,6 +69,7 @@ def test_a_sample_of_fixed_size_is_contradicted_by_its_missing_variance() -> Non
     assert found.measured == 0.0
 
 
+@pytest.mark.usefixtures("few_small", "unchecked_shapes")
 def test_two_pairs_that_share_a_coin_are_contradicted() -> None:
     with shared_coin():
         found = audit_coins(tiny_target(ANCHORS))
@@ -83,6 +78,7 @@ def test_two_pairs_that_share_a_coin_are_contradicted() -> None:
     assert found.measured == pytest.approx(0.25, abs=0.12)
 
 
+@pytest.mark.usefixtures("few_small", "unchecked_shapes")
 def test_two_pairs_that_exclude_each_other_are_contradicted(monkeypatch: pytest.MonkeyPatch) -> None:
     def drawn(num: int, *, rate: float, source: Source) -> np.ndarray:
         coins = uniform(source, num)
@@ -95,7 +91,7 @@ def test_two_pairs_that_exclude_each_other_are_contradicted(monkeypatch: pytest.
     assert "too seldom to be independent" in found.text
 
 
-@pytest.mark.usefixtures("brief")
+@pytest.mark.usefixtures("brief", "unchecked_shapes")
 def test_bins_cut_from_a_permutation_are_contradicted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every bin has exactly a quarter of the pairs, so one more pair moves others to other bins."""
 
@@ -107,6 +103,7 @@ def test_bins_cut_from_a_permutation_are_contradicted(monkeypatch: pytest.Monkey
     assert (found.verdict, found.quantity, found.measured) == (CONTRADICTED, "variance of the size", 0.0)
 
 
+@pytest.mark.usefixtures("few_small", "unchecked_shapes")
 def test_units_that_are_sampled_less_often_are_told_and_contradict_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -121,11 +118,16 @@ def test_units_that_are_sampled_less_often_are_told_and_contradict_nothing(
     assert "costs no privacy" in found.text
 
 
-@pytest.mark.usefixtures("repeatable")
-def test_sound_coins_pass_at_the_usual_number_of_steps() -> None:
-    found = audit_coins(tiny_target(ANCHORS))
+@pytest.mark.usefixtures("repeatable", "unchecked_shapes")
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [((ANCHORS,), 352), (("privacy.mechanism=groups", "privacy.sampling=none"), 4 * 352)],
+    ids=["poisson", "bins"],
+)
+def test_sound_coins_pass_at_the_usual_number_of_steps(settings: tuple[str, ...], steps: int) -> None:
+    found = audit_coins(tiny_target(*settings))
     assert found.verdict == NOT_CONTRADICTED, found.text
-    assert found.counts["steps"] == 352
+    assert found.counts["steps"] == steps
 
 
 def _never_empty(num: int, *, rate: float, source: Source) -> np.ndarray:
@@ -150,7 +152,7 @@ def _some_twice(num: int, *, rate: float, source: Source) -> np.ndarray:
     return np.sort(np.concatenate([rows, rows[:1]]))
 
 
-@pytest.mark.usefixtures("brief")
+@pytest.mark.usefixtures("brief", "unchecked_shapes")
 @pytest.mark.parametrize("drawn", [_never_empty, _two_or_more, _all_of_few, _some_twice])
 def test_samples_of_few_pairs_and_rows_in_them_twice_are_contradicted(
     drawn: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch
@@ -220,6 +222,7 @@ def test_the_number_of_steps_gives_the_stated_power(rate: float) -> None:
     assert stats.binom.sf(least - 1, num, rate) > 0.99
 
 
+@pytest.mark.usefixtures("few_small", "unchecked_shapes")
 def test_a_rate_that_is_too_small_for_power_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert num_steps(1e-4) == (sampling_coins.MOST_STEPS, False)
     monkeypatch.setattr(sampling_coins, "MOST_STEPS", 64)

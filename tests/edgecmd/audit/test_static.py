@@ -16,7 +16,6 @@ from edgecmd.audits.static.anchors import anchors_findings, fingerprint_finding,
 from edgecmd.audits.static.checks import check_target
 from edgecmd.audits.static.purity_findings import (
     batch_loss_purity,
-    leaking_rows,
     student_purity,
     unit_loss_purity,
 )
@@ -25,8 +24,10 @@ from edgecmd.audits.static.sensitivity import Effort, private_question, search, 
 from edgecmd.core.errors import DataError
 from edgecmd.core.progress import watched
 from edgecmd.experiments.faults.loss_faults import small_subject
-from edgecmd.privacy.mechanisms import unit_loss
+from edgecmd.losses import loss_of
+from edgecmd.losses.check import leaking_rows
 from edgecmd.privacy.step.randomness import integers
+from edgecmd.privacy.step.units import unit_loss
 from edgecmd.settings import DistillConfig
 from tests.tiny_federation import find_target
 
@@ -148,7 +149,7 @@ def test_losses_of_the_batch_leak(loss: Callable[[Tensor, Tensor], Tensor]) -> N
 @pytest.mark.parametrize("name", ["cmc-anchored", "cmd-anchored", "cosine", "l2", "cmc-groups"])
 def test_losses_of_a_unit_are_pure(name: str) -> None:
     anchors = torch.randn(6, DIM, generator=torch.Generator().manual_seed(0))
-    found = unit_loss_purity(unit_loss(DistillConfig(loss=name), anchors), embedding_dim=DIM)
+    found = unit_loss_purity(unit_loss(loss_of(DistillConfig(loss=name)), anchors), embedding_dim=DIM)
     assert found.verdict == NOT_CONTRADICTED
 
 

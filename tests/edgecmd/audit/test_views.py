@@ -21,8 +21,8 @@ def test_a_picture_changes_its_own_rows_and_no_others(settings: tuple[str, ...],
     target = tiny_target(*settings)
     assert target.plan is not None
     subject = subjects(target)[0]
-    sound = views_finding(subject, target.plan, target.config)
+    sound = views_finding(subject, target.plan, target.run)
     assert (sound.verdict, sound.measured, sound.claimed) == (NOT_CONTRADICTED, own, own), sound.text
     with mixed_views():
-        mixed = views_finding(subject, target.plan, target.config)
+        mixed = views_finding(subject, target.plan, target.run)
     assert (mixed.verdict, mixed.measured) == (CONTRADICTED, 2 * own)

@@ -17,8 +17,7 @@ from edgecmd.audits.step.random_source import (
     view_state,
 )
 from edgecmd.experiments.faults.step_faults import short_seed
-from edgecmd.privacy import mechanisms
-from edgecmd.privacy.step import private_step, randomness, sampling
+from edgecmd.privacy.step import private_step, randomness, sampling, units
 from edgecmd.privacy.step.randomness import DeterministicSource, Source, SystemSource
 from tests.edgecmd.audit.tiny_target import tiny_target
 
@@ -55,6 +54,7 @@ def test_a_subclass_is_another_type() -> None:
     assert "Lookalike" in source_type(Lookalike()).fault
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_thirty_two_bits_are_found_by_their_birthdays() -> None:
     """400,000 draws of 2^32: 18.6 couples are expected, none has a probability of 8e-9."""
     with short_seed():
@@ -95,7 +95,7 @@ def test_views_from_a_short_seed_are_seen(monkeypatch: pytest.MonkeyPatch) -> No
     def seeded(source: Source) -> torch.Generator:
         return torch.Generator().manual_seed(int(source.words(1)[0] % np.uint64(2**32)))
 
-    monkeypatch.setattr(mechanisms, "generator", seeded)
+    monkeypatch.setattr(units, "generator", seeded)
     assert "of 624 words" in view_state().fault
 
 

@@ -5,31 +5,29 @@ import pytest
 from edgecmd.config.reader import load_config
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
-from edgecmd.data.experiment import LOADERS
 from edgecmd.experiments.compare.federations import parse_federation, parse_federations
 from edgecmd.experiments.compare.methods import EVERY, LABEL_FREE, OTHERS, PAPER
-from edgecmd.experiments.compare.presets import PAIRS, overrides_of, preset_of, tuned_labels_of
+from edgecmd.experiments.presets import compared_pairs, form_of, overrides_of, tuned_labels_of
+from edgecmd.losses import LOSSES
 from edgecmd.models.students import STUDENTS
-from edgecmd.training.distill import OBJECTIVES
 
 
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("pair", compared_pairs())
 @pytest.mark.parametrize("fast", [True, False])
 def test_a_preset_is_settings_that_the_reader_takes(pair: str, fast: bool) -> None:
     config = load_config(None, [*overrides_of(pair, fast=fast), "federation.local_steps=2"])
-    if config.data.name not in LOADERS:
-        pytest.skip(f"{config.data.name} is not a set of this tree")
+    assert config.data.name == pair
     assert config.student.architecture in STUDENTS
     assert config.name == f"{pair}-{'fast' if fast else 'full'}"
     assert config.federation.local_steps == 2
-    preset = preset_of(pair)
-    assert set(preset.methods) <= {*EVERY, "scratch"}
-    label = preset.headline.rpartition("_")[2]
+    form = form_of(pair)
+    assert set(form.methods) <= {*EVERY, "scratch"}
+    label = form.headline.rpartition("_")[2]
     assert not label.isdigit() or int(label) in config.evaluate.num_labels
 
 
 def test_the_fast_form_is_less_work_than_the_full_one() -> None:
-    for pair in PAIRS:
+    for pair in compared_pairs():
         fast, full = (load_config(None, overrides_of(pair, fast=form)) for form in (True, False))
         work = [
             one.federation.num_rounds * one.federation.client_fraction * one.distill.batch_size
@@ -40,13 +38,13 @@ def test_the_fast_form_is_less_work_than_the_full_one() -> None:
 
 def test_an_unknown_pair_gets_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match=r"--pair='emojis' is unknown.*Did you mean 'emoji'"):
-        preset_of("emojis")
+        form_of("emojis")
 
 
 def test_the_fast_form_fine_tunes_with_few_of_the_label_counts() -> None:
-    preset = PAIRS["emoji"]
-    assert tuned_labels_of(preset, (1, 5, 10, 30, 0), fast=True) == (10,)
-    assert tuned_labels_of(preset, (1, 5, 10, 30, 0), fast=False) == (1, 5, 10, 30, 0)
+    form = form_of("emoji")
+    assert tuned_labels_of(form, (1, 5, 10, 30, 0), fast=True) == (10,)
+    assert tuned_labels_of(form, (1, 5, 10, 30, 0), fast=False) == (1, 5, 10, 30, 0)
 
 
 def test_every_method_of_the_paper_and_of_others_is_there_once() -> None:
@@ -56,7 +54,7 @@ def test_every_method_of_the_paper_and_of_others_is_there_once() -> None:
         *("supervised", "supervised-all", "teacher", "teacher-source", "untrained"),
     }
     assert len(EVERY) == len(set(EVERY)) == 17
-    assert set(LABEL_FREE) - {"presimclr"} <= set(OBJECTIVES)
+    assert set(LABEL_FREE) - {"presimclr"} <= set(LOSSES)
     assert not set(PAPER) & set(OTHERS)
 
 

@@ -7,8 +7,16 @@ import pytest
 
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
-from edgecmd.data.contained import contained, contained_lines
-from edgecmd.data.duplicates import alike, duplicate_report, each_its_own, near_groups, near_to, shared_with
+from edgecmd.data.duplicates import (
+    alike,
+    contained,
+    contained_lines,
+    duplicate_report,
+    each_its_own,
+    near_groups,
+    near_to,
+    shared_with,
+)
 from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.pairs import PairedData, PublicSource, Targets
 from edgecmd.data.user_files.public_images import check_public

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecmd.data.user_files.csv_tables import check_ids, read_table
-from edgecmd.data.user_files.names import made_of_an_id
+from edgecmd.data.user_files.csv_tables import check_ids, made_of_an_id, read_table
 
 IDS = [f"{index:03d}" for index in range(6)]
 # Label of each id, by hand; one has a comma, one a quote, one letters beyond ASCII.

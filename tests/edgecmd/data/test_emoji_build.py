@@ -16,6 +16,7 @@ import pytest
 from edgecmd.core.errors import DataError
 from edgecmd.datasets.build import emoji as emoji_build
 from edgecmd.datasets.build import packages, raster
+from edgecmd.datasets.build.emoji import public_arrays
 from edgecmd.datasets.build.emoji_pairs import (
     Drawing,
     drop_useless,
@@ -24,7 +25,6 @@ from edgecmd.datasets.build.emoji_pairs import (
     pair_arrays,
     split_of,
 )
-from edgecmd.datasets.build.emoji_public import public_arrays
 from edgecmd.datasets.build.icons import (
     Emoji,
     IconSet,

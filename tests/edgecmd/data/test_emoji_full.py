@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgecmd.catalogue.data_files import is_built, read_manifest
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import load_experiment
 from edgecmd.data.user_files.user_pairs import position
@@ -15,7 +16,6 @@ from edgecmd.datasets.build.emoji_full import build_full, full_arrays, join, par
 from edgecmd.datasets.build.icons import Emoji, IconSet
 from edgecmd.datasets.build.openmoji_layers import name_concepts, openmoji_drawings, split_layers
 from edgecmd.datasets.build.packages import OPENMOJI, OPENMOJI_LICENCE, fetch, read_members
-from edgecmd.datasets.built import is_built, read_manifest
 from edgecmd.datasets.emoji import PAIRS_FILE, load_emoji, read_shipped
 from edgecmd.models.teachers import load_teacher
 from edgecmd.settings import DataConfig

@@ -9,9 +9,10 @@ from PIL import Image
 
 from edgecmd.core.errors import DataError
 from edgecmd.data.user_files.device_pairs import read_device_pairs
-from edgecmd.data.user_files.folder import check_folder, load_folder
+from edgecmd.data.user_files.folder import load_folder
 from edgecmd.data.user_files.pair_files import MASKS, PICTURES, SOUNDS, UNREAD, files_by_id
 from edgecmd.settings import DataConfig
+from tests.user_files import check_folder
 
 SIDE, NUM = 16, 24
 

@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from edgecmd.data.labelled import IGNORED
-from edgecmd.data.user_files.folder import check_folder, load_folder
+from edgecmd.data.user_files.folder import load_folder
 from edgecmd.data.user_files.mask_files import read_mask
 from edgecmd.settings import DataConfig
 from tests.edgecmd.data.test_depth_folder import NUM, SIDE, fill
+from tests.user_files import check_folder
 
 SIZE = (48, 32)
 

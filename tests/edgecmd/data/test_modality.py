@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from edgecmd.core.errors import ConfigError, DataError
-from edgecmd.data.as_pictures import MISSING, as_pictures
-from edgecmd.data.augment import augment, augment_depth, augment_wave
-from edgecmd.data.pairs import PairedData, input_shape, target_kind
-from edgecmd.data.student_input import target_input
+from edgecmd.data.augment import augment
+from edgecmd.data.modalities.depth import MISSING, augment_depth
+from edgecmd.data.modalities.table import as_pictures, input_shape, modality_of, target_input
+from edgecmd.data.modalities.wave import augment_wave
+from edgecmd.data.pairs import PairedData
 from edgecmd.evaluation.metrics import embed_target
 from edgecmd.models.students import build_student
 
@@ -28,7 +29,7 @@ def coins(seed: int = 0) -> torch.Generator:
     [(IMAGE, "image", (3, 16, 16)), (DEPTH, "depth", (2, 16, 16)), (WAVE, "wave", (1, 1, 4000))],
 )
 def test_a_modality_is_told_by_its_type(target: np.ndarray, kind: str, shape: tuple[int, int, int]) -> None:
-    assert target_kind(target) == kind
+    assert modality_of(target).name == kind
     assert input_shape(target) == shape
     assert target_input(target, offset=0.5, scale=0.5).shape == (2, *shape)
     assert len(PairedData(source=IMAGE, target=target).take(np.array([1]))) == 1
@@ -97,7 +98,7 @@ def test_noise_is_30_to_60_db_below_the_recordings_own_peak() -> None:
 
 
 def test_reading_between_samples_by_hand() -> None:
-    from edgecmd.data.augment import _read_at
+    from edgecmd.data.modalities.wave import _read_at
 
     wave = torch.tensor([[1.0, 3.0, 5.0]])
     place = torch.tensor([[-0.1, 0.0, 0.5, 1.75, 2.0, 2.1]])

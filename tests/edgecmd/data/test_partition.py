@@ -18,8 +18,15 @@ def labels(values) -> Labels:
 
 
 def cut(owner, label, subgroup, *, seed=0, **federation):
+    given = FederationConfig(**federation)
     return partition(
-        labels(owner), labels(label), labels(subgroup), FederationConfig(**federation), seed=seed
+        labels(owner),
+        labels(label),
+        labels(subgroup),
+        by=given.partition,
+        num_clients=given.num_clients,
+        alpha=given.alpha,
+        seed=seed,
     )
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecmd.config.reader import load_config
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.partition import partition
-from edgecmd.data.user_files.folder import check_folder, load_folder, load_pairs
+from edgecmd.data.user_files.folder import load_folder
 from edgecmd.settings import DataConfig
 from tests.made_up_sound import tone, write_wav
+from tests.user_files import check_folder, read_pairs
 
 NUM, SIDE, RATE_HZ = 40, 16, 8000
 OWNERS = ("ann", "bob", "cy", "di")
@@ -57,12 +57,12 @@ class TestFolder:
             assert np.abs(whole.train.target[row, :2400] / 32768 - sound(index)).max() < 1e-4
 
     def test_rates_are_made_equal(self, tmp_path: Path) -> None:
-        pairs = load_pairs(fill(tmp_path / "fast", num=4, rate_hz=44100), config(tmp_path))
+        pairs = read_pairs(fill(tmp_path / "fast", num=4, rate_hz=44100), config(tmp_path))
         spectrum = np.abs(np.fft.rfft(pairs.target[2, :2400]))
         assert np.fft.rfftfreq(2400, 1 / RATE_HZ)[spectrum.argmax()] == pytest.approx(380.0, abs=5.0)
 
     def test_the_setting_names_the_rate(self, folder: Path) -> None:
-        assert load_pairs(folder, config(folder, sampling_rate_hz=16000)).target.shape == (NUM, 8000)
+        assert read_pairs(folder, config(folder, sampling_rate_hz=16000)).target.shape == (NUM, 8000)
 
     def test_everything_wrong_is_named_at_once(self, folder: Path) -> None:
         write_wav(folder / "target" / "p00.wav", np.zeros(4000))
@@ -172,10 +172,9 @@ class TestOwners:
 
     def test_the_partition_gives_each_client_one_owner(self, folder: Path) -> None:
         whole = load_folder(config(folder, split="owner", held_out="cy", labels_from="di"))
-        federation = load_config(
-            None, ["federation.num_clients=4", 'federation.partition="owner"']
-        ).federation
-        parts = partition(whole.train_owner, whole.train_labels, whole.train_subgroup, federation, seed=0)
+        parts = partition(
+            whole.train_owner, whole.train_labels, whole.train_subgroup, by="owner", num_clients=4, seed=0
+        )
         assert [len(np.unique(whole.train_owner.values[rows])) for rows in parts] == [1, 1, 1, 1]
 
     @pytest.mark.parametrize(

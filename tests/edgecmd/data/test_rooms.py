@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgecmd.catalogue.data_files import shipped_file
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.labelled import IGNORED
 from edgecmd.datasets import indoor
 from edgecmd.datasets.build.npz_writer import npz_bytes
-from edgecmd.datasets.shipped import shipped_file
 from edgecmd.settings import DataConfig
 
 
@@ -21,7 +21,7 @@ def experiment() -> Experiment:
 
 @pytest.fixture(scope="module")
 def arrays() -> dict[str, np.ndarray]:
-    return indoor.read_indoor(indoor.ROOMS_FILE, DataConfig(name="rooms"))
+    return indoor.read_indoor(indoor.ROOMS_FILE)
 
 
 def test_depth_is_in_millimetres(experiment: Experiment, arrays: dict[str, np.ndarray]) -> None:
@@ -162,14 +162,14 @@ def test_the_notice_names_every_piece(objects: Experiment) -> None:
 @pytest.mark.parametrize("name", [indoor.ROOMS_FILE, indoor.OBJECTS_FILE, indoor.PUBLIC_FILE])
 def test_damage_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     config = DataConfig(name="rooms")
-    arrays = indoor.read_indoor(name, config)
+    arrays = indoor.read_indoor(name, path=config.path)
     monkeypatch.setenv("EDGECMD_FILES", str(tmp_path))
     (tmp_path / name).write_bytes(b"PK nothing")
     with pytest.raises(DataError, match="is damaged and cannot be read"):
-        indoor.read_indoor(name, config)
+        indoor.read_indoor(name, path=config.path)
     first = next(iter(arrays))
     changed = arrays[first].copy()
     changed[0, 0, 0] ^= 1
     (tmp_path / name).write_bytes(npz_bytes({first: changed[:1]}))
     with pytest.raises(DataError, match="has content sha256="):
-        indoor.read_indoor(name, config)
+        indoor.read_indoor(name, path=config.path)

@@ -1,19 +1,26 @@
 """Composed scenes: what lies where, what covers what, and that parts and seeds stay apart."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion
 
 from edgecmd.core.errors import ConfigError
-from edgecmd.data.experiment import load_experiment
+from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.labelled import UNLABELLED
 from edgecmd.datasets.emoji import NO_LABEL, PAIRS_FILE, read_shipped
 from edgecmd.datasets.scenes import compose, majority, make_stock, one_scene
 from edgecmd.settings import DataConfig
 
 CONFIG = DataConfig(name="emoji-scenes", image_size=32, scenes=(6, 4, 4, 5))
+
+
+@cache
+def composed() -> Experiment:
+    """The scenes of `CONFIG`, composed once; nothing changes them."""
+    return load_experiment(CONFIG)
 
 
 def blocks() -> tuple[np.ndarray, np.ndarray]:
@@ -26,7 +33,7 @@ def blocks() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_shapes_kinds_and_masks() -> None:
-    found = load_experiment(CONFIG)
+    found = composed()
     assert (found.kind, len(found.train), len(found.validation), len(found.test)) == ("composed", 6, 4, 4)
     assert len(found.public) == 5
     assert found.train.source.shape == (6, 32, 32, 3)
@@ -40,7 +47,7 @@ def test_shapes_kinds_and_masks() -> None:
 
 
 def test_the_target_is_blank_where_nothing_lies() -> None:
-    found = load_experiment(CONFIG)
+    found = composed()
     masks = found.test.labelled.masks
     assert masks is not None
     # Averaged down, an outline may reach a pixel that it covers by less than half.
@@ -53,7 +60,7 @@ def test_the_target_is_blank_where_nothing_lies() -> None:
 
 
 def test_the_same_settings_give_the_same_scenes_and_longer_sets_begin_alike() -> None:
-    first, again = load_experiment(CONFIG), load_experiment(CONFIG)
+    first, again = composed(), load_experiment(CONFIG)
     assert first.train.fingerprint() == again.train.fingerprint()
     longer = load_experiment(replace(CONFIG, scenes=(8, 4, 4, 5)))
     assert np.array_equal(longer.train.source[:6], first.train.source)
@@ -74,7 +81,7 @@ def test_parts_are_made_of_their_own_concepts() -> None:
         arrays["image"][rows[1]], arrays["sketch"][rows[1]], arrays["label"][rows[1]], num_groups=8
     )
     recomposed = compose(stock, CONFIG, part="pool", num=4)
-    assert np.array_equal(recomposed.source, load_experiment(CONFIG).validation.pairs.source)
+    assert np.array_equal(recomposed.source, composed().validation.pairs.source)
 
 
 def test_the_last_object_covers_the_others_in_both_halves_and_in_the_mask() -> None:

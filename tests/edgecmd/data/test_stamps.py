@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgecmd.catalogue.data_files import MANIFEST, is_built, read_manifest
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import Experiment, HeldOut, load_experiment
 from edgecmd.datasets import stamps as loader
@@ -15,7 +16,6 @@ from edgecmd.datasets.build import stamp_files as tree
 from edgecmd.datasets.build.raster import read_picture
 from edgecmd.datasets.build.stamp_files import LeftOut, concepts_of, find_pictures, find_voices
 from edgecmd.datasets.build.stamps import INSTALLED, build_stamps
-from edgecmd.datasets.built import MANIFEST, is_built, read_manifest
 from edgecmd.models.teachers import load_teacher
 from edgecmd.settings import DataConfig
 from tests.made_up_sound import tone, write_wav

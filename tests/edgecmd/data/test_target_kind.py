@@ -8,7 +8,7 @@ from PIL import Image
 
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import load_experiment
-from edgecmd.data.pairs import TARGET_KINDS, kind_of
+from edgecmd.data.modalities.table import kind_of, target_kinds
 from edgecmd.settings import DataConfig
 from tests.device_files import SIDE, write_pairs, write_public
 
@@ -75,4 +75,4 @@ def test_an_unknown_kind_names_the_nearest(colour: Path) -> None:
 )
 def test_kinds_of_arrays(dtype: type, shape: tuple[int, ...], kind: str) -> None:
     assert kind_of(np.zeros(shape, dtype)) == kind
-    assert kind in TARGET_KINDS
+    assert kind in target_kinds()

@@ -7,13 +7,11 @@ import pytest
 import torch
 
 from edgecmd.core.errors import ConfigError
-from edgecmd.data.augment import MOTIONS
-from edgecmd.losses import chance_level
+from edgecmd.data.modalities.table import MODALITIES
+from edgecmd.losses import CMC, LOSSES, SimCLR, loss_of
 from edgecmd.models.students import DenseStudent, build_student
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import (
-    OBJECTIVES,
-    Embedded,
     LocalData,
     Place,
     distil,
@@ -22,10 +20,10 @@ from edgecmd.training.distill import (
 )
 from edgecmd.training.places import (
     at_places,
-    check_loss,
     choose_places,
     embed_places,
     per_pair,
+    require_dense,
     shared_views,
 )
 
@@ -57,8 +55,8 @@ def test_anchored_loss_of_a_pair_is_the_mean_over_its_places_by_hand() -> None:
     config = DistillConfig(loss="cmc-anchored", temperature=0.3, augment=0.0, num_locations=5)
     encoder, held = student(), data(3)
     rows = torch.arange(3).numpy()
-    batch = embed_batch(encoder, held, rows, anchors=ANCHORS, config=config, views=generator(4))
-    losses = per_pair(OBJECTIVES["cmc-anchored"](batch, config), 3).detach()
+    batch = embed_batch(encoder, held, rows, config=config, num_views=1, views=generator(4))
+    losses = per_pair(loss_of(config)(batch.student, batch.teacher, ANCHORS), 3).detach()
 
     place_BL = choose_places(torch.ones(3, GRID, GRID, dtype=torch.bool), num=5, generator=generator(4))
     found = encoder(held.target).detach()
@@ -82,15 +80,15 @@ def test_a_pair_with_a_loss_of_its_own_depends_on_no_other_pair(loss: str) -> No
 
     def of_first(held: LocalData) -> torch.Tensor:
         rows = torch.arange(4).numpy()
-        batch = embed_batch(encoder, held, rows, anchors=ANCHORS, config=config, views=generator(4))
-        return per_pair(OBJECTIVES[loss](batch, config), 4)[0]
+        batch = embed_batch(encoder, held, rows, config=config, num_views=1, views=generator(4))
+        return per_pair(loss_of(config)(batch.student, batch.teacher, ANCHORS), 4)[0]
 
     other = replace(held, target=held.target.clone(), teacher=held.teacher.clone())
     other.target[1:], other.teacher[1:] = 1e3, -1e3
     assert torch.equal(of_first(held), of_first(other))
 
 
-@pytest.mark.parametrize("loss", sorted(set(OBJECTIVES) - {"simclr"}))
+@pytest.mark.parametrize("loss", sorted(set(LOSSES) - {"simclr"}))
 def test_every_loss_has_a_form_for_places_and_a_finite_gradient(loss: str) -> None:
     config = DistillConfig(loss=loss, batch_size=4, num_locations=4)
     encoder = student()
@@ -99,6 +97,7 @@ def test_every_loss_has_a_form_for_places_and_a_finite_gradient(loss: str) -> No
         data(),
         ANCHORS,
         config,
+        loss=loss_of(config),
         num_steps=2,
         place=Place(seed=0, round_index=1, client=0, first_step=0, total_steps=2),
         optimizer=make_optimizer(encoder, config),
@@ -114,8 +113,10 @@ def test_it_learns_the_places() -> None:
         make_optimizer(encoder, config),
         Place(seed=0, round_index=1, client=0, first_step=0, total_steps=60),
     )
-    loss = distil(encoder, data(), ANCHORS, config, num_steps=60, place=place, optimizer=optimizer)
-    level = chance_level("cmc", batch_size=8 * 16, num_anchors=10)
+    loss = distil(
+        encoder, data(), ANCHORS, config, loss=loss_of(config), num_steps=60, place=place, optimizer=optimizer
+    )
+    level = CMC().chance_level(batch_size=8 * 16, num_anchors=10)
     assert level is not None
     assert loss < 0.85 * level
 
@@ -124,15 +125,14 @@ def test_uninformative_places_give_the_chance_level() -> None:
     config = DistillConfig(loss="cmc", num_locations=4)
     none = torch.zeros(3 * 4, DIM)
     teacher = torch.randn(3 * 4, DIM, generator=generator(5))
-    batch = Embedded(student=none, second=none, teacher=teacher, anchors=ANCHORS)
     # A zero feature stays zero: all similarities are equal, and the places of the teacher are all different.
-    losses = per_pair(OBJECTIVES["cmc"](batch, config), 3)
-    assert losses.tolist() == pytest.approx([chance_level("cmc", batch_size=12, num_anchors=0)] * 3, rel=1e-5)
+    losses = per_pair(loss_of(config)(none, teacher, ANCHORS), 3)
+    assert losses.tolist() == pytest.approx([CMC().chance_level(batch_size=12, num_anchors=0)] * 3, rel=1e-5)
 
 
 def test_simclr_is_refused_with_a_way_out() -> None:
     with pytest.raises(ConfigError, match="ws-\\* student"):
-        check_loss("simclr")
+        require_dense(SimCLR())
 
 
 def test_views_of_target_and_map_move_alike() -> None:
@@ -199,4 +199,4 @@ def test_another_grid_is_refused() -> None:
 
 
 def test_motions_are_those_of_the_modalities_that_are_pictures() -> None:
-    assert set(MOTIONS) == {"image", "depth"}
+    assert {name for name, one in MODALITIES.items() if one.motion} == {"image", "depth"}

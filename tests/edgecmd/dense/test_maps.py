@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from edgecmd.core.errors import ConfigError
+from edgecmd.data.modalities.table import source_input
 from edgecmd.data.problem import num_places, pair_features, public_anchors
-from edgecmd.data.student_input import source_input
 from edgecmd.models.feature_cache import cached_maps
 from edgecmd.models.place_features import (
     Reduction,

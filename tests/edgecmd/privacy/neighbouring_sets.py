@@ -100,25 +100,34 @@ def without_last(data: LocalData) -> LocalData:
     return LocalData(target=data.target[:-1], teacher=data.teacher[:-1])
 
 
-def search_sensitivity(
-    query: Query, student: nn.Module, *, shape: Sequence[int], num_tries: int, generator: torch.Generator
-) -> Found:
-    """Largest ``|query(S + x) - query(S)|`` over ``num_tries`` sets of every kind.
+def neighbouring_sets(
+    student: nn.Module, *, shape: Sequence[int], num_tries: int, generator: torch.Generator
+) -> list[tuple[str, LocalData]]:
+    """``num_tries`` sets of every kind in turn, each with its kind; the last pair is the one that is added.
 
     Args:
-        query: Maps sets to flat vectors, one each, with all coins but those of ``x`` fixed.
         student: Its features aim the sets.
         shape: Channels, height and width of an image.
         num_tries: Pairs of neighbours.
         generator: Source of the sets.
     """
-    sets, kinds = [], []
+    sets = []
     for index in range(num_tries):
         kind = list(KINDS)[index % len(KINDS)]
         num = int(torch.randint(3, 7, (), generator=generator))
-        sets.append(KINDS[kind](student, num, shape, generator))
-        kinds.append(kind)
+        sets.append((kind, KINDS[kind](student, num, shape, generator)))
+    return sets
+
+
+def largest_difference(query: Query, tries: Sequence[tuple[str, LocalData]]) -> Found:
+    """Largest ``|query(S + x) - query(S)|`` over sets of `neighbouring_sets`.
+
+    Args:
+        query: Maps sets to flat vectors, one each, with all coins but those of ``x`` fixed.
+        tries: Kinds and sets.
+    """
+    sets = [one for _, one in tries]
     larger, smaller = query(sets), query([without_last(one) for one in sets])
     differences = [float((a - b).double().norm()) for a, b in zip(larger, smaller, strict=True)]
-    best = max(range(num_tries), key=lambda index: differences[index])
-    return Found(largest=differences[best], kind=kinds[best], num_tries=num_tries)
+    best = max(range(len(tries)), key=lambda index: differences[index])
+    return Found(largest=differences[best], kind=tries[best][0], num_tries=len(tries))

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgecmd.core.errors import PrivacyError
+from edgecmd.losses import loss_of
 from edgecmd.models.students import build_student
-from edgecmd.privacy.mechanisms import StepSettings, Units, make_units, unit_loss
 from edgecmd.privacy.step.gradients import clip_and_sum, clip_factors, clipped_sum, norm
 from edgecmd.privacy.step.randomness import DeterministicSource
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent, plain_copy
+from edgecmd.privacy.step.units import StepSettings, Units, make_units, unit_loss
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData
 
@@ -98,7 +99,7 @@ def test_an_engine_equals_microbatches_of_one(
     architecture: str, engine: str, loss: str, num_views: int
 ) -> None:
     student, chunks = student_of(architecture), chunks_of(loss, num_views=num_views)
-    of_unit = unit_loss(DistillConfig(loss=loss), ANCHORS)
+    of_unit = unit_loss(loss_of(DistillConfig(loss=loss)), ANCHORS)
     found = clipped_sum(student, chunks, of_unit, clip=CLIP, engine=engine)
     assert distance(found, oracle(student, chunks, loss)) < 1e-6
     assert all(value.dtype == DOUBLE for value in found.values())
@@ -108,7 +109,7 @@ def test_an_engine_equals_microbatches_of_one(
 @pytest.mark.parametrize("loss", RECORD_LOSSES)
 def test_ghost_norms_equal_microbatches_of_one(architecture: str, loss: str) -> None:
     student, chunks = student_of(architecture), chunks_of(loss)
-    of_unit = unit_loss(DistillConfig(loss=loss), ANCHORS)
+    of_unit = unit_loss(loss_of(DistillConfig(loss=loss)), ANCHORS)
     found = clipped_sum(student, chunks, of_unit, clip=CLIP, engine="opacus-ghost")
     assert distance(found, oracle(student, chunks, loss)) < 1e-6
 
@@ -118,7 +119,7 @@ def test_ghost_norms_equal_microbatches_of_one(architecture: str, loss: str) -> 
 def test_the_memory_layout_does_not_matter(architecture: str, engine: str) -> None:
     """Opacus by itself reads channels-last inputs as if they were row-major."""
     student = student_of(architecture)
-    of_unit = unit_loss(DistillConfig(loss="cmc-anchored"), ANCHORS)
+    of_unit = unit_loss(loss_of(DistillConfig(loss="cmc-anchored")), ANCHORS)
     expected = oracle(student, chunks_of("cmc-anchored"), "cmc-anchored")
     last = student_of(architecture).to(memory_format=torch.channels_last)
     data = pairs()
@@ -132,7 +133,7 @@ def test_ghost_norms_refuse_units_of_several_rows() -> None:
         clipped_sum(
             student_of("gn-50k"),
             chunks_of("cmc-anchored", num_views=2),
-            unit_loss(DistillConfig(loss="cmc-anchored"), ANCHORS),
+            unit_loss(loss_of(DistillConfig(loss="cmc-anchored")), ANCHORS),
             clip=CLIP,
             engine="opacus-ghost",
         )
@@ -142,7 +143,7 @@ def test_ghost_norms_refuse_units_of_several_rows() -> None:
 def test_an_engine_leaves_the_student_as_it_was(engine: str) -> None:
     student = student_of("gn-50k")
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    of_unit = unit_loss(DistillConfig(loss="cosine"), ANCHORS)
+    of_unit = unit_loss(loss_of(DistillConfig(loss="cosine")), ANCHORS)
     clipped_sum(student, chunks_of("cosine"), of_unit, clip=CLIP, engine=engine)
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
     for parameter in student.parameters():
@@ -158,7 +159,7 @@ def test_a_poisoned_pair_counts_as_zero(engine: str, poison: float) -> None:
     data = pairs()
     data.target[3] = poison
     whole = chunks_of("cmc-anchored", data=data)
-    student, of_unit = student_of("gn-50k"), unit_loss(DistillConfig(loss="cmc-anchored"), ANCHORS)
+    student, of_unit = student_of("gn-50k"), unit_loss(loss_of(DistillConfig(loss="cmc-anchored")), ANCHORS)
     found = clipped_sum(student, whole, of_unit, clip=CLIP, engine=engine)
     kept = [
         Units(images=u.images[ok], teacher=u.teacher[ok], mask=u.mask[ok])
@@ -174,7 +175,7 @@ def test_a_poisoned_pair_takes_its_bucket_and_no_other(engine: str) -> None:
     data = pairs()
     data.target[3] = float("nan")
     whole = chunks_of("cmc-groups", data=data, chunk_size=64)
-    student, of_unit = student_of("gn-50k"), unit_loss(DistillConfig(loss="cmc-groups"), ANCHORS)
+    student, of_unit = student_of("gn-50k"), unit_loss(loss_of(DistillConfig(loss="cmc-groups")), ANCHORS)
     found = clipped_sum(student, whole, of_unit, clip=CLIP, engine=engine)
     kept = [
         Units(images=u.images[ok], teacher=u.teacher[ok], mask=u.mask[ok])
@@ -206,7 +207,7 @@ def test_float32_sums_stay_within_the_clip() -> None:
 def test_no_units_give_zeros() -> None:
     student = student_of("gn-50k")
     found = clipped_sum(
-        student, [], unit_loss(DistillConfig(loss="cosine"), ANCHORS), clip=1.0, engine="vmap"
+        student, [], unit_loss(loss_of(DistillConfig(loss="cosine")), ANCHORS), clip=1.0, engine="vmap"
     )
     assert set(found) == {name for name, _ in student.named_parameters()}
     assert norm(found) == 0.0
@@ -222,7 +223,7 @@ def test_effective_weights_give_the_same_student_and_the_chain_rule() -> None:
             parameter.add_(0.01)
     effective.refresh()
     torch.testing.assert_close(effective.module(data.target), student(data.target))
-    of_unit = unit_loss(DistillConfig(loss="cmc-anchored"), ANCHORS)
+    of_unit = unit_loss(loss_of(DistillConfig(loss="cmc-anchored")), ANCHORS)
     settings = StepSettings(mechanism="anchors")
     chunks = make_units(data, np.arange(NUM), config=settings, augment=0.0, source=DeterministicSource(0))
     total = clipped_sum(effective.module, chunks, of_unit, clip=1e6, engine="vmap")

@@ -5,11 +5,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgecmd.losses import loss_of
 from edgecmd.models.students import build_student
-from edgecmd.privacy.mechanisms import Units, unit_loss
 from edgecmd.privacy.step import vmap_engine
 from edgecmd.privacy.step.gradients import ENGINES, clipped_sum, norm
 from edgecmd.privacy.step.standardised_weights import plain_copy
+from edgecmd.privacy.step.units import Units, unit_loss
 from edgecmd.privacy.step.vmap_engine import clipped_chunk, gram_square, unit_traces, windows
 from edgecmd.settings import DistillConfig
 
@@ -175,7 +176,7 @@ def test_poison_in_float32_neither_destroys_a_sum_nor_shows_in_it(
     units.images[3] = poison
     others = [0, 1, 2, 4]
     kept = Units(images=units.images[others], teacher=units.teacher[others], mask=units.mask[others])
-    of_unit = unit_loss(DistillConfig(loss="cmc-anchored"), made(3, 9, DIM).float())
+    of_unit = unit_loss(loss_of(DistillConfig(loss="cmc-anchored")), made(3, 9, DIM).float())
     found = clipped_sum(student, [units], of_unit, clip=CLIP, engine=engine)
     expected = clipped_sum(student, [kept], of_unit, clip=CLIP, engine="loop")
     assert norm(expected) > 0

@@ -14,7 +14,8 @@ from edgecmd.config.reader import load_config
 from edgecmd.core.errors import PrivacyError
 from edgecmd.privacy.accounting import Spending, total_epsilon
 from edgecmd.privacy.ledger import BudgetSpentError, Ledger, Release, dearest
-from edgecmd.privacy.plan import PrivacyPlan, make_plan
+from edgecmd.privacy.plan import PrivacyPlan
+from tests.tiny_federation import plan_of as plan_by
 
 DELTA = 1e-5
 ONE = Spending(sampling_rate=1.0, noise_multiplier=5.0, count=1)
@@ -22,7 +23,7 @@ ONE = Spending(sampling_rate=1.0, noise_multiplier=5.0, count=1)
 
 def plan_of(*settings: str) -> PrivacyPlan:
     """Each round is one Gaussian of noise multiplier 5."""
-    plan = make_plan(
+    plan = plan_by(
         load_config(
             None,
             [
@@ -164,7 +165,7 @@ def test_what_cannot_be_opened_refuses(tmp_path: Path) -> None:
 
 def test_another_relation_does_not_add_up(tmp_path: Path) -> None:
     spend(tmp_path / "l", 1)
-    other = make_plan(load_config(None, ["privacy.mechanism=client", "privacy.epsilon=900"]))
+    other = plan_by(load_config(None, ["privacy.mechanism=client", "privacy.epsilon=900"]))
     assert other is not None
     with pytest.raises(PrivacyError, match="relation"):
         spend(tmp_path / "l", 2, plan=other)

@@ -7,12 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgecmd.core.errors import ConfigError
+from edgecmd.losses import LOSSES, cmc_bucket, loss_of
 from edgecmd.models.students import build_student
-from edgecmd.privacy.mechanisms import MECHANISMS, StepSettings, bucket_loss, make_units, unit_loss
+from edgecmd.privacy.mechanisms import MECHANISMS, default_loss
 from edgecmd.privacy.step.gradients import clipped_sum, norm
 from edgecmd.privacy.step.randomness import DeterministicSource, SystemSource
-from edgecmd.settings import AUTO_LOSSES, DistillConfig
-from edgecmd.training.distill import OBJECTIVES, LocalData
+from edgecmd.privacy.step.units import StepSettings, make_units, unit_loss
+from edgecmd.settings import DistillConfig
+from edgecmd.training.distill import LocalData
 
 NUM, DIM, CLIP = 23, 5, 0.4
 
@@ -49,23 +51,42 @@ def test_each_mechanism_has_its_losses_and_a_sensitivity() -> None:
     }
     for name, one in MECHANISMS.items():
         assert one.unit == ("client" if name == "client" else "pair")
-        assert not one.losses or AUTO_LOSSES[name] in one.losses
+        assert one.takes(LOSSES[one.default_loss])
+
+
+def test_the_losses_of_each_mechanism() -> None:
+    taken = {
+        name: {loss for loss, row in LOSSES.items() if one.takes(row)} for name, one in MECHANISMS.items()
+    }
+    assert taken == {
+        "anchors": {"cmc-anchored", "cmd-anchored", "cmc+cmd-anchored"},
+        "cosine": {"cosine", "l2"},
+        "groups": {"cmc-groups"},
+        "client": set(LOSSES),
+    }
+    assert [default_loss(name) for name in ("none", *MECHANISMS)] == [
+        "cmc",
+        "cmc-anchored",
+        "cosine",
+        "cmc-groups",
+        "cmc",
+    ]
 
 
 def test_in_batch_losses_have_no_form_per_unit() -> None:
-    allowed = {loss for one in MECHANISMS.values() for loss in one.losses}
+    allowed = {"cmc-anchored", "cmd-anchored", "cmc+cmd-anchored", "cosine", "l2", "cmc-groups"}
     for loss in allowed:
-        assert callable(unit_loss(DistillConfig(loss=loss), ANCHORS))
-    for loss in OBJECTIVES.keys() - allowed:
+        assert callable(unit_loss(loss_of(DistillConfig(loss=loss)), ANCHORS))
+    for loss in LOSSES.keys() - allowed:
         with pytest.raises(ConfigError, match=f"distill.loss='{loss}'".replace("+", r"\+")):
-            unit_loss(DistillConfig(loss=loss), ANCHORS)
+            unit_loss(loss_of(DistillConfig(loss=loss)), ANCHORS)
 
 
 @pytest.mark.parametrize("loss", ["cmc-anchored", "cmd-anchored", "cmc+cmd-anchored", "cosine", "l2"])
 def test_the_loss_of_a_pair_is_the_mean_over_its_views(loss: str) -> None:
     config = DistillConfig(loss=loss, cmd_weight=0.7, temperature=0.2, teacher_temperature=0.3)
     z, t = made(5, 4, DIM), made(6, 1, DIM).expand(4, DIM)
-    of_unit, ones = unit_loss(config, ANCHORS), torch.ones(4, dtype=torch.bool)
+    of_unit, ones = unit_loss(loss_of(config), ANCHORS), torch.ones(4, dtype=torch.bool)
     each = [of_unit(z[[row]], t[[row]], ones[[row]]) for row in range(4)]
     torch.testing.assert_close(of_unit(z, t, ones), torch.stack(each).mean())
 
@@ -80,12 +101,12 @@ def test_the_loss_of_a_bucket_by_the_formula_whatever_the_padding_holds() -> Non
         expected -= torch.log(own[i] / (sum(own) + sum(public)))
     mask = torch.tensor([True, True, True, False, False])
     z.requires_grad_()
-    found = bucket_loss(z, t, mask, anchors=ANCHORS, temperature=0.2)
+    found = cmc_bucket(z, t, mask, ANCHORS, temperature=0.2)
     torch.testing.assert_close(found, expected)
     found.backward()
     assert not z.grad[3:].any()
     short = z[:3].detach().requires_grad_()
-    bucket_loss(short, t[:3], mask[:3], anchors=ANCHORS, temperature=0.2).backward()
+    cmc_bucket(short, t[:3], mask[:3], ANCHORS, temperature=0.2).backward()
     torch.testing.assert_close(z.grad[:3], short.grad)
 
 
@@ -159,7 +180,7 @@ def test_a_new_pair_moves_no_other_pair_to_another_bucket() -> None:
 @pytest.mark.parametrize(("mechanism", "num_views"), [("anchors", 1), ("anchors", 3), ("groups", 1)])
 @pytest.mark.parametrize("engine", ["vmap", "loop"])
 def test_the_size_of_chunks_does_not_matter(mechanism: str, num_views: int, engine: str) -> None:
-    of_unit = unit_loss(DistillConfig(loss=AUTO_LOSSES[mechanism]), ANCHORS)
+    of_unit = unit_loss(loss_of(DistillConfig(loss=default_loss(mechanism))), ANCHORS)
 
     def total(chunk_size: int) -> dict[str, Tensor]:
         chunks = make_units(

@@ -7,8 +7,8 @@ import pytest
 from edgecmd.config.reader import load_config
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError
-from edgecmd.privacy.plan import make_plan
 from edgecmd.privacy.statement import privacy_table
+from tests.tiny_federation import plan_of as plan_by
 
 
 def config_of(*settings: str) -> RunConfig:
@@ -16,13 +16,13 @@ def config_of(*settings: str) -> RunConfig:
 
 
 def plan_of(mechanism: str, *settings: str):
-    plan = make_plan(config_of(f"privacy.mechanism={mechanism}", *settings))
+    plan = plan_by(config_of(f"privacy.mechanism={mechanism}", *settings))
     assert plan is not None
     return plan
 
 
 def test_no_mechanism_no_plan() -> None:
-    assert make_plan(config_of()) is None
+    assert plan_by(config_of()) is None
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_one_line_turns_privacy_on(mechanism: str, loss: str, factor: int, unit:
 def test_places_of_a_picture_are_refused_for_single_pairs_and_not_for_clients(mechanism: str) -> None:
     dense = "student.architecture=seg-50k"
     with pytest.raises(PrivacyError, match=r"places of a picture.*mechanism='client'"):
-        make_plan(config_of(f"privacy.mechanism={mechanism}", dense))
+        plan_by(config_of(f"privacy.mechanism={mechanism}", dense))
     assert plan_of("client", dense).unit == "client"
 
 

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgecmd import baselines, losses
+from edgecmd import losses
 from edgecmd.core.errors import PrivacyError
+from edgecmd.losses import baselines, loss_of
+from edgecmd.losses.check import impure_rows
 from edgecmd.models.students import STUDENTS, build_student
-from edgecmd.privacy.mechanisms import unit_loss
-from edgecmd.privacy.step.purity import impure_rows, require_pure, require_pure_loss
+from edgecmd.privacy.step.purity import require_pure, require_pure_loss
+from edgecmd.privacy.step.units import unit_loss
 from edgecmd.settings import DistillConfig
 
 CHANNELS, SIDE, DIM = 2, 16, 6
@@ -231,7 +233,7 @@ def test_one_row_cannot_show_mixing() -> None:
     "name", ["cmc-anchored", "cmd-anchored", "cmc+cmd-anchored", "cosine", "l2", "cmc-groups"]
 )
 def test_losses_of_a_unit_pass(name: str) -> None:
-    require_pure_loss(unit_loss(DistillConfig(loss=name), features(9)), embedding_dim=DIM)
+    require_pure_loss(unit_loss(loss_of(DistillConfig(loss=name)), features(9)), embedding_dim=DIM)
 
 
 def test_a_loss_with_a_memory_bank_is_refused() -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgecmd.losses import loss_of
 from edgecmd.models.students import build_student
-from edgecmd.privacy.mechanisms import Units, padded, unit_loss
 from edgecmd.privacy.step.gradients import (
     CALL_ROWS,
     GRAIN,
@@ -18,6 +18,7 @@ from edgecmd.privacy.step.gradients import (
     weighted_sum,
 )
 from edgecmd.privacy.step.standardised_weights import plain_copy
+from edgecmd.privacy.step.units import Units, padded, unit_loss
 from edgecmd.settings import DistillConfig
 
 WIDTH = 16
@@ -132,7 +133,7 @@ def test_one_unit_more_makes_the_kernels_of_the_others_round_by_less_than_the_ma
     """Equal pairs, so that whatever a kernel rounds otherwise for another number of rows adds up."""
     generator = torch.Generator().manual_seed(0)
     student = plain_copy(build_student("ws-50k", in_channels=1, embedding_dim=8, generator=generator))
-    loss = unit_loss(DistillConfig(loss="cmc-anchored"), ANCHORS)
+    loss = unit_loss(loss_of(DistillConfig(loss="cmc-anchored")), ANCHORS)
     image, teacher = torch.randn(1, 1, 16, 16, generator=generator), torch.randn(8, generator=generator)
 
     def total(num: int) -> Sum:

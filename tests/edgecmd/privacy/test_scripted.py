@@ -17,12 +17,13 @@ from edgecmd.audits.static.scripted import (
 )
 from edgecmd.audits.static.search import Query, distance
 from edgecmd.experiments.faults.step_faults import mean_clipped_last, views_as_records
+from edgecmd.losses import loss_of
 from edgecmd.models.students import build_student
-from edgecmd.privacy.mechanisms import Units, unit_loss
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.gradients import clipped_sum
 from edgecmd.privacy.step.standardised_weights import plain_copy
+from edgecmd.privacy.step.units import Units, unit_loss
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData
 
@@ -62,7 +63,7 @@ def by_hand(data: LocalData, members: list[list[int]], loss: str) -> dict[str, t
         )
         for rows in members
     ]
-    lossy = unit_loss(DistillConfig(loss=loss), ANCHORS)
+    lossy = unit_loss(loss_of(DistillConfig(loss=loss)), ANCHORS)
     return clipped_sum(plain_copy(STUDENT).train(), chunks, lossy, clip=CLIP, engine="loop")
 
 

@@ -33,6 +33,7 @@ def searched(query, *, num_tries: int, num_pairs: int = 6, kinds: tuple[str, ...
     )
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize(
     ("mechanism", "loss", "num_views", "factor"),
     [("anchors", "cmc-anchored", 1, 1), ("anchors", "cmd-anchored", 2, 1), ("groups", "cmc-groups", 1, 2)],

@@ -9,12 +9,14 @@ from scipy import stats
 from torch import Tensor, nn
 
 from edgecmd.config.reader import load_config
-from edgecmd.privacy.plan import PrivacyPlan, make_plan
+from edgecmd.losses import loss_of
+from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.private_step import add_noise, distil_privately
 from edgecmd.privacy.step.randomness import SystemSource, make_source, normal
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place
+from tests.tiny_federation import plan_of as plan_by
 
 FALSE_ALARM = 1e-6
 DIM = 4
@@ -24,7 +26,7 @@ ANCHORS = torch.eye(DIM)
 
 def plan_of(*settings: str) -> PrivacyPlan:
     base = ["privacy.mechanism=anchors", "privacy.noise_multiplier=3", "privacy.epsilon=1000"]
-    plan = make_plan(load_config(None, [*base, *settings]))
+    plan = plan_by(load_config(None, [*base, *settings]))
     assert plan is not None
     return plan
 
@@ -89,6 +91,7 @@ def one_round(plan: PrivacyPlan, data: LocalData, config: DistillConfig, student
         data,
         ANCHORS,
         config,
+        loss=loss_of(config),
         plan=plan,
         place=PLACE,
         optimizer=optimizer,
@@ -143,6 +146,7 @@ def test_any_number_of_pairs_makes_the_same_number_of_steps(mechanism: str, num:
         pairs(num),
         ANCHORS,
         config,
+        loss=loss_of(config),
         plan=plan,
         place=PLACE,
         optimizer=optimizer,
@@ -163,6 +167,7 @@ def test_deterministic_steps_without_pairs_are_noise_over_the_divisor() -> None:
             pairs(0),
             ANCHORS,
             CONFIG,
+            loss=loss_of(CONFIG),
             plan=plan,
             place=PLACE,
             optimizer=torch.optim.SGD(student.parameters(), lr=0.1),

@@ -7,16 +7,16 @@ import pytest
 
 from edgecmd.config.reader import load_config, to_toml
 from edgecmd.core.files import read_json, write_json, write_text_atomically
-from edgecmd.privacy.plan import make_plan
 from edgecmd.privacy.statement import privacy_table
 from edgecmd.report import write_report
 from tests.edgecmd.report.test_page import Page, harmless
+from tests.tiny_federation import plan_of
 
 
 def folder_of(tmp_path: Path, *settings: str) -> Path:
     config = load_config(None, ["privacy.mechanism=anchors", *settings])
     write_text_atomically(tmp_path / "config.toml", to_toml(config))
-    plan = make_plan(config)
+    plan = plan_of(config)
     if plan is not None:
         spent = {f"client {index}": 1.25 * (index + 1) for index in range(3)}
         anchors = {"kind": "public", "num": 7, "sha256": "ab" * 32}

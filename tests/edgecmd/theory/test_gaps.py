@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecmd.core.errors import ConfigError
-from edgecmd.experiments.theory.gaps import GAPS, MISMATCH, band_limit_hz, degrade, gap_names, mismatched
+from edgecmd.data.modalities.table import MODALITIES
+from edgecmd.data.modalities.wave import band_limit_hz
+from edgecmd.experiments.theory.gaps import MISMATCH, degrade, gap_names, mismatched
 
 NUM = 5
 NOISE = np.random.default_rng(0)
@@ -18,7 +20,7 @@ TARGETS = {
     "wave": (3000.0 * np.sin(np.arange(2000) * 2.0) + NOISE.normal(0, 900, (NUM, 2000))).astype(np.int16),
 }
 TARGETS["depth"][:, 3:6] = 0
-EVERY = [(kind, gap) for kind in GAPS for gap in gap_names(kind) if gap != MISMATCH]
+EVERY = [(kind, gap) for kind, one in MODALITIES.items() for gap in gap_names(one) if gap != MISMATCH]
 RATE_HZ = 8000
 
 
@@ -43,7 +45,7 @@ def test_kind_and_shape_stay_and_a_higher_level_takes_more(kind: str, gap: str) 
     assert np.array_equal(TARGETS[kind], before)
 
 
-@pytest.mark.parametrize("gap", sorted(set(GAPS["depth"]) - {"noise"}))
+@pytest.mark.parametrize("gap", sorted(set(MODALITIES["depth"].degradations) - {"noise"}))
 @pytest.mark.parametrize("level", [0.2, 0.9])
 def test_what_was_not_measured_in_a_depth_map_stays_so(gap: str, level: float) -> None:
     made = degraded("depth", gap, level)
@@ -170,7 +172,7 @@ def test_mismatching_deals_every_source_once_and_moves_the_share(num: int, share
 
 
 def test_names_and_levels_are_checked() -> None:
-    assert gap_names("image") == ("blur", "erase", "resample", "noise", MISMATCH)
+    assert gap_names(MODALITIES["image"]) == ("blur", "erase", "resample", "noise", MISMATCH)
     assert degraded("image", MISMATCH, 1.0) is TARGETS["image"]
     with pytest.raises(ConfigError, match="--gaps has 'blur'; for targets of kind wave: band-limit"):
         degraded("wave", "blur", 0.5)

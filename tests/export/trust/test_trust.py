@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -18,8 +16,8 @@ from export.trust.checks import TrustError, verify_bundle
 from export.trust.gate import GateLimits
 from export.trust.npz import read_npz
 from export.trust.sandbox import SandboxLimits, run_model
+from tests.command_line import edgecmd
 
-ROOT = Path(__file__).parents[3]
 IMAGES = np.zeros((2, 32, 32, 1), np.uint8)
 
 
@@ -315,14 +313,8 @@ def test_npz_with_a_name_twice_is_refused(tmp_path):
         read_npz(tmp_path / "x.npz")
 
 
-def run(*words):
-    return subprocess.run(
-        [sys.executable, "-m", "edgecmd", *words], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-
-
 def test_the_command_prints_a_line_a_check_and_its_verdict(sound):
-    done = run("verify", str(sound))
+    done = edgecmd("verify", sound, folder=sound.parent)
     assert done.returncode == 0
     assert "Verdict: no fault found." in done.stdout
     assert len(done.stdout.splitlines()) == 2 + 8 + 1
@@ -331,13 +323,13 @@ def test_the_command_prints_a_line_a_check_and_its_verdict(sound):
 
 def test_the_command_names_the_fault_and_ends_with_6(sound):
     (sound / "labels.json").write_text("[]")
-    done = run("verify", str(sound), "--json")
+    done = edgecmd("verify", sound, "--json", folder=sound.parent)
     assert done.returncode == 6
     assert "labels.json was changed" in done.stderr
     record = json.loads(done.stdout)
     assert record["passed"] is False
     assert "labels.json was changed" in record["fault"]
     assert [check["state"] for check in record["checks"]][:3] == ["ok", "fault", "skipped"]
-    done = run("verify", str(sound))
+    done = edgecmd("verify", sound, folder=sound.parent)
     assert done.returncode == 6
     assert "Verdict: refused." in done.stdout

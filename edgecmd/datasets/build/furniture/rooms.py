@@ -3,13 +3,14 @@
 Shapes: N examples, S side of a picture.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 
+from edgecmd.catalogue.data_files import write_manifest
 from edgecmd.core.errors import DataError
 from edgecmd.core.files import files_in_one_piece, write_bytes_atomically, write_text_atomically
 from edgecmd.core.machine import require_space
@@ -26,7 +27,7 @@ from edgecmd.datasets.build.furniture.render import NOTHING, Shot
 from edgecmd.datasets.build.furniture.stock import Item, Stock, count_pieces, stock_up
 from edgecmd.datasets.build.furniture.views import object_view
 from edgecmd.datasets.build.npz_writer import npz_bytes
-from edgecmd.datasets.built import write_manifest
+from edgecmd.datasets.build.packages import Say, keep_quiet
 from edgecmd.datasets.indoor import (
     CONTENT_SHA256,
     NOTICE_FILE,
@@ -46,8 +47,6 @@ BYTES_A_VIEW = 10_000
 # Depth is kept in steps that fit a byte: 5.1 m of a room, 3.06 m of an object.
 ROOM_STEP_MM, OBJECT_STEP_MM = 20, 12
 SPLITS = {"pairs": TRAIN, "pool": VALIDATION, "test": TEST}
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,10 +74,6 @@ class View(TypedDict):
     item: Item
     view: int
     split: int
-
-
-def keep_quiet(_line: str) -> None:
-    """Take a line of progress and drop it."""
 
 
 def build_rooms(

@@ -6,22 +6,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgecmd.catalogue.data_files import status
+from edgecmd.catalogue.data_sets import DATA_SETS, imported
 from edgecmd.cli.device import retrieval_task
 from edgecmd.core.errors import ConfigError, DataError
-from edgecmd.data.experiment import LOADERS, Experiment, load_experiment
+from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.labelled import IGNORED, UNLABELLED
-from edgecmd.data.pairs import target_kind
+from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.user_files.downsample import median_of_measured
-from edgecmd.datasets.catalogue import SETS, status
 from edgecmd.datasets.on_disk.index import Entry, limited
-from edgecmd.datasets.on_disk.load import LAYOUTS, check_layout, index_of
+from edgecmd.datasets.on_disk.load import index_of
 from edgecmd.datasets.on_disk.sketchy import index_sketchy
 from edgecmd.datasets.on_disk.sunrgbd import millimetres
 from edgecmd.evaluation.metrics import recall, unit_rows
 from edgecmd.settings import DataConfig
 from tests.edgecmd.data.layouts import trees
+from tests.user_files import check_layout
 
 SIDE = 16
+LAYOUTS = [name for name, row in DATA_SETS.items() if row.layout]
 
 
 def config(name: str, path: Path, **settings: object) -> DataConfig:
@@ -50,9 +53,9 @@ def problems(settings: DataConfig, notes: list[str] | None = None) -> str:
 class TestAll:
     def test_each_is_registered_and_described(self):
         for name in LAYOUTS:
-            assert name in LOADERS
+            assert callable(imported(DATA_SETS[name].layout))
             assert status(name) == "data.path"
-            assert SETS[name].kind == ("class-paired" if name == "tuberlin" else "real")
+            assert DATA_SETS[name].kind == ("class-paired" if name == "tuberlin" else "real")
 
     @pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "tuberlin"])
     def test_another_layout_is_refused_with_what_was_expected_and_found(self, tmp_path: Path, name: str):
@@ -303,7 +306,7 @@ class TestSunrgbd:
     def test_depth_labels_and_owners(self, tmp_path: Path, above: bool):
         root = trees.sunrgbd(tmp_path)
         whole = load_experiment(config("sunrgbd", root if above else root / "SUNRGBD"))
-        assert target_kind(whole.train.target) == "depth"
+        assert modality_of(whole.train.target).name == "depth"
         assert sum(map(len, parts_of(whole))) == 32
         assert whole.train_labels.names == ("bedroom", "kitchen")
         assert (whole.train_labels.values == UNLABELLED).any()
@@ -463,7 +466,7 @@ class TestVggsound:
     def test_clips(self, tmp_path: Path):
         whole = load_experiment(config("vggsound", trees.vggsound(tmp_path), clip_s=0.5))
         assert (whole.kind, whole.unseen) == ("real", "videos")
-        assert target_kind(whole.train.target) == "wave"
+        assert modality_of(whole.train.target).name == "wave"
         assert whole.train.target.shape[1:] == (4000,)
         assert len(whole.test) == 10
         assert sum(map(len, parts_of(whole))) == 30

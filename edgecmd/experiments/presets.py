@@ -1,10 +1,13 @@
-"""Named comparisons, one a modality pair: the settings that a table was made with.
+"""What ``--pair`` stands for: settings of a data set, and the forms in which methods are compared on it.
 
-A preset is a list of overrides, the same that ``--set`` takes; what the user sets comes after it.
+Which sets have which is in their rows (`edgecmd.catalogue.data_sets`). All of it is overrides, the same that
+``--set`` takes; what the user sets comes after them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgecmd.catalogue.data_sets import DATA_SETS
 from edgecmd.core.errors import choose
 from edgecmd.experiments.compare.methods import EVERY, PRESIMCLR
 
@@ -12,21 +15,19 @@ Overrides = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Preset:
-    """What a comparison on one modality pair is made with.
+class Form:
+    """What a comparison on one kind of data is made with.
 
     Attributes:
-        data: Data set and image sizes.
         fast: Student, rounds, batch and labels of the form that takes minutes.
         full: The same of the form that takes hours.
         headline: Metric that the verdict is about: a few-label score where the set has classes.
         tuned_labels: Labels a class that all layers are fine-tuned with in the fast form; the full form
             fine-tunes with every number of labels.
-        methods: Methods that suit the pair.
+        methods: Methods that suit the data.
         tune: Whether a learning rate is chosen for each method.
     """
 
-    data: Overrides
     fast: Overrides
     full: Overrides
     headline: str
@@ -35,9 +36,6 @@ class Preset:
     tune: bool = True
 
 
-SMALL = ("data.image_size=32", "data.source_size=64")
-# Teacher of photographs; `objects` and `rooms` have it anyway.
-PHOTOGRAPHS = 'teacher.name="imagenet"'
 NO_PROGRESS = "evaluate.every_rounds=0"
 FAST = (
     "student.architecture=ws-50k",
@@ -48,8 +46,6 @@ FAST = (
     NO_PROGRESS,
 )
 FULL = ("student.architecture=ws-200k", "federation.num_rounds=100", "evaluate.num_draws=5", NO_PROGRESS)
-# A new person says each digit once, three times or five times; the others' recordings are in the pairs.
-NEW_SPEAKER = ('data.held_out="jackson"', 'data.labels_from="jackson"')
 FEW = "evaluate.num_labels=1,3,0"
 FAST_AUDIO = (
     "student.architecture=audio-50k",
@@ -88,53 +84,62 @@ FULL_PLACES = (
     NO_PROGRESS,
 )
 
-PAIRS: dict[str, Preset] = {
-    "emoji": Preset(
-        data=("data.name=emoji", *SMALL, PHOTOGRAPHS),
-        fast=FAST,
-        full=FULL,
-        headline="linear_10",
-        tuned_labels=(10,),
-    ),
-    "objects": Preset(
-        data=("data.name=objects", *SMALL), fast=FAST, full=FULL, headline="linear_10", tuned_labels=(10,)
-    ),
-    "rooms": Preset(
-        data=("data.name=rooms", "data.image_size=64", "data.source_size=64"),
-        fast=FAST_PLACES,
-        full=FULL_PLACES,
-        headline="miou_10",
-        tuned_labels=(),
-        methods=PLACES,
-        tune=False,
-    ),
-    "emoji-scenes": Preset(
-        data=("data.name=emoji-scenes", PHOTOGRAPHS),
-        fast=FAST_PLACES,
-        full=FULL_PLACES,
-        headline="miou_10",
-        tuned_labels=(),
-        methods=PLACES,
-        tune=False,
-    ),
-    "digits": Preset(
-        data=("data.name=digits", *NEW_SPEAKER),
+# By what a set's row names.
+FORMS: dict[str, Form] = {
+    "pictures": Form(fast=FAST, full=FULL, headline="linear_10", tuned_labels=(10,)),
+    "recordings": Form(
         fast=FAST_AUDIO,
         full=FULL_AUDIO,
         headline="linear_1",
         tuned_labels=(1,),
         methods=tuple(name for name in EVERY if name != PRESIMCLR),
     ),
+    "places": Form(
+        fast=FAST_PLACES,
+        full=FULL_PLACES,
+        headline="miou_10",
+        tuned_labels=(),
+        methods=PLACES,
+        tune=False,
+    ),
 }
 
 
-def preset_of(pair: str) -> Preset:
-    """The preset that ``--pair`` names.
+def pair_settings(name: str, *, run: str, settings: Sequence[str] | None) -> list[str]:
+    """Settings of ``--pair`` where a distance is measured, before those of the user, which count.
+
+    Args:
+        name: A data set with such settings; empty for the user's settings alone.
+        run: Name of the run folder where the user gives none.
+        settings: ``a.b=c`` each.
+
+    Raises:
+        ConfigError: There is no such pair.
+    """
+    own = list(settings or ())
+    if not name:
+        return own
+    measured = {
+        key: row.preset.measured for key, row in DATA_SETS.items() if row.preset and row.preset.measured
+    }
+    return [f"name={run}", f"data.name={name}", *choose("--pair", name, measured), *own]
+
+
+def compared_pairs() -> dict[str, Overrides]:
+    """Data settings of a comparison by the names that ``--pair`` takes."""
+    return {key: row.preset.compared for key, row in DATA_SETS.items() if row.preset}
+
+
+def form_of(pair: str) -> Form:
+    """The form of the comparison that ``--pair`` names.
 
     Raises:
         ConfigError: There is none of that name; the message has the nearest.
     """
-    return choose("--pair", pair, PAIRS)
+    choose("--pair", pair, compared_pairs())
+    preset = DATA_SETS[pair].preset
+    assert preset is not None
+    return FORMS[preset.form]
 
 
 def overrides_of(pair: str, *, fast: bool) -> list[str]:
@@ -143,11 +148,12 @@ def overrides_of(pair: str, *, fast: bool) -> list[str]:
     Raises:
         ConfigError: There is no such pair.
     """
-    preset = preset_of(pair)
-    form = preset.fast if fast else preset.full
-    return [*preset.data, *form, f'name="{pair}-{"fast" if fast else "full"}"']
+    form = form_of(pair)
+    chosen = form.fast if fast else form.full
+    name = f'name="{pair}-{"fast" if fast else "full"}"'
+    return [f"data.name={pair}", *compared_pairs()[pair], *chosen, name]
 
 
-def tuned_labels_of(preset: Preset, num_labels: tuple[int, ...], *, fast: bool) -> tuple[int, ...]:
+def tuned_labels_of(form: Form, num_labels: tuple[int, ...], *, fast: bool) -> tuple[int, ...]:
     """Numbers of labels that fine-tuning is measured with, of those that the probe is measured with."""
-    return tuple(count for count in num_labels if not fast or count in preset.tuned_labels)
+    return tuple(count for count in num_labels if not fast or count in form.tuned_labels)

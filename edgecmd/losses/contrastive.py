@@ -11,9 +11,6 @@ Shapes: B batch, K anchors, D embedding dimension. All inputs are embeddings of 
 function divides them by their L2 norm. Gradients flow into the student alone.
 """
 
-import math
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -179,7 +176,7 @@ def cmc_groups(
     """Contrast with the other pairs of the batch and with public anchors, from the student's side.
 
     ``-log[ e^{s_i.t_i/T} / (sum_j e^{s_i.t_j/T} + sum_k e^{s_i.u_k/T}) ]``, without other pairs and anchors
-    of the same source as i; under privacy the batch is one bucket of `edgecmd.privacy.mechanisms`.
+    of the same source as i; under privacy the batch is one bucket: `cmc_bucket`.
 
     Args:
         student: Student embeddings, (B, D).
@@ -197,26 +194,35 @@ def cmc_groups(
     return -functional.log_softmax(logits, dim=1).diagonal()
 
 
-def chance_level(loss: str, *, batch_size: int, num_anchors: int) -> float | None:
-    """Loss of a student whose similarities are all equal; None where there is no such level.
+def cmc_bucket(
+    student: Embeddings,
+    teacher: Embeddings,
+    mask: Bool[Tensor, " batch"],
+    anchors: Anchors,
+    *,
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Sum over a bucket of the contrast with the bucket's other pairs and all public anchors.
 
-    It is that of a batch in which no two pairs have one source, and no anchor the source of a pair; others,
-    which are left out of a contrast, lower it.
+    ``-sum_i log[ e^{s_i.t_i/T} / (sum_{j in bucket} e^{s_i.t_j/T} + sum_k e^{s_i.u_k/T}) ]``
+
+    Without other pairs and anchors of the source of i, as in `cmc_groups`; which these are follows from the
+    bucket's own pairs, so that one more pair still changes one bucket alone. The anchors keep a bucket of one
+    pair from having no loss at all.
 
     Args:
-        loss: Name of the loss.
-        batch_size: ``B``.
-        num_anchors: ``K``.
+        student: Student embeddings of any norm, (R, D).
+        teacher: Teacher embeddings of the same pairs, (R, D); constants.
+        mask: Which rows are real, (R,).
+        anchors: Public teacher embeddings, (K, D); constants.
+        temperature: ``T``.
     """
-    levels: dict[str, Callable[[], float]] = {
-        "cmc": lambda: math.log(batch_size),
-        "cmd": lambda: math.log(batch_size - 1),
-        "cmc+cmd": lambda: math.log(batch_size) + math.log(batch_size - 1),
-        "cmc-anchored": lambda: math.log(num_anchors + 1),
-        "cmd-anchored": lambda: math.log(num_anchors),
-        "cmc+cmd-anchored": lambda: math.log(num_anchors + 1) + math.log(num_anchors),
-        "cmc-groups": lambda: math.log(batch_size + num_anchors),
-        "seed": lambda: math.log(num_anchors + 1),
-        "simclr": lambda: math.log(2 * batch_size - 1),
-    }
-    return levels[loss]() if loss in levels else None
+    embedded = unit(student)
+    own = embedded @ unit(teacher.detach()).T / temperature
+    itself = torch.eye(len(embedded), dtype=torch.bool, device=embedded.device)
+    kept = mask[None, :] & (itself | ~same_source(teacher, teacher))
+    own = torch.where(kept, own, torch.full_like(own, float("-inf")))
+    public = embedded @ unit(anchors.detach()).T / temperature
+    public = torch.where(same_source(teacher, anchors), torch.full_like(public, float("-inf")), public)
+    log_share = own.diagonal() - torch.logsumexp(torch.cat([own, public], dim=1), dim=1)
+    return torch.where(mask, -log_share, torch.zeros_like(log_share)).sum()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgecmd.losses import Anchors, Embeddings, PerExample, same_source, unit
+from edgecmd.losses.contrastive import Anchors, Embeddings, PerExample, same_source, unit
 
 # Of the authors' code: SEED's two temperatures, CRD's temperature, SOCKET's two weights.
 SEED_TEMPERATURE, SEED_TEACHER_TEMPERATURE = 0.2, 1e-4

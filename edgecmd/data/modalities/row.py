@@ -1,0 +1,181 @@
+"""What the house asks of a modality: everything that differs from one kind of input to another.
+
+A modality is one module beside this one and its row in `edgecmd.data.modalities.table.MODALITIES`. All else
+asks the row and knows no modality by name.
+
+Shapes: N examples, B batch, C channels, H height, W width.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Shaped, UInt8
+from torch import Tensor
+
+from edgecmd.data.modalities.motion import Batch, Motion
+from edgecmd.data.modalities.signature import Rows, Signature
+
+# Anonymous axes: two sets of one call may differ in every dimension.
+Pictures = UInt8[np.ndarray, "_ _ _ _"]
+Stored = Shaped[np.ndarray, "_ *_"]
+"""Examples of any modality as they are stored, N in the first axis."""
+
+# (C, H, W) of one example as a student sees it.
+InputShape = tuple[int, int, int]
+Look = Callable[[Stored, Rows], Signature]
+Degradation = Callable[[Stored, float, np.random.Generator], Stored]
+
+
+@runtime_checkable
+class StoredShape(Protocol):
+    """Shape of one stored example."""
+
+    def __call__(self, *, channels: int, side: int, samples: int) -> tuple[int, ...]:
+        """Its axes behind N."""
+
+
+@runtime_checkable
+class ToInput(Protocol):
+    """Stored numbers to the student's input; ``offset`` and ``scale`` are ``data.target_*``."""
+
+    def __call__(
+        self, stored: Stored, /, *, offset: float, scale: float
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The input, float32."""
+
+
+@runtime_checkable
+class View(Protocol):
+    """Views of a batch of inputs, drawn from ``generator`` alone; ``strength`` 0 leaves it as it is."""
+
+    def __call__(self, batch: Batch, /, *, strength: float, generator: torch.Generator) -> Batch:
+        """A batch of the same shape; each row's view is independent of the others."""
+
+
+@runtime_checkable
+class FromPictures(Protocol):
+    """Public RGB pictures, scaled as a teacher sees them, (B, 3, H, W), as inputs of so many channels."""
+
+    def __call__(
+        self,
+        image_B3HW: Float[Tensor, "batch 3 height width"],
+        channels: int,
+        /,
+        *,
+        offset: float,
+        scale: float,
+    ) -> Float[Tensor, "batch _ height width"]:
+        """A batch of the same sides."""
+
+
+@runtime_checkable
+class DegradationAtRate(Protocol):
+    """A degradation of what has a sampling rate."""
+
+    def __call__(self, stored: Stored, level: float, /, *, rate_hz: int) -> Stored:
+        """Examples of the same type and shape."""
+
+
+def size_in_numbers(shape: InputShape) -> str:
+    """Sides of an input in words."""
+    return " x ".join(map(str, shape))
+
+
+def equal_to_one(test: Stored, train: Stored) -> Bool[np.ndarray, " num"]:
+    """Which of ``test`` equal one of ``train`` to the byte, (N,).
+
+    A correlation of samples says nothing about recordings: one that is moved by a millisecond has none.
+    Nor does it about depth: whatever room a camera looks into, it is farther away above than below.
+    """
+    known = {one.tobytes() for one in train}
+    return np.array([one.tobytes() in known for one in test], dtype=bool)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Modality:
+    """One kind of input.
+
+    Attributes:
+        name: Its key in `MODALITIES`, in settings and in files of teachers.
+        noun: What a message calls one example.
+        dtype: Of stored examples.
+        rank: Axes of stored examples, N among them.
+        allowed: What an error says of type and shape.
+        has_form: Whether an array of this type and rank is of this modality after all.
+        kinds: Values of ``data.target_kind``, each with the channels of the student's input; the first
+            stands for every other number of channels.
+        input_shape: (C, H, W) of one example as a student sees it, out of a stored array.
+        size: The same in words, for a person.
+        stored_shape: Of one stored example at the sizes of the settings: channels of its kind,
+            side in pixels, samples of a clip.
+        to_input: Stored numbers to the student's input.
+        view: Augmentation of a batch of inputs.
+        motion: How a view is moved at strength 1; None where an example is no grid of pixels. Masks and
+            dense students are for what has one.
+        from_pictures: Public pictures as inputs of this modality; None where no picture can be made one.
+        is_drawn: Whether outlines and tones of public pictures can stand in for it: a warm start, a sample
+            to repair a student with, calibration.
+        front: What students and teachers have before the convolutions, see `edgecmd.models.students.FRONTS`.
+        has_rate: Whether ``data.sampling_rate_hz`` says what an example is.
+        as_pictures: Examples as pictures for people, uint8, (N, H, W, C).
+        is_constant: Which examples say nothing, (N,).
+        constant_words: What a message says of these.
+        looks: When two examples are near-equal: where one of these signatures says so. Equal
+            ones are, without any.
+        looks_known: Which of some test examples are no news after training examples, (N,).
+        degradations: What widens the gap of the theory, by name.
+        degradations_at_rate: The same of those that need the sampling rate.
+        cheap_student: Student of a quick sweep of the theory.
+        cheap_steps: Its optimiser steps.
+        reader: How a user's files are read, a key of `edgecmd.data.user_files.halves.READERS`; empty where
+            there are none.
+        front_end: Of the exported file, a key of `export.graph.frontends.FRONT_ENDS`; empty: no export yet.
+        dense_front_end: The same for a dense student.
+    """
+
+    name: str
+    noun: str
+    dtype: type
+    rank: int
+    allowed: str
+    has_form: Callable[[np.ndarray], bool] = lambda _: True
+    kinds: Mapping[str, int]
+    input_shape: Callable[[np.ndarray], InputShape]
+    size: Callable[[InputShape], str] = size_in_numbers
+    stored_shape: StoredShape
+    to_input: ToInput
+    view: View
+    motion: Motion | None = None
+    from_pictures: FromPictures | None = None
+    is_drawn: bool = False
+    front: str = "none"
+    has_rate: bool = False
+    as_pictures: Callable[[Stored], Pictures]
+    is_constant: Callable[[Stored], Bool[np.ndarray, " num"]]
+    constant_words: str
+    looks: tuple[Look, ...] = ()
+    looks_known: Callable[[Stored, Stored], Bool[np.ndarray, " num"]] = equal_to_one
+    degradations: Mapping[str, Degradation] = field(default_factory=dict)
+    degradations_at_rate: Mapping[str, DegradationAtRate] = field(default_factory=dict)
+    cheap_student: str = "ws-50k"
+    cheap_steps: int = 400
+    reader: str = ""
+    front_end: str = ""
+    dense_front_end: str = ""
+
+    @property
+    def nouns(self) -> str:
+        """What a message calls several examples."""
+        return f"{self.noun}s"
+
+    def takes(self, stored: np.ndarray) -> bool:
+        """Whether an array is of this modality: by its type, its axes, and no value of it."""
+        return stored.dtype == self.dtype and stored.ndim == self.rank and self.has_form(stored)
+
+    def kind(self, channels: int) -> str:
+        """Key of `kinds` for inputs of so many channels."""
+        first = next(iter(self.kinds))
+        return next((kind for kind, number in self.kinds.items() if number == channels), first)

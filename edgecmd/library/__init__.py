@@ -1,0 +1,1 @@
+"""What `import edgecmd as ec` offers: objects in memory or on the disk, and verbs over them."""

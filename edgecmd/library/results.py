@@ -1,0 +1,245 @@
+"""What training gives: the student, what it is worth, and what was promised of the pairs.
+
+Shapes: N examples, D embedding dimension.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from edgecmd.core.errors import ConfigError, DataError, PrivacyError
+from edgecmd.core.files import read_json
+from edgecmd.core.seeding import numpy_generator
+from edgecmd.core.statistics import SHARE, mean_interval
+from edgecmd.data.pairs import PairedData
+from edgecmd.evaluation.metrics import Embedding, embed_target, knn_predict, linear_predict, recall, unit_rows
+from edgecmd.library.data import Labelled
+from edgecmd.library.task import Task
+from edgecmd.models.students import Student
+from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.run import Run
+from edgecmd.settings import DistillConfig
+
+NUM_FOLDS = 5
+NUM_NEIGHBOURS = 5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scores:
+    """What a student is worth on labelled examples.
+
+    Attributes:
+        recall_at_1: Share of the examples whose nearest neighbour is right. With sources: the nearest source,
+            by the teacher, is the example's own. Without: the nearest other example has its class.
+        recall: ``recall@1``, ``recall@5``, ... of the same question, as far as there are more things to find.
+        knn: Accuracy of five nearest neighbours, each example left out in turn.
+        linear: Accuracy of a linear probe, the mean over five folds.
+        linear_interval: 95% interval of that over the folds.
+        num: Examples.
+        num_classes: Classes among them.
+        chance: Share of the largest class, which is what guessing it gives.
+    """
+
+    recall_at_1: float
+    recall: Mapping[str, float]
+    knn: float
+    linear: float
+    linear_interval: tuple[float, float] | None
+    num: int
+    num_classes: int
+    chance: float
+
+    def __str__(self) -> str:
+        return (
+            f"R@1 {self.recall_at_1:.3f}  kNN {self.knn:.3f}  linear {self.linear:.3f}"
+            f"  (chance {self.chance:.3f}; {self.num} examples of {self.num_classes} classes)"
+        )
+
+
+def evaluate(student: nn.Module, labelled: Labelled, *, task: Task, seed: int = 0) -> Scores:
+    """Measure a student on labelled examples that no client saw.
+
+    Args:
+        student: (B, C, H, W) to (B, D).
+        labelled: At least two classes, two examples each; with sources retrieval is across modalities.
+        task: How targets become inputs; its teacher embeds the sources.
+        seed: Of the folds.
+
+    Raises:
+        DataError: There are fewer than two classes, or a class of one example alone; or the examples are of
+            another kind than the task's targets.
+    """
+    classes = labelled.classes().labels["group"].values
+    counts = np.bincount(classes[classes >= 0])
+    if len(counts) < 2 or counts.min() < 2:
+        raise DataError(
+            f"labelled has {len(counts)} classes, the smallest of {counts.min(initial=0)} examples; at least"
+            " two classes of two examples each are needed."
+        )
+    if (
+        labelled.target.dtype != task.data.train.target.dtype
+        or labelled.target.shape[1:] != (task.data.train.target.shape[1:])
+    ):
+        raise DataError(
+            f"labelled.target is {labelled.target.dtype} of shape {labelled.target.shape[1:]} each, and the"
+            f" task's targets are {task.data.train.target.dtype} of shape {task.data.train.target.shape[1:]}."
+            " Read both with the same size."
+        )
+    found = embed_target(student, labelled.target, offset=task.target_offset, scale=task.target_scale)
+    ranks = _across(found, labelled, task) if labelled.source is not None else _within(found, classes)
+    folds = numpy_generator(seed, "folds").permutation(len(found)) % NUM_FOLDS
+    accuracies = [_probe(found, classes, folds == fold) for fold in range(NUM_FOLDS)]
+    told = mean_interval(accuracies, bounds=SHARE, num_items=len(found))
+    low, high = getattr(told, "low", None), getattr(told, "high", None)
+    return Scores(
+        recall_at_1=ranks["recall@1"],
+        recall=ranks,
+        knn=_left_out(found, classes),
+        linear=float(np.mean(accuracies)),
+        linear_interval=None if low is None or high is None else (float(low), float(high)),
+        num=len(found),
+        num_classes=len(counts),
+        chance=float(counts.max() / counts.sum()),
+    )
+
+
+def _across(found: Embedding, labelled: Labelled, task: Task) -> dict[str, float]:
+    """Recall of each example's own source among all."""
+    assert labelled.source is not None
+    pairs = PairedData(source=labelled.source, target=labelled.target)
+    return recall(found, task.teacher.embed(pairs.source))
+
+
+def _within(found: Embedding, classes: np.ndarray) -> dict[str, float]:
+    """Share of the examples that have one of their class among the k nearest others."""
+    similarity = found @ found.T
+    np.fill_diagonal(similarity, -np.inf)
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, :-1]
+    right = classes[order] == classes[:, None]
+    return {f"recall@{k}": float(right[:, :k].any(axis=1).mean()) for k in (1, 5, 10) if k < len(found)}
+
+
+def _left_out(found: Embedding, classes: np.ndarray) -> float:
+    """Accuracy of the nearest neighbours, each example left out in turn."""
+    rows = np.arange(len(found))
+    right = [
+        knn_predict(found[rows != row], classes[rows != row], found[[row]], NUM_NEIGHBOURS)[0] == classes[row]
+        for row in rows
+    ]
+    return float(np.mean(right))
+
+
+def _probe(found: Embedding, classes: np.ndarray, held: np.ndarray) -> float:
+    """Accuracy on one fold of a linear probe that was fitted on the others."""
+    if not held.any() or len(np.unique(classes[~held])) < 2:
+        return float("nan")
+    return float((linear_predict(found[~held], classes[~held], found[held], 1) == classes[held]).mean())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Distilled:
+    """A student that was distilled in one place.
+
+    Attributes:
+        task: What it was distilled on.
+        student: The trained student, in evaluation mode; inputs (B, C, H, W), outputs (B, D).
+        settings: Its recipe.
+        loss: Mean loss of the last steps.
+        seed: Seed.
+    """
+
+    task: Task
+    student: Student
+    settings: DistillConfig
+    loss: float
+    seed: int
+
+    def evaluate(self, labelled: Labelled) -> Scores:
+        """What the student is worth, see `edgecmd.evaluate`."""
+        return evaluate(self.student, labelled, task=self.task, seed=self.seed)
+
+    def embed(self, target: np.ndarray) -> Embedding:
+        """Unit embeddings of targets as they are stored, (N, D)."""
+        return unit_rows(
+            embed_target(self.student, target, offset=self.task.target_offset, scale=self.task.target_scale)
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Federated(Distilled):
+    """A student that was distilled over clients.
+
+    Attributes:
+        run: The run, for audits.
+        folder: Run folder; None where it was thrown away.
+        history: Mean loss of each round that this call made; NaN under privacy, where none is told.
+        plan: Plan of its privacy; None without any.
+        privacy: Content of ``privacy.json``; empty without privacy.
+    """
+
+    run: Run
+    folder: Path | None
+    history: Sequence[float] = ()
+    plan: PrivacyPlan | None = None
+    privacy: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, run: Run, student: Student, *, task: Task, kept: bool, history: Sequence[float]
+    ) -> "Federated":
+        """The result of a finished run, whose folder is still there."""
+        told = run.folder / "privacy.json"
+        return cls(
+            task=task,
+            student=student.eval(),
+            settings=run.distill,
+            loss=history[-1] if history else float("nan"),
+            seed=run.seed,
+            run=run,
+            folder=run.folder if kept else None,
+            history=tuple(history),
+            plan=run.plan,
+            privacy=read_json(told) if told.exists() else {},
+        )
+
+    @property
+    def epsilon(self) -> float:
+        """Epsilon of what was released; infinite without a guarantee."""
+        return float(self.privacy["epsilon"]) if self.privacy.get("private") else float("inf")
+
+    @property
+    def statement(self) -> str:
+        """What is guaranteed: epsilon and delta, of which unit, under which relation, against whom."""
+        if self.plan is None:
+            return "No privacy was asked for: nothing bounds what the student tells of a pair."
+        if not self.privacy.get("private"):
+            return " ".join(str(one) for one in self.privacy.get("warnings", ())) or "NOT PRIVATE."
+        said = self.privacy
+        return (
+            f"epsilon = {said['epsilon']:.4g} at delta = {said['delta']:g}, for each {said['unit']}"
+            f" ({said['relation']}), against {said['against']}."
+        )
+
+    def require_folder(self) -> Path:
+        """The run folder.
+
+        Raises:
+            ConfigError: It was thrown away.
+        """
+        if self.folder is None:
+            raise ConfigError("This run's folder was thrown away. Name one: federate(..., out='runs/mine').")
+        return self.folder
+
+    def require_private(self) -> PrivacyPlan:
+        """The plan.
+
+        Raises:
+            PrivacyError: There is none.
+        """
+        if self.plan is None:
+            raise PrivacyError("The run has no privacy plan. Give one: federate(..., privacy=plan).")
+        return self.plan

@@ -1,0 +1,225 @@
+"""A task of a user's own objects, and the teacher in it.
+
+Shapes: N pairs, K anchors, D embedding dimension.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgecmd.core.devices import resolve_device
+from edgecmd.core.errors import ConfigError, DataError
+from edgecmd.data.experiment import Experiment, HeldOut
+from edgecmd.data.labelled import LabelledTarget, Labels
+from edgecmd.data.modalities.table import input_shape
+from edgecmd.data.pairs import PairedData, fingerprint
+from edgecmd.library.data import Images, Pairs, labels_of
+from edgecmd.models import teachers
+from edgecmd.training import task as tasks
+
+PLAIN = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+
+class Teacher(teachers.Teacher):
+    """A frozen teacher of RGB pictures: any torch module, one that ships, or one out of a file.
+
+    Args:
+        made: A module (B, 3, H, W) to (B, D), of which a frozen copy is kept; or the name of a teacher that
+            ships (``imagenet``, ``icons``, ``indoor``); ``module:factory``; or a file that
+            ``edgecmd pretrain`` made.
+        size: Side in pixels to which pictures are brought before the module; None: as they are.
+        mean: Of each colour, on the scale of 0 to 1, as the module was trained.
+        std: The same for the standard deviation.
+        name: What reports call it; the name of its class where it is empty.
+
+    Raises:
+        ConfigError: It is no encoder of such pictures, or nothing has that name.
+        DataError: The file is none of a teacher.
+
+    Examples:
+        >>> mine = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> Teacher(mine, size=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).dim
+        8
+    """
+
+    def __init__(
+        self,
+        made: nn.Module | str | Path,
+        *,
+        size: int | None = None,
+        mean: Sequence[float] = PLAIN[0],
+        std: Sequence[float] = PLAIN[1],
+        name: str = "",
+    ) -> None:
+        found = teachers.Teacher.of(made, size=size, mean=mean, std=std, name=name)
+        super().__init__(
+            network=found.network,
+            embedding_dim=found.embedding_dim,
+            sha256=found.sha256,
+            recipe=found.recipe,
+            modality=found.modality,
+            in_channels=found.in_channels,
+        )
+
+
+class Task(tasks.Task):
+    """Pairs, the teacher that looks at them, and what is public.
+
+    Args:
+        pairs: Private pairs, without labels.
+        teacher: A `Teacher`, or what makes one (a module that takes pictures as they are, a name, a file);
+            or ready features of the pairs, float, (N, D), with ``public_features``.
+        public: Public images: anchors and calibration come from them.
+        public_features: With ready features of the pairs: those of the public images, from the same teacher,
+            (K, D).
+        target_offset: Value of a target image (0 black, 1 white) that the student sees as zero.
+        target_scale: What the rest is divided by; not 0.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        cache: Folder for the teacher's features; None keeps them in memory alone.
+
+    Raises:
+        ConfigError: The teacher does not take the source of the pairs, or a number is out of range.
+        DataError: Ready features do not fit.
+
+    Guarantees:
+        Features are computed when they are first needed, once, and kept with the task.
+    """
+
+    def __init__(
+        self,
+        *,
+        pairs: Pairs,
+        teacher: teachers.Teacher | nn.Module | str | Path | np.ndarray,
+        public: Images,
+        public_features: np.ndarray | None = None,
+        target_offset: float | int = 1.0,
+        target_scale: float | int = -0.5,
+        device: str = "auto",
+        cache: str | Path | None = None,
+    ) -> None:
+        if target_scale == 0:
+            raise ConfigError("target_scale=0 would divide by zero; use -0.5 for ink on white paper.")
+        if public.images.shape[1:] != pairs.source.shape[1:]:
+            raise DataError(
+                f"public.images are of shape {public.images.shape[1:]} and pairs.source of"
+                f" {pairs.source.shape[1:]}; the teacher must see both alike. Read both with the same size."
+            )
+        self.pairs = pairs
+        features = None
+        if isinstance(teacher, np.ndarray):
+            features = _ready(teacher, public_features, num_pairs=len(pairs), num_public=len(public))
+        elif public_features is not None:
+            raise ConfigError("public_features go with ready features of the pairs. Give both or none.")
+        found = teacher if isinstance(teacher, teachers.Teacher | np.ndarray) else Teacher(teacher)
+        super().__init__(
+            _experiment(pairs, public),
+            name="<python>",
+            teacher=found if isinstance(found, teachers.Teacher) else _no_teacher,
+            target_offset=float(target_offset),
+            target_scale=float(target_scale),
+            source_side=pairs.source.shape[1],
+            target_side=input_shape(pairs.target)[1],
+            device=resolve_device(device),
+            cache=None if cache is None else Path(cache),
+        )
+        if features is not None:
+            self._set_features(*features)
+        elif (found.modality, found.in_channels) != ("image", 3):  # type: ignore[union-attr]
+            raise ConfigError("The teacher takes no RGB pictures, which pairs.source holds.")
+
+    def _set_features(self, pairs: np.ndarray, public: np.ndarray) -> None:
+        """Take ready features in place of a teacher's."""
+        self.training_features = torch.from_numpy(pairs).to(self.device)
+        self.public_features = public
+        self._ready_dim = pairs.shape[1]
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of a student's input."""
+        return self.input_shape[0]
+
+    @property
+    def teacher_dim(self) -> int:
+        """D."""
+        return getattr(self, "_ready_dim", 0) or super().teacher_dim
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a student's input; of recordings (1, samples)."""
+        _, height, width = self.input_shape
+        return height, width
+
+    def fingerprint(self) -> str:
+        """Digests of pairs, public images and teacher: equal tasks have equal ones."""
+        teacher = (
+            fingerprint(self.training_features.cpu().numpy(), self.public_features)
+            if hasattr(self, "_ready_dim")
+            else self.teacher.sha256
+        )
+        own, public = self.data.train.fingerprint(), self.data.public.fingerprint()
+        return f"pairs {own[:16]} public {public[:16]} teacher {teacher[:16]}"
+
+
+def _no_teacher() -> teachers.Teacher:
+    raise ConfigError(
+        "The task has ready features, and the teacher that made them is not here, so nothing else can be"
+        " shown to it. Give a teacher in place of the features, or leave out what needs one."
+    )
+
+
+def _ready(
+    pairs: np.ndarray, public: np.ndarray | None, *, num_pairs: int, num_public: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ready features as float32, refused where they do not fit.
+
+    Raises:
+        ConfigError: Those of the public images are missing.
+        DataError: Numbers or shapes differ, or a number is not finite.
+    """
+    if public is None:
+        raise ConfigError(
+            "Ready features of the pairs need public_features from the same teacher, for the anchors."
+        )
+    for name, found, num in (("teacher", pairs, num_pairs), ("public_features", public, num_public)):
+        if found.ndim != 2 or len(found) != num or found.dtype.kind != "f":
+            raise DataError(
+                f"{name} has dtype={found.dtype} and shape={found.shape}; allowed are floats of shape"
+                f" ({num}, D)."
+            )
+        if not np.isfinite(found).all():
+            raise DataError(f"{name} holds numbers that are not finite. Compute the features again.")
+    if pairs.shape[1] != public.shape[1]:
+        raise DataError(
+            f"teacher has {pairs.shape[1]} numbers a row and public_features {public.shape[1]}; both must"
+            " come from one teacher."
+        )
+    return np.ascontiguousarray(pairs, np.float32), np.ascontiguousarray(public, np.float32)
+
+
+def _experiment(pairs: Pairs, public: Images) -> Experiment:
+    """The pairs as one experiment in which nothing is held out."""
+    none = labels_of([""] * len(pairs))
+    owner = labels_of([str(one) for one in pairs.owner] or [""] * len(pairs))
+    empty = _nothing(pairs.data)
+    return Experiment(
+        name="<python>",
+        kind="real",
+        public=public.source(),
+        train=pairs.data,
+        train_owner=owner,
+        train_labels=none,
+        train_subgroup=none,
+        validation=empty,
+        test=empty,
+        test_strict=empty,
+        train_ids=tuple(pairs.ids),
+    )
+
+
+def _nothing(data: PairedData) -> HeldOut:
+    none = data.take(np.arange(0))
+    labels = {"group": Labels(values=np.zeros(0, np.int64), names=())}
+    return HeldOut(pairs=none, labelled=LabelledTarget(target=none.target, labels=labels))

@@ -1,0 +1,360 @@
+"""Distillation in one place, and over clients: the verbs `distill`, `partition` and `federate`.
+
+Shapes: N pairs, D embedding dimension.
+"""
+
+import copy
+import hashlib
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from edgecmd.config.assemble import describe
+from edgecmd.config.schema import RunConfig
+from edgecmd.core.devices import place
+from edgecmd.core.errors import ConfigError, PrivacyError
+from edgecmd.data.partition import MIN_PAIRS, Rows
+from edgecmd.data.partition import partition as cut
+from edgecmd.library.data import Pairs, labels_of
+from edgecmd.library.results import Distilled, Federated
+from edgecmd.library.task import Task
+from edgecmd.losses import Loss, check_loss, loss_of, name_of
+from edgecmd.models.students import Student
+from edgecmd.models.students import student as make_student
+from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.run import Given, Run
+from edgecmd.settings import (
+    DataConfig,
+    DistillConfig,
+    EvaluateConfig,
+    FederationConfig,
+    PrivacyConfig,
+    StudentConfig,
+    TeacherConfig,
+)
+from edgecmd.training.distill import Place, distil, make_optimizer
+
+Progress = Callable[[int, int, float], None]
+# Steps between two calls of ``progress``; batches and views of each piece follow from the seed and its place.
+PIECE = 50
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Partition:
+    """Which client of a simulation holds which pairs.
+
+    Attributes:
+        parts: Rows of each client.
+        by: What it follows, in words.
+    """
+
+    parts: tuple[Rows, ...]
+    by: str
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+
+def partition(
+    pairs: Pairs, *, num_clients: int, by: str = "iid", alpha: float | int = 0.5, seed: int = 0
+) -> Partition:
+    """Deal pairs to the clients of a simulation.
+
+    Args:
+        pairs: The pairs.
+        num_clients: Clients.
+        by: ``iid``; ``owner`` (who made a pair); or ``module:function``, as docs/extending.md says.
+        alpha: Concentration of partitions that have one.
+        seed: Of the order.
+
+    Raises:
+        ConfigError: There are too few pairs, the partition is unknown, or the pairs lack what it follows.
+
+    Guarantees:
+        Each pair is with one client, each client has at least two, and equal arguments give equal parts.
+    """
+    none = labels_of([""] * len(pairs))
+    owner = labels_of([str(one) for one in pairs.owner]) if pairs.owner else none
+    return Partition(
+        parts=cut(owner, none, none, by=by, num_clients=num_clients, seed=seed, alpha=float(alpha)), by=by
+    )
+
+
+def distill(  # noqa: PLR0913 - a recipe has many numbers
+    task: Task,
+    student: nn.Module,
+    *,
+    steps: int,
+    loss: Loss | str = "cmc",
+    seed: int = 0,
+    batch_size: int = 64,
+    learning_rate: float | int = 1e-2,
+    schedule: str = "cosine",
+    optimizer: str = "adamw",
+    weight_decay: float | int = 0.0,
+    augment: float | int = 1.0,
+    num_anchors: int = 1024,
+    progress: Progress | None = None,
+) -> Distilled:
+    """Distil the task's teacher into a student, in one place and without privacy.
+
+    Args:
+        task: Pairs, teacher and public images.
+        student: Of `edgecmd.student`, or any module (B, C, H, W) to (B, F). A copy is trained.
+        steps: Optimiser steps.
+        loss: Of `edgecmd.losses`, by name or as an object, or one of your own (a subclass of `edgecmd.Loss`).
+        seed: Of batches, views and anchors.
+        batch_size: Pairs a step.
+        learning_rate: Peak.
+        schedule: ``cosine`` or ``constant``.
+        optimizer: ``adamw`` or ``sgd``.
+        weight_decay: Of the optimiser.
+        augment: Strength of the target's augmentation; 0 for none.
+        num_anchors: Public teacher features that anchored losses look at.
+        progress: Called with (steps done, steps in all, mean loss), every 50 steps.
+
+    Returns:
+        The trained copy, with what it needs to be evaluated and exported.
+
+    Raises:
+        ConfigError: A name is unknown, a number is out of range, or loss or student are not what they
+            should be.
+
+    Guarantees:
+        Equal arguments give equal weights on one machine; ``student`` is as it was.
+    """
+    if steps < 1:
+        raise ConfigError(f"steps={steps} makes nothing; give at least 1.")
+    settings = DistillConfig(
+        loss=_loss_name(loss),
+        batch_size=batch_size,
+        learning_rate=float(learning_rate),
+        schedule=schedule,
+        optimizer=optimizer,
+        weight_decay=float(weight_decay),
+        augment=float(augment),
+        num_anchors=num_anchors,
+    )
+    objective = _loss_of(loss, settings)
+    trained = _placed(task, student)
+    state = make_optimizer(trained, settings)
+    data, anchors = task.local_data(np.arange(len(task.pairs))), task.anchors(settings, seed=seed)
+    done, mean, piece = 0, float("nan"), PIECE
+    while done < steps:
+        num = min(piece, steps - done)
+        mean = distil(
+            trained,
+            data,
+            anchors,
+            settings,
+            loss=objective,
+            num_steps=num,
+            place=Place(
+                seed=seed, round_index=done // piece + 1, client=0, first_step=done, total_steps=steps
+            ),
+            optimizer=state,
+        )
+        done += num
+        if progress is not None:
+            progress(done, steps, mean)
+    return Distilled(task=task, student=trained.eval(), settings=settings, loss=mean, seed=seed)
+
+
+def federate(  # noqa: PLR0913 - what a federation is made of
+    task: Task,
+    student: nn.Module | str,
+    *,
+    clients: Partition | Sequence[np.ndarray],
+    rounds: int,
+    local_steps: int = 5,
+    loss: Loss | str = "auto",
+    privacy: PrivacyPlan | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    learning_rate: float | int = 1e-2,
+    strategy: str = "fedavg",
+    client_fraction: float | int = 1.0,
+    augment: float | int = 1.0,
+    num_anchors: int = 1024,
+    num_workers: int = 1,
+    progress: Progress | None = None,
+) -> Federated:
+    """Distil over simulated clients, each of which looks at its own pairs alone.
+
+    Args:
+        task: Pairs, teacher and public images.
+        student: As of `distill`, or a name of `edgecmd.student`; its weights are the first ones.
+        clients: Of `partition`, or the rows of each client.
+        rounds: Rounds.
+        local_steps: Optimiser steps a client makes in a round.
+        loss: As of `distill`; ``auto`` is that of the privacy plan, ``cmc`` without one.
+        privacy: A plan, which must be of as many rounds and local steps; None for no privacy.
+        out: Run folder. The same call with the same objects continues a run that was broken off, and returns
+            at once where it is finished. None: a folder that is thrown away.
+        seed: Of everything but private noise, which is the operating system's.
+        batch_size: Pairs a step; None: the plan's, else 64.
+        learning_rate: Peak.
+        strategy: Of the server: fedavg, fedprox, fedavgm, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum.
+        client_fraction: Share of the clients asked in a round.
+        augment: Strength of the target's augmentation; 0 for none.
+        num_anchors: Public teacher features that anchored losses look at.
+        num_workers: Processes; objects cannot travel to another, so more than 1 is refused.
+        progress: Called with (rounds done, rounds in all, mean loss; NaN under privacy).
+
+    Raises:
+        ConfigError: A name is unknown, a number is out of range, or loss, student or clients are not what
+            they should be; or the folder holds a run of other objects or settings.
+        PrivacyError: The plan is of another run, or loss or student mix pairs.
+        FederationError: A round missed its quorum, or another process works in the folder.
+
+    Guarantees:
+        With a private plan: those of `edgecmd.privacy.step.private_step.distil_privately` for each client.
+        Without: equal arguments give equal weights on one machine.
+    """
+    from server.simulate import simulate
+
+    if num_workers != 1:
+        raise ConfigError(
+            f"num_workers={num_workers}: objects in memory cannot travel to other processes. Leave it at 1,"
+            " or name student, loss and data as 'module:factory' in settings and use `edgecmd simulate`."
+        )
+    parts = _parts(clients, num_pairs=len(task.pairs))
+    first = _placed(task, student)
+    asked = _sections(
+        loss=loss, privacy=privacy, rounds=rounds, local_steps=local_steps, batch_size=batch_size
+    )
+    distill_settings = replace(
+        asked[0], learning_rate=float(learning_rate), augment=float(augment), num_anchors=num_anchors
+    )
+    federation = FederationConfig(
+        num_clients=len(parts),
+        partition="<python>",
+        num_rounds=rounds,
+        local_steps=local_steps,
+        client_fraction=float(client_fraction),
+        strategy=strategy,
+    )
+    with tempfile.TemporaryDirectory() as thrown_away:
+        folder = Path(out) if out is not None else Path(thrown_away) / "run"
+        told = f"{task.fingerprint()} clients {_digest(parts)} student {_weights_digest(first)}"
+        config = RunConfig(
+            name=folder.name,
+            out=str(folder.parent),
+            seed=seed,
+            device=str(task.device.type),
+            data=DataConfig(name="<python>", path=told),
+            teacher=TeacherConfig(),
+            student=StudentConfig(architecture=first.architecture, path=""),
+            distill=distill_settings,
+            privacy=asked[1],
+            federation=federation,
+            evaluate=EvaluateConfig(every_rounds=0),
+        ).resolved()
+        run = Run(
+            folder=folder,
+            seed=seed,
+            device=task.device,
+            make_task=lambda: task,
+            student=config.student,
+            distill=config.distill,
+            federation=federation,
+            evaluate=config.evaluate,
+            privacy=config.privacy,
+            described=describe(config),
+            given=Given(parts=parts, student=first, loss=_loss_of(loss, config.distill)),
+        )
+        if privacy is not None:
+            _require_same_plan(privacy, run.plan)
+        history: list[float] = []
+
+        def report(one: object) -> None:
+            mean = getattr(one, "loss", None)
+            history.append(float("nan") if mean is None else float(mean))
+            if progress is not None:
+                progress(len(history), rounds, history[-1])
+
+        trained = simulate(run, report=report)
+        return Federated.of(run, trained, task=task, kept=out is not None, history=history)
+
+
+def _loss_name(loss: Loss | str) -> str:
+    return loss if isinstance(loss, str) else name_of(loss)
+
+
+def _loss_of(loss: Loss | str, settings: DistillConfig) -> Loss:
+    """The loss as an object, tried where it is anyone's own."""
+    return loss_of(settings) if isinstance(loss, str) else check_loss(loss)
+
+
+def _placed(task: Task, student: nn.Module | str) -> Student:
+    """A copy of the student on the task's device, of the teacher's dimension."""
+    own = student if isinstance(student, str) else copy.deepcopy(student)
+    made = make_student(own, dim=task.teacher_dim, in_channels=task.in_channels, size=task.size)
+    return place(made, task.device)
+
+
+def _parts(clients: Partition | Sequence[np.ndarray], *, num_pairs: int) -> tuple[Rows, ...]:
+    """Rows of each client, refused where a client or a row is wrong."""
+    given = clients.parts if isinstance(clients, Partition) else tuple(np.asarray(one) for one in clients)
+    rows = np.concatenate(given) if given else np.zeros(0, np.int64)
+    if not given or min(len(one) for one in given) < MIN_PAIRS:
+        raise ConfigError(
+            f"clients has {len(given)} parts, of which each needs at least {MIN_PAIRS} pairs. Use fewer"
+            " clients."
+        )
+    if rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= num_pairs:
+        raise ConfigError(f"clients holds rows outside 0..{num_pairs - 1}, the rows of the task's pairs.")
+    if len(np.unique(rows)) != len(rows):
+        raise ConfigError(
+            "clients gives a pair to two clients, or twice to one: what protects it there would not add up."
+        )
+    return given
+
+
+def _sections(
+    *, loss: Loss | str, privacy: PrivacyPlan | None, rounds: int, local_steps: int, batch_size: int | None
+) -> tuple[DistillConfig, PrivacyConfig]:
+    """Recipe and privacy as settings, the plan's where there is one."""
+    name = _loss_name(loss)
+    if privacy is None:
+        return DistillConfig(loss=name, batch_size=batch_size or 64), PrivacyConfig()
+    if (privacy.num_rounds, privacy.unit == "client" or privacy.steps_per_round) != (
+        rounds,
+        privacy.unit == "client" or local_steps,
+    ):
+        raise PrivacyError(
+            f"The plan is of {privacy.num_rounds} rounds of {privacy.steps_per_round} steps, and"
+            f" rounds={rounds}, local_steps={local_steps} are asked for. Calibrate one for these:"
+            " PrivacyPlan.calibrate(..., rounds=..., local_steps=...)."
+        )
+    size = int(privacy.normaliser) if privacy.unit == "pair" else batch_size or 64
+    if batch_size not in (None, size):
+        raise PrivacyError(
+            f"batch_size={batch_size}, but the plan divides its sums by {size}. Leave it out, or calibrate a"
+            " plan with that batch_size."
+        )
+    return DistillConfig(loss=name, batch_size=size), privacy.settings()
+
+
+def _require_same_plan(asked: PrivacyPlan, made: PrivacyPlan | None) -> None:
+    if made is None or replace(made, loss="") != replace(asked, loss=""):
+        raise PrivacyError(
+            f"The run would not be under the plan that was given: {made} instead of {asked}. Calibrate it"
+            " with the clients and the student of this run."
+        )
+
+
+def _digest(parts: Sequence[Rows]) -> str:
+    return hashlib.sha256(repr([one.tolist() for one in parts]).encode()).hexdigest()[:16]
+
+
+def _weights_digest(student: nn.Module) -> str:
+    found = hashlib.sha256()
+    for name, value in sorted(student.state_dict().items()):
+        found.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]

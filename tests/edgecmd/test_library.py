@@ -1,0 +1,277 @@
+"""The library: the code that a researcher writes, with objects of their own, from pairs to a bundle."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import edgecmd as ec
+
+SIDE, NUM = 16, 40
+
+
+class Backbone(nn.Module):
+    """A teacher of one's own: (B, 3, H, W) to (B, 12)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.default_generator.manual_seed(3)
+            self.conv, self.head = nn.Conv2d(3, 8, 3, stride=2), nn.Linear(8, 12)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.conv(image).relu().mean(dim=(2, 3)))
+
+
+class Small(nn.Module):
+    """A student of one's own: (B, 1, H, W) to (B, 6)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.default_generator.manual_seed(4)
+            self.conv, self.out = nn.Conv2d(1, 8, 3, stride=2), nn.Linear(8, 6)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.out(self.conv(image).relu().mean(dim=(2, 3)))
+
+
+class Squared(ec.Loss):
+    """A loss of one's own, of a pair alone."""
+
+    needs_anchors, couples_pairs = True, False
+
+    def __call__(self, student: Tensor, teacher: Tensor, anchors: Tensor) -> Tensor:
+        own, other = nn.functional.normalize(student), nn.functional.normalize(teacher)
+        return (own - other).square().sum(dim=1) + (own @ nn.functional.normalize(anchors).T).square().mean(1)
+
+
+def pictures(num: int, seed: int, channels: int = 3) -> np.ndarray:
+    """Blobs whose place and colour follow a hidden number, so that there is something to learn."""
+    coins = np.random.default_rng(seed)
+    where, made = coins.integers(2, SIDE - 6, (num, 2)), np.full((num, SIDE, SIDE, channels), 255, np.uint8)
+    for image, (row, column) in zip(made, where, strict=True):
+        image[row : row + 4, column : column + 4] = coins.integers(0, 200, channels)
+    return made
+
+
+@pytest.fixture(scope="module")
+def pairs() -> ec.Pairs:
+    source = pictures(NUM, 0)
+    return ec.Pairs(
+        source=source,
+        target=source.min(axis=3, keepdims=True),
+        ids=[f"pair-{row}" for row in range(NUM)],
+        owner=[f"owner-{row % 3}" for row in range(NUM)],
+    )
+
+
+@pytest.fixture(scope="module")
+def task(pairs: ec.Pairs) -> ec.Task:
+    teacher = ec.Teacher(Backbone(), size=SIDE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    return ec.Task(pairs=pairs, teacher=teacher, public=ec.Images(images=pictures(30, 1)))
+
+
+@pytest.fixture(scope="module")
+def labelled() -> ec.Labelled:
+    source = pictures(24, 2)
+    classes = ["left" if (one[:, :8] < 255).sum() > (one[:, 8:] < 255).sum() else "right" for one in source]
+    return ec.Labelled(target=source.min(axis=3, keepdims=True), labels=classes, source=source)
+
+
+def state(student: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in student.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_import_is_light_and_offers_the_public_names() -> None:
+    code = (
+        "import sys; import edgecmd as ec; assert not {'torch', 'numpy'} & set(sys.modules), 'heavy';"
+        "missing = [name for name in ec.__all__ if not hasattr(ec, name)]; assert missing == [], missing"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    with pytest.raises(AttributeError, match="It offers: Pairs"):
+        _ = ec.Pears  # type: ignore[attr-defined]
+
+
+def test_distil_in_one_place(task: ec.Task, labelled: ec.Labelled) -> None:
+    student = ec.student("ws-50k", dim=task.teacher_dim, in_channels=task.in_channels, size=task.size)
+    before, losses = state(student), list[float]()
+    result = ec.distill(
+        task, student, loss=ec.losses.CMC(temperature=0.1), steps=60, batch_size=16, augment=0.0,
+        progress=lambda done, steps, loss: losses.append(loss),
+    )  # fmt: skip
+    assert same(state(student), before), "the student that was given is as it was"
+    assert not same(state(result.student), before)
+    assert len(losses) == 2
+    assert losses[-1] < losses[0] < np.log(16) + 0.1
+    scores = result.evaluate(labelled)
+    assert (scores.num, scores.num_classes) == (24, 2)
+    assert 0.0 <= scores.recall_at_1 == scores.recall["recall@1"] <= 1.0
+    assert "R@1" in str(scores)
+    again = ec.distill(
+        task, student, loss=ec.losses.CMC(temperature=0.1), steps=60, batch_size=16, augment=0.0
+    )
+    assert same(state(again.student), state(result.student))
+
+
+def test_a_perfect_student_finds_everything(task: ec.Task, labelled: ec.Labelled) -> None:
+    """A student that gives the teacher's own features has a recall of 1, by the definition of it."""
+    features = torch.from_numpy(task.teacher.embed(labelled.source))
+
+    class Told(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return features[: len(image)]
+
+    assert ec.evaluate(Told(), labelled, task=task).recall_at_1 == 1.0
+
+
+def test_federate_with_own_objects_resumes_and_repeats(
+    pairs: ec.Pairs, task: ec.Task, tmp_path: Path
+) -> None:
+    clients = ec.partition(pairs, num_clients=3, by="owner")
+    owners = [{pairs.owner[row] for row in rows} for rows in clients.parts]
+    assert sorted(map(len, owners)) == [1, 1, 1]
+    student = ec.student(Small(), dim=task.teacher_dim, in_channels=1, size=task.size)
+    rounds = {"clients": clients, "loss": Squared(), "local_steps": 2, "batch_size": 8, "seed": 5}
+    whole = ec.federate(task, student, rounds=3, out=tmp_path / "whole", **rounds)
+    assert len(whole.history) == 3
+    assert same(state(ec.federate(task, student, rounds=3, **rounds).student), state(whole.student))
+
+    def stop(done: int, _rounds: int, _loss: float) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ec.federate(task, student, rounds=3, out=tmp_path / "cut", progress=stop, **rounds)
+    resumed = ec.federate(task, student, rounds=3, out=tmp_path / "cut", **rounds)
+    assert len(resumed.history) == 1
+    assert same(state(resumed.student), state(whole.student))
+    other = ec.student(Backbone1(), dim=task.teacher_dim, in_channels=1, size=task.size)
+    with pytest.raises(ec.EdgecmdError, match="other settings"):
+        ec.federate(task, other, rounds=3, out=tmp_path / "cut", **rounds)
+
+
+class Backbone1(Small):
+    """The same shape, other weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.no_grad():
+            self.out.bias.add_(1.0)
+
+
+def test_private_federation_statement_audit_and_bundle(
+    pairs: ec.Pairs, task: ec.Task, labelled: ec.Labelled, tmp_path: Path
+) -> None:
+    plan = ec.PrivacyPlan.calibrate(
+        mechanism="anchors", epsilon=8, delta=1e-5, rounds=2, local_steps=2, batch_size=8, sampling_rate=0.5
+    )
+    private = ec.federate(
+        task,
+        ec.student("ws-50k", dim=task.teacher_dim, in_channels=1, size=task.size),
+        clients=ec.partition(pairs, num_clients=2),
+        rounds=2,
+        local_steps=2,
+        privacy=plan,
+        out=tmp_path / "private",
+    )
+    assert private.epsilon <= 8.0
+    for part in ("epsilon = ", "delta = 1e-05", "for each pair", "add or remove one pair", "against"):
+        assert part in private.statement
+    report = ec.audit(private, levels=["static"]).raise_if_contradicted()
+    assert report.findings
+    assert (tmp_path / "private" / "audit.json").exists()
+    bundle = ec.export(private, tmp_path / "bundle", profiles=["w8", "int8"], labelled=labelled)
+    embedding = bundle.embed(labelled.target)
+    np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1.0, rtol=1e-5)
+    assert float((embedding * private.embed(labelled.target)).sum(axis=1).min()) > 0.999
+    assert set(bundle.classify(labelled.target)) <= {"left", "right"}
+    again = ec.load_bundle(tmp_path / "bundle")
+    np.testing.assert_array_equal(again.embed(labelled.target), embedding)
+
+
+def test_ready_features_in_place_of_a_teacher(pairs: ec.Pairs) -> None:
+    coins = np.random.default_rng(1)
+    public = ec.Images(images=pictures(20, 5))
+    task = ec.Task(
+        pairs=pairs,
+        teacher=coins.normal(size=(NUM, 5)).astype(np.float32),
+        public=public,
+        public_features=coins.normal(size=(20, 5)).astype(np.float32),
+    )
+    student = ec.student("ws-50k", dim=task.teacher_dim, in_channels=1, size=task.size)
+    assert task.teacher_dim == 5
+    assert np.isfinite(ec.distill(task, student, loss="cmc-anchored", steps=2, batch_size=8).loss)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"steps": 0}, "steps=0 makes nothing"),
+        ({"loss": "cmcc"}, "Did you mean 'cmc'"),
+        ({"optimizer": "adam"}, "distill.optimizer='adam' is unknown"),
+        ({"batch_size": 1}, "batch_size=1"),
+    ],
+)
+def test_errors_of_distil_say_what_is_allowed(task: ec.Task, change: dict, told: str) -> None:
+    student = ec.student("ws-50k", dim=task.teacher_dim, in_channels=1, size=task.size)
+    with pytest.raises(ec.EdgecmdError, match=told):
+        ec.distill(task, student, **{"steps": 1, **change})
+
+
+def test_errors_of_objects_say_what_is_allowed(pairs: ec.Pairs, task: ec.Task) -> None:
+    with pytest.raises(ec.EdgecmdError, match="Pairs.ids has 3 entries for 40 pairs"):
+        ec.Pairs(source=pairs.source, target=pairs.target, ids=["a", "b", "c"])
+    with pytest.raises(ec.EdgecmdError, match="allowed is uint8"):
+        ec.Pairs(source=pairs.source.astype(np.float32), target=pairs.target)
+    with pytest.raises(ec.EdgecmdError, match="Read both with the same size"):
+        ec.Task(pairs=pairs, teacher="icons", public=ec.Images(images=np.zeros((2, 8, 8, 3), np.uint8)))
+    wide = ec.student("ws-50k", dim=99, in_channels=1, size=task.size)
+    with pytest.raises(ec.EdgecmdError, match="99"):
+        ec.distill(task, wide, steps=1)
+    student = ec.student("ws-50k", dim=task.teacher_dim, in_channels=1, size=task.size)
+    clients = [np.arange(20), np.arange(10, 40)]
+    with pytest.raises(ec.EdgecmdError, match="a pair to two clients"):
+        ec.federate(task, student, clients=clients, rounds=1)
+    with pytest.raises(ec.EdgecmdError, match="objects in memory cannot travel"):
+        ec.federate(task, student, clients=ec.partition(pairs, num_clients=2), rounds=1, num_workers=2)
+    plan = ec.PrivacyPlan.calibrate(epsilon=8, delta=1e-5, rounds=3, local_steps=2)
+    with pytest.raises(ec.EdgecmdError, match="The plan is of 3 rounds of 2 steps"):
+        ec.federate(
+            task, student, clients=ec.partition(pairs, num_clients=2), rounds=1, local_steps=2, privacy=plan
+        )
+
+
+class Normalising(Small):
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Sequential(self.out, nn.BatchNorm1d(6))
+
+
+class Coupled(ec.Loss):
+    """Says that it keeps pairs apart, and does not."""
+
+    needs_anchors, couples_pairs = True, False
+
+    def __call__(self, student: Tensor, teacher: Tensor, anchors: Tensor) -> Tensor:
+        return ec.losses.CMC(temperature=0.1)(student, teacher, anchors)
+
+
+def test_under_privacy_own_code_must_keep_pairs_apart(pairs: ec.Pairs, task: ec.Task) -> None:
+    plan = ec.PrivacyPlan.calibrate(epsilon=8, delta=1e-5, rounds=1, local_steps=1, batch_size=8)
+    asked = {"clients": ec.partition(pairs, num_clients=2), "rounds": 1, "local_steps": 1, "privacy": plan}
+    with pytest.raises(ec.EdgecmdError, match=r"mixes|batch"):
+        ec.federate(task, Normalising(), **asked)
+    student = ec.student("ws-50k", dim=task.teacher_dim, in_channels=1, size=task.size)
+    with pytest.raises(ec.EdgecmdError, match=r"other pairs|couples_pairs"):
+        ec.federate(task, student, loss=Coupled(), **asked)
+    with pytest.raises(ec.EdgecmdError, match="distill.loss='cmc'"):
+        ec.federate(task, student, loss="cmc", **asked)

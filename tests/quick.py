@@ -1,0 +1,103 @@
+"""What makes whole runs cheap in tests that look at files, words and exit codes, and at no accuracy."""
+
+import hashlib
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from edgecmd.evaluation import finetune, supervised
+from export import bundle
+from export.graph.deployable import Deployable
+
+FEW_STEPS = 3
+
+
+class Here:
+    """A pool that does the jobs in this process, so that a test can break them off."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.cancelled = False
+
+    def __enter__(self) -> "Here":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, work: Callable[[Any], object], job: object) -> "Future[object]":
+        done: Future[object] = Future()
+        try:
+            done.set_result(work(job))
+        except ValueError as error:
+            done.set_exception(error)
+        return done
+
+    def shutdown(self, **_: object) -> None:
+        self.cancelled = True
+
+
+@contextmanager
+def few_supervised_steps() -> Iterator[None]:
+    """Within the block supervised baselines and fine-tuning take three steps a classifier, and not 200."""
+    fit, few = supervised.fit_classifier, supervised.Recipe(num_steps=FEW_STEPS)
+
+    def fitted(*args: Any, recipe: supervised.Recipe = few, **kwargs: Any) -> supervised.Classifier:
+        return fit(*args, recipe=recipe, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(supervised, "fit_classifier", fitted)
+        patch.setattr(finetune, "NUM_STEPS", FEW_STEPS)
+        yield
+
+
+@contextmanager
+def exported_once() -> Iterator[None]:
+    """Within the block the file of equal weights and settings is made once.
+
+    The tests of the exporter hold that it would have the same bytes again.
+    """
+    export, files = bundle.to_onnx, dict[str, bytes]()
+
+    def known(deployable: Deployable) -> bytes:
+        weights = [(name, value.numpy()) for name, value in deployable.state_dict().items()]
+        content = pickle.dumps((str(deployable), deployable.spec, weights))
+        key = hashlib.sha256(content).hexdigest()
+        if key not in files:
+            files[key] = export(deployable)
+        return files[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundle, "to_onnx", known)
+        yield
+
+
+@contextmanager
+def libraries_untraced() -> Iterator[None]:
+    """Within the block coverage does not follow the export and the drawing into torch and matplotlib.
+
+    Its tracer is called for each line of theirs, of which it keeps none, and doubles their time. What
+    they call of ours is run elsewhere, too.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", _untraced(torch.onnx.export))
+        patch.setattr(Figure, "savefig", _untraced(Figure.savefig))
+        yield
+
+
+def _untraced(call: Callable[..., Any]) -> Callable[..., Any]:
+    def called(*args: Any, **kwargs: Any) -> Any:
+        tracer = sys.gettrace()
+        sys.settrace(None)
+        try:
+            return call(*args, **kwargs)
+        finally:
+            sys.settrace(tracer)
+
+    return called
