@@ -1,55 +1,33 @@
 """A level of anyone's own, made up here as one row: the command line, audit.json, the report, the library."""
 
+import importlib
 import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding, refuse_contradicted
-from edgecmd.audits.levels import LEVELS, Level, Rooms
-from edgecmd.audits.target import Target, trained_student
+from edgecmd.audits.levels import LEVELS, Level
 from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.experiments.audit_ladder import audit
 from tests.command_line import run
+from tests.from_docs import module_of
 from tests.tiny_federation import find_target
-
-LIMITS = {"largest": 1e6}
-
-
-def largest_weight(target: Target, effort: dict[str, float] | None, _: Rooms) -> list[Finding]:
-    """Whether a weight is larger than anybody needs."""
-    student, limit = trained_student(target), (effort or LIMITS)["largest"]
-    assert student is not None
-    found = max(float(one.abs().max()) for one in student.state_dict().values())
-    wrong = found > limit
-    return [
-        Finding(
-            level="size",
-            name="largest weight",
-            attacker="device",
-            verdict=CONTRADICTED if wrong else NOT_CONTRADICTED,
-            text=f"The largest weight is {found:.3g}, and {limit:g} is allowed.",
-            quantity="weight",
-            claimed=limit,
-            measured=found,
-        )
-    ]
-
-
-ROW = Level(
-    text="how large the weights are", audit=largest_weight, asks=lambda target: target.kind == "run folder"
-)
 
 
 @pytest.fixture
-def own_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One row of the table, known nowhere else."""
-    monkeypatch.setitem(LEVELS, "size", ROW)
+def own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """The level of the documentation: one row of the table, known nowhere else."""
+    module_of("extending.md", "my_levels", tmp_path, monkeypatch)
+    module = importlib.import_module("my_levels")
+    monkeypatch.setitem(LEVELS, "size", module.ROW)
+    return module
 
 
-@pytest.mark.usefixtures("own_row")
+@pytest.mark.usefixtures("own")
 def test_it_is_climbed_kept_and_reported(
     copied: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -66,12 +44,14 @@ def test_it_is_climbed_kept_and_reported(
     assert "1e+06 is allowed" in page
 
 
-@pytest.mark.usefixtures("own_row")
 def test_what_it_contradicts_ends_with_exit_code_3(
-    copied: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    own: ModuleType,
+    copied: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = copied("anchors")
-    monkeypatch.setitem(LIMITS, "largest", 0.0)
+    monkeypatch.setattr(own, "LARGEST", 1e-9)
     assert run(monkeypatch, "audit", "run", folder, "--levels", "size", "--json") == 3
     shown = capsys.readouterr()
     assert json.loads(shown.out)[0]["verdict"] == CONTRADICTED
@@ -79,7 +59,7 @@ def test_what_it_contradicts_ends_with_exit_code_3(
     assert json.loads((folder / "audit.json").read_text())["verdict"] == CONTRADICTED
 
 
-@pytest.mark.usefixtures("own_row")
+@pytest.mark.usefixtures("own")
 def test_it_is_passed_over_where_it_has_nothing_to_ask(copied: Callable[[str], Path]) -> None:
     folder = copied("anchors")
     alone = find_target(folder / "student.safetensors")
@@ -89,7 +69,7 @@ def test_it_is_passed_over_where_it_has_nothing_to_ask(copied: Callable[[str], P
     refuse_contradicted([found])
 
 
-@pytest.mark.usefixtures("own_row")
+@pytest.mark.usefixtures("own")
 def test_a_misspelt_level_is_refused_before_anything_is_audited(copied: Callable[[str], Path]) -> None:
     folder = copied("anchors")
     with pytest.raises(ConfigError, match="levels='sise'.*size"):
@@ -101,7 +81,7 @@ def test_a_row_that_proves_nothing_cannot_contradict(monkeypatch: pytest.MonkeyP
     said = {"name": "x", "attacker": "device", "text": "", "quantity": "weight"}
     with pytest.raises(PrivacyError, match="allowed: check, step, one-run, many-runs, risk"):
         Finding(level="size", verdict=INDICATOR, **said)
-    monkeypatch.setitem(LEVELS, "size", Level(text="a guess", audit=largest_weight, proves=False))
+    monkeypatch.setitem(LEVELS, "size", Level(text="a guess", audit=lambda *_: [], proves=False))
     assert Finding(level="size", verdict=INDICATOR, **said).level == "size"
     with pytest.raises(PrivacyError, match="cannot contradict"):
         Finding(level="size", verdict=CONTRADICTED, **said)
