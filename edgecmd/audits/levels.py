@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from edgecmd.audits.finding import Finding
-    from edgecmd.audits.many_runs.headline import ManyRunsEffort
+    from edgecmd.audits.many_runs.runs import ManyRunsEffort
     from edgecmd.audits.one_run.experiment import Effort as OneRunEffort
     from edgecmd.audits.risk.attacks import RiskEffort
     from edgecmd.audits.static.sensitivity import Effort as CheckEffort
@@ -94,7 +94,7 @@ def _one_run(target: "Target", effort: "OneRunEffort | None", _: Rooms) -> "Sequ
 
 def _many_runs(target: "Target", effort: "ManyRunsEffort | None", _: Rooms) -> "Sequence[Finding]":
     """By default 200 runs with the canary, and as many without it."""
-    from edgecmd.audits.many_runs.headline import audit_many_runs
+    from edgecmd.audits.many_runs.runs import audit_many_runs
 
     return audit_many_runs(target, effort)
 

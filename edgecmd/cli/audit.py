@@ -234,7 +234,7 @@ def many_runs(
     books, by the attacker who holds the device. Finished runs are kept beside audit.json, so that the
     same command goes on after Ctrl-C. Exit code 3 where the claim is contradicted.
     """
-    from edgecmd.audits.many_runs.headline import ManyRunsEffort, runs_folder
+    from edgecmd.audits.many_runs.runs import ManyRunsEffort, runs_folder
     from edgecmd.experiments.audit_ladder import audit_level
 
     found = target_of(target, config, settings)
@@ -260,7 +260,7 @@ def headline(
     It is 3 where a row with anchors is contradicted. The same command goes on after Ctrl-C.
     """
     from edgecmd.audits.finding import refuse_contradicted
-    from edgecmd.audits.many_runs.headline import (
+    from edgecmd.audits.many_runs.runs import (
         HEADLINE_COLUMNS,
         ManyRunsEffort,
         audit_headline,

@@ -9,8 +9,7 @@ from edgecmd.audits.finding import Finding
 from edgecmd.audits.levels import Rooms
 from edgecmd.audits.risk.candidates import Embed, Pool, make_pool, pair_scores
 from edgecmd.audits.risk.findings import Membership, inversion_finding, membership_finding
-from edgecmd.audits.risk.inversion import InversionRecipe, server_loss
-from edgecmd.audits.risk.inversion_trial import Trial, run_trial
+from edgecmd.audits.risk.inversion import InversionRecipe, Trial, run_trial, server_loss
 from edgecmd.audits.risk.membership import Shadows, attack
 from edgecmd.audits.risk.retrain import check_retrain, fair_coins, retrain
 from edgecmd.audits.risk.shadows import ShadowRecipe, random_student, shadow_scores, warm_start_of

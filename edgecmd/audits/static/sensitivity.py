@@ -10,10 +10,17 @@ from torch import Tensor, nn
 
 from edgecmd.audits.audited_student import Subject
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
-from edgecmd.audits.static.neighbours import PairMaker, pair_makers
 from edgecmd.audits.static.opacus_reference import BatchLoss, naive_query
 from edgecmd.audits.static.scripted import settings_work, step_query
-from edgecmd.audits.static.search import Found, Query, Sample, distance, search_sensitivity
+from edgecmd.audits.static.search import (
+    Found,
+    PairMaker,
+    Query,
+    Sample,
+    distance,
+    pair_makers,
+    search_sensitivity,
+)
 from edgecmd.core.progress import Tick, silent
 from edgecmd.core.seeding import torch_generator
 from edgecmd.losses import alike_views, loss_of

@@ -4,8 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgecmd.audits.finding import Finding
-from edgecmd.audits.many_runs.headline import NAIVE, headline_arms
-from edgecmd.audits.many_runs.runs import measure
+from edgecmd.audits.many_runs.runs import NAIVE, headline_arms, measure
 from edgecmd.audits.step.draws import audit_draws
 from edgecmd.config.targets import find_target
 from edgecmd.experiments.faults.planted import Fault
