@@ -82,10 +82,10 @@ def recall(
     """Cross-modal retrieval: for each target, is what its own source shows among the nearest?
 
     Things are ranked, not rows: sources that ``shown`` gives one code, and sources whose features the teacher
-    cannot tell apart (`edgecmd.data.duplicates.SAME_FEATURE`), are one thing, ranked by the nearest of its
-    rows. Every thing counts the same, so an order that does not look at the target finds a share of
-    rank / things. Ties count against the student: the own thing is ranked behind every equal one, so a
-    constant embedding retrieves nothing.
+    cannot tell apart (`edgecmd.data.modalities.signature.SAME_FEATURE`), are one thing, ranked by the
+    nearest of its rows. Every thing counts the same, so an order that does not look at the target finds a
+    share of rank / things. Ties count against the student: the own thing is ranked behind every equal one,
+    so a constant embedding retrieves nothing.
 
     Args:
         student: Unit embeddings of the target images, (N, D).
