@@ -15,11 +15,8 @@ SEE_RUN_CONFIG = (
     *(f"clients/{name}.py" for name in ("app", "check", "node", "order", "work")),
     "server/app.py",
 )
-# Remember what follows from numbers, from a class or from this installation, and never from an object.
+# Remember what follows from numbers, or from a class; never from an object.
 REMEMBER = {
-    "edgecmd/config/reader.py:_docs",
-    "edgecmd/config/reader.py:_sections",
-    "edgecmd/config/reader.py:_types",
     "edgecmd/privacy/accounting.py:_epsilon",
     "edgecmd/privacy/accounting.py:_loss_distribution",
     "edgecmd/privacy/accounting.py:calibrate",
