@@ -27,10 +27,6 @@ class Watcher(Protocol):
         """It is over, finished or not, and so is every stage within it."""
 
 
-StepProgress = Callable[[int, float], None]
-"""Told the steps done and the loss."""
-ShareProgress = Callable[[int, int, float], None]
-"""Told the steps done, the steps in all, and the mean loss since it was last told."""
 _WATCHER: ContextVar[Watcher | None] = ContextVar("edgecmd_progress", default=None)
 
 

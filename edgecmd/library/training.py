@@ -6,7 +6,7 @@ Shapes: N pairs, D embedding dimension.
 import copy
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from edgecmd.config.assemble import describe
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.devices import place
 from edgecmd.core.errors import ConfigError, PrivacyError
-from edgecmd.core.progress import ShareProgress
 from edgecmd.data.partition import MIN_PAIRS, Rows
 from edgecmd.data.partition import partition as cut
 from edgecmd.library.data import Pairs, labels_of
@@ -39,6 +38,7 @@ from edgecmd.settings import (
 )
 from edgecmd.training.distill import Place, distil, make_optimizer
 
+Progress = Callable[[int, int, float], None]
 # Steps between two calls of ``progress``; batches and views of each piece follow from the seed and its place.
 PIECE = 50
 
@@ -98,7 +98,7 @@ def distill(  # noqa: PLR0913 - a recipe has many numbers
     weight_decay: float | int = 0.0,
     augment: float | int = 1.0,
     num_anchors: int = 1024,
-    progress: ShareProgress | None = None,
+    progress: Progress | None = None,
 ) -> Distilled:
     """Distil the task's teacher into a student, in one place and without privacy.
 
@@ -182,7 +182,7 @@ def federate(  # noqa: PLR0913 - what a federation is made of
     augment: float | int = 1.0,
     num_anchors: int = 1024,
     num_workers: int = 1,
-    progress: ShareProgress | None = None,
+    progress: Progress | None = None,
 ) -> Federated:
     """Distil over simulated clients, each of which looks at its own pairs alone.
 

@@ -1,17 +1,19 @@
 """The same student trained in one place, on all pairs at once: the limit that a federation is held to."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
-from edgecmd.core.progress import ShareProgress
 from edgecmd.losses import loss_of
 from edgecmd.models.students import Student
 from edgecmd.run import Run
 from edgecmd.training.distill import Place, distil, make_optimizer
 
+Progress = Callable[[int, int, float], None]
 
-def train_central(run: Run, *, progress: ShareProgress | None = None) -> Student:
+
+def train_central(run: Run, *, progress: Progress | None = None) -> Student:
     """Distil on all training pairs in one place.
 
     As many sequential optimiser steps as a client of the federation makes over all rounds, and as

@@ -7,6 +7,7 @@ weights, because their shapes differ.
 Shapes: B batch, C channels, H height, W width.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -16,7 +17,6 @@ from torch.nn import functional
 
 from edgecmd.core.devices import device_of
 from edgecmd.core.errors import ConfigError
-from edgecmd.core.progress import StepProgress
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import augment_source
 from edgecmd.data.modalities.row import FromPictures, InputShape
@@ -27,6 +27,8 @@ from edgecmd.run import Run
 
 BATCH_SIZE = 128
 
+Progress = Callable[[int, float], None]
+
 
 def run_steps(run: Run) -> int:
     """Optimiser steps that a client of the run makes: the budget of every method."""
@@ -34,7 +36,7 @@ def run_steps(run: Run) -> int:
 
 
 def source_start(
-    run: Run, *, num_steps: int, learning_rate: float, progress: StepProgress | None = None
+    run: Run, *, num_steps: int, learning_rate: float, progress: Progress | None = None
 ) -> Student:
     """SimCLR on the public source pictures, seen as the target modality is seen.
 

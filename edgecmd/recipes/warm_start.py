@@ -6,6 +6,8 @@ student is distilled on them against the teacher. No pair is touched, so it cost
 Shapes: B batch, C channels, H height, W width.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,7 +15,6 @@ from torch.nn import functional
 
 from edgecmd import losses
 from edgecmd.core.errors import ConfigError
-from edgecmd.core.progress import StepProgress
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import outlines, two_tones
 from edgecmd.data.modalities.image import augment_image
@@ -26,10 +27,11 @@ BATCH_SIZE = 256
 THICK_SHARE = 0.7
 TONE_SHARE = 0.2
 
+Progress = Callable[[int, float], None]
 Batch = Float[Tensor, "batch channels height width"]
 
 
-def warm_start(run: Run, *, num_steps: int, progress: StepProgress | None = None) -> Student:
+def warm_start(run: Run, *, num_steps: int, progress: Progress | None = None) -> Student:
     """Distil a new student on the public set.
 
     Args:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from edgecmd.core.devices import place, resolve_device
 from edgecmd.core.errors import choose
-from edgecmd.core.progress import StepProgress
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import augment, augment_source
 from edgecmd.data.modalities.table import input_shape, kind_of, modality_of, source_input
@@ -32,10 +31,10 @@ from edgecmd.models.teachers import (
 )
 from edgecmd.settings import PretrainConfig
 
+Progress = Callable[[int, float], None]
 
-def pretrain(
-    public: PublicSource, config: PretrainConfig, *, progress: StepProgress | None = None
-) -> nn.Module:
+
+def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress | None = None) -> nn.Module:
     """Train a teacher on public images, or what else the source modality is, alone.
 
     Args:
