@@ -36,14 +36,10 @@ CALLED_AFTER = ("edgecmd/cli", "edgecmd/datasets/build", "edgecmd/report")
 OPEN: dict[str, dict[str, str]] = {
     "wide": {
         "edgecmd/cli": "its commands are being merged by topic",
-        "export/trust": "the gate's modules are being merged",
     },
     "run_config": {
         "edgecmd/data/problem.py": "goes away",
         "edgecmd/training/run_folder.py": "its two functions of settings go away",
-        "export/documents/provenance.py": "takes a run",
-        "export/from_run.py": "stands at the edge: what the export commands held",
-        "export/web/gallery.py": "takes a task",
     },
     "remember": {
         "edgecmd/audits/step/random_source.py:spawned": "becomes an argument",
@@ -57,7 +53,6 @@ OPEN: dict[str, dict[str, str]] = {
         "edgecmd.config edgecmd.training": "training/run_folder.py",
         "edgecmd.data edgecmd.models": "data/problem.py",
         "edgecmd.data edgecmd.training": "data/problem.py",
-        "edgecmd.experiments export": "provenance asks the experiments about the teacher",
     },
     # To be renamed, or to be kept with a reason.
     "names": {
@@ -81,7 +76,6 @@ OPEN: dict[str, dict[str, str]] = {
         "summary.py": "rename, or give a reason",
         "table.py": "rename, or give a reason",
         "task.py": "rename, or give a reason",
-        "views.py": "rename, or give a reason",
     },
 }
 # Of the four packages together; it may fall and not rise.
