@@ -43,9 +43,6 @@ OPEN: dict[str, dict[str, str]] = {
     },
     "remember": {
         "edgecmd/audits/step/random_source.py:spawned": "becomes an argument",
-        "edgecmd/experiments/faults/ledger_faults.py:finished": "becomes an argument",
-        "edgecmd/experiments/faults/run_faults.py:measured": "becomes an argument",
-        "edgecmd/experiments/faults/step_faults.py:audited": "becomes an argument",
     },
     "mutual": {
         "edgecmd.cli edgecmd.experiments": "experiments print, which is the command line's",
