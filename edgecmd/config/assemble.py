@@ -106,7 +106,8 @@ class Assembly:
 
     def run(self, config: RunConfig) -> Run:
         """The run of ``config``; nothing of its data is read before it is asked for."""
-        return self._runs.get(config, lambda: self._run(config))
+        resolved = config.resolved()
+        return self._runs.get(resolved, lambda: self._run(resolved))
 
     def _run(self, config: RunConfig) -> Run:
         return Run(
