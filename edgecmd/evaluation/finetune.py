@@ -30,7 +30,7 @@ from edgecmd.evaluation.supervised import (
 )
 from edgecmd.losses import unit
 from edgecmd.run import Run
-from edgecmd.training.early_stopping import Best
+from edgecmd.training.loop import Best, mean_gradient, optimise
 
 LEARNING_RATE = 3e-4
 HELD_SHARE = 0.2
@@ -99,18 +99,15 @@ def finetune(student: nn.Module, drawn: Drawn, run: Run, *, draw: int) -> Classi
     used, classes = np.flatnonzero(~drawn.held), torch.from_numpy(drawn.labels).to(drawn.target.device)
     held = torch.from_numpy(np.flatnonzero(drawn.held))
     look = partial(_held_loss, model, drawn.target[held], classes[held]) if len(held) else None
-    best = Best(model, look, patience=PATIENCE)
-    for step in range(NUM_STEPS):
+
+    def gradient(_: int) -> float:
         model.train()
         batch = torch.from_numpy(order.choice(used, size=min(BATCH_SIZE, len(used)), replace=False))
         view = augment(kind, drawn.target[batch], strength=run.distill.augment, generator=views)
-        loss = functional.cross_entropy(model(view), classes[batch])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        if (step + 1) % CHECK_EVERY == 0 and best.is_over():
-            break
-    best.restore()
+        return mean_gradient(functional.cross_entropy(model(view), classes[batch]))
+
+    best = Best(model, look, every=CHECK_EVERY, patience=PATIENCE)
+    optimise(optimizer, NUM_STEPS, gradient=gradient, best=best)
     return model
 
 

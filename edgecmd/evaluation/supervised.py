@@ -20,6 +20,7 @@ from edgecmd.data.modalities.table import modality_of
 from edgecmd.evaluation.metrics import draw_labels, known
 from edgecmd.losses import unit
 from edgecmd.run import Run
+from edgecmd.training.loop import mean_gradient, one_cycle, optimise
 
 NUM_STEPS = 200
 BATCH_SIZE = 32
@@ -131,22 +132,19 @@ def fit_classifier(
     place(model, device_of(student))
     classes = torch.from_numpy(labels).to(target.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=recipe.learning_rate, total_steps=recipe.num_steps + 1
-    )
+    schedule = one_cycle(optimizer, peak=recipe.learning_rate, num_steps=recipe.num_steps)
     rows = numpy_generator(run.seed, "scratch-batches", client=draw)
     views = torch_generator(run.seed, "scratch-views", client=draw)
     kind = modality_of(run.task.data.train.target).name
     size = min(recipe.batch_size, len(target))
-    model.train()
-    for _ in range(recipe.num_steps):
+
+    def gradient(_: int) -> float:
         batch = torch.from_numpy(rows.choice(len(target), size=size, replace=False))
         view = augment(kind, target[batch], strength=run.distill.augment, generator=views)
-        loss = functional.cross_entropy(model(view), classes[batch])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
+        return mean_gradient(functional.cross_entropy(model(view), classes[batch]))
+
+    model.train()
+    optimise(optimizer, recipe.num_steps, gradient=gradient, schedule=schedule)
     return model
 
 
