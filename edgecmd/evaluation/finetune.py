@@ -15,17 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgecmd.core.devices import device_of, place
-from edgecmd.core.progress import tracked
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import augment
 from edgecmd.data.modalities.table import modality_of
-from edgecmd.evaluation.metrics import class_rows, fit_linear
+from edgecmd.evaluation.metrics import class_rows, few_label_rows, fit_linear
 from edgecmd.evaluation.supervised import (
     BATCH_SIZE,
     NUM_STEPS,
     Classifier,
-    accuracy_row,
     drawn_rows,
+    num_asked,
     predict_classes,
 )
 from edgecmd.losses import unit
@@ -170,12 +169,14 @@ def finetune_accuracy(student: nn.Module, run: Run, *, labelling: str, num_label
 
 def finetune_rows(student: nn.Module, run: Run, *, labelling: str) -> dict[str, dict[str, object]]:
     """Accuracies for each number of labels of ``evaluate.num_labels``, in the form of the probes' tables."""
-    table = {}
-    for count in run.evaluate.num_labels:
-        draws = range(run.evaluate.num_draws if count else 1)
-        values = [
-            finetune_accuracy(student, run, labelling=labelling, num_labels=count, draw=draw)
-            for draw in tracked(draws, f"fine-tuning, {count or 'all'} labels a class")
-        ]
-        table[str(count or "all")] = accuracy_row(values, run, labelling=labelling)
-    return table
+
+    def accuracy(count: int, draw: int) -> float:
+        return finetune_accuracy(student, run, labelling=labelling, num_labels=count, draw=draw)
+
+    return few_label_rows(
+        accuracy,
+        run.evaluate.num_labels,
+        num_draws=run.evaluate.num_draws,
+        num_items=num_asked(run, labelling),
+        told="fine-tuning",
+    )

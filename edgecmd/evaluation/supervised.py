@@ -3,7 +3,7 @@
 Shapes: N examples, D embedding dimension.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,10 +13,10 @@ from torch.nn import functional
 
 from edgecmd.core.devices import device_of, place
 from edgecmd.core.seeding import numpy_generator, torch_generator
-from edgecmd.core.statistics import SHARE, mean_interval
 from edgecmd.data.augment import augment
 from edgecmd.data.labelled import Labels
 from edgecmd.data.modalities.table import modality_of
+from edgecmd.evaluation import metrics
 from edgecmd.evaluation.metrics import draw_labels, known
 from edgecmd.losses import unit
 from edgecmd.run import Run
@@ -92,14 +92,18 @@ def accuracy_row(values: list[float], run: Run, *, labelling: str) -> dict[str, 
         run: Data of the run.
         labelling: Labelling that was told; the test items that carry it bear the interval.
     """
-    num = int(known(run.task.data.test.labelled.labels[labelling]).sum())
-    return {"values": values, **asdict(mean_interval(values, bounds=SHARE, num_items=num))}
+    return metrics.accuracy_row(values, num_items=num_asked(run, labelling))
+
+
+def num_asked(run: Run, labelling: str) -> int:
+    """Test items that carry ``labelling``, which bear the interval of an accuracy."""
+    return int(known(run.task.data.test.labelled.labels[labelling]).sum())
 
 
 def drawn_rows(
     pool: Labels, *, num_labels: int, draw: int, seed: int, twins: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the pool that are labelled, and the classes among them; as in `evaluate.few_label_accuracy`."""
+    """Rows of the pool that are labelled, and the classes among them; as in `metrics.probe_accuracy`."""
     labelled = np.flatnonzero(known(pool))
     generator = numpy_generator(seed, f"labels-{num_labels}", client=draw)
     copies = None if twins is None else twins[labelled]

@@ -233,13 +233,8 @@ def _probe(task: Task, labelled: Labelled | None) -> Targets:
 
 
 def _head(student: Distilled, labelled: Labelled) -> "LinearHead":
-    from edgecmd.evaluation.metrics import fit_linear
+    from edgecmd.evaluation.metrics import linear_head
     from export.graph.spec import LinearHead
 
-    labels = labelled.classes().labels["group"]
-    model = fit_linear(student.embed(labelled.target), labels.values)
-    weight, bias = np.asarray(model.coef_), np.asarray(model.intercept_)
-    if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes
-        weight, bias = np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])
-    names = tuple(labels.names[index] for index in model.classes_)
-    return LinearHead(weight=weight.astype(np.float32), bias=bias.astype(np.float32), names=names)
+    weight, bias, names = linear_head(student.embed(labelled.target), labelled.classes().labels["group"])
+    return LinearHead(weight=weight, bias=bias, names=names)
