@@ -95,17 +95,14 @@ def register() -> None:
         compare,
         data,
         data_build,
-        device,
         distance,
+        export,
         node,
         run,
         setup,
         theory,
         train,
-        verify,
-        web,
     )
-    from edgecmd.experiments.bench import export  # noqa: F401
 
 
 def main() -> None:

@@ -58,7 +58,6 @@ def whole_pipeline(config: RunConfig, *, baselines: bool) -> None:
     Raises:
         FederationError: The run in the folder was made on Flower, or with other settings.
     """
-    from edgecmd.cli.device import export_run
     from edgecmd.cli.progress import round_line
     from edgecmd.config.assemble import start_run
     from edgecmd.config.provenance import require_runtime
@@ -67,6 +66,7 @@ def whole_pipeline(config: RunConfig, *, baselines: bool) -> None:
     from edgecmd.experiments.gallery import write_gallery
     from edgecmd.experiments.pipeline import assess_run, run_stage, say_teacher, show_results, write_partition
     from edgecmd.report import write_report
+    from export.from_run import export_run
     from server.simulate import simulate
 
     run = run_of(config)
@@ -77,7 +77,7 @@ def whole_pipeline(config: RunConfig, *, baselines: bool) -> None:
     write_partition(config, folder)
     tables = run_stage(folder, "evaluate", lambda: assess_run(config, folder, baselines=baselines))
     write_gallery(config, folder)
-    bundle = run_stage(folder, "export", lambda: export_run(config, folder, folder / "export"))
+    bundle = run_stage(folder, "export", lambda: export_run(run, folder / "export", settings=config.export))
     show_results(tables)
     say_teacher(config, tables)
     say(f"Bundle: {folder / 'export'} ({bundle})")

@@ -186,22 +186,22 @@ def _told_apart(config: RunConfig) -> None:
 
 def _prototypes(config: RunConfig) -> None:
     """Pictures of `export.prototypes` can be read as the exported student reads them."""
-    from edgecmd.cli.device import plain_spec
     from edgecmd.training.run_folder import new_student
     from export.documents.prototypes import read_examples
+    from export.from_run import spec_of
 
     if config.export.prototypes:
-        student = new_student(config)
-        spec = plain_spec(config, student, architecture=config.student.architecture)
+        student, architecture = new_student(config), config.student.architecture
+        spec = spec_of(task_of(config), student, architecture=architecture, license=config.export.license)
         read_examples(Path(config.export.prototypes), spec)
 
 
 def _calibration(config: RunConfig) -> None:
     """Ranges can be taken from something, where a profile of the export needs them."""
     from export.profiles.calibration import calibration_of
-    from export.profiles.table import PROFILES, choose_profiles
+    from export.profiles.table import choose_profiles, need_calibration
 
-    if any(PROFILES[name].calibrated for name in choose_profiles(config.export.profiles)):
+    if need_calibration(choose_profiles(config.export.profiles)):
         calibration_of(task_of(config), config.export.calibration, seed=config.seed)
 
 
