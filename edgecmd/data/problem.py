@@ -60,9 +60,7 @@ def client_pairs(config: RunConfig, client: int) -> "tuple[PairedData, tuple[str
 
 def client_holding(config: RunConfig, client: int) -> "Holding":
     """What one client holds."""
-    return Holding(
-        data=task_of(config).local_data(client_part(config, client)), anchors=public_anchors(config)
-    )
+    return run_of(config).holding(client)
 
 
 def training_data(config: RunConfig, rows: np.ndarray) -> "LocalData":

@@ -85,8 +85,8 @@ def check_same_work(config: RunConfig) -> None:
     Raises:
         ConfigError: They do not agree.
     """
+    from edgecmd.training.averaging import to_arrays
     from edgecmd.training.run_folder import new_student
-    from server.federation import to_arrays
 
     one = replace(config, federation=replace(config.federation, num_rounds=1))
     start, looped = to_arrays(new_student(one)), run_bare(one)
@@ -115,7 +115,7 @@ def run_grid(config: RunConfig) -> tuple[dict[str, Any], float]:
     """Final weights of the federation, and serialised bytes divided by 2 x 4 x parameters x clients."""
     from edgecmd.data.problem import run_of
     from edgecmd.models.students import num_parameters
-    from server.federation import to_arrays
+    from edgecmd.training.averaging import to_arrays
     from server.simulate import simulate
     from server.strategies import to_record
 
@@ -131,9 +131,9 @@ def run_bare(config: RunConfig) -> dict[str, Any]:
     import torch
 
     from edgecmd.data.problem import client_holding
+    from edgecmd.training.averaging import to_arrays
     from edgecmd.training.distill import Place, distil, make_optimizer, optimizer_tensors, restore_optimizer
     from edgecmd.training.run_folder import new_student
-    from server.federation import to_arrays
 
     federation, student = config.federation, new_student(config)
     holdings = [client_holding(config, client) for client in range(federation.num_clients)]

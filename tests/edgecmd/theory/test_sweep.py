@@ -11,7 +11,7 @@ from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.problem import experiment, pair_features
 from edgecmd.evaluation.metrics import unit_rows
 from edgecmd.experiments.theory import sweep
-from edgecmd.experiments.theory.alignment import METHODS, alignment, average, procrustes_residual, rotation
+from edgecmd.experiments.theory.alignment import METHODS, alignment, procrustes_residual, rotation
 from edgecmd.experiments.theory.summary import summarise
 from edgecmd.experiments.theory.sweep import Point, SweepPlan, cheap, measure_point, plan_sweep, sweep_points
 from edgecmd.report.theory import theory_png
@@ -153,11 +153,6 @@ def test_procrustes_finds_a_rotation_and_nothing_else() -> None:
     assert found.apart == pytest.approx(2 - 2 * found.cosine)
     same = alignment([one, one, one])
     assert (same.cosine, same.rotated) == (pytest.approx(1.0), 0.0)
-
-
-def test_weights_are_averaged_by_pairs() -> None:
-    states = [{"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([5.0, 6.0])}]
-    assert average(states, [3, 1])["w"].tolist() == [2.0, 3.0]
 
 
 def test_clients_are_followed_through_the_rounds(tiny: RunConfig) -> None:
