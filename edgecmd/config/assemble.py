@@ -23,7 +23,7 @@ from edgecmd.models.students import is_dense
 from edgecmd.models.teachers import Teacher, check_rate, load_teacher
 from edgecmd.run import Description, Run
 from edgecmd.settings import DataConfig
-from edgecmd.training.run_folder import environment
+from edgecmd.training.environment import environment
 from edgecmd.training.task import Places, Task, cache_folder
 
 MOST_RUNS = 4

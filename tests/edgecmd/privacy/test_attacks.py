@@ -17,9 +17,17 @@ from edgecmd import losses
 from edgecmd.data.modalities.image import augment_image
 from edgecmd.losses import loss_of
 from edgecmd.models.students import build_student
-from edgecmd.privacy.step.gradients import Gradients, UnitLoss, clip_and_sum, clipped_sum
+from edgecmd.privacy.step.gradients import Gradients, clip_and_sum, clipped_sum
 from edgecmd.privacy.step.randomness import DeterministicSource
-from edgecmd.privacy.step.units import StepSettings, Units, bucket_units, make_units, padded, unit_loss
+from edgecmd.privacy.step.units import (
+    StepSettings,
+    UnitLoss,
+    Units,
+    bucket_units,
+    make_units,
+    padded,
+    unit_loss,
+)
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData
 from tests.edgecmd.privacy.neighbouring_sets import (
@@ -82,6 +90,18 @@ def anchors_of(seed: int, num: int = 12) -> Tensor:
 
 def flat(sums: dict[str, Tensor]) -> Tensor:
     return torch.cat([value.flatten() for value in sums.values()])
+
+
+def vmap_gradients(student: nn.Module, units: Units, loss: UnitLoss) -> Gradients:
+    """Gradients of all units, whole; each unit is a function call of its own."""
+    parameters = {name: value.detach() for name, value in student.named_parameters()}
+
+    def one(values: dict[str, Tensor], images: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        return loss(functional_call(student, values, (images,)), teacher, mask)
+
+    every = vmap(grad(one), in_dims=(None, 0, 0, 0), randomness="different")
+    found: Gradients = every(parameters, units.images, units.teacher, units.mask)
+    return found
 
 
 def record_query(
