@@ -92,18 +92,6 @@ def flat(sums: dict[str, Tensor]) -> Tensor:
     return torch.cat([value.flatten() for value in sums.values()])
 
 
-def vmap_gradients(student: nn.Module, units: Units, loss: UnitLoss) -> Gradients:
-    """Gradients of all units, whole; each unit is a function call of its own."""
-    parameters = {name: value.detach() for name, value in student.named_parameters()}
-
-    def one(values: dict[str, Tensor], images: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-        return loss(functional_call(student, values, (images,)), teacher, mask)
-
-    every = vmap(grad(one), in_dims=(None, 0, 0, 0), randomness="different")
-    found: Gradients = every(parameters, units.images, units.teacher, units.mask)
-    return found
-
-
 def record_query(
     student: nn.Module, loss: str, anchors: Tensor, *, num_views: int
 ) -> Callable[[Sequence[LocalData]], list[Tensor]]:
