@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 from flwr.app import ConfigRecord
 
@@ -90,8 +89,7 @@ def read_order(sent: ConfigRecord, run_config: Mapping[str, object], node: Node)
             outside the bounds of its owner.
         ValueError: The name of the run is none.
     """
-    items = tuple(sorted(run_config.items()))
-    config = _config(items) if node.data is None else device_config(items, node.modules)
+    config = unflatten(run_config) if node.data is None else device_config(run_config, node.modules)
     node.check_limits(config)
     token = str(sent["run"])
     if not TOKEN.fullmatch(token):
@@ -108,17 +106,11 @@ def read_order(sent: ConfigRecord, run_config: Mapping[str, object], node: Node)
     )
 
 
-@lru_cache(maxsize=8)
-def _config(items: tuple[tuple[str, object], ...]) -> RunConfig:
-    return unflatten(dict(items))
-
-
-@lru_cache(maxsize=8)
-def device_config(items: tuple[tuple[str, object], ...], modules: tuple[str, ...] = ()) -> RunConfig:
+def device_config(run_config: Mapping[str, object], modules: tuple[str, ...] = ()) -> RunConfig:
     """The settings of a run as far as a device with pairs of its own takes them from a server.
 
     Args:
-        items: The run config as sorted pairs of dotted key and value.
+        run_config: Settings of the run by dotted key, as the server wrote them.
         modules: What the node's owner allows a run to import.
 
     Raises:
@@ -130,7 +122,7 @@ def device_config(items: tuple[tuple[str, object], ...], modules: tuple[str, ...
         What is returned holds numbers, and words out of fixed tables or names in allowed modules; every
         setting that names a file, a folder or a set has its default, whatever the server wrote.
     """
-    given = unflatten(dict(items))
+    given = unflatten(run_config)
     plain, asked = flatten(RunConfig()), flatten(given)
     named = sorted(name for name in FILE_SETTINGS if asked[name] != plain[name])
     if named:

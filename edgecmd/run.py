@@ -21,10 +21,12 @@ from edgecmd.core.errors import ConfigError, DataError, PrivacyError
 from edgecmd.core.files import write_text_atomically
 from edgecmd.core.kept import Kept
 from edgecmd.core.seeding import torch_generator
+from edgecmd.data.experiment import Experiment
+from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.partition import partition
 from edgecmd.losses import Anchors, Loss, loss_of
 from edgecmd.models.student_file import load_student
-from edgecmd.models.students import Student, build_student
+from edgecmd.models.students import ANY_FRONT, STUDENTS, Student, build_student, student_row
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
 from edgecmd.settings import (
     DistillConfig,
@@ -34,7 +36,7 @@ from edgecmd.settings import (
     StudentConfig,
 )
 from edgecmd.training.distill import Place
-from edgecmd.training.run_folder import check_modality
+from edgecmd.training.places import require_dense
 from edgecmd.training.task import Holding, Task
 
 Scalar = str | int | float | bool
@@ -240,6 +242,29 @@ class Run:
         if self.student.path:
             load_first_weights(student, Path(self.student.path), self.student.architecture)
         return place(student, self.device)
+
+
+def check_modality(architecture: str, distill: DistillConfig, data: Experiment) -> None:
+    """Refuse a student of pictures for recordings, and the other way round.
+
+    Raises:
+        ConfigError: With the students that suit the target.
+    """
+    row = student_row(architecture)
+    modality = modality_of(data.train.target)
+    if row.dense:
+        require_dense(loss_of(distill))
+    wrong = row.front not in (modality.front, ANY_FRONT)
+    if wrong or (row.dense and modality.motion is None):
+        allowed = ", ".join(
+            name
+            for name, one in STUDENTS.items()
+            if one.front == modality.front and (modality.motion or not one.dense)
+        )
+        raise ConfigError(
+            f"student.architecture={architecture!r} does not take the targets of"
+            f" data.name={data.name!r}, which are {modality.nouns}. Allowed: {allowed}."
+        )
 
 
 def load_first_weights(student: Student, path: Path, architecture: str) -> None:

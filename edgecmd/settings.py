@@ -5,28 +5,69 @@ are seen by nothing below the edge. Choices that come from a table (losses, stud
 where the table is, so that this module imports nothing heavy.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from numbers import Integral, Real
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from annotated_types import Interval, MultipleOf
 
 from edgecmd.catalogue.data_sets import source_side
 from edgecmd.core.errors import ConfigError
 
-
-def in_range(section: str, low: int | float, high: int | float, **settings: int | float) -> None:
-    """Refuse a setting outside ``[low, high]``.
-
-    Raises:
-        ConfigError: The message names section, setting, value and range.
-    """
-    for name, value in settings.items():
-        if not low <= value <= high:
-            raise ConfigError(f"{section}.{name}={value} is outside the allowed range [{low:g}, {high:g}].")
-
-
 COPIES = ("auto", "join", "leave-out")
 
 
+class _Section:
+    """What all sections share: a setting outside the range beside its type is refused by name."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        own: Any = type(self)
+        section = own.__name__.removesuffix("Config").lower()
+        for name, (kind, marks) in _marks(own).items():
+            value = getattr(self, name)
+            for item in value if isinstance(value, tuple | list) else (value,):
+                _check(f"{section}.{name}", item, kind=kind, marks=marks)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """What must hold beside ranges, and between settings."""
+
+
+@cache
+def _marks(section: type[Any]) -> dict[str, tuple[type, Sequence[Any]]]:
+    """Kind of number, range and step of each setting that has them; of a tuple, of each item."""
+    hints = get_type_hints(section, include_extras=True)
+    items = {name: get_args(hint)[0] if get_origin(hint) is tuple else hint for name, hint in hints.items()}
+    return {
+        name: (item.__origin__, item.__metadata__)
+        for name, item in items.items()
+        if get_origin(item) is Annotated
+    }
+
+
+def _check(setting: str, value: Any, *, kind: type, marks: Sequence[Any]) -> None:  # noqa: ANN401 - of a caller
+    """Refuse a value that its annotation does not allow.
+
+    Raises:
+        ConfigError: The message names setting and value, and what is allowed.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
+        expected = "a whole number, such as 5" if kind is int else "a number, such as 0.5"
+        raise ConfigError(f"{setting}={value!r} is of type {type(value).__name__}; expected {expected}.")
+    for mark in marks:
+        if isinstance(mark, MultipleOf):
+            if value % mark.multiple_of:
+                raise ConfigError(f"{setting}={value} must be a multiple of {mark.multiple_of}.")
+        elif not mark.ge <= value <= mark.le:
+            raise ConfigError(f"{setting}={value} is outside the allowed range [{mark.ge:g}, {mark.le:g}].")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DataConfig:
+class DataConfig(_Section):
     """Which pairs, and how they are cut into training, validation and test."""
 
     name: str = "emoji"
@@ -40,13 +81,13 @@ class DataConfig:
     set lies."""
     source_path: str = ""
     """Folder of photographs, a folder a class, for ``tuberlin``, which has sketches alone."""
-    max_pairs: int = 20_000
+    max_pairs: Annotated[int, Interval(ge=0, le=100_000_000)] = 20_000
     """Of a public set at ``data.path`` at most so many pairs are used, drawn by a hash; 0: all."""
     public_path: str = ""
     """Folder of public source images; empty: <data.path>/public, or the built-in public set."""
-    image_size: int = 64
+    image_size: Annotated[int, Interval(ge=16, le=512), MultipleOf(16)] = 64
     """Side of a target image in pixels; larger ones are averaged down. A multiple of 16."""
-    source_size: int = 0
+    source_size: Annotated[int, Interval(ge=0, le=512), MultipleOf(16)] = 0
     """Side of a source image in pixels, a multiple of 16; 0: 32 for ``digits``, which
     its teacher was trained on, else image_size."""
     target_offset: float = 1.0
@@ -56,14 +97,14 @@ class DataConfig:
     target_kind: str = "auto"
     """What targets are: grey, rgb, depth or wave; auto: what the files of the set are. A device with pairs of
     its own never looks: it leaves out, pair by pair, what is of another kind than the student takes."""
-    sampling_rate_hz: int = 8000
+    sampling_rate_hz: Annotated[int, Interval(ge=4000, le=48_000)] = 8000
     """Rate that recordings are resampled to. The bands, window and hop of audio-* students scale with it:
     at 8000 they reach from 60 Hz to 4 kHz, see 32 ms and move by 16 ms."""
-    clip_s: float = 1.0
+    clip_s: Annotated[float, Interval(ge=0.1, le=30.0)] = 1.0
     """Seconds of a recording that are kept, from its first sound on; shorter ones end in silence."""
-    depth_scale_mm: float = 1.0
+    depth_scale_mm: Annotated[float, Interval(ge=1e-3, le=1000)] = 1.0
     """Millimetres that one unit of a 16-bit depth file stands for: 0.2 for 5000 units a metre, 1 for mm."""
-    depth_max_m: float = 0.0
+    depth_max_m: Annotated[float, Interval(ge=0, le=65.535)] = 0.0
     """Metres beyond which a depth counts as missing; 0: 65.535, the most that is stored."""
     split: str = "concept"
     """What no two parts share: concept, or owner (an unseen person, device or language); for ``folder`` and
@@ -74,18 +115,18 @@ class DataConfig:
     labels_from: str = ""
     """Owners of the validation part, which few labels are drawn from; empty: a part of the others' pairs.
     The same as held_out: a part of their own, as when a new person says each word once."""
-    val_fraction: float = 0.1
+    val_fraction: Annotated[float, Interval(ge=0.01, le=0.9)] = 0.1
     """Share of the concepts (or owners) for choosing settings and for labels (``folder``, ``stamps``)."""
-    test_fraction: float = 0.2
+    test_fraction: Annotated[float, Interval(ge=0.01, le=0.9)] = 0.2
     """Share of the concepts (or owners) for testing (``folder``, ``stamps``)."""
-    scenes: tuple[int, ...] = (800, 200, 200, 800)
+    scenes: tuple[Annotated[int, Interval(ge=2, le=1_000_000)], ...] = (800, 200, 200, 800)
     """Scenes of ``emoji-scenes``: for training, for labels, for the test, and public ones."""
-    scene_seed: int = 0
+    scene_seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0
     """Of the layout of ``emoji-scenes``."""
-    depth_noise: float = 0.0
+    depth_noise: Annotated[float, Interval(ge=0, le=1000)] = 0.0
     """Simulated sensor of ``rooms`` and ``objects``: standard deviation at 1 m in mm; it grows with the
     square of the distance. The first Kinect had about 1.4."""
-    depth_holes: float = 0.0
+    depth_holes: Annotated[float, Interval(ge=0, le=1)] = 0.0
     """Simulated sensor: probability that a pixel at an edge, or on a surface seen sideways, is missing."""
     reverse: bool = False
     """Teach the other way: the teacher takes what is else the target, the student the picture. For
@@ -97,25 +138,9 @@ class DataConfig:
     copies of held-out pairs are left out, so that no pair moves another, as privacy needs), auto (leave-out
     under privacy, else join)."""
 
-    def __post_init__(self) -> None:
+    def _check_together(self) -> None:
         if self.copies not in COPIES:
             raise ConfigError(f"data.copies={self.copies!r} is unknown. Allowed: {', '.join(COPIES)}.")
-        in_range("data", 16, 512, image_size=self.image_size)
-        in_range("data", 0.01, 0.9, val_fraction=self.val_fraction, test_fraction=self.test_fraction)
-        in_range("data", 0, 512, source_size=self.source_size)
-        for name, value in (("image_size", self.image_size), ("source_size", self.source_size)):
-            if value % 16:
-                raise ConfigError(f"data.{name}={value} must be a multiple of 16.")
-        in_range("data", 4000, 48_000, sampling_rate_hz=self.sampling_rate_hz)
-        in_range("data", 0.1, 30.0, clip_s=self.clip_s)
-        in_range("data", 0, 2**31 - 1, scene_seed=self.scene_seed)
-        for count in self.scenes:
-            in_range("data", 2, 1_000_000, scenes=count)
-        in_range("data", 0, 100_000_000, max_pairs=self.max_pairs)
-        in_range("data", 1e-3, 1000, depth_scale_mm=self.depth_scale_mm)
-        in_range("data", 0, 65.535, depth_max_m=self.depth_max_m)
-        in_range("data", 0, 1000, depth_noise=self.depth_noise)
-        in_range("data", 0, 1, depth_holes=self.depth_holes)
         if self.reverse and self.source_side != self.image_size:
             raise ConfigError(
                 f"data.reverse=true makes the source's pictures, of side {self.source_side}, the targets: set"
@@ -136,7 +161,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TeacherConfig:
+class TeacherConfig(_Section):
     """The frozen teacher of the source modality."""
 
     name: str = ""
@@ -145,9 +170,9 @@ class TeacherConfig:
     that makes one; empty: that of the data set."""
     path: str = ""
     """A .safetensors file made by ``edgecmd pretrain``, in place of one that ships."""
-    map_dim: int = 64
+    map_dim: Annotated[int, Interval(ge=2, le=4096)] = 64
     """Dimension of the teacher's feature at a place, for seg-* students."""
-    map_zoom: int = 2
+    map_zoom: Annotated[int, Interval(ge=1, le=8)] = 2
     """How much larger than the source image the teacher sees it where places are asked for (seg-*)."""
     pair_features: str = ""
     """Ready teacher features of the pairs: .npz with ``ids`` and ``features`` (rows, dim); or .npy beside
@@ -156,9 +181,7 @@ class TeacherConfig:
     """The same of the public images, from the same teacher; ids are their file names, of the built-in public
     set its keys (``edgecmd.data.problem.experiment(config.data).public.keys``)."""
 
-    def __post_init__(self) -> None:
-        in_range("teacher", 2, 4096, map_dim=self.map_dim)
-        in_range("teacher", 1, 8, map_zoom=self.map_zoom)
+    def _check_together(self) -> None:
         if self.name and self.path:
             raise ConfigError(
                 f"teacher.name={self.name!r} and teacher.path={self.path!r} name two teachers. Set one."
@@ -171,45 +194,37 @@ class TeacherConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PretrainConfig:
+class PretrainConfig(_Section):
     """Step 1: SimCLR on the public source set (``edgecmd pretrain``)."""
 
     architecture: str = "gn-teacher"
     """Architecture of the teacher. ``efficientnet-lite0`` is that of the shipped teacher ``imagenet``: its
     projector is fitted to the public pictures, and what is set here for SimCLR is not used."""
-    embedding_dim: int = 128
+    embedding_dim: Annotated[int, Interval(ge=2, le=65_536)] = 128
     """Dimension of the teacher's feature."""
-    num_steps: int = 1000
+    num_steps: Annotated[int, Interval(ge=1, le=10_000_000)] = 1000
     """Optimiser steps."""
-    batch_size: int = 256
+    batch_size: Annotated[int, Interval(ge=2, le=65_536)] = 256
     """Images a step; each gives two views."""
-    learning_rate: float = 2e-3
+    learning_rate: Annotated[float, Interval(ge=0, le=10)] = 2e-3
     """Peak of a one-cycle schedule, AdamW."""
-    weight_decay: float = 1e-4
+    weight_decay: Annotated[float, Interval(ge=0, le=10)] = 1e-4
     """Of AdamW."""
-    temperature: float = 0.2
+    temperature: Annotated[float, Interval(ge=1e-4, le=100)] = 0.2
     """Of NT-Xent."""
-    line_share: float = 0.0
+    line_share: Annotated[float, Interval(ge=0, le=1)] = 0.0
     """Share of the views that are reduced to outlines, so that the teacher looks at shape."""
-    ink_share: float = 0.0
+    ink_share: Annotated[float, Interval(ge=0, le=1)] = 0.0
     """Share of the views that are reduced to black and white areas."""
     positives: str = "picture"
     """What two views are of: the same picture, or pictures of the same thing (``thing``: public keys that
     are equal up to the last slash, as those of ``rooms`` and ``objects``)."""
-    seed: int = 0
+    seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0
     """Of weights, batches and views."""
-
-    def __post_init__(self) -> None:
-        in_range("pretrain", 1, 10_000_000, num_steps=self.num_steps)
-        in_range("pretrain", 2, 65_536, batch_size=self.batch_size, embedding_dim=self.embedding_dim)
-        in_range("pretrain", 1e-4, 100, temperature=self.temperature)
-        in_range("pretrain", 0, 2**31 - 1, seed=self.seed)
-        in_range("pretrain", 0, 1, line_share=self.line_share, ink_share=self.ink_share)
-        in_range("pretrain", 0, 10, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StudentConfig:
+class StudentConfig(_Section):
     """The small student of the target modality."""
 
     architecture: str = "ws-200k"
@@ -221,122 +236,100 @@ class StudentConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DistillConfig:
+class DistillConfig(_Section):
     """Step 2, a client's local work."""
 
     loss: str = "auto"
     """auto (the loss of privacy.mechanism; cmc where there is none), a name of docs/method.md such as cmc,
     cmc+cmd, cmc-anchored or l2, or a loss of your own as module:factory."""
-    temperature: float = 0.1
+    temperature: Annotated[float, Interval(ge=1e-4, le=100)] = 0.1
     """Of student similarities."""
-    teacher_temperature: float = 0.1
+    teacher_temperature: Annotated[float, Interval(ge=1e-4, le=100)] = 0.1
     """Of teacher similarities in cmd and cmd-anchored."""
-    cmd_weight: float = 1.0
+    cmd_weight: Annotated[float, Interval(ge=0, le=1e6)] = 1.0
     """Weight of cmd in cmc+cmd."""
-    num_anchors: int = 1024
+    num_anchors: Annotated[int, Interval(ge=1, le=1_000_000)] = 1024
     """Public teacher features used as negatives by the anchored losses."""
     anchors: str = "public"
     """Where anchors come from: public (pictures of the public set), procedural (made-up pictures), random."""
-    batch_size: int = 64
+    batch_size: Annotated[int, Interval(ge=2, le=65_536)] = 64
     """Pairs a step; a client with fewer uses all of them. Under record-level privacy the divisor of a sum."""
-    learning_rate: float = 1e-2
+    learning_rate: Annotated[float, Interval(ge=0, le=100)] = 1e-2
     """Peak; decays over the rounds with ``schedule``."""
-    central_learning_rate: float = 1e-2
+    central_learning_rate: Annotated[float, Interval(ge=0, le=100)] = 1e-2
     """Peak in central training: no averaging over clients takes the noise out of larger steps there."""
     schedule: str = "cosine"
     """cosine or constant, over the rounds."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Interval(ge=0, le=100)] = 0.0
     """Of AdamW."""
     optimizer: str = "adamw"
     """adamw or sgd (momentum 0.9)."""
     keep_optimizer: bool = False
     """Keep the optimiser's state on the client between rounds (it never leaves the client)."""
-    augment: float = 1.0
+    augment: Annotated[float, Interval(ge=0, le=4)] = 1.0
     """Strength of the target's augmentation, 0 for none."""
-    num_locations: int = 32
+    num_locations: Annotated[int, Interval(ge=1, le=65_536)] = 32
     """Places of each pair that the loss looks at, for seg-* students."""
-    proximal_mu: float = 0.0
+    proximal_mu: Annotated[float, Interval(ge=0, le=1e6)] = 0.0
     """Weight of the FedProx term, half the squared distance to the round's global weights."""
     freeze_projector: bool = False
     """Keep the projector's first weights, which all clients share: their embeddings then have one frame."""
 
-    def __post_init__(self) -> None:
-        in_range(
-            "distill", 1e-4, 100, temperature=self.temperature, teacher_temperature=self.teacher_temperature
-        )
-        in_range("distill", 0, 1e6, cmd_weight=self.cmd_weight, proximal_mu=self.proximal_mu)
-        in_range("distill", 1, 1_000_000, num_anchors=self.num_anchors)
-        in_range("distill", 2, 65_536, batch_size=self.batch_size)
-        in_range("distill", 0, 100, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
-        in_range("distill", 0, 100, central_learning_rate=self.central_learning_rate)
-        in_range("distill", 0, 4, augment=self.augment)
-        in_range("distill", 1, 65_536, num_locations=self.num_locations)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PrivacyConfig:
+class PrivacyConfig(_Section):
     """Differential privacy of what leaves a client, or, for ``client``, of what leaves the server."""
 
     mechanism: str = "none"
     """none; for each pair: anchors, cosine, groups; for each whole client, with a trusted server: client."""
-    epsilon: float = 8.0
+    epsilon: Annotated[float, Interval(ge=1e-3, le=1e3)] = 8.0
     """Budget over all rounds of a data set, which no client exceeds; also what the noise is made for."""
-    delta: float = 1e-5
+    delta: Annotated[float, Interval(ge=1e-15, le=0.1)] = 1e-5
     """Probability beside epsilon; far below 1 / pairs of a client."""
-    noise_multiplier: float = 0.0
+    noise_multiplier: Annotated[float, Interval(ge=0, le=1e6)] = 0.0
     """Noise in units of the sensitivity; 0: the least that keeps the run within epsilon."""
-    clip: float = 1.0
+    clip: Annotated[float, Interval(ge=1e-6, le=1e6)] = 1.0
     """Largest L2 norm of what one unit adds to a sum: C."""
     sampling: str = "poisson"
     """poisson (each pair by a coin of its own, amplified) or none (batches without amplification)."""
-    sampling_rate: float = 0.25
+    sampling_rate: Annotated[float, Interval(ge=1e-6, le=1.0)] = 0.25
     """Probability with which a pair enters a step; about distill.batch_size / pairs of a client."""
-    num_views: int = 1
+    num_views: Annotated[int, Interval(ge=1, le=64)] = 1
     """Augmented views of a pair that are averaged before the clip (anchors, cosine); no privacy cost."""
-    num_groups: int = 8
+    num_groups: Annotated[int, Interval(ge=1, le=65_536)] = 8
     """Buckets into which the pairs of a step fall (groups)."""
     engine: str = "vmap"
     """How gradients of single units are made: vmap, opacus, opacus-ghost, or loop (slow and plain)."""
-    chunk_size: int = 128
+    chunk_size: Annotated[int, Interval(ge=1, le=65_536)] = 128
     """Rows whose gradients are held in memory at a time."""
     accountant: str = "pld"
     """pld (dp-accounting), prv or rdp (Opacus, as a check)."""
     deterministic: bool = False
     """Noise and coins from the seed, for tests: NOT PRIVATE, and recorded so."""
-    projected_pairs: float = 1.0
+    projected_pairs: Annotated[float, Interval(ge=1, le=1e6)] = 1.0
     """For planning: noise as clients with so many times the pairs would have; above 1 NOT PRIVATE."""
     ledger_dir: str = ""
     """Folder of the ledgers; empty: the run folder. Not used on a device with pairs of its own."""
 
-    def __post_init__(self) -> None:
-        in_range("privacy", 1e-3, 1e3, epsilon=self.epsilon)
-        in_range("privacy", 1e-15, 0.1, delta=self.delta)
-        in_range("privacy", 0, 1e6, noise_multiplier=self.noise_multiplier)
-        in_range("privacy", 1e-6, 1e6, clip=self.clip)
-        in_range("privacy", 1e-6, 1.0, sampling_rate=self.sampling_rate)
-        in_range("privacy", 1, 64, num_views=self.num_views)
-        in_range("privacy", 1, 1e6, projected_pairs=self.projected_pairs)
-        in_range("privacy", 1, 65_536, num_groups=self.num_groups, chunk_size=self.chunk_size)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FederationConfig:
+class FederationConfig(_Section):
     """Clients, rounds and the server's step."""
 
-    num_clients: int = 10
+    num_clients: Annotated[int, Interval(ge=1, le=1_000_000)] = 10
     """Clients of the simulation; each holds one part of the pairs."""
     partition: str = "iid"
     """iid, dirichlet (by label, skew ``alpha``) or owner (by art style or speaker, cut by subgroup);
     ``module:function`` for a way of your own."""
-    alpha: float = 0.5
+    alpha: Annotated[float, Interval(ge=1e-3, le=1e6)] = 0.5
     """Concentration of ``dirichlet``; smaller is more skewed."""
-    num_rounds: int = 100
+    num_rounds: Annotated[int, Interval(ge=1, le=1_000_000)] = 100
     """Rounds."""
-    local_steps: int = 5
+    local_steps: Annotated[int, Interval(ge=1, le=1_000_000)] = 5
     """Optimiser steps a client makes in a round."""
-    client_fraction: float = 1.0
+    client_fraction: Annotated[float, Interval(ge=1e-6, le=1.0)] = 1.0
     """Share of the clients asked in a round."""
-    min_clients: int = 0
+    min_clients: Annotated[int, Interval(ge=0, le=1_000_000)] = 0
     """Quorum: fewer usable replies end the run with an error. 0: 1 in a simulation; on Flower more than half
     of the clients that a round asks, and more than half of num_clients must be connected."""
     deadline_s: float = 0.0
@@ -344,36 +337,24 @@ class FederationConfig:
     600 on Flower."""
     strategy: str = "fedavg"
     """fedavg, fedprox, fedavgm, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum."""
-    server_learning_rate: float = 1.0
+    server_learning_rate: Annotated[float, Interval(ge=0.0, le=1e3)] = 1.0
     """Of fedavgm (1 is usual), fedadam and fedyogi (0.01 is usual)."""
-    server_momentum: float = 0.9
+    server_momentum: Annotated[float, Interval(ge=0.0, le=0.9999)] = 0.9
     """Of fedavgm; first-moment decay of fedadam and fedyogi."""
-    server_tau: float = 1e-3
+    server_tau: Annotated[float, Interval(ge=1e-12, le=1e3)] = 1e-3
     """Adaptivity of fedadam and fedyogi."""
-    num_malicious: int = 1
+    num_malicious: Annotated[int, Interval(ge=0, le=1_000_000)] = 1
     """Clients that krum withstands."""
-    trim_fraction: float = 0.2
+    trim_fraction: Annotated[float, Interval(ge=0.0, le=0.49)] = 0.2
     """Share that fedtrimmedavg cuts off at either end."""
-    max_examples: int = 1_000_000
+    max_examples: Annotated[int, Interval(ge=1, le=2**53)] = 1_000_000
     """A reply that claims more pairs is dropped as absurd."""
-    num_workers: int = 1
+    num_workers: Annotated[int, Interval(ge=1, le=256)] = 1
     """Local processes that serve clients, one thread each."""
 
-    def __post_init__(self) -> None:
-        in_range("federation", 1, 1_000_000, num_clients=self.num_clients, num_rounds=self.num_rounds)
-        in_range("federation", 1, 1_000_000, local_steps=self.local_steps)
-        in_range("federation", 0, 1_000_000, min_clients=self.min_clients)
-        in_range("federation", 1e-6, 1.0, client_fraction=self.client_fraction)
-        in_range("federation", 1e-3, 1e6, alpha=self.alpha)
+    def _check_together(self) -> None:
         if self.deadline_s != 0:
-            in_range("federation", 0.01, 1e7, deadline_s=self.deadline_s)
-        in_range("federation", 0.0, 0.49, trim_fraction=self.trim_fraction)
-        in_range("federation", 0.0, 1e3, server_learning_rate=self.server_learning_rate)
-        in_range("federation", 0.0, 0.9999, server_momentum=self.server_momentum)
-        in_range("federation", 1, 256, num_workers=self.num_workers)
-        in_range("federation", 0, 1_000_000, num_malicious=self.num_malicious)
-        in_range("federation", 1e-12, 1e3, server_tau=self.server_tau)
-        in_range("federation", 1, 2**53, max_examples=self.max_examples)
+            _check("federation.deadline_s", self.deadline_s, kind=float, marks=[Interval(ge=0.01, le=1e7)])
         if self.min_clients > self.num_clients:
             raise ConfigError(
                 f"federation.min_clients={self.min_clients} exceeds"
@@ -382,40 +363,30 @@ class FederationConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluateConfig:
+class EvaluateConfig(_Section):
     """Step 3 on unseen concepts."""
 
-    every_rounds: int = 10
+    every_rounds: Annotated[int, Interval(ge=0, le=1_000_000)] = 10
     """Retrieval on the validation split after every so many rounds; 0 for never."""
-    num_labels: tuple[int, ...] = (1, 5, 10, 30, 0)
+    num_labels: tuple[Annotated[int, Interval(ge=0, le=1_000_000)], ...] = (1, 5, 10, 30, 0)
     """Labels a class for kNN and the linear probe; 0 stands for all."""
-    num_draws: int = 5
+    num_draws: Annotated[int, Interval(ge=1, le=1000)] = 5
     """Draws of the labels; mean and 95% interval are over them."""
-    num_neighbours: int = 5
+    num_neighbours: Annotated[int, Interval(ge=1, le=1000)] = 5
     """Of kNN."""
     finetune: bool = False
     """Also train all layers on the few labels, for each draw: minutes instead of seconds."""
 
-    label_percent: tuple[int, ...] = (5, 10, 100)
+    label_percent: tuple[Annotated[int, Interval(ge=1, le=100)], ...] = (5, 10, 100)
     """Percent of the pool whose masks a seg-* student is fine-tuned on."""
-    segment_draws: int = 1
+    segment_draws: Annotated[int, Interval(ge=1, le=1000)] = 1
     """Draws of those images; each trains for seconds."""
-    segment_steps: int = 400
+    segment_steps: Annotated[int, Interval(ge=1, le=1_000_000)] = 400
     """Most optimiser steps on the masks."""
-
-    def __post_init__(self) -> None:
-        in_range("evaluate", 1, 1000, segment_draws=self.segment_draws)
-        in_range("evaluate", 1, 1_000_000, segment_steps=self.segment_steps)
-        for percent in self.label_percent:
-            in_range("evaluate", 1, 100, label_percent=percent)
-        in_range("evaluate", 0, 1_000_000, every_rounds=self.every_rounds)
-        in_range("evaluate", 1, 1000, num_draws=self.num_draws, num_neighbours=self.num_neighbours)
-        for count in self.num_labels:
-            in_range("evaluate", 0, 1_000_000, num_labels=count)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ExportConfig:
+class ExportConfig(_Section):
     """Step 4."""
 
     head: bool = True
@@ -424,7 +395,7 @@ class ExportConfig:
     """Which labelling the head predicts."""
     license: str = "unspecified"
     """Licence of the exported weights, an SPDX name; yours to choose."""
-    min_cosine: float = 0.0
+    min_cosine: Annotated[float, Interval(ge=-1, le=1)] = 0.0
     """Smallest cosine between torch and onnxruntime embeddings for fp32 and w8; 0: 0.9999 and 0.9995."""
     profiles: str = "w8"
     """w8, fp32, w4, int8, dyn8, such as "w8,int8"; the first becomes student.onnx."""
@@ -432,14 +403,9 @@ class ExportConfig:
     """What int8 takes ranges from: public (drawings of the public set) or procedural; never pairs."""
     prototypes: str = ""
     """Folder with a sub-folder of pictures for each class: a head without training; empty for none."""
-    floor: float = 0.0
+    floor: Annotated[float, Interval(ge=0, le=1)] = 0.0
     """Least task metric (retrieval R@1) through onnxruntime; below it the export fails. 0 for none."""
     fold_norm: bool = False
     """Fold GroupNorm into the convolutions and learn the embedding back on public pictures; for gn-*."""
-    fold_steps: int = 200
+    fold_steps: Annotated[int, Interval(ge=0, le=100_000)] = 200
     """Optimiser steps of that recovery; 0 for calibration alone."""
-
-    def __post_init__(self) -> None:
-        in_range("export", -1, 1, min_cosine=self.min_cosine)
-        in_range("export", 0, 1, floor=self.floor)
-        in_range("export", 0, 100_000, fold_steps=self.fold_steps)

@@ -16,7 +16,7 @@ from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import Targets
 from edgecmd.evaluation import segmentation
 from edgecmd.evaluation.evaluate import CLASS_PAIRED, Embed, embedder
-from edgecmd.evaluation.metrics import class_recall, fit_linear, known, recall, things, unit_rows
+from edgecmd.evaluation.metrics import class_recall, known, linear_head, recall, things, unit_rows
 from edgecmd.evaluation.segmentation_score import segmentation_scores
 from edgecmd.models.student_file import load_student
 from edgecmd.models.students import Student, is_dense
@@ -224,12 +224,8 @@ def fit_head(embed: Embed, target: Targets, labels: Labels) -> LinearHead:
     num = len(np.unique(labels.values[rows]))
     if num < 2:
         raise DataError(f"A head needs examples of at least 2 classes; given are {num}. Leave the head out.")
-    model = fit_linear(embed(target[rows]), labels.values[rows])
-    weight, bias = np.asarray(model.coef_), np.asarray(model.intercept_)
-    if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes
-        weight, bias = np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])
-    names = tuple(labels.names[index] for index in model.classes_)
-    return LinearHead(weight=weight.astype(np.float32), bias=bias.astype(np.float32), names=names)
+    weight, bias, names = linear_head(embed(target[rows]), labels.take(rows))
+    return LinearHead(weight=weight, bias=bias, names=names)
 
 
 def metric_of(run: Run, *, segments: bool) -> TaskMetric:

@@ -61,11 +61,6 @@ class RoundReport:
     metrics: Mapping[str, float]
     shared: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
-    @property
-    def num_refused(self) -> int:
-        """Clients that declined: their privacy budget is spent, or their owner says so."""
-        return sum(one.refused for one in self.rejected)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Federation:

@@ -57,7 +57,7 @@ def machine_facts() -> dict[str, Any]:
     """What `doctor` shows, as plain values."""
     import torch
 
-    from edgecmd.training.run_folder import environment
+    from edgecmd.training.environment import environment
 
     threads = os.environ.get("OMP_NUM_THREADS", "not set")
     folders = {name: look_at_folder(find) for name, find in FOLDERS.items()}

@@ -23,7 +23,7 @@ from edgecmd.models.students import is_dense
 from edgecmd.models.teachers import Teacher, check_rate, load_teacher
 from edgecmd.run import Description, Run
 from edgecmd.settings import DataConfig
-from edgecmd.training.run_folder import environment
+from edgecmd.training.environment import environment
 from edgecmd.training.task import Places, Task, cache_folder
 
 MOST_RUNS = 4
@@ -106,7 +106,8 @@ class Assembly:
 
     def run(self, config: RunConfig) -> Run:
         """The run of ``config``; nothing of its data is read before it is asked for."""
-        return self._runs.get(config, lambda: self._run(config))
+        resolved = config.resolved()
+        return self._runs.get(resolved, lambda: self._run(resolved))
 
     def _run(self, config: RunConfig) -> Run:
         return Run(

@@ -42,23 +42,17 @@ ADAPTERS: dict[object, TypeAdapter[Any]] = {
 COMMENT_WIDTH = 100
 
 
-@functools.cache
-def _sections() -> dict[str, type[Any]]:
-    """Name and dataclass of each section, in the order of `RunConfig`."""
-    hints: dict[str, type[Any]] = get_type_hints(RunConfig)
-    return {name: kind for name, kind in hints.items() if is_dataclass(kind)}
-
-
-@functools.cache
-def _types() -> dict[str, object]:
-    """Dotted key and type of each setting, in the order of the dataclasses."""
-    types: dict[str, object] = {}
-    for name, kind in get_type_hints(RunConfig).items():
-        if name in _sections():
-            types.update({f"{name}.{inner}": hint for inner, hint in get_type_hints(kind).items()})
-        else:
-            types[name] = kind
-    return types
+# Name and dataclass of each section, and dotted key and type of each setting, in the order of `RunConfig`.
+SECTIONS: dict[str, type[Any]] = {
+    name: kind
+    for name, kind in get_type_hints(RunConfig).items()
+    if isinstance(kind, type) and is_dataclass(kind)
+}
+TYPES: dict[str, object] = {
+    (f"{name}.{inner}" if name in SECTIONS else name): hint
+    for name, kind in get_type_hints(RunConfig).items()
+    for inner, hint in (get_type_hints(kind) if name in SECTIONS else {name: kind}).items()
+}
 
 
 def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -122,7 +116,7 @@ def unflatten(mapping: Mapping[str, object]) -> RunConfig:
         ConfigError: A key is unknown, or a value has the wrong type or lies outside its range.
     """
     values: dict[str, Any] = {}
-    sections: dict[str, dict[str, Any]] = {name: {} for name in _sections()}
+    sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
     for key, raw in mapping.items():
         value = _checked(key, raw, kind=_type_of(key))
         section, dot, name = key.partition(".")
@@ -130,7 +124,7 @@ def unflatten(mapping: Mapping[str, object]) -> RunConfig:
             sections[section][name] = value
         else:
             values[key] = value
-    built = {name: kind(**sections[name]) for name, kind in _sections().items()}
+    built = {name: kind(**sections[name]) for name, kind in SECTIONS.items()}
     return RunConfig(**values, **built).resolved()
 
 
@@ -162,12 +156,11 @@ def to_toml(config: RunConfig) -> str:
 def template() -> str:
     """All settings with their defaults and their meaning, as commented TOML."""
     lines = ["# Settings of a run. Every line shows a default; a line that is left out keeps it."]
-    opened = ""
+    opened, docs = "", _docs(RunConfig)
     for key, value in _values(RunConfig()):
         section, dot, name = key.rpartition(".")
-        docs = _docs(section)
         if dot and section != opened:
-            opened = section
+            opened, docs = section, _docs(SECTIONS[section])
             lines += ["", "", *_comment(docs[""]), f"[{section}]"]
         else:
             lines.append("")
@@ -177,7 +170,7 @@ def template() -> str:
 
 def _values(config: RunConfig) -> Iterator[tuple[str, Any]]:
     """Dotted key and value of each setting."""
-    for key in _types():
+    for key in TYPES:
         yield key, functools.reduce(getattr, key.split("."), config)
 
 
@@ -212,7 +205,7 @@ def _flatten_tables(tables: Mapping[str, object]) -> dict[str, object]:
     """Content of a TOML file by dotted key; keys are not checked below the level of sections."""
     flat: dict[str, object] = {}
     for name, value in tables.items():
-        if isinstance(value, dict) and name in _sections():
+        if isinstance(value, dict) and name in SECTIONS:
             flat.update({f"{name}.{inner}": one for inner, one in value.items()})
         else:
             flat[name] = value
@@ -225,18 +218,17 @@ def _type_of(key: str) -> object:
     Raises:
         ConfigError: There is no such setting; the message has the allowed ones and the nearest.
     """
-    types = _types()
-    if key in types:
-        return types[key]
+    if key in TYPES:
+        return TYPES[key]
     section, dot, name = key.partition(".")
-    if key in _sections():
-        inside = ", ".join(field.name for field in fields(_sections()[key]))
+    if key in SECTIONS:
+        inside = ", ".join(field.name for field in fields(SECTIONS[key]))
         raise ConfigError(f"{key} is a section, not a setting. Set one of {key}.<name>: {inside}.")
-    if dot and section not in _sections():
-        raise ConfigError(f"{key} is unknown: no section {section!r}. {nearest(section, _sections())}")
-    siblings = [one for one in types if one.rpartition(".")[0] == (section if dot else "")]
-    candidates = siblings if dot else [*siblings, *_sections()]
-    namesakes = [one for one in types if one.rpartition(".")[2] == (name or key)]
+    if dot and section not in SECTIONS:
+        raise ConfigError(f"{key} is unknown: no section {section!r}. {nearest(section, SECTIONS)}")
+    siblings = [one for one in TYPES if one.rpartition(".")[0] == (section if dot else "")]
+    candidates = siblings if dot else [*siblings, *SECTIONS]
+    namesakes = [one for one in TYPES if one.rpartition(".")[2] == (name or key)]
     hint = f" There is {' and '.join(namesakes)}." if namesakes else ""
     raise ConfigError(f"{key} is unknown. {nearest(key, candidates)}{hint}")
 
@@ -298,10 +290,8 @@ def _toml_value(value: Scalar | tuple[int, ...]) -> str:
     return str(list(value)) if isinstance(value, tuple) else repr(value)
 
 
-@functools.cache
-def _docs(section: str) -> dict[str, str]:
+def _docs(owner: type[Any]) -> dict[str, str]:
     """Text below each field of a section, and under the empty name the section's own."""
-    owner = _sections()[section] if section else RunConfig
     (body,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
     assert isinstance(body, ast.ClassDef)
     docs = {"": ast.get_docstring(body) or ""}

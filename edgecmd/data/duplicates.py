@@ -21,11 +21,19 @@ from scipy.sparse.csgraph import connected_components
 
 from edgecmd.data.constants import constant_rows
 from edgecmd.data.modalities.image import IMAGE, LEVELS, brightness
-from edgecmd.data.modalities.signature import CHUNK, CONTRAST_SHARE, GRID, Close, Rows, Signature, cells
+from edgecmd.data.modalities.signature import (
+    CHUNK,
+    CONTRAST_SHARE,
+    GRID,
+    SAME_FEATURE,
+    Close,
+    Rows,
+    Signature,
+    cells,
+)
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import PairedData, Targets, image_digests
 from edgecmd.data.user_files.csv_tables import FEW, few
-from edgecmd.losses import SAME_FEATURE
 
 if TYPE_CHECKING:
     from edgecmd.data.experiment import Experiment

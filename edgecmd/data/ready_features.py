@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import Float
 
 from edgecmd.core.errors import DataError
+from edgecmd.data.modalities.signature import SAME_FEATURE
 from edgecmd.data.user_files.csv_tables import canonical, few, read_table, repeated
-from edgecmd.losses import SAME_FEATURE
 
 Features = Float[np.ndarray, "num dim"]
 

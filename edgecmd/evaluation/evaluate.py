@@ -4,14 +4,13 @@ Shapes: N examples, D embedding dimension.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from edgecmd.core.errors import DataError
-from edgecmd.core.statistics import SHARE, Measured, best_of, mean_interval
+from edgecmd.core.statistics import Measured, best_of
 from edgecmd.data.experiment import HeldOut
 from edgecmd.data.pairs import Targets
 from edgecmd.evaluation import segmentation as tables
@@ -23,10 +22,11 @@ from edgecmd.evaluation.metrics import (
     class_recall,
     clustering,
     embed_target,
-    few_label_accuracy,
+    few_label_rows,
     majority_share,
     make_probe,
     one_shot_across_styles,
+    probe_accuracy,
     recall,
     same_class_share,
     things,
@@ -195,19 +195,13 @@ def _few_labels(probe: Probe, run: Run) -> Table:
 def by_num_labels(method: str, *, probe: Probe, run: Run) -> dict[str, Table]:
     """Accuracies of one probe, a key of `PROBES`, for each of ``evaluate.num_labels``."""
     settings = run.evaluate
-    table = {}
-    for num_labels in settings.num_labels:
-        accuracies = few_label_accuracy(
-            probe,
-            method=method,
-            num_labels=num_labels,
-            num_draws=settings.num_draws,
-            num_neighbours=settings.num_neighbours,
-            seed=run.seed,
-        )
-        told = mean_interval(accuracies, bounds=SHARE, num_items=len(probe.test))
-        table[str(num_labels or "all")] = {"values": accuracies, **asdict(told)}
-    return table
+    return few_label_rows(
+        probe_accuracy(probe, method=method, num_neighbours=settings.num_neighbours, seed=run.seed),
+        settings.num_labels,
+        num_draws=settings.num_draws,
+        num_items=len(probe.test),
+        told=f"{method} probe",
+    )
 
 
 def headline(table: Mapping[str, object]) -> dict[str, float]:

@@ -15,22 +15,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgecmd.core.devices import device_of, place
-from edgecmd.core.progress import tracked
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import augment
 from edgecmd.data.modalities.table import modality_of
-from edgecmd.evaluation.metrics import class_rows, fit_linear
+from edgecmd.evaluation.metrics import class_rows, few_label_rows, fit_linear
 from edgecmd.evaluation.supervised import (
     BATCH_SIZE,
     NUM_STEPS,
     Classifier,
-    accuracy_row,
     drawn_rows,
+    num_asked,
     predict_classes,
 )
 from edgecmd.losses import unit
 from edgecmd.run import Run
-from edgecmd.training.early_stopping import Best
+from edgecmd.training.loop import Best, mean_gradient, optimise
 
 LEARNING_RATE = 3e-4
 HELD_SHARE = 0.2
@@ -99,18 +98,15 @@ def finetune(student: nn.Module, drawn: Drawn, run: Run, *, draw: int) -> Classi
     used, classes = np.flatnonzero(~drawn.held), torch.from_numpy(drawn.labels).to(drawn.target.device)
     held = torch.from_numpy(np.flatnonzero(drawn.held))
     look = partial(_held_loss, model, drawn.target[held], classes[held]) if len(held) else None
-    best = Best(model, look, patience=PATIENCE)
-    for step in range(NUM_STEPS):
+
+    def gradient(_: int) -> float:
         model.train()
         batch = torch.from_numpy(order.choice(used, size=min(BATCH_SIZE, len(used)), replace=False))
         view = augment(kind, drawn.target[batch], strength=run.distill.augment, generator=views)
-        loss = functional.cross_entropy(model(view), classes[batch])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        if (step + 1) % CHECK_EVERY == 0 and best.is_over():
-            break
-    best.restore()
+        return mean_gradient(functional.cross_entropy(model(view), classes[batch]))
+
+    best = Best(model, look, every=CHECK_EVERY, patience=PATIENCE)
+    optimise(optimizer, NUM_STEPS, gradient=gradient, best=best)
     return model
 
 
@@ -173,12 +169,14 @@ def finetune_accuracy(student: nn.Module, run: Run, *, labelling: str, num_label
 
 def finetune_rows(student: nn.Module, run: Run, *, labelling: str) -> dict[str, dict[str, object]]:
     """Accuracies for each number of labels of ``evaluate.num_labels``, in the form of the probes' tables."""
-    table = {}
-    for count in run.evaluate.num_labels:
-        draws = range(run.evaluate.num_draws if count else 1)
-        values = [
-            finetune_accuracy(student, run, labelling=labelling, num_labels=count, draw=draw)
-            for draw in tracked(draws, f"fine-tuning, {count or 'all'} labels a class")
-        ]
-        table[str(count or "all")] = accuracy_row(values, run, labelling=labelling)
-    return table
+
+    def accuracy(count: int, draw: int) -> float:
+        return finetune_accuracy(student, run, labelling=labelling, num_labels=count, draw=draw)
+
+    return few_label_rows(
+        accuracy,
+        run.evaluate.num_labels,
+        num_draws=run.evaluate.num_draws,
+        num_items=num_asked(run, labelling),
+        told="fine-tuning",
+    )

@@ -8,7 +8,7 @@ Shapes: N examples, D embedding dimension.
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from edgecmd.core.devices import device_of
 from edgecmd.core.errors import DataError
 from edgecmd.core.progress import stage, tracked
 from edgecmd.core.seeding import numpy_generator, seed_sequence
+from edgecmd.core.statistics import SHARE, mean_interval
 from edgecmd.data.duplicates import feature_groups, joined
 from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.data.modalities.table import target_input
@@ -82,10 +83,10 @@ def recall(
     """Cross-modal retrieval: for each target, is what its own source shows among the nearest?
 
     Things are ranked, not rows: sources that ``shown`` gives one code, and sources whose features the teacher
-    cannot tell apart (`edgecmd.data.duplicates.SAME_FEATURE`), are one thing, ranked by the nearest of its
-    rows. Every thing counts the same, so an order that does not look at the target finds a share of
-    rank / things. Ties count against the student: the own thing is ranked behind every equal one, so a
-    constant embedding retrieves nothing.
+    cannot tell apart (`edgecmd.data.modalities.signature.SAME_FEATURE`), are one thing, ranked by the
+    nearest of its rows. Every thing counts the same, so an order that does not look at the target finds a
+    share of rank / things. Ties count against the student: the own thing is ranked behind every equal one,
+    so a constant embedding retrieves nothing.
 
     Args:
         student: Unit embeddings of the target images, (N, D).
@@ -368,6 +369,28 @@ def fit_linear(pool: Embedding, labels: Int[np.ndarray, " drawn"]) -> LogisticRe
     return LogisticRegression(C=10.0, max_iter=2000).fit(pool, labels)
 
 
+def linear_head(
+    embedding: Embedding, labels: Labels
+) -> tuple[Float[np.ndarray, "classes dim"], Float[np.ndarray, " classes"], tuple[str, ...]]:
+    """A linear probe on all known labels, as an exported head has it.
+
+    Args:
+        embedding: Unit embeddings, (N, D).
+        labels: Of at least two classes; rows without one are left out.
+
+    Returns:
+        Weight and bias, float32, a row a class that occurs, and the names of these classes. Of two classes
+        the first scores 0.
+    """
+    rows = known(labels)
+    model = fit_linear(embedding[rows], labels.values[rows])
+    weight, bias = np.asarray(model.coef_), np.asarray(model.intercept_)
+    if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes
+        weight, bias = np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])
+    names = tuple(labels.names[index] for index in model.classes_)
+    return weight.astype(np.float32), bias.astype(np.float32), names
+
+
 def class_rows(
     fitted: LogisticRegression,
 ) -> tuple[Float[np.ndarray, "classes dim"], Float[np.ndarray, " classes"]]:
@@ -381,35 +404,80 @@ def class_rows(
 PROBES: dict[str, Classifier] = {"knn": knn_predict, "linear": linear_predict}
 
 
-def few_label_accuracy(
-    probe: Probe, *, method: str, num_labels: int, num_draws: int, num_neighbours: int, seed: int
-) -> list[float]:
-    """Test accuracy for each draw of labels.
+Accuracy = Callable[[int, int], float]
+"""Test accuracy of a number of labels a class, 0 for all, and of the index of a draw of them."""
+
+
+def probe_accuracy(probe: Probe, *, method: str, num_neighbours: int, seed: int) -> Accuracy:
+    """Test accuracy of a probe.
 
     The draw depends on (seed, number of labels, draw) alone, so every method sees the same labels.
 
     Args:
         probe: Labelled pool and test.
-        method: ``knn`` or ``linear``.
-        num_labels: Labels a class; 0 for all (then every draw is the same and one is made).
-        num_draws: Independent draws.
+        method: A key of `PROBES`.
         num_neighbours: Of kNN.
         seed: Seed of the run.
-
-    Returns:
-        One accuracy a draw.
     """
-    accuracies = []
-    told = f"{method} probe, {num_labels or 'all'} labels a class"
-    for draw in tracked(range(num_draws if num_labels else 1), told):
+
+    def accuracy(num_labels: int, draw: int) -> float:
         generator = numpy_generator(seed, f"labels-{num_labels}", client=draw)
         rows = draw_labels(probe.pool_labels, num_labels=num_labels, generator=generator, twins=probe.twins)
         with warnings.catch_warnings():
             # One example a class is the question here, not the sign of a regression problem.
             warnings.filterwarnings("ignore", message="The number of unique classes")
             predicted = PROBES[method](probe.pool[rows], probe.pool_labels[rows], probe.test, num_neighbours)
-        accuracies.append(float((predicted == probe.test_labels).mean()))
-    return accuracies
+        return float((predicted == probe.test_labels).mean())
+
+    return accuracy
+
+
+def few_label_accuracy(
+    probe: Probe, *, method: str, num_labels: int, num_draws: int, num_neighbours: int, seed: int
+) -> list[float]:
+    """Test accuracy of a probe for each draw of labels; with all labels (0) one is made.
+
+    Args:
+        probe: Labelled pool and test.
+        method: A key of `PROBES`.
+        num_labels: Labels a class; 0 for all.
+        num_draws: Independent draws.
+        num_neighbours: Of kNN.
+        seed: Seed of the run.
+    """
+    accuracy = probe_accuracy(probe, method=method, num_neighbours=num_neighbours, seed=seed)
+    return _by_draw(accuracy, num_labels, num_draws=num_draws, told=f"{method} probe")
+
+
+def _by_draw(accuracy: Accuracy, count: int, *, num_draws: int, told: str) -> list[float]:
+    """Accuracy for each draw; of all labels every draw is the same, and one is made."""
+    draws = tracked(range(num_draws if count else 1), f"{told}, {count or 'all'} labels a class")
+    return [accuracy(count, draw) for draw in draws]
+
+
+def few_label_rows(
+    accuracy: Accuracy, counts: Sequence[int], *, num_draws: int, num_items: int, told: str = "few labels"
+) -> dict[str, dict[str, object]]:
+    """A row for each number of labels: the accuracies of its draws, their mean and interval.
+
+    Args:
+        accuracy: Of one draw.
+        counts: Numbers of labels a class; 0 for all.
+        num_draws: Independent draws.
+        num_items: Test items that bear the interval.
+        told: What the progress is called.
+    """
+    return {
+        str(count or "all"): accuracy_row(
+            _by_draw(accuracy, count, num_draws=num_draws, told=told), num_items=num_items
+        )
+        for count in counts
+    }
+
+
+def accuracy_row(values: list[float], *, num_items: int) -> dict[str, object]:
+    """Accuracies of several draws on ``num_items`` test items, with their mean and interval."""
+    return {"values": values, **asdict(mean_interval(values, bounds=SHARE, num_items=num_items))}
 
 
 def clustering(embedding: Embedding, labels: Labels, *, seed: int) -> dict[str, float]:

@@ -25,7 +25,7 @@ from edgecmd.evaluation.metrics import class_rows
 from edgecmd.models.place_features import unit_places
 from edgecmd.models.students import Pointwise, Student
 from edgecmd.run import Run
-from edgecmd.training.early_stopping import Best
+from edgecmd.training.loop import Best, mean_gradient, one_cycle, optimise
 
 # Unit embeddings are multiplied by this before the head, as in `edgecmd.evaluation.supervised`.
 HEAD_SCALE = 10.0
@@ -153,23 +153,19 @@ def finetune(model: Segmenter, drawn: Drawn, run: Run, *, rate: float, draw: int
     """
     num_steps = run.evaluate.segment_steps
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=num_steps + 1)
+    schedule = one_cycle(optimizer, peak=rate, num_steps=num_steps)
     order = numpy_generator(run.seed, "segment-batches", client=draw)
     views = torch_generator(run.seed, "segment-views", client=draw)
     look = partial(held_loss, model, drawn) if drawn.held.any() else None
-    used, best = np.flatnonzero(~drawn.held), Best(model, look, patience=PATIENCE)
-    for step in range(num_steps):
+    used, best = np.flatnonzero(~drawn.held), Best(model, look, every=CHECK_EVERY, patience=PATIENCE)
+
+    def gradient(_: int) -> float:
         model.train()
         batch = torch.from_numpy(order.choice(used, size=min(BATCH_SIZE, len(used)), replace=False))
         view, mask = labelled_views(drawn, batch, strength=run.distill.augment, generator=views)
-        loss = functional.cross_entropy(model(view), mask, ignore_index=IGNORED)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        if (step + 1) % CHECK_EVERY == 0 and best.is_over():
-            break
-    best.restore()
+        return mean_gradient(functional.cross_entropy(model(view), mask, ignore_index=IGNORED))
+
+    optimise(optimizer, num_steps, gradient=gradient, schedule=schedule, best=best)
     return model
 
 

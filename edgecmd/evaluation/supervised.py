@@ -3,7 +3,7 @@
 Shapes: N examples, D embedding dimension.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,13 +13,14 @@ from torch.nn import functional
 
 from edgecmd.core.devices import device_of, place
 from edgecmd.core.seeding import numpy_generator, torch_generator
-from edgecmd.core.statistics import SHARE, mean_interval
 from edgecmd.data.augment import augment
 from edgecmd.data.labelled import Labels
 from edgecmd.data.modalities.table import modality_of
+from edgecmd.evaluation import metrics
 from edgecmd.evaluation.metrics import draw_labels, known
 from edgecmd.losses import unit
 from edgecmd.run import Run
+from edgecmd.training.loop import mean_gradient, one_cycle, optimise
 
 NUM_STEPS = 200
 BATCH_SIZE = 32
@@ -91,14 +92,18 @@ def accuracy_row(values: list[float], run: Run, *, labelling: str) -> dict[str, 
         run: Data of the run.
         labelling: Labelling that was told; the test items that carry it bear the interval.
     """
-    num = int(known(run.task.data.test.labelled.labels[labelling]).sum())
-    return {"values": values, **asdict(mean_interval(values, bounds=SHARE, num_items=num))}
+    return metrics.accuracy_row(values, num_items=num_asked(run, labelling))
+
+
+def num_asked(run: Run, labelling: str) -> int:
+    """Test items that carry ``labelling``, which bear the interval of an accuracy."""
+    return int(known(run.task.data.test.labelled.labels[labelling]).sum())
 
 
 def drawn_rows(
     pool: Labels, *, num_labels: int, draw: int, seed: int, twins: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the pool that are labelled, and the classes among them; as in `evaluate.few_label_accuracy`."""
+    """Rows of the pool that are labelled, and the classes among them; as in `metrics.probe_accuracy`."""
     labelled = np.flatnonzero(known(pool))
     generator = numpy_generator(seed, f"labels-{num_labels}", client=draw)
     copies = None if twins is None else twins[labelled]
@@ -131,22 +136,19 @@ def fit_classifier(
     place(model, device_of(student))
     classes = torch.from_numpy(labels).to(target.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=recipe.learning_rate, total_steps=recipe.num_steps + 1
-    )
+    schedule = one_cycle(optimizer, peak=recipe.learning_rate, num_steps=recipe.num_steps)
     rows = numpy_generator(run.seed, "scratch-batches", client=draw)
     views = torch_generator(run.seed, "scratch-views", client=draw)
     kind = modality_of(run.task.data.train.target).name
     size = min(recipe.batch_size, len(target))
-    model.train()
-    for _ in range(recipe.num_steps):
+
+    def gradient(_: int) -> float:
         batch = torch.from_numpy(rows.choice(len(target), size=size, replace=False))
         view = augment(kind, target[batch], strength=run.distill.augment, generator=views)
-        loss = functional.cross_entropy(model(view), classes[batch])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
+        return mean_gradient(functional.cross_entropy(model(view), classes[batch]))
+
+    model.train()
+    optimise(optimizer, recipe.num_steps, gradient=gradient, schedule=schedule)
     return model
 
 

@@ -136,7 +136,7 @@ def _partition(config: RunConfig) -> None:
 
 def _student_kind(config: RunConfig) -> None:
     from edgecmd.data.problem import experiment
-    from edgecmd.training.run_folder import check_modality
+    from edgecmd.run import check_modality
 
     check_modality(config.student.architecture, config.distill, experiment(config.data))
 

@@ -5,7 +5,6 @@ A loss of your own is a subclass of `Loss`.
 
 from edgecmd.losses.check import check_loss
 from edgecmd.losses.contrastive import (
-    SAME_FEATURE,
     Anchors,
     Embeddings,
     PerExample,
@@ -45,7 +44,6 @@ __all__ = [
     "CRD",
     "L2",
     "LOSSES",
-    "SAME_FEATURE",
     "SEED",
     "SOCKET",
     "Anchors",

@@ -16,13 +16,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from edgecmd.data.modalities.signature import SAME_FEATURE
+
 Embeddings = Float[Tensor, "batch dim"]
 Anchors = Float[Tensor, "anchors dim"]
 PerExample = Float[Tensor, " batch"]
-
-# A teacher whose features of two pictures agree to this cosine cannot tell them apart: equal pictures differ
-# by 1e-12 with the batch, copies that were saved again by 1e-5 and more.
-SAME_FEATURE = 1.0 - 1e-6
 
 
 def unit(features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:

@@ -29,12 +29,12 @@ from edgecmd.core.errors import ConfigError, DataError, choose, nearest
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.own_code import call_factory, is_own
 from edgecmd.core.progress import tracked
-from edgecmd.core.tensors import load_weights, pack, require, unpack, whole_number
 from edgecmd.data.modalities.image import IMAGE, SOURCE_OFFSET, SOURCE_SCALE
 from edgecmd.data.modalities.table import MODALITIES, input_shape, modality_of, source_input
 from edgecmd.data.pairs import Targets
 from edgecmd.models import efficientnet
 from edgecmd.models.students import Architecture, convolutional, initialise
+from edgecmd.models.tensor_file import load_weights, pack, require, unpack, whole_number
 from edgecmd.models.trial import refuse_later, seeded, try_out
 
 SETTING = "teacher.name"

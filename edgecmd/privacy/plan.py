@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 from edgecmd.core.errors import PrivacyError, choose
 from edgecmd.losses import LOSSES, Loss, loss_of
@@ -17,29 +17,34 @@ SAMPLERS = {"poisson": "Poisson, coins kept secret", "none": "no amplification b
 LINEAR = ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi")
 
 
-@runtime_checkable
-class Asked(Protocol):
-    """The sections of a run's settings that a plan follows from."""
+if TYPE_CHECKING:
 
-    @property
-    def privacy(self) -> PrivacyConfig:
-        """What was asked for."""
+    class Asked(Protocol):
+        """The sections of a run's settings that a plan follows from."""
 
-    @property
-    def distill(self) -> DistillConfig:
-        """A client's local work."""
+        @property
+        def privacy(self) -> PrivacyConfig:
+            """What was asked for."""
 
-    @property
-    def federation(self) -> FederationConfig:
-        """Clients and rounds."""
+        @property
+        def distill(self) -> DistillConfig:
+            """A client's local work."""
 
-    @property
-    def student(self) -> StudentConfig:
-        """Its architecture."""
+        @property
+        def federation(self) -> FederationConfig:
+            """Clients and rounds."""
 
-    @property
-    def loss(self) -> Loss:
-        """What is minimised."""
+        @property
+        def student(self) -> StudentConfig:
+            """Its architecture."""
+
+        @property
+        def loss(self) -> Loss:
+            """What is minimised."""
+
+else:
+    # To look whether a run has a loss is to make it.
+    Asked = object
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,6 +24,7 @@ from edgecmd.data.modalities.table import input_shape, modality_of, source_input
 from edgecmd.losses.baselines import nt_xent
 from edgecmd.models.students import Student, refuse_dense
 from edgecmd.run import Run
+from edgecmd.training.loop import mean_gradient, one_cycle, optimise
 
 BATCH_SIZE = 128
 
@@ -68,7 +69,7 @@ def source_start(
     student = replace(run, student=replace(run.student, path="")).new_student()
     images, device = source_input(whole.public.pictures(use="presimclr")), device_of(student)
     optimizer = torch.optim.AdamW(student.parameters(), lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=learning_rate, total_steps=num_steps + 1)
+    schedule = one_cycle(optimizer, peak=learning_rate, num_steps=num_steps)
     rows, coins = (
         numpy_generator(run.seed, "presimclr-rows"),
         torch_generator(run.seed, "presimclr-views"),
@@ -78,18 +79,13 @@ def source_start(
         moved = augment_source(image, line_share=0.0, ink_share=0.0, generator=coins)
         return student(as_target(moved, run, from_pictures, shape=shape).to(device))  # type: ignore[no-any-return]
 
+    def gradient(_: int) -> float:
+        drawn = rows.choice(len(images), min(BATCH_SIZE, len(images)), replace=False)
+        image = images[torch.from_numpy(drawn)]
+        return mean_gradient(nt_xent(view(image), view(image), temperature=run.distill.temperature))
+
     student.train()
-    for step in range(num_steps):
-        image = images[
-            torch.from_numpy(rows.choice(len(images), min(BATCH_SIZE, len(images)), replace=False))
-        ]
-        loss = nt_xent(view(image), view(image), temperature=run.distill.temperature).mean()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        if progress is not None:
-            progress(step + 1, loss.item())
+    optimise(optimizer, num_steps, gradient=gradient, schedule=schedule, progress=progress)
     return student.eval()
 
 

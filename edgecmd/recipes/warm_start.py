@@ -21,7 +21,8 @@ from edgecmd.data.modalities.image import augment_image
 from edgecmd.data.modalities.table import modality_of, source_input
 from edgecmd.models.students import Student, refuse_dense
 from edgecmd.run import Run
-from edgecmd.training.distill import learning_rate_at, make_optimizer, mean_gradient
+from edgecmd.training.distill import make_optimizer, scheduled
+from edgecmd.training.loop import mean_gradient, optimise
 
 BATCH_SIZE = 256
 THICK_SHARE = 0.7
@@ -63,20 +64,17 @@ def warm_start(run: Run, *, num_steps: int, progress: Progress | None = None) ->
     rows = numpy_generator(run.seed, "warm-start-rows")
     coins = torch_generator(run.seed, "warm-start-views")
     student.train()
-    for step in range(num_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(run.distill, step=step, total_steps=num_steps)
+
+    def gradient(_: int) -> float:
         index = torch.from_numpy(rows.integers(0, len(images), BATCH_SIZE))
         target = drawings(
             images[index], size=run.task.target_side, channels=student.in_channels, generator=coins
         )
         view = augment_image(target, strength=run.distill.augment, generator=coins)
-        optimizer.zero_grad()
-        loss = losses.cmc(student(view), features[index], temperature=run.distill.temperature)
-        value = mean_gradient(loss)
-        optimizer.step()
-        if progress is not None:
-            progress(step + 1, value)
+        return mean_gradient(losses.cmc(student(view), features[index], temperature=run.distill.temperature))
+
+    schedule = scheduled(optimizer, run.distill, total_steps=num_steps)
+    optimise(optimizer, num_steps, gradient=gradient, schedule=schedule, progress=progress)
     return student.eval()
 
 

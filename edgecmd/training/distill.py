@@ -22,6 +22,7 @@ from edgecmd.core.text import counted
 from edgecmd.data.augment import augment
 from edgecmd.losses import Loss
 from edgecmd.settings import DistillConfig, FederationConfig
+from edgecmd.training.loop import Schedule, mean_gradient, optimise
 from edgecmd.training.places import Embedded, embed_places, per_pair, require_dense
 
 WARMUP_SHARE = 0.05
@@ -110,6 +111,19 @@ def learning_rate_at(config: DistillConfig, *, step: int, total_steps: int) -> f
     return config.learning_rate * rise * schedule(step / max(1, total_steps))
 
 
+def scheduled(
+    optimizer: torch.optim.Optimizer, config: DistillConfig, *, total_steps: int, first_step: int = 0
+) -> Schedule:
+    """Learning rates by `learning_rate_at`, of ``total_steps`` of which ``first_step`` were made before."""
+
+    def schedule(step: int) -> None:
+        rate = learning_rate_at(config, step=first_step + step, total_steps=total_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+    return schedule
+
+
 def make_optimizer(student: nn.Module, config: DistillConfig) -> torch.optim.Optimizer:
     """Optimiser of a client.
 
@@ -171,22 +185,21 @@ def distil(
     views = torch_generator(place.seed, "views", round_index=place.round_index, client=place.client)
     reference = _proximal_reference(student, config)
     student.train()
-    total = 0.0
     freeze_projector(student, frozen=config.freeze_projector)
-    for step, batch in zip(
-        range(num_steps), batches(len(data), batch_size=config.batch_size, generator=rows)
-    ):
-        rate = learning_rate_at(config, step=place.first_step + step, total_steps=place.total_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+    drawn = batches(len(data), batch_size=config.batch_size, generator=rows)
+
+    def gradient(_: int) -> float:
+        batch = next(drawn)
         embedded = embed_batch(student, data, batch, config=config, num_views=loss.num_views, views=views)
-        optimizer.zero_grad()
-        total += mean_gradient(per_pair(loss(embedded.student, embedded.teacher, anchors), len(batch)))
+        value = mean_gradient(per_pair(loss(embedded.student, embedded.teacher, anchors), len(batch)))
         if reference is not None:
             add_proximal_gradient(student, reference, mu=config.proximal_mu)
-        optimizer.step()
+        return value
+
+    schedule = scheduled(optimizer, config, first_step=place.first_step, total_steps=place.total_steps)
+    mean = optimise(optimizer, num_steps, gradient=gradient, schedule=schedule)
     freeze_projector(student, frozen=False)
-    return total / max(1, num_steps)
+    return mean
 
 
 def freeze_projector(student: nn.Module, *, frozen: bool) -> None:
@@ -226,17 +239,6 @@ def embed_batch(
         for _ in range(num_views)
     ]
     return Embedded(student=seen[0] if num_views == 1 else torch.stack(seen), teacher=data.teacher[index])
-
-
-def mean_gradient(loss_B: losses.PerExample) -> float:
-    """Accumulate the gradient of the mean loss of a batch.
-
-    Returns:
-        The mean loss.
-    """
-    loss = loss_B.mean()
-    loss.backward()  # type: ignore[no-untyped-call]
-    return float(loss.item())
 
 
 def _proximal_reference(student: nn.Module, config: DistillConfig) -> list[Tensor] | None:

@@ -30,6 +30,7 @@ from edgecmd.models.teachers import (
     recipe_text,
 )
 from edgecmd.settings import PretrainConfig
+from edgecmd.training.loop import mean_gradient, one_cycle, optimise
 
 Progress = Callable[[int, float], None]
 
@@ -63,9 +64,7 @@ def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=config.learning_rate, total_steps=config.num_steps + 1
-    )
+    schedule = one_cycle(optimizer, peak=config.learning_rate, num_steps=config.num_steps)
     rows = numpy_generator(config.seed, "teacher-batches")
     views = torch_generator(config.seed, "teacher-views")
 
@@ -79,17 +78,14 @@ def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress
         return network(augmented)  # type: ignore[no-any-return]
 
     draw = choose("pretrain.positives", config.positives, POSITIVES)(public.keys)
-    for step in range(config.num_steps):
+
+    def gradient(_: int) -> float:
         first, second = (
             source_input(public.images[drawn]).to(device) for drawn in draw(config.batch_size, rows)
         )
-        loss = nt_xent(view(first), view(second), temperature=config.temperature).mean()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        if progress is not None:
-            progress(step + 1, loss.item())
+        return mean_gradient(nt_xent(view(first), view(second), temperature=config.temperature))
+
+    optimise(optimizer, config.num_steps, gradient=gradient, schedule=schedule, progress=progress)
     return network.cpu().eval()
 
 

@@ -21,6 +21,7 @@ from torch.nn import functional
 from edgecmd.core.errors import ExportError
 from edgecmd.losses import unit
 from edgecmd.models.students import STUDENTS, Student, build_student
+from edgecmd.training.loop import mean_gradient, one_cycle, optimise
 
 RECOVERY_BATCH = 64
 RECOVERY_LEARNING_RATE = 1e-3
@@ -171,21 +172,19 @@ def recover(plain: Student, reference: Student, *, sampler: Sampler, num_steps: 
     if not num_steps:
         return
     optimizer = torch.optim.AdamW(plain.parameters(), lr=RECOVERY_LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=RECOVERY_LEARNING_RATE, total_steps=num_steps + 1
-    )
-    plain.train()
-    for _ in range(num_steps):
+    schedule = one_cycle(optimizer, peak=RECOVERY_LEARNING_RATE, num_steps=num_steps)
+
+    def gradient(_: int) -> float:
         batch = sampler(RECOVERY_BATCH)
         with torch.no_grad():
             wanted = unit(reference(batch))
         found = unit(plain(batch))
         cosine = (found * wanted).sum(dim=1).mean()
         gram = functional.mse_loss(found @ found.T, wanted @ wanted.T)
-        optimizer.zero_grad()
-        (COSINE_WEIGHT * (1.0 - cosine) + gram).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
+        return mean_gradient(COSINE_WEIGHT * (1.0 - cosine) + gram)
+
+    plain.train()
+    optimise(optimizer, num_steps, gradient=gradient, schedule=schedule)
     plain.eval()
 
 

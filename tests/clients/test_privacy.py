@@ -15,11 +15,10 @@ from edgecmd.data.user_files.device_pairs import read_device_pairs
 from edgecmd.models.students import build_student
 from edgecmd.training.averaging import to_arrays
 from edgecmd.training.distill import LocalData
-from edgecmd.training.run_folder import new_student
 from edgecmd.training.task import Holding
 from server.local_grid import set_identity
 from server.strategies import to_record
-from tests.tiny_federation import contexts, tiny_config
+from tests.tiny_federation import contexts, run_of, tiny_config
 
 CLIENT = 2
 # Shorter pieces than this occur in weights by chance.
@@ -31,7 +30,7 @@ def reply(request: pytest.FixtureRequest, pairs: Path, tmp_path_factory: pytest.
     config = tiny_config(pairs, tmp_path_factory.mktemp("out"), f"distill.keep_optimizer={request.param}")
     set_identity()
     sent = ConfigRecord({"server-round": 1, "run": "0" * 16})
-    content = RecordDict({"arrays": to_record(to_arrays(new_student(config))), "config": sent})
+    content = RecordDict({"arrays": to_record(to_arrays(run_of(config).new_student())), "config": sent})
     context = contexts(config)[100 + CLIENT]
     answer = app(message=Message(content, 100 + CLIENT, "train"), context=context)
     assert dict(context.state) == {}
@@ -40,7 +39,7 @@ def reply(request: pytest.FixtureRequest, pairs: Path, tmp_path_factory: pytest.
 
 def test_a_reply_holds_the_student_and_three_numbers(reply: Message, pairs: Path, tmp_path: Path) -> None:
     assert list(reply.content) == ["arrays", "metrics"]
-    student = new_student(tiny_config(pairs, tmp_path))
+    student = run_of(tiny_config(pairs, tmp_path)).new_student()
     assert set(reply.content.array_records["arrays"]) == set(student.state_dict())
     metrics = reply.content.metric_records["metrics"]
     assert {name: type(value) for name, value in metrics.items()} == {

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgecmd.config import assemble
 from edgecmd.core import artefacts, events, run_lock
 from edgecmd.core.artefacts import artefact_of
 from edgecmd.core.events import FIELDS, read_events
-from edgecmd.training import run_folder
 from server import checkpoint
 from tests.command_line import run
 
@@ -97,7 +97,7 @@ def finished(edgecmd: Edgecmd, tmp_path_factory: pytest.TempPathFactory) -> tupl
         return real(name, may_leave=may_leave, place=place)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for module in (artefacts, events, checkpoint, run_lock, run_folder):
+        for module in (artefacts, events, checkpoint, run_lock, assemble):
             monkeypatch.setattr(module, "declare", record)
         edgecmd("run", *settings(pairs, "anchors"))
         folder = pairs.parent / "run"

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
 
 from edgecmd.core.errors import DataError
 from edgecmd.core.statistics import mean_interval
@@ -166,6 +168,35 @@ def test_all_labels_are_drawn_once() -> None:
         probe, method="knn", num_labels=0, num_draws=5, num_neighbours=1, seed=0
     )
     assert found == [1.0]
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_a_head_says_what_scikit_learn_says(num_classes: int) -> None:
+    rng = np.random.default_rng(0)
+    classes = np.repeat(np.arange(num_classes), 5) + 1
+    points = metrics.unit_rows(rng.normal(size=(len(classes) + 1, 4)).astype(np.float32))
+    # The first class has no example and the last example no class.
+    told = Labels(values=np.append(classes, -1), names=("nobody", "b", "c", "d"))
+    weight, bias, names = metrics.linear_head(points, told)
+    assert names == told.names[1 : num_classes + 1]
+    assert (weight.dtype, bias.dtype) == (np.float32, np.float32)
+    expected = LogisticRegression(C=10.0, max_iter=2000).fit(points[:-1], classes).predict_proba(points)
+    np.testing.assert_allclose(softmax(points @ weight.T + bias, axis=1), expected, atol=1e-5)
+
+
+def test_rows_of_few_labels_by_hand() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def accuracy(count: int, draw: int) -> float:
+        asked.append((count, draw))
+        return 0.25 + draw / 2
+
+    rows = metrics.few_label_rows(accuracy, (1, 0), num_draws=2, num_items=8)
+    # With all labels every draw is the same, so one is made.
+    assert asked == [(1, 0), (1, 1), (0, 0)]
+    assert list(rows) == ["1", "all"]
+    assert (rows["1"]["values"], rows["1"]["mean"]) == ([0.25, 0.75], 0.5)
+    assert (rows["all"]["values"], rows["all"]["mean"]) == ([0.25], 0.25)
 
 
 def test_majority_by_hand() -> None:

@@ -16,8 +16,7 @@ from edgecmd.evaluation.evaluate import assess, embedder, headline
 from edgecmd.evaluation.finetune import Drawn, finetune, finetune_accuracy, split_labels
 from edgecmd.evaluation.metrics import fit_linear
 from edgecmd.losses import unit
-from edgecmd.training.early_stopping import Best
-from edgecmd.training.run_folder import new_student
+from edgecmd.training.loop import Best
 from tests.tiny_federation import run_of
 
 
@@ -39,7 +38,7 @@ def drawn(config: RunConfig, *, num: int = 12, held: bool = True) -> Drawn:
 
 
 def test_it_starts_as_the_linear_probe(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    student, given_labels = new_student(tiny), drawn(tiny)
+    student, given_labels = run_of(tiny).new_student(), drawn(tiny)
     monkeypatch.setattr(tuning, "NUM_STEPS", 0)
     model = finetune(student, given_labels, run_of(tiny), draw=0)
     with torch.no_grad():
@@ -54,7 +53,7 @@ def test_two_classes_start_as_the_probe_too(tiny: RunConfig, monkeypatch: pytest
     monkeypatch.setattr(tuning, "NUM_STEPS", 0)
     one = drawn(tiny, held=False)
     one = replace(one, labels=np.arange(12) % 2)
-    student = new_student(tiny).eval()
+    student = run_of(tiny).new_student().eval()
     with torch.no_grad():
         embedding = unit(student(one.target)).numpy()
         scores = finetune(student, one, run_of(tiny), draw=0)(one.target).softmax(dim=1).numpy()
@@ -71,7 +70,7 @@ def held_loss(model: nn.Module, given_labels: Drawn) -> float:
 def test_the_best_look_counts_and_the_student_is_not_changed(
     tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    student, given_labels = new_student(tiny), drawn(tiny)
+    student, given_labels = run_of(tiny).new_student(), drawn(tiny)
     before = {name: value.clone() for name, value in student.state_dict().items()}
     seen: list[float] = []
     look = Best.is_over
@@ -91,7 +90,7 @@ def test_the_best_look_counts_and_the_student_is_not_changed(
 
 def test_one_label_a_class_makes_all_steps(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "NUM_STEPS", 3)
-    student, alone = new_student(tiny), drawn(tiny, num=3)
+    student, alone = run_of(tiny).new_student(), drawn(tiny, num=3)
     assert not alone.held.any()
     model = finetune(student, alone, run_of(tiny), draw=0)
     assert not torch.equal(model.student.projector.weight, student.projector.weight)
@@ -99,7 +98,7 @@ def test_one_label_a_class_makes_all_steps(tiny: RunConfig, monkeypatch: pytest.
 
 def test_it_stands_beside_the_probe_on_request(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "NUM_STEPS", 4)
-    student = new_student(tiny)
+    student = run_of(tiny).new_student()
     wanted = replace(tiny, evaluate=replace(tiny.evaluate, finetune=True))
     table = assess(embedder(student, task_of(wanted)), run_of(wanted), student=student)
     line = headline(table)

@@ -387,7 +387,7 @@ def test_nothing_is_imported_to_ask_about_a_name_or_to_read_a_file(tmp_path: Pat
 def test_a_device_with_pairs_of_its_own_runs_no_code_that_a_server_names() -> None:
     flat = flatten(RunConfig()) | {"student.architecture": "antigravity:webbrowser"}
     with pytest.raises(PrivacyError, match="no server names code to run") as found:
-        device_config(tuple(sorted(flat.items())))
+        device_config(flat)
     assert sealed(found.value) == "refused: names-code (student.architecture)"
     assert "antigravity" not in sys.modules
 

@@ -1,7 +1,12 @@
 """One reader for TOML, ``--set`` and Flower's run config."""
 
+import math
+import pickle
+import re
+import subprocess
+import sys
 import tomllib
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +47,18 @@ values = st.fixed_dictionaries(
         ),
     }
 )
+OTHER_TYPES = """
+import numpy as np
+from edgecmd.core.errors import ConfigError
+from edgecmd.settings import DistillConfig, EvaluateConfig
+tried = [{"batch_size": "64"}, {"batch_size": 2.5}, {"augment": True}, {"learning_rate": None}]
+for section, values in [*((DistillConfig, one) for one in tried), (EvaluateConfig, {"num_labels": (1, "5")})]:
+    try:
+        section(**values)
+    except ConfigError as error:
+        print(error)
+print(DistillConfig(batch_size=np.int64(32), learning_rate=np.float32(0.5)).batch_size)
+"""
 SECTIONS = {
     "data": DataConfig,
     "student": StudentConfig,
@@ -289,3 +306,49 @@ def test_a_shared_projector_is_refused_where_noise_is_made_for_all_weights() -> 
     assert load_config(None, [*words, "privacy.mechanism=client"]).distill.freeze_projector
     with pytest.raises(ConfigError, match=r"freeze_projector=true and privacy\.mechanism='anchors'"):
         load_config(None, [*words, "privacy.mechanism=anchors"])
+
+
+class TestSectionsByThemselves:
+    """A library user makes a section without a reader before it."""
+
+    @pytest.mark.parametrize(
+        ("section", "value", "message"),
+        [
+            (
+                DistillConfig,
+                {"batch_size": 1},
+                "distill.batch_size=1 is outside the allowed range [2, 65536].",
+            ),
+            (DistillConfig, {"learning_rate": math.nan}, "distill.learning_rate=nan is outside the allowed"),
+            (DataConfig, {"image_size": 72}, "data.image_size=72 must be a multiple of 16."),
+            (DataConfig, {"scenes": (1, 2, 2, 2)}, "data.scenes=1 is outside the allowed range [2, 1e+06]."),
+            (
+                DataConfig,
+                {"copies": "drop"},
+                "data.copies='drop' is unknown. Allowed: auto, join, leave-out.",
+            ),
+            (FederationConfig, {"deadline_s": 0.001}, "federation.deadline_s=0.001 is outside the allowed"),
+        ],
+    )
+    def test_what_a_field_does_not_take_is_refused_by_name(self, section, value, message):
+        with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+            section(**value)
+        with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+            replace(section(), **value)
+
+    def test_other_types_are_refused_by_name_and_numbers_of_numpy_taken(self):
+        """In a process of its own, without the checks of types that the tests add to every function."""
+        done = subprocess.run([sys.executable, "-c", OTHER_TYPES], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines() == [
+            "distill.batch_size='64' is of type str; expected a whole number, such as 5.",
+            "distill.batch_size=2.5 is of type float; expected a whole number, such as 5.",
+            "distill.augment=True is of type bool; expected a number, such as 0.5.",
+            "distill.learning_rate=None is of type NoneType; expected a number, such as 0.5.",
+            "evaluate.num_labels='5' is of type str; expected a whole number, such as 5.",
+            "32",
+        ]
+
+    def test_a_section_is_a_value(self):
+        section = DistillConfig(batch_size=32)
+        assert pickle.loads(pickle.dumps(section)) == section
+        assert hash(section) == hash(DistillConfig(batch_size=32))

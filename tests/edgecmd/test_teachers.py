@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.files import write_bytes_atomically
-from edgecmd.core.tensors import pack
 from edgecmd.data.pairs import PublicSource
 from edgecmd.models.feature_cache import cached_features
 from edgecmd.models.teachers import build_teacher, load_teacher, save_teacher
+from edgecmd.models.tensor_file import pack
 from edgecmd.settings import PretrainConfig
 from edgecmd.training.pretrain import POSITIVES, pretrain, recipe
 

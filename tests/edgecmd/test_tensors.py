@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edgecmd.core.errors import DataError
-from edgecmd.core.tensors import pack, require, unpack
+from edgecmd.models.tensor_file import pack, require, unpack
 
 TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor([1], dtype=torch.int64)}
 DESCRIPTION = {"seed": "3", "architecture": "ws-50k", "note": 'quotes " and ü', "dim": "8"}

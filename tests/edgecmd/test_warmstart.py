@@ -14,7 +14,6 @@ from edgecmd.data.anchors import procedural_images
 from edgecmd.data.problem import anchors_fingerprint, experiment, public_anchors
 from edgecmd.models.student_file import save_student
 from edgecmd.recipes.warm_start import drawings, warm_start
-from edgecmd.training.run_folder import new_student
 from edgecmd.training.task import Task
 from tests.tiny_federation import run_of
 
@@ -49,18 +48,20 @@ def test_a_run_starts_from_the_file(tiny: RunConfig, tmp_path: Path) -> None:
     first = warm_start(run_of(tiny), num_steps=1)
     save_student(first, tmp_path / "first.safetensors")
     started = replace(tiny, student=replace(tiny.student, path=str(tmp_path / "first.safetensors")))
-    found = new_student(started).state_dict()
+    found = run_of(started).new_student().state_dict()
     assert all(torch.equal(value, first.state_dict()[name]) for name, value in found.items())
-    assert not all(torch.equal(value, new_student(tiny).state_dict()[name]) for name, value in found.items())
+    assert not all(
+        torch.equal(value, run_of(tiny).new_student().state_dict()[name]) for name, value in found.items()
+    )
 
 
 def test_another_student_s_file_is_refused(tiny: RunConfig, tmp_path: Path) -> None:
-    save_student(new_student(tiny), tmp_path / "first.safetensors")
+    save_student(run_of(tiny).new_student(), tmp_path / "first.safetensors")
     other = replace(
         tiny, student=replace(tiny.student, architecture="gn-200k", path=str(tmp_path / "first.safetensors"))
     )
     with pytest.raises(DataError, match=r"another student than student\.architecture='gn-200k'"):
-        new_student(other)
+        run_of(other).new_student()
 
 
 @pytest.mark.parametrize("kind", ["public", "procedural", "random"])

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save
 
 from edgecmd.core.errors import DataError
-from edgecmd.core.tensors import pack
 from edgecmd.models.student_file import load_student
 from edgecmd.models.students import build_student
 from edgecmd.models.teachers import build_teacher, load_teacher
+from edgecmd.models.tensor_file import pack
 
 Weights = dict[str, torch.Tensor]
 

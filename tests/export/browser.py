@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import fcntl
 import itertools
 import json
 import os
@@ -161,9 +160,12 @@ class Browser:
 
 def _high(descriptor: int) -> int:
     """The same file at a descriptor that `LAUNCHER` does not overwrite."""
-    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD, 20)
-    os.close(descriptor)
-    return moved
+    copies = [descriptor]
+    while copies[-1] < 20:
+        copies.append(os.dup(copies[-1]))
+    for one in copies[:-1]:
+        os.close(one)
+    return copies[-1]
 
 
 @contextlib.contextmanager

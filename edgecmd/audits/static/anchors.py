@@ -83,7 +83,7 @@ def fingerprint_finding(
 
 
 def _same_environment(target: Target) -> bool:
-    from edgecmd.training.run_folder import environment
+    from edgecmd.training.environment import environment
 
     path = target.folder / "environment.json" if target.folder else None
     return path is not None and path.exists() and read_json(path) == environment()

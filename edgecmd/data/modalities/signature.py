@@ -16,6 +16,9 @@ from jaxtyping import Bool, Float, Float32, Int
 GRID = 16
 CONTRAST_SHARE = 0.1
 CHUNK, PIECE = 256, 16_384
+# A teacher whose features of two pictures agree to this cosine cannot tell them apart: equal pictures differ
+# by 1e-12 with the batch, copies that were saved again by 1e-5 and more.
+SAME_FEATURE = 1.0 - 1e-6
 
 Rows = Int[np.ndarray, " _"]
 Close = Callable[[Rows, Rows], Bool[np.ndarray, " _"]]

@@ -7,7 +7,6 @@ import torch
 
 from edgecmd.catalogue.data_files import shipped_file
 from edgecmd.core.files import sha256_file, write_bytes_atomically
-from edgecmd.core.tensors import pack, unpack
 from edgecmd.core.text import counted
 from edgecmd.data.pairs import PublicSource
 from edgecmd.datasets.build.imagenet import PACKAGE, WEIGHTS_MEMBER, read_weights
@@ -15,6 +14,7 @@ from edgecmd.datasets.build.packages import Say, gather, keep_quiet
 from edgecmd.models.efficientnet import NAME, EfficientNetLite0
 from edgecmd.models.projection import fit_projector
 from edgecmd.models.teachers import IMAGENET, TEACHERS, build_teacher
+from edgecmd.models.tensor_file import pack, unpack
 
 EMBEDDING_DIM = 128
 

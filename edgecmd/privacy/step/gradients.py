@@ -31,7 +31,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
 
 from edgecmd.core.errors import choose
 from edgecmd.privacy.step.units import UnitLoss, Units
@@ -141,21 +140,6 @@ def calls(units: Units) -> Iterator[tuple[Units, int]]:
 def _grain(rows: int) -> int:
     """Fewest units of ``rows`` rows that have 8 rows together."""
     return -(-GRAIN // rows)
-
-
-def vmap_gradients(student: nn.Module, units: Units, loss: UnitLoss) -> Gradients:
-    """Gradients of all units of a chunk, whole; each unit is a function call of its own (`torch.func`).
-
-    What `vmap_engine` computes without holding it all; for students small enough to look at.
-    """
-    parameters = {name: value.detach() for name, value in student.named_parameters()}
-
-    def one(values: dict[str, Tensor], images: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-        return loss(functional_call(student, values, (images,)), teacher, mask)
-
-    every = vmap(grad(one), in_dims=(None, 0, 0, 0), randomness="different")
-    found: Gradients = every(parameters, units.images, units.teacher, units.mask)
-    return found
 
 
 def loop_gradients(student: nn.Module, units: Units, loss: UnitLoss) -> Gradients:

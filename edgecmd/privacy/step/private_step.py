@@ -15,7 +15,8 @@ from edgecmd.privacy.step.sampling import step_rows
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent
 from edgecmd.privacy.step.units import StepSettings, UnitLoss, Units, make_units, unit_loss
 from edgecmd.settings import DistillConfig
-from edgecmd.training.distill import LocalData, Place, add_proximal_gradient, learning_rate_at
+from edgecmd.training.distill import LocalData, Place, add_proximal_gradient, scheduled
+from edgecmd.training.loop import optimise
 
 
 @runtime_checkable
@@ -141,10 +142,9 @@ def private_steps(  # noqa: PLR0913 - as `distil_privately`
         num_steps=plan.steps_per_round,
         source=source,
     )
-    for step, rows in enumerate(steps):
-        rate = learning_rate_at(config, step=place.first_step + step, total_steps=place.total_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+
+    def gradient(_: int) -> None:
+        rows = next(steps)
         chunks = make_units(data, rows[rows < num], config=units, augment=config.augment, source=source)
         effective.refresh()
         total = clipped_sum(effective.module, chunks, loss, clip=plan.clip, engine=plan.engine)
@@ -158,7 +158,9 @@ def private_steps(  # noqa: PLR0913 - as `distil_privately`
             student.get_parameter(name).grad = value
         if config.proximal_mu:
             add_proximal_gradient(student, reference, mu=config.proximal_mu)
-        optimizer.step()
+
+    schedule = scheduled(optimizer, config, first_step=place.first_step, total_steps=place.total_steps)
+    optimise(optimizer, plan.steps_per_round, gradient=gradient, schedule=schedule)
 
 
 def add_noise(total: Sum, *, plan: PrivacyPlan, source: Source) -> Sum:

@@ -10,15 +10,24 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from edgecmd import losses
 from edgecmd.data.modalities.image import augment_image
 from edgecmd.losses import loss_of
 from edgecmd.models.students import build_student
-from edgecmd.privacy.step.gradients import clip_and_sum, clipped_sum, vmap_gradients
+from edgecmd.privacy.step.gradients import Gradients, clip_and_sum, clipped_sum
 from edgecmd.privacy.step.randomness import DeterministicSource
-from edgecmd.privacy.step.units import StepSettings, Units, bucket_units, make_units, padded, unit_loss
+from edgecmd.privacy.step.units import (
+    StepSettings,
+    UnitLoss,
+    Units,
+    bucket_units,
+    make_units,
+    padded,
+    unit_loss,
+)
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData
 from tests.edgecmd.privacy.neighbouring_sets import (
@@ -37,6 +46,21 @@ CLIP = 1.0
 SHAPE = (1, 4, 4)
 DIM = 6
 BATCH_TRIES = 125
+
+
+def vmap_gradients(student: nn.Module, units: Units, loss: UnitLoss) -> Gradients:
+    """Gradients of all units of a chunk, whole; each unit is a function call of its own (`torch.func`).
+
+    What `vmap_engine` computes without holding it all; for students small enough to look at.
+    """
+    parameters = {name: value.detach() for name, value in student.named_parameters()}
+
+    def one(values: dict[str, Tensor], images: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        return loss(functional_call(student, values, (images,)), teacher, mask)
+
+    every = vmap(grad(one), in_dims=(None, 0, 0, 0), randomness="different")
+    found: Gradients = every(parameters, units.images, units.teacher, units.mask)
+    return found
 
 
 class Tiny(nn.Module):
