@@ -26,7 +26,7 @@ from edgecmd.losses import Loss, check_loss, loss_of, name_of
 from edgecmd.models.students import Student, fitted, refuse_dense
 from edgecmd.models.students import student as make_student
 from edgecmd.privacy.plan import PrivacyPlan
-from edgecmd.run import Given, Run
+from edgecmd.run import Given, Run, check_modality
 from edgecmd.settings import (
     DataConfig,
     DistillConfig,
@@ -37,7 +37,6 @@ from edgecmd.settings import (
     TeacherConfig,
 )
 from edgecmd.training.distill import Place, distil, make_optimizer
-from edgecmd.training.run_folder import check_modality
 
 Progress = Callable[[int, int, float], None]
 # Steps between two calls of ``progress``; batches and views of each piece follow from the seed and its place.
