@@ -94,14 +94,10 @@ def register() -> None:
         bench,
         compare,
         data,
-        data_build,
         device,
-        distance,
-        node,
         run,
         setup,
         theory,
-        train,
         verify,
         web,
     )
@@ -171,6 +167,11 @@ def _ended(words: list[str], *, debug: bool) -> int:
 
 
 def _run(words: list[str]) -> int:
+    from edgecmd.core.rooms import require_own_rooms
+
+    # Help and version need none of them, and the doctor says itself what is wrong.
+    if words and words[0] != "doctor" and not words[0].startswith("-"):
+        require_own_rooms()
     register()
     code = app(words, standalone_mode=False)
     # typer returns the code of an Exit here, and makes an Exit of Ctrl-C.

@@ -78,6 +78,7 @@ class Task:
         target_scale: What the rest is divided by.
         source_side: Side of a source image in pixels.
         target_side: Side of a target image in pixels.
+        sampling_rate_hz: Of targets that are recordings, samples a second.
         places: Set for a dense student.
         device: Where tensors live.
         cache: Folder for features; None keeps none on the disk.
@@ -96,6 +97,7 @@ class Task:
         target_scale: float = -0.5,
         source_side: int = 64,
         target_side: int = 64,
+        sampling_rate_hz: int = 0,
         places: Places | None = None,
         device: torch.device = torch.device("cpu"),  # noqa: B008 - a constant
         cache: Path | None = None,
@@ -105,6 +107,7 @@ class Task:
         self.name = name or data.name
         self.target_offset, self.target_scale = target_offset, target_scale
         self.source_side, self.target_side, self.places = source_side, target_side, places
+        self.sampling_rate_hz = sampling_rate_hz
         self._make_teacher, self._make_ready = teacher, ready
         self._one_feature_a_source = one_feature_a_source
         self._anchors = Kept[tuple[str, int, int], Anchors](4)

@@ -13,7 +13,7 @@ from edgecmd.core.files import read_json, sha256_file
 from edgecmd.core.own_code import is_own
 from edgecmd.core.text import unseen_text
 from edgecmd.data.experiment import Experiment
-from edgecmd.data.problem import experiment, teacher_of
+from edgecmd.data.problem import experiment, task_of, teacher_of
 from edgecmd.experiments.teacher_facts import shipped_name
 from edgecmd.models.students import student_row
 from edgecmd.models.teachers import TEACHERS, teacher_file, teacher_name
@@ -153,7 +153,7 @@ def _teacher(config: RunConfig) -> str:
     """Name and digest of the teacher; of ready features no digest, which would be one of the pairs."""
     if config.teacher.pair_features:
         return "not known: its features were given ready-made"
-    name = shipped_name(config) if _is_there(config) else ""
+    name = shipped_name(task_of(config), config.teacher) if _is_there(config) else ""
     seen = f"; trained on {TEACHERS[name].trained_on}, labels: {TEACHERS[name].labels}" if name else ""
     if config.teacher.path:
         return _weights(Path(config.teacher.path)) + seen
