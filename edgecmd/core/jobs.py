@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.files import read_json, write_json
@@ -20,6 +20,7 @@ def quiet(_line: str) -> None:
     """A `Tell` that nobody reads."""
 
 
+@runtime_checkable
 class Job(Protocol):
     """One piece."""
 

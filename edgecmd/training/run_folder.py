@@ -6,12 +6,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.losses import loss_of
-from edgecmd.models.students import ANY_FRONT, STUDENTS, Student, student_row
+from edgecmd.models.students import ANY_FRONT, STUDENTS, student_row
 from edgecmd.settings import DistillConfig
 from edgecmd.training.places import require_dense
 
@@ -35,20 +34,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-def student_channels(config: RunConfig) -> int:
-    """Channels of a student's input for the target modality of ``config``."""
-    from edgecmd.data.problem import task_of
-
-    return task_of(config).input_shape[0]
-
-
-def new_student(config: RunConfig) -> Student:
-    """Being taken down: `edgecmd.run.Run.new_student`."""
-    from edgecmd.data.problem import process
-
-    return process().run(config).new_student()
 
 
 def check_modality(architecture: str, distill: DistillConfig, data: Experiment) -> None:

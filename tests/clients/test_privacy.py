@@ -10,16 +10,14 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from clients.app import app
 from edgecmd.data.pairs import PairedData
-from edgecmd.data.problem import client_holding, client_pairs
 from edgecmd.data.user_files.device_pairs import read_device_pairs
 from edgecmd.models.students import build_student
 from edgecmd.training.distill import LocalData
-from edgecmd.training.run_folder import new_student
 from edgecmd.training.task import Holding
 from server.federation import to_arrays
 from server.local_grid import set_identity
 from server.strategies import to_record
-from tests.tiny_federation import contexts, tiny_config
+from tests.tiny_federation import contexts, run_of, task_of, tiny_config
 
 CLIENT = 2
 # Shorter pieces than this occur in weights by chance.
@@ -31,7 +29,7 @@ def reply(request: pytest.FixtureRequest, pairs: Path, tmp_path_factory: pytest.
     config = tiny_config(pairs, tmp_path_factory.mktemp("out"), f"distill.keep_optimizer={request.param}")
     set_identity()
     sent = ConfigRecord({"server-round": 1, "run": "0" * 16})
-    content = RecordDict({"arrays": to_record(to_arrays(new_student(config))), "config": sent})
+    content = RecordDict({"arrays": to_record(to_arrays(run_of(config).new_student())), "config": sent})
     context = contexts(config)[100 + CLIENT]
     answer = app(message=Message(content, 100 + CLIENT, "train"), context=context)
     assert dict(context.state) == {}
@@ -40,7 +38,7 @@ def reply(request: pytest.FixtureRequest, pairs: Path, tmp_path_factory: pytest.
 
 def test_a_reply_holds_the_student_and_three_numbers(reply: Message, pairs: Path, tmp_path: Path) -> None:
     assert list(reply.content) == ["arrays", "metrics"]
-    student = new_student(tiny_config(pairs, tmp_path))
+    student = run_of(tiny_config(pairs, tmp_path)).new_student()
     assert set(reply.content.array_records["arrays"]) == set(student.state_dict())
     metrics = reply.content.metric_records["metrics"]
     assert {name: type(value) for name, value in metrics.items()} == {
@@ -82,8 +80,8 @@ def test_no_piece_of_a_picture_or_of_a_teacher_feature_is_in_the_bytes(
     reply: Message, pairs: Path, tmp_path: Path
 ) -> None:
     config = tiny_config(pairs, tmp_path)
-    data, _ = client_pairs(config, CLIENT)
-    holding = client_holding(config, CLIENT)
+    data, _ = task_of(config).training_pairs(run_of(config).part(CLIENT))
+    holding = run_of(config).holding(CLIENT)
     private = {
         "source": data.source,
         "target": data.target,
@@ -126,6 +124,6 @@ def test_labels_of_a_device_s_own_pairs_are_not_read(pairs: Path, tmp_path: Path
 def test_anchors_are_public_features_alone(pairs: Path, tmp_path: Path) -> None:
     """Two clients with other pairs hold the same anchors."""
     config = tiny_config(pairs, tmp_path)
-    first, second = (client_holding(config, client) for client in (0, 1))
+    first, second = (run_of(config).holding(client) for client in (0, 1))
     np.testing.assert_array_equal(first.anchors.numpy(), second.anchors.numpy())
     assert len(first.anchors) == 16

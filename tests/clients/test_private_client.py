@@ -15,7 +15,6 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
 from edgecmd.privacy.accounting import Spending, total_epsilon
 from edgecmd.privacy.ledger import Ledger
-from edgecmd.training.run_folder import new_student
 from server.federation import to_arrays
 from server.local_grid import set_identity
 from server.strategies import to_record
@@ -38,7 +37,8 @@ def ask(
     context: Context = contexts(config)[100 + client]
     context.node_config.update({name.replace("_", "-"): value for name, value in node.items()})  # type: ignore[misc]
     weights = {
-        name: np.asarray(value + np.float32(shift)) for name, value in to_arrays(new_student(config)).items()
+        name: np.asarray(value + np.float32(shift))
+        for name, value in to_arrays(run_of(config).new_student()).items()
     }
     sent = ConfigRecord({"server-round": round_index, "run": TOKEN})
     content = RecordDict({"arrays": to_record(weights), "config": sent})
@@ -71,7 +71,7 @@ def test_every_byte_of_a_private_reply(mechanism: str, pairs: Path, tmp_path: Pa
     """Weights in the student's own shapes and the client's index: no count, no loss, no config."""
     config = private_config(pairs, tmp_path, f"privacy.mechanism={mechanism}")
     reply = ask(config)
-    student = to_arrays(new_student(config))
+    student = to_arrays(run_of(config).new_student())
     header = 128
     assert layout(reply) == {
         "records": {"arrays": "ArrayRecord", "metrics": "MetricRecord"},
@@ -326,7 +326,7 @@ def test_a_student_that_mixes_pairs_is_refused(
 def test_answers_keep_the_order_of_the_weights(pairs: Path, tmp_path: Path) -> None:
     config = private_config(pairs, tmp_path)
     set_identity()
-    arrays = to_record(to_arrays(new_student(config)))
+    arrays = to_record(to_arrays(run_of(config).new_student()))
     turned = ArrayRecord({name: arrays[name] for name in reversed(list(arrays))})
     sent = ConfigRecord({"server-round": 1, "run": TOKEN})
     message = Message(RecordDict({"arrays": turned, "config": sent}), 101, "train")

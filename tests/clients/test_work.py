@@ -10,14 +10,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from clients.app import app
 from clients.work import ClientError, answer_train
 from edgecmd.config.schema import RunConfig
-from edgecmd.data.problem import client_pairs
-from edgecmd.training.run_folder import new_student
 from server.federation import to_arrays
 from server.local_grid import set_identity
 from server.strategies import to_record
 from tests.device_files import TOKEN as DEVICE_TOKEN
 from tests.device_files import ask, make_device, run_config
-from tests.tiny_federation import contexts, tiny_config
+from tests.tiny_federation import contexts, run_of, task_of, tiny_config
 
 TOKEN = "0123456789abcdef"
 
@@ -33,7 +31,7 @@ def order(config: RunConfig, *, round_index: int = 1, **changes: object) -> Mess
     sent = {"server-round": round_index, "run": TOKEN} | {
         name.replace("_", "-"): value for name, value in changes.items()
     }
-    arrays = to_record(to_arrays(new_student(config)))
+    arrays = to_record(to_arrays(run_of(config).new_student()))
     return Message(RecordDict({"arrays": arrays, "config": ConfigRecord(sent)}), 101, "train")
 
 
@@ -51,13 +49,13 @@ def test_the_answer_is_a_trained_student(pairs: Path, tmp_path: Path) -> None:
     config = tiny_config(pairs, tmp_path)
     message = order(config)
     reply = app(message=message, context=context_of(config))
-    before, after = to_arrays(new_student(config)), weights(reply)
+    before, after = to_arrays(run_of(config).new_student()), weights(reply)
     assert list(after) == list(before)
     for name, value in before.items():
         assert (after[name].dtype, after[name].shape) == (value.dtype, value.shape)
     assert not all(np.array_equal(after[name], before[name]) for name in before)
     metrics = reply.content.metric_records["metrics"]
-    assert metrics["num-examples"] == len(client_pairs(config, 1)[0])
+    assert metrics["num-examples"] == len(task_of(config).training_pairs(run_of(config).part(1))[0])
     assert metrics["client"] == 1
     # Chance level of cmc at a batch of 8 is log 8.
     assert 0.5 * np.log(8) < float(str(metrics["loss"])) < 1.5 * np.log(8)
@@ -69,7 +67,7 @@ def test_the_order_of_the_weights_is_the_server_s(pairs: Path, tmp_path: Path) -
     arrays = message.content.array_records["arrays"]
     message.content["arrays"] = ArrayRecord({name: arrays[name] for name in reversed(list(arrays))})
     reply = answer_train(message, context_of(config))
-    assert list(weights(reply)) == sorted(to_arrays(new_student(config)), reverse=True)
+    assert list(weights(reply)) == sorted(to_arrays(run_of(config).new_student()), reverse=True)
 
 
 def test_an_answer_does_not_depend_on_what_the_process_did_before(pairs: Path, tmp_path: Path) -> None:
@@ -149,7 +147,7 @@ def test_the_strategy_s_proximal_weight_counts(pairs: Path, tmp_path: Path) -> N
 
 def test_proximal_weights_pull_towards_the_round_s_start(pairs: Path, tmp_path: Path) -> None:
     config = tiny_config(pairs, tmp_path, 'distill.optimizer="sgd"', "federation.local_steps=6")
-    start = to_arrays(new_student(config))
+    start = to_arrays(run_of(config).new_student())
 
     def moved(mu: float) -> float:
         after = weights(answer_train(order(config, proximal_mu=mu), context_of(config)))
@@ -189,7 +187,9 @@ def test_a_client_beyond_the_partition(pairs: Path, tmp_path: Path) -> None:
 def test_an_infinite_loss_is_an_error_and_its_state_is_not_kept(pairs: Path, tmp_path: Path) -> None:
     config = tiny_config(pairs, tmp_path, "distill.keep_optimizer=true")
     message = order(config)
-    broken = {name: np.full_like(value, np.nan) for name, value in to_arrays(new_student(config)).items()}
+    broken = {
+        name: np.full_like(value, np.nan) for name, value in to_arrays(run_of(config).new_student()).items()
+    }
     message.content["arrays"] = to_record(broken)
     with pytest.raises(ClientError, match="stage distil: FloatingPointError: loss=nan.*learning_rate"):
         answer_train(message, context_of(config))

@@ -10,15 +10,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgecmd.config.schema import RunConfig
-from edgecmd.data.problem import experiment, target_input, task_of
 from edgecmd.evaluation import finetune as tuning
 from edgecmd.evaluation.evaluate import assess, embedder, headline
 from edgecmd.evaluation.finetune import Drawn, finetune, finetune_accuracy, split_labels
 from edgecmd.evaluation.metrics import fit_linear
 from edgecmd.losses import unit
 from edgecmd.training.early_stopping import Best
-from edgecmd.training.run_folder import new_student
-from tests.tiny_federation import run_of
+from tests.tiny_federation import run_of, task_of
 
 
 @settings(max_examples=30, deadline=None)
@@ -32,14 +30,14 @@ def test_every_class_keeps_a_label_to_train_on(counts: list[int], seed: int) -> 
 
 
 def drawn(config: RunConfig, *, num: int = 12, held: bool = True) -> Drawn:
-    pairs = experiment(config.data).train
+    pairs = task_of(config).data.train
     labels = np.arange(num) % 3
     split = split_labels(labels, generator=np.random.default_rng(0)) if held else np.zeros(num, dtype=bool)
-    return Drawn(target=target_input(config, pairs)[:num], labels=labels, held=split)
+    return Drawn(target=task_of(config).target_input(pairs.target)[:num], labels=labels, held=split)
 
 
 def test_it_starts_as_the_linear_probe(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    student, given_labels = new_student(tiny), drawn(tiny)
+    student, given_labels = run_of(tiny).new_student(), drawn(tiny)
     monkeypatch.setattr(tuning, "NUM_STEPS", 0)
     model = finetune(student, given_labels, run_of(tiny), draw=0)
     with torch.no_grad():
@@ -54,7 +52,7 @@ def test_two_classes_start_as_the_probe_too(tiny: RunConfig, monkeypatch: pytest
     monkeypatch.setattr(tuning, "NUM_STEPS", 0)
     one = drawn(tiny, held=False)
     one = replace(one, labels=np.arange(12) % 2)
-    student = new_student(tiny).eval()
+    student = run_of(tiny).new_student().eval()
     with torch.no_grad():
         embedding = unit(student(one.target)).numpy()
         scores = finetune(student, one, run_of(tiny), draw=0)(one.target).softmax(dim=1).numpy()
@@ -71,7 +69,7 @@ def held_loss(model: nn.Module, given_labels: Drawn) -> float:
 def test_the_best_look_counts_and_the_student_is_not_changed(
     tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    student, given_labels = new_student(tiny), drawn(tiny)
+    student, given_labels = run_of(tiny).new_student(), drawn(tiny)
     before = {name: value.clone() for name, value in student.state_dict().items()}
     seen: list[float] = []
     look = Best.is_over
@@ -91,7 +89,7 @@ def test_the_best_look_counts_and_the_student_is_not_changed(
 
 def test_one_label_a_class_makes_all_steps(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "NUM_STEPS", 3)
-    student, alone = new_student(tiny), drawn(tiny, num=3)
+    student, alone = run_of(tiny).new_student(), drawn(tiny, num=3)
     assert not alone.held.any()
     model = finetune(student, alone, run_of(tiny), draw=0)
     assert not torch.equal(model.student.projector.weight, student.projector.weight)
@@ -99,7 +97,7 @@ def test_one_label_a_class_makes_all_steps(tiny: RunConfig, monkeypatch: pytest.
 
 def test_it_stands_beside_the_probe_on_request(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "NUM_STEPS", 4)
-    student = new_student(tiny)
+    student = run_of(tiny).new_student()
     wanted = replace(tiny, evaluate=replace(tiny.evaluate, finetune=True))
     table = assess(embedder(student, task_of(wanted)), run_of(wanted), student=student)
     line = headline(table)

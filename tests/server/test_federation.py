@@ -26,7 +26,7 @@ from server.federation import load_arrays, run_token, to_arrays
 from server.local_grid import local_grid
 from server.loop import RoundReport
 from server.patience import GridAround
-from tests.tiny_federation import NUM_CLIENTS, contexts, federate, simulate, tiny_config
+from tests.tiny_federation import NUM_CLIENTS, contexts, federate, run_of, simulate, tiny_config
 
 
 class Stopped(Exception):
@@ -82,10 +82,11 @@ def test_the_run_folder(pairs: Path, tmp_path: Path) -> None:
 
 
 def test_weights_survive_the_way_to_numpy_and_back(pairs: Path, tmp_path: Path) -> None:
-    from edgecmd.training.run_folder import new_student
-
     config = tiny_config(pairs, tmp_path)
-    student, other = new_student(config), new_student(tiny_config(pairs, tmp_path, "seed=1"))
+    student, other = (
+        run_of(config).new_student(),
+        run_of(tiny_config(pairs, tmp_path, "seed=1")).new_student(),
+    )
     arrays = to_arrays(student)
     assert list(arrays) == sorted(arrays)
     assert {value.dtype for value in arrays.values()} == {np.dtype(np.float32)}

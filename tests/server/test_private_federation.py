@@ -12,7 +12,6 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import FederationError, PrivacyError
 from edgecmd.core.files import read_json
 from edgecmd.privacy.ledger import Ledger
-from edgecmd.training.run_folder import new_student
 from server.client_privacy import central_privacy
 from server.federation import to_arrays
 from server.local_grid import set_identity
@@ -288,4 +287,4 @@ def test_a_client_level_run_counts_on_after_a_kill(pairs: Path, tmp_path: Path) 
         simulate(config, report=stop_after(2))
     simulate(config)
     assert Ledger(run_of(config).server_ledger).num_rounds() == 3
-    assert new_student(config) is not None
+    assert run_of(config).new_student() is not None

@@ -25,7 +25,6 @@ from edgecmd.core.errors import ConfigError
 from edgecmd.losses import loss_of, unit
 from edgecmd.models.students import build_student, initialise
 from edgecmd.training.distill import LocalData
-from edgecmd.training.run_folder import new_student
 from tests.tiny_federation import run_of, tiny_config, write_pairs
 
 RECIPE = InversionRecipe(num_steps=120)
@@ -141,12 +140,12 @@ def test_a_loss_without_a_gradient_for_one_pair_is_replaced() -> None:
 
 
 def test_the_pixel_range_is_that_of_the_student(config: RunConfig) -> None:
-    known = knowledge(run_of(config), new_student(config))
+    known = knowledge(run_of(config), run_of(config).new_student())
     assert (known.low, known.high) == (0.0, 2.0)
     other = replace(config, data=replace(config.data, target_offset=0.5, target_scale=0.25))
     assert (
-        knowledge(run_of(other), new_student(config)).low,
-        knowledge(run_of(other), new_student(config)).high,
+        knowledge(run_of(other), run_of(config).new_student()).low,
+        knowledge(run_of(other), run_of(config).new_student()).high,
     ) == (
         -2.0,
         2.0,
@@ -168,7 +167,7 @@ def test_a_private_run_is_attacked_under_its_own_plan(config: RunConfig) -> None
 def trial_of(config: RunConfig, *, jobs: int, ticks: list[tuple[int, int]]) -> Trial:
     return run_trial(
         run_of(config),
-        new_student(config),
+        run_of(config).new_student(),
         batch_size=2,
         num_pairs=5,
         recipe=InversionRecipe(num_steps=2),
@@ -194,7 +193,7 @@ def test_more_pairs_than_there_are(config: RunConfig) -> None:
     with pytest.raises(ConfigError, match="--pairs=4000 is too many"):
         run_trial(
             run_of(config),
-            new_student(config),
+            run_of(config).new_student(),
             batch_size=1,
             num_pairs=4000,
             recipe=RECIPE,

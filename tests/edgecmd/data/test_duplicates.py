@@ -17,7 +17,6 @@ from edgecmd.data.duplicates import contained, contained_lines
 from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.modalities.signature import cells
 from edgecmd.data.pairs import PairedData
-from edgecmd.data.problem import training_features
 from edgecmd.evaluation import metrics
 from edgecmd.settings import DataConfig
 

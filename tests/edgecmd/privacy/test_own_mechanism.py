@@ -116,7 +116,7 @@ def test_a_run_its_ledger_its_statement_and_its_audits(pairs: Path, tmp_path: Pa
         2 * told["clip"],
     )
     assert told["against"] == PAIR.against
-    plan = plan_of(config)
+    plan = plan_by(config)
     assert plan is not None
     ledger = Ledger(tmp_path / "twice" / "ledger" / "client-0001.jsonl")
     assert ledger.num_rounds() == config.federation.num_rounds
