@@ -32,6 +32,7 @@ from edgecmd.models.teachers import (
 from edgecmd.settings import PretrainConfig
 
 Progress = Callable[[int, float], None]
+"""Told the number of steps that are done, and the loss of the last."""
 
 
 def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress | None = None) -> nn.Module:

@@ -62,10 +62,8 @@ def test_a_plain_folder_of_that_name_is_no_package(first_on_the_path: Path) -> N
 
 def test_a_missing_room_is_said(first_on_the_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgecmd.core.rooms.ROOMS", ("no_such_room",))
-    assert strange_rooms() == [
-        f"The package 'no_such_room', which comes with edgecmd, is missing at {HOME / 'no_such_room'}. Install"
-        " edgecmd again."
-    ]
+    text = "The package 'no_such_room', which comes with edgecmd, is missing at"
+    assert strange_rooms() == [f"{text} {HOME / 'no_such_room'}. Install edgecmd again."]
     assert first_on_the_path.is_dir()
 
 
