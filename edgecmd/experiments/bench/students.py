@@ -1,13 +1,15 @@
 """Students that deploy as well as they train: norm-free, with GroupNorm, and with GroupNorm folded away."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecmd.config.assemble import Assembly, run_folder
+from edgecmd.config.reader import flatten
 from edgecmd.config.schema import RunConfig
-from edgecmd.core.jobs import Tell
+from edgecmd.core.jobs import Tell, finish
 from edgecmd.run import Run
 
 if TYPE_CHECKING:
@@ -15,6 +17,27 @@ if TYPE_CHECKING:
 
 FOLDED = ", folded"
 METRICS = ("recall@1", "linear_10")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One student with one seed.
+
+    Attributes:
+        config: Settings of its run.
+    """
+
+    config: RunConfig
+
+    @property
+    def path(self) -> Path:
+        """Where its figures are kept, in the run folder."""
+        return run_folder(self.config) / "students.json"
+
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """What they depend on."""
+        return {"settings": flatten(self.config)}
 
 
 def measure(
@@ -58,7 +81,8 @@ def measure(
             one = _settings(
                 config, name, method, seed=seed, folder=folder, path=first[name], fold_steps=fold_steps
             )
-            for row, line in _job(one, run_folder(one), assembly):
+            job = Job(config=one)
+            for row, line in finish(job, partial(_rows, job, assembly))["rows"].items():
                 lines.setdefault(row, []).append(line)
                 tell(f"seed {seed} {row}: " + "  ".join(f"{k} {v:.4g}" for k, v in line.items()))
     summary = {row: _summary(found) for row, found in lines.items()}
@@ -113,20 +137,16 @@ def _settings(
     return replace(shared, distill=replace(shared.distill, loss=method)).resolved()
 
 
-def _job(config: RunConfig, folder: Path, assembly: Assembly) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(job: Job, assembly: Assembly) -> dict[str, Any]:
     """Figures of one student and of its folded form, by row."""
-    from edgecmd.core.files import read_json, write_json
     from edgecmd.models.student_file import load_student
     from edgecmd.models.students import student_row
     from edgecmd.recipes.standins import public_inputs
     from export.graph.fold_norm import fold_norm
     from server.simulate import simulate
 
-    architecture, record = config.student.architecture, folder / "students.json"
-    if record.is_file():
-        yield from read_json(record).items()
-        return
-    run = assembly.run(config)
+    config, folder, run = job.config, job.path.parent, assembly.run(job.config)
+    architecture = config.student.architecture
     if not (folder / "student.safetensors").is_file():
         simulate(run)
     student = load_student(folder / "student.safetensors", like=architecture)
@@ -143,8 +163,7 @@ def _job(config: RunConfig, folder: Path, assembly: Assembly) -> Iterator[tuple[
             "cosine_before": folded.cosine_before,
             "cosine": folded.cosine,
         }
-    write_json(record, found)
-    yield from found.items()
+    return {"rows": found}
 
 
 def _figures(run: Run, student: "Student") -> dict[str, Any]:
