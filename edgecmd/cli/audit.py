@@ -9,8 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from edgecmd.cli.app import app
-from edgecmd.cli.options import AsJson, ConfigFile, Settings, one_thread
-from edgecmd.cli.output import print_json, print_table, say
+from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread, print_json, print_table, say
 from edgecmd.core.text import counted
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ app.add_typer(audit_app, name="audit")
 
 def target_of(path: Path, config: Path | None, settings: Sequence[str] | None) -> "Target":
     """The target at ``path``; settings are for a file that lies in no run folder."""
-    from edgecmd.cli.options import read_settings
+    from edgecmd.cli.common import read_settings
     from edgecmd.config.targets import find_target
 
     given = read_settings(config, settings) if config or settings else None

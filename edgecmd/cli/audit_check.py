@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecmd.cli.audit import audit_app, fail_if_contradicted, finish, show, target_of
-from edgecmd.cli.options import AsJson, ConfigFile, Settings, one_thread, read_settings
+from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread, read_settings
 from edgecmd.core.errors import ConfigError
 from edgecmd.experiments.bench.ticker import ticker
 

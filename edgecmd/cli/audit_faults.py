@@ -3,8 +3,7 @@
 from typing import TYPE_CHECKING
 
 from edgecmd.cli.audit import audit_app
-from edgecmd.cli.options import AsJson, one_thread
-from edgecmd.cli.output import print_json, print_table, say
+from edgecmd.cli.common import AsJson, one_thread, print_json, print_table, say
 from edgecmd.experiments.bench.ticker import ticker
 
 if TYPE_CHECKING:

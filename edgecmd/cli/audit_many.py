@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecmd.cli.audit import TargetPath, audit_app, fail_if_contradicted, finish, show, target_of
-from edgecmd.cli.options import AsJson, ConfigFile, Settings, one_thread
-from edgecmd.cli.output import print_table, say
+from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread, print_table, say
 from edgecmd.experiments.bench.ticker import ticker
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecmd.cli.audit import TargetPath, audit_app, finish, target_of
-from edgecmd.cli.options import AsJson, ConfigFile, Settings, one_thread
-from edgecmd.cli.output import say, warn
+from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread, say, warn
 from edgecmd.core.text import counted
 from edgecmd.experiments.bench.ticker import ticker
 

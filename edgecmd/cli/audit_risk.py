@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecmd.cli.audit import TargetPath, audit_app, finish, target_of
-from edgecmd.cli.options import AsJson, ConfigFile, Settings, one_thread
+from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread
 from edgecmd.experiments.bench.ticker import ticker
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ import click
 import typer
 
 from edgecmd.cli.app import app
-from edgecmd.cli.options import one_thread
-from edgecmd.cli.output import say
+from edgecmd.cli.common import one_thread, say
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.text import counted
 from edgecmd.data.problem import run_of, task_of

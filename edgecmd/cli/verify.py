@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecmd.cli.app import app
-from edgecmd.cli.options import AsJson
-from edgecmd.cli.output import print_json, print_table, say
+from edgecmd.cli.common import AsJson, print_json, print_table, say
 
 if TYPE_CHECKING:
     from export.trust.checks import Verdict

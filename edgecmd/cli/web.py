@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecmd.cli.app import web_app
-from edgecmd.cli.options import one_thread
-from edgecmd.cli.output import say
+from edgecmd.cli.common import one_thread, say
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, ExportError
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecmd.cli.app import bench_app
-from edgecmd.cli.options import AsJson, one_thread
-from edgecmd.cli.output import print_json, print_table, say
+from edgecmd.cli.common import AsJson, one_thread, print_json, print_table, say
 from edgecmd.core.errors import ConfigError, DataError, EdgecmdError, choose
 
 if TYPE_CHECKING:
