@@ -24,14 +24,15 @@ if TYPE_CHECKING:
     from edgecmd.library.results import Distilled, Federated, Scores, evaluate
     from edgecmd.library.task import Task, Teacher
     from edgecmd.library.training import Partition, distill, federate, partition
-    from edgecmd.library.verbs import Bundle, audit, export, load_bundle
+    from edgecmd.library.verbs import audit, export
     from edgecmd.losses import Loss
     from edgecmd.models.students import student
     from edgecmd.privacy.plan import PrivacyPlan
+    from export.loaded import Bundle, load_bundle
 
 # Public name -> where it is; an empty text stands for the module of that name.
 _HOMES = {
-    "Bundle": "edgecmd.library.verbs",
+    "Bundle": "export.loaded",
     "Distilled": "edgecmd.library.results",
     "EdgecmdError": "edgecmd.core.errors",
     "Federated": "edgecmd.library.results",
@@ -50,7 +51,7 @@ _HOMES = {
     "evaluate": "edgecmd.library.results",
     "export": "edgecmd.library.verbs",
     "federate": "edgecmd.library.training",
-    "load_bundle": "edgecmd.library.verbs",
+    "load_bundle": "export.loaded",
     "losses": "",
     "partition": "edgecmd.library.training",
     "student": "edgecmd.models.students",

@@ -154,7 +154,7 @@ class TeacherConfig:
     <name>.ids.txt, an id a line. An id is a file name, with or without its ending."""
     public_features: str = ""
     """The same of the public images, from the same teacher; ids are their file names, of the built-in public
-    set its keys (``edgecmd.data.problem.experiment(config.data).public.keys``)."""
+    set its keys (``edgecmd.config.assemble.Assembly().experiment(config.data).public.keys``)."""
 
     def __post_init__(self) -> None:
         in_range("teacher", 2, 4096, map_dim=self.map_dim)

@@ -16,10 +16,11 @@ from torch import nn
 from edgecmd.core.artefacts import write_artefact
 from edgecmd.core.errors import ExportError, choose
 from edgecmd.core.machine import at, explain
+from edgecmd.core.text import counted
 from edgecmd.data.pairs import Targets
 from export.device.infer import Prototypes
 from export.device.reading import InferError
-from export.documents.bundle_files import BUNDLE_FILES, Built, Contents, write_contents
+from export.documents.bundle_files import Built, Contents, write_contents
 from export.documents.provenance import Provenance
 from export.graph.deployable import Deployable, rebuild
 from export.graph.fold_standardised import fold
@@ -36,9 +37,11 @@ from export.profiles.table import (
     file_name,
     limits_of,
     make_profile,
+    need_calibration,
     refuse_malformed,
 )
-from export.trust.verify import ParityError, ParityReport, Task, refuse_below, refuse_mismatch, verify
+from export.trust.listing import CACHE, RULES, profile_file
+from export.trust.verify import ParityError, ParityReport, TaskMetric, refuse_below, refuse_mismatch, verify
 
 # Leaving out one layer at a time is measured with one batch size: the layer does not depend on it.
 BATCH_OF_SEARCH = (32,)
@@ -75,11 +78,30 @@ class BundleReport:
         folder: Where the bundle lies.
         parity: How far each profile is from the student.
         num_bytes: Size of each file.
+        folding: Where GroupNorm was folded away before, what that changed.
     """
 
     folder: Path
     parity: Mapping[str, ParityReport]
     num_bytes: Mapping[str, int]
+    folding: Folding | None = None
+
+    def __str__(self) -> str:
+        parts, names = [], tuple(self.parity)
+        if self.folding is not None:
+            folding = self.folding
+            parts.append(
+                f"GroupNorm folded away: cosine {folding.cosine_before:.4f}, after"
+                f" {counted(folding.num_steps, 'step')} {folding.cosine:.4f};"
+                f" {folding.metric_name} {folding.metric_original:.3f}, now {folding.metric:.3f}"
+            )
+        for name, parity in self.parity.items():
+            parts.append(
+                f"{name} {self.num_bytes[file_name(name, profiles=names)] / 1000:.0f} kB,"
+                f" least cosine {parity.min_cosine:.5f},"
+                f" {parity.metric_name} through onnxruntime {parity.metric_onnx:.3f}"
+            )
+        return "; ".join(parts)
 
 
 def export_bundle(
@@ -88,7 +110,7 @@ def export_bundle(
     *,
     spec: ExportSpec,
     probe_images: Targets,
-    task: Task,
+    task: TaskMetric,
     options: Options | None = None,
 ) -> BundleReport:
     """Export a student, check every file against it, and only then put the folder in place.
@@ -114,13 +136,7 @@ def export_bundle(
     """
     out_dir, options = Path(out_dir).resolve(), options or Options()
     refuse_foreign(out_dir)
-    front_end = choose("front_end", spec.front_end, FRONT_ENDS)
-    shape, dtype = front_end.shape(spec), np.dtype(front_end.dtype)
-    if probe_images.shape[1:] != shape or probe_images.dtype != dtype:
-        raise ExportError(
-            f"probe_images has dtype={probe_images.dtype} and shape={probe_images.shape};"
-            f" allowed is {dtype} of shape (num, {', '.join(map(str, shape))})."
-        )
+    _refuse_inputs(probe_images, spec)
     plain = rebuild(student, spec)
     bench = Bench(reference=Deployable(plain, spec).eval(), images=probe_images, task=task)
     data = to_onnx(Deployable(fold(plain), spec).eval())
@@ -128,7 +144,7 @@ def export_bundle(
         with _staging(out_dir.parent) as staging:
             built = staging / "bundle"
             models = {name: bench.build(data, built, name, options=options) for name in options.profiles}
-            calibrated = options.calibration and any(PROFILES[name].calibrated for name in models)
+            calibrated = options.calibration and need_calibration(models)
             contents = Contents(
                 spec=spec,
                 models=models,
@@ -145,7 +161,18 @@ def export_bundle(
     except OSError as error:
         raise explain(error, doing=f"The bundle {out_dir} cannot be written") from error
     parity = {name: one.parity for name, one in models.items()}
-    return BundleReport(folder=out_dir, parity=parity, num_bytes=num_bytes)
+    return BundleReport(folder=out_dir, parity=parity, num_bytes=num_bytes, folding=options.folding)
+
+
+def _refuse_inputs(inputs: Targets, spec: ExportSpec) -> None:
+    """Refuse inputs of another kind or size than the student's own."""
+    front_end = choose("front_end", spec.front_end, FRONT_ENDS)
+    shape, dtype = front_end.shape(spec), np.dtype(front_end.dtype)
+    if inputs.shape[1:] != shape or inputs.dtype != dtype:
+        raise ExportError(
+            f"probe_images has dtype={inputs.dtype} and shape={inputs.shape};"
+            f" allowed is {dtype} of shape (num, {', '.join(map(str, shape))})."
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,7 +187,7 @@ class Bench:
 
     reference: Deployable
     images: Targets
-    task: Task
+    task: TaskMetric
 
     def build(self, data: bytes, folder: Path, name: str, *, options: Options) -> Built:
         """Write the file of a profile and check it.
@@ -216,8 +243,8 @@ def refuse_foreign(out_dir: Path) -> None:
         return
     if not out_dir.is_dir():
         raise ExportError(f"{out_dir} is a file. Choose another folder for the bundle.")
-    names = {path.name for path in out_dir.iterdir()} - {"__pycache__"}
-    foreign = sorted(names - BUNDLE_FILES)
+    names = {path.name for path in out_dir.iterdir()} - {CACHE, *RULES, *map(profile_file, PROFILES)}
+    foreign = sorted(names)
     if foreign:
         raise ExportError(
             f"{out_dir} holds things that are no part of a bundle, such as {foreign[0]}; they would be lost."

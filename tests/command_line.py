@@ -73,9 +73,7 @@ def alone() -> Iterator[None]:
 def forget() -> None:
     """Empty what functions of the four packages keep for their process."""
     from edgecmd.config import assemble
-    from edgecmd.data import problem
 
-    problem._MADE.clear()
     assemble.WORKER.__init__()  # type: ignore[misc]
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] in PACKAGES and name not in PURE:

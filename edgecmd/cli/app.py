@@ -112,14 +112,11 @@ def register() -> None:
         bench,
         compare,
         data,
-        device,
+        export,
         run,
         setup,
         theory,
-        verify,
-        web,
     )
-    from edgecmd.experiments.bench import export  # noqa: F401
 
 
 def main() -> None:

@@ -54,15 +54,17 @@ def all_faults(folder: "Path") -> "list[Fault]":
     from edgecmd.audits.static.checks import check_target
     from edgecmd.audits.static.sensitivity import Effort
     from edgecmd.cli.audit_step import audit_step
-    from edgecmd.data.problem import run_of
+    from edgecmd.config.assemble import Assembly
     from edgecmd.experiments.faults.ledger_faults import book_faults, small_run
     from edgecmd.experiments.faults.loss_faults import loss_faults
     from edgecmd.experiments.faults.run_faults import draw_faults, run_faults
     from edgecmd.experiments.faults.step_faults import step_faults
     from server.simulate import simulate
 
+    assembly = Assembly()
+
     def train(config: "RunConfig") -> object:
-        return simulate(run_of(config))
+        return simulate(assembly.run(config))
 
     sound = small_run(train, folder, "sound")
     views = small_run(train, folder, "views", "privacy.num_views=4")

@@ -69,8 +69,8 @@ def run_all(config: RunConfig, assembly: Assembly, *, baselines: bool, watch: Wa
     Raises:
         FederationError: The run in the folder was made on Flower, or with other settings.
     """
-    from edgecmd.cli.device import export_run
     from edgecmd.experiments.gallery import write_gallery
+    from export.from_run import export_run
 
     run = assembly.run(config)
     require_runtime(run.folder, "in-process", described=run.described)
@@ -84,7 +84,9 @@ def run_all(config: RunConfig, assembly: Assembly, *, baselines: bool, watch: Wa
         lambda: assess_run(config, assembly, folder=folder, baselines=baselines, watch=watch),
     )
     write_gallery(run, folder)
-    bundle = run_stage(folder, "export", lambda: export_run(config, folder, folder / "export"))
+    bundle = run_stage(
+        folder, "export", lambda: str(export_run(run, folder / "export", settings=config.export))
+    )
     return Finished(folder=folder, tables=tables, bundle=bundle)
 
 

@@ -178,21 +178,23 @@ def _told_apart(config: RunConfig, assembly: Assembly) -> None:
 
 def _prototypes(config: RunConfig, assembly: Assembly) -> None:
     """Pictures of `export.prototypes` can be read as the exported student reads them."""
-    from edgecmd.cli.device import plain_spec
     from export.documents.prototypes import read_examples
+    from export.from_run import spec_of
 
     if config.export.prototypes:
-        student = assembly.run(config).new_student()
-        spec = plain_spec(config, student, architecture=config.student.architecture)
+        student, architecture = assembly.run(config).new_student(), config.student.architecture
+        spec = spec_of(
+            assembly.task(config), student, architecture=architecture, license=config.export.license
+        )
         read_examples(Path(config.export.prototypes), spec)
 
 
 def _calibration(config: RunConfig, assembly: Assembly) -> None:
     """Ranges can be taken from something, where a profile of the export needs them."""
     from export.profiles.calibration import calibration_of
-    from export.profiles.table import PROFILES, choose_profiles
+    from export.profiles.table import choose_profiles, need_calibration
 
-    if any(PROFILES[name].calibrated for name in choose_profiles(config.export.profiles)):
+    if need_calibration(choose_profiles(config.export.profiles)):
         calibration_of(assembly.task(config), config.export.calibration, seed=config.seed)
 
 
@@ -340,7 +342,7 @@ def collect(config: RunConfig, assembly: Assembly) -> Found:
 
 def _collect_pairs(config: RunConfig, found: Found, assembly: Assembly) -> Found:
     """Read the pairs; where that was given up early, once more to the end, for everything that is wrong."""
-    from edgecmd.catalogue.data_sets import data_set
+    from edgecmd.catalogue.data_sets import DATA_SETS
     from edgecmd.data.findings import ProblemsError, problems_of
     from edgecmd.data.user_files.folder import load_folder
 
@@ -350,7 +352,9 @@ def _collect_pairs(config: RunConfig, found: Found, assembly: Assembly) -> Found
         return replace(found, experiment=whole, notes=[*found.notes, *notes_of(whole, config.data)])
     except EdgecmdError as first:
         error = first
-    early = data_set(config.data.name).users_own and not (isinstance(error, ProblemsError) and error.complete)
+    row = DATA_SETS.get(config.data.name)
+    complete = isinstance(error, ProblemsError) and error.complete
+    early = row is not None and row.users_own and not complete
     sentences = [(text, error.exit_code) for text in problems_of(error)]
     if early:
         try:

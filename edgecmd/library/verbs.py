@@ -1,26 +1,16 @@
-"""Audit, export and run: the verbs that reach into the rooms beside the method.
-
-Shapes: N inputs, D embedding dimension, G classes.
-"""
+"""Audit and export: the verbs that reach into the rooms beside the method."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edgecmd.audits.finding import CONTRADICTED, ContradictedError, Finding
-from edgecmd.core.errors import ExportError
-from edgecmd.data.modalities.table import modality_of
-from edgecmd.data.pairs import Targets
 from edgecmd.library.data import Labelled
 from edgecmd.library.results import Distilled, Federated
-from edgecmd.library.task import Task
 
 if TYPE_CHECKING:
-    from export.device.infer import Student as Runtime
-    from export.graph.spec import LinearHead
+    from export.loaded import Bundle
 
 LEVELS = ("static", "step", "one-run")
 
@@ -100,39 +90,6 @@ def audit(result: Federated, *, levels: Sequence[str] = ("static",)) -> Report:
     return Report(findings=tuple(found))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Bundle:
-    """An exported student, checked, as a device runs it.
-
-    Attributes:
-        folder: Where it lies.
-        runtime: ONNX Runtime on its model.
-    """
-
-    folder: Path
-    runtime: "Runtime"
-
-    def embed(self, raw: Targets) -> np.ndarray:
-        """Unit embeddings, float32, (N, D).
-
-        Args:
-            raw: Inputs as a sensor gives them: uint8 (N, H, W, C), uint16 millimetres (N, H, W, 1) or int16
-                (N, T).
-        """
-        return np.asarray(self.runtime(raw).embedding)
-
-    def classify(self, raw: Targets) -> list[str]:
-        """The likeliest class of each input.
-
-        Raises:
-            ExportError: The bundle has no head.
-        """
-        scores = self.runtime(raw).scores
-        if scores is None or not self.runtime.classes:
-            raise ExportError(f"{self.folder} has no head. Export with labelled examples: labelled=...")
-        return [self.runtime.classes[row] for row in scores.argmax(axis=1)]
-
-
 def export(
     student: Distilled,
     folder: str | Path,
@@ -142,7 +99,7 @@ def export(
     calibration: str = "public",
     min_cosine: float | None = None,
     license: str = "unspecified",  # noqa: A002 - what the file calls it
-) -> Bundle:
+) -> "Bundle":
     """Export a student as checked ONNX files for a device.
 
     Args:
@@ -162,84 +119,21 @@ def export(
             export; nothing is left behind.
         ConfigError: A profile is unknown.
     """
-    from export.bundle import Options, export_bundle
-    from export.graph.frontends import front_end_of
-    from export.graph.spec import ExportSpec
-    from export.profiles.calibration import calibration_of
-    from export.profiles.table import PROFILES, choose_profiles
-    from export.trust.verify import Task as Metric
+    from export.documents.provenance import provenance_of
+    from export.from_task import export_student
 
-    task, trained = student.task, student.student
-    chosen = choose_profiles(",".join(profiles))
-    probe = _probe(task, labelled)
-    spec = ExportSpec(
-        architecture=trained.architecture,
-        image_size=task.input_shape[2],
-        channels=task.in_channels,
-        embedding_dim=trained.embedding_dim,
-        offset=task.target_offset,
-        scale=task.target_scale,
-        license=license,
-        front_end=front_end_of(modality_of(task.data.train.target), dense=False),
-        rate_hz=0,
-        head=None if labelled is None else _head(student, labelled),
-    )
-    wanted = student.embed(probe)
-    metric = Metric(
-        name="cosine to the student", metric=lambda found: float((found * wanted).sum(axis=1).mean())
-    )
-    calibrated = any(PROFILES[name].calibrated for name in chosen)
-    options = Options(
-        profiles=chosen,
+    source = None
+    if isinstance(student, Federated):
+        source = replace(provenance_of(student.run), privacy=student.privacy)
+    return export_student(
+        student.student,
+        folder,
+        task=student.task,
+        examples=None if labelled is None else labelled.classes(),
+        profiles=profiles,
+        calibration=calibration,
         min_cosine=min_cosine,
-        calibration=calibration_of(task, calibration, seed=student.seed) if calibrated else None,
+        license=license,
+        provenance=source,
+        seed=student.seed,
     )
-    export_bundle(trained, Path(folder), spec=spec, probe_images=probe, task=metric, options=options)
-    return load_bundle(folder)
-
-
-def load_bundle(folder: str | Path) -> Bundle:
-    """A bundle, checked before its model is loaded.
-
-    Args:
-        folder: What `export` or ``edgecmd export`` wrote.
-
-    Raises:
-        ExportError: It is not what it claims to be; the message has the first check that failed.
-    """
-    from export.device.infer import Student as Runtime
-    from export.device.reading import InferError
-    from export.trust.checks import verify_bundle
-
-    path = Path(folder)
-    verdict = verify_bundle(path)
-    if verdict.error is not None:
-        raise verdict.error
-    try:
-        return Bundle(folder=path, runtime=Runtime(path))
-    except InferError as error:
-        raise ExportError(str(error)) from error
-
-
-def _probe(task: Task, labelled: Labelled | None) -> Targets:
-    """Inputs that torch and ONNX Runtime are compared on: labelled ones, else made-up ones, never a pair."""
-    if labelled is not None:
-        return labelled.target
-    target = task.data.train.target
-    coins = np.random.default_rng(20_071)
-    shape = (16, *target.shape[1:])
-    low, high = int(target.min()), int(target.max())
-    return np.asarray(coins.integers(low, max(high, low + 1), shape, dtype=target.dtype, endpoint=True))
-
-
-def _head(student: Distilled, labelled: Labelled) -> "LinearHead":
-    from edgecmd.evaluation.metrics import fit_linear
-    from export.graph.spec import LinearHead
-
-    labels = labelled.classes().labels["group"]
-    model = fit_linear(student.embed(labelled.target), labels.values)
-    weight, bias = np.asarray(model.coef_), np.asarray(model.intercept_)
-    if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes
-        weight, bias = np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])
-    names = tuple(labels.names[index] for index in model.classes_)
-    return LinearHead(weight=weight.astype(np.float32), bias=bias.astype(np.float32), names=names)

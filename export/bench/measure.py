@@ -16,6 +16,7 @@ from edgecmd.core.errors import EdgecmdError
 from export.bench.engines import (
     AGAINST,
     OPENVINO,
+    TORCH,
     Engine,
     has_openvino,
     onnx_engine,
@@ -27,8 +28,8 @@ from export.bench.timing import BLOCK, Timed, Timing, interleaved
 from export.device.infer import Prediction
 from export.graph.deployable import Deployable
 from export.profiles.advice import ARM, WASM, X86, Advice, Candidate, advise, ratios, this_target
-from export.profiles.table import PROFILES, limits_of
-from export.trust.verify import Task, agreement, class_agreement, compare, run_torch
+from export.profiles.table import BASE, PROFILES, limits_of
+from export.trust.verify import TaskMetric, agreement, class_agreement, compare, run_torch
 
 LARGE_BATCH = 32
 PACKAGES = ("torch", "onnxruntime", "openvino", "numpy")
@@ -50,7 +51,7 @@ class Subject:
     files: Mapping[str, Path]
     inputs: np.ndarray
     reference: Deployable | None = None
-    task: Task | None = None
+    task: TaskMetric | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -129,7 +130,7 @@ class Result:
         times = self.times()
         return {
             **asdict(self),
-            "times_as_fast_as": {base: ratios(times, base=base) for base in ("torch", "fp32")},
+            "times_as_fast_as": {base: ratios(times, base=base) for base in (TORCH, BASE)},
         }
 
 
@@ -205,9 +206,7 @@ def make_engines(
     if OPENVINO in against and not has_openvino():
         notes[OPENVINO] = "not installed: pip install openvino"
     elif OPENVINO in against:
-        for name in ("fp32", "int8"):
-            if name not in subject.files:
-                continue
+        for name in (name for name in subject.files if name in PROFILES and PROFILES[name].in_openvino):
             label = f"{OPENVINO}:{name}"
             try:
                 path, example = subject.files[name], subject.inputs[:1]
@@ -232,7 +231,7 @@ def _reference(subject: Subject, engines: Sequence[Engine]) -> tuple[str, Predic
     """What the others are compared with: torch, else fp32, else the first file."""
     if subject.reference is not None:
         return next(iter(AGAINST)), run_torch(subject.reference, subject.inputs)
-    engine = next((one for one in engines if one.name == "fp32"), engines[0])
+    engine = next((one for one in engines if one.name == BASE), engines[0])
     return engine.name, _outputs(engine, subject.inputs)
 
 
@@ -245,7 +244,7 @@ def _outputs(engine: Engine, inputs: np.ndarray) -> Prediction:
     return Prediction(embedding, np.concatenate(scores)[: len(inputs)] if scores else None)
 
 
-def closeness(engine: Engine, expected: Prediction, inputs: np.ndarray, task: Task | None) -> Closeness:
+def closeness(engine: Engine, expected: Prediction, inputs: np.ndarray, task: TaskMetric | None) -> Closeness:
     """Compare the outputs of an engine with the reference's.
 
     Raises:

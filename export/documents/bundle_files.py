@@ -27,16 +27,19 @@ from export.graph.folding import Folding
 from export.graph.frontends import FRONT_ENDS
 from export.graph.spec import EXAMPLES, FORMAT_VERSION, LINEAR, MASKS, ExportSpec
 from export.profiles.table import PROFILES
+from export.trust.listing import (
+    BOM,
+    CARD,
+    GOLDEN,
+    LABELS,
+    PROGRAM,
+    PROTOTYPES,
+    REPORT,
+    SIGNATURE,
+    SUMS,
+)
 from export.trust.verify import ParityLimits, ParityReport
 
-MODEL, PROGRAM, LABELS, GOLDEN = "student.onnx", "infer.py", "labels.json", "golden.npz"
-PROTOTYPES, REPORT, CARD = "prototypes.npz", "report.json", "MODEL_CARD.md"
-BILL, SUMS = "ml-bom.cdx.json", "SHA256SUMS"
-ALWAYS = frozenset({MODEL, PROGRAM, GOLDEN, REPORT, CARD, BILL, SUMS})
-# Made from a bundle by other commands; a new export makes them stale.
-SIGNATURE, PAGE = "bundle.sig", "demo.html"
-LATER = frozenset({SIGNATURE, PAGE})
-BUNDLE_FILES = ALWAYS | LATER | {LABELS, PROTOTYPES, *(f"student.{name}.onnx" for name in PROFILES)}
 PACKAGES = ("edgecmd", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -94,7 +97,7 @@ def write_contents(folder: Path, contents: Contents) -> None:
     report = report_record(folder, contents)
     write(REPORT, report)
     write(CARD, model_card(report, source))
-    write(BILL, bill_of_materials(report, source))
+    write(BOM, bill_of_materials(report, source))
     write_sums(folder)
 
 

@@ -10,15 +10,9 @@ from edgecmd.report.privacy import claim
 from export.device.reading import LEAST_PILLOW
 from export.documents.provenance import Provenance
 from export.documents.requirements import requirements_text
+from export.graph.frontends import FRONT_ENDS
 from export.graph.spec import EXAMPLES, LINEAR, MASKS
 
-FILES = {
-    "image": "picture.png",
-    "depth16": "depth.png",
-    "image-dense": "picture.png",
-    "depth16-dense": "depth.png",
-    "wave": "recording.wav",
-}
 NOT_KNOWN = "The run was not evaluated; nothing is claimed."
 LIMITS = (
     "The figures are those of the data above. On pictures of another kind, drawn or taken in another way,"
@@ -126,11 +120,12 @@ def model_card(report: Mapping[str, Any], provenance: Provenance) -> str:
         report: As in ``report.json``.
         provenance: Where the student comes from.
     """
+    front_end = FRONT_ENDS[report["front_end"]]
     parts = [
         f"# {markdown_text(provenance.name)}: an edgecmd student",
         _what(report),
         "## How to run it",
-        f"`python infer.py . {FILES[report['front_end']]}` needs {requirements_text(report['requires'])},"
+        f"`python infer.py . {front_end.example}` needs {requirements_text(report['requires'])},"
         f" and Pillow {'.'.join(map(str, LEAST_PILLOW))} or newer for PNG and JPEG."
         " `python infer.py . --check` tells whether this machine computes what the maker's did.",
         "## Files and profiles",
@@ -161,7 +156,7 @@ def model_card(report: Mapping[str, Any], provenance: Provenance) -> str:
 
 def _what(report: Mapping[str, Any]) -> str:
     text = (
-        f"It takes {TAKES[report['front_end']](report)}, and returns an embedding of length 1 in"
+        f"It takes {FRONT_ENDS[report['front_end']].takes(report)}, and returns an embedding of length 1 in"
         f" {report['embedding_dim']} dimensions"
     )
     classes = [markdown_text(name) for name in report["classes"]]
@@ -175,58 +170,6 @@ def _what(report: Mapping[str, Any]) -> str:
     return (
         f"{text} and probabilities of {len(classes)} classes ({report['classes_by']}): {', '.join(classes)}."
     )
-
-
-def _takes_pictures(report: Mapping[str, Any]) -> str:
-    grey = {1: "grey", 3: "RGB"}.get(report["channels"], f"{report['channels']}-channel")
-    side = report["image_size"]
-    return (
-        f"{grey} 8-bit pictures of any size, as (batch, height, width, {report['channels']}), resizes them to"
-        f" {side} x {side} as its training pictures were (whole blocks averaged where both sides are"
-        f" multiples of {side}, else an antialiased bilinear filter)"
-    )
-
-
-def _takes_depth(report: Mapping[str, Any]) -> str:
-    side = report["image_size"]
-    return (
-        "depth maps of any size, 16-bit millimetres as (batch, height, width, 1) with 0 where nothing was"
-        f" measured, takes {side} x {side} of their pixels (the nearest; none is averaged with another)"
-    )
-
-
-def _takes_wave(report: Mapping[str, Any]) -> str:
-    return (
-        "recordings of any length, float32 shares of full scale as (batch, samples), at"
-        f" {report['rate_hz']:,} Hz and no other rate (trained on {report['image_size']:,} samples), makes"
-        " their log-mel picture"
-    )
-
-
-def _takes_dense_pictures(report: Mapping[str, Any]) -> str:
-    grey = {1: "grey", 3: "RGB"}.get(report["channels"], f"{report['channels']}-channel")
-    return (
-        f"{grey} 8-bit pictures of any size, as (batch, height, width, {report['channels']}), none of whose"
-        f" pixels it resizes (trained at {report['image_size']} x {report['image_size']}: objects must be as"
-        " large in pixels as they were there)"
-    )
-
-
-def _takes_dense_depth(report: Mapping[str, Any]) -> str:
-    return (
-        "depth maps of any size, 16-bit millimetres as (batch, height, width, 1) with 0 where nothing was"
-        f" measured, none of whose pixels it resizes (trained at {report['image_size']} x"
-        f" {report['image_size']}: objects must be as large in pixels as they were there)"
-    )
-
-
-TAKES = {
-    "image": _takes_pictures,
-    "depth16": _takes_depth,
-    "image-dense": _takes_dense_pictures,
-    "depth16-dense": _takes_dense_depth,
-    "wave": _takes_wave,
-}
 
 
 def _profiles(report: Mapping[str, Any]) -> Iterator[str]:

@@ -8,15 +8,15 @@ from typing import Any
 from edgecmd.audits.audit_file import FILE as AUDIT
 from edgecmd.audits.audit_file import read_findings
 from edgecmd.audits.finding import Finding, overall
-from edgecmd.config.schema import RunConfig
+from edgecmd.core.errors import ConfigError
 from edgecmd.core.files import read_json, sha256_file
 from edgecmd.core.own_code import is_own
 from edgecmd.core.text import unseen_text
 from edgecmd.data.experiment import Experiment
-from edgecmd.data.problem import experiment, task_of, teacher_of
-from edgecmd.experiments.teacher_facts import shipped_name
 from edgecmd.models.students import student_row
 from edgecmd.models.teachers import TEACHERS, teacher_file, teacher_name
+from edgecmd.run import Run
+from edgecmd.training.task import Task
 
 # Level and beginning of the name of audits that look at code, settings, ledgers and made-up pairs alone. What
 # any other found is a function of the pairs that no guarantee covers, be it one bit.
@@ -25,6 +25,7 @@ PAIRLESS = (
     ("many-runs", ("",)),
 )
 UNTOLD = "not told: their number is private"
+READY_MADE = "not known: its features were given ready-made"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,12 +56,11 @@ class Provenance:
     tested_on: str = "held-out examples"
 
 
-def provenance_of(config: RunConfig, folder: Path) -> Provenance:
-    """Facts of a run folder; none of them is a path or names a machine.
+def provenance_of(run: Run) -> Provenance:
+    """Facts of a run and its folder; none of them is a path or names a machine.
 
     Args:
-        config: Settings of the run.
-        folder: Its folder; files that are not there leave their part empty.
+        run: The run; files that are not in its folder leave their part empty.
 
     Guarantees:
         With a privacy mechanism, nothing depends on the training pairs but through the released weights: no
@@ -69,13 +69,13 @@ def provenance_of(config: RunConfig, folder: Path) -> Provenance:
     Raises:
         DataError: A file is there and is not what its name says.
     """
-    private = config.privacy.mechanism != "none"
+    folder, whole, private = run.folder, run.task.data, run.privacy.mechanism != "none"
     nodes = _table(folder / "federation.json")
-    num_own, whole = int(nodes.get("nodes_with_own_pairs", 0)), experiment(config.data)
+    num_own = int(nodes.get("nodes_with_own_pairs", 0))
     return Provenance(
-        name=config.name,
-        data=_data(config, private=private, num_own=num_own, num_nodes=int(nodes.get("nodes", num_own))),
-        method=_method(config),
+        name=str(run.described.flat["name"]),
+        data=_data(whole, private=private, num_own=num_own, num_nodes=int(nodes.get("nodes", num_own))),
+        method=_method(run),
         evaluation=_table(folder / "evaluation.json").get("student", {}),
         privacy=_table(folder / "privacy.json"),
         audit=told_audits(read_findings(folder / AUDIT), private=private),
@@ -106,20 +106,21 @@ def _is_pairless(one: Finding) -> bool:
     return any(one.level == level and one.name.startswith(names) for level, names in PAIRLESS)
 
 
-def _data(config: RunConfig, *, private: bool, num_own: int, num_nodes: int) -> dict[str, str]:
-    whole = experiment(config.data)
+def _data(whole: Experiment, *, private: bool, num_own: int, num_nodes: int) -> dict[str, str]:
     public = {"public source pictures": f"{len(whole.public)} ({whole.public.name})"}
     held = f"{len(whole.validation)} and {len(whole.test)}"
     if num_own:
         return _deployed(whole, num_own=num_own, num_nodes=num_nodes, held=held) | public
-    return {
+    told = {
         "set": whole.name,
         "kind": whole.kind,
         "training pairs, unlabelled": UNTOLD if private else str(len(whole.train)),
-        "validation and test examples": f"{held}, of other {whole.unseen}"
-        + (f"; {whole.shared}" if whole.shared and not private else ""),
-        **public,
     }
+    # Of pairs that were given as objects, nothing is held out.
+    if len(whole.validation) + len(whole.test):
+        shared = f"; {whole.shared}" if whole.shared and not private else ""
+        told["validation and test examples"] = f"{held}, of other {whole.unseen}{shared}"
+    return told | public
 
 
 def _deployed(whole: Experiment, *, num_own: int, num_nodes: int, held: str) -> dict[str, str]:
@@ -134,39 +135,56 @@ def _deployed(whole: Experiment, *, num_own: int, num_nodes: int, held: str) -> 
     }
 
 
-def _method(config: RunConfig) -> dict[str, str]:
-    settings = config.resolved()
-    federation, distill, architecture = settings.federation, settings.distill, settings.student.architecture
+def _method(run: Run) -> dict[str, str]:
+    federation, distill, architecture = run.federation, run.distill, run.student.architecture
     return {
         "student": f"{architecture}, {student_row(architecture).family} family",
-        "teacher": _teacher(settings),
-        "first weights": _weights(Path(settings.student.path)) if settings.student.path else "random",
+        "teacher": _teacher(run),
+        "first weights": _first_weights(run),
         "distillation": f"{distill.loss}, temperature {distill.temperature:g}, batch {distill.batch_size}",
         "federation": f"{federation.num_clients} clients ({federation.partition}), {federation.num_rounds}"
         f" rounds of {federation.local_steps} local steps, {federation.strategy}",
-        "privacy mechanism": settings.privacy.mechanism,
-        "seed": str(settings.seed),
+        "privacy mechanism": run.privacy.mechanism,
+        "seed": str(run.seed),
     }
 
 
-def _teacher(config: RunConfig) -> str:
+def _first_weights(run: Run) -> str:
+    if run.given is not None:
+        return "those that the student came with"
+    return _weights(Path(run.student.path)) if run.student.path else "random"
+
+
+def _teacher(run: Run) -> str:
     """Name and digest of the teacher; of ready features no digest, which would be one of the pairs."""
-    if config.teacher.pair_features:
-        return "not known: its features were given ready-made"
-    name = shipped_name(task_of(config), config.teacher) if _is_there(config) else ""
-    seen = f"; trained on {TEACHERS[name].trained_on}, labels: {TEACHERS[name].labels}" if name else ""
-    if config.teacher.path:
-        return _weights(Path(config.teacher.path)) + seen
-    if is_own(config.teacher.name):
-        digest = teacher_of(config).sha256
-        return f"{config.teacher.name}, code of its maker's own: weights with SHA-256 {digest}"
-    file, _, _ = teacher_file(config.data.name, config.teacher.name)
-    return f"{teacher_name(config.data.name, config.teacher.name)}: {_weights(file)}{seen}"
+    if run.task.has_ready_features:
+        return READY_MADE
+    if run.given is not None:
+        return _teacher_object(run.task)
+    path, name = (str(run.described.flat[f"teacher.{key}"]) for key in ("path", "name"))
+    # One that ships can always be read; a user's own file may have gone.
+    seen = _seen(run.task.teacher.sha256) if not path or Path(path).is_file() else ""
+    if path:
+        return _weights(Path(path)) + seen
+    if is_own(name):
+        return f"{name}, code of its maker's own: weights with SHA-256 {run.task.teacher.sha256}"
+    file, _, _ = teacher_file(run.task.name, name)
+    return f"{teacher_name(run.task.name, name)}: {_weights(file)}{seen}"
 
 
-def _is_there(config: RunConfig) -> bool:
-    """Whether the teacher's file can still be read; one that ships always can."""
-    return not config.teacher.path or Path(config.teacher.path).is_file()
+def _teacher_object(task: Task) -> str:
+    """A teacher that came as an object has no file and no name but what it holds."""
+    try:
+        digest = task.teacher.sha256
+    except ConfigError:
+        return READY_MADE
+    return f"weights with SHA-256 {digest}{_seen(digest)}"
+
+
+def _seen(sha256: str) -> str:
+    """What a teacher that ships with edgecmd saw, wherever its file lies; else nothing."""
+    found = next((one for one in TEACHERS.values() if one.sha256 == sha256), None)
+    return f"; trained on {found.trained_on}, labels: {found.labels}" if found else ""
 
 
 def _weights(path: Path) -> str:

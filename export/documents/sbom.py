@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from edgecmd.models.students import STUDENTS
 from edgecmd.report.privacy import claim
 from export.documents.model_card import LIMITS, Metric, metrics_of, own_costs
 from export.documents.provenance import Provenance
@@ -67,7 +68,9 @@ def _model_card(report: Mapping[str, Any], provenance: Provenance) -> dict[str, 
         "modelParameters": {
             "approach": {"type": "self-supervised"},
             "task": "classification" if report["classes"] else "embedding",
-            "architectureFamily": "convolutional neural network",
+            "architectureFamily": "convolutional neural network"
+            if report["architecture"] in STUDENTS
+            else "its maker's own",
             "modelArchitecture": report["architecture"],
             "datasets": _datasets(provenance),
             "inputs": [{"format": f"{report['front_end']}, see edgecmd.preprocess in the file"}],

@@ -11,7 +11,7 @@ from edgecmd.models.students import Student
 from export.graph.deployable import Deployable, rebuild
 from export.graph.fold_norm import Sampler, fold_norm, folded_architecture
 from export.graph.spec import ExportSpec
-from export.trust.verify import Task, run_torch
+from export.trust.verify import TaskMetric, run_torch
 
 # Points of the task metric that folding may cost where no floor is given.
 MAX_LOSS = 0.01
@@ -45,7 +45,7 @@ class Folding:
 
 
 def fold_for_export(
-    student: Student, spec: ExportSpec, *, sampler: Sampler, num_steps: int, images: Targets, task: Task
+    student: Student, spec: ExportSpec, *, sampler: Sampler, num_steps: int, images: Targets, task: TaskMetric
 ) -> tuple[Student, Folding]:
     """Fold, recover on public inputs, and measure both students.
 

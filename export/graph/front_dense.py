@@ -4,6 +4,7 @@ Shapes: B batch, N inputs, H height, W width, C channels, S side that the studen
 and W up to the next multiple of 16.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -104,3 +105,22 @@ def dense_variants(inputs: np.ndarray, spec: ExportSpec) -> dict[str, np.ndarray
     side = spec.image_size
     sizes = ((side, side), (side + INPUT_MULTIPLE, 2 * side), (side + 5, side - 7))
     return {f"{height}x{width}": nearest(inputs, height, width) for height, width in sizes}
+
+
+def dense_image_takes(report: Mapping[str, Any]) -> str:
+    """What the card says of pictures at their own size, out of ``report.json``."""
+    grey = {1: "grey", 3: "RGB"}.get(report["channels"], f"{report['channels']}-channel")
+    return (
+        f"{grey} 8-bit pictures of any size, as (batch, height, width, {report['channels']}), none of whose"
+        f" pixels it resizes (trained at {report['image_size']} x {report['image_size']}: objects must be as"
+        " large in pixels as they were there)"
+    )
+
+
+def dense_depth_takes(report: Mapping[str, Any]) -> str:
+    """What the card says of depth maps at their own size, out of ``report.json``."""
+    return (
+        "depth maps of any size, 16-bit millimetres as (batch, height, width, 1) with 0 where nothing was"
+        f" measured, none of whose pixels it resizes (trained at {report['image_size']} x"
+        f" {report['image_size']}: objects must be as large in pixels as they were there)"
+    )

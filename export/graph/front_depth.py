@@ -3,6 +3,9 @@
 Shapes: B batch, N inputs, H height, W width, S side of the student's input.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float, UInt16
@@ -92,3 +95,12 @@ def nearest(maps: np.ndarray, height: int, width: int) -> np.ndarray:
     rows = (2 * np.arange(height) + 1) * maps.shape[1] // (2 * height)
     columns = (2 * np.arange(width) + 1) * maps.shape[2] // (2 * width)
     return np.ascontiguousarray(maps[:, rows][:, :, columns])
+
+
+def depth_takes(report: Mapping[str, Any]) -> str:
+    """What the card says of depth maps, out of ``report.json``."""
+    side = report["image_size"]
+    return (
+        "depth maps of any size, 16-bit millimetres as (batch, height, width, 1) with 0 where nothing was"
+        f" measured, takes {side} x {side} of their pixels (the nearest; none is averaged with another)"
+    )

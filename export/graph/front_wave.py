@@ -6,6 +6,7 @@ stands the formula instead, on a table of one period, and ONNX Runtime evaluates
 Shapes: B batch, N inputs, T samples, K frequencies, W samples of a window.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -147,4 +148,13 @@ def _node(operator: str, inputs: list[str], output: str, **attributes: int) -> o
         [target],
         name=f"{PREFIX}.{output if operator != 'Cast' else 'float'}.{operator}",
         **attributes,  # type: ignore[arg-type]  # onnx types them as its own names only
+    )
+
+
+def wave_takes(report: Mapping[str, Any]) -> str:
+    """What the card says of recordings, out of ``report.json``."""
+    return (
+        "recordings of any length, float32 shares of full scale as (batch, samples), at"
+        f" {report['rate_hz']:,} Hz and no other rate (trained on {report['image_size']:,} samples), makes"
+        " their log-mel picture"
     )

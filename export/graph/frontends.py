@@ -7,7 +7,7 @@ sizes for the checks.
 Shapes: B batch, N images, H height, W width, C channels, S side of the student's input.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,16 +24,19 @@ from export.graph.front_dense import (
     DenseDepthFrontEnd,
     DenseImageFrontEnd,
     dense_depth_metadata,
+    dense_depth_takes,
     dense_image_metadata,
+    dense_image_takes,
     dense_tracing,
     dense_variants,
 )
-from export.graph.front_depth import DepthFrontEnd, depth_golden, depth_metadata, depth_variants
+from export.graph.front_depth import DepthFrontEnd, depth_golden, depth_metadata, depth_takes, depth_variants
 from export.graph.front_wave import (
     WaveFrontEnd,
     generate_basis,
     wave_golden,
     wave_metadata,
+    wave_takes,
     wave_tracing,
     wave_variants,
 )
@@ -128,6 +131,17 @@ def at_size(images: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.ascontiguousarray(images[:, rows][:, :, columns])
 
 
+def image_takes(report: Mapping[str, Any]) -> str:
+    """What the card says of pictures that are resized, out of ``report.json``."""
+    grey = {1: "grey", 3: "RGB"}.get(report["channels"], f"{report['channels']}-channel")
+    side = report["image_size"]
+    return (
+        f"{grey} 8-bit pictures of any size, as (batch, height, width, {report['channels']}), resizes them to"
+        f" {side} x {side} as its training pictures were (whole blocks averaged where both sides are"
+        f" multiples of {side}, else an antialiased bilinear filter)"
+    )
+
+
 def square_tracing(spec: ExportSpec) -> tuple[Tensor, dict[int, Any]]:
     """Two blank inputs of the student's own size; only their number is free."""
     return torch.zeros((2, spec.channels, spec.image_size, spec.image_size)), {0: "batch"}
@@ -144,6 +158,8 @@ class FrontEnd:
         metadata: What ``edgecmd.preprocess`` says.
         golden: Made-up inputs of the student's own size, and of another.
         variants: Held-out inputs at three sizes by name, the student's own first.
+        takes: Of ``report.json``, what the card says that it takes.
+        example: File that the card runs.
         dtype: Of stored inputs.
         shape: Of one stored input of the student's own size.
         rewrite: Changes the traced file in place, where the exporter cannot write what is wanted.
@@ -154,6 +170,8 @@ class FrontEnd:
     metadata: Callable[[ExportSpec], dict[str, object]]
     golden: Callable[[ExportSpec], tuple[np.ndarray, np.ndarray]]
     variants: Callable[[np.ndarray, ExportSpec], dict[str, np.ndarray]]
+    takes: Callable[[Mapping[str, Any]], str]
+    example: str
     tracing: Callable[[ExportSpec], tuple[Tensor, dict[int, Any]]] = square_tracing
     dtype: type = np.uint8
     shape: Callable[[ExportSpec], tuple[int, ...]] = lambda spec: spec.image_shape
@@ -167,6 +185,8 @@ FRONT_ENDS: dict[str, FrontEnd] = {
         metadata=image_metadata,
         golden=image_golden,
         variants=image_variants,
+        takes=image_takes,
+        example="picture.png",
     ),
     "depth16": FrontEnd(
         input_name="depth",
@@ -174,6 +194,8 @@ FRONT_ENDS: dict[str, FrontEnd] = {
         metadata=depth_metadata,
         golden=depth_golden,
         variants=depth_variants,
+        takes=depth_takes,
+        example="depth.png",
         dtype=np.uint16,
         shape=lambda spec: (spec.image_size, spec.image_size, 1),
     ),
@@ -184,6 +206,8 @@ FRONT_ENDS: dict[str, FrontEnd] = {
         metadata=dense_image_metadata,
         golden=image_golden,
         variants=dense_variants,
+        takes=dense_image_takes,
+        example="picture.png",
     ),
     "depth16-dense": FrontEnd(
         input_name="depth",
@@ -192,6 +216,8 @@ FRONT_ENDS: dict[str, FrontEnd] = {
         metadata=dense_depth_metadata,
         golden=depth_golden,
         variants=dense_variants,
+        takes=dense_depth_takes,
+        example="depth.png",
         dtype=np.uint16,
         shape=lambda spec: (spec.image_size, spec.image_size, 1),
     ),
@@ -202,6 +228,8 @@ FRONT_ENDS: dict[str, FrontEnd] = {
         metadata=wave_metadata,
         golden=wave_golden,
         variants=wave_variants,
+        takes=wave_takes,
+        example="recording.wav",
         dtype=np.int16,
         shape=lambda spec: (spec.image_size,),
         rewrite=generate_basis,

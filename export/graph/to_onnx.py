@@ -2,7 +2,10 @@
 
 import ast
 import contextlib
+import io
 import logging
+import re
+import sys
 import warnings
 from collections.abc import Iterator
 
@@ -10,6 +13,7 @@ import onnx
 import torch
 
 from edgecmd.core.errors import ExportError
+from edgecmd.core.text import printable
 from export.documents.requirements import OPSET, lowest_ir_version
 from export.graph.deployable import Behind, Deployable
 from export.graph.front_graph import SCALED, FrontGraph, FrontSettings, front_graph, put_before
@@ -17,6 +21,9 @@ from export.graph.frontends import FRONT_ENDS
 from export.graph.metadata import metadata
 from export.graph.spec import ExportSpec
 
+# What the exporter colours its texts with.
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+MOST_TEXT = 300
 SCOPES = "pkg.torch.onnx.name_scopes"
 
 
@@ -76,8 +83,10 @@ def front_of(spec: ExportSpec) -> FrontGraph:
 def _trace(deployable: Deployable) -> onnx.ModelProto:
     spec = deployable.spec
     example, axes = FRONT_ENDS[spec.front_end].tracing(spec)
+    # Of a student that it cannot export, torch prints the whole graph with paths of this machine.
+    printed = io.StringIO()
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), _quiet(), contextlib.redirect_stderr(printed):
             program = torch.onnx.export(
                 Behind(deployable.student, spec).eval(),
                 (example,),
@@ -91,10 +100,21 @@ def _trace(deployable: Deployable) -> onnx.ModelProto:
                 dynamic_shapes=(axes,),
             )
     except torch.onnx.OnnxExporterError as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise ExportError(f"torch cannot export architecture={spec.architecture!r}: {first_line}") from error
+        raise ExportError(
+            f"torch cannot export architecture={spec.architecture!r}: {_reason(error)}"
+        ) from error
+    if printed.getvalue() and sys.stderr is not None:
+        sys.stderr.write(printed.getvalue())
     assert program is not None
     return program.model_proto
+
+
+def _reason(error: BaseException) -> str:
+    """What stopped the exporter: the first line of the error at the bottom, without colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = COLOURS.sub("", str(error)).strip().splitlines()
+    return printable(lines[0][:MOST_TEXT] if lines else type(error).__name__)
 
 
 def check_form(model: onnx.ModelProto) -> None:

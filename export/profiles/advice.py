@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgecmd.core.errors import choose
+from export.profiles.table import BASE, PROFILES
 
 X86, ARM, WASM = "x86", "arm", "wasm"
 MACHINES = {"x86_64": X86, "amd64": X86, "i686": X86, "aarch64": ARM, "arm64": ARM, "armv7l": ARM}
@@ -14,7 +15,6 @@ SAME_SPEED = 1.05
 WORTH = 1.2
 LEAST_AGREEMENT = 0.99
 MAX_METRIC_LOSS = 0.01
-FLOAT_ARITHMETIC = ("fp32", "w8", "w4")
 WASM_REASON = (
     "by rule, not measured here: in WebAssembly 8-bit arithmetic was measured to take 2.1 times as long as"
     " float32 (9.2 against 4.4 ms, onnxruntime-web 1.30, a student of 0.64 million weights at 64 px), and"
@@ -95,8 +95,8 @@ def advise(target: str, candidates: Sequence[Candidate], *, here: str) -> Advice
     """Profile for ``target``.
 
     Measured (``target`` is ``here``): of those without a fault the fastest, if it is at least 1.2 times as
-    fast as fp32, else the smallest. By rule: the smallest of ``w8`` and ``fp32`` without a fault in what they
-    compute; never one with 8-bit arithmetic.
+    fast as fp32, else the smallest. By rule: the smallest of the exact profiles (``w8``, ``fp32``) without a
+    fault in what they compute; never one with 8-bit arithmetic.
 
     Args:
         target: ``x86``, ``arm`` or ``wasm``.
@@ -114,14 +114,16 @@ def advise(target: str, candidates: Sequence[Candidate], *, here: str) -> Advice
     if target == here:
         return _measured(target, candidates)
     reason = WASM_REASON if target == WASM else OTHER_REASON
-    fit = [one for one in candidates if one.name in ("w8", "fp32") and not faults(one, fp32_ms=None)]
+    fit = [one for one in candidates if PROFILES[one.name].exact and not faults(one, fp32_ms=None)]
     return _chosen(target, min(fit, key=_size, default=None), measured=False, reason=reason)
 
 
 def _measured(target: str, candidates: Sequence[Candidate]) -> Advice:
-    base = next((one.min_ms for one in candidates if one.name == "fp32"), None)
+    base = next((one.min_ms for one in candidates if one.name == BASE), None)
     if base is None:
-        return Advice(target=target, profile="", measured=False, reason="fp32 was not measured beside them")
+        return Advice(
+            target=target, profile="", measured=False, reason=f"{BASE} was not measured beside them"
+        )
     fit = [one for one in candidates if one.min_ms is not None and not faults(one, fp32_ms=base)]
     fastest = min(fit, key=lambda one: one.min_ms or 0.0, default=None)
     if fastest is not None and fastest.min_ms is not None and base >= WORTH * fastest.min_ms:

@@ -9,7 +9,7 @@
 | `dyn8` | 8 bits | 8-bit matrix products | nothing | transformers on x86 |
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,11 +20,15 @@ from export.graph.to_onnx import check_form
 from export.profiles.quantise import quantise_dynamic, quantise_static, quantised_layers
 from export.profiles.weight_compression import store
 from export.trust.gate import gate
+from export.trust.listing import MODEL, profile_file
 from export.trust.verify import ParityLimits
 
-DEFAULT = "w8"
+# The student as it is traced, which the others are made from and compared with; and the one to begin with.
+BASE, DEFAULT = "fp32", "w8"
 # The default student is above 0.9999; the smallest one, hardly trained, was seen at 0.99989.
 W8_COSINE = 0.9995
+# What a file that was just made is refused with: only a student of anyone's own can be the reason.
+OTHER_LAYERS = "Build that part of the student of other layers: devices take no others."
 PROFILE_KEY = "edgecmd.profile"
 
 
@@ -52,6 +56,10 @@ class Profile:
         tolerance: Largest difference that another machine may show on the golden inputs.
         summary: Weights and arithmetic in a few words, for the card.
         calibrated: Whether it needs a calibration.
+        integer: Whether it computes in 8 bits, which processors do not all do alike.
+        exact: Whether it computes as the student does but for rounding of stored weights: then
+            ``export.min_cosine`` is its limit, and it is advised for machines where nothing was measured.
+        in_openvino: Whether ``bench export`` measures its file in OpenVINO as well.
     """
 
     make: Callable[[onnx.ModelProto, Calibration | None, Sequence[str]], onnx.ModelProto]
@@ -59,6 +67,9 @@ class Profile:
     tolerance: float
     summary: str
     calibrated: bool = False
+    integer: bool = False
+    exact: bool = False
+    in_openvino: bool = False
 
 
 def _int8(
@@ -86,12 +97,15 @@ PROFILES: dict[str, Profile] = {
         limits=ParityLimits(),
         tolerance=1e-4,
         summary="float32 weights, float32 arithmetic",
+        exact=True,
+        in_openvino=True,
     ),
     "w8": Profile(
         make=lambda model, _, __: store(model, bits=8),
         limits=ParityLimits(max_abs=None, min_cosine=W8_COSINE),
         tolerance=1e-4,
         summary="8-bit weights with scales for a few inputs of each output channel, float32 arithmetic",
+        exact=True,
     ),
     "w4": Profile(
         make=lambda model, _, __: store(model, bits=4),
@@ -105,12 +119,15 @@ PROFILES: dict[str, Profile] = {
         tolerance=2e-2,
         summary="8-bit weights, 8-bit arithmetic but in the first and last layer, calibrated ranges",
         calibrated=True,
+        integer=True,
+        in_openvino=True,
     ),
     "dyn8": Profile(
         make=_dyn8,
         limits=ROUNDED,
         tolerance=2e-2,
         summary="8-bit weights and arithmetic in matrix products, ranges found at run time",
+        integer=True,
     ),
 }
 
@@ -133,16 +150,26 @@ def choose_profiles(names: str) -> tuple[str, ...]:
 
 
 def limits_of(name: str, *, min_cosine: float | None = None) -> ParityLimits:
-    """Limits of a profile; ``min_cosine`` replaces that of fp32 and w8."""
-    limits = PROFILES[name].limits
-    return (
-        limits if min_cosine is None or name not in ("fp32", "w8") else replace(limits, min_cosine=min_cosine)
-    )
+    """Limits of a profile; ``min_cosine`` replaces that of the exact ones."""
+    profile = PROFILES[name]
+    if min_cosine is None or not profile.exact:
+        return profile.limits
+    return replace(profile.limits, min_cosine=min_cosine)
+
+
+def need_calibration(names: Iterable[str]) -> bool:
+    """Whether any of the profiles needs a calibration."""
+    return any(PROFILES[name].calibrated for name in names)
+
+
+def computes_in_integers(name: str) -> bool:
+    """Whether a profile computes in 8 bits; of one that is unknown here, no."""
+    return name in PROFILES and PROFILES[name].integer
 
 
 def file_name(name: str, *, profiles: Sequence[str]) -> str:
     """File of a profile in a bundle of ``profiles``."""
-    return "student.onnx" if name == profiles[0] else f"student.{name}.onnx"
+    return MODEL if name == profiles[0] else profile_file(name)
 
 
 def make_profile(
@@ -163,7 +190,7 @@ def make_profile(
     profile = choose("export.profiles", name, PROFILES)
     if profile.calibrated and (calibration is None or not len(calibration.inputs)):
         raise ExportError(f"Profile {name} needs calibration inputs, public or procedural; give at least 1.")
-    source = gate(data, name="The exported file")
+    source = gate(data, name="The exported file", way_out=OTHER_LAYERS)
     properties = {entry.key: entry.value for entry in source.metadata_props}
     model = profile.make(source, calibration, leave_out)
     del model.metadata_props[:]
@@ -178,7 +205,7 @@ def refuse_malformed(data: bytes, *, name: str) -> None:
     Raises:
         ExportError: The message names the fault.
     """
-    model = gate(data, name=name)
+    model = gate(data, name=name, way_out=OTHER_LAYERS)
     check_form(model)
     try:
         onnx.checker.check_model(model, full_check=True)

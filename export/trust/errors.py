@@ -1,4 +1,4 @@
-"""The error of all checks of a bundle."""
+"""The errors of all checks of a bundle."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +10,10 @@ AGAIN = "Get the bundle again from its maker, or make it again with `edgecmd exp
 
 class TrustError(ExportError):
     """A bundle is not what it claims to be; its model was not used."""
+
+
+class GateError(ExportError):
+    """An ONNX file has a form that no student has; it was not loaded."""
 
 
 @contextmanager

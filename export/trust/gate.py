@@ -2,23 +2,25 @@
 
 `onnx.checker` is no gate: it accepts a loop of 2^40 rounds, a nested graph that takes a minute to load, and
 a hundred bytes that ask for gigabytes. Here nothing runs and no other file is opened.
+
+A parser turns two bytes of an empty node into a hundred bytes of memory, so a file within its size limit can
+still fill the machine. So its structure is counted before any parser makes objects of it: the raw bytes of
+weights are one block each and cost no more than themselves. Source:
+protobuf.dev/programming-guides/encoding; field numbers: onnx.proto.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, ModelProto, NodeProto, ValueInfoProto
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from edgecmd.core.errors import nearest
-from export.trust.gate_front import refuse_other_front
-from export.trust.gate_limits import ALLOWED, INPUTS, METADATA_PREFIX, OUTPUTS, GateError, GateLimits, Port
-from export.trust.gate_shapes import refuse_shapes
-from export.trust.gate_tensors import refuse_tensors
-from export.trust.wire import WireError, structure_bytes
-
-__all__ = ["GateError", "GateLimits", "gate", "gate_file"]
+from export.trust.errors import GateError
+from export.trust.gate_front import METADATA_PREFIX, refuse_other_front
+from export.trust.gate_sizes import refuse_shapes, refuse_tensors
 
 WAY_OUT = "Do not load it; make it again with `edgecmd export`, or get it again from its maker."
 PLAIN_ATTRIBUTES = {
@@ -35,6 +37,120 @@ LARGEST_ATTRIBUTE = 2**31
 LARGEST_WINDOW, WINDOWS = 8192, ("dilations", "kernel_shape", "strides")
 # Pooling has no weights that would bound the work of a window; what pools everything is written as a mean.
 LARGEST_POOL, POOLS = 64, ("AveragePool", "MaxPool")
+VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
+FIXED_BYTES = {FIXED64: 8, FIXED32: 4}
+LONGEST_VARINT = 10
+# A parser spends at least this on a field, however short.
+SMALLEST_COST = 16
+# ModelProto.graph, GraphProto.initializer, TensorProto.raw_data.
+WAY_TO_WEIGHTS = (7, 5, 9)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateLimits:
+    """Sizes of a student's file.
+
+    Attributes:
+        opsets: Versions of the default operator set.
+        ir_versions: Versions of the file format.
+        max_file_bytes: Size of the file.
+        max_structure_bytes: Size of the file without the raw data of weights.
+        max_nodes: Nodes of the graph.
+        max_elements: Numbers in one weight, and in one value between nodes for one example.
+        max_weights: Numbers in all weights.
+        max_rank: Dimensions of a tensor.
+        max_text_bytes: Length of one metadata value or name.
+    """
+
+    opsets: tuple[int, ...] = (18, 19, 20)
+    ir_versions: tuple[int, ...] = (8, 9, 10, 11)
+    max_file_bytes: int = 256 << 20
+    max_structure_bytes: int = 2 << 20
+    max_nodes: int = 5000
+    max_elements: int = 64 << 20
+    max_weights: int = 128 << 20
+    max_rank: int = 8
+    max_text_bytes: int = 1 << 20
+
+
+# Why each operator is allowed. None of them runs a graph of its own, repeats itself, reads a file, draws
+# random numbers or makes a tensor whose size is a number in the data, except Expand and Resize, whose
+# constant sizes are checked.
+OPERATORS = {
+    "layers of the students": ("Conv", "Gemm", "MatMul"),
+    "activations": ("Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf", "Gelu", "Softmax"),
+    "norms": ("InstanceNormalization", "LayerNormalization"),
+    "pooling and the unit length": (
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "AveragePool",
+        "MaxPool",
+        "ReduceMean",
+        "ReduceMax",
+        "ReduceMin",
+        "ReduceSum",
+        "ReduceSumSquare",
+        "ReduceL2",
+    ),
+    "arithmetic of preprocessing, scales and norms": (
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Pow",
+        "Sqrt",
+        "Abs",
+        "Neg",
+        "Reciprocal",
+        "Max",
+        "Min",
+        "Floor",
+        "Ceil",
+        "Round",
+    ),
+    "log-mel front end": ("Exp", "Log", "Mod", "Cos", "Sin"),
+    "resize of pictures": ("Resize",),
+    "types": ("Cast", "Identity", "Constant"),
+    "shapes": (
+        "Shape",
+        "Gather",
+        "Slice",
+        "Split",
+        "Concat",
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Transpose",
+        "Expand",
+    ),
+    "int8 with calibrated ranges": ("QuantizeLinear", "DequantizeLinear"),
+    "int8 with ranges found at run time": ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"),
+    "two 4-bit weights in a byte": ("BitwiseAnd", "BitShift"),
+}
+ALLOWED = frozenset(name for names in OPERATORS.values() for name in names)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Port:
+    """An input or output of the file: its element types and the number of its dimensions."""
+
+    types: tuple[int, ...]
+    rank: int
+
+
+# The one input is one of these.
+INPUTS = {
+    "image": Port(types=(TensorProto.UINT8, TensorProto.UINT16), rank=4),
+    "depth": Port(types=(TensorProto.UINT16,), rank=4),
+    "wave": Port(types=(TensorProto.FLOAT, TensorProto.INT16), rank=2),
+}
+# The first is always there, one of the others only with a head.
+OUTPUTS = {
+    "embedding": Port(types=(TensorProto.FLOAT,), rank=2),
+    "scores": Port(types=(TensorProto.FLOAT,), rank=2),
+    "mask": Port(types=(TensorProto.FLOAT,), rank=4),
+}
 
 
 def gate_file(path: Path, *, limits: GateLimits | None = None) -> ModelProto:
@@ -52,13 +168,16 @@ def gate_file(path: Path, *, limits: GateLimits | None = None) -> ModelProto:
     return gate(data, name=path.name, limits=limits)
 
 
-def gate(data: bytes, *, name: str = "The file", limits: GateLimits | None = None) -> ModelProto:
+def gate(
+    data: bytes, *, name: str = "The file", limits: GateLimits | None = None, way_out: str = WAY_OUT
+) -> ModelProto:
     """Let a student through and nothing else.
 
     Args:
         data: An ONNX file.
         name: What messages call it.
         limits: Sizes and versions that are allowed; `GateLimits` by default.
+        way_out: What the message ends with.
 
     Returns:
         The parsed file.
@@ -85,7 +204,7 @@ def gate(data: bytes, *, name: str = "The file", limits: GateLimits | None = Non
         refuse_shapes(model, limits=limits, front=refuse_other_front(model))
         _refuse_unused(model)
     except GateError as error:
-        raise GateError(f"{name}: {error} {WAY_OUT}") from error
+        raise GateError(f"{name}: {error} {way_out}") from error
     return model
 
 
@@ -292,3 +411,70 @@ def _refuse_repeated(what: str, names: Iterable[str]) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise GateError(f"The {what} {twice[0][:80]!r} is there twice; allowed is once.")
+
+
+class WireError(ValueError):
+    """The bytes are no protobuf message."""
+
+
+def structure_bytes(data: bytes, *, limit: int) -> int:
+    """Bytes of a model that are not raw data of weights; a short field counts as 16.
+
+    Args:
+        data: The file.
+        limit: Counting stops beyond it, so that a hostile file costs little.
+
+    Returns:
+        The count; some number above ``limit`` where it stopped.
+
+    Raises:
+        WireError: A field reaches beyond its message, or has a type that protobuf does not have.
+    """
+    count = 0
+    for cost in _costs(data, 0, len(data), level=0):
+        count += cost
+        if count > limit:
+            break
+    return count
+
+
+def _costs(data: bytes, start: int, end: int, *, level: int) -> Iterator[int]:
+    """Bytes of each field of the message between ``start`` and ``end``, without raw data of weights."""
+    while start < end:
+        key, after_key = _varint(data, start, end)
+        number, wire_type = key >> 3, key & 7
+        begin, stop = _payload(data, after_key, end, wire_type=wire_type)
+        on_the_way = wire_type == LENGTH and number == WAY_TO_WEIGHTS[level]
+        if not on_the_way:
+            yield max(stop - start, SMALLEST_COST)
+        else:
+            yield SMALLEST_COST
+            if level + 1 < len(WAY_TO_WEIGHTS):
+                yield from _costs(data, begin, stop, level=level + 1)
+        start = stop
+
+
+def _payload(data: bytes, start: int, end: int, *, wire_type: int) -> tuple[int, int]:
+    """Begin and end of a field's content."""
+    if wire_type == VARINT:
+        begin, stop = start, _varint(data, start, end)[1]
+    elif wire_type == LENGTH:
+        length, begin = _varint(data, start, end)
+        stop = begin + length
+    elif wire_type in FIXED_BYTES:
+        begin, stop = start, start + FIXED_BYTES[wire_type]
+    else:
+        raise WireError(f"byte {start} begins a field of type {wire_type}, which protobuf does not have")
+    if stop > end:
+        raise WireError(f"the field at byte {start} needs {stop - end} bytes more than there are")
+    return begin, stop
+
+
+def _varint(data: bytes, start: int, end: int) -> tuple[int, int]:
+    """Number written from ``start`` on, and where the next field begins."""
+    value = 0
+    for place, byte in enumerate(data[start : min(end, start + LONGEST_VARINT)]):
+        value |= (byte & 0x7F) << (7 * place)
+        if byte < 0x80:
+            return value, start + place + 1
+    raise WireError(f"the number at byte {start} has no end")

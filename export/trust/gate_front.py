@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from export.graph.front_graph import KINDS, PREFIX, SCALED, WHOLE, FrontGraph, FrontSettings, front_graph
-from export.trust.gate_limits import METADATA_PREFIX, GateError
+from export.trust.errors import GateError
 
+METADATA_PREFIX = "edgecmd."
 LARGEST_SIDE = 1 << 24
 # Beyond these the constants of a front end are no numbers of float32.
 LARGEST_SCALE, SMALLEST_SCALE = 1 << 20, 1e-30

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
+from export.profiles.table import computes_in_integers
 from export.trust.contents import Card
 from export.trust.errors import AGAIN, TrustError
-from export.trust.gate_limits import INPUTS
+from export.trust.gate import INPUTS
 from export.trust.listing import GOLDEN
 from export.trust.npz import NUMBERS, read_npz
 
 # A wrong weight moves a unit embedding by more than this; profiles with whole numbers inside round
 # differently on other processors.
 MAX_TOLERANCE, MAX_TOLERANCE_INTEGER = 1e-3, 0.05
-INTEGER_PROFILES = ("int8", "dyn8")
 MIN_COSINE, MIN_COSINE_INTEGER = 0.9999, 0.98
 NORM_GAP = 1e-2
 # Weights of the head may be stored in 8 bits.
@@ -136,7 +136,7 @@ def _refuse_weak(golden: Golden, card: Card, *, key: str) -> None:
                 f"{GOLDEN}: {name} has dtype={values.dtype} and shape={values.shape}; allowed are"
                 f" {shape} finite numbers. {AGAIN}"
             )
-    limit = MAX_TOLERANCE_INTEGER if card.profile in INTEGER_PROFILES else MAX_TOLERANCE
+    limit = MAX_TOLERANCE_INTEGER if computes_in_integers(card.profile) else MAX_TOLERANCE
     if not 0 < golden.tolerance <= limit:
         raise TrustError(
             f"{GOLDEN}: tolerance={golden.tolerance:g} for {card.file}; allowed are above 0 to {limit:g}:"
@@ -211,7 +211,7 @@ def compare(card: Card, golden: Golden, found: Mapping[str, np.ndarray]) -> floa
     left, right = golden.outputs["embedding"].astype(np.float64), found["embedding"].astype(np.float64)
     lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     cosine = float(((left * right).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)).min())
-    limit = MIN_COSINE_INTEGER if card.profile in INTEGER_PROFILES else MIN_COSINE
+    limit = MIN_COSINE_INTEGER if computes_in_integers(card.profile) else MIN_COSINE
     if cosine < limit:
         raise TrustError(
             f"{card.file} does not reproduce {GOLDEN}: smallest cosine {cosine:.5f}; allowed are {limit} and"

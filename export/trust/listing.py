@@ -1,4 +1,4 @@
-"""Which files a bundle may have, a private copy of them to look at, and their checksums.
+"""Which files a bundle has: their names, how large they may be, a private copy of them, and their checksums.
 
 Everything later looks at the copy alone, so that nobody can exchange a file between check and use.
 """
@@ -55,6 +55,11 @@ RULES = {
 CACHE = "__pycache__"
 COMPILED = re.compile(r"infer\.[a-z]{1,16}-?[0-9]{2,4}[a-z0-9-]{0,16}(\.opt-[12])?\.pyc(\.[0-9]{1,20})?")
 PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib")
+
+
+def profile_file(profile: str) -> str:
+    """Name of a profile's file, where it is not `MODEL`."""
+    return f"student.{profile}.onnx"
 
 
 def profile_of(name: str) -> str | None:

@@ -35,7 +35,7 @@ class ParityError(ExportError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
+class TaskMetric:
     """What the student is for, measured on the unit embeddings of the held-out inputs, in their order.
 
     Attributes:
@@ -109,7 +109,7 @@ def verify(
     reference: Deployable,
     *,
     images: Targets,
-    task: Task,
+    task: TaskMetric,
     batch_sizes: Sequence[int] = BATCH_SIZES,
 ) -> ParityReport:
     """Compare an exported file with the student it came from.
@@ -160,7 +160,7 @@ def _difference(
     return compare(take(expected, rows), run_device(device, inputs[rows], batch_size=batch_size))
 
 
-def agreement(expected: Prediction, found: Prediction, task: Task) -> float:
+def agreement(expected: Prediction, found: Prediction, task: TaskMetric) -> float:
     """Share of the inputs with the same first answer."""
     if task.answers is not None:
         return float((task.answers(expected.embedding) == task.answers(found.embedding)).mean())

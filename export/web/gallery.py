@@ -14,15 +14,15 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from edgecmd.catalogue.data_files import shipped_file
-from edgecmd.catalogue.data_sets import data_set
-from edgecmd.config.schema import RunConfig
+from edgecmd.catalogue.data_sets import DATA_SETS
 from edgecmd.core.errors import DataError, ExportError
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.pairs import Images, PublicSource
-from edgecmd.data.problem import experiment, public_features, task_of, teacher_of
 from edgecmd.data.user_files.images import SUFFIXES, read_image, squeeze, to_rgb
 from edgecmd.datasets.emoji import load_public
 from edgecmd.evaluation.metrics import unit_rows
+from edgecmd.run import Run
+from edgecmd.training.task import Task
 
 NUM_PICTURES = 640
 NUM_EXAMPLES = 12
@@ -73,43 +73,43 @@ class Gallery:
             )
 
 
-def gallery_of_run(config: RunConfig, *, num_pictures: int = NUM_PICTURES) -> Gallery:
+def gallery_of_run(run: Run, *, num_pictures: int = NUM_PICTURES) -> Gallery:
     """The pictures that a page of this run may carry.
 
     The built-in set: the pictures of its test concepts, which the student never saw, and some of their
     drawings to begin with. A user's own set: its **public** pictures.
 
     Args:
-        config: Settings of the run.
+        run: The run.
         num_pictures: At most so many are taken, drawn by the run's seed.
 
     Guarantees:
         Of a user's own pairs, nothing is returned: no picture, no name and no embedding.
     """
-    whole = experiment(config.data)
-    if data_set(config.data.name).shows_pairs:
-        return _built_in(config, num_pictures=num_pictures)
-    public = whole.public
+    task, row = run.task, DATA_SETS.get(run.task.name)
+    if row is not None and row.shows_pairs:
+        return _built_in(task, seed=run.seed, num_pictures=num_pictures)
+    public = task.data.public
     pictures = public.pictures(use="A gallery")
-    rows = _draw(len(public), num_pictures, config=config)
+    rows = _draw(len(public), num_pictures, seed=run.seed)
     built_in = _is_built_in(public)
     names = [public.keys[row] for row in rows]
     return Gallery(
         names=tuple(emoji_name(name.split("/")[-1]) if built_in else name for name in names),
         pictures=pictures[rows],
-        embedding=unit_rows(public_features(config)[rows]),
+        embedding=unit_rows(task.public_features[rows]),
         credit=TWEMOJI_FXEMOJI if built_in else "Pictures: the public set of this run.",
         notice=_notice() if built_in else "",
     )
 
 
 def gallery_of_folder(
-    config: RunConfig, folder: Path, *, num_pictures: int = NUM_PICTURES, credit: str = ""
+    run: Run, folder: Path, *, num_pictures: int = NUM_PICTURES, credit: str = ""
 ) -> Gallery:
     """Pictures out of a folder that the user names, embedded by the run's teacher.
 
     Args:
-        config: Settings of the run.
+        run: The run.
         folder: PNG, JPEG or WebP files; the name of a picture is that of its file.
         num_pictures: At most so many are taken, drawn by the run's seed.
         credit: Who made them and under which licence.
@@ -118,7 +118,7 @@ def gallery_of_folder(
         DataError: The folder holds no picture, or one is broken.
         ExportError: The run has ready teacher features, so there is no teacher that could see new pictures.
     """
-    if config.teacher.public_features:
+    if run.task.has_ready_features:
         raise ExportError(
             "This run has ready teacher features (teacher.public_features), so there is no teacher that could"
             " embed other pictures. Leave the gallery out: the page then shows the public set."
@@ -126,13 +126,13 @@ def gallery_of_folder(
     files = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
         raise DataError(f"{folder} holds no picture; allowed are files ending in {', '.join(SUFFIXES)}.")
-    chosen = [files[row] for row in _draw(len(files), num_pictures, config=config)]
-    side = config.data.source_side
+    chosen = [files[row] for row in _draw(len(files), num_pictures, seed=run.seed)]
+    side = run.task.source_side
     pictures = np.concatenate([_rgb(squeeze(read_image(path), side=side)) for path in chosen])
     return Gallery(
         names=tuple(path.stem.replace("_", " ") for path in chosen),
         pictures=pictures,
-        embedding=unit_rows(teacher_of(config).embed(pictures)),
+        embedding=unit_rows(run.task.teacher.embed(pictures)),
         credit=credit or "Pictures: chosen by whoever made this page.",
     )
 
@@ -142,15 +142,14 @@ def _rgb(picture: np.ndarray) -> Images:
     return to_rgb(picture.reshape(1, *picture.shape[:2], -1))
 
 
-def _built_in(config: RunConfig, *, num_pictures: int) -> Gallery:
-    held = experiment(config.data).test
-    strict = experiment(config.data).test_strict
-    rows = _draw(len(held), num_pictures, config=config)
-    shown = numpy_generator(config.seed, "web-examples").permutation(len(strict))[:NUM_EXAMPLES]
+def _built_in(task: Task, *, seed: int, num_pictures: int) -> Gallery:
+    held, strict = task.data.test, task.data.test_strict
+    rows = _draw(len(held), num_pictures, seed=seed)
+    shown = numpy_generator(seed, "web-examples").permutation(len(strict))[:NUM_EXAMPLES]
     return Gallery(
         names=tuple(emoji_name(held.ids[row].split("/")[-1]) for row in rows),
         pictures=held.pairs.source[rows],
-        embedding=unit_rows(task_of(config).held_out_features("test")[rows]),
+        embedding=unit_rows(task.held_out_features("test")[rows]),
         credit=FLUENT_NOTO,
         notice=_notice(),
         examples=strict.pairs.target[shown],
@@ -158,9 +157,9 @@ def _built_in(config: RunConfig, *, num_pictures: int) -> Gallery:
     )
 
 
-def _draw(total: int, num: int, *, config: RunConfig) -> np.ndarray:
+def _draw(total: int, num: int, *, seed: int) -> np.ndarray:
     """Rows of at most ``num`` of ``total`` pictures, drawn by the run's seed, in ascending order."""
-    return np.sort(numpy_generator(config.seed, "web-gallery").permutation(total)[:num])
+    return np.sort(numpy_generator(seed, "web-gallery").permutation(total)[:num])
 
 
 def _is_built_in(public: PublicSource) -> bool:

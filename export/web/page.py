@@ -17,13 +17,16 @@ from edgecmd.core.artefacts import declare, write_artefact
 from edgecmd.core.errors import ExportError, choose
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.machine import explain
+from edgecmd.run import Run
 from export.device.infer import Student
-from export.web.gallery import Gallery, fixed_point, sheet
+from export.documents.bundle_files import write_sums
+from export.trust.listing import DEMO, MODEL
+from export.web.gallery import Gallery, fixed_point, gallery_of_run, sheet
 from export.web.ortweb import LICENSE, LICENSE_TEXT, VERSION, OrtWeb
 
 ROOM = Path(__file__).parent
 SCRIPTS = ("student.js", "pad.js", "app.js")
-MODEL, RUNTIME_SCRIPT, RUNTIME_WASM = "student.onnx", "runtime.mjs", "runtime.wasm"
+RUNTIME_SCRIPT, RUNTIME_WASM = "runtime.mjs", "runtime.wasm"
 INDEX, SCRIPT, STYLE, NOTICE = "index.html", "app.js", "style.css", "NOTICE.txt"
 GALLERY, SHEET, EXAMPLES = "gallery.bin", "gallery.webp", "examples.bin"
 FOLDER_FILES = frozenset(
@@ -84,7 +87,7 @@ def build_web(
         MachineError: ``out`` cannot be written.
         ConfigError: ``mode`` is unknown.
     """
-    write = choose("mode", mode, {"single": _write_single, "folder": _write_folder})
+    write = choose("mode", mode, MODES)
     model = bundle / MODEL if bundle.is_dir() else bundle
     info = page_info(model, gallery=gallery)
     parts = {MODEL: model.read_bytes(), RUNTIME_SCRIPT: runtime.script, RUNTIME_WASM: runtime.wasm}
@@ -224,6 +227,46 @@ def _write_folder(
         (out / name).unlink(missing_ok=True)
     sizes = {path.name: path.stat().st_size for path in sorted(out.iterdir())}
     return WebReport(path=out / INDEX, num_bytes=sizes, total_bytes=sum(sizes.values()))
+
+
+# How a page can be made: one file, or a folder to be served.
+MODES = {"single": _write_single, "folder": _write_folder}
+
+
+def locate(folder: Path) -> tuple[Path | None, Path]:
+    """Run folder, where there is one, and bundle folder.
+
+    Raises:
+        ExportError: There is no exported student.
+    """
+    if (folder / MODEL).is_file():
+        return (folder.parent if (folder.parent / "config.toml").is_file() else None), folder
+    if not (folder / "export" / MODEL).is_file():
+        raise ExportError(
+            f"{folder} has no exported student ({MODEL} or export/{MODEL}). Make one with"
+            f" `edgecmd export {folder}`."
+        )
+    return (folder if (folder / "config.toml").is_file() else None), folder / "export"
+
+
+def add_page(run: Run, bundle: Path, *, beside: Path, mode: str, runtime: OrtWeb) -> Path:
+    """Build the page of a bundle that was just made.
+
+    Args:
+        run: Where it comes from; its public pictures can be found.
+        bundle: The bundle.
+        beside: The run folder, as messages call it.
+        mode: ``single``: into the bundle, whose sums are renewed; ``folder``: into ``web`` of the run folder.
+        runtime: onnxruntime-web.
+
+    Returns:
+        The page, or ``index.html`` of the folder.
+    """
+    out = bundle / DEMO if mode == "single" else beside / "web"
+    report = build_web(bundle, out, mode=mode, runtime=runtime, gallery=gallery_of_run(run))
+    if mode == "single":
+        write_sums(bundle)
+    return report.path
 
 
 def _refuse_foreign(out: Path) -> None:

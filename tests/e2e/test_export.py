@@ -12,7 +12,7 @@ from PIL import Image
 from edgecmd.config.reader import to_toml
 from edgecmd.config.schema import RunConfig
 from tests.command_line import run
-from tests.tiny_federation import task_of
+from tests.tiny_federation import run_of, task_of
 
 # What a device has not got; Pillow is missing as well.
 DEVICE = """
@@ -51,11 +51,10 @@ def on_device(bundle: Path, *words: object) -> list[dict[str, object]]:
 def test_a_bundle_gives_on_a_device_what_the_student_gives_here(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from edgecmd.cli.device import bundle_plan
     from edgecmd.cli.run import config_of
-    from edgecmd.data.problem import experiment
     from edgecmd.evaluation.metrics import recall
     from edgecmd.models.student_file import load_student
+    from export.from_run import prepare
     from export.graph.deployable import Deployable, rebuild
     from export.trust.verify import run_torch
 
@@ -63,11 +62,11 @@ def test_a_bundle_gives_on_a_device_what_the_student_gives_here(
     assert run(monkeypatch, "export", folder, "--out", bundle, "--profiles", "fp32,w8,int8") == 0
     assert "int8" in capsys.readouterr().out
     config, student = config_of(folder), load_student(folder / "student.safetensors")
-    images = experiment(config.data).test.pairs.target
+    images = task_of(config).data.test.pairs.target
     (tmp_path / "pictures").mkdir()
     for row, image in enumerate(images):
         np.save(tmp_path / "pictures" / f"{row:03}.npy", image)
-    spec, _ = bundle_plan(config, folder, student)
+    spec = prepare(run_of(config), config.export).spec
     expected = run_torch(Deployable(rebuild(student, spec), spec).eval(), images)
     teacher = task_of(config).held_out_features("test")
     for profile in ("fp32", "w8", "int8"):
@@ -98,9 +97,8 @@ def test_prototypes_make_classes_and_a_device_adds_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from edgecmd.cli.run import config_of
-    from edgecmd.data.problem import experiment
 
-    images = experiment(config_of(folder).data).test.pairs.target
+    images = task_of(config_of(folder)).data.test.pairs.target
     classes, bundle = tmp_path / "classes", tmp_path / "bundle"
     (classes / "first").mkdir(parents=True)
     Image.fromarray(images[0].squeeze()).save(classes / "first" / "a.png")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecmd.cli.export_extras import check_extras
+from edgecmd.cli.export import check_extras
 from edgecmd.core.errors import ConfigError, ExportError
 
 

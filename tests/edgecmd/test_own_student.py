@@ -236,12 +236,12 @@ class TestAFactory:
 
 def exported(config: RunConfig, bundle: Path) -> None:
     """Train, export, and compare what onnxruntime gives with torch."""
-    from edgecmd.cli.device import export_run
     from edgecmd.evaluation.evaluate import embedder
     from export.device.infer import Student as OnDevice
+    from export.from_run import export_run
 
     trained = simulate(config).cpu().eval()
-    export_run(config, Path(config.out) / config.name, bundle)
+    export_run(run_of(config), bundle, settings=config.export)
     images = task_of(config).data.test.pairs.target
     expected = embedder(trained, task_of(config))(images)
     expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)

@@ -209,11 +209,11 @@ class TestAFactory:
         assert task_of(config).told_to_devices()["teacher-sha256"] == digest
 
     def test_the_bundle_s_card_names_it(self, tiny: RunConfig, tmp_path: Path) -> None:
-        from edgecmd.cli.device import export_run
+        from export.from_run import export_run
 
         config = with_teacher(tiny, NAMED)
         simulate(config)
-        export_run(config, Path(config.out) / config.name, tmp_path / "bundle")
+        export_run(run_of(config), tmp_path / "bundle", settings=config.export)
         card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8")
         assert task_of(config).teacher.sha256 in card
         assert json.loads((tmp_path / "bundle" / "labels.json").read_text()) == ["tall", "wide"]

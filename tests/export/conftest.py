@@ -12,7 +12,7 @@ from edgecmd.models.students import Student, build_student
 from export.bundle import Options, export_bundle
 from export.graph.spec import ExportSpec, LinearHead
 from export.profiles.table import Calibration
-from export.trust.verify import Task
+from export.trust.verify import TaskMetric
 
 SIZE, DIM, NAMES = 32, 16, ("house", "tree", "fish")
 
@@ -55,7 +55,7 @@ def make_calibration() -> Calibration:
     return Calibration(inputs=make_images(16), description="16 made-up pictures")
 
 
-TASK = Task(name="metric", metric=first_column)
+TASK = TaskMetric(name="metric", metric=first_column)
 # fp32 first, so that student.onnx is as near to torch as it can be.
 OPTIONS = Options(profiles=("fp32", "w8", "int8"), calibration=make_calibration())
 

@@ -20,11 +20,20 @@ from export.bundle import Options, export_bundle
 from export.device.assemble import program
 from export.device.infer import Prototypes, check
 from export.device.infer import Student as DeviceStudent
-from export.documents.bundle_files import ALWAYS, LABELS, PROTOTYPES
 from export.documents.prototypes import head_of
-from export.trust.verify import ParityError, Task
+from export.trust.listing import LABELS, PROTOTYPES
+from export.trust.verify import ParityError, TaskMetric
 
 ROOT = Path(__file__).parents[2]
+ALWAYS = {
+    "student.onnx",
+    "infer.py",
+    "golden.npz",
+    "report.json",
+    "MODEL_CARD.md",
+    "ml-bom.cdx.json",
+    "SHA256SUMS",
+}
 EXPORT_ELSEWHERE = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -213,7 +222,7 @@ def test_a_mismatch_leaves_nothing_and_the_older_bundle_as_it_was(
 def test_a_metric_mismatch_leaves_nothing(make, tmp_path, older, arguments, monkeypatch):
     monkeypatch.setattr(bundle_module, "to_onnx", lambda _: snapshot(older)["student.onnx"])
     before, values = snapshot(tmp_path), iter([0.5, 0.8])
-    arguments["task"] = Task(name="recall@1", metric=lambda _: next(values))
+    arguments["task"] = TaskMetric(name="recall@1", metric=lambda _: next(values))
     with pytest.raises(ExportError, match=r"recall@1 is 0.5000 in torch but 0.8000"):
         export_bundle(make.student("ws-50k"), older, **arguments)
     assert snapshot(tmp_path) == before
@@ -240,7 +249,7 @@ def test_int8_beyond_its_limit_names_the_layer_that_hurts_most(make, older, argu
         calls.append(1)
         return 0.9 if len(calls) % 2 else 0.5  # torch first, then ONNX Runtime
 
-    arguments |= {"task": Task(name="accuracy", metric=drop), "options": make.options}
+    arguments |= {"task": TaskMetric(name="accuracy", metric=drop), "options": make.options}
     arguments["options"] = Options(profiles=("int8",), calibration=make.calibration())
     with pytest.raises(
         ExportError, match=r"0.9000 in torch but 0.5000 .* int8.*hurts most is student\.trunk"
@@ -257,7 +266,7 @@ def test_ctrl_c_leaves_nothing(make, tmp_path, older, arguments, monkeypatch):
     def interrupt(_):
         raise KeyboardInterrupt
 
-    arguments["task"] = Task(name="metric", metric=interrupt)
+    arguments["task"] = TaskMetric(name="metric", metric=interrupt)
     for folder in (older, tmp_path / "new" / "deep"):
         with pytest.raises(KeyboardInterrupt):
             export_bundle(make.student("ws-50k"), folder, **arguments)

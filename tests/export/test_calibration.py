@@ -1,5 +1,6 @@
 """Calibration never sees a pair; prototypes are means by hand; provenance names no path."""
 
+import copy
 import hashlib
 from dataclasses import replace
 from pathlib import Path
@@ -10,27 +11,27 @@ import torch
 
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError
-from edgecmd.data import problem
 from export.documents.prototypes import head_of, prototypes_of
 from export.documents.provenance import provenance_of
 from export.graph.deployable import Deployable
 from export.profiles.calibration import calibration_of
-from tests.tiny_federation import task_of
+from tests.tiny_federation import run_of, task_of
 
 
 @pytest.mark.parametrize("kind", ["public", "procedural"])
-def test_calibration_depends_on_no_pair(tiny: RunConfig, monkeypatch, kind):
-    config = replace(tiny, export=replace(tiny.export, calibration=kind))
-    before = calibration_of(task_of(config), config.export.calibration, seed=config.seed)
-    whole = problem.experiment(config.data)
+def test_calibration_depends_on_no_pair(tiny: RunConfig, kind):
+    task = task_of(tiny)
+    whole = task.data
+    before = calibration_of(task, kind, seed=tiny.seed)
     blank = np.zeros_like(whole.train.target)
     other = replace(whole, train=replace(whole.train, target=blank, source=np.zeros_like(whole.train.source)))
-    monkeypatch.setattr("export.calibration.experiment", lambda _: other)
-    after = calibration_of(task_of(config), config.export.calibration, seed=config.seed)
+    blind = copy.copy(task)
+    blind.data = other
+    after = calibration_of(blind, kind, seed=tiny.seed)
     np.testing.assert_array_equal(before.inputs, after.inputs)
     assert before.description.endswith("no private pair")
     assert before.inputs.dtype == np.uint8
-    side = config.data.image_size
+    side = tiny.data.image_size
     assert before.inputs.shape[1:] == (side, side, whole.train.target.shape[3])
     assert 0 < before.inputs.mean() < 255
 
@@ -79,7 +80,7 @@ def test_prototypes_that_cannot_be_made_are_refused(make, embedder, tmp_path):
 
 def test_provenance_names_no_path_and_no_machine(tiny: RunConfig, tmp_path):
     (tmp_path / "evaluation.json").write_text('{"student": {"num_test": 4}}')
-    found = provenance_of(tiny, tmp_path)
+    found = provenance_of(replace(run_of(tiny), folder=tmp_path))
     assert found.evaluation == {"num_test": 4}
     assert found.privacy == found.audit == {}
     digest = hashlib.sha256(Path(tiny.teacher.path).read_bytes()).hexdigest()

@@ -23,7 +23,7 @@ from export.graph.deployable import Deployable, rebuild
 from export.graph.front_dense import continued
 from export.graph.spec import ExportSpec, LinearHead
 from export.trust.gate import gate_file
-from export.trust.verify import Task, run_torch
+from export.trust.verify import TaskMetric, run_torch
 from export.web.page import page_info
 
 SIDE, DIM, NAMES = 32, 8, ("floor", "bed", "lamp")
@@ -77,7 +77,9 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         folder,
         spec=spec(request.param),
         probe_images=inputs(request.param, 6),
-        task=Task(name="share", metric=lambda scores: float((scores.argmax(1) == 1).mean()), output="scores"),
+        task=TaskMetric(
+            name="share", metric=lambda scores: float((scores.argmax(1) == 1).mean()), output="scores"
+        ),
         options=Options(profiles=("fp32", "w8")),
     )
     return request.param, folder

@@ -11,9 +11,8 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from edgecmd.core.errors import ExportError
 from export.profiles.table import make_profile
-from export.trust.gate import GateError, GateLimits, gate, gate_file
-from export.trust.gate_limits import ALLOWED
-from export.trust.wire import WireError, structure_bytes
+from export.trust.errors import GateError
+from export.trust.gate import ALLOWED, GateLimits, WireError, gate, gate_file, structure_bytes
 
 ONES = numpy_helper.from_array(np.ones((1, 4), np.float32), "ones")
 

@@ -11,7 +11,6 @@ from web_parts import make_gallery
 
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import DataError, ExportError
-from edgecmd.data.problem import experiment
 from edgecmd.settings import DataConfig, TeacherConfig
 from export.web.gallery import (
     FLUENT_NOTO,
@@ -22,6 +21,7 @@ from export.web.gallery import (
     gallery_of_run,
     sheet,
 )
+from tests.tiny_federation import run_of, task_of
 
 
 def rows_of(images: np.ndarray) -> set[bytes]:
@@ -31,12 +31,12 @@ def rows_of(images: np.ndarray) -> set[bytes]:
 @pytest.fixture(scope="module")
 def built_in(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Gallery]:
     config = RunConfig(data=DataConfig(image_size=16, source_size=16))
-    return config, gallery_of_run(config, num_pictures=40)
+    return config, gallery_of_run(run_of(config), num_pictures=40)
 
 
 def test_of_the_built_in_set_only_test_concepts_are_shown(built_in: tuple[RunConfig, Gallery]) -> None:
     config, gallery = built_in
-    whole = experiment(config.data)
+    whole = task_of(config).data
     assert len(gallery.names) == len(gallery.pictures) == len(gallery.embedding) == 40
     assert rows_of(gallery.pictures) <= rows_of(whole.test.pairs.source)
     assert gallery.examples is not None
@@ -54,16 +54,16 @@ def test_the_built_in_pictures_name_their_authors(built_in: tuple[RunConfig, Gal
 
 def test_the_draw_follows_the_seed(built_in: tuple[RunConfig, Gallery]) -> None:
     config, gallery = built_in
-    again = gallery_of_run(config, num_pictures=40)
+    again = gallery_of_run(run_of(config), num_pictures=40)
     assert again.names == gallery.names
     assert (again.pictures == gallery.pictures).all()
-    other = gallery_of_run(replace(config, seed=1), num_pictures=40)
+    other = gallery_of_run(run_of(replace(config, seed=1)), num_pictures=40)
     assert other.names != gallery.names
 
 
 def test_no_private_pair_of_a_user_is_shown(tiny: RunConfig) -> None:
-    gallery = gallery_of_run(tiny)
-    whole = experiment(tiny.data)
+    gallery = gallery_of_run(run_of(tiny))
+    whole = task_of(tiny).data
     assert rows_of(gallery.pictures) == rows_of(whole.public.images)
     private = np.concatenate(
         [part.source for part in (whole.train, whole.validation.pairs, whole.test.pairs)]
@@ -76,14 +76,14 @@ def test_no_private_pair_of_a_user_is_shown(tiny: RunConfig) -> None:
 
 
 def test_a_folder_that_the_user_names_is_embedded_by_the_teacher(tiny: RunConfig, tmp_path: Path) -> None:
-    public = experiment(tiny.data).public.images
+    public = task_of(tiny).data.public.images
     for row in range(3):
         Image.fromarray(public[row]).save(tmp_path / f"red_box_{row}.png")
     (tmp_path / "notes.txt").write_text("not a picture")
-    gallery = gallery_of_folder(tiny, tmp_path, credit="Mine, CC0")
+    gallery = gallery_of_folder(run_of(tiny), tmp_path, credit="Mine, CC0")
     assert gallery.names == ("red box 0", "red box 1", "red box 2")
     assert gallery.credit == "Mine, CC0"
-    whole = gallery_of_run(tiny)
+    whole = gallery_of_run(run_of(tiny))
     own = {picture.tobytes(): row for picture, row in zip(whole.pictures, whole.embedding, strict=True)}
     for picture, row in zip(gallery.pictures, gallery.embedding, strict=True):
         assert np.allclose(row, own[picture.tobytes()], atol=1e-5)
@@ -91,18 +91,18 @@ def test_a_folder_that_the_user_names_is_embedded_by_the_teacher(tiny: RunConfig
 
 def test_grey_pictures_become_colour(tiny: RunConfig, tmp_path: Path) -> None:
     Image.new("L", (32, 32), 77).save(tmp_path / "grey.png")
-    assert (gallery_of_folder(tiny, tmp_path).pictures == 77).all()
+    assert (gallery_of_folder(run_of(tiny), tmp_path).pictures == 77).all()
 
 
 def test_a_folder_without_pictures_is_refused(tiny: RunConfig, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no picture.*\.png"):
-        gallery_of_folder(tiny, tmp_path)
+        gallery_of_folder(run_of(tiny), tmp_path)
 
 
 def test_ready_features_leave_no_teacher_for_new_pictures(tiny: RunConfig, tmp_path: Path) -> None:
     config = replace(tiny, teacher=TeacherConfig(pair_features="a.npy", public_features="b.npy"))
     with pytest.raises(ExportError, match="no teacher"):
-        gallery_of_folder(config, tmp_path)
+        gallery_of_folder(run_of(config), tmp_path)
 
 
 def test_a_gallery_needs_as_many_names_as_pictures() -> None:

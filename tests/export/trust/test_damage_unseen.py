@@ -14,7 +14,7 @@ from edgecmd.core.errors import ExportError
 from export.bundle import Options, export_bundle
 from export.trust.checks import verify_bundle
 from export.trust.errors import TrustError, content_of
-from export.trust.gate_work import refuse_work
+from export.trust.gate_sizes import refuse_work
 from export.trust.sandbox import flat_inputs, large_inputs
 
 

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgecmd.core.errors import ExportError
 from export.trust.checks import verify_bundle
-from export.trust.gate import GateError, GateLimits, gate
+from export.trust.errors import GateError
+from export.trust.gate import GateLimits, gate
 from export.trust.sandbox import LARGE_PICTURE, SandboxLimits
 
 MODEL = d.MODEL

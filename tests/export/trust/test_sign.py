@@ -8,7 +8,7 @@ from pathlib import Path
 import damage as d
 import pytest
 
-from edgecmd.cli import verify as command
+from edgecmd.cli import export as command
 from edgecmd.core.errors import ConfigError
 from export.documents.sign import sign_bundle, signed_digests, verify_signature
 from export.trust.checks import TrustError, verify_bundle

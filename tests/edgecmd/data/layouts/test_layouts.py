@@ -8,7 +8,6 @@ from PIL import Image
 
 from edgecmd.catalogue.data_files import status
 from edgecmd.catalogue.data_sets import DATA_SETS, imported
-from edgecmd.cli.device import retrieval_task
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.labelled import IGNORED, UNLABELLED
@@ -20,6 +19,7 @@ from edgecmd.datasets.on_disk.sketchy import index_sketchy
 from edgecmd.datasets.on_disk.sunrgbd import millimetres
 from edgecmd.evaluation.metrics import recall, unit_rows
 from edgecmd.settings import DataConfig
+from export.from_run import retrieval_metric
 from tests.edgecmd.data.layouts import trees
 from tests.user_files import check_layout
 
@@ -172,7 +172,7 @@ class TestPerfectStudent:
         features = np.random.default_rng(0).standard_normal((len(held), 32)).astype(np.float32)[seen]
         student = unit_rows(features)
         assert recall(student, features, ranks=(1,), shown=held.shown) == {"recall@1": 1.0}
-        task = retrieval_task(features, shown=held.shown)
+        task = retrieval_metric(features, shown=held.shown)
         assert task.metric(student) == 1.0
         # All sources are things of which one is right, so an answer that is always the same finds one.
         constant = np.repeat(student[:1], len(held), axis=0)

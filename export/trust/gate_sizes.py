@@ -1,22 +1,63 @@
-"""How large the values between the nodes of an ONNX file become, told from shapes alone.
+"""How much the weights and values of an ONNX file hold and cost, told from shapes alone.
+
+Weights are inside the file, of the size they claim, and finite.
 
 Thirty bytes can ask for a terabyte: an Expand to a huge size, or an outer product of outer products. They can
 also wait: a size that is computed from the size of the input is small for the pictures that somebody tries,
 and explodes for the next. So sizes are constants, or sizes of other values as they are; then every size is a
 polynomial of the input's, and it is tried up to the largest input that a device takes.
+
+Work is bounded likewise, and no division ends the process.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from export.graph.front_graph import PREFIX, SCALED, WHOLE, FrontGraph
-from export.trust.gate_limits import GateError, GateLimits
-from export.trust.gate_work import constants, refuse_divisions, refuse_work
+from export.trust.errors import GateError
 
+if TYPE_CHECKING:
+    from export.trust.gate import GateLimits
+
+# Bits of one element. Text, complex numbers and float8 are no business of a student.
+BITS: dict[int, int] = {
+    TensorProto.FLOAT: 32,
+    TensorProto.FLOAT16: 16,
+    TensorProto.DOUBLE: 64,
+    TensorProto.BOOL: 8,
+    TensorProto.INT8: 8,
+    TensorProto.UINT8: 8,
+    TensorProto.INT16: 16,
+    TensorProto.UINT16: 16,
+    TensorProto.INT32: 32,
+    TensorProto.UINT32: 32,
+    TensorProto.INT64: 64,
+    TensorProto.UINT64: 64,
+    TensorProto.INT4: 4,
+    TensorProto.UINT4: 4,
+}
+FLOATS: set[int] = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
+# Where a type's numbers lie when they are not raw bytes; float16 and int4 share int32_data by tricks
+# that no writer needs, so they must be raw.
+TYPED_FIELDS: dict[int, str] = {
+    TensorProto.FLOAT: "float_data",
+    TensorProto.DOUBLE: "double_data",
+    TensorProto.BOOL: "int32_data",
+    TensorProto.INT8: "int32_data",
+    TensorProto.UINT8: "int32_data",
+    TensorProto.INT16: "int32_data",
+    TensorProto.UINT16: "int32_data",
+    TensorProto.INT32: "int32_data",
+    TensorProto.INT64: "int64_data",
+    TensorProto.UINT32: "uint64_data",
+    TensorProto.UINT64: "uint64_data",
+}
+DATA_FIELDS = ("float_data", "double_data", "int32_data", "int64_data", "uint64_data", "string_data")
 # Sizes that are free in the file are tried with these: number of examples, sides of pictures (the largest is
 # the largest area that infer.py takes), samples of a recording. The usual ones come first.
 BATCHES, SIDES, SAMPLES = (64, 4096), (16, 1024, 8192), (256, 1 << 20, 1 << 26)
@@ -44,9 +85,109 @@ TAKE_SIZES = ("Expand", "Reshape", "Resize")
 SELECTION = ("Gather", "Slice", "Squeeze", "Unsqueeze", "Identity")
 # For each number of its input a value may have this many, beside ``max_elements``.
 GROWTH = 256
+# Multiply-adds of all nodes together: for one example of usual size, and for each number of the input. The
+# largest student of edgecmd needs 2^27 at 128 x 128 pixels, which are 2^13 for each.
+MAX_WORK, WORK_A_NUMBER = 1 << 36, 1 << 16
+# Dividing a whole number by 0, or the least by -1, ends the whole process with a signal.
+DIVISIONS = ("Div", "Mod")
+BROKEN_DIVISORS = (0, -1)
+WHOLE_NUMBERS = {
+    TensorProto.INT4,
+    TensorProto.UINT4,
+    TensorProto.INT8,
+    TensorProto.UINT8,
+    TensorProto.INT16,
+    TensorProto.UINT16,
+    TensorProto.INT32,
+    TensorProto.UINT32,
+    TensorProto.INT64,
+    TensorProto.UINT64,
+}
 
 
-def refuse_shapes(model: ModelProto, *, limits: GateLimits, front: FrontGraph | None = None) -> None:
+def refuse_tensors(model: ModelProto, *, limits: "GateLimits") -> None:
+    """Refuse a weight that is outside the file, not of its claimed size, too large or not finite.
+
+    Raises:
+        GateError: The message names the weight and the fault.
+    """
+    total = 0
+    for name, tensor in tensors(model):
+        total += _refuse_shape(name, tensor, limits=limits)
+        if total > limits.max_weights:
+            raise GateError(
+                f"Its weights have {total:,} numbers up to {name!r}; allowed are {limits.max_weights:,}."
+            )
+        _refuse_data(name, tensor)
+
+
+def tensors(model: ModelProto) -> Iterator[tuple[str, TensorProto]]:
+    """All tensors of a model without sub-graphs: its weights, then those in attributes of nodes."""
+    for tensor in model.graph.initializer:
+        yield tensor.name, tensor
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.TENSOR:
+                yield f"{node.name or node.op_type}.{attribute.name}", attribute.t
+            for tensor in attribute.tensors:
+                yield f"{node.name or node.op_type}.{attribute.name}", tensor
+
+
+def num_elements(dims: list[int]) -> int:
+    """Numbers in a tensor of this shape; exact, however large."""
+    return math.prod(dims)
+
+
+def _refuse_shape(name: str, tensor: TensorProto, *, limits: "GateLimits") -> int:
+    """Number of elements of a tensor whose place, type and shape are allowed."""
+    if tensor.data_location == TensorProto.EXTERNAL or len(tensor.external_data):
+        places = [entry.value for entry in tensor.external_data if entry.key == "location"]
+        raise GateError(
+            f"Weight {name!r} is external data, kept at {places[:1]}; allowed is none: one file holds it all."
+        )
+    if tensor.data_type not in BITS:
+        raise GateError(
+            f"Weight {name!r} has data_type={tensor.data_type}; allowed are numbers: {sorted(BITS)}."
+        )
+    dims = list(tensor.dims)
+    if any(size < 0 for size in dims) or len(dims) > limits.max_rank:
+        raise GateError(f"Weight {name!r} has shape {dims}; allowed are up to {limits.max_rank} sizes >= 0.")
+    count = num_elements(dims)
+    if count > limits.max_elements:
+        raise GateError(
+            f"Weight {name!r} claims {count:,} numbers, shape {dims}; allowed are {limits.max_elements:,}."
+        )
+    if tensor.HasField("segment"):
+        raise GateError(f"Weight {name!r} is one segment of a larger one; allowed is the whole.")
+    return count
+
+
+def _refuse_data(name: str, tensor: TensorProto) -> None:
+    """The content is exactly what shape and type claim."""
+    count = num_elements(list(tensor.dims))
+    filled = [field for field in DATA_FIELDS if len(getattr(tensor, field))]
+    if tensor.HasField("raw_data") and (tensor.raw_data or not filled):
+        expected = (count * BITS[tensor.data_type] + 7) // 8
+        if len(tensor.raw_data) != expected or filled:
+            raise GateError(
+                f"Weight {name!r} has {len(tensor.raw_data):,} bytes of data but its shape"
+                f" {list(tensor.dims)} and data_type={tensor.data_type} need {expected:,}."
+            )
+    else:
+        field = TYPED_FIELDS.get(tensor.data_type, "")
+        found = len(getattr(tensor, field)) if field else 0
+        if set(filled) - {field} or found != count:
+            raise GateError(
+                f"Weight {name!r} has {found:,} numbers of data in {filled or 'no field'} but its shape"
+                f" {list(tensor.dims)} needs {count:,}."
+            )
+    if tensor.data_type in FLOATS:
+        num_bad = int((~np.isfinite(numpy_helper.to_array(tensor))).sum())
+        if num_bad:
+            raise GateError(f"Weight {name!r} has {num_bad} numbers that are not finite; allowed are none.")
+
+
+def refuse_shapes(model: ModelProto, *, limits: "GateLimits", front: FrontGraph | None = None) -> None:
     """Refuse a model with a value of too many elements, or whose size cannot be told.
 
     Args:
@@ -58,7 +199,7 @@ def refuse_shapes(model: ModelProto, *, limits: GateLimits, front: FrontGraph | 
         Behind the front end, no value has more than ``max_elements`` and `GROWTH` times the numbers of what
         the front end gives (without one, of the input), for every number of examples up to 4,096 and every
         input as large as a device takes: square, long and thin, or upright. Nor do its nodes need more
-        multiply-adds than `gate_work` allows for such an input, nor divide whole numbers by anything
+        multiply-adds than `MAX_WORK` and `WORK_A_NUMBER` allow for it, nor divide whole numbers by anything
         but constants other than 0 and -1.
 
     Raises:
@@ -91,7 +232,7 @@ def _refuse_value(value: ValueInfoProto, *, most: int) -> None:
         )
 
 
-def _refuse_constant_sizes(model: ModelProto, *, limits: GateLimits) -> None:
+def _refuse_constant_sizes(model: ModelProto, *, limits: "GateLimits") -> None:
     """Sizes and scales that are constants are no larger than a value may be."""
     known = constants(model)
     for node in model.graph.node:
@@ -229,3 +370,82 @@ def _skeleton(model: ModelProto, nodes: Sequence[NodeProto], source: ValueInfoPr
     ]
     light = helper.make_graph(nodes, "skeleton", [source, *weights], outputs, initializer=small)
     return helper.make_model(light, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def constants(model: ModelProto) -> dict[str, TensorProto]:
+    """Weights, and constants that are nodes, by name."""
+    found = {one.name: one for one in model.graph.initializer}
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "value":
+                found[node.output[0]] = attribute.t
+    return found
+
+
+def refuse_divisions(
+    nodes: Sequence[NodeProto], told: Mapping[str, ValueInfoProto], known: Mapping[str, TensorProto]
+) -> None:
+    """Refuse a division of whole numbers by anything but a constant that is neither 0 nor -1.
+
+    Args:
+        nodes: Behind the front end.
+        told: Type of every value that a node makes.
+        known: As `constants` gives them.
+
+    Raises:
+        GateError: The message names the node.
+    """
+    for node in nodes:
+        if node.op_type not in DIVISIONS:
+            continue
+        if told[node.output[0]].type.tensor_type.elem_type not in WHOLE_NUMBERS:
+            continue
+        divisor = known.get(node.input[1])
+        if divisor is None or np.isin(numpy_helper.to_array(divisor).astype(np.int64), BROKEN_DIVISORS).any():
+            found = "a value that varies" if divisor is None else "0 or -1"
+            raise GateError(
+                f"Node {node.name[:80]!r} is a {node.op_type!r} of whole numbers by {found}, which may end"
+                " the process; allowed are constants other than 0 and -1."
+            )
+
+
+def refuse_work(
+    nodes: Sequence[NodeProto], sizes: Mapping[str, Sequence[int]], source: Sequence[int], *, usual: bool
+) -> None:
+    """Refuse nodes that need too many multiply-adds for an input of this size.
+
+    Args:
+        nodes: Behind the front end.
+        sizes: Of every value and weight.
+        source: Of the input.
+        usual: Whether it is one example of usual size.
+
+    Raises:
+        GateError: The message names the node that needs most.
+    """
+    work = {place: _work(node, sizes) for place, node in enumerate(nodes)}
+    total, most = sum(work.values()), MAX_WORK + (0 if usual else WORK_A_NUMBER * math.prod(source))
+    if total > most:
+        node = nodes[max(work, key=lambda place: work[place])]
+        raise GateError(
+            f"Its nodes need {total:,} multiply-adds for an input of {[*source]}, most of them node"
+            f" {node.name[:80]!r}, a {node.op_type!r}; allowed are {most:,}."
+        )
+
+
+def _work(node: NodeProto, sizes: Mapping[str, Sequence[int]]) -> int:
+    """Multiply-adds of one node; of others than the costly ones, one for each number it makes or takes."""
+    made: int = sum(math.prod(sizes[name]) for name in node.output if name)
+    taken = [sizes.get(name, ()) for name in node.input]
+    if node.op_type in ("Conv", "ConvInteger"):
+        return made * math.prod(taken[1][1:])
+    if node.op_type in ("MatMul", "MatMulInteger"):
+        return made * (taken[0][-1] if taken[0] else 1)
+    if node.op_type == "Gemm":
+        return made * max(taken[0])
+    if node.op_type in ("AveragePool", "MaxPool"):
+        window: list[int] = [
+            size for one in node.attribute if one.name == "kernel_shape" for size in one.ints
+        ]
+        return made * math.prod(window)
+    return made + sum(map(math.prod, taken))

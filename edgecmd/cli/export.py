@@ -1,0 +1,358 @@
+"""``edgecmd export`` and what is done with a bundle: infer, verify, sign, web, bench export."""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+
+from edgecmd.cli.app import app, bench_app, web_app
+from edgecmd.cli.common import AsJson, one_thread, print_json, print_table, say
+from edgecmd.core.errors import ConfigError, choose
+
+if TYPE_CHECKING:
+    from export.bench.measure import Result, Row
+    from export.trust.checks import Verdict
+    from export.web.ortweb import OrtWeb
+
+Bundle = Annotated[Path, typer.Argument(help="Bundle folder, such as runs/demo/export.")]
+OrtWebFolder = Annotated[
+    Path | None, typer.Option("--ort-web", help="Folder of onnxruntime-web, or its dist.")
+]
+Pictures = Annotated[Path | None, typer.Option("--gallery", help="Folder of pictures to find instead.")]
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")],
+    *,
+    out: Annotated[Path | None, typer.Option("--out", help="Bundle folder; default <run>/export.")] = None,
+    profiles: Annotated[
+        str | None, typer.Option("--profiles", help="Such as w8,int8; the first becomes student.onnx.")
+    ] = None,
+    prototypes: Annotated[
+        Path | None, typer.Option("--prototypes", help="A sub-folder of pictures a class: a head untrained.")
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option("--calibration", help="Ranges of int8: public or procedural pictures.")
+    ] = None,
+    floor: Annotated[
+        float | None, typer.Option("--floor", help="Least retrieval R@1 through onnxruntime; else exit 6.")
+    ] = None,
+    fold_norm: Annotated[
+        bool, typer.Option("--fold-norm", help="Fold GroupNorm away and learn the embedding back; for gn-*.")
+    ] = False,
+    fold_steps: Annotated[
+        int | None, typer.Option("--fold-steps", min=0, help="Steps of that, on public pictures.")
+    ] = None,
+    web: Annotated[
+        str | None, typer.Option("--web", help="single (demo.html in the bundle) or folder (<run>/web).")
+    ] = None,
+    ort_web: Annotated[
+        Path | None, typer.Option("--ort-web", help="Folder of onnxruntime-web, for --web.")
+    ] = None,
+    sign: Annotated[Path | None, typer.Option("--sign", help="Private key (PEM) to sign with.")] = None,
+    head: Annotated[
+        bool | None,
+        typer.Option(
+            "--head/--no-head", help="Fit a head on the labelled examples, which the file tells of."
+        ),
+    ] = None,
+) -> None:
+    """Step 4: a bundle of checked ONNX files with preprocessing, student and head."""
+    from edgecmd.cli.run import config_of
+    from edgecmd.config.assemble import Assembly
+    from export.documents.sign import sign_bundle
+    from export.from_run import export_run
+    from export.web.page import add_page
+
+    one_thread()
+    config, target = config_of(folder), out or folder / "export"
+    given = {
+        "profiles": profiles,
+        "prototypes": None if prototypes is None else str(prototypes),
+        "calibration": calibration,
+        "floor": floor,
+        "fold_norm": fold_norm or None,
+        "fold_steps": fold_steps,
+        "head": head,
+    }
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    settings, run = replace(config.export, **changes), Assembly().run(config)
+    runtime = check_extras(web=web, ort_web=ort_web, key=sign)
+    say(f"Bundle: {target} ({export_run(run, target, settings=settings)})")
+    if web is not None and runtime is not None:
+        say(f"Page: {add_page(run, target, beside=folder, mode=web, runtime=runtime)}")
+    if sign is not None:
+        say(f"Signature: {sign_bundle(target, sign)}")
+
+
+def check_extras(*, web: str | None, ort_web: Path | None, key: Path | None) -> "OrtWeb | None":
+    """Refuse what could not be made, before anything is exported.
+
+    Returns:
+        The runtime of a page, where one is asked for.
+
+    Raises:
+        ConfigError: The mode is unknown, or the key is missing.
+        ExportError: There is no onnxruntime-web for a page.
+    """
+    from export.web.ortweb import find_ort_web
+    from export.web.page import MODES
+
+    if web is not None:
+        choose("--web", web, MODES)
+    runtime = None if web is None else find_ort_web(ort_web)
+    if key is not None and not key.is_file():
+        raise ConfigError(
+            f"--sign={key} is missing or not a file. Make a key with `openssl ecparam -name prime256v1"
+            f" -genkey -noout -out {key}`."
+        )
+    return runtime
+
+
+@app.command(
+    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def infer(context: click.Context) -> None:
+    """Embed or classify pictures with a bundle; the same words as the bundle's own infer.py."""
+    from export.device.infer import main
+
+    raise typer.Exit(main(context.args, prog="edgecmd infer"))
+
+
+@app.command()
+def verify(
+    bundle: Bundle,
+    pub: Annotated[
+        Path | None, typer.Option("--pub", help="Public key of the maker; then a signature is required.")
+    ] = None,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds for one model.")] = 60.0,
+    memory: Annotated[int, typer.Option("--memory", help="MiB of address space for one model.")] = 1024,
+    any_program: Annotated[
+        bool, typer.Option("--any-program", help="Accept an infer.py that is not this edgecmd's own.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check a bundle before anything in it is loaded or run; exit code 6 names the fault."""
+    from export.trust.checks import SandboxLimits, verify_bundle
+
+    sandbox = SandboxLimits(timeout_s=timeout, memory_mb=memory)
+    verdict = verify_bundle(bundle, pub=pub, sandbox=sandbox, any_program=any_program)
+    if as_json:
+        print_json(verdict.record())
+    else:
+        _show_verdict(verdict)
+    if verdict.error is not None:
+        raise verdict.error
+
+
+@app.command()
+def sign(
+    bundle: Bundle,
+    key: Annotated[Path, typer.Option("--key", help="Private elliptic-curve key, a PEM file.")],
+) -> None:
+    """Sign a bundle that passes `edgecmd verify` with a key of your own, offline."""
+    from export.documents.sign import sign_bundle
+    from export.trust.checks import verify_bundle
+
+    verdict = verify_bundle(bundle, any_program=True, older_signature=True)
+    if verdict.error is not None:
+        raise verdict.error
+    say(f"Signed: {sign_bundle(bundle, key)}")
+
+
+def _show_verdict(verdict: "Verdict") -> None:
+    """Print one line a check, and the verdict."""
+    rows = [
+        [check.name, check.state, "named below" if check.state == "fault" else check.detail]
+        for check in verdict.checks
+    ]
+    print_table(f"edgecmd verify {verdict.folder}", ["check", "state", "found"], rows)
+    say("Verdict: " + ("no fault found." if verdict.passed else "refused."))
+
+
+@web_app.command()
+def build(
+    folder: Annotated[Path, typer.Argument(help="Run folder, such as runs/demo, or a bundle.")],
+    mode: Annotated[
+        str, typer.Option("--mode", help="single (one file) or folder (to be served).")
+    ] = "single",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Default: demo.html or web/ in the run folder.")
+    ] = None,
+    ort_web: OrtWebFolder = None,
+    gallery: Pictures = None,
+    num_pictures: Annotated[int, typer.Option("--num-pictures", min=1, max=5000, help="At most.")] = 640,
+    credit: Annotated[str, typer.Option("--credit", help="Authors and licence of the gallery.")] = "",
+    title: Annotated[str, typer.Option("--title", help="Heading of the page.")] = "",
+) -> None:
+    """Make a page: draw, and see what the student finds. It asks nothing of any server."""
+    from edgecmd.cli.run import config_of
+    from edgecmd.config.assemble import Assembly
+    from export.web.gallery import gallery_of_folder, gallery_of_run
+    from export.web.ortweb import find_ort_web
+    from export.web.page import DEFAULT_TITLE, MODES, build_web, locate
+
+    one_thread()
+    run_folder, bundle = locate(folder)
+    choose("mode", mode, MODES)
+    run = None if run_folder is None else Assembly().run(config_of(run_folder))
+    if run is None and gallery is not None:
+        raise ConfigError(
+            f"--gallery={gallery} needs the run's teacher, and a bundle does not have it."
+            " Name the run folder."
+        )
+    pictures = None
+    if run is not None and gallery is not None:
+        pictures = gallery_of_folder(run, gallery, num_pictures=num_pictures, credit=credit)
+    elif run is not None:
+        pictures = gallery_of_run(run, num_pictures=num_pictures)
+    report = build_web(
+        bundle,
+        out or (run_folder or bundle.parent) / ("demo.html" if mode == "single" else "web"),
+        mode=mode,
+        runtime=find_ort_web(ort_web),
+        gallery=pictures,
+        title=title or DEFAULT_TITLE,
+    )
+    say(f"Page: {report.path} ({report.total_bytes / 1e6:.2f} MB)")
+    if mode == "folder":
+        say(f"Look at it: edgecmd web serve {report.path.parent}")
+
+
+@web_app.command()
+def fetch(
+    out: Annotated[Path | None, typer.Option("--out", help="Folder; default edgecmd's cache.")] = None,
+    npm_dir: Annotated[Path | None, typer.Option("--npm-dir", help="Folder with the npm tarball.")] = None,
+) -> None:
+    """Fetch onnxruntime-web with npm (33 MB), check it, and keep the two files needed."""
+    from export.web.ortweb import PACKAGE, fetch_ort_web
+
+    say(f"Reading {PACKAGE.name}@{PACKAGE.version}")
+    say(f"Runtime: {fetch_ort_web(out, npm_dir=npm_dir)} (MIT licence beside it)")
+
+
+@web_app.command()
+def serve(
+    folder: Annotated[Path, typer.Argument(help="Folder that `web build --mode folder` made.")],
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 for any that is free.")] = 8000,
+) -> None:
+    """Serve a page folder on this machine alone."""
+    from export.web.serve import HOST, make_server
+
+    with make_server(folder, port=port) as server:
+        say(f"http://{HOST}:{server.server_port}/ - stop with Ctrl-C")
+        server.serve_forever()
+
+
+@bench_app.command("export")
+def export_bench(
+    target: Annotated[Path, typer.Argument(help="A run folder, or a bundle.")],
+    *,
+    against: Annotated[
+        str, typer.Option("--against", help="torch, folded, compile, openvino; empty for none.")
+    ] = "torch,folded,compile,openvino",
+    profiles: Annotated[
+        str, typer.Option("--profiles", help="For a run; of a bundle all are measured.")
+    ] = "fp32,w8,w4,int8",
+    beside: Annotated[
+        list[Path] | None, typer.Option("--with", help="Another bundle, timed in turns with it; repeatable.")
+    ] = None,
+    warnings: Annotated[
+        bool, typer.Option("--warnings", help="Also the usual choices that are slower than fp32.")
+    ] = False,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of each engine.")] = 1,
+    repeats: Annotated[int, typer.Option("--repeats", min=2, help="Blocks of 10 calls of each.")] = 30,
+    starts: Annotated[
+        int, typer.Option("--starts", min=0, help="Fresh processes of each kind; 0 for none.")
+    ] = 5,
+    picture: Annotated[Path | None, typer.Option("--picture", help="PNG file to write.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Latency, throughput, size, start, memory, parity and metric of every engine and profile, in one run."""
+    from edgecmd.cli.run import config_of
+    from edgecmd.config.assemble import Assembly
+    from export.bench.engines import AGAINST
+    from export.bench.measure import measure
+    from export.bench.subject import fresh_starts, of_bundle, of_run, with_others
+    from export.from_run import STUDENT
+
+    one_thread()
+    names = [name.strip() for name in against.split(",") if name.strip()]
+    for name in names:
+        choose("--against", name, AGAINST)
+    with tempfile.TemporaryDirectory(prefix="edgecmd-bench-") as name:
+        folder, weights = Path(name), None
+        if (target / STUDENT).is_file():
+            config, weights = config_of(target), target / STUDENT
+            settings = replace(config.export, profiles=profiles)
+            subject = of_run(Assembly().run(config), settings, warnings=warnings, folder=folder)
+        else:
+            subject = of_bundle(target, warnings=warnings)
+        subject = with_others(subject, beside or [])
+        fresh = fresh_starts(subject, weights, folder=folder, num=starts)
+        result = measure(subject, against=names, num_threads=threads, num_blocks=repeats, starts=fresh)
+    if picture is not None:
+        from edgecmd.core.files import write_bytes_atomically
+        from export.bench.chart import latency_picture
+
+        write_bytes_atomically(picture, latency_picture(result))
+    if as_json:
+        print_json(result.record())
+    else:
+        _show_bench(result)
+
+
+def _show_bench(result: "Result") -> None:
+    """Print the tables and the advice."""
+    from export.profiles.advice import ratios
+
+    times = result.times()
+    by_torch, by_fp32 = ratios(times, base="torch"), ratios(times, base="fp32")
+    rows = [_cells(row, by_torch.get(row.name), by_fp32.get(row.name)) for row in result.rows]
+    clock = "CPU" if result.num_threads == 1 else "wall"
+    metric = result.metric_name or "metric"
+    titles = ["engine", "kB", "load ms", "p50 ms", "p95 ms", "min ms", "x torch", "x fp32", "a second"]
+    num = result.rows[0].latency.num
+    print_table(
+        f"One input, {result.num_threads} thread(s), {clock} time of {num} calls in turns; batches of 32;"
+        f" compared with {result.reference}",
+        [*titles, "cosine, least", "same answer", "same class", metric],
+        rows,
+    )
+    if result.metric_reference is not None:
+        say(f"{metric} of {result.reference}: {result.metric_reference:.4f}")
+    if result.starts:
+        print_table(
+            "Fresh process to first answer",
+            ["engine", "wall s, least", "CPU s, least", "CPU s, median", "peak MB"],
+            [
+                [name, f"{s.wall_s:.2f}", f"{s.cpu_s:.2f}", f"{s.cpu_s_median:.2f}", f"{s.peak_mb:.1f}"]
+                for name, s in result.starts.items()
+            ],
+        )
+    for name, note in result.notes.items():
+        say(f"{name}: {note}")
+    for advice in result.advice:
+        say(f"For {advice.target}: {advice.profile or 'none'} ({advice.reason})")
+
+
+def _cells(row: "Row", by_torch: float | None, by_fp32: float | None) -> list[str]:
+    near, time = row.closeness, row.latency
+    return [
+        row.name,
+        f"{row.num_bytes / 1000:.0f}",
+        f"{row.load_ms:.0f}" if row.load_ms else "-",
+        f"{time.p50_ms:.3f}",
+        f"{time.p95_ms:.3f}",
+        f"{time.min_ms:.3f}",
+        *("-" if ratio is None else f"{ratio:.2f}" for ratio in (by_torch, by_fp32)),
+        f"{row.per_second:.0f}",
+        "-" if near is None else f"{near.min_cosine:.6f}",
+        "-" if near is None or near.agreement is None else f"{near.agreement:.4f}",
+        "-" if near is None or near.agreement_classes is None else f"{near.agreement_classes:.4f}",
+        "-" if near is None or near.metric is None else f"{near.metric:.4f}",
+    ]
