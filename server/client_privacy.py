@@ -5,7 +5,7 @@ by zero on an unchanged model; here each whole update is clipped, the sum is div
 public number, and the noise comes from the operating system.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,9 +16,8 @@ from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.gradients import MARGIN
 from edgecmd.privacy.step.randomness import make_source, normal, uniform
 from edgecmd.run import Run
+from edgecmd.training.averaging import Arrays
 from server.strategies import to_record
-
-Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(kw_only=True)

@@ -5,7 +5,6 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from flwr.serverapp import Grid
 
@@ -17,10 +16,11 @@ from edgecmd.evaluation.evaluate import validate
 from edgecmd.models.student_file import student_bytes
 from edgecmd.models.students import Student
 from edgecmd.run import Run, require_same_clients
+from edgecmd.training.averaging import Arrays, load_arrays, to_arrays
 from server.checkpoint import newest_checkpoint
 from server.client_privacy import central_privacy
 from server.cohort import Identity, Terms, ask_identities, terms_of, wait_for_nodes
-from server.loop import Arrays, Federation, RoundReport, run_rounds
+from server.loop import Federation, RoundReport, run_rounds
 from server.patience import Clock
 from server.privacy_report import write_privacy
 from server.strategies import build_strategy
@@ -31,18 +31,6 @@ Report = Callable[[RoundReport], None]
 def quiet_flower() -> None:
     """Leave Flower's warnings and errors, drop its progress lines; edgecmd prints its own."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
-
-
-def to_arrays(student: Student) -> dict[str, np.ndarray]:
-    """Weights as numpy arrays in the order of their names."""
-    state = student.state_dict()
-    return {name: state[name].cpu().contiguous().numpy().copy() for name in sorted(state)}
-
-
-def load_arrays(student: Student, arrays: Arrays) -> Student:
-    """Put weights into ``student`` and return it."""
-    student.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in arrays.items()})
-    return student
 
 
 def run_token(folder: Path) -> str:

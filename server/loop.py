@@ -21,6 +21,7 @@ from edgecmd.core.events import EventLog
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.privacy.ledger import BudgetSpentError
 from edgecmd.settings import FederationConfig
+from edgecmd.training.averaging import Arrays
 from server.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from server.client_privacy import CentralPrivacy
 from server.cohort import CohortGrid, Identity, Terms, ask_identities, shared_indices, wait_for_nodes
@@ -29,7 +30,6 @@ from server.quorum import BudgetEndError, check_quorum
 from server.screening import Rejection, claimed_client, match, screen
 from server.strategies import from_record, restore_strategy, strategy_tensors, to_record
 
-Arrays = Mapping[str, np.ndarray]
 Evaluate = Callable[[int, Arrays], Mapping[str, float]]
 
 

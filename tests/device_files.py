@@ -15,7 +15,7 @@ from clients.app import app
 from clients.check import check_node
 from edgecmd.config.reader import load_config
 from edgecmd.config.schema import RunConfig
-from server.federation import to_arrays
+from edgecmd.training.averaging import to_arrays
 from server.local_grid import set_identity
 from server.strategies import to_record
 from tests.tiny_federation import contexts

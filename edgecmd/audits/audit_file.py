@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgecmd.audits.finding import LEVELS, Finding, overall
+from edgecmd.audits.finding import Finding, overall
+from edgecmd.audits.levels import LEVELS
 from edgecmd.core.artefacts import write_artefact
 from edgecmd.core.errors import DataError
 from edgecmd.core.files import read_json

@@ -1,24 +1,19 @@
 """What one audit found: a claim, what was measured against it, by which attacker, and a verdict in words."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from edgecmd.audits.levels import LEVELS
 from edgecmd.core.errors import PrivacyError
+from edgecmd.core.text import counted
 
 CONTRADICTED = "contradicted"
 NOT_CONTRADICTED = "not contradicted"
 INDICATOR = "risk indicator"
 VERDICTS = (CONTRADICTED, NOT_CONTRADICTED, INDICATOR)
 
-LEVELS = {
-    "check": "static: purity probes, sensitivity search, the books",
-    "step": "the step that trains: noise, release, coins, random source, many draws against a neighbour",
-    "one-run": "one training run with canaries included by coins",
-    "many-runs": "many training runs on a worst-case pair of neighbours",
-    "risk": "risk indicators: what an attacker guesses; never a proof",
-}
 ATTACKERS = {
     "code": "whoever reads the code and settings; nothing was attacked",
     "steps": "the accountant's: sees every noised step of a client and its coins' outcome at the end",
@@ -39,7 +34,7 @@ class Finding:
     """One audit's outcome.
 
     Attributes:
-        level: A key of `LEVELS`.
+        level: A key of `edgecmd.audits.levels.LEVELS`.
         name: What was done, such as ``sensitivity search``; one of a level and attacker.
         attacker: A key of `ATTACKERS`.
         verdict: One of `VERDICTS`; a risk indicator never contradicts.
@@ -78,7 +73,7 @@ class Finding:
         ):
             if value not in allowed:
                 raise PrivacyError(f"{value!r} is unknown in a finding; allowed: {', '.join(allowed)}.")
-        if self.level == "risk" and self.verdict == CONTRADICTED:
+        if not LEVELS[self.level].proves and self.verdict == CONTRADICTED:
             raise PrivacyError("A risk indicator cannot contradict a guarantee.")
 
     @property
@@ -118,3 +113,16 @@ def overall(findings: Iterable[Finding]) -> str:
     """Contradicted where one finding contradicts; not contradicted where one could have; else indicator."""
     verdicts = {one.verdict for one in findings}
     return next((one for one in VERDICTS if one in verdicts), INDICATOR)
+
+
+def refuse_contradicted(findings: Sequence[Finding]) -> None:
+    """Refuse what one of its findings contradicts.
+
+    Raises:
+        ContradictedError: The first contradiction, in its words.
+    """
+    wrong = [one for one in findings if one.verdict == CONTRADICTED]
+    if wrong:
+        verb = "contradicts" if len(wrong) == 1 else "contradict"
+        told = f"{len(wrong)} of {counted(len(findings), 'audit')} {verb}"
+        raise ContradictedError(f"{told}. First: {wrong[0].text}")

@@ -5,10 +5,9 @@ The rounds are those of the server's loop with an average of equals (of pairs, w
 handed to a `Watch`: each step's release, each client's weights after its round, each round's average.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,10 +18,10 @@ from edgecmd.privacy.step.private_step import StepProbe, distil_privately
 from edgecmd.privacy.step.randomness import make_source
 from edgecmd.run import Run
 from edgecmd.settings import FederationConfig
+from edgecmd.training.averaging import Arrays, average, load_arrays, to_arrays
 from edgecmd.training.distill import Place, distil, make_optimizer, optimizer_tensors, restore_optimizer
 from edgecmd.training.task import Holding
 
-Arrays = Mapping[str, np.ndarray]
 AVERAGES = ("fedavg", "fedprox")
 
 
@@ -93,7 +92,7 @@ class Replay:
                 "privacy.mechanism='client' adds its noise on the server, which a replay of the clients' work"
                 " does not reach. Use `edgecmd audit step`, which draws the server's noise."
             )
-        self.arrays = weights_of(self.student)
+        self.arrays = to_arrays(self.student)
 
     def round(self, round_index: int) -> None:
         """Make one round and put its average into ``arrays``.
@@ -105,9 +104,9 @@ class Replay:
         clients = self._able(cohort(self.run.federation, seed=self.run.seed, round_index=round_index))
         replies = []
         for client in clients:
-            load_weights(self.student, incoming)
+            load_arrays(self.student, incoming)
             self._work(round_index, client)
-            outgoing = weights_of(self.student)
+            outgoing = to_arrays(self.student)
             self.watch.client(
                 Update(round_index=round_index, client=client, incoming=incoming, outgoing=outgoing)
             )
@@ -183,29 +182,3 @@ def cohort(run: FederationConfig, *, seed: int, round_index: int) -> list[int]:
         return list(range(num))
     generator = numpy_generator(seed, "cohort", round_index=round_index)
     return sorted(generator.permutation(num)[:size].tolist())
-
-
-def average(replies: Sequence[Arrays], sizes: Sequence[int]) -> Arrays:
-    """Weighted mean in the weights' own dtype, added up in the order of the clients, as FedAvg does it.
-
-    Args:
-        replies: Weights of each client.
-        sizes: Weight of each reply; not all zero.
-    """
-    factors = [size / sum(sizes) for size in sizes]
-    total = {name: np.asarray(value * factors[0]) for name, value in replies[0].items()}
-    for reply, factor in zip(replies[1:], factors[1:], strict=True):
-        for name, value in reply.items():
-            total[name] = np.asarray(total[name] + value * factor)
-    return total
-
-
-def weights_of(student: nn.Module) -> Arrays:
-    """Copies of all weights in the order of their names."""
-    state = student.state_dict()
-    return {name: state[name].cpu().contiguous().numpy().copy() for name in sorted(state)}
-
-
-def load_weights(student: nn.Module, arrays: Arrays) -> None:
-    """Put weights into ``student``."""
-    student.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in arrays.items()})

@@ -103,12 +103,6 @@ def register() -> None:
     """Import the modules that add commands; each imports what it needs only when it runs."""
     from edgecmd.cli import (  # noqa: F401
         audit,
-        audit_check,
-        audit_faults,
-        audit_many,
-        audit_one_run,
-        audit_risk,
-        audit_step,
         bench,
         compare,
         data,

@@ -1,6 +1,7 @@
-"""``edgecmd audit``: the ladder of audits, from reading the settings to attacking the exported file."""
+"""``edgecmd audit``: a run or a shipped model held against its privacy claim, level by level."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,17 +9,28 @@ import click
 import typer
 from typer.core import TyperGroup
 
+from edgecmd.audits.levels import ladder
 from edgecmd.cli.app import app
-from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread, print_json, print_table, say
+from edgecmd.cli.options import AsJson, ConfigFile, Settings, one_thread, read_settings
+from edgecmd.cli.output import print_json, print_table, say, warn
+from edgecmd.core.errors import ConfigError
 from edgecmd.core.text import counted
 
 if TYPE_CHECKING:
     from edgecmd.audits.finding import Finding
     from edgecmd.audits.target import Target
 
+FEWEST_DRAWS = 100
+HEADLINE = Path("runs/audit-headline")
+
 TargetPath = Annotated[
     Path, typer.Argument(help="Run folder, a student's .safetensors, or an exported .onnx file.")
 ]
+OwnTarget = Annotated[
+    Path | None, typer.Argument(help="Run folder, student or exported file; none with --loss or --student.")
+]
+Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Processes, each with one thread.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the pair and of all runs.")]
 
 
 class TargetOrCommand(TyperGroup):
@@ -42,9 +54,9 @@ app.add_typer(audit_app, name="audit")
 
 def target_of(path: Path, config: Path | None, settings: Sequence[str] | None) -> "Target":
     """The target at ``path``; settings are for a file that lies in no run folder."""
-    from edgecmd.cli.common import read_settings
     from edgecmd.config.targets import find_target
 
+    one_thread()
     given = read_settings(config, settings) if config or settings else None
     return find_target(path, config=given)
 
@@ -55,89 +67,323 @@ def finish(target: "Target", findings: "Sequence[Finding]", *, as_json: bool) ->
     Raises:
         ContradictedError: One of ``findings`` contradicts the claim.
     """
+    from edgecmd.experiments.audit_ladder import keep
+
     keep(target, findings)
-    show(findings, as_json=as_json)
-    say_record(target, as_json=as_json)
-    fail_if_contradicted(findings)
+    tell(target, findings, as_json=as_json)
 
 
-def keep(target: "Target", findings: "Sequence[Finding]") -> None:
-    """Write findings into ``audit.json``, and the run's report again where there is one."""
-    from edgecmd.audits.audit_file import write_findings
-    from edgecmd.report import refresh_report
+def tell(target: "Target | None", findings: "Sequence[Finding]", *, as_json: bool) -> None:
+    """Print findings as a table and a sentence each, or as JSON, and where the target keeps them.
 
-    write_findings(target.record, findings, about=target.about())
-    if target.folder is not None:
-        refresh_report(target.folder)
-
-
-def show(findings: "Sequence[Finding]", *, as_json: bool) -> None:
-    """Print findings as a table and a sentence each, or as JSON."""
+    Raises:
+        ContradictedError: One of ``findings`` contradicts the claim.
+    """
     from edgecmd.audits.audit_file import rows
+    from edgecmd.audits.finding import refuse_contradicted
 
     if as_json:
         print_json([one.table() for one in findings])
-        return
-    columns = ["level", "audit", "attacker", "quantity", "claimed", "measured", "ceiling", "verdict"]
-    print_table("Audit", columns, rows(findings))
-    for one in findings:
-        say(f"{one.level}, {one.name} ({one.attacker}): {one.text}")
-
-
-def say_record(target: "Target", *, as_json: bool) -> None:
-    """Say where the findings lie."""
-    if not as_json:
-        say(f"Audit: {target.record}")
-
-
-def fail_if_contradicted(findings: "Sequence[Finding]") -> None:
-    """End with exit code 3 where a finding contradicts.
-
-    Raises:
-        ContradictedError: The first contradiction, in its words.
-    """
-    from edgecmd.audits.finding import CONTRADICTED, ContradictedError
-
-    wrong = [one for one in findings if one.verdict == CONTRADICTED]
-    if wrong:
-        verb = "contradicts" if len(wrong) == 1 else "contradict"
-        told = f"{len(wrong)} of {counted(len(findings), 'audit')} {verb}"
-        raise ContradictedError(f"{told}. First: {wrong[0].text}")
-
-
-Level = Callable[["Target"], "list[Finding]"]
-LEVEL_MODULES = {
-    "check": "edgecmd.cli.audit_check",
-    "step": "edgecmd.cli.audit_step",
-    "one-run": "edgecmd.cli.audit_one_run",
-    "risk": "edgecmd.cli.audit_risk",
-}
-"""Each module has ``audit(target) -> findings`` with its usual effort."""
+    else:
+        columns = ["level", "audit", "attacker", "quantity", "claimed", "measured", "ceiling", "verdict"]
+        print_table("Audit", columns, rows(findings))
+        for one in findings:
+            say(f"{one.level}, {one.name} ({one.attacker}): {one.text}")
+        if target is not None:
+            say(f"Audit: {target.record}")
+    refuse_contradicted(findings)
 
 
 @audit_app.command("run")
 def run_ladder(
     target: TargetPath,
     levels: Annotated[
-        str, typer.Option("--levels", help="Levels, comma separated: check, step, one-run, risk.")
-    ] = "check,step,one-run,risk",
+        str, typer.Option("--levels", help=f"Levels, comma separated: {', '.join(ladder())}.")
+    ] = ",".join(ladder()),
     config: ConfigFile = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """The ladder on a run folder, a student or an exported file; what is finished is kept on Ctrl-C."""
-    import importlib
+    from edgecmd.experiments.audit_ladder import audit
 
-    from edgecmd.core.errors import choose
+    found = target_of(target, config, settings)
+    names = [name.strip() for name in levels.split(",")]
+    tell(found, audit(found, levels=names, setting="--levels"), as_json=as_json)
+
+
+@audit_app.command("check")
+def check(
+    target: OwnTarget = None,
+    *,
+    tries: Annotated[
+        int | None, typer.Option("--tries", min=1, help="Neighbours to try; default 96, own batch loss 5.")
+    ] = None,
+    pairs: Annotated[
+        int | None, typer.Option("--pairs", min=3, help="Pairs of a set; default 8, own batch loss 256.")
+    ] = None,
+    loss: Annotated[str, typer.Option("--loss", help="Own loss: module:function or file.py:function.")] = "",
+    unit_loss: Annotated[
+        bool, typer.Option("--unit-loss/--batch-loss", help="The own loss is of one pair, or of a batch.")
+    ] = False,
+    student: Annotated[str, typer.Option("--student", help="Own student: module:factory.")] = "",
+    channels: Annotated[int, typer.Option("--channels", min=1, help="Channels of an own student.")] = 1,
+    engine: Annotated[
+        str,
+        typer.Option("--engine", help="Of an own loss: opacus, opacus-ghost; with --unit-loss vmap, loop."),
+    ] = "",
+    clip: Annotated[
+        float | None,
+        typer.Option("--clip", min=1e-6, max=1e6, help="C of an own loss; default privacy.clip."),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="Handed to the own loss as a keyword.")
+    ] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """L0: purity probes, sensitivity search, the books and the anchors; nothing is trained.
+
+    With --loss or --student your own Python code is checked, with or without a run. A loss is
+    loss(student (B, D), teacher (B, D), anchors (K, D)) -> (B,), run as Opacus would clip it; with
+    --unit-loss it gets one pair at a time and returns a scalar. A student is made by a function
+    without arguments: images (B, C, H, W) -> (B, D). Exit code 3 where one pair moves the sum by more
+    than C.
+    """
+    from edgecmd.audits.static.custom_code import check_own_code, own_code, subject_of, usual_effort
+    from edgecmd.audits.static.sensitivity import Effort
+    from edgecmd.config.assemble import Assembly
+    from edgecmd.experiments.audit_ladder import audit_level
 
     one_thread()
+    if not loss and not student and target is None:
+        raise ConfigError(
+            "edgecmd audit check needs something to check: a run folder, a student's file or an exported"
+            " file, or own code with --loss module:function or --student module:factory."
+        )
+    if not loss and not student:
+        _refuse_own_options(unit_loss=unit_loss, engine=engine, clip=clip, temperature=temperature)
+    known = target_of(target, config, settings) if target is not None else None
+    if known is not None and not loss and not student:
+        effort = Effort().changed(num_tries=tries, num_pairs=pairs)
+        finish(known, audit_level(known, "check", effort), as_json=as_json)
+        return
+    run = known.run if known is not None else Assembly().run(read_settings(config, settings))
+    subject = subject_of(run, known, student=student, channels=channels)
+    code = own_code(run, loss, unit_loss=unit_loss, engine=engine, clip=clip, temperature=temperature)
+    effort = usual_effort(code).changed(num_tries=tries, num_pairs=pairs)
+    tell(None, check_own_code(code, subject, effort), as_json=as_json)
+
+
+def _refuse_own_options(**options: object) -> None:
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)} belong to own code, and neither --loss nor --student is given; a run's own"
+            " loss, engine and clip are in its config.toml."
+        )
+
+
+@audit_app.command("faults")
+def faults(as_json: AsJson = False) -> None:
+    """Plant faults, each beside a sound twin, and show which audit catches them; one to three minutes.
+
+    Exit code 7 where a fault is missed or a sound twin is contradicted: this installation's audits are
+    not to be relied upon then.
+    """
+    from edgecmd.experiments.faults.every_level import plant_all
+    from edgecmd.experiments.faults.planted import COLUMNS, require_all
+
+    one_thread()
+    found = plant_all()
+    if as_json:
+        print_json([one.table() for one in found])
+    else:
+        print_table("Planted faults", COLUMNS, [one.row() for one in found])
+        for one in found:
+            say(f"{one.fault.name}: {one.caught.text}")
+            say(f"  its sound twin: {one.sound.text}")
+    require_all(found)
+
+
+@audit_app.command("many-runs")
+def many_runs(
+    target: TargetPath,
+    runs: Annotated[
+        int, typer.Option("--runs", min=8, help="Runs with the canary, and as many without it.")
+    ] = 200,
+    jobs: Jobs = 2,
+    seed: Seed = 0,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train many times on a worst-case pair with the target's own mechanism, loss, noise and steps.
+
+    The student is a tiny stand-in and the data are made up: what is tested is the mechanism and its
+    books, by the attacker who holds the device. Finished runs are kept beside audit.json, so that the
+    same command goes on after Ctrl-C. Exit code 3 where the claim is contradicted.
+    """
+    from edgecmd.audits.many_runs.runs import ManyRunsEffort, runs_folder
+    from edgecmd.experiments.audit_ladder import audit_level
+
     found = target_of(target, config, settings)
-    findings: list[Finding] = []
-    for name in levels.split(","):
-        level: Level = importlib.import_module(choose("--levels", name.strip(), LEVEL_MODULES)).audit
-        new = level(found)
-        keep(found, new)
-        findings += new
-    show(findings, as_json=as_json)
-    say_record(found, as_json=as_json)
-    fail_if_contradicted(findings)
+    effort = ManyRunsEffort(num_runs=runs, num_jobs=jobs, seed=seed)
+    with _resumable(runs_folder(found, seed=seed), as_json=as_json):
+        findings = audit_level(found, "many-runs", effort)
+    finish(found, findings, as_json=as_json)
+
+
+@audit_app.command("headline")
+def headline(
+    runs: Annotated[
+        int, typer.Option("--runs", min=8, help="Runs with the canary, and as many without, of each row.")
+    ] = 600,
+    jobs: Jobs = 2,
+    out: Annotated[Path, typer.Option("--out", help="Folder for runs and audit.json.")] = HEADLINE,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Opacus with in-batch negatives against public anchors: same pair, canary and noise, epsilon 1 claimed.
+
+    A demonstration: that the first row is contradicted is what it shows, so the exit code stays 0.
+    It is 3 where a row with anchors is contradicted. The same command goes on after Ctrl-C.
+    """
+    from edgecmd.audits.finding import refuse_contradicted
+    from edgecmd.audits.many_runs.runs import (
+        HEADLINE_COLUMNS,
+        ManyRunsEffort,
+        audit_headline,
+        headline_row,
+    )
+
+    one_thread()
+    with _resumable(out, as_json=as_json):
+        shown = audit_headline(out, ManyRunsEffort(num_runs=runs, num_jobs=jobs, seed=seed))
+    if as_json:
+        print_json([one.table() for one in shown.findings])
+    else:
+        title = "Worst-case pair, attacker holds the final weights, 95%"
+        print_table(title, HEADLINE_COLUMNS, [headline_row(one) for one in shown.findings])
+        say(f"Audit: {shown.record}")
+    refuse_contradicted(shown.to_hold)
+
+
+@contextmanager
+def _resumable(folder: Path, *, as_json: bool) -> Iterator[None]:
+    """Ctrl-C says where finished runs lie."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not as_json:
+            say(f"Finished runs are kept in {folder}; the same command goes on from there.")
+        raise
+
+
+@audit_app.command("one-run")
+def one_run(
+    target: TargetPath,
+    canaries: Annotated[int, typer.Option("--canaries", help="Canaries of each kind.")] = 1000,
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=0, help="Audit the first so many rounds; 0 for all.")
+    ] = 0,
+    repeats: Annotated[
+        int, typer.Option("--repeats", min=1, help="Whole audits with other seeds; all must be unlucky.")
+    ] = 1,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Of coins and canaries; noise and sampling stay secret.")
+    ] = 0,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """L2: train once with canaries that fair coins include, and let every attacker guess the coins.
+
+    Exit code 3 where an attacker guesses better than the claimed epsilon allows. With --repeats a
+    finding contradicts when more repeats do than 95% lets pass. Ctrl-C keeps the finished repeats.
+    """
+    from edgecmd.audits.one_run.experiment import Effort, audit_repeatedly, num_contradicting, repeated
+
+    found = target_of(target, config, settings)
+    runs = audit_repeatedly(found, Effort(num_canaries=canaries, num_rounds=rounds, seed=seed), num=repeats)
+    if len(runs) < repeats:
+        warn(f"Interrupted after {len(runs)} of {counted(repeats, 'repeat')}; those are kept.")
+    if repeats > 1 and not as_json:
+        wrong = num_contradicting(runs)
+        verb = "contradicts" if wrong == 1 else "contradict"
+        say(f"{wrong} of {counted(len(runs), 'audit')} {verb}; at 95% one of twenty may.")
+    finish(found, repeated(runs), as_json=as_json)
+
+
+@audit_app.command("risk")
+def risk(  # noqa: PLR0917 - the words of a command line
+    target: TargetPath,
+    attacks: Annotated[
+        str, typer.Option("--attacks", help="Comma separated: membership, inversion.")
+    ] = "membership,inversion",
+    shadows: Annotated[int, typer.Option("--shadows", min=4, help="Shadow students, an even number.")] = 8,
+    shadow_steps: Annotated[
+        int, typer.Option("--shadow-steps", min=1, help="Optimiser steps of each shadow student.")
+    ] = 160,
+    jobs: Annotated[int, typer.Option("--jobs", min=0, help="Processes at a time; 0: one a core.")] = 0,
+    pairs: Annotated[
+        int, typer.Option("--pairs", min=2, help="Drawings that gradient inversion looks for.")
+    ] = 8,
+    steps: Annotated[
+        int, typer.Option("--inversion-steps", min=1, help="Steps of each search of the inversion.")
+    ] = 300,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of shadow students and searches.")] = 0,
+    retrain: Annotated[
+        bool,
+        typer.Option("--retrain", help="Train again on a random half of the pairs and attack that: slower."),
+    ] = False,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Keep pictures; they show private drawings.")
+    ] = True,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Level L4: who was a member, told from the student or the exported file; drawings from gradients."""
+    from edgecmd.audits.risk.attacks import RiskEffort
+    from edgecmd.experiments.audit_ladder import audit_level
+
+    found = target_of(target, config, settings)
+    effort = RiskEffort(
+        attacks=attacks.split(","),
+        num_shadows=shadows,
+        shadow_steps=shadow_steps,
+        jobs=jobs,
+        num_pairs=pairs,
+        inversion_steps=steps,
+        seed=seed,
+        retrain=retrain,
+        pictures=pictures,
+    )
+    finish(found, audit_level(found, "risk", effort), as_json=as_json)
+
+
+@audit_app.command("step")
+def step(
+    target: TargetPath,
+    draws: Annotated[
+        int, typer.Option("--draws", min=FEWEST_DRAWS, help="Releases in either of two neighbouring worlds.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the neighbours; noise stays secret.")] = 0,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """L1: noise, release, coins and random source of real steps, and many draws against a neighbour.
+
+    Exit code 3 where at any step of a round the noise is smaller than stated, repeats or is not
+    Gaussian, where a step releases more than the clipped sum, where pairs are not sampled by fresh coins
+    of their own at the stated rate, where the random source is not the system's, or where the draws prove
+    more epsilon than the step claims.
+    """
+    from edgecmd.audits.step.checks import StepEffort
+    from edgecmd.experiments.audit_ladder import audit_level
+
+    found = target_of(target, config, settings)
+    finish(found, audit_level(found, "step", StepEffort(num_draws=draws, seed=seed)), as_json=as_json)

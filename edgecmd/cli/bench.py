@@ -5,15 +5,8 @@ from typing import Annotated, Any
 import typer
 
 from edgecmd.cli.app import bench_app
-from edgecmd.cli.common import (
-    AsJson,
-    ConfigFile,
-    Settings,
-    one_thread,
-    print_json,
-    print_table,
-    read_settings,
-)
+from edgecmd.cli.options import AsJson, ConfigFile, Settings, one_thread, read_settings
+from edgecmd.cli.output import print_json, print_table
 from edgecmd.cli.progress import tell
 from edgecmd.core.text import counted
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from edgecmd.cli.app import app
-from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread, print_json, print_table, say
+from edgecmd.cli.options import AsJson, ConfigFile, Settings, one_thread
+from edgecmd.cli.output import print_json, print_table, say
 from edgecmd.cli.progress import tell
 from edgecmd.core.text import counted
 

@@ -8,16 +8,8 @@ from typing import Annotated
 import typer
 
 from edgecmd.cli.app import build_app, data_app
-from edgecmd.cli.common import (
-    AsJson,
-    ConfigFile,
-    Settings,
-    one_thread,
-    print_json,
-    print_table,
-    read_settings,
-    say,
-)
+from edgecmd.cli.options import AsJson, ConfigFile, Settings, one_thread, read_settings
+from edgecmd.cli.output import print_json, print_table, say
 from edgecmd.core.errors import ConfigError, EdgecmdError
 
 BUILDERS = "edgecmd.datasets.build."

@@ -8,17 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecmd.cli.app import app
-from edgecmd.cli.common import (
-    AsJson,
-    ConfigFile,
-    DryRunJson,
-    Settings,
-    one_thread,
-    print_json,
-    print_table,
-    read_settings,
-    say,
-)
+from edgecmd.cli.options import AsJson, ConfigFile, DryRunJson, Settings, one_thread, read_settings
+from edgecmd.cli.output import print_json, print_table, say
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, FederationError
 from edgecmd.core.text import counted

@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgecmd.cli.app import app
-from edgecmd.cli.common import (
-    AsJson,
-    ConfigFile,
-    Settings,
-    one_thread,
-    print_json,
-    print_table,
-    read_settings,
-    say,
-)
+from edgecmd.cli.options import AsJson, ConfigFile, Settings, one_thread, read_settings
+from edgecmd.cli.output import print_json, print_table, say
 from edgecmd.cli.progress import tell
 
 if TYPE_CHECKING:

@@ -5,12 +5,14 @@ variable, so that the functions between need not hand it on; threads and process
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Protocol, TypeVar, runtime_checkable
 
 Item = TypeVar("Item")
 Advance = Callable[[int], None]
+Tick = Callable[[int, int], None]
+"""Told how many parts of how many are done."""
 
 
 @runtime_checkable
@@ -82,3 +84,32 @@ def tracked(items: Iterable[Item], what: str, *, num: int | None = None) -> Iter
         for item in items:
             yield item
             advance(1)
+
+
+@contextmanager
+def ticker(what: str) -> Iterator[Tick]:
+    """A stage of work that counts for itself, begun when its total is known.
+
+    Args:
+        what: See `stage`.
+
+    Returns:
+        Function that is told how many parts are done, of how many; another total begins another stage.
+    """
+    advance: Advance | None = None
+    seen, whole = 0, -1
+    with ExitStack() as running:
+
+        def tick(done: int, total: int) -> None:
+            nonlocal advance, seen, whole
+            if advance is None or total != whole or done < seen:
+                running.close()
+                advance, seen, whole = running.enter_context(stage(what, total)), 0, total
+            advance(done - seen)
+            seen = done
+
+        yield tick
+
+
+def silent(_done: int, _total: int) -> None:
+    """A `Tick` that tells nobody."""

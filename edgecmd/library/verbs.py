@@ -5,14 +5,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecmd.audits.finding import CONTRADICTED, ContradictedError, Finding
+from edgecmd.audits.finding import CONTRADICTED, Finding, refuse_contradicted
 from edgecmd.library.data import Labelled
 from edgecmd.library.results import Distilled, Federated
 
 if TYPE_CHECKING:
     from export.loaded import Bundle
 
-LEVELS = ("static", "step", "one-run")
+# What a level is called here beside its name in `edgecmd.audits.levels.LEVELS`.
+ALSO = {"static": "check"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,11 +40,7 @@ class Report:
         Raises:
             ContradictedError: Something does; the message has the first contradiction.
         """
-        if self.contradicted:
-            raise ContradictedError(
-                f"{len(self.contradicted)} of {len(self.findings)} findings contradict the claim. First:"
-                f" {self.contradicted[0].text}"
-            )
+        refuse_contradicted(self.findings)
         return self
 
 
@@ -53,21 +50,17 @@ def audit(result: Federated, *, levels: Sequence[str] = ("static",)) -> Report:
     Args:
         result: Of `edgecmd.federate` with ``out``.
         levels: ``static`` (nothing is trained: purity, sensitivity, ledgers, anchors), ``step`` (noise, coins
-            and releases of real steps), ``one-run`` (one training with canaries; minutes).
+            and releases of real steps), ``one-run`` (one training with canaries, as many rounds as fit into
+            ninety seconds), ``risk`` (attacks on the student; indicators, never proof).
 
     Returns:
-        What was found; ``audit.json`` of the run folder has it too.
+        What was found; ``audit.json`` of the run folder has it too, and its report where there is one.
 
     Raises:
         ConfigError: A level is unknown, or the run's folder was thrown away.
     """
-    from edgecmd.audits.audit_file import write_findings
-    from edgecmd.audits.one_run.experiment import Effort, audit_one_run
-    from edgecmd.audits.static.checks import check_target
-    from edgecmd.audits.static.sensitivity import Effort as SearchEffort
-    from edgecmd.audits.step.checks import audit_steps
     from edgecmd.audits.target import Target
-    from edgecmd.core.errors import choose
+    from edgecmd.experiments import audit_ladder
 
     folder = result.require_folder()
     target = Target(
@@ -78,15 +71,8 @@ def audit(result: Federated, *, levels: Sequence[str] = ("static",)) -> Report:
         plan=result.plan,
         privacy=dict(result.privacy),
     )
-    work = {
-        "static": lambda: list(check_target(target, SearchEffort())),
-        "step": lambda: audit_steps(target) if result.plan is not None else [],
-        "one-run": lambda: list(audit_one_run(target, Effort())),
-    }
-    found: list[Finding] = []
-    for name in [levels] if isinstance(levels, str) else levels:
-        found += choose("levels", name, work)()
-        write_findings(target.record, found, about=target.about())
+    names = [levels] if isinstance(levels, str) else levels
+    found = audit_ladder.audit(target, levels=[ALSO.get(name, name) for name in names])
     return Report(findings=tuple(found))
 
 

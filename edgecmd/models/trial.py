@@ -77,8 +77,7 @@ def try_out(
     # A user's module may raise anything, here and below.
     except Exception as error:
         raise ConfigError(f"{what} cannot be copied: {_told(error)}.") from error
-    coins = torch.Generator().manual_seed(SEED)
-    image = torch.rand((ROWS, *shape), generator=coins)
+    image = made_up(shape)
     answer = _answer(copied.eval(), image, what=what, wanted=wanted)
     if trained:
         _refuse_untrainable(copied.train(), image, answer, what=what, wanted=wanted)
@@ -87,6 +86,26 @@ def try_out(
         other[0] = image[0]
         _refuse_mixing(answer, _answer(copied, other, what=what, wanted=wanted), what)
     return answer.shape[1]
+
+
+def embeddings_of(module: nn.Module, shape: tuple[int, int, int], *, what: str, wanted: str) -> Tensor:
+    """What a module of any mode gives for made-up inputs, of the right rank and finite, (B, F).
+
+    Args:
+        module: (B, C, H, W) to (B, F).
+        shape: (C, H, W) of the inputs.
+        what: What the module is, at the start of a sentence.
+        wanted: What its inputs are, for messages.
+
+    Raises:
+        ConfigError: It fails, or gives something else.
+    """
+    return _answer(module, made_up(shape), what=what, wanted=wanted)
+
+
+def made_up(shape: tuple[int, int, int]) -> Tensor:
+    """A few inputs of a shape (C, H, W), uniform in [0, 1], (B, C, H, W)."""
+    return torch.rand((ROWS, *shape), generator=torch.Generator().manual_seed(SEED))
 
 
 def _told(error: Exception) -> str:

@@ -12,9 +12,9 @@ from clients.app import app
 from edgecmd.data.pairs import PairedData
 from edgecmd.data.user_files.device_pairs import read_device_pairs
 from edgecmd.models.students import build_student
+from edgecmd.training.averaging import to_arrays
 from edgecmd.training.distill import LocalData
 from edgecmd.training.task import Holding
-from server.federation import to_arrays
 from server.local_grid import set_identity
 from server.strategies import to_record
 from tests.tiny_federation import contexts, run_of, task_of, tiny_config

@@ -15,7 +15,7 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
 from edgecmd.privacy.accounting import Spending, total_epsilon
 from edgecmd.privacy.ledger import Ledger
-from server.federation import to_arrays
+from edgecmd.training.averaging import to_arrays
 from server.local_grid import set_identity
 from server.strategies import to_record
 from tests.device_files import ask as ask_device

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from clients.app import app
 from clients.work import ClientError, answer_train
 from edgecmd.config.schema import RunConfig
-from server.federation import to_arrays
+from edgecmd.training.averaging import to_arrays
 from server.local_grid import set_identity
 from server.strategies import to_record
 from tests.device_files import TOKEN as DEVICE_TOKEN

@@ -23,11 +23,11 @@ def in_batch(student, teacher, anchors, temperature=0.1):
 """
 # `audit faults`, which draws from its 400,000 sources once for all audits of the same, sound source.
 FAULTS = """
-from edgecmd.audit import words
+from edgecmd.audits.step import random_source
 from edgecmd.cli import main
-from edgecmd.privacy.randomness import SystemSource
+from edgecmd.privacy.step.randomness import SystemSource
 
-sound, count, counted = SystemSource.words, words.repeated_starts, {}
+sound, count, counted = SystemSource.words, random_source.repeated_starts, {}
 
 def repeated_starts(num):
     if SystemSource.words is not sound:
@@ -36,7 +36,7 @@ def repeated_starts(num):
         counted[num] = count(num)
     return counted[num]
 
-words.repeated_starts = repeated_starts
+random_source.repeated_starts = repeated_starts
 main()
 """
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ def finished(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_both_levels_are_kept_in_the_run_folder(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # How many it takes to see a short seed is told by the tests of the audit itself.
-    monkeypatch.setattr("edgecmd.audit.words.NUM_FRESH", 1000)
+    monkeypatch.setattr("edgecmd.audits.step.random_source.NUM_FRESH", 1000)
     before = sorted(path.name for path in finished.iterdir() if path.name != "audit.json")
     done = edgecmd("audit", "step", str(finished), "--draws", "200", folder=finished.parent)
     assert done.returncode == 0, done.stderr
@@ -52,8 +52,7 @@ def test_the_server_s_noise_is_audited_with_a_ledger_of_its_own(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edgecmd.audits.finding import CONTRADICTED, NOT_CONTRADICTED
-    from edgecmd.cli.audit_one_run import audit as audit_one_run
-    from edgecmd.cli.audit_step import audit as audit_step
+    from edgecmd.experiments.audit_ladder import audit_level
     from server import client_privacy
     from tests.tiny_federation import find_target
 
@@ -61,22 +60,22 @@ def test_the_server_s_noise_is_audited_with_a_ledger_of_its_own(
     simulate(config)
     ledgers = [path.read_bytes() for path in sorted((tmp_path / "tiny" / "ledger").iterdir())]
     target = find_target(tmp_path / "tiny")
-    (sound,) = audit_step(target)
+    (sound,) = audit_level(target, "step")
     assert (sound.verdict, sound.attacker) == (NOT_CONTRADICTED, "client"), sound.text
     assert [path.read_bytes() for path in sorted((tmp_path / "tiny" / "ledger").iterdir())] == ledgers
     real = client_privacy.normal
     monkeypatch.setattr(client_privacy, "normal", lambda source, count: 0.5 * real(source, count))
-    (half,) = audit_step(target)
+    (half,) = audit_level(target, "step")
     assert half.verdict == CONTRADICTED
-    assert [one.name for one in audit_one_run(target)] == ["not audited"]
+    assert [one.name for one in audit_level(target, "one-run")] == ["not audited"]
 
 
 def test_a_run_without_privacy_has_no_step_to_audit(pairs: Path, tmp_path: Path) -> None:
-    from edgecmd.cli.audit_step import audit, audit_step
+    from edgecmd.experiments.audit_ladder import audit, audit_level
     from tests.tiny_federation import find_target
 
     simulate(tiny_config(pairs, tmp_path, "federation.num_rounds=1"))
     target = find_target(tmp_path / "tiny")
-    assert audit(target) == []
+    assert audit(target, levels=["step"]) == []
     with pytest.raises(PrivacyError, match=r"privacy\.mechanism='none'"):
-        audit_step(target)
+        audit_level(target, "step")

@@ -252,7 +252,7 @@ def test_every_writer_states_the_flag_of_the_table() -> None:
     # These get names at run time, where `declare` refuses a contradiction; the tests of each run them.
     assert sorted(unresolved) == [
         ("edgecmd/audits/audit_file.py", "write_artefact"),
-        ("edgecmd/cli/audit_risk.py", "write_artefact"),
+        ("edgecmd/audits/risk/attacks.py", "write_artefact"),
         ("export/bundle.py", "write_artefact"),
         ("export/documents/bundle_files.py", "partial"),
         ("export/web/page.py", "write_artefact"),

@@ -6,8 +6,7 @@ import sys
 import pytest
 
 from edgecmd.cli.progress import Meter, hide_progress, progress_shown, seconds_text, write_progress
-from edgecmd.core.progress import stage, tracked, watched
-from edgecmd.experiments.bench.ticker import ticker
+from edgecmd.core.progress import stage, ticker, tracked, watched
 
 
 class Clock:

@@ -21,8 +21,9 @@ from edgecmd.core.events import read_events
 from edgecmd.core.files import read_json
 from edgecmd.core.run_lock import owned
 from edgecmd.models.student_file import load_student
+from edgecmd.training.averaging import load_arrays, to_arrays
 from server.faults import MadeUpTime
-from server.federation import load_arrays, run_token, to_arrays
+from server.federation import run_token
 from server.local_grid import local_grid
 from server.loop import RoundReport
 from server.patience import GridAround

@@ -12,8 +12,8 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import FederationError, PrivacyError
 from edgecmd.core.files import read_json
 from edgecmd.privacy.ledger import Ledger
+from edgecmd.training.averaging import to_arrays
 from server.client_privacy import central_privacy
-from server.federation import to_arrays
 from server.local_grid import set_identity
 from server.loop import RoundReport
 from server.screening import BY_CODE

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgecmd.audits.static.neighbours import pair_makers
 from edgecmd.audits.static.scripted import settings_work, step_query
+from edgecmd.audits.static.search import pair_makers
 from edgecmd.core.seeding import torch_generator
 from edgecmd.losses import unit
 from edgecmd.privacy.plan import PrivacyPlan

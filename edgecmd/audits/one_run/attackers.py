@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from edgecmd.audits.one_run.canaries import CHUNK_ROWS, Coins, GradientCanaries, GradientProbe, InputCanaries
-from edgecmd.audits.replayed_federation import Arrays, Update, Watch, load_weights
+from edgecmd.audits.replayed_federation import Update, Watch
 from edgecmd.losses import Anchors, CMCAnchored
 from edgecmd.models.students import Student
 from edgecmd.privacy.mechanisms import has_unit_form
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.units import UnitLoss, unit_loss
 from edgecmd.run import Run
+from edgecmd.training.averaging import Arrays, load_arrays
 from edgecmd.training.distill import LocalData, learning_rate_at
 
 PairLosses = Callable[[Tensor, Tensor], Tensor]
@@ -168,7 +169,7 @@ class Attackers:
         """
         if not isinstance(self._student.projector, nn.Linear):
             return np.asarray(self._loss(update.incoming)[rows] - self._loss(update.outgoing)[rows])
-        load_weights(self._student, update.incoming)
+        load_arrays(self._student, update.incoming)
         parts = [self._last_layer(part) for part in self._chunks(rows)]
         if not parts:
             return np.zeros(0)
@@ -196,7 +197,7 @@ class Attackers:
 
     @torch.no_grad()
     def _loss(self, arrays: Arrays) -> Float[np.ndarray, " canaries"]:
-        load_weights(self._student, arrays)
+        load_arrays(self._student, arrays)
         parts = self._chunks(np.arange(len(self._inputs.coins)))
         found = [self._losses(self._student(part.target), part.teacher) for part in parts]
         return np.asarray(torch.cat(found).double().cpu().numpy())

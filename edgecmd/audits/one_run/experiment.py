@@ -19,14 +19,17 @@ from edgecmd.audits.bounds import CONFIDENCE, OneRunBound, audit_scores
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding, epsilon_verdict
 from edgecmd.audits.one_run.attackers import Attackers, Evidence, pair_losses
 from edgecmd.audits.one_run.canaries import gradient_canaries, input_canaries
-from edgecmd.audits.replayed_federation import Replay, weights_of
+from edgecmd.audits.replayed_federation import Replay
 from edgecmd.audits.target import Target
 from edgecmd.core.errors import PrivacyError
+from edgecmd.core.progress import ticker
 from edgecmd.core.text import counted
 from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.training.averaging import to_arrays
 
 NUM_CANARIES = 1000
 FEWEST_CANARIES = 20
+LADDER_BUDGET_S = 80.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +116,34 @@ def audit_one_run(target: Target, effort: Effort) -> list[Finding]:
     ]
 
 
+def audit_in_time(target: Target, *, budget_s: float = LADDER_BUDGET_S) -> list[Finding]:
+    """The level with as many rounds as fit into about ``budget_s`` seconds; the findings say how many."""
+    if target.plan is not None and target.plan.unit == "client":
+        return [not_audited(target)]
+    every = rounds_of(target, Effort())
+    started = time.monotonic()
+    first = audit_one_run(target, Effort(num_rounds=1))
+    each = time.monotonic() - started
+    fitting = min(every, int((budget_s - each) / each))
+    if fitting <= 1:
+        return first
+    with ticker("audit one-run") as tick:
+        return audit_one_run(target, Effort(num_rounds=fitting, tick=tick))
+
+
+def audit_repeatedly(target: Target, effort: Effort, *, num: int) -> list[list[Finding]]:
+    """One audit for each of ``num`` seeds from ``effort.seed`` on; after a Ctrl-C the finished ones."""
+    runs: list[list[Finding]] = []
+    try:
+        for seed in range(effort.seed, effort.seed + num):
+            with ticker(f"audit one-run, seed {seed}") as tick:
+                runs.append(audit_one_run(target, replace(effort, seed=seed, tick=tick)))
+    except KeyboardInterrupt:
+        if not runs:
+            raise
+    return runs
+
+
 def collect(target: Target, effort: Effort, *, num_rounds: int) -> list[Evidence]:
     """Train ``num_rounds`` rounds with canaries and let the attackers score them.
 
@@ -121,7 +152,7 @@ def collect(target: Target, effort: Effort, *, num_rounds: int) -> list[Evidence
     run, plan = target.run, target.plan
     student, num_clients = run.new_student(), run.federation.num_clients
     holdings = [run.holding(client) for client in range(num_clients)]
-    first, amount = weights_of(student), {"num": effort.num_canaries, "num_clients": num_clients}
+    first, amount = to_arrays(student), {"num": effort.num_canaries, "num_clients": num_clients}
     gradient = None
     if plan is not None and plan.unit == "pair":
         gradient = gradient_canaries(student, plan, **amount, seed=effort.seed)

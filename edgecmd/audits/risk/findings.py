@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgecmd.audits.finding import INDICATOR, Finding
-from edgecmd.audits.risk.inversion import InversionRecipe
-from edgecmd.audits.risk.inversion_trial import Trial
-from edgecmd.audits.risk.membership_attack import ATTACKS, FPRS, Curve
+from edgecmd.audits.risk.inversion import InversionRecipe, Trial
+from edgecmd.audits.risk.membership import ATTACKS, FPRS, Curve
 from edgecmd.audits.risk.shadows import ShadowRecipe
 from edgecmd.core.statistics import Interval
 

@@ -4,20 +4,18 @@ One process, no Flower: clients, local steps, schedule, privacy and averaging ar
 (`edgecmd.audits.replayed_federation`).
 """
 
-from collections.abc import Callable
-
 import numpy as np
 from jaxtyping import Bool, Int
 
-from edgecmd.audits.replayed_federation import AVERAGES, Replay, load_weights
+from edgecmd.audits.replayed_federation import AVERAGES, Replay
 from edgecmd.core.errors import ConfigError
+from edgecmd.core.progress import Tick
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.models.students import Student
 from edgecmd.privacy.mechanisms import MECHANISMS
 from edgecmd.run import Run
+from edgecmd.training.averaging import load_arrays
 from edgecmd.training.task import Holding
-
-Tick = Callable[[int, int], None]
 
 
 def fair_coins(num: int, *, seed: int) -> Bool[np.ndarray, " num"]:
@@ -66,8 +64,7 @@ def retrain(run: Run, keep: Bool[np.ndarray, " num"], *, tick: Tick) -> Student:
     for index in range(1, rounds + 1):
         replay.round(index)
         tick(index, rounds)
-    load_weights(student, replay.arrays)
-    return student.eval()
+    return load_arrays(student, replay.arrays).eval()
 
 
 def _holding(run: Run, rows: Int[np.ndarray, " num"]) -> Holding:

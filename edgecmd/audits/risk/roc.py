@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.special import ndtri
 from scipy.stats import rankdata
+from sklearn import metrics
 
 from edgecmd.core.errors import DataError
 
@@ -23,6 +24,7 @@ def auc(scores: np.ndarray, members: np.ndarray) -> float:
         DataError: A score is not a number, shapes differ, or one of the two kinds is missing.
     """
     score_N, member_N = checked(scores, members)
+    # By ranks, which is exact: the trapezoids of scikit-learn round, also where nobody is told from anybody.
     num_in = int(member_N.sum())
     rank_sum = float(rankdata(score_N)[member_N].sum())
     return (rank_sum - num_in * (num_in + 1) / 2) / (num_in * (len(score_N) - num_in))
@@ -104,11 +106,11 @@ def roc_curve(scores: np.ndarray, members: np.ndarray) -> tuple[np.ndarray, np.n
         DataError: As `auc`.
     """
     score_N, member_N = checked(scores, members)
-    order = np.argsort(-score_N, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(score_N[order]) != 0.0, True))
-    right = np.cumsum(member_N[order])[ends]
-    wrong = ends + 1 - right
-    return np.append(0.0, wrong / wrong[-1]), np.append(0.0, right / right[-1])
+    # Ranks in place of scores, which may be infinite.
+    wrong_P, right_P, _ = metrics.roc_curve(
+        member_N, rankdata(score_N, method="dense"), drop_intermediate=False
+    )
+    return wrong_P, right_P
 
 
 def roc_points(scores: np.ndarray, members: np.ndarray, *, num: int = 200) -> tuple[np.ndarray, np.ndarray]:

@@ -18,12 +18,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from edgecmd.audits.risk.candidates import Pool, make_pool, pair_scores
-from edgecmd.audits.risk.membership_attack import Shadows
+from edgecmd.audits.risk.membership import Shadows
 from edgecmd.core.devices import place
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.kept import Kept
 from edgecmd.core.processes import Workers
+from edgecmd.core.progress import Tick
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.modalities.image import to_input
 from edgecmd.data.user_files.decode import DecodeError, npy_array
@@ -35,8 +36,6 @@ from edgecmd.models.students import Student, build_student
 from edgecmd.run import Run
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place, distil, make_optimizer
-
-Tick = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

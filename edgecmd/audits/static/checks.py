@@ -10,15 +10,14 @@ from edgecmd.audits.static.ledger_consistency import books_findings
 from edgecmd.audits.static.purity_findings import batch_loss_purity, student_purity, unit_loss_purity
 from edgecmd.audits.static.sensitivity import (
     Effort,
-    Tick,
     batch_loss_of,
     batch_question,
     private_question,
     search,
-    silent,
 )
 from edgecmd.audits.static.views import views_finding
 from edgecmd.audits.target import Target, cut_chunks
+from edgecmd.core.progress import Tick, ticker
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.units import unit_loss
 
@@ -26,7 +25,7 @@ from edgecmd.privacy.step.units import unit_loss
 BATCH_EFFORT = Effort(num_tries=15, num_pairs=64, climb_length=3)
 
 
-def check_target(target: Target, effort: Effort, *, tick: Tick = silent) -> list[Finding]:
+def check_target(target: Target, effort: Effort | None = None) -> list[Finding]:
     """All findings of level L0, in the order of what costs least.
 
     Where pairs are protected, purity, sensitivity, books and anchors are held against the claim. Where
@@ -35,20 +34,21 @@ def check_target(target: Target, effort: Effort, *, tick: Tick = silent) -> list
 
     Args:
         target: What is audited.
-        effort: Of each sensitivity search.
-        tick: Told of the tries of all searches together.
+        effort: Of each sensitivity search; None for the usual one.
 
     Raises:
         DataError: A file or the data set is missing or damaged.
         PrivacyError: A ledger is damaged, or all of them are gone.
     """
+    effort = effort or Effort()
     findings = books_findings(target)
     if needs_anchors(target):
         findings += anchors_findings(target)
     found = subjects(target)
-    if target.plan is not None and target.plan.unit == "pair":
-        return findings + _private_findings(target, target.plan, found, effort, tick)
-    return findings + _open_findings(target, found, effort, tick)
+    with ticker("audit check") as tick:
+        if target.plan is not None and target.plan.unit == "pair":
+            return findings + _private_findings(target, target.plan, found, effort, tick)
+        return findings + _open_findings(target, found, effort, tick)
 
 
 def needs_anchors(target: Target) -> bool:

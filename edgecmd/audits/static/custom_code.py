@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from edgecmd.audits.audited_student import Subject
+from edgecmd.audits.audited_student import Subject, subjects
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, Finding
 from edgecmd.audits.static.opacus_reference import BatchLoss, naive_query
 from edgecmd.audits.static.purity_findings import batch_loss_purity, student_purity, unit_loss_purity
@@ -28,18 +28,19 @@ from edgecmd.audits.static.search import distance
 from edgecmd.audits.static.sensitivity import (
     Effort,
     Question,
-    Tick,
     acting_copy,
     batch_question,
     makers_of,
     search,
-    silent,
 )
+from edgecmd.audits.target import Target
 from edgecmd.core.errors import ConfigError, PrivacyError, choose
 from edgecmd.core.own_code import call_factory, load_factory
+from edgecmd.core.progress import Tick, ticker
 from edgecmd.core.seeding import torch_generator
 from edgecmd.losses import Loss, cmc_anchored, unit
 from edgecmd.models.students import build_student
+from edgecmd.models.trial import embeddings_of
 from edgecmd.privacy.step.gradients import ENGINES
 from edgecmd.privacy.step.units import UnitLoss
 from edgecmd.run import Run
@@ -49,6 +50,8 @@ BATCH_ENGINES = {"opacus": "hooks", "opacus-ghost": "ghost"}
 BATCH_EFFORT = Effort(num_tries=5, num_pairs=256, climb_length=1)
 UNIT_EFFORT = Effort(num_tries=96, num_pairs=8)
 CHECK_ROWS = 4
+# D of a student that no teacher gives the width of.
+NEW_DIM = 128
 OwnLoss = Callable[..., Any]
 
 
@@ -99,39 +102,33 @@ def own_loss(text: str, *, temperature: float | None, per_unit: bool) -> OwnLoss
     return loss
 
 
-def own_student(factory: Callable[..., Any], *, in_channels: int, image_size: int) -> nn.Module:
-    """The user's student, tried on two images.
+def own_student(name: str, *, in_channels: int, image_size: int) -> tuple[nn.Module, int]:
+    """The student that the user's factory makes, tried on a few images, and the width D that it gives.
+
+    Args:
+        name: ``module:factory`` or ``file.py:factory``; called without arguments.
+        in_channels: C.
+        image_size: H and W.
 
     Raises:
-        ConfigError: The factory fails, or what it makes is no encoder of such images.
+        ConfigError: The factory is missing or fails, or what it makes is no encoder of such images.
     """
-    images = torch.rand(2, in_channels, image_size, image_size, generator=torch_generator(0, "own-student"))
-    try:
-        student = factory()
-        if not isinstance(student, nn.Module):
-            raise TypeError(f"it made a {type(student).__name__}, not a torch.nn.Module")
-        with torch.no_grad():
-            found = student(images)
-    # The user's code may raise anything.
-    except Exception as error:
+    student = call_factory("--student", name, offered={}, files=True)
+    if not isinstance(student, nn.Module):
         raise ConfigError(
-            f"--student fails on images of shape {tuple(images.shape)}: {type(error).__name__}: {error}."
-            " It must be a function without arguments that makes an encoder (B, C, H, W) -> (B, D); set"
-            " --channels and --set data.image_size to its input."
-        ) from error
-    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
-        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise ConfigError(f"--student gave {shape} for two images; allowed is a tensor of shape (2, D).")
-    return student
+            f"--student={name!r} made an object of type {type(student).__name__}, not a torch.nn.Module."
+            " Return an encoder (B, C, H, W) -> (B, D)."
+        )
+    shape = (in_channels, image_size, image_size)
+    wanted = "images of --channels and --set data.image_size"
+    return student, embeddings_of(student, shape, what=f"--student={name!r}", wanted=wanted).shape[1]
 
 
-def own_subject(
-    factory: Callable[..., Any] | None, run: Run, *, side: int, in_channels: int, embedding_dim: int
-) -> Subject:
+def own_subject(name: str, run: Run, *, side: int, in_channels: int, embedding_dim: int = NEW_DIM) -> Subject:
     """A student without a data set, with random unit vectors as anchors.
 
     Args:
-        factory: Makes the user's student; None for a new one of ``student.architecture``.
+        name: Factory of the user's student; empty for a new one of ``student.architecture``.
         run: Architecture, number of anchors and seed.
         side: Side of an image in pixels.
         in_channels: C.
@@ -140,7 +137,7 @@ def own_subject(
     Raises:
         ConfigError: The factory fails, or the architecture is unknown.
     """
-    if factory is None:
+    if not name:
         student: nn.Module = build_student(
             run.student.architecture,
             in_channels=in_channels,
@@ -148,15 +145,72 @@ def own_subject(
             generator=torch_generator(run.seed, "student-init"),
         )
     else:
-        student = own_student(factory, in_channels=in_channels, image_size=side)
-        with torch.no_grad():
-            embedding_dim = student(torch.zeros(2, in_channels, side, side)).shape[1]
+        student, embedding_dim = own_student(name, in_channels=in_channels, image_size=side)
     return Subject(
-        name="own student" if factory else "first weights",
+        name="own student" if name else "first weights",
         student=student,
         anchors=random_anchors(run.distill.num_anchors, embedding_dim, seed=run.seed),
         in_channels=in_channels,
         image_size=side,
+    )
+
+
+def subject_of(run: Run, target: Target | None, *, student: str, channels: int) -> Subject:
+    """The student that own code is checked with: the user's own, else the target's, else a new one.
+
+    Args:
+        run: Settings of a student without a target.
+        target: Gives the student and the anchors, where there is one.
+        student: Factory of the user's student; empty for none.
+        channels: C of a student without a target.
+
+    Raises:
+        ConfigError: The factory fails, or its embeddings are not as wide as the target's anchors.
+        DataError: The target's student or data set is damaged.
+    """
+    known = subjects(target)[0] if target is not None else None
+    if known is not None and not student:
+        return known
+    made = own_subject(student, run, side=int(run.described.flat["data.image_size"]), in_channels=channels)
+    if known is None:
+        return made
+    if known.embedding_dim != made.embedding_dim:
+        raise ConfigError(
+            f"--student={student!r} gives embeddings of dimension {made.embedding_dim}, the run's teacher"
+            f" {known.embedding_dim}. Make it give the teacher's, or leave the run out."
+        )
+    return replace(made, anchors=known.anchors)
+
+
+def own_code(
+    run: Run, loss: str, *, unit_loss: bool, engine: str, clip: float | None, temperature: float | None
+) -> OwnCode:
+    """What is checked, with what follows from the run where nothing is given.
+
+    Args:
+        run: Clip, temperature and seed.
+        loss: ``module:function`` or ``file.py:function``; empty for the contrast against public anchors.
+        unit_loss: Whether the loss is asked for one pair at a time.
+        engine: See `OwnCode`; empty for the usual one.
+        clip: C; None for ``privacy.clip``.
+        temperature: Handed to the loss as a keyword where it is given.
+
+    Raises:
+        ConfigError: The function is not found.
+    """
+    per_unit = unit_loss or not loss
+    return OwnCode(
+        name=loss or "cmc-anchored",
+        loss=(
+            own_loss(loss, temperature=temperature, per_unit=per_unit)
+            if loss
+            else anchored_unit_loss(run.distill.temperature)
+        ),
+        per_unit=per_unit,
+        engine=engine or ("vmap" if per_unit else "opacus"),
+        clip=run.privacy.clip if clip is None else clip,
+        temperature=temperature if loss else None,
+        seed=run.seed,
     )
 
 
@@ -174,7 +228,7 @@ def random_anchors(num: int, dim: int, *, seed: int) -> Float[Tensor, "anchors d
     return unit(torch.randn(num, dim, generator=torch_generator(seed, "random-anchors")))
 
 
-def check_own_code(code: OwnCode, subject: Subject, effort: Effort, *, tick: Tick = silent) -> list[Finding]:
+def check_own_code(code: OwnCode, subject: Subject, effort: Effort | None = None) -> list[Finding]:
     """Purity and sensitivity of a user's loss and student, held against a sensitivity of C.
 
     A student that mixes pairs is contradicted at once, whatever the loss.
@@ -182,30 +236,37 @@ def check_own_code(code: OwnCode, subject: Subject, effort: Effort, *, tick: Tic
     Args:
         code: The loss and how it is clipped.
         subject: Student and anchors.
-        effort: Of the search; `UNIT_EFFORT` and `BATCH_EFFORT` are the usual ones.
-        tick: Told of the tries.
+        effort: Of the search; None for the usual one of its kind (`usual_effort`).
 
     Raises:
         ConfigError: The loss does not follow the protocol.
         PrivacyError: It is not finite for ordinary embeddings.
     """
+    effort = effort or usual_effort(code)
     purity = student_purity(subject, claims=True)
     if purity.verdict == CONTRADICTED:
         # Nothing that is measured for single pairs has a meaning then, and some such layers refuse one row.
         return [purity]
-    if code.per_unit:
-        return [purity, *_check_unit(code, subject, effort, tick)]
+    with ticker("audit check") as tick:
+        return [purity, *(_check_unit if code.per_unit else _check_batch)(code, subject, effort, tick)]
+
+
+def usual_effort(code: OwnCode) -> Effort:
+    """`UNIT_EFFORT` or `BATCH_EFFORT`."""
+    return UNIT_EFFORT if code.per_unit else BATCH_EFFORT
+
+
+def _check_batch(code: OwnCode, subject: Subject, effort: Effort, tick: Tick) -> list[Finding]:
     mode = choose("--engine", code.engine, BATCH_ENGINES)
     loss = batch_loss(code, subject)
-    findings = [
-        purity,
-        batch_loss_purity(loss, embedding_dim=subject.embedding_dim, claims=True),
-    ]
     question = batch_question(
         subject, loss, clip=code.clip, claimed=1.0, num_pairs=effort.num_pairs, mode=mode
     )
-    findings.append(search(replace(question, seed=code.seed), effort, tick=tick))
-    return [*findings, _poisoned_finding(code, subject, loss, mode)]
+    return [
+        batch_loss_purity(loss, embedding_dim=subject.embedding_dim, claims=True),
+        search(replace(question, seed=code.seed), effort, tick=tick),
+        _poisoned_finding(code, subject, loss, mode),
+    ]
 
 
 def _check_unit(code: OwnCode, subject: Subject, effort: Effort, tick: Tick) -> list[Finding]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from edgecmd.audits.static.search import distance
 from edgecmd.privacy.step.gradients import MARGIN, Sum
 from edgecmd.privacy.step.units import UnitLoss, Units
 
@@ -87,11 +88,6 @@ def add(total: Sum, one: Mapping[str, Tensor]) -> None:
 def norm(values: Mapping[str, Tensor]) -> float:
     """L2 norm over all parameters."""
     return math.sqrt(sum(float(value.double().square().sum()) for value in values.values()))
-
-
-def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    """L2 distance over all parameters."""
-    return norm({name: value.double() - other[name].double() for name, value in one.items()})
 
 
 def _clipped(value: Tensor, parameters: Mapping[str, Tensor], *, clip: float) -> Sum:

@@ -1,7 +1,7 @@
 """Sensitivity: how far one pair moves a step's sum, searched for on the real step."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,10 +10,18 @@ from torch import Tensor, nn
 
 from edgecmd.audits.audited_student import Subject
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
-from edgecmd.audits.static.neighbours import PairMaker, pair_makers
 from edgecmd.audits.static.opacus_reference import BatchLoss, naive_query
 from edgecmd.audits.static.scripted import settings_work, step_query
-from edgecmd.audits.static.search import Found, Query, Sample, distance, search_sensitivity
+from edgecmd.audits.static.search import (
+    Found,
+    PairMaker,
+    Query,
+    Sample,
+    distance,
+    pair_makers,
+    search_sensitivity,
+)
+from edgecmd.core.progress import Tick, silent
 from edgecmd.core.seeding import torch_generator
 from edgecmd.losses import alike_views, loss_of
 from edgecmd.privacy.plan import PrivacyPlan
@@ -29,12 +37,6 @@ CLIMB_LENGTH = 4
 # Just below 1 as a share of 2^64: the last of any allowed number of buckets.
 LAST_WORD = np.uint64(2**64 - 2**44)
 
-Tick = Callable[[int, int], None]
-
-
-def silent(_done: int, _total: int) -> None:
-    """A `Tick` that tells nobody."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effort:
@@ -49,6 +51,10 @@ class Effort:
     num_tries: int = 96
     num_pairs: int = 8
     climb_length: int = CLIMB_LENGTH
+
+    def changed(self, *, num_tries: int | None, num_pairs: int | None) -> "Effort":
+        """The same with other numbers where they are given."""
+        return replace(self, num_tries=num_tries or self.num_tries, num_pairs=num_pairs or self.num_pairs)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

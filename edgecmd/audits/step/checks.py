@@ -17,7 +17,7 @@ from edgecmd.audits.static.reference_sum import SUM_TOLERANCE
 from edgecmd.audits.static.scripted import quiet_copy
 from edgecmd.audits.step.draws import NUM_DRAWS, audit_draws
 from edgecmd.audits.step.driven_rounds import Step, drive, made_up_pairs
-from edgecmd.audits.step.noise import FEWEST_DRAWS, LEVEL, Verdict, judge_steps, named
+from edgecmd.audits.step.noise import FEWEST_DRAWS, LEVEL, Draws, Verdict, judge_noise, judge_steps, named
 from edgecmd.audits.step.random_source import source_finding
 from edgecmd.audits.step.sampling_coins import audit_coins
 from edgecmd.audits.target import Target, cut_chunks, plan_of, student_of
@@ -32,6 +32,19 @@ NONE, FEW, MANY = 0.0, 1.5, 12.0
 MOST_PAIRS = 2048
 # Share by which float32 may let two ways to make a gradient differ.
 MOVE_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepEffort:
+    """How much the level does.
+
+    Attributes:
+        num_draws: Releases in either of two neighbouring worlds.
+        seed: Of the neighbours; noise stays secret.
+    """
+
+    num_draws: int = NUM_DRAWS
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +66,36 @@ class Call:
 
 # Noise must be unlike between a question that is asked twice, another round and another client.
 CALLS = (Call(1, 0, MANY), Call(1, 0, MANY), Call(2, 0, FEW), Call(1, 1, NONE), Call(3, 1, MANY, cut=True))
+
+
+def audit_step(
+    target: Target,
+    effort: StepEffort | None = None,
+    *,
+    server_noise: Callable[[Run, PrivacyPlan], list[Draws]],
+) -> list[Finding]:
+    """Level L1 of a run that protects pairs; for mechanism ``client`` the server's noise.
+
+    Args:
+        target: What is audited.
+        effort: Draws and seed; None for the usual ones.
+        server_noise: See `edgecmd.audits.levels.Rooms`.
+
+    Raises:
+        PrivacyError: The target has no plan.
+    """
+    effort = effort or StepEffort()
+    if plan_of(target).unit == "client":
+        return [audit_server_noise(target, server_noise)]
+    return audit_steps(target, num_draws=effort.num_draws, seed=effort.seed)
+
+
+def audit_server_noise(target: Target, server_noise: Callable[[Run, PrivacyPlan], list[Draws]]) -> Finding:
+    """Noise that the real server adds when no client answers, over some rounds, against the plan's."""
+    started, plan = time.monotonic(), plan_of(target)
+    rounds = server_noise(target.run, plan)
+    verdict = judge_noise(rounds, rounds)
+    return noise_finding(verdict, plan=plan, attacker="client", seconds=time.monotonic() - started)
 
 
 def audit_steps(target: Target, *, num_draws: int = NUM_DRAWS, seed: int = 0) -> list[Finding]:

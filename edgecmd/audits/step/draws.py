@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from edgecmd.audits.bounds import CONFIDENCE, gdp_epsilon, many_runs_epsilon, many_runs_gdp
 from edgecmd.audits.finding import NOT_CONTRADICTED, Finding, epsilon_verdict
-from edgecmd.audits.static.neighbours import Neighbours, pair_makers
 from edgecmd.audits.static.scripted import (
     Formed,
     Script,
@@ -33,7 +32,7 @@ from edgecmd.audits.static.scripted import (
     settings_work,
     step_query,
 )
-from edgecmd.audits.static.search import search_sensitivity
+from edgecmd.audits.static.search import Neighbours, pair_makers, search_sensitivity
 from edgecmd.audits.step.noise import LEVEL
 from edgecmd.audits.target import Target, plan_of, student_of
 from edgecmd.core.seeding import torch_generator

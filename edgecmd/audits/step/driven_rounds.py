@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgecmd.audits.static.reference_sum import distance, nearest_sum, norm
+from edgecmd.audits.static.reference_sum import nearest_sum, norm
+from edgecmd.audits.static.search import distance
 from edgecmd.audits.step.noise import StepNoise, Test, step_noise
 from edgecmd.audits.step.repeats import repeats
 from edgecmd.losses import Anchors, loss_of, unit

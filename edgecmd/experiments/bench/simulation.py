@@ -78,7 +78,7 @@ def check_same_work(config: RunConfig, assembly: Assembly) -> None:
     Raises:
         ConfigError: They do not agree.
     """
-    from server.federation import to_arrays
+    from edgecmd.training.averaging import to_arrays
 
     one = replace(config, federation=replace(config.federation, num_rounds=1))
     run = assembly.run(one)
@@ -102,7 +102,7 @@ def _peak(config: RunConfig) -> float:
 def run_grid(config: RunConfig, assembly: Assembly) -> tuple[dict[str, Any], float]:
     """Final weights of the federation, and serialised bytes divided by 2 x 4 x parameters x clients."""
     from edgecmd.models.students import num_parameters
-    from server.federation import to_arrays
+    from edgecmd.training.averaging import to_arrays
     from server.simulate import simulate
     from server.strategies import to_record
 
@@ -117,8 +117,8 @@ def run_bare(run: Run) -> dict[str, Any]:
     """The same gradient steps as a plain loop: one resident student, weights averaged in place."""
     import torch
 
+    from edgecmd.training.averaging import to_arrays
     from edgecmd.training.distill import distil, make_optimizer, optimizer_tensors, restore_optimizer
-    from server.federation import to_arrays
 
     federation, student = run.federation, run.new_student()
     holdings = [run.holding(client) for client in range(federation.num_clients)]

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -60,9 +59,9 @@ def small_run(run: Runner, folder: Path, name: str, *changes: str) -> Callable[[
         changes: Further settings.
     """
 
-    @cache
     def finished() -> Path:
-        run(small_config(folder, f'name="{name}"', *changes))
+        if not (folder / name).exists():
+            run(small_config(folder, f'name="{name}"', *changes))
         return folder / name
 
     return finished

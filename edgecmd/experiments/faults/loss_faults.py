@@ -14,10 +14,9 @@ from torch.nn import functional
 from edgecmd.audits.audited_student import Subject
 from edgecmd.audits.finding import Finding
 from edgecmd.audits.static.custom_code import random_anchors
-from edgecmd.audits.static.neighbours import Neighbours
 from edgecmd.audits.static.opacus_reference import BatchLoss, opacus_hooks
 from edgecmd.audits.static.scripted import bare_plan, settings_work, step_query
-from edgecmd.audits.static.search import Query, Sample
+from edgecmd.audits.static.search import Neighbours, Query, Sample
 from edgecmd.audits.static.sensitivity import (
     NAIVE_TOLERANCE,
     TOLERANCE,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgecmd.audits.audit_file import number
-from edgecmd.audits.finding import CONTRADICTED, LEVELS, Finding
+from edgecmd.audits.finding import CONTRADICTED, Finding
+from edgecmd.audits.levels import LEVELS
 from edgecmd.core.errors import PrivacyError
 
 COLUMNS = ("planted fault", "level", "quantity", "claimed", "measured", "verdict", "sound twin", "verdict")
@@ -21,7 +22,7 @@ class Fault:
 
     Attributes:
         name: What was done wrong.
-        level: A key of `edgecmd.audits.finding.LEVELS`: where the audit stands that catches it.
+        level: A key of `edgecmd.audits.levels.LEVELS`: where the audit stands that catches it.
         catch: Audits the fault.
         sound: The same audit of what is done right.
     """

@@ -1,12 +1,10 @@
 """Faults that only draws and runs can show: too little noise, and what in-batch negatives leak in the end."""
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 from edgecmd.audits.finding import Finding
-from edgecmd.audits.many_runs.headline import NAIVE, headline_arms
-from edgecmd.audits.many_runs.runs import judge, run_arms
+from edgecmd.audits.many_runs.runs import NAIVE, headline_arms, measure
 from edgecmd.audits.step.draws import audit_draws
 from edgecmd.config.targets import find_target
 from edgecmd.experiments.faults.planted import Fault
@@ -40,17 +38,16 @@ def run_faults(folder: Path) -> list[Fault]:
         folder: An empty folder for the runs' results.
     """
 
-    @cache
-    def measured() -> dict[str, Finding]:
-        arms = [arm for arm in headline_arms(seed=0) if arm.key in (NAIVE, SOUND)]
-        run_arms(arms, num_runs=NUM_RUNS, folder=folder)
-        return {arm.key: judge(arm, num_runs=NUM_RUNS, folder=folder) for arm in arms}
+    def measured(key: str) -> Finding:
+        return measure(
+            [arm for arm in headline_arms(seed=0) if arm.key == key], num_runs=NUM_RUNS, folder=folder
+        )[0]
 
     return [
         Fault(
             name="in-batch negatives under Opacus, from the final weights",
             level="many-runs",
-            catch=lambda: measured()[NAIVE],
-            sound=lambda: measured()[SOUND],
+            catch=lambda: measured(NAIVE),
+            sound=lambda: measured(SOUND),
         )
     ]

@@ -13,7 +13,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, choose
@@ -21,6 +21,7 @@ from edgecmd.evaluation.evaluate import embedder
 from edgecmd.evaluation.metrics import Embedding, few_label_accuracy, make_probe, recall
 from edgecmd.experiments.theory.sweep import FEW, labelling_of
 from edgecmd.run import Run
+from edgecmd.training.averaging import Arrays, average, load_arrays, to_arrays
 from edgecmd.training.distill import Place, distil, make_optimizer
 from edgecmd.training.task import Task
 
@@ -121,31 +122,23 @@ def rotation(run: Run, *, num_rounds: int) -> list[dict[str, float]]:
         states, sizes = _local_work(run, student, round_index=index + 1, num_rounds=num_rounds)
         seen = [_seen(run.task, student, state) for state in states]
         found = alignment([one["test"] for one in seen])
-        student.load_state_dict(average(states, sizes))
-        mean = _seen(run.task, student, student.state_dict())
+        load_arrays(student, average(states, sizes))
+        mean = _seen(run.task, student, to_arrays(student))
         row = {"round": float(index + 1), "cosine": found.cosine, "apart": found.apart}
         row |= {"residual": found.residual, "rotated": found.rotated}
         rows.append(row | _scores(run, mean, seen))
     return rows
 
 
-def average(states: Sequence[Mapping[str, Tensor]], sizes: Sequence[int]) -> dict[str, Tensor]:
-    """Weights averaged in proportion to the clients' pairs."""
-    shares = [size / sum(sizes) for size in sizes]
-    return {
-        name: sum((share * state[name] for share, state in zip(shares, states)), start=0.0 * first)
-        for name, first in states[0].items()
-    }
-
-
 def _local_work(
     run: Run, student: nn.Module, *, round_index: int, num_rounds: int
-) -> tuple[list[dict[str, Tensor]], list[int]]:
+) -> tuple[list[Arrays], list[int]]:
     """Weights of each client after its local steps, and its number of pairs; the student stays as it was."""
-    start = {name: value.clone() for name, value in student.state_dict().items()}
-    steps, states, sizes = run.federation.local_steps, [], []
+    start, steps = to_arrays(student), run.federation.local_steps
+    states: list[Arrays] = []
+    sizes: list[int] = []
     for client in range(run.federation.num_clients):
-        student.load_state_dict(start)
+        load_arrays(student, start)
         holding = run.holding(client)
         place = Place(
             seed=run.seed,
@@ -164,16 +157,16 @@ def _local_work(
             place=place,
             optimizer=make_optimizer(student, run.distill),
         )
-        states.append({name: value.clone() for name, value in student.state_dict().items()})
+        states.append(to_arrays(student))
         sizes.append(len(holding.data))
-    student.load_state_dict(start)
+    load_arrays(student, start)
     return states, sizes
 
 
-def _seen(task: Task, student: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Embedding]:
+def _seen(task: Task, student: nn.Module, state: Arrays) -> dict[str, Embedding]:
     """Embeddings of the held-out targets under the weights ``state``."""
     whole = task.data
-    student.load_state_dict(state)
+    load_arrays(student, state)
     embed = embedder(student, task)
     return {"pool": embed(whole.validation.pairs.target), "test": embed(whole.test.pairs.target)}
 

@@ -12,13 +12,18 @@ from torch import nn
 from edgecmd.audits.risk.inversion import (
     InversionRecipe,
     Knowledge,
+    Trial,
     _loss,
+    attacked_plan,
+    guessed,
     invert,
+    knowledge,
+    matched,
     plain_update,
     private_update,
+    run_trial,
     server_loss,
 )
-from edgecmd.audits.risk.inversion_trial import Trial, attacked_plan, guessed, knowledge, matched, run_trial
 from edgecmd.audits.risk.similarity import psnr, ssim
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
-from edgecmd.audits.many_runs.headline import headline_arms, target_arm
-from edgecmd.audits.many_runs.runs import CHUNK, judge, released, run_arms
+from edgecmd.audits.many_runs.runs import CHUNK, headline_arms, judge, released, run_arms, target_arm
 from edgecmd.audits.many_runs.trainers import Arm, analytic_direction, claimed_epsilon, train
 from edgecmd.audits.many_runs.worst_case import WorstCase, make_worst_case
 from edgecmd.config.reader import load_config

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecmd.audits.risk.candidates import Pool, grouped, make_pool, pair_scores
-from edgecmd.audits.risk.membership_attack import (
+from edgecmd.audits.risk.membership import (
     Shadows,
     attack,
     curve,

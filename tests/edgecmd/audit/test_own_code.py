@@ -124,7 +124,9 @@ def normalising() -> nn.Module:
 
 
 def test_a_student_with_batch_statistics_is_caught() -> None:
-    subject = own_subject(normalising, run_of(SMALL), side=16, in_channels=1, embedding_dim=99)
+    subject = own_subject(
+        "test_own_code:normalising", run_of(SMALL), side=16, in_channels=1, embedding_dim=99
+    )
     assert (subject.embedding_dim, subject.image_size, subject.name) == (8, 16, "own student")
     found = check_own_code(code(anchored), subject, FEW)
     assert [one.verdict for one in found] == [CONTRADICTED]
@@ -132,21 +134,43 @@ def test_a_student_with_batch_statistics_is_caught() -> None:
 
 
 def test_a_new_student_needs_no_data() -> None:
-    subject = own_subject(None, run_of(SMALL), side=16, in_channels=3, embedding_dim=12)
+    subject = own_subject("", run_of(SMALL), side=16, in_channels=3, embedding_dim=12)
     assert subject.anchors.shape == (1024, 12)
     assert subject.student(torch.zeros(2, 3, 16, 16)).shape == (2, 12)
     torch.testing.assert_close(subject.anchors.norm(dim=1), torch.ones(1024))
 
 
+def number() -> int:
+    return 3
+
+
+def vectors_alone() -> nn.Module:
+    return nn.Linear(3, 3)
+
+
+def maps() -> nn.Module:
+    return nn.Conv2d(1, 2, 3)
+
+
+def sized(size: int) -> nn.Module:
+    return nn.Linear(size, size)
+
+
+def failing() -> nn.Module:
+    raise RuntimeError("no weights here")
+
+
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        (lambda: 3, "not a torch.nn.Module"),
-        (lambda: nn.Linear(3, 3), "fails on images of shape"),
-        (lambda: nn.Identity(), r"allowed is a tensor of shape \(2, D\)"),
-        (lambda size: nn.Identity(), "missing 1 required positional argument"),
+        ("number", "of type int, not a torch.nn.Module"),
+        ("vectors_alone", "fails on inputs of shape .*--channels and --set data.image_size"),
+        ("maps", r"gives \(3, 2, 14, 14\).*allowed is \(batch, features\)"),
+        ("sized", "asks for 'size', which edgecmd cannot give"),
+        ("failing", "raised RuntimeError: no weights here"),
+        ("faling", "Did you mean 'failing'"),
     ],
 )
-def test_a_factory_of_something_else_is_refused(factory: Callable, message: str) -> None:
+def test_a_factory_of_something_else_is_refused(factory: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        own_student(factory, in_channels=1, image_size=16)
+        own_student(f"test_own_code:{factory}", in_channels=1, image_size=16)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgecmd.audits.static.reference_sum import SUM_TOLERANCE, distance, nearest_sum, plain_sum
+from edgecmd.audits.static.reference_sum import SUM_TOLERANCE, nearest_sum, plain_sum
+from edgecmd.audits.static.search import distance
 from edgecmd.privacy.step.units import Units
 
 WIDTH, UNITS = 64, 3

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecmd.audits.replayed_federation import Replay, Update, Watch, average, cohort, weights_of
+from edgecmd.audits.replayed_federation import Replay, Update, Watch, cohort
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
 from edgecmd.privacy.step.gradients import Sum
+from edgecmd.training.averaging import average, to_arrays
 from tests.edgecmd.audit.tiny_target import tiny_pairs
 from tests.tiny_federation import run_of, simulate, tiny_config
 
@@ -56,7 +57,7 @@ def test_it_ends_bit_identical_to_a_simulation(settings: tuple[str, ...], tmp_pa
     replay = replay_of(config)
     for index in (1, 2):
         replay.round(index)
-    simulated = weights_of(simulate(config))
+    simulated = to_arrays(simulate(config))
     assert set(replay.arrays) == set(simulated)
     for name, value in simulated.items():
         np.testing.assert_array_equal(replay.arrays[name], value)
@@ -90,6 +91,8 @@ def test_averages_are_weighted_and_keep_the_type() -> None:
     found = average([{"w": np.float32([1, 3])}, {"w": np.float32([5, 7])}], [1, 3])
     np.testing.assert_array_equal(found["w"], np.float32([4, 6]))
     assert found["w"].dtype == np.float32
+    found = average([{"w": np.float32([1, 2])}, {"w": np.float32([5, 6])}], [3, 1])
+    assert found["w"].tolist() == [2.0, 3.0]
 
 
 def test_a_cohort_is_everyone_or_a_public_draw(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from edgecmd.audits.risk.findings import Membership, membership_finding
-from edgecmd.audits.risk.membership_attack import Curve
+from edgecmd.audits.risk.membership import Curve
 from edgecmd.audits.risk.shadows import ShadowRecipe
 
 

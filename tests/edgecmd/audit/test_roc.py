@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, norm
 from sklearn import metrics
 
-from edgecmd.audits.risk import membership_scores, roc
+from edgecmd.audits.risk import membership, roc
 from edgecmd.core.errors import DataError
 
 
@@ -28,6 +28,22 @@ def test_area_and_rates_are_those_of_scikit_learn(case: tuple[np.ndarray, np.nda
     wrong, right, _ = metrics.roc_curve(members, scores, drop_intermediate=False)
     np.testing.assert_allclose(roc.roc_curve(scores, members), (wrong, right))
     assert roc.tpr_at_fpr(scores, members, fpr=fpr) == right[wrong <= fpr].max()
+
+
+@given(case=scored(), infinite=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_the_curve_counts_who_is_above_each_threshold(
+    case: tuple[np.ndarray, np.ndarray], infinite: bool
+) -> None:
+    scores, members = case
+    if infinite:
+        scores = np.where(scores == 4, np.inf, np.where(scores == -4, -np.inf, scores))
+    inside, others = scores[members], scores[~members]
+    levels = sorted(set(scores.tolist()), reverse=True)
+    expected = [(0.0, 0.0)] + [(np.mean(others >= level), np.mean(inside >= level)) for level in levels]
+    np.testing.assert_array_equal(np.transpose(roc.roc_curve(scores, members)), expected)
+    beaten = [(one > other) + (one == other) / 2 for one in inside for other in others]
+    assert roc.auc(scores, members) == pytest.approx(np.mean(beaten), rel=1e-12)
 
 
 def test_few_others_allow_no_false_positive_at_a_small_rate() -> None:
@@ -95,8 +111,8 @@ def test_lira_is_the_normal_tail_of_each_record() -> None:
     out, seen = coins.normal(2.0, 3.0, (6, 5)), coins.normal(2.0, 3.0, 5)
     mask = np.ones((6, 5), dtype=bool)
     mask[0, 0] = mask[3, 2] = mask[1, 2] = False
-    own = membership_scores.lira_offline(seen, out, mask_SN=mask, pooled_sd=False)
-    pooled = membership_scores.lira_offline(seen, out, mask_SN=mask)
+    own = membership.lira_offline(seen, out, mask_SN=mask, pooled_sd=False)
+    pooled = membership.lira_offline(seen, out, mask_SN=mask)
     residuals = []
     for n in range(5):
         kept = out[mask[:, n], n]
@@ -112,8 +128,8 @@ def test_what_the_mask_hides_is_not_looked_at() -> None:
     mask[0, 1] = False
     hidden = out.copy()
     hidden[0, 1] = np.nan
-    expected = membership_scores.lira_offline(np.ones(2), out, mask_SN=mask)
-    np.testing.assert_array_equal(membership_scores.lira_offline(np.ones(2), hidden, mask_SN=mask), expected)
+    expected = membership.lira_offline(np.ones(2), out, mask_SN=mask)
+    np.testing.assert_array_equal(membership.lira_offline(np.ones(2), hidden, mask_SN=mask), expected)
 
 
 def test_rmia_is_the_share_of_the_population_that_is_dominated() -> None:
@@ -126,7 +142,7 @@ def test_rmia_is_the_share_of_the_population_that_is_dominated() -> None:
     )
     mask = coins.random((3, 7)) < 0.7
     mask[0] = True
-    found = membership_scores.rmia_offline(
+    found = membership.rmia_offline(
         seen, out, observed_Z=other, out_SZ=other_out, mask_SN=mask, a=0.4, gamma=1.5
     )
     for n in range(7):
@@ -142,7 +158,7 @@ def test_non_members_score_as_chance_does() -> None:
     level = coins.normal(0, 1, 4000)
     noisy = 1 / (1 + np.exp(-(level + 0.3 * coins.standard_normal((5, 4000)))))
     members = np.arange(2000) % 2 == 0
-    found = membership_scores.rmia_offline(
+    found = membership.rmia_offline(
         noisy[0, :2000], noisy[1:, :2000], observed_Z=noisy[0, 2000:], out_SZ=noisy[1:, 2000:], gamma=1.0
     )
     assert found.mean() == pytest.approx(0.5, abs=0.03)
@@ -159,16 +175,16 @@ def test_non_members_score_as_chance_does() -> None:
         (lambda: roc.tpr_at_fpr(np.ones(2), np.array([1, 0]), fpr=2.0), "fpr=2.0"),
         (lambda: roc.roc_points(np.ones(2), np.array([1, 0]), num=1), "num=1"),
         (lambda: roc.auc_interval(np.ones(2), np.array([1, 0]), confidence=1.0), "confidence=1.0"),
-        (lambda: membership_scores.lira_offline(np.ones(2), np.ones((3, 3))), "reference scores"),
-        (lambda: membership_scores.lira_offline(np.ones(2), np.ones((3, 2))), "score the same"),
-        (lambda: membership_scores.lira_offline(np.ones(2), np.ones((1, 2))), "two or more"),
+        (lambda: membership.lira_offline(np.ones(2), np.ones((3, 3))), "reference scores"),
+        (lambda: membership.lira_offline(np.ones(2), np.ones((3, 2))), "score the same"),
+        (lambda: membership.lira_offline(np.ones(2), np.ones((1, 2))), "two or more"),
         (
-            lambda: membership_scores.lira_offline(np.ones(2), np.ones((1, 2)), pooled_sd=False),
+            lambda: membership.lira_offline(np.ones(2), np.ones((1, 2)), pooled_sd=False),
             "fewer than 2",
         ),
-        (lambda: membership_scores.lira_offline(np.array([np.inf]), np.ones((3, 1))), "finite"),
+        (lambda: membership.lira_offline(np.array([np.inf]), np.ones((3, 1))), "finite"),
         (
-            lambda: membership_scores.lira_offline(np.ones(1), np.ones((3, 1)), mask_SN=np.ones((2, 1))),
+            lambda: membership.lira_offline(np.ones(1), np.ones((3, 1)), mask_SN=np.ones((2, 1))),
             "mask",
         ),
         (lambda: rmia(observed=2.0), "probabilities"),
@@ -182,7 +198,7 @@ def test_impossible_input_is_named(call: object, word: str) -> None:
 
 
 def rmia(*, observed: float = 0.5, out: float = 0.5, a: float = 0.3) -> np.ndarray:
-    return membership_scores.rmia_offline(
+    return membership.rmia_offline(
         np.array([observed]),
         np.array([[out]]),
         observed_Z=np.array([0.5]),

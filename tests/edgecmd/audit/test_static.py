@@ -22,6 +22,7 @@ from edgecmd.audits.static.purity_findings import (
 from edgecmd.audits.static.scripted import Script
 from edgecmd.audits.static.sensitivity import Effort, private_question, search, two_buckets
 from edgecmd.core.errors import DataError
+from edgecmd.core.progress import watched
 from edgecmd.experiments.faults.loss_faults import small_subject
 from edgecmd.losses import loss_of
 from edgecmd.losses.check import leaking_rows
@@ -35,10 +36,29 @@ DIM = 8
 Runs = Callable[[str], Path]
 
 
+class Told:
+    """A watcher of progress."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[str, int]] = []
+        self.steps: list[int] = []
+
+    def begin(self, what: str, total: int) -> int:
+        self.begun.append((what, total))
+        return len(self.begun)
+
+    def advance(self, _: int, num: int) -> None:
+        self.steps.append(num)
+
+    def end(self, _: int) -> None:
+        """Nothing to keep."""
+
+
 @pytest.mark.parametrize(("mechanism", "claimed"), [("anchors", 1.0), ("groups", 2.0)])
 def test_a_sound_private_run_is_not_contradicted(mechanism: str, claimed: float, runs: Runs) -> None:
-    told: list[tuple[int, int]] = []
-    found = check_target(find_target(runs(mechanism)), FEW, tick=lambda *part: told.append(part))
+    told = Told()
+    with watched(told):
+        found = check_target(find_target(runs(mechanism)), FEW)
     assert overall(found) == NOT_CONTRADICTED
     assert len({one.key for one in found}) == len(found) == 11
     searches = [one for one in found if one.quantity == "sensitivity"]
@@ -48,8 +68,8 @@ def test_a_sound_private_run_is_not_contradicted(mechanism: str, claimed: float,
         assert one.measured is not None
         assert 0.5 < one.measured <= claimed
         assert one.counts == {"tries": 12, "pairs": 4}
-    assert told[-1] == (24, 24)
-    assert [done for done, _ in told] == list(range(1, 25))
+    assert told.begun == [("audit check", 24)]
+    assert told.steps == [1] * 24
 
 
 def test_a_run_of_whole_clients_tells_what_pairs_could_do(runs: Runs) -> None:

@@ -182,7 +182,7 @@ def test_a_sentence_names_the_first_few() -> None:
 def test_a_client_without_pairs_is_driven_on_made_up_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     target = tiny_target(ANCHORS)
     own = checks.pairs_of(target, client=1, num=3)
-    monkeypatch.setattr(checks, "client_part", lambda *_: np.arange(0))
+    monkeypatch.setattr(checks, "_rows_of", lambda *_: np.arange(0))
     made = checks.pairs_of(target, client=1, num=3)
     assert made.target.shape == own.target.shape
     assert made.teacher.shape == own.teacher.shape

@@ -6,10 +6,9 @@ import torch
 from torch.nn import functional
 
 from edgecmd import losses
-from edgecmd.audits.static.neighbours import pair_makers
 from edgecmd.audits.static.opacus_reference import naive_query
 from edgecmd.audits.static.scripted import bare_plan, settings_work, step_query
-from edgecmd.audits.static.search import Found, search_sensitivity
+from edgecmd.audits.static.search import Found, pair_makers, search_sensitivity
 from edgecmd.core.errors import PrivacyError
 from edgecmd.models.students import build_student
 from edgecmd.settings import DistillConfig

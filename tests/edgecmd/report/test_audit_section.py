@@ -9,7 +9,7 @@ import pytest
 
 from edgecmd.audits.audit_file import write_findings
 from edgecmd.audits.finding import Finding
-from edgecmd.audits.risk.membership_attack import Curve
+from edgecmd.audits.risk.membership import Curve
 from edgecmd.core.files import read_json, write_bytes_atomically, write_json
 from edgecmd.report import refresh_report, write_report
 from edgecmd.report.charts import finite, roc_points

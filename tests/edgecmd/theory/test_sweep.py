@@ -13,7 +13,6 @@ from edgecmd.experiments.theory import sweep
 from edgecmd.experiments.theory.alignment import (
     METHODS,
     alignment,
-    average,
     procrustes_residual,
     rotation,
     with_method,
@@ -160,11 +159,6 @@ def test_procrustes_finds_a_rotation_and_nothing_else() -> None:
     assert found.apart == pytest.approx(2 - 2 * found.cosine)
     same = alignment([one, one, one])
     assert (same.cosine, same.rotated) == (pytest.approx(1.0), 0.0)
-
-
-def test_weights_are_averaged_by_pairs() -> None:
-    states = [{"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([5.0, 6.0])}]
-    assert average(states, [3, 1])["w"].tolist() == [2.0, 3.0]
 
 
 def test_clients_are_followed_through_the_rounds(tiny: RunConfig) -> None:

@@ -1,0 +1,164 @@
+"""The levels of an audit, one row each, and the ladder that climbs them.
+
+Nothing is imported before a level runs: a finding asks this table for the names, and the command line for
+its help.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgecmd.core.errors import choose
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edgecmd.audits.finding import Finding
+    from edgecmd.audits.many_runs.runs import ManyRunsEffort
+    from edgecmd.audits.one_run.experiment import Effort as OneRunEffort
+    from edgecmd.audits.risk.attacks import RiskEffort
+    from edgecmd.audits.static.sensitivity import Effort as CheckEffort
+    from edgecmd.audits.step.checks import StepEffort
+    from edgecmd.audits.step.noise import Draws
+    from edgecmd.audits.target import Target
+    from edgecmd.evaluation.evaluate import Embed
+    from edgecmd.privacy.plan import PrivacyPlan
+    from edgecmd.run import Run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rooms:
+    """What audits ask of rooms that know this one (`edgecmd.experiments.audit_ladder.ROOMS`).
+
+    Attributes:
+        open_exported: Makes a black box of an exported file, as a device runs it.
+        server_noise: Rounds of the real server that no client answers, in standard deviations of the plan's
+            noise.
+        inversion_sheet: PNG file of pictures with values in [0, 1], (N, C, H, W), a row under each title.
+    """
+
+    open_exported: "Callable[[Path], Embed]"
+    server_noise: "Callable[[Run, PrivacyPlan], list[Draws]]"
+    inversion_sheet: "Callable[[Mapping[str, np.ndarray]], bytes]"
+
+
+def _always(_: "Target") -> bool:
+    """A level that has something to ask of every target."""
+    return True
+
+
+def _has_plan(target: "Target") -> bool:
+    return target.plan is not None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Level:
+    """One level.
+
+    Attributes:
+        text: What it looks at, in words.
+        audit: From a target, an effort (None for the usual one) and the other rooms to findings.
+        asks: Whether it has something to ask of a target; on a ladder it is passed over elsewhere.
+        proves: Whether its findings may contradict a claim; else they indicate risks.
+        on_ladder: Whether ``edgecmd audit run`` and `edgecmd.audit` climb it.
+    """
+
+    text: str
+    audit: "Callable[[Target, Any, Rooms], Sequence[Finding]]"
+    asks: "Callable[[Target], bool]" = _always
+    proves: bool = True
+    on_ladder: bool = True
+
+
+def _check(target: "Target", effort: "CheckEffort | None", _: Rooms) -> "Sequence[Finding]":
+    """By default 96 tries for each of the trained and the first weights."""
+    from edgecmd.audits.static.checks import check_target
+
+    return check_target(target, effort)
+
+
+def _step(target: "Target", effort: "StepEffort | None", rooms: Rooms) -> "Sequence[Finding]":
+    """By default 2000 draws in either world."""
+    from edgecmd.audits.step.checks import audit_step
+
+    return audit_step(target, effort, server_noise=rooms.server_noise)
+
+
+def _one_run(target: "Target", effort: "OneRunEffort | None", _: Rooms) -> "Sequence[Finding]":
+    """By default as many rounds as fit into about ninety seconds; the findings say how many."""
+    from edgecmd.audits.one_run.experiment import audit_in_time, audit_one_run
+
+    return audit_in_time(target) if effort is None else audit_one_run(target, effort)
+
+
+def _many_runs(target: "Target", effort: "ManyRunsEffort | None", _: Rooms) -> "Sequence[Finding]":
+    """By default 200 runs with the canary, and as many without it."""
+    from edgecmd.audits.many_runs.runs import audit_many_runs
+
+    return audit_many_runs(target, effort)
+
+
+def _risk(target: "Target", effort: "RiskEffort | None", rooms: Rooms) -> "Sequence[Finding]":
+    """By default both attacks, with eight shadow students."""
+    from edgecmd.audits.risk.attacks import audit_risk
+
+    return audit_risk(target, effort, rooms=rooms)
+
+
+LEVELS: dict[str, Level] = {
+    "check": Level(text="static: purity probes, sensitivity search, the books", audit=_check),
+    "step": Level(
+        text="the step that trains: noise, release, coins, random source, many draws against a neighbour",
+        audit=_step,
+        asks=_has_plan,
+    ),
+    "one-run": Level(text="one training run with canaries included by coins", audit=_one_run),
+    "many-runs": Level(
+        text="many training runs on a worst-case pair of neighbours",
+        audit=_many_runs,
+        asks=_has_plan,
+        on_ladder=False,
+    ),
+    "risk": Level(text="risk indicators: what an attacker guesses; never a proof", audit=_risk, proves=False),
+}
+"""In the order of ``audit.json``: what costs least first."""
+
+
+def ladder() -> list[str]:
+    """Names of the levels that are climbed one after the other."""
+    return [name for name, level in LEVELS.items() if level.on_ladder]
+
+
+def audit(
+    target: "Target",
+    *,
+    levels: Iterable[str],
+    rooms: Rooms,
+    keep: "Callable[[Target, Sequence[Finding]], object]",
+    setting: str = "levels",
+) -> "list[Finding]":
+    """Climb levels, each with its usual effort.
+
+    Args:
+        target: What is audited.
+        levels: Names of `ladder`, in the order that they are climbed in.
+        rooms: What audits ask of other rooms.
+        keep: Told the findings of each level as it is done, so that an interruption loses none.
+        setting: What a message calls ``levels``.
+
+    Returns:
+        All findings, in that order.
+
+    Raises:
+        ConfigError: A level is unknown; nothing was audited then.
+        PrivacyError: The target, or a file of it, cannot be audited; the message says why.
+    """
+    rows = {name: LEVELS[name] for name in ladder()}
+    chosen = [choose(setting, name, rows) for name in levels]
+    found: list[Finding] = []
+    for level in chosen:
+        new = level.audit(target, None, rooms) if level.asks(target) else ()
+        keep(target, new)
+        found += new
+    return found
