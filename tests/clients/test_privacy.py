@@ -96,7 +96,8 @@ def test_no_piece_of_a_picture_or_of_a_teacher_feature_is_in_the_bytes(
 
 
 def test_the_search_would_find_a_picture(pairs: Path, tmp_path: Path) -> None:
-    data, _ = client_pairs(tiny_config(pairs, tmp_path), CLIENT)
+    run = run_of(tiny_config(pairs, tmp_path))
+    data, _ = run.task.training_pairs(run.part(CLIENT))
     content = b"x" * 5 + data.target[3].tobytes() + b"y" * 7
     sent = {content[start : start + PIECE_BYTES] for start in range(len(content) - PIECE_BYTES + 1)}
     assert sent & pieces(data.target)
