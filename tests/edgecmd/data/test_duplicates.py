@@ -19,6 +19,7 @@ from edgecmd.data.modalities.signature import cells
 from edgecmd.data.pairs import PairedData
 from edgecmd.evaluation import metrics
 from edgecmd.settings import DataConfig
+from tests.tiny_federation import task_of
 
 SIDE, NUM, EACH = 32, 16, 5
 
