@@ -179,7 +179,7 @@ class TeacherConfig(_Section):
     <name>.ids.txt, an id a line. An id is a file name, with or without its ending."""
     public_features: str = ""
     """The same of the public images, from the same teacher; ids are their file names, of the built-in public
-    set its keys (``edgecmd.data.problem.experiment(config.data).public.keys``)."""
+    set its keys (``edgecmd.config.assemble.Assembly().experiment(config.data).public.keys``)."""
 
     def _check_together(self) -> None:
         if self.name and self.path:

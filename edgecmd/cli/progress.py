@@ -15,28 +15,9 @@ from edgecmd.cli.output import can_write_over, on_terminal, say, write_progress
 from edgecmd.core.progress import watched
 
 if TYPE_CHECKING:
-    from edgecmd.config.schema import RunConfig
     from edgecmd.privacy.plan import PrivacyPlan
+    from edgecmd.run import Run
     from server.loop import RoundReport
-
-
-def chance(config: "RunConfig") -> float | None:
-    """Loss of an uninformative student under ``config``, weighted by pairs as the round's loss is.
-
-    A client with fewer pairs than a batch has smaller batches and therefore a lower level.
-    """
-    from edgecmd.data.problem import client_rows, num_places, public_anchors
-    from edgecmd.losses import loss_of
-
-    num_anchors, total, weighted = len(public_anchors(config)), 0, 0.0
-    places, loss = num_places(config), loss_of(config.distill)
-    for size in map(len, client_rows(config)):
-        batch_size = min(config.distill.batch_size, size) * places
-        level = loss.chance_level(batch_size=batch_size, num_anchors=num_anchors)
-        if level is None:
-            return None
-        total, weighted = total + size, weighted + size * level
-    return weighted / total
 
 
 def _spent(plan: "PrivacyPlan | None", report: "RoundReport") -> str:
@@ -48,15 +29,32 @@ def _spent(plan: "PrivacyPlan | None", report: "RoundReport") -> str:
     return f"epsilon {plan.epsilon_after(report.round_index):.2f} of {plan.epsilon:g}"
 
 
-def round_line(config: "RunConfig", *, prefix: str = "") -> Callable[["RoundReport"], None]:
+def tell(text: str) -> None:
+    """Print a line of what long work found, in the place of the line that shows how far it is."""
+    hide_progress()
+    say(text)
+
+
+def step_line(num_steps: int, *, num_lines: int) -> Callable[[int, float], None]:
+    """Function that prints a line for some of the steps of a training in one place."""
+    every = max(1, num_steps // num_lines)
+
+    def show(step: int, loss: float) -> None:
+        if step % every == 0:
+            say(f"step {step}/{num_steps}  loss {loss:.3f}")
+
+    return show
+
+
+def round_line(run: "Run", prefix: str = "") -> Callable[["RoundReport"], None]:
     """Function that prints a line for each round; every tenth round when the output is no terminal."""
-    from edgecmd.data.problem import run_of
+    from edgecmd.experiments.plan import chance
     from edgecmd.privacy.refusals import explained
 
-    plan = run_of(config).plan
-    level = chance(config) if plan is None else None
+    plan = run.plan
+    level = chance(run) if plan is None else None
     beside = f" (chance {level:.2f})" if level is not None else ""
-    every = 1 if on_terminal() else max(1, config.federation.num_rounds // 10)
+    every = 1 if on_terminal() else max(1, run.federation.num_rounds // 10)
 
     def show(report: "RoundReport") -> None:
         hide_progress()

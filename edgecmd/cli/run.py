@@ -1,26 +1,25 @@
-"""``edgecmd run``, ``resume``, ``evaluate`` and ``report``: the whole pipeline and its later parts."""
+"""``edgecmd run`` and ``resume``: all steps; and one by one ``pretrain``, ``simulate`` and more."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgecmd.cli.app import app
-from edgecmd.cli.common import (
-    AsJson,
-    ConfigFile,
-    DryRunJson,
-    Settings,
-    one_thread,
-    print_json,
-    read_settings,
-    say,
-)
+from edgecmd.cli.options import AsJson, ConfigFile, DryRunJson, Settings, one_thread, read_settings
+from edgecmd.cli.output import print_json, print_table, say
 from edgecmd.config.schema import RunConfig
-from edgecmd.core.errors import ConfigError, DataError, FederationError
+from edgecmd.core.errors import ConfigError, FederationError
+from edgecmd.core.text import counted
+
+if TYPE_CHECKING:
+    from edgecmd.config.assemble import Assembly
+    from edgecmd.evaluation.evaluate import Table
 
 Folder = Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")]
+MOST_NOTES = 5
 
 
 @app.command()
@@ -33,96 +32,53 @@ def run(
     as_json: DryRunJson = False,
 ) -> None:
     """Everything: distil, evaluate against baselines, export, report."""
-    from edgecmd.config.assemble import run_folder
+    from edgecmd.config.assemble import Assembly, run_folder
     from edgecmd.core.run_lock import empty, owned
-    from edgecmd.experiments.pipeline import plan, show_dry_run
 
     one_thread()
-    resolved = read_settings(config, settings)
-    if as_json and not dry_run:
-        raise ConfigError("--json is for --dry-run, which shows the plan. Add --dry-run, or leave it out.")
-    if dry_run:
-        show_dry_run(resolved, as_json=as_json)
+    resolved, assembly = read_settings(config, settings), Assembly()
+    if shown_alone(resolved, assembly, dry_run=dry_run, as_json=as_json):
         return
     folder = run_folder(resolved)
     with owned(folder):
-        plan(resolved)
+        show_plan(resolved, assembly)
         if fresh:
             empty(folder)
-        whole_pipeline(resolved, baselines=baselines)
-
-
-def whole_pipeline(config: RunConfig, *, baselines: bool) -> None:
-    """Run or continue all stages of ``config``; the caller owns the run folder.
-
-    Raises:
-        FederationError: The run in the folder was made on Flower, or with other settings.
-    """
-    from edgecmd.cli.progress import round_line
-    from edgecmd.config.assemble import start_run
-    from edgecmd.config.provenance import require_runtime
-    from edgecmd.core.artefacts import write_artefact
-    from edgecmd.data.problem import run_of
-    from edgecmd.experiments.gallery import write_gallery
-    from edgecmd.experiments.pipeline import assess_run, run_stage, say_teacher, show_results, write_partition
-    from edgecmd.report import write_report
-    from export.from_run import export_run
-    from server.simulate import simulate
-
-    run = run_of(config)
-    require_runtime(run.folder, "in-process", described=run.described)
-    folder = start_run(run)
-    write_artefact(folder, "pipeline.json", {"baselines": baselines}, may_leave=True)
-    run_stage(folder, "simulate", lambda: simulate(run_of(config), report=round_line(config)))
-    write_partition(config, folder)
-    tables = run_stage(folder, "evaluate", lambda: assess_run(config, folder, baselines=baselines))
-    write_gallery(config, folder)
-    bundle = run_stage(folder, "export", lambda: export_run(run, folder / "export", settings=config.export))
-    show_results(tables)
-    say_teacher(config, tables)
-    say(f"Bundle: {folder / 'export'} ({bundle})")
-    say(f"Report: {write_report(folder)}")
-    say(f"Try it: edgecmd infer {folder / 'export'} <file>")
+        whole_pipeline(resolved, assembly, baselines=baselines)
 
 
 @app.command()
 def resume(folder: Folder) -> None:
     """Continue a run that was stopped or killed; it ends bit-identical (under privacy: with fresh noise)."""
     from edgecmd.cli.progress import round_line
+    from edgecmd.config.assemble import Assembly
     from edgecmd.config.provenance import require_runtime
     from edgecmd.core.run_lock import owned
-    from edgecmd.data.problem import run_of
-    from edgecmd.experiments.pipeline import run_stage
-    from server.simulate import simulate
+    from edgecmd.experiments.pipeline import train, with_baselines
 
     one_thread()
-    config = config_of(folder)
+    config, assembly = config_of(folder), Assembly()
     with owned(folder):
-        require_runtime(folder, "in-process", described=run_of(config).described)
+        require_runtime(folder, "in-process", described=assembly.run(config).described)
         if (folder / "pipeline.json").exists():
-            whole_pipeline(config, baselines=with_baselines(folder / "pipeline.json"))
+            whole_pipeline(config, assembly, baselines=with_baselines(folder / "pipeline.json"))
             return
-        run_stage(folder, "simulate", lambda: simulate(run_of(config), report=round_line(config)))
+        train(assembly.run(config), round_line)
     say(f"Student: {folder / 'student.safetensors'}")
 
 
-def with_baselines(path: Path) -> bool:
-    """What ``pipeline.json`` says: whether the run that is continued has baselines.
+def whole_pipeline(config: RunConfig, assembly: "Assembly", *, baselines: bool) -> None:
+    """Run or continue all stages, and show what came of it; the caller owns the run folder."""
+    from edgecmd.cli.progress import round_line
+    from edgecmd.experiments.pipeline import run_all
+    from edgecmd.report import write_report
 
-    Raises:
-        DataError: The file is damaged.
-    """
-    from edgecmd.core.files import read_json
-
-    found = read_json(path)
-    baselines = found.get("baselines") if isinstance(found, dict) else None
-    if not isinstance(baselines, bool):
-        raise DataError(
-            f"{path} is damaged: it does not say whether the run has baselines. Write"
-            ' {"baselines": true} or {"baselines": false} into it and resume again, or use `edgecmd run` with'
-            " the settings of the run, which writes it anew."
-        )
-    return baselines
+    done = run_all(config, assembly, baselines=baselines, watch=round_line)
+    show_results(done.tables)
+    say_teacher(config, assembly, done.tables)
+    say(f"Bundle: {done.folder / 'export'} ({done.bundle})")
+    say(f"Report: {write_report(done.folder)}")
+    say(f"Try it: edgecmd infer {done.folder / 'export'} <file>")
 
 
 def config_of(folder: Path) -> RunConfig:
@@ -148,15 +104,19 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Step 3: retrieval, one-shot, kNN and linear probe of a run's student."""
-    from edgecmd.experiments.pipeline import assess_run, say_teacher, show_results
+    from edgecmd.cli.progress import round_line
+    from edgecmd.config.assemble import Assembly
+    from edgecmd.experiments.pipeline import assess_run, unwatched
 
     one_thread()
-    tables = assess_run(config_of(folder), folder, baselines=baselines, quiet=as_json)
+    config, assembly = config_of(folder), Assembly()
+    watch = unwatched if as_json else round_line
+    tables = assess_run(config, assembly, folder=folder, baselines=baselines, watch=watch)
     if as_json:
         print_json(tables)
     else:
         show_results(tables)
-        say_teacher(config_of(folder), tables)
+        say_teacher(config, assembly, tables)
 
 
 @app.command()
@@ -166,3 +126,147 @@ def report(folder: Folder) -> None:
 
     config_of(folder)
     say(f"Report: {write_report(folder)}")
+
+
+@app.command()
+def pretrain(
+    out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("teacher.safetensors"),
+    config: ConfigFile = None,
+    settings: Settings = None,
+) -> None:
+    """Step 1: a teacher of the public source set, by SimCLR, or the one of photographs fitted to it."""
+    from edgecmd.cli.progress import step_line
+    from edgecmd.config.assemble import Assembly
+    from edgecmd.data.modalities.table import modality_of
+    from edgecmd.models.teachers import RATE, save_teacher
+    from edgecmd.training.pretrain import pretrain as train
+    from edgecmd.training.pretrain import recipe
+
+    one_thread()
+    resolved = read_settings(config, settings)
+    public = Assembly().experiment(resolved.data).public
+    say(
+        f"Teacher {resolved.pretrain.architecture} on {counted(len(public), 'public image')} ({public.name})."
+    )
+    progress = step_line(resolved.pretrain.num_steps, num_lines=20)
+    network = train(public, resolved.pretrain, progress=progress)
+    heard = {RATE: str(resolved.data.sampling_rate_hz)} if modality_of(public.images).has_rate else {}
+    digest = save_teacher(network, out, recipe=recipe(public, resolved.pretrain) | heard)
+    say(f"Wrote {out} (sha256 {digest}).")
+
+
+@app.command("warm-start")
+def warm_start(
+    out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("student.safetensors"),
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Optimiser steps.")] = 600,
+    simclr: Annotated[
+        bool, typer.Option("--simclr", help="SimCLR on the pictures instead: the start of presimclr.")
+    ] = False,
+    config: ConfigFile = None,
+    settings: Settings = None,
+) -> None:
+    """First weights of a student from public pictures alone; use them with --set student.path=FILE."""
+    from edgecmd.cli.progress import step_line
+    from edgecmd.config.assemble import Assembly
+    from edgecmd.evaluation.evaluate import validate
+    from edgecmd.models.student_file import save_student
+    from edgecmd.recipes.presimclr import source_start
+    from edgecmd.recipes.warm_start import warm_start as train
+
+    one_thread()
+    resolved = read_settings(config, settings)
+    run, progress = Assembly().run(resolved), step_line(steps, num_lines=10)
+    if simclr:
+        rate = resolved.pretrain.learning_rate
+        student = source_start(run, num_steps=steps, learning_rate=rate, progress=progress)
+    else:
+        student = train(run, num_steps=steps, progress=progress)
+    save_student(student, out)
+    if simclr:
+        say(f"Wrote {out}. Use it: --set distill.loss=simclr --set student.path={out}")
+        return
+    metrics = "  ".join(f"{name} {value:.3f}" for name, value in validate(student, run.task).items())
+    say(f"Wrote {out}. {metrics}")
+    say(f"Use it: --set student.path={out}")
+
+
+@app.command()
+def simulate(
+    config: ConfigFile = None,
+    settings: Settings = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and run nothing.")] = False,
+    as_json: DryRunJson = False,
+) -> None:
+    """Step 2: distil over simulated clients; writes a run folder with the student."""
+    from edgecmd.cli.progress import round_line
+    from edgecmd.config.assemble import Assembly, run_folder
+    from edgecmd.core.run_lock import owned
+    from edgecmd.experiments.pipeline import train
+
+    one_thread()
+    resolved, assembly = read_settings(config, settings), Assembly()
+    if shown_alone(resolved, assembly, dry_run=dry_run, as_json=as_json):
+        return
+    with owned(run_folder(resolved)):
+        show_plan(resolved, assembly)
+        train(assembly.run(resolved), round_line)
+    say(f"Student: {run_folder(resolved) / 'student.safetensors'}")
+
+
+def shown_alone(config: RunConfig, assembly: "Assembly", *, dry_run: bool, as_json: bool) -> bool:
+    """Whether ``--dry-run`` was asked for; then plan and partition are shown, as tables or as JSON.
+
+    Raises:
+        ConfigError: ``--json`` stands without it.
+    """
+    from edgecmd.experiments.plan import dry_run as document
+    from edgecmd.experiments.plan import partition_rows
+
+    if as_json and not dry_run:
+        raise ConfigError("--json is for --dry-run, which shows the plan. Add --dry-run, or leave it out.")
+    if dry_run and as_json:
+        print_json(document(config, assembly))
+    elif dry_run:
+        show_plan(config, assembly)
+        columns = ["client", "pairs", "classes", "most frequent class and its share"]
+        print_table("Partition", columns, partition_rows(assembly.run(config)))
+    return dry_run
+
+
+def show_plan(config: RunConfig, assembly: "Assembly") -> None:
+    """Print the partition, the student and the bytes of a round."""
+    from edgecmd.experiments.plan import plan_facts, plan_rows
+
+    facts = plan_facts(config, assembly)
+    print_table(f"Plan of {config.name}", ["what", "value"], plan_rows(facts, assembly.run(config)))
+    for warning in facts["warnings"]:
+        say(f"warning: {warning}")
+    say_notes(facts["notes"])
+
+
+def say_notes(notes: Sequence[str]) -> None:
+    """Print the first notes on the data, and how to see the others."""
+    for note in notes[:MOST_NOTES]:
+        say(f"note: {note}")
+    if len(notes) > MOST_NOTES:
+        say(f"note: {len(notes) - MOST_NOTES} more; `edgecmd data check` with these settings lists all.")
+
+
+def show_results(tables: "dict[str, Table]") -> None:
+    """Print the student against the baselines, and what the table means."""
+    from edgecmd.experiments.results_table import heading_of, result_notes, result_rows
+
+    columns, *rows = result_rows(tables)
+    print_table(heading_of(tables), columns, rows)
+    for note in result_notes(tables):
+        say(note)
+
+
+def say_teacher(config: RunConfig, assembly: "Assembly", tables: "dict[str, Table]") -> None:
+    """Name the teacher below a table of results, and what speaks against it."""
+    from edgecmd.experiments.teacher_facts import teacher_record
+
+    told = teacher_record(assembly.task(config), config.teacher, tables)
+    say(f"Teacher: {told['text']}.")
+    for warning in told["warnings"]:
+        say(f"warning: {warning}")

@@ -1,20 +1,17 @@
-"""``edgecmd init`` and ``edgecmd doctor``."""
+"""``edgecmd init``, ``doctor`` and ``node``: what is made and looked at before any run."""
 
-import os
-import shutil
-import tempfile
-from collections.abc import Callable
-from importlib.util import find_spec
+import math
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from edgecmd.cli.app import app
-from edgecmd.cli.common import AsJson, print_json, print_table, say
+from edgecmd.cli.options import AsJson, ConfigFile, Settings, one_thread, read_settings
+from edgecmd.cli.output import print_json, print_table, say
 from edgecmd.core.errors import ConfigError
-from edgecmd.core.machine import at, explain
-from edgecmd.core.text import size_of
+from edgecmd.core.text import counted, size_of
 
 
 @app.command()
@@ -35,6 +32,8 @@ def init(
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Show versions, processors, memory, folders and optional parts, and say what is wrong."""
+    from edgecmd.experiments.doctor import machine_facts
+
     facts = machine_facts()
     if as_json:
         print_json(facts)
@@ -53,80 +52,46 @@ def doctor(as_json: AsJson = False) -> None:
         say(line)
 
 
-def machine_facts() -> dict[str, Any]:
-    """What `doctor` shows, as plain values."""
-    import torch
+@app.command()
+def node(
+    node_config: Annotated[
+        str,
+        typer.Argument(
+            metavar="NODE_CONFIG",
+            help='As for flower-supernode --node-config: \'data-dir="/srv/pairs" state-dir="/srv/state"\','
+            " or a .toml file.",
+        ),
+    ],
+    new_ledger: Annotated[
+        bool,
+        typer.Option("--new-ledger", help="Begin the ledger of pairs that never took part in a private run."),
+    ] = False,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+    settings: Settings = None,
+) -> None:
+    """Check a device: its pairs, what is left out, its ledger and budget, and what can be pinned."""
+    from flwr.common.config import parse_config_args
 
-    from edgecmd.training.environment import environment
+    from clients.check import check_node
 
-    threads = os.environ.get("OMP_NUM_THREADS", "not set")
-    folders = {name: look_at_folder(find) for name, find in FOLDERS.items()}
-    advice = [] if threads == "1" else ["Set OMP_NUM_THREADS=1: more threads slow small students down."]
-    advice += [f"The {name} folder: {one['problem']}" for name, one in folders.items() if one["problem"]]
-    return {
-        **environment(),
-        "cores": os.cpu_count(),
-        "cuda": torch.cuda.is_available(),
-        "cuda_devices": [torch.cuda.get_device_name(one) for one in range(torch.cuda.device_count())],
-        "memory_bytes": _memory_bytes(),
-        "omp_num_threads": threads,
-        "optional": {name: find_spec(name) is not None for name in OPTIONAL},
-        "folders": folders,
-        "advice": advice,
-    }
-
-
-def _memory_bytes() -> int | None:
-    """Memory of the machine, where the system says; a container may allow less."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None
-
-
-def _cache() -> Path:
-    from edgecmd.training.task import cache_folder
-
-    return cache_folder()
-
-
-def _state() -> Path:
-    from edgecmd.privacy.device_ledger import device_state
-
-    return device_state()
-
-
-def _data() -> Path:
-    from edgecmd.catalogue.data_files import data_home
-
-    return data_home()
-
-
-OPTIONAL = ("ray", "resvg_py", "fontTools", "soundfile")
-FOLDERS: dict[str, Callable[[], Path]] = {
-    "run": lambda: Path("runs").absolute(),
-    "cache": _cache,
-    "state": _state,
-    "data": _data,
-    "temporary": lambda: Path(tempfile.gettempdir()),
-}
-"""Folders that commands write into, and how each is found."""
-
-
-def look_at_folder(find: Callable[[], Path]) -> dict[str, Any]:
-    """Whether a folder can be written: a file is made in it, or in the nearest parent there is, and removed.
-
-    Returns:
-        ``path``, ``writable``, ``free_bytes`` (None where the system does not say) and ``problem``.
-    """
-    path: Path | None = None
-    try:
-        path = find()
-        there = next(one for one in (path, *path.parents) if one.exists())
-        with tempfile.TemporaryFile(dir=there) as file:
-            file.write(b"edgecmd")
-        free = shutil.disk_usage(there).free
-    except (OSError, RuntimeError) as error:
-        told = str(explain(at(error, path) if path and isinstance(error, OSError) else error))
-        return {"path": str(path or ""), "writable": False, "free_bytes": None, "problem": told}
-    return {"path": str(path), "writable": True, "free_bytes": free, "problem": ""}
+    one_thread()
+    resolved = read_settings(config, settings)
+    report = check_node(parse_config_args([node_config]), resolved, new_ledger=new_ledger)
+    if as_json:
+        epsilon = report.epsilon if math.isfinite(report.epsilon) else None
+        print_json({**asdict(report), "epsilon": epsilon, "problems": report.problems()})
+        return
+    moved = ", begun for another folder" if report.moved else ""
+    rows = [
+        ["pairs", f"{report.num_pairs} as {report.target_kind}, {len(report.skipped)} left out"],
+        ["ledger", f"{report.ledger}{moved}" if report.ledger else "none"],
+        [
+            "spent",
+            f"epsilon {report.epsilon:.4g} at delta {report.delta:g}, {counted(report.num_rounds, 'round')}",
+        ],
+        *[[name, value] for name, value in report.pins.items()],
+    ]
+    print_table("This device (for its owner alone)", ["what", "found"], rows)
+    for line in report.problems():
+        say(line)

@@ -1,21 +1,18 @@
-"""``edgecmd theory``: distance against target error, and whether clients rotate apart."""
+"""``edgecmd theory`` and ``distance``: what the theory speaks about, measured, with and without training."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgecmd.cli.app import app
-from edgecmd.cli.common import AsJson, ConfigFile, Settings, one_thread, print_json, read_settings, say
-from edgecmd.config.schema import RunConfig
-from edgecmd.core.errors import ConfigError
-from edgecmd.core.text import counted
+from edgecmd.cli.options import AsJson, ConfigFile, Settings, one_thread, read_settings
+from edgecmd.cli.output import print_json, print_table, say
+from edgecmd.cli.progress import tell
 
 if TYPE_CHECKING:
-    from edgecmd.experiments.theory.jobs import Job
-    from edgecmd.experiments.theory.sweep import Point, SweepPlan
+    from edgecmd.experiments.theory.measured import Measured
 
 PairName = Annotated[
     str, typer.Option("--pair", help="emoji, digits, objects or rooms: data and a student that suits.")
@@ -42,169 +39,149 @@ def theory(
     as_json: AsJson = False,
 ) -> None:
     """Modality distance against target error over ever wider gaps; finished points are kept."""
+    from edgecmd.config.assemble import Assembly, run_folder
+    from edgecmd.core.jobs import quiet
     from edgecmd.experiments.presets import pair_settings
+    from edgecmd.experiments.theory import study
     from edgecmd.experiments.theory.sweep import cheap, plan_sweep, sweep_points
 
     one_thread()
-    run = f"theory-{pair}" + ("-fast" if fast else "")
-    resolved = read_settings(config, pair_settings(pair, run=run, settings=settings))
-    resolved = cheap(resolved) if fast else resolved
+    name, assembly, watcher = (
+        f"theory-{pair}" + ("-fast" if fast else ""),
+        Assembly(),
+        quiet if as_json else tell,
+    )
+    resolved = read_settings(config, pair_settings(pair, run=name, settings=settings))
+    resolved = cheap(resolved, assembly.experiment(resolved.data)) if fast else resolved
     if rotation:
-        table = run_rotation(resolved, num_rounds=rounds, num_seeds=seeds, num_jobs=jobs, quiet=as_json)
+        table = study.run_rotation(
+            resolved, assembly, num_rounds=rounds, num_seeds=seeds, num_jobs=jobs, tell=watcher
+        )
     else:
-        plan, names = plan_sweep(resolved, fast=fast), check_gaps(resolved, gaps)
+        run = assembly.run(resolved)
+        plan, names = plan_sweep(run, fast=fast), study.check_gaps(run.task.data.train.target, gaps)
         points = sweep_points(plan, gaps=names, num_levels=levels, num_seeds=seeds)
-        table = run_sweep(resolved, plan, points, num_jobs=jobs, quiet=as_json)
+        table = study.run_sweep(resolved, assembly, plan, points, num_jobs=jobs, tell=watcher)
     if as_json:
         print_json(table)
-
-
-def check_gaps(config: RunConfig, gaps: str) -> tuple[str, ...]:
-    """Names of the gaps; all of the run's modality where none is given.
-
-    Raises:
-        ConfigError: One does not exist for the modality.
-    """
-    from edgecmd.core.errors import nearest
-    from edgecmd.data.modalities.table import modality_of
-    from edgecmd.data.problem import experiment
-    from edgecmd.experiments.theory.gaps import gap_names
-
-    known = gap_names(modality_of(experiment(config.data).train.target))
-    names = tuple(name.strip() for name in gaps.split(",") if name.strip()) or known
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"--gaps has {name!r}. {nearest(name, known)}")
-    return tuple(dict.fromkeys(names))
-
-
-def run_sweep(
-    config: RunConfig, plan: "SweepPlan", points: "Sequence[Point]", *, num_jobs: int, quiet: bool
-) -> dict[str, Any]:
-    """Measure every point, write ``theory.json`` and ``theory.png``, and show them."""
-    from edgecmd.cli.theory_show import show_theory
-    from edgecmd.config.assemble import run_folder
-    from edgecmd.core.files import write_bytes_atomically, write_json
-    from edgecmd.experiments.theory.jobs import run_jobs, settings_of
-    from edgecmd.experiments.theory.summary import summarise
-    from edgecmd.report.theory import theory_png
-
-    folder = run_folder(config)
-    work = point_jobs(config, plan, points, folder=folder)
-    if not quiet:
-        say(estimate(config, plan, work, num_jobs=num_jobs))
-
-    def told(table: dict[str, Any], done: int) -> None:
-        if not quiet:
-            say(f"{done}/{len(work)}  {_line(table)}")
-
-    measured = run_jobs(work, num_jobs=num_jobs, told=told)
-    table = summarise(measured, plan, seed=config.seed) | {"settings": settings_of(config)}
-    write_json(folder / "theory.json", table)
-    write_bytes_atomically(folder / "theory.png", theory_png(table))
-    if not quiet:
-        show_theory(table)
-        say(f"All numbers: {folder / 'theory.json'}; picture: {folder / 'theory.png'}")
-    return table
-
-
-def point_jobs(
-    config: RunConfig, plan: "SweepPlan", points: "Sequence[Point]", *, folder: Path
-) -> "list[Job]":
-    """A job for each point of the sweep."""
-    from edgecmd.config.reader import flatten
-    from edgecmd.experiments.theory.jobs import Job
-
-    flat, shared = dict(flatten(config)), asdict(plan)
-    return [
-        Job(
-            kind="point",
-            flat=flat,
-            place={"plan": shared, "point": asdict(point)},
-            path=folder / "theory" / f"{point.name}.json",
-        )
-        for point in points
-    ]
-
-
-def estimate(config: RunConfig, plan: "SweepPlan", work: "Sequence[Job]", *, num_jobs: int) -> str:
-    """What is still to do and about how long it takes, from a few optimiser steps."""
-    from edgecmd.experiments.theory.sweep import seconds_a_point
-
-    left = sum(not job.path.exists() for job in work)
-    if left == 0:
-        return f"Finished already and read: {counted(len(work), 'point')}."
-    minutes = seconds_a_point(config, plan) * left / num_jobs / 60.0
-    return (
-        f"{left} of {counted(len(work), 'point')} to measure, {counted(plan.num_steps, 'step')} each: about"
-        f" {'1 minute' if minutes < 1.5 else f'{minutes:.0f} minutes'} with --jobs {num_jobs} on free cores."
-        " Ctrl-C keeps what is finished; the same command goes on."
-    )
-
-
-def _line(table: dict[str, Any]) -> str:
-    point, distances = table["point"], table["distances"]
-    told = "  ".join(
-        f"distance ({form}) {one['held_out']['variation']:.3f}" for form, one in distances.items()
-    )
-    return (
-        f"{point['gap']} {point['level']:.2f}  pairs {point['num_pairs']}  seed {point['seed']}  {told}"
-        f"  error {table['error']['10']:.3f}"
-    )
-
-
-def run_rotation(
-    config: RunConfig, *, num_rounds: int, num_seeds: int, num_jobs: int, quiet: bool
-) -> dict[str, Any]:
-    """Alignment of clients by method and seed; writes ``rotation.json``."""
-    from edgecmd.cli.theory_show import show_rotation
-    from edgecmd.config.assemble import run_folder
-    from edgecmd.core.files import write_json
-    from edgecmd.experiments.theory.alignment import METHODS
-    from edgecmd.experiments.theory.jobs import run_jobs, settings_of
-
-    folder = run_folder(config)
-    work = rotation_jobs(config, num_rounds=num_rounds, num_seeds=num_seeds, folder=folder)
-
-    def told(table: dict[str, Any], done: int) -> None:
-        last = table["rows"][-1]
-        if not quiet:
-            say(
-                f"{done}/{len(work)}  {table['method']}  seed {table['seed']}  cosine {last['cosine']:.3f}"
-                f"  taken away by a rotation {last['rotated']:.2f}"
-            )
-
-    found = run_jobs(work, num_jobs=num_jobs, told=told)
-    federation = config.federation
-    table: dict[str, Any] = {
-        "partition": federation.partition,
-        "num_clients": federation.num_clients,
-        "local_steps": federation.local_steps,
-        "num_seeds": num_seeds,
-        "methods": {method: [one["rows"] for one in found if one["method"] == method] for method in METHODS},
-        "settings": settings_of(config),
-    }
-    write_json(folder / "rotation.json", table)
-    if not quiet:
+    elif rotation:
         show_rotation(table)
-        say(f"All rounds: {folder / 'rotation.json'}")
-    return table
+        say(f"All rounds: {run_folder(resolved) / 'rotation.json'}")
+    else:
+        show_theory(table)
+        folder = run_folder(resolved)
+        say(f"All numbers: {folder / 'theory.json'}; picture: {folder / 'theory.png'}")
 
 
-def rotation_jobs(config: RunConfig, *, num_rounds: int, num_seeds: int, folder: Path) -> "list[Job]":
-    """A job for each method and seed."""
-    from edgecmd.config.reader import flatten
-    from edgecmd.experiments.theory.alignment import METHODS
-    from edgecmd.experiments.theory.jobs import Job
+def show_theory(table: Mapping[str, Any]) -> None:
+    """Print distance and error by gap, the correlations, the exponents and the terms of the bound."""
+    from edgecmd.experiments.theory.study import correlation_rows, exponent_rows, gap_rows, term_rows
 
-    flat = dict(flatten(config))
-    return [
-        Job(
-            kind="rotation",
-            flat=flat,
-            place={"method": method, "seed": seed, "num_rounds": num_rounds},
-            path=folder / "rotation" / f"{method.replace(', ', '-').replace(' ', '-')}-seed-{seed}.json",
-        )
-        for seed in range(num_seeds)
-        for method in METHODS
-    ]
+    what = "to public anchors" if table["form"] == "anchors" else "within the batch"
+    print_table(
+        f"Distance (relations {what}) and target error",
+        ["gap", "level", "distance", "bound by CMD", "within the batch", "error"],
+        gap_rows(table),
+    )
+    columns = ["gap", "rho", "95% interval", "rho within the batch", "95% interval"]
+    print_table("Spearman's rho of distance and error", columns, correlation_rows(table))
+    print_table(
+        "Error = floor + scale * size^exponent",
+        ["size", "exponent", "95% interval", "bound's rate", "floor"],
+        exponent_rows(table),
+    )
+    print_table("Terms of the bound (docs/theory.md)", ["term", "estimate", "meaning"], term_rows(table))
+
+
+def show_rotation(table: Mapping[str, Any]) -> None:
+    """Print the first and the last round of each method."""
+    from edgecmd.experiments.theory.study import NAMES, rotation_rows
+
+    print_table(
+        f"Clients before they are averaged: {table['num_clients']} clients, {table['partition']},"
+        f" {table['local_steps']} local steps, {table['num_seeds']} seeds",
+        ["method", "round", *NAMES],
+        rotation_rows(table),
+    )
+    say(
+        "Intervals are of Student's t over seeds, cut to what is possible; none with fewer than three."
+        " apart = 2 - 2 cosine; residual: after the best rotation; rotated: share of apart that it takes"
+        " away."
+    )
+
+
+@app.command()
+def distance(
+    *,
+    student: Annotated[
+        Path | None, typer.Option("--student", help="A trained student; without it a probe is used.")
+    ] = None,
+    probe: Annotated[
+        str, typer.Option("--probe", help="linear (fitted in closed form) or untrained (first weights).")
+    ] = "linear",
+    part: Annotated[str, typer.Option("--part", help="Held-out part: validation or test.")] = "validation",
+    pair: PairName = "",
+    relations: Annotated[
+        str, typer.Option("--relations", help="batch (to the other pairs) or anchors (to public pictures).")
+    ] = "batch",
+    pairs: Annotated[int, typer.Option("--pairs", min=0, help="Held-out pairs; 0 for all.")] = 0,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=3, help="Pairs whose relations are compared at a time.")
+    ] = 32,
+    bootstrap: Annotated[int, typer.Option("--bootstrap", min=20, help="Draws for the interval.")] = 200,
+    fit: Annotated[
+        bool,
+        typer.Option(
+            "--fit-temperature/--given-temperature",
+            help="Student's temperature: the one of least distance, or distill.temperature.",
+        ),
+    ] = True,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Total variation between teacher's and student's relations on held-out pairs, with an interval."""
+    from edgecmd.config.assemble import Assembly
+    from edgecmd.experiments.presets import pair_settings
+    from edgecmd.experiments.theory.measured import Asked, measure_distance
+
+    one_thread()
+    resolved = read_settings(config, pair_settings(pair, run=f"distance-{pair}", settings=settings))
+    asked = Asked(
+        student=student,
+        probe=probe,
+        part=part,
+        relations=relations,
+        num_pairs=pairs,
+        batch_size=batch_size,
+        num_resamples=bootstrap,
+        fit=fit,
+    )
+    found = measure_distance(Assembly().run(resolved), asked)
+    if as_json:
+        print_json(found.table())
+        return
+    show_distance(found, part=part)
+    say(f"A student that tells nothing apart is at {found.ceiling:.3f}.")
+    say(f"Written: {found.path}")
+
+
+def show_distance(found: "Measured", *, part: str) -> None:
+    """Print the distance, what it rests on and how it settles with more pairs."""
+    from edgecmd.experiments.theory.measured import step_rows
+
+    answer = found.steps[-1]
+    within = answer.form == "batch"
+    where = f"in batches of {answer.batch_size}" if within else "to public anchors"
+    print_table(
+        f"Total variation of relations {where}, by held-out pairs",
+        ["pairs", "variation", "95% interval", "bound by CMD"],
+        step_rows(found.steps),
+    )
+    say(
+        f"Distance {answer.variation:.3f} [{answer.low:.3f}, {answer.high:.3f}] on {answer.num_pairs} {part}"
+        f" pairs; 0 is the same relations, 1 is disjoint ones. Student: {found.text}."
+    )
+    say(f"Temperature of the student's relations: {answer.temperature:.3g}.")
+    what = "masked diagonal" if within else "nearest anchor"
+    say(f"Mass of the {what}: {answer.diagonal:.3f} (above 0.99 no distance is given).")

@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.seeding import numpy_generator
-from edgecmd.core.text import printable
+from edgecmd.core.text import counted, printable
 from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import IGNORED, Labels
-from edgecmd.data.modalities.table import as_pictures
+from edgecmd.data.modalities.table import as_pictures, input_shape, kind_of, modality_of
 
 TILE_PX = 128
 GAP_PX = 16
@@ -236,6 +236,36 @@ def draw_sheet(title: str, sections: Sequence[Section]) -> Figure:
         top += section.height_px
     figure.figimage(canvas)
     return figure
+
+
+def overview(whole: Experiment) -> list[tuple[str, str]]:
+    """What a run would use: pairs, sizes and kinds, labellings, the public set, the split."""
+    parts = {"training": whole.train, "validation": whole.validation.pairs, "test": whole.test.pairs}
+    total = sum(len(part) for part in parts.values())
+    halves = {"source": whole.train.source, "target": whole.train.target}
+    names: dict[str, set[str]] = {"owners": set(), "concepts": set(), "labels": set()}
+    for key, column, own in (
+        ("owners", "owner", whole.train_owner),
+        ("concepts", "concept", whole.train_concept),
+        ("labels", "group", whole.train_labels),
+    ):
+        for one in (own, *(part.labelled.labels.get(column) for part in (whole.validation, whole.test))):
+            names[key] |= set(one.names) if one else set()
+    rows = [("pairs", f"{total:,}")]
+    for half, array in halves.items():
+        size = modality_of(array).size(input_shape(array))
+        rows.append((half, f"{kind_of(array)}, {size}"))
+    rows += [(key, f"{len(found):,}" if found else "none given") for key, found in names.items()]
+    masked = whole.test.labelled.masks
+    rows.append(("masks", f"{counted(len(masked.names), 'class', 'classes')}" if masked else "none given"))
+    rows.append(("public set", f"{whole.public.name}, {counted(len(whole.public), 'image')}"))
+    sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
+    rows.append(("split", f"{sizes}; the test has unseen {whole.unseen}"))
+    # Where it is the test itself, no stricter one is asked.
+    if whole.test_strict is not whole.test:
+        told = f"{counted(len(whole.test_strict), 'pair')} of the test look like no training pair"
+        rows.append(("strict test", told))
+    return rows
 
 
 def data_table(experiment: Experiment) -> list[dict[str, str | int]]:

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecmd.config.schema import RunConfig
-from edgecmd.data.problem import task_of
+from edgecmd.run import Run
 
 NUM_QUERIES = 12
 NUM_FOUND = 5
 
 
-def write_gallery(config: RunConfig, folder: Path) -> None:
+def write_gallery(run: Run, folder: Path) -> None:
     """Write ``retrieval.npz``: queries drawn by the run's seed from the strict test split.
 
     Queries are drawn without looking at the result, so the gallery shows failures as often as they are.
@@ -22,20 +21,20 @@ def write_gallery(config: RunConfig, folder: Path) -> None:
     from edgecmd.core.artefacts import write_artefact
     from edgecmd.core.seeding import numpy_generator
     from edgecmd.data.modalities.table import as_pictures
-    from edgecmd.data.problem import experiment
     from edgecmd.data.user_files.images import to_rgb
     from edgecmd.evaluation.evaluate import CLASS_PAIRED, embedder
     from edgecmd.evaluation.metrics import ranks_of, right_sources, things, unit_rows
     from edgecmd.models.student_file import load_student
 
-    whole = experiment(config.data)
+    task = run.task
+    whole = task.data
     held = whole.test_strict
     pairs = held.pairs
-    student = load_student(folder / "student.safetensors", like=config.student.architecture)
-    teacher = task_of(config).held_out_features("test_strict")
-    similarity = embedder(student, task_of(config))(pairs.target) @ unit_rows(teacher).T
+    student = load_student(folder / "student.safetensors", like=run.student.architecture)
+    teacher = task.held_out_features("test_strict")
+    similarity = embedder(student, task)(pairs.target) @ unit_rows(teacher).T
     codes = things(teacher, shown=held.shown)
-    chosen = np.sort(numpy_generator(config.seed, "gallery").permutation(len(pairs))[:NUM_QUERIES])
+    chosen = np.sort(numpy_generator(run.seed, "gallery").permutation(len(pairs))[:NUM_QUERIES])
     nearest = np.stack([_nearest_things(one, codes) for one in similarity[chosen]])
     truth = to_rgb(as_pictures(pairs.source[chosen]))
     rank = ranks_of(similarity[chosen], codes, own=codes[chosen])

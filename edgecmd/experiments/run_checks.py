@@ -9,12 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgecmd.config.assemble import Assembly
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError, EdgecmdError
-from edgecmd.data.problem import task_of
+from edgecmd.settings import DataConfig
 
 if TYPE_CHECKING:
     from edgecmd.data.experiment import Experiment
+    from edgecmd.training.task import Task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +29,7 @@ class Step:
         needs_earlier: Whether it says nothing where an earlier step of the same kind failed.
     """
 
-    check: Callable[[RunConfig], object]
+    check: Callable[[RunConfig, Assembly], object]
     needs_data: bool = False
     needs_earlier: bool = False
 
@@ -64,8 +66,8 @@ def _choices(config: RunConfig) -> dict[str, Callable[[], object]]:
     }
 
 
-def _choice(key: str) -> Callable[[RunConfig], object]:
-    return lambda config: _choices(config)[key]()
+def _choice(key: str) -> Callable[[RunConfig, Assembly], object]:
+    return lambda config, _: _choices(config)[key]()
 
 
 CHOICES = (
@@ -83,27 +85,23 @@ CHOICES = (
 )
 
 
-def _strategy(config: RunConfig) -> None:
+def _strategy(config: RunConfig, _: Assembly) -> None:
     from server.strategies import BUILDERS
 
     BUILDERS[config.federation.strategy](config.federation, config.distill.proximal_mu)
 
 
-def _privacy(config: RunConfig) -> None:
-    from edgecmd.data.problem import run_of
-
-    _ = run_of(config).plan
+def _privacy(config: RunConfig, assembly: Assembly) -> None:
+    _ = assembly.run(config).plan
 
 
-def _teacher(config: RunConfig) -> None:
+def _teacher(config: RunConfig, assembly: Assembly) -> None:
     """The teacher can be read; with ready features there is none."""
-    from edgecmd.data.problem import teacher_of
-
     if not config.teacher.pair_features:
-        teacher_of(config)
+        assembly.teacher(config)
 
 
-def _export(config: RunConfig) -> None:
+def _export(config: RunConfig, _: Assembly) -> None:
     """Names and folders that the export would refuse after the training."""
     from edgecmd.core.errors import choose
     from export.graph.fold_norm import folded_architecture
@@ -122,26 +120,21 @@ def _export(config: RunConfig) -> None:
         )
 
 
-def _pairs(config: RunConfig) -> None:
-    from edgecmd.data.problem import experiment
-
-    experiment(config.data)
+def _pairs(config: RunConfig, assembly: Assembly) -> None:
+    assembly.experiment(config.data)
 
 
-def _partition(config: RunConfig) -> None:
-    from edgecmd.data.problem import client_rows
-
-    client_rows(config)
+def _partition(config: RunConfig, assembly: Assembly) -> None:
+    _ = assembly.run(config).parts
 
 
-def _student_kind(config: RunConfig) -> None:
-    from edgecmd.data.problem import experiment
+def _student_kind(config: RunConfig, assembly: Assembly) -> None:
     from edgecmd.run import check_modality
 
-    check_modality(config.student.architecture, config.distill, experiment(config.data))
+    check_modality(config.student.architecture, config.distill, assembly.experiment(config.data))
 
 
-def _ready_files(config: RunConfig) -> None:
+def _ready_files(config: RunConfig, _: Assembly) -> None:
     """Files of ready features are what they should be, whatever the pairs are."""
     from edgecmd.config.ready import check_ready_features
 
@@ -150,29 +143,26 @@ def _ready_files(config: RunConfig) -> None:
         raise DataError(" ".join(problems))
 
 
-def _ready(config: RunConfig) -> None:
+def _ready(config: RunConfig, assembly: Assembly) -> None:
     """Ready features fit the pairs and the public images."""
-    from edgecmd.data.problem import ready_pairs
-
     if config.teacher.pair_features:
-        ready_pairs(config)
+        _ = assembly.task(config).ready
 
 
 # Held-out parts of an experiment that retrieval is asked of, by what a message calls their pairs.
 ASKED = {"validation": "validation pairs", "test": "test pairs", "test_strict": "pairs of the strict test"}
 
 
-def _told_apart(config: RunConfig) -> None:
+def _told_apart(config: RunConfig, assembly: Assembly) -> None:
     """Ready features tell two things apart in each part that retrieval is asked of.
 
     Those of a computed teacher are not looked at: all pictures would have to be embedded.
     """
-    from edgecmd.data.problem import experiment
     from edgecmd.evaluation.evaluate import CLASS_PAIRED
     from edgecmd.evaluation.metrics import told_apart
     from edgecmd.models.students import is_dense
 
-    whole = experiment(config.data)
+    whole = assembly.experiment(config.data)
     if (
         not config.teacher.pair_features
         or whole.kind == CLASS_PAIRED
@@ -181,38 +171,40 @@ def _told_apart(config: RunConfig) -> None:
         return
     for part, what in ASKED.items():
         if part != "test_strict" or whole.test_strict is not whole.test:
-            told_apart(task_of(config).held_out_features(part), shown=getattr(whole, part).shown, what=what)
+            told_apart(
+                assembly.task(config).held_out_features(part), shown=getattr(whole, part).shown, what=what
+            )
 
 
-def _prototypes(config: RunConfig) -> None:
+def _prototypes(config: RunConfig, assembly: Assembly) -> None:
     """Pictures of `export.prototypes` can be read as the exported student reads them."""
-    from edgecmd.training.run_folder import new_student
     from export.documents.prototypes import read_examples
     from export.from_run import spec_of
 
     if config.export.prototypes:
-        student, architecture = new_student(config), config.student.architecture
-        spec = spec_of(task_of(config), student, architecture=architecture, license=config.export.license)
+        student, architecture = assembly.run(config).new_student(), config.student.architecture
+        spec = spec_of(
+            assembly.task(config), student, architecture=architecture, license=config.export.license
+        )
         read_examples(Path(config.export.prototypes), spec)
 
 
-def _calibration(config: RunConfig) -> None:
+def _calibration(config: RunConfig, assembly: Assembly) -> None:
     """Ranges can be taken from something, where a profile of the export needs them."""
     from export.profiles.calibration import calibration_of
     from export.profiles.table import choose_profiles, need_calibration
 
     if need_calibration(choose_profiles(config.export.profiles)):
-        calibration_of(task_of(config), config.export.calibration, seed=config.seed)
+        calibration_of(assembly.task(config), config.export.calibration, seed=config.seed)
 
 
-def _student(config: RunConfig) -> None:
+def _student(config: RunConfig, assembly: Assembly) -> None:
     """The student suits the teacher's features; under privacy one of anyone's own mixes no pairs."""
     from edgecmd.core.own_code import is_own
-    from edgecmd.data.problem import run_of
     from edgecmd.privacy.step.purity import require_pure
-    from edgecmd.training.run_folder import new_student
 
-    student, plan = new_student(config), run_of(config).plan
+    run = assembly.run(config)
+    student, plan = run.new_student(), run.plan
     if is_own(config.student.architecture) and plan is not None and plan.unit == "pair":
         size = student.size or config.data.image_size
         require_pure(student, in_channels=student.in_channels, image_size=size)
@@ -236,15 +228,15 @@ STEPS: tuple[Step, ...] = (
 )
 
 
-def _constant(whole: "Experiment", config: RunConfig) -> list[str]:
+def _constant(whole: "Experiment", settings: DataConfig) -> list[str]:
     """A user's pictures of one colour, maps without a measurement, silence."""
     from edgecmd.data.constants import constant_notes
 
     parts = (whole.train, whole.validation.pairs, whole.test.pairs)
-    return constant_notes(*parts, reverse=config.data.reverse) if config.data.path else []
+    return constant_notes(*parts, reverse=settings.reverse) if settings.path else []
 
 
-def _copies(whole: "Experiment", _: RunConfig) -> list[str]:
+def _copies(whole: "Experiment", _: DataConfig) -> list[str]:
     """Copies, leaks between parts, and targets that stand in their own sources."""
     from edgecmd.data.duplicates import duplicate_report
 
@@ -252,59 +244,56 @@ def _copies(whole: "Experiment", _: RunConfig) -> list[str]:
 
 
 # What is said of pairs that can be used, for a person to look at.
-REPORTS: "tuple[Callable[[Experiment, RunConfig], list[str]], ...]" = (_constant, _copies)
+REPORTS: "tuple[Callable[[Experiment, DataConfig], list[str]], ...]" = (_constant, _copies)
 
 
-def notes_of(whole: "Experiment", config: RunConfig) -> list[str]:
+def notes_of(whole: "Experiment", settings: DataConfig) -> list[str]:
     """What a run can live with, and a person should know: said while reading, and of the pairs as read."""
-    return [*whole.notes, *(sentence for report in REPORTS for sentence in report(whole, config))]
+    return [*whole.notes, *(sentence for report in REPORTS for sentence in report(whole, settings))]
 
 
-def notes_in_short(whole: "Experiment", config: RunConfig) -> list[str]:
+def notes_in_short(task: "Task", settings: DataConfig) -> list[str]:
     """The same for a plan: copies are counted and not named."""
     from edgecmd.data.duplicates import duplicate_summary
 
     return [
-        *whole.notes,
-        *_constant(whole, config),
-        *duplicate_summary(whole),
-        *_masked(whole, config),
-        *_not_exported(whole, config),
+        *task.data.notes,
+        *_constant(task.data, settings),
+        *duplicate_summary(task.data),
+        *_masked(task),
+        *_not_exported(task),
     ]
 
 
-def _masked(whole: "Experiment", config: RunConfig) -> list[str]:
+def _masked(task: "Task") -> list[str]:
     """What becomes of training pairs of one source in a batch."""
-    from edgecmd.data.problem import shares_features
-
     return (
         ["Pairs of one source share its teacher feature and are no negatives of each other."]
-        if shares_features(whole, config)
+        if task.shares_features
         else []
     )
 
 
-def _not_exported(whole: "Experiment", config: RunConfig) -> list[str]:
+def _not_exported(task: "Task") -> list[str]:
     """Why the student will not be exported, where its modality has no front end yet."""
     from edgecmd.data.modalities.table import modality_of
-    from edgecmd.models.students import is_dense
     from export.graph.frontends import front_end_of
 
     try:
-        front_end_of(modality_of(whole.train.target), dense=is_dense(config.student.architecture))
+        front_end_of(modality_of(task.data.train.target), dense=task.places is not None)
     except ConfigError as error:
         return [str(error)]
     return []
 
 
-def refuse(config: RunConfig) -> None:
+def refuse(config: RunConfig, assembly: Assembly) -> None:
     """Go through all steps; the first that fails ends it.
 
     Raises:
         EdgecmdError: What a run would be refused for.
     """
     for step in STEPS:
-        step.check(config)
+        step.check(config, assembly)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -322,11 +311,12 @@ class Found:
     notes: list[str] = field(default_factory=list)
 
 
-def collect(config: RunConfig) -> Found:
+def collect(config: RunConfig, assembly: Assembly) -> Found:
     """Go through all steps and note what each refuses.
 
     Args:
         config: Settings of the run; what lies at ``data.path`` is read once.
+        assembly: Makes what the steps look at.
 
     Returns:
         Problems in the order in which a run would meet them.
@@ -335,13 +325,13 @@ def collect(config: RunConfig) -> Found:
     failed = False
     for step in STEPS:
         if step.check is _pairs:
-            found = _collect_pairs(config, found)
+            found = _collect_pairs(config, found, assembly)
             failed = failed or found.experiment is None
             continue
         if (step.needs_data and found.experiment is None) or (step.needs_earlier and failed):
             continue
         try:
-            step.check(config)
+            step.check(config, assembly)
         except EdgecmdError as error:
             failed = True
             # Two steps may look the same name up.
@@ -350,20 +340,21 @@ def collect(config: RunConfig) -> Found:
     return found
 
 
-def _collect_pairs(config: RunConfig, found: Found) -> Found:
+def _collect_pairs(config: RunConfig, found: Found, assembly: Assembly) -> Found:
     """Read the pairs; where that was given up early, once more to the end, for everything that is wrong."""
-    from edgecmd.catalogue.data_sets import data_set
+    from edgecmd.catalogue.data_sets import DATA_SETS
     from edgecmd.data.findings import ProblemsError, problems_of
-    from edgecmd.data.problem import experiment
     from edgecmd.data.user_files.folder import load_folder
 
     error: EdgecmdError
     try:
-        whole = experiment(config.data)
-        return replace(found, experiment=whole, notes=[*found.notes, *notes_of(whole, config)])
+        whole = assembly.experiment(config.data)
+        return replace(found, experiment=whole, notes=[*found.notes, *notes_of(whole, config.data)])
     except EdgecmdError as first:
         error = first
-    early = data_set(config.data.name).users_own and not (isinstance(error, ProblemsError) and error.complete)
+    row = DATA_SETS.get(config.data.name)
+    complete = isinstance(error, ProblemsError) and error.complete
+    early = row is not None and row.users_own and not complete
     sentences = [(text, error.exit_code) for text in problems_of(error)]
     if early:
         try:

@@ -13,14 +13,14 @@ import numpy as np
 from PIL import Image
 
 from edgecmd.catalogue.data_sets import ANYTHING, DRAWN, data_set
-from edgecmd.config.schema import RunConfig
 from edgecmd.data.modalities.image import IMAGE
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import Targets
-from edgecmd.data.problem import experiment, ready_pairs, teacher_of
 from edgecmd.data.ready_features import Ready
 from edgecmd.experiments.compare.markdown import title_of
 from edgecmd.models.teachers import OWN, TEACHERS, default_teacher, teacher_name
+from edgecmd.settings import TeacherConfig
+from edgecmd.training.task import Task
 
 # Of neighbouring pixels at `LOOK_SIDE` pixels a side, equal up to `SAME_LEVEL` levels: 0.69 in the median of
 # `emoji`, 0.17 of photographs. Photographs of things on white reach 0.69 as well and are not told from icons.
@@ -29,25 +29,22 @@ MOST_PICTURES = 200
 SHORT = 12
 
 
-def teacher_text(config: RunConfig) -> str:
+def teacher_text(task: Task, named: TeacherConfig) -> str:
     """The teacher in one line: its name, or its file by name and digest; what it saw and whose labels."""
-    if config.teacher.pair_features:
-        ready = ready_pairs(config)
+    if named.pair_features:
+        ready = task.ready[0]
         more = f"; rows of other ids left out: {ready.num_left_out}" if ready.num_left_out else ""
         return (
-            f"ready features of {Path(config.teacher.pair_features).name} ({_width(ready)} numbers{more});"
+            f"ready features of {Path(named.pair_features).name} ({_width(ready)} numbers{more});"
             " which teacher made them, and of whose labels, is not known here"
         )
-    found = teacher_of(config)
+    found = task.teacher
     digest = f"SHA-256 {found.sha256[:SHORT]}"
-    name = shipped_name(config)
+    name = shipped_name(task, named)
     if name:
         info = TEACHERS[name]
         return f"{name}, ships with edgecmd ({digest}): trained on {info.trained_on}; labels: {info.labels}"
-    if config.teacher.path:
-        what = f"file {Path(config.teacher.path).name}"
-    else:
-        what = teacher_name(config.data.name, config.teacher.name)
+    what = f"file {Path(named.path).name}" if named.path else teacher_name(task.name, named.name)
     return f"{what} ({digest}): {_training(found.recipe)}"
 
 
@@ -66,26 +63,26 @@ def _training(recipe: Mapping[str, str]) -> str:
     return f"trained on {num}public examples ({recipe['public_name']}); labels: {labels}"
 
 
-def shipped_name(config: RunConfig) -> str:
+def shipped_name(task: Task, named: TeacherConfig) -> str:
     """Name of the run's teacher where it ships with edgecmd, wherever its file lies; else empty."""
-    if config.teacher.pair_features:
+    if named.pair_features:
         return ""
-    if not config.teacher.path:
-        name = config.teacher.name or default_teacher(config.data.name)
-        return name if name in TEACHERS and teacher_of(config).sha256 == TEACHERS[name].sha256 else ""
-    digest = teacher_of(config).sha256
+    if not named.path:
+        name = named.name or default_teacher(task.name)
+        return name if name in TEACHERS and task.teacher.sha256 == TEACHERS[name].sha256 else ""
+    digest = task.teacher.sha256
     return next((name for name, one in TEACHERS.items() if one.sha256 == digest), "")
 
 
-def teacher_warnings(config: RunConfig) -> list[str]:
+def teacher_warnings(task: Task, named: TeacherConfig) -> list[str]:
     """Sentences about a teacher that hardly suits the pictures of the pairs.
 
     Looks at the pairs' pictures: for whoever holds them all, never for a device.
     """
-    name, pictures = shipped_name(config), data_set(config.data.name).pictures
+    name, pictures = shipped_name(task, named), data_set(task.name).pictures
     if not name or not TEACHERS[name].drawn_only or pictures == DRAWN:
         return []
-    source = experiment(config.data).train.source
+    source = task.data.train.source
     if modality_of(source, name="source") is not IMAGE:
         return []
     if pictures == ANYTHING and flat_share(source) >= FLAT:
@@ -130,15 +127,18 @@ def better_than_student(
     ]
 
 
-def teacher_record(config: RunConfig, tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def teacher_record(
+    task: Task, named: TeacherConfig, tables: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """``teacher`` of ``evaluation.json``: ``text`` and ``warnings``.
 
     Args:
-        config: Settings of the run.
+        task: What is distilled.
+        named: The settings that name its teacher.
         tables: Evaluation by method.
     """
     from edgecmd.evaluation.evaluate import headline
 
     lines = {name: headline(dict(table)) for name, table in tables.items() if "num_test" in table}
-    warnings = [*teacher_warnings(config), *better_than_student(lines, teacher="teacher as it is")]
-    return {"text": teacher_text(config), "warnings": warnings}
+    warnings = [*teacher_warnings(task, named), *better_than_student(lines, teacher="teacher as it is")]
+    return {"text": teacher_text(task, named), "warnings": warnings}

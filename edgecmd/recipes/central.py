@@ -1,6 +1,5 @@
 """The same student trained in one place, on all pairs at once: the limit that a federation is held to."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +9,8 @@ from edgecmd.models.students import Student
 from edgecmd.run import Run
 from edgecmd.training.distill import Place, distil, make_optimizer
 
-Progress = Callable[[int, int, float], None]
 
-
-def train_central(run: Run, *, progress: Progress | None = None) -> Student:
+def train_central(run: Run) -> Student:
     """Distil on all training pairs in one place.
 
     As many sequential optimiser steps as a client of the federation makes over all rounds, and as
@@ -21,7 +18,6 @@ def train_central(run: Run, *, progress: Progress | None = None) -> Student:
 
     Args:
         run: Settings of the federation that is compared with.
-        progress: Called with (steps done, steps in all, mean loss) after each round's worth of steps.
     """
     federation = run.federation
     cohort = max(1, round(federation.num_clients * federation.client_fraction))
@@ -35,7 +31,7 @@ def train_central(run: Run, *, progress: Progress | None = None) -> Student:
     optimizer = make_optimizer(student, distill)
     for index in range(federation.num_rounds):
         place = Place.of_round(federation, seed=run.seed, round_index=index + 1)
-        loss = distil(
+        distil(
             student,
             data,
             anchors,
@@ -45,6 +41,4 @@ def train_central(run: Run, *, progress: Progress | None = None) -> Student:
             place=place,
             optimizer=optimizer,
         )
-        if progress is not None:
-            progress(place.first_step + federation.local_steps, place.total_steps, loss)
     return student.eval()

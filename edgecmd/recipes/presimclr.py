@@ -7,7 +7,6 @@ weights, because their shapes differ.
 Shapes: B batch, C channels, H height, W width.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -24,11 +23,9 @@ from edgecmd.data.modalities.table import input_shape, modality_of, source_input
 from edgecmd.losses.baselines import nt_xent
 from edgecmd.models.students import Student, refuse_dense
 from edgecmd.run import Run
-from edgecmd.training.loop import mean_gradient, one_cycle, optimise
+from edgecmd.training.loop import Progress, mean_gradient, one_cycle, optimise
 
 BATCH_SIZE = 128
-
-Progress = Callable[[int, float], None]
 
 
 def run_steps(run: Run) -> int:

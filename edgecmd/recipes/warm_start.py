@@ -6,8 +6,6 @@ student is distilled on them against the teacher. No pair is touched, so it cost
 Shapes: B batch, C channels, H height, W width.
 """
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,13 +20,12 @@ from edgecmd.data.modalities.table import modality_of, source_input
 from edgecmd.models.students import Student, refuse_dense
 from edgecmd.run import Run
 from edgecmd.training.distill import make_optimizer, scheduled
-from edgecmd.training.loop import mean_gradient, optimise
+from edgecmd.training.loop import Progress, mean_gradient, optimise
 
 BATCH_SIZE = 256
 THICK_SHARE = 0.7
 TONE_SHARE = 0.2
 
-Progress = Callable[[int, float], None]
 Batch = Float[Tensor, "batch channels height width"]
 
 

@@ -30,9 +30,9 @@ from edgecmd.models.teachers import (
     recipe_text,
 )
 from edgecmd.settings import PretrainConfig
-from edgecmd.training.loop import mean_gradient, one_cycle, optimise
+from edgecmd.training.loop import Progress, mean_gradient, one_cycle, optimise
 
-Progress = Callable[[int, float], None]
+"""Told the number of steps that are done, and the loss of the last."""
 
 
 def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress | None = None) -> nn.Module:

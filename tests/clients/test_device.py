@@ -23,7 +23,6 @@ from edgecmd.config.reader import flatten, unflatten
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.data.anchors import ANCHORS
-from edgecmd.data.problem import told_to_devices
 from edgecmd.losses import loss_of
 from edgecmd.models.students import build_student
 from edgecmd.privacy.device_ledger import DeviceLedgers
@@ -34,6 +33,7 @@ from edgecmd.privacy.step.standardised_weights import EffectiveStudent
 from edgecmd.privacy.step.units import StepSettings, make_units, unit_loss
 from edgecmd.training.device_task import device_features, device_sources
 from tests.device_files import Device, ask, make_device, opened_files, run_config, write_pairs
+from tests.tiny_federation import task_of
 
 STRINGS = sorted(name for name, value in flatten(RunConfig()).items() if isinstance(value, str))
 
@@ -251,7 +251,7 @@ def test_another_version_of_edgecmd_is_refused(device: Device) -> None:
 
 def test_a_server_tells_what_a_device_without_further_settings_has(device: Device, tmp_path: Path) -> None:
     """The built-in set, its teacher and its public pictures: equal digests, so that the device takes part."""
-    told = told_to_devices(run_config("data.name=emoji"))
+    told = task_of(run_config("data.name=emoji")).told_to_devices()
     assert told["target-kind"] == "grey"
     node = {name: value for name, value in device.node.items() if name != "public-dir"}
     report = check_node(node, run_config())

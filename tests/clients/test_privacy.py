@@ -10,7 +10,6 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from clients.app import app
 from edgecmd.data.pairs import PairedData
-from edgecmd.data.problem import client_holding, client_pairs
 from edgecmd.data.user_files.device_pairs import read_device_pairs
 from edgecmd.models.students import build_student
 from edgecmd.training.averaging import to_arrays
@@ -18,7 +17,7 @@ from edgecmd.training.distill import LocalData
 from edgecmd.training.task import Holding
 from server.local_grid import set_identity
 from server.strategies import to_record
-from tests.tiny_federation import contexts, run_of, tiny_config
+from tests.tiny_federation import contexts, run_of, task_of, tiny_config
 
 CLIENT = 2
 # Shorter pieces than this occur in weights by chance.
@@ -81,8 +80,8 @@ def test_no_piece_of_a_picture_or_of_a_teacher_feature_is_in_the_bytes(
     reply: Message, pairs: Path, tmp_path: Path
 ) -> None:
     config = tiny_config(pairs, tmp_path)
-    data, _ = client_pairs(config, CLIENT)
-    holding = client_holding(config, CLIENT)
+    data, _ = task_of(config).training_pairs(run_of(config).part(CLIENT))
+    holding = run_of(config).holding(CLIENT)
     private = {
         "source": data.source,
         "target": data.target,
@@ -97,7 +96,8 @@ def test_no_piece_of_a_picture_or_of_a_teacher_feature_is_in_the_bytes(
 
 
 def test_the_search_would_find_a_picture(pairs: Path, tmp_path: Path) -> None:
-    data, _ = client_pairs(tiny_config(pairs, tmp_path), CLIENT)
+    run = run_of(tiny_config(pairs, tmp_path))
+    data, _ = run.task.training_pairs(run.part(CLIENT))
     content = b"x" * 5 + data.target[3].tobytes() + b"y" * 7
     sent = {content[start : start + PIECE_BYTES] for start in range(len(content) - PIECE_BYTES + 1)}
     assert sent & pieces(data.target)
@@ -125,6 +125,6 @@ def test_labels_of_a_device_s_own_pairs_are_not_read(pairs: Path, tmp_path: Path
 def test_anchors_are_public_features_alone(pairs: Path, tmp_path: Path) -> None:
     """Two clients with other pairs hold the same anchors."""
     config = tiny_config(pairs, tmp_path)
-    first, second = (client_holding(config, client) for client in (0, 1))
+    first, second = (run_of(config).holding(client) for client in (0, 1))
     np.testing.assert_array_equal(first.anchors.numpy(), second.anchors.numpy())
     assert len(first.anchors) == 16

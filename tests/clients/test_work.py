@@ -10,13 +10,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from clients.app import app
 from clients.work import ClientError, answer_train
 from edgecmd.config.schema import RunConfig
-from edgecmd.data.problem import client_pairs
 from edgecmd.training.averaging import to_arrays
 from server.local_grid import set_identity
 from server.strategies import to_record
 from tests.device_files import TOKEN as DEVICE_TOKEN
 from tests.device_files import ask, make_device, run_config
-from tests.tiny_federation import contexts, run_of, tiny_config
+from tests.tiny_federation import contexts, run_of, task_of, tiny_config
 
 TOKEN = "0123456789abcdef"
 
@@ -56,7 +55,7 @@ def test_the_answer_is_a_trained_student(pairs: Path, tmp_path: Path) -> None:
         assert (after[name].dtype, after[name].shape) == (value.dtype, value.shape)
     assert not all(np.array_equal(after[name], before[name]) for name in before)
     metrics = reply.content.metric_records["metrics"]
-    assert metrics["num-examples"] == len(client_pairs(config, 1)[0])
+    assert metrics["num-examples"] == len(task_of(config).training_pairs(run_of(config).part(1))[0])
     assert metrics["client"] == 1
     # Chance level of cmc at a batch of 8 is log 8.
     assert 0.5 * np.log(8) < float(str(metrics["loss"])) < 1.5 * np.log(8)

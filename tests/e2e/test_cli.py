@@ -11,9 +11,7 @@ from PIL import Image
 
 from edgecmd.config.reader import to_toml
 from edgecmd.config.schema import RunConfig
-from edgecmd.experiments.compare import jobs as compare_jobs
 from tests.command_line import run
-from tests.quick import Here
 from tests.tiny_federation import run_of
 
 
@@ -63,7 +61,6 @@ def test_a_dry_run_writes_nothing(
 def test_compare_prints_intervals_and_does_not_repeat_finished_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings_file: Path, tiny: RunConfig
 ) -> None:
-    monkeypatch.setattr(compare_jobs, "Workers", Here)
     words = [
         "compare",
         "--config",
@@ -194,11 +191,10 @@ def test_no_student_yet_is_said_plainly(
 
 def test_the_chance_level_is_that_of_the_batches_which_the_clients_can_make(tiny: RunConfig) -> None:
     """56 training pairs or so over 4 clients: nobody has 64, so the level is log of each client's size."""
-    from edgecmd.cli.progress import chance
-    from edgecmd.data.problem import client_rows
+    from edgecmd.experiments.plan import chance
 
     config = replace(tiny, distill=replace(tiny.distill, batch_size=64))
-    sizes = np.asarray([len(rows) for rows in client_rows(config)])
+    sizes = np.asarray([len(rows) for rows in run_of(config).parts])
     assert sizes.max() < 64
-    assert chance(config) == pytest.approx((sizes * np.log(sizes)).sum() / sizes.sum())
-    assert chance(replace(tiny, distill=replace(tiny.distill, loss="l2"))) is None
+    assert chance(run_of(config)) == pytest.approx((sizes * np.log(sizes)).sum() / sizes.sum())
+    assert chance(run_of(replace(tiny, distill=replace(tiny.distill, loss="l2")))) is None

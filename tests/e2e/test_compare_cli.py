@@ -8,16 +8,12 @@ import pytest
 from test_cli import run, settings_file  # noqa: F401 - a fixture
 
 from edgecmd.catalogue.data_sets import DATA_SETS, Preset
+from edgecmd.config.assemble import Assembly
 from edgecmd.config.schema import RunConfig
+from edgecmd.core.jobs import quiet
 from edgecmd.experiments.compare import jobs as compare_jobs
 from edgecmd.experiments.compare.jobs import Job
 from edgecmd.experiments.presets import FORMS, Form
-from tests.quick import Here
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare_jobs, "Workers", Here)
 
 
 @pytest.fixture
@@ -38,7 +34,6 @@ def tiny_pair(monkeypatch: pytest.MonkeyPatch, tiny: RunConfig) -> list[str]:
     return ["compare", "--pair", "tiny", "--fast", "--set", f'out="{tiny.out}"']
 
 
-@pytest.mark.usefixtures("here")
 def test_a_preset_tunes_each_method_alike_and_writes_a_table_a_federation(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -72,7 +67,6 @@ def test_a_preset_tunes_each_method_alike_and_writes_a_table_a_federation(
     assert job["validation"] is not None
 
 
-@pytest.mark.usefixtures("here")
 def test_after_an_interruption_the_same_command_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -82,10 +76,10 @@ def test_after_an_interruption_the_same_command_goes_on(
     words = [*tiny_pair, "--methods", "l2,untrained,teacher", "--seeds", "1", "--no-tune"]
     whole = compare_jobs.measure
 
-    def stop_at_the_second(job: Job) -> object:
+    def stop_at_the_second(job: Job, assembly: Assembly) -> object:
         if job.method == "untrained":
             raise KeyboardInterrupt
-        return whole(job)
+        return whole(job, assembly)
 
     monkeypatch.setattr(compare_jobs, "measure", stop_at_the_second)
     assert run(monkeypatch, *words) == 130
@@ -98,7 +92,6 @@ def test_after_an_interruption_the_same_command_goes_on(
     assert kept.stat().st_mtime_ns == before
 
 
-@pytest.mark.usefixtures("here")
 def test_local_steps_against_rounds_make_as_many_steps(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -118,11 +111,11 @@ def test_the_estimate_counts_what_is_left(tiny: RunConfig, tmp_path: Path) -> No
     jobs = [
         compare_jobs.make_job(tiny, method, seed=0, folder=tmp_path) for method in ("cmc", "l2", "simclr")
     ]
-    progress = compare_jobs.Progress(jobs, num_jobs=2, quiet=True)
+    progress = compare_jobs.Progress(jobs, num_jobs=2, tell=quiet)
     progress.done(jobs[0], {"seconds": 10.0, "headline": {}})
     assert progress.estimate(jobs[0], {"seconds": 10.0}) == "about 0.2 minutes"
     assert progress.estimate(jobs[0], {"seconds": 36000.0}) == "about 14.5 hours"
-    later = compare_jobs.Progress(jobs[:1], num_jobs=1, quiet=True, later=["cmc"] * 5)
+    later = compare_jobs.Progress(jobs[:1], num_jobs=1, tell=quiet, later=["cmc"] * 5)
     later.done(jobs[0], {"seconds": 60.0, "headline": {}})
     assert later.estimate(jobs[0], {"seconds": 60.0}) == "about 5.0 minutes"
 

@@ -52,7 +52,6 @@ def test_a_bundle_gives_on_a_device_what_the_student_gives_here(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from edgecmd.cli.run import config_of
-    from edgecmd.data.problem import experiment
     from edgecmd.evaluation.metrics import recall
     from edgecmd.models.student_file import load_student
     from export.from_run import prepare
@@ -63,7 +62,7 @@ def test_a_bundle_gives_on_a_device_what_the_student_gives_here(
     assert run(monkeypatch, "export", folder, "--out", bundle, "--profiles", "fp32,w8,int8") == 0
     assert "int8" in capsys.readouterr().out
     config, student = config_of(folder), load_student(folder / "student.safetensors")
-    images = experiment(config.data).test.pairs.target
+    images = task_of(config).data.test.pairs.target
     (tmp_path / "pictures").mkdir()
     for row, image in enumerate(images):
         np.save(tmp_path / "pictures" / f"{row:03}.npy", image)
@@ -98,9 +97,8 @@ def test_prototypes_make_classes_and_a_device_adds_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from edgecmd.cli.run import config_of
-    from edgecmd.data.problem import experiment
 
-    images = experiment(config_of(folder).data).test.pairs.target
+    images = task_of(config_of(folder)).data.test.pairs.target
     classes, bundle = tmp_path / "classes", tmp_path / "bundle"
     (classes / "first").mkdir(parents=True)
     Image.fromarray(images[0].squeeze()).save(classes / "first" / "a.png")

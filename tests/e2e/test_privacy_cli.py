@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecmd.experiments.compare import jobs as compare_jobs
 from tests.command_line import edgecmd
-from tests.quick import Here
 from tests.tiny_federation import settings_of
 
 
@@ -70,8 +68,7 @@ def test_what_is_not_earned_is_refused(
     assert not (tmp_path / "tiny").exists()
 
 
-def test_compare_takes_private_methods(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare_jobs, "Workers", Here)
+def test_compare_takes_private_methods(pairs: Path, tmp_path: Path) -> None:
     words = sets(pairs, tmp_path, "federation.num_rounds=1")
     done = edgecmd("compare", "--methods", "anchors@4,cosine", "--seeds", "2", *words, folder=tmp_path)
     assert done.returncode == 0, done.stderr

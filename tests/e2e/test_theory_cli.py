@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
+from edgecmd.config.assemble import Assembly
 from edgecmd.config.reader import load_config, to_toml
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.experiments.presets import pair_settings
 from edgecmd.experiments.theory import jobs as theory_jobs
 from edgecmd.models.student_file import save_student
-from edgecmd.training.run_folder import new_student
 from tests.command_line import run
+from tests.tiny_federation import run_of
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_distance_of_a_probe_and_of_a_student(
     assert written["low"] <= written["variation"] <= written["high"]
     assert written["variation"] <= written["ceiling"] + 1e-9
     assert written["convergence"][-1]["num_pairs"] == written["num_pairs"]
-    save_student(new_student(tiny), tmp_path / "s.safetensors")
+    save_student(run_of(tiny).new_student(), tmp_path / "s.safetensors")
     trained = [*words, *warm, "--student", str(tmp_path / "s.safetensors"), "--json"]
     assert run(monkeypatch, *trained) == 0
     of_file = json.loads(capsys.readouterr().out)
@@ -151,11 +152,13 @@ def test_a_stopped_sweep_keeps_what_is_finished_and_goes_on(
     """Ctrl-C in the third point; the second start measures the other seven."""
     work, calls = theory_jobs.WORK["point"], [0]
 
-    def stopped_at_the_third(config: RunConfig, place: Mapping[str, Any]) -> dict[str, Any]:
+    def stopped_at_the_third(
+        config: RunConfig, place: Mapping[str, Any], assembly: Assembly
+    ) -> dict[str, Any]:
         calls[0] += 1
         if calls[0] == 3:
             raise KeyboardInterrupt
-        return work(config, place)
+        return work(config, place, assembly)
 
     words = ["theory", "--config", str(settings_file), "--levels", "4", "--seeds", "1", "--gaps", "erase"]
     words += ["--set", "federation.local_steps=1"]

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from edgecmd.cli.compare_show import show_summary
+from edgecmd.cli.compare import show_summary
+from edgecmd.cli.run import show_results
 from edgecmd.evaluation.evaluate import asked_ranks, best_by_column, fault_of, finite, measured
 from edgecmd.evaluation.metrics import unit_rows
 from edgecmd.experiments.compare.summary import best_by_metric, summarise
-from edgecmd.experiments.pipeline import show_results
 
 
 def unit(num: int = 30, *, seed: int = 0) -> np.ndarray:

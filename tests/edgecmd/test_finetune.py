@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgecmd.config.schema import RunConfig
-from edgecmd.data.problem import experiment, target_input, task_of
 from edgecmd.evaluation import finetune as tuning
 from edgecmd.evaluation.evaluate import assess, embedder, headline
 from edgecmd.evaluation.finetune import Drawn, finetune, finetune_accuracy, split_labels
 from edgecmd.evaluation.metrics import fit_linear
 from edgecmd.losses import unit
 from edgecmd.training.loop import Best
-from tests.tiny_federation import run_of
+from tests.tiny_federation import run_of, task_of
 
 
 @settings(max_examples=30, deadline=None)
@@ -31,10 +30,10 @@ def test_every_class_keeps_a_label_to_train_on(counts: list[int], seed: int) -> 
 
 
 def drawn(config: RunConfig, *, num: int = 12, held: bool = True) -> Drawn:
-    pairs = experiment(config.data).train
+    pairs = task_of(config).data.train
     labels = np.arange(num) % 3
     split = split_labels(labels, generator=np.random.default_rng(0)) if held else np.zeros(num, dtype=bool)
-    return Drawn(target=target_input(config, pairs)[:num], labels=labels, held=split)
+    return Drawn(target=task_of(config).target_input(pairs.target)[:num], labels=labels, held=split)
 
 
 def test_it_starts_as_the_linear_probe(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:

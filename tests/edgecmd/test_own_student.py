@@ -25,7 +25,7 @@ from edgecmd.training.distill import Place, distil, freeze_projector, make_optim
 from tests.command_line import run
 from tests.edgecmd.audit.tiny_target import tiny_target
 from tests.from_docs import module_of
-from tests.tiny_federation import run_of, simulate, task_of
+from tests.tiny_federation import TESTED, run_of, simulate, task_of
 
 SIDE, FEATURES, DIM = 16, 12, 16
 
@@ -199,11 +199,11 @@ class TestAFactory:
         first = student_bytes(run_of(config).new_student())
         assert student_bytes(simulate(config)) != first
         assert 0 < read_json(Path(config.out) / config.name / "privacy.json")["epsilon"] <= 8.0
-        _student(config)
+        _student(config, TESTED)
         with pytest.raises(
             PrivacyError, match=r"Projected remembers|running|mixes the pairs of a batch|changes"
         ):
-            _student(with_student(tiny, NORMALISED, private=True))
+            _student(with_student(tiny, NORMALISED, private=True), TESTED)
         with pytest.raises(EdgecmdError, match="mixes-pairs"):
             simulate(replace(with_student(tiny, NORMALISED, private=True), name="normalised"))
 

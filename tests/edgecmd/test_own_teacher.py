@@ -206,10 +206,10 @@ class TestAFactory:
         trained = simulate(config)
         assert trained.embedding_dim == run_of(config).anchors.shape[1] == dim
         assert "recall@1" in assess(embedder(trained, task_of(config)), run_of(config))["retrieval"]
-        text, digest = teacher_text(config), task_of(config).teacher.sha256
+        text, digest = teacher_text(task_of(config), config.teacher), task_of(config).teacher.sha256
         assert text.startswith(f"{name}, code of your own (SHA-256 {digest[:12]})")
         assert "what it was trained on, and with whose labels, is not known here" in text
-        assert teacher_warnings(config) == []
+        assert teacher_warnings(task_of(config), config.teacher) == []
         assert task_of(config).told_to_devices()["teacher-sha256"] == digest
 
     def test_the_bundle_s_card_names_it(self, tiny: RunConfig, tmp_path: Path) -> None:
@@ -254,10 +254,13 @@ def test_one_row_more_is_found_by_name_and_by_its_data_set(
     monkeypatch.setenv("EDGECMD_FILES", str(tmp_path))
     config = replace(tiny, name="row", teacher=TeacherConfig(name="shapes"))
     assert simulate(config).embedding_dim == DIM
-    assert teacher_text(config) == (
+    assert teacher_text(task_of(config), config.teacher) == (
         f"shapes, ships with edgecmd (SHA-256 {digest[:12]}): trained on shapes; labels: none"
     )
     monkeypatch.setitem(DATA_SETS, "folder", replace(DATA_SETS["folder"], teacher="shapes"))
     assert load_teacher(data_set="folder").sha256 == digest
     photographs = replace(config, data=replace(config.data, name="rooms", path=""))
-    assert "The teacher shapes saw nothing but drawn pictures" in teacher_warnings(photographs)[0]
+    assert (
+        "The teacher shapes saw nothing but drawn pictures"
+        in teacher_warnings(task_of(photographs), photographs.teacher)[0]
+    )

@@ -12,7 +12,6 @@ from edgecmd.config.reader import load_config
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import load_experiment
 from edgecmd.data.pairs import PublicSource, Targets
-from edgecmd.data.problem import teacher_of
 from edgecmd.datasets.build.imagenet import PACKAGE
 from edgecmd.evaluation.metrics import fit_linear, unit_rows
 from edgecmd.models import teachers
@@ -21,6 +20,7 @@ from edgecmd.models.teachers import TEACHERS, Teacher, build_teacher, load_teach
 from edgecmd.settings import DataConfig, PretrainConfig, TeacherConfig
 from edgecmd.training.pretrain import pretrain, recipe
 from tests.command_line import run
+from tests.tiny_federation import TESTED
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +99,13 @@ class TestNames:
 
     def test_the_settings_name_another(self) -> None:
         config = load_config(None, ['data.name="rooms"', 'teacher.name="indoor"'])
-        assert teacher_of(config).sha256 == TEACHERS["indoor"].sha256
+        assert TESTED.teacher(config).sha256 == TEACHERS["indoor"].sha256
         assert teacher_file("digits", "imagenet")[0] == shipped_file(TEACHERS["imagenet"].file)
 
     def test_an_unknown_name_gets_the_nearest(self) -> None:
         config = load_config(None, ['teacher.name="imagnet"'])
         with pytest.raises(ConfigError, match=r"teacher.name='imagnet'.*Did you mean 'imagenet'"):
-            teacher_of(config)
+            TESTED.teacher(config)
 
     def test_a_name_and_a_path_are_two_teachers(self) -> None:
         with pytest.raises(ConfigError, match=r"teacher.name='icons' and teacher.path='t.safetensors'"):

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgecmd.config.assemble import Assembly
 from edgecmd.config.ready import check_ready_features
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError
-from edgecmd.data.problem import experiment, pair_features, public_features, teacher_of
 from edgecmd.data.ready_features import (
     Wanted,
     listed_orders,
@@ -32,6 +32,7 @@ from edgecmd.data.ready_features import (
 from edgecmd.experiments.pipeline import sees_pictures, teacher_on_target
 from edgecmd.experiments.run_checks import refuse
 from edgecmd.settings import TeacherConfig
+from tests.tiny_federation import TESTED, task_of
 
 NAMES = ("a", "a-1", "b", "c10", "c2")
 
@@ -302,7 +303,7 @@ def test_random_damage_is_always_a_sentence(tmp_path: Path) -> None:
 
 def ready_run(config: RunConfig, folder: Path, *, dim: int = 24) -> RunConfig:
     """A run whose features came from a teacher of another width than any that ships."""
-    whole = experiment(config.data)
+    whole = TESTED.experiment(config.data)
     ids = [*whole.test.ids, *whole.train_ids, *whole.validation.ids]
     np.savez(folder / "pairs.npz", ids=np.array(ids), features=table(len(ids), dim))
     keys = list(whole.public.keys)
@@ -313,29 +314,30 @@ def ready_run(config: RunConfig, folder: Path, *, dim: int = 24) -> RunConfig:
 
 def test_a_run_finds_each_pair_and_each_public_image(tiny: RunConfig, tmp_path: Path) -> None:
     config = ready_run(tiny, tmp_path)
-    whole = experiment(config.data)
+    whole = TESTED.experiment(config.data)
     num = len(whole.test.ids)
-    found = pair_features(config, whole.train, whole.train_ids)
+    found = task_of(config).pair_features(whole.train, whole.train_ids)
     assert found.shape == (len(whole.train), 24)
     assert found[:, 0].tolist() == [row + num + 1 for row in range(len(whole.train))]
-    assert public_features(config)[:, 0].tolist() == [row + 1 for row in range(len(whole.public))]
+    assert task_of(config).public_features[:, 0].tolist() == [row + 1 for row in range(len(whole.public))]
 
 
 def test_nothing_else_stands_in_for_the_teacher_of_ready_features(tiny: RunConfig, tmp_path: Path) -> None:
     config = ready_run(tiny, tmp_path, dim=128)
-    assert not sees_pictures(config)
-    for use in (teacher_of, teacher_on_target):
-        with pytest.raises(ConfigError, match="the teacher that made them is not here"):
-            use(config)
+    assert not sees_pictures(config, task_of(config))
+    with pytest.raises(ConfigError, match="the teacher that made them is not here"):
+        TESTED.teacher(config)
+    with pytest.raises(ConfigError, match="the teacher that made them is not here"):
+        teacher_on_target(config, task_of(config))
 
 
 def test_the_check_says_what_the_run_says(tiny: RunConfig, tmp_path: Path) -> None:
     config = ready_run(tiny, tmp_path)
-    whole = experiment(config.data)
+    whole = TESTED.experiment(config.data)
     ids = [*whole.train_ids, *whole.validation.ids, *whole.test.ids]
     assert check_ready_features(tiny, ids) == []
     assert check_ready_features(config, ids, keys=whole.public.keys) == []
-    refuse(config)
+    refuse(config, Assembly())
     np.savez(tmp_path / "pairs.npz", ids=np.array(ids[1:]), features=table(len(ids) - 1, 24))
     np.savez(tmp_path / "public.npz", ids=np.array(whole.public.keys), features=table(len(whole.public), 12))
     told = check_ready_features(replace(config, seed=1), ids, keys=whole.public.keys)
@@ -347,7 +349,7 @@ def test_the_check_says_what_the_run_says(tiny: RunConfig, tmp_path: Path) -> No
     assert "pairs.npz' has 24 numbers a row" in told[0]
     assert "public.npz' 12" in told[0]
     with pytest.raises(DataError, match="has 24 numbers a row"):
-        refuse(config)
+        refuse(config, Assembly())
     dense = replace(config, student=replace(config.student, architecture="seg-50k"))
     assert "of the ws-" in check_ready_features(dense, ids)[-1]
 

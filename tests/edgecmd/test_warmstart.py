@@ -11,11 +11,10 @@ from edgecmd.config.assemble import Assembly
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.anchors import procedural_images
-from edgecmd.data.problem import anchors_fingerprint, experiment, public_anchors
 from edgecmd.models.student_file import save_student
 from edgecmd.recipes.warm_start import drawings, warm_start
 from edgecmd.training.task import Task
-from tests.tiny_federation import run_of
+from tests.tiny_federation import TESTED, run_of, task_of
 
 
 def test_it_learns_and_touches_no_pair(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,24 +66,24 @@ def test_another_student_s_file_is_refused(tiny: RunConfig, tmp_path: Path) -> N
 @pytest.mark.parametrize("kind", ["public", "procedural", "random"])
 def test_every_kind_of_anchor_is_finite_the_same_again_and_named(tiny: RunConfig, kind: str) -> None:
     config = replace(tiny, distill=replace(tiny.distill, anchors=kind, num_anchors=9))
-    anchors = public_anchors(config).numpy()
-    assert anchors.shape == (9, public_anchors(tiny).shape[1])
+    anchors = run_of(config).anchors.numpy()
+    assert anchors.shape == (9, run_of(tiny).anchors.shape[1])
     assert np.isfinite(anchors).all()
-    about = anchors_fingerprint(config)
+    about = task_of(config).anchors_fingerprint(config.distill, seed=config.seed)
     assert (about["kind"], about["num"]) == (kind, 9)
     assert Assembly().task(config).anchors_fingerprint(config.distill, seed=config.seed) == about
     other = replace(config, seed=config.seed + 1)
-    assert anchors_fingerprint(other)["sha256"] != about["sha256"]
+    assert task_of(other).anchors_fingerprint(other.distill, seed=other.seed)["sha256"] != about["sha256"]
 
 
 def test_random_anchors_are_unit_vectors(tiny: RunConfig) -> None:
     config = replace(tiny, distill=replace(tiny.distill, anchors="random"))
-    np.testing.assert_allclose(np.linalg.norm(public_anchors(config).numpy(), axis=1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(run_of(config).anchors.numpy(), axis=1), 1.0, rtol=1e-5)
 
 
 def test_an_unknown_kind_of_anchor_is_refused(tiny: RunConfig) -> None:
     with pytest.raises(ConfigError, match=r"distill\.anchors='privat' is unknown"):
-        public_anchors(replace(tiny, distill=replace(tiny.distill, anchors="privat")))
+        _ = run_of(replace(tiny, distill=replace(tiny.distill, anchors="privat"))).anchors
 
 
 def test_procedural_pictures_differ() -> None:
@@ -97,7 +96,7 @@ def test_public_pictures_share_nothing_with_any_pair(tiny: RunConfig) -> None:
     """Of the data that ships: no public picture is the source of a pair, in any split."""
     from edgecmd.settings import DataConfig
 
-    whole = experiment(DataConfig())
+    whole = TESTED.experiment(DataConfig())
     public = {image.tobytes() for image in whole.public.images}
     for pairs in (whole.train, whole.validation.pairs, whole.test.pairs):
         assert not public & {image.tobytes() for image in pairs.source}

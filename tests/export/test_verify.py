@@ -14,7 +14,7 @@ from export.graph.to_onnx import to_onnx
 from export.trust.verify import (
     ParityLimits,
     ParityReport,
-    Task,
+    TaskMetric,
     agreement,
     class_agreement,
     compare,
@@ -73,7 +73,7 @@ def embeddings(reference, images):
 def test_metric_sees_each_image_once_and_in_order_also_with_fewer_than_a_batch(make, exported):
     path, reference = exported
     seen = []
-    task = Task(name="seen", metric=lambda embedding: seen.append(embedding) or 0.0)
+    task = TaskMetric(name="seen", metric=lambda embedding: seen.append(embedding) or 0.0)
     verify(path, reference, images=make.images(3), task=task)
     assert [one.shape for one in seen] == [(3, 16), (3, 16)]
     np.testing.assert_allclose(seen[0], seen[1], atol=1e-5)
@@ -129,14 +129,14 @@ def test_rows_of_zeros_have_no_cosine():
 def test_agreement_by_hand():
     expected = Prediction(np.eye(3), np.array([[0.6, 0.4], [0.3, 0.7], [0.9, 0.1]]))
     found = Prediction(np.eye(3)[[0, 1, 1]], np.array([[0.4, 0.6], [0.3, 0.7], [0.8, 0.2]]))
-    task = Task(name="m", metric=lambda _: 0.0, answers=lambda embedding: embedding.argmax(axis=1))
+    task = TaskMetric(name="m", metric=lambda _: 0.0, answers=lambda embedding: embedding.argmax(axis=1))
     assert agreement(expected, found, task) == pytest.approx(2 / 3)
     assert class_agreement(expected, found) == pytest.approx(2 / 3)
     assert class_agreement(Prediction(np.eye(3), None), found) is None
 
 
 def test_without_answers_the_nearest_other_input_is_the_answer():
-    task = Task(name="m", metric=lambda _: 0.0)
+    task = TaskMetric(name="m", metric=lambda _: 0.0)
     line = np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
     moved = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])  # the middle one is now nearer to the last
     assert agreement(Prediction(line, None), Prediction(line, None), task) == 1.0

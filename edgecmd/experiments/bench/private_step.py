@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
+from edgecmd.run import Run
 
 if TYPE_CHECKING:
     from edgecmd.privacy.step.gradients import Sum
@@ -25,24 +25,24 @@ CASES = (
 )
 
 
-def measure(config: RunConfig, *, num_repeats: int) -> dict[str, Any]:
+def measure(run: Run, *, num_repeats: int) -> dict[str, Any]:
     """Ratios of CPU time, private gradient to plain gradient.
 
     Args:
-        config: Student, image size, batch size and anchors; the images are noise.
+        run: Student, image size, batch size and anchors; the images are noise.
         num_repeats: Repeats of plain, engine, plain, engine and so on.
 
     Raises:
         ConfigError: Two engines do not agree, so a ratio would mean nothing.
     """
-    plain, cases, about = _prepare(config)
+    plain, cases, about = _prepare(run)
     _check_agreement({name: cases[name]() for name in ("vmap", "opacus", "opacus-ghost")})
     ratios: dict[str, list[float]] = {name: [] for name in cases}
     times: dict[str, list[float]] = {name: [] for name in cases}
     plain_times = []
     for _ in range(num_repeats):
-        for name, run in cases.items():
-            base, own = _cpu(plain), _cpu(run)
+        for name, private in cases.items():
+            base, own = _cpu(plain), _cpu(private)
             plain_times.append(base)
             times[name].append(own)
             ratios[name].append(own / base)
@@ -59,7 +59,7 @@ def measure(config: RunConfig, *, num_repeats: int) -> dict[str, Any]:
     return {**about, "plain_ms": 1e3 * statistics.median(plain_times), "engines": engines}
 
 
-def _prepare(config: RunConfig) -> tuple[Callable[[], None], dict[str, Callable[[], "Sum"]], dict[str, Any]]:
+def _prepare(run: Run) -> tuple[Callable[[], None], dict[str, Callable[[], "Sum"]], dict[str, Any]]:
     import numpy as np
     import torch
 
@@ -70,16 +70,15 @@ def _prepare(config: RunConfig) -> tuple[Callable[[], None], dict[str, Callable[
     from edgecmd.privacy.step.standardised_weights import EffectiveStudent
     from edgecmd.privacy.step.units import StepSettings, make_units, unit_loss
     from edgecmd.training.distill import LocalData
-    from edgecmd.training.run_folder import new_student
 
-    student, side, batch = new_student(config), config.data.image_size, config.distill.batch_size
+    student, side, batch = run.new_student(), run.task.target_side, run.distill.batch_size
     channels, dim = student.in_channels, student.embedding_dim
     coins = torch.Generator().manual_seed(0)
     data = LocalData(
         target=torch.randn(batch, channels, side, side, generator=coins),
         teacher=torch.randn(batch, dim, generator=coins),
     )
-    anchors = torch.randn(config.distill.num_anchors, dim, generator=coins)
+    anchors = torch.randn(run.distill.num_anchors, dim, generator=coins)
     effective = EffectiveStudent(student)
 
     def plain() -> None:
@@ -103,7 +102,7 @@ def _prepare(config: RunConfig) -> tuple[Callable[[], None], dict[str, Callable[
         return lambda: private(engine, mechanism, num_views)
 
     about = {
-        "architecture": config.student.architecture,
+        "architecture": run.student.architecture,
         "side": side,
         "batch": batch,
         "anchors": len(anchors),

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from edgecmd.config.assemble import WORKER, Assembly
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.processes import Workers
-from edgecmd.losses import loss_of
+from edgecmd.run import Run
 
 MAX_DISTANCE = 1e-3
 
@@ -29,8 +30,6 @@ def measure(config: RunConfig, *, num_clients: int, num_rounds: int, num_repeats
     Raises:
         ConfigError: The two sides ended with different weights, so the ratio would mean nothing.
     """
-    from edgecmd.config.reader import flatten
-
     bench = replace(
         config,
         federation=replace(
@@ -43,28 +42,22 @@ def measure(config: RunConfig, *, num_clients: int, num_rounds: int, num_repeats
         ),
         evaluate=replace(config.evaluate, every_rounds=0),
     )
-    flat = dict(flatten(bench))
     with Workers(1) as pool:
-        timed = pool.submit(_timed, flat, num_repeats).result()
+        timed = pool.submit(_timed, bench, num_repeats).result()
     with Workers(1) as pool:
-        peak = pool.submit(_peak, flat).result()
+        peak = pool.submit(_peak, bench).result()
     return {"clients": num_clients, "rounds": num_rounds, "repeats": num_repeats, **timed, "peak_mb": peak}
 
 
-def _timed(flat: Mapping[str, Any], num_repeats: int) -> dict[str, float]:
-    import torch
-
-    from edgecmd.config.reader import unflatten
-
-    torch.set_num_threads(1)
-    config, grid, bare, bytes_ratio = unflatten(flat), [], [], 0.0
-    check_same_work(config)
+def _timed(config: RunConfig, num_repeats: int) -> dict[str, float]:
+    grid, bare, bytes_ratio = [], [], 0.0
+    check_same_work(config, WORKER)
     for _ in range(num_repeats):
         started = time.process_time()
-        _, bytes_ratio = run_grid(config)
+        _, bytes_ratio = run_grid(config, WORKER)
         grid.append(time.process_time() - started)
         started = time.process_time()
-        run_bare(config)
+        run_bare(WORKER.run(config))
         bare.append(time.process_time() - started)
     ratios = [one / other for one, other in zip(grid, bare)]
     return {
@@ -77,7 +70,7 @@ def _timed(flat: Mapping[str, Any], num_repeats: int) -> dict[str, float]:
     }
 
 
-def check_same_work(config: RunConfig) -> None:
+def check_same_work(config: RunConfig, assembly: Assembly) -> None:
     """Refuse to time two sides that do different work: after one round they must agree.
 
     Later rounds part by themselves: the two sums round differently, and Adam's first step is a sign.
@@ -86,11 +79,11 @@ def check_same_work(config: RunConfig) -> None:
         ConfigError: They do not agree.
     """
     from edgecmd.training.averaging import to_arrays
-    from edgecmd.training.run_folder import new_student
 
     one = replace(config, federation=replace(config.federation, num_rounds=1))
-    start, looped = to_arrays(new_student(one)), run_bare(one)
-    away = distance(run_grid(one)[0], looped) / distance(looped, start)
+    run = assembly.run(one)
+    start, looped = to_arrays(run.new_student()), run_bare(run)
+    away = distance(run_grid(one, assembly)[0], looped) / distance(looped, start)
     if away > MAX_DISTANCE:
         raise ConfigError(f"The bare loop ended {away:.1%} of its way off the grid; no ratio was measured.")
 
@@ -100,43 +93,35 @@ def distance(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
     return math.sqrt(sum(float(((one[name] - other[name]) ** 2).sum()) for name in one))
 
 
-def _peak(flat: Mapping[str, Any]) -> float:
+def _peak(config: RunConfig) -> float:
     """Peak resident memory of the grid alone, in MB."""
-    import torch
-
-    from edgecmd.config.reader import unflatten
-
-    torch.set_num_threads(1)
-    run_grid(unflatten(flat))
+    run_grid(config, WORKER)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def run_grid(config: RunConfig) -> tuple[dict[str, Any], float]:
+def run_grid(config: RunConfig, assembly: Assembly) -> tuple[dict[str, Any], float]:
     """Final weights of the federation, and serialised bytes divided by 2 x 4 x parameters x clients."""
-    from edgecmd.data.problem import run_of
     from edgecmd.models.students import num_parameters
     from edgecmd.training.averaging import to_arrays
     from server.simulate import simulate
     from server.strategies import to_record
 
     with tempfile.TemporaryDirectory() as folder:
-        student = simulate(run_of(replace(config, out=folder, name="bench")))
+        student = simulate(assembly.run(replace(config, out=folder, name="bench")))
     arrays = to_arrays(student)
     sent = sum(len(array.data) for array in to_record(arrays).values())
     return arrays, sent / (4 * num_parameters(student))
 
 
-def run_bare(config: RunConfig) -> dict[str, Any]:
+def run_bare(run: Run) -> dict[str, Any]:
     """The same gradient steps as a plain loop: one resident student, weights averaged in place."""
     import torch
 
-    from edgecmd.data.problem import client_holding
     from edgecmd.training.averaging import to_arrays
-    from edgecmd.training.distill import Place, distil, make_optimizer, optimizer_tensors, restore_optimizer
-    from edgecmd.training.run_folder import new_student
+    from edgecmd.training.distill import distil, make_optimizer, optimizer_tensors, restore_optimizer
 
-    federation, student = config.federation, new_student(config)
-    holdings = [client_holding(config, client) for client in range(federation.num_clients)]
+    federation, student = run.federation, run.new_student()
+    holdings = [run.holding(client) for client in range(federation.num_clients)]
     kept: list[dict[str, torch.Tensor]] = [{} for _ in holdings]
     weights = list(student.parameters())
     total = sum(len(holding.data) for holding in holdings)
@@ -146,21 +131,20 @@ def run_bare(config: RunConfig) -> dict[str, Any]:
         mean = [torch.zeros_like(weight) for weight in weights]
         for client, holding in enumerate(holdings):
             torch._foreach_copy_([weight.data for weight in weights], start)
-            optimizer = make_optimizer(student, config.distill)
-            if config.distill.keep_optimizer:
+            optimizer = make_optimizer(student, run.distill)
+            if run.distill.keep_optimizer:
                 restore_optimizer(optimizer, kept[client])
-            place = Place.of_round(config.federation, seed=config.seed, round_index=index + 1, client=client)
             distil(
                 student,
                 holding.data,
                 holding.anchors,
-                config.distill,
-                loss=loss_of(config.distill),
+                run.distill,
+                loss=run.loss,
                 num_steps=steps,
-                place=place,
+                place=run.place(index + 1, client=client),
                 optimizer=optimizer,
             )
-            if config.distill.keep_optimizer:
+            if run.distill.keep_optimizer:
                 kept[client] = optimizer_tensors(optimizer)
             torch._foreach_add_(mean, [weight.data for weight in weights], alpha=len(holding.data) / total)
         torch._foreach_copy_([weight.data for weight in weights], mean)

@@ -1,13 +1,16 @@
 """Students that deploy as well as they train: norm-free, with GroupNorm, and with GroupNorm folded away."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecmd.cli.common import say
+from edgecmd.config.assemble import Assembly, run_folder
+from edgecmd.config.reader import flatten
 from edgecmd.config.schema import RunConfig
-from edgecmd.data.problem import run_of, task_of
+from edgecmd.core.jobs import Tell, finish
+from edgecmd.run import Run
 
 if TYPE_CHECKING:
     from edgecmd.models.students import Student
@@ -16,14 +19,37 @@ FOLDED = ", folded"
 METRICS = ("recall@1", "linear_10")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One student with one seed.
+
+    Attributes:
+        config: Settings of its run.
+    """
+
+    config: RunConfig
+
+    @property
+    def path(self) -> Path:
+        """Where its figures are kept, in the run folder."""
+        return run_folder(self.config) / "students.json"
+
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """What they depend on."""
+        return {"settings": flatten(self.config)}
+
+
 def measure(
     config: RunConfig,
+    assembly: Assembly,
     *,
     architectures: Sequence[str],
     method: str,
     num_seeds: int,
     warm_steps: int,
     fold_steps: int,
+    tell: Tell,
 ) -> dict[str, Any]:
     """Train each student with each seed, assess it, and assess its folded form.
 
@@ -32,12 +58,14 @@ def measure(
 
     Args:
         config: Settings that all share.
+        assembly: Makes runs.
         architectures: Students; a ``gn-*`` one also gives a row with its normalisation folded away.
         method: A loss, or ``<mechanism>@<epsilon>``.
         num_seeds: Seeds from 0.
         warm_steps: Steps of a warm start on public pictures, with the default settings of distillation; 0 for
             random first weights.
         fold_steps: Steps of the recovery after folding.
+        tell: Takes a line for each student.
 
     Returns:
         For each row mean and 95% interval of R@1 and of the linear probe with 10 labels a class, whether
@@ -45,24 +73,27 @@ def measure(
     """
     from edgecmd.core.files import write_json
 
-    folder = Path(config.out) / config.name
-    first = {name: _first_weights(config, name, folder, warm_steps) for name in architectures}
+    folder = run_folder(config)
+    first = {name: _first_weights(config, name, folder, warm_steps, assembly) for name in architectures}
     lines: dict[str, list[dict[str, Any]]] = {}
     for seed in range(num_seeds):
         for name in architectures:
             one = _settings(
                 config, name, method, seed=seed, folder=folder, path=first[name], fold_steps=fold_steps
             )
-            for row, line in _job(one, Path(one.out) / one.name):
+            job = Job(config=one)
+            for row, line in finish(job, partial(_rows, job, assembly))["rows"].items():
                 lines.setdefault(row, []).append(line)
-                say(f"seed {seed} {row}: " + "  ".join(f"{k} {v:.4g}" for k, v in line.items()))
+                tell(f"seed {seed} {row}: " + "  ".join(f"{k} {v:.4g}" for k, v in line.items()))
     summary = {row: _summary(found) for row, found in lines.items()}
     result = {"method": method, "seeds": num_seeds, "rows": summary, "all": lines}
     write_json(folder / "students.json", result)
     return result
 
 
-def _first_weights(config: RunConfig, architecture: str, folder: Path, num_steps: int) -> str:
+def _first_weights(
+    config: RunConfig, architecture: str, folder: Path, num_steps: int, assembly: Assembly
+) -> str:
     """Path of a warm start that all seeds share, by the default optimiser; empty for random weights."""
     from edgecmd.models.student_file import save_student
     from edgecmd.recipes.warm_start import warm_start
@@ -76,7 +107,7 @@ def _first_weights(config: RunConfig, architecture: str, folder: Path, num_steps
         student = replace(config.student, architecture=architecture)
         # The private optimiser is chosen for noise; a warm start has none.
         settings = replace(config, student=student, distill=DistillConfig()).resolved()
-        save_student(warm_start(run_of(settings), num_steps=num_steps), path)
+        save_student(warm_start(assembly.run(settings), num_steps=num_steps), path)
     return str(path)
 
 
@@ -106,47 +137,43 @@ def _settings(
     return replace(shared, distill=replace(shared.distill, loss=method)).resolved()
 
 
-def _job(config: RunConfig, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(job: Job, assembly: Assembly) -> dict[str, Any]:
     """Figures of one student and of its folded form, by row."""
-    from edgecmd.core.files import read_json, write_json
     from edgecmd.models.student_file import load_student
     from edgecmd.models.students import student_row
     from edgecmd.recipes.standins import public_inputs
     from export.graph.fold_norm import fold_norm
     from server.simulate import simulate
 
-    architecture, record = config.student.architecture, folder / "students.json"
-    if record.is_file():
-        yield from read_json(record).items()
-        return
+    config, folder, run = job.config, job.path.parent, assembly.run(job.config)
+    architecture = config.student.architecture
     if not (folder / "student.safetensors").is_file():
-        simulate(run_of(config))
+        simulate(run)
     student = load_student(folder / "student.safetensors", like=architecture)
-    found = {architecture: _figures(config, student)}
+    found = {architecture: _figures(run, student)}
     if student_row(architecture).folds_to:
         folded = fold_norm(
             student,
             architecture,
-            sampler=public_inputs(run_of(config), purpose="fold-norm"),
+            sampler=public_inputs(run, purpose="fold-norm"),
             num_steps=config.export.fold_steps,
         )
         found[architecture + FOLDED] = {
-            **_figures(config, folded.student),
+            **_figures(run, folded.student),
             "cosine_before": folded.cosine_before,
             "cosine": folded.cosine,
         }
-    write_json(record, found)
-    yield from found.items()
+    return {"rows": found}
 
 
-def _figures(config: RunConfig, student: "Student") -> dict[str, Any]:
+def _figures(run: Run, student: "Student") -> dict[str, Any]:
     from edgecmd.core.errors import PrivacyError
     from edgecmd.evaluation.evaluate import assess, embedder, headline
     from edgecmd.privacy.step.purity import require_pure
 
-    line = headline(assess(embedder(student, task_of(config)), run_of(config)))
+    line = headline(assess(embedder(student, run.task), run))
     try:
-        require_pure(student, in_channels=student.in_channels, image_size=config.data.image_size)
+        require_pure(student, in_channels=student.in_channels, image_size=run.task.target_side)
         pure = 1.0
     except PrivacyError:
         pure = 0.0

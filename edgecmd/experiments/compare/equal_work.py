@@ -1,18 +1,20 @@
 """``edgecmd compare --work``: local steps against rounds, as many optimiser steps in every row."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from edgecmd.cli.common import print_table, say
+from edgecmd.config.assemble import Assembly, run_folder
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
+from edgecmd.core.statistics import interval_text
 from edgecmd.core.text import counted
-
-if TYPE_CHECKING:
-    from edgecmd.cli.compare import Asked
-    from edgecmd.experiments.compare.federations import FederationSpec
+from edgecmd.experiments.compare.federations import FederationSpec
+from edgecmd.experiments.compare.jobs import make_job, run_jobs
+from edgecmd.experiments.compare.markdown import comparison_markdown, little, title_of
+from edgecmd.experiments.compare.methods import CENTRAL, is_alone
+from edgecmd.experiments.compare.study import Asked, Tables, about, items_of, write_comparison
+from edgecmd.experiments.compare.summary import paired_with_reference, summarise, verdict
 
 
 def parse_local_steps(text: str, *, work: int) -> list[int]:
@@ -33,20 +35,24 @@ def parse_local_steps(text: str, *, work: int) -> list[int]:
     return list(dict.fromkeys(counts))
 
 
-def compare_local_steps(
-    asked: "Asked", specs: "Sequence[FederationSpec]", *, work: int, local_steps: str
-) -> dict[str, Any]:
+def local_step_tables(
+    asked: Asked, specs: Sequence[FederationSpec], assembly: Assembly, *, work: int, local_steps: str
+) -> Iterator[tuple[str, Tables, Path]]:
     """Train each method with each number of local steps, rounds times local steps kept.
 
-    Returns:
-        The rows by federation.
+    Args:
+        asked: What is to be done.
+        specs: Federations; none for that of the settings.
+        assembly: Makes runs.
+        work: Rounds times local steps.
+        local_steps: Numbers of them, comma separated.
+
+    Yields:
+        Name of the federation, its tables, and the folder that they were written into.
 
     Raises:
         ConfigError: A number of local steps does not divide the work, or a method is in no federation.
     """
-    from edgecmd.config.assemble import run_folder
-    from edgecmd.experiments.compare.methods import CENTRAL, is_alone
-
     counts = parse_local_steps(local_steps, work=work)
     wrong = [name for name in asked.methods if is_alone(name) or name.startswith(CENTRAL)]
     if wrong or any(spec.central for spec in specs):
@@ -54,27 +60,19 @@ def compare_local_steps(
             f"--work compares federations; {wrong[0] if wrong else 'central'!r} sends no weights."
             " Leave it out, such as with --methods cmc,cmc+cmd."
         )
-    folder = run_folder(asked.config)
-    tables = {}
     chosen: list[FederationSpec | None] = [*specs] or [None]
     for spec in chosen:
-        own = folder / (f"{spec.folder}-work" if spec else "work")
+        own = run_folder(asked.config) / (f"{spec.folder}-work" if spec else "work")
         config = spec.applied(asked.config) if spec else asked.config
-        tables[spec.name if spec else config.federation.partition] = _one_federation(
-            replace(asked, config=config), counts, work=work, folder=own, title=spec.title if spec else ""
-        )
-    return tables
+        of_one, title = replace(asked, config=config), spec.title if spec else ""
+        found = _one_federation(of_one, counts, assembly, work=work, folder=own, title=title)
+        yield spec.name if spec else config.federation.partition, found, own
 
 
 def _one_federation(
-    asked: "Asked", counts: Sequence[int], *, work: int, folder: Path, title: str
-) -> dict[str, Any]:
-    """All rows of one federation, written into ``folder`` and shown."""
-    from edgecmd.cli.compare_show import about, items_of, write_comparison
-    from edgecmd.experiments.compare.jobs import make_job, run_jobs
-    from edgecmd.experiments.compare.markdown import comparison_markdown
-    from edgecmd.experiments.compare.summary import paired_with_reference, summarise, verdict
-
+    asked: Asked, counts: Sequence[int], assembly: Assembly, *, work: int, folder: Path, title: str
+) -> Tables:
+    """All rows of one federation, written into ``folder``."""
     jobs = [
         make_job(
             _with_local_steps(asked.config, count, work=work),
@@ -87,14 +85,15 @@ def _one_federation(
         for method in asked.methods
         for count in counts
     ]
-    found = run_jobs(jobs, num_jobs=asked.num_jobs, quiet=asked.quiet)
+    found = run_jobs(jobs, num_jobs=asked.num_jobs, assembly=assembly, tell=asked.tell)
     lines: dict[str, list[dict[str, float]]] = {job.label: [] for job in jobs}
     for job, result in zip(jobs, found, strict=True):
         lines[job.label].append({**result["headline"], "megabytes": result["bytes"] / 1e6})
     first = jobs[0].label
-    facts = about(_with_local_steps(asked.config, counts[0], work=work), title=title, headline=asked.headline)
+    shortest = _with_local_steps(asked.config, counts[0], work=work)
+    facts = about(shortest, assembly, title=title, headline=asked.headline)
     items = items_of(facts)
-    tables: dict[str, Any] = {
+    tables: Tables = {
         "summary": summarise(lines, items=items),
         "paired": paired_with_reference(lines, reference=first, items=items),
         "verdict": verdict({}, asked.headline),
@@ -112,9 +111,7 @@ def _one_federation(
     }
     tables["markdown"] = comparison_markdown(tables)
     write_comparison(folder, tables)
-    if not asked.quiet:
-        _show(tables, folder)
-    return dict(tables["summary"])
+    return tables
 
 
 def _with_local_steps(config: RunConfig, count: int, *, work: int) -> RunConfig:
@@ -123,19 +120,17 @@ def _with_local_steps(config: RunConfig, count: int, *, work: int) -> RunConfig:
     return replace(config, federation=federation)
 
 
-def _show(tables: dict[str, Any], folder: Path) -> None:
-    from edgecmd.core.statistics import interval_text
-    from edgecmd.experiments.compare.markdown import little, title_of
-
+def work_rows(tables: Tables) -> list[list[str]]:
+    """Titles, then a row a method and number of local steps, for a person."""
     wanted = ("recall@1", "class_recall@1", tables["about"]["headline"], "megabytes")
     columns = [name for name in wanted if any(name in line for line in tables["summary"].values())]
     rows = [
-        [
-            label,
-            *(interval_text(line[c]) if c in line else "-" for c in columns),
-        ]
+        [label, *(interval_text(line[c]) if c in line else "-" for c in columns)]
         for label, line in tables["summary"].items()
     ]
-    title = "; ".join([tables["about"]["title"], *little(tables["about"])])
-    print_table(title, ["row", *map(title_of, columns)], rows)
-    say(f"All numbers: {folder / 'compare.json'}; table: {folder / 'compare.md'}")
+    return [["row", *map(title_of, columns)], *rows]
+
+
+def work_title(tables: Tables) -> str:
+    """Heading of that table."""
+    return "; ".join([tables["about"]["title"], *little(tables["about"])])

@@ -2,18 +2,17 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecmd.cli.common import one_thread, say
-from edgecmd.cli.progress import hide_progress
+from edgecmd.config.assemble import WORKER, Assembly
+from edgecmd.config.reader import flatten
 from edgecmd.config.schema import RunConfig
+from edgecmd.core import jobs
 from edgecmd.core.errors import ConfigError
-from edgecmd.core.processes import Workers
-from edgecmd.core.progress import tracked
-from edgecmd.data.problem import run_of, task_of
+from edgecmd.core.jobs import Tell, finish
 
 if TYPE_CHECKING:
     from edgecmd.evaluation.evaluate import Table
@@ -48,16 +47,15 @@ class Job:
         return Path(self.folder) / f"{self.config.name}.json"
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def made_of(self) -> dict[str, Any]:
         """What the result depends on."""
-        from edgecmd.config.reader import flatten
-
-        return {
+        settings = {
             **flatten(self.config),
             "compare.validate": self.validate,
             "compare.tuned_labels": list(self.tuned_labels),
             "compare.num_fits": self.num_fits,
         }
+        return {"settings": settings}
 
 
 def make_job(
@@ -93,8 +91,12 @@ def make_job(
     )
 
 
-def run_job(job: Job) -> dict[str, Any]:
+def run_job(job: Job, assembly: Assembly = WORKER) -> dict[str, Any]:
     """Do one job, in whatever process; a finished one is read from its file.
+
+    Args:
+        job: The job.
+        assembly: Makes its runs.
 
     Returns:
         ``headline``, ``seconds``, ``cpu_seconds``, ``bytes`` and, where it was asked for, ``validation``.
@@ -102,19 +104,15 @@ def run_job(job: Job) -> dict[str, Any]:
     Raises:
         ConfigError: The file was made with other settings.
     """
-    from edgecmd.core.files import read_json, write_json
+    return finish(job, partial(_result, job, assembly))
+
+
+def _result(job: Job, assembly: Assembly) -> dict[str, Any]:
     from edgecmd.evaluation.evaluate import headline
 
-    one_thread()
-    if job.path.exists():
-        saved: dict[str, Any] = read_json(job.path)
-        if saved["settings"] == job.settings:
-            return saved
-        raise ConfigError(f"{job.path} was made with other settings. Choose another name with --set name=...")
     started, burnt = time.monotonic(), time.process_time()
-    table, validation = measure(job)
-    result = {
-        "settings": job.settings,
+    table, validation = measure(job, assembly)
+    return {
         "method": job.method,
         "seconds": round(time.monotonic() - started, 1),
         "cpu_seconds": round(time.process_time() - burnt, 1),
@@ -123,8 +121,6 @@ def run_job(job: Job) -> dict[str, Any]:
         "headline": headline(table),
         "table": table,
     }
-    write_json(job.path, result)
-    return result
 
 
 def exchanged_bytes(folder: Path) -> int:
@@ -137,9 +133,8 @@ def exchanged_bytes(folder: Path) -> int:
     )
 
 
-def measure(job: Job) -> "tuple[Table, float | None]":
+def measure(job: Job, assembly: Assembly) -> "tuple[Table, float | None]":
     """Train and assess; the tables, and the score within the validation split."""
-    from edgecmd.data.problem import experiment
     from edgecmd.evaluation.evaluate import assess, embedder
     from edgecmd.experiments.compare import methods
     from edgecmd.experiments.compare.measure import (
@@ -152,52 +147,52 @@ def measure(job: Job) -> "tuple[Table, float | None]":
     from edgecmd.experiments.compare.tuning import LABELLING, few_labels_of, retrieval_score, validation_score
     from edgecmd.experiments.pipeline import scratch_table, segmentation_from_scratch, teacher_on_target
 
-    config, method = job.config, job.method
-    alone: dict[str, Callable[[RunConfig], Table]] = {
-        methods.SCRATCH: lambda config: segmentation_from_scratch(config) or scratch_table(config),
-        methods.SUPERVISED: lambda config: supervised_table(config, num_draws=job.num_fits),
-        methods.SUPERVISED_ALL: supervised_all_table,
-        methods.TEACHER: lambda config: assess(teacher_on_target(config), run_of(config)),
-        methods.TEACHER_SOURCE: ceiling_table,
+    run, method = assembly.run(job.config), job.method
+    alone: dict[str, Callable[[], Table]] = {
+        methods.SCRATCH: lambda: segmentation_from_scratch(run) or scratch_table(run),
+        methods.SUPERVISED: lambda: supervised_table(run, num_draws=job.num_fits),
+        methods.SUPERVISED_ALL: lambda: supervised_all_table(run),
+        methods.TEACHER: lambda: assess(teacher_on_target(job.config, run.task), run),
+        methods.TEACHER_SOURCE: lambda: ceiling_table(run),
     }
     if method in alone:
         asked = methods.is_tuned(method) and few_labels_of(job.validate)
-        score = supervised_validation(config, method, num_labels=asked) if asked else None
-        return alone[method](config), score
-    student = train_by(config, method)
-    embed = embedder(student, task_of(config))
+        score = supervised_validation(run, method, num_labels=asked) if asked else None
+        return alone[method](), score
+    student = train_by(job.config, method, assembly)
+    embed = embedder(student, run.task)
     loss = methods.loss_row(method)
-    table = assess(embed, run_of(config), cross_modal=loss is None or loss.uses_teacher, student=student)
+    table = assess(embed, run, cross_modal=loss is None or loss.uses_teacher, student=student)
     few: Any = table["few_labels"]
-    if job.tuned_labels and few.get(LABELLING) and not config.evaluate.finetune:
-        few[LABELLING]["finetune"] = finetuned(student, config, job.tuned_labels, num_draws=job.num_fits)
+    if job.tuned_labels and few.get(LABELLING) and not run.evaluate.finetune:
+        few[LABELLING]["finetune"] = finetuned(student, run, job.tuned_labels, num_draws=job.num_fits)
     if not job.validate:
         return table, None
-    count, pool = few_labels_of(job.validate), experiment(config.data).validation.pairs.target
+    count, whole = few_labels_of(job.validate), run.task.data
     if count:
-        return table, validation_score(embed(pool), config, num_labels=count)
+        pool = embed(whole.validation.pairs.target)
+        return table, validation_score(pool, whole, num_labels=count, seed=run.seed)
     return table, retrieval_score(table, job.validate)
 
 
-def train_by(config: RunConfig, method: str) -> "Student":
+def train_by(config: RunConfig, method: str, assembly: Assembly) -> "Student":
     """The student that ``method`` gives under ``config``."""
     from edgecmd.experiments.compare.methods import AT, CENTRAL, PRESIMCLR, UNTRAINED, plain
     from edgecmd.recipes.central import train_central
-    from edgecmd.training.run_folder import new_student
     from server.simulate import simulate
 
     if method == UNTRAINED:
-        return new_student(config)
+        return assembly.run(config).new_student()
     if AT in method:
-        return simulate(run_of(private_config(config, method)))
+        return simulate(assembly.run(private_config(config, method)))
     loss = plain(method)
     if loss == PRESIMCLR:
-        config, loss = source_started(config), "simclr"
-    chosen = replace(config, distill=replace(config.distill, loss=loss))
-    return train_central(run_of(chosen)) if method.startswith(CENTRAL) else simulate(run_of(chosen))
+        config, loss = source_started(config, assembly), "simclr"
+    run = assembly.run(replace(config, distill=replace(config.distill, loss=loss)))
+    return train_central(run) if method.startswith(CENTRAL) else simulate(run)
 
 
-def source_started(config: RunConfig) -> RunConfig:
+def source_started(config: RunConfig, assembly: Assembly) -> RunConfig:
     """The same run from weights that SimCLR on the public source gave, in as many steps as the run has."""
     from edgecmd.models.student_file import save_student
     from edgecmd.recipes.presimclr import run_steps, source_start
@@ -205,7 +200,7 @@ def source_started(config: RunConfig) -> RunConfig:
     path = Path(config.out) / f"{config.name}-start.safetensors"
     # A run that was broken off goes on from its checkpoints; the same start is not made twice.
     if not path.exists():
-        run = run_of(config)
+        run = assembly.run(config)
         student = source_start(run, num_steps=run_steps(run), learning_rate=config.pretrain.learning_rate)
         save_student(student, path)
     return replace(config, student=replace(config.student, path=str(path)))
@@ -237,27 +232,34 @@ def private_config(config: RunConfig, method: str) -> RunConfig:
 
 
 class Progress:
-    """Lines for a person: each finished job, and after the first one how long the others will take."""
+    """Lines for a person: each finished job, and after the first one how long the others will take.
 
-    def __init__(self, jobs: Sequence[Job], *, num_jobs: int, quiet: bool, later: Sequence[str] = ()) -> None:
-        self.left = {job.path: job for job in jobs if not job.path.exists()}
-        self.total, self.num_jobs, self.quiet, self.told = len(jobs), num_jobs, quiet, False
+    Args:
+        work: All jobs.
+        num_jobs: Processes at a time.
+        tell: Takes the lines.
+        later: Methods of the jobs that will follow.
+    """
+
+    def __init__(self, work: Sequence[Job], *, num_jobs: int, tell: Tell, later: Sequence[str] = ()) -> None:
+        self.left = {job.path: job for job in work if not job.path.exists()}
+        self.total, self.num_jobs, self.tell, self.told = len(work), num_jobs, tell, False
         self.later = later
         kept = self.total - len(self.left)
-        if kept and not quiet:
-            say(f"{kept} of {self.total} jobs are finished already and are read.")
+        if kept:
+            tell(f"{kept} of {self.total} jobs are finished already and are read.")
 
     def done(self, job: Job, result: Mapping[str, Any]) -> None:
         """Tell that ``job`` is finished."""
-        fresh = self.left.pop(job.path, None) is not None
-        if self.quiet or not fresh:
+        if self.left.pop(job.path, None) is None:
             return
-        hide_progress()
         line = "  ".join(f"{name} {value:.3f}" for name, value in result["headline"].items())
-        say(f"{self.total - len(self.left)}/{self.total}  seed {job.config.seed} {job.config.name}: {line}")
+        self.tell(
+            f"{self.total - len(self.left)}/{self.total}  seed {job.config.seed} {job.config.name}: {line}"
+        )
         if not self.told and self.left:
             self.told = True
-            say(f"Time for the other {len(self.left) + len(self.later)}: {self.estimate(job, result)}.")
+            self.tell(f"Time for the other {len(self.left) + len(self.later)}: {self.estimate(job, result)}.")
 
     def estimate(self, job: Job, result: Mapping[str, Any]) -> str:
         """About how long the jobs that are left take, by the time of a finished one."""
@@ -270,35 +272,26 @@ class Progress:
 
 
 def run_jobs(
-    jobs: Sequence[Job], *, num_jobs: int, quiet: bool = False, later: Sequence[str] = ()
+    work: Sequence[Job], *, num_jobs: int, assembly: Assembly, tell: Tell, later: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """Results in the order of ``jobs``; finished ones are read, not repeated.
+    """Results in the order of ``work``; finished ones are read, not repeated.
 
     Args:
-        jobs: What is to be done.
+        work: What is to be done.
         num_jobs: Processes at a time.
-        quiet: No lines for a person.
+        assembly: Makes runs where this process does the work alone; each worker process has one of its own.
+        tell: Takes lines for a person.
         later: Methods of the jobs that will follow, for the estimate of the time.
 
     Raises:
         ConfigError: A file was made with other settings.
         KeyboardInterrupt: It was stopped; what was finished is kept.
     """
-    progress = Progress(jobs, num_jobs=num_jobs, quiet=quiet, later=later)
-    found: dict[int, dict[str, Any]] = {}
-    if not jobs:
-        return []
-    # A result is written whole or not at all, and a federation goes on from its checkpoint.
-    with Workers(num_jobs) as pool:
-        futures: dict[Future[dict[str, Any]], int] = {}
-        try:
-            futures = {pool.submit(run_job, job): index for index, job in enumerate(jobs)}
-            for future in tracked(as_completed(futures), "jobs", num=len(jobs)):
-                index = futures[future]
-                found[index] = future.result()
-                progress.done(jobs[index], found[index])
-        except KeyboardInterrupt:
-            if not quiet:
-                say("Finished jobs are kept; the same command goes on with the others.")
-            raise
-    return [found[index] for index in range(len(jobs))]
+    progress = Progress(work, num_jobs=num_jobs, tell=tell, later=later)
+    do = partial(run_job, assembly=assembly) if num_jobs == 1 else run_job
+    try:
+        # A result is written whole or not at all, and a federation goes on from its checkpoint.
+        return jobs.run_jobs(work, do, num_processes=num_jobs, what="jobs", done=progress.done)
+    except KeyboardInterrupt:
+        tell("Finished jobs are kept; the same command goes on with the others.")
+        raise

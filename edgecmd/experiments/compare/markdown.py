@@ -137,6 +137,38 @@ def _legend(about: Mapping[str, Any], summary: Tables) -> list[str]:
     return [*legend, f"CPU time: {about['cpu_seconds'] / 60:.0f} minutes, all jobs together."]
 
 
+def summary_rows(summary: Tables, *, best: Mapping[str, str]) -> list[list[str]]:
+    """Titles, then a row a method: its means with their intervals, a star where it is better than all others.
+
+    Args:
+        summary: Of a comparison.
+        best: Best method by metric.
+    """
+    columns = list(dict.fromkeys(name for line in summary.values() for name in line))
+    rows = [["method", *(title_of(c) for c in columns)]]
+    for method, line in summary.items():
+        cells = [
+            f"{interval_text(line[c])}{'*' if best.get(c) == method else ' '}" if c in line else "-"
+            for c in columns
+        ]
+        rows.append([method, *cells])
+    return rows
+
+
+def paired_rows(paired: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[list[str]]:
+    """Titles, then a row a method: its differences from ``cmc``, a star where zero is outside."""
+    columns = list(dict.fromkeys(name for line in paired.values() for name in line))
+    rows = [[method, *(_difference(line.get(name)) for name in columns)] for method, line in paired.items()]
+    return [["method", *(title_of(name) for name in columns)], *rows]
+
+
+def _difference(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    apart = row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
+    return f"{interval_text(row, sign=True)}{'*' if apart else ' '}"
+
+
 def verdict_lines(verdict: Mapping[str, Any]) -> list[str]:
     """The verdict in words; empty where nothing can be said."""
     if verdict["best"] is None:

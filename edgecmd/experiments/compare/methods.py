@@ -6,9 +6,8 @@ many pairs a step. ``supervised`` has only its labels to draw a batch from, and 
 
 from dataclasses import dataclass
 
-from edgecmd.config.schema import RunConfig
-from edgecmd.data.problem import experiment
 from edgecmd.losses import LOSSES, Loss
+from edgecmd.run import Run
 
 CENTRAL = "central:"
 AT = "@"
@@ -83,11 +82,11 @@ class Work:
     views: int = 1
 
 
-def work_of(config: RunConfig, method: str) -> Work:
-    """The work that ``method`` does under ``config``, for the table; nothing is trained.
+def work_of(run: Run, method: str) -> Work:
+    """The work that ``method`` does in the place of ``run``, for the table; nothing is trained.
 
     Args:
-        config: Settings of the run.
+        run: Its federation and data.
         method: A name of `EVERY`, or a loss with ``central:`` before it.
 
     Guarantees:
@@ -97,12 +96,12 @@ def work_of(config: RunConfig, method: str) -> Work:
     """
     if plain(method) in (TEACHER, TEACHER_SOURCE, UNTRAINED):
         return Work(steps=0, pairs_a_step=0)
-    federation = config.federation
+    federation = run.federation
     cohort = max(1, round(federation.num_clients * federation.client_fraction))
     steps = federation.num_rounds * federation.local_steps
-    pairs = min(config.distill.batch_size * cohort, len(experiment(config.data).train))
+    pairs = min(run.distill.batch_size * cohort, len(run.task.data.train))
     if method == SUPERVISED:
-        pairs = config.distill.batch_size
+        pairs = run.distill.batch_size
     loss = loss_row(method)
     return Work(steps=steps, pairs_a_step=pairs, views=1 if loss is None else loss.num_views)
 

@@ -19,7 +19,6 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, nearest
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.experiment import Experiment
-from edgecmd.data.problem import experiment
 from edgecmd.evaluation.metrics import Embedding, draw_labels, known, linear_predict
 
 RATES = (3e-3, 1e-2, 3e-2)
@@ -94,19 +93,19 @@ def validation_draw(
     return drawn, rest
 
 
-def validation_score(pool: Embedding, config: RunConfig, *, num_labels: int) -> float:
+def validation_score(pool: Embedding, whole: Experiment, *, num_labels: int, seed: int) -> float:
     """Mean accuracy of the linear probe within the validation split.
 
     Args:
         pool: Unit embeddings of the validation targets, (N, D).
-        config: Data and seed.
+        whole: The experiment.
         num_labels: Labels a class.
+        seed: Of the run.
     """
-    whole = experiment(config.data)
     values = whole.validation.labelled.labels[LABELLING].values
     scores = []
     for draw in range(NUM_DRAWS):
-        drawn, rest = validation_draw(whole, num_labels=num_labels, draw=draw, seed=config.seed)
+        drawn, rest = validation_draw(whole, num_labels=num_labels, draw=draw, seed=seed)
         predicted = linear_predict(pool[drawn], values[drawn], pool[rest], 1)
         scores.append(float((predicted == values[rest]).mean()))
     return float(np.mean(scores))

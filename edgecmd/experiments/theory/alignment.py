@@ -17,14 +17,13 @@ from torch import nn
 
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, choose
-from edgecmd.data.problem import client_holding, experiment, pair_features, task_of
 from edgecmd.evaluation.evaluate import embedder
 from edgecmd.evaluation.metrics import Embedding, few_label_accuracy, make_probe, recall
 from edgecmd.experiments.theory.sweep import FEW, labelling_of
-from edgecmd.losses import loss_of
+from edgecmd.run import Run
 from edgecmd.training.averaging import Arrays, average, load_arrays, to_arrays
 from edgecmd.training.distill import Place, distil, make_optimizer
-from edgecmd.training.run_folder import new_student
+from edgecmd.training.task import Task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,14 +86,22 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def rotation(config: RunConfig, method: str, *, num_rounds: int) -> list[dict[str, float]]:
+def with_method(config: RunConfig, method: str) -> RunConfig:
+    """``config`` under one of `METHODS`.
+
+    Raises:
+        ConfigError: There is no such method.
+    """
+    return replace(config, distill=replace(config.distill, **choose("--methods", method, METHODS)))
+
+
+def rotation(run: Run, *, num_rounds: int) -> list[dict[str, float]]:
     """Federate in a plain loop and look at the clients before each average.
 
     The loop is federated averaging weighted by pairs; all clients take part in every round.
 
     Args:
-        config: Clients, partition, local steps and student.
-        method: A key of `METHODS`.
+        run: Clients, partition, local steps and student.
         num_rounds: Rounds.
 
     Returns:
@@ -103,40 +110,38 @@ def rotation(config: RunConfig, method: str, *, num_rounds: int) -> list[dict[st
         class (where there are labels), and ``recall@1`` of the average.
 
     Raises:
-        ConfigError: The method is unknown or there is one client alone.
+        ConfigError: There is one client alone.
     """
-    changes = choose("--methods", method, METHODS)
-    if config.federation.num_clients < 2:
+    if run.federation.num_clients < 2:
         raise ConfigError(
             "federation.num_clients=1: one client cannot rotate away from itself. Set 2 or more."
         )
-    config = replace(config, distill=replace(config.distill, **changes))
-    student = new_student(config)
+    student = run.new_student()
     rows = []
     for index in range(num_rounds):
-        states, sizes = _local_work(config, student, round_index=index + 1, num_rounds=num_rounds)
-        seen = [_seen(config, student, state) for state in states]
+        states, sizes = _local_work(run, student, round_index=index + 1, num_rounds=num_rounds)
+        seen = [_seen(run.task, student, state) for state in states]
         found = alignment([one["test"] for one in seen])
         load_arrays(student, average(states, sizes))
-        mean = _seen(config, student, to_arrays(student))
+        mean = _seen(run.task, student, to_arrays(student))
         row = {"round": float(index + 1), "cosine": found.cosine, "apart": found.apart}
         row |= {"residual": found.residual, "rotated": found.rotated}
-        rows.append(row | _scores(config, mean, seen))
+        rows.append(row | _scores(run, mean, seen))
     return rows
 
 
 def _local_work(
-    config: RunConfig, student: nn.Module, *, round_index: int, num_rounds: int
+    run: Run, student: nn.Module, *, round_index: int, num_rounds: int
 ) -> tuple[list[Arrays], list[int]]:
     """Weights of each client after its local steps, and its number of pairs; the student stays as it was."""
-    start, steps = to_arrays(student), config.federation.local_steps
+    start, steps = to_arrays(student), run.federation.local_steps
     states: list[Arrays] = []
     sizes: list[int] = []
-    for client in range(config.federation.num_clients):
+    for client in range(run.federation.num_clients):
         load_arrays(student, start)
-        holding = client_holding(config, client)
+        holding = run.holding(client)
         place = Place(
-            seed=config.seed,
+            seed=run.seed,
             round_index=round_index,
             client=client,
             first_step=(round_index - 1) * steps,
@@ -146,11 +151,11 @@ def _local_work(
             student,
             holding.data,
             holding.anchors,
-            config.distill,
-            loss=loss_of(config.distill),
+            run.distill,
+            loss=run.loss,
             num_steps=steps,
             place=place,
-            optimizer=make_optimizer(student, config.distill),
+            optimizer=make_optimizer(student, run.distill),
         )
         states.append(to_arrays(student))
         sizes.append(len(holding.data))
@@ -158,28 +163,28 @@ def _local_work(
     return states, sizes
 
 
-def _seen(config: RunConfig, student: nn.Module, state: Arrays) -> dict[str, Embedding]:
+def _seen(task: Task, student: nn.Module, state: Arrays) -> dict[str, Embedding]:
     """Embeddings of the held-out targets under the weights ``state``."""
-    whole = experiment(config.data)
+    whole = task.data
     load_arrays(student, state)
-    embed = embedder(student, task_of(config))
+    embed = embedder(student, task)
     return {"pool": embed(whole.validation.pairs.target), "test": embed(whole.test.pairs.target)}
 
 
 def _scores(
-    config: RunConfig, mean: Mapping[str, Embedding], clients: Sequence[Mapping[str, Embedding]]
+    run: Run, mean: Mapping[str, Embedding], clients: Sequence[Mapping[str, Embedding]]
 ) -> dict[str, float]:
-    held = experiment(config.data).test
-    teacher = pair_features(config, held.pairs, held.ids).cpu().numpy()
+    held = run.task.data.test
+    teacher = run.task.pair_features(held.pairs, held.ids).cpu().numpy()
     line = {"recall@1": recall(mean["test"], teacher, shown=held.shown)["recall@1"]}
     if held.labelled.labels:
-        line["error_average"] = _error(config, mean)
-        line["error_clients"] = float(np.mean([_error(config, one) for one in clients[:2]]))
+        line["error_average"] = _error(run, mean)
+        line["error_clients"] = float(np.mean([_error(run, one) for one in clients[:2]]))
     return line
 
 
-def _error(config: RunConfig, seen: Mapping[str, Embedding]) -> float:
-    whole = experiment(config.data)
+def _error(run: Run, seen: Mapping[str, Embedding]) -> float:
+    whole = run.task.data
     name = labelling_of(whole.test)
     probe = make_probe(
         seen["pool"],
@@ -189,6 +194,6 @@ def _error(config: RunConfig, seen: Mapping[str, Embedding]) -> float:
         twins=whole.validation.twins,
     )
     accuracies = few_label_accuracy(
-        probe, method="linear", num_labels=FEW, num_draws=3, num_neighbours=1, seed=config.seed
+        probe, method="linear", num_labels=FEW, num_draws=3, num_neighbours=1, seed=run.seed
     )
     return 1.0 - float(np.mean(accuracies))

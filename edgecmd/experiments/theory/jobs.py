@@ -1,18 +1,17 @@
-"""Work of ``edgecmd theory`` in one process or several: finished pieces are kept, the order is fixed."""
+"""Work of ``edgecmd theory`` in pieces: points of the sweep, and clients of one method with one seed."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edgecmd.cli.common import one_thread
-from edgecmd.cli.progress import hide_progress
+from edgecmd.config.assemble import WORKER, Assembly
+from edgecmd.config.reader import flatten
 from edgecmd.config.schema import RunConfig
-from edgecmd.core.errors import ConfigError
-from edgecmd.core.processes import Workers
-from edgecmd.core.progress import tracked
+from edgecmd.core import jobs
+from edgecmd.core.jobs import finish
+from edgecmd.experiments.theory.sweep import Point, SweepPlan
 
 Table = dict[str, Any]
 
@@ -23,90 +22,108 @@ class Job:
 
     Attributes:
         kind: A key of `WORK`.
-        flat: Settings of the run, flat.
+        config: Settings of the run.
         place: What tells it from the others, as plain values.
         path: File that keeps its table.
     """
 
     kind: str
-    flat: Mapping[str, Any]
+    config: RunConfig
     place: Mapping[str, Any]
     path: Path
 
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """What its table depends on."""
+        return {"settings": settings_of(self.config), "place": self.place}
 
-def run_jobs(jobs: Sequence[Job], *, num_jobs: int, told: Callable[[Table, int], None]) -> list[Table]:
-    """Tables of all jobs in their order, whatever the number of processes, each of one thread.
+
+def run_jobs(
+    work: Sequence[Job], *, num_jobs: int, assembly: Assembly, told: Callable[[Table, int], None]
+) -> list[Table]:
+    """Tables of all jobs in their order, whatever the number of processes.
 
     Args:
-        jobs: The work; what is finished already is read from its file.
+        work: The work; what is finished already is read from its file.
         num_jobs: Processes; 1 for this one alone.
+        assembly: Makes runs where this process does the work alone; each worker process has one of its own.
         told: Called with each table and how many are there, as they come.
 
     Raises:
         ConfigError: A file was made with other settings.
         KeyboardInterrupt: The user stopped it; running jobs are ended, finished ones stay.
     """
-    if num_jobs == 1:
-        found = []
-        for job in tracked(jobs, "points"):
-            found.append(run_job(job))
-            hide_progress()
-            told(found[-1], len(found))
-        return found
-    by_place: dict[int, Table] = {}
-    with Workers(num_jobs) as pool:
-        futures = {pool.submit(run_job, job): index for index, job in enumerate(jobs)}
-        for future in tracked(as_completed(futures), "points", num=len(jobs)):
-            by_place[futures[future]] = future.result()
-            hide_progress()
-            told(by_place[futures[future]], len(by_place))
-    return [by_place[index] for index in range(len(jobs))]
+    num_done = 0
+
+    def done(_: Job, result: Table) -> None:
+        nonlocal num_done
+        num_done += 1
+        told(result["table"], num_done)
+
+    do = partial(run_job, assembly=assembly) if num_jobs == 1 else run_job
+    found = jobs.run_jobs(work, do, num_processes=num_jobs, what="points", done=done)
+    return [one["table"] for one in found]
 
 
-def run_job(job: Job) -> Table:
-    """One piece, in whatever process; a finished one is read from its file.
+def run_job(job: Job, assembly: Assembly = WORKER) -> Table:
+    """One piece with its ``table``, in whatever process; a finished one is read from its file.
 
     Raises:
         ConfigError: The file was made with other settings.
     """
-    from edgecmd.config.reader import unflatten
-    from edgecmd.core.files import read_json, write_json
-
-    one_thread()
-    config = unflatten(job.flat)
-    # As JSON gives it back: tuples become lists.
-    made = {"settings": settings_of(config), "place": json.loads(json.dumps(job.place))}
-    if job.path.exists():
-        saved = read_json(job.path)
-        if {name: saved.get(name) for name in made} == made:
-            return dict(saved["table"])
-        raise ConfigError(f"{job.path} was made with other settings. Choose another name with --set name=...")
-    table = WORK[job.kind](config, job.place)
-    write_json(job.path, {**made, "table": table})
-    return table
+    return finish(job, lambda: {"table": WORK[job.kind](job.config, job.place, assembly)})
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
     """Settings that a piece depends on: all but where it is written and the seed, which is its own."""
-    from edgecmd.config.reader import flatten
-
     apart = ("name", "out", "seed", "federation.num_workers")
     return {key: value for key, value in flatten(config).items() if key not in apart}
 
 
-def _point(config: RunConfig, place: Mapping[str, Any]) -> Table:
-    from edgecmd.experiments.theory.sweep import Point, SweepPlan, measure_point
+def _point(config: RunConfig, place: Mapping[str, Any], assembly: Assembly) -> Table:
+    from edgecmd.experiments.theory.sweep import measure_point
 
-    return measure_point(config, SweepPlan(**place["plan"]), Point(**place["point"]))
-
-
-def _rotation(config: RunConfig, place: Mapping[str, Any]) -> Table:
-    from dataclasses import replace
-
-    from edgecmd.experiments.theory.alignment import rotation
-
-    seeded = replace(config, seed=place["seed"])
-    return {**place, "rows": rotation(seeded, place["method"], num_rounds=place["num_rounds"])}
+    point = Point(**place["point"])
+    return measure_point(assembly.run(replace(config, seed=point.seed)), SweepPlan(**place["plan"]), point)
 
 
-WORK: dict[str, Callable[[RunConfig, Mapping[str, Any]], Table]] = {"point": _point, "rotation": _rotation}
+def _rotation(config: RunConfig, place: Mapping[str, Any], assembly: Assembly) -> Table:
+    from edgecmd.experiments.theory.alignment import rotation, with_method
+
+    run = assembly.run(replace(with_method(config, place["method"]), seed=place["seed"]))
+    return {**place, "rows": rotation(run, num_rounds=place["num_rounds"])}
+
+
+WORK: dict[str, Callable[[RunConfig, Mapping[str, Any], Assembly], Table]] = {
+    "point": _point,
+    "rotation": _rotation,
+}
+
+
+def point_jobs(config: RunConfig, plan: SweepPlan, points: Sequence[Point], *, folder: Path) -> list[Job]:
+    """A job for each point of the sweep."""
+    return [
+        Job(
+            kind="point",
+            config=config,
+            place={"plan": asdict(plan), "point": asdict(point)},
+            path=folder / "theory" / f"{point.name}.json",
+        )
+        for point in points
+    ]
+
+
+def rotation_jobs(config: RunConfig, *, num_rounds: int, num_seeds: int, folder: Path) -> list[Job]:
+    """A job for each method and seed."""
+    from edgecmd.experiments.theory.alignment import METHODS
+
+    return [
+        Job(
+            kind="rotation",
+            config=config,
+            place={"method": method, "seed": seed, "num_rounds": num_rounds},
+            path=folder / "rotation" / f"{method.replace(', ', '-').replace(' ', '-')}-seed-{seed}.json",
+        )
+        for seed in range(num_seeds)
+        for method in METHODS
+    ]

@@ -12,17 +12,15 @@ from jaxtyping import Float
 from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
 
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import choose
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.experiment import HeldOut
 from edgecmd.data.pairs import PairedData
-from edgecmd.data.problem import experiment, pair_features, task_of
 from edgecmd.evaluation.evaluate import embedder
 from edgecmd.evaluation.metrics import unit_rows
 from edgecmd.models.student_file import load_student
 from edgecmd.models.students import refuse_dense
-from edgecmd.training.run_folder import new_student
+from edgecmd.run import Run
 
 MAX_FIT_PAIRS = 2000
 RIDGE = tuple(10.0**power for power in range(-4, 3))
@@ -43,25 +41,25 @@ class Pairs:
     text: str
 
 
-def held_out_pairs(config: RunConfig, *, part: str, num_pairs: int = 0) -> tuple[PairedData, tuple[str, ...]]:
+def held_out_pairs(run: Run, *, part: str, num_pairs: int = 0) -> tuple[PairedData, tuple[str, ...]]:
     """Pairs of a held-out part and their ids, or a random ``num_pairs`` of them.
 
     Raises:
         ConfigError: There is no such part.
     """
-    whole = experiment(config.data)
+    whole = run.task.data
     held: HeldOut = choose("--part", part, {"validation": whole.validation, "test": whole.test})
     rows = np.arange(len(held))
     if 0 < num_pairs < len(held):
-        rows = np.sort(numpy_generator(config.seed, "distance-pairs").permutation(len(held))[:num_pairs])
+        rows = np.sort(numpy_generator(run.seed, "distance-pairs").permutation(len(held))[:num_pairs])
     return held.pairs.take(rows), tuple(held.ids[row] for row in rows) if held.ids else ()
 
 
-def embed_pairs(config: RunConfig, *, student: Path | None, probe: str, part: str, num_pairs: int) -> Pairs:
+def embed_pairs(run: Run, *, student: Path | None, probe: str, part: str, num_pairs: int) -> Pairs:
     """Both embeddings of held-out pairs.
 
     Args:
-        config: Settings of the run.
+        run: The run.
         student: A trained student's file; None for the probe.
         probe: A key of `PROBES`.
         part: ``validation`` or ``test``.
@@ -71,43 +69,43 @@ def embed_pairs(config: RunConfig, *, student: Path | None, probe: str, part: st
         ConfigError: A name is unknown.
         DataError: The file is no student.
     """
-    refuse_dense(config.student.architecture, what="The distance")
-    pairs, ids = held_out_pairs(config, part=part, num_pairs=num_pairs)
+    refuse_dense(run.student.architecture, what="The distance")
+    pairs, ids = held_out_pairs(run, part=part, num_pairs=num_pairs)
     if student is not None:
         embedding, text = (
-            embedder(load_student(student, like=config.student.architecture), task_of(config))(pairs.target),
+            embedder(load_student(student, like=run.student.architecture), run.task)(pairs.target),
             f"the student of {student.name}",
         )
     else:
-        embedding, text = choose("--probe", probe, PROBES)(config, pairs)
+        embedding, text = choose("--probe", probe, PROBES)(run, pairs)
     return Pairs(
         student=torch.from_numpy(np.ascontiguousarray(embedding)),
-        teacher=pair_features(config, pairs, ids).cpu(),
+        teacher=run.task.pair_features(pairs, ids).cpu(),
         text=text,
     )
 
 
-def untrained(config: RunConfig, pairs: PairedData) -> tuple[np.ndarray, str]:
+def untrained(run: Run, pairs: PairedData) -> tuple[np.ndarray, str]:
     """Embeddings of the student's first weights, random or those of ``student.path``."""
-    text = "the student's first weights" + (f" ({config.student.path})" if config.student.path else "")
-    return embedder(new_student(config), task_of(config))(pairs.target), text
+    text = "the student's first weights" + (f" ({run.student.path})" if run.student.path else "")
+    return embedder(run.new_student(), run.task)(pairs.target), text
 
 
-def linear(config: RunConfig, pairs: PairedData) -> tuple[np.ndarray, str]:
+def linear(run: Run, pairs: PairedData) -> tuple[np.ndarray, str]:
     """A linear map from the first weights' pooled features to the teacher's features.
 
     Ridge regression in closed form on training pairs, its strength by leave-one-out. It serves every
     modality, because the student's own first layers see the target; no gradient step is made.
     """
-    whole, student = experiment(config.data), new_student(config)
+    whole, student = run.task.data, run.new_student()
     student.projector = nn.Identity()
-    features = embedder(student, task_of(config))
+    features = embedder(student, run.task)
     rows = np.arange(len(whole.train))
     if len(rows) > MAX_FIT_PAIRS:
-        rows = np.sort(numpy_generator(config.seed, "probe-pairs").permutation(len(rows))[:MAX_FIT_PAIRS])
+        rows = np.sort(numpy_generator(run.seed, "probe-pairs").permutation(len(rows))[:MAX_FIT_PAIRS])
     ids = tuple(whole.train_ids[row] for row in rows) if whole.train_ids else ()
     train = whole.train.take(rows)
-    goal = unit_rows(pair_features(config, train, ids).cpu().numpy())
+    goal = unit_rows(run.task.pair_features(train, ids).cpu().numpy())
     model = RidgeCV(alphas=RIDGE).fit(features(train.target).astype(np.float64), goal)
     predicted = np.asarray(model.predict(features(pairs.target).astype(np.float64)), dtype=np.float32)
     return predicted, f"a linear probe on features of the first weights, fitted on {len(rows)} training pairs"

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import DataError
 from edgecmd.core.seeding import numpy_generator
-from edgecmd.data.experiment import HeldOut
+from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import Labels
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import PairedData
-from edgecmd.data.problem import experiment, pair_features, public_anchors, target_input, training_features
 from edgecmd.evaluation.metrics import (
     Embedding,
     Probe,
@@ -29,9 +28,9 @@ from edgecmd.evaluation.metrics import (
 )
 from edgecmd.experiments.theory.distance import Distance, Relations, fit_temperature, measure
 from edgecmd.experiments.theory.gaps import MISMATCH, degrade, mismatched
-from edgecmd.losses import loss_of
+from edgecmd.run import Run
 from edgecmd.training.distill import LocalData, Place, distil, make_optimizer
-from edgecmd.training.run_folder import new_student
+from edgecmd.training.task import Task
 
 NO_GAP = "none"
 FEW = 10
@@ -82,9 +81,14 @@ class Point:
         return f"{self.gap}-{self.level:.3f}-pairs-{self.num_pairs}-seed-{self.seed}"
 
 
-def cheap(config: RunConfig) -> RunConfig:
-    """The same data with a small student and, where there are pixels, 32 a side: minutes instead of hours."""
-    modality = modality_of(experiment(config.data).train.target)
+def cheap(config: RunConfig, whole: Experiment) -> RunConfig:
+    """The same data with a small student and, where there are pixels, 32 a side: minutes instead of hours.
+
+    Args:
+        config: Settings of the run.
+        whole: The data that they name.
+    """
+    modality = modality_of(whole.train.target)
     data = config.data
     if modality.motion is not None and data.image_size > FAST_SIDE:
         data = replace(data, image_size=FAST_SIDE, source_size=data.source_side)
@@ -92,18 +96,18 @@ def cheap(config: RunConfig) -> RunConfig:
     return replace(config, data=data, student=student)
 
 
-def plan_sweep(config: RunConfig, *, fast: bool) -> SweepPlan:
+def plan_sweep(run: Run, *, fast: bool) -> SweepPlan:
     """Steps, batch and pairs: those of central training, or cheap ones."""
-    train = experiment(config.data).train
+    train = run.task.data.train
     num_train = len(train)
     if fast:
         steps = modality_of(train.target).cheap_steps
         return SweepPlan(num_steps=steps, batch_size=FAST_BATCH, num_pairs=min(num_train, FAST_PAIRS))
-    federation = config.federation
+    federation = run.federation
     cohort = max(1, round(federation.num_clients * federation.client_fraction))
     return SweepPlan(
         num_steps=federation.num_rounds * federation.local_steps,
-        batch_size=config.distill.batch_size * cohort,
+        batch_size=run.distill.batch_size * cohort,
         num_pairs=num_train,
     )
 
@@ -128,26 +132,26 @@ def fewer_pairs(plan: SweepPlan) -> list[int]:
     return [num for num in (plan.num_pairs >> shift for shift in range(1, 6)) if num >= 8]
 
 
-def seconds_a_point(config: RunConfig, plan: SweepPlan) -> float:
+def seconds_a_point(run: Run, plan: SweepPlan) -> float:
     """About how long a point takes here: a few optimiser steps, timed, times their number."""
-    train = experiment(config.data).train.take(np.arange(min(plan.num_pairs, plan.batch_size)))
+    train = run.task.data.train.take(np.arange(min(plan.num_pairs, plan.batch_size)))
     data = LocalData(
-        target=target_input(config, train),
-        teacher=torch.ones(len(train), new_student(config).embedding_dim),
+        target=run.task.target_input(train.target),
+        teacher=torch.ones(len(train), run.new_student().embedding_dim),
         modality=modality_of(train.target).name,
     )
     # The first step of a process, and the teacher's features of the anchors, cost more than all others.
-    _trained(config, data, replace(plan, num_steps=1))
+    _trained(run, data, replace(plan, num_steps=1))
     started = time.monotonic()
-    _trained(config, data, replace(plan, num_steps=TIMED_STEPS))
+    _trained(run, data, replace(plan, num_steps=TIMED_STEPS))
     return (time.monotonic() - started) / TIMED_STEPS * plan.num_steps
 
 
-def measure_point(config: RunConfig, plan: SweepPlan, point: Point) -> dict[str, Any]:
+def measure_point(run: Run, plan: SweepPlan, point: Point) -> dict[str, Any]:
     """Train the student of one point, and measure its distance and its errors.
 
     Args:
-        config: Settings of the run.
+        run: With the point's seed.
         plan: What all points share.
         point: This one.
 
@@ -159,16 +163,16 @@ def measure_point(config: RunConfig, plan: SweepPlan, point: Point) -> dict[str,
     Raises:
         DataError: The data have no labels, or too few held-out pairs.
     """
-    config = replace(config, seed=point.seed)
-    whole = experiment(config.data)
+    task = run.task
+    whole = task.data
     rows = numpy_generator(point.seed, "theory-pairs").permutation(len(whole.train))[: point.num_pairs]
-    features = training_features(config)[torch.from_numpy(rows)]
-    train = _world(config, whole.train.take(rows), features, point=point, part=0)
+    features = task.training_features[torch.from_numpy(rows)]
+    train = _world(task, whole.train.take(rows), features, point=point, part=0)
     held, pool = (
-        _world(config, one.pairs, pair_features(config, one.pairs, one.ids), point=point, part=part)
+        _world(task, one.pairs, task.pair_features(one.pairs, one.ids), point=point, part=part)
         for part, one in ((1, whole.test), (2, whole.validation))
     )
-    student, loss = _trained(config, train, plan)
+    student, loss = _trained(run, train, plan)
     seen = LocalData(
         target=train.target[: len(held)], teacher=train.teacher[: len(held)], modality=train.modality
     )
@@ -180,14 +184,14 @@ def measure_point(config: RunConfig, plan: SweepPlan, point: Point) -> dict[str,
                 "held_out": asdict(_distance(student, held, relations, seed=point.seed)),
                 "training": asdict(_distance(student, seen, relations, seed=point.seed)),
             }
-            for relations in _relations(student, pool, config, plan)
+            for relations in _relations(student, pool, run, plan)
         },
     }
     probe = _probe(whole.validation, _embed(student, pool), whole.test, _embed(student, held))
     return table | _errors(probe, plan, seed=point.seed)
 
 
-def _world(config: RunConfig, pairs: PairedData, features: Tensor, *, point: Point, part: int) -> LocalData:
+def _world(task: Task, pairs: PairedData, features: Tensor, *, point: Point, part: int) -> LocalData:
     """Pairs of one part as they are in the world of ``point``."""
     coins = numpy_generator(point.seed, f"gap-{point.gap}", client=part)
     if point.gap == MISMATCH:
@@ -199,26 +203,26 @@ def _world(config: RunConfig, pairs: PairedData, features: Tensor, *, point: Poi
             gap=point.gap,
             level=point.level,
             generator=coins,
-            rate_hz=config.data.sampling_rate_hz,
+            rate_hz=task.sampling_rate_hz,
         )
         pairs = PairedData(source=pairs.source, target=target)
     return LocalData(
-        target=target_input(config, pairs), teacher=features, modality=modality_of(pairs.target).name
+        target=task.target_input(pairs.target), teacher=features, modality=modality_of(pairs.target).name
     )
 
 
-def _trained(config: RunConfig, data: LocalData, plan: SweepPlan) -> tuple[nn.Module, float]:
+def _trained(run: Run, data: LocalData, plan: SweepPlan) -> tuple[nn.Module, float]:
     distill = replace(
-        config.distill, batch_size=plan.batch_size, learning_rate=config.distill.central_learning_rate
+        run.distill, batch_size=plan.batch_size, learning_rate=run.distill.central_learning_rate
     )
-    student = new_student(config)
-    place = Place(seed=config.seed, round_index=1, client=0, first_step=0, total_steps=plan.num_steps)
+    student = run.new_student()
+    place = Place(seed=run.seed, round_index=1, client=0, first_step=0, total_steps=plan.num_steps)
     loss = distil(
         student,
         data,
-        public_anchors(config),
+        run.anchors,
         distill,
-        loss=loss_of(distill),
+        loss=run.loss,
         num_steps=plan.num_steps,
         place=place,
         optimizer=make_optimizer(student, distill),
@@ -232,19 +236,19 @@ def _embed(student: nn.Module, data: LocalData) -> Embedding:
     return np.asarray(nn.functional.normalize(torch.cat(chunks), dim=1).numpy())
 
 
-def _relations(student: nn.Module, pool: LocalData, config: RunConfig, plan: SweepPlan) -> list[Relations]:
+def _relations(student: nn.Module, pool: LocalData, run: Run, plan: SweepPlan) -> list[Relations]:
     """Within the batch and, where the student lives in the teacher's space, to anchors.
 
     The student's temperature is fitted on the pairs of the validation split, which nothing else uses.
     """
     within = Relations(
         batch_size=min(plan.relation_batch, len(pool) // 2),
-        temperature=config.distill.temperature,
-        teacher_temperature=config.distill.teacher_temperature,
+        temperature=run.distill.temperature,
+        teacher_temperature=run.distill.teacher_temperature,
     )
     forms = [within]
-    if loss_of(config.distill).aligns:
-        forms.append(replace(within, anchors=public_anchors(config).cpu()))
+    if run.loss.aligns:
+        forms.append(replace(within, anchors=run.anchors.cpu()))
     mine, theirs = torch.from_numpy(_embed(student, pool)), pool.teacher.cpu()
     return [fit_temperature(mine, theirs, one) for one in forms]
 

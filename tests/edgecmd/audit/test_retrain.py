@@ -10,8 +10,7 @@ import torch
 from edgecmd.audits.risk.retrain import check_retrain, fair_coins, retrain
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
-from edgecmd.data.problem import client_rows, experiment
-from tests.tiny_federation import run_of, simulate, tiny_config, write_pairs
+from tests.tiny_federation import run_of, simulate, task_of, tiny_config, write_pairs
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +19,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def all_pairs(config: RunConfig) -> np.ndarray:
-    return np.ones(len(experiment(config.data).train), dtype=bool)
+    return np.ones(len(task_of(config).data.train), dtype=bool)
 
 
 def weights(student: torch.nn.Module) -> torch.Tensor:
@@ -62,7 +61,7 @@ def test_only_the_pairs_that_coins_keep_count(pairs: Path, tmp_path: Path) -> No
 def test_a_client_whose_coins_left_one_pair_takes_no_part(pairs: Path, tmp_path: Path) -> None:
     """Client 0 keeps one pair: the result is that of the other clients, whatever the pair is."""
     config = tiny_config(pairs, tmp_path, "federation.num_rounds=1")
-    rows = client_rows(config)[0]
+    rows = run_of(config).parts[0]
     results = []
     for kept in rows[:2]:
         keep = all_pairs(config)

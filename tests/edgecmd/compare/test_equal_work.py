@@ -11,7 +11,6 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
-from edgecmd.data.problem import experiment
 from edgecmd.evaluation import supervised
 from edgecmd.experiments.compare.jobs import make_job, measure, run_job, train_by
 from edgecmd.experiments.compare.measure import check_labels, finetuned, recipe_of, supervised_all_table
@@ -26,7 +25,8 @@ from edgecmd.experiments.compare.tuning import (
     with_rate,
 )
 from edgecmd.training import distill
-from edgecmd.training.run_folder import new_student
+from edgecmd.training.task import Task
+from tests.tiny_federation import TESTED, run_of, task_of
 
 
 class Counted:
@@ -57,22 +57,22 @@ def test_every_label_free_method_makes_the_same_steps_on_as_many_pairs(
     tiny: RunConfig, counted: Counted, method: str
 ) -> None:
     """2 clients, 2 rounds of 2 steps, batch 8: eight client steps of 8 pairs."""
-    train_by(replace(tiny, name="one"), method)
+    train_by(replace(tiny, name="one"), method, TESTED)
     rounds, local = tiny.federation.num_rounds, tiny.federation.local_steps
     clients, batch = tiny.federation.num_clients, tiny.distill.batch_size
     assert counted.rows == [batch] * (rounds * local * clients)
     before = rounds * local if method == "presimclr" else 0
     assert counted.steps == rounds * local * clients + before
-    work = work_of(tiny, method)
+    work = work_of(run_of(tiny), method)
     assert (work.steps, work.pairs_a_step) == (rounds * local, clients * batch)
     assert work.steps * work.pairs_a_step == sum(counted.rows)
 
 
 def test_central_training_makes_as_many_steps_on_as_many_pairs(tiny: RunConfig, counted: Counted) -> None:
-    train_by(tiny, "central:l2")
-    work = work_of(tiny, "central:l2")
+    train_by(tiny, "central:l2", TESTED)
+    work = work_of(run_of(tiny), "central:l2")
     assert counted.rows == [work.pairs_a_step] * work.steps
-    assert work == work_of(tiny, "l2")
+    assert work == work_of(run_of(tiny), "l2")
     assert counted.steps == work.steps
 
 
@@ -87,20 +87,20 @@ def test_training_with_all_labels_makes_as_many_steps_on_as_many_examples(
         return plain(kind, target, **others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(supervised, "augment", augment)
-    table = supervised_all_table(tiny)
-    work = work_of(tiny, "supervised-all")
+    table = supervised_all_table(run_of(tiny))
+    work = work_of(run_of(tiny), "supervised-all")
     assert counted.steps == len(seen) == work.steps
     assert set(seen) == {work.pairs_a_step}
-    whole = experiment(tiny.data)
+    whole = task_of(tiny).data
     row = table["few_labels"]["group"]["linear"]["all"]  # type: ignore[index]
     assert row["num_labels"] == len(whole.train) + len(whole.validation)
-    assert work_of(tiny, "supervised-all") == work_of(tiny, "cmc")
+    assert work_of(run_of(tiny), "supervised-all") == work_of(run_of(tiny), "cmc")
 
 
 def test_supervised_training_takes_the_rate_of_the_run(tiny: RunConfig) -> None:
-    recipe = recipe_of(with_rate(tiny, 0.03), "supervised")
+    recipe = recipe_of(run_of(with_rate(tiny, 0.03)), "supervised")
     assert (recipe.num_steps, recipe.batch_size, recipe.learning_rate) == (4, 8, 0.03)
-    assert work_of(tiny, "teacher").steps == 0
+    assert work_of(run_of(tiny), "teacher").steps == 0
 
 
 def test_the_rate_is_that_with_the_best_score_and_of_equal_ones_the_smallest() -> None:
@@ -119,7 +119,7 @@ def test_what_a_rate_is_chosen_by() -> None:
 
 
 def test_validation_draws_share_no_row_and_leave_half_of_each_class(tiny: RunConfig) -> None:
-    whole = experiment(tiny.data)
+    whole = task_of(tiny).data
     values = whole.validation.labelled.labels["group"].values
     for draw in range(3):
         drawn, rest = validation_draw(whole, num_labels=100, draw=draw, seed=0)
@@ -131,44 +131,47 @@ def test_validation_draws_share_no_row_and_leave_half_of_each_class(tiny: RunCon
 
 
 def test_the_validation_score_of_the_classes_themselves_is_one(tiny: RunConfig) -> None:
-    values = experiment(tiny.data).validation.labelled.labels["group"].values
-    assert validation_score(np.eye(values.max() + 1)[values], tiny, num_labels=2) == 1.0
+    values = task_of(tiny).data.validation.labelled.labels["group"].values
+    assert (
+        validation_score(np.eye(values.max() + 1)[values], task_of(tiny).data, num_labels=2, seed=tiny.seed)
+        == 1.0
+    )
 
 
 def test_fine_tuning_is_measured_for_the_counts_that_are_asked_for(
     tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgecmd.evaluation.finetune.NUM_STEPS", 3)
-    table = finetuned(new_student(tiny), tiny, (2,), num_draws=1)
+    table = finetuned(run_of(tiny).new_student(), run_of(tiny), (2,), num_draws=1)
     assert list(table) == ["2"]
     assert len(table["2"]["values"]) == 1  # type: ignore[arg-type]
 
 
 def test_a_job_is_kept_and_refuses_other_settings(tiny: RunConfig, tmp_path: Path) -> None:
     job = make_job(tiny, "teacher-source", seed=1, folder=tmp_path)
-    first = run_job(job)
+    first = run_job(job, TESTED)
     assert job.path == tmp_path / "seed-1" / "teacher-source.json"
     before = job.path.stat().st_mtime_ns
-    assert run_job(job)["headline"] == first["headline"]
+    assert run_job(job, TESTED)["headline"] == first["headline"]
     assert job.path.stat().st_mtime_ns == before
     other = replace(job, num_fits=job.num_fits + 1)
     with pytest.raises(ConfigError, match="made with other settings"):
-        run_job(other)
+        run_job(other, TESTED)
     assert make_job(tiny, "cmc", seed=0, folder=tmp_path, rate=0.03).path.name == "cmc-lr0.03.json"
 
 
 def test_the_ceiling_is_the_probe_on_the_source_pictures(tiny: RunConfig, tmp_path: Path) -> None:
-    table, score = measure(make_job(tiny, "teacher-source", seed=0, folder=tmp_path))
+    table, score = measure(make_job(tiny, "teacher-source", seed=0, folder=tmp_path), TESTED)
     assert score is None
     assert set(table["few_labels"]["group"]) == {"knn", "linear"}  # type: ignore[index]
     assert "retrieval" not in table
 
 
-def test_supervised_methods_need_labels(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_labels(tiny, ["supervised"])
-    whole = experiment(tiny.data)
+def test_supervised_methods_need_labels(tiny: RunConfig) -> None:
+    check_labels(task_of(tiny), ["supervised"])
+    whole = task_of(tiny).data
     bare = replace(whole, test=replace(whole.test, labelled=replace(whole.test.labelled, labels={})))
-    monkeypatch.setattr("edgecmd.experiments.compare.measure.experiment", lambda _: bare)
-    check_labels(tiny, ["cmc"])
+    task = Task(bare, teacher=lambda: task_of(tiny).teacher)
+    check_labels(task, ["cmc"])
     with pytest.raises(ConfigError, match="has no labels"):
-        check_labels(tiny, ["cmc", "supervised-all"])
+        check_labels(task, ["cmc", "supervised-all"])

@@ -17,9 +17,9 @@ from edgecmd.data.duplicates import contained, contained_lines
 from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.modalities.signature import cells
 from edgecmd.data.pairs import PairedData
-from edgecmd.data.problem import training_features
 from edgecmd.evaluation import metrics
 from edgecmd.settings import DataConfig
+from tests.tiny_federation import task_of
 
 SIDE, NUM, EACH = 32, 16, 5
 
@@ -204,11 +204,11 @@ class TestSets:
         data = config(path)
         whole = load_experiment(data)
         names = np.array([one.partition("-")[0] for one in whole.train_ids])
-        told = training_features(RunConfig(data=data)).numpy()
+        told = task_of(RunConfig(data=data)).training_features.numpy()
         for one in np.unique(names):
             assert np.ptp(told[names == one], axis=0).max() == 0.0
         assert len(np.unique(told, axis=0)) == len(np.unique(names))
-        apart = training_features(RunConfig(data=replace(data, copies="leave-out"))).numpy()
+        apart = task_of(RunConfig(data=replace(data, copies="leave-out"))).training_features.numpy()
         assert len(np.unique(apart, axis=0)) > len(np.unique(names))
 
     def test_copies_of_targets_join_too(self, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import torch
 
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.modalities.table import source_input
-from edgecmd.data.problem import num_places, pair_features, public_anchors
 from edgecmd.models.feature_cache import cached_maps
 from edgecmd.models.place_features import (
     Reduction,
@@ -22,6 +21,7 @@ from edgecmd.models.place_features import (
     teacher_maps,
 )
 from edgecmd.models.teachers import Teacher, build_teacher, load_teacher
+from tests.tiny_federation import run_of, task_of
 
 VIEW = View(grid=(4, 4), zoom=1)
 
@@ -160,14 +160,12 @@ def test_a_run_gets_maps_and_anchors_of_places(tiny) -> None:
         student=replace(tiny.student, architecture="seg-50k"),
         teacher=replace(tiny.teacher, map_dim=8),
     )
-    from edgecmd.data.problem import experiment
-
-    whole = experiment(config.data)
-    maps = pair_features(config, whole.train, whole.train_ids)
+    whole = task_of(config).data
+    maps = task_of(config).pair_features(whole.train, whole.train_ids)
     side = whole.train.target.shape[1] // 4
     assert maps.shape == (len(whole.train), 8, side, side)
-    assert public_anchors(config).shape[1] == 8
-    assert num_places(config) == min(config.distill.num_locations, side * side)
+    assert run_of(config).anchors.shape[1] == 8
+    assert task_of(config).num_places(config.distill) == min(config.distill.num_locations, side * side)
     for kind in ("procedural", "random"):
         other = replace(config, distill=replace(config.distill, anchors=kind, num_anchors=6))
-        assert public_anchors(other).shape == (6, 8)
+        assert run_of(other).anchors.shape == (6, 8)

@@ -21,7 +21,7 @@ from edgecmd.audits.step.checks import audit_steps
 from edgecmd.config.targets import find_target
 from edgecmd.core.errors import PrivacyError
 from edgecmd.experiments.pipeline import federated_baselines
-from edgecmd.experiments.privacy_rows import privacy_rows
+from edgecmd.experiments.plan import privacy_rows
 from edgecmd.losses import loss_of
 from edgecmd.privacy.ledger import Ledger
 from edgecmd.privacy.mechanisms import MECHANISMS, PAIR, Mechanism
@@ -116,7 +116,7 @@ def test_a_run_its_ledger_its_statement_and_its_audits(pairs: Path, tmp_path: Pa
         2 * told["clip"],
     )
     assert told["against"] == PAIR.against
-    plan = plan_of(config)
+    plan = plan_by(config)
     assert plan is not None
     ledger = Ledger(tmp_path / "twice" / "ledger" / "client-0001.jsonl")
     assert ledger.num_rounds() == config.federation.num_rounds
@@ -149,7 +149,7 @@ def test_a_row_that_claims_too_little_is_contradicted(
 
 def test_plans_and_baselines_ask_the_row(pairs: Path) -> None:
     config = tiny_config(pairs, pairs.parent, "privacy.mechanism=twice")
-    assert ["mechanism", f"twice: {STATEMENT}"] in privacy_rows(config, [20, 20])
+    assert ["mechanism", f"twice: {STATEMENT}"] in privacy_rows(run_of(config), [20, 20])
     others = federated_baselines(config)
     assert set(others) == {"cmd-anchored without privacy", "cosine, same epsilon"}
     assert others["cosine, same epsilon"].distill.loss == "cosine"

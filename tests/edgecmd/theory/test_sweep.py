@@ -8,13 +8,19 @@ import torch
 
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError
-from edgecmd.data.problem import experiment, pair_features
 from edgecmd.evaluation.metrics import unit_rows
 from edgecmd.experiments.theory import sweep
-from edgecmd.experiments.theory.alignment import METHODS, alignment, procrustes_residual, rotation
+from edgecmd.experiments.theory.alignment import (
+    METHODS,
+    alignment,
+    procrustes_residual,
+    rotation,
+    with_method,
+)
 from edgecmd.experiments.theory.summary import summarise
 from edgecmd.experiments.theory.sweep import Point, SweepPlan, cheap, measure_point, plan_sweep, sweep_points
 from edgecmd.report.theory import theory_png
+from tests.tiny_federation import run_of, task_of
 
 PLAN = SweepPlan(
     num_steps=4, batch_size=8, num_pairs=32, num_labels=(1, 10, 0), num_draws=2, relation_batch=4
@@ -31,17 +37,17 @@ def test_every_point_stands_once_and_all_start_without_a_gap() -> None:
 def test_cheap_settings_keep_the_source_and_the_full_ones_are_those_of_central_training(
     tiny: RunConfig,
 ) -> None:
-    plan = plan_sweep(tiny, fast=False)
+    plan = plan_sweep(run_of(tiny), fast=False)
     assert (plan.num_steps, plan.batch_size) == (4, 32)
-    small = cheap(tiny)
+    small = cheap(tiny, task_of(tiny).data)
     assert (small.student.architecture, small.data) == ("ws-50k", tiny.data)
-    assert plan_sweep(tiny, fast=True).num_pairs == len(experiment(tiny.data).train)
+    assert plan_sweep(run_of(tiny), fast=True).num_pairs == len(task_of(tiny).data.train)
 
 
 def test_a_point_follows_from_its_place_and_holds_what_it_says(tiny: RunConfig) -> None:
     point = Point(gap="erase", level=0.5, seed=1, num_pairs=32)
-    table = measure_point(tiny, PLAN, point)
-    assert table == measure_point(tiny, PLAN, point)
+    table = measure_point(run_of(replace(tiny, seed=point.seed)), PLAN, point)
+    assert table == measure_point(run_of(replace(tiny, seed=point.seed)), PLAN, point)
     assert set(table["error"]) == {"1", "10", "all"}
     assert all(0 <= error <= 1 for error in table["error"].values())
     assert list(table["distances"]) == ["batch", "anchors"]
@@ -53,7 +59,7 @@ def test_a_point_follows_from_its_place_and_holds_what_it_says(tiny: RunConfig) 
 
 def test_a_student_that_rotates_freely_has_relations_within_the_batch_alone(tiny: RunConfig) -> None:
     free = replace(tiny, distill=replace(tiny.distill, loss="cmd"))
-    table = measure_point(free, PLAN, Point(gap="none", level=0.0, seed=0, num_pairs=32))
+    table = measure_point(run_of(free), PLAN, Point(gap="none", level=0.0, seed=0, num_pairs=32))
     assert list(table["distances"]) == ["batch"]
 
 
@@ -61,28 +67,28 @@ def test_the_time_of_a_point_is_that_of_its_steps(tiny: RunConfig, monkeypatch: 
     """A clock that moves by 2 s between its two readings: four steps of half a second; ten a point."""
     clock = iter([100.0, 102.0])
     monkeypatch.setattr(sweep.time, "monotonic", lambda: next(clock))
-    assert sweep.seconds_a_point(tiny, replace(PLAN, num_steps=10)) == pytest.approx(5.0)
+    assert sweep.seconds_a_point(run_of(tiny), replace(PLAN, num_steps=10)) == pytest.approx(5.0)
 
 
 def test_a_world_without_targets_has_no_distance_left_to_learn(tiny: RunConfig) -> None:
     """Erased targets are all alike, so relations are uniform and no class can be told."""
-    blank = measure_point(tiny, PLAN, Point(gap="erase", level=1.0, seed=0, num_pairs=32))
-    labels = experiment(tiny.data).test.labelled.labels["group"].values
+    blank = measure_point(run_of(tiny), PLAN, Point(gap="erase", level=1.0, seed=0, num_pairs=32))
+    labels = task_of(tiny).data.test.labelled.labels["group"].values
     assert blank["error"]["all"] in (pytest.approx(labels.mean()), pytest.approx(1 - labels.mean()))
 
 
 def test_mismatching_changes_the_pairs_and_not_the_targets(tiny: RunConfig) -> None:
-    pairs = experiment(tiny.data).test.pairs
-    features = pair_features(tiny, pairs, experiment(tiny.data).test.ids)
+    pairs = task_of(tiny).data.test.pairs
+    features = task_of(tiny).pair_features(pairs, task_of(tiny).data.test.ids)
     points = (Point(gap="mismatch", level=one, seed=0, num_pairs=32) for one in (0.0, 1.0))
-    own, dealt = (sweep._world(tiny, pairs, features, point=point, part=1) for point in points)
+    own, dealt = (sweep._world(task_of(tiny), pairs, features, point=point, part=1) for point in points)
     assert torch.equal(own.target, dealt.target)
     assert not torch.equal(own.teacher, dealt.teacher)
     assert torch.equal(own.teacher.sort(dim=0).values, dealt.teacher.sort(dim=0).values)
 
 
 def test_data_without_labels_are_refused(tiny: RunConfig) -> None:
-    held = experiment(tiny.data).test
+    held = task_of(tiny).data.test
     with pytest.raises(DataError, match="edgecmd distance"):
         sweep.labelling_of(replace(held, labelled=replace(held.labelled, labels={})))
 
@@ -156,19 +162,21 @@ def test_procrustes_finds_a_rotation_and_nothing_else() -> None:
 
 
 def test_clients_are_followed_through_the_rounds(tiny: RunConfig) -> None:
-    rows = rotation(tiny, "cmd", num_rounds=2)
+    rows = rotation(run_of(with_method(tiny, "cmd")), num_rounds=2)
     assert [row["round"] for row in rows] == [1.0, 2.0]
-    assert rows == rotation(tiny, "cmd", num_rounds=2)
+    assert rows == rotation(run_of(with_method(tiny, "cmd")), num_rounds=2)
     for row in rows:
         assert -1 <= row["cosine"] <= 1
         assert 0 <= row["residual"] <= row["apart"] + 1e-9
         assert {"error_average", "error_clients", "recall@1"} <= row.keys()
     still = replace(tiny, distill=replace(tiny.distill, learning_rate=0.0))
-    assert rotation(still, "cmc", num_rounds=1)[0]["cosine"] == pytest.approx(1.0, abs=1e-5)
+    assert rotation(run_of(with_method(still, "cmc")), num_rounds=1)[0]["cosine"] == pytest.approx(
+        1.0, abs=1e-5
+    )
     assert METHODS["cmd, FedProx"]["proximal_mu"] > 0
     assert METHODS["cmd, shared projector"]["freeze_projector"]
     with pytest.raises(ConfigError, match="Did you mean 'cmc'"):
-        rotation(tiny, "cmcc", num_rounds=1)
+        rotation(run_of(with_method(tiny, "cmcc")), num_rounds=1)
     alone = replace(tiny, federation=replace(tiny.federation, num_clients=1))
     with pytest.raises(ConfigError, match="num_clients=1"):
-        rotation(alone, "cmd", num_rounds=1)
+        rotation(run_of(with_method(alone, "cmd")), num_rounds=1)

@@ -1,4 +1,4 @@
-"""Options that several commands share; `edgecmd.cli.output` is passed on."""
+"""Options that several commands share, and what every command begins with."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,21 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgecmd.cli.output import print_json, print_table, say, warn
 from edgecmd.config.schema import RunConfig
-
-__all__ = [
-    "AsJson",
-    "ConfigFile",
-    "DryRunJson",
-    "Settings",
-    "one_thread",
-    "print_json",
-    "print_table",
-    "read_settings",
-    "say",
-    "warn",
-]
 
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change one setting; repeat for more.")

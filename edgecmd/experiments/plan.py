@@ -1,0 +1,178 @@
+"""What a run would do, told before it starts: data, clients, student, privacy, and what speaks against it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from edgecmd.config.assemble import Assembly, run_folder
+from edgecmd.config.reader import flatten
+from edgecmd.config.schema import RunConfig
+from edgecmd.core.text import counted
+from edgecmd.data.partition import label_skew, partition_table
+from edgecmd.experiments.run_checks import notes_in_short, refuse
+from edgecmd.experiments.teacher_facts import teacher_text, teacher_warnings
+from edgecmd.models.students import num_parameters
+from edgecmd.privacy.plan import SAMPLERS
+from edgecmd.privacy.statement import WARNINGS
+from edgecmd.run import Run
+
+MISFIT = 2.0
+
+
+def chance(run: Run) -> float | None:
+    """Loss of an uninformative student, weighted by pairs as the round's loss is; None where none is told.
+
+    A client with fewer pairs than a batch has smaller batches and therefore a lower level.
+    """
+    num_anchors, total, weighted = len(run.anchors), 0, 0.0
+    places = run.task.num_places(run.distill)
+    for size in map(len, run.parts):
+        batch_size = min(run.distill.batch_size, size) * places
+        level = run.loss.chance_level(batch_size=batch_size, num_anchors=num_anchors)
+        if level is None:
+            return None
+        total, weighted = total + size, weighted + size * level
+    return weighted / total
+
+
+def plan_facts(config: RunConfig, assembly: Assembly) -> dict[str, Any]:
+    """The plan as plain values; nothing is run.
+
+    Raises:
+        EdgecmdError: A setting, the data or the plan of privacy is refused.
+    """
+    refuse(config, assembly)
+    run = assembly.run(config)
+    whole, parts = run.task.data, run.parts
+    student, federation = run.new_student(), run.federation
+    payload = sum(tensor.numel() * tensor.element_size() for tensor in student.state_dict().values())
+    asked = max(1, round(len(parts) * federation.client_fraction))
+    return {
+        "data": {
+            "name": whole.name,
+            "kind": whole.kind,
+            "train_pairs": len(whole.train),
+            "test_pairs": len(whole.test),
+        },
+        "public": {"name": whole.public.name, "images": len(whole.public)},
+        "clients": {
+            "num": len(parts),
+            "asked": asked,
+            "partition": federation.partition,
+            "pairs": [len(part) for part in parts],
+        },
+        "skew": float(label_skew(parts, whole.train_labels)),
+        "teacher": teacher_text(run.task, config.teacher),
+        "student": {"architecture": config.student.architecture, "parameters": num_parameters(student)},
+        "loss": {"name": config.distill.loss, "chance": chance(run)},
+        "rounds": {
+            "num": federation.num_rounds,
+            "local_steps": federation.local_steps,
+            "steps": federation.num_rounds * federation.local_steps,
+        },
+        "bytes_a_round": 2 * payload * asked,
+        "warnings": teacher_warnings(run.task, config.teacher),
+        "notes": notes_in_short(run.task, config.data),
+    }
+
+
+def plan_rows(facts: Mapping[str, Any], run: Run) -> list[list[str]]:
+    """Rows of (what, value) of a plan for a person.
+
+    Args:
+        facts: Of `plan_facts`.
+        run: The run that it is of.
+    """
+    data, clients, rounds = facts["data"], facts["clients"], facts["rounds"]
+    level, payload = facts["loss"]["chance"], facts["bytes_a_round"]
+    pairs = f"{counted(data['train_pairs'], 'training pair')}, {counted(data['test_pairs'], 'test pair')}"
+    public, steps = facts["public"], counted(rounds["local_steps"], "local step")
+    return [
+        ["data", f"{data['name']} ({data['kind']}), {pairs}"],
+        ["public source", f"{counted(public['images'], 'image')} ({public['name']})"],
+        [
+            "clients",
+            f"{clients['num']}, {clients['partition']}: {min(clients['pairs'])} to"
+            f" {counted(max(clients['pairs']), 'pair')} each",
+        ],
+        ["skew", f"{facts['skew']:.3f} (mean total variation from the overall labels)"],
+        ["teacher", facts["teacher"]],
+        [
+            "student",
+            f"{facts['student']['architecture']}, {counted(facts['student']['parameters'], 'parameter')}",
+        ],
+        ["loss", facts["loss"]["name"] + (f", chance level {level:.2f}" if level is not None else "")],
+        ["rounds", f"{rounds['num']} of {steps} = {counted(rounds['steps'], 'step')}"],
+        ["bytes a round", f"{payload / 1e6:.1f} MB ({counted(clients['asked'], 'client')}, both ways)"],
+        *privacy_rows(run, clients["pairs"]),
+    ]
+
+
+def dry_run(config: RunConfig, assembly: Assembly) -> dict[str, Any]:
+    """The plan, the partition and all settings as one document of plain values."""
+    facts, run = plan_facts(config, assembly), assembly.run(config)
+    told = [{"what": what, "value": value} for what, value in privacy_rows(run, facts["clients"]["pairs"])]
+    return {
+        "name": config.name,
+        "folder": str(run_folder(config)),
+        **facts,
+        "privacy": told,
+        "partition": partition_table(run.parts, run.task.data.train_labels),
+        "settings": flatten(config),
+    }
+
+
+def partition_rows(run: Run) -> list[list[str]]:
+    """A row a client: its number, pairs, classes, and the most frequent class with its share."""
+    rows = []
+    for row in partition_table(run.parts, run.task.data.train_labels):
+        largest = max(row["classes"], key=lambda name: row["classes"][name])
+        share = f"{largest} {row['largest_share']:.2f}"
+        rows.append([str(row["client"]), str(row["pairs"]), str(len(row["classes"])), share])
+    return rows
+
+
+def privacy_rows(run: Run, sizes: Sequence[int]) -> list[list[str]]:
+    """The privacy part of a plan, rows of (what, value).
+
+    Args:
+        run: The run.
+        sizes: Pairs of each simulated client.
+    """
+    plan = run.plan
+    if plan is None:
+        return [["privacy", "no differential privacy"]]
+    total = plan.epsilon_after(plan.num_rounds)
+    kind = run.task.anchors_fingerprint(run.distill, seed=run.seed)
+    promise = (
+        f"epsilon {total:.3g} of {plan.epsilon:g}, delta {plan.delta:g}, after"
+        f" {counted(plan.num_rounds, 'round')}"
+    )
+    if not plan.private:
+        promise = WARNINGS["deterministic" if plan.deterministic else "projected"]
+    rows = [
+        ["privacy", promise],
+        ["unit, relation", f"{plan.unit}; {plan.relation}"],
+        ["mechanism", f"{plan.mechanism}: {plan.statement}"],
+        ["sampler", f"{SAMPLERS[plan.sampling]}; rate {plan.sampling_rate:g}"],
+        ["clip, sensitivity", f"{plan.clip:g}, {plan.sensitivity:g}"],
+        [
+            "noise",
+            f"multiplier {plan.noise_multiplier:.4g}; standard deviation"
+            f" {plan.noise_std / plan.normaliser:.3g} on each coordinate of a mean gradient or update",
+        ],
+        ["accountant", f"{plan.accountant}; {counted(plan.round_spending().count, 'release')} a round"],
+        ["anchors", f"{kind['num']} {kind['kind']} ({str(kind['sha256'])[:12]})"],
+    ]
+    if plan.unit == "pair":
+        rows.append(["pairs a step", _expected(plan.sampling_rate, plan.normaliser, sizes)])
+        if plan.delta * max(sizes) >= 1:
+            rows.append(["warning", f"delta {plan.delta:g} is not below 1 / {counted(max(sizes), 'pair')}"])
+    return rows
+
+
+def _expected(rate: float, normaliser: float, sizes: Sequence[int]) -> str:
+    low, high = rate * min(sizes), rate * max(sizes)
+    text = f"{low:.0f} to {high:.0f} expected, divided by {normaliser:g}"
+    if high > MISFIT * normaliser or low * MISFIT < normaliser:
+        text += f"; set distill.batch_size to about {rate * sum(sizes) / len(sizes):.0f}"
+    return text
