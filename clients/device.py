@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from clients.node import Node
 from clients.order import Order
 from edgecmd import __version__
-from edgecmd.core.devices import resolve_device
 from edgecmd.core.errors import PrivacyError
 from edgecmd.data.anchors import Anchors, anchors_digest
 from edgecmd.data.user_files.device_pairs import DevicePairs, read_device_pairs
+from edgecmd.models.devices import resolve_device
 from edgecmd.models.students import is_dense
 from edgecmd.privacy.device_ledger import DeviceLedgers, Found
 from edgecmd.training.device_task import DeviceSources, device_anchors, device_data, device_sources

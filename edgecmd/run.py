@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edgecmd.core.devices import place
 from edgecmd.core.errors import ConfigError, DataError, PrivacyError
 from edgecmd.core.files import write_text_atomically
 from edgecmd.core.kept import Kept
@@ -25,6 +24,7 @@ from edgecmd.data.experiment import Experiment
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.partition import partition
 from edgecmd.losses import Anchors, Loss, loss_of
+from edgecmd.models.devices import place
 from edgecmd.models.student_file import load_student
 from edgecmd.models.students import ANY_FRONT, STUDENTS, Student, build_student, student_row
 from edgecmd.privacy.plan import PrivacyPlan, make_plan

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edgecmd.core.devices import place
 from edgecmd.core.errors import DataError
 from edgecmd.data.labelled import LabelledTarget
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import Targets
 from edgecmd.evaluation.evaluate import embedder
+from edgecmd.models.devices import place
 from edgecmd.models.students import Projected, Student, is_dense
 from edgecmd.models.trial import try_out
 from edgecmd.training.task import Task

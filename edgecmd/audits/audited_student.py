@@ -49,7 +49,7 @@ def subjects(target: Target) -> list[Subject]:
         DataError: The student's file or the data set is missing or damaged.
         ConfigError: A setting does not suit the data.
     """
-    from edgecmd.core.devices import place
+    from edgecmd.models.devices import place
 
     cpu = torch.device("cpu")
     students: dict[str, Student] = {}

@@ -176,7 +176,7 @@ def _ended(words: list[str], *, debug: bool) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from edgecmd.core.rooms import require_own_rooms
+    from edgecmd.core.machine import require_own_rooms
 
     # Help and version need none of them, and the doctor says itself what is wrong.
     if words and words[0] != "doctor" and not words[0].startswith("-"):

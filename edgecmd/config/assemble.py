@@ -12,13 +12,13 @@ from edgecmd.config.reader import flatten, load_config, to_toml, unflatten
 from edgecmd.config.ready import wanted_features
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.artefacts import declare
-from edgecmd.core.devices import resolve_device
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.files import json_bytes, write_files_atomically
 from edgecmd.core.kept import Kept
 from edgecmd.core.progress import stage
 from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.ready_features import Ready, read_ready
+from edgecmd.models.devices import resolve_device
 from edgecmd.models.students import is_dense
 from edgecmd.models.teachers import Teacher, check_rate, load_teacher
 from edgecmd.run import Description, Run

@@ -14,7 +14,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgecmd.core.devices import device_of, place
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import augment
 from edgecmd.data.modalities.table import modality_of
@@ -28,6 +27,7 @@ from edgecmd.evaluation.supervised import (
     predict_classes,
 )
 from edgecmd.losses import unit
+from edgecmd.models.devices import device_of, place
 from edgecmd.run import Run
 from edgecmd.training.loop import Best, mean_gradient, optimise
 

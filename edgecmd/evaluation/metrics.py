@@ -20,7 +20,6 @@ from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_s
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
-from edgecmd.core.devices import device_of
 from edgecmd.core.errors import DataError
 from edgecmd.core.progress import stage, tracked
 from edgecmd.core.seeding import numpy_generator, seed_sequence
@@ -29,6 +28,7 @@ from edgecmd.data.duplicates import feature_groups, joined
 from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.data.modalities.table import target_input
 from edgecmd.data.pairs import Targets
+from edgecmd.models.devices import device_of
 from edgecmd.models.place_features import pool_places
 
 # The first axis is anonymous: pool and test of a probe differ in length.

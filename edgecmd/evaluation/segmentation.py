@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgecmd.core.devices import device_of, place
 from edgecmd.core.errors import DataError
 from edgecmd.core.progress import tracked
 from edgecmd.core.seeding import numpy_generator
@@ -37,6 +36,7 @@ from edgecmd.evaluation.segmenter import (
     hold_out,
     predict_masks,
 )
+from edgecmd.models.devices import device_of, place
 from edgecmd.models.place_features import TeacherPlaces
 from edgecmd.models.students import Student
 from edgecmd.run import Run

@@ -16,12 +16,12 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgecmd.core.devices import device_of, place
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.labelled import IGNORED
 from edgecmd.data.modalities.motion import draw_motion, moved
 from edgecmd.data.modalities.table import motion_of
 from edgecmd.evaluation.metrics import class_rows
+from edgecmd.models.devices import device_of, place
 from edgecmd.models.place_features import unit_places
 from edgecmd.models.students import Pointwise, Student
 from edgecmd.run import Run

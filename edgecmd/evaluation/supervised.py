@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgecmd.core.devices import device_of, place
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import augment
 from edgecmd.data.labelled import Labels
@@ -19,6 +18,7 @@ from edgecmd.data.modalities.table import modality_of
 from edgecmd.evaluation import metrics
 from edgecmd.evaluation.metrics import draw_labels, known
 from edgecmd.losses import unit
+from edgecmd.models.devices import device_of, place
 from edgecmd.run import Run
 from edgecmd.training.loop import mean_gradient, one_cycle, optimise
 

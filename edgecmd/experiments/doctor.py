@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from edgecmd.catalogue.data_files import data_home
-from edgecmd.core.machine import at, explain
-from edgecmd.core.rooms import strange_rooms
+from edgecmd.core.machine import at, explain, strange_rooms
 from edgecmd.privacy.device_ledger import device_state
 from edgecmd.training.environment import environment
 from edgecmd.training.task import cache_folder

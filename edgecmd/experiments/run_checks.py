@@ -37,13 +37,13 @@ class Step:
 def _choices(config: RunConfig) -> dict[str, Callable[[], object]]:
     """Settings that name an entry of a table, each by its dotted key."""
     from edgecmd.catalogue.data_sets import DATA_SETS, data_set
-    from edgecmd.core.devices import resolve_device
     from edgecmd.core.errors import choose
     from edgecmd.data.anchors import ANCHORS
     from edgecmd.data.modalities.table import target_kinds
     from edgecmd.data.partition import partition_of
     from edgecmd.data.user_files.user_pairs import SPLITS
     from edgecmd.losses import loss_of
+    from edgecmd.models.devices import resolve_device
     from edgecmd.models.students import student_row
     from edgecmd.training.distill import OPTIMIZERS, SCHEDULES
     from server.strategies import BUILDERS

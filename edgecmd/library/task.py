@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgecmd.core.devices import resolve_device
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import Experiment, cut_apart
 from edgecmd.data.modalities.table import input_shape
 from edgecmd.data.pairs import fingerprint
 from edgecmd.library.data import Images, Pairs, labels_of
 from edgecmd.models import teachers
+from edgecmd.models.devices import resolve_device
 from edgecmd.training import task as tasks
 
 PLAIN = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)

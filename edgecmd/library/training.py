@@ -15,7 +15,6 @@ from torch import nn
 
 from edgecmd.config.assemble import describe
 from edgecmd.config.schema import RunConfig
-from edgecmd.core.devices import place
 from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.data.partition import MIN_PAIRS, Rows
 from edgecmd.data.partition import partition as cut
@@ -23,6 +22,7 @@ from edgecmd.library.data import Pairs, labels_of
 from edgecmd.library.results import Distilled, Federated
 from edgecmd.library.task import Task
 from edgecmd.losses import Loss, check_loss, loss_of, name_of
+from edgecmd.models.devices import place
 from edgecmd.models.students import Student, fitted, refuse_dense
 from edgecmd.models.students import student as make_student
 from edgecmd.privacy.plan import PrivacyPlan

@@ -15,12 +15,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgecmd.core.devices import device_of
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.progress import tracked
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.modalities.table import source_input
 from edgecmd.data.pairs import Images
+from edgecmd.models.devices import device_of
 from edgecmd.models.efficientnet import FEW, EfficientNetLite0
 from edgecmd.models.projection import principal_components
 from edgecmd.models.students import ConvStudent, Pointwise

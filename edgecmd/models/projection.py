@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from edgecmd.core.devices import device_of
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.modalities.table import source_input
 from edgecmd.data.pairs import Images
+from edgecmd.models.devices import device_of
 from edgecmd.models.efficientnet import EfficientNetLite0
 
 BATCH_SIZE = 64

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edgecmd.core.devices import place
 from edgecmd.core.errors import DataError, nearest
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.own_code import is_own
+from edgecmd.models.devices import place
 from edgecmd.models.students import DEFAULT_SIZE, STUDENTS, Projected, Student, build_student, student
 from edgecmd.models.tensor_file import load_weights, pack, require, unpack, whole_number
 

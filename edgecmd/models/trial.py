@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from edgecmd.core.devices import place
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.text import one_line
+from edgecmd.models.devices import place
 
 ROWS, SEED = 3, 20_057
 MOST_TEXT = 300

@@ -14,13 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from edgecmd.core.devices import device_of
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import augment_source
 from edgecmd.data.modalities.row import FromPictures, InputShape
 from edgecmd.data.modalities.table import input_shape, modality_of, source_input
 from edgecmd.losses.baselines import nt_xent
+from edgecmd.models.devices import device_of
 from edgecmd.models.students import Student, refuse_dense
 from edgecmd.run import Run
 from edgecmd.training.loop import Progress, mean_gradient, one_cycle, optimise

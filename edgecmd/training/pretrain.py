@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgecmd.core.devices import place, resolve_device
 from edgecmd.core.errors import choose
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import augment, augment_source
 from edgecmd.data.modalities.table import input_shape, kind_of, modality_of, source_input
 from edgecmd.data.pairs import PublicSource
 from edgecmd.losses.baselines import nt_xent
+from edgecmd.models.devices import place, resolve_device
 from edgecmd.models.efficientnet import EfficientNetLite0
 from edgecmd.models.projection import fit_projector
 from edgecmd.models.teachers import (

@@ -19,7 +19,6 @@ from jaxtyping import Bool, Float, Int
 
 from edgecmd.audits.risk.candidates import Pool, make_pool, pair_scores
 from edgecmd.audits.risk.membership import Shadows
-from edgecmd.core.devices import place
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.kept import Kept
@@ -31,6 +30,7 @@ from edgecmd.data.user_files.decode import DecodeError, npy_array
 from edgecmd.data.user_files.reading import most_array_bytes
 from edgecmd.evaluation.evaluate import embedder
 from edgecmd.losses import loss_of
+from edgecmd.models.devices import place
 from edgecmd.models.student_file import load_student
 from edgecmd.models.students import Student, build_student
 from edgecmd.run import Run

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgecmd.core.errors import MachineError
-from edgecmd.core.rooms import ROOMS, require_own_rooms, strange_rooms
+from edgecmd.core.machine import ROOMS, require_own_rooms, strange_rooms
 from tests.command_line import run
 
 HOME = Path(__file__).resolve().parents[3]
@@ -61,7 +61,7 @@ def test_a_plain_folder_of_that_name_is_no_package(first_on_the_path: Path) -> N
 
 
 def test_a_missing_room_is_said(first_on_the_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgecmd.core.rooms.ROOMS", ("no_such_room",))
+    monkeypatch.setattr("edgecmd.core.machine.ROOMS", ("no_such_room",))
     text = "The package 'no_such_room', which comes with edgecmd, is missing at"
     assert strange_rooms() == [f"{text} {HOME / 'no_such_room'}. Install edgecmd again."]
     assert first_on_the_path.is_dir()
