@@ -48,7 +48,7 @@ def step_line(num_steps: int, *, num_lines: int) -> Callable[[int, float], None]
 
 def round_line(run: "Run", prefix: str = "") -> Callable[["RoundReport"], None]:
     """Function that prints a line for each round; every tenth round when the output is no terminal."""
-    from edgecmd.experiments.plan import chance
+    from edgecmd.experiments.run_plan import chance
     from edgecmd.privacy.refusals import explained
 
     plan = run.plan

@@ -219,8 +219,8 @@ def shown_alone(config: RunConfig, assembly: "Assembly", *, dry_run: bool, as_js
     Raises:
         ConfigError: ``--json`` stands without it.
     """
-    from edgecmd.experiments.plan import dry_run as document
-    from edgecmd.experiments.plan import partition_rows
+    from edgecmd.experiments.run_plan import dry_run as document
+    from edgecmd.experiments.run_plan import partition_rows
 
     if as_json and not dry_run:
         raise ConfigError("--json is for --dry-run, which shows the plan. Add --dry-run, or leave it out.")
@@ -235,7 +235,7 @@ def shown_alone(config: RunConfig, assembly: "Assembly", *, dry_run: bool, as_js
 
 def show_plan(config: RunConfig, assembly: "Assembly") -> None:
     """Print the partition, the student and the bytes of a round."""
-    from edgecmd.experiments.plan import plan_facts, plan_rows
+    from edgecmd.experiments.run_plan import plan_facts, plan_rows
 
     facts = plan_facts(config, assembly)
     print_table(f"Plan of {config.name}", ["what", "value"], plan_rows(facts, assembly.run(config)))

@@ -29,7 +29,7 @@ from edgecmd.evaluation.supervised import (
 from edgecmd.losses import unit
 from edgecmd.models.devices import device_of, place
 from edgecmd.run import Run
-from edgecmd.training.loop import Best, mean_gradient, optimise
+from edgecmd.training.optimise import Best, mean_gradient, optimise
 
 LEARNING_RATE = 3e-4
 HELD_SHARE = 0.2

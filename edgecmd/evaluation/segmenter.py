@@ -25,7 +25,7 @@ from edgecmd.models.devices import device_of, place
 from edgecmd.models.place_features import unit_places
 from edgecmd.models.students import Pointwise, Student
 from edgecmd.run import Run
-from edgecmd.training.loop import Best, mean_gradient, one_cycle, optimise
+from edgecmd.training.optimise import Best, mean_gradient, one_cycle, optimise
 
 # Unit embeddings are multiplied by this before the head, as in `edgecmd.evaluation.supervised`.
 HEAD_SCALE = 10.0

@@ -20,7 +20,7 @@ from edgecmd.evaluation.metrics import draw_labels, known
 from edgecmd.losses import unit
 from edgecmd.models.devices import device_of, place
 from edgecmd.run import Run
-from edgecmd.training.loop import mean_gradient, one_cycle, optimise
+from edgecmd.training.optimise import mean_gradient, one_cycle, optimise
 
 NUM_STEPS = 200
 BATCH_SIZE = 32

@@ -16,7 +16,7 @@ from edgecmd.core.events import EventLog
 from edgecmd.core.files import read_json
 from edgecmd.core.processes import Workers
 from edgecmd.core.progress import stage, tracked
-from edgecmd.experiments.plan import chance
+from edgecmd.experiments.run_plan import chance
 from edgecmd.run import Run
 from edgecmd.training.task import Task
 

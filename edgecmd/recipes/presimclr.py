@@ -23,7 +23,7 @@ from edgecmd.losses.baselines import nt_xent
 from edgecmd.models.devices import device_of
 from edgecmd.models.students import Student, refuse_dense
 from edgecmd.run import Run
-from edgecmd.training.loop import Progress, mean_gradient, one_cycle, optimise
+from edgecmd.training.optimise import Progress, mean_gradient, one_cycle, optimise
 
 BATCH_SIZE = 128
 

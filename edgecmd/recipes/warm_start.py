@@ -20,7 +20,7 @@ from edgecmd.data.modalities.table import modality_of, source_input
 from edgecmd.models.students import Student, refuse_dense
 from edgecmd.run import Run
 from edgecmd.training.distill import make_optimizer, scheduled
-from edgecmd.training.loop import Progress, mean_gradient, optimise
+from edgecmd.training.optimise import Progress, mean_gradient, optimise
 
 BATCH_SIZE = 256
 THICK_SHARE = 0.7

@@ -22,7 +22,7 @@ from edgecmd.core.text import counted
 from edgecmd.data.augment import augment
 from edgecmd.losses import Loss
 from edgecmd.settings import DistillConfig, FederationConfig
-from edgecmd.training.loop import Schedule, mean_gradient, optimise
+from edgecmd.training.optimise import Schedule, mean_gradient, optimise
 from edgecmd.training.places import Embedded, embed_places, per_pair, require_dense
 
 WARMUP_SHARE = 0.05

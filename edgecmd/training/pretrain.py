@@ -30,7 +30,7 @@ from edgecmd.models.teachers import (
     recipe_text,
 )
 from edgecmd.settings import PretrainConfig
-from edgecmd.training.loop import Progress, mean_gradient, one_cycle, optimise
+from edgecmd.training.optimise import Progress, mean_gradient, one_cycle, optimise
 
 """Told the number of steps that are done, and the loss of the last."""
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 from edgecmd.core.errors import ExportError
 from edgecmd.losses import unit
 from edgecmd.models.students import STUDENTS, Student, build_student
-from edgecmd.training.loop import mean_gradient, one_cycle, optimise
+from edgecmd.training.optimise import mean_gradient, one_cycle, optimise
 
 RECOVERY_BATCH = 64
 RECOVERY_LEARNING_RATE = 1e-3

@@ -191,7 +191,7 @@ def test_no_student_yet_is_said_plainly(
 
 def test_the_chance_level_is_that_of_the_batches_which_the_clients_can_make(tiny: RunConfig) -> None:
     """56 training pairs or so over 4 clients: nobody has 64, so the level is log of each client's size."""
-    from edgecmd.experiments.plan import chance
+    from edgecmd.experiments.run_plan import chance
 
     config = replace(tiny, distill=replace(tiny.distill, batch_size=64))
     sizes = np.asarray([len(rows) for rows in run_of(config).parts])

@@ -15,7 +15,7 @@ from edgecmd.evaluation.evaluate import assess, embedder, headline
 from edgecmd.evaluation.finetune import Drawn, finetune, finetune_accuracy, split_labels
 from edgecmd.evaluation.metrics import fit_linear
 from edgecmd.losses import unit
-from edgecmd.training.loop import Best
+from edgecmd.training.optimise import Best
 from tests.tiny_federation import run_of, task_of
 
 

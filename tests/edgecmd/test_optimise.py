@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgecmd.training.loop import Best, mean_gradient, one_cycle, optimise
+from edgecmd.training.optimise import Best, mean_gradient, one_cycle, optimise
 
 
 def weight_at(start: float) -> nn.Linear:

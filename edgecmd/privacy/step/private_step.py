@@ -16,7 +16,7 @@ from edgecmd.privacy.step.standardised_weights import EffectiveStudent
 from edgecmd.privacy.step.units import StepSettings, UnitLoss, Units, make_units, unit_loss
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place, add_proximal_gradient, scheduled
-from edgecmd.training.loop import optimise
+from edgecmd.training.optimise import optimise
 
 
 @runtime_checkable

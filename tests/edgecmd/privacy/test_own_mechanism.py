@@ -21,7 +21,7 @@ from edgecmd.audits.step.checks import audit_steps
 from edgecmd.config.targets import find_target
 from edgecmd.core.errors import PrivacyError
 from edgecmd.experiments.pipeline import federated_baselines
-from edgecmd.experiments.plan import privacy_rows
+from edgecmd.experiments.run_plan import privacy_rows
 from edgecmd.losses import loss_of
 from edgecmd.privacy.ledger import Ledger
 from edgecmd.privacy.mechanisms import MECHANISMS, PAIR, Mechanism
