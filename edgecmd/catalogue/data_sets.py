@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 
-from edgecmd.core.errors import choose
+from edgecmd.core.errors import ConfigError, choose
 from edgecmd.core.own_code import is_own
 
 # What the pictures of a source may be: drawn on plain ground, as the teacher icons knows them; anything, so
@@ -253,12 +253,21 @@ DATA_SETS: dict[str, DataSet] = {
 OWN = replace(DATA_SETS[FOLDER], loader="", users_own=False, needs_path=False, pair="as your code makes them")
 
 
+# ``data.name`` of a run of objects (`edgecmd.federate`), in its config.toml.
+IN_PYTHON = "<python>"
+
+
 def data_set(name: str) -> DataSet:
     """The row of a data set; of ``module:factory`` what is known of a user's own.
 
     Raises:
         ConfigError: There is no such set; the message has the names and the nearest.
     """
+    if name == IN_PYTHON:
+        raise ConfigError(
+            "The run was made in Python, of objects that no settings name. Call edgecmd.federate again with"
+            " the same objects and the same out: a run that was broken off goes on, a finished one is read."
+        )
     return OWN if is_own(name) else choose("data.name", name, DATA_SETS)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgecmd.catalogue.data_sets import IN_PYTHON
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import Experiment, cut_apart
 from edgecmd.data.modalities.table import input_shape
@@ -112,7 +113,7 @@ class Task(tasks.Task):
         found = teacher if isinstance(teacher, teachers.Teacher | np.ndarray) else Teacher(teacher)
         super().__init__(
             _experiment(pairs, public),
-            name="<python>",
+            name=IN_PYTHON,
             teacher=found if isinstance(found, teachers.Teacher) else _no_teacher,
             target_offset=float(target_offset),
             target_scale=float(target_scale),
@@ -200,7 +201,7 @@ def _experiment(pairs: Pairs, public: Images) -> Experiment:
     nothing = np.arange(0)
     return cut_apart(
         pairs.data,
-        name="<python>",
+        name=IN_PYTHON,
         kind="real",
         train=np.arange(len(pairs)),
         validation=nothing,

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from edgecmd.catalogue.data_sets import IN_PYTHON
 from edgecmd.config.assemble import describe
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError
@@ -25,6 +26,7 @@ from edgecmd.losses import Loss, check_loss, loss_of, name_of
 from edgecmd.models.devices import place
 from edgecmd.models.students import Student, fitted, refuse_dense
 from edgecmd.models.students import student as make_student
+from edgecmd.privacy.mechanisms import default_loss
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.run import Given, Run, check_modality
 from edgecmd.settings import (
@@ -34,7 +36,6 @@ from edgecmd.settings import (
     FederationConfig,
     PrivacyConfig,
     StudentConfig,
-    TeacherConfig,
 )
 from edgecmd.training.distill import Place, distil, make_optimizer
 
@@ -253,7 +254,7 @@ def federate(  # noqa: PLR0913 - what a federation is made of
     )
     federation = FederationConfig(
         num_clients=len(parts),
-        partition="<python>",
+        partition=IN_PYTHON,
         num_rounds=rounds,
         local_steps=local_steps,
         client_fraction=float(client_fraction),
@@ -261,32 +262,15 @@ def federate(  # noqa: PLR0913 - what a federation is made of
     )
     with tempfile.TemporaryDirectory() as thrown_away:
         folder = Path(out) if out is not None else Path(thrown_away) / "run"
-        told = f"{task.fingerprint()} clients {_digest(parts)} student {_weights_digest(first)}"
-        config = RunConfig(
-            name=folder.name,
-            out=str(folder.parent),
-            seed=seed,
-            device=str(task.device.type),
-            data=DataConfig(name="<python>", path=told),
-            teacher=TeacherConfig(),
-            student=StudentConfig(architecture=first.architecture, path=""),
+        objects = Given(parts=parts, student=first, loss=_loss_of(loss, distill_settings))
+        run = _run(
+            task,
+            folder,
+            objects,
             distill=distill_settings,
             privacy=asked[1],
             federation=federation,
-            evaluate=EvaluateConfig(every_rounds=0),
-        ).resolved()
-        run = Run(
-            folder=folder,
             seed=seed,
-            device=task.device,
-            make_task=lambda: task,
-            student=config.student,
-            distill=config.distill,
-            federation=federation,
-            evaluate=config.evaluate,
-            privacy=config.privacy,
-            described=describe(config),
-            given=Given(parts=parts, student=first, loss=_loss_of(loss, config.distill)),
         )
         if privacy is not None:
             _require_same_plan(privacy, run.plan)
@@ -300,6 +284,45 @@ def federate(  # noqa: PLR0913 - what a federation is made of
 
         trained = simulate(run, report=report)
         return Federated.of(run, trained, task=task, kept=out is not None, history=history)
+
+
+def _run(
+    task: Task,
+    folder: Path,
+    objects: Given,
+    *,
+    distill: DistillConfig,
+    privacy: PrivacyConfig,
+    federation: FederationConfig,
+    seed: int,
+) -> Run:
+    """The run of objects, described by settings as far as they go, and by digests where they do not."""
+    digests = f"clients {_digest(objects.parts)} student {_weights_digest(objects.student)}"
+    config = RunConfig(
+        name=folder.name,
+        out=str(folder.parent),
+        seed=seed,
+        device=str(task.device.type),
+        data=DataConfig(name=IN_PYTHON, path=f"{task.fingerprint()} {digests}"),
+        student=StudentConfig(architecture=objects.student.architecture),
+        distill=distill,
+        privacy=privacy,
+        federation=federation,
+        evaluate=EvaluateConfig(every_rounds=0),
+    ).resolved()
+    return Run(
+        folder=folder,
+        seed=seed,
+        device=task.device,
+        make_task=lambda: task,
+        student=config.student,
+        distill=config.distill,
+        federation=federation,
+        evaluate=config.evaluate,
+        privacy=config.privacy,
+        described=describe(config),
+        given=objects,
+    )
 
 
 def _loss_name(loss: Loss | str) -> str:
@@ -358,6 +381,8 @@ def _sections(
 ) -> tuple[DistillConfig, PrivacyConfig]:
     """Recipe and privacy as settings, the plan's where there is one."""
     name = _loss_name(loss)
+    if name == "auto":
+        name = default_loss("none" if privacy is None else privacy.mechanism)
     if privacy is None:
         return DistillConfig(loss=name, batch_size=batch_size or 64), PrivacyConfig()
     if (privacy.num_rounds, privacy.unit == "client" or privacy.steps_per_round) != (

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import edgecmd as ec
+from tests.command_line import edgecmd
 
 SIDE, NUM = 16, 40
 
@@ -158,6 +159,8 @@ def test_federate_with_own_objects_resumes_and_repeats(
     assert len(resumed.history) == 1
     assert same(state(resumed.student), state(whole.student))
     other = ec.student(Backbone1(), dim=task.teacher_dim, in_channels=1, size=task.size)
+    assert edgecmd("resume", tmp_path / "cut", folder=tmp_path).returncode == 2
+    assert "Call edgecmd.federate again" in edgecmd("resume", tmp_path / "cut", folder=tmp_path).stderr
     with pytest.raises(ec.EdgecmdError, match="other settings"):
         ec.federate(task, other, rounds=3, out=tmp_path / "cut", **rounds)
 
