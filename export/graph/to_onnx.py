@@ -5,7 +5,6 @@ import contextlib
 import io
 import logging
 import re
-import sys
 import warnings
 from collections.abc import Iterator
 
@@ -103,8 +102,6 @@ def _trace(deployable: Deployable) -> onnx.ModelProto:
         raise ExportError(
             f"torch cannot export architecture={spec.architecture!r}: {_reason(error)}"
         ) from error
-    if printed.getvalue() and sys.stderr is not None:
-        sys.stderr.write(printed.getvalue())
     assert program is not None
     return program.model_proto
 

@@ -36,7 +36,7 @@ OTHERS = {
     "edgecmd/audits/risk/shadows.py": "trainings of an audit, kept for the next one",
     "edgecmd/run.py": "which pairs the ledgers of a folder count",
     "edgecmd/catalogue/data_files.py": "a data set",
-    "edgecmd/core/processes.py": "a folder of measurements",
+    "edgecmd/core/jobs.py": "a folder of measurements",
     "edgecmd/experiments/compare/study.py": "a folder of measurements",
     "edgecmd/cli/export.py": "a chart of a name that the user gives",
     "export/bench/subject.py": "a temporary folder",

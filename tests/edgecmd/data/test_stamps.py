@@ -11,6 +11,7 @@ import pytest
 from edgecmd.catalogue.data_files import MANIFEST, is_built, read_manifest
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import Experiment, HeldOut, load_experiment
+from edgecmd.data.modalities.table import MODALITIES
 from edgecmd.datasets import stamps as loader
 from edgecmd.datasets.build import stamp_files as tree
 from edgecmd.datasets.build.raster import read_picture
@@ -249,7 +250,8 @@ class TestLoad:
     def test_a_recording_that_training_has_is_not_in_the_strict_test(
         self, built: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(loader, "looks_known", lambda test, train: np.arange(len(test)) == 0)
+        row = replace(MODALITIES["wave"], looks_known=lambda test, train: np.arange(len(test)) == 0)
+        monkeypatch.setitem(MODALITIES, "wave", row)
         config = replace(CONFIG, split="owner", held_out="ro", val_fraction=0.3)
         whole = load_experiment(config)
         assert whole.test_strict.ids == whole.test.ids[1:]
