@@ -44,7 +44,7 @@ def test_it_stands_in_the_evaluation_and_the_report(
     table = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["baselines"]
     assert list(table) == [*BUILT_IN, *OWN]
     assert "retrieval" not in table["pixels"]
-    assert 0 <= table["pixels"]["few_labels"]["group"]["knn"]["all"]["accuracy"] <= 1
+    assert 0 <= table["pixels"]["few_labels"]["group"]["knn"]["all"]["mean"] <= 1
     assert 0 <= table["cmc after one round"]["retrieval"]["recall@1"] <= 1
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert TEXT.replace("'", "&#39;") in page
