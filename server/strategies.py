@@ -3,7 +3,7 @@
 Cohorts are drawn by the loop, so each strategy is told to ask every client that it is shown.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from flwr.serverapp.strategy import (
     Krum,
 )
 
+from edgecmd.catalogue.data_sets import imported
+from edgecmd.catalogue.strategy_rows import STRATEGIES
 from edgecmd.core.errors import ConfigError, choose
 from edgecmd.settings import FederationConfig
 
@@ -30,8 +32,17 @@ ASK_ALL: dict[str, Any] = {
 }
 
 
-def _fedprox(_: FederationConfig, proximal_mu: float) -> FedAvg:
-    """FedProx tells the clients its mu each round; without one it would be FedAvg under another name."""
+def fedavg() -> FedAvg:
+    """McMahan et al. 2017."""
+    return FedAvg(**ASK_ALL)
+
+
+def fedprox(*, proximal_mu: float) -> FedAvg:
+    """Li et al. 2020: it tells the clients its mu each round; without one it is FedAvg under another name.
+
+    Raises:
+        ConfigError: ``proximal_mu`` is 0.
+    """
     if proximal_mu == 0:
         raise ConfigError(
             "federation.strategy='fedprox' needs distill.proximal_mu above 0; it is 0. Set it, for example to"
@@ -40,31 +51,38 @@ def _fedprox(_: FederationConfig, proximal_mu: float) -> FedAvg:
     return FedProx(**ASK_ALL, proximal_mu=proximal_mu)
 
 
-def _fedavgm(settings: FederationConfig, _: float) -> FedAvg:
-    rate, momentum = settings.server_learning_rate, settings.server_momentum
-    return FedAvgM(**ASK_ALL, server_learning_rate=rate, server_momentum=momentum)
+def fedavgm(*, server_learning_rate: float, server_momentum: float) -> FedAvg:
+    """Hsu et al. 2019."""
+    return FedAvgM(**ASK_ALL, server_learning_rate=server_learning_rate, server_momentum=server_momentum)
 
 
-def _adaptive(settings: FederationConfig, kind: type[FedAdam] | type[FedYogi]) -> FedAvg:
-    return kind(
-        **ASK_ALL, eta=settings.server_learning_rate, beta_1=settings.server_momentum, tau=settings.server_tau
-    )
+def fedadam(*, server_learning_rate: float, server_momentum: float, server_tau: float) -> FedAvg:
+    """Reddi et al. 2021."""
+    return FedAdam(**ASK_ALL, eta=server_learning_rate, beta_1=server_momentum, tau=server_tau)
 
 
-BUILDERS: dict[str, Callable[[FederationConfig, float], FedAvg]] = {
-    "fedavg": lambda _, __: FedAvg(**ASK_ALL),
-    "fedprox": _fedprox,
-    "fedavgm": _fedavgm,
-    "fedadam": lambda settings, _: _adaptive(settings, FedAdam),
-    "fedyogi": lambda settings, _: _adaptive(settings, FedYogi),
-    "fedmedian": lambda _, __: FedMedian(**ASK_ALL),
-    "fedtrimmedavg": lambda settings, _: FedTrimmedAvg(**ASK_ALL, beta=settings.trim_fraction),
-    "krum": lambda settings, _: Krum(**ASK_ALL, num_malicious_nodes=settings.num_malicious),
-}
+def fedyogi(*, server_learning_rate: float, server_momentum: float, server_tau: float) -> FedAvg:
+    """Reddi et al. 2021."""
+    return FedYogi(**ASK_ALL, eta=server_learning_rate, beta_1=server_momentum, tau=server_tau)
+
+
+def fedmedian() -> FedAvg:
+    """Yin et al. 2018."""
+    return FedMedian(**ASK_ALL)
+
+
+def fedtrimmedavg(*, trim_fraction: float) -> FedAvg:
+    """Yin et al. 2018."""
+    return FedTrimmedAvg(**ASK_ALL, beta=trim_fraction)
+
+
+def krum(*, num_malicious: int) -> FedAvg:
+    """Blanchard et al. 2017."""
+    return Krum(**ASK_ALL, num_malicious_nodes=num_malicious)
 
 
 def build_strategy(settings: FederationConfig, *, proximal_mu: float = 0.0) -> FedAvg:
-    """Make the strategy that ``federation.strategy`` names.
+    """Make the strategy that ``federation.strategy`` names, by its row.
 
     Args:
         settings: Its name and its numbers.
@@ -73,7 +91,11 @@ def build_strategy(settings: FederationConfig, *, proximal_mu: float = 0.0) -> F
     Raises:
         ConfigError: The name is unknown, or fedprox has no proximal weight.
     """
-    return choose("federation.strategy", settings.strategy, BUILDERS)(settings, proximal_mu)
+    row = choose("federation.strategy", settings.strategy, STRATEGIES)
+    own = {"proximal_mu": proximal_mu}
+    numbers = {name: own[name] if name in own else getattr(settings, name) for name in row.numbers}
+    strategy: FedAvg = imported(row.build)(**numbers)
+    return strategy
 
 
 def strategy_tensors(strategy: FedAvg) -> dict[str, np.ndarray]:

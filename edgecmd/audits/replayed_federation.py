@@ -22,8 +22,6 @@ from edgecmd.training.averaging import Arrays, average, load_arrays, to_arrays
 from edgecmd.training.distill import Place, distil, make_optimizer, optimizer_tensors, restore_optimizer
 from edgecmd.training.task import Holding
 
-AVERAGES = ("fedavg", "fedprox")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Update:

@@ -1,1 +1,1 @@
-"""What edgecmd knows of each data set: one row each, and where their files lie."""
+"""Tables of words, which every room may ask: data sets and their files, baselines, strategies."""

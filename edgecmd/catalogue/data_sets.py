@@ -7,6 +7,7 @@ A new set is a module with its loader, and a row here. A user's own needs neithe
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
+from typing import Any
 
 from edgecmd.core.errors import ConfigError, choose
 from edgecmd.core.own_code import is_own
@@ -297,8 +298,8 @@ PUBLIC_SETS: dict[str, PublicSet] = {
 }
 
 
-def imported(dotted: str) -> Callable[..., object]:
+def imported(dotted: str) -> Callable[..., Any]:
     """What a row's ``module:function`` names."""
     module, _, function = dotted.partition(":")
-    found: Callable[..., object] = getattr(import_module(module), function)
+    found: Callable[..., Any] = getattr(import_module(module), function)
     return found

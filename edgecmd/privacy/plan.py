@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from edgecmd.catalogue.strategy_rows import STRATEGIES
 from edgecmd.core.errors import PrivacyError, choose
 from edgecmd.losses import LOSSES, Loss, loss_of
 from edgecmd.models.students import is_dense
@@ -14,7 +15,6 @@ from edgecmd.privacy.step.purity import require_private_loss
 from edgecmd.settings import DistillConfig, FederationConfig, PrivacyConfig, StudentConfig
 
 SAMPLERS = {"poisson": "Poisson, coins kept secret", "none": "no amplification by sampling claimed"}
-LINEAR = ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi")
 
 
 if TYPE_CHECKING:
@@ -400,10 +400,11 @@ def _check_engine(config: Asked, mechanism: Mechanism) -> None:
 
 
 def _check_strategy(config: Asked) -> None:
-    if config.federation.strategy not in LINEAR:
+    linear = [name for name, row in STRATEGIES.items() if row.linear]
+    if config.federation.strategy not in linear:
         raise PrivacyError(
             f"federation.strategy={config.federation.strategy!r} looks at single updates, which"
-            f" privacy.mechanism='client' does not release. Use one of {', '.join(LINEAR)}."
+            f" privacy.mechanism='client' does not release. Use one of {', '.join(linear)}."
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from edgecmd.catalogue.baseline_rows import BASELINES
 from edgecmd.core.statistics import MIN_ITEMS, MIN_REPEATS, too_few
 from edgecmd.report import scores
 from edgecmd.report.charts import few_labels_curve
@@ -9,11 +10,6 @@ from edgecmd.report.numbers import NOTHING, Cell, Row, share
 from edgecmd.report.pictures import gallery_drawing
 from edgecmd.report.read import RunFiles, Table
 
-METHODS = {
-    "teacher as it is": "the teacher applied to the target as a picture, nothing trained",
-    "untrained": "the student with its first, random weights",
-    "scratch": "the student trained on the few labels alone, without distillation",
-}
 STAR = "★: better than every other method by more than chance"
 PROBES = {"linear": "linear probe", "knn": "nearest neighbours"}
 
@@ -53,7 +49,7 @@ def _known_methods(evaluation: Table) -> dict[str, str]:
     losses = {
         name: f"the same federation with {one.text}" for name, one in LOSSES.items() if one.family == "others"
     }
-    known = {**losses, **METHODS}
+    known = {**losses, **{name: row.text for name, row in BASELINES.items() if row.text}}
     return {name: known[name] for name in scores.methods(evaluation) if name in known}
 
 

@@ -29,7 +29,7 @@ from edgecmd.data.ready_features import (
     row_problems,
     usual_orders,
 )
-from edgecmd.experiments.pipeline import sees_pictures, teacher_on_target
+from edgecmd.experiments.run_baselines import sees_pictures, teacher_on_target
 from edgecmd.experiments.run_checks import refuse
 from edgecmd.settings import TeacherConfig
 from tests.tiny_federation import TESTED, task_of

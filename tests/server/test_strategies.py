@@ -8,10 +8,11 @@ import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg, FedProx
 
+from edgecmd.catalogue.strategy_rows import STRATEGIES
 from edgecmd.core.errors import ConfigError
 from server.local_grid import LocalGrid
 from server.loop import run_rounds
-from server.strategies import BUILDERS, from_record, restore_strategy, strategy_tensors
+from server.strategies import from_record, restore_strategy, strategy_tensors
 from tests.hand_made import Weights, app_of, contexts, drift, federation, records, run_config, start
 from tests.tiny_federation import strategy_of
 
@@ -139,7 +140,7 @@ def test_robust_strategies_withstand_one_liar(tmp_path: Path, strategy: str, exp
         np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("strategy", sorted(BUILDERS))
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
 def test_every_strategy_keeps_names_order_and_dtype(tmp_path: Path, strategy: str) -> None:
     settings = ["num_clients=4", "num_rounds=2", f'strategy="{strategy}"', "distill.proximal_mu=0.1"]
     seen: list[list[str]] = []
@@ -210,6 +211,6 @@ def test_a_float64_that_does_not_fit_becomes_infinite_without_a_warning() -> Non
 
 
 def test_every_builder_gives_a_strategy() -> None:
-    for name in BUILDERS:
+    for name in STRATEGIES:
         config = run_config(f'strategy="{name}"', "distill.proximal_mu=0.1")
         assert isinstance(strategy_of(config), FedAvg)

@@ -7,7 +7,8 @@ One process, no Flower: clients, local steps, schedule, privacy and averaging ar
 import numpy as np
 from jaxtyping import Bool, Int
 
-from edgecmd.audits.replayed_federation import AVERAGES, Replay
+from edgecmd.audits.replayed_federation import Replay
+from edgecmd.catalogue.strategy_rows import STRATEGIES
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.progress import Tick
 from edgecmd.core.seeding import numpy_generator
@@ -30,9 +31,10 @@ def check_retrain(run: Run) -> None:
         ConfigError: The strategy is no mean, or whole clients are protected.
     """
     strategy, mechanism = run.federation.strategy, run.privacy.mechanism
-    if strategy not in AVERAGES:
+    averages = [name for name, row in STRATEGIES.items() if row.is_mean]
+    if strategy not in averages:
         raise ConfigError(
-            f"--retrain averages clients ({', '.join(AVERAGES)}); federation.strategy={strategy!r} does not."
+            f"--retrain averages clients ({', '.join(averages)}); federation.strategy={strategy!r} does not."
             " Audit the shipped model without --retrain."
         )
     if mechanism != "none" and MECHANISMS[mechanism].unit != "pair":

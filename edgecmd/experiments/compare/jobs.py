@@ -145,11 +145,11 @@ def measure(job: Job, assembly: Assembly) -> "tuple[Table, float | None]":
         supervised_validation,
     )
     from edgecmd.experiments.compare.tuning import LABELLING, few_labels_of, retrieval_score, validation_score
-    from edgecmd.experiments.pipeline import scratch_table, segmentation_from_scratch, teacher_on_target
+    from edgecmd.experiments.run_baselines import scratch, teacher_on_target
 
     run, method = assembly.run(job.config), job.method
     alone: dict[str, Callable[[], Table]] = {
-        methods.SCRATCH: lambda: segmentation_from_scratch(run) or scratch_table(run),
+        methods.SCRATCH: scratch(job.config, run),
         methods.SUPERVISED: lambda: supervised_table(run, num_draws=job.num_fits),
         methods.SUPERVISED_ALL: lambda: supervised_all_table(run),
         methods.TEACHER: lambda: assess(teacher_on_target(job.config, run.task), run),

@@ -38,8 +38,8 @@ from edgecmd.experiments.compare.summary import (
     verdict,
 )
 from edgecmd.experiments.compare.tuning import RATES, best_rate
-from edgecmd.experiments.pipeline import sees_pictures
 from edgecmd.experiments.presets import form_of, overrides_of, tuned_labels_of
+from edgecmd.experiments.run_baselines import sees_pictures
 from edgecmd.experiments.teacher_facts import better_than_student, teacher_text, teacher_warnings
 from edgecmd.losses import LOSSES
 from edgecmd.models.students import num_parameters

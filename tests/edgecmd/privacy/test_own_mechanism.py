@@ -18,9 +18,10 @@ from edgecmd.audits.finding import CONTRADICTED
 from edgecmd.audits.static.checks import check_target
 from edgecmd.audits.static.sensitivity import Effort
 from edgecmd.audits.step.checks import audit_steps
+from edgecmd.config.schema import RunConfig
 from edgecmd.config.targets import find_target
 from edgecmd.core.errors import PrivacyError
-from edgecmd.experiments.pipeline import federated_baselines
+from edgecmd.experiments.run_baselines import baselines_of
 from edgecmd.experiments.run_plan import privacy_rows
 from edgecmd.losses import loss_of
 from edgecmd.privacy.ledger import Ledger
@@ -150,6 +151,7 @@ def test_a_row_that_claims_too_little_is_contradicted(
 def test_plans_and_baselines_ask_the_row(pairs: Path) -> None:
     config = tiny_config(pairs, pairs.parent, "privacy.mechanism=twice")
     assert ["mechanism", f"twice: {STATEMENT}"] in privacy_rows(run_of(config), [20, 20])
-    others = federated_baselines(config)
+    made = baselines_of(config, run_of(config))
+    others = {name: one for name, one in made.items() if isinstance(one, RunConfig)}
     assert set(others) == {"cmd-anchored without privacy", "cosine, same epsilon"}
     assert others["cosine, same epsilon"].distill.loss == "cosine"

@@ -1,0 +1,203 @@
+"""How each baseline of `edgecmd.catalogue.baseline_rows` is made, and where it applies."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from edgecmd.catalogue.baseline_rows import BASELINES
+from edgecmd.catalogue.data_sets import imported
+from edgecmd.config.schema import RunConfig
+from edgecmd.core.errors import ConfigError
+from edgecmd.core.processes import Workers
+from edgecmd.core.progress import tracked
+from edgecmd.run import Run
+from edgecmd.training.task import Task
+
+if TYPE_CHECKING:
+    from edgecmd.evaluation.evaluate import Embed, Table
+
+Assessed = Callable[[], "Table"]
+
+
+def baselines_of(config: RunConfig, run: Run) -> dict[str, RunConfig | Assessed]:
+    """The baselines that apply to a run, in the order of the table.
+
+    Args:
+        config: Settings of the run.
+        run: The run.
+
+    Returns:
+        By name: settings of a federation of its own, or what makes the evaluation.
+    """
+    found: dict[str, RunConfig | Assessed] = {}
+    for name, row in BASELINES.items():
+        if row.alone and (assessed := imported(row.alone)(config, run)):
+            found[name] = assessed
+        if row.federated and (other := imported(row.federated)(config)):
+            found[name.format(loss=other.distill.loss, mechanism=other.privacy.mechanism)] = other
+    return found
+
+
+def untrained(config: RunConfig, run: Run) -> Assessed | None:
+    """The student with random first weights."""
+    return None if config.student.path else partial(_first_weights, run)
+
+
+def warm_start(config: RunConfig, run: Run) -> Assessed | None:
+    """The student with the first weights that ``student.path`` holds."""
+    return partial(_first_weights, run) if config.student.path else None
+
+
+def _first_weights(run: Run) -> "Table":
+    from edgecmd.evaluation.evaluate import assess, embedder
+
+    first = run.new_student()
+    return assess(embedder(first, run.task), run, student=first)
+
+
+def teacher_as_it_is(config: RunConfig, run: Run) -> Assessed | None:
+    """The teacher on the targets, where it can be shown them."""
+    from edgecmd.evaluation.evaluate import assess
+
+    if not sees_pictures(config, run.task):
+        return None
+    return lambda: assess(teacher_on_target(config, run.task), run)
+
+
+def l2(config: RunConfig) -> RunConfig | None:
+    """The same federation with the squared distance to the teacher's feature."""
+    return _other_loss(config, "l2")
+
+
+def simclr(config: RunConfig) -> RunConfig | None:
+    """The same federation with SimCLR on the targets alone."""
+    return _other_loss(config, "simclr")
+
+
+def _other_loss(config: RunConfig, loss: str) -> RunConfig | None:
+    from edgecmd.losses import LOSSES
+    from edgecmd.models.students import is_dense
+
+    is_fit = LOSSES[loss].dense or not is_dense(config.student.architecture)
+    if config.privacy.mechanism != "none" or not is_fit:
+        return None
+    return replace(config, distill=replace(config.distill, loss=loss))
+
+
+def without_privacy(config: RunConfig) -> RunConfig | None:
+    """The same loss without privacy: the limit that privacy is paid against."""
+    if config.privacy.mechanism == "none":
+        return None
+    return replace(config, privacy=replace(config.privacy, mechanism="none"))
+
+
+def same_epsilon(config: RunConfig) -> RunConfig | None:
+    """The mechanism without negatives, at the same epsilon."""
+    from edgecmd.privacy.mechanisms import MECHANISMS
+
+    row = MECHANISMS.get(config.privacy.mechanism)
+    if row is None or not row.without_negatives:
+        return None
+    other = row.without_negatives
+    return replace(
+        config,
+        privacy=replace(config.privacy, mechanism=other, ledger_dir=""),
+        distill=replace(config.distill, loss=MECHANISMS[other].default_loss),
+    )
+
+
+def scratch(_: RunConfig, run: Run) -> Assessed:
+    """The student trained on the few labels, or masks, alone; empty without them."""
+    return lambda: segmentation_from_scratch(run) or scratch_table(run)
+
+
+def sees_pictures(config: RunConfig, task: Task) -> bool:
+    """Whether the teacher is here and takes pictures, as which any target can be shown to it."""
+    if task.has_ready_features:
+        return False
+    return not config.data.reverse or (bool(config.teacher.path) and task.teacher.sees_colour)
+
+
+def teacher_on_target(config: RunConfig, task: Task) -> "Embed":
+    """The teacher applied to the target modality as it is: nothing is trained.
+
+    Depth and sound are shown to it as pictures; grey becomes RGB, and the picture is enlarged to the side
+    that the teacher is used to.
+
+    Raises:
+        ConfigError: The run has ready features; or pairs are reversed, and the teacher takes no pictures.
+    """
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from edgecmd.data.modalities.table import as_pictures
+    from edgecmd.evaluation.metrics import unit_rows
+    from edgecmd.models.place_features import pool_places
+
+    if not sees_pictures(config, task):
+        if task.has_ready_features:
+            _ = task.teacher
+        raise ConfigError(
+            "data.reverse=true: the teacher takes no pictures, so the student's cannot be shown to it. Leave"
+            " the method 'teacher' out."
+        )
+    side = task.source_side
+
+    def embed(target: np.ndarray) -> np.ndarray:
+        images = as_pictures(target)
+        rgb = images if images.shape[3] == 3 else np.repeat(images[..., :1], 3, axis=3)
+        if rgb.shape[1:3] != (side, side):
+            large = [Image.fromarray(one).resize((side, side), Image.Resampling.BICUBIC) for one in rgb]
+            rgb = np.stack([np.asarray(one) for one in large])
+        if task.places is not None:
+            return unit_rows(pool_places(torch.from_numpy(task.place_features(rgb))).numpy())
+        return unit_rows(task.teacher.embed(rgb))
+
+    return embed
+
+
+def scratch_table(run: Run) -> "Table":
+    """The supervised baseline for each number of labels, as far as the data has labels."""
+    from edgecmd.evaluation.supervised import accuracy_row
+
+    if "group" not in run.task.data.test.labelled.labels:
+        return {}
+    counts = run.evaluate.num_labels
+    work = [(count, draw) for count in counts for draw in range(run.evaluate.num_draws if count else 1)]
+    found = dict(zip(work, _scratch_accuracies(run, work)))
+    rows = {}
+    for count in counts:
+        values = [found[one] for one in work if one[0] == count]
+        rows[str(count or "all")] = accuracy_row(values, run, labelling="group")
+    return {"few_labels": {"group": {"linear": rows}}}
+
+
+def segmentation_from_scratch(run: Run) -> "Table":
+    """The dense student trained on the few masks alone; empty for other students, or without masks."""
+    from edgecmd.evaluation import segmentation as tables
+
+    if run.task.places is None or not tables.has_masks(run):
+        return {}
+    return {"segmentation": tables.scratch_table(run)}
+
+
+def _scratch_accuracies(run: Run, work: list[tuple[int, int]]) -> list[float]:
+    """Accuracy for each (number of labels, draw), by as many processes as the federation may use."""
+    if run.federation.num_workers == 1 or run.remake is None:
+        return [_scratch_accuracy(run, *one) for one in tracked(work, "training from scratch")]
+    jobs = [(run.remake, *one) for one in work]
+    with Workers(run.federation.num_workers) as pool:
+        return list(tracked(pool.map(_scratch_job, jobs), "training from scratch", num=len(jobs)))
+
+
+def _scratch_job(job: tuple[Callable[[], Run], int, int]) -> float:
+    remake, num_labels, draw = job
+    return _scratch_accuracy(remake(), num_labels, draw)
+
+
+def _scratch_accuracy(run: Run, num_labels: int, draw: int) -> float:
+    from edgecmd.evaluation.supervised import scratch_accuracy
+
+    return scratch_accuracy(run, labelling="group", num_labels=num_labels, draw=draw)
