@@ -9,10 +9,19 @@ from tests.quick import exported_once, few_supervised_steps, libraries_untraced
 from tests.tiny_federation import write_pairs
 
 
-@pytest.fixture(autouse=True, scope="session")
-def quick() -> Iterator[None]:
-    """No test here looks at how well a baseline learns, nor at how a file is made of a student."""
-    with few_supervised_steps(), exported_once(), libraries_untraced():
+@pytest.fixture(scope="session")
+def exported() -> dict[str, bytes]:
+    """The files that were made of students so far."""
+    return {}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick(exported: dict[str, bytes]) -> Iterator[None]:
+    """No test here looks at how well a baseline learns, nor at how a file is made of a student.
+
+    It ends with each file of tests: what it changes is seen by all tests of the process.
+    """
+    with few_supervised_steps(), exported_once(exported), libraries_untraced():
         yield
 
 

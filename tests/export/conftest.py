@@ -60,7 +60,7 @@ TASK = TaskMetric(name="metric", metric=first_column)
 OPTIONS = Options(profiles=("fp32", "w8", "int8"), calibration=make_calibration())
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def untraced() -> Iterator[None]:
     """Coverage does not follow the exporter into torch."""
     # Imported here: this file is also imported on its own, away from the other tests.
