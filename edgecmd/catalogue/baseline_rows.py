@@ -1,7 +1,4 @@
-"""The baselines of ``edgecmd run``: one row each, which the run, ``evaluation.json`` and the report ask.
-
-A new one is a function and a row here. Rows hold words alone, so that the report may ask them too.
-"""
+"""The baselines of ``edgecmd run``: one row each, in words alone, so that the report may ask them too."""
 
 from dataclasses import dataclass
 
