@@ -38,7 +38,7 @@ def test_it_stands_in_the_evaluation_and_the_report(
 ) -> None:
     path = tmp_path / "tiny.toml"
     path.write_text(to_toml(tiny), encoding="utf-8")
-    with few_supervised_steps(), exported_once():
+    with few_supervised_steps(), exported_once({}):
         assert run(monkeypatch, "run", "--config", path) == 0
     folder = Path(tiny.out) / "tiny"
     table = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["baselines"]
