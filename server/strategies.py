@@ -8,16 +8,7 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
-from flwr.serverapp.strategy import (
-    FedAdam,
-    FedAvg,
-    FedAvgM,
-    FedMedian,
-    FedProx,
-    FedTrimmedAvg,
-    FedYogi,
-    Krum,
-)
+from flwr.serverapp.strategy import FedAvg, FedProx
 
 from edgecmd.catalogue.data_sets import imported
 from edgecmd.catalogue.strategy_rows import STRATEGIES
@@ -32,13 +23,8 @@ ASK_ALL: dict[str, Any] = {
 }
 
 
-def fedavg() -> FedAvg:
-    """McMahan et al. 2017."""
-    return FedAvg(**ASK_ALL)
-
-
-def fedprox(*, proximal_mu: float) -> FedAvg:
-    """Li et al. 2020: it tells the clients its mu each round; without one it is FedAvg under another name.
+def fedprox(*, proximal_mu: float, **options: Any) -> FedAvg:  # noqa: ANN401 - `ASK_ALL`
+    """FedProx, which tells the clients its mu each round; without one it is FedAvg under another name.
 
     Raises:
         ConfigError: ``proximal_mu`` is 0.
@@ -48,37 +34,7 @@ def fedprox(*, proximal_mu: float) -> FedAvg:
             "federation.strategy='fedprox' needs distill.proximal_mu above 0; it is 0. Set it, for example to"
             " 0.01, or choose federation.strategy='fedavg'."
         )
-    return FedProx(**ASK_ALL, proximal_mu=proximal_mu)
-
-
-def fedavgm(*, server_learning_rate: float, server_momentum: float) -> FedAvg:
-    """Hsu et al. 2019."""
-    return FedAvgM(**ASK_ALL, server_learning_rate=server_learning_rate, server_momentum=server_momentum)
-
-
-def fedadam(*, server_learning_rate: float, server_momentum: float, server_tau: float) -> FedAvg:
-    """Reddi et al. 2021."""
-    return FedAdam(**ASK_ALL, eta=server_learning_rate, beta_1=server_momentum, tau=server_tau)
-
-
-def fedyogi(*, server_learning_rate: float, server_momentum: float, server_tau: float) -> FedAvg:
-    """Reddi et al. 2021."""
-    return FedYogi(**ASK_ALL, eta=server_learning_rate, beta_1=server_momentum, tau=server_tau)
-
-
-def fedmedian() -> FedAvg:
-    """Yin et al. 2018."""
-    return FedMedian(**ASK_ALL)
-
-
-def fedtrimmedavg(*, trim_fraction: float) -> FedAvg:
-    """Yin et al. 2018."""
-    return FedTrimmedAvg(**ASK_ALL, beta=trim_fraction)
-
-
-def krum(*, num_malicious: int) -> FedAvg:
-    """Blanchard et al. 2017."""
-    return Krum(**ASK_ALL, num_malicious_nodes=num_malicious)
+    return FedProx(**options, proximal_mu=proximal_mu)
 
 
 def build_strategy(settings: FederationConfig, *, proximal_mu: float = 0.0) -> FedAvg:
@@ -92,9 +48,11 @@ def build_strategy(settings: FederationConfig, *, proximal_mu: float = 0.0) -> F
         ConfigError: The name is unknown, or fedprox has no proximal weight.
     """
     row = choose("federation.strategy", settings.strategy, STRATEGIES)
-    own = {"proximal_mu": proximal_mu}
-    numbers = {name: own[name] if name in own else getattr(settings, name) for name in row.numbers}
-    strategy: FedAvg = imported(row.build)(**numbers)
+    numbers = {
+        argument: proximal_mu if name == "proximal_mu" else getattr(settings, name)
+        for argument, name in row.numbers.items()
+    }
+    strategy: FedAvg = imported(row.build)(**ASK_ALL, **numbers)
     return strategy
 
 
@@ -116,10 +74,8 @@ def restore_strategy(strategy: FedAvg, tensors: Mapping[str, np.ndarray]) -> Non
         moment, name = key.split("/", 1)
         grouped.setdefault(moment, {})[name] = value
     for moment, values in grouped.items():
-        if moment == "momentum_vector":
-            setattr(strategy, moment, [values[name] for name in sorted(values)])
-        else:
-            setattr(strategy, moment, values)
+        as_list = moment == "momentum_vector"
+        setattr(strategy, moment, [values[name] for name in sorted(values)] if as_list else values)
 
 
 def to_record(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:

@@ -1,7 +1,4 @@
-"""The baselines of ``edgecmd run``: one row each, which the run, ``evaluation.json`` and the report ask.
-
-A new one is a function and a row here. Rows hold words alone, so that the report may ask them too.
-"""
+"""The baselines of ``edgecmd run``: one row each, in words alone, so that the report may ask them too."""
 
 from dataclasses import dataclass
 
@@ -10,7 +7,7 @@ ROOM = "edgecmd.experiments.run_baselines"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Baseline:
-    """One baseline, by one of two ways.
+    """One baseline, by one of two functions; None from either says that it does not apply to the run.
 
     Attributes:
         alone: ``module:function``, which takes the run's settings and the `edgecmd.run.Run` and returns what
@@ -18,8 +15,6 @@ class Baseline:
         federated: ``module:function``, which takes the run's settings and returns those of a federation of
             its own.
         text: What it is, for the report; empty: its name says it, or is that of a loss, which has a text.
-
-    Either function returns None where the baseline does not apply to the run.
     """
 
     alone: str = ""

@@ -1,12 +1,13 @@
-"""The server's strategies: one row each, which server, privacy and audits ask.
+"""The server's strategies: one row each, in words alone, so that the method may ask them without Flower."""
 
-A new one is a function that builds a Flower strategy, and a row here. Rows hold words alone, so that the
-method may ask them without Flower.
-"""
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from dataclasses import dataclass
-
-ROOM = "server.strategies"
+FLOWER = "flwr.serverapp.strategy"
+# Setting by argument of the strategy.
+MOMENTUM = {"server_learning_rate": "server_learning_rate", "server_momentum": "server_momentum"}
+ADAPTIVE = {"eta": "server_learning_rate", "beta_1": "server_momentum", "tau": "server_tau"}
+TRIMMED, LIARS = {"beta": "trim_fraction"}, {"num_malicious_nodes": "num_malicious"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,10 +15,9 @@ class Strategy:
     """One value of ``federation.strategy``.
 
     Attributes:
-        build: ``module:function``, which makes the strategy, a `flwr.serverapp.strategy.FedAvg`; it gets
-            ``numbers`` as keywords.
-        text: What the server does with the replies of a round.
-        numbers: Settings that it uses: fields of ``[federation]``, and ``proximal_mu`` of ``[distill]``.
+        build: ``module:name`` of a `flwr.serverapp.strategy.FedAvg`, or of a function that makes one.
+        text: What becomes of the replies of a round.
+        numbers: Setting by the argument that it is given as: a field of ``[federation]``, or ``proximal_mu``.
         linear: Whether the replies' weighted mean is all that it takes of them; with
             ``privacy.mechanism='client'`` the server has nothing else.
         is_mean: Whether that mean is the next round's weights, so that an audit can average in its place.
@@ -25,52 +25,26 @@ class Strategy:
 
     build: str
     text: str
-    numbers: tuple[str, ...] = ()
+    numbers: Mapping[str, str] = field(default_factory=dict)
     linear: bool = False
     is_mean: bool = False
 
 
 STRATEGIES = {
-    "fedavg": Strategy(
-        build=f"{ROOM}:fedavg",
-        text="the mean of the clients, weighted by their pairs",
-        linear=True,
-        is_mean=True,
-    ),
+    "fedavg": Strategy(build=f"{FLOWER}:FedAvg", text="the clients' mean", linear=True, is_mean=True),
     "fedprox": Strategy(
-        build=f"{ROOM}:fedprox",
-        text="the mean of clients that are held back to the weights that they were sent",
-        numbers=("proximal_mu",),
+        build="server.strategies:fedprox",
+        text="the mean of clients that are held back to what they were sent",
+        numbers={"proximal_mu": "proximal_mu"},
         linear=True,
         is_mean=True,
     ),
     "fedavgm": Strategy(
-        build=f"{ROOM}:fedavgm",
-        text="a step with momentum along the clients' mean move",
-        numbers=("server_learning_rate", "server_momentum"),
-        linear=True,
+        build=f"{FLOWER}:FedAvgM", text="a step with momentum", numbers=MOMENTUM, linear=True
     ),
-    "fedadam": Strategy(
-        build=f"{ROOM}:fedadam",
-        text="a step of Adam along the clients' mean move",
-        numbers=("server_learning_rate", "server_momentum", "server_tau"),
-        linear=True,
-    ),
-    "fedyogi": Strategy(
-        build=f"{ROOM}:fedyogi",
-        text="a step of Yogi along the clients' mean move",
-        numbers=("server_learning_rate", "server_momentum", "server_tau"),
-        linear=True,
-    ),
-    "fedmedian": Strategy(build=f"{ROOM}:fedmedian", text="the median of the clients, number by number"),
-    "fedtrimmedavg": Strategy(
-        build=f"{ROOM}:fedtrimmedavg",
-        text="the mean of the clients without the lowest and highest, number by number",
-        numbers=("trim_fraction",),
-    ),
-    "krum": Strategy(
-        build=f"{ROOM}:krum",
-        text="the client that lies nearest to the others",
-        numbers=("num_malicious",),
-    ),
+    "fedadam": Strategy(build=f"{FLOWER}:FedAdam", text="a step of Adam", numbers=ADAPTIVE, linear=True),
+    "fedyogi": Strategy(build=f"{FLOWER}:FedYogi", text="a step of Yogi", numbers=ADAPTIVE, linear=True),
+    "fedmedian": Strategy(build=f"{FLOWER}:FedMedian", text="the clients' median"),
+    "fedtrimmedavg": Strategy(build=f"{FLOWER}:FedTrimmedAvg", text="the trimmed mean", numbers=TRIMMED),
+    "krum": Strategy(build=f"{FLOWER}:Krum", text="the client nearest to the others", numbers=LIARS),
 }

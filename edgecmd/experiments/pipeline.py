@@ -151,7 +151,8 @@ def assess_run(
     told = {
         "student": tables["student"],
         "baselines": others,
-        "chance_loss": _told_chance(run),
+        # Private clients tell no loss.
+        "chance_loss": chance(run) if run.privacy.mechanism == "none" else None,
         "teacher": teacher_record(run.task, config.teacher, tables),
     }
     write_artefact(folder, "evaluation.json", told, may_leave=False)
@@ -179,11 +180,6 @@ def _assessments(
             else made
         )
     return work
-
-
-def _told_chance(run: Run) -> float | None:
-    """Chance level of the loss, where clients tell their loss."""
-    return chance(run) if run.privacy.mechanism == "none" else None
 
 
 def _federated_baseline(

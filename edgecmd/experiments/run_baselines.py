@@ -60,22 +60,12 @@ def teacher_as_it_is(config: RunConfig, run: Run) -> Assessed | None:
     """The teacher on the targets, where it can be shown them."""
     from edgecmd.evaluation.evaluate import assess
 
-    if not sees_pictures(config, run.task):
-        return None
-    return lambda: assess(teacher_on_target(config, run.task), run)
-
-
-def l2(config: RunConfig) -> RunConfig | None:
-    """The same federation with the squared distance to the teacher's feature."""
-    return _other_loss(config, "l2")
-
-
-def simclr(config: RunConfig) -> RunConfig | None:
-    """The same federation with SimCLR on the targets alone."""
-    return _other_loss(config, "simclr")
+    seen = sees_pictures(config, run.task)
+    return (lambda: assess(teacher_on_target(config, run.task), run)) if seen else None
 
 
 def _other_loss(config: RunConfig, loss: str) -> RunConfig | None:
+    """The same federation with another loss; without privacy, and where the student can learn by it."""
     from edgecmd.losses import LOSSES
     from edgecmd.models.students import is_dense
 
@@ -85,11 +75,13 @@ def _other_loss(config: RunConfig, loss: str) -> RunConfig | None:
     return replace(config, distill=replace(config.distill, loss=loss))
 
 
+l2, simclr = (partial(_other_loss, loss=name) for name in ("l2", "simclr"))
+
+
 def without_privacy(config: RunConfig) -> RunConfig | None:
     """The same loss without privacy: the limit that privacy is paid against."""
-    if config.privacy.mechanism == "none":
-        return None
-    return replace(config, privacy=replace(config.privacy, mechanism="none"))
+    without = replace(config.privacy, mechanism="none")
+    return None if config.privacy == without else replace(config, privacy=without)
 
 
 def same_epsilon(config: RunConfig) -> RunConfig | None:
@@ -97,9 +89,9 @@ def same_epsilon(config: RunConfig) -> RunConfig | None:
     from edgecmd.privacy.mechanisms import MECHANISMS
 
     row = MECHANISMS.get(config.privacy.mechanism)
-    if row is None or not row.without_negatives:
+    other = row.without_negatives if row else ""
+    if not other:
         return None
-    other = row.without_negatives
     return replace(
         config,
         privacy=replace(config.privacy, mechanism=other, ledger_dir=""),
@@ -108,8 +100,12 @@ def same_epsilon(config: RunConfig) -> RunConfig | None:
 
 
 def scratch(_: RunConfig, run: Run) -> Assessed:
-    """The student trained on the few labels, or masks, alone; empty without them."""
-    return lambda: segmentation_from_scratch(run) or scratch_table(run)
+    """The student trained on the few labels alone, a dense one on the few masks; empty without them."""
+    from edgecmd.evaluation import segmentation
+
+    if run.task.places is not None and segmentation.has_masks(run):
+        return lambda: {"segmentation": segmentation.scratch_table(run)}
+    return partial(_scratch_table, run)
 
 
 def sees_pictures(config: RunConfig, task: Task) -> bool:
@@ -136,9 +132,9 @@ def teacher_on_target(config: RunConfig, task: Task) -> "Embed":
     from edgecmd.evaluation.metrics import unit_rows
     from edgecmd.models.place_features import pool_places
 
+    # With ready features it says that the teacher is not here.
+    teacher = task.teacher
     if not sees_pictures(config, task):
-        if task.has_ready_features:
-            _ = task.teacher
         raise ConfigError(
             "data.reverse=true: the teacher takes no pictures, so the student's cannot be shown to it. Leave"
             " the method 'teacher' out."
@@ -153,13 +149,12 @@ def teacher_on_target(config: RunConfig, task: Task) -> "Embed":
             rgb = np.stack([np.asarray(one) for one in large])
         if task.places is not None:
             return unit_rows(pool_places(torch.from_numpy(task.place_features(rgb))).numpy())
-        return unit_rows(task.teacher.embed(rgb))
+        return unit_rows(teacher.embed(rgb))
 
     return embed
 
 
-def scratch_table(run: Run) -> "Table":
-    """The supervised baseline for each number of labels, as far as the data has labels."""
+def _scratch_table(run: Run) -> "Table":
     from edgecmd.evaluation.supervised import accuracy_row
 
     if "group" not in run.task.data.test.labelled.labels:
@@ -174,30 +169,18 @@ def scratch_table(run: Run) -> "Table":
     return {"few_labels": {"group": {"linear": rows}}}
 
 
-def segmentation_from_scratch(run: Run) -> "Table":
-    """The dense student trained on the few masks alone; empty for other students, or without masks."""
-    from edgecmd.evaluation import segmentation as tables
-
-    if run.task.places is None or not tables.has_masks(run):
-        return {}
-    return {"segmentation": tables.scratch_table(run)}
-
-
 def _scratch_accuracies(run: Run, work: list[tuple[int, int]]) -> list[float]:
     """Accuracy for each (number of labels, draw), by as many processes as the federation may use."""
     if run.federation.num_workers == 1 or run.remake is None:
-        return [_scratch_accuracy(run, *one) for one in tracked(work, "training from scratch")]
-    jobs = [(run.remake, *one) for one in work]
+        jobs = [(lambda: run, *one) for one in work]
+        return [_scratch_accuracy(job) for job in tracked(jobs, "training from scratch")]
+    sent = [(run.remake, *one) for one in work]
     with Workers(run.federation.num_workers) as pool:
-        return list(tracked(pool.map(_scratch_job, jobs), "training from scratch", num=len(jobs)))
+        return list(tracked(pool.map(_scratch_accuracy, sent), "training from scratch", num=len(sent)))
 
 
-def _scratch_job(job: tuple[Callable[[], Run], int, int]) -> float:
-    remake, num_labels, draw = job
-    return _scratch_accuracy(remake(), num_labels, draw)
-
-
-def _scratch_accuracy(run: Run, num_labels: int, draw: int) -> float:
+def _scratch_accuracy(job: tuple[Callable[[], Run], int, int]) -> float:
     from edgecmd.evaluation.supervised import scratch_accuracy
 
-    return scratch_accuracy(run, labelling="group", num_labels=num_labels, draw=draw)
+    remake, num_labels, draw = job
+    return scratch_accuracy(remake(), labelling="group", num_labels=num_labels, draw=draw)

@@ -37,7 +37,6 @@ class Step:
 def _choices(config: RunConfig) -> dict[str, Callable[[], object]]:
     """Settings that name an entry of a table, each by its dotted key."""
     from edgecmd.catalogue.data_sets import DATA_SETS, data_set
-    from edgecmd.catalogue.strategy_rows import STRATEGIES
     from edgecmd.core.errors import choose
     from edgecmd.data.anchors import ANCHORS
     from edgecmd.data.modalities.table import target_kinds
@@ -47,6 +46,7 @@ def _choices(config: RunConfig) -> dict[str, Callable[[], object]]:
     from edgecmd.models.devices import resolve_device
     from edgecmd.models.students import student_row
     from edgecmd.training.distill import OPTIMIZERS, SCHEDULES
+    from server.strategies import build_strategy
 
     kinds = {"auto": 0, **target_kinds()}
     row = DATA_SETS.get(config.data.name)
@@ -61,7 +61,9 @@ def _choices(config: RunConfig) -> dict[str, Callable[[], object]]:
         "distill.schedule": lambda: choose("distill.schedule", config.distill.schedule, SCHEDULES),
         "federation.partition": lambda: partition_of(config.federation.partition),
         "distill.anchors": lambda: choose("distill.anchors", config.distill.anchors, ANCHORS),
-        "federation.strategy": lambda: choose("federation.strategy", config.federation.strategy, STRATEGIES),
+        "federation.strategy": lambda: build_strategy(
+            config.federation, proximal_mu=config.distill.proximal_mu
+        ),
         "device": lambda: resolve_device(config.device),
     }
 
@@ -83,12 +85,6 @@ CHOICES = (
     "federation.strategy",
     "device",
 )
-
-
-def _strategy(config: RunConfig, _: Assembly) -> None:
-    from server.strategies import build_strategy
-
-    build_strategy(config.federation, proximal_mu=config.distill.proximal_mu)
 
 
 def _privacy(config: RunConfig, assembly: Assembly) -> None:
@@ -212,7 +208,6 @@ def _student(config: RunConfig, assembly: Assembly) -> None:
 
 STEPS: tuple[Step, ...] = (
     *(Step(check=_choice(key)) for key in CHOICES),
-    Step(check=_strategy, needs_earlier=True),
     Step(check=_privacy),
     Step(check=_teacher),
     Step(check=_ready_files),

@@ -64,7 +64,7 @@ def test_where_it_does_not_apply_it_is_left_out(tiny: RunConfig) -> None:
 def test_which_baselines_a_run_has_in_the_order_of_the_table(tiny: RunConfig, tmp_path: Path) -> None:
     started = changed(tiny, "student", path=str(tmp_path / "start.safetensors"))
     assert list(baselines_of(started, run_of(tiny))) == ["warm start", *BUILT_IN[1:]]
-    dense = changed(tiny, "student", architecture="seg-250k")
+    dense = changed(tiny, "student", architecture="seg-50k")
     assert "simclr" not in baselines_of(dense, run_of(tiny))
     private = changed(changed(tiny, "privacy", mechanism="anchors"), "distill", loss="cmc-anchored")
     assert list(baselines_of(private, run_of(tiny))) == [

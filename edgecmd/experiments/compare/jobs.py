@@ -149,7 +149,7 @@ def measure(job: Job, assembly: Assembly) -> "tuple[Table, float | None]":
 
     run, method = assembly.run(job.config), job.method
     alone: dict[str, Callable[[], Table]] = {
-        methods.SCRATCH: scratch(job.config, run),
+        methods.SCRATCH: lambda: scratch(job.config, run)(),
         methods.SUPERVISED: lambda: supervised_table(run, num_draws=job.num_fits),
         methods.SUPERVISED_ALL: lambda: supervised_all_table(run),
         methods.TEACHER: lambda: assess(teacher_on_target(job.config, run.task), run),
