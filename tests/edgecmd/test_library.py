@@ -221,7 +221,7 @@ def test_ready_features_in_place_of_a_teacher(pairs: ec.Pairs) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"steps": 0}, "steps=0 makes nothing"),
+        ({"steps": 0}, "steps=0 is outside the allowed range"),
         ({"loss": "cmcc"}, "Did you mean 'cmc'"),
         ({"optimizer": "adam"}, "distill.optimizer='adam' is unknown"),
         ({"batch_size": 1}, "batch_size=1"),
