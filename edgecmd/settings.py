@@ -66,7 +66,7 @@ def _check(setting: str, value: Any, *, kind: type, marks: Sequence[Any]) -> Non
             raise ConfigError(f"{setting}={value} is outside the allowed range [{mark.ge:g}, {mark.le:g}].")
 
 
-def refuse_outside(name: str, value: Any, *, least: float, most: float, kind: type = int) -> None:  # noqa: ANN401 - of a caller
+def refuse_outside(name: str, value: Any, *, least: float | int, most: float | int, kind: type = int) -> None:  # noqa: ANN401 - of a caller
     """Refuse an argument that is no number of a kind between two others, as a setting would be.
 
     Raises:
@@ -86,7 +86,7 @@ def refuse_seed(seed: Any) -> None:  # noqa: ANN401 - of a caller
         raise ConfigError(f"seed={seed} is outside the allowed range [0, {2**31 - 1}].")
 
 
-def as_float(value: Any) -> Any:  # noqa: ANN401 - of a caller
+def as_float(value: object) -> Any:  # noqa: ANN401 - of a caller
     """A number as a float; anything else as it is, for a section to refuse by name."""
     return float(value) if isinstance(value, Real) and not isinstance(value, bool) else value
 

@@ -60,6 +60,8 @@ class Pairs:
     owner: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        modality_of(self.source, name="Pairs.source")
+        modality_of(self.target, name="Pairs.target")
         data = PairedData(source=self.source, target=self.target)
         if len(data) < 2:
             raise DataError(
@@ -209,6 +211,8 @@ class Labelled:
     source: Targets | None = None
 
     def __post_init__(self) -> None:
+        modality_of(self.target, name="Labelled.target")
+        object.__setattr__(self, "labels", _texts("Labelled.labels", self.labels))
         self.classes()
         if self.source is not None:
             PairedData(source=self.source, target=self.target)

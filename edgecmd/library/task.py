@@ -104,6 +104,7 @@ class Task(tasks.Task):
         device: str = "auto",
         cache: str | Path | None = None,
     ) -> None:
+        _refuse_tensor(teacher)
         for name, made, wanted in (("pairs", pairs, Pairs), ("public", public, Images)):
             if not isinstance(made, wanted):
                 raise ConfigError(
@@ -111,16 +112,13 @@ class Task(tasks.Task):
                 )
         for name, value in (("target_offset", target_offset), ("target_scale", target_scale)):
             refuse_outside(name, value, least=-MOST_SCALE, most=MOST_SCALE, kind=float)
+        if not len(public):
+            raise ConfigError("public holds no image, and anchors come from these. Give at least one.")
         if target_scale == 0:
             raise ConfigError("target_scale=0 would divide by zero; use -0.5 for ink on white paper.")
         public = public.like(pairs.source)
         self.pairs = pairs
         features = None
-        if isinstance(teacher, torch.Tensor):
-            raise ConfigError(
-                f"teacher is a tensor of shape {tuple(teacher.shape)}. Give ready features as a numpy array:"
-                " teacher=features.cpu().numpy(), public_features=..."
-            )
         if isinstance(teacher, np.ndarray):
             features = _ready(teacher, public_features, num_pairs=len(pairs), num_public=len(public))
         elif public_features is not None:
@@ -165,7 +163,7 @@ class Task(tasks.Task):
         return height, width
 
     def fingerprint(self) -> str:
-        """Digests of pairs, public images and teacher, and the scale of targets: equal tasks have equal ones."""
+        """Digests of pairs, public images and teacher, and how targets are scaled; equal for equal tasks."""
         teacher = (
             fingerprint(self.training_features.cpu().numpy(), self.public_features)
             if hasattr(self, "_ready_dim")
@@ -175,6 +173,14 @@ class Task(tasks.Task):
         return (
             f"pairs {own[:16]} public {public[:16]} teacher {teacher[:16]}"
             f" targets {self.target_offset:g} {self.target_scale:g}"
+        )
+
+
+def _refuse_tensor(teacher: object) -> None:
+    if isinstance(teacher, torch.Tensor):
+        raise ConfigError(
+            f"teacher is a tensor of shape {tuple(teacher.shape)}. Give ready features as a numpy array:"
+            " teacher=features.cpu().numpy(), public_features=..."
         )
 
 

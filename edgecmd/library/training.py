@@ -4,9 +4,10 @@ Shapes: N pairs, D embedding dimension.
 """
 
 import copy
+import math
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +190,11 @@ def distill(  # noqa: PLR0913 - a recipe has many numbers
             optimizer=state,
         )
         done += num
+        if not math.isfinite(mean):
+            raise ConfigError(
+                f"The loss is {mean} after {done} steps, so the student is lost. Lower learning_rate="
+                f"{settings.learning_rate:g}, or look at the loss and the student."
+            )
         if progress is not None:
             progress(done, steps, mean)
     return Distilled(task=task, student=trained.eval(), settings=settings, loss=mean, seed=seed)
@@ -255,6 +261,8 @@ def federate(  # noqa: PLR0913 - what a federation is made of
             f"num_workers={num_workers!r}: objects in memory cannot travel to other processes. Leave it at 1,"
             " or name student, loss and data as 'module:factory' in settings and use `edgecmd simulate`."
         )
+    if out is not None and not isinstance(out, str | Path):
+        raise ConfigError(f"out={out!r} is of type {type(out).__name__}; allowed is the path of a folder.")
     rounds, local_steps = _length(privacy, rounds=rounds, local_steps=local_steps)
     parts = _parts(clients, num_pairs=len(task.pairs))
     asked = _sections(
@@ -440,9 +448,19 @@ def _sections(
 
 def _require_same_plan(asked: PrivacyPlan, made: PrivacyPlan | None) -> None:
     if made is None or replace(made, loss="") != replace(asked, loss=""):
+        differ = (
+            []
+            if made is None
+            else [
+                f"{one.name}={getattr(made, one.name)!r} where the plan has {getattr(asked, one.name)!r}"
+                for one in fields(asked)
+                if one.name != "loss" and getattr(made, one.name) != getattr(asked, one.name)
+            ]
+        )
         raise PrivacyError(
-            f"The run would not be under the plan that was given: {made} instead of {asked}. Calibrate it"
-            " with the clients and the student of this run."
+            f"The run would not be under the plan that was given: {'; '.join(differ) or 'it has none'}."
+            " Calibrate one for this run: PrivacyPlan.calibrate(..., num_clients=..., client_fraction=...)"
+            " with the numbers of this run."
         )
 
 

@@ -65,7 +65,7 @@ def sides_of(size: object, *, default: tuple[int, int]) -> tuple[int, int]:
         raise ConfigError(f"size={size!r} is no height and width. Give one number, or two.")
     for side in sides:
         refuse_wide(size=side)
-    return sides[0], sides[1]  # type: ignore[return-value]
+    return sides[0], sides[1]
 
 
 def channels_of(module: object) -> int:
