@@ -88,7 +88,9 @@ def refuse_seed(seed: Any) -> None:  # noqa: ANN401 - of a caller
 
 def as_float(value: object) -> Any:  # noqa: ANN401 - of a caller
     """A number as a float; anything else as it is, for a section to refuse by name."""
-    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else value
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return float(value)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

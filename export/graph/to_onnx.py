@@ -7,6 +7,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import no_type_check
 
 import onnx
 import torch
@@ -109,6 +110,8 @@ def _trace(deployable: Deployable) -> onnx.ModelProto:
     return program.model_proto
 
 
+# Torch reads the types of the file out of these annotations; what it hands over are stand-ins.
+@no_type_check
 def _mean_of_places(pooled: FLOAT, output_size: Sequence[int]) -> FLOAT:
     """``AdaptiveAvgPool2d(1)`` as a mean; torch itself would gather rows, which the gate refuses."""
     if set(output_size) != {1}:
