@@ -79,7 +79,14 @@ def test_contexts_of_the_local_grid_hold_what_flower_gives() -> None:
     """The same scalars by the same keys, so that the apps cannot tell the runtimes apart."""
     config = RunConfig()
     context = contexts(config)[103]
-    assert context.run_config == flatten_dict(app_table()["config"])  # type: ignore[arg-type]
+    given = flatten_dict(app_table()["config"])  # type: ignore[arg-type]
+    # A run is described as it is resolved, and so do the apps read what Flower gives.
+    assert context.run_config == flatten(unflatten(given))
+    assert {name: type(value) for name, value in context.run_config.items()} == {
+        name: type(value) for name, value in given.items()
+    }
+    changed = {name: value for name, value in context.run_config.items() if given[name] != value}
+    assert changed == {"distill.loss": "cmc"}
     assert context.node_config == {"partition-id": 3, "num-partitions": config.federation.num_clients}
 
 
