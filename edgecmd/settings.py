@@ -66,6 +66,33 @@ def _check(setting: str, value: Any, *, kind: type, marks: Sequence[Any]) -> Non
             raise ConfigError(f"{setting}={value} is outside the allowed range [{mark.ge:g}, {mark.le:g}].")
 
 
+def refuse_outside(name: str, value: Any, *, least: float | int, most: float | int, kind: type = int) -> None:  # noqa: ANN401 - of a caller
+    """Refuse an argument that is no number of a kind between two others, as a setting would be.
+
+    Raises:
+        ConfigError: The message names argument and value, and what is allowed.
+    """
+    _check(name, value, kind=kind, marks=[Interval(ge=least, le=most)])
+
+
+def refuse_seed(seed: Any) -> None:  # noqa: ANN401 - of a caller
+    """Refuse what is no seed of a run.
+
+    Raises:
+        ConfigError: It is no whole number of 0 to 2^31 - 1.
+    """
+    _check("seed", seed, kind=int, marks=())
+    if not 0 <= seed < 2**31:
+        raise ConfigError(f"seed={seed} is outside the allowed range [0, {2**31 - 1}].")
+
+
+def as_float(value: object) -> Any:  # noqa: ANN401 - of a caller
+    """A number as a float; anything else as it is, for a section to refuse by name."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return float(value)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig(_Section):
     """Which pairs, and how they are cut into training, validation and test."""

@@ -58,12 +58,12 @@ def few_supervised_steps() -> Iterator[None]:
 
 
 @contextmanager
-def exported_once(files: dict[str, bytes]) -> Iterator[None]:
+def exported_once(files: dict[str, bytes] | None = None) -> Iterator[None]:
     """Within the block the file of equal weights and settings is made once and kept in ``files``.
 
     The tests of the exporter hold that it would have the same bytes again.
     """
-    export = bundle.to_onnx
+    export, files = bundle.to_onnx, {} if files is None else files
 
     def known(deployable: Deployable) -> bytes:
         weights = [(name, value.numpy()) for name, value in deployable.state_dict().items()]

@@ -189,6 +189,11 @@ def start_run(run: Run) -> Path:
     settings = folder / "config.toml"
     if settings.exists():
         if comparable(load_config(settings)) != run.described.comparable:
+            if run.given is not None:
+                raise ConfigError(
+                    f"{folder} holds a run with other settings or objects. Call edgecmd.federate with those"
+                    " that began it, name another folder (out=...), or delete this one and begin anew."
+                )
             raise ConfigError(
                 f"{folder} holds a run with other settings. Continue that one with `edgecmd resume {folder}`,"
                 " choose another name with --set name=..., or delete it and begin anew with `edgecmd run"

@@ -18,6 +18,7 @@ from edgecmd.settings import (
     PrivacyConfig,
     StudentConfig,
     TeacherConfig,
+    refuse_seed,
 )
 
 # Names of devices, which Windows takes for no file in any folder.
@@ -73,8 +74,7 @@ class RunConfig:
     export: ExportConfig = field(default_factory=ExportConfig)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**31:
-            raise ConfigError(f"seed={self.seed} is outside the allowed range [0, {2**31 - 1}].")
+        refuse_seed(self.seed)
         _refuse_name(self.name)
         if "\0" in self.out:
             raise ConfigError(f"out={self.out!r} holds a NUL character, which no path can. Take it out.")

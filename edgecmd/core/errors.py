@@ -80,6 +80,6 @@ def choose(setting: str, name: str, options: Mapping[str, Option]) -> Option:
     Raises:
         ConfigError: It is not there; the message names the setting, all options and the nearest.
     """
-    if name not in options:
-        raise ConfigError(f"{setting}={name!r} is unknown. {nearest(name, options)}")
+    if not isinstance(name, str) or name not in options:
+        raise ConfigError(f"{setting}={name!r} is unknown. {nearest(str(name), options)}")
     return options[name]

@@ -20,7 +20,7 @@ Factory = Callable[..., Any]
 
 def is_own(text: str) -> bool:
     """Whether a setting names a user's own code (``module:factory``) and not a row of a table."""
-    return ":" in text
+    return isinstance(text, str) and ":" in text
 
 
 def module_of(text: str) -> str:

@@ -3,7 +3,8 @@
 Shapes: N examples, H height, W width, C channels of the target modality, T samples of a recording.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from edgecmd.core.own_code import is_own
 from edgecmd.data.experiment import load_experiment
 from edgecmd.data.findings import ProblemsError
 from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels
+from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import Images as Pictures
 from edgecmd.data.pairs import PairedData, PublicSource, Targets
 from edgecmd.data.user_files.folder import Reading, read_own
@@ -58,18 +60,20 @@ class Pairs:
     owner: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        modality_of(self.source, name="Pairs.source")
+        modality_of(self.target, name="Pairs.target")
         data = PairedData(source=self.source, target=self.target)
         if len(data) < 2:
             raise DataError(
                 f"Pairs holds {len(data)} pairs; at least 2 are needed, to tell one from another."
             )
         for name in ("ids", "owner"):
-            values = tuple(str(one) for one in getattr(self, name))
+            values = _texts(f"Pairs.{name}", getattr(self, name))
             if values and len(values) != len(data):
                 raise DataError(f"Pairs.{name} has {len(values)} entries for {len(data)} pairs.")
             object.__setattr__(self, name, values)
         if len(set(self.ids)) != len(self.ids):
-            twice = next(one for one in self.ids if list(self.ids).count(one) > 1)
+            twice = next(one for one, num in Counter(self.ids).items() if num > 1)
             raise DataError(f"Pairs.ids has {twice!r} more than once. Give each pair a name of its own.")
 
     def __len__(self) -> int:
@@ -128,9 +132,8 @@ class Images:
     folder: Path | None = None
 
     def __post_init__(self) -> None:
-        keys = tuple(str(one) for one in self.keys) or tuple(
-            f"image-{row}" for row in range(len(self.images))
-        )
+        modality_of(self.images, name="Images.images")
+        keys = _texts("Images.keys", self.keys) or tuple(f"image-{row}" for row in range(len(self.images)))
         object.__setattr__(self, "keys", keys)
         self.source()
 
@@ -208,6 +211,8 @@ class Labelled:
     source: Targets | None = None
 
     def __post_init__(self) -> None:
+        modality_of(self.target, name="Labelled.target")
+        object.__setattr__(self, "labels", _texts("Labelled.labels", self.labels))
         self.classes()
         if self.source is not None:
             PairedData(source=self.source, target=self.target)
@@ -289,6 +294,19 @@ def built_in(name: str = "emoji", *, size: int = 64) -> BuiltIn:
             labels=names_of(labels.take(known)),
         ),
     )
+
+
+def _texts(name: str, values: object) -> tuple[str, ...]:
+    """One text an example; None stands for none.
+
+    Raises:
+        DataError: It is no list of them.
+    """
+    if values is None:
+        return ()
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise DataError(f"{name}={values!r} is of type {type(values).__name__}; allowed is a list of texts.")
+    return tuple("" if one is None else str(one) for one in values)
 
 
 def names_of(labels: Labels) -> list[str]:

@@ -15,6 +15,7 @@ from edgecmd.core.errors import ConfigError, DataError, PrivacyError
 from edgecmd.core.files import read_json
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.core.statistics import SHARE, mean_interval
+from edgecmd.data.modalities.table import input_shape, modality_of
 from edgecmd.data.pairs import PairedData
 from edgecmd.evaluation.metrics import Embedding, embed_target, knn_predict, linear_predict, recall, unit_rows
 from edgecmd.library.data import Labelled
@@ -22,7 +23,7 @@ from edgecmd.library.task import Task
 from edgecmd.models.students import Student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.run import Run
-from edgecmd.settings import DistillConfig
+from edgecmd.settings import DistillConfig, refuse_seed
 
 NUM_FOLDS = 5
 NUM_NEIGHBOURS = 5
@@ -118,24 +119,35 @@ def evaluate(student: nn.Module, labelled: Labelled, *, task: Task | None = None
             another kind than the task's targets.
         ConfigError: The student was not distilled here, and there is no task.
     """
+    refuse_seed(seed)
+    for name, made, wanted in (("student", student, nn.Module), ("labelled", labelled, Labelled)):
+        if not isinstance(made, wanted):
+            raise ConfigError(
+                f"{name} is of type {type(made).__name__}; allowed is a {wanted.__name__}. Of a result give"
+                " result.student."
+            )
     task = origin_of(student, task).task
     classes = labelled.classes().labels["group"].values
     counts = np.bincount(classes[classes >= 0])
     if len(counts) < 2 or counts.min() < 2:
         raise DataError(
-            f"labelled has {len(counts)} classes, the smallest of {counts.min(initial=0)} examples; at least"
+            f"labelled has {len(counts)} classes, the smallest of {min(counts, default=0)} examples; at least"
             " two classes of two examples each are needed."
         )
-    if (
-        labelled.target.dtype != task.data.train.target.dtype
-        or labelled.target.shape[1:] != (task.data.train.target.shape[1:])
-    ):
-        raise DataError(
-            f"labelled.target is {labelled.target.dtype} of shape {labelled.target.shape[1:]} each, and the"
-            f" task's targets are {task.data.train.target.dtype} of shape {task.data.train.target.shape[1:]}."
-            " Read both with the same size."
-        )
+    for half in ("target", "source"):
+        held, known = getattr(labelled, half), getattr(task.data.train, half)
+        if held is not None and (held.dtype, held.shape[1:]) != (known.dtype, known.shape[1:]):
+            raise DataError(
+                f"labelled.{half} is {held.dtype} of shape {held.shape[1:]} each, and the task's {half}s are"
+                f" {known.dtype} of shape {known.shape[1:]}. Read both with the same size."
+            )
     found = embed_target(student, labelled.target, offset=task.target_offset, scale=task.target_scale)
+    width = task.teacher_dim if labelled.source is not None else found.shape[-1]
+    if found.ndim != 2 or found.shape[1] != width or not np.isfinite(found).all():
+        raise DataError(
+            f"The student gives {found.shape} for {len(labelled)} examples, or numbers that are not finite;"
+            f" allowed is ({len(labelled)}, {width}). Train it on this task first."
+        )
     ranks = _across(found, labelled, task) if labelled.source is not None else _within(found, classes)
     folds = numpy_generator(seed, "folds").permutation(len(found)) % NUM_FOLDS
     accuracies = [_probe(found, classes, folds == fold) for fold in range(NUM_FOLDS)]
@@ -155,6 +167,13 @@ def evaluate(student: nn.Module, labelled: Labelled, *, task: Task | None = None
 
 def embed_with(student: nn.Module, task: Task, target: np.ndarray) -> Embedding:
     """Unit embeddings of targets as they are stored, (N, D), scaled as the task says."""
+    known = task.data.train.target
+    same = modality_of(target).name == task.modality and input_shape(target)[0] == task.in_channels
+    if not same or not len(target):
+        raise DataError(
+            f"target is {target.dtype} of shape {target.shape}, and the task's targets are {known.dtype} of"
+            f" shape {known.shape[1:]} each. Give one of these or more."
+        )
     return unit_rows(embed_target(student, target, offset=task.target_offset, scale=task.target_scale))
 
 

@@ -18,8 +18,11 @@ from edgecmd.data.pairs import fingerprint
 from edgecmd.library.data import Images, Pairs, labels_of
 from edgecmd.models import teachers
 from edgecmd.models.devices import resolve_device
+from edgecmd.settings import refuse_outside
 from edgecmd.training import task as tasks
 
+# Numbers of an input stay within float32.
+MOST_SCALE = 1e6
 PLAIN = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
@@ -101,6 +104,16 @@ class Task(tasks.Task):
         device: str = "auto",
         cache: str | Path | None = None,
     ) -> None:
+        _refuse_tensor(teacher)
+        for name, made, wanted in (("pairs", pairs, Pairs), ("public", public, Images)):
+            if not isinstance(made, wanted):
+                raise ConfigError(
+                    f"{name} is of type {type(made).__name__}; allowed is an edgecmd.{wanted.__name__}."
+                )
+        for name, value in (("target_offset", target_offset), ("target_scale", target_scale)):
+            refuse_outside(name, value, least=-MOST_SCALE, most=MOST_SCALE, kind=float)
+        if not len(public):
+            raise ConfigError("public holds no image, and anchors come from these. Give at least one.")
         if target_scale == 0:
             raise ConfigError("target_scale=0 would divide by zero; use -0.5 for ink on white paper.")
         public = public.like(pairs.source)
@@ -150,14 +163,25 @@ class Task(tasks.Task):
         return height, width
 
     def fingerprint(self) -> str:
-        """Digests of pairs, public images and teacher: equal tasks have equal ones."""
+        """Digests of pairs, public images and teacher, and how targets are scaled; equal for equal tasks."""
         teacher = (
             fingerprint(self.training_features.cpu().numpy(), self.public_features)
             if hasattr(self, "_ready_dim")
             else self.teacher.sha256
         )
         own, public = self.data.train.fingerprint(), self.data.public.fingerprint()
-        return f"pairs {own[:16]} public {public[:16]} teacher {teacher[:16]}"
+        return (
+            f"pairs {own[:16]} public {public[:16]} teacher {teacher[:16]}"
+            f" targets {self.target_offset:g} {self.target_scale:g}"
+        )
+
+
+def _refuse_tensor(teacher: object) -> None:
+    if isinstance(teacher, torch.Tensor):
+        raise ConfigError(
+            f"teacher is a tensor of shape {tuple(teacher.shape)}. Give ready features as a numpy array:"
+            " teacher=features.cpu().numpy(), public_features=..."
+        )
 
 
 def _no_teacher() -> teachers.Teacher:
@@ -168,7 +192,7 @@ def _no_teacher() -> teachers.Teacher:
 
 
 def _ready(
-    pairs: np.ndarray, public: np.ndarray | None, *, num_pairs: int, num_public: int
+    pairs: np.ndarray, public: object, *, num_pairs: int, num_public: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ready features as float32, refused where they do not fit.
 
@@ -181,13 +205,18 @@ def _ready(
             "Ready features of the pairs need public_features from the same teacher, for the anchors."
         )
     for name, found, num in (("teacher", pairs, num_pairs), ("public_features", public, num_public)):
-        if found.ndim != 2 or len(found) != num or found.dtype.kind != "f":
+        if not isinstance(found, np.ndarray):
+            raise DataError(f"{name} is of type {type(found).__name__}; allowed is a numpy array of floats.")
+        if found.ndim != 2 or len(found) != num or not found.shape[1] or found.dtype.kind != "f":
             raise DataError(
                 f"{name} has dtype={found.dtype} and shape={found.shape}; allowed are floats of shape"
                 f" ({num}, D)."
             )
-        if not np.isfinite(found).all():
-            raise DataError(f"{name} holds numbers that are not finite. Compute the features again.")
+        if not (np.abs(found) <= np.finfo(np.float32).max).all():
+            raise DataError(
+                f"{name} holds numbers that are not finite as float32. Compute the features again."
+            )
+    assert isinstance(public, np.ndarray)
     if pairs.shape[1] != public.shape[1]:
         raise DataError(
             f"teacher has {pairs.shape[1]} numbers a row and public_features {public.shape[1]}; both must"

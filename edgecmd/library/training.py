@@ -4,10 +4,10 @@ Shapes: N pairs, D embedding dimension.
 """
 
 import copy
-import hashlib
+import math
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.data.partition import MIN_PAIRS, Rows
 from edgecmd.data.partition import partition as cut
 from edgecmd.library.data import Pairs, labels_of
+from edgecmd.library.digests import digest
 from edgecmd.library.results import Distilled, Federated
 from edgecmd.library.task import Task
 from edgecmd.losses import Loss, check_loss, loss_of, name_of
@@ -28,6 +29,7 @@ from edgecmd.models.students import Student, fitted, refuse_dense
 from edgecmd.models.students import student as make_student
 from edgecmd.privacy.mechanisms import default_loss
 from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.privacy.step.purity import require_pure
 from edgecmd.run import Given, Run, check_modality
 from edgecmd.settings import (
     DataConfig,
@@ -36,12 +38,17 @@ from edgecmd.settings import (
     FederationConfig,
     PrivacyConfig,
     StudentConfig,
+    as_float,
+    refuse_outside,
+    refuse_seed,
 )
 from edgecmd.training.distill import Place, distil, make_optimizer
 
 Progress = Callable[[int, int, float], None]
 # Steps between two calls of ``progress``; batches and views of each piece follow from the seed and its place.
 PIECE = 50
+MOST_STEPS = 10_000_000
+LOSS_NUMBERS = ("temperature", "teacher_temperature", "cmd_weight")
 # Steps a client makes in a round where nothing says how many.
 LOCAL_STEPS = 5
 
@@ -86,10 +93,13 @@ def partition(
         >>> sorted(len(rows) for rows in partition(pairs, num_clients=2, by="owner").parts)
         [2, 4]
     """
+    _require("pairs", pairs, Pairs)
+    refuse_seed(seed)
+    asked = FederationConfig(num_clients=num_clients, partition=by, alpha=as_float(alpha))
     none = labels_of([""] * len(pairs))
     owner = labels_of([str(one) for one in pairs.owner]) if pairs.owner else none
     return Partition(
-        parts=cut(owner, none, none, by=by, num_clients=num_clients, seed=seed, alpha=float(alpha)), by=by
+        parts=cut(owner, none, none, by=by, num_clients=num_clients, seed=seed, alpha=asked.alpha), by=by
     )
 
 
@@ -147,16 +157,17 @@ def distill(  # noqa: PLR0913 - a recipe has many numbers
         >>> distill(task, "ws-50k", steps=2, batch_size=4).embed(images[:3, ..., :1]).shape
         (3, 8)
     """
-    if steps < 1:
-        raise ConfigError(f"steps={steps} makes nothing; give at least 1.")
+    _require("task", task, Task)
+    refuse_seed(seed)
+    refuse_outside("steps", steps, least=1, most=MOST_STEPS)
     settings = DistillConfig(
         loss=_loss_name(loss),
         batch_size=batch_size,
-        learning_rate=float(learning_rate),
+        learning_rate=as_float(learning_rate),
         schedule=schedule,
         optimizer=optimizer,
-        weight_decay=float(weight_decay),
-        augment=float(augment),
+        weight_decay=as_float(weight_decay),
+        augment=as_float(augment),
         num_anchors=num_anchors,
     )
     objective = _loss_of(loss, settings)
@@ -179,6 +190,11 @@ def distill(  # noqa: PLR0913 - a recipe has many numbers
             optimizer=state,
         )
         done += num
+        if not math.isfinite(mean):
+            raise ConfigError(
+                f"The loss is {mean} after {done} steps, so the student is lost. Lower learning_rate="
+                f"{settings.learning_rate:g}, or look at the loss and the student."
+            )
         if progress is not None:
             progress(done, steps, mean)
     return Distilled(task=task, student=trained.eval(), settings=settings, loss=mean, seed=seed)
@@ -238,26 +254,32 @@ def federate(  # noqa: PLR0913 - what a federation is made of
     """
     from server.simulate import simulate
 
+    _require("task", task, Task)
+    refuse_seed(seed)
     if num_workers != 1:
         raise ConfigError(
-            f"num_workers={num_workers}: objects in memory cannot travel to other processes. Leave it at 1,"
+            f"num_workers={num_workers!r}: objects in memory cannot travel to other processes. Leave it at 1,"
             " or name student, loss and data as 'module:factory' in settings and use `edgecmd simulate`."
         )
+    if out is not None and not isinstance(out, str | Path):
+        raise ConfigError(f"out={out!r} is of type {type(out).__name__}; allowed is the path of a folder.")
     rounds, local_steps = _length(privacy, rounds=rounds, local_steps=local_steps)
     parts = _parts(clients, num_pairs=len(task.pairs))
     asked = _sections(
         loss=loss, privacy=privacy, rounds=rounds, local_steps=local_steps, batch_size=batch_size
     )
     first = _placed(task, student, asked[0])
+    if privacy is not None and privacy.unit == "pair":
+        require_pure(first, in_channels=task.in_channels, image_size=task.size)
     distill_settings = replace(
-        asked[0], learning_rate=float(learning_rate), augment=float(augment), num_anchors=num_anchors
+        asked[0], learning_rate=as_float(learning_rate), augment=as_float(augment), num_anchors=num_anchors
     )
     federation = FederationConfig(
         num_clients=len(parts),
         partition=IN_PYTHON,
         num_rounds=rounds,
         local_steps=local_steps,
-        client_fraction=float(client_fraction),
+        client_fraction=as_float(client_fraction),
         strategy=strategy,
     )
     with tempfile.TemporaryDirectory() as thrown_away:
@@ -297,7 +319,14 @@ def _run(
     seed: int,
 ) -> Run:
     """The run of objects, described by settings as far as they go, and by digests where they do not."""
-    digests = f"clients {_digest(objects.parts)} student {_weights_digest(objects.student)}"
+    digests = " ".join(
+        f"{name} {digest(one)}"
+        for name, one in (
+            ("clients", [part.tolist() for part in objects.parts]),
+            ("student", objects.student),
+            ("loss", objects.loss),
+        )
+    )
     config = RunConfig(
         name=folder.name,
         out=str(folder.parent),
@@ -331,7 +360,13 @@ def _loss_name(loss: Loss | str) -> str:
 
 def _loss_of(loss: Loss | str, settings: DistillConfig) -> Loss:
     """The loss as an object, tried where it is anyone's own."""
-    return loss_of(settings) if isinstance(loss, str) else check_loss(loss)
+    if isinstance(loss, str):
+        return loss_of(settings)
+    checked = check_loss(loss)
+    # Numbers that settings have too are in the ranges of those.
+    known = {name: as_float(getattr(checked, name)) for name in LOSS_NUMBERS if hasattr(checked, name)}
+    replace(settings, **known)
+    return checked
 
 
 def _placed(task: Task, student: nn.Module | str, settings: DistillConfig) -> Student:
@@ -350,6 +385,7 @@ def _placed(task: Task, student: nn.Module | str, settings: DistillConfig) -> St
 def _length(privacy: PrivacyPlan | None, *, rounds: int | None, local_steps: int | None) -> tuple[int, int]:
     """Rounds, and steps a client makes in each: as they were asked for, else the plan's."""
     if privacy is not None:
+        _require("privacy", privacy, PrivacyPlan)
         rounds = privacy.num_rounds if rounds is None else rounds
         if privacy.unit == "pair" and local_steps is None:
             local_steps = privacy.steps_per_round
@@ -360,7 +396,14 @@ def _length(privacy: PrivacyPlan | None, *, rounds: int | None, local_steps: int
 
 def _parts(clients: Partition | Sequence[np.ndarray], *, num_pairs: int) -> tuple[Rows, ...]:
     """Rows of each client, refused where a client or a row is wrong."""
+    if not isinstance(clients, Partition | Sequence | np.ndarray) or isinstance(clients, str):
+        raise ConfigError(
+            f"clients is of type {type(clients).__name__}. Give what edgecmd.partition returns, or the rows"
+            " of each client."
+        )
     given = clients.parts if isinstance(clients, Partition) else tuple(np.asarray(one) for one in clients)
+    if any(one.ndim != 1 for one in given):
+        raise ConfigError("clients holds something else than rows. Give one list of row numbers a client.")
     rows = np.concatenate(given) if given else np.zeros(0, np.int64)
     if not given or min(len(one) for one in given) < MIN_PAIRS:
         raise ConfigError(
@@ -384,7 +427,7 @@ def _sections(
     if name == "auto":
         name = default_loss("none" if privacy is None else privacy.mechanism)
     if privacy is None:
-        return DistillConfig(loss=name, batch_size=batch_size or 64), PrivacyConfig()
+        return DistillConfig(loss=name, batch_size=64 if batch_size is None else batch_size), PrivacyConfig()
     if (privacy.num_rounds, privacy.unit == "client" or privacy.steps_per_round) != (
         rounds,
         privacy.unit == "client" or local_steps,
@@ -394,7 +437,7 @@ def _sections(
             f" rounds={rounds}, local_steps={local_steps} are asked for. Calibrate one for these:"
             " PrivacyPlan.calibrate(..., rounds=..., local_steps=...)."
         )
-    size = int(privacy.normaliser) if privacy.unit == "pair" else batch_size or 64
+    size = int(privacy.normaliser) if privacy.unit == "pair" else 64 if batch_size is None else batch_size
     if batch_size not in (None, size):
         raise PrivacyError(
             f"batch_size={batch_size}, but the plan divides its sums by {size}. Leave it out, or calibrate a"
@@ -405,18 +448,29 @@ def _sections(
 
 def _require_same_plan(asked: PrivacyPlan, made: PrivacyPlan | None) -> None:
     if made is None or replace(made, loss="") != replace(asked, loss=""):
+        differ = (
+            []
+            if made is None
+            else [
+                f"{one.name}={getattr(made, one.name)!r} where the plan has {getattr(asked, one.name)!r}"
+                for one in fields(asked)
+                if one.name != "loss" and getattr(made, one.name) != getattr(asked, one.name)
+            ]
+        )
         raise PrivacyError(
-            f"The run would not be under the plan that was given: {made} instead of {asked}. Calibrate it"
-            " with the clients and the student of this run."
+            f"The run would not be under the plan that was given: {'; '.join(differ) or 'it has none'}."
+            " Calibrate one for this run: PrivacyPlan.calibrate(..., num_clients=..., client_fraction=...)"
+            " with the numbers of this run."
         )
 
 
-def _digest(parts: Sequence[Rows]) -> str:
-    return hashlib.sha256(repr([one.tolist() for one in parts]).encode()).hexdigest()[:16]
+def _require(name: str, made: object, wanted: type) -> None:
+    """Refuse an argument of another class.
 
-
-def _weights_digest(student: nn.Module) -> str:
-    found = hashlib.sha256()
-    for name, value in sorted(student.state_dict().items()):
-        found.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
+    Raises:
+        ConfigError: The message names the argument, its type, and what is allowed.
+    """
+    if not isinstance(made, wanted):
+        raise ConfigError(
+            f"{name} is of type {type(made).__name__}; allowed is an edgecmd.{wanted.__name__}."
+        )

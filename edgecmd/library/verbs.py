@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from edgecmd.audits.finding import CONTRADICTED, Finding, refuse_contradicted
+from edgecmd.core.errors import ConfigError
 from edgecmd.library.data import Labelled
 from edgecmd.library.results import Distilled, Federated, origin_of
 from edgecmd.library.task import Task
@@ -65,6 +67,10 @@ def audit(result: Federated, *, levels: Sequence[str] = ("static",)) -> Report:
     from edgecmd.audits.target import Target
     from edgecmd.experiments import audit_ladder
 
+    if not isinstance(result, Federated):
+        raise ConfigError(
+            f"audit looks at what edgecmd.federate returns, and this is of type {type(result).__name__}."
+        )
     folder = result.require_folder()
     target = Target(
         kind="run folder",
@@ -74,7 +80,9 @@ def audit(result: Federated, *, levels: Sequence[str] = ("static",)) -> Report:
         plan=result.plan,
         privacy=dict(result.privacy),
     )
-    names = [levels] if isinstance(levels, str) else levels
+    names = [levels] if isinstance(levels, str) else list(levels or ())
+    if not names:
+        raise ConfigError(f"levels={levels!r} asks nothing. Give at least one, such as 'static'.")
     found = audit_ladder.audit(target, levels=[ALSO.get(name, name) for name in names])
     return Report(findings=tuple(found))
 
@@ -114,6 +122,16 @@ def export(
     from export.from_task import export_student
 
     trained = student.student if isinstance(student, Distilled) else student
+    for name, made, wanted in (
+        ("student", trained, nn.Module),
+        ("folder", folder, str | Path),
+        ("labelled", labelled, Labelled | None),
+        ("profiles", profiles, Sequence),
+        ("min_cosine", min_cosine, Real | None),
+        ("license", license, str),
+    ):
+        if not isinstance(made, wanted):
+            raise ConfigError(f"{name}={made!r} is of type {type(made).__name__}; allowed is {wanted}.")
     origin, source = origin_of(trained, task), None
     if origin.run is not None:
         source = replace(provenance_of(origin.run), privacy=origin.privacy)

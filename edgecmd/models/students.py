@@ -38,7 +38,8 @@ from edgecmd.core.errors import ConfigError, choose
 from edgecmd.core.own_code import call_factory, is_own
 from edgecmd.core.seeding import torch_generator
 from edgecmd.data.modalities.log_mel import LogMel
-from edgecmd.models.trial import refuse_later, seeded, try_out
+from edgecmd.models.trial import channels_of, refuse_later, refuse_wide, seeded, sides_of, try_out
+from edgecmd.settings import refuse_seed
 
 # E[relu(x)^2] - E[relu(x)]^2 = (1 - 1/pi) / 2 for x ~ N(0, 1): this gain keeps the variance at 1.
 RELU_GAIN = math.sqrt(2.0 / (1.0 - 1.0 / math.pi))
@@ -443,7 +444,9 @@ def student(
         >>> student(own, dim=8)(torch.zeros(2, 1, 64, 64)).shape
         torch.Size([2, 8])
     """
-    sides = (size, size) if isinstance(size, int) else size or DEFAULT_SIZE
+    refuse_wide(dim=dim, in_channels=1 if in_channels is None else in_channels)
+    refuse_seed(seed)
+    sides = sides_of(size, default=DEFAULT_SIZE)
     generator = torch_generator(seed, "student-init")
     if isinstance(spec, Student):
         return _same_shape(spec, in_channels=in_channels or spec.in_channels, dim=dim)
@@ -453,15 +456,10 @@ def student(
         )
         made.open_seed = seed if in_channels is None else None
         return made
-    channels = in_channels or _channels_of(spec)
+    channels = in_channels or channels_of(spec)
     return project(
         spec, f"<{type(spec).__name__}>", in_channels=channels, dim=dim, size=sides, generator=generator
     )
-
-
-def _channels_of(module: nn.Module) -> int:
-    """Channels that the first convolution takes; 1 where there is none."""
-    return next((one.in_channels for one in module.modules() if isinstance(one, nn.Conv2d)), 1)
 
 
 def fitted(made: Student, *, in_channels: int, size: tuple[int, int], dim: int) -> Student:

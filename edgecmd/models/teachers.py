@@ -299,13 +299,15 @@ class Prepared(nn.Module):
 
 
 def _check_scale(*, size: int | None, mean: Sequence[float], std: Sequence[float]) -> None:
-    if size is not None and not 1 <= size <= 4096:
-        raise ConfigError(f"size={size} of a teacher's pictures is outside 1..4096 pixels.")
+    if size is not None and not (isinstance(size, int) and 1 <= size <= 4096):
+        raise ConfigError(f"size={size!r} of a teacher's pictures is no whole number in 1..4096 pixels.")
     for name, values, least in (("mean", mean, -np.inf), ("std", std, 0.0)):
-        if len(values) != 3 or not all(np.isfinite(one) and one > least for one in values):
+        numbers = np.asarray(values)
+        fits = numbers.shape == (3,) and numbers.dtype.kind in "iuf"
+        if not (fits and np.isfinite(numbers).all() and (numbers > least).all()):
             more = " above 0" if name == "std" else ""
             raise ConfigError(
-                f"{name}={tuple(values)} of a teacher is no three finite numbers{more}. Give one for each of"
+                f"{name}={values!r} of a teacher is no three finite numbers{more}. Give one for each of"
                 " red, green and blue, on the scale of 0 to 1."
             )
 

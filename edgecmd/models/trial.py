@@ -7,7 +7,7 @@ Shapes: B batch, C channels, H height, W width, F features.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,8 +17,10 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.text import one_line
 from edgecmd.models.devices import place
+from edgecmd.settings import refuse_outside
 
 ROWS, SEED = 3, 20_057
+MOST_WIDE = 65_536
 MOST_TEXT = 300
 # Prefixes of what cannot be named yet, and what a function of the user's own would hold.
 LATER = {
@@ -42,11 +44,56 @@ def refuse_later(setting: str, text: str) -> None:
         )
 
 
+def refuse_wide(**numbers: object) -> None:
+    """Refuse widths and sides that no student has.
+
+    Raises:
+        ConfigError: One is no whole number of 1 to `MOST_WIDE`.
+    """
+    for name, value in numbers.items():
+        refuse_outside(name, value, least=1, most=MOST_WIDE)
+
+
+def sides_of(size: object, *, default: tuple[int, int]) -> tuple[int, int]:
+    """Height and width: one number where they are equal, or two; None for ``default``.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    sides = default if size is None else tuple(size) if isinstance(size, Sequence) else (size, size)
+    if isinstance(size, str) or len(sides) != 2:
+        raise ConfigError(f"size={size!r} is no height and width. Give one number, or two.")
+    for side in sides:
+        refuse_wide(size=side)
+    return sides[0], sides[1]
+
+
+def channels_of(module: object) -> int:
+    """Channels that the first convolution of a module takes; 1 where there is none.
+
+    Raises:
+        ConfigError: It is no module.
+    """
+    if not isinstance(module, nn.Module):
+        raise ConfigError(
+            f"A student is no {module!r}. Give a name, 'module:factory', or an object of a torch.nn.Module:"
+            " MyModule() and not MyModule."
+        )
+    return next((one.in_channels for one in module.modules() if isinstance(one, nn.Conv2d)), 1)
+
+
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Torch's own random numbers follow from ``seed`` inside, and go on outside as if nothing were drawn."""
-    with torch.random.fork_rng(devices=[]):
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Torch's own random numbers follow from ``seed`` inside, and go on outside as if nothing were drawn.
+
+    Those of ``device`` too, where it is a CUDA device: it has a generator of its own.
+    """
+    on_cuda = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=on_cuda):
         torch.default_generator.manual_seed(seed)
+        for one in on_cuda:
+            with torch.cuda.device(one):
+                torch.cuda.manual_seed(seed)
         yield
 
 
@@ -69,6 +116,11 @@ def try_out(
     Guarantees:
         The module, its mode and torch's random state are as before: a copy is tried.
     """
+    if not callable(module) or isinstance(module, type):
+        raise ConfigError(
+            f"{what} is {module!r}, which takes no inputs. Give an object of a torch.nn.Module, such as"
+            " MyModule() and not MyModule."
+        )
     _refuse_lazy(module, what)
     if trained:
         _refuse_weights(module, what)
@@ -200,6 +252,10 @@ def _refuse_untrainable(module: nn.Module, image: Tensor, answer: Tensor, *, wha
             f"{what} fails when it is trained on inputs of shape {tuple(image.shape)}: {_told(error)}. It"
             f" must take {wanted} as (batch, channels, height, width), and let gradients through."
         ) from error
+    if found.dtype != torch.float32:
+        raise ConfigError(
+            f"{what} gives {found.dtype}; allowed is float32. Call .float() on what it returns."
+        )
     if found.shape != answer.shape:
         raise ConfigError(
             f"{what} gives {tuple(found.shape)} in training and {tuple(answer.shape)} in evaluation. Return"

@@ -12,7 +12,7 @@ from edgecmd.privacy.accounting import Spending, calibrate, check_accountant, to
 from edgecmd.privacy.mechanisms import MECHANISMS, Mechanism, default_loss
 from edgecmd.privacy.step.gradients import ENGINES
 from edgecmd.privacy.step.purity import require_private_loss
-from edgecmd.settings import DistillConfig, FederationConfig, PrivacyConfig, StudentConfig
+from edgecmd.settings import DistillConfig, FederationConfig, PrivacyConfig, StudentConfig, as_float
 
 SAMPLERS = {"poisson": "Poisson, coins kept secret", "none": "no amplification by sampling claimed"}
 
@@ -171,11 +171,11 @@ class PrivacyPlan:
             Sections(
                 privacy=PrivacyConfig(
                     mechanism=mechanism,
-                    epsilon=float(epsilon),
-                    delta=float(delta),
-                    clip=float(clip),
+                    epsilon=as_float(epsilon),
+                    delta=as_float(delta),
+                    clip=as_float(clip),
                     sampling=sampling,
-                    sampling_rate=float(sampling_rate),
+                    sampling_rate=as_float(sampling_rate),
                     num_views=num_views,
                     num_groups=num_groups,
                     engine=engine,
@@ -189,7 +189,7 @@ class PrivacyPlan:
                     num_rounds=rounds,
                     local_steps=local_steps,
                     num_clients=num_clients,
-                    client_fraction=float(client_fraction),
+                    client_fraction=as_float(client_fraction),
                 ),
             )
         )

@@ -21,6 +21,7 @@ from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.core.text import counted
 from edgecmd.data.augment import augment
 from edgecmd.losses import Loss
+from edgecmd.models.trial import seeded
 from edgecmd.settings import DistillConfig, FederationConfig
 from edgecmd.training.optimise import Schedule, mean_gradient, optimise
 from edgecmd.training.places import Embedded, embed_places, per_pair, require_dense
@@ -197,7 +198,12 @@ def distil(
         return value
 
     schedule = scheduled(optimizer, config, first_step=place.first_step, total_steps=place.total_steps)
-    mean = optimise(optimizer, num_steps, gradient=gradient, schedule=schedule)
+    # Dropout and its like draw from torch's own generators.
+    drawn_inside = torch_generator(
+        place.seed, "layers", round_index=place.round_index, client=place.client
+    ).initial_seed()
+    with seeded(drawn_inside, data.target.device):
+        mean = optimise(optimizer, num_steps, gradient=gradient, schedule=schedule)
     freeze_projector(student, frozen=False)
     return mean
 

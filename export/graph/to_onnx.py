@@ -6,10 +6,13 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import no_type_check
 
 import onnx
 import torch
+from onnxscript import FLOAT
+from onnxscript import opset18 as opset
 
 from edgecmd.core.errors import ExportError
 from edgecmd.core.text import printable
@@ -97,6 +100,7 @@ def _trace(deployable: Deployable) -> onnx.ModelProto:
                 input_names=[SCALED],
                 output_names=list(spec.output_names),
                 dynamic_shapes=(axes,),
+                custom_translation_table={torch.ops.aten.adaptive_avg_pool2d.default: _mean_of_places},
             )
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(
@@ -104,6 +108,18 @@ def _trace(deployable: Deployable) -> onnx.ModelProto:
         ) from error
     assert program is not None
     return program.model_proto
+
+
+# Torch reads the types of the file out of these annotations; what it hands over are stand-ins.
+@no_type_check
+def _mean_of_places(pooled: FLOAT, output_size: Sequence[int]) -> FLOAT:
+    """``AdaptiveAvgPool2d(1)`` as a mean; torch itself would gather rows, which the gate refuses."""
+    if set(output_size) != {1}:
+        raise ValueError(
+            f"adaptive_avg_pool2d to {tuple(output_size)} places has no form for inputs of any size. Pool"
+            " to 1, or use avg_pool2d with a size"
+        )
+    return opset.ReduceMean(pooled, opset.Constant(value_ints=[-2, -1]), keepdims=1)
 
 
 def _reason(error: BaseException) -> str:

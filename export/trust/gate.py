@@ -78,8 +78,21 @@ class GateLimits:
 # constant sizes are checked.
 OPERATORS = {
     "layers of the students": ("Conv", "Gemm", "MatMul"),
-    "activations": ("Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf", "Gelu", "Softmax"),
-    "norms": ("InstanceNormalization", "LayerNormalization"),
+    "activations": (
+        "Relu",
+        "Clip",
+        "Sigmoid",
+        "HardSigmoid",
+        "HardSwish",
+        "Tanh",
+        "Erf",
+        "Gelu",
+        "Softmax",
+        "LeakyRelu",
+        "Elu",
+        "PRelu",
+    ),
+    "norms": ("BatchNormalization", "InstanceNormalization", "LayerNormalization"),
     "pooling and the unit length": (
         "GlobalAveragePool",
         "GlobalMaxPool",

@@ -1,6 +1,7 @@
 """The library: the code that a researcher writes, with objects of their own, from pairs to a bundle."""
 
 import copy
+import os
 import pickle
 import subprocess
 import sys
@@ -221,7 +222,7 @@ def test_ready_features_in_place_of_a_teacher(pairs: ec.Pairs) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"steps": 0}, "steps=0 makes nothing"),
+        ({"steps": 0}, "steps=0 is outside the allowed range"),
         ({"loss": "cmcc"}, "Did you mean 'cmc'"),
         ({"optimizer": "adam"}, "distill.optimizer='adam' is unknown"),
         ({"batch_size": 1}, "batch_size=1"),
@@ -378,3 +379,172 @@ def test_a_set_that_ships_as_objects() -> None:
             ec.built_in(name)
     with pytest.raises(ec.EdgecmdError, match="Did you mean 'emoji'"):
         ec.built_in("emojy")
+
+
+class Fresh(Small):
+    """Drops half of its features in training, and ends in a mean that people write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.Sequential(nn.BatchNorm2d(8), nn.LeakyReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.out(nn.functional.dropout(self.pool(self.conv(image).relu()), training=self.training))
+
+
+def test_dropout_follows_the_seed(pairs: ec.Pairs, task: ec.Task) -> None:
+    def federated() -> dict[str, Tensor]:
+        torch.rand(3)  # What was drawn before does not matter.
+        return state(
+            ec.federate(task, Fresh(), clients=clients, rounds=1, local_steps=2, batch_size=8).student
+        )
+
+    clients = ec.partition(pairs, num_clients=2)
+    first, other = (ec.distill(task, Fresh(), steps=2, batch_size=8, seed=seed) for seed in (1, 2))
+    before = torch.get_rng_state()
+    again = ec.distill(task, Fresh(), steps=2, batch_size=8, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same(state(first.student), state(again.student))
+    assert not same(state(first.student), state(other.student))
+    assert same(federated(), federated())
+
+
+def test_usual_layers_of_an_own_student_are_exported(task: ec.Task, tmp_path: Path) -> None:
+    """Batch statistics behind an activation, a leaky one, and a mean over places as torch has it."""
+    result = ec.distill(task, Fresh(), steps=2, batch_size=8)
+    target = task.pairs.target[:6]
+    bundle = ec.export(result, tmp_path / "bundle", profiles="fp32")
+    np.testing.assert_allclose(bundle.embed(target), result.embed(target), atol=1e-5)
+    other = nn.Sequential(nn.Conv2d(1, 8, 3), nn.AdaptiveAvgPool2d(3), nn.Flatten())
+    with pytest.raises(ec.EdgecmdError, match=r"to \(3, 3\) places has no form"):
+        ec.export(ec.distill(task, other, steps=1, batch_size=8), tmp_path / "other", profiles="fp32")
+    assert not (tmp_path / "other").exists()
+
+
+class Scaled(Squared):
+    def __init__(self, by: float) -> None:
+        self.by = torch.tensor(by)
+
+    def __call__(self, student: Tensor, teacher: Tensor, anchors: Tensor) -> Tensor:
+        return self.by * super().__call__(student, teacher, anchors)
+
+
+def test_a_run_is_continued_with_equal_objects_alone(pairs: ec.Pairs, task: ec.Task, tmp_path: Path) -> None:
+    """The loss's own numbers and the scale of targets are part of a run, though no setting names them."""
+    asked = {"clients": ec.partition(pairs, num_clients=2), "rounds": 1, "local_steps": 1, "batch_size": 8}
+    ec.federate(task, "ws-50k", loss=Scaled(1.0), out=tmp_path / "run", **asked)
+    assert ec.federate(task, "ws-50k", loss=Scaled(1.0), out=tmp_path / "run", **asked).history == ()
+    lighter = ec.Task(
+        pairs=pairs, teacher=task.teacher, public=ec.Images(images=pictures(30, 1)), target_scale=-1
+    )
+    for given, loss in ((task, Scaled(2.0)), (lighter, Scaled(1.0))):
+        with pytest.raises(ec.EdgecmdError, match=r"other settings or objects.*Call edgecmd.federate"):
+            ec.federate(given, "ws-50k", loss=loss, out=tmp_path / "run", **asked)
+
+
+WRONG = """
+import re, numpy as np, torch, edgecmd as ec
+from torch import nn
+source = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+    def forward(self, image):
+        return self.conv(image).mean(dim=(2, 3))
+backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+pairs, public = ec.Pairs(source=source, target=source[..., :1]), ec.Images(images=source)
+task = ec.Task(pairs=pairs, teacher=backbone, public=public)
+def distil(**change):
+    ec.distill(**{"task": task, "student": "ws-50k", "steps": 1, "batch_size": 8, **change})
+def tasked(**change):
+    ec.Task(**{"pairs": pairs, "teacher": np.ones((12, 3)), "public": public, **change})
+for told, make in {
+    "steps='3' is of type str": lambda: distil(steps="3"),
+    "seed=None is of type NoneType": lambda: distil(seed=None),
+    "distill.learning_rate='a' is of type str": lambda: distil(learning_rate="a"),
+    "distill.optimizer=None is unknown": lambda: distil(optimizer=None),
+    "MyModule() and not MyModule": lambda: distil(student=Small),
+    "is None, which takes no inputs": lambda: distil(student=None),
+    "allowed is float32": lambda: distil(student=Small().double()),
+    "task is of type int; allowed is an edgecmd.Task": lambda: distil(task=5),
+    "Pairs.source is list": lambda: ec.Pairs(source=[1], target=pairs.target),
+    "Pairs.ids=5 is of type int": lambda: ec.Pairs(source=source, target=source, ids=5),
+    "shape=(12, 0, 16, 3)": lambda: ec.Pairs(source=source[:, :0], target=source),
+    "public is of type ndarray": lambda: tasked(public=source),
+    "public_features is of type list": lambda: tasked(public_features=[1]),
+    "size='8' of a teacher": lambda: ec.Teacher(backbone, size="8"),
+    "mean=0.5 of a teacher": lambda: ec.Teacher(backbone, mean=0.5),
+    "clients is of type int": lambda: ec.federate(task, "ws-50k", clients=5, rounds=1),
+    "Give one list of row numbers": lambda: ec.federate(task, "ws-50k", clients=[3, 4], rounds=1),
+    "privacy.delta='a' is of type str": lambda: ec.PrivacyPlan.calibrate(
+        epsilon=1, delta="a", rounds=1, local_steps=1
+    ),
+    "labelled is of type NoneType": lambda: ec.evaluate(Small(), None, task=task),
+    "audit looks at what edgecmd.federate returns": lambda: ec.audit(None),
+    "profiles=5 is of type int": lambda: ec.export(Small(), "bundle", task=task, profiles=5),
+}.items():
+    try:
+        make()
+    except ec.EdgecmdError as error:
+        assert told in str(error), (told, str(error))
+    else:
+        raise AssertionError(told)
+"""
+
+
+def test_arguments_of_another_type_are_refused_by_name(tmp_path: Path) -> None:
+    """In a process of its own: here the annotations are checked before the code sees a value."""
+    folder = {**os.environ, "PYTHONPATH": str(Path(ec.__file__).parents[1])}
+    found = subprocess.run(
+        [sys.executable, "-c", WRONG], cwd=tmp_path, env=folder, capture_output=True, text=True, timeout=300
+    )
+    assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"seed": -1}, "seed=-1 is outside"), ({"steps": 0}, "steps=0 is outside")],
+)
+def test_numbers_of_distil_are_in_range(task: ec.Task, change: dict, told: str) -> None:
+    with pytest.raises(ec.EdgecmdError, match=told):
+        ec.distill(task, "ws-50k", **{"steps": 1, "batch_size": 8, **change})
+    with pytest.raises(ec.EdgecmdError, match=r"distill.temperature=-1.0 is outside"):
+        ec.distill(task, "ws-50k", steps=1, loss=ec.losses.CMC(temperature=-1.0))
+
+
+def test_a_loss_that_is_lost_is_told(task: ec.Task) -> None:
+    class Odd(Small):
+        def forward(self, image: Tensor) -> Tensor:
+            return super().forward(image) * (1.0 if len(image) < 8 else float("nan"))
+
+    with pytest.raises(ec.EdgecmdError, match="The loss is nan after 1 steps"):
+        ec.distill(task, Odd(), steps=1, batch_size=8)
+
+
+def test_wrong_objects_around_a_task_are_refused_by_name(
+    pairs: ec.Pairs, task: ec.Task, labelled: ec.Labelled
+) -> None:
+    public = ec.Images(images=pictures(4, 1))
+    for told, make in {
+        "public holds no image": lambda: ec.Task(
+            pairs=pairs, teacher=Backbone(), public=ec.Images(images=pairs.source[:0])
+        ),
+        "target_scale=nan is outside": lambda: ec.Task(
+            pairs=pairs, teacher=Backbone(), public=public, target_scale=float("nan")
+        ),
+        "dim=0 is outside": lambda: ec.student("ws-50k", dim=0),
+        "num_clients=0 is outside": lambda: ec.partition(pairs, num_clients=0),
+        "allowed is .24, 12.": lambda: ec.evaluate(nn.Flatten(), labelled, task=task),
+    }.items():
+        with pytest.raises(ec.EdgecmdError, match=told):
+            make()
+
+
+def test_a_plan_of_other_numbers_says_which_differ(pairs: ec.Pairs, task: ec.Task) -> None:
+    made = {"mechanism": "client", "epsilon": 8, "delta": 1e-5, "rounds": 1, "local_steps": 1}
+    asked = {"clients": ec.partition(pairs, num_clients=2), "batch_size": 8}
+    with pytest.raises(ec.EdgecmdError, match=r"=2.* where the plan has .*10.*num_clients=\.\.\."):
+        ec.federate(task, "ws-50k", privacy=ec.PrivacyPlan.calibrate(**made), **asked)
+    plan = ec.PrivacyPlan.calibrate(num_clients=2, **made)
+    assert ec.federate(task, "ws-50k", privacy=plan, **asked).epsilon <= 8

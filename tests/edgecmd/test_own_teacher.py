@@ -152,7 +152,7 @@ WRONG: list[tuple[Callable[[], nn.Module], dict[str, object], str]] = [
     (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), {}, r"has a lazy layer"),
     (Mixing, {}, r"answers an input differently when others stand beside it"),
     (Random, {}, r"or when it is asked again"),
-    (Means, {"size": 0}, r"size=0 of a teacher's pictures is outside 1..4096"),
+    (Means, {"size": 0}, r"size=0 of a teacher's pictures is no whole number in 1..4096"),
     (Means, {"mean": (0.5,)}, r"mean=\(0.5,\) of a teacher is no three finite numbers"),
     (
         Means,

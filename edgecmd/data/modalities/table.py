@@ -28,14 +28,13 @@ def modality_of(stored: np.ndarray, *, name: str = "target") -> Modality:
     Raises:
         DataError: It is none of `MODALITIES`.
     """
+    is_array = isinstance(stored, np.ndarray)
     for one in MODALITIES.values():
-        if one.takes(stored):
+        if is_array and all(stored.shape[1:]) and one.takes(stored):
             return one
     allowed = "; or ".join(one.allowed for one in MODALITIES.values())
-    raise DataError(
-        f"{name} has dtype={stored.dtype} and shape={stored.shape}; allowed is {allowed}."
-        " Convert it with numpy first."
-    )
+    kind = f"has dtype={stored.dtype} and shape={stored.shape}" if is_array else f"is {type(stored).__name__}"
+    raise DataError(f"{name} {kind}; allowed is {allowed}. Convert it with numpy first.")
 
 
 def target_kinds() -> dict[str, Modality]:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[3]
 WHEEL = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
 LEFT_OUT = [ROOT / one.removeprefix("/") for one in WHEEL["exclude"]]
 # The commands guard these imports themselves.
-GUARDED = ROOT / "edgecmd" / "cli" / "data_build.py"
+GUARDED = ROOT / "edgecmd" / "cli" / "data.py"
 
 
 def dotted(path: Path) -> str:
