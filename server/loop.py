@@ -15,6 +15,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, FedAvgM
+from flwr.serverapp.strategy.fedopt import FedOpt
 
 from edgecmd.core.errors import FederationError, PrivacyError
 from edgecmd.core.events import EventLog
@@ -261,9 +262,15 @@ def draw_cohort(federation: Federation, round_index: int) -> tuple[list[int], li
 
 
 def restore_current(strategy: FedAvg, record: ArrayRecord) -> None:
-    """Let FedAvgM step from the weights that were sent, whose dtype the loop keeps."""
+    """Let strategies with a step of their own step from the round's weights, whose dtype the loop keeps.
+
+    They note these weights when they are asked for messages. A round of a hidden cohort that has nobody
+    in it asks for none, and the weights after it must not tell.
+    """
     if isinstance(strategy, FedAvgM):
         strategy.current_arrays = record
+    elif isinstance(strategy, FedOpt):
+        strategy.current_arrays = {name: array.numpy() for name, array in record.items()}
 
 
 def checked(arrays: Arrays, *, config: FederationConfig, round_index: int) -> Arrays:

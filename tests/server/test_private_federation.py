@@ -1,6 +1,7 @@
 """A private federation from start to end: composition, resumes, refusals, and the server's own mechanism."""
 
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ from edgecmd.core.errors import FederationError, PrivacyError
 from edgecmd.core.files import read_json
 from edgecmd.privacy.ledger import Ledger
 from edgecmd.training.averaging import to_arrays
-from server.client_privacy import central_privacy
+from server.client_privacy import CentralPrivacy, central_privacy
 from server.local_grid import set_identity
-from server.loop import RoundReport
+from server.loop import RoundReport, run_rounds
 from server.screening import BY_CODE
 from server.strategies import to_record
+from tests.hand_made import Weights, federation, start
 from tests.tiny_federation import plan_of, run_of, simulate, strategy_of, tiny_config
 
 FALSE_ALARM = 1e-6
@@ -203,7 +205,9 @@ def client_config(pairs: Path, out: Path, *settings: str) -> RunConfig:
 
 def reply_of(value: dict[str, np.ndarray]) -> Message:
     set_identity()
-    content = RecordDict({"arrays": to_record(value), "metrics": MetricRecord({"client": 0})})
+    content = RecordDict(
+        {"arrays": to_record(value), "metrics": MetricRecord({"client": 0, "num-examples": 1})}
+    )
     return Message(content, 100, "train")
 
 
@@ -280,6 +284,36 @@ def test_a_hidden_cohort_is_drawn_by_secret_coins_and_not_told(pairs: Path, tmp_
     simulate(config, report=events.append)
     assert {(one.num_clients, one.rejected) for one in events} == {(2, ())}
     assert len({one.bytes_exchanged for one in events}) == 1
+
+
+@dataclass
+class OneStep(CentralPrivacy):
+    """A server's mechanism whose result is the same whoever was asked: 0.1 times the round more."""
+
+    asked: set[int] = field(default_factory=set)
+
+    def draw(self, nodes: Iterable[int], *, round_index: int) -> list[int]:
+        return list(nodes) if round_index in self.asked else []
+
+    def combine(self, replies: list[Message], arrays: Weights, *, round_index: int) -> Message:
+        step = np.float32(0.1 * round_index)
+        return reply_of({name: np.asarray(value + step) for name, value in arrays.items()})
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedavgm", "fedadam", "fedyogi"])
+def test_weights_do_not_tell_whether_anybody_was_asked(strategy: str, pairs: Path, tmp_path: Path) -> None:
+    """All that a server does with its mechanism's result is post-processing."""
+    private = central_of(client_config(pairs, tmp_path, "federation.client_fraction=0.5"))
+    found = []
+    for number, asked in enumerate([{1, 2, 3}, {2}, set[int]()]):
+        changes = ("num_clients=2", "num_rounds=3", f"strategy={strategy}", "server_momentum=0.5")
+        given = {one.name: getattr(private, one.name) for one in fields(private) if one.init}
+        central = OneStep(**given, asked=asked)
+        with federation(tmp_path / str(number), *changes) as one:
+            found.append(run_rounds(replace(one, central=central, private=True), start()))
+    for other in found[1:]:
+        for name, value in found[0].items():
+            np.testing.assert_array_equal(other[name], value)
 
 
 def test_a_client_level_run_counts_on_after_a_kill(pairs: Path, tmp_path: Path) -> None:
