@@ -12,10 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg, FedAvgM
-from flwr.serverapp.strategy.fedopt import FedOpt
+from flwr.serverapp.strategy import FedAvg
 
 from edgecmd.core.errors import FederationError, PrivacyError
 from edgecmd.core.events import EventLog
@@ -29,7 +28,7 @@ from server.cohort import CohortGrid, Identity, Terms, ask_identities, shared_in
 from server.patience import Clock
 from server.quorum import BudgetEndError, check_quorum
 from server.screening import Rejection, claimed_client, match, screen
-from server.strategies import from_record, restore_strategy, strategy_tensors, to_record
+from server.strategies import from_record, restore_current, restore_strategy, strategy_tensors, to_record
 
 Evaluate = Callable[[int, Arrays], Mapping[str, float]]
 
@@ -259,18 +258,6 @@ def draw_cohort(federation: Federation, round_index: int) -> tuple[list[int], li
     )
     generator = numpy_generator(federation.seed, "cohort", round_index=round_index)
     return [known[place][1] for place in sorted(generator.permutation(len(known))[:size])], unknown
-
-
-def restore_current(strategy: FedAvg, record: ArrayRecord) -> None:
-    """Let strategies with a step of their own step from the round's weights, whose dtype the loop keeps.
-
-    They note these weights when they are asked for messages. A round of a hidden cohort that has nobody
-    in it asks for none, and the weights after it must not tell.
-    """
-    if isinstance(strategy, FedAvgM):
-        strategy.current_arrays = record
-    elif isinstance(strategy, FedOpt):
-        strategy.current_arrays = {name: array.numpy() for name, array in record.items()}
 
 
 def checked(arrays: Arrays, *, config: FederationConfig, round_index: int) -> Arrays:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
-from flwr.serverapp.strategy import FedAvg, FedProx
+from flwr.serverapp.strategy import FedAvg, FedAvgM, FedProx
+from flwr.serverapp.strategy.fedopt import FedOpt
 
 from edgecmd.catalogue.data_sets import imported
 from edgecmd.catalogue.strategy_rows import STRATEGIES
@@ -76,6 +77,18 @@ def restore_strategy(strategy: FedAvg, tensors: Mapping[str, np.ndarray]) -> Non
     for moment, values in grouped.items():
         as_list = moment == "momentum_vector"
         setattr(strategy, moment, [values[name] for name in sorted(values)] if as_list else values)
+
+
+def restore_current(strategy: FedAvg, record: ArrayRecord) -> None:
+    """Let strategies with a step of their own step from the round's weights, whose dtype the loop keeps.
+
+    They note these weights when they are asked for messages. A round of a hidden cohort that has nobody
+    in it asks for none, and the weights after it must not tell.
+    """
+    if isinstance(strategy, FedAvgM):
+        strategy.current_arrays = record
+    elif isinstance(strategy, FedOpt):
+        strategy.current_arrays = {name: array.numpy() for name, array in record.items()}
 
 
 def to_record(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:

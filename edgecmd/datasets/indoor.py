@@ -13,8 +13,8 @@ import numpy as np
 from edgecmd.catalogue.data_files import MANIFEST, shipped_file
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.files import read_json, sha256_file
-from edgecmd.data.pairs import PublicSource, Targets
-from edgecmd.datasets.emoji import resized
+from edgecmd.data.pairs import PairedData, PublicSource, Targets
+from edgecmd.datasets.emoji import resized, shrink
 from edgecmd.datasets.pinned import Arrays, read_arrays, read_pinned
 from edgecmd.datasets.sensor import simulate_sensor
 from edgecmd.settings import DataConfig
@@ -65,6 +65,23 @@ def read_indoor(file: str, *, path: str = "") -> dict[str, np.ndarray]:
     if found != expected:
         raise DataError(f"{folder / file} has sha256={found}; allowed is {expected}. {way_out}")
     return read_arrays(folder / file, way_out=way_out)
+
+
+def load_pairs(file: str, config: DataConfig) -> tuple[Arrays, PairedData, dict[int, np.ndarray]]:
+    """Arrays of a set, its pairs, and their rows in each part: `TRAIN`, `VALIDATION` and `TEST`.
+
+    Raises:
+        ConfigError: A size does not divide 64.
+        DataError: The file is missing, damaged, or not the one that was built.
+    """
+    check_sides(config)
+    arrays = read_indoor(file, path=config.path)
+    pairs = PairedData(source=shrink(arrays["rgb"], config.source_side), target=depth_target(arrays, config))
+    return (
+        arrays,
+        pairs,
+        {part: np.flatnonzero(arrays["split"] == part) for part in (TRAIN, VALIDATION, TEST)},
+    )
 
 
 def load_public(*, image_size: int, path: str = "") -> PublicSource:

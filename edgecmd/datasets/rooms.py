@@ -10,18 +10,14 @@ import numpy as np
 
 from edgecmd.data.experiment import Experiment, held_out
 from edgecmd.data.labelled import UNLABELLED, Labels, Masks
-from edgecmd.data.pairs import PairedData
-from edgecmd.datasets.emoji import shrink
 from edgecmd.datasets.indoor import (
     KIND,
     ROOMS_FILE,
     TEST,
     TRAIN,
     VALIDATION,
-    check_sides,
-    depth_target,
+    load_pairs,
     load_public,
-    read_indoor,
     thin_out,
 )
 from edgecmd.settings import DataConfig
@@ -45,10 +41,8 @@ def load_rooms(config: DataConfig) -> Experiment:
         ConfigError: A size does not divide 64.
         DataError: A file is missing or damaged.
     """
-    check_sides(config)
-    arrays = read_indoor(ROOMS_FILE, path=config.path)
-    train, validation, test = (np.flatnonzero(arrays["split"] == part) for part in (TRAIN, VALIDATION, TEST))
-    pairs = PairedData(source=shrink(arrays["rgb"], config.source_side), target=depth_target(arrays, config))
+    arrays, pairs, rows = load_pairs(ROOMS_FILE, config)
+    train, validation, test = rows[TRAIN], rows[VALIDATION], rows[TEST]
     homes = tuple(f"home {number:02d}" for number in range(int(arrays["home"].max()) + 1))
     labels = {
         "group": Labels(values=arrays["room"].astype(np.int64), names=tuple(arrays["room_names"].tolist())),

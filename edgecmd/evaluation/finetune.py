@@ -22,9 +22,8 @@ from edgecmd.evaluation.supervised import (
     BATCH_SIZE,
     NUM_STEPS,
     Classifier,
-    drawn_rows,
+    accuracy_of_draw,
     num_asked,
-    predict_classes,
 )
 from edgecmd.losses import unit
 from edgecmd.models.devices import device_of, place
@@ -151,20 +150,13 @@ def finetune_accuracy(student: nn.Module, run: Run, *, labelling: str, num_label
         num_labels: Labels a class; 0 for all.
         draw: Index of the draw.
     """
-    whole = run.task.data
-    pool, test = whole.validation.labelled.labels[labelling], whole.test.labelled.labels[labelling]
-    rows, classes = drawn_rows(
-        pool, num_labels=num_labels, draw=draw, seed=run.seed, twins=whole.validation.twins
-    )
-    labels = np.searchsorted(classes, pool.values[rows])
-    held = split_labels(labels, generator=numpy_generator(run.seed, f"held-{num_labels}", client=draw))
-    target = run.task.target_input(whole.validation.pairs.target)[torch.from_numpy(rows)].to(
-        device_of(student)
-    )
-    model = finetune(student, Drawn(target=target, labels=labels, held=held), run, draw=draw)
-    asked = np.isin(test.values, classes)
-    shown = run.task.target_input(whole.test.pairs.target)[torch.from_numpy(asked)].to(device_of(student))
-    return float((classes[predict_classes(model, shown)] == test.values[asked]).mean())
+
+    def fit(target: Tensor, labels: np.ndarray) -> Classifier:
+        held = split_labels(labels, generator=numpy_generator(run.seed, f"held-{num_labels}", client=draw))
+        drawn = Drawn(target=target.to(device_of(student)), labels=labels, held=held)
+        return finetune(student, drawn, run, draw=draw)
+
+    return accuracy_of_draw(run, fit, labelling=labelling, num_labels=num_labels, draw=draw)
 
 
 def finetune_rows(student: nn.Module, run: Run, *, labelling: str) -> dict[str, dict[str, object]]:

@@ -3,7 +3,9 @@
 Shapes: N examples, D embedding dimension.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -69,18 +71,38 @@ def scratch_accuracy(run: Run, *, labelling: str, num_labels: int, draw: int) ->
         num_labels: Labels a class; 0 for all.
         draw: Index of the draw.
     """
+    return accuracy_of_draw(
+        run, partial(fit_classifier, run, draw=draw), labelling=labelling, num_labels=num_labels, draw=draw
+    )
+
+
+def accuracy_of_draw(
+    run: Run,
+    fit: Callable[[Tensor, np.ndarray], nn.Module],
+    *,
+    labelling: str,
+    num_labels: int,
+    draw: int,
+) -> float:
+    """Test accuracy of what ``fit`` makes of one draw of labels, on the test items of the classes drawn.
+
+    Args:
+        run: Settings of the run.
+        fit: Takes inputs (N, C, H, W) and their classes from 0, (N,); gives scores of those classes.
+        labelling: Labelling of the data set, such as ``group``.
+        num_labels: Labels a class; 0 for all.
+        draw: Index of the draw.
+    """
     whole = run.task.data
     pool, test = whole.validation.labelled.labels[labelling], whole.test.labelled.labels[labelling]
     rows, classes = drawn_rows(
         pool, num_labels=num_labels, draw=draw, seed=run.seed, twins=whole.validation.twins
     )
-    pool_target = run.task.target_input(whole.validation.pairs.target)[torch.from_numpy(rows)]
-    labels = np.searchsorted(classes, pool.values[rows])
-    model = fit_classifier(run, pool_target, labels, draw=draw)
+    target = run.task.target_input(whole.validation.pairs.target)[torch.from_numpy(rows)]
+    model = fit(target, np.searchsorted(classes, pool.values[rows]))
     asked = np.isin(test.values, classes)
-    predicted = predict_classes(
-        model, run.task.target_input(whole.test.pairs.target)[torch.from_numpy(asked)]
-    )
+    shown = run.task.target_input(whole.test.pairs.target)[torch.from_numpy(asked)]
+    predicted = predict_classes(model, shown.to(device_of(model)))
     return float((classes[predicted] == test.values[asked]).mean())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from edgecmd.core.errors import ConfigError, DataError, PrivacyError
+from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.files import read_json
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.core.statistics import SHARE, mean_interval
@@ -310,13 +310,3 @@ class Federated(Distilled):
         if self.folder is None:
             raise ConfigError("This run's folder was thrown away. Name one: federate(..., out='runs/mine').")
         return self.folder
-
-    def require_private(self) -> PrivacyPlan:
-        """The plan.
-
-        Raises:
-            PrivacyError: There is none.
-        """
-        if self.plan is None:
-            raise PrivacyError("The run has no privacy plan. Give one: federate(..., privacy=plan).")
-        return self.plan
