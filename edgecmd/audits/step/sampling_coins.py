@@ -28,6 +28,7 @@ from edgecmd.core.seeding import torch_generator
 from edgecmd.losses import Anchors
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step, randomness
+from edgecmd.privacy.step.units import unit_loss
 from edgecmd.privacy.step.randomness import Source
 
 NUM_PAIRS, NUM_UNITS, SIDE = 4, 1000, 4
@@ -250,9 +251,8 @@ def _round(
     private_step.distil_privately(
         student,
         made_up_pairs(pairs, (1, SIDE, SIDE), dim, generator=coins),
-        anchors,
         target.run.distill,
-        loss=target.run.loss,
+        loss=unit_loss(target.run.loss, anchors),
         plan=plan,
         place=target.run.place(1, client=client),
         optimizer=torch.optim.SGD(student.parameters(), lr=0.0),
