@@ -5,6 +5,7 @@ Shapes: N examples, D embedding dimension, P labelled examples.
 
 import copy
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -159,16 +160,26 @@ def finetune_accuracy(student: nn.Module, run: Run, *, labelling: str, num_label
     return accuracy_of_draw(run, fit, labelling=labelling, num_labels=num_labels, draw=draw)
 
 
-def finetune_rows(student: nn.Module, run: Run, *, labelling: str) -> dict[str, dict[str, object]]:
-    """Accuracies for each number of labels of ``evaluate.num_labels``, in the form of the probes' tables."""
+def finetune_rows(
+    student: nn.Module, run: Run, counts: Sequence[int], *, num_draws: int, labelling: str
+) -> dict[str, dict[str, object]]:
+    """Accuracies after fine-tuning for each number of labels, in the form of the probes' tables.
+
+    Args:
+        student: Encoder; not changed.
+        run: Settings of the run.
+        counts: Numbers of labels a class; 0 for all.
+        num_draws: Draws of the labels, the first of those that the probe sees.
+        labelling: Labelling of the data set, such as ``group``.
+    """
 
     def accuracy(count: int, draw: int) -> float:
         return finetune_accuracy(student, run, labelling=labelling, num_labels=count, draw=draw)
 
     return few_label_rows(
         accuracy,
-        run.evaluate.num_labels,
-        num_draws=run.evaluate.num_draws,
+        counts,
+        num_draws=num_draws,
         num_items=num_asked(run, labelling),
         told="fine-tuning",
     )

@@ -26,6 +26,7 @@ from edgecmd.core.seeding import numpy_generator, seed_sequence
 from edgecmd.core.statistics import SHARE, mean_interval
 from edgecmd.data.duplicates import feature_groups, joined
 from edgecmd.data.labelled import UNLABELLED, Labels
+from edgecmd.data.experiment import Experiment
 from edgecmd.data.modalities.table import target_input
 from edgecmd.data.pairs import Targets
 from edgecmd.models.devices import device_of
@@ -305,6 +306,19 @@ def make_probe(
         test=test[keep_test],
         test_labels=test_labels.values[keep_test],
         twins=None if twins is None else twins[keep_pool],
+def held_out_probe(whole: Experiment, pool: Embedding, test: Embedding, *, labelling: str) -> Probe:
+    """The probe of a labelling: labels of the validation split, tested on the test split.
+
+    Args:
+        whole: Both parts with their labels.
+        pool: Embeddings of the validation split.
+        test: Embeddings of the test split.
+        labelling: Such as ``group``.
+    """
+    told, asked = (part.labelled.labels[labelling] for part in (whole.validation, whole.test))
+    return make_probe(pool, told, test, asked, twins=whole.validation.twins)
+
+
     )
 
 
