@@ -14,7 +14,7 @@ from edgecmd.audits.audited_student import subjects
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
 from edgecmd.audits.static.reference_sum import plain_sum
 from edgecmd.audits.static.sensitivity import Effort, private_question, search
-from edgecmd.audits.step.checks import audit_noise, drive_rounds, release_finding
+from edgecmd.audits.step.checks import drive_rounds, release_finding
 from edgecmd.audits.step.driven_rounds import carried_back
 from edgecmd.audits.step.noise import step_noise
 from edgecmd.audits.target import cut_chunks
