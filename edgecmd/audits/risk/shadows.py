@@ -88,7 +88,8 @@ def train_shadow(run: Run, pool: Pool, recipe: ShadowRecipe, *, index: int) -> S
         device
     )
     data = LocalData(target=target, teacher=torch.from_numpy(pool.teacher[rows]).to(device))
-    student = first_student(run, pool, recipe, index=index)
+    # The run's public warm start, random where its file is not there.
+    student = warm_start_of(run) or random_student(run, pool, seed=recipe.seed, index=index)
     distill = shadow_settings(run.distill, recipe)
     distil(
         student,
@@ -103,11 +104,6 @@ def train_shadow(run: Run, pool: Pool, recipe: ShadowRecipe, *, index: int) -> S
         optimizer=make_optimizer(student, distill),
     )
     return student.eval()
-
-
-def first_student(run: Run, pool: Pool, recipe: ShadowRecipe, *, index: int) -> Student:
-    """First weights of a shadow student: the run's public warm start, random where its file is not there."""
-    return warm_start_of(run) or random_student(run, pool, seed=recipe.seed, index=index)
 
 
 def warm_start_of(run: Run) -> Student | None:

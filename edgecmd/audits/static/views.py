@@ -50,7 +50,8 @@ def views_finding(subject: Subject, plan: PrivacyPlan, run: Run) -> Finding:
         plan: Views, groups and chunks of the step.
         run: The run's own augmentation and pairs.
     """
-    data = on_the_cpu(run.task.local_data(np.resize(np.concatenate(run.parts), NUM_PAIRS)))
+    data = run.task.local_data(np.resize(np.concatenate(run.parts), NUM_PAIRS))
+    data = replace(data, target=data.target.cpu(), teacher=data.teacher.cpu())
     coins = torch_generator(run.seed, "audit-views")
     formed = _rows(subject, data, plan, run)
     changed = []
@@ -80,11 +81,6 @@ def views_finding(subject: Subject, plan: PrivacyPlan, run: Run) -> Finding:
         seeds=(run.seed,),
         details={"augment": run.distill.augment},
     )
-
-
-def on_the_cpu(data: LocalData) -> LocalData:
-    """The pairs where a `Subject` is."""
-    return replace(data, target=data.target.cpu(), teacher=data.teacher.cpu())
 
 
 def _rows(subject: Subject, data: LocalData, plan: PrivacyPlan, run: Run) -> Tensor:
