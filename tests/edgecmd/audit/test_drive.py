@@ -37,7 +37,7 @@ from edgecmd.privacy.step.standardised_weights import EffectiveStudent
 from edgecmd.privacy.step.units import StepSettings, Units, make_units, unit_loss
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData
-from tests.edgecmd.audit.tiny_target import tiny_target
+from tests.edgecmd.audit.tiny_target import audit_noise, tiny_target
 
 ANCHORS = "privacy.mechanism=anchors"
 FIVE = "federation.local_steps=5"
