@@ -27,9 +27,9 @@ class _Section:
     def __post_init__(self) -> None:
         own: Any = type(self)
         section = own.__name__.removesuffix("Config").lower()
-        for name, (kind, marks) in _marks(own).items():
+        for name, (kind, marks, is_many) in _marks(own).items():
             value = getattr(self, name)
-            for item in value if isinstance(value, tuple | list) else (value,):
+            for item in value if is_many and isinstance(value, tuple | list) else (value,):
                 _check(f"{section}.{name}", item, kind=kind, marks=marks)
         self._check_together()
 
@@ -38,15 +38,15 @@ class _Section:
 
 
 @cache
-def _marks(section: type[Any]) -> dict[str, tuple[type, Sequence[Any]]]:
-    """Kind of number, range and step of each setting that has them; of a tuple, of each item."""
-    hints = get_type_hints(section, include_extras=True)
-    items = {name: get_args(hint)[0] if get_origin(hint) is tuple else hint for name, hint in hints.items()}
-    return {
-        name: (item.__origin__, item.__metadata__)
-        for name, item in items.items()
-        if get_origin(item) is Annotated
-    }
+def _marks(section: type[Any]) -> dict[str, tuple[type, Sequence[Any], bool]]:
+    """Kind of number, range and step of each setting that has them, and whether they are of each item."""
+    found = {}
+    for name, hint in get_type_hints(section, include_extras=True).items():
+        is_many = get_origin(hint) is tuple
+        item = get_args(hint)[0] if is_many else hint
+        if get_origin(item) is Annotated:
+            found[name] = (item.__origin__, item.__metadata__, is_many)
+    return found
 
 
 def _check(setting: str, value: Any, *, kind: type, marks: Sequence[Any]) -> None:  # noqa: ANN401 - of a caller
@@ -73,6 +73,16 @@ def refuse_outside(name: str, value: Any, *, least: float | int, most: float | i
         ConfigError: The message names argument and value, and what is allowed.
     """
     _check(name, value, kind=kind, marks=[Interval(ge=least, le=most)])
+
+
+def refuse_other(name: str, value: object, *wanted: type, what: str) -> None:
+    """Refuse an argument of another type.
+
+    Raises:
+        ConfigError: The message names argument and type, and what is allowed.
+    """
+    if not isinstance(value, wanted):
+        raise ConfigError(f"{name} is of type {type(value).__name__}; allowed is {what}.")
 
 
 def refuse_seed(seed: Any) -> None:  # noqa: ANN401 - of a caller

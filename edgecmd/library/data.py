@@ -13,6 +13,7 @@ import numpy as np
 
 from edgecmd.catalogue.data_sets import data_set
 from edgecmd.core.errors import ConfigError, DataError
+from edgecmd.core.files import named_path
 from edgecmd.core.own_code import is_own
 from edgecmd.data.experiment import load_experiment
 from edgecmd.data.findings import ProblemsError
@@ -23,7 +24,7 @@ from edgecmd.data.pairs import PairedData, PublicSource, Targets
 from edgecmd.data.user_files.folder import Reading, read_own
 from edgecmd.data.user_files.images import sides_of
 from edgecmd.data.user_files.public_images import read_public
-from edgecmd.settings import DataConfig
+from edgecmd.settings import DataConfig, refuse_other
 
 CHECK_COMMAND = "edgecmd data check"
 # Side in pixels of public images that no task has asked for yet: the least that there is.
@@ -97,8 +98,9 @@ class Pairs:
             DataError: Anything is wrong with the files; the message names the first problem and the command
                 that lists all.
         """
+        place = named_path("path", path)
         settings = DataConfig(name="folder", path=str(path), image_size=size, source_size=source_size)
-        reading = Reading(path=Path(path).expanduser(), config=settings, whole=False)
+        reading = Reading(path=place, config=settings, whole=False)
         if not reading.path.exists():
             raise DataError(f"{path} does not exist. Give a folder with source/ and target/, or an .npz.")
         own = read_own(reading)
@@ -133,6 +135,7 @@ class Images:
 
     def __post_init__(self) -> None:
         modality_of(self.images, name="Images.images")
+        refuse_other("Images.name", self.name, str, what="a text")
         keys = _texts("Images.keys", self.keys) or tuple(f"image-{row}" for row in range(len(self.images)))
         object.__setattr__(self, "keys", keys)
         self.source()
@@ -176,7 +179,7 @@ class Images:
         Raises:
             DataError: There is none, or one cannot be read; the message has every problem.
         """
-        folder, problems = Path(path).expanduser(), list[str]()
+        folder, problems = named_path("path", path), list[str]()
         if not folder.is_dir():
             raise DataError(f"{path} is no folder that exists. Give one with public pictures.")
         side = ANY_SIDE if size is None else size
@@ -237,7 +240,7 @@ class Labelled:
         Raises:
             DataError: A file cannot be read, or there are fewer than two classes.
         """
-        sub = sorted(one for one in Path(path).expanduser().glob("*") if one.is_dir())
+        sub = sorted(one for one in named_path("path", path).glob("*") if one.is_dir())
         if len(sub) < 2:
             raise DataError(f"{path} has {len(sub)} sub-folders; give one of pictures for each class.")
         parts = [Images.from_folder(one, size=size).images for one in sub]
@@ -273,6 +276,7 @@ def built_in(name: str = "emoji", *, size: int = 64) -> BuiltIn:
         ConfigError: No set has that name, or it does not come in that size.
         DataError: Its files are not there.
     """
+    refuse_other("name", name, str, what="the name of a set that comes with edgecmd")
     if is_own(name) or data_set(name).users_own:
         raise ConfigError(
             f"built_in({name!r}) is no set that comes with edgecmd. Read your own: Pairs.from_folder(path)."

@@ -26,7 +26,7 @@ from edgecmd.catalogue.data_sets import DATA_SETS, DEFAULT_TEACHER
 from edgecmd.catalogue.data_sets import data_set as row_of
 from edgecmd.core.errors import ConfigError, DataError, choose, nearest
 from edgecmd.core.files import write_bytes_atomically
-from edgecmd.core.own_code import call_factory, is_own
+from edgecmd.core.own_code import call_factory, is_own, running
 from edgecmd.core.progress import tracked
 from edgecmd.data.modalities.image import IMAGE, SOURCE_OFFSET, SOURCE_SCALE
 from edgecmd.data.modalities.table import MODALITIES, input_shape, modality_of, source_input
@@ -36,6 +36,7 @@ from edgecmd.models.devices import device_of
 from edgecmd.models.students import Architecture, convolutional, initialise
 from edgecmd.models.tensor_file import load_weights, pack, require, unpack, whole_number
 from edgecmd.models.trial import refuse_later, seeded, try_out
+from edgecmd.settings import refuse_other
 
 SETTING = "teacher.name"
 # In the recipe of a teacher of recordings.
@@ -222,6 +223,12 @@ class Teacher:
                 )
             is_file = isinstance(made, Path) or made.endswith(".safetensors")
             return load_teacher(Path(made)) if is_file else load_teacher(name=str(made))
+        if not isinstance(made, nn.Module):
+            raise ConfigError(
+                f"A teacher is no {made!r}. Give an object of a torch.nn.Module (MyModule() and not MyModule),"
+                " a name, 'module:factory', or a file."
+            )
+        refuse_other("name", name, str, what="a text")
         _check_scale(size=size, mean=mean, std=std)
         called = name or type(made).__name__
         network = Prepared(made, size=size, mean=mean, std=std)
@@ -263,7 +270,10 @@ class Teacher:
                 f" {found[0]!r} of {found[1]}. Set teacher.path to one that `edgecmd pretrain` made with the"
                 " same data settings (data.reverse among them)."
             )
-        return embed_source(self.network, source, batch_size=batch_size)
+        with running(
+            f"The teacher {self.recipe.get(OWN, '')}", getattr(self.network, "module", self.network)
+        ):
+            return embed_source(self.network, source, batch_size=batch_size)
 
 
 # In the recipe of a teacher of anyone's own: its name.

@@ -167,6 +167,8 @@ class PrivacyPlan:
             >>> plan.epsilon_after(5) < plan.epsilon_after(10) <= 8
             True
         """
+        for name, value in (("mechanism", mechanism), ("loss", loss)):
+            refuse_other(name, value, str, what="a name")
         plan = make_plan(
             Sections(
                 privacy=PrivacyConfig(

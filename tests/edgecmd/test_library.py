@@ -465,7 +465,7 @@ for told, make in {
     "distill.learning_rate='a' is of type str": lambda: distil(learning_rate="a"),
     "distill.optimizer=None is unknown": lambda: distil(optimizer=None),
     "MyModule() and not MyModule": lambda: distil(student=Small),
-    "is None, which takes no inputs": lambda: distil(student=None),
+    "is None, which is no module": lambda: distil(student=None),
     "allowed is float32": lambda: distil(student=Small().double()),
     "task is of type int; allowed is an edgecmd.Task": lambda: distil(task=5),
     "Pairs.source is list": lambda: ec.Pairs(source=[1], target=pairs.target),

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from edgecmd.losses import Anchors, Loss
+from edgecmd.models.students import running_student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.gradients import Sum, clipped_sum
 from edgecmd.privacy.step.randomness import Source, normal
@@ -147,7 +148,8 @@ def private_steps(  # noqa: PLR0913 - as `distil_privately`
         rows = next(steps)
         chunks = make_units(data, rows[rows < num], config=units, augment=config.augment, source=source)
         effective.refresh()
-        total = clipped_sum(effective.module, chunks, loss, clip=plan.clip, engine=plan.engine)
+        with running_student(student):
+            total = clipped_sum(effective.module, chunks, loss, clip=plan.clip, engine=plan.engine)
         if probe is not None:
             probe.form(rows, chunks, total)
             probe.add(total, rows[rows >= num] - num)
