@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edgecmd.core.errors import DataError
+from edgecmd.core.errors import DataError, choose
 from edgecmd.data.labelled import LabelledTarget
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import Targets
@@ -19,6 +19,7 @@ from edgecmd.evaluation.evaluate import embedder
 from edgecmd.models.devices import place
 from edgecmd.models.students import Projected, Student, is_dense
 from edgecmd.models.trial import try_out
+from edgecmd.settings import refuse_licence
 from edgecmd.training.task import Task
 from export.bundle import Options, export_bundle
 from export.documents.provenance import Provenance
@@ -27,6 +28,7 @@ from export.graph.deployable import unwrap
 from export.graph.frontends import FRONT_ENDS
 from export.graph.spec import ExportSpec
 from export.loaded import Bundle, load_bundle
+from export.profiles.calibration import KINDS as CALIBRATIONS
 from export.profiles.calibration import calibration_of
 from export.profiles.table import DEFAULT, choose_profiles, need_calibration
 
@@ -74,7 +76,9 @@ def export_student(  # noqa: PLR0913 - what a bundle is made of
         ConfigError: The student is no encoder of the task's inputs, or a profile is unknown.
         DataError: The examples are of another kind than the task's targets, or hold one class alone.
     """
-    chosen = choose_profiles(",".join(profiles))
+    refuse_licence("license", license)
+    choose("export.calibration", calibration, CALIBRATIONS)
+    chosen = choose_profiles(",".join(map(str, profiles)))
     plain = as_student(student, task)
     spec = spec_of(task, plain, architecture=plain.architecture, license=license)
     embed = embedder(plain, task)

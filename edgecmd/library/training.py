@@ -16,13 +16,13 @@ from torch import nn
 from edgecmd.catalogue.data_sets import IN_PYTHON
 from edgecmd.config.assemble import describe
 from edgecmd.config.schema import RunConfig
+from edgecmd.core.digests import digest
 from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.core.files import named_path
 from edgecmd.core.own_code import RAISED, told
 from edgecmd.data.partition import MIN_PAIRS, Rows
 from edgecmd.data.partition import partition as cut
 from edgecmd.library.data import Pairs, labels_of
-from edgecmd.library.digests import digest
 from edgecmd.library.results import Distilled, Federated
 from edgecmd.library.task import Task
 from edgecmd.losses import Loss, check_loss, loss_of, name_of
@@ -260,7 +260,7 @@ def federate(  # noqa: PLR0913 - what a federation is made of
 
     _require("task", task, Task)
     refuse_seed(seed)
-    if num_workers != 1:
+    if not isinstance(num_workers, int) or num_workers != 1:
         raise ConfigError(
             f"num_workers={num_workers!r}: objects in memory cannot travel to other processes. Leave it at 1,"
             " or name student, loss and data as 'module:factory' in settings and use `edgecmd simulate`."

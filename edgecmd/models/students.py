@@ -26,7 +26,6 @@ Shapes: B batch, C channels, H height, W width, F features of a module, D embedd
 import copy
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
@@ -36,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgecmd.core.errors import ConfigError, choose
-from edgecmd.core.own_code import call_factory, is_own, running
+from edgecmd.core.own_code import call_factory, is_own
 from edgecmd.core.seeding import torch_generator
 from edgecmd.data.modalities.log_mel import LogMel
 from edgecmd.models.trial import channels_of, refuse_later, refuse_wide, seeded, sides_of, try_out
@@ -283,12 +282,6 @@ class Projected(Student):
         """Embed a batch of inputs, see `edgecmd.data.student_input.target_input`."""
         embedding: Tensor = self.projector(self.backbone(image))
         return embedding
-
-
-def running_student(student: nn.Module) -> AbstractContextManager[None]:
-    """A block in which a student is called, which may be code of anyone's own (`own_code.running`)."""
-    name = getattr(student, "architecture", "") or f"<{type(student).__name__}>"
-    return running(f"The student {name}", student.backbone if isinstance(student, Projected) else student)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -583,7 +576,8 @@ def project(
     """
     what = f"The student {name}" if name.startswith("<") else f"The student of {SETTING}={name!r}"
     shape = (in_channels, *size)
-    width = try_out(module, shape, what=what, wanted="inputs of the data's shape", trained=True)
+    wanted = f"inputs of the data's shape (edgecmd.student takes size=..., here it is {size})"
+    width = try_out(module, shape, what=what, wanted=wanted, trained=True)
     with seeded(generator.initial_seed()):
         made = Projected(module, num_features=width, in_channels=in_channels, embedding_dim=dim, size=size)
     made.architecture = name

@@ -24,6 +24,7 @@ from torch.nn import functional
 from edgecmd.catalogue.data_files import built_file, shipped_file
 from edgecmd.catalogue.data_sets import DATA_SETS, DEFAULT_TEACHER
 from edgecmd.catalogue.data_sets import data_set as row_of
+from edgecmd.core.digests import whole_digest
 from edgecmd.core.errors import ConfigError, DataError, choose, nearest
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.own_code import call_factory, is_own, running
@@ -207,8 +208,9 @@ class Teacher:
             DataError: The file is none of a teacher.
 
         Guarantees:
-            ``sha256`` covers weights, class, size, mean and std, so features that are kept are those of
-            this teacher and of no other. What the code of the class does is not part of it.
+            ``sha256`` covers weights, class, size, mean, std and every number and text that the module keeps,
+            so features that are kept are those of this teacher and of no other. What the code of the class
+            does is not part of it.
 
         Examples:
             >>> mine = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -225,8 +227,8 @@ class Teacher:
             return load_teacher(Path(made)) if is_file else load_teacher(name=str(made))
         if not isinstance(made, nn.Module):
             raise ConfigError(
-                f"A teacher is no {made!r}. Give an object of a torch.nn.Module (MyModule() and not MyModule),"
-                " a name, 'module:factory', or a file."
+                f"A teacher is no {made!r}. Give an object of a torch.nn.Module (MyModule() and not"
+                " MyModule), a name, 'module:factory', or a file."
             )
         refuse_other("name", name, str, what="a text")
         _check_scale(size=size, mean=mean, std=std)
@@ -237,7 +239,7 @@ class Teacher:
         return cls(
             network=copy.deepcopy(network).eval().requires_grad_(False),
             embedding_dim=dim,
-            sha256=_fingerprint(network),
+            sha256=whole_digest(network),
             recipe={OWN: called},
         )
 
@@ -320,17 +322,6 @@ def _check_scale(*, size: int | None, mean: Sequence[float], std: Sequence[float
                 f"{name}={values!r} of a teacher is no three finite numbers{more}. Give one for each of"
                 " red, green and blue, on the scale of 0 to 1."
             )
-
-
-def _fingerprint(network: Prepared) -> str:
-    """SHA-256 of class, size and every tensor of a teacher."""
-    kind = type(network.module)
-    digest = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}:{network.size}".encode())
-    for name, value in sorted(network.state_dict().items()):
-        plain = value.detach().cpu().contiguous()
-        digest.update(f"{name}:{plain.dtype}:{tuple(plain.shape)}".encode())
-        digest.update(plain.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 @torch.no_grad()

@@ -8,14 +8,14 @@ Shapes: B batch, C channels, H height, W width, F features.
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from edgecmd.core.errors import ConfigError
-from edgecmd.core.own_code import RAISED
+from edgecmd.core.own_code import RAISED, running
 from edgecmd.core.text import one_line
 from edgecmd.models.devices import place
 from edgecmd.settings import refuse_outside
@@ -96,6 +96,12 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
             with torch.cuda.device(one):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+def running_student(student: nn.Module) -> AbstractContextManager[None]:
+    """A block in which a student is called; what an own one raises becomes a sentence."""
+    name = getattr(student, "architecture", "") or f"<{type(student).__name__}>"
+    return running(f"The student {name}", getattr(student, "backbone", student))
 
 
 def try_out(

@@ -12,7 +12,14 @@ from edgecmd.privacy.accounting import Spending, calibrate, check_accountant, to
 from edgecmd.privacy.mechanisms import MECHANISMS, Mechanism, default_loss
 from edgecmd.privacy.step.gradients import ENGINES
 from edgecmd.privacy.step.purity import require_private_loss
-from edgecmd.settings import DistillConfig, FederationConfig, PrivacyConfig, StudentConfig, as_float
+from edgecmd.settings import (
+    DistillConfig,
+    FederationConfig,
+    PrivacyConfig,
+    StudentConfig,
+    as_float,
+    refuse_other,
+)
 
 SAMPLERS = {"poisson": "Poisson, coins kept secret", "none": "no amplification by sampling claimed"}
 

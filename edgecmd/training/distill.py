@@ -22,8 +22,7 @@ from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.core.text import counted
 from edgecmd.data.augment import augment
 from edgecmd.losses import Loss
-from edgecmd.models.students import running_student
-from edgecmd.models.trial import seeded
+from edgecmd.models.trial import running_student, seeded
 from edgecmd.settings import DistillConfig, FederationConfig
 from edgecmd.training.optimise import Schedule, mean_gradient, optimise
 from edgecmd.training.places import Embedded, embed_places, per_pair, require_dense

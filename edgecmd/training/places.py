@@ -17,7 +17,7 @@ from edgecmd.core.errors import ConfigError
 from edgecmd.data.modalities.motion import draw_motion, moved
 from edgecmd.data.modalities.table import motion_of
 from edgecmd.losses import Loss, name_of
-from edgecmd.models.students import running_student
+from edgecmd.models.trial import running_student
 
 # Targets and maps differ in all but the first axis.
 Grid = Float[Tensor, "batch _ _ _"]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from edgecmd.losses import Anchors, Loss
-from edgecmd.models.students import running_student
+from edgecmd.models.trial import running_student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.gradients import Sum, clipped_sum
 from edgecmd.privacy.step.randomness import Source, normal

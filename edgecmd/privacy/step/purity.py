@@ -22,7 +22,7 @@ from edgecmd.core.own_code import RAISED
 from edgecmd.core.text import one_line
 from edgecmd.losses import Loss
 from edgecmd.losses.check import PROBE_DIM, PROBE_ROWS, PROBE_SEED, impure_rows
-from edgecmd.models.students import running_student
+from edgecmd.models.trial import running_student
 from edgecmd.privacy.step.units import UnitLoss, unit_loss
 
 # Kernels for other batch sizes round otherwise; mixing at this level is what a clip's margin absorbs.
