@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -31,6 +32,8 @@ from export.loaded import Bundle, load_bundle
 from export.profiles.calibration import KINDS as CALIBRATIONS
 from export.profiles.calibration import calibration_of
 from export.profiles.table import DEFAULT, choose_profiles, need_calibration
+
+MOST_INT16 = np.iinfo(np.int16).max
 
 
 def export_student(  # noqa: PLR0913 - what a bundle is made of
@@ -134,8 +137,11 @@ def made_up_inputs(task: Task, spec: ExportSpec, *, seed: int) -> Targets:
     """
     if modality_of(task.data.train.target).is_drawn:
         return calibration_of(task, "procedural", seed=seed).inputs
-    own, _ = FRONT_ENDS[spec.front_end].golden(spec)
-    return own
+    front_end = FRONT_ENDS[spec.front_end]
+    own, _ = front_end.golden(spec)
+    # Shares of full scale, where inputs are stored as whole numbers.
+    is_share = own.dtype != front_end.dtype
+    return np.rint(own.clip(-1, 1) * MOST_INT16).astype(front_end.dtype) if is_share else own
 
 
 def _refuse_examples(examples: LabelledTarget, task: Task, *, labelling: str, architecture: str) -> None:

@@ -43,9 +43,12 @@ class Pairs:
             where nothing was measured; or recordings int16 (N, T).
         ids: One name a pair, all different; empty for none.
         owner: Who made each pair, (N,); empty where it is not known. Partitions may follow it.
+        sampling_rate_hz: Of targets that are recordings, samples a second; an exported file takes that rate
+            alone. 0 where it is not known, and for pictures.
 
     Raises:
         DataError: A type or a shape is not allowed, or the numbers differ.
+        ConfigError: The rate is none that students are made for.
 
     Examples:
         >>> noise = np.random.default_rng(0)
@@ -59,8 +62,11 @@ class Pairs:
     target: Targets
     ids: Sequence[str] = ()
     owner: Sequence[str] = ()
+    sampling_rate_hz: int = 0
 
     def __post_init__(self) -> None:
+        # The range is that of the setting.
+        DataConfig(sampling_rate_hz=self.sampling_rate_hz or DataConfig().sampling_rate_hz)
         modality_of(self.source, name="Pairs.source")
         modality_of(self.target, name="Pairs.target")
         data = PairedData(source=self.source, target=self.target)
@@ -107,7 +113,13 @@ class Pairs:
         reading.refuse(complete=True)
         assert own is not None
         owner = own.columns.get("owner", ()) if any(own.columns.get("owner", ())) else ()
-        return cls(source=own.data.source, target=own.data.target, ids=own.ids, owner=owner)
+        return cls(
+            source=own.data.source,
+            target=own.data.target,
+            ids=own.ids,
+            owner=owner,
+            sampling_rate_hz=_rate_of(own.data.target, settings),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -281,7 +293,8 @@ def built_in(name: str = "emoji", *, size: int = 64) -> BuiltIn:
         raise ConfigError(
             f"built_in({name!r}) is no set that comes with edgecmd. Read your own: Pairs.from_folder(path)."
         )
-    whole = load_experiment(DataConfig(name=name, image_size=size, source_size=size))
+    settings = DataConfig(name=name, image_size=size, source_size=size)
+    whole = load_experiment(settings)
     test, labels = whole.test, next(iter(whole.test.labelled.labels.values()))
     known = np.flatnonzero(labels.values != UNLABELLED)
     return BuiltIn(
@@ -290,6 +303,7 @@ def built_in(name: str = "emoji", *, size: int = 64) -> BuiltIn:
             target=whole.train.target,
             ids=whole.train_ids,
             owner=names_of(whole.train_owner) if whole.train_owner.names else (),
+            sampling_rate_hz=_rate_of(whole.train.target, settings),
         ),
         public=Images(images=whole.public.images, keys=whole.public.keys, name=whole.public.name),
         labelled=Labelled(
@@ -311,6 +325,10 @@ def _texts(name: str, values: object) -> tuple[str, ...]:
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise DataError(f"{name}={values!r} is of type {type(values).__name__}; allowed is a list of texts.")
     return tuple("" if one is None else str(one) for one in values)
+
+
+def _rate_of(target: Targets, settings: DataConfig) -> int:
+    return settings.sampling_rate_hz if modality_of(target).has_rate else 0
 
 
 def names_of(labels: Labels) -> list[str]:

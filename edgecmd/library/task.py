@@ -130,6 +130,7 @@ class Task(tasks.Task):
             target_scale=float(target_scale),
             source_side=pairs.source.shape[1],
             target_side=input_shape(pairs.target)[1],
+            sampling_rate_hz=pairs.sampling_rate_hz,
             device=resolve_device(device),
             cache=None if cache is None else named_path("cache", cache),
         )

