@@ -495,7 +495,7 @@ for told, make in {
     "license='' is no licence that has an SPDX name": lambda: ec.export(Small(), "b", task=task, license=""),
     "and more' is no licence": lambda: ec.export(Small(), "b", task=task, license="MIT\\nand more"),
     "LicenseRef-<a name of yours>": lambda: ec.export(Small(), "b", task=task, license="banana"),
-    "folder='a\\x00b' holds a NUL": lambda: ec.export(Small(), "a" + chr(0) + "b", task=task),
+    "holds a NUL character, which no path can": lambda: ec.export(Small(), "a" + chr(0) + "b", task=task),
     "folder=5 is of type int; allowed is a path": lambda: ec.load_bundle(5),
     "folder='' is empty": lambda: ec.load_bundle(""),
     "profile is of type int": lambda: ec.load_bundle("bundle", profile=5),
