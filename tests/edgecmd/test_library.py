@@ -503,7 +503,7 @@ for told, make in {
     "task is of type int; allowed is": lambda: ec.evaluate(
         Small(), ec.Labelled(target=pairs.target, labels=list("ab" * 6)), task=5
     ),
-    "cache=5 is of type int; allowed is a path": lambda: tasked(cache=5),
+    "cache=5 is of type int; allowed is a path": lambda: tasked(teacher=backbone, cache=5),
     "path=5 is of type int": lambda: ec.Pairs.from_folder(5),
     "path=b'x' is of type bytes": lambda: ec.Images.from_folder(b"x"),
     "path=None is of type NoneType": lambda: ec.Labelled.from_folder(None),
