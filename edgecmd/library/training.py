@@ -16,7 +16,6 @@ from torch import nn
 from edgecmd.catalogue.data_sets import IN_PYTHON
 from edgecmd.config.assemble import describe
 from edgecmd.config.schema import RunConfig
-from edgecmd.core.digests import digest
 from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.core.files import named_path
 from edgecmd.core.own_code import RAISED, told
@@ -27,6 +26,7 @@ from edgecmd.library.results import Distilled, Federated
 from edgecmd.library.task import Task
 from edgecmd.losses import Loss, check_loss, loss_of, name_of
 from edgecmd.models.devices import place
+from edgecmd.models.digests import digest
 from edgecmd.models.students import Student, fitted, refuse_dense
 from edgecmd.models.students import student as make_student
 from edgecmd.privacy.mechanisms import default_loss

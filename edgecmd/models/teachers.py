@@ -24,7 +24,6 @@ from torch.nn import functional
 from edgecmd.catalogue.data_files import built_file, shipped_file
 from edgecmd.catalogue.data_sets import DATA_SETS, DEFAULT_TEACHER
 from edgecmd.catalogue.data_sets import data_set as row_of
-from edgecmd.core.digests import whole_digest
 from edgecmd.core.errors import ConfigError, DataError, choose, nearest
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.own_code import call_factory, is_own, running
@@ -34,6 +33,7 @@ from edgecmd.data.modalities.table import MODALITIES, input_shape, modality_of, 
 from edgecmd.data.pairs import Targets
 from edgecmd.models import efficientnet
 from edgecmd.models.devices import device_of
+from edgecmd.models.digests import whole_digest
 from edgecmd.models.students import Architecture, convolutional, initialise
 from edgecmd.models.tensor_file import load_weights, pack, require, unpack, whole_number
 from edgecmd.models.trial import refuse_later, seeded, try_out

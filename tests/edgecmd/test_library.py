@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import edgecmd as ec
-from edgecmd.core.digests import digest
+from edgecmd.models.digests import digest
 from edgecmd.settings import ExportConfig, refuse_licence
 from tests.command_line import edgecmd
 
@@ -724,7 +724,7 @@ def test_digests_cover_what_a_module_keeps_beside_its_weights() -> None:
         )
     code = (
         "from test_library import Tempered;"
-        "from edgecmd.core.digests import digest; print(digest(Tempered(0.5)))"
+        "from edgecmd.models.digests import digest; print(digest(Tempered(0.5)))"
     )
     here = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
     found = subprocess.run(
