@@ -62,9 +62,7 @@ SAME_NAMES = frozenset(
 OPEN: dict[str, dict[str, str]] = {
     "wide": {},
     "run_config": {},
-    "remember": {
-        "edgecmd/audits/step/random_source.py:spawned": "becomes an argument",
-    },
+    "remember": {},
     "mutual": {},
 }
 # Of the four packages together; it may fall and not rise.
