@@ -24,7 +24,7 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     code = function.__code__
     defaults = len(function.__defaults__ or ()), *(function.__kwdefaults__ or ())
     named = function.__module__, function.__qualname__, code.co_varnames, code.co_flags, code.co_code
-    hints = tuple(function.__annotations__.items())
+    hints = tuple((name, _same(hint)) for name, hint in function.__annotations__.items())
 
     def check(*args: Any, **kwargs: Any) -> Any:
         key = named, defaults, hints
@@ -37,6 +37,11 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
         return made(*args, **kwargs)
 
     return check
+
+
+def _same(hint: object) -> object:
+    """What is equal for equal hints: jaxtyping makes a new class each time that a shape is written."""
+    return text if "jaxtyping." in (text := repr(hint)) else hint
 
 
 @contextmanager
