@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+import tests.shape_checks  # noqa: F401  jaxtyping looks it up by name when it instruments the first package
+
 if TYPE_CHECKING:
     from edgecmd.config.schema import RunConfig
 
