@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from type_checks import check_types_once
 
 if TYPE_CHECKING:
     from edgecmd.config.schema import RunConfig
 
 torch.set_num_threads(1)
+check_types_once()
 
 
 @pytest.fixture(autouse=True, scope="session")
