@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-import tests.shape_checks  # noqa: F401  jaxtyping looks it up by name when it instruments the first package
+# Jaxtyping also looks it up by name, when it instruments the first package.
+from tests.shape_checks import check_types_once
 
 if TYPE_CHECKING:
     from edgecmd.config.schema import RunConfig
 
 torch.set_num_threads(1)
+check_types_once()
 
 
 @pytest.fixture(autouse=True, scope="session")
