@@ -4,7 +4,9 @@ Shapes: N pairs, K anchors, D embedding dimension.
 """
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -18,24 +20,41 @@ from edgecmd.data.pairs import fingerprint
 from edgecmd.library.data import Images, Pairs, labels_of
 from edgecmd.models import teachers
 from edgecmd.models.devices import resolve_device
+from edgecmd.models.teacher_set import concat
 from edgecmd.settings import refuse_outside
 from edgecmd.training import task as tasks
 
 # Numbers of an input stay within float32.
 MOST_SCALE = 1e6
-PLAIN = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+MOST_DIM = 65_536
+
+
+class TeacherOptions(TypedDict, total=False):
+    """Keywords of a `Teacher`; what each means is said by `edgecmd.models.teachers.Teacher.of`."""
+
+    size: int | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    crop: float | None
+    weights: str | Path | None
+    output: str
+    name: str
 
 
 class Teacher(teachers.Teacher):
-    """A frozen teacher of RGB pictures: any torch module, one that ships, or one out of a file.
+    """A frozen teacher of RGB pictures: any torch module, one by its name, or one out of a file.
 
     Args:
         made: A module (B, 3, H, W) to (B, D), of which a frozen copy is kept; or the name of a teacher that
-            ships (``imagenet``, ``icons``, ``indoor``); ``module:factory``; or a file that
-            ``edgecmd pretrain`` made.
-        size: Side in pixels to which pictures are brought before the module; None: as they are.
-        mean: Of each colour, on the scale of 0 to 1, as the module was trained.
+            ships (``imagenet``, ``icons``, ``indoor``); ``timm:NAME`` or ``torchvision:NAME`` with
+            ``weights``; ``onnx:FILE``; ``module:factory``; or a file that ``edgecmd pretrain`` made.
+        size: Side in pixels to which pictures are brought before the network; None: that of its published
+            weights or of its file, else as they are.
+        mean: Of each colour, on the scale of 0 to 1, as the network was trained.
         std: The same for the standard deviation.
+        crop: Share of height and width, about the middle, that it sees.
+        weights: File of the weights of ``timm:`` and ``torchvision:`` names.
+        output: Of an ONNX file with several, the output that is the feature.
         name: What reports call it; the name of its class where it is empty.
 
     Raises:
@@ -48,23 +67,40 @@ class Teacher(teachers.Teacher):
         8
     """
 
-    def __init__(
-        self,
-        made: nn.Module | str | Path,
+    def __init__(self, made: nn.Module | str | Path, **options: Unpack[TeacherOptions]) -> None:
+        found = teachers.Teacher.of(made, **options)
+        super().__init__(**{one.name: getattr(found, one.name) for one in fields(teachers.Teacher)})
+
+    @staticmethod
+    def concat(
+        parts: Sequence[teachers.Teacher | nn.Module | str | Path],
         *,
-        size: int | None = None,
-        mean: Sequence[float] = PLAIN[0],
-        std: Sequence[float] = PLAIN[1],
-        name: str = "",
-    ) -> None:
-        found = teachers.Teacher.of(made, size=size, mean=mean, std=std, name=name)
-        super().__init__(
-            network=found.network,
-            embedding_dim=found.embedding_dim,
-            sha256=found.sha256,
-            recipe=found.recipe,
-            modality=found.modality,
-            in_channels=found.in_channels,
+        public: Images | None = None,
+        dim: int = 0,
+        cache: str | Path | None = None,
+    ) -> teachers.Teacher:
+        """Several teachers as one: unit features side by side, then components of public pictures.
+
+        Args:
+            parts: Teachers, or what makes them without any option.
+            public: Public pictures of the side of the pairs' sources; needed for ``dim``. Never a pair.
+            dim: Principal components that are kept; 0 keeps all numbers.
+            cache: Folder for the public pictures' features; None keeps nothing.
+
+        Raises:
+            ConfigError: ``dim`` is more than teachers or pictures allow, or a part is no teacher of pictures.
+        """
+        refuse_outside("dim", dim, least=0, most=MOST_DIM)
+        if public is not None and public.folder is not None:
+            raise ConfigError(
+                "public was read without a size, and the teachers must see it as they see the pairs. Read it"
+                " with Images.from_folder(path, size=...), the side of the pairs' sources."
+            )
+        return concat(
+            [one if isinstance(one, teachers.Teacher) else Teacher(one) for one in parts],
+            public=None if public is None else public.source().pictures(use="Teacher.concat"),
+            dim=dim,
+            cache=None if cache is None else Path(cache),
         )
 
 
