@@ -129,7 +129,7 @@ def _read(path: Path, given: str) -> ModelProto:
     """The graph, without the data that lie beside it."""
     try:
         if not path.is_file():
-            raise DataError(f"{given}: {path} is not a file. Write onnx: and the path of an ONNX file.")
+            raise DataError(f"{given} names no file that is there. Write onnx: and the path of one.")
         if path.stat().st_size > MOST_BYTES:
             raise DataError(
                 f"{given} has more than 2 GiB, which no ONNX file can. Save its weights beside it:"

@@ -17,6 +17,7 @@ from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import Experiment, cut_apart
 from edgecmd.data.modalities.table import input_shape
 from edgecmd.data.pairs import fingerprint
+from edgecmd.data.ready_features import MIN_DIM, row_problems
 from edgecmd.library.data import Images, Pairs, labels_of
 from edgecmd.models import teachers
 from edgecmd.models.devices import resolve_device
@@ -91,6 +92,10 @@ class Teacher(teachers.Teacher):
             ConfigError: ``dim`` is more than teachers or pictures allow, or a part is no teacher of pictures.
         """
         refuse_outside("dim", dim, least=0, most=MOST_DIM)
+        if isinstance(parts, str) or not isinstance(parts, Sequence):
+            raise ConfigError(f"parts={parts!r} is no list of teachers. Give [first, second].")
+        if not isinstance(public, Images | None):
+            raise ConfigError(f"public is of type {type(public).__name__}; allowed is an edgecmd.Images.")
         if public is not None and public.folder is not None:
             raise ConfigError(
                 "public was read without a size, and the teachers must see it as they see the pairs. Read it"
@@ -234,7 +239,7 @@ def _ready(
 
     Raises:
         ConfigError: Those of the public images are missing.
-        DataError: Numbers or shapes differ, or a number is not finite.
+        DataError: Numbers or shapes differ, or a row is one that no teacher gives.
     """
     if public is None:
         raise ConfigError(
@@ -243,15 +248,18 @@ def _ready(
     for name, found, num in (("teacher", pairs, num_pairs), ("public_features", public, num_public)):
         if not isinstance(found, np.ndarray):
             raise DataError(f"{name} is of type {type(found).__name__}; allowed is a numpy array of floats.")
-        if found.ndim != 2 or len(found) != num or not found.shape[1] or found.dtype.kind != "f":
+        if found.ndim != 2 or len(found) != num or found.shape[1] < MIN_DIM or found.dtype.kind != "f":
             raise DataError(
                 f"{name} has dtype={found.dtype} and shape={found.shape}; allowed are floats of shape"
-                f" ({num}, D)."
+                f" ({num}, D), D at least {MIN_DIM}."
             )
         if not (np.abs(found) <= np.finfo(np.float32).max).all():
             raise DataError(
                 f"{name} holds numbers that are not finite as float32. Compute the features again."
             )
+        problems = row_problems(found.astype(np.float32), [f"row {row}" for row in range(num)])
+        if problems:
+            raise DataError(f"{name} {problems[0]}")
     assert isinstance(public, np.ndarray)
     if pairs.shape[1] != public.shape[1]:
         raise DataError(

@@ -224,6 +224,7 @@ class Teacher:
             (2, 8)
         """
         seen = Preparation(size=size, mean=mean, std=std, crop=crop)
+        _refuse_types(weights=weights, output=output, name=name)
         kind = kind_of_teacher(made) if isinstance(made, str) else None
         for option, given, fits in (
             ("weights", weights, kind is not None and kind.has_weights),
@@ -273,6 +274,14 @@ class Teacher:
 
 # In the recipe of a teacher of anyone's own: its name.
 OWN = "own"
+
+
+def _refuse_types(**texts: object) -> None:
+    for option, text in texts.items():
+        if not isinstance(text, str | Path | None):
+            raise ConfigError(
+                f"{option}={text!r} of a teacher is of type {type(text).__name__}; allowed is text."
+            )
 
 
 def _open(

@@ -390,7 +390,7 @@ def test_a_teacher_that_a_device_cannot_make_is_refused_before_a_pair_is_read(
 
 
 def test_the_teacher_of_a_device_is_its_owner_s_in_every_number(device: Device) -> None:
-    """A digest that follows from the owner's settings alone, and pins it; a server that names one is refused."""
+    """A digest that follows from the owner's settings alone, and pins it; a server has no say."""
     (device.root / "own").mkdir()
     path = onnx_file(device.root / "own" / "means.onnx")
     own: dict[str, object] = {"teacher": f"icons, onnx:{path}", "teacher-pca-dim": 6, "teacher-size": 12}

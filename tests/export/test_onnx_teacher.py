@@ -166,7 +166,7 @@ def _large(path: Path) -> None:
 
 
 FILES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing": (Path.unlink, r"is not a file. Write onnx: and the path"),
+    "missing": (Path.unlink, r"names no file that is there. Write onnx: and the path"),
     "empty": (lambda path: path.write_bytes(b""), "holds no graph"),
     "text": (lambda path: path.write_text("no graph, a text of some length"), "no ONNX file|holds no graph"),
     "cut": (_cut, "no ONNX file, or only a part of one"),
