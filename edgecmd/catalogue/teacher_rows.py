@@ -4,6 +4,7 @@ A row names the function that opens such a teacher and does not import it, so th
 """
 
 from dataclasses import dataclass
+from pathlib import PurePath
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +54,7 @@ def shown(name: str) -> str:
     if kind is None or not kind.is_file:
         return name
     prefix, _, file = name.partition(":")
-    return f"{prefix}:{file.replace(chr(92), '/').rpartition('/')[2]}"
+    return f"{prefix}:{PurePath(file).name}"
 
 
 def teacher_files(name: str, weights: str) -> tuple[str, ...]:

@@ -312,7 +312,9 @@ def _of_network(opened: Opened, seen: Preparation) -> Teacher:
     shown_to_it = seen.over(opened.own)
     network = Prepared(opened.module, shown_to_it)
     side = shown_to_it.size or TRIAL_SIDE
-    dim = try_out(network, (3, side, side), what=f"The teacher {opened.about}", wanted="RGB pictures")
+    # Without the report of its weights.
+    what = f"The teacher {opened.about.partition(' (')[0]}"
+    dim = try_out(network, (3, side, side), what=what, wanted="RGB pictures")
     return Teacher(
         network=copy.deepcopy(network).eval().requires_grad_(False),
         embedding_dim=dim,
@@ -372,6 +374,8 @@ def load_teacher(path: Path | None = None, *, data_set: str = "", name: str = ""
     """
     if path is None and is_own(name):
         return Teacher.of(name)
+    if (path is None and name.endswith(".onnx")) or (path is not None and path.suffix == ".onnx"):
+        raise ConfigError(f"{path or name} is an ONNX file. Name it as {SETTING}='onnx:{path or name}'.")
     file, checksum, again = (path, "", "") if path else teacher_file(data_set, name)
     advice = f"A teacher is made by `edgecmd pretrain --out {file.name}`; teacher.path names it."
     tensors, recipe = unpack(file, advice=advice)

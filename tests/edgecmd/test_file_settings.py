@@ -68,6 +68,12 @@ def test_a_misspelt_setting_gets_the_nearest(tmp_path: Path) -> None:
 def test_a_relative_path_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="teacher.path='t.safetensors' must be an absolute path"):
         read_server_settings(write(tmp_path, '[teacher]\npath = "t.safetensors"\n'))
+    for name, value in (("name", "icons,onnx:a.onnx"), ("weights", "/srv/a.pth,b.pth")):
+        with pytest.raises(ConfigError, match=f"teacher.{name}='{value}' must be an absolute path"):
+            read_server_settings(write(tmp_path, f'[teacher]\n{name} = "{value}"\n'))
+    own = '[teacher]\nname = "icons,onnx:/srv/a.onnx"\nmean = [0.5, 0.5, 0.5]\npca_dim = 8\n'
+    laid = unflatten(over_run_config({}, write(tmp_path, own))).teacher
+    assert (laid.name, laid.mean, laid.pca_dim) == ("icons,onnx:/srv/a.onnx", (0.5, 0.5, 0.5), 8)
     with pytest.raises(ConfigError, match="does not exist"):
         read_server_settings(tmp_path / "none.toml")
 

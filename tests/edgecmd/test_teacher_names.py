@@ -204,6 +204,8 @@ WHITE = np.full((1, 16, 16, 3), 255, np.uint8)
         ({"name": "icons,,imagenet"}, r"teacher.name='icons,,imagenet' has an empty name"),
         ({"name": "icons,imagnet"}, r"teacher.name='imagnet' is unknown.*'imagenet'"),
         ({"name": READY, "size": 16}, r"made a Teacher, which has a size.*Leave out size"),
+        ({"name": "clip.onnx"}, r"clip.onnx is an ONNX file. Name it as teacher.name='onnx:clip.onnx'"),
+        ({"path": "a/clip.onnx"}, r"Name it as teacher.name='onnx:a/clip.onnx'"),
         ({"mean": (0.1, 0.2)}, r"teacher.mean=\[0.1, 0.2\] has 2 numbers. Give three"),
         ({"std": (0.1, 0.2, 0.0)}, r"teacher.std=0.0 is outside the allowed range"),
         ({"crop": 1.5}, r"teacher.crop=1.5 is outside"),
@@ -253,8 +255,11 @@ def test_numbers_travel_through_every_form_of_the_settings(tmp_path: Path) -> No
         ConfigError, match=r"teacher.mean='a,b' is text; expected finite numbers, such as \[0"
     ):
         load_config(None, ["teacher.mean=a,b"])
-    with pytest.raises(ConfigError, match="expected finite numbers"):
-        load_config(None, ["teacher.mean=[nan, 0, 0]"])
+    for wrong in ("[nan, 0, 0]", "true", "[true, 0, 0]", '["a", "b", "c"]', "0.5,,0.5"):
+        with pytest.raises(ConfigError, match="expected finite numbers"):
+            load_config(None, [f"teacher.mean={wrong}"])
+    with pytest.raises(ConfigError, match=r"teacher.mean=\[0.5\] has 1 numbers"):
+        load_config(None, ["teacher.mean=0.5"])
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
