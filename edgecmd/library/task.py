@@ -257,16 +257,17 @@ def _ready(
             raise DataError(
                 f"{name} holds numbers that are not finite as float32. Compute the features again."
             )
-        problems = row_problems(found.astype(np.float32), [f"row {row}" for row in range(num)])
-        if problems:
-            raise DataError(f"{name} {problems[0]}")
     assert isinstance(public, np.ndarray)
     if pairs.shape[1] != public.shape[1]:
         raise DataError(
             f"teacher has {pairs.shape[1]} numbers a row and public_features {public.shape[1]}; both must"
             " come from one teacher."
         )
-    return np.ascontiguousarray(pairs, np.float32), np.ascontiguousarray(public, np.float32)
+    made = np.ascontiguousarray(pairs, np.float32), np.ascontiguousarray(public, np.float32)
+    for name, rows in zip(("teacher", "public_features"), made, strict=True):
+        for problem in row_problems(rows, [f"row {row}" for row in range(len(rows))]):
+            raise DataError(f"{name} {problem}")
+    return made
 
 
 def _experiment(pairs: Pairs, public: Images) -> Experiment:

@@ -222,8 +222,8 @@ def test_ready_features_in_place_of_a_teacher(pairs: ec.Pairs) -> None:
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        (np.zeros(5), "teacher has rows with nothing but zeros: row 3"),
-        (np.full(5, 2.0), "teacher has rows with one number repeated: row 3"),
+        (np.zeros(5), "teacher has rows with nothing but zeros: 1 .row 3."),
+        (np.full(5, 2.0), "teacher has rows with one number repeated: 1 .row 3."),
         (np.full(5, np.nan), "teacher holds numbers that are not finite"),
         (np.array([1e30, 0, 0, 0, 1]), "teacher has rows with a length outside"),
     ],
