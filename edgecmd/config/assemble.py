@@ -20,7 +20,8 @@ from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.ready_features import Ready, read_ready
 from edgecmd.models.devices import resolve_device
 from edgecmd.models.students import is_dense
-from edgecmd.models.teachers import Teacher, check_rate, load_teacher
+from edgecmd.models.teacher_set import named_teacher
+from edgecmd.models.teachers import Teacher, check_rate
 from edgecmd.run import Description, Run
 from edgecmd.settings import DataConfig
 from edgecmd.training.environment import environment
@@ -34,7 +35,7 @@ class Assembly:
 
     def __init__(self) -> None:
         self._experiments = Kept[DataConfig, Experiment](2)
-        self._teachers = Kept[tuple[str, str, str], Teacher](2)
+        self._teachers = Kept[object, Teacher](2)
         self._tasks = Kept[object, Task](2)
         self._runs = Kept[RunConfig, Run](MOST_RUNS)
 
@@ -73,10 +74,15 @@ class Assembly:
                 " settings: `edgecmd pretrain --set data.reverse=true ... --out teacher.safetensors` (for"
                 " recordings with pretrain.architecture=gn-audio-teacher), and set teacher.path to it."
             )
-        path = Path(named.path) if named.path else None
         found = self._teachers.get(
-            (named.path, named.name, config.data.name),
-            lambda: load_teacher(path, data_set=config.data.name, name=named.name),
+            # Public pictures have a say in principal components alone.
+            (replace(named, map_dim=64, map_zoom=2), config.data if named.pca_dim else config.data.name),
+            lambda: named_teacher(
+                named,
+                data_set=config.data.name,
+                public=lambda: self.experiment(config.data).public.pictures(use="teacher.pca_dim"),
+                cache=cache_folder(),
+            ),
         )
         return check_rate(found, config.data.sampling_rate_hz)
 

@@ -41,7 +41,7 @@ def cached_features(
         float32, (N, D).
     """
     calls = f":{rows_a_call}" if rows_a_call else ""
-    return _kept(
+    return kept(
         "features",
         lambda: f"{teacher.sha256}:{fingerprint(images)}{calls}",
         lambda: _embedded(teacher, images, rows_a_call),
@@ -65,7 +65,7 @@ def cached_maps(
     Guarantees:
         The same numbers, those of float16, whether or not they went through the cache.
     """
-    maps = _kept(
+    maps = kept(
         "maps",
         lambda: f"{teacher.sha256}:{fingerprint(images, reduction.mean, reduction.weight)}:{view}",
         lambda: teacher_maps(teacher, images, view=view, reduction=reduction).astype(np.float16),
@@ -75,7 +75,7 @@ def cached_maps(
     return np.asarray(maps, dtype=np.float32)
 
 
-def _kept(
+def kept(
     kind: str,
     key: Callable[[], str],
     compute: Callable[[], np.ndarray],
@@ -83,7 +83,15 @@ def _kept(
     shape: tuple[int, ...],
     cache_dir: Path | None,
 ) -> np.ndarray:
-    """What ``compute`` gives, from the entry of that key where it is whole."""
+    """What is computed once, from the entry of that key where it is whole.
+
+    Args:
+        kind: What it is; begins the entry's name.
+        key: All that it follows from, as text.
+        compute: Makes it.
+        shape: Its shape; an entry of another one is computed again.
+        cache_dir: Folder of the entries; None keeps nothing.
+    """
     if cache_dir is None:
         return compute()
     path = cache_dir / f"{kind}-{hashlib.sha256(key().encode()).hexdigest()[:32]}.safetensors"

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgecmd import __version__
-from edgecmd.core.errors import ConfigError
+from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.kept import Kept
 from edgecmd.data.anchors import Anchors, AnchorSource, anchors_digest, make_anchors
 from edgecmd.data.experiment import Experiment, HeldOut
@@ -63,6 +63,20 @@ class Places:
 def cache_folder() -> Path:
     """Folder for teacher features: ``EDGECMD_CACHE`` or the user's cache folder."""
     return Path(os.environ.get("EDGECMD_CACHE") or Path.home() / ".cache" / "edgecmd")
+
+
+def _refuse_not_finite(features: np.ndarray, what: str) -> None:
+    """Refuse a teacher that gives no number for a picture; on a device such a pair has no effect instead.
+
+    Raises:
+        DataError: With how many, and the first.
+    """
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        raise DataError(
+            f"The teacher gives numbers that are not finite for {len(bad)} of {len(features)} sources of"
+            f" {what}, the first at row {bad[0]}. Look at that picture, and at the teacher."
+        )
 
 
 class Task:
@@ -180,6 +194,7 @@ class Task:
             features = self.ready[0].features[rows]
         else:
             features = cached_features(self.teacher, pairs.source, cache_dir=self.cache)
+            _refuse_not_finite(features, "pairs")
         return torch.from_numpy(np.ascontiguousarray(features)).to(self.device)
 
     @cached_property
@@ -266,7 +281,9 @@ class Task:
             return as_places(self.place_features(images))
         if self.has_ready_features:
             return self.ready[1].features
-        return cached_features(self.teacher, images, cache_dir=self.cache)
+        features = cached_features(self.teacher, images, cache_dir=self.cache)
+        _refuse_not_finite(features, "the public pictures")
+        return features
 
     def anchors(self, settings: DistillConfig, *, seed: int) -> Anchors:
         """Public anchors, (K, D), made from the run's seed; the same on every client.
