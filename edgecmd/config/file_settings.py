@@ -28,7 +28,9 @@ FILE_SETTINGS = frozenset(
 CODE_SETTINGS = frozenset({"distill.loss"})
 """What may be ``module:factory``; a device with pairs of its own imports what its owner allows."""
 
-_SERVER_PATHS = frozenset({"out", "student.path", "privacy.ledger_dir", "export.prototypes"})
+_SERVER_PATHS = frozenset(
+    {"out", "student.path", "student.weights", "privacy.ledger_dir", "export.prototypes"}
+)
 _SERVER_SETS = frozenset(
     {
         "data.name",

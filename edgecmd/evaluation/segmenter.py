@@ -21,9 +21,10 @@ from edgecmd.data.labelled import IGNORED
 from edgecmd.data.modalities.motion import draw_motion, moved
 from edgecmd.data.modalities.table import motion_of
 from edgecmd.evaluation.metrics import class_rows
+from edgecmd.models.convolutions import Pointwise
 from edgecmd.models.devices import device_of, place
 from edgecmd.models.place_features import unit_places
-from edgecmd.models.students import Pointwise, Student
+from edgecmd.models.students import Student
 from edgecmd.run import Run
 from edgecmd.training.optimise import Best, mean_gradient, one_cycle, optimise
 

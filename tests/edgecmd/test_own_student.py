@@ -17,8 +17,9 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError, EdgecmdError, ExportError, PrivacyError
 from edgecmd.core.files import read_json
 from edgecmd.losses import loss_of
+from edgecmd.models.any_student import student
 from edgecmd.models.student_file import load_student, save_student, student_bytes
-from edgecmd.models.students import STUDENTS, Architecture, Projected, build_student, student, student_row
+from edgecmd.models.students import STUDENTS, Architecture, Projected, build_student, student_row
 from edgecmd.privacy.refusals import sealed
 from edgecmd.settings import PrivacyConfig
 from edgecmd.training.distill import Place, distil, freeze_projector, make_optimizer
