@@ -263,8 +263,8 @@ class StudentConfig(_Section):
     """First weights: a .safetensors file of ``edgecmd warm-start``; empty: random ones."""
     weights: str = ""
     """First weights of timm:, torchvision: and own students from elsewhere: a .safetensors file, or a .pth
-    file of torch.save(network.state_dict(), path). What file and network both have is taken, the classifier is
-    left over, and weights for RGB are adapted to other channels. In a federation the server reads it."""
+    file of torch.save(network.state_dict(), path). What both have is taken, the classifier is left over, and
+    weights for RGB are adapted to other channels. In a federation the server reads it."""
     batch_norm: str = "auto"
     """Batch normalisation of timm:, torchvision: and own students. freeze: its statistics stay as they are,
     scale and shift are trained. fold: it becomes a part of the convolution before it (else freeze). group:

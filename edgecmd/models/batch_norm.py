@@ -7,7 +7,6 @@ Shapes: B batch, C channels, H height, W width.
 """
 
 import copy
-import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -23,6 +22,8 @@ AUTO, KEEP, FREEZE, FOLD, GROUP = "auto", "keep", "freeze", "fold", "group"
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 # Of a folded network's answer, which differs by rounding alone, in shares of the largest number.
 FOLD_TOLERANCE = 1e-3
+# Of a GroupNorm: at most so many groups, each of at least so many channels, as `gn-*` students have them.
+MOST_GROUPS, LEAST_A_GROUP = 32, 8
 PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -125,12 +126,21 @@ def _opened(module: nn.Module) -> nn.Module:
     return module
 
 
+def num_groups(channels: int) -> int:
+    """Groups of a GroupNorm: the most that divide the channels, with at least `LEAST_A_GROUP` in each.
+
+    Opacus takes ``gcd(32, channels)``, which for up to 32 channels may be one each: the mean of a channel,
+    often all that is asked of it, is then lost.
+    """
+    most = max(1, min(MOST_GROUPS, channels // LEAST_A_GROUP))
+    return next(groups for groups in range(most, 0, -1) if channels % groups == 0)
+
+
 def _group(module: nn.Module, _: Tensor) -> None:
-    """Put a GroupNorm with the same scale and shift in place of each, as Opacus chooses its groups."""
+    """Put a GroupNorm with the same scale and shift in place of each."""
     for name, norm in list(norms_of(module)):
-        other = nn.GroupNorm(
-            math.gcd(32, norm.num_features), norm.num_features, eps=norm.eps, affine=norm.affine
-        )
+        channels = norm.num_features
+        other = nn.GroupNorm(num_groups(channels), channels, eps=norm.eps, affine=norm.affine)
         other.load_state_dict(
             {key: one for key, one in norm.state_dict().items() if key in ("weight", "bias")}
         )
@@ -144,7 +154,9 @@ def _fold(module: nn.Module, image: Tensor) -> None:
         before, norm = layers[convolution], layers[name]
         assert isinstance(before, nn.Conv2d)
         assert isinstance(norm, _BatchNorm)
-        module.set_submodule(convolution, fuse_conv_bn_eval(before, norm))
+        fused = fuse_conv_bn_eval(before, norm)
+        # A bias that the convolution did not have is made as one that is not trained.
+        module.set_submodule(convolution, fused.requires_grad_(True))
         module.set_submodule(name, nn.Identity())
 
 
