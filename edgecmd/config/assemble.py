@@ -204,11 +204,11 @@ def start_run(run: Run) -> Path:
         if run.student.weights:
             _require_same_weights(run)
         return folder
-    files = {"environment.json": environment()}
+    files: dict[str, object] = {"environment.json": environment()}
+    declare("environment.json", may_leave=True)
     if run.student.weights:
+        declare(FIRST_WEIGHTS, may_leave=True)
         files[FIRST_WEIGHTS] = {"sha256": _weights_sha256(run.student.weights)}
-    for name in files:
-        declare(name, may_leave=True)
     declare("config.toml", may_leave=False)
     written = {folder / name: json_bytes(content, path=folder / name) for name, content in files.items()}
     write_files_atomically({**written, settings: run.described.toml.encode()})

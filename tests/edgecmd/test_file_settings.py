@@ -30,7 +30,7 @@ def test_every_name_is_a_setting_and_every_path_is_text() -> None:
 
 def test_no_setting_that_is_a_path_was_forgotten() -> None:
     """By their names: whoever adds such a setting finds it here."""
-    words = ("path", "dir", "features", "prototypes")
+    words = ("path", "dir", "features", "prototypes", "weights")
     named = {key for key in flatten(RunConfig()) if key.rpartition(".")[2].endswith(words)}
     assert named | {"out"} == set(PATHS)
 

@@ -355,10 +355,6 @@ def test_a_module_that_is_no_student_is_refused_with_the_way_out(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            "timm:resnet18",
-            r"student.architecture='timm:resnet18'.*later version.*create_model\('resnet18'.*module:function",
-        ),
         ("onnx:a.onnx", r"later version.*'a.onnx'"),
         (f"{__name__}:number", r"made a int; allowed is a torch.nn.Module"),
         (f"{__name__}:smal", r"has no 'smal'.*Did you mean 'small'"),
