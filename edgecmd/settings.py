@@ -326,10 +326,27 @@ class StudentConfig(_Section):
 
     architecture: str = "ws-200k"
     """ws-50k, ws-200k, ws-1m (weight-standardised, fold to plain convolutions); gn-50k, gn-200k, gn-1m;
-    audio-50k, audio-200k for recordings; seg-50k, seg-200k for segmentation; or module:factory, code of your
-    own that makes any module."""
+    audio-50k, audio-200k for recordings; seg-50k, seg-200k for segmentation; timm:NAME or torchvision:NAME, a
+    network of these libraries, of which nothing is downloaded; or module:factory, code of your own that makes
+    any module."""
     path: str = ""
     """First weights: a .safetensors file of ``edgecmd warm-start``; empty: random ones."""
+    weights: str = ""
+    """First weights of timm:, torchvision: and own students from elsewhere: a .safetensors file, or a .pth
+    file of torch.save(network.state_dict(), path). What both have is taken, the classifier is left over, and
+    weights for RGB are adapted to other channels. In a federation the server reads it."""
+    batch_norm: str = "auto"
+    """Batch normalisation of timm:, torchvision: and own students. freeze: its statistics stay as they are,
+    scale and shift are trained. fold: it becomes a part of the convolution before it (else freeze). group:
+    GroupNorm in its place. keep: as it was built, statistics averaged with the weights; not with a guarantee
+    per pair. auto: freeze with student.weights, else group for timm: and torchvision:, keep for own code."""
+
+    def _check_together(self) -> None:
+        if self.path and self.weights:
+            raise ConfigError(
+                f"student.path={self.path!r} and student.weights={self.weights!r} both name first weights."
+                " Leave one of them empty."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

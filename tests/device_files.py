@@ -107,6 +107,7 @@ def weights_for(config: RunConfig, *, channels: int = 1, dim: int = 128) -> Reco
         in_channels=channels,
         embedding_dim=dim,
         generator=torch.Generator().manual_seed(0),
+        batch_norm=config.student.batch_norm,
     )
     return to_record(to_arrays(student))
 

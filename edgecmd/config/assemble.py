@@ -13,7 +13,7 @@ from edgecmd.config.ready import wanted_features
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.artefacts import declare
 from edgecmd.core.errors import ConfigError, DataError
-from edgecmd.core.files import json_bytes, write_files_atomically
+from edgecmd.core.files import json_bytes, read_json, sha256_file, write_files_atomically
 from edgecmd.core.kept import Kept
 from edgecmd.core.progress import stage
 from edgecmd.data.experiment import Experiment, load_experiment
@@ -28,6 +28,7 @@ from edgecmd.training.environment import environment
 from edgecmd.training.task import Places, Task, cache_folder
 
 MOST_RUNS = 4
+FIRST_WEIGHTS = "first-weights.json"
 
 
 class Assembly:
@@ -189,7 +190,8 @@ def start_run(run: Run) -> Path:
     """Make the run folder with ``config.toml`` and ``environment.json``, or check that it is the same run.
 
     Raises:
-        ConfigError: The folder holds a run with other settings.
+        ConfigError: The folder holds a run with other settings, or with another file of first weights.
+        DataError: The file of first weights is missing.
     """
     folder = run.folder
     settings = folder / "config.toml"
@@ -205,13 +207,33 @@ def start_run(run: Run) -> Path:
                 " choose another name with --set name=..., or delete it and begin anew with `edgecmd run"
                 " --fresh`."
             )
+        if run.student.weights:
+            _require_same_weights(run)
         return folder
+    files: dict[str, object] = {"environment.json": environment()}
     declare("environment.json", may_leave=True)
+    if run.student.weights:
+        declare(FIRST_WEIGHTS, may_leave=True)
+        files[FIRST_WEIGHTS] = {"sha256": _weights_sha256(run.student.weights)}
     declare("config.toml", may_leave=False)
-    write_files_atomically(
-        {
-            folder / "environment.json": json_bytes(environment(), path=folder / "environment.json"),
-            settings: run.described.toml.encode(),
-        }
-    )
+    written = {folder / name: json_bytes(content, path=folder / name) for name, content in files.items()}
+    write_files_atomically({**written, settings: run.described.toml.encode()})
     return folder
+
+
+def _weights_sha256(path: str) -> str:
+    """Digest of the file of ``student.weights``."""
+    if not Path(path).is_file():
+        raise DataError(f"student.weights={path!r} is not a file. Put it back, or name the right one.")
+    return sha256_file(Path(path))
+
+
+def _require_same_weights(run: Run) -> None:
+    """Refuse to continue a run with another file of first weights than the one that it began with."""
+    path, began = run.student.weights, read_json(run.folder / FIRST_WEIGHTS)
+    began = began.get("sha256") if isinstance(began, dict) else None
+    if _weights_sha256(path) != began:
+        raise ConfigError(
+            f"student.weights={path!r} is another file than the one that the run in {run.folder} began with"
+            f" (SHA-256 {str(began)[:64]}). Put that one back, or choose another name with --set name=..."
+        )

@@ -32,7 +32,9 @@ NODE_CODE_SETTINGS = CODE_SETTINGS | {
 }
 """The same of a node without pairs of its own, which also makes data, partition, teacher and student."""
 
-_SERVER_PATHS = frozenset({"out", "student.path", "privacy.ledger_dir", "export.prototypes"})
+_SERVER_PATHS = frozenset(
+    {"out", "student.path", "student.weights", "privacy.ledger_dir", "export.prototypes"}
+)
 _SERVER_SETS = frozenset(
     {
         "data.name",

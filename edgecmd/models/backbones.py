@@ -233,6 +233,8 @@ class Matched:
     """What of a file went into a network.
 
     Attributes:
+        path: The file.
+        sha256: Of the file's bytes.
         num: Tensors of the network that the file gave.
         wanted: Tensors that the network has.
         absent: Names of those that the file lacks; they keep their first weights.
@@ -240,6 +242,8 @@ class Matched:
         left_over: Names of the file that the network has no place for, such as the classifier's.
     """
 
+    path: Path
+    sha256: str
     num: int
     wanted: int
     absent: tuple[str, ...]
@@ -347,6 +351,8 @@ def load_matching(network: nn.Module, weights: WeightsFile, *, setting: str, wha
             given[f"{first[0]}.weight"] = adapt_channels(weight, layer.weight.shape[1])
     taken = {name: one for name, one in given.items() if name in own and one.shape == own[name].shape}
     report = Matched(
+        path=weights.path,
+        sha256=weights.sha256,
         num=len(taken),
         wanted=len(own),
         absent=tuple(name for name in own if name not in given),

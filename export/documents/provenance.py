@@ -153,7 +153,8 @@ def _method(run: Run) -> dict[str, str]:
 def _first_weights(run: Run) -> str:
     if run.given is not None:
         return "those that the student came with"
-    return _weights(Path(run.student.path)) if run.student.path else "random"
+    named = run.student.path or run.student.weights
+    return _weights(Path(named)) if named else "random"
 
 
 def _teacher(run: Run) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,47 @@ def test_a_server_names_no_code_unless_the_owner_allows_its_module(
     assert not reply.has_error(), reply.error.reason
     assert set(reply.content.metric_records["metrics"]) == {"client"}
     assert imported.exists()
+
+
+def test_a_server_names_a_library_s_network_only_where_the_owner_allows_it(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "made_up_libraries"))
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    config = run_config("student.architecture=timm:tiny_net")
+    other = run_config()
+    for allowed in ({}, {"modules": "torchvision, timm_more"}):
+        said = reason(ask(other, device.node | allowed, raw={"student.architecture": "timm:tiny_net"}))
+        assert said == "refused: names-code (student.architecture)"
+    assert "timm" not in sys.modules
+    node = device.node | {"modules": "timm"}
+    reply = ask(config, node)
+    assert not reply.has_error(), reply.error.reason
+    names = set(reply.content.array_records["arrays"])
+    assert not any("running" in name for name in names)
+    said = reason(ask(config, node, raw={"student.architecture": "json:loads"}, round_index=2))
+    assert said == "refused: names-code (student.architecture)"
+    sys.modules.pop("timm")
+
+
+def test_a_device_reads_no_first_weights_and_is_told_what_auto_stands_for(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "made_up_libraries"))
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    frozen = run_config("student.architecture=timm:tiny_net", "student.batch_norm=freeze")
+    secret = device.root / "secret.pth"
+    secret.write_bytes(b"x")
+    told: dict[str, object] = {"student.batch_norm": "auto", "student.weights": str(secret)}
+    with opened_files() as opened:
+        reply = ask(frozen, device.node | {"modules": "timm"}, raw=told, sent={"batch-norm": "freeze"})
+    assert not reply.has_error(), reply.error.reason
+    arrays = reply.content.array_records["arrays"]
+    assert np.array_equal(arrays["backbone.pre.running_mean"].numpy(), np.zeros(8))
+    assert str(secret.resolve()) not in opened
+    taken = device_config({**flatten(frozen), **told}, ("timm",)).student
+    assert (taken.weights, taken.path) == ("", "")
+    sys.modules.pop("timm")
 
 
 def places(device: Device) -> list[str]:
