@@ -345,9 +345,9 @@ def _from_factory(
         )
     if architecture.startswith("onnx:"):
         raise ConfigError(
-            f"{SETTING}={architecture!r}: a student is trained, which the graph of an ONNX file is not made for."
-            " Give 'timm:NAME', or a 'module:function' that makes the network. An ONNX file can be the teacher"
-            " (teacher.name)."
+            f"{SETTING}={architecture!r}: a student is trained, and the graph of an ONNX file is not made for"
+            " that. Give 'timm:NAME', or a 'module:function' that makes the network. An ONNX file can be the"
+            " teacher (teacher.name)."
         )
     made = call_factory(
         SETTING, architecture, offered={"in_channels": in_channels, "dim": embedding_dim, "size": size}
