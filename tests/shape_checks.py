@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias, get_args
 
 import jaxtyping
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 from jaxtyping import AbstractArray
 
 Check: TypeAlias = Callable[[Any], Any]
 
 _jaxtyped = jaxtyping.jaxtyped
+# What is found is raised as jaxtyping raises it: a TypeError, as Python itself would sooner or later.
+_beartyped = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
 _MADE: dict[object, Callable[..., Any]] = {}
 
 
@@ -48,7 +50,7 @@ def _once(function: Any, check: Check) -> Any:
     if "<locals>" in function.__qualname__ or any(isinstance(hint, str) for hint in hints):
         return _jaxtyped(function, typechecker=check)
     shapes = any(inspect.isclass(hint) and issubclass(hint, AbstractArray) for hint in hints)
-    return _jaxtyped(beartype(function), typechecker=None) if shapes else beartype(function)
+    return _jaxtyped(_beartyped(function), typechecker=None) if shapes else _beartyped(function)
 
 
 def _parts(hint: Any) -> Iterator[Any]:

@@ -227,8 +227,9 @@ class Teacher:
             (2, 8)
         """
         seen = Preparation(size=size, mean=mean, std=std, crop=crop)
-        for option, text in (("weights", weights), ("output", output), ("name", name)):
-            refuse_other(f"{option}={text!r} of a teacher", text, str, Path, NoneType, what="text")
+        refuse_other("weights", weights, str, Path, NoneType, what="a path")
+        for option, text in (("output", output), ("name", name)):
+            refuse_other(option, text, str, what="text")
         kind = kind_of_teacher(made) if isinstance(made, str) else None
         for option, given, fits in (
             ("weights", weights, kind is not None and kind.has_weights),

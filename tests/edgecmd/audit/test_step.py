@@ -1,6 +1,7 @@
 """Level L1: sound noise passes, and each planted fault is caught where the docs say it is."""
 
 import itertools
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -55,7 +56,13 @@ def test_half_the_noise_is_contradicted_and_twice_the_noise_is_told(monkeypatch:
     monkeypatch.setattr(private_step, "normal", scaled(0.5))
     half = audit_noise(target)
     assert half.verdict == CONTRADICTED
-    assert half.measured == pytest.approx(0.5, abs=0.01)
+    # Of all draws together, half a million, whose deviation is 0.0005.
+    pooled = re.search(r"has (0\.\d+) of its standard deviation over (\d+) draws", half.text)
+    assert pooled is not None
+    assert int(pooled[2]) > 500_000
+    assert float(pooled[1]) == pytest.approx(0.5, abs=0.004)
+    # The least of some sixty groups, the smallest of which have few draws.
+    assert half.measured == pytest.approx(0.5, abs=0.06)
     assert "too small" in half.text
     monkeypatch.setattr(private_step, "normal", scaled(2.0))
     twice = audit_noise(target)
