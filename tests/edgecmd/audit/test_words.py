@@ -62,7 +62,7 @@ def test_thirty_two_bits_are_found_by_their_birthdays() -> None:
         assert not source_type(fresh()).fault, "the type does not tell"
         repeats = repeated_starts(random_source.NUM_FRESH)
         assert "another: it is seeded with about 3" in random_source.birthday(repeats).fault
-        assert "two processes" in processes(["other"]).fault, "a fork copies the seed"
+        assert "two processes" in processes([b"other"]).fault, "a fork copies the seed"
     assert 2 <= repeats <= 60
 
 
