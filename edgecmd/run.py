@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from edgecmd.core.array_files import chosen, chunks
 from edgecmd.core.errors import ConfigError, DataError, PrivacyError
 from edgecmd.core.files import write_text_atomically
 from edgecmd.core.kept import Kept
@@ -177,8 +178,10 @@ class Run:
         data, digest = self.task.data, hashlib.sha256()
         for rows in self.parts:
             ids = "\n".join(data.train_ids[row] for row in rows) if data.train_ids else ""
-            held = ids.encode() or data.train.target[rows].tobytes()
-            digest.update(hashlib.sha256(held).digest())
+            held = hashlib.sha256(ids.encode())
+            for part in () if ids else chunks(chosen(data.train.target, rows)):
+                held.update(np.ascontiguousarray(part).data)
+            digest.update(held.digest())
         return digest.hexdigest()
 
     @property

@@ -19,8 +19,10 @@ from jaxtyping import Bool, Float, Float32, Int
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from edgecmd.core.array_files import one_after_another
 from edgecmd.data.constants import constant_rows
 from edgecmd.data.modalities.image import IMAGE, LEVELS, brightness
+from edgecmd.data.modalities.row import digests
 from edgecmd.data.modalities.signature import (
     CHUNK,
     CONTRAST_SHARE,
@@ -32,7 +34,7 @@ from edgecmd.data.modalities.signature import (
     cells,
 )
 from edgecmd.data.modalities.table import modality_of
-from edgecmd.data.pairs import PairedData, Targets, image_digests
+from edgecmd.data.pairs import PairedData, Targets
 from edgecmd.data.user_files.csv_tables import FEW, few
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ def _alone(codes: Codes, rows: Bool[np.ndarray, " num"]) -> Codes:
 def equal_groups(examples: Targets) -> Codes:
     """Code of the group of each example, (N,); examples of the same bytes share one."""
     codes: dict[bytes, int] = {}
-    return np.array([codes.setdefault(one, len(codes)) for one in image_digests(examples)], dtype=np.int64)
+    return np.array([codes.setdefault(one, len(codes)) for one in digests(examples)], dtype=np.int64)
 
 
 def near_groups(examples: Targets) -> Codes:
@@ -158,12 +160,12 @@ def near_to(examples: Targets, others: Targets) -> Bool[np.ndarray, " num"]:
     Guarantees:
         Whether an example is, depends on that example and on ``others``, on no other example.
     """
-    known = set(image_digests(others))
-    found = np.array([one in known for one in image_digests(examples)], dtype=bool)
+    known = set(digests(others))
+    found = np.array([one in known for one in digests(examples)], dtype=bool)
     num = len(examples)
     if not num or not len(others):
         return found
-    both = np.concatenate([examples, others])
+    both = one_after_another([examples, others])
     for look_at in modality_of(examples).looks:
         look = look_at(both, np.arange(len(both)))
         nearby = _nearby(look)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from edgecmd.catalogue.data_sets import DATA_SETS, data_set, imported
+from edgecmd.core.array_files import Examples, one_after_another
 from edgecmd.core.errors import ConfigError, DataError, choose
 from edgecmd.core.own_code import call_factory, is_own
 from edgecmd.data.duplicates import Alike, alike, joined, shared_with
@@ -146,8 +147,8 @@ class Experiment:
         """All pairs, those of training, validation and test one after the other."""
         parts = (self.train, self.validation.pairs, self.test.pairs)
         return PairedData(
-            source=np.concatenate([one.source for one in parts]),
-            target=np.concatenate([one.target for one in parts]),
+            source=one_after_another([one.source for one in parts]),
+            target=one_after_another([one.target for one in parts]),
         )
 
     def all_copies(self) -> Alike:
@@ -254,7 +255,7 @@ def _own(config: DataConfig) -> Experiment:
     return made
 
 
-def _check_own(half: str, arrays: Sequence[np.ndarray], config: DataConfig) -> None:
+def _check_own(half: str, arrays: Sequence[Examples], config: DataConfig) -> None:
     """Refuse halves of a user's code that are not what the settings say, or not alike in all parts.
 
     Raises:
@@ -320,7 +321,7 @@ def _part_of(test: HeldOut, strict: HeldOut) -> HeldOut:
     return replace(strict, shown=test.shown[[row[name] for name in strict.ids]])
 
 
-def check_kind(target: np.ndarray, config: DataConfig) -> None:
+def check_kind(target: Examples, config: DataConfig) -> None:
     """Refuse targets of another kind than ``data.target_kind`` names.
 
     Raises:

@@ -98,10 +98,10 @@ def accuracy_of_draw(
     rows, classes = drawn_rows(
         pool, num_labels=num_labels, draw=draw, seed=run.seed, twins=whole.validation.twins
     )
-    target = run.task.target_input(whole.validation.pairs.target)[torch.from_numpy(rows)]
+    target = run.task.target_input(whole.validation.pairs.target[rows])
     model = fit(target, np.searchsorted(classes, pool.values[rows]))
     asked = np.isin(test.values, classes)
-    shown = run.task.target_input(whole.test.pairs.target)[torch.from_numpy(asked)]
+    shown = run.task.target_input(whole.test.pairs.target[asked])
     predicted = predict_classes(model, shown.to(device_of(model)))
     return float((classes[predicted] == test.values[asked]).mean())
 

@@ -11,6 +11,7 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.processes import Workers
 from edgecmd.core.progress import tracked
+from edgecmd.data.pairs import Targets
 from edgecmd.run import Run
 from edgecmd.training.task import Task
 
@@ -141,7 +142,7 @@ def teacher_on_target(config: RunConfig, task: Task) -> "Embed":
         )
     side = task.source_side
 
-    def embed(target: np.ndarray) -> np.ndarray:
+    def embed(target: Targets) -> np.ndarray:
         images = as_pictures(target)
         rgb = images if images.shape[3] == 3 else np.repeat(images[..., :1], 3, axis=3)
         if rgb.shape[1:3] != (side, side):

@@ -240,7 +240,7 @@ class Labelled:
         sub = sorted(one for one in Path(path).expanduser().glob("*") if one.is_dir())
         if len(sub) < 2:
             raise DataError(f"{path} has {len(sub)} sub-folders; give one of pictures for each class.")
-        parts = [Images.from_folder(one, size=size).images for one in sub]
+        parts = [np.asarray(Images.from_folder(one, size=size).images) for one in sub]
         names = [one.name for one, part in zip(sub, parts, strict=True) for _ in part]
         grey = all((part == part[..., :1]).all() for part in parts)
         target = np.concatenate(parts)

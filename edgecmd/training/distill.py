@@ -8,7 +8,7 @@ Shapes: B batch, N pairs, K anchors, D embedding dimension, C channels, H height
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,10 +16,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from edgecmd import losses
+from edgecmd.core.array_files import LazyRows
 from edgecmd.core.errors import ConfigError, choose
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.core.text import counted
 from edgecmd.data.augment import augment
+from edgecmd.data.modalities.table import input_shape
 from edgecmd.losses import Loss
 from edgecmd.models.trial import seeded
 from edgecmd.settings import DistillConfig, FederationConfig
@@ -27,6 +29,56 @@ from edgecmd.training.optimise import Schedule, mean_gradient, optimise
 from edgecmd.training.places import Embedded, embed_places, per_pair, require_dense
 
 WARMUP_SHARE = 0.05
+
+
+class LazyInputs:
+    """Inputs of a student that are made of stored targets as they are asked for.
+
+    It has shape, device and length of the tensor that it stands for.
+
+    Args:
+        stored: Targets on the disk.
+        make: Stored targets to inputs on ``device``.
+        device: Where inputs live.
+        more: Inputs that stand behind them.
+
+    Guarantees:
+        The inputs at some rows are, to the bit, those rows of the tensor of all.
+    """
+
+    def __init__(
+        self,
+        stored: LazyRows,
+        *,
+        make: Callable[[np.ndarray], Tensor],
+        device: torch.device,
+        more: Tensor | None = None,
+    ) -> None:
+        self._stored, self._make, self.device, self._more = stored, make, device, more
+        num = len(stored) + (0 if more is None else len(more))
+        self.shape = torch.Size((num, *input_shape(stored)))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Tensor | np.ndarray | slice) -> Tensor:
+        picked = np.arange(len(self))[rows.cpu().numpy() if isinstance(rows, Tensor) else rows]
+        if self._more is None:
+            return self._make(self._stored[picked])
+        behind = picked >= len(self._stored)
+        found = self._more.new_empty((len(picked), *self.shape[1:]))
+        found[torch.from_numpy(~behind)] = self._make(self._stored[picked[~behind]])
+        found[torch.from_numpy(behind)] = self._more[torch.from_numpy(picked[behind] - len(self._stored))]
+        return found
+
+    def joined(self, more: Tensor) -> "LazyInputs":
+        """These inputs and others behind them."""
+        behind = more if self._more is None else torch.cat([self._more, more])
+        return LazyInputs(self._stored, make=self._make, device=self.device, more=behind)
+
+
+Inputs = Float[Tensor, "num channels height width"] | LazyInputs
+"""Inputs of a student, (N, C, H, W): a tensor, or what makes the rows that are asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -39,12 +91,21 @@ class LocalData:
         modality: A key of `edgecmd.data.modalities.table.MODALITIES`; views are made for it.
     """
 
-    target: Float[Tensor, "num channels height width"]
+    target: Inputs
     teacher: Float[Tensor, "num dim *grid"]
     modality: str = "image"
 
     def __len__(self) -> int:
         return len(self.target)
+
+    @property
+    def inputs(self) -> Float[Tensor, "num channels height width"]:
+        """All inputs as one tensor: for work on few pairs."""
+        return self.target[:]
+
+    def on_the_cpu(self) -> "LocalData":
+        """The same as tensors on the CPU: for work on few pairs."""
+        return replace(self, target=self.inputs.cpu(), teacher=self.teacher.cpu())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,11 +19,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgecmd import __version__
+from edgecmd.core.array_files import LazyRows, chosen
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.kept import Kept
 from edgecmd.data.anchors import Anchors, AnchorSource, anchors_digest, make_anchors
 from edgecmd.data.experiment import Experiment, HeldOut
-from edgecmd.data.modalities.table import input_shape, kind_of, modality_of
+from edgecmd.data.modalities.table import input_shape, kind_of, modality_of, target_input
 from edgecmd.data.pairs import Images, PairedData, Targets
 from edgecmd.data.ready_features import Ready
 from edgecmd.models.feature_cache import cached_features, cached_maps
@@ -31,7 +32,7 @@ from edgecmd.models.place_features import Reduction, View, as_places, fit_reduct
 from edgecmd.models.students import DENSE_STRIDE
 from edgecmd.models.teachers import Teacher
 from edgecmd.settings import DistillConfig
-from edgecmd.training.distill import LocalData
+from edgecmd.training.distill import Inputs, LazyInputs, LocalData
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -165,8 +166,14 @@ class Task:
 
     def target_input(self, target: Targets) -> Float[Tensor, "num channels height width"]:
         """Targets as the student sees them, on the task's device."""
-        scaled = modality_of(target).to_input(target, offset=self.target_offset, scale=self.target_scale)
+        scaled = target_input(target, offset=self.target_offset, scale=self.target_scale)
         return scaled.to(self.device)
+
+    def inputs(self, target: Targets) -> Inputs:
+        """The same for training: of targets on the disk each batch is made when it is asked for."""
+        if isinstance(target, LazyRows):
+            return LazyInputs(target, make=self.target_input, device=self.device)
+        return self.target_input(target)
 
     def pair_features(self, pairs: PairedData, ids: tuple[str, ...]) -> Float[Tensor, "num dim *grid"]:
         """Teacher features of ``pairs``: ready ones (found by id), else computed and cached.
@@ -205,9 +212,9 @@ class Task:
 
     def local_data(self, rows: np.ndarray) -> LocalData:
         """Training pairs at ``rows`` as distillation takes them."""
-        target = self.data.train.target[rows]
+        target = chosen(self.data.train.target, rows)
         return LocalData(
-            target=self.target_input(target),
+            target=self.inputs(target),
             teacher=self.training_features[torch.from_numpy(rows)],
             modality=modality_of(target).name,
         )

@@ -27,7 +27,7 @@ from edgecmd.losses import unit
 from edgecmd.models.students import StandardisedConv2d
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.gradients import MARGIN, Sum
-from edgecmd.training.distill import LocalData
+from edgecmd.training.distill import Inputs, LazyInputs, LocalData
 from edgecmd.training.task import Holding
 
 CHUNK_ROWS = 256
@@ -180,10 +180,14 @@ class InputCanaries:
         target, teacher = holding.data.target, holding.data.teacher
         data = replace(
             holding.data,
-            target=torch.cat([target, self.data.target[chosen].to(target)]),
+            target=_behind(target, self.data.inputs[chosen].to(target.device)),
             teacher=torch.cat([teacher, self.data.teacher[chosen].to(teacher)]),
         )
         return Holding(data=data, anchors=holding.anchors)
+
+
+def _behind(target: Inputs, more: Tensor) -> Inputs:
+    return target.joined(more) if isinstance(target, LazyInputs) else torch.cat([target, more])
 
 
 @torch.no_grad()
@@ -207,7 +211,7 @@ def input_canaries(
     """
     coins = toss(num, num_clients=num_clients, seed=seed, kind="input")
     generator = torch_generator(seed, "audit-inputs")
-    image = torch.randn((num, *like.target.shape[1:]), generator=generator).to(like.target)
+    image = torch.randn((num, *like.target.shape[1:]), generator=generator).to(like.target.device)
     feature = unit(torch.cat([student(part).float() for part in torch.split(image, CHUNK_ROWS)]))
     hub = unit(feature.mean(dim=0))
     teacher = torch.empty_like(feature)

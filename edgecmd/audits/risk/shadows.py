@@ -19,13 +19,13 @@ from jaxtyping import Bool, Float, Int
 
 from edgecmd.audits.risk.candidates import Pool, make_pool, pair_scores
 from edgecmd.audits.risk.membership import Shadows
+from edgecmd.core.array_files import chosen
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.kept import Kept
 from edgecmd.core.processes import Workers
 from edgecmd.core.progress import Tick
 from edgecmd.core.seeding import numpy_generator, torch_generator
-from edgecmd.data.modalities.image import to_input
 from edgecmd.data.user_files.decode import DecodeError, npy_array
 from edgecmd.data.user_files.reading import most_array_bytes
 from edgecmd.evaluation.evaluate import embedder
@@ -85,9 +85,7 @@ def train_shadow(run: Run, pool: Pool, recipe: ShadowRecipe, *, index: int) -> S
     """
     rows = np.flatnonzero(~left_out(pool.group, recipe)[index])
     device = run.device
-    target = to_input(pool.target[rows], offset=run.task.target_offset, scale=run.task.target_scale).to(
-        device
-    )
+    target = run.task.inputs(chosen(pool.target, rows))
     data = LocalData(target=target, teacher=torch.from_numpy(pool.teacher[rows]).to(device))
     student = first_student(run, pool, recipe, index=index)
     distill = shadow_settings(run.distill, recipe)

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float, UInt8, UInt16
 from torch import Tensor
 
+from edgecmd.core.array_files import Examples
 from edgecmd.data.modalities.degrade import erased, resample
 from edgecmd.data.modalities.motion import Batch, Motion, moved_views
-from edgecmd.data.modalities.row import InputShape, Modality, Stored
+from edgecmd.data.modalities.row import InputShape, Lying, Modality, Stored
 from edgecmd.data.modalities.signature import GRID, Rows, Signature, cells, centred_norm, in_chunks
 
 # Depth is seen as (metres - 2) / 1.5: fixed, so that no private statistic enters.
@@ -37,7 +38,7 @@ def depth_input(
     return torch.cat([scaled, measured], dim=1).contiguous(memory_format=torch.channels_last)
 
 
-def input_shape(maps: np.ndarray) -> InputShape:
+def input_shape(maps: Examples) -> InputShape:
     """(2, H, W): distance and mask of one map."""
     return 2, int(maps.shape[1]), int(maps.shape[2])
 
@@ -72,7 +73,7 @@ def is_constant(depth_NHW1: Stored) -> Bool[np.ndarray, " num"]:
     return np.asarray(measured.min(axis=(1, 2, 3)) == measured.max(axis=(1, 2, 3)))
 
 
-def signature(maps: Stored, rows: Rows) -> Signature:
+def signature(maps: Lying, rows: Rows) -> Signature:
     """Mean distance and missing share over a 16 by 16 grid.
 
     Near-equal are maps where no cell differs by more than 1% of its distance, or by 5% of its missing share.

@@ -9,10 +9,11 @@ from jaxtyping import Bool, Float, UInt8
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from edgecmd.core.array_files import Examples
 from edgecmd.core.text import counted
 from edgecmd.data.modalities.degrade import erased, resample
 from edgecmd.data.modalities.motion import Batch, Motion, moved_views
-from edgecmd.data.modalities.row import InputShape, Modality, Pictures, Stored
+from edgecmd.data.modalities.row import InputShape, Lying, Modality, Pictures, Stored
 from edgecmd.data.modalities.signature import GRID, Rows, Signature, cells, centred_norm, in_chunks
 
 # A source is always seen as (value - 0.5) / 0.25: fixed, so that no private statistic enters.
@@ -24,7 +25,7 @@ MOST_GREY_LEVELS = 2
 LEVELS, COLOUR_LEVELS, COARSE = 8.0, 16.0, 4
 BRIGHTNESS = np.array([299, 587, 114], dtype=np.int64)
 # Correlation above which a held-out picture looks like one of training, at this side.
-THRESHOLD, SIDE, CHUNK = 0.9, 32, 1024
+THRESHOLD, SIDE, CHUNK, KNOWN = 0.9, 32, 1024, 4096
 LEAST_BLUR, LARGEST_BLUR = 1 / 32, 0.5
 LOUDEST_NOISE = 1.0
 
@@ -44,7 +45,7 @@ def to_input(
     return scaled.contiguous(memory_format=torch.channels_last)
 
 
-def input_shape(images: np.ndarray) -> InputShape:
+def input_shape(images: Examples) -> InputShape:
     """(C, H, W) of one picture."""
     return int(images.shape[3]), int(images.shape[1]), int(images.shape[2])
 
@@ -83,7 +84,7 @@ def brightness(images: np.ndarray) -> Float[np.ndarray, "num height width"]:
     return np.asarray(images.astype(np.int64) @ BRIGHTNESS / 1000.0)
 
 
-def signature(images: Stored, rows: Rows) -> Signature:
+def signature(images: Lying, rows: Rows) -> Signature:
     """Brightness over a 16 by 16 grid, colours over a 4 by 4 grid.
 
     Near-equal are pictures where no cell of the first differs by more than `LEVELS` of 255, none of the
@@ -104,8 +105,8 @@ def signature(images: Stored, rows: Rows) -> Signature:
 
 
 def near_duplicates(
-    test: Pictures,
-    train: UInt8[np.ndarray, "others height width channels"],
+    test: Lying,
+    train: Lying,
     *,
     threshold: float = THRESHOLD,
 ) -> Bool[np.ndarray, " num"]:
@@ -122,16 +123,22 @@ def near_duplicates(
     """
     if not len(train):
         return np.zeros(len(test), dtype=bool)
-    known = _standardised(train)
-    found = np.zeros(len(test), dtype=bool)
-    for start in range(0, len(test), CHUNK):
-        correlation = _standardised(test[start : start + CHUNK]) @ known.T
-        found[start : start + CHUNK] = correlation.max(axis=1) > threshold
-    return found
+    found = np.full(len(test), -np.inf, np.float32)
+    for first in range(0, len(train), KNOWN):
+        known = _standardised(train, first, first + KNOWN)
+        for start in range(0, len(test), CHUNK):
+            best = (_standardised(test, start, start + CHUNK) @ known.T).max(axis=1)
+            found[start : start + CHUNK] = np.maximum(found[start : start + CHUNK], best)
+    return np.asarray(found > threshold)
 
 
-def _standardised(images: Pictures) -> Float[np.ndarray, "num pixels"]:
-    """Rows of zero mean and unit length: their dot products are Pearson correlations."""
+def _standardised(images: Lying, start: int, stop: int) -> Float[np.ndarray, "num pixels"]:
+    """Some pictures as rows of zero mean and unit length: their dot products are Pearson correlations."""
+    rows = np.arange(start, min(stop, len(images)))
+    return in_chunks(rows, lambda part: _standard_rows(images[part]))
+
+
+def _standard_rows(images: Pictures) -> Float[np.ndarray, "num pixels"]:
     num, side, _, channels = images.shape
     small = SIDE if side % SIDE == 0 else SIDE // 2
     block = side // small

@@ -11,12 +11,13 @@ from jaxtyping import Bool, Float, Float32, Int16, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from edgecmd.core.array_files import Examples
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.core.text import counted
 from edgecmd.data.modalities.degrade import PATCHES, patches
 from edgecmd.data.modalities.log_mel import CENTRE, SPREAD, LogMel
 from edgecmd.data.modalities.motion import Batch, uniform
-from edgecmd.data.modalities.row import InputShape, Modality, Stored
+from edgecmd.data.modalities.row import InputShape, Lying, Modality, Stored
 from edgecmd.data.modalities.signature import CHUNK, Rows, Signature, in_chunks
 
 # A recording is seen as its share of full scale: fixed, so that no private statistic enters.
@@ -37,7 +38,7 @@ def wave_input(wave_BT: Int16[np.ndarray, "batch samples"]) -> Float[Tensor, "ba
     return torch.from_numpy(np.ascontiguousarray(wave_BT).astype(np.float32) / FULL_SCALE)[:, None, None]
 
 
-def input_shape(waves: np.ndarray) -> InputShape:
+def input_shape(waves: Examples) -> InputShape:
     """(1, 1, T): one long line."""
     return 1, 1, int(waves.shape[1])
 
@@ -93,7 +94,7 @@ def is_constant(wave_NT: Stored) -> Bool[np.ndarray, " num"]:
     return np.asarray(span <= MOST_WAVE_STEPS)
 
 
-def signature(waves: Stored, rows: Rows, *, turned: bool) -> Signature:
+def signature(waves: Lying, rows: Rows, *, turned: bool) -> Signature:
     """Sums of samples of random signs, and the correlation of those that agree in them.
 
     Near-equal are recordings whose waves, as they are or (``turned``) turned to their loudest sample, have a
@@ -121,7 +122,7 @@ def signature(waves: Stored, rows: Rows, *, turned: bool) -> Signature:
 class _Lined:
     """Recordings without what is constant in them, of unit length, each turned by its ``shift``."""
 
-    waves: np.ndarray
+    waves: Lying
     rows: Rows
     shift: Rows
     norm: Float[np.ndarray, " num"]

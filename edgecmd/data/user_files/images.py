@@ -14,7 +14,7 @@ from PIL import Image
 
 from edgecmd.core.errors import DataError
 from edgecmd.core.text import counted
-from edgecmd.data.pairs import Images, Targets
+from edgecmd.data.modalities.row import Pictures, Stored
 from edgecmd.data.user_files.csv_tables import few
 from edgecmd.data.user_files.decode import (
     PICTURES_HOLD,
@@ -219,19 +219,19 @@ def squeeze(image: Image.Image, *, side: int) -> UInt8[np.ndarray, "side side *c
     return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
 
 
-def to_rgb(images: Images) -> Images:
+def to_rgb(images: Pictures) -> Pictures:
     """Grey images (N, H, W, 1) as (N, H, W, 3); others as they are."""
     return images if images.shape[-1] == 3 else np.repeat(images, 3, axis=-1)
 
 
-def stack_targets(images: list[np.ndarray]) -> Targets:
+def stack_targets(images: list[np.ndarray]) -> Stored:
     """Targets of one shape: depth as it is; three channels where all have colour, otherwise all grey."""
     if all(image.ndim == 3 for image in images):
         return np.stack(images)
     return to_grey(images)
 
 
-def to_grey(images: Iterable[np.ndarray]) -> Images:
+def to_grey(images: Iterable[np.ndarray]) -> Pictures:
     """Pictures (S, S) or (S, S, 3) as one array (N, S, S, 1)."""
     return np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])[..., None]
 

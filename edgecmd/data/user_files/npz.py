@@ -11,7 +11,8 @@ from PIL import Image
 
 from edgecmd.core.errors import DataError
 from edgecmd.core.text import counted
-from edgecmd.data.pairs import Images, PairedData, PublicSource
+from edgecmd.data.modalities.row import Pictures
+from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.data.user_files.csv_tables import canonical, few, misspelt, repeated
 from edgecmd.data.user_files.decode import DecodeError, npz_arrays, npz_members
 from edgecmd.data.user_files.images import Sides, check_pair_aspect, check_size, make_depth, squeeze, to_rgb
@@ -250,7 +251,7 @@ def _size(array: np.ndarray) -> tuple[int, int]:
     return array.shape[2], array.shape[1]
 
 
-def _squeeze_all(array: np.ndarray, *, side: int, name: str) -> Images:
+def _squeeze_all(array: np.ndarray, *, side: int, name: str) -> Pictures:
     """Images averaged down to ``side``, always with a channel axis."""
     check_size(_size(array), side=side, name=name)
     grey = array[..., 0] if array.shape[GREY_RANK:] == (1,) else array
@@ -260,7 +261,7 @@ def _squeeze_all(array: np.ndarray, *, side: int, name: str) -> Images:
     return grey[..., None] if grey.ndim == GREY_RANK else grey
 
 
-def _public(images: Images, *, name: str) -> PublicSource:
+def _public(images: Pictures, *, name: str) -> PublicSource:
     """Public images under their row numbers."""
     keys = tuple(f"{row:0{len(str(len(images)))}d}" for row in range(len(images)))
     return PublicSource(images=to_rgb(images), keys=keys, name=name)

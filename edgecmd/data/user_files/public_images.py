@@ -12,8 +12,9 @@ from edgecmd.catalogue.data_sets import DEFAULT_PUBLIC, PUBLIC_SETS, imported
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.duplicates import near_to
 from edgecmd.data.modalities.image import IMAGE
+from edgecmd.data.modalities.row import digests
 from edgecmd.data.modalities.table import input_shape, modality_of
-from edgecmd.data.pairs import PublicSource, image_digests
+from edgecmd.data.pairs import PublicSource
 from edgecmd.data.user_files.csv_tables import few
 from edgecmd.data.user_files.halves import (
     Half,
@@ -169,10 +170,10 @@ def check_public(own: OwnPairs, public: PublicSource, problems: list[str]) -> No
             " alike."
         )
         return
-    private = dict(zip(image_digests(own.data.source), own.ids, strict=True))
+    private = dict(zip(digests(own.data.source), own.ids, strict=True))
     both = [
         f"{key} = {private[digest]}"
-        for key, digest in zip(public.keys, image_digests(public.images), strict=True)
+        for key, digest in zip(public.keys, digests(public.images), strict=True)
         if digest in private
     ]
     if both:
