@@ -6,6 +6,7 @@ memory of the process, and a file that was cut off is an error and no crash.
 Shapes: N rows, R rows of one request.
 """
 
+import io
 import os
 import weakref
 from collections.abc import Iterator, Sequence
@@ -102,15 +103,12 @@ def _header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], np.dtype, int]
     return shape, dtype, file.tell()
 
 
-def write_header(file: BinaryIO, shape: Sequence[int], dtype: np.dtype) -> int:
-    """Write the header of a .npy of that shape; the numbers follow it.
-
-    Returns:
-        Bytes of the header.
-    """
+def header(shape: Sequence[int], dtype: np.dtype) -> bytes:
+    """What a .npy of that shape begins with; the numbers follow it."""
+    file = io.BytesIO()
     told = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(shape)}
     npy.write_array_header_1_0(file, told)
-    return file.tell()
+    return file.getvalue()
 
 
 class LazyRows:

@@ -7,7 +7,6 @@ client's pairs.
 Shapes: N pairs, K anchors, D embedding dimension, C channels, H height, W width.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -59,11 +58,6 @@ class Places:
 
     dim: int
     zoom: int
-
-
-def cache_folder() -> Path:
-    """Folder for teacher features: ``EDGECMD_CACHE`` or the user's cache folder."""
-    return Path(os.environ.get("EDGECMD_CACHE") or Path.home() / ".cache" / "edgecmd")
 
 
 class Task:
