@@ -111,6 +111,76 @@ def header(shape: Sequence[int], dtype: np.dtype) -> bytes:
     return file.getvalue()
 
 
+class FilledFile:
+    """A .npy file of this user alone whose rows are filled in any order; those that are, are noted beside it.
+
+    It is for one process at a time: whoever fills rows holds a lock.
+
+    Args:
+        path: The file; one of another shape or type is made anew.
+        shape: Of the whole array.
+        dtype: Of its numbers.
+
+    Guarantees:
+        A row that is noted is whole, also after a crash.
+
+    Raises:
+        OSError: It cannot be made, or the disk is full.
+    """
+
+    def __init__(self, path: Path, *, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self.path, self._marks = path, path.with_suffix(".rows")
+        self._first = header(shape, dtype)
+        self._row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
+        self._size = len(self._first) + shape[0] * self._row_bytes
+        self._num, self._dtype = shape[0], dtype
+        if not self._is_whole():
+            self._begin()
+        self.filled = np.frombuffer(self._marks.read_bytes(), np.uint8).astype(bool)
+
+    def _is_whole(self) -> bool:
+        try:
+            with self.path.open("rb") as file:
+                known = file.read(len(self._first)) == self._first
+            return known and (self.path.stat().st_size, self._marks.stat().st_size) == (self._size, self._num)
+        except OSError:
+            return False
+
+    def _begin(self) -> None:
+        for path, size, first in ((self._marks, self._num, b""), (self.path, self._size, self._first)):
+            path.unlink(missing_ok=True)
+            with private_file(path) as file:
+                file.write(first)
+                file.truncate(size)
+
+    def fill(self, rows: Rows, values: np.ndarray) -> None:
+        """Write the rows of those numbers, then note them.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        plain = np.ascontiguousarray(values, self._dtype).reshape(len(rows), -1)
+        with private_file(self.path) as file:
+            for row, value in zip(rows, plain, strict=True):
+                file.seek(len(self._first) + int(row) * self._row_bytes)
+                file.write(value.data)
+            file.flush()
+            os.fsync(file.fileno())
+        self.filled[rows] = True
+        with private_file(self._marks) as file:
+            file.write(self.filled.astype(np.uint8).tobytes())
+
+
+def private_file(path: Path) -> BinaryIO:
+    """A file that is read and written by this user alone; what is there stays.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+    return os.fdopen(descriptor, "r+b")
+
+
 class LazyRows:
     """Some rows of arrays on the disk or in memory, in any order: indexing reads them, `take` does not.
 

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from filelock import FileLock, Timeout
 
-from edgecmd.core.array_files import LazyRows, header, whole_file
+from edgecmd.core.array_files import LazyRows, header, private_file, whole_file
 from edgecmd.core.errors import DataError, MachineError
 from edgecmd.core.files import cache_folder, read_json, write_json
 from edgecmd.core.machine import at, explain, require_space
@@ -226,11 +226,11 @@ class Build:
         left = self._num - self.done
         require_space(self._folder, sum(one.nbytes for one in self._forms.values()) * left)
         for name in self._forms:
-            file = self._files[name] = _opened(self._folder / f"{name}.npy")
+            file = self._files[name] = private_file(self._folder / f"{name}.npy")
             file.write(self._headers[name])
             file.truncate(self._end(name, self.done))
             file.seek(0, os.SEEK_END)
-        file = self._files[FACTS] = _opened(self._folder / FACTS)
+        file = self._files[FACTS] = private_file(self._folder / FACTS)
         file.truncate(self._facts_end)
         self.facts = [json.loads(line) for line in file.read().splitlines()]
 
@@ -323,7 +323,3 @@ class Build:
 
 def _plain(forms: Mapping[str, Form], num: int) -> Told:
     return {"num": num, **{name: [list(one.shape), one.dtype.str] for name, one in forms.items()}}
-
-
-def _opened(path: Path) -> BinaryIO:
-    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600), "r+b")

@@ -149,7 +149,7 @@ def teacher_on_target(config: RunConfig, task: Task) -> "Embed":
             large = [Image.fromarray(one).resize((side, side), Image.Resampling.BICUBIC) for one in rgb]
             rgb = np.stack([np.asarray(one) for one in large])
         if task.places is not None:
-            return unit_rows(pool_places(torch.from_numpy(task.place_features(rgb))).numpy())
+            return unit_rows(pool_places(torch.from_numpy(np.asarray(task.place_features(rgb)))).numpy())
         return unit_rows(teacher.embed(rgb))
 
     return embed

@@ -3,6 +3,9 @@
 An entry's name is a hash of the teacher and of the images' bytes, so a changed teacher or a changed picture
 is never answered from an old one. A damaged entry is computed again.
 
+Features of images that lie in a store (`edgecmd.data.store`) lie beside them, a row an image, whatever part
+of the set is asked for. They are computed a few at a time, so a killed process goes on where it was.
+
 Shapes: N pairs, D embedding dimension.
 """
 
@@ -12,16 +15,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from edgecmd.core.array_files import CHUNK, ArrayFile, Examples, FilledFile, LazyRows, Rows
 from edgecmd.core.files import write_bytes_atomically
+from edgecmd.core.progress import tracked
 from edgecmd.data.pairs import Images, Targets, fingerprint
-from edgecmd.models.place_features import Maps, Reduction, View, teacher_maps
+from edgecmd.models.place_features import Reduction, View, teacher_maps
 from edgecmd.models.teachers import Teacher
 
-Features = Float[np.ndarray, "num dim"]
+Features = Float[Examples, "num dim"]
 
 
 def cached_features(
@@ -38,21 +44,22 @@ def cached_features(
             0 for the fastest calls.
 
     Returns:
-        float32, (N, D).
+        float32, (N, D); on the disk where the images are.
     """
     calls = f":{rows_a_call}" if rows_a_call else ""
     return _kept(
         "features",
-        lambda: f"{teacher.sha256}:{fingerprint(images)}{calls}",
-        lambda: _embedded(teacher, images, rows_a_call),
-        shape=(len(images), teacher.embedding_dim),
+        images,
+        f"{teacher.sha256}{{images}}{calls}",
+        lambda part: _embedded(teacher, part, rows_a_call),
+        form=((teacher.embedding_dim,), np.dtype(np.float32)),
         cache_dir=cache_dir,
     )
 
 
 def cached_maps(
     teacher: Teacher, images: Images, *, view: View, reduction: Reduction, cache_dir: Path | None
-) -> Maps:
+) -> Examples:
     """`teacher_maps` from the cache where teacher, images, view and reduction are the same.
 
     Args:
@@ -62,46 +69,86 @@ def cached_maps(
         reduction: Of public images.
         cache_dir: Folder on the client; None keeps nothing.
 
+    Returns:
+        (N, D, R, Q): float32, or where the images lie on the disk there, as float16.
+
     Guarantees:
         The same numbers, those of float16, whether or not they went through the cache.
     """
     maps = _kept(
         "maps",
-        lambda: f"{teacher.sha256}:{fingerprint(images, reduction.mean, reduction.weight)}:{view}",
-        lambda: teacher_maps(teacher, images, view=view, reduction=reduction).astype(np.float16),
-        shape=(len(images), reduction.weight.shape[1], *view.grid),
+        images,
+        f"{teacher.sha256}{{images}}:{fingerprint(reduction.mean, reduction.weight)}:{view}",
+        lambda part: teacher_maps(teacher, part, view=view, reduction=reduction).astype(np.float16),
+        form=((reduction.weight.shape[1], *view.grid), np.dtype(np.float16)),
         cache_dir=cache_dir,
     )
-    return np.asarray(maps, dtype=np.float32)
+    return maps if isinstance(maps, LazyRows) else maps.astype(np.float32)
 
 
 def _kept(
     kind: str,
-    key: Callable[[], str],
-    compute: Callable[[], np.ndarray],
+    images: Targets,
+    key: str,
+    compute: Callable[[Targets], np.ndarray],
     *,
-    shape: tuple[int, ...],
+    form: tuple[tuple[int, ...], np.dtype],
     cache_dir: Path | None,
-) -> np.ndarray:
-    """What ``compute`` gives, from the entry of that key where it is whole."""
+) -> Examples:
+    """What ``compute`` gives of ``images``, from the entry of that key where it is whole."""
     if cache_dir is None:
-        return compute()
-    path = cache_dir / f"{kind}-{hashlib.sha256(key().encode()).hexdigest()[:32]}.safetensors"
+        return compute(images)
+    if isinstance(images, LazyRows) and (place := images.file_rows()) is not None:
+        try:
+            return _beside(*place, f"{kind}-{_digest(key)}", compute, form=form)
+        except (OSError, NotImplementedError):
+            return compute(images)
+    path = cache_dir / f"{kind}-{_digest(key.format(images=f':{fingerprint(images)}'))}.safetensors"
     try:
         found = load(path.read_bytes()).get(kind) if path.is_file() else None
     except SafetensorError:
         found = None
-    if found is None or found.shape != shape:
-        found = compute()
+    if found is None or found.shape != (len(images), *form[0]):
+        found = compute(images)
         # A full disk costs the cache and not the round.
         with contextlib.suppress(OSError):
             write_bytes_atomically(path, save({kind: np.ascontiguousarray(found)}))
     return found
 
 
-def _embedded(teacher: Teacher, images: Targets, rows_a_call: int) -> Features:
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _beside(
+    file: ArrayFile,
+    rows: Rows,
+    name: str,
+    compute: Callable[[Targets], np.ndarray],
+    *,
+    form: tuple[tuple[int, ...], np.dtype],
+) -> LazyRows:
+    """Features at ``rows`` of a store's array; those that are missing are computed and written first.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    path = file.path.parent / f"{name}-{file.path.stem}.npy"
+    with FileLock(str(path.with_suffix(".lock")), mode=0o600):
+        table = FilledFile(path, shape=(len(file), *form[0]), dtype=form[1])
+        missing = rows[~table.filled[rows]]
+        # As in memory: images in the order that was asked for, so that each is shown beside the same others.
+        missing = missing[np.sort(np.unique(missing, return_index=True)[1])]
+        starts = range(0, len(missing), CHUNK)
+        for start in tracked(starts, "teacher features") if starts else ():
+            part = missing[start : start + CHUNK]
+            table.fill(part, compute(file.read(part)))
+    return LazyRows((ArrayFile(path),), rows)
+
+
+def _embedded(teacher: Teacher, images: Targets, rows_a_call: int) -> np.ndarray:
     if not rows_a_call or not len(images):
         return teacher.embed(images)
     missing = -len(images) % rows_a_call
-    filled = np.concatenate([images, np.repeat(images[:1], missing, axis=0)])
+    filled = np.concatenate([np.asarray(images), np.repeat(images[:1], missing, axis=0)])
     return teacher.embed(filled, batch_size=rows_a_call)[: len(images)]

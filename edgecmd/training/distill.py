@@ -21,7 +21,6 @@ from edgecmd.core.errors import ConfigError, choose
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.core.text import counted
 from edgecmd.data.augment import augment
-from edgecmd.data.modalities.table import input_shape
 from edgecmd.losses import Loss
 from edgecmd.models.trial import seeded
 from edgecmd.settings import DistillConfig, FederationConfig
@@ -31,32 +30,33 @@ from edgecmd.training.places import Embedded, embed_places, per_pair, require_de
 WARMUP_SHARE = 0.05
 
 
-class LazyInputs:
-    """Inputs of a student that are made of stored targets as they are asked for.
+class LazyTensor:
+    """A tensor whose rows are made of rows on the disk as they are asked for: inputs, or teacher features.
 
     It has shape, device and length of the tensor that it stands for.
 
     Args:
-        stored: Targets on the disk.
-        make: Stored targets to inputs on ``device``.
-        device: Where inputs live.
-        more: Inputs that stand behind them.
+        stored: Rows on the disk.
+        row: Shape of a row as it is made.
+        make: Stored rows to a tensor on ``device``.
+        device: Where the rows live.
+        more: Rows that stand behind them.
 
     Guarantees:
-        The inputs at some rows are, to the bit, those rows of the tensor of all.
+        Some rows are, to the bit, those rows of the tensor of all.
     """
 
     def __init__(
         self,
         stored: LazyRows,
         *,
+        row: tuple[int, ...],
         make: Callable[[np.ndarray], Tensor],
         device: torch.device,
         more: Tensor | None = None,
     ) -> None:
         self._stored, self._make, self.device, self._more = stored, make, device, more
-        num = len(stored) + (0 if more is None else len(more))
-        self.shape = torch.Size((num, *input_shape(stored)))
+        self.shape = torch.Size((len(stored) + (0 if more is None else len(more)), *row))
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -71,14 +71,38 @@ class LazyInputs:
         found[torch.from_numpy(behind)] = self._more[torch.from_numpy(picked[behind] - len(self._stored))]
         return found
 
-    def joined(self, more: Tensor) -> "LazyInputs":
-        """These inputs and others behind them."""
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def take(self, rows: np.ndarray) -> "LazyTensor":
+        """The rows at ``rows``, which are none of `joined`."""
+        own = self._stored.take(rows)
+        return LazyTensor(own, row=tuple(self.shape[1:]), make=self._make, device=self.device)
+
+    def joined(self, more: Tensor) -> "LazyTensor":
+        """These rows and others behind them."""
         behind = more if self._more is None else torch.cat([self._more, more])
-        return LazyInputs(self._stored, make=self._make, device=self.device, more=behind)
+        row = tuple(self.shape[1:])
+        return LazyTensor(self._stored, row=row, make=self._make, device=self.device, more=behind)
 
 
-Inputs = Float[Tensor, "num channels height width"] | LazyInputs
+def taken(rows: Tensor | LazyTensor, picked: np.ndarray) -> Tensor | LazyTensor:
+    """Some rows, in that order: of a tensor a copy, else nothing is read."""
+    return rows.take(picked) if isinstance(rows, LazyTensor) else rows[torch.from_numpy(picked)]
+
+
+def with_more(rows: Tensor | LazyTensor, more: Tensor) -> Tensor | LazyTensor:
+    """``rows`` and others behind them, on the device of ``rows``."""
+    placed = more.to(rows.device)
+    return rows.joined(placed) if isinstance(rows, LazyTensor) else torch.cat([rows, placed])
+
+
+Inputs = Float[Tensor, "num channels height width"] | LazyTensor
 """Inputs of a student, (N, C, H, W): a tensor, or what makes the rows that are asked for."""
+Features = Float[Tensor, "num dim *grid"] | LazyTensor
+"""Teacher features, (N, D) or (N, D, rows, columns), likewise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -92,7 +116,7 @@ class LocalData:
     """
 
     target: Inputs
-    teacher: Float[Tensor, "num dim *grid"]
+    teacher: Features
     modality: str = "image"
 
     def __len__(self) -> int:
@@ -103,9 +127,14 @@ class LocalData:
         """All inputs as one tensor: for work on few pairs."""
         return self.target[:]
 
+    @property
+    def features(self) -> Float[Tensor, "num dim *grid"]:
+        """All teacher features as one tensor: for work on few pairs."""
+        return self.teacher[:]
+
     def on_the_cpu(self) -> "LocalData":
         """The same as tensors on the CPU: for work on few pairs."""
-        return replace(self, target=self.inputs.cpu(), teacher=self.teacher.cpu())
+        return replace(self, target=self.inputs.cpu(), teacher=self.features.cpu())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgecmd import __version__
-from edgecmd.core.array_files import LazyRows, chosen
+from edgecmd.core.array_files import Examples, LazyRows, chosen, chunks
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.kept import Kept
 from edgecmd.data.anchors import Anchors, AnchorSource, anchors_digest, make_anchors
@@ -31,7 +31,7 @@ from edgecmd.models.place_features import Reduction, View, as_places, fit_reduct
 from edgecmd.models.students import DENSE_STRIDE
 from edgecmd.models.teachers import Teacher
 from edgecmd.settings import DistillConfig
-from edgecmd.training.distill import Inputs, LazyInputs, LocalData
+from edgecmd.training.distill import Features, Inputs, LazyTensor, LocalData, taken
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -166,7 +166,7 @@ class Task:
     def inputs(self, target: Targets) -> Inputs:
         """The same for training: of targets on the disk each batch is made when it is asked for."""
         if isinstance(target, LazyRows):
-            return LazyInputs(target, make=self.target_input, device=self.device)
+            return LazyTensor(target, row=input_shape(target), make=self.target_input, device=self.device)
         return self.target_input(target)
 
     def pair_features(self, pairs: PairedData, ids: tuple[str, ...]) -> Float[Tensor, "num dim *grid"]:
@@ -174,28 +174,37 @@ class Task:
 
         For a dense student those of each place, (N, D, rows, columns).
         """
+        return self._to_device(self._features(pairs, ids))
+
+    def _features(self, pairs: PairedData, ids: tuple[str, ...]) -> Examples:
+        """The same as they are kept: on the disk where the pairs are."""
         if self.places is not None:
-            features = self.place_features(pairs.source)
-        elif self.has_ready_features:
+            return self.place_features(pairs.source)
+        if self.has_ready_features:
             rows = np.searchsorted(np.asarray(self.data.sorted_ids()), np.asarray(ids))
-            features = self.ready[0].features[rows]
-        else:
-            features = cached_features(self.teacher, pairs.source, cache_dir=self.cache)
-        return torch.from_numpy(np.ascontiguousarray(features)).to(self.device)
+            return self.ready[0].features[rows]
+        return cached_features(self.teacher, pairs.source, cache_dir=self.cache)
+
+    def _to_device(self, features: Examples) -> Float[Tensor, "num dim *grid"]:
+        whole = np.asarray(features, dtype=np.float32)
+        return torch.from_numpy(np.ascontiguousarray(whole)).to(self.device)
 
     @cached_property
-    def training_features(self) -> Float[Tensor, "num dim *grid"]:
+    def training_features(self) -> Features:
         """Teacher features of all training pairs, in their order.
 
         The teacher looks at all of them once, whichever client of whichever partition holds them: its
         features of a pair follow from the set alone, not from the pairs that lie beside it.
         """
-        features = self.pair_features(self.data.train, self.data.train_ids)
-        if not self.shares_features:
-            return features
-        codes = self.data.all_copies().source[: len(self.data.train)]
-        _, first, which = np.unique(codes, return_index=True, return_inverse=True)
-        return features[torch.from_numpy(first[which])]
+        features = self._features(self.data.train, self.data.train_ids)
+        if self.shares_features:
+            codes = self.data.all_copies().source[: len(self.data.train)]
+            _, first, which = np.unique(codes, return_index=True, return_inverse=True)
+            features = chosen(features, first[which])
+        return self._lazily(features) if isinstance(features, LazyRows) else self._to_device(features)
+
+    def _lazily(self, features: LazyRows) -> LazyTensor:
+        return LazyTensor(features, row=features.shape[1:], make=self._to_device, device=self.device)
 
     @property
     def shares_features(self) -> bool:
@@ -209,7 +218,7 @@ class Task:
         target = chosen(self.data.train.target, rows)
         return LocalData(
             target=self.inputs(target),
-            teacher=self.training_features[torch.from_numpy(rows)],
+            teacher=taken(self.training_features, rows),
             modality=modality_of(target).name,
         )
 
@@ -219,9 +228,11 @@ class Task:
 
     def _held_out_features(self, part: str) -> np.ndarray:
         held: HeldOut = getattr(self.data, part)
-        features = self.pair_features(held.pairs, held.ids)
-        whole = features if self.places is None else pool_places(features)
-        return np.asarray(whole.cpu().numpy())
+        features = self._features(held.pairs, held.ids)
+        if self.places is None:
+            return np.asarray(features)
+        parts = chunks(features) if isinstance(features, LazyRows) else (features,)
+        return np.concatenate([pool_places(self._to_device(part)).cpu().numpy() for part in parts])
 
     @cached_property
     def view(self) -> View:
@@ -246,7 +257,7 @@ class Task:
         images = self.data.public.images
         return fit_reduction(self.teacher.network, images, view=self.view, dim=self.places.dim)
 
-    def place_features(self, images: Images) -> np.ndarray:
+    def place_features(self, images: Images) -> Examples:
         """Teacher features of each place of ``images``, (N, D, rows, columns)."""
         return cached_maps(
             self.teacher, images, view=self.view, reduction=self.reduction, cache_dir=self.cache
@@ -264,10 +275,10 @@ class Task:
         """Teacher features of the public images, (images, D); for a dense student of all their places."""
         images = self.data.public.images
         if self.places is not None:
-            return as_places(self.place_features(images))
+            return as_places(np.asarray(self.place_features(images)))
         if self.has_ready_features:
             return self.ready[1].features
-        return cached_features(self.teacher, images, cache_dir=self.cache)
+        return np.asarray(cached_features(self.teacher, images, cache_dir=self.cache))
 
     def anchors(self, settings: DistillConfig, *, seed: int) -> Anchors:
         """Public anchors, (K, D), made from the run's seed; the same on every client.
@@ -293,7 +304,9 @@ class Task:
         return make_anchors(settings, source, seed=seed).to(self.device)
 
     def _anchor_features(self, images: Images) -> np.ndarray:
-        return self.teacher.embed(images) if self.places is None else as_places(self.place_features(images))
+        if self.places is None:
+            return self.teacher.embed(images)
+        return as_places(np.asarray(self.place_features(images)))
 
     def anchors_fingerprint(self, settings: DistillConfig, *, seed: int) -> dict[str, str | int]:
         """Kind, number and SHA-256 of the anchors, for the run folder."""

@@ -27,7 +27,7 @@ from edgecmd.losses import unit
 from edgecmd.models.students import StandardisedConv2d
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.gradients import MARGIN, Sum
-from edgecmd.training.distill import Inputs, LazyInputs, LocalData
+from edgecmd.training.distill import LocalData, with_more
 from edgecmd.training.task import Holding
 
 CHUNK_ROWS = 256
@@ -180,14 +180,10 @@ class InputCanaries:
         target, teacher = holding.data.target, holding.data.teacher
         data = replace(
             holding.data,
-            target=_behind(target, self.data.inputs[chosen].to(target.device)),
-            teacher=torch.cat([teacher, self.data.teacher[chosen].to(teacher)]),
+            target=with_more(target, self.data.inputs[chosen]),
+            teacher=with_more(teacher, self.data.features[chosen]),
         )
         return Holding(data=data, anchors=holding.anchors)
-
-
-def _behind(target: Inputs, more: Tensor) -> Inputs:
-    return target.joined(more) if isinstance(target, LazyInputs) else torch.cat([target, more])
 
 
 @torch.no_grad()
@@ -218,7 +214,7 @@ def input_canaries(
     for client in range(num_clients):
         own = torch.from_numpy(coins.of(client))
         teacher[own] = _directions(len(own), hub, generator=generator)
-    return InputCanaries(coins=coins, data=LocalData(target=image, teacher=teacher.to(like.teacher)))
+    return InputCanaries(coins=coins, data=LocalData(target=image, teacher=teacher.to(like.teacher.device)))
 
 
 def _directions(num: int, hub: Tensor, *, generator: torch.Generator) -> Tensor:

@@ -94,7 +94,7 @@ def server_loss(loss: str) -> str:
 
 def plain_update(known: Knowledge, data: LocalData) -> Update:
     """Gradient of the mean loss of the pairs of ``data``: what one SGD step tells without privacy."""
-    found = _gradient(known, data.inputs, unit(data.teacher), create_graph=False)
+    found = _gradient(known, data.inputs, unit(data.features), create_graph=False)
     return tuple(one.detach() for one in found)
 
 

@@ -250,13 +250,13 @@ def _relations(student: nn.Module, pool: LocalData, run: Run, plan: SweepPlan) -
     forms = [within]
     if run.loss.aligns:
         forms.append(replace(within, anchors=run.anchors.cpu()))
-    mine, theirs = torch.from_numpy(_embed(student, pool)), pool.teacher.cpu()
+    mine, theirs = torch.from_numpy(_embed(student, pool)), pool.features.cpu()
     return [fit_temperature(mine, theirs, one) for one in forms]
 
 
 def _distance(student: nn.Module, data: LocalData, relations: Relations, *, seed: int) -> Distance:
     fitting = replace(relations, batch_size=min(relations.batch_size, len(data) // 2))
-    return measure(torch.from_numpy(_embed(student, data)), data.teacher.cpu(), fitting, seed=seed)
+    return measure(torch.from_numpy(_embed(student, data)), data.features.cpu(), fitting, seed=seed)
 
 
 def labelling_of(held: HeldOut) -> str:

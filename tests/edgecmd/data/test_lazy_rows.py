@@ -16,7 +16,7 @@ from edgecmd.data.modalities.image import near_duplicates
 from edgecmd.data.modalities.table import kind_of, target_input
 from edgecmd.data.pairs import PairedData, fingerprint
 from edgecmd.evaluation import metrics
-from edgecmd.training.distill import LazyInputs
+from edgecmd.training.distill import LazyTensor
 
 NUMBERS = np.random.default_rng(0).integers(0, 256, (11, 16, 16, 3), dtype=np.uint8)
 
@@ -114,7 +114,7 @@ def test_inputs_that_are_made_when_asked_for_are_those_of_the_tensor(stored: Laz
     def make(part: np.ndarray) -> torch.Tensor:
         return target_input(part, offset=1.0, scale=-0.5)
 
-    whole, lazy = make(NUMBERS), LazyInputs(stored, make=make, device=torch.device("cpu"))
+    whole, lazy = make(NUMBERS), LazyTensor(stored, row=(3, 16, 16), make=make, device=torch.device("cpu"))
     rows = torch.tensor([7, 0, 7, 3])
     assert lazy.shape == whole.shape
     assert torch.equal(lazy[rows], whole[rows])
