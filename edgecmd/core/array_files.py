@@ -229,10 +229,12 @@ class LazyRows:
         """The rows at ``rows``, in that order; nothing is read."""
         return LazyRows(self._bases, self._rows[rows], None if self._which is None else self._which[rows])
 
-    def file_rows(self) -> tuple[ArrayFile, Rows] | None:
-        """The one file that all rows are of, and their numbers in it; None where there are several bases."""
-        base = self._bases[0]
-        return (base, self._rows) if len(self._bases) == 1 and isinstance(base, ArrayFile) else None
+    def parts(self) -> list[tuple[np.ndarray | ArrayFile, Rows, Rows]]:
+        """For each base: which rows are of it, and their numbers in it."""
+        if self._which is None:
+            return [(self._bases[0], np.arange(len(self)), self._rows)]
+        places = [np.flatnonzero(self._which == index) for index in range(len(self._bases))]
+        return [(base, at, self._rows[at]) for base, at in zip(self._bases, places, strict=True)]
 
     def _read(self, picked: Rows) -> np.ndarray:
         rows = self._rows[picked]
@@ -265,6 +267,11 @@ def whole_file(path: Path) -> LazyRows:
     return LazyRows((file,), np.arange(len(file)))
 
 
+def all_rows(examples: Examples) -> LazyRows:
+    """The examples as rows, of which any may be taken without a copy."""
+    return examples if isinstance(examples, LazyRows) else LazyRows((examples,), np.arange(len(examples)))
+
+
 def chosen(examples: Examples, rows: np.ndarray) -> Examples:
     """The examples at ``rows``: of an array in memory a copy, else nothing is read."""
     return examples.take(rows) if isinstance(examples, LazyRows) else examples[rows]
@@ -274,7 +281,7 @@ def one_after_another(parts: Sequence[Examples]) -> Examples:
     """Examples of several sets in one: read only where all of them are in memory."""
     if not any(isinstance(one, LazyRows) for one in parts):
         return np.concatenate([np.asarray(one) for one in parts])
-    lazy = [one if isinstance(one, LazyRows) else LazyRows((one,), np.arange(len(one))) for one in parts]
+    lazy = [all_rows(one) for one in parts]
     bases, which, rows = list[np.ndarray | ArrayFile](), [], []
     for one in lazy:
         places = [_place(bases, base) for base in one._bases]

@@ -15,15 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from edgecmd.core.array_files import CHUNK, ArrayFile, Examples, FilledFile, LazyRows, Rows
+from edgecmd.core.array_files import CHUNK, ArrayFile, Examples, LazyRows
 from edgecmd.core.files import write_bytes_atomically
-from edgecmd.core.progress import tracked
+from edgecmd.data.kept_rows import beside
 from edgecmd.data.pairs import Images, Targets, fingerprint
+from edgecmd.data.store import Form
 from edgecmd.models.place_features import Reduction, View, teacher_maps
 from edgecmd.models.teachers import Teacher
 
@@ -52,7 +52,7 @@ def cached_features(
         images,
         f"{teacher.sha256}{{images}}{calls}",
         lambda part: _embedded(teacher, part, rows_a_call),
-        form=((teacher.embedding_dim,), np.dtype(np.float32)),
+        form=Form(shape=(teacher.embedding_dim,), dtype=np.dtype(np.float32)),
         cache_dir=cache_dir,
     )
 
@@ -80,7 +80,7 @@ def cached_maps(
         images,
         f"{teacher.sha256}{{images}}:{fingerprint(reduction.mean, reduction.weight)}:{view}",
         lambda part: teacher_maps(teacher, part, view=view, reduction=reduction).astype(np.float16),
-        form=((reduction.weight.shape[1], *view.grid), np.dtype(np.float16)),
+        form=Form(shape=(reduction.weight.shape[1], *view.grid), dtype=np.dtype(np.float16)),
         cache_dir=cache_dir,
     )
     return maps if isinstance(maps, LazyRows) else maps.astype(np.float32)
@@ -92,23 +92,26 @@ def _kept(
     key: str,
     compute: Callable[[Targets], np.ndarray],
     *,
-    form: tuple[tuple[int, ...], np.dtype],
+    form: Form,
     cache_dir: Path | None,
 ) -> Examples:
     """What ``compute`` gives of ``images``, from the entry of that key where it is whole."""
     if cache_dir is None:
         return compute(images)
-    if isinstance(images, LazyRows) and (place := images.file_rows()) is not None:
-        try:
-            return _beside(*place, f"{kind}-{_digest(key)}", compute, form=form)
-        except (OSError, NotImplementedError):
-            return compute(images)
+    if isinstance(images, LazyRows):
+        ((base, _, rows), *others) = images.parts()
+        if isinstance(base, ArrayFile) and not others:
+            told, name = "teacher features", f"{kind}-{_digest(key)}"
+            kept = beside(base, rows, name, compute, form=form, num=CHUNK, told=told)
+            if kept is not None:
+                return kept
+        return compute(images)
     path = cache_dir / f"{kind}-{_digest(key.format(images=f':{fingerprint(images)}'))}.safetensors"
     try:
         found = load(path.read_bytes()).get(kind) if path.is_file() else None
     except SafetensorError:
         found = None
-    if found is None or found.shape != (len(images), *form[0]):
+    if found is None or found.shape != (len(images), *form.shape):
         found = compute(images)
         # A full disk costs the cache and not the round.
         with contextlib.suppress(OSError):
@@ -118,32 +121,6 @@ def _kept(
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _beside(
-    file: ArrayFile,
-    rows: Rows,
-    name: str,
-    compute: Callable[[Targets], np.ndarray],
-    *,
-    form: tuple[tuple[int, ...], np.dtype],
-) -> LazyRows:
-    """Features at ``rows`` of a store's array; those that are missing are computed and written first.
-
-    Raises:
-        OSError: They cannot be written.
-    """
-    path = file.path.parent / f"{name}-{file.path.stem}.npy"
-    with FileLock(str(path.with_suffix(".lock")), mode=0o600):
-        table = FilledFile(path, shape=(len(file), *form[0]), dtype=form[1])
-        missing = rows[~table.filled[rows]]
-        # As in memory: images in the order that was asked for, so that each is shown beside the same others.
-        missing = missing[np.sort(np.unique(missing, return_index=True)[1])]
-        starts = range(0, len(missing), CHUNK)
-        for start in tracked(starts, "teacher features") if starts else ():
-            part = missing[start : start + CHUNK]
-            table.fill(part, compute(file.read(part)))
-    return LazyRows((ArrayFile(path),), rows)
 
 
 def _embedded(teacher: Teacher, images: Targets, rows_a_call: int) -> np.ndarray:

@@ -16,9 +16,11 @@ import torch
 from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor
 
-from edgecmd.core.array_files import Examples, chunks
+from edgecmd.core.array_files import Examples
+from edgecmd.data.kept_rows import of_each_row
 from edgecmd.data.modalities.motion import Batch, Motion
 from edgecmd.data.modalities.signature import Rows, Signature
+from edgecmd.data.store import Form
 
 # Anonymous axes: two sets of one call may differ in every dimension.
 Pictures = UInt8[np.ndarray, "_ _ _ _"]
@@ -100,9 +102,13 @@ def equal_to_one(test: Lying, train: Lying) -> Bool[np.ndarray, " num"]:
 
 def digests(examples: Lying) -> list[bytes]:
     """SHA-256 of each example's numbers: equal ones are the same example."""
-    return [
-        hashlib.sha256(np.ascontiguousarray(one).data).digest() for part in chunks(examples) for one in part
-    ]
+    found = of_each_row(examples, "sha256", _digests, form=Form(shape=(32,), dtype=np.dtype(np.uint8)))
+    return [one.tobytes() for one in found]
+
+
+def _digests(part: np.ndarray) -> np.ndarray:
+    every = b"".join(hashlib.sha256(np.ascontiguousarray(one).data).digest() for one in part)
+    return np.frombuffer(every, np.uint8).reshape(len(part), 32)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
