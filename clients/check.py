@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord
 
 from clients import device
 from clients.node import Node, read_node
-from clients.order import Order, read_order
+from clients.order import read_order
 from edgecmd import __version__
 from edgecmd.config.reader import flatten
 from edgecmd.config.schema import RunConfig
@@ -91,7 +91,7 @@ def check_node(raw: Mapping[str, object], config: RunConfig, *, new_ledger: bool
             ' edgecmd node \'data-dir="/srv/pairs" state-dir="/srv/state"\'.',
             code="node-config",
         )
-    order = _order(config, node)
+    order = read_order(ConfigRecord({"run": NO_RUN, "server-round": 1}), dict(flatten(config)), node)
     prepared = device.prepare(order, node)
     pairs = device.read_pairs(order, node, prepared)
     found = _ledger(node, pairs, new_ledger=new_ledger)
@@ -113,10 +113,6 @@ def check_node(raw: Mapping[str, object], config: RunConfig, *, new_ledger: bool
         epsilon=found.ledger.epsilon(delta=delta) if found else 0.0,
         delta=delta,
     )
-
-
-def _order(config: RunConfig, node: Node) -> Order:
-    return read_order(ConfigRecord({"run": NO_RUN, "server-round": 1}), dict(flatten(config)), node)
 
 
 def _ledger(node: Node, pairs: DevicePairs, *, new_ledger: bool) -> Found | None:

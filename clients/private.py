@@ -201,9 +201,8 @@ def _distil(
     distil_privately(
         student,
         holding.data,
-        holding.anchors,
         run.distill,
-        loss=run.loss,
+        loss=unit_loss(run.loss, holding.anchors),
         plan=plan,
         place=run.place(order.round_index, client=order.client),
         optimizer=optimizer,

@@ -23,7 +23,7 @@ from edgecmd.models.students import Student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.refusals import sealed
 from edgecmd.run import Run
-from edgecmd.training.distill import distil, make_optimizer, optimizer_tensors, restore_optimizer
+from edgecmd.training.distill import make_optimizer, optimizer_tensors, restore_optimizer
 from edgecmd.training.task import Holding
 
 SEALED = "it failed; the reason stays in the log of the client"
@@ -162,16 +162,8 @@ def _distil(student: Student, holding: Holding, run: Run, order: Order, folder: 
     optimizer = make_optimizer(student, run.distill)
     if run.distill.keep_optimizer:
         restore_optimizer(optimizer, load_state(folder, round_index=index))
-    loss = distil(
-        student,
-        holding.data,
-        holding.anchors,
-        run.distill,
-        loss=run.loss,
-        num_steps=run.federation.local_steps,
-        place=run.place(index, client=order.client),
-        optimizer=optimizer,
-    )
+    place = run.place(index, client=order.client)
+    loss = run.train_locally(student, holding, place=place, optimizer=optimizer)
     if not math.isfinite(loss):
         raise FloatingPointError(f"loss={loss} is not finite. Lower distill.learning_rate.")
     if run.distill.keep_optimizer:

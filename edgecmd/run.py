@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from edgecmd.core.array_files import chosen, chunks
 from edgecmd.core.errors import ConfigError, DataError, PrivacyError
@@ -36,7 +37,7 @@ from edgecmd.settings import (
     PrivacyConfig,
     StudentConfig,
 )
-from edgecmd.training.distill import Place
+from edgecmd.training.distill import Place, distil
 from edgecmd.training.places import require_dense
 from edgecmd.training.task import Holding, Task
 
@@ -201,6 +202,31 @@ class Run:
     def place(self, round_index: int, *, client: int = 0) -> Place:
         """Where in the run the local work of ``client`` in round ``round_index``, from 1, stands."""
         return Place.of_round(self.federation, seed=self.seed, round_index=round_index, client=client)
+
+    def train_locally(
+        self, student: nn.Module, holding: Holding, *, place: Place, optimizer: torch.optim.Optimizer
+    ) -> float:
+        """Train ``student`` in place for the local steps of one round, without privacy; the mean loss.
+
+        Args:
+            student: Changed.
+            holding: The client's pairs and the public anchors.
+            place: Seed, round, client and position in the schedule.
+            optimizer: Over the student's parameters; its state is changed.
+
+        Raises:
+            ConfigError: The client holds one pair alone.
+        """
+        return distil(
+            student,
+            holding.data,
+            holding.anchors,
+            self.distill,
+            loss=self.loss,
+            num_steps=self.federation.local_steps,
+            place=place,
+            optimizer=optimizer,
+        )
 
     def shell(self, input_shape: tuple[int, int, int], embedding_dim: int) -> Student:
         """A student of the run whose weights are about to be overwritten; one and the same at each call.

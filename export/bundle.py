@@ -3,9 +3,7 @@
 Shapes: N images, S side of the student's input, C channels.
 """
 
-import contextlib
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +13,8 @@ from torch import nn
 
 from edgecmd.core.artefacts import write_artefact
 from edgecmd.core.errors import ExportError, choose
-from edgecmd.core.machine import at, explain
+from edgecmd.core.files import folder_in_one_piece
+from edgecmd.core.machine import explain
 from edgecmd.core.text import counted
 from edgecmd.data.pairs import Targets
 from export.device.infer import Prototypes
@@ -141,8 +140,7 @@ def export_bundle(
     bench = Bench(reference=Deployable(plain, spec).eval(), images=probe_images, task=task)
     data = to_onnx(Deployable(fold(plain), spec).eval())
     try:
-        with _staging(out_dir.parent) as staging:
-            built = staging / "bundle"
+        with folder_in_one_piece(out_dir) as built:
             models = {name: bench.build(data, built, name, options=options) for name in options.profiles}
             calibrated = options.calibration and need_calibration(models)
             contents = Contents(
@@ -155,7 +153,6 @@ def export_bundle(
             )
             write_contents(built, contents)
             num_bytes = {path.name: path.stat().st_size for path in sorted(built.iterdir())}
-            _place(built, out_dir, attic=staging / "older")
     except InferError as error:
         raise ExportError(f"The exported file does not load on a device: {error}") from error
     except OSError as error:
@@ -250,33 +247,3 @@ def refuse_foreign(out_dir: Path) -> None:
             f"{out_dir} holds things that are no part of a bundle, such as {foreign[0]}; they would be lost."
             " Move them away or choose another folder."
         )
-
-
-@contextlib.contextmanager
-def _staging(parent: Path) -> Iterator[Path]:
-    """Temporary folder beside the bundle, so that a rename suffices; a failure takes new parents along."""
-    made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=".export-") as name:
-            yield Path(name)
-    except BaseException:
-        for folder in made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
-
-
-def _place(built: Path, out_dir: Path, *, attic: Path) -> None:
-    """Rename the bundle into place; an older one goes to ``attic``, and back if that fails."""
-    replaced = out_dir.exists()
-    if replaced:
-        out_dir.rename(attic)
-    try:
-        built.rename(out_dir)
-    except BaseException as error:
-        if replaced:
-            attic.rename(out_dir)
-        if isinstance(error, OSError):
-            raise at(error, out_dir) from None
-        raise

@@ -28,11 +28,6 @@ from server.strategies import build_strategy
 Report = Callable[[RoundReport], None]
 
 
-def quiet_flower() -> None:
-    """Leave Flower's warnings and errors, drop its progress lines; edgecmd prints its own."""
-    logging.getLogger("flwr").setLevel(logging.ERROR)
-
-
 def run_token(folder: Path) -> str:
     """Random name of the run in ``folder``, made once: 16 hexadecimal digits, the same after a resume.
 
@@ -70,7 +65,8 @@ def federate(
             folder, or the run in it was made in another runtime.
         PrivacyError: The settings do not earn a guarantee, or every budget was spent beforehand.
     """
-    quiet_flower()
+    # Flower's progress lines are dropped; edgecmd prints its own.
+    logging.getLogger("flwr").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     strategy = build_strategy(run.federation, proximal_mu=run.distill.proximal_mu)
     plan, folder = run.plan, run.folder

@@ -16,10 +16,11 @@ from edgecmd.core.seeding import numpy_generator
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.private_step import StepProbe, distil_privately
 from edgecmd.privacy.step.randomness import make_source
+from edgecmd.privacy.step.units import unit_loss
 from edgecmd.run import Run
 from edgecmd.settings import FederationConfig
 from edgecmd.training.averaging import Arrays, average, load_arrays, to_arrays
-from edgecmd.training.distill import Place, distil, make_optimizer, optimizer_tensors, restore_optimizer
+from edgecmd.training.distill import Place, make_optimizer, optimizer_tensors, restore_optimizer
 from edgecmd.training.task import Holding
 
 
@@ -129,22 +130,13 @@ class Replay:
         return able
 
     def _work(self, round_index: int, client: int) -> None:
-        run, holding, steps = self.run, self.holdings[client], self.run.federation.local_steps
+        run, holding = self.run, self.holdings[client]
         optimizer = make_optimizer(self.student, run.distill)
         if run.distill.keep_optimizer:
             restore_optimizer(optimizer, self.kept.get(client, {}))
         place = run.place(round_index, client=client)
         if self._plan is None:
-            distil(
-                self.student,
-                holding.data,
-                holding.anchors,
-                run.distill,
-                loss=run.loss,
-                num_steps=steps,
-                place=place,
-                optimizer=optimizer,
-            )
+            run.train_locally(self.student, holding, place=place, optimizer=optimizer)
         else:
             self._work_privately(self._plan, holding, place, optimizer)
         if run.distill.keep_optimizer:
@@ -156,9 +148,8 @@ class Replay:
         distil_privately(
             self.student,
             holding.data,
-            holding.anchors,
             self.run.distill,
-            loss=self.run.loss,
+            loss=unit_loss(self.run.loss, holding.anchors),
             plan=plan,
             place=place,
             optimizer=optimizer,

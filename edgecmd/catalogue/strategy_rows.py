@@ -16,7 +16,6 @@ class Strategy:
 
     Attributes:
         build: ``module:name`` of a `flwr.serverapp.strategy.FedAvg`, or of a function that makes one.
-        text: What becomes of the replies of a round.
         numbers: Setting by the argument that it is given as: a field of ``[federation]``, or ``proximal_mu``.
         linear: Whether the replies' weighted mean is all that it takes of them; with
             ``privacy.mechanism='client'`` the server has nothing else.
@@ -24,27 +23,23 @@ class Strategy:
     """
 
     build: str
-    text: str
     numbers: Mapping[str, str] = field(default_factory=dict)
     linear: bool = False
     is_mean: bool = False
 
 
 STRATEGIES = {
-    "fedavg": Strategy(build=f"{FLOWER}:FedAvg", text="the clients' mean", linear=True, is_mean=True),
+    "fedavg": Strategy(build=f"{FLOWER}:FedAvg", linear=True, is_mean=True),
     "fedprox": Strategy(
         build="server.strategies:fedprox",
-        text="the mean of clients that are held back to what they were sent",
         numbers={"proximal_mu": "proximal_mu"},
         linear=True,
         is_mean=True,
     ),
-    "fedavgm": Strategy(
-        build=f"{FLOWER}:FedAvgM", text="a step with momentum", numbers=MOMENTUM, linear=True
-    ),
-    "fedadam": Strategy(build=f"{FLOWER}:FedAdam", text="a step of Adam", numbers=ADAPTIVE, linear=True),
-    "fedyogi": Strategy(build=f"{FLOWER}:FedYogi", text="a step of Yogi", numbers=ADAPTIVE, linear=True),
-    "fedmedian": Strategy(build=f"{FLOWER}:FedMedian", text="the clients' median"),
-    "fedtrimmedavg": Strategy(build=f"{FLOWER}:FedTrimmedAvg", text="the trimmed mean", numbers=TRIMMED),
-    "krum": Strategy(build=f"{FLOWER}:Krum", text="the client nearest to the others", numbers=LIARS),
+    "fedavgm": Strategy(build=f"{FLOWER}:FedAvgM", numbers=MOMENTUM, linear=True),
+    "fedadam": Strategy(build=f"{FLOWER}:FedAdam", numbers=ADAPTIVE, linear=True),
+    "fedyogi": Strategy(build=f"{FLOWER}:FedYogi", numbers=ADAPTIVE, linear=True),
+    "fedmedian": Strategy(build=f"{FLOWER}:FedMedian"),
+    "fedtrimmedavg": Strategy(build=f"{FLOWER}:FedTrimmedAvg", numbers=TRIMMED),
+    "krum": Strategy(build=f"{FLOWER}:Krum", numbers=LIARS),
 }

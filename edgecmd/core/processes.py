@@ -12,13 +12,14 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 from edgecmd.core.errors import MachineError
 
 Args = ParamSpec("Args")
+Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 CANNOT_START = (
     "Worker processes cannot be started: {reason}. They need shared memory (/dev/shm) and free processes."
@@ -72,6 +73,24 @@ class Workers(ProcessPoolExecutor):
         for process in running:
             with contextlib.suppress(OSError, ValueError):
                 process.terminate()
+
+
+def mapped(do: Callable[[Piece], Result], work: Sequence[Piece], *, jobs: int) -> Iterator[Result]:
+    """Result of each piece of ``work``, in their order.
+
+    Args:
+        do: Does one piece; for more than one process a function that can be pickled.
+        work: The pieces.
+        jobs: Processes at a time; 1 is this one.
+
+    Guarantees:
+        Whoever leaves off asking, or is interrupted, ends the processes.
+    """
+    if jobs <= 1 or len(work) < 2:
+        yield from map(do, work)
+        return
+    with Workers(min(jobs, len(work))) as pool:
+        yield from pool.map(do, work)
 
 
 def _not_started(error: BaseException) -> MachineError:

@@ -19,6 +19,7 @@ from scipy.stats import t as student_t
 
 MIN_REPEATS = 3
 MIN_ITEMS = 20
+CONFIDENCE = 0.95
 SHARE, DIFFERENCE, FREE = (0.0, 1.0), (-1.0, 1.0), (-math.inf, math.inf)
 Bounds = tuple[float, float]
 
@@ -43,20 +44,23 @@ class Interval:
         return interval_text({"mean": self.mean, "low": self.low, "high": self.high})
 
 
+def finite(value: object) -> float | None:
+    """A finite number; None for whatever else a file may hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
 def mean_interval(
-    values: Sequence[float],
-    *,
-    bounds: Bounds = FREE,
-    num_items: int | None = None,
-    confidence: float = 0.95,
+    values: Sequence[float], *, bounds: Bounds = FREE, num_items: int | None = None
 ) -> Interval:
-    """Mean and t interval of independent measurements.
+    """Mean and t interval, at `CONFIDENCE`, of independent measurements.
 
     Args:
         values: At least one number.
         bounds: What the quantity can be, such as `SHARE`.
         num_items: Test items that each measurement is a mean of; None where it is none.
-        confidence: Coverage of the interval.
 
     Guarantees:
         The interval lies within ``bounds``. It covers a mean within ``bounds`` exactly as often as the
@@ -71,7 +75,7 @@ def mean_interval(
     # Equal numbers have a spread of rounding.
     if not math.isfinite(mean) or spread <= 1e-12 * max(1.0, float(np.abs(sample).max())):
         return nothing
-    half = float(student_t.ppf((1 + confidence) / 2, num - 1)) * spread / math.sqrt(num)
+    half = float(student_t.ppf((1 + CONFIDENCE) / 2, num - 1)) * spread / math.sqrt(num)
     return Interval(mean=mean, low=max(bounds[0], mean - half), high=min(bounds[1], mean + half), num=num)
 
 
@@ -81,24 +85,22 @@ def paired_interval(
     *,
     bounds: Bounds = FREE,
     num_items: int | None = None,
-    confidence: float = 0.95,
 ) -> Interval:
     """Mean difference of paired measurements with its t interval: the paired t test as an interval.
 
-    Zero outside the interval is a significant difference at one minus ``confidence``.
+    Zero outside the interval is a significant difference at one minus `CONFIDENCE`.
 
     Args:
         values: One measurement a seed.
         reference: Those of what is compared with, in the same order of seeds.
         bounds: What a difference can be, such as `DIFFERENCE`.
         num_items: Test items, see `mean_interval`.
-        confidence: Coverage of the interval.
 
     Raises:
         ValueError: The two differ in length.
     """
     differences = [one - other for one, other in zip(values, reference, strict=True)]
-    return mean_interval(differences, bounds=bounds, num_items=num_items, confidence=confidence)
+    return mean_interval(differences, bounds=bounds, num_items=num_items)
 
 
 def interval_text(row: Mapping[str, Any], *, sign: bool = False) -> str:

@@ -21,21 +21,12 @@ def printable(text: str, *, keep: str = "") -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(one if one in keep or not _is_unseen(one) else _written_out(one) for one in text)
-
-
-def _is_unseen(character: str) -> bool:
-    return unicodedata.category(character) in _UNSEEN
-
-
-def _written_out(character: str) -> str:
-    known = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
-    code = ord(character)
-    if character in known:
-        return known[character]
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return "".join(
+        one.encode("unicode_escape").decode()
+        if unicodedata.category(one) in _UNSEEN and one not in keep
+        else one
+        for one in text
+    )
 
 
 def one_line(text: str) -> str:

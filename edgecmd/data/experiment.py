@@ -172,6 +172,11 @@ def cut_apart(  # noqa: PLR0913 - what an experiment is made of
     public: PublicSource,
     ids: Sequence[str] = (),
     owner: Labels | None = None,
+    subgroup: Labels | None = None,
+    concept: Labels | None = None,
+    masks: Masks | None = None,
+    strict: Int[np.ndarray, " strict"] | None = None,
+    unseen: str = "concepts",
 ) -> Experiment:
     """An experiment of pairs that lie in one place, by the rows of its parts.
 
@@ -186,12 +191,21 @@ def cut_apart(  # noqa: PLR0913 - what an experiment is made of
         public: Public source images, which are in no pair.
         ids: Names of all pairs, all different; empty for none.
         owner: Who made each pair; None: not known.
+        subgroup: Finer label of each pair; None: not known.
+        concept: What the split follows; None: not known.
+        masks: Masks of all pairs, where the set has any.
+        strict: Rows of the strict test; None: those of the test.
+        unseen: What test and training pairs do not share, in the plural.
 
     Raises:
         DataError: Numbers do not fit, or an id occurs twice.
     """
     nobody = Labels(values=np.full(len(train), UNLABELLED), names=())
-    tested = held_out(test, pairs=pairs, labels=labels, ids=ids)
+    parts = {
+        part: held_out(rows, pairs=pairs, labels=labels, ids=ids, masks=masks)
+        for part, rows in (("validation", validation), ("test", test), ("strict", strict))
+        if rows is not None
+    }
     return Experiment(
         name=name,
         kind=kind,
@@ -199,11 +213,13 @@ def cut_apart(  # noqa: PLR0913 - what an experiment is made of
         train=pairs.take(train),
         train_owner=nobody if owner is None else owner.take(train),
         train_labels=next(iter(labels.values())).take(train),
-        train_subgroup=nobody,
-        validation=held_out(validation, pairs=pairs, labels=labels, ids=ids),
-        test=tested,
-        test_strict=tested,
+        train_subgroup=nobody if subgroup is None else subgroup.take(train),
+        validation=parts["validation"],
+        test=parts["test"],
+        test_strict=parts.get("strict", parts["test"]),
         train_ids=_taken(ids, train),
+        unseen=unseen,
+        train_concept=None if concept is None else concept.take(train),
     )
 
 

@@ -9,9 +9,8 @@ Shapes: N names, R rows of a file, D feature dimension.
 import contextlib
 import re
 import unicodedata
-import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,17 @@ from jaxtyping import Float
 from edgecmd.core.errors import DataError
 from edgecmd.data.modalities.signature import SAME_FEATURE
 from edgecmd.data.user_files.csv_tables import canonical, few, read_table, repeated
+from edgecmd.data.user_files.decode import (
+    ArrayHeader,
+    DecodeError,
+    array_header,
+    decoding,
+    npy_array,
+    npz_arrays,
+    npz_headers,
+    npz_members,
+    plain_size,
+)
 
 Features = Float[np.ndarray, "num dim"]
 
@@ -352,20 +362,18 @@ def read_file(path: Path) -> tuple[np.ndarray, list[str] | None]:
         raise DataError(f"{path} {what}. Name the file; a relative path starts where the command runs.")
     try:
         features, ids = _read_npz(path) if path.suffix.lower() == ".npz" else _read_npy(path)
-    except DataError:
-        raise
-    # numpy, zipfile and zlib raise whatever they like on a file that is none of theirs.
-    except Exception as error:
-        raise DataError(f"{path} cannot be read ({error or type(error).__name__}). Make it again.") from error
+    except DecodeError as error:
+        raise DataError(f"{path} cannot be read ({error}). Make it again.") from error
     if ids is not None:
         _check_ids(path, ids, num=len(features))
     return features, ids
 
 
 def _read_npy(path: Path) -> tuple[np.ndarray, list[str] | None]:
-    with path.open("rb") as file:
-        _check_header(file, num_bytes=path.stat().st_size, path=path)
-        features = np.lib.format.read_array(file, allow_pickle=False)
+    with decoding(), path.open("rb") as file:
+        header = array_header(file, plain_size(path))
+    _check_shape(header, path=path)
+    features = npy_array(path, most_bytes=MAX_BYTES)
     beside = path.with_suffix(IDS_SUFFIX)
     if not beside.exists():
         return features, None
@@ -379,64 +387,33 @@ def _read_npy(path: Path) -> tuple[np.ndarray, list[str] | None]:
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, list[str] | None]:
-    with zipfile.ZipFile(path) as archive:
-        members = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
-        missing = [name for name in ("ids", "features") if name not in members]
-        if missing:
-            raise DataError(
-                f"{path} lacks the array {' and '.join(missing)}; it has"
-                f" {', '.join(sorted(members)) or 'none'}. Save it with"
-                " numpy.savez(path, ids=ids, features=features)."
-            )
-        arrays = []
-        for name in ("ids", "features"):
-            with archive.open(members[name]) as file:
-                _check_header(file, num_bytes=members[name].file_size, path=path, is_text=name == "ids")
-                arrays.append(np.lib.format.read_array(file, allow_pickle=False))
-    return arrays[1], _texts(arrays[0])
+    names, members = ("ids", "features"), npz_members(path)
+    missing = [name for name in names if name not in members]
+    if missing:
+        raise DataError(
+            f"{path} lacks the array {' and '.join(missing)}; it has"
+            f" {', '.join(sorted(members)) or 'none'}. Save it with"
+            " numpy.savez(path, ids=ids, features=features)."
+        )
+    headers = npz_headers(path, names)
+    ids = headers["ids"]
+    if ids.dtype.kind not in "USiu" or len(ids.shape) != 1:
+        raise DataError(
+            f"{path} has ids of dtype={ids.dtype} and shape={ids.shape}; allowed is text of shape (rows,)."
+            " Convert them with numpy.asarray(ids).astype(str)."
+        )
+    _check_shape(headers["features"], path=path)
+    arrays = npz_arrays(path, names=names, most_bytes=MAX_BYTES)
+    return arrays["features"], _texts(arrays["ids"])
 
 
 def _texts(ids: np.ndarray) -> list[str]:
     return [canonical(one.decode() if isinstance(one, bytes) else str(one)) for one in ids.tolist()]
 
 
-def _check_header(
-    file: Any,  # noqa: ANN401 - a file on the disk or in an archive, which share no type at run time
-    *,
-    num_bytes: int,
-    path: Path,
-    is_text: bool = False,
-) -> None:
-    """Refuse an array by its header, before memory is taken for it; the file is wound back."""
-    version = np.lib.format.read_magic(file)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise DataError(f"{path} has an array of .npy version {version}. Save plain numbers with numpy.")
-    shape, _, dtype = readers[version](file)
-    if is_text and (dtype.kind not in "USiu" or len(shape) != 1):
-        raise DataError(
-            f"{path} has ids of dtype={dtype} and shape={shape}; allowed is text of shape (rows,). Convert"
-            " them with numpy.asarray(ids).astype(str)."
-        )
-    if not is_text:
-        _check_shape(shape, dtype, path=path)
-    size = int(np.prod([float(one) for one in shape])) * dtype.itemsize
-    if size > MAX_BYTES:
-        raise DataError(
-            f"{path} says that it holds {size:,} bytes of numbers; at most {MAX_BYTES:,} are read. Leave out"
-            " rows that are no pairs, or save them with .astype(numpy.float16)."
-        )
-    if file.tell() + size != num_bytes:
-        raise DataError(
-            f"{path} says that it holds {size:,} bytes of numbers, and {num_bytes - file.tell():,} are there."
-            " It is cut off, damaged, or several arrays one after the other: save one array again."
-        )
-    file.seek(0)
-
-
-def _check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], *, path: Path) -> None:
-    if dtype.hasobject:
-        raise DataError(f"{path} holds Python objects, which are never read. Save it with dtype=float32.")
+def _check_shape(header: ArrayHeader, *, path: Path) -> None:
+    """Refuse features by their header, before memory is taken for them."""
+    shape, dtype = header.shape, header.dtype
     if dtype.name not in DTYPES:
         raise DataError(
             f"{path} has features of dtype={dtype}; allowed are {', '.join(DTYPES)}. Save what the teacher"
@@ -453,11 +430,7 @@ def _check_ids(path: Path, ids: Sequence[str], *, num: int) -> None:
     if len(ids) != num:
         raise DataError(f"{path} has {num} rows of features and {len(ids)} ids. Give each row its id.")
     if not all(ids):
-        raise DataError(f"{path} has {_count(ids)} empty ids. Give each row its id.")
+        raise DataError(f"{path} has {sum(not one for one in ids)} empty ids. Give each row its id.")
     twice = repeated(ids)
     if twice:
         raise DataError(f"{path} repeats ids: {few(twice)}. Keep one row for each.")
-
-
-def _count(ids: Iterable[str]) -> int:
-    return sum(not one for one in ids)

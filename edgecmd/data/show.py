@@ -20,6 +20,7 @@ from edgecmd.core.text import counted, printable
 from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import IGNORED, Labels
 from edgecmd.data.modalities.table import as_pictures, input_shape, kind_of, modality_of
+from edgecmd.data.pairs import PairedData
 
 TILE_PX = 128
 GAP_PX = 16
@@ -107,16 +108,18 @@ def train_section(experiment: Experiment, *, num: int, seed: int) -> Section:
     """Training pairs."""
     pairs, ids, owner = experiment.train, experiment.train_ids, experiment.train_owner
     cells = [
-        Cell(
-            tiles=(
-                tile(as_pictures(pairs.source[row : row + 1])[0]),
-                tile(as_pictures(pairs.target[row : row + 1])[0]),
-            ),
-            caption=caption(ids[row] if ids else str(row), name_of(owner, row)),
-        )
-        for row in draw_rows(len(pairs), num, seed=seed, purpose="train")
+        pair_cell(pairs, ids, owner, row) for row in draw_rows(len(pairs), num, seed=seed, purpose="train")
     ]
     return Section(heading=f"training: {len(pairs):,} private pairs, unlabelled", cells=tuple(cells))
+
+
+def pair_cell(
+    pairs: PairedData, ids: Sequence[str], owner: Labels | None, row: int, *, more: Sequence[np.ndarray] = ()
+) -> Cell:
+    """The pair at ``row``, source above target above ``more``; its number where it has no id."""
+    halves = [tile(as_pictures(half[row : row + 1])[0]) for half in (pairs.source, pairs.target)]
+    name = caption(ids[row] if ids else str(row), name_of(owner, row))
+    return Cell(tiles=(*halves, *more), caption=name)
 
 
 def held_out_section(experiment: Experiment, name: str, *, num: int, seed: int) -> Section:
@@ -124,14 +127,7 @@ def held_out_section(experiment: Experiment, name: str, *, num: int, seed: int) 
     held: HeldOut = getattr(experiment, name)
     owner = same_labelling(held, experiment.train_owner)
     cells = [
-        Cell(
-            tiles=(
-                tile(as_pictures(held.pairs.source[row : row + 1])[0]),
-                tile(as_pictures(held.pairs.target[row : row + 1])[0]),
-                *mask_tiles(held, row),
-            ),
-            caption=caption(held.ids[row] if held.ids else str(row), name_of(owner, row)),
-        )
+        pair_cell(held.pairs, held.ids, owner, row, more=mask_tiles(held, row))
         for row in draw_rows(len(held), num, seed=seed, purpose=name)
     ]
     is_strict = name == "test" and experiment.test_strict is not experiment.test

@@ -16,10 +16,10 @@ Shapes: N recordings, T samples, S side of a picture.
 import numpy as np
 
 from edgecmd.core.errors import ConfigError
-from edgecmd.data.experiment import Experiment, held_out
-from edgecmd.data.labelled import UNLABELLED, Labels
+from edgecmd.data.experiment import Experiment, cut_apart
+from edgecmd.data.labelled import Labels
 from edgecmd.data.pairs import PairedData, PublicSource
-from edgecmd.data.user_files.sound_files import Clip
+from edgecmd.data.user_files.sound_files import Clip, check_clip
 from edgecmd.data.user_files.user_pairs import check_overlap, named_owners
 from edgecmd.datasets.pinned import read_built
 from edgecmd.settings import DataConfig
@@ -54,7 +54,7 @@ def load_digits(config: DataConfig) -> Experiment:
     every = read_built(NAME, PAIRS)
     arrays, public = _set_apart(every, config) if config.reverse else (every, _public(every))
     speakers = arrays["speaker"].tolist()
-    parts = _split(arrays, speakers, config)
+    train, validation, test = _split(arrays, speakers, config)
     pairs = _pairs(arrays, config)
     names, codes = np.unique(arrays["speaker"], return_inverse=True)
     labels = {
@@ -65,31 +65,24 @@ def load_digits(config: DataConfig) -> Experiment:
         f"{digit}_{speaker}_{take}"
         for digit, speaker, take in zip(arrays["digit"], speakers, arrays["take"], strict=True)
     ]
-    train, validation, test = parts
-    tested = held_out(test, pairs=pairs, labels=labels, ids=ids)
-    return Experiment(
+    return cut_apart(
+        pairs,
         name=NAME,
         kind=KIND,
+        train=train,
+        validation=validation,
+        test=test,
+        labels=labels,
         public=public,
-        train=pairs.take(train),
-        train_owner=labels["speaker"].take(train),
-        train_labels=labels["group"].take(train),
-        train_subgroup=Labels(values=np.full(len(train), UNLABELLED), names=()),
-        validation=held_out(validation, pairs=pairs, labels=labels, ids=ids),
-        test=tested,
-        test_strict=tested,
-        train_ids=tuple(ids[row] for row in train),
+        ids=ids,
+        owner=labels["speaker"],
         unseen="pictures" if config.reverse else "speakers",
     )
 
 
 def _check(config: DataConfig) -> None:
     """Refuse settings that the built files cannot serve."""
-    if config.sampling_rate_hz != CLIP.sampling_rate_hz or config.clip_s > CLIP.seconds:
-        raise ConfigError(
-            f"data.sampling_rate_hz={config.sampling_rate_hz} and data.clip_s={config.clip_s:g} do not suit"
-            f" data.name='digits'. Allowed: {CLIP.sampling_rate_hz}, and {CLIP.seconds} or less."
-        )
+    check_clip(config, CLIP)
     if config.source_side != 32:
         raise ConfigError(
             f"data.source_size={config.source_size} does not suit data.name='digits'. Allowed: 0 or 32."

@@ -20,7 +20,7 @@ from PIL import Image
 from edgecmd.catalogue.data_files import shipped_file
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.duplicates import near_groups
-from edgecmd.data.experiment import Experiment, held_out
+from edgecmd.data.experiment import Experiment, cut_apart
 from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.data.modalities.image import near_duplicates
 from edgecmd.data.modalities.row import Pictures
@@ -180,18 +180,18 @@ def emoji_experiment(
         source=shrink(arrays["image"], config.source_side), target=shrink(target, config.image_size)
     )
     houses = arrays["style_names"][arrays["style"]]
-    ids = np.array([f"{house}/{concept}" for house, concept in zip(houses, arrays["concept"], strict=True)])
-    return Experiment(
+    return cut_apart(
+        pairs,
         name=name,
         kind="real",
+        train=train,
+        validation=validation,
+        test=test,
+        strict=strict,
+        labels=labels,
         public=load_public(image_size=config.source_side),
-        train=pairs.take(train),
-        train_owner=labels["style"].take(train),
-        train_labels=labels["group"].take(train),
-        train_subgroup=labels["subgroup"].take(train),
-        validation=held_out(validation, pairs=pairs, labels=labels, ids=ids),
-        test=held_out(test, pairs=pairs, labels=labels, ids=ids),
-        test_strict=held_out(strict, pairs=pairs, labels=labels, ids=ids),
-        train_ids=tuple(ids[train].tolist()),
-        train_concept=labels["concept"].take(train),
+        ids=[f"{house}/{concept}" for house, concept in zip(houses, arrays["concept"], strict=True)],
+        owner=labels["style"],
+        subgroup=labels["subgroup"],
+        concept=labels["concept"],
     )

@@ -25,6 +25,7 @@ SIDE = 64
 ROOMS_FILE, OBJECTS_FILE, PUBLIC_FILE = "rooms_64.npz", "objects_64.npz", "indoor_64.npz"
 NOTICE_FILE = "NOTICE-furniture"
 TRAIN, VALIDATION, TEST = range(3)
+PARTS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 # Of the shipped files; `edgecmd data build rooms` with its default arguments makes them.
 CONTENT_SHA256 = {
     ROOMS_FILE: "40938b4bfded8ca9f0694acd2960644ebcff8bac67dd6231ea346a6c73a00cbb",
@@ -68,8 +69,8 @@ def read_indoor(file: str, *, path: str = "") -> dict[str, np.ndarray]:
     return read_arrays(folder / file, way_out=way_out)
 
 
-def load_pairs(file: str, config: DataConfig) -> tuple[Arrays, PairedData, dict[int, np.ndarray]]:
-    """Arrays of a set, its pairs, and their rows in each part: `TRAIN`, `VALIDATION` and `TEST`.
+def load_pairs(file: str, config: DataConfig) -> tuple[Arrays, PairedData, dict[str, np.ndarray]]:
+    """Arrays of a set, its pairs, and their rows in each part: ``train``, ``validation`` and ``test``.
 
     Raises:
         ConfigError: A size does not divide 64.
@@ -78,11 +79,7 @@ def load_pairs(file: str, config: DataConfig) -> tuple[Arrays, PairedData, dict[
     check_sides(config)
     arrays = read_indoor(file, path=config.path)
     pairs = PairedData(source=shrink(arrays["rgb"], config.source_side), target=depth_target(arrays, config))
-    return (
-        arrays,
-        pairs,
-        {part: np.flatnonzero(arrays["split"] == part) for part in (TRAIN, VALIDATION, TEST)},
-    )
+    return arrays, pairs, {name: np.flatnonzero(arrays["split"] == part) for name, part in PARTS.items()}
 
 
 def load_public(*, image_size: int, path: str = "") -> PublicSource:

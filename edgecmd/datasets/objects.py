@@ -8,17 +8,9 @@ Shapes: N views, S side of a picture.
 
 import numpy as np
 
-from edgecmd.data.experiment import Experiment, held_out
+from edgecmd.data.experiment import Experiment, cut_apart
 from edgecmd.data.labelled import Labels
-from edgecmd.datasets.indoor import (
-    KIND,
-    OBJECTS_FILE,
-    TEST,
-    TRAIN,
-    VALIDATION,
-    load_pairs,
-    load_public,
-)
+from edgecmd.datasets.indoor import KIND, OBJECTS_FILE, load_pairs, load_public
 from edgecmd.datasets.pinned import Arrays
 from edgecmd.settings import DataConfig
 
@@ -42,27 +34,24 @@ def load_objects(config: DataConfig) -> Experiment:
         DataError: A file is missing or damaged.
     """
     arrays, pairs, rows = load_pairs(OBJECTS_FILE, config)
-    train, validation, test = rows[TRAIN], rows[VALIDATION], rows[TEST]
     labels = labellings(arrays)
     names = labels["concept"].names
-    ids = np.array(
-        [f"{names[piece]}/{view:03d}" for piece, view in zip(arrays["piece"], arrays["view"], strict=True)]
-    )
-    tested = held_out(test, pairs=pairs, labels=labels, ids=ids)
-    return Experiment(
+    return cut_apart(
+        pairs,
         name=NAME,
         kind=KIND,
+        train=rows["train"],
+        validation=rows["validation"],
+        test=rows["test"],
+        labels=labels,
         public=load_public(image_size=config.source_side, path=config.path),
-        train=pairs.take(train),
-        train_owner=labels["library"].take(train),
-        train_labels=labels["group"].take(train),
-        train_subgroup=labels["group"].take(train),
-        validation=held_out(validation, pairs=pairs, labels=labels, ids=ids),
-        test=tested,
-        test_strict=tested,
-        train_ids=tuple(ids[train].tolist()),
+        ids=[
+            f"{names[piece]}/{view:03d}" for piece, view in zip(arrays["piece"], arrays["view"], strict=True)
+        ],
+        owner=labels["library"],
+        subgroup=labels["group"],
+        concept=labels["concept"],
         unseen="furniture",
-        train_concept=labels["concept"].take(train),
     )
 
 

@@ -8,18 +8,9 @@ Shapes: N rooms, S side of a picture.
 
 import numpy as np
 
-from edgecmd.data.experiment import Experiment, held_out
-from edgecmd.data.labelled import UNLABELLED, Labels, Masks
-from edgecmd.datasets.indoor import (
-    KIND,
-    ROOMS_FILE,
-    TEST,
-    TRAIN,
-    VALIDATION,
-    load_pairs,
-    load_public,
-    thin_out,
-)
+from edgecmd.data.experiment import Experiment, cut_apart
+from edgecmd.data.labelled import Labels, Masks
+from edgecmd.datasets.indoor import KIND, ROOMS_FILE, load_pairs, load_public, thin_out
 from edgecmd.settings import DataConfig
 
 NAME = "rooms"
@@ -42,28 +33,24 @@ def load_rooms(config: DataConfig) -> Experiment:
         DataError: A file is missing or damaged.
     """
     arrays, pairs, rows = load_pairs(ROOMS_FILE, config)
-    train, validation, test = rows[TRAIN], rows[VALIDATION], rows[TEST]
     homes = tuple(f"home {number:02d}" for number in range(int(arrays["home"].max()) + 1))
     labels = {
         "group": Labels(values=arrays["room"].astype(np.int64), names=tuple(arrays["room_names"].tolist())),
         "home": Labels(values=arrays["home"].astype(np.int64), names=homes),
     }
-    masks = Masks(
-        values=thin_out(arrays["mask"], config.image_size), names=tuple(arrays["class_names"].tolist())
-    )
-    ids = [f"room/{row:04d}" for row in range(len(pairs))]
-    tested = held_out(test, pairs=pairs, labels=labels, ids=ids, masks=masks)
-    return Experiment(
+    return cut_apart(
+        pairs,
         name=NAME,
         kind=KIND,
+        train=rows["train"],
+        validation=rows["validation"],
+        test=rows["test"],
+        labels=labels,
         public=load_public(image_size=config.source_side, path=config.path),
-        train=pairs.take(train),
-        train_owner=labels["home"].take(train),
-        train_labels=labels["group"].take(train),
-        train_subgroup=Labels(values=np.full(len(train), UNLABELLED), names=()),
-        validation=held_out(validation, pairs=pairs, labels=labels, ids=ids, masks=masks),
-        test=tested,
-        test_strict=tested,
-        train_ids=tuple(ids[row] for row in train),
+        ids=[f"room/{row:04d}" for row in range(len(pairs))],
+        owner=labels["home"],
+        masks=Masks(
+            values=thin_out(arrays["mask"], config.image_size), names=tuple(arrays["class_names"].tolist())
+        ),
         unseen="furniture",
     )

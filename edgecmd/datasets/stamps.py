@@ -25,7 +25,7 @@ from edgecmd.data.experiment import Experiment, HeldOut, held_out
 from edgecmd.data.labelled import Labels
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import PairedData
-from edgecmd.data.user_files.sound_files import Clip
+from edgecmd.data.user_files.sound_files import Clip, check_clip
 from edgecmd.data.user_files.user_pairs import check_overlap, named_owners, position, split_rows
 from edgecmd.datasets.emoji import SIDE, encode, load_public, shrink
 from edgecmd.datasets.pinned import read_built
@@ -97,11 +97,7 @@ def load_stamps(config: DataConfig) -> Experiment:
 
 def _check(config: DataConfig) -> None:
     """Refuse settings that the built files cannot serve."""
-    if config.sampling_rate_hz != CLIP.sampling_rate_hz or config.clip_s > CLIP.seconds:
-        raise ConfigError(
-            f"data.sampling_rate_hz={config.sampling_rate_hz} and data.clip_s={config.clip_s:g} do not suit"
-            f" data.name='stamps'. Allowed: {CLIP.sampling_rate_hz}, and {CLIP.seconds} or less."
-        )
+    check_clip(config, CLIP)
     if SIDE % config.source_side:
         raise ConfigError(
             f"data.source_size={config.source_side} does not suit data.name='stamps'. Allowed: 16, 32, 64."

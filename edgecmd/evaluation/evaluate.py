@@ -23,8 +23,8 @@ from edgecmd.evaluation.metrics import (
     clustering,
     embed_target,
     few_label_rows,
+    held_out_probe,
     majority_share,
-    make_probe,
     one_shot_across_styles,
     probe_accuracy,
     recall,
@@ -147,22 +147,13 @@ def assess(embed: Embed, run: Run, *, cross_modal: bool = True, student: nn.Modu
         table["one_shot"] = one_shot_across_styles(test, labels["concept"].values, labels["style"].values)
     named = [name for name in FEW_LABELS if name in labels]
     table["clusters"] = {name: clustering(test, labels[name], seed=run.seed) for name in named}
-    few = {
-        name: _few_labels(
-            make_probe(
-                pool,
-                whole.validation.labelled.labels[name],
-                test,
-                labels[name],
-                twins=whole.validation.twins,
-            ),
-            run,
-        )
-        for name in named
-    }
+    few = {name: _few_labels(held_out_probe(whole, pool, test, labelling=name), run) for name in named}
     if run.evaluate.finetune and student is not None and not is_dense(run.student.architecture):
-        for name in named:
-            few[name] |= {"finetune": finetune_rows(student, run, labelling=name)} if few[name] else {}
+        asked = run.evaluate
+        for name in (one for one in named if few[one]):
+            few[name]["finetune"] = finetune_rows(
+                student, run, asked.num_labels, num_draws=asked.num_draws, labelling=name
+            )
     table["few_labels"] = few
     if isinstance(student, Student) and is_dense(student.architecture):
         table["segmentation"] = segmentation(student, run)

@@ -7,8 +7,9 @@ Shapes: N examples, D embedding dimension.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import permutations
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from edgecmd.core.progress import stage, tracked
 from edgecmd.core.seeding import numpy_generator, seed_sequence
 from edgecmd.core.statistics import SHARE, mean_interval
 from edgecmd.data.duplicates import feature_groups, joined
+from edgecmd.data.experiment import Experiment
 from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.data.modalities.table import target_input
 from edgecmd.data.pairs import Targets
@@ -269,7 +271,7 @@ def one_shot_across_styles(
         the last pair); empty where no two styles share two concepts.
     """
     scores, shared = [], np.empty(0)
-    for support, query in _ordered_pairs(np.unique(style)):
+    for support, query in permutations(np.unique(style), 2):
         shared = np.intersect1d(concept[style == support], concept[style == query])
         if len(shared) < 2:
             continue
@@ -284,10 +286,6 @@ def one_shot_across_styles(
         "chance": 1.0 / len(shared),
         "num_concepts": float(len(shared)),
     }
-
-
-def _ordered_pairs(values: np.ndarray) -> Iterator[tuple[int, int]]:
-    return ((int(a), int(b)) for a in values for b in values if a != b)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -327,6 +325,19 @@ def make_probe(
         test_labels=test_labels.values[keep_test],
         twins=None if twins is None else twins[keep_pool],
     )
+
+
+def held_out_probe(whole: Experiment, pool: Embedding, test: Embedding, *, labelling: str) -> Probe:
+    """The probe of a labelling: labels of the validation split, tested on the test split.
+
+    Args:
+        whole: Both parts with their labels.
+        pool: Embeddings of the validation split.
+        test: Embeddings of the test split.
+        labelling: Such as ``group``.
+    """
+    told, asked = (part.labelled.labels[labelling] for part in (whole.validation, whole.test))
+    return make_probe(pool, told, test, asked, twins=whole.validation.twins)
 
 
 def draw_labels(

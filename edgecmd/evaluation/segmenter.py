@@ -18,14 +18,13 @@ from torch.nn import functional
 
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.labelled import IGNORED
-from edgecmd.data.modalities.motion import draw_motion, moved
-from edgecmd.data.modalities.table import motion_of
 from edgecmd.evaluation.metrics import class_rows
 from edgecmd.models.devices import device_of, place
 from edgecmd.models.place_features import unit_places
 from edgecmd.models.students import Pointwise, Student
 from edgecmd.run import Run
 from edgecmd.training.optimise import Best, mean_gradient, one_cycle, optimise
+from edgecmd.training.places import shared_views
 
 # Unit embeddings are multiplied by this before the head, as in `edgecmd.evaluation.supervised`.
 HEAD_SCALE = 10.0
@@ -173,15 +172,11 @@ def labelled_views(
     drawn: Drawn, batch: Tensor, *, strength: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Views of images and of their masks by one motion; what comes from outside is `IGNORED`."""
-    target, mask = drawn.target[batch], drawn.mask[batch]
-    if strength == 0:
-        return target, mask
-    motion = motion_of(drawn.modality).times(strength)
-    theta = draw_motion(len(target), motion, generator=generator).to(target)
-    grid = functional.affine_grid(theta, [*target.shape], align_corners=False)
-    seen = moved(mask[:, None].to(target.dtype), theta, mode="nearest")[:, 0].long()
-    outside = (grid.abs() > 1).any(dim=3)
-    return moved(target, theta, mode=motion.mode), seen.masked_fill(outside, IGNORED)
+    target, mask = drawn.target[batch], drawn.mask[batch][:, None].to(drawn.target.dtype)
+    view, seen, inside = shared_views(
+        drawn.modality, target, mask, strength=strength, generator=generator, mode="nearest"
+    )
+    return view, seen[:, 0].long().masked_fill(~inside, IGNORED)
 
 
 @torch.no_grad()

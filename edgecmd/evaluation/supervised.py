@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgecmd.core.array_files import chosen
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import augment
 from edgecmd.data.labelled import Labels
@@ -22,11 +23,17 @@ from edgecmd.evaluation.metrics import draw_labels, known
 from edgecmd.losses import unit
 from edgecmd.models.devices import device_of, place
 from edgecmd.run import Run
+from edgecmd.training.distill import Inputs, LazyTensor, taken
 from edgecmd.training.optimise import mean_gradient, one_cycle, optimise
 
 NUM_STEPS = 200
 BATCH_SIZE = 32
 LEARNING_RATE = 1e-3
+# Inputs (N, C, H, W) and their classes, (N,).
+# The first axis is anonymous: what is learnt from and what is asked differ in length.
+Part = tuple[Float[Tensor, "_ channels height width"] | LazyTensor, np.ndarray]
+Fit = Callable[[Inputs, np.ndarray], nn.Module]
+"""Makes of inputs and their classes, from 0, what gives scores of those classes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +69,9 @@ class Classifier(nn.Module):
         return self.head(unit(self.student(image)) * 10.0)  # type: ignore[no-any-return]
 
 
-def scratch_accuracy(run: Run, *, labelling: str, num_labels: int, draw: int) -> float:
+def scratch_accuracy(
+    run: Run, *, labelling: str, num_labels: int, draw: int, recipe: Recipe = DEFAULT_RECIPE
+) -> float:
     """Test accuracy of a student trained on one draw of labels, the draw that the probes see too.
 
     Args:
@@ -70,15 +79,15 @@ def scratch_accuracy(run: Run, *, labelling: str, num_labels: int, draw: int) ->
         labelling: Labelling of the data set, such as ``group``.
         num_labels: Labels a class; 0 for all.
         draw: Index of the draw.
+        recipe: Steps, batch and learning rate.
     """
-    return accuracy_of_draw(
-        run, partial(fit_classifier, run, draw=draw), labelling=labelling, num_labels=num_labels, draw=draw
-    )
+    fit = partial(fit_classifier, run, draw=draw, recipe=recipe)
+    return accuracy_of_draw(run, fit, labelling=labelling, num_labels=num_labels, draw=draw)
 
 
 def accuracy_of_draw(
     run: Run,
-    fit: Callable[[Tensor, np.ndarray], nn.Module],
+    fit: Fit,
     *,
     labelling: str,
     num_labels: int,
@@ -95,15 +104,26 @@ def accuracy_of_draw(
     """
     whole = run.task.data
     pool, test = whole.validation.labelled.labels[labelling], whole.test.labelled.labels[labelling]
-    rows, classes = drawn_rows(
-        pool, num_labels=num_labels, draw=draw, seed=run.seed, twins=whole.validation.twins
-    )
-    target = run.task.target_input(whole.validation.pairs.target[rows])
-    model = fit(target, np.searchsorted(classes, pool.values[rows]))
-    asked = np.isin(test.values, classes)
-    shown = run.task.target_input(whole.test.pairs.target[asked])
-    predicted = predict_classes(model, shown.to(device_of(model)))
-    return float((classes[predicted] == test.values[asked]).mean())
+    rows, _ = drawn_rows(pool, num_labels=num_labels, draw=draw, seed=run.seed, twins=whole.validation.twins)
+    target = run.task.inputs(chosen(whole.validation.pairs.target, rows))
+    shown = run.task.inputs(whole.test.pairs.target)
+    return accuracy_of(fit, (target, pool.values[rows]), (shown, test.values))
+
+
+def accuracy_of(fit: Fit, pool: Part, test: Part) -> float:
+    """Share of ``test`` that what ``fit`` makes of ``pool`` gets right, of the classes that ``pool`` has.
+
+    Args:
+        fit: As of `accuracy_of_draw`.
+        pool: Inputs and classes to learn from.
+        test: Inputs and classes to be told.
+    """
+    (target, values), (shown, wanted) = pool, test
+    classes = np.unique(values)
+    model = fit(target, np.searchsorted(classes, values))
+    asked = np.isin(wanted, classes)
+    predicted = predict_classes(model, taken(shown, np.flatnonzero(asked)))
+    return float((classes[predicted] == wanted[asked]).mean())
 
 
 def accuracy_row(values: list[float], run: Run, *, labelling: str) -> dict[str, object]:
@@ -137,7 +157,7 @@ def drawn_rows(
 
 def fit_classifier(
     run: Run,
-    target: Float[Tensor, "num channels height width"],
+    target: Inputs,
     labels: Int[np.ndarray, " num"],
     *,
     draw: int,
@@ -175,8 +195,9 @@ def fit_classifier(
 
 
 @torch.no_grad()
-def predict_classes(model: nn.Module, target: Tensor) -> np.ndarray:
+def predict_classes(model: nn.Module, target: Inputs) -> np.ndarray:
     """Index of the best class of each input, (N,)."""
     model.eval()
-    scores = torch.cat([model(target[start : start + 256]) for start in range(0, len(target), 256)])
+    device, starts = device_of(model), range(0, len(target), 256)
+    scores = torch.cat([model(target[start : start + 256].to(device)) for start in starts])
     return scores.argmax(dim=1).cpu().numpy()

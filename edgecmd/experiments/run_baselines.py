@@ -9,7 +9,7 @@ from edgecmd.catalogue.baseline_rows import BASELINES
 from edgecmd.catalogue.data_sets import imported
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
-from edgecmd.core.processes import Workers
+from edgecmd.core.processes import mapped
 from edgecmd.core.progress import tracked
 from edgecmd.data.pairs import Targets
 from edgecmd.run import Run
@@ -172,12 +172,10 @@ def _scratch_table(run: Run) -> "Table":
 
 def _scratch_accuracies(run: Run, work: list[tuple[int, int]]) -> list[float]:
     """Accuracy for each (number of labels, draw), by as many processes as the federation may use."""
-    if run.federation.num_workers == 1 or run.remake is None:
-        jobs = [(lambda: run, *one) for one in work]
-        return [_scratch_accuracy(job) for job in tracked(jobs, "training from scratch")]
-    sent = [(run.remake, *one) for one in work]
-    with Workers(run.federation.num_workers) as pool:
-        return list(tracked(pool.map(_scratch_accuracy, sent), "training from scratch", num=len(sent)))
+    jobs = run.federation.num_workers if run.remake else 1
+    make = run.remake if jobs > 1 and run.remake else lambda: run
+    found = mapped(_scratch_accuracy, [(make, *one) for one in work], jobs=jobs)
+    return list(tracked(found, "training from scratch", num=len(work)))
 
 
 def _scratch_accuracy(job: tuple[Callable[[], Run], int, int]) -> float:

@@ -16,7 +16,6 @@ from edgecmd.catalogue.data_sets import ANYTHING, DRAWN, data_set
 from edgecmd.data.modalities.image import IMAGE
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import Targets
-from edgecmd.data.ready_features import Ready
 from edgecmd.experiments.compare.markdown import title_of
 from edgecmd.models.teachers import OWN, TEACHERS, default_teacher, teacher_name
 from edgecmd.settings import TeacherConfig
@@ -35,7 +34,7 @@ def teacher_text(task: Task, named: TeacherConfig) -> str:
         ready = task.ready[0]
         more = f"; rows of other ids left out: {ready.num_left_out}" if ready.num_left_out else ""
         return (
-            f"ready features of {Path(named.pair_features).name} ({_width(ready)} numbers{more});"
+            f"ready features of {Path(named.pair_features).name} ({ready.features.shape[1]} numbers{more});"
             " which teacher made them, and of whose labels, is not known here"
         )
     found = task.teacher
@@ -46,10 +45,6 @@ def teacher_text(task: Task, named: TeacherConfig) -> str:
         return f"{name}, ships with edgecmd ({digest}): trained on {info.trained_on}; labels: {info.labels}"
     what = f"file {Path(named.path).name}" if named.path else teacher_name(task.name, named.name)
     return f"{what} ({digest}): {_training(found.recipe)}"
-
-
-def _width(ready: Ready) -> int:
-    return int(ready.features.shape[1])
 
 
 def _training(recipe: Mapping[str, str]) -> str:

@@ -276,7 +276,8 @@ def loss_of(settings: DistillConfig) -> Loss:
     if is_own(settings.loss):
         return _own(settings.loss, _numbers(settings))
     row = choose("distill.loss", settings.loss, LOSSES)
-    return row(**{name: value for name, value in _numbers(settings).items() if name in _fields(row)})
+    known = {one.name for one in fields(row)}  # type: ignore[arg-type]
+    return row(**{name: value for name, value in _numbers(settings).items() if name in known})
 
 
 # A client makes its loss in every round; what was found sound once in this process is not tried again.
@@ -300,7 +301,3 @@ def _numbers(settings: DistillConfig) -> dict[str, Any]:
         for name, value in found.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
-
-
-def _fields(row: type[Loss]) -> set[str]:
-    return {one.name for one in fields(row)}  # type: ignore[arg-type]

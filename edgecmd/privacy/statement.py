@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgecmd.core.artefacts import may_leave_table, owner_only_table
+from edgecmd.core.statistics import finite
 from edgecmd.privacy.accounting import accountant_version
 from edgecmd.privacy.plan import SAMPLERS, PrivacyPlan
 
@@ -59,14 +60,14 @@ def privacy_table(
     private, protects = plan.private, plan.row.protects
     table: dict[str, Any] = {
         "private": private,
-        "epsilon": _finite(largest) if private else None,
+        "epsilon": finite(largest) if private else None,
         "delta": plan.delta,
         "unit": plan.unit,
         "relation": plan.relation,
         "mechanism": plan.mechanism,
         "statement": plan.statement,
         "budget": plan.epsilon,
-        "epsilon_by_client": {name: _finite(value) if private else None for name, value in spent.items()},
+        "epsilon_by_client": {name: finite(value) if private else None for name, value in spent.items()},
         "counted": ledger,
         "rounds": rounds_done,
         "releases_per_round": plan.steps_per_round,
@@ -99,7 +100,3 @@ def _by_round(plan: PrivacyPlan, rounds_done: int) -> list[list[int | float]]:
     marks = sorted({round(rounds_done * share / 20) for share in range(21)})
     found = [(mark, plan.epsilon_after(mark)) for mark in marks]
     return [[mark, value] for mark, value in found if math.isfinite(value)]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

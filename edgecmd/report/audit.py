@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from edgecmd.core.statistics import finite
 from edgecmd.core.text import counted
-from edgecmd.report.charts import epsilon_chart, finite, roc_chart
+from edgecmd.report.charts import epsilon_chart, roc_chart
 from edgecmd.report.numbers import NOTHING, Cell, Row, duration, plain
 from edgecmd.report.read import RunFiles, Table
 

@@ -3,7 +3,6 @@
 Shapes: C classes, N clients.
 """
 
-import math
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -12,6 +11,7 @@ from jaxtyping import Int
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from edgecmd.core.statistics import finite
 from edgecmd.report import scores
 from edgecmd.report.drawing import (
     AREAS,
@@ -258,14 +258,6 @@ def _stack(axes: Axes, counts: Counts, classes: Sequence[str]) -> None:
                 base + row, np.arange(num + 1) - 0.5, baseline=base, fill=True, color=colour, label=label
             )
         base = base + row
-
-
-def finite(value: object) -> float | None:
-    """A finite number; None for whatever else a file may hold."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    number = float(value)
-    return number if math.isfinite(number) else None
 
 
 def epsilon_chart(findings: Sequence[Table]) -> Drawing | None:

@@ -34,14 +34,6 @@ def share(value: float) -> str:
     return f"{value:.{1 - math.floor(math.log10(value))}f}"
 
 
-def data_size(num_bytes: float) -> str:
-    """Bytes with a decimal unit, such as ``18.0 MB``."""
-    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if num_bytes >= limit:
-            return f"{num_bytes / limit:.1f} {unit}"
-    return f"{num_bytes:.0f} bytes"
-
-
 def duration(seconds: float) -> str:
     """Seconds, from two minutes on with minutes, such as ``3 min 20 s``."""
     if seconds < 120:

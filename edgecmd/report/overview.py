@@ -2,8 +2,9 @@
 
 import math
 
+from edgecmd.core.text import size_of
 from edgecmd.report import scores
-from edgecmd.report.numbers import NOTHING, data_size, share
+from edgecmd.report.numbers import NOTHING, share
 from edgecmd.report.privacy import short_claim
 from edgecmd.report.read import RunFiles
 
@@ -116,7 +117,7 @@ def _distillation(run: RunFiles) -> list[Fact]:
     return [
         (f"{last.get('clients', '?')} {TIMES} {len(run.rounds)}", f"clients {TIMES} rounds"),
         (f"{last['loss']:.3f}", f"last loss{level}") if last.get("loss") is not None else _privacy(run),
-        (data_size(total), "sent both ways in all"),
+        (size_of(total), "sent both ways in all"),
     ]
 
 
@@ -141,7 +142,7 @@ def _export(run: RunFiles) -> list[Fact]:
         return [(NOTHING, "not exported")]
     model = (run.export.get("files") or {}).get("student.onnx")
     parity = run.export.get("parity") or {}
-    facts = [(data_size(float(model["bytes"])), "student.onnx")] if model else []
+    facts = [(size_of(float(model["bytes"])), "student.onnx")] if model else []
     if "min_cosine" in parity:
         facts.append((f"{parity['min_cosine']:.8f}", "smallest cosine to the trained student"))
     return facts or [("done", "bundle written")]

@@ -111,7 +111,6 @@ def _templates(run: RunFiles) -> Environment:
     templates.filters |= {
         "code": code,
         "share": numbers.share,
-        "data_size": numbers.data_size,
         "duration": numbers.duration,
         "plain": numbers.plain,
         "place": rank_in_words,

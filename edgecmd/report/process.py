@@ -4,10 +4,11 @@ import math
 from collections.abc import Iterator, Mapping
 
 from edgecmd.catalogue.data_sets import DATA_SETS
+from edgecmd.core.text import size_of
 from edgecmd.data.partition import PARTITIONS
 from edgecmd.report import scores
 from edgecmd.report.charts import loss_curve, partition_chart, validation_curve
-from edgecmd.report.numbers import NOTHING, Row, data_size, duration, plain, share
+from edgecmd.report.numbers import NOTHING, Row, duration, plain, share
 from edgecmd.report.read import RunFiles, Table
 
 MAX_REJECTED = 50
@@ -70,7 +71,7 @@ def costs(run: RunFiles) -> Table:
         (name, [duration(one), share(one / whole) if whole else NOTHING]) for name, one in run.stages.items()
     ]
     rounds: list[Row] = []
-    for key, write in (("bytes", data_size), ("seconds", duration)):
+    for key, write in (("bytes", size_of), ("seconds", duration)):
         values = sorted(float(event[key]) for event in run.rounds if event.get(key) is not None)
         if values:
             rounds.append((key, [write(values[len(values) // 2]), write(math.fsum(values))]))
@@ -95,7 +96,7 @@ def export(run: RunFiles) -> Table:
     """What goes to a device, and how far it is from the trained student."""
     files, parity = (run.export.get(key) or {} for key in ("files", "parity"))
     return {
-        "files": [(name, [data_size(float(one["bytes"]))]) for name, one in files.items()],
+        "files": [(name, [size_of(float(one["bytes"]))]) for name, one in files.items()],
         "parity": [(name, [plain(value)]) for name, value in parity.items()],
     }
 

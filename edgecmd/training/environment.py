@@ -2,6 +2,7 @@
 
 import platform
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -17,12 +18,16 @@ def environment() -> dict[str, object]:
         "machine": platform.machine(),
         "byteorder": sys.byteorder,
         "vector_units": torch.backends.cpu.get_cpu_capability(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": versions(PACKAGES),
     }
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Versions of packages; ``not installed`` where there is none."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -49,7 +49,13 @@ def require_dense(loss: Loss) -> None:
 
 
 def shared_views(
-    modality: str, target: Grid, maps: Grid, *, strength: float, generator: torch.Generator
+    modality: str,
+    target: Grid,
+    maps: Grid,
+    *,
+    strength: float,
+    generator: torch.Generator,
+    mode: str = "bilinear",
 ) -> tuple[Grid, Grid, Bool[Tensor, "batch _ _"]]:
     """The same motion for the target and for what is known of its places.
 
@@ -59,6 +65,7 @@ def shared_views(
         maps: Numbers at each place, (B, D, R, Q).
         strength: 0 leaves both as they are.
         generator: Source of randomness.
+        mode: How the map is read between its places.
 
     Returns:
         View of the target, the map moved alike, and which of its places lie inside the picture.
@@ -70,7 +77,7 @@ def shared_views(
     theta = draw_motion(len(target), motion, generator=generator).to(target)
     grid = functional.affine_grid(theta, [*maps.shape], align_corners=False)
     inside = (grid.abs() <= 1).all(dim=3)
-    return moved(target, theta, mode=motion.mode), moved(maps, theta), inside
+    return moved(target, theta, mode=motion.mode), moved(maps, theta, mode=mode), inside
 
 
 def choose_places(

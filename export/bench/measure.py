@@ -6,7 +6,6 @@ Shapes: N inputs.
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from edgecmd.core.errors import EdgecmdError
 from edgecmd.data.pairs import Targets
+from edgecmd.training.environment import versions
 from export.bench.engines import (
     AGAINST,
     OPENVINO,
@@ -307,9 +307,4 @@ def machine() -> dict[str, str]:
         flags = set(told.get("flags", told.get("Features", "")).split())
         kept = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "asimddp", "i8mm")
         found["flags"] = " ".join(name for name in kept if name in flags)
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return found | versions(PACKAGES)

@@ -7,7 +7,6 @@ import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from edgecmd.core.artefacts import write_artefact
 from edgecmd.core.errors import ExportError
 from edgecmd.core.files import sha256_file
+from edgecmd.training.environment import versions
 from export.device.assemble import program
 from export.device.infer import Prototypes
 from export.device.infer import Student as DeviceStudent
@@ -188,7 +188,7 @@ def report_record(folder: Path, contents: Contents) -> dict[str, Any]:
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
             for path in sorted(folder.iterdir())
         },
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": versions(PACKAGES),
     }
 
 
@@ -198,10 +198,3 @@ def _classes_by(contents: Contents) -> str:
     if "mask" in contents.spec.output_names:
         return MASKS
     return LINEAR if contents.prototypes is None else EXAMPLES
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

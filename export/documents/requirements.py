@@ -1,6 +1,5 @@
 """The oldest Python, numpy and ONNX Runtime that a bundle runs with; told in its files and checked there."""
 
-import json
 from collections.abc import Mapping
 
 import onnx
@@ -34,11 +33,6 @@ def requirements_text(requires: Mapping[str, str]) -> str:
         f"Python {requires['python']}, numpy {requires['numpy']} and ONNX Runtime {requires['onnxruntime']}"
         " or newer"
     )
-
-
-def requirements_property(opset: int) -> str:
-    """Value of `PROPERTY`."""
-    return json.dumps(requirements(opset), sort_keys=True)
 
 
 def lowest_ir_version(model: onnx.ModelProto) -> int:

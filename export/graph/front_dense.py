@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from edgecmd.data.modalities.depth import DEPTH_OFFSET_M, DEPTH_SCALE_M
 from edgecmd.models.students import INPUT_MULTIPLE
 from export.graph.front_depth import depth_metadata, nearest
+from export.graph.front_image import image_metadata, pictures_of
 from export.graph.spec import ExportSpec
 
 
@@ -82,17 +83,7 @@ def dense_tracing(spec: ExportSpec) -> tuple[Tensor, dict[int, Any]]:
 
 def dense_image_metadata(spec: ExportSpec) -> dict[str, object]:
     """What the graph does with the bytes."""
-    return {
-        "channel_order": {1: "L", 3: "RGB"}.get(spec.channels, ""),
-        "dtype": "uint8",
-        "input": "image",
-        "layout": "NHWC",
-        "offset": spec.offset,
-        "resize": "none",
-        "scale": spec.scale,
-        "size": "any",
-        "trained_size": spec.image_size,
-    }
+    return image_metadata(spec) | {"resize": "none", "trained_size": spec.image_size}
 
 
 def dense_depth_metadata(spec: ExportSpec) -> dict[str, object]:
@@ -109,11 +100,9 @@ def dense_variants(inputs: np.ndarray, spec: ExportSpec) -> dict[str, np.ndarray
 
 def dense_image_takes(report: Mapping[str, Any]) -> str:
     """What the card says of pictures at their own size, out of ``report.json``."""
-    grey = {1: "grey", 3: "RGB"}.get(report["channels"], f"{report['channels']}-channel")
     return (
-        f"{grey} 8-bit pictures of any size, as (batch, height, width, {report['channels']}), none of whose"
-        f" pixels it resizes (trained at {report['image_size']} x {report['image_size']}: objects must be as"
-        " large in pixels as they were there)"
+        f"{pictures_of(report)}, none of whose pixels it resizes (trained at {report['image_size']} x"
+        f" {report['image_size']}: objects must be as large in pixels as they were there)"
     )
 
 

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import io
+import json
 import logging
 import re
 import warnings
@@ -14,14 +15,13 @@ import torch
 from onnxscript import FLOAT
 from onnxscript import opset18 as opset
 
-from edgecmd.core.errors import ExportError
+from edgecmd.core.errors import ExportError, choose
 from edgecmd.core.text import printable
-from export.documents.requirements import OPSET, lowest_ir_version
+from export.documents.requirements import OPSET, PROPERTY, lowest_ir_version, requirements
 from export.graph.deployable import Behind, Deployable
 from export.graph.front_graph import SCALED, FrontGraph, FrontSettings, front_graph, put_before
 from export.graph.frontends import FRONT_ENDS
-from export.graph.metadata import metadata
-from export.graph.spec import ExportSpec
+from export.graph.spec import FORMAT_VERSION, ExportSpec
 
 # What the exporter colours its texts with.
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -61,6 +61,27 @@ def to_onnx(deployable: Deployable) -> bytes:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"The exporter wrote an invalid file: {error}") from error
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def metadata(spec: ExportSpec) -> dict[str, str]:
+    """Properties of the exported file, which a device reads; keys in sorted order.
+
+    ``edgecmd.preprocess`` says what the graph does with the input: a device has nothing to do.
+    """
+    preprocess = choose("front_end", spec.front_end, FRONT_ENDS).metadata(spec)
+    return {
+        "edgecmd.architecture": spec.architecture,
+        "edgecmd.channels": str(spec.channels),
+        "edgecmd.classes": json.dumps([] if spec.head is None else list(spec.head.names)),
+        "edgecmd.embedding_dim": str(spec.embedding_dim),
+        "edgecmd.format": FORMAT_VERSION,
+        "edgecmd.front_end": spec.front_end,
+        "edgecmd.image_size": str(spec.image_size),
+        "edgecmd.license": spec.license,
+        "edgecmd.preprocess": json.dumps(preprocess, sort_keys=True),
+        "edgecmd.profile": "fp32",
+        PROPERTY: json.dumps(requirements(OPSET), sort_keys=True),
+    }
 
 
 def refuse_training(module: torch.nn.Module) -> None:

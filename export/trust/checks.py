@@ -15,6 +15,7 @@ from export.trust.errors import AGAIN, TrustError, content_of
 from export.trust.gate import GateLimits, gate_file
 from export.trust.golden import Golden, compare, read_golden, refuse_other_prototypes
 from export.trust.listing import (
+    CACHE,
     DEMO,
     GOLDEN,
     MODEL,
@@ -24,7 +25,6 @@ from export.trust.listing import (
     SUMS,
     check_sums,
     copy_bundle,
-    has_cache,
     models_of,
 )
 from export.trust.sandbox import SandboxLimits, flat_inputs, large_inputs, run_model
@@ -206,13 +206,13 @@ def _signature(work: _Work, title: str) -> Check:
 
 def _program(work: _Work, title: str) -> Check:
     """Code is either this edgecmd's own, or signed, or accepted by the user's word."""
-    same = (work.copy / PROGRAM).read_bytes() == own_program()
+    same = (work.copy / PROGRAM).read_bytes() == program().encode()
     if not same and work.pub is None and not work.any_program:
         raise TrustError(
             f"{PROGRAM} is not the program of this edgecmd; it is code that you would run. Verify the"
             f" signature with --pub KEY, or read it and say --any-program. {AGAIN}"
         )
-    if has_cache(work.folder):
+    if (work.folder / CACHE).is_dir():
         return Check(
             name=title,
             state=WARNING,
@@ -223,11 +223,6 @@ def _program(work: _Work, title: str) -> Check:
         return Check(name=title, state=WARNING, detail=f"{DEMO} is code that was not checked: not signed")
     detail = "is that of this edgecmd" if same else "differs from that of this edgecmd, and was accepted"
     return Check(name=title, state=OK if same or work.pub else WARNING, detail=f"{PROGRAM} {detail}")
-
-
-def own_program() -> bytes:
-    """The ``infer.py`` that this edgecmd writes into a bundle."""
-    return program().encode()
 
 
 def _structure(work: _Work, name: str, title: str) -> Check:

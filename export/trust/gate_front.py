@@ -1,7 +1,6 @@
 """Is the front end of a file the one that this edgecmd writes? It alone may compute sizes from sizes."""
 
 import json
-from collections.abc import Sequence
 
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
@@ -34,7 +33,7 @@ def refuse_other_front(model: ModelProto) -> FrontGraph | None:
     front = _expected(model)
     expected = {node.name: node for node in (*front.before, *front.after)}
     for node in found:
-        if node.name not in expected or not _same(node, expected[node.name]):
+        if node.name not in expected or _content(node) != _content(expected[node.name]):
             raise GateError(
                 f"Front end: node {node.name[:80]!r}, a {node.op_type[:80]!r}, is not one that this edgecmd"
                 f" writes for {front.input.name!r} with these properties. {ANOTHER}"
@@ -74,12 +73,8 @@ def _expected(model: ModelProto) -> FrontGraph:
     return front_graph(name, settings, mask=any(one.name == "mask" for one in model.graph.output))
 
 
-def _same(one: NodeProto, other: NodeProto) -> bool:
-    """Whether two nodes do the same with the same names; attributes in any order."""
-    return _content(one) == _content(other)
-
-
 def _content(node: NodeProto) -> tuple[object, ...]:
+    """What a node does, and with which names; attributes in any order."""
     attributes = {entry.name: (entry.type, helper.get_attribute_value(entry)) for entry in node.attribute}
     return node.op_type, node.domain, node.name, [*node.input], [*node.output], attributes
 
@@ -119,7 +114,7 @@ def _refuse_tapped(model: ModelProto, front: FrontGraph) -> None:
     """The rest sees `SCALED` and nothing else of the front end, and makes no value of its own there."""
     inside = {name for node in [*front.before, *front.after] for name in (*node.input, *node.output) if name}
     inside -= {SCALED, WHOLE}
-    for node in _others(model):
+    for node in (one for one in model.graph.node if not one.name.startswith(PREFIX)):
         taken = [name for name in node.input if name in inside or name.startswith(PREFIX)]
         made = [name for name in node.output if name.startswith(PREFIX)]
         if taken or made:
@@ -127,7 +122,3 @@ def _refuse_tapped(model: ModelProto, front: FrontGraph) -> None:
                 f"Node {node.name[:80]!r} takes or makes {[*taken, *made][0][:80]!r}, which belongs to the"
                 f" front end; allowed is {SCALED!r} alone."
             )
-
-
-def _others(model: ModelProto) -> Sequence[NodeProto]:
-    return [node for node in model.graph.node if not node.name.startswith(PREFIX)]

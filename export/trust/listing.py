@@ -133,11 +133,6 @@ def _refuse_special(path: Path) -> None:
     raise TrustError(f"{path.name!r} in the bundle is {kind}; allowed are plain files. {AGAIN}")
 
 
-def has_cache(folder: Path) -> bool:
-    """Whether Python has left compiled code in a bundle."""
-    return (folder / CACHE).is_dir()
-
-
 def _is_cache(path: Path) -> bool:
     """Whether it is a folder that holds plain compiled files of infer.py alone, or nothing."""
     try:

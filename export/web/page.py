@@ -8,8 +8,9 @@ import gzip
 import hashlib
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from string import Template
 
@@ -94,7 +95,7 @@ def build_web(
     if gallery is not None:
         parts |= _gallery_parts(gallery, info)
     try:
-        return write(out, parts, info=info, gallery=gallery, title=title)
+        return write(out, parts, partial(_fill, info, gallery=gallery, title=title))
     except OSError as error:
         raise explain(error, doing=f"{out} cannot be written") from error
 
@@ -156,25 +157,17 @@ def _gallery_parts(gallery: Gallery, info: dict[str, object]) -> dict[str, bytes
     if gallery.examples is not None and len(gallery.examples) and info["channels"] == 1:
         info["examples"] = {"names": list(gallery.example_names), "size": gallery.examples.shape[1]}
         parts[EXAMPLES] = gallery.examples.tobytes()
+    if gallery.notice:
+        parts[NOTICE] = gallery.notice.encode()
     return parts
 
 
-def _write_single(
-    out: Path,
-    parts: Mapping[str, bytes],
-    *,
-    info: Mapping[str, object],
-    gallery: Gallery | None,
-    title: str,
-) -> WebReport:
+def _write_single(out: Path, parts: Mapping[str, bytes], fill: Callable[..., str]) -> WebReport:
     if out.is_dir():
         raise ExportError(f"{out} is a folder. Name the .html file, or use the mode 'folder'.")
     script, style = _script(), (ROOM / STYLE).read_text(encoding="utf-8")
-    packed = {name: _pack(data) for name, data in parts.items()}
-    page = _fill(
-        info,
-        gallery=gallery,
-        title=title,
+    packed = {name: _pack(data) for name, data in parts.items() if name != NOTICE}
+    page = fill(
         mode="single",
         # A blob: the runtime is a module, and a module is loaded by its address.
         policy=POLICY.format(
@@ -197,19 +190,9 @@ def _write_single(
     )
 
 
-def _write_folder(
-    out: Path,
-    parts: Mapping[str, bytes],
-    *,
-    info: Mapping[str, object],
-    gallery: Gallery | None,
-    title: str,
-) -> WebReport:
+def _write_folder(out: Path, parts: Mapping[str, bytes], fill: Callable[..., str]) -> WebReport:
     _refuse_foreign(out)
-    page = _fill(
-        info,
-        gallery=gallery,
-        title=title,
+    page = fill(
         mode="folder",
         policy=POLICY.format(script="'self'", style="'self'", connect="'self'"),
         style=f'<link rel="stylesheet" href="{STYLE}">',
@@ -218,8 +201,6 @@ def _write_folder(
     )
     files = {**parts, SCRIPT: _script().encode(), STYLE: (ROOM / STYLE).read_bytes()}
     files[LICENSE] = LICENSE_TEXT.encode()
-    if gallery is not None and gallery.notice:
-        files[NOTICE] = gallery.notice.encode()
     # The page comes last, so that whoever opens it finds all of its parts.
     for name, data in {**files, INDEX: page.encode()}.items():
         write_artefact(out, name, data, may_leave=True, place="page")

@@ -60,6 +60,7 @@ def test_numbers_agree_with_their_nouns() -> None:
 def test_sizes_as_a_person_says_them() -> None:
     sizes = (1, 999, 1000, 1_400_000, 2.5e9, 3e13)
     assert [size_of(one) for one in sizes] == ["1 byte", "999 bytes", "1.0 kB", "1.4 MB", "2.5 GB", "30.0 TB"]
+    assert [size_of(one) for one in (17, 5210, 16.5e6)] == ["17 bytes", "5.2 kB", "16.5 MB"]
 
 
 def test_a_name_in_markdown_means_nothing_but_itself() -> None:

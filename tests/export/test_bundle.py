@@ -301,16 +301,18 @@ def test_prototypes_are_a_head_and_a_file(make, older, arguments, monkeypatch):
 
 def test_an_older_bundle_comes_back_when_the_new_one_cannot_be_placed(make, older, arguments, monkeypatch):
     monkeypatch.setattr(bundle_module, "to_onnx", lambda _: snapshot(older)["student.onnx"])
-    before, rename = snapshot(older.parent), Path.rename
+    before, replace, failed = snapshot(older.parent), Path.replace, []
 
     def fail_on_the_new(path, target):
-        if path.name == "bundle":
+        if target == older and not failed:
+            failed.append(path)
             raise PermissionError(13, "Permission denied")
-        return rename(path, target)
+        return replace(path, target)
 
-    monkeypatch.setattr(Path, "rename", fail_on_the_new)
+    monkeypatch.setattr(Path, "replace", fail_on_the_new)
     with pytest.raises(MachineError, match="cannot be written: this user has no permission"):
         export_bundle(make.student("ws-50k"), older, **arguments)
+    assert failed
     assert snapshot(older.parent) == before
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 from edgecmd.data.user_files.images import squeeze
 from export.device.infer import Student as DeviceStudent
 from export.graph.deployable import Deployable
-from export.graph.frontends import FRONT_ENDS, ImageFrontEnd, at_size
+from export.graph.front_image import ImageFrontEnd, at_size
+from export.graph.frontends import FRONT_ENDS
 from export.graph.to_onnx import to_onnx
 
 SIDE = 32

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from edgecmd.core.errors import ExportError
-from export.graph.metadata import metadata
 from export.graph.spec import LinearHead
+from export.graph.to_onnx import metadata
 
 
 def test_metadata_says_everything_a_device_needs(make):

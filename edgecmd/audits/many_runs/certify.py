@@ -81,7 +81,7 @@ def certify(
     for name, line in candidates.items():
         seen_in, seen_out = with_NP[quarter:half] @ line, without_NP[quarter:half] @ line
         threshold, found = _threshold(seen_in, seen_out, delta=delta, confidence=confidence)
-        choices.append((found, _area(seen_in, seen_out), name, threshold))
+        choices.append((found, roc.auc(*_together(seen_in, seen_out)), name, threshold))
     _, _, direction, threshold = max(choices)
     score_in, score_out = with_NP[half:] @ candidates[direction], without_NP[half:] @ candidates[direction]
     return _certified(score_in, score_out, threshold, direction=direction, delta=delta, confidence=confidence)
@@ -143,10 +143,6 @@ def _threshold(
     )
     best = np.flatnonzero(found == found.max())
     return float(middles[best[len(best) // 2]]), float(found.max())
-
-
-def _area(score_in: np.ndarray, score_out: np.ndarray) -> float:
-    return roc.auc(*_together(score_in, score_out))
 
 
 def _together(score_in: np.ndarray, score_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,9 +7,7 @@ interruption changes a result. Arms are a user's own plan, or the headline compa
 Shapes: N runs of each kind, P parameters.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -25,7 +23,7 @@ from edgecmd.audits.many_runs.worst_case import make_worst_case
 from edgecmd.audits.target import Target
 from edgecmd.core.errors import DataError, PrivacyError
 from edgecmd.core.files import read_json, write_bytes_atomically, write_json
-from edgecmd.core.processes import Workers
+from edgecmd.core.processes import mapped
 from edgecmd.core.progress import Tick, silent, ticker
 from edgecmd.data.user_files.decode import DecodeError, npy_array
 from edgecmd.data.user_files.reading import most_array_bytes
@@ -69,10 +67,9 @@ def run_arms(
     missing = [job for job in jobs if not job[2].exists()]
     done = len(jobs) - len(missing)
     tick(done, len(jobs))
-    with _workers(min(num_jobs, len(missing))) as finished:
-        for num in finished(missing):
-            done += num
-            tick(done, len(jobs))
+    # A chunk is a file or none, so that the workers can be ended at any time.
+    for finished, _ in enumerate(mapped(_chunk, missing, jobs=num_jobs), start=done + 1):
+        tick(finished, len(jobs))
 
 
 def measure(arms: Sequence[Arm], *, num_runs: int, folder: Path, num_jobs: int = 1) -> list[Finding]:
@@ -146,7 +143,7 @@ def _finding(arm: Arm, found: Certified, *, claimed: float | None, num_runs: int
     )
 
 
-def _chunk(job: Job) -> int:
+def _chunk(job: Job) -> None:
     """Make one chunk and write it: float32 (CHUNK, 2, P), without the canary before with it."""
     arm, first, path = job
     case = make_worst_case(seed=arm.seed, num_pairs=arm.num_pairs)
@@ -157,18 +154,6 @@ def _chunk(job: Job) -> int:
     buffer = BytesIO()
     np.save(buffer, np.array(runs, dtype=np.float32))
     write_bytes_atomically(path, buffer.getvalue())
-    return 1
-
-
-@contextmanager
-def _workers(num: int) -> Iterator[Callable[[Sequence[Job]], Iterator[int]]]:
-    """A function that makes chunks and yields 1 after each, in this process or in ``num`` others."""
-    if num <= 1:
-        yield lambda jobs: (_chunk(job) for job in jobs)
-        return
-    # A chunk is a file or none, so that the workers can be ended at any time.
-    with Workers(num) as pool:
-        yield lambda jobs: (one.result() for one in as_completed([pool.submit(_chunk, job) for job in jobs]))
 
 
 def _claim_folder(arm: Arm, folder: Path) -> None:

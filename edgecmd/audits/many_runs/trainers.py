@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,10 @@ from edgecmd.privacy.mechanisms import has_unit_form
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.private_step import distil_privately
 from edgecmd.privacy.step.randomness import DeterministicSource
+from edgecmd.privacy.step.units import unit_loss
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place
+from edgecmd.training.optimise import optimise
 
 # Of a clipped sum, over all steps together: 32 pairs of norm 1 move the weights by less than 0.1.
 TOTAL_RATE = 1.6e-3
@@ -130,9 +133,8 @@ def _edgecmd(arm: Arm, case: WorstCase, student: nn.Module, data: LocalData, cli
         distil_privately(
             student,
             data,
-            case.anchors,
             config,
-            loss=loss_of(config),
+            loss=unit_loss(loss_of(config), case.anchors),
             plan=plan,
             # A schedule of one step has no warm-up, so that all steps weigh the same.
             place=Place(seed=arm.seed, round_index=index, client=client, first_step=0, total_steps=1),
@@ -164,22 +166,14 @@ def _opacus(arm: Arm, case: WorstCase, student: nn.Module, data: LocalData, clie
             noise_generator=noise,
         )
         loss = loss_of(replace(arm.distill, loss=arm.loss))
-        for image, teacher in _endless(loader, arm.num_steps):
-            optimizer.zero_grad()
+        batches = chain.from_iterable(repeat(loader))
+
+        def gradient(_: int) -> None:
+            image, teacher = next(batches)
             torch.autograd.backward(loss(hooked(image), teacher, case.anchors).sum())
-            optimizer.step()
+
+        optimise(optimizer, arm.num_steps, gradient=gradient)
     return engine
-
-
-def _endless(loader: "DataLoader[tuple[Tensor, ...]]", num: int) -> Iterator[tuple[Tensor, ...]]:
-    """``num`` batches, over as many epochs as they take."""
-    done = 0
-    while done < num:
-        for batch in loader:
-            yield batch
-            done += 1
-            if done == num:
-                return
 
 
 @contextmanager

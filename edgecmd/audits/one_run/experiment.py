@@ -116,15 +116,15 @@ def audit_one_run(target: Target, effort: Effort) -> list[Finding]:
     ]
 
 
-def audit_in_time(target: Target, *, budget_s: float = LADDER_BUDGET_S) -> list[Finding]:
-    """The level with as many rounds as fit into about ``budget_s`` seconds; the findings say how many."""
+def audit_in_time(target: Target) -> list[Finding]:
+    """The level with as many rounds as fit into `LADDER_BUDGET_S` or so; the findings say how many."""
     if target.plan is not None and target.plan.unit == "client":
         return [not_audited(target)]
     every = rounds_of(target, Effort())
     started = time.monotonic()
     first = audit_one_run(target, Effort(num_rounds=1))
     each = time.monotonic() - started
-    fitting = min(every, int((budget_s - each) / each))
+    fitting = min(every, int((LADDER_BUDGET_S - each) / each))
     if fitting <= 1:
         return first
     with ticker("audit one-run") as tick:

@@ -155,7 +155,7 @@ def inversion_finding(
             " are harder to invert. A stronger attacker may exist: this bounds nothing."
         ),
         quantity="PSNR (dB)",
-        measured=_mean(table, "private" if private else "plain"),
+        measured=_parts(table, "private" if private else "plain").mean,
         confidence=0.95,
         counts={
             "drawings": len(trial.truth),
@@ -186,10 +186,6 @@ def _interval(table: Mapping[str, object], name: str) -> str:
     if value.low is not None and value.high is not None:
         told = f" ± {(value.high - value.low) / 2:.1f}"
     return f"PSNR {value.mean:.1f}{told} dB, SSIM {likeness.mean:.2f}"
-
-
-def _mean(table: Mapping[str, object], name: str) -> float:
-    return _parts(table, name).mean
 
 
 def _parts(table: Mapping[str, object], name: str, key: str = "psnr") -> Interval:

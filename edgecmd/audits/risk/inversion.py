@@ -10,7 +10,7 @@ Shapes: N drawings, B pairs of a step, C channels, H height, W width, D embeddin
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from edgecmd.audits.risk.similarity import psnr, ssim
 from edgecmd.core.errors import ConfigError
-from edgecmd.core.processes import Workers
+from edgecmd.core.processes import mapped
 from edgecmd.core.progress import Tick
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.core.statistics import mean_interval
@@ -35,6 +35,7 @@ from edgecmd.privacy.step.units import StepSettings, make_units, unit_loss
 from edgecmd.run import Run
 from edgecmd.settings import DistillConfig, PrivacyConfig
 from edgecmd.training.distill import LocalData
+from edgecmd.training.optimise import optimise
 
 Update = tuple[Tensor, ...]
 Drawings = Float[np.ndarray, "_ channels height width"]
@@ -173,18 +174,26 @@ def _search(
     feature = torch.randn(num, known.anchors.shape[1], generator=coins).to(device).requires_grad_()
     optimizer = torch.optim.Adam([{"params": [image]}, {"params": [feature]}])
     value = math.inf
-    for step in range(recipe.num_steps):
+
+    def schedule(step: int) -> None:
         share = (1.0 + math.cos(math.pi * step / recipe.num_steps)) / 2.0 + 0.01
         optimizer.param_groups[0]["lr"] = recipe.learning_rate * span * share
         optimizer.param_groups[1]["lr"] = recipe.feature_learning_rate * share
+
+    def gradient(_: int) -> float:
         matched = 1.0 - _cosine(_gradient(known, image, unit(feature), create_graph=True), update)
         objective = matched + recipe.tv_weight * _total_variation(image) / span
         image.grad, feature.grad = torch.autograd.grad(objective, (image, feature))
         image.grad.sign_()
-        optimizer.step()
-        with torch.no_grad():
-            image.clamp_(known.low, known.high)
-        value = float(objective.detach())
+        return float(objective.detach())
+
+    @torch.no_grad()
+    def stepped(_: int, loss: float) -> None:
+        nonlocal value
+        image.clamp_(known.low, known.high)
+        value = loss
+
+    optimise(optimizer, recipe.num_steps, gradient=gradient, schedule=schedule, progress=stepped)
     return value, image.detach()
 
 
@@ -323,7 +332,7 @@ def run_trial(
         for start in range(0, len(data), batch_size)
     ]
     found = []
-    for one in _inverted(work, jobs=jobs):
+    for one in mapped(_invert, work, jobs=jobs):
         found.append(one)
         tick(len(found), len(work))
     half = len(work) // 2
@@ -383,14 +392,6 @@ def _invert(work: _Work) -> np.ndarray:
     num, size = len(work.data), list(work.data.target.shape[1:])
     found = invert(work.known, update, num=num, size=size, recipe=work.recipe, index=work.index)
     return np.asarray(found.numpy())
-
-
-def _inverted(work: list[_Work], *, jobs: int) -> Iterator[np.ndarray]:
-    if jobs <= 1:
-        yield from map(_invert, work)
-        return
-    with Workers(min(jobs, len(work))) as processes:
-        yield from processes.map(_invert, work)
 
 
 def matched(found: Drawings, truth: Drawings, *, batch_size: int) -> Drawings:

@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 
 from edgecmd.audits.risk.roc import auc, checked, roc_points, tpr_at_fpr
 from edgecmd.core.errors import DataError
+from edgecmd.core.statistics import CONFIDENCE
 
 FPRS = (0.001, 0.01)
 RMIA_A = 0.3
@@ -259,7 +260,6 @@ def grouped_interval(
     member: Bool[np.ndarray, " num"],
     *,
     group: Int[np.ndarray, " num"],
-    confidence: float = 0.95,
 ) -> tuple[float, float]:
     """Interval of the area where pairs of one group depend on each other.
 
@@ -270,10 +270,9 @@ def grouped_interval(
         scores: Higher for members, (N,).
         member: Which pairs are members, (N,).
         group: Group of each pair, (N,).
-        confidence: Coverage, approximately.
 
     Returns:
-        Lower and upper end, within [0, 1].
+        Lower and upper end, within [0, 1], which cover about as often as `CONFIDENCE` says.
 
     Raises:
         DataError: As `edgecmd.audits.risk.roc.auc`, or members or others come from fewer than two groups.
@@ -293,7 +292,7 @@ def grouped_interval(
     crossed = parts[0][1] & parts[1][1]
     if crossed.any():
         variance += 2.0 * float((parts[0][0] * parts[1][0]).sum()) * both.sum() / (both.sum() - 1)
-    half = float(ndtri((1.0 + confidence) / 2.0)) * math.sqrt(max(0.0, float(variance)))
+    half = float(ndtri((1.0 + CONFIDENCE) / 2.0)) * math.sqrt(max(0.0, float(variance)))
     return max(0.0, area - half), min(1.0, area + half)
 
 

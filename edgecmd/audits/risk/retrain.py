@@ -5,7 +5,7 @@ One process, no Flower: clients, local steps, schedule, privacy and averaging ar
 """
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 
 from edgecmd.audits.replayed_federation import Replay
 from edgecmd.catalogue.strategy_rows import STRATEGIES
@@ -57,17 +57,11 @@ def retrain(run: Run, keep: Bool[np.ndarray, " num"], *, tick: Tick) -> Student:
     """
     check_retrain(run)
     student = run.new_student()
-    replay = Replay(
-        run=run,
-        student=student,
-        holdings=[_holding(run, rows[keep[rows]]) for rows in run.parts],
-    )
+    parts = [run.task.local_data(rows[keep[rows]]) for rows in run.parts]
+    holdings = [Holding(data=data, anchors=run.anchors) for data in parts]
+    replay = Replay(run=run, student=student, holdings=holdings)
     rounds = run.federation.num_rounds
     for index in range(1, rounds + 1):
         replay.round(index)
         tick(index, rounds)
     return load_arrays(student, replay.arrays).eval()
-
-
-def _holding(run: Run, rows: Int[np.ndarray, " num"]) -> Holding:
-    return Holding(data=run.task.local_data(rows), anchors=run.anchors)

@@ -8,8 +8,7 @@ Shapes: N pairs, S shadow students, G groups.
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator
-from concurrent.futures import as_completed
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from edgecmd.core.array_files import chosen
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.kept import Kept
-from edgecmd.core.processes import Workers
+from edgecmd.core.processes import mapped
 from edgecmd.core.progress import Tick
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.user_files.decode import DecodeError, npy_array
@@ -87,7 +86,8 @@ def train_shadow(run: Run, pool: Pool, recipe: ShadowRecipe, *, index: int) -> S
     device = run.device
     target = run.task.inputs(chosen(pool.target, rows))
     data = LocalData(target=target, teacher=torch.from_numpy(pool.teacher[rows]).to(device))
-    student = first_student(run, pool, recipe, index=index)
+    # The run's public warm start, random where its file is not there.
+    student = warm_start_of(run) or random_student(run, pool, seed=recipe.seed, index=index)
     distill = shadow_settings(run.distill, recipe)
     distil(
         student,
@@ -102,11 +102,6 @@ def train_shadow(run: Run, pool: Pool, recipe: ShadowRecipe, *, index: int) -> S
         optimizer=make_optimizer(student, distill),
     )
     return student.eval()
-
-
-def first_student(run: Run, pool: Pool, recipe: ShadowRecipe, *, index: int) -> Student:
-    """First weights of a shadow student: the run's public warm start, random where its file is not there."""
-    return warm_start_of(run) or random_student(run, pool, seed=recipe.seed, index=index)
 
 
 def warm_start_of(run: Run) -> Student | None:
@@ -165,10 +160,10 @@ def shadow_scores(
     paths = [kept / f"{index:04d}.npy" for index in range(recipe.num_shadows)]
     todo = [index for index, path in enumerate(paths) if read_scores(path, num=len(pool)) is None]
     tick(recipe.num_shadows - len(todo), recipe.num_shadows)
-    jobs = min(jobs, len(todo))
+    jobs = jobs if run.remake and len(todo) > 1 else 1
     make = run.remake if jobs > 1 and run.remake else lambda: run
     work: list[Work] = [(make, protocol, recipe, index, paths[index]) for index in todo]
-    for done, _ in enumerate(_worked(work, jobs=jobs), start=recipe.num_shadows - len(todo) + 1):
+    for done, _ in enumerate(mapped(_shadow_job, work, jobs=jobs), start=recipe.num_shadows - len(todo) + 1):
         tick(done, recipe.num_shadows)
     scores = [read_scores(path, num=len(pool)) for path in paths]
     return Shadows(
@@ -179,18 +174,9 @@ def shadow_scores(
 Work = tuple[Callable[[], Run], str, ShadowRecipe, int, Path]
 
 
-def _worked(work: list[Work], *, jobs: int) -> Iterator[int]:
-    """Do it, and give the index of each student as it is done."""
-    if jobs <= 1 or len(work) < 2:
-        yield from (shadow_job(*one) for one in work)
-        return
-    with Workers(min(jobs, len(work))) as processes:
-        futures = [processes.submit(shadow_job, *one) for one in work]
-        yield from (one.result() for one in as_completed(futures))
-
-
-def shadow_job(make: Callable[[], Run], protocol: str, recipe: ShadowRecipe, index: int, path: Path) -> int:
-    """Train one shadow student, in whatever process, and write its scores to ``path``; its index."""
+def _shadow_job(work: Work) -> None:
+    """Train one shadow student, in whatever process, and write its scores."""
+    make, protocol, recipe, index, path = work
     torch.set_num_threads(1)
     run = make()
     pool = pool_of(run, protocol)
@@ -198,7 +184,6 @@ def shadow_job(make: Callable[[], Run], protocol: str, recipe: ShadowRecipe, ind
     buffer = io.BytesIO()
     np.save(buffer, pair_scores(embedder(student, run.task), pool))
     write_bytes_atomically(path, buffer.getvalue())
-    return index
 
 
 # The students of a process are scored on one pool.

@@ -19,6 +19,7 @@ from edgecmd.audits.privacy_claim import Claim, read_claim, settings_finding
 from edgecmd.audits.target import Target
 from edgecmd.core.errors import DataError, PrivacyError
 from edgecmd.core.events import read_events
+from edgecmd.core.statistics import finite
 from edgecmd.privacy.accounting import Spending, total_epsilon
 from edgecmd.privacy.ledger import Book, Ledger, Line, describe
 from edgecmd.privacy.plan import PrivacyPlan
@@ -284,9 +285,9 @@ def epsilon_finding(books: Books) -> Finding:
         counts={"ledgers": len(books.ledgers), "rounds": len(books.answers)},
         seconds=time.monotonic() - started,
         details={
-            f"by_ledgers_{accountant}": _finite(max(found.values(), default=None)),
-            f"by_ledgers_{second_name}": _finite(second),
-            f"by_events_{accountant}": _finite(from_events),
+            f"by_ledgers_{accountant}": finite(max(found.values(), default=None)),
+            f"by_ledgers_{second_name}": finite(second),
+            f"by_events_{accountant}": finite(from_events),
             "budget": books.plan.epsilon,
             "delta": delta,
         },
@@ -315,7 +316,7 @@ def second_opinion(
             found = total_epsilon(spendings, delta=delta, accountant=accountant)
     except (ValueError, RuntimeError, ArithmeticError):
         return None
-    return found if math.isfinite(found) else None
+    return finite(found)
 
 
 def _epsilon_verdict(
@@ -357,7 +358,3 @@ def _floor(value: float) -> float:
 def _below(claimed: float | None, found: float) -> bool:
     """Whether one client's claim is too small; a client that was left out of the claim counts as zero."""
     return (0.0 if claimed is None else claimed) < _floor(found)
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

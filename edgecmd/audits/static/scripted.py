@@ -23,7 +23,7 @@ from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.gradients import Sum
 from edgecmd.privacy.step.randomness import DeterministicSource, Source
-from edgecmd.privacy.step.units import UnitLoss
+from edgecmd.privacy.step.units import UnitLoss, unit_loss
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place
 
@@ -40,15 +40,12 @@ PLACE = Place(seed=0, round_index=1, client=0, first_step=0, total_steps=1)
 def settings_work(config: DistillConfig, anchors: Anchors) -> Work:
     """The work of a run's settings: `private_step.distil_privately`, without augmentation."""
     still = replace(config, augment=0.0, proximal_mu=0.0)
-
-    return partial(
-        private_step.distil_privately, anchors=anchors, config=still, loss=loss_of(config), place=PLACE
-    )
+    return loss_work(unit_loss(loss_of(config), anchors), still)
 
 
-def loss_work(loss: UnitLoss) -> Work:
-    """The same steps for a loss of one unit that no settings name."""
-    return partial(private_step.private_steps, loss=loss, config=DistillConfig(augment=0.0), place=PLACE)
+def loss_work(loss: UnitLoss, config: DistillConfig = DistillConfig(augment=0.0)) -> Work:  # noqa: B008 - frozen
+    """The same steps for a loss of one unit, which no settings need to name."""
+    return partial(private_step.distil_privately, loss=loss, config=config, place=PLACE)
 
 
 def bare_plan(

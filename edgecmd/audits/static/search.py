@@ -11,7 +11,7 @@ Shapes: N pairs, C channels, H height, W width, D embedding dimension.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import cycle, islice
+from itertools import cycle
 
 import numpy as np
 import torch
@@ -224,7 +224,6 @@ def search_sensitivity(
     num_tries: int,
     generator: torch.Generator,
     climb_length: int = 20,
-    num_climbers: int = 1,
     stop_above: int | float = math.inf,
 ) -> Found:
     """Look for neighbours whose sums lie as far apart as possible: random-restart hill climbing.
@@ -238,7 +237,6 @@ def search_sensitivity(
         num_tries: Neighbours to compare, the starts of climbs included.
         generator: Source of the search's randomness.
         climb_length: Tries of a climb; 1 tries new pairs only.
-        num_climbers: Climbs that go on side by side, for a query that is faster for many samples.
         stop_above: Stop once the distance is above this.
 
     Returns:
@@ -252,48 +250,40 @@ def search_sensitivity(
     best = Found(by_kind=dict.fromkeys(makers, 0.0))
     while best.num_tries < num_tries and best.largest <= stop_above:
         left = num_tries - best.num_tries
-        starts = [makers[kind](generator) for kind in islice(kinds, min(num_climbers, left))]
-        climbers = _measured(query, starts)
-        best = _better(best, climbers)
-        for _ in range(min(climb_length, left // len(starts)) - 1):
+        climber = _measured(query, makers[next(kinds)](generator))
+        best = _better(best, climber)
+        for _ in range(min(climb_length, left) - 1):
             if best.largest > stop_above:
                 break
-            climbers = _climbed(query, climbers, generator)
-            best = _better(best, climbers)
+            climber = _climbed(query, climber, generator)
+            best = _better(best, climber)
     return best
 
 
-def _better(best: Found, climbers: Sequence[_Climber]) -> Found:
-    """What is known after each climber made one more try."""
+def _better(best: Found, climber: _Climber) -> Found:
+    """What is known after one more try."""
     by_kind = dict(best.by_kind)
-    for climber in climbers:
-        by_kind[climber.at.kind] = max(by_kind[climber.at.kind], climber.height)
-    best = replace(best, by_kind=by_kind, num_tries=best.num_tries + len(climbers))
-    top = max(climbers, key=lambda climber: climber.height)
-    if top.height <= best.largest:
+    by_kind[climber.at.kind] = max(by_kind[climber.at.kind], climber.height)
+    best = replace(best, by_kind=by_kind, num_tries=best.num_tries + 1)
+    if climber.height <= best.largest:
         return best
-    return replace(best, largest=top.height, kind=top.at.kind, worst=top.at)
+    return replace(best, largest=climber.height, kind=climber.at.kind, worst=climber.at)
 
 
-def _measured(query: Query, found: Sequence[Neighbours]) -> list[_Climber]:
-    sums = query([(one.data, one.larger()) for one in found] + [(one.data, one.smaller()) for one in found])
-    larger, smaller = sums[: len(found)], sums[len(found) :]
-    return [_Climber(at, less, distance(more, less)) for at, more, less in zip(found, larger, smaller)]
+def _measured(query: Query, at: Neighbours) -> _Climber:
+    larger, smaller = query([(at.data, at.larger()), (at.data, at.smaller())])
+    return _Climber(at, smaller, distance(larger, smaller))
 
 
-def _climbed(query: Query, climbers: Sequence[_Climber], generator: torch.Generator) -> list[_Climber]:
-    """One try of each climber; where the added row alone moves, the smaller sum stays as it was."""
-    moves = [_moved(climber.at, generator) for climber in climbers]
-    asked = [index for index, (at, row) in enumerate(moves) if row != at.added]
-    sums = query(
-        [(at.data, at.larger()) for at, _ in moves]
-        + [(moves[index][0].data, moves[index][0].smaller()) for index in asked]
-    )
-    smaller = [climber.smaller for climber in climbers]
-    for index, found in zip(asked, sums[len(moves) :]):
-        smaller[index] = found
-    tried = [_Climber(at, less, distance(more, less)) for (at, _), more, less in zip(moves, sums, smaller)]
-    return [new if new.height > old.height else old for old, new in zip(climbers, tried)]
+def _climbed(query: Query, old: _Climber, generator: torch.Generator) -> _Climber:
+    """One more try; where the added row alone moves, the smaller sum stays as it was."""
+    at, row = _moved(old.at, generator)
+    if row == at.added:
+        (larger,) = query([(at.data, at.larger())])
+        new = _Climber(at, old.smaller, distance(larger, old.smaller))
+    else:
+        new = _measured(query, at)
+    return new if new.height > old.height else old
 
 
 def _moved(at: Neighbours, generator: torch.Generator) -> tuple[Neighbours, int]:

@@ -23,6 +23,7 @@ from edgecmd.audits.static.search import (
 )
 from edgecmd.core.progress import Tick, silent
 from edgecmd.core.seeding import torch_generator
+from edgecmd.core.statistics import finite
 from edgecmd.losses import alike_views, loss_of
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent
@@ -117,7 +118,7 @@ def search(question: Question, effort: Effort, *, tick: Tick = silent) -> Findin
             "unit": "C",
             "clip": question.clip,
             "worst_kind": found.kind,
-            "by_kind": {kind: _finite(value / question.clip) for kind, value in found.by_kind.items()},
+            "by_kind": {kind: finite(value / question.clip) for kind, value in found.by_kind.items()},
         },
     )
 
@@ -157,10 +158,6 @@ def _verdict(question: Question, found: Found, factor: float) -> tuple[str, str]
     if factor > question.claimed * (1.0 + question.tolerance):
         return CONTRADICTED, f"Contradicted: {largest}; claimed was {question.claimed:g} C."
     return NOT_CONTRADICTED, f"Not contradicted: {largest}, of the claimed {question.claimed:g} C."
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
 
 
 def makers_of(subject: Subject, *, num_pairs: int, without: Sequence[str] = ()) -> dict[str, PairMaker]:

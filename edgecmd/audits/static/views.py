@@ -23,7 +23,7 @@ from edgecmd.core.seeding import torch_generator
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.randomness import DeterministicSource
-from edgecmd.privacy.step.units import Units
+from edgecmd.privacy.step.units import Units, unit_loss
 from edgecmd.run import Run
 from edgecmd.training.distill import LocalData
 
@@ -89,9 +89,8 @@ def _rows(subject: Subject, data: LocalData, plan: PrivacyPlan, run: Run) -> Ten
         private_step.distil_privately(
             own,
             data,
-            subject.anchors,
             run.distill,
-            loss=run.loss,
+            loss=unit_loss(run.loss, subject.anchors),
             plan=replace(plan, steps_per_round=1),
             place=PLACE,
             optimizer=torch.optim.SGD(own.parameters(), lr=0.0),

@@ -113,7 +113,7 @@ def audit_steps(target: Target, *, num_draws: int = NUM_DRAWS, seed: int = 0) ->
     steps = drive_rounds(target)
     seconds = time.monotonic() - started
     return [
-        _noise_of(steps, plan, seconds),
+        noise_of(steps, plan, seconds),
         release_finding(steps, plan),
         audit_coins(target),
         source_finding(steps, plan),
@@ -121,18 +121,8 @@ def audit_steps(target: Target, *, num_draws: int = NUM_DRAWS, seed: int = 0) ->
     ]
 
 
-def audit_noise(target: Target) -> Finding:
-    """Noise of every step of some rounds of the real code against the plan's.
-
-    Raises:
-        PrivacyError: The target has no plan.
-    """
-    started, plan = time.monotonic(), plan_of(target)
-    steps = drive_rounds(target)
-    return _noise_of(steps, plan, time.monotonic() - started)
-
-
-def _noise_of(steps: Sequence[Step], plan: PrivacyPlan, seconds: float) -> Finding:
+def noise_of(steps: Sequence[Step], plan: PrivacyPlan, seconds: float) -> Finding:
+    """Noise of every driven step against the plan's, which took ``seconds``."""
     verdict = judge_steps([one.noise for one in steps])
     return noise_finding(verdict, plan=plan, attacker="steps", seconds=seconds)
 

@@ -78,7 +78,7 @@ def audit_draws(target: Target, *, num_draws: int = NUM_DRAWS, seed: int = 0) ->
         contradicts where the same bound at `LEVEL` is above the claim: a sound step comes within a
         tenth of its claim, and what is repeated for each release must not fail by chance.
         The Gaussian one is exact here: two fixed sums under Gaussian noise have a Gaussian trade-off, and
-        `checks.audit_noise` tests that the noise is Gaussian. Both thresholds are fixed by
+        `checks.noise_of` tests that the noise is Gaussian. Both thresholds are fixed by
         the sums and the stated noise before a draw is made.
 
     Raises:

@@ -246,9 +246,10 @@ def drive(
         )
     )
     student.train()
+    loss = unit_loss(loss_of(config), anchors)
     auditor = Auditor(
         student=student,
-        loss=unit_loss(loss_of(config), anchors),
+        loss=loss,
         plan=plan,
         source=source,
         call=call,
@@ -261,9 +262,8 @@ def drive(
     private_step.distil_privately(
         student,
         data,
-        anchors,
         config,
-        loss=loss_of(config),
+        loss=loss,
         plan=plan,
         place=place,
         optimizer=optimizer,

@@ -211,7 +211,8 @@ def judge_steps(steps: Sequence[StepNoise]) -> Verdict:
     tests += [
         _std_of(f"{name} at step {index}", by_index[index], [name]) for name in names for index in indices
     ]
-    tests += [_same(f"{one.name} and {two.name}", one.sketch, two.sketch) for one, two in _couples(steps)]
+    couples = combinations(steps, 2)
+    tests += [_same(f"{one.name} and {two.name}", one.sketch, two.sketch) for one, two in couples]
     tests += [test for one in steps for test in one.own]
     return _judged(tests)
 
@@ -235,10 +236,6 @@ def _coordinates(steps: Sequence[StepNoise]) -> list[Test]:
     p_value = min(1.0, len(square) * float(stats.chi2.cdf(square[least], num)))
     value = math.sqrt(square[least] / num)
     return [Test(name=f"coordinate {least}", kind="std", value=value, p_value=p_value, num=num)]
-
-
-def _couples(steps: Sequence[StepNoise]) -> list[tuple[StepNoise, StepNoise]]:
-    return list(combinations(steps, 2))
 
 
 def _by_size(steps: Sequence[StepNoise]) -> dict[str, list[StepNoise]]:
@@ -283,7 +280,7 @@ def judge_noise(calls: Sequence[Draws], layers: Sequence[Draws]) -> Verdict:
     whole = [np.concatenate([value.ravel() for value in one.values()]) for one in calls]
     steps = [np.concatenate([value.ravel() for value in one.values()]) for one in layers]
     every = np.concatenate(whole)
-    tests = [_std("all weights", every), _mean(every), _shape(every)]
+    tests = [_std("all weights", every), _mean_of(float(every.mean()), len(every)), _shape(every)]
     tests += [_std(name, np.concatenate([one[name].ravel() for one in layers])) for name in layers[0]]
     tests += _pairs("calls", whole) + _pairs("steps", steps)
     long = {name: value.ravel() for name, value in layers[0].items() if value.size >= SHORTEST}
@@ -304,10 +301,6 @@ def _variance(name: str, square: float, num: int) -> Test:
     low = float(stats.chi2.cdf(square, num))
     p_value = min(1.0, 2.0 * min(low, float(stats.chi2.sf(square, num))))
     return Test(name=name, kind="std", value=math.sqrt(square / num), p_value=p_value, num=num)
-
-
-def _mean(draws: np.ndarray) -> Test:
-    return _mean_of(float(draws.mean()), len(draws))
 
 
 def _mean_of(mean: float, num: int) -> Test:

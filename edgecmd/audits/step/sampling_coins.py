@@ -16,11 +16,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from jaxtyping import Bool
-from scipy import stats
+from scipy import optimize, stats
 from torch import nn
 
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
-from edgecmd.audits.step.chernoff import chernoff
 from edgecmd.audits.step.driven_rounds import made_up_pairs
 from edgecmd.audits.step.noise import LEVEL
 from edgecmd.audits.target import Target, plan_of
@@ -29,6 +28,7 @@ from edgecmd.losses import Anchors
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step, randomness
 from edgecmd.privacy.step.randomness import Source
+from edgecmd.privacy.step.units import unit_loss
 
 NUM_PAIRS, NUM_UNITS, SIDE = 4, 1000, 4
 NUM_ROUNDS = 4
@@ -250,9 +250,8 @@ def _round(
     private_step.distil_privately(
         student,
         made_up_pairs(pairs, (1, SIDE, SIDE), dim, generator=coins),
-        anchors,
         target.run.distill,
-        loss=target.run.loss,
+        loss=unit_loss(target.run.loss, anchors),
         plan=plan,
         place=target.run.place(1, client=client),
         optimizer=torch.optim.SGD(student.parameters(), lr=0.0),
@@ -393,3 +392,25 @@ def _overlaps(presence: np.ndarray) -> np.ndarray:
     """In how many columns each two rows are both true, (rows choose 2,)."""
     counted = presence.astype(np.float32)
     return np.asarray(np.rint((counted @ counted.T)[np.triu_indices(len(counted), 1)]), dtype=np.int64)
+
+
+def chernoff(log_mass: np.ndarray, value: np.ndarray, mean: float, *, num: int) -> float:
+    """Probability that the mean of ``num`` draws is as far from its expectation as ``mean``, at most.
+
+    Chernoff's bound on the side on which ``mean`` lies: ``min_t exp(num (log E e^(t v) - t mean))``.
+
+    Args:
+        log_mass: Logarithms of the probabilities of the values.
+        value: The values.
+        mean: Mean of the draws that was seen.
+        num: Draws.
+    """
+    expected = float(np.exp(log_mass) @ value)
+    side = 1.0 if mean > expected else -1.0
+
+    def exponent(log_t: float) -> float:
+        t = side * math.exp(log_t)
+        return float(np.logaddexp.reduce(log_mass + t * value) - t * mean)
+
+    found = optimize.minimize_scalar(exponent, bounds=(-12.0, 6.0), method="bounded")
+    return math.exp(min(0.0, num * float(found.fun)))

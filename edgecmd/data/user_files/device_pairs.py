@@ -29,15 +29,14 @@ from edgecmd.data.user_files.images import (
     Sides,
     check_pair_aspect,
     check_size,
-    make_depth,
     sides_of,
     squeeze,
     to_grey,
     to_rgb,
 )
-from edgecmd.data.user_files.npz import RATE, is_depth, is_sound
+from edgecmd.data.user_files.npz import RATE, is_depth, is_sound, measured
 from edgecmd.data.user_files.pair_files import MEDIA, is_hidden
-from edgecmd.data.user_files.sound_files import FULL_SCALE, Recording, make_recording
+from edgecmd.data.user_files.sound_files import Recording
 from edgecmd.settings import DataConfig
 
 SHOWN_REASONS = 5
@@ -322,7 +321,7 @@ def _seen_arrays(
         digest = _digest(source.tobytes(), target.tobytes())
         name = f"row {row}"
         picture = _array_picture(source, side=sides.source, name=name)
-        half = _array_half(target[None], rate=rate, sides=sides, name=name)
+        half = _array_half(target, rate=rate, sides=sides, name=name)
         if not isinstance(half, Recording):
             check_pair_aspect(_size(source), _size(target), name=name)
         # A grey source, (S, S), is shown to the teacher in three channels.
@@ -333,15 +332,12 @@ def _seen_arrays(
 
 
 def _array_half(target: np.ndarray, *, rate: int, sides: Sides, name: str) -> Half:
-    """The one target of an array of one."""
-    if is_sound(target):
-        shares = target[0].astype(np.float32)[:, None] / FULL_SCALE
-        return make_recording(shares, rate, clip=sides.clip, name=name)
-    if is_depth(target):
-        check_size(_size(target[0]), side=sides.target, name=name)
-        units = target[0].reshape(target.shape[1:3])
-        return make_depth(units, ruler=sides.ruler, side=sides.target, name=name)
-    return _array_picture(target[0], side=sides.target, name=name)
+    """The target of one row."""
+    if is_depth(target[None]):
+        check_size(_size(target), side=sides.target, name=name)
+    elif not is_sound(target[None]):
+        return _array_picture(target, side=sides.target, name=name)
+    return measured(target, rate=rate, sides=sides, name=name)
 
 
 def _array_picture(image: np.ndarray, *, side: int, name: str) -> np.ndarray:

@@ -55,7 +55,6 @@ from edgecmd.data.user_files.pair_files import (
     SOUNDS,
     FileKind,
     beside,
-    class_of,
     files_by_id,
     target_files,
     unmatched,
@@ -348,7 +347,8 @@ def _read_columns(
         if ids and table:
             table = check_ids(labels_csv, table, ids=ids, complete=False, problems=problems, notes=notes)
         columns["label"] = [table.get(one, {}).get("label", "") for one in ids]
-    folders = [class_of(one) for one in ids]
+    # The folder of a file is its label where no table says another.
+    folders = [one.rpartition("/")[0] for one in ids]
     if all(folders) and folders:
         used = (
             "labels.csv says other labels" if labels_csv.exists() else "they are the labels, for evaluation"

@@ -27,7 +27,7 @@ from edgecmd.data.user_files.decode import (
 )
 from edgecmd.data.user_files.downsample import median_of_measured
 from edgecmd.data.user_files.reading import reading
-from edgecmd.data.user_files.sound_files import Clip, clip_of
+from edgecmd.data.user_files.sound_files import Clip
 from edgecmd.settings import DataConfig
 
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
@@ -58,11 +58,6 @@ class Ruler:
         return self == Ruler()
 
 
-def ruler_of(config: DataConfig) -> Ruler:
-    """What the settings say."""
-    return Ruler(mm_per_unit=config.depth_scale_mm, most_m=config.depth_max_m)
-
-
 class Sides(NamedTuple):
     """What the halves of a pair are made into: sides in pixels, a recording's clip, the unit of depth.
 
@@ -81,8 +76,8 @@ def sides_of(config: DataConfig) -> Sides:
     return Sides(
         source=config.source_side,
         target=config.image_size,
-        clip=clip_of(config),
-        ruler=ruler_of(config),
+        clip=Clip(sampling_rate_hz=config.sampling_rate_hz, seconds=config.clip_s),
+        ruler=Ruler(mm_per_unit=config.depth_scale_mm, most_m=config.depth_max_m),
         reverse=config.reverse,
     )
 

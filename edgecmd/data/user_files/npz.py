@@ -15,14 +15,14 @@ from edgecmd.data.modalities.row import Pictures
 from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.data.user_files.csv_tables import canonical, few, misspelt, repeated
 from edgecmd.data.user_files.decode import DecodeError, npz_arrays, npz_members
+from edgecmd.data.user_files.halves import Half
 from edgecmd.data.user_files.images import Sides, check_pair_aspect, check_size, make_depth, squeeze, to_rgb
 from edgecmd.data.user_files.reading import most_array_bytes
 from edgecmd.data.user_files.sound_files import (
     FULL_SCALE,
     MAX_RATE_HZ,
     MIN_RATE_HZ,
-    Clip,
-    Recordings,
+    Recording,
     make_recording,
 )
 from edgecmd.data.user_files.user_pairs import COLUMNS, OwnPairs
@@ -196,11 +196,12 @@ def _assemble(path: Path, arrays: Arrays, *, sides: Sides, problems: list[str]) 
     images: dict[str, np.ndarray] = {}
     try:
         if is_sound(arrays["target"]):
-            images["target"] = _recordings(path, arrays, clip=sides.clip, problems=problems)
+            images["target"] = _measured(path, arrays, sides=sides, problems=problems)
         else:
             check_pair_aspect(_size(arrays["source"]), _size(arrays["target"]), name=str(path))
         if is_depth(arrays["target"]):
-            images["target"] = _depth(path, arrays["target"], sides=sides, problems=problems)
+            check_size(_size(arrays["target"]), side=sides.target, name=f"{path}: target")
+            images["target"] = _measured(path, arrays, sides=sides, problems=problems)
         for name in (name for name in IMAGES if name in arrays and name not in images):
             side = sides.target if name == "target" else sides.source
             images[name] = _squeeze_all(arrays[name], side=side, name=f"{path}: {name}")
@@ -220,30 +221,28 @@ def _assemble(path: Path, arrays: Arrays, *, sides: Sides, problems: list[str]) 
     )
 
 
-def _recordings(path: Path, arrays: Arrays, *, clip: Clip, problems: list[str]) -> Recordings:
-    """Recordings made into clips; a sentence for each that cannot be."""
-    made = []
-    for row, samples in enumerate(arrays["target"]):
-        shares = samples.astype(np.float32)[:, None] / FULL_SCALE
-        name = f"{path}: target {row}"
+def _measured(path: Path, arrays: Arrays, *, sides: Sides, problems: list[str]) -> np.ndarray:
+    """Recordings made into clips, or depth maps averaged down; a sentence for each that cannot be."""
+    made, rate = [], int(arrays[RATE]) if is_sound(arrays["target"]) else 0
+    for row, target in enumerate(arrays["target"]):
         try:
-            made.append(make_recording(shares, int(arrays[RATE]), clip=clip, name=name).samples)
+            made.append(measured(target, rate=rate, sides=sides, name=f"{path}: target {row}"))
         except DataError as error:
             problems.append(str(error))
-    return np.array(made, dtype=np.int16).reshape(len(made), clip.num_samples)
+    halves = [one.samples if isinstance(one, Recording) else one for one in made]
+    return np.array(halves, dtype=arrays["target"].dtype)
 
 
-def _depth(path: Path, target: np.ndarray, *, sides: Sides, problems: list[str]) -> np.ndarray:
-    """Depth maps in millimetres, averaged down; a sentence for each that holds nothing."""
-    check_size(_size(target), side=sides.target, name=f"{path}: target")
-    made = []
-    for row, units in enumerate(target.reshape(target.shape[:GREY_RANK])):
-        name = f"{path}: target {row}"
-        try:
-            made.append(make_depth(units, ruler=sides.ruler, side=sides.target, name=name))
-        except DataError as error:
-            problems.append(str(error))
-    return np.array(made, dtype=np.uint16).reshape(len(made), sides.target, sides.target, 1)
+def measured(target: np.ndarray, *, rate: int, sides: Sides, name: str) -> Half:
+    """One recording of int16, (T,), or one depth map of uint16, (H, W) or (H, W, 1), as training takes it.
+
+    Raises:
+        DataError: It does not fit, or holds nothing.
+    """
+    if target.dtype == np.int16:
+        shares = target.astype(np.float32)[:, None] / FULL_SCALE
+        return make_recording(shares, rate, clip=sides.clip, name=name)
+    return make_depth(target.reshape(target.shape[:2]), ruler=sides.ruler, side=sides.target, name=name)
 
 
 def _size(array: np.ndarray) -> tuple[int, int]:

@@ -298,11 +298,6 @@ def by_ending(names: Sequence[str]) -> dict[str, list[str]]:
     return groups
 
 
-def class_of(name: str) -> str:
-    """Folder of an id, which is its label where no table says another; empty where it lies in none."""
-    return name.rpartition("/")[0]
-
-
 def unmatched(path: Path, first: Mapping[str, Path], second: Mapping[str, Path]) -> list[str]:
     """Sentences about ids that have one half of a pair, with what may be meant.
 

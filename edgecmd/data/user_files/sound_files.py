@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int16
 from scipy.signal import resample_poly
 
-from edgecmd.core.errors import DataError
+from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.user_files.csv_tables import few
 from edgecmd.data.user_files.decode import (
     FAINTEST,
@@ -31,8 +31,6 @@ from edgecmd.data.user_files.reading import reading
 from edgecmd.settings import DataConfig
 
 SUFFIXES = (".flac", ".wav")
-# Read by nobody here; lossy ones would also bring their artefacts into the student.
-OTHER_SUFFIXES = (".aac", ".aif", ".aiff", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wma")
 MAX_FILE_BYTES = 200_000_000
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 384_000
 FULL_SCALE = 32768
@@ -61,9 +59,17 @@ class Clip:
         return round(self.sampling_rate_hz * self.seconds)
 
 
-def clip_of(config: DataConfig) -> Clip:
-    """What the settings ask for."""
-    return Clip(sampling_rate_hz=config.sampling_rate_hz, seconds=config.clip_s)
+def check_clip(config: DataConfig, built: Clip) -> None:
+    """Refuse recordings of another rate, or longer, than those that a set was built with.
+
+    Raises:
+        ConfigError: With what the set has.
+    """
+    if config.sampling_rate_hz != built.sampling_rate_hz or config.clip_s > built.seconds:
+        raise ConfigError(
+            f"data.sampling_rate_hz={config.sampling_rate_hz} and data.clip_s={config.clip_s:g} do not suit"
+            f" data.name={config.name!r}. Allowed: {built.sampling_rate_hz}, and {built.seconds} or less."
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

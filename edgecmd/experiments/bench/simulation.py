@@ -118,14 +118,13 @@ def run_bare(run: Run) -> dict[str, Any]:
     import torch
 
     from edgecmd.training.averaging import to_arrays
-    from edgecmd.training.distill import distil, make_optimizer, optimizer_tensors, restore_optimizer
+    from edgecmd.training.distill import make_optimizer, optimizer_tensors, restore_optimizer
 
     federation, student = run.federation, run.new_student()
     holdings = [run.holding(client) for client in range(federation.num_clients)]
     kept: list[dict[str, torch.Tensor]] = [{} for _ in holdings]
     weights = list(student.parameters())
     total = sum(len(holding.data) for holding in holdings)
-    steps = federation.local_steps
     for index in range(federation.num_rounds):
         start = [weight.detach().clone() for weight in weights]
         mean = [torch.zeros_like(weight) for weight in weights]
@@ -134,16 +133,8 @@ def run_bare(run: Run) -> dict[str, Any]:
             optimizer = make_optimizer(student, run.distill)
             if run.distill.keep_optimizer:
                 restore_optimizer(optimizer, kept[client])
-            distil(
-                student,
-                holding.data,
-                holding.anchors,
-                run.distill,
-                loss=run.loss,
-                num_steps=steps,
-                place=run.place(index + 1, client=client),
-                optimizer=optimizer,
-            )
+            place = run.place(index + 1, client=client)
+            run.train_locally(student, holding, place=place, optimizer=optimizer)
             if run.distill.keep_optimizer:
                 kept[client] = optimizer_tensors(optimizer)
             torch._foreach_add_(mean, [weight.data for weight in weights], alpha=len(holding.data) / total)

@@ -136,10 +136,10 @@ def exchanged_bytes(folder: Path) -> int:
 def measure(job: Job, assembly: Assembly) -> "tuple[Table, float | None]":
     """Train and assess; the tables, and the score within the validation split."""
     from edgecmd.evaluation.evaluate import assess, embedder
+    from edgecmd.evaluation.finetune import finetune_rows
     from edgecmd.experiments.compare import methods
     from edgecmd.experiments.compare.measure import (
         ceiling_table,
-        finetuned,
         supervised_all_table,
         supervised_table,
         supervised_validation,
@@ -165,7 +165,9 @@ def measure(job: Job, assembly: Assembly) -> "tuple[Table, float | None]":
     table = assess(embed, run, cross_modal=loss is None or loss.uses_teacher, student=student)
     few: Any = table["few_labels"]
     if job.tuned_labels and few.get(LABELLING) and not run.evaluate.finetune:
-        few[LABELLING]["finetune"] = finetuned(student, run, job.tuned_labels, num_draws=job.num_fits)
+        few[LABELLING]["finetune"] = finetune_rows(
+            student, run, job.tuned_labels, num_draws=job.num_fits, labelling=LABELLING
+        )
     if not job.validate:
         return table, None
     count, whole = few_labels_of(job.validate), run.task.data

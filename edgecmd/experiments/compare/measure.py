@@ -4,24 +4,31 @@ Shapes: N examples, D embedding dimension.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
+from edgecmd.core.array_files import one_after_another
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.labelled import Labels
 from edgecmd.evaluation import segmentation
 from edgecmd.evaluation.evaluate import Table, by_num_labels
-from edgecmd.evaluation.finetune import finetune_accuracy
-from edgecmd.evaluation.metrics import PROBES, clustering, make_probe, unit_rows
-from edgecmd.evaluation.supervised import Recipe, accuracy_row, drawn_rows, fit_classifier, predict_classes
+from edgecmd.evaluation.metrics import PROBES, clustering, few_label_rows, held_out_probe, unit_rows
+from edgecmd.evaluation.supervised import (
+    Fit,
+    Part,
+    Recipe,
+    accuracy_of,
+    accuracy_row,
+    fit_classifier,
+    num_asked,
+    scratch_accuracy,
+)
 from edgecmd.experiments.compare.methods import SUPERVISED, SUPERVISED_ALL, work_of
 from edgecmd.experiments.compare.tuning import LABELLING, NUM_DRAWS, validation_draw
 from edgecmd.run import Run
+from edgecmd.training.distill import taken
 from edgecmd.training.task import Task
-
-Part = tuple[Tensor, np.ndarray]
 
 
 def check_labels(task: Task, methods: Sequence[str]) -> None:
@@ -46,26 +53,23 @@ def recipe_of(run: Run, method: str) -> Recipe:
 
 def supervised_table(run: Run, *, num_draws: int) -> Table:
     """``supervised``: test accuracy by number of labels, on the first ``num_draws`` that the probes see."""
-    rows = {}
     recipe = recipe_of(run, SUPERVISED)
-    pool, test = _part(run, "validation"), _part(run, "test")
-    held = run.task.data.validation
-    labels = held.labelled.labels[LABELLING]
-    for count in run.evaluate.num_labels:
-        values = []
-        for draw in range(num_draws if count else 1):
-            drawn, _ = drawn_rows(labels, num_labels=count, draw=draw, seed=run.seed, twins=held.twins)
-            values.append(_accuracy(run, _take(pool, drawn), test, draw=draw, recipe=recipe))
-        rows[str(count or "all")] = accuracy_row(values, run, labelling=LABELLING)
+
+    def accuracy(count: int, draw: int) -> float:
+        return scratch_accuracy(run, labelling=LABELLING, num_labels=count, draw=draw, recipe=recipe)
+
+    asked, items = run.evaluate.num_labels, num_asked(run, LABELLING)
+    rows = few_label_rows(accuracy, asked, num_draws=num_draws, num_items=items, told="supervised")
     return {"few_labels": {LABELLING: {"linear": rows}}}
 
 
 def supervised_all_table(run: Run) -> Table:
     """``supervised-all``: the labels of the pool and of all training targets, which no client could join."""
-    pool, own = _labelled(_part(run, "validation")), _labelled(_training(run))
-    both = (torch.cat([pool[0], own[0]]), np.concatenate([pool[1], own[1]]))
+    whole, pool, own = run.task.data, _part(run, "validation")[1], _training(run)[1]
+    targets = one_after_another([whole.validation.pairs.target, whole.train.target])
+    both = _labelled((run.task.inputs(targets), np.concatenate([pool, own])))
     recipe = recipe_of(run, SUPERVISED_ALL)
-    value = _accuracy(run, both, _part(run, "test"), draw=0, recipe=recipe)
+    value = accuracy_of(_fit(run, recipe), both, _part(run, "test"))
     row = {**accuracy_row([value], run, labelling=LABELLING), "num_labels": len(both[1])}
     return {"few_labels": {LABELLING: {"linear": {"all": row}}}}
 
@@ -78,33 +82,13 @@ def supervised_validation(run: Run, method: str, *, num_labels: int) -> float:
     whole, held = run.task.data, _part(run, "validation")
     recipe = recipe_of(run, method)
     if method == SUPERVISED_ALL:
-        return _accuracy(run, _labelled(_training(run)), held, draw=0, recipe=recipe)
+        return accuracy_of(_fit(run, recipe), _labelled(_training(run)), held)
     scores = []
     for draw in range(min(2, NUM_DRAWS)):
         drawn, rest = validation_draw(whole, num_labels=num_labels, draw=draw, seed=run.seed)
-        scores.append(_accuracy(run, _take(held, drawn), _take(held, rest), draw=draw, recipe=recipe))
+        fit = _fit(run, recipe, draw=draw)
+        scores.append(accuracy_of(fit, _take(held, drawn), _take(held, rest)))
     return float(np.mean(scores))
-
-
-def finetuned(
-    student: nn.Module, run: Run, counts: Sequence[int], *, num_draws: int
-) -> dict[str, dict[str, object]]:
-    """Accuracy after fine-tuning all layers, by number of labels, as the probes' tables have it.
-
-    Args:
-        student: Encoder; not changed.
-        run: The run.
-        counts: Numbers of labels a class; 0 for all.
-        num_draws: Draws of the labels, the first of those that the probe sees.
-    """
-    table: dict[str, dict[str, object]] = {}
-    for count in counts:
-        values = [
-            finetune_accuracy(student, run, labelling=LABELLING, num_labels=count, draw=draw)
-            for draw in range(num_draws if count else 1)
-        ]
-        table[str(count or "all")] = accuracy_row(values, run, labelling=LABELLING)
-    return table
 
 
 def ceiling_table(run: Run) -> Table:
@@ -116,13 +100,7 @@ def ceiling_table(run: Run) -> Table:
     labels = whole.test.labelled.labels
     if LABELLING not in labels:
         return {}
-    probe = make_probe(
-        pool,
-        whole.validation.labelled.labels[LABELLING],
-        test,
-        labels[LABELLING],
-        twins=whole.validation.twins,
-    )
+    probe = held_out_probe(whole, pool, test, labelling=LABELLING)
     few = {name: by_num_labels(name, probe=probe, run=run) for name in PROBES}
     clusters = clustering(test, labels[LABELLING], seed=run.seed)
     return {"few_labels": {LABELLING: few}, "clusters": {LABELLING: clusters}}
@@ -131,14 +109,14 @@ def ceiling_table(run: Run) -> Table:
 def _part(run: Run, name: str) -> Part:
     """Inputs and classes of a held-out part."""
     held = getattr(run.task.data, name)
-    return run.task.target_input(held.pairs.target), held.labelled.labels[LABELLING].values
+    return run.task.inputs(held.pairs.target), held.labelled.labels[LABELLING].values
 
 
 def _training(run: Run) -> Part:
     """Inputs and classes of all training targets, the classes renumbered as the pool's are."""
     whole = run.task.data
     names = whole.validation.labelled.labels[LABELLING].names
-    return run.task.target_input(whole.train.target), _renumbered(whole.train_labels, names)
+    return run.task.inputs(whole.train.target), _renumbered(whole.train_labels, names)
 
 
 def _renumbered(labels: Labels, names: tuple[str, ...]) -> np.ndarray:
@@ -153,13 +131,8 @@ def _labelled(part: Part) -> Part:
 
 
 def _take(part: Part, rows: np.ndarray) -> Part:
-    return part[0][torch.from_numpy(rows)], part[1][rows]
+    return taken(part[0], rows), part[1][rows]
 
 
-def _accuracy(run: Run, pool: Part, test: Part, *, draw: int, recipe: Recipe) -> float:
-    """Train on ``pool``, and the share of ``test`` that is right, of the classes that ``pool`` has."""
-    classes = np.unique(pool[1])
-    labels = np.searchsorted(classes, pool[1])
-    model = fit_classifier(run, pool[0], labels, draw=draw, recipe=recipe)
-    inputs, wanted = _take(test, np.flatnonzero(np.isin(test[1], classes)))
-    return float((classes[predict_classes(model, inputs)] == wanted).mean())
+def _fit(run: Run, recipe: Recipe, *, draw: int = 0) -> Fit:
+    return partial(fit_classifier, run, draw=draw, recipe=recipe)

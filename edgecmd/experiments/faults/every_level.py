@@ -1,21 +1,27 @@
 """The planted faults of every level, run one after the other."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+from edgecmd.audits.finding import Finding
+from edgecmd.audits.many_runs.runs import NAIVE, headline_arms, measure
 from edgecmd.audits.static.sensitivity import Effort
 from edgecmd.audits.step.checks import StepEffort
+from edgecmd.audits.step.draws import audit_draws
 from edgecmd.config.assemble import Assembly
 from edgecmd.config.schema import RunConfig
+from edgecmd.config.targets import find_target
 from edgecmd.core.progress import ticker
 from edgecmd.experiments.audit_ladder import audit_level
 from edgecmd.experiments.faults.ledger_faults import book_faults, small_run
 from edgecmd.experiments.faults.loss_faults import loss_faults
 from edgecmd.experiments.faults.planted import Fault, Outcome, outcomes
-from edgecmd.experiments.faults.run_faults import draw_faults, run_faults
-from edgecmd.experiments.faults.step_faults import step_faults
+from edgecmd.experiments.faults.step_faults import noise_times, step_faults
 
-TRIES, DRAWS = 24, 200
+TRIES, STEP_DRAWS = 24, 200
+NUM_RUNS, NUM_DRAWS = 60, 1000
+SOUND = "edgecmd-anchors"
 
 
 def plant_all() -> list[Outcome]:
@@ -51,8 +57,47 @@ def all_faults(folder: Path) -> list[Fault]:
             sound,
             views,
             check=lambda target: audit_level(target, "check", Effort(num_tries=TRIES)),
-            step=lambda target: audit_level(target, "step", StepEffort(num_draws=DRAWS)),
+            step=lambda target: audit_level(target, "step", StepEffort(num_draws=STEP_DRAWS)),
         ),
         *draw_faults(sound),
         *run_faults(folder / "runs"),
+    ]
+
+
+def draw_faults(sound: Callable[[], Path]) -> list[Fault]:
+    """Noise too small by two, seen in many draws of a step.
+
+    Args:
+        sound: Gives the run folder of a small private run.
+    """
+
+    def draws() -> Finding:
+        return audit_draws(find_target(sound()), num_draws=NUM_DRAWS)
+
+    def planted() -> Finding:
+        with noise_times(0.5):
+            return draws()
+
+    return [Fault(name="noise too small by 2, in many draws", level="step", catch=planted, sound=draws)]
+
+
+def run_faults(folder: Path) -> list[Fault]:
+    """In-batch negatives under Opacus, attacked by whoever holds the final weights.
+
+    Args:
+        folder: An empty folder for the runs' results.
+    """
+
+    def measured(key: str) -> Finding:
+        return measure(
+            [arm for arm in headline_arms(seed=0) if arm.key == key], num_runs=NUM_RUNS, folder=folder
+        )[0]
+
+    return [
+        Fault(
+            name="in-batch negatives under Opacus, from the final weights",
+            level="many-runs",
+            catch=lambda: measured(NAIVE),
+            sound=lambda: measured(SOUND),
+        )
     ]

@@ -18,11 +18,11 @@ from torch import nn
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, choose
 from edgecmd.evaluation.evaluate import embedder
-from edgecmd.evaluation.metrics import Embedding, few_label_accuracy, make_probe, recall
+from edgecmd.evaluation.metrics import Embedding, few_label_accuracy, held_out_probe, recall
 from edgecmd.experiments.theory.sweep import FEW, labelling_of
 from edgecmd.run import Run
 from edgecmd.training.averaging import Arrays, average, load_arrays, to_arrays
-from edgecmd.training.distill import Place, distil, make_optimizer
+from edgecmd.training.distill import Place, make_optimizer
 from edgecmd.training.task import Task
 
 
@@ -134,29 +134,14 @@ def _local_work(
     run: Run, student: nn.Module, *, round_index: int, num_rounds: int
 ) -> tuple[list[Arrays], list[int]]:
     """Weights of each client after its local steps, and its number of pairs; the student stays as it was."""
-    start, steps = to_arrays(student), run.federation.local_steps
+    start, rounds = to_arrays(student), replace(run.federation, num_rounds=num_rounds)
     states: list[Arrays] = []
     sizes: list[int] = []
     for client in range(run.federation.num_clients):
         load_arrays(student, start)
         holding = run.holding(client)
-        place = Place(
-            seed=run.seed,
-            round_index=round_index,
-            client=client,
-            first_step=(round_index - 1) * steps,
-            total_steps=num_rounds * steps,
-        )
-        distil(
-            student,
-            holding.data,
-            holding.anchors,
-            run.distill,
-            loss=run.loss,
-            num_steps=steps,
-            place=place,
-            optimizer=make_optimizer(student, run.distill),
-        )
+        place = Place.of_round(rounds, seed=run.seed, round_index=round_index, client=client)
+        run.train_locally(student, holding, place=place, optimizer=make_optimizer(student, run.distill))
         states.append(to_arrays(student))
         sizes.append(len(holding.data))
     load_arrays(student, start)
@@ -186,13 +171,7 @@ def _scores(
 def _error(run: Run, seen: Mapping[str, Embedding]) -> float:
     whole = run.task.data
     name = labelling_of(whole.test)
-    probe = make_probe(
-        seen["pool"],
-        whole.validation.labelled.labels[name],
-        seen["test"],
-        whole.test.labelled.labels[name],
-        twins=whole.validation.twins,
-    )
+    probe = held_out_probe(whole, seen["pool"], seen["test"], labelling=name)
     accuracies = few_label_accuracy(
         probe, method="linear", num_labels=FEW, num_draws=3, num_neighbours=1, seed=run.seed
     )

@@ -7,13 +7,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgecmd.losses import Anchors, Loss
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.gradients import Sum, clipped_sum
 from edgecmd.privacy.step.randomness import Source, normal
 from edgecmd.privacy.step.sampling import step_rows
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent
-from edgecmd.privacy.step.units import StepSettings, UnitLoss, Units, make_units, unit_loss
+from edgecmd.privacy.step.units import StepSettings, UnitLoss, Units, make_units
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place, add_proximal_gradient, scheduled
 from edgecmd.training.optimise import optimise
@@ -49,10 +48,9 @@ class StepProbe(Protocol):
 def distil_privately(  # noqa: PLR0913 - the last is for audits alone
     student: nn.Module,
     data: LocalData,
-    anchors: Anchors,
     config: DistillConfig,
     *,
-    loss: Loss,
+    loss: UnitLoss,
     plan: PrivacyPlan,
     place: Place,
     optimizer: torch.optim.Optimizer,
@@ -64,9 +62,9 @@ def distil_privately(  # noqa: PLR0913 - the last is for audits alone
     Args:
         student: Encoder of the target modality; changed.
         data: The client's pairs; any number, none included.
-        anchors: Public teacher features, (K, D).
         config: Augmentation, schedule and FedProx.
-        loss: Its gradient is clipped for each unit.
+        loss: Of one unit, whose gradient is clipped (`edgecmd.privacy.step.units.unit_loss`); whatever else
+            it sees must be public.
         plan: Sampling, clip, noise and normaliser.
         place: Position in the schedule of the learning rate.
         optimizer: Over the student's parameters.
@@ -74,55 +72,15 @@ def distil_privately(  # noqa: PLR0913 - the last is for audits alone
         probe: For audits; None in every real run.
 
     Guarantees:
-        With a private ``source`` the weights after the call are differentially private under *add or
-        remove one pair* with the cost ``plan.round_spending()``: every step releases the clipped sum
-        plus ``N(0, plan.noise_std^2)``, and nothing else touches the pairs (`edgecmd.privacy.mechanisms`,
-        Lemma 0). The map back to the parameters (`standardised_weights`), the optimiser, the
-        schedule and FedProx's term are functions of what is released and of public constants. It holds
-        for weights and anchors that an adversary chose. The number of steps, the divisor and the errors
-        do not depend on the pairs; the time that a step takes does. A probe sees each step's release, which
-        the accountant counts one by one, and it may add units of its own; the pairs are no less protected.
-    """
-    private_steps(
-        student,
-        data,
-        unit_loss(loss, anchors),
-        config,
-        plan=plan,
-        place=place,
-        optimizer=optimizer,
-        source=source,
-        probe=probe,
-    )
-
-
-def private_steps(  # noqa: PLR0913 - as `distil_privately`
-    student: nn.Module,
-    data: LocalData,
-    loss: UnitLoss,
-    config: DistillConfig,
-    *,
-    plan: PrivacyPlan,
-    place: Place,
-    optimizer: torch.optim.Optimizer,
-    source: Source,
-    probe: StepProbe | None = None,
-) -> None:
-    """What `distil_privately` does, with a loss of one unit in place of a `Loss`.
-
-    Args:
-        student: Encoder of the target modality; changed.
-        data: The client's pairs; any number, none included.
-        loss: Loss of one unit; whatever else it sees must be public.
-        config: Augmentation, schedule and FedProx.
-        plan: Sampling, clip, noise and normaliser.
-        place: Position in the schedule of the learning rate.
-        optimizer: Over the student's parameters.
-        source: Secret coins and noise.
-        probe: For audits; None in every real run.
-
-    Guarantees:
-        Those of `distil_privately`, where the loss of a unit is a function of that unit alone.
+        With a private ``source``, and a loss of a unit that is a function of that unit alone, the weights
+        after the call are differentially private under *add or remove one pair* with the cost
+        ``plan.round_spending()``: every step releases the clipped sum plus ``N(0, plan.noise_std^2)``, and
+        nothing else touches the pairs (`edgecmd.privacy.mechanisms`, Lemma 0). The map back to the parameters
+        (`standardised_weights`), the optimiser, the schedule and FedProx's term are functions of what is
+        released and of public constants. It holds for weights and anchors that an adversary chose. The number
+        of steps, the divisor and the errors do not depend on the pairs; the time that a step takes does. A
+        probe sees each step's release, which the accountant counts one by one, and it may add units of its
+        own; the pairs are no less protected.
     """
     units = StepSettings(
         mechanism=plan.mechanism,

@@ -23,6 +23,7 @@ from edgecmd.models.students import build_student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.private_step import distil_privately
 from edgecmd.privacy.step.randomness import SystemSource
+from edgecmd.privacy.step.units import unit_loss
 from edgecmd.training.distill import LocalData, Place
 from edgecmd.training.task import Holding
 from tests.edgecmd.audit.tiny_target import tiny_target
@@ -125,9 +126,8 @@ def test_canaries_are_sampled_by_the_real_coins_and_seen_by_the_real_release() -
     distil_privately(
         own,
         LocalData(target=torch.zeros(0, 1, 16, 16), teacher=anchors[:0]),
-        anchors,
         replace(target.run.distill, learning_rate=1.0, schedule="constant"),
-        loss=target.run.loss,
+        loss=unit_loss(target.run.loss, anchors),
         plan=replace(plan, steps_per_round=1),
         # Past the warm-up.
         place=Place(seed=0, round_index=1, client=0, first_step=1, total_steps=2),

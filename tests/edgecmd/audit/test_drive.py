@@ -14,7 +14,7 @@ from edgecmd.audits.audited_student import subjects
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
 from edgecmd.audits.static.reference_sum import plain_sum
 from edgecmd.audits.static.sensitivity import Effort, private_question, search
-from edgecmd.audits.step.checks import audit_noise, drive_rounds, release_finding
+from edgecmd.audits.step.checks import drive_rounds, release_finding
 from edgecmd.audits.step.driven_rounds import carried_back
 from edgecmd.audits.step.noise import step_noise
 from edgecmd.audits.target import cut_chunks
@@ -37,7 +37,7 @@ from edgecmd.privacy.step.standardised_weights import EffectiveStudent
 from edgecmd.privacy.step.units import StepSettings, Units, make_units, unit_loss
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData
-from tests.edgecmd.audit.tiny_target import tiny_target
+from tests.edgecmd.audit.tiny_target import audit_noise, tiny_target
 
 ANCHORS = "privacy.mechanism=anchors"
 FIVE = "federation.local_steps=5"

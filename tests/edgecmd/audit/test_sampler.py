@@ -10,9 +10,14 @@ from scipy import stats
 
 from edgecmd.audits.finding import CONTRADICTED, NOT_CONTRADICTED
 from edgecmd.audits.step import sampling_coins
-from edgecmd.audits.step.chernoff import chernoff
 from edgecmd.audits.step.noise import LEVEL
-from edgecmd.audits.step.sampling_coins import audit_coins, bins_statements, num_steps, poisson_statements
+from edgecmd.audits.step.sampling_coins import (
+    audit_coins,
+    bins_statements,
+    chernoff,
+    num_steps,
+    poisson_statements,
+)
 from edgecmd.experiments.faults.step_faults import fixed_size, shared_coin
 from edgecmd.privacy.step import randomness, sampling
 from edgecmd.privacy.step.randomness import DeterministicSource, Source, uniform

@@ -12,7 +12,6 @@ from scipy import stats
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED
 from edgecmd.audits.step import checks
 from edgecmd.audits.step import draws as draws_module
-from edgecmd.audits.step.checks import audit_noise
 from edgecmd.audits.step.draws import audit_draws
 from edgecmd.audits.step.noise import LEVEL, judge_noise, judge_steps, named, step_noise
 from edgecmd.audits.step.sampling_coins import audit_coins
@@ -21,7 +20,7 @@ from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step, randomness
 from edgecmd.privacy.step.gradients import Sum
 from edgecmd.privacy.step.randomness import DeterministicSource, Source, SystemSource, normal
-from tests.edgecmd.audit.tiny_target import tiny_target
+from tests.edgecmd.audit.tiny_target import audit_noise, tiny_target
 
 ANCHORS = "privacy.mechanism=anchors"
 STRONG = ("privacy.noise_multiplier=1.5", "privacy.epsilon=1000")

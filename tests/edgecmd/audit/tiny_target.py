@@ -4,7 +4,9 @@ import functools
 import tempfile
 from pathlib import Path
 
-from edgecmd.audits.target import Target
+from edgecmd.audits.finding import Finding
+from edgecmd.audits.step.checks import drive_rounds, noise_of
+from edgecmd.audits.target import Target, plan_of
 from tests.tiny_federation import run_of, tiny_config, write_pairs
 
 
@@ -25,3 +27,8 @@ def tiny_target(*settings: str, privacy: dict | None = None) -> Target:
         plan=run_of(config).plan,
         privacy=privacy or {},
     )
+
+
+def audit_noise(target: Target) -> Finding:
+    """Noise of every step of some rounds of the real code against the plan's."""
+    return noise_of(drive_rounds(target), plan_of(target), 0.0)

@@ -12,8 +12,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.evaluation import supervised
+from edgecmd.evaluation.finetune import finetune_rows
 from edgecmd.experiments.compare.jobs import make_job, measure, run_job, train_by
-from edgecmd.experiments.compare.measure import check_labels, finetuned, recipe_of, supervised_all_table
+from edgecmd.experiments.compare.measure import check_labels, recipe_of, supervised_all_table
 from edgecmd.experiments.compare.methods import LABEL_FREE, work_of
 from edgecmd.experiments.compare.tuning import (
     RATES,
@@ -142,7 +143,7 @@ def test_fine_tuning_is_measured_for_the_counts_that_are_asked_for(
     tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgecmd.evaluation.finetune.NUM_STEPS", 3)
-    table = finetuned(run_of(tiny).new_student(), run_of(tiny), (2,), num_draws=1)
+    table = finetune_rows(run_of(tiny).new_student(), run_of(tiny), (2,), num_draws=1, labelling="group")
     assert list(table) == ["2"]
     assert len(table["2"]["values"]) == 1  # type: ignore[arg-type]
 

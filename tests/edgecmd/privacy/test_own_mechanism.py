@@ -29,6 +29,7 @@ from edgecmd.privacy.mechanisms import MECHANISMS, PAIR, Mechanism
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.private_step import distil_privately
 from edgecmd.privacy.step.randomness import DeterministicSource
+from edgecmd.privacy.step.units import unit_loss
 from edgecmd.training.distill import LocalData, Place
 from server.simulate import simulate
 from tests.tiny_federation import plan_of as plan_by
@@ -95,9 +96,8 @@ def test_a_step_releases_twice_the_clipped_gradient(pairs: Path) -> None:
     distil_privately(
         student,
         data,
-        torch.randn(6, 4, generator=coins),
         config,
-        loss=loss_of(replace(config, loss=plan.loss)),
+        loss=unit_loss(loss_of(replace(config, loss=plan.loss)), torch.randn(6, 4, generator=coins)),
         plan=plan,
         place=Place(seed=0, round_index=1, client=0, first_step=0, total_steps=1),
         optimizer=torch.optim.SGD(student.parameters(), lr=1.0),

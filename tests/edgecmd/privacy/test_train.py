@@ -14,6 +14,7 @@ from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.private_step import add_noise, distil_privately
 from edgecmd.privacy.step.randomness import SystemSource, make_source, normal
+from edgecmd.privacy.step.units import unit_loss
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place
 from tests.tiny_federation import plan_of as plan_by
@@ -89,9 +90,8 @@ def one_round(plan: PrivacyPlan, data: LocalData, config: DistillConfig, student
     distil_privately(
         student,
         data,
-        ANCHORS,
         config,
-        loss=loss_of(config),
+        loss=unit_loss(loss_of(config), ANCHORS),
         plan=plan,
         place=PLACE,
         optimizer=optimizer,
@@ -144,9 +144,8 @@ def test_any_number_of_pairs_makes_the_same_number_of_steps(mechanism: str, num:
     distil_privately(
         student,
         pairs(num),
-        ANCHORS,
         config,
-        loss=loss_of(config),
+        loss=unit_loss(loss_of(config), ANCHORS),
         plan=plan,
         place=PLACE,
         optimizer=optimizer,
@@ -165,9 +164,8 @@ def test_deterministic_steps_without_pairs_are_noise_over_the_divisor() -> None:
         distil_privately(
             student,
             pairs(0),
-            ANCHORS,
             CONFIG,
-            loss=loss_of(CONFIG),
+            loss=unit_loss(loss_of(CONFIG), ANCHORS),
             plan=plan,
             place=PLACE,
             optimizer=torch.optim.SGD(student.parameters(), lr=0.1),

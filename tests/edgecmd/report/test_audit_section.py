@@ -11,8 +11,9 @@ from edgecmd.audits.audit_file import write_findings
 from edgecmd.audits.finding import Finding
 from edgecmd.audits.risk.membership import Curve
 from edgecmd.core.files import read_json, write_bytes_atomically, write_json
+from edgecmd.core.statistics import finite
 from edgecmd.report import refresh_report, write_report
-from edgecmd.report.charts import finite, roc_points
+from edgecmd.report.charts import roc_points
 from edgecmd.report.pictures import inversion_sheet
 from tests.edgecmd.report.test_page import Page, harmless, html_of, section
 

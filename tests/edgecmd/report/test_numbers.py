@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgecmd.report.numbers import NOTHING, data_size, duration, plain, share
+from edgecmd.report.numbers import NOTHING, duration, plain, share
 
 
 @pytest.mark.parametrize(
@@ -18,13 +18,6 @@ from edgecmd.report.numbers import NOTHING, data_size, duration, plain, share
 )
 def test_share(value, text):
     assert share(value) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(17.0, "17 bytes"), (5210.0, "5.2 kB"), (16.5e6, "16.5 MB"), (2.5e9, "2.5 GB")]
-)
-def test_data_size(value, text):
-    assert data_size(value) == text
 
 
 @pytest.mark.parametrize(
