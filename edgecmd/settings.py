@@ -110,7 +110,7 @@ class DataConfig(_Section):
     source_path: str = ""
     """Folder of photographs, a folder a class, for ``tuberlin``, which has sketches alone."""
     max_pairs: Annotated[int, Interval(ge=0, le=100_000_000)] = 20_000
-    """Of a public set at ``data.path`` at most so many pairs are used, drawn by a hash; 0: all."""
+    """Of the pairs at ``data.path`` at most so many are used, drawn by a hash of their ids; 0: all."""
     store: str = "auto"
     """Where pairs of ``data.path`` lie once they are read: ``never``, in memory; ``always``, in a store on
     the disk below EDGECMD_CACHE, from which each batch is read; ``auto``, there if they take more than 64 MB.

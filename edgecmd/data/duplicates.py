@@ -52,6 +52,9 @@ ROUNDING = 2e-6
 # on the whole.
 INK, INK_STEP, INK_OUT, INK_SHARE, INK_PAIRS, INK_TOLD, INK_LOOKED = 128.0, 32.0, 16.0, 0.9, 0.8, 0.2, 1000
 
+# Of pictures with more pixels fewer are looked at, but so many at least.
+INK_PIXELS, INK_LEAST = 64 * 64, 100
+
 Codes = Int[np.ndarray, " num"]
 
 
@@ -440,7 +443,8 @@ def contained(pairs: PairedData) -> Contained | None:
     """Whether the targets are drawings that stand in their own sources, as OpenMoji's lines do.
 
     Args:
-        pairs: All pairs; at most `INK_LOOKED` of them are looked at, evenly over their order.
+        pairs: All pairs; at most `INK_LOOKED` of them are looked at, evenly over their order, and of large
+            pictures fewer.
 
     Returns:
         The shares, or None where targets are no ink on paper of the sources' size. Ink is dark on light or
@@ -448,7 +452,9 @@ def contained(pairs: PairedData) -> Contained | None:
     """
     if not _are_images(pairs) or len(pairs) < 2:
         return None
-    rows = np.unique(np.linspace(0, len(pairs) - 1, INK_LOOKED).astype(int))
+    pixels = max(int(np.prod(half.shape[1:3])) for half in (pairs.source, pairs.target))
+    looked = min(INK_LOOKED, max(INK_LEAST, INK_LOOKED * INK_PIXELS // pixels))
+    rows = np.unique(np.linspace(0, len(pairs) - 1, looked).astype(int))
     target, source = brightness(pairs.target[rows]), brightness(pairs.source[rows])
     side = min(target.shape[1], source.shape[1])
     if target.shape[1:] != source.shape[1:]:

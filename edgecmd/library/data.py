@@ -97,7 +97,9 @@ class Pairs:
             DataError: Anything is wrong with the files; the message names the first problem and the command
                 that lists all.
         """
-        settings = DataConfig(name="folder", path=str(path), image_size=size, source_size=source_size)
+        settings = DataConfig(
+            name="folder", path=str(path), image_size=size, source_size=source_size, max_pairs=0
+        )
         reading = Reading(path=Path(path).expanduser(), config=settings, whole=False)
         if not reading.path.exists():
             raise DataError(f"{path} does not exist. Give a folder with source/ and target/, or an .npz.")

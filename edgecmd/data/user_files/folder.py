@@ -66,8 +66,15 @@ from edgecmd.data.user_files.public_images import (
     public_of,
     read_public,
 )
-from edgecmd.data.user_files.through_store import Listed, as_kept, needs_store, picture_form, through_store
-from edgecmd.data.user_files.user_pairs import MIN_PAIRS, OwnPairs, to_experiment
+from edgecmd.data.user_files.through_store import (
+    Listed,
+    as_kept,
+    key_for,
+    needs_store,
+    picture_form,
+    through_store,
+)
+from edgecmd.data.user_files.user_pairs import MIN_PAIRS, OwnPairs, drawn, to_experiment
 from edgecmd.settings import DataConfig
 
 
@@ -228,7 +235,13 @@ def read_own(reading: Reading) -> OwnPairs | None:
     if reading.path.is_dir():
         own = _read_folder(reading)
     else:
-        own = read_archive(reading.path, sides=reading.sides, problems=reading.problems, notes=reading.notes)
+        own = read_archive(
+            reading.path,
+            sides=reading.sides,
+            problems=reading.problems,
+            notes=reading.notes,
+            config=reading.config,
+        )
     return own.reversed() if own and reading.sides.reverse else own
 
 
@@ -245,8 +258,9 @@ def _read_folder(reading: Reading) -> OwnPairs | None:
     if sides.reverse and not reading.config.public_path and not (path / "public").is_dir():
         _built_in(reading)
     reading.pause()
-    files = {one: (sources[one], targets[one]) for one in ids}
-    read = _on_the_disk if needs_store(len(ids), reading.config) else _in_memory
+    used = [ids[row] for row in drawn(ids, reading.config, notes=notes)]
+    files = {one: (sources[one], targets[one]) for one in used}
+    read = _on_the_disk if needs_store(len(used), reading.config) else _in_memory
     found, data = read(reading, files, kind)
     masks = _masks(path, {name: targets[name] for name in found}, kind, reading)
     if data is None:
@@ -292,12 +306,14 @@ def _on_the_disk(reading: Reading, files: Files, kind: FileKind) -> tuple[Sequen
 
     def look(seen: Mapping[str, Seen], maps: Maps, notes: list[str]) -> None:
         _look(reading, seen, maps, notes)
+        for index, half in enumerate(("source", "target")):
+            notes += notes_on_frames({f"{half}/{one}": pair[index] for one, pair in files.items()})
 
+    config = reading.config
+    what = f"folder {reading.path.resolve()} {sides!r} {config.target_kind} {config.max_pairs}"
     listed = Listed(
-        what=f"folder {reading.path.resolve()} {sides!r} {reading.config.target_kind}",
+        key=key_for(what, files.items()),
         ids=ids,
-        files=list(files.values()),
-        called=lambda half, name: f"{half}/{name}",
         read=halves,
         forms=forms,
         fitted=lambda _, half, form: as_kept(half, form),

@@ -17,7 +17,7 @@ from edgecmd.data.modalities.depth import DEPTH
 from edgecmd.data.pairs import PairedData
 from edgecmd.data.store import Build, Form, Key, Store, find, key_of, writing
 from edgecmd.data.user_files.halves import Half, Halves, Maps, Seen, seen_of, stored_half
-from edgecmd.data.user_files.images import notes_on_frames, stored_colours, to_grey
+from edgecmd.data.user_files.images import stored_colours, to_grey
 from edgecmd.settings import DataConfig
 
 # Pairs that take more lie on the disk where data.store is auto.
@@ -48,22 +48,33 @@ class Listed:
     """Pairs that are known by their files.
 
     Attributes:
-        what: Where they lie, what set they are, and each setting that changes a number of them.
+        key: Of their files, and of each setting that changes a number of them, see `key_for`.
         ids: One name a pair.
-        files: Source and target of each.
-        called: What a note on its files calls either half of a pair.
-        read: Both halves of a pair, by its row; raises a DataError that names the file.
+        read: Both halves of a pair, by its row, in their order; raises a DataError that names the file.
         forms: A row of source and target, found without reading all; raises a DataError.
         fitted: A target in that form; None where it cannot be, which `Look` tells, or a DataError does.
     """
 
-    what: str
+    key: Key
     ids: Sequence[str]
-    files: Sequence[tuple[Path, Path]]
-    called: Callable[[str, str], str]
     read: Callable[[int], Halves]
     forms: Callable[[], Mapping[str, Form]]
     fitted: Callable[[int, Half, Form], np.ndarray | None]
+
+
+def key_for(what: str, files: Iterable[tuple[str, Sequence[Path]]]) -> Key:
+    """The key of pairs.
+
+    Args:
+        what: Where they lie, what set they are, and each setting that changes a number of them.
+        files: Id and files of each pair.
+    """
+    # Another release of Pillow may decode a file to other numbers.
+    return key_of(f"{what}, Pillow {PIL.__version__}", list(files))
+
+
+class EndedError(DataError):
+    """A pair cannot be read, nor any behind it."""
 
 
 def through_store(listed: Listed, *, problems: list[str], notes: list[str], look: Look) -> PairedData | None:
@@ -83,26 +94,25 @@ def through_store(listed: Listed, *, problems: list[str], notes: list[str], look
     """
     if not listed.ids:
         return None
-    what = f"{listed.what}:{PIL.__version__}"
-    key = key_of(what, list(zip(listed.ids, listed.files, strict=True)))
+    key = listed.key
     found = find(key)
     if found is None:
         with writing(key):
-            found = find(key) or _built(key, listed, problems=problems, look=look)
+            found = find(key) or _built(listed, problems=problems, look=look)
     if found is None:
         return None
     notes += found.told["notes"]
     return PairedData(source=found.arrays[SOURCE], target=found.arrays[TARGET])
 
 
-def _built(key: Key, listed: Listed, *, problems: list[str], look: Look) -> Store | None:
+def _built(listed: Listed, *, problems: list[str], look: Look) -> Store | None:
     before, notes, num = len(problems), list[str](), len(listed.ids)
     try:
         forms = listed.forms()
     except DataError as error:
         problems.append(str(error))
         return None
-    with Build(key, forms=forms, num=num) as build:
+    with Build(listed.key, forms=forms, num=num) as build:
         seen = {name: Seen(**fact) for name, fact in zip(listed.ids, build.facts)}
         for row in tracked(range(build.done, num), "reading pairs"):
             try:
@@ -113,15 +123,14 @@ def _built(key: Key, listed: Listed, *, problems: list[str], look: Look) -> Stor
                     build.add({SOURCE: source, TARGET: target}, asdict(seen[listed.ids[row]]))
             except DataError as error:
                 problems.append(str(error))
+                if isinstance(error, EndedError):
+                    break
         are_maps = forms[TARGET].dtype == DEPTH.dtype
         look(seen, build.rows(TARGET) if are_maps and build.done == num else [], notes)
         if len(problems) > before or build.done < num:
             build.abandon()
             return None
-        for index, name in enumerate((SOURCE, TARGET)):
-            every = zip(listed.ids, listed.files, strict=True)
-            notes += notes_on_frames({listed.called(name, one): files[index] for one, files in every})
-        return build.finish({"notes": notes, "of": listed.what})
+        return build.finish({"notes": notes, "of": listed.key.what})
 
 
 def picture_form(targets: Iterable[Path], *, side: int, grey: bool) -> Form:
@@ -144,6 +153,7 @@ def picture_form(targets: Iterable[Path], *, side: int, grey: bool) -> Form:
 def as_kept(half: Half, form: Form) -> np.ndarray | None:
     """A target in the form that the set has; None where it is of another kind."""
     found = stored_half(half)
-    if form.dtype == np.uint8 and form.shape[2:] == (1,) and found.dtype == np.uint8:
+    is_grey = found.ndim == 3 and found.shape[2] == 1
+    if form.dtype == np.uint8 and form.shape[2:] == (1,) and found.dtype == np.uint8 and not is_grey:
         (found,) = to_grey([found])
     return found if (found.shape, found.dtype) == (form.shape, form.dtype) else None

@@ -94,6 +94,32 @@ def position(concept: str) -> float:
     )
 
 
+def drawn(ids: Sequence[str], config: DataConfig, *, notes: list[str]) -> list[int]:
+    """Rows of at most ``config.max_pairs`` pairs (0: all) in their order; a hash of their ids draws them.
+
+    Args:
+        ids: Of all pairs.
+        config: ``max_pairs`` and ``copies`` are used.
+        notes: Gets a sentence where pairs are left out.
+
+    Raises:
+        ConfigError: Pairs would be left out under privacy.
+
+    Guarantees:
+        A smaller number draws some of what a larger one does. The draw tells nothing about the parts.
+    """
+    num, most = len(ids), config.max_pairs
+    if not most or num <= most:
+        return list(range(num))
+    if config.copies == LEAVE_OUT:
+        raise ConfigError(
+            f"data.max_pairs={most} would leave out {num - most} of {num} pairs. Under privacy that is"
+            " refused: one pair more would push another out. Set data.max_pairs=0, or move pairs away."
+        )
+    notes.append(f"{most} of {num} pairs are used, drawn by a hash of their ids; data.max_pairs=0 uses all.")
+    return sorted(sorted(range(num), key=lambda row: position(f"drawn/{ids[row]}"))[:most])
+
+
 def split_rows(
     concepts: Sequence[str],
     *,

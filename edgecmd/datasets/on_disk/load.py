@@ -22,20 +22,21 @@ from edgecmd.data.store import Form
 from edgecmd.data.user_files.halves import Half, Halves, Maps, Seen, notes_on_targets, seen_of, stored_half
 from edgecmd.data.user_files.images import Sides, notes_on_frames, sides_of
 from edgecmd.data.user_files.public_images import built_in_public, check_public, public_of
-from edgecmd.data.user_files.through_store import Listed, needs_store, through_store
+from edgecmd.data.user_files.through_store import Listed, key_for, needs_store, through_store
 from edgecmd.data.user_files.user_pairs import (
     COLUMNS,
     MIN_PAIRS,
     MIN_PART,
     OwnPairs,
     Rows,
+    drawn,
     joined_concepts,
     linked,
     num_things,
     position,
     to_experiment,
 )
-from edgecmd.datasets.on_disk.index import TEST, Entry, Index, limited
+from edgecmd.datasets.on_disk.index import TEST, Entry, Index
 from edgecmd.settings import DataConfig
 
 
@@ -76,7 +77,9 @@ def load_layout(config: DataConfig) -> Experiment:
     """
     index = index_of(config)
     problems, notes = list[str](), list(index.notes)
-    entries = limited(index.entries, config.max_pairs)
+    entries = tuple(
+        index.entries[row] for row in drawn([one.id for one in index.entries], config, notes=notes)
+    )
     public = public_of(config, problems, notes=notes)
     if not problems:
         public = public or built_in_public(config, notes=notes)
@@ -208,12 +211,13 @@ def _store(
 
     def look(seen: Mapping[str, Seen], maps: Maps, told: list[str]) -> None:
         told += notes_on_targets(seen, maps, sides)
+        told += notes_on_frames({f"source of {one.id}": one.source for one in entries})
+        told += notes_on_frames({f"target of {one.id}": one.target for one in entries})
 
+    what = f"{config.name} {Path(config.path).resolve()} {config.source_path} {sides!r} {config.max_pairs}"
     listed = Listed(
-        what=f"{config.name} {Path(config.path).resolve()} {sides!r}",
+        key=key_for(what, ((one.id, (one.source, one.target)) for one in entries)),
         ids=[one.id for one in entries],
-        files=[(one.source, one.target) for one in entries],
-        called=lambda half, name: f"{half} of {name}",
         read=lambda row: index.read(entries[row], sides),
         forms=forms,
         fitted=lambda row, half, form: _alike(entries[row], half, form),

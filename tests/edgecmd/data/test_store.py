@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgecmd.core.array_files import LazyRows
-from edgecmd.core.errors import DataError, EdgecmdError, MachineError
+from edgecmd.core.errors import ConfigError, DataError, EdgecmdError, MachineError
 from edgecmd.data import store
 from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.store import Build, Form, Key, find, key_of, stores_folder, writing
 from edgecmd.data.user_files import folder as folder_module
 from edgecmd.data.user_files import through_store as through
 from edgecmd.settings import DataConfig
+from tests.edgecmd.data.layouts import trees
 from tests.user_files import check_folder, read_pairs
 
 NUM = 24
@@ -337,6 +338,88 @@ def test_two_that_read_the_same_pairs_build_one_store(folder: Path) -> None:
         assert_same(one, wanted)
     assert len(found) == 3
     assert len(stores()) == 1
+
+
+ARCHIVES = {
+    "grey": ("uint8", (32, 32)),
+    "grey with an axis": ("uint8", (16, 16, 1)),
+    "colour": ("uint8", (32, 32, 3)),
+    "depth": ("uint16", (32, 32)),
+    "sound": ("int16", (4000,)),
+}
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+@pytest.mark.parametrize("named", [True, False])
+def test_an_archive_is_the_same_from_a_store(kind: str, named: bool, tmp_path: Path) -> None:
+    dtype, shape = ARCHIVES[kind]
+    noise = np.random.default_rng(2)
+    arrays = {
+        "source": noise.integers(0, 256, (NUM, 32, 32, 3), dtype=np.uint8),
+        "target": noise.integers(1, 200, (NUM, *shape)).astype(dtype),
+        "public": noise.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8),
+    }
+    if kind == "sound":
+        arrays |= {"target": 100 * arrays["target"], "target_rate_hz": np.int64(8000)}
+    if named:
+        arrays |= {"id": np.array([f"n{97 * row % 89:02}" for row in range(NUM)])}
+        arrays |= {"label": np.array([f"l{row % 3}" for row in range(NUM)])}
+    path = tmp_path / "pairs.npz"
+    np.savez_compressed(path, **arrays)
+    assert_same(load_experiment(config(path)), in_memory(path))
+    assert_same(load_experiment(config(path)), in_memory(path))
+    assert len(stores()) == 1
+    if kind == "colour":
+        changes = {"target_kind": "grey"}
+        assert_same(load_experiment(config(path, **changes)), in_memory(path, **changes))
+
+
+def test_a_damaged_archive_is_told_once_and_leaves_no_store(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.npz"
+    noise = np.random.default_rng(2).integers(0, 256, (2, NUM, 16, 16, 3), dtype=np.uint8)
+    np.savez(path, source=noise[0], target=noise[1])
+    data = bytearray(path.read_bytes())
+    # A number of the first array is another one, which the archive's checksum tells.
+    data[5000] ^= 255
+    path.write_bytes(data)
+    told = check_folder(path, config(path))
+    assert len(told) == 1
+    assert "The file is damaged; make it again." in told[0]
+    assert stores() == []
+
+
+@pytest.mark.parametrize("form", ["folder", "npz"])
+@pytest.mark.parametrize("where", ["always", "never"])
+def test_no_more_pairs_are_used_than_were_asked_for(
+    form: str, where: str, folder: Path, tmp_path: Path
+) -> None:
+    path = folder
+    if form == "npz":
+        pairs, path = read_pairs(folder, config(folder, store="never")), tmp_path / "pairs.npz"
+        ids = np.array([f"p{row:03}" for row in range(NUM)])
+        np.savez(path, source=pairs.source, target=pairs.target, id=ids)
+    (folder / "pairs.csv").write_text("id,owner\n" + "".join(f"p{row:03},o{row}\n" for row in range(NUM)))
+    whole = load_experiment(config(path, store=where, max_pairs=NUM))
+    found = load_experiment(config(path, store=where, max_pairs=20))
+    assert len(found.sorted_ids()) == 20
+    assert {*found.sorted_ids()} < {*whole.sorted_ids()}
+    assert (
+        f"20 of {NUM} pairs are used, drawn by a hash of their ids; data.max_pairs=0 uses all." in found.notes
+    )
+    rows = [int(one[1:]) for one in found.train_ids]
+    expected = read_pairs(folder, config(folder, store="never")).target[rows]
+    np.testing.assert_array_equal(np.asarray(found.train.target), expected)
+    if form == "folder":
+        owners = [found.train_owner.names[code] for code in found.train_owner.values]
+        assert owners == [f"o{row}" for row in rows]
+    with pytest.raises(ConfigError, match=r"data\.max_pairs=20 would leave out 4 of 24 pairs"):
+        load_experiment(config(path, store=where, max_pairs=20, copies="leave-out"))
+
+
+def test_a_public_set_is_the_same_from_a_store(tmp_path: Path) -> None:
+    path = trees.sketchy(tmp_path / "sketchy")
+    made = DataConfig(name="sketchy", path=str(path), image_size=16, strict=False, store="always")
+    assert_same(load_experiment(made), load_experiment(replace(made, store="never")))
 
 
 def test_small_sets_stay_in_memory_and_large_ones_do_not(
