@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool
 
-from edgecmd.core.array_files import chunks
+from edgecmd.core.array_files import chosen, chunks
 from edgecmd.core.errors import DataError
 from edgecmd.data.kept_rows import at_once, of_each_row
 from edgecmd.data.modalities.table import modality_of
@@ -79,7 +79,7 @@ def constant_parts(data: PairedData, rows: Mapping[str, np.ndarray], *, reverse:
     first, *others = rows
     problems = [f"{first}: {one}" for one in constant_inputs(data.take(rows[first]), reverse=reverse)]
     name = "source" if reverse else "target"
-    found = {part: _problem(name, data.target[rows[part]]) for part in others}
+    found = {part: _problem(name, chosen(data.target, rows[part])) for part in others}
     return [*problems, *(f"{part}: {problem}" for part, problem in found.items() if problem)]
 
 

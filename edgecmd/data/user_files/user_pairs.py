@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from edgecmd.catalogue.data_sets import data_set
+from edgecmd.core.array_files import chosen
 from edgecmd.core.errors import ConfigError, DataError, choose, nearest
 from edgecmd.core.text import counted
 from edgecmd.data.constants import constant_inputs, constant_parts, constant_rows, refuse_constant
@@ -499,8 +500,8 @@ def _strict_rows(
     Only a split by concept can keep look-alikes apart, so elsewhere too few are no reason to refuse: None.
     """
     train, _, test = parts
-    target = own.data.target[test]
-    known = modality_of(target).looks_known(target, own.data.target[train]) & ~constant_rows(target)
+    target, taught = chosen(own.data.target, test), chosen(own.data.target, train)
+    known = modality_of(target).looks_known(target, taught) & ~constant_rows(target)
     for codes in copies.ties:
         known |= np.isin(codes[test], codes[train])
     novel = test[~known]
