@@ -321,5 +321,56 @@ class Build:
         self._files = {}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """A store as a person sees it.
+
+    Attributes:
+        name: Of its folder.
+        what: What it is of.
+        nbytes: Bytes on the disk, features of teachers included.
+        whole: Whether it was finished.
+    """
+
+    name: str
+    what: str
+    nbytes: int
+    whole: bool
+
+
+def listing() -> list[Listing]:
+    """All stores, those that were begun and not finished among them."""
+    folder = stores_folder()
+    found = []
+    for one in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if one.is_symlink() or not one.is_dir():
+            continue
+        told: Told = {}
+        with contextlib.suppress(DataError):
+            told = read_json(one / TOLD)
+        nbytes = sum(path.stat().st_size for path in one.iterdir())
+        what = str(told.get("of", "")) if isinstance(told, dict) else ""
+        found.append(Listing(name=one.name, what=what, nbytes=nbytes, whole=bool(what)))
+    return found
+
+
+def remove(name: str) -> bool:
+    """Delete a store of `listing`; False where another process is making it.
+
+    Raises:
+        OSError: It cannot be deleted.
+    """
+    lock = FileLock(str(stores_folder() / f"{name.partition('-')[0]}-.lock"), mode=0o600)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    try:
+        shutil.rmtree(stores_folder() / name)
+    finally:
+        lock.release()
+    return True
+
+
 def _plain(forms: Mapping[str, Form], num: int) -> Told:
     return {"num": num, **{name: [list(one.shape), one.dtype.str] for name, one in forms.items()}}

@@ -13,6 +13,7 @@ import PIL
 
 from edgecmd.core.errors import DataError
 from edgecmd.core.progress import tracked
+from edgecmd.core.text import size_of
 from edgecmd.data.modalities.depth import DEPTH
 from edgecmd.data.pairs import PairedData
 from edgecmd.data.store import Build, Form, Key, Store, find, key_of, writing
@@ -114,7 +115,8 @@ def _built(listed: Listed, *, problems: list[str], look: Look) -> Store | None:
         return None
     with Build(listed.key, forms=forms, num=num) as build:
         seen = {name: Seen(**fact) for name, fact in zip(listed.ids, build.facts)}
-        for row in tracked(range(build.done, num), "reading pairs"):
+        size = sum(one.nbytes for one in forms.values()) * num
+        for row in tracked(range(build.done, num), f"reading pairs into a store of {size_of(size)}"):
             try:
                 source, half = listed.read(row)
                 seen[listed.ids[row]] = seen_of(half)
