@@ -7,6 +7,7 @@ a client that declines says so by a word of a fixed table (`edgecmd.privacy.refu
 """
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
     from edgecmd.run import Run
 
 
-def make_app(run: "Run | None" = None) -> ClientApp:
+def make_app(run: "Run | None" = None, *, local: bool = False) -> ClientApp:
     """The app, for the runs that messages name or for one that this process has as objects.
 
     Args:
         run: The one run that its clients take part in, whatever the settings of a message say; None to make
             a run of those settings.
+        local: Whether whoever wrote the settings started this process too, so that code which they name is
+            theirs to run.
     """
     app = ClientApp()
 
@@ -36,11 +39,17 @@ def make_app(run: "Run | None" = None) -> ClientApp:
         from clients.work import answer_train
 
         if run is None:
-            return answer_train(message, context)
-        return answer_train(message, context, run_of=lambda _: run)
+            return answer_train(message, context, local=local or is_simulated())
+        return answer_train(message, context, run_of=lambda _: run, local=True)
 
     app.query("index")(index)
     return app
+
+
+def is_simulated() -> bool:
+    """Whether Flower's own simulation calls the app: in a worker of Ray, which no SuperNode starts."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def index(message: Message, context: Context) -> Message:

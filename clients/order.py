@@ -8,7 +8,7 @@ from flwr.app import ConfigRecord
 
 from clients.node import MODULES, Node
 from edgecmd.catalogue.data_sets import FOLDER
-from edgecmd.config.file_settings import CODE_SETTINGS, FILE_SETTINGS
+from edgecmd.config.file_settings import CODE_SETTINGS, FILE_SETTINGS, NODE_CODE_SETTINGS
 from edgecmd.config.reader import flatten, unflatten
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError, choose
@@ -75,21 +75,30 @@ class Order:
         return kind
 
 
-def read_order(sent: ConfigRecord, run_config: Mapping[str, object], node: Node) -> Order:
+def read_order(
+    sent: ConfigRecord, run_config: Mapping[str, object], node: Node, *, local: bool = False
+) -> Order:
     """Check a request.
 
     Args:
         sent: The record ``config`` of the message.
         run_config: Settings of the run, as the server wrote them.
         node: The node's own config.
+        local: Whether that was whoever started this process, as in a simulation: only then may settings
+            name code that the node's config does not allow.
 
     Raises:
         ConfigError: A setting is unknown or out of its range.
-        PrivacyError: The node has pairs of its own, and a setting names something to read there, or is
-            outside the bounds of its owner.
+        PrivacyError: A setting names code that the node's owner did not allow, or is outside of their
+            bounds; or the node has pairs of its own, and a setting names something to read there.
         ValueError: The name of the run is none.
     """
-    config = unflatten(run_config) if node.data is None else device_config(run_config, node.modules)
+    if node.data is None:
+        config = unflatten(run_config)
+        if not local:
+            _refuse_code(config, NODE_CODE_SETTINGS, node.modules)
+    else:
+        config = device_config(run_config, node.modules)
     node.check_limits(config)
     token = str(sent["run"])
     if not TOKEN.fullmatch(token):
@@ -140,7 +149,7 @@ def device_config(run_config: Mapping[str, object], modules: tuple[str, ...] = (
             code="names-code",
             detail="student.architecture",
         )
-    _refuse_code({name: str(asked[name]) for name in sorted(CODE_SETTINGS)}, modules)
+    _refuse_code(given, CODE_SETTINGS, modules)
     data = DataConfig(
         name=FOLDER,
         source_size=given.data.source_side,
@@ -160,13 +169,15 @@ def device_config(run_config: Mapping[str, object], modules: tuple[str, ...] = (
     )
 
 
-def _refuse_code(asked: Mapping[str, str], modules: tuple[str, ...]) -> None:
+def _refuse_code(config: RunConfig, settings: frozenset[str], modules: tuple[str, ...]) -> None:
     """Refuse code of a module that the node's owner did not allow, before anything of it is imported."""
-    foreign = [name for name, text in asked.items() if is_own(text) and module_of(text) not in modules]
+    flat = flatten(config)
+    asked = {name: str(flat[name]) for name in sorted(settings) if is_own(str(flat[name]))}
+    foreign = [name for name, text in asked.items() if module_of(text) not in modules]
     if foreign:
         raise PrivacyError(
             f"The run sets {', '.join(f'{name}={asked[name]!r}' for name in foreign)}, code to import. On a"
-            " node with data-dir its owner alone says what runs here. If you trust it, allow it in the node's"
+            " node its owner alone says what runs there. If you trust it, allow it in the node's"
             f" config: {MODULES}={module_of(asked[foreign[0]])!r}.",
             code="names-code",
             detail=", ".join(foreign),

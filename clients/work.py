@@ -17,8 +17,9 @@ from clients.private import Counting, answer_privately, private_plan, simulated_
 from clients.state import load_state, save_state
 from edgecmd.config.assemble import Assembly
 from edgecmd.config.schema import RunConfig
-from edgecmd.core.errors import PrivacyError
+from edgecmd.core.errors import EdgecmdError, PrivacyError
 from edgecmd.core.machine import explain, is_of_machine
+from edgecmd.core.own_code import RAISED
 from edgecmd.models.students import Student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.refusals import sealed
@@ -33,7 +34,7 @@ LOG = logging.getLogger("edgecmd.client")
 class ClientError(RuntimeError):
     """A failure on a client, with its index and the stage in which it happened."""
 
-    def __init__(self, client: int, stage: str, cause: Exception) -> None:
+    def __init__(self, client: int, stage: str, cause: BaseException) -> None:
         super().__init__(f"client {client}, stage {stage}: {type(cause).__name__}: {cause}")
 
 
@@ -46,7 +47,11 @@ SERVED = Assembly()
 
 
 def answer_train(
-    message: Message, context: Context, *, run_of: Callable[[RunConfig], Run] = SERVED.run
+    message: Message,
+    context: Context,
+    *,
+    run_of: Callable[[RunConfig], Run] = SERVED.run,
+    local: bool = False,
 ) -> Message:
     """Distil for one round.
 
@@ -56,6 +61,7 @@ def answer_train(
         context: Holds the run config, which the server wrote, and the node config, which the node's
             owner wrote (`clients.node`).
         run_of: Gives the run of the settings.
+        local: Whether the run config was written by whoever started this process; see `read_order`.
 
     Returns:
         The reply; where the client declines, an error whose reason is a word of a fixed table.
@@ -67,13 +73,15 @@ def answer_train(
     torch.set_num_threads(1)
     stages = _Stages()
     try:
-        return Message(_answer(message, context, stages, run_of), reply_to=message)
+        return Message(_answer(message, context, stages, run_of, local=local), reply_to=message)
     except PrivacyError as error:
         LOG.warning("the client declines: %s", error)
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, sealed(error)), reply_to=message)
-    except Exception as error:
+    # Code of the run's own may ask the process to end; other clients that it serves would end with it.
+    except RAISED as error:
         if _is_private(context):
-            LOG.exception("client %d failed in stage %s", stages.client, stages.now)
+            trace = None if isinstance(error, EdgecmdError) else error
+            LOG.error("client %d failed in stage %s: %s", stages.client, stages.now, error, exc_info=trace)
             raise ClientError(stages.client, "private round", SealedError(SEALED)) from None
         told = explain(error) if is_of_machine(error) else error
         raise ClientError(stages.client, stages.now, told) from error
@@ -88,11 +96,17 @@ class _Stages:
 
 
 def _answer(
-    message: Message, context: Context, stages: _Stages, run_of: Callable[[RunConfig], Run]
+    message: Message,
+    context: Context,
+    stages: _Stages,
+    run_of: Callable[[RunConfig], Run],
+    *,
+    local: bool,
 ) -> RecordDict:
     node = read_node(context.node_config, node_id=context.node_id)
     stages.client = node.client
-    order = read_order(message.content.config_records["config"], context.run_config, node)
+    sent = message.content.config_records["config"]
+    order = read_order(sent, context.run_config, node, local=local)
     run = run_of(order.config)
     plan = private_plan(run, node)
     stages.now = "data"

@@ -15,8 +15,10 @@ from annotated_types import Interval, MultipleOf
 
 from edgecmd.catalogue.data_sets import source_side
 from edgecmd.core.errors import ConfigError
+from edgecmd.core.text import printable
 
 STORES = ("auto", "always", "never")
+NO_LICENCE = "unspecified"
 COPIES = ("auto", "join", "leave-out")
 
 
@@ -28,9 +30,9 @@ class _Section:
     def __post_init__(self) -> None:
         own: Any = type(self)
         section = own.__name__.removesuffix("Config").lower()
-        for name, (kind, marks) in _marks(own).items():
+        for name, (kind, marks, is_many) in _marks(own).items():
             value = getattr(self, name)
-            for item in value if isinstance(value, tuple | list) else (value,):
+            for item in value if is_many and isinstance(value, tuple | list) else (value,):
                 _check(f"{section}.{name}", item, kind=kind, marks=marks)
         self._check_together()
 
@@ -39,15 +41,15 @@ class _Section:
 
 
 @cache
-def _marks(section: type[Any]) -> dict[str, tuple[type, Sequence[Any]]]:
-    """Kind of number, range and step of each setting that has them; of a tuple, of each item."""
-    hints = get_type_hints(section, include_extras=True)
-    items = {name: get_args(hint)[0] if get_origin(hint) is tuple else hint for name, hint in hints.items()}
-    return {
-        name: (item.__origin__, item.__metadata__)
-        for name, item in items.items()
-        if get_origin(item) is Annotated
-    }
+def _marks(section: type[Any]) -> dict[str, tuple[type, Sequence[Any], bool]]:
+    """Kind of number, range and step of each setting that has them, and whether they are of each item."""
+    found = {}
+    for name, hint in get_type_hints(section, include_extras=True).items():
+        is_many = get_origin(hint) is tuple
+        item = get_args(hint)[0] if is_many else hint
+        if get_origin(item) is Annotated:
+            found[name] = (item.__origin__, item.__metadata__, is_many)
+    return found
 
 
 def _check(setting: str, value: Any, *, kind: type, marks: Sequence[Any]) -> None:  # noqa: ANN401 - of a caller
@@ -74,6 +76,40 @@ def refuse_outside(name: str, value: Any, *, least: float | int, most: float | i
         ConfigError: The message names argument and value, and what is allowed.
     """
     _check(name, value, kind=kind, marks=[Interval(ge=least, le=most)])
+
+
+def refuse_other(name: str, value: object, *wanted: type, what: str) -> None:
+    """Refuse an argument of another type.
+
+    Raises:
+        ConfigError: The message names argument and type, and what is allowed.
+    """
+    if not isinstance(value, wanted):
+        raise ConfigError(f"{name} is of type {type(value).__name__}; allowed is {what}.")
+
+
+def refuse_licence(name: str, value: str) -> None:
+    """Refuse a licence that no tool which reads the files would know.
+
+    Args:
+        name: Of the setting or argument, for messages.
+        value: `NO_LICENCE`, an SPDX name, an expression of them, or ``LicenseRef-`` with a name of one's own.
+
+    Raises:
+        ConfigError: It is nothing of the kind.
+    """
+    from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
+    if value == NO_LICENCE:
+        return
+    try:
+        # It would take a newline for a blank.
+        canonicalize_license_expression(value if printable(value) == value else "")
+    except InvalidLicenseExpression:
+        raise ConfigError(
+            f"{name}={value!r} is no licence that has an SPDX name. Write one, such as Apache-2.0 or"
+            f" CC-BY-4.0, LicenseRef-<a name of yours> for any other, or {NO_LICENCE!r}."
+        ) from None
 
 
 def refuse_seed(seed: Any) -> None:  # noqa: ANN401 - of a caller
@@ -427,8 +463,9 @@ class ExportConfig(_Section):
     """Fit a linear head on all labels and put it into the graph beside the embedding."""
     head_labels: str = "group"
     """Which labelling the head predicts."""
-    license: str = "unspecified"
-    """Licence of the exported weights, an SPDX name; yours to choose."""
+    license: str = NO_LICENCE
+    """Licence of the exported weights, an SPDX name; yours to choose. One without such a name:
+    LicenseRef-<a name of yours>."""
     min_cosine: Annotated[float, Interval(ge=-1, le=1)] = 0.0
     """Smallest cosine between torch and onnxruntime embeddings for fp32 and w8; 0: 0.9999 and 0.9995."""
     profiles: str = "w8"
@@ -443,3 +480,6 @@ class ExportConfig(_Section):
     """Fold GroupNorm into the convolutions and learn the embedding back on public pictures; for gn-*."""
     fold_steps: Annotated[int, Interval(ge=0, le=100_000)] = 200
     """Optimiser steps of that recovery; 0 for calibration alone."""
+
+    def _check_together(self) -> None:
+        refuse_licence("export.license", self.license)

@@ -19,7 +19,7 @@ from edgecmd.core.text import counted
 from edgecmd.data.pairs import Targets
 from export.device.infer import Prototypes
 from export.device.reading import InferError
-from export.documents.bundle_files import Built, Contents, write_contents
+from export.documents.bundle_files import Built, Contents, refuse_alike, write_contents
 from export.documents.provenance import Provenance
 from export.graph.deployable import Deployable, rebuild
 from export.graph.fold_standardised import fold
@@ -40,7 +40,15 @@ from export.profiles.table import (
     refuse_malformed,
 )
 from export.trust.listing import CACHE, RULES, profile_file
-from export.trust.verify import ParityError, ParityReport, TaskMetric, refuse_below, refuse_mismatch, verify
+from export.trust.verify import (
+    ParityError,
+    ParityReport,
+    TaskMetric,
+    refuse_below,
+    refuse_mismatch,
+    run_torch,
+    verify,
+)
 
 # Leaving out one layer at a time is measured with one batch size: the layer does not depend on it.
 BATCH_OF_SEARCH = (32,)
@@ -128,8 +136,8 @@ def export_bundle(
         Equal weights and settings give equal bytes in every file. No probe image is written into the bundle.
 
     Raises:
-        ExportError: The weights do not fit ``spec`` or are not finite, a file does not do what the student
-            does, or ``out_dir`` holds something else.
+        ExportError: The weights do not fit ``spec`` or are not finite, the student tells no inputs apart, a
+            file does not do what the student does, or ``out_dir`` holds something else.
         MachineError: ``out_dir`` cannot be written.
         ConfigError: ``spec.architecture`` or a profile is unknown.
     """
@@ -138,6 +146,9 @@ def export_bundle(
     _refuse_inputs(probe_images, spec)
     plain = rebuild(student, spec)
     bench = Bench(reference=Deployable(plain, spec).eval(), images=probe_images, task=task)
+    embedding = run_torch(bench.reference, FRONT_ENDS[spec.front_end].golden(spec)[0]).embedding
+    for name in options.profiles:
+        refuse_alike(embedding, profile=name)
     data = to_onnx(Deployable(fold(plain), spec).eval())
     try:
         with folder_in_one_piece(out_dir) as built:

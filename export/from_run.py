@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import nn
 
-from edgecmd.core.errors import DataError
+from edgecmd.core.errors import DataError, ExportError
 from edgecmd.data.labelled import Labels
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import Targets
@@ -144,9 +144,17 @@ def spec_of(task: Task, student: Student, *, architecture: str, license: str) ->
         student: The student.
         architecture: Its name, which a folded student does not share with the one that was trained.
         license: Licence of the weights, an SPDX name.
+
+    Raises:
+        ExportError: Pictures are no squares.
     """
-    channels, _, width = task.input_shape
+    channels, height, width = task.input_shape
     modality = modality_of(task.data.train.target)
+    if height != width and not modality.has_rate:
+        raise ExportError(
+            f"The task's targets are {height} x {width} pixels, and a file for a device takes squares. Bring"
+            " them to one side, and distil again."
+        )
     return ExportSpec(
         architecture=architecture,
         image_size=width,

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from edgecmd.core.errors import DataError
+from edgecmd.core.errors import DataError, choose
 from edgecmd.data.labelled import LabelledTarget
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import Targets
@@ -19,6 +20,7 @@ from edgecmd.evaluation.evaluate import embedder
 from edgecmd.models.devices import place
 from edgecmd.models.students import Projected, Student, is_dense
 from edgecmd.models.trial import try_out
+from edgecmd.settings import refuse_licence
 from edgecmd.training.task import Task
 from export.bundle import Options, export_bundle
 from export.documents.provenance import Provenance
@@ -27,8 +29,11 @@ from export.graph.deployable import unwrap
 from export.graph.frontends import FRONT_ENDS
 from export.graph.spec import ExportSpec
 from export.loaded import Bundle, load_bundle
+from export.profiles.calibration import KINDS as CALIBRATIONS
 from export.profiles.calibration import calibration_of
 from export.profiles.table import DEFAULT, choose_profiles, need_calibration
+
+MOST_INT16 = np.iinfo(np.int16).max
 
 
 def export_student(  # noqa: PLR0913 - what a bundle is made of
@@ -74,7 +79,9 @@ def export_student(  # noqa: PLR0913 - what a bundle is made of
         ConfigError: The student is no encoder of the task's inputs, or a profile is unknown.
         DataError: The examples are of another kind than the task's targets, or hold one class alone.
     """
-    chosen = choose_profiles(",".join(profiles))
+    refuse_licence("license", license)
+    choose("export.calibration", calibration, CALIBRATIONS)
+    chosen = choose_profiles(",".join(map(str, profiles)))
     plain = as_student(student, task)
     spec = spec_of(task, plain, architecture=plain.architecture, license=license)
     embed = embedder(plain, task)
@@ -130,8 +137,11 @@ def made_up_inputs(task: Task, spec: ExportSpec, *, seed: int) -> Targets:
     """
     if modality_of(task.data.train.target).is_drawn:
         return calibration_of(task, "procedural", seed=seed).inputs
-    own, _ = FRONT_ENDS[spec.front_end].golden(spec)
-    return own
+    front_end = FRONT_ENDS[spec.front_end]
+    own, _ = front_end.golden(spec)
+    # Shares of full scale, where inputs are stored as whole numbers.
+    is_share = own.dtype != front_end.dtype
+    return np.rint(own.clip(-1, 1) * MOST_INT16).astype(front_end.dtype) if is_share else own
 
 
 def _refuse_examples(examples: LabelledTarget, task: Task, *, labelling: str, architecture: str) -> None:

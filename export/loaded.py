@@ -10,7 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from edgecmd.core.errors import ExportError
+from edgecmd.core.files import named_path
 from edgecmd.data.modalities.row import Stored
+from edgecmd.settings import refuse_other
 from export.device.infer import Student as DeviceStudent
 from export.device.reading import InferError
 from export.trust.checks import verify_bundle
@@ -84,9 +86,11 @@ def load_bundle(folder: str | Path, *, profile: str = "", pub: Path | None = Non
     Raises:
         TrustError: It is not what it claims to be; the message has the first check that failed.
         ExportError: It has no such profile, or its model does not run here.
+        ConfigError: An argument is no path, or no name.
     """
-    path = Path(folder)
-    verdict = verify_bundle(path, pub=pub)
+    path = named_path("folder", folder)
+    refuse_other("profile", profile, str, what="the name of one of its profiles")
+    verdict = verify_bundle(path, pub=None if pub is None else named_path("pub", pub))
     if verdict.error is not None:
         raise verdict.error
     try:

@@ -73,10 +73,10 @@ def describe(error: Exception) -> str:
 
 def _serve(content: RecordDict, message_type: str, context: Context) -> RecordDict | str:
     """Answer in a worker process, through the project's own client app."""
-    from clients.app import app
+    from clients.app import make_app
 
     set_identity()
-    reply = answer(app, Message(content, context.node_id, message_type), context)
+    reply = answer(make_app(local=True), Message(content, context.node_id, message_type), context)
     return str(reply.error.reason) if reply.has_error() else reply.content
 
 
@@ -84,7 +84,7 @@ class LocalGrid(Grid):
     """Serves each message by a call, or in local processes of one thread each.
 
     Args:
-        app: The client app. Other processes have ``clients.app:app``, which makes the run of the settings.
+        app: The client app. Other processes have one that makes the run of the settings.
         contexts: Context of each client by node id.
         num_workers: 1 answers in this process; more start that many processes.
         fault: For drills: called with (round, node id); an exception it returns is the client's.

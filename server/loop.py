@@ -18,6 +18,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from edgecmd.core.errors import FederationError, PrivacyError
 from edgecmd.core.events import EventLog
+from edgecmd.core.own_code import running
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.privacy.ledger import BudgetSpentError
 from edgecmd.settings import FederationConfig
@@ -182,10 +183,12 @@ def run_round(federation: Federation, arrays: Arrays, round_index: int) -> tuple
     elif federation.private:
         weigh_equally(usable)
     restore_current(strategy, to_record(arrays))
-    aggregated, _ = strategy.aggregate_train(round_index, usable)
-    if aggregated is None:
-        raise FederationError(f"Round {round_index}: strategy {config.strategy!r} gave no weights.")
-    updated = checked(from_record(aggregated, like=arrays), config=config, round_index=round_index)
+    with running(f"The strategy {config.strategy!r}", strategy):
+        aggregated, _ = strategy.aggregate_train(round_index, usable)
+        if aggregated is None:
+            raise FederationError(f"Round {round_index}: strategy {config.strategy!r} gave no weights.")
+        averaged = from_record(aggregated, like=arrays)
+    updated = checked(averaged, config=config, round_index=round_index)
     report = _report(federation, round_index, usable, rejected, updated, started, len(cohort))
     return updated, report if federation.hidden else replace(report, shared=shared_indices(claims))
 
@@ -197,12 +200,16 @@ def ask(
     if not cohort:
         return [], []
     config, deadline_s = federation.config, federation.terms.deadline_s
-    messages = federation.strategy.configure_train(
-        round_index,
-        to_record(arrays),
-        ConfigRecord({**federation.expectations, "run": federation.token}),
-        CohortGrid(federation.grid, cohort),
-    )
+    with running(f"The strategy {config.strategy!r}", federation.strategy):
+        # Some make the messages only while one goes through them.
+        messages = list(
+            federation.strategy.configure_train(
+                round_index,
+                to_record(arrays),
+                ConfigRecord({**federation.expectations, "run": federation.token}),
+                CohortGrid(federation.grid, cohort),
+            )
+        )
     place = {node: index for index, node in enumerate(cohort)}
     messages = sorted(messages, key=lambda message: place[message.metadata.dst_node_id])
     for message in messages:

@@ -14,6 +14,7 @@ from flwr.serverapp.strategy.fedopt import FedOpt
 from edgecmd.catalogue.data_sets import imported
 from edgecmd.catalogue.strategy_rows import STRATEGIES
 from edgecmd.core.errors import ConfigError, choose
+from edgecmd.core.own_code import running
 from edgecmd.settings import FederationConfig
 
 ASK_ALL: dict[str, Any] = {
@@ -53,7 +54,9 @@ def build_strategy(settings: FederationConfig, *, proximal_mu: float = 0.0) -> F
         argument: proximal_mu if name == "proximal_mu" else getattr(settings, name)
         for argument, name in row.numbers.items()
     }
-    strategy: FedAvg = imported(row.build)(**ASK_ALL, **numbers)
+    build = imported(row.build)
+    with running(f"The strategy {settings.strategy!r}", build):
+        strategy: FedAvg = build(**ASK_ALL, **numbers)
     return strategy
 
 

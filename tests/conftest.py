@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+# Jaxtyping also looks it up by name, when it instruments the first package.
+from tests.shape_checks import check_types_once
+
 if TYPE_CHECKING:
     from edgecmd.config.schema import RunConfig
 
 torch.set_num_threads(1)
+check_types_once()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecmd.core.errors import choose
+from edgecmd.core.errors import ConfigError, choose
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,6 +60,7 @@ class Level:
         text: What it looks at, in words.
         audit: From a target, an effort (None for the usual one) and the other rooms to findings.
         asks: Whether it has something to ask of a target; on a ladder it is passed over elsewhere.
+        needs: What ``asks`` looks for, in words.
         proves: Whether its findings may contradict a claim; else they indicate risks.
         on_ladder: Whether ``edgecmd audit run`` and `edgecmd.audit` climb it.
     """
@@ -67,6 +68,7 @@ class Level:
     text: str
     audit: "Callable[[Target, Any, Rooms], Sequence[Finding]]"
     asks: "Callable[[Target], bool]" = _always
+    needs: str = ""
     proves: bool = True
     on_ladder: bool = True
 
@@ -106,18 +108,21 @@ def _risk(target: "Target", effort: "RiskEffort | None", rooms: Rooms) -> "Seque
     return audit_risk(target, effort, rooms=rooms)
 
 
+A_PLAN = "a run with a privacy mechanism, whose noise it looks at"
 LEVELS: dict[str, Level] = {
     "check": Level(text="static: purity probes, sensitivity search, the books", audit=_check),
     "step": Level(
         text="the step that trains: noise, release, coins, random source, many draws against a neighbour",
         audit=_step,
         asks=_has_plan,
+        needs=A_PLAN,
     ),
     "one-run": Level(text="one training run with canaries included by coins", audit=_one_run),
     "many-runs": Level(
         text="many training runs on a worst-case pair of neighbours",
         audit=_many_runs,
         asks=_has_plan,
+        needs=A_PLAN,
         on_ladder=False,
     ),
     "risk": Level(text="risk indicators: what an attacker guesses; never a proof", audit=_risk, proves=False),
@@ -137,6 +142,7 @@ def audit(
     rooms: Rooms,
     keep: "Callable[[Target, Sequence[Finding]], object]",
     setting: str = "levels",
+    pass_over: bool = True,
 ) -> "list[Finding]":
     """Climb levels, each with its usual effort.
 
@@ -146,19 +152,28 @@ def audit(
         rooms: What audits ask of other rooms.
         keep: Told the findings of each level as it is done, so that an interruption loses none.
         setting: What a message calls ``levels``.
+        pass_over: Whether levels that have nothing to ask of the target are left out, as long as one is left.
 
     Returns:
         All findings, in that order.
 
     Raises:
-        ConfigError: A level is unknown; nothing was audited then.
+        ConfigError: A level is unknown or has nothing to ask of the target; nothing was audited then.
         PrivacyError: The target, or a file of it, cannot be audited; the message says why.
     """
     rows = {name: LEVELS[name] for name in ladder()}
-    chosen = [choose(setting, name, rows) for name in levels]
+    names = list(levels)
+    for name in names:
+        choose(setting, name, rows)
+    idle = [name for name in names if not rows[name].asks(target)]
+    if idle and (len(idle) == len(names) or not pass_over):
+        raise ConfigError(
+            f"{setting} names {idle[0]!r}, which needs {rows[idle[0]].needs}. This one is without: choose"
+            f" among {', '.join(name for name, row in rows.items() if row.asks(target))}."
+        )
     found: list[Finding] = []
-    for level in chosen:
-        new = level.audit(target, None, rooms) if level.asks(target) else ()
+    for level in (rows[name] for name in names if name not in idle):
+        new = level.audit(target, None, rooms)
         keep(target, new)
         found += new
     return found

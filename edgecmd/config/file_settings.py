@@ -28,6 +28,14 @@ FILE_SETTINGS = frozenset(
 CODE_SETTINGS = frozenset({"distill.loss"})
 """What may be ``module:factory``; a device with pairs of its own imports what its owner allows."""
 
+NODE_CODE_SETTINGS = CODE_SETTINGS | {
+    "data.name",
+    "federation.partition",
+    "student.architecture",
+    "teacher.name",
+}
+"""The same of a node without pairs of its own, which also makes data, partition, teacher and student."""
+
 _SERVER_PATHS = frozenset({"out", "student.path", "privacy.ledger_dir", "export.prototypes"})
 _SERVER_SETS = frozenset(
     {

@@ -12,8 +12,26 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from edgecmd.core.errors import DataError
+from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.machine import at
+
+
+def named_path(name: str, value: object) -> Path:
+    """The path that an argument names, with ``~`` for the user's home.
+
+    Args:
+        name: Of the argument, for messages.
+        value: What was given.
+
+    Raises:
+        ConfigError: It is no path that a system takes.
+    """
+    if not isinstance(value, str | Path):
+        raise ConfigError(f"{name}={value!r} is of type {type(value).__name__}; allowed is a path.")
+    if not str(value) or "\0" in str(value):
+        way = "holds a NUL character, which no path can" if str(value) else "is empty"
+        raise ConfigError(f"{name}={str(value)!r} {way}. Give the path of a file or folder.")
+    return Path(value).expanduser()
 
 
 def write_bytes_atomically(path: Path, data: bytes) -> None:

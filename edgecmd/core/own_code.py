@@ -8,14 +8,18 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgecmd.core.errors import ConfigError, nearest
+from edgecmd.core.errors import ConfigError, EdgecmdError, nearest
+from edgecmd.core.machine import explain, is_of_machine
 from edgecmd.core.text import one_line
 
 Factory = Callable[..., Any]
+# What a user's own code may raise; whoever stops the process by hand is obeyed.
+RAISED = (Exception, SystemExit)
 
 
 def is_own(text: str) -> bool:
@@ -88,9 +92,32 @@ def call_factory(setting: str, text: str, *, offered: Mapping[str, Any], files: 
         )
     try:
         return factory(**{name: offered[name] for name in named if name in offered})
-    # A user's code may raise anything.
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"{setting}={text!r} was called and raised {_told(error)}.") from error
+    except RAISED as error:
+        raise ConfigError(f"{setting}={text!r} was called and raised {told(error)}.") from error
+
+
+@contextmanager
+def running(what: str, *made: object) -> Iterator[None]:
+    """A user's own objects are called in this block: what they raise becomes one sentence that names them.
+
+    Args:
+        what: What they are, at the start of a sentence, such as ``The loss Margin``.
+        made: The objects. Where all are edgecmd's own, an error passes as it is: it is a fault of edgecmd.
+
+    Raises:
+        ConfigError: They raised something, or asked the process to end.
+        MachineError: Memory is short, or the machine has no thread or process left.
+    """
+    try:
+        yield
+    except EdgecmdError:
+        raise
+    except RAISED as error:
+        if all(type(one).__module__.partition(".")[0] == "edgecmd" for one in made):
+            raise
+        if is_of_machine(error) and not isinstance(error, OSError):
+            raise explain(error) from error
+        raise ConfigError(f"{what} raised {told(error)}. Mend that code, then start again.") from error
 
 
 def _parameters(factory: Factory) -> dict[str, bool]:
@@ -113,10 +140,9 @@ def _imported(setting: str, text: str, *, is_file: bool) -> tuple[object, object
     try:
         module = _import_file(Path(module_name)) if is_file else importlib.import_module(module_name)
         return module, getattr(module, name, None)
-    # Importing runs the user's file, which may raise anything.
-    except (Exception, SystemExit) as error:
+    except RAISED as error:
         raise ConfigError(
-            f"{setting}={text!r} cannot be imported: {_told(error)}. Every process that uses it must be able"
+            f"{setting}={text!r} cannot be imported: {told(error)}. Every process that uses it must be able"
             f" to import {module_name!r}: install it, or start edgecmd in the folder that it is found from."
         ) from error
 
@@ -130,7 +156,7 @@ def _import_file(path: Path) -> object:
     return module
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
     """Type and text of a user's error on one line, without a full stop of its own."""
     text = one_line(str(error)).rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

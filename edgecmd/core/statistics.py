@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
-from scipy.stats import t as student_t
 
 MIN_REPEATS = 3
 MIN_ITEMS = 20
@@ -75,6 +73,9 @@ def mean_interval(
     # Equal numbers have a spread of rounding.
     if not math.isfinite(mean) or spread <= 1e-12 * max(1.0, float(np.abs(sample).max())):
         return nothing
+    # Not above: half a second for each process, and most compute no interval.
+    from scipy.stats import t as student_t
+
     half = float(student_t.ppf((1 + CONFIDENCE) / 2, num - 1)) * spread / math.sqrt(num)
     return Interval(mean=mean, low=max(bounds[0], mean - half), high=min(bounds[1], mean + half), num=num)
 
@@ -131,6 +132,8 @@ def wilson(share: float, *, num_items: int) -> tuple[float, float] | None:
     """
     if num_items < MIN_ITEMS or not math.isfinite(share):
         return None
+    from scipy.stats import binomtest
+
     found = binomtest(round(share * num_items), num_items).proportion_ci(method="wilson")
     return float(found.low), float(found.high)
 
@@ -233,6 +236,8 @@ def paired_p(values: Sequence[float], reference: Sequence[float]) -> float:
     sample = np.asarray([one - other for one, other in zip(values, reference, strict=True)])
     if mean_interval(sample.tolist()).low is None:
         return 1.0
+    from scipy.stats import t as student_t
+
     spread = float(sample.std(ddof=1)) / math.sqrt(len(sample))
     return float(2.0 * student_t.sf(abs(float(sample.mean())) / spread, len(sample) - 1))
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from edgecmd.core.errors import ConfigError, DataError, choose
-from edgecmd.core.own_code import call_factory, is_own, load_factory
+from edgecmd.core.own_code import RAISED, call_factory, is_own, load_factory
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.settings import FederationConfig
@@ -186,7 +186,7 @@ def _own(
         parts = [np.asarray(part) if len(part) else np.zeros(0, np.int64) for part in made]
         rows = np.concatenate(parts)
     # What a user's code returns may raise anything while it is looked through.
-    except Exception:
+    except RAISED:
         parts, rows = [], np.zeros(0)
     is_dealt = rows.dtype.kind in "iu" and np.array_equal(np.sort(rows), np.arange(len(pairs)))
     if len(parts) != num_clients or not is_dealt or any(part.ndim != 1 for part in parts):

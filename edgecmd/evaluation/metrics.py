@@ -32,6 +32,7 @@ from edgecmd.data.modalities.table import target_input
 from edgecmd.data.pairs import Targets
 from edgecmd.models.devices import device_of
 from edgecmd.models.place_features import pool_places
+from edgecmd.models.trial import running_student
 
 # The first axis is anonymous: pool and test of a probe differ in length.
 Embedding = Float[np.ndarray, "_ dim"]
@@ -55,14 +56,11 @@ def embed_target(
     """
     student.eval()
     device = device_of(student)
-    chunks = [
-        whole(
-            student(target_input(target[start : start + batch_size], offset=offset, scale=scale).to(device))
-        )
-        .cpu()
-        .numpy()
-        for start in tracked(range(0, len(target), batch_size), "embedding targets")
-    ]
+    chunks = []
+    for start in tracked(range(0, len(target), batch_size), "embedding targets"):
+        shown = target_input(target[start : start + batch_size], offset=offset, scale=scale).to(device)
+        with running_student(student):
+            chunks.append(whole(student(shown)).cpu().numpy())
     return unit_rows(np.concatenate(chunks))
 
 

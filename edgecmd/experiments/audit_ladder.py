@@ -27,22 +27,29 @@ NUM_SERVER_ROUNDS = 4
 BATCH = 256
 
 
-def audit(target: Target, *, levels: Iterable[str] | None = None, setting: str = "levels") -> list[Finding]:
+def audit(
+    target: Target,
+    *,
+    levels: Iterable[str] | None = None,
+    setting: str = "levels",
+    pass_over: bool = True,
+) -> list[Finding]:
     """Audit a target level by level, and keep what each finds in its ``audit.json`` and report.
 
     Args:
         target: What is audited.
         levels: Names of levels, in order; None for the whole ladder (`edgecmd.audits.levels.ladder`).
         setting: What a message calls ``levels``.
+        pass_over: See `edgecmd.audits.levels.audit`.
 
     Returns:
         All findings; whether one contradicts is for `edgecmd.audits.finding.refuse_contradicted` to say.
 
     Raises:
-        ConfigError: A level is unknown; nothing was audited then.
+        ConfigError: A level is unknown or has nothing to ask of the target; nothing was audited then.
     """
     chosen = table.ladder() if levels is None else levels
-    return table.audit(target, levels=chosen, rooms=ROOMS, keep=keep, setting=setting)
+    return table.audit(target, levels=chosen, rooms=ROOMS, keep=keep, setting=setting, pass_over=pass_over)
 
 
 def audit_level(target: Target, level: str, effort: object = None) -> list[Finding]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from edgecmd.catalogue.data_sets import data_set
 from edgecmd.core.errors import ConfigError, DataError
+from edgecmd.core.files import named_path
 from edgecmd.core.own_code import is_own
 from edgecmd.data.experiment import load_experiment
 from edgecmd.data.findings import ProblemsError
@@ -23,7 +24,7 @@ from edgecmd.data.pairs import PairedData, PublicSource, Targets
 from edgecmd.data.user_files.folder import Reading, read_own
 from edgecmd.data.user_files.images import sides_of
 from edgecmd.data.user_files.public_images import read_public
-from edgecmd.settings import DataConfig
+from edgecmd.settings import DataConfig, refuse_other
 
 CHECK_COMMAND = "edgecmd data check"
 # Side in pixels of public images that no task has asked for yet: the least that there is.
@@ -42,9 +43,12 @@ class Pairs:
             where nothing was measured; or recordings int16 (N, T).
         ids: One name a pair, all different; empty for none.
         owner: Who made each pair, (N,); empty where it is not known. Partitions may follow it.
+        sampling_rate_hz: Of targets that are recordings, samples a second; an exported file takes that rate
+            alone. 0 where it is not known, and for pictures.
 
     Raises:
         DataError: A type or a shape is not allowed, or the numbers differ.
+        ConfigError: The rate is none that students are made for.
 
     Examples:
         >>> noise = np.random.default_rng(0)
@@ -58,8 +62,11 @@ class Pairs:
     target: Targets
     ids: Sequence[str] = ()
     owner: Sequence[str] = ()
+    sampling_rate_hz: int = 0
 
     def __post_init__(self) -> None:
+        # The range is that of the setting.
+        DataConfig(sampling_rate_hz=self.sampling_rate_hz or DataConfig().sampling_rate_hz)
         modality_of(self.source, name="Pairs.source")
         modality_of(self.target, name="Pairs.target")
         data = PairedData(source=self.source, target=self.target)
@@ -97,17 +104,24 @@ class Pairs:
             DataError: Anything is wrong with the files; the message names the first problem and the command
                 that lists all.
         """
+        place = named_path("path", path)
         settings = DataConfig(
             name="folder", path=str(path), image_size=size, source_size=source_size, max_pairs=0
         )
-        reading = Reading(path=Path(path).expanduser(), config=settings, whole=False)
+        reading = Reading(path=place, config=settings, whole=False)
         if not reading.path.exists():
             raise DataError(f"{path} does not exist. Give a folder with source/ and target/, or an .npz.")
         own = read_own(reading)
         reading.refuse(complete=True)
         assert own is not None
         owner = own.columns.get("owner", ()) if any(own.columns.get("owner", ())) else ()
-        return cls(source=own.data.source, target=own.data.target, ids=own.ids, owner=owner)
+        return cls(
+            source=own.data.source,
+            target=own.data.target,
+            ids=own.ids,
+            owner=owner,
+            sampling_rate_hz=_rate_of(own.data.target, settings),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -135,6 +149,7 @@ class Images:
 
     def __post_init__(self) -> None:
         modality_of(self.images, name="Images.images")
+        refuse_other("Images.name", self.name, str, what="a text")
         keys = _texts("Images.keys", self.keys) or tuple(f"image-{row}" for row in range(len(self.images)))
         object.__setattr__(self, "keys", keys)
         self.source()
@@ -178,7 +193,7 @@ class Images:
         Raises:
             DataError: There is none, or one cannot be read; the message has every problem.
         """
-        folder, problems = Path(path).expanduser(), list[str]()
+        folder, problems = named_path("path", path), list[str]()
         if not folder.is_dir():
             raise DataError(f"{path} is no folder that exists. Give one with public pictures.")
         side = ANY_SIDE if size is None else size
@@ -239,7 +254,7 @@ class Labelled:
         Raises:
             DataError: A file cannot be read, or there are fewer than two classes.
         """
-        sub = sorted(one for one in Path(path).expanduser().glob("*") if one.is_dir())
+        sub = sorted(one for one in named_path("path", path).glob("*") if one.is_dir())
         if len(sub) < 2:
             raise DataError(f"{path} has {len(sub)} sub-folders; give one of pictures for each class.")
         parts = [np.asarray(Images.from_folder(one, size=size).images) for one in sub]
@@ -275,11 +290,13 @@ def built_in(name: str = "emoji", *, size: int = 64) -> BuiltIn:
         ConfigError: No set has that name, or it does not come in that size.
         DataError: Its files are not there.
     """
+    refuse_other("name", name, str, what="the name of a set that comes with edgecmd")
     if is_own(name) or data_set(name).users_own:
         raise ConfigError(
             f"built_in({name!r}) is no set that comes with edgecmd. Read your own: Pairs.from_folder(path)."
         )
-    whole = load_experiment(DataConfig(name=name, image_size=size, source_size=size))
+    settings = DataConfig(name=name, image_size=size, source_size=size)
+    whole = load_experiment(settings)
     test, labels = whole.test, next(iter(whole.test.labelled.labels.values()))
     known = np.flatnonzero(labels.values != UNLABELLED)
     return BuiltIn(
@@ -288,6 +305,7 @@ def built_in(name: str = "emoji", *, size: int = 64) -> BuiltIn:
             target=whole.train.target,
             ids=whole.train_ids,
             owner=names_of(whole.train_owner) if whole.train_owner.names else (),
+            sampling_rate_hz=_rate_of(whole.train.target, settings),
         ),
         public=Images(images=whole.public.images, keys=whole.public.keys, name=whole.public.name),
         labelled=Labelled(
@@ -309,6 +327,10 @@ def _texts(name: str, values: object) -> tuple[str, ...]:
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise DataError(f"{name}={values!r} is of type {type(values).__name__}; allowed is a list of texts.")
     return tuple("" if one is None else str(one) for one in values)
+
+
+def _rate_of(target: Targets, settings: DataConfig) -> int:
+    return settings.sampling_rate_hz if modality_of(target).has_rate else 0
 
 
 def names_of(labels: Labels) -> list[str]:

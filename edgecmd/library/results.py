@@ -23,7 +23,7 @@ from edgecmd.library.task import Task
 from edgecmd.models.students import Student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.run import Run
-from edgecmd.settings import DistillConfig, refuse_seed
+from edgecmd.settings import DistillConfig, refuse_other, refuse_seed
 
 NUM_FOLDS = 5
 NUM_NEIGHBOURS = 5
@@ -96,6 +96,7 @@ def origin_of(student: nn.Module, task: Task | None) -> Origin:
     """
     known = getattr(student, "origin", None)
     if task is not None:
+        refuse_other("task", task, Task, what="an edgecmd.Task")
         return replace(known, task=task) if isinstance(known, Origin) else Origin(task=task)
     if not isinstance(known, Origin):
         raise ConfigError(

@@ -12,13 +12,14 @@ from torch import nn
 
 from edgecmd.catalogue.data_sets import IN_PYTHON
 from edgecmd.core.errors import ConfigError, DataError
+from edgecmd.core.files import named_path
 from edgecmd.data.experiment import Experiment, cut_apart
 from edgecmd.data.modalities.table import input_shape
 from edgecmd.data.pairs import fingerprint
 from edgecmd.library.data import Images, Pairs, labels_of
 from edgecmd.models import teachers
 from edgecmd.models.devices import resolve_device
-from edgecmd.settings import refuse_outside
+from edgecmd.settings import refuse_other, refuse_outside
 from edgecmd.training import task as tasks
 
 # Numbers of an input stay within float32.
@@ -106,10 +107,7 @@ class Task(tasks.Task):
     ) -> None:
         _refuse_tensor(teacher)
         for name, made, wanted in (("pairs", pairs, Pairs), ("public", public, Images)):
-            if not isinstance(made, wanted):
-                raise ConfigError(
-                    f"{name} is of type {type(made).__name__}; allowed is an edgecmd.{wanted.__name__}."
-                )
+            refuse_other(name, made, wanted, what=f"an edgecmd.{wanted.__name__}")
         for name, value in (("target_offset", target_offset), ("target_scale", target_scale)):
             refuse_outside(name, value, least=-MOST_SCALE, most=MOST_SCALE, kind=float)
         if not len(public):
@@ -132,8 +130,9 @@ class Task(tasks.Task):
             target_scale=float(target_scale),
             source_side=pairs.source.shape[1],
             target_side=input_shape(pairs.target)[1],
+            sampling_rate_hz=pairs.sampling_rate_hz,
             device=resolve_device(device),
-            cache=None if cache is None else Path(cache),
+            cache=None if cache is None else named_path("cache", cache),
         )
         if features is not None:
             self._set_features(*features)

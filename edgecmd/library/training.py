@@ -17,14 +17,16 @@ from edgecmd.catalogue.data_sets import IN_PYTHON
 from edgecmd.config.assemble import describe
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError
+from edgecmd.core.files import named_path
+from edgecmd.core.own_code import RAISED, told
 from edgecmd.data.partition import MIN_PAIRS, Rows
 from edgecmd.data.partition import partition as cut
 from edgecmd.library.data import Pairs, labels_of
-from edgecmd.library.digests import digest
 from edgecmd.library.results import Distilled, Federated
 from edgecmd.library.task import Task
 from edgecmd.losses import Loss, check_loss, loss_of, name_of
 from edgecmd.models.devices import place
+from edgecmd.models.digests import digest
 from edgecmd.models.students import Student, fitted, refuse_dense
 from edgecmd.models.students import student as make_student
 from edgecmd.privacy.mechanisms import default_loss
@@ -39,6 +41,7 @@ from edgecmd.settings import (
     PrivacyConfig,
     StudentConfig,
     as_float,
+    refuse_other,
     refuse_outside,
     refuse_seed,
 )
@@ -160,6 +163,7 @@ def distill(  # noqa: PLR0913 - a recipe has many numbers
     _require("task", task, Task)
     refuse_seed(seed)
     refuse_outside("steps", steps, least=1, most=MOST_STEPS)
+    _refuse_mute(progress)
     settings = DistillConfig(
         loss=_loss_name(loss),
         batch_size=batch_size,
@@ -256,13 +260,13 @@ def federate(  # noqa: PLR0913 - what a federation is made of
 
     _require("task", task, Task)
     refuse_seed(seed)
-    if num_workers != 1:
+    if not isinstance(num_workers, int) or num_workers != 1:
         raise ConfigError(
             f"num_workers={num_workers!r}: objects in memory cannot travel to other processes. Leave it at 1,"
             " or name student, loss and data as 'module:factory' in settings and use `edgecmd simulate`."
         )
-    if out is not None and not isinstance(out, str | Path):
-        raise ConfigError(f"out={out!r} is of type {type(out).__name__}; allowed is the path of a folder.")
+    _refuse_mute(progress)
+    given_out = None if out is None else named_path("out", out)
     rounds, local_steps = _length(privacy, rounds=rounds, local_steps=local_steps)
     parts = _parts(clients, num_pairs=len(task.pairs))
     asked = _sections(
@@ -283,7 +287,7 @@ def federate(  # noqa: PLR0913 - what a federation is made of
         strategy=strategy,
     )
     with tempfile.TemporaryDirectory() as thrown_away:
-        folder = Path(out) if out is not None else Path(thrown_away) / "run"
+        folder = given_out or Path(thrown_away) / "run"
         objects = Given(parts=parts, student=first, loss=_loss_of(loss, distill_settings))
         run = _run(
             task,
@@ -371,7 +375,10 @@ def _loss_of(loss: Loss | str, settings: DistillConfig) -> Loss:
 
 def _placed(task: Task, student: nn.Module | str, settings: DistillConfig) -> Student:
     """A copy of the student on the task's device, for the task's inputs and of the teacher's dimension."""
-    own = student if isinstance(student, str) else copy.deepcopy(student)
+    try:
+        own = copy.deepcopy(student)
+    except RAISED as error:
+        raise ConfigError(f"The student {type(student).__name__} cannot be copied: {told(error)}.") from error
     if isinstance(own, Student):
         made = fitted(own, dim=task.teacher_dim, in_channels=task.in_channels, size=task.size)
     else:
@@ -465,12 +472,12 @@ def _require_same_plan(asked: PrivacyPlan, made: PrivacyPlan | None) -> None:
 
 
 def _require(name: str, made: object, wanted: type) -> None:
-    """Refuse an argument of another class.
+    refuse_other(name, made, wanted, what=f"an edgecmd.{wanted.__name__}")
 
-    Raises:
-        ConfigError: The message names the argument, its type, and what is allowed.
-    """
-    if not isinstance(made, wanted):
+
+def _refuse_mute(progress: object) -> None:
+    if progress is not None and not callable(progress):
         raise ConfigError(
-            f"{name} is of type {type(made).__name__}; allowed is an edgecmd.{wanted.__name__}."
+            f"progress={progress!r} cannot be called. Give a function of (done, in all, mean loss), or leave"
+            " it out."
         )

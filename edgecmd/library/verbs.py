@@ -1,6 +1,6 @@
 """Audit and export: the verbs that reach into the rooms beside the method."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -10,9 +10,11 @@ from torch import nn
 
 from edgecmd.audits.finding import CONTRADICTED, Finding, refuse_contradicted
 from edgecmd.core.errors import ConfigError
+from edgecmd.core.files import named_path
 from edgecmd.library.data import Labelled
 from edgecmd.library.results import Distilled, Federated, origin_of
 from edgecmd.library.task import Task
+from edgecmd.settings import refuse_outside
 
 if TYPE_CHECKING:
     from export.loaded import Bundle
@@ -62,7 +64,7 @@ def audit(result: Federated, *, levels: Sequence[str] = ("static",)) -> Report:
         What was found; ``audit.json`` of the run folder has it too, and its report where there is one.
 
     Raises:
-        ConfigError: A level is unknown, or the run's folder was thrown away.
+        ConfigError: A level is unknown or needs a run with privacy, or the run's folder was thrown away.
     """
     from edgecmd.audits.target import Target
     from edgecmd.experiments import audit_ladder
@@ -80,10 +82,13 @@ def audit(result: Federated, *, levels: Sequence[str] = ("static",)) -> Report:
         plan=result.plan,
         privacy=dict(result.privacy),
     )
-    names = [levels] if isinstance(levels, str) else list(levels or ())
+    if not isinstance(levels, Iterable):
+        raise ConfigError(f"levels={levels!r} names no level. Give names, such as ['static', 'step'].")
+    names = [levels] if isinstance(levels, str) else list(levels)
     if not names:
         raise ConfigError(f"levels={levels!r} asks nothing. Give at least one, such as 'static'.")
-    found = audit_ladder.audit(target, levels=[ALSO.get(name, name) for name in names])
+    levels = [ALSO.get(name, name) if isinstance(name, str) else name for name in names]
+    found = audit_ladder.audit(target, levels=levels, pass_over=False)
     return Report(findings=tuple(found))
 
 
@@ -108,7 +113,7 @@ def export(
         labelled: Examples to fit a linear head on, which the file then tells of; None for no head.
         calibration: What int8 takes ranges from: ``public`` pictures, or ``procedural`` ones; never pairs.
         min_cosine: Smallest cosine between torch and ONNX Runtime; None for the profile's own.
-        license: Licence of the weights, an SPDX name.
+        license: Licence of the weights: an SPDX name, an expression of them, or LicenseRef-<a name of yours>.
 
     Returns:
         The bundle, read again as a device reads it.
@@ -116,7 +121,8 @@ def export(
     Raises:
         ExportError: The exported file does not do what the student does, or what it is made of does not
             export; nothing is left behind.
-        ConfigError: A profile is unknown, or the student was not distilled here and there is no task.
+        ConfigError: A profile or the licence is unknown, or the student was not distilled here and there is
+            no task.
     """
     from export.documents.provenance import provenance_of
     from export.from_task import export_student
@@ -124,20 +130,21 @@ def export(
     trained = student.student if isinstance(student, Distilled) else student
     for name, made, wanted in (
         ("student", trained, nn.Module),
-        ("folder", folder, str | Path),
         ("labelled", labelled, Labelled | None),
-        ("profiles", profiles, Sequence),
+        ("profiles", profiles, str | list | tuple),
         ("min_cosine", min_cosine, Real | None),
         ("license", license, str),
     ):
         if not isinstance(made, wanted):
             raise ConfigError(f"{name}={made!r} is of type {type(made).__name__}; allowed is {wanted}.")
-    origin, source = origin_of(trained, task), None
+    if min_cosine is not None:
+        refuse_outside("min_cosine", min_cosine, least=-1, most=1, kind=float)
+    place, origin, source = named_path("folder", folder), origin_of(trained, task), None
     if origin.run is not None:
         source = replace(provenance_of(origin.run), privacy=origin.privacy)
     return export_student(
         trained,
-        folder,
+        place,
         task=origin.task,
         examples=None if labelled is None else labelled.classes(),
         profiles=[profiles] if isinstance(profiles, str) else profiles,

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgecmd.core.errors import ConfigError, PrivacyError
+from edgecmd.core.own_code import RAISED, running
 from edgecmd.core.text import one_line
 from edgecmd.losses.loss import Loss, alike_views
 
@@ -163,8 +164,7 @@ def _tried(loss: Loss, called: str, student: Tensor, teacher: Tensor, anchors: T
     """Values for ordinary embeddings, or a sentence on what is wrong with them."""
     try:
         value = loss(student, teacher, anchors)
-    # The user's code may raise anything.
-    except Exception as error:
+    except RAISED as error:
         shapes = ", ".join(str(tuple(one.shape)) for one in (student, teacher, anchors))
         raise ConfigError(
             f"{called} fails on tensors of shape {shapes}: {type(error).__name__}: {one_line(str(error))}."
@@ -185,7 +185,8 @@ def _tried(loss: Loss, called: str, student: Tensor, teacher: Tensor, anchors: T
 
 
 def _check_gradient(value: Tensor, rows: Tensor, called: str) -> None:
-    found = torch.autograd.grad(value.sum(), rows, allow_unused=True)[0] if value.requires_grad else None
+    with running(f"The gradient of {called[:1].lower()}{called[1:]}"):
+        found = torch.autograd.grad(value.sum(), rows, allow_unused=True)[0] if value.requires_grad else None
     if found is None or not bool(found.any()):
         raise ConfigError(
             f"{called} has no gradient at the student's embeddings, so nothing would be learnt. Leave out"
@@ -209,8 +210,7 @@ def _check_apart(
     try:
         leaking = leaking_rows(each, embedding_dim=PROBE_DIM)
         fewer = each(student[1:], teacher[1:])
-    # The user's code may raise anything.
-    except Exception as error:
+    except RAISED as error:
         raise ConfigError(
             f"{called} fails where one pair is NaN or huge, or left out: {type(error).__name__}:"
             f" {one_line(str(error))}. One pair would then decide for all others; return a number for every"

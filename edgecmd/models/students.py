@@ -576,7 +576,8 @@ def project(
     """
     what = f"The student {name}" if name.startswith("<") else f"The student of {SETTING}={name!r}"
     shape = (in_channels, *size)
-    width = try_out(module, shape, what=what, wanted="inputs of the data's shape", trained=True)
+    wanted = f"inputs of the data's shape (edgecmd.student takes size=..., here it is {size})"
+    width = try_out(module, shape, what=what, wanted=wanted, trained=True)
     with seeded(generator.initial_seed()):
         made = Projected(module, num_features=width, in_channels=in_channels, embedding_dim=dim, size=size)
     made.architecture = name

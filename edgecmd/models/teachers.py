@@ -26,16 +26,18 @@ from edgecmd.catalogue.data_sets import DATA_SETS, DEFAULT_TEACHER
 from edgecmd.catalogue.data_sets import data_set as row_of
 from edgecmd.core.errors import ConfigError, DataError, choose, nearest
 from edgecmd.core.files import write_bytes_atomically
-from edgecmd.core.own_code import call_factory, is_own
+from edgecmd.core.own_code import call_factory, is_own, running
 from edgecmd.core.progress import tracked
 from edgecmd.data.modalities.image import IMAGE, SOURCE_OFFSET, SOURCE_SCALE
 from edgecmd.data.modalities.table import MODALITIES, input_shape, modality_of, source_input
 from edgecmd.data.pairs import Targets
 from edgecmd.models import efficientnet
 from edgecmd.models.devices import device_of
+from edgecmd.models.digests import whole_digest
 from edgecmd.models.students import Architecture, convolutional, initialise
 from edgecmd.models.tensor_file import load_weights, pack, require, unpack, whole_number
 from edgecmd.models.trial import refuse_later, seeded, try_out
+from edgecmd.settings import refuse_other
 
 SETTING = "teacher.name"
 # In the recipe of a teacher of recordings.
@@ -206,8 +208,9 @@ class Teacher:
             DataError: The file is none of a teacher.
 
         Guarantees:
-            ``sha256`` covers weights, class, size, mean and std, so features that are kept are those of
-            this teacher and of no other. What the code of the class does is not part of it.
+            ``sha256`` covers weights, class, size, mean, std and every number and text that the module keeps,
+            so features that are kept are those of this teacher and of no other. What the code of the class
+            does is not part of it.
 
         Examples:
             >>> mine = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -222,6 +225,12 @@ class Teacher:
                 )
             is_file = isinstance(made, Path) or made.endswith(".safetensors")
             return load_teacher(Path(made)) if is_file else load_teacher(name=str(made))
+        if not isinstance(made, nn.Module):
+            raise ConfigError(
+                f"A teacher is no {made!r}. Give an object of a torch.nn.Module (MyModule() and not"
+                " MyModule), a name, 'module:factory', or a file."
+            )
+        refuse_other("name", name, str, what="a text")
         _check_scale(size=size, mean=mean, std=std)
         called = name or type(made).__name__
         network = Prepared(made, size=size, mean=mean, std=std)
@@ -230,7 +239,7 @@ class Teacher:
         return cls(
             network=copy.deepcopy(network).eval().requires_grad_(False),
             embedding_dim=dim,
-            sha256=_fingerprint(network),
+            sha256=whole_digest(network),
             recipe={OWN: called},
         )
 
@@ -263,7 +272,10 @@ class Teacher:
                 f" {found[0]!r} of {found[1]}. Set teacher.path to one that `edgecmd pretrain` made with the"
                 " same data settings (data.reverse among them)."
             )
-        return embed_source(self.network, source, batch_size=batch_size)
+        with running(
+            f"The teacher {self.recipe.get(OWN, '')}", getattr(self.network, "module", self.network)
+        ):
+            return embed_source(self.network, source, batch_size=batch_size)
 
 
 # In the recipe of a teacher of anyone's own: its name.
@@ -310,17 +322,6 @@ def _check_scale(*, size: int | None, mean: Sequence[float], std: Sequence[float
                 f"{name}={values!r} of a teacher is no three finite numbers{more}. Give one for each of"
                 " red, green and blue, on the scale of 0 to 1."
             )
-
-
-def _fingerprint(network: Prepared) -> str:
-    """SHA-256 of class, size and every tensor of a teacher."""
-    kind = type(network.module)
-    digest = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}:{network.size}".encode())
-    for name, value in sorted(network.state_dict().items()):
-        plain = value.detach().cpu().contiguous()
-        digest.update(f"{name}:{plain.dtype}:{tuple(plain.shape)}".encode())
-        digest.update(plain.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 @torch.no_grad()

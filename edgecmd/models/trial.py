@@ -8,13 +8,14 @@ Shapes: B batch, C channels, H height, W width, F features.
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from edgecmd.core.errors import ConfigError
+from edgecmd.core.own_code import RAISED, running
 from edgecmd.core.text import one_line
 from edgecmd.models.devices import place
 from edgecmd.settings import refuse_outside
@@ -97,6 +98,12 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
         yield
 
 
+def running_student(student: nn.Module) -> AbstractContextManager[None]:
+    """A block in which a student is called; what an own one raises becomes a sentence."""
+    name = getattr(student, "architecture", "") or f"<{type(student).__name__}>"
+    return running(f"The student {name}", getattr(student, "backbone", student))
+
+
 def try_out(
     module: nn.Module, shape: tuple[int, int, int], *, what: str, wanted: str, trained: bool = False
 ) -> int:
@@ -116,9 +123,9 @@ def try_out(
     Guarantees:
         The module, its mode and torch's random state are as before: a copy is tried.
     """
-    if not callable(module) or isinstance(module, type):
+    if not isinstance(module, nn.Module):
         raise ConfigError(
-            f"{what} is {module!r}, which takes no inputs. Give an object of a torch.nn.Module, such as"
+            f"{what} is {module!r}, which is no module. Give an object of a torch.nn.Module, such as"
             " MyModule() and not MyModule."
         )
     _refuse_lazy(module, what)
@@ -126,8 +133,7 @@ def try_out(
         _refuse_weights(module, what)
     try:
         copied = place(copy.deepcopy(module), torch.device("cpu"))
-    # A user's module may raise anything, here and below.
-    except Exception as error:
+    except RAISED as error:
         raise ConfigError(f"{what} cannot be copied: {_told(error)}.") from error
     image = made_up(shape)
     answer = _answer(copied.eval(), image, what=what, wanted=wanted)
@@ -160,7 +166,7 @@ def made_up(shape: tuple[int, int, int]) -> Tensor:
     return torch.rand((ROWS, *shape), generator=torch.Generator().manual_seed(SEED))
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     text = one_line(str(error)).rstrip(".")
     return f"{type(error).__name__}: {text[:MOST_TEXT]}"
 
@@ -209,7 +215,7 @@ def _answer(module: nn.Module, image: Tensor, *, what: str, wanted: str) -> Tens
     try:
         with seeded(SEED), torch.no_grad():
             found = module(image)
-    except Exception as error:
+    except RAISED as error:
         raise ConfigError(
             f"{what} fails on inputs of shape {tuple(image.shape)}: {_told(error)}. It must take {wanted} as"
             " (batch, channels, height, width)."
@@ -247,7 +253,7 @@ def _refuse_untrainable(module: nn.Module, image: Tensor, answer: Tensor, *, wha
             found.square().sum().backward()
     except ConfigError:
         raise
-    except Exception as error:
+    except RAISED as error:
         raise ConfigError(
             f"{what} fails when it is trained on inputs of shape {tuple(image.shape)}: {_told(error)}. It"
             f" must take {wanted} as (batch, channels, height, width), and let gradients through."

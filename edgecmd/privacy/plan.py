@@ -12,7 +12,14 @@ from edgecmd.privacy.accounting import Spending, calibrate, check_accountant, to
 from edgecmd.privacy.mechanisms import MECHANISMS, Mechanism, default_loss
 from edgecmd.privacy.step.gradients import ENGINES
 from edgecmd.privacy.step.purity import require_private_loss
-from edgecmd.settings import DistillConfig, FederationConfig, PrivacyConfig, StudentConfig, as_float
+from edgecmd.settings import (
+    DistillConfig,
+    FederationConfig,
+    PrivacyConfig,
+    StudentConfig,
+    as_float,
+    refuse_other,
+)
 
 SAMPLERS = {"poisson": "Poisson, coins kept secret", "none": "no amplification by sampling claimed"}
 
@@ -167,6 +174,8 @@ class PrivacyPlan:
             >>> plan.epsilon_after(5) < plan.epsilon_after(10) <= 8
             True
         """
+        for name, value in (("mechanism", mechanism), ("loss", loss)):
+            refuse_other(name, value, str, what="a name")
         plan = make_plan(
             Sections(
                 privacy=PrivacyConfig(

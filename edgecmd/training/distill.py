@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from edgecmd import losses
 from edgecmd.core.array_files import LazyRows
 from edgecmd.core.errors import ConfigError, choose
+from edgecmd.core.own_code import running
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.core.text import counted
 from edgecmd.data.augment import augment
 from edgecmd.losses import Loss
-from edgecmd.models.trial import seeded
+from edgecmd.models.trial import running_student, seeded
 from edgecmd.settings import DistillConfig, FederationConfig
 from edgecmd.training.optimise import Schedule, mean_gradient, optimise
 from edgecmd.training.places import Embedded, embed_places, per_pair, require_dense
@@ -278,11 +279,15 @@ def distil(
     student.train()
     freeze_projector(student, frozen=config.freeze_projector)
     drawn = batches(len(data), batch_size=config.batch_size, generator=rows)
+    called = losses.name_of(loss)
 
     def gradient(_: int) -> float:
         batch = next(drawn)
         embedded = embed_batch(student, data, batch, config=config, num_views=loss.num_views, views=views)
-        value = mean_gradient(per_pair(loss(embedded.student, embedded.teacher, anchors), len(batch)))
+        with running(f"The loss {called}", loss):
+            values = per_pair(loss(embedded.student, embedded.teacher, anchors), len(batch))
+        with running_student(student), running(f"The gradient of the loss {called}", loss):
+            value = mean_gradient(values)
         if reference is not None:
             add_proximal_gradient(student, reference, mu=config.proximal_mu)
         return value
@@ -330,10 +335,11 @@ def embed_batch(
             num=config.num_locations,
             generator=views,
         )
-    seen = [
-        student(augment(data.modality, target, strength=config.augment, generator=views))
-        for _ in range(num_views)
+    images = [
+        augment(data.modality, target, strength=config.augment, generator=views) for _ in range(num_views)
     ]
+    with running_student(student):
+        seen = [student(image) for image in images]
     return Embedded(student=seen[0] if num_views == 1 else torch.stack(seen), teacher=data.teacher[index])
 
 

@@ -17,6 +17,7 @@ from edgecmd.core.errors import ConfigError
 from edgecmd.data.modalities.motion import draw_motion, moved
 from edgecmd.data.modalities.table import motion_of
 from edgecmd.losses import Loss, name_of
+from edgecmd.models.trial import running_student
 
 # Targets and maps differ in all but the first axis.
 Grid = Float[Tensor, "batch _ _ _"]
@@ -123,7 +124,8 @@ def embed_places(
         ConfigError: The student's grid is not the teacher's.
     """
     view, seen, inside = shared_views(modality, target, maps, strength=strength, generator=generator)
-    found = student(view)
+    with running_student(student):
+        found = student(view)
     if found.shape[2:] != seen.shape[2:]:
         raise ConfigError(
             f"The student has a grid of {tuple(found.shape[2:])} places and the teacher's map one of"

@@ -15,6 +15,7 @@ import numpy as np
 from edgecmd.core.artefacts import write_artefact
 from edgecmd.core.errors import ExportError
 from edgecmd.core.files import sha256_file
+from edgecmd.evaluation.metrics import Embedding
 from edgecmd.training.environment import versions
 from export.device.assemble import program
 from export.device.infer import Prototypes
@@ -126,7 +127,7 @@ def golden(folder: Path, contents: Contents) -> dict[str, Any]:
     largest difference that another machine may show. Held-out inputs may be private, so none is among them.
 
     Raises:
-        ExportError: An output is not finite.
+        ExportError: An output is not finite, or the embeddings are alike.
     """
     own, other = FRONT_ENDS[contents.spec.front_end].golden(contents.spec)
     arrays: dict[str, Any] = {}
@@ -138,8 +139,28 @@ def golden(folder: Path, contents: Contents) -> dict[str, Any]:
                 if values is None or not np.isfinite(values).all():
                     raise ExportError(f"{built.file}: {output} of the golden inputs is not finite.")
                 arrays[f"{output}/{name}{size}"] = values
+            refuse_alike(arrays[f"embedding/{name}{size}"], profile=name)
             arrays[f"tolerance/{name}"] = np.float64(PROFILES[name].tolerance)
     return arrays
+
+
+def refuse_alike(embedding: Embedding, *, profile: str) -> None:
+    """Refuse a student that tells no inputs apart: a wrong file could not be told from it.
+
+    Args:
+        embedding: Of made-up inputs, (N, D).
+        profile: Whose tolerance counts.
+
+    Raises:
+        ExportError: No number differs by more than that tolerance.
+    """
+    most, tolerance = float(np.abs(embedding - embedding[:1]).max()), PROFILES[profile].tolerance
+    if most <= tolerance:
+        raise ExportError(
+            f"The student gives nearly the same embedding for every input: no number differs by more than"
+            f" {most:.1g}, and {profile} is checked to {tolerance:g}, so any file would pass for it. It has"
+            " learnt too little: train it longer, or with another learning rate, and export it then."
+        )
 
 
 def _npz(arrays: Mapping[str, Any]) -> bytes:

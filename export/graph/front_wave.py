@@ -1,4 +1,6 @@
-"""Recordings of any length, as a part of the exported graph; their log-mel picture is the student's own part.
+"""Recordings of any length, as a part of the exported graph; a log-mel picture is the student's own part.
+
+A student of anyone's own may look at the samples themselves.
 
 The Fourier basis is most of a log-mel front end: 264 kB of numbers that follow from one formula. In the file
 stands the formula instead, on a table of one period, and ONNX Runtime evaluates it once, when it loads.
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from edgecmd.core.errors import ExportError
 from edgecmd.data.modalities.log_mel import HOP_SAMPLES, NUM_MELS, WINDOW_SAMPLES
 from edgecmd.data.modalities.wave import FULL_SCALE
+from edgecmd.models.students import student_row
 from export.graph.spec import ExportSpec
 
 NUM_GOLDEN = 4
@@ -57,16 +60,21 @@ def wave_tracing(spec: ExportSpec) -> tuple[Tensor, dict[int, Any]]:
 
 def wave_metadata(spec: ExportSpec) -> dict[str, object]:
     """What the graph does with the samples."""
+    picture = {"log_mel": f"{NUM_MELS} bands, window {WINDOW_SAMPLES}, hop {HOP_SAMPLES}"}
     return {
         "dtype": "float32",
         "full_scale": FULL_SCALE,
         "input": "wave",
         "layout": "NT",
         "least_samples": WINDOW_SAMPLES,
-        "log_mel": f"{NUM_MELS} bands, window {WINDOW_SAMPLES}, hop {HOP_SAMPLES}",
+        **(picture if _makes_picture(spec.architecture) else {}),
         "rate_hz": spec.rate_hz,
         "size": "any",
     }
+
+
+def _makes_picture(architecture: str) -> bool:
+    return student_row(architecture).front == "log-mel"
 
 
 def wave_golden(spec: ExportSpec) -> tuple[np.ndarray, np.ndarray]:
@@ -97,18 +105,20 @@ def _longer(length: int) -> int:
 
 
 def generate_basis(model: onnx.ModelProto) -> None:
-    """Replace the stored Fourier basis by the formula that makes it, in place.
+    """Replace the stored Fourier basis by the formula that makes it, in place; an own student may have none.
 
     ``basis[k, n] = table[k n mod W] window[n]`` with one period of cosine and negative sine in the table,
     in float64, rounded to float32 at the end, as `edgecmd.data.modalities.log_mel.fourier_basis` is.
 
     Raises:
-        ExportError: The model has no such basis.
+        ExportError: The model has several that might be it.
     """
     num_frequencies = WINDOW_SAMPLES // 2 + 1
     shape = [2 * num_frequencies, 1, WINDOW_SAMPLES]
     graph = model.graph
     found = [one for one in graph.initializer if list(one.dims) == shape]
+    if not found:
+        return
     if len(found) != 1:
         raise ExportError(f"The file has {len(found)} weights of shape {shape}; the Fourier basis is one.")
     place = np.arange(WINDOW_SAMPLES)
@@ -155,6 +165,6 @@ def wave_takes(report: Mapping[str, Any]) -> str:
     """What the card says of recordings, out of ``report.json``."""
     return (
         "recordings of any length, float32 shares of full scale as (batch, samples), at"
-        f" {report['rate_hz']:,} Hz and no other rate (trained on {report['image_size']:,} samples), makes"
-        " their log-mel picture"
+        f" {report['rate_hz']:,} Hz and no other rate (trained on {report['image_size']:,} samples)"
+        + (", makes their log-mel picture" if _makes_picture(report["architecture"]) else "")
     )

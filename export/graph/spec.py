@@ -93,7 +93,8 @@ class ExportSpec:
         if (self.rate_hz > 0) != (self.front_end == WAVE):
             raise ExportError(
                 f"rate_hz={self.rate_hz} does not go with front_end={self.front_end!r}. Recordings need the"
-                " rate that the student was trained at, data.sampling_rate_hz; others have none."
+                " rate that the student was trained at (data.sampling_rate_hz; of pairs in Python"
+                " Pairs(sampling_rate_hz=...)); others have none."
             )
         if not (np.isfinite(self.offset) and np.isfinite(self.scale) and self.scale):
             raise ExportError(f"offset={self.offset} and scale={self.scale} must be finite, scale not 0.")

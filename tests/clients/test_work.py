@@ -1,14 +1,17 @@
 """A client's answer to one round, through the ClientApp as Flower calls it."""
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from clients.app import app
+from clients.app import app, is_simulated
 from clients.work import ClientError, answer_train
+from edgecmd.config.file_settings import NODE_CODE_SETTINGS
 from edgecmd.config.schema import RunConfig
 from edgecmd.training.averaging import to_arrays
 from server.local_grid import set_identity
@@ -214,3 +217,64 @@ def test_the_index_says_whether_the_pairs_are_the_node_s_own(pairs: Path, tmp_pa
         context = context_of(tiny_config(pairs, tmp_path), 2, **node)
         reply = app(message=Message(RecordDict({}), 102, "query.index"), context=context)
         assert dict(reply.content.metric_records["metrics"]) == expected
+
+
+@pytest.mark.parametrize("name", sorted(NODE_CODE_SETTINGS))
+def test_a_node_imports_no_code_of_a_server_unless_its_owner_allows_the_module(
+    name: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without pairs of its own too; where a simulation calls the app, code is of who started it."""
+    module = f"own_{name.replace('.', '_')}"
+    (tmp_path / f"{module}.py").write_text(
+        "import pathlib\npathlib.Path(__file__).with_suffix('.imported').touch()\ndef make(): 1 / 0\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config, imported = tiny_config(pairs, tmp_path), tmp_path / f"{module}.imported"
+    message = order(config)
+
+    def asked(**node: object) -> Message:
+        context = context_of(config, **node)
+        context.run_config[name] = f"{module}:make"
+        return app(message=message, context=context)
+
+    for allowed in ({}, {"modules": "own"}, {"modules": f"{module}.more, os"}):
+        assert asked(**allowed).error.reason == f"refused: names-code ({name})"
+    assert not imported.exists()
+    with pytest.raises(ClientError, match="ZeroDivisionError"):
+        asked(modules=f"json, {module}")
+    assert imported.exists()
+    for started in (False, True):
+        ray = SimpleNamespace(is_initialized=lambda started=started: started)
+        monkeypatch.setitem(sys.modules, "ray", ray)
+        assert is_simulated() == started
+    with pytest.raises(ClientError, match="ZeroDivisionError"):
+        asked()
+
+
+LEAVING = """
+from edgecmd.losses import CMCAnchored
+
+class Leaves(CMCAnchored):
+    def __call__(self, student, teacher, anchors):
+        if len(student) == 8:
+            raise SystemExit("enough")
+        return super().__call__(student, teacher, anchors)
+"""
+
+
+def test_code_that_asks_the_process_to_end_is_named_and_ends_nothing(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = tiny_config(pairs, tmp_path, "distill.loss=leaving:Leaves")
+    told = "The loss Leaves raised SystemExit: enough. Mend that code"
+    with pytest.raises(ClientError, match=f"client 1, stage distil: ConfigError: {told}"):
+        answer_train(order(config), context_of(config), local=True)
+    node = {"modules": "leaving", "max-epsilon": 8.0}
+    private = tiny_config(pairs, tmp_path, "distill.loss=leaving:Leaves", "privacy.mechanism=anchors")
+    monkeypatch.setattr("clients.work.answer_privately", lambda *_, **__: sys.exit(told))
+    with pytest.raises(ClientError, match="private round: SealedError: it failed") as found:
+        answer_train(order(private), context_of(private, **node))
+    assert told not in str(found.value)
+    assert told in caplog.text

@@ -21,12 +21,14 @@ def sound(student, teacher, anchors):
 def in_batch(student, teacher, anchors, temperature=0.1):
     return cmc(student, teacher, temperature=temperature)
 """
-# `audit faults`, which draws from its 400,000 sources once for all audits of the same, sound source.
+# `audit faults`, which draws from its 400,000 sources once for all audits of the same, sound source, and
+# takes fewer steps of clients with few pairs, whose coins no planted fault treats otherwise.
 FAULTS = """
-from edgecmd.audits.step import random_source
+from edgecmd.audits.step import random_source, sampling_coins
 from edgecmd.cli import main
 from edgecmd.privacy.step.randomness import SystemSource
 
+sampling_coins.SMALL_STEPS = 32
 sound, count, counted = SystemSource.words, random_source.repeated_starts, {}
 
 def repeated_starts(num):

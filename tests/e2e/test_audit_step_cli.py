@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edgecmd.config.reader import load_config
-from edgecmd.core.errors import PrivacyError
+from edgecmd.core.errors import ConfigError, PrivacyError
 from tests.command_line import edgecmd
 from tests.tiny_federation import settings_of, simulate, tiny_config
 
@@ -76,6 +76,11 @@ def test_a_run_without_privacy_has_no_step_to_audit(pairs: Path, tmp_path: Path)
 
     simulate(tiny_config(pairs, tmp_path, "federation.num_rounds=1"))
     target = find_target(tmp_path / "tiny")
-    assert audit(target, levels=["step"]) == []
+    with pytest.raises(ConfigError, match="levels names .step., which needs a run with a privacy"):
+        audit(target, levels=["step"])
+    with pytest.raises(ConfigError, match="levels names 'step'"):
+        audit(target, levels=["check", "step"], pass_over=False)
+    assert not (tmp_path / "tiny" / "audit.json").exists()
+    assert {one.level for one in audit(target, levels=["step", "check"])} == {"check"}
     with pytest.raises(PrivacyError, match=r"privacy\.mechanism='none'"):
         audit_level(target, "step")

@@ -14,6 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import edgecmd as ec
+from edgecmd.models.digests import digest
+from edgecmd.settings import ExportConfig, refuse_licence
 from tests.command_line import edgecmd
 
 SIDE, NUM = 16, 40
@@ -196,7 +198,8 @@ def test_private_federation_statement_audit_and_bundle(
     report = ec.audit(private, levels=["static"]).raise_if_contradicted()
     assert report.findings
     assert (tmp_path / "private" / "audit.json").exists()
-    bundle = ec.export(private, tmp_path / "bundle", profiles=["w8", "int8"], labelled=labelled)
+    # How far w8 is from the student depends on the noise, which is another each time; see fp32.
+    bundle = ec.export(private, tmp_path / "bundle", profiles=["fp32", "int8"], labelled=labelled)
     embedding = bundle.embed(labelled.target)
     np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1.0, rtol=1e-5)
     assert float((embedding * private.embed(labelled.target)).sum(axis=1).min()) > 0.999
@@ -455,6 +458,8 @@ class Small(nn.Module):
 backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 pairs, public = ec.Pairs(source=source, target=source[..., :1]), ec.Images(images=source)
 task = ec.Task(pairs=pairs, teacher=backbone, public=public)
+parts = ec.partition(pairs, num_clients=2)
+made = ec.federate(task, "ws-50k", clients=parts, rounds=1, local_steps=1, batch_size=4, out="made")
 def distil(**change):
     ec.distill(**{"task": task, "student": "ws-50k", "steps": 1, "batch_size": 8, **change})
 def tasked(**change):
@@ -465,7 +470,7 @@ for told, make in {
     "distill.learning_rate='a' is of type str": lambda: distil(learning_rate="a"),
     "distill.optimizer=None is unknown": lambda: distil(optimizer=None),
     "MyModule() and not MyModule": lambda: distil(student=Small),
-    "is None, which takes no inputs": lambda: distil(student=None),
+    "is None, which is no module": lambda: distil(student=None),
     "allowed is float32": lambda: distil(student=Small().double()),
     "task is of type int; allowed is an edgecmd.Task": lambda: distil(task=5),
     "Pairs.source is list": lambda: ec.Pairs(source=[1], target=pairs.target),
@@ -483,6 +488,47 @@ for told, make in {
     "labelled is of type NoneType": lambda: ec.evaluate(Small(), None, task=task),
     "audit looks at what edgecmd.federate returns": lambda: ec.audit(None),
     "profiles=5 is of type int": lambda: ec.export(Small(), "bundle", task=task, profiles=5),
+    "min_cosine=2 is outside the allowed range [-1, 1]": lambda: ec.export(
+        Small(), "bundle", task=task, min_cosine=2
+    ),
+    "export.calibration='none' is unknown": lambda: ec.export(Small(), "b", task=task, calibration="none"),
+    "license='' is no licence that has an SPDX name": lambda: ec.export(Small(), "b", task=task, license=""),
+    "and more' is no licence": lambda: ec.export(Small(), "b", task=task, license="MIT\\nand more"),
+    "LicenseRef-<a name of yours>": lambda: ec.export(Small(), "b", task=task, license="banana"),
+    "holds a NUL character, which no path can": lambda: ec.export(Small(), "a" + chr(0) + "b", task=task),
+    "folder=5 is of type int; allowed is a path": lambda: ec.load_bundle(5),
+    "folder='' is empty": lambda: ec.load_bundle(""),
+    "profile is of type int": lambda: ec.load_bundle("bundle", profile=5),
+    "pub=5 is of type int": lambda: ec.load_bundle("bundle", pub=5),
+    "task is of type int; allowed is": lambda: ec.evaluate(
+        Small(), ec.Labelled(target=pairs.target, labels=list("ab" * 6)), task=5
+    ),
+    "cache=5 is of type int; allowed is a path": lambda: tasked(teacher=backbone, cache=5),
+    "path=5 is of type int": lambda: ec.Pairs.from_folder(5),
+    "path=b'x' is of type bytes": lambda: ec.Images.from_folder(b"x"),
+    "path=None is of type NoneType": lambda: ec.Labelled.from_folder(None),
+    "out=5 is of type int": lambda: ec.federate(task, "ws-50k", clients=parts, rounds=1, out=5),
+    "progress=5 cannot be called": lambda: distil(progress=5),
+    "progress='told' cannot be called. Give a function": lambda: ec.federate(
+        task, "ws-50k", clients=parts, rounds=1, progress="told"
+    ),
+    "distill.batch_size=[8] is of type list": lambda: distil(batch_size=[8]),
+    "distill.learning_rate=[] is of type list": lambda: distil(learning_rate=[]),
+    "privacy.epsilon=[5] is of type list": lambda: ec.PrivacyPlan.calibrate(
+        epsilon=[5], delta=1e-5, rounds=1, local_steps=1
+    ),
+    "mechanism is of type list": lambda: ec.PrivacyPlan.calibrate(
+        mechanism=[], epsilon=1, delta=1e-5, rounds=1, local_steps=1
+    ),
+    "num_workers=array": lambda: ec.federate(task, "s", clients=parts, rounds=1, num_workers=np.ones(3)),
+    "which is no module": lambda: distil(student=lambda image: image),
+    "A teacher is no 5": lambda: ec.Teacher(5),
+    "name is of type list": lambda: ec.Teacher(backbone, name=[]),
+    "name is of type ndarray": lambda: ec.built_in(np.ones(3)),
+    "Images.name is of type int": lambda: ec.Images(images=source, name=5),
+    "levels=5 names no level": lambda: ec.audit(made, levels=5),
+    "levels names 'step', which needs a run with a privacy mechanism": lambda: ec.audit(made, levels="step"),
+    "levels names 'step', which": lambda: ec.audit(made, levels=["static", "step"]),
 }.items():
     try:
         make()
@@ -548,3 +594,244 @@ def test_a_plan_of_other_numbers_says_which_differ(pairs: ec.Pairs, task: ec.Tas
         ec.federate(task, "ws-50k", privacy=ec.PrivacyPlan.calibrate(**made), **asked)
     plan = ec.PrivacyPlan.calibrate(num_clients=2, **made)
     assert ec.federate(task, "ws-50k", privacy=plan, **asked).epsilon <= 8
+
+
+class Fails(Small):
+    """A student that works for ``left`` calls of the original and its copies together."""
+
+    left = 0
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = [type(error), str(error)]
+
+    def forward(self, image: Tensor) -> Tensor:
+        Fails.left -= 1
+        if Fails.left < 0:
+            raise self.error[0](self.error[1])
+        return super().forward(image)
+
+
+class BadGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        raise KeyError("no way back")
+
+
+class Fragile(Squared):
+    """A loss that fails where the batch is as large as none that it was tried on."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def __call__(self, student: Tensor, teacher: Tensor, anchors: Tensor) -> Tensor:
+        if len(student) == 8 and self.how == "value":
+            raise RuntimeError("no eight\nof them")
+        if len(student) == 8 and self.how == "exit":
+            sys.exit("so be it")
+        if len(student) == 8 and self.how == "memory":
+            raise MemoryError
+        if len(student) == 8 and self.how == "gradient":
+            student = BadGradient.apply(student)
+        return super().__call__(student, teacher, anchors)
+
+
+class Picky(Backbone):
+    """A teacher that fails on more pictures than it was tried on."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        if len(image) > 3:
+            raise IndexError("too many")
+        return super().forward(image)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("by none"), SystemExit("over"), OSError(2, "no file")])
+def test_a_student_that_fails_in_training_is_named(
+    task: ec.Task, labelled: ec.Labelled, error: BaseException
+) -> None:
+    Fails.left = 99
+    student = ec.student(Fails(error), dim=12, size=SIDE)
+    told = rf"The student <Fails> raised {type(error).__name__}: .*Mend that code"
+    Fails.left = 30
+    with pytest.raises(ec.EdgecmdError, match=told) as found:
+        ec.distill(task, student, steps=100, batch_size=8)
+    assert isinstance(found.value.__cause__, type(error))
+    with pytest.raises(ec.EdgecmdError, match=told):
+        ec.evaluate(student, labelled, task=task)
+    clients, Fails.left = ec.partition(task.pairs, num_clients=2), 30
+    with pytest.raises(ec.EdgecmdError, match=f"client 0, stage distil: ConfigError: {told}"):
+        ec.federate(task, student, clients=clients, rounds=50, batch_size=8)
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("value", r"The loss Fragile raised RuntimeError: no eight\\nof them\. Mend"),
+        ("exit", r"The loss Fragile raised SystemExit: so be it\. Mend"),
+        ("gradient", r"The gradient of the loss Fragile raised KeyError: 'no way back'\. Mend"),
+        ("memory", "This machine has too little free memory"),
+    ],
+)
+def test_a_loss_that_fails_in_training_is_named(task: ec.Task, how: str, told: str) -> None:
+    with pytest.raises(ec.EdgecmdError, match=told) as found:
+        ec.distill(task, "ws-50k", loss=Fragile(how), steps=1, batch_size=8)
+    assert found.value.__cause__ is not None
+
+
+def test_a_teacher_that_fails_is_named(pairs: ec.Pairs) -> None:
+    task = ec.Task(pairs=pairs, teacher=Picky(), public=ec.Images(images=pictures(4, 1)))
+    with pytest.raises(ec.EdgecmdError, match=r"The teacher Picky raised IndexError: too many\. Mend"):
+        ec.distill(task, "ws-50k", steps=1, batch_size=8)
+
+
+def test_a_fault_of_edgecmd_is_not_blamed_on_anyone(task: ec.Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ec.losses.CMC, "__call__", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ec.distill(task, "ws-50k", steps=1, batch_size=8)
+
+
+class Tempered(Small):
+    """Plain attributes beside the weights, some of which are only numbers deep inside."""
+
+    def __init__(self, temperature: float = 1.0, inner: nn.Module | None = None, notes: object = ()) -> None:
+        super().__init__()
+        self.temperature, self.notes = temperature, notes
+        self.inner = inner or nn.ReLU()
+
+
+def test_digests_cover_what_a_module_keeps_beside_its_weights() -> None:
+    different = [
+        Tempered(),
+        Tempered(0.5),
+        Tempered(inner=nn.Tanh()),
+        Tempered(inner=nn.LeakyReLU(0.2)),
+        Tempered(inner=nn.LeakyReLU(0.3)),
+        Tempered(notes={"a": [1, 2]}),
+        Tempered(notes={"a": [1, 3]}),
+        nn.Sequential(Tempered()),
+    ]
+    assert len({digest(one) for one in different}) == len(different)
+    for one in different:
+        assert (
+            digest(one)
+            == digest(copy.deepcopy(one))
+            == digest(one.eval())
+            == digest(one.requires_grad_(False))
+        )
+    code = (
+        "from test_library import Tempered;"
+        "from edgecmd.models.digests import digest; print(digest(Tempered(0.5)))"
+    )
+    here = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(here)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    moved = Tempered(0.5)
+    Tempered.__module__, Small.__module__, before = "test_library", "test_library", Tempered.__module__
+    try:
+        assert found.stdout.strip() == digest(moved)
+    finally:
+        Tempered.__module__ = Small.__module__ = before
+
+
+def test_a_run_is_not_continued_with_a_student_of_another_temperature(task: ec.Task, tmp_path: Path) -> None:
+    asked = {
+        "clients": ec.partition(task.pairs, num_clients=2),
+        "local_steps": 1,
+        "batch_size": 8,
+        "rounds": 1,
+    }
+    ec.federate(task, Tempered(), out=tmp_path / "one", **asked)
+    with pytest.raises(ec.EdgecmdError, match="holds a run with other settings or objects"):
+        ec.federate(task, Tempered(0.5), out=tmp_path / "one", **asked)
+
+
+def test_a_module_of_one_size_is_told_how_to_say_it() -> None:
+    one = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 6))
+    with pytest.raises(ec.EdgecmdError, match=r"fails on inputs .*size=\.\.\., here it is \(64, 64\)"):
+        ec.student(one, dim=6)
+    assert ec.student(one, dim=6, size=SIDE).size == (SIDE, SIDE)
+
+
+class Blind(Small):
+    """Gives nearly one embedding for whatever it sees."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return super().forward(image) * 1e-7 + 1.0
+
+
+def test_a_student_that_tells_nothing_apart_is_not_exported(task: ec.Task, tmp_path: Path) -> None:
+    with pytest.raises(ec.EdgecmdError, match="nearly the same embedding for every input.*train it longer"):
+        ec.export(Blind(), tmp_path / "bundle", task=task)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_licence_is_an_spdx_name(task: ec.Task, tmp_path: Path) -> None:
+    for name in ("unspecified", "Apache-2.0", "MIT OR CC-BY-4.0", "LicenseRef-house"):
+        refuse_licence("license", name)
+    bundle = ec.export(Small(), tmp_path / "bundle", task=task, license="LicenseRef-house")
+    assert "Weights: LicenseRef-house. " in (bundle.folder / "MODEL_CARD.md").read_text()
+    with pytest.raises(ec.EdgecmdError, match="export.license='all mine' is no licence"):
+        ExportConfig(license="all mine")
+
+
+class Net(nn.Module):
+    """A student of one's own for any number of channels; of recordings too, whose height is 1."""
+
+    def __init__(self, channels: int, kernel: tuple[int, int]) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.default_generator.manual_seed(5)
+            self.conv, self.norm = nn.Conv2d(channels, 8, kernel, stride=2), nn.BatchNorm2d(8)
+            self.out = nn.Linear(8, 6)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.out(self.norm(self.conv(image)).relu().mean(dim=(2, 3)))
+
+
+COINS = np.random.default_rng(9)
+KINDS = {
+    "depth": (COINS.integers(0, 4000, (NUM, SIDE, SIDE, 1)).astype(np.uint16), (2, SIDE, SIDE), (3, 3)),
+    "wave": (COINS.integers(-20_000, 20_000, (NUM, 801)).astype(np.int16), (1, 1, 801), (1, 9)),
+    "odd": (COINS.integers(0, 256, (NUM, 17, 17, 1)).astype(np.uint8), (1, 17, 17), (3, 3)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_own_students_of_every_kind_of_target_are_exported(kind: str, tmp_path: Path) -> None:
+    target, shape, kernel = KINDS[kind]
+    pairs = ec.Pairs(source=pictures(NUM, 0), target=target, sampling_rate_hz=8000 if kind == "wave" else 0)
+    task = ec.Task(pairs=pairs, teacher=Backbone(), public=ec.Images(images=pictures(8, 1)))
+    assert task.input_shape == shape
+    result = ec.distill(task, Net(shape[0], kernel), steps=2, batch_size=8)
+    bundle = ec.export(result, tmp_path / "bundle")
+    again = ec.load_bundle(tmp_path / "bundle")
+    np.testing.assert_array_equal(again.embed(target[:5]), bundle.embed(target[:5]))
+    assert float((bundle.embed(target[:5]) * result.embed(target[:5])).sum(axis=1).min()) > 0.9995
+
+
+def test_what_no_file_takes_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    def task_of(target: np.ndarray, source: np.ndarray) -> ec.Task:
+        pairs = ec.Pairs(source=source, target=target)
+        return ec.Task(pairs=pairs, teacher=Backbone(), public=ec.Images(images=source[:4]))
+
+    oblong = task_of(np.zeros((4, 16, 24, 1), np.uint8), np.zeros((4, 16, 24, 3), np.uint8))
+    with pytest.raises(
+        ec.EdgecmdError, match="targets are 16 x 24 pixels, and a file for a device takes squares"
+    ):
+        ec.export(Small(), tmp_path / "bundle", task=oblong)
+    sound = task_of(np.zeros((4, 801), np.int16), pictures(4, 0))
+    with pytest.raises(ec.EdgecmdError, match=r"rate_hz=0 does not go.*Pairs\(sampling_rate_hz=\.\.\.\)"):
+        ec.export(Net(1, (1, 9)), tmp_path / "bundle", task=sound)
+    with pytest.raises(ec.EdgecmdError, match=r"data.sampling_rate_hz=5 is outside the allowed range"):
+        ec.Pairs(source=sound.pairs.source, target=sound.pairs.target, sampling_rate_hz=5)
+    assert list(tmp_path.iterdir()) == []

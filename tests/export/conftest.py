@@ -60,13 +60,19 @@ TASK = TaskMetric(name="metric", metric=first_column)
 OPTIONS = Options(profiles=("fp32", "w8", "int8"), calibration=make_calibration())
 
 
-@pytest.fixture(autouse=True, scope="module")
-def untraced() -> Iterator[None]:
-    """Coverage does not follow the exporter into torch."""
-    # Imported here: this file is also imported on its own, away from the other tests.
-    from tests.quick import libraries_untraced
+@pytest.fixture(scope="session")
+def exported() -> dict[str, bytes]:
+    """Files of the exporter that the bundles of all tests share."""
+    return {}
 
-    with libraries_untraced():
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_exports(exported: dict[str, bytes]) -> Iterator[None]:
+    """Bundles of equal students share one export, and coverage does not follow the exporter into torch."""
+    # Imported here: this file is also imported on its own, away from the other tests.
+    from tests.quick import exported_once, libraries_untraced
+
+    with exported_once(exported), libraries_untraced():
         yield
 
 

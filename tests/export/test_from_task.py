@@ -90,6 +90,20 @@ def test_any_module_that_torch_exports_is_exported_and_classifies(task: Task, tm
     assert '"architecture": "<Own>"' in (tmp_path / "bundle" / "report.json").read_text()
 
 
+def test_leaky_activations_go_through_every_profile(task: Task, tmp_path: Path) -> None:
+    """Each way below zero of its own, behind batch statistics; every file is checked when it is loaded."""
+    module = Own(nn.Sequential(nn.ELU(0.7), nn.PReLU(8, init=0.3), nn.LeakyReLU(0.2), nn.PReLU())).train()
+    raw = examples(task).target
+    with torch.no_grad():
+        for _ in range(20):
+            module(torch.from_numpy(raw).permute(0, 3, 1, 2).float() / 255)
+    profiles = ("fp32", "w8", "w4", "int8")
+    export_student(module, tmp_path / "own", task=task, examples=examples(task), profiles=profiles)
+    for profile, least in zip(profiles, (0.99999, 0.9995, 0.9, 0.9), strict=True):
+        found = load_bundle(tmp_path / "own", profile="" if profile == "fp32" else profile).embed(raw)
+        assert (found * by_hand(module, raw)).sum(axis=1).min() > least, profile
+
+
 def test_the_head_is_that_of_the_examples(task: Task, tmp_path: Path) -> None:
     """Two classes that one pixel tells apart are told apart by a student that lets that pixel through."""
 

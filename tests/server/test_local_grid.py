@@ -161,6 +161,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "from flwr.app import Message, RecordDict\n"
         "from flwr.clientapp import ClientApp\n"
         "app = ClientApp()\n"
+        "def make_app(*, local): return app\n"
         "@app.train()\n"
         "def train(message, context):\n"
         "    folder = pathlib.Path(__file__).parent.parent\n"

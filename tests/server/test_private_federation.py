@@ -24,6 +24,8 @@ from tests.tiny_federation import plan_of, run_of, simulate, strategy_of, tiny_c
 
 FALSE_ALARM = 1e-6
 ANCHORS = ("privacy.mechanism=anchors", "privacy.sampling_rate=0.1", "distill.batch_size=2")
+# The search for the noise that spends a budget costs more than the rounds; most tests have no need of it.
+GIVEN = ("privacy.noise_multiplier=2", "privacy.epsilon=1000")
 FIVE = (*ANCHORS, "federation.num_rounds=5", "federation.local_steps=10", "privacy.noise_multiplier=1.1",
         "privacy.accountant=rdp", "privacy.epsilon=6")  # fmt: skip
 
@@ -78,7 +80,7 @@ def test_the_maximum_over_clients_is_stated(pairs: Path, tmp_path: Path) -> None
 
 def test_nothing_about_the_pairs_is_reported(pairs: Path, tmp_path: Path) -> None:
     events: list[RoundReport] = []
-    simulate(tiny_config(pairs, tmp_path, *ANCHORS), report=events.append)
+    simulate(tiny_config(pairs, tmp_path, *ANCHORS, *GIVEN), report=events.append)
     assert [(one.loss, one.num_examples) for one in events] == [(None, None)] * 3
     log = (tmp_path / "tiny" / "events.jsonl").read_text()
     assert '"loss": null' in log
@@ -96,10 +98,10 @@ def test_when_all_budgets_are_spent_the_run_ends_with_what_it_has(pairs: Path, t
 @pytest.mark.parametrize("change", ["seed=7", "federation.num_clients=3"])
 def test_pairs_dealt_anew_do_not_escape_their_ledger(change: str, pairs: Path, tmp_path: Path) -> None:
     """A pair that spent its budget with client 0 would be with client 1, whose ledger is not that pair's."""
-    shared = f'privacy.ledger_dir="{tmp_path}/ledgers"'
-    simulate(tiny_config(pairs, tmp_path / "a", *ANCHORS, shared))
+    shared = (*GIVEN, f'privacy.ledger_dir="{tmp_path}/ledgers"')
+    simulate(tiny_config(pairs, tmp_path / "a", *ANCHORS, *shared))
     with pytest.raises(PrivacyError, match=r"were dealt to clients\s+otherwise"):
-        simulate(tiny_config(pairs, tmp_path / "b", *ANCHORS, shared, change))
+        simulate(tiny_config(pairs, tmp_path / "b", *ANCHORS, *shared, change))
     assert {Ledger(path).num_rounds() for path in (tmp_path / "ledgers").glob("client-*.jsonl")} == {3}
 
 
@@ -107,10 +109,10 @@ def test_a_projection_into_the_ledger_of_private_runs_is_refused(
     pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each client says a word; the reason, with its own ledger's path, stays in the client's log."""
-    shared = f'privacy.ledger_dir="{tmp_path}/ledgers"'
-    simulate(tiny_config(pairs, tmp_path / "a", *ANCHORS, shared, "privacy.projected_pairs=9"))
+    shared = (*GIVEN, f'privacy.ledger_dir="{tmp_path}/ledgers"')
+    simulate(tiny_config(pairs, tmp_path / "a", *ANCHORS, *shared, "privacy.projected_pairs=9"))
     with pytest.raises(FederationError, match="4 x refused: ") as refused:
-        simulate(tiny_config(pairs, tmp_path / "b", *ANCHORS, shared, "federation.num_rounds=1"))
+        simulate(tiny_config(pairs, tmp_path / "b", *ANCHORS, *shared, "federation.num_rounds=1"))
     assert "client-0000.jsonl" not in str(refused.value)
     told = [one.getMessage() for one in caplog.records if one.name == "edgecmd.client"]
     assert len(told) == 4
@@ -120,7 +122,7 @@ def test_a_projection_into_the_ledger_of_private_runs_is_refused(
 def test_what_a_client_says_of_a_failure_is_not_written_down(pairs: Path, tmp_path: Path) -> None:
     """A client's text under privacy could hold anything; without privacy it helps."""
     secret = "/home/ann/pair-17.png is broken"
-    for name, settings in (("private", ANCHORS), ("open", ())):
+    for name, settings in (("private", (*ANCHORS, *GIVEN)), ("open", ())):
         config = tiny_config(pairs, tmp_path, *settings, f'name="{name}"', "federation.num_rounds=1")
         reports: list[RoundReport] = []
         simulate(
@@ -136,8 +138,7 @@ def test_what_a_client_says_of_a_failure_is_not_written_down(pairs: Path, tmp_pa
 def test_a_run_that_outlives_its_budgets_keeps_its_rounds(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = (*ANCHORS, "privacy.noise_multiplier=2", "privacy.epsilon=1000")
-    config = tiny_config(pairs, tmp_path, *settings)
+    config = tiny_config(pairs, tmp_path, *ANCHORS, *GIVEN)
     plan = plan_of(config)
     assert plan is not None
     monkeypatch.setattr(
@@ -154,28 +155,19 @@ def test_a_run_that_outlives_its_budgets_keeps_its_rounds(
 
 
 @pytest.mark.parametrize("mechanism", ["anchors", "groups", "client"])
-def test_deterministic_runs_repeat_for_any_number_of_workers_and_after_a_kill(
-    mechanism: str, pairs: Path, tmp_path: Path
-) -> None:
-    def config(name: str, workers: int) -> RunConfig:
-        return tiny_config(
-            pairs,
-            tmp_path,
-            f"privacy.mechanism={mechanism}",
-            "privacy.deterministic=true",
-            f"name={name}",
-            f"federation.num_workers={workers}",
-        )
+def test_deterministic_runs_repeat_after_a_kill(mechanism: str, pairs: Path, tmp_path: Path) -> None:
+    """`tests/server/test_federation.py` has the same for two workers."""
 
-    one = weights(config("one", 1))
+    def config(name: str) -> RunConfig:
+        settings = (f"privacy.mechanism={mechanism}", "privacy.deterministic=true", f"name={name}")
+        return tiny_config(pairs, tmp_path, *settings, *GIVEN)
+
+    one = weights(config("one"))
     with pytest.raises(Stop):
-        simulate(config("killed", 1), report=stop_after(2))
-    others = [weights(config("killed", 1))]
-    if mechanism == "anchors":
-        others.append(weights(config("two", 2)))
-    for other in others:
-        for name, value in one.items():
-            np.testing.assert_array_equal(other[name], value)
+        simulate(config("killed"), report=stop_after(2))
+    other = weights(config("killed"))
+    for name, value in one.items():
+        np.testing.assert_array_equal(other[name], value)
     assert read_json(tmp_path / "one" / "privacy.json")["epsilon"] is None
 
 

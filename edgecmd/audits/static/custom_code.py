@@ -35,7 +35,7 @@ from edgecmd.audits.static.sensitivity import (
 )
 from edgecmd.audits.target import Target
 from edgecmd.core.errors import ConfigError, PrivacyError, choose
-from edgecmd.core.own_code import call_factory, load_factory
+from edgecmd.core.own_code import RAISED, call_factory, load_factory
 from edgecmd.core.progress import Tick, ticker
 from edgecmd.core.seeding import torch_generator
 from edgecmd.losses import Loss, cmc_anchored, unit
@@ -342,8 +342,7 @@ def _called(code: OwnCode, *tensors: Tensor, shape: tuple[int, ...]) -> Tensor:
     options = {} if code.temperature is None else {"temperature": code.temperature}
     try:
         found = code.loss(*tensors, **options)
-    # The user's code may raise anything.
-    except Exception as error:
+    except RAISED as error:
         shapes = ", ".join(str(tuple(one.shape)) for one in tensors)
         tracing = code.per_unit and code.engine != "loop"
         hint = " Code that torch.func cannot take runs with --engine=loop." if tracing else ""

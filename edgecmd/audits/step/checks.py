@@ -41,10 +41,12 @@ class StepEffort:
     Attributes:
         num_draws: Releases in either of two neighbouring worlds.
         seed: Of the neighbours; noise stays secret.
+        spawned: What new processes drew (`random_source.spawned_words`); None to ask them.
     """
 
     num_draws: int = NUM_DRAWS
     seed: int = 0
+    spawned: tuple[bytes, bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def audit_step(
     effort = effort or StepEffort()
     if plan_of(target).unit == "client":
         return [audit_server_noise(target, server_noise)]
-    return audit_steps(target, num_draws=effort.num_draws, seed=effort.seed)
+    return audit_steps(target, effort)
 
 
 def audit_server_noise(target: Target, server_noise: Callable[[Run, PrivacyPlan], list[Draws]]) -> Finding:
@@ -98,13 +100,12 @@ def audit_server_noise(target: Target, server_noise: Callable[[Run, PrivacyPlan]
     return noise_finding(verdict, plan=plan, attacker="client", seconds=time.monotonic() - started)
 
 
-def audit_steps(target: Target, *, num_draws: int = NUM_DRAWS, seed: int = 0) -> list[Finding]:
+def audit_steps(target: Target, effort: StepEffort) -> list[Finding]:
     """All of level L1 for a run that protects pairs: noise, release, coins, random source, neighbours.
 
     Args:
         target: What is audited.
-        num_draws: Releases in either of two neighbouring worlds.
-        seed: Of the neighbours; noise stays secret.
+        effort: How much is done.
 
     Raises:
         PrivacyError: The target has no plan.
@@ -116,8 +117,8 @@ def audit_steps(target: Target, *, num_draws: int = NUM_DRAWS, seed: int = 0) ->
         noise_of(steps, plan, seconds),
         release_finding(steps, plan),
         audit_coins(target),
-        source_finding(steps, plan),
-        audit_draws(target, num_draws=num_draws, seed=seed),
+        source_finding(steps, plan, spawned=effort.spawned),
+        audit_draws(target, num_draws=effort.num_draws, seed=effort.seed),
     ]
 
 

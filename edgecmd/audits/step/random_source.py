@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from unittest.mock import patch
 
 import numpy as np
@@ -49,19 +48,23 @@ class Check:
     fault: str = ""
 
 
-def source_finding(steps: Sequence[Step], plan: PrivacyPlan) -> Finding:
+def source_finding(
+    steps: Sequence[Step], plan: PrivacyPlan, *, spawned: Sequence[bytes] | None = None
+) -> Finding:
     """Type and behaviour of the source that a client's steps draw from.
 
     Args:
         steps: Driven steps, whose words were counted.
         plan: Of the run.
+        spawned: See `spawned_words`, which is asked where there is None.
     """
     started = time.monotonic()
     checks = [counted(steps), view_state()]
     repeats = 0
     if plan.private:
         repeats = repeated_starts(NUM_FRESH)
-        checks += [source_type(fresh()), system_calls(fresh()), birthday(repeats), processes()]
+        checks += [source_type(fresh()), system_calls(fresh()), birthday(repeats)]
+        checks.append(processes(spawned_words() if spawned is None else spawned))
     faults = [one.fault for one in checks if one.fault]
     kind = (CONTRADICTED if faults else NOT_CONTRADICTED) if plan.private else INDICATOR
     sound = (
@@ -139,9 +142,9 @@ def birthday(repeats: int) -> Check:
     return Check(name="fresh sources", fault=fault)
 
 
-def processes() -> Check:
-    """Whether a forked child and two new processes draw words of their own."""
-    found = [fresh().words(NUM_COMPARED).tobytes(), *spawned()]
+def processes(spawned: Sequence[bytes]) -> Check:
+    """Whether a forked child and new processes (`spawned_words`) draw words of their own."""
+    found = [fresh().words(NUM_COMPARED).tobytes(), *spawned]
     source = fresh()
     first = source.words(NUM_COMPARED).tobytes()
     found.append(first)
@@ -152,9 +155,8 @@ def processes() -> Check:
     return Check(name="processes", fault="two processes draw the same words")
 
 
-@cache
-def spawned() -> tuple[bytes, bytes]:
-    """First words of two new processes; asked once, as they know nothing of this one."""
+def spawned_words() -> tuple[bytes, bytes]:
+    """First words of two new processes, which know nothing of this one: they hold for several audits."""
     started = [subprocess.Popen([sys.executable, "-c", SPAWNED], stdout=subprocess.PIPE) for _ in range(2)]
     first, second = (bytes.fromhex(one.communicate()[0].decode("ascii")) for one in started)
     return first, second

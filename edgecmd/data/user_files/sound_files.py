@@ -15,7 +15,6 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int16
-from scipy.signal import resample_poly
 
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.user_files.csv_tables import few
@@ -221,6 +220,9 @@ def resample(samples_T: Samples, rate_hz: int, to_hz: int) -> Samples:
     """Samples at another rate, by a polyphase filter (SciPy's ``resample_poly``)."""
     if rate_hz == to_hz:
         return samples_T
+    # Not above: it takes half a second, and most runs never come here.
+    from scipy.signal import resample_poly
+
     common = math.gcd(rate_hz, to_hz)
     return np.asarray(resample_poly(samples_T, to_hz // common, rate_hz // common), dtype=np.float32)
 

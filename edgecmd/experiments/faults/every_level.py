@@ -9,6 +9,7 @@ from edgecmd.audits.many_runs.runs import NAIVE, headline_arms, measure
 from edgecmd.audits.static.sensitivity import Effort
 from edgecmd.audits.step.checks import StepEffort
 from edgecmd.audits.step.draws import audit_draws
+from edgecmd.audits.step.random_source import spawned_words
 from edgecmd.config.assemble import Assembly
 from edgecmd.config.schema import RunConfig
 from edgecmd.config.targets import find_target
@@ -50,6 +51,7 @@ def all_faults(folder: Path) -> list[Fault]:
 
     sound = small_run(train, folder, "sound")
     views = small_run(train, folder, "views", "privacy.num_views=4")
+    step = StepEffort(num_draws=STEP_DRAWS, spawned=spawned_words())
     return [
         *loss_faults(),
         *book_faults(sound, folder),
@@ -57,7 +59,7 @@ def all_faults(folder: Path) -> list[Fault]:
             sound,
             views,
             check=lambda target: audit_level(target, "check", Effort(num_tries=TRIES)),
-            step=lambda target: audit_level(target, "step", StepEffort(num_draws=STEP_DRAWS)),
+            step=lambda target: audit_level(target, "step", step),
         ),
         *draw_faults(sound),
         *run_faults(folder / "runs"),

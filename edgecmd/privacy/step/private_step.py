@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgecmd.models.trial import running_student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.gradients import Sum, clipped_sum
 from edgecmd.privacy.step.randomness import Source, normal
@@ -105,7 +106,8 @@ def distil_privately(  # noqa: PLR0913 - the last is for audits alone
         rows = next(steps)
         chunks = make_units(data, rows[rows < num], config=units, augment=config.augment, source=source)
         effective.refresh()
-        total = clipped_sum(effective.module, chunks, loss, clip=plan.clip, engine=plan.engine)
+        with running_student(student):
+            total = clipped_sum(effective.module, chunks, loss, clip=plan.clip, engine=plan.engine)
         if probe is not None:
             probe.form(rows, chunks, total)
             probe.add(total, rows[rows >= num] - num)

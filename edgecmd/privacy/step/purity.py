@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from edgecmd.core.errors import PrivacyError
+from edgecmd.core.own_code import RAISED
 from edgecmd.core.text import one_line
 from edgecmd.losses import Loss
 from edgecmd.losses.check import PROBE_DIM, PROBE_ROWS, PROBE_SEED, impure_rows
+from edgecmd.models.trial import running_student
 from edgecmd.privacy.step.units import UnitLoss, unit_loss
 
 # Kernels for other batch sizes round otherwise; mixing at this level is what a clip's margin absorbs.
@@ -59,7 +61,7 @@ def require_pure(student: nn.Module, *, in_channels: int, image_size: int | tupl
 
 def _answer(student: nn.Module, image: Tensor) -> Tensor:
     """Output under the same global random numbers each time, so that dropout drops the same."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), running_student(student):
         torch.default_generator.manual_seed(PROBE_SEED)
         output: Tensor = student(image)
     return output
@@ -203,8 +205,7 @@ def require_private_loss(loss: Loss, *, called: str, engine: str) -> None:
     mask, of_unit = torch.ones(PROBE_ROWS, 2, dtype=torch.bool), unit_loss(loss, anchors[:, 0])
     try:
         torch.func.vmap(torch.func.grad(lambda *unit: of_unit(*unit)))(student, teacher, mask)
-    # The user's code may raise anything.
-    except Exception as error:
+    except RAISED as error:
         raise PrivacyError(
             f"distill.loss={called!r} cannot be run by torch.func.vmap: {type(error).__name__}:"
             f" {one_line(str(error))}. Under privacy a loss is tensor arithmetic alone: no if on a value, no"

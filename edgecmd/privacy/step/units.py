@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from edgecmd import losses
 from edgecmd.core.errors import ConfigError, choose, nearest
+from edgecmd.core.own_code import running
 from edgecmd.data.augment import augment as augmented
 from edgecmd.privacy.mechanisms import MECHANISMS, has_unit_form
 from edgecmd.privacy.step.randomness import Source, generator, integers
@@ -79,7 +80,12 @@ def unit_loss(loss: losses.Loss, anchors: losses.Anchors) -> UnitLoss:
             f"distill.loss={name!r} has no form for one unit, so no mechanism clips it."
             f" {nearest(name, known)}"
         )
-    return lambda student, teacher, mask: loss.of_unit(student, teacher, mask, anchors)
+
+    def of_unit(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        with running(f"The loss {losses.name_of(loss)}", loss):
+            return loss.of_unit(student, teacher, mask, anchors)
+
+    return of_unit
 
 
 def view_units(data: LocalData, rows: np.ndarray, *, num_views: int, augment: float, source: Source) -> Units:

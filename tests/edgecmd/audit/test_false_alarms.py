@@ -5,7 +5,8 @@ import itertools
 import pytest
 
 from edgecmd.audits.finding import CONTRADICTED
-from edgecmd.audits.step.checks import audit_steps
+from edgecmd.audits.step.checks import StepEffort, audit_steps
+from edgecmd.audits.step.random_source import spawned_words
 from tests.edgecmd.audit.tiny_target import tiny_target
 
 NUM_AUDITS, NUM_DRAWS = 200, 200
@@ -29,12 +30,12 @@ STUDENTS = {"ws": (), "gn": ("student.architecture=gn-50k",)}
 @pytest.mark.slow
 def test_no_false_alarm_in_two_hundred_sound_audits() -> None:
     plans = itertools.product(MECHANISMS.items(), SAMPLINGS.items(), STUDENTS.items())
-    wrong, verdicts = [], 0
+    wrong, verdicts, spawned = [], 0, spawned_words()
     for number, ((name, settings), (sampling, more), (student, last)) in enumerate(
         itertools.islice(itertools.cycle(list(plans)), NUM_AUDITS)
     ):
         target = tiny_target(*settings, *more, *last, f"seed={number}", "federation.local_steps=3")
-        found = audit_steps(target, num_draws=NUM_DRAWS, seed=number)
+        found = audit_steps(target, StepEffort(num_draws=NUM_DRAWS, seed=number, spawned=spawned))
         verdicts += len(found)
         wrong += [
             f"{name}, {sampling}, {student}: {one.text}" for one in found if one.verdict == CONTRADICTED

@@ -29,12 +29,13 @@ def test_the_system_s_source_passes_and_another_type_is_contradicted(monkeypatch
     assert target.plan is not None
     steps = drive_rounds(target)
     monkeypatch.setattr(random_source, "NUM_FRESH", 1000)
-    sound = source_finding(steps, target.plan)
+    spawned = random_source.spawned_words()
+    sound = source_finding(steps, target.plan, spawned=spawned)
     assert sound.verdict == NOT_CONTRADICTED, sound.text
     assert sound.counts == {"checks": 6, "failed": 0, "fresh": 1000}
     seeds = iter(range(10**6))
     monkeypatch.setattr(randomness, "make_source", lambda **_: DeterministicSource(next(seeds)))
-    found = source_finding(steps, target.plan)
+    found = source_finding(steps, target.plan, spawned=spawned)
     assert found.verdict == CONTRADICTED
     assert "it is a DeterministicSource where the plan promises the system's source" in found.text
 
@@ -61,13 +62,15 @@ def test_thirty_two_bits_are_found_by_their_birthdays() -> None:
         assert not source_type(fresh()).fault, "the type does not tell"
         repeats = repeated_starts(random_source.NUM_FRESH)
         assert "another: it is seeded with about 3" in random_source.birthday(repeats).fault
-        assert "two processes" in processes().fault, "a fork copies the seed"
+        assert "two processes" in processes(["other"]).fault, "a fork copies the seed"
     assert 2 <= repeats <= 60
 
 
 def test_processes_of_their_own_draw_words_of_their_own() -> None:
-    assert not processes().fault
-    assert len({*random_source.spawned()}) == 2
+    spawned = random_source.spawned_words()
+    assert len({*spawned}) == 2
+    assert not processes(spawned).fault
+    assert "two processes" in processes([*spawned, spawned[0]]).fault
 
 
 def test_noise_that_is_stretched_out_of_a_seed_in_the_step_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

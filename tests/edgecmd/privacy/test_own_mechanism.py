@@ -17,7 +17,7 @@ from torch import nn
 from edgecmd.audits.finding import CONTRADICTED
 from edgecmd.audits.static.checks import check_target
 from edgecmd.audits.static.sensitivity import Effort
-from edgecmd.audits.step.checks import audit_steps
+from edgecmd.audits.step.checks import StepEffort, audit_steps
 from edgecmd.config.schema import RunConfig
 from edgecmd.config.targets import find_target
 from edgecmd.core.errors import PrivacyError
@@ -128,7 +128,7 @@ def test_a_run_its_ledger_its_statement_and_its_audits(pairs: Path, tmp_path: Pa
     largest = max(one.measured or 0.0 for one in found.values() if one.quantity == "sensitivity")
     assert 1.5 < largest <= 2.0
     assert found["views of a pair"].measured == 2.0
-    steps = audit_steps(target, num_draws=100)
+    steps = audit_steps(target, StepEffort(num_draws=100))
     assert [one.text for one in steps if one.verdict == CONTRADICTED] == []
 
 

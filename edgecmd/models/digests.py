@@ -1,4 +1,4 @@
-"""Digests of a user's own objects: a run folder is continued with equal ones alone."""
+"""Digests of a user's own objects: equal ones have one, in every process."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -8,17 +8,26 @@ import numpy as np
 from torch import Tensor, nn
 
 SHOWN = 16
+# What every module keeps for torch (its mode among it), and what a trained student remembers of its making.
+_OF_TORCH = {*vars(nn.Module()), "origin"}
 
 
-def digest(made: object) -> str:
-    """Short SHA-256 of an object: its class, and numbers, texts, arrays and weights wherever it keeps them.
+def whole_digest(made: object) -> str:
+    """SHA-256 of an object: its class, and numbers, texts, arrays and weights wherever it keeps them.
 
-    What else it holds counts by its class, so that the digest is the same in every process.
+    Of a module that is weights, buffers, inner modules and plain attributes, whatever its mode. What else it
+    holds counts by its class, and what the code of a class does is not part of it, so that the digest is the
+    same in every process.
     """
     found = hashlib.sha256()
     for part in _parts(made, seen=set()):
         found.update(len(part).to_bytes(8, "big") + part)
-    return found.hexdigest()[:SHOWN]
+    return found.hexdigest()
+
+
+def digest(made: object) -> str:
+    """The first 16 digits of `whole_digest`: a run folder is continued with equal objects alone."""
+    return whole_digest(made)[:SHOWN]
 
 
 def _parts(made: object, *, seen: set[int]) -> Iterator[bytes]:
@@ -44,5 +53,9 @@ def _inside(made: object) -> Sequence[object]:
     if isinstance(made, Sequence):
         return made
     if isinstance(made, nn.Module):
-        return [one for item in sorted(made.state_dict().items()) for one in item]
+        plain = {name: value for name, value in vars(made).items() if name not in _OF_TORCH}
+        named = (*made._parameters.items(), *made._buffers.items(), *made._modules.items())
+        return [one for item in (*named, *sorted(plain.items())) for one in item]
+    if type(made).__module__.partition(".")[0] == "torch":
+        return []
     return [one for item in sorted(getattr(made, "__dict__", {}).items()) for one in item]
