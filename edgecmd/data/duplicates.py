@@ -21,6 +21,7 @@ from scipy.sparse.csgraph import connected_components
 
 from edgecmd.core.array_files import one_after_another
 from edgecmd.data.constants import constant_rows
+from edgecmd.data.kept_rows import kept_whole
 from edgecmd.data.modalities.image import IMAGE, LEVELS, brightness
 from edgecmd.data.modalities.row import digests
 from edgecmd.data.modalities.signature import (
@@ -83,10 +84,15 @@ class Alike:
 
 
 def alike(pairs: PairedData) -> Alike:
-    """Groups of equal and near-equal examples on both halves."""
-    source, target = near_groups(pairs.source), near_groups(pairs.target)
+    """Groups of equal and near-equal examples on both halves; of pairs in a store they are kept beside it."""
+    codes = kept_whole("copies", (pairs.source, pairs.target), lambda: _codes(pairs))
+    source, target = codes
     ties = (_alone(source, constant_rows(pairs.source)), _alone(target, constant_rows(pairs.target)))
     return Alike(source=source, target=target, ties=ties)
+
+
+def _codes(pairs: PairedData) -> Int[np.ndarray, "halves num"]:
+    return np.stack([near_groups(pairs.source), near_groups(pairs.target)])
 
 
 def _alone(codes: Codes, rows: Bool[np.ndarray, " num"]) -> Codes:

@@ -5,12 +5,27 @@ So no figure is computed twice, whatever part of a store is asked for and by whi
 Shapes: N rows.
 """
 
-from collections.abc import Callable
+import contextlib
+import hashlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from filelock import FileLock
 
-from edgecmd.core.array_files import CHUNK, ArrayFile, Examples, FilledFile, LazyRows, Rows, all_rows, chunks
+from edgecmd.core.array_files import (
+    CHUNK,
+    ArrayFile,
+    Examples,
+    FilledFile,
+    LazyRows,
+    Rows,
+    all_rows,
+    chunks,
+    header,
+    whole_file,
+)
+from edgecmd.core.errors import MachineError
+from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.progress import tracked
 from edgecmd.data.store import Form
 
@@ -80,3 +95,28 @@ def beside(
         return LazyRows((ArrayFile(path),), rows)
     except (OSError, NotImplementedError):
         return None
+
+
+def kept_whole(name: str, sets: Sequence[Examples], compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """What ``compute`` makes of sets as a whole, whole numbers; of rows of one store it is kept beside them.
+
+    Args:
+        name: Of what is made and how.
+        sets: All that it is made of.
+        compute: Makes it.
+    """
+    parts = [part for one in sets if isinstance(one, LazyRows) for part in one.parts()]
+    files = [base for base, _, _ in parts if isinstance(base, ArrayFile)]
+    if len(files) < len(parts) or len(parts) != len(sets):
+        return compute()
+    digest = hashlib.sha256()
+    for file, (_, _, rows) in zip(files, parts, strict=True):
+        digest.update(f"{file.path.name}:{len(rows)}:".encode() + rows.astype(np.int64).tobytes())
+    path = files[0].path.parent / f"{name}-{digest.hexdigest()[:32]}.npy"
+    try:
+        return np.asarray(whole_file(path))
+    except (OSError, MachineError):
+        found = compute()
+        with contextlib.suppress(OSError):
+            write_bytes_atomically(path, header(found.shape, found.dtype) + found.tobytes())
+        return found

@@ -20,8 +20,10 @@ from edgecmd.config.assemble import Assembly
 from edgecmd.config.reader import load_config
 from edgecmd.core.array_files import LazyRows
 from edgecmd.core.errors import ConfigError, DataError, EdgecmdError, MachineError
-from edgecmd.data import store
+from edgecmd.data import duplicates, store
 from edgecmd.data.experiment import Experiment, load_experiment
+from edgecmd.data.modalities import image
+from edgecmd.data.modalities import row as modality_row
 from edgecmd.data.store import Build, Form, Key, find, key_of, stores_folder, writing
 from edgecmd.data.user_files import folder as folder_module
 from edgecmd.data.user_files import through_store as through
@@ -439,6 +441,26 @@ def test_small_sets_stay_in_memory_and_large_ones_do_not(
         EdgecmdError, match=r"data\.store='sometimes' is unknown\. Allowed: auto, always, never"
     ):
         config(folder, store="sometimes")
+
+
+def test_nothing_of_a_pair_is_computed_twice(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # One pair in two names, so that there is a group to keep.
+    for half in ("source", "target"):
+        shutil.copy(folder / half / "p003.png", folder / half / "p004.png")
+    wanted = in_memory(folder)
+    assert len(np.unique(wanted.all_copies().source)) == NUM - 1
+    assert_same(load_experiment(config(folder)), wanted)
+    for name in ("near_groups", "equal_groups"):
+        monkeypatch.setattr(duplicates, name, lambda *_: pytest.fail("copies were looked for again"))
+    for module, name in ((image, "_numbers"), (modality_row, "_digests")):
+        real = getattr(module, name)
+
+        def of_one(part: np.ndarray, real=real) -> np.ndarray:
+            assert len(part) <= 1 or len(part) > NUM, "a row was looked at again"
+            return real(part)
+
+        monkeypatch.setattr(module, name, of_one)
+    assert_same(load_experiment(config(folder)), wanted)
 
 
 def test_stores_are_listed_and_deleted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
