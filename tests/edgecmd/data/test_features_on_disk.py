@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+import edgecmd as ec
 from edgecmd.config.assemble import Assembly
 from edgecmd.config.reader import load_config
 from edgecmd.core.array_files import FilledFile, LazyRows, whole_file
 from edgecmd.data.store import stores_folder
+from edgecmd.data.user_files import through_store
 from edgecmd.models import feature_cache
 from edgecmd.models.feature_cache import cached_features
 from edgecmd.models.teachers import Teacher
@@ -145,3 +147,23 @@ def test_a_student_is_the_same_from_the_disk_and_from_memory(
     assert weights[0] == weights[1]
     assert centrals[0] == centrals[1]
     assert len([one for one in stores_folder().iterdir() if one.is_dir()]) == 1
+
+
+def test_the_library_reads_many_pairs_from_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGECMD_CACHE", str(tmp_path / "cache"))
+    folder = write_pairs(tmp_path / "pairs", num=30, side=16)
+    public = ec.Images(images=NUMBERS[:, :16, :16])
+    found = []
+    for most in (2**26, 0):
+        monkeypatch.setattr(through_store, "MOST_IN_MEMORY", most)
+        pairs = ec.Pairs.from_folder(folder, size=16)
+        assert isinstance(pairs.source, LazyRows) == (not most)
+        task = ec.Task(pairs=pairs, teacher=Counted(), public=public)
+        clients = ec.partition(pairs, num_clients=2)
+        made = [
+            ec.distill(task, "ws-50k", steps=3, batch_size=8, num_anchors=8).student,
+            ec.federate(task, "ws-50k", clients=clients, rounds=2, local_steps=2, num_anchors=8).student,
+        ]
+        found.append([[one.detach().numpy().tobytes() for one in student.parameters()] for student in made])
+        found[-1].append(task.fingerprint())
+    assert found[0] == found[1]
