@@ -12,10 +12,13 @@ from pathlib import Path
 from clients.identity import index_of_node
 from edgecmd import __version__
 from edgecmd.catalogue.data_sets import DEFAULT_PUBLIC, DEFAULT_TEACHER
+from edgecmd.catalogue.teacher_rows import teacher_files
+from edgecmd.config.reader import unflatten
 from edgecmd.config.schema import RunConfig
-from edgecmd.core.errors import PrivacyError, nearest
+from edgecmd.core.errors import ConfigError, PrivacyError, nearest
 from edgecmd.privacy.device_ledger import device_state
 from edgecmd.privacy.ledger import SHORTEST_KEY
+from edgecmd.settings import TeacherConfig
 
 # Delta of an owner who sets max-epsilon alone: else a server could choose one at which epsilon says nothing.
 OWNER_DELTA = 1e-5
@@ -51,9 +54,14 @@ LIMITS: dict[str, Limit] = {
 }
 PINS = ("teacher-sha256", "public-sha256", "anchors-sha256", "edgecmd-version")
 FILES = ("data-dir", "state-dir", "public-dir", "teacher", "ledger-key")
+# Key of the node's config -> setting of a run that has the same meaning; of a run they are never taken.
+TEACHER = {"teacher": "teacher.name"} | {
+    f"teacher-{name.replace('_', '-')}": f"teacher.{name}"
+    for name in ("weights", "size", "mean", "std", "crop", "output", "pca_dim")
+}
 MODULES = "modules"
 FLOWER = ("partition-id", "num-partitions")
-KEYS = (*FLOWER, *FILES, *BUDGETS, *LIMITS, *PINS, MODULES)
+KEYS = (*FLOWER, *FILES, *TEACHER, *BUDGETS, *LIMITS, *PINS, MODULES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +74,7 @@ class Node:
         state: Folder for ledgers, optimiser states and features.
         has_state: Whether the owner named that folder.
         public: Name of a public set that ships with edgecmd, or a folder of public images.
-        teacher: Name of a teacher that ships, or its file.
+        teacher: Names the teacher or teachers, or a file; and how their pictures are made.
         ledger_key: File of the secret that keys the ledger; None without one.
         budgets: ``max-epsilon`` and ``max-delta``, as far as the owner set them.
         limits: The owner's numbers by keys of `LIMITS`.
@@ -79,7 +87,7 @@ class Node:
     state: Path
     has_state: bool = False
     public: str = DEFAULT_PUBLIC
-    teacher: str = DEFAULT_TEACHER
+    teacher: TeacherConfig = field(default_factory=lambda: TeacherConfig(name=DEFAULT_TEACHER))
     ledger_key: Path | None = None
     budgets: Mapping[str, float] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
@@ -164,7 +172,7 @@ def read_node(raw: Raw, *, node_id: int = 0) -> Node:
                 f"The node config has {key}={raw[key]!r}, which is unknown. {nearest(key, KEYS)}",
                 code="node-config",
             )
-    for key in (*FILES, *PINS, MODULES):
+    for key in (*FILES, *TEACHER, *PINS, MODULES):
         if key in raw and not str(raw[key]).strip():
             raise _wrong(key, "", "is empty, as an unset variable makes it; leave the key out, or fill it")
     data = Path(str(raw["data-dir"])) if "data-dir" in raw else None
@@ -175,7 +183,7 @@ def read_node(raw: Raw, *, node_id: int = 0) -> Node:
         state=state,
         has_state=bool(raw.get("state-dir")),
         public=str(raw.get("public-dir") or DEFAULT_PUBLIC),
-        teacher=str(raw.get("teacher") or DEFAULT_TEACHER),
+        teacher=_teacher(raw),
         ledger_key=Path(str(raw["ledger-key"])) if raw.get("ledger-key") else None,
         budgets={key: _number(raw, key, low=0.0, high=high) for key, high in BUDGETS.items() if key in raw},
         limits={
@@ -189,6 +197,21 @@ def read_node(raw: Raw, *, node_id: int = 0) -> Node:
     _check_places(raw, data)
     node.check_pin("edgecmd-version", __version__)
     return node
+
+
+def _teacher(raw: Raw) -> TeacherConfig:
+    """What the owner says of the teacher, as settings of a run.
+
+    Raises:
+        PrivacyError: A value is of another type or outside its range.
+    """
+    given = {setting: raw[key] for key, setting in TEACHER.items() if key in raw}
+    try:
+        return unflatten({"teacher.name": DEFAULT_TEACHER} | given).teacher
+    except ConfigError as error:
+        raise PrivacyError(
+            f"The node config (teacher-*, as the settings): {error}", code="node-config"
+        ) from error
 
 
 def _modules(raw: Raw) -> tuple[str, ...]:
@@ -214,9 +237,12 @@ def _check_places(raw: Raw, data: Path | None) -> None:
     Raises:
         PrivacyError: One of the owner's files is ``data-dir`` or lies in it.
     """
-    for key in FILES if data is not None else ():
-        path = Path(str(raw.get(key, "")))
-        if key != "data-dir" and key in raw and path.is_absolute() and data is not None:
+    named = [(key, str(raw[key])) for key in FILES if key in raw and key != "data-dir"]
+    named += [("teacher", one) for one in teacher_files(str(raw.get("teacher", "")), "")]
+    named += [("teacher-weights", one) for one in teacher_files("", str(raw.get("teacher-weights", "")))]
+    for key, text in named if data is not None else ():
+        path = Path(text)
+        if path.is_absolute() and data is not None:
             inside = path.resolve()
             if data.resolve() in (inside, *inside.parents):
                 raise _wrong(key, str(path), "lies in data-dir, where nothing but the pairs may be read")

@@ -14,6 +14,7 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError, choose
 from edgecmd.core.own_code import is_own, module_of
 from edgecmd.data.modalities.table import modality_for, target_kinds
+from edgecmd.models.backbones import is_backbone
 from edgecmd.models.students import student_row
 from edgecmd.settings import (
     DataConfig,
@@ -106,6 +107,10 @@ def read_order(
     mu = float(str(sent.get("proximal-mu", config.distill.proximal_mu)))
     if mu != config.distill.proximal_mu:
         config = replace(config, distill=replace(config.distill, proximal_mu=mu))
+    if "batch-norm" in sent:
+        # What ``auto`` stands for hangs on first weights, which the server alone has.
+        student = replace(config.student, batch_norm=str(sent["batch-norm"]))
+        config = replace(config, student=student)
     return Order(
         client=node.client,
         round_index=int(str(sent["server-round"])),
@@ -142,14 +147,15 @@ def device_config(run_config: Mapping[str, object], modules: tuple[str, ...] = (
             code="names-a-file",
             detail=", ".join(named),
         )
-    if is_own(given.student.architecture):
+    library = is_backbone(given.student.architecture)
+    if is_own(given.student.architecture) and not library:
         raise PrivacyError(
             f"The run sets student.architecture={given.student.architecture!r}, code of somebody's"
             " own. On a node with data-dir no server names code to run. Take a student of edgecmd's table.",
             code="names-code",
             detail="student.architecture",
         )
-    _refuse_code(given, CODE_SETTINGS, modules)
+    _refuse_code(given, CODE_SETTINGS | ({"student.architecture"} if library else set()), modules)
     data = DataConfig(
         name=FOLDER,
         source_size=given.data.source_side,
@@ -162,7 +168,7 @@ def device_config(run_config: Mapping[str, object], modules: tuple[str, ...] = (
         data=data,
         teacher=TeacherConfig(map_dim=given.teacher.map_dim, map_zoom=given.teacher.map_zoom),
         pretrain=PretrainConfig(),
-        student=StudentConfig(architecture=given.student.architecture),
+        student=StudentConfig(architecture=given.student.architecture, batch_norm=given.student.batch_norm),
         privacy=replace(given.privacy, ledger_dir=""),
         evaluate=EvaluateConfig(),
         export=ExportConfig(),

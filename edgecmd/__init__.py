@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgecmd.library.training import Partition, distill, federate, partition
     from edgecmd.library.verbs import audit, export
     from edgecmd.losses import Loss
-    from edgecmd.models.students import student
+    from edgecmd.models.any_student import student
     from edgecmd.privacy.plan import PrivacyPlan
     from export.loaded import Bundle, load_bundle
 
@@ -56,7 +56,7 @@ _HOMES = {
     "load_bundle": "export.loaded",
     "losses": "",
     "partition": "edgecmd.library.training",
-    "student": "edgecmd.models.students",
+    "student": "edgecmd.models.any_student",
 }
 __all__ = [  # noqa: RUF022 - in the order in which they are met
     "Pairs",

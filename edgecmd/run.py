@@ -26,6 +26,7 @@ from edgecmd.data.experiment import Experiment
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.partition import partition
 from edgecmd.losses import Anchors, Loss, loss_of
+from edgecmd.models.batch_norm import batch_norm_of
 from edgecmd.models.devices import place
 from edgecmd.models.student_file import load_student
 from edgecmd.models.students import ANY_FRONT, STUDENTS, Student, build_student, student_row
@@ -235,42 +236,66 @@ class Run:
             input_shape: (C, H, W) of its inputs.
             embedding_dim: D.
         """
-        channels, height, width = input_shape
 
         def build() -> Student:
             if self.given is not None:
                 return place(copy.deepcopy(self.given.student), self.device)
-            student = build_student(
-                self.student.architecture,
-                in_channels=channels,
-                embedding_dim=embedding_dim,
-                generator=torch.Generator().manual_seed(0),
-                size=(height, width),
-            )
-            return place(student, self.device)
+            return self.build(input_shape, embedding_dim, generator=torch.Generator().manual_seed(0))
 
-        return self._shells.get((channels, embedding_dim), build)
+        return self._shells.get((input_shape[0], embedding_dim), build)
+
+    def build(
+        self,
+        input_shape: tuple[int, int, int],
+        embedding_dim: int,
+        *,
+        generator: torch.Generator,
+        weights: Path | None = None,
+    ) -> Student:
+        """A student as the settings have it.
+
+        Args:
+            input_shape: (C, H, W) of its inputs.
+            embedding_dim: D.
+            generator: Source of its random weights.
+            weights: File with first weights; None for random ones.
+        """
+        channels, height, width = input_shape
+        named = self.student
+        student = build_student(
+            named.architecture,
+            in_channels=channels,
+            embedding_dim=embedding_dim,
+            generator=generator,
+            size=(height, width),
+            weights=weights,
+            batch_norm=batch_norm_of(
+                named.batch_norm, architecture=named.architecture, weights=named.weights
+            ),
+        )
+        return place(student, self.device)
 
     def new_student(self) -> Student:
-        """First weights: those at ``student.path``, else random; equal settings give equal weights.
+        """First weights: those at ``student.path`` or ``student.weights``, else random.
+
+        Equal settings and files give equal weights.
 
         Raises:
             ConfigError: The student is not one for the target's modality.
-            DataError: The file at ``student.path`` is missing or holds another student.
+            DataError: The file of first weights is missing or holds another student.
         """
         if self.given is not None:
             return place(copy.deepcopy(self.given.student), self.device)
         check_modality(self.student.architecture, self.distill, self.task.data)
-        student = build_student(
-            self.student.architecture,
-            in_channels=self.task.input_shape[0],
-            embedding_dim=self.anchors.shape[1],
+        student = self.build(
+            self.task.input_shape,
+            self.anchors.shape[1],
             generator=torch_generator(self.seed, "student-init"),
-            size=self.task.input_shape[1:],
+            weights=Path(self.student.weights) if self.student.weights else None,
         )
         if self.student.path:
             load_first_weights(student, Path(self.student.path), self.student.architecture)
-        return place(student, self.device)
+        return student
 
 
 def check_modality(architecture: str, distill: DistillConfig, data: Experiment) -> None:

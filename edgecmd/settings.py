@@ -236,10 +236,31 @@ class TeacherConfig(_Section):
 
     name: str = ""
     """A teacher that ships: ``imagenet`` (EfficientNet-Lite0, trained with the labels of ImageNet), ``icons``
-    or ``indoor`` (SimCLR on the public pictures of ``emoji`` or ``rooms``); module:factory, code of your own
-    that makes one; empty: that of the data set."""
+    or ``indoor`` (SimCLR on the public pictures of ``emoji`` or ``rooms``); timm:NAME or torchvision:NAME
+    with ``weights``; onnx:FILE; module:factory, code of your own that makes one; several of these with
+    commas, side by side; empty: that of the data set."""
     path: str = ""
     """A .safetensors file made by ``edgecmd pretrain``, in place of one that ships."""
+    weights: str = ""
+    """For timm: and torchvision:, the file of the network's weights, .safetensors or .pth; nothing is
+    fetched. With commas one for each of them, in their order."""
+    size: Annotated[int, Interval(ge=0, le=4096)] = 0
+    """Side in pixels to which pictures are brought for a network of your own (timm:, torchvision:, onnx:,
+    module:factory); 0: that of its published weights or of the file, else as they are."""
+    mean: tuple[Annotated[float, Interval(ge=-1000, le=1000)], ...] = ()
+    """Mean of red, green and blue that such a network was trained with, on the scale of 0 to 1; empty: that
+    of its published weights, else 0."""
+    std: tuple[Annotated[float, Interval(ge=1e-6, le=1000)], ...] = ()
+    """The same for the standard deviation; empty: that of its published weights, else 1. For a network that
+    takes 0 to 255 write 0.00392157 three times."""
+    crop: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    """Share of height and width, about the middle, that such a network sees; 0: that which its published
+    weights were tested with, else all."""
+    output: str = ""
+    """Of an ONNX file with several outputs, the one that is the feature."""
+    pca_dim: Annotated[int, Interval(ge=0, le=65_536)] = 0
+    """Dimensions to which teachers side by side, or one, are brought: principal components of the public
+    pictures, of unit features; 0: all numbers as they are."""
     map_dim: Annotated[int, Interval(ge=2, le=4096)] = 64
     """Dimension of the teacher's feature at a place, for seg-* students."""
     map_zoom: Annotated[int, Interval(ge=1, le=8)] = 2
@@ -255,6 +276,19 @@ class TeacherConfig(_Section):
         if self.name and self.path:
             raise ConfigError(
                 f"teacher.name={self.name!r} and teacher.path={self.path!r} name two teachers. Set one."
+            )
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (0, 3):
+                raise ConfigError(
+                    f"teacher.{name}={list(values)} has {len(values)} numbers. Give three, for red, green and"
+                    " blue, or none."
+                )
+        prepared = ("weights", "size", "mean", "std", "crop", "output", "pca_dim")
+        idle = [name for name in prepared if getattr(self, name)]
+        if self.pair_features and idle:
+            raise ConfigError(
+                f"teacher.pair_features holds ready features, so teacher.{idle[0]} says nothing. Leave one"
+                " out."
             )
         if bool(self.pair_features) != bool(self.public_features):
             raise ConfigError(
@@ -299,10 +333,27 @@ class StudentConfig(_Section):
 
     architecture: str = "ws-200k"
     """ws-50k, ws-200k, ws-1m (weight-standardised, fold to plain convolutions); gn-50k, gn-200k, gn-1m;
-    audio-50k, audio-200k for recordings; seg-50k, seg-200k for segmentation; or module:factory, code of your
-    own that makes any module."""
+    audio-50k, audio-200k for recordings; seg-50k, seg-200k for segmentation; timm:NAME or torchvision:NAME, a
+    network of these libraries, of which nothing is downloaded; or module:factory, code of your own that makes
+    any module."""
     path: str = ""
     """First weights: a .safetensors file of ``edgecmd warm-start``; empty: random ones."""
+    weights: str = ""
+    """First weights of timm:, torchvision: and own students from elsewhere: a .safetensors file, or a .pth
+    file of torch.save(network.state_dict(), path). What both have is taken, the classifier is left over, and
+    weights for RGB are adapted to other channels. In a federation the server reads it."""
+    batch_norm: str = "auto"
+    """Batch normalisation of timm:, torchvision: and own students. freeze: its statistics stay as they are,
+    scale and shift are trained. fold: it becomes a part of the convolution before it (else freeze). group:
+    GroupNorm in its place. keep: as it was built, statistics averaged with the weights; not with a guarantee
+    per pair. auto: freeze with student.weights, else group for timm: and torchvision:, keep for own code."""
+
+    def _check_together(self) -> None:
+        if self.path and self.weights:
+            raise ConfigError(
+                f"student.path={self.path!r} and student.weights={self.weights!r} both name first weights."
+                " Leave one of them empty."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

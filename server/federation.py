@@ -14,7 +14,7 @@ from edgecmd.core.artefacts import write_artefact
 from edgecmd.core.run_lock import owned
 from edgecmd.evaluation.evaluate import validate
 from edgecmd.models.student_file import student_bytes
-from edgecmd.models.students import Student
+from edgecmd.models.students import ANY_FRONT, Student, student_row
 from edgecmd.run import Run, require_same_clients
 from edgecmd.training.averaging import Arrays, load_arrays, to_arrays
 from server.checkpoint import newest_checkpoint
@@ -97,7 +97,8 @@ def federate(
             evaluate=evaluate,
             report=report or (lambda _: None),
             identities=identities,
-            expectations=run.task.told_to_devices() if runtime == "flower" else {},
+            expectations=told_to_devices(run, student) if runtime == "flower" else {},
+            fixed=student.fixed,
             central=central_privacy(plan, run, token=token),
             private=plan is not None,
             clock=clock,
@@ -107,6 +108,13 @@ def federate(
         if plan is not None:
             write_privacy(plan, run)
         return student
+
+
+def told_to_devices(run: Run, student: Student) -> dict[str, str]:
+    """What a server tells devices of its own side, and what became of a student's batch normalisation."""
+    told = run.task.told_to_devices()
+    row = student_row(student.architecture)
+    return told | ({"batch-norm": student.batch_norm} if row.front == ANY_FRONT else {})
 
 
 def _meet(grid: Grid, run: Run, *, terms: Terms, clock: Clock, runtime: Runtime) -> dict[int, Identity]:

@@ -82,6 +82,7 @@ class Federation:
         private: Whether replies hold weights alone, and reasons are sealed.
         expectations: Words and digests by name that devices compare with their own; sent with each round.
         clock: What waiting goes by.
+        fixed: Names of weights that stay as they are, whatever comes back: statistics that are held.
     """
 
     grid: Grid
@@ -98,6 +99,7 @@ class Federation:
     private: bool = False
     expectations: Mapping[str, str] = field(default_factory=dict)
     clock: Clock = field(default_factory=Clock)
+    fixed: frozenset[str] = frozenset()
 
     @property
     def hidden(self) -> bool:
@@ -187,8 +189,9 @@ def run_round(federation: Federation, arrays: Arrays, round_index: int) -> tuple
         aggregated, _ = strategy.aggregate_train(round_index, usable)
         if aggregated is None:
             raise FederationError(f"Round {round_index}: strategy {config.strategy!r} gave no weights.")
-        averaged = from_record(aggregated, like=arrays)
-    updated = checked(averaged, config=config, round_index=round_index)
+        moved = from_record(aggregated, like=arrays)
+    moved |= {name: value for name, value in arrays.items() if name in federation.fixed}
+    updated = checked(moved, config=config, round_index=round_index)
     report = _report(federation, round_index, usable, rejected, updated, started, len(cohort))
     return updated, report if federation.hidden else replace(report, shared=shared_indices(claims))
 

@@ -96,7 +96,7 @@ def run_config(*changes: str) -> RunConfig:
     return load_config(None, [*RUN, *changes])
 
 
-def weights_for(config: RunConfig, *, channels: int = 1) -> RecordDict:
+def weights_for(config: RunConfig, *, channels: int = 1, dim: int = 128) -> RecordDict:
     """First weights of the run's student, made without any data set."""
     import torch
 
@@ -105,8 +105,9 @@ def weights_for(config: RunConfig, *, channels: int = 1) -> RecordDict:
     student = build_student(
         config.student.architecture,
         in_channels=channels,
-        embedding_dim=128,
+        embedding_dim=dim,
         generator=torch.Generator().manual_seed(0),
+        batch_norm=config.student.batch_norm,
     )
     return to_record(to_arrays(student))
 
@@ -117,6 +118,7 @@ def ask(
     *,
     round_index: int = 1,
     channels: int = 1,
+    dim: int = 128,
     sent: dict[str, object] | None = None,
     raw: dict[str, object] | None = None,
 ) -> Message:
@@ -127,7 +129,7 @@ def ask(
     context.node_config.update(node)  # type: ignore[arg-type]
     context.run_config.update(raw or {})  # type: ignore[arg-type]
     record = ConfigRecord({"server-round": round_index, "run": TOKEN, **(sent or {})})  # type: ignore[dict-item]
-    content = RecordDict({"arrays": weights_for(config, channels=channels), "config": record})
+    content = RecordDict({"arrays": weights_for(config, channels=channels, dim=dim), "config": record})
     return app(message=Message(content, 101, "train"), context=context)
 
 

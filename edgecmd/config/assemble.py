@@ -13,20 +13,28 @@ from edgecmd.config.ready import wanted_features
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.artefacts import declare
 from edgecmd.core.errors import ConfigError, DataError
-from edgecmd.core.files import cache_folder, json_bytes, write_files_atomically
+from edgecmd.core.files import (
+    cache_folder,
+    json_bytes,
+    read_json,
+    sha256_file,
+    write_files_atomically,
+)
 from edgecmd.core.kept import Kept
 from edgecmd.core.progress import stage
 from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.ready_features import Ready, read_ready
 from edgecmd.models.devices import resolve_device
 from edgecmd.models.students import is_dense
-from edgecmd.models.teachers import Teacher, check_rate, load_teacher
+from edgecmd.models.teacher_set import named_teacher
+from edgecmd.models.teachers import Teacher, check_rate
 from edgecmd.run import Description, Run
 from edgecmd.settings import DataConfig
 from edgecmd.training.environment import environment
 from edgecmd.training.task import Places, Task
 
 MOST_RUNS = 4
+FIRST_WEIGHTS = "first-weights.json"
 
 
 class Assembly:
@@ -34,7 +42,7 @@ class Assembly:
 
     def __init__(self) -> None:
         self._experiments = Kept[DataConfig, Experiment](2)
-        self._teachers = Kept[tuple[str, str, str], Teacher](2)
+        self._teachers = Kept[object, Teacher](2)
         self._tasks = Kept[object, Task](2)
         self._runs = Kept[RunConfig, Run](MOST_RUNS)
 
@@ -73,10 +81,15 @@ class Assembly:
                 " settings: `edgecmd pretrain --set data.reverse=true ... --out teacher.safetensors` (for"
                 " recordings with pretrain.architecture=gn-audio-teacher), and set teacher.path to it."
             )
-        path = Path(named.path) if named.path else None
         found = self._teachers.get(
-            (named.path, named.name, config.data.name),
-            lambda: load_teacher(path, data_set=config.data.name, name=named.name),
+            # Public pictures have a say in principal components alone.
+            (replace(named, map_dim=64, map_zoom=2), config.data if named.pca_dim else config.data.name),
+            lambda: named_teacher(
+                named,
+                data_set=config.data.name,
+                public=lambda: self.experiment(config.data).public.pictures(use="teacher.pca_dim"),
+                cache=cache_folder(),
+            ),
         )
         return check_rate(found, config.data.sampling_rate_hz)
 
@@ -184,7 +197,8 @@ def start_run(run: Run) -> Path:
     """Make the run folder with ``config.toml`` and ``environment.json``, or check that it is the same run.
 
     Raises:
-        ConfigError: The folder holds a run with other settings.
+        ConfigError: The folder holds a run with other settings, or with another file of first weights.
+        DataError: The file of first weights is missing.
     """
     folder = run.folder
     settings = folder / "config.toml"
@@ -200,13 +214,33 @@ def start_run(run: Run) -> Path:
                 " choose another name with --set name=..., or delete it and begin anew with `edgecmd run"
                 " --fresh`."
             )
+        if run.student.weights:
+            _require_same_weights(run)
         return folder
+    files: dict[str, object] = {"environment.json": environment()}
     declare("environment.json", may_leave=True)
+    if run.student.weights:
+        declare(FIRST_WEIGHTS, may_leave=True)
+        files[FIRST_WEIGHTS] = {"sha256": _weights_sha256(run.student.weights)}
     declare("config.toml", may_leave=False)
-    write_files_atomically(
-        {
-            folder / "environment.json": json_bytes(environment(), path=folder / "environment.json"),
-            settings: run.described.toml.encode(),
-        }
-    )
+    written = {folder / name: json_bytes(content, path=folder / name) for name, content in files.items()}
+    write_files_atomically({**written, settings: run.described.toml.encode()})
     return folder
+
+
+def _weights_sha256(path: str) -> str:
+    """Digest of the file of ``student.weights``."""
+    if not Path(path).is_file():
+        raise DataError(f"student.weights={path!r} is not a file. Put it back, or name the right one.")
+    return sha256_file(Path(path))
+
+
+def _require_same_weights(run: Run) -> None:
+    """Refuse to continue a run with another file of first weights than the one that it began with."""
+    path, began = run.student.weights, read_json(run.folder / FIRST_WEIGHTS)
+    began = began.get("sha256") if isinstance(began, dict) else None
+    if _weights_sha256(path) != began:
+        raise ConfigError(
+            f"student.weights={path!r} is another file than the one that the run in {run.folder} began with"
+            f" (SHA-256 {str(began)[:64]}). Put that one back, or choose another name with --set name=..."
+        )

@@ -5,24 +5,20 @@ that machine, which `over_run_config` lays over the run config there and nowhere
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
+from edgecmd.catalogue.teacher_rows import teacher_files
 from edgecmd.config.reader import read_flat
 from edgecmd.core.errors import ConfigError, nearest
+from edgecmd.settings import TeacherConfig
 
 VARIABLE = "EDGECMD_SERVER_CONFIG"
 
-FILE_SETTINGS = frozenset(
-    {
-        "data.path",
-        "data.source_path",
-        "data.public_path",
-        "teacher.name",
-        "teacher.path",
-        "teacher.pair_features",
-        "teacher.public_features",
-    }
-)
+# Of how a dense student's teacher looks at places; all else in the section says which teacher it is.
+_TEACHER_NUMBERS = frozenset({"teacher.map_dim", "teacher.map_zoom"})
+_TEACHER = frozenset(f"teacher.{one.name}" for one in fields(TeacherConfig)) - _TEACHER_NUMBERS
+FILE_SETTINGS = frozenset({"data.path", "data.source_path", "data.public_path"}) | _TEACHER
 """What a client would read something by; on a device with pairs of its own its owner alone sets that."""
 
 CODE_SETTINGS = frozenset({"distill.loss"})
@@ -36,7 +32,9 @@ NODE_CODE_SETTINGS = CODE_SETTINGS | {
 }
 """The same of a node without pairs of its own, which also makes data, partition, teacher and student."""
 
-_SERVER_PATHS = frozenset({"out", "student.path", "privacy.ledger_dir", "export.prototypes"})
+_SERVER_PATHS = frozenset(
+    {"out", "student.path", "student.weights", "privacy.ledger_dir", "export.prototypes"}
+)
 _SERVER_SETS = frozenset(
     {
         "data.name",
@@ -54,7 +52,12 @@ _SERVER_SETS = frozenset(
 SERVER_SETTINGS = FILE_SETTINGS | _SERVER_PATHS | _SERVER_SETS
 """What the server's own file may hold: where it writes, what it reads, and what it evaluates on."""
 
-PATHS = SERVER_SETTINGS - _SERVER_SETS - {"teacher.name"}
+PATHS = frozenset(
+    {
+        *("data.path", "data.source_path", "data.public_path", "teacher.path", "teacher.weights"),
+        *("teacher.pair_features", "teacher.public_features", *_SERVER_PATHS),
+    }
+)
 
 
 def read_server_settings(path: Path) -> dict[str, object]:
@@ -76,14 +79,24 @@ def read_server_settings(path: Path) -> dict[str, object]:
                 f" {nearest(key, SERVER_SETTINGS)}"
             )
         _require_file_name(key, value, where=f"{path}: ")
-        if key in PATHS and isinstance(value, str) and value and not Path(value).is_absolute():
-            raise ConfigError(f"{path}: {key}={value!r} must be an absolute path.")
+        for one in _files(key, value):
+            if not Path(one).is_absolute():
+                raise ConfigError(f"{path}: {key}={value!r} must be an absolute path.")
     return flat
+
+
+def _files(key: str, value: object) -> tuple[str, ...]:
+    """Files and folders that a setting names."""
+    if not isinstance(value, str) or not value:
+        return ()
+    if key in ("teacher.name", "teacher.weights"):
+        return teacher_files(**{"name": "", "weights": "", key.rpartition(".")[2]: value})
+    return (value,) if key in PATHS else ()
 
 
 def _require_file_name(key: str, value: object, *, where: str) -> None:
     """Refuse a path that no system takes, before something deep inside fails without naming it."""
-    if key in PATHS and isinstance(value, str) and "\0" in value:
+    if any("\0" in one for one in _files(key, value)):
         raise ConfigError(f"{where}{key}={value!r} holds a NUL character, which no path can. Take it out.")
 
 

@@ -10,7 +10,7 @@ import inspect
 import json
 import textwrap
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, get_type_hints
@@ -22,13 +22,16 @@ from edgecmd.core.errors import ConfigError, nearest
 
 Scalar: TypeAlias = int | float | bool | str
 
-INTEGERS = tuple[int, ...]
+INTEGERS, NUMBERS = tuple[int, ...], tuple[float, ...]
+# What a list holds, by the list's type.
+ITEMS: dict[object, Callable[[str], int | float]] = {INTEGERS: int, NUMBERS: float}
 EXPECTED: dict[object, str] = {
     str: 'UTF-8 text, such as "name"',
     bool: "true or false",
     int: "a whole number, such as 5",
     float: "a finite number, such as 0.5",
     INTEGERS: "whole numbers, such as [1, 5] or 1,5",
+    NUMBERS: "finite numbers, such as [0.5, 0.25] or 0.5,0.25",
 }
 # strict: "64" is no number and true is no 1; an int is still accepted where a float is expected.
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
@@ -38,6 +41,7 @@ ADAPTERS: dict[object, TypeAdapter[Any]] = {
     int: TypeAdapter(int, config=STRICT),
     float: TypeAdapter(float, config=STRICT),
     INTEGERS: TypeAdapter(INTEGERS, config=STRICT),
+    NUMBERS: TypeAdapter(NUMBERS, config=STRICT),
 }
 COMMENT_WIDTH = 100
 
@@ -91,7 +95,7 @@ def _split(override: str) -> tuple[str, str]:
         _type_of(key)
         raise ConfigError(f"--set {override!r} has no value. Write --set {key}=value.")
     kind = _type_of(key)
-    if not text and kind not in (str, INTEGERS):
+    if not text and kind is not str and kind not in ITEMS:
         raise ConfigError(f"--set {override!r} has an empty value; {key} is {EXPECTED[kind]}.")
     return key, text
 
@@ -110,7 +114,7 @@ def unflatten(mapping: Mapping[str, object]) -> RunConfig:
 
     Args:
         mapping: Values as `flatten` or a TOML file gives them. An int is accepted for a float; a
-            tuple of integers may be a sequence, one integer or text such as ``"1,5"``.
+            tuple of numbers may be a sequence, one number or text such as ``"1,5"``.
 
     Raises:
         ConfigError: A key is unknown, or a value has the wrong type or lies outside its range.
@@ -251,7 +255,7 @@ def _checked(key: str, raw: object, *, kind: object) -> object:
         ConfigError: ``raw`` has another type.
     """
     try:
-        value = ADAPTERS[kind].validate_python(_as_integers(raw) if kind == INTEGERS else raw)
+        value = ADAPTERS[kind].validate_python(_as_tuple(raw, ITEMS[kind]) if kind in ITEMS else raw)
         if isinstance(value, str):
             value.encode()  # a file name that is not UTF-8 could not be written into the run folder
         return value
@@ -259,15 +263,15 @@ def _checked(key: str, raw: object, *, kind: object) -> object:
         raise ConfigError(f"{key}={raw!r} is {_kind_name(raw)}; expected {EXPECTED[kind]}.") from None
 
 
-def _as_integers(raw: object) -> object:
-    """A tuple where ``raw`` is a list, one integer or text such as ``"1,5"``; otherwise ``raw``."""
+def _as_tuple(raw: object, item: Callable[[str], int | float]) -> object:
+    """A tuple where ``raw`` is a list, one number or text such as ``"1,5"``; otherwise ``raw``."""
     if isinstance(raw, list):
         return tuple(raw)
-    if isinstance(raw, int):
+    if isinstance(raw, int | float):
         return (raw,)
     if isinstance(raw, str):
         try:
-            return tuple(int(part) for part in raw.split(",")) if raw else ()
+            return tuple(item(part) for part in raw.split(",")) if raw else ()
         except ValueError:
             return raw
     return raw
@@ -280,7 +284,7 @@ def _kind_name(raw: object) -> str:
     return names.get(type(raw), f"of type {type(raw).__name__}")
 
 
-def _toml_value(value: Scalar | tuple[int, ...]) -> str:
+def _toml_value(value: Scalar | tuple[int | float, ...]) -> str:
     """``value`` in TOML."""
     if isinstance(value, str):
         # JSON text is TOML text, but for DEL, which TOML wants escaped.

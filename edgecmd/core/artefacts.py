@@ -101,6 +101,7 @@ ARTEFACTS: tuple[Artefact, ...] = (
             ),
             "environment.json": ("versions of packages, kind of processor", "names no pair"),
             "pipeline.json": ("which stages were asked for", "names no pair"),
+            "first-weights.json": ("digest of the file of student.weights", "names no pair"),
             "federation.json": (
                 "the runtime, its nodes, and how many of them have pairs of their own",
                 "the list of nodes is public; the number of their pairs is not in it",

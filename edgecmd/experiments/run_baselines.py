@@ -42,12 +42,12 @@ def baselines_of(config: RunConfig, run: Run) -> dict[str, RunConfig | Assessed]
 
 def untrained(config: RunConfig, run: Run) -> Assessed | None:
     """The student with random first weights."""
-    return None if config.student.path else partial(_first_weights, run)
+    return None if config.student.path or config.student.weights else partial(_first_weights, run)
 
 
 def warm_start(config: RunConfig, run: Run) -> Assessed | None:
-    """The student with the first weights that ``student.path`` holds."""
-    return partial(_first_weights, run) if config.student.path else None
+    """The student with the first weights of a file."""
+    return partial(_first_weights, run) if config.student.path or config.student.weights else None
 
 
 def _first_weights(run: Run) -> "Table":

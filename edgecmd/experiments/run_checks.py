@@ -43,6 +43,7 @@ def _choices(config: RunConfig) -> dict[str, Callable[[], object]]:
     from edgecmd.data.partition import partition_of
     from edgecmd.data.user_files.user_pairs import SPLITS
     from edgecmd.losses import loss_of
+    from edgecmd.models.batch_norm import batch_norm_of
     from edgecmd.models.devices import resolve_device
     from edgecmd.models.students import student_row
     from edgecmd.training.distill import OPTIMIZERS, SCHEDULES
@@ -56,6 +57,9 @@ def _choices(config: RunConfig) -> dict[str, Callable[[], object]]:
         "data.split": lambda: choose("data.split", config.data.split, splits),
         "data.target_kind": lambda: choose("data.target_kind", config.data.target_kind, kinds),
         "student.architecture": lambda: student_row(config.student.architecture),
+        "student.batch_norm": lambda: batch_norm_of(
+            config.student.batch_norm, architecture=config.student.architecture
+        ),
         "distill.loss": lambda: loss_of(config.distill),
         "distill.optimizer": lambda: choose("distill.optimizer", config.distill.optimizer, OPTIMIZERS),
         "distill.schedule": lambda: choose("distill.schedule", config.distill.schedule, SCHEDULES),
@@ -77,6 +81,7 @@ CHOICES = (
     "data.split",
     "data.target_kind",
     "student.architecture",
+    "student.batch_norm",
     "distill.loss",
     "distill.optimizer",
     "distill.schedule",

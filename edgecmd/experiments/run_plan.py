@@ -11,12 +11,15 @@ from edgecmd.data.partition import label_skew, partition_table
 from edgecmd.experiments.resources import needs, needs_rows
 from edgecmd.experiments.run_checks import notes_in_short, refuse
 from edgecmd.experiments.teacher_facts import teacher_text, teacher_warnings
-from edgecmd.models.students import num_parameters
+from edgecmd.models.batch_norm import KEEP
+from edgecmd.models.students import Student, num_parameters
 from edgecmd.privacy.plan import SAMPLERS
 from edgecmd.privacy.statement import WARNINGS
 from edgecmd.run import Run
 
 MISFIT = 2.0
+# Of networks from elsewhere, by what the plan calls them.
+LIBRARY_FACTS = {"first_weights": "first weights", "batch_norm": "batch normalisation"}
 
 
 def chance(run: Run) -> float | None:
@@ -63,7 +66,11 @@ def plan_facts(config: RunConfig, assembly: Assembly) -> dict[str, Any]:
         },
         "skew": float(label_skew(parts, whole.train_labels)),
         "teacher": teacher_text(run.task, config.teacher),
-        "student": {"architecture": config.student.architecture, "parameters": num_parameters(student)},
+        "student": {
+            "architecture": config.student.architecture,
+            "parameters": num_parameters(student),
+            **_library_facts(student),
+        },
         "loss": {"name": config.distill.loss, "chance": chance(run)},
         "rounds": {
             "num": federation.num_rounds,
@@ -75,6 +82,16 @@ def plan_facts(config: RunConfig, assembly: Assembly) -> dict[str, Any]:
         "warnings": teacher_warnings(run.task, config.teacher),
         "notes": notes_in_short(run.task, config.data),
     }
+
+
+def _library_facts(student: Student) -> dict[str, str]:
+    """What a file of first weights gave, and what became of batch normalisation, where there is either."""
+    found, facts = student.first_weights, dict[str, str]()
+    if found is not None:
+        facts["first_weights"] = f"{found.path.name}, {found.sentence()}"
+    if student.batch_norm != KEEP:
+        facts["batch_norm"] = student.batch_norm
+    return facts
 
 
 def plan_rows(facts: Mapping[str, Any], run: Run) -> list[list[str]]:
@@ -102,6 +119,7 @@ def plan_rows(facts: Mapping[str, Any], run: Run) -> list[list[str]]:
             "student",
             f"{facts['student']['architecture']}, {counted(facts['student']['parameters'], 'parameter')}",
         ],
+        *([what, facts["student"][key]] for key, what in LIBRARY_FACTS.items() if key in facts["student"]),
         ["loss", facts["loss"]["name"] + (f", chance level {level:.2f}" if level is not None else "")],
         ["rounds", f"{rounds['num']} of {steps} = {counted(rounds['steps'], 'step')}"],
         ["bytes a round", f"{payload / 1e6:.1f} MB ({counted(clients['asked'], 'client')}, both ways)"],

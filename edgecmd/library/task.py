@@ -4,7 +4,9 @@ Shapes: N pairs, K anchors, D embedding dimension.
 """
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -16,27 +18,45 @@ from edgecmd.core.files import named_path
 from edgecmd.data.experiment import Experiment, cut_apart
 from edgecmd.data.modalities.table import input_shape
 from edgecmd.data.pairs import fingerprint
+from edgecmd.data.ready_features import MIN_DIM, row_problems
 from edgecmd.library.data import Images, Pairs, labels_of
 from edgecmd.models import teachers
 from edgecmd.models.devices import resolve_device
+from edgecmd.models.teacher_set import concat
 from edgecmd.settings import refuse_other, refuse_outside
 from edgecmd.training import task as tasks
 
 # Numbers of an input stay within float32.
 MOST_SCALE = 1e6
-PLAIN = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+MOST_DIM = 65_536
+
+
+class TeacherOptions(TypedDict, total=False):
+    """Keywords of a `Teacher`; what each means is said by `edgecmd.models.teachers.Teacher.of`."""
+
+    size: int | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    crop: float | None
+    weights: str | Path | None
+    output: str
+    name: str
 
 
 class Teacher(teachers.Teacher):
-    """A frozen teacher of RGB pictures: any torch module, one that ships, or one out of a file.
+    """A frozen teacher of RGB pictures: any torch module, one by its name, or one out of a file.
 
     Args:
         made: A module (B, 3, H, W) to (B, D), of which a frozen copy is kept; or the name of a teacher that
-            ships (``imagenet``, ``icons``, ``indoor``); ``module:factory``; or a file that
-            ``edgecmd pretrain`` made.
-        size: Side in pixels to which pictures are brought before the module; None: as they are.
-        mean: Of each colour, on the scale of 0 to 1, as the module was trained.
+            ships (``imagenet``, ``icons``, ``indoor``); ``timm:NAME`` or ``torchvision:NAME`` with
+            ``weights``; ``onnx:FILE``; ``module:factory``; or a file that ``edgecmd pretrain`` made.
+        size: Side in pixels to which pictures are brought before the network; None: that of its published
+            weights or of its file, else as they are.
+        mean: Of each colour, on the scale of 0 to 1, as the network was trained.
         std: The same for the standard deviation.
+        crop: Share of height and width, about the middle, that it sees.
+        weights: File of the weights of ``timm:`` and ``torchvision:`` names.
+        output: Of an ONNX file with several, the output that is the feature.
         name: What reports call it; the name of its class where it is empty.
 
     Raises:
@@ -49,23 +69,44 @@ class Teacher(teachers.Teacher):
         8
     """
 
-    def __init__(
-        self,
-        made: nn.Module | str | Path,
+    def __init__(self, made: nn.Module | str | Path, **options: Unpack[TeacherOptions]) -> None:
+        found = teachers.Teacher.of(made, **options)
+        super().__init__(**{one.name: getattr(found, one.name) for one in fields(teachers.Teacher)})
+
+    @staticmethod
+    def concat(
+        parts: Sequence[teachers.Teacher | nn.Module | str | Path],
         *,
-        size: int | None = None,
-        mean: Sequence[float] = PLAIN[0],
-        std: Sequence[float] = PLAIN[1],
-        name: str = "",
-    ) -> None:
-        found = teachers.Teacher.of(made, size=size, mean=mean, std=std, name=name)
-        super().__init__(
-            network=found.network,
-            embedding_dim=found.embedding_dim,
-            sha256=found.sha256,
-            recipe=found.recipe,
-            modality=found.modality,
-            in_channels=found.in_channels,
+        public: Images | None = None,
+        dim: int = 0,
+        cache: str | Path | None = None,
+    ) -> teachers.Teacher:
+        """Several teachers as one: unit features side by side, then components of public pictures.
+
+        Args:
+            parts: Teachers, or what makes them without any option.
+            public: Public pictures of the side of the pairs' sources; needed for ``dim``. Never a pair.
+            dim: Principal components that are kept; 0 keeps all numbers.
+            cache: Folder for the public pictures' features; None keeps nothing.
+
+        Raises:
+            ConfigError: ``dim`` is more than teachers or pictures allow, or a part is no teacher of pictures.
+        """
+        refuse_outside("dim", dim, least=0, most=MOST_DIM)
+        if isinstance(parts, str) or not isinstance(parts, Sequence):
+            raise ConfigError(f"parts={parts!r} is no list of teachers. Give [first, second].")
+        if not isinstance(public, Images | None):
+            raise ConfigError(f"public is of type {type(public).__name__}; allowed is an edgecmd.Images.")
+        if public is not None and public.folder is not None:
+            raise ConfigError(
+                "public was read without a size, and the teachers must see it as they see the pairs. Read it"
+                " with Images.from_folder(path, size=...), the side of the pairs' sources."
+            )
+        return concat(
+            [one if isinstance(one, teachers.Teacher) else Teacher(one) for one in parts],
+            public=None if public is None else public.source().pictures(use="Teacher.concat"),
+            dim=dim,
+            cache=None if cache is None else Path(cache),
         )
 
 
@@ -197,7 +238,7 @@ def _ready(
 
     Raises:
         ConfigError: Those of the public images are missing.
-        DataError: Numbers or shapes differ, or a number is not finite.
+        DataError: Numbers or shapes differ, or a row is one that no teacher gives.
     """
     if public is None:
         raise ConfigError(
@@ -206,10 +247,10 @@ def _ready(
     for name, found, num in (("teacher", pairs, num_pairs), ("public_features", public, num_public)):
         if not isinstance(found, np.ndarray):
             raise DataError(f"{name} is of type {type(found).__name__}; allowed is a numpy array of floats.")
-        if found.ndim != 2 or len(found) != num or not found.shape[1] or found.dtype.kind != "f":
+        if found.ndim != 2 or len(found) != num or found.shape[1] < MIN_DIM or found.dtype.kind != "f":
             raise DataError(
                 f"{name} has dtype={found.dtype} and shape={found.shape}; allowed are floats of shape"
-                f" ({num}, D)."
+                f" ({num}, D), D at least {MIN_DIM}."
             )
         if not (np.abs(found) <= np.finfo(np.float32).max).all():
             raise DataError(
@@ -221,7 +262,11 @@ def _ready(
             f"teacher has {pairs.shape[1]} numbers a row and public_features {public.shape[1]}; both must"
             " come from one teacher."
         )
-    return np.ascontiguousarray(pairs, np.float32), np.ascontiguousarray(public, np.float32)
+    made = np.ascontiguousarray(pairs, np.float32), np.ascontiguousarray(public, np.float32)
+    for name, rows in zip(("teacher", "public_features"), made, strict=True):
+        for problem in row_problems(rows, [f"row {row}" for row in range(len(rows))]):
+            raise DataError(f"{name} {problem}")
+    return made
 
 
 def _experiment(pairs: Pairs, public: Images) -> Experiment:

@@ -25,10 +25,11 @@ from edgecmd.library.data import Pairs, labels_of
 from edgecmd.library.results import Distilled, Federated
 from edgecmd.library.task import Task
 from edgecmd.losses import Loss, check_loss, loss_of, name_of
+from edgecmd.models.any_student import fitted
+from edgecmd.models.any_student import student as make_student
 from edgecmd.models.devices import place
 from edgecmd.models.digests import digest
-from edgecmd.models.students import Student, fitted, refuse_dense
-from edgecmd.models.students import student as make_student
+from edgecmd.models.students import Student, refuse_dense
 from edgecmd.privacy.mechanisms import default_loss
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.purity import require_pure

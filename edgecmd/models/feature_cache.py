@@ -47,7 +47,7 @@ def cached_features(
         float32, (N, D); on the disk where the images are.
     """
     calls = f":{rows_a_call}" if rows_a_call else ""
-    return _kept(
+    return _of_images(
         "features",
         images,
         f"{teacher.sha256}{{images}}{calls}",
@@ -75,7 +75,7 @@ def cached_maps(
     Guarantees:
         The same numbers, those of float16, whether or not they went through the cache.
     """
-    maps = _kept(
+    maps = _of_images(
         "maps",
         images,
         f"{teacher.sha256}{{images}}:{fingerprint(reduction.mean, reduction.weight)}:{view}",
@@ -86,7 +86,7 @@ def cached_maps(
     return maps if isinstance(maps, LazyRows) else maps.astype(np.float32)
 
 
-def _kept(
+def _of_images(
     kind: str,
     images: Targets,
     key: str,
@@ -95,24 +95,59 @@ def _kept(
     form: Form,
     cache_dir: Path | None,
 ) -> Examples:
-    """What ``compute`` gives of ``images``, from the entry of that key where it is whole."""
-    if cache_dir is None:
-        return compute(images)
-    if isinstance(images, LazyRows):
+    """What ``compute`` makes of images, a row an image: beside them where they are a store's, else `kept`.
+
+    Args:
+        kind: What it is.
+        images: What it is computed of.
+        key: All else that it follows from, as text, with ``{images}`` where their digest stands.
+        compute: Makes it of some images.
+        form: Of a row.
+        cache_dir: Folder of the entries; None keeps nothing.
+    """
+    if cache_dir is not None and isinstance(images, LazyRows):
         ((base, _, rows), *others) = images.parts()
         if isinstance(base, ArrayFile) and not others:
             told, name = "teacher features", f"{kind}-{_digest(key)}"
-            kept = beside(base, rows, name, compute, form=form, num=CHUNK, told=told)
-            if kept is not None:
-                return kept
+            found = beside(base, rows, name, compute, form=form, num=CHUNK, told=told)
+            if found is not None:
+                return found
         return compute(images)
-    path = cache_dir / f"{kind}-{_digest(key.format(images=f':{fingerprint(images)}'))}.safetensors"
+    return kept(
+        kind,
+        lambda: key.format(images=f":{fingerprint(images)}"),
+        lambda: compute(images),
+        shape=(len(images), *form.shape),
+        cache_dir=cache_dir,
+    )
+
+
+def kept(
+    kind: str,
+    key: Callable[[], str],
+    compute: Callable[[], np.ndarray],
+    *,
+    shape: tuple[int, ...],
+    cache_dir: Path | None,
+) -> np.ndarray:
+    """What is computed once, from the entry of that key where it is whole.
+
+    Args:
+        kind: What it is; begins the entry's name.
+        key: All that it follows from, as text.
+        compute: Makes it.
+        shape: Its shape; an entry of another one is computed again.
+        cache_dir: Folder of the entries; None keeps nothing.
+    """
+    if cache_dir is None:
+        return compute()
+    path = cache_dir / f"{kind}-{_digest(key())}.safetensors"
     try:
         found = load(path.read_bytes()).get(kind) if path.is_file() else None
     except SafetensorError:
         found = None
-    if found is None or found.shape != (len(images), *form.shape):
-        found = compute(images)
+    if found is None or found.shape != shape:
+        found = compute()
         # A full disk costs the cache and not the round.
         with contextlib.suppress(OSError):
             write_bytes_atomically(path, save({kind: np.ascontiguousarray(found)}))

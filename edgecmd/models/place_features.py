@@ -20,10 +20,11 @@ from edgecmd.core.progress import tracked
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.modalities.table import source_input
 from edgecmd.data.pairs import Images
+from edgecmd.models.convolutions import Pointwise
 from edgecmd.models.devices import device_of
 from edgecmd.models.efficientnet import FEW, EfficientNetLite0
 from edgecmd.models.projection import principal_components
-from edgecmd.models.students import ConvStudent, Pointwise
+from edgecmd.models.students import ConvStudent
 from edgecmd.models.teachers import Teacher
 
 # Ends of the teacher's stages in its trunk.

@@ -12,8 +12,10 @@ from torch import nn
 from edgecmd.core.errors import DataError, nearest
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.own_code import is_own
+from edgecmd.models.any_student import student
+from edgecmd.models.batch_norm import BATCH_NORM, KEEP
 from edgecmd.models.devices import place
-from edgecmd.models.students import DEFAULT_SIZE, STUDENTS, Projected, Student, build_student, student
+from edgecmd.models.students import DEFAULT_SIZE, STUDENTS, Projected, Student, build_student
 from edgecmd.models.tensor_file import load_weights, pack, require, unpack, whole_number
 
 ADVICE = "Train a student with `edgecmd simulate` or `edgecmd run`."
@@ -33,6 +35,8 @@ def student_bytes(trained: Student) -> bytes:
     }
     if trained.size is not None:
         description |= {"height": str(trained.size[0]), "width": str(trained.size[1])}
+    if trained.batch_norm != KEEP:
+        description["batch_norm"] = trained.batch_norm
     return pack(trained.state_dict(), description)
 
 
@@ -56,6 +60,7 @@ def load_student(path: Path, *, like: nn.Module | str | None = None) -> Student:
     made = _empty(description, path=path, like=like)
     load_weights(made, tensors, path=path, what=f"a {made.architecture} student")
     made.architecture = description["architecture"]
+    made.batch_norm = description.get("batch_norm", KEEP)
     return place(made, torch.device("cpu")).eval()
 
 
@@ -67,9 +72,16 @@ def _empty(description: dict[str, str], *, path: Path, like: nn.Module | str | N
         whole_number(sides, name, path=path, advice=ADVICE)
         for name in ("in_channels", "embedding_dim", "height", "width")
     )
+    how = description.get("batch_norm", KEEP)
+    if how not in BATCH_NORM:
+        raise DataError(
+            f"{path} has the metadata batch_norm={how[:40]!r}. {nearest(how[:40], BATCH_NORM)} {ADVICE}"
+        )
     if isinstance(like, nn.Module):
         inner = like.backbone if isinstance(like, Projected) else like
-        return student(copy.deepcopy(inner), dim=dim, in_channels=channels, size=(height, width))
+        return student(
+            copy.deepcopy(inner), dim=dim, in_channels=channels, size=(height, width), batch_norm=how
+        )
     if architecture not in STUDENTS:
         _refuse_unknown(architecture, path=path, like=like)
     return build_student(
@@ -78,6 +90,7 @@ def _empty(description: dict[str, str], *, path: Path, like: nn.Module | str | N
         embedding_dim=dim,
         generator=torch.Generator().manual_seed(0),
         size=(height, width),
+        batch_norm=how,
     )
 
 

@@ -17,17 +17,17 @@ folding its normalisation away (`export.fold_norm`). Training one from random we
 
 ``seg-*`` are students of the first family with a decoder: an embedding for each place of the picture.
 
-A student of anyone's own is any ``nn.Module`` from (B, C, H, W) to (B, F), as an object or as
-``module:factory``; `student` makes a `Student` of each.
+A student of anyone's own is any ``nn.Module`` from (B, C, H, W) to (B, F), as an object, as
+``module:factory``, or a network of timm or torchvision by its name (``timm:NAME``);
+`edgecmd.models.any_student.student` makes a `Student` of each.
 
 Shapes: B batch, C channels, H height, W width, F features of a module, D embedding dimension.
 """
 
-import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -36,15 +36,34 @@ from torch.nn import functional
 
 from edgecmd.core.errors import ConfigError, choose
 from edgecmd.core.own_code import call_factory, is_own
-from edgecmd.core.seeding import torch_generator
 from edgecmd.data.modalities.log_mel import LogMel
-from edgecmd.models.trial import channels_of, refuse_later, refuse_wide, seeded, sides_of, try_out
-from edgecmd.settings import refuse_seed
+from edgecmd.models.backbones import (
+    Matched,
+    build_backbone,
+    is_backbone,
+    load_matching,
+    pooled,
+    read_weights,
+    without_inplace,
+)
+from edgecmd.models.batch_norm import (
+    AUTO,
+    FOLD,
+    FREEZE,
+    KEEP,
+    batch_norm_of,
+    convert,
+    hold,
+    norms_of,
+    statistics_of,
+)
+from edgecmd.models.convolutions import FAMILIES, Pointwise, Residual
+from edgecmd.models.trial import (
+    made_up,
+    seeded,
+    try_out,
+)
 
-# E[relu(x)^2] - E[relu(x)]^2 = (1 - 1/pi) / 2 for x ~ N(0, 1): this gain keeps the variance at 1.
-RELU_GAIN = math.sqrt(2.0 / (1.0 - 1.0 / math.pi))
-RESIDUAL_SCALE = 0.5
-GROUP_SIZE = 8
 # Side of a place of a dense student in pixels of its input, and what the input's sides are multiples of.
 DENSE_STRIDE, INPUT_MULTIPLE = 4, 16
 
@@ -54,72 +73,7 @@ FRONTS: dict[str, Callable[[], nn.Module]] = {"none": nn.Identity, "log-mel": Lo
 ANY_FRONT = "any"
 # Height and width that a student of anyone's own is tried on where none is given.
 DEFAULT_SIZE = (64, 64)
-SETTING = "student.architecture"
-
-
-class StandardisedConv2d(nn.Conv2d):
-    """Convolution whose weight is standardised per output channel and scaled to keep variance.
-
-    ``w = gain * (v - mean(v)) / (std(v) * sqrt(fan_in))``: a function of the parameters alone, so
-    the exporter folds it to a plain convolution (scaled weight standardisation, arXiv 2101.08692).
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2)
-        self.gain = nn.Parameter(torch.ones(out_channels, 1, 1, 1))
-
-    def standardised_weight(self) -> Float[Tensor, "out into height width"]:
-        """Weight that the convolution applies."""
-        fan_in = self.weight[0].numel()
-        mean = self.weight.mean(dim=(1, 2, 3), keepdim=True)
-        variance = (self.weight - mean).square().mean(dim=(1, 2, 3), keepdim=True)
-        return self.gain * (self.weight - mean) * torch.rsqrt(variance * fan_in + 1e-8)
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the base class names it so
-        """Convolve ``input`` (B, C, H, W) with the standardised weight."""
-        return functional.conv2d(
-            input, self.standardised_weight(), self.bias, stride=self.stride, padding=self.padding
-        )
-
-
-class ScaledReLU(nn.Module):
-    """ReLU times a constant that keeps the variance of a unit Gaussian input."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply elementwise."""
-        return functional.relu(x) * RELU_GAIN
-
-
-def _ws_conv(into: int, out: int, *, stride: int = 1) -> nn.Module:
-    return nn.Sequential(StandardisedConv2d(into, out, 3, stride=stride), ScaledReLU())
-
-
-def _gn_conv(into: int, out: int, *, stride: int = 1) -> nn.Module:
-    convolution = nn.Conv2d(into, out, 3, stride=stride, padding=1, bias=False)
-    groups = max(1, out // GROUP_SIZE) if out % GROUP_SIZE == 0 else 1
-    return nn.Sequential(convolution, nn.GroupNorm(groups, out), nn.ReLU())
-
-
-def _plain_conv(into: int, out: int, *, stride: int = 1) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(into, out, 3, stride=stride, padding=1), nn.ReLU())
-
-
-FAMILIES: dict[str, Callable[..., nn.Module]] = {"ws": _ws_conv, "gn": _gn_conv, "plain": _plain_conv}
-
-
-class Residual(nn.Module):
-    """Two convolutions beside the identity: ``x + scale * f(x)``, ``scale`` learnt."""
-
-    def __init__(self, conv: Callable[..., nn.Module], width: int) -> None:
-        super().__init__()
-        self.first = conv(width, width)
-        self.second = conv(width, width)
-        self.scale = nn.Parameter(torch.tensor(RESIDUAL_SCALE))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to the same shape."""
-        inner: Tensor = self.second(self.first(x))
-        return x + self.scale * inner
+SETTING, WEIGHTS = "student.architecture", "student.weights"
 
 
 class Student(nn.Module):
@@ -130,13 +84,16 @@ class Student(nn.Module):
         embedding_dim: Dimension of the teacher's feature, D.
 
     Attributes:
-        architecture: A key of `STUDENTS` or ``module:factory``; of an object without a name ``<its class>``.
+        architecture: A key of `STUDENTS`, ``module:factory`` or ``timm:NAME``; of an object without a name
+            ``<its class>``.
         size: Height and width that it was tried on; None for students that take every size.
         projector: Its last layer, which `DistillConfig.freeze_projector` is about; ``nn.Identity`` where the
             layer that gives the embedding is somewhere inside.
         open_seed: Seed of its first weights where it was made by name without saying for which inputs; see
             `fitted`.
         origin: What a trained one was distilled on, for `edgecmd.export` and `edgecmd.evaluate`.
+        batch_norm: What its batch normalisation became, a key of `edgecmd.models.batch_norm.BATCH_NORM`.
+        first_weights: What a file of first weights gave; None where there was none.
     """
 
     architecture: str = ""
@@ -144,6 +101,13 @@ class Student(nn.Module):
     projector: nn.Module
     open_seed: int | None = None
     origin: object | None = None
+    batch_norm: str = KEEP
+    first_weights: Matched | None = None
+
+    @property
+    def fixed(self) -> frozenset[str]:
+        """Names in its state of what no training may change: statistics that are held."""
+        return statistics_of(self) if self.batch_norm in (FREEZE, FOLD) else frozenset()
 
     def __init__(self, *, in_channels: int, embedding_dim: int) -> None:
         super().__init__()
@@ -195,14 +159,6 @@ class ConvStudent(Student):
         pooled = torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)
         embedding: Tensor = self.projector(pooled)
         return embedding
-
-
-class Pointwise(nn.Conv2d):
-    """The same linear map at every place: a 1x1 convolution with the names of `torch.nn.Linear`."""
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features, 1)
-        self.in_features, self.out_features = in_features, out_features
 
 
 class DenseStudent(ConvStudent):
@@ -261,6 +217,7 @@ class Projected(Student):
         in_channels: As of `Student`.
         embedding_dim: As of `Student`.
         size: Height and width that it was tried on.
+        batch_norm: As of `Student`; ``module`` is what `edgecmd.models.batch_norm.convert` made of it.
     """
 
     def __init__(
@@ -271,9 +228,10 @@ class Projected(Student):
         in_channels: int,
         embedding_dim: int,
         size: tuple[int, int],
+        batch_norm: str = KEEP,
     ) -> None:
         super().__init__(in_channels=in_channels, embedding_dim=embedding_dim)
-        self.size = size
+        self.size, self.batch_norm = size, batch_norm
         self.backbone = module
         same = num_features == embedding_dim
         self.projector = nn.Identity() if same else nn.Linear(num_features, embedding_dim)
@@ -282,6 +240,13 @@ class Projected(Student):
         """Embed a batch of inputs, see `edgecmd.data.student_input.target_input`."""
         embedding: Tensor = self.projector(self.backbone(image))
         return embedding
+
+    def train(self, mode: bool = True) -> "Projected":
+        """As of any module, but that statistics which are held stay in evaluation mode."""
+        super().train(mode)
+        if self.batch_norm in (FREEZE, FOLD):
+            hold(self)
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -348,8 +313,8 @@ def student_row(architecture: str) -> Architecture:
     """What is known of a student by its name; nothing is built or imported.
 
     Args:
-        architecture: A key of `STUDENTS`, or what names a student of anyone's own (``module:factory``, or
-            ``<class>`` of an object).
+        architecture: A key of `STUDENTS`, or what names a student of anyone's own (``module:factory``,
+            ``timm:NAME``, or ``<class>`` of an object).
 
     Raises:
         ConfigError: The architecture is unknown.
@@ -357,8 +322,8 @@ def student_row(architecture: str) -> Architecture:
     if is_own(architecture) or architecture.startswith("<"):
         return Architecture(
             build=partial(_from_factory, architecture),
-            text="a module of your own",
-            family="its maker's own",
+            text="a network of a library" if is_backbone(architecture) else "a module of your own",
+            family=architecture.partition(":")[0] if is_backbone(architecture) else "its maker's own",
             front=ANY_FRONT,
         )
     return choose(SETTING, architecture, STUDENTS)
@@ -367,13 +332,23 @@ def student_row(architecture: str) -> Architecture:
 def _from_factory(
     architecture: str, *, in_channels: int, embedding_dim: int, size: tuple[int, int] = DEFAULT_SIZE
 ) -> nn.Module:
-    """The module that ``module:factory`` makes; it may ask for ``in_channels``, ``dim`` and ``size``."""
+    """The module that ``module:factory`` makes; it may ask for ``in_channels``, ``dim`` and ``size``.
+
+    Of ``timm:NAME`` the network without its classifier.
+    """
+    if is_backbone(architecture):
+        return build_backbone(SETTING, architecture, in_channels=in_channels, size=size)
     if architecture.startswith("<"):
         raise ConfigError(
             f"{SETTING}={architecture!r} stands for an object, which has no name to make another one by. Put"
             " it into a function, and set student.architecture to 'module:function'."
         )
-    refuse_later(SETTING, architecture)
+    if architecture.startswith("onnx:"):
+        raise ConfigError(
+            f"{SETTING}={architecture!r}: a student is trained, and the graph of an ONNX file is not made for"
+            " that. Give 'timm:NAME', or a 'module:function' that makes the network. An ONNX file can be the"
+            " teacher (teacher.name)."
+        )
     made = call_factory(
         SETTING, architecture, offered={"in_channels": in_channels, "dim": embedding_dim, "size": size}
     )
@@ -410,113 +385,6 @@ def refuse_dense(architecture: str, *, what: str) -> None:
         )
 
 
-def student(
-    spec: str | nn.Module,
-    *,
-    dim: int,
-    in_channels: int | None = None,
-    size: int | tuple[int, int] | None = None,
-    seed: int = 0,
-) -> Student:
-    """A student by its name, or of any module.
-
-    What is left out of ``in_channels`` and ``size`` is made to fit the task that the student is trained on.
-
-    Args:
-        spec: A key of `STUDENTS`; ``module:factory``, whose factory may ask for ``in_channels``, ``dim`` and
-            ``size`` by these names; or a module (B, C, H, W) to (B, F). Training changes a module that is
-            given; to begin anew, give a copy.
-        dim: Dimension of the teacher's feature, D. Where F is another, a linear projector is put behind.
-        in_channels: C: 1 for grey pictures and recordings, 3 for RGB, 2 for depth with its mask. None: those
-            of the first convolution of a module, else 1.
-        size: Height and width of the inputs, one number where they are equal; of recordings (1, samples).
-            None: 64 pixels.
-        seed: Of the first weights; those of a module that is given stay, but for the projector.
-
-    Raises:
-        ConfigError: No student has that name, the factory cannot be imported or fails, or the module is no
-            encoder of such inputs; the message has what is wrong with it and the way out.
-
-    Examples:
-        >>> student("ws-50k", dim=8)(torch.zeros(2, 1, 64, 64)).shape
-        torch.Size([2, 8])
-        >>> own = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        >>> student(own, dim=8)(torch.zeros(2, 1, 64, 64)).shape
-        torch.Size([2, 8])
-    """
-    refuse_wide(dim=dim, in_channels=1 if in_channels is None else in_channels)
-    refuse_seed(seed)
-    sides = sides_of(size, default=DEFAULT_SIZE)
-    generator = torch_generator(seed, "student-init")
-    if isinstance(spec, Student):
-        return _same_shape(spec, in_channels=in_channels or spec.in_channels, dim=dim)
-    if isinstance(spec, str):
-        made = build_student(
-            spec, in_channels=in_channels or 1, embedding_dim=dim, generator=generator, size=sides
-        )
-        made.open_seed = seed if in_channels is None else None
-        return made
-    channels = in_channels or channels_of(spec)
-    return project(
-        spec, f"<{type(spec).__name__}>", in_channels=channels, dim=dim, size=sides, generator=generator
-    )
-
-
-def fitted(made: Student, *, in_channels: int, size: tuple[int, int], dim: int) -> Student:
-    """A student for the inputs of a task: ``made`` itself, or the same made anew where that was left open.
-
-    Args:
-        made: Of `student`.
-        in_channels: C of the task.
-        size: Height and width of the task's inputs.
-        dim: D of the task's teacher.
-
-    Raises:
-        ConfigError: It takes other inputs or gives another width, and its weights were loaded or trained, or
-            its channels were asked for.
-    """
-    if (made.in_channels, made.size or size) == (in_channels, size) or made.embedding_dim != dim:
-        return _same_shape(made, in_channels=in_channels, dim=dim)
-    if made.open_seed is not None and _is_new(made):
-        return student(made.architecture, dim=dim, in_channels=in_channels, size=size, seed=made.open_seed)
-    if isinstance(made, Projected):
-        shape, what = (in_channels, *size), f"The student {made.architecture}"
-        width = try_out(made.backbone, shape, what=what, wanted="inputs of the task's shape", trained=True)
-        if isinstance(made.projector, nn.Linear) and width != made.projector.in_features:
-            raise ConfigError(
-                f"{what} gives {width} numbers for inputs of shape {shape}, and"
-                f" {made.projector.in_features} for those that it was made with. Make it with in_channels="
-                f"{in_channels} and size={size}."
-            )
-        made = copy.copy(made)
-        made.in_channels, made.size = in_channels, size
-    return _same_shape(made, in_channels=in_channels, dim=dim)
-
-
-def _is_new(made: Student) -> bool:
-    """Whether the weights are those that the student was made with."""
-    first = build_student(
-        made.architecture,
-        in_channels=made.in_channels,
-        embedding_dim=made.embedding_dim,
-        generator=torch_generator(made.open_seed or 0, "student-init"),
-        size=made.size or DEFAULT_SIZE,
-    ).state_dict()
-    own = made.state_dict()
-    return own.keys() == first.keys() and all(torch.equal(own[name].cpu(), first[name]) for name in own)
-
-
-def _same_shape(made: Student, *, in_channels: int, dim: int) -> Student:
-    if (made.in_channels, made.embedding_dim) != (in_channels, dim):
-        raise ConfigError(
-            f"The student {made.architecture} takes {made.in_channels} channels and gives"
-            f" {made.embedding_dim} numbers, but in_channels={in_channels} and dim={dim} are asked for. Make"
-            " one with these."
-        )
-    made.architecture = made.architecture or f"<{type(made).__name__}>"
-    return made
-
-
 def build_student(
     architecture: str,
     *,
@@ -524,32 +392,64 @@ def build_student(
     embedding_dim: int,
     generator: torch.Generator,
     size: tuple[int, int] = DEFAULT_SIZE,
+    weights: Path | None = None,
+    batch_norm: str = AUTO,
 ) -> Student:
-    """Make a student whose initial weights depend on ``generator`` alone.
+    """Make a student whose initial weights depend on ``generator`` and ``weights`` alone.
 
     Args:
-        architecture: A key of `STUDENTS`, or ``module:factory``.
+        architecture: A key of `STUDENTS`, ``timm:NAME``, ``torchvision:NAME`` or ``module:factory``.
         in_channels: Channels of the target modality.
         embedding_dim: Dimension of the teacher's feature.
         generator: Source of the initial weights.
         size: Height and width that a module of anyone's own is tried on.
+        weights: File with first weights, for those that are not of the table.
+        batch_norm: As of `student`; a student of the table has none.
 
     Raises:
-        ConfigError: The architecture is unknown, or the factory or what it makes is not what it should be.
+        ConfigError: The architecture is unknown, the factory or what it makes is not what it should be, or a
+            student of the table is given a file.
+        DataError: The file cannot be read, or is not of that network.
 
     Guarantees:
         Torch's own random state is as before, whatever a factory draws from it.
     """
     row, wanted = student_row(architecture), {"in_channels": in_channels, "embedding_dim": embedding_dim}
+    how = batch_norm_of(batch_norm, architecture=architecture, weights=weights)
     with seeded(generator.initial_seed()):
-        made = row.build(**wanted, **({"size": size} if row.front == ANY_FRONT else {}))
-    if not isinstance(made, Student):
-        return project(
-            made, architecture, in_channels=in_channels, dim=embedding_dim, size=size, generator=generator
+        built = row.build(**wanted, **({"size": size} if row.front == ANY_FRONT else {}))
+    if not isinstance(built, Student):
+        found = load_first(built, weights, architecture) if weights is not None else None
+        if is_backbone(architecture):
+            built = pooled(built, (in_channels, *size))
+        made: Student = project(
+            built,
+            architecture,
+            in_channels=in_channels,
+            dim=embedding_dim,
+            size=size,
+            generator=generator,
+            batch_norm=how,
         )
-    made.architecture = architecture
-    initialise(made, generator=generator)
-    return made
+        made.first_weights = found
+        return made
+    if weights is not None:
+        raise ConfigError(
+            f"{WEIGHTS}={str(weights)!r} is for networks of timm, torchvision and your own. First weights of"
+            f" {SETTING}={architecture!r} are a file of `edgecmd warm-start`: set student.path."
+        )
+    built.architecture = architecture
+    initialise(built, generator=generator)
+    return built
+
+
+def load_first(module: nn.Module, file: Path, name: str) -> Matched:
+    """Put the weights of a file into a module, as far as they match.
+
+    Raises:
+        DataError: The file cannot be read, or is not of that network.
+    """
+    return load_matching(module, read_weights(WEIGHTS, file), setting=WEIGHTS, what=name)
 
 
 def project(
@@ -560,8 +460,9 @@ def project(
     dim: int,
     size: tuple[int, int],
     generator: torch.Generator,
+    batch_norm: str = KEEP,
 ) -> Projected:
-    """A module of anyone's own as a student, tried on two made-up inputs.
+    """A module of anyone's own as a student, tried on made-up inputs.
 
     Args:
         module: (B, C, H, W) to (B, F).
@@ -570,6 +471,7 @@ def project(
         dim: D.
         size: H and W.
         generator: Source of the projector's weights, where there is one.
+        batch_norm: A key of `edgecmd.models.batch_norm.BATCH_NORM`.
 
     Raises:
         ConfigError: It is no encoder of such inputs, or not what can be trained, saved and sent.
@@ -578,11 +480,22 @@ def project(
     shape = (in_channels, *size)
     wanted = f"inputs of the data's shape (edgecmd.student takes size=..., here it is {size})"
     width = try_out(module, shape, what=what, wanted=wanted, trained=True)
+    how = batch_norm if any(norms_of(module)) else KEEP
+    inner = convert(without_inplace(module), how, image=made_up(shape), what=what)
+    if inner is not module:
+        try_out(inner, shape, what=what, wanted=wanted, trained=True)
     with seeded(generator.initial_seed()):
-        made = Projected(module, num_features=width, in_channels=in_channels, embedding_dim=dim, size=size)
+        made = Projected(
+            inner,
+            num_features=width,
+            in_channels=in_channels,
+            embedding_dim=dim,
+            size=size,
+            batch_norm=how,
+        )
     made.architecture = name
     initialise(made.projector, generator=generator)
-    return made
+    return made.train(module.training)
 
 
 def initialise(module: nn.Module, *, generator: torch.Generator) -> None:

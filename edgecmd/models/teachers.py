@@ -11,42 +11,41 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
+from types import NoneType
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from edgecmd.catalogue.data_files import built_file, shipped_file
 from edgecmd.catalogue.data_sets import DATA_SETS, DEFAULT_TEACHER
 from edgecmd.catalogue.data_sets import data_set as row_of
+from edgecmd.catalogue.teacher_rows import TEACHER_KINDS, TeacherKind, kind_of_teacher, listed, shown
 from edgecmd.core.errors import ConfigError, DataError, choose, nearest
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.own_code import call_factory, is_own, running
 from edgecmd.core.progress import tracked
-from edgecmd.data.modalities.image import IMAGE, SOURCE_OFFSET, SOURCE_SCALE
+from edgecmd.data.modalities.image import IMAGE
 from edgecmd.data.modalities.table import MODALITIES, input_shape, modality_of, source_input
 from edgecmd.data.pairs import Targets
 from edgecmd.models import efficientnet
 from edgecmd.models.devices import device_of
-from edgecmd.models.digests import whole_digest
+from edgecmd.models.prepared import Opened, Preparation, Prepared
 from edgecmd.models.students import Architecture, convolutional, initialise
 from edgecmd.models.tensor_file import load_weights, pack, require, unpack, whole_number
-from edgecmd.models.trial import refuse_later, seeded, try_out
+from edgecmd.models.trial import seeded, try_out
 from edgecmd.settings import refuse_other
 
 SETTING = "teacher.name"
 # In the recipe of a teacher of recordings.
 RATE = "sampling_rate_hz"
-# Side of the made-up pictures that a teacher of anyone's own is tried on where it takes any, and how many
-# pictures it is shown at a time.
-TRIAL_SIDE, FEW = 64, 32
-# Of pictures on the scale of 0 to 1 that are left as they are.
-PLAIN_MEAN, PLAIN_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+# Side of the made-up pictures that a teacher of anyone's own is tried on where it takes any.
+TRIAL_SIDE = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,19 +186,29 @@ class Teacher:
         made: nn.Module | str | Path,
         *,
         size: int | None = None,
-        mean: Sequence[float] = PLAIN_MEAN,
-        std: Sequence[float] = PLAIN_STD,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        crop: float | None = None,
+        weights: str | Path | None = None,
+        output: str = "",
         name: str = "",
     ) -> "Teacher":
         """A teacher of RGB pictures made of any module, a frozen copy of it; or one by its name or file.
 
         Args:
-            made: A module (B, 3, H, W) to (B, D); or, without any other argument, a key of `TEACHERS`,
-                ``module:factory``, or a .safetensors file that ``edgecmd pretrain`` made.
-            size: Side in pixels to which pictures are brought (bilinear, antialiased); None: as they are.
-            mean: Of each colour, on the scale of 0 to 1, as the module was trained.
-            std: The same for the standard deviation; ImageNet's are (0.485, 0.456, 0.406) and (0.229, 0.224,
-                0.225).
+            made: A module (B, 3, H, W) to (B, D); ``timm:NAME`` or ``torchvision:NAME``; ``onnx:FILE``;
+                ``module:factory``; or, without any other argument, a key of `TEACHERS` or a .safetensors file
+                that ``edgecmd pretrain`` made.
+            size: Side in pixels to which pictures are brought (bilinear, antialiased); None: that of the
+                network's published weights or of the file, else as they are.
+            mean: Of each colour, on the scale of 0 to 1, as the network was trained; None: as its published
+                weights were, else (0, 0, 0).
+            std: The same for the standard deviation, else (1, 1, 1); ImageNet's are (0.485, 0.456, 0.406)
+                and (0.229, 0.224, 0.225).
+            crop: Share of height and width, about the middle, that is kept; None: as the published weights
+                were tested, else 1.
+            weights: Of ``timm:`` and ``torchvision:``, their file (.safetensors or .pth).
+            output: Of ``onnx:``, which output, where there are several.
             name: What reports call it; the name of its class where it is empty.
 
         Raises:
@@ -208,40 +217,37 @@ class Teacher:
             DataError: The file is none of a teacher.
 
         Guarantees:
-            ``sha256`` covers weights, class, size, mean, std and every number and text that the module keeps,
-            so features that are kept are those of this teacher and of no other. What the code of the class
-            does is not part of it.
+            ``sha256`` covers weights, class, size, mean, std, crop, output and every number and text that the
+            module keeps, so features that are kept are those of this teacher and of no other. What the code
+            of the class does is not part of it.
 
         Examples:
             >>> mine = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
             >>> Teacher.of(mine, size=32).embed(np.zeros((2, 64, 64, 3), np.uint8)).shape
             (2, 8)
         """
+        seen = Preparation(size=size, mean=mean, std=std, crop=crop)
+        for option, text in (("weights", weights), ("output", output), ("name", name)):
+            refuse_other(f"{option}={text!r} of a teacher", text, str, Path, NoneType, what="text")
+        kind = kind_of_teacher(made) if isinstance(made, str) else None
+        for option, given, fits in (
+            ("weights", weights, kind is not None and kind.has_weights),
+            ("output", output, kind is not None and kind.has_outputs),
+        ):
+            if given and not fits:
+                named = str(made) if isinstance(made, str | Path) else type(made).__name__
+                raise ConfigError(_not_of(named, option, given))
+        if isinstance(made, str) and kind is not None:
+            opened = _open(made, kind, weights=weights, output=output, size=size)
+            return _of_network(replace(opened, about=name or opened.about), seen)
         if isinstance(made, str | Path):
-            if size is not None or name or (tuple(mean), tuple(std)) != (PLAIN_MEAN, PLAIN_STD):
-                raise ConfigError(
-                    f"The teacher {str(made)!r} has a size, a scale and a name of its own. Leave out size,"
-                    " mean, std and name, or give a module."
-                )
-            is_file = isinstance(made, Path) or made.endswith(".safetensors")
-            return load_teacher(Path(made)) if is_file else load_teacher(name=str(made))
+            return _by_name(made, seen, called=name)
         if not isinstance(made, nn.Module):
             raise ConfigError(
                 f"A teacher is no {made!r}. Give an object of a torch.nn.Module (MyModule() and not"
                 " MyModule), a name, 'module:factory', or a file."
             )
-        refuse_other("name", name, str, what="a text")
-        _check_scale(size=size, mean=mean, std=std)
-        called = name or type(made).__name__
-        network = Prepared(made, size=size, mean=mean, std=std)
-        side = size or TRIAL_SIDE
-        dim = try_out(network, (3, side, side), what=f"The teacher {called}", wanted="RGB pictures")
-        return cls(
-            network=copy.deepcopy(network).eval().requires_grad_(False),
-            embedding_dim=dim,
-            sha256=whole_digest(network),
-            recipe={OWN: called},
-        )
+        return _of_network(Opened(module=made, about=name or type(made).__name__), seen)
 
     @property
     def dim(self) -> int:
@@ -282,46 +288,56 @@ class Teacher:
 OWN = "own"
 
 
-class Prepared(nn.Module):
-    """A module of anyone's own behind the size and scale that it was trained with."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(
-        self, module: nn.Module, *, size: int | None, mean: Sequence[float], std: Sequence[float]
-    ) -> None:
-        super().__init__()
-        self.module, self.size = module, size
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
-
-    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Tensor:
-        """Embed a batch of inputs, see `edgecmd.data.student_input.source_input`; a few at a time, (B, D)."""
-        return torch.cat([self._embedded(few) for few in torch.split(image, FEW)])
-
-    def _embedded(self, image: Tensor) -> Tensor:
-        if self.size is not None and image.shape[2:] != (self.size, self.size):
-            sides = (self.size, self.size)
-            image = functional.interpolate(
-                image, size=sides, mode="bilinear", align_corners=False, antialias=True
-            )
-        found: Tensor = self.module((image * SOURCE_SCALE + SOURCE_OFFSET - self.mean) / self.std)
-        return found.float() if isinstance(found, Tensor) else found
+def _open(
+    text: str, kind: TeacherKind, *, weights: str | Path | None, output: str, size: int | None
+) -> Opened:
+    """The network of a name with a prefix, by the function of its row."""
+    try:
+        function = resolve_name(kind.open)
+    except ImportError as error:
+        raise ConfigError(
+            f"{SETTING}={shown(text)!r} cannot be opened here: {error}. Install edgecmd as a whole."
+        ) from error
+    opened: Opened = function(text, weights=Path(weights) if weights else None, output=output, size=size)
+    return opened
 
 
-def _check_scale(*, size: int | None, mean: Sequence[float], std: Sequence[float]) -> None:
-    if size is not None and not (isinstance(size, int) and 1 <= size <= 4096):
-        raise ConfigError(f"size={size!r} of a teacher's pictures is no whole number in 1..4096 pixels.")
-    for name, values, least in (("mean", mean, -np.inf), ("std", std, 0.0)):
-        numbers = np.asarray(values)
-        fits = numbers.shape == (3,) and numbers.dtype.kind in "iuf"
-        if not (fits and np.isfinite(numbers).all() and (numbers > least).all()):
-            more = " above 0" if name == "std" else ""
-            raise ConfigError(
-                f"{name}={values!r} of a teacher is no three finite numbers{more}. Give one for each of"
-                " red, green and blue, on the scale of 0 to 1."
-            )
+def _not_of(made: str, option: str, given: object) -> str:
+    attribute = {"weights": "has_weights", "output": "has_outputs"}[option]
+    allowed = " and ".join(f"{name}:" for name, one in TEACHER_KINDS.items() if getattr(one, attribute))
+    return (
+        f"{option}={str(given)!r} of a teacher goes with names that begin with {allowed}, and not with"
+        f" {made!r}. Leave it out."
+    )
+
+
+def _of_network(opened: Opened, seen: Preparation) -> Teacher:
+    """A frozen copy of a network behind what it is shown, once it was tried."""
+    shown_to_it = seen.over(opened.own)
+    network = Prepared(opened.module, shown_to_it)
+    side = shown_to_it.size or TRIAL_SIDE
+    # Without the report of its weights.
+    what = f"The teacher {opened.about.partition(' (')[0]}"
+    dim = try_out(network, (3, side, side), what=what, wanted="RGB pictures")
+    return Teacher(
+        network=copy.deepcopy(network).eval().requires_grad_(False),
+        embedding_dim=dim,
+        sha256=network.fingerprint(opened.identity),
+        recipe={OWN: opened.about},
+    )
+
+
+def _by_name(made: str | Path, seen: Preparation, *, called: str) -> Teacher:
+    """One that ships, one of a file of ``edgecmd pretrain``, or what ``module:factory`` makes."""
+    is_file = isinstance(made, Path) or made.endswith(".safetensors")
+    if not is_file and is_own(str(made)):
+        return _from_factory(str(made), seen, called=called)
+    if seen.given or called:
+        raise ConfigError(
+            f"The teacher {str(made)!r} has a size, a scale and a name of its own. Leave out size, mean, std,"
+            " crop and name, or give a module."
+        )
+    return load_teacher(Path(made)) if is_file else load_teacher(name=str(made))
 
 
 @torch.no_grad()
@@ -354,14 +370,16 @@ def load_teacher(path: Path | None = None, *, data_set: str = "", name: str = ""
     Args:
         path: The file; None for one that ships, or that was built beside the data.
         data_set: ``data.name``; its row names the teacher; empty for the default one.
-        name: ``teacher.name``, a key of `TEACHERS` or ``module:factory``; empty for the one of the data set.
+        name: A key of `TEACHERS`, or a name with a colon, see `Teacher.of`; empty: that of the data set.
 
     Raises:
         ConfigError: No teacher of that name ships, or the code that it names makes none.
         DataError: The file is missing, not safetensors, or its metadata or tensors do not fit.
     """
     if path is None and is_own(name):
-        return _from_factory(name)
+        return Teacher.of(name)
+    if (path is None and name.endswith(".onnx")) or (path is not None and path.suffix == ".onnx"):
+        raise ConfigError(f"{path or name} is an ONNX file. Name it as {SETTING}='onnx:{path or name}'.")
     file, checksum, again = (path, "", "") if path else teacher_file(data_set, name)
     advice = f"A teacher is made by `edgecmd pretrain --out {file.name}`; teacher.path names it."
     tensors, recipe = unpack(file, advice=advice)
@@ -401,18 +419,22 @@ def load_teacher(path: Path | None = None, *, data_set: str = "", name: str = ""
     )
 
 
-def _from_factory(name: str) -> Teacher:
-    """The teacher that ``module:factory`` makes, a `Teacher` or a module that `Teacher.of` takes."""
-    refuse_later(SETTING, name)
+def _from_factory(name: str, seen: Preparation, *, called: str) -> Teacher:
+    """The teacher that ``module:factory`` makes, a `Teacher` or a module that is made one."""
     # The same in every process, whatever the factory draws from torch.
     with seeded(0):
         made = call_factory(SETTING, name, offered={})
     if isinstance(made, nn.Module):
-        return Teacher.of(made, name=name)
+        return _of_network(Opened(module=made, about=called or name), seen)
     if not isinstance(made, Teacher):
         raise ConfigError(
             f"{SETTING}={name!r} made a {type(made).__name__}; allowed is a torch.nn.Module, or a Teacher (of"
             " Teacher.of(module, size=..., mean=..., std=...))."
+        )
+    if seen.given or called:
+        raise ConfigError(
+            f"{SETTING}={name!r} made a Teacher, which has a size, a scale and a name of its own. Leave out"
+            f" {', '.join((*seen.given, *(['name'] if called else [])))}, or return a module."
         )
     return made
 
@@ -456,7 +478,13 @@ def teacher_file(data_set: str, name: str = "") -> tuple[Path, str, str]:
 
 
 def teacher_name(data_set: str, name: str = "") -> str:
-    """What the teacher of `load_teacher` is called where no path names it."""
+    """What the teacher of that name is called where no path names it; no folder is in it."""
+    names = listed(name)
+    if len(names) > 1:
+        return f"{' + '.join(map(shown, names))}, side by side"
+    kind = kind_of_teacher(name)
+    if kind is not None:
+        return f"{shown(name)}, {kind.text}"
     if is_own(name):
         return f"{name}, code of your own"
     chosen = name or default_teacher(data_set)

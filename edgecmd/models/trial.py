@@ -23,26 +23,6 @@ from edgecmd.settings import refuse_outside
 ROWS, SEED = 3, 20_057
 MOST_WIDE = 65_536
 MOST_TEXT = 300
-# Prefixes of what cannot be named yet, and what a function of the user's own would hold.
-LATER = {
-    "timm": "timm.create_model({name!r}, num_classes=0)",
-    "onnx": "a torch.nn.Module that does what the file {name!r} does",
-}
-
-
-def refuse_later(setting: str, text: str) -> None:
-    """Refuse names that a later version reads, and say what does the same today.
-
-    Raises:
-        ConfigError: ``text`` begins with a key of `LATER` and a colon.
-    """
-    prefix, _, name = text.partition(":")
-    if prefix in LATER:
-        raise ConfigError(
-            f"{setting}={text!r}: names that begin with {prefix}: are for a later version. Today write a"
-            f" function that returns {LATER[prefix].format(name=name)}, and set {setting} to"
-            " 'module:function'."
-        )
 
 
 def refuse_wide(**numbers: object) -> None:
@@ -137,6 +117,7 @@ def try_out(
         raise ConfigError(f"{what} cannot be copied: {_told(error)}.") from error
     image = made_up(shape)
     answer = _answer(copied.eval(), image, what=what, wanted=wanted)
+    _refuse_other_width(answer, _answer(copied, image[1:], what=what, wanted=wanted), what)
     if trained:
         _refuse_untrainable(copied.train(), image, answer, what=what, wanted=wanted)
     else:
@@ -220,7 +201,7 @@ def _answer(module: nn.Module, image: Tensor, *, what: str, wanted: str) -> Tens
             f"{what} fails on inputs of shape {tuple(image.shape)}: {_told(error)}. It must take {wanted} as"
             " (batch, channels, height, width)."
         ) from error
-    _refuse_shape(found, what)
+    _refuse_shape(found, what, rows=len(image))
     if not bool(torch.isfinite(found).all()):
         raise ConfigError(
             f"{what} gives numbers that are not finite for ordinary inputs. Look at its weights."
@@ -229,18 +210,27 @@ def _answer(module: nn.Module, image: Tensor, *, what: str, wanted: str) -> Tens
     return answer
 
 
-def _refuse_shape(found: object, what: str) -> None:
+def _refuse_other_width(answer: Tensor, fewer: Tensor, what: str) -> None:
+    """Refuse a module whose number of features hangs on the number of inputs."""
+    if answer.shape[1] != fewer.shape[1]:
+        raise ConfigError(
+            f"{what} gives {answer.shape[1]} features in a batch of {len(answer)} and {fewer.shape[1]} in one"
+            f" of {len(fewer)}. Return the same number for every batch: flatten from dimension 1, not 0."
+        )
+
+
+def _refuse_shape(found: object, what: str, *, rows: int) -> None:
     if not isinstance(found, Tensor) or not found.is_floating_point():
         kind = found.dtype if isinstance(found, Tensor) else type(found).__name__
         raise ConfigError(
             f"{what} gives {kind}; allowed is one float tensor of shape (batch, features). Return the"
             " embedding alone."
         )
-    if found.ndim != 2 or len(found) != ROWS or not found.shape[1]:
+    if found.ndim != 2 or len(found) != rows or not found.shape[1]:
         way = "pool its map (nn.AdaptiveAvgPool2d(1), nn.Flatten())" if found.ndim == 4 else "flatten it"
         raise ConfigError(
-            f"{what} gives {tuple(found.shape)} for {ROWS} inputs; allowed is (batch, features), here"
-            f" ({ROWS}, F). To get there, {way}."
+            f"{what} gives {tuple(found.shape)} for {rows} inputs; allowed is (batch, features), here"
+            f" ({rows}, F). To get there, {way}."
         )
 
 
@@ -249,7 +239,7 @@ def _refuse_untrainable(module: nn.Module, image: Tensor, answer: Tensor, *, wha
     try:
         with seeded(SEED):
             found = module(image)
-            _refuse_shape(found, what)
+            _refuse_shape(found, what, rows=len(image))
             found.square().sum().backward()
     except ConfigError:
         raise

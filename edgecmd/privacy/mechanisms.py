@@ -36,7 +36,10 @@ BASELINES = (
     " they train on the same pairs, without privacy or with a budget of their own; keep them to yourself,"
     " or leave them out with --no-baselines"
 )
-FIRST = "what the teacher and the first weights (teacher.path, student.path) were themselves trained on"
+FIRST = (
+    "what the teacher and the first weights (teacher.path, student.path, student.weights) were themselves"
+    " trained on"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,8 @@ Shapes: N images, D embedding dimension, K anchors.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import Float
 
 from edgecmd.catalogue.data_sets import PUBLIC_SETS
+from edgecmd.catalogue.teacher_rows import listed, teacher_files
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.own_code import is_own
 from edgecmd.data.anchors import Anchors, AnchorSource, make_anchors
@@ -25,8 +27,9 @@ from edgecmd.data.user_files.public_images import load_shipped_public, read_publ
 from edgecmd.models.feature_cache import cached_features, cached_maps
 from edgecmd.models.place_features import Reduction, View, as_places, fit_reduction
 from edgecmd.models.students import DENSE_STRIDE
-from edgecmd.models.teachers import TEACHERS, Teacher, check_rate, load_teacher
-from edgecmd.settings import DataConfig, DistillConfig
+from edgecmd.models.teacher_set import named_teacher
+from edgecmd.models.teachers import TEACHERS, Teacher, check_rate
+from edgecmd.settings import DataConfig, DistillConfig, TeacherConfig
 from edgecmd.training.distill import LocalData
 from edgecmd.training.task import Places
 
@@ -62,14 +65,14 @@ class DeviceSources:
 
 
 def device_sources(
-    settings: DataConfig, *, teacher: str, public: str, cache: Path, places: Places | None = None
+    settings: DataConfig, *, teacher: TeacherConfig, public: str, cache: Path, places: Places | None = None
 ) -> DeviceSources:
     """Teacher and public images that a device's owner named.
 
     Args:
         settings: Sides, clip and unit of depth are used.
-        teacher: A key of `edgecmd.models.teachers.TEACHERS`, ``module:factory``, or an absolute path of a
-            .safetensors file.
+        teacher: Names one or more as settings do, or the absolute path of a .safetensors file; other files
+            by absolute paths too.
         public: A key of `edgecmd.catalogue.data_sets.PUBLIC_SETS`, or an absolute path of a folder.
         cache: Folder for features.
         places: Set for a dense student.
@@ -78,16 +81,29 @@ def device_sources(
         PrivacyError: Something is missing, damaged or no absolute path.
     """
     try:
-        named = teacher in TEACHERS or is_own(teacher)
-        path = None if named else _absolute(teacher, key="teacher", allowed=TEACHERS)
-        found = check_rate(load_teacher(path, name="" if path else teacher), settings.sampling_rate_hz)
         images = _public(settings, public)
+        found = check_rate(_teacher(teacher, images, cache), settings.sampling_rate_hz)
         seen = None if places is None else _places(settings, places, found, images)
         return DeviceSources(teacher=found, public=images, cache=cache, places=seen)
     except PrivacyError:
         raise
     except (ValueError, OSError) as error:
         raise PrivacyError(f"The node's teacher or public-dir: {error}", code="node-config") from error
+
+
+def _teacher(named: TeacherConfig, public: PublicSource, cache: Path) -> Teacher:
+    """The teacher that the node's config names; a name that is none of a teacher's is a file."""
+    for file in teacher_files(named.name, named.weights):
+        if not (Path(file).is_absolute() and Path(file).is_file()):
+            raise PrivacyError(
+                f"The node's teacher names the file {file!r}; allowed is an absolute path that exists.",
+                code="node-config",
+            )
+    if not all(one in TEACHERS or is_own(one) for one in listed(named.name)):
+        path = _absolute(named.name, key="teacher", allowed=TEACHERS)
+        named = replace(named, name="", path=str(path))
+    images = partial(public.pictures, use="teacher-pca-dim")
+    return named_teacher(named, data_set="", public=images, cache=cache)
 
 
 def _public(config: DataConfig, named: str) -> PublicSource:
@@ -122,9 +138,12 @@ def device_anchors(sources: DeviceSources, settings: DistillConfig, *, seed: int
 
     Guarantees:
         A function of the settings, the owner's teacher and the owner's public images; no pair is opened.
+
+    Raises:
+        PrivacyError: The teacher gives numbers that are not finite for them.
     """
     places = sources.places
-    return make_anchors(
+    anchors = make_anchors(
         settings,
         AnchorSource(
             public=lambda: _flat(sources, sources.public.images),
@@ -135,6 +154,13 @@ def device_anchors(sources: DeviceSources, settings: DistillConfig, *, seed: int
         ),
         seed=seed,
     )
+    if not bool(torch.isfinite(anchors).all()):
+        raise PrivacyError(
+            "The node's teacher gives numbers that are not finite for public images. Look at its weights, and"
+            " at teacher-mean and teacher-std.",
+            code="node-config",
+        )
+    return anchors
 
 
 def device_data(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from edgecmd import __version__
 from edgecmd.core.array_files import Examples, LazyRows, chosen, chunks
-from edgecmd.core.errors import ConfigError
+from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.kept import Kept
 from edgecmd.data.anchors import Anchors, AnchorSource, anchors_digest, make_anchors
 from edgecmd.data.experiment import Experiment, HeldOut
@@ -58,6 +58,21 @@ class Places:
 
     dim: int
     zoom: int
+
+
+def _refuse_not_finite(features: Examples, what: str) -> None:
+    """Refuse a teacher that gives no number for a picture; on a device such a pair has no effect instead.
+
+    Raises:
+        DataError: With how many, and the first.
+    """
+    finite = [np.isfinite(part).all(axis=1) for part in chunks(features)]
+    bad = np.flatnonzero(~np.concatenate([*finite, np.zeros(0, dtype=bool)]))
+    if len(bad):
+        raise DataError(
+            f"The teacher gives numbers that are not finite for {len(bad)} of {len(features)} sources of"
+            f" {what}, the first at row {bad[0]}. Look at that picture, and at the teacher."
+        )
 
 
 class Task:
@@ -183,7 +198,9 @@ class Task:
         if self.has_ready_features:
             rows = np.searchsorted(np.asarray(self.data.sorted_ids()), np.asarray(ids))
             return self.ready[0].features[rows]
-        return cached_features(self.teacher, pairs.source, cache_dir=self.cache)
+        features = cached_features(self.teacher, pairs.source, cache_dir=self.cache)
+        _refuse_not_finite(features, "pairs")
+        return features
 
     def _to_device(self, features: Examples) -> Float[Tensor, "num dim *grid"]:
         whole = np.asarray(features, dtype=np.float32)
@@ -278,7 +295,9 @@ class Task:
             return as_places(np.asarray(self.place_features(images)))
         if self.has_ready_features:
             return self.ready[1].features
-        return np.asarray(cached_features(self.teacher, images, cache_dir=self.cache))
+        features = np.asarray(cached_features(self.teacher, images, cache_dir=self.cache))
+        _refuse_not_finite(features, "the public pictures")
+        return features
 
     def anchors(self, settings: DistillConfig, *, seed: int) -> Anchors:
         """Public anchors, (K, D), made from the run's seed; the same on every client.

@@ -8,13 +8,14 @@ from typing import Any
 from edgecmd.audits.audit_file import FILE as AUDIT
 from edgecmd.audits.audit_file import read_findings
 from edgecmd.audits.finding import Finding, overall
+from edgecmd.catalogue.teacher_rows import kind_of_teacher, listed
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.files import read_json, sha256_file
 from edgecmd.core.own_code import is_own
 from edgecmd.core.text import unseen_text
 from edgecmd.data.experiment import Experiment
 from edgecmd.models.students import student_row
-from edgecmd.models.teachers import TEACHERS, teacher_file, teacher_name
+from edgecmd.models.teachers import OWN, TEACHERS, teacher_file, teacher_name
 from edgecmd.run import Run
 from edgecmd.training.task import Task
 
@@ -152,7 +153,8 @@ def _method(run: Run) -> dict[str, str]:
 def _first_weights(run: Run) -> str:
     if run.given is not None:
         return "those that the student came with"
-    return _weights(Path(run.student.path)) if run.student.path else "random"
+    named = run.student.path or run.student.weights
+    return _weights(Path(named)) if named else "random"
 
 
 def _teacher(run: Run) -> str:
@@ -166,6 +168,8 @@ def _teacher(run: Run) -> str:
     seen = _seen(run.task.teacher.sha256) if not path or Path(path).is_file() else ""
     if path:
         return _weights(Path(path)) + seen
+    if run.described.flat["teacher.pca_dim"] or any(map(kind_of_teacher, listed(name))) or "," in name:
+        return f"{run.task.teacher.recipe[OWN]}: weights with SHA-256 {run.task.teacher.sha256}"
     if is_own(name):
         return f"{name}, code of its maker's own: weights with SHA-256 {run.task.teacher.sha256}"
     file, _, _ = teacher_file(run.task.name, name)

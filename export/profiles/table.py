@@ -18,7 +18,7 @@ import onnx
 from edgecmd.core.errors import ConfigError, ExportError, choose
 from export.graph.to_onnx import check_form
 from export.profiles.quantise import quantise_dynamic, quantise_static, quantised_layers
-from export.profiles.weight_compression import store
+from export.profiles.weight_compression import narrow_weights, store
 from export.trust.gate import gate
 from export.trust.listing import MODEL, profile_file
 from export.trust.verify import ParityLimits
@@ -78,12 +78,16 @@ def _int8(
     """Static 8-bit arithmetic but for the first and the last layer, whose weights are stored in 8 bits.
 
     Those two in float32 were measured to be closer to the student (mean cosine 0.9999 for 0.9997) and no
-    slower: the first has few channels, the last one position.
+    slower: the first has few channels, the last one position. So are narrow layers beside depthwise
+    convolutions (mobilenetv3_small_100 with GroupNorm: smallest cosine 0.996 for 0.63).
     """
     assert calibration is not None
     layers = quantised_layers(model)
     ends = [layers[0], layers[-1]] if len(layers) > 2 else []
-    return store(quantise_static(model, calibration.inputs, leave_out=[*ends, *leave_out]), bits=8)
+    narrow = narrow_weights(model)
+    left = [*ends, *leave_out]
+    left += [node.name for node in model.graph.node if node.name in layers and node.input[1] in narrow]
+    return store(quantise_static(model, calibration.inputs, leave_out=left), bits=8)
 
 
 def _dyn8(model: onnx.ModelProto, _: Calibration | None, leave_out: Sequence[str]) -> onnx.ModelProto:

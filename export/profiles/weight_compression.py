@@ -10,6 +10,10 @@ Rounding is balanced: what the weights of one kernel lose by rounding sums to no
 they meet (neighbouring pixels after a ReLU) are much alike. This halves the distance to the original
 embedding at 8 bits, without any data, and so do small groups.
 
+A network of depthwise convolutions has few numbers in its narrow layers, and hangs on each. There these
+layers are float16: measured for mobilenetv3_small_100 with GroupNorm, 3% more bytes bring the smallest cosine
+to the student from 0.9970 to 0.9999.
+
 Shapes: O output channels, G groups of inputs, M numbers in a group.
 """
 
@@ -30,6 +34,8 @@ MIN_SIZE_4_BITS = 2000
 GROUP_OF_MATRIX, GROUP_OF_CONVOLUTION = 32, 4
 # Clips that are tried for 4 bits, as shares of a group's largest weight.
 CLIPS = np.linspace(0.6, 1.0, 21)
+# Below so many numbers a layer is narrow; and what is surely below float16's largest number.
+MOST_NARROW, MOST_HALF = 10_000, 2.0**15
 # Position of the weight's output channels, by the operator that takes it as its second input.
 CHANNEL_AXIS = {"Conv": 0, "Gemm": 0, "MatMul": 1}
 
@@ -42,11 +48,19 @@ class StoredWeight:
         name: Of the initializer.
         values: float32.
         axis: Axis of the output channels, 0 or 1.
+        depthwise: Whether each channel of a convolution is computed apart from others.
     """
 
     name: str
     values: np.ndarray
     axis: int
+    depthwise: bool = False
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether it is better kept in 16 bits beside depthwise convolutions."""
+        small = self.depthwise or self.values.size < MOST_NARROW
+        return small and bool(np.abs(self.values).max() < MOST_HALF)
 
     @property
     def may_have_4_bits(self) -> bool:
@@ -75,7 +89,8 @@ def store(model: onnx.ModelProto, *, bits: int) -> onnx.ModelProto:
 
     Guarantees:
         With 8 bits a weight differs from the original by at most one step of its group's scale, 1/127 of the
-        group's largest weight (rounded up to a float16); most differ by at most half a step.
+        group's largest weight (rounded up to a float16); most differ by at most half a step. Narrow layers
+        beside depthwise convolutions differ by the rounding of float16 alone.
     """
     small = onnx.ModelProto()
     small.CopyFrom(model)
@@ -84,8 +99,11 @@ def store(model: onnx.ModelProto, *, bits: int) -> onnx.ModelProto:
     kept = [entry for entry in small.graph.initializer if entry.name not in weights]
     del small.graph.node[:], small.graph.initializer[:]
     small.graph.initializer.extend(kept)
+    halved = any(weight.depthwise for weight in weights.values())
     for weight in weights.values():
-        if bits == 4 and weight.may_have_4_bits:
+        if halved and weight.is_narrow:
+            _store_16_bits(small.graph, weight)
+        elif bits == 4 and weight.may_have_4_bits:
             _store_4_bits(small.graph, weight)
         else:
             _store_8_bits(small.graph, weight)
@@ -96,18 +114,39 @@ def store(model: onnx.ModelProto, *, bits: int) -> onnx.ModelProto:
 def large_weights(model: onnx.ModelProto) -> Iterator[StoredWeight]:
     """Float weights of convolutions and matrix products, in the order of the file."""
     axes: dict[str, int] = {}
+    depthwise: set[str] = set()
     for node in model.graph.node:
         if node.op_type in CHANNEL_AXIS and len(node.input) > 1:
             axis = CHANNEL_AXIS[node.op_type]
             if node.op_type == "Gemm" and not any(one.name == "transB" and one.i for one in node.attribute):
                 axis = 1
             axes[node.input[1]] = axis
+            if any(one.name == "group" and one.i > 1 for one in node.attribute):
+                depthwise.add(node.input[1])
     for entry in model.graph.initializer:
         if entry.name not in axes or entry.data_type != TensorProto.FLOAT:
             continue
         values = numpy_helper.to_array(entry)
         if values.ndim >= 2 and values.size >= MIN_SIZE:
-            yield StoredWeight(name=entry.name, values=values, axis=axes[entry.name])
+            yield StoredWeight(
+                name=entry.name, values=values, axis=axes[entry.name], depthwise=entry.name in depthwise
+            )
+
+
+def narrow_weights(model: onnx.ModelProto) -> frozenset[str]:
+    """Names of weights of narrow layers, and of those too small to be stored smaller, beside depthwise ones.
+
+    Empty for a network without depthwise convolutions, and for one of narrow layers alone.
+    """
+    large = list(large_weights(model))
+    wide = {weight.name for weight in large if not weight.is_narrow}
+    if not wide or not any(weight.depthwise for weight in large):
+        return frozenset()
+    return frozenset(
+        node.input[1]
+        for node in model.graph.node
+        if node.op_type in CHANNEL_AXIS and len(node.input) > 1 and node.input[1] not in wide
+    )
 
 
 def group_scale(
@@ -185,6 +224,11 @@ def _store_8_bits(graph: onnx.GraphProto, weight: StoredWeight) -> None:
     _add_constants(graph, {f"{name}.steps": steps})
     _add_nodes(graph, [_cast(f"{name}.steps", f"{name}.signed")])
     _scale_back(graph, weight, scale)
+
+
+def _store_16_bits(graph: onnx.GraphProto, weight: StoredWeight) -> None:
+    _add_constants(graph, {f"{weight.name}.half": weight.values.astype(np.float16)})
+    _add_nodes(graph, [_cast(f"{weight.name}.half", weight.name)])
 
 
 def _store_4_bits(graph: onnx.GraphProto, weight: StoredWeight) -> None:

@@ -1,6 +1,8 @@
 """A device with pairs of its own: what a server may name there (nothing), and what one pair decides."""
 
+import io
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.data.anchors import ANCHORS
 from edgecmd.losses import loss_of
+from edgecmd.models.feature_cache import cached_features
 from edgecmd.models.students import build_student
 from edgecmd.privacy.device_ledger import DeviceLedgers
 from edgecmd.privacy.refusals import explained
@@ -31,8 +34,10 @@ from edgecmd.privacy.step.gradients import clipped_sum
 from edgecmd.privacy.step.randomness import DeterministicSource
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent
 from edgecmd.privacy.step.units import StepSettings, make_units, unit_loss
+from edgecmd.settings import TeacherConfig
 from edgecmd.training.device_task import device_features, device_sources
 from tests.device_files import Device, ask, make_device, opened_files, run_config, write_pairs
+from tests.teacher_files import onnx_file
 from tests.tiny_federation import task_of
 
 STRINGS = sorted(name for name, value in flatten(RunConfig()).items() if isinstance(value, str))
@@ -71,7 +76,9 @@ def test_a_device_answers_a_run_that_names_no_file(device: Device) -> None:
 def test_every_setting_that_names_a_file_is_refused_by_name(name: str, device: Device) -> None:
     other = {"teacher.pair_features": "teacher.public_features"}
     other |= {two: one for one, two in other.items()}
-    raw: dict[str, object] = {name: str(device.pairs)}
+    numbers = {"teacher.size": 32, "teacher.mean": "0.5,0.5,0.5", "teacher.std": "0.5,0.5,0.5"}
+    numbers |= {"teacher.crop": 0.5, "teacher.pca_dim": 8}
+    raw: dict[str, object] = {name: numbers.get(name, str(device.pairs))}
     if name in other:
         raw[other[name]] = str(device.pairs)
     with opened_files() as opened:
@@ -106,6 +113,47 @@ def test_a_server_names_no_code_unless_the_owner_allows_its_module(
     assert not reply.has_error(), reply.error.reason
     assert set(reply.content.metric_records["metrics"]) == {"client"}
     assert imported.exists()
+
+
+def test_a_server_names_a_library_s_network_only_where_the_owner_allows_it(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "made_up_libraries"))
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    config = run_config("student.architecture=timm:tiny_net")
+    other = run_config()
+    for allowed in ({}, {"modules": "torchvision, timm_more"}):
+        said = reason(ask(other, device.node | allowed, raw={"student.architecture": "timm:tiny_net"}))
+        assert said == "refused: names-code (student.architecture)"
+    assert "timm" not in sys.modules
+    node = device.node | {"modules": "timm"}
+    reply = ask(config, node)
+    assert not reply.has_error(), reply.error.reason
+    names = set(reply.content.array_records["arrays"])
+    assert not any("running" in name for name in names)
+    said = reason(ask(config, node, raw={"student.architecture": "json:loads"}, round_index=2))
+    assert said == "refused: names-code (student.architecture)"
+    sys.modules.pop("timm")
+
+
+def test_a_device_reads_no_first_weights_and_is_told_what_auto_stands_for(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "made_up_libraries"))
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    frozen = run_config("student.architecture=timm:tiny_net", "student.batch_norm=freeze")
+    secret = device.root / "secret.pth"
+    secret.write_bytes(b"x")
+    told: dict[str, object] = {"student.batch_norm": "auto", "student.weights": str(secret)}
+    with opened_files() as opened:
+        reply = ask(frozen, device.node | {"modules": "timm"}, raw=told, sent={"batch-norm": "freeze"})
+    assert not reply.has_error(), reply.error.reason
+    arrays = reply.content.array_records["arrays"]
+    assert np.array_equal(arrays["backbone.pre.running_mean"].numpy(), np.zeros(8))
+    assert str(secret.resolve()) not in opened
+    taken = device_config({**flatten(frozen), **told}, ("timm",)).student
+    assert (taken.weights, taken.path) == ("", "")
+    sys.modules.pop("timm")
 
 
 def places(device: Device) -> list[str]:
@@ -333,6 +381,115 @@ def test_nothing_else_is_read_among_the_pairs(key: str, below: str, device: Devi
     assert said == "refused: node-config"
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("teacher", "onnx:{pairs}/a.onnx"),
+        ("teacher", "icons, onnx:{pairs}/a.onnx"),
+        ("teacher-weights", "{root}/a.pth, {pairs}/b.pth"),
+    ],
+)
+def test_no_file_of_a_teacher_lies_among_the_pairs(key: str, value: str, device: Device) -> None:
+    text = value.format(pairs=device.pairs, root=device.root)
+    with pytest.raises(PrivacyError, match="lies in data-dir"):
+        read_node(device.node | {key: text})
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"teacher-size": "large"}, "teacher.size='large' is text; expected a whole number"),
+        ({"teacher-mean": "0.5,0.5"}, "teacher.mean=.*has 2 numbers. Give three"),
+        ({"teacher-crop": 2.0}, "teacher.crop=2.0 is outside"),
+        ({"teacher-pca": 3}, "teacher-pca=3, which is unknown.*Did you mean 'teacher-pca-dim'"),
+        ({"teacher-weights": " "}, "teacher-weights='', .*|is empty"),
+    ],
+)
+def test_what_an_owner_says_of_the_teacher_is_checked(
+    own: dict[str, object], message: str, device: Device
+) -> None:
+    with pytest.raises(PrivacyError, match=message):
+        read_node(device.node | own)
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"teacher": "onnx:a.onnx"}, "names the file 'a.onnx'; allowed is an absolute path"),
+        ({"teacher": "onnx:/nowhere/a.onnx"}, "names the file '/nowhere/a.onnx'; allowed"),
+        ({"teacher": "timm:a", "teacher-weights": "w.pth"}, "names the file 'w.pth'; allowed"),
+        ({"teacher": "icons", "teacher-size": 32}, "teacher.size=32 is for networks of your own"),
+        ({"teacher": "icons,imagnet"}, "neither one of icons, imagenet, indoor nor an absolute path"),
+        ({"teacher": "icons", "teacher-pca-dim": 100}, "teacher.pca_dim=100 needs more than 100 public"),
+    ],
+)
+def test_a_teacher_that_a_device_cannot_make_is_refused_before_a_pair_is_read(
+    own: dict[str, object], message: str, device: Device
+) -> None:
+    with opened_files() as opened, pytest.raises(PrivacyError, match=message):
+        check_node(device.node | own, run_config())
+    assert not [one for one in opened if one.startswith(str(device.pairs))]
+
+
+def test_the_teacher_of_a_device_is_its_owner_s_in_every_number(device: Device) -> None:
+    """A digest that follows from the owner's settings alone, and pins it; a server has no say."""
+    (device.root / "own").mkdir()
+    path = onnx_file(device.root / "own" / "means.onnx")
+    own: dict[str, object] = {"teacher": f"icons, onnx:{path}", "teacher-pca-dim": 6, "teacher-size": 12}
+    own |= {"teacher-mean": "0.5,0.5,0.5", "teacher-std": "0.25,0.25,0.25", "teacher-crop": 0.75}
+    first = check_node(device.node | own, run_config()).pins["teacher-sha256"]
+    found = {first}
+    for key, value in (
+        *(("teacher", f"onnx:{path}, icons"), ("teacher-pca-dim", 5), ("teacher-size", 16)),
+        *(("teacher-mean", "0.4,0.5,0.5"), ("teacher-std", "0.5,0.25,0.25"), ("teacher-crop", 1.0)),
+    ):
+        found.add(check_node(device.node | own | {key: value}, run_config()).pins["teacher-sha256"])
+    assert len(found) == 7
+    pinned = device.node | own | {"teacher-sha256": first}
+    plain = run_config("teacher.map_dim=32", "teacher.map_zoom=1")
+    assert not ask(plain, pinned, dim=6).has_error()
+    for name, value in {"teacher.size": 16, "teacher.pca_dim": 5, "teacher.crop": 1.0}.items():
+        said = reason(ask(run_config(), pinned, raw={name: value}, dim=6))
+        assert said == f"refused: names-a-file ({name})"
+
+
+@pytest.mark.parametrize("num", [1, 8, 10])
+def test_one_more_pair_moves_no_feature_of_an_owner_s_own_teachers(num: int, tmp_path: Path) -> None:
+    path = onnx_file(tmp_path / "means.onnx")
+    sources = device_sources(
+        device_config(flatten(run_config())).data,
+        teacher=TeacherConfig(name=f"icons,onnx:{path}", pca_dim=8),
+        public="emoji",
+        cache=tmp_path / "cache",
+    )
+    images = np.random.default_rng(0).integers(0, 256, (num + 1, 16, 16, 3), dtype=np.uint8)
+    larger, smaller = (device_features(sources, images[:many]) for many in (num + 1, num))
+    np.testing.assert_array_equal(larger[:num], smaller)
+
+
+def test_a_pair_that_the_teacher_fails_at_decides_nothing_but_its_own_part(
+    coins: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its feature is no number, its gradient none: whatever it is, the answer is the same to the byte."""
+    answers, whole = [], cached_features
+    for name, number in (("none", np.nan), ("endless", np.inf), ("same", 0.0)):
+
+        def broken(
+            teacher: object, images: np.ndarray, *, number: float = number, **options: object
+        ) -> np.ndarray:
+            found = whole(teacher, images, **options)  # type: ignore[arg-type]
+            if len(images) == 10:
+                found[3] += number
+            return found
+
+        monkeypatch.setattr("edgecmd.training.device_task.cached_features", broken)
+        made = make_device(tmp_path / name)
+        made.begin()
+        answers.append(bytes_of(ask(run_config("privacy.sampling_rate=1"), made.node)))
+    assert answers[0] == answers[1] != answers[2]
+    assert all(np.isfinite(np.load(io.BytesIO(one), allow_pickle=False)).all() for one in answers[0].values())
+
+
 def test_batches_without_coins_are_bounded_by_their_share(device: Device) -> None:
     """At a rate of 0.6 there is one bin: every pair is in every step."""
     bound = device.node | {"max-sampling-rate": 0.6}
@@ -347,7 +504,7 @@ def test_one_more_pair_moves_no_other_pair_s_feature(num: int, tmp_path: Path) -
     """Not in the last digit: a server could make it large, and the sum moved by more than C."""
     sources = device_sources(
         device_config(flatten(run_config())).data,
-        teacher="icons",
+        teacher=TeacherConfig(name="icons"),
         public="emoji",
         cache=tmp_path,
     )

@@ -30,7 +30,7 @@ def test_every_name_is_a_setting_and_every_path_is_text() -> None:
 
 def test_no_setting_that_is_a_path_was_forgotten() -> None:
     """By their names: whoever adds such a setting finds it here."""
-    words = ("path", "dir", "features", "prototypes")
+    words = ("path", "dir", "features", "prototypes", "weights")
     named = {key for key in flatten(RunConfig()) if key.rpartition(".")[2].endswith(words)}
     assert named | {"out"} == set(PATHS)
 
@@ -68,6 +68,12 @@ def test_a_misspelt_setting_gets_the_nearest(tmp_path: Path) -> None:
 def test_a_relative_path_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="teacher.path='t.safetensors' must be an absolute path"):
         read_server_settings(write(tmp_path, '[teacher]\npath = "t.safetensors"\n'))
+    for name, value in (("name", "icons,onnx:a.onnx"), ("weights", "/srv/a.pth,b.pth")):
+        with pytest.raises(ConfigError, match=f"teacher.{name}='{value}' must be an absolute path"):
+            read_server_settings(write(tmp_path, f'[teacher]\n{name} = "{value}"\n'))
+    own = '[teacher]\nname = "icons,onnx:/srv/a.onnx"\nmean = [0.5, 0.5, 0.5]\npca_dim = 8\n'
+    laid = unflatten(over_run_config({}, write(tmp_path, own))).teacher
+    assert (laid.name, laid.mean, laid.pca_dim) == ("icons,onnx:/srv/a.onnx", (0.5, 0.5, 0.5), 8)
     with pytest.raises(ConfigError, match="does not exist"):
         read_server_settings(tmp_path / "none.toml")
 

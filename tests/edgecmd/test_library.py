@@ -223,6 +223,25 @@ def test_ready_features_in_place_of_a_teacher(pairs: ec.Pairs) -> None:
 
 
 @pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (np.zeros(5), "teacher has rows with nothing but zeros: 1 .row 3."),
+        (np.full(5, 2.0), "teacher has rows with one number repeated: 1 .row 3."),
+        (np.full(5, np.nan), "teacher holds numbers that are not finite"),
+        (np.array([1e30, 0, 0, 0, 1]), "teacher has rows with a length outside"),
+    ],
+)
+def test_ready_features_that_no_teacher_gives_are_refused(
+    row: np.ndarray, told: str, pairs: ec.Pairs
+) -> None:
+    features = np.random.default_rng(1).normal(size=(NUM, 5)).astype(np.float32)
+    public = ec.Images(images=pictures(20, 5))
+    features[3] = row
+    with pytest.raises(ec.EdgecmdError, match=told):
+        ec.Task(pairs=pairs, teacher=features, public=public, public_features=features[:20])
+
+
+@pytest.mark.parametrize(
     ("change", "told"),
     [
         ({"steps": 0}, "steps=0 is outside the allowed range"),
@@ -480,6 +499,14 @@ for told, make in {
     "public_features is of type list": lambda: tasked(public_features=[1]),
     "size='8' of a teacher": lambda: ec.Teacher(backbone, size="8"),
     "mean=0.5 of a teacher": lambda: ec.Teacher(backbone, mean=0.5),
+    "crop='a' of a teacher": lambda: ec.Teacher(backbone, crop="a"),
+    "crop=True of a teacher": lambda: ec.Teacher(backbone, crop=True),
+    "weights=5 of a teacher is of type int": lambda: ec.Teacher("timm:resnet18", weights=5),
+    "output=5 of a teacher is of type int": lambda: ec.Teacher("onnx:a.onnx", output=5),
+    "teacher.name='onnx:' names no file": lambda: ec.Teacher("onnx:"),
+    "parts='icons' is no list": lambda: ec.Teacher.concat("icons"),
+    "public is of type int": lambda: ec.Teacher.concat(["icons"], public=5, dim=2),
+    "dim='a' is of type str": lambda: ec.Teacher.concat(["icons"], dim="a"),
     "clients is of type int": lambda: ec.federate(task, "ws-50k", clients=5, rounds=1),
     "Give one list of row numbers": lambda: ec.federate(task, "ws-50k", clients=[3, 4], rounds=1),
     "privacy.delta='a' is of type str": lambda: ec.PrivacyPlan.calibrate(

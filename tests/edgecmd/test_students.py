@@ -4,14 +4,8 @@ import pytest
 import torch
 
 from edgecmd.core.errors import ConfigError
-from edgecmd.models.students import (
-    RELU_GAIN,
-    STUDENTS,
-    ScaledReLU,
-    StandardisedConv2d,
-    build_student,
-    num_parameters,
-)
+from edgecmd.models.convolutions import RELU_GAIN, ScaledReLU, StandardisedConv2d
+from edgecmd.models.students import STUDENTS, build_student, num_parameters
 
 
 def make(architecture: str, seed: int = 0) -> torch.nn.Module:

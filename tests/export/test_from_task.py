@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError, ExportError
 from edgecmd.data.labelled import LabelledTarget, Labels
-from edgecmd.models.students import student
+from edgecmd.models.any_student import student
 from edgecmd.training.task import Task
 from export.from_task import export_student
 from export.loaded import load_bundle

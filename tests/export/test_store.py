@@ -15,6 +15,7 @@ from export.profiles.weight_compression import (
     clipped_scale,
     group_scale,
     large_weights,
+    narrow_weights,
     pack_nibbles,
     store,
 )
@@ -128,3 +129,63 @@ def test_small_weights_biases_and_scales_stay_as_they_are():
     model = layer("Conv", draw(4, 4, 3, 3))
     assert list(large_weights(model)) == []
     assert store(model, bits=8).SerializeToString() == model.SerializeToString()
+
+
+def mobile(*, depthwise: bool, wide: int = 400) -> onnx.ModelProto:
+    """A small convolution, a depthwise or plain one, and a wide one in a row."""
+    coins = np.random.default_rng(2)
+    shapes = {"small": (32, 16, 1, 1), "middle": (32, 1 if depthwise else 32, 3, 3), "wide": (wide, 32, 1, 1)}
+    weights = {name: coins.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    ends = ["image", "first", "second", "embedding"]
+    nodes = [
+        helper.make_node(
+            "Conv",
+            [ends[place], name],
+            [ends[place + 1]],
+            name=f"student.{name}",
+            group=32 if depthwise and name == "middle" else 1,
+        )
+        for place, name in enumerate(shapes)
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "student",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 16, 5, 5])],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [None] * 4)],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def stored(model: onnx.ModelProto, *, bits: int = 8) -> set[str]:
+    return {entry.name for entry in store(model, bits=bits).graph.initializer}
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_narrow_layers_beside_depthwise_ones_have_sixteen_bits(bits: int) -> None:
+    model = mobile(depthwise=True)
+    names = stored(model, bits=bits)
+    assert {"small.half", "middle.half"} <= names
+    assert not any(name.startswith("wide.half") for name in names)
+    assert narrow_weights(model) == {"small", "middle"}
+    for entry in store(model, bits=bits).graph.initializer:
+        if entry.name.endswith(".half"):
+            own = next(one for one in model.graph.initializer if f"{one.name}.half" == entry.name)
+            expected = numpy_helper.to_array(own).astype(np.float16)
+            np.testing.assert_array_equal(numpy_helper.to_array(entry), expected)
+    image = np.random.default_rng(3).normal(size=(1, 16, 5, 5)).astype(np.float32)
+    before, after = outputs(model, image), outputs(store(model, bits=8), image)
+    np.testing.assert_allclose(after, before, atol=0.01 * np.abs(before).max())
+
+
+def test_without_depthwise_layers_or_wide_ones_nothing_is_narrow() -> None:
+    assert not any(name.endswith(".half") for name in stored(mobile(depthwise=False)))
+    assert narrow_weights(mobile(depthwise=False)) == frozenset()
+    assert narrow_weights(mobile(depthwise=True, wide=40)) == frozenset()
+
+
+def test_a_weight_beyond_float16_keeps_its_scales() -> None:
+    model = mobile(depthwise=True)
+    huge = numpy_helper.to_array(model.graph.initializer[0]) * 1e6
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(huge.astype(np.float32), "small"))
+    assert "small.half" not in stored(model)

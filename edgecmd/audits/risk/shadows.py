@@ -31,7 +31,7 @@ from edgecmd.evaluation.evaluate import embedder
 from edgecmd.losses import loss_of
 from edgecmd.models.devices import place
 from edgecmd.models.student_file import load_student
-from edgecmd.models.students import Student, build_student
+from edgecmd.models.students import Student
 from edgecmd.run import Run
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place, distil, make_optimizer
@@ -113,15 +113,18 @@ def warm_start_of(run: Run) -> Student | None:
 
 
 def random_student(run: Run, pool: Pool, *, seed: int, index: int) -> Student:
-    """A student that has seen nothing: shadow students start here, and a control is one of them."""
-    student = build_student(
-        run.student.architecture,
-        in_channels=pool.target.shape[3],
-        embedding_dim=pool.anchors.shape[1],
+    """A student that has seen no pair: shadow students start here, and a control is one of them.
+
+    Weights of ``student.weights`` are public, and it has them where their file is still there.
+    """
+    height, width, channels = pool.target.shape[1:]
+    public = Path(run.student.weights)
+    return run.build(
+        (channels, height, width),
+        pool.anchors.shape[1],
         generator=torch_generator(seed, "shadow-init", client=index),
-        size=(pool.target.shape[1], pool.target.shape[2]),
+        weights=public if public.is_file() else None,
     )
-    return place(student, run.device)
 
 
 def shadow_settings(distill: DistillConfig, recipe: ShadowRecipe) -> DistillConfig:
@@ -197,7 +200,7 @@ def pool_of(run: Run, protocol: str) -> Pool:
 
 def cache_key(run: Run, pool: Pool, recipe: ShadowRecipe) -> str:
     """Sixteen hexadecimal digits of everything that the scores depend on."""
-    start = Path(run.student.path)
+    start = Path(run.student.path or run.student.weights)
     first = hashlib.sha256(start.read_bytes()).hexdigest() if start.is_file() else ""
     distill = shadow_settings(run.distill, recipe)
     text = f"{run.student}\n{distill}\n{recipe}\n{pool.fingerprint()}\n{first}\n{pool.mirrored}"

@@ -39,7 +39,6 @@ from edgecmd.core.own_code import RAISED, call_factory, load_factory
 from edgecmd.core.progress import Tick, ticker
 from edgecmd.core.seeding import torch_generator
 from edgecmd.losses import Loss, cmc_anchored, unit
-from edgecmd.models.students import build_student
 from edgecmd.models.trial import embeddings_of
 from edgecmd.privacy.step.gradients import ENGINES
 from edgecmd.privacy.step.units import UnitLoss
@@ -138,11 +137,8 @@ def own_subject(name: str, run: Run, *, side: int, in_channels: int, embedding_d
         ConfigError: The factory fails, or the architecture is unknown.
     """
     if not name:
-        student: nn.Module = build_student(
-            run.student.architecture,
-            in_channels=in_channels,
-            embedding_dim=embedding_dim,
-            generator=torch_generator(run.seed, "student-init"),
+        student: nn.Module = run.build(
+            (in_channels, side, side), embedding_dim, generator=torch_generator(run.seed, "student-init")
         )
     else:
         student, embedding_dim = own_student(name, in_channels=in_channels, image_size=side)

@@ -27,7 +27,10 @@ from edgecmd.privacy.step.units import UnitLoss, unit_loss
 
 # Kernels for other batch sizes round otherwise; mixing at this level is what a clip's margin absorbs.
 SIZE_TOLERANCE = 1e-3
-WAY_OUT = "Use a student of the ws-* or gn-* families (GroupNorm, LayerNorm), or privacy.mechanism='client'."
+WAY_OUT = (
+    "Use a student of the ws-* or gn-* families (GroupNorm, LayerNorm), set student.batch_norm to 'freeze' or"
+    " 'group' for one of anyone's own, or use privacy.mechanism='client'."
+)
 
 
 def require_pure(student: nn.Module, *, in_channels: int, image_size: int | tuple[int, int]) -> None:

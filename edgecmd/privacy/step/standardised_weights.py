@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from edgecmd.models.students import StandardisedConv2d
+from edgecmd.models.convolutions import StandardisedConv2d
 
 
 class EffectiveStudent:

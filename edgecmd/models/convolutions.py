@@ -1,0 +1,90 @@
+"""Layers that the students of the table are built of.
+
+Shapes: B batch, C channels, H height, W width.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+# E[relu(x)^2] - E[relu(x)]^2 = (1 - 1/pi) / 2 for x ~ N(0, 1): this gain keeps the variance at 1.
+RELU_GAIN = math.sqrt(2.0 / (1.0 - 1.0 / math.pi))
+RESIDUAL_SCALE = 0.5
+GROUP_SIZE = 8
+
+
+class StandardisedConv2d(nn.Conv2d):
+    """Convolution whose weight is standardised per output channel and scaled to keep variance.
+
+    ``w = gain * (v - mean(v)) / (std(v) * sqrt(fan_in))``: a function of the parameters alone, so
+    the exporter folds it to a plain convolution (scaled weight standardisation, arXiv 2101.08692).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2)
+        self.gain = nn.Parameter(torch.ones(out_channels, 1, 1, 1))
+
+    def standardised_weight(self) -> Float[Tensor, "out into height width"]:
+        """Weight that the convolution applies."""
+        fan_in = self.weight[0].numel()
+        mean = self.weight.mean(dim=(1, 2, 3), keepdim=True)
+        variance = (self.weight - mean).square().mean(dim=(1, 2, 3), keepdim=True)
+        return self.gain * (self.weight - mean) * torch.rsqrt(variance * fan_in + 1e-8)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the base class names it so
+        """Convolve ``input`` (B, C, H, W) with the standardised weight."""
+        return functional.conv2d(
+            input, self.standardised_weight(), self.bias, stride=self.stride, padding=self.padding
+        )
+
+
+class ScaledReLU(nn.Module):
+    """ReLU times a constant that keeps the variance of a unit Gaussian input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply elementwise."""
+        return functional.relu(x) * RELU_GAIN
+
+
+def _ws_conv(into: int, out: int, *, stride: int = 1) -> nn.Module:
+    return nn.Sequential(StandardisedConv2d(into, out, 3, stride=stride), ScaledReLU())
+
+
+def _gn_conv(into: int, out: int, *, stride: int = 1) -> nn.Module:
+    convolution = nn.Conv2d(into, out, 3, stride=stride, padding=1, bias=False)
+    groups = max(1, out // GROUP_SIZE) if out % GROUP_SIZE == 0 else 1
+    return nn.Sequential(convolution, nn.GroupNorm(groups, out), nn.ReLU())
+
+
+def _plain_conv(into: int, out: int, *, stride: int = 1) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(into, out, 3, stride=stride, padding=1), nn.ReLU())
+
+
+FAMILIES: dict[str, Callable[..., nn.Module]] = {"ws": _ws_conv, "gn": _gn_conv, "plain": _plain_conv}
+
+
+class Residual(nn.Module):
+    """Two convolutions beside the identity: ``x + scale * f(x)``, ``scale`` learnt."""
+
+    def __init__(self, conv: Callable[..., nn.Module], width: int) -> None:
+        super().__init__()
+        self.first = conv(width, width)
+        self.second = conv(width, width)
+        self.scale = nn.Parameter(torch.tensor(RESIDUAL_SCALE))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        inner: Tensor = self.second(self.first(x))
+        return x + self.scale * inner
+
+
+class Pointwise(nn.Conv2d):
+    """The same linear map at every place: a 1x1 convolution with the names of `torch.nn.Linear`."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, 1)
+        self.in_features, self.out_features = in_features, out_features
