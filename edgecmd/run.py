@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgecmd.core.array_files import chosen, chunks
 from edgecmd.core.errors import ConfigError, DataError, PrivacyError
 from edgecmd.core.files import write_text_atomically
 from edgecmd.core.kept import Kept
@@ -25,6 +24,7 @@ from edgecmd.core.seeding import torch_generator
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.partition import partition
+from edgecmd.data.stored.array_files import chosen, chunks
 from edgecmd.losses import Anchors, Loss, loss_of
 from edgecmd.models.batch_norm import batch_norm_of
 from edgecmd.models.devices import place

@@ -124,7 +124,7 @@ def stores(
 ) -> None:
     """List the stores that large sets of pairs were read into, or delete them."""
     from edgecmd.core.text import size_of
-    from edgecmd.data import store
+    from edgecmd.data.stored import store
 
     found = store.listing()
     if not found:

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool
 
-from edgecmd.core.array_files import chosen, chunks
 from edgecmd.core.errors import DataError
-from edgecmd.data.kept_rows import at_once, of_each_row
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import PairedData, Targets
-from edgecmd.data.store import Form
+from edgecmd.data.stored.array_files import chosen, chunks
+from edgecmd.data.stored.kept_rows import at_once, of_each_row
+from edgecmd.data.stored.store import Form
 
 
 def constant_rows(inputs: Targets) -> Bool[np.ndarray, " num"]:

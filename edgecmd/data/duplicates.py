@@ -19,9 +19,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from edgecmd.core.array_files import one_after_another
 from edgecmd.data.constants import constant_rows
-from edgecmd.data.kept_rows import kept_whole
 from edgecmd.data.modalities.image import IMAGE, LEVELS, brightness
 from edgecmd.data.modalities.row import digests
 from edgecmd.data.modalities.signature import (
@@ -36,6 +34,8 @@ from edgecmd.data.modalities.signature import (
 )
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import PairedData, Targets
+from edgecmd.data.stored.array_files import one_after_another
+from edgecmd.data.stored.kept_rows import kept_whole
 from edgecmd.data.user_files.csv_tables import FEW, few
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ import numpy as np
 from jaxtyping import Int
 
 from edgecmd.catalogue.data_sets import DATA_SETS, data_set, imported
-from edgecmd.core.array_files import Examples, one_after_another
 from edgecmd.core.errors import ConfigError, DataError, choose
 from edgecmd.core.own_code import call_factory, is_own
 from edgecmd.data.duplicates import Alike, alike, joined, shared_with
 from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels, Masks
 from edgecmd.data.modalities.table import kind_of, target_kinds
 from edgecmd.data.pairs import PairedData, PublicSource
+from edgecmd.data.stored.array_files import Examples, one_after_another
 from edgecmd.settings import DataConfig
 
 

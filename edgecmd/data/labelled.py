@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from edgecmd.core.array_files import chosen
 from edgecmd.core.errors import DataError
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import Targets, fingerprint
+from edgecmd.data.stored.array_files import chosen
 
 UNLABELLED = -1
 IGNORED = 255

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from edgecmd.core.array_files import Examples, chosen, chunks
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.modalities.table import kind_of, modality_of
+from edgecmd.data.stored.array_files import Examples, chosen, chunks
 
 Images = UInt8[Examples, "_ _ _ _"]
 Targets = Shaped[Examples, "_ *_"]

@@ -13,11 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgecmd.core.array_files import chosen
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import augment
 from edgecmd.data.labelled import Labels
 from edgecmd.data.modalities.table import modality_of
+from edgecmd.data.stored.array_files import chosen
 from edgecmd.evaluation import metrics
 from edgecmd.evaluation.metrics import draw_labels, known
 from edgecmd.losses import unit

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from edgecmd.core.array_files import LazyRows
 from edgecmd.core.text import size_of
-from edgecmd.data.store import stores_folder
+from edgecmd.data.stored.array_files import LazyRows
+from edgecmd.data.stored.store import stores_folder
 from edgecmd.models.devices import device_of
 from edgecmd.run import Run
 

@@ -3,8 +3,8 @@
 An entry's name is a hash of the teacher and of the images' bytes, so a changed teacher or a changed picture
 is never answered from an old one. A damaged entry is computed again.
 
-Features of images that lie in a store (`edgecmd.data.store`) lie beside them, a row an image, whatever part
-of the set is asked for. They are computed a few at a time, so a killed process goes on where it was.
+Features of images that lie in a store (`edgecmd.data.stored.store`) lie beside them, a row an image, whatever
+part of the set is asked for. They are computed a few at a time, so a killed process goes on where it was.
 
 Shapes: N pairs, D embedding dimension.
 """
@@ -19,11 +19,11 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from edgecmd.core.array_files import CHUNK, ArrayFile, Examples, LazyRows
 from edgecmd.core.files import write_bytes_atomically
-from edgecmd.data.kept_rows import beside
 from edgecmd.data.pairs import Images, Targets, fingerprint
-from edgecmd.data.store import Form
+from edgecmd.data.stored.array_files import CHUNK, ArrayFile, Examples, LazyRows
+from edgecmd.data.stored.kept_rows import beside
+from edgecmd.data.stored.store import Form
 from edgecmd.models.place_features import Reduction, View, teacher_maps
 from edgecmd.models.teachers import Teacher
 

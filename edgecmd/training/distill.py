@@ -16,12 +16,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from edgecmd import losses
-from edgecmd.core.array_files import LazyRows
 from edgecmd.core.errors import ConfigError, choose
 from edgecmd.core.own_code import running
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.core.text import counted
 from edgecmd.data.augment import augment
+from edgecmd.data.stored.array_files import LazyRows
 from edgecmd.losses import Loss
 from edgecmd.models.trial import running_student, seeded
 from edgecmd.settings import DistillConfig, FederationConfig

@@ -18,7 +18,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edgecmd import __version__
-from edgecmd.core.array_files import Examples, LazyRows, chosen, chunks
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.kept import Kept
 from edgecmd.data.anchors import Anchors, AnchorSource, anchors_digest, make_anchors
@@ -26,6 +25,7 @@ from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.modalities.table import input_shape, kind_of, modality_of, target_input
 from edgecmd.data.pairs import Images, PairedData, Targets
 from edgecmd.data.ready_features import Ready
+from edgecmd.data.stored.array_files import Examples, LazyRows, chosen, chunks
 from edgecmd.models.feature_cache import cached_features, cached_maps
 from edgecmd.models.place_features import Reduction, View, as_places, fit_reduction, pool_places
 from edgecmd.models.students import DENSE_STRIDE

@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import logsumexp
 
-from edgecmd.core.array_files import chunks, one_after_another
 from edgecmd.core.errors import ConfigError, choose
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.data.pairs import PairedData, Targets, fingerprint
+from edgecmd.data.stored.array_files import chunks, one_after_another
 from edgecmd.evaluation.metrics import Embedding, unit_rows
 from edgecmd.run import Run
 

@@ -18,13 +18,13 @@ from jaxtyping import Bool, Float, Int
 
 from edgecmd.audits.risk.candidates import Pool, make_pool, pair_scores
 from edgecmd.audits.risk.membership import Shadows
-from edgecmd.core.array_files import chosen
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.kept import Kept
 from edgecmd.core.processes import mapped
 from edgecmd.core.progress import Tick
 from edgecmd.core.seeding import numpy_generator, torch_generator
+from edgecmd.data.stored.array_files import chosen
 from edgecmd.data.user_files.decode import DecodeError, npy_array
 from edgecmd.data.user_files.reading import most_array_bytes
 from edgecmd.evaluation.evaluate import embedder

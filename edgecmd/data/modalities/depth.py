@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Float, UInt8, UInt16
 from torch import Tensor
 
-from edgecmd.core.array_files import Examples
 from edgecmd.data.modalities.degrade import erased, resample
 from edgecmd.data.modalities.motion import Batch, Motion, moved_views
 from edgecmd.data.modalities.row import InputShape, Lying, Modality, Stored
 from edgecmd.data.modalities.signature import GRID, Rows, Signature, cells, centred_norm, looked_at
+from edgecmd.data.stored.array_files import Examples
 
 # Depth is seen as (metres - 2) / 1.5: fixed, so that no private statistic enters.
 DEPTH_OFFSET_M, DEPTH_SCALE_M = 2.0, 1.5

@@ -9,13 +9,13 @@ from jaxtyping import Bool, Float, UInt8
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from edgecmd.core.array_files import Examples
 from edgecmd.core.text import counted
-from edgecmd.data.kept_rows import at_once
 from edgecmd.data.modalities.degrade import erased, resample
 from edgecmd.data.modalities.motion import Batch, Motion, moved_views
 from edgecmd.data.modalities.row import InputShape, Lying, Modality, Pictures, Stored
 from edgecmd.data.modalities.signature import GRID, Rows, Signature, cells, centred_norm, looked_at
+from edgecmd.data.stored.array_files import Examples
+from edgecmd.data.stored.kept_rows import at_once
 
 # A source is always seen as (value - 0.5) / 0.25: fixed, so that no private statistic enters.
 SOURCE_OFFSET, SOURCE_SCALE = 0.5, 0.25

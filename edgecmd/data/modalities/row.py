@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor
 
-from edgecmd.core.array_files import Examples
-from edgecmd.data.kept_rows import of_each_row
 from edgecmd.data.modalities.motion import Batch, Motion
 from edgecmd.data.modalities.signature import Rows, Signature
-from edgecmd.data.store import Form
+from edgecmd.data.stored.array_files import Examples
+from edgecmd.data.stored.kept_rows import of_each_row
+from edgecmd.data.stored.store import Form
 
 # Anonymous axes: two sets of one call may differ in every dimension.
 Pictures = UInt8[np.ndarray, "_ _ _ _"]

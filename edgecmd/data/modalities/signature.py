@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
-from edgecmd.core.array_files import Examples, all_rows
-from edgecmd.data.kept_rows import Work, of_each_row
-from edgecmd.data.store import Form
+from edgecmd.data.stored.array_files import Examples, all_rows
+from edgecmd.data.stored.kept_rows import Work, of_each_row
+from edgecmd.data.stored.store import Form
 
 GRID = 16
 CONTRAST_SHARE = 0.1
@@ -80,7 +80,7 @@ def _overlap(length: int, num: int) -> Float[np.ndarray, "cells length"]:
 
 
 def looked_at(examples: Examples, rows: Rows, name: str, work: Work, *, like: np.dtype) -> np.ndarray:
-    """Numbers of the examples at ``rows``, (R, F), see `edgecmd.data.kept_rows.of_each_row`.
+    """Numbers of the examples at ``rows``, (R, F), see `edgecmd.data.stored.kept_rows.of_each_row`.
 
     Args:
         examples: Examples of one modality.

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, Float32, Int16, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from edgecmd.core.array_files import Examples
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.core.text import counted
 from edgecmd.data.modalities.degrade import PATCHES, patches
@@ -19,6 +18,7 @@ from edgecmd.data.modalities.log_mel import CENTRE, SPREAD, LogMel
 from edgecmd.data.modalities.motion import Batch, uniform
 from edgecmd.data.modalities.row import InputShape, Lying, Modality, Stored
 from edgecmd.data.modalities.signature import CHUNK, Rows, Signature, looked_at
+from edgecmd.data.stored.array_files import Examples
 
 # A recording is seen as its share of full scale: fixed, so that no private statistic enters.
 FULL_SCALE = 32768.0

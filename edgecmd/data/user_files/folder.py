@@ -34,7 +34,15 @@ from edgecmd.data.labelled import Masks
 from edgecmd.data.modalities.depth import DEPTH
 from edgecmd.data.modalities.table import kind_of
 from edgecmd.data.pairs import PairedData, PublicSource
-from edgecmd.data.store import Form
+from edgecmd.data.stored.store import Form
+from edgecmd.data.stored.through_store import (
+    Listed,
+    as_kept,
+    key_for,
+    needs_store,
+    picture_form,
+    through_store,
+)
 from edgecmd.data.user_files.csv_tables import check_ids, few, read_table
 from edgecmd.data.user_files.halves import (
     Halves,
@@ -65,14 +73,6 @@ from edgecmd.data.user_files.public_images import (
     mixed_colours,
     public_of,
     read_public,
-)
-from edgecmd.data.user_files.through_store import (
-    Listed,
-    as_kept,
-    key_for,
-    needs_store,
-    picture_form,
-    through_store,
 )
 from edgecmd.data.user_files.user_pairs import MIN_PAIRS, OwnPairs, drawn, to_experiment
 from edgecmd.settings import DataConfig

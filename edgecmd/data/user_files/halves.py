@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecmd.core.array_files import LazyRows
 from edgecmd.core.errors import DataError
 from edgecmd.data.modalities.depth import DEPTH
 from edgecmd.data.modalities.image import IMAGE
 from edgecmd.data.modalities.row import Modality
 from edgecmd.data.modalities.table import MODALITIES
 from edgecmd.data.pairs import PairedData, Targets
+from edgecmd.data.stored.array_files import LazyRows
 from edgecmd.data.user_files import images, sound_files
 from edgecmd.data.user_files.csv_tables import few
 from edgecmd.data.user_files.images import (

@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Integer, UInt8, UInt16
 from PIL import Image
 
-from edgecmd.core.array_files import LazyRows
 from edgecmd.core.errors import DataError
 from edgecmd.core.text import counted
 from edgecmd.data.modalities.row import Pictures, Stored
+from edgecmd.data.stored.array_files import LazyRows
 from edgecmd.data.user_files.csv_tables import few
 from edgecmd.data.user_files.decode import (
     GREY_MODES,

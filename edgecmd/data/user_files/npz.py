@@ -13,7 +13,15 @@ from edgecmd.core.errors import DataError
 from edgecmd.core.text import counted
 from edgecmd.data.modalities.row import Pictures
 from edgecmd.data.pairs import PairedData, PublicSource
-from edgecmd.data.store import Form
+from edgecmd.data.stored.store import Form
+from edgecmd.data.stored.through_store import (
+    EndedError,
+    Listed,
+    as_kept,
+    key_for,
+    needs_store,
+    through_store,
+)
 from edgecmd.data.user_files.csv_tables import canonical, few, misspelt, repeated
 from edgecmd.data.user_files.decode import DecodeError, npz_arrays, npz_headers, npz_members, npz_rows
 from edgecmd.data.user_files.halves import Half, Halves
@@ -33,14 +41,6 @@ from edgecmd.data.user_files.sound_files import (
     MIN_RATE_HZ,
     Recording,
     make_recording,
-)
-from edgecmd.data.user_files.through_store import (
-    EndedError,
-    Listed,
-    as_kept,
-    key_for,
-    needs_store,
-    through_store,
 )
 from edgecmd.data.user_files.user_pairs import COLUMNS, OwnPairs, drawn
 from edgecmd.settings import DataConfig

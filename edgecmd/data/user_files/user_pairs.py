@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Int
 
 from edgecmd.catalogue.data_sets import data_set
-from edgecmd.core.array_files import chosen
 from edgecmd.core.errors import ConfigError, DataError, choose, nearest
 from edgecmd.core.text import counted
 from edgecmd.data.constants import constant_inputs, constant_parts, constant_rows, refuse_constant
@@ -21,6 +20,7 @@ from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import IGNORED, UNLABELLED, LabelledTarget, Labels, Masks
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import PairedData, PublicSource
+from edgecmd.data.stored.array_files import chosen
 from edgecmd.data.user_files.csv_tables import few
 from edgecmd.settings import DataConfig
 

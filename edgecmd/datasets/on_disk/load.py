@@ -18,11 +18,11 @@ from edgecmd.data.experiment import Experiment
 from edgecmd.data.findings import CHECK_COMMAND, ProblemsError
 from edgecmd.data.modalities.depth import DEPTH
 from edgecmd.data.pairs import PairedData
-from edgecmd.data.store import Form
+from edgecmd.data.stored.store import Form
+from edgecmd.data.stored.through_store import Listed, key_for, needs_store, through_store
 from edgecmd.data.user_files.halves import Half, Halves, Maps, Seen, notes_on_targets, seen_of, stored_half
 from edgecmd.data.user_files.images import Sides, notes_on_frames, sides_of
 from edgecmd.data.user_files.public_images import built_in_public, check_public, public_of
-from edgecmd.data.user_files.through_store import Listed, key_for, needs_store, through_store
 from edgecmd.data.user_files.user_pairs import (
     COLUMNS,
     MIN_PAIRS,

@@ -8,9 +8,9 @@ from functools import partial
 
 import numpy as np
 
-from edgecmd.core.array_files import one_after_another
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.labelled import Labels
+from edgecmd.data.stored.array_files import one_after_another
 from edgecmd.evaluation import segmentation
 from edgecmd.evaluation.evaluate import Table, by_num_labels
 from edgecmd.evaluation.metrics import PROBES, clustering, few_label_rows, held_out_probe, unit_rows

@@ -11,9 +11,9 @@ from torch import nn
 import edgecmd as ec
 from edgecmd.config.assemble import Assembly
 from edgecmd.config.reader import load_config
-from edgecmd.core.array_files import FilledFile, LazyRows, whole_file
-from edgecmd.data.store import stores_folder
-from edgecmd.data.user_files import through_store
+from edgecmd.data.stored import through_store
+from edgecmd.data.stored.array_files import FilledFile, LazyRows, whole_file
+from edgecmd.data.stored.store import stores_folder
 from edgecmd.models import feature_cache
 from edgecmd.models.feature_cache import cached_features
 from edgecmd.models.teachers import Teacher

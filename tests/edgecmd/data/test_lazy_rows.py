@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecmd.core.array_files import ArrayFile, LazyRows, chosen, chunks, one_after_another, whole_file
 from edgecmd.core.errors import MachineError
 from edgecmd.data.duplicates import near_groups, near_to
 from edgecmd.data.modalities.image import near_duplicates
 from edgecmd.data.modalities.table import kind_of, target_input
 from edgecmd.data.pairs import PairedData, fingerprint
+from edgecmd.data.stored.array_files import ArrayFile, LazyRows, chosen, chunks, one_after_another, whole_file
 from edgecmd.evaluation import metrics
 from edgecmd.training.distill import LazyTensor
 

@@ -18,15 +18,16 @@ from PIL import Image
 from edgecmd.cli.data import stores as stores_command
 from edgecmd.config.assemble import Assembly
 from edgecmd.config.reader import load_config
-from edgecmd.core.array_files import LazyRows
 from edgecmd.core.errors import ConfigError, DataError, EdgecmdError, MachineError
-from edgecmd.data import duplicates, store
+from edgecmd.data import duplicates
 from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.modalities import image
 from edgecmd.data.modalities import row as modality_row
-from edgecmd.data.store import Build, Form, Key, find, key_of, stores_folder, writing
+from edgecmd.data.stored import store
+from edgecmd.data.stored import through_store as through
+from edgecmd.data.stored.array_files import LazyRows
+from edgecmd.data.stored.store import Build, Form, Key, find, key_of, stores_folder, writing
 from edgecmd.data.user_files import folder as folder_module
-from edgecmd.data.user_files import through_store as through
 from edgecmd.experiments.resources import needs, needs_rows
 from edgecmd.settings import DataConfig
 from tests.edgecmd.data.layouts import trees

@@ -26,11 +26,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from filelock import FileLock, Timeout
 
-from edgecmd.core.array_files import LazyRows, header, private_file, whole_file
 from edgecmd.core.errors import DataError, MachineError
 from edgecmd.core.files import cache_folder, read_json, write_json
 from edgecmd.core.machine import at, explain, require_space
 from edgecmd.core.progress import stage
+from edgecmd.data.stored.array_files import LazyRows, header, private_file, whole_file
 
 FOLDER, TOLD, DONE, FACTS, PART = "pairs", "store.json", "rows.json", "facts.jsonl", ".part"
 VERSION = 1

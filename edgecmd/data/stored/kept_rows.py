@@ -12,7 +12,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from filelock import FileLock
 
-from edgecmd.core.array_files import (
+from edgecmd.core.errors import MachineError
+from edgecmd.core.files import write_bytes_atomically
+from edgecmd.core.progress import tracked
+from edgecmd.data.stored.array_files import (
     CHUNK,
     ArrayFile,
     Examples,
@@ -24,10 +27,7 @@ from edgecmd.core.array_files import (
     header,
     whole_file,
 )
-from edgecmd.core.errors import MachineError
-from edgecmd.core.files import write_bytes_atomically
-from edgecmd.core.progress import tracked
-from edgecmd.data.store import Form
+from edgecmd.data.stored.store import Form
 
 # Of one chunk: more than fits into the cache of a processor is slower, not faster.
 NUMBERS_AT_ONCE = 2**22

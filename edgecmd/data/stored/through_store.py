@@ -16,7 +16,7 @@ from edgecmd.core.progress import tracked
 from edgecmd.core.text import size_of
 from edgecmd.data.modalities.depth import DEPTH
 from edgecmd.data.pairs import PairedData
-from edgecmd.data.store import Build, Form, Key, Store, find, key_of, writing
+from edgecmd.data.stored.store import Build, Form, Key, Store, find, key_of, writing
 from edgecmd.data.user_files.halves import Half, Halves, Maps, Seen, seen_of, stored_half
 from edgecmd.data.user_files.images import stored_colours, to_grey
 from edgecmd.settings import DataConfig
