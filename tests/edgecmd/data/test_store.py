@@ -10,14 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from edgecmd.cli.data import stores as stores_command
-from edgecmd.config.assemble import Assembly
-from edgecmd.config.reader import load_config
 from edgecmd.core.errors import ConfigError, DataError, EdgecmdError, MachineError
 from edgecmd.data import duplicates
 from edgecmd.data.experiment import Experiment, load_experiment
@@ -28,7 +25,6 @@ from edgecmd.data.stored import through_store as through
 from edgecmd.data.stored.array_files import LazyRows
 from edgecmd.data.stored.store import Build, Form, Key, find, key_of, stores_folder, writing
 from edgecmd.data.user_files import folder as folder_module
-from edgecmd.experiments.resources import needs, needs_rows
 from edgecmd.settings import DataConfig
 from tests.edgecmd.data.layouts import trees
 from tests.user_files import check_folder, read_pairs
@@ -481,30 +477,6 @@ def test_stores_are_listed_and_deleted(folder: Path, capsys: pytest.CaptureFixtu
     assert f"Deleted: {name}." in capsys.readouterr().out
     assert stores() == []
     assert_same(load_experiment(config(folder)), in_memory(folder))
-
-
-def test_a_plan_says_what_is_needed(folder: Path) -> None:
-    run = Assembly().run(
-        load_config(
-            None,
-            [
-                *("data.name=folder", f"data.path={folder}", "data.image_size=16", "data.store=always"),
-                *("device=cpu", "data.strict=false", "distill.batch_size=8", "distill.num_anchors=16"),
-                *("student.architecture=ws-50k", "federation.num_clients=2"),
-            ],
-        )
-    )
-    found = needs(run, torch.nn.Sequential(torch.nn.Conv2d(1, 5, 1), torch.nn.Flatten()))
-    # By hand: 24 pairs of 16 pixels, 3 bytes and 1 each; 128 numbers of the teacher of 4 bytes.
-    assert found["disk"] == {"store": 24 * 256 * 4, "features": 24 * 128 * 4}
-    memory = found["memory"]
-    assert (memory["pairs"], memory["inputs"]) == (0, 0)
-    assert memory["public images"] == len(run.task.data.public) * 16 * 16 * 3
-    # Five channels, of the convolution and flat; each is kept and has a gradient. The input once.
-    assert memory["a batch"] == 8 * (2 * 2 * 5 * 256 * 4 + 256 * 4)
-    (disk, _), (told, size) = needs_rows(found)
-    assert (disk, told) == ("disk", "memory")
-    assert "a batch" in size
 
 
 def test_rows_are_written_by_hand_and_read_by_numpy() -> None:

@@ -14,6 +14,7 @@ from edgecmd.config.reader import load_config
 from edgecmd.data.stored import through_store
 from edgecmd.data.stored.array_files import FilledFile, LazyRows, whole_file
 from edgecmd.data.stored.store import stores_folder
+from edgecmd.experiments.resources import needs, needs_rows
 from edgecmd.models import feature_cache
 from edgecmd.models.feature_cache import cached_features
 from edgecmd.models.teachers import Teacher
@@ -167,3 +168,29 @@ def test_the_library_reads_many_pairs_from_the_disk(tmp_path: Path, monkeypatch:
         found.append([[one.detach().numpy().tobytes() for one in student.parameters()] for student in made])
         found[-1].append(task.fingerprint())
     assert found[0] == found[1]
+
+
+def test_a_plan_says_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGECMD_CACHE", str(tmp_path / "cache"))
+    folder = write_pairs(tmp_path / "pairs", num=24)
+    run = Assembly().run(
+        load_config(
+            None,
+            [
+                *("data.name=folder", f"data.path={folder}", "data.image_size=16", "data.store=always"),
+                *("device=cpu", "data.strict=false", "distill.batch_size=8", "distill.num_anchors=16"),
+                *("student.architecture=ws-50k", "federation.num_clients=2"),
+            ],
+        )
+    )
+    found = needs(run, torch.nn.Sequential(torch.nn.Conv2d(1, 5, 1), torch.nn.Flatten()))
+    # By hand: 24 pairs of 16 pixels, 3 bytes and 1 each; 128 numbers of the teacher of 4 bytes.
+    assert found["disk"] == {"store": 24 * 256 * 4, "features": 24 * 128 * 4}
+    memory = found["memory"]
+    assert (memory["pairs"], memory["inputs"]) == (0, 0)
+    assert memory["public images"] == len(run.task.data.public) * 16 * 16 * 3
+    # Five channels, of the convolution and flat; each is kept and has a gradient. The input once.
+    assert memory["a batch"] == 8 * (2 * 2 * 5 * 256 * 4 + 256 * 4)
+    (disk, _), (told, size) = needs_rows(found)
+    assert (disk, told) == ("disk", "memory")
+    assert "a batch" in size
