@@ -15,7 +15,8 @@ from edgecmd import __version__
 from edgecmd.config.reader import flatten
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
-from edgecmd.data.pairs import PublicSource, image_digests
+from edgecmd.data.modalities.row import digests
+from edgecmd.data.pairs import PublicSource
 from edgecmd.data.user_files.device_pairs import DevicePairs
 from edgecmd.privacy.device_ledger import DeviceLedgers, Found
 
@@ -129,5 +130,5 @@ def _ledger(node: Node, pairs: DevicePairs, *, new_ledger: bool) -> Found | None
 
 def _also_public(pairs: DevicePairs, public: PublicSource) -> tuple[str, ...]:
     """Keys of public images that are equal to the source of a pair."""
-    private = set(image_digests(pairs.data.source))
-    return tuple(key for key, one in zip(public.keys, image_digests(public.images)) if one in private)
+    private = set(digests(pairs.data.source))
+    return tuple(key for key, one in zip(public.keys, digests(public.images)) if one in private)

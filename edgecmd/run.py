@@ -24,6 +24,7 @@ from edgecmd.core.seeding import torch_generator
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.partition import partition
+from edgecmd.data.stored.array_files import chosen, chunks
 from edgecmd.losses import Anchors, Loss, loss_of
 from edgecmd.models.batch_norm import batch_norm_of
 from edgecmd.models.devices import place
@@ -179,8 +180,10 @@ class Run:
         data, digest = self.task.data, hashlib.sha256()
         for rows in self.parts:
             ids = "\n".join(data.train_ids[row] for row in rows) if data.train_ids else ""
-            held = ids.encode() or data.train.target[rows].tobytes()
-            digest.update(hashlib.sha256(held).digest())
+            held = hashlib.sha256(ids.encode())
+            for part in () if ids else chunks(chosen(data.train.target, rows)):
+                held.update(np.ascontiguousarray(part).data)
+            digest.update(held.digest())
         return digest.hexdigest()
 
     @property

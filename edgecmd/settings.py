@@ -17,6 +17,7 @@ from edgecmd.catalogue.data_sets import source_side
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.text import printable
 
+STORES = ("auto", "always", "never")
 NO_LICENCE = "unspecified"
 COPIES = ("auto", "join", "leave-out")
 
@@ -145,7 +146,11 @@ class DataConfig(_Section):
     source_path: str = ""
     """Folder of photographs, a folder a class, for ``tuberlin``, which has sketches alone."""
     max_pairs: Annotated[int, Interval(ge=0, le=100_000_000)] = 20_000
-    """Of a public set at ``data.path`` at most so many pairs are used, drawn by a hash; 0: all."""
+    """Of the pairs at ``data.path`` at most so many are used, drawn by a hash of their ids; 0: all."""
+    store: str = "auto"
+    """Where pairs of ``data.path`` lie once they are read: ``never``, in memory; ``always``, in a store on
+    the disk below EDGECMD_CACHE, from which each batch is read; ``auto``, there if they take more than 64 MB.
+    The results are the same."""
     public_path: str = ""
     """Folder of public source images; empty: <data.path>/public, or the built-in public set."""
     image_size: Annotated[int, Interval(ge=16, le=512), MultipleOf(16)] = 64
@@ -202,6 +207,8 @@ class DataConfig(_Section):
     under privacy, else join)."""
 
     def _check_together(self) -> None:
+        if self.store not in STORES:
+            raise ConfigError(f"data.store={self.store!r} is unknown. Allowed: {', '.join(STORES)}.")
         if self.copies not in COPIES:
             raise ConfigError(f"data.copies={self.copies!r} is unknown. Allowed: {', '.join(COPIES)}.")
         if self.reverse and self.source_side != self.image_size:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from edgecmd.core.errors import ExportError
 from edgecmd.core.files import named_path
-from edgecmd.data.pairs import Targets
+from edgecmd.data.modalities.row import Stored
 from edgecmd.settings import refuse_other
 from export.device.infer import Student as DeviceStudent
 from export.device.reading import InferError
@@ -35,7 +35,7 @@ class Bundle:
         """Names that `classify` answers with; empty without a head."""
         return tuple(self.device.classes)
 
-    def embed(self, raw: Targets) -> Float[np.ndarray, "num dim"]:
+    def embed(self, raw: Stored) -> Float[np.ndarray, "num dim"]:
         """Unit embeddings, float32, (N, D).
 
         Args:
@@ -50,7 +50,7 @@ class Bundle:
         except InferError as error:
             raise ExportError(str(error)) from error
 
-    def classify(self, raw: Targets) -> list[str]:
+    def classify(self, raw: Stored) -> list[str]:
         """The likeliest class of each input.
 
         Args:

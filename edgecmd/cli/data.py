@@ -116,6 +116,26 @@ class RefusedError(EdgecmdError):
         self.exit_code = code  # type: ignore[misc]
 
 
+@data_app.command()
+def stores(
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Delete them; they are made again if needed.")
+    ] = False,
+) -> None:
+    """List the stores that large sets of pairs were read into, or delete them."""
+    from edgecmd.core.text import size_of
+    from edgecmd.data.stored import store
+
+    found = store.listing()
+    if not found:
+        say(f"There are no stores in {store.stores_folder()}.")
+        return
+    rows = [[size_of(one.nbytes), one.what if one.whole else "not finished", one.name] for one in found]
+    print_table(f"Stores in {store.stores_folder()}", ["size", "of", "folder"], rows)
+    for one in found if remove else ():
+        say(f"{'Deleted' if store.remove(one.name) else 'In use, left'}: {one.name}.")
+
+
 @build_app.command()
 def emoji(
     *,

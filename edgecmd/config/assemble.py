@@ -13,7 +13,13 @@ from edgecmd.config.ready import wanted_features
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.artefacts import declare
 from edgecmd.core.errors import ConfigError, DataError
-from edgecmd.core.files import json_bytes, read_json, sha256_file, write_files_atomically
+from edgecmd.core.files import (
+    cache_folder,
+    json_bytes,
+    read_json,
+    sha256_file,
+    write_files_atomically,
+)
 from edgecmd.core.kept import Kept
 from edgecmd.core.progress import stage
 from edgecmd.data.experiment import Experiment, load_experiment
@@ -25,7 +31,7 @@ from edgecmd.models.teachers import Teacher, check_rate
 from edgecmd.run import Description, Run
 from edgecmd.settings import DataConfig
 from edgecmd.training.environment import environment
-from edgecmd.training.task import Places, Task, cache_folder
+from edgecmd.training.task import Places, Task
 
 MOST_RUNS = 4
 FIRST_WEIGHTS = "first-weights.json"
@@ -157,14 +163,15 @@ def describe(config: RunConfig) -> Description:
 
 
 def comparable(config: RunConfig) -> str:
-    """Settings without what changes no result: where it is written, the workers, the deadline, the quorum.
+    """Settings without what changes no result: where it is written and pairs lie, workers, deadline, quorum.
 
     The quorum counts where it may enlarge a cohort.
     """
     federation = replace(config.federation, num_workers=1, deadline_s=0.0)
     if federation.client_fraction == 1:
         federation = replace(federation, min_clients=0)
-    return to_toml(replace(config, name="run", out="", federation=federation))
+    data = replace(config.data, store=DataConfig().store)
+    return to_toml(replace(config, name="run", out="", federation=federation, data=data))
 
 
 def ready_features(config: RunConfig, data: Experiment) -> tuple[Ready, Ready]:

@@ -311,3 +311,8 @@ def sha256_file(path: Path) -> str:
     """SHA-256 of a file's content, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_folder() -> Path:
+    """Folder for what can be made again: ``EDGECMD_CACHE`` or the user's cache folder."""
+    return Path(os.environ.get("EDGECMD_CACHE") or Path.home() / ".cache" / "edgecmd")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from edgecmd.core.errors import choose
 from edgecmd.core.seeding import numpy_generator
+from edgecmd.data.modalities.row import Pictures
 from edgecmd.data.pairs import Images
 from edgecmd.settings import DistillConfig
 
@@ -73,7 +74,7 @@ def _public_kind(source: AnchorSource, num: int, seed: int) -> np.ndarray:
     return features[np.sort(chosen)]
 
 
-def procedural_images(num: int, *, side: int, generator: np.random.Generator) -> Images:
+def procedural_images(num: int, *, side: int, generator: np.random.Generator) -> Pictures:
     """Made-up pictures: coloured discs and boxes on coloured ground, drawn from a seed and nothing else.
 
     Args:

@@ -15,8 +15,9 @@ from jaxtyping import Bool
 from edgecmd.core.errors import DataError
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import PairedData, Targets
-
-CHUNK = 256
+from edgecmd.data.stored.array_files import chosen, chunks
+from edgecmd.data.stored.kept_rows import at_once, of_each_row
+from edgecmd.data.stored.store import Form
 
 
 def constant_rows(inputs: Targets) -> Bool[np.ndarray, " num"]:
@@ -32,9 +33,8 @@ def constant_rows(inputs: Targets) -> Bool[np.ndarray, " num"]:
     Raises:
         DataError: The inputs are of no modality that is known.
     """
-    is_constant = modality_of(inputs).is_constant
-    chunks = [inputs[start : start + CHUNK] for start in range(0, len(inputs), CHUNK)]
-    return np.concatenate([is_constant(one) for one in chunks] or [np.zeros(0, dtype=bool)])
+    form = Form(shape=(), dtype=np.dtype(bool))
+    return of_each_row(inputs, "constant", modality_of(inputs).is_constant, form=form)
 
 
 def _words(inputs: Targets) -> tuple[str, str]:
@@ -45,8 +45,8 @@ def _words(inputs: Targets) -> tuple[str, str]:
 
 def all_equal(inputs: Targets) -> bool:
     """Whether every input is the first one over again; False where there are fewer than two."""
-    chunks = (inputs[start : start + CHUNK] for start in range(0, len(inputs), CHUNK))
-    return len(inputs) > 1 and all(bool((one == inputs[0]).all()) for one in chunks)
+    parts = chunks(inputs, at_once(inputs))
+    return len(inputs) > 1 and all(bool((one == inputs[0]).all()) for one in parts)
 
 
 def constant_inputs(data: PairedData, *, reverse: bool = False) -> list[str]:
@@ -79,7 +79,7 @@ def constant_parts(data: PairedData, rows: Mapping[str, np.ndarray], *, reverse:
     first, *others = rows
     problems = [f"{first}: {one}" for one in constant_inputs(data.take(rows[first]), reverse=reverse)]
     name = "source" if reverse else "target"
-    found = {part: _problem(name, data.target[rows[part]]) for part in others}
+    found = {part: _problem(name, chosen(data.target, rows[part])) for part in others}
     return [*problems, *(f"{part}: {problem}" for part, problem in found.items() if problem)]
 
 

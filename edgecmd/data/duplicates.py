@@ -21,6 +21,7 @@ from scipy.sparse.csgraph import connected_components
 
 from edgecmd.data.constants import constant_rows
 from edgecmd.data.modalities.image import IMAGE, LEVELS, brightness
+from edgecmd.data.modalities.row import digests
 from edgecmd.data.modalities.signature import (
     CHUNK,
     CONTRAST_SHARE,
@@ -32,7 +33,9 @@ from edgecmd.data.modalities.signature import (
     cells,
 )
 from edgecmd.data.modalities.table import modality_of
-from edgecmd.data.pairs import PairedData, Targets, image_digests
+from edgecmd.data.pairs import PairedData, Targets
+from edgecmd.data.stored.array_files import one_after_another
+from edgecmd.data.stored.kept_rows import kept_whole
 from edgecmd.data.user_files.csv_tables import FEW, few
 
 if TYPE_CHECKING:
@@ -49,6 +52,9 @@ ROUNDING = 2e-6
 # Ink is darker than half; it is in a source that is at most 32 levels lighter there, and 16 darker than it is
 # on the whole.
 INK, INK_STEP, INK_OUT, INK_SHARE, INK_PAIRS, INK_TOLD, INK_LOOKED = 128.0, 32.0, 16.0, 0.9, 0.8, 0.2, 1000
+
+# Of pictures with more pixels fewer are looked at, but so many at least.
+INK_PIXELS, INK_LEAST = 64 * 64, 100
 
 Codes = Int[np.ndarray, " num"]
 
@@ -78,10 +84,15 @@ class Alike:
 
 
 def alike(pairs: PairedData) -> Alike:
-    """Groups of equal and near-equal examples on both halves."""
-    source, target = near_groups(pairs.source), near_groups(pairs.target)
+    """Groups of equal and near-equal examples on both halves; of pairs in a store they are kept beside it."""
+    codes = kept_whole("copies", (pairs.source, pairs.target), lambda: _codes(pairs))
+    source, target = codes
     ties = (_alone(source, constant_rows(pairs.source)), _alone(target, constant_rows(pairs.target)))
     return Alike(source=source, target=target, ties=ties)
+
+
+def _codes(pairs: PairedData) -> Int[np.ndarray, "halves num"]:
+    return np.stack([near_groups(pairs.source), near_groups(pairs.target)])
 
 
 def _alone(codes: Codes, rows: Bool[np.ndarray, " num"]) -> Codes:
@@ -92,7 +103,7 @@ def _alone(codes: Codes, rows: Bool[np.ndarray, " num"]) -> Codes:
 def equal_groups(examples: Targets) -> Codes:
     """Code of the group of each example, (N,); examples of the same bytes share one."""
     codes: dict[bytes, int] = {}
-    return np.array([codes.setdefault(one, len(codes)) for one in image_digests(examples)], dtype=np.int64)
+    return np.array([codes.setdefault(one, len(codes)) for one in digests(examples)], dtype=np.int64)
 
 
 def near_groups(examples: Targets) -> Codes:
@@ -158,12 +169,12 @@ def near_to(examples: Targets, others: Targets) -> Bool[np.ndarray, " num"]:
     Guarantees:
         Whether an example is, depends on that example and on ``others``, on no other example.
     """
-    known = set(image_digests(others))
-    found = np.array([one in known for one in image_digests(examples)], dtype=bool)
+    known = set(digests(others))
+    found = np.array([one in known for one in digests(examples)], dtype=bool)
     num = len(examples)
     if not num or not len(others):
         return found
-    both = np.concatenate([examples, others])
+    both = one_after_another([examples, others])
     for look_at in modality_of(examples).looks:
         look = look_at(both, np.arange(len(both)))
         nearby = _nearby(look)
@@ -438,7 +449,8 @@ def contained(pairs: PairedData) -> Contained | None:
     """Whether the targets are drawings that stand in their own sources, as OpenMoji's lines do.
 
     Args:
-        pairs: All pairs; at most `INK_LOOKED` of them are looked at, evenly over their order.
+        pairs: All pairs; at most `INK_LOOKED` of them are looked at, evenly over their order, and of large
+            pictures fewer.
 
     Returns:
         The shares, or None where targets are no ink on paper of the sources' size. Ink is dark on light or
@@ -446,7 +458,9 @@ def contained(pairs: PairedData) -> Contained | None:
     """
     if not _are_images(pairs) or len(pairs) < 2:
         return None
-    rows = np.unique(np.linspace(0, len(pairs) - 1, INK_LOOKED).astype(int))
+    pixels = max(int(np.prod(half.shape[1:3])) for half in (pairs.source, pairs.target))
+    looked = min(INK_LOOKED, max(INK_LEAST, INK_LOOKED * INK_PIXELS // pixels))
+    rows = np.unique(np.linspace(0, len(pairs) - 1, looked).astype(int))
     target, source = brightness(pairs.target[rows]), brightness(pairs.source[rows])
     side = min(target.shape[1], source.shape[1])
     if target.shape[1:] != source.shape[1:]:

@@ -18,6 +18,7 @@ from edgecmd.data.duplicates import Alike, alike, joined, shared_with
 from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels, Masks
 from edgecmd.data.modalities.table import kind_of, target_kinds
 from edgecmd.data.pairs import PairedData, PublicSource
+from edgecmd.data.stored.array_files import Examples, one_after_another
 from edgecmd.settings import DataConfig
 
 
@@ -146,8 +147,8 @@ class Experiment:
         """All pairs, those of training, validation and test one after the other."""
         parts = (self.train, self.validation.pairs, self.test.pairs)
         return PairedData(
-            source=np.concatenate([one.source for one in parts]),
-            target=np.concatenate([one.target for one in parts]),
+            source=one_after_another([one.source for one in parts]),
+            target=one_after_another([one.target for one in parts]),
         )
 
     def all_copies(self) -> Alike:
@@ -270,7 +271,7 @@ def _own(config: DataConfig) -> Experiment:
     return made
 
 
-def _check_own(half: str, arrays: Sequence[np.ndarray], config: DataConfig) -> None:
+def _check_own(half: str, arrays: Sequence[Examples], config: DataConfig) -> None:
     """Refuse halves of a user's code that are not what the settings say, or not alike in all parts.
 
     Raises:
@@ -336,7 +337,7 @@ def _part_of(test: HeldOut, strict: HeldOut) -> HeldOut:
     return replace(strict, shown=test.shown[[row[name] for name in strict.ids]])
 
 
-def check_kind(target: np.ndarray, config: DataConfig) -> None:
+def check_kind(target: Examples, config: DataConfig) -> None:
     """Refuse targets of another kind than ``data.target_kind`` names.
 
     Raises:

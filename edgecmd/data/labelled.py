@@ -9,6 +9,7 @@ from jaxtyping import Int, Shaped
 from edgecmd.core.errors import DataError
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import Targets, fingerprint
+from edgecmd.data.stored.array_files import chosen
 
 UNLABELLED = -1
 IGNORED = 255
@@ -101,7 +102,7 @@ class LabelledTarget:
         """Examples at ``rows`` with all their labellings."""
         labels = {name: one.take(rows) for name, one in self.labels.items()}
         masks = None if self.masks is None else self.masks.take(rows)
-        return LabelledTarget(target=self.target[rows], labels=labels, masks=masks)
+        return LabelledTarget(target=chosen(self.target, rows), labels=labels, masks=masks)
 
     def fingerprint(self) -> str:
         """SHA-256 of the targets."""

@@ -10,28 +10,25 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Shaped, UInt8
 
 from edgecmd.core.errors import ConfigError, DataError
-from edgecmd.data.modalities.row import Pictures, Stored
 from edgecmd.data.modalities.table import kind_of, modality_of
+from edgecmd.data.stored.array_files import Examples, chosen, chunks
 
-Images = Pictures
-Targets = Stored
+Images = UInt8[Examples, "_ _ _ _"]
+Targets = Shaped[Examples, "_ *_"]
 """Of one of `edgecmd.data.modalities.table.MODALITIES`."""
 
 
-def fingerprint(*arrays: np.ndarray) -> str:
+def fingerprint(*arrays: Examples) -> str:
     """SHA-256 over shape, type and bytes of ``arrays``: equal data, equal fingerprint."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
+        for part in chunks(array) if array.ndim else (array,):
+            digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()
-
-
-def image_digests(images: "Targets") -> list[bytes]:
-    """SHA-256 of each example's pixels: equal ones are the same picture."""
-    return [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -101,7 +98,7 @@ class PairedData:
 
     def take(self, rows: np.ndarray) -> "PairedData":
         """Pairs at ``rows``, in that order."""
-        return PairedData(source=self.source[rows], target=self.target[rows])
+        return PairedData(source=chosen(self.source, rows), target=chosen(self.target, rows))
 
     def reversed(self) -> "PairedData":
         """The same pairs, what was the target shown to the teacher."""

@@ -23,7 +23,8 @@ from edgecmd.data.duplicates import near_groups
 from edgecmd.data.experiment import Experiment, cut_apart
 from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.data.modalities.image import near_duplicates
-from edgecmd.data.pairs import Images, PairedData, PublicSource
+from edgecmd.data.modalities.row import Pictures
+from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.datasets.pinned import Arrays, read_pinned
 from edgecmd.settings import DataConfig
 
@@ -54,7 +55,7 @@ def read_shipped(name: str, *, folder: Path | None = None) -> dict[str, np.ndarr
     return read_pinned(path, CONTENT_SHA256[name], way_out=way_out)
 
 
-def box_mean(images: Images, side: int) -> Float[np.ndarray, "num side side channels"]:
+def box_mean(images: Pictures, side: int) -> Float[np.ndarray, "num side side channels"]:
     """Images averaged down to ``side``, which divides their own side; float32."""
     block = images.shape[1] // side
     offsets = itertools.product(range(block), repeat=2)
@@ -63,14 +64,14 @@ def box_mean(images: Images, side: int) -> Float[np.ndarray, "num side side chan
     return np.asarray(np.divide(total, block**2, dtype=np.float32))
 
 
-def shrink(images: Images, side: int) -> Images:
+def shrink(images: Pictures, side: int) -> Pictures:
     """Images averaged down to ``side``, rounded half up; the same array where nothing is to do."""
     if images.shape[1] == side:
         return images
     return (box_mean(images, side) + 0.5).astype(np.uint8)
 
 
-def resized(images: Images, side: int) -> Images:
+def resized(images: Pictures, side: int) -> Pictures:
     """Images brought to any ``side``: by `shrink` where it divides theirs, else by a bilinear filter."""
     own = images.shape[1]
     if side <= own and own % side == 0:

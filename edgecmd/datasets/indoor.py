@@ -13,7 +13,8 @@ import numpy as np
 from edgecmd.catalogue.data_files import MANIFEST, shipped_file
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.files import read_json, sha256_file
-from edgecmd.data.pairs import PairedData, PublicSource, Targets
+from edgecmd.data.modalities.row import Stored
+from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.datasets.emoji import resized, shrink
 from edgecmd.datasets.pinned import Arrays, read_arrays, read_pinned
 from edgecmd.datasets.sensor import simulate_sensor
@@ -95,7 +96,7 @@ def load_public(*, image_size: int, path: str = "") -> PublicSource:
     )
 
 
-def depth_target(arrays: Arrays, config: DataConfig) -> Targets:
+def depth_target(arrays: Arrays, config: DataConfig) -> Stored:
     """Depth in millimetres, (N, S, S, 1), with the simulated sensor's noise and holes where they are set."""
     step = arrays["depth_step_mm"].astype(np.uint16)
     exact = arrays["depth"].astype(np.uint16)[..., None] * step
@@ -103,7 +104,7 @@ def depth_target(arrays: Arrays, config: DataConfig) -> Targets:
     return thin_out(sensed, config.image_size)
 
 
-def thin_out(maps: Targets, side: int) -> Targets:
+def thin_out(maps: Stored, side: int) -> Stored:
     """Every n-th pixel of depth maps or masks, so that no two distances or classes are mixed.
 
     Args:

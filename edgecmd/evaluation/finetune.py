@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,13 +29,12 @@ from edgecmd.evaluation.supervised import (
 from edgecmd.losses import unit
 from edgecmd.models.devices import device_of, place
 from edgecmd.run import Run
+from edgecmd.training.distill import Inputs, taken
 from edgecmd.training.optimise import Best, mean_gradient, optimise
 
 LEARNING_RATE = 3e-4
 HELD_SHARE = 0.2
 CHECK_EVERY, PATIENCE = 10, 5
-
-Inputs = Float[Tensor, "num channels height width"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -96,8 +95,9 @@ def finetune(student: nn.Module, drawn: Drawn, run: Run, *, draw: int) -> Classi
     order = numpy_generator(run.seed, "finetune-batches", client=draw)
     views = torch_generator(run.seed, "finetune-views", client=draw)
     used, classes = np.flatnonzero(~drawn.held), torch.from_numpy(drawn.labels).to(drawn.target.device)
-    held = torch.from_numpy(np.flatnonzero(drawn.held))
-    look = partial(_held_loss, model, drawn.target[held], classes[held]) if len(held) else None
+    held = np.flatnonzero(drawn.held)
+    kept_back = taken(drawn.target, held), classes[torch.from_numpy(held)]
+    look = partial(_held_loss, model, *kept_back) if len(held) else None
 
     def gradient(_: int) -> float:
         model.train()
@@ -114,8 +114,8 @@ def finetune(student: nn.Module, drawn: Drawn, run: Run, *, draw: int) -> Classi
 def _held_loss(model: nn.Module, target: Inputs, classes: Int[Tensor, " num"]) -> float:
     """Cross-entropy on the held-out labels, summed."""
     model.eval()
-    chunks = zip(torch.split(target, 256), torch.split(classes, 256), strict=True)
-    losses = [functional.cross_entropy(model(x), y, reduction="sum") for x, y in chunks]
+    parts = [slice(start, start + 256) for start in range(0, len(target), 256)]
+    losses = [functional.cross_entropy(model(target[at]), classes[at], reduction="sum") for at in parts]
     return float(torch.stack(losses).sum())
 
 
@@ -124,8 +124,8 @@ def _start(student: nn.Module, drawn: Drawn) -> Classifier:
     own = copy.deepcopy(student).eval()
     used = np.flatnonzero(~drawn.held)
     with torch.no_grad():
-        chunks = torch.split(drawn.target[torch.from_numpy(used)], 256)
-        embedding = torch.cat([unit(own(one)) for one in chunks]).cpu().numpy()
+        target, starts = taken(drawn.target, used), range(0, len(used), 256)
+        embedding = torch.cat([unit(own(target[at : at + 256])) for at in starts]).cpu().numpy()
     num_classes = int(drawn.labels.max()) + 1
     model = Classifier(own, embedding_dim=embedding.shape[1], num_classes=num_classes)
     with warnings.catch_warnings():
@@ -152,9 +152,9 @@ def finetune_accuracy(student: nn.Module, run: Run, *, labelling: str, num_label
         draw: Index of the draw.
     """
 
-    def fit(target: Tensor, labels: np.ndarray) -> Classifier:
+    def fit(target: Inputs, labels: np.ndarray) -> Classifier:
         held = split_labels(labels, generator=numpy_generator(run.seed, f"held-{num_labels}", client=draw))
-        drawn = Drawn(target=target.to(device_of(student)), labels=labels, held=held)
+        drawn = Drawn(target=target, labels=labels, held=held)
         return finetune(student, drawn, run, draw=draw)
 
     return accuracy_of_draw(run, fit, labelling=labelling, num_labels=num_labels, draw=draw)

@@ -37,6 +37,8 @@ from edgecmd.models.trial import running_student
 # The first axis is anonymous: pool and test of a probe differ in length.
 Embedding = Float[np.ndarray, "_ dim"]
 RECALL_AT = (1, 5, 10)
+# Similarities in memory at a time.
+BLOCK = 2048**2
 
 
 @torch.no_grad()
@@ -101,7 +103,15 @@ def recall(
     Raises:
         DataError: There is only one thing, among which nothing can be retrieved.
     """
-    return ranked(student @ unit_rows(teacher).T, told_apart(teacher, shown=shown), ranks=ranks)
+    codes, source = told_apart(teacher, shown=shown), unit_rows(teacher)
+    found = [ranks_of(student[rows] @ source.T, codes, own=codes[rows]) for rows in _blocks(len(student))]
+    return _shares(np.concatenate(found), codes, ranks=ranks)
+
+
+def _blocks(num: int) -> list[slice]:
+    """All rows of a square of ``num`` by ``num`` numbers, as many at a time as fit into `BLOCK`."""
+    size = max(1, BLOCK // max(1, num))
+    return [slice(start, start + size) for start in range(0, num, size)]
 
 
 def told_apart(
@@ -151,7 +161,12 @@ def ranked(
         codes: Thing of each column, from 0 without gaps, (N,).
         ranks: How many nearest things are looked at.
     """
-    rank = ranks_of(similarity, codes)
+    return _shares(ranks_of(similarity, codes), codes, ranks=ranks)
+
+
+def _shares(
+    rank: Int[np.ndarray, " num"], codes: Int[np.ndarray, " num"], *, ranks: Sequence[int]
+) -> dict[str, float]:
     weight = 1.0 / np.bincount(codes)[codes]
     return {f"recall@{at}": float(np.average(rank <= at, weights=weight)) for at in ranks}
 
@@ -201,26 +216,32 @@ def class_recall(
     asked = labels != UNLABELLED
     if len(np.unique(labels[asked])) < 2:
         return {}
-    similarity = student[asked] @ unit_rows(teacher[asked]).T
-    right = right_sources(
-        labels[asked], things(teacher[asked], shown=None if shown is None else shown[asked])
-    )
-    if right.all():
-        # Of a teacher that tells no source apart; then nothing is found.
-        right = labels[asked][:, None] == labels[asked][None]
-    best_right = np.where(right, similarity, -np.inf).max(axis=1)
-    best_wrong = np.where(right, -np.inf, similarity).max(axis=1)
-    return {"class_recall@1": float((best_right > best_wrong).mean())}
+    own, seen, source = labels[asked], student[asked], unit_rows(teacher[asked])
+    codes = things(teacher[asked], shown=None if shown is None else shown[asked])
+    first = np.unique(own, return_index=True)[1]
+    # Of a teacher that tells no source apart; then nothing is found.
+    apart = not right_sources(own, codes, rows=first).all()
+    won = []
+    for rows in _blocks(len(own)):
+        similarity = seen[rows] @ source.T
+        right = right_sources(own, codes, rows=rows) if apart else own[rows, None] == own[None]
+        best_right = np.where(right, similarity, -np.inf).max(axis=1)
+        best_wrong = np.where(right, -np.inf, similarity).max(axis=1)
+        won.append(best_right > best_wrong)
+    return {"class_recall@1": float(np.concatenate(won).mean())}
 
 
 def right_sources(
-    labels: Int[np.ndarray, " num"], codes: Int[np.ndarray, " num"]
-) -> Bool[np.ndarray, "num num"]:
-    """Which sources are right for each target: those whose thing occurs in the target's class, (N, N)."""
+    labels: Int[np.ndarray, " num"],
+    codes: Int[np.ndarray, " num"],
+    *,
+    rows: slice | np.ndarray = slice(None),
+) -> Bool[np.ndarray, "rows num"]:
+    """Which sources are right for the targets at ``rows``: those whose thing occurs in the target's class."""
     classes = np.unique(labels, return_inverse=True)[1]
     occurs = np.zeros((classes.max() + 1, codes.max() + 1), dtype=bool)
     occurs[classes, codes] = True
-    return np.asarray(occurs[classes][:, codes])
+    return np.asarray(occurs[classes[rows]][:, codes])
 
 
 def same_class_share(labels: Int[np.ndarray, " num"]) -> float:

@@ -17,19 +17,22 @@ from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import augment
 from edgecmd.data.labelled import Labels
 from edgecmd.data.modalities.table import modality_of
+from edgecmd.data.stored.array_files import chosen
 from edgecmd.evaluation import metrics
 from edgecmd.evaluation.metrics import draw_labels, known
 from edgecmd.losses import unit
 from edgecmd.models.devices import device_of, place
 from edgecmd.run import Run
+from edgecmd.training.distill import Inputs, LazyTensor, taken
 from edgecmd.training.optimise import mean_gradient, one_cycle, optimise
 
 NUM_STEPS = 200
 BATCH_SIZE = 32
 LEARNING_RATE = 1e-3
 # Inputs (N, C, H, W) and their classes, (N,).
-Part = tuple[Tensor, np.ndarray]
-Fit = Callable[[Tensor, np.ndarray], nn.Module]
+# The first axis is anonymous: what is learnt from and what is asked differ in length.
+Part = tuple[Float[Tensor, "_ channels height width"] | LazyTensor, np.ndarray]
+Fit = Callable[[Inputs, np.ndarray], nn.Module]
 """Makes of inputs and their classes, from 0, what gives scores of those classes."""
 
 
@@ -102,8 +105,8 @@ def accuracy_of_draw(
     whole = run.task.data
     pool, test = whole.validation.labelled.labels[labelling], whole.test.labelled.labels[labelling]
     rows, _ = drawn_rows(pool, num_labels=num_labels, draw=draw, seed=run.seed, twins=whole.validation.twins)
-    target = run.task.target_input(whole.validation.pairs.target)[torch.from_numpy(rows)]
-    shown = run.task.target_input(whole.test.pairs.target)
+    target = run.task.inputs(chosen(whole.validation.pairs.target, rows))
+    shown = run.task.inputs(whole.test.pairs.target)
     return accuracy_of(fit, (target, pool.values[rows]), (shown, test.values))
 
 
@@ -119,7 +122,7 @@ def accuracy_of(fit: Fit, pool: Part, test: Part) -> float:
     classes = np.unique(values)
     model = fit(target, np.searchsorted(classes, values))
     asked = np.isin(wanted, classes)
-    predicted = predict_classes(model, shown[torch.from_numpy(asked)].to(device_of(model)))
+    predicted = predict_classes(model, taken(shown, np.flatnonzero(asked)))
     return float((classes[predicted] == wanted[asked]).mean())
 
 
@@ -154,7 +157,7 @@ def drawn_rows(
 
 def fit_classifier(
     run: Run,
-    target: Float[Tensor, "num channels height width"],
+    target: Inputs,
     labels: Int[np.ndarray, " num"],
     *,
     draw: int,
@@ -192,8 +195,9 @@ def fit_classifier(
 
 
 @torch.no_grad()
-def predict_classes(model: nn.Module, target: Tensor) -> np.ndarray:
+def predict_classes(model: nn.Module, target: Inputs) -> np.ndarray:
     """Index of the best class of each input, (N,)."""
     model.eval()
-    scores = torch.cat([model(target[start : start + 256]) for start in range(0, len(target), 256)])
+    device, starts = device_of(model), range(0, len(target), 256)
+    scores = torch.cat([model(target[start : start + 256].to(device)) for start in starts])
     return scores.argmax(dim=1).cpu().numpy()

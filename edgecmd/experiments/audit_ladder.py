@@ -13,6 +13,7 @@ from edgecmd.audits.finding import Finding
 from edgecmd.audits.step.noise import FEWEST_DRAWS, Draws
 from edgecmd.audits.target import Target
 from edgecmd.core.errors import ExportError
+from edgecmd.data.pairs import Targets
 from edgecmd.evaluation.evaluate import Embed
 from edgecmd.evaluation.metrics import unit_rows
 from edgecmd.privacy.ledger import Ledger
@@ -85,7 +86,7 @@ def exported_embedder(path: Path) -> Embed:
     except InferError as error:
         raise ExportError(str(error)) from error
 
-    def embed(images: np.ndarray) -> np.ndarray:
+    def embed(images: Targets) -> np.ndarray:
         parts = range(0, len(images), BATCH)
         return unit_rows(np.concatenate([student(images[at : at + BATCH]).embedding for at in parts]))
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from edgecmd.catalogue.data_files import data_home
+from edgecmd.core.files import cache_folder
 from edgecmd.core.machine import at, explain, strange_rooms
 from edgecmd.privacy.device_ledger import device_state
 from edgecmd.training.environment import environment
-from edgecmd.training.task import cache_folder
 
 OPTIONAL = ("ray", "resvg_py", "fontTools", "soundfile")
 # Folders that commands write into, and how each is found.

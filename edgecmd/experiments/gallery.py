@@ -37,6 +37,7 @@ def write_gallery(run: Run, folder: Path) -> None:
     chosen = np.sort(numpy_generator(run.seed, "gallery").permutation(len(pairs))[:NUM_QUERIES])
     nearest = np.stack([_nearest_things(one, codes) for one in similarity[chosen]])
     truth = to_rgb(as_pictures(pairs.source[chosen]))
+    found = to_rgb(as_pictures(pairs.source[nearest.ravel()]))
     rank = ranks_of(similarity[chosen], codes, own=codes[chosen])
     if whole.kind == CLASS_PAIRED:
         classes = held.labelled.labels["group"].values
@@ -53,7 +54,7 @@ def write_gallery(run: Run, folder: Path) -> None:
         buffer,
         query=as_pictures(pairs.target[chosen]),
         truth=truth,
-        found=to_rgb(as_pictures(pairs.source[nearest.ravel()])).reshape(*nearest.shape, *truth.shape[1:]),
+        found=found.reshape(*nearest.shape, *truth.shape[1:]),
         rank=rank,
     )
     write_artefact(folder, "retrieval.npz", buffer.getvalue(), may_leave=False)

@@ -11,6 +11,7 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.processes import mapped
 from edgecmd.core.progress import tracked
+from edgecmd.data.pairs import Targets
 from edgecmd.run import Run
 from edgecmd.training.task import Task
 
@@ -141,14 +142,14 @@ def teacher_on_target(config: RunConfig, task: Task) -> "Embed":
         )
     side = task.source_side
 
-    def embed(target: np.ndarray) -> np.ndarray:
+    def embed(target: Targets) -> np.ndarray:
         images = as_pictures(target)
         rgb = images if images.shape[3] == 3 else np.repeat(images[..., :1], 3, axis=3)
         if rgb.shape[1:3] != (side, side):
             large = [Image.fromarray(one).resize((side, side), Image.Resampling.BICUBIC) for one in rgb]
             rgb = np.stack([np.asarray(one) for one in large])
         if task.places is not None:
-            return unit_rows(pool_places(torch.from_numpy(task.place_features(rgb))).numpy())
+            return unit_rows(pool_places(torch.from_numpy(np.asarray(task.place_features(rgb)))).numpy())
         return unit_rows(teacher.embed(rgb))
 
     return embed

@@ -8,6 +8,7 @@ from edgecmd.config.reader import flatten
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.text import counted
 from edgecmd.data.partition import label_skew, partition_table
+from edgecmd.experiments.resources import needs, needs_rows
 from edgecmd.experiments.run_checks import notes_in_short, refuse
 from edgecmd.experiments.teacher_facts import teacher_text, teacher_warnings
 from edgecmd.models.batch_norm import KEEP
@@ -77,6 +78,7 @@ def plan_facts(config: RunConfig, assembly: Assembly) -> dict[str, Any]:
             "steps": federation.num_rounds * federation.local_steps,
         },
         "bytes_a_round": 2 * payload * asked,
+        "needs": needs(run, student),
         "warnings": teacher_warnings(run.task, config.teacher),
         "notes": notes_in_short(run.task, config.data),
     }
@@ -121,6 +123,7 @@ def plan_rows(facts: Mapping[str, Any], run: Run) -> list[list[str]]:
         ["loss", facts["loss"]["name"] + (f", chance level {level:.2f}" if level is not None else "")],
         ["rounds", f"{rounds['num']} of {steps} = {counted(rounds['steps'], 'step')}"],
         ["bytes a round", f"{payload / 1e6:.1f} MB ({counted(clients['asked'], 'client')}, both ways)"],
+        *needs_rows(facts["needs"]),
         *privacy_rows(run, clients["pairs"]),
     ]
 

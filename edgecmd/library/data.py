@@ -105,7 +105,9 @@ class Pairs:
                 that lists all.
         """
         place = named_path("path", path)
-        settings = DataConfig(name="folder", path=str(path), image_size=size, source_size=source_size)
+        settings = DataConfig(
+            name="folder", path=str(path), image_size=size, source_size=source_size, max_pairs=0
+        )
         reading = Reading(path=place, config=settings, whole=False)
         if not reading.path.exists():
             raise DataError(f"{path} does not exist. Give a folder with source/ and target/, or an .npz.")
@@ -255,7 +257,7 @@ class Labelled:
         sub = sorted(one for one in named_path("path", path).glob("*") if one.is_dir())
         if len(sub) < 2:
             raise DataError(f"{path} has {len(sub)} sub-folders; give one of pictures for each class.")
-        parts = [Images.from_folder(one, size=size).images for one in sub]
+        parts = [np.asarray(Images.from_folder(one, size=size).images) for one in sub]
         names = [one.name for one, part in zip(sub, parts, strict=True) for _ in part]
         grey = all((part == part[..., :1]).all() for part in parts)
         target = np.concatenate(parts)

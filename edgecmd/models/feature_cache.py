@@ -3,6 +3,9 @@
 An entry's name is a hash of the teacher and of the images' bytes, so a changed teacher or a changed picture
 is never answered from an old one. A damaged entry is computed again.
 
+Features of images that lie in a store (`edgecmd.data.stored.store`) lie beside them, a row an image, whatever
+part of the set is asked for. They are computed a few at a time, so a killed process goes on where it was.
+
 Shapes: N pairs, D embedding dimension.
 """
 
@@ -18,10 +21,13 @@ from safetensors.numpy import load, save
 
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.data.pairs import Images, Targets, fingerprint
-from edgecmd.models.place_features import Maps, Reduction, View, teacher_maps
+from edgecmd.data.stored.array_files import CHUNK, ArrayFile, Examples, LazyRows
+from edgecmd.data.stored.kept_rows import beside
+from edgecmd.data.stored.store import Form
+from edgecmd.models.place_features import Reduction, View, teacher_maps
 from edgecmd.models.teachers import Teacher
 
-Features = Float[np.ndarray, "num dim"]
+Features = Float[Examples, "num dim"]
 
 
 def cached_features(
@@ -38,21 +44,22 @@ def cached_features(
             0 for the fastest calls.
 
     Returns:
-        float32, (N, D).
+        float32, (N, D); on the disk where the images are.
     """
     calls = f":{rows_a_call}" if rows_a_call else ""
-    return kept(
+    return _of_images(
         "features",
-        lambda: f"{teacher.sha256}:{fingerprint(images)}{calls}",
-        lambda: _embedded(teacher, images, rows_a_call),
-        shape=(len(images), teacher.embedding_dim),
+        images,
+        f"{teacher.sha256}{{images}}{calls}",
+        lambda part: _embedded(teacher, part, rows_a_call),
+        form=Form(shape=(teacher.embedding_dim,), dtype=np.dtype(np.float32)),
         cache_dir=cache_dir,
     )
 
 
 def cached_maps(
     teacher: Teacher, images: Images, *, view: View, reduction: Reduction, cache_dir: Path | None
-) -> Maps:
+) -> Examples:
     """`teacher_maps` from the cache where teacher, images, view and reduction are the same.
 
     Args:
@@ -62,17 +69,57 @@ def cached_maps(
         reduction: Of public images.
         cache_dir: Folder on the client; None keeps nothing.
 
+    Returns:
+        (N, D, R, Q): float32, or where the images lie on the disk there, as float16.
+
     Guarantees:
         The same numbers, those of float16, whether or not they went through the cache.
     """
-    maps = kept(
+    maps = _of_images(
         "maps",
-        lambda: f"{teacher.sha256}:{fingerprint(images, reduction.mean, reduction.weight)}:{view}",
-        lambda: teacher_maps(teacher, images, view=view, reduction=reduction).astype(np.float16),
-        shape=(len(images), reduction.weight.shape[1], *view.grid),
+        images,
+        f"{teacher.sha256}{{images}}:{fingerprint(reduction.mean, reduction.weight)}:{view}",
+        lambda part: teacher_maps(teacher, part, view=view, reduction=reduction).astype(np.float16),
+        form=Form(shape=(reduction.weight.shape[1], *view.grid), dtype=np.dtype(np.float16)),
         cache_dir=cache_dir,
     )
-    return np.asarray(maps, dtype=np.float32)
+    return maps if isinstance(maps, LazyRows) else maps.astype(np.float32)
+
+
+def _of_images(
+    kind: str,
+    images: Targets,
+    key: str,
+    compute: Callable[[Targets], np.ndarray],
+    *,
+    form: Form,
+    cache_dir: Path | None,
+) -> Examples:
+    """What ``compute`` makes of images, a row an image: beside them where they are a store's, else `kept`.
+
+    Args:
+        kind: What it is.
+        images: What it is computed of.
+        key: All else that it follows from, as text, with ``{images}`` where their digest stands.
+        compute: Makes it of some images.
+        form: Of a row.
+        cache_dir: Folder of the entries; None keeps nothing.
+    """
+    if cache_dir is not None and isinstance(images, LazyRows):
+        ((base, _, rows), *others) = images.parts()
+        if isinstance(base, ArrayFile) and not others:
+            told, name = "teacher features", f"{kind}-{_digest(key)}"
+            found = beside(base, rows, name, compute, form=form, num=CHUNK, told=told)
+            if found is not None:
+                return found
+        return compute(images)
+    return kept(
+        kind,
+        lambda: key.format(images=f":{fingerprint(images)}"),
+        lambda: compute(images),
+        shape=(len(images), *form.shape),
+        cache_dir=cache_dir,
+    )
 
 
 def kept(
@@ -94,7 +141,7 @@ def kept(
     """
     if cache_dir is None:
         return compute()
-    path = cache_dir / f"{kind}-{hashlib.sha256(key().encode()).hexdigest()[:32]}.safetensors"
+    path = cache_dir / f"{kind}-{_digest(key())}.safetensors"
     try:
         found = load(path.read_bytes()).get(kind) if path.is_file() else None
     except SafetensorError:
@@ -107,9 +154,13 @@ def kept(
     return found
 
 
-def _embedded(teacher: Teacher, images: Targets, rows_a_call: int) -> Features:
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _embedded(teacher: Teacher, images: Targets, rows_a_call: int) -> np.ndarray:
     if not rows_a_call or not len(images):
         return teacher.embed(images)
     missing = -len(images) % rows_a_call
-    filled = np.concatenate([images, np.repeat(images[:1], missing, axis=0)])
+    filled = np.concatenate([np.asarray(images), np.repeat(images[:1], missing, axis=0)])
     return teacher.embed(filled, batch_size=rows_a_call)[: len(images)]

@@ -124,7 +124,7 @@ def _fitted(
     parts: Sequence[Teacher], public: Images, *, dim: int, cache: Path | None
 ) -> Float[np.ndarray, "width columns"]:
     """Mean and components of the unit features of public pictures, float32, (C, 1 + D)."""
-    each = [cached_features(one, public, cache_dir=cache).astype(np.float64) for one in parts]
+    each = [np.asarray(cached_features(one, public, cache_dir=cache), dtype=np.float64) for one in parts]
     rows = np.concatenate(
         [one / np.maximum(np.linalg.norm(one, axis=1, keepdims=True), 1e-12) for one in each], axis=1
     )

@@ -187,11 +187,13 @@ def device_features(sources: DeviceSources, images: Targets) -> Float[np.ndarray
     if sources.places is None:
         if not len(images):
             return np.zeros((0, sources.teacher.embedding_dim), np.float32)
-        return cached_features(sources.teacher, images, cache_dir=sources.cache, rows_a_call=ROWS_A_CALL)
+        kept = cached_features(sources.teacher, images, cache_dir=sources.cache, rows_a_call=ROWS_A_CALL)
+        return np.asarray(kept)
     view, reduction = sources.places
     if not len(images):
         return np.zeros((0, reduction.weight.shape[1], *view.grid), np.float32)
-    return cached_maps(sources.teacher, images, view=view, reduction=reduction, cache_dir=sources.cache)
+    maps = cached_maps(sources.teacher, images, view=view, reduction=reduction, cache_dir=sources.cache)
+    return np.asarray(maps)
 
 
 def _flat(sources: DeviceSources, images: Images) -> np.ndarray:

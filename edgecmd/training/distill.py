@@ -8,7 +8,7 @@ Shapes: B batch, N pairs, K anchors, D embedding dimension, C channels, H height
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from edgecmd.core.own_code import running
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.core.text import counted
 from edgecmd.data.augment import augment
+from edgecmd.data.stored.array_files import LazyRows
 from edgecmd.losses import Loss
 from edgecmd.models.trial import running_student, seeded
 from edgecmd.settings import DistillConfig, FederationConfig
@@ -28,6 +29,81 @@ from edgecmd.training.optimise import Schedule, mean_gradient, optimise
 from edgecmd.training.places import Embedded, embed_places, per_pair, require_dense
 
 WARMUP_SHARE = 0.05
+
+
+class LazyTensor:
+    """A tensor whose rows are made of rows on the disk as they are asked for: inputs, or teacher features.
+
+    It has shape, device and length of the tensor that it stands for.
+
+    Args:
+        stored: Rows on the disk.
+        row: Shape of a row as it is made.
+        make: Stored rows to a tensor on ``device``.
+        device: Where the rows live.
+        more: Rows that stand behind them.
+
+    Guarantees:
+        Some rows are, to the bit, those rows of the tensor of all.
+    """
+
+    def __init__(
+        self,
+        stored: LazyRows,
+        *,
+        row: tuple[int, ...],
+        make: Callable[[np.ndarray], Tensor],
+        device: torch.device,
+        more: Tensor | None = None,
+    ) -> None:
+        self._stored, self._make, self.device, self._more = stored, make, device, more
+        self.shape = torch.Size((len(stored) + (0 if more is None else len(more)), *row))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Tensor | np.ndarray | slice) -> Tensor:
+        picked = np.arange(len(self))[rows.cpu().numpy() if isinstance(rows, Tensor) else rows]
+        if self._more is None:
+            return self._make(self._stored[picked])
+        behind = picked >= len(self._stored)
+        found = self._more.new_empty((len(picked), *self.shape[1:]))
+        found[torch.from_numpy(~behind)] = self._make(self._stored[picked[~behind]])
+        found[torch.from_numpy(behind)] = self._more[torch.from_numpy(picked[behind] - len(self._stored))]
+        return found
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def take(self, rows: np.ndarray) -> "LazyTensor":
+        """The rows at ``rows``, which are none of `joined`."""
+        own = self._stored.take(rows)
+        return LazyTensor(own, row=tuple(self.shape[1:]), make=self._make, device=self.device)
+
+    def joined(self, more: Tensor) -> "LazyTensor":
+        """These rows and others behind them."""
+        behind = more if self._more is None else torch.cat([self._more, more])
+        row = tuple(self.shape[1:])
+        return LazyTensor(self._stored, row=row, make=self._make, device=self.device, more=behind)
+
+
+def taken(rows: Tensor | LazyTensor, picked: np.ndarray) -> Tensor | LazyTensor:
+    """Some rows, in that order: of a tensor a copy, else nothing is read."""
+    return rows.take(picked) if isinstance(rows, LazyTensor) else rows[torch.from_numpy(picked)]
+
+
+def with_more(rows: Tensor | LazyTensor, more: Tensor) -> Tensor | LazyTensor:
+    """``rows`` and others behind them, on the device of ``rows``."""
+    placed = more.to(rows.device)
+    return rows.joined(placed) if isinstance(rows, LazyTensor) else torch.cat([rows, placed])
+
+
+Inputs = Float[Tensor, "num channels height width"] | LazyTensor
+"""Inputs of a student, (N, C, H, W): a tensor, or what makes the rows that are asked for."""
+Features = Float[Tensor, "num dim *grid"] | LazyTensor
+"""Teacher features, (N, D) or (N, D, rows, columns), likewise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -40,12 +116,26 @@ class LocalData:
         modality: A key of `edgecmd.data.modalities.table.MODALITIES`; views are made for it.
     """
 
-    target: Float[Tensor, "num channels height width"]
-    teacher: Float[Tensor, "num dim *grid"]
+    target: Inputs
+    teacher: Features
     modality: str = "image"
 
     def __len__(self) -> int:
         return len(self.target)
+
+    @property
+    def inputs(self) -> Float[Tensor, "num channels height width"]:
+        """All inputs as one tensor: for work on few pairs."""
+        return self.target[:]
+
+    @property
+    def features(self) -> Float[Tensor, "num dim *grid"]:
+        """All teacher features as one tensor: for work on few pairs."""
+        return self.teacher[:]
+
+    def on_the_cpu(self) -> "LocalData":
+        """The same as tensors on the CPU: for work on few pairs."""
+        return replace(self, target=self.inputs.cpu(), teacher=self.features.cpu())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,6 @@ client's pairs.
 Shapes: N pairs, K anchors, D embedding dimension, C channels, H height, W width.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,15 +22,16 @@ from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.kept import Kept
 from edgecmd.data.anchors import Anchors, AnchorSource, anchors_digest, make_anchors
 from edgecmd.data.experiment import Experiment, HeldOut
-from edgecmd.data.modalities.table import input_shape, kind_of, modality_of
+from edgecmd.data.modalities.table import input_shape, kind_of, modality_of, target_input
 from edgecmd.data.pairs import Images, PairedData, Targets
 from edgecmd.data.ready_features import Ready
+from edgecmd.data.stored.array_files import Examples, LazyRows, chosen, chunks
 from edgecmd.models.feature_cache import cached_features, cached_maps
 from edgecmd.models.place_features import Reduction, View, as_places, fit_reduction, pool_places
 from edgecmd.models.students import DENSE_STRIDE
 from edgecmd.models.teachers import Teacher
 from edgecmd.settings import DistillConfig
-from edgecmd.training.distill import LocalData
+from edgecmd.training.distill import Features, Inputs, LazyTensor, LocalData, taken
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -60,18 +60,14 @@ class Places:
     zoom: int
 
 
-def cache_folder() -> Path:
-    """Folder for teacher features: ``EDGECMD_CACHE`` or the user's cache folder."""
-    return Path(os.environ.get("EDGECMD_CACHE") or Path.home() / ".cache" / "edgecmd")
-
-
-def _refuse_not_finite(features: np.ndarray, what: str) -> None:
+def _refuse_not_finite(features: Examples, what: str) -> None:
     """Refuse a teacher that gives no number for a picture; on a device such a pair has no effect instead.
 
     Raises:
         DataError: With how many, and the first.
     """
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    finite = [np.isfinite(part).all(axis=1) for part in chunks(features)]
+    bad = np.flatnonzero(~np.concatenate([*finite, np.zeros(0, dtype=bool)]))
     if len(bad):
         raise DataError(
             f"The teacher gives numbers that are not finite for {len(bad)} of {len(features)} sources of"
@@ -179,37 +175,53 @@ class Task:
 
     def target_input(self, target: Targets) -> Float[Tensor, "num channels height width"]:
         """Targets as the student sees them, on the task's device."""
-        scaled = modality_of(target).to_input(target, offset=self.target_offset, scale=self.target_scale)
+        scaled = target_input(target, offset=self.target_offset, scale=self.target_scale)
         return scaled.to(self.device)
+
+    def inputs(self, target: Targets) -> Inputs:
+        """The same for training: of targets on the disk each batch is made when it is asked for."""
+        if isinstance(target, LazyRows):
+            return LazyTensor(target, row=input_shape(target), make=self.target_input, device=self.device)
+        return self.target_input(target)
 
     def pair_features(self, pairs: PairedData, ids: tuple[str, ...]) -> Float[Tensor, "num dim *grid"]:
         """Teacher features of ``pairs``: ready ones (found by id), else computed and cached.
 
         For a dense student those of each place, (N, D, rows, columns).
         """
+        return self._to_device(self._features(pairs, ids))
+
+    def _features(self, pairs: PairedData, ids: tuple[str, ...]) -> Examples:
+        """The same as they are kept: on the disk where the pairs are."""
         if self.places is not None:
-            features = self.place_features(pairs.source)
-        elif self.has_ready_features:
+            return self.place_features(pairs.source)
+        if self.has_ready_features:
             rows = np.searchsorted(np.asarray(self.data.sorted_ids()), np.asarray(ids))
-            features = self.ready[0].features[rows]
-        else:
-            features = cached_features(self.teacher, pairs.source, cache_dir=self.cache)
-            _refuse_not_finite(features, "pairs")
-        return torch.from_numpy(np.ascontiguousarray(features)).to(self.device)
+            return self.ready[0].features[rows]
+        features = cached_features(self.teacher, pairs.source, cache_dir=self.cache)
+        _refuse_not_finite(features, "pairs")
+        return features
+
+    def _to_device(self, features: Examples) -> Float[Tensor, "num dim *grid"]:
+        whole = np.asarray(features, dtype=np.float32)
+        return torch.from_numpy(np.ascontiguousarray(whole)).to(self.device)
 
     @cached_property
-    def training_features(self) -> Float[Tensor, "num dim *grid"]:
+    def training_features(self) -> Features:
         """Teacher features of all training pairs, in their order.
 
         The teacher looks at all of them once, whichever client of whichever partition holds them: its
         features of a pair follow from the set alone, not from the pairs that lie beside it.
         """
-        features = self.pair_features(self.data.train, self.data.train_ids)
-        if not self.shares_features:
-            return features
-        codes = self.data.all_copies().source[: len(self.data.train)]
-        _, first, which = np.unique(codes, return_index=True, return_inverse=True)
-        return features[torch.from_numpy(first[which])]
+        features = self._features(self.data.train, self.data.train_ids)
+        if self.shares_features:
+            codes = self.data.all_copies().source[: len(self.data.train)]
+            _, first, which = np.unique(codes, return_index=True, return_inverse=True)
+            features = chosen(features, first[which])
+        return self._lazily(features) if isinstance(features, LazyRows) else self._to_device(features)
+
+    def _lazily(self, features: LazyRows) -> LazyTensor:
+        return LazyTensor(features, row=features.shape[1:], make=self._to_device, device=self.device)
 
     @property
     def shares_features(self) -> bool:
@@ -220,10 +232,10 @@ class Task:
 
     def local_data(self, rows: np.ndarray) -> LocalData:
         """Training pairs at ``rows`` as distillation takes them."""
-        target = self.data.train.target[rows]
+        target = chosen(self.data.train.target, rows)
         return LocalData(
-            target=self.target_input(target),
-            teacher=self.training_features[torch.from_numpy(rows)],
+            target=self.inputs(target),
+            teacher=taken(self.training_features, rows),
             modality=modality_of(target).name,
         )
 
@@ -233,9 +245,11 @@ class Task:
 
     def _held_out_features(self, part: str) -> np.ndarray:
         held: HeldOut = getattr(self.data, part)
-        features = self.pair_features(held.pairs, held.ids)
-        whole = features if self.places is None else pool_places(features)
-        return np.asarray(whole.cpu().numpy())
+        features = self._features(held.pairs, held.ids)
+        if self.places is None:
+            return np.asarray(features)
+        parts = chunks(features) if isinstance(features, LazyRows) else (features,)
+        return np.concatenate([pool_places(self._to_device(part)).cpu().numpy() for part in parts])
 
     @cached_property
     def view(self) -> View:
@@ -260,7 +274,7 @@ class Task:
         images = self.data.public.images
         return fit_reduction(self.teacher.network, images, view=self.view, dim=self.places.dim)
 
-    def place_features(self, images: Images) -> np.ndarray:
+    def place_features(self, images: Images) -> Examples:
         """Teacher features of each place of ``images``, (N, D, rows, columns)."""
         return cached_maps(
             self.teacher, images, view=self.view, reduction=self.reduction, cache_dir=self.cache
@@ -278,10 +292,10 @@ class Task:
         """Teacher features of the public images, (images, D); for a dense student of all their places."""
         images = self.data.public.images
         if self.places is not None:
-            return as_places(self.place_features(images))
+            return as_places(np.asarray(self.place_features(images)))
         if self.has_ready_features:
             return self.ready[1].features
-        features = cached_features(self.teacher, images, cache_dir=self.cache)
+        features = np.asarray(cached_features(self.teacher, images, cache_dir=self.cache))
         _refuse_not_finite(features, "the public pictures")
         return features
 
@@ -309,7 +323,9 @@ class Task:
         return make_anchors(settings, source, seed=seed).to(self.device)
 
     def _anchor_features(self, images: Images) -> np.ndarray:
-        return self.teacher.embed(images) if self.places is None else as_places(self.place_features(images))
+        if self.places is None:
+            return self.teacher.embed(images)
+        return as_places(np.asarray(self.place_features(images)))
 
     def anchors_fingerprint(self, settings: DistillConfig, *, seed: int) -> dict[str, str | int]:
         """Kind, number and SHA-256 of the anchors, for the run folder."""

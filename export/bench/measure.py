@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgecmd.core.errors import EdgecmdError
+from edgecmd.data.pairs import Targets
 from edgecmd.training.environment import versions
 from export.bench.engines import (
     AGAINST,
@@ -49,7 +50,7 @@ class Subject:
     """
 
     files: Mapping[str, Path]
-    inputs: np.ndarray
+    inputs: Targets
     reference: Deployable | None = None
     task: TaskMetric | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
@@ -223,8 +224,8 @@ def _timed(engines: Iterable[Engine], inputs: np.ndarray) -> dict[str, Timed]:
     return {engine.name: call(engine) for engine in engines}
 
 
-def _filled(inputs: np.ndarray, num: int) -> np.ndarray:
-    return np.ascontiguousarray(inputs[np.arange(num) % len(inputs)])
+def _filled(inputs: Targets, num: int, *, first: int = 0) -> np.ndarray:
+    return np.ascontiguousarray(inputs[np.arange(first, first + num) % len(inputs)])
 
 
 def _reference(subject: Subject, engines: Sequence[Engine]) -> tuple[str, Prediction]:
@@ -235,16 +236,16 @@ def _reference(subject: Subject, engines: Sequence[Engine]) -> tuple[str, Predic
     return engine.name, _outputs(engine, subject.inputs)
 
 
-def _outputs(engine: Engine, inputs: np.ndarray) -> Prediction:
+def _outputs(engine: Engine, inputs: Targets) -> Prediction:
     """Outputs in batches of 32, filled up, so that no engine sees a new shape."""
-    padded = _filled(inputs, -(-len(inputs) // LARGE_BATCH) * LARGE_BATCH)
-    chunks = [engine.run(padded[start : start + LARGE_BATCH]) for start in range(0, len(padded), LARGE_BATCH)]
+    starts = range(0, len(inputs), LARGE_BATCH)
+    chunks = [engine.run(_filled(inputs, LARGE_BATCH, first=start)) for start in starts]
     embedding = np.concatenate([one.embedding for one in chunks])[: len(inputs)]
     scores = [one.scores for one in chunks if one.scores is not None]
     return Prediction(embedding, np.concatenate(scores)[: len(inputs)] if scores else None)
 
 
-def closeness(engine: Engine, expected: Prediction, inputs: np.ndarray, task: TaskMetric | None) -> Closeness:
+def closeness(engine: Engine, expected: Prediction, inputs: Targets, task: TaskMetric | None) -> Closeness:
     """Compare the outputs of an engine with the reference's.
 
     Raises:

@@ -10,8 +10,8 @@ import torch
 from edgecmd.core.errors import ConfigError, choose
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.anchors import procedural_images
+from edgecmd.data.modalities.row import Pictures
 from edgecmd.data.modalities.table import modality_of, source_input
-from edgecmd.data.pairs import Images
 from edgecmd.recipes.warm_start import drawings
 from edgecmd.training.task import Task
 from export.profiles.table import Calibration
@@ -19,7 +19,7 @@ from export.profiles.table import Calibration
 NUM_INPUTS = 128
 
 
-def _public(task: Task, seed: int) -> tuple[Images, str]:
+def _public(task: Task, seed: int) -> tuple[Pictures, str]:
     """Some of the public source set, and what they are."""
     public = task.data.public
     order = numpy_generator(seed, "calibration-rows").permutation(len(public))
@@ -28,7 +28,7 @@ def _public(task: Task, seed: int) -> tuple[Images, str]:
     return pictures[rows], f"public source pictures ({public.name})"
 
 
-def _procedural(task: Task, seed: int) -> tuple[Images, str]:
+def _procedural(task: Task, seed: int) -> tuple[Pictures, str]:
     """Made-up pictures, and that they are."""
     generator = numpy_generator(seed, "calibration-procedural")
     images = procedural_images(NUM_INPUTS, side=task.source_side, generator=generator)

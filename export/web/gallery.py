@@ -17,7 +17,8 @@ from edgecmd.catalogue.data_files import shipped_file
 from edgecmd.catalogue.data_sets import DATA_SETS
 from edgecmd.core.errors import DataError, ExportError
 from edgecmd.core.seeding import numpy_generator
-from edgecmd.data.pairs import Images, PublicSource
+from edgecmd.data.modalities.row import Pictures
+from edgecmd.data.pairs import PublicSource
 from edgecmd.data.user_files.images import SUFFIXES, read_image, squeeze, to_rgb
 from edgecmd.datasets.emoji import load_public
 from edgecmd.evaluation.metrics import unit_rows
@@ -58,11 +59,11 @@ class Gallery:
     """
 
     names: tuple[str, ...]
-    pictures: Images
+    pictures: Pictures
     embedding: Float[np.ndarray, "num dim"]
     credit: str
     notice: str = ""
-    examples: Images | None = None
+    examples: Pictures | None = None
     example_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -137,7 +138,7 @@ def gallery_of_folder(
     )
 
 
-def _rgb(picture: np.ndarray) -> Images:
+def _rgb(picture: np.ndarray) -> Pictures:
     """One picture, (S, S) or (S, S, C), as (1, S, S, 3)."""
     return to_rgb(picture.reshape(1, *picture.shape[:2], -1))
 
@@ -179,7 +180,7 @@ def emoji_name(code_points: str) -> str:
     return " + ".join(name if name.startswith("U+") else name.lower() for name in names)
 
 
-def sheet(pictures: Images) -> tuple[bytes, int, int]:
+def sheet(pictures: Pictures) -> tuple[bytes, int, int]:
     """All pictures as thumbnails on one WebP sheet, row by row.
 
     Args:

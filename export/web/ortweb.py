@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgecmd.core.errors import ExportError
-from edgecmd.core.files import write_files_atomically
+from edgecmd.core.files import cache_folder, write_files_atomically
 from edgecmd.core.machine import explain
 from edgecmd.datasets.build.packages import fetch, npm, read_members
-from edgecmd.training.task import cache_folder
 
 VERSION = "1.30.0"
 VARIABLE = "EDGECMD_ORT_WEB"

@@ -152,7 +152,7 @@ def _opacus(arm: Arm, case: WorstCase, student: nn.Module, data: LocalData, clie
     # Opacus derives the rate from the loader's length, which must not depend on the canary.
     length = round(1.0 / arm.plan.sampling_rate)
     loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
-        TensorDataset(data.target, data.teacher), batch_size=math.ceil(len(data) / length), generator=coins
+        TensorDataset(data.inputs, data.features), batch_size=math.ceil(len(data) / length), generator=coins
     )
     with quiet():
         engine = PrivacyEngine(accountant="prv")

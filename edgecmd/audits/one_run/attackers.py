@@ -192,14 +192,14 @@ class Attackers:
             embedding = self._student(part.target)
         hook.remove()
         embedding.requires_grad_()
-        (error,) = torch.autograd.grad(self._losses(embedding, part.teacher).sum(), embedding)
+        (error,) = torch.autograd.grad(self._losses(embedding, part.features).sum(), embedding)
         return error.cpu(), torch.cat([seen[0], torch.ones_like(seen[0][:, :1])], dim=1).cpu()
 
     @torch.no_grad()
     def _loss(self, arrays: Arrays) -> Float[np.ndarray, " canaries"]:
         load_arrays(self._student, arrays)
         parts = self._chunks(np.arange(len(self._inputs.coins)))
-        found = [self._losses(self._student(part.target), part.teacher) for part in parts]
+        found = [self._losses(self._student(part.inputs), part.features) for part in parts]
         return np.asarray(torch.cat(found).double().cpu().numpy())
 
     def _chunks(self, rows: np.ndarray) -> list[LocalData]:

@@ -27,7 +27,7 @@ from edgecmd.losses import unit
 from edgecmd.models.convolutions import StandardisedConv2d
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.gradients import MARGIN, Sum
-from edgecmd.training.distill import LocalData
+from edgecmd.training.distill import LocalData, with_more
 from edgecmd.training.task import Holding
 
 CHUNK_ROWS = 256
@@ -180,8 +180,8 @@ class InputCanaries:
         target, teacher = holding.data.target, holding.data.teacher
         data = replace(
             holding.data,
-            target=torch.cat([target, self.data.target[chosen].to(target)]),
-            teacher=torch.cat([teacher, self.data.teacher[chosen].to(teacher)]),
+            target=with_more(target, self.data.inputs[chosen]),
+            teacher=with_more(teacher, self.data.features[chosen]),
         )
         return Holding(data=data, anchors=holding.anchors)
 
@@ -207,14 +207,14 @@ def input_canaries(
     """
     coins = toss(num, num_clients=num_clients, seed=seed, kind="input")
     generator = torch_generator(seed, "audit-inputs")
-    image = torch.randn((num, *like.target.shape[1:]), generator=generator).to(like.target)
+    image = torch.randn((num, *like.target.shape[1:]), generator=generator).to(like.target.device)
     feature = unit(torch.cat([student(part).float() for part in torch.split(image, CHUNK_ROWS)]))
     hub = unit(feature.mean(dim=0))
     teacher = torch.empty_like(feature)
     for client in range(num_clients):
         own = torch.from_numpy(coins.of(client))
         teacher[own] = _directions(len(own), hub, generator=generator)
-    return InputCanaries(coins=coins, data=LocalData(target=image, teacher=teacher.to(like.teacher)))
+    return InputCanaries(coins=coins, data=LocalData(target=image, teacher=teacher.to(like.teacher.device)))
 
 
 def _directions(num: int, hub: Tensor, *, generator: torch.Generator) -> Tensor:

@@ -13,11 +13,12 @@ from scipy.special import logsumexp
 from edgecmd.core.errors import ConfigError, choose
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.labelled import UNLABELLED, Labels
-from edgecmd.data.pairs import Images, PairedData, fingerprint
+from edgecmd.data.pairs import PairedData, Targets, fingerprint
+from edgecmd.data.stored.array_files import chunks, one_after_another
 from edgecmd.evaluation.metrics import Embedding, unit_rows
 from edgecmd.run import Run
 
-Embed = Callable[[Images], Embedding]
+Embed = Callable[[Targets], Embedding]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -34,7 +35,7 @@ class Pool:
         group: What a fair coin decides for together, (N,): a concept, or a pair of its own.
     """
 
-    target: Images
+    target: Targets
     teacher: Float[np.ndarray, "num dim"]
     anchors: Float[np.ndarray, "anchors dim"]
     temperature: float
@@ -64,7 +65,7 @@ def concept_pool(run: Run) -> Pool:
     ]
     return _pool(
         run,
-        target=np.concatenate([pairs.target for pairs, _, _ in parts]),
+        target=one_after_another([pairs.target for pairs, _, _ in parts]),
         teacher=np.concatenate([_features(run, pairs, ids) for pairs, ids, _ in parts]),
         member=np.concatenate([np.full(len(pairs), index == 0) for index, (pairs, _, _) in enumerate(parts)]),
         group=grouped([_concepts(labels, len(pairs)) for pairs, _, labels in parts]),
@@ -100,13 +101,14 @@ def make_pool(protocol: str, run: Run) -> Pool:
     return choose("protocol", protocol, POOLS)(run)
 
 
-def _pool(run: Run, **parts: np.ndarray) -> Pool:
+def _pool(run: Run, *, target: Targets, **parts: np.ndarray) -> Pool:
     if not run.loss.uses_teacher:
         raise ConfigError(
             f"distill.loss={run.distill.loss!r} does not bring a drawing to its teacher feature, so a"
             " pair has no score. Audit a student of another loss."
         )
     return Pool(
+        target=target,
         anchors=unit_rows(run.anchors.cpu().numpy()),
         temperature=run.distill.temperature,
         mirrored=run.distill.augment > 0,
@@ -150,8 +152,11 @@ def pair_scores(embed: Embed, pool: Pool) -> Float[np.ndarray, " num"]:
     Returns:
         Float64, (N,).
     """
-    asked = [pool.target, pool.target[:, :, ::-1]] if pool.mirrored else [pool.target]
-    return np.asarray(np.mean([_logits(embed(np.ascontiguousarray(one)), pool) for one in asked], axis=0))
+    asked = [embed(pool.target)]
+    if pool.mirrored:
+        turned = (np.ascontiguousarray(part[:, :, ::-1]) for part in chunks(pool.target))
+        asked.append(np.concatenate([embed(part) for part in turned]))
+    return np.asarray(np.mean([_logits(one, pool) for one in asked], axis=0))
 
 
 def _logits(embedding: Embedding, pool: Pool) -> Float[np.ndarray, " num"]:

@@ -95,7 +95,7 @@ def server_loss(loss: str) -> str:
 
 def plain_update(known: Knowledge, data: LocalData) -> Update:
     """Gradient of the mean loss of the pairs of ``data``: what one SGD step tells without privacy."""
-    found = _gradient(known, data.target, unit(data.teacher), create_graph=False)
+    found = _gradient(known, data.inputs, unit(data.features), create_graph=False)
     return tuple(one.detach() for one in found)
 
 
@@ -336,9 +336,9 @@ def run_trial(
         found.append(one)
         tick(len(found), len(work))
     half = len(work) // 2
-    truth = _in_unit_range(data.target.numpy(), run)
+    truth = _in_unit_range(data.inputs.numpy(), run)
     plain, private = (_in_unit_range(np.concatenate(part), run) for part in (found[:half], found[half:]))
-    pool = _in_unit_range(_data(run, others).target.numpy(), run)
+    pool = _in_unit_range(_data(run, others).inputs.numpy(), run)
     other, guess = guessed(truth, pool, blank=float(np.clip(run.task.target_offset, 0.0, 1.0)))
     return Trial(
         batch_size=batch_size,
@@ -362,8 +362,7 @@ def _chosen(run: Run, *, num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _data(run: Run, rows: np.ndarray) -> LocalData:
-    data = run.task.local_data(rows)
-    return replace(data, target=data.target.cpu(), teacher=data.teacher.cpu())
+    return run.task.local_data(rows).on_the_cpu()
 
 
 def _part(data: LocalData, start: int, num: int) -> LocalData:

@@ -24,7 +24,7 @@ from edgecmd.core.kept import Kept
 from edgecmd.core.processes import mapped
 from edgecmd.core.progress import Tick
 from edgecmd.core.seeding import numpy_generator, torch_generator
-from edgecmd.data.modalities.image import to_input
+from edgecmd.data.stored.array_files import chosen
 from edgecmd.data.user_files.decode import DecodeError, npy_array
 from edgecmd.data.user_files.reading import most_array_bytes
 from edgecmd.evaluation.evaluate import embedder
@@ -84,9 +84,7 @@ def train_shadow(run: Run, pool: Pool, recipe: ShadowRecipe, *, index: int) -> S
     """
     rows = np.flatnonzero(~left_out(pool.group, recipe)[index])
     device = run.device
-    target = to_input(pool.target[rows], offset=run.task.target_offset, scale=run.task.target_scale).to(
-        device
-    )
+    target = run.task.inputs(chosen(pool.target, rows))
     data = LocalData(target=target, teacher=torch.from_numpy(pool.teacher[rows]).to(device))
     # The run's public warm start, random where its file is not there.
     student = warm_start_of(run) or random_student(run, pool, seed=recipe.seed, index=index)

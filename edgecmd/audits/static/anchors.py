@@ -7,7 +7,8 @@ from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Fi
 from edgecmd.audits.target import Target
 from edgecmd.core.errors import DataError
 from edgecmd.core.files import read_json
-from edgecmd.data.pairs import Targets, image_digests
+from edgecmd.data.modalities.row import digests
+from edgecmd.data.pairs import Targets
 
 PARTS = ("kind", "num", "sha256")
 
@@ -103,8 +104,8 @@ def overlap_finding(public: Targets, sources: Sequence[Targets]) -> Finding:
         public: Public source images, (N, H, W, 3).
         sources: Source images of the pairs, of each part of the data.
     """
-    private = {digest for images in sources for digest in image_digests(images)}
-    shared = sum(digest in private for digest in image_digests(public))
+    private = {digest for images in sources for digest in digests(images)}
+    shared = sum(digest in private for digest in digests(public))
     pairs = sum(map(len, sources))
     text = (
         f"Contradicted: {shared} of {len(public)} public images are also the source of a pair. Remove them"

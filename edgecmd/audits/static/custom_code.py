@@ -372,7 +372,7 @@ def _try(code: OwnCode, found: Tensor) -> None:
 def _poisoned_finding(code: OwnCode, subject: Subject, loss: BatchLoss, mode: str) -> Finding:
     """What one pair of NaN does to the sum; told, not held against the loss."""
     pair = makers_of(subject, num_pairs=3)["random"](torch_generator(code.seed, "poisoned"))
-    pair.data.target[pair.added] = float("nan")
+    pair.data.inputs[pair.added] = float("nan")
     query = naive_query(acting_copy(subject.student), loss, clip=code.clip, mode=mode)
     larger, smaller = query([(pair.data, pair.larger()), (pair.data, pair.smaller())])
     moved = distance(larger, smaller)

@@ -291,7 +291,7 @@ def _moved(at: Neighbours, generator: torch.Generator) -> tuple[Neighbours, int]
     coin, place, side, size = torch.rand(4, generator=generator).tolist()
     row = at.added if coin < ADDED_SHARE else int(place * len(at.data))
     scale = STEP_SIZES[0] * (STEP_SIZES[1] / STEP_SIZES[0]) ** size
-    image, teacher = at.data.target.clone(), at.data.teacher.clone()
+    image, teacher = at.data.inputs.clone(), at.data.features.clone()
     if side < 0.4:
         image[row] += scale * torch.randn(image[row].shape, generator=generator)
     else:

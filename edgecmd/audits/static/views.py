@@ -50,13 +50,12 @@ def views_finding(subject: Subject, plan: PrivacyPlan, run: Run) -> Finding:
         plan: Views, groups and chunks of the step.
         run: The run's own augmentation and pairs.
     """
-    data = run.task.local_data(np.resize(np.concatenate(run.parts), NUM_PAIRS))
-    data = replace(data, target=data.target.cpu(), teacher=data.teacher.cpu())
+    data = run.task.local_data(np.resize(np.concatenate(run.parts), NUM_PAIRS)).on_the_cpu()
     coins = torch_generator(run.seed, "audit-views")
     formed = _rows(subject, data, plan, run)
     changed = []
     for row in range(NUM_PAIRS):
-        picture = data.target.clone()
+        picture = data.inputs.clone()
         picture[row] = torch.randn(picture[row].shape, generator=coins)
         other = _rows(subject, replace(data, target=picture), plan, run)
         changed.append(

@@ -169,7 +169,7 @@ def pairs_of(target: Target, *, client: int, num: int) -> LocalData:
     like = target.run.task.local_data(np.arange(1))
     shape, dim = like.target.shape[1:], like.teacher.shape[1]
     made = made_up_pairs(num, shape, dim, generator=torch_generator(client, "audit-pairs"))
-    return replace(like, target=made.target.to(like.target), teacher=made.teacher.to(like.teacher))
+    return replace(like, target=made.inputs.to(like.inputs), teacher=made.features.to(like.features))
 
 
 def _rows_of(run: Run, client: int) -> np.ndarray:

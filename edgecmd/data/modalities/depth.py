@@ -10,8 +10,9 @@ from torch import Tensor
 
 from edgecmd.data.modalities.degrade import erased, resample
 from edgecmd.data.modalities.motion import Batch, Motion, moved_views
-from edgecmd.data.modalities.row import InputShape, Modality, Stored
-from edgecmd.data.modalities.signature import GRID, Rows, Signature, cells, centred_norm, in_chunks
+from edgecmd.data.modalities.row import InputShape, Lying, Modality, Stored
+from edgecmd.data.modalities.signature import GRID, Rows, Signature, cells, centred_norm, looked_at
+from edgecmd.data.stored.array_files import Examples
 
 # Depth is seen as (metres - 2) / 1.5: fixed, so that no private statistic enters.
 DEPTH_OFFSET_M, DEPTH_SCALE_M = 2.0, 1.5
@@ -37,7 +38,7 @@ def depth_input(
     return torch.cat([scaled, measured], dim=1).contiguous(memory_format=torch.channels_last)
 
 
-def input_shape(maps: np.ndarray) -> InputShape:
+def input_shape(maps: Examples) -> InputShape:
     """(2, H, W): distance and mask of one map."""
     return 2, int(maps.shape[1]), int(maps.shape[2])
 
@@ -72,14 +73,14 @@ def is_constant(depth_NHW1: Stored) -> Bool[np.ndarray, " num"]:
     return np.asarray(measured.min(axis=(1, 2, 3)) == measured.max(axis=(1, 2, 3)))
 
 
-def signature(maps: Stored, rows: Rows) -> Signature:
+def signature(maps: Lying, rows: Rows) -> Signature:
     """Mean distance and missing share over a 16 by 16 grid.
 
     Near-equal are maps where no cell differs by more than 1% of its distance, or by 5% of its missing share.
     """
 
-    def numbers(part: Rows) -> np.ndarray:
-        chunk = maps[part][..., 0]
+    def numbers(part: Stored) -> np.ndarray:
+        chunk = part[..., 0]
         share = cells(chunk > 0, GRID).reshape(len(part), -1, 1)
         mean = cells(chunk, GRID).reshape(len(part), -1, 1) / np.maximum(share, 1e-9)
         far = np.where(share >= 0.5, 100.0 * np.log(np.maximum(mean, 1.0)), 0.0) / DEPTH_PERCENT
@@ -87,7 +88,7 @@ def signature(maps: Stored, rows: Rows) -> Signature:
         contrast = centred_norm(far, missing)[:, None]
         return np.concatenate([contrast, far[..., 0], missing[..., 0]], axis=1).astype(np.float32)
 
-    found = in_chunks(rows, numbers)
+    found = looked_at(maps, rows, "look-depth", numbers, like=np.dtype(np.float32))
     return Signature(values=found[:, 1:], contrast=found[:, 0])
 
 

@@ -12,19 +12,21 @@ from torch import Tensor
 from edgecmd.core.text import counted
 from edgecmd.data.modalities.degrade import erased, resample
 from edgecmd.data.modalities.motion import Batch, Motion, moved_views
-from edgecmd.data.modalities.row import InputShape, Modality, Pictures, Stored
-from edgecmd.data.modalities.signature import GRID, Rows, Signature, cells, centred_norm, in_chunks
+from edgecmd.data.modalities.row import InputShape, Lying, Modality, Pictures, Stored
+from edgecmd.data.modalities.signature import GRID, Rows, Signature, cells, centred_norm, looked_at
+from edgecmd.data.stored.array_files import Examples
+from edgecmd.data.stored.kept_rows import at_once
 
 # A source is always seen as (value - 0.5) / 0.25: fixed, so that no private statistic enters.
 SOURCE_OFFSET, SOURCE_SCALE = 0.5, 0.25
 MOTION = Motion(max_degrees=10.0, max_shift=0.06, min_scale=0.85, max_scale=1.2)
 # Largest difference within a channel that is called constant: traces of a lossy file or of dither.
-MOST_GREY_LEVELS = 2
+MOST_GREY_LEVELS, STRIDE = 2, 8
 # Of 255. JPEG of quality 30 at 256 pixels moves a cell by at most 3.4; one pixel in 64 by 64 moves it by 16.
 LEVELS, COLOUR_LEVELS, COARSE = 8.0, 16.0, 4
-BRIGHTNESS = np.array([299, 587, 114], dtype=np.int64)
+BRIGHTNESS = (299, 587, 114)
 # Correlation above which a held-out picture looks like one of training, at this side.
-THRESHOLD, SIDE, CHUNK = 0.9, 32, 1024
+THRESHOLD, SIDE, CHUNK, KNOWN = 0.9, 32, 1024, 4096
 LEAST_BLUR, LARGEST_BLUR = 1 / 32, 0.5
 LOUDEST_NOISE = 1.0
 
@@ -44,7 +46,7 @@ def to_input(
     return scaled.contiguous(memory_format=torch.channels_last)
 
 
-def input_shape(images: np.ndarray) -> InputShape:
+def input_shape(images: Examples) -> InputShape:
     """(C, H, W) of one picture."""
     return int(images.shape[3]), int(images.shape[1]), int(images.shape[2])
 
@@ -72,6 +74,13 @@ def from_pictures(
 
 def is_constant(images_NHWC: Stored) -> Bool[np.ndarray, " num"]:
     """Which pictures have channels that each span at most 2 of 255 levels, (N,)."""
+    # What differs among some pixels differs among all of them.
+    found = _spans_little(images_NHWC[:, ::STRIDE, ::STRIDE])
+    found[found] = _spans_little(images_NHWC[found])
+    return found
+
+
+def _spans_little(images_NHWC: Stored) -> Bool[np.ndarray, " num"]:
     span_NC = images_NHWC.max(axis=(1, 2)).astype(np.int64) - images_NHWC.min(axis=(1, 2))
     return np.asarray((span_NC <= MOST_GREY_LEVELS).all(axis=1))
 
@@ -80,32 +89,31 @@ def brightness(images: np.ndarray) -> Float[np.ndarray, "num height width"]:
     """Brightness of grey or RGB pictures from 0 to 255."""
     if images.shape[3] != 3:
         return images[..., 0].astype(np.float64)
-    return np.asarray(images.astype(np.int64) @ BRIGHTNESS / 1000.0)
+    red, green, blue = (images[..., channel].astype(np.int32) for channel in range(3))
+    return np.asarray((BRIGHTNESS[0] * red + BRIGHTNESS[1] * green + BRIGHTNESS[2] * blue) / 1000.0)
 
 
-def signature(images: Stored, rows: Rows) -> Signature:
+def signature(images: Lying, rows: Rows) -> Signature:
     """Brightness over a 16 by 16 grid, colours over a 4 by 4 grid.
 
     Near-equal are pictures where no cell of the first differs by more than `LEVELS` of 255, none of the
     second by more than `COLOUR_LEVELS` in a colour, and the whole by no more than a tenth of its contrast.
     """
-
-    def numbers(part: Rows) -> np.ndarray:
-        chunk = images[part]
-        grey = cells(brightness(chunk), GRID).reshape(len(part), -1, 1) / LEVELS
-        colour = cells(chunk, COARSE).reshape(len(part), COARSE**2, -1) / COLOUR_LEVELS
-        contrast = centred_norm(grey, colour)[:, None]
-        return np.concatenate([contrast, grey[..., 0], colour.reshape(len(part), -1)], axis=1).astype(
-            np.float32
-        )
-
-    found = in_chunks(rows, numbers)
+    found = looked_at(images, rows, "look-image", _numbers, like=np.dtype(np.float32))
     return Signature(values=found[:, 1:], contrast=found[:, 0])
 
 
+def _numbers(chunk: Pictures) -> np.ndarray:
+    num = len(chunk)
+    grey = cells(brightness(chunk), GRID).reshape(num, -1, 1) / LEVELS
+    colour = cells(chunk, COARSE).reshape(num, COARSE**2, -1) / COLOUR_LEVELS
+    contrast = centred_norm(grey, colour)[:, None]
+    return np.concatenate([contrast, grey[..., 0], colour.reshape(num, -1)], axis=1).astype(np.float32)
+
+
 def near_duplicates(
-    test: Pictures,
-    train: UInt8[np.ndarray, "others height width channels"],
+    test: Lying,
+    train: Lying,
     *,
     threshold: float = THRESHOLD,
 ) -> Bool[np.ndarray, " num"]:
@@ -122,16 +130,23 @@ def near_duplicates(
     """
     if not len(train):
         return np.zeros(len(test), dtype=bool)
-    known = _standardised(train)
-    found = np.zeros(len(test), dtype=bool)
-    for start in range(0, len(test), CHUNK):
-        correlation = _standardised(test[start : start + CHUNK]) @ known.T
-        found[start : start + CHUNK] = correlation.max(axis=1) > threshold
-    return found
+    found = np.full(len(test), -np.inf, np.float32)
+    for first in range(0, len(train), KNOWN):
+        known = _standardised(train, first, first + KNOWN)
+        for start in range(0, len(test), CHUNK):
+            best = (_standardised(test, start, start + CHUNK) @ known.T).max(axis=1)
+            found[start : start + CHUNK] = np.maximum(found[start : start + CHUNK], best)
+    return np.asarray(found > threshold)
 
 
-def _standardised(images: Pictures) -> Float[np.ndarray, "num pixels"]:
-    """Rows of zero mean and unit length: their dot products are Pearson correlations."""
+def _standardised(images: Lying, start: int, stop: int) -> Float[np.ndarray, "num pixels"]:
+    """Some pictures as rows of zero mean and unit length: their dot products are Pearson correlations."""
+    step = at_once(images)
+    firsts = range(start, min(stop, len(images)), step)
+    return np.concatenate([_standard_rows(np.asarray(images[at : min(at + step, stop)])) for at in firsts])
+
+
+def _standard_rows(images: Pictures) -> Float[np.ndarray, "num pixels"]:
     num, side, _, channels = images.shape
     small = SIDE if side % SIDE == 0 else SIDE // 2
     block = side // small

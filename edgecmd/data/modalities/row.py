@@ -6,6 +6,7 @@ asks the row and knows no modality by name.
 Shapes: N examples, B batch, C channels, H height, W width.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -17,15 +18,20 @@ from torch import Tensor
 
 from edgecmd.data.modalities.motion import Batch, Motion
 from edgecmd.data.modalities.signature import Rows, Signature
+from edgecmd.data.stored.array_files import Examples
+from edgecmd.data.stored.kept_rows import of_each_row
+from edgecmd.data.stored.store import Form
 
 # Anonymous axes: two sets of one call may differ in every dimension.
 Pictures = UInt8[np.ndarray, "_ _ _ _"]
 Stored = Shaped[np.ndarray, "_ *_"]
 """Examples of any modality as they are stored, N in the first axis."""
+Lying = Shaped[Examples, "_ *_"]
+"""The same, in memory or on the disk."""
 
 # (C, H, W) of one example as a student sees it.
 InputShape = tuple[int, int, int]
-Look = Callable[[Stored, Rows], Signature]
+Look = Callable[[Lying, Rows], Signature]
 Degradation = Callable[[Stored, float, np.random.Generator], Stored]
 
 
@@ -84,14 +90,25 @@ def size_in_numbers(shape: InputShape) -> str:
     return " x ".join(map(str, shape))
 
 
-def equal_to_one(test: Stored, train: Stored) -> Bool[np.ndarray, " num"]:
+def equal_to_one(test: Lying, train: Lying) -> Bool[np.ndarray, " num"]:
     """Which of ``test`` equal one of ``train`` to the byte, (N,).
 
     A correlation of samples says nothing about recordings: one that is moved by a millisecond has none.
     Nor does it about depth: whatever room a camera looks into, it is farther away above than below.
     """
-    known = {one.tobytes() for one in train}
-    return np.array([one.tobytes() in known for one in test], dtype=bool)
+    known = set(digests(train))
+    return np.array([one in known for one in digests(test)], dtype=bool)
+
+
+def digests(examples: Lying) -> list[bytes]:
+    """SHA-256 of each example's numbers: equal ones are the same example."""
+    found = of_each_row(examples, "sha256", _digests, form=Form(shape=(32,), dtype=np.dtype(np.uint8)))
+    return [one.tobytes() for one in found]
+
+
+def _digests(part: np.ndarray) -> np.ndarray:
+    every = b"".join(hashlib.sha256(np.ascontiguousarray(one).data).digest() for one in part)
+    return np.frombuffer(every, np.uint8).reshape(len(part), 32)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,9 +158,9 @@ class Modality:
     dtype: type
     rank: int
     allowed: str
-    has_form: Callable[[np.ndarray], bool] = lambda _: True
+    has_form: Callable[[Examples], bool] = lambda _: True
     kinds: Mapping[str, int]
-    input_shape: Callable[[np.ndarray], InputShape]
+    input_shape: Callable[[Examples], InputShape]
     size: Callable[[InputShape], str] = size_in_numbers
     stored_shape: StoredShape
     to_input: ToInput
@@ -157,7 +174,7 @@ class Modality:
     is_constant: Callable[[Stored], Bool[np.ndarray, " num"]]
     constant_words: str
     looks: tuple[Look, ...] = ()
-    looks_known: Callable[[Stored, Stored], Bool[np.ndarray, " num"]] = equal_to_one
+    looks_known: Callable[[Lying, Lying], Bool[np.ndarray, " num"]] = equal_to_one
     degradations: Mapping[str, Degradation] = field(default_factory=dict)
     degradations_at_rate: Mapping[str, DegradationAtRate] = field(default_factory=dict)
     cheap_student: str = "ws-50k"
@@ -171,7 +188,7 @@ class Modality:
         """What a message calls several examples."""
         return f"{self.noun}s"
 
-    def takes(self, stored: np.ndarray) -> bool:
+    def takes(self, stored: Examples) -> bool:
         """Whether an array is of this modality: by its type, its axes, and no value of it."""
         return stored.dtype == self.dtype and stored.ndim == self.rank and self.has_form(stored)
 

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
+from edgecmd.data.stored.array_files import Examples, all_rows
+from edgecmd.data.stored.kept_rows import Work, of_each_row
+from edgecmd.data.stored.store import Form
+
 GRID = 16
 CONTRAST_SHARE = 0.1
 CHUNK, PIECE = 256, 16_384
@@ -75,9 +79,18 @@ def _overlap(length: int, num: int) -> Float[np.ndarray, "cells length"]:
     return np.asarray(np.maximum(0.0, high - low) * (num / length))
 
 
-def in_chunks(rows: Rows, work: Callable[[Rows], np.ndarray]) -> np.ndarray:
-    """What ``work`` makes of ``rows``, `CHUNK` of them at a time."""
-    return np.concatenate([work(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)])
+def looked_at(examples: Examples, rows: Rows, name: str, work: Work, *, like: np.dtype) -> np.ndarray:
+    """Numbers of the examples at ``rows``, (R, F), see `edgecmd.data.stored.kept_rows.of_each_row`.
+
+    Args:
+        examples: Examples of one modality.
+        rows: Which of them.
+        name: Of the numbers and how they are computed.
+        work: Numbers of some examples.
+        like: Type of the numbers.
+    """
+    size = work(np.asarray(examples[:1])).shape[1:]
+    return of_each_row(all_rows(examples).take(rows), name, work, form=Form(shape=size, dtype=like))
 
 
 def centred_norm(*parts: np.ndarray) -> Float[np.ndarray, " num"]:

@@ -11,14 +11,15 @@ from edgecmd.core.errors import DataError, choose
 from edgecmd.data.modalities.depth import DEPTH
 from edgecmd.data.modalities.image import IMAGE, SOURCE_OFFSET, SOURCE_SCALE
 from edgecmd.data.modalities.motion import Motion
-from edgecmd.data.modalities.row import InputShape, Modality, Pictures, Stored
+from edgecmd.data.modalities.row import InputShape, Modality, Pictures
 from edgecmd.data.modalities.wave import WAVE
+from edgecmd.data.stored.array_files import Examples, LazyRows
 
 # The first of several that suit is taken, such as the modality of a student by its front.
 MODALITIES: dict[str, Modality] = {"image": IMAGE, "depth": DEPTH, "wave": WAVE}
 
 
-def modality_of(stored: np.ndarray, *, name: str = "target") -> Modality:
+def modality_of(stored: Examples, *, name: str = "target") -> Modality:
     """Modality of either half's arrays, told by type and number of axes.
 
     Args:
@@ -28,7 +29,7 @@ def modality_of(stored: np.ndarray, *, name: str = "target") -> Modality:
     Raises:
         DataError: It is none of `MODALITIES`.
     """
-    is_array = isinstance(stored, np.ndarray)
+    is_array = isinstance(stored, np.ndarray | LazyRows)
     for one in MODALITIES.values():
         if is_array and all(stored.shape[1:]) and one.takes(stored):
             return one
@@ -58,12 +59,12 @@ def motion_of(modality: str) -> Motion:
     return choose("modality", modality, moving)
 
 
-def as_pictures(stored: Stored) -> Pictures:
+def as_pictures(stored: Examples) -> Pictures:
     """Examples of any modality as pictures, for people and for a teacher that knows pictures alone."""
-    return modality_of(stored).as_pictures(stored)
+    return modality_of(stored).as_pictures(np.asarray(stored))
 
 
-def kind_of(stored: np.ndarray) -> str:
+def kind_of(stored: Examples) -> str:
     """Key of `target_kinds` of a set's targets.
 
     Raises:
@@ -72,7 +73,7 @@ def kind_of(stored: np.ndarray) -> str:
     return modality_of(stored).kind(input_shape(stored)[0])
 
 
-def input_shape(stored: np.ndarray) -> InputShape:
+def input_shape(stored: Examples) -> InputShape:
     """(C, H, W) of one example as a student sees it.
 
     Raises:
@@ -82,7 +83,7 @@ def input_shape(stored: np.ndarray) -> InputShape:
 
 
 def target_input(
-    target: Stored, *, offset: float, scale: float
+    target: Examples, *, offset: float, scale: float
 ) -> Float[Tensor, "batch channels height width"]:
     """Targets of any modality as a student sees them.
 
@@ -94,9 +95,9 @@ def target_input(
     Guarantees:
         The exported graph does the same arithmetic.
     """
-    return modality_of(target).to_input(target, offset=offset, scale=scale)
+    return modality_of(target).to_input(np.asarray(target), offset=offset, scale=scale)
 
 
-def source_input(source: Stored) -> Float[Tensor, "batch channels height width"]:
+def source_input(source: Examples) -> Float[Tensor, "batch channels height width"]:
     """Sources of any modality as every teacher sees them: the same numbers, pictures on a fixed scale."""
     return target_input(source, offset=SOURCE_OFFSET, scale=SOURCE_SCALE)

@@ -16,8 +16,9 @@ from edgecmd.core.text import counted
 from edgecmd.data.modalities.degrade import PATCHES, patches
 from edgecmd.data.modalities.log_mel import CENTRE, SPREAD, LogMel
 from edgecmd.data.modalities.motion import Batch, uniform
-from edgecmd.data.modalities.row import InputShape, Modality, Stored
-from edgecmd.data.modalities.signature import CHUNK, Rows, Signature, in_chunks
+from edgecmd.data.modalities.row import InputShape, Lying, Modality, Stored
+from edgecmd.data.modalities.signature import CHUNK, Rows, Signature, looked_at
+from edgecmd.data.stored.array_files import Examples
 
 # A recording is seen as its share of full scale: fixed, so that no private statistic enters.
 FULL_SCALE = 32768.0
@@ -37,7 +38,7 @@ def wave_input(wave_BT: Int16[np.ndarray, "batch samples"]) -> Float[Tensor, "ba
     return torch.from_numpy(np.ascontiguousarray(wave_BT).astype(np.float32) / FULL_SCALE)[:, None, None]
 
 
-def input_shape(waves: np.ndarray) -> InputShape:
+def input_shape(waves: Examples) -> InputShape:
     """(1, 1, T): one long line."""
     return 1, 1, int(waves.shape[1])
 
@@ -93,7 +94,7 @@ def is_constant(wave_NT: Stored) -> Bool[np.ndarray, " num"]:
     return np.asarray(span <= MOST_WAVE_STEPS)
 
 
-def signature(waves: Stored, rows: Rows, *, turned: bool) -> Signature:
+def signature(waves: Lying, rows: Rows, *, turned: bool) -> Signature:
     """Sums of samples of random signs, and the correlation of those that agree in them.
 
     Near-equal are recordings whose waves, as they are or (``turned``) turned to their loudest sample, have a
@@ -104,15 +105,16 @@ def signature(waves: Stored, rows: Rows, *, turned: bool) -> Signature:
     # deviation), those of others by 1.4 in each of the 64.
     signs = 2.0 * numpy_generator(0, "duplicates").integers(0, 2, (waves.shape[1], WAVE_SUMS)) - 1.0
 
-    def numbers(part: Rows) -> np.ndarray:
-        centred = _centred(waves[part])
+    def numbers(part: Stored) -> np.ndarray:
+        centred = _centred(part)
         shift = np.abs(centred).argmax(axis=1) if turned else np.zeros(len(part), dtype=np.int64)
         norm = np.linalg.norm(centred, axis=1)
         lined = _turned(centred / np.maximum(norm, 1e-9)[:, None], shift)
         heard = np.where(norm > 0, np.inf, 0.0)
         return np.column_stack([shift, norm, heard, lined @ signs / WAVE_REACH])
 
-    found = in_chunks(rows, numbers)
+    name = "look-turned-wave" if turned else "look-wave"
+    found = looked_at(waves, rows, name, numbers, like=np.dtype(np.float64))
     lined = _Lined(waves=waves, rows=rows, shift=found[:, 0].astype(np.int64), norm=found[:, 1])
     return Signature(values=found[:, 3:].astype(np.float32), contrast=found[:, 2], close=lined.is_same)
 
@@ -121,7 +123,7 @@ def signature(waves: Stored, rows: Rows, *, turned: bool) -> Signature:
 class _Lined:
     """Recordings without what is constant in them, of unit length, each turned by its ``shift``."""
 
-    waves: np.ndarray
+    waves: Lying
     rows: Rows
     shift: Rows
     norm: Float[np.ndarray, " num"]

@@ -18,9 +18,11 @@ one aspect ratio but are no squares, both are squeezed alike. Of depth the media
 kept, never a mean with what is missing (`images.make_depth`). Recordings: `sound_files`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.machine import path_trouble
@@ -29,10 +31,30 @@ from edgecmd.core.text import counted
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.findings import CHECK_COMMAND, ProblemsError
 from edgecmd.data.labelled import Masks
+from edgecmd.data.modalities.depth import DEPTH
 from edgecmd.data.modalities.table import kind_of
-from edgecmd.data.pairs import PublicSource
+from edgecmd.data.pairs import PairedData, PublicSource
+from edgecmd.data.stored.store import Form
+from edgecmd.data.stored.through_store import (
+    Listed,
+    as_kept,
+    key_for,
+    needs_store,
+    picture_form,
+    through_store,
+)
 from edgecmd.data.user_files.csv_tables import check_ids, few, read_table
-from edgecmd.data.user_files.halves import Halves, check_one_kind, notes_on_halves, read_halves, stack_pairs
+from edgecmd.data.user_files.halves import (
+    Halves,
+    Maps,
+    Seen,
+    check_one_kind,
+    notes_on_targets,
+    read_halves,
+    seen_of,
+    stack_pairs,
+    stored_half,
+)
 from edgecmd.data.user_files.images import Sides, notes_on_frames, sides_of, to_grey
 from edgecmd.data.user_files.mask_files import FOLDER as MASK_FOLDER
 from edgecmd.data.user_files.mask_files import read_masks
@@ -52,7 +74,7 @@ from edgecmd.data.user_files.public_images import (
     public_of,
     read_public,
 )
-from edgecmd.data.user_files.user_pairs import MIN_PAIRS, OwnPairs, to_experiment
+from edgecmd.data.user_files.user_pairs import MIN_PAIRS, OwnPairs, drawn, to_experiment
 from edgecmd.settings import DataConfig
 
 
@@ -100,6 +122,7 @@ class Reading:
 
 
 # What is looked at once the pairs are read; a check adds to the problems or to the notes.
+Files = Mapping[str, tuple[Path, Path]]
 Check = Callable[[Reading, OwnPairs, PublicSource], None]
 
 
@@ -212,7 +235,13 @@ def read_own(reading: Reading) -> OwnPairs | None:
     if reading.path.is_dir():
         own = _read_folder(reading)
     else:
-        own = read_archive(reading.path, sides=reading.sides, problems=reading.problems, notes=reading.notes)
+        own = read_archive(
+            reading.path,
+            sides=reading.sides,
+            problems=reading.problems,
+            notes=reading.notes,
+            config=reading.config,
+        )
     return own.reversed() if own and reading.sides.reverse else own
 
 
@@ -229,23 +258,78 @@ def _read_folder(reading: Reading) -> OwnPairs | None:
     if sides.reverse and not reading.config.public_path and not (path / "public").is_dir():
         _built_in(reading)
     reading.pause()
-    found = _read_pairs({one: (sources[one], targets[one]) for one in ids}, sides=sides, problems=problems)
-    halves = {name: half for name, (_, half) in found.items()}
-    before = len(problems)
-    check_one_kind(halves, sides, where=str(path / "target"), problems=problems)
-    is_mixed = len(problems) > before
-    mixed_colours(halves, reading.config, where=path / "target", problems=problems, notes=notes)
-    notes += notes_on_halves(halves, sides)
-    notes += notes_on_frames({f"source/{one}": sources[one] for one in found})
-    notes += notes_on_frames({f"target/{one}": targets[one] for one in found})
+    used = [ids[row] for row in drawn(ids, reading.config, notes=notes)]
+    files = {one: (sources[one], targets[one]) for one in used}
+    read = _on_the_disk if needs_store(len(used), reading.config) else _in_memory
+    found, data = read(reading, files, kind)
     masks = _masks(path, {name: targets[name] for name in found}, kind, reading)
-    if not found or is_mixed:
+    if data is None:
         return None
+    known = {*found}
     kept = {
-        name: [text for one, text in zip(ids, texts, strict=True) if one in found]
+        name: [text for one, text in zip(ids, texts, strict=True) if one in known]
         for name, texts in columns.items()
     }
-    return OwnPairs(ids=tuple(found), data=stack_pairs(found), columns=kept, masks=masks)
+    return OwnPairs(ids=tuple(found), data=data, columns=kept, masks=masks)
+
+
+def _in_memory(reading: Reading, files: Files, _: FileKind) -> tuple[Sequence[str], PairedData | None]:
+    """Ids of the pairs that could be read, and the pairs; None where they are of several kinds or none."""
+    found = _read_pairs(files, sides=reading.sides, problems=reading.problems)
+    seen = {name: seen_of(half) for name, (_, half) in found.items()}
+    maps = [stored_half(half) for name, (_, half) in found.items() if seen[name].modality == DEPTH.name]
+    is_mixed = _look(reading, seen, maps, reading.notes)
+    for index, half in enumerate(("source", "target")):
+        reading.notes.extend(notes_on_frames({f"{half}/{one}": files[one][index] for one in found}))
+    return tuple(found), None if is_mixed or not found else stack_pairs(found)
+
+
+def _on_the_disk(reading: Reading, files: Files, kind: FileKind) -> tuple[Sequence[str], PairedData | None]:
+    """The same out of a store."""
+    sides, grey, ids = reading.sides, reading.config.target_kind == "grey", list(files)
+    # What is turned round is a picture for the teacher first, and grey then.
+    source_grey = grey and sides.reverse
+
+    def halves(row: int) -> Halves:
+        picture, half = read_halves(*files[ids[row]], sides)
+        return (to_grey([picture])[0] if source_grey else picture), half
+
+    def forms() -> dict[str, Form]:
+        source = Form(shape=(sides.source, sides.source, 1 if source_grey else 3), dtype=np.dtype(np.uint8))
+        if kind is SOUNDS:
+            return {
+                "source": source,
+                "target": Form(shape=(sides.clip.num_samples,), dtype=np.dtype(np.int16)),
+            }
+        every = (target for _, target in files.values())
+        return {"source": source, "target": picture_form(every, side=sides.target, grey=grey)}
+
+    def look(seen: Mapping[str, Seen], maps: Maps, notes: list[str]) -> None:
+        _look(reading, seen, maps, notes)
+        for index, half in enumerate(("source", "target")):
+            notes += notes_on_frames({f"{half}/{one}": pair[index] for one, pair in files.items()})
+
+    config = reading.config
+    what = f"folder {reading.path.resolve()} {sides!r} {config.target_kind} {config.max_pairs}"
+    listed = Listed(
+        key=key_for(what, files.items()),
+        ids=ids,
+        read=halves,
+        forms=forms,
+        fitted=lambda _, half, form: as_kept(half, form),
+    )
+    data = through_store(listed, problems=reading.problems, notes=reading.notes, look=look)
+    return ids, data
+
+
+def _look(reading: Reading, seen: Mapping[str, Seen], maps: Maps, notes: list[str]) -> bool:
+    """Look at all targets: problems, notes, and whether they are of several kinds."""
+    where, before = reading.path / "target", len(reading.problems)
+    check_one_kind(seen, reading.sides, where=str(where), problems=reading.problems)
+    is_mixed = len(reading.problems) > before
+    mixed_colours(seen, reading.config, where=where, problems=reading.problems, notes=notes)
+    notes += notes_on_targets(seen, maps, reading.sides)
+    return is_mixed
 
 
 def _masks(path: Path, targets: Mapping[str, Path], kind: FileKind, reading: Reading) -> Masks | None:

@@ -6,7 +6,7 @@ map, everything else a picture.
 Shapes: S side of a half.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from edgecmd.data.modalities.image import IMAGE
 from edgecmd.data.modalities.row import Modality
 from edgecmd.data.modalities.table import MODALITIES
 from edgecmd.data.pairs import PairedData, Targets
+from edgecmd.data.stored.array_files import LazyRows
 from edgecmd.data.user_files import images, sound_files
 from edgecmd.data.user_files.csv_tables import few
 from edgecmd.data.user_files.images import (
@@ -39,6 +40,8 @@ from edgecmd.data.user_files.sound_files import Recording, notes_on, read_record
 Half = np.ndarray | Recording
 # A picture of the source (S, S, 3), and the target.
 Halves = tuple[np.ndarray, Half]
+# Depth maps, (S, S, 1) each.
+Maps = Sequence[np.ndarray] | LazyRows
 
 
 def read_source(path: Path, *, side: int) -> tuple[np.ndarray, tuple[int, int]]:
@@ -123,17 +126,42 @@ def half_modality(half: Half) -> Modality:
     return next(one for one in MODALITIES.values() if one.reader == reader and one.dtype == dtype)
 
 
-def check_one_kind(found: Mapping[str, Half], sides: Sides, *, where: str, problems: list[str]) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """What is to be known of a target beside its numbers.
+
+    Attributes:
+        modality: Name of its modality.
+        axes: Of its numbers: 3 for a colour picture, 2 for a grey one.
+        seconds: Length of a recording, see `edgecmd.data.user_files.sound_files.Recording`.
+        clipped_share: Share of its samples at full scale.
+    """
+
+    modality: str
+    axes: int
+    seconds: float = 0.0
+    clipped_share: float = 0.0
+
+
+def seen_of(half: Half) -> Seen:
+    """What is to be known of a target."""
+    name, axes = half_modality(half).name, stored_half(half).ndim
+    if isinstance(half, Recording):
+        return Seen(modality=name, axes=axes, seconds=half.seconds, clipped_share=half.clipped_share)
+    return Seen(modality=name, axes=axes)
+
+
+def check_one_kind(found: Mapping[str, Seen], sides: Sides, *, where: str, problems: list[str]) -> None:
     """Refuse depth maps beside pictures, and a scale of depth where there is none.
 
     Args:
-        found: Targets by id.
+        found: What is known of the targets, by id.
         sides: What they were read with.
         where: Their folder, for the message.
         problems: Gets a sentence for each.
     """
-    maps = [name for name, half in found.items() if half_modality(half) is DEPTH]
-    pictures = [name for name, half in found.items() if half_modality(half) is IMAGE]
+    maps = [name for name, one in found.items() if one.modality == DEPTH.name]
+    pictures = [name for name, one in found.items() if one.modality == IMAGE.name]
     if maps and pictures:
         problems.append(
             f"{where} has {few(maps)} of 16 bits, which are depth maps, beside {few(pictures)} of 8 bits,"
@@ -160,9 +188,14 @@ def stack_pairs(found: Mapping[str, Halves]) -> PairedData:
     return PairedData(source=sources, target=stack_halves([half for _, half in found.values()]))
 
 
-def notes_on_halves(found: Mapping[str, Half], sides: Sides) -> list[str]:
-    """What a user may want to know of targets that can be used: recordings cut or clipped, range of depth."""
-    recordings = {name: half for name, half in found.items() if isinstance(half, Recording)}
-    maps = [stored_half(half) for half in found.values() if half_modality(half) is DEPTH]
+def notes_on_targets(found: Mapping[str, Seen], maps: Maps, sides: Sides) -> list[str]:
+    """What a user may want to know of targets that can be used: recordings cut or clipped, range of depth.
+
+    Args:
+        found: What is known of the targets, by id.
+        maps: Those that are depth maps.
+        sides: What they were read with.
+    """
+    recordings = {name: one for name, one in found.items() if one.seconds}
     notes = notes_on(recordings, clip=sides.clip) if recordings else []
-    return [*notes, *(notes_on_depth(maps) if maps else [])]
+    return [*notes, *(notes_on_depth(maps) if len(maps) else [])]

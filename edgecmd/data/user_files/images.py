@@ -14,9 +14,11 @@ from PIL import Image
 
 from edgecmd.core.errors import DataError
 from edgecmd.core.text import counted
-from edgecmd.data.pairs import Images, Targets
+from edgecmd.data.modalities.row import Pictures, Stored
+from edgecmd.data.stored.array_files import LazyRows
 from edgecmd.data.user_files.csv_tables import few
 from edgecmd.data.user_files.decode import (
+    GREY_MODES,
     PICTURES_HOLD,
     DecodeError,
     decoded_picture,
@@ -214,19 +216,19 @@ def squeeze(image: Image.Image, *, side: int) -> UInt8[np.ndarray, "side side *c
     return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
 
 
-def to_rgb(images: Images) -> Images:
+def to_rgb(images: Pictures) -> Pictures:
     """Grey images (N, H, W, 1) as (N, H, W, 3); others as they are."""
     return images if images.shape[-1] == 3 else np.repeat(images, 3, axis=-1)
 
 
-def stack_targets(images: list[np.ndarray]) -> Targets:
+def stack_targets(images: list[np.ndarray]) -> Stored:
     """Targets of one shape: depth as it is; three channels where all have colour, otherwise all grey."""
     if all(image.ndim == 3 for image in images):
         return np.stack(images)
     return to_grey(images)
 
 
-def to_grey(images: Iterable[np.ndarray]) -> Images:
+def to_grey(images: Iterable[np.ndarray]) -> Pictures:
     """Pictures (S, S) or (S, S, 3) as one array (N, S, S, 1)."""
     return np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])[..., None]
 
@@ -270,18 +272,21 @@ def make_depth(units: Raw, *, ruler: Ruler, side: int, name: str) -> UInt16[np.n
     return depth[..., None]
 
 
-def notes_on_depth(maps: Sequence[np.ndarray]) -> list[str]:
+def notes_on_depth(maps: Sequence[np.ndarray] | LazyRows) -> list[str]:
     """A sentence about range and gaps, so that a wrong scale is seen; another where it looks wrong.
 
     Args:
         maps: uint16 millimetres, (S, S, 1) each.
     """
-    depth = np.stack(maps)
-    metres = depth[depth > 0] / 1000.0
-    low, middle, high = np.quantile(metres, (0.01, 0.5, 0.99))
+    counts = np.zeros(MOST_MM + 1, np.int64)
+    for start in range(0, len(maps), 256):
+        part = np.asarray(maps[start : start + 256])
+        counts += np.bincount(part.ravel(), minlength=len(counts))
+    # Of whole millimetres the counts are all there is to know.
+    low, middle, high = (_quantile(counts[1:], share) / 1000.0 for share in (0.01, 0.5, 0.99))
     notes = [
         f"{counted(len(maps), 'depth map')}: {low:.2f} to {high:.2f} m (1% and 99%), median {middle:.2f} m;"
-        f" {np.mean(depth == 0):.0%} of the pixels are missing."
+        f" {counts[0] / counts.sum():.0%} of the pixels are missing."
     ]
     if not USUAL_M[0] <= middle <= USUAL_M[1]:
         notes.append(
@@ -289,3 +294,22 @@ def notes_on_depth(maps: Sequence[np.ndarray]) -> list[str]:
             " millimetres, 0.2 for 5000 units a metre). Change it where it does not fit your files."
         )
     return notes
+
+
+def _quantile(counts: np.ndarray, share: float) -> float:
+    """Quantile of the numbers 1, 2, ... of which there are so many each, as `numpy.quantile` gives it."""
+    ends = np.cumsum(counts)
+    place = (int(ends[-1]) - 1) * share
+    below, above = (1 + int(np.searchsorted(ends, int(one), side="right")) for one in (place, place + 1))
+    return below + (min(above, 1 + int(np.flatnonzero(counts)[-1])) - below) * (place % 1.0)
+
+
+def stored_colours(path: Path) -> str:
+    """What a picture's header says that it is: ``depth``, ``grey`` or ``rgb``; nothing is decoded.
+
+    Raises:
+        DataError: It is none.
+    """
+    with reading(path, what=KINDS, way_out="Save it again."), Image.open(path, formats=FORMATS) as image:
+        mode: str = image.mode
+    return "depth" if mode.startswith("I") else "grey" if mode in GREY_MODES else "rgb"

@@ -11,11 +11,29 @@ from PIL import Image
 
 from edgecmd.core.errors import DataError
 from edgecmd.core.text import counted
-from edgecmd.data.pairs import Images, PairedData, PublicSource
+from edgecmd.data.modalities.row import Pictures
+from edgecmd.data.pairs import PairedData, PublicSource
+from edgecmd.data.stored.store import Form
+from edgecmd.data.stored.through_store import (
+    EndedError,
+    Listed,
+    as_kept,
+    key_for,
+    needs_store,
+    through_store,
+)
 from edgecmd.data.user_files.csv_tables import canonical, few, misspelt, repeated
-from edgecmd.data.user_files.decode import DecodeError, npz_arrays, npz_members
-from edgecmd.data.user_files.halves import Half
-from edgecmd.data.user_files.images import Sides, check_pair_aspect, check_size, make_depth, squeeze, to_rgb
+from edgecmd.data.user_files.decode import DecodeError, npz_arrays, npz_headers, npz_members, npz_rows
+from edgecmd.data.user_files.halves import Half, Halves
+from edgecmd.data.user_files.images import (
+    Sides,
+    check_pair_aspect,
+    check_size,
+    make_depth,
+    squeeze,
+    to_grey,
+    to_rgb,
+)
 from edgecmd.data.user_files.reading import most_array_bytes
 from edgecmd.data.user_files.sound_files import (
     FULL_SCALE,
@@ -24,7 +42,8 @@ from edgecmd.data.user_files.sound_files import (
     Recording,
     make_recording,
 )
-from edgecmd.data.user_files.user_pairs import COLUMNS, OwnPairs
+from edgecmd.data.user_files.user_pairs import COLUMNS, OwnPairs, drawn
+from edgecmd.settings import DataConfig
 
 IMAGES = ("source", "target", "public")
 TEXTS = ("id", *COLUMNS)
@@ -36,7 +55,12 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def read_archive(
-    path: Path, *, sides: Sides, problems: list[str], notes: list[str] | None = None
+    path: Path,
+    *,
+    sides: Sides,
+    problems: list[str],
+    notes: list[str] | None = None,
+    config: DataConfig | None = None,
 ) -> OwnPairs | None:
     """Read ``source``, ``target`` and, where given, ``id``, ``owner``, ``concept``, ``label``, ``public``.
 
@@ -48,12 +72,13 @@ def read_archive(
         sides: What the halves are made into.
         problems: Gets a sentence for everything that is wrong.
         notes: Gets a sentence for arrays that are not used.
+        config: ``store`` and ``target_kind`` are used; None: the pairs are read into memory.
 
     Returns:
         The pairs sorted by id, or None where anything is wrong.
     """
     before = len(problems)
-    arrays = _load(path, problems, notes=[] if notes is None else notes)
+    arrays = _load(path, problems, notes=[] if notes is None else notes, config=config)
     for check in CHECKS:
         # A later check takes for granted what the earlier ones ask for.
         if len(problems) == before:
@@ -63,11 +88,23 @@ def read_archive(
             f"{path} has public pictures, but data.reverse=true needs public examples of what the teacher"
             " takes. Put those into a folder and set data.public_path; leave the array public out."
         )
-    return None if len(problems) > before else _assemble(path, arrays, sides=sides, problems=problems)
+    if len(problems) > before:
+        return None
+    told = [] if notes is None else notes
+    rows = list(range(len(arrays["source"]))) if config is None else drawn(_ids(arrays), config, notes=told)
+    if config is not None and _is_stored(arrays, config):
+        return _through_store(path, arrays, config, sides=sides, problems=problems, rows=rows)
+    return _assemble(path, arrays, sides=sides, problems=problems, rows=rows)
 
 
-def _load(path: Path, problems: list[str], *, notes: list[str]) -> dict[str, np.ndarray]:
-    """Known arrays of an archive."""
+def _is_stored(arrays: Arrays, config: DataConfig) -> bool:
+    return "source" in arrays and needs_store(len(arrays["source"]), config)
+
+
+def _load(
+    path: Path, problems: list[str], *, notes: list[str], config: DataConfig | None
+) -> dict[str, np.ndarray]:
+    """Known arrays of an archive; halves that go through a store as arrays of their form without numbers."""
     try:
         names = tuple(npz_members(path))
     except DecodeError as error:
@@ -81,13 +118,22 @@ def _load(path: Path, problems: list[str], *, notes: list[str]) -> dict[str, np.
     if others:
         notes.append(f"{path} has arrays that are not used: {few(others)}. Read are {', '.join(KNOWN)}.")
     try:
-        return npz_arrays(path, names=KNOWN, most_bytes=most_array_bytes())
+        kept = _forms(path) if config is not None else {}
+        kept = kept if config is not None and _is_stored(kept, config) else {}
+        wanted = tuple(name for name in KNOWN if name not in kept)
+        return {**npz_arrays(path, names=wanted, most_bytes=most_array_bytes()), **kept}
     except DecodeError as error:
         way_out = "The file is damaged or too large; make it again."
         if "pickle" in str(error):
             way_out = "Python objects need pickle, which is refused; save text with dtype=str."
         problems.append(f"{path}: {error}. {way_out}")
     return {}
+
+
+def _forms(path: Path) -> dict[str, np.ndarray]:
+    """Halves of an archive as arrays of their type and shape that take no memory."""
+    headers = npz_headers(path, ("source", "target"))
+    return {name: np.broadcast_to(np.zeros((), one.dtype), one.shape) for name, one in headers.items()}
 
 
 def _image_problems(arrays: Arrays) -> list[str]:
@@ -189,7 +235,9 @@ def _texts(array: np.ndarray) -> list[str]:
     return ["" if text == "-1" else text for text in map(canonical, map(str, array.tolist()))]
 
 
-def _assemble(path: Path, arrays: Arrays, *, sides: Sides, problems: list[str]) -> OwnPairs | None:
+def _assemble(
+    path: Path, arrays: Arrays, *, sides: Sides, problems: list[str], rows: list[int]
+) -> OwnPairs | None:
     """Scale the images, make the recordings, and sort the pairs."""
     before = len(problems)
     images: dict[str, np.ndarray] = {}
@@ -208,16 +256,114 @@ def _assemble(path: Path, arrays: Arrays, *, sides: Sides, problems: list[str]) 
         problems.append(str(error))
     if len(problems) > before:
         return None
-    texts = {name: _texts(arrays[name]) for name in TEXTS if name in arrays}
-    num = len(images["source"])
-    ids = texts.get("id") or [f"{row:0{len(str(num))}d}" for row in range(num)]
-    order = sorted(range(num), key=ids.__getitem__)
+    data = PairedData(source=to_rgb(images["source"]), target=images["target"])
+    return _sorted(path, arrays, data.take(np.array(rows)), rows, public=images.get("public"))
+
+
+def _sorted(
+    path: Path, arrays: Arrays, data: PairedData, rows: list[int], *, public: Pictures | None
+) -> OwnPairs:
+    """The pairs at ``rows`` in the order of their ids, with what is known of each."""
+    every = {name: _texts(arrays[name]) for name in COLUMNS if name in arrays}
+    texts = {name: [values[row] for row in rows] for name, values in every.items()}
+    names = _ids(arrays)
+    ids = [names[row] for row in rows]
+    order = sorted(range(len(ids)), key=ids.__getitem__)
     return OwnPairs(
         ids=tuple(ids[row] for row in order),
-        data=PairedData(source=to_rgb(images["source"])[order], target=images["target"][order]),
-        columns={name: [texts[name][row] for row in order] for name in COLUMNS if name in texts},
-        public=_public(images["public"], name=f"{path.stem}/public") if "public" in images else None,
+        data=data.take(np.array(order)),
+        columns={name: [values[row] for row in order] for name, values in texts.items()},
+        public=_public(public, name=f"{path.stem}/public") if public is not None else None,
     )
+
+
+def _ids(arrays: Arrays) -> list[str]:
+    num = len(arrays["source"])
+    return _texts(arrays["id"]) if "id" in arrays else [f"{row:0{len(str(num))}d}" for row in range(num)]
+
+
+def _through_store(
+    path: Path,
+    arrays: Arrays,
+    config: DataConfig,
+    *,
+    sides: Sides,
+    problems: list[str],
+    rows: list[int],
+) -> OwnPairs | None:
+    """The pairs out of a store, which is made of rows that are unpacked one after another."""
+    source, target, public = arrays["source"], arrays["target"], None
+    # What is turned round is a picture for the teacher first, and grey then.
+    grey = config.target_kind == "grey"
+    source_grey, target_grey = grey and sides.reverse, grey and not sides.reverse
+    try:
+        if not is_sound(target):
+            check_pair_aspect(_size(source), _size(target), name=str(path))
+            check_size(_size(target), side=sides.target, name=f"{path}: target")
+        check_size(_size(source), side=sides.source, name=f"{path}: source")
+        if "public" in arrays:
+            public = _squeeze_all(arrays["public"], side=sides.source, name=f"{path}: public")
+    except DataError as error:
+        problems.append(str(error))
+        return None
+
+    def forms() -> dict[str, Form]:
+        colours = 3 if target.shape[GREY_RANK:] == (3,) and not target_grey else 1
+        shape = (sides.clip.num_samples,) if is_sound(target) else (sides.target, sides.target, colours)
+        picture = Form(shape=(sides.source, sides.source, 1 if source_grey else 3), dtype=np.dtype(np.uint8))
+        return {"source": picture, "target": Form(shape=shape, dtype=target.dtype)}
+
+    names, unpacked = _ids(arrays), _Unpacked(path, arrays, sides=sides, source_grey=source_grey)
+    what = f"npz {path.resolve()} {sides!r} {config.target_kind} {config.max_pairs}"
+    listed = Listed(
+        key=key_for(what, [("", (path,))]),
+        ids=[names[row] for row in rows],
+        read=lambda row: unpacked.read(rows[row]),
+        forms=forms,
+        fitted=lambda _, half, form: as_kept(half, form),
+    )
+    data = through_store(listed, problems=problems, notes=[], look=lambda *_: None)
+    return None if data is None else _sorted(path, arrays, data, rows, public=public)
+
+
+class _Unpacked:
+    """Rows of both halves of an archive, one after another."""
+
+    def __init__(self, path: Path, arrays: Arrays, *, sides: Sides, source_grey: bool) -> None:
+        self._path, self._sides, self._grey = path, sides, source_grey
+        self._halves = [npz_rows(path, name) for name in ("source", "target")]
+        self._next, self._num = 0, len(arrays["source"])
+        self._measured = is_sound(arrays["target"]) or is_depth(arrays["target"])
+        self._rate = int(arrays[RATE]) if is_sound(arrays["target"]) else 0
+
+    def read(self, row: int) -> Halves:
+        """Both halves of the pair at ``row``, which is behind those that were read.
+
+        Raises:
+            DataError: The target cannot be used.
+            EndedError: The archive is damaged.
+        """
+        source, target = self._row(row)
+        name, sides = f"{self._path}: target {row}", self._sides
+        picture = to_rgb(_squeeze_all(source[None], side=sides.source, name=name))[0]
+        picture = to_grey([picture])[0] if self._grey else picture
+        if self._measured:
+            return picture, measured(target, rate=self._rate, sides=sides, name=name)
+        return picture, _squeeze_all(target[None], side=sides.target, name=name)[0]
+
+    def _row(self, row: int) -> list[np.ndarray]:
+        try:
+            while self._next <= row:
+                found = [next(one) for one in self._halves]
+                self._next += 1
+            if self._next == self._num:
+                # What lies behind the last row says whether all of them were whole.
+                for one in self._halves:
+                    next(one, None)
+        except (DecodeError, StopIteration) as error:
+            why = str(error) or "it is cut off"
+            raise EndedError(f"{self._path}: {why}. The file is damaged; make it again.") from error
+        return found
 
 
 def _measured(path: Path, arrays: Arrays, *, sides: Sides, problems: list[str]) -> np.ndarray:
@@ -249,7 +395,7 @@ def _size(array: np.ndarray) -> tuple[int, int]:
     return array.shape[2], array.shape[1]
 
 
-def _squeeze_all(array: np.ndarray, *, side: int, name: str) -> Images:
+def _squeeze_all(array: np.ndarray, *, side: int, name: str) -> Pictures:
     """Images averaged down to ``side``, always with a channel axis."""
     check_size(_size(array), side=side, name=name)
     grey = array[..., 0] if array.shape[GREY_RANK:] == (1,) else array
@@ -259,7 +405,7 @@ def _squeeze_all(array: np.ndarray, *, side: int, name: str) -> Images:
     return grey[..., None] if grey.ndim == GREY_RANK else grey
 
 
-def _public(images: Images, *, name: str) -> PublicSource:
+def _public(images: Pictures, *, name: str) -> PublicSource:
     """Public images under their row numbers."""
     keys = tuple(f"{row:0{len(str(len(images)))}d}" for row in range(len(images)))
     return PublicSource(images=to_rgb(images), keys=keys, name=name)

@@ -12,17 +12,18 @@ from edgecmd.catalogue.data_sets import DEFAULT_PUBLIC, PUBLIC_SETS, imported
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.duplicates import near_to
 from edgecmd.data.modalities.image import IMAGE
+from edgecmd.data.modalities.row import digests
 from edgecmd.data.modalities.table import input_shape, modality_of
-from edgecmd.data.pairs import PublicSource, image_digests
+from edgecmd.data.pairs import PublicSource
 from edgecmd.data.user_files.csv_tables import few
 from edgecmd.data.user_files.halves import (
     Half,
+    Seen,
     check_one_kind,
-    half_modality,
     read_source,
     read_target,
+    seen_of,
     stack_halves,
-    stored_half,
 )
 from edgecmd.data.user_files.images import Sides, sides_of
 from edgecmd.data.user_files.pair_files import files_by_id, target_files
@@ -75,15 +76,16 @@ def read_public(
         except DataError as error:
             problems.append(str(error))
     if sides.reverse:
-        check_one_kind(halves, sides, where=str(folder), problems=problems)
-        mixed_colours(halves, DataConfig(), where=folder, problems=problems)
+        seen = {name: seen_of(half) for name, half in halves.items()}
+        check_one_kind(seen, sides, where=str(folder), problems=problems)
+        mixed_colours(seen, DataConfig(), where=folder, problems=problems)
     if len(halves) < max(len(files), 1) or len(problems) > before:
         return None
     return PublicSource(images=stack_halves(list(halves.values())), keys=tuple(halves), name=name)
 
 
 def mixed_colours(
-    halves: Mapping[str, Half],
+    found: Mapping[str, Seen],
     config: DataConfig,
     *,
     where: Path,
@@ -93,15 +95,15 @@ def mixed_colours(
     """Refuse grey pictures among colour ones, of which one alone would turn all others grey.
 
     Args:
-        halves: Targets by id.
+        found: What is known of the targets, by id.
         config: ``target_kind`` says what is wanted: with ``grey`` colour is turned grey, and noted.
         where: Their folder.
         problems: Gets a sentence where nothing says what they shall be.
         notes: Gets a sentence where colour is lost.
     """
-    pictures = {name: half for name, half in halves.items() if half_modality(half) is IMAGE}
-    colour = [name for name, half in pictures.items() if stored_half(half).ndim == 3]
-    grey = [name for name in pictures if name not in {*colour}]
+    pictures = {name: one for name, one in found.items() if one.modality == IMAGE.name}
+    colour = [name for name, one in pictures.items() if one.axes == 3]
+    grey = [name for name, one in pictures.items() if one.axes != 3]
     if colour and config.target_kind == "grey":
         if notes is not None:
             notes.append(
@@ -169,10 +171,10 @@ def check_public(own: OwnPairs, public: PublicSource, problems: list[str]) -> No
             " alike."
         )
         return
-    private = dict(zip(image_digests(own.data.source), own.ids, strict=True))
+    private = dict(zip(digests(own.data.source), own.ids, strict=True))
     both = [
         f"{key} = {private[digest]}"
-        for key, digest in zip(public.keys, image_digests(public.images), strict=True)
+        for key, digest in zip(public.keys, digests(public.images), strict=True)
         if digest in private
     ]
     if both:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int16
@@ -83,6 +84,19 @@ class Recording:
     samples: Int16[np.ndarray, " samples"]
     seconds: float
     clipped_share: float
+
+
+@runtime_checkable
+class Heard(Protocol):
+    """What is to be known of a recording beside its samples; see `Recording`."""
+
+    @property
+    def seconds(self) -> float:
+        """Length before it was cut."""
+
+    @property
+    def clipped_share(self) -> float:
+        """Share of its samples at full scale."""
 
 
 def read_recording(path: Path, clip: Clip, *, readers: Mapping[str, "Reader"] | None = None) -> Recording:
@@ -231,11 +245,11 @@ def to_int16(samples_T: Samples) -> Int16[np.ndarray, " samples"]:
     return np.asarray(np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1), dtype=np.int16)
 
 
-def notes_on(found: dict[str, Recording], *, clip: Clip) -> list[str]:
+def notes_on(found: Mapping[str, Heard], *, clip: Clip) -> list[str]:
     """Sentences about recordings that are used, though not all of them or not as they sounded.
 
     Args:
-        found: Recordings by id.
+        found: What was heard, by id.
         clip: What they were made into.
     """
     cut = [name for name, one in found.items() if one.seconds > clip.seconds]

@@ -20,6 +20,7 @@ from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import IGNORED, UNLABELLED, LabelledTarget, Labels, Masks
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import PairedData, PublicSource
+from edgecmd.data.stored.array_files import chosen
 from edgecmd.data.user_files.csv_tables import few
 from edgecmd.settings import DataConfig
 
@@ -92,6 +93,32 @@ def position(concept: str) -> float:
     return (
         int.from_bytes(hashlib.sha256(concept.encode("utf-8", "surrogatepass")).digest()[:6], "big") / 2**48
     )
+
+
+def drawn(ids: Sequence[str], config: DataConfig, *, notes: list[str]) -> list[int]:
+    """Rows of at most ``config.max_pairs`` pairs (0: all) in their order; a hash of their ids draws them.
+
+    Args:
+        ids: Of all pairs.
+        config: ``max_pairs`` and ``copies`` are used.
+        notes: Gets a sentence where pairs are left out.
+
+    Raises:
+        ConfigError: Pairs would be left out under privacy.
+
+    Guarantees:
+        A smaller number draws some of what a larger one does. The draw tells nothing about the parts.
+    """
+    num, most = len(ids), config.max_pairs
+    if not most or num <= most:
+        return list(range(num))
+    if config.copies == LEAVE_OUT:
+        raise ConfigError(
+            f"data.max_pairs={most} would leave out {num - most} of {num} pairs. Under privacy that is"
+            " refused: one pair more would push another out. Set data.max_pairs=0, or move pairs away."
+        )
+    notes.append(f"{most} of {num} pairs are used, drawn by a hash of their ids; data.max_pairs=0 uses all.")
+    return sorted(sorted(range(num), key=lambda row: position(f"drawn/{ids[row]}"))[:most])
 
 
 def split_rows(
@@ -473,8 +500,8 @@ def _strict_rows(
     Only a split by concept can keep look-alikes apart, so elsewhere too few are no reason to refuse: None.
     """
     train, _, test = parts
-    target = own.data.target[test]
-    known = modality_of(target).looks_known(target, own.data.target[train]) & ~constant_rows(target)
+    target, taught = chosen(own.data.target, test), chosen(own.data.target, train)
+    known = modality_of(target).looks_known(target, taught) & ~constant_rows(target)
     for codes in copies.ties:
         known |= np.isin(codes[test], codes[train])
     novel = test[~known]

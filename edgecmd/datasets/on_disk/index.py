@@ -12,7 +12,6 @@ from edgecmd.data.user_files.csv_tables import FEW, few, grouped
 from edgecmd.data.user_files.halves import Halves, read_halves
 from edgecmd.data.user_files.images import Sides
 from edgecmd.data.user_files.pair_files import by_ending, is_hidden
-from edgecmd.data.user_files.user_pairs import position
 
 TRAIN, TEST = "train", "test"
 
@@ -66,17 +65,6 @@ class Index:
     masks: Callable[[Sequence[Entry], int], Masks] | None = None
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-
-def limited(entries: Sequence[Entry], max_pairs: int) -> tuple[Entry, ...]:
-    """At most ``max_pairs`` entries (0: all), sorted by id; a hash of their ids draws them.
-
-    Guarantees:
-        A smaller number draws some of what a larger one does. The draw tells nothing about the parts.
-    """
-    if max_pairs and len(entries) > max_pairs:
-        entries = sorted(entries, key=lambda one: position(f"drawn/{one.id}"))[:max_pairs]
-    return tuple(sorted(entries, key=lambda one: one.id))
 
 
 def visible(folder: Path, pattern: str, suffixes: Collection[str]) -> list[Path]:

@@ -3,7 +3,7 @@
 Shapes: N pairs, S side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,24 +16,27 @@ from edgecmd.core.text import counted
 from edgecmd.data.duplicates import Alike, alike
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.findings import CHECK_COMMAND, ProblemsError
+from edgecmd.data.modalities.depth import DEPTH
 from edgecmd.data.pairs import PairedData
-from edgecmd.data.user_files.halves import Half, Halves, notes_on_halves
+from edgecmd.data.stored.store import Form
+from edgecmd.data.stored.through_store import Listed, key_for, needs_store, through_store
+from edgecmd.data.user_files.halves import Half, Halves, Maps, Seen, notes_on_targets, seen_of, stored_half
 from edgecmd.data.user_files.images import Sides, notes_on_frames, sides_of
 from edgecmd.data.user_files.public_images import built_in_public, check_public, public_of
-from edgecmd.data.user_files.sound_files import Recording
 from edgecmd.data.user_files.user_pairs import (
     COLUMNS,
     MIN_PAIRS,
     MIN_PART,
     OwnPairs,
     Rows,
+    drawn,
     joined_concepts,
     linked,
     num_things,
     position,
     to_experiment,
 )
-from edgecmd.datasets.on_disk.index import TEST, Entry, Index, limited
+from edgecmd.datasets.on_disk.index import TEST, Entry, Index
 from edgecmd.settings import DataConfig
 
 
@@ -74,11 +77,13 @@ def load_layout(config: DataConfig) -> Experiment:
     """
     index = index_of(config)
     problems, notes = list[str](), list(index.notes)
-    entries = limited(index.entries, config.max_pairs)
+    entries = tuple(
+        index.entries[row] for row in drawn([one.id for one in index.entries], config, notes=notes)
+    )
     public = public_of(config, problems, notes=notes)
     if not problems:
         public = public or built_in_public(config, notes=notes)
-    own = _read(index, entries, sides_of(config), problems=problems, notes=notes)
+    own = _read(index, entries, config, problems=problems, notes=notes)
     if own and public:
         check_public(own, public, problems)
     if problems or own is None or public is None:
@@ -103,18 +108,20 @@ def load_layout(config: DataConfig) -> Experiment:
 def _read(
     index: Index,
     entries: Sequence[Entry],
-    sides: Sides,
+    config: DataConfig,
     *,
     problems: list[str],
     notes: list[str],
 ) -> OwnPairs | None:
     """All pairs of ``entries``; None where one cannot be used."""
+    sides = sides_of(config)
     problems += index.problems
     if len(entries) < MIN_PAIRS:
         problems.append(
             f"The set has {counted(len(entries), 'pair')}; at least {MIN_PAIRS} are needed. Add files."
         )
-    data = _fill(index, entries, sides, problems=problems, notes=notes)
+    fill = _store if needs_store(len(entries), config) else _fill
+    data = fill(index, entries, config, problems=problems, notes=notes)
     if problems or data is None:
         return None
     columns = {name: [getattr(one, name) for one in entries] for name in COLUMNS}
@@ -130,37 +137,92 @@ def _read(
 def _fill(
     index: Index,
     entries: Sequence[Entry],
-    sides: Sides,
+    config: DataConfig,
     *,
     problems: list[str],
     notes: list[str],
 ) -> PairedData | None:
     """Pairs in arrays that are made once, so that no pair is held twice."""
+    sides = sides_of(config)
     sources = np.empty((len(entries), sides.source, sides.source, 3), dtype=np.uint8)
     targets: np.ndarray | None = None
-    told: dict[str, Half] = {}
+    told: dict[str, Seen] = {}
+    maps: list[np.ndarray] = []
     for row, entry in enumerate(tracked(entries, "reading pairs")):
         halves = _try(index, entry, sides, problems)
         if halves is None:
             continue
         sources[row], half = halves
-        values = half.samples if isinstance(half, Recording) else half
-        values = values[..., None] if values.ndim == 2 else values
-        targets = np.empty((len(entries), *values.shape), values.dtype) if targets is None else targets
-        if values.shape != targets.shape[1:] or values.dtype != targets.dtype:
-            problems.append(
-                f"{entry.target} becomes {values.dtype} of shape {values.shape}, and the targets before it"
-                f" {targets.dtype} of shape {targets.shape[1:]}. Give all targets one kind and colour."
-            )
+        form = _form(half) if targets is None else Form(shape=targets.shape[1:], dtype=targets.dtype)
+        targets = np.empty((len(entries), *form.shape), form.dtype) if targets is None else targets
+        try:
+            targets[row] = _alike(entry, half, form)
+        except DataError as error:
+            problems.append(str(error))
             continue
-        targets[row] = values
-        # A view of what is kept, so that no target is held twice.
-        told[entry.id] = replace(half, samples=targets[row]) if isinstance(half, Recording) else targets[row]
+        told[entry.id] = seen_of(half)
+        maps += [targets[row]] if told[entry.id].modality == DEPTH.name else []
     if told:
-        notes += notes_on_halves(told, sides)
+        notes += notes_on_targets(told, maps, sides)
         notes += notes_on_frames({f"source of {one.id}": one.source for one in entries})
         notes += notes_on_frames({f"target of {one.id}": one.target for one in entries})
     return None if targets is None else PairedData(source=sources, target=targets)
+
+
+def _values(half: Half) -> np.ndarray:
+    values = stored_half(half)
+    return values[..., None] if values.ndim == 2 else values
+
+
+def _form(half: Half) -> Form:
+    values = _values(half)
+    return Form(shape=values.shape, dtype=values.dtype)
+
+
+def _alike(entry: Entry, half: Half, form: Form) -> np.ndarray:
+    """A target, which has the form of those before it.
+
+    Raises:
+        DataError: It has not.
+    """
+    values = _values(half)
+    if (values.shape, values.dtype) != (form.shape, form.dtype):
+        raise DataError(
+            f"{entry.target} becomes {values.dtype} of shape {values.shape}, and the targets before it"
+            f" {form.dtype} of shape {form.shape}. Give all targets one kind and colour."
+        )
+    return values
+
+
+def _store(
+    index: Index,
+    entries: Sequence[Entry],
+    config: DataConfig,
+    *,
+    problems: list[str],
+    notes: list[str],
+) -> PairedData | None:
+    """Pairs in a store on the disk."""
+    sides = sides_of(config)
+
+    def forms() -> dict[str, Form]:
+        source = Form(shape=(sides.source, sides.source, 3), dtype=np.dtype(np.uint8))
+        return {"source": source, "target": _form(index.read(entries[0], sides)[1])}
+
+    def look(seen: Mapping[str, Seen], maps: Maps, told: list[str]) -> None:
+        told += notes_on_targets(seen, maps, sides)
+        told += notes_on_frames({f"source of {one.id}": one.source for one in entries})
+        told += notes_on_frames({f"target of {one.id}": one.target for one in entries})
+
+    what = f"{config.name} {Path(config.path).resolve()} {config.source_path} {sides!r} {config.max_pairs}"
+    listed = Listed(
+        key=key_for(what, ((one.id, (one.source, one.target)) for one in entries)),
+        ids=[one.id for one in entries],
+        read=lambda row: index.read(entries[row], sides),
+        forms=forms,
+        fitted=lambda row, half, form: _alike(entries[row], half, form),
+    )
+    return through_store(listed, problems=problems, notes=notes, look=look)
 
 
 def _try(index: Index, entry: Entry, sides: Sides, problems: list[str]) -> Halves | None:

@@ -83,7 +83,7 @@ def _prepare(run: Run) -> tuple[Callable[[], None], dict[str, Callable[[], "Sum"
 
     def plain() -> None:
         student.zero_grad()
-        loss = losses.cmc_anchored(student(data.target), data.teacher, anchors, temperature=0.1)
+        loss = losses.cmc_anchored(student(data.inputs), data.features, anchors, temperature=0.1)
         loss.mean().backward()  # type: ignore[no-untyped-call]
 
     def private(engine: str, mechanism: str, num_views: int) -> "Sum":

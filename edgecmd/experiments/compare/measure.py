@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-import torch
 
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.labelled import Labels
+from edgecmd.data.stored.array_files import one_after_another
 from edgecmd.evaluation import segmentation
 from edgecmd.evaluation.evaluate import Table, by_num_labels
 from edgecmd.evaluation.metrics import PROBES, clustering, few_label_rows, held_out_probe, unit_rows
@@ -27,6 +27,7 @@ from edgecmd.evaluation.supervised import (
 from edgecmd.experiments.compare.methods import SUPERVISED, SUPERVISED_ALL, work_of
 from edgecmd.experiments.compare.tuning import LABELLING, NUM_DRAWS, validation_draw
 from edgecmd.run import Run
+from edgecmd.training.distill import taken
 from edgecmd.training.task import Task
 
 
@@ -64,8 +65,9 @@ def supervised_table(run: Run, *, num_draws: int) -> Table:
 
 def supervised_all_table(run: Run) -> Table:
     """``supervised-all``: the labels of the pool and of all training targets, which no client could join."""
-    pool, own = _labelled(_part(run, "validation")), _labelled(_training(run))
-    both = (torch.cat([pool[0], own[0]]), np.concatenate([pool[1], own[1]]))
+    whole, pool, own = run.task.data, _part(run, "validation")[1], _training(run)[1]
+    targets = one_after_another([whole.validation.pairs.target, whole.train.target])
+    both = _labelled((run.task.inputs(targets), np.concatenate([pool, own])))
     recipe = recipe_of(run, SUPERVISED_ALL)
     value = accuracy_of(_fit(run, recipe), both, _part(run, "test"))
     row = {**accuracy_row([value], run, labelling=LABELLING), "num_labels": len(both[1])}
@@ -107,14 +109,14 @@ def ceiling_table(run: Run) -> Table:
 def _part(run: Run, name: str) -> Part:
     """Inputs and classes of a held-out part."""
     held = getattr(run.task.data, name)
-    return run.task.target_input(held.pairs.target), held.labelled.labels[LABELLING].values
+    return run.task.inputs(held.pairs.target), held.labelled.labels[LABELLING].values
 
 
 def _training(run: Run) -> Part:
     """Inputs and classes of all training targets, the classes renumbered as the pool's are."""
     whole = run.task.data
     names = whole.validation.labelled.labels[LABELLING].names
-    return run.task.target_input(whole.train.target), _renumbered(whole.train_labels, names)
+    return run.task.inputs(whole.train.target), _renumbered(whole.train_labels, names)
 
 
 def _renumbered(labels: Labels, names: tuple[str, ...]) -> np.ndarray:
@@ -129,7 +131,7 @@ def _labelled(part: Part) -> Part:
 
 
 def _take(part: Part, rows: np.ndarray) -> Part:
-    return part[0][torch.from_numpy(rows)], part[1][rows]
+    return taken(part[0], rows), part[1][rows]
 
 
 def _fit(run: Run, recipe: Recipe, *, draw: int = 0) -> Fit:

@@ -50,8 +50,8 @@ def degrade(
     if gap in modality.degradations_at_rate:
         if rate_hz <= 0:
             raise ConfigError(f"rate_hz={rate_hz}: the gap {gap!r} needs the {modality.nouns}' rate.")
-        return modality.degradations_at_rate[gap](target, level, rate_hz=rate_hz)
-    return modality.degradations[gap](target, level, generator)
+        return modality.degradations_at_rate[gap](np.asarray(target), level, rate_hz=rate_hz)
+    return modality.degradations[gap](np.asarray(target), level, generator)
 
 
 def mismatched(num: int, *, share: float, generator: np.random.Generator) -> Int[np.ndarray, " num"]:

@@ -136,7 +136,7 @@ def seconds_a_point(run: Run, plan: SweepPlan) -> float:
     """About how long a point takes here: a few optimiser steps, timed, times their number."""
     train = run.task.data.train.take(np.arange(min(plan.num_pairs, plan.batch_size)))
     data = LocalData(
-        target=run.task.target_input(train.target),
+        target=run.task.inputs(train.target),
         teacher=torch.ones(len(train), run.new_student().embedding_dim),
         modality=modality_of(train.target).name,
     )
@@ -232,7 +232,8 @@ def _trained(run: Run, data: LocalData, plan: SweepPlan) -> tuple[nn.Module, flo
 
 @torch.no_grad()
 def _embed(student: nn.Module, data: LocalData) -> Embedding:
-    chunks = [student(chunk).cpu() for chunk in torch.split(data.target, 256)]
+    starts = range(0, len(data), 256)
+    chunks = [student(data.target[start : start + 256]).cpu() for start in starts]
     return np.asarray(nn.functional.normalize(torch.cat(chunks), dim=1).numpy())
 
 
@@ -249,13 +250,13 @@ def _relations(student: nn.Module, pool: LocalData, run: Run, plan: SweepPlan) -
     forms = [within]
     if run.loss.aligns:
         forms.append(replace(within, anchors=run.anchors.cpu()))
-    mine, theirs = torch.from_numpy(_embed(student, pool)), pool.teacher.cpu()
+    mine, theirs = torch.from_numpy(_embed(student, pool)), pool.features.cpu()
     return [fit_temperature(mine, theirs, one) for one in forms]
 
 
 def _distance(student: nn.Module, data: LocalData, relations: Relations, *, seed: int) -> Distance:
     fitting = replace(relations, batch_size=min(relations.batch_size, len(data) // 2))
-    return measure(torch.from_numpy(_embed(student, data)), data.teacher.cpu(), fitting, seed=seed)
+    return measure(torch.from_numpy(_embed(student, data)), data.features.cpu(), fitting, seed=seed)
 
 
 def labelling_of(held: HeldOut) -> str:

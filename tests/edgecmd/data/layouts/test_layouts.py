@@ -13,7 +13,7 @@ from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.labelled import IGNORED, UNLABELLED
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.user_files.downsample import median_of_measured
-from edgecmd.datasets.on_disk.index import Entry, limited
+from edgecmd.data.user_files.user_pairs import drawn
 from edgecmd.datasets.on_disk.load import index_of
 from edgecmd.datasets.on_disk.sketchy import index_sketchy
 from edgecmd.datasets.on_disk.sunrgbd import millimetres
@@ -76,11 +76,20 @@ class TestAll:
             load_experiment(config("nyu", tmp_path, depth_scale_mm=0.2))
 
     def test_limit_is_nested_and_blind_to_the_split(self):
-        entries = [Entry(id=f"{row:03d}", source=Path(), target=Path()) for row in range(200)]
-        few, more = limited(entries, 50), limited(entries, 100)
-        assert (len(few), len(more), len(limited(entries, 0))) == (50, 100, 200)
-        assert {one.id for one in few} < {one.id for one in more}
-        assert [one.id for one in few] == sorted(one.id for one in few)
+        ids, notes = [f"{row:03d}" for row in range(200)], list[str]()
+        few, more, every = (
+            [ids[row] for row in drawn(ids, DataConfig(max_pairs=most), notes=notes)] for most in (50, 100, 0)
+        )
+        assert (len(few), len(more), len(every)) == (50, 100, 200)
+        assert {*few} < {*more}
+        assert few == sorted(few)
+        assert notes == [
+            f"{most} of 200 pairs are used, drawn by a hash of their ids; data.max_pairs=0 uses all."
+            for most in (50, 100)
+        ]
+        with pytest.raises(ConfigError, match="Under privacy that is refused: one pair more would push"):
+            drawn(ids, DataConfig(max_pairs=50, copies="leave-out"), notes=notes)
+        assert drawn(ids, DataConfig(max_pairs=200, copies="leave-out"), notes=notes) == list(range(200))
 
 
 def twice(files: list[Path]) -> None:

@@ -1,0 +1,86 @@
+"""What a run needs of the machine, told before it begins: bytes on the disk and in memory, about."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from edgecmd.core.text import size_of
+from edgecmd.data.stored.array_files import LazyRows
+from edgecmd.data.stored.store import stores_folder
+from edgecmd.models.devices import device_of
+from edgecmd.run import Run
+
+# Python, torch and this package, before any data.
+PROGRAM = 450_000_000
+# Each number of a layer's output is kept for the gradient, and has one.
+KEPT = 2
+
+Needs = dict[str, dict[str, int]]
+
+
+def needs(run: Run, student: nn.Module) -> Needs:
+    """Bytes that a run needs, about: the peak of the process that trains; workers have as much each.
+
+    Args:
+        run: Its pairs are read already.
+        student: One of the run; not changed.
+
+    Returns:
+        For ``disk`` and for ``memory`` the bytes of each part.
+    """
+    whole = run.task.data
+    parts = (whole.train, whole.validation.pairs, whole.test.pairs)
+    halves = [half for part in parts for half in (part.source, part.target)]
+    stored = sum(one.nbytes for one in halves if isinstance(one, LazyRows))
+    features = sum(map(len, parts)) * run.task.num_places(run.distill) * run.anchors.shape[1] * 4
+    shown = run.distill.batch_size * run.loss.num_views
+    return {
+        "disk": {"store": stored, "features": features},
+        "memory": {
+            "program": PROGRAM,
+            "pairs": sum(one.nbytes for one in halves) - stored,
+            "inputs": 0 if isinstance(whole.train.target, LazyRows) else _inputs_bytes(run),
+            "public images": whole.public.images.nbytes,
+            "a batch": shown * _bytes_of_one(student, run.task.input_shape),
+        },
+    }
+
+
+def _inputs_bytes(run: Run) -> int:
+    """Of training pairs in memory every client's inputs are made once and kept, in single precision."""
+    return 4 * len(run.task.data.train) * int(torch.Size(run.task.input_shape).numel())
+
+
+@torch.no_grad()
+def _bytes_of_one(student: nn.Module, shape: tuple[int, int, int]) -> int:
+    """What one input keeps in memory until its gradient is there."""
+    kept: list[int] = []
+
+    def note(_module: nn.Module, _inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            kept.append(output.numel() * output.element_size())
+
+    layers = [one for one in student.modules() if not list(one.children())]
+    hooks = [one.register_forward_hook(note) for one in layers]
+    try:
+        student.eval()(torch.zeros(1, *shape, device=device_of(student)))
+    finally:
+        for one in hooks:
+            one.remove()
+    return KEPT * sum(kept) + 4 * int(torch.Size(shape).numel())
+
+
+def needs_rows(found: Mapping[str, Mapping[str, int]]) -> list[list[str]]:
+    """Rows of (what, value) of a plan for a person.
+
+    Args:
+        found: Of `needs`.
+    """
+    disk, memory = found["disk"], found["memory"]
+    where = f" (of these {size_of(disk['store'])} for pairs in {stores_folder()})" if disk["store"] else ""
+    parts = ", ".join(f"{name} {size_of(num)}" for name, num in memory.items() if num)
+    return [
+        ["disk", f"about {size_of(sum(disk.values()))}{where}"],
+        ["memory", f"about {size_of(sum(memory.values()))} a process: {parts}"],
+    ]
