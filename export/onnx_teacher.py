@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from edgecmd.core.errors import ConfigError, DataError, nearest
 from edgecmd.core.files import sha256_file
 from edgecmd.core.text import one_line
-from edgecmd.models.prepared import Opened, Preparation
+from edgecmd.models.teacher.prepared import Opened, Preparation
 
 SETTING = "teacher.name"
 MOST_BYTES, MOST_TEXT = 2**31 - 1, 300

@@ -46,7 +46,7 @@ def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A data file of eighty pairs and an untrained teacher."""
     from shapes import write_pairs
 
-    from edgecmd.models.teachers import build_teacher, save_teacher
+    from edgecmd.models.teacher.teachers import build_teacher, save_teacher
 
     folder = tmp_path_factory.mktemp("tiny")
     network = build_teacher("gn-teacher", embedding_dim=16, generator=torch.Generator().manual_seed(0))

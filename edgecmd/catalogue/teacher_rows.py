@@ -12,8 +12,8 @@ class TeacherKind:
     """What ``prefix:rest`` stands for in ``teacher.name``.
 
     Attributes:
-        open: ``module:function`` that makes an `edgecmd.models.prepared.Opened`. It gets the whole name, and
-            as keywords ``weights`` (a `Path` or None), ``output`` and ``size`` (pixels or None).
+        open: ``module:function`` that makes an `edgecmd.models.teacher.prepared.Opened`. It gets the whole
+            name, and as keywords ``weights`` (a `Path` or None), ``output`` and ``size`` (pixels or None).
         text: What it is, in a few words.
         is_file: Whether a file follows the prefix.
         has_weights: Whether its weights come from a file of their own, ``teacher.weights``.
@@ -27,7 +27,7 @@ class TeacherKind:
     has_outputs: bool = False
 
 
-_BACKBONE = "edgecmd.models.backbone_teacher:open_backbone"
+_BACKBONE = "edgecmd.models.teacher.backbone_teacher:open_backbone"
 TEACHER_KINDS = {
     "timm": TeacherKind(open=_BACKBONE, text="a network of timm", has_weights=True),
     "torchvision": TeacherKind(open=_BACKBONE, text="a network of torchvision", has_weights=True),

@@ -22,7 +22,7 @@ def list_sets() -> None:
     """Show data sets and shipped teachers, their kind, their licences, and what a run needs to use them."""
     from edgecmd.catalogue.data_files import status
     from edgecmd.catalogue.data_sets import DATA_SETS
-    from edgecmd.models.teachers import TEACHERS
+    from edgecmd.models.teacher.teachers import TEACHERS
 
     rows = [[name, one.kind, one.pair, one.licence, status(name)] for name, one in DATA_SETS.items()]
     print_table("Data sets", ["name", "kind", "pair", "licence", "ready"], rows)

@@ -138,7 +138,7 @@ def pretrain(
     from edgecmd.cli.progress import step_line
     from edgecmd.config.assemble import Assembly
     from edgecmd.data.modalities.table import modality_of
-    from edgecmd.models.teachers import RATE, save_teacher
+    from edgecmd.models.teacher.teachers import RATE, save_teacher
     from edgecmd.training.pretrain import pretrain as train
     from edgecmd.training.pretrain import recipe
 

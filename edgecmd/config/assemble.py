@@ -26,8 +26,8 @@ from edgecmd.data.experiment import Experiment, load_experiment
 from edgecmd.data.ready_features import Ready, read_ready
 from edgecmd.models.devices import resolve_device
 from edgecmd.models.students import is_dense
-from edgecmd.models.teacher_set import named_teacher
-from edgecmd.models.teachers import Teacher, check_rate
+from edgecmd.models.teacher.teacher_set import named_teacher
+from edgecmd.models.teacher.teachers import Teacher, check_rate
 from edgecmd.run import Description, Run
 from edgecmd.settings import DataConfig
 from edgecmd.training.environment import environment

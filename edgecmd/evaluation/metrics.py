@@ -31,7 +31,7 @@ from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.data.modalities.table import target_input
 from edgecmd.data.pairs import Targets
 from edgecmd.models.devices import device_of
-from edgecmd.models.place_features import pool_places
+from edgecmd.models.teacher.place_features import pool_places
 from edgecmd.models.trial import running_student
 
 # The first axis is anonymous: pool and test of a probe differ in length.

@@ -37,8 +37,8 @@ from edgecmd.evaluation.segmenter import (
     predict_masks,
 )
 from edgecmd.models.devices import device_of, place
-from edgecmd.models.place_features import TeacherPlaces
 from edgecmd.models.students import Student
+from edgecmd.models.teacher.place_features import TeacherPlaces
 from edgecmd.run import Run
 
 Table = dict[str, object]

@@ -21,8 +21,8 @@ from edgecmd.data.labelled import IGNORED
 from edgecmd.evaluation.metrics import class_rows
 from edgecmd.models.convolutions import Pointwise
 from edgecmd.models.devices import device_of, place
-from edgecmd.models.place_features import unit_places
 from edgecmd.models.students import Student
+from edgecmd.models.teacher.place_features import unit_places
 from edgecmd.run import Run
 from edgecmd.training.optimise import Best, mean_gradient, one_cycle, optimise
 from edgecmd.training.places import shared_views

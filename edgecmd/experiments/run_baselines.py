@@ -131,7 +131,7 @@ def teacher_on_target(config: RunConfig, task: Task) -> "Embed":
 
     from edgecmd.data.modalities.table import as_pictures
     from edgecmd.evaluation.metrics import unit_rows
-    from edgecmd.models.place_features import pool_places
+    from edgecmd.models.teacher.place_features import pool_places
 
     # With ready features it says that the teacher is not here.
     teacher = task.teacher

@@ -17,7 +17,7 @@ from edgecmd.data.modalities.image import IMAGE
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import Targets
 from edgecmd.experiments.compare.markdown import title_of
-from edgecmd.models.teachers import OWN, TEACHERS, default_teacher, teacher_name
+from edgecmd.models.teacher.teachers import OWN, TEACHERS, default_teacher, teacher_name
 from edgecmd.settings import TeacherConfig
 from edgecmd.training.task import Task
 

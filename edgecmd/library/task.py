@@ -20,9 +20,9 @@ from edgecmd.data.modalities.table import input_shape
 from edgecmd.data.pairs import fingerprint
 from edgecmd.data.ready_features import MIN_DIM, row_problems
 from edgecmd.library.data import Images, Pairs, labels_of
-from edgecmd.models import teachers
 from edgecmd.models.devices import resolve_device
-from edgecmd.models.teacher_set import concat
+from edgecmd.models.teacher import teachers
+from edgecmd.models.teacher.teacher_set import concat
 from edgecmd.settings import refuse_other, refuse_outside
 from edgecmd.training import task as tasks
 
@@ -32,7 +32,7 @@ MOST_DIM = 65_536
 
 
 class TeacherOptions(TypedDict, total=False):
-    """Keywords of a `Teacher`; what each means is said by `edgecmd.models.teachers.Teacher.of`."""
+    """Keywords of a `Teacher`; what each means is said by `edgecmd.models.teacher.teachers.Teacher.of`."""
 
     size: int | None
     mean: Sequence[float] | None

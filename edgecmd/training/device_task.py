@@ -24,11 +24,11 @@ from edgecmd.data.modalities.table import modality_of, target_input
 from edgecmd.data.pairs import Images, PairedData, PublicSource, Targets
 from edgecmd.data.user_files.images import sides_of
 from edgecmd.data.user_files.public_images import load_shipped_public, read_public
-from edgecmd.models.feature_cache import cached_features, cached_maps
-from edgecmd.models.place_features import Reduction, View, as_places, fit_reduction
 from edgecmd.models.students import DENSE_STRIDE
-from edgecmd.models.teacher_set import named_teacher
-from edgecmd.models.teachers import TEACHERS, Teacher, check_rate
+from edgecmd.models.teacher.feature_cache import cached_features, cached_maps
+from edgecmd.models.teacher.place_features import Reduction, View, as_places, fit_reduction
+from edgecmd.models.teacher.teacher_set import named_teacher
+from edgecmd.models.teacher.teachers import TEACHERS, Teacher, check_rate
 from edgecmd.settings import DataConfig, DistillConfig, TeacherConfig
 from edgecmd.training.distill import LocalData
 from edgecmd.training.task import Places

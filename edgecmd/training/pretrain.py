@@ -22,7 +22,7 @@ from edgecmd.losses.baselines import nt_xent
 from edgecmd.models.devices import place, resolve_device
 from edgecmd.models.efficientnet import EfficientNetLite0
 from edgecmd.models.projection import fit_projector
-from edgecmd.models.teachers import (
+from edgecmd.models.teacher.teachers import (
     ARCHITECTURES,
     build_teacher,
     check_architecture,

@@ -26,10 +26,10 @@ from edgecmd.data.modalities.table import input_shape, kind_of, modality_of, tar
 from edgecmd.data.pairs import Images, PairedData, Targets
 from edgecmd.data.ready_features import Ready
 from edgecmd.data.stored.array_files import Examples, LazyRows, chosen, chunks
-from edgecmd.models.feature_cache import cached_features, cached_maps
-from edgecmd.models.place_features import Reduction, View, as_places, fit_reduction, pool_places
 from edgecmd.models.students import DENSE_STRIDE
-from edgecmd.models.teachers import Teacher
+from edgecmd.models.teacher.feature_cache import cached_features, cached_maps
+from edgecmd.models.teacher.place_features import Reduction, View, as_places, fit_reduction, pool_places
+from edgecmd.models.teacher.teachers import Teacher
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import Features, Inputs, LazyTensor, LocalData, taken
 

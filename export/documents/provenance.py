@@ -15,7 +15,7 @@ from edgecmd.core.own_code import is_own
 from edgecmd.core.text import unseen_text
 from edgecmd.data.experiment import Experiment
 from edgecmd.models.students import student_row
-from edgecmd.models.teachers import OWN, TEACHERS, teacher_file, teacher_name
+from edgecmd.models.teacher.teachers import OWN, TEACHERS, teacher_file, teacher_name
 from edgecmd.run import Run
 from edgecmd.training.task import Task
 

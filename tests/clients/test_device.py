@@ -26,8 +26,8 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.data.anchors import ANCHORS
 from edgecmd.losses import loss_of
-from edgecmd.models.feature_cache import cached_features
 from edgecmd.models.students import build_student
+from edgecmd.models.teacher.feature_cache import cached_features
 from edgecmd.privacy.device_ledger import DeviceLedgers
 from edgecmd.privacy.refusals import explained
 from edgecmd.privacy.step.gradients import clipped_sum
@@ -720,7 +720,7 @@ def test_a_refused_budget_travels_as_a_word(device: Device) -> None:
     assert said == "refused: budget-spent"
 
 
-@pytest.mark.parametrize("what", ["clients.private", "edgecmd.models.feature_cache"])
+@pytest.mark.parametrize("what", ["clients.private", "edgecmd.models.teacher.feature_cache"])
 def test_a_full_disk_releases_nothing_uncounted(
     what: str, device: Device, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,9 +15,9 @@ from edgecmd.data.stored import through_store
 from edgecmd.data.stored.array_files import FilledFile, LazyRows, whole_file
 from edgecmd.data.stored.store import stores_folder
 from edgecmd.experiments.resources import needs, needs_rows
-from edgecmd.models import feature_cache
-from edgecmd.models.feature_cache import cached_features
-from edgecmd.models.teachers import Teacher
+from edgecmd.models.teacher import feature_cache
+from edgecmd.models.teacher.feature_cache import cached_features
+from edgecmd.models.teacher.teachers import Teacher
 from edgecmd.recipes.central import train_central
 from edgecmd.training.distill import LazyTensor
 from server.simulate import simulate

@@ -14,9 +14,9 @@ from edgecmd.catalogue.data_sets import DATA_SETS
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.experiments.teacher_facts import teacher_text, teacher_warnings
-from edgecmd.models import teachers
-from edgecmd.models.feature_cache import cached_features
-from edgecmd.models.teachers import TEACHERS, ShippedTeacher, Teacher, load_teacher
+from edgecmd.models.teacher import teachers
+from edgecmd.models.teacher.feature_cache import cached_features
+from edgecmd.models.teacher.teachers import TEACHERS, ShippedTeacher, Teacher, load_teacher
 from edgecmd.settings import TeacherConfig
 from edgecmd.training.device_task import device_features, device_sources
 from tests.from_docs import module_of

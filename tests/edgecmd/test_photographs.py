@@ -14,9 +14,16 @@ from edgecmd.data.experiment import load_experiment
 from edgecmd.data.pairs import PublicSource, Targets
 from edgecmd.datasets.build.imagenet import PACKAGE
 from edgecmd.evaluation.metrics import fit_linear, unit_rows
-from edgecmd.models import teachers
 from edgecmd.models.efficientnet import NAME
-from edgecmd.models.teachers import TEACHERS, Teacher, build_teacher, load_teacher, save_teacher, teacher_file
+from edgecmd.models.teacher import teachers
+from edgecmd.models.teacher.teachers import (
+    TEACHERS,
+    Teacher,
+    build_teacher,
+    load_teacher,
+    save_teacher,
+    teacher_file,
+)
 from edgecmd.settings import DataConfig, PretrainConfig, TeacherConfig
 from edgecmd.training.pretrain import pretrain, recipe
 from tests.command_line import run

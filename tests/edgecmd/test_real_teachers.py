@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edgecmd.core.errors import ConfigError
-from edgecmd.models.teachers import Teacher
+from edgecmd.models.teacher.teachers import Teacher
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 PICTURES = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)

@@ -10,7 +10,7 @@ from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.experiment import load_experiment
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import PairedData, PublicSource
-from edgecmd.models.teachers import Teacher, build_teacher, check_rate, load_teacher, save_teacher
+from edgecmd.models.teacher.teachers import Teacher, build_teacher, check_rate, load_teacher, save_teacher
 from edgecmd.settings import DataConfig, PretrainConfig
 from edgecmd.training.pretrain import pretrain, recipe
 from tests.edgecmd.data.layouts import trees

@@ -12,7 +12,7 @@ import pytest
 from edgecmd.catalogue.data_files import BESIDE, SHIPPED_VARIABLE, shipped_file
 from edgecmd.core.errors import DataError
 from edgecmd.datasets.emoji import PAIRS_FILE, PUBLIC_FILE
-from edgecmd.models import teachers
+from edgecmd.models.teacher import teachers
 
 ROOT = Path(__file__).parents[2]
 ASK = (

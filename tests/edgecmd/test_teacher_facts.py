@@ -17,7 +17,7 @@ from edgecmd.experiments.teacher_facts import (
     teacher_text,
     teacher_warnings,
 )
-from edgecmd.models.teachers import TEACHERS
+from edgecmd.models.teacher.teachers import TEACHERS
 from edgecmd.settings import DataConfig, TeacherConfig
 from edgecmd.training.task import Task
 from tests.tiny_federation import TESTED, task_of

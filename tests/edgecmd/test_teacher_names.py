@@ -20,9 +20,9 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.pairs import Images
 from edgecmd.experiments.teacher_facts import teacher_text
-from edgecmd.models.feature_cache import cached_features
-from edgecmd.models.teacher_set import concat, named_teacher
-from edgecmd.models.teachers import TEACHERS, Teacher, load_teacher
+from edgecmd.models.teacher.feature_cache import cached_features
+from edgecmd.models.teacher.teacher_set import concat, named_teacher
+from edgecmd.models.teacher.teachers import TEACHERS, Teacher, load_teacher
 from edgecmd.settings import TeacherConfig
 from tests.teacher_files import CROP, MEAN, SIDE, STD, made_up_timm, onnx_file, weights_file
 from tests.tiny_federation import NUM_PAIRS, simulate, task_of, tiny_config, write_pairs

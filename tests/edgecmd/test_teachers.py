@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.data.pairs import PublicSource
-from edgecmd.models.feature_cache import cached_features
-from edgecmd.models.teachers import build_teacher, load_teacher, save_teacher
+from edgecmd.models.teacher.feature_cache import cached_features
+from edgecmd.models.teacher.teachers import build_teacher, load_teacher, save_teacher
 from edgecmd.models.tensor_file import pack
 from edgecmd.settings import PretrainConfig
 from edgecmd.training.pretrain import POSITIVES, pretrain, recipe
@@ -159,7 +159,7 @@ def test_the_recipe_reaches_the_quality_of_the_teacher_indoor() -> None:
 
     from edgecmd.datasets.objects import load_objects
     from edgecmd.evaluation.metrics import fit_linear, unit_rows
-    from edgecmd.models.teachers import embed_source
+    from edgecmd.models.teacher.teachers import embed_source
     from edgecmd.settings import DataConfig
 
     shipped = load_teacher(name="indoor")
@@ -177,7 +177,7 @@ def test_the_recipe_reaches_the_quality_of_the_teacher_indoor() -> None:
 
 
 def test_a_damaged_built_in_teacher_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgecmd.models import teachers
+    from edgecmd.models.teacher import teachers
 
     damaged = tmp_path / "teacher.safetensors"
     data = bytearray(teachers.shipped_file(teachers.TEACHERS["icons"].file).read_bytes())
@@ -195,7 +195,7 @@ def test_the_recipe_reaches_the_quality_of_the_shipped_teacher() -> None:
 
     from edgecmd.datasets.emoji import load_emoji, load_public
     from edgecmd.evaluation.metrics import fit_linear, unit_rows
-    from edgecmd.models.teachers import embed_source
+    from edgecmd.models.teacher.teachers import embed_source
     from edgecmd.settings import DataConfig
 
     shipped = load_teacher()

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from edgecmd.core.errors import DataError
 from edgecmd.models.student_file import load_student
 from edgecmd.models.students import build_student
-from edgecmd.models.teachers import build_teacher, load_teacher
+from edgecmd.models.teacher.teachers import build_teacher, load_teacher
 from edgecmd.models.tensor_file import pack
 
 Weights = dict[str, torch.Tensor]

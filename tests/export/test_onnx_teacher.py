@@ -11,9 +11,9 @@ from onnx import TensorProto, helper
 
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.pairs import Images
-from edgecmd.models.feature_cache import cached_features
-from edgecmd.models.teacher_set import named_teacher
-from edgecmd.models.teachers import Teacher
+from edgecmd.models.teacher.feature_cache import cached_features
+from edgecmd.models.teacher.teacher_set import named_teacher
+from edgecmd.models.teacher.teachers import Teacher
 from edgecmd.settings import TeacherConfig
 from tests.teacher_files import onnx_file
 

@@ -125,7 +125,7 @@ def pair_arrays(
 
 def train_teacher(public: PublicSource, path: Path, config: PretrainConfig, *, say: Say) -> None:
     """SimCLR on the public pictures; writes the teacher."""
-    from edgecmd.models.teachers import save_teacher
+    from edgecmd.models.teacher.teachers import save_teacher
     from edgecmd.training.pretrain import pretrain, recipe
 
     every = max(1, config.num_steps // 10)

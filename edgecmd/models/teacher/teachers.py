@@ -35,8 +35,8 @@ from edgecmd.data.modalities.table import MODALITIES, input_shape, modality_of, 
 from edgecmd.data.pairs import Targets
 from edgecmd.models import efficientnet
 from edgecmd.models.devices import device_of
-from edgecmd.models.prepared import Opened, Preparation, Prepared
 from edgecmd.models.students import Architecture, convolutional, initialise
+from edgecmd.models.teacher.prepared import Opened, Preparation, Prepared
 from edgecmd.models.tensor_file import load_weights, pack, require, unpack, whole_number
 from edgecmd.models.trial import seeded, try_out
 from edgecmd.settings import refuse_other

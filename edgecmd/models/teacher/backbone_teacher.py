@@ -8,7 +8,7 @@ from torch import nn
 
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.models.backbones import build_backbone, load_matching, pooled, read_weights
-from edgecmd.models.prepared import Opened, Preparation
+from edgecmd.models.teacher.prepared import Opened, Preparation
 
 SETTING, WEIGHTS = "teacher.name", "teacher.weights"
 # How the weights that torchvision publishes were trained; its networks do not say it.

@@ -20,9 +20,9 @@ from edgecmd.catalogue.teacher_rows import TEACHER_KINDS, kind_of_teacher, liste
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.own_code import is_own
 from edgecmd.data.pairs import Images, fingerprint
-from edgecmd.models.feature_cache import cached_features, kept
 from edgecmd.models.projection import principal_components
-from edgecmd.models.teachers import OWN, SETTING, TEACHERS, Teacher, load_teacher
+from edgecmd.models.teacher.feature_cache import cached_features, kept
+from edgecmd.models.teacher.teachers import OWN, SETTING, TEACHERS, Teacher, load_teacher
 from edgecmd.settings import TeacherConfig
 
 # Settings that hold for every network of anyone's own in a list.

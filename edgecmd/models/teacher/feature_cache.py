@@ -24,8 +24,8 @@ from edgecmd.data.pairs import Images, Targets, fingerprint
 from edgecmd.data.stored.array_files import CHUNK, ArrayFile, Examples, LazyRows
 from edgecmd.data.stored.kept_rows import beside
 from edgecmd.data.stored.store import Form
-from edgecmd.models.place_features import Reduction, View, teacher_maps
-from edgecmd.models.teachers import Teacher
+from edgecmd.models.teacher.place_features import Reduction, View, teacher_maps
+from edgecmd.models.teacher.teachers import Teacher
 
 Features = Float[Examples, "num dim"]
 

@@ -25,7 +25,7 @@ from edgecmd.models.devices import device_of
 from edgecmd.models.efficientnet import FEW, EfficientNetLite0
 from edgecmd.models.projection import principal_components
 from edgecmd.models.students import ConvStudent
-from edgecmd.models.teachers import Teacher
+from edgecmd.models.teacher.teachers import Teacher
 
 # Ends of the teacher's stages in its trunk.
 STAGES = ((0, 2), (2, 4), (4, 6))
