@@ -150,6 +150,7 @@ def spec_of(task: Task, student: Student, *, architecture: str, license: str) ->
     """
     channels, height, width = task.input_shape
     modality = modality_of(task.data.train.target)
+    front_end = front_end_of(modality, dense=is_dense(architecture))
     if height != width and not modality.has_rate:
         raise ExportError(
             f"The task's targets are {height} x {width} pixels, and a file for a device takes squares. Bring"
@@ -163,7 +164,7 @@ def spec_of(task: Task, student: Student, *, architecture: str, license: str) ->
         offset=task.target_offset,
         scale=task.target_scale,
         license=license,
-        front_end=front_end_of(modality, dense=is_dense(architecture)),
+        front_end=front_end,
         rate_hz=task.sampling_rate_hz if modality.has_rate else 0,
     )
 
