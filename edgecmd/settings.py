@@ -145,7 +145,7 @@ class DataConfig(_Section):
     set lies."""
     source_path: str = ""
     """Folder of photographs, a folder a class, for ``tuberlin``, which has sketches alone."""
-    max_pairs: Annotated[int, Interval(ge=0, le=100_000_000)] = 20_000
+    max_pairs: Annotated[int, Interval(ge=0, le=100_000_000)] = 0
     """Of the pairs at ``data.path`` at most so many are used, drawn by a hash of their ids; 0: all."""
     store: str = "auto"
     """Where pairs of ``data.path`` lie once they are read: ``never``, in memory; ``always``, in a store on
