@@ -45,6 +45,8 @@ OTHERS = {
     "edgecmd/experiments/bench/students.py": "a folder of measurements",
     "edgecmd/experiments/theory/study.py": "a folder of measurements",
     "edgecmd/data/show.py": "a sheet of a data set",
+    "edgecmd/data/stored/kept_rows.py": "what is kept beside decoded pairs, in the cache",
+    "edgecmd/data/stored/store.py": "decoded pairs, in the cache",
     "edgecmd/models/teacher/feature_cache.py": "the cache of teacher features",
     "edgecmd/core/files.py": "how files are written",
     "edgecmd/models/teacher/teachers.py": "a teacher",
