@@ -167,9 +167,13 @@ def audit(
         choose(setting, name, rows)
     idle = [name for name in names if not rows[name].asks(target)]
     if idle and (len(idle) == len(names) or not pass_over):
+        needs = rows[idle[0]].needs
+        reason = (
+            f"needs {needs}. This one is without" if needs else f"has nothing to ask of this {target.kind}"
+        )
         raise ConfigError(
-            f"{setting} names {idle[0]!r}, which needs {rows[idle[0]].needs}. This one is without: choose"
-            f" among {', '.join(name for name, row in rows.items() if row.asks(target))}."
+            f"{setting} names {idle[0]!r}, which {reason}: choose among"
+            f" {', '.join(name for name, row in rows.items() if row.asks(target))}."
         )
     found: list[Finding] = []
     for level in (rows[name] for name in names if name not in idle):

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgecmd.audits.many_runs import runs as many_runs
-from edgecmd.audits.risk import inversion, shadows
 from edgecmd.audits.step import sampling_coins
+from edgecmd.core import processes
 from edgecmd.core.processes import Workers
 from tests.tiny_federation import simulate, tiny_config, write_pairs
 
@@ -55,8 +54,7 @@ def two_workers(started_workers: Workers, monkeypatch: pytest.MonkeyPatch) -> No
         assert num == 2
         return contextlib.nullcontext(started_workers)
 
-    for module in (inversion, many_runs, shadows):
-        monkeypatch.setattr(module, "Workers", pool)
+    monkeypatch.setattr(processes, "Workers", pool)
 
 
 @pytest.fixture
