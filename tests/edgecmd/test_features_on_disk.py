@@ -21,7 +21,7 @@ from edgecmd.models.teacher.teachers import Teacher
 from edgecmd.recipes.central import train_central
 from edgecmd.training.distill import LazyTensor
 from server.simulate import simulate
-from tests.edgecmd.data.test_store import write_pairs
+from tests.edgecmd.data.test_store_of_pairs import write_pairs
 
 NUMBERS = np.random.default_rng(1).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
 

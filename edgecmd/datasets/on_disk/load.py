@@ -77,9 +77,8 @@ def load_layout(config: DataConfig) -> Experiment:
     """
     index = index_of(config)
     problems, notes = list[str](), list(index.notes)
-    entries = tuple(
-        index.entries[row] for row in drawn([one.id for one in index.entries], config, notes=notes)
-    )
+    ordered = sorted(index.entries, key=lambda one: one.id)
+    entries = tuple(ordered[row] for row in drawn([one.id for one in ordered], config, notes=notes))
     public = public_of(config, problems, notes=notes)
     if not problems:
         public = public or built_in_public(config, notes=notes)
