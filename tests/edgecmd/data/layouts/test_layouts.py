@@ -1,5 +1,6 @@
 """Public sets as people have them on disk: made-up trees of the same layout, read, split and refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from edgecmd.data.labelled import IGNORED, UNLABELLED
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.user_files.downsample import median_of_measured
 from edgecmd.data.user_files.user_pairs import drawn
+from edgecmd.datasets.on_disk import load
 from edgecmd.datasets.on_disk.load import index_of
 from edgecmd.datasets.on_disk.sketchy import index_sketchy
 from edgecmd.datasets.on_disk.sunrgbd import millimetres
@@ -217,6 +219,19 @@ class TestSketchy:
     def test_max_pairs(self, tmp_path: Path):
         whole = load_experiment(config("sketchy", trees.sketchy(tmp_path), strict=False, max_pairs=40))
         assert sum(map(len, parts_of(whole))) == 40
+
+    def test_the_order_that_files_are_found_in_changes_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        settings = config("sketchy", trees.sketchy(tmp_path), strict=False)
+        whole, index = load_experiment(settings), load.index_of(settings)
+        found = replace(index, entries=index.entries[::-1])
+        monkeypatch.setattr(load, "index_of", lambda _: found)
+        again = load.load_layout(settings)
+        for one, other in zip(parts_of(whole), parts_of(again), strict=True):
+            assert list(one) == list(other)
+        assert np.array_equal(whole.train.source, again.train.source)
+        assert np.array_equal(whole.train.target, again.train.target)
 
     def test_damage_is_named_all_at_once(self, tmp_path: Path):
         root = trees.sketchy(tmp_path)
