@@ -162,10 +162,17 @@ def _fill(
         told[entry.id] = seen_of(half)
         maps += [targets[row]] if told[entry.id].modality == DEPTH.name else []
     if told:
-        notes += notes_on_targets(told, maps, sides)
-        notes += notes_on_frames({f"source of {one.id}": one.source for one in entries})
-        notes += notes_on_frames({f"target of {one.id}": one.target for one in entries})
+        notes += _notes_on(entries, told, maps, sides)
     return None if targets is None else PairedData(source=sources, target=targets)
+
+
+def _notes_on(entries: Sequence[Entry], seen: Mapping[str, Seen], maps: Maps, sides: Sides) -> list[str]:
+    """What a run can live with, of all targets that were read and of pictures with several frames."""
+    return [
+        *notes_on_targets(seen, maps, sides),
+        *notes_on_frames({f"source of {one.id}": one.source for one in entries}),
+        *notes_on_frames({f"target of {one.id}": one.target for one in entries}),
+    ]
 
 
 def _values(half: Half) -> np.ndarray:
@@ -209,9 +216,7 @@ def _store(
         return {"source": source, "target": _form(index.read(entries[0], sides)[1])}
 
     def look(seen: Mapping[str, Seen], maps: Maps, told: list[str]) -> None:
-        told += notes_on_targets(seen, maps, sides)
-        told += notes_on_frames({f"source of {one.id}": one.source for one in entries})
-        told += notes_on_frames({f"target of {one.id}": one.target for one in entries})
+        told += _notes_on(entries, seen, maps, sides)
 
     what = f"{config.name} {Path(config.path).resolve()} {config.source_path} {sides!r} {config.max_pairs}"
     listed = Listed(
