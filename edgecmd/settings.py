@@ -367,6 +367,8 @@ class DistillConfig(_Section):
     """Of student similarities."""
     teacher_temperature: Annotated[float, Interval(ge=1e-4, le=100)] = 0.1
     """Of teacher similarities in cmd and cmd-anchored."""
+    baseline_temperature: Annotated[float, Interval(ge=0, le=100)] = 0.0
+    """Of student similarities in seed and crd; 0: that of their authors."""
     cmd_weight: Annotated[float, Interval(ge=0, le=1e6)] = 1.0
     """Weight of cmd in cmc+cmd."""
     num_anchors: Annotated[int, Interval(ge=1, le=1_000_000)] = 1024

@@ -49,6 +49,14 @@ def compare(
             " default.",
         ),
     ] = None,
+    temperatures: Annotated[
+        str,
+        typer.Option(
+            "--temperatures",
+            help="Temperatures to try with each learning rate, such as 0.05,0.1,0.2; a method without one"
+            " tries as many rates instead.",
+        ),
+    ] = "",
     work: Annotated[
         int, typer.Option("--work", min=0, help="Instead: rounds x local steps, the same for each row.")
     ] = 0,
@@ -66,7 +74,15 @@ def compare(
 
     one_thread()
     specs, assembly = parse_federations(federation), Assembly()
-    asked = study.read_request(pair, methods=methods, fast=fast, tune=tune, config=config, settings=settings)
+    asked = study.read_request(
+        pair,
+        methods=methods,
+        fast=fast,
+        tune=tune,
+        temperatures=temperatures,
+        config=config,
+        settings=settings,
+    )
     asked = replace(asked, num_seeds=seeds, num_jobs=jobs, tell=quiet if as_json else tell)
     study.check_central(asked.methods, specs)
     show, found = show_work if work else show_methods, {}

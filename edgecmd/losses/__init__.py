@@ -20,9 +20,12 @@ from edgecmd.losses.contrastive import (
 )
 from edgecmd.losses.loss import Loss, alike_views
 from edgecmd.losses.table import (
+    CLIPRD,
     CMC,
     CMD,
     CRD,
+    DARK,
+    FDCMKD,
     L2,
     LOSSES,
     SEED,
@@ -39,9 +42,12 @@ from edgecmd.losses.table import (
 )
 
 __all__ = [
+    "CLIPRD",
     "CMC",
     "CMD",
     "CRD",
+    "DARK",
+    "FDCMKD",
     "L2",
     "LOSSES",
     "SEED",

@@ -11,10 +11,13 @@ from torch.nn import functional
 
 from edgecmd.losses.contrastive import Anchors, Embeddings, PerExample, same_source, unit
 
-# Of the authors' code: SEED's two temperatures, CRD's temperature, SOCKET's two weights.
+# Of the authors' code: SEED's two temperatures, CRD's temperature, SOCKET's two weights, DARK's weight off
+# the diagonal at both ends of a run, CLIP-RD's weight of the features.
 SEED_TEMPERATURE, SEED_TEACHER_TEMPERATURE = 0.2, 1e-4
 CRD_TEMPERATURE = 0.07
 SOCKET_STATISTICS, SOCKET_PAIRS = 0.5, 0.5
+DARK_FIRST, DARK_LAST = 2.0, -0.8
+CLIP_RD_FEATURES = 2000.0
 
 
 def l2(student: Embeddings, teacher: Embeddings) -> PerExample:
@@ -171,6 +174,158 @@ def socket(student: Embeddings, teacher: Embeddings, anchors: Anchors) -> PerExa
     apart = torch.linalg.vector_norm(pairs - mine)
     loss: Tensor = SOCKET_STATISTICS * (mean + spread) + SOCKET_PAIRS * apart
     return loss.expand(len(student))
+
+
+def dark(
+    student: Embeddings,
+    teacher: Embeddings,
+    *,
+    temperature: float,
+    teacher_temperature: float,
+    off_diagonal: float,
+) -> PerExample:
+    """DARK (Saeed et al. 2026, arXiv 2603.05421): the teacher's relations, imitated first and repelled later.
+
+    `edgecmd.losses.cmc`, and the cross-entropy of the teacher's relations in two parts: with
+    ``p(j) = softmax_j(t_i.t_j / teacher_temperature)`` and ``q(j) = softmax_j(s_i.t_j / temperature)``
+    example i adds ``-p(i) log q(i) - off_diagonal * sum_{j != i} p(j) log q(j)``, and the same with
+    ``softmax_j(t_i.s_j / temperature)`` for ``q``, half each. In the authors' code ``off_diagonal`` falls in
+    a straight line over the run, from 2 to -0.8.
+
+    Adapted: the original has two encoders of the student and two of the teacher. Here the source's encoder is
+    the frozen teacher for both, and no teacher sees a target, so ``t_i`` stands for its feature there. Other
+    pairs of the source of i are left out of ``p`` and ``q``: they would be repelled in the end.
+
+    Args:
+        student: Student embeddings, (B, D).
+        teacher: Teacher embeddings of the same pairs, (B, D); constants.
+        temperature: Of the student's similarities.
+        teacher_temperature: Of the teacher's relations.
+        off_diagonal: Weight of the relations to other pairs.
+
+    Returns:
+        Loss of each example, (B,); with a negative weight it may be below zero.
+    """
+    contrast_B, _ = _contrast(student, teacher, temperature=temperature)
+    temperatures = {"temperature": temperature, "teacher_temperature": teacher_temperature}
+    relation_BB, _ = _cross_entropies(student, teacher, **temperatures)
+    matched_B = relation_BB.diagonal()
+    others_B = relation_BB.masked_fill(_diagonal(len(teacher), teacher), 0.0).sum(dim=1)
+    return contrast_B + matched_B + off_diagonal * others_B
+
+
+def clip_rd(
+    student: Embeddings, teacher: Embeddings, *, temperature: float, teacher_temperature: float
+) -> PerExample:
+    """CLIP-RD (Chung et al. 2026, arXiv 2603.25383) with the weights of its authors' script.
+
+    ``2 C_i + r_i / 2 + 2000 |s_i - t_i|^2 / D + R_i(teacher_temperature) + 1.5 R_i(temperature)``: ``C`` is
+    `edgecmd.losses.cmc`, ``r`` its half from the student's side, and ``R_i(T)`` is the divergence
+    ``KL(p || q)`` of ``p(j) = softmax_j(t_i.t_j / T)`` and ``q(j) = softmax_j(s_i.t_j / temperature)``, and
+    of ``p`` and ``softmax_j(t_i.s_j / temperature)``, half each.
+
+    Adapted: the original has two encoders of the student and two of the teacher. Here the source's encoder is
+    the frozen teacher for both, and no teacher sees a target, so ``t_i`` stands for its feature there. Then
+    its horizontal (1), vertical (1) and cross relations (1/2: the other half has no gradient) are all ``R``;
+    task and vertical contrast are both ``C``, and of the interactive one ``r / 2`` is left. Temperatures are
+    numbers here, and learnt there. Other pairs of the source of i are left out.
+
+    Args:
+        student: Student embeddings, (B, D).
+        teacher: Teacher embeddings of the same pairs, (B, D); constants.
+        temperature: Of the student's similarities.
+        teacher_temperature: Of the teacher's relations that the horizontal ones are held against.
+
+    Returns:
+        Loss of each example, (B,).
+    """
+    contrast_B, from_student_B = _contrast(student, teacher, temperature=temperature)
+    features_B = CLIP_RD_FEATURES / student.shape[1] * l2(student, teacher)
+
+    def divergence(of_teacher: float) -> Tensor:
+        relation_BB, entropy_BB = _cross_entropies(
+            student, teacher, temperature=temperature, teacher_temperature=of_teacher
+        )
+        return (relation_BB - entropy_BB).sum(dim=1)
+
+    relations_B = divergence(teacher_temperature) + 1.5 * divergence(temperature)
+    return 2.0 * contrast_B + 0.5 * from_student_B + features_B + relations_B
+
+
+def fd_cmkd(student: Embeddings, teacher: Embeddings) -> PerExample:
+    """FD-CMKD (Liu et al. 2025, arXiv 2511.19887) without labels: low frequencies match, high ones roughly.
+
+    With ``l`` and ``h`` the lower and the upper half of the frequencies along the feature, without the
+    constant one, each divided by its norm, and ``g(x) = sign(x) log(1 + |x|)``, example i has
+    ``(|l(s_i) - l(t_i)|^2 + |g(h(s_i)) - g(h(t_i))|^2) / D``, as in the authors' code.
+
+    Left out are the cross-entropies with labels, of the task and of the classifiers that both modalities
+    share. The order of a feature's numbers decides what is a frequency; nothing here gives it a meaning.
+
+    Args:
+        student: Student embeddings, (B, D).
+        teacher: Teacher embeddings of the same pairs, (B, D); constants.
+
+    Returns:
+        Loss of each example, (B,).
+
+    Guarantees:
+        The loss of a pair depends on no other pair.
+    """
+    low, high = _bands(student)
+    low_teacher, high_teacher = _bands(teacher.detach())
+    rough = _compressed(high) - _compressed(high_teacher)
+    return ((low - low_teacher).square() + rough.square()).mean(dim=1)
+
+
+def _bands(features: Embeddings) -> tuple[Embeddings, Embeddings]:
+    """The lower and the upper half of the frequencies of each feature, each of unit norm, (B, D)."""
+    size = features.shape[1]
+    # Not every device transforms numbers of 16 bits.
+    spectrum = torch.fft.rfft(features.to(torch.promote_types(features.dtype, torch.float32)), dim=1)
+    place, cut = torch.arange(spectrum.shape[1], device=features.device), max(1, size // 4)
+    bands = ((place >= 1) & (place <= cut), place > cut)
+    low, high = (unit(torch.fft.irfft(spectrum * band, n=size, dim=1)) for band in bands)
+    return low, high
+
+
+def _compressed(values: Tensor) -> Tensor:
+    return values.sign() * values.abs().log1p()
+
+
+def _log_shares(student: Embeddings, teacher: Embeddings, *, temperature: float) -> tuple[Tensor, Tensor]:
+    """``log softmax_j`` of ``s_i.t_j`` and of ``t_i.s_j``, (B, B); zero for other pairs of a source."""
+    apart = _others_of_source(teacher)
+    similarity_BB = (unit(student) @ unit(teacher.detach()).T / temperature).masked_fill(apart, -math.inf)
+    from_student, from_teacher = (
+        functional.log_softmax(one, dim=1) for one in (similarity_BB, similarity_BB.T)
+    )
+    return from_student.masked_fill(apart, 0.0), from_teacher.masked_fill(apart, 0.0)
+
+
+def _contrast(
+    student: Embeddings, teacher: Embeddings, *, temperature: float
+) -> tuple[PerExample, PerExample]:
+    """`edgecmd.losses.cmc`, and its half from the student's side, (B,) each."""
+    from_student, from_teacher = _log_shares(student, teacher, temperature=temperature)
+    own = -from_student.diagonal()
+    return (own - from_teacher.diagonal()) / 2, own
+
+
+def _cross_entropies(
+    student: Embeddings, teacher: Embeddings, *, temperature: float, teacher_temperature: float
+) -> tuple[Tensor, Tensor]:
+    """``-p(j) log q(j)``, mean over both directions of ``q``, and ``-p(j) log p(j)``, (B, B) each."""
+    relation_BB, _ = _log_shares(teacher, teacher, temperature=teacher_temperature)
+    p_BB = relation_BB.detach().exp().masked_fill(_others_of_source(teacher), 0.0)
+    from_student, from_teacher = _log_shares(student, teacher, temperature=temperature)
+    return -p_BB * (from_student + from_teacher) / 2, torch.special.entr(p_BB)
+
+
+def _others_of_source(teacher: Embeddings) -> Tensor:
+    """Which other pairs have the source of each pair, (B, B); symmetric also where rounding is not."""
+    same = same_source(teacher, teacher)
+    return (same | same.T) & ~_diagonal(len(teacher), teacher)
 
 
 def _diagonal(size: int, like: Tensor) -> Tensor:

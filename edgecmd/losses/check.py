@@ -146,6 +146,8 @@ def check_loss(loss: object, *, called: str = "") -> Loss:
         )
     if not loss.couples_pairs:
         _check_apart(loss, called, student, teacher, anchors, value)
+    if loss.anneals():
+        _check_annealed(loss, called, rows, teacher, anchors)
     if loss.has_buckets:
         _check_bucket(loss, called, student, teacher, anchors)
     return loss
@@ -197,6 +199,20 @@ def _check_gradient(value: Tensor, rows: Tensor, called: str) -> None:
             f"{called} has a gradient that is not finite for ordinary unit vectors. Look for a square root or"
             " a norm of zero."
         )
+
+
+def _check_annealed(loss: Loss, called: str, student: Tensor, teacher: Tensor, anchors: Tensor) -> None:
+    """Refuse a loss that is another one, or none, somewhere in a run."""
+    for share in (0.0, 0.5, 1.0):
+        with running(f"{called}: at({share:g})", loss):
+            there = loss.at(share)
+        if type(there) is not type(loss):
+            raise ConfigError(
+                f"{called} has at({share:g}) of type {type(there).__name__}; allowed is a"
+                f" {type(loss).__name__}. Return the loss itself with other numbers, as"
+                " dataclasses.replace(self, ...) gives it."
+            )
+        _tried(there, called, student, teacher, anchors)
 
 
 def _check_apart(

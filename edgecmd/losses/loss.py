@@ -4,7 +4,7 @@ Shapes: B batch, V views, R rows of a unit, K anchors, D embedding dimension.
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -69,6 +69,21 @@ class Loss(ABC):
         Returns:
             One finite value for each pair, (B,), through which the gradient reaches ``student``.
         """
+
+    def at(self, share: float) -> Self:
+        """The loss at one place of a run; itself, unless a number of it changes over the run.
+
+        Args:
+            share: Optimiser steps of the whole run that were made before, from 0 to 1. It follows from the
+                step alone, so a loss stays free of state, and a resumed run goes on as it would have.
+        """
+        del share
+        return self
+
+    @classmethod
+    def anneals(cls) -> bool:
+        """Whether a number of it changes over a run: whether it has a `Loss.at` of its own."""
+        return cls.at is not Loss.at
 
     def of_unit(
         self, student: Embeddings, teacher: Embeddings, mask: Bool[Tensor, " rows"], anchors: Anchors

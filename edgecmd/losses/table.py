@@ -5,8 +5,8 @@ A field of a class is filled from the number of the same name in the section ``d
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -202,13 +202,15 @@ class SOCKET(Loss):
 
 @dataclass(frozen=True, kw_only=True)
 class SEED(Loss):
-    """`edgecmd.losses.baselines.seed`, at its authors' temperatures."""
+    """`edgecmd.losses.baselines.seed`, at its authors' temperatures, but where the student's is given."""
 
     family, text, may_be_private = "others", "SEED, public anchors as its queue", False
     needs_anchors, couples_pairs = True, False
+    baseline_temperature: float = 0.0
 
     def __call__(self, student: Tensor, teacher: Embeddings, anchors: Anchors) -> PerExample:
-        return baselines.seed(student, teacher, anchors)
+        temperature = self.baseline_temperature or baselines.SEED_TEMPERATURE
+        return baselines.seed(student, teacher, anchors, temperature=temperature)
 
     def chance_level(self, *, batch_size: int, num_anchors: int) -> float:
         """``log(K + 1)``."""
@@ -217,12 +219,65 @@ class SEED(Loss):
 
 @dataclass(frozen=True, kw_only=True)
 class CRD(Loss):
-    """`edgecmd.losses.baselines.crd`, at its authors' temperature."""
+    """`edgecmd.losses.baselines.crd`, at its authors' temperature, but where one is given."""
 
     family, text = "others", "CRD, negatives from the batch"
+    baseline_temperature: float = 0.0
 
     def __call__(self, student: Tensor, teacher: Embeddings, anchors: Anchors) -> PerExample:
-        return baselines.crd(student, teacher)
+        temperature = self.baseline_temperature or baselines.CRD_TEMPERATURE
+        return baselines.crd(student, teacher, temperature=temperature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DARK(Loss):
+    """`edgecmd.losses.baselines.dark`, its weight off the diagonal in a straight line over the run."""
+
+    family, text = "others", "DARK: the teacher's relations, imitated first and repelled later"
+    temperature: float = 0.1
+    teacher_temperature: float = 0.1
+    first_off_diagonal: float = baselines.DARK_FIRST
+    last_off_diagonal: float = baselines.DARK_LAST
+    share: float = 0.0
+
+    def at(self, share: float) -> Self:
+        """The same with the weight at ``share`` of the run."""
+        return replace(self, share=share)
+
+    def __call__(self, student: Tensor, teacher: Embeddings, anchors: Anchors) -> PerExample:
+        fallen = self.share * (self.first_off_diagonal - self.last_off_diagonal)
+        return baselines.dark(
+            student,
+            teacher,
+            temperature=self.temperature,
+            teacher_temperature=self.teacher_temperature,
+            off_diagonal=self.first_off_diagonal - fallen,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLIPRD(Loss):
+    """`edgecmd.losses.baselines.clip_rd`."""
+
+    family, text = "others", "CLIP-RD: contrast, features and relations at its authors' weights"
+    temperature: float = 0.1
+    teacher_temperature: float = 0.1
+
+    def __call__(self, student: Tensor, teacher: Embeddings, anchors: Anchors) -> PerExample:
+        return baselines.clip_rd(
+            student, teacher, temperature=self.temperature, teacher_temperature=self.teacher_temperature
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FDCMKD(Loss):
+    """`edgecmd.losses.baselines.fd_cmkd`."""
+
+    family, text = "others", "FD-CMKD: low frequencies of the teacher's feature closely, high ones roughly"
+    couples_pairs = False
+
+    def __call__(self, student: Tensor, teacher: Embeddings, anchors: Anchors) -> PerExample:
+        return baselines.fd_cmkd(student, teacher)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +311,9 @@ LOSSES: dict[str, type[Loss]] = {
     "socket": SOCKET,
     "seed": SEED,
     "crd": CRD,
+    "dark": DARK,
+    "clip-rd": CLIPRD,
+    "fd-cmkd": FDCMKD,
     "simclr": SimCLR,
 }
 

@@ -105,7 +105,12 @@ CLIENT = Protected(
 
 def _apart(loss: "Loss | type[Loss]") -> bool:
     """Whether the loss of a pair is a function of that pair and of public constants, and may be clipped."""
-    return loss.may_be_private and not loss.couples_pairs and loss.num_views == 1
+    return _stays(loss) and not loss.couples_pairs and loss.num_views == 1
+
+
+def _stays(loss: "Loss | type[Loss]") -> bool:
+    """Whether the loss may be clipped, and is the one that was looked at all through a run."""
+    return loss.may_be_private and not loss.anneals()
 
 
 def _every_view(num_views: int) -> int:
@@ -188,7 +193,7 @@ MECHANISMS: dict[str, Mechanism] = {
     ),
     "groups": Mechanism(
         protects=PAIR,
-        takes=lambda loss: loss.may_be_private and loss.has_buckets,
+        takes=lambda loss: _stays(loss) and loss.has_buckets,
         default_loss="cmc-groups",
         factor=2,
         statement=(

@@ -370,6 +370,10 @@ def require_loss(mechanism: str, loss: Loss, *, called: str, engine: str) -> Non
             f"distill.loss={called!r} looks at {loss.num_views} views of a target at once, for which no"
             f" mechanism is written. {way_out}"
         )
+    if loss.anneals() and (loss.has_buckets or not loss.couples_pairs):
+        raise PrivacyError(
+            f"distill.loss={called!r} changes over the run, and no mechanism is written for that. {way_out}"
+        )
     if not loss.couples_pairs:
         raise PrivacyError(
             f"distill.loss={called!r} is a baseline for which no mechanism is written, although its loss of"

@@ -281,11 +281,12 @@ def distil(
     drawn = batches(len(data), batch_size=config.batch_size, generator=rows)
     called = losses.name_of(loss)
 
-    def gradient(_: int) -> float:
+    def gradient(step: int) -> float:
         batch = next(drawn)
         embedded = embed_batch(student, data, batch, config=config, num_views=loss.num_views, views=views)
         with running(f"The loss {called}", loss):
-            values = per_pair(loss(embedded.student, embedded.teacher, anchors), len(batch))
+            there = loss.at(min(1.0, (place.first_step + step) / max(1, place.total_steps)))
+            values = per_pair(there(embedded.student, embedded.teacher, anchors), len(batch))
         with running_student(student), running(f"The gradient of the loss {called}", loss):
             value = mean_gradient(values)
         if reference is not None:

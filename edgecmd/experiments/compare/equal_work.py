@@ -53,6 +53,10 @@ def local_step_tables(
     Raises:
         ConfigError: A number of local steps does not divide the work, or a method is in no federation.
     """
+    if asked.temperatures:
+        raise ConfigError(
+            "--work trains each row once, so it tries no --temperatures. Set distill.temperature."
+        )
     counts = parse_local_steps(local_steps, work=work)
     wrong = [name for name in asked.methods if is_alone(name) or name.startswith(CENTRAL)]
     if wrong or any(spec.central for spec in specs):

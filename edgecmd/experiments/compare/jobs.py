@@ -16,6 +16,7 @@ from edgecmd.core.jobs import Tell, finish
 
 if TYPE_CHECKING:
     from edgecmd.evaluation.evaluate import Table
+    from edgecmd.experiments.compare.tuning import Trial
     from edgecmd.models.students import Student
 
 
@@ -65,7 +66,7 @@ def make_job(
     seed: int,
     folder: Path,
     label: str = "",
-    rate: float = 0.0,
+    trial: "Trial | None" = None,
 ) -> Job:
     """The job of ``method`` with ``seed``; what is measured beside the probe is set on the result.
 
@@ -75,13 +76,11 @@ def make_job(
         seed: Seed.
         folder: Folder of the comparison.
         label: Row of the table; empty for ``method``.
-        rate: Learning rate of the grid; 0 for that of ``config``.
+        trial: Of the grid; None for what ``config`` says.
     """
-    from edgecmd.experiments.compare.tuning import with_rate
-
     label, own = label or method, folder / f"seed-{seed}"
-    name = label.replace(":", "-").replace(" ", "-") + (f"-lr{rate:g}" if rate else "")
-    chosen = with_rate(config, rate) if rate else config
+    name = label.replace(":", "-").replace(" ", "-") + (trial.suffix if trial else "")
+    chosen = trial.applied(config) if trial else config
     return Job(
         label=label,
         method=method,

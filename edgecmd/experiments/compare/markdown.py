@@ -54,16 +54,16 @@ def comparison_markdown(tables: Tables) -> str:
     """
     about, summary = tables["about"], tables["summary"]
     columns = columns_of(summary)
-    rates = about["rates"]
+    chosen = [("rate", about["rates"]), ("T", about.get("temperatures", {}))]
+    chosen = [(title, numbers) for title, numbers in chosen if numbers]
     head = ["method", *(title_of(name) for name in columns), "p against " + about["reference"]]
-    if rates:
-        head.append("rate")
+    head += [title for title, _ in chosen]
     lines = [_row(head), _row(["---"] * len(head))]
     for method, values in summary.items():
         paired = tables["paired"].get(method, {})
         cells = [_cell(values.get(name), paired.get(name)) for name in columns]
-        tail = [_p(paired.get(about["headline"]))]
-        lines.append(_row([method, *cells, *tail, *([_rate(rates.get(method))] if rates else [])]))
+        tail = [_p(paired.get(about["headline"])), *(_rate(numbers.get(method)) for _, numbers in chosen)]
+        lines.append(_row([method, *cells, *tail]))
     text = [f"### {about['title']}", "", *_facts(about), "", *lines, "", *_legend(about, summary), ""]
     return "\n".join([*text, *verdict_lines(tables["verdict"]), ""])
 
@@ -128,10 +128,16 @@ def _legend(about: Mapping[str, Any], summary: Tables) -> list[str]:
     ]
     if about["rates"]:
         grid = ", ".join(f"{rate:g}" for rate in about["grid"])
+        tried = ", ".join(f"{one:g}" for one in about.get("temperature_grid", ()))
         legend.append(
-            f"rate: peak learning rate, chosen of {grid} for every method alike on the validation split with"
+            f"rate: peak learning rate, chosen of {grid}"
+            + (f" together with T, the temperature of the loss, of {tried}" if tried else "")
+            + " for every method alike on the validation split with"
             f" seed 0 ({headline} within the split)."
         )
+        if tried:
+            num = len(about["grid"]) * len(about["temperature_grid"])
+            legend.append(f"Each method made {num} trials; one without a temperature tried {num} rates.")
     seen = dict.fromkeys(plain(name) for name in summary)
     legend += [f"{name}: {MEANING[name]}." for name in seen if name in MEANING]
     return [*legend, f"CPU time: {about['cpu_seconds'] / 60:.0f} minutes, all jobs together."]

@@ -37,7 +37,14 @@ from edgecmd.experiments.compare.summary import (
     summarise,
     verdict,
 )
-from edgecmd.experiments.compare.tuning import RATES, best_rate
+from edgecmd.experiments.compare.tuning import (
+    RATES,
+    Trial,
+    best_trial,
+    read_temperatures,
+    trial_rows,
+    trials_of,
+)
 from edgecmd.experiments.presets import form_of, overrides_of, tuned_labels_of
 from edgecmd.experiments.run_baselines import sees_pictures
 from edgecmd.experiments.teacher_facts import better_than_student, teacher_text, teacher_warnings
@@ -58,8 +65,9 @@ class Asked:
         methods: Names, checked.
         num_seeds: Seeds from 0.
         num_jobs: Processes at a time.
-        headline: Metric of the verdict and of the choice of learning rates.
+        headline: Metric of the verdict and of the choice of learning rates and temperatures.
         rates: Learning rates that are tried; empty for that of ``config``.
+        temperatures: Temperatures that are tried with each rate; empty for those of ``config``.
         tuned_labels: Numbers of labels that all layers are fine-tuned with.
         num_fits: Draws of labels that whole networks are trained on; 0 for those of the probe.
         tell: Takes lines for a person.
@@ -71,6 +79,7 @@ class Asked:
     num_jobs: int
     headline: str
     rates: tuple[float, ...] = ()
+    temperatures: tuple[float, ...] = ()
     tuned_labels: tuple[int, ...] = ()
     num_fits: int = 0
     tell: Tell = quiet
@@ -82,19 +91,26 @@ def read_request(
     methods: str,
     fast: bool,
     tune: bool | None,
+    temperatures: str,
     config: Path | None,
     settings: Sequence[str] | None,
 ) -> Asked:
     """Settings, methods and tuning of the command's options.
 
     Raises:
-        ConfigError: An unknown pair or method, a pair beside a file, or ``--fast`` without a pair.
+        ConfigError: An unknown pair or method, a pair beside a file, ``--fast`` without a pair, or
+            temperatures to try that are none, or beside ``--no-tune``.
     """
     if fast and not pair:
         raise ConfigError("--fast is a form of a preset. Name one with --pair, or set federation.num_rounds.")
     if pair and config is not None:
         raise ConfigError(
             "--pair brings its own settings. Leave --config out, or change single ones with --set."
+        )
+    tried = read_temperatures(temperatures)
+    if tried and tune is False:
+        raise ConfigError(
+            "--temperatures are tried by tuning. Leave --no-tune out, or set distill.temperature."
         )
     chosen = overrides_of(pair, fast=fast) if pair else []
     resolved = load_config(config, [*chosen, *(settings or ())])
@@ -103,7 +119,7 @@ def read_request(
     if not methods and resolved.teacher.pair_features:
         # Nothing can be shown to a teacher that is not here: its row is left out, as in a run.
         names = ",".join(name for name in names.split(",") if name != TEACHER)
-    tuned = form is not None and form.tune if tune is None else tune
+    tuned = bool(tried) or (form is not None and form.tune) if tune is None else tune
     if AT in names:
         # All methods are asked the same test, so the split is the one that privacy needs.
         resolved = replace(resolved, data=replace(resolved.data, copies="leave-out"))
@@ -114,6 +130,7 @@ def read_request(
         num_jobs=1,
         headline=form.headline if form else DEFAULT_HEADLINE,
         rates=RATES if tuned else (),
+        temperatures=tried,
         tuned_labels=tuned_labels_of(form, resolved.evaluate.num_labels, fast=fast) if form else (),
         num_fits=int(fast),
     )
@@ -209,7 +226,7 @@ def one_table(
         shared: Where those of the others lie.
     """
     config = spec.applied(asked.config) if spec else asked.config
-    results, rates, burnt = run_methods(Planner(asked, spec, config, folder, shared), assembly)
+    results, tried, burnt = run_methods(Planner(asked, spec, config, folder, shared), assembly)
     lines = {label: [one["headline"] for one in found] for label, found in results.items()}
     facts = about(config, assembly, title=spec.title if spec else "", headline=asked.headline)
     items = items_of(facts)
@@ -222,14 +239,25 @@ def one_table(
     }
     tables["about"] = facts | {
         "num_seeds": asked.num_seeds,
-        "rates": rates,
-        "grid": list(asked.rates),
+        **chosen_numbers(asked, tried),
         "cpu_seconds": burnt,
     }
     tables["about"]["warnings"] += beaten(tables["summary"])
     tables["markdown"] = comparison_markdown(tables)
     write_comparison(folder, tables)
     return tables
+
+
+def chosen_numbers(asked: Asked, tried: Mapping[str, Mapping[Trial, float]]) -> dict[str, Any]:
+    """What was tried of each method with which score, and what was chosen, for the facts of a table."""
+    best = {name: best_trial(scores) for name, scores in tried.items()}
+    return {
+        "rates": {name: one.rate for name, one in best.items()},
+        "grid": list(asked.rates),
+        "temperatures": {name: one.temperature for name, one in best.items() if one.temperature},
+        "temperature_grid": list(asked.temperatures),
+        "trials": {name: trial_rows(scores) for name, scores in tried.items()},
+    }
 
 
 def beaten(summary: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
@@ -244,25 +272,25 @@ def beaten(summary: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str
 
 def run_methods(
     plan: "Planner", assembly: Assembly
-) -> tuple[dict[str, list[dict[str, Any]]], dict[str, float], float]:
-    """Results by method, one a seed; learning rates, where they were chosen; seconds of CPU of all jobs.
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, dict[Trial, float]], float]:
+    """Results by method, one a seed; scores of trials, where there were any; seconds of CPU of all jobs.
 
-    With a grid, seed 0 runs with each of its rates; the one with the best score within the validation split
+    With a grid, seed 0 runs with each trial of it; the one with the best score within the validation split
     is used for the other seeds, and its run is the result of seed 0.
     """
     asked = plan.asked
     tuned = [name for name in asked.methods if asked.rates and is_tuned(name)]
-    grid = [(name, rate) for name in tuned for rate in asked.rates]
+    grid = [(name, trial) for name in tuned for trial in trials_of(name, asked.rates, asked.temperatures)]
     later = [name for name in asked.methods for _ in range(asked.num_seeds - (name in tuned))]
-    tries = [plan.job(name, seed=0, rate=rate) for name, rate in grid]
+    tries = [plan.job(name, seed=0, trial=trial) for name, trial in grid]
     first = run_jobs(tries, num_jobs=asked.num_jobs, assembly=assembly, tell=asked.tell, later=later)
-    scores: dict[str, dict[float, float]] = {name: {} for name in tuned}
-    for (name, rate), result in zip(grid, first, strict=True):
-        scores[name][rate] = result["validation"]
-    rates = {name: best_rate(found) for name, found in scores.items()}
+    scores: dict[str, dict[Trial, float]] = {name: {} for name in tuned}
+    for (name, trial), result in zip(grid, first, strict=True):
+        scores[name][trial] = result["validation"]
+    best = {name: best_trial(found) for name, found in scores.items()}
     tried = {job.path: result["cpu_seconds"] for job, result in zip(tries, first, strict=True)}
     wanted = [
-        plan.job(name, seed=seed, rate=rates.get(name, 0.0))
+        plan.job(name, seed=seed, trial=best.get(name))
         for seed in range(asked.num_seeds)
         for name in asked.methods
     ]
@@ -271,7 +299,7 @@ def run_methods(
     for job, result in zip(wanted, found, strict=True):
         results[job.label].append(result)
         tried[job.path] = result["cpu_seconds"]
-    return results, rates, sum(tried.values())
+    return results, scores, sum(tried.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,10 +320,8 @@ class Planner:
     folder: Path
     shared: Path
 
-    def job(self, name: str, *, seed: int, rate: float) -> Job:
-        """The job of one method, seed and learning rate (0 for that of the settings)."""
-        from edgecmd.experiments.compare.methods import CENTRAL
-
+    def job(self, name: str, *, seed: int, trial: Trial | None) -> Job:
+        """The job of one method, seed and trial (None for what the settings say)."""
         alone = is_alone(name)
         central = self.spec is not None and self.spec.central and not alone
         job = make_job(
@@ -304,11 +330,11 @@ class Planner:
             seed=seed,
             folder=self.shared if alone else self.folder,
             label=name,
-            rate=rate,
+            trial=trial,
         )
         return replace(
             job,
-            validate=self.asked.headline if rate and seed == 0 else "",
+            validate=self.asked.headline if trial and seed == 0 else "",
             tuned_labels=self.asked.tuned_labels,
             num_fits=self.asked.num_fits or job.num_fits,
         )

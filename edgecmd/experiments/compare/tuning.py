@@ -1,16 +1,18 @@
-"""One learning-rate grid for every method, the choice made on the validation split.
+"""One grid of learning rates and temperatures for all methods, the choice made on the validation split.
 
 The criterion is the few-label probe within the validation split: k labels a class are drawn, the other
 validation examples, but for those of the concepts that were drawn, are classified. It asks what a method is
 for, it is defined for every method alike (retrieval is not: a loss that only fits relations lives in a
 rotated space), and it does not look at the test split. It does use labels, so "label-free" is how a method
-trains, not how its learning rate was chosen.
+trains, not how its numbers were chosen.
+
+Every method makes as many trials: one without a temperature tries as many learning rates instead.
 
 Shapes: N examples, D embedding dimension.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -20,21 +22,97 @@ from edgecmd.core.errors import ConfigError, nearest
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.experiment import Experiment
 from edgecmd.evaluation.metrics import Embedding, draw_labels, known, linear_predict
+from edgecmd.experiments.compare.methods import loss_row
+from edgecmd.settings import DistillConfig
 
 RATES = (3e-3, 1e-2, 3e-2)
 LABELLING = "group"
 NUM_DRAWS = 20
 
 
-def with_rate(config: RunConfig, rate: float) -> RunConfig:
-    """``config`` with the peak learning rate ``rate``, federated and central."""
-    distill = replace(config.distill, learning_rate=rate, central_learning_rate=rate)
-    return replace(config, distill=distill)
+@dataclass(frozen=True, kw_only=True, slots=True, order=True)
+class Trial:
+    """One point of a method's grid.
+
+    Attributes:
+        rate: Peak learning rate; 0 for that of the settings.
+        temperature: 0 for those of the settings.
+    """
+
+    rate: float = 0.0
+    temperature: float = 0.0
+
+    @property
+    def suffix(self) -> str:
+        """What the name of a result has of it."""
+        return "".join(f"-{mark}{value:g}" for mark, value in zip(("lr", "t"), self.numbers) if value)
+
+    @property
+    def numbers(self) -> tuple[float, float]:
+        """Both."""
+        return self.rate, self.temperature
+
+    def applied(self, config: RunConfig) -> RunConfig:
+        """``config`` with its rate, federated and central, and its temperature on both sides of a loss."""
+        distill = config.distill
+        if self.rate:
+            distill = replace(distill, learning_rate=self.rate, central_learning_rate=self.rate)
+        if self.temperature:
+            one = self.temperature
+            distill = replace(distill, temperature=one, teacher_temperature=one, baseline_temperature=one)
+        return replace(config, distill=distill)
 
 
-def best_rate(scores: Mapping[float, float]) -> float:
-    """The rate with the highest score; of equal ones the smallest."""
-    return min(scores, key=lambda rate: (-scores[rate], rate))
+def read_temperatures(text: str) -> tuple[float, ...]:
+    """Temperatures of ``--temperatures``, each once; empty for none.
+
+    Raises:
+        ConfigError: One is no number, or none that ``distill.temperature`` may be.
+    """
+    try:
+        found = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        found = []
+    if text and not found:
+        raise ConfigError(f"--temperatures={text!r} must be numbers such as 0.05,0.1,0.2.")
+    for one in found:
+        DistillConfig(temperature=one)
+    return tuple(dict.fromkeys(found))
+
+
+def has_temperature(method: str) -> bool:
+    """Whether there is a temperature in the loss of ``method``."""
+    row = loss_row(method)
+    known = () if row is None else fields(row)  # type: ignore[arg-type]
+    return any(one.name in ("temperature", "baseline_temperature") for one in known)
+
+
+def trials_of(method: str, rates: Sequence[float], temperatures: Sequence[float]) -> list[Trial]:
+    """What is tried of ``method``: every rate with every temperature, or as many rates.
+
+    Args:
+        method: A method whose learning rate is chosen.
+        rates: In ascending order.
+        temperatures: None: that of the settings.
+    """
+    if not temperatures:
+        return [Trial(rate=rate) for rate in rates]
+    if has_temperature(method):
+        return [Trial(rate=rate, temperature=one) for rate in rates for one in temperatures]
+    if len(temperatures) > 1:
+        spread = np.geomspace(rates[0], rates[-1], len(rates) * len(temperatures))
+        rates = [float(f"{rate:.3g}") for rate in spread]
+    return [Trial(rate=rate) for rate in rates]
+
+
+def best_trial(scores: Mapping[Trial, float]) -> Trial:
+    """The trial with the highest score; of equal ones that with the smallest rate, then temperature."""
+    return min(scores, key=lambda trial: (-scores[trial], trial))
+
+
+def trial_rows(scores: Mapping[Trial, float]) -> list[dict[str, float]]:
+    """All trials of a method with their scores, for the file of results."""
+    return [{**asdict(trial), "validation": score} for trial, score in scores.items()]
 
 
 def few_labels_of(metric: str) -> int:
