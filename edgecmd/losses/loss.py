@@ -4,7 +4,7 @@ Shapes: B batch, V views, R rows of a unit, K anchors, D embedding dimension.
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -70,7 +70,7 @@ class Loss(ABC):
             One finite value for each pair, (B,), through which the gradient reaches ``student``.
         """
 
-    def at(self, share: float) -> Self:
+    def at(self, share: float) -> "Loss":
         """The loss at one place of a run; itself, unless a number of it changes over the run.
 
         Args:

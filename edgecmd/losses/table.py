@@ -6,7 +6,7 @@ A field of a class is filled from the number of the same name in the section ``d
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -240,7 +240,7 @@ class DARK(Loss):
     last_off_diagonal: float = baselines.DARK_LAST
     share: float = 0.0
 
-    def at(self, share: float) -> Self:
+    def at(self, share: float) -> Loss:
         """The same with the weight at ``share`` of the run."""
         return replace(self, share=share)
 

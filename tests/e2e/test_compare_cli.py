@@ -67,6 +67,31 @@ def test_a_preset_tunes_each_method_alike_and_writes_a_table_a_federation(
     assert job["validation"] is not None
 
 
+def test_temperatures_are_chosen_for_every_method_alike_and_told(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tiny_pair: list[str],
+    tiny: RunConfig,
+) -> None:
+    words = [*tiny_pair, "--methods", "dark,l2", "--seeds", "1", "--temperatures", "0.05,0.2"]
+    assert run(monkeypatch, *words) == 0, capsys.readouterr().err
+    folder = Path(tiny.out) / "tiny-fast"
+    for method, temperatures in (("dark", {0.05, 0.2}), ("l2", {0.0})):
+        tries = [json.loads(path.read_text()) for path in (folder / "seed-0").glob(f"{method}-*.json")]
+        assert len(tries) == 6
+        facts = json.loads((folder / "compare.json").read_text())["about"]
+        rows = facts["trials"][method]
+        assert {row["temperature"] for row in rows} == temperatures
+        assert sorted(row["validation"] for row in rows) == sorted(one["validation"] for one in tries)
+        best = max(row["validation"] for row in rows)
+        chosen = facts["rates"][method], facts["temperatures"].get(method, 0.0)
+        assert {"rate": chosen[0], "temperature": chosen[1], "validation": best} in rows
+    text = (folder / "compare.md").read_text()
+    assert "| rate | T |" in text
+    assert "together with T, the temperature of the loss, of 0.05, 0.2 for every method alike" in text
+    assert "Each method made 6 trials; one without a temperature tried 6 rates." in text
+
+
 def test_after_an_interruption_the_same_command_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -128,6 +153,12 @@ def test_the_estimate_counts_what_is_left(tiny: RunConfig, tmp_path: Path) -> No
         (["--fast"], "--fast is a form of a preset"),
         (["--federation", "iid"], "--federation has 'iid'"),
         (["--federation", "iid:10", "--methods", "central:cmc"], "put central among the federations"),
+        (["--temperatures", "0.1,x"], "--temperatures='0.1,x' must be numbers"),
+        (["--temperatures", ","], "--temperatures=',' must be numbers"),
+        (["--temperatures", "0.1,nan"], "distill.temperature=nan is outside"),
+        (["--temperatures", "0"], "distill.temperature=0.0 is outside"),
+        (["--temperatures", "0.1", "--no-tune"], "--temperatures are tried by tuning"),
+        (["--work", "500", "--temperatures", "0.1"], "--work trains each row once"),
         (["--work", "500", "--local-steps", "3"], "must divide --work 500"),
         (["--work", "500", "--local-steps", "a"], "must be whole numbers"),
         (["--work", "500", "--methods", "teacher"], "sends no weights"),

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from edgecmd.core.errors import ConfigError
-from edgecmd.losses import LOSSES, loss_of
+from edgecmd.losses import L2, LOSSES, loss_of
 from edgecmd.models.students import Student, build_student
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import (
@@ -96,6 +96,32 @@ def test_the_result_follows_from_the_place_alone() -> None:
     for one, two in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, two)
     assert not torch.equal(first.projector.weight, elsewhere.projector.weight)
+
+
+def test_a_loss_that_changes_over_the_run_is_told_the_share_of_its_steps() -> None:
+    """Two steps a round of six in all; a round on its own asks for what it would in the whole run."""
+    told: list[float] = []
+
+    class Watched(L2):
+        def at(self, share: float) -> "Watched":
+            told.append(share)
+            return self
+
+    config, trained = DistillConfig(batch_size=8), student()
+    for index in (0, 1, 2, 2, 40):
+        place = replace(PLACE, round_index=index + 1, first_step=2 * index, total_steps=6)
+        optimizer = make_optimizer(trained, config)
+        distil(
+            trained,
+            data(),
+            ANCHORS,
+            config,
+            loss=Watched(),
+            num_steps=2,
+            place=place,
+            optimizer=optimizer,
+        )
+    assert told == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 4 / 6, 5 / 6, 1, 1])
 
 
 def test_batches_are_whole_and_each_epoch_is_a_permutation() -> None:

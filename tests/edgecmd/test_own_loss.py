@@ -165,7 +165,20 @@ def made(change: Callable[[Tensor, Tensor, Tensor], object], **flags: object) ->
     return broken()  # type: ignore[no-any-return]
 
 
-def raises(*_: Tensor) -> Tensor:
+class Fading(Alone):
+    """Infinite at the end of a run."""
+
+    def __init__(self, share: float = 0.0) -> None:
+        self.share = share
+
+    def at(self, share: float) -> "Fading":
+        return Fading(share)
+
+    def __call__(self, student: Tensor, teacher: Tensor, anchors: Tensor) -> Tensor:
+        return super().__call__(student, teacher, anchors) / torch.tensor(1.0 - self.share)
+
+
+def raises(*_: object) -> Tensor:
     raise RuntimeError("a reason\n  of its own")
 
 
@@ -211,6 +224,19 @@ BROKEN: dict[str, tuple[Callable[[], object], str]] = {
     "by its gradient": (lambda: made(mixes_gradient), "a change of one pair moves the gradient of others"),
     "by the size": (lambda: made(lambda s, t, a: s.sum(1) / len(s)), "value in a batch of another size"),
     "stops at nan": (lambda: made(raises_on_nan), "fails where one pair is NaN or huge.*ValueError: a bad"),
+    "another later": (
+        lambda: made(lambda s, t, a: s.sum(1), at=lambda own, share: losses.L2() if share else own),
+        r"has at\(0.5\) of type L2; allowed is a Broken",
+    ),
+    "none later": (
+        lambda: made(lambda s, t, a: s.sum(1), at=lambda *_: None),
+        r"has at\(0\) of type NoneType; allowed is a Broken",
+    ),
+    "no number later": (Fading, "is not finite for ordinary"),
+    "raises later": (
+        lambda: made(lambda s, t, a: s.sum(1), at=raises),
+        r"at\(0\) raised RuntimeError: a reason of its own. Mend that code",
+    ),
     "padding": (
         lambda: type(
             "Padded",
@@ -258,6 +284,9 @@ class Plain(Loss):
     couples_pairs = False
     def __call__(self, student, teacher, anchors):
         return (unit(student) - unit(teacher)).square().sum(dim=1)
+class Annealed(Plain):
+    def at(self, share):
+        return self
 class Branching(Plain):
     needs_anchors = True
     def __call__(self, student, teacher, anchors):
@@ -301,6 +330,7 @@ def own_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
         ("InBatch", "groups", "vmap", "cannot be made private for each pair.*'cmc-groups'"),
         ("Plain", "anchors", "vmap", "belongs to privacy.mechanism='cosine', not to 'anchors'"),
+        ("Annealed", "cosine", "vmap", "changes over the run, and no mechanism is written for that"),
         ("Plain", "groups", "vmap", "belongs to privacy.mechanism='cosine'"),
         (
             "Views",

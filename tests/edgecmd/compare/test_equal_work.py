@@ -15,16 +15,19 @@ from edgecmd.evaluation import supervised
 from edgecmd.evaluation.finetune import finetune_rows
 from edgecmd.experiments.compare.jobs import make_job, measure, run_job, train_by
 from edgecmd.experiments.compare.measure import check_labels, recipe_of, supervised_all_table
-from edgecmd.experiments.compare.methods import LABEL_FREE, work_of
+from edgecmd.experiments.compare.methods import LABEL_FREE, TUNED, work_of
 from edgecmd.experiments.compare.tuning import (
     RATES,
-    best_rate,
+    Trial,
+    best_trial,
     few_labels_of,
+    has_temperature,
     retrieval_score,
+    trials_of,
     validation_draw,
     validation_score,
-    with_rate,
 )
+from edgecmd.losses import loss_of
 from edgecmd.training import distill
 from edgecmd.training.task import Task
 from tests.tiny_federation import TESTED, run_of, task_of
@@ -99,15 +102,47 @@ def test_training_with_all_labels_makes_as_many_steps_on_as_many_examples(
 
 
 def test_supervised_training_takes_the_rate_of_the_run(tiny: RunConfig) -> None:
-    recipe = recipe_of(run_of(with_rate(tiny, 0.03)), "supervised")
+    recipe = recipe_of(run_of(Trial(rate=0.03).applied(tiny)), "supervised")
     assert (recipe.num_steps, recipe.batch_size, recipe.learning_rate) == (4, 8, 0.03)
     assert work_of(run_of(tiny), "teacher").steps == 0
 
 
-def test_the_rate_is_that_with_the_best_score_and_of_equal_ones_the_smallest() -> None:
-    assert best_rate({0.003: 0.2, 0.01: 0.4, 0.03: 0.3}) == 0.01
-    assert best_rate({0.03: 0.4, 0.01: 0.4}) == 0.01
+def test_the_trial_is_that_with_the_best_score_and_of_equal_ones_the_smallest() -> None:
+    low, middle, high = (Trial(rate=rate) for rate in (0.003, 0.01, 0.03))
+    assert best_trial({low: 0.2, middle: 0.4, high: 0.3}) == middle
+    assert best_trial({high: 0.4, middle: 0.4}) == middle
+    warm, warmer = (Trial(rate=0.01, temperature=one) for one in (0.1, 0.2))
+    assert best_trial({warmer: 0.4, warm: 0.4}) == warm
     assert len(RATES) == 3
+
+
+def test_every_method_makes_as_many_trials() -> None:
+    """Three rates with each of two temperatures, or six rates between the same ends."""
+    without = {name for name in TUNED if not has_temperature(name)}
+    assert without == {"l2", "socket", "fd-cmkd", "supervised", "supervised-all"}
+    for name in TUNED:
+        trials = trials_of(name, RATES, (0.05, 0.2))
+        assert len(set(trials)) == 6
+        assert (min(trials).rate, max(trials).rate) == (0.003, 0.03)
+        assert {one.temperature for one in trials} == ({0.0} if name in without else {0.05, 0.2})
+        assert trials_of(name, RATES, ()) == [Trial(rate=rate) for rate in RATES]
+        assert [one.rate for one in trials_of(name, RATES, (0.2,))] == list(RATES)
+    # 0.003, and 10 ** (1 / 5) times as much each, to three digits.
+    assert [one.rate for one in trials_of("l2", RATES, (0.05, 0.2))] == [
+        *(0.003, 0.00475, 0.00754, 0.0119, 0.0189, 0.03)
+    ]
+
+
+@pytest.mark.parametrize("method", [name for name in LABEL_FREE if has_temperature(name)])
+def test_a_trial_s_temperature_is_the_one_that_the_loss_has(tiny: RunConfig, method: str) -> None:
+    name = "simclr" if method == "presimclr" else method
+    tried = Trial(rate=0.003, temperature=0.37).applied(tiny)
+    loss = loss_of(replace(tried.distill, loss=name))
+    numbers = {one: value for one, value in vars(loss).items() if one.endswith("temperature")}
+    assert numbers
+    assert set(numbers.values()) == {0.37}
+    assert (tried.distill.learning_rate, tried.distill.central_learning_rate) == (0.003, 0.003)
+    assert Trial(rate=0.003).applied(tiny).distill.temperature == tiny.distill.temperature
 
 
 def test_what_a_rate_is_chosen_by() -> None:
@@ -158,7 +193,11 @@ def test_a_job_is_kept_and_refuses_other_settings(tiny: RunConfig, tmp_path: Pat
     other = replace(job, num_fits=job.num_fits + 1)
     with pytest.raises(ConfigError, match="made with other settings"):
         run_job(other, TESTED)
-    assert make_job(tiny, "cmc", seed=0, folder=tmp_path, rate=0.03).path.name == "cmc-lr0.03.json"
+    for trial, name in (
+        (Trial(rate=0.03), "cmc-lr0.03.json"),
+        (Trial(rate=0.03, temperature=0.05), "cmc-lr0.03-t0.05.json"),
+    ):
+        assert make_job(tiny, "cmc", seed=0, folder=tmp_path, trial=trial).path.name == name
 
 
 def test_the_ceiling_is_the_probe_on_the_source_pictures(tiny: RunConfig, tmp_path: Path) -> None:

@@ -50,10 +50,10 @@ def test_the_fast_form_fine_tunes_with_few_of_the_label_counts() -> None:
 def test_every_method_of_the_paper_and_of_others_is_there_once() -> None:
     assert set(EVERY) == {
         *("cmc", "cmd", "cmc+cmd", "cmc-anchored", "cmd-anchored", "cmc+cmd-anchored"),
-        *("l2", "socket", "seed", "crd", "simclr", "presimclr"),
+        *("l2", "socket", "seed", "crd", "dark", "clip-rd", "fd-cmkd", "simclr", "presimclr"),
         *("supervised", "supervised-all", "teacher", "teacher-source", "untrained"),
     }
-    assert len(EVERY) == len(set(EVERY)) == 17
+    assert len(EVERY) == len(set(EVERY)) == 20
     assert set(LABEL_FREE) - {"presimclr"} <= set(LOSSES)
     assert not set(PAPER) & set(OTHERS)
 

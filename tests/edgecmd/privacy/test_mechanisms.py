@@ -60,7 +60,7 @@ def test_the_losses_of_each_mechanism() -> None:
     }
     assert taken == {
         "anchors": {"cmc-anchored", "cmd-anchored", "cmc+cmd-anchored"},
-        "cosine": {"cosine", "l2"},
+        "cosine": {"cosine", "l2", "fd-cmkd"},
         "groups": {"cmc-groups"},
         "client": set(LOSSES),
     }
@@ -74,7 +74,7 @@ def test_the_losses_of_each_mechanism() -> None:
 
 
 def test_in_batch_losses_have_no_form_per_unit() -> None:
-    allowed = {"cmc-anchored", "cmd-anchored", "cmc+cmd-anchored", "cosine", "l2", "cmc-groups"}
+    allowed = {"cmc-anchored", "cmd-anchored", "cmc+cmd-anchored", "cosine", "l2", "fd-cmkd", "cmc-groups"}
     for loss in allowed:
         assert callable(unit_loss(loss_of(DistillConfig(loss=loss)), ANCHORS))
     for loss in LOSSES.keys() - allowed:
@@ -82,7 +82,9 @@ def test_in_batch_losses_have_no_form_per_unit() -> None:
             unit_loss(loss_of(DistillConfig(loss=loss)), ANCHORS)
 
 
-@pytest.mark.parametrize("loss", ["cmc-anchored", "cmd-anchored", "cmc+cmd-anchored", "cosine", "l2"])
+@pytest.mark.parametrize(
+    "loss", ["cmc-anchored", "cmd-anchored", "cmc+cmd-anchored", "cosine", "l2", "fd-cmkd"]
+)
 def test_the_loss_of_a_pair_is_the_mean_over_its_views(loss: str) -> None:
     config = DistillConfig(loss=loss, cmd_weight=0.7, temperature=0.2, teacher_temperature=0.3)
     z, t = made(5, 4, DIM), made(6, 1, DIM).expand(4, DIM)

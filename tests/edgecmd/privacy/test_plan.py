@@ -72,7 +72,7 @@ def test_a_client_is_amplified_only_by_a_secret_coin() -> None:
     assert plan_of("client", fraction).normaliser == pytest.approx(3.0)
 
 
-@pytest.mark.parametrize("loss", ["cmc", "cmd", "cmc+cmd", "simclr", "crd", "socket"])
+@pytest.mark.parametrize("loss", ["cmc", "cmd", "cmc+cmd", "simclr", "crd", "socket", "dark", "clip-rd"])
 @pytest.mark.parametrize("mechanism", ["anchors", "cosine", "groups"])
 def test_in_batch_losses_are_refused_with_reason_and_way_out(loss: str, mechanism: str) -> None:
     with pytest.raises(PrivacyError) as raised:

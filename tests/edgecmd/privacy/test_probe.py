@@ -194,6 +194,8 @@ IN_BATCH = {
     "simclr": lambda s, t: baselines.nt_xent(s, t, temperature=0.1),
     "crd": baselines.crd,
     "socket": lambda s, t: baselines.socket(s, t, features(9)),
+    "dark": lambda s, t: baselines.dark(s, t, temperature=0.1, teacher_temperature=0.1, off_diagonal=2.0),
+    "clip-rd": lambda s, t: baselines.clip_rd(s, t, temperature=0.1, teacher_temperature=0.1),
     "mean of anything": lambda s, t: (s - t).square().mean().expand(len(s)),
 }
 ALONE = {
@@ -204,6 +206,7 @@ ALONE = {
     "seed": lambda s, t: baselines.seed(s, t, features(9)),
     "cosine": baselines.cosine,
     "l2": baselines.l2,
+    "fd-cmkd": baselines.fd_cmkd,
 }
 
 
@@ -230,7 +233,7 @@ def test_one_row_cannot_show_mixing() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["cmc-anchored", "cmd-anchored", "cmc+cmd-anchored", "cosine", "l2", "cmc-groups"]
+    "name", ["cmc-anchored", "cmd-anchored", "cmc+cmd-anchored", "cosine", "l2", "fd-cmkd", "cmc-groups"]
 )
 def test_losses_of_a_unit_pass(name: str) -> None:
     require_pure_loss(unit_loss(loss_of(DistillConfig(loss=name)), features(9)), embedding_dim=DIM)
