@@ -66,7 +66,8 @@ FULL_AUDIO = (
 # Segmentation: methods that look at places. No grid of rates: a score within the pool would need its masks.
 PLACES = (
     *("cmc", "cmd", "cmc+cmd", "cmc-anchored", "cmd-anchored", "cmc+cmd-anchored"),
-    *("l2", "socket", "seed", "crd", "scratch", "teacher-source", "untrained"),
+    *("l2", "socket", "seed", "crd", "dark", "clip-rd", "fd-cmkd"),
+    *("scratch", "teacher-source", "untrained"),
 )
 FAST_PLACES = (
     "student.architecture=seg-50k",
