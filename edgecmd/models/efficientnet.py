@@ -88,9 +88,9 @@ class InvertedResidual(nn.Module):
     def __init__(self, into: int, stage: Stage, *, stride: int) -> None:
         super().__init__()
         inner = into * stage.expansion
-        self.expand = SameConv2d(into, inner, 1) if stage.expansion > 1 else None
+        self.expand = nn.Conv2d(into, inner, 1) if stage.expansion > 1 else None
         self.depthwise = SameConv2d(inner, inner, stage.kernel_size, stride=stride, groups=inner)
-        self.project = SameConv2d(inner, stage.width, 1)
+        self.project = nn.Conv2d(inner, stage.width, 1)
         self.keeps_shape = stride == 1 and into == stage.width
 
     def forward(self, x: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class EfficientNetLite0(Trunk):
     def __init__(self, *, embedding_dim: int, input_side: int) -> None:
         super().__init__()
         self.input_side = input_side
-        self.head = SameConv2d(STAGES[-1].width, HEAD_WIDTH, 1)
+        self.head = nn.Conv2d(STAGES[-1].width, HEAD_WIDTH, 1)
         self.projector = nn.Linear(HEAD_WIDTH, embedding_dim)
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
