@@ -78,6 +78,10 @@ class SameConv2d(nn.Conv2d):
         height, width = (
             max(0, (-(-side // stride) - 1) * stride + kernel - side) for side in input.shape[2:]
         )
+        if height % 2 == 0 and width % 2 == 0:
+            # Equal on both sides: the convolution pads by itself, without a copy of the map.
+            pad = (height // 2, width // 2)
+            return functional.conv2d(input, self.weight, self.bias, self.stride, pad, groups=self.groups)
         padding = (width // 2, width - width // 2, height // 2, height - height // 2)
         return super().forward(functional.pad(input, padding))
 

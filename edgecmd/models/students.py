@@ -562,6 +562,7 @@ def initialise(module: nn.Module, *, generator: torch.Generator) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def num_parameters(module: nn.Module) -> int:
-    """Count the trainable numbers of ``module``."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+def num_parameters(student: Student) -> int:
+    """Count the weights of ``student``, those that are held among them."""
+    held = (student.get_buffer(name) for name in student.held)
+    return sum(value.numel() for value in (*student.parameters(), *held))
