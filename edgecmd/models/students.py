@@ -17,6 +17,8 @@ folding its normalisation away (`export.fold_norm`). Training one from random we
 
 ``seg-*`` are students of the first family with a decoder: an embedding for each place of the picture.
 
+``lite0-*`` are the first stages of a network of photographs that ships, and begin with its weights.
+
 A student of anyone's own is any ``nn.Module`` from (B, C, H, W) to (B, F), as an object, as
 ``module:factory``, or a network of timm or torchvision by its name (``timm:NAME``);
 `edgecmd.models.any_student.student` makes a `Student` of each.
@@ -58,6 +60,7 @@ from edgecmd.models.batch_norm import (
     statistics_of,
 )
 from edgecmd.models.convolutions import FAMILIES, Pointwise, Residual
+from edgecmd.models.efficientnet import Trunk, load_shipped
 from edgecmd.models.trial import (
     made_up,
     seeded,
@@ -73,6 +76,8 @@ FRONTS: dict[str, Callable[[], nn.Module]] = {"none": nn.Identity, "log-mel": Lo
 ANY_FRONT = "any"
 # Height and width that a student of anyone's own is tried on where none is given.
 DEFAULT_SIZE = (64, 64)
+# Offset and scale of inputs that are ink on white paper, which is seen as zero.
+INK = (1.0, -0.5)
 SETTING, WEIGHTS = "student.architecture", "student.weights"
 
 
@@ -94,6 +99,9 @@ class Student(nn.Module):
         origin: What a trained one was distilled on, for `edgecmd.export` and `edgecmd.evaluate`.
         batch_norm: What its batch normalisation became, a key of `edgecmd.models.batch_norm.BATCH_NORM`.
         first_weights: What a file of first weights gave; None where there was none.
+        seen: Offset and scale of the inputs that pretrained first weights are made for; None: of any.
+        trainable: What of it is trained, a key of `edgecmd.models.trained_part.TRAINABLE`.
+        held: Names of the weights that are not.
     """
 
     architecture: str = ""
@@ -103,11 +111,14 @@ class Student(nn.Module):
     origin: object | None = None
     batch_norm: str = KEEP
     first_weights: Matched | None = None
+    seen: tuple[float, float] | None = None
+    trainable: str = "all"
+    held: frozenset[str] = frozenset()
 
     @property
     def fixed(self) -> frozenset[str]:
-        """Names in its state of what no training may change: statistics that are held."""
-        return statistics_of(self) if self.batch_norm in (FREEZE, FOLD) else frozenset()
+        """Names in its state of what no training may change: statistics and weights that are held."""
+        return self.held | (statistics_of(self) if self.batch_norm in (FREEZE, FOLD) else frozenset())
 
     def __init__(self, *, in_channels: int, embedding_dim: int) -> None:
         super().__init__()
@@ -156,8 +167,32 @@ class ConvStudent(Student):
     def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
         """Embed a batch of inputs, see `edgecmd.data.modalities.table.target_input`."""
         features = self.trunk(self.front(image))
-        pooled = torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)
-        embedding: Tensor = self.projector(pooled)
+        embedding: Tensor = self.projector(_mean_and_max(features))
+        return embedding
+
+
+def _mean_and_max(map_BCHW: Tensor) -> Float[Tensor, "batch twice"]:
+    """Of each channel over its places, (B, 2C)."""
+    return torch.cat([map_BCHW.mean(dim=(2, 3)), map_BCHW.amax(dim=(2, 3))], dim=1)
+
+
+class LiteStudent(Student):
+    """First stages of EfficientNet-Lite0.
+
+    Args:
+        num_stages: How many of `edgecmd.models.efficientnet.STAGES`.
+        in_channels: As of `Student`.
+        embedding_dim: As of `Student`.
+    """
+
+    def __init__(self, *, num_stages: int, in_channels: int, embedding_dim: int) -> None:
+        super().__init__(in_channels=in_channels, embedding_dim=embedding_dim)
+        self.trunk = Trunk(in_channels=in_channels, num_stages=num_stages)
+        self.projector = nn.Linear(2 * self.trunk.widths[-1], embedding_dim)
+
+    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
+        """Embed a batch of inputs, see `edgecmd.data.modalities.table.target_input`."""
+        embedding: Tensor = self.projector(_mean_and_max(self.trunk.maps(image)[-1]))
         return embedding
 
 
@@ -263,7 +298,8 @@ class Architecture:
         dense: Whether it embeds each place of a picture instead of the whole.
         folds_to: The row that folding its normalisation away makes of it at export; empty where there is
             none. (Standardised weights fold wherever they are.)
-        weights_of: The shipped teacher whose weights it has, all but the projector; empty: it is trained.
+        weights_of: The shipped teacher whose weights it has or begins with, all but the projector; empty:
+            the first ones are random.
     """
 
     build: Callable[..., nn.Module]
@@ -289,6 +325,17 @@ def dense(family: str, widths: tuple[int, int, int], *, decoder: int, text: str)
     return Architecture(build=build, text=text, family=family, dense=True)
 
 
+def lite(num_stages: int) -> Architecture:
+    """Row of a `LiteStudent`."""
+    build = partial(LiteStudent, num_stages=num_stages)
+    return Architecture(
+        build=build,
+        text="first stages of EfficientNet-Lite0, pretrained",
+        family="lite0",
+        weights_of="imagenet",
+    )
+
+
 WS = "weight-standardised, folds to plain convolutions"
 PLAIN = "what folding makes of a gn-* student"
 RECORDINGS, PLACES = "for recordings", "for segmentation"
@@ -306,6 +353,8 @@ STUDENTS: dict[str, Architecture] = {
     "audio-200k": convolutional("ws", (24, 48, 80), front="log-mel", text=RECORDINGS),
     "seg-50k": dense("ws", (12, 20, 32), decoder=20, text=PLACES),
     "seg-200k": dense("ws", (24, 40, 64), decoder=48, text=PLACES),
+    "lite0-s": lite(5),
+    "lite0-m": lite(6),
 }
 
 
@@ -394,6 +443,7 @@ def build_student(
     size: tuple[int, int] = DEFAULT_SIZE,
     weights: Path | None = None,
     batch_norm: str = AUTO,
+    seen: tuple[float, float] = INK,
 ) -> Student:
     """Make a student whose initial weights depend on ``generator`` and ``weights`` alone.
 
@@ -405,6 +455,7 @@ def build_student(
         size: Height and width that a module of anyone's own is tried on.
         weights: File with first weights, for those that are not of the table.
         batch_norm: As of `student`; a student of the table has none.
+        seen: Offset and scale of its inputs, (value - offset) / scale, which pretrained weights are made for.
 
     Raises:
         ConfigError: The architecture is unknown, the factory or what it makes is not what it should be, or a
@@ -440,6 +491,10 @@ def build_student(
         )
     built.architecture = architecture
     initialise(built, generator=generator)
+    if row.weights_of:
+        built.seen = seen
+        for trunk in (one for one in built.modules() if isinstance(one, Trunk)):
+            load_shipped(trunk, offset=seen[0], scale=seen[1])
     return built
 
 
@@ -507,6 +562,7 @@ def initialise(module: nn.Module, *, generator: torch.Generator) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def num_parameters(module: nn.Module) -> int:
-    """Count the trainable numbers of ``module``."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+def num_parameters(student: Student) -> int:
+    """Count the weights of ``student``, those that are held among them."""
+    held = (student.get_buffer(name) for name in student.held)
+    return sum(value.numel() for value in (*student.parameters(), *held))

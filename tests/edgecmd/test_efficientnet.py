@@ -6,9 +6,12 @@ import torch
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from edgecmd.data.modalities.table import source_input
+from edgecmd.core.errors import DataError
+from edgecmd.data.modalities.table import source_input, target_input
 from edgecmd.datasets.build.imagenet import read_weights
-from edgecmd.models.efficientnet import EfficientNetLite0, SameConv2d, fold
+from edgecmd.models import efficientnet
+from edgecmd.models.efficientnet import EfficientNetLite0, SameConv2d, Trunk, fold, load_shipped
+from edgecmd.models.teacher.teachers import load_teacher
 from tests.made_up_weights import made_up_state, plain_pooled, weight_file
 
 
@@ -117,3 +120,25 @@ def test_its_input_is_brought_to_its_side_and_a_map_halves_five_times() -> None:
         (2, 3),
         (2, 3),
     ]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("seen", [(1.0, -0.5), (0.5, 0.25), (0.0, 1.0)])
+@torch.no_grad()
+def test_a_trunk_sees_a_grey_picture_as_the_teacher_does(channels: int, seen: tuple[float, float]) -> None:
+    """But for the border, where the two have different values beyond the picture."""
+    grey = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 1), dtype=np.uint8)
+    trunk = Trunk(in_channels=channels, num_stages=2)
+    load_shipped(trunk, offset=seen[0], scale=seen[1])
+    shown = target_input(np.repeat(grey, channels, axis=3), offset=seen[0], scale=seen[1])
+    teacher = load_teacher(name="imagenet").network
+    assert isinstance(teacher, EfficientNetLite0)
+    expected = teacher.maps(source_input(np.repeat(grey, 3, axis=3)))
+    for found, wanted in zip(trunk.maps(shown), expected[:2], strict=True):
+        torch.testing.assert_close(found[..., 4:-4, 4:-4], wanted[..., 4:-4, 4:-4], rtol=1e-4, atol=1e-3)
+
+
+def test_a_shipped_file_that_is_another_gives_no_first_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(efficientnet, "SHA256", "0" * 64)
+    with pytest.raises(DataError, match="does not have the checksum 0000"):
+        load_shipped(Trunk(num_stages=1), offset=0.5, scale=0.25)

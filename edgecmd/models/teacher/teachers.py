@@ -91,8 +91,8 @@ TEACHERS: dict[str, ShippedTeacher] = {
         attribution="of the meshes: NOTICE-furniture in the package folder edgecmd/datasets/files",
     ),
     IMAGENET: ShippedTeacher(
-        file="imagenet_192.safetensors",
-        sha256="a3cca4bb43c708b4c3c45544fb864f3abf2e573916ed36226121a676a929645b",
+        file=efficientnet.FILE,
+        sha256=efficientnet.SHA256,
         trained_on="photographs of ImageNet (ILSVRC 2012)",
         labels="ImageNet's 1,000 classes",
         licence="Apache-2.0, Google and ML Illustrated",
