@@ -32,6 +32,8 @@ MOST_HEADER_BYTES, MOST_ARRAYS, MOST_EMPTY_ROWS = 10_000, 10_000, 2**24
 PICTURES_HOLD = ("PNG", "JPEG", "WEBP", "GIF")
 OTHERS_HOLD = {".bmp": ("BMP",), ".gif": ("GIF",), ".tif": ("TIFF",), ".tiff": ("TIFF",)}
 WITH_FRAMES = ("PNG", "WEBP", "GIF", "TIFF")
+# Formats whose decoder can give a half, a quarter or an eighth of each side, and where an image then says so.
+SHRINKING, SHRUNK = ("JPEG", "MPO"), "edgecmd_shrunk"
 GREY_MODES, ALPHA_MODES = ("1", "L", "LA", "La"), ("LA", "La", "PA", "RGBA", "RGBa")
 PCM, FLOATS, EXTENSIBLE = 1, 3, 0xFFFE
 # Tail of the identifier that an extensible WAV has behind the two bytes of its coding.
@@ -126,12 +128,14 @@ def _quiet(path: Path) -> Iterator[None]:
             os.close(kept)
 
 
-def decoded_picture(path: Path, *, formats: tuple[str, ...] | None = None) -> Any:  # noqa: ANN401
+def decoded_picture(path: Path, *, formats: tuple[str, ...] | None = None, least: int = 0) -> Any:  # noqa: ANN401
     """The first frame of a picture by Pillow, upright as its EXIF says. Colour profiles are ignored.
 
     Args:
         path: The file.
         formats: What it may hold, by Pillow's names; None for what suits its ending.
+        least: A JPEG is decoded at a half, a quarter or an eighth of its sides where they are whole numbers
+            of pixels, at least twice this. 0: at its own.
 
     Raises:
         ImportError: Pillow is missing.
@@ -145,8 +149,21 @@ def decoded_picture(path: Path, *, formats: tuple[str, ...] | None = None) -> An
     plain_size(path)
     with decoding(), _quiet(path), _opened_picture(path, formats) as image:
         _refuse_large_or_deep(image)
+        _shrink(image, least)
         image.load()
         return ImageOps.exif_transpose(image)
+
+
+def _shrink(image: Any, least: int) -> None:  # noqa: ANN401
+    """Have the decoder leave out what would be averaged away, and note by how much."""
+    if not least or image.format not in SHRINKING:
+        return
+    width, height = image.size
+    for part in (8, 4, 2):
+        if min(width, height) >= 2 * part * least and width % part == height % part == 0:
+            image.draft(None, (width // part, height // part))
+            image.info[SHRUNK] = part
+            return
 
 
 def _refuse_large_or_deep(image: Any) -> None:  # noqa: ANN401

@@ -30,9 +30,9 @@ from edgecmd.data.user_files.images import (
     check_pair_aspect,
     check_size,
     make_depth,
-    squeeze,
     to_grey,
     to_rgb,
+    to_square,
 )
 from edgecmd.data.user_files.reading import most_array_bytes
 from edgecmd.data.user_files.sound_files import (
@@ -247,11 +247,11 @@ def _assemble(
         else:
             check_pair_aspect(_size(arrays["source"]), _size(arrays["target"]), name=str(path))
         if is_depth(arrays["target"]):
-            check_size(_size(arrays["target"]), side=sides.target, name=f"{path}: target")
+            check_size(_size(arrays["target"]), side=sides.target, fit=sides.fit, name=f"{path}: target")
             images["target"] = _measured(path, arrays, sides=sides, problems=problems)
         for name in (name for name in IMAGES if name in arrays and name not in images):
             side = sides.target if name == "target" else sides.source
-            images[name] = _squeeze_all(arrays[name], side=side, name=f"{path}: {name}")
+            images[name] = _all_square(arrays[name], side=side, fit=sides.fit, name=f"{path}: {name}")
     except DataError as error:
         problems.append(str(error))
     if len(problems) > before:
@@ -299,10 +299,10 @@ def _through_store(
     try:
         if not is_sound(target):
             check_pair_aspect(_size(source), _size(target), name=str(path))
-            check_size(_size(target), side=sides.target, name=f"{path}: target")
-        check_size(_size(source), side=sides.source, name=f"{path}: source")
+            check_size(_size(target), side=sides.target, fit=sides.fit, name=f"{path}: target")
+        check_size(_size(source), side=sides.source, fit=sides.fit, name=f"{path}: source")
         if "public" in arrays:
-            public = _squeeze_all(arrays["public"], side=sides.source, name=f"{path}: public")
+            public = _all_square(arrays["public"], side=sides.source, fit=sides.fit, name=f"{path}: public")
     except DataError as error:
         problems.append(str(error))
         return None
@@ -345,11 +345,11 @@ class _Unpacked:
         """
         source, target = self._row(row)
         name, sides = f"{self._path}: target {row}", self._sides
-        picture = to_rgb(_squeeze_all(source[None], side=sides.source, name=name))[0]
+        picture = to_rgb(_all_square(source[None], side=sides.source, fit=sides.fit, name=name))[0]
         picture = to_grey([picture])[0] if self._grey else picture
         if self._measured:
             return picture, measured(target, rate=self._rate, sides=sides, name=name)
-        return picture, _squeeze_all(target[None], side=sides.target, name=name)[0]
+        return picture, _all_square(target[None], side=sides.target, fit=sides.fit, name=name)[0]
 
     def _row(self, row: int) -> list[np.ndarray]:
         try:
@@ -387,7 +387,9 @@ def measured(target: np.ndarray, *, rate: int, sides: Sides, name: str) -> Half:
     if target.dtype == np.int16:
         shares = target.astype(np.float32)[:, None] / FULL_SCALE
         return make_recording(shares, rate, clip=sides.clip, name=name)
-    return make_depth(target.reshape(target.shape[:2]), ruler=sides.ruler, side=sides.target, name=name)
+    return make_depth(
+        target.reshape(target.shape[:2]), ruler=sides.ruler, side=sides.target, fit=sides.fit, name=name
+    )
 
 
 def _size(array: np.ndarray) -> tuple[int, int]:
@@ -395,12 +397,12 @@ def _size(array: np.ndarray) -> tuple[int, int]:
     return array.shape[2], array.shape[1]
 
 
-def _squeeze_all(array: np.ndarray, *, side: int, name: str) -> Pictures:
+def _all_square(array: np.ndarray, *, side: int, fit: str, name: str) -> Pictures:
     """Images averaged down to ``side``, always with a channel axis."""
-    check_size(_size(array), side=side, name=name)
+    check_size(_size(array), side=side, fit=fit, name=name)
     grey = array[..., 0] if array.shape[GREY_RANK:] == (1,) else array
     if _size(array) != (side, side):
-        small = [squeeze(Image.fromarray(one), side=side) for one in grey]
+        small = [to_square(Image.fromarray(one), side=side, fit=fit) for one in grey]
         grey = np.array(small, dtype=np.uint8).reshape(len(grey), side, side, *grey.shape[GREY_RANK:])
     return grey[..., None] if grey.ndim == GREY_RANK else grey
 
