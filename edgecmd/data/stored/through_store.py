@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +127,7 @@ def _all_read(listed: Listed, rows: range) -> Generator[Halves | DataError, None
     """Both halves of the pairs at ``rows`` in turn, or why one cannot be read; threads read ahead."""
     num = listed.num_threads or min(MOST_THREADS, os.cpu_count() or 1)
     if num == 1:
-        yield from (_tried(listed, row) for row in rows)
+        yield from map(partial(_tried, listed), rows)
         return
     waiting = deque[Future[Halves | DataError]]()
     # Readers silence warnings while a library decodes. Here, so that no thread ends the silence of another.
@@ -157,9 +158,13 @@ def _built(listed: Listed, *, problems: list[str], look: Look) -> Store | None:
         rows = range(build.done, num)
         every = opened.enter_context(contextlib.closing(_all_read(listed, rows)))
         for row in tracked(rows, f"reading pairs into a store of {size_of(size)}"):
+            read = next(every)
+            if isinstance(read, DataError):
+                problems.append(str(read))
+                if isinstance(read, EndedError):
+                    break
+                continue
             try:
-                if isinstance(read := next(every), DataError):
-                    raise read
                 source, half = read
                 seen[listed.ids[row]] = seen_of(half)
                 target = listed.fitted(row, half, forms[TARGET])
@@ -167,8 +172,6 @@ def _built(listed: Listed, *, problems: list[str], look: Look) -> Store | None:
                     build.add({SOURCE: source, TARGET: target}, asdict(seen[listed.ids[row]]))
             except DataError as error:
                 problems.append(str(error))
-                if isinstance(error, EndedError):
-                    break
         are_maps = forms[TARGET].dtype == DEPTH.dtype
         look(seen, build.rows(TARGET) if are_maps and build.done == num else [], notes)
         if len(problems) > before or build.done < num:

@@ -15,7 +15,7 @@ import os
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from io import BufferedIOBase
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -135,7 +135,7 @@ def decoded_picture(path: Path, *, formats: tuple[str, ...] | None = None, least
         path: The file.
         formats: What it may hold, by Pillow's names; None for what suits its ending.
         least: A JPEG is decoded at a half, a quarter or an eighth of its sides where they are whole numbers
-            of pixels, at least twice this. 0: at its own.
+            of pixels, at least twice this, and multiples of it if the sides are. 0: at its own.
 
     Raises:
         ImportError: Pillow is missing.
@@ -160,7 +160,9 @@ def _shrink(image: Any, least: int) -> None:  # noqa: ANN401
         return
     width, height = image.size
     for part in (8, 4, 2):
-        if min(width, height) >= 2 * part * least and width % part == height % part == 0:
+        # What is a whole number of blocks of the result's pixels stays one: blocks are averaged otherwise.
+        whole = all(not one % part and (one % least or not one % (part * least)) for one in (width, height))
+        if whole and min(width, height) >= 2 * part * least:
             image.draft(None, (width // part, height // part))
             image.info[SHRUNK] = part
             return
@@ -503,7 +505,7 @@ def npz_arrays(path: Path, *, names: tuple[str, ...] = (), most_bytes: int) -> d
     return found
 
 
-def npz_rows(path: Path, name: str) -> Iterator[np.ndarray]:
+def npz_rows(path: Path, name: str) -> Generator[np.ndarray, None, None]:
     """Rows of one array of an .npz, one in memory at a time; an array in Fortran's order is read whole.
 
     Raises:
@@ -514,11 +516,10 @@ def npz_rows(path: Path, name: str) -> Iterator[np.ndarray]:
         yield from (npz_arrays(path, names=(name,), most_bytes=2**62)[name] if header.shape else ())
         return
     size = math.prod(header.shape[1:]) * header.dtype.itemsize
-    with decoding():
-        archive = zipfile.ZipFile(path)
-    with archive:
+    with contextlib.ExitStack() as opened:
         with decoding():
-            stream = archive.open(npz_members(path)[name])
+            archive = opened.enter_context(zipfile.ZipFile(path))
+            stream = opened.enter_context(archive.open(npz_members(path)[name]))
             stream.read(header.size)
         for _ in range(header.shape[0]):
             with decoding():
@@ -526,4 +527,3 @@ def npz_rows(path: Path, name: str) -> Iterator[np.ndarray]:
             yield row
         with decoding():
             stream.read(1)
-            stream.close()

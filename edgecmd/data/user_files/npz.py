@@ -4,6 +4,7 @@ Shapes: N pairs, M public images, H height, W width, C channels.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -313,16 +314,17 @@ def _through_store(
         picture = Form(shape=(sides.source, sides.source, 1 if source_grey else 3), dtype=np.dtype(np.uint8))
         return {"source": picture, "target": Form(shape=shape, dtype=target.dtype)}
 
-    names, unpacked = _ids(arrays), _Unpacked(path, arrays, sides=sides, source_grey=source_grey)
-    what = f"npz {path.resolve()} {sides!r} {config.target_kind} {config.max_pairs}"
-    listed = Listed(
-        key=key_for(what, [("", (path,))]),
-        ids=[names[row] for row in rows],
-        read=lambda row: unpacked.read(rows[row]),
-        forms=forms,
-        fitted=lambda _, half, form: as_kept(half, form),
-    )
-    data = through_store(listed, problems=problems, notes=[], look=lambda *_: None)
+    names = _ids(arrays)
+    with closing(_Unpacked(path, arrays, sides=sides, source_grey=source_grey)) as unpacked:
+        what = f"npz {path.resolve()} {sides!r} {config.target_kind} {config.max_pairs}"
+        listed = Listed(
+            key=key_for(what, [("", (path,))]),
+            ids=[names[row] for row in rows],
+            read=lambda row: unpacked.read(rows[row]),
+            forms=forms,
+            fitted=lambda _, half, form: as_kept(half, form),
+        )
+        data = through_store(listed, problems=problems, notes=[], look=lambda *_: None)
     return None if data is None else _sorted(path, arrays, data, rows, public=public)
 
 
@@ -350,6 +352,11 @@ class _Unpacked:
         if self._measured:
             return picture, measured(target, rate=self._rate, sides=sides, name=name)
         return picture, _all_square(target[None], side=sides.target, fit=sides.fit, name=name)[0]
+
+    def close(self) -> None:
+        """Close the archive, however far it was read."""
+        for one in self._halves:
+            one.close()
 
     def _row(self, row: int) -> list[np.ndarray]:
         try:
