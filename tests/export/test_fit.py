@@ -1,6 +1,7 @@
 """Pictures and depth maps that are not square: the graph, torch and training do the same with them."""
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 
@@ -13,11 +14,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from edgecmd.config.assemble import Assembly
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ExportError
 from edgecmd.data.user_files.images import to_square
-from edgecmd.settings import FITS
+from edgecmd.library.data import Images, Pairs
+from edgecmd.library.task import Task
+from edgecmd.settings import FITS, DataConfig
 from export.bundle import Options, export_bundle
 from export.device.infer import Student, check
+from export.from_run import spec_of as spec_of_task
 from export.graph.front_graph import SCALED, FrontSettings, front_graph
 from export.graph.frontends import FRONT_ENDS
 from export.graph.spec import ExportSpec
@@ -181,6 +187,16 @@ def test_a_file_says_its_fit_and_old_files_squeeze(front_end):
 def test_an_unknown_fit_is_refused():
     with pytest.raises(ExportError, match="fit='stretch' is unknown. Allowed: squeeze, crop, pad."):
         spec_of("image", "stretch")
+
+
+def test_what_is_exported_has_the_fit_of_the_task(make):
+    pictures = make.images(4, channels=3)
+    pairs = Pairs(source=pictures, target=pictures, fit="crop")
+    task = Task(pairs=pairs, teacher="icons", public=Images(images=pictures))
+    spec = spec_of_task(task, make.student("ws-50k", channels=3), architecture="ws-50k", license="MIT")
+    assert spec.fit == "crop"
+    settings = replace(RunConfig(), data=DataConfig(fit="pad"))
+    assert Assembly().task(settings).fit == "pad"
 
 
 @pytest.fixture(scope="module", params=["crop", "pad"])
