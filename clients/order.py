@@ -32,6 +32,7 @@ EXPECTED = ("target-kind", "teacher-sha256", "public-sha256", "edgecmd-version")
 # What a target is made into. Everything else in the data section names a set or a file.
 SHAPES = (
     "image_size",
+    "fit",
     "target_offset",
     "target_scale",
     "target_kind",

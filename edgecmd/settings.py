@@ -20,6 +20,7 @@ from edgecmd.core.text import printable
 STORES = ("auto", "always", "never")
 NO_LICENCE = "unspecified"
 COPIES = ("auto", "join", "leave-out")
+FITS = SQUEEZE, CROP, PAD = ("squeeze", "crop", "pad")
 
 
 class _Section:
@@ -151,6 +152,9 @@ class DataConfig(_Section):
     """Where pairs of ``data.path`` lie once they are read: ``never``, in memory; ``always``, in a store on
     the disk below EDGECMD_CACHE, from which each batch is read; ``auto``, there if they take more than 64 MB.
     The results are the same."""
+    num_threads: Annotated[int, Interval(ge=0, le=64)] = 0
+    """Threads that decode files while a store is made, each with one pair in memory; 0: as many as there are
+    cores, at most 4. The store is the same."""
     public_path: str = ""
     """Folder of public source images; empty: <data.path>/public, or the built-in public set."""
     image_size: Annotated[int, Interval(ge=16, le=512), MultipleOf(16)] = 64
@@ -158,6 +162,10 @@ class DataConfig(_Section):
     source_size: Annotated[int, Interval(ge=0, le=512), MultipleOf(16)] = 0
     """Side of a source image in pixels, a multiple of 16; 0: 32 for ``digits``, which
     its teacher was trained on, else image_size."""
+    fit: str = SQUEEZE
+    """What is done with pictures, depth maps and masks that are not square, of both halves alike and in the
+    exported file: squeeze (both sides to the size wanted), crop (the middle square is kept), pad (the whole
+    is kept in a square whose border is white, of depth missing, of masks ignored)."""
     target_offset: float = 1.0
     """Value of the target (0 black, 1 white) that the student sees as zero; 1 for ink on white paper."""
     target_scale: float = -0.5
@@ -211,6 +219,8 @@ class DataConfig(_Section):
             raise ConfigError(f"data.store={self.store!r} is unknown. Allowed: {', '.join(STORES)}.")
         if self.copies not in COPIES:
             raise ConfigError(f"data.copies={self.copies!r} is unknown. Allowed: {', '.join(COPIES)}.")
+        if self.fit not in FITS:
+            raise ConfigError(f"data.fit={self.fit!r} is unknown. Allowed: {', '.join(FITS)}.")
         if self.reverse and self.source_side != self.image_size:
             raise ConfigError(
                 f"data.reverse=true makes the source's pictures, of side {self.source_side}, the targets: set"

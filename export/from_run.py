@@ -165,6 +165,7 @@ def spec_of(task: Task, student: Student, *, architecture: str, license: str) ->
         scale=task.target_scale,
         license=license,
         front_end=front_end,
+        fit=task.fit,
         rate_hz=task.sampling_rate_hz if modality.has_rate else 0,
     )
 

@@ -110,6 +110,7 @@ class Assembly:
             target_scale=data.target_scale,
             source_side=data.source_side,
             target_side=data.image_size,
+            fit=data.fit,
             sampling_rate_hz=data.sampling_rate_hz,
             places=Places(dim=teacher.map_dim, zoom=teacher.map_zoom) if dense else None,
             device=resolve_device(config.device),

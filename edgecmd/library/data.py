@@ -24,7 +24,7 @@ from edgecmd.data.pairs import PairedData, PublicSource, Targets
 from edgecmd.data.user_files.folder import Reading, read_own
 from edgecmd.data.user_files.images import sides_of
 from edgecmd.data.user_files.public_images import read_public
-from edgecmd.settings import DataConfig, refuse_other
+from edgecmd.settings import SQUEEZE, DataConfig, refuse_other
 
 CHECK_COMMAND = "edgecmd data check"
 # Side in pixels of public images that no task has asked for yet: the least that there is.
@@ -45,10 +45,12 @@ class Pairs:
         owner: Who made each pair, (N,); empty where it is not known. Partitions may follow it.
         sampling_rate_hz: Of targets that are recordings, samples a second; an exported file takes that rate
             alone. 0 where it is not known, and for pictures.
+        fit: How pictures that were not square became so: ``squeeze``, ``crop`` or ``pad``, see ``data.fit``;
+            an exported file does the same.
 
     Raises:
         DataError: A type or a shape is not allowed, or the numbers differ.
-        ConfigError: The rate is none that students are made for.
+        ConfigError: The rate is none that students are made for, or the fit is unknown.
 
     Examples:
         >>> noise = np.random.default_rng(0)
@@ -63,10 +65,11 @@ class Pairs:
     ids: Sequence[str] = ()
     owner: Sequence[str] = ()
     sampling_rate_hz: int = 0
+    fit: str = SQUEEZE
 
     def __post_init__(self) -> None:
-        # The range is that of the setting.
-        DataConfig(sampling_rate_hz=self.sampling_rate_hz or DataConfig().sampling_rate_hz)
+        # What is allowed is that of the settings.
+        DataConfig(sampling_rate_hz=self.sampling_rate_hz or DataConfig().sampling_rate_hz, fit=self.fit)
         modality_of(self.source, name="Pairs.source")
         modality_of(self.target, name="Pairs.target")
         data = PairedData(source=self.source, target=self.target)
@@ -92,13 +95,16 @@ class Pairs:
         return PairedData(source=self.source, target=self.target)
 
     @classmethod
-    def from_folder(cls, path: str | Path, *, size: int = 64, source_size: int = 0) -> "Pairs":
+    def from_folder(
+        cls, path: str | Path, *, size: int = 64, source_size: int = 0, fit: str = SQUEEZE
+    ) -> "Pairs":
         """Read ``source/`` and ``target/`` of a folder, or one .npz; the layout is in docs/data.md.
 
         Args:
             path: The folder, or the .npz.
             size: Side of a target image in pixels, a multiple of 16; larger ones are averaged down.
             source_size: The same of a source image; 0: ``size``.
+            fit: What is done with pictures that are not square, see ``data.fit``.
 
         Raises:
             DataError: Anything is wrong with the files; the message names the first problem and the command
@@ -106,7 +112,7 @@ class Pairs:
         """
         place = named_path("path", path)
         settings = DataConfig(
-            name="folder", path=str(path), image_size=size, source_size=source_size, max_pairs=0
+            name="folder", path=str(path), image_size=size, source_size=source_size, fit=fit, max_pairs=0
         )
         reading = Reading(path=place, config=settings, whole=False)
         if not reading.path.exists():
@@ -121,6 +127,7 @@ class Pairs:
             ids=own.ids,
             owner=owner,
             sampling_rate_hz=_rate_of(own.data.target, settings),
+            fit=fit,
         )
 
 
@@ -161,34 +168,36 @@ class Images:
         """The same as the rooms below take it."""
         return PublicSource(images=self.images, keys=tuple(self.keys), name=self.name)
 
-    def like(self, source: Targets) -> "Images":
+    def like(self, source: Targets, *, fit: str = SQUEEZE) -> "Images":
         """These images at the side of ``source``, read again where that is another one.
 
         Args:
             source: RGB images, uint8, (N, H, W, 3).
+            fit: How those that were not square became so.
 
         Raises:
             DataError: The shapes differ, and the images are in memory or were read with a size of their own;
                 or the files cannot be read any more.
         """
         wanted = source.shape[1:]
-        if self.images.shape[1:] == wanted:
+        if self.images.shape[1:] == wanted and (self.folder is None or fit == SQUEEZE):
             return self
         if self.folder is None or len(set(wanted[:2])) != 1:
             raise DataError(
                 f"public.images are of shape {self.images.shape[1:]} and pairs.source of {wanted}; the"
                 " teacher must see both alike. Read both with the same size."
             )
-        return Images.from_folder(self.folder, size=wanted[0])
+        return Images.from_folder(self.folder, size=wanted[0], fit=fit)
 
     @classmethod
-    def from_folder(cls, path: str | Path, *, size: int | None = None) -> "Images":
+    def from_folder(cls, path: str | Path, *, size: int | None = None, fit: str = SQUEEZE) -> "Images":
         """Read all pictures of a folder, or of the folders in it.
 
         Args:
             path: The folder.
             size: Side in pixels; larger ones are averaged down. None: 16, and a task reads them again at the
-                side of its pairs.
+                side and with the fit of its pairs.
+            fit: What is done with pictures that are not square, see ``data.fit``.
 
         Raises:
             DataError: There is none, or one cannot be read; the message has every problem.
@@ -197,7 +206,7 @@ class Images:
         if not folder.is_dir():
             raise DataError(f"{path} is no folder that exists. Give one with public pictures.")
         side = ANY_SIDE if size is None else size
-        sides = sides_of(DataConfig(image_size=side, source_size=side))
+        sides = sides_of(DataConfig(image_size=side, source_size=side, fit=fit))
         found = read_public(folder, sides=sides, name=folder.name, problems=problems)
         if found is None or problems:
             raise ProblemsError(problems, notes=[], command=f"{CHECK_COMMAND} {path}", complete=True)
@@ -244,12 +253,13 @@ class Labelled:
         )
 
     @classmethod
-    def from_folder(cls, path: str | Path, *, size: int = 64) -> "Labelled":
+    def from_folder(cls, path: str | Path, *, size: int = 64, fit: str = SQUEEZE) -> "Labelled":
         """Read a folder with a sub-folder of pictures for each class.
 
         Args:
             path: The folder.
             size: Side of a picture in pixels; larger ones are averaged down.
+            fit: What is done with pictures that are not square, see ``data.fit``.
 
         Raises:
             DataError: A file cannot be read, or there are fewer than two classes.
@@ -257,7 +267,7 @@ class Labelled:
         sub = sorted(one for one in named_path("path", path).glob("*") if one.is_dir())
         if len(sub) < 2:
             raise DataError(f"{path} has {len(sub)} sub-folders; give one of pictures for each class.")
-        parts = [np.asarray(Images.from_folder(one, size=size).images) for one in sub]
+        parts = [np.asarray(Images.from_folder(one, size=size, fit=fit).images) for one in sub]
         names = [one.name for one, part in zip(sub, parts, strict=True) for _ in part]
         grey = all((part == part[..., :1]).all() for part in parts)
         target = np.concatenate(parts)

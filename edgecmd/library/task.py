@@ -155,7 +155,7 @@ class Task(tasks.Task):
             raise ConfigError("public holds no image, and anchors come from these. Give at least one.")
         if target_scale == 0:
             raise ConfigError("target_scale=0 would divide by zero; use -0.5 for ink on white paper.")
-        public = public.like(pairs.source)
+        public = public.like(pairs.source, fit=pairs.fit)
         self.pairs = pairs
         features = None
         if isinstance(teacher, np.ndarray):
@@ -172,6 +172,7 @@ class Task(tasks.Task):
             source_side=pairs.source.shape[1],
             target_side=input_shape(pairs.target)[1],
             sampling_rate_hz=pairs.sampling_rate_hz,
+            fit=pairs.fit,
             device=resolve_device(device),
             cache=None if cache is None else named_path("cache", cache),
         )

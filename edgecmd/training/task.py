@@ -31,7 +31,7 @@ from edgecmd.models.students import DENSE_STRIDE
 from edgecmd.models.teacher.feature_cache import cached_features, cached_maps
 from edgecmd.models.teacher.place_features import Reduction, View, as_places, fit_reduction, pool_places
 from edgecmd.models.teacher.teachers import Teacher
-from edgecmd.settings import DistillConfig
+from edgecmd.settings import SQUEEZE, DistillConfig
 from edgecmd.training.distill import Features, Inputs, LazyTensor, LocalData, taken
 
 
@@ -89,6 +89,7 @@ class Task:
         target_scale: What the rest is divided by.
         source_side: Side of a source image in pixels.
         target_side: Side of a target image in pixels.
+        fit: ``data.fit``: how pictures that were not square became so; the exported file does the same.
         sampling_rate_hz: Of targets that are recordings, samples a second.
         places: Set for a dense student.
         device: Where tensors live.
@@ -108,6 +109,7 @@ class Task:
         target_scale: float = -0.5,
         source_side: int = 64,
         target_side: int = 64,
+        fit: str = SQUEEZE,
         sampling_rate_hz: int = 0,
         places: Places | None = None,
         device: torch.device = torch.device("cpu"),  # noqa: B008 - a constant
@@ -118,7 +120,7 @@ class Task:
         self.name = name or data.name
         self.target_offset, self.target_scale = target_offset, target_scale
         self.source_side, self.target_side, self.places = source_side, target_side, places
-        self.sampling_rate_hz = sampling_rate_hz
+        self.sampling_rate_hz, self.fit = sampling_rate_hz, fit
         self._make_teacher, self._make_ready = teacher, ready
         self._one_feature_a_source = one_feature_a_source
         self._anchors = Kept[tuple[str, int, int], Anchors](4)

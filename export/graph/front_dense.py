@@ -5,6 +5,7 @@ and W up to the next multiple of 16.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from edgecmd.data.modalities.depth import DEPTH_OFFSET_M, DEPTH_SCALE_M
 from edgecmd.models.students import INPUT_MULTIPLE
+from edgecmd.settings import SQUEEZE
 from export.graph.front_depth import depth_metadata, nearest
 from export.graph.front_image import image_metadata, pictures_of
 from export.graph.spec import ExportSpec
@@ -81,14 +83,18 @@ def dense_tracing(spec: ExportSpec) -> tuple[Tensor, dict[int, Any]]:
     return torch.zeros((2, spec.channels, *sides)), axes
 
 
+def _unresized(spec: ExportSpec) -> dict[str, object]:
+    return {"resize": "none", "trained_size": spec.image_size}
+
+
 def dense_image_metadata(spec: ExportSpec) -> dict[str, object]:
     """What the graph does with the bytes."""
-    return image_metadata(spec) | {"resize": "none", "trained_size": spec.image_size}
+    return image_metadata(replace(spec, fit=SQUEEZE)) | _unresized(spec)
 
 
 def dense_depth_metadata(spec: ExportSpec) -> dict[str, object]:
     """What the graph does with the numbers."""
-    return depth_metadata(spec) | {"resize": "none", "trained_size": spec.image_size}
+    return depth_metadata(replace(spec, fit=SQUEEZE)) | _unresized(spec)
 
 
 def dense_variants(inputs: np.ndarray, spec: ExportSpec) -> dict[str, np.ndarray]:

@@ -10,8 +10,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt16
 from torch import Tensor, nn
+from torch.nn import functional
 
 from edgecmd.data.modalities.depth import DEPTH_OFFSET_M, DEPTH_SCALE_M
+from edgecmd.data.user_files.downsample import shown
+from export.graph.front_image import FITTED, border, fit_metadata, kept
 from export.graph.spec import ExportSpec
 
 NUM_GOLDEN = 4
@@ -24,35 +27,39 @@ class DepthFrontEnd(nn.Module):
     Each pixel of the result is the one that lies under its centre: nothing is averaged, so that no distance
     mixes with another or with what is missing. The place follows from whole numbers, alike on every machine.
 
+    Of `CROP` and `PAD` see `ImageFrontEnd`; a border is missing.
+
     Args:
-        spec: Side.
+        spec: Side and fit.
     """
 
     def __init__(self, spec: ExportSpec) -> None:
         super().__init__()
-        self.side = spec.image_size
+        self.side, self.fit = spec.image_size, spec.fit
 
     def forward(
         self, depth_BHW1: UInt16[Tensor, "batch height width 1"]
     ) -> Float[Tensor, "batch 2 side side"]:
         """Choose pixels and scale; 0 is missing, and 0 in both channels."""
-        height, width = depth_BHW1.shape[1:3]
+        depth_BHW1 = kept(depth_BHW1, self.fit)
         depth_BHW = depth_BHW1.to(torch.float32)[..., 0]
+        size = (depth_BHW.shape[1], depth_BHW.shape[2])
+        small = shown(size, side=self.side, fit=self.fit)
         # The pixel under the centre of each of the result's; float64 is exact enough for these quotients.
-        centre = torch.arange(1, 2 * self.side, 2)
         rows, columns = (
-            torch.floor((centre * size).to(torch.float64) / (2 * self.side)).to(torch.int64)
-            for size in (height, width)
+            torch.floor((torch.arange(1, 2 * num, 2) * one).to(torch.float64) / (2 * num)).to(torch.int64)
+            for one, num in zip(size, small, strict=True)
         )
-        depth_BSS = depth_BHW.index_select(1, rows).index_select(2, columns)
+        picked = depth_BHW.index_select(1, rows).index_select(2, columns)
+        depth_BSS = functional.pad(picked, border(small, side=self.side))
         measured = depth_BSS.clamp(max=1.0)
         scaled = (depth_BSS / 1000.0 - DEPTH_OFFSET_M) / DEPTH_SCALE_M * measured
         return torch.stack([scaled, measured], dim=1)
 
 
-def depth_metadata(_: ExportSpec) -> dict[str, object]:
+def depth_metadata(spec: ExportSpec) -> dict[str, object]:
     """What the graph does with the numbers."""
-    return {
+    return fit_metadata(spec) | {
         "dtype": "uint16",
         "input": "depth",
         "layout": "NHW1",
@@ -103,4 +110,5 @@ def depth_takes(report: Mapping[str, Any]) -> str:
     return (
         "depth maps of any size, 16-bit millimetres as (batch, height, width, 1) with 0 where nothing was"
         f" measured, takes {side} x {side} of their pixels (the nearest; none is averaged with another)"
+        f"{FITTED.get(report['preprocess'].get('fit'), '')}"
     )

@@ -19,7 +19,9 @@ import onnx
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from edgecmd.data.modalities.depth import DEPTH_OFFSET_M, DEPTH_SCALE_M
+from edgecmd.data.user_files.images import WHITE
 from edgecmd.models.students import INPUT_MULTIPLE
+from edgecmd.settings import CROP, PAD, SQUEEZE
 
 PREFIX = "front_end."
 # What the student sees, and the masks of a dense student before they are cut to the size of the input.
@@ -42,12 +44,14 @@ class FrontSettings:
     Attributes:
         side: S.
         channels: C of the raw input.
+        fit: ``data.fit``; of those that resize.
         offset: The value in [0, 1] that the student sees as zero; of pictures.
         scale: The student sees (value - offset) / scale; of pictures.
     """
 
     side: int
     channels: int
+    fit: str = SQUEEZE
     offset: float = 0.0
     scale: float = 1.0
 
@@ -96,38 +100,106 @@ class _Nodes:
         return self.add("Shape", [of], name, start=axis, end=axis + 1)
 
 
+def _start(nodes: _Nodes, whole: str, part: str, name: str) -> str:
+    """Where ``part`` of ``whole`` places begins in their middle, see `downsample.middle`."""
+    free = nodes.add("Sub", [whole, part], f"{name}_free")
+    return nodes.add("Div", [free, nodes.constant("two", [2])], f"{name}_start")
+
+
+def _kept(nodes: _Nodes, raw: str, settings: FrontSettings) -> str:
+    """`export.graph.front_image.kept`: the middle square where the fit is `CROP`."""
+    if settings.fit != CROP:
+        return raw
+    sizes = {"height": nodes.size(raw, 1, "own_height"), "width": nodes.size(raw, 2, "own_width")}
+    short = nodes.add("Min", list(sizes.values()), "short")
+    starts = [_start(nodes, size, short, name) for name, size in sizes.items()]
+    first = nodes.add("Concat", starts, "from", axis=0)
+    last = nodes.add("Add", [first, short], "to")
+    return nodes.add("Slice", [raw, first, last, nodes.constant("sides", [1, 2])], "kept")
+
+
+def _shown(nodes: _Nodes, raw: str, names: tuple[str, str], settings: FrontSettings) -> dict[str, str]:
+    """`downsample.shown`: rows and columns of the result that show the picture, by the names of the axes."""
+    if settings.fit != PAD:
+        return dict.fromkeys(names, nodes.constant("side", [settings.side]))
+    sizes = {name: nodes.size(raw, axis, f"{name}_own") for axis, name in enumerate(names, start=1)}
+    two, one = nodes.constant("two", [2]), nodes.constant("one", [1])
+    longest = nodes.add("Max", list(sizes.values()), "longest")
+    twice = nodes.add("Mul", [longest, two], "longest_twice")
+    factor, found = nodes.constant("side_twice", [2 * settings.side]), {}
+    for name, size in sizes.items():
+        product = nodes.add("Mul", [size, factor], f"{name}_scaled")
+        above = nodes.add("Add", [product, longest], f"{name}_above")
+        nearest = nodes.add("Div", [above, twice], f"{name}_nearest")
+        found[name] = nodes.add("Max", [nearest, one], f"{name}_shown")
+    return found
+
+
+def _bordered(
+    nodes: _Nodes, value: str, shown: Mapping[str, str], settings: FrontSettings, *, empty: int, rank: int
+) -> str:
+    """`downsample.bordered` of the last two of ``rank`` axes, where the fit is `PAD`.
+
+    Too much is put on either side and cut off again: no operator whose output's size is a number in the data.
+    """
+    if settings.fit != PAD:
+        return value
+    side, twice = nodes.constant("side", [settings.side]), nodes.constant("side_twice", [2 * settings.side])
+    zero, one = nodes.constant("zero", [0]), nodes.constant("one", [1])
+    nothing = nodes.constant("empty", empty, np.float32)
+    for axis, (name, size) in enumerate(shown.items(), start=rank - 2):
+        place = nodes.constant(f"{name}_axis", [axis])
+        edge = nodes.add("Slice", [value, zero, one, place], f"{name}_edge")
+        blank = nodes.add("Add", [nodes.add("Sub", [edge, edge], f"{name}_none"), nothing], f"{name}_blank")
+        repeats = [settings.side if one == axis else 1 for one in range(rank)]
+        border = nodes.add("Expand", [blank, nodes.constant(f"{name}_repeats", repeats)], f"{name}_border")
+        wide = nodes.add("Concat", [border, value, border], f"{name}_wide", axis=axis)
+        start = _start(nodes, side, size, f"{name}_before")
+        first, last = (
+            nodes.add("Sub", [end, start], f"{name}_{word}") for end, word in ((side, "from"), (twice, "to"))
+        )
+        value = nodes.add("Slice", [wide, first, last, place], f"{name}_bordered")
+    return value
+
+
 def _image(nodes: _Nodes, settings: FrontSettings) -> None:
-    """`export.graph.frontends.ImageFrontEnd`: resize to whole blocks of S x S and average the blocks."""
-    side, one = nodes.constant("side", [settings.side]), nodes.constant("one", [1])
+    """`export.graph.front_image.ImageFrontEnd`: resize to whole blocks of S x S and average the blocks."""
+    raw = _kept(nodes, "image", settings)
+    shown, one = _shown(nodes, raw, ("height", "width"), settings), nodes.constant("one", [1])
     most, divisor = (
         nodes.constant("most", [2 * settings.side - 2]),
         nodes.constant("divisor", [2 * settings.side - 1]),
     )
-    sizes = {"height": nodes.size("image", 1, "height"), "width": nodes.size("image", 2, "width")}
-    rests = [nodes.add("Mod", [size, side], f"{name}_rest") for name, size in sizes.items()]
+    sizes = {"height": nodes.size(raw, 1, "height"), "width": nodes.size(raw, 2, "width")}
+    rests = [nodes.add("Mod", [size, shown[name]], f"{name}_rest") for name, size in sizes.items()]
     rest = nodes.add("Add", rests, "rest")
     rounded = nodes.add("Add", [rest, most], "rounded")
     uneven = nodes.add("Div", [rounded, divisor], "uneven")
     even = nodes.add("Sub", [one, uneven], "even")
     counts, targets = [], []
     for name, size in sizes.items():
-        whole = nodes.add("Div", [size, side], f"{name}_whole")
+        whole = nodes.add("Div", [size, shown[name]], f"{name}_whole")
         more = nodes.add("Sub", [whole, one], f"{name}_more")
         kept = nodes.add("Mul", [more, even], f"{name}_kept")
         counts.append(nodes.add("Add", [kept, one], f"{name}_count"))
-        targets.append(nodes.add("Mul", [counts[-1], side], f"{name}_target"))
-    first = nodes.add("Transpose", ["image"], "channels_first", perm=[0, 3, 1, 2])
+        targets.append(nodes.add("Mul", [counts[-1], shown[name]], f"{name}_target"))
+    first = nodes.add("Transpose", [raw], "channels_first", perm=[0, 3, 1, 2])
     grey = nodes.add("Cast", [first], "float", to=TensorProto.FLOAT)
     lead = nodes.add("Shape", [grey], "lead", start=0, end=2)
     target = nodes.add("Concat", [lead, *targets], "target", axis=0)
     large = nodes.add("Resize", [grey, "", "", target], "large", **BILINEAR)
-    shape = nodes.add("Concat", [lead, side, counts[0], side, counts[1]], "shape", axis=0)
+    shape = nodes.add(
+        "Concat", [lead, shown["height"], counts[0], shown["width"], counts[1]], "shape", axis=0
+    )
     blocks = nodes.add("Reshape", [large, shape], "blocks")
     axes = nodes.constant("axes", [3, 5])
     level = nodes.add("ReduceMean", [blocks, axes], "level", keepdims=0)
     half = nodes.constant("half", 0.501, np.float32)
     above = nodes.add("Add", [level, half], "above")
-    _scaled(nodes, nodes.add("Floor", [above], "rounded_level"), settings, SCALED)
+    level = _bordered(
+        nodes, nodes.add("Floor", [above], "rounded_level"), shown, settings, empty=WHITE, rank=4
+    )
+    _scaled(nodes, level, settings, SCALED)
 
 
 def _scaled(nodes: _Nodes, level: str, settings: FrontSettings, output: str) -> str:
@@ -140,22 +212,35 @@ def _scaled(nodes: _Nodes, level: str, settings: FrontSettings, output: str) -> 
 
 def _depth(nodes: _Nodes, settings: FrontSettings) -> None:
     """`export.graph.front_depth.DepthFrontEnd`: the pixel under each centre, metres, mask."""
-    grey = nodes.add("Cast", ["depth"], "float", to=TensorProto.FLOAT)
+    raw = _kept(nodes, "depth", settings)
+    grey = nodes.add("Cast", [raw], "float", to=TensorProto.FLOAT)
     picked = nodes.add("Gather", [grey, nodes.constant("first", 0)], "flat", axis=3)
-    centre = nodes.constant("centre", np.arange(1, 2 * settings.side, 2))
+    every = nodes.constant("centre", np.arange(1, 2 * settings.side, 2))
     twice = nodes.constant("twice", 2.0 * settings.side, np.float64)
+    shown = _shown(nodes, raw, ("rows", "columns"), settings) if settings.fit == PAD else {}
     for axis, name in ((1, "rows"), (2, "columns")):
-        size = nodes.size("depth", axis, f"{name}_size")
+        centre = every
+        if shown:
+            centre, twice = _centres(nodes, every, shown[name], name)
+        size = nodes.size(raw, axis, f"{name}_size")
         product = nodes.add("Mul", [centre, size], f"{name}_product")
         double = nodes.add("Cast", [product], f"{name}_double", to=TensorProto.DOUBLE)
         place = nodes.add("Div", [double, twice], f"{name}_place")
         below = nodes.add("Floor", [place], f"{name}_below")
         index = nodes.add("Cast", [below], f"{name}_index", to=TensorProto.INT64)
         picked = nodes.add("Gather", [picked, index], name, axis=axis)
+    picked = _bordered(nodes, picked, shown, settings, empty=0, rank=3)
     metres, measured = _metres(nodes, picked)
     axis_1 = nodes.constant("axis", [1])
     pair = [nodes.add("Unsqueeze", [one, axis_1], f"{one[len(PREFIX) :]}_1") for one in (metres, measured)]
     nodes.add("Concat", pair, SCALED, axis=1)
+
+
+def _centres(nodes: _Nodes, every: str, shown: str, name: str) -> tuple[str, str]:
+    """Centres of the pixels that show the map, in halves, and twice their number."""
+    centre = nodes.add("Slice", [every, nodes.constant("zero", [0]), shown], f"{name}_centre")
+    twice = nodes.add("Mul", [shown, nodes.constant("two", [2])], f"{name}_twice")
+    return centre, nodes.add("Cast", [twice], f"{name}_twice_double", to=TensorProto.DOUBLE)
 
 
 def _metres(nodes: _Nodes, millimetres: str) -> tuple[str, str]:

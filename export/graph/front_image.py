@@ -8,31 +8,67 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgecmd.data.user_files.downsample import middle, shown
+from edgecmd.data.user_files.images import WHITE
+from edgecmd.settings import CROP, PAD, SQUEEZE
 from export.graph.spec import ExportSpec
 
 NUM_GOLDEN = 4
+# Of a fit that is not `SQUEEZE`, which old files have without a word: what the card says of it.
+FITTED = {
+    CROP: "; of what is not square it takes the middle square",
+    PAD: "; what is not square stands whole between empty borders",
+}
+
+
+def kept(
+    raw_BHWC: Shaped[Tensor, "batch height width channels"], fit: str
+) -> Shaped[Tensor, "batch _ _ channels"]:
+    """The middle square where ``fit`` is `CROP`, else all of it."""
+    height, width = raw_BHWC.shape[1:3]
+    short = min(height, width)
+    if fit != CROP:
+        return raw_BHWC
+    return raw_BHWC[:, middle(height, short), middle(width, short)]
+
+
+def border(size: tuple[int, int], *, side: int) -> tuple[int, int, int, int]:
+    """Places left, right, above and below ``size``, rows and columns, in a square; as `functional.pad`."""
+    rows, columns = (middle(side, one) for one in size)
+    return columns.start, side - columns.stop, rows.start, side - rows.stop
+
+
+def _resized(image_BCHW: Float[Tensor, "batch channels _ _"], rows: int, columns: int) -> Tensor:
+    """By an antialiased linear filter; torch 2.13 makes one column all alike, but not one row."""
+    if columns == 1:
+        turned = functional.interpolate(
+            image_BCHW.transpose(2, 3), size=(1, rows), mode="bilinear", antialias=True
+        )
+        return turned.transpose(2, 3)
+    return functional.interpolate(image_BCHW, size=(rows, columns), mode="bilinear", antialias=True)
 
 
 class ImageFrontEnd(nn.Module):
     """8-bit pictures of any size to the student's scaled square, by the rule that made the training data.
 
-    `images.squeeze` averages whole blocks where both sides are multiples of S (Pillow's
+    `images.to_square` averages whole blocks where both sides are multiples of S (Pillow's
     ``reduce``), and else filters with Pillow's antialiased ``BILINEAR``. Here both are one path without a
     branch: resize to (f_h S, f_w S), then average blocks of (f_h, f_w). Where both sides are multiples the
     first step changes nothing; else f_h = f_w = 1 and the second step changes nothing. A picture of the
-    student's own size passes unchanged.
+    student's own size passes unchanged. Before it `CROP` keeps the middle square. With `PAD` the rows and
+    columns that show the picture stand in place of S, and white is put around them at the end.
 
     Args:
-        spec: Side and scaling.
+        spec: Side, fit and scaling.
     """
 
     def __init__(self, spec: ExportSpec) -> None:
         super().__init__()
-        self.side, self.offset, self.scale = spec.image_size, spec.offset, spec.scale
+        self.side, self.fit, self.offset, self.scale = spec.image_size, spec.fit, spec.offset, spec.scale
 
     def forward(
         self, image_BHWC: UInt8[Tensor, "batch height width channels"]
@@ -42,25 +78,26 @@ class ImageFrontEnd(nn.Module):
         Guarantees:
             Within one grey level of what Pillow makes (it rounds once more, between rows and columns).
         """
-        side, (height, width) = self.side, image_BHWC.shape[1:3]
+        side, image_BHWC = self.side, kept(image_BHWC, self.fit)
+        height, width = image_BHWC.shape[1:3]
+        down, across = shown((height, width), side=side, fit=self.fit)
         # 0 where both sides are multiples of the student's, else 1: whole numbers, so no branch is traced.
         # None below 0 is divided: ONNX rounds such a quotient up where torch rounds it down.
-        uneven = (height % side + width % side + 2 * side - 2) // (2 * side - 1)
-        rows = (height // side - 1) * (1 - uneven) + 1
-        columns = (width // side - 1) * (1 - uneven) + 1
+        uneven = (height % down + width % across + 2 * side - 2) // (2 * side - 1)
+        rows = (height // down - 1) * (1 - uneven) + 1
+        columns = (width // across - 1) * (1 - uneven) + 1
         image_BCHW = image_BHWC.permute(0, 3, 1, 2).to(torch.float32)
-        large_BCHW = functional.interpolate(
-            image_BCHW, size=(side * rows, side * columns), mode="bilinear", antialias=True
-        )
-        blocks = large_BCHW.reshape(*large_BCHW.shape[:2], side, rows, side, columns)
+        large_BCHW = _resized(image_BCHW, down * rows, across * columns)
+        blocks = large_BCHW.reshape(*large_BCHW.shape[:2], down, rows, across, columns)
         # Half a grey level is rounded up as Pillow does, by every engine: 0.001 is more than they differ by.
-        level_BCSS = torch.floor(blocks.mean(dim=(3, 5)) + 0.501)
+        level = torch.floor(blocks.mean(dim=(3, 5)) + 0.501)
+        level_BCSS = functional.pad(level, border((down, across), side=side), value=WHITE)
         return (level_BCSS / 255.0 - self.offset) / self.scale
 
 
 def image_metadata(spec: ExportSpec) -> dict[str, object]:
     """What the graph does with the bytes."""
-    return {
+    return fit_metadata(spec) | {
         "channel_order": {1: "L", 3: "RGB"}.get(spec.channels, ""),
         "dtype": "uint8",
         "input": "image",
@@ -70,6 +107,11 @@ def image_metadata(spec: ExportSpec) -> dict[str, object]:
         "scale": spec.scale,
         "size": "any",
     }
+
+
+def fit_metadata(spec: ExportSpec) -> dict[str, object]:
+    """How what is not square becomes so; nothing where it is squeezed, as by files that do not say it."""
+    return {} if spec.fit == SQUEEZE else {"fit": spec.fit}
 
 
 def image_golden(spec: ExportSpec) -> tuple[np.ndarray, np.ndarray]:
@@ -115,4 +157,5 @@ def image_takes(report: Mapping[str, Any]) -> str:
     return (
         f"{pictures_of(report)}, resizes them to {side} x {side} as its training pictures were (whole blocks"
         f" averaged where both sides are multiples of {side}, else an antialiased bilinear filter)"
+        f"{FITTED.get(report['preprocess'].get('fit'), '')}"
     )

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from edgecmd.core.errors import ExportError
 from edgecmd.models.students import is_dense
+from edgecmd.settings import FITS, SQUEEZE
 
 FORMAT_VERSION = "1"
 WAVE = "wave"
@@ -68,6 +69,8 @@ class ExportSpec:
         license: Licence of the weights, an SPDX name; written into the file.
         head: Classifier on the embedding, or None for the embedding alone.
         front_end: A key of `export.graph.frontends.FRONT_ENDS`: what the raw input is.
+        fit: ``data.fit``: what the graph does with pictures and depth maps that are not square; of dense
+            students and recordings, which it does not resize, nothing.
         rate_hz: ``data.sampling_rate_hz`` of recordings, the one rate that the file takes; 0 for others.
 
     Raises:
@@ -84,12 +87,15 @@ class ExportSpec:
     license: str
     head: LinearHead | None = None
     front_end: str = "image"
+    fit: str = SQUEEZE
     rate_hz: int = 0
 
     def __post_init__(self) -> None:
         for name in ("image_size", "channels", "embedding_dim"):
             if getattr(self, name) < 1:
                 raise ExportError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.fit not in FITS:
+            raise ExportError(f"fit={self.fit!r:.80} is unknown. Allowed: {', '.join(FITS)}.")
         if (self.rate_hz > 0) != (self.front_end == WAVE):
             raise ExportError(
                 f"rate_hz={self.rate_hz} does not go with front_end={self.front_end!r}. Recordings need the"

@@ -98,7 +98,11 @@ def refuse_training(module: torch.nn.Module) -> None:
 def front_of(spec: ExportSpec) -> FrontGraph:
     """Front end of a file, as nodes."""
     settings = FrontSettings(
-        side=spec.image_size, channels=spec.raw_channels, offset=spec.offset, scale=spec.scale
+        side=spec.image_size,
+        channels=spec.raw_channels,
+        fit=spec.fit,
+        offset=spec.offset,
+        scale=spec.scale,
     )
     return front_graph(spec.front_end, settings, mask="mask" in spec.output_names)
 

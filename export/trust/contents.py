@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 from onnx import ModelProto, helper
 
+from edgecmd.settings import FITS, SQUEEZE
 from export.documents.requirements import lowest_ir_version, requirements, requirements_text
 from export.graph.frontends import FRONT_ENDS
 from export.graph.spec import FORMAT_VERSION, WAVE, ExportSpec
@@ -207,6 +208,9 @@ def _refuse_other_preprocess(card: Card) -> None:
         raise TrustError(
             f"{card.file} has front_end={card.front_end[:80]!r}; allowed are {', '.join(FRONT_ENDS)}. {AGAIN}"
         )
+    fit = found.get("fit", SQUEEZE)
+    if fit not in FITS:
+        raise TrustError(f"{card.file} has fit={fit!r:.80}; allowed are {', '.join(FITS)}. {AGAIN}")
     rate = _rate_of(card)
     spec = ExportSpec(
         architecture=card.architecture,
@@ -217,6 +221,7 @@ def _refuse_other_preprocess(card: Card) -> None:
         scale=float(scale),
         license=card.license,
         front_end=card.front_end,
+        fit=fit,
         rate_hz=rate,
     )
     expected = FRONT_ENDS[card.front_end].metadata(spec)

@@ -4,6 +4,7 @@ import json
 
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from edgecmd.settings import FITS, SQUEEZE
 from export.graph.front_graph import KINDS, PREFIX, SCALED, WHOLE, FrontGraph, FrontSettings, front_graph
 from export.trust.errors import GateError
 
@@ -57,18 +58,21 @@ def _expected(model: ModelProto) -> FrontGraph:
         if not isinstance(preprocess, dict):
             raise ValueError("edgecmd.preprocess is no JSON object")
         side, channels = int(properties["image_size"]), int(properties["channels"])
+        fit = preprocess.get("fit", SQUEEZE)
         offset, scale = (float(preprocess.get(key, usual)) for key, usual in (("offset", 0), ("scale", 1)))
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise GateError(f"It has broken edgecmd properties: {error!r:.200}.") from error
     if not (1 <= side <= LARGEST_SIDE and 1 <= channels <= LARGEST_SIDE):
         raise GateError(f"It has image_size={side} and channels={channels}; allowed are 1 to {LARGEST_SIDE}.")
+    if fit not in FITS:
+        raise GateError(f"It has fit={fit!r:.80}; allowed are {', '.join(FITS)}.")
     if not (abs(offset) <= LARGEST_SCALE and SMALLEST_SCALE <= abs(scale) <= LARGEST_SCALE):
         raise GateError(
             f"It has offset={offset} and scale={scale}; allowed are finite numbers up to {LARGEST_SCALE:,},"
             f" scale not 0 (from {SMALLEST_SCALE:g} on)."
         )
     settings = FrontSettings(
-        side=side, channels=1 if name.startswith("depth") else channels, offset=offset, scale=scale
+        side=side, channels=1 if name.startswith("depth") else channels, fit=fit, offset=offset, scale=scale
     )
     return front_graph(name, settings, mask=any(one.name == "mask" for one in model.graph.output))
 

@@ -84,7 +84,9 @@ class App {
     this.info = info;
     this.latencies = [];
     this.isBusy = this.isWanted = this.isReady = this.isFinished = false;
-    this.pad = new Pad(byId("pad"), byId("cursor"), { paper: info.paper, onChange: (done) => this.changed(done) });
+    this.pad = new Pad(byId("pad"), byId("cursor"), {
+      paper: info.paper, size: info.image_size, fit: info.fit, onChange: (done) => this.changed(done),
+    });
     byId("undo").onclick = () => this.pad.undo();
     byId("clear").onclick = () => this.pad.clear();
     byId("file").onchange = (event) => this.open(event.target);

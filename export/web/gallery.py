@@ -19,7 +19,7 @@ from edgecmd.core.errors import DataError, ExportError
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.modalities.row import Pictures
 from edgecmd.data.pairs import PublicSource
-from edgecmd.data.user_files.images import SUFFIXES, read_image, squeeze, to_rgb
+from edgecmd.data.user_files.images import SUFFIXES, read_image, to_rgb, to_square
 from edgecmd.datasets.emoji import load_public
 from edgecmd.evaluation.metrics import unit_rows
 from edgecmd.run import Run
@@ -128,8 +128,8 @@ def gallery_of_folder(
     if not files:
         raise DataError(f"{folder} holds no picture; allowed are files ending in {', '.join(SUFFIXES)}.")
     chosen = [files[row] for row in _draw(len(files), num_pictures, seed=run.seed)]
-    side = run.task.source_side
-    pictures = np.concatenate([_rgb(squeeze(read_image(path), side=side)) for path in chosen])
+    side, fit = run.task.source_side, run.task.fit
+    pictures = np.concatenate([_rgb(to_square(read_image(path), side=side, fit=fit)) for path in chosen])
     return Gallery(
         names=tuple(path.stem.replace("_", " ") for path in chosen),
         pictures=pictures,

@@ -6,11 +6,12 @@ const KEY_STEP = 8, FINE_KEY_STEP = 2;
 
 class Pad {
   /** `onChange(isFinished)` is called after every change of the drawing. */
-  constructor(canvas, cursor, { paper, onChange }) {
+  constructor(canvas, cursor, { paper, size, fit, onChange }) {
     this.canvas = canvas;
     this.cursor = cursor;
     this.side = canvas.width;
     this.paper = paper;
+    this.seen = { side: canvas.width, size, fit };
     this.onChange = onChange;
     this.items = [];
     this.width = 0;
@@ -29,7 +30,7 @@ class Pad {
 
   clear() { this.stroke = null; this.items = []; this.redraw(); this.onChange(true); this.showCursor(); }
 
-  /** Replace the drawing by a picture, squeezed into the square. */
+  /** Replace the drawing by a picture, brought into the square as training pictures were. */
   show(picture, { smooth }) {
     this.stroke = null;
     this.items = [{ picture, smooth }];
@@ -44,7 +45,13 @@ class Pad {
       if (item.picture) {
         this.context.imageSmoothingEnabled = item.smooth;
         this.context.imageSmoothingQuality = "high";
-        this.context.drawImage(item.picture, 0, 0, this.side, this.side);
+        const { width, height } = item.picture;
+        // A border is white whatever the paper is.
+        if (this.seen.fit === "pad") {
+          this.context.fillStyle = "#fff";
+          this.context.fillRect(0, 0, this.side, this.side);
+        }
+        this.context.drawImage(item.picture, ...placement(width, height, this.seen));
       } else {
         this.line(item.points);
       }

@@ -19,6 +19,7 @@ from edgecmd.core.errors import ExportError, choose
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.machine import explain
 from edgecmd.run import Run
+from edgecmd.settings import SQUEEZE
 from export.device.infer import Student
 from export.documents.bundle_files import write_sums
 from export.trust.listing import DEMO, MODEL
@@ -135,17 +136,19 @@ def page_info(model: Path, *, gallery: Gallery | None) -> dict[str, object]:
             " Build the page from the run that exported the model."
         )
     side, height = int(properties["edgecmd.image_size"]), given.shape[1]
+    preprocess = json.loads(properties["edgecmd.preprocess"])
     return {
         # Whole blocks of the model's pixels, so that averaging is exact.
         "canvas_side": side * -(-MIN_CANVAS // side),
         "channels": channels,
         "classes": classes,
         "embedding_dim": dim,
+        "fit": preprocess.get("fit", SQUEEZE),
         "fixed_size": height if isinstance(height, int) else 0,
         "image_size": side,
         "license": properties.get("edgecmd.license", "unspecified"),
         "model_bytes": model.stat().st_size,
-        "paper": float(json.loads(properties["edgecmd.preprocess"]).get("offset", 1.0)) >= 0.5,
+        "paper": float(preprocess.get("offset", 1.0)) >= 0.5,
     }
 
 

@@ -28,6 +28,18 @@ function toGrey(rgba) {
   return grey;
 }
 
+/** Where a picture is drawn, as `drawImage` takes it, on a canvas of `side` whole blocks of the `size` pixels that
+ * the model sees: squeezed into it, its middle square, or whole between borders, as the training pictures were. */
+function placement(width, height, { side, size, fit }) {
+  const short = Math.min(width, height), long = Math.max(width, height), block = side / size;
+  const middle = (whole, part) => Math.floor((whole - part) / 2);
+  if (fit === "crop") return [middle(width, short), middle(height, short), short, short, 0, 0, side, side];
+  if (fit !== "pad") return [0, 0, width, height, 0, 0, side, side];
+  const shown = [width, height].map((one) => Math.max(1, Math.floor((2 * size * one + long) / (2 * long))));
+  const starts = shown.map((one) => middle(size, one));
+  return [0, 0, width, height, ...[...starts, ...shown].map((one) => one * block)];
+}
+
 /** Bytes that the model is fed: (1, R, R, C), or (1, S, S, C) where the model takes any size. */
 function modelInput(rgba, side, info) {
   const grey = toGrey(rgba), size = info.fixed_size || side;
@@ -81,5 +93,5 @@ function likeliest(scores, classes, count) {
 }
 
 if (typeof module !== "undefined") {
-  module.exports = { blockMean, toGrey, modelInput, openSession, embed, readVectors, nearest, likeliest };
+  module.exports = { blockMean, toGrey, placement, modelInput, openSession, embed, readVectors, nearest, likeliest };
 }

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from edgecmd.data.user_files.images import squeeze
+from edgecmd.data.user_files.images import to_square
 from export.device.infer import Student as DeviceStudent
 from export.graph.deployable import Deployable
 from export.graph.front_image import ImageFrontEnd, at_size
@@ -55,7 +55,7 @@ def by_pillow(image):
     plain = image[:, :, 0] if image.shape[2] == 1 else image
     picture = Image.fromarray(plain)
     if min(picture.size) >= SIDE:
-        found = squeeze(picture, side=SIDE)
+        found = to_square(picture, side=SIDE, fit="squeeze")
     else:
         found = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
     return found.reshape(SIDE, SIDE, -1).astype(np.float64)

@@ -89,7 +89,7 @@ class Zeros(Student):
 
 
 def source(path):
-    read_source(path, side=SIDE)
+    read_source(path, side=SIDE, fit="squeeze")
 
 
 def target(path):
@@ -195,7 +195,7 @@ FORMATS = {
         "a.png",
         lambda: saved(PHOTO.quantize(8), "PNG"),
         60,
-        (lambda path: read_mask(path, side=SIDE),),
+        (lambda path: read_mask(path, side=SIDE, fit="squeeze"),),
     ),
     "CSV": ("a.csv", lambda: CSV, 40, (table,)),
     "vggsound.csv": ("a.csv", lambda: b"abc,1,a dog,train\nxyz,20,a cat,test\n" * 9, 40, (_table,)),

@@ -179,7 +179,7 @@ def test_a_picture_gives_the_same_pixels_on_both_sides(tmp_path, name):
     sides = (image.shape[1], image.shape[0])
     side = min(sides)
     # Squeezing is the graph's work: it is left out where the side is the picture's own.
-    source, size = read_source(path, side=1)
+    source, size = read_source(path, side=1, fit="squeeze")
     assert size == sides
     square = Image.fromarray(image).resize((1, 1), Image.Resampling.BOX)
     assert np.abs(source.astype(int) - np.asarray(square).astype(int)).max() <= 1
@@ -224,7 +224,7 @@ def test_a_picture_that_is_refused_is_refused_on_both_sides(tmp_path, name):
     path.write_bytes(content)
     tracemalloc.start()
     with pytest.raises(DataError, match=text):
-        read_source(path, side=SIDE)
+        read_source(path, side=SIDE, fit="squeeze")
     with pytest.raises(InferError, match=text) as caught:
         PICTURE.read(path, channels=3, preprocess={})
     assert tracemalloc.get_traced_memory()[1] < 2**24

@@ -57,6 +57,26 @@ def test_blocks_are_averaged_as_the_training_pictures_were(tmp_path: Path, size:
     assert found == shrink(grey, size).ravel().tolist()
 
 
+@pytest.mark.parametrize(
+    ("fit", "size", "expected"),
+    [
+        ("squeeze", (90, 60), [0, 0, 90, 60, 0, 0, 64, 64]),
+        ("crop", (90, 61), [14, 0, 61, 61, 0, 0, 64, 64]),
+        ("crop", (60, 91), [0, 15, 60, 60, 0, 0, 64, 64]),
+        # 60 of 90 are 10 2/3 of 16: 11 blocks of 4 pixels, behind 2 empty ones.
+        ("pad", (90, 60), [0, 0, 90, 60, 0, 8, 64, 44]),
+        ("pad", (60, 90), [0, 0, 60, 90, 8, 0, 44, 64]),
+        ("pad", (1, 300), [0, 0, 1, 300, 28, 0, 4, 64]),
+        ("pad", (50, 50), [0, 0, 50, 50, 0, 0, 64, 64]),
+    ],
+)
+def test_a_picture_is_placed_as_the_training_pictures_were(
+    fit: str, size: tuple[int, int], expected: list[int]
+) -> None:
+    call = "out = page.placement(+args[0], +args[1], { side: 64, size: 16, fit: args[2] })"
+    assert node(call, *size, fit) == expected
+
+
 @pytest.mark.parametrize(("fixed", "channels", "dims"), [(4, 1, [1, 4, 4, 1]), (0, 3, [1, 8, 8, 3])])
 def test_the_model_is_fed_in_its_own_layout(fixed: int, channels: int, dims: list[int]) -> None:
     found = node(

@@ -33,7 +33,7 @@ from edgecmd.core.progress import stage
 from edgecmd.data.stored.array_files import LazyRows, header, private_file, whole_file
 
 FOLDER, TOLD, DONE, FACTS, PART = "pairs", "store.json", "rows.json", "facts.jsonl", ".part"
-VERSION = 1
+VERSION = 2
 # Rows that are written before the build can go on from them.
 SYNCED = 256
 WAY_OUT = (

@@ -4,8 +4,13 @@ Shapes: N pairs, S side of a picture, T samples.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +29,8 @@ from edgecmd.settings import DataConfig
 # Pairs that take more lie on the disk where data.store is auto.
 MOST_IN_MEMORY = 2**26
 SOURCE, TARGET = "source", "target"
+# Of threads that decode; and pairs a thread that wait to be written.
+MOST_THREADS, AHEAD = 4, 4
 
 Look = Callable[[Mapping[str, Seen], Maps, list[str]], None]
 """Told of the targets by id, and of those that are depth maps; adds to problems, and to the notes given."""
@@ -54,6 +61,8 @@ class Listed:
         read: Both halves of a pair, by its row, in their order; raises a DataError that names the file.
         forms: A row of source and target, found without reading all; raises a DataError.
         fitted: A target in that form; None where it cannot be, which `Look` tells, or a DataError does.
+        num_threads: How many call ``read`` at a time, 0: as many as there are cores, at most `MOST_THREADS`;
+            1: it is called in the order of the rows.
     """
 
     key: Key
@@ -61,6 +70,7 @@ class Listed:
     read: Callable[[int], Halves]
     forms: Callable[[], Mapping[str, Form]]
     fitted: Callable[[int, Half, Form], np.ndarray | None]
+    num_threads: int = 1
 
 
 def key_for(what: str, files: Iterable[tuple[str, Sequence[Path]]]) -> Key:
@@ -106,6 +116,34 @@ def through_store(listed: Listed, *, problems: list[str], notes: list[str], look
     return PairedData(source=found.arrays[SOURCE], target=found.arrays[TARGET])
 
 
+def _tried(listed: Listed, row: int) -> Halves | DataError:
+    try:
+        return listed.read(row)
+    except DataError as error:
+        return error
+
+
+def _all_read(listed: Listed, rows: range) -> Generator[Halves | DataError, None, None]:
+    """Both halves of the pairs at ``rows`` in turn, or why one cannot be read; threads read ahead."""
+    num = listed.num_threads or min(MOST_THREADS, os.cpu_count() or 1)
+    if num == 1:
+        yield from map(partial(_tried, listed), rows)
+        return
+    waiting = deque[Future[Halves | DataError]]()
+    # Readers silence warnings while a library decodes. Here, so that no thread ends the silence of another.
+    with warnings.catch_warnings(), ThreadPoolExecutor(num) as pool:
+        warnings.simplefilter("ignore")
+        try:
+            for row in rows:
+                waiting.append(pool.submit(_tried, listed, row))
+                if len(waiting) == AHEAD * num:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def _built(listed: Listed, *, problems: list[str], look: Look) -> Store | None:
     before, notes, num = len(problems), list[str](), len(listed.ids)
     try:
@@ -113,20 +151,27 @@ def _built(listed: Listed, *, problems: list[str], look: Look) -> Store | None:
     except DataError as error:
         problems.append(str(error))
         return None
-    with Build(listed.key, forms=forms, num=num) as build:
+    with contextlib.ExitStack() as opened:
+        build = opened.enter_context(Build(listed.key, forms=forms, num=num))
         seen = {name: Seen(**fact) for name, fact in zip(listed.ids, build.facts)}
         size = sum(one.nbytes for one in forms.values()) * num
-        for row in tracked(range(build.done, num), f"reading pairs into a store of {size_of(size)}"):
+        rows = range(build.done, num)
+        every = opened.enter_context(contextlib.closing(_all_read(listed, rows)))
+        for row in tracked(rows, f"reading pairs into a store of {size_of(size)}"):
+            read = next(every)
+            if isinstance(read, DataError):
+                problems.append(str(read))
+                if isinstance(read, EndedError):
+                    break
+                continue
             try:
-                source, half = listed.read(row)
+                source, half = read
                 seen[listed.ids[row]] = seen_of(half)
                 target = listed.fitted(row, half, forms[TARGET])
                 if target is not None and len(problems) == before and build.done == row:
                     build.add({SOURCE: source, TARGET: target}, asdict(seen[listed.ids[row]]))
             except DataError as error:
                 problems.append(str(error))
-                if isinstance(error, EndedError):
-                    break
         are_maps = forms[TARGET].dtype == DEPTH.dtype
         look(seen, build.rows(TARGET) if are_maps and build.done == num else [], notes)
         if len(problems) > before or build.done < num:

@@ -15,7 +15,7 @@ import os
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from io import BufferedIOBase
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -32,6 +32,8 @@ MOST_HEADER_BYTES, MOST_ARRAYS, MOST_EMPTY_ROWS = 10_000, 10_000, 2**24
 PICTURES_HOLD = ("PNG", "JPEG", "WEBP", "GIF")
 OTHERS_HOLD = {".bmp": ("BMP",), ".gif": ("GIF",), ".tif": ("TIFF",), ".tiff": ("TIFF",)}
 WITH_FRAMES = ("PNG", "WEBP", "GIF", "TIFF")
+# Formats whose decoder can give a half, a quarter or an eighth of each side, and where an image then says so.
+SHRINKING, SHRUNK = ("JPEG", "MPO"), "edgecmd_shrunk"
 GREY_MODES, ALPHA_MODES = ("1", "L", "LA", "La"), ("LA", "La", "PA", "RGBA", "RGBa")
 PCM, FLOATS, EXTENSIBLE = 1, 3, 0xFFFE
 # Tail of the identifier that an extensible WAV has behind the two bytes of its coding.
@@ -126,12 +128,14 @@ def _quiet(path: Path) -> Iterator[None]:
             os.close(kept)
 
 
-def decoded_picture(path: Path, *, formats: tuple[str, ...] | None = None) -> Any:  # noqa: ANN401
+def decoded_picture(path: Path, *, formats: tuple[str, ...] | None = None, least: int = 0) -> Any:  # noqa: ANN401
     """The first frame of a picture by Pillow, upright as its EXIF says. Colour profiles are ignored.
 
     Args:
         path: The file.
         formats: What it may hold, by Pillow's names; None for what suits its ending.
+        least: A JPEG is decoded at a half, a quarter or an eighth of its sides where they are whole numbers
+            of pixels, at least twice this, and multiples of it if the sides are. 0: at its own.
 
     Raises:
         ImportError: Pillow is missing.
@@ -145,8 +149,23 @@ def decoded_picture(path: Path, *, formats: tuple[str, ...] | None = None) -> An
     plain_size(path)
     with decoding(), _quiet(path), _opened_picture(path, formats) as image:
         _refuse_large_or_deep(image)
+        _shrink(image, least)
         image.load()
         return ImageOps.exif_transpose(image)
+
+
+def _shrink(image: Any, least: int) -> None:  # noqa: ANN401
+    """Have the decoder leave out what would be averaged away, and note by how much."""
+    if not least or image.format not in SHRINKING:
+        return
+    width, height = image.size
+    for part in (8, 4, 2):
+        # What is a whole number of blocks of the result's pixels stays one: blocks are averaged otherwise.
+        whole = all(not one % part and (one % least or not one % (part * least)) for one in (width, height))
+        if whole and min(width, height) >= 2 * part * least:
+            image.draft(None, (width // part, height // part))
+            image.info[SHRUNK] = part
+            return
 
 
 def _refuse_large_or_deep(image: Any) -> None:  # noqa: ANN401
@@ -486,7 +505,7 @@ def npz_arrays(path: Path, *, names: tuple[str, ...] = (), most_bytes: int) -> d
     return found
 
 
-def npz_rows(path: Path, name: str) -> Iterator[np.ndarray]:
+def npz_rows(path: Path, name: str) -> Generator[np.ndarray, None, None]:
     """Rows of one array of an .npz, one in memory at a time; an array in Fortran's order is read whole.
 
     Raises:
@@ -497,11 +516,10 @@ def npz_rows(path: Path, name: str) -> Iterator[np.ndarray]:
         yield from (npz_arrays(path, names=(name,), most_bytes=2**62)[name] if header.shape else ())
         return
     size = math.prod(header.shape[1:]) * header.dtype.itemsize
-    with decoding():
-        archive = zipfile.ZipFile(path)
-    with archive:
+    with contextlib.ExitStack() as opened:
         with decoding():
-            stream = archive.open(npz_members(path)[name])
+            archive = opened.enter_context(zipfile.ZipFile(path))
+            stream = opened.enter_context(archive.open(npz_members(path)[name]))
             stream.read(header.size)
         for _ in range(header.shape[0]):
             with decoding():
@@ -509,4 +527,3 @@ def npz_rows(path: Path, name: str) -> Iterator[np.ndarray]:
             yield row
         with decoding():
             stream.read(1)
-            stream.close()

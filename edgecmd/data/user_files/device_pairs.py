@@ -30,9 +30,9 @@ from edgecmd.data.user_files.images import (
     check_pair_aspect,
     check_size,
     sides_of,
-    squeeze,
     to_grey,
     to_rgb,
+    to_square,
 )
 from edgecmd.data.user_files.npz import RATE, is_depth, is_sound, measured
 from edgecmd.data.user_files.pair_files import MEDIA, is_hidden
@@ -320,7 +320,7 @@ def _seen_arrays(
             raise DataError("it has one half")
         digest = _digest(source.tobytes(), target.tobytes())
         name = f"row {row}"
-        picture = _array_picture(source, side=sides.source, name=name)
+        picture = _array_picture(source, side=sides.source, fit=sides.fit, name=name)
         half = _array_half(target, rate=rate, sides=sides, name=name)
         if not isinstance(half, Recording):
             check_pair_aspect(_size(source), _size(target), name=name)
@@ -334,18 +334,18 @@ def _seen_arrays(
 def _array_half(target: np.ndarray, *, rate: int, sides: Sides, name: str) -> Half:
     """The target of one row."""
     if is_depth(target[None]):
-        check_size(_size(target), side=sides.target, name=name)
+        check_size(_size(target), side=sides.target, fit=sides.fit, name=name)
     elif not is_sound(target[None]):
-        return _array_picture(target, side=sides.target, name=name)
+        return _array_picture(target, side=sides.target, fit=sides.fit, name=name)
     return measured(target, rate=rate, sides=sides, name=name)
 
 
-def _array_picture(image: np.ndarray, *, side: int, name: str) -> np.ndarray:
+def _array_picture(image: np.ndarray, *, side: int, fit: str, name: str) -> np.ndarray:
     if image.dtype != np.uint8 or image.shape[2:] not in {(), (1,), (3,)} or image.ndim < 2:
         raise DataError(f"{name} has dtype={image.dtype} and shape={image.shape}; allowed are pictures.")
-    check_size(_size(image), side=side, name=name)
+    check_size(_size(image), side=side, fit=fit, name=name)
     flat = image[..., 0] if image.shape[2:] == (1,) else image
-    return squeeze(Image.fromarray(flat), side=side)
+    return to_square(Image.fromarray(flat), side=side, fit=fit)
 
 
 def _size(image: np.ndarray) -> tuple[int, int]:

@@ -317,6 +317,7 @@ def _on_the_disk(reading: Reading, files: Files, kind: FileKind) -> tuple[Sequen
         read=halves,
         forms=forms,
         fitted=lambda _, half, form: as_kept(half, form),
+        num_threads=config.num_threads,
     )
     data = through_store(listed, problems=reading.problems, notes=reading.notes, look=look)
     return ids, data
@@ -340,7 +341,12 @@ def _masks(path: Path, targets: Mapping[str, Path], kind: FileKind, reading: Rea
         )
         return None
     return read_masks(
-        path, targets, side=reading.sides.target, problems=reading.problems, notes=reading.notes
+        path,
+        targets,
+        side=reading.sides.target,
+        fit=reading.sides.fit,
+        problems=reading.problems,
+        notes=reading.notes,
     )
 
 

@@ -30,9 +30,10 @@ from edgecmd.data.user_files.images import (
     make_depth,
     notes_on_depth,
     open_upright,
+    own_size,
     read_image,
-    squeeze,
     stack_targets,
+    to_square,
 )
 from edgecmd.data.user_files.sound_files import Recording, notes_on, read_recording
 
@@ -44,15 +45,16 @@ Halves = tuple[np.ndarray, Half]
 Maps = Sequence[np.ndarray] | LazyRows
 
 
-def read_source(path: Path, *, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+def read_source(path: Path, *, side: int, fit: str) -> tuple[np.ndarray, tuple[int, int]]:
     """A picture of the source, (S, S, 3), and the file's own width and height.
 
     Raises:
         DataError: The file is broken, smaller than ``side``, or a depth map.
     """
-    image = read_image(path)
-    check_size(image.size, side=side, name=str(path))
-    return squeeze(image.convert("RGB"), side=side), image.size
+    image = read_image(path, least=side)
+    size = own_size(image)
+    check_size(size, side=side, fit=fit, name=str(path))
+    return to_square(image.convert("RGB"), side=side, fit=fit), size
 
 
 def read_target(path: Path, sides: Sides) -> tuple[Half, tuple[int, int] | None]:
@@ -72,14 +74,16 @@ def _read_recording(path: Path, sides: Sides) -> tuple[Half, None]:
 
 def _read_picture(path: Path, sides: Sides) -> tuple[Half, tuple[int, int]]:
     """A depth map where the file has one channel of 16 bits, else a picture."""
-    image = open_upright(path)
-    check_size(image.size, side=sides.target, name=str(path))
+    side, fit = sides.target, sides.fit
+    image = open_upright(path, least=side)
+    size = own_size(image)
+    check_size(size, side=side, fit=fit, name=str(path))
     if is_depth(image):
         units = np.asarray(image).astype(np.int64)
-        return make_depth(units, ruler=sides.ruler, side=sides.target, name=str(path)), image.size
+        return make_depth(units, ruler=sides.ruler, side=side, fit=fit, name=str(path)), size
     if image.mode == "F":
         raise DataError(f"{path} holds floating-point numbers. Save depth as PNG of 16 bits, one channel.")
-    return squeeze(flatten_alpha(image, name=str(path)), side=sides.target), image.size
+    return to_square(flatten_alpha(image, name=str(path)), side=side, fit=fit), size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +113,7 @@ def read_halves(source: Path, target: Path, sides: Sides) -> Halves:
         DataError: A file is broken, or does not suit ``sides`` or the other.
     """
     half, target_size = read_target(target, sides)
-    picture, source_size = read_source(source, side=sides.source)
+    picture, source_size = read_source(source, side=sides.source, fit=sides.fit)
     if target_size is not None:
         check_pair_aspect(source_size, target_size, name=str(target))
     return picture, half

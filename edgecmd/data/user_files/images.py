@@ -20,15 +20,16 @@ from edgecmd.data.user_files.csv_tables import few
 from edgecmd.data.user_files.decode import (
     GREY_MODES,
     PICTURES_HOLD,
+    SHRUNK,
     DecodeError,
     decoded_picture,
     flat_picture,
     picture_frames,
 )
-from edgecmd.data.user_files.downsample import median_of_measured
+from edgecmd.data.user_files.downsample import bordered, median_of_measured, middle, shown
 from edgecmd.data.user_files.reading import reading
 from edgecmd.data.user_files.sound_files import Clip
-from edgecmd.settings import DataConfig
+from edgecmd.settings import CROP, PAD, SQUEEZE, DataConfig
 
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
 # Read by Pillow; anything else under a known suffix is refused, not guessed at.
@@ -37,6 +38,8 @@ KINDS = "PNG, JPEG or WebP"
 ASPECT_TOLERANCE = 0.01
 # EXIF's tag of how a camera was held, and its values that swap width and height.
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
+# The border of a padded picture is paper.
+WHITE = 255
 # What uint16 millimetres can hold; 0 stands for missing.
 MOST_MM = 65_535
 # Depth cameras and rooms lie in between; a median outside is more often a wrong scale than a wide hall.
@@ -61,7 +64,8 @@ class Ruler:
 class Sides(NamedTuple):
     """What the halves of a pair are made into: sides in pixels, a recording's clip, the unit of depth.
 
-    ``reverse`` says that the teacher takes what lies in ``target/``, so the public set holds such files.
+    ``reverse`` says that the teacher takes what lies in ``target/``, so the public set holds such files;
+    ``fit`` is ``data.fit``.
     """
 
     source: int
@@ -69,6 +73,7 @@ class Sides(NamedTuple):
     clip: Clip = Clip()
     ruler: Ruler = Ruler()
     reverse: bool = False
+    fit: str = SQUEEZE
 
 
 def sides_of(config: DataConfig) -> Sides:
@@ -79,22 +84,34 @@ def sides_of(config: DataConfig) -> Sides:
         clip=Clip(sampling_rate_hz=config.sampling_rate_hz, seconds=config.clip_s),
         ruler=Ruler(mm_per_unit=config.depth_scale_mm, most_m=config.depth_max_m),
         reverse=config.reverse,
+        fit=config.fit,
     )
 
 
-def open_upright(path: Path) -> Image.Image:
+def open_upright(path: Path, *, least: int = 0) -> Image.Image:
     """Decode an image of any mode, turned as its EXIF says; of several frames the first.
+
+    Args:
+        path: The file.
+        least: Side that it is made into; a JPEG of four times that is decoded smaller, see
+            `edgecmd.data.user_files.decode.decoded_picture`. 0: every pixel is wanted.
 
     Raises:
         DataError: The file is broken, too large, or has 16 bits in each of several channels.
     """
     try:
-        image: Image.Image = decoded_picture(path, formats=FORMATS)
+        image: Image.Image = decoded_picture(path, formats=FORMATS, least=least)
     except DecodeError as error:
         raise DataError(
             f"{path} cannot be decoded as {KINDS} ({error}). Save it again, or remove the pair."
         ) from error
     return image
+
+
+def own_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height that the file of an opened picture has, upright."""
+    shrunk = image.info.get(SHRUNK, 1)
+    return image.width * shrunk, image.height * shrunk
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -134,8 +151,12 @@ def is_depth(image: Image.Image) -> bool:
     return image.mode.startswith("I")
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path, *, least: int = 0) -> Image.Image:
     """Decode a picture: upright, transparency over white paper.
+
+    Args:
+        path: The file.
+        least: See `open_upright`.
 
     Returns:
         An image of mode ``L`` where the file is grey or has one bit, else ``RGB``.
@@ -143,7 +164,7 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         DataError: The file is broken, or holds more than 8 bits a grey value.
     """
-    upright = open_upright(path)
+    upright = open_upright(path, least=least)
     if is_depth(upright) or upright.mode == "F":
         raise DataError(
             f"{path} has 16 bits a pixel (mode {upright.mode}): a depth map, which only a target may be."
@@ -184,36 +205,48 @@ def check_pair_aspect(source: tuple[int, int], target: tuple[int, int], *, name:
         )
 
 
-def check_size(size: tuple[int, int], *, side: int, name: str) -> None:
+def check_size(size: tuple[int, int], *, side: int, fit: str, name: str) -> None:
     """Refuse an image that would have to be enlarged.
 
     Args:
         size: Width and height in pixels.
         side: ``data.image_size``.
+        fit: ``data.fit``.
         name: What an error calls the image.
 
     Raises:
-        DataError: Width or height is below ``side``.
+        DataError: Width or height is below ``side``; with ``pad`` both are.
     """
-    if min(size) < side:
+    least, which = (max(size), "the longer") if fit == PAD else (min(size), "either")
+    if least < side:
         raise DataError(
-            f"{name} has {size[0]}x{size[1]} pixels; data.image_size={side} needs {side} at least on either"
+            f"{name} has {size[0]}x{size[1]} pixels; data.image_size={side} needs {side} at least on {which}"
             " side. Give larger images, or lower data.image_size (a multiple of 16)."
         )
 
 
-def squeeze(image: Image.Image, *, side: int) -> UInt8[np.ndarray, "side side *channels"]:
-    """Average ``image`` down to a square; all of the picture is kept, so another aspect is squeezed.
+def to_square(image: Image.Image, *, side: int, fit: str) -> UInt8[np.ndarray, "side side *channels"]:
+    """Average ``image`` down to a square.
 
     Args:
-        image: Mode ``L`` or ``RGB``, width and height at least ``side``.
+        image: Mode ``L`` or ``RGB``.
         side: Side of the result in pixels.
+        fit: ``data.fit``; a border is white.
+
+    Guarantees:
+        The exported graph does the same to within one level of 255 (`export.graph.front_image`).
     """
-    if image.size == (side, side):
-        return np.asarray(image)
-    if image.width % side == 0 and image.height % side == 0:
-        return np.asarray(image.reduce((image.width // side, image.height // side)))
-    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
+    if fit == CROP:
+        across, down = (middle(one, min(image.size)) for one in image.size)
+        image = image.crop((across.start, down.start, across.stop, down.stop))
+    width, height = shown(image.size, side=side, fit=fit)
+    if image.size == (width, height):
+        small = image
+    elif image.width % width == 0 and image.height % height == 0:
+        small = image.reduce((image.width // width, image.height // height))
+    else:
+        small = image.resize((width, height), Image.Resampling.BILINEAR)
+    return bordered(np.asarray(small), side=side, empty=WHITE)
 
 
 def to_rgb(images: Pictures) -> Pictures:
@@ -250,19 +283,22 @@ def to_millimetres(units: Raw, ruler: Ruler) -> UInt16[np.ndarray, "height width
     return np.where((units > 0) & (exact <= most), whole, 0).astype(np.uint16)
 
 
-def make_depth(units: Raw, *, ruler: Ruler, side: int, name: str) -> UInt16[np.ndarray, "side side 1"]:
+def make_depth(
+    units: Raw, *, ruler: Ruler, side: int, fit: str, name: str
+) -> UInt16[np.ndarray, "side side 1"]:
     """A depth map as a run takes it.
 
     Args:
         units: As the file has them, height and width at least ``side``.
         ruler: What they mean.
         side: S.
+        fit: ``data.fit``; a border is missing.
         name: What an error calls the map.
 
     Raises:
         DataError: Nothing in it was measured.
     """
-    depth = median_of_measured(to_millimetres(units, ruler), side=side)
+    depth = median_of_measured(to_millimetres(units, ruler), side=side, fit=fit)
     if not depth.any():
         raise DataError(
             f"{name} has no measurement that counts (data.depth_scale_mm={ruler.mm_per_unit:g},"

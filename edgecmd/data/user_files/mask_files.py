@@ -34,6 +34,7 @@ def read_masks(
     targets: Mapping[str, Path],
     *,
     side: int,
+    fit: str,
     problems: list[str],
     notes: list[str] | None = None,
 ) -> Masks | None:
@@ -43,6 +44,7 @@ def read_masks(
         path: Folder that may hold ``target_mask/`` and ``masks.csv``.
         targets: File of each pair's target by id: pictures or depth maps.
         side: S, the side of the targets.
+        fit: ``data.fit``, as of the targets.
         problems: Gets a sentence for everything that is wrong.
         notes: Gets a sentence for files that are not used.
 
@@ -66,7 +68,7 @@ def read_masks(
     values = np.full((len(targets), side, side), IGNORED, dtype=np.uint8)
     for row, name in enumerate(targets):
         if name in files:
-            _read_into(values[row], files[name], targets[name], problems)
+            _read_into(values[row], files[name], targets[name], fit, problems)
     stray = sorted({*np.unique(values).tolist()} - {IGNORED} - set(names or range(IGNORED)))
     if stray:
         problems.append(
@@ -79,20 +81,23 @@ def read_masks(
     return Masks(values=values, names=tuple(names.get(one, f"class {one}") for one in range(num)))
 
 
-def _read_into(values: np.ndarray, file: Path, target: Path, problems: list[str]) -> None:
+def _read_into(values: np.ndarray, file: Path, target: Path, fit: str, problems: list[str]) -> None:
     """Put one mask into its place."""
     try:
-        values[:] = read_mask(file, side=len(values), target=target)
+        values[:] = read_mask(file, side=len(values), fit=fit, target=target)
     except DataError as error:
         problems.append(str(error))
 
 
-def read_mask(file: Path, *, side: int, target: Path | None = None) -> UInt8[np.ndarray, "side side"]:
+def read_mask(
+    file: Path, *, side: int, fit: str, target: Path | None = None
+) -> UInt8[np.ndarray, "side side"]:
     """One mask, each cell of pixels as its most frequent class (`downsample.majority`).
 
     Args:
         file: PNG.
         side: S.
+        fit: ``data.fit``; a border is ignored.
         target: What it is a mask of; it must have the same aspect.
 
     Raises:
@@ -107,10 +112,10 @@ def read_mask(file: Path, *, side: int, target: Path | None = None) -> UInt8[np.
             f"{file} is no mask (mode {image.mode}): a mask is PNG, grey with 8 bits or with a palette, whose"
             f" numbers are classes and {IGNORED} is ignored. Save it so; colours say nothing here."
         )
-    check_size(image.size, side=side, name=str(file))
+    check_size(image.size, side=side, fit=fit, name=str(file))
     if target is not None:
         check_pair_aspect(size_of(target), image.size, name=str(file))
-    return majority(np.asarray(image), side=side, ignored=IGNORED)
+    return majority(np.asarray(image), side=side, fit=fit, ignored=IGNORED)
 
 
 def _read_names(path: Path, problems: list[str], *, notes: list[str] | None) -> Mapping[int, str]:

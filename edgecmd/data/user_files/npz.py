@@ -4,6 +4,7 @@ Shapes: N pairs, M public images, H height, W width, C channels.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,9 @@ from edgecmd.data.user_files.images import (
     check_pair_aspect,
     check_size,
     make_depth,
-    squeeze,
     to_grey,
     to_rgb,
+    to_square,
 )
 from edgecmd.data.user_files.reading import most_array_bytes
 from edgecmd.data.user_files.sound_files import (
@@ -247,11 +248,11 @@ def _assemble(
         else:
             check_pair_aspect(_size(arrays["source"]), _size(arrays["target"]), name=str(path))
         if is_depth(arrays["target"]):
-            check_size(_size(arrays["target"]), side=sides.target, name=f"{path}: target")
+            check_size(_size(arrays["target"]), side=sides.target, fit=sides.fit, name=f"{path}: target")
             images["target"] = _measured(path, arrays, sides=sides, problems=problems)
         for name in (name for name in IMAGES if name in arrays and name not in images):
             side = sides.target if name == "target" else sides.source
-            images[name] = _squeeze_all(arrays[name], side=side, name=f"{path}: {name}")
+            images[name] = _all_square(arrays[name], side=side, fit=sides.fit, name=f"{path}: {name}")
     except DataError as error:
         problems.append(str(error))
     if len(problems) > before:
@@ -299,10 +300,10 @@ def _through_store(
     try:
         if not is_sound(target):
             check_pair_aspect(_size(source), _size(target), name=str(path))
-            check_size(_size(target), side=sides.target, name=f"{path}: target")
-        check_size(_size(source), side=sides.source, name=f"{path}: source")
+            check_size(_size(target), side=sides.target, fit=sides.fit, name=f"{path}: target")
+        check_size(_size(source), side=sides.source, fit=sides.fit, name=f"{path}: source")
         if "public" in arrays:
-            public = _squeeze_all(arrays["public"], side=sides.source, name=f"{path}: public")
+            public = _all_square(arrays["public"], side=sides.source, fit=sides.fit, name=f"{path}: public")
     except DataError as error:
         problems.append(str(error))
         return None
@@ -313,16 +314,17 @@ def _through_store(
         picture = Form(shape=(sides.source, sides.source, 1 if source_grey else 3), dtype=np.dtype(np.uint8))
         return {"source": picture, "target": Form(shape=shape, dtype=target.dtype)}
 
-    names, unpacked = _ids(arrays), _Unpacked(path, arrays, sides=sides, source_grey=source_grey)
-    what = f"npz {path.resolve()} {sides!r} {config.target_kind} {config.max_pairs}"
-    listed = Listed(
-        key=key_for(what, [("", (path,))]),
-        ids=[names[row] for row in rows],
-        read=lambda row: unpacked.read(rows[row]),
-        forms=forms,
-        fitted=lambda _, half, form: as_kept(half, form),
-    )
-    data = through_store(listed, problems=problems, notes=[], look=lambda *_: None)
+    names = _ids(arrays)
+    with closing(_Unpacked(path, arrays, sides=sides, source_grey=source_grey)) as unpacked:
+        what = f"npz {path.resolve()} {sides!r} {config.target_kind} {config.max_pairs}"
+        listed = Listed(
+            key=key_for(what, [("", (path,))]),
+            ids=[names[row] for row in rows],
+            read=lambda row: unpacked.read(rows[row]),
+            forms=forms,
+            fitted=lambda _, half, form: as_kept(half, form),
+        )
+        data = through_store(listed, problems=problems, notes=[], look=lambda *_: None)
     return None if data is None else _sorted(path, arrays, data, rows, public=public)
 
 
@@ -345,11 +347,16 @@ class _Unpacked:
         """
         source, target = self._row(row)
         name, sides = f"{self._path}: target {row}", self._sides
-        picture = to_rgb(_squeeze_all(source[None], side=sides.source, name=name))[0]
+        picture = to_rgb(_all_square(source[None], side=sides.source, fit=sides.fit, name=name))[0]
         picture = to_grey([picture])[0] if self._grey else picture
         if self._measured:
             return picture, measured(target, rate=self._rate, sides=sides, name=name)
-        return picture, _squeeze_all(target[None], side=sides.target, name=name)[0]
+        return picture, _all_square(target[None], side=sides.target, fit=sides.fit, name=name)[0]
+
+    def close(self) -> None:
+        """Close the archive, however far it was read."""
+        for one in self._halves:
+            one.close()
 
     def _row(self, row: int) -> list[np.ndarray]:
         try:
@@ -387,7 +394,9 @@ def measured(target: np.ndarray, *, rate: int, sides: Sides, name: str) -> Half:
     if target.dtype == np.int16:
         shares = target.astype(np.float32)[:, None] / FULL_SCALE
         return make_recording(shares, rate, clip=sides.clip, name=name)
-    return make_depth(target.reshape(target.shape[:2]), ruler=sides.ruler, side=sides.target, name=name)
+    return make_depth(
+        target.reshape(target.shape[:2]), ruler=sides.ruler, side=sides.target, fit=sides.fit, name=name
+    )
 
 
 def _size(array: np.ndarray) -> tuple[int, int]:
@@ -395,12 +404,12 @@ def _size(array: np.ndarray) -> tuple[int, int]:
     return array.shape[2], array.shape[1]
 
 
-def _squeeze_all(array: np.ndarray, *, side: int, name: str) -> Pictures:
+def _all_square(array: np.ndarray, *, side: int, fit: str, name: str) -> Pictures:
     """Images averaged down to ``side``, always with a channel axis."""
-    check_size(_size(array), side=side, name=name)
+    check_size(_size(array), side=side, fit=fit, name=name)
     grey = array[..., 0] if array.shape[GREY_RANK:] == (1,) else array
     if _size(array) != (side, side):
-        small = [squeeze(Image.fromarray(one), side=side) for one in grey]
+        small = [to_square(Image.fromarray(one), side=side, fit=fit) for one in grey]
         grey = np.array(small, dtype=np.uint8).reshape(len(grey), side, side, *grey.shape[GREY_RANK:])
     return grey[..., None] if grey.ndim == GREY_RANK else grey
 

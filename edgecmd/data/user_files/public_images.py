@@ -71,8 +71,10 @@ def read_public(
     for one in sorted(files):
         try:
             path = files[one]
-            read = read_target(path, sides)[0] if sides.reverse else read_source(path, side=sides.source)[0]
-            halves[one] = read
+            if sides.reverse:
+                halves[one] = read_target(path, sides)[0]
+            else:
+                halves[one] = read_source(path, side=sides.source, fit=sides.fit)[0]
         except DataError as error:
             problems.append(str(error))
     if sides.reverse:

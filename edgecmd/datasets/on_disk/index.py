@@ -53,7 +53,7 @@ class Index:
         unseen: What test and training pairs do not share, in the plural.
         kind: See `edgecmd.data.experiment.Experiment`.
         read: Makes both halves of an entry; raises a DataError that names the file.
-        masks: Makes masks of that side of some entries' targets; None where the set has none.
+        masks: Makes masks, sized as targets are, of some entries' targets; None where the set has none.
         problems: Sentences about what keeps a run from starting.
         notes: Sentences about what was left out.
     """
@@ -62,7 +62,7 @@ class Index:
     unseen: str
     kind: str = "real"
     read: Callable[[Entry, Sides], Halves] = read_entry
-    masks: Callable[[Sequence[Entry], int], Masks] | None = None
+    masks: Callable[[Sequence[Entry], Sides], Masks] | None = None
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

@@ -128,7 +128,7 @@ def _read(
         ids=tuple(one.id for one in entries),
         data=data,
         columns={name: texts for name, texts in columns.items() if any(texts)},
-        masks=index.masks(entries, sides.target) if index.masks and not sides.reverse else None,
+        masks=index.masks(entries, sides) if index.masks and not sides.reverse else None,
     )
     return own.reversed() if sides.reverse else own
 
@@ -225,6 +225,7 @@ def _store(
         read=lambda row: index.read(entries[row], sides),
         forms=forms,
         fitted=lambda row, half, form: _alike(entries[row], half, form),
+        num_threads=config.num_threads,
     )
     return through_store(listed, problems=problems, notes=notes, look=look)
 

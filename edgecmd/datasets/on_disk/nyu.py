@@ -27,7 +27,7 @@ from edgecmd.data.labelled import IGNORED, Masks
 from edgecmd.data.user_files.decode import MOST_PIXELS
 from edgecmd.data.user_files.downsample import majority
 from edgecmd.data.user_files.halves import Halves
-from edgecmd.data.user_files.images import Sides, check_size, make_depth, squeeze
+from edgecmd.data.user_files.images import Sides, check_size, make_depth, to_square
 from edgecmd.data.user_files.reading import reading
 from edgecmd.datasets.on_disk.index import TEST, TRAIN, Entry, Index, not_used, unknown_layout
 from edgecmd.settings import DataConfig
@@ -138,20 +138,22 @@ def _read(entry: Entry, sides: Sides) -> Halves:
         with reading(Path(name), what="a frame", way_out=AGAIN):
             picture = np.asarray(opened["images"][int(entry.id)]).transpose(2, 1, 0)
             metres = np.asarray(opened[depth][int(entry.id)]).T
-    check_size((picture.shape[1], picture.shape[0]), side=max(sides.source, sides.target), name=name)
+    largest, fit = max(sides.source, sides.target), sides.fit
+    check_size((picture.shape[1], picture.shape[0]), side=largest, fit=fit, name=name)
     units = np.rint(np.nan_to_num(metres, nan=0.0, posinf=0.0, neginf=0.0) * 1000.0).astype(np.int64)
-    half = make_depth(np.maximum(units, 0), ruler=sides.ruler, side=sides.target, name=name)
-    return squeeze(Image.fromarray(np.ascontiguousarray(picture)), side=sides.source), half
+    half = make_depth(np.maximum(units, 0), ruler=sides.ruler, side=sides.target, fit=fit, name=name)
+    return to_square(Image.fromarray(np.ascontiguousarray(picture)), side=sides.source, fit=fit), half
 
 
-def _masks(file: Path, entries: Sequence[Entry], side: int) -> Masks:
+def _masks(file: Path, entries: Sequence[Entry], sides: Sides) -> Masks:
     """Masks of the names that cover most pixels; of two equal ones the earlier name."""
+    side = sides.target
     small = np.empty((len(entries), side, side), dtype=np.uint16)
     with _open(file) as opened:
         for row, entry in enumerate(entries):
             with reading(file, what=f"MATLAB 7.3: labels of frame {entry.id}", way_out=AGAIN):
                 labels = np.asarray(opened["labels"][int(entry.id)], dtype=np.uint16).T
-            small[row] = majority(labels, side=side, ignored=0)
+            small[row] = majority(labels, side=side, fit=sides.fit, ignored=0)
     names, counts = _texts(file, "names"), np.bincount(small.ravel(), minlength=1)
     counts[0] = 0
     frequent = [int(one) for one in np.argsort(-counts, kind="stable")[:NUM_CLASSES] if counts[one]]

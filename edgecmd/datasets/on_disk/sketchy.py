@@ -22,7 +22,14 @@ import numpy as np
 
 from edgecmd.data.user_files.csv_tables import few
 from edgecmd.data.user_files.halves import Halves, read_source
-from edgecmd.data.user_files.images import Sides, check_pair_aspect, check_size, read_image, squeeze
+from edgecmd.data.user_files.images import (
+    Sides,
+    check_pair_aspect,
+    check_size,
+    own_size,
+    read_image,
+    to_square,
+)
 from edgecmd.datasets.on_disk.index import (
     TEST,
     TRAIN,
@@ -133,16 +140,20 @@ class _Reader:
     """Reads photograph and sketch; the sketches of a photograph follow each other, so it is read once."""
 
     def __init__(self) -> None:
-        self._last: tuple[tuple[Path, int], tuple[np.ndarray, tuple[int, int]]] | None = None
+        self._last: tuple[tuple[Path, Sides], tuple[np.ndarray, tuple[int, int]]] | None = None
 
     def __call__(self, entry: Entry, sides: Sides) -> Halves:
-        photo, size = self._photo(entry.source, sides.source)
-        sketch = read_image(entry.target)
-        check_size(sketch.size, side=sides.target, name=str(entry.target))
-        check_pair_aspect(size, sketch.size, name=str(entry.target))
-        return photo, squeeze(sketch.convert("L"), side=sides.target)
+        photo, size = self._photo(entry.source, sides)
+        sketch = read_image(entry.target, least=sides.target)
+        own = own_size(sketch)
+        check_size(own, side=sides.target, fit=sides.fit, name=str(entry.target))
+        check_pair_aspect(size, own, name=str(entry.target))
+        return photo, to_square(sketch.convert("L"), side=sides.target, fit=sides.fit)
 
-    def _photo(self, path: Path, side: int) -> tuple[np.ndarray, tuple[int, int]]:
-        if self._last is None or self._last[0] != (path, side):
-            self._last = (path, side), read_source(path, side=side)
-        return self._last[1]
+    def _photo(self, path: Path, sides: Sides) -> tuple[np.ndarray, tuple[int, int]]:
+        # Several threads may read; each takes what it found or read itself.
+        last = self._last
+        if last is None or last[0] != (path, sides):
+            read = read_source(path, side=sides.source, fit=sides.fit)
+            last = self._last = (path, sides), read
+        return last[1]

@@ -133,11 +133,12 @@ def millimetres(stored: np.ndarray) -> np.ndarray:
 
 def _read(entry: Entry, sides: Sides) -> Halves:
     """Picture and depth of one frame."""
-    picture, size = read_source(entry.source, side=sides.source)
+    picture, size = read_source(entry.source, side=sides.source, fit=sides.fit)
     image = open_upright(entry.target)
     if not is_depth(image):
         raise DataError(f"{entry.target} has mode {image.mode}; depth is one channel of 16 bits.")
-    check_size(image.size, side=sides.target, name=str(entry.target))
+    check_size(image.size, side=sides.target, fit=sides.fit, name=str(entry.target))
     check_pair_aspect(size, image.size, name=str(entry.target))
     units = millimetres(np.asarray(image))
-    return picture, make_depth(units, ruler=sides.ruler, side=sides.target, name=str(entry.target))
+    half = make_depth(units, ruler=sides.ruler, side=sides.target, fit=sides.fit, name=str(entry.target))
+    return picture, half

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.user_files.csv_tables import canonical, few
 from edgecmd.data.user_files.halves import Halves, read_source
-from edgecmd.data.user_files.images import SUFFIXES, Sides, check_size, read_image, squeeze
+from edgecmd.data.user_files.images import SUFFIXES, Sides, check_size, own_size, read_image, to_square
 from edgecmd.data.user_files.user_pairs import position
 from edgecmd.datasets.on_disk.index import (
     Entry,
@@ -131,7 +131,7 @@ def _absent(root: Path) -> list[str]:
 
 def _read(entry: Entry, sides: Sides) -> Halves:
     """Photograph and sketch, each of an aspect of its own: they do not show the same thing."""
-    photo, _ = read_source(entry.source, side=sides.source)
-    sketch = read_image(entry.target)
-    check_size(sketch.size, side=sides.target, name=str(entry.target))
-    return photo, squeeze(sketch.convert("L"), side=sides.target)
+    photo, _ = read_source(entry.source, side=sides.source, fit=sides.fit)
+    sketch = read_image(entry.target, least=sides.target)
+    check_size(own_size(sketch), side=sides.target, fit=sides.fit, name=str(entry.target))
+    return photo, to_square(sketch.convert("L"), side=sides.target, fit=sides.fit)

@@ -64,7 +64,7 @@ class TestCells:
     @given(height=st.integers(5, 40), width=st.integers(5, 40), side=st.integers(1, 5))
     def test_each_pixel_is_in_one_cell(self, height: int, width: int, side: int):
         picture = np.arange(height * width).reshape(height, width)
-        taken, inside = cells(picture, side=side)
+        taken, inside = cells(picture, side, side)
         assert sorted(taken[inside].tolist()) == list(range(height * width))
 
     @given(seed=st.integers(0, 10_000), height=st.integers(4, 21), width=st.integers(4, 21))
@@ -72,7 +72,7 @@ class TestCells:
         draw = np.random.default_rng(seed)
         depth = draw.integers(0, 9, (height, width)).astype(np.uint16) * draw.integers(0, 2, (height, width))
         depth = depth.astype(np.uint16)
-        found = median_of_measured(depth, side=4)
+        found = median_of_measured(depth, side=4, fit="squeeze")
         for row in range(4):
             for column in range(4):
                 block = depth[
@@ -88,22 +88,24 @@ class TestCells:
         draw = np.random.default_rng(0)
         for share in (0.1, 0.45, 0.7):
             wall = np.where(draw.random((64, 96)) < share, 0, 3000).astype(np.uint16)
-            assert {*np.unique(median_of_measured(wall, side=16)).tolist()} <= {0, 3000}
+            assert {*np.unique(median_of_measured(wall, side=16, fit="squeeze")).tolist()} <= {0, 3000}
 
     def test_no_distance_between_front_and_back(self):
         edge = np.full((32, 32), 1000, dtype=np.uint16)
         edge[:, 15:] = 4000
-        assert {*np.unique(median_of_measured(edge, side=16)).tolist()} == {1000, 4000}
+        assert {*np.unique(median_of_measured(edge, side=16, fit="squeeze")).tolist()} == {1000, 4000}
 
     def test_half_measured_is_enough_and_less_is_not(self):
         half = np.array([[7, 0], [7, 0]], dtype=np.uint16)
-        assert median_of_measured(half, side=1).tolist() == [[7]]
-        assert median_of_measured(np.array([[7, 0], [0, 0]], dtype=np.uint16), side=1).tolist() == [[0]]
+        assert median_of_measured(half, side=1, fit="squeeze").tolist() == [[7]]
+        assert median_of_measured(
+            np.array([[7, 0], [0, 0]], dtype=np.uint16), side=1, fit="squeeze"
+        ).tolist() == [[0]]
 
     def test_majority(self):
         mask = np.array([[1, 1, 255, 255], [2, 255, 2, 255]], dtype=np.uint8)
-        assert majority(mask, side=1, ignored=255).tolist() == [[1]]
-        assert majority(mask, side=2, ignored=255).tolist() == [[1, 255], [2, 2]]
+        assert majority(mask, side=1, fit="squeeze", ignored=255).tolist() == [[1]]
+        assert majority(mask, side=2, fit="squeeze", ignored=255).tolist() == [[1, 255], [2, 2]]
 
 
 class TestFolder:
@@ -113,7 +115,7 @@ class TestFolder:
         assert whole.train.source.shape[1:] == (SIDE, SIDE, 3)
         for row, name in enumerate(whole.train_ids):
             units = depth_map(1000 + int(name[1:]))
-            expected = median_of_measured(np.rint(units * 0.5).astype(np.uint16), side=SIDE)
+            expected = median_of_measured(np.rint(units * 0.5).astype(np.uint16), side=SIDE, fit="squeeze")
             assert np.array_equal(whole.train.target[row, ..., 0], expected)
         measured = whole.train.target[whole.train.target > 0]
         assert 250 <= measured.min() <= measured.max() <= 2500
@@ -176,7 +178,7 @@ class TestArchive:
         target = np.stack([depth_map(index) for index in range(NUM)])
         path = self.write(tmp_path / "pairs.npz", target[..., None] if axis else target)
         pairs = read_pairs(path, config(path, depth_scale_mm=2.0))
-        expected = make_depth(target[3], ruler=Ruler(mm_per_unit=2.0), side=SIDE, name="")
+        expected = make_depth(target[3], ruler=Ruler(mm_per_unit=2.0), side=SIDE, fit="squeeze", name="")
         assert np.array_equal(pairs.target[3], expected)
 
     def test_what_is_no_depth(self, tmp_path: Path):

@@ -5,6 +5,8 @@ import os
 import shutil
 import stat
 import threading
+import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -195,7 +197,10 @@ def test_a_build_that_was_killed_ends_with_the_same_bytes(
         assert all((found / name).read_bytes() == (whole / name).read_bytes() for name in files)
 
 
-def test_a_build_goes_on_where_it_was_interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_a_build_goes_on_where_it_was_interrupted(
+    num_threads: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, opened = folder_module.read_halves, list[Path]()
 
     def read(source: Path, *others: object) -> object:
@@ -205,11 +210,57 @@ def test_a_build_goes_on_where_it_was_interrupted(folder: Path, monkeypatch: pyt
         return real(source, *others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(folder_module, "read_halves", read)
+    before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
-        load_experiment(config(folder))
-    load_experiment(config(folder))
-    # The tenth is opened twice, no other one.
-    assert len(opened) == NUM + 1
+        load_experiment(config(folder, num_threads=num_threads))
+    assert threading.active_count() == before
+    found = load_experiment(config(folder, num_threads=num_threads))
+    # The tenth is opened twice, no other one but what threads had read ahead.
+    assert NUM < len(opened) <= NUM + (1 if num_threads == 1 else through.AHEAD * num_threads)
+    monkeypatch.undo()
+    assert_same(found, in_memory(folder))
+
+
+def test_bytes_do_not_depend_on_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, found = write_pairs(tmp_path / "depth", depth=True), set[bytes]()
+    real = folder_module.read_halves
+
+    def read(source: Path, *others: object) -> object:
+        # Those at even places are slower than those behind them.
+        time.sleep(0.004 * (int(source.stem[1:]) % 2 == 0))
+        return real(source, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(folder_module, "read_halves", read)
+    for num in (1, 2, 5, 0):
+        monkeypatch.setenv("EDGECMD_CACHE", str(tmp_path / f"cache-{num}"))
+        load_experiment(config(path, num_threads=num))
+        (name,) = stores()
+        files = sorted((stores_folder() / name).glob("*.*"))
+        found.add(b"".join(one.read_bytes() for one in files if one.stem in ("source", "target", "store")))
+    assert len(found) == 1
+
+
+def test_threads_read_no_further_ahead_than_they_may(folder: Path) -> None:
+    asked = list[int]()
+
+    def read(row: int) -> object:
+        asked.append(row)
+        return np.zeros(1), np.zeros(1)
+
+    listed = through.Listed(
+        key=Key(what="x", state="y"), ids=(), read=read, forms=dict, fitted=lambda *_: None, num_threads=2
+    )
+    every = through._all_read(listed, range(1000))
+    for num in range(1, 20):
+        next(every)
+        assert len(asked) < num + 2 * through.AHEAD
+    every.close()
+
+
+def test_warnings_are_as_they_were_after_threads(folder: Path) -> None:
+    before = list(warnings.filters)
+    load_experiment(config(folder, num_threads=4))
+    assert list(warnings.filters) == before
 
 
 @pytest.mark.parametrize("damage", ["short", "noted", "none", "long"])

@@ -337,7 +337,7 @@ class TestSunrgbd:
         assert set(whole.train_owner.names) == {"kv1", "kv2", "realsense", "xtion"}
         row = next(row for row, name in enumerate(whole.train_ids) if name.startswith("kv1"))
         seed = int(whole.train_ids[row][-4:]) - 1
-        expected = median_of_measured(trees.frame_depth(seed), side=SIDE)
+        expected = median_of_measured(trees.frame_depth(seed), side=SIDE, fit="squeeze")
         assert np.array_equal(whole.train.target[row, ..., 0], expected)
         assert disjoint(whole, lambda name: name.rpartition("/")[0] if "sun3ddata" in name else name)
 
@@ -400,7 +400,9 @@ class TestNyu:
             metres = np.array(opened["rawDepths"][name])
             image = np.array(opened["images"][name])
         depth = np.rint(metres.T.astype(np.float64) * 1000).astype(np.uint16)
-        assert np.array_equal(whole.train.target[row, ..., 0], median_of_measured(depth, side=SIDE))
+        assert np.array_equal(
+            whole.train.target[row, ..., 0], median_of_measured(depth, side=SIDE, fit="squeeze")
+        )
         upright = Image.fromarray(np.ascontiguousarray(image.transpose(2, 1, 0)))
         small = upright.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
         assert np.array_equal(whole.train.source[row], np.asarray(small))
