@@ -84,6 +84,12 @@ class RunConfig:
                 f"distill.freeze_projector=true and privacy.mechanism={self.privacy.mechanism!r} do not go"
                 " together: its noise is made for all weights. Allowed: none, client."
             )
+        if self.distill.precision != "float32" and row is not None and row.at_client:
+            raise ConfigError(
+                f"distill.precision={self.distill.precision!r} and privacy.mechanism="
+                f"{self.privacy.mechanism!r} do not go together: rounded so much, the gradients of other"
+                " pairs could move with one pair more, which no clip bounds. Set distill.precision=float32."
+            )
         if self.privacy.mechanism != "none":
             self._keep_pairs_apart()
 
