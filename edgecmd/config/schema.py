@@ -87,8 +87,9 @@ class RunConfig:
         if self.distill.precision != "float32" and row is not None and row.at_client:
             raise ConfigError(
                 f"distill.precision={self.distill.precision!r} and privacy.mechanism="
-                f"{self.privacy.mechanism!r} do not go together: rounded so much, the gradients of other"
-                " pairs could move with one pair more, which no clip bounds. Set distill.precision=float32."
+                f"{self.privacy.mechanism!r} do not go together: where a processor rounds otherwise for"
+                " another number of pairs, numbers of 8 bits move further than a clip leaves room for. Set"
+                " distill.precision=float32."
             )
         if self.privacy.mechanism != "none":
             self._keep_pairs_apart()

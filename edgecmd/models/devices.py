@@ -11,6 +11,8 @@ from edgecmd.core.errors import ConfigError, choose
 Network = TypeVar("Network", bound=nn.Module)
 
 
+# Of bf16 on a device without instructions for it.
+SLOW_BF16 = "gives the same here, and is slower than float32"
 # Of a processor: two of x86, two of ARM.
 BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
 
