@@ -21,6 +21,7 @@ STORES = ("auto", "always", "never")
 NO_LICENCE = "unspecified"
 COPIES = ("auto", "join", "leave-out")
 FITS = SQUEEZE, CROP, PAD = ("squeeze", "crop", "pad")
+PRECISIONS = ("float32", "bf16")
 
 
 class _Section:
@@ -411,6 +412,15 @@ class DistillConfig(_Section):
     """Weight of the FedProx term, half the squared distance to the round's global weights."""
     freeze_projector: bool = False
     """Keep the projector's first weights, which all clients share: their embeddings then have one frame."""
+    precision: str = "float32"
+    """Of the student in training: float32, or bf16, in which its layers compute with numbers of 8 bits.
+    Loss, weights, averages, evaluation and export stay float32. Not with a guarantee per pair."""
+
+    def _check_together(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ConfigError(
+                f"distill.precision={self.precision!r} is unknown. Allowed: {', '.join(PRECISIONS)}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

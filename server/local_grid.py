@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as WaitTimeout
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from flwr.app import (
@@ -31,6 +32,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from edgecmd.core.errors import MachineError
 from edgecmd.core.processes import Workers
+from edgecmd.models.devices import share_of_gpu
 
 RUN_ID = 1
 TASK_ID = 1
@@ -86,7 +88,9 @@ class LocalGrid(Grid):
     Args:
         app: The client app. Other processes have one that makes the run of the settings.
         contexts: Context of each client by node id.
-        num_workers: 1 answers in this process; more start that many processes.
+        num_workers: 1 answers in this process; more start that many processes. On a GPU they work side by
+            side, each with an equal share of its memory; this process, which evaluates, has one too.
+        device: Kind of device that clients train on.
         fault: For drills: called with (round, node id); an exception it returns is the client's.
     """
 
@@ -96,13 +100,15 @@ class LocalGrid(Grid):
         contexts: Mapping[int, Context],
         *,
         num_workers: int = 1,
+        device: str = "cpu",
         fault: Fault | None = None,
     ) -> None:
         self._app, self._contexts, self._fault = app, dict(contexts), fault
         self._run = Run.create_empty(RUN_ID)
         self._ids = itertools.count(1)
         self._replies: dict[str, Message] = {}
-        self._pool = Workers(num_workers) if num_workers > 1 else None
+        begin = partial(share_of_gpu, device, num_workers + 1)
+        self._pool = Workers(num_workers, begin=begin) if num_workers > 1 else None
         set_identity()
 
     def set_run(self, run: Run) -> None:
@@ -207,10 +213,15 @@ class LocalGrid(Grid):
 
 @contextmanager
 def local_grid(
-    app: ClientApp, contexts: Mapping[int, Context], *, num_workers: int = 1, fault: Fault | None = None
+    app: ClientApp,
+    contexts: Mapping[int, Context],
+    *,
+    num_workers: int = 1,
+    device: str = "cpu",
+    fault: Fault | None = None,
 ) -> Iterator[LocalGrid]:
     """A `LocalGrid` whose worker processes end with the block."""
-    grid = LocalGrid(app, contexts, num_workers=num_workers, fault=fault)
+    grid = LocalGrid(app, contexts, num_workers=num_workers, device=device, fault=fault)
     try:
         yield grid
     finally:

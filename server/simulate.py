@@ -55,7 +55,11 @@ def simulate(
             runtime's.
     """
     with local_grid(
-        make_app(run), contexts(run), num_workers=run.federation.num_workers, fault=fault
+        make_app(run),
+        contexts(run),
+        num_workers=run.federation.num_workers,
+        device=run.device.type,
+        fault=fault,
     ) as grid:
         if faults is None:
             return federate(grid, run, report=report)

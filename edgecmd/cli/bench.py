@@ -88,6 +88,55 @@ def privacy(
 
 
 @bench_app.command()
+def gpu(
+    device: Annotated[
+        str, typer.Option("--device", help="cuda; or cpu, which does the same in small sizes.")
+    ] = "cuda",
+    student: Annotated[
+        str,
+        typer.Option("--student", help="Default: mobilenetv3 small of timm or torchvision; or ws-200k."),
+    ] = "",
+    side: Annotated[int, typer.Option("--side", min=0, max=512, help="Of an input; 0: 224 (cpu: 32).")] = 0,
+    batch: Annotated[
+        int, typer.Option("--batch", min=0, max=65_536, help="Pairs a step; 0: 256 (cpu: 8).")
+    ] = 0,
+    repeats: Annotated[
+        int, typer.Option("--repeats", min=0, help="Repeats, interleaved; 0: 7 (cpu: 2).")
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Our steps a second on a GPU against a bare torch loop; bf16, the private step, teacher features."""
+    from edgecmd.experiments.bench.gpu import measure, sizes_on
+
+    one_thread()
+    sizes = sizes_on(device, student=student, side=side, batch=batch, repeats=repeats)
+    found = measure(device, sizes)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        [
+            one["name"],
+            _figures(one, "per_s", ".4g") + f" {one['unit']}",
+            f"{_figures(one, 'time_ratio', '.2f')} x {one['against']}" if "against" in one else "-",
+            "-" if found["waits"][one["name"]] is None else f"{found['waits'][one['name']]:g}",
+        ]
+        for one in found["rows"]
+    ]
+    print_table(
+        f"{found['device']}, torch {found['torch']}: {found['student']}, {found['side']} px, batch"
+        f" {found['batch']}, {found['repeats']} interleaved repeats, wall time; median (least to most)",
+        ["case", "a second", "time", "waits a step"],
+        rows,
+    )
+
+
+def _figures(row: dict[str, Any], name: str, form: str) -> str:
+    median, least, most = (format(row[f"{name}_{one}"], form) for one in ("median", "min", "max"))
+    return f"{median} ({least} to {most})"
+
+
+@bench_app.command()
 def students(
     architectures: Annotated[
         str, typer.Option("--architectures", help="Students, comma separated.")

@@ -33,6 +33,7 @@ def init(
 def doctor(as_json: AsJson = False) -> None:
     """Show versions, processors, memory, folders and optional parts, and say what is wrong."""
     from edgecmd.experiments.doctor import machine_facts
+    from edgecmd.models.devices import SLOW_BF16
 
     facts = machine_facts()
     if as_json:
@@ -43,6 +44,7 @@ def doctor(as_json: AsJson = False) -> None:
     rows += [["python", facts["python"]], ["cores", str(facts["cores"])]]
     rows += [["memory", "not known" if memory is None else size_of(memory)]]
     rows += [["OMP_NUM_THREADS", facts["omp_num_threads"]], ["cuda", str(facts["cuda"])]]
+    rows += [["bf16", "yes" if facts["bf16"] else f"no: distill.precision=bf16 {SLOW_BF16}"]]
     rows += [[f"{name} (optional)", "yes" if found else "no"] for name, found in facts["optional"].items()]
     for name, one in facts["folders"].items():
         free = "not known" if one["free_bytes"] is None else size_of(one["free_bytes"])

@@ -84,6 +84,13 @@ class RunConfig:
                 f"distill.freeze_projector=true and privacy.mechanism={self.privacy.mechanism!r} do not go"
                 " together: its noise is made for all weights. Allowed: none, client."
             )
+        if self.distill.precision != "float32" and row is not None and row.at_client:
+            raise ConfigError(
+                f"distill.precision={self.distill.precision!r} and privacy.mechanism="
+                f"{self.privacy.mechanism!r} do not go together: where a processor rounds otherwise for"
+                " another number of pairs, numbers of 8 bits move further than a clip leaves room for. Set"
+                " distill.precision=float32."
+            )
         if self.privacy.mechanism != "none":
             self._keep_pairs_apart()
 

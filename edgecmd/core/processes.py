@@ -35,14 +35,17 @@ class Workers(ProcessPoolExecutor):
 
     Args:
         num: How many processes.
+        begin: What each does before its first piece of work.
 
     Raises:
         MachineError: The system has no shared memory or no process for them.
     """
 
-    def __init__(self, num: int) -> None:
+    def __init__(self, num: int, *, begin: Callable[[], None] | None = None) -> None:
+        # Never a fork: a GPU that this process has begun to use works in no child of it.
+        fresh = multiprocessing.get_context("spawn")
         try:
-            super().__init__(num, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker)
+            super().__init__(num, mp_context=fresh, initializer=_begin_worker, initargs=(begin,))
         except (OSError, ImportError, NotImplementedError) as error:
             raise _not_started(error) from error
 
@@ -114,7 +117,7 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin_worker() -> None:
+def _begin_worker(begin: Callable[[], None] | None) -> None:
     import torch
 
     torch.set_num_threads(1)
@@ -123,6 +126,8 @@ def _begin_worker() -> None:
     logging.raiseExceptions = False
     logging.getLogger().addHandler(logging.NullHandler())
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if begin is not None:
+        begin()
 
 
 def _end_with_parent() -> None:

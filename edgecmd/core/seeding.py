@@ -29,7 +29,18 @@ def numpy_generator(seed: int, purpose: str, *, round_index: int = 0, client: in
     return np.random.default_rng(seed_sequence(seed, purpose, round_index=round_index, client=client))
 
 
-def torch_generator(seed: int, purpose: str, *, round_index: int = 0, client: int = 0) -> torch.Generator:
-    """Torch generator on the CPU, of `seed_sequence`."""
+def torch_generator(
+    seed: int,
+    purpose: str,
+    *,
+    round_index: int = 0,
+    client: int = 0,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - a constant
+) -> torch.Generator:
+    """Torch generator of `seed_sequence` that draws on ``device``.
+
+    Devices of one kind draw the same numbers, those of another kind others. Never for private noise or
+    coins: those are `edgecmd.privacy.step.randomness`.
+    """
     state = seed_sequence(seed, purpose, round_index=round_index, client=client).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0]))
+    return torch.Generator(device).manual_seed(int(state[0]))

@@ -73,9 +73,10 @@ def two_tones(image_BCHW: Batch, *, level: Float[Tensor, "batch 1 1 1"]) -> Batc
 
 def _recolour(image_BCHW: Batch, *, generator: torch.Generator) -> Batch:
     """Random colour mixing, contrast and brightness for each image; every second one turns grey."""
-    batch, device = len(image_BCHW), image_BCHW.device
-    mix = torch.eye(3).expand(batch, 3, 3) + 0.4 * torch.randn(batch, 3, 3, generator=generator)
-    weight = torch.rand(batch, 1, 3, generator=generator).square() + 0.05
+    batch, device, drawn_on = len(image_BCHW), image_BCHW.device, generator.device
+    noise = torch.randn(batch, 3, 3, generator=generator, device=drawn_on)
+    mix = torch.eye(3, device=drawn_on).expand(batch, 3, 3) + 0.4 * noise
+    weight = torch.rand(batch, 1, 3, generator=generator, device=drawn_on).square() + 0.05
     grey = (weight / weight.sum(dim=2, keepdim=True)).expand(batch, 3, 3)
     is_grey = uniform(batch, 0.0, 1.0, generator=generator).lt(0.5).view(batch, 1, 1)
     mix = torch.where(is_grey, grey, mix).to(device)

@@ -93,13 +93,13 @@ def finetune(student: nn.Module, drawn: Drawn, run: Run, *, draw: int) -> Classi
     kind = modality_of(run.task.data.train.target).name
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
     order = numpy_generator(run.seed, "finetune-batches", client=draw)
-    views = torch_generator(run.seed, "finetune-views", client=draw)
+    views = torch_generator(run.seed, "finetune-views", client=draw, device=drawn.target.device)
     used, classes = np.flatnonzero(~drawn.held), torch.from_numpy(drawn.labels).to(drawn.target.device)
     held = np.flatnonzero(drawn.held)
     kept_back = taken(drawn.target, held), classes[torch.from_numpy(held)]
     look = partial(_held_loss, model, *kept_back) if len(held) else None
 
-    def gradient(_: int) -> float:
+    def gradient(_: int) -> Tensor:
         model.train()
         batch = torch.from_numpy(order.choice(used, size=min(BATCH_SIZE, len(used)), replace=False))
         view = augment(kind, drawn.target[batch], strength=run.distill.augment, generator=views)

@@ -155,11 +155,11 @@ def finetune(model: Segmenter, drawn: Drawn, run: Run, *, rate: float, draw: int
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2)
     schedule = one_cycle(optimizer, peak=rate, num_steps=num_steps)
     order = numpy_generator(run.seed, "segment-batches", client=draw)
-    views = torch_generator(run.seed, "segment-views", client=draw)
+    views = torch_generator(run.seed, "segment-views", client=draw, device=drawn.target.device)
     look = partial(held_loss, model, drawn) if drawn.held.any() else None
     used, best = np.flatnonzero(~drawn.held), Best(model, look, every=CHECK_EVERY, patience=PATIENCE)
 
-    def gradient(_: int) -> float:
+    def gradient(_: int) -> Tensor:
         model.train()
         batch = torch.from_numpy(order.choice(used, size=min(BATCH_SIZE, len(used)), replace=False))
         view, mask = labelled_views(drawn, batch, strength=run.distill.augment, generator=views)

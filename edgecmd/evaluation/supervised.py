@@ -21,7 +21,7 @@ from edgecmd.data.stored.array_files import chosen
 from edgecmd.evaluation import metrics
 from edgecmd.evaluation.metrics import draw_labels, known
 from edgecmd.losses import unit
-from edgecmd.models.devices import device_of, place
+from edgecmd.models.devices import device_of, forward, place
 from edgecmd.run import Run
 from edgecmd.training.distill import Inputs, LazyTensor, taken
 from edgecmd.training.optimise import mean_gradient, one_cycle, optimise
@@ -180,14 +180,16 @@ def fit_classifier(
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=1e-2)
     schedule = one_cycle(optimizer, peak=recipe.learning_rate, num_steps=recipe.num_steps)
     rows = numpy_generator(run.seed, "scratch-batches", client=draw)
-    views = torch_generator(run.seed, "scratch-views", client=draw)
+    views = torch_generator(run.seed, "scratch-views", client=draw, device=target.device)
     kind = modality_of(run.task.data.train.target).name
     size = min(recipe.batch_size, len(target))
 
-    def gradient(_: int) -> float:
+    def gradient(_: int) -> Tensor:
         batch = torch.from_numpy(rows.choice(len(target), size=size, replace=False))
         view = augment(kind, target[batch], strength=run.distill.augment, generator=views)
-        return mean_gradient(functional.cross_entropy(model(view), classes[batch]))
+        return mean_gradient(
+            functional.cross_entropy(forward(model, view, run.distill.precision), classes[batch])
+        )
 
     model.train()
     optimise(optimizer, recipe.num_steps, gradient=gradient, schedule=schedule)

@@ -13,6 +13,7 @@ import torch
 from edgecmd.catalogue.data_files import data_home
 from edgecmd.core.files import cache_folder
 from edgecmd.core.machine import at, explain, strange_rooms
+from edgecmd.models.devices import has_bf16, resolve_device
 from edgecmd.privacy.device_ledger import device_state
 from edgecmd.training.environment import environment
 
@@ -38,6 +39,7 @@ def machine_facts() -> dict[str, Any]:
         **environment(),
         "cores": os.cpu_count(),
         "cuda": torch.cuda.is_available(),
+        "bf16": has_bf16(resolve_device("auto")),
         "cuda_devices": [torch.cuda.get_device_name(one) for one in range(torch.cuda.device_count())],
         "memory_bytes": _memory_bytes(),
         "omp_num_threads": threads,

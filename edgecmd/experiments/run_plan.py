@@ -12,6 +12,7 @@ from edgecmd.experiments.resources import needs, needs_rows
 from edgecmd.experiments.run_checks import notes_in_short, refuse
 from edgecmd.experiments.teacher_facts import teacher_text, teacher_warnings
 from edgecmd.models.batch_norm import KEEP
+from edgecmd.models.devices import SLOW_BF16, has_bf16
 from edgecmd.models.students import Student, num_parameters, student_row
 from edgecmd.models.trained_part import ALL, TRAINABLE
 from edgecmd.privacy.plan import SAMPLERS
@@ -129,11 +130,20 @@ def plan_rows(facts: Mapping[str, Any], run: Run) -> list[list[str]]:
         ],
         *([what, facts["student"][key]] for key, what in STUDENT_FACTS.items() if key in facts["student"]),
         ["loss", facts["loss"]["name"] + (f", chance level {level:.2f}" if level is not None else "")],
+        *precision_rows(run),
         ["rounds", f"{rounds['num']} of {steps} = {counted(rounds['steps'], 'step')}"],
         ["bytes a round", f"{payload / 1e6:.1f} MB ({counted(clients['asked'], 'client')}, both ways)"],
         *needs_rows(facts["needs"]),
         *privacy_rows(run, clients["pairs"]),
     ]
+
+
+def precision_rows(run: Run) -> list[list[str]]:
+    """The precision of training where it is not float32, and whether the device is slow at it."""
+    named = run.distill.precision
+    if named == "float32":
+        return []
+    return [["precision", named if has_bf16(run.device) else f"{named}: {SLOW_BF16}"]]
 
 
 def dry_run(config: RunConfig, assembly: Assembly) -> dict[str, Any]:

@@ -121,6 +121,7 @@ def distill(  # noqa: PLR0913 - a recipe has many numbers
     weight_decay: float | int = 0.0,
     augment: float | int = 1.0,
     num_anchors: int = 1024,
+    precision: str = "float32",
     progress: Progress | None = None,
 ) -> Distilled:
     """Distil the task's teacher into a student, in one place and without privacy.
@@ -138,6 +139,7 @@ def distill(  # noqa: PLR0913 - a recipe has many numbers
         weight_decay: Of the optimiser.
         augment: Strength of the target's augmentation; 0 for none.
         num_anchors: Public teacher features that anchored losses look at.
+        precision: Of the student's layers in training: ``float32`` or ``bf16``; all else is float32.
         progress: Called with (steps done, steps in all, mean loss), every 50 steps.
 
     Returns:
@@ -174,6 +176,7 @@ def distill(  # noqa: PLR0913 - a recipe has many numbers
         weight_decay=as_float(weight_decay),
         augment=as_float(augment),
         num_anchors=num_anchors,
+        precision=precision,
     )
     objective = _loss_of(loss, settings)
     trained = _placed(task, student, settings)
@@ -222,6 +225,7 @@ def federate(  # noqa: PLR0913 - what a federation is made of
     client_fraction: float | int = 1.0,
     augment: float | int = 1.0,
     num_anchors: int = 1024,
+    precision: str = "float32",
     num_workers: int = 1,
     progress: Progress | None = None,
 ) -> Federated:
@@ -244,6 +248,7 @@ def federate(  # noqa: PLR0913 - what a federation is made of
         client_fraction: Share of the clients asked in a round.
         augment: Strength of the target's augmentation; 0 for none.
         num_anchors: Public teacher features that anchored losses look at.
+        precision: As of `distill`; float32 with a plan whose unit is a pair.
         num_workers: Processes; objects cannot travel to another, so more than 1 is refused.
         progress: Called with (rounds done, rounds in all, mean loss; NaN under privacy).
 
@@ -277,7 +282,11 @@ def federate(  # noqa: PLR0913 - what a federation is made of
     if privacy is not None and privacy.unit == "pair":
         require_pure(first, in_channels=task.in_channels, image_size=task.size)
     distill_settings = replace(
-        asked[0], learning_rate=as_float(learning_rate), augment=as_float(augment), num_anchors=num_anchors
+        asked[0],
+        learning_rate=as_float(learning_rate),
+        augment=as_float(augment),
+        num_anchors=num_anchors,
+        precision=precision,
     )
     federation = FederationConfig(
         num_clients=len(parts),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from edgecmd.data.on_device import exact_on
 from edgecmd.losses.contrastive import Anchors, Embeddings, PerExample, same_source, unit
 
 # Of the authors' code: SEED's two temperatures, CRD's temperature, SOCKET's two weights, DARK's weight off
@@ -135,10 +136,11 @@ def crd(student: Embeddings, teacher: Embeddings, *, temperature: float = CRD_TE
     own = _diagonal(batch, constant)
     left_out = own | same_source(teacher, teacher)
     # At least one, so that a batch of a single source has a finite norm, which then counts for nothing.
-    num_negatives = max(1, batch * batch - int(left_out.sum()))
+    num_negatives = (batch * batch - left_out.sum()).clamp(min=1)
+    log_share = (num_negatives.to(exact_on(constant.device)) / batch).log()
     relation_BB = constant @ constant.T / temperature
-    log_relation = relation_BB.masked_fill(own if left_out.all() else left_out, float("-inf"))
-    log_norm = torch.logsumexp(log_relation.flatten(), dim=0) - math.log(num_negatives / batch)
+    log_relation = relation_BB.masked_fill(torch.where(left_out.all(), own, left_out), float("-inf"))
+    log_norm = torch.logsumexp(log_relation.flatten(), dim=0) - log_share.to(relation_BB)
     log_h = unit(student) @ constant.T / temperature - log_norm
     # log(h / (h + KP)) and log(KP / (h + KP)), KP = (B - 1) / B, without leaving the logarithms.
     odds_BB = log_h - math.log((batch - 1) / batch)

@@ -111,8 +111,9 @@ def log_relations(features: Embeddings, *, temperature: float) -> Float[Tensor, 
     embedded = unit(features)
     batch = len(embedded)
     similarity_BB = embedded @ embedded.T / temperature
-    others = ~torch.eye(batch, dtype=torch.bool, device=features.device)
-    return functional.log_softmax(similarity_BB[others].view(batch, batch - 1), dim=1)
+    # In a row of all numbers but the first, every (B + 1)-th is of the diagonal.
+    others = similarity_BB.flatten()[1:].view(batch - 1, batch + 1)[:, :-1].reshape(batch, batch - 1)
+    return functional.log_softmax(others, dim=1)
 
 
 def cmc_anchored(

@@ -4,11 +4,17 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgecmd.core.errors import ConfigError, choose
 
 Network = TypeVar("Network", bound=nn.Module)
+
+
+# Of bf16 on a device without instructions for it.
+SLOW_BF16 = "gives the same here, and is slower than float32"
+# Of a processor: two of x86, two of ARM.
+BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
 
 
 def _auto() -> str:
@@ -46,6 +52,44 @@ def place(network: Network, device: torch.device) -> Network:
     network.to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
+
+
+def forward(student: nn.Module, image: Tensor, precision: str) -> Tensor:
+    """What a student gives in training, computed with numbers of ``distill.precision``.
+
+    Args:
+        student: Its weights are float32, and so are their gradients.
+        image: Its inputs, (B, C, H, W).
+        precision: ``float32``; or ``bf16``: layers that multiply matrices do it in bfloat16, and what comes
+            out is float32 again, so that losses are.
+    """
+    if precision == "float32":
+        plain: Tensor = student(image)
+        return plain
+    with torch.autocast(image.device.type, dtype=torch.bfloat16):
+        found: Tensor = student(image)
+    return found.float()
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device is known to have instructions for bfloat16; without them it is right and slow."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "mps":
+        return bool(torch.backends.mps.is_macos_or_newer(14, 0))
+    found = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(found.get(name, False) for name in BF16_UNITS)
+
+
+def share_of_gpu(device: str, num_processes: int) -> None:
+    """Keep this process to its share of a GPU's memory, so that none leaves the others without.
+
+    Args:
+        device: Kind of device that the process uses; any but ``cuda`` has no such limit.
+        num_processes: Processes that share it.
+    """
+    if device == "cuda":
+        torch.cuda.set_per_process_memory_fraction(1.0 / num_processes)
 
 
 def device_of(network: nn.Module) -> torch.device:

@@ -19,8 +19,9 @@ from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import augment_source
 from edgecmd.data.modalities.row import FromPictures, InputShape
 from edgecmd.data.modalities.table import input_shape, modality_of, source_input
+from edgecmd.data.on_device import sent
 from edgecmd.losses.baselines import nt_xent
-from edgecmd.models.devices import device_of
+from edgecmd.models.devices import device_of, forward
 from edgecmd.models.students import Student, refuse_dense
 from edgecmd.models.trained_part import ALL
 from edgecmd.run import Run
@@ -68,18 +69,17 @@ def source_start(
     images, device = source_input(whole.public.pictures(use="presimclr")), device_of(student)
     optimizer = torch.optim.AdamW(student.parameters(), lr=learning_rate)
     schedule = one_cycle(optimizer, peak=learning_rate, num_steps=num_steps)
-    rows, coins = (
-        numpy_generator(run.seed, "presimclr-rows"),
-        torch_generator(run.seed, "presimclr-views"),
-    )
+    rows = numpy_generator(run.seed, "presimclr-rows")
+    coins = torch_generator(run.seed, "presimclr-views", device=device)
 
     def view(image: Tensor) -> Tensor:
         moved = augment_source(image, line_share=0.0, ink_share=0.0, generator=coins)
-        return student(as_target(moved, run, from_pictures, shape=shape).to(device))  # type: ignore[no-any-return]
+        target = as_target(moved, run, from_pictures, shape=shape)
+        return forward(student, target, run.distill.precision)
 
-    def gradient(_: int) -> float:
+    def gradient(_: int) -> Tensor:
         drawn = rows.choice(len(images), min(BATCH_SIZE, len(images)), replace=False)
-        image = images[torch.from_numpy(drawn)]
+        image = sent(images[torch.from_numpy(drawn)], device)
         return mean_gradient(nt_xent(view(image), view(image), temperature=run.distill.temperature))
 
     student.train()

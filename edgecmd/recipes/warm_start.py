@@ -18,7 +18,10 @@ from edgecmd.core.errors import ConfigError
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import outlines, two_tones
 from edgecmd.data.modalities.image import augment_image
+from edgecmd.data.modalities.motion import uniform
 from edgecmd.data.modalities.table import modality_of, source_input
+from edgecmd.data.on_device import sent
+from edgecmd.models.devices import device_of, forward
 from edgecmd.models.students import Student, refuse_dense
 from edgecmd.models.trained_part import ALL
 from edgecmd.run import Run
@@ -64,16 +67,22 @@ def warm_start(run: Run, *, num_steps: int, progress: Progress | None = None) ->
     images = source_input(public.pictures(use="A warm start"))
     optimizer = make_optimizer(student, run.distill)
     rows = numpy_generator(run.seed, "warm-start-rows")
-    coins = torch_generator(run.seed, "warm-start-views")
+    device = device_of(student)
+    coins = torch_generator(run.seed, "warm-start-views", device=device)
     student.train()
 
-    def gradient(_: int) -> float:
+    def gradient(_: int) -> Tensor:
         index = torch.from_numpy(rows.integers(0, len(images), BATCH_SIZE))
         target = drawings(
-            images[index], size=run.task.target_side, channels=student.in_channels, generator=coins
+            sent(images[index], device),
+            size=run.task.target_side,
+            channels=student.in_channels,
+            generator=coins,
         )
         view = augment_image(target, strength=run.distill.augment, generator=coins)
-        return mean_gradient(losses.cmc(student(view), features[index], temperature=run.distill.temperature))
+        taught = sent(features[index], device)
+        seen = forward(student, view, run.distill.precision)
+        return mean_gradient(losses.cmc(seen, taught, temperature=run.distill.temperature))
 
     schedule = scheduled(optimizer, run.distill, total_steps=num_steps)
     optimise(optimizer, num_steps, gradient=gradient, schedule=schedule, progress=progress)
@@ -93,10 +102,13 @@ def drawings(
     """
     batch = len(image_BCHW)
 
-    def share(value: float) -> Tensor:
-        return torch.rand(batch, 1, 1, 1, generator=generator) < value
+    def draw() -> Tensor:
+        return uniform(batch, 0.0, 1.0, generator=generator).view(-1, 1, 1, 1)
 
-    level = torch.rand(batch, 1, 1, 1, generator=generator) * 1.6 - 0.8
+    def share(value: float) -> Tensor:
+        return draw() < value
+
+    level = draw() * 1.6 - 0.8
     lines = outlines(image_BCHW, thick=share(THICK_SHARE))
     mixed = torch.where(share(TONE_SHARE), two_tones(image_BCHW, level=level), lines)
     ink = (2.0 - mixed.mean(dim=1, keepdim=True)) / 2.0

@@ -9,10 +9,11 @@ Shapes: B batch, N pairs, K anchors, D embedding dimension, C channels, H height
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from edgecmd import losses
@@ -21,14 +22,18 @@ from edgecmd.core.own_code import running
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.core.text import counted
 from edgecmd.data.augment import augment
+from edgecmd.data.on_device import sent
 from edgecmd.data.stored.array_files import LazyRows
 from edgecmd.losses import Loss
+from edgecmd.models.devices import forward
 from edgecmd.models.trial import running_student, seeded
 from edgecmd.settings import DistillConfig, FederationConfig
 from edgecmd.training.optimise import Schedule, mean_gradient, optimise
 from edgecmd.training.places import Embedded, embed_places, per_pair, require_dense
 
 WARMUP_SHARE = 0.05
+# Steps whose batches are drawn, and their row indices sent to the device, at once.
+STEPS_AHEAD = 64
 
 
 class LazyTensor:
@@ -122,6 +127,12 @@ class LocalData:
 
     def __len__(self) -> int:
         return len(self.target)
+
+    @property
+    def indexed_on(self) -> torch.device:
+        """Where row indices are wanted: beside the rows; on the CPU as long as these lie on the disk."""
+        lazy = isinstance(self.target, LazyTensor) or isinstance(self.teacher, LazyTensor)
+        return torch.device("cpu") if lazy else self.target.device
 
     @property
     def inputs(self) -> Float[Tensor, "num channels height width"]:
@@ -242,6 +253,16 @@ def batches(num: int, *, batch_size: int, generator: np.random.Generator) -> Ite
             yield order[start : start + size]
 
 
+def batch_indices(
+    data: LocalData, *, batch_size: int, num_steps: int, generator: np.random.Generator
+) -> Iterator[Int[Tensor, " batch"]]:
+    """Row indices of the batches of `batches`, beside the rows; those of many steps are sent at once."""
+    drawn = batches(len(data), batch_size=batch_size, generator=generator)
+    for first in range(0, num_steps, STEPS_AHEAD):
+        block = list(islice(drawn, min(STEPS_AHEAD, num_steps - first)))
+        yield from sent(torch.from_numpy(np.stack(block)), data.indexed_on)
+
+
 def distil(
     student: nn.Module,
     data: LocalData,
@@ -274,14 +295,20 @@ def distil(
     if data.teacher.ndim == 4:
         require_dense(loss)
     rows = numpy_generator(place.seed, "batches", round_index=place.round_index, client=place.client)
-    views = torch_generator(place.seed, "views", round_index=place.round_index, client=place.client)
+    views = torch_generator(
+        place.seed,
+        "views",
+        round_index=place.round_index,
+        client=place.client,
+        device=data.target.device,
+    )
     reference = _proximal_reference(student, config)
     student.train()
     freeze_projector(student, frozen=config.freeze_projector)
-    drawn = batches(len(data), batch_size=config.batch_size, generator=rows)
+    drawn = batch_indices(data, batch_size=config.batch_size, num_steps=num_steps, generator=rows)
     called = losses.name_of(loss)
 
-    def gradient(step: int) -> float:
+    def gradient(step: int) -> Tensor:
         batch = next(drawn)
         embedded = embed_batch(student, data, batch, config=config, num_views=loss.num_views, views=views)
         with running(f"The loss {called}", loss):
@@ -314,17 +341,16 @@ def freeze_projector(student: nn.Module, *, frozen: bool) -> None:
 def embed_batch(
     student: nn.Module,
     data: LocalData,
-    rows: np.ndarray,
+    index: Int[Tensor, " batch"],
     *,
     config: DistillConfig,
     num_views: int,
     views: torch.Generator,
 ) -> Embedded:
-    """Augment and embed the pairs at ``rows``, in as many views as the loss asks for.
+    """Augment and embed the pairs at ``index``, in as many views as the loss asks for.
 
     Of a dense student, embeddings are those of ``num_locations`` places of each pair, pair by pair.
     """
-    index = torch.from_numpy(rows)
     target = data.target[index]
     if data.teacher.ndim == 4:
         return embed_places(
@@ -334,13 +360,14 @@ def embed_batch(
             modality=data.modality,
             strength=config.augment,
             num=config.num_locations,
+            precision=config.precision,
             generator=views,
         )
     images = [
         augment(data.modality, target, strength=config.augment, generator=views) for _ in range(num_views)
     ]
     with running_student(student):
-        seen = [student(image) for image in images]
+        seen = [forward(student, image, config.precision) for image in images]
     return Embedded(student=seen[0] if num_views == 1 else torch.stack(seen), teacher=data.teacher[index])
 
 

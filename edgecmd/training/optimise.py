@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 Progress = Callable[[int, float], None]
+# Losses that stay on the device before they are read: to read one waits for all work before it.
+UNREAD = 1024
 Schedule = Callable[[int], None]
 """Sets the learning rate of a step, from 0, before it is made."""
 
@@ -50,7 +52,7 @@ def optimise(
     optimizer: torch.optim.Optimizer,
     num_steps: int,
     *,
-    gradient: Callable[[int], float | None],
+    gradient: Callable[[int], Tensor | None],
     schedule: Schedule | None = None,
     best: Best | None = None,
     progress: Progress | None = None,
@@ -61,15 +63,15 @@ def optimise(
         optimizer: Over the parameters that are trained.
         num_steps: Steps; with ``best`` at most.
         gradient: Puts the gradient of a step, from 0, into parameters that have none. Returns the loss, or
-            None where it must not be known.
+            None where it must not be known. Nobody waits for its value.
         schedule: Learning rates; None: the optimiser's own.
         best: When to stop; its best weights are put back.
-        progress: Called with (steps done, loss).
+        progress: Called with (steps done, loss); on a GPU that waits for each step.
 
     Returns:
         Mean loss over the steps, of those that told one; 0 where none did.
     """
-    total, told = 0.0, 0
+    total, told, unread = 0.0, 0, list[Tensor]()
     for step in range(num_steps):
         if schedule is not None:
             schedule(step)
@@ -77,25 +79,34 @@ def optimise(
         loss = gradient(step)
         optimizer.step()
         if loss is not None:
-            total, told = total + loss, told + 1
+            unread.append(loss)
             if progress is not None:
-                progress(step + 1, loss)
+                progress(step + 1, float(loss))
+        if len(unread) == UNREAD:
+            total, told, unread = added(total, unread), told + UNREAD, []
         if best is not None and (step + 1) % best.every == 0 and best.is_over():
             break
     if best is not None:
         best.restore()
-    return total / max(1, told)
+    return added(total, unread) / max(1, told + len(unread))
 
 
-def mean_gradient(loss: Float[Tensor, "*batch"]) -> float:
+def added(total: float, losses: list[Tensor]) -> float:
+    """``total`` and the losses, one after the other in double; they are read from the device at once."""
+    for loss in torch.stack(losses).tolist() if losses else []:
+        total += loss
+    return total
+
+
+def mean_gradient(loss: Float[Tensor, "*batch"]) -> Float[Tensor, ""]:
     """Accumulate the gradient of the mean loss of a batch.
 
     Returns:
-        The mean loss.
+        The mean loss, where the batch is.
     """
     mean = loss.mean()
     mean.backward()  # type: ignore[no-untyped-call]
-    return float(mean.item())
+    return mean.detach()
 
 
 def one_cycle(optimizer: torch.optim.Optimizer, *, peak: float, num_steps: int) -> Schedule:

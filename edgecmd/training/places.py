@@ -17,6 +17,7 @@ from edgecmd.core.errors import ConfigError
 from edgecmd.data.modalities.motion import draw_motion, moved
 from edgecmd.data.modalities.table import motion_of
 from edgecmd.losses import Loss, name_of
+from edgecmd.models.devices import forward
 from edgecmd.models.trial import running_student
 
 # Targets and maps differ in all but the first axis.
@@ -86,7 +87,8 @@ def choose_places(
 ) -> Int[Tensor, "batch chosen"]:
     """Different places of each pair, (B, L): at random among those inside, others where they run out."""
     flat = inside.flatten(1)
-    rank = torch.rand(flat.shape, generator=generator).to(flat.device) + flat.float()
+    drawn = torch.rand(flat.shape, generator=generator, device=generator.device)
+    rank = drawn.to(flat.device) + flat.float()
     return rank.topk(min(num, flat.shape[1]), dim=1).indices
 
 
@@ -108,6 +110,7 @@ def embed_places(
     strength: float,
     num: int,
     generator: torch.Generator,
+    precision: str = "float32",
 ) -> Embedded:
     """Views of a batch, embedded, at a fixed number of places of each pair.
 
@@ -119,13 +122,14 @@ def embed_places(
         strength: Of the views.
         num: Places of a pair.
         generator: Source of randomness.
+        precision: As of `edgecmd.models.devices.forward`.
 
     Raises:
         ConfigError: The student's grid is not the teacher's.
     """
     view, seen, inside = shared_views(modality, target, maps, strength=strength, generator=generator)
     with running_student(student):
-        found = student(view)
+        found = forward(student, view, precision)
     if found.shape[2:] != seen.shape[2:]:
         raise ConfigError(
             f"The student has a grid of {tuple(found.shape[2:])} places and the teacher's map one of"

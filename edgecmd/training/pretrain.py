@@ -66,7 +66,7 @@ def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress
     )
     schedule = one_cycle(optimizer, peak=config.learning_rate, num_steps=config.num_steps)
     rows = numpy_generator(config.seed, "teacher-batches")
-    views = torch_generator(config.seed, "teacher-views")
+    views = torch_generator(config.seed, "teacher-views", device=device)
 
     def view(image: Tensor) -> Tensor:
         if kind_of(public.images) == "rgb":
@@ -79,7 +79,7 @@ def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress
 
     draw = choose("pretrain.positives", config.positives, POSITIVES)(public.keys)
 
-    def gradient(_: int) -> float:
+    def gradient(_: int) -> Tensor:
         first, second = (
             source_input(public.images[drawn]).to(device) for drawn in draw(config.batch_size, rows)
         )

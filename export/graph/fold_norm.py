@@ -174,7 +174,7 @@ def recover(plain: Student, reference: Student, *, sampler: Sampler, num_steps: 
     optimizer = torch.optim.AdamW(plain.parameters(), lr=RECOVERY_LEARNING_RATE)
     schedule = one_cycle(optimizer, peak=RECOVERY_LEARNING_RATE, num_steps=num_steps)
 
-    def gradient(_: int) -> float:
+    def gradient(_: int) -> Tensor:
         batch = sampler(RECOVERY_BATCH)
         with torch.no_grad():
             wanted = unit(reference(batch))

@@ -180,12 +180,12 @@ def _search(
         optimizer.param_groups[0]["lr"] = recipe.learning_rate * span * share
         optimizer.param_groups[1]["lr"] = recipe.feature_learning_rate * share
 
-    def gradient(_: int) -> float:
+    def gradient(_: int) -> Tensor:
         matched = 1.0 - _cosine(_gradient(known, image, unit(feature), create_graph=True), update)
         objective = matched + recipe.tv_weight * _total_variation(image) / span
         image.grad, feature.grad = torch.autograd.grad(objective, (image, feature))
         image.grad.sign_()
-        return float(objective.detach())
+        return objective.detach()
 
     @torch.no_grad()
     def stepped(_: int, loss: float) -> None:

@@ -11,12 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from edgecmd.data.on_device import exact_on, sent
+
 Batch = Float[Tensor, "batch channels height width"]
 
 
 def uniform(count: int, low: float, high: float, *, generator: torch.Generator) -> Tensor:
-    """``count`` numbers from ``low`` to ``high``, (count,), on the processor."""
-    return torch.rand(count, generator=generator) * (high - low) + low
+    """``count`` numbers from ``low`` to ``high``, (count,), where the generator draws."""
+    return torch.rand(count, generator=generator, device=generator.device) * (high - low) + low
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,13 +57,14 @@ def draw_motion(batch: int, motion: Motion, *, generator: torch.Generator) -> Fl
 
     Guarantees:
         The same numbers on every processor: they are rounded from double, whose last digit decides about
-        one in a hundred million of them.
+        one in a hundred million of them. A GPU draws others, and one without double rounds them in float32.
     """
     # In double, since sine and exponential in float32 end in other digits on other processors.
-    angle = uniform(batch, -motion.max_degrees, motion.max_degrees, generator=generator).double()
+    exact = exact_on(generator.device)
+    angle = uniform(batch, -motion.max_degrees, motion.max_degrees, generator=generator).to(exact)
     angle = angle * (math.pi / 180.0)
     low, high = math.log(motion.min_scale), math.log(motion.max_scale)
-    zoom = torch.exp(uniform(batch, low, high, generator=generator).double())
+    zoom = torch.exp(uniform(batch, low, high, generator=generator).to(exact))
     reach = 2.0 * motion.max_shift
     shift = uniform(2 * batch, -reach, reach, generator=generator).view(batch, 2)
     mirror = uniform(batch, 0.0, 1.0, generator=generator).lt(0.5).float().mul(-2.0).add(1.0)
@@ -75,7 +78,8 @@ def draw_motion(batch: int, motion: Motion, *, generator: torch.Generator) -> Fl
 
 def moved(image_BCHW: Batch, theta_B23: Float[Tensor, "batch 2 3"], *, mode: str = "bilinear") -> Batch:
     """Views of a batch by `draw_motion`; what comes from outside is the nearest border pixel."""
-    grid = functional.affine_grid(theta_B23.to(image_BCHW), list(image_BCHW.shape), align_corners=False)
+    theta_B23 = sent(theta_B23, image_BCHW.device).to(image_BCHW)
+    grid = functional.affine_grid(theta_B23, list(image_BCHW.shape), align_corners=False)
     return functional.grid_sample(image_BCHW, grid, mode=mode, padding_mode="border", align_corners=False)
 
 

@@ -18,6 +18,7 @@ from edgecmd.data.modalities.log_mel import CENTRE, SPREAD, LogMel
 from edgecmd.data.modalities.motion import Batch, uniform
 from edgecmd.data.modalities.row import InputShape, Lying, Modality, Stored
 from edgecmd.data.modalities.signature import CHUNK, Rows, Signature, looked_at
+from edgecmd.data.on_device import sent
 from edgecmd.data.stored.array_files import Examples
 
 # A recording is seen as its share of full scale: fixed, so that no private statistic enters.
@@ -55,15 +56,18 @@ def augment_wave(wave_B11T: Batch, *, strength: float, generator: torch.Generato
     batch, length = len(wave_B11T), wave_B11T.shape[-1]
 
     def draw(low: float, high: float) -> Tensor:
-        return uniform(batch, low, high, generator=generator)[:, None].to(wave_B11T)
+        return sent(uniform(batch, low, high, generator=generator)[:, None], wave_B11T.device).to(wave_B11T)
 
     shift, speed = draw(-0.1 * strength, 0.1 * strength), torch.exp(draw(-0.15 * strength, 0.15 * strength))
-    shown = _read_at(wave_B11T.flatten(1), (torch.arange(length).to(shift) - shift * length) * speed)
+    shown = _read_at(
+        wave_B11T.flatten(1), (torch.arange(length, device=shift.device).to(shift) - shift * length) * speed
+    )
     tilt = draw(-0.5, 0.5) * min(strength, 1.5)
     tilted = shown + tilt * functional.pad(shown, (1, 0))[:, :-1]
     gain = torch.exp(draw(-0.35 * strength, 0.35 * strength))
     level = strength * 10.0 ** draw(-3.0, -1.5) * tilted.abs().amax(dim=1, keepdim=True)
-    noise = torch.randn(batch, length, generator=generator).to(shown)
+    noise = torch.randn(batch, length, generator=generator, device=generator.device)
+    noise = sent(noise, shown.device).to(shown)
     return (gain * (tilted + level * noise)).view_as(wave_B11T)
 
 

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecmd.core.errors import choose
+from edgecmd.data.on_device import sent
 from edgecmd.privacy.step.units import UnitLoss, Units
 
 # Share of C that is left for rounding; the budget stands above.
@@ -79,13 +80,26 @@ def clip_and_sum(gradients: Gradients, *, clip: float, num_real: int | None = No
     """
     flat = {name: value[:num_real].reshape(len(value[:num_real]), -1) for name, value in gradients.items()}
     square_U = torch.stack([square_norms(value) for value in flat.values()]).sum(dim=0)
-    factor_U = clip_factors(square_U.sqrt(), clip=clip)
-    if not bool((factor_U > 0).all()):
-        flat = {name: value[factor_U > 0] for name, value in flat.items()}
-        factor_U = factor_U[factor_U > 0]
+    factor_U, *rows = counting(clip_factors(square_U.sqrt(), clip=clip), *flat.values())
     return {
-        name: weighted_sum(factor_U, value).reshape(gradients[name].shape[1:]) for name, value in flat.items()
+        name: weighted_sum(factor_U, value).reshape(gradients[name].shape[1:])
+        for name, value in zip(flat, rows, strict=True)
     }
+
+
+def counting(factor_U: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+    """Factors and values of the units whose factor is not 0: what is not finite must not be multiplied by it.
+
+    On the CPU the others are left out. On a GPU, where to know their number is to wait, they are zeros.
+    """
+    kept = factor_U > 0
+    if not factor_U.is_cpu:
+        return factor_U, *(value.masked_fill(_rows_of(~kept, value), 0.0) for value in values)
+    return (factor_U, *values) if bool(kept.all()) else (factor_U[kept], *(value[kept] for value in values))
+
+
+def _rows_of(which_U: Tensor, value: Tensor) -> Tensor:
+    return which_U.view(-1, *[1] * (value.ndim - 1))
 
 
 def square_norms(value_UP: Tensor) -> Tensor:
@@ -118,20 +132,20 @@ def calls(units: Units) -> Iterator[tuple[Units, int]]:
     says why.
 
     Yields:
-        A piece, and how many of its units are real.
+        A piece without padding rows, its mask beside its images, and how many of its units are real.
     """
-    length_U = units.mask.sum(dim=1)
+    device, length_U = units.images.device, units.mask.sum(dim=1)
     for rows in torch.unique(length_U).tolist():
         if not rows:
             continue
         members = (length_U == rows).nonzero()[:, 0]
         for part in members.split(max(1, CALL_ROWS // rows)):
-            filled = torch.cat([part, part[:1].expand(-len(part) % _grain(rows))])
+            filled = sent(torch.cat([part, part[:1].expand(-len(part) % _grain(rows))]), device)
             yield (
                 Units(
                     images=units.images[filled, :rows],
                     teacher=units.teacher[filled, :rows],
-                    mask=units.mask[filled, :rows],
+                    mask=torch.ones(len(filled), rows, dtype=torch.bool, device=device),
                 ),
                 len(part),
             )

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgecmd.data.on_device import sent
 from edgecmd.models.trial import running_student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.gradients import Sum, clipped_sum
@@ -125,10 +126,12 @@ def distil_privately(  # noqa: PLR0913 - the last is for audits alone
 
 def add_noise(total: Sum, *, plan: PrivacyPlan, source: Source) -> Sum:
     """What a step releases: ``(total + N(0, noise_std^2)) / normaliser``, in float64."""
-    noise = normal(source, sum(value.numel() for value in total.values())) * plan.noise_std
+    # A GPU works on the sums while the host draws.
+    drawn = normal(source, sum(value.numel() for value in total.values())) * plan.noise_std
+    noise = sent(torch.from_numpy(drawn), next(iter(total.values())).device)
     released, start = {}, 0
     for name, value in total.items():
-        drawn = torch.from_numpy(noise[start : start + value.numel()]).to(value.device)
-        released[name] = (value + drawn.reshape(value.shape)) / plan.normaliser
+        own = noise[start : start + value.numel()]
+        released[name] = (value + own.reshape(value.shape)) / plan.normaliser
         start += value.numel()
     return released

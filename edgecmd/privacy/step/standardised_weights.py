@@ -91,7 +91,9 @@ def _plain(module: nn.Module) -> nn.Module:
             cast(tuple[int, int], module.kernel_size),
             stride=cast(tuple[int, int], module.stride),
             padding=cast(tuple[int, int], module.padding),
-        ).to(module.weight)
+            device=module.weight.device,
+            dtype=module.weight.dtype,
+        )
         with torch.no_grad():
             plain.weight.copy_(module.standardised_weight())
             if plain.bias is not None and module.bias is not None:

@@ -16,6 +16,7 @@ from edgecmd import losses
 from edgecmd.core.errors import ConfigError, choose, nearest
 from edgecmd.core.own_code import running
 from edgecmd.data.augment import augment as augmented
+from edgecmd.data.on_device import sent
 from edgecmd.privacy.mechanisms import MECHANISMS, has_unit_form
 from edgecmd.privacy.step.randomness import Source, generator, integers
 from edgecmd.training.distill import LocalData
@@ -30,7 +31,7 @@ class Units:
     Attributes:
         images: Scaled target images, (U, R, C, H, W).
         teacher: Teacher features, (U, R, D).
-        mask: Which rows are real, (U, R).
+        mask: Which rows are real, (U, R); on the CPU, so that nobody waits for a device to know it.
     """
 
     images: Float[Tensor, "units rows channels height width"]
@@ -93,7 +94,7 @@ def view_units(data: LocalData, rows: np.ndarray, *, num_views: int, augment: fl
 
     The views are drawn from a generator whose state ``source`` fills, so they are secret and independent.
     """
-    index = torch.from_numpy(rows)
+    index = sent(torch.from_numpy(rows), data.indexed_on)
     image_BCHW, teacher = data.target[index], data.teacher[index]
     coins = generator(source)
     views = [
@@ -102,7 +103,7 @@ def view_units(data: LocalData, rows: np.ndarray, *, num_views: int, augment: fl
     return Units(
         images=torch.stack(views, dim=1),
         teacher=teacher[:, None].expand(-1, num_views, -1),
-        mask=torch.ones(len(rows), num_views, dtype=torch.bool, device=image_BCHW.device),
+        mask=torch.ones(len(rows), num_views, dtype=torch.bool),
     )
 
 

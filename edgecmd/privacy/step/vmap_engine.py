@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from edgecmd.privacy.step.gradients import STRETCH, Sum, clip_factors, weighted_sum
+from edgecmd.privacy.step.gradients import STRETCH, Sum, clip_factors, counting, weighted_sum
 from edgecmd.privacy.step.units import UnitLoss, Units
 
 # Units whose gradients are held at a time.
@@ -231,9 +231,7 @@ def gram_square(
 
 def _weighted_product(factor_U: Tensor, output_UOL: Tensor, input_ULK: Tensor) -> Tensor:
     """Sum over the units of factor times product, (O, K), as one product."""
-    kept = factor_U > 0
-    if not bool(kept.all()):
-        factor_U, output_UOL, input_ULK = factor_U[kept], output_UOL[kept], input_ULK[kept]
+    factor_U, output_UOL, input_ULK = counting(factor_U, output_UOL, input_ULK)
     weighted = output_UOL * factor_U[:, None, None]
     return weighted.transpose(0, 1).flatten(1) @ input_ULK.flatten(0, 1)
 
@@ -259,8 +257,9 @@ def _formed_sum(
         stretches = torch.linalg.vector_norm(block.view(len(block), -1, STRETCH), dim=2)
         norm = (square_U[part] + stretches.double().square().sum(dim=1)).sqrt()
         factor = clip_factors(norm, clip=clip) * real_U[part]
-        if not bool((factor > 0).all()):
-            block[factor == 0] = 0.0
+        # To ask a GPU whether there is anything to do would take longer than to do it.
+        if not factor.is_cpu or not bool((factor > 0).all()):
+            block.masked_fill_((factor == 0)[:, None], 0.0)
         total += weighted_sum(factor, block)
         factors.append(factor)
     parts = torch.split(total[: sum(numels)], numels)

@@ -47,7 +47,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
     handle = register_optimizer_step_post_hook(lambda *_: setattr(seen, "steps", seen.steps + 1))
     whole = distill.embed_batch
 
-    def embed(student: torch.nn.Module, data: object, rows: np.ndarray, **others: object) -> object:
+    def embed(student: torch.nn.Module, data: object, rows: torch.Tensor, **others: object) -> object:
         seen.rows.append(len(rows))
         return whole(student, data, rows, **others)  # type: ignore[arg-type]
 

@@ -54,7 +54,7 @@ ANCHORS = torch.randn(10, DIM, generator=generator(3))
 def test_anchored_loss_of_a_pair_is_the_mean_over_its_places_by_hand() -> None:
     config = DistillConfig(loss="cmc-anchored", temperature=0.3, augment=0.0, num_locations=5)
     encoder, held = student(), data(3)
-    rows = torch.arange(3).numpy()
+    rows = torch.arange(3)
     batch = embed_batch(encoder, held, rows, config=config, num_views=1, views=generator(4))
     losses = per_pair(loss_of(config)(batch.student, batch.teacher, ANCHORS), 3).detach()
 
@@ -79,7 +79,7 @@ def test_a_pair_with_a_loss_of_its_own_depends_on_no_other_pair(loss: str) -> No
     encoder, held = student(), data(4)
 
     def of_first(held: LocalData) -> torch.Tensor:
-        rows = torch.arange(4).numpy()
+        rows = torch.arange(4)
         batch = embed_batch(encoder, held, rows, config=config, num_views=1, views=generator(4))
         return per_pair(loss_of(config)(batch.student, batch.teacher, ANCHORS), 4)[0]
 
