@@ -3,8 +3,8 @@
 Shapes: N images, S side of the student's input, C channels.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from edgecmd.core.machine import explain
 from edgecmd.core.text import counted
 from edgecmd.data.pairs import Targets
 from export.device.infer import Prototypes
+from export.device.infer import Student as DeviceStudent
 from export.device.reading import InferError
 from export.documents.bundle_files import Built, Contents, refuse_alike, write_contents
 from export.documents.provenance import Provenance
@@ -27,7 +28,7 @@ from export.graph.folding import Folding
 from export.graph.frontends import FRONT_ENDS
 from export.graph.spec import ExportSpec
 from export.graph.to_onnx import to_onnx
-from export.profiles.quantise import quantised_layers
+from export.profiles.quantise import layers_in_8_bits
 from export.profiles.sensitivity import Culprit, Quality, find_culprit
 from export.profiles.table import (
     DEFAULT,
@@ -44,14 +45,16 @@ from export.trust.verify import (
     ParityError,
     ParityReport,
     TaskMetric,
+    compare,
     refuse_below,
     refuse_mismatch,
+    run_device,
     run_torch,
     verify,
 )
 
-# Leaving out one layer at a time is measured with one batch size: the layer does not depend on it.
-BATCH_OF_SEARCH = (32,)
+# Leaving out one layer at a time takes ranges anew for each, and there may be dozens.
+RANGES_OF_SEARCH, BATCH_OF_SEARCH = 16, 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,27 +221,26 @@ class Bench:
         try:
             refuse_mismatch(parity, limits, profile=name)
         except ParityError as error:
-            if not PROFILES[name].calibrated:
+            if not PROFILES[name].calibrated or options.calibration is None:
                 raise
             culprit = self.culprit(data, folder, name, calibration=options.calibration)
             raise ParityError(f"{error} {culprit} Use w8, or train with a larger student.") from error
         refuse_below(parity, floor=options.floor, profile=name)
         return Built(file=file, parity=parity, limits=limits)
 
-    def culprit(self, data: bytes, folder: Path, name: str, *, calibration: Calibration | None) -> Culprit:
-        """Layer whose leaving out makes the file of a profile best."""
+    def culprit(self, data: bytes, folder: Path, name: str, *, calibration: Calibration) -> Culprit:
+        """Layer whose leaving out makes the file of a profile best, with few inputs to take ranges from."""
+        few = replace(calibration, inputs=calibration.inputs[:RANGES_OF_SEARCH])
+        expected, path = run_torch(self.reference, self.images), folder / "search.onnx"
 
-        def quality(leave_out: tuple[str, ...]) -> Quality:
-            path = folder / "search.onnx"
-            path.write_bytes(make_profile(data, name, calibration=calibration, leave_out=leave_out))
-            found = verify(
-                path, self.reference, images=self.images, task=self.task, batch_sizes=BATCH_OF_SEARCH
-            )
-            return Quality(found.metric_onnx, found.mean_cosine)
+        def quality(leave_out: Sequence[str]) -> Quality:
+            path.write_bytes(make_profile(data, name, calibration=few, leave_out=leave_out))
+            # The layer does not depend on the batch size.
+            found = run_device(DeviceStudent(path), self.images, batch_size=BATCH_OF_SEARCH)
+            return Quality(self.task.measure(found), compare(expected, found).mean_cosine)
 
-        # The first and the last layer are in float32 already.
-        layers = quantised_layers(onnx.load_from_string(data))
-        return find_culprit(layers[1:-1] or layers, quality=lambda leave_out: quality(tuple(leave_out)))
+        made = onnx.load_from_string(make_profile(data, name, calibration=few))
+        return find_culprit(layers_in_8_bits(made), quality=quality)
 
 
 def refuse_foreign(out_dir: Path) -> None:

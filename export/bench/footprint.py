@@ -36,18 +36,13 @@ Student(sys.argv[2])(np.load(sys.argv[3]))
 # No more of edgecmd than the network: what a person with torch on a device would write.
 TORCH = """
 import sys
+from pathlib import Path
 import torch
-from safetensors.torch import load_file
-from edgecmd.models.students import build_student
+from edgecmd.models.student_file import load_student
 torch.set_num_threads(1)
-weights, architecture = load_file(sys.argv[1]), sys.argv[2]
-shape = [int(one) for one in sys.argv[3].split(",")]
-dim = len(weights["projector.weight"])
-coins = torch.Generator().manual_seed(0)
-student = build_student(architecture, in_channels=shape[1], embedding_dim=dim, generator=coins)
-student.load_state_dict(weights)
+student = load_student(Path(sys.argv[1]), like=sys.argv[2])
 with torch.inference_mode():
-    student.eval()(torch.zeros(shape))
+    student(torch.zeros([int(one) for one in sys.argv[3].split(",")]))
 """
 TIMEOUT_S = 300.0
 
@@ -101,8 +96,8 @@ def torch_command(weights: Path, architecture: str, shape: tuple[int, ...]) -> l
     """Start of torch with the same student, without its front end.
 
     Args:
-        weights: A .safetensors file.
-        architecture: Of the student.
+        weights: File of the student, which says what to build.
+        architecture: Names the student where that is code of its maker's own.
         shape: Of one scaled input (1, C, H, W).
     """
     return [sys.executable, "-c", TORCH + TAIL, str(weights), architecture, ",".join(map(str, shape))]

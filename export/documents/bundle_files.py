@@ -27,7 +27,7 @@ from export.documents.sbom import bill_of_materials
 from export.graph.folding import Folding
 from export.graph.frontends import FRONT_ENDS
 from export.graph.spec import EXAMPLES, FORMAT_VERSION, LINEAR, MASKS, ExportSpec
-from export.profiles.table import PROFILES
+from export.profiles.table import PROFILES, summary_of
 from export.trust.listing import (
     BOM,
     CARD,
@@ -197,7 +197,7 @@ def report_record(folder: Path, contents: Contents) -> dict[str, Any]:
         "profiles": {
             name: {
                 "file": built.file,
-                "summary": PROFILES[name].summary,
+                "summary": summary_of(name, folder / built.file),
                 "bytes": (folder / built.file).stat().st_size,
                 "tolerance": PROFILES[name].tolerance,
                 "parity": asdict(built.parity),

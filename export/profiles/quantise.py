@@ -2,12 +2,18 @@
 
 Only the student's own layers are quantised: the front end stays exact, and the L2 normalisation stays in
 float32, or embeddings would not have unit length.
+
+Networks for phones gain less. ONNX Runtime has no 8-bit HardSwish, HardSigmoid or Sigmoid, and depthwise
+convolutions are too far off in 8 bits; so values are rounded to 8 bits and back around each other layer,
+which takes its time. A layer is worth that where it computes much with each number that it is given or gives.
+The others stay in float32, and so do the additions and gates between them (docs/export.md has the figures).
 """
 
 import contextlib
 import logging
+import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +38,11 @@ BETWEEN = ("Add", "Mul", "Relu")
 # ONNX Runtime's quantiser rewires the constant scale of a normalisation, and the result does not run.
 NORMS = ("InstanceNormalization", "LayerNormalization")
 DYNAMIC = ("Gemm", "MatMul")
+# Activations and gates of networks for phones, which ONNX Runtime computes in float32 alone.
+IN_FLOAT = ("HardSigmoid", "HardSwish", "Sigmoid")
+# Weights for each channel that a layer reads or writes, from which on it is worth rounding around it. With 70
+# instead of 60 EfficientNet-Lite0 took 6% longer.
+LEAST_REUSE = 60
 
 
 class CalibrationReader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
@@ -51,7 +62,7 @@ class CalibrationReader(CalibrationDataReader):  # type: ignore[misc]  # onnxrun
 
 
 def quantise_static(
-    model: onnx.ModelProto, calibration: np.ndarray, *, leave_out: Sequence[str] = ()
+    model: onnx.ModelProto, calibration: np.ndarray, *, leave_out: Sequence[str] = (), alone: bool = False
 ) -> onnx.ModelProto:
     """Quantise weights (signed, a scale for each output channel) and activations (unsigned) to 8 bits.
 
@@ -62,12 +73,13 @@ def quantise_static(
         model: Exported; its nodes are named after the modules they come from.
         calibration: Raw inputs whose ranges are taken (the least and largest value of each layer).
         leave_out: Names of layers that stay in float32.
+        alone: Whether what stands between the layers stays in float32 too.
 
     Guarantees:
         Deterministic: equal files and inputs give equal files on the same kind of processor.
     """
     operators = [*LAYERS, *BETWEEN]
-    if any(node.op_type in NORMS for node in model.graph.node):
+    if alone or any(node.op_type in NORMS for node in model.graph.node):
         operators = list(LAYERS)
     kept = [node.name for node in model.graph.node if not is_students(node.name)]
 
@@ -92,6 +104,56 @@ def quantised_layers(model: onnx.ModelProto) -> list[str]:
     """Names of the student's layers, in the order of the file."""
     nodes = [node for node in model.graph.node if node.op_type in LAYERS]
     return [node.name for node in nodes if is_students(node.name)]
+
+
+def paying_layers(model: onnx.ModelProto) -> list[str] | None:
+    """Names of the layers of a network for phones that 8-bit arithmetic makes faster by themselves.
+
+    Args:
+        model: Exported; its nodes are named after the modules they come from.
+
+    Returns:
+        Layers with at least `LEAST_REUSE` weights a channel. None where 8-bit values can pass from one layer
+        to the next: in a network without depthwise convolutions and operators of `IN_FLOAT`, and in one of
+        thin layers and ReLU.
+
+    Raises:
+        ExportError: No layer pays.
+    """
+    nodes = [node for node in model.graph.node if is_students(node.name)]
+    between = sorted({node.op_type for node in nodes} & set(IN_FLOAT))
+    weights = {entry.name: tuple(entry.dims) for entry in model.graph.initializer}
+    layers = [node for node in nodes if node.op_type in LAYERS]
+    if not between and all(_groups(node) == 1 for node in layers):
+        return None
+    found = [node.name for node in layers if _reuse(node, weights) >= LEAST_REUSE]
+    if found or not between:
+        return found or None
+    raise ExportError(
+        f"Profile int8 would make this student slower: it has {' and '.join(between)}, which ONNX Runtime"
+        f" computes in float32, and none of its {len(layers)} layers has {LEAST_REUSE} weights for each"
+        " channel, so rounding to 8 bits and back around each takes longer than it saves. Use w8, which is as"
+        " small and as fast as fp32."
+    )
+
+
+def layers_in_8_bits(model: onnx.ModelProto) -> list[str]:
+    """Names of the layers that a file of `quantise_static` computes in 8 bits, in its order."""
+    rounded = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    nodes = [node for node in model.graph.node if node.op_type in LAYERS]
+    return [node.name for node in nodes if rounded.issuperset(node.input[:2])]
+
+
+def _groups(node: onnx.NodeProto) -> int:
+    return next((one.i for one in node.attribute if one.name == "group"), 1)
+
+
+def _reuse(node: onnx.NodeProto, weights: Mapping[str, tuple[int, ...]]) -> float:
+    """Weights of a layer for each channel that it reads or writes; 0 where its weight is computed."""
+    shape = weights.get(node.input[1])
+    if shape is None:
+        return 0.0
+    return math.prod(shape) / (shape[0] + shape[1] * _groups(node))
 
 
 def is_students(name: str) -> bool:

@@ -11,20 +11,27 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 
 from edgecmd.core.errors import ConfigError, ExportError, choose
 from export.graph.to_onnx import check_form
-from export.profiles.quantise import quantise_dynamic, quantise_static, quantised_layers
-from export.profiles.weight_compression import narrow_weights, store
+from export.profiles.quantise import (
+    layers_in_8_bits,
+    paying_layers,
+    quantise_dynamic,
+    quantise_static,
+    quantised_layers,
+)
+from export.profiles.weight_compression import store
 from export.trust.gate import gate
 from export.trust.listing import MODEL, profile_file
 from export.trust.verify import ParityLimits
 
 # The student as it is traced, which the others are made from and compared with; and the one to begin with.
-BASE, DEFAULT = "fp32", "w8"
+BASE, DEFAULT, INT8 = "fp32", "w8", "int8"
 # The default student is above 0.9999; the smallest one, hardly trained, was seen at 0.99989.
 W8_COSINE = 0.9995
 # What a file that was just made is refused with: only a student of anyone's own can be the reason.
@@ -78,16 +85,14 @@ def _int8(
     """Static 8-bit arithmetic but for the first and the last layer, whose weights are stored in 8 bits.
 
     Those two in float32 were measured to be closer to the student (mean cosine 0.9999 for 0.9997) and no
-    slower: the first has few channels, the last one position. So are narrow layers beside depthwise
-    convolutions (mobilenetv3_small_100 with GroupNorm: smallest cosine 0.996 for 0.63).
+    slower: the first has few channels, the last one position.
     """
     assert calibration is not None
-    layers = quantised_layers(model)
+    layers, paying = quantised_layers(model), paying_layers(model)
     ends = [layers[0], layers[-1]] if len(layers) > 2 else []
-    narrow = narrow_weights(model)
-    left = [*ends, *leave_out]
-    left += [node.name for node in model.graph.node if node.name in layers and node.input[1] in narrow]
-    return store(quantise_static(model, calibration.inputs, leave_out=left), bits=8)
+    idle = [] if paying is None else [name for name in layers if name not in paying]
+    left = [*ends, *idle, *leave_out]
+    return store(quantise_static(model, calibration.inputs, leave_out=left, alone=paying is not None), bits=8)
 
 
 def _dyn8(model: onnx.ModelProto, _: Calibration | None, leave_out: Sequence[str]) -> onnx.ModelProto:
@@ -117,7 +122,7 @@ PROFILES: dict[str, Profile] = {
         tolerance=1e-4,
         summary="4-bit weights of large convolutions, 8-bit weights elsewhere, float32 arithmetic",
     ),
-    "int8": Profile(
+    INT8: Profile(
         make=_int8,
         limits=ROUNDED,
         tolerance=2e-2,
@@ -169,6 +174,19 @@ def need_calibration(names: Iterable[str]) -> bool:
 def computes_in_integers(name: str) -> bool:
     """Whether a profile computes in 8 bits; of one that is unknown here, no."""
     return name in PROFILES and PROFILES[name].integer
+
+
+def summary_of(name: str, path: Path) -> str:
+    """Weights and arithmetic of the file of a profile: its summary, or how many layers are in 8 bits."""
+    if name != INT8:
+        return PROFILES[name].summary
+    model = onnx.load(path)
+    num, among = len(layers_in_8_bits(model)), len(quantised_layers(model))
+    if num >= among - 2:
+        return PROFILES[name].summary
+    return (
+        f"8-bit weights, 8-bit arithmetic in the {num} of {among} layers that it pays for, calibrated ranges"
+    )
 
 
 def file_name(name: str, *, profiles: Sequence[str]) -> str:

@@ -133,22 +133,6 @@ def large_weights(model: onnx.ModelProto) -> Iterator[StoredWeight]:
             )
 
 
-def narrow_weights(model: onnx.ModelProto) -> frozenset[str]:
-    """Names of weights of narrow layers, and of those too small to be stored smaller, beside depthwise ones.
-
-    Empty for a network without depthwise convolutions, and for one of narrow layers alone.
-    """
-    large = list(large_weights(model))
-    wide = {weight.name for weight in large if not weight.is_narrow}
-    if not wide or not any(weight.depthwise for weight in large):
-        return frozenset()
-    return frozenset(
-        node.input[1]
-        for node in model.graph.node
-        if node.op_type in CHANNEL_AXIS and len(node.input) > 1 and node.input[1] not in wide
-    )
-
-
 def group_scale(
     groups: Float[np.ndarray, "channels groups numbers"], *, largest: int
 ) -> Float[np.ndarray, "channels groups 1"]:

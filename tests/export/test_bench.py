@@ -1,6 +1,7 @@
 """The bench: what takes turns, what is divided by what, what may be recommended; no test looks at a time."""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecmd.core.errors import ConfigError
+from edgecmd.models.any_student import student
+from edgecmd.models.student_file import save_student
 from export.bench.chart import kind_of, latency_picture
 from export.bench.engines import has_openvino, onnx_engine, openvino_engine, torch_engine
 from export.bench.footprint import Start, device_command, footprints, torch_command
@@ -193,10 +196,10 @@ def test_every_engine_gives_the_same_embedding(files, make):
 
 
 def test_a_fresh_process_tells_what_it_took(bundle, make, tmp_path):
-    from safetensors.torch import save_file
-
+    made = make.student("ws-50k")
+    made.architecture = "ws-50k"
     np.save(tmp_path / "one.npy", make.images(1))
-    save_file(make.student("ws-50k").state_dict(), tmp_path / "student.safetensors")
+    save_student(made, tmp_path / "student.safetensors")
     folder = bundle("ws-50k")
     commands = {
         "fp32": device_command(folder, folder / "student.onnx", tmp_path / "one.npy"),
@@ -204,6 +207,27 @@ def test_a_fresh_process_tells_what_it_took(bundle, make, tmp_path):
     }
     found = footprints(commands, num=1)
     assert found["torch"].peak_mb > found["fp32"].peak_mb > 10
+
+
+@pytest.mark.parametrize("how", ["freeze", "group"])
+def test_torch_starts_with_the_batch_normalisation_that_the_student_has(how, tmp_path, monkeypatch):
+    # A module of its own, whose width is the teacher's: no projector and no name of the table.
+    (tmp_path / "my_nets.py").write_text(MINE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    save_student(student("my_nets:build", dim=8, size=16, batch_norm=how), tmp_path / "student.safetensors")
+    command = torch_command(tmp_path / "student.safetensors", "my_nets:build", (1, 1, 16, 16))
+    assert footprints({"torch": command}, num=1)["torch"].num == 1
+
+
+MINE = """
+from torch import nn
+
+
+def build():
+    convolution = nn.Conv2d(1, 8, 3, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+"""
 
 
 def test_the_slower_choices_are_what_they_are_called(files):
