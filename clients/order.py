@@ -168,7 +168,11 @@ def device_config(run_config: Mapping[str, object], modules: tuple[str, ...] = (
         data=data,
         teacher=TeacherConfig(map_dim=given.teacher.map_dim, map_zoom=given.teacher.map_zoom),
         pretrain=PretrainConfig(),
-        student=StudentConfig(architecture=given.student.architecture, batch_norm=given.student.batch_norm),
+        student=StudentConfig(
+            architecture=given.student.architecture,
+            batch_norm=given.student.batch_norm,
+            trainable=given.student.trainable,
+        ),
         privacy=replace(given.privacy, ledger_dir=""),
         evaluate=EvaluateConfig(),
         export=ExportConfig(),

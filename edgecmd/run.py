@@ -26,10 +26,12 @@ from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.partition import partition
 from edgecmd.data.stored.array_files import chosen, chunks
 from edgecmd.losses import Anchors, Loss, loss_of
+from edgecmd.models.backbones import is_backbone
 from edgecmd.models.batch_norm import batch_norm_of
 from edgecmd.models.devices import place
 from edgecmd.models.student_file import load_student
-from edgecmd.models.students import ANY_FRONT, STUDENTS, Student, build_student, student_row
+from edgecmd.models.students import ANY_FRONT, INK, STUDENTS, Student, build_student, student_row
+from edgecmd.models.trained_part import ALL, train_part
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
 from edgecmd.settings import (
     DistillConfig,
@@ -251,6 +253,7 @@ class Run:
         *,
         generator: torch.Generator,
         weights: Path | None = None,
+        seen: tuple[float, float] = INK,
     ) -> Student:
         """A student as the settings have it.
 
@@ -259,6 +262,7 @@ class Run:
             embedding_dim: D.
             generator: Source of its random weights.
             weights: File with first weights; None for random ones.
+            seen: Of the task, for pretrained weights; see `build_student`.
         """
         channels, height, width = input_shape
         named = self.student
@@ -272,26 +276,30 @@ class Run:
             batch_norm=batch_norm_of(
                 named.batch_norm, architecture=named.architecture, weights=named.weights
             ),
+            seen=seen,
         )
+        train_part(student, named.trainable)
         return place(student, self.device)
 
     def new_student(self) -> Student:
-        """First weights: those at ``student.path`` or ``student.weights``, else random.
+        """First weights: those at ``student.path`` or ``student.weights``, shipped ones, else random.
 
         Equal settings and files give equal weights.
 
         Raises:
-            ConfigError: The student is not one for the target's modality.
+            ConfigError: The student is not one for the target's modality, or would keep random weights.
             DataError: The file of first weights is missing or holds another student.
         """
         if self.given is not None:
             return place(copy.deepcopy(self.given.student), self.device)
         check_modality(self.student.architecture, self.distill, self.task.data)
+        require_first_weights(self.student)
         student = self.build(
             self.task.input_shape,
             self.anchors.shape[1],
             generator=torch_generator(self.seed, "student-init"),
             weights=Path(self.student.weights) if self.student.weights else None,
+            seen=self.task.seen,
         )
         if self.student.path:
             load_first_weights(student, Path(self.student.path), self.student.architecture)
@@ -318,6 +326,23 @@ def check_modality(architecture: str, distill: DistillConfig, data: Experiment) 
         raise ConfigError(
             f"student.architecture={architecture!r} does not take the targets of"
             f" data.name={data.name!r}, which are {modality.nouns}. Allowed: {allowed}."
+        )
+
+
+def require_first_weights(named: StudentConfig) -> None:
+    """Refuse to hold weights that are random; what code of a user's own makes is not known.
+
+    Raises:
+        ConfigError: With what has first weights.
+    """
+    row = student_row(named.architecture)
+    known = bool(row.weights_of or named.path or named.weights)
+    open_to_us = row.front != ANY_FRONT or is_backbone(named.architecture)
+    if named.trainable != ALL and open_to_us and not known:
+        raise ConfigError(
+            f"student.trainable={named.trainable!r} keeps most weights of a student as they began, and those"
+            f" of student.architecture={named.architecture!r} begin as random numbers. Set student.path to a"
+            " file of `edgecmd warm-start`, or take lite0-s; for timm: and torchvision: set student.weights."
         )
 
 

@@ -333,9 +333,10 @@ class StudentConfig(_Section):
 
     architecture: str = "ws-200k"
     """ws-50k, ws-200k, ws-1m (weight-standardised, fold to plain convolutions); gn-50k, gn-200k, gn-1m;
-    audio-50k, audio-200k for recordings; seg-50k, seg-200k, seg-lite0-s for segmentation; timm:NAME or
-    torchvision:NAME, a network of these libraries, of which nothing is downloaded; or module:factory, code of
-    your own that makes any module."""
+    lite0-s, lite0-m (pretrained on photographs, for 64 pixels and more); audio-50k, audio-200k for
+    recordings; seg-50k, seg-200k, seg-lite0-s (pretrained) for segmentation; timm:NAME or torchvision:NAME,
+    a network of these libraries, of which nothing is downloaded; or module:factory, code of your own that
+    makes any module."""
     path: str = ""
     """First weights: a .safetensors file of ``edgecmd warm-start``; empty: random ones."""
     weights: str = ""
@@ -347,6 +348,10 @@ class StudentConfig(_Section):
     scale and shift are trained. fold: it becomes a part of the convolution before it (else freeze). group:
     GroupNorm in its place. keep: as it was built, statistics averaged with the weights; not with a guarantee
     per pair. auto: freeze with student.weights, else group for timm: and torchvision:, keep for own code."""
+    trainable: str = "all"
+    """What training changes: all weights; or last, the last block and the projector, the rest stays as it
+    began. Under privacy fewer numbers take noise then. It wants first weights that know something: lite0-*,
+    student.path or student.weights."""
 
     def _check_together(self) -> None:
         if self.path and self.weights:

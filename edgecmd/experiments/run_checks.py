@@ -46,6 +46,7 @@ def _choices(config: RunConfig) -> dict[str, Callable[[], object]]:
     from edgecmd.models.batch_norm import batch_norm_of
     from edgecmd.models.devices import resolve_device
     from edgecmd.models.students import student_row
+    from edgecmd.models.trained_part import TRAINABLE
     from edgecmd.training.distill import OPTIMIZERS, SCHEDULES
     from server.strategies import build_strategy
 
@@ -60,6 +61,7 @@ def _choices(config: RunConfig) -> dict[str, Callable[[], object]]:
         "student.batch_norm": lambda: batch_norm_of(
             config.student.batch_norm, architecture=config.student.architecture
         ),
+        "student.trainable": lambda: choose("student.trainable", config.student.trainable, TRAINABLE),
         "distill.loss": lambda: loss_of(config.distill),
         "distill.optimizer": lambda: choose("distill.optimizer", config.distill.optimizer, OPTIMIZERS),
         "distill.schedule": lambda: choose("distill.schedule", config.distill.schedule, SCHEDULES),
@@ -82,6 +84,7 @@ CHOICES = (
     "data.target_kind",
     "student.architecture",
     "student.batch_norm",
+    "student.trainable",
     "distill.loss",
     "distill.optimizer",
     "distill.schedule",

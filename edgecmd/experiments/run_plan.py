@@ -12,14 +12,16 @@ from edgecmd.experiments.resources import needs, needs_rows
 from edgecmd.experiments.run_checks import notes_in_short, refuse
 from edgecmd.experiments.teacher_facts import teacher_text, teacher_warnings
 from edgecmd.models.batch_norm import KEEP
-from edgecmd.models.students import Student, num_parameters
+from edgecmd.models.students import Student, num_parameters, student_row
+from edgecmd.models.trained_part import ALL, TRAINABLE
 from edgecmd.privacy.plan import SAMPLERS
 from edgecmd.privacy.statement import WARNINGS
 from edgecmd.run import Run
+from edgecmd.settings import StudentConfig
 
 MISFIT = 2.0
 # Of networks from elsewhere, by what the plan calls them.
-LIBRARY_FACTS = {"first_weights": "first weights", "batch_norm": "batch normalisation"}
+STUDENT_FACTS = {"first_weights": "first weights", "batch_norm": "batch normalisation", "trained": "trained"}
 
 
 def chance(run: Run) -> float | None:
@@ -69,7 +71,7 @@ def plan_facts(config: RunConfig, assembly: Assembly) -> dict[str, Any]:
         "student": {
             "architecture": config.student.architecture,
             "parameters": num_parameters(student),
-            **_library_facts(student),
+            **_student_facts(student, config.student),
         },
         "loss": {"name": config.distill.loss, "chance": chance(run)},
         "rounds": {
@@ -84,11 +86,17 @@ def plan_facts(config: RunConfig, assembly: Assembly) -> dict[str, Any]:
     }
 
 
-def _library_facts(student: Student) -> dict[str, str]:
-    """What a file of first weights gave, and what became of batch normalisation, where there is either."""
+def _student_facts(student: Student, named: StudentConfig) -> dict[str, str]:
+    """First weights that are not random, what became of batch normalisation, and what alone is trained."""
     found, facts = student.first_weights, dict[str, str]()
     if found is not None:
         facts["first_weights"] = f"{found.path.name}, {found.sentence()}"
+    shipped = student_row(student.architecture).weights_of
+    if shipped and not named.path:
+        facts["first_weights"] = f"of the teacher {shipped}, all but the projector's"
+    if student.trainable != ALL:
+        num = sum(value.numel() for value in student.parameters())
+        facts["trained"] = f"{TRAINABLE[student.trainable]}, {counted(num, 'parameter')}"
     if student.batch_norm != KEEP:
         facts["batch_norm"] = student.batch_norm
     return facts
@@ -119,7 +127,7 @@ def plan_rows(facts: Mapping[str, Any], run: Run) -> list[list[str]]:
             "student",
             f"{facts['student']['architecture']}, {counted(facts['student']['parameters'], 'parameter')}",
         ],
-        *([what, facts["student"][key]] for key, what in LIBRARY_FACTS.items() if key in facts["student"]),
+        *([what, facts["student"][key]] for key, what in STUDENT_FACTS.items() if key in facts["student"]),
         ["loss", facts["loss"]["name"] + (f", chance level {level:.2f}" if level is not None else "")],
         ["rounds", f"{rounds['num']} of {steps} = {counted(rounds['steps'], 'step')}"],
         ["bytes a round", f"{payload / 1e6:.1f} MB ({counted(clients['asked'], 'client')}, both ways)"],

@@ -381,7 +381,7 @@ def _placed(task: Task, student: nn.Module | str, settings: DistillConfig) -> St
     except RAISED as error:
         raise ConfigError(f"The student {type(student).__name__} cannot be copied: {told(error)}.") from error
     if isinstance(own, Student):
-        made = fitted(own, dim=task.teacher_dim, in_channels=task.in_channels, size=task.size)
+        made = fitted(own, dim=task.teacher_dim, in_channels=task.in_channels, size=task.size, seen=task.seen)
     else:
         made = make_student(own, dim=task.teacher_dim, in_channels=task.in_channels, size=task.size)
     if not made.architecture.startswith("<"):

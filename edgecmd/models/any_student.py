@@ -12,7 +12,16 @@ from torch import nn
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.seeding import torch_generator
 from edgecmd.models.batch_norm import AUTO, batch_norm_of
-from edgecmd.models.students import DEFAULT_SIZE, Projected, Student, build_student, load_first, project
+from edgecmd.models.students import (
+    DEFAULT_SIZE,
+    INK,
+    Projected,
+    Student,
+    build_student,
+    load_first,
+    project,
+)
+from edgecmd.models.trained_part import ALL, train_part
 from edgecmd.models.trial import channels_of, refuse_wide, sides_of, try_out
 from edgecmd.settings import refuse_seed
 
@@ -26,10 +35,12 @@ def student(
     seed: int = 0,
     weights: str | Path | None = None,
     batch_norm: str = AUTO,
+    trainable: str = ALL,
 ) -> Student:
     """A student by its name, or of any module.
 
-    What is left out of ``in_channels`` and ``size`` is made to fit the task that the student is trained on.
+    What is left out of ``in_channels`` and ``size`` is made to fit the task that the student is trained on,
+    and so are pretrained weights.
 
     Args:
         spec: A key of `STUDENTS`; ``timm:NAME`` or ``torchvision:NAME``, of which nothing is downloaded;
@@ -46,6 +57,7 @@ def student(
             ``first_weights`` has what matched.
         batch_norm: What becomes of batch normalisation, a key of `edgecmd.models.batch_norm.BATCH_NORM`, or
             ``auto``.
+        trainable: What of it is trained, a key of `edgecmd.models.trained_part.TRAINABLE`.
 
     Raises:
         ConfigError: No student has that name, the factory cannot be imported or fails, or the module is no
@@ -76,6 +88,7 @@ def student(
             weights=file,
             batch_norm=batch_norm,
         )
+        train_part(made, trainable)
         made.open_seed = seed if in_channels is None else None
         return made
     name, channels = f"<{type(spec).__name__}>", in_channels or channels_of(spec)
@@ -83,10 +96,13 @@ def student(
     found = load_first(spec, file, name) if file is not None else None
     made = project(spec, name, in_channels=channels, dim=dim, size=sides, generator=generator, batch_norm=how)
     made.first_weights = found
+    train_part(made, trainable)
     return made
 
 
-def fitted(made: Student, *, in_channels: int, size: tuple[int, int], dim: int) -> Student:
+def fitted(
+    made: Student, *, in_channels: int, size: tuple[int, int], dim: int, seen: tuple[float, float]
+) -> Student:
     """A student for the inputs of a task: ``made`` itself, or the same made anew where that was left open.
 
     Args:
@@ -94,23 +110,19 @@ def fitted(made: Student, *, in_channels: int, size: tuple[int, int], dim: int) 
         in_channels: C of the task.
         size: Height and width of the task's inputs.
         dim: D of the task's teacher.
+        seen: Offset and scale of the task's inputs.
 
     Raises:
         ConfigError: It takes other inputs or gives another width, and its weights were loaded or trained, or
             its channels were asked for.
     """
-    if (made.in_channels, made.size or size) == (in_channels, size) or made.embedding_dim != dim:
+    suits = (made.in_channels, made.size or size, made.seen or seen) == (in_channels, size, seen)
+    if suits or made.embedding_dim != dim:
         return _same_shape(made, in_channels=in_channels, dim=dim)
     if made.open_seed is not None and _is_new(made):
-        return student(
-            made.architecture,
-            dim=dim,
-            in_channels=in_channels,
-            size=size,
-            seed=made.open_seed,
-            weights=made.first_weights.path if made.first_weights is not None else None,
-            batch_norm=made.batch_norm,
-        )
+        anew = _anew(made, in_channels=in_channels, size=size, dim=dim, seen=seen)
+        train_part(anew, made.trainable)
+        return anew
     if isinstance(made, Projected):
         shape, what = (in_channels, *size), f"The student {made.architecture}"
         width = try_out(made.backbone, shape, what=what, wanted="inputs of the task's shape", trained=True)
@@ -125,16 +137,30 @@ def fitted(made: Student, *, in_channels: int, size: tuple[int, int], dim: int) 
     return _same_shape(made, in_channels=in_channels, dim=dim)
 
 
-def _is_new(made: Student) -> bool:
-    """Whether the weights are those that the student was made with."""
-    first = build_student(
+def _anew(
+    made: Student, *, in_channels: int, size: tuple[int, int], dim: int, seen: tuple[float, float]
+) -> Student:
+    """The same student with first weights, for other inputs; all of it is trained."""
+    return build_student(
         made.architecture,
-        in_channels=made.in_channels,
-        embedding_dim=made.embedding_dim,
+        in_channels=in_channels,
+        embedding_dim=dim,
         generator=torch_generator(made.open_seed or 0, "student-init"),
-        size=made.size or DEFAULT_SIZE,
+        size=size,
         weights=made.first_weights.path if made.first_weights is not None else None,
         batch_norm=made.batch_norm,
+        seen=seen,
+    )
+
+
+def _is_new(made: Student) -> bool:
+    """Whether the weights are those that the student was made with."""
+    first = _anew(
+        made,
+        in_channels=made.in_channels,
+        size=made.size or DEFAULT_SIZE,
+        dim=made.embedding_dim,
+        seen=made.seen or INK,
     ).state_dict()
     own = made.state_dict()
     return own.keys() == first.keys() and all(torch.equal(own[name].cpu(), first[name]) for name in own)

@@ -77,6 +77,10 @@ class SameConv2d(nn.Conv2d):
         kernel, stride = self.kernel_size[0], self.stride[0]
         # No other arithmetic on sizes: what an exporter cannot work out would be computed on the device.
         height, width = (max(0, kernel - (side % stride or stride)) for side in input.shape[2:])
+        if height % 2 == 0 and width % 2 == 0:
+            # Equal on both sides: the convolution pads by itself, without a copy of the map.
+            pad = (height // 2, width // 2)
+            return functional.conv2d(input, self.weight, self.bias, self.stride, pad, groups=self.groups)
         padding = (width // 2, width - width // 2, height // 2, height - height // 2)
         return super().forward(functional.pad(input, padding))
 
@@ -87,9 +91,9 @@ class InvertedResidual(nn.Module):
     def __init__(self, into: int, stage: Stage, *, stride: int) -> None:
         super().__init__()
         inner = into * stage.expansion
-        self.expand = SameConv2d(into, inner, 1) if stage.expansion > 1 else None
+        self.expand = nn.Conv2d(into, inner, 1) if stage.expansion > 1 else None
         self.depthwise = SameConv2d(inner, inner, stage.kernel_size, stride=stride, groups=inner)
-        self.project = SameConv2d(inner, stage.width, 1)
+        self.project = nn.Conv2d(inner, stage.width, 1)
         self.keeps_shape = stride == 1 and into == stage.width
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,7 +148,7 @@ class EfficientNetLite0(Trunk):
     def __init__(self, *, embedding_dim: int, input_side: int) -> None:
         super().__init__()
         self.input_side = input_side
-        self.head = SameConv2d(STAGES[-1].width, HEAD_WIDTH, 1)
+        self.head = nn.Conv2d(STAGES[-1].width, HEAD_WIDTH, 1)
         self.projector = nn.Linear(HEAD_WIDTH, embedding_dim)
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:

@@ -100,6 +100,8 @@ class Student(nn.Module):
         batch_norm: What its batch normalisation became, a key of `edgecmd.models.batch_norm.BATCH_NORM`.
         first_weights: What a file of first weights gave; None where there was none.
         seen: Offset and scale of the inputs that pretrained first weights are made for; None: of any.
+        trainable: What of it is trained, a key of `edgecmd.models.trained_part.TRAINABLE`.
+        held: Names of the weights that are not.
     """
 
     architecture: str = ""
@@ -110,11 +112,13 @@ class Student(nn.Module):
     batch_norm: str = KEEP
     first_weights: Matched | None = None
     seen: tuple[float, float] | None = None
+    trainable: str = "all"
+    held: frozenset[str] = frozenset()
 
     @property
     def fixed(self) -> frozenset[str]:
-        """Names in its state of what no training may change: statistics that are held."""
-        return statistics_of(self) if self.batch_norm in (FREEZE, FOLD) else frozenset()
+        """Names in its state of what no training may change: statistics and weights that are held."""
+        return self.held | (statistics_of(self) if self.batch_norm in (FREEZE, FOLD) else frozenset())
 
     def __init__(self, *, in_channels: int, embedding_dim: int) -> None:
         super().__init__()
@@ -580,6 +584,7 @@ def initialise(module: nn.Module, *, generator: torch.Generator) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def num_parameters(module: nn.Module) -> int:
-    """Count the trainable numbers of ``module``."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+def num_parameters(student: Student) -> int:
+    """Count the weights of ``student``, those that are held among them."""
+    held = (student.get_buffer(name) for name in student.held)
+    return sum(value.numel() for value in (*student.parameters(), *held))

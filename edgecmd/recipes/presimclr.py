@@ -22,6 +22,7 @@ from edgecmd.data.modalities.table import input_shape, modality_of, source_input
 from edgecmd.losses.baselines import nt_xent
 from edgecmd.models.devices import device_of
 from edgecmd.models.students import Student, refuse_dense
+from edgecmd.models.trained_part import ALL
 from edgecmd.run import Run
 from edgecmd.training.optimise import Progress, mean_gradient, one_cycle, optimise
 
@@ -63,7 +64,7 @@ def source_start(
             " baseline there."
         )
     refuse_dense(run.student.architecture, what="presimclr")
-    student = replace(run, student=replace(run.student, path="")).new_student()
+    student = replace(run, student=replace(run.student, path="", trainable=ALL)).new_student()
     images, device = source_input(whole.public.pictures(use="presimclr")), device_of(student)
     optimizer = torch.optim.AdamW(student.parameters(), lr=learning_rate)
     schedule = one_cycle(optimizer, peak=learning_rate, num_steps=num_steps)

@@ -6,6 +6,8 @@ student is distilled on them against the teacher. No pair is touched, so it cost
 Shapes: B batch, C channels, H height, W width.
 """
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -18,6 +20,7 @@ from edgecmd.data.augment import outlines, two_tones
 from edgecmd.data.modalities.image import augment_image
 from edgecmd.data.modalities.table import modality_of, source_input
 from edgecmd.models.students import Student, refuse_dense
+from edgecmd.models.trained_part import ALL
 from edgecmd.run import Run
 from edgecmd.training.distill import make_optimizer, scheduled
 from edgecmd.training.optimise import Progress, mean_gradient, optimise
@@ -54,7 +57,9 @@ def warm_start(run: Run, *, num_steps: int, progress: Progress | None = None) ->
             " Leave student.path empty."
         )
     refuse_dense(run.student.architecture, what="A warm start")
-    student, public = run.new_student(), whole.public
+    # A run that holds most of it begins with what is made here.
+    student = replace(run, student=replace(run.student, trainable=ALL)).new_student()
+    public = whole.public
     features = torch.from_numpy(run.task.public_features)
     images = source_input(public.pictures(use="A warm start"))
     optimizer = make_optimizer(student, run.distill)

@@ -22,6 +22,7 @@ from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.kept import Kept
 from edgecmd.data.anchors import Anchors, AnchorSource, anchors_digest, make_anchors
 from edgecmd.data.experiment import Experiment, HeldOut
+from edgecmd.data.modalities.image import IMAGE, SOURCE_OFFSET, SOURCE_SCALE
 from edgecmd.data.modalities.table import input_shape, kind_of, modality_of, target_input
 from edgecmd.data.pairs import Images, PairedData, Targets
 from edgecmd.data.ready_features import Ready
@@ -158,6 +159,16 @@ class Task:
     def input_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one target as a student sees it."""
         return input_shape(self.data.train.target)
+
+    @property
+    def seen(self) -> tuple[float, float]:
+        """Offset and scale: a student sees a picture's values in [0, 1] as (value - offset) / scale.
+
+        Of other modalities those of the pictures that stand in for them.
+        """
+        if self.modality != IMAGE.name:
+            return SOURCE_OFFSET, SOURCE_SCALE
+        return self.target_offset, self.target_scale
 
     @property
     def teacher_dim(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 from edgecmd.audits.audit_file import FILE as AUDIT
 from edgecmd.audits.audit_file import read_findings
 from edgecmd.audits.finding import Finding, overall
+from edgecmd.catalogue.data_files import shipped_file
 from edgecmd.catalogue.teacher_rows import kind_of_teacher, listed
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.files import read_json, sha256_file
@@ -16,6 +17,7 @@ from edgecmd.core.text import unseen_text
 from edgecmd.data.experiment import Experiment
 from edgecmd.models.students import student_row
 from edgecmd.models.teacher.teachers import OWN, TEACHERS, teacher_file, teacher_name
+from edgecmd.models.trained_part import ALL, TRAINABLE
 from edgecmd.run import Run
 from edgecmd.training.task import Task
 
@@ -138,8 +140,10 @@ def _deployed(whole: Experiment, *, num_own: int, num_nodes: int, held: str) -> 
 
 def _method(run: Run) -> dict[str, str]:
     federation, distill, architecture = run.federation, run.distill, run.student.architecture
+    trained = run.student.trainable if run.given is None else run.given.student.trainable
+    part = "" if trained == ALL else f"; trained: {TRAINABLE[trained]}"
     return {
-        "student": f"{architecture}, {student_row(architecture).family} family",
+        "student": f"{architecture}, {student_row(architecture).family} family{part}",
         "teacher": _teacher(run),
         "first weights": _first_weights(run),
         "distillation": f"{distill.loss}, temperature {distill.temperature:g}, batch {distill.batch_size}",
@@ -153,7 +157,13 @@ def _method(run: Run) -> dict[str, str]:
 def _first_weights(run: Run) -> str:
     if run.given is not None:
         return "those that the student came with"
-    named = run.student.path or run.student.weights
+    named, shipped = run.student.path or run.student.weights, student_row(run.student.architecture).weights_of
+    if shipped and not named:
+        info = TEACHERS[shipped]
+        return (
+            f"of the teacher {shipped}, which ships with edgecmd: {_weights(shipped_file(info.file))}"
+            f"{_seen(info.sha256)}; licence {info.licence}"
+        )
     return _weights(Path(named)) if named else "random"
 
 

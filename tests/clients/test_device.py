@@ -36,7 +36,15 @@ from edgecmd.privacy.step.standardised_weights import EffectiveStudent
 from edgecmd.privacy.step.units import StepSettings, make_units, unit_loss
 from edgecmd.settings import TeacherConfig
 from edgecmd.training.device_task import device_features, device_sources
-from tests.device_files import Device, ask, make_device, opened_files, run_config, write_pairs
+from tests.device_files import (
+    Device,
+    ask,
+    make_device,
+    opened_files,
+    run_config,
+    weights_for,
+    write_pairs,
+)
 from tests.teacher_files import onnx_file
 from tests.tiny_federation import task_of
 
@@ -154,6 +162,26 @@ def test_a_device_reads_no_first_weights_and_is_told_what_auto_stands_for(
     taken = device_config({**flatten(frozen), **told}, ("timm",)).student
     assert (taken.weights, taken.path) == ("", "")
     sys.modules.pop("timm")
+
+
+@pytest.mark.parametrize("mechanism", ["anchors", "client"])
+def test_a_device_trains_the_part_that_the_run_says(mechanism: str, device: Device) -> None:
+    config = run_config(
+        "student.architecture=lite0-s", "student.trainable=last", f"privacy.mechanism={mechanism}"
+    )
+    before, found = weights_for(config).to_numpy_ndarrays(), ask(config, device.node)
+    assert not found.has_error(), found.error.reason
+    after = found.content.array_records["arrays"].to_numpy_ndarrays()
+    moved = {
+        name
+        for name, one, other in zip(found.content.array_records["arrays"], before, after, strict=True)
+        if not np.array_equal(one, other)
+    }
+    # Each weight of the block takes noise, or a gradient.
+    assert {name.rpartition(".")[0] for name in moved} == {
+        *(f"trunk.stages.4.2.{one}" for one in ("expand", "depthwise", "project")),
+        "projector",
+    }
 
 
 def places(device: Device) -> list[str]:

@@ -13,8 +13,9 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.files import write_json
 from edgecmd.data.experiment import HeldOut
+from edgecmd.models.teacher.teachers import TEACHERS
 from edgecmd.run import Given, Run
-from edgecmd.settings import PrivacyConfig, TeacherConfig
+from edgecmd.settings import PrivacyConfig, StudentConfig, TeacherConfig
 from export.bundle import Options, export_bundle
 from export.documents.model_card import model_card
 from export.documents.provenance import Provenance, provenance_of, told_audits
@@ -132,6 +133,20 @@ def test_teacher_and_first_weights_are_named_by_their_content(tiny: RunConfig, t
         provenance_of(run_in(config, tmp_path)).method["first weights"] == "a file that is not here any more"
     )
     assert provenance_of(run_in(tiny, tmp_path)).method["first weights"] == "random"
+
+
+def test_shipped_first_weights_and_the_part_that_was_trained_are_named(
+    tiny: RunConfig, tmp_path: Path
+) -> None:
+    """Whoever gets the file learns whose weights it began with, and what they were trained on."""
+    config = replace(tiny, student=StudentConfig(architecture="lite0-s", trainable="last"))
+    method = provenance_of(run_in(config, tmp_path)).method
+    assert method["student"] == "lite0-s, lite0 family; trained: the last block and the projector"
+    assert method["first weights"] == (
+        f"of the teacher imagenet, which ships with edgecmd: file with SHA-256 {TEACHERS['imagenet'].sha256};"
+        " trained on photographs of ImageNet (ILSVRC 2012), labels: ImageNet's 1,000 classes; licence"
+        " Apache-2.0, Google and ML Illustrated"
+    )
 
 
 def test_of_a_run_of_objects_nothing_is_said_that_no_setting_told(tiny: RunConfig, tmp_path: Path) -> None:

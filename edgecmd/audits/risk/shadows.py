@@ -124,6 +124,7 @@ def random_student(run: Run, pool: Pool, *, seed: int, index: int) -> Student:
         pool.anchors.shape[1],
         generator=torch_generator(seed, "shadow-init", client=index),
         weights=public if public.is_file() else None,
+        seen=run.task.seen,
     )
 
 

@@ -9,7 +9,7 @@ multiplication a step instead of one for every unit.
 
 import copy
 from collections.abc import Mapping
-from typing import cast
+from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +29,7 @@ class EffectiveStudent:
 
     def __init__(self, student: nn.Module) -> None:
         self._student = student
-        self._layers = {
-            name: layer for name, layer in student.named_modules() if isinstance(layer, StandardisedConv2d)
-        }
+        self._layers = {name: layer for name, layer in student.named_modules() if _is_standardised(layer)}
         self.module = plain_copy(student) if self._layers else student
 
     @torch.no_grad()
@@ -75,13 +73,18 @@ class EffectiveStudent:
         return values
 
 
+def _is_standardised(layer: nn.Module) -> TypeGuard[StandardisedConv2d]:
+    """Whether it is trained and standardises its weight; one that is not trained may stay as it is."""
+    return isinstance(layer, StandardisedConv2d) and "weight" in layer._parameters
+
+
 def plain_copy(student: nn.Module) -> nn.Module:
-    """Copy of ``student`` with plain convolutions in place of standardised ones, weights included."""
+    """Copy of ``student`` with plain convolutions in place of standardised ones that are trained."""
     return _plain(copy.deepcopy(student))
 
 
 def _plain(module: nn.Module) -> nn.Module:
-    if isinstance(module, StandardisedConv2d):
+    if _is_standardised(module):
         plain = nn.Conv2d(
             module.in_channels,
             module.out_channels,
