@@ -345,8 +345,9 @@ class StudentConfig(_Section):
     architecture: str = "ws-200k"
     """ws-50k, ws-200k, ws-1m (weight-standardised, fold to plain convolutions); gn-50k, gn-200k, gn-1m;
     lite0-s, lite0-m (pretrained on photographs, for 64 pixels and more); audio-50k, audio-200k for
-    recordings; seg-50k, seg-200k for segmentation; timm:NAME or torchvision:NAME, a network of these
-    libraries, of which nothing is downloaded; or module:factory, code of your own that makes any module."""
+    recordings; seg-50k, seg-200k, seg-lite0-s (pretrained) for segmentation; timm:NAME or torchvision:NAME,
+    a network of these libraries, of which nothing is downloaded; or module:factory, code of your own that
+    makes any module."""
     path: str = ""
     """First weights: a .safetensors file of ``edgecmd warm-start``; empty: random ones."""
     weights: str = ""

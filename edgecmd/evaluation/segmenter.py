@@ -33,7 +33,9 @@ BATCH_SIZE = 16
 HELD_SHARE = 0.2
 CHECK_EVERY, PATIENCE = 20, 8
 MAX_PROBE_PLACES = 6_000
-FINETUNE_RATE, SCRATCH_RATES = 1e-3, (1e-3, 3e-3)
+FINETUNE_RATE, SCRATCH_RATES = 3e-3, (1e-3, 3e-3)
+# Rarer classes weigh as one with this share of the pixels does.
+LEAST_SHARE = 1e-4
 
 
 class Segmenter(nn.Module):
@@ -154,6 +156,7 @@ def finetune(model: Segmenter, drawn: Drawn, run: Run, *, rate: float, draw: int
     num_steps = run.evaluate.segment_steps
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2)
     schedule = one_cycle(optimizer, peak=rate, num_steps=num_steps)
+    weight = class_weights(drawn)
     order = numpy_generator(run.seed, "segment-batches", client=draw)
     views = torch_generator(run.seed, "segment-views", client=draw, device=drawn.target.device)
     look = partial(held_loss, model, drawn) if drawn.held.any() else None
@@ -163,10 +166,27 @@ def finetune(model: Segmenter, drawn: Drawn, run: Run, *, rate: float, draw: int
         model.train()
         batch = torch.from_numpy(order.choice(used, size=min(BATCH_SIZE, len(used)), replace=False))
         view, mask = labelled_views(drawn, batch, strength=run.distill.augment, generator=views)
-        return mean_gradient(functional.cross_entropy(model(view), mask, ignore_index=IGNORED))
+        return mean_gradient(functional.cross_entropy(model(view), mask, weight=weight, ignore_index=IGNORED))
 
     optimise(optimizer, num_steps, gradient=gradient, schedule=schedule, best=best)
     return model
+
+
+def class_weights(drawn: Drawn) -> Float[Tensor, " classes"]:
+    """Weight of each class in the loss: one over the root of its share of the pixels trained on.
+
+    Unweighted, walls and floors drown what is small, and mIoU counts every class alike. Weighted by one over
+    the share itself, what is large is given up for it. A class that no picture trained on has counts nothing:
+    nobody could learn it, and among the held-out pictures it would drown the others.
+
+    Returns:
+        Weights whose mean over these pixels is 1, (K,).
+    """
+    mask = drawn.mask[torch.from_numpy(np.flatnonzero(~drawn.held))]
+    share = torch.bincount(mask[mask != IGNORED], minlength=drawn.num_classes).to(drawn.target.dtype)
+    share = share / share.sum().clamp(min=1)
+    weight = torch.where(share > 0, share.clamp(min=LEAST_SHARE).rsqrt(), 0.0)
+    return weight / (weight * share).sum().clamp(min=LEAST_SHARE)
 
 
 def labelled_views(
@@ -182,13 +202,15 @@ def labelled_views(
 
 @torch.no_grad()
 def held_loss(model: Segmenter, drawn: Drawn) -> float:
-    """Cross-entropy over the pixels of the held-out images, summed; 0 where none is held out."""
-    held = torch.from_numpy(np.flatnonzero(drawn.held))
+    """Weighted cross-entropy over the pixels of the held-out images, summed; 0 where none is held out."""
+    held, weight = torch.from_numpy(np.flatnonzero(drawn.held)), class_weights(drawn)
     model.eval()
     chunks = zip(torch.split(drawn.target[held], 64), torch.split(drawn.mask[held], 64), strict=True)
-    return sum(
-        float(functional.cross_entropy(model(x), y, ignore_index=IGNORED, reduction="sum")) for x, y in chunks
+    losses = (
+        functional.cross_entropy(model(x), y, weight=weight, ignore_index=IGNORED, reduction="sum")
+        for x, y in chunks
     )
+    return sum(float(one) for one in losses)
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ Shapes: B batch, C channels, H height, W width.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -88,3 +88,33 @@ class Pointwise(nn.Conv2d):
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features, 1)
         self.in_features, self.out_features = in_features, out_features
+
+
+class Pyramid(nn.Module):
+    """Maps of several sizes as one of the finest size (Lin et al. 2017, arXiv 1612.03144).
+
+    From the coarsest on, each is brought to one width, added to what came before, enlarged, and convolved.
+
+    Args:
+        widths: Channels of the maps, from fine to coarse, each half as large as the one before.
+        width: Channels of the result.
+    """
+
+    def __init__(self, widths: Sequence[int], *, width: int) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(Pointwise(into, width) for into in widths)
+        self.mix = nn.ModuleList(_plain_conv(width, width) for _ in widths)
+
+    def forward(self, maps: Sequence[Tensor]) -> Float[Tensor, "batch width height width_in_places"]:
+        """Map (B, C, H, W) of each size, from fine to coarse."""
+        found: Tensor | None = None
+        for lateral, mix, one in reversed(list(zip(self.lateral, self.mix, maps, strict=True))):
+            own = lateral(one)
+            found = mix(functional.relu(own if found is None else own + _twice(found)))
+        assert found is not None
+        return found
+
+
+def _twice(map_BCHW: Tensor) -> Tensor:
+    """A map at twice its size; each number repeated. A scale, so that no device has to compute a size."""
+    return functional.interpolate(map_BCHW, scale_factor=2.0, mode="nearest")

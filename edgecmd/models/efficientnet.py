@@ -75,9 +75,8 @@ class SameConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the base class names it so
         """Convolve ``input`` (B, C, H, W); the sides are divided by the stride and rounded up."""
         kernel, stride = self.kernel_size[0], self.stride[0]
-        height, width = (
-            max(0, (-(-side // stride) - 1) * stride + kernel - side) for side in input.shape[2:]
-        )
+        # No other arithmetic on sizes: what an exporter cannot work out would be computed on the device.
+        height, width = (max(0, kernel - (side % stride or stride)) for side in input.shape[2:])
         if height % 2 == 0 and width % 2 == 0:
             # Equal on both sides: the convolution pads by itself, without a copy of the map.
             pad = (height // 2, width // 2)

@@ -15,9 +15,9 @@ folding its normalisation away (`export.fold_norm`). Training one from random we
 
 ``audio-*`` are students of the first family that take a recording and look at its log-mel picture.
 
-``seg-*`` are students of the first family with a decoder: an embedding for each place of the picture.
-
 ``lite0-*`` are the first stages of a network of photographs that ships, and begin with its weights.
+
+``seg-*`` are students of either kind with a decoder: an embedding for each place of the picture.
 
 A student of anyone's own is any ``nn.Module`` from (B, C, H, W) to (B, F), as an object, as
 ``module:factory``, or a network of timm or torchvision by its name (``timm:NAME``);
@@ -59,7 +59,7 @@ from edgecmd.models.batch_norm import (
     norms_of,
     statistics_of,
 )
-from edgecmd.models.convolutions import FAMILIES, Pointwise, Residual
+from edgecmd.models.convolutions import FAMILIES, Pointwise, Pyramid, Residual
 from edgecmd.models.efficientnet import Trunk, load_shipped
 from edgecmd.models.trial import (
     made_up,
@@ -243,6 +243,32 @@ def _enlarged(map_BCHW: Tensor, *, like: Tensor) -> Tensor:
     return functional.interpolate(map_BCHW, size=like.shape[2:], mode="nearest")
 
 
+class LiteDenseStudent(Student):
+    """First stages of EfficientNet-Lite0 and a light decoder: an embedding for each square of `DENSE_STRIDE`.
+
+    Args:
+        taps: Which of the trunk's maps the decoder sees, from that of `DENSE_STRIDE` to the last.
+        decoder: Channels of the decoder.
+        in_channels: As of `Student`.
+        embedding_dim: Dimension of the teacher's feature at a place, D.
+    """
+
+    def __init__(self, *, taps: tuple[int, ...], decoder: int, in_channels: int, embedding_dim: int) -> None:
+        super().__init__(in_channels=in_channels, embedding_dim=embedding_dim)
+        self.taps = taps
+        self.trunk = Trunk(in_channels=in_channels, num_stages=taps[-1] + 1)
+        self.decoder = Pyramid([self.trunk.widths[tap] for tap in taps], width=decoder)
+        self.projector = Pointwise(decoder, embedding_dim)
+
+    def forward(
+        self, image: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch dim rows columns"]:
+        """Embed each place of a batch whose sides are multiples of `INPUT_MULTIPLE`; not normalised."""
+        maps = self.trunk.maps(image)
+        embedding: Tensor = self.projector(self.decoder([maps[tap] for tap in self.taps]))
+        return embedding
+
+
 class Projected(Student):
     """A module of anyone's own as a student: behind it a linear projector, where its width is not D.
 
@@ -325,19 +351,14 @@ def dense(family: str, widths: tuple[int, int, int], *, decoder: int, text: str)
     return Architecture(build=build, text=text, family=family, dense=True)
 
 
-def lite(num_stages: int) -> Architecture:
-    """Row of a `LiteStudent`."""
-    build = partial(LiteStudent, num_stages=num_stages)
-    return Architecture(
-        build=build,
-        text="first stages of EfficientNet-Lite0, pretrained",
-        family="lite0",
-        weights_of="imagenet",
-    )
+def lite(build: Callable[..., Student], *, text: str, dense: bool = False) -> Architecture:
+    """Row of a student that begins with the weights of EfficientNet-Lite0."""
+    return Architecture(build=build, text=text, family="lite0", dense=dense, weights_of="imagenet")
 
 
 WS = "weight-standardised, folds to plain convolutions"
 PLAIN = "what folding makes of a gn-* student"
+PRETRAINED = "first stages of EfficientNet-Lite0, pretrained"
 RECORDINGS, PLACES = "for recordings", "for segmentation"
 STUDENTS: dict[str, Architecture] = {
     "ws-50k": convolutional("ws", (12, 24, 36), text=WS),
@@ -353,8 +374,9 @@ STUDENTS: dict[str, Architecture] = {
     "audio-200k": convolutional("ws", (24, 48, 80), front="log-mel", text=RECORDINGS),
     "seg-50k": dense("ws", (12, 20, 32), decoder=20, text=PLACES),
     "seg-200k": dense("ws", (24, 40, 64), decoder=48, text=PLACES),
-    "lite0-s": lite(5),
-    "lite0-m": lite(6),
+    "lite0-s": lite(partial(LiteStudent, num_stages=5), text=PRETRAINED),
+    "lite0-m": lite(partial(LiteStudent, num_stages=6), text=PRETRAINED),
+    "seg-lite0-s": lite(partial(LiteDenseStudent, taps=(1, 2, 4), decoder=48), text=PLACES, dense=True),
 }
 
 

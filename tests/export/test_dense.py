@@ -1,9 +1,11 @@
 """A dense student as one file: parity with torch at several sizes, masks on a device, and what is refused."""
 
+import itertools
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -15,7 +17,8 @@ from edgecmd.core.errors import ExportError
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.modalities.depth import depth_input
 from edgecmd.data.modalities.image import to_input
-from edgecmd.models.students import DenseStudent, build_student
+from edgecmd.models.students import Student as Network
+from edgecmd.models.students import build_student
 from export.bundle import Options, export_bundle
 from export.device.infer import Student
 from export.device.masks import mask_of, shares, write_mask
@@ -28,19 +31,19 @@ from export.web.page import page_info
 
 SIDE, DIM, NAMES = 32, 8, ("floor", "bed", "lamp")
 KINDS = {"image-dense": 1, "depth16-dense": 2}
+ARCHITECTURES = ("seg-50k", "seg-lite0-s")
 
 
-def student(front_end: str) -> DenseStudent:
+def student(front_end: str, architecture: str = "seg-50k") -> Network:
     generator = torch_generator(0, "dense-export")
-    made = build_student("seg-50k", in_channels=KINDS[front_end], embedding_dim=DIM, generator=generator)
+    made = build_student(architecture, in_channels=KINDS[front_end], embedding_dim=DIM, generator=generator)
     for name, parameter in made.named_parameters():
-        if name.endswith(("bias", "gain", "scale")):
+        if name.endswith(("bias", "gain", "scale")) and not name.startswith("trunk.stages"):
             parameter.data.uniform_(0.2, 1.2, generator=generator)
-    assert isinstance(made, DenseStudent)
     return made
 
 
-def spec(front_end: str) -> ExportSpec:
+def spec(front_end: str, architecture: str = "seg-50k") -> ExportSpec:
     generator = numpy_generator(0, "dense-head")
     head = LinearHead(
         weight=generator.normal(size=(3, DIM)).astype(np.float32) * 5,
@@ -48,7 +51,7 @@ def spec(front_end: str) -> ExportSpec:
         names=NAMES,
     )
     return ExportSpec(
-        architecture="seg-50k",
+        architecture=architecture,
         image_size=SIDE,
         channels=KINDS[front_end],
         embedding_dim=DIM,
@@ -69,29 +72,36 @@ def inputs(front_end: str, num: int, height: int = SIDE, width: int = SIDE) -> n
     return maps
 
 
-@pytest.fixture(scope="module", params=sorted(KINDS))
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    folder = tmp_path_factory.mktemp("dense") / request.param
+class Made(NamedTuple):
+    front_end: str
+    folder: Path
+    architecture: str
+
+
+@pytest.fixture(
+    scope="module", params=itertools.product(sorted(KINDS), ARCHITECTURES), ids=lambda pair: "-".join(pair)
+)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    front_end, architecture = request.param
+    folder = tmp_path_factory.mktemp("dense") / front_end
     export_bundle(
-        student(request.param),
+        student(front_end, architecture),
         folder,
-        spec=spec(request.param),
-        probe_images=inputs(request.param, 6),
+        spec=spec(front_end, architecture),
+        probe_images=inputs(front_end, 6),
         task=TaskMetric(
             name="share", metric=lambda scores: float((scores.argmax(1) == 1).mean()), output="scores"
         ),
         options=Options(profiles=("fp32", "w8")),
     )
-    return request.param, folder
+    return Made(front_end, folder, architecture)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (48, 64), (45, 70), (17, 33), (16, 16)])
-def test_every_size_gives_logits_of_that_size_as_torch_does(
-    made: tuple[str, Path], size: tuple[int, int]
-) -> None:
-    front_end, folder = made
-    given = inputs(front_end, 2, *size)
-    reference = Deployable(rebuild(student(front_end), spec(front_end)), spec(front_end)).eval()
+def test_every_size_gives_logits_of_that_size_as_torch_does(made: Made, size: tuple[int, int]) -> None:
+    front_end, folder, architecture = made
+    given, told = inputs(front_end, 2, *size), spec(front_end, architecture)
+    reference = Deployable(rebuild(student(front_end, architecture), told), told).eval()
     expected = run_torch(reference, given)
     found = Student(folder)(given)
     assert found.scores is not None
@@ -104,14 +114,14 @@ def test_every_size_gives_logits_of_that_size_as_torch_does(
     assert (rounded.scores.argmax(1) == expected.scores.argmax(1)).mean() > 0.97
 
 
-def test_the_graph_is_the_student_and_the_head_by_hand(made: tuple[str, Path]) -> None:
-    front_end, folder = made
+def test_the_graph_is_the_student_and_the_head_by_hand(made: Made) -> None:
+    front_end, folder, architecture = made
     given = inputs(front_end, 2)
     scaled = depth_input(given) if KINDS[front_end] == 2 else to_input(given, offset=1.0, scale=-0.5)
     head = spec(front_end).head
     assert head is not None
     with torch.no_grad():
-        places = torch.nn.functional.normalize(student(front_end).eval()(scaled), dim=1)
+        places = torch.nn.functional.normalize(student(front_end, architecture).eval()(scaled), dim=1)
         scores = torch.einsum("bdrq,kd->bkrq", places, torch.from_numpy(head.weight))
         scores = scores + torch.from_numpy(head.bias)[:, None, None]
         large = torch.nn.functional.interpolate(
@@ -122,18 +132,18 @@ def test_the_graph_is_the_student_and_the_head_by_hand(made: tuple[str, Path]) -
     assert np.abs(found - large.numpy()).max() < 1e-4
 
 
-def test_sizes_are_free_and_every_operator_is_allowed(made: tuple[str, Path]) -> None:
-    model = gate_file(made[1] / "student.onnx")
+def test_sizes_are_free_and_every_operator_is_allowed(made: Made) -> None:
+    model = gate_file(made.folder / "student.onnx")
     dims = [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
     assert dims[:3] == ["batch", "height", "width"]
     assert [one.name for one in model.graph.output] == ["embedding", "mask"]
-    properties = {entry.key: entry.value for entry in onnx.load(made[1] / "student.onnx").metadata_props}
+    properties = {entry.key: entry.value for entry in onnx.load(made.folder / "student.onnx").metadata_props}
     assert json.loads(properties["edgecmd.classes"]) == list(NAMES)
     assert json.loads(properties["edgecmd.preprocess"])["resize"] == "none"
 
 
-def test_the_bundles_own_program_writes_masks(made: tuple[str, Path], tmp_path: Path) -> None:
-    front_end, folder = made
+def test_the_bundles_own_program_writes_masks(made: Made, tmp_path: Path) -> None:
+    front_end, folder, _ = made
     given = inputs(front_end, 1, 45, 70)[0]
     np.save(tmp_path / "one.npy", given)
     words = [sys.executable, "infer.py", ".", str(tmp_path / "one.npy"), "--json", "--check"]
@@ -150,11 +160,11 @@ def test_the_bundles_own_program_writes_masks(made: tuple[str, Path], tmp_path: 
     assert record["resized"] is False
 
 
-def test_a_page_is_refused(made: tuple[str, Path]) -> None:
-    if made[0] != "image-dense":
+def test_a_page_is_refused(made: Made) -> None:
+    if made.front_end != "image-dense":
         return
     with pytest.raises(ExportError, match="--masks"):
-        page_info(made[1] / "student.onnx", gallery=None)
+        page_info(made.folder / "student.onnx", gallery=None)
 
 
 def test_masks_by_hand(tmp_path: Path) -> None:
@@ -178,17 +188,17 @@ def test_the_border_is_continued_to_whole_places() -> None:
     assert torch.equal(continued(given[:, :, :16]), given[:, :, :16])
 
 
-def test_masks_are_refused_where_there_are_none(made: tuple[str, Path], tmp_path: Path) -> None:
+def test_masks_are_refused_where_there_are_none(made: Made, tmp_path: Path) -> None:
     from export.device.infer import main, make_prototypes
 
-    device = Student(made[1])
-    prototypes = make_prototypes(device, {"a": list(inputs(made[0], 2))})
+    device = Student(made.folder)
+    prototypes = make_prototypes(device, {"a": list(inputs(made.front_end, 2))})
     assert not device.with_prototypes(prototypes).dense
-    np.save(tmp_path / "one.npy", inputs(made[0], 1)[0])
+    np.save(tmp_path / "one.npy", inputs(made.front_end, 1)[0])
     classes = tmp_path / "classes" / "a"
     classes.mkdir(parents=True)
-    np.save(classes / "one.npy", inputs(made[0], 1)[0])
-    words = [str(made[1]), str(tmp_path / "one.npy"), "--masks", str(tmp_path / "m")]
+    np.save(classes / "one.npy", inputs(made.front_end, 1)[0])
+    words = [str(made.folder), str(tmp_path / "one.npy"), "--masks", str(tmp_path / "m")]
     assert main([*words, "--prototypes", str(tmp_path / "classes")]) == 2
 
 
