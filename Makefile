@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
 export OMP_NUM_THREADS := 1
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
@@ -11,7 +12,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 DEMO := --set data.image_size=32 --set data.source_size=64 --set federation.num_workers=2 \
         --set federation.num_rounds=60 --set evaluate.num_draws=3
 
-.PHONY: setup demo test coverage lint slow clean
+.PHONY: setup demo test coverage lint slow docs clean
 
 setup: $(STAMP)
 
@@ -44,5 +45,13 @@ coverage: lint
 slow: $(STAMP)
 	$(BIN)/pytest -m 'slow or network'
 
+# The site in site/, from docs/ and the code; a warning is an error. NO_MKDOCS_2_WARNING: an advertisement.
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $(DOCS_STAMP)
+
 clean:
-	rm -rf $(VENV) runs dist build
+	rm -rf $(VENV) runs dist build site

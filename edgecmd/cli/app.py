@@ -38,7 +38,19 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 INTERRUPTED, USAGE = 130, 2
 # As the help lists them.
 COMMANDS = (
-    *("compare", "export", "infer", "theory", "distance", "node", "run", "resume", "evaluate", "report"),
+    *(
+        "compare",
+        "export",
+        "infer",
+        "theory",
+        "distance",
+        "node",
+        "run",
+        "resume",
+        "runs",
+        "evaluate",
+        "report",
+    ),
     *("init", "doctor", "pretrain", "warm-start", "simulate", "verify", "sign"),
     *("data", "bench", "web", "audit"),
 )

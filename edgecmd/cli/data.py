@@ -64,6 +64,18 @@ def show(
 
 
 @data_app.command()
+def sample(
+    folder: Annotated[Path, typer.Argument(help="Folder to make.")] = Path("my-pairs"),
+    pairs: Annotated[int, typer.Option("--pairs", min=20, max=2951, help="How many pairs.")] = 600,
+) -> None:
+    """Write a folder of image pairs to begin with: color icons and line drawings of the same things."""
+    from edgecmd.datasets.sample import write_sample
+
+    write_sample(folder, num=pairs)
+    say(f"Wrote {pairs} pairs to {folder}. Check them with `edgecmd data check {folder}`.")
+
+
+@data_app.command()
 def check(
     path: Annotated[Path, typer.Argument(help="Your folder or .npz of pairs, or where a public set lies.")],
     config: ConfigFile = None,

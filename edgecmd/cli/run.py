@@ -1,7 +1,7 @@
 """``edgecmd run`` and ``resume``: all steps; and one by one ``pretrain``, ``simulate`` and more."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -117,6 +117,23 @@ def evaluate(
     else:
         show_results(tables)
         say_teacher(config, assembly, tables)
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Folder that holds run folders.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """List runs with their state, scores and privacy, the newest first."""
+    from edgecmd.experiments.run_list import COLUMNS, list_runs
+
+    found = list_runs(folder)
+    if as_json:
+        print_json([asdict(one) for one in found])
+    elif found:
+        print_table(f"Runs in {folder}", COLUMNS, [one.cells for one in found])
+    else:
+        say(f"{folder} holds no runs. Start one with `edgecmd run --set name=first`.")
 
 
 @app.command()

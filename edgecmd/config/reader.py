@@ -160,16 +160,30 @@ def to_toml(config: RunConfig) -> str:
 def template() -> str:
     """All settings with their defaults and their meaning, as commented TOML."""
     lines = ["# Settings of a run. Every line shows a default; a line that is left out keeps it."]
-    opened, docs = "", _docs(RunConfig)
+    opened, docs = "", meanings()
     for key, value in _values(RunConfig()):
         section, dot, name = key.rpartition(".")
         if dot and section != opened:
-            opened, docs = section, _docs(SECTIONS[section])
-            lines += ["", "", *_comment(docs[""]), f"[{section}]"]
+            opened = section
+            lines += ["", "", *_comment(docs[section]), f"[{section}]"]
         else:
             lines.append("")
-        lines += [*_comment(docs[name]), f"{name} = {_toml_value(value)}"]
+        lines += [*_comment(docs[key]), f"{name} = {_toml_value(value)}"]
     return "\n".join(lines) + "\n"
+
+
+def meanings() -> dict[str, str]:
+    """What each setting means, by its dotted key, and what each section is about, by its name."""
+    docs = _docs(RunConfig)
+    for section, owner in SECTIONS.items():
+        own = _docs(owner)
+        docs |= {section: own[""]} | {f"{section}.{name}": text for name, text in own.items() if name}
+    return docs
+
+
+def defaults() -> dict[str, str]:
+    """Default of each setting as TOML writes it, by its dotted key."""
+    return {key: _toml_value(value) for key, value in _values(RunConfig())}
 
 
 def _values(config: RunConfig) -> Iterator[tuple[str, Any]]:

@@ -142,6 +142,17 @@ def _owner(folder: Path) -> str:
         return "another process"
 
 
+def seems_owned(folder: Path) -> bool:
+    """Whether a process of this machine works in the folder, as far as its id tells; nothing is locked."""
+    try:
+        os.kill(int((folder / OWNER).read_text(encoding="ascii")), 0)
+    except PermissionError:
+        return True
+    except (OSError, ValueError, OverflowError):
+        return False
+    return True
+
+
 def empty(folder: Path) -> None:
     """Delete all that a run folder holds, but not the lock of the process that owns it.
 

@@ -44,6 +44,7 @@ OTHERS = {
     "edgecmd/cli/setup.py": "settings to begin with",
     "edgecmd/experiments/bench/students.py": "a folder of measurements",
     "edgecmd/experiments/theory/study.py": "a folder of measurements",
+    "edgecmd/datasets/sample.py": "a folder of pairs to begin with",
     "edgecmd/data/show.py": "a sheet of a data set",
     "edgecmd/data/stored/kept_rows.py": "what is kept beside decoded pairs, in the cache",
     "edgecmd/data/stored/store.py": "decoded pairs, in the cache",
