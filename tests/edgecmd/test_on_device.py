@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from edgecmd.core import seeding
 from edgecmd.core.processes import Workers
 from edgecmd.data.augment import augment, augment_source
+from edgecmd.data.modalities import log_mel
 from edgecmd.losses import LOSSES, loss_of
 from edgecmd.models import devices
 from edgecmd.models.devices import share_of_gpu
@@ -92,6 +93,8 @@ def on_meta(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     read = list[int]()
     monkeypatch.setattr(distill, "torch_generator", make)
     monkeypatch.setattr(optimise, "added", added)
+    # It knows no such device.
+    monkeypatch.setattr(log_mel.torch, "is_autocast_enabled", lambda _: False)
     return read
 
 

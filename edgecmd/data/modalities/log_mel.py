@@ -81,7 +81,17 @@ class LogMel(nn.Module):
 
         Args:
             wave: Shares of full scale, (B, 1, 1, T); at least a window long.
+
+        Guarantees:
+            Computes in the precision of ``wave`` where the layers behind it do not (``distill.precision``):
+            sums over a window need more than 8 bits.
         """
+        if not torch.is_autocast_enabled(wave.device.type):
+            return self._picture(wave)
+        with torch.autocast(wave.device.type, enabled=False):
+            return self._picture(wave)
+
+    def _picture(self, wave: Float[Tensor, "batch 1 1 samples"]) -> Float[Tensor, "batch 1 mels frames"]:
         parts = functional.conv1d(wave[:, 0], self.basis, stride=HOP_SAMPLES)
         real, imaginary = parts.chunk(2, dim=1)
         loudness = torch.log(self.filters @ (real.square() + imaginary.square()) + self.floor)
