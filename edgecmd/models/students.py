@@ -299,7 +299,14 @@ class Projected(Student):
 
     def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
         """Embed a batch of inputs, see `edgecmd.data.student_input.target_input`."""
-        embedding: Tensor = self.projector(self.backbone(image))
+        features = self.backbone(image)
+        width = getattr(self.projector, "in_features", self.embedding_dim)
+        if features.shape[1:] != (width,):
+            raise ConfigError(
+                f"The student {self.architecture} gives {tuple(features.shape)} for a batch of {len(image)},"
+                f" and {width} numbers an input when it was made. Return as many for every batch."
+            )
+        embedding: Tensor = self.projector(features)
         return embedding
 
     def train(self, mode: bool = True) -> "Projected":

@@ -150,6 +150,11 @@ WRONG: list[tuple[Callable[[], nn.Module], dict[str, object], str]] = [
     (lambda: nn.Conv2d(1, 4, 3), {}, r"fails on inputs of shape \(3, 3, 64, 64\).*It must take RGB pictures"),
     (lambda: Means(float("nan")), {"name": "bad"}, r"The teacher bad gives numbers that are not finite"),
     (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), {}, r"has a lazy layer"),
+    (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4)),
+        {},
+        r"fails on inputs of shape \(3, 3, 64, 64\).*of any size or of the one that size= .* names",
+    ),
     (Mixing, {}, r"answers an input differently when others stand beside it"),
     (Random, {}, r"or when it is asked again"),
     (Means, {"size": 0}, r"size=0 of a teacher's pictures is no whole number in 1..4096"),

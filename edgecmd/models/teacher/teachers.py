@@ -319,7 +319,8 @@ def _of_network(opened: Opened, seen: Preparation) -> Teacher:
     side = shown_to_it.size or TRIAL_SIDE
     # Without the report of its weights.
     what = f"The teacher {opened.about.partition(' (')[0]}"
-    dim = try_out(network, (3, side, side), what=what, wanted="RGB pictures")
+    any_size = ", of any size or of the one that size= (teacher.size) names," if not shown_to_it.size else ""
+    dim = try_out(network, (3, side, side), what=what, wanted=f"RGB pictures{any_size}")
     return Teacher(
         network=copy.deepcopy(network).eval().requires_grad_(False),
         embedding_dim=dim,
