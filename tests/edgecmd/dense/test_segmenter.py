@@ -12,6 +12,7 @@ from edgecmd.evaluation.segmenter import (
     HEAD_SCALE,
     Drawn,
     Segmenter,
+    class_weights,
     finetune,
     fit_probe,
     held_loss,
@@ -91,6 +92,35 @@ def test_the_best_weights_are_those_of_the_held_out_images() -> None:
     # A rate that destroys what it touches: then the weights before the first step count.
     tuned = finetune(probe, shown, run_of(CONFIG), rate=10.0, draw=0)
     assert held_loss(tuned, shown) <= start
+
+
+def test_a_class_weighs_one_over_the_root_of_its_share_by_hand() -> None:
+    shown = drawn(num=3, held=1)
+    mask = torch.zeros_like(shown.mask)
+    mask[0] = 2  # held out: not looked at
+    mask[1:, :4] = 1  # an eighth of 32 rows
+    mask[1, 8:16] = IGNORED
+    weight = class_weights(replace(shown, mask=mask))
+    rare = 8 / (2 * 32 - 8)
+    expected = torch.tensor([(1 - rare) ** -0.5, rare**-0.5, 0.0])
+    expected /= expected[0] * (1 - rare) + expected[1] * rare
+    torch.testing.assert_close(weight, expected)
+
+
+def test_the_held_out_loss_is_weighted_and_leaves_out_what_nobody_could_learn() -> None:
+    shown = drawn(num=3, held=1)
+    mask = torch.zeros_like(shown.mask)
+    mask[1:, :4], mask[0, :2], mask[0, 2:5] = 1, 1, 2
+    weight = class_weights(replace(shown, mask=mask))
+    even = Segmenter(student(), num_classes=3)
+    expected = np.log(3) * 32 * (2 * float(weight[1]) + 27 * float(weight[0]))
+    assert held_loss(even, replace(shown, mask=mask)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_masks_where_nothing_counts_weigh_nothing() -> None:
+    shown = drawn(num=2, held=0)
+    weight = class_weights(replace(shown, mask=torch.full_like(shown.mask, IGNORED)))
+    assert weight.tolist() == [0.0, 0.0, 0.0]
 
 
 def test_held_out_images_are_not_trained_on() -> None:
