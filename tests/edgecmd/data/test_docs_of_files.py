@@ -11,11 +11,11 @@ from edgecmd.data.user_files.user_pairs import MIN_PAIRS
 TEXT = Path(__file__).parents[3].joinpath("docs/data.md").read_text(encoding="utf-8")
 SECTION = TEXT.split("### What is read, what is skipped and why")[1].split("\n## ")[0]
 ROWS = {
-    "pictures:": PICTURES.suffixes,
-    "recordings, in `target/`:": SOUNDS.suffixes,
+    "images:": PICTURES.suffixes,
+    "audio clips, in `target/`:": SOUNDS.suffixes,
     "masks, in `target_mask/`:": MASKS.suffixes,
-    "other pictures:": UNREAD["picture"],
-    "other recordings and videos:": UNREAD["recording"],
+    "other images:": UNREAD["picture"],
+    "other audio and video:": UNREAD["recording"],
     "arrays:": UNREAD["array"],
 }
 
