@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from clients.node import Node
 from clients.order import Order
 from edgecmd import __version__
+from edgecmd.config.assemble import device_for
 from edgecmd.core.errors import PrivacyError
 from edgecmd.data.anchors import Anchors, anchors_digest
 from edgecmd.data.user_files.device_pairs import DevicePairs, read_device_pairs
-from edgecmd.models.devices import resolve_device
 from edgecmd.models.students import is_dense
 from edgecmd.privacy.device_ledger import DeviceLedgers, Found
 from edgecmd.training.device_task import DeviceSources, device_anchors, device_data, device_sources
@@ -62,7 +62,7 @@ def prepare(order: Order, node: Node) -> Prepared:
         node.check_pin(key, digest)
     _compare(order.expected, found)
     anchors = device_anchors(sources, config.distill, seed=config.seed, side=config.data.source_side).to(
-        resolve_device(config.device)
+        device_for(config)
     )
     digest = anchors_digest(anchors)
     node.check_pin("anchors-sha256", digest)
@@ -110,6 +110,6 @@ def holding(order: Order, prepared: Prepared, pairs: DevicePairs) -> Holding:
     """Pairs as distillation takes them, beside the anchors; what is left out goes to the device's own log."""
     if pairs.skipped:
         LOG.warning("%s", pairs.about_skipped())
-    device = resolve_device(order.config.device)
+    device = device_for(order.config)
     data = device_data(prepared.sources, order.config.data, pairs.data, device=device)
     return Holding(data=data, anchors=prepared.anchors)

@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from edgecmd.config.reader import flatten, load_config, to_toml, unflatten
 from edgecmd.config.ready import wanted_features
 from edgecmd.config.schema import RunConfig
@@ -96,7 +98,7 @@ class Assembly:
     def task(self, config: RunConfig) -> Task:
         """What ``config`` distils: one task for all runs with the same data, teacher and kind of student."""
         dense = is_dense(config.student.architecture)
-        key = (config.data, config.teacher, dense, config.device)
+        key = (config.data, config.teacher, dense, device_for(config))
         return self._tasks.get(key, lambda: self._task(config, dense=dense))
 
     def _task(self, config: RunConfig, *, dense: bool) -> Task:
@@ -113,7 +115,7 @@ class Assembly:
             fit=data.fit,
             sampling_rate_hz=data.sampling_rate_hz,
             places=Places(dim=teacher.map_dim, zoom=teacher.map_zoom) if dense else None,
-            device=resolve_device(config.device),
+            device=device_for(config),
             cache=cache_folder(),
             one_feature_a_source=bool(data.path) and data.copies != "leave-out",
         )
@@ -127,7 +129,7 @@ class Assembly:
         return Run(
             folder=run_folder(config),
             seed=config.seed,
-            device=resolve_device(config.device),
+            device=device_for(config),
             make_task=partial(self.task, config),
             student=config.student,
             distill=config.distill,
@@ -146,6 +148,15 @@ WORKER = Assembly()
 def remade(items: tuple[tuple[str, object], ...]) -> Run:
     """A run again, in a worker process, from its settings by dotted key."""
     return WORKER.run(unflatten(dict(items)))
+
+
+def device_for(config: RunConfig) -> torch.device:
+    """Where a run's tensors live.
+
+    Raises:
+        ConfigError: This machine has no such device, or it cannot do what privacy needs.
+    """
+    return resolve_device(config.device, exact=config.sums_exactly)
 
 
 def run_folder(config: RunConfig) -> Path:

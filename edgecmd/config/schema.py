@@ -78,13 +78,12 @@ class RunConfig:
         _refuse_name(self.name)
         if "\0" in self.out:
             raise ConfigError(f"out={self.out!r} holds a NUL character, which no path can. Take it out.")
-        row = MECHANISMS.get(self.privacy.mechanism)
-        if self.distill.freeze_projector and row is not None and row.at_client:
+        if self.distill.freeze_projector and self.sums_exactly:
             raise ConfigError(
                 f"distill.freeze_projector=true and privacy.mechanism={self.privacy.mechanism!r} do not go"
                 " together: its noise is made for all weights. Allowed: none, client."
             )
-        if self.distill.precision != "float32" and row is not None and row.at_client:
+        if self.distill.precision != "float32" and self.sums_exactly:
             raise ConfigError(
                 f"distill.precision={self.distill.precision!r} and privacy.mechanism="
                 f"{self.privacy.mechanism!r} do not go together: where a processor rounds otherwise for"
@@ -103,6 +102,12 @@ class RunConfig:
                 " leave-out."
             )
         object.__setattr__(self, "data", replace(self.data, copies="leave-out"))
+
+    @property
+    def sums_exactly(self) -> bool:
+        """Whether clients make sums in float64, as a guarantee per pair needs."""
+        row = MECHANISMS.get(self.privacy.mechanism)
+        return row is not None and row.at_client
 
     def resolved(self) -> "RunConfig":
         """The same settings with ``distill.loss = "auto"`` replaced by the mechanism's loss."""

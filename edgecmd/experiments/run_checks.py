@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecmd.config.assemble import Assembly
+from edgecmd.config.assemble import Assembly, device_for
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError, EdgecmdError
 from edgecmd.settings import DataConfig
@@ -44,7 +44,6 @@ def _choices(config: RunConfig) -> dict[str, Callable[[], object]]:
     from edgecmd.data.user_files.user_pairs import SPLITS
     from edgecmd.losses import loss_of
     from edgecmd.models.batch_norm import batch_norm_of
-    from edgecmd.models.devices import resolve_device
     from edgecmd.models.students import student_row
     from edgecmd.models.trained_part import TRAINABLE
     from edgecmd.training.distill import OPTIMIZERS, SCHEDULES
@@ -70,7 +69,7 @@ def _choices(config: RunConfig) -> dict[str, Callable[[], object]]:
         "federation.strategy": lambda: build_strategy(
             config.federation, proximal_mu=config.distill.proximal_mu
         ),
-        "device": lambda: resolve_device(config.device),
+        "device": lambda: device_for(config),
     }
 
 

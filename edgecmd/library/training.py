@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 
 from edgecmd.catalogue.data_sets import IN_PYTHON
-from edgecmd.config.assemble import describe
+from edgecmd.config.assemble import describe, device_for
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.core.files import named_path
@@ -356,7 +356,7 @@ def _run(
     return Run(
         folder=folder,
         seed=seed,
-        device=task.device,
+        device=device_for(config),
         make_task=lambda: task,
         student=config.student,
         distill=config.distill,

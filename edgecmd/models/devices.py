@@ -31,19 +31,27 @@ NAMES: dict[str, Callable[[], str]] = {
 }
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, *, exact: bool = False) -> torch.device:
     """Device of that name.
 
     Args:
         name: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        exact: Whether the work needs float64, which ``mps`` has not; ``auto`` is the CPU then.
 
     Raises:
-        ConfigError: The name is unknown or this machine has no such device.
+        ConfigError: The name is unknown, or this machine has no such device, or that one no float64.
     """
     found = choose("device", name, NAMES)()
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available[found]:
         raise ConfigError(f"device={name!r} is not available on this machine. Use device='auto' or 'cpu'.")
+    if exact and found == "mps":
+        if name == "mps":
+            raise ConfigError(
+                "device='mps' has no float64, in which sums under a guarantee per pair are made. Use"
+                " device='cpu'."
+            )
+        found = "cpu"
     return torch.device(found)
 
 

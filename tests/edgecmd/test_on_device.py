@@ -18,7 +18,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from edgecmd.config.assemble import device_for
+from edgecmd.config.reader import load_config
 from edgecmd.core import seeding
+from edgecmd.core.errors import ConfigError
 from edgecmd.core.processes import Workers
 from edgecmd.data.augment import augment, augment_source
 from edgecmd.data.modalities import log_mel
@@ -258,3 +261,21 @@ def test_workers_are_fresh_processes_that_begin_as_they_are_told() -> None:
     with Workers(1, begin=partial(os.umask, 0o037)) as pool:
         assert pool._mp_context.get_start_method() == "spawn"  # type: ignore[attr-defined]
         assert pool.submit(os.umask, 0).result() == 0o037
+
+
+@pytest.mark.parametrize("mechanism", ["none", "client", "anchors", "cosine", "groups"])
+def test_sums_in_float64_are_not_made_where_there_is_none(
+    mechanism: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a Mac a run under privacy began on its GPU, and failed at the first sum."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    exact = mechanism in ("anchors", "cosine", "groups")
+    config = load_config(None, [f"privacy.mechanism={mechanism}"])
+    assert device_for(config).type == ("cpu" if exact else "mps")
+    named = replace(config, device="mps")
+    if exact:
+        with pytest.raises(ConfigError, match=r"device='mps' has no float64.*Use device='cpu'"):
+            device_for(named)
+    else:
+        assert device_for(named).type == "mps"
