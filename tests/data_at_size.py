@@ -3,6 +3,9 @@
 For each number a folder of made-up JPEG files is written (kept, and used again), and child processes tell the
 peak memory of each part of the work: reading, features, training in one place, a federation, evaluation. Each
 number builds a store and features of its own. `docs/performance.md` has a table.
+
+``--photos 2000`` in place of ``--pairs`` measures how photographs of 1200 x 900 pixels are decoded into a
+store: by one and by two threads, whole and at a part of their sides.
 """
 
 import argparse
@@ -19,6 +22,8 @@ import numpy as np
 from PIL import Image
 
 SIDE, PATCHES = 224, 8
+# Of `decoding`: width and height of a photograph, and how many of them differ.
+PHOTO, DIFFERENT = (1200, 900), 100
 # What every run has: a small student and few steps. Features are those of all pairs.
 SETTINGS = (
     "name=size",
@@ -135,6 +140,64 @@ def measure(out: Path, num: int, arguments: argparse.Namespace) -> dict[str, dic
     return found
 
 
+def write_photos(folder: Path, num: int) -> None:
+    """Pairs of a photograph-like picture and its brightness, 100 different ones under ``num`` names."""
+    for half in ("source", "target"):
+        (folder / half).mkdir(parents=True, exist_ok=True)
+    for row in range(num):
+        paths = [folder / half / f"{row:06}.jpg" for half in ("source", "target")]
+        if paths[1].exists():
+            continue
+        if row >= DIFFERENT:
+            for path in paths:
+                os.link(path.with_stem(f"{row % DIFFERENT:06}"), path)
+            continue
+        noise, levels = np.random.default_rng(row), np.full((PHOTO[1], PHOTO[0], 3), 128, np.float32)
+        # Half as strong at three times the detail, about as photographs are; edges beside it.
+        for side, strength in ((6, 60), (24, 30), (96, 18), (300, 10), (900, 5)):
+            grain = noise.normal(0, strength, (side, side * 4 // 3, 3)).astype(np.float32)
+            layers = [
+                Image.fromarray(one).resize(PHOTO, Image.Resampling.BICUBIC)
+                for one in grain.transpose(2, 0, 1)
+            ]
+            levels += np.stack([np.asarray(one) for one in layers], axis=2)
+        picture = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+        for left, top, side in noise.integers(0, (PHOTO[0], PHOTO[1], 200), (20, 3)).tolist():
+            picture.paste(tuple(noise.integers(0, 256, 3).tolist()), (left, top, left + side, top + side))
+        picture.save(paths[0], quality=85)
+        picture.convert("L").save(paths[1], quality=85)
+
+
+def decoding(out: Path, num: int) -> None:
+    """Time of a store by threads and by how JPEG is decoded, in turns; and how far the pixels differ."""
+    from edgecmd.data.user_files import decode
+    from edgecmd.data.user_files.folder import Reading, read_own
+    from edgecmd.settings import DataConfig
+
+    folder, shrink, found = out / f"photos-{num}", decode._shrink, {}
+    write_photos(folder, num)
+    for way in ("whole", "part"):
+        for threads in (1, 2):
+            decode._shrink = shrink if way == "part" else lambda *_: None
+            os.environ["EDGECMD_CACHE"] = str(out / f"cache-{way}-{threads}")
+            config = DataConfig(
+                name="folder", path=str(folder), image_size=SIDE, store="always", num_threads=threads
+            )
+            wall, cpu = time.perf_counter(), time.process_time()
+            own = read_own(Reading(path=folder, config=config, whole=True))
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            say(f"{way}, {threads} threads: {wall:.1f} s, {cpu:.1f} s of CPU")
+            found[way, threads] = own.data
+    rows = np.arange(min(num, DIFFERENT))
+    for half in ("source", "target"):
+        first, second = (np.asarray(getattr(found[way, 1], half)[rows]) for way in ("whole", "part"))
+        difference = np.abs(first.astype(int) - second)
+        say(f"{half}: mean {difference.mean():.3f}, 99.9% {np.quantile(difference, 0.999):.0f}")
+        for way in ("whole", "part"):
+            one, two = (np.asarray(getattr(found[way, threads], half)[rows]) for threads in (1, 2))
+            assert one.tobytes() == two.tobytes()
+
+
 def main() -> None:
     """Write the files, measure, and print a table of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -143,11 +206,15 @@ def main() -> None:
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--side", type=int, default=SIDE)
     parser.add_argument("--store", default="always")
+    parser.add_argument("--photos", type=int, default=0)
     parser.add_argument("--child", choices=PARTS)
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     if arguments.child:
         child(arguments)
+        return
+    if arguments.photos:
+        decoding(arguments.out, arguments.photos)
         return
     every = {num: measure(arguments.out, int(num), arguments) for num in arguments.pairs.split(",")}
     say(json.dumps(every, indent=1))
