@@ -101,15 +101,24 @@ def config_of(folder: Path) -> RunConfig:
 def evaluate(
     folder: Folder,
     baselines: Annotated[bool, typer.Option(help="Also run the baselines.")] = False,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="PNG to write: test pictures, their masks and those a seg-* student finds."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Step 3: retrieval, one-shot, kNN and linear probe of a run's student."""
+    """Step 3: retrieval, one-shot, kNN and linear probe of a run's student; mIoU where it segments."""
     from edgecmd.cli.progress import round_line
     from edgecmd.config.assemble import Assembly
+    from edgecmd.core.files import require_writable
+    from edgecmd.experiments.gallery import require_masks, write_mask_sheet
     from edgecmd.experiments.pipeline import assess_run, unwatched
 
     one_thread()
     config, assembly = config_of(folder), Assembly()
+    if sheet is not None:
+        require_masks(assembly.run(config))
+        require_writable(sheet)
     watch = unwatched if as_json else round_line
     tables = assess_run(config, assembly, folder=folder, baselines=baselines, watch=watch)
     if as_json:
@@ -117,6 +126,10 @@ def evaluate(
     else:
         show_results(tables)
         say_teacher(config, assembly, tables)
+    if sheet is not None:
+        write_mask_sheet(assembly.run(config), folder, sheet)
+        if not as_json:
+            say(f"Wrote {sheet}.")
 
 
 @app.command()

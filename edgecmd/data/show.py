@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
+from edgecmd.core.errors import DataError
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.core.text import counted, printable
@@ -189,9 +190,46 @@ def contact_sheet(experiment: Experiment, path: Path, *, num: int = 16, seed: in
         held_out_section(experiment, "validation", num=num, seed=seed),
         held_out_section(experiment, "test", num=num, seed=seed),
     )
+    _write_sheet(path, f"{experiment.name}: {experiment.kind} pairs, source above target", sections)
+
+
+def mask_sheet(
+    held: HeldOut,
+    found: UInt8[np.ndarray, "num height width"],
+    path: Path,
+    *,
+    title: str,
+    num: int = 12,
+    seed: int = 0,
+) -> None:
+    """Write a PNG with drawn pairs of a split that has masks: source, target, true mask, mask found.
+
+    Args:
+        held: The split.
+        found: Class of each pixel of all of its pairs.
+        path: PNG to write.
+        title: What it shows.
+        num: Pairs.
+        seed: Of the draw, which does not look at what was found.
+
+    Raises:
+        DataError: The split has no masks.
+    """
+    masks = held.labelled.masks
+    if masks is None:
+        raise DataError("These pairs have no masks to set beside those found. Choose a set with masks.")
+    pictures = mask_pictures(found, num_classes=len(masks.names))
+    cells = [
+        pair_cell(held.pairs, held.ids, None, row, more=(*mask_tiles(held, row), tile(pictures[row])))
+        for row in draw_rows(len(held), num, seed=seed, purpose="masks")
+    ]
+    heading = "from above: source, target, true mask, mask found; colours are classes"
+    _write_sheet(path, title, (Section(heading=heading, cells=tuple(cells)),))
+
+
+def _write_sheet(path: Path, title: str, sections: Sequence[Section]) -> None:
     buffer = io.BytesIO()
-    figure = draw_sheet(f"{experiment.name}: {experiment.kind} pairs, source above target", sections)
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    draw_sheet(title, sections).savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     write_bytes_atomically(path, buffer.getvalue())
 
 

@@ -19,6 +19,7 @@ from edgecmd.data.labelled import Masks
 from edgecmd.data.modalities.table import modality_of, source_input
 from edgecmd.data.pairs import PairedData
 from edgecmd.evaluation.segmentation_score import (
+    Predicted,
     Scores,
     absent_classes,
     rare_classes,
@@ -104,6 +105,17 @@ def draw_images(run: Run, *, percent: int, draw: int, see: See = _seen) -> Drawn
 def segmenter_of(student: Student, drawn: Drawn, run: Run, *, draw: int) -> Segmenter:
     """Student fine-tuned on a draw: the head starts as the linear probe, then all layers are trained."""
     return finetune(_probe(student, drawn, run, draw=draw), drawn, run, rate=FINETUNE_RATE, draw=draw)
+
+
+def masks_found(student: Student, run: Run) -> Predicted:
+    """Masks of the test, found by the student fine-tuned on all masks of the pool, (N, H, W).
+
+    Raises:
+        DataError: The data set has no masks.
+    """
+    drawn = draw_images(run, percent=100, draw=0)
+    model = segmenter_of(place(student, run.device), drawn, run, draw=0)
+    return predict_masks(model, _seen(run, run.task.data.test.pairs))
 
 
 def _probe(student: nn.Module, drawn: Drawn, run: Run, *, draw: int) -> Segmenter:

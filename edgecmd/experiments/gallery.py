@@ -1,4 +1,4 @@
-"""Pictures for the report: drawings, their own pictures and the nearest ones found."""
+"""Pictures of what a student finds: the nearest ones for the report, and a sheet of masks."""
 
 import io
 from pathlib import Path
@@ -58,6 +58,41 @@ def write_gallery(run: Run, folder: Path) -> None:
         rank=rank,
     )
     write_artefact(folder, "retrieval.npz", buffer.getvalue(), may_leave=False)
+
+
+def require_masks(run: Run) -> None:
+    """Refuse a run that has no masks to draw.
+
+    Raises:
+        ConfigError: The student finds none.
+        DataError: The data set has none.
+    """
+    from edgecmd.core.errors import ConfigError
+    from edgecmd.evaluation.segmentation import masks_of
+
+    if run.task.places is None:
+        raise ConfigError(
+            f"--sheet draws masks, and student.architecture={run.student.architecture!r} finds none. Leave it"
+            " out, or distil a seg-* student."
+        )
+    masks_of(run)
+
+
+def write_mask_sheet(run: Run, folder: Path, path: Path) -> None:
+    """Write a PNG of some test pictures, their masks, and those that the run's student finds.
+
+    The student is fine-tuned for it on all masks of the pool, as it is for export.
+
+    Raises:
+        DataError: The data set has no masks.
+    """
+    from edgecmd.data.show import mask_sheet
+    from edgecmd.evaluation.segmentation import masks_found
+    from edgecmd.models.student_file import load_student
+
+    student = load_student(folder / "student.safetensors", like=run.student.architecture)
+    title = f"{run.task.name}: {run.student.architecture}"
+    mask_sheet(run.task.data.test, masks_found(student, run), path, title=title, seed=run.seed)
 
 
 def _nearest_things(similarity: np.ndarray, codes: np.ndarray) -> np.ndarray:

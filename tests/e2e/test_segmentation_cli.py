@@ -1,12 +1,14 @@
 """Segmentation from the command line: distil, fine-tune, export, masks; and what is told without masks."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from edgecmd.data.show import TILE_PX
 from tests.command_line import run
 
 TINY = (
@@ -72,6 +74,45 @@ def test_evaluate_again_gives_the_same_table(
     before = json.loads((finished / "evaluation.json").read_text())["student"]["segmentation"]
     assert run(monkeypatch, "evaluate", str(finished), "--json") == 0
     assert json.loads(capsys.readouterr().out)["student"]["segmentation"] == before
+
+
+def test_a_sheet_shows_the_masks_found_beside_the_truth(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sheets = [tmp_path / name for name in ("one.png", "again.png")]
+    for sheet in sheets:
+        assert run(monkeypatch, "evaluate", str(finished), "--json", "--sheet", str(sheet)) == 0
+    assert sheets[0].read_bytes() == sheets[1].read_bytes()
+    with Image.open(sheets[0]) as picture:
+        # Six test scenes, each four tiles high.
+        assert picture.size[0] >= 6 * TILE_PX
+        assert picture.size[1] >= 4 * TILE_PX
+
+
+@pytest.mark.parametrize(
+    ("student", "sheet", "told"),
+    [("ws-50k", "one.png", "finds none"), ("seg-50k", "missing/one.png/two.png", "one.png")],
+)
+def test_a_sheet_that_cannot_be_is_refused_before_anything_is_measured(
+    student: str,
+    sheet: str,
+    told: str,
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    settings = (folder / "config.toml").read_text()
+    (folder / "config.toml").write_text(settings.replace("seg-50k", student))
+    before = (folder / "evaluation.json").read_bytes()
+    (tmp_path / "missing").mkdir()
+    (tmp_path / "missing" / "one.png").touch()
+    assert run(monkeypatch, "evaluate", str(folder), "--sheet", str(tmp_path / sheet)) != 0
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert (folder / "evaluation.json").read_bytes() == before
+    assert not list(tmp_path.glob("*.png"))
 
 
 def test_compare_tells_miou_of_scratch_and_student(
