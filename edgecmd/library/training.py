@@ -52,7 +52,7 @@ Progress = Callable[[int, int, float], None]
 # Steps between two calls of ``progress``; batches and views of each piece follow from the seed and its place.
 PIECE = 50
 MOST_STEPS = 10_000_000
-LOSS_NUMBERS = ("temperature", "teacher_temperature", "cmd_weight")
+LOSS_NUMBERS = ("temperature", "teacher_temperature", "baseline_temperature", "cmd_weight")
 # Steps a client makes in a round where nothing says how many.
 LOCAL_STEPS = 5
 

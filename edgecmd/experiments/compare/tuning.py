@@ -45,12 +45,8 @@ class Trial:
     @property
     def suffix(self) -> str:
         """What the name of a result has of it."""
-        return "".join(f"-{mark}{value:g}" for mark, value in zip(("lr", "t"), self.numbers) if value)
-
-    @property
-    def numbers(self) -> tuple[float, float]:
-        """Both."""
-        return self.rate, self.temperature
+        temperature = f"-t{self.temperature:g}" if self.temperature else ""
+        return (f"-lr{self.rate:g}" if self.rate else "") + temperature
 
     def applied(self, config: RunConfig) -> RunConfig:
         """``config`` with its rate, federated and central, and its temperature on both sides of a loss."""
