@@ -88,9 +88,9 @@ def measure(device: str, sizes: Sizes) -> dict[str, Any]:
         sizes: What is measured.
 
     Returns:
-        Facts of device and sizes; what was counted is wall time on a GPU, else CPU time; ``rows`` with median, least and most of steps (or teacher pictures) a
+        Facts of device and sizes; ``rows`` with median, least and most of steps (or teacher pictures) a
         second, and of the ratio of times to the case named in ``against``; ``waits``: how often a step of
-        each waits for the GPU, None on a processor.
+        each waits for the GPU, None on a processor. Times are wall time on a GPU, else CPU time.
     """
     import torch
 
