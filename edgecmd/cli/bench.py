@@ -114,6 +114,7 @@ def gpu(
     if as_json:
         print_json(found)
         return
+    counted_time = "CPU time" if device == "cpu" else "wall time"
     rows = [
         [
             one["name"],
@@ -125,7 +126,7 @@ def gpu(
     ]
     print_table(
         f"{found['device']}, torch {found['torch']}: {found['student']}, {found['side']} px, batch"
-        f" {found['batch']}, {found['repeats']} interleaved repeats, wall time; median (least to most)",
+        f" {found['batch']}, {found['repeats']} interleaved repeats, {counted_time}; median (least to most)",
         ["case", "a second", "time", "waits a step"],
         rows,
     )
