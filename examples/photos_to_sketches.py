@@ -139,7 +139,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--teacher", help="timm:NAME, onnx:FILE, imagenet; by default the class above")
     parser.add_argument("--teacher-weights", type=Path, help="weights of a teacher of timm")
     parser.add_argument("--size", type=int, default=224, help="side of the pictures in pixels")
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--epsilon", type=float, default=8.0)
     parser.add_argument("--audit", nargs="+", default=["static", "step"], metavar="LEVEL")
     given = parser.parse_args()
