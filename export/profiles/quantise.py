@@ -39,8 +39,7 @@ NORMS = ("InstanceNormalization", "LayerNormalization")
 DYNAMIC = ("Gemm", "MatMul")
 # Activations and gates of networks for phones, which ONNX Runtime computes in float32 alone.
 IN_FLOAT = ("HardSigmoid", "HardSwish", "Sigmoid")
-# Weights for each channel that a layer reads or writes, from which on it is worth rounding around it. With 70
-# instead of 60 EfficientNet-Lite0 took 6% longer.
+# Weights for each channel that a layer reads or writes, from which on it is worth rounding around it.
 LEAST_REUSE = 60
 
 
