@@ -15,8 +15,8 @@ holds photographs that anyone may see. To look at it first, with pictures that t
     python examples/photos_to_sketches.py --made-up 300
 
 A round then takes some 35 seconds of processor time. It shows the way and not how good a student gets, which
-is trained for a few rounds from random weights, on few pairs. ``--audit static step`` looks at real steps too,
-which takes minutes at this size.
+is trained for a few rounds from random weights, on few pairs. ``--audit static step`` looks at real steps
+too, which takes minutes at this size.
 """
 
 import argparse
