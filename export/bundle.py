@@ -235,7 +235,6 @@ class Bench:
 
         def quality(leave_out: Sequence[str]) -> Quality:
             path.write_bytes(make_profile(data, name, calibration=few, leave_out=leave_out))
-            # The layer does not depend on the batch size.
             found = run_device(DeviceStudent(path), self.images, batch_size=BATCH_OF_SEARCH)
             return Quality(self.task.measure(found), compare(expected, found).mean_cosine)
 

@@ -4,9 +4,8 @@ Only the student's own layers are quantised: the front end stays exact, and the 
 float32, or embeddings would not have unit length.
 
 Networks for phones gain less. ONNX Runtime has no 8-bit HardSwish, HardSigmoid or Sigmoid, and depthwise
-convolutions are too far off in 8 bits; so values are rounded to 8 bits and back around each other layer,
-which takes its time. A layer is worth that where it computes much with each number that it is given or gives.
-The others stay in float32, and so do the additions and gates between them (docs/export.md has the figures).
+convolutions are too far off in 8 bits; so around each other layer values are rounded and turned back. That
+pays where a layer computes much with each number; all else stays in float32 (figures: docs/export.md).
 """
 
 import contextlib
@@ -40,8 +39,7 @@ NORMS = ("InstanceNormalization", "LayerNormalization")
 DYNAMIC = ("Gemm", "MatMul")
 # Activations and gates of networks for phones, which ONNX Runtime computes in float32 alone.
 IN_FLOAT = ("HardSigmoid", "HardSwish", "Sigmoid")
-# Weights for each channel that a layer reads or writes, from which on it is worth rounding around it. With 70
-# instead of 60 EfficientNet-Lite0 took 6% longer.
+# Weights for each channel that a layer reads or writes, from which on it is worth rounding around it.
 LEAST_REUSE = 60
 
 
@@ -113,9 +111,8 @@ def paying_layers(model: onnx.ModelProto) -> list[str] | None:
         model: Exported; its nodes are named after the modules they come from.
 
     Returns:
-        Layers with at least `LEAST_REUSE` weights a channel. None where 8-bit values can pass from one layer
-        to the next: in a network without depthwise convolutions and operators of `IN_FLOAT`, and in one of
-        thin layers and ReLU.
+        Layers with at least `LEAST_REUSE` weights a channel. None where 8-bit values pass between layers:
+        without depthwise convolutions and operators of `IN_FLOAT`, or with thin layers and ReLU alone.
 
     Raises:
         ExportError: No layer pays.
@@ -130,10 +127,9 @@ def paying_layers(model: onnx.ModelProto) -> list[str] | None:
     if found or not between:
         return found or None
     raise ExportError(
-        f"Profile int8 would make this student slower: it has {' and '.join(between)}, which ONNX Runtime"
-        f" computes in float32, and none of its {len(layers)} layers has {LEAST_REUSE} weights for each"
-        " channel, so rounding to 8 bits and back around each takes longer than it saves. Use w8, which is as"
-        " small and as fast as fp32."
+        f"Profile int8 would make this student slower: {' and '.join(between)} are computed in float32, and"
+        f" none of its {len(layers)} layers has {LEAST_REUSE} weights a channel, so rounding around each"
+        " takes longer than it saves. Use w8, which is as small, and as fast as fp32."
     )
 
 
@@ -150,9 +146,7 @@ def _groups(node: onnx.NodeProto) -> int:
 
 def _reuse(node: onnx.NodeProto, weights: Mapping[str, tuple[int, ...]]) -> float:
     """Weights of a layer for each channel that it reads or writes; 0 where its weight is computed."""
-    shape = weights.get(node.input[1])
-    if shape is None:
-        return 0.0
+    shape = weights.get(node.input[1], (0, 1))
     return math.prod(shape) / (shape[0] + shape[1] * _groups(node))
 
 

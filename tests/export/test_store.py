@@ -130,7 +130,7 @@ def test_small_weights_biases_and_scales_stay_as_they_are():
     assert store(model, bits=8).SerializeToString() == model.SerializeToString()
 
 
-def mobile(*, depthwise: bool, wide: int = 400) -> onnx.ModelProto:
+def mobile(*, depthwise: bool, wide: int = 2000) -> onnx.ModelProto:
     """A small convolution, a depthwise or plain one, and a wide one in a row."""
     coins = np.random.default_rng(2)
     shapes = {"small": (32, 16, 1, 1), "middle": (32, 1 if depthwise else 32, 3, 3), "wide": (wide, 32, 1, 1)}
