@@ -136,6 +136,11 @@ class Run:
         """What is minimised."""
         return loss_of(self.distill) if self.given is None else self.given.loss
 
+    @property
+    def trainable(self) -> str:
+        """What of the student is trained, a key of `edgecmd.models.trained_part.TRAINABLE`."""
+        return self.student.trainable if self.given is None else self.given.student.trainable
+
     @cached_property
     def parts(self) -> tuple[np.ndarray, ...]:
         """Rows of the training pairs that each client of a simulation holds."""

@@ -10,6 +10,7 @@ from safetensors.torch import load
 from edgecmd.core.errors import DataError, PrivacyError
 from edgecmd.models.student_file import load_student
 from edgecmd.models.students import Student
+from edgecmd.models.trained_part import train_part
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.run import Run
 
@@ -94,7 +95,9 @@ def trained_student(target: Target) -> Student | None:
     if target.student_file is None:
         return None
     if target.kind != "checkpoint":
-        return load_student(target.student_file, like=target.run.student.architecture)
+        found = load_student(target.student_file, like=target.run.student.architecture)
+        train_part(found, target.run.trainable)
+        return found
     student = target.run.new_student()
     try:
         student.load_state_dict(load(target.student_file.read_bytes()))

@@ -37,7 +37,7 @@ def train_part(student: Student, which: str) -> None:
         trained.
     """
     choose(SETTING, which, TRAINABLE)
-    if which == ALL:
+    if which in (ALL, student.trainable):
         return
     if student.batch_norm == KEEP and any(norms_of(student)):
         raise ConfigError(

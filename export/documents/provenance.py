@@ -140,8 +140,7 @@ def _deployed(whole: Experiment, *, num_own: int, num_nodes: int, held: str) -> 
 
 def _method(run: Run) -> dict[str, str]:
     federation, distill, architecture = run.federation, run.distill, run.student.architecture
-    trained = run.student.trainable if run.given is None else run.given.student.trainable
-    part = "" if trained == ALL else f"; trained: {TRAINABLE[trained]}"
+    part = "" if run.trainable == ALL else f"; trained: {TRAINABLE[run.trainable]}"
     return {
         "student": f"{architecture}, {student_row(architecture).family} family{part}",
         "teacher": _teacher(run),

@@ -122,7 +122,7 @@ class TestANameOfALibrary:
 
     def test_one_for_a_fixed_size_is_made_for_the_data_s(self, timm: None) -> None:
         open_one = student("timm:tiny_fixed", dim=DIM)
-        found = fitted(open_one, in_channels=2, size=(8, 12), dim=DIM)
+        found = fitted(open_one, in_channels=2, size=(8, 12), dim=DIM, seen=(1.0, -0.5))
         assert found(torch.zeros(2, 2, 8, 12)).shape == (2, DIM)
 
     @pytest.mark.parametrize(

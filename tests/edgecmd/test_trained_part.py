@@ -167,13 +167,13 @@ class TestARun:
         config = replace(config, student=replace(config.student, path=str(path)))
         assert unmoved(config) == run_of(config).new_student().fixed
 
-    @pytest.mark.parametrize("strategy", ["fedavg", "fedadam", "fedavgm", "krum"])
+    @pytest.mark.parametrize("strategy", ["fedadam", "krum"])
     def test_no_strategy_moves_what_is_held(self, strategy: str, tiny: RunConfig) -> None:
         config = configured(tiny)
         config = replace(config, federation=replace(config.federation, strategy=strategy, min_clients=0))
         assert unmoved(config) == run_of(config).new_student().fixed
 
-    @pytest.mark.parametrize("mechanism", ["anchors", "cosine", "groups"])
+    @pytest.mark.parametrize("mechanism", ["anchors", "groups"])
     def test_with_a_guarantee_per_pair(self, mechanism: str, tiny: RunConfig) -> None:
         config = private(configured(tiny), PrivacyConfig(mechanism=mechanism))
         assert unmoved(config) == run_of(config).new_student().fixed

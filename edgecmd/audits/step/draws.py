@@ -131,13 +131,13 @@ def audit_draws(target: Target, *, num_draws: int = NUM_DRAWS, seed: int = 0) ->
 
 def worst_worlds(target: Target, plan: PrivacyPlan, *, seed: int) -> tuple[Worlds, "Repeated"]:
     """Sums of the neighbours that lie farthest apart of a few tries, and the real step on either."""
-    run, student = target.run, quiet_copy(student_of(target))
-    anchors, first = run.anchors, next(student.parameters())
+    run, audited = target.run, student_of(target)
+    anchors, student = run.anchors, quiet_copy(audited)
     student.to(anchors.device)
     makers = pair_makers(
         student,
         num_pairs=NUM_PAIRS,
-        in_channels=first.shape[1],
+        in_channels=audited.in_channels,
         image_size=run.task.target_side,
         embedding_dim=anchors.shape[1],
     )

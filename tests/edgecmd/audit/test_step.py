@@ -222,6 +222,16 @@ def test_many_draws_of_a_sound_step_come_near_the_claim_and_not_above() -> None:
     assert found.details["share_of_distance"] > 0.99
 
 
+def test_worlds_of_a_student_whose_last_block_alone_is_trained() -> None:
+    """Its first trained weight takes other channels than a picture has."""
+    part = ("student.architecture=lite0-s", "student.trainable=last")
+    target = tiny_target(ANCHORS, *STRONG, *part)
+    assert target.plan is not None
+    worlds, _ = draws_module.worst_worlds(target, target.plan, seed=0)
+    assert set(worlds.larger) == {name for name, _ in target.run.new_student().named_parameters()}
+    assert worlds.distance <= target.plan.sensitivity
+
+
 @pytest.mark.usefixtures("unchecked_shapes")
 def test_many_draws_with_half_the_noise_are_contradicted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(private_step, "normal", scaled(0.5))
