@@ -1,22 +1,20 @@
-"""Photographs and sketches of your own: ten owners, privacy for each pair, an audit, a bundle for a phone.
+"""Photographs and sketches: ten owners, privacy for each pair, an audit, and a bundle for a phone.
 
-A photograph and a sketch of the same thing make a pair. A teacher understands photographs; a small network is
-to understand sketches, on the device alone. The pairs stay with their ten owners, who train together under
-differential privacy. No label is needed.
+A pair is a photograph and a sketch of the same thing. The teacher understands photographs; a small student
+learns to understand sketches, so that it can run on a device by itself. Pairs stay with their ten owners, who
+train together under differential privacy. No labels are needed.
 
-On your own pictures, with weights that you have (nothing is downloaded)::
+On your own images, with weights that you have (nothing is downloaded)::
 
     pip install "edgecmd[timm]"
     python examples/photos_to_sketches.py --pairs my-pairs --public my-photographs --weights mobilenetv3.pth
 
-``my-pairs/source`` holds photographs and ``my-pairs/target`` sketches of the same names; ``my-photographs``
-holds photographs that anyone may see. To look at it first, with pictures that the script draws::
+``my-pairs/source`` holds photographs, and ``my-pairs/target`` sketches with the same names. ``my-photographs``
+holds photographs that anyone may see. To try it first, with images that the script draws::
 
     python examples/photos_to_sketches.py --made-up 300
 
-A round then takes some 35 seconds of processor time. It shows the way and not how good a student gets, which
-is trained for a few rounds from random weights, on few pairs. ``--audit static step`` looks at real steps
-too, which takes minutes at this size.
+TIMING
 """
 
 import argparse
@@ -59,7 +57,7 @@ def main() -> None:
     if given.made_up:
         draw_all(given)
 
-    # What each side may see: pairs are private, public photographs are for the teacher and the anchors.
+    # Pairs are private. Public photographs are for the teacher and the anchors.
     pairs = ec.Pairs.from_folder(given.pairs, size=given.size)
     public = ec.Images.from_folder(given.public, size=given.size)
     teacher = (
@@ -103,19 +101,19 @@ def main() -> None:
     )
     print(private.statement)
 
-    # Does the code keep what the plan promises? A contradiction ends the script.
+    # Does the code keep what the plan promises? A contradiction stops the script.
     print(ec.audit(private, levels=given.audit).raise_if_contradicted())
     say("audited")
 
-    # Sketches of known kinds, which no owner gave, say what it is worth and make a classifier; leave them out
-    # and the file is an encoder alone.
+    # Labelled sketches, which belong to no owner, measure the student and train a classifier. Without them
+    # the file is only an encoder.
     labelled = ec.Labelled.from_folder(given.labelled, size=given.size) if given.labelled else None
     if labelled is not None:
         print(private.evaluate(labelled))
     bundle = ec.export(private, given.out / "bundle", profiles=["w8", "fp32"], labelled=labelled)
     say(f"bundle in {given.out / 'bundle'}")
 
-    # What a device does with it: which public photographs are like this sketch?
+    # What a device does with it: which public photographs look like this sketch?
     sketches = pairs.target[:3]
     found = bundle.embed(sketches) @ teacher.embed(public.images).T
     for row, nearest in enumerate(np.argsort(-found, axis=1)[:, :3]):

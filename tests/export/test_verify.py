@@ -29,6 +29,7 @@ GOOD = ParityReport(
     input_sizes=("32x32", "64x64"),
     num_images=1000,
     max_abs=1e-6,
+    max_abs_own_size=1e-6,
     min_cosine=1.0,
     mean_cosine=1.0,
     max_abs_scores=1e-6,
@@ -54,7 +55,7 @@ def test_file_agrees_at_every_batch_size_also_those_not_in_the_example(make, exp
     report = verify(path, reference, images=make.images(40), task=make.task, batch_sizes=(1, 2, 3, 5, 7, 32))
     assert report.batch_sizes == (1, 2, 3, 5, 7, 32)
     assert report.num_images == 40
-    assert report.max_abs <= 1e-5
+    assert report.max_abs_own_size <= report.max_abs <= 1e-5
     assert report.max_abs_scores <= 1e-5
     assert report.min_cosine >= 0.999999
     assert report.input_sizes == ("32x32", "64x64", "81x17")
@@ -85,7 +86,7 @@ def test_another_student_is_refused_with_figure_and_limit(make, exported):
     with torch.no_grad():
         other.student.projector.weight.mul_(-1)
     report = verify(path, other, images=make.images(2), task=make.task)
-    with pytest.raises(ExportError, match=r"max_abs=[0-9.]+ exceeds the limit 0.0001"):
+    with pytest.raises(ExportError, match=r"max_abs_own_size=[0-9.]+ exceeds the limit 0.0001"):
         refuse_mismatch(report, ParityLimits())
 
 
@@ -155,7 +156,10 @@ def test_a_metric_below_the_floor_is_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_abs": 2e-4}, "max_abs=0.0002 exceeds the limit 0.0001"),
+        ({"max_abs_own_size": 2e-4}, "max_abs_own_size=0.0002 exceeds the limit 0.0001"),
+        ({"max_abs_own_size": float("nan")}, "max_abs_own_size=nan"),
+        # What the resize rounds may be ten times that.
+        ({"max_abs": 2e-3}, "max_abs=0.002 exceeds the limit 0.001"),
         ({"max_abs": float("nan")}, "max_abs=nan"),
         ({"max_abs_scores": 1.0}, "max_abs_scores=1 exceeds"),
         ({"min_cosine": 0.99}, "min_cosine=0.990000 is below the limit 0.9999"),
@@ -178,4 +182,18 @@ def test_one_changed_answer_is_allowed_on_few_inputs():
 
 
 def test_a_profile_that_rounds_has_no_limit_on_single_numbers():
-    refuse_mismatch(dataclasses.replace(GOOD, max_abs=0.1, max_abs_scores=0.1), ParityLimits(max_abs=None))
+    refuse_mismatch(
+        dataclasses.replace(GOOD, max_abs=0.1, max_abs_own_size=0.1, max_abs_scores=0.1),
+        ParityLimits(max_abs=None),
+    )
+
+
+def test_the_limit_is_that_of_the_own_size_where_a_resize_rounds(make, exported):
+    """The resize of torch and that of the file may round a pixel to neighbouring levels, and no more."""
+    sensitive = dataclasses.replace(GOOD, max_abs=3e-4, max_abs_own_size=1e-5)
+    refuse_mismatch(sensitive, ParityLimits())
+    with pytest.raises(ExportError, match="max_abs_own_size"):
+        refuse_mismatch(dataclasses.replace(sensitive, max_abs_own_size=3e-4), ParityLimits())
+    path, reference = exported
+    report = verify(path, reference, images=make.images(3), task=make.task)
+    assert 0 < report.max_abs_own_size <= 1e-5
