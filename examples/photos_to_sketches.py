@@ -7,9 +7,9 @@ train together under differential privacy. No labels are needed.
 On your own images, with weights that you have (nothing is downloaded)::
 
     pip install "edgecmd[timm]"
-    python examples/photos_to_sketches.py --pairs my-pairs --public my-photographs --weights mobilenetv3.pth
+    python examples/photos_to_sketches.py --pairs my-pairs --public photographs --weights mobilenetv3.pth
 
-``my-pairs/source`` holds photographs, and ``my-pairs/target`` sketches with the same names. ``my-photographs``
+``my-pairs/source`` holds photographs, and ``my-pairs/target`` sketches with the same names. ``photographs``
 holds photographs that anyone may see. To try it first, with images that the script draws::
 
     python examples/photos_to_sketches.py --made-up 300
