@@ -111,26 +111,17 @@ def paying_layers(model: onnx.ModelProto) -> list[str] | None:
         model: Exported; its nodes are named after the modules they come from.
 
     Returns:
-        Layers with at least `LEAST_REUSE` weights a channel. None where 8-bit values pass between layers:
-        without depthwise convolutions and operators of `IN_FLOAT`, or with thin layers and ReLU alone.
-
-    Raises:
-        ExportError: No layer pays.
+        Layers with at least `LEAST_REUSE` weights a channel. None where all are to be in 8 bits: without
+        depthwise convolutions and operators of `IN_FLOAT`, or where no layer pays, so that the file is small
+        at least (`export.profiles.advice` says which profile to take).
     """
     nodes = [node for node in model.graph.node if is_students(node.name)]
-    between = sorted({node.op_type for node in nodes} & set(IN_FLOAT))
+    between = {node.op_type for node in nodes} & set(IN_FLOAT)
     weights = {entry.name: tuple(entry.dims) for entry in model.graph.initializer}
     layers = [node for node in nodes if node.op_type in LAYERS]
     if not between and all(_groups(node) == 1 for node in layers):
         return None
-    found = [node.name for node in layers if _reuse(node, weights) >= LEAST_REUSE]
-    if found or not between:
-        return found or None
-    raise ExportError(
-        f"Profile int8 would make this student slower: {' and '.join(between)} are computed in float32, and"
-        f" none of its {len(layers)} layers has {LEAST_REUSE} weights a channel, so rounding around each"
-        " takes longer than it saves. Use w8, which is as small, and as fast as fp32."
-    )
+    return [node.name for node in layers if _reuse(node, weights) >= LEAST_REUSE] or None
 
 
 def layers_in_8_bits(model: onnx.ModelProto) -> list[str]:

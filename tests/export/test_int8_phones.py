@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import export.bundle
-from edgecmd.core.errors import ExportError
 from edgecmd.models.any_student import student
 from export.bundle import Options, export_bundle
 from export.profiles.quantise import layers_in_8_bits, paying_layers, quantised_layers
@@ -110,13 +109,11 @@ def test_without_depthwise_layers_and_gates_values_pass_in_8_bits() -> None:
     assert paying(network("HardSwish", group=1)) == ["student.depthwise.Conv", "student.project.Conv"]
 
 
-def test_thin_layers_are_refused_beside_hardswish_and_pass_in_8_bits_beside_relu() -> None:
+@pytest.mark.parametrize("activation", ["Relu", "HardSwish"])
+def test_thin_layers_are_all_in_8_bits(activation: str) -> None:
     thin = {"project": (24, 96, 1, 1), "last": (24, 24, 1, 1)}
-    assert paying(network("Relu", gate="Relu", **thin)) is None
-    with pytest.raises(
-        ExportError, match="HardSigmoid and HardSwish are .* none of its 6 layers has 60 .* Use w8"
-    ):
-        in_8_bits(network("HardSwish", **thin))
+    assert paying(network(activation, **thin)) is None
+    assert len(in_8_bits(network(activation, **thin))) >= 4
 
 
 def outputs(data: bytes, inputs: np.ndarray) -> np.ndarray:

@@ -129,7 +129,7 @@ def pool() -> Iterator[Workers]:
 def workers(pool: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     """The two workers of all runs of this file that have any."""
 
-    def kept(num: int) -> Workers:
+    def kept(num: int, *, begin: object) -> Workers:
         assert num == 2
         return pool
 

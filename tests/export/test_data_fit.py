@@ -66,11 +66,15 @@ def graph(front_end: str, fit: str) -> onnxruntime.InferenceSession:
 
 
 def seen(front_end: str, fit: str, raw: np.ndarray) -> np.ndarray:
-    """What the student sees, through ONNX Runtime; torch sees the same."""
+    """What the student sees, through ONNX Runtime; torch sees the same, but for a grey level at a tie."""
     session = graph(front_end, fit)
     (found,) = session.run([SCALED], {session.get_inputs()[0].name: raw})
     module = FRONT_ENDS[front_end].module(spec_of(front_end, fit))
-    np.testing.assert_allclose(found, module(torch.from_numpy(raw)).numpy(), atol=2e-6)
+    off = np.abs(found - module(torch.from_numpy(raw)).numpy())
+    # A value half way between two levels goes up in one engine and down in the other.
+    level = 0.0 if front_end == "depth16" else 1 / 255 / 0.5
+    assert off.max() <= level + 2e-6
+    assert (off > 2e-6).mean() <= 0.01
     return found
 
 
