@@ -6,7 +6,6 @@ finished is kept in the folder and not repeated.
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -22,6 +21,7 @@ from edgecmd.core.statistics import interval_text, mean_interval
 from edgecmd.evaluation.evaluate import assess, embedder, headline
 from edgecmd.settings import PRECISIONS
 from server.simulate import simulate
+from tests.data_at_size import say
 
 METRICS = ("recall@1", "recall@10", "linear_10")
 SMALL = (
@@ -32,12 +32,6 @@ SMALL = (
     "evaluate.every_rounds=0",
     "evaluate.num_labels=[10]",
 )
-
-
-def say(text: str) -> None:
-    """A line, at once."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 def figures(config: RunConfig, precision: str, assembly: Assembly) -> dict[str, Any]:

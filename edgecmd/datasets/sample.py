@@ -12,15 +12,13 @@ from edgecmd.core.errors import ConfigError
 from edgecmd.core.files import folder_in_one_piece, write_text_atomically
 from edgecmd.datasets.emoji import NO_LABEL, PAIRS_FILE, read_shipped
 
-MOST = 2951
-
 
 def write_sample(folder: Path, *, num: int) -> None:
     """Write image pairs as PNG files, with their owners, concepts and labels.
 
     Args:
         folder: Folder to make; its parent may be missing.
-        num: Pairs, at most `MOST`. The same number gives the same pairs.
+        num: Pairs, at most the 2,951 that there are. The same number gives the same pairs.
 
     Raises:
         ConfigError: ``folder`` is there already.

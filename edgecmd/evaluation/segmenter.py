@@ -159,7 +159,7 @@ def finetune(model: Segmenter, drawn: Drawn, run: Run, *, rate: float, draw: int
     weight = class_weights(drawn)
     order = numpy_generator(run.seed, "segment-batches", client=draw)
     views = torch_generator(run.seed, "segment-views", client=draw, device=drawn.target.device)
-    look = partial(held_loss, model, drawn) if drawn.held.any() else None
+    look = partial(held_loss, model, drawn, weight=weight) if drawn.held.any() else None
     used, best = np.flatnonzero(~drawn.held), Best(model, look, every=CHECK_EVERY, patience=PATIENCE)
 
     def gradient(_: int) -> Tensor:
@@ -201,9 +201,13 @@ def labelled_views(
 
 
 @torch.no_grad()
-def held_loss(model: Segmenter, drawn: Drawn) -> float:
-    """Weighted cross-entropy over the pixels of the held-out images, summed; 0 where none is held out."""
-    held, weight = torch.from_numpy(np.flatnonzero(drawn.held)), class_weights(drawn)
+def held_loss(model: Segmenter, drawn: Drawn, *, weight: Tensor | None = None) -> float:
+    """Weighted cross-entropy over the pixels of the held-out images, summed; 0 where none is held out.
+
+    ``weight`` is that of `class_weights`, for whoever asks many times.
+    """
+    held = torch.from_numpy(np.flatnonzero(drawn.held))
+    weight = class_weights(drawn) if weight is None else weight
     model.eval()
     chunks = zip(torch.split(drawn.target[held], 64), torch.split(drawn.mask[held], 64), strict=True)
     losses = (

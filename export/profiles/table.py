@@ -90,9 +90,9 @@ def _int8(
     assert calibration is not None
     layers, paying = quantised_layers(model), paying_layers(model)
     ends = [layers[0], layers[-1]] if len(layers) > 2 else []
-    alone = paying is not None
-    left = [*ends, *leave_out, *(name for name in layers if alone and name not in (paying or ()))]
-    return store(quantise_static(model, calibration.inputs, leave_out=left, alone=alone), bits=8)
+    left = [*ends, *leave_out, *(name for name in layers if paying is not None and name not in paying)]
+    made = quantise_static(model, calibration.inputs, leave_out=left, alone=paying is not None)
+    return store(made, bits=8)
 
 
 def _dyn8(model: onnx.ModelProto, _: Calibration | None, leave_out: Sequence[str]) -> onnx.ModelProto:
