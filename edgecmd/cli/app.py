@@ -52,7 +52,7 @@ COMMANDS = (
         "report",
     ),
     *("init", "doctor", "pretrain", "warm-start", "simulate", "verify", "sign"),
-    *("data", "bench", "web", "audit"),
+    *("data", "bench", "web", "deploy", "audit"),
 )
 
 
@@ -85,10 +85,12 @@ data_app = _group("Data sets: list, show, check, build.")
 build_app = _group("Make a data set on this machine.")
 bench_app = _group("Measurements, as ratios in one run.")
 web_app = _group("The student in a browser.")
+deploy_app = _group("A federation between machines: kits, checks, a trial, runs.")
 app.add_typer(data_app, name="data")
 data_app.add_typer(build_app, name="build")
 app.add_typer(bench_app, name="bench")
 app.add_typer(web_app, name="web")
+app.add_typer(deploy_app, name="deploy")
 
 
 def _version(value: bool | None) -> None:
@@ -118,6 +120,7 @@ def register() -> None:
         bench,
         compare,
         data,
+        deploy,
         export,
         run,
         setup,
