@@ -1,7 +1,7 @@
-"""The app that `flwr run` sends: two small modules that hand over to the edgecmd that a machine has installed.
+"""The app that `flwr run` sends: two modules that hand over to the edgecmd that a machine has installed.
 
-Flower sends an app's code to every node. This one holds none of the method: what reads pairs and trains on them
-is what the site's owner installed, and another version refuses by name.
+Flower sends an app's code to every node. This one holds none of the method: what reads pairs and
+trains on them is what the site's owner installed, and another version refuses by name.
 """
 
 import json

@@ -29,7 +29,6 @@ from pathlib import Path
 from clients.node import FLOWER, read_node
 from edgecmd.config.file_settings import SERVER_SETTINGS
 from edgecmd.config.reader import flatten, read_flat, unflatten
-from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError, nearest
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
@@ -94,7 +93,7 @@ class Deployment:
         port: The port that the sites connect to.
         out: Folder of runs, on the server.
         days: How long certificates are valid.
-        settings: Settings of the run that differ from the defaults, by dotted key.
+        settings: Settings of the run that the description sets or gives, by dotted key.
         server_settings: What the server alone reads, by dotted key; see `SERVER_SETTINGS`.
         sites: In the order of the file.
     """
@@ -174,12 +173,13 @@ def _settings(raw: Mapping[str, object], *, name: str, out: Path, num_clients: i
     for key in given:
         if key in NOT_IN_RUN:
             raise ConfigError(
-                f"run.{key} cannot be set here: `name` and the number of sites give some settings, and what the"
-                " server alone reads is set in [server.settings]."
+                f"run.{key} cannot be set here: `name` and the number of sites give some settings, and what"
+                " the server alone reads is set in [server.settings]."
             )
     whole = given | {"name": name, "out": str(out), "federation.num_clients": num_clients}
-    defaults = flatten(RunConfig())
-    return {key: value for key, value in flatten(unflatten(whole)).items() if value != defaults[key]}
+    # As Flower's run config can hold them.
+    flat = flatten(unflatten(whole))
+    return {key: flat[key] for key in whole}
 
 
 def _server_settings(server: Mapping[str, object]) -> dict[str, object]:
