@@ -55,19 +55,29 @@ def check_kit(kit: Path) -> list[Check]:
         kit: Of the server, or of a site.
 
     Returns:
-        Every check, in a fixed order; none of them changes anything.
+        Every check, in a fixed order. None changes anything; features of public anchors are kept in the
+        site's ``state-dir``, as by a round.
+
+    Raises:
+        ConfigError: The folder is no kit.
+    """
+    return [look(name, check) for name, check in checks_of(kit).items()]
+
+
+def checks_of(kit: Path) -> dict[str, Callable[[], str]]:
+    """What `check_kit` looks at, by name; see `look`.
 
     Raises:
         ConfigError: The folder is no kit.
     """
     facts = read_kit(kit)
-    checks = _of_server(kit, facts) if facts["role"] == "server" else _of_site(kit, facts)
-    return [_looked(name, look) for name, look in checks]
+    return dict(_of_server(kit, facts) if facts["role"] == "server" else _of_site(kit, facts))
 
 
-def _looked(name: str, look: Callable[[], str]) -> Check:
+def look(name: str, check: Callable[[], str]) -> Check:
+    """Make a check, whatever it finds."""
     try:
-        return Check(name=name, ok=True, found=look())
+        return Check(name=name, ok=True, found=check())
     except (_FaultError, EdgecmdError) as error:
         return Check(name=name, ok=False, found=str(error))
     except OSError as error:
