@@ -82,7 +82,7 @@ def try_here(
 ) -> None:
     """Run the whole federation on this machine over TLS: kits, server, sites, audit, bundle."""
     from server.deploy.description import example_deployment, read_deployment, with_rounds
-    from server.deploy.trial import try_federation
+    from server.deploy.on_this_machine import try_federation
 
     one_thread()
     deployment = example_deployment() if description is None else read_deployment(description)
@@ -96,7 +96,7 @@ def try_here(
 @deploy_app.command("run")
 def run_deployed(kit: ServerKit) -> None:
     """Start a run, or follow the one that is under way; exit 0 only if it ended well. Exports its student."""
-    from server.deploy.runs import run_federation
+    from server.deploy.followed_run import run_federation
 
     one_thread()
     _finished(run_federation(kit, say=tell))
@@ -105,20 +105,13 @@ def run_deployed(kit: ServerKit) -> None:
 @deploy_app.command("status")
 def show_status(kit: ServerKit, as_json: AsJson = False) -> None:
     """Show each site, and how far the newest run is."""
-    from server.deploy.runs import status
+    from server.deploy.followed_run import status
 
     found = status(kit)
     run = found.run or {}
     if as_json:
-        print_json(
-            {
-                "sites": dict(found.sites),
-                "run": run.get("run-id"),
-                "status": run.get("status"),
-                "rounds": found.rounds,
-                "folder": str(found.folder),
-            }
-        )
+        state = {"run": run.get("run-id"), "status": run.get("status"), "rounds": found.rounds}
+        print_json({"sites": dict(found.sites), **state, "folder": str(found.folder)})
         return
     print_table("Sites", ["site", "status"], [[site, one] for site, one in found.sites.items()])
     state, made = run.get("status", "not started"), counted(found.rounds, "round")

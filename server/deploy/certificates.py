@@ -34,19 +34,6 @@ class Signed:
     certificate: bytes
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NodeKey:
-    """A site's key pair in OpenSSH's form.
-
-    Attributes:
-        private: Stays on the site.
-        public: Is registered at the server.
-    """
-
-    private: bytes
-    public: bytes
-
-
 def make_authority(name: str, *, days: int) -> Signed:
     """A certificate authority that signs this federation's server alone.
 
@@ -111,13 +98,11 @@ def make_server_certificate(authority: Signed, host: str, *, days: int) -> Signe
     return Signed(key=private_pem(key), certificate=certificate.public_bytes(PEM))
 
 
-def make_node_key() -> NodeKey:
-    """A new key pair of a site."""
+def make_node_key() -> tuple[bytes, bytes]:
+    """A new key pair of a site in OpenSSH's form: the private half, which stays there, and the public one."""
     key = _new_key()
     private = key.private_bytes(PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
-    return NodeKey(
-        private=private, public=key.public_key().public_bytes(OPENSSH, serialization.PublicFormat.OpenSSH)
-    )
+    return private, key.public_key().public_bytes(OPENSSH, serialization.PublicFormat.OpenSSH)
 
 
 def read_signed(signed: Signed) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:

@@ -52,7 +52,7 @@ def make_kits(
     authority = make_authority(deployment.name, days=deployment.days)
     signed = make_server_certificate(authority, deployment.host, days=deployment.days)
     keys = {site.name: make_node_key() for site in deployment.sites}
-    publics = {f"nodes/{name}.pub": key.public + b"\n" for name, key in keys.items()}
+    publics = {f"nodes/{name}.pub": public + b"\n" for name, (_, public) in keys.items()}
     with folder_in_one_piece(folder) as made:
         _write(made / AUTHORITY, _signed_files(authority, "ca.key", "ca.crt"))
         server = (
@@ -60,7 +60,7 @@ def make_kits(
         )
         _write(made / SERVER, server | _server_files(deployment, link_port))
         for site in deployment.sites:
-            own = {"node.key": keys[site.name].private, "ca.crt": authority.certificate}
+            own = {"node.key": keys[site.name][0], "ca.crt": authority.certificate}
             _write(made / SITES / site.name, own | _site_files(deployment, site))
         if as_tar:
             for kit in (made / SERVER, *(made / SITES / site.name for site in deployment.sites)):
@@ -101,9 +101,9 @@ def renew_site(folder: Path, site: str) -> None:
     if not (kits / site / KIT).is_file():
         names = [path.parent.name for path in kits.glob(f"*/{KIT}")]
         raise ConfigError(f"{folder} has no site {site!r}. {nearest(site, names)}")
-    keys = make_node_key()
-    _write(folder / SERVER, {f"nodes/{site}.pub": keys.public + b"\n"})
-    _write(kits / site, {"node.key": keys.private})
+    private, public = make_node_key()
+    _write(folder / SERVER, {f"nodes/{site}.pub": public + b"\n"})
+    _write(kits / site, {"node.key": private})
 
 
 def read_kit(folder: Path) -> dict[str, Any]:

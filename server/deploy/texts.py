@@ -25,8 +25,7 @@ export FLWR_HOME="$KIT/state/flower"
 
 
 def _head(what: str) -> str:
-    words = " ".join(f"{name}={value}" for name, value in ENVIRONMENT.items())
-    return _HEAD.format(what=what, environment=words)
+    return _HEAD.format(what=what, environment=" ".join("=".join(one) for one in ENVIRONMENT.items()))
 
 
 def server_start(name: str, *, port: int) -> str:
@@ -106,7 +105,7 @@ def compose(service: str, *, version: str, reads: tuple[str, ...], writes: tuple
         writes: Folders that are mounted to be written; a ledger must outlive its container.
     """
     mounts = ["./:/kit", *(f"{one}:{one}:ro" for one in reads), *(f"{one}:{one}" for one in writes)]
-    lines = "\n".join(f'      - "{one}"' for one in mounts)
+    lines = "\n".join(f"      - {one}" for one in mounts)
     return f"""\
 # docker build -t edgecmd:{version} <checkout of edgecmd {version}>, with the Dockerfile beside this file.
 services:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from edgecmd.core.errors import ConfigError, FederationError, MachineError
+from server.deploy import followed_run as runs
 from server.deploy import link as link_module
-from server.deploy import runs
 from server.deploy.description import example_deployment
+from server.deploy.followed_run import run_federation, run_folder, status
 from server.deploy.kits import make_kits, renew_site
 from server.deploy.link import Link, link_of
-from server.deploy.runs import run_federation, run_folder, status
 
 APP = "edgecmd/edgecmd-app"
 

@@ -15,9 +15,9 @@ from edgecmd.config.reader import read_flat, unflatten
 from edgecmd.core.errors import ConfigError, FederationError
 from edgecmd.datasets.sample import write_sample
 from server.deploy.description import Deployment, Site
+from server.deploy.followed_run import run_federation
 from server.deploy.kits import SERVER, SITES, make_kits
 from server.deploy.link import environment, health, link_of
-from server.deploy.runs import run_federation
 from server.deploy.texts import LOOPBACK
 
 START_S, STOP_S = 120.0, 10.0
@@ -121,14 +121,10 @@ def _begin_ledger(kit: Path) -> None:
 def _started(stack: ExitStack, kit: Path, log: Path, *, port: int = 0) -> "subprocess.Popen[bytes]":
     log.parent.mkdir(parents=True, exist_ok=True)
     env = environment(kit / "state" / "flower") | ({"EDGECMD_NODE_PORT": str(port)} if port else {})
+    words = [str((kit / "start.sh").resolve())]
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [str((kit / "start.sh").resolve())],
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
+            words, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
         )
     stack.callback(stop, process)
     return process
@@ -159,8 +155,6 @@ def _wait_for(server: "subprocess.Popen[bytes]", port: int, authority: Path, *, 
                 time.sleep(0.3)
                 continue
             last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
-            what = (
-                f"did not answer in {START_S:.0f} s ({error})" if late else f"ended with {server.returncode}"
-            )
+            what = f"did not answer in {START_S:.0f} s" if late else f"ended with {server.returncode}"
             raise FederationError(f"The server {what}. The last of {log}: {' | '.join(last)}") from error
         return
