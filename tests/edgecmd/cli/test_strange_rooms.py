@@ -100,9 +100,9 @@ def test_a_command_is_refused_in_one_line_before_anything_is_done(tmp_path: Path
 
 def test_a_command_started_in_a_notebook_draws_with_a_backend_of_its_own(tmp_path: Path) -> None:
     """A notebook names its backend in the environment, and edgecmd may be installed where that one is not."""
-    write_sample(tmp_path / "pairs", num=20)
+    write_sample(tmp_path / "pairs", num=60)
     done = subprocess.run(
-        [sys.executable, "-m", "edgecmd", "data", "check", "pairs", "--set", "data.image_size=32"],
+        [sys.executable, "-m", "edgecmd", "data", "check", "pairs", "--set", "federation.num_clients=2"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
