@@ -106,7 +106,7 @@ def test_a_command_started_in_a_notebook_draws_with_a_backend_of_its_own(tmp_pat
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(HOME), "MPLBACKEND": "module://of_another_environment"},
+        env={**os.environ, "PYTHONPATH": str(HOME), "MPLBACKEND": "of_another_environment"},
         timeout=300,
     )
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "pairs: no problem found.")
