@@ -42,7 +42,8 @@ coverage: lint
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -m 'not slow and not network' --cov --cov-report=
 	$(BIN)/coverage report
 
-slow: $(STAMP)
+# With what the docs need: it runs the tutorials too.
+slow: $(DOCS_STAMP)
 	$(BIN)/pytest -m 'slow or network'
 
 # The site in site/, from docs/ and the code; a warning is an error. NO_MKDOCS_2_WARNING: an advertisement.

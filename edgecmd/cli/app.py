@@ -34,6 +34,9 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# Charts are only written to files. A notebook hands its own backend to every command that it starts, and
+# edgecmd may be installed where that backend is not.
+os.environ["MPLBACKEND"] = "agg"
 
 INTERRUPTED, USAGE = 130, 2
 # As the help lists them.

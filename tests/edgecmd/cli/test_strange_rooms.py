@@ -10,6 +10,7 @@ import pytest
 
 from edgecmd.core.errors import MachineError
 from edgecmd.core.machine import ROOMS, require_own_rooms, strange_rooms
+from edgecmd.datasets.sample import write_sample
 from tests.command_line import run
 
 HOME = Path(__file__).resolve().parents[3]
@@ -95,3 +96,17 @@ def test_a_command_is_refused_in_one_line_before_anything_is_done(tmp_path: Path
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"edgecmd: Python finds another {name!r} at {found} ")
     assert not (tmp_path / "mine.toml").exists()
+
+
+def test_a_command_started_in_a_notebook_draws_with_a_backend_of_its_own(tmp_path: Path) -> None:
+    """A notebook names its backend in the environment, and edgecmd may be installed where that one is not."""
+    write_sample(tmp_path / "pairs", num=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "edgecmd", "data", "check", "pairs", "--set", "federation.num_clients=2"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(HOME), "MPLBACKEND": "of_another_environment"},
+        timeout=300,
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "pairs: no problem found.")
