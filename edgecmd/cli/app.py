@@ -55,7 +55,7 @@ COMMANDS = (
         "report",
     ),
     *("init", "doctor", "pretrain", "warm-start", "simulate", "verify", "sign"),
-    *("data", "bench", "web", "audit"),
+    *("data", "bench", "web", "deploy", "audit"),
 )
 
 
@@ -88,10 +88,12 @@ data_app = _group("Data sets: list, show, check, build.")
 build_app = _group("Make a data set on this machine.")
 bench_app = _group("Measurements, as ratios in one run.")
 web_app = _group("The student in a browser.")
+deploy_app = _group("A federation between machines: kits, checks, a trial, runs.")
 app.add_typer(data_app, name="data")
 data_app.add_typer(build_app, name="build")
 app.add_typer(bench_app, name="bench")
 app.add_typer(web_app, name="web")
+app.add_typer(deploy_app, name="deploy")
 
 
 def _version(value: bool | None) -> None:
@@ -121,6 +123,7 @@ def register() -> None:
         bench,
         compare,
         data,
+        deploy,
         export,
         run,
         setup,

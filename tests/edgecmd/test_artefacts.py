@@ -67,6 +67,9 @@ OTHERS = {
     "export/web/ortweb.py": "the cache of ONNX Runtime Web",
     "export/web/page.py": "a page of a name that the user gives",
     "server/checkpoint.py": "declared, and written beside its place first",
+    "server/deploy/app_bundle.py": "the app that Flower sends, without data",
+    "server/deploy/kits.py": "keys, certificates and scripts of a federation",
+    "server/deploy/link.py": "what Flower's own program reads, and which keys are registered",
 }
 
 

@@ -1,0 +1,150 @@
+"""A run of a federation that is deployed: submit it, or follow the one that is under way, to its end."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgecmd.config.reader import read_flat, unflatten
+from edgecmd.core.errors import FederationError
+from edgecmd.core.events import FILE, read_events
+from edgecmd.core.text import counted
+from server.deploy.app_bundle import write_app
+from server.deploy.kits import read_kit
+from server.deploy.link import Link, health, link_of
+
+APP = "edgecmd/edgecmd-app"
+FINISHED, WELL = "finished", "finished:completed"
+POLL_S = 3.0
+Watch = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """How a federation stands.
+
+    Attributes:
+        sites: Flower's status of each site, by name: registered, online or offline.
+        run: Flower's record of the newest run; None before the first.
+        rounds: Rounds that the run folder has.
+        folder: The run folder.
+    """
+
+    sites: Mapping[str, str]
+    run: Mapping[str, Any] | None
+    rounds: int
+    folder: Path
+
+
+def run_federation(kit: Path, *, say: Watch) -> Path:
+    """Run a deployed federation to its end; one that is under way is followed instead.
+
+    Args:
+        kit: The server's kit; its SuperLink must be running.
+        say: Called with each line of progress.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        FederationError: The SuperLink is not there, or the run failed; the message says why.
+    """
+    link = link_of(kit)
+    health(f"localhost:{link.port}", kit / "ca.crt")
+    new = link.register()
+    if new:
+        say(f"Registered: {', '.join(new)}.")
+    folder, done = run_folder(kit), 0
+    under_way = _under_way(link)
+    if under_way is None:
+        write_app(link.state / "app")
+        words = ("run", str(link.state / "app"), "own", "--run-config", str(kit / "run.toml"))
+        run_id = str(link.flwr(*words)["run-id"])
+        say(f"Run {run_id} is submitted; its folder is {folder}.")
+    else:
+        run_id, done = str(under_way["run-id"]), len(rounds(folder))
+        say(f"Run {run_id} is under way with {counted(done, 'round')}; following it.")
+    _follow(link, run_id, folder=folder, num_said=done, say=say)
+    return folder
+
+
+def status(kit: Path) -> Status:
+    """Sites and rounds of a deployed federation.
+
+    Args:
+        kit: The server's kit.
+
+    Raises:
+        FederationError: The SuperLink is not there.
+    """
+    link = link_of(kit)
+    health(f"localhost:{link.port}", kit / "ca.crt")
+    found = {str(node["node-id"]): node["status"] for node in link.nodes()}
+    known, runs = link.registered(), [run for run in link.runs() if run["fab-id"] == APP]
+    sites = dict.fromkeys(read_kit(kit)["sites"], "not registered")
+    sites |= {
+        site: "revoked" if one.revoked else found.get(one.node, "unknown") for site, one in known.items()
+    }
+    folder = run_folder(kit)
+    return Status(sites=sites, run=runs[0] if runs else None, rounds=len(rounds(folder)), folder=folder)
+
+
+def run_folder(kit: Path) -> Path:
+    """Where the kit's run lies on the server."""
+    own, run = read_flat(kit / "server.toml"), read_flat(kit / "run.toml")
+    return Path(str(own["out"])) / str(run["name"])
+
+
+def rounds(folder: Path) -> list[dict[str, Any]]:
+    """Rounds that a run folder has."""
+    return list(read_events(folder / FILE, kind="round"))
+
+
+def _under_way(link: Link) -> Mapping[str, Any] | None:
+    return next(
+        (run for run in link.runs() if run["fab-id"] == APP and not run["status"].startswith(FINISHED)), None
+    )
+
+
+def _follow(link: Link, run_id: str, *, folder: Path, num_said: int, say: Watch) -> None:
+    names, last = {one.node: site for site, one in link.registered().items()}, ""
+    total = unflatten(read_flat(link.kit / "run.toml")).federation.num_rounds
+    while True:
+        run = next((one for one in link.runs() if str(one["run-id"]) == run_id), None)
+        if run is None:
+            raise FederationError(
+                f"The SuperLink knows no run {run_id} any more. Run `edgecmd deploy run` again."
+            )
+        found = rounds(folder)
+        # A run that continues cuts the log back to its last checkpoint.
+        num_said = min(num_said, len(found))
+        for event in found[num_said:]:
+            say(_line(event, total=total, names=names))
+        num_said = len(found)
+        if run["status"] != last:
+            last = run["status"]
+            say(f"Flower: {last}.")
+        if last.startswith(FINISHED):
+            break
+        time.sleep(POLL_S)
+    if last != WELL:
+        raise FederationError(
+            f"Run {run_id} ended as {last}: {run['status-details']} Finished rounds are kept; the next"
+            " `edgecmd deploy run` continues after them."
+        )
+
+
+def _line(event: Mapping[str, Any], *, total: int, names: Mapping[str, str]) -> str:
+    dropped = [
+        f"{names.get(str(one['node']), one['node'])} ({one['reason']})" for one in event.get("rejected") or ()
+    ]
+    loss = event.get("loss")
+    parts = [
+        f"round {event['round']}/{total}",
+        f"{counted(event['clients'], 'site')} answered",
+        *([f"loss {loss:.3f}"] if loss is not None else []),
+        f"{event['bytes'] / 1e6:.1f} MB",
+        f"{event['seconds']:.1f} s",
+    ]
+    return "  ".join(parts) + (f"; without {', '.join(dropped)}" if dropped else "")

@@ -1,0 +1,112 @@
+"""`edgecmd deploy`: a federation of two sites over TLS on this machine, and bad input to each command."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgecmd.core.events import read_events
+from edgecmd.core.files import read_json
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="process groups of POSIX")
+
+
+def edgecmd(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "edgecmd", "deploy", *words],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def left_behind(folder: Path) -> list[str]:
+    """Processes that were started from a kit in ``folder``, as Linux lists them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace").replace("\0", " ")
+        except OSError:
+            continue
+        if str(folder) in words:
+            found.append(words)
+    return found
+
+
+def test_a_trial_of_two_private_sites(tmp_path: Path) -> None:
+    done = edgecmd(tmp_path, "try", "--rounds", "2", "--no-finish")
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / "deploy-trial"
+    run = folder / "runs" / "first"
+    rounds = list(read_events(run / "events.jsonl", kind="round"))
+    assert [(one["round"], one["clients"], one["rejected"]) for one in rounds] == [(1, 2, []), (2, 2, [])]
+    assert read_json(run / "federation.json") == {"runtime": "flower", "nodes": 2, "nodes_with_own_pairs": 2}
+    assert read_json(run / "privacy.json")["epsilon"] <= 4.0
+    assert "round 2/2  2 sites answered" in done.stdout
+    # Each site counted both rounds in a ledger of the trial's own.
+    ledgers = sorted(path.parent.parent.name for path in (folder / "state").glob("*/ledger/*.jsonl"))
+    assert ledgers == ["north", "south"]
+    if Path("/proc").is_dir():
+        assert left_behind(tmp_path) == []
+    again = edgecmd(tmp_path, "try")
+    assert again.returncode == 2
+    assert "deploy-trial exists" in again.stderr
+
+
+@pytest.mark.slow
+def test_a_trial_with_its_audit_and_bundle(tmp_path: Path) -> None:
+    done = edgecmd(tmp_path, "try", "--rounds", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = tmp_path / "deploy-trial/runs/first"
+    assert (run / "export/student.onnx").is_file()
+    assert (run / "report.html").is_file()
+    assert {one["verdict"] for one in read_json(run / "audit.json")["findings"]} == {"not contradicted"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("init",), 2, "federation.toml does not exist"),
+        (("init", "nowhere.toml"), 2, "nowhere.toml does not exist"),
+        (("try", "nowhere.toml"), 2, "nowhere.toml does not exist"),
+        (("check", "."), 2, "is no kit"),
+        (("run", "."), 2, "is no kit"),
+        (("status", "."), 2, "is no kit"),
+        (("revoke", ".", "north"), 2, "is no kit"),
+        (("renew", "."), 2, "lacks ca.key or ca.crt"),
+        (("renew", ".", "--site", "north"), 2, "no site 'north'"),
+    ],
+)
+def test_what_is_missing_is_named(tmp_path: Path, words: tuple[str, ...], code: int, said: str) -> None:
+    done = edgecmd(tmp_path, *words)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_from_the_example_to_kits(tmp_path: Path) -> None:
+    (tmp_path / "federation.toml").write_text(edgecmd(tmp_path, "example").stdout)
+    done = edgecmd(tmp_path, "init", "--tar")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "kits/sites/north.tar.gz").is_file()
+    # The example's pairs are on another machine.
+    trial = edgecmd(tmp_path, "try", "federation.toml")
+    assert trial.returncode == 2
+    assert "Site north has data-dir='/srv/pairs', which is no folder on this machine" in trial.stderr
+    assert not (tmp_path / "deploy-trial").exists()
+    checked = edgecmd(tmp_path, "check", "kits/sites/north", "--json")
+    assert checked.returncode == 5
+    found = {one["name"]: one["ok"] for one in json.loads(checked.stdout)["checks"]}
+    assert found["files"]
+    assert not found["server"]
+    for words in (("run", "kits/server"), ("status", "kits/server")):
+        done = edgecmd(tmp_path, *words)
+        assert done.returncode == 5
+        assert "nobody listens there" in done.stderr
+    assert "give the server's" in edgecmd(tmp_path, "run", "kits/sites/north").stderr
