@@ -150,12 +150,28 @@ def runs(
 
 
 @app.command()
-def report(folder: Folder) -> None:
-    """Write report.html of a run folder again."""
-    from edgecmd.report import write_report
+def report(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="FOLDER...", help="Run folder, such as runs/demo; more are compared."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Page of a comparison; default: comparison.html beside the first run."),
+    ] = None,
+) -> None:
+    """Write report.html of a run folder again, or compare runs on one page."""
+    from edgecmd.report import write_comparison, write_report
 
-    config_of(folder)
-    say(f"Report: {write_report(folder)}")
+    for folder in folders:
+        config_of(folder)
+    if len(folders) > 1:
+        page = out or folders[0].resolve().parent / "comparison.html"
+        say(f"Comparison: {write_comparison(folders, page)}")
+    elif out is not None:
+        raise ConfigError("--out is for a comparison of runs. Give more run folders, or leave it out.")
+    else:
+        say(f"Report: {write_report(folders[0])}")
 
 
 @app.command()

@@ -138,31 +138,51 @@ def wilson(share: float, *, num_items: int) -> tuple[float, float] | None:
     return float(found.low), float(found.high)
 
 
+def newcombe(one: float, other: float, *, num_items: int) -> tuple[float, float] | None:
+    """95% interval of the difference of two shares of the same number of items.
+
+    The hybrid score interval (Newcombe 1998, Statistics in Medicine 17:873, method 10), made of two Wilson
+    intervals. It takes the items as independent; two methods mostly get the same ones right, which makes it
+    the more careful.
+
+    Args:
+        one: A share.
+        other: The share that is taken away from it.
+        num_items: Items behind each.
+
+    Returns:
+        Lower and upper end; None as for `wilson`.
+    """
+    first, second = (wilson(share, num_items=num_items) for share in (one, other))
+    if first is None or second is None:
+        return None
+    low = one - other - math.hypot(one - first[0], second[1] - other)
+    return low, one - other + math.hypot(first[1] - one, other - second[0])
+
+
 def items_apart(one: float, other: float, *, num_items: int) -> bool:
     """Whether two shares of the same number of items differ: Newcombe's interval leaves zero out.
-
-    The hybrid score interval of a difference (Newcombe 1998, Statistics in Medicine 17:873, method 10), made
-    of two Wilson intervals. It takes the items as independent; two methods mostly get the same ones right,
-    which makes it the more careful.
 
     Args:
         one: A share.
         other: Another share.
         num_items: Items behind each; below `MIN_ITEMS` nothing is apart.
     """
-    first, second = wilson(max(one, other), num_items=num_items), wilson(min(one, other), num_items=num_items)
-    if first is None or second is None:
-        return False
-    room = math.hypot(max(one, other) - first[0], second[1] - min(one, other))
-    return bool(abs(one - other) > room)
+    found = newcombe(max(one, other), min(one, other), num_items=num_items)
+    return found is not None and found[0] > 0
 
 
 def repeats_apart(one: Sequence[float], other: Sequence[float]) -> bool:
     """Whether two rows of paired repetitions differ: zero lies outside the interval of the paired t test."""
-    if len(one) != len(other):
-        return False
-    found = paired_interval(one, other)
-    return found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)
+    ends = _paired_ends(one, other)
+    return ends is not None and (ends[0] > 0 or ends[1] < 0)
+
+
+def _paired_ends(one: Sequence[float], other: Sequence[float]) -> Bounds | None:
+    found = paired_interval(one, other) if len(one) == len(other) else None
+    if found is None or found.low is None or found.high is None:
+        return None
+    return found.low, found.high
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,6 +212,25 @@ class Measured:
         if items and self.is_share and told:
             tests.append(items_apart(self.value, other.value, num_items=min(told)))
         return bool(tests) and all(tests)
+
+    def minus(self, other: "Measured") -> Interval:
+        """Difference from ``other``; its interval holds those over repetitions and over items.
+
+        There is none where one of the two is called for and cannot be told.
+        """
+        ends = []
+        if self.is_share and self.num_items is not None and self.num_items == other.num_items:
+            ends.append(newcombe(self.value, other.value, num_items=self.num_items))
+        if len(self.values) > 1 or len(other.values) > 1:
+            ends.append(_paired_ends(self.values, other.values))
+        told = [one for one in ends if one is not None]
+        whole = bool(told) and len(told) == len(ends)
+        return Interval(
+            mean=self.value - other.value,
+            low=min(low for low, _ in told) if whole else None,
+            high=max(high for _, high in told) if whole else None,
+            num=max(1, len(self.values)),
+        )
 
 
 def best_of(column: Mapping[str, Measured], *, items: bool = True) -> str | None:

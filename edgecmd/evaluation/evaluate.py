@@ -27,6 +27,7 @@ from edgecmd.evaluation.metrics import (
     majority_share,
     one_shot_across_styles,
     probe_accuracy,
+    probe_classes,
     recall,
     same_class_share,
     things,
@@ -170,8 +171,46 @@ def segmentation(student: Student, run: Run) -> Table:
         return {"missing": str(error)}
 
 
+def class_results(embed: Embed, run: Run) -> Table:
+    """What the linear probe with all labels takes the test items of each class for.
+
+    Items, labels and probe are those of the row ``all`` of ``few_labels``, for the first labelling there.
+
+    Args:
+        embed: Maps targets as they are stored to unit embeddings.
+        run: Settings of the run.
+
+    Returns:
+        Plain values for ``classes.json``: ``labelling``; ``classes`` by name, and the number of ``labels`` of
+        each; ``counts``, each a true class, the class that was found (both indices into ``classes``) and how
+        often, without zeros. All are empty where no labelling can be asked.
+    """
+    whole = run.task.data
+    pool, test = (finite(embed(one.pairs.target)) for one in (whole.validation, whole.test))
+    labels = whole.test.labelled.labels
+    for name in (one for one in FEW_LABELS if one in labels):
+        probe = held_out_probe(whole, pool, test, labelling=name)
+        if not _can_be_asked(probe):
+            continue
+        found = probe_classes(probe, method="linear", num_labels=0, draw=0, num_neighbours=1, seed=run.seed)
+        classes, num_labels = np.unique(probe.pool_labels, return_counts=True)
+        cells = np.searchsorted(classes, np.stack([probe.test_labels, found], axis=1))
+        kinds, times = np.unique(cells, axis=0, return_counts=True)
+        return {
+            "labelling": name,
+            "classes": [labels[name].names[one] for one in classes],
+            "labels": num_labels.tolist(),
+            "counts": np.column_stack([kinds, times]).tolist(),
+        }
+    return {"labelling": "", "classes": [], "labels": [], "counts": []}
+
+
+def _can_be_asked(probe: Probe) -> bool:
+    return len(np.unique(probe.pool_labels)) > 1 and len(probe.test) > 0
+
+
 def _few_labels(probe: Probe, run: Run) -> Table:
-    if len(np.unique(probe.pool_labels)) < 2 or not len(probe.test):
+    if not _can_be_asked(probe):
         return {}
     methods = {name: by_num_labels(name, probe=probe, run=run) for name in PROBES}
     return {

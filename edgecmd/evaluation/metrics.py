@@ -439,9 +439,7 @@ Accuracy = Callable[[int, int], float]
 
 
 def probe_accuracy(probe: Probe, *, method: str, num_neighbours: int, seed: int) -> Accuracy:
-    """Test accuracy of a probe.
-
-    The draw depends on (seed, number of labels, draw) alone, so every method sees the same labels.
+    """Test accuracy of a probe, see `probe_classes`.
 
     Args:
         probe: Labelled pool and test.
@@ -451,15 +449,40 @@ def probe_accuracy(probe: Probe, *, method: str, num_neighbours: int, seed: int)
     """
 
     def accuracy(num_labels: int, draw: int) -> float:
-        generator = numpy_generator(seed, f"labels-{num_labels}", client=draw)
-        rows = draw_labels(probe.pool_labels, num_labels=num_labels, generator=generator, twins=probe.twins)
-        with warnings.catch_warnings():
-            # One example a class is the question here, not the sign of a regression problem.
-            warnings.filterwarnings("ignore", message="The number of unique classes")
-            predicted = PROBES[method](probe.pool[rows], probe.pool_labels[rows], probe.test, num_neighbours)
-        return float((predicted == probe.test_labels).mean())
+        found = probe_classes(
+            probe,
+            method=method,
+            num_labels=num_labels,
+            draw=draw,
+            num_neighbours=num_neighbours,
+            seed=seed,
+        )
+        return float((found == probe.test_labels).mean())
 
     return accuracy
+
+
+def probe_classes(
+    probe: Probe, *, method: str, num_labels: int, draw: int, num_neighbours: int, seed: int
+) -> Int[np.ndarray, " num"]:
+    """Class that a probe finds for each test embedding, (N,).
+
+    The draw of the labels depends on (seed, number of labels, draw) only, so every method sees the same.
+
+    Args:
+        probe: Labelled pool and test.
+        method: A key of `PROBES`.
+        num_labels: Labels per class; 0 for all.
+        draw: Index of the draw.
+        num_neighbours: Of kNN.
+        seed: Seed of the run.
+    """
+    generator = numpy_generator(seed, f"labels-{num_labels}", client=draw)
+    rows = draw_labels(probe.pool_labels, num_labels=num_labels, generator=generator, twins=probe.twins)
+    with warnings.catch_warnings():
+        # One example a class is the question here, not the sign of a regression problem.
+        warnings.filterwarnings("ignore", message="The number of unique classes")
+        return PROBES[method](probe.pool[rows], probe.pool_labels[rows], probe.test, num_neighbours)
 
 
 def few_label_accuracy(

@@ -21,6 +21,7 @@ from edgecmd.run import Run
 
 if TYPE_CHECKING:
     from edgecmd.evaluation.evaluate import Table
+    from edgecmd.models.students import Student
     from server.loop import RoundReport
 
 Result = TypeVar("Result")
@@ -128,7 +129,7 @@ def write_partition(run: Run, folder: Path) -> None:
 def assess_run(
     config: RunConfig, assembly: Assembly, *, folder: Path, baselines: bool, watch: Watch = unwatched
 ) -> "dict[str, Table]":
-    """Step 3: the student and, if asked, the baselines; writes ``evaluation.json``.
+    """Step 3: the student and, if asked, the baselines; writes ``classes.json`` and ``evaluation.json``.
 
     Args:
         config: Settings of the run.
@@ -137,9 +138,13 @@ def assess_run(
         baselines: Whether the baselines are trained and assessed too.
         watch: Who is told of the baselines' rounds.
     """
+    from edgecmd.evaluation.evaluate import class_results, embedder
     from edgecmd.experiments.teacher_facts import teacher_record
+    from edgecmd.models.student_file import load_student
 
-    work = _assessments(config, assembly, folder=folder, baselines=baselines, watch=watch)
+    run = assembly.run(config)
+    student = load_student(folder / "student.safetensors", like=config.student.architecture)
+    work = _assessments(config, assembly, student, folder=folder, baselines=baselines, watch=watch)
     tables: dict[str, Table] = {}
     for name, assessed in tracked(list(work.items()), "evaluation"):
         with stage(name):
@@ -147,7 +152,6 @@ def assess_run(
         if table:
             tables[name] = table
     others = {name: table for name, table in tables.items() if name != "student"}
-    run = assembly.run(config)
     told = {
         "student": tables["student"],
         "baselines": others,
@@ -155,19 +159,26 @@ def assess_run(
         "chance_loss": chance(run) if run.privacy.mechanism == "none" else None,
         "teacher": teacher_record(run.task, config.teacher, tables),
     }
+    with stage("results by class"):
+        by_class = class_results(embedder(student, run.task), run)
+    write_artefact(folder, "classes.json", by_class, may_leave=False)
     write_artefact(folder, "evaluation.json", told, may_leave=False)
     return tables
 
 
 def _assessments(
-    config: RunConfig, assembly: Assembly, *, folder: Path, baselines: bool, watch: Watch
+    config: RunConfig,
+    assembly: Assembly,
+    student: "Student",
+    *,
+    folder: Path,
+    baselines: bool,
+    watch: Watch,
 ) -> "dict[str, Callable[[], Table]]":
     """What is assessed, in the order of the table; an empty table is left out."""
     from edgecmd.evaluation.evaluate import assess, embedder
-    from edgecmd.models.student_file import load_student
 
     run = assembly.run(config)
-    student = load_student(folder / "student.safetensors", like=config.student.architecture)
     work: dict[str, Callable[[], Table]] = {
         "student": lambda: assess(embedder(student, run.task), run, student=student)
     }

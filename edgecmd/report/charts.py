@@ -29,6 +29,7 @@ from edgecmd.report.drawing import (
 from edgecmd.report.numbers import share
 from edgecmd.report.read import Table
 
+LOSS = "mean loss of the clients"
 VALIDATION = {"val_recall@1": "validation R@1", "val_class_recall@1": "validation class R@1"}
 MAX_BARS = 40
 MAX_TICKS = 12
@@ -55,7 +56,7 @@ def loss_curve(rounds: Sequence[Table], *, chance: float | None) -> Drawing | No
         return None
 
     def paint(axes: Axes) -> None:
-        _by_round(axes, losses, label="mean loss of the clients")
+        _by_round(axes, {"": losses}, label=LOSS)
         if chance is not None:
             axes.axhline(chance, color=INK, linestyle="--", linewidth=1.2)
             axes.annotate(
@@ -80,17 +81,44 @@ def validation_curve(rounds: Sequence[Table]) -> Drawing | None:
         return None
 
     def paint(axes: Axes) -> None:
-        _by_round(axes, measured, label=label, marker="o")
+        _by_round(axes, {"": measured}, label=label, marker="o")
         axes.set_ylim(bottom=0.0)
 
     return draw("validation", paint, alt=f"{label.capitalize()} by round: {_ends(measured)}.")
 
 
-def _by_round(axes: Axes, values: Points, *, label: str, marker: str = "") -> None:
-    first, last = values[0][0], values[-1][0]
-    shown = marker or ("o" if len(values) == 1 else "")
-    axes.plot(*zip(*values), color=LINES[0], linewidth=2.0, marker=shown, markersize=5)
-    axes.set(xlabel="round", ylabel=label, xlim=(min(first - 1, 0), last * 1.02))
+def loss_curves(runs: Mapping[str, Sequence[Table]]) -> Drawing | None:
+    """Mean loss of several runs by round, of those that report one; None where none does.
+
+    Args:
+        runs: Rounds by the name of their run.
+    """
+    losses = {name: found for name, rounds in runs.items() if (found := _points(rounds, "loss"))}
+    if not losses:
+        return None
+
+    def paint(axes: Axes) -> None:
+        _by_round(axes, losses, label=LOSS)
+        legend_below(axes)
+
+    alt = "; ".join(f"{name}: {_ends(values)}" for name, values in losses.items())
+    return draw("losses", paint, alt=f"Loss by round. {alt}.", height_inches=3.1 + 0.2 * len(losses))
+
+
+def _by_round(axes: Axes, lines: Mapping[str, Points], *, label: str, marker: str = "") -> None:
+    for (name, values), colour, dash in zip(lines.items(), LINES, DASHES):
+        shown = marker or ("o" if len(values) == 1 else "")
+        axes.plot(
+            *zip(*values),
+            color=colour,
+            linestyle=dash,
+            linewidth=2.0,
+            marker=shown,
+            markersize=5,
+            label=name,
+        )
+    rounds = [one for values in lines.values() for one, _ in values]
+    axes.set(xlabel="round", ylabel=label, xlim=(min(min(rounds) - 1, 0), max(rounds) * 1.02))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 

@@ -9,7 +9,7 @@ from scipy import stats
 
 from edgecmd.core.statistics import paired_interval
 from edgecmd.experiments.compare.summary import paired_with_reference
-from edgecmd.report.comparison import comparison_png, shown_metrics
+from edgecmd.report.studies import comparison_png, shown_metrics
 
 SUMMARY = {
     "cmc": {
