@@ -1,4 +1,4 @@
-"""What a person sees of long work: a line a round, and how far everything else is.
+"""What a person sees of long work: lines for rounds, and how far everything is.
 
 How far something is goes to stderr, beside a result that may be JSON: on a terminal one line that is written
 over and removed in the end, elsewhere a plain line every ten seconds.
@@ -6,13 +6,14 @@ over and removed in the end, elsewhere a plain line every ten seconds.
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgecmd.cli.output import can_write_over, on_terminal, say, write_progress
-from edgecmd.core.progress import watched
+from edgecmd.core.progress import Advance, stage, watched
+from edgecmd.core.text import counted, size_of
 
 if TYPE_CHECKING:
     from edgecmd.privacy.plan import PrivacyPlan
@@ -46,31 +47,92 @@ def step_line(num_steps: int, *, num_lines: int) -> Callable[[int, float], None]
     return show
 
 
-def round_line(run: "Run", prefix: str = "") -> Callable[["RoundReport"], None]:
-    """Function that prints a line for each round; every tenth round when the output is no terminal."""
+# 80 columns with three figures of the validation.
+WIDTHS = (7, 9, 7, 8, 6, 0)
+
+
+@contextmanager
+def round_line(run: "Run", prefix: str = "") -> Iterator[Callable[["RoundReport"], None]]:
+    """Function that prints every tenth round and each that was validated, for as long as the rounds last.
+
+    On a terminal these are rows of a table. Below it stand the last round and, from the second one on, the
+    time that is left. Elsewhere they are plain lines.
+
+    Args:
+        run: The run whose rounds they are.
+        prefix: What stands before each line.
+    """
     from edgecmd.experiments.run_plan import chance
     from edgecmd.privacy.refusals import explained
 
-    plan = run.plan
+    plan, is_live = run.plan, can_write_over()
     level = chance(run) if plan is None else None
-    beside = f" (chance {level:.2f})" if level is not None else ""
-    every = 1 if on_terminal() else max(1, run.federation.num_rounds // 10)
+    every, is_table = max(1, run.federation.num_rounds // 10), on_terminal()
+    advance: Advance | None = None
 
-    def show(report: "RoundReport") -> None:
-        hide_progress()
-        for one in report.rejected:
-            say(f"{prefix}round {report.round_index}: dropped node {one.node_id}: {explained(one.reason)}")
-        if report.round_index % every and not report.metrics and report.round_index != report.num_rounds:
-            return
-        metrics = "  ".join(f"{name} {value:.3f}" for name, value in report.metrics.items())
-        shown = f"loss {report.loss:.3f}{beside}" if report.loss is not None else _spent(plan, report)
-        say(
-            f"{prefix}round {report.round_index}/{report.num_rounds}  {shown}"
-            f"  clients {report.num_clients}  {report.bytes_exchanged / 1e6:.1f} MB"
-            f"  {report.seconds:.1f} s  {metrics}".rstrip()
+    with ExitStack() as live:
+
+        def show(report: "RoundReport") -> None:
+            nonlocal advance
+            hide_progress()
+            if advance is None and is_table:
+                _say_header(prefix, report.num_rounds, level, is_private=plan is not None)
+            for one in report.rejected:
+                say(
+                    f"{prefix}round {report.round_index}: dropped node {one.node_id}: {explained(one.reason)}"
+                )
+            if report.metrics or not report.round_index % every or report.round_index == report.num_rounds:
+                say(_row(plan, report) if is_table else prefix + _line(plan, report, level))
+            if advance is not None:
+                advance(1)
+                return
+            live.close()
+            # The first round is slower than the others, and a resumed run begins with a later one.
+            counted_stage = stage("rounds", report.num_rounds, done=report.round_index)
+            advance = live.enter_context(counted_stage) if is_live else lambda _: None
+
+        if is_live:
+            live.enter_context(stage("first round"))
+        yield show
+
+
+def _say_header(prefix: str, num_rounds: int, level: float | None, *, is_private: bool) -> None:
+    beside = "" if level is None else f"; a loss of {level:.2f} is chance"
+    say(f"{prefix or 'student: '}{counted(num_rounds, 'round')}{beside}")
+    shown = "epsilon" if is_private else "loss"
+    say(_cells(("round", shown, "clients", "sent", "time", "validation")))
+
+
+def _row(plan: "PrivacyPlan | None", report: "RoundReport") -> str:
+    """A round as a row of the table."""
+    names = {name: name.removeprefix("val_").replace("recall", "R") for name in report.metrics}
+    return _cells(
+        (
+            f"{report.round_index}/{report.num_rounds}",
+            f"{report.loss:.3f}"
+            if report.loss is not None
+            else _spent(plan, report).removeprefix("epsilon "),
+            str(report.num_clients),
+            size_of(report.bytes_exchanged),
+            f"{report.seconds:.1f} s",
+            "  ".join(f"{names[name]} {value:.3f}" for name, value in report.metrics.items()),
         )
+    )
 
-    return show
+
+def _cells(cells: Sequence[str]) -> str:
+    return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True)).rstrip()
+
+
+def _line(plan: "PrivacyPlan | None", report: "RoundReport", level: float | None) -> str:
+    """A round as a plain line."""
+    beside = f" (chance {level:.2f})" if level is not None else ""
+    metrics = "  ".join(f"{name} {value:.3f}" for name, value in report.metrics.items())
+    shown = f"loss {report.loss:.3f}{beside}" if report.loss is not None else _spent(plan, report)
+    return (
+        f"round {report.round_index}/{report.num_rounds}  {shown}  clients {report.num_clients}"
+        f"  {report.bytes_exchanged / 1e6:.1f} MB  {report.seconds:.1f} s  {metrics}".rstrip()
+    )
 
 
 REDRAW_S, QUIET_S = 0.1, 10.0
@@ -83,6 +145,7 @@ class Stage:
     Attributes:
         what: What is done.
         total: Number of its steps.
+        begun: Steps that were done before it began.
         started: When it began, in seconds of the meter's clock.
         moved: When its last step was done, or when it began.
         done: Steps that are done.
@@ -90,24 +153,25 @@ class Stage:
 
     what: str
     total: int
+    begun: int
     started: float
     moved: float
-    done: int = 0
+    done: int
 
     def text(self) -> str:
         """What is done, and how far it is."""
         return f"{self.what} {self.done}/{self.total}" if self.total > 1 else self.what
 
     def left(self, now: float, *, within: float | None = None) -> float | None:
-        """Seconds that are left at the rate so far; None before the first step.
+        """Seconds that are left at the rate so far; None before it did a step.
 
         Args:
             now: The time.
             within: Seconds that are left of the step that runs, where a stage within it can tell.
         """
-        if not self.done:
+        if self.done == self.begun:
             return None
-        each = (self.moved - self.started) / self.done
+        each = (self.moved - self.started) / (self.done - self.begun)
         if self.done >= self.total:
             return 0.0
         step = max(0.0, each - (now - self.moved)) if within is None else within
@@ -136,10 +200,10 @@ class Meter:
         self.stages: dict[int, Stage] = {}
         self.number, self.shown, self.last = 0, 0, clock()
 
-    def begin(self, what: str, total: int) -> int:
+    def begin(self, what: str, total: int, done: int = 0) -> int:
         """A stage begins within those that run."""
         self.number += 1
-        self.stages[self.number] = Stage(what, total, self.clock(), self.clock())
+        self.stages[self.number] = Stage(what, total, done, self.clock(), self.clock(), done)
         self._show()
         return self.number
 

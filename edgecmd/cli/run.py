@@ -79,6 +79,8 @@ def whole_pipeline(config: RunConfig, assembly: "Assembly", *, baselines: bool) 
     say(f"Bundle: {done.folder / 'export'} ({done.bundle})")
     say(f"Report: {write_report(done.folder)}")
     say(f"Try it: edgecmd infer {done.folder / 'export'} <file>")
+    if config.privacy.mechanism != "none":
+        say(f"Test the guarantee: edgecmd audit {done.folder}")
 
 
 def config_of(folder: Path) -> RunConfig:

@@ -169,7 +169,7 @@ def items_apart(one: float, other: float, *, num_items: int) -> bool:
         num_items: Items behind each; below `MIN_ITEMS` nothing is apart.
     """
     found = newcombe(max(one, other), min(one, other), num_items=num_items)
-    return found is not None and found[0] > 0
+    return found is not None and bool(found[0] > 0)
 
 
 def repeats_apart(one: Sequence[float], other: Sequence[float]) -> bool:

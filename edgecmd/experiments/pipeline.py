@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,12 +26,13 @@ if TYPE_CHECKING:
     from server.loop import RoundReport
 
 Result = TypeVar("Result")
-# Given a run and what stands before each line: who is told of its rounds.
-Watch = Callable[[Run, str], "Callable[[RoundReport], None] | None"]
+# Given a run and what stands before each line: who is told of its rounds, for as long as they last.
+Watch = Callable[[Run, str], "AbstractContextManager[Callable[[RoundReport], None] | None]"]
 
 
-def unwatched(_run: Run, _prefix: str) -> None:
+def unwatched(_run: Run, _prefix: str) -> AbstractContextManager[None]:
     """Nobody is told of the rounds."""
+    return nullcontext()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +95,8 @@ def train(run: Run, watch: Watch) -> None:
     """Step 2: the federation of ``run``, begun or continued."""
     from server.simulate import simulate
 
-    run_stage(run.folder, "simulate", lambda: simulate(run, report=watch(run, "")))
+    with watch(run, "") as report:
+        run_stage(run.folder, "simulate", lambda: simulate(run, report=report))
 
 
 def with_baselines(path: Path) -> bool:
@@ -209,5 +212,6 @@ def _federated_baseline(
             evaluate=config.evaluate if cross_modal else replace(config.evaluate, every_rounds=0),
         )
     )
-    student = simulate(other, report=watch(other, f"{name}: "))
+    with watch(other, f"{name}: ") as report:
+        student = simulate(other, report=report)
     return assess(embedder(student, other.task), other, cross_modal=cross_modal, student=student)

@@ -1,6 +1,7 @@
 """Intervals within what is possible, and stars that chance does not hand out."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from edgecmd.core.statistics import (
     interval_text,
     items_apart,
     mean_interval,
+    newcombe,
     paired_interval,
     too_few,
     wilson,
@@ -127,6 +129,21 @@ class TestItems:
         assert not items_apart(56 / 70, 48 / 70, num_items=70)
         assert items_apart(42 / 70, 56 / 70, num_items=70)
 
+    def test_the_interval_of_a_difference_by_the_textbook_s_formula(self):
+        """Newcombe's method 10 out of Wilson's closed form; it turns its sign with the difference."""
+
+        def ends(right: int) -> tuple[float, float]:
+            z, p = 1.959963984540054, right / 70
+            half = z * math.sqrt(p * (1 - p) / 70 + z * z / (4 * 70 * 70))
+            return tuple((p + z * z / 140 + sign * half) / (1 + z * z / 70) for sign in (-1, 1))
+
+        (low_1, high_1), (low_2, high_2), one, other = ends(56), ends(48), 56 / 70, 48 / 70
+        low = one - other - math.sqrt((one - low_1) ** 2 + (high_2 - other) ** 2)
+        high = one - other + math.sqrt((high_1 - one) ** 2 + (other - low_2) ** 2)
+        assert newcombe(one, other, num_items=70) == pytest.approx((low, high))
+        assert newcombe(other, one, num_items=70) == pytest.approx((-high, -low))
+        assert newcombe(1.0, 0.0, num_items=MIN_ITEMS - 1) is None
+
     def test_nothing_is_apart_below_the_minimum(self):
         assert not items_apart(1.0, 0.0, num_items=MIN_ITEMS - 1)
         assert items_apart(1.0, 0.0, num_items=MIN_ITEMS)
@@ -135,6 +152,37 @@ class TestItems:
 
 def shares(num: int = 100, **values: float) -> dict[str, Measured]:
     return {name: Measured(value=one, num_items=num) for name, one in values.items()}
+
+
+class TestDifference:
+    def test_one_figure_has_the_interval_over_items(self):
+        found = Measured(value=0.8, num_items=70).minus(Measured(value=0.6, num_items=70))
+        assert (found.low, found.high) == newcombe(0.8, 0.6, num_items=70)
+        assert found.mean == pytest.approx(0.2)
+
+    def test_draws_and_items_are_both_within_it(self):
+        """Draws that differ by 0.2, 0.1 and 0.3: 0.2 ± 4.303 · 0.1 / sqrt(3), wider than over items."""
+        one = Measured(value=0.6, values=(0.6, 0.5, 0.7), num_items=10_000)
+        other = Measured(value=0.4, values=(0.4, 0.4, 0.4), num_items=10_000)
+        found = one.minus(other)
+        assert (found.low, found.high) == pytest.approx((0.2 - 0.24843, 0.2 + 0.24843), abs=1e-4)
+        few = replace(one, num_items=30).minus(replace(other, num_items=30))
+        assert few.low < 0.2 - 0.24843 + 1e-4
+        assert few.high >= found.high
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            Measured(value=0.5, is_share=False),
+            Measured(value=0.5, num_items=60),
+            Measured(value=0.5, num_items=70, values=(0.5, 0.5)),
+            Measured(value=0.5, num_items=70, values=(0.5, 0.4, 0.6)),
+        ],
+    )
+    def test_what_cannot_be_told_has_none(self, other):
+        one = Measured(value=0.8, num_items=70, values=(0.8, 0.8), is_share=other.is_share)
+        assert (one.minus(other).low, one.minus(other).high) == (None, None)
+        assert one.minus(other).mean == pytest.approx(0.3)
 
 
 class TestBest:

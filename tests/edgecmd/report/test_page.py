@@ -151,7 +151,7 @@ def test_rows_stand_beside_their_method(source, numbers):
 def test_results_by_class_are_those_of_a_hand_calculation(source):
     """30 of 40 and 6 of 30 are right; 48, 16 and 6 were taken for the three classes."""
     text = section(source, "classes")
-    assert "group: 0.514 of 70 test items of unseen concepts are right." in text
+    assert "group : 0.514 of 70 test items of unseen concepts are right." in text
     # Wilson's interval of 30 of 40: (30 + z²/2 ± z sqrt(30·10/40 + z²/4)) / (40 + z²) with z = 1.96.
     assert "Smileys 9 40 0.625 0.750 0.598 to 0.858" in text
     assert "People 7 30 0.375 0.200" in text

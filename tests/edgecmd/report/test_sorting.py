@@ -47,8 +47,10 @@ def test_a_header_sorts_the_largest_first_then_the_smallest(browser: Browser) ->
 
 
 def test_what_has_no_order_has_no_button(browser: Browser) -> None:
-    """Sizes in kB and in bytes, and the confusion matrix, whose columns are its rows."""
-    assert browser.evaluate("document.querySelectorAll('#export button, .matrix button').length") == 0
+    """Times in seconds and in minutes, and the confusion matrix, whose columns are its rows."""
+    titles = "[...document.querySelectorAll('#costs th button')].map(one => one.textContent)"
+    assert browser.evaluate(titles) == ["stage", "share"]
+    assert browser.evaluate("document.querySelectorAll('.matrix button').length") == 0
 
 
 def test_no_other_script_runs_and_nothing_complains(browser: Browser) -> None:
