@@ -50,6 +50,7 @@ COMMANDS = (
         "runs",
         "evaluate",
         "report",
+        "track",
     ),
     *("init", "doctor", "pretrain", "warm-start", "simulate", "verify", "sign"),
     *("data", "bench", "web", "audit"),

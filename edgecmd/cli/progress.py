@@ -6,14 +6,14 @@ over and removed in the end, elsewhere a plain line every ten seconds.
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgecmd.cli.output import can_write_over, on_terminal, say, write_progress
 from edgecmd.core.progress import Advance, stage, watched
-from edgecmd.core.text import counted, size_of
+from edgecmd.core.text import counted
 
 if TYPE_CHECKING:
     from edgecmd.privacy.plan import PrivacyPlan
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from server.loop import RoundReport
 
 
-def _spent(plan: "PrivacyPlan | None", report: "RoundReport") -> str:
-    """Epsilon of the rounds so far instead of the loss, which clients do not tell."""
+def _shown(plan: "PrivacyPlan | None", report: "RoundReport") -> str:
+    """The loss, or instead of it, where clients do not tell it, the epsilon of the rounds so far."""
+    if report.loss is not None:
+        return f"loss {report.loss:.3f}"
     if plan is None:
         return "no loss"
     if not plan.private:
@@ -65,9 +67,9 @@ def round_line(run: "Run", prefix: str = "") -> Iterator[Callable[["RoundReport"
     from edgecmd.experiments.run_plan import chance
     from edgecmd.privacy.refusals import explained
 
-    plan, is_live = run.plan, can_write_over()
+    plan, is_table, is_live = run.plan, on_terminal(), can_write_over()
     level = chance(run) if plan is None else None
-    every, is_table = max(1, run.federation.num_rounds // 10), on_terminal()
+    every = max(1, run.federation.num_rounds // 10)
     advance: Advance | None = None
 
     with ExitStack() as live:
@@ -76,63 +78,56 @@ def round_line(run: "Run", prefix: str = "") -> Iterator[Callable[["RoundReport"
             nonlocal advance
             hide_progress()
             if advance is None and is_table:
-                _say_header(prefix, report.num_rounds, level, is_private=plan is not None)
+                beside = "" if level is None else f"; a loss of {level:.2f} is chance"
+                say(f"{prefix or 'student: '}{counted(report.num_rounds, 'round')}{beside}")
+                say(
+                    _row(
+                        "round",
+                        "loss" if plan is None else "epsilon",
+                        "clients",
+                        "sent",
+                        "time",
+                        "validation",
+                    )
+                )
             for one in report.rejected:
                 say(
                     f"{prefix}round {report.round_index}: dropped node {one.node_id}: {explained(one.reason)}"
                 )
             if report.metrics or not report.round_index % every or report.round_index == report.num_rounds:
-                say(_row(plan, report) if is_table else prefix + _line(plan, report, level))
+                _say_round(report, _shown(plan, report), level, prefix=prefix, is_table=is_table)
             if advance is not None:
                 advance(1)
                 return
             live.close()
             # The first round is slower than the others, and a resumed run begins with a later one.
-            counted_stage = stage("rounds", report.num_rounds, done=report.round_index)
-            advance = live.enter_context(counted_stage) if is_live else lambda _: None
+            following = stage("rounds", report.num_rounds, done=report.round_index)
+            advance = live.enter_context(following) if is_live else lambda _: None
 
         if is_live:
             live.enter_context(stage("first round"))
         yield show
 
 
-def _say_header(prefix: str, num_rounds: int, level: float | None, *, is_private: bool) -> None:
-    beside = "" if level is None else f"; a loss of {level:.2f} is chance"
-    say(f"{prefix or 'student: '}{counted(num_rounds, 'round')}{beside}")
-    shown = "epsilon" if is_private else "loss"
-    say(_cells(("round", shown, "clients", "sent", "time", "validation")))
-
-
-def _row(plan: "PrivacyPlan | None", report: "RoundReport") -> str:
-    """A round as a row of the table."""
-    names = {name: name.removeprefix("val_").replace("recall", "R") for name in report.metrics}
-    return _cells(
-        (
-            f"{report.round_index}/{report.num_rounds}",
-            f"{report.loss:.3f}"
-            if report.loss is not None
-            else _spent(plan, report).removeprefix("epsilon "),
-            str(report.num_clients),
-            size_of(report.bytes_exchanged),
-            f"{report.seconds:.1f} s",
-            "  ".join(f"{names[name]} {value:.3f}" for name, value in report.metrics.items()),
-        )
-    )
-
-
-def _cells(cells: Sequence[str]) -> str:
-    return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True)).rstrip()
-
-
-def _line(plan: "PrivacyPlan | None", report: "RoundReport", level: float | None) -> str:
-    """A round as a plain line."""
-    beside = f" (chance {level:.2f})" if level is not None else ""
+def _say_round(
+    report: "RoundReport", shown: str, level: float | None, *, prefix: str, is_table: bool
+) -> None:
+    at, sent = f"{report.round_index}/{report.num_rounds}", f"{report.bytes_exchanged / 1e6:.1f} MB"
     metrics = "  ".join(f"{name} {value:.3f}" for name, value in report.metrics.items())
-    shown = f"loss {report.loss:.3f}{beside}" if report.loss is not None else _spent(plan, report)
-    return (
-        f"round {report.round_index}/{report.num_rounds}  {shown}  clients {report.num_clients}"
-        f"  {report.bytes_exchanged / 1e6:.1f} MB  {report.seconds:.1f} s  {metrics}".rstrip()
+    if is_table:
+        figure = shown.removeprefix("loss ").removeprefix("epsilon ")
+        metrics = metrics.replace("val_", "").replace("recall", "R")
+        say(_row(at, figure, str(report.num_clients), sent, f"{report.seconds:.1f} s", metrics))
+        return
+    beside = f" (chance {level:.2f})" if level is not None else ""
+    say(
+        f"{prefix}round {at}  {shown}{beside}  clients {report.num_clients}  {sent}"
+        f"  {report.seconds:.1f} s  {metrics}".rstrip()
     )
+
+
+def _row(*cells: str) -> str:
+    return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True)).rstrip()
 
 
 REDRAW_S, QUIET_S = 0.1, 10.0

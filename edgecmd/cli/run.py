@@ -167,13 +167,31 @@ def report(
 
     for folder in folders:
         config_of(folder)
-    if len(folders) > 1:
+    if len(folders) > 1 or out is not None:
         page = out or folders[0].resolve().parent / "comparison.html"
         say(f"Comparison: {write_comparison(folders, page)}")
-    elif out is not None:
-        raise ConfigError("--out is for a comparison of runs. Give more run folders, or leave it out.")
     else:
         say(f"Report: {write_report(folders[0])}")
+
+
+@app.command()
+def track(
+    folder: Folder,
+    to: Annotated[str, typer.Option("--to", help="tensorboard, mlflow or wandb.")],
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Send new rounds until the run ends or stops.")
+    ] = False,
+) -> None:
+    """Send losses, scores, bytes and epsilon of a run to a tracker; nothing else."""
+    from edgecmd.experiments.trackers import track as send
+
+    config = config_of(folder)
+    if config.privacy.mechanism != "none":
+        say("note: what is sent is for the owner of the run only; no guarantee covers scores and answers.")
+    num = send(folder, to, follow=follow)
+    say(f"Sent {counted(num, 'round')} of {folder} to {to}.")
+    if to == "tensorboard":
+        say(f"Look at it: tensorboard --logdir {folder / 'tensorboard'}")
 
 
 @app.command()

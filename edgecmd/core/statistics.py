@@ -161,28 +161,17 @@ def newcombe(one: float, other: float, *, num_items: int) -> tuple[float, float]
 
 
 def items_apart(one: float, other: float, *, num_items: int) -> bool:
-    """Whether two shares of the same number of items differ: Newcombe's interval leaves zero out.
-
-    Args:
-        one: A share.
-        other: Another share.
-        num_items: Items behind each; below `MIN_ITEMS` nothing is apart.
-    """
+    """Whether two shares of the same number of items differ: zero lies outside of `newcombe`."""
     found = newcombe(max(one, other), min(one, other), num_items=num_items)
     return found is not None and bool(found[0] > 0)
 
 
 def repeats_apart(one: Sequence[float], other: Sequence[float]) -> bool:
     """Whether two rows of paired repetitions differ: zero lies outside the interval of the paired t test."""
-    ends = _paired_ends(one, other)
-    return ends is not None and (ends[0] > 0 or ends[1] < 0)
-
-
-def _paired_ends(one: Sequence[float], other: Sequence[float]) -> Bounds | None:
-    found = paired_interval(one, other) if len(one) == len(other) else None
-    if found is None or found.low is None or found.high is None:
-        return None
-    return found.low, found.high
+    if len(one) != len(other):
+        return False
+    found = paired_interval(one, other)
+    return found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,25 +201,6 @@ class Measured:
         if items and self.is_share and told:
             tests.append(items_apart(self.value, other.value, num_items=min(told)))
         return bool(tests) and all(tests)
-
-    def minus(self, other: "Measured") -> Interval:
-        """Difference from ``other``; its interval holds those over repetitions and over items.
-
-        There is none where one of the two is called for and cannot be told.
-        """
-        ends = []
-        if self.is_share and self.num_items is not None and self.num_items == other.num_items:
-            ends.append(newcombe(self.value, other.value, num_items=self.num_items))
-        if len(self.values) > 1 or len(other.values) > 1:
-            ends.append(_paired_ends(self.values, other.values))
-        told = [one for one in ends if one is not None]
-        whole = bool(told) and len(told) == len(ends)
-        return Interval(
-            mean=self.value - other.value,
-            low=min(low for low, _ in told) if whole else None,
-            high=max(high for _, high in told) if whole else None,
-            num=max(1, len(self.values)),
-        )
 
 
 def best_of(column: Mapping[str, Measured], *, items: bool = True) -> str | None:

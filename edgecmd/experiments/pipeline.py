@@ -22,7 +22,6 @@ from edgecmd.run import Run
 
 if TYPE_CHECKING:
     from edgecmd.evaluation.evaluate import Table
-    from edgecmd.models.students import Student
     from server.loop import RoundReport
 
 Result = TypeVar("Result")
@@ -145,9 +144,7 @@ def assess_run(
     from edgecmd.experiments.teacher_facts import teacher_record
     from edgecmd.models.student_file import load_student
 
-    run = assembly.run(config)
-    student = load_student(folder / "student.safetensors", like=config.student.architecture)
-    work = _assessments(config, assembly, student, folder=folder, baselines=baselines, watch=watch)
+    work = _assessments(config, assembly, folder=folder, baselines=baselines, watch=watch)
     tables: dict[str, Table] = {}
     for name, assessed in tracked(list(work.items()), "evaluation"):
         with stage(name):
@@ -155,6 +152,7 @@ def assess_run(
         if table:
             tables[name] = table
     others = {name: table for name, table in tables.items() if name != "student"}
+    run = assembly.run(config)
     told = {
         "student": tables["student"],
         "baselines": others,
@@ -162,6 +160,7 @@ def assess_run(
         "chance_loss": chance(run) if run.privacy.mechanism == "none" else None,
         "teacher": teacher_record(run.task, config.teacher, tables),
     }
+    student = load_student(folder / "student.safetensors", like=config.student.architecture)
     with stage("results by class"):
         by_class = class_results(embedder(student, run.task), run)
     write_artefact(folder, "classes.json", by_class, may_leave=False)
@@ -170,18 +169,14 @@ def assess_run(
 
 
 def _assessments(
-    config: RunConfig,
-    assembly: Assembly,
-    student: "Student",
-    *,
-    folder: Path,
-    baselines: bool,
-    watch: Watch,
+    config: RunConfig, assembly: Assembly, *, folder: Path, baselines: bool, watch: Watch
 ) -> "dict[str, Callable[[], Table]]":
     """What is assessed, in the order of the table; an empty table is left out."""
     from edgecmd.evaluation.evaluate import assess, embedder
+    from edgecmd.models.student_file import load_student
 
     run = assembly.run(config)
+    student = load_student(folder / "student.safetensors", like=config.student.architecture)
     work: dict[str, Callable[[], Table]] = {
         "student": lambda: assess(embedder(student, run.task), run, student=student)
     }

@@ -4,7 +4,9 @@ Shapes: C classes, N clients.
 """
 
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -29,7 +31,6 @@ from edgecmd.report.drawing import (
 from edgecmd.report.numbers import share
 from edgecmd.report.read import Table
 
-LOSS = "mean loss of the clients"
 VALIDATION = {"val_recall@1": "validation R@1", "val_class_recall@1": "validation class R@1"}
 MAX_BARS = 40
 MAX_TICKS = 12
@@ -49,28 +50,28 @@ def _points(rounds: Sequence[Table], key: str) -> list[tuple[int, float]]:
     return [(int(event["round"]), float(event[key])) for event in rounds if event.get(key) is not None]
 
 
-def loss_curve(rounds: Sequence[Table], *, chance: float | None) -> Drawing | None:
-    """Mean loss of the clients by round, with the chance level as a dashed line; None without rounds."""
-    losses = _points(rounds, "loss")
+def loss_curve(runs: Mapping[str, Sequence[Table]], *, chance: float | None = None) -> Drawing | None:
+    """Mean loss of the clients by round, with the chance level as a dashed line; None without a loss.
+
+    Args:
+        runs: Rounds by the name of their run; a run without a loss is left out.
+        chance: Loss of a student that knows nothing, where it is known.
+    """
+    losses = {name: found for name, rounds in runs.items() if (found := _points(rounds, "loss"))}
     if not losses:
         return None
 
     def paint(axes: Axes) -> None:
-        _by_round(axes, {"": losses}, label=LOSS)
+        _by_round(axes, losses, label="mean loss of the clients")
         if chance is not None:
-            axes.axhline(chance, color=INK, linestyle="--", linewidth=1.2)
-            axes.annotate(
-                f"chance {chance:.2f}",
-                (1.0, chance),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, -4),
-                textcoords="offset points",
-                horizontalalignment="right",
-                verticalalignment="top",
-            )
+            _level(axes, chance, f"chance {chance:.2f}")
+        if len(runs) > 1:
+            legend_below(axes)
 
     level = "" if chance is None else f" The chance level is {chance:.3f}."
-    return draw("loss", paint, alt=f"Loss by round: {_ends(losses)}.{level}")
+    ends = "; ".join(f"{name}: {_ends(one)}" if len(runs) > 1 else _ends(one) for name, one in losses.items())
+    height = 3.1 + 0.2 * (len(runs) - 1)
+    return draw("loss", paint, alt=f"Loss by round: {ends}.{level}", height_inches=height)
 
 
 def validation_curve(rounds: Sequence[Table]) -> Drawing | None:
@@ -87,39 +88,28 @@ def validation_curve(rounds: Sequence[Table]) -> Drawing | None:
     return draw("validation", paint, alt=f"{label.capitalize()} by round: {_ends(measured)}.")
 
 
-def loss_curves(runs: Mapping[str, Sequence[Table]]) -> Drawing | None:
-    """Mean loss of several runs by round, of those that report one; None where none does.
-
-    Args:
-        runs: Rounds by the name of their run.
-    """
-    losses = {name: found for name, rounds in runs.items() if (found := _points(rounds, "loss"))}
-    if not losses:
-        return None
-
-    def paint(axes: Axes) -> None:
-        _by_round(axes, losses, label=LOSS)
-        legend_below(axes)
-
-    alt = "; ".join(f"{name}: {_ends(values)}" for name, values in losses.items())
-    return draw("losses", paint, alt=f"Loss by round. {alt}.", height_inches=3.1 + 0.2 * len(losses))
-
-
 def _by_round(axes: Axes, lines: Mapping[str, Points], *, label: str, marker: str = "") -> None:
     for (name, values), colour, dash in zip(lines.items(), LINES, DASHES):
         shown = marker or ("o" if len(values) == 1 else "")
-        axes.plot(
-            *zip(*values),
-            color=colour,
-            linestyle=dash,
-            linewidth=2.0,
-            marker=shown,
-            markersize=5,
-            label=name,
-        )
+        look: dict[str, Any] = {"color": colour, "linestyle": dash, "marker": shown}
+        axes.plot(*zip(*values), label=name, linewidth=2.0, markersize=5, **look)
     rounds = [one for values in lines.values() for one, _ in values]
     axes.set(xlabel="round", ylabel=label, xlim=(min(min(rounds) - 1, 0), max(rounds) * 1.02))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+
+
+def _level(axes: Axes, value: float, text: str) -> None:
+    """A dashed line with its text below it, at the right."""
+    axes.axhline(value, color=INK, linestyle="--", linewidth=1.2)
+    axes.annotate(
+        text,
+        (1.0, value),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, -4),
+        textcoords="offset points",
+        horizontalalignment="right",
+        verticalalignment="top",
+    )
 
 
 def _ends(values: Points) -> str:
@@ -132,17 +122,13 @@ def epsilon_curve(told: Table) -> Drawing | None:
     points = told.get("epsilon_by_round") or []
     if len(points) < 2:
         return None
-    rounds, values = zip(*points, strict=True)
 
     def paint(axes: Axes) -> None:
-        axes.plot(rounds, values, color=LINES[0], linewidth=2)
-        axes.axhline(float(told["budget"]), color=INK, linestyle="--", linewidth=1.2)
-        axes.annotate(
-            "budget", (rounds[0], float(told["budget"])), xytext=(2, -12), textcoords="offset points"
-        )
-        axes.set(xlabel="round", ylabel="epsilon", ylim=(0, None))
+        _by_round(axes, {"": points}, label="epsilon")
+        _level(axes, float(told["budget"]), f"budget {told['budget']:g}")
+        axes.set_ylim(bottom=0.0)
 
-    return draw("privacy", paint, alt=f"Epsilon rises to {values[-1]:.3g} of {told['budget']:g}.")
+    return draw("privacy", paint, alt=f"Epsilon rises to {points[-1][1]:.3g} of {told['budget']:g}.")
 
 
 def few_labels_curve(evaluation: Table, labelling: str) -> Drawing | None:
@@ -237,10 +223,9 @@ def shown_classes(table: Sequence[Table], order: Sequence[str]) -> list[str]:
         table: Lines of `edgecmd.data.partition.partition_table`.
         order: All classes in the order of the data; those of ``table`` that it lacks come last.
     """
-    totals: dict[str, int] = dict.fromkeys(order, 0)
+    totals = Counter(dict.fromkeys(order, 0))
     for row in table:
-        for name, count in row["classes"].items():
-            totals[name] = totals.get(name, 0) + count
+        totals.update(row["classes"])
     unlabelled = [UNLABELLED] if totals.pop(UNLABELLED, 0) else []
     held = [name for name, total in totals.items() if total]
     if len(held) <= len(AREAS):

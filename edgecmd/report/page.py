@@ -89,14 +89,7 @@ def refresh_report(folder: Path) -> Path | None:
 
 @contextmanager
 def strange_files_named(where: str) -> Iterator[None]:
-    """Turn what a file of another kind leads to into an error in words.
-
-    Args:
-        where: The folder, or the folders, that it is in.
-
-    Raises:
-        DataError: Something in this block is not as edgecmd writes it.
-    """
+    """Turn what a file of another kind in ``where`` leads to into a DataError in words."""
     try:
         yield
     except DataError:
@@ -127,11 +120,7 @@ def _page(run: RunFiles, values: Mapping[str, Mapping[str, object]]) -> str:
 
 
 def templates(**everywhere: object) -> Environment:
-    """The templates; whatever is put into one is escaped, and a name that it lacks is an error.
-
-    Args:
-        everywhere: What all of them see.
-    """
+    """The templates, which all see ``everywhere``; what is put in is escaped, and a missing name an error."""
     found = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

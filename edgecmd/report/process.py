@@ -18,7 +18,7 @@ def training(run: RunFiles) -> Table:
     """Loss and validation retrieval by round; under privacy clients do not tell their loss."""
     chance = run.evaluation.get("chance_loss")
     return {
-        "loss": loss_curve(run.rounds, chance=chance),
+        "loss": loss_curve({run.name: run.rounds}, chance=chance),
         "validation": validation_curve(run.rounds),
         "chance": chance,
     }
@@ -112,12 +112,7 @@ def environment(run: RunFiles) -> Table:
 
 
 def flat(nested: Table, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted key and value of nested tables.
-
-    Args:
-        nested: Tables within tables.
-        prefix: What stands before each key.
-    """
+    """Dotted key and value of nested tables, each key behind ``prefix``."""
     for key, value in nested.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{key}.")

@@ -46,9 +46,7 @@ class Gallery:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RunFiles:
-    """Content of a run folder; a table is empty and the gallery None where the file is missing.
-
-    Images are read when they are first asked for.
+    """Content of a run folder, images when they are asked for; a table is empty where its file is missing.
 
     Attributes:
         folder: The run folder.
@@ -82,11 +80,7 @@ class RunFiles:
 
     @cached_property
     def gallery(self) -> Gallery | None:
-        """Images of ``retrieval.npz``.
-
-        Raises:
-            DataError: The file is damaged.
-        """
+        """Images of ``retrieval.npz``; a DataError where the file is damaged."""
         return _read_gallery(self.folder / "retrieval.npz")
 
     @cached_property

@@ -104,42 +104,23 @@ def _best(column: scores.Column) -> Cell:
 def classes(run: RunFiles) -> Table:
     """Precision, recall and support of each class, and which classes are taken for each other."""
     names: Sequence[str] = run.classes.get("classes") or ()
-    counts = Counter(
-        {(int(true), int(found)): int(num) for true, found, num in run.classes.get("counts") or ()}
-    )
-    support, taken = Counter[int](), Counter[int]()
+    cells = {(int(true), int(found)): int(num) for true, found, num in run.classes.get("counts") or ()}
+    counts, support, taken = Counter(cells), Counter[int](), Counter[int]()
     for (true, found), num in counts.items():
         support[true] += num
         taken[found] += num
-    places = range(len(names))
-    wrong = sorted((cell for cell in counts if cell[0] != cell[1]), key=lambda cell: -counts[cell])
+    figures = [_of_class(counts[one, one], support[one], taken[one]) for one in range(len(names))]
     return {
-        "labelling": run.classes.get("labelling"),
+        "names": names,
+        "counts": counts,
+        "support": support,
+        "has_matrix": len(names) <= MOST_IN_MATRIX,
+        "confused": [cell for cell, num in counts.most_common() if num and cell[0] != cell[1]][
+            :MOST_CONFUSED
+        ],
+        "rows": [(name, [str(run.classes["labels"][one]), *figures[one]]) for one, name in enumerate(names)],
+        "right": sum(counts[one, one] for one in support) / max(1, support.total()),
         "unseen_text": scores.unseen_text(run.evaluation),
-        "num_test": support.total(),
-        "right": sum(counts[one, one] for one in places) / max(1, support.total()),
-        "rows": [
-            (
-                names[one],
-                [str(run.classes["labels"][one]), *_of_class(counts[one, one], support[one], taken[one])],
-            )
-            for one in places
-        ],
-        "matrix": [
-            (
-                names[true],
-                [(counts[true, found], counts[true, found] / max(1, support[true])) for found in places],
-            )
-            for true in places
-            if len(names) <= MOST_IN_MATRIX
-        ],
-        "confused": [
-            (
-                names[true],
-                [names[found], str(counts[true, found]), share(counts[true, found] / support[true])],
-            )
-            for true, found in wrong[:MOST_CONFUSED]
-        ],
     }
 
 

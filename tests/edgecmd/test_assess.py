@@ -1,5 +1,7 @@
 """What an assessment says of a student that tells nothing apart, and which ranks it is asked for."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -8,6 +10,7 @@ from sklearn.metrics import confusion_matrix
 from edgecmd.cli.compare import show_summary
 from edgecmd.cli.run import show_results
 from edgecmd.config.schema import RunConfig
+from edgecmd.evaluation import evaluate
 from edgecmd.evaluation.evaluate import (
     asked_ranks,
     assess,
@@ -18,7 +21,7 @@ from edgecmd.evaluation.evaluate import (
     finite,
     measured,
 )
-from edgecmd.evaluation.metrics import unit_rows
+from edgecmd.evaluation.metrics import Probe, held_out_probe, unit_rows
 from edgecmd.experiments.compare.summary import best_by_metric, summarise
 from tests.tiny_federation import run_of
 
@@ -106,12 +109,15 @@ class TestClasses:
         told_all = assess(embed, run)["few_labels"]["group"]["linear"]["all"]["mean"]
         assert np.trace(ours) / ours.sum() == told_all
 
-    def test_without_two_classes_there_are_none(self, tiny: RunConfig) -> None:
+    def test_without_two_classes_there_are_none(
+        self, tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def one_class(*given: object, **named: object) -> Probe:
+            probe = held_out_probe(*given, **named)  # type: ignore[arg-type]
+            return replace(probe, pool_labels=0 * probe.pool_labels, test_labels=0 * probe.test_labels)
+
+        monkeypatch.setattr(evaluate, "held_out_probe", one_class)
         run = run_of(tiny)
-        data = run.task.data
-        for part in (data.validation, data.test):
-            for labels in part.labelled.labels.values():
-                labels.values[:] = 0
         found = class_results(embedder(run.new_student(), run.task), run)
         assert found == {"labelling": "", "classes": [], "labels": [], "counts": []}
 

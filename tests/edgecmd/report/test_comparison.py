@@ -55,7 +55,7 @@ def test_settings_that_differ_are_listed_and_the_others_counted(finished: Path, 
 
 def test_both_losses_are_in_one_chart(finished: Path, second: Path) -> None:
     svg = Page(page_of(finished, second)).all("svg")
-    assert [one["aria-label"][:40] for one in svg] == ["Loss by round. demo: 3.948 after round 1"]
+    assert [one["aria-label"][:40] for one in svg] == ["Loss by round: demo: 3.948 after round 1"]
     assert "cooler: 3.948 after round 1, 2.427 after round 20." in svg[0]["aria-label"]
 
 
@@ -74,7 +74,7 @@ def test_privacy_of_each_run(finished: Path, tmp_path: Path) -> None:
     text = text_of(source, "privacy")
     assert "demo: No differential privacy was used." in text
     assert "private: What was released is differentially private for each pair with epsilon 3.75" in text
-    assert "guarantee \u2013 epsilon 3.75, each pair" in text
+    assert "budget (epsilon) \u2013 8" in text
     assert "This page is for its owner only." in source
     (private / "privacy.json").unlink()
     assert "private: The run has not ended, and nothing is claimed." in text_of(
@@ -124,7 +124,7 @@ def test_what_cannot_be_compared_is_named_and_writes_nothing(finished: Path, sec
     out.write_text("as it was")
     with pytest.raises(ConfigError, match="demo is given twice"):
         write_comparison([finished, second, finished], out)
-    with pytest.raises(ConfigError, match="1 run cannot be compared. Give 2 to 8."):
+    with pytest.raises(ConfigError, match="1 run cannot be compared. Give 2 to 8 folders."):
         write_comparison([finished], out)
     with pytest.raises(ConfigError, match="9 runs cannot be compared"):
         write_comparison([finished] * 9, out)
@@ -146,7 +146,7 @@ def test_the_command(finished: Path, second: Path) -> None:
     assert edgecmd("report", "demo", "cooler", "--out", "new/a.html", folder=folder).returncode == 0
     assert (folder / "new" / "a.html").read_bytes() == (folder / "comparison.html").read_bytes()
     for words, code, told in (
-        (("demo", "--out", "a.html"), 2, "--out is for a comparison"),
+        (("demo", "--out", "a.html"), 2, "1 run cannot be compared. Give 2 to 8 folders."),
         (("demo", "nowhere"), 5, "nowhere is not a run folder"),
         (("demo", "cooler", "--out", "new"), 2, "is no page"),
         (("demo", "cooler", "--out", "demo/config.toml/a.html"), 8, "config.toml"),
