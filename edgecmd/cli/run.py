@@ -105,7 +105,7 @@ def evaluate(
     baselines: Annotated[bool, typer.Option(help="Also run the baselines.")] = False,
     sheet: Annotated[
         Path | None,
-        typer.Option(help="PNG to write: test pictures, their masks and those a seg-* student finds."),
+        typer.Option(help="PNG to write: test images, their masks and those a seg-* student finds."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -226,12 +226,12 @@ def warm_start(
     out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("student.safetensors"),
     steps: Annotated[int, typer.Option("--steps", min=1, help="Optimiser steps.")] = 600,
     simclr: Annotated[
-        bool, typer.Option("--simclr", help="SimCLR on the pictures instead: the start of presimclr.")
+        bool, typer.Option("--simclr", help="SimCLR on the images instead: the start of presimclr.")
     ] = False,
     config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:
-    """First weights of a student from public pictures alone; use them with --set student.path=FILE."""
+    """First weights of a student from public images only; use them with --set student.path=FILE."""
     from edgecmd.cli.progress import step_line
     from edgecmd.config.assemble import Assembly
     from edgecmd.evaluation.evaluate import validate

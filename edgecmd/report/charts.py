@@ -119,7 +119,7 @@ def _ends(values: Points) -> str:
 
 def epsilon_curve(told: Table) -> Drawing | None:
     """Epsilon by round with the budget as a dashed line; None where there is none."""
-    points = told.get("epsilon_by_round") or []
+    points = [(int(index), float(spent)) for index, spent in told.get("epsilon_by_round") or ()]
     if len(points) < 2:
         return None
 
@@ -132,7 +132,7 @@ def epsilon_curve(told: Table) -> Drawing | None:
 
 
 def few_labels_curve(evaluation: Table, labelling: str) -> Drawing | None:
-    """Accuracy of the linear probe by number of labels a class; None where it was not measured."""
+    """Accuracy of the linear probe by number of labels per class; None where it was not measured."""
     measured = scores.few_label_columns(evaluation, labelling, "linear")
     if not measured:
         return None
@@ -146,13 +146,13 @@ def few_labels_curve(evaluation: Table, labelling: str) -> Drawing | None:
             _banded(axes, results, index=index, name=name)
         if floor is not None:
             axes.axhline(floor, color=INK, linestyle=(0, (2, 2)), linewidth=1.0, label="most frequent class")
-        axes.set(xlabel="labels a class", ylabel=f"accuracy on unseen {scores.unseen(evaluation)}")
+        axes.set(xlabel="labels per class", ylabel=f"accuracy on unseen {scores.unseen(evaluation)}")
         axes.set_xticks(list(places.values()), list(places))
         legend_below(axes)
 
     ends = "; ".join(_in_words(measured, name) for name in names)
     rows = (len(names) + 2) // 2
-    alt = f"Accuracy by number of labels a class, from fewest to most. {ends}."
+    alt = f"Accuracy by number of labels per class, from fewest to most. {ends}."
     return draw("few_labels", paint, alt=alt, height_inches=3.1 + 0.2 * rows)
 
 
@@ -161,7 +161,7 @@ def label_places(titles: Sequence[str], whole: float | None) -> dict[str, float]
 
     Args:
         titles: Numbers, and ``all``.
-        whole: Mean number of labels a class behind ``all``, where it is known.
+        whole: Mean number of labels per class behind ``all``, where it is known.
     """
     places = {title: float(np.log10(float(title))) for title in titles if title != "all"}
     if "all" in titles:
@@ -212,7 +212,7 @@ def partition_chart(partition: Table) -> Drawing | None:
         axes.set_xticks(range(0, len(table), step), [str(row["client"]) for row in table[::step]])
         legend_below(axes)
 
-    alt = f"Pairs of {len(table)} clients by class: {sizes.min()} to {sizes.max()} pairs a client."
+    alt = f"Pairs of {len(table)} clients by class: {sizes.min()} to {sizes.max()} pairs per client."
     return draw("partition", paint, alt=alt, height_inches=3.0 + 0.2 * ((len(classes) + 1) // 2))
 
 

@@ -131,7 +131,7 @@ def _distillation(run: RunFiles) -> list[Fact]:
     level = "" if chance is None else f" (chance {chance:.3f})"
     # Private clients do not report their loss.
     instead = (
-        (short_claim(run.privacy), "differential privacy") if run.privacy else (NOTHING, "loss not told")
+        (short_claim(run.privacy), "differential privacy") if run.privacy else (NOTHING, "loss not reported")
     )
     return [
         (f"{last.get('clients', '?')} {TIMES} {len(run.rounds)}", f"clients {TIMES} rounds"),

@@ -22,7 +22,7 @@ FACTS = {
     "accountant": "accountant",
     "counted": "counted",
 }
-FILES = {"Files that may leave": "may_leave", "Files that are the owner's alone": "owner_only"}
+FILES = {"Files that may leave": "may_leave", "Files for the owner only": "owner_only"}
 
 
 def privacy(run: RunFiles) -> Table:

@@ -158,7 +158,7 @@ def labellings(evaluation: Table) -> list[str]:
 
 
 def num_labels(evaluation: Table, labelling: str, probe: str) -> list[str]:
-    """Numbers of labels a class that were measured, rising, ``all`` last."""
+    """Numbers of labels per class that were measured, rising, ``all`` last."""
     have = {
         str(key)
         for table in methods(evaluation).values()
@@ -183,7 +183,7 @@ def majority(evaluation: Table, labelling: str) -> float | None:
 
 
 def labels_a_class(evaluation: Table, labelling: str) -> float | None:
-    """Mean number of labels a class where all of the pool are used."""
+    """Mean number of labels per class where all of the pool are used."""
     pool, classes = (few_label_fact(evaluation, labelling, key) for key in ("num_pool", "num_classes"))
     return pool / classes if pool and classes else None
 

@@ -124,7 +124,7 @@ def test_many_clients_make_no_large_file():
     drawing = partition_chart({"table": table, "classes": ["a", "b"]})
     ticks = drawing.svg.split("matplotlib.axis_2")[0]
     assert [f">{number}</text>" in ticks for number in (0, 100, 900, 50)] == [True, True, True, False]
-    assert "Pairs of 1000 clients by class: 4 to 10 pairs a client." in drawing.svg
+    assert "Pairs of 1000 clients by class: 4 to 10 pairs per client." in drawing.svg
     assert len(drawing.svg) < 80 * 2 * 1000
     assert partition_chart({}) is None
 

@@ -70,7 +70,7 @@ def test_under_privacy_the_page_says_at_its_top_whose_it_is(tmp_path: Path) -> N
     top = page[: page.index("</header>")]
     assert "This page is for its owner only." in top
     assert "What may leave is the bundle in <code>export</code>" in top
-    for text in ("Files that may leave", "Files that are the owner's alone", "partition.json"):
+    for text in ("Files that may leave", "Files for the owner only", "partition.json"):
         assert text in page
     assert "fitted on the labelled examples of the validation set, without noise" in page
     (tmp_path / "privacy.json").unlink()
