@@ -18,7 +18,7 @@ from edgecmd.report.read import RunFiles, Table, read_run
 
 MINUS = "\u2212"
 # Settings that do not change what a student is tested on.
-SAME_TEST = ("data.store", "data.num_threads")
+SAME_TEST = {"data.store", "data.num_threads"}
 TEST = ("data", "num_test", "num_things")
 Runs = Mapping[str, RunFiles]
 
@@ -73,11 +73,10 @@ def _content(runs: Runs) -> Table:
     settings = _beside([{key: plain(value) for key, value in flat(run.settings)} for run in runs.values()])
     settings = [row for row in settings if row[0] not in ("name", "out")]
     differing = [(key, cells) for key, cells in settings if len(set(cells)) > 1]
-    evaluated = [run.evaluation.get("student") or {} for run in runs.values()]
-    tests = [[one.get(key) for key in TEST] for one in evaluated]
-    alike = all(one == tests[0] for one in tests) and not any(
-        key.startswith("data.") and key not in SAME_TEST for key, _ in differing
-    )
+    keys = {key for key, _ in differing} - SAME_TEST
+    tests = [run.evaluation.get("student") or {} for run in runs.values()]
+    alike = all(one.get(key) == tests[0].get(key) for one in tests for key in TEST)
+    alike = alike and not any(key.startswith("data.") for key in keys)
     first, *others = runs
     return {
         "is_asked": any(map(is_asked, runs.values())),
@@ -86,7 +85,7 @@ def _content(runs: Runs) -> Table:
         "num_equal": len(settings) - len(differing),
         "alike": alike,
         "columns": ["score", *runs, *(f"{name} {MINUS} {first}" for name in others if alike)],
-        "rows": _scores(list(students.values()), alike=alike),
+        "rows": _scores(list(students.values()), alike=alike, same_draws="seed" not in keys),
         "faults": {name: scores.faults(run.evaluation).get("student") for name, run in runs.items()},
         "drawing": loss_curve({name: run.rounds for name, run in runs.items()}),
         "claim": claim,
@@ -102,26 +101,28 @@ def _beside(tables: Sequence[Mapping[str, str]]) -> list[tuple[str, list[str]]]:
     return [(key, [one.get(key, NOTHING) for one in tables]) for key in keys]
 
 
-def _scores(students: Sequence[Mapping[str, scores.Score]], *, alike: bool) -> list[Row]:
+def _scores(students: Sequence[Mapping[str, scores.Score]], *, alike: bool, same_draws: bool) -> list[Row]:
     """A row for each score: those of the runs and, where all were tested alike, the differences."""
     rows: list[Row] = []
     for title in dict.fromkeys(title for one in students for title in one):
         first, *others = found = [one.get(title) for one in students]
         shown = [Cell(text=share(one.value), note=one.interval) if one else NOTHING for one in found]
-        rows.append((title, [*shown, *(_difference(one, first) for one in others if alike)]))
+        apart = [_difference(one, first, same_draws=same_draws) for one in others if alike]
+        rows.append((title, [*shown, *apart]))
     return rows
 
 
-def _difference(one: scores.Score | None, first: scores.Score | None) -> Cell | str:
+def _difference(one: scores.Score | None, first: scores.Score | None, *, same_draws: bool) -> Cell | str:
+    """With the interval over the draws of labels where there are several, else over the test items."""
     if one is None or first is None:
         return NOTHING
     ours, theirs = one.rests, first.rests
     ends: tuple[float | None, float | None] | None = None
     if ours and theirs and ours.num_items is not None and ours.num_items == theirs.num_items:
-        if len(ours.values) > 1 and len(ours.values) == len(theirs.values):
+        if len(ours.values) > 1 and len(ours.values) == len(theirs.values) and same_draws:
             found = paired_interval(ours.values, theirs.values, num_items=ours.num_items)
             ends = found.low, found.high
-        elif ours.is_share:
+        elif ours.is_share and len(ours.values) < 2 and len(theirs.values) < 2:
             ends = newcombe(one.value, first.value, num_items=ours.num_items)
     low, high = ends or (None, None)
     row = {"mean": one.value - first.value, "low": low, "high": high}

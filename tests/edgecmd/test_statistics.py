@@ -1,7 +1,6 @@
 """Intervals within what is possible, and stars that chance does not hand out."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,37 +151,6 @@ class TestItems:
 
 def shares(num: int = 100, **values: float) -> dict[str, Measured]:
     return {name: Measured(value=one, num_items=num) for name, one in values.items()}
-
-
-class TestDifference:
-    def test_one_figure_has_the_interval_over_items(self):
-        found = Measured(value=0.8, num_items=70).minus(Measured(value=0.6, num_items=70))
-        assert (found.low, found.high) == newcombe(0.8, 0.6, num_items=70)
-        assert found.mean == pytest.approx(0.2)
-
-    def test_draws_and_items_are_both_within_it(self):
-        """Draws that differ by 0.2, 0.1 and 0.3: 0.2 ± 4.303 · 0.1 / sqrt(3), wider than over items."""
-        one = Measured(value=0.6, values=(0.6, 0.5, 0.7), num_items=10_000)
-        other = Measured(value=0.4, values=(0.4, 0.4, 0.4), num_items=10_000)
-        found = one.minus(other)
-        assert (found.low, found.high) == pytest.approx((0.2 - 0.24843, 0.2 + 0.24843), abs=1e-4)
-        few = replace(one, num_items=30).minus(replace(other, num_items=30))
-        assert few.low < 0.2 - 0.24843 + 1e-4
-        assert few.high >= found.high
-
-    @pytest.mark.parametrize(
-        "other",
-        [
-            Measured(value=0.5, is_share=False),
-            Measured(value=0.5, num_items=60),
-            Measured(value=0.5, num_items=70, values=(0.5, 0.5)),
-            Measured(value=0.5, num_items=70, values=(0.5, 0.4, 0.6)),
-        ],
-    )
-    def test_what_cannot_be_told_has_none(self, other):
-        one = Measured(value=0.8, num_items=70, values=(0.8, 0.8), is_share=other.is_share)
-        assert (one.minus(other).low, one.minus(other).high) == (None, None)
-        assert one.minus(other).mean == pytest.approx(0.3)
 
 
 class TestBest:

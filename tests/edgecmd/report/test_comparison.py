@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.files import read_json, write_json, write_text_atomically
@@ -41,6 +42,28 @@ def test_scores_stand_beside_each_other_with_their_difference(finished: Path, se
     # The student from scratch and other baselines are no part of it.
     assert "scratch" not in source
     assert "R@1: demo 0.412, cooler 0.350. 1 setting differs." in Page(source).text
+
+
+def test_where_labels_were_drawn_the_difference_is_that_of_the_draws(finished: Path, second: Path) -> None:
+    """SciPy's paired test; draws that differ alike have no interval, nor have other draws and other items."""
+    numbers = read_json(second / "evaluation.json")
+    rows = numbers["student"]["few_labels"]["group"]["linear"]
+    own, gaps = [rows[key]["values"] for key in ("5", "10")], ([0.02, 0.05, 0.01, 0.04, 0.03], [0.1] * 5)
+    for key, values, gap in zip(("5", "10"), own, gaps):
+        rows[key]["values"] = [one - by for one, by in zip(values, gap)]
+        rows[key]["mean"] = sum(rows[key]["values"]) / 5
+    write_json(second / "evaluation.json", numbers)
+    text = text_of(page_of(finished, second), "results")
+    half = stats.ttest_rel(rows["5"]["values"], own[0]).confidence_interval(0.95).high + 0.03
+    assert f" -0.030 ± {half:.3f} probe 10 " in text
+    assert " -0.100 probe 30 " in text
+    settings = (second / "config.toml").read_text()
+    (second / "config.toml").write_text(settings.replace("\nseed = 0", "\nseed = 1", 1))
+    assert " -0.030 probe 10 " in text_of(page_of(finished, second), "results")
+    (second / "config.toml").write_text(settings)
+    numbers["student"]["few_labels"]["group"]["num_test"] = 700
+    write_json(second / "evaluation.json", numbers)
+    assert " -0.030 probe 10 " in text_of(page_of(finished, second), "results")
 
 
 def test_settings_that_differ_are_listed_and_the_others_counted(finished: Path, second: Path) -> None:
