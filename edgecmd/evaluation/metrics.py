@@ -485,17 +485,12 @@ def few_label_rows(
         num_items: Test items that bear the interval.
         told: What the progress is called.
     """
-    return {
-        str(count or "all"): accuracy_row(
-            accuracies(accuracy, count, num_draws=num_draws, told=told), num_items=num_items
-        )
-        for count in counts
-    }
-
-
-def accuracy_row(values: list[float], *, num_items: int) -> dict[str, object]:
-    """Accuracies of several draws on ``num_items`` test items, with their mean and interval."""
-    return {"values": values, **asdict(mean_interval(values, bounds=SHARE, num_items=num_items))}
+    rows: dict[str, dict[str, object]] = {}
+    for count in counts:
+        values = accuracies(accuracy, count, num_draws=num_draws, told=told)
+        interval = mean_interval(values, bounds=SHARE, num_items=num_items)
+        rows[str(count or "all")] = {"values": values, **asdict(interval)}
+    return rows
 
 
 def clustering(embedding: Embedding, labels: Labels, *, seed: int) -> dict[str, float]:

@@ -51,13 +51,13 @@ def track(folder: Path, tracker: str, *, follow: bool = False, pause_s: float = 
         pause_s: Seconds between two looks.
 
     Returns:
-        Number of rounds that were sent; a round that a resumed run repeated is sent once.
+        Number of rounds that were sent; one that a resumed run repeated is sent once.
 
     Raises:
         ConfigError: There is no such tracker, it is not installed, or it fails.
         DataError: A file of the folder is damaged.
     """
-    opened, sent, num, goes_on = choose("--to", tracker, TRACKERS), 0, 0, True
+    opened, sent, goes_on = choose("--to", tracker, TRACKERS), 0, True
     for key, value in DEFAULTS.items():
         os.environ.setdefault(key, value)
     with _failures_named(tracker), opened(folder) as log:
@@ -70,11 +70,11 @@ def track(folder: Path, tracker: str, *, follow: bool = False, pause_s: float = 
             for index, values in rounds.items():
                 if index > sent:
                     _send(log, values, index)
-                    sent, num = index, num + 1
+                    sent = index
             if goes_on:
                 time.sleep(pause_s)
         _send(log, scores, sent)
-    return num
+    return len(rounds)
 
 
 @contextmanager

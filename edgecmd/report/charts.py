@@ -138,7 +138,7 @@ def few_labels_curve(evaluation: Table, labelling: str) -> Drawing | None:
         return None
     places = label_places([c.title for c in measured], scores.labels_a_class(evaluation, labelling))
     names = [name for name in scores.methods(evaluation) if any(name in column.scores for column in measured)]
-    floor = scores.majority(evaluation, labelling)
+    floor = scores.few_label_fact(evaluation, labelling, "majority")
 
     def paint(axes: Axes) -> None:
         for index, name in enumerate(names):

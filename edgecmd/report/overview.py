@@ -71,7 +71,7 @@ def _against(column: scores.Column) -> str:
     own, best = share(column.scores["student"].value), share(others[name])
     if best == own:
         return f"; the baseline {name} has the same"
-    apart = "" if column.winners() else ", a difference that chance may explain"
+    apart = "" if any(map(column.is_best, column.scores)) else ", a difference that chance may explain"
     if others[name] > column.scores["student"].value:
         better = "is better, with" if column.is_best(name) else "has more,"
         return f"; the baseline {name} {better} {best}{apart}"

@@ -63,10 +63,6 @@ class Column:
         }
         return best_of(rivals) == method
 
-    def winners(self) -> list[str]:
-        """The method for which `is_best` holds, if there is one."""
-        return [name for name in self.scores if self.is_best(name)]
-
     def top(self) -> list[str]:
         """Methods with the highest figure at the precision that is shown, told apart or not."""
         rivals = {name: score for name, score in self.scores.items() if name not in self.faults}
@@ -170,16 +166,12 @@ def num_labels(evaluation: Table, labelling: str, probe: str) -> list[str]:
 def few_label_columns(evaluation: Table, labelling: str, probe: str) -> list[Column]:
     """Accuracy of each method by number of labels; the titles are the numbers."""
     tables = methods(evaluation)
-    floor = majority(evaluation, labelling)
+    # Accuracy of always naming the most frequent class.
+    floor = few_label_fact(evaluation, labelling, "majority")
     return [
         _column(label, tables, _probe, labelling, probe, label, chance=floor)
         for label in num_labels(evaluation, labelling, probe)
     ]
-
-
-def majority(evaluation: Table, labelling: str) -> float | None:
-    """Accuracy of always naming the most frequent class."""
-    return few_label_fact(evaluation, labelling, "majority")
 
 
 def labels_a_class(evaluation: Table, labelling: str) -> float | None:

@@ -13,14 +13,7 @@ from edgecmd.data.labelled import Labels
 from edgecmd.data.stored.array_files import one_after_another
 from edgecmd.evaluation import segmentation
 from edgecmd.evaluation.evaluate import Table, by_num_labels
-from edgecmd.evaluation.metrics import (
-    PROBES,
-    accuracy_row,
-    clustering,
-    few_label_rows,
-    held_out_probe,
-    unit_rows,
-)
+from edgecmd.evaluation.metrics import PROBES, clustering, few_label_rows, held_out_probe, unit_rows
 from edgecmd.evaluation.supervised import (
     Fit,
     Part,
@@ -76,8 +69,9 @@ def supervised_all_table(run: Run) -> Table:
     both = _labelled((run.task.inputs(targets), np.concatenate([pool, own])))
     recipe = recipe_of(run, SUPERVISED_ALL)
     value = accuracy_of(_fit(run, recipe), both, _part(run, "test"))
-    row = accuracy_row([value], num_items=num_asked(run, LABELLING)) | {"num_labels": len(both[1])}
-    return {"few_labels": {LABELLING: {"linear": {"all": row}}}}
+    rows = few_label_rows(lambda *_: value, (0,), num_draws=1, num_items=num_asked(run, LABELLING))
+    rows["all"]["num_labels"] = len(both[1])
+    return {"few_labels": {LABELLING: {"linear": rows}}}
 
 
 def supervised_validation(run: Run, method: str, *, num_labels: int) -> float:
