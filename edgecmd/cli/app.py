@@ -53,6 +53,7 @@ COMMANDS = (
         "runs",
         "evaluate",
         "report",
+        "track",
     ),
     *("init", "doctor", "pretrain", "warm-start", "simulate", "verify", "sign"),
     *("data", "bench", "web", "deploy", "audit"),

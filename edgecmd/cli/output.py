@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import sys
 import traceback
 import warnings
@@ -97,7 +98,8 @@ def print_help(text: str, *, to_error: bool) -> None:
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; plain columns where the output is no terminal, or too narrow to show all of it.
 
-    Nothing is cut off: a cell that is longer than the line goes on in the next one.
+    Nothing is cut off: on a narrow terminal columns that do not fit follow below, beside the first one again,
+    and a cell that is longer than the line goes on in the next one.
     """
     table = [[printable(cell) for cell in row] for row in [columns, *rows]]
     if on_terminal() and _rich_table(printable(title), table):
@@ -106,9 +108,22 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
     widths = [max(cell_len(row[index]) for row in table) for index in range(len(columns))]
     say(title)
-    for row in table:
-        cells = [set_cell_size(cell, width) for cell, width in zip(row, widths)]
-        say("  " + "  ".join(cells).rstrip())
+    for block in _blocks(widths, room=shutil.get_terminal_size().columns if on_terminal() else None):
+        for row in table:
+            cells = [set_cell_size(row[index], widths[index]) for index in block]
+            say("  " + "  ".join(cells).rstrip())
+
+
+def _blocks(widths: Sequence[int], *, room: int | None) -> Iterator[list[int]]:
+    """Columns that stand beside the first one, as many as there is room for; None: all of them."""
+    block, used = [0], widths[0]
+    for index, width in enumerate(widths[1:], start=1):
+        if room is not None and len(block) > 1 and used + width + 4 > room:
+            yield block
+            block, used = [0], widths[0]
+        block.append(index)
+        used += width + 2
+    yield block
 
 
 def on_terminal(stream: Stream | None = None) -> bool:

@@ -1,4 +1,4 @@
-"""What a person sees of long work: a line a round, and how far everything else is.
+"""What a person sees of long work: lines for rounds, and how far everything is.
 
 How far something is goes to stderr, beside a result that may be JSON: on a terminal one line that is written
 over and removed in the end, elsewhere a plain line every ten seconds.
@@ -7,12 +7,13 @@ over and removed in the end, elsewhere a plain line every ten seconds.
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgecmd.cli.output import can_write_over, on_terminal, say, write_progress
-from edgecmd.core.progress import watched
+from edgecmd.core.progress import Advance, stage, watched
+from edgecmd.core.text import counted
 
 if TYPE_CHECKING:
     from edgecmd.privacy.plan import PrivacyPlan
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from server.loop import RoundReport
 
 
-def _spent(plan: "PrivacyPlan | None", report: "RoundReport") -> str:
-    """Epsilon of the rounds so far instead of the loss, which clients do not tell."""
+def _shown(plan: "PrivacyPlan | None", report: "RoundReport") -> str:
+    """The loss, or instead of it, where clients do not tell it, the epsilon of the rounds so far."""
+    if report.loss is not None:
+        return f"loss {report.loss:.3f}"
     if plan is None:
         return "no loss"
     if not plan.private:
@@ -46,31 +49,85 @@ def step_line(num_steps: int, *, num_lines: int) -> Callable[[int, float], None]
     return show
 
 
-def round_line(run: "Run", prefix: str = "") -> Callable[["RoundReport"], None]:
-    """Function that prints a line for each round; every tenth round when the output is no terminal."""
+# 80 columns with three figures of the validation.
+WIDTHS = (7, 9, 7, 8, 6, 0)
+
+
+@contextmanager
+def round_line(run: "Run", prefix: str = "") -> Iterator[Callable[["RoundReport"], None]]:
+    """Function that prints every tenth round and each that was validated, for as long as the rounds last.
+
+    On a terminal these are rows of a table. Below it stand the last round and, from the second one on, the
+    time that is left. Elsewhere they are plain lines.
+
+    Args:
+        run: The run whose rounds they are.
+        prefix: What stands before each line.
+    """
     from edgecmd.experiments.run_plan import chance
     from edgecmd.privacy.refusals import explained
 
-    plan = run.plan
+    plan, is_table, is_live = run.plan, on_terminal(), can_write_over()
     level = chance(run) if plan is None else None
+    every = max(1, run.federation.num_rounds // 10)
+    advance: Advance | None = None
+
+    with ExitStack() as live:
+
+        def show(report: "RoundReport") -> None:
+            nonlocal advance
+            hide_progress()
+            if advance is None and is_table:
+                beside = "" if level is None else f"; a loss of {level:.2f} is chance"
+                say(f"{prefix or 'student: '}{counted(report.num_rounds, 'round')}{beside}")
+                say(
+                    _row(
+                        "round",
+                        "loss" if plan is None else "epsilon",
+                        "clients",
+                        "sent",
+                        "time",
+                        "validation",
+                    )
+                )
+            for one in report.rejected:
+                say(
+                    f"{prefix}round {report.round_index}: dropped node {one.node_id}: {explained(one.reason)}"
+                )
+            if report.metrics or not report.round_index % every or report.round_index == report.num_rounds:
+                _say_round(report, _shown(plan, report), level, prefix=prefix, is_table=is_table)
+            if advance is not None:
+                advance(1)
+                return
+            live.close()
+            # The first round is slower than the others, and a resumed run begins with a later one.
+            following = stage("rounds", report.num_rounds, done=report.round_index)
+            advance = live.enter_context(following) if is_live else lambda _: None
+
+        if is_live:
+            live.enter_context(stage("first round"))
+        yield show
+
+
+def _say_round(
+    report: "RoundReport", shown: str, level: float | None, *, prefix: str, is_table: bool
+) -> None:
+    at, sent = f"{report.round_index}/{report.num_rounds}", f"{report.bytes_exchanged / 1e6:.1f} MB"
+    metrics = "  ".join(f"{name} {value:.3f}" for name, value in report.metrics.items())
+    if is_table:
+        figure = shown.removeprefix("loss ").removeprefix("epsilon ")
+        metrics = metrics.replace("val_", "").replace("recall", "R")
+        say(_row(at, figure, str(report.num_clients), sent, f"{report.seconds:.1f} s", metrics))
+        return
     beside = f" (chance {level:.2f})" if level is not None else ""
-    every = 1 if on_terminal() else max(1, run.federation.num_rounds // 10)
+    say(
+        f"{prefix}round {at}  {shown}{beside}  clients {report.num_clients}  {sent}"
+        f"  {report.seconds:.1f} s  {metrics}".rstrip()
+    )
 
-    def show(report: "RoundReport") -> None:
-        hide_progress()
-        for one in report.rejected:
-            say(f"{prefix}round {report.round_index}: dropped node {one.node_id}: {explained(one.reason)}")
-        if report.round_index % every and not report.metrics and report.round_index != report.num_rounds:
-            return
-        metrics = "  ".join(f"{name} {value:.3f}" for name, value in report.metrics.items())
-        shown = f"loss {report.loss:.3f}{beside}" if report.loss is not None else _spent(plan, report)
-        say(
-            f"{prefix}round {report.round_index}/{report.num_rounds}  {shown}"
-            f"  clients {report.num_clients}  {report.bytes_exchanged / 1e6:.1f} MB"
-            f"  {report.seconds:.1f} s  {metrics}".rstrip()
-        )
 
-    return show
+def _row(*cells: str) -> str:
+    return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True)).rstrip()
 
 
 REDRAW_S, QUIET_S = 0.1, 10.0
@@ -83,6 +140,7 @@ class Stage:
     Attributes:
         what: What is done.
         total: Number of its steps.
+        begun: Steps that were done before it began.
         started: When it began, in seconds of the meter's clock.
         moved: When its last step was done, or when it began.
         done: Steps that are done.
@@ -90,24 +148,25 @@ class Stage:
 
     what: str
     total: int
+    begun: int
     started: float
     moved: float
-    done: int = 0
+    done: int
 
     def text(self) -> str:
         """What is done, and how far it is."""
         return f"{self.what} {self.done}/{self.total}" if self.total > 1 else self.what
 
     def left(self, now: float, *, within: float | None = None) -> float | None:
-        """Seconds that are left at the rate so far; None before the first step.
+        """Seconds that are left at the rate so far; None before it did a step.
 
         Args:
             now: The time.
             within: Seconds that are left of the step that runs, where a stage within it can tell.
         """
-        if not self.done:
+        if self.done == self.begun:
             return None
-        each = (self.moved - self.started) / self.done
+        each = (self.moved - self.started) / (self.done - self.begun)
         if self.done >= self.total:
             return 0.0
         step = max(0.0, each - (now - self.moved)) if within is None else within
@@ -136,10 +195,10 @@ class Meter:
         self.stages: dict[int, Stage] = {}
         self.number, self.shown, self.last = 0, 0, clock()
 
-    def begin(self, what: str, total: int) -> int:
+    def begin(self, what: str, total: int, done: int = 0) -> int:
         """A stage begins within those that run."""
         self.number += 1
-        self.stages[self.number] = Stage(what, total, self.clock(), self.clock())
+        self.stages[self.number] = Stage(what, total, done, self.clock(), self.clock(), done)
         self._show()
         return self.number
 

@@ -79,6 +79,8 @@ def whole_pipeline(config: RunConfig, assembly: "Assembly", *, baselines: bool) 
     say(f"Bundle: {done.folder / 'export'} ({done.bundle})")
     say(f"Report: {write_report(done.folder)}")
     say(f"Try it: edgecmd infer {done.folder / 'export'} <file>")
+    if config.privacy.mechanism != "none":
+        say(f"Test the guarantee: edgecmd audit {done.folder}")
 
 
 def config_of(folder: Path) -> RunConfig:
@@ -103,7 +105,7 @@ def evaluate(
     baselines: Annotated[bool, typer.Option(help="Also run the baselines.")] = False,
     sheet: Annotated[
         Path | None,
-        typer.Option(help="PNG to write: test pictures, their masks and those a seg-* student finds."),
+        typer.Option(help="PNG to write: test images, their masks and those a seg-* student finds."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -150,12 +152,46 @@ def runs(
 
 
 @app.command()
-def report(folder: Folder) -> None:
-    """Write report.html of a run folder again."""
-    from edgecmd.report import write_report
+def report(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="FOLDER...", help="Run folder, such as runs/demo; more are compared."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Page of a comparison; default: comparison.html beside the first run."),
+    ] = None,
+) -> None:
+    """Write report.html of a run folder again, or compare runs on one page."""
+    from edgecmd.report import write_comparison, write_report
 
-    config_of(folder)
-    say(f"Report: {write_report(folder)}")
+    for folder in folders:
+        config_of(folder)
+    if len(folders) > 1 or out is not None:
+        page = out or folders[0].resolve().parent / "comparison.html"
+        say(f"Comparison: {write_comparison(folders, page)}")
+    else:
+        say(f"Report: {write_report(folders[0])}")
+
+
+@app.command()
+def track(
+    folder: Folder,
+    to: Annotated[str, typer.Option("--to", help="tensorboard, mlflow or wandb.")],
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Send new rounds until the run ends or stops.")
+    ] = False,
+) -> None:
+    """Send losses, scores, bytes and epsilon of a run to a tracker; nothing else."""
+    from edgecmd.experiments.trackers import track as send
+
+    config = config_of(folder)
+    if config.privacy.mechanism != "none":
+        say("note: what is sent is for the owner of the run only; no guarantee covers scores and answers.")
+    num = send(folder, to, follow=follow)
+    say(f"Sent {counted(num, 'round')} of {folder} to {to}.")
+    if to == "tensorboard":
+        say(f"Look at it: tensorboard --logdir {folder / 'tensorboard'}")
 
 
 @app.command()
@@ -190,12 +226,12 @@ def warm_start(
     out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("student.safetensors"),
     steps: Annotated[int, typer.Option("--steps", min=1, help="Optimiser steps.")] = 600,
     simclr: Annotated[
-        bool, typer.Option("--simclr", help="SimCLR on the pictures instead: the start of presimclr.")
+        bool, typer.Option("--simclr", help="SimCLR on the images instead: the start of presimclr.")
     ] = False,
     config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:
-    """First weights of a student from public pictures alone; use them with --set student.path=FILE."""
+    """First weights of a student from public images only; use them with --set student.path=FILE."""
     from edgecmd.cli.progress import step_line
     from edgecmd.config.assemble import Assembly
     from edgecmd.evaluation.evaluate import validate

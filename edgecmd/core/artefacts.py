@@ -132,6 +132,11 @@ ARTEFACTS: tuple[Artefact, ...] = (
                 "baselines train on the same pairs without this guarantee; the strict test is chosen by"
                 " looking at training targets",
             ),
+            "classes.json": (
+                "how often each class of the test was taken for which",
+                "made of the released student, but counts test items, as the evaluation does",
+            ),
+            "tensorboard/*": ("the event log for TensorBoard", "as events.jsonl and evaluation.json"),
             "retrieval.npz": (
                 "pictures of the test set",
                 "test pictures, chosen by looking at training targets",

@@ -19,8 +19,8 @@ Tick = Callable[[int, int], None]
 class Watcher(Protocol):
     """Told of stages, which lie within each other as calls do."""
 
-    def begin(self, what: str, total: int) -> int:
-        """A stage of ``total`` steps begins; the answer names it."""
+    def begin(self, what: str, total: int, done: int) -> int:
+        """A stage of ``total`` steps begins, ``done`` of them done before; the answer names it."""
 
     def advance(self, stage: int, num: int) -> None:
         """``num`` more of its steps are done."""
@@ -43,12 +43,13 @@ def watched(watcher: Watcher) -> Iterator[None]:
 
 
 @contextmanager
-def stage(what: str, total: int = 1) -> Iterator[Advance]:
+def stage(what: str, total: int = 1, *, done: int = 0) -> Iterator[Advance]:
     """A stage of long work, for as long as the block runs.
 
     Args:
         what: What is done, in words for a person; no name of a file and nothing of the data.
         total: Number of its steps.
+        done: Steps that are done already; how long they took says nothing of the others.
 
     Returns:
         Function that tells how many more steps are done.
@@ -57,7 +58,7 @@ def stage(what: str, total: int = 1) -> Iterator[Advance]:
     if watcher is None:
         yield _nothing
         return
-    number = watcher.begin(what, total)
+    number = watcher.begin(what, total, done)
     try:
         yield lambda num: watcher.advance(number, num)
     finally:

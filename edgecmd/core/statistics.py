@@ -138,23 +138,32 @@ def wilson(share: float, *, num_items: int) -> tuple[float, float] | None:
     return float(found.low), float(found.high)
 
 
-def items_apart(one: float, other: float, *, num_items: int) -> bool:
-    """Whether two shares of the same number of items differ: Newcombe's interval leaves zero out.
+def newcombe(one: float, other: float, *, num_items: int) -> tuple[float, float] | None:
+    """95% interval of the difference of two shares of the same number of items.
 
-    The hybrid score interval of a difference (Newcombe 1998, Statistics in Medicine 17:873, method 10), made
-    of two Wilson intervals. It takes the items as independent; two methods mostly get the same ones right,
-    which makes it the more careful.
+    The hybrid score interval (Newcombe 1998, Statistics in Medicine 17:873, method 10), made of two Wilson
+    intervals. It takes the items as independent; two methods mostly get the same ones right, which makes it
+    the more careful.
 
     Args:
         one: A share.
-        other: Another share.
-        num_items: Items behind each; below `MIN_ITEMS` nothing is apart.
+        other: The share that is taken away from it.
+        num_items: Items behind each.
+
+    Returns:
+        Lower and upper end; None as for `wilson`.
     """
-    first, second = wilson(max(one, other), num_items=num_items), wilson(min(one, other), num_items=num_items)
+    first, second = (wilson(share, num_items=num_items) for share in (one, other))
     if first is None or second is None:
-        return False
-    room = math.hypot(max(one, other) - first[0], second[1] - min(one, other))
-    return bool(abs(one - other) > room)
+        return None
+    low = one - other - math.hypot(one - first[0], second[1] - other)
+    return low, one - other + math.hypot(first[1] - one, other - second[0])
+
+
+def items_apart(one: float, other: float, *, num_items: int) -> bool:
+    """Whether two shares of the same number of items differ: zero lies outside of `newcombe`."""
+    found = newcombe(max(one, other), min(one, other), num_items=num_items)
+    return found is not None and bool(found[0] > 0)
 
 
 def repeats_apart(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -24,6 +24,7 @@ from edgecmd.evaluation.metrics import (
     embed_target,
     few_label_rows,
     held_out_probe,
+    linear_predict,
     majority_share,
     one_shot_across_styles,
     probe_accuracy,
@@ -170,8 +171,44 @@ def segmentation(student: Student, run: Run) -> Table:
         return {"missing": str(error)}
 
 
+def class_results(embed: Embed, run: Run) -> Table:
+    """What the linear probe with all labels takes the test items of each class for.
+
+    It is the probe of the row ``all`` of ``few_labels``, for the first labelling there.
+
+    Args:
+        embed: Maps targets as they are stored to unit embeddings.
+        run: Settings of the run.
+
+    Returns:
+        ``labelling``; names of ``classes`` and number of ``labels`` of each; ``counts``, each the index of
+        the true class, of the class that was found, and how often. Empty where no labelling can be asked.
+    """
+    whole = run.task.data
+    pool, test = (finite(embed(one.pairs.target)) for one in (whole.validation, whole.test))
+    labels = whole.test.labelled.labels
+    for name in (one for one in FEW_LABELS if one in labels):
+        probe = held_out_probe(whole, pool, test, labelling=name)
+        if _can_be_asked(probe):
+            found = linear_predict(probe.pool, probe.pool_labels, probe.test, 0)
+            classes, num_labels = np.unique(probe.pool_labels, return_counts=True)
+            cells = np.searchsorted(classes, np.stack([probe.test_labels, found], axis=1))
+            kinds, times = np.unique(cells, axis=0, return_counts=True)
+            return {
+                "labelling": name,
+                "classes": [labels[name].names[one] for one in classes],
+                "labels": num_labels.tolist(),
+                "counts": np.column_stack([kinds, times]).tolist(),
+            }
+    return {"labelling": "", "classes": [], "labels": [], "counts": []}
+
+
+def _can_be_asked(probe: Probe) -> bool:
+    return len(np.unique(probe.pool_labels)) > 1 and len(probe.test) > 0
+
+
 def _few_labels(probe: Probe, run: Run) -> Table:
-    if len(np.unique(probe.pool_labels)) < 2 or not len(probe.test):
+    if not _can_be_asked(probe):
         return {}
     methods = {name: by_num_labels(name, probe=probe, run=run) for name in PROBES}
     return {
@@ -195,27 +232,19 @@ def by_num_labels(method: str, *, probe: Probe, run: Run) -> dict[str, Table]:
     )
 
 
-def headline(table: Mapping[str, object]) -> dict[str, float]:
+def headline(table: Mapping[str, Any]) -> dict[str, float]:
     """The few numbers of an assessment that a table or a progress line shows."""
-    line: dict[str, float] = {}
-    retrieval_table = table.get("retrieval")
-    if isinstance(retrieval_table, dict):
-        line |= retrieval_table
-    one_shot = table.get("one_shot")
-    if isinstance(one_shot, dict) and one_shot:
-        line["one_shot"] = one_shot["one_shot"]
+    line: dict[str, float] = {**(table.get("retrieval") or {})}
+    if table.get("one_shot"):
+        line["one_shot"] = table["one_shot"]["one_shot"]
     segmented = table.get("segmentation")
-    if isinstance(segmented, dict) and "missing" not in segmented:
+    if segmented and "missing" not in segmented:
         # Places are what a dense student is for; the class of the whole picture stays in the full table.
         return line | tables.headline(segmented)
-    few = table.get("few_labels")
-    if isinstance(few, dict) and few.get("group"):
-        line |= {f"linear_{k}": row["mean"] for k, row in few["group"]["linear"].items()}
-        line |= {f"finetune_{k}": row["mean"] for k, row in few["group"].get("finetune", {}).items()}
-    clusters = table.get("clusters")
-    if isinstance(clusters, dict) and clusters.get("group"):
-        line["nmi"] = clusters["group"]["nmi"]
-    return line
+    few, clusters = ((table.get(name) or {}).get("group") or {} for name in ("few_labels", "clusters"))
+    for probe in ("linear", "finetune"):
+        line |= {f"{probe}_{k}": row["mean"] for k, row in (few.get(probe) or {}).items()}
+    return line | ({"nmi": clusters["nmi"]} if clusters else {})
 
 
 def measured(table: Mapping[str, Any]) -> dict[str, Measured]:
@@ -228,22 +257,18 @@ def measured(table: Mapping[str, Any]) -> dict[str, Measured]:
     if "one_shot" in found:
         found["one_shot"] = Measured(value=shot["one_shot"], num_items=int(shot["num_concepts"]))
     few = (table.get("few_labels") or {}).get("group") or {}
-    rows = [(f"linear_{k}", row) for k, row in few.get("linear", {}).items()]
-    rows += [(f"finetune_{k}", row) for k, row in few.get("finetune", {}).items()]
-    for name, row in rows:
-        if name in found:
-            found[name] = Measured(
-                value=row["mean"], values=tuple(row["values"]), num_items=few.get("num_test")
-            )
-    segmented = table.get("segmentation") or {}
-    for key, name in (("probe", "miou_probe"), ("finetune", "miou")):
-        for percent, row in (segmented.get(key) or {}).items():
-            found[f"{name}_{percent}"] = Measured(
-                value=row["mean"],
-                values=tuple(row["values"]),
-                num_items=segmented["num_test"],
-                is_share=False,
-            )
+    dense = table.get("segmentation") or {}
+    places = {"linear": (few, "linear"), "finetune": (few, "finetune")}
+    places |= {"miou_probe": (dense, "probe"), "miou": (dense, "finetune")}
+    for name, (part, key) in places.items():
+        for k, row in (part.get(key) or {}).items():
+            if f"{name}_{k}" in found:
+                found[f"{name}_{k}"] = Measured(
+                    value=row["mean"],
+                    values=tuple(row["values"]),
+                    num_items=part.get("num_test"),
+                    is_share=part is few,
+                )
     return found
 
 

@@ -4,7 +4,6 @@ Shapes: N examples, D embedding dimension, P labelled examples.
 """
 
 import copy
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -128,11 +127,7 @@ def _start(student: nn.Module, drawn: Drawn) -> Classifier:
         embedding = torch.cat([unit(own(target[at : at + 256])) for at in starts]).cpu().numpy()
     num_classes = int(drawn.labels.max()) + 1
     model = Classifier(own, embedding_dim=embedding.shape[1], num_classes=num_classes)
-    with warnings.catch_warnings():
-        # One example a class is the question here, not the sign of a regression problem.
-        warnings.filterwarnings("ignore", message="The number of unique classes")
-        probe = fit_linear(embedding, drawn.labels[used])
-    weight, bias = class_rows(probe)
+    weight, bias = class_rows(fit_linear(embedding, drawn.labels[used]))
     with torch.no_grad():
         # The classifier multiplies unit embeddings by ten.
         model.head.weight.copy_(torch.from_numpy(weight / 10.0))

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import torch
@@ -381,7 +382,7 @@ def knn_predict(
 ) -> Int[np.ndarray, " num"]:
     """Classes by the nearest labelled embeddings (scikit-learn, cosine through unit vectors)."""
     model = KNeighborsClassifier(n_neighbors=min(num_neighbours, len(pool)), weights="distance")
-    return np.asarray(model.fit(pool, labels).predict(test))
+    return np.asarray(_fitted(model, pool, labels).predict(test))
 
 
 def linear_predict(
@@ -396,7 +397,14 @@ def linear_predict(
 
 def fit_linear(pool: Embedding, labels: Int[np.ndarray, " drawn"]) -> LogisticRegression:
     """Multinomial logistic regression with the settings that every probe and exported head uses."""
-    return LogisticRegression(C=10.0, max_iter=2000).fit(pool, labels)
+    return _fitted(LogisticRegression(C=10.0, max_iter=2000), pool, labels)
+
+
+def _fitted(model: Any, pool: Embedding, labels: Int[np.ndarray, " drawn"]) -> Any:  # noqa: ANN401 - untyped
+    with warnings.catch_warnings():
+        # One example a class is the question here, not the sign of a regression problem.
+        warnings.filterwarnings("ignore", message="The number of unique classes")
+        return model.fit(pool, labels)
 
 
 def linear_head(
@@ -453,34 +461,14 @@ def probe_accuracy(probe: Probe, *, method: str, num_neighbours: int, seed: int)
     def accuracy(num_labels: int, draw: int) -> float:
         generator = numpy_generator(seed, f"labels-{num_labels}", client=draw)
         rows = draw_labels(probe.pool_labels, num_labels=num_labels, generator=generator, twins=probe.twins)
-        with warnings.catch_warnings():
-            # One example a class is the question here, not the sign of a regression problem.
-            warnings.filterwarnings("ignore", message="The number of unique classes")
-            predicted = PROBES[method](probe.pool[rows], probe.pool_labels[rows], probe.test, num_neighbours)
+        predicted = PROBES[method](probe.pool[rows], probe.pool_labels[rows], probe.test, num_neighbours)
         return float((predicted == probe.test_labels).mean())
 
     return accuracy
 
 
-def few_label_accuracy(
-    probe: Probe, *, method: str, num_labels: int, num_draws: int, num_neighbours: int, seed: int
-) -> list[float]:
-    """Test accuracy of a probe for each draw of labels; with all labels (0) one is made.
-
-    Args:
-        probe: Labelled pool and test.
-        method: A key of `PROBES`.
-        num_labels: Labels a class; 0 for all.
-        num_draws: Independent draws.
-        num_neighbours: Of kNN.
-        seed: Seed of the run.
-    """
-    accuracy = probe_accuracy(probe, method=method, num_neighbours=num_neighbours, seed=seed)
-    return _by_draw(accuracy, num_labels, num_draws=num_draws, told=f"{method} probe")
-
-
-def _by_draw(accuracy: Accuracy, count: int, *, num_draws: int, told: str) -> list[float]:
-    """Accuracy for each draw; of all labels every draw is the same, and one is made."""
+def accuracies(accuracy: Accuracy, count: int, *, num_draws: int, told: str = "few labels") -> list[float]:
+    """Accuracy for each draw of ``count`` labels per class; one of all (0), whose draws are the same."""
     draws = tracked(range(num_draws if count else 1), f"{told}, {count or 'all'} labels a class")
     return [accuracy(count, draw) for draw in draws]
 
@@ -497,17 +485,12 @@ def few_label_rows(
         num_items: Test items that bear the interval.
         told: What the progress is called.
     """
-    return {
-        str(count or "all"): accuracy_row(
-            _by_draw(accuracy, count, num_draws=num_draws, told=told), num_items=num_items
-        )
-        for count in counts
-    }
-
-
-def accuracy_row(values: list[float], *, num_items: int) -> dict[str, object]:
-    """Accuracies of several draws on ``num_items`` test items, with their mean and interval."""
-    return {"values": values, **asdict(mean_interval(values, bounds=SHARE, num_items=num_items))}
+    rows: dict[str, dict[str, object]] = {}
+    for count in counts:
+        values = accuracies(accuracy, count, num_draws=num_draws, told=told)
+        interval = mean_interval(values, bounds=SHARE, num_items=num_items)
+        rows[str(count or "all")] = {"values": values, **asdict(interval)}
+    return rows
 
 
 def clustering(embedding: Embedding, labels: Labels, *, seed: int) -> dict[str, float]:

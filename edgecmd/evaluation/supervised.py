@@ -18,7 +18,6 @@ from edgecmd.data.augment import augment
 from edgecmd.data.labelled import Labels
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.stored.array_files import chosen
-from edgecmd.evaluation import metrics
 from edgecmd.evaluation.metrics import draw_labels, known
 from edgecmd.losses import unit
 from edgecmd.models.devices import device_of, forward, place
@@ -124,17 +123,6 @@ def accuracy_of(fit: Fit, pool: Part, test: Part) -> float:
     asked = np.isin(wanted, classes)
     predicted = predict_classes(model, taken(shown, np.flatnonzero(asked)))
     return float((classes[predicted] == wanted[asked]).mean())
-
-
-def accuracy_row(values: list[float], run: Run, *, labelling: str) -> dict[str, object]:
-    """Accuracies of several draws with their mean and interval, as the probes' tables have them.
-
-    Args:
-        values: Test accuracy of each draw.
-        run: Data of the run.
-        labelling: Labelling that was told; the test items that carry it bear the interval.
-    """
-    return metrics.accuracy_row(values, num_items=num_asked(run, labelling))
 
 
 def num_asked(run: Run, labelling: str) -> int:

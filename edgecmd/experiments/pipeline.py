@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     from server.loop import RoundReport
 
 Result = TypeVar("Result")
-# Given a run and what stands before each line: who is told of its rounds.
-Watch = Callable[[Run, str], "Callable[[RoundReport], None] | None"]
+# Given a run and what stands before each line: who is told of its rounds, for as long as they last.
+Watch = Callable[[Run, str], "AbstractContextManager[Callable[[RoundReport], None] | None]"]
 
 
-def unwatched(_run: Run, _prefix: str) -> None:
+def unwatched(_run: Run, _prefix: str) -> AbstractContextManager[None]:
     """Nobody is told of the rounds."""
+    return nullcontext()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +94,8 @@ def train(run: Run, watch: Watch) -> None:
     """Step 2: the federation of ``run``, begun or continued."""
     from server.simulate import simulate
 
-    run_stage(run.folder, "simulate", lambda: simulate(run, report=watch(run, "")))
+    with watch(run, "") as report:
+        run_stage(run.folder, "simulate", lambda: simulate(run, report=report))
 
 
 def with_baselines(path: Path) -> bool:
@@ -128,7 +131,7 @@ def write_partition(run: Run, folder: Path) -> None:
 def assess_run(
     config: RunConfig, assembly: Assembly, *, folder: Path, baselines: bool, watch: Watch = unwatched
 ) -> "dict[str, Table]":
-    """Step 3: the student and, if asked, the baselines; writes ``evaluation.json``.
+    """Step 3: the student and, if asked, the baselines; writes ``classes.json`` and ``evaluation.json``.
 
     Args:
         config: Settings of the run.
@@ -137,7 +140,9 @@ def assess_run(
         baselines: Whether the baselines are trained and assessed too.
         watch: Who is told of the baselines' rounds.
     """
+    from edgecmd.evaluation.evaluate import class_results, embedder
     from edgecmd.experiments.teacher_facts import teacher_record
+    from edgecmd.models.student_file import load_student
 
     work = _assessments(config, assembly, folder=folder, baselines=baselines, watch=watch)
     tables: dict[str, Table] = {}
@@ -155,6 +160,10 @@ def assess_run(
         "chance_loss": chance(run) if run.privacy.mechanism == "none" else None,
         "teacher": teacher_record(run.task, config.teacher, tables),
     }
+    student = load_student(folder / "student.safetensors", like=config.student.architecture)
+    with stage("results by class"):
+        by_class = class_results(embedder(student, run.task), run)
+    write_artefact(folder, "classes.json", by_class, may_leave=False)
     write_artefact(folder, "evaluation.json", told, may_leave=False)
     return tables
 
@@ -198,5 +207,6 @@ def _federated_baseline(
             evaluate=config.evaluate if cross_modal else replace(config.evaluate, every_rounds=0),
         )
     )
-    student = simulate(other, report=watch(other, f"{name}: "))
+    with watch(other, f"{name}: ") as report:
+        student = simulate(other, report=report)
     return assess(embedder(student, other.task), other, cross_modal=cross_modal, student=student)

@@ -156,17 +156,15 @@ def teacher_on_target(config: RunConfig, task: Task) -> "Embed":
 
 
 def _scratch_table(run: Run) -> "Table":
-    from edgecmd.evaluation.supervised import accuracy_row
+    from edgecmd.evaluation.metrics import few_label_rows
+    from edgecmd.evaluation.supervised import num_asked
 
     if "group" not in run.task.data.test.labelled.labels:
         return {}
-    counts = run.evaluate.num_labels
-    work = [(count, draw) for count in counts for draw in range(run.evaluate.num_draws if count else 1)]
-    found = dict(zip(work, _scratch_accuracies(run, work)))
-    rows = {}
-    for count in counts:
-        values = [found[one] for one in work if one[0] == count]
-        rows[str(count or "all")] = accuracy_row(values, run, labelling="group")
+    counts, num = run.evaluate.num_labels, run.evaluate.num_draws
+    work = [(count, draw) for count in counts for draw in range(num if count else 1)]
+    found, items = dict(zip(work, _scratch_accuracies(run, work))), num_asked(run, "group")
+    rows = few_label_rows(lambda *one: found[one], counts, num_draws=num, num_items=items)
     return {"few_labels": {"group": {"linear": rows}}}
 
 

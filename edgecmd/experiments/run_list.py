@@ -1,9 +1,7 @@
 """The runs of a folder, each with its headline: what ``edgecmd runs`` prints."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgecmd.core.errors import DataError, EdgecmdError
 from edgecmd.core.run_lock import SETTINGS, seems_owned
@@ -84,11 +82,8 @@ def _listed(folder: Path) -> Listed:
 def _headline(run: RunFiles, *, is_running: bool, name: str) -> Listed:
     total, done = run.setting("federation.num_rounds", NOTHING), len(run.rounds)
     state = "running" if is_running else "done" if run.evaluation or run.export else "stopped"
-    student: Mapping[str, Any] = run.evaluation.get("student") or {}
-    recall = (student.get("retrieval") or {}).get("recall@1")
-    labelling = scores.main_labelling(run.evaluation)
-    probes = scores.few_label_columns(run.evaluation, labelling, "linear")
-    probe = next((one.scores["student"].value for one in probes[::-1] if "student" in one.scores), None)
+    found = {title: one.value for title, one in scores.of_student(run.evaluation).items()}
+    probes = [value for title, value in found.items() if title.startswith("probe ")]
     epsilon = run.privacy.get("epsilon")
     return Listed(
         run=name,
@@ -96,8 +91,8 @@ def _headline(run: RunFiles, *, is_running: bool, name: str) -> Listed:
         data=run.setting("data.name"),
         student=run.setting("student.architecture"),
         rounds=f"{done}/{total}",
-        recall_at_1=None if recall is None else float(recall),
-        probe=probe,
+        recall_at_1=found.get("R@1"),
+        probe=probes[-1] if probes else None,
         epsilon=None if epsilon is None else float(epsilon),
         audit=str(run.audit.get("verdict", "")),
     )

@@ -4,7 +4,9 @@ Shapes: C classes, N clients.
 """
 
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -48,28 +50,28 @@ def _points(rounds: Sequence[Table], key: str) -> list[tuple[int, float]]:
     return [(int(event["round"]), float(event[key])) for event in rounds if event.get(key) is not None]
 
 
-def loss_curve(rounds: Sequence[Table], *, chance: float | None) -> Drawing | None:
-    """Mean loss of the clients by round, with the chance level as a dashed line; None without rounds."""
-    losses = _points(rounds, "loss")
+def loss_curve(runs: Mapping[str, Sequence[Table]], *, chance: float | None = None) -> Drawing | None:
+    """Mean loss of the clients by round, with the chance level as a dashed line; None without a loss.
+
+    Args:
+        runs: Rounds by the name of their run; a run without a loss is left out.
+        chance: Loss of a student that knows nothing, where it is known.
+    """
+    losses = {name: found for name, rounds in runs.items() if (found := _points(rounds, "loss"))}
     if not losses:
         return None
 
     def paint(axes: Axes) -> None:
         _by_round(axes, losses, label="mean loss of the clients")
         if chance is not None:
-            axes.axhline(chance, color=INK, linestyle="--", linewidth=1.2)
-            axes.annotate(
-                f"chance {chance:.2f}",
-                (1.0, chance),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, -4),
-                textcoords="offset points",
-                horizontalalignment="right",
-                verticalalignment="top",
-            )
+            _level(axes, chance, f"chance {chance:.2f}")
+        if len(runs) > 1:
+            legend_below(axes)
 
     level = "" if chance is None else f" The chance level is {chance:.3f}."
-    return draw("loss", paint, alt=f"Loss by round: {_ends(losses)}.{level}")
+    ends = "; ".join(f"{name}: {_ends(one)}" if len(runs) > 1 else _ends(one) for name, one in losses.items())
+    height = 3.1 + 0.2 * (len(runs) - 1)
+    return draw("loss", paint, alt=f"Loss by round: {ends}.{level}", height_inches=height)
 
 
 def validation_curve(rounds: Sequence[Table]) -> Drawing | None:
@@ -80,18 +82,34 @@ def validation_curve(rounds: Sequence[Table]) -> Drawing | None:
         return None
 
     def paint(axes: Axes) -> None:
-        _by_round(axes, measured, label=label, marker="o")
+        _by_round(axes, {"": measured}, label=label, marker="o")
         axes.set_ylim(bottom=0.0)
 
     return draw("validation", paint, alt=f"{label.capitalize()} by round: {_ends(measured)}.")
 
 
-def _by_round(axes: Axes, values: Points, *, label: str, marker: str = "") -> None:
-    first, last = values[0][0], values[-1][0]
-    shown = marker or ("o" if len(values) == 1 else "")
-    axes.plot(*zip(*values), color=LINES[0], linewidth=2.0, marker=shown, markersize=5)
-    axes.set(xlabel="round", ylabel=label, xlim=(min(first - 1, 0), last * 1.02))
+def _by_round(axes: Axes, lines: Mapping[str, Points], *, label: str, marker: str = "") -> None:
+    for (name, values), colour, dash in zip(lines.items(), LINES, DASHES):
+        shown = marker or ("o" if len(values) == 1 else "")
+        look: dict[str, Any] = {"color": colour, "linestyle": dash, "marker": shown}
+        axes.plot(*zip(*values), label=name, linewidth=2.0, markersize=5, **look)
+    rounds = [one for values in lines.values() for one, _ in values]
+    axes.set(xlabel="round", ylabel=label, xlim=(min(min(rounds) - 1, 0), max(rounds) * 1.02))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+
+
+def _level(axes: Axes, value: float, text: str) -> None:
+    """A dashed line with its text below it, at the right."""
+    axes.axhline(value, color=INK, linestyle="--", linewidth=1.2)
+    axes.annotate(
+        text,
+        (1.0, value),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, -4),
+        textcoords="offset points",
+        horizontalalignment="right",
+        verticalalignment="top",
+    )
 
 
 def _ends(values: Points) -> str:
@@ -101,30 +119,26 @@ def _ends(values: Points) -> str:
 
 def epsilon_curve(told: Table) -> Drawing | None:
     """Epsilon by round with the budget as a dashed line; None where there is none."""
-    points = told.get("epsilon_by_round") or []
+    points = [(int(index), float(spent)) for index, spent in told.get("epsilon_by_round") or ()]
     if len(points) < 2:
         return None
-    rounds, values = zip(*points, strict=True)
 
     def paint(axes: Axes) -> None:
-        axes.plot(rounds, values, color=LINES[0], linewidth=2)
-        axes.axhline(float(told["budget"]), color=INK, linestyle="--", linewidth=1.2)
-        axes.annotate(
-            "budget", (rounds[0], float(told["budget"])), xytext=(2, -12), textcoords="offset points"
-        )
-        axes.set(xlabel="round", ylabel="epsilon", ylim=(0, None))
+        _by_round(axes, {"": points}, label="epsilon")
+        _level(axes, float(told["budget"]), f"budget {told['budget']:g}")
+        axes.set_ylim(bottom=0.0)
 
-    return draw("privacy", paint, alt=f"Epsilon rises to {values[-1]:.3g} of {told['budget']:g}.")
+    return draw("privacy", paint, alt=f"Epsilon rises to {points[-1][1]:.3g} of {told['budget']:g}.")
 
 
 def few_labels_curve(evaluation: Table, labelling: str) -> Drawing | None:
-    """Accuracy of the linear probe by number of labels a class; None where it was not measured."""
+    """Accuracy of the linear probe by number of labels per class; None where it was not measured."""
     measured = scores.few_label_columns(evaluation, labelling, "linear")
     if not measured:
         return None
     places = label_places([c.title for c in measured], scores.labels_a_class(evaluation, labelling))
     names = [name for name in scores.methods(evaluation) if any(name in column.scores for column in measured)]
-    floor = scores.majority(evaluation, labelling)
+    floor = scores.few_label_fact(evaluation, labelling, "majority")
 
     def paint(axes: Axes) -> None:
         for index, name in enumerate(names):
@@ -132,13 +146,13 @@ def few_labels_curve(evaluation: Table, labelling: str) -> Drawing | None:
             _banded(axes, results, index=index, name=name)
         if floor is not None:
             axes.axhline(floor, color=INK, linestyle=(0, (2, 2)), linewidth=1.0, label="most frequent class")
-        axes.set(xlabel="labels a class", ylabel=f"accuracy on unseen {scores.unseen(evaluation)}")
+        axes.set(xlabel="labels per class", ylabel=f"accuracy on unseen {scores.unseen(evaluation)}")
         axes.set_xticks(list(places.values()), list(places))
         legend_below(axes)
 
     ends = "; ".join(_in_words(measured, name) for name in names)
     rows = (len(names) + 2) // 2
-    alt = f"Accuracy by number of labels a class, from fewest to most. {ends}."
+    alt = f"Accuracy by number of labels per class, from fewest to most. {ends}."
     return draw("few_labels", paint, alt=alt, height_inches=3.1 + 0.2 * rows)
 
 
@@ -147,7 +161,7 @@ def label_places(titles: Sequence[str], whole: float | None) -> dict[str, float]
 
     Args:
         titles: Numbers, and ``all``.
-        whole: Mean number of labels a class behind ``all``, where it is known.
+        whole: Mean number of labels per class behind ``all``, where it is known.
     """
     places = {title: float(np.log10(float(title))) for title in titles if title != "all"}
     if "all" in titles:
@@ -198,7 +212,7 @@ def partition_chart(partition: Table) -> Drawing | None:
         axes.set_xticks(range(0, len(table), step), [str(row["client"]) for row in table[::step]])
         legend_below(axes)
 
-    alt = f"Pairs of {len(table)} clients by class: {sizes.min()} to {sizes.max()} pairs a client."
+    alt = f"Pairs of {len(table)} clients by class: {sizes.min()} to {sizes.max()} pairs per client."
     return draw("partition", paint, alt=alt, height_inches=3.0 + 0.2 * ((len(classes) + 1) // 2))
 
 
@@ -209,10 +223,9 @@ def shown_classes(table: Sequence[Table], order: Sequence[str]) -> list[str]:
         table: Lines of `edgecmd.data.partition.partition_table`.
         order: All classes in the order of the data; those of ``table`` that it lacks come last.
     """
-    totals: dict[str, int] = dict.fromkeys(order, 0)
+    totals = Counter(dict.fromkeys(order, 0))
     for row in table:
-        for name, count in row["classes"].items():
-            totals[name] = totals.get(name, 0) + count
+        totals.update(row["classes"])
     unlabelled = [UNLABELLED] if totals.pop(UNLABELLED, 0) else []
     held = [name for name, total in totals.items() if total]
     if len(held) <= len(AREAS):

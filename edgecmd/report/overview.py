@@ -36,22 +36,20 @@ def _unfinished(run: RunFiles) -> str:
 
 
 def _claim(run: RunFiles, column: scores.Column) -> str:
-    value = share(column.scores["student"].value)
+    value, unseen = share(column.scores["student"].value), scores.unseen_text(run.evaluation)
+    num = f"{run.evaluation['student'].get('num_test', 0):,}"
     if column.title == "R@1":
-        num = f"{run.evaluation['student'].get('num_test', 0):,}"
         return (
             f"The student ranks the matching source image first for a share of {value} of {num} test"
             f" images{_unseen(run)}"
         )
     if column.title == "class R@1":
-        unseen = scores.unseen(run.evaluation)
         return (
-            f"The student ranks a source image of the right class first for a share of {value} of"
-            f" {run.evaluation['student'].get('num_test', 0):,} test targets of unseen {unseen}"
-            " (the pairs were matched by class)"
+            f"The student ranks a source image of the right class first for a share of {value} of {num} test"
+            f" targets of unseen {scores.unseen(run.evaluation)} (the pairs were matched by class)"
         )
-    where = "On the server's own set" if run.on_devices else f"On unseen {scores.unseen_text(run.evaluation)}"
-    return f"{where}, the student reaches {value} in {column.title}"
+    where = "the server's own set" if run.on_devices else f"unseen {unseen}"
+    return f"On {where}, the student reaches {value} in {column.title}"
 
 
 def _unseen(run: RunFiles) -> str:
@@ -73,7 +71,7 @@ def _against(column: scores.Column) -> str:
     own, best = share(column.scores["student"].value), share(others[name])
     if best == own:
         return f"; the baseline {name} has the same"
-    apart = "" if column.winners() else ", a difference that chance may explain"
+    apart = "" if any(map(column.is_best, column.scores)) else ", a difference that chance may explain"
     if others[name] > column.scores["student"].value:
         better = "is better, with" if column.is_best(name) else "has more,"
         return f"; the baseline {name} {better} {best}{apart}"
@@ -82,20 +80,37 @@ def _against(column: scores.Column) -> str:
 
 def steps(run: RunFiles) -> dict[str, list[Fact]]:
     """The four steps of the pipeline with their key numbers, for a row of cards."""
+    columns, export = scores.columns(run.evaluation), run.export
+    shown = {(one.title, name): share(score.value) for one in columns for name, score in one.scores.items()}
+    model = (export.get("files") or {}).get("student.onnx")
+    cosine = (export.get("parity") or {}).get("min_cosine")
+    unseen = scores.unseen(run.evaluation)
     return {
-        "Teacher": _teacher(run),
+        "Teacher": _facts(
+            (_teacher_kind(run), "frozen teacher of the source images"),
+            (export.get("embedding_dim"), "numbers a feature"),
+            (shown.get(("R@1", "teacher as it is")), "R@1 of the teacher itself on target images"),
+        ),
         "Federated distillation": _distillation(run),
-        "Evaluation": _evaluation(run),
-        "Export": _export(run),
+        "Evaluation": _facts(
+            (shown.get(("R@1", "student")), f"R@1 on unseen {unseen}"),
+            (shown.get(("class R@1", "student")), f"R@1 by class on unseen {unseen}"),
+            (shown.get(("strict R@1", "student")), "R@1, look-alikes left out"),
+            (shown.get(("one-shot", "student")), "one-shot across styles"),
+            instead=(NOTHING, "not evaluated"),
+        ),
+        "Export": _facts(
+            (model and size_of(float(model["bytes"])), "student.onnx"),
+            (None if cosine is None else f"{cosine:.8f}", "smallest cosine to the trained student"),
+            instead=("done", "bundle written") if export else (NOTHING, "not exported"),
+        ),
     }
 
 
-def _teacher(run: RunFiles) -> list[Fact]:
-    facts = [(_teacher_kind(run), "frozen teacher of the source images")]
-    if "embedding_dim" in run.export:
-        facts.append((str(run.export["embedding_dim"]), "numbers a feature"))
-    raw = _score(run, "teacher as it is", "R@1")
-    return facts + ([(raw, "R@1 of the teacher itself on target images")] if raw else [])
+def _facts(*known: tuple[object, str], instead: Fact | None = None) -> list[Fact]:
+    """Those that have a value; where none has, what stands instead."""
+    found = [(str(value), name) for value, name in known if value]
+    return found or ([instead] if instead else [])
 
 
 def _teacher_kind(run: RunFiles) -> str:
@@ -114,42 +129,12 @@ def _distillation(run: RunFiles) -> list[Fact]:
     last, total = run.rounds[-1], math.fsum(event.get("bytes") or 0 for event in run.rounds)
     chance = run.evaluation.get("chance_loss")
     level = "" if chance is None else f" (chance {chance:.3f})"
+    # Private clients do not report their loss.
+    instead = (
+        (short_claim(run.privacy), "differential privacy") if run.privacy else (NOTHING, "loss not reported")
+    )
     return [
         (f"{last.get('clients', '?')} {TIMES} {len(run.rounds)}", f"clients {TIMES} rounds"),
-        (f"{last['loss']:.3f}", f"last loss{level}") if last.get("loss") is not None else _privacy(run),
+        (f"{last['loss']:.3f}", f"last loss{level}") if last.get("loss") is not None else instead,
         (size_of(total), "sent both ways in all"),
     ]
-
-
-def _privacy(run: RunFiles) -> Fact:
-    """Stands in for the loss, which private clients do not tell."""
-    return (short_claim(run.privacy), "differential privacy") if run.privacy else (NOTHING, "loss not told")
-
-
-def _evaluation(run: RunFiles) -> list[Fact]:
-    titles = {
-        "R@1": f"R@1 on unseen {scores.unseen(run.evaluation)}",
-        "class R@1": f"R@1 by class on unseen {scores.unseen(run.evaluation)}",
-        "strict R@1": "R@1, look-alikes left out",
-        "one-shot": "one-shot across styles",
-    }
-    facts = [(_score(run, "student", title), text) for title, text in titles.items()]
-    return [fact for fact in facts if fact[0]] or [(NOTHING, "not evaluated")]
-
-
-def _export(run: RunFiles) -> list[Fact]:
-    if not run.export:
-        return [(NOTHING, "not exported")]
-    model = (run.export.get("files") or {}).get("student.onnx")
-    parity = run.export.get("parity") or {}
-    facts = [(size_of(float(model["bytes"])), "student.onnx")] if model else []
-    if "min_cosine" in parity:
-        facts.append((f"{parity['min_cosine']:.8f}", "smallest cosine to the trained student"))
-    return facts or [("done", "bundle written")]
-
-
-def _score(run: RunFiles, method: str, title: str) -> str:
-    for column in scores.columns(run.evaluation):
-        if column.title == title and method in column.scores:
-            return share(column.scores[method].value)
-    return ""

@@ -34,9 +34,10 @@ def as_rgb(image: Pixels) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def png_file(image: Pixels) -> bytes:
-    """A PNG file of an image, without metadata."""
-    buffer = io.BytesIO()
-    Image.fromarray(as_rgb(image)).save(buffer, format="PNG", optimize=True)
+    """A PNG file of an image, without metadata; a larger one is shrunk to what a page shows of it."""
+    buffer, shown = io.BytesIO(), Image.fromarray(as_rgb(image))
+    shown.thumbnail((TILE_PX, TILE_PX))
+    shown.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 

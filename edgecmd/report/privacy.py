@@ -22,7 +22,7 @@ FACTS = {
     "accountant": "accountant",
     "counted": "counted",
 }
-FILES = {"Files that may leave": "may_leave", "Files that are the owner's alone": "owner_only"}
+FILES = {"Files that may leave": "may_leave", "Files for the owner only": "owner_only"}
 
 
 def privacy(run: RunFiles) -> Table:
@@ -83,9 +83,8 @@ def _clients(told: Table) -> list[Row]:
     """Epsilon of each client, the largest marked."""
     spent: Table = told.get("epsilon_by_client") or {}
     largest = max((value for value in spent.values() if value is not None), default=None)
-    return [
-        (name, [Cell(text=f"{value:.4g}", note="the largest" if value == largest else "")])
-        if value is not None
-        else (name, [NOTHING])
-        for name, value in spent.items()
-    ]
+    notes = {largest: "the largest"}
+    cells = {
+        key: Cell(text=f"{one:.4g}", note=notes.get(one, "")) for key, one in spent.items() if one is not None
+    }
+    return [(name, [cells.get(name, NOTHING)]) for name in spent]

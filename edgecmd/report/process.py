@@ -18,7 +18,7 @@ def training(run: RunFiles) -> Table:
     """Loss and validation retrieval by round; under privacy clients do not tell their loss."""
     chance = run.evaluation.get("chance_loss")
     return {
-        "loss": loss_curve(run.rounds, chance=chance),
+        "loss": loss_curve({run.name: run.rounds}, chance=chance),
         "validation": validation_curve(run.rounds),
         "chance": chance,
     }
@@ -103,19 +103,19 @@ def export(run: RunFiles) -> Table:
 
 def settings(run: RunFiles) -> Table:
     """Every setting but the folder that the run was written to."""
-    return {"rows": [(key, [plain(value)]) for key, value in _flat(run.settings) if key != "out"]}
+    return {"rows": [(key, [plain(value)]) for key, value in flat(run.settings) if key != "out"]}
 
 
 def environment(run: RunFiles) -> Table:
     """Versions and machine."""
-    return {"rows": [(key, [plain(value)]) for key, value in _flat(run.environment)]}
+    return {"rows": [(key, [plain(value)]) for key, value in flat(run.environment)]}
 
 
-def _flat(nested: Table, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted key and value of nested tables."""
+def flat(nested: Table, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted key and value of nested tables, each key behind ``prefix``."""
     for key, value in nested.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

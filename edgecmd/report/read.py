@@ -8,6 +8,7 @@ Shapes: Q queries, H height, W width, C channels.
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,10 @@ MAX_PICTURE_BYTES = 4_000_000
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Gallery:
-    """Pictures of ``retrieval.npz``.
+    """Images of ``retrieval.npz``.
 
     Attributes:
-        query: Targets as pictures, (Q, H, W, C), of a size of their own.
+        query: Targets as images, (Q, H, W, C), of a size of their own.
         truth: Their own source images, (Q, H, W, 3).
         found: The nearest source images, nearest first, (Q, 5, H, W, 3).
         rank: Place at which the own image was found, 1 for first, (Q,).
@@ -43,11 +44,12 @@ class Gallery:
     rank: Int[np.ndarray, " num"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class RunFiles:
-    """Content of a run folder; a table is empty and the gallery None where the file is missing.
+    """Content of a run folder, images when they are asked for; a table is empty where its file is missing.
 
     Attributes:
+        folder: The run folder.
         name: Name of the run.
         settings: ``config.toml``.
         environment: ``environment.json``.
@@ -55,14 +57,14 @@ class RunFiles:
         stages: Seconds of each stage in order, added up where a stage was repeated.
         partition: ``partition.json``.
         evaluation: ``evaluation.json``.
-        gallery: ``retrieval.npz``.
+        classes: ``classes.json``.
         export: ``export/report.json``.
         privacy: ``privacy.json``.
         audit: ``audit.json``.
-        audit_pictures: Content of the PNG files below ``audit``, by the pairs of a step.
         federation: ``federation.json``.
     """
 
+    folder: Path
     name: str
     settings: Table
     environment: Table
@@ -70,12 +72,21 @@ class RunFiles:
     stages: Mapping[str, float]
     partition: Table
     evaluation: Table
-    gallery: Gallery | None
+    classes: Table
     export: Table
     privacy: Table
     audit: Table
-    audit_pictures: Mapping[int, bytes]
     federation: Table
+
+    @cached_property
+    def gallery(self) -> Gallery | None:
+        """Images of ``retrieval.npz``; a DataError where the file is damaged."""
+        return _read_gallery(self.folder / "retrieval.npz")
+
+    @cached_property
+    def audit_pictures(self) -> Mapping[int, bytes]:
+        """Content of the PNG files below ``audit``, by the pairs of a step."""
+        return _read_audit_pictures(self.folder / "audit")
 
     @property
     def on_devices(self) -> bool:
@@ -91,7 +102,7 @@ class RunFiles:
 
 
 def read_run(folder: Path) -> RunFiles:
-    """Read what there is.
+    """Read what there is, but for images.
 
     Raises:
         DataError: ``folder`` does not exist, or a file is there but damaged.
@@ -101,6 +112,7 @@ def read_run(folder: Path) -> RunFiles:
     settings = _read_toml(folder / "config.toml")
     events = folder / "events.jsonl"
     return RunFiles(
+        folder=folder,
         name=printable(str(settings.get("name") or folder.resolve().name)),
         settings=settings,
         environment=_read_table(folder / "environment.json"),
@@ -108,11 +120,10 @@ def read_run(folder: Path) -> RunFiles:
         stages=_stages(events),
         partition=_read_table(folder / "partition.json"),
         evaluation=_read_table(folder / "evaluation.json"),
-        gallery=_read_gallery(folder / "retrieval.npz"),
+        classes=_read_table(folder / "classes.json"),
         export=_read_table(folder / "export" / "report.json"),
         privacy=_read_table(folder / "privacy.json"),
         audit=_read_table(folder / "audit.json"),
-        audit_pictures=_read_audit_pictures(folder / "audit"),
         federation=_read_table(folder / "federation.json"),
     )
 

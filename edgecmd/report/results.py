@@ -1,9 +1,10 @@
 """Sections with results: the student against baselines, few labels, what it finds."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from edgecmd.catalogue.baseline_rows import BASELINES
-from edgecmd.core.statistics import MIN_ITEMS, MIN_REPEATS, too_few
+from edgecmd.core.statistics import MIN_ITEMS, MIN_REPEATS, too_few, wilson
 from edgecmd.report import scores
 from edgecmd.report.charts import few_labels_curve
 from edgecmd.report.numbers import NOTHING, Cell, Row, share
@@ -11,6 +12,8 @@ from edgecmd.report.pictures import gallery_drawing
 from edgecmd.report.read import RunFiles, Table
 
 STAR = "★: better than every other method by more than chance"
+# A larger matrix cannot be read; the most frequent confusions can.
+MOST_IN_MATRIX, MOST_CONFUSED = 24, 10
 PROBES = {"linear": "linear probe", "knn": "nearest neighbours"}
 
 
@@ -96,6 +99,39 @@ def _best(column: scores.Column) -> Cell:
     names = column.top()
     top = max((column.scores[name].value for name in names), default=0.0)
     return Cell(text=share(top), note=", ".join(names) or "nothing else was run")
+
+
+def classes(run: RunFiles) -> Table:
+    """Precision, recall and support of each class, and which classes are taken for each other."""
+    names: Sequence[str] = run.classes.get("classes") or ()
+    cells = {(int(true), int(found)): int(num) for true, found, num in run.classes.get("counts") or ()}
+    counts, support, taken = Counter(cells), Counter[int](), Counter[int]()
+    for (true, found), num in counts.items():
+        support[true] += num
+        taken[found] += num
+    figures = [_of_class(counts[one, one], support[one], taken[one]) for one in range(len(names))]
+    return {
+        "names": names,
+        "counts": counts,
+        "support": support,
+        "has_matrix": len(names) <= MOST_IN_MATRIX,
+        "confused": [cell for cell, num in counts.most_common() if num and cell[0] != cell[1]][
+            :MOST_CONFUSED
+        ],
+        "rows": [(name, [str(run.classes["labels"][one]), *figures[one]]) for one, name in enumerate(names)],
+        "right": sum(counts[one, one] for one in support) / max(1, support.total()),
+        "unseen_text": scores.unseen_text(run.evaluation),
+    }
+
+
+def _of_class(right: int, support: int, taken: int) -> list[Cell | str]:
+    """Support, precision and recall of a class, the latter where there is something to divide by."""
+    precision = share(right / taken) if taken else NOTHING
+    if not support:
+        return ["0", precision, NOTHING]
+    low, high = wilson(right / support, num_items=support) or (None, None)
+    recall = scores.Score(value=right / support, low=low, high=high)
+    return [str(support), precision, Cell(text=share(recall.value), note=recall.interval)]
 
 
 def retrieval(run: RunFiles) -> Table:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from edgecmd.core import text
 from edgecmd.core.statistics import MIN_ITEMS, MIN_REPEATS, Measured, best_of
@@ -62,10 +63,6 @@ class Column:
         }
         return best_of(rivals) == method
 
-    def winners(self) -> list[str]:
-        """The method for which `is_best` holds, if there is one."""
-        return [name for name in self.scores if self.is_best(name)]
-
     def top(self) -> list[str]:
         """Methods with the highest figure at the precision that is shown, told apart or not."""
         rivals = {name: score for name, score in self.scores.items() if name not in self.faults}
@@ -84,25 +81,29 @@ def columns(evaluation: Table) -> list[Column]:
     tables = methods(evaluation)
     num = num_things(evaluation)
     found = [
-        _column(f"R@{at}", tables, _plain("retrieval", f"recall@{at}"), chance=at / num if num else None)
+        _column(f"R@{at}", tables, _plain, "retrieval", f"recall@{at}", chance=at / num if num else None)
         for at in _ranks(tables)
         if not num or at < num
     ]
-    found.append(
-        _column(
-            "class R@1", tables, _plain("retrieval", "class_recall@1"), chance=_fact(tables, "class_chance")
-        )
-    )
-    found.append(_column("strict R@1", tables, _plain("retrieval_strict", "recall@1")))
-    found.append(_column("one-shot", tables, _plain("one_shot", "one_shot"), chance=_one_shot_chance(tables)))
+    by_class, one_shot = _first(tables, "class_chance"), _first(tables, "one_shot", "chance")
+    found += [
+        _column("class R@1", tables, _plain, "retrieval", "class_recall@1", chance=by_class),
+        _column("strict R@1", tables, _plain, "retrieval_strict", "recall@1"),
+        _column("one-shot", tables, _plain, "one_shot", "one_shot", chance=one_shot),
+    ]
     labelling = main_labelling(evaluation)
     found += [
         replace(column, title=f"{title} {column.title}")
         for probe, title in (("linear", "probe"), ("finetune", "tuned"))
         for column in few_label_columns(evaluation, labelling, probe)
     ]
-    found.append(_column("NMI", tables, _nmi(labelling)))
+    found.append(_column("NMI", tables, _nmi, labelling))
     return [column for column in found if column.scores]
+
+
+def of_student(evaluation: Table) -> dict[str, Score]:
+    """Scores of the student by the title of their column."""
+    return {one.title: one.scores["student"] for one in columns(evaluation) if "student" in one.scores}
 
 
 def num_things(evaluation: Table) -> int:
@@ -147,16 +148,17 @@ def main_labelling(evaluation: Table) -> str:
 
 def labellings(evaluation: Table) -> list[str]:
     """All labellings with results, the coarsest first."""
-    have = {name for table in methods(evaluation).values() for name, few in _few(table).items() if few}
+    found = (_at(table, "few_labels") or {} for table in methods(evaluation).values())
+    have = {name for few in found for name, rows in few.items() if rows}
     return sorted(have, key=lambda name: (LABELLINGS.index(name) if name in LABELLINGS else 9, name))
 
 
 def num_labels(evaluation: Table, labelling: str, probe: str) -> list[str]:
-    """Numbers of labels a class that were measured, rising, ``all`` last."""
+    """Numbers of labels per class that were measured, rising, ``all`` last."""
     have = {
         str(key)
         for table in methods(evaluation).values()
-        for key in (_few(table).get(labelling) or {}).get(probe) or {}
+        for key in _at(table, "few_labels", labelling, probe) or {}
     }
     return sorted(have, key=lambda key: float("inf") if key == "all" else float(key))
 
@@ -164,35 +166,35 @@ def num_labels(evaluation: Table, labelling: str, probe: str) -> list[str]:
 def few_label_columns(evaluation: Table, labelling: str, probe: str) -> list[Column]:
     """Accuracy of each method by number of labels; the titles are the numbers."""
     tables = methods(evaluation)
-    floor = majority(evaluation, labelling)
+    # Accuracy of always naming the most frequent class.
+    floor = few_label_fact(evaluation, labelling, "majority")
     return [
-        _column(label, tables, _probe(labelling, probe, label), chance=floor)
+        _column(label, tables, _probe, labelling, probe, label, chance=floor)
         for label in num_labels(evaluation, labelling, probe)
     ]
 
 
-def majority(evaluation: Table, labelling: str) -> float | None:
-    """Accuracy of always naming the most frequent class."""
-    return few_label_fact(evaluation, labelling, "majority")
-
-
 def labels_a_class(evaluation: Table, labelling: str) -> float | None:
-    """Mean number of labels a class where all of the pool are used."""
+    """Mean number of labels per class where all of the pool are used."""
     pool, classes = (few_label_fact(evaluation, labelling, key) for key in ("num_pool", "num_classes"))
     return pool / classes if pool and classes else None
 
 
 def few_label_fact(evaluation: Table, labelling: str, key: str) -> float | None:
     """A figure of the labels, such as ``num_classes``, from the first method that has it."""
-    for table in methods(evaluation).values():
-        few = _few(table).get(labelling) or {}
-        if key in few:
-            return float(few[key])
-    return None
+    return _first(methods(evaluation), "few_labels", labelling, key)
 
 
-def _few(table: Table) -> Table:
-    return table.get("few_labels") or {}
+def _first(tables: Mapping[str, Table], *keys: str) -> float | None:
+    """Number at nested keys, from the first method that has it."""
+    found = (_at(table, *keys) for table in tables.values())
+    return next((float(one) for one in found if one is not None), None)
+
+
+def _at(table: Any, *keys: str) -> Any:  # noqa: ANN401 - of a file
+    for key in keys:
+        table = (table or {}).get(key)
+    return table
 
 
 def _ranks(tables: Mapping[str, Table]) -> list[int]:
@@ -200,22 +202,14 @@ def _ranks(tables: Mapping[str, Table]) -> list[int]:
     return sorted(int(name.removeprefix("recall@")) for name in names if name.startswith("recall@"))
 
 
-def _fact(tables: Mapping[str, Table], key: str) -> float | None:
-    return next((float(table[key]) for table in tables.values() if key in table), None)
-
-
-def _one_shot_chance(tables: Mapping[str, Table]) -> float | None:
-    shots = (table.get("one_shot") or {} for table in tables.values())
-    return next((float(shot["chance"]) for shot in shots if "chance" in shot), None)
-
-
-Lookup = Callable[[Table], Score | None]
-
-
 def _column(
-    title: str, tables: Mapping[str, Table], lookup: Lookup, *, chance: float | None = None
+    title: str,
+    tables: Mapping[str, Table],
+    score: Callable[..., Score | None],
+    *place: str,
+    chance: float | None = None,
 ) -> Column:
-    found = {name: lookup(table) for name, table in tables.items()}
+    found = {name: score(table, *place) for name, table in tables.items()}
     return Column(
         title=title,
         scores={name: one for name, one in found.items() if one is not None},
@@ -224,41 +218,33 @@ def _column(
     )
 
 
-def _plain(group: str, name: str) -> Lookup:
-    def lookup(table: Table) -> Score | None:
-        found = table.get(group) or {}
-        if found.get(name) is None:
-            return None
-        # The strict test is part of the test and does not say how large it is: never fewer than that.
-        num = found.get("num_concepts", _num_items(table) if group == "retrieval" else None)
-        value = float(found[name])
-        rests = Measured(value=value, num_items=None if num is None else int(num), is_share=num is not None)
-        return Score(value=value, rests=rests)
-
-    return lookup
+def _plain(table: Table, group: str, name: str) -> Score | None:
+    value, found = _at(table, group, name), table.get(group) or {}
+    if value is None:
+        return None
+    # The strict test is part of the test and does not say how large it is: never fewer than that.
+    num = found.get("num_concepts", _num_items(table) if group == "retrieval" else None)
+    items = None if num is None else int(num)
+    rests = Measured(value=float(value), num_items=items, is_share=items is not None)
+    return Score(value=float(value), rests=rests)
 
 
-def _nmi(labelling: str) -> Lookup:
-    def lookup(table: Table) -> Score | None:
-        value = ((table.get("clusters") or {}).get(labelling) or {}).get("nmi")
-        return None if value is None else Score(value=float(value))
-
-    return lookup
+def _nmi(table: Table, labelling: str) -> Score | None:
+    value = _at(table, "clusters", labelling, "nmi")
+    return None if value is None else Score(value=float(value))
 
 
-def _probe(labelling: str, probe: str, label: str) -> Lookup:
-    def lookup(table: Table) -> Score | None:
-        few = _few(table).get(labelling) or {}
-        row = (few.get(probe) or {}).get(label)
-        if row is None:
-            return None
-        value, values = float(row["mean"]), tuple(float(one) for one in row.get("values") or ())
-        num = few.get("num_test")
-        rests = Measured(value=value, values=values, num_items=None if num is None else int(num))
-        low, high = _ends(row, num_items=rests.num_items)
-        return Score(value=value, low=low, high=high, rests=rests)
-
-    return lookup
+def _probe(table: Table, labelling: str, probe: str, label: str) -> Score | None:
+    row, num = (
+        _at(table, "few_labels", labelling, probe, label),
+        _at(table, "few_labels", labelling, "num_test"),
+    )
+    if row is None:
+        return None
+    value, values = float(row["mean"]), tuple(float(one) for one in row.get("values") or ())
+    rests = Measured(value=value, values=values, num_items=None if num is None else int(num))
+    low, high = _ends(row, num_items=rests.num_items)
+    return Score(value=value, low=low, high=high, rests=rests)
 
 
 def _ends(row: Table, *, num_items: int | None) -> tuple[float, float] | tuple[None, None]:

@@ -160,7 +160,7 @@ def test_the_report_says_that_it_is_its_owner_s_alone(finished: tuple[Path, Decl
     folder, _ = finished
     page = (folder / "report.html").read_text()
     top = page[page.index("<header>") : page.index("</header>")]
-    assert "This page is its owner's alone." in top
+    assert "This page is for its owner only." in top
     assert "Files that may leave" in page
 
 

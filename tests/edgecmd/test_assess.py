@@ -1,13 +1,29 @@
 """What an assessment says of a student that tells nothing apart, and which ranks it is asked for."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import confusion_matrix
 
 from edgecmd.cli.compare import show_summary
 from edgecmd.cli.run import show_results
-from edgecmd.evaluation.evaluate import asked_ranks, best_by_column, fault_of, finite, measured
-from edgecmd.evaluation.metrics import unit_rows
+from edgecmd.config.schema import RunConfig
+from edgecmd.evaluation import evaluate
+from edgecmd.evaluation.evaluate import (
+    asked_ranks,
+    assess,
+    best_by_column,
+    class_results,
+    embedder,
+    fault_of,
+    finite,
+    measured,
+)
+from edgecmd.evaluation.metrics import Probe, held_out_probe, unit_rows
 from edgecmd.experiments.compare.summary import best_by_metric, summarise
+from tests.tiny_federation import run_of
 
 
 def unit(num: int = 30, *, seed: int = 0) -> np.ndarray:
@@ -67,6 +83,43 @@ class TestBest:
     def test_ranks_that_find_everything_are_not_told(self, things):
         told = asked_ranks({f"recall@{at}": 0.5 for at in (1, 5, 10)}, things=things)
         assert list(told) == [f"recall@{at}" for at in (1, 5, 10) if at < things]
+
+
+class TestClasses:
+    def test_they_are_those_of_the_probe_with_all_labels(self, tiny: RunConfig) -> None:
+        """scikit-learn's confusion matrix of its own regression, and the accuracy of ``evaluation.json``."""
+        run, student = run_of(tiny), run_of(tiny).new_student()
+        embed = embedder(student, run.task)
+        found = class_results(embed, run)
+        parts = [run.task.data.validation, run.task.data.test]
+        (pool, told), (test, asked) = (
+            (embed(p.pairs.target), p.labelled.labels["group"].values) for p in parts
+        )
+        fitted = LogisticRegression(C=10.0, max_iter=2000).fit(pool[told >= 0], told[told >= 0])
+        rows = np.isin(asked, fitted.classes_)
+        theirs = confusion_matrix(asked[rows], fitted.predict(test[rows]), labels=fitted.classes_)
+        ours = np.zeros_like(theirs)
+        for true, taken, num in found["counts"]:
+            ours[true, taken] = num
+        assert np.array_equal(ours, theirs)
+        names = run.task.data.test.labelled.labels["group"].names
+        assert found["labelling"] == "group"
+        assert found["classes"] == [names[one] for one in fitted.classes_]
+        assert found["labels"] == [int((told == one).sum()) for one in fitted.classes_]
+        told_all = assess(embed, run)["few_labels"]["group"]["linear"]["all"]["mean"]
+        assert np.trace(ours) / ours.sum() == told_all
+
+    def test_without_two_classes_there_are_none(
+        self, tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def one_class(*given: object, **named: object) -> Probe:
+            probe = held_out_probe(*given, **named)  # type: ignore[arg-type]
+            return replace(probe, pool_labels=0 * probe.pool_labels, test_labels=0 * probe.test_labels)
+
+        monkeypatch.setattr(evaluate, "held_out_probe", one_class)
+        run = run_of(tiny)
+        found = class_results(embedder(run.new_student(), run.task), run)
+        assert found == {"labelling": "", "classes": [], "labels": [], "counts": []}
 
 
 class TestTables:

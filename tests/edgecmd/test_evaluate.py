@@ -155,19 +155,15 @@ def test_separable_classes_are_told_apart(method: str) -> None:
     classes = np.repeat(np.arange(3), 20)
     points = metrics.unit_rows(np.eye(3)[classes] + 0.05 * rng.normal(size=(60, 3))).astype(np.float32)
     probe = metrics.make_probe(points, labels(*classes), points, labels(*classes))
-    accuracies = metrics.few_label_accuracy(
-        probe, method=method, num_labels=2, num_draws=4, num_neighbours=5, seed=0
-    )
-    assert accuracies == [1.0] * 4
+    accuracy = metrics.probe_accuracy(probe, method=method, num_neighbours=5, seed=0)
+    assert metrics.accuracies(accuracy, 2, num_draws=4) == [1.0] * 4
 
 
 def test_all_labels_are_drawn_once() -> None:
     points = np.eye(4, dtype=np.float32)
     probe = metrics.make_probe(points, labels(0, 0, 1, 1), points, labels(0, 0, 1, 1))
-    found = metrics.few_label_accuracy(
-        probe, method="knn", num_labels=0, num_draws=5, num_neighbours=1, seed=0
-    )
-    assert found == [1.0]
+    accuracy = metrics.probe_accuracy(probe, method="knn", num_neighbours=1, seed=0)
+    assert metrics.accuracies(accuracy, 0, num_draws=5) == [1.0]
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])

@@ -1,12 +1,24 @@
 """How far long work is: what is shown, when, and that it costs nothing. The clock is made up."""
 
 import io
+import re
 import sys
+from dataclasses import replace
 
 import pytest
 
-from edgecmd.cli.progress import Meter, hide_progress, progress_shown, seconds_text, write_progress
+from edgecmd.cli.progress import (
+    Meter,
+    hide_progress,
+    progress_shown,
+    round_line,
+    seconds_text,
+    write_progress,
+)
 from edgecmd.core.progress import stage, ticker, tracked, watched
+from edgecmd.experiments.run_plan import chance
+from server.loop import RoundReport
+from tests.tiny_federation import run_of
 
 
 class Clock:
@@ -142,6 +154,117 @@ def test_a_part_that_takes_longer_than_those_before_is_never_below_zero(clock, s
     assert one.line() == "evaluation 1/2: about 6 s left"
     clock.now += 40
     assert one.line() == "evaluation 1/2: about 0 s left"
+
+
+def test_steps_of_before_say_nothing_of_the_time_that_is_left(clock, shown):
+    """A resumed run: round 41 was seen first, and two more took 3 s each."""
+    one = meter(clock, shown)
+    rounds = one.begin("rounds", 100, 41)
+    assert one.line() == "rounds 41/100"
+    clock.now += 3
+    one.advance(rounds, 1)
+    clock.now += 3
+    one.advance(rounds, 1)
+    assert one.line() == "rounds 43/100: about 3 min left"
+
+
+def round_of(index: int, **fields: object) -> RoundReport:
+    return RoundReport(
+        **{
+            "round_index": index,
+            "num_rounds": 20,
+            "num_clients": 3,
+            "rejected": (),
+            "num_examples": 60,
+            "loss": 2.5,
+            "seconds": 1.25,
+            "bytes_exchanged": 1_325_000,
+            "metrics": {},
+            **fields,
+        }
+    )
+
+
+class Terminal(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+VALIDATED = {"val_recall@1": 0.125, "val_recall@5": 0.5}
+
+
+def rounds_on(monkeypatch, config, *indices: int, out, err, **fields: object) -> None:
+    """Rounds of a run, of which the second and the last are validated."""
+    run = run_of(replace(config, federation=replace(config.federation, num_rounds=20)))
+    for name in ("NO_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("edgecmd.cli.progress.REDRAW_S", -1.0)
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    chance(run)
+    with progress_shown(), round_line(run) as show:
+        for index in indices:
+            show(round_of(index, metrics=VALIDATED if index in (2, 20) else {}, **fields))
+
+
+def test_a_terminal_has_a_table_of_rounds_and_below_it_the_time_left(monkeypatch, tiny):
+    out, err = Terminal(), Terminal()
+    rounds_on(monkeypatch, tiny, *range(1, 21), out=out, err=err)
+    title, header, *rows = out.getvalue().splitlines()
+    assert title == "student: 20 rounds; a loss of 2.08 is chance"
+    assert header == "  round       loss  clients      sent    time  validation"
+    assert rows[0] == "   2/20      2.500        3    1.3 MB   1.2 s  R@1 0.125  R@5 0.500"
+    assert rows[1] == "   4/20      2.500        3    1.3 MB   1.2 s"
+    assert len(rows) == 10
+    lines = [line.strip() for line in err.getvalue().split("\r") if line.strip()]
+    assert lines[:2] == ["first round", "rounds 1/20"]
+    assert lines[2].startswith("rounds 2/20: about ")
+    assert err.getvalue().endswith("\r" + " " * len(lines[-1]) + "\r")
+    assert "\x1b" not in out.getvalue() + err.getvalue()
+
+
+def test_a_resumed_run_goes_on_with_its_own_numbers(monkeypatch, tiny):
+    out, err = Terminal(), Terminal()
+    rounds_on(monkeypatch, tiny, 18, 19, 20, out=out, err=err)
+    lines = [line.strip() for line in err.getvalue().split("\r") if line.strip()]
+    assert lines[1] == "rounds 18/20"
+    assert lines[2].startswith("rounds 19/20: about ")
+
+
+def test_elsewhere_rounds_are_plain_lines_as_ever(monkeypatch, tiny):
+    out, err = io.StringIO(), io.StringIO()
+    rounds_on(monkeypatch, tiny, *range(1, 5), out=out, err=err)
+    told = "loss 2.500 (chance 2.08)  clients 3  1.3 MB  1.2 s"
+    assert out.getvalue().splitlines() == [
+        f"round 2/20  {told}  val_recall@1 0.125  val_recall@5 0.500",
+        f"round 4/20  {told}",
+    ]
+    assert err.getvalue() == ""
+
+
+def test_without_colour_a_terminal_has_plain_lines_and_the_time_left(monkeypatch, tiny):
+    out, err = Terminal(), Terminal()
+    monkeypatch.setattr("edgecmd.cli.progress.on_terminal", lambda: False)
+    rounds_on(monkeypatch, tiny, 1, 2, 3, out=out, err=err)
+    assert out.getvalue().startswith("round 2/20  loss 2.500")
+    assert "rounds 2/20: about " in err.getvalue()
+
+
+def test_private_rounds_show_what_was_spent(monkeypatch, tiny):
+    out, err = Terminal(), Terminal()
+    private = replace(
+        tiny,
+        privacy=replace(tiny.privacy, mechanism="anchors"),
+        distill=replace(tiny.distill, loss="cmc-anchored"),
+    )
+    rounds_on(monkeypatch, private, 1, 2, out=out, err=err, loss=None)
+    title, header, row = out.getvalue().splitlines()
+    assert title == "student: 20 rounds"
+    assert "epsilon" in header
+    assert re.match(r"   2/20  \d\.\d\d of 8        3", row)
 
 
 def test_what_is_broken_off_is_over(clock, shown):

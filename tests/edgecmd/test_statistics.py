@@ -18,6 +18,7 @@ from edgecmd.core.statistics import (
     interval_text,
     items_apart,
     mean_interval,
+    newcombe,
     paired_interval,
     too_few,
     wilson,
@@ -126,6 +127,21 @@ class TestItems:
         assert items_apart(56 / 70, 42 / 70, num_items=70)
         assert not items_apart(56 / 70, 48 / 70, num_items=70)
         assert items_apart(42 / 70, 56 / 70, num_items=70)
+
+    def test_the_interval_of_a_difference_by_the_textbook_s_formula(self):
+        """Newcombe's method 10 out of Wilson's closed form; it turns its sign with the difference."""
+
+        def ends(right: int) -> tuple[float, float]:
+            z, p = 1.959963984540054, right / 70
+            half = z * math.sqrt(p * (1 - p) / 70 + z * z / (4 * 70 * 70))
+            return tuple((p + z * z / 140 + sign * half) / (1 + z * z / 70) for sign in (-1, 1))
+
+        (low_1, high_1), (low_2, high_2), one, other = ends(56), ends(48), 56 / 70, 48 / 70
+        low = one - other - math.sqrt((one - low_1) ** 2 + (high_2 - other) ** 2)
+        high = one - other + math.sqrt((high_1 - one) ** 2 + (other - low_2) ** 2)
+        assert newcombe(one, other, num_items=70) == pytest.approx((low, high))
+        assert newcombe(other, one, num_items=70) == pytest.approx((-high, -low))
+        assert newcombe(1.0, 0.0, num_items=MIN_ITEMS - 1) is None
 
     def test_nothing_is_apart_below_the_minimum(self):
         assert not items_apart(1.0, 0.0, num_items=MIN_ITEMS - 1)

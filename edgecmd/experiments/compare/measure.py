@@ -19,7 +19,6 @@ from edgecmd.evaluation.supervised import (
     Part,
     Recipe,
     accuracy_of,
-    accuracy_row,
     fit_classifier,
     num_asked,
     scratch_accuracy,
@@ -70,8 +69,9 @@ def supervised_all_table(run: Run) -> Table:
     both = _labelled((run.task.inputs(targets), np.concatenate([pool, own])))
     recipe = recipe_of(run, SUPERVISED_ALL)
     value = accuracy_of(_fit(run, recipe), both, _part(run, "test"))
-    row = {**accuracy_row([value], run, labelling=LABELLING), "num_labels": len(both[1])}
-    return {"few_labels": {LABELLING: {"linear": {"all": row}}}}
+    rows = few_label_rows(lambda *_: value, (0,), num_draws=1, num_items=num_asked(run, LABELLING))
+    rows["all"]["num_labels"] = len(both[1])
+    return {"few_labels": {LABELLING: {"linear": rows}}}
 
 
 def supervised_validation(run: Run, method: str, *, num_labels: int) -> float:

@@ -378,7 +378,7 @@ def items_of(facts: Mapping[str, Any]) -> Items:
 
 def write_comparison(folder: Path, tables: Mapping[str, Any]) -> None:
     """Write ``compare.json``, ``compare.png`` and ``compare.md``."""
-    from edgecmd.report.comparison import comparison_png
+    from edgecmd.report.studies import comparison_png
 
     summary = tables["summary"]
     titles = {name: title_of(name) for line in summary.values() for name in line}

@@ -18,7 +18,7 @@ from torch import nn
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, choose
 from edgecmd.evaluation.evaluate import embedder
-from edgecmd.evaluation.metrics import Embedding, few_label_accuracy, held_out_probe, recall
+from edgecmd.evaluation.metrics import Embedding, accuracies, held_out_probe, probe_accuracy, recall
 from edgecmd.experiments.theory.sweep import FEW, labelling_of
 from edgecmd.run import Run
 from edgecmd.training.averaging import Arrays, average, load_arrays, to_arrays
@@ -172,7 +172,5 @@ def _error(run: Run, seen: Mapping[str, Embedding]) -> float:
     whole = run.task.data
     name = labelling_of(whole.test)
     probe = held_out_probe(whole, seen["pool"], seen["test"], labelling=name)
-    accuracies = few_label_accuracy(
-        probe, method="linear", num_labels=FEW, num_draws=3, num_neighbours=1, seed=run.seed
-    )
-    return 1.0 - float(np.mean(accuracies))
+    accuracy = probe_accuracy(probe, method="linear", num_neighbours=1, seed=run.seed)
+    return 1.0 - float(np.mean(accuracies(accuracy, FEW, num_draws=3)))

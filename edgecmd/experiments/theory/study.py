@@ -57,7 +57,7 @@ def run_sweep(
         num_jobs: Processes at a time.
         tell: Takes lines for a person.
     """
-    from edgecmd.report.theory import theory_png
+    from edgecmd.report.studies import theory_png
 
     folder = run_folder(config)
     work = point_jobs(config, plan, points, folder=folder)

@@ -21,10 +21,11 @@ from edgecmd.data.pairs import PairedData
 from edgecmd.evaluation.metrics import (
     Embedding,
     Probe,
+    accuracies,
     draw_labels,
-    few_label_accuracy,
     fit_linear,
     make_probe,
+    probe_accuracy,
 )
 from edgecmd.experiments.theory.distance import Distance, Relations, fit_temperature, measure
 from edgecmd.experiments.theory.gaps import MISMATCH, degrade, mismatched
@@ -283,19 +284,14 @@ def _probe(validation: HeldOut, pool: Embedding, test: HeldOut, embedding: Embed
 def _errors(probe: Probe, plan: SweepPlan, *, seed: int) -> dict[str, Any]:
     """Error of the linear probe by labels a class, with the labels in all and the norm of the head."""
     error, total = {}, {}
+    accuracy = probe_accuracy(probe, method="linear", num_neighbours=1, seed=seed)
     for count in plan.num_labels:
-        accuracies = few_label_accuracy(
-            probe,
-            method="linear",
-            num_labels=count,
-            num_draws=plan.num_draws,
-            num_neighbours=1,
-            seed=seed,
-        )
         rows = draw_labels(
             probe.pool_labels, num_labels=count, generator=np.random.default_rng(0), twins=probe.twins
         )
-        error[str(count or "all")] = 1.0 - float(np.mean(accuracies))
+        error[str(count or "all")] = 1.0 - float(
+            np.mean(accuracies(accuracy, count, num_draws=plan.num_draws))
+        )
         total[str(count or "all")] = len(rows)
     head = fit_linear(probe.pool, probe.pool_labels)
     return {"error": error, "num_labels": total, "head_norm": float(np.linalg.norm(head.coef_))}

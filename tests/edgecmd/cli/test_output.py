@@ -150,6 +150,19 @@ def test_no_width_of_a_terminal_cuts_anything_off(monkeypatch: pytest.MonkeyPatc
         assert words in text
 
 
+def test_columns_that_do_not_fit_follow_below_beside_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = table_on(monkeypatch, COLUMNS="50").splitlines()
+    assert lines == [
+        "[bold]Title",
+        f"  {'what':21}  value",
+        "  a name of some length  0.1234567",
+        "  [red]not red[/red]     [/]",
+        f"  {'what':21}  more",
+        f"  a name of some length  {'x' * 30}",
+        "  [red]not red[/red]     :smile:",
+    ]
+
+
 def test_no_color_and_dumb_terminals_get_plain_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     rich = table_on(monkeypatch, COLUMNS="100")
     assert "│" in rich

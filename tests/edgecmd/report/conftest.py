@@ -31,6 +31,7 @@ def make_run(folder: Path, *, num_rounds: int = 60, num_clients: int = 10) -> Pa
     write_events(folder / "events.jsonl", num_rounds=num_rounds)
     write_json(folder / "partition.json", partition(num_clients))
     write_json(folder / "evaluation.json", evaluation())
+    write_json(folder / "classes.json", by_class())
     write_gallery(folder / "retrieval.npz")
     write_json(folder / "export" / "report.json", export_record())
     return folder
@@ -85,6 +86,17 @@ def evaluation() -> dict[str, object]:
             "scratch": {"few_labels": {"group": {"linear": scratch["few_labels"]["group"]["linear"]}}},
         },
         "chance_loss": 4.158883,
+    }
+
+
+def by_class() -> dict[str, object]:
+    """Three classes: the second is mostly taken for the first, and the third has no test item."""
+    counts = [[0, 0, 30], [0, 1, 10], [1, 0, 18], [1, 1, 6], [1, 2, 6]]
+    return {
+        "labelling": "group",
+        "classes": ["Smileys", "People", "Animals"],
+        "labels": [9, 7, 2],
+        "counts": counts,
     }
 
 

@@ -41,26 +41,26 @@ def contrast(colour: str, other: str = "#ffffff") -> float:
 
 
 def test_loss_in_words_with_its_chance_level():
-    drawing = loss_curve(ROUNDS, chance=4.1589)
+    drawing = loss_curve({"": ROUNDS}, chance=4.1589)
     assert "4.000 after round 1, 2.500 after round 3. The chance level is 4.159." in drawing.svg
     assert "chance 4.16" in drawing.svg
-    assert "chance" not in loss_curve(ROUNDS, chance=None).svg
+    assert "chance" not in loss_curve({"": ROUNDS}, chance=None).svg
 
 
 def test_validation_has_only_the_rounds_that_measured_it():
     assert "0.250 after round 2, 0.250 after round 2" in validation_curve(ROUNDS).svg
     assert validation_curve(ROUNDS[:1]) is None
-    assert loss_curve([], chance=1.0) is None
+    assert loss_curve({"": []}, chance=1.0) is None
 
 
 @pytest.mark.parametrize("num", [1, 2])
 def test_ticks_of_few_rounds_are_whole_numbers(num):
-    svg = loss_curve(ROUNDS[:num], chance=None).svg
+    svg = loss_curve({"": ROUNDS[:num]}, chance=None).svg
     assert ">0.5<" not in svg.split("matplotlib.axis_2")[0]
 
 
 def test_equal_arguments_give_equal_bytes():
-    first, second = (loss_curve(ROUNDS, chance=4.0) for _ in range(2))
+    first, second = (loss_curve({"": ROUNDS}, chance=4.0) for _ in range(2))
     assert first.svg == second.svg
     assert first.png == second.png
     assert b"matplotlib" not in first.png
@@ -124,7 +124,7 @@ def test_many_clients_make_no_large_file():
     drawing = partition_chart({"table": table, "classes": ["a", "b"]})
     ticks = drawing.svg.split("matplotlib.axis_2")[0]
     assert [f">{number}</text>" in ticks for number in (0, 100, 900, 50)] == [True, True, True, False]
-    assert "Pairs of 1000 clients by class: 4 to 10 pairs a client." in drawing.svg
+    assert "Pairs of 1000 clients by class: 4 to 10 pairs per client." in drawing.svg
     assert len(drawing.svg) < 80 * 2 * 1000
     assert partition_chart({}) is None
 

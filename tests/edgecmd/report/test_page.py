@@ -1,5 +1,7 @@
 """The whole page: what it holds, what it must never hold, and what happens when files are missing."""
 
+import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -15,6 +17,7 @@ ANCHORS = (
     "results",
     "training",
     "labels",
+    "classes",
     "retrieval",
     "privacy",
     "audit",
@@ -145,6 +148,45 @@ def test_rows_stand_beside_their_method(source, numbers):
     assert re.search(r"\bl2 " + " ".join(map(re.escape, expected)), text)
 
 
+def test_results_by_class_are_those_of_a_hand_calculation(source):
+    """30 of 40 and 6 of 30 are right; 48, 16 and 6 were taken for the three classes."""
+    text = section(source, "classes")
+    assert "group : 0.514 of 70 test items of unseen concepts are right." in text
+    # Wilson's interval of 30 of 40: (30 + z²/2 ± z sqrt(30·10/40 + z²/4)) / (40 + z²) with z = 1.96.
+    assert "Smileys 9 40 0.625 0.750 0.598 to 0.858" in text
+    assert "People 7 30 0.375 0.200" in text
+    assert "Animals 2 0 0.000 \u2013" in text
+    assert "1 Smileys 30 10 0 2 People 18 6 6 3 Animals 0 0 0" in text
+    assert "People Smileys 18 0.600 Smileys People 10 0.250 People Animals 6 0.200" in text
+    start = source.index("matrix")
+    shades = re.findall(r"--part: ([\d.]+)", source[start:])
+    assert shades == ["0.750", "0.250", "0.000", "0.600", "0.200", "0.200", "0.000", "0.000", "0.000"]
+
+
+def test_many_classes_have_no_matrix_but_their_confusions(finished):
+    num = 25
+    counts = [[one, one, 1] for one in range(num)] + [[0, 1, 3]]
+    write_json(
+        finished / "classes.json",
+        {
+            "labelling": "group",
+            "classes": [f"c{one}" for one in range(num)],
+            "labels": [1] * num,
+            "counts": counts,
+        },
+    )
+    source = html_of(finished)
+    assert 'class="numbers matrix"' not in source
+    assert "Most frequent confusions" in section(source, "classes")
+    assert "c0 c1 3 0.750" in section(source, "classes")
+    assert "All 25 classes" in section(source, "classes")
+
+
+def test_data_without_classes_say_so(finished):
+    write_json(finished / "classes.json", {"labelling": "", "classes": [], "labels": [], "counts": []})
+    assert "no labels that a probe could use" in section(html_of(finished), "classes")
+
+
 def test_the_best_of_a_column_is_marked_also_when_a_baseline_wins(source):
     start = source.index('<section id="results"')
     body = source[start : source.index("</table>", start)]
@@ -201,9 +243,19 @@ def test_nothing_is_asked_of_a_server(source):
     assert "://" not in source
     assert "@import" not in source
     page = Page(source)
-    assert not {"script", "iframe", "object", "embed", "form", "base"} & {tag for tag, _ in page.tags}
+    assert not {"iframe", "object", "embed", "form", "base"} & {tag for tag, _ in page.tags}
     assert [one["href"] for one in page.all("link")] == ["data:,"]
     assert all(one["src"].startswith("data:image/png;base64,") for one in page.all("img"))
+
+
+def test_the_one_script_is_the_file_and_the_policy_allows_no_other(source):
+    script = Path(page.__file__).with_name("templates").joinpath("sort.js").read_text(encoding="utf-8")
+    assert re.findall(r"<script>(.*?)</script>", source, re.DOTALL) == [script]
+    assert source.count("<script") == source.count("</script") == 1
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = Page(source).all("meta")[1]["content"]
+    assert [one for one in policy.split("; ") if "script" in one] == [f"script-src 'sha256-{digest}'"]
+    assert policy.startswith("default-src 'none'; ")
 
 
 def test_it_can_be_read_without_seeing(source):
@@ -234,6 +286,8 @@ def test_texts_of_the_run_are_escaped(finished, numbers, evil):
     numbers["student"]["data"] = evil
     numbers["teacher"] = {"text": evil, "warnings": [evil]}
     write_json(finished / "evaluation.json", numbers)
+    named = read_json(finished / "classes.json")
+    write_json(finished / "classes.json", named | {"classes": [evil, "a", "b"], "labelling": evil})
     parts = read_json(finished / "partition.json")
     parts["table"][0]["classes"][evil] = 7
     write_json(finished / "partition.json", parts)
@@ -247,15 +301,14 @@ def test_texts_of_the_run_are_escaped(finished, numbers, evil):
         ):
             file.write(json.dumps(event) + "\n")
     source = html_of(finished)
-    assert "<script" not in source
-    assert "</script" not in source
+    assert source.count("<script") == source.count("</script") == 1
     assert f"<h1>{spelt_out(evil)}</h1>" in source
     page = Page(source)
     assert page.open == []
-    assert not page.all("script")
+    assert page.all("script") == [{}]
     assert harmless(page)
-    # Title, heading, results, teacher, warning, classes, environment, export, replies, stage.
-    assert page.text.count(" ".join(evil.replace("`", "").split())) >= 12
+    # Title, heading, results, teacher, warning, classes, partition, environment, export, replies, stage.
+    assert page.text.count(" ".join(evil.replace("`", "").split())) >= 16
 
 
 def test_equal_inputs_give_equal_bytes_wherever_they_lie(reported, finished):
@@ -278,6 +331,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("evaluation.json", "results", "edgecmd evaluate"),
         ("evaluation.json", "labels", "edgecmd evaluate"),
+        ("classes.json", "classes", "edgecmd evaluate"),
         ("retrieval.npz", "retrieval", "edgecmd run"),
         ("partition.json", "partition", "edgecmd run"),
         ("events.jsonl", "training", "edgecmd simulate"),
@@ -324,6 +378,9 @@ def test_a_damaged_file_is_an_error_that_names_it(finished, file):
         ("evaluation.json", {"student": {"retrieval": [1], "few_labels": 3}}),
         ("partition.json", {"table": [{"client": 0}]}),
         ("partition.json", {"table": 3}),
+        ("classes.json", {"classes": ["a"], "labels": [1], "counts": [[0, 4, 1]]}),
+        ("classes.json", {"classes": ["a"], "labels": [1], "counts": [[0, "x"]]}),
+        ("classes.json", {"classes": ["a", "b"], "labels": [1], "counts": []}),
         ("export/report.json", {"files": {"student.onnx": None}}),
         ("privacy.json", {"warning": 3}),
     ],

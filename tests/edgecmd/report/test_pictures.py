@@ -21,6 +21,13 @@ def test_png_holds_the_same_pixels():
     np.testing.assert_array_equal(np.asarray(opened), image)
 
 
+def test_a_large_image_is_shrunk_to_what_a_page_shows():
+    image = np.full((224, 448, 3), 7, dtype=np.uint8)
+    opened = Image.open(io.BytesIO(png_file(image)))
+    assert opened.size == (128, 64)
+    assert np.asarray(opened).max() == np.asarray(opened).min() == 7
+
+
 def test_other_images_become_grey():
     image = np.arange(12, dtype=np.uint8).reshape(2, 3, 2)
     assert as_rgb(image)[..., 1].tolist() == [[0, 2, 4], [6, 8, 10]]

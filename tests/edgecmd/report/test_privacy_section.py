@@ -68,19 +68,19 @@ def test_the_page_stands_without_a_loss(kind: str, tmp_path: Path) -> None:
 def test_under_privacy_the_page_says_at_its_top_whose_it_is(tmp_path: Path) -> None:
     page = unescape(write_report(folder_of(tmp_path)).read_text(encoding="utf-8"))
     top = page[: page.index("</header>")]
-    assert "This page is its owner's alone." in top
+    assert "This page is for its owner only." in top
     assert "What may leave is the bundle in <code>export</code>" in top
-    for text in ("Files that may leave", "Files that are the owner's alone", "partition.json"):
+    for text in ("Files that may leave", "Files for the owner only", "partition.json"):
         assert text in page
     assert "fitted on the labelled examples of the validation set, without noise" in page
     (tmp_path / "privacy.json").unlink()
     unfinished = unescape(write_report(tmp_path).read_text(encoding="utf-8"))
-    assert "owner's alone" in unfinished[: unfinished.index("</header>")]
+    assert "for its owner only" in unfinished[: unfinished.index("</header>")]
 
 
 def test_without_privacy_nothing_is_said_of_leaving(tmp_path: Path) -> None:
     page = write_report(folder_of(tmp_path, "privacy.mechanism=none")).read_text(encoding="utf-8")
-    assert "owner's alone" not in unescape(page)
+    assert "for its owner only" not in unescape(page)
 
 
 def test_a_statement_of_an_older_edgecmd_is_shown_without_the_files(tmp_path: Path) -> None:

@@ -51,5 +51,18 @@ def test_a_gallery_of_unequal_lengths_is_refused(tmp_path):
     images = np.zeros((2, 4, 4, 3), np.uint8)
     found = np.zeros((2, 5, 4, 4, 3), np.uint8)
     np.savez(tmp_path / "retrieval.npz", query=images, truth=images, found=found, rank=np.array([1]))
+    run = read_run(tmp_path)
     with pytest.raises(DataError, match="different lengths"):
-        read_run(tmp_path)
+        _ = run.gallery
+
+
+def test_images_are_read_when_they_are_asked_for_and_once(finished, monkeypatch):
+    read = []
+    monkeypatch.setattr("edgecmd.report.read.npz_arrays", lambda path, **_: read.append(path.name) or {})
+    run = read_run(finished)
+    assert run.evaluation
+    assert read == []
+    with pytest.raises(DataError):
+        _ = run.gallery
+    assert read == ["retrieval.npz"]
+    assert run.audit_pictures is run.audit_pictures

@@ -19,7 +19,7 @@ from edgecmd.experiments.theory.alignment import (
 )
 from edgecmd.experiments.theory.summary import summarise
 from edgecmd.experiments.theory.sweep import Point, SweepPlan, cheap, measure_point, plan_sweep, sweep_points
-from edgecmd.report.theory import theory_png
+from edgecmd.report.studies import theory_png
 from tests.tiny_federation import run_of, task_of
 
 PLAN = SweepPlan(
