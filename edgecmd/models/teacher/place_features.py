@@ -209,11 +209,6 @@ def teacher_maps(teacher: Teacher, images: Images, *, view: View, reduction: Red
     return np.concatenate(chunks)
 
 
-def as_places(maps: Maps) -> Float[np.ndarray, "places dim"]:
-    """All places of all images as rows."""
-    return np.ascontiguousarray(maps.transpose(0, 2, 3, 1).reshape(-1, maps.shape[1]))
-
-
 def unit_places(map_BDRQ: Float[Tensor, "batch dim rows columns"]) -> Float[Tensor, "batch places dim"]:
     """Unit features of the places of each picture, row by row."""
     return functional.normalize(map_BDRQ.flatten(2).transpose(1, 2), dim=-1)

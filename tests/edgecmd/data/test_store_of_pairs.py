@@ -243,13 +243,12 @@ def test_bytes_do_not_depend_on_threads(tmp_path: Path, monkeypatch: pytest.Monk
 def test_threads_read_no_further_ahead_than_they_may(folder: Path) -> None:
     asked = list[int]()
 
-    def read(row: int) -> object:
+    def read(row: int) -> dict[str, np.ndarray]:
         asked.append(row)
-        return np.zeros(1), np.zeros(1)
+        return {}
 
-    listed = through.Listed(
-        key=Key(what="x", state="y"), ids=(), read=read, forms=dict, fitted=lambda *_: None, num_threads=2
-    )
+    made = config(folder, num_threads=2)
+    listed = through.Listed(what="x", files=(), config=made, row_bytes=1, read=read, forms=dict)
     every = through._all_read(listed, range(1000))
     for num in range(1, 20):
         next(every)
