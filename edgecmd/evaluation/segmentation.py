@@ -19,7 +19,6 @@ from edgecmd.data.labelled import Masks
 from edgecmd.data.modalities.table import input_shape, modality_of, source_input
 from edgecmd.data.pairs import PairedData
 from edgecmd.evaluation.segmentation_score import (
-    Predicted,
     Scores,
     absent_classes,
     rare_classes,
@@ -113,8 +112,8 @@ def segmenter_of(student: Student, drawn: Drawn, run: Run, *, draw: int) -> Segm
     return finetune(_probe(student, drawn, run, draw=draw), drawn, run, rate=FINETUNE_RATE, draw=draw)
 
 
-def masks_found(student: Student, run: Run, rows: Sequence[int]) -> Predicted:
-    """Masks of the test at ``rows``, found by the student fine-tuned on all masks of the pool, (R, H, W).
+def masks_found(student: Student, run: Run, rows: Sequence[int]) -> np.ndarray:
+    """Masks of the test at ``rows``, uint8, (R, H, W), by the student fine-tuned on all masks of the pool.
 
     Raises:
         DataError: The data set has no masks.
