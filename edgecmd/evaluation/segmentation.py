@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgecmd.core.errors import DataError
 from edgecmd.core.progress import tracked
@@ -126,7 +126,7 @@ def masks_found(student: Student, run: Run, rows: Sequence[int]) -> np.ndarray:
     return np.stack([found[row] for row in rows])
 
 
-def _probe(student: nn.Module, drawn: Drawn, run: Run, *, draw: int) -> Segmenter:
+def _probe(student: Student | TeacherPlaces, drawn: Drawn, run: Run, *, draw: int) -> Segmenter:
     return fit_probe(student, drawn, generator=numpy_generator(run.seed, "probe-places", client=draw))
 
 

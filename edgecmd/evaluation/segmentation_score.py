@@ -14,10 +14,10 @@ from jaxtyping import UInt8
 from edgecmd.core.errors import DataError
 from edgecmd.data.labelled import IGNORED, Masks
 from edgecmd.data.stored.array_files import chunks
-from edgecmd.data.stored.kept_rows import at_once
 
 # A class with a smaller share of the labelled pixels of the pool is called rare.
 RARE_SHARE = 0.015
+CHUNK = 64
 
 Predicted = UInt8[np.ndarray, "num height width"]
 
@@ -41,7 +41,7 @@ class Scores:
 def share_of_pixels(masks: Masks) -> np.ndarray:
     """Share of the counted pixels that each class has, (K,)."""
     counts = np.zeros(len(masks.names), np.int64)
-    for part in chunks(masks.values, at_once(masks.values)):
+    for part in chunks(masks.values, CHUNK):
         counts += np.bincount(part[part != IGNORED], minlength=len(counts))
     return np.asarray(counts / max(1, counts.sum()))
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from edgecmd.evaluation.metrics import class_rows
 from edgecmd.models.convolutions import Pointwise
 from edgecmd.models.devices import device_of, place
 from edgecmd.models.students import Student
-from edgecmd.models.teacher.place_features import unit_places
+from edgecmd.models.teacher.place_features import TeacherPlaces, unit_places
 from edgecmd.run import Run
 from edgecmd.training.distill import Inputs, LazyTensor
 from edgecmd.training.optimise import Best, mean_gradient, one_cycle, optimise
@@ -45,9 +46,9 @@ LEAST_SHARE = 1e-4
 class Segmenter(nn.Module):
     """Scores of each class at each pixel: a dense student, a linear head, and a bilinear enlargement."""
 
-    def __init__(self, student: Student, *, num_classes: int) -> None:
+    def __init__(self, student: Student | TeacherPlaces, *, num_classes: int) -> None:
         super().__init__()
-        self.student = student
+        self.student = cast(Student, student)
         self.head = Pointwise(student.embedding_dim, num_classes)
         nn.init.zeros_(self.head.weight)
         if self.head.bias is not None:
@@ -95,7 +96,7 @@ def hold_out(num: int, *, generator: np.random.Generator) -> Bool[np.ndarray, " 
     return held
 
 
-def fit_probe(student: nn.Module, drawn: Drawn, *, generator: np.random.Generator) -> Segmenter:
+def fit_probe(student: Student | TeacherPlaces, drawn: Drawn, *, generator: np.random.Generator) -> Segmenter:
     """Frozen student, logistic regression on its unit embeddings at places of the images trained on.
 
     A place has the class of the pixel in its middle; of many places a part is drawn.
@@ -108,7 +109,7 @@ def fit_probe(student: nn.Module, drawn: Drawn, *, generator: np.random.Generato
     Returns:
         The segmenter in evaluation mode. Classes without a place have a score below all others.
     """
-    model = Segmenter(copy.deepcopy(student), num_classes=drawn.num_classes)  # type: ignore[arg-type]
+    model = Segmenter(copy.deepcopy(student), num_classes=drawn.num_classes)
     place(model, device_of(student))
     rows, classes = _places(model.eval().student, drawn, generator)
     found = np.unique(classes)

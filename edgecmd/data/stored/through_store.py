@@ -196,11 +196,13 @@ class _InMemory:
         self.done = 0
 
     def add(self, arrays: Mapping[str, np.ndarray], _fact: Told) -> None:
+        """The next row; nothing is noted of it."""
         for name, array in self.arrays.items():
             array[self.done] = arrays[name]
         self.done += 1
 
     def rows(self, name: str) -> np.ndarray:
+        """Those that were added."""
         return self.arrays[name][: self.done]
 
 

@@ -186,7 +186,7 @@ class TeacherPlaces(nn.Module):
 
     def __init__(self, network: nn.Module, *, view: View, reduction: Reduction) -> None:
         super().__init__()
-        self.network, self.view = network, view
+        self.network, self.view, self.embedding_dim = network, view, reduction.weight.shape[1]
         self.projector = Pointwise(*reduction.weight.shape)
         weight = torch.from_numpy(reduction.weight.T.copy())
         self.projector.load_state_dict(

@@ -281,6 +281,9 @@ def test_segmentation_gives_the_same_figures(
     assert {*tables[0]["probe"]} == {"50", "100"}  # type: ignore[misc]
     first, second = (segmentation.scratch_table(run) for run in runs)
     assert first == second
+    first, second = (segmentation.ceiling_table(run) for run in runs)
+    assert first == second
+    assert first.keys() >= {"probe", "classes"}
     rows = [0, len(runs[0].task.data.test) - 1]
     found = [segmentation.masks_found(run.new_student(), run, rows) for run in runs]
     assert found[0].shape == (2, SIDE, SIDE)
