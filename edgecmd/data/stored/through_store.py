@@ -24,7 +24,7 @@ from edgecmd.core.text import size_of
 from edgecmd.data.modalities.depth import DEPTH
 from edgecmd.data.pairs import PairedData
 from edgecmd.data.stored.array_files import Examples
-from edgecmd.data.stored.store import Build, Form, Key, Store, Told, find, key_of, writing
+from edgecmd.data.stored.store import Build, Form, Key, Told, find, key_of, writing
 from edgecmd.data.user_files.halves import Half, Maps, Seen, seen_of, stored_half
 from edgecmd.data.user_files.images import Sides, stored_colours, to_grey
 from edgecmd.data.user_files.pair_files import SOUNDS, FileKind
@@ -108,13 +108,6 @@ class Listed:
         """Whether the rows go through a store."""
         return needs_store(len(self) * self.row_bytes, self.config)
 
-    @property
-    def num_threads(self) -> int:
-        """How many call ``read`` at a time."""
-        if self.in_order or not self.stored:
-            return 1
-        return self.config.num_threads or min(MOST_THREADS, os.cpu_count() or 1)
-
 
 class EndedError(DataError):
     """A row cannot be read, nor any behind it."""
@@ -140,15 +133,15 @@ def through_store(
     if not len(listed):
         return None
     if not listed.stored:
-        return _filled(listed, problems=problems, notes=notes, look=look)
+        return _read(listed, None, problems=problems, notes=notes, look=look)
     # Another release of Pillow may decode a file to other numbers.
     key = key_of(f"{listed.what}, Pillow {PIL.__version__}", listed.files)
     found = find(key)
     if found is None:
         with writing(key):
-            found = find(key) or _built(listed, key, problems=problems, look=look)
-    if found is None:
-        return None
+            found = find(key)
+            if found is None:
+                return _read(listed, key, problems=problems, notes=notes, look=look)
     notes += found.told["notes"]
     return found.arrays
 
@@ -167,8 +160,8 @@ def _tried(listed: Listed, row: int) -> Read | DataError:
 
 def _all_read(listed: Listed, rows: range) -> Generator[Read | DataError, None, None]:
     """What there is of ``rows`` in turn, or why one cannot be read; threads read ahead."""
-    num = listed.num_threads
-    if num == 1:
+    num = listed.config.num_threads or min(MOST_THREADS, os.cpu_count() or 1)
+    if num == 1 or listed.in_order or not listed.stored:
         yield from map(partial(_tried, listed), rows)
         return
     waiting = deque[Future[Read | DataError]]()
@@ -206,47 +199,35 @@ class _InMemory:
         return self.arrays[name][: self.done]
 
 
-def _forms(listed: Listed, problems: list[str]) -> Mapping[str, Form] | None:
-    """A row of each array; None where no row can be read, and each says why."""
+def _read(
+    listed: Listed, key: Key | None, *, problems: list[str], notes: list[str], look: Look
+) -> Mapping[str, Examples] | None:
+    """The rows out of their files into the store of ``key``, or into memory."""
+    before, num, own = len(problems), len(listed), list[str]()
     try:
-        return listed.forms()
+        forms = listed.forms()
     except DataError:
-        every = _all_read(listed, range(len(listed)))
+        # No row can be read, and each says why.
+        every = _all_read(listed, range(num))
         problems += [str(one) for one in every if isinstance(one, DataError)]
         return None
-
-
-def _filled(
-    listed: Listed, *, problems: list[str], notes: list[str], look: Look
-) -> Mapping[str, np.ndarray] | None:
-    forms = _forms(listed, problems)
-    if forms is None:
-        return None
-    memory, before = _InMemory(forms, len(listed)), len(problems)
-    _feed(listed, memory, forms, f"reading {listed.nouns}", problems=problems, notes=notes, look=look)
-    return None if len(problems) > before else memory.arrays
-
-
-def _built(listed: Listed, key: Key, *, problems: list[str], look: Look) -> Store | None:
-    before, notes, num = len(problems), list[str](), len(listed)
-    forms = _forms(listed, problems)
-    if forms is None:
-        return None
-    size = size_of(sum(one.nbytes for one in forms.values()) * num)
-    told = f"reading {listed.nouns} into a store of {size}"
+    if key is None:
+        memory = _InMemory(forms, num)
+        _feed(listed, memory, forms, problems=problems, notes=notes, look=look)
+        return None if len(problems) > before else memory.arrays
     with Build(key, forms=forms, num=num) as build:
-        _feed(listed, build, forms, told, problems=problems, notes=notes, look=look)
+        _feed(listed, build, forms, problems=problems, notes=own, look=look)
         if len(problems) > before:
             build.abandon()
             return None
-        return build.finish({"notes": notes, "of": key.what})
+        notes += own
+        return build.finish({"notes": own, "of": key.what}).arrays
 
 
 def _feed(
     listed: Listed,
     build: Build | _InMemory,
     forms: Mapping[str, Form],
-    told: str,
     *,
     problems: list[str],
     notes: list[str],
@@ -255,6 +236,8 @@ def _feed(
     """Read the rows that ``build`` lacks; behind the first problem, for the other problems alone."""
     before, num, names = len(problems), len(listed), [name for name, _ in listed.files]
     seen = {name: Seen(**fact) for name, fact in zip(names, build.facts)}
+    size = size_of(sum(one.nbytes for one in forms.values()) * num)
+    told = f"reading {listed.nouns}{f' into a store of {size}' if listed.stored else ''}"
     with contextlib.closing(_all_read(listed, rows := range(build.done, num))) as every:
         for row in tracked(rows, told):
             read = next(every)

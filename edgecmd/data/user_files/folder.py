@@ -228,10 +228,10 @@ def read_own(reading: Reading) -> OwnPairs | None:
     else:
         own = read_archive(
             reading.path,
+            reading.config,
             sides=reading.sides,
             problems=reading.problems,
             notes=reading.notes,
-            config=reading.config,
         )
     return own.reversed() if own and reading.sides.reverse else own
 

@@ -59,12 +59,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def read_archive(
-    path: Path,
-    *,
-    sides: Sides,
-    problems: list[str],
-    notes: list[str] | None = None,
-    config: DataConfig | None = None,
+    path: Path, config: DataConfig, *, sides: Sides, problems: list[str], notes: list[str] | None = None
 ) -> OwnPairs | None:
     """Read ``source``, ``target`` and, where given, ``id``, ``owner``, ``concept``, ``label``, ``public``.
 
@@ -73,16 +68,16 @@ def read_archive(
             (N,), of text or of integers, where -1 stands for unknown. A target of int16 and shape (N, T)
             is recordings; ``target_rate_hz``, one integer, is their rate.
             A target of uint16 and shape (N, H, W, 1) or (N, H, W) is depth in units of ``sides.ruler``.
+        config: ``store``, ``max_pairs`` and ``target_kind`` are used.
         sides: What the halves are made into.
         problems: Gets a sentence for everything that is wrong.
         notes: Gets a sentence for arrays that are not used.
-        config: ``store`` and ``target_kind`` are used; None: all is read into memory.
 
     Returns:
         The pairs sorted by id, or None where anything is wrong.
     """
-    before = len(problems)
-    arrays = _load(path, problems, notes=[] if notes is None else notes, config=config)
+    before, told = len(problems), [] if notes is None else notes
+    arrays = _load(path, problems, notes=told, config=config)
     for check in CHECKS:
         # A later check takes for granted what the earlier ones ask for.
         if len(problems) == before:
@@ -94,9 +89,8 @@ def read_archive(
         )
     if len(problems) > before:
         return None
-    told = [] if notes is None else notes
-    rows = list(range(len(arrays["source"]))) if config is None else drawn(_ids(arrays), config, notes=told)
-    if config is not None and _is_stored(arrays, "source", config):
+    rows = drawn(_ids(arrays), config, notes=told)
+    if _is_stored(arrays, "source", config):
         own = _through_store(path, arrays, config, sides=sides, problems=problems, rows=rows)
     else:
         own = _assemble(path, arrays, sides=sides, problems=problems, rows=rows)
@@ -104,15 +98,13 @@ def read_archive(
     return None if own is None or len(problems) > before else replace(own, public=public)
 
 
-def _is_stored(arrays: Arrays, name: str, config: DataConfig | None) -> bool:
+def _is_stored(arrays: Arrays, name: str, config: DataConfig) -> bool:
     """Whether an array goes through a store; both halves do, or none."""
     half, each = ("source", pair_bytes) if name in ("source", "target") else (name, source_bytes)
-    return config is not None and half in arrays and needs_store(len(arrays[half]) * each(config), config)
+    return half in arrays and needs_store(len(arrays[half]) * each(config), config)
 
 
-def _load(
-    path: Path, problems: list[str], *, notes: list[str], config: DataConfig | None
-) -> dict[str, np.ndarray]:
+def _load(path: Path, problems: list[str], *, notes: list[str], config: DataConfig) -> dict[str, np.ndarray]:
     """Known arrays of an archive; those that go through a store as arrays of their form without numbers."""
     try:
         names = tuple(npz_members(path))
@@ -127,7 +119,7 @@ def _load(
     if others:
         notes.append(f"{path} has arrays that are not used: {few(others)}. Read are {', '.join(KNOWN)}.")
     try:
-        forms = {} if config is None else _forms(path)
+        forms = _forms(path)
         kept = {name: one for name, one in forms.items() if _is_stored(forms, name, config)}
         wanted = tuple(name for name in KNOWN if name not in kept)
         return {**npz_arrays(path, names=wanted, most_bytes=most_array_bytes()), **kept}
@@ -380,7 +372,7 @@ class _Unpacked:
 
 
 def _public(
-    path: Path, arrays: Arrays, config: DataConfig | None, *, sides: Sides, problems: list[str]
+    path: Path, arrays: Arrays, config: DataConfig, *, sides: Sides, problems: list[str]
 ) -> PublicSource | None:
     """Public images under their row numbers; None where there are none, or they cannot be used."""
     if "public" not in arrays:
@@ -389,7 +381,7 @@ def _public(
     keys = tuple(f"{row:0{len(str(len(images)))}d}" for row in range(len(images)))
     try:
         check_size(_size(images), side=side, fit=sides.fit, name=name)
-        if config is None or not _is_stored(arrays, "public", config):
+        if not _is_stored(arrays, "public", config):
             pictures: Examples = to_rgb(_all_square(images, side=side, fit=sides.fit, name=name))
             return PublicSource(images=pictures, keys=keys, name=f"{path.stem}/public")
     except DataError as error:
