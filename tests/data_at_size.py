@@ -4,7 +4,7 @@ For each number a folder of made-up JPEG files is written (kept, and used again)
 peak memory of each part of the work: reading, features, training in one place, a federation, evaluation. Each
 number builds a store and features of its own. `docs/performance.md` has a table.
 
-``--parts masks,segmentation,public,warm-start`` measures masks of so many pairs, and so many public images
+``--parts masks,scoring,public,warm-start`` measures masks of so many pairs, and so many public images
 beside few pairs.
 
 ``--photos 2000`` in place of ``--pairs`` measures how photographs of 1200 x 900 pixels are decoded into a
@@ -44,8 +44,6 @@ SETTINGS = (
     "federation.local_steps=1",
     "evaluate.every_rounds=0",
     "evaluate.num_labels=[0]",
-    "evaluate.label_percent=[100]",
-    "evaluate.segment_steps=2",
 )
 
 
@@ -129,11 +127,18 @@ def evaluation(run) -> None:
     assert retrieval(embedder(run.new_student(), run.task), run.task, "test")
 
 
-def segmentation(run) -> None:
-    """A student fine-tuned on all masks of the pool, and its score on those of the test."""
-    from edgecmd.evaluation.segmentation import student_table
+def scoring(run) -> None:
+    """Masks of the pool drawn and gathered as for fine-tuning, and those of the test scored as if found."""
+    from edgecmd.evaluation.segmentation import draw_images
+    from edgecmd.evaluation.segmentation_score import rare_classes, segmentation_scores
+    from edgecmd.evaluation.segmenter import AT_ONCE, class_weights
 
-    assert student_table(run.new_student(), run)
+    drawn, test = draw_images(run, percent=100, draw=0), run.task.data.test.labelled.masks
+    assert len(class_weights(drawn)) == len(test.names)
+    for held in (False, True):
+        assert all(len(drawn.target[batch]) == len(batch) for batch in drawn.batches(held=held))
+    found = (test.values[start : start + AT_ONCE] for start in range(0, len(test.values), AT_ONCE))
+    assert segmentation_scores(found, test, rare=rare_classes(test)).miou == 1.0
 
 
 def warm_start(run) -> None:
@@ -154,7 +159,7 @@ PARTS: dict[str, Callable[..., None]] = {
 }
 MORE: dict[str, Callable[..., None]] = {
     "masks": read,
-    "segmentation": segmentation,
+    "scoring": scoring,
     "public": read,
     "warm-start": warm_start,
 }
@@ -165,7 +170,7 @@ def child(arguments: argparse.Namespace) -> None:
     import torch
 
     torch.set_num_threads(1)
-    more = ("student.architecture=seg-50k",) if arguments.child == "segmentation" else ()
+    more = ("student.architecture=seg-50k",) if arguments.child == "scoring" else ()
     run = _run(arguments.folder, arguments.out, arguments.side, arguments.store, *more)
     start = time.process_time()
     (PARTS | MORE)[arguments.child](run)
@@ -177,7 +182,7 @@ def measure(out: Path, num: int, arguments: argparse.Namespace) -> dict[str, dic
     """Figures of each part for so many pairs."""
     found = {}
     for part in arguments.parts.split(","):
-        kind = {"segmentation": "masks", "warm-start": "public"}.get(part, part if part in MORE else "")
+        kind = {"scoring": "masks", "warm-start": "public"}.get(part, part if part in MORE else "")
         folder, work = out / f"{kind}{num}", out / f"work-{kind}{num}"
         if kind == "public":
             write_public(folder, num, arguments.side)
