@@ -150,11 +150,11 @@ class DataConfig(_Section):
     max_pairs: Annotated[int, Interval(ge=0, le=100_000_000)] = 0
     """Of the pairs at ``data.path`` at most so many are used, drawn by a hash of their ids; 0: all."""
     store: str = "auto"
-    """Where pairs of ``data.path`` lie once they are read: ``never``, in memory; ``always``, in a store on
-    the disk below EDGECMD_CACHE, from which each batch is read; ``auto``, there if they take more than 64 MB.
-    The results are the same."""
+    """Where pairs of ``data.path``, their masks and your own public images lie once they are read: ``never``,
+    in memory; ``always``, in a store on the disk below EDGECMD_CACHE, from which each batch is read;
+    ``auto``, there if they take more than 64 MB. The results are the same."""
     num_threads: Annotated[int, Interval(ge=0, le=64)] = 0
-    """Threads that decode files while a store is made, each with one pair in memory; 0: as many as there are
+    """Threads that decode files while a store is made, each with one row in memory; 0: as many as there are
     cores, at most 4. The store is the same."""
     public_path: str = ""
     """Folder of public source images; empty: <data.path>/public, or the built-in public set."""

@@ -261,7 +261,7 @@ def segmentation_metric(run: Run) -> TaskMetric:
     _, test = segmentation.masks_of(run)
 
     def miou(logits: np.ndarray) -> float:
-        return segmentation_scores(logits.argmax(axis=1).astype(np.uint8), test, rare=()).miou
+        return segmentation_scores([logits.argmax(axis=1).astype(np.uint8)], test, rare=()).miou
 
     return TaskMetric(name="mIoU", metric=miou, output="scores")
 

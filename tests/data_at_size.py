@@ -4,6 +4,9 @@ For each number a folder of made-up JPEG files is written (kept, and used again)
 peak memory of each part of the work: reading, features, training in one place, a federation, evaluation. Each
 number builds a store and features of its own. `docs/performance.md` has a table.
 
+``--parts masks,scoring,public,warm-start`` measures masks of so many pairs, and so many public images
+beside few pairs.
+
 ``--photos 2000`` in place of ``--pairs`` measures how photographs of 1200 x 900 pixels are decoded into a
 store: by one and by two threads, whole and at a part of their sides.
 """
@@ -22,6 +25,8 @@ import numpy as np
 from PIL import Image
 
 SIDE, PATCHES = 224, 8
+# Pairs beside public images; bounds of brightness between the classes of a mask.
+BESIDE, BOUNDS = 100, (90, 160)
 # Of `decoding`: width and height of a photograph, and how many of them differ.
 PHOTO, DIFFERENT = (1200, 900), 100
 # What every run has: a small student and few steps. Features are those of all pairs.
@@ -48,26 +53,45 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def write_pairs(folder: Path, num: int, side: int) -> None:
-    """Pairs of a picture of a few soft colours and its brightness, as JPEG; what is there is kept."""
-    for half in ("source", "target"):
-        (folder / half).mkdir(parents=True, exist_ok=True)
+def _picture(seed: int, side: int) -> Image.Image:
+    """A few soft colours."""
+    noise = np.random.default_rng(seed).integers(0, 256, (PATCHES, PATCHES, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC)
+
+
+def write_pairs(folder: Path, num: int, side: int, *, masks: bool = False) -> None:
+    """Pairs of a picture and its brightness, as JPEG, and masks of three levels; what is there is kept."""
+    for part in ("source", "target", *(["target_mask"] if masks else [])):
+        (folder / part).mkdir(parents=True, exist_ok=True)
     for row in range(num):
         target = folder / "target" / f"{row:06}.jpg"
         if target.exists():
             continue
-        noise = np.random.default_rng(row).integers(0, 256, (PATCHES, PATCHES, 3), dtype=np.uint8)
-        picture = Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC)
+        picture = _picture(row, side)
+        grey = picture.convert("L")
         picture.save(folder / "source" / f"{row:06}.jpg", quality=80)
-        picture.convert("L").save(target, quality=80)
+        if masks:
+            classes = np.digitize(np.asarray(grey), BOUNDS).astype(np.uint8)
+            Image.fromarray(classes).save(folder / "target_mask" / f"{row:06}.png", compress_level=1)
+        grey.save(target, quality=80)
 
 
-def _run(folder: Path, out: Path, side: int, store: str):
+def write_public(folder: Path, num: int, side: int) -> None:
+    """So many public images beside few pairs, none of them alike; what is there is kept."""
+    write_pairs(folder, BESIDE, side)
+    (folder / "public").mkdir(exist_ok=True)
+    for row in range(num):
+        path = folder / "public" / f"{row:06}.jpg"
+        if not path.exists():
+            _picture(BESIDE + row, side).save(path, quality=80)
+
+
+def _run(folder: Path, out: Path, side: int, store: str, *more: str):
     from edgecmd.config.assemble import Assembly
     from edgecmd.config.reader import load_config
 
     own = (f"out={out}", f"data.path={folder}", f"data.image_size={side}", f"data.store={store}")
-    return Assembly().run(load_config(None, [*SETTINGS, *own]))
+    return Assembly().run(load_config(None, [*SETTINGS, *own, *more]))
 
 
 def read(run) -> None:
@@ -103,6 +127,28 @@ def evaluation(run) -> None:
     assert retrieval(embedder(run.new_student(), run.task), run.task, "test")
 
 
+def scoring(run) -> None:
+    """Masks of the pool drawn and gathered as for fine-tuning, and those of the test scored as if found."""
+    from edgecmd.evaluation.segmentation import draw_images
+    from edgecmd.evaluation.segmentation_score import rare_classes, segmentation_scores
+    from edgecmd.evaluation.segmenter import AT_ONCE, class_weights
+
+    drawn, test = draw_images(run, percent=100, draw=0), run.task.data.test.labelled.masks
+    assert len(class_weights(drawn)) == len(test.names)
+    for held in (False, True):
+        assert all(len(drawn.target[batch]) == len(batch) for batch in drawn.batches(held=held))
+    found = (test.values[start : start + AT_ONCE] for start in range(0, len(test.values), AT_ONCE))
+    assert segmentation_scores(found, test, rare=rare_classes(test)).miou == 1.0
+
+
+def warm_start(run) -> None:
+    """Features of the public images, anchors, and two steps of a warm start."""
+    from edgecmd.recipes import warm_start as recipe
+
+    assert len(run.anchors)
+    recipe.warm_start(run, num_steps=2)
+
+
 PARTS: dict[str, Callable[..., None]] = {
     "read": read,
     "open": read,
@@ -111,6 +157,12 @@ PARTS: dict[str, Callable[..., None]] = {
     "federation": federation,
     "evaluation": evaluation,
 }
+MORE: dict[str, Callable[..., None]] = {
+    "masks": read,
+    "scoring": scoring,
+    "public": read,
+    "warm-start": warm_start,
+}
 
 
 def child(arguments: argparse.Namespace) -> None:
@@ -118,19 +170,24 @@ def child(arguments: argparse.Namespace) -> None:
     import torch
 
     torch.set_num_threads(1)
-    run = _run(arguments.folder, arguments.out, arguments.side, arguments.store)
+    more = ("student.architecture=seg-50k",) if arguments.child == "scoring" else ()
+    run = _run(arguments.folder, arguments.out, arguments.side, arguments.store, *more)
     start = time.process_time()
-    PARTS[arguments.child](run)
+    (PARTS | MORE)[arguments.child](run)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     say(json.dumps({"peak_mb": round(peak / 1e6), "cpu_s": round(time.process_time() - start, 1)}))
 
 
 def measure(out: Path, num: int, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Figures of each part for so many pairs."""
-    folder, work = out / str(num), out / f"work-{num}"
-    write_pairs(folder, num, arguments.side)
     found = {}
     for part in arguments.parts.split(","):
+        kind = {"scoring": "masks", "warm-start": "public"}.get(part, part if part in MORE else "")
+        folder, work = out / f"{kind}{num}", out / f"work-{kind}{num}"
+        if kind == "public":
+            write_public(folder, num, arguments.side)
+        else:
+            write_pairs(folder, num, arguments.side, masks=kind == "masks")
         command = [sys.executable, "-m", "tests.data_at_size", "--child", part, "--folder", str(folder)]
         command += ["--out", str(work), "--side", str(arguments.side), "--store", arguments.store]
         environment = {**os.environ, "EDGECMD_CACHE": str(work / "cache"), "OMP_NUM_THREADS": "1"}
@@ -207,7 +264,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=SIDE)
     parser.add_argument("--store", default="always")
     parser.add_argument("--photos", type=int, default=0)
-    parser.add_argument("--child", choices=PARTS)
+    parser.add_argument("--child", choices=PARTS | MORE)
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     if arguments.child:

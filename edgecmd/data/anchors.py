@@ -3,10 +3,11 @@
 Three kinds: teacher features of public pictures, of pictures drawn by a procedure, and directions drawn at
 random. What they are made of comes in as an `AnchorSource`; where the pictures lie is not known here.
 
-Shapes: K anchors, M public images, P places of all of them, D embedding dimension.
+Shapes: K anchors, M public images, D embedding dimension, R by Q places of an image.
 """
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from edgecmd.core.errors import choose
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.modalities.row import Pictures
 from edgecmd.data.pairs import Images
+from edgecmd.data.stored.array_files import Examples
 from edgecmd.settings import DistillConfig
 
 Anchors = Float[Tensor, "anchors dim"]
@@ -31,17 +33,16 @@ class AnchorSource:
     """What anchors are made of.
 
     Attributes:
-        public: Teacher features of the public images, (M, D); for a dense student of all places, (P, D).
-        embed: The same of other images.
+        public: Teacher features of the public images, (M, D); for a dense student of all their places,
+            (M, D, R, Q).
+        embed: The same of other images, in memory.
         dim: D.
-        dense: Whether a feature is that of a place and not of an image.
         side: Side of a made-up picture in pixels.
     """
 
-    public: Callable[[], np.ndarray]
+    public: Callable[[], Examples]
     embed: Callable[[Images], np.ndarray]
     dim: Callable[[], int]
-    dense: bool
     side: int
 
 
@@ -70,8 +71,20 @@ def anchors_digest(anchors: Anchors) -> str:
 
 def _public_kind(source: AnchorSource, num: int, seed: int) -> np.ndarray:
     features = source.public()
-    chosen = numpy_generator(seed, "anchors").permutation(len(features))[:num]
-    return features[np.sort(chosen)]
+    return _places(features, np.sort(_drawn(features, num, seed)))
+
+
+def _drawn(features: Examples, num: int, seed: int) -> np.ndarray:
+    """Numbers of ``num`` places of all images, row by row; an image that is no map is one place."""
+    total = len(features) * math.prod(features.shape[2:])
+    return numpy_generator(seed, "anchors").permutation(total)[:num]
+
+
+def _places(features: Examples, numbers: np.ndarray) -> np.ndarray:
+    """Features of the places of those numbers, (K, D); one map is in memory at a time."""
+    image, place = np.divmod(numbers, math.prod(features.shape[2:]))
+    found = [features[row].reshape(features.shape[1], -1)[:, at] for row, at in zip(image, place)]
+    return np.array(found, features.dtype).reshape(-1, features.shape[1])
 
 
 def procedural_images(num: int, *, side: int, generator: np.random.Generator) -> Pictures:
@@ -106,10 +119,7 @@ def _procedural_kind(source: AnchorSource, num: int, seed: int) -> np.ndarray:
     """Teacher features of made-up pictures, for a source modality without a public set."""
     coins = numpy_generator(seed, "procedural-anchors")
     found = source.embed(procedural_images(num, side=source.side, generator=coins))
-    if not source.dense:
-        return found
-    chosen = numpy_generator(seed, "anchors").permutation(len(found))
-    return found[chosen[:num]]
+    return found if found.ndim == 2 else _places(found, _drawn(found, num, seed))
 
 
 def _random_kind(source: AnchorSource, num: int, seed: int) -> np.ndarray:

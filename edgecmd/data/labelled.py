@@ -9,7 +9,9 @@ from jaxtyping import Int, Shaped
 from edgecmd.core.errors import DataError
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import Targets, fingerprint
-from edgecmd.data.stored.array_files import chosen
+from edgecmd.data.stored.array_files import Examples, chosen
+from edgecmd.data.stored.kept_rows import of_each_row
+from edgecmd.data.stored.store import Form
 
 UNLABELLED = -1
 IGNORED = 255
@@ -38,6 +40,16 @@ class Labels:
         return Labels(values=self.values[rows], names=self.names)
 
 
+def shown_classes(values: Examples) -> list[int]:
+    """Classes that a pixel of some masks, uint8 (N, H, W), has; `IGNORED` is none."""
+    every = of_each_row(values, "classes", _shown, form=Form(shape=(256,), dtype=np.dtype(bool)))
+    return [one for one in np.flatnonzero(every.any(axis=0)).tolist() if one != IGNORED]
+
+
+def _shown(part: np.ndarray) -> np.ndarray:
+    return np.stack([np.bincount(one.ravel(), minlength=256) > 0 for one in part])
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Masks:
     """A class for each pixel of N examples.
@@ -47,7 +59,7 @@ class Masks:
         names: Name of each class.
     """
 
-    values: Shaped[np.ndarray, "*_"]
+    values: Shaped[Examples, "*_"]
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -56,16 +68,16 @@ class Masks:
                 f"Masks have dtype={self.values.dtype} and shape={self.values.shape}; allowed is uint8 of"
                 " shape (num, height, width)."
             )
-        stray = np.setdiff1d(np.unique(self.values), [*range(len(self.names)), IGNORED])
-        if stray.size:
+        stray = [one for one in shown_classes(self.values) if one >= len(self.names)]
+        if stray:
             raise DataError(
-                f"Masks hold class {int(stray[0])}; allowed is 0 to {len(self.names) - 1}, one for each of"
+                f"Masks hold class {stray[0]}; allowed is 0 to {len(self.names) - 1}, one for each of"
                 f" {len(self.names)} names, or {IGNORED} for pixels that do not count."
             )
 
     def take(self, rows: np.ndarray) -> "Masks":
         """Masks at ``rows``."""
-        return Masks(values=self.values[rows], names=self.names)
+        return Masks(values=chosen(self.values, rows), names=self.names)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -5,7 +5,7 @@ Shapes: T side of a tile, C channels.
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -195,7 +195,7 @@ def contact_sheet(experiment: Experiment, path: Path, *, num: int = 16, seed: in
 
 def mask_sheet(
     held: HeldOut,
-    found: UInt8[np.ndarray, "num height width"],
+    found: Callable[[Sequence[int]], UInt8[np.ndarray, "num height width"]],
     path: Path,
     *,
     title: str,
@@ -206,7 +206,7 @@ def mask_sheet(
 
     Args:
         held: The split.
-        found: Class of each pixel of all of its pairs.
+        found: Class of each pixel of its pairs at some rows.
         path: PNG to write.
         title: What it shows.
         num: Pairs.
@@ -218,10 +218,11 @@ def mask_sheet(
     masks = held.labelled.masks
     if masks is None:
         raise DataError("These pairs have no masks to set beside those found. Choose a set with masks.")
-    pictures = mask_pictures(found, num_classes=len(masks.names))
+    rows = draw_rows(len(held), num, seed=seed, purpose="masks")
+    pictures = mask_pictures(found(rows), num_classes=len(masks.names))
     cells = [
-        pair_cell(held.pairs, held.ids, None, row, more=(*mask_tiles(held, row), tile(pictures[row])))
-        for row in draw_rows(len(held), num, seed=seed, purpose="masks")
+        pair_cell(held.pairs, held.ids, None, row, more=(*mask_tiles(held, row), tile(picture)))
+        for row, picture in zip(rows, pictures, strict=True)
     ]
     heading = "from above: source, target, true mask, mask found; colours are classes"
     _write_sheet(path, title, (Section(heading=heading, cells=tuple(cells)),))

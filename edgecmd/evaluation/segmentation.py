@@ -4,22 +4,21 @@ Shapes: N images, H height, W width.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgecmd.core.errors import DataError
 from edgecmd.core.progress import tracked
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.core.statistics import SHARE, mean_interval
 from edgecmd.data.labelled import Masks
-from edgecmd.data.modalities.table import modality_of, source_input
+from edgecmd.data.modalities.table import input_shape, modality_of, source_input
 from edgecmd.data.pairs import PairedData
 from edgecmd.evaluation.segmentation_score import (
-    Predicted,
     Scores,
     absent_classes,
     rare_classes,
@@ -41,16 +40,17 @@ from edgecmd.models.devices import device_of, place
 from edgecmd.models.students import Student
 from edgecmd.models.teacher.place_features import TeacherPlaces
 from edgecmd.run import Run
+from edgecmd.training.distill import Inputs, as_asked
 
 Table = dict[str, object]
 Fitted = Mapping[str, Segmenter]
 Fit = Callable[[Drawn, int], Fitted]
-See = Callable[[Run, PairedData], Tensor]
+See = Callable[[Run, PairedData], Inputs]
 
 
-def _seen(run: Run, pairs: PairedData) -> Tensor:
+def _seen(run: Run, pairs: PairedData) -> Inputs:
     """Targets as the student sees them."""
-    return run.task.target_input(pairs.target)
+    return run.task.inputs(pairs.target)
 
 
 def masks_of(run: Run) -> tuple[Masks, Masks]:
@@ -93,9 +93,14 @@ def draw_images(run: Run, *, percent: int, draw: int, see: See = _seen) -> Drawn
     generator = numpy_generator(run.seed, f"masks-{percent}", client=draw)
     rows = np.sort(generator.permutation(num)[:count])
     target = see(run, whole.validation.pairs.take(rows))
+    device, values = target.device, pool.take(rows).values
+
+    def mask(part: np.ndarray) -> Tensor:
+        return torch.from_numpy(part).long().to(device)
+
     return Drawn(
         target=target,
-        mask=torch.from_numpy(pool.values[rows]).long().to(target.device),
+        mask=as_asked(values, mask, row=values.shape[1:], device=device),
         held=hold_out(count, generator=generator),
         num_classes=len(pool.names),
         modality=modality_of(whole.train.target).name,
@@ -107,18 +112,21 @@ def segmenter_of(student: Student, drawn: Drawn, run: Run, *, draw: int) -> Segm
     return finetune(_probe(student, drawn, run, draw=draw), drawn, run, rate=FINETUNE_RATE, draw=draw)
 
 
-def masks_found(student: Student, run: Run) -> Predicted:
-    """Masks of the test, found by the student fine-tuned on all masks of the pool, (N, H, W).
+def masks_found(student: Student, run: Run, rows: Sequence[int]) -> np.ndarray:
+    """Masks of the test at ``rows``, uint8, (R, H, W), by the student fine-tuned on all masks of the pool.
 
     Raises:
         DataError: The data set has no masks.
     """
     drawn = draw_images(run, percent=100, draw=0)
     model = segmenter_of(place(student, run.device), drawn, run, draw=0)
-    return predict_masks(model, _seen(run, run.task.data.test.pairs))
+    every = (one for part in predict_masks(model, _seen(run, run.task.data.test.pairs)) for one in part)
+    wanted = frozenset(rows)
+    found = {row: one for row, one in enumerate(every) if row in wanted}
+    return np.stack([found[row] for row in rows])
 
 
-def _probe(student: nn.Module, drawn: Drawn, run: Run, *, draw: int) -> Segmenter:
+def _probe(student: Student | TeacherPlaces, drawn: Drawn, run: Run, *, draw: int) -> Segmenter:
     return fit_probe(student, drawn, generator=numpy_generator(run.seed, "probe-places", client=draw))
 
 
@@ -178,8 +186,11 @@ def ceiling_table(run: Run) -> Table:
     def fit(drawn: Drawn, draw: int) -> Fitted:
         return {"probe": _probe(places, drawn, run, draw=draw)}
 
-    def see(run: Run, pairs: PairedData) -> Tensor:
-        return source_input(pairs.source).to(run.device)
+    def seen(source: np.ndarray) -> Tensor:
+        return source_input(source).to(run.device)
+
+    def see(run: Run, pairs: PairedData) -> Inputs:
+        return as_asked(pairs.source, seen, row=input_shape(pairs.source), device=run.device)
 
     return _facts(run) | _rows(fit, run, see=see)
 

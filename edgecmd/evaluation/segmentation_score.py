@@ -4,6 +4,7 @@ Shapes: N images, H height, W width, K classes.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +13,11 @@ from jaxtyping import UInt8
 
 from edgecmd.core.errors import DataError
 from edgecmd.data.labelled import IGNORED, Masks
+from edgecmd.data.stored.array_files import chunks
 
 # A class with a smaller share of the labelled pixels of the pool is called rare.
 RARE_SHARE = 0.015
-CHUNK = 64
+CHUNK, AT_ONCE = 64, 8
 
 Predicted = UInt8[np.ndarray, "num height width"]
 
@@ -38,7 +40,9 @@ class Scores:
 
 def share_of_pixels(masks: Masks) -> np.ndarray:
     """Share of the counted pixels that each class has, (K,)."""
-    counts = np.bincount(masks.values[masks.values != IGNORED], minlength=len(masks.names))
+    counts = np.zeros(len(masks.names), np.int64)
+    for part in chunks(masks.values, CHUNK):
+        counts += np.bincount(part[part != IGNORED], minlength=len(counts))
     return np.asarray(counts / max(1, counts.sum()))
 
 
@@ -52,11 +56,11 @@ def absent_classes(test: Masks) -> tuple[str, ...]:
     return tuple(name for name, share in zip(test.names, share_of_pixels(test)) if not share)
 
 
-def segmentation_scores(predicted: Predicted, test: Masks, *, rare: tuple[str, ...]) -> Scores:
+def segmentation_scores(predicted: Iterable[Predicted], test: Masks, *, rare: tuple[str, ...]) -> Scores:
     """Intersection over union of each class, by torchmetrics, and means over the classes of the test.
 
     Args:
-        predicted: Class of each pixel, (N, H, W).
+        predicted: Class of each pixel, (N, H, W), some images at a time.
         test: The truth; pixels that are `IGNORED` do not count.
         rare: Classes that ``miou_common`` leaves out.
 
@@ -66,8 +70,6 @@ def segmentation_scores(predicted: Predicted, test: Masks, *, rare: tuple[str, .
     Raises:
         DataError: The two have different shapes, or no pixel of the test counts.
     """
-    if predicted.shape != test.values.shape:
-        raise DataError(f"Predicted masks have shape={predicted.shape}, the truth {test.values.shape}.")
     absent = absent_classes(test)
     if len(absent) == len(test.names):
         raise DataError("No pixel of the test has a class; all are ignored. Give masks with classes.")
@@ -82,15 +84,23 @@ def segmentation_scores(predicted: Predicted, test: Masks, *, rare: tuple[str, .
     )
 
 
-def _torchmetrics(predicted: Predicted, test: Masks) -> tuple[np.ndarray, float]:
+def _torchmetrics(predicted: Iterable[Predicted], test: Masks) -> tuple[np.ndarray, float]:
     from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
     num = len(test.names)
     jaccard = MulticlassJaccardIndex(num_classes=num, average="none", ignore_index=IGNORED)
     accuracy = MulticlassAccuracy(num_classes=num, average="micro", ignore_index=IGNORED)
-    for start in range(0, len(predicted), CHUNK):
-        found = torch.from_numpy(predicted[start : start + CHUNK]).long()
-        truth = torch.from_numpy(test.values[start : start + CHUNK]).long()
-        jaccard.update(found, truth)
-        accuracy.update(found, truth)
+    start = 0
+    for part in predicted:
+        values = test.values[start : start + len(part)]
+        if part.shape != values.shape:
+            raise DataError(f"Predicted masks have shape={part.shape}, the truth {values.shape}.")
+        # torchmetrics takes a hundred bytes a pixel.
+        for rows in torch.split(torch.stack([torch.from_numpy(part), torch.from_numpy(values)], 1), AT_ONCE):
+            found, truth = rows.long().unbind(1)
+            jaccard.update(found, truth)
+            accuracy.update(found, truth)
+        start += len(part)
+    if start < len(test.values):
+        raise DataError(f"There are {start} predicted masks for {len(test.values)} true ones.")
     return jaccard.compute().numpy(), float(accuracy.compute())

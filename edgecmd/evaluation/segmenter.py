@@ -5,8 +5,10 @@ Shapes: B batch, N images, C channels, H height, W width, D embedding dimension,
 
 import copy
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,14 +24,17 @@ from edgecmd.evaluation.metrics import class_rows
 from edgecmd.models.convolutions import Pointwise
 from edgecmd.models.devices import device_of, place
 from edgecmd.models.students import Student
-from edgecmd.models.teacher.place_features import unit_places
+from edgecmd.models.teacher.place_features import TeacherPlaces, unit_places
 from edgecmd.run import Run
+from edgecmd.training.distill import Inputs, LazyTensor
 from edgecmd.training.optimise import Best, mean_gradient, one_cycle, optimise
 from edgecmd.training.places import shared_views
 
 # Unit embeddings are multiplied by this before the head, as in `edgecmd.evaluation.supervised`.
 HEAD_SCALE = 10.0
 BATCH_SIZE = 16
+# Images that are looked at together where nothing is trained.
+AT_ONCE = 64
 HELD_SHARE = 0.2
 CHECK_EVERY, PATIENCE = 20, 8
 MAX_PROBE_PLACES = 6_000
@@ -41,9 +46,9 @@ LEAST_SHARE = 1e-4
 class Segmenter(nn.Module):
     """Scores of each class at each pixel: a dense student, a linear head, and a bilinear enlargement."""
 
-    def __init__(self, student: Student, *, num_classes: int) -> None:
+    def __init__(self, student: Student | TeacherPlaces, *, num_classes: int) -> None:
         super().__init__()
-        self.student = student
+        self.student = cast(Student, student)
         self.head = Pointwise(student.embedding_dim, num_classes)
         nn.init.zeros_(self.head.weight)
         if self.head.bias is not None:
@@ -67,17 +72,21 @@ class Drawn:
 
     Attributes:
         target: Inputs of the student, (N, C, H, W).
-        mask: Class of each pixel, (N, H, W), or `IGNORED`.
+        mask: Class of each pixel, int64, (N, H, W), or `IGNORED`.
         held: Which of them are held out for early stopping, (N,).
         num_classes: K.
         modality: Of the target.
     """
 
-    target: Float[Tensor, "num channels height width"]
-    mask: Int[Tensor, "num height width"]
+    target: Inputs
+    mask: Int[Tensor, "num height width"] | LazyTensor
     held: Bool[np.ndarray, " num"]
     num_classes: int
     modality: str
+
+    def batches(self, *, held: bool) -> tuple[Tensor, ...]:
+        """Rows that are held out, or those that are not, some at a time."""
+        return torch.split(torch.from_numpy(np.flatnonzero(self.held == held)), AT_ONCE)
 
 
 def hold_out(num: int, *, generator: np.random.Generator) -> Bool[np.ndarray, " num"]:
@@ -87,7 +96,7 @@ def hold_out(num: int, *, generator: np.random.Generator) -> Bool[np.ndarray, " 
     return held
 
 
-def fit_probe(student: nn.Module, drawn: Drawn, *, generator: np.random.Generator) -> Segmenter:
+def fit_probe(student: Student | TeacherPlaces, drawn: Drawn, *, generator: np.random.Generator) -> Segmenter:
     """Frozen student, logistic regression on its unit embeddings at places of the images trained on.
 
     A place has the class of the pixel in its middle; of many places a part is drawn.
@@ -100,20 +109,17 @@ def fit_probe(student: nn.Module, drawn: Drawn, *, generator: np.random.Generato
     Returns:
         The segmenter in evaluation mode. Classes without a place have a score below all others.
     """
-    model = Segmenter(copy.deepcopy(student), num_classes=drawn.num_classes)  # type: ignore[arg-type]
+    model = Segmenter(copy.deepcopy(student), num_classes=drawn.num_classes)
     place(model, device_of(student))
-    used = torch.from_numpy(np.flatnonzero(~drawn.held))
-    rows, classes = _places(model.eval().student, drawn.target[used], drawn.mask[used])
-    kept = np.flatnonzero(classes != IGNORED)
-    kept = kept[generator.permutation(len(kept))[:MAX_PROBE_PLACES]]
-    found = np.unique(classes[kept])
+    rows, classes = _places(model.eval().student, drawn, generator)
+    found = np.unique(classes)
     weight = torch.zeros(drawn.num_classes, rows.shape[1])
     bias = torch.full((drawn.num_classes,), -20.0)
     if len(found) > 1:
         with warnings.catch_warnings():
             # The last digits of a start for fine-tuning are not worth the time.
             warnings.filterwarnings("ignore", category=ConvergenceWarning)
-            fitted = LogisticRegression(C=10.0, max_iter=100).fit(rows[kept], classes[kept])
+            fitted = LogisticRegression(C=10.0, max_iter=100).fit(rows, classes)
         coefficients, intercepts = class_rows(fitted)
         weight[found], bias[found] = _tensor(coefficients), _tensor(intercepts)
     else:
@@ -129,12 +135,23 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def _places(student: nn.Module, target: Tensor, mask: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Unit embeddings of all places, and the class of the pixel in the middle of each."""
-    maps = torch.cat([student(one) for one in torch.split(target, 64)])
-    step = target.shape[2] // maps.shape[2]
-    middle = mask[:, step // 2 :: step, step // 2 :: step]
-    return unit_places(maps).flatten(0, 1).cpu().numpy(), middle.flatten().cpu().numpy()
+def _places(
+    student: nn.Module, drawn: Drawn, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Unit embeddings of drawn places, and the class of the pixel in the middle of each."""
+    batches = drawn.batches(held=False)
+    step = drawn.target.shape[2] // student(drawn.target[batches[0][:1]]).shape[2]
+    middles = [drawn.mask[batch][:, step // 2 :: step, step // 2 :: step].flatten() for batch in batches]
+    classes = torch.cat(middles).cpu().numpy()
+    kept = np.flatnonzero(classes != IGNORED)
+    kept = kept[generator.permutation(len(kept))[:MAX_PROBE_PLACES]]
+    found, first = [], 0
+    for batch, middle in zip(batches, middles, strict=True):
+        inside = np.sort(kept[(kept >= first) & (kept < first + len(middle))])
+        embedded = unit_places(student(drawn.target[batch])).flatten(0, 1).cpu().numpy()
+        found.append(embedded[inside - first])
+        first += len(middle)
+    return np.concatenate(found)[np.argsort(np.argsort(kept))], classes[kept]
 
 
 def finetune(model: Segmenter, drawn: Drawn, run: Run, *, rate: float, draw: int) -> Segmenter:
@@ -182,8 +199,11 @@ def class_weights(drawn: Drawn) -> Float[Tensor, " classes"]:
     Returns:
         Weights whose mean over these pixels is 1, (K,).
     """
-    mask = drawn.mask[torch.from_numpy(np.flatnonzero(~drawn.held))]
-    share = torch.bincount(mask[mask != IGNORED], minlength=drawn.num_classes).to(drawn.target.dtype)
+    counts = torch.zeros(drawn.num_classes, dtype=torch.int64, device=drawn.target.device)
+    for batch in drawn.batches(held=False):
+        mask = drawn.mask[batch]
+        counts += torch.bincount(mask[mask != IGNORED], minlength=drawn.num_classes)
+    share = counts.to(torch.float32)
     share = share / share.sum().clamp(min=1)
     weight = torch.where(share > 0, share.clamp(min=LEAST_SHARE).rsqrt(), 0.0)
     return weight / (weight * share).sum().clamp(min=LEAST_SHARE)
@@ -193,7 +213,8 @@ def labelled_views(
     drawn: Drawn, batch: Tensor, *, strength: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Views of images and of their masks by one motion; what comes from outside is `IGNORED`."""
-    target, mask = drawn.target[batch], drawn.mask[batch][:, None].to(drawn.target.dtype)
+    target = drawn.target[batch]
+    mask = drawn.mask[batch][:, None].to(target.dtype)
     view, seen, inside = shared_views(
         drawn.modality, target, mask, strength=strength, generator=generator, mode="nearest"
     )
@@ -206,20 +227,19 @@ def held_loss(model: Segmenter, drawn: Drawn, *, weight: Tensor | None = None) -
 
     ``weight`` is that of `class_weights`, for whoever asks many times.
     """
-    held = torch.from_numpy(np.flatnonzero(drawn.held))
     weight = class_weights(drawn) if weight is None else weight
     model.eval()
-    chunks = zip(torch.split(drawn.target[held], 64), torch.split(drawn.mask[held], 64), strict=True)
-    losses = (
-        functional.cross_entropy(model(x), y, weight=weight, ignore_index=IGNORED, reduction="sum")
-        for x, y in chunks
-    )
-    return sum(float(one) for one in losses)
+    total = 0.0
+    for batch in drawn.batches(held=True):
+        scores, mask = model(drawn.target[batch]), drawn.mask[batch]
+        loss = functional.cross_entropy(scores, mask, weight=weight, ignore_index=IGNORED, reduction="sum")
+        total += float(loss)
+    return total
 
 
 @torch.no_grad()
-def predict_masks(model: nn.Module, target: Float[Tensor, "num _ height width"]) -> np.ndarray:
-    """Likeliest class of each pixel, uint8, (N, H, W)."""
+def predict_masks(model: nn.Module, target: Inputs) -> Iterator[np.ndarray]:
+    """Likeliest class of each pixel, uint8, (N, H, W), some images at a time."""
     model.eval()
-    chunks = [model(one).argmax(dim=1).to(torch.uint8).cpu() for one in torch.split(target, 64)]
-    return torch.cat(chunks).numpy()
+    for start in range(0, len(target), AT_ONCE):
+        yield model(target[start : start + AT_ONCE]).argmax(dim=1).to(torch.uint8).cpu().numpy()

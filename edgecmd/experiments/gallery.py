@@ -1,6 +1,7 @@
 """Pictures of what a student finds: the nearest ones for the report, and a sheet of masks."""
 
 import io
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,7 @@ def write_mask_sheet(run: Run, folder: Path, path: Path) -> None:
 
     student = load_student(folder / "student.safetensors", like=run.student.architecture)
     title = f"{run.task.name}: {run.student.architecture}"
-    mask_sheet(run.task.data.test, masks_found(student, run), path, title=title, seed=run.seed)
+    mask_sheet(run.task.data.test, partial(masks_found, student, run), path, title=title, seed=run.seed)
 
 
 def _nearest_things(similarity: np.ndarray, codes: np.ndarray) -> np.ndarray:

@@ -1,12 +1,12 @@
 """What a run needs of the machine, told before it begins: bytes on the disk and in memory, about."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from edgecmd.core.text import size_of
-from edgecmd.data.stored.array_files import LazyRows
+from edgecmd.data.stored.array_files import Examples, LazyRows
 from edgecmd.data.stored.store import stores_folder
 from edgecmd.models.devices import device_of
 from edgecmd.run import Run
@@ -32,19 +32,27 @@ def needs(run: Run, student: nn.Module) -> Needs:
     whole = run.task.data
     parts = (whole.train, whole.validation.pairs, whole.test.pairs)
     halves = [half for part in parts for half in (part.source, part.target)]
-    stored = sum(one.nbytes for one in halves if isinstance(one, LazyRows))
+    held = [part.labelled.masks for part in (whole.validation, whole.test)]
+    masks = [one.values for one in held if one is not None]
+    rows = [*halves, *masks, whole.public.images]
     features = sum(map(len, parts)) * run.task.num_places(run.distill) * run.anchors.shape[1] * 4
     shown = run.distill.batch_size * run.loss.num_views
     return {
-        "disk": {"store": stored, "features": features},
+        "disk": {"store": _bytes(rows, stored=True), "features": features},
         "memory": {
             "program": PROGRAM,
-            "pairs": sum(one.nbytes for one in halves) - stored,
+            "pairs": _bytes(halves),
+            "masks": _bytes(masks),
             "inputs": 0 if isinstance(whole.train.target, LazyRows) else _inputs_bytes(run),
-            "public images": whole.public.images.nbytes,
+            "public images": _bytes([whole.public.images]),
             "a batch": shown * _bytes_of_one(student, run.task.input_shape),
         },
     }
+
+
+def _bytes(examples: Sequence[Examples], *, stored: bool = False) -> int:
+    """Of those in memory, or of those on the disk."""
+    return sum(one.nbytes for one in examples if isinstance(one, LazyRows) == stored)
 
 
 def _inputs_bytes(run: Run) -> int:
@@ -78,7 +86,8 @@ def needs_rows(found: Mapping[str, Mapping[str, int]]) -> list[list[str]]:
         found: Of `needs`.
     """
     disk, memory = found["disk"], found["memory"]
-    where = f" (of these {size_of(disk['store'])} for pairs in {stores_folder()})" if disk["store"] else ""
+    stored = f" (of these {size_of(disk['store'])} for what is decoded in {stores_folder()})"
+    where = stored if disk["store"] else ""
     parts = ", ".join(f"{name} {size_of(num)}" for name, num in memory.items() if num)
     return [
         ["disk", f"about {size_of(sum(disk.values()))}{where}"],

@@ -19,10 +19,8 @@ from edgecmd.data.experiment import load_experiment
 from edgecmd.data.findings import ProblemsError
 from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels
 from edgecmd.data.modalities.table import modality_of
-from edgecmd.data.pairs import Images as Pictures
 from edgecmd.data.pairs import PairedData, PublicSource, Targets
 from edgecmd.data.user_files.folder import Reading, read_own
-from edgecmd.data.user_files.images import sides_of
 from edgecmd.data.user_files.public_images import read_public
 from edgecmd.settings import SQUEEZE, DataConfig, refuse_other
 
@@ -149,7 +147,7 @@ class Images:
         ('image-0', 'image-1')
     """
 
-    images: Pictures
+    images: Targets
     keys: Sequence[str] = ()
     name: str = "public images"
     folder: Path | None = None
@@ -206,8 +204,8 @@ class Images:
         if not folder.is_dir():
             raise DataError(f"{path} is no folder that exists. Give one with public pictures.")
         side = ANY_SIDE if size is None else size
-        sides = sides_of(DataConfig(image_size=side, source_size=side, fit=fit))
-        found = read_public(folder, sides=sides, name=folder.name, problems=problems)
+        settings = DataConfig(image_size=side, source_size=side, fit=fit)
+        found = read_public(folder, settings, name=folder.name, problems=problems)
         if found is None or problems:
             raise ProblemsError(problems, notes=[], command=f"{CHECK_COMMAND} {path}", complete=True)
         again = folder if size is None else None

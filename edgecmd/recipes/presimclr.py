@@ -18,7 +18,7 @@ from edgecmd.core.errors import ConfigError
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import augment_source
 from edgecmd.data.modalities.row import FromPictures, InputShape
-from edgecmd.data.modalities.table import input_shape, modality_of, source_input
+from edgecmd.data.modalities.table import input_shape, modality_of
 from edgecmd.data.on_device import sent
 from edgecmd.losses.baselines import nt_xent
 from edgecmd.models.devices import device_of, forward
@@ -66,7 +66,7 @@ def source_start(
         )
     refuse_dense(run.student.architecture, what="presimclr")
     student = replace(run, student=replace(run.student, path="", trainable=ALL)).new_student()
-    images, device = source_input(whole.public.pictures(use="presimclr")), device_of(student)
+    images, device = run.task.public_inputs(use="presimclr"), device_of(student)
     optimizer = torch.optim.AdamW(student.parameters(), lr=learning_rate)
     schedule = one_cycle(optimizer, peak=learning_rate, num_steps=num_steps)
     rows = numpy_generator(run.seed, "presimclr-rows")

@@ -12,7 +12,7 @@ from torch import Tensor
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.modalities.image import augment_image
-from edgecmd.data.modalities.table import modality_of, source_input
+from edgecmd.data.modalities.table import modality_of
 from edgecmd.recipes.warm_start import drawings
 from edgecmd.run import Run
 
@@ -33,7 +33,7 @@ def public_inputs(run: Run, *, purpose: str) -> Callable[[int], Float[Tensor, "n
             f"data.name={run.task.name!r} has targets of modality {modality.name!r}; public pictures"
             " stand in for pictures alone."
         )
-    images = source_input(run.task.data.public.pictures(use="A stand-in for targets"))
+    images = run.task.public_inputs(use="A stand-in for targets")
     channels, size = run.task.input_shape[0], run.task.target_side
     rows = numpy_generator(run.seed, f"stand-in-rows-{purpose}")
     coins = torch_generator(run.seed, f"stand-in-views-{purpose}")

@@ -8,6 +8,7 @@ Shapes: B batch, C channels, H height, W width.
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,7 +20,7 @@ from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.augment import outlines, two_tones
 from edgecmd.data.modalities.image import augment_image
 from edgecmd.data.modalities.motion import uniform
-from edgecmd.data.modalities.table import modality_of, source_input
+from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.on_device import sent
 from edgecmd.models.devices import device_of, forward
 from edgecmd.models.students import Student, refuse_dense
@@ -62,9 +63,8 @@ def warm_start(run: Run, *, num_steps: int, progress: Progress | None = None) ->
     refuse_dense(run.student.architecture, what="A warm start")
     # A run that holds most of it begins with what is made here.
     student = replace(run, student=replace(run.student, trainable=ALL)).new_student()
-    public = whole.public
-    features = torch.from_numpy(run.task.public_features)
-    images = source_input(public.pictures(use="A warm start"))
+    features = torch.from_numpy(np.asarray(run.task.public_features))
+    images = run.task.public_inputs(use="A warm start")
     optimizer = make_optimizer(student, run.distill)
     rows = numpy_generator(run.seed, "warm-start-rows")
     device = device_of(student)

@@ -21,12 +21,11 @@ from edgecmd.core.errors import PrivacyError
 from edgecmd.core.own_code import is_own
 from edgecmd.data.anchors import Anchors, AnchorSource, make_anchors
 from edgecmd.data.modalities.table import modality_of, target_input
-from edgecmd.data.pairs import Images, PairedData, PublicSource, Targets
-from edgecmd.data.user_files.images import sides_of
+from edgecmd.data.pairs import PairedData, PublicSource, Targets
 from edgecmd.data.user_files.public_images import load_shipped_public, read_public
 from edgecmd.models.students import DENSE_STRIDE
 from edgecmd.models.teacher.feature_cache import cached_features, cached_maps
-from edgecmd.models.teacher.place_features import Reduction, View, as_places, fit_reduction
+from edgecmd.models.teacher.place_features import Reduction, View, fit_reduction
 from edgecmd.models.teacher.teacher_set import named_teacher
 from edgecmd.models.teacher.teachers import TEACHERS, Teacher, check_rate
 from edgecmd.settings import DataConfig, DistillConfig, TeacherConfig
@@ -110,7 +109,9 @@ def _public(config: DataConfig, named: str) -> PublicSource:
     if named in PUBLIC_SETS:
         return load_shipped_public(named, config)
     folder, problems = _absolute(named, key="public-dir", allowed=PUBLIC_SETS), list[str]()
-    found = read_public(folder, sides=sides_of(config), name=folder.name, problems=problems)
+    # A device's disk is not a run's to fill.
+    config = replace(config, store="never")
+    found = read_public(folder, config, name=folder.name, problems=problems)
     if found is None or problems:
         raise PrivacyError(f"public-dir={named!r}: {'; '.join(problems)}", code="node-config")
     return found
@@ -146,10 +147,9 @@ def device_anchors(sources: DeviceSources, settings: DistillConfig, *, seed: int
     anchors = make_anchors(
         settings,
         AnchorSource(
-            public=lambda: _flat(sources, sources.public.images),
-            embed=lambda images: _flat(sources, images),
+            public=lambda: device_features(sources, sources.public.images),
+            embed=lambda images: device_features(sources, images),
             dim=lambda: sources.teacher.embedding_dim if places is None else places[1].weight.shape[1],
-            dense=places is not None,
             side=side,
         ),
         seed=seed,
@@ -194,12 +194,6 @@ def device_features(sources: DeviceSources, images: Targets) -> Float[np.ndarray
         return np.zeros((0, reduction.weight.shape[1], *view.grid), np.float32)
     maps = cached_maps(sources.teacher, images, view=view, reduction=reduction, cache_dir=sources.cache)
     return np.asarray(maps)
-
-
-def _flat(sources: DeviceSources, images: Images) -> np.ndarray:
-    """Features as rows: of images, or of all places of all images."""
-    found = device_features(sources, images)
-    return found if sources.places is None else as_places(found)
 
 
 def _places(

@@ -23,7 +23,7 @@ from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.core.text import counted
 from edgecmd.data.augment import augment
 from edgecmd.data.on_device import sent
-from edgecmd.data.stored.array_files import LazyRows
+from edgecmd.data.stored.array_files import Examples, LazyRows
 from edgecmd.losses import Loss
 from edgecmd.models.devices import forward
 from edgecmd.models.trial import running_student, seeded
@@ -103,6 +103,22 @@ def with_more(rows: Tensor | LazyTensor, more: Tensor) -> Tensor | LazyTensor:
     """``rows`` and others behind them, on the device of ``rows``."""
     placed = more.to(rows.device)
     return rows.joined(placed) if isinstance(rows, LazyTensor) else torch.cat([rows, placed])
+
+
+def as_asked(
+    stored: Examples, make: Callable[[np.ndarray], Tensor], *, row: tuple[int, ...], device: torch.device
+) -> Tensor | LazyTensor:
+    """What ``make`` makes of examples: at once of those in memory, of rows on the disk as they are asked for.
+
+    Args:
+        stored: The examples.
+        make: To a tensor on ``device``.
+        row: Shape of an example as it is made.
+        device: Where the tensor lives.
+    """
+    if isinstance(stored, LazyRows):
+        return LazyTensor(stored, row=row, make=make, device=device)
+    return make(stored)
 
 
 Inputs = Float[Tensor, "num channels height width"] | LazyTensor

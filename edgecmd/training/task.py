@@ -23,16 +23,16 @@ from edgecmd.core.kept import Kept
 from edgecmd.data.anchors import Anchors, AnchorSource, anchors_digest, make_anchors
 from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.modalities.image import IMAGE, SOURCE_OFFSET, SOURCE_SCALE
-from edgecmd.data.modalities.table import input_shape, kind_of, modality_of, target_input
+from edgecmd.data.modalities.table import input_shape, kind_of, modality_of, source_input, target_input
 from edgecmd.data.pairs import Images, PairedData, Targets
 from edgecmd.data.ready_features import Ready
 from edgecmd.data.stored.array_files import Examples, LazyRows, chosen, chunks
 from edgecmd.models.students import DENSE_STRIDE
 from edgecmd.models.teacher.feature_cache import cached_features, cached_maps
-from edgecmd.models.teacher.place_features import Reduction, View, as_places, fit_reduction, pool_places
+from edgecmd.models.teacher.place_features import Reduction, View, fit_reduction, pool_places
 from edgecmd.models.teacher.teachers import Teacher
 from edgecmd.settings import SQUEEZE, DistillConfig
-from edgecmd.training.distill import Features, Inputs, LazyTensor, LocalData, taken
+from edgecmd.training.distill import Features, Inputs, LocalData, as_asked, taken
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -193,9 +193,16 @@ class Task:
 
     def inputs(self, target: Targets) -> Inputs:
         """The same for training: of targets on the disk each batch is made when it is asked for."""
-        if isinstance(target, LazyRows):
-            return LazyTensor(target, row=input_shape(target), make=self.target_input, device=self.device)
-        return self.target_input(target)
+        return as_asked(target, self.target_input, row=input_shape(target), device=self.device)
+
+    def public_inputs(self, *, use: str) -> Inputs:
+        """Public pictures as the teacher sees them, likewise, on the CPU.
+
+        Args:
+            use: See `edgecmd.data.pairs.PublicSource.pictures`.
+        """
+        pictures = self.data.public.pictures(use=use)
+        return as_asked(pictures, source_input, row=input_shape(pictures), device=torch.device("cpu"))
 
     def pair_features(self, pairs: PairedData, ids: tuple[str, ...]) -> Float[Tensor, "num dim *grid"]:
         """Teacher features of ``pairs``: ready ones (found by id), else computed and cached.
@@ -231,10 +238,7 @@ class Task:
             codes = self.data.all_copies().source[: len(self.data.train)]
             _, first, which = np.unique(codes, return_index=True, return_inverse=True)
             features = chosen(features, first[which])
-        return self._lazily(features) if isinstance(features, LazyRows) else self._to_device(features)
-
-    def _lazily(self, features: LazyRows) -> LazyTensor:
-        return LazyTensor(features, row=features.shape[1:], make=self._to_device, device=self.device)
+        return as_asked(features, self._to_device, row=features.shape[1:], device=self.device)
 
     @property
     def shares_features(self) -> bool:
@@ -301,11 +305,11 @@ class Task:
         return min(settings.num_locations, rows * columns)
 
     @cached_property
-    def public_features(self) -> np.ndarray:
-        """Teacher features of the public images, (images, D); for a dense student of all their places."""
+    def public_features(self) -> Examples:
+        """Teacher features of the public images, (images, D); for a dense student `place_features`."""
         images = self.data.public.images
         if self.places is not None:
-            return as_places(np.asarray(self.place_features(images)))
+            return self.place_features(images)
         if self.has_ready_features:
             return self.ready[1].features
         features = np.asarray(cached_features(self.teacher, images, cache_dir=self.cache))
@@ -330,7 +334,6 @@ class Task:
             public=lambda: self.public_features,
             embed=self._anchor_features,
             dim=lambda: self.public_features.shape[1] if self.has_ready_features else self.teacher_dim,
-            dense=self.places is not None,
             side=self.source_side,
         )
         return make_anchors(settings, source, seed=seed).to(self.device)
@@ -338,7 +341,7 @@ class Task:
     def _anchor_features(self, images: Images) -> np.ndarray:
         if self.places is None:
             return self.teacher.embed(images)
-        return as_places(np.asarray(self.place_features(images)))
+        return np.asarray(self.place_features(images))
 
     def anchors_fingerprint(self, settings: DistillConfig, *, seed: int) -> dict[str, str | int]:
         """Kind, number and SHA-256 of the anchors, for the run folder."""

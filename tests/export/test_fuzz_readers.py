@@ -111,7 +111,7 @@ def heard(path):
 
 def archive(path):
     problems: list[str] = []
-    read_archive(path, sides=SIDES, problems=problems)
+    read_archive(path, CONFIG, sides=SIDES, problems=problems)
     if problems:
         raise DataError(problems[0])
 

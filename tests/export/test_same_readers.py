@@ -18,6 +18,7 @@ from edgecmd.data.user_files.halves import read_source, read_target
 from edgecmd.data.user_files.images import Ruler, Sides, notes_on_frames
 from edgecmd.data.user_files.npz import read_archive
 from edgecmd.data.user_files.sound_files import Clip, make_recording, read_recording, read_sound
+from edgecmd.settings import DataConfig
 from export.device.reading import InferError
 from export.device.sensors import SENSORS
 from tests.user_files import check_folder
@@ -304,7 +305,7 @@ def test_an_array_that_lies_is_refused_before_memory_is_taken(tmp_path, content,
     path = _npz(tmp_path / "set.npz", source=content, target=TARGET)
     problems: list[str] = []
     tracemalloc.start()
-    assert read_archive(path, sides=Sides(source=SIDE, target=SIDE), problems=problems) is None
+    assert read_archive(path, DataConfig(), sides=Sides(source=SIDE, target=SIDE), problems=problems) is None
     assert tracemalloc.get_traced_memory()[1] < 2**23
     tracemalloc.stop()
     assert text in problems[0]
@@ -317,21 +318,21 @@ def test_a_bomb_of_an_archive_is_refused_by_a_limit(tmp_path, monkeypatch):
     path = _npz(tmp_path / "set.npz", source=np.zeros((200, 64, 64, 3), np.uint8), target=TARGET)
     monkeypatch.setattr("edgecmd.data.user_files.npz.most_array_bytes", lambda: 1_000_000)
     problems: list[str] = []
-    assert read_archive(path, sides=Sides(source=SIDE, target=SIDE), problems=problems) is None
+    assert read_archive(path, DataConfig(), sides=Sides(source=SIDE, target=SIDE), problems=problems) is None
     assert "unpacked; allowed are 0.001" in problems[0]
 
 
 def test_a_single_value_in_place_of_rows_is_named(tmp_path):
     problems: list[str] = []
     path = _npz(tmp_path / "set.npz", source=SOURCE, target=TARGET, id=np.array("x"))
-    assert read_archive(path, sides=Sides(source=SIDE, target=SIDE), problems=problems) is None
+    assert read_archive(path, DataConfig(), sides=Sides(source=SIDE, target=SIDE), problems=problems) is None
     assert "has id of dtype=<U1 and shape=(); allowed is text or integers of shape (num,)" in problems[0]
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_arrays_are_read_as_numpy_reads_them(tmp_path, order):
     path = _npz(tmp_path / "set.npz", source=np.asarray(SOURCE, order=order), target=TARGET)
-    own = read_archive(path, sides=Sides(source=SIDE, target=SIDE), problems=[])
+    own = read_archive(path, DataConfig(), sides=Sides(source=SIDE, target=SIDE), problems=[])
     np.testing.assert_array_equal(own.data.source, SOURCE)
     np.testing.assert_array_equal(own.data.target[..., 0], TARGET)
     assert own.data.source.flags.writeable

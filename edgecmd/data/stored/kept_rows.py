@@ -97,6 +97,23 @@ def beside(
         return None
 
 
+def relabelled(values: Examples, table: np.ndarray) -> Examples:
+    """What ``table`` says of each number; of rows of a store it is kept beside them.
+
+    Args:
+        values: Whole numbers, which index ``table``.
+        table: (K,).
+    """
+    form = Form(shape=values.shape[1:], dtype=table.dtype)
+    name = f"relabelled-{hashlib.sha256(table.tobytes()).hexdigest()[:32]}"
+    for base, _, rows in all_rows(values).parts():
+        if isinstance(base, ArrayFile) and len(rows) == len(values):
+            kept = beside(base, rows, name, lambda part: table[part], form=form)
+            if kept is not None:
+                return kept
+    return np.asarray(table[np.asarray(values)])
+
+
 def kept_whole(name: str, sets: Sequence[Examples], compute: Callable[[], np.ndarray]) -> np.ndarray:
     """What ``compute`` makes of sets as a whole, whole numbers; of rows of one store it is kept beside them.
 

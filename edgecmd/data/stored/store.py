@@ -1,9 +1,9 @@
-"""Stores: pairs made into arrays of fixed rows on the disk, once, in bounded memory.
+"""Stores: pairs, masks or public images made into arrays of fixed rows on the disk, once, in bounded memory.
 
 A store lies in the cache folder of the user, in a folder of its own that nobody else may read::
 
     pairs/<what is read, how>-<state of the files>/
-      source.npy target.npy    the halves, a row a pair
+      source.npy target.npy    the halves, a row a pair; or the one array that there is
       store.json               what it is, and what a person should know of the files
 
 While it is made the folder ends in ``.part``, and ``rows.json`` there says how many rows are whole. A build

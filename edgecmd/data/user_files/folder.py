@@ -18,43 +18,34 @@ one aspect ratio but are no squares, both are squeezed alike. Of depth the media
 kept, never a mean with what is missing (`images.make_depth`). Recordings: `sound_files`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from edgecmd.core.errors import ConfigError, DataError
+from edgecmd.core.errors import ConfigError
 from edgecmd.core.machine import path_trouble
-from edgecmd.core.progress import tracked
 from edgecmd.core.text import counted
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.findings import CHECK_COMMAND, ProblemsError
 from edgecmd.data.labelled import Masks
-from edgecmd.data.modalities.depth import DEPTH
 from edgecmd.data.modalities.table import kind_of
-from edgecmd.data.pairs import PairedData, PublicSource
+from edgecmd.data.pairs import PublicSource
 from edgecmd.data.stored.store import Form
 from edgecmd.data.stored.through_store import (
+    SOURCE,
+    TARGET,
     Listed,
-    as_kept,
-    key_for,
-    needs_store,
-    picture_form,
+    Read,
+    pair_bytes,
+    pairs_of,
+    target_form,
     through_store,
 )
 from edgecmd.data.user_files.csv_tables import check_ids, few, read_table
-from edgecmd.data.user_files.halves import (
-    Halves,
-    Maps,
-    Seen,
-    check_one_kind,
-    notes_on_targets,
-    read_halves,
-    seen_of,
-    stack_pairs,
-    stored_half,
-)
+from edgecmd.data.user_files.halves import Maps, Seen, check_one_kind, notes_on_targets, read_halves
 from edgecmd.data.user_files.images import Sides, notes_on_frames, sides_of, to_grey
 from edgecmd.data.user_files.mask_files import FOLDER as MASK_FOLDER
 from edgecmd.data.user_files.mask_files import read_masks
@@ -213,7 +204,7 @@ def _public_beside(reading: Reading) -> PublicSource | None:
         return public_of(reading.config, problems, notes=notes)
     if folder.is_dir():
         name = f"{reading.path.name}/public"
-        return read_public(folder, sides=reading.sides, name=name, problems=problems, notes=notes)
+        return read_public(folder, reading.config, name=name, problems=problems, notes=notes)
     return None
 
 
@@ -237,10 +228,10 @@ def read_own(reading: Reading) -> OwnPairs | None:
     else:
         own = read_archive(
             reading.path,
+            reading.config,
             sides=reading.sides,
             problems=reading.problems,
             notes=reading.notes,
-            config=reading.config,
         )
     return own.reversed() if own and reading.sides.reverse else own
 
@@ -258,79 +249,51 @@ def _read_folder(reading: Reading) -> OwnPairs | None:
     if sides.reverse and not reading.config.public_path and not (path / "public").is_dir():
         _built_in(reading)
     reading.pause()
-    used = [ids[row] for row in drawn(ids, reading.config, notes=notes)]
-    files = {one: (sources[one], targets[one]) for one in used}
-    read = _on_the_disk if needs_store(len(used), reading.config) else _in_memory
-    found, data = read(reading, files, kind)
-    masks = _masks(path, {name: targets[name] for name in found}, kind, reading)
+    rows = drawn(ids, reading.config, notes=notes)
+    files = {ids[row]: (sources[ids[row]], targets[ids[row]]) for row in rows}
+    look = partial(_look, reading, files)
+    found = through_store(_listed(reading, files, kind), problems=problems, notes=notes, look=look)
+    data = pairs_of(found)
+    masks = _masks(path, {name: target for name, (_, target) in files.items()}, kind, reading)
     if data is None:
         return None
-    known = {*found}
-    kept = {
-        name: [text for one, text in zip(ids, texts, strict=True) if one in known]
-        for name, texts in columns.items()
-    }
-    return OwnPairs(ids=tuple(found), data=data, columns=kept, masks=masks)
+    kept = {name: [texts[row] for row in rows] for name, texts in columns.items()}
+    return OwnPairs(ids=tuple(files), data=data, columns=kept, masks=masks)
 
 
-def _in_memory(reading: Reading, files: Files, _: FileKind) -> tuple[Sequence[str], PairedData | None]:
-    """Ids of the pairs that could be read, and the pairs; None where they are of several kinds or none."""
-    found = _read_pairs(files, sides=reading.sides, problems=reading.problems)
-    seen = {name: seen_of(half) for name, (_, half) in found.items()}
-    maps = [stored_half(half) for name, (_, half) in found.items() if seen[name].modality == DEPTH.name]
-    is_mixed = _look(reading, seen, maps, reading.notes)
-    for index, half in enumerate(("source", "target")):
-        reading.notes.extend(notes_on_frames({f"{half}/{one}": files[one][index] for one in found}))
-    return tuple(found), None if is_mixed or not found else stack_pairs(found)
-
-
-def _on_the_disk(reading: Reading, files: Files, kind: FileKind) -> tuple[Sequence[str], PairedData | None]:
-    """The same out of a store."""
-    sides, grey, ids = reading.sides, reading.config.target_kind == "grey", list(files)
+def _listed(reading: Reading, files: Files, kind: FileKind) -> Listed:
+    """The pairs by their files."""
+    sides, config, every = reading.sides, reading.config, list(files.values())
+    grey = config.target_kind == "grey"
     # What is turned round is a picture for the teacher first, and grey then.
-    source_grey = grey and sides.reverse
+    colours = 1 if grey and sides.reverse else 3
 
-    def halves(row: int) -> Halves:
-        picture, half = read_halves(*files[ids[row]], sides)
-        return (to_grey([picture])[0] if source_grey else picture), half
+    def halves(row: int) -> Read:
+        picture, half = read_halves(*every[row], sides)
+        return {SOURCE: picture, TARGET: half}
 
     def forms() -> dict[str, Form]:
-        source = Form(shape=(sides.source, sides.source, 1 if source_grey else 3), dtype=np.dtype(np.uint8))
-        if kind is SOUNDS:
-            return {
-                "source": source,
-                "target": Form(shape=(sides.clip.num_samples,), dtype=np.dtype(np.int16)),
-            }
-        every = (target for _, target in files.values())
-        return {"source": source, "target": picture_form(every, side=sides.target, grey=grey)}
+        source = Form(shape=(sides.source, sides.source, colours), dtype=np.dtype(np.uint8))
+        return {SOURCE: source, TARGET: target_form((one for _, one in every), kind, sides, grey=grey)}
 
-    def look(seen: Mapping[str, Seen], maps: Maps, notes: list[str]) -> None:
-        _look(reading, seen, maps, notes)
-        for index, half in enumerate(("source", "target")):
-            notes += notes_on_frames({f"{half}/{one}": pair[index] for one, pair in files.items()})
-
-    config = reading.config
-    what = f"folder {reading.path.resolve()} {sides!r} {config.target_kind} {config.max_pairs}"
-    listed = Listed(
-        key=key_for(what, files.items()),
-        ids=ids,
+    return Listed(
+        what=f"folder {reading.path.resolve()} {sides!r} {config.target_kind} {config.max_pairs}",
+        files=list(files.items()),
+        config=config,
+        row_bytes=pair_bytes(config),
         read=halves,
         forms=forms,
-        fitted=lambda _, half, form: as_kept(half, form),
-        num_threads=config.num_threads,
     )
-    data = through_store(listed, problems=reading.problems, notes=reading.notes, look=look)
-    return ids, data
 
 
-def _look(reading: Reading, seen: Mapping[str, Seen], maps: Maps, notes: list[str]) -> bool:
-    """Look at all targets: problems, notes, and whether they are of several kinds."""
-    where, before = reading.path / "target", len(reading.problems)
+def _look(reading: Reading, files: Files, seen: Mapping[str, Seen], maps: Maps, notes: list[str]) -> None:
+    """Look at all targets for problems and notes."""
+    where = reading.path / "target"
     check_one_kind(seen, reading.sides, where=str(where), problems=reading.problems)
-    is_mixed = len(reading.problems) > before
     mixed_colours(seen, reading.config, where=where, problems=reading.problems, notes=notes)
     notes += notes_on_targets(seen, maps, reading.sides)
-    return is_mixed
+    for index, half in enumerate((SOURCE, TARGET)):
+        notes += notes_on_frames({f"{half}/{one}": pair[index] for one, pair in files.items()})
 
 
 def _masks(path: Path, targets: Mapping[str, Path], kind: FileKind, reading: Reading) -> Masks | None:
@@ -340,14 +303,7 @@ def _masks(path: Path, targets: Mapping[str, Path], kind: FileKind, reading: Rea
             f"{path / MASK_FOLDER} has masks, but recordings have no pixels. Remove the folder."
         )
         return None
-    return read_masks(
-        path,
-        targets,
-        side=reading.sides.target,
-        fit=reading.sides.fit,
-        problems=reading.problems,
-        notes=reading.notes,
-    )
+    return read_masks(path, targets, config=reading.config, problems=reading.problems, notes=reading.notes)
 
 
 def _read_columns(
@@ -380,16 +336,3 @@ def _read_columns(
         )
         columns.setdefault("label", folders)
     return columns
-
-
-def _read_pairs(
-    files: Mapping[str, tuple[Path, Path]], *, sides: Sides, problems: list[str]
-) -> dict[str, Halves]:
-    """Both halves of the pairs that can be read, by id."""
-    found: dict[str, Halves] = {}
-    for name, (source, target) in tracked(list(files.items()), "reading pairs"):
-        try:
-            found[name] = read_halves(source, target, sides)
-        except DataError as error:
-            problems.append(str(error))
-    return found

@@ -6,7 +6,7 @@ map, everything else a picture.
 Shapes: S side of a half.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,7 @@ from edgecmd.data.modalities.depth import DEPTH
 from edgecmd.data.modalities.image import IMAGE
 from edgecmd.data.modalities.row import Modality
 from edgecmd.data.modalities.table import MODALITIES
-from edgecmd.data.pairs import PairedData, Targets
-from edgecmd.data.stored.array_files import LazyRows
+from edgecmd.data.stored.array_files import Examples
 from edgecmd.data.user_files import images, sound_files
 from edgecmd.data.user_files.csv_tables import few
 from edgecmd.data.user_files.images import (
@@ -32,7 +31,6 @@ from edgecmd.data.user_files.images import (
     open_upright,
     own_size,
     read_image,
-    stack_targets,
     to_square,
 )
 from edgecmd.data.user_files.sound_files import Recording, notes_on, read_recording
@@ -42,7 +40,7 @@ Half = np.ndarray | Recording
 # A picture of the source (S, S, 3), and the target.
 Halves = tuple[np.ndarray, Half]
 # Depth maps, (S, S, 1) each.
-Maps = Sequence[np.ndarray] | LazyRows
+Maps = Examples
 
 
 def read_source(path: Path, *, side: int, fit: str) -> tuple[np.ndarray, tuple[int, int]]:
@@ -177,19 +175,6 @@ def check_one_kind(found: Mapping[str, Seen], sides: Sides, *, where: str, probl
             f" for depth maps, but {where} has pictures of 8 bits, such as {pictures[0]}. Save depth with 16"
             " bits and one channel; a grey picture of 8 bits is never taken for depth."
         )
-
-
-def stack_halves(halves: list[Half]) -> Targets:
-    """Targets of one kind as one array."""
-    recordings = [half.samples for half in halves if isinstance(half, Recording)]
-    others = [half for half in halves if not isinstance(half, Recording)]
-    return np.stack(recordings) if recordings else stack_targets(others)
-
-
-def stack_pairs(found: Mapping[str, Halves]) -> PairedData:
-    """All pairs as two arrays."""
-    sources = np.stack([source for source, _ in found.values()])
-    return PairedData(source=sources, target=stack_halves([half for _, half in found.values()]))
 
 
 def notes_on_targets(found: Mapping[str, Seen], maps: Maps, sides: Sides) -> list[str]:

@@ -3,7 +3,7 @@
 Shapes: H height, W width, S side of the result.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +14,8 @@ from PIL import Image
 
 from edgecmd.core.errors import DataError
 from edgecmd.core.text import counted
-from edgecmd.data.modalities.row import Pictures, Stored
-from edgecmd.data.stored.array_files import LazyRows
+from edgecmd.data.modalities.row import Pictures
+from edgecmd.data.stored.array_files import Examples
 from edgecmd.data.user_files.csv_tables import few
 from edgecmd.data.user_files.decode import (
     GREY_MODES,
@@ -254,13 +254,6 @@ def to_rgb(images: Pictures) -> Pictures:
     return images if images.shape[-1] == 3 else np.repeat(images, 3, axis=-1)
 
 
-def stack_targets(images: list[np.ndarray]) -> Stored:
-    """Targets of one shape: depth as it is; three channels where all have colour, otherwise all grey."""
-    if all(image.ndim == 3 for image in images):
-        return np.stack(images)
-    return to_grey(images)
-
-
 def to_grey(images: Iterable[np.ndarray]) -> Pictures:
     """Pictures (S, S) or (S, S, 3) as one array (N, S, S, 1)."""
     return np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])[..., None]
@@ -308,11 +301,11 @@ def make_depth(
     return depth[..., None]
 
 
-def notes_on_depth(maps: Sequence[np.ndarray] | LazyRows) -> list[str]:
+def notes_on_depth(maps: Examples) -> list[str]:
     """A sentence about range and gaps, so that a wrong scale is seen; another where it looks wrong.
 
     Args:
-        maps: uint16 millimetres, (S, S, 1) each.
+        maps: uint16 millimetres, (N, S, S, 1).
     """
     counts = np.zeros(MOST_MM + 1, np.int64)
     for start in range(0, len(maps), 256):

@@ -13,12 +13,15 @@ import numpy as np
 from jaxtyping import UInt8
 
 from edgecmd.core.errors import DataError
-from edgecmd.data.labelled import IGNORED, Masks
+from edgecmd.data.labelled import IGNORED, Masks, shown_classes
+from edgecmd.data.stored.store import Form
+from edgecmd.data.stored.through_store import Listed, Read, through_store
 from edgecmd.data.user_files.csv_tables import few, near_names, read_table
 from edgecmd.data.user_files.downsample import majority
 from edgecmd.data.user_files.images import check_pair_aspect, check_size, open_upright, size_of
 from edgecmd.data.user_files.pair_files import MASKS, files_by_id
 from edgecmd.data.user_files.reading import reading
+from edgecmd.settings import DataConfig
 
 FOLDER, NAMES = "target_mask", "masks.csv"
 MODES = ("L", "P")
@@ -33,8 +36,7 @@ def read_masks(
     path: Path,
     targets: Mapping[str, Path],
     *,
-    side: int,
-    fit: str,
+    config: DataConfig,
     problems: list[str],
     notes: list[str] | None = None,
 ) -> Masks | None:
@@ -43,8 +45,7 @@ def read_masks(
     Args:
         path: Folder that may hold ``target_mask/`` and ``masks.csv``.
         targets: File of each pair's target by id: pictures or depth maps.
-        side: S, the side of the targets.
-        fit: ``data.fit``, as of the targets.
+        config: Side and fit of the targets, and whether many lie in a store.
         problems: Gets a sentence for everything that is wrong.
         notes: Gets a sentence for files that are not used.
 
@@ -65,28 +66,49 @@ def read_masks(
             " name them alike."
         )
     names = _read_names(path / NAMES, problems, notes=notes)
-    values = np.full((len(targets), side, side), IGNORED, dtype=np.uint8)
-    for row, name in enumerate(targets):
-        if name in files:
-            _read_into(values[row], files[name], targets[name], fit, problems)
-    stray = sorted({*np.unique(values).tolist()} - {IGNORED} - set(names or range(IGNORED)))
+    seen = set[int]()
+    found = through_store(_listed(folder, files, targets, config, seen), problems=problems, notes=[])
+    shown = sorted(seen - {IGNORED}) if found is None else shown_classes(found[FOLDER])
+    stray = [one for one in shown if names and one not in names]
     if stray:
         problems.append(
             f"{folder} has class {stray[0]}, which {path / NAMES} does not name. Add a line {stray[0]},NAME,"
             f" or use {IGNORED} for pixels that do not count."
         )
-    if len(problems) > before:
+    if found is None or len(problems) > before:
         return None
-    num = 1 + max([*names, *(one for one in np.unique(values).tolist() if one != IGNORED)], default=-1)
-    return Masks(values=values, names=tuple(names.get(one, f"class {one}") for one in range(num)))
+    num = 1 + max([*names, *shown], default=-1)
+    return Masks(values=found[FOLDER], names=tuple(names.get(one, f"class {one}") for one in range(num)))
 
 
-def _read_into(values: np.ndarray, file: Path, target: Path, fit: str, problems: list[str]) -> None:
-    """Put one mask into its place."""
-    try:
-        values[:] = read_mask(file, side=len(values), fit=fit, target=target)
-    except DataError as error:
-        problems.append(str(error))
+def _listed(
+    folder: Path,
+    files: Mapping[str, Path],
+    targets: Mapping[str, Path],
+    config: DataConfig,
+    seen: set[int],
+) -> Listed:
+    """The masks of ``targets``; ``seen`` gets the numbers of all that are read."""
+    ids, side, fit = list(targets), config.image_size, config.fit
+    form = Form(shape=(side, side), dtype=np.dtype(np.uint8))
+
+    def read(row: int) -> Read:
+        file, target = files.get(ids[row]), targets[ids[row]]
+        empty = np.full(form.shape, IGNORED, form.dtype)
+        mask = empty if file is None else read_mask(file, side=side, fit=fit, target=target)
+        seen.update(np.unique(mask).tolist())
+        return {FOLDER: mask}
+
+    return Listed(
+        what=f"masks {folder.resolve()} {side} {fit} {config.max_pairs}",
+        files=[(name, (targets[name], *([files[name]] if name in files else []))) for name in ids],
+        config=config,
+        row_bytes=form.nbytes,
+        read=read,
+        forms=lambda: {FOLDER: form},
+        seen=FOLDER,
+        nouns="masks",
+    )
 
 
 def read_mask(

@@ -5,6 +5,7 @@ Shapes: N pairs, M public images, H height, W width, C channels.
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +15,26 @@ from edgecmd.core.errors import DataError
 from edgecmd.core.text import counted
 from edgecmd.data.modalities.row import Pictures
 from edgecmd.data.pairs import PairedData, PublicSource
+from edgecmd.data.stored.array_files import Examples
 from edgecmd.data.stored.store import Form
 from edgecmd.data.stored.through_store import (
     EndedError,
     Listed,
-    as_kept,
-    key_for,
+    Read,
     needs_store,
+    pair_bytes,
+    pairs_of,
+    source_bytes,
     through_store,
 )
 from edgecmd.data.user_files.csv_tables import canonical, few, misspelt, repeated
 from edgecmd.data.user_files.decode import DecodeError, npz_arrays, npz_headers, npz_members, npz_rows
-from edgecmd.data.user_files.halves import Half, Halves
+from edgecmd.data.user_files.halves import Half
 from edgecmd.data.user_files.images import (
     Sides,
     check_pair_aspect,
     check_size,
     make_depth,
-    to_grey,
     to_rgb,
     to_square,
 )
@@ -56,12 +59,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def read_archive(
-    path: Path,
-    *,
-    sides: Sides,
-    problems: list[str],
-    notes: list[str] | None = None,
-    config: DataConfig | None = None,
+    path: Path, config: DataConfig, *, sides: Sides, problems: list[str], notes: list[str] | None = None
 ) -> OwnPairs | None:
     """Read ``source``, ``target`` and, where given, ``id``, ``owner``, ``concept``, ``label``, ``public``.
 
@@ -70,16 +68,16 @@ def read_archive(
             (N,), of text or of integers, where -1 stands for unknown. A target of int16 and shape (N, T)
             is recordings; ``target_rate_hz``, one integer, is their rate.
             A target of uint16 and shape (N, H, W, 1) or (N, H, W) is depth in units of ``sides.ruler``.
+        config: ``store``, ``max_pairs`` and ``target_kind`` are used.
         sides: What the halves are made into.
         problems: Gets a sentence for everything that is wrong.
         notes: Gets a sentence for arrays that are not used.
-        config: ``store`` and ``target_kind`` are used; None: the pairs are read into memory.
 
     Returns:
         The pairs sorted by id, or None where anything is wrong.
     """
-    before = len(problems)
-    arrays = _load(path, problems, notes=[] if notes is None else notes, config=config)
+    before, told = len(problems), [] if notes is None else notes
+    arrays = _load(path, problems, notes=told, config=config)
     for check in CHECKS:
         # A later check takes for granted what the earlier ones ask for.
         if len(problems) == before:
@@ -91,21 +89,23 @@ def read_archive(
         )
     if len(problems) > before:
         return None
-    told = [] if notes is None else notes
-    rows = list(range(len(arrays["source"]))) if config is None else drawn(_ids(arrays), config, notes=told)
-    if config is not None and _is_stored(arrays, config):
-        return _through_store(path, arrays, config, sides=sides, problems=problems, rows=rows)
-    return _assemble(path, arrays, sides=sides, problems=problems, rows=rows)
+    rows = drawn(_ids(arrays), config, notes=told)
+    if _is_stored(arrays, "source", config):
+        own = _through_store(path, arrays, config, sides=sides, problems=problems, rows=rows)
+    else:
+        own = _assemble(path, arrays, sides=sides, problems=problems, rows=rows)
+    public = None if own is None else _public(path, arrays, config, sides=sides, problems=problems)
+    return None if own is None or len(problems) > before else replace(own, public=public)
 
 
-def _is_stored(arrays: Arrays, config: DataConfig) -> bool:
-    return "source" in arrays and needs_store(len(arrays["source"]), config)
+def _is_stored(arrays: Arrays, name: str, config: DataConfig) -> bool:
+    """Whether an array goes through a store; both halves do, or none."""
+    half, each = ("source", pair_bytes) if name in ("source", "target") else (name, source_bytes)
+    return half in arrays and needs_store(len(arrays[half]) * each(config), config)
 
 
-def _load(
-    path: Path, problems: list[str], *, notes: list[str], config: DataConfig | None
-) -> dict[str, np.ndarray]:
-    """Known arrays of an archive; halves that go through a store as arrays of their form without numbers."""
+def _load(path: Path, problems: list[str], *, notes: list[str], config: DataConfig) -> dict[str, np.ndarray]:
+    """Known arrays of an archive; those that go through a store as arrays of their form without numbers."""
     try:
         names = tuple(npz_members(path))
     except DecodeError as error:
@@ -119,8 +119,8 @@ def _load(
     if others:
         notes.append(f"{path} has arrays that are not used: {few(others)}. Read are {', '.join(KNOWN)}.")
     try:
-        kept = _forms(path) if config is not None else {}
-        kept = kept if config is not None and _is_stored(kept, config) else {}
+        forms = _forms(path)
+        kept = {name: one for name, one in forms.items() if _is_stored(forms, name, config)}
         wanted = tuple(name for name in KNOWN if name not in kept)
         return {**npz_arrays(path, names=wanted, most_bytes=most_array_bytes()), **kept}
     except DecodeError as error:
@@ -132,8 +132,8 @@ def _load(
 
 
 def _forms(path: Path) -> dict[str, np.ndarray]:
-    """Halves of an archive as arrays of their type and shape that take no memory."""
-    headers = npz_headers(path, ("source", "target"))
+    """Images of an archive as arrays of their type and shape that take no memory."""
+    headers = npz_headers(path, IMAGES)
     return {name: np.broadcast_to(np.zeros((), one.dtype), one.shape) for name, one in headers.items()}
 
 
@@ -250,7 +250,7 @@ def _assemble(
         if is_depth(arrays["target"]):
             check_size(_size(arrays["target"]), side=sides.target, fit=sides.fit, name=f"{path}: target")
             images["target"] = _measured(path, arrays, sides=sides, problems=problems)
-        for name in (name for name in IMAGES if name in arrays and name not in images):
+        for name in (name for name in ("source", "target") if name not in images):
             side = sides.target if name == "target" else sides.source
             images[name] = _all_square(arrays[name], side=side, fit=sides.fit, name=f"{path}: {name}")
     except DataError as error:
@@ -258,12 +258,10 @@ def _assemble(
     if len(problems) > before:
         return None
     data = PairedData(source=to_rgb(images["source"]), target=images["target"])
-    return _sorted(path, arrays, data.take(np.array(rows)), rows, public=images.get("public"))
+    return _sorted(arrays, data.take(np.array(rows)), rows)
 
 
-def _sorted(
-    path: Path, arrays: Arrays, data: PairedData, rows: list[int], *, public: Pictures | None
-) -> OwnPairs:
+def _sorted(arrays: Arrays, data: PairedData, rows: list[int]) -> OwnPairs:
     """The pairs at ``rows`` in the order of their ids, with what is known of each."""
     every = {name: _texts(arrays[name]) for name in COLUMNS if name in arrays}
     texts = {name: [values[row] for row in rows] for name, values in every.items()}
@@ -274,7 +272,6 @@ def _sorted(
         ids=tuple(ids[row] for row in order),
         data=data.take(np.array(order)),
         columns={name: [values[row] for row in order] for name, values in texts.items()},
-        public=_public(public, name=f"{path.stem}/public") if public is not None else None,
     )
 
 
@@ -293,7 +290,7 @@ def _through_store(
     rows: list[int],
 ) -> OwnPairs | None:
     """The pairs out of a store, which is made of rows that are unpacked one after another."""
-    source, target, public = arrays["source"], arrays["target"], None
+    source, target = arrays["source"], arrays["target"]
     # What is turned round is a picture for the teacher first, and grey then.
     grey = config.target_kind == "grey"
     source_grey, target_grey = grey and sides.reverse, grey and not sides.reverse
@@ -302,8 +299,6 @@ def _through_store(
             check_pair_aspect(_size(source), _size(target), name=str(path))
             check_size(_size(target), side=sides.target, fit=sides.fit, name=f"{path}: target")
         check_size(_size(source), side=sides.source, fit=sides.fit, name=f"{path}: source")
-        if "public" in arrays:
-            public = _all_square(arrays["public"], side=sides.source, fit=sides.fit, name=f"{path}: public")
     except DataError as error:
         problems.append(str(error))
         return None
@@ -315,62 +310,99 @@ def _through_store(
         return {"source": picture, "target": Form(shape=shape, dtype=target.dtype)}
 
     names = _ids(arrays)
-    with closing(_Unpacked(path, arrays, sides=sides, source_grey=source_grey)) as unpacked:
-        what = f"npz {path.resolve()} {sides!r} {config.target_kind} {config.max_pairs}"
+    with closing(_Unpacked(path, arrays, ("source", "target"), sides=sides)) as unpacked:
         listed = Listed(
-            key=key_for(what, [("", (path,))]),
-            ids=[names[row] for row in rows],
+            what=f"npz {path.resolve()} {sides!r} {config.target_kind} {config.max_pairs}",
+            files=[(names[row], (path,)) for row in rows],
+            config=config,
+            row_bytes=pair_bytes(config),
+            in_order=True,
             read=lambda row: unpacked.read(rows[row]),
             forms=forms,
-            fitted=lambda _, half, form: as_kept(half, form),
         )
-        data = through_store(listed, problems=problems, notes=[], look=lambda *_: None)
-    return None if data is None else _sorted(path, arrays, data, rows, public=public)
+        data = pairs_of(through_store(listed, problems=problems, notes=[]))
+    return None if data is None else _sorted(arrays, data, rows)
 
 
 class _Unpacked:
-    """Rows of both halves of an archive, one after another."""
+    """Rows of some arrays of an archive, one after another."""
 
-    def __init__(self, path: Path, arrays: Arrays, *, sides: Sides, source_grey: bool) -> None:
-        self._path, self._sides, self._grey = path, sides, source_grey
-        self._halves = [npz_rows(path, name) for name in ("source", "target")]
-        self._next, self._num = 0, len(arrays["source"])
+    def __init__(self, path: Path, arrays: Arrays, names: tuple[str, ...], *, sides: Sides) -> None:
+        self._path, self._sides = path, sides
+        self._rows = {name: npz_rows(path, name) for name in names}
+        self._next, self._num = 0, len(arrays[names[0]])
         self._measured = is_sound(arrays["target"]) or is_depth(arrays["target"])
         self._rate = int(arrays[RATE]) if is_sound(arrays["target"]) else 0
 
-    def read(self, row: int) -> Halves:
-        """Both halves of the pair at ``row``, which is behind those that were read.
+    def read(self, row: int) -> Read:
+        """What there is at ``row``, which is behind those that were read.
 
         Raises:
             DataError: The target cannot be used.
             EndedError: The archive is damaged.
         """
-        source, target = self._row(row)
-        name, sides = f"{self._path}: target {row}", self._sides
-        picture = to_rgb(_all_square(source[None], side=sides.source, fit=sides.fit, name=name))[0]
-        picture = to_grey([picture])[0] if self._grey else picture
-        if self._measured:
-            return picture, measured(target, rate=self._rate, sides=sides, name=name)
-        return picture, _all_square(target[None], side=sides.target, fit=sides.fit, name=name)[0]
+        return {name: self._half(name, row, one) for name, one in self._row(row).items()}
 
     def close(self) -> None:
         """Close the archive, however far it was read."""
-        for one in self._halves:
+        for one in self._rows.values():
             one.close()
 
-    def _row(self, row: int) -> list[np.ndarray]:
+    def _half(self, name: str, row: int, one: np.ndarray) -> Half:
+        sides, called = self._sides, f"{self._path}: {name} {row}"
+        if name == "target" and self._measured:
+            return measured(one, rate=self._rate, sides=sides, name=called)
+        side = sides.target if name == "target" else sides.source
+        square = _all_square(one[None], side=side, fit=sides.fit, name=called)
+        return np.asarray(square[0] if name == "target" else to_rgb(square)[0])
+
+    def _row(self, row: int) -> dict[str, np.ndarray]:
         try:
             while self._next <= row:
-                found = [next(one) for one in self._halves]
+                found = {name: next(one) for name, one in self._rows.items()}
                 self._next += 1
             if self._next == self._num:
                 # What lies behind the last row says whether all of them were whole.
-                for one in self._halves:
+                for one in self._rows.values():
                     next(one, None)
         except (DecodeError, StopIteration) as error:
             why = str(error) or "it is cut off"
             raise EndedError(f"{self._path}: {why}. The file is damaged; make it again.") from error
         return found
+
+
+def _public(
+    path: Path, arrays: Arrays, config: DataConfig, *, sides: Sides, problems: list[str]
+) -> PublicSource | None:
+    """Public images under their row numbers; None where there are none, or they cannot be used."""
+    if "public" not in arrays:
+        return None
+    images, name, side = arrays["public"], f"{path}: public", sides.source
+    keys = tuple(f"{row:0{len(str(len(images)))}d}" for row in range(len(images)))
+    try:
+        check_size(_size(images), side=side, fit=sides.fit, name=name)
+        if not _is_stored(arrays, "public", config):
+            pictures: Examples = to_rgb(_all_square(images, side=side, fit=sides.fit, name=name))
+            return PublicSource(images=pictures, keys=keys, name=f"{path.stem}/public")
+    except DataError as error:
+        problems.append(str(error))
+        return None
+    with closing(_Unpacked(path, arrays, ("public",), sides=sides)) as unpacked:
+        listed = Listed(
+            what=f"public of npz {path.resolve()} {sides!r}",
+            files=[(one, (path,)) for one in keys],
+            config=config,
+            row_bytes=source_bytes(config),
+            in_order=True,
+            read=unpacked.read,
+            forms=lambda: {"public": Form(shape=(side, side, 3), dtype=np.dtype(np.uint8))},
+            seen="public",
+            nouns="public images",
+        )
+        found = through_store(listed, problems=problems, notes=[])
+    if found is None:
+        return None
+    return PublicSource(images=found["public"], keys=keys, name=f"{path.stem}/public")
 
 
 def _measured(path: Path, arrays: Arrays, *, sides: Sides, problems: list[str]) -> np.ndarray:
@@ -412,9 +444,3 @@ def _all_square(array: np.ndarray, *, side: int, fit: str, name: str) -> Picture
         small = [to_square(Image.fromarray(one), side=side, fit=fit) for one in grey]
         grey = np.array(small, dtype=np.uint8).reshape(len(grey), side, side, *grey.shape[GREY_RANK:])
     return grey[..., None] if grey.ndim == GREY_RANK else grey
-
-
-def _public(images: Pictures, *, name: str) -> PublicSource:
-    """Public images under their row numbers."""
-    keys = tuple(f"{row:0{len(str(len(images)))}d}" for row in range(len(images)))
-    return PublicSource(images=to_rgb(images), keys=keys, name=name)

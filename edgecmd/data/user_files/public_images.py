@@ -9,26 +9,29 @@ from pathlib import Path
 import numpy as np
 
 from edgecmd.catalogue.data_sets import DEFAULT_PUBLIC, PUBLIC_SETS, imported
-from edgecmd.core.errors import ConfigError, DataError
+from edgecmd.core.errors import ConfigError
 from edgecmd.data.duplicates import near_to
 from edgecmd.data.modalities.image import IMAGE
 from edgecmd.data.modalities.row import digests
 from edgecmd.data.modalities.table import input_shape, modality_of
 from edgecmd.data.pairs import PublicSource
-from edgecmd.data.user_files.csv_tables import few
-from edgecmd.data.user_files.halves import (
-    Half,
-    Seen,
-    check_one_kind,
-    read_source,
-    read_target,
-    seen_of,
-    stack_halves,
+from edgecmd.data.stored.array_files import chosen
+from edgecmd.data.stored.store import Form
+from edgecmd.data.stored.through_store import (
+    Listed,
+    Read,
+    source_bytes,
+    target_form,
+    through_store,
 )
-from edgecmd.data.user_files.images import Sides, sides_of
-from edgecmd.data.user_files.pair_files import files_by_id, target_files
+from edgecmd.data.user_files.csv_tables import few
+from edgecmd.data.user_files.halves import Maps, Seen, check_one_kind, read_source, read_target
+from edgecmd.data.user_files.images import sides_of
+from edgecmd.data.user_files.pair_files import PICTURES, FileKind, files_by_id, target_files
 from edgecmd.data.user_files.user_pairs import OwnPairs
 from edgecmd.settings import DataConfig
+
+PUBLIC = "public"
 
 
 def public_of(
@@ -44,17 +47,17 @@ def public_of(
             " files, or leave it empty."
         )
         return None
-    return read_public(folder, sides=sides_of(config), name=folder.name, problems=problems, notes=notes)
+    return read_public(folder, config, name=folder.name, problems=problems, notes=notes)
 
 
 def read_public(
-    folder: Path, *, sides: Sides, name: str, problems: list[str], notes: list[str] | None = None
+    folder: Path, config: DataConfig, *, name: str, problems: list[str], notes: list[str] | None = None
 ) -> PublicSource | None:
     """Public source images in the order of their names; of reversed pairs, files as targets are.
 
     Args:
         folder: Files lie in it, or all in folders in it.
-        sides: What they are made into.
+        config: What they are made into, and whether many lie in a store.
         name: Name of the set.
         problems: Gets a sentence for everything that is wrong.
         notes: Gets a sentence for files that are not used.
@@ -62,28 +65,45 @@ def read_public(
     Returns:
         None where a picture cannot be used.
     """
-    halves: dict[str, Half] = {}
-    before = len(problems)
+    sides, before = sides_of(config), len(problems)
     if sides.reverse:
-        files = target_files(folder, problems, notes=notes)[0]
+        files, kind = target_files(folder, problems, notes=notes)
     else:
-        files = files_by_id(folder, problems, notes=notes)
-    for one in sorted(files):
-        try:
-            path = files[one]
-            if sides.reverse:
-                halves[one] = read_target(path, sides)[0]
-            else:
-                halves[one] = read_source(path, side=sides.source, fit=sides.fit)[0]
-        except DataError as error:
-            problems.append(str(error))
-    if sides.reverse:
-        seen = {name: seen_of(half) for name, half in halves.items()}
-        check_one_kind(seen, sides, where=str(folder), problems=problems)
-        mixed_colours(seen, DataConfig(), where=folder, problems=problems)
-    if len(halves) < max(len(files), 1) or len(problems) > before:
+        files, kind = files_by_id(folder, problems, notes=notes), PICTURES
+
+    def look(seen: Mapping[str, Seen], _maps: Maps, _notes: list[str]) -> None:
+        if sides.reverse:
+            check_one_kind(seen, sides, where=str(folder), problems=problems)
+            mixed_colours(seen, DataConfig(), where=folder, problems=problems)
+
+    found = through_store(
+        _listed(folder, dict(sorted(files.items())), kind, config), problems=problems, notes=[], look=look
+    )
+    if found is None or len(problems) > before:
         return None
-    return PublicSource(images=stack_halves(list(halves.values())), keys=tuple(halves), name=name)
+    return PublicSource(images=found[PUBLIC], keys=tuple(sorted(files)), name=name)
+
+
+def _listed(folder: Path, files: Mapping[str, Path], kind: FileKind, config: DataConfig) -> Listed:
+    """Public images by their files, in the order of these."""
+    sides, every = sides_of(config), list(files.values())
+    form = Form(shape=(sides.source, sides.source, 3), dtype=np.dtype(np.uint8))
+
+    def read(row: int) -> Read:
+        if sides.reverse:
+            return {PUBLIC: read_target(every[row], sides)[0]}
+        return {PUBLIC: read_source(every[row], side=sides.source, fit=sides.fit)[0]}
+
+    return Listed(
+        what=f"public {folder.resolve()} {sides!r}",
+        files=[(one, (files[one],)) for one in files],
+        config=config,
+        row_bytes=source_bytes(config),
+        read=read,
+        forms=lambda: {PUBLIC: target_form(every, kind, sides) if sides.reverse else form},
+        seen=PUBLIC,
+        nouns="public images",
+    )
 
 
 def mixed_colours(
@@ -188,7 +208,8 @@ def check_public(own: OwnPairs, public: PublicSource, problems: list[str]) -> No
     near = near_to(public.images, own.data.source)
     if near.any():
         keys = [key for key, is_near in zip(public.keys, near.tolist(), strict=True) if is_near]
-        pairs = [own.ids[row] for row in np.flatnonzero(near_to(own.data.source, public.images[near]))]
+        copied = chosen(public.images, np.flatnonzero(near))
+        pairs = [own.ids[row] for row in np.flatnonzero(near_to(own.data.source, copied))]
         problems.append(
             "Public images are nearly equal to the source of a pair, as one that was saved again:"
             f" {few(keys)} to {few(pairs)}. Public images must not be private; remove them from the public"

@@ -17,10 +17,11 @@ from edgecmd.core.text import counted
 from edgecmd.data.constants import constant_inputs, constant_parts, constant_rows, refuse_constant
 from edgecmd.data.duplicates import Alike, alike, each_its_own, joined_names, near_to
 from edgecmd.data.experiment import Experiment, HeldOut
-from edgecmd.data.labelled import IGNORED, UNLABELLED, LabelledTarget, Labels, Masks
+from edgecmd.data.labelled import IGNORED, UNLABELLED, LabelledTarget, Labels, Masks, shown_classes
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.data.stored.array_files import chosen
+from edgecmd.data.stored.kept_rows import relabelled
 from edgecmd.data.user_files.csv_tables import few
 from edgecmd.settings import DataConfig
 
@@ -470,11 +471,13 @@ def without_unseen(masks: Masks, held: Rows) -> Masks:
     A mask without a table of names has as many classes as its largest number says. A training pair must not
     add one: the exported head has a row for each class.
     """
-    shown = masks.values[held][masks.values[held] != IGNORED]
     named = [index for index, name in enumerate(masks.names) if name != f"class {index}"]
-    num = 1 + max([*named, *np.unique(shown).tolist()], default=-1)
-    values = np.where(masks.values < num, masks.values, IGNORED).astype(np.uint8)
-    return Masks(values=values, names=masks.names[:num])
+    num = 1 + max([*named, *shown_classes(chosen(masks.values, held))], default=-1)
+    if num == len(masks.names):
+        return masks
+    table = np.arange(IGNORED + 1, dtype=np.uint8)
+    table[num:] = IGNORED
+    return Masks(values=relabelled(masks.values, table), names=masks.names[:num])
 
 
 def _held_out(own: OwnPairs, rows: Rows) -> HeldOut:

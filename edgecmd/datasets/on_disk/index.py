@@ -12,6 +12,7 @@ from edgecmd.data.user_files.csv_tables import FEW, few, grouped
 from edgecmd.data.user_files.halves import Halves, read_halves
 from edgecmd.data.user_files.images import Sides
 from edgecmd.data.user_files.pair_files import by_ending, is_hidden
+from edgecmd.settings import DataConfig
 
 TRAIN, TEST = "train", "test"
 
@@ -53,7 +54,8 @@ class Index:
         unseen: What test and training pairs do not share, in the plural.
         kind: See `edgecmd.data.experiment.Experiment`.
         read: Makes both halves of an entry; raises a DataError that names the file.
-        masks: Makes masks, sized as targets are, of some entries' targets; None where the set has none.
+        masks: Makes masks, sized as targets are, of some entries' targets, or adds to the problems given;
+            None where the set has none.
         problems: Sentences about what keeps a run from starting.
         notes: Sentences about what was left out.
     """
@@ -62,7 +64,7 @@ class Index:
     unseen: str
     kind: str = "real"
     read: Callable[[Entry, Sides], Halves] = read_entry
-    masks: Callable[[Sequence[Entry], Sides], Masks] | None = None
+    masks: Callable[[Sequence[Entry], DataConfig, list[str]], Masks | None] | None = None
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

@@ -3,6 +3,7 @@
 Shapes: N pairs, S side.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +12,22 @@ import numpy as np
 
 from edgecmd.catalogue.data_sets import data_set, imported
 from edgecmd.core.errors import ConfigError, DataError
-from edgecmd.core.progress import tracked
 from edgecmd.core.text import counted
 from edgecmd.data.duplicates import Alike, alike
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.findings import CHECK_COMMAND, ProblemsError
-from edgecmd.data.modalities.depth import DEPTH
-from edgecmd.data.pairs import PairedData
 from edgecmd.data.stored.store import Form
-from edgecmd.data.stored.through_store import Listed, key_for, needs_store, through_store
-from edgecmd.data.user_files.halves import Half, Halves, Maps, Seen, notes_on_targets, seen_of, stored_half
-from edgecmd.data.user_files.images import Sides, notes_on_frames, sides_of
+from edgecmd.data.stored.through_store import (
+    SOURCE,
+    TARGET,
+    Listed,
+    Read,
+    pair_bytes,
+    pairs_of,
+    through_store,
+)
+from edgecmd.data.user_files.halves import Half, Maps, Seen, notes_on_targets, stored_half
+from edgecmd.data.user_files.images import notes_on_frames, sides_of
 from edgecmd.data.user_files.public_images import built_in_public, check_public, public_of
 from edgecmd.data.user_files.user_pairs import (
     COLUMNS,
@@ -119,8 +125,14 @@ def _read(
         problems.append(
             f"The set has {counted(len(entries), 'pair')}; at least {MIN_PAIRS} are needed. Add files."
         )
-    fill = _store if needs_store(len(entries), config) else _fill
-    data = fill(index, entries, config, problems=problems, notes=notes)
+
+    def look(seen: Mapping[str, Seen], maps: Maps, told: list[str]) -> None:
+        told += notes_on_targets(seen, maps, sides)
+        for half in (SOURCE, TARGET):
+            told += notes_on_frames({f"{half} of {one.id}": getattr(one, half) for one in entries})
+
+    listed = _listed(index, entries, config)
+    data = pairs_of(through_store(listed, problems=problems, notes=notes, look=look))
     if problems or data is None:
         return None
     columns = {name: [getattr(one, name) for one in entries] for name in COLUMNS}
@@ -128,51 +140,9 @@ def _read(
         ids=tuple(one.id for one in entries),
         data=data,
         columns={name: texts for name, texts in columns.items() if any(texts)},
-        masks=index.masks(entries, sides) if index.masks and not sides.reverse else None,
+        masks=index.masks(entries, config, problems) if index.masks and not sides.reverse else None,
     )
     return own.reversed() if sides.reverse else own
-
-
-def _fill(
-    index: Index,
-    entries: Sequence[Entry],
-    config: DataConfig,
-    *,
-    problems: list[str],
-    notes: list[str],
-) -> PairedData | None:
-    """Pairs in arrays that are made once, so that no pair is held twice."""
-    sides = sides_of(config)
-    sources = np.empty((len(entries), sides.source, sides.source, 3), dtype=np.uint8)
-    targets: np.ndarray | None = None
-    told: dict[str, Seen] = {}
-    maps: list[np.ndarray] = []
-    for row, entry in enumerate(tracked(entries, "reading pairs")):
-        halves = _try(index, entry, sides, problems)
-        if halves is None:
-            continue
-        sources[row], half = halves
-        form = _form(half) if targets is None else Form(shape=targets.shape[1:], dtype=targets.dtype)
-        targets = np.empty((len(entries), *form.shape), form.dtype) if targets is None else targets
-        try:
-            targets[row] = _alike(entry, half, form)
-        except DataError as error:
-            problems.append(str(error))
-            continue
-        told[entry.id] = seen_of(half)
-        maps += [targets[row]] if told[entry.id].modality == DEPTH.name else []
-    if told:
-        notes += _notes_on(entries, told, maps, sides)
-    return None if targets is None else PairedData(source=sources, target=targets)
-
-
-def _notes_on(entries: Sequence[Entry], seen: Mapping[str, Seen], maps: Maps, sides: Sides) -> list[str]:
-    """What a run can live with, of all targets that were read and of pictures with several frames."""
-    return [
-        *notes_on_targets(seen, maps, sides),
-        *notes_on_frames({f"source of {one.id}": one.source for one in entries}),
-        *notes_on_frames({f"target of {one.id}": one.target for one in entries}),
-    ]
 
 
 def _values(half: Half) -> np.ndarray:
@@ -200,42 +170,29 @@ def _alike(entry: Entry, half: Half, form: Form) -> np.ndarray:
     return values
 
 
-def _store(
-    index: Index,
-    entries: Sequence[Entry],
-    config: DataConfig,
-    *,
-    problems: list[str],
-    notes: list[str],
-) -> PairedData | None:
-    """Pairs in a store on the disk."""
+def _listed(index: Index, entries: Sequence[Entry], config: DataConfig) -> Listed:
+    """The pairs by their files."""
     sides = sides_of(config)
 
+    def read(row: int) -> Read:
+        source, target = index.read(entries[row], sides)
+        return {SOURCE: source, TARGET: target}
+
     def forms() -> dict[str, Form]:
-        source = Form(shape=(sides.source, sides.source, 3), dtype=np.dtype(np.uint8))
-        return {"source": source, "target": _form(index.read(entries[0], sides)[1])}
+        for row in range(len(entries)):
+            with contextlib.suppress(DataError):
+                return {name: _form(half) for name, half in read(row).items()}
+        raise DataError("No pair can be read.")
 
-    def look(seen: Mapping[str, Seen], maps: Maps, told: list[str]) -> None:
-        told += _notes_on(entries, seen, maps, sides)
-
-    what = f"{config.name} {Path(config.path).resolve()} {config.source_path} {sides!r} {config.max_pairs}"
-    listed = Listed(
-        key=key_for(what, ((one.id, (one.source, one.target)) for one in entries)),
-        ids=[one.id for one in entries],
-        read=lambda row: index.read(entries[row], sides),
+    return Listed(
+        what=f"{config.name} {Path(config.path).resolve()} {config.source_path} {sides!r} {config.max_pairs}",
+        files=[(one.id, (one.source, one.target)) for one in entries],
+        config=config,
+        row_bytes=pair_bytes(config),
+        read=read,
         forms=forms,
         fitted=lambda row, half, form: _alike(entries[row], half, form),
-        num_threads=config.num_threads,
     )
-    return through_store(listed, problems=problems, notes=notes, look=look)
-
-
-def _try(index: Index, entry: Entry, sides: Sides, problems: list[str]) -> Halves | None:
-    try:
-        return index.read(entry, sides)
-    except DataError as error:
-        problems.append(str(error))
-        return None
 
 
 def official_rows(

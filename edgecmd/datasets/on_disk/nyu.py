@@ -24,6 +24,10 @@ from scipy.io import loadmat
 
 from edgecmd.core.errors import DataError
 from edgecmd.data.labelled import IGNORED, Masks
+from edgecmd.data.stored.array_files import chunks
+from edgecmd.data.stored.kept_rows import at_once, relabelled
+from edgecmd.data.stored.store import Form
+from edgecmd.data.stored.through_store import Listed, Read, through_store
 from edgecmd.data.user_files.decode import MOST_PIXELS
 from edgecmd.data.user_files.downsample import majority
 from edgecmd.data.user_files.halves import Halves
@@ -33,6 +37,7 @@ from edgecmd.datasets.on_disk.index import TEST, TRAIN, Entry, Index, not_used, 
 from edgecmd.settings import DataConfig
 
 FILE, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
+LABELS = "labels"
 NEEDED = ("images", "labels", "names", "scenes", "sceneTypes")
 DEPTHS = ("rawDepths", "depths")
 KINDS = {"images": "u", "labels": "iu", "rawDepths": "f", "depths": "f"}
@@ -145,21 +150,40 @@ def _read(entry: Entry, sides: Sides) -> Halves:
     return to_square(Image.fromarray(np.ascontiguousarray(picture)), side=sides.source, fit=fit), half
 
 
-def _masks(file: Path, entries: Sequence[Entry], sides: Sides) -> Masks:
+def _masks(file: Path, entries: Sequence[Entry], config: DataConfig, problems: list[str]) -> Masks | None:
     """Masks of the names that cover most pixels; of two equal ones the earlier name."""
-    side = sides.target
-    small = np.empty((len(entries), side, side), dtype=np.uint16)
-    with _open(file) as opened:
-        for row, entry in enumerate(entries):
-            with reading(file, what=f"MATLAB 7.3: labels of frame {entry.id}", way_out=AGAIN):
-                labels = np.asarray(opened["labels"][int(entry.id)], dtype=np.uint16).T
-            small[row] = majority(labels, side=side, fit=sides.fit, ignored=0)
-    names, counts = _texts(file, "names"), np.bincount(small.ravel(), minlength=1)
+    side = config.image_size
+    form = Form(shape=(side, side), dtype=np.dtype(np.uint16))
+
+    def read(row: int) -> Read:
+        name = entries[row].id
+        told = f"MATLAB 7.3: labels of frame {name}"
+        with _open(file) as opened, reading(file, what=told, way_out=AGAIN):
+            labels = np.asarray(opened["labels"][int(name)], dtype=np.uint16).T
+        return {LABELS: majority(labels, side=side, fit=config.fit, ignored=0)}
+
+    listed = Listed(
+        what=f"labels {file.resolve()} {side} {config.fit} {config.max_pairs}",
+        files=[(one.id, (file,)) for one in entries],
+        config=config,
+        row_bytes=form.nbytes,
+        read=read,
+        forms=lambda: {LABELS: form},
+        seen=LABELS,
+        nouns="masks",
+    )
+    found = through_store(listed, problems=problems, notes=[])
+    if found is None:
+        return None
+    counts = np.zeros(np.iinfo(form.dtype).max + 1, np.int64)
+    for part in chunks(found[LABELS], at_once(found[LABELS])):
+        counts += np.bincount(part.ravel(), minlength=len(counts))
     counts[0] = 0
     frequent = [int(one) for one in np.argsort(-counts, kind="stable")[:NUM_CLASSES] if counts[one]]
-    table = np.full(len(counts), IGNORED, dtype=np.uint16)
+    table = np.full(len(counts), IGNORED, dtype=np.uint8)
     table[frequent] = np.arange(len(frequent))
-    return Masks(values=table[small].astype(np.uint8), names=_names(file, names, frequent))
+    names = _names(file, _texts(file, "names"), frequent)
+    return Masks(values=relabelled(found[LABELS], table), names=names)
 
 
 def _names(file: Path, names: Sequence[str], frequent: Sequence[int]) -> tuple[str, ...]:

@@ -186,7 +186,7 @@ class TeacherPlaces(nn.Module):
 
     def __init__(self, network: nn.Module, *, view: View, reduction: Reduction) -> None:
         super().__init__()
-        self.network, self.view = network, view
+        self.network, self.view, self.embedding_dim = network, view, reduction.weight.shape[1]
         self.projector = Pointwise(*reduction.weight.shape)
         weight = torch.from_numpy(reduction.weight.T.copy())
         self.projector.load_state_dict(
@@ -207,11 +207,6 @@ def teacher_maps(teacher: Teacher, images: Images, *, view: View, reduction: Red
         columns = hypercolumns(teacher.network, images[start : start + BATCH_SIZE], view=view).cpu()
         chunks.append(torch.einsum("bcrq,cd->bdrq", columns - mean[:, None, None], weight).numpy())
     return np.concatenate(chunks)
-
-
-def as_places(maps: Maps) -> Float[np.ndarray, "places dim"]:
-    """All places of all images as rows."""
-    return np.ascontiguousarray(maps.transpose(0, 2, 3, 1).reshape(-1, maps.shape[1]))
 
 
 def unit_places(map_BDRQ: Float[Tensor, "batch dim rows columns"]) -> Float[Tensor, "batch places dim"]:

@@ -82,6 +82,8 @@ def assert_same(found: Experiment, wanted: Experiment) -> None:
             pairs, expected = (one, other) if name == "train" else (one.pairs, other.pairs)
             assert isinstance(getattr(pairs, half), LazyRows)
             np.testing.assert_array_equal(np.asarray(getattr(pairs, half)), getattr(expected, half))
+    assert found.public.keys == wanted.public.keys
+    np.testing.assert_array_equal(np.asarray(found.public.images), wanted.public.images)
     assert found.all_copies().source.tolist() == wanted.all_copies().source.tolist()
 
 
@@ -243,13 +245,12 @@ def test_bytes_do_not_depend_on_threads(tmp_path: Path, monkeypatch: pytest.Monk
 def test_threads_read_no_further_ahead_than_they_may(folder: Path) -> None:
     asked = list[int]()
 
-    def read(row: int) -> object:
+    def read(row: int) -> dict[str, np.ndarray]:
         asked.append(row)
-        return np.zeros(1), np.zeros(1)
+        return {}
 
-    listed = through.Listed(
-        key=Key(what="x", state="y"), ids=(), read=read, forms=dict, fitted=lambda *_: None, num_threads=2
-    )
+    made = config(folder, num_threads=2)
+    listed = through.Listed(what="x", files=(), config=made, row_bytes=1, read=read, forms=dict)
     every = through._all_read(listed, range(1000))
     for num in range(1, 20):
         next(every)
@@ -420,7 +421,9 @@ def test_an_archive_is_the_same_from_a_store(kind: str, named: bool, tmp_path: P
     np.savez_compressed(path, **arrays)
     assert_same(load_experiment(config(path)), in_memory(path))
     assert_same(load_experiment(config(path)), in_memory(path))
-    assert len(stores()) == 1
+    # One of the pairs, one of the public images.
+    assert len(stores()) == 2
+    assert isinstance(load_experiment(config(path)).public.images, LazyRows)
     if kind == "colour":
         changes = {"target_kind": "grey"}
         assert_same(load_experiment(config(path, **changes)), in_memory(path, **changes))

@@ -14,7 +14,6 @@ from edgecmd.models.teacher.place_features import (
     Reduction,
     TeacherPlaces,
     View,
-    as_places,
     fit_reduction,
     hypercolumns,
     pool_places,
@@ -90,7 +89,8 @@ def test_zoom_shows_the_teacher_a_larger_picture() -> None:
 def test_components_are_those_of_a_plain_principal_component_analysis() -> None:
     made, public = teacher(), images(40)
     reduction = fit_reduction(made.network, public, view=VIEW, dim=5)
-    places = as_places(hypercolumns(made.network, public, view=VIEW).numpy()).astype(np.float64)
+    columns = hypercolumns(made.network, public, view=VIEW).numpy()
+    places = np.moveaxis(columns, 1, 3).reshape(-1, columns.shape[1]).astype(np.float64)
     centred = places - places.mean(axis=0)
     _, _, right = np.linalg.svd(centred, full_matrices=False)
     for index in range(5):
