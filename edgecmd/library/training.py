@@ -222,6 +222,7 @@ def federate(  # noqa: PLR0913 - what a federation is made of
     batch_size: int | None = None,
     learning_rate: float | int = 1e-2,
     strategy: str = "fedavg",
+    proximal_mu: float | int = 0.0,
     client_fraction: float | int = 1.0,
     augment: float | int = 1.0,
     num_anchors: int = 1024,
@@ -245,6 +246,7 @@ def federate(  # noqa: PLR0913 - what a federation is made of
         batch_size: Pairs a step; None: the plan's, else 64.
         learning_rate: Peak.
         strategy: Of the server: fedavg, fedprox, fedavgm, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum.
+        proximal_mu: Weight of FedProx's proximal term, for ``strategy="fedprox"``.
         client_fraction: Share of the clients asked in a round.
         augment: Strength of the target's augmentation; 0 for none.
         num_anchors: Public teacher features that anchored losses look at.
@@ -287,6 +289,7 @@ def federate(  # noqa: PLR0913 - what a federation is made of
         augment=as_float(augment),
         num_anchors=num_anchors,
         precision=precision,
+        proximal_mu=as_float(proximal_mu),
     )
     federation = FederationConfig(
         num_clients=len(parts),

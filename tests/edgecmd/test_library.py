@@ -168,6 +168,29 @@ def test_federate_with_own_objects_resumes_and_repeats(
         ec.federate(task, other, rounds=3, out=tmp_path / "cut", **rounds)
 
 
+def test_fedprox_keeps_a_client_near_the_first_weights(pairs: ec.Pairs, task: ec.Task) -> None:
+    """With one client and one round, the distance to the first weights falls as mu grows."""
+    student = ec.student(Small(), dim=task.teacher_dim, in_channels=1, size=task.size)
+    first = state(student)
+    moved = []
+    for mu in (0.0, 30.0):
+        done = ec.federate(
+            task,
+            student,
+            clients=[np.arange(NUM)],
+            rounds=1,
+            local_steps=12,
+            batch_size=8,
+            strategy="fedprox" if mu else "fedavg",
+            proximal_mu=mu,
+        )
+        now = state(done.student)
+        moved.append(sum(float((now[name] - first[name]).square().sum()) for name in first))
+    assert moved[1] < moved[0]
+    with pytest.raises(ec.EdgecmdError, match="proximal_mu"):
+        ec.federate(task, student, clients=[np.arange(NUM)], rounds=1, strategy="fedprox")
+
+
 class Backbone1(Small):
     """The same shape, other weights."""
 

@@ -121,6 +121,17 @@ class TestAnObject:
         with pytest.raises(ConfigError, match="'icons' has a size, a scale and a name of its own"):
             Teacher.of("icons", size=32)
 
+    def test_a_width_that_follows_from_the_size_needs_a_size(self) -> None:
+        corners = nn.Sequential(nn.Conv2d(3, 2, 3, stride=16, padding=1), nn.Flatten())
+        # (64 / 16)² x 2 and (128 / 16)² x 2.
+        with pytest.raises(ConfigError, match=r"gives 32 features for .* 64 pixels and 128 for 128.*size="):
+            Teacher.of(corners)
+        assert Teacher.of(corners, size=32).embed(pictures(3)).shape == (3, 8)
+
+    def test_a_network_of_one_size_alone_is_taken(self) -> None:
+        whole = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 4))
+        assert Teacher.of(whole).dim == 4
+
     def test_it_is_shown_pictures_in_colour_alone(self) -> None:
         with pytest.raises(ConfigError, match="takes 'image' of 3 channels, but it is shown 'wave' of 1"):
             Teacher.of(Means()).embed(np.zeros((2, 800), np.int16))

@@ -321,12 +321,32 @@ def _of_network(opened: Opened, seen: Preparation) -> Teacher:
     what = f"The teacher {opened.about.partition(' (')[0]}"
     any_size = ", of any size or of the one that size= (teacher.size) names," if not shown_to_it.size else ""
     dim = try_out(network, (3, side, side), what=what, wanted=f"RGB pictures{any_size}")
+    if not shown_to_it.size:
+        _refuse_width_by_size(network, dim, what=what)
     return Teacher(
         network=copy.deepcopy(network).eval().requires_grad_(False),
         embedding_dim=dim,
         sha256=network.fingerprint(opened.identity),
         recipe={OWN: opened.about},
     )
+
+
+def _refuse_width_by_size(network: nn.Module, dim: int, *, what: str) -> None:
+    """Refuse a network whose number of features follows from the size of what it is shown.
+
+    Raises:
+        ConfigError: It gives another number for pictures of twice the side.
+    """
+    try:
+        other = try_out(network, (3, 2 * TRIAL_SIDE, 2 * TRIAL_SIDE), what=what, wanted="RGB pictures")
+    except ConfigError:
+        # It takes one size alone, which a task's pictures have or do not have.
+        return
+    if other != dim:
+        raise ConfigError(
+            f"{what} gives {dim} features for pictures of {TRIAL_SIDE} pixels and {other} for"
+            f" {2 * TRIAL_SIDE}. Set size= (teacher.size) to the side that it was trained with."
+        )
 
 
 def _by_name(made: str | Path, seen: Preparation, *, called: str) -> Teacher:
