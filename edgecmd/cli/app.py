@@ -1,8 +1,8 @@
 """Command table, error handling and exit codes.
 
-Exit codes: 0 done; 1 an unexpected error; 2 a setting or an argument; 3 an audit that
-contradicts a guarantee; 4 data; 5 the federation; 6 the export; 7 privacy; 8 the machine (disk, rights,
-memory, processes); 130 stopped by Ctrl-C; 141 nobody reads the output any more.
+Exit codes: 0 success; 1 an unexpected error; 2 a setting or an argument; 3 an audit that contradicts a
+guarantee; 4 data; 5 the federation; 6 the export; 7 privacy; 8 the machine (disk, permissions, memory,
+processes); 130 stopped by Ctrl-C; 141 the reader closed the output.
 """
 
 import os
@@ -57,7 +57,7 @@ COMMANDS = (
 
 
 class Commands(TyperGroup):
-    """All commands, listed in an order of their own, whatever modules they stand in."""
+    """All commands, listed in a fixed order, whichever modules define them."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Names in the order of the help."""
@@ -83,8 +83,8 @@ def _group(text: str) -> typer.Typer:
 
 data_app = _group("Data sets: list, show, check, build.")
 build_app = _group("Make a data set on this machine.")
-bench_app = _group("Measurements, as ratios in one run.")
-web_app = _group("The student in a browser.")
+bench_app = _group("Benchmarks: the two sides are measured in the same run and reported as a ratio.")
+web_app = _group("Run the student in a browser.")
 app.add_typer(data_app, name="data")
 data_app.add_typer(build_app, name="build")
 app.add_typer(bench_app, name="bench")
@@ -105,7 +105,7 @@ def options(
         bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = None,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error; allowed anywhere.")
+        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")
     ] = False,
 ) -> None:
     """Federated contrastive cross-modality distillation: unlabelled pairs in, a small ONNX student out."""
@@ -162,7 +162,7 @@ def _own_interrupt() -> None:
 
 
 def _ended(words: list[str], *, debug: bool) -> int:
-    """Exit code of the command ``words``; whatever went wrong is told in one line."""
+    """Exit code of the command ``words``; whatever goes wrong is reported in one line."""
     from edgecmd.cli.progress import progress_shown
 
     try:
@@ -174,7 +174,7 @@ def _ended(words: list[str], *, debug: bool) -> int:
     except (KeyboardInterrupt, typer.Abort):
         # A second Ctrl-C would only cut off the line that follows.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        complain("Stopped. What was finished is saved; `edgecmd resume` goes on with a run.")
+        complain("Stopped. Finished work is saved; `edgecmd resume` continues a run.")
         return INTERRUPTED
     except OutputClosedError:
         return PIPE_CLOSED

@@ -253,7 +253,7 @@ def test_what_is_read_and_how_it_is_split_is_shown(
         "public set mine/public, 12 images",
         "the test has unseen concepts",
         f"note: {folder}/labels.csv has semicolons between its cells, and was read so.",
-        f"{folder}: no problem found.",
+        f"{folder}: no problems found.",
     ):
         assert text in out
     assert (
@@ -290,7 +290,7 @@ def test_large_pictures_without_public_ones(
     assert run(monkeypatch, "data", "check", f"large{side}", *words) == 0
     out = capsys.readouterr().out
     assert f"note: The built-in public pictures have 64 pixels and are enlarged to {side}." in out
-    assert f"large{side}: no problem found." in out
+    assert f"large{side}: no problems found." in out
     assert (
         run(
             monkeypatch,

@@ -107,7 +107,7 @@ def test_killed_twice_and_interrupted_once(pairs: Path, tmp_path: Path) -> None:
     process = start("resume", str(folder), stop_at="clients/*/client-0000/round-000005.state")
     _, err = end_by(process, signal.SIGINT)
     assert process.returncode == 130
-    assert "Stopped. What was finished is saved" in err
+    assert "Stopped. Finished work is saved" in err
     assert "Traceback" not in err
 
     process = start("resume", str(folder))

@@ -164,7 +164,7 @@ def test_a_stopped_sweep_keeps_what_is_finished_and_goes_on(
     words += ["--set", "federation.local_steps=1"]
     monkeypatch.setitem(theory_jobs.WORK, "point", stopped_at_the_third)
     assert run(monkeypatch, *words) == 130
-    assert "What was finished is saved" in capsys.readouterr().err
+    assert "Finished work is saved" in capsys.readouterr().err
     folder = Path(tiny.out) / "tiny"
     assert len(list((folder / "theory").iterdir())) == 2
     assert not (folder / "theory.json").exists()

@@ -519,8 +519,8 @@ for told, make in {
         Small(), "bundle", task=task, min_cosine=2
     ),
     "export.calibration='none' is unknown": lambda: ec.export(Small(), "b", task=task, calibration="none"),
-    "license='' is no licence that has an SPDX name": lambda: ec.export(Small(), "b", task=task, license=""),
-    "and more' is no licence": lambda: ec.export(Small(), "b", task=task, license="MIT\\nand more"),
+    "license='' is not an SPDX licence name": lambda: ec.export(Small(), "b", task=task, license=""),
+    "and more' is not an SPDX licence": lambda: ec.export(Small(), "b", task=task, license="MIT\\nand more"),
     "LicenseRef-<a name of yours>": lambda: ec.export(Small(), "b", task=task, license="banana"),
     "holds a NUL character, which no path can": lambda: ec.export(Small(), "a" + chr(0) + "b", task=task),
     "folder=5 is of type int; allowed is a path": lambda: ec.load_bundle(5),
