@@ -9,12 +9,12 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import click
 import typer
 from click.exceptions import NoArgsIsHelpError
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperGroup
 
 from edgecmd.cli.output import (
     PIPE_CLOSED,
@@ -56,6 +56,26 @@ COMMANDS = (
 )
 
 
+class _Argument(TyperArgument):
+    """Shows its help, which click from 8.5 on takes from arguments of typer below 0.21."""
+
+    def __init__(self, *, help: str | None = None, **rest: Any) -> None:  # noqa: ANN401 - as typer has them
+        super().__init__(help=help, **rest)
+        self._text = help
+
+    def get_help_record(self, ctx: click.Context) -> Any:  # noqa: ANN401 - typer and click disagree
+        """Name and help; only for this moment, or click would list all arguments a second time."""
+        self.help, kept = self._text, self.help
+        record = super().get_help_record(ctx)
+        self.help = kept
+        return record
+
+
+typer.main.TyperArgument = _Argument  # type: ignore[attr-defined]
+# Plain help has no markup, so the brackets in it must not be escaped.
+typer.core.HAS_RICH = False
+
+
 class Commands(TyperGroup):
     """All commands, listed in a fixed order, whichever modules define them."""
 
@@ -83,7 +103,7 @@ def _group(text: str) -> typer.Typer:
 
 data_app = _group("Data sets: list, show, check, build.")
 build_app = _group("Make a data set on this machine.")
-bench_app = _group("Benchmarks: the two sides are measured in the same run and reported as a ratio.")
+bench_app = _group("Benchmarks: ratios of two sides measured in the same run.")
 web_app = _group("Run the student in a browser.")
 app.add_typer(data_app, name="data")
 data_app.add_typer(build_app, name="build")
@@ -105,7 +125,7 @@ def options(
         bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = None,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")
+        bool, typer.Option("--debug", help="Show the traceback of an error; allowed anywhere.")
     ] = False,
 ) -> None:
     """Federated contrastive cross-modality distillation: unlabelled pairs in, a small ONNX student out."""

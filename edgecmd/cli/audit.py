@@ -45,7 +45,7 @@ class TargetOrCommand(TyperGroup):
 
 audit_app = typer.Typer(
     cls=TargetOrCommand,
-    help="Test a run or a shipped model against its privacy claim; exit code 3 if it is contradicted.",
+    help="Test a run or a shipped model against its privacy claim. Exit code 3 if it is contradicted.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -104,7 +104,7 @@ def run_ladder(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run the audit levels on a run folder, a student or an exported file; Ctrl-C keeps finished levels."""
+    """Run the audit levels on a run, a student or an exported file. Ctrl-C keeps finished levels."""
     from edgecmd.experiments.audit_ladder import audit
 
     found = target_of(target, config, settings)
@@ -143,7 +143,7 @@ def check(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """L0: purity probes, sensitivity search, ledger records and anchors; nothing is trained.
+    """L0: purity, sensitivity, ledger records and anchors. Nothing is trained.
 
     With --loss or --student your own Python code is checked, with or without a run. A loss is
     loss(student (B, D), teacher (B, D), anchors (K, D)) -> (B,), clipped as Opacus would clip it; with
@@ -187,7 +187,7 @@ def _refuse_own_options(**options: object) -> None:
 
 @audit_app.command("faults")
 def faults(as_json: AsJson = False) -> None:
-    """Plant faults, each with a sound twin, and show which audit catches them; takes one to three minutes.
+    """Plant faults and show which audit catches them. Each has a sound twin; takes one to three minutes.
 
     Exit code 7 if a fault is missed or a sound twin is contradicted: do not rely on this
     installation's audits then.
@@ -219,7 +219,7 @@ def many_runs(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train many times on a worst-case pair with the target's own mechanism, loss, noise and steps.
+    """L3: train many times on a worst-case pair. Uses the target's own mechanism, loss, noise and steps.
 
     The student is a tiny stand-in and the data are synthetic: this tests the mechanism and its
     accounting, against an attacker who holds the device. Finished runs are kept beside audit.json; after
@@ -245,7 +245,7 @@ def headline(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Compare Opacus with in-batch negatives to public anchors: same pair, canary, noise; epsilon 1 claimed.
+    """Compare in-batch negatives under Opacus to public anchors. Same pair, canary, noise, claim: epsilon 1.
 
     This is a demonstration: the first row is meant to be contradicted, and the exit code is then still 0.
     It is 3 if a row with anchors is contradicted. After Ctrl-C, run the same command again to continue.
@@ -298,7 +298,7 @@ def one_run(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """L2: train once with canaries that fair coins include, and let every attacker guess the coins.
+    """L2: train once with canaries and let attackers guess their coins. Fair coins include each canary.
 
     Exit code 3 if an attacker guesses better than the claimed epsilon allows. With --repeats a claim is
     contradicted if more repeats contradict it than chance allows at 95%. Ctrl-C keeps finished repeats.
@@ -349,7 +349,7 @@ def risk(  # noqa: PLR0917 - the words of a command line
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """L4: attack the student or the exported file for membership, and gradients for private drawings."""
+    """L4: attack the student for membership, and gradients for drawings. The exported file works too."""
     from edgecmd.audits.risk.attacks import RiskEffort
     from edgecmd.experiments.audit_ladder import audit_level
 
@@ -381,7 +381,7 @@ def step(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """L1: noise, release, coins and random source of real steps, and many draws against a neighbour.
+    """L1: noise, release, coins and random source of real steps. Also many draws against a neighbour.
 
     Exit code 3 if at any step of a round the noise is smaller than stated, repeats or is not Gaussian;
     if a step releases more than the clipped sum; if pairs are not sampled independently with fresh coins

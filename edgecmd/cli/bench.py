@@ -22,7 +22,7 @@ def simulate(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Time of a federated simulation relative to a bare torch loop with the same gradient steps."""
+    """Time of a federated simulation relative to a bare torch loop. Both make the same gradient steps."""
     from edgecmd.experiments.bench.simulation import measure
 
     one_thread()
@@ -60,7 +60,7 @@ def privacy(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Time of a private gradient relative to a plain one (same student, loss, batch), for each engine."""
+    """Time of a private gradient relative to a plain one, by engine. Same student, loss and batch."""
     from edgecmd.config.assemble import Assembly
     from edgecmd.experiments.bench.private_step import measure
 
@@ -105,7 +105,7 @@ def gpu(
     repeats: Annotated[int, typer.Option("--repeats", min=0, help="Interleaved repeats; 0: 7 (cpu: 2).")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Steps per second on a GPU against a bare torch loop, with bf16, private steps and teacher features."""
+    """Steps per second on a GPU against a bare torch loop. Also bf16, private steps and teacher features."""
     from edgecmd.experiments.bench.gpu import measure, sizes_on
 
     one_thread()
@@ -154,7 +154,7 @@ def students(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare norm-free, GroupNorm and folded GroupNorm students: task metrics over seeds, and purity."""
+    """Compare norm-free, GroupNorm and folded GroupNorm students. Task metrics over seeds, and purity."""
     from edgecmd.config.assemble import Assembly
     from edgecmd.experiments.bench.students import measure
 

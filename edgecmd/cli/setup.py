@@ -31,7 +31,7 @@ def init(
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Show versions, processors, memory, folders and optional parts, and report problems."""
+    """Show versions, hardware, folders and optional parts, and report problems."""
     from edgecmd.experiments.doctor import machine_facts
     from edgecmd.models.devices import SLOW_BF16
 
@@ -72,7 +72,7 @@ def node(
     config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:
-    """Check a device: its pairs, which are left out, its ledger and budget, and what can be pinned."""
+    """Check a device: its pairs, ledger and budget. Also shows what is left out and what can be pinned."""
     from flwr.common.config import parse_config_args
 
     from clients.check import check_node

@@ -38,7 +38,7 @@ def theory(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure modality distance and target error as the gap widens; finished points are kept."""
+    """Measure modality distance and target error as the gap widens. Finished points are kept."""
     from edgecmd.config.assemble import Assembly, run_folder
     from edgecmd.core.jobs import quiet
     from edgecmd.experiments.presets import pair_settings
@@ -142,7 +142,7 @@ def distance(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Total variation between the teacher's and the student's relations on held-out pairs."""
+    """Measure how far the student's relations are from the teacher's: total variation on held-out pairs."""
     from edgecmd.config.assemble import Assembly
     from edgecmd.experiments.presets import pair_settings
     from edgecmd.experiments.theory.measured import Asked, measure_distance

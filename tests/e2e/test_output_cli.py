@@ -112,8 +112,8 @@ def test_bad_words_are_one_clear_line(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"seed = 1\nseed = 2\n", r"line 2.*stands there twice"),
-        (b"[data]\nname = 'x'\n[data]\n", r"line 3.*stands there twice"),
+        (b"seed = 1\nseed = 2\n", r"line 2.*occurs twice"),
+        (b"[data]\nname = 'x'\n[data]\n", r"line 3.*occurs twice"),
         (b"seed = \n", "line 1"),
         ("seed = 1\n".encode("utf-16"), "UTF-16"),
         ("seed = 1\n".encode("utf-16-le"), "UTF-16"),
@@ -140,6 +140,17 @@ def test_broken_settings_files_name_file_and_line(
     err = capsys.readouterr().err
     assert re.search(message, err)
     assert err.count("\n") == 1
+
+
+def test_help_explains_each_argument_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Some versions of click and typer lose its text together, or escape the brackets for rich."""
+    assert run(monkeypatch, "web", "serve", "--help") == 0
+    out = capsys.readouterr().out
+    assert out.count("Folder that `web build --mode folder` made.  [required]") == 1
+    assert out.count("FOLDER") == 2
+    assert "\\" not in out
 
 
 def test_a_mark_at_the_start_of_a_file_is_no_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
