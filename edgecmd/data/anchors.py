@@ -1,7 +1,7 @@
 """Public anchors: negatives that share nothing with any pair, made from the run's seed.
 
-Three kinds: teacher features of public pictures, of pictures drawn by a procedure, and directions drawn at
-random. What they are made of comes in as an `AnchorSource`; where the pictures lie is not known here.
+Three kinds: teacher features of public images, of images drawn by a procedure, and directions drawn at
+random. What they are made of comes in as an `AnchorSource`; where the images are is not known here.
 
 Shapes: K anchors, M public images, P places of all of them, D embedding dimension.
 """
@@ -34,8 +34,8 @@ class AnchorSource:
         public: Teacher features of the public images, (M, D); for a dense student of all places, (P, D).
         embed: The same of other images.
         dim: D.
-        dense: Whether a feature is that of a place and not of an image.
-        side: Side of a made-up picture in pixels.
+        dense: Whether a feature is that of a location and not of an image.
+        side: Side of a made-up image in pixels.
     """
 
     public: Callable[[], np.ndarray]
@@ -78,7 +78,7 @@ def procedural_images(num: int, *, side: int, generator: np.random.Generator) ->
     """Made-up pictures: coloured discs and boxes on coloured ground, drawn from a seed and nothing else.
 
     Args:
-        num: Pictures.
+        num: Images.
         side: Side in pixels.
         generator: Source of randomness.
 
@@ -103,7 +103,7 @@ def procedural_images(num: int, *, side: int, generator: np.random.Generator) ->
 
 
 def _procedural_kind(source: AnchorSource, num: int, seed: int) -> np.ndarray:
-    """Teacher features of made-up pictures, for a source modality without a public set."""
+    """Teacher features of made-up images, for a source modality without a public set."""
     coins = numpy_generator(seed, "procedural-anchors")
     found = source.embed(procedural_images(num, side=source.side, generator=coins))
     if not source.dense:
@@ -113,7 +113,7 @@ def _procedural_kind(source: AnchorSource, num: int, seed: int) -> np.ndarray:
 
 
 def _random_kind(source: AnchorSource, num: int, seed: int) -> np.ndarray:
-    """Random unit vectors of the teacher's dimension; no picture is needed."""
+    """Random unit vectors of the teacher's dimension; no image is needed."""
     directions = numpy_generator(seed, "random-anchors").normal(size=(num, source.dim()))
     return np.asarray(directions / np.linalg.norm(directions, axis=1, keepdims=True))
 
