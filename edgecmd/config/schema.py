@@ -30,7 +30,7 @@ _LONGEST_NAME = 200
 
 
 def _refuse_name(name: str) -> None:
-    """Refuse what is no folder name on every system."""
+    """Refuse what is not a folder name on every system."""
     fault = ""
     if not name.strip():
         fault = "is empty"

@@ -29,7 +29,7 @@ Watch = Callable[[Run, str], "Callable[[RoundReport], None] | None"]
 
 
 def unwatched(_run: Run, _prefix: str) -> None:
-    """Nobody is told of the rounds."""
+    """Rounds are not reported to anyone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +62,7 @@ def run_all(config: RunConfig, assembly: Assembly, *, baselines: bool, watch: Wa
         config: Settings of the run.
         assembly: Makes the run and its baselines.
         baselines: Whether the baselines are trained and assessed too.
-        watch: Who is told of the rounds.
+        watch: Receives reports of the rounds.
 
     Raises:
         FederationError: The run in the folder was made on Flower, or with other settings.
@@ -113,7 +113,7 @@ def with_baselines(path: Path) -> bool:
 
 
 def write_partition(run: Run, folder: Path) -> None:
-    """Write ``partition.json``, which tells exact numbers of pairs and is the owner's alone."""
+    """Write ``partition.json``, which has exact numbers of pairs and is for the owner only."""
     from edgecmd.data.partition import label_skew, partition_table
 
     labels, parts = run.task.data.train_labels, run.parts
@@ -135,7 +135,7 @@ def assess_run(
         assembly: Makes the run and its baselines.
         folder: Its folder.
         baselines: Whether the baselines are trained and assessed too.
-        watch: Who is told of the baselines' rounds.
+        watch: Receives reports of the baselines' rounds.
     """
     from edgecmd.experiments.teacher_facts import teacher_record
 

@@ -183,7 +183,7 @@ def test_a_run_of_flower_is_not_resumed_here(
     for command in (["resume", str(folder)], ["simulate", *words], ["run", *words]):
         assert run(monkeypatch, *command) == 5
         err = capsys.readouterr().err
-        assert "the pairs of 3 of its 3 clients lie on their nodes" in err
+        assert "the pairs of 3 of its 3 clients are stored on their nodes" in err
         assert f'flwr run . <federation> --run-config \'out="{tmp_path}" name="tiny"' in err
         assert "data.path" not in err
     assert not (folder / "events.jsonl").exists()
