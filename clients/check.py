@@ -57,16 +57,16 @@ class NodeReport:
         found = []
         if not self.ledger:
             found.append(
-                "No ledger counts these pairs: private runs are refused until --new-ledger begins one."
+                "No ledger counts these pairs: private runs are refused until --new-ledger starts one."
             )
         if not self.num_pairs:
             found.append(
-                f"No pair can be used as {self.target_kind!r}; the node would answer with noise alone."
+                f"No pair can be used as {self.target_kind!r}; the node would answer with noise only."
             )
         if self.public:
             found.append(
                 f"Public images that are also the source of a pair: {len(self.public)}, the first:"
-                f" {self.public[0]}. Nothing protects what is public; remove them from the one or the other."
+                f" {self.public[0]}. Nothing protects what is public; remove them from one or the other."
             )
         if self.skipped:
             found.append(f"Pairs left out: {len(self.skipped)}, the first: {self.skipped[0]}")
@@ -87,7 +87,7 @@ def check_node(raw: Mapping[str, object], config: RunConfig, *, new_ledger: bool
     node = read_node(raw)
     if node.data is None:
         raise PrivacyError(
-            "The node config has no data-dir, so there is nothing to look at. Give the folder of the pairs:"
+            "The node config has no data-dir, so there is nothing to check. Give the folder of the pairs:"
             ' edgecmd node \'data-dir="/srv/pairs" state-dir="/srv/state"\'.',
             code="node-config",
         )

@@ -74,7 +74,7 @@ class Node:
         state: Folder for ledgers, optimiser states and features.
         has_state: Whether the owner named that folder.
         public: Name of a public set that ships with edgecmd, or a folder of public images.
-        teacher: Names the teacher or teachers, or a file; and how their pictures are made.
+        teacher: Names the teacher or teachers, or a file; and how their images are made.
         ledger_key: File of the secret that keys the ledger; None without one.
         budgets: ``max-epsilon`` and ``max-delta``, as far as the owner set them.
         limits: The owner's numbers by keys of `LIMITS`.
@@ -139,8 +139,8 @@ class Node:
         pinned = self.pins.get(key, found)
         if pinned != found:
             raise PrivacyError(
-                f"{key}={pinned!r} in the node's config, but here it is {found!r}."
-                f" If the new one is meant, `edgecmd node` shows it: pin that.",
+                f"{key}={pinned!r} in the node's config, but here it is {found!r}. If the new value is"
+                " intended, pin it; `edgecmd node` shows it.",
                 code="other-version" if key == "edgecmd-version" else "other-anchors",
                 detail=key,
             )
@@ -174,7 +174,9 @@ def read_node(raw: Raw, *, node_id: int = 0) -> Node:
             )
     for key in (*FILES, *TEACHER, *PINS, MODULES):
         if key in raw and not str(raw[key]).strip():
-            raise _wrong(key, "", "is empty, as an unset variable makes it; leave the key out, or fill it")
+            raise _wrong(
+                key, "", "is empty, perhaps from an unset variable; leave the key out, or fill it in"
+            )
     data = Path(str(raw["data-dir"])) if "data-dir" in raw else None
     state = Path(str(raw["state-dir"])) if raw.get("state-dir") else device_state()
     node = Node(
@@ -218,7 +220,7 @@ def _modules(raw: Raw) -> tuple[str, ...]:
     """Modules that the owner allows, from a list with commas.
 
     Raises:
-        PrivacyError: One is no name of a module.
+        PrivacyError: One is not a name of a module.
     """
     names = [name.strip() for name in str(raw[MODULES]).split(",")] if MODULES in raw else []
     for name in names:
@@ -226,16 +228,17 @@ def _modules(raw: Raw) -> tuple[str, ...]:
             raise _wrong(
                 MODULES,
                 str(raw[MODULES]),
-                f"holds {name!r}, which is no module; allowed are names such as mine.losses, with commas",
+                f"holds {name!r}, which is not a module; allowed are names such as mine.losses, separated by"
+                " commas",
             )
     return tuple(names)
 
 
 def _check_places(raw: Raw, data: Path | None) -> None:
-    """Refuse what lies among the pairs: public images there would make anchors of them.
+    """Refuse what is among the pairs: public images there would make anchors of them.
 
     Raises:
-        PrivacyError: One of the owner's files is ``data-dir`` or lies in it.
+        PrivacyError: One of the owner's files is ``data-dir`` or is in it.
     """
     named = [(key, str(raw[key])) for key in FILES if key in raw and key != "data-dir"]
     named += [("teacher", one) for one in teacher_files(str(raw.get("teacher", "")), "")]
@@ -245,14 +248,14 @@ def _check_places(raw: Raw, data: Path | None) -> None:
         if path.is_absolute() and data is not None:
             inside = path.resolve()
             if data.resolve() in (inside, *inside.parents):
-                raise _wrong(key, str(path), "lies in data-dir, where nothing but the pairs may be read")
+                raise _wrong(key, str(path), "is inside data-dir, where only the pairs may be read")
 
 
 def _client(raw: Raw, *, otherwise: int | None) -> int:
     """Index of the client: ``partition-id``, which a device with pairs of its own may leave out.
 
     Raises:
-        PrivacyError: It is no whole number, or a node without pairs of its own has none.
+        PrivacyError: It is not a whole number, or a node without pairs of its own has none.
     """
     if "partition-id" not in raw:
         if otherwise is None:
@@ -267,7 +270,7 @@ def _client(raw: Raw, *, otherwise: int | None) -> int:
     except ValueError:
         client = -1
     if client < 0:
-        raise _wrong("partition-id", str(raw["partition-id"]), "must be a whole number from 0 on")
+        raise _wrong("partition-id", str(raw["partition-id"]), "must be a whole number, 0 or more")
     return client
 
 
@@ -280,8 +283,8 @@ def _number(raw: Raw, name: str, *, low: float, high: float, low_allowed: bool =
     if not low <= value <= high or (value == low and not low_allowed):
         raise PrivacyError(
             f"The node config has {name}={raw[name]!r}; allowed are numbers"
-            f" {'from' if low_allowed else 'above'} {low:g}, up to {high:g}. Correct it: until then this node"
-            " takes part in nothing.",
+            f" {'from' if low_allowed else 'above'} {low:g}, up to {high:g}. Correct it; until then this"
+            " node takes part in nothing.",
             code="node-config",
         )
     return value

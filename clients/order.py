@@ -104,7 +104,7 @@ def read_order(
     node.check_limits(config)
     token = str(sent["run"])
     if not TOKEN.fullmatch(token):
-        raise ValueError(f"run={token!r} is no name of a run; allowed are 16 hexadecimal digits.")
+        raise ValueError(f"run={token!r} is not the name of a run; allowed are 16 hexadecimal digits.")
     mu = float(str(sent.get("proximal-mu", config.distill.proximal_mu)))
     if mu != config.distill.proximal_mu:
         config = replace(config, distill=replace(config.distill, proximal_mu=mu))
@@ -142,17 +142,18 @@ def device_config(run_config: Mapping[str, object], modules: tuple[str, ...] = (
     named = sorted(name for name in FILE_SETTINGS if asked[name] != plain[name])
     if named:
         raise PrivacyError(
-            f"The run sets {', '.join(f'{name}={asked[name]!r}' for name in named)}. On a node with data-dir"
-            " its owner alone says what is read: data-dir, public-dir and teacher in the node's config. A"
-            " server keeps its own paths in the file that EDGECMD_SERVER_CONFIG names.",
+            f"The run sets {', '.join(f'{name}={asked[name]!r}' for name in named)}. On a node with"
+            " data-dir, only its owner decides what is read: data-dir, public-dir and teacher in the node's"
+            " config. A server keeps its own paths in the file that EDGECMD_SERVER_CONFIG names.",
             code="names-a-file",
             detail=", ".join(named),
         )
     library = is_backbone(given.student.architecture)
     if is_own(given.student.architecture) and not library:
         raise PrivacyError(
-            f"The run sets student.architecture={given.student.architecture!r}, code of somebody's"
-            " own. On a node with data-dir no server names code to run. Take a student of edgecmd's table.",
+            f"The run sets student.architecture={given.student.architecture!r}, which is not edgecmd's own"
+            " code. On a node with data-dir, a server cannot name code to run. Use one of edgecmd's own"
+            " students.",
             code="names-code",
             detail="student.architecture",
         )
@@ -188,8 +189,8 @@ def _refuse_code(config: RunConfig, settings: frozenset[str], modules: tuple[str
     if foreign:
         raise PrivacyError(
             f"The run sets {', '.join(f'{name}={asked[name]!r}' for name in foreign)}, code to import. On a"
-            " node its owner alone says what runs there. If you trust it, allow it in the node's"
-            f" config: {MODULES}={module_of(asked[foreign[0]])!r}.",
+            " node, only its owner decides what runs. If you trust it, allow it in the node's config:"
+            f" {MODULES}={module_of(asked[foreign[0]])!r}.",
             code="names-code",
             detail=", ".join(foreign),
         )

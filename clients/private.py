@@ -78,7 +78,7 @@ def private_plan(run: Run, node: Node) -> PrivacyPlan | None:
         raise PrivacyError(
             f"privacy.deterministic={str(plan.deterministic).lower()} and"
             f" privacy.projected_pairs={plan.projected_pairs:g} make noise that the server can subtract, or"
-            " too little of it; a node with pairs of its own takes no part."
+            " too little noise; a node with pairs of its own takes no part."
         )
     return plan if local else None
 
@@ -181,8 +181,8 @@ def _keep(path: Path, content: bytes, *, ledger: Ledger) -> None:
     except OSError as error:
         raise PrivacyError(
             f"The reply that the ledger {ledger.path} was to count cannot be kept in {path}:"
-            f" {error.strerror}. Nothing is released and nothing was counted; make room, or make the folder"
-            " writable.",
+            f" {error.strerror}. Nothing is released and nothing was counted; free some space, or make the"
+            " folder writable.",
             code="ledger",
         ) from error
 

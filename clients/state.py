@@ -1,6 +1,6 @@
 """What a client keeps between rounds: its optimiser's state, on its own disk.
 
-A file a round: 32 bytes of SHA-256, then safetensors. The last three are kept. A server falls back
+A file per round: 32 bytes of SHA-256, then safetensors. The last three are kept. A server falls back
 by one checkpoint at most, and may have asked for one round beyond its newest checkpoint when it was
 killed; so the round that it repeats begins two rounds before the client's newest, or later.
 """

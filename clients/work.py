@@ -39,7 +39,7 @@ class ClientError(RuntimeError):
 
 
 class SealedError(RuntimeError):
-    """Stands for an error whose text could tell of the pairs."""
+    """Replaces an error whose text could reveal something about the pairs."""
 
 
 # What the clients that this process serves have in common, as long as it lives.
@@ -152,7 +152,7 @@ def _holding_of(
 
 
 def _is_private(context: Context) -> bool:
-    """Whether the text of an error could tell of pairs that nobody else may know of."""
+    """Whether the text of an error could reveal private pairs."""
     asked = context.run_config.get("privacy.mechanism", "none") != "none"
     return asked or any(name in context.node_config for name in ("data-dir", *BUDGETS))
 
@@ -165,7 +165,7 @@ def _decode(arrays: ArrayRecord, holding: Holding, run: Run) -> Student:
 
 
 def _state_folder(run: Run, order: Order, node: Node) -> Path:
-    """Where the optimiser's state lies: never where a server says when the pairs are the device's own."""
+    """Where the optimiser's state is: never where a server says when the pairs are the device's own."""
     own = node.data is not None or node.has_state
     base = node.state / "clients" if own else run.folder / "clients"
     return base / order.token / f"client-{order.client:04d}"

@@ -1,7 +1,7 @@
 """edgecmd: federated contrastive cross-modality distillation, from unlabelled pairs to a device.
 
-The public names are below; whatever is not among them may change. Each is imported when it is first used, so
-that ``import edgecmd`` costs nothing::
+The names listed here are public; anything else may change. Each is imported on first use, so that
+``import edgecmd`` costs nothing::
 
     import edgecmd as ec
 

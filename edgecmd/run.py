@@ -85,11 +85,11 @@ class Run:
     """One run.
 
     Attributes:
-        folder: Where its files lie.
+        folder: Where its files are.
         seed: Of everything but the teacher.
         device: Where tensors live.
         make_task: Gives the task; data are not read before they are needed. See `task`.
-        student: Which student, and where its first weights lie.
+        student: Which student, and where its first weights are.
         distill: A client's local work.
         federation: Clients, rounds and the server's step.
         evaluate: What is measured of the student.
@@ -208,7 +208,7 @@ class Run:
         return self.ledger_folder / "clients.jsonl"
 
     def place(self, round_index: int, *, client: int = 0) -> Place:
-        """Where in the run the local work of ``client`` in round ``round_index``, from 1, stands."""
+        """Position in the run of the local work of ``client`` in round ``round_index``, from 1."""
         return Place.of_round(self.federation, seed=self.seed, round_index=round_index, client=client)
 
     def train_locally(
@@ -312,7 +312,7 @@ class Run:
 
 
 def check_modality(architecture: str, distill: DistillConfig, data: Experiment) -> None:
-    """Refuse a student of pictures for recordings, and the other way round.
+    """Refuse a student of images for recordings, and the other way round.
 
     Raises:
         ConfigError: With the students that suit the target.
@@ -345,9 +345,10 @@ def require_first_weights(named: StudentConfig) -> None:
     open_to_us = row.front != ANY_FRONT or is_backbone(named.architecture)
     if named.trainable != ALL and open_to_us and not known:
         raise ConfigError(
-            f"student.trainable={named.trainable!r} keeps most weights of a student as they began, and those"
-            f" of student.architecture={named.architecture!r} begin as random numbers. Set student.path to a"
-            " file of `edgecmd warm-start`, or take lite0-s; for timm: and torchvision: set student.weights."
+            f"student.trainable={named.trainable!r} leaves most weights of a student untrained, and those of"
+            f" student.architecture={named.architecture!r} start as random numbers. Set student.path to a"
+            " file from `edgecmd warm-start`, or use lite0-s; for timm: and torchvision: set"
+            " student.weights."
         )
 
 
@@ -361,9 +362,9 @@ def load_first_weights(student: Student, path: Path, architecture: str) -> None:
     own = {name: tuple(value.shape) for name, value in student.state_dict().items()}
     if {name: tuple(value.shape) for name, value in first.items()} != own:
         raise DataError(
-            f"student.path={str(path)!r} holds another student than student.architecture="
-            f"{architecture!r} for this data. Make one with `edgecmd warm-start` and the same"
-            " settings."
+            f"student.path={str(path)!r} does not hold the student that"
+            f" student.architecture={architecture!r} makes for this data. Make one with `edgecmd warm-start`"
+            " and the same settings."
         )
     student.load_state_dict(first)
 
@@ -393,8 +394,9 @@ def require_same_clients(run: Run) -> None:
         ) from error
     if begun not in ("", present):
         raise PrivacyError(
-            f"privacy.ledger_dir={run.privacy.ledger_dir!r} counts pairs that were dealt to clients"
-            " otherwise: data, seed, federation.num_clients and federation.partition (with its alpha) must be"
-            " those of the first run there. Use the same, or another folder for pairs that never met these.",
+            f"privacy.ledger_dir={run.privacy.ledger_dir!r} counts pairs that were divided among clients"
+            " differently: data, seed, federation.num_clients and federation.partition (with its alpha)"
+            " must be those of the first run there. Use the same settings, or another folder for pairs that"
+            " are in no ledger there.",
             code="ledger",
         )

@@ -72,7 +72,7 @@ def _check(setting: str, value: Any, *, kind: type, marks: Sequence[Any]) -> Non
 
 
 def refuse_outside(name: str, value: Any, *, least: float | int, most: float | int, kind: type = int) -> None:  # noqa: ANN401 - of a caller
-    """Refuse an argument that is no number of a kind between two others, as a setting would be.
+    """Refuse an argument that is not a number of this kind within its range, as for a setting.
 
     Raises:
         ConfigError: The message names argument and value, and what is allowed.
@@ -91,14 +91,14 @@ def refuse_other(name: str, value: object, *wanted: type, what: str) -> None:
 
 
 def refuse_licence(name: str, value: str) -> None:
-    """Refuse a licence that no tool which reads the files would know.
+    """Refuse a licence that tools reading the files would not recognise.
 
     Args:
-        name: Of the setting or argument, for messages.
-        value: `NO_LICENCE`, an SPDX name, an expression of them, or ``LicenseRef-`` with a name of one's own.
+        name: Name of the setting or argument, for messages.
+        value: `NO_LICENCE`, an SPDX name, an expression of them, or ``LicenseRef-`` with a name of your own.
 
     Raises:
-        ConfigError: It is nothing of the kind.
+        ConfigError: It is none of these.
     """
     from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
@@ -109,16 +109,16 @@ def refuse_licence(name: str, value: str) -> None:
         canonicalize_license_expression(value if printable(value) == value else "")
     except InvalidLicenseExpression:
         raise ConfigError(
-            f"{name}={value!r} is no licence that has an SPDX name. Write one, such as Apache-2.0 or"
-            f" CC-BY-4.0, LicenseRef-<a name of yours> for any other, or {NO_LICENCE!r}."
+            f"{name}={value!r} is not an SPDX licence name. Use one, such as Apache-2.0 or CC-BY-4.0;"
+            f" LicenseRef-<a name of yours> for any other licence; or {NO_LICENCE!r}."
         ) from None
 
 
 def refuse_seed(seed: Any) -> None:  # noqa: ANN401 - of a caller
-    """Refuse what is no seed of a run.
+    """Refuse a value that cannot be the seed of a run.
 
     Raises:
-        ConfigError: It is no whole number of 0 to 2^31 - 1.
+        ConfigError: It is not a whole number from 0 to 2^31 - 1.
     """
     _check("seed", seed, kind=int, marks=())
     if not 0 <= seed < 2**31:
@@ -134,86 +134,86 @@ def as_float(value: object) -> Any:  # noqa: ANN401 - of a caller
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig(_Section):
-    """Which pairs, and how they are cut into training, validation and test."""
+    """Which pairs are used, and how they are split into training, validation and test."""
 
     name: str = "emoji"
     """Built in: ``emoji``, ``objects``, ``rooms`` and ``emoji-scenes`` (the last two with masks). Once built:
-    ``digits``, ``stamps``, ``emoji-full``. ``folder`` for your own pairs under ``data.path``; or a public set
-    that lies there: sketchy, tuberlin, sunrgbd, nyu, vggsound. ``module:factory`` for pairs that your own
-    code makes: an Experiment; it gets those of these settings that it names as parameters."""
+    ``digits``, ``stamps``, ``emoji-full``. ``folder`` for your own pairs at ``data.path``; or a public set
+    stored there: sketchy, tuberlin, sunrgbd, nyu, vggsound. ``module:factory`` for pairs from your own code:
+    it returns an Experiment and receives those of these settings that it names as parameters."""
     path: str = ""
     """For ``folder``: a folder with source/ and target/, or one .npz. For ``rooms`` and ``objects``: a larger
-    set that ``edgecmd data build rooms`` made in a checkout; empty: the one that ships. Else where the public
-    set lies."""
+    set made by ``edgecmd data build rooms`` in a checkout; empty: the one that ships with edgecmd. Otherwise
+    the folder of the public set."""
     source_path: str = ""
-    """Folder of photographs, a folder a class, for ``tuberlin``, which has sketches alone."""
+    """Folder of photographs, one sub-folder per class, for ``tuberlin``, which has sketches only."""
     max_pairs: Annotated[int, Interval(ge=0, le=100_000_000)] = 0
-    """Of the pairs at ``data.path`` at most so many are used, drawn by a hash of their ids; 0: all."""
+    """Use at most this many of the pairs at ``data.path``, chosen by a hash of their ids; 0: all."""
     store: str = "auto"
-    """Where pairs of ``data.path``, their masks and your own public images lie once they are read: ``never``,
-    in memory; ``always``, in a store on the disk below EDGECMD_CACHE, from which each batch is read;
-    ``auto``, there if they take more than 64 MB. The results are the same."""
+    """Where pairs from ``data.path``, their masks and your own public images are kept once read: ``never``, in memory; ``always``, in a store on disk
+    below EDGECMD_CACHE, from which each batch is read; ``auto``, on disk if they take more than 64 MB. The
+    results are the same."""
     num_threads: Annotated[int, Interval(ge=0, le=64)] = 0
-    """Threads that decode files while a store is made, each with one row in memory; 0: as many as there are
-    cores, at most 4. The store is the same."""
+    """Threads that decode files while a store is being written, each with one row in memory; 0: one per
+    core, at most 4. The store is the same."""
     public_path: str = ""
     """Folder of public source images; empty: <data.path>/public, or the built-in public set."""
     image_size: Annotated[int, Interval(ge=16, le=512), MultipleOf(16)] = 64
-    """Side of a target image in pixels; larger ones are averaged down. A multiple of 16."""
+    """Side of a target image in pixels, a multiple of 16; larger images are averaged down."""
     source_size: Annotated[int, Interval(ge=0, le=512), MultipleOf(16)] = 0
-    """Side of a source image in pixels, a multiple of 16; 0: 32 for ``digits``, which
-    its teacher was trained on, else image_size."""
+    """Side of a source image in pixels, a multiple of 16; 0: 32 for ``digits`` (the size its teacher was
+    trained on), otherwise image_size."""
     fit: str = SQUEEZE
-    """What is done with pictures, depth maps and masks that are not square, of both halves alike and in the
-    exported file: squeeze (both sides to the size wanted), crop (the middle square is kept), pad (the whole
-    is kept in a square whose border is white, of depth missing, of masks ignored)."""
+    """How images, depth maps and masks that are not square are made square, in both halves of a pair and in
+    the exported file: squeeze (scale both sides), crop (keep the central square), pad (keep everything in a
+    larger square; the border is white in images, missing in depth maps, ignored in masks)."""
     target_offset: float = 1.0
     """Value of the target (0 black, 1 white) that the student sees as zero; 1 for ink on white paper."""
     target_scale: float = -0.5
     """The student sees (value - target_offset) / target_scale; not 0."""
     target_kind: str = "auto"
-    """What targets are: grey, rgb, depth or wave; auto: what the files of the set are. A device with pairs of
-    its own never looks: it leaves out, pair by pair, what is of another kind than the student takes."""
+    """Kind of the targets: grey, rgb, depth or wave; auto: the kind of the set's files. A device with pairs
+    of its own never looks: it leaves out each pair whose target is not of the kind that the student takes."""
     sampling_rate_hz: Annotated[int, Interval(ge=4000, le=48_000)] = 8000
-    """Rate that recordings are resampled to. The bands, window and hop of audio-* students scale with it:
-    at 8000 they reach from 60 Hz to 4 kHz, see 32 ms and move by 16 ms."""
+    """Rate to which recordings are resampled, in Hz. The bands, window and hop of audio-* students scale with
+    it: at 8000 the bands run from 60 Hz to 4 kHz, the window is 32 ms and the hop 16 ms."""
     clip_s: Annotated[float, Interval(ge=0.1, le=30.0)] = 1.0
-    """Seconds of a recording that are kept, from its first sound on; shorter ones end in silence."""
+    """Seconds of each recording that are kept, from its first sound on; shorter ones end in silence."""
     depth_scale_mm: Annotated[float, Interval(ge=1e-3, le=1000)] = 1.0
-    """Millimetres that one unit of a 16-bit depth file stands for: 0.2 for 5000 units a metre, 1 for mm."""
+    """Millimetres per unit of a 16-bit depth file: 0.2 for 5000 units per metre, 1 for mm."""
     depth_max_m: Annotated[float, Interval(ge=0, le=65.535)] = 0.0
-    """Metres beyond which a depth counts as missing; 0: 65.535, the most that is stored."""
+    """Depths beyond this many metres count as missing; 0: 65.535, the largest that is stored."""
     split: str = "concept"
     """What no two parts share: concept, or owner (an unseen person, device or language); for ``folder`` and
-    ``stamps``. For ``stamps`` also pair: names in languages that training has."""
+    ``stamps``. ``stamps`` also takes pair: names in languages that training has."""
     held_out: str = ""
-    """Owners for testing, separated by commas. Empty: for ``folder`` those that a hash names, for
-    ``digits`` the last speaker by name."""
+    """Owners for testing, separated by commas. Empty: for ``folder`` a hash chooses them, for ``digits`` it
+    is the last speaker by name."""
     labels_from: str = ""
-    """Owners of the validation part, which few labels are drawn from; empty: a part of the others' pairs.
-    The same as held_out: a part of their own, as when a new person says each word once."""
+    """Owners of the validation part, from which the few labels are drawn; empty: a part of the other owners'
+    pairs. If equal to held_out: a part of their own pairs, as when a new person says each word once."""
     val_fraction: Annotated[float, Interval(ge=0.01, le=0.9)] = 0.1
     """Share of the concepts (or owners) for choosing settings and for labels (``folder``, ``stamps``)."""
     test_fraction: Annotated[float, Interval(ge=0.01, le=0.9)] = 0.2
     """Share of the concepts (or owners) for testing (``folder``, ``stamps``)."""
     scenes: tuple[Annotated[int, Interval(ge=2, le=1_000_000)], ...] = (800, 200, 200, 800)
-    """Scenes of ``emoji-scenes``: for training, for labels, for the test, and public ones."""
+    """Number of scenes in ``emoji-scenes``: for training, for labels, for testing, and public ones."""
     scene_seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0
-    """Of the layout of ``emoji-scenes``."""
+    """Seed of the layout of ``emoji-scenes``."""
     depth_noise: Annotated[float, Interval(ge=0, le=1000)] = 0.0
-    """Simulated sensor of ``rooms`` and ``objects``: standard deviation at 1 m in mm; it grows with the
-    square of the distance. The first Kinect had about 1.4."""
+    """Simulated sensor of ``rooms`` and ``objects``: standard deviation in mm at a distance of 1 m; it grows
+    with the square of the distance. The first Kinect had about 1.4."""
     depth_holes: Annotated[float, Interval(ge=0, le=1)] = 0.0
     """Simulated sensor: probability that a pixel at an edge, or on a surface seen sideways, is missing."""
     reverse: bool = False
-    """Teach the other way: the teacher takes what is else the target, the student the picture. For
-    ``digits``, ``folder`` and public sets at ``data.path``; the public set is then of its kind."""
+    """Teach in the other direction: the teacher takes what is usually the target, the student the image. For
+    ``digits``, ``folder`` and public sets at ``data.path``; the public set is then of the teacher's kind."""
     strict: bool = True
-    """Leave out of the strict test what is a copy of a training pair or looks like a training target."""
+    """Leave out of the strict test whatever copies a training pair or looks like a training target."""
     copies: str = "auto"
-    """Of a user's pairs, where the split follows concepts: join (copies share a part), leave-out (training
-    copies of held-out pairs are left out, so that no pair moves another, as privacy needs), auto (leave-out
-    under privacy, else join)."""
+    """Copies among a user's pairs, where the split follows concepts: join (copies share a part), leave-out
+    (training copies of held-out pairs are left out, so that no pair moves another, as privacy requires),
+    auto (leave-out under privacy, otherwise join)."""
 
     def _check_together(self) -> None:
         if self.store not in STORES:
@@ -224,7 +224,7 @@ class DataConfig(_Section):
             raise ConfigError(f"data.fit={self.fit!r} is unknown. Allowed: {', '.join(FITS)}.")
         if self.reverse and self.source_side != self.image_size:
             raise ConfigError(
-                f"data.reverse=true makes the source's pictures, of side {self.source_side}, the targets: set"
+                f"data.reverse=true turns the source images, of side {self.source_side}, into targets. Set"
                 f" data.image_size={self.source_side}, or data.source_size to the same number."
             )
         if self.target_scale == 0:
@@ -246,42 +246,42 @@ class TeacherConfig(_Section):
     """The frozen teacher of the source modality."""
 
     name: str = ""
-    """A teacher that ships: ``imagenet`` (EfficientNet-Lite0, trained with the labels of ImageNet), ``icons``
-    or ``indoor`` (SimCLR on the public pictures of ``emoji`` or ``rooms``); timm:NAME or torchvision:NAME
-    with ``weights``; onnx:FILE; module:factory, code of your own that makes one; several of these with
-    commas, side by side; empty: that of the data set."""
+    """A teacher that ships with edgecmd: ``imagenet`` (EfficientNet-Lite0, trained with the labels of
+    ImageNet), ``icons`` or ``indoor`` (SimCLR on the public images of ``emoji`` or ``rooms``); timm:NAME or
+    torchvision:NAME with ``weights``; onnx:FILE; module:factory, your own code that makes one; several of
+    these, separated by commas, used side by side; empty: the teacher of the data set."""
     path: str = ""
-    """A .safetensors file made by ``edgecmd pretrain``, in place of one that ships."""
+    """A .safetensors file made by ``edgecmd pretrain``, instead of a teacher that ships with edgecmd."""
     weights: str = ""
-    """For timm: and torchvision:, the file of the network's weights, .safetensors or .pth; nothing is
-    fetched. With commas one for each of them, in their order."""
+    """For timm: and torchvision:, the file with the network's weights, .safetensors or .pth; nothing is
+    downloaded. For several such networks, one file each, separated by commas, in the same order."""
     size: Annotated[int, Interval(ge=0, le=4096)] = 0
-    """Side in pixels to which pictures are brought for a network of your own (timm:, torchvision:, onnx:,
-    module:factory); 0: that of its published weights or of the file, else as they are."""
+    """Side in pixels to which images are resized for a network of your own (timm:, torchvision:, onnx:,
+    module:factory); 0: that of its published weights or of the file, otherwise images stay as they are."""
     mean: tuple[Annotated[float, Interval(ge=-1000, le=1000)], ...] = ()
-    """Mean of red, green and blue that such a network was trained with, on the scale of 0 to 1; empty: that
-    of its published weights, else 0."""
+    """Mean of red, green and blue that such a network was trained with, on a scale of 0 to 1; empty: that of
+    its published weights, otherwise 0."""
     std: tuple[Annotated[float, Interval(ge=1e-6, le=1000)], ...] = ()
-    """The same for the standard deviation; empty: that of its published weights, else 1. For a network that
-    takes 0 to 255 write 0.00392157 three times."""
+    """Standard deviation of red, green and blue, likewise; empty: that of its published weights, otherwise 1.
+    For a network that takes 0 to 255, write 0.00392157 three times."""
     crop: Annotated[float, Interval(ge=0, le=1)] = 0.0
-    """Share of height and width, about the middle, that such a network sees; 0: that which its published
-    weights were tested with, else all."""
+    """Share of height and width, around the centre, that such a network sees; 0: the share its published
+    weights were tested with, otherwise all."""
     output: str = ""
-    """Of an ONNX file with several outputs, the one that is the feature."""
+    """For an ONNX file with several outputs, the one that is the feature."""
     pca_dim: Annotated[int, Interval(ge=0, le=65_536)] = 0
-    """Dimensions to which teachers side by side, or one, are brought: principal components of the public
-    pictures, of unit features; 0: all numbers as they are."""
+    """Dimension to which the features of one teacher, or of several side by side, are reduced: principal
+    components of the unit features of the public images; 0: no reduction."""
     map_dim: Annotated[int, Interval(ge=2, le=4096)] = 64
-    """Dimension of the teacher's feature at a place, for seg-* students."""
+    """Dimension of the teacher's feature at a location, for seg-* students."""
     map_zoom: Annotated[int, Interval(ge=1, le=8)] = 2
-    """How much larger than the source image the teacher sees it where places are asked for (seg-*)."""
+    """How many times the source image is enlarged for the teacher's features at locations (seg-*)."""
     pair_features: str = ""
     """Ready teacher features of the pairs: .npz with ``ids`` and ``features`` (rows, dim); or .npy beside
-    <name>.ids.txt, an id a line. An id is a file name, with or without its ending."""
+    <name>.ids.txt, one id per line. An id is a file name, with or without its ending."""
     public_features: str = ""
-    """The same of the public images, from the same teacher; ids are their file names, of the built-in public
-    set its keys (``edgecmd.config.assemble.Assembly().experiment(config.data).public.keys``)."""
+    """The same for the public images, from the same teacher; ids are file names, or keys of the built-in
+    public set (``edgecmd.config.assemble.Assembly().experiment(config.data).public.keys``)."""
 
     def _check_together(self) -> None:
         if self.name and self.path:
@@ -298,8 +298,8 @@ class TeacherConfig(_Section):
         idle = [name for name in prepared if getattr(self, name)]
         if self.pair_features and idle:
             raise ConfigError(
-                f"teacher.pair_features holds ready features, so teacher.{idle[0]} says nothing. Leave one"
-                " out."
+                f"teacher.pair_features holds ready features, so teacher.{idle[0]} would have no effect."
+                " Leave one of the two out."
             )
         if bool(self.pair_features) != bool(self.public_features):
             raise ConfigError(
@@ -314,28 +314,28 @@ class PretrainConfig(_Section):
 
     architecture: str = "gn-teacher"
     """Architecture of the teacher. ``efficientnet-lite0`` is that of the shipped teacher ``imagenet``: its
-    projector is fitted to the public pictures, and what is set here for SimCLR is not used."""
+    projector is fitted to the public images, and the settings below for SimCLR are not used."""
     embedding_dim: Annotated[int, Interval(ge=2, le=65_536)] = 128
     """Dimension of the teacher's feature."""
     num_steps: Annotated[int, Interval(ge=1, le=10_000_000)] = 1000
     """Optimiser steps."""
     batch_size: Annotated[int, Interval(ge=2, le=65_536)] = 256
-    """Images a step; each gives two views."""
+    """Images per step; each gives two views."""
     learning_rate: Annotated[float, Interval(ge=0, le=10)] = 2e-3
-    """Peak of a one-cycle schedule, AdamW."""
+    """Peak learning rate of a one-cycle schedule, AdamW."""
     weight_decay: Annotated[float, Interval(ge=0, le=10)] = 1e-4
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     temperature: Annotated[float, Interval(ge=1e-4, le=100)] = 0.2
-    """Of NT-Xent."""
+    """Temperature of NT-Xent."""
     line_share: Annotated[float, Interval(ge=0, le=1)] = 0.0
     """Share of the views that are reduced to outlines, so that the teacher looks at shape."""
     ink_share: Annotated[float, Interval(ge=0, le=1)] = 0.0
     """Share of the views that are reduced to black and white areas."""
     positives: str = "picture"
-    """What two views are of: the same picture, or pictures of the same thing (``thing``: public keys that
-    are equal up to the last slash, as those of ``rooms`` and ``objects``)."""
+    """What two views show: ``picture``, the same image; ``thing``, images of the same thing (public keys that
+    are equal up to the last slash, as in ``rooms`` and ``objects``)."""
     seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0
-    """Of weights, batches and views."""
+    """Seed of weights, batches and views."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -344,25 +344,25 @@ class StudentConfig(_Section):
 
     architecture: str = "ws-200k"
     """ws-50k, ws-200k, ws-1m (weight-standardised, fold to plain convolutions); gn-50k, gn-200k, gn-1m;
-    lite0-s, lite0-m (pretrained on photographs, for 64 pixels and more); audio-50k, audio-200k for
-    recordings; seg-50k, seg-200k, seg-lite0-s (pretrained) for segmentation; timm:NAME or torchvision:NAME,
-    a network of these libraries, of which nothing is downloaded; or module:factory, code of your own that
-    makes any module."""
+    lite0-s, lite0-m (pretrained on photographs, for 64 pixels and more); audio-50k, audio-200k for audio
+    clips; seg-50k, seg-200k, seg-lite0-s (pretrained) for segmentation; timm:NAME or torchvision:NAME, a
+    network of these libraries, with nothing downloaded; or module:factory, your own code that makes any
+    module."""
     path: str = ""
-    """First weights: a .safetensors file of ``edgecmd warm-start``; empty: random ones."""
+    """First weights: a .safetensors file from ``edgecmd warm-start``; empty: random weights."""
     weights: str = ""
-    """First weights of timm:, torchvision: and own students from elsewhere: a .safetensors file, or a .pth
-    file of torch.save(network.state_dict(), path). What both have is taken, the classifier is left over, and
-    weights for RGB are adapted to other channels. In a federation the server reads it."""
+    """First weights from elsewhere for timm:, torchvision: and your own students: a .safetensors file, or a
+    .pth file from torch.save(network.state_dict(), path). What both have is taken, the classifier is left
+    out, and weights for RGB are adapted to other channels. In a federation the server reads the file."""
     batch_norm: str = "auto"
-    """Batch normalisation of timm:, torchvision: and own students. freeze: its statistics stay as they are,
-    scale and shift are trained. fold: it becomes a part of the convolution before it (else freeze). group:
-    GroupNorm in its place. keep: as it was built, statistics averaged with the weights; not with a guarantee
-    per pair. auto: freeze with student.weights, else group for timm: and torchvision:, keep for own code."""
+    """Batch normalisation of timm:, torchvision: and your own students. freeze: statistics stay as they are,
+    scale and shift are trained. fold: merged into the convolution before it (else freeze). group: replaced
+    by GroupNorm. keep: as it was built, statistics averaged with the weights; not with a guarantee per pair.
+    auto: freeze with student.weights, else group for timm: and torchvision:, keep for your own code."""
     trainable: str = "all"
-    """What training changes: all weights; or last, the last block and the projector, the rest stays as it
-    began. Under privacy fewer numbers take noise then. It wants first weights that know something: lite0-*,
-    student.path or student.weights."""
+    """What training changes: all weights; or last, only the last block and the projector. Under privacy fewer
+    numbers then receive noise. It needs first weights that have learnt something: lite0-*, student.path or
+    student.weights."""
 
     def _check_together(self) -> None:
         if self.path and self.weights:
@@ -377,45 +377,45 @@ class DistillConfig(_Section):
     """Step 2, a client's local work."""
 
     loss: str = "auto"
-    """auto (the loss of privacy.mechanism; cmc where there is none), a name of docs/method.md such as cmc,
-    cmc+cmd, cmc-anchored or l2, or a loss of your own as module:factory."""
+    """auto (the loss of privacy.mechanism; cmc if there is none), a name from docs/method.md such as cmc,
+    cmc+cmd, cmc-anchored or l2, or your own loss as module:factory."""
     temperature: Annotated[float, Interval(ge=1e-4, le=100)] = 0.1
-    """Of student similarities."""
+    """Temperature of the student's similarities."""
     teacher_temperature: Annotated[float, Interval(ge=1e-4, le=100)] = 0.1
-    """Of teacher similarities in cmd and cmd-anchored."""
+    """Temperature of the teacher's similarities in cmd and cmd-anchored."""
     baseline_temperature: Annotated[float, Interval(ge=0, le=100)] = 0.0
-    """Of student similarities in seed and crd; 0: that of their authors."""
+    """Temperature of the student's similarities in seed and crd; 0: the value their authors used."""
     cmd_weight: Annotated[float, Interval(ge=0, le=1e6)] = 1.0
     """Weight of cmd in cmc+cmd."""
     num_anchors: Annotated[int, Interval(ge=1, le=1_000_000)] = 1024
     """Public teacher features used as negatives by the anchored losses."""
     anchors: str = "public"
-    """Where anchors come from: public (pictures of the public set), procedural (made-up pictures), random."""
+    """Where anchors come from: public (images of the public set), procedural (synthetic images), random."""
     batch_size: Annotated[int, Interval(ge=2, le=65_536)] = 64
-    """Pairs a step; a client with fewer uses all of them. Under record-level privacy the divisor of a sum."""
+    """Pairs per step; a client with fewer uses all of them. With privacy per pair, sums are divided by it."""
     learning_rate: Annotated[float, Interval(ge=0, le=100)] = 1e-2
-    """Peak; decays over the rounds with ``schedule``."""
+    """Peak learning rate; it decays over the rounds as ``schedule`` says."""
     central_learning_rate: Annotated[float, Interval(ge=0, le=100)] = 1e-2
-    """Peak in central training: no averaging over clients takes the noise out of larger steps there."""
+    """Peak learning rate in central training, where no averaging over clients smooths larger steps."""
     schedule: str = "cosine"
-    """cosine or constant, over the rounds."""
+    """Learning-rate schedule over the rounds: cosine or constant."""
     weight_decay: Annotated[float, Interval(ge=0, le=100)] = 0.0
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     optimizer: str = "adamw"
     """adamw or sgd (momentum 0.9)."""
     keep_optimizer: bool = False
     """Keep the optimiser's state on the client between rounds (it never leaves the client)."""
     augment: Annotated[float, Interval(ge=0, le=4)] = 1.0
-    """Strength of the target's augmentation, 0 for none."""
+    """Strength of the augmentation of targets; 0 for none."""
     num_locations: Annotated[int, Interval(ge=1, le=65_536)] = 32
-    """Places of each pair that the loss looks at, for seg-* students."""
+    """Locations per pair that the loss uses, for seg-* students."""
     proximal_mu: Annotated[float, Interval(ge=0, le=1e6)] = 0.0
-    """Weight of the FedProx term, half the squared distance to the round's global weights."""
+    """Weight of the FedProx term: half the squared distance to the round's global weights."""
     freeze_projector: bool = False
-    """Keep the projector's first weights, which all clients share: their embeddings then have one frame."""
+    """Keep the projector's first weights, which all clients share, so that embeddings share one frame."""
     precision: str = "float32"
-    """Of the student in training: float32, or bf16, in which its layers compute with numbers of 8 bits.
-    Loss, weights, averages, evaluation and export stay float32. Not with a guarantee per pair."""
+    """Precision of the student in training: float32; or bf16, whose numbers have 8 significant bits. Loss,
+    weights, averages, evaluation and export stay float32. Not with a guarantee per pair."""
 
     def _check_together(self) -> None:
         if self.precision not in PRECISIONS:
@@ -431,74 +431,74 @@ class PrivacyConfig(_Section):
     mechanism: str = "none"
     """none; for each pair: anchors, cosine, groups; for each whole client, with a trusted server: client."""
     epsilon: Annotated[float, Interval(ge=1e-3, le=1e3)] = 8.0
-    """Budget over all rounds of a data set, which no client exceeds; also what the noise is made for."""
+    """Budget over all rounds on a data set, which no client exceeds; the noise is calibrated to it."""
     delta: Annotated[float, Interval(ge=1e-15, le=0.1)] = 1e-5
-    """Probability beside epsilon; far below 1 / pairs of a client."""
+    """Delta of the guarantee, a probability; far below 1 / pairs of a client."""
     noise_multiplier: Annotated[float, Interval(ge=0, le=1e6)] = 0.0
     """Noise in units of the sensitivity; 0: the least that keeps the run within epsilon."""
     clip: Annotated[float, Interval(ge=1e-6, le=1e6)] = 1.0
-    """Largest L2 norm of what one unit adds to a sum: C."""
+    """C, the largest L2 norm that one unit may add to a sum."""
     sampling: str = "poisson"
-    """poisson (each pair by a coin of its own, amplified) or none (batches without amplification)."""
+    """poisson (a separate coin for each pair, amplified) or none (batches without amplification)."""
     sampling_rate: Annotated[float, Interval(ge=1e-6, le=1.0)] = 0.25
-    """Probability with which a pair enters a step; about distill.batch_size / pairs of a client."""
+    """Probability that a pair takes part in a step; about distill.batch_size / pairs of a client."""
     num_views: Annotated[int, Interval(ge=1, le=64)] = 1
-    """Augmented views of a pair that are averaged before the clip (anchors, cosine); no privacy cost."""
+    """Augmented views of a pair that are averaged before clipping (anchors, cosine); no privacy cost."""
     num_groups: Annotated[int, Interval(ge=1, le=65_536)] = 8
-    """Buckets into which the pairs of a step fall (groups)."""
+    """Buckets into which the pairs of a step are divided (groups)."""
     engine: str = "vmap"
-    """How gradients of single units are made: vmap, opacus, opacus-ghost, or loop (slow and plain)."""
+    """How per-unit gradients are computed: vmap, opacus, opacus-ghost, or loop (slow and simple)."""
     chunk_size: Annotated[int, Interval(ge=1, le=65_536)] = 128
     """Rows whose gradients are held in memory at a time."""
     accountant: str = "pld"
     """pld (dp-accounting), prv or rdp (Opacus, as a check)."""
     deterministic: bool = False
-    """Noise and coins from the seed, for tests: NOT PRIVATE, and recorded so."""
+    """Take noise and coins from the seed, for tests: NOT PRIVATE, and recorded as such."""
     projected_pairs: Annotated[float, Interval(ge=1, le=1e6)] = 1.0
-    """For planning: noise as clients with so many times the pairs would have; above 1 NOT PRIVATE."""
+    """For planning: noise as if clients had this many times their pairs; above 1 NOT PRIVATE."""
     ledger_dir: str = ""
     """Folder of the ledgers; empty: the run folder. Not used on a device with pairs of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FederationConfig(_Section):
-    """Clients, rounds and the server's step."""
+    """Clients, rounds and the server's update."""
 
     num_clients: Annotated[int, Interval(ge=1, le=1_000_000)] = 10
     """Clients of the simulation; each holds one part of the pairs."""
     partition: str = "iid"
-    """iid, dirichlet (by label, skew ``alpha``) or owner (by art style or speaker, cut by subgroup);
-    ``module:function`` for a way of your own."""
+    """iid, dirichlet (by label, skew ``alpha``) or owner (by art style or speaker, divided by subgroup);
+    ``module:function`` for your own way."""
     alpha: Annotated[float, Interval(ge=1e-3, le=1e6)] = 0.5
     """Concentration of ``dirichlet``; smaller is more skewed."""
     num_rounds: Annotated[int, Interval(ge=1, le=1_000_000)] = 100
-    """Rounds."""
+    """Number of rounds."""
     local_steps: Annotated[int, Interval(ge=1, le=1_000_000)] = 5
-    """Optimiser steps a client makes in a round."""
+    """Optimiser steps per client and round."""
     client_fraction: Annotated[float, Interval(ge=1e-6, le=1.0)] = 1.0
-    """Share of the clients asked in a round."""
+    """Share of the clients that are asked in each round."""
     min_clients: Annotated[int, Interval(ge=0, le=1_000_000)] = 0
-    """Quorum: fewer usable replies end the run with an error. 0: 1 in a simulation; on Flower more than half
-    of the clients that a round asks, and more than half of num_clients must be connected."""
+    """Quorum: with fewer usable replies the run ends with an error. 0: 1 in a simulation; on Flower more than
+    half of the clients that a round asks, and more than half of num_clients must be connected."""
     deadline_s: float = 0.0
     """Seconds to wait for the clients at the start and for the replies of a round. 0: 3600 in a simulation,
     600 on Flower."""
     strategy: str = "fedavg"
     """fedavg, fedprox, fedavgm, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum."""
     server_learning_rate: Annotated[float, Interval(ge=0.0, le=1e3)] = 1.0
-    """Of fedavgm (1 is usual), fedadam and fedyogi (0.01 is usual)."""
+    """Server's learning rate in fedavgm (1 is usual), fedadam and fedyogi (0.01 is usual)."""
     server_momentum: Annotated[float, Interval(ge=0.0, le=0.9999)] = 0.9
-    """Of fedavgm; first-moment decay of fedadam and fedyogi."""
+    """Momentum of fedavgm; first-moment decay of fedadam and fedyogi."""
     server_tau: Annotated[float, Interval(ge=1e-12, le=1e3)] = 1e-3
     """Adaptivity of fedadam and fedyogi."""
     num_malicious: Annotated[int, Interval(ge=0, le=1_000_000)] = 1
-    """Clients that krum withstands."""
+    """Number of malicious clients that krum tolerates."""
     trim_fraction: Annotated[float, Interval(ge=0.0, le=0.49)] = 0.2
-    """Share that fedtrimmedavg cuts off at either end."""
+    """Share that fedtrimmedavg discards at each end."""
     max_examples: Annotated[int, Interval(ge=1, le=2**53)] = 1_000_000
-    """A reply that claims more pairs is dropped as absurd."""
+    """A reply that claims more pairs than this is dropped as absurd."""
     num_workers: Annotated[int, Interval(ge=1, le=256)] = 1
-    """Local processes that serve clients, one thread each."""
+    """Local processes that run clients, one thread each."""
 
     def _check_together(self) -> None:
         if self.deadline_s != 0:
@@ -515,49 +515,49 @@ class EvaluateConfig(_Section):
     """Step 3 on unseen concepts."""
 
     every_rounds: Annotated[int, Interval(ge=0, le=1_000_000)] = 10
-    """Retrieval on the validation split after every so many rounds; 0 for never."""
+    """Measure retrieval on the validation split every this many rounds; 0 for never."""
     num_labels: tuple[Annotated[int, Interval(ge=0, le=1_000_000)], ...] = (1, 5, 10, 30, 0)
-    """Labels a class for kNN and the linear probe; 0 stands for all."""
+    """Labels per class for kNN and the linear probe; 0 means all."""
     num_draws: Annotated[int, Interval(ge=1, le=1000)] = 5
-    """Draws of the labels; mean and 95% interval are over them."""
+    """Random draws of the labels; the mean and 95% interval are over them."""
     num_neighbours: Annotated[int, Interval(ge=1, le=1000)] = 5
-    """Of kNN."""
+    """Neighbours of kNN."""
     finetune: bool = False
     """Also train all layers on the few labels, for each draw: minutes instead of seconds."""
 
     label_percent: tuple[Annotated[int, Interval(ge=1, le=100)], ...] = (5, 10, 100)
     """Percent of the pool whose masks a seg-* student is fine-tuned on."""
     segment_draws: Annotated[int, Interval(ge=1, le=1000)] = 1
-    """Draws of those images; each trains for seconds."""
+    """Random draws of those images; each takes seconds to train."""
     segment_steps: Annotated[int, Interval(ge=1, le=1_000_000)] = 400
-    """Most optimiser steps on the masks."""
+    """Maximum number of optimiser steps on the masks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportConfig(_Section):
-    """Step 4."""
+    """Step 4, the exported bundle."""
 
     head: bool = True
     """Fit a linear head on all labels and put it into the graph beside the embedding."""
     head_labels: str = "group"
-    """Which labelling the head predicts."""
+    """The labelling that the head predicts."""
     license: str = NO_LICENCE
-    """Licence of the exported weights, an SPDX name; yours to choose. One without such a name:
+    """Licence of the exported weights, an SPDX name; yours to choose. For a licence without such a name:
     LicenseRef-<a name of yours>."""
     min_cosine: Annotated[float, Interval(ge=-1, le=1)] = 0.0
     """Smallest cosine between torch and onnxruntime embeddings for fp32 and w8; 0: 0.9999 and 0.9995."""
     profiles: str = "w8"
-    """w8, fp32, w4, int8, dyn8, such as "w8,int8"; the first becomes student.onnx."""
+    """w8, fp32, w4, int8, dyn8, or several, such as "w8,int8"; the first becomes student.onnx."""
     calibration: str = "public"
-    """What int8 takes ranges from: public (drawings of the public set) or procedural; never pairs."""
+    """What int8 takes its ranges from: public (drawings of the public set) or procedural; never pairs."""
     prototypes: str = ""
-    """Folder with a sub-folder of pictures for each class: a head without training; empty for none."""
+    """Folder with one sub-folder of images per class, for a head without training; empty for none."""
     floor: Annotated[float, Interval(ge=0, le=1)] = 0.0
-    """Least task metric (retrieval R@1) through onnxruntime; below it the export fails. 0 for none."""
+    """Lowest task metric (retrieval R@1) allowed through onnxruntime; below it the export fails. 0: none."""
     fold_norm: bool = False
-    """Fold GroupNorm into the convolutions and learn the embedding back on public pictures; for gn-*."""
+    """Fold GroupNorm into the convolutions, then recover the embedding on public images; for gn-*."""
     fold_steps: Annotated[int, Interval(ge=0, le=100_000)] = 200
-    """Optimiser steps of that recovery; 0 for calibration alone."""
+    """Optimiser steps of that recovery; 0 for calibration only."""
 
     def _check_together(self) -> None:
         refuse_licence("export.license", self.license)

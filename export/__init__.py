@@ -1,6 +1,6 @@
-"""Step 4: preprocessing, student and head as one checked ONNX file, with what a device needs beside it.
+"""Step 4: preprocessing, student and head as one checked ONNX file, and what a device needs besides.
 
-This room knows ONNX and imports `edgecmd`; nothing below `device` imports anything of edgecmd.
+This package knows ONNX and imports `edgecmd`; nothing below `device` imports anything of edgecmd.
 """
 
 import os

@@ -85,7 +85,7 @@ class BundleReport:
     """What was exported.
 
     Attributes:
-        folder: Where the bundle lies.
+        folder: Where the bundle is.
         parity: How far each profile is from the student.
         num_bytes: Size of each file.
         folding: Where GroupNorm was folded away before, what that changed.
@@ -246,7 +246,7 @@ def refuse_foreign(out_dir: Path) -> None:
     """Refuse to replace anything but a bundle.
 
     Raises:
-        ExportError: The message names what lies there.
+        ExportError: The message names what is there.
     """
     if not out_dir.exists():
         return
@@ -256,6 +256,6 @@ def refuse_foreign(out_dir: Path) -> None:
     foreign = sorted(names)
     if foreign:
         raise ExportError(
-            f"{out_dir} holds things that are no part of a bundle, such as {foreign[0]}; they would be lost."
-            " Move them away or choose another folder."
+            f"{out_dir} contains things that are not part of a bundle, such as {foreign[0]}; they would be"
+            " lost. Move them away or choose another folder."
         )

@@ -49,7 +49,7 @@ class Prepared:
         inputs: Targets of the test split as they are stored, (N, ...).
         metric: What it is for, measured on these.
         folding: Where GroupNorm was folded away, what that changed.
-        prototypes: Where the head is made of example pictures, these.
+        prototypes: Where the head is made of example images, these.
     """
 
     student: Student
@@ -64,7 +64,7 @@ def export_run(run: Run, out: Path, *, settings: ExportConfig) -> BundleReport:
     """Export a run's student; a file that does not do what the student does is not left behind.
 
     The task metric that is measured again through ONNX Runtime is retrieval at rank 1 on the test split: of
-    the own picture, or of one of its class where the pairs were matched by class; of a student that segments,
+    the own image, or of one of its class where the pairs were matched by class; of a student that segments,
     mean IoU.
 
     Args:
@@ -75,7 +75,7 @@ def export_run(run: Run, out: Path, *, settings: ExportConfig) -> BundleReport:
     Raises:
         ExportError: An exported file differs from the student, or the metric is below the floor.
         ConfigError: A profile or the kind of calibration is unknown.
-        DataError: The student or the pictures of prototypes are missing or damaged.
+        DataError: The student or the images of prototypes are missing or damaged.
     """
     profiles = choose_profiles(settings.profiles)
     found = prepare(run, settings)
@@ -109,7 +109,7 @@ def prepare(run: Run, settings: ExportConfig, *, segments: bool = True) -> Prepa
 
     Raises:
         ExportError: GroupNorm was to be folded away and there is none, or that costs too much.
-        DataError: The student or the pictures of prototypes are missing or damaged.
+        DataError: The student or the images of prototypes are missing or damaged.
     """
     student, head = load_student(run.folder / STUDENT, like=run.student.architecture), None
     if segments and segments_at_export(run, settings):
@@ -146,15 +146,15 @@ def spec_of(task: Task, student: Student, *, architecture: str, license: str) ->
         license: Licence of the weights, an SPDX name.
 
     Raises:
-        ExportError: Pictures are no squares.
+        ExportError: Images are not square.
     """
     channels, height, width = task.input_shape
     modality = modality_of(task.data.train.target)
     front_end = front_end_of(modality, dense=is_dense(architecture))
     if height != width and not modality.has_rate:
         raise ExportError(
-            f"The task's targets are {height} x {width} pixels, and a file for a device takes squares. Bring"
-            " them to one side, and distil again."
+            f"The task's targets are {height} x {width} pixels, but a file for a device takes squares. Make"
+            " them square, and distil again."
         )
     return ExportSpec(
         architecture=architecture,
@@ -269,7 +269,7 @@ def segmentation_metric(run: Run) -> TaskMetric:
 def retrieval_metric(teacher: Float[np.ndarray, "num dim"], *, shown: np.ndarray | None = None) -> TaskMetric:
     """Retrieval of what each target's own source shows among all of a split; copies are one thing.
 
-    Where there is one thing alone, the mean cosine to the teacher's own feature stands in its place.
+    If there is only one thing, it is the mean cosine to the teacher's own feature instead.
 
     Args:
         teacher: Features of the sources, (N, D).

@@ -57,11 +57,11 @@ def export_student(  # noqa: PLR0913 - what a bundle is made of
         folder: Folder of the bundle; an older bundle there is replaced.
         task: What the student takes, and how that is scaled.
         examples: Held-out inputs of the task's kind and size, (N, ...), with labels: the files are measured
-            on the inputs, and a linear head is fitted on the labels, which the files then tell of. None:
+            on the inputs, and a linear head is fitted on the labels, which the files then reveal. None:
             measured on made-up inputs, no head.
         labelling: Which of the labellings the head predicts.
         profiles: Keys of `export.profiles.table.PROFILES`; the first becomes student.onnx.
-        calibration: What int8 takes ranges from: ``public`` pictures, or ``procedural`` ones; never pairs.
+        calibration: What int8 takes ranges from: ``public`` images, or ``procedural`` ones; never pairs.
         min_cosine: Smallest cosine between torch and ONNX Runtime of the exact profiles; None for their own.
         license: Licence of the weights, an SPDX name.
         provenance: For the card; of a run see `export.documents.provenance.provenance_of`.
@@ -76,7 +76,7 @@ def export_student(  # noqa: PLR0913 - what a bundle is made of
     Raises:
         ExportError: A file does not do what the student does, or the student is made of what torch does not
             export or a device does not take; the message names it.
-        ConfigError: The student is no encoder of the task's inputs, or a profile is unknown.
+        ConfigError: The student is not an encoder of the task's inputs, or a profile is unknown.
         DataError: The examples are of another kind than the task's targets, or hold one class alone.
     """
     refuse_licence("license", license)
@@ -107,7 +107,7 @@ def as_student(module: nn.Module, task: Task) -> Student:
         task: What it takes.
 
     Raises:
-        ConfigError: It is no encoder of such inputs; the message has what is wrong with it.
+        ConfigError: It is not an encoder of such inputs; the message has what is wrong with it.
     """
     inner = unwrap(module)
     if isinstance(inner, Student):
@@ -149,15 +149,16 @@ def _refuse_examples(examples: LabelledTarget, task: Task, *, labelling: str, ar
     own, given = task.data.train.target, examples.target
     if (given.dtype, given.shape[1:]) != (own.dtype, own.shape[1:]):
         raise DataError(
-            f"examples has {given.dtype} inputs of shape {given.shape[1:]}, and the task's targets are"
+            f"examples has {given.dtype} inputs of shape {given.shape[1:]}, but the task's targets are"
             f" {own.dtype} of shape {own.shape[1:]}. Read both with the same sizes."
         )
     if is_dense(architecture):
         raise DataError(
-            f"examples has a label for each input, and {architecture!r} tells a class for each pixel. Export"
-            " it without examples; with masks it is exported by `edgecmd export` from its run."
+            f"examples has one label per input, but {architecture!r} predicts a class for each pixel. Export"
+            " it without examples; to export it with masks, use `edgecmd export` on its run."
         )
     if labelling not in examples.labels:
         raise DataError(
-            f"labelling={labelling!r} is none of the examples; allowed are {', '.join(examples.labels)}."
+            f"labelling={labelling!r} is not a labelling of the examples; allowed are"
+            f" {', '.join(examples.labels)}."
         )

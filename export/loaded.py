@@ -1,4 +1,4 @@
-"""A bundle read again: checked as a stranger's, then run as a device runs it.
+"""Load a bundle: check it as if a stranger had made it, then run it as a device does.
 
 Shapes: N inputs, H height, W width, C channels, T samples, D embedding dimension.
 """
@@ -20,10 +20,10 @@ from export.trust.checks import verify_bundle
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Bundle:
-    """An exported student that was checked, as a device runs it.
+    """An exported student that passed its checks, run as on a device.
 
     Attributes:
-        folder: Where it lies.
+        folder: The bundle's folder.
         device: ONNX Runtime on one of its models.
     """
 
@@ -32,18 +32,18 @@ class Bundle:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names that `classify` answers with; empty without a head."""
+        """Class names that `classify` returns; empty without a head."""
         return tuple(self.device.classes)
 
     def embed(self, raw: Stored) -> Float[np.ndarray, "num dim"]:
         """Unit embeddings, float32, (N, D).
 
         Args:
-            raw: Inputs as a sensor gives them, of any size: uint8 (N, H, W, C), uint16 millimetres
+            raw: Inputs as a sensor delivers them, of any size: uint8 (N, H, W, C), uint16 millimetres
                 (N, H, W, 1) or int16 (N, T) at the rate of the bundle.
 
         Raises:
-            ExportError: The model takes inputs of another kind; the message has what it takes.
+            ExportError: The model takes inputs of another kind; the message says which.
         """
         try:
             return np.asarray(self.device(raw).embedding)
@@ -51,18 +51,18 @@ class Bundle:
             raise ExportError(str(error)) from error
 
     def classify(self, raw: Stored) -> list[str]:
-        """The likeliest class of each input.
+        """The most likely class of each input.
 
         Args:
-            raw: As of `embed`.
+            raw: As in `embed`.
 
         Raises:
-            ExportError: The bundle has no head, has one for each pixel, or takes inputs of another kind.
+            ExportError: The bundle has no head, has one per pixel, or takes inputs of another kind.
         """
         if not self.device.classes or self.device.dense:
             what = "a class for each pixel" if self.device.dense else "no head"
             raise ExportError(
-                f"{self.folder} has {what}, so it tells no class of a whole input. Export a student of whole"
+                f"{self.folder} has {what}, so it does not classify whole inputs. Export a student of whole"
                 " inputs with labelled examples."
             )
         try:
@@ -73,20 +73,20 @@ class Bundle:
 
 
 def load_bundle(folder: str | Path, *, profile: str = "", pub: Path | None = None) -> Bundle:
-    """A bundle, checked before its model is loaded.
+    """Load a bundle; it is checked before its model is loaded.
 
     Args:
-        folder: What `export.bundle.export_bundle` or ``edgecmd export`` wrote.
+        folder: Written by `export.bundle.export_bundle` or ``edgecmd export``.
         profile: Which of its models; empty for student.onnx.
-        pub: Public key of its maker (PEM); with it the bundle must be signed by its owner.
+        pub: Public key of its maker (PEM); if given, the bundle must be signed with the matching key.
 
     Guarantees:
         No code of the bundle is run, and no model is loaded that `export.trust.checks.verify_bundle` refuses.
 
     Raises:
-        TrustError: It is not what it claims to be; the message has the first check that failed.
+        TrustError: It is not what it claims to be; the message names the first check that failed.
         ExportError: It has no such profile, or its model does not run here.
-        ConfigError: An argument is no path, or no name.
+        ConfigError: An argument is not a path, or not a name.
     """
     path = named_path("folder", folder)
     refuse_other("profile", profile, str, what="the name of one of its profiles")

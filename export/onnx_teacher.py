@@ -1,7 +1,7 @@
-"""A teacher out of an ONNX file, run by ONNX Runtime on the CPU.
+"""A teacher from an ONNX file, run by ONNX Runtime on the CPU.
 
 The file is its owner's own, so it does not pass the gate of a stranger's student (`export.trust.gate`). Still
-no library of operators is loaded, and nothing is read but the file and data that lie beside it.
+no library of operators is loaded, and nothing is read but the file and data that are beside it.
 
 Shapes: B batch, H height, W width, D embedding dimension.
 """
@@ -31,12 +31,12 @@ MOST_BYTES, MOST_TEXT = 2**31 - 1, 300
 # What ONNX Runtime brings operators of.
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
-WANTED = "A teacher takes one input of float32 RGB pictures, (batch, 3, height, width)"
+WANTED = "A teacher takes one input of float32 RGB images, (batch, 3, height, width)"
 LOG = logging.getLogger("edgecmd.teacher")
 
 
 def open_onnx(text: str, *, weights: Path | None, output: str, size: int | None) -> Opened:  # noqa: ARG001
-    """The network of an ONNX file, and the side of its pictures where the file fixes it.
+    """The network of an ONNX file, and the side of its images where the file fixes it.
 
     Args:
         text: ``onnx:FILE``.
@@ -46,7 +46,7 @@ def open_onnx(text: str, *, weights: Path | None, output: str, size: int | None)
 
     Raises:
         ConfigError: The file does not suit: its inputs, outputs, sides or operators, or ``size``.
-        DataError: It is missing or damaged, too large, or its data lie elsewhere.
+        DataError: It is missing or damaged, too large, or its data are elsewhere.
 
     Guarantees:
         No other file is read than this one and those in its folder that it names.
@@ -60,8 +60,8 @@ def open_onnx(text: str, *, weights: Path | None, output: str, size: int | None)
     name, batch, side = _input(session.get_inputs(), given)
     if size is not None and side is not None and size != side:
         raise ConfigError(
-            f"teacher.size={size}, but {given} takes pictures of {side} pixels a side and no others. Leave"
-            " out teacher.size, or export it with sides of any length."
+            f"teacher.size={size}, but {given} takes images of {side} pixels a side and no others. Leave out"
+            " teacher.size, or export it with dynamic sides."
         )
     chosen = _output(session.get_outputs(), output, given)
     digests = [sha256_file(path), *(f"{one}={sha256_file(path.parent / one)}" for one in beside), chosen]
@@ -79,7 +79,7 @@ class OnnxNetwork(nn.Module):
     Args:
         session: Of ONNX Runtime.
         ports: Names of input and output.
-        batch: Pictures that the graph takes at a time; 0 for any number.
+        batch: Images that the graph takes at a time; 0 for any number.
     """
 
     def __init__(self, session: Any, *, ports: tuple[str, str], batch: int) -> None:  # noqa: ANN401 - untyped
@@ -95,7 +95,7 @@ class OnnxNetwork(nn.Module):
         """Embed a batch, (B, D).
 
         Guarantees:
-            After the first answer, a picture that the graph fails at has a feature that is not a number, and
+            After the first answer, an image that the graph fails at has a feature that is not a number, and
             others keep theirs: what one pair is decides neither about another nor whether there is an answer.
         """
         if not len(image):
@@ -113,7 +113,7 @@ class OnnxNetwork(nn.Module):
                 raise
             if len(image) > 1:
                 return torch.cat([self._answered(one[None]) for one in image])
-            LOG.warning("the ONNX teacher fails at a picture: %s", one_line(str(error))[:MOST_TEXT])
+            LOG.warning("the ONNX teacher fails on an image: %s", one_line(str(error))[:MOST_TEXT])
             return torch.full((1, self.dim), torch.nan)
 
     def _run(self, image: Tensor) -> Tensor:
@@ -126,10 +126,10 @@ class OnnxNetwork(nn.Module):
 
 
 def _read(path: Path, given: str) -> ModelProto:
-    """The graph, without the data that lie beside it."""
+    """The graph, without the data that are beside it."""
     try:
         if not path.is_file():
-            raise DataError(f"{given} names no file that is there. Write onnx: and the path of one.")
+            raise DataError(f"{given} does not name an existing file. Write onnx: and the path of one.")
         if path.stat().st_size > MOST_BYTES:
             raise DataError(
                 f"{given} has more than 2 GiB, which no ONNX file can. Save its weights beside it:"
@@ -137,11 +137,13 @@ def _read(path: Path, given: str) -> ModelProto:
             )
         model = onnx.load_model(path, load_external_data=False)
     except OSError as error:
-        raise DataError(f"{given} cannot be read: {error.strerror}. Check its rights.") from error
+        raise DataError(f"{given} cannot be read: {error.strerror}. Check its permissions.") from error
     except DecodeError as error:
-        raise DataError(f"{given} is no ONNX file, or only a part of one. Get it again.") from error
+        raise DataError(
+            f"{given} is not an ONNX file, or only part of one. Download or export it again."
+        ) from error
     if not model.graph.output:
-        raise DataError(f"{given} holds no graph. Get it again, or export it anew.")
+        raise DataError(f"{given} contains no graph. Download or export it again.")
     return model
 
 
@@ -187,7 +189,7 @@ def _data_files(model: ModelProto, path: Path, given: str) -> list[str]:
         if Path(one).is_absolute() or folder not in found.parents:
             raise DataError(
                 f"{given} keeps weights in {one[:MOST_TEXT]!r}, which is not in its folder. Nothing else is"
-                " read: save it anew with its weights beside it."
+                " read: save it again with its weights beside it."
             )
         if not found.is_file():
             raise DataError(
@@ -207,9 +209,9 @@ def _refuse_foreign_operators(model: ModelProto, given: str) -> None:
     )
     if foreign:
         raise ConfigError(
-            f"{given} has operators of its maker's own, {foreign[0][:MOST_TEXT]!r} among {len(foreign)}; no"
-            " library of operators is loaded. Export it with standard operators, or compute ready features"
-            " with it (teacher.pair_features)."
+            f"{given} has custom operators, {foreign[0][:MOST_TEXT]!r} among {len(foreign)}; libraries of"
+            " operators are never loaded. Export it with standard operators, or compute ready features with"
+            " it (teacher.pair_features)."
         )
 
 
@@ -227,8 +229,8 @@ def _session(path: Path, given: str) -> Any:  # noqa: ANN401 - onnxruntime has n
     except Exception as error:  # it raises a dozen types of its own without a common base
         told = one_line(str(error))[:MOST_TEXT].rstrip(".")
         raise DataError(
-            f"{given} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: {told}. Get it again, or"
-            " export it with another opset."
+            f"{given} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: {told}. Download it again,"
+            " or export it with another opset."
         ) from error
 
 
@@ -236,8 +238,8 @@ def _input(ports: Sequence[Any], given: str) -> tuple[str, int, int | None]:
     """Name, fixed batch (0 for any) and fixed side (None for any) of the one input."""
     if len(ports) != 1:
         raise ConfigError(
-            f"{given} has {len(ports)} inputs: {_told(ports)}. {WANTED}. Export the part that sees pictures"
-            " alone."
+            f"{given} has {len(ports)} inputs: {_told(ports)}. {WANTED}. Export only the part that takes"
+            " images."
         )
     (port,) = ports
     shape = [one if isinstance(one, int) and one > 0 else None for one in port.shape or ()]
@@ -247,12 +249,12 @@ def _input(ports: Sequence[Any], given: str) -> tuple[str, int, int | None]:
             " first (tf2onnx: --inputs-as-nchw), or put a Transpose before it."
         )
     if port.type != "tensor(float)" or len(shape) != 4 or shape[1] not in (3, None):
-        raise ConfigError(f"{given} takes {_told(ports)}. {WANTED}. Export it so.")
+        raise ConfigError(f"{given} takes {_told(ports)}. {WANTED}. Export it that way.")
     sides = {one for one in shape[2:] if one is not None}
     if len(sides) > 1:
         raise ConfigError(
-            f"{given} takes {_told(ports)}, and a teacher's pictures are square. Export it with equal sides,"
-            " or with sides of any length."
+            f"{given} takes {_told(ports)}, but a teacher's images are square. Export it with equal sides,"
+            " or with dynamic sides."
         )
     return port.name, shape[0] or 0, next(iter(sides), None)
 
@@ -261,7 +263,7 @@ def _output(ports: Sequence[Any], chosen: str, given: str) -> str:
     """Name of the output that is the feature."""
     names = [port.name for port in ports]
     if chosen and chosen not in names:
-        raise ConfigError(f"teacher.output={chosen!r} is none of {given}. {nearest(chosen, names)}")
+        raise ConfigError(f"teacher.output={chosen!r} is not an output of {given}. {nearest(chosen, names)}")
     if not chosen and len(ports) > 1:
         raise ConfigError(
             f"{given} has {len(ports)} outputs: {_told(ports)}. Choose the one that is the feature, (batch,"

@@ -21,11 +21,11 @@ def main(grid: Grid, context: Context) -> None:
     """Run the federation that the run config describes and write its run folder.
 
     ``EDGECMD_SERVER_CONFIG`` may name a TOML file of this machine with what the server alone reads and
-    writes (`edgecmd.config.file_settings`); it lies over the run config and is sent to nobody.
+    writes (`edgecmd.config.file_settings`); it overrides the run config and is sent to nobody.
 
     Raises:
-        ConfigError: ``out`` is relative: it would lie wherever Flower started this process. Or the server's
-            own file is wrong.
+        ConfigError: ``out`` is relative: it would depend on where Flower started this process; or the
+            server's own file is wrong.
         FederationError: A round missed its quorum.
         MachineError: The disk is full, or memory is short; the run goes on when it is started again.
     """

@@ -1,4 +1,4 @@
-"""Checkpoints of a federation: one folder a round, written beside and renamed, never pickled.
+"""Checkpoints of a federation: one folder per round, written beside and renamed, never pickled.
 
 A checkpoint holds the global weights, the strategy's momenta, the round and the length of
 ``events.jsonl`` at that moment, which is cut back to it when a run is resumed.
@@ -87,8 +87,8 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
             faults.append(f"{path.name}: {error}")
     if faults:
         raise FederationError(
-            f"No checkpoint under {folder} can be read ({'; '.join(faults)})."
-            " Start the run again under another name, with --set name=..."
+            f"No checkpoint under {folder} can be read ({'; '.join(faults)}). Start the run again under"
+            " another name with --set name=..."
         )
     return None
 
@@ -96,7 +96,7 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
 def _read(path: Path) -> Checkpoint:
     state = read_json(path / "state.json")
     if state["round"] != _round_of(path):
-        raise FederationError(f"state.json is of round {state['round']}")
+        raise FederationError(f"state.json is for round {state['round']}")
     tensors = {}
     for name in ("student", "strategy"):
         data = (path / f"{name}.safetensors").read_bytes()

@@ -50,7 +50,7 @@ class CentralPrivacy:
 
     @property
     def hidden(self) -> bool:
-        """Whether the cohort is drawn by secret coins and must not be told."""
+        """Whether the cohort is drawn by secret coins and must not be revealed."""
         return self.plan.sampling == "poisson" and self.plan.sampling_rate < 1.0
 
     @property

@@ -1,4 +1,4 @@
-"""Who takes part: how many clients must be there, who they are, and whom a round asks."""
+"""Who takes part: how many clients must connect, who they are, and which of them a round asks."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -113,7 +113,7 @@ def wait_for_nodes(
         left = terms.deadline_s - (clock.now() - started)
         if left <= 0 and len(nodes) >= terms.min_nodes:
             LOG.warning(
-                "%d of %d clients connected within %g s; going on with them.",
+                "%d of %d clients connected within %g s; continuing with them.",
                 *(len(nodes), wanted, terms.deadline_s),
             )
             return nodes

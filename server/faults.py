@@ -68,7 +68,7 @@ class Faults:
         values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "seed"}
         for name, value in values.items():
             if not 0 <= value <= 1:
-                raise ConfigError(f"Faults.{name}={value} is no probability in [0, 1].")
+                raise ConfigError(f"Faults.{name}={value} is not a probability in [0, 1].")
         total = sum(values[name] for name in FATES)
         if total > 1 + 1e-9:
             raise ConfigError(f"{', '.join(FATES)} add up to {total:g}, more than 1. Lower some of them.")
@@ -255,7 +255,7 @@ def expired(message: Message) -> Message:
 
 
 def reply_expired(message: Message) -> Message:
-    """What the SuperLink answers for a reply that lay there too long."""
+    """What the SuperLink answers for a reply that was there too long."""
     return create_message_error_unavailable_res_message(message.metadata, "msg_unavail")
 
 

@@ -111,7 +111,7 @@ def federate(
 
 
 def told_to_devices(run: Run, student: Student) -> dict[str, str]:
-    """What a server tells devices of its own side, and what became of a student's batch normalisation."""
+    """What a server tells devices about its own side, and what became of a student's batch normalisation."""
     told = run.task.told_to_devices()
     row = student_row(student.architecture)
     return told | ({"batch-norm": student.batch_norm} if row.front == ANY_FRONT else {})

@@ -103,7 +103,7 @@ class Federation:
 
     @property
     def hidden(self) -> bool:
-        """Whether nothing may be told of who was asked and who answered."""
+        """Whether it must stay secret who was asked and who answered."""
         return self.central is not None and self.central.hidden
 
 
@@ -153,7 +153,7 @@ def _end_early(log: EventLog, end: BudgetEndError, round_index: int) -> None:
         PrivacyError: It is the first round, so there is nothing to end with.
     """
     if round_index == 1:
-        raise PrivacyError(f"No round can be made. {end}", code="budget-spent") from end
+        raise PrivacyError(f"No round can be run. {end}", code="budget-spent") from end
     log.append("budget", rounds=round_index - 1, reason=str(end))
     logging.getLogger("edgecmd").warning("The run ends after round %d: %s", round_index - 1, end)
 
@@ -230,7 +230,7 @@ def ask(
 
 
 def weigh_equally(replies: Iterable[Message]) -> None:
-    """Give each reply the weight 1: how many pairs a client has is private."""
+    """Give each reply the weight 1: how many pairs per client has is private."""
     for reply in replies:
         reply.content.metric_records["metrics"]["num-examples"] = 1
 
@@ -327,8 +327,8 @@ def _warn(log: EventLog, report: RoundReport, warned: set[tuple[int, ...]]) -> N
             continue
         warned.add(nodes)
         reason = (
-            f"nodes {', '.join(map(str, nodes))} all say that they are client {client}; all are used. Give"
-            " each a partition-id of its own."
+            f"nodes {', '.join(map(str, nodes))} all claim to be client {client}; all are used. Give each"
+            " its own partition-id."
         )
         log.append("warning", round=report.round_index, reason=reason)
         logging.getLogger("edgecmd").warning("%s", reason)

@@ -1,4 +1,4 @@
-"""A grid over Flower's own that survives what a SuperLink does under load, and time that can be made up.
+"""A grid over Flower's own that survives what a SuperLink does under load, and a replaceable clock.
 
 Flower's grid retries a SuperLink that cannot be reached; any other failure of one poll, such as the HTTP
 500 of a database that is locked, loses all replies of the round.
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 POLL_S = 3.0
 PATIENCE_S = 120.0
 SERVER_ERROR = 500
-NOT_TAKEN = "the SuperLink took no message for it: the node is gone, or the message too large"
+NOT_TAKEN = "the SuperLink did not accept the message for it: the node is gone, or the message is too large"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,7 +156,8 @@ class PatientGrid(GridAround):
         if refused or self._clock.now() - since > PATIENCE_S:
             raise FederationError(
                 f"The SuperLink does not answer: {type(error).__name__}: {error}. Finished rounds are saved:"
-                " see that it is well, then start the same `flwr run` again, with the same name; it goes on."
+                " check the SuperLink, then start the same `flwr run` again with the same name; it"
+                " continues."
             ) from error
         return since
 

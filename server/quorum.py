@@ -1,4 +1,4 @@
-"""Whether a round has replies enough, and what to say of the clients that are missing."""
+"""Whether a round has enough replies, and what to say about the missing clients."""
 
 from collections.abc import Iterable, Sequence
 

@@ -38,9 +38,9 @@ SEALED = re.compile(
 BY_CODE: dict[int, str] = {
     ErrorCode.LOAD_CLIENT_APP_EXCEPTION: "its edgecmd could not be loaded",
     ErrorCode.CLIENT_APP_RAISED_EXCEPTION: "it failed; the reason stays in the log of the client",
-    ErrorCode.MESSAGE_UNAVAILABLE: "the SuperLink has its message no longer: expired, or its node removed",
+    ErrorCode.MESSAGE_UNAVAILABLE: "the SuperLink no longer has its message: expired, or its node removed",
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "its reply expired on the SuperLink",
-    ErrorCode.NODE_UNAVAILABLE: "node unavailable: the SuperLink hears no heartbeat",
+    ErrorCode.NODE_UNAVAILABLE: "node unavailable: the SuperLink receives no heartbeat",
     ErrorCode.MOD_FAILED_PRECONDITION: "a mod of its Flower refused",
     ErrorCode.INVALID_FAB: "its Flower refused the app",
     ErrorCode.CLIENT_APP_CRASHED: "its client app crashed",
@@ -106,7 +106,7 @@ def match(
 
 
 def _misfit(reply: Message, message: Message) -> str | None:
-    """Why ``reply`` is no answer to ``message`` although it names it, or None."""
+    """Why ``reply`` is not an answer to ``message`` although it names it, or None."""
     answer, question = reply.metadata, message.metadata
     if answer.run_id != question.run_id:
         return "a reply of another run"
@@ -191,7 +191,7 @@ def _fault(
     kinds = sorted(f"{name}: {type(record).__name__}" for name, record in content.items())
     if kinds != RECORDS:
         return (
-            "other records than weights and metrics" if private else f"records {kinds} instead of {RECORDS}"
+            "records other than weights and metrics" if private else f"records {kinds} instead of {RECORDS}"
         )
     metrics = _metrics(reply)
     wrong = _private_fault(metrics) if private else _metric_fault(metrics, max_examples=max_examples)
@@ -205,7 +205,7 @@ def _private_fault(metrics: MetricRecord) -> str | None:
     if set(metrics) != PRIVATE_METRICS:
         return f"other metrics than {sorted(PRIVATE_METRICS)}, all that privacy allows"
     client = metrics["client"]
-    return None if isinstance(client, int) and client >= 0 else "an index that is none"
+    return None if isinstance(client, int) and client >= 0 else "an index that is not a number"
 
 
 def _metric_fault(metrics: MetricRecord, *, max_examples: int) -> str | None:
@@ -213,11 +213,11 @@ def _metric_fault(metrics: MetricRecord, *, max_examples: int) -> str | None:
         return f"metrics {sorted(metrics)} instead of {sorted(METRICS)}"
     num, client, loss = metrics["num-examples"], metrics["client"], metrics["loss"]
     if not isinstance(num, int) or not 1 <= num <= max_examples:
-        return f"num-examples={num} is no whole number in 1..{max_examples}"
+        return f"num-examples={num} is not a whole number in 1..{max_examples}"
     if not isinstance(client, int) or client < 0:
-        return f"client={client} is no index"
+        return f"client={client} is not an index"
     if not isinstance(loss, float) or not abs(loss) <= LARGEST:
-        return f"loss={loss} is no number in -{LARGEST:g}..{LARGEST:g}"
+        return f"loss={loss} is not a number in -{LARGEST:g}..{LARGEST:g}"
     return None
 
 

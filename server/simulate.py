@@ -18,7 +18,7 @@ FIRST_NODE = 100
 
 
 def contexts(run: Run) -> dict[int, Context]:
-    """One context a client: its index, how many there are, and the run config as Flower sends it."""
+    """One context per client: its index, how many there are, and the run config as Flower sends it."""
     num = run.federation.num_clients
     return {
         FIRST_NODE + client: Context(

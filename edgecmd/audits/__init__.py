@@ -1,1 +1,1 @@
-"""Audits: what a run and a shipped model really leak, held against what was claimed of them."""
+"""Audits: what a run and a shipped model really leak, compared with what was claimed."""

@@ -28,7 +28,7 @@ def read_findings(path: Path) -> list[Finding]:
             raise DataError(f"{path} has version={table['version']!r}; allowed is {VERSION}. Audit again.")
         return [Finding(**{**one, "seeds": tuple(one["seeds"])}) for one in table["findings"]]
     except (KeyError, TypeError) as error:
-        raise DataError(f"{path} is not an audit of edgecmd ({error}). Delete it and audit again.") from error
+        raise DataError(f"{path} is not an audit by edgecmd ({error}). Delete it and audit again.") from error
 
 
 def write_findings(path: Path, findings: Iterable[Finding], *, about: dict[str, Any]) -> list[Finding]:

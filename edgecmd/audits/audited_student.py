@@ -42,8 +42,8 @@ class Subject:
 def subjects(target: Target) -> list[Subject]:
     """The trained student, where there is one, and the student that the settings start from.
 
-    A guarantee holds for all weights, so both are looked at: features of an untrained student lie
-    close together, which other pairs exploit than those that a trained one is hurt by.
+    A guarantee holds for all weights, so both are examined: features of an untrained student are close
+    together, and the pairs that exploit this are not the ones that hurt a trained student.
 
     Raises:
         DataError: The student's file or the data set is missing or damaged.

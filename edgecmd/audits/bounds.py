@@ -49,7 +49,7 @@ def one_run_p_value(
     _check_guesses(num_canaries, num_guesses, num_correct)
     _check_delta(delta)
     if not 0.0 <= epsilon < math.inf:
-        raise PrivacyError(f"epsilon={epsilon!r} cannot be tested; give a number from 0 on.")
+        raise PrivacyError(f"epsilon={epsilon!r} cannot be tested; give a number of 0 or more.")
     share = float(special.expit(epsilon))
     beta = float(special.bdtrc(num_correct - 1, num_guesses, share))
     if delta == 0.0 or num_correct == 0:
@@ -242,7 +242,8 @@ def _checked(scores: np.ndarray, included: np.ndarray) -> tuple[np.ndarray, np.n
     score_M, coin_M = np.asarray(scores, dtype=np.float64), np.asarray(included)
     if score_M.ndim != 1 or score_M.shape != coin_M.shape or not len(score_M):
         raise PrivacyError(
-            f"Scores of shape {score_M.shape} and coins of shape {coin_M.shape} must be two equal lists."
+            f"Scores of shape {score_M.shape} and coins of shape {coin_M.shape} must be two lists of the"
+            " same length."
         )
     if not np.isfinite(score_M).all():
         raise PrivacyError(f"{int((~np.isfinite(score_M)).sum())} canary scores are not finite numbers.")
@@ -275,7 +276,7 @@ def gdp_epsilon(mu: float, *, delta: float) -> float:
     """
     _check_mu(mu)
     if not 0.0 < delta < 1.0:
-        raise PrivacyError(f"delta={delta!r} must lie between 0 and 1; at 0 a Gaussian has no epsilon.")
+        raise PrivacyError(f"delta={delta!r} must be between 0 and 1; at 0 a Gaussian has no epsilon.")
     if gdp_delta(0.0, mu=mu) <= delta:
         return 0.0
     high = 1.0
@@ -292,10 +293,10 @@ def clopper_pearson_upper(successes: int, trials: int, *, alpha: float) -> float
     """
     if trials < 1 or not 0 <= successes <= trials:
         raise PrivacyError(
-            f"{successes} successes of {trials} trials cannot be; allowed: 0 to trials, from 1."
+            f"{successes} successes of {trials} trials are impossible; allowed: 0 to trials, from 1."
         )
     if not 0.0 < alpha < 1.0:
-        raise PrivacyError(f"alpha={alpha!r} must lie between 0 and 1.")
+        raise PrivacyError(f"alpha={alpha!r} must be between 0 and 1.")
     if successes == trials:
         return 1.0
     return float(special.betaincinv(successes + 1, trials - successes, 1.0 - alpha))
@@ -376,7 +377,7 @@ def _rates(
 
 def _significance(confidence: float) -> float:
     if not 0.0 < confidence < 1.0:
-        raise PrivacyError(f"confidence={confidence!r} must lie between 0 and 1, such as 0.95.")
+        raise PrivacyError(f"confidence={confidence!r} must be between 0 and 1, such as 0.95.")
     return 1.0 - confidence
 
 
@@ -390,9 +391,9 @@ def _check_guesses(canaries: int, guesses: int, correct: int) -> None:
 
 def _check_delta(delta: float) -> None:
     if not 0.0 <= delta < 1.0:
-        raise PrivacyError(f"delta={delta!r} must lie in [0, 1).")
+        raise PrivacyError(f"delta={delta!r} must be in [0, 1).")
 
 
 def _check_mu(mu: float) -> None:
     if not 0.0 <= mu < math.inf:
-        raise PrivacyError(f"mu={mu!r} must be a number from 0 on.")
+        raise PrivacyError(f"mu={mu!r} must be a number of 0 or more.")

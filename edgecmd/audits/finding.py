@@ -1,4 +1,4 @@
-"""What one audit found: a claim, what was measured against it, by which attacker, and a verdict in words."""
+"""What one audit found: the claim, the measurement, the attacker, and a verdict in words."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,19 +35,19 @@ class Finding:
 
     Attributes:
         level: A key of `edgecmd.audits.levels.LEVELS`.
-        name: What was done, such as ``sensitivity search``; one of a level and attacker.
+        name: What was done, such as ``sensitivity search``; unique for a level and attacker.
         attacker: A key of `ATTACKERS`.
         verdict: One of `VERDICTS`; a risk indicator never contradicts.
-        text: Verdict in a sentence, with its numbers.
-        quantity: What the numbers below are: ``epsilon``, ``sensitivity``, ``noise``, ``AUC``.
-        claimed: What was claimed; None where nothing was.
-        measured: What was measured: a lower bound of epsilon or of the sensitivity, a ratio, an AUC.
-        ceiling: The most that this audit could have certified; None where it has no meaning.
-        confidence: Of a statistical lower bound or test; None elsewhere.
+        text: Verdict in one sentence, with its numbers.
+        quantity: What the numbers below measure: ``epsilon``, ``sensitivity``, ``noise``, ``AUC``.
+        claimed: The claimed value; None if nothing was claimed.
+        measured: The measured value: a lower bound on epsilon or on the sensitivity, a ratio, an AUC.
+        ceiling: The most that this audit could have certified; None if that has no meaning.
+        confidence: Confidence of a statistical lower bound or test; None otherwise.
         counts: Numbers of canaries, draws, runs, tries.
-        seeds: Seeds that the audit used; noise of the system has none.
-        seconds: Wall time.
-        details: Whatever else a report may show, as plain values.
+        seeds: Seeds that the audit used; the system's noise has none.
+        seconds: Wall time in seconds.
+        details: Further plain values for reports.
     """
 
     level: str
@@ -82,7 +82,7 @@ class Finding:
         return self.level, self.name, self.attacker
 
     def table(self) -> dict[str, Any]:
-        """Plain values for ``audit.json``; a number that is not finite becomes None."""
+        """Plain values for ``audit.json``; numbers that are not finite become None."""
         found = asdict(self)
         for name in ("claimed", "measured", "ceiling"):
             value = found[name]
@@ -110,16 +110,16 @@ def epsilon_verdict(*, lower: float, claimed: float | None, ceiling: float) -> t
 
 
 def overall(findings: Iterable[Finding]) -> str:
-    """Contradicted where one finding contradicts; not contradicted where one could have; else indicator."""
+    """Contradicted if any finding contradicts; not contradicted if any could have; otherwise indicator."""
     verdicts = {one.verdict for one in findings}
     return next((one for one in VERDICTS if one in verdicts), INDICATOR)
 
 
 def refuse_contradicted(findings: Sequence[Finding]) -> None:
-    """Refuse what one of its findings contradicts.
+    """Raise an error if a finding contradicts the claim.
 
     Raises:
-        ContradictedError: The first contradiction, in its words.
+        ContradictedError: With the text of the first contradiction.
     """
     wrong = [one for one in findings if one.verdict == CONTRADICTED]
     if wrong:

@@ -1,4 +1,4 @@
-"""The levels of an audit, one row each, and the ladder that climbs them.
+"""The levels of an audit, one row each, and the ladder that runs them.
 
 Nothing is imported before a level runs: a finding asks this table for the names, and the command line for
 its help.
@@ -35,7 +35,7 @@ class Rooms:
         open_exported: Makes a black box of an exported file, as a device runs it.
         server_noise: Rounds of the real server that no client answers, in standard deviations of the plan's
             noise.
-        inversion_sheet: PNG file of pictures with values in [0, 1], (N, C, H, W), a row under each title.
+        inversion_sheet: PNG file of images with values in [0, 1], (N, C, H, W), a row under each title.
     """
 
     open_exported: "Callable[[Path], Embed]"
@@ -108,9 +108,9 @@ def _risk(target: "Target", effort: "RiskEffort | None", rooms: Rooms) -> "Seque
     return audit_risk(target, effort, rooms=rooms)
 
 
-A_PLAN = "a run with a privacy mechanism, whose noise it looks at"
+A_PLAN = "a run with a privacy mechanism, whose noise it examines"
 LEVELS: dict[str, Level] = {
-    "check": Level(text="static: purity probes, sensitivity search, the books", audit=_check),
+    "check": Level(text="static: purity probes, sensitivity search, ledger records", audit=_check),
     "step": Level(
         text="the step that trains: noise, release, coins, random source, many draws against a neighbour",
         audit=_step,
@@ -168,9 +168,7 @@ def audit(
     idle = [name for name in names if not rows[name].asks(target)]
     if idle and (len(idle) == len(names) or not pass_over):
         needs = rows[idle[0]].needs
-        reason = (
-            f"needs {needs}. This one is without" if needs else f"has nothing to ask of this {target.kind}"
-        )
+        reason = f"needs {needs}. This one is without" if needs else f"does not apply to this {target.kind}"
         raise ConfigError(
             f"{setting} names {idle[0]!r}, which {reason}: choose among"
             f" {', '.join(name for name, row in rows.items() if row.asks(target))}."

@@ -54,8 +54,8 @@ def read_claim(target: Target) -> Claim | None:
         return Claim(private=table["private"], epsilon=epsilon, by_client=by_client, rounds=table["rounds"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(
-            f"privacy.json of {target.folder} is no statement of edgecmd ({type(error).__name__}: {error})."
-            f" {REPAIR}"
+            f"privacy.json of {target.folder} is not a privacy statement of edgecmd ({type(error).__name__}:"
+            f" {error}). {REPAIR}"
         ) from error
 
 
@@ -63,7 +63,7 @@ def _number(value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise TypeError(f"{value!r} is no epsilon")
+        raise TypeError(f"{value!r} is not an epsilon")
     return float(value)
 
 

@@ -73,7 +73,7 @@ class Replay:
         kept: State of each client's optimiser, with ``distill.keep_optimizer``.
 
     Raises:
-        PrivacyError: Noise is the server's (mechanism ``client``): it is no part of the local work.
+        PrivacyError: Noise is the server's (mechanism ``client``): it is not a part of the local work.
     """
 
     run: Run
@@ -118,7 +118,7 @@ class Replay:
         )
 
     def _able(self, clients: list[int]) -> list[int]:
-        """Clients with two pairs to contrast; under privacy all, since leaving one out would tell."""
+        """Clients with two pairs to contrast; under privacy all, since leaving one out would reveal it."""
         if self._plan is not None:
             return clients
         able = [client for client in clients if len(self.holdings[client].data) > 1]

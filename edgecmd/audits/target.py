@@ -1,4 +1,4 @@
-"""What is audited: a run folder, a checkpoint, a student's or an exported file, and the claim with it."""
+"""What is audited: a run folder, a checkpoint, a student's or an exported file, and its claim."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ class Target:
         kind: One of `KINDS`.
         path: Folder or file that was named.
         run: The run that it is of.
-        folder: Run folder; None where a file stands alone.
+        folder: Run folder; None for a single file.
         plan: Plan of the run's privacy; None without it.
         privacy: Content of ``privacy.json``; empty where there is none.
     """
@@ -69,7 +69,7 @@ class Target:
 
     @property
     def record(self) -> Path:
-        """Where ``audit.json`` of this target lies: in the run folder, else beside the file."""
+        """Where ``audit.json`` of this target is: in the run folder, else beside the file."""
         return (self.folder or self.path.parent) / "audit.json"
 
     def about(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def trained_student(target: Target) -> Student | None:
     except (OSError, SafetensorError, RuntimeError) as error:
         raise DataError(
             f"{target.path} does not hold weights of"
-            f" student.architecture={target.run.student.architecture!r} ({error}). Name another one."
+            f" student.architecture={target.run.student.architecture!r} ({error}). Give another file."
         ) from error
     return student.eval()
 
@@ -122,8 +122,9 @@ def plan_of(target: Target) -> PrivacyPlan:
     """
     if target.plan is None:
         raise PrivacyError(
-            "privacy.mechanism='none' makes no noise, so there is no step to audit. Audit what the run leaks"
-            " with `edgecmd audit one-run` or `edgecmd audit risk`, or train with privacy.mechanism=anchors."
+            "privacy.mechanism='none' adds no noise, so there is no step to audit. Audit what the run leaks"
+            " with `edgecmd audit one-run` or `edgecmd audit risk`, or train with"
+            " privacy.mechanism=anchors."
         )
     return target.plan
 

@@ -1,1 +1,1 @@
-"""Tables of words, which every room may ask: data sets and their files, baselines, strategies."""
+"""Tables of text that every package may use: data sets and their files, baselines, strategies."""

@@ -1,4 +1,4 @@
-"""The baselines of ``edgecmd run``: one row each, in words alone, so that the report may ask them too."""
+"""The baselines of ``edgecmd run``: one row each, text only, so that the report can use them too."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Where the files of data sets lie: those that ship with edgecmd, and those that were built on this machine.
+"""Where the files of data sets are: those that ship with edgecmd, and those that were built on this machine.
 
 A built set may be used, but not handed on with edgecmd. Each has a folder of its own with a manifest that
 names its files by their SHA-256. The manifest is written last, so a set is either whole or absent.
@@ -87,7 +87,7 @@ def write_manifest(folder: Path, files: Mapping[str, Path], *, facts: Mapping[st
     """Write the manifest of a built set: its files with their checksums, and how it was made.
 
     Args:
-        folder: Folder of the set; all files lie in it.
+        folder: Folder of the set; all files are in it.
         files: Path by the name that the code gives a file, such as ``teacher``.
         facts: What else is recorded.
     """

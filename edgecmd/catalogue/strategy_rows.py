@@ -1,4 +1,4 @@
-"""The server's strategies: one row each, in words alone, so that the method may ask them without Flower."""
+"""The server's strategies: one row each, text only, so that the method can use them without Flower."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Teachers that are named with a prefix: one row each, in words alone, so that settings may ask them.
+"""Teachers that are named with a prefix: one row each, text only, so that settings can use them.
 
 A row names the function that opens such a teacher and does not import it, so the method knows no ONNX.
 """

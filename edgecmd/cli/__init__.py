@@ -1,4 +1,4 @@
-"""The command line: the only room that sees all others, and it imports them when a command runs."""
+"""The command line: the only package that sees all others; it imports them when a command runs."""
 
 __all__ = ["main"]
 

@@ -1,20 +1,20 @@
 """Command table, error handling and exit codes.
 
-Exit codes: 0 done; 1 an unexpected error; 2 a setting or an argument; 3 an audit that
-contradicts a guarantee; 4 data; 5 the federation; 6 the export; 7 privacy; 8 the machine (disk, rights,
-memory, processes); 130 stopped by Ctrl-C; 141 nobody reads the output any more.
+Exit codes: 0 success; 1 an unexpected error; 2 a setting or an argument; 3 an audit that contradicts a
+guarantee; 4 data; 5 the federation; 6 the export; 7 privacy; 8 the machine (disk, permissions, memory,
+processes); 130 stopped by Ctrl-C; 141 the reader closed the output.
 """
 
 import os
 import signal
 import sys
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import click
 import typer
 from click.exceptions import NoArgsIsHelpError
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperGroup
 
 from edgecmd.cli.output import (
     PIPE_CLOSED,
@@ -60,8 +60,28 @@ COMMANDS = (
 )
 
 
+class _Argument(TyperArgument):
+    """Shows its help, which click from 8.5 on takes from arguments of typer below 0.21."""
+
+    def __init__(self, *, help: str | None = None, **rest: Any) -> None:  # noqa: ANN401 - as typer has them
+        super().__init__(help=help, **rest)
+        self._text = help
+
+    def get_help_record(self, ctx: click.Context) -> Any:  # noqa: ANN401 - typer and click disagree
+        """Name and help; only for this moment, or click would list all arguments a second time."""
+        self.help, kept = self._text, self.help
+        record = super().get_help_record(ctx)
+        self.help = kept
+        return record
+
+
+typer.main.TyperArgument = _Argument  # type: ignore[attr-defined]
+# Plain help has no markup, so the brackets in it must not be escaped.
+typer.core.HAS_RICH = False
+
+
 class Commands(TyperGroup):
-    """All commands, listed in an order of their own, whatever modules they stand in."""
+    """All commands, listed in a fixed order, whichever modules define them."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Names in the order of the help."""
@@ -87,9 +107,9 @@ def _group(text: str) -> typer.Typer:
 
 data_app = _group("Data sets: list, show, check, build.")
 build_app = _group("Make a data set on this machine.")
-bench_app = _group("Measurements, as ratios in one run.")
-web_app = _group("The student in a browser.")
-deploy_app = _group("A federation between machines: kits, checks, a trial, runs.")
+bench_app = _group("Benchmarks: ratios of two sides measured in the same run.")
+web_app = _group("Run the student in a browser.")
+deploy_app = _group("Run a federation between machines: kits, checks, a trial, runs.")
 app.add_typer(data_app, name="data")
 data_app.add_typer(build_app, name="build")
 app.add_typer(bench_app, name="bench")
@@ -169,7 +189,7 @@ def _own_interrupt() -> None:
 
 
 def _ended(words: list[str], *, debug: bool) -> int:
-    """Exit code of the command ``words``; whatever went wrong is told in one line."""
+    """Exit code of the command ``words``; whatever goes wrong is reported in one line."""
     from edgecmd.cli.progress import progress_shown
 
     try:
@@ -181,7 +201,7 @@ def _ended(words: list[str], *, debug: bool) -> int:
     except (KeyboardInterrupt, typer.Abort):
         # A second Ctrl-C would only cut off the line that follows.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        complain("Stopped. What was finished is saved; `edgecmd resume` goes on with a run.")
+        complain("Stopped. Finished work is saved; `edgecmd resume` continues a run.")
         return INTERRUPTED
     except OutputClosedError:
         return PIPE_CLOSED

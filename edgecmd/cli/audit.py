@@ -1,4 +1,4 @@
-"""``edgecmd audit``: a run or a shipped model held against its privacy claim, level by level."""
+"""``edgecmd audit``: test a run or a shipped model against its privacy claim, level by level."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,12 +24,12 @@ FEWEST_DRAWS = 100
 HEADLINE = Path("runs/audit-headline")
 
 TargetPath = Annotated[
-    Path, typer.Argument(help="Run folder, a student's .safetensors, or an exported .onnx file.")
+    Path, typer.Argument(help="Run folder, .safetensors file of a student, or exported .onnx file.")
 ]
 OwnTarget = Annotated[
-    Path | None, typer.Argument(help="Run folder, student or exported file; none with --loss or --student.")
+    Path | None, typer.Argument(help="Run folder, student or exported file; optional with your own code.")
 ]
-Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Processes, each with one thread.")]
+Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Processes at a time, each with one thread.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the pair and of all runs.")]
 
 
@@ -45,7 +45,7 @@ class TargetOrCommand(TyperGroup):
 
 audit_app = typer.Typer(
     cls=TargetOrCommand,
-    help="Hold a run or a shipped model against its privacy claim; exit code 3 where it is contradicted.",
+    help="Test a run or a shipped model against its privacy claim. Exit code 3 if it is contradicted.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -53,7 +53,7 @@ app.add_typer(audit_app, name="audit")
 
 
 def target_of(path: Path, config: Path | None, settings: Sequence[str] | None) -> "Target":
-    """The target at ``path``; settings are for a file that lies in no run folder."""
+    """The target at ``path``; settings are for a file that is not in a run folder."""
     from edgecmd.config.targets import find_target
 
     one_thread()
@@ -62,7 +62,7 @@ def target_of(path: Path, config: Path | None, settings: Sequence[str] | None) -
 
 
 def finish(target: "Target", findings: "Sequence[Finding]", *, as_json: bool) -> None:
-    """Write ``audit.json``, show what was found, and fail where the claim is contradicted.
+    """Write ``audit.json``, show the findings, and fail if the claim is contradicted.
 
     Raises:
         ContradictedError: One of ``findings`` contradicts the claim.
@@ -74,7 +74,7 @@ def finish(target: "Target", findings: "Sequence[Finding]", *, as_json: bool) ->
 
 
 def tell(target: "Target | None", findings: "Sequence[Finding]", *, as_json: bool) -> None:
-    """Print findings as a table and a sentence each, or as JSON, and where the target keeps them.
+    """Print findings as a table and one sentence each, or as JSON, and the file that keeps them.
 
     Raises:
         ContradictedError: One of ``findings`` contradicts the claim.
@@ -98,13 +98,13 @@ def tell(target: "Target | None", findings: "Sequence[Finding]", *, as_json: boo
 def run_ladder(
     target: TargetPath,
     levels: Annotated[
-        str, typer.Option("--levels", help=f"Levels, comma separated: {', '.join(ladder())}.")
+        str, typer.Option("--levels", help=f"Levels, comma-separated: {', '.join(ladder())}.")
     ] = ",".join(ladder()),
     config: ConfigFile = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """The ladder on a run folder, a student or an exported file; what is finished is kept on Ctrl-C."""
+    """Run the audit levels on a run, a student or an exported file. Ctrl-C keeps finished levels."""
     from edgecmd.experiments.audit_ladder import audit
 
     found = target_of(target, config, settings)
@@ -117,39 +117,39 @@ def check(
     target: OwnTarget = None,
     *,
     tries: Annotated[
-        int | None, typer.Option("--tries", min=1, help="Neighbours to try; default 96, own batch loss 5.")
+        int | None, typer.Option("--tries", min=1, help="Neighbours to try; default: 96, own batch loss 5.")
     ] = None,
     pairs: Annotated[
-        int | None, typer.Option("--pairs", min=3, help="Pairs of a set; default 8, own batch loss 256.")
+        int | None, typer.Option("--pairs", min=3, help="Pairs per set; default: 8, own batch loss 256.")
     ] = None,
-    loss: Annotated[str, typer.Option("--loss", help="Own loss: module:function or file.py:function.")] = "",
+    loss: Annotated[str, typer.Option("--loss", help="Your loss: module:function or file.py:function.")] = "",
     unit_loss: Annotated[
-        bool, typer.Option("--unit-loss/--batch-loss", help="The own loss is of one pair, or of a batch.")
+        bool, typer.Option("--unit-loss/--batch-loss", help="Your loss takes one pair, or a batch.")
     ] = False,
-    student: Annotated[str, typer.Option("--student", help="Own student: module:factory.")] = "",
-    channels: Annotated[int, typer.Option("--channels", min=1, help="Channels of an own student.")] = 1,
+    student: Annotated[str, typer.Option("--student", help="Your student: module:factory.")] = "",
+    channels: Annotated[int, typer.Option("--channels", min=1, help="Input channels of your student.")] = 1,
     engine: Annotated[
         str,
-        typer.Option("--engine", help="Of an own loss: opacus, opacus-ghost; with --unit-loss vmap, loop."),
+        typer.Option("--engine", help="For your loss: opacus, opacus-ghost; with --unit-loss: vmap, loop."),
     ] = "",
     clip: Annotated[
         float | None,
-        typer.Option("--clip", min=1e-6, max=1e6, help="C of an own loss; default privacy.clip."),
+        typer.Option("--clip", min=1e-6, max=1e6, help="C for your loss; default: privacy.clip."),
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option("--temperature", help="Handed to the own loss as a keyword.")
+        float | None, typer.Option("--temperature", help="Passed to your loss as a keyword argument.")
     ] = None,
     config: ConfigFile = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """L0: purity probes, sensitivity search, the books and the anchors; nothing is trained.
+    """L0: purity, sensitivity, ledger records and anchors. Nothing is trained.
 
     With --loss or --student your own Python code is checked, with or without a run. A loss is
-    loss(student (B, D), teacher (B, D), anchors (K, D)) -> (B,), run as Opacus would clip it; with
-    --unit-loss it gets one pair at a time and returns a scalar. A student is made by a function
-    without arguments: images (B, C, H, W) -> (B, D). Exit code 3 where one pair moves the sum by more
-    than C.
+    loss(student (B, D), teacher (B, D), anchors (K, D)) -> (B,), clipped as Opacus would clip it; with
+    --unit-loss it takes one pair at a time and returns a scalar. A student is made by a function
+    without arguments and maps images (B, C, H, W) to (B, D). Exit code 3 if one pair moves the sum by
+    more than C.
     """
     from edgecmd.audits.static.custom_code import check_own_code, own_code, subject_of, usual_effort
     from edgecmd.audits.static.sensitivity import Effort
@@ -159,8 +159,8 @@ def check(
     one_thread()
     if not loss and not student and target is None:
         raise ConfigError(
-            "edgecmd audit check needs something to check: a run folder, a student's file or an exported"
-            " file, or own code with --loss module:function or --student module:factory."
+            "edgecmd audit check needs something to check: a run folder, a student's file, an exported file,"
+            " or your own code (--loss module:function or --student module:factory)."
         )
     if not loss and not student:
         _refuse_own_options(unit_loss=unit_loss, engine=engine, clip=clip, temperature=temperature)
@@ -180,17 +180,17 @@ def _refuse_own_options(**options: object) -> None:
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
     if given:
         raise ConfigError(
-            f"{', '.join(given)} belong to own code, and neither --loss nor --student is given; a run's own"
-            " loss, engine and clip are in its config.toml."
+            f"{', '.join(given)} apply only to your own code. Add --loss or --student, or leave them out: a"
+            " run's loss, engine and clip are in its config.toml."
         )
 
 
 @audit_app.command("faults")
 def faults(as_json: AsJson = False) -> None:
-    """Plant faults, each beside a sound twin, and show which audit catches them; one to three minutes.
+    """Plant faults and show which audit catches them. Each has a sound twin; takes one to three minutes.
 
-    Exit code 7 where a fault is missed or a sound twin is contradicted: this installation's audits are
-    not to be relied upon then.
+    Exit code 7 if a fault is missed or a sound twin is contradicted: do not rely on this
+    installation's audits then.
     """
     from edgecmd.experiments.faults.every_level import plant_all
     from edgecmd.experiments.faults.planted import COLUMNS, require_all
@@ -203,7 +203,7 @@ def faults(as_json: AsJson = False) -> None:
         print_table("Planted faults", COLUMNS, [one.row() for one in found])
         for one in found:
             say(f"{one.fault.name}: {one.caught.text}")
-            say(f"  its sound twin: {one.sound.text}")
+            say(f"  sound twin: {one.sound.text}")
     require_all(found)
 
 
@@ -211,7 +211,7 @@ def faults(as_json: AsJson = False) -> None:
 def many_runs(
     target: TargetPath,
     runs: Annotated[
-        int, typer.Option("--runs", min=8, help="Runs with the canary, and as many without it.")
+        int, typer.Option("--runs", min=8, help="Number of runs with the canary, and of runs without it.")
     ] = 200,
     jobs: Jobs = 2,
     seed: Seed = 0,
@@ -219,11 +219,11 @@ def many_runs(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train many times on a worst-case pair with the target's own mechanism, loss, noise and steps.
+    """L3: train many times on a worst-case pair. Uses the target's own mechanism, loss, noise and steps.
 
-    The student is a tiny stand-in and the data are made up: what is tested is the mechanism and its
-    books, by the attacker who holds the device. Finished runs are kept beside audit.json, so that the
-    same command goes on after Ctrl-C. Exit code 3 where the claim is contradicted.
+    The student is a tiny stand-in and the data are synthetic: this tests the mechanism and its
+    accounting, against an attacker who holds the device. Finished runs are kept beside audit.json; after
+    Ctrl-C, run the same command again to continue. Exit code 3 if the claim is contradicted.
     """
     from edgecmd.audits.many_runs.runs import ManyRunsEffort, runs_folder
     from edgecmd.experiments.audit_ladder import audit_level
@@ -238,17 +238,17 @@ def many_runs(
 @audit_app.command("headline")
 def headline(
     runs: Annotated[
-        int, typer.Option("--runs", min=8, help="Runs with the canary, and as many without, of each row.")
+        int, typer.Option("--runs", min=8, help="Runs with the canary and runs without it, for each row.")
     ] = 600,
     jobs: Jobs = 2,
-    out: Annotated[Path, typer.Option("--out", help="Folder for runs and audit.json.")] = HEADLINE,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the runs and audit.json.")] = HEADLINE,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Opacus with in-batch negatives against public anchors: same pair, canary and noise, epsilon 1 claimed.
+    """Compare in-batch negatives under Opacus to public anchors. Same pair, canary, noise, claim: epsilon 1.
 
-    A demonstration: that the first row is contradicted is what it shows, so the exit code stays 0.
-    It is 3 where a row with anchors is contradicted. The same command goes on after Ctrl-C.
+    This is a demonstration: the first row is meant to be contradicted, and the exit code is then still 0.
+    It is 3 if a row with anchors is contradicted. After Ctrl-C, run the same command again to continue.
     """
     from edgecmd.audits.finding import refuse_contradicted
     from edgecmd.audits.many_runs.runs import (
@@ -272,12 +272,12 @@ def headline(
 
 @contextmanager
 def _resumable(folder: Path, *, as_json: bool) -> Iterator[None]:
-    """Ctrl-C says where finished runs lie."""
+    """On Ctrl-C, say where finished runs are kept."""
     try:
         yield
     except KeyboardInterrupt:
         if not as_json:
-            say(f"Finished runs are kept in {folder}; the same command goes on from there.")
+            say(f"Finished runs are kept in {folder}; the same command continues from there.")
         raise
 
 
@@ -286,33 +286,35 @@ def one_run(
     target: TargetPath,
     canaries: Annotated[int, typer.Option("--canaries", help="Canaries of each kind.")] = 1000,
     rounds: Annotated[
-        int, typer.Option("--rounds", min=0, help="Audit the first so many rounds; 0 for all.")
+        int, typer.Option("--rounds", min=0, help="Audit only this many first rounds; 0 for all.")
     ] = 0,
     repeats: Annotated[
-        int, typer.Option("--repeats", min=1, help="Whole audits with other seeds; all must be unlucky.")
+        int, typer.Option("--repeats", min=1, help="Repeat the whole audit this often, with other seeds.")
     ] = 1,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Of coins and canaries; noise and sampling stay secret.")
+        int, typer.Option("--seed", min=0, help="Seed of coins, canaries; noise and sampling stay secret.")
     ] = 0,
     config: ConfigFile = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """L2: train once with canaries that fair coins include, and let every attacker guess the coins.
+    """L2: train once with canaries and let attackers guess their coins. Fair coins include each canary.
 
-    Exit code 3 where an attacker guesses better than the claimed epsilon allows. With --repeats a
-    finding contradicts when more repeats do than 95% lets pass. Ctrl-C keeps the finished repeats.
+    Exit code 3 if an attacker guesses better than the claimed epsilon allows. With --repeats a claim is
+    contradicted if more repeats contradict it than chance allows at 95%. Ctrl-C keeps finished repeats.
     """
     from edgecmd.audits.one_run.experiment import Effort, audit_repeatedly, num_contradicting, repeated
 
     found = target_of(target, config, settings)
     runs = audit_repeatedly(found, Effort(num_canaries=canaries, num_rounds=rounds, seed=seed), num=repeats)
     if len(runs) < repeats:
-        warn(f"Interrupted after {len(runs)} of {counted(repeats, 'repeat')}; those are kept.")
+        warn(f"Interrupted after {len(runs)} of {counted(repeats, 'repeat')}; these are kept.")
     if repeats > 1 and not as_json:
         wrong = num_contradicting(runs)
         verb = "contradicts" if wrong == 1 else "contradict"
-        say(f"{wrong} of {counted(len(runs), 'audit')} {verb}; at 95% one of twenty may.")
+        say(
+            f"{wrong} of {counted(len(runs), 'audit')} {verb} the claim; at 95%, one in twenty may by chance."
+        )
     finish(found, repeated(runs), as_json=as_json)
 
 
@@ -320,32 +322,34 @@ def one_run(
 def risk(  # noqa: PLR0917 - the words of a command line
     target: TargetPath,
     attacks: Annotated[
-        str, typer.Option("--attacks", help="Comma separated: membership, inversion.")
+        str, typer.Option("--attacks", help="Comma-separated: membership, inversion.")
     ] = "membership,inversion",
-    shadows: Annotated[int, typer.Option("--shadows", min=4, help="Shadow students, an even number.")] = 8,
+    shadows: Annotated[
+        int, typer.Option("--shadows", min=4, help="Number of shadow students, an even number.")
+    ] = 8,
     shadow_steps: Annotated[
-        int, typer.Option("--shadow-steps", min=1, help="Optimiser steps of each shadow student.")
+        int, typer.Option("--shadow-steps", min=1, help="Optimiser steps per shadow student.")
     ] = 160,
-    jobs: Annotated[int, typer.Option("--jobs", min=0, help="Processes at a time; 0: one a core.")] = 0,
+    jobs: Annotated[int, typer.Option("--jobs", min=0, help="Processes at a time; 0: one per core.")] = 0,
     pairs: Annotated[
-        int, typer.Option("--pairs", min=2, help="Drawings that gradient inversion looks for.")
+        int, typer.Option("--pairs", min=2, help="Drawings that gradient inversion tries to recover.")
     ] = 8,
     steps: Annotated[
-        int, typer.Option("--inversion-steps", min=1, help="Steps of each search of the inversion.")
+        int, typer.Option("--inversion-steps", min=1, help="Steps per search of the gradient inversion.")
     ] = 300,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of shadow students and searches.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of shadow students and searches.")] = 0,
     retrain: Annotated[
         bool,
-        typer.Option("--retrain", help="Train again on a random half of the pairs and attack that: slower."),
+        typer.Option("--retrain", help="Retrain on a random half of the pairs and attack that; slower."),
     ] = False,
     pictures: Annotated[
-        bool, typer.Option("--pictures/--no-pictures", help="Keep pictures; they show private drawings.")
+        bool, typer.Option("--pictures/--no-pictures", help="Keep images; they show private drawings.")
     ] = True,
     config: ConfigFile = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Level L4: who was a member, told from the student or the exported file; drawings from gradients."""
+    """L4: attack the student for membership, and gradients for drawings. The exported file works too."""
     from edgecmd.audits.risk.attacks import RiskEffort
     from edgecmd.experiments.audit_ladder import audit_level
 
@@ -368,19 +372,21 @@ def risk(  # noqa: PLR0917 - the words of a command line
 def step(
     target: TargetPath,
     draws: Annotated[
-        int, typer.Option("--draws", min=FEWEST_DRAWS, help="Releases in either of two neighbouring worlds.")
+        int, typer.Option("--draws", min=FEWEST_DRAWS, help="Releases drawn from each of two neighbours.")
     ] = 2000,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the neighbours; noise stays secret.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Seed of the neighbours; noise stays secret.")
+    ] = 0,
     config: ConfigFile = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """L1: noise, release, coins and random source of real steps, and many draws against a neighbour.
+    """L1: noise, release, coins and random source of real steps. Also many draws against a neighbour.
 
-    Exit code 3 where at any step of a round the noise is smaller than stated, repeats or is not
-    Gaussian, where a step releases more than the clipped sum, where pairs are not sampled by fresh coins
-    of their own at the stated rate, where the random source is not the system's, or where the draws prove
-    more epsilon than the step claims.
+    Exit code 3 if at any step of a round the noise is smaller than stated, repeats or is not Gaussian;
+    if a step releases more than the clipped sum; if pairs are not sampled independently with fresh coins
+    at the stated rate; if the random source is not the system's; or if the draws prove more epsilon than
+    the step claims.
     """
     from edgecmd.audits.step.checks import StepEffort
     from edgecmd.experiments.audit_ladder import audit_level

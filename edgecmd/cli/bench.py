@@ -1,4 +1,4 @@
-"""``edgecmd bench``: ratios measured in one run, the two sides interleaved."""
+"""``edgecmd bench``: ratios, with both sides measured in one run and interleaved."""
 
 from typing import Annotated, Any
 
@@ -14,15 +14,15 @@ from edgecmd.core.text import counted
 @bench_app.command()
 def simulate(
     clients: Annotated[
-        str, typer.Option("--clients", help="Numbers of clients, comma separated.")
+        str, typer.Option("--clients", help="Numbers of clients, comma-separated.")
     ] = "10,100",
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds timed on either side.")] = 10,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Repeats, interleaved.")] = 5,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds timed on each side.")] = 10,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Interleaved repeats.")] = 5,
     config: ConfigFile = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Federated simulation divided by a bare torch loop that makes the same gradient steps."""
+    """Time of a federated simulation relative to a bare torch loop. Both make the same gradient steps."""
     from edgecmd.experiments.bench.simulation import measure
 
     one_thread()
@@ -55,12 +55,12 @@ def simulate(
 
 @bench_app.command()
 def privacy(
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Repeats, interleaved.")] = 7,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Interleaved repeats.")] = 7,
     config: ConfigFile = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """A private gradient divided by the plain gradient of the same student, loss and batch, by engine."""
+    """Time of a private gradient relative to a plain one, by engine. Same student, loss and batch."""
     from edgecmd.config.assemble import Assembly
     from edgecmd.experiments.bench.private_step import measure
 
@@ -90,22 +90,22 @@ def privacy(
 @bench_app.command()
 def gpu(
     device: Annotated[
-        str, typer.Option("--device", help="cuda; or cpu, which does the same in small sizes.")
+        str, typer.Option("--device", help="cuda; or cpu, which does the same at small sizes.")
     ] = "cuda",
     student: Annotated[
         str,
-        typer.Option("--student", help="Default: mobilenetv3 small of timm or torchvision; or ws-200k."),
+        typer.Option("--student", help="Default: MobileNetV3 small from timm or torchvision, else ws-200k."),
     ] = "",
-    side: Annotated[int, typer.Option("--side", min=0, max=512, help="Of an input; 0: 224 (cpu: 32).")] = 0,
+    side: Annotated[
+        int, typer.Option("--side", min=0, max=512, help="Input side in pixels; 0: 224 (cpu: 32).")
+    ] = 0,
     batch: Annotated[
-        int, typer.Option("--batch", min=0, max=65_536, help="Pairs a step; 0: 256 (cpu: 8).")
+        int, typer.Option("--batch", min=0, max=65_536, help="Pairs per step; 0: 256 (cpu: 8).")
     ] = 0,
-    repeats: Annotated[
-        int, typer.Option("--repeats", min=0, help="Repeats, interleaved; 0: 7 (cpu: 2).")
-    ] = 0,
+    repeats: Annotated[int, typer.Option("--repeats", min=0, help="Interleaved repeats; 0: 7 (cpu: 2).")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Our steps a second on a GPU against a bare torch loop; bf16, the private step, teacher features."""
+    """Steps per second on a GPU against a bare torch loop. Also bf16, private steps and teacher features."""
     from edgecmd.experiments.bench.gpu import measure, sizes_on
 
     one_thread()
@@ -140,21 +140,21 @@ def _figures(row: dict[str, Any], name: str, form: str) -> str:
 @bench_app.command()
 def students(
     architectures: Annotated[
-        str, typer.Option("--architectures", help="Students, comma separated.")
+        str, typer.Option("--architectures", help="Students, comma-separated.")
     ] = "ws-200k,gn-200k",
     method: Annotated[str, typer.Option("--method", help="A loss, or <mechanism>@<epsilon>.")] = "cmc",
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds from 0.")] = 3,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of seeds, from 0.")] = 3,
     warm_steps: Annotated[
-        int, typer.Option("--warm-steps", min=0, help="Steps of a warm start on public pictures; 0 for none.")
+        int, typer.Option("--warm-steps", min=0, help="Steps of a warm start on public images; 0 for none.")
     ] = 0,
     fold_steps: Annotated[
-        int, typer.Option("--fold-steps", min=0, help="Steps of recovery after folding.")
+        int, typer.Option("--fold-steps", min=0, help="Recovery steps after folding.")
     ] = 200,
     config: ConfigFile = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Norm-free students against GroupNorm and GroupNorm folded away: task metrics over seeds, purity."""
+    """Compare norm-free, GroupNorm and folded GroupNorm students. Task metrics over seeds, and purity."""
     from edgecmd.config.assemble import Assembly
     from edgecmd.experiments.bench.students import measure
 
@@ -176,7 +176,7 @@ def students(
     rows = [
         [name, *(_interval(row.get(metric)) for metric in metrics)] for name, row in result["rows"].items()
     ]
-    title = f"{method}, {counted(seeds, 'seed')}, mean and 95% t interval from three seeds on"
+    title = f"{method}, {counted(seeds, 'seed')}, mean and (from three seeds) 95% t interval"
     print_table(title, ["student", *metrics], rows)
 
 

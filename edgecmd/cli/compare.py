@@ -18,54 +18,56 @@ from edgecmd.core.text import counted
 def compare(
     *,
     pair: Annotated[
-        str, typer.Option("--pair", help="A preset: data, sizes, steps and all methods that suit it.")
+        str, typer.Option("--pair", help="A preset: a data set with sizes, steps and the methods for it.")
     ] = "",
     fast: Annotated[
-        bool, typer.Option("--fast/--full", help="With --pair: minutes, or the larger form that takes hours.")
+        bool, typer.Option("--fast/--full", help="With --pair: takes minutes; --full takes hours.")
     ] = False,
     methods: Annotated[
         str,
         typer.Option(
             "--methods",
             help="Losses, presimclr, <mechanism>@<epsilon>, central:<method>, supervised, supervised-all,"
-            " scratch, teacher, teacher-source, untrained. Empty: a choice, or all that suit --pair.",
+            " scratch, teacher, teacher-source, untrained. Empty: a selection, or all that suit --pair.",
         ),
     ] = "",
     federation: Annotated[
         str,
         typer.Option(
             "--federation",
-            help="A table for each, such as central,iid:10,owner:10,dirichlet0.1:10,iid:50/10 (10 of 50"
-            " clients asked in a round). Empty: that of the settings.",
+            help="One table for each, such as central,iid:10,owner:10,dirichlet0.1:10,iid:50/10 (10 of 50"
+            " clients are asked in each round). Empty: the federation in the settings.",
         ),
     ] = "",
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds from 0.")] = 5,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of seeds, from 0.")] = 5,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes at a time.")] = 1,
     tune: Annotated[
         bool | None,
         typer.Option(
             "--tune/--no-tune",
-            help="Choose each method's learning rate from one grid on the validation split; with --pair the"
-            " default.",
+            help="Choose each method's learning rate from one grid on the validation split; the default with"
+            " --pair.",
         ),
     ] = None,
     temperatures: Annotated[
         str,
         typer.Option(
             "--temperatures",
-            help="Temperatures to try with each learning rate, such as 0.05,0.1,0.2; a method without one"
-            " tries as many rates instead.",
+            help="Temperatures to try with each learning rate, such as 0.05,0.1,0.2; a method without a"
+            " temperature tries as many learning rates instead.",
         ),
     ] = "",
     work: Annotated[
-        int, typer.Option("--work", min=0, help="Instead: rounds x local steps, the same for each row.")
+        int, typer.Option("--work", min=0, help="Vary local steps; rounds x local steps equals this number.")
     ] = 0,
-    local_steps: Annotated[str, typer.Option("--local-steps", help="Of --work, the rows.")] = "1,5,20,100",
+    local_steps: Annotated[
+        str, typer.Option("--local-steps", help="With --work: local steps, one row each.")
+    ] = "1,5,20,100",
     config: ConfigFile = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Losses and baselines with the same student, steps and labels; several seeds, mean and interval."""
+    """Compare losses and baselines over several seeds. All have the same student, steps and labels."""
     from edgecmd.config.assemble import Assembly
     from edgecmd.core.jobs import quiet
     from edgecmd.experiments.compare import study
@@ -121,15 +123,15 @@ def show_methods(tables: Mapping[str, Any], folder: Path) -> None:
     if tables["paired"]:
         columns, *rows = paired_rows(tables["paired"])
         print_table(
-            "Difference from cmc with the same seed, 95% interval of the paired t test (* zero is outside;"
-            " alone: too few seeds or test items)",
+            "Difference from cmc with the same seed, 95% interval of the paired t test (* excludes zero; no"
+            " interval: too few seeds or test items)",
             columns,
             rows,
         )
     for line in verdict_lines(tables["verdict"]):
         say(line.replace("**", ""))
     say(
-        f"All numbers: {folder / 'compare.json'}; picture: {folder / 'compare.png'};"
+        f"All numbers: {folder / 'compare.json'}; chart: {folder / 'compare.png'};"
         f" table: {folder / 'compare.md'}"
     )
 
@@ -148,6 +150,6 @@ def show_summary(
     told = "; ".join([f"{counted(facts['num_seeds'], 'seed')}, mean and 95% interval", *little(facts)])
     print_table(told, columns, rows)
     say(
-        "* better than every other method of the column by the paired t test over seeds. A mean stands alone"
-        f" with fewer than {MIN_REPEATS} seeds or {MIN_ITEMS} test items, and where all seeds agree."
+        "* better than every other method in the column by the paired t test over seeds. There is no interval"
+        f" with fewer than {MIN_REPEATS} seeds or {MIN_ITEMS} test items, or where all seeds agree."
     )

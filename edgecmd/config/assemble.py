@@ -73,13 +73,13 @@ class Assembly:
         if named.pair_features:
             raise ConfigError(
                 "teacher.pair_features holds ready features, and the teacher that made them is not here, so"
-                " no other picture can be shown to it. Leave out what needs that (the method 'teacher',"
-                " distill.anchors='procedural', seg-* students, pictures of a folder), or name a teacher with"
-                " teacher.path instead."
+                " it cannot see any other image. Leave out what needs that (the method 'teacher',"
+                " distill.anchors='procedural', seg-* students, images from a folder), or name a teacher"
+                " with teacher.path instead."
             )
         if config.data.reverse and not named.path:
             raise ConfigError(
-                "data.reverse=true has no teacher that comes with edgecmd. Train one with the same data"
+                "No teacher for data.reverse=true comes with edgecmd. Train one with the same data"
                 " settings: `edgecmd pretrain --set data.reverse=true ... --out teacher.safetensors` (for"
                 " recordings with pretrain.architecture=gn-audio-teacher), and set teacher.path to it."
             )
@@ -175,7 +175,7 @@ def describe(config: RunConfig) -> Description:
 
 
 def comparable(config: RunConfig) -> str:
-    """Settings without what changes no result: where it is written and pairs lie, workers, deadline, quorum.
+    """Settings without what changes no result: where it is written and pairs are, workers, deadline, quorum.
 
     The quorum counts where it may enlarge a cohort.
     """
@@ -219,12 +219,12 @@ def start_run(run: Run) -> Path:
             if run.given is not None:
                 raise ConfigError(
                     f"{folder} holds a run with other settings or objects. Call edgecmd.federate with those"
-                    " that began it, name another folder (out=...), or delete this one and begin anew."
+                    " that started it, name another folder (out=...), or delete this one and start again."
                 )
             raise ConfigError(
-                f"{folder} holds a run with other settings. Continue that one with `edgecmd resume {folder}`,"
-                " choose another name with --set name=..., or delete it and begin anew with `edgecmd run"
-                " --fresh`."
+                f"{folder} holds a run with other settings. Continue that run with `edgecmd resume"
+                f" {folder}`, choose another name with --set name=..., or delete it and start again with"
+                " `edgecmd run --fresh`."
             )
         if run.student.weights:
             _require_same_weights(run)
@@ -243,7 +243,7 @@ def start_run(run: Run) -> Path:
 def _weights_sha256(path: str) -> str:
     """Digest of the file of ``student.weights``."""
     if not Path(path).is_file():
-        raise DataError(f"student.weights={path!r} is not a file. Put it back, or name the right one.")
+        raise DataError(f"student.weights={path!r} is not a file. Put it back, or give the right path.")
     return sha256_file(Path(path))
 
 
@@ -253,6 +253,6 @@ def _require_same_weights(run: Run) -> None:
     began = began.get("sha256") if isinstance(began, dict) else None
     if _weights_sha256(path) != began:
         raise ConfigError(
-            f"student.weights={path!r} is another file than the one that the run in {run.folder} began with"
-            f" (SHA-256 {str(began)[:64]}). Put that one back, or choose another name with --set name=..."
+            f"student.weights={path!r} is not the file that the run in {run.folder} started with (SHA-256"
+            f" {str(began)[:64]}). Put that file back, or choose another name with --set name=..."
         )

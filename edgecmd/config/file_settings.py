@@ -1,6 +1,6 @@
 """Settings that name something to read: which of them a device obeys (none), and where a server sets its own.
 
-A run config travels to every node. What a server reads from its own disk therefore stands in a file of
+A run config travels to every node. What a server reads from its own disk is therefore in a file of
 that machine, which `over_run_config` lays over the run config there and nowhere else.
 """
 
@@ -74,9 +74,8 @@ def read_server_settings(path: Path) -> dict[str, object]:
     for key, value in flat.items():
         if key not in SERVER_SETTINGS:
             raise ConfigError(
-                f"{path} holds {key}, which is no setting of the server alone. Set it with"
-                f" `flwr run . --run-config '{key}=...'`, where the nodes see it too."
-                f" {nearest(key, SERVER_SETTINGS)}"
+                f"{path} holds {key}, which is not a server-only setting. Set it with `flwr run ."
+                f" --run-config '{key}=...'`, where the nodes see it too. {nearest(key, SERVER_SETTINGS)}"
             )
         _require_file_name(key, value, where=f"{path}: ")
         for one in _files(key, value):
@@ -97,7 +96,7 @@ def _files(key: str, value: object) -> tuple[str, ...]:
 def _require_file_name(key: str, value: object, *, where: str) -> None:
     """Refuse a path that no system takes, before something deep inside fails without naming it."""
     if any("\0" in one for one in _files(key, value)):
-        raise ConfigError(f"{where}{key}={value!r} holds a NUL character, which no path can. Take it out.")
+        raise ConfigError(f"{where}{key}={value!r} contains a NUL character, which no path can. Remove it.")
 
 
 def over_run_config(run_config: Mapping[str, object], path: Path | None) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""How the federation of a run folder was made, ``federation.json``: where its clients are and whose pairs.
+"""How the federation of a run folder was made, ``federation.json``: where its clients and pairs are.
 
 A run whose clients are nodes of Flower cannot be continued in one process: the pairs are not there, and
 clients simulated in their place would end with other weights without a word.
@@ -57,9 +57,9 @@ def _trouble(found: object) -> str:
     """What is wrong with the content of the file; empty where nothing is."""
     names = [one.name for one in fields(Provenance)]
     if not isinstance(found, dict):
-        return f"it holds {_KINDS.get(type(found), 'another value')}, where a table of settings is needed"
+        return f"it holds {_KINDS.get(type(found), 'another value')}, where a table of settings is required"
     if set(found) != set(names):
-        return f"it has {', '.join(map(repr, found)) or 'nothing'}; needed are {', '.join(names)}"
+        return f"it has {', '.join(map(repr, found)) or 'nothing'}; required are {', '.join(names)}"
     if found["runtime"] not in RUNTIMES:
         return f"runtime={found['runtime']!r:.80}; allowed are {', '.join(RUNTIMES)}"
     for name in ("nodes", "nodes_with_own_pairs"):
@@ -73,7 +73,7 @@ def _trouble(found: object) -> str:
 _KINDS: dict[type, str] = {list: "a list", str: "a text", type(None): "nothing", int: "a number"}
 
 
-_REPAIR = "Restore it, or start the run again under another name, with --set name=..."
+_REPAIR = "Restore it, or start the run again under another name with --set name=..."
 
 
 def write_provenance(folder: Path, provenance: Provenance) -> None:
@@ -106,20 +106,20 @@ def require_runtime(folder: Path, runtime: Runtime, *, described: Description) -
         return
     if found.runtime == "in-process":
         raise FederationError(
-            f"{folder} holds a run that was simulated in one process; its clients are not Flower's nodes."
+            f"{folder} holds a run that was simulated in one process; its clients are not Flower nodes."
             f" Continue it with `edgecmd resume {shlex.quote(str(folder))}`, or choose another name for the"
             " run on Flower."
         )
     where = (
-        f"the pairs of {found.nodes_with_own_pairs} of its {found.nodes} clients lie on their nodes"
+        f"the pairs of {found.nodes_with_own_pairs} of its {found.nodes} clients are stored on their nodes"
         if found.nodes_with_own_pairs
         else f"its {found.nodes} clients are nodes of Flower"
     )
     command = flower_command(folder, described, own_pairs=bool(found.nodes_with_own_pairs))
     raise FederationError(
         f"{folder} holds a run that was made on Flower: {where}, and clients simulated here would end with"
-        f" other weights. Continue it there: `{command}` in a checkout of edgecmd, with the federation of the"
-        " first start in place of <federation>."
+        f" different weights. Continue it on Flower: `{command}` in a checkout of edgecmd, replacing"
+        " <federation> by the federation of the first start."
     )
 
 
@@ -129,7 +129,7 @@ def flower_command(folder: Path, described: Description, *, own_pairs: bool) -> 
     Args:
         folder: Run folder.
         described: Settings; those that differ from the defaults are in the command.
-        own_pairs: Leave out what stands in the server's own file, which nodes with pairs of their own would
+        own_pairs: Leave out what is in the server's own file, which nodes with pairs of their own would
             refuse (`edgecmd.config.file_settings`).
     """
     left_out = {"out", "name", *(SERVER_SETTINGS if own_pairs else ())}

@@ -69,7 +69,7 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> RunC
 
     Raises:
         ConfigError: The file is missing or not TOML, or a key is unknown, or a value has the wrong
-            type or lies outside its range.
+            type or is outside its range.
     """
     flat = read_flat(path) if path is not None else {}
     for override in overrides:
@@ -117,7 +117,7 @@ def unflatten(mapping: Mapping[str, object]) -> RunConfig:
             tuple of numbers may be a sequence, one number or text such as ``"1,5"``.
 
     Raises:
-        ConfigError: A key is unknown, or a value has the wrong type or lies outside its range.
+        ConfigError: A key is unknown, or a value has the wrong type or is outside its range.
     """
     values: dict[str, Any] = {}
     sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
@@ -159,7 +159,7 @@ def to_toml(config: RunConfig) -> str:
 
 def template() -> str:
     """All settings with their defaults and their meaning, as commented TOML."""
-    lines = ["# Settings of a run. Every line shows a default; a line that is left out keeps it."]
+    lines = ["# Settings of a run. Every line shows a default, which applies if the line is left out."]
     opened, docs = "", meanings()
     for key, value in _values(RunConfig()):
         section, dot, name = key.rpartition(".")
@@ -215,8 +215,8 @@ def _read_toml(path: Path) -> dict[str, object]:
 
 def _toml_advice(fault: str) -> str:
     if "overwrite" in fault or "twice" in fault or "mutate" in fault:
-        return "A key or a section stands there twice; keep one."
-    return "Text needs quotes."
+        return "A key or a section occurs twice; keep one."
+    return "Put text in quotes."
 
 
 def _flatten_tables(tables: Mapping[str, object]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What files of ready teacher features must answer, as the settings name them."""
+"""Which rows the files of ready teacher features must provide, as the settings name them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +8,8 @@ from edgecmd.data.ready_features import Wanted, listed_orders, read_ready
 from edgecmd.models.students import is_dense
 
 NOT_OF_PLACES = (
-    "teacher.pair_features holds features of whole pictures, and a seg-* student needs those of places. Leave"
-    " it out, or choose a student of the ws-* family."
+    "teacher.pair_features holds features of whole images, but a seg-* student needs features at locations."
+    " Leave it out, or choose a student of the ws-* family."
 )
 
 
@@ -48,8 +48,8 @@ def check_ready_features(
 
     Args:
         config: ``teacher.pair_features`` and ``teacher.public_features`` name the files; empty: no problem.
-        ids: As of `wanted_features`; None: only the form of the file is looked at.
-        keys: As of `wanted_features`.
+        ids: As in `wanted_features`; None: only the form of the file is looked at.
+        keys: As in `wanted_features`.
 
     Returns:
         A sentence for each problem, naming setting and file.

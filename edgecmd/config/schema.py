@@ -30,16 +30,16 @@ _LONGEST_NAME = 200
 
 
 def _refuse_name(name: str) -> None:
-    """Refuse what is no folder name on every system."""
+    """Refuse what is not a folder name on every system."""
     fault = ""
     if not name.strip():
         fault = "is empty"
     elif "/" in name or "\\" in name:
-        fault = "holds a slash; the folder above it is set with out=..."
+        fault = "contains a slash; set the folder above it with out=..."
     elif name.startswith(".") or name != name.strip() or name.endswith("."):
         fault = "begins or ends with a dot or a space"
     elif printable(name) != name:
-        fault = "holds characters that cannot be seen"
+        fault = "contains invisible characters"
     elif len(name.encode("utf-8", "backslashreplace")) > _LONGEST_NAME:
         fault = f"is longer than {_LONGEST_NAME} bytes"
     elif name.split(".")[0].lower() in _DEVICES:
@@ -60,7 +60,7 @@ class RunConfig:
     out: str = "runs"
     """Folder that holds the run folders."""
     seed: int = 0
-    """Of everything but the teacher (``pretrain.seed``)."""
+    """Seed of everything except the teacher (``pretrain.seed``)."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -77,17 +77,17 @@ class RunConfig:
         refuse_seed(self.seed)
         _refuse_name(self.name)
         if "\0" in self.out:
-            raise ConfigError(f"out={self.out!r} holds a NUL character, which no path can. Take it out.")
+            raise ConfigError(f"out={self.out!r} contains a NUL character, which no path can. Remove it.")
         if self.distill.freeze_projector and self.sums_exactly:
             raise ConfigError(
                 f"distill.freeze_projector=true and privacy.mechanism={self.privacy.mechanism!r} do not go"
-                " together: its noise is made for all weights. Allowed: none, client."
+                " together: this mechanism adds noise to all weights. Allowed mechanisms: none, client."
             )
         if self.distill.precision != "float32" and self.sums_exactly:
             raise ConfigError(
                 f"distill.precision={self.distill.precision!r} and privacy.mechanism="
-                f"{self.privacy.mechanism!r} do not go together: where a processor rounds otherwise for"
-                " another number of pairs, numbers of 8 bits move further than a clip leaves room for. Set"
+                f"{self.privacy.mechanism!r} do not go together: a processor may round differently when the"
+                " number of pairs changes, and with 8 significant bits that exceeds what the clip allows. Set"
                 " distill.precision=float32."
             )
         if self.privacy.mechanism != "none":

@@ -18,7 +18,7 @@ def find_target(path: Path, *, config: RunConfig | None = None, assembly: Assemb
 
     Args:
         path: A run folder, a checkpoint of it, a student's ``.safetensors``, an ``.onnx`` file or a bundle.
-        config: Settings for a file that lies in no run folder.
+        config: Settings for a file that is in no run folder.
         assembly: Makes the run; None for a new one.
 
     Raises:
@@ -33,8 +33,8 @@ def find_target(path: Path, *, config: RunConfig | None = None, assembly: Assemb
     folder = _run_folder(file)
     if folder is None and config is None:
         raise DataError(
-            f"{path} lies in no run folder, so its data and privacy settings are not known. Give them with"
-            " --config or --set, or name the run folder."
+            f"{path} is not in a run folder, so its data and privacy settings are unknown. Give them with"
+            " --config or --set, or give the run folder."
         )
     settings = config if folder is None else _settings(folder)
     assert settings is not None
@@ -54,7 +54,7 @@ def find_target(path: Path, *, config: RunConfig | None = None, assembly: Assemb
 def _statement(path: Path) -> dict[str, Any]:
     table = read_json(path)
     if not isinstance(table, dict):
-        raise DataError(f"{path} is no statement of edgecmd. `edgecmd resume` writes it again.")
+        raise DataError(f"{path} is not a privacy statement of edgecmd. `edgecmd resume` writes it again.")
     return table
 
 
@@ -70,8 +70,8 @@ def _kind(path: Path) -> tuple[str, Path]:
     if path.suffix == ".safetensors":
         return ("checkpoint" if (path.parent / STATE).is_file() else "student"), path
     raise DataError(
-        f"{path} is neither a run folder (it has no config.toml), a checkpoint (no state.json), a bundle (no"
-        " student.onnx), a .safetensors file nor an .onnx file."
+        f"{path} is not a run folder (it has no config.toml), a checkpoint (no state.json), a bundle (no"
+        " student.onnx), a .safetensors file or an .onnx file. Give one of these."
     )
 
 

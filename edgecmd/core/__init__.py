@@ -1,1 +1,1 @@
-"""What every room stands on: errors, files, seeds, processes, text."""
+"""What every package builds on: errors, files, seeds, processes, text."""

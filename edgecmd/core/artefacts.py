@@ -1,11 +1,11 @@
-"""Every file that a run, a bundle or a page may hold: what it tells, and whether it may leave its owner.
+"""Every file that a run, a bundle or a page may hold: what it reveals, and whether it may leave its owner.
 
 One table, `ARTEFACTS`. Whoever writes such a file goes through `write_artefact` (or `declare`, where a file
 is appended to) and says whether the file may leave; a writer that contradicts the table fails.
 
 "May leave" is a statement about the units that a privacy mechanism protects: pairs, or whole clients. What a
-file tells of whoever deploys the student (labels, test pictures) is that person's own matter, and is named as
-a cost of its own (`edgecmd.privacy.statement.OWN_COSTS`).
+file reveals about whoever deploys the student (labels, test images) is that person's own matter, and is
+named as a separate cost (`edgecmd.privacy.statement.OWN_COSTS`).
 """
 
 import re
@@ -236,7 +236,7 @@ def artefact_of(name: str, *, place: str = "run") -> Artefact:
             return one
     known = [one.pattern for one in ARTEFACTS if one.place == place]
     raise PrivacyError(
-        f"{name!r} is no known file of a {place}, so whether it may leave is not decided."
+        f"{name!r} is not a known file of a {place}, so nothing says whether it may leave."
         f" {nearest(name, known)} A new kind of file is a new row of edgecmd.core.artefacts.ARTEFACTS."
     )
 
@@ -300,7 +300,7 @@ def content_bytes(path: Path, content: object) -> bytes:
 
 
 def refuse_counts(name: str, content: object) -> None:
-    """Refuse text or plain values that tell what no guarantee covers.
+    """Refuse text or plain values that reveal what no guarantee covers.
 
     Args:
         name: Of the file, for the message.
@@ -312,13 +312,13 @@ def refuse_counts(name: str, content: object) -> None:
     found = next(_told(content), None)
     if found is not None:
         raise PrivacyError(
-            f"{name!r} may leave, and under a privacy mechanism must not tell {found}. Leave it out, or move"
-            " it to a file that is the owner's alone."
+            f"{name!r} may leave, so under a privacy mechanism it must not reveal {found}. Leave it out, or"
+            " move it to a file that only the owner keeps."
         )
 
 
 def _told(content: object, *, key: str = "") -> Iterator[str]:
-    """What plain values tell, in words without a value."""
+    """What plain values reveal, in words without a value."""
     if isinstance(content, str):
         if COUNTED.search(content):
             yield f"a number of pairs (in {key or 'its text'})"

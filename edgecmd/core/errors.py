@@ -1,4 +1,4 @@
-"""Errors that a user can act upon, with the exit code of each.
+"""Errors that a user can act on, each with its exit code.
 
 Every message says what was given, what is allowed and what to do next.
 """
@@ -14,7 +14,7 @@ class EdgecmdError(ValueError):
     """Base of all errors that edgecmd raises on purpose.
 
     Attributes:
-        exit_code: What the command line returns for it.
+        exit_code: Exit code of the command line.
     """
 
     exit_code: ClassVar[int] = 1
@@ -39,18 +39,18 @@ class FederationError(EdgecmdError):
 
 
 class ExportError(EdgecmdError):
-    """An exported file does not do what the student does; no file is left behind."""
+    """An exported file does not reproduce the student; no file is left behind."""
 
     exit_code = 6
 
 
 class PrivacyError(EdgecmdError):
-    """A guarantee cannot be given: the settings do not earn it, or the budget is spent.
+    """A guarantee cannot be given: the settings do not support it, or the budget is spent.
 
     Args:
         text: For whoever runs the process: it may name files and what was spent, and never leaves a device.
-        code: A key of `edgecmd.privacy.refusals.REFUSALS`: all that a server is told.
-        detail: A public word beside the code, such as the name of a run's setting.
+        code: A key of `edgecmd.privacy.refusals.REFUSALS`: all that a server receives.
+        detail: A public word sent with the code, such as the name of a run's setting.
     """
 
     exit_code = 7
@@ -61,13 +61,13 @@ class PrivacyError(EdgecmdError):
 
 
 class MachineError(EdgecmdError):
-    """The machine refused: disk, rights, memory or processes; see `edgecmd.core.machine`."""
+    """The machine refused: disk, permissions, memory or processes; see `edgecmd.core.machine`."""
 
     exit_code = 8
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """Sentence that lists ``allowed`` and, where one is close, the name that was probably meant."""
+    """Sentence that lists ``allowed`` and, if one is close, the name that was probably meant."""
     names = sorted(allowed)
     close = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -78,7 +78,7 @@ def choose(setting: str, name: str, options: Mapping[str, Option]) -> Option:
     """Look ``name`` up in ``options``.
 
     Raises:
-        ConfigError: It is not there; the message names the setting, all options and the nearest.
+        ConfigError: It is missing; the message names the setting, all options and the nearest.
     """
     if not isinstance(name, str) or name not in options:
         raise ConfigError(f"{setting}={name!r} is unknown. {nearest(str(name), options)}")

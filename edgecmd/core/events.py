@@ -1,7 +1,7 @@
-"""The event log of a run, ``events.jsonl``: one JSON object a line, appended and flushed.
+"""The event log of a run, ``events.jsonl``: one JSON object per line, appended and flushed.
 
 Under privacy it is the owner's alone, because of times and of who answered (`artefacts`); what a line
-tells of the pairs is in `FIELDS`.
+reveals about the pairs is in `FIELDS`.
 """
 
 import contextlib

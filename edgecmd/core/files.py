@@ -24,12 +24,12 @@ def named_path(name: str, value: object) -> Path:
         value: What was given.
 
     Raises:
-        ConfigError: It is no path that a system takes.
+        ConfigError: It is not a path that a system takes.
     """
     if not isinstance(value, str | Path):
         raise ConfigError(f"{name}={value!r} is of type {type(value).__name__}; allowed is a path.")
     if not str(value) or "\0" in str(value):
-        way = "holds a NUL character, which no path can" if str(value) else "is empty"
+        way = "contains a NUL character, which no path can" if str(value) else "is empty"
         raise ConfigError(f"{name}={str(value)!r} {way}. Give the path of a file or folder.")
     return Path(value).expanduser()
 
@@ -284,7 +284,7 @@ def json_bytes(value: object, *, path: Path) -> bytes:
     try:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
-        raise ValueError(f"{path} cannot be written: {error}. Write None in place of NaN.") from error
+        raise ValueError(f"{path} cannot be written: {error}. Write None instead of NaN.") from error
     # A half of a surrogate pair is written as JSON escapes it, and read back as it was.
     return f"{text}\n".encode("utf-8", "backslashreplace")
 
@@ -300,7 +300,7 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not valid JSON: {error}. Restore it or make it again.") from error
+        raise DataError(f"{path} is not valid JSON: {error}. Restore it or create it again.") from error
 
 
 def _refuse_constant(name: str) -> NoReturn:

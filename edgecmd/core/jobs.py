@@ -1,4 +1,4 @@
-"""Pieces of long work: each keeps its result in a file of its own, so what is finished is not done again."""
+"""Pieces of long work: each keeps its result in its own file, so finished work is not done again."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ class Job(Protocol):
 
     @property
     def made_of(self) -> Mapping[str, Any]:
-        """All that its result depends on, as plain values; it stands in the file beside the result."""
+        """All that its result depends on, as plain values; it is in the file beside the result."""
 
 
 AnyJob = TypeVar("AnyJob", bound=Job)

@@ -1,4 +1,4 @@
-"""A few things that were made, kept by what they were made of: an object with a name and a lifetime."""
+"""A small cache of objects, keyed by what they were made from."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable

@@ -1,7 +1,7 @@
 """What the machine refuses, in one sentence: the path, the need and the way out.
 
 A full disk, a folder that may not be written, a name that is too long, too little memory or a killed
-process is no fault of the data and none of the program. Writers attach what they know with `at`; whoever
+process is not a fault of the data and none of the program. Writers attach what they know with `at`; whoever
 tells a person turns the error into a `MachineError` with `explain`.
 """
 
@@ -18,7 +18,7 @@ from edgecmd.core.errors import MachineError
 from edgecmd.core.text import size_of
 
 SPACE = "Free some space, or choose a folder on another disk."
-ELSEWHERE = "Choose another folder, or change its rights."
+ELSEWHERE = "Choose another folder, or change its permissions."
 DISK = "Check the disk or the network share, then start again."
 # Number of the system -> what it means for a path, and the way out.
 MEANING: dict[int, tuple[str, str]] = {
@@ -28,26 +28,26 @@ MEANING: dict[int, tuple[str, str]] = {
     errno.EACCES: ("this user has no permission", ELSEWHERE),
     errno.EPERM: ("this user has no permission", ELSEWHERE),
     errno.EROFS: ("the file system is read-only", "Choose a folder on another disk."),
-    errno.ENAMETOOLONG: ("the name is too long for this file system", "Choose a shorter one."),
-    errno.ENOTDIR: ("a part of it is no folder", "Choose another path."),
-    errno.EISDIR: ("it is a folder, and a file is needed there", "Choose another name."),
-    errno.ENOENT: ("it does not exist", "Check the path, or make the folder."),
+    errno.ENAMETOOLONG: ("the name is too long for this file system", "Choose a shorter name."),
+    errno.ENOTDIR: ("a part of it is not a folder", "Choose another path."),
+    errno.EISDIR: ("it is a folder, where a file is needed", "Choose another name."),
+    errno.ENOENT: ("it does not exist", "Check the path, or create the folder."),
     errno.ELOOP: ("its links go in a circle", "Choose another path."),
-    errno.EBUSY: ("another program uses it", "End that program, or choose another path."),
+    errno.EBUSY: ("another program is using it", "Close that program, or choose another path."),
     errno.ENOTEMPTY: ("the folder is not empty", "Choose another folder."),
-    errno.EIO: ("the disk does not answer as it should", DISK),
-    errno.ESTALE: ("the network share does not know it any more", DISK),
+    errno.EIO: ("the disk reports an error", DISK),
+    errno.ESTALE: ("it no longer exists on the network share", DISK),
     errno.ENODEV: ("its disk is gone", DISK),
     errno.ENXIO: ("its disk is gone", DISK),
     errno.ETIMEDOUT: ("the network share does not answer", DISK),
-    errno.EINVAL: ("this file system does not take that name or that action", "Choose another folder."),
+    errno.EINVAL: ("this file system does not support that name or operation", "Choose another folder."),
 }
 # Without a path: limits of this process or of the whole machine.
 LIMITS: dict[int, str] = {
     errno.EMFILE: "Too many files are open. Raise the limit (`ulimit -n 4096`) or use fewer workers.",
-    errno.ENFILE: "Too many files are open on this machine. End other programs, then start again.",
-    errno.EAGAIN: "No further process can be started. Raise the limit (`ulimit -u`) or use fewer workers.",
-    errno.ENOSYS: "This system cannot do what is asked for. Use one worker (federation.num_workers=1).",
+    errno.ENFILE: "Too many files are open on this machine. Close other programs, then start again.",
+    errno.EAGAIN: "No more processes can be started. Raise the limit (`ulimit -u`) or use fewer workers.",
+    errno.ENOSYS: "This system does not support this. Use one worker (federation.num_workers=1).",
 }
 LESS = (
     "Lower distill.batch_size, data.image_size, data.max_pairs or federation.num_workers, or use a machine"
@@ -64,8 +64,8 @@ _NO_MEMORY = (
     "bad allocation",
 )
 KILLED = (
-    "A worker process was killed, most often for lack of memory. Use fewer workers"
-    " (--set federation.num_workers=1, or --jobs 1), then start again: what was finished is kept."
+    "A worker process was killed, probably for lack of memory. Use fewer workers (--set"
+    " federation.num_workers=1, or --jobs 1), then start again: finished work is kept."
 )
 NO_TEMPORARY = "no usable temporary directory"
 
@@ -170,7 +170,7 @@ def _meaning(number: int, path: str, error: OSError) -> tuple[str, str]:
     if number in (errno.ENOTDIR, errno.EEXIST) and blocking:
         return f"{blocking} is a file, where a folder is needed", "Choose another path, or move that file."
     if number == errno.EEXIST:
-        return "it exists already", "Choose another name, or move it away."
+        return "it already exists", "Choose another name, or move it away."
     if number in MEANING:
         return MEANING[number]
     text = error.strerror or str(error) or type(error).__name__
@@ -200,7 +200,7 @@ def require_space(folder: Path, need: int) -> None:
     """Refuse what will not fit, before hours of work.
 
     Args:
-        folder: Where it is to lie; it may not exist yet.
+        folder: Where it will be written; it may not exist yet.
         need: Bytes, about.
 
     Raises:
@@ -213,8 +213,8 @@ def require_space(folder: Path, need: int) -> None:
             continue
         if free < need:
             raise MachineError(
-                f"{folder} cannot hold what is to be written: about {size_of(need)} are needed,"
-                f" {size_of(free)} are free. {SPACE}"
+                f"{folder} does not have enough space: about {size_of(need)} are needed, {size_of(free)} are"
+                f" free. {SPACE}"
             )
         return
 
@@ -223,7 +223,7 @@ ROOMS = ("clients", "server", "export")
 
 
 def strange_rooms() -> list[str]:
-    """A sentence for each package of edgecmd that is missing or stands behind another of its name.
+    """A sentence for each package of edgecmd that is missing or hidden by another of the same name.
 
     Nothing is imported.
     """

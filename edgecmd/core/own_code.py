@@ -1,7 +1,7 @@
-"""Code of a user's own, named in settings as ``module:factory``: found, called, and refused in plain English.
+"""A user's own code, named in settings as ``module:factory``: found, called, or refused in plain English.
 
 An object cannot travel to another process or node; its name can. Every process that needs it imports it
-there, so the module must be installed, or lie in the folder that edgecmd is started in, wherever it runs.
+there, so the module must be installed, or be in the folder that edgecmd is started in, wherever it runs.
 """
 
 import importlib
@@ -56,14 +56,14 @@ def load_factory(setting: str, text: str, *, files: bool = False) -> Factory:
         form = (
             "module:factory or file.py:factory" if files else "module:factory, such as my_package.losses:Mine"
         )
-        raise ConfigError(f"{setting}={text!r} names no code of your own. Write {form}.")
+        raise ConfigError(f"{setting}={text!r} does not name code of your own. Write {form}.")
     module, found = _imported(setting, text, is_file=is_file)
     if found is None:
         names = [one for one, value in vars(module).items() if callable(value) and not one.startswith("_")]
         raise ConfigError(f"{setting}={text!r}: {module_name} has no {name!r}. {nearest(name, names)}")
     if not callable(found):
         raise ConfigError(
-            f"{setting}={text!r} is of type {type(found).__name__}, which cannot be called. Name a class or a"
+            f"{setting}={text!r} is of type {type(found).__name__}, which cannot be called. Name a class or"
             " function that makes the object."
         )
     factory: Factory = found
@@ -117,7 +117,7 @@ def running(what: str, *made: object) -> Iterator[None]:
             raise
         if is_of_machine(error) and not isinstance(error, OSError):
             raise explain(error) from error
-        raise ConfigError(f"{what} raised {told(error)}. Mend that code, then start again.") from error
+        raise ConfigError(f"{what} raised {told(error)}. Fix that code, then start again.") from error
 
 
 def _parameters(factory: Factory) -> dict[str, bool]:
@@ -143,7 +143,7 @@ def _imported(setting: str, text: str, *, is_file: bool) -> tuple[object, object
     except RAISED as error:
         raise ConfigError(
             f"{setting}={text!r} cannot be imported: {told(error)}. Every process that uses it must be able"
-            f" to import {module_name!r}: install it, or start edgecmd in the folder that it is found from."
+            f" to import {module_name!r}: install it, or start edgecmd in the folder that contains it."
         ) from error
 
 

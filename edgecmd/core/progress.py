@@ -1,4 +1,4 @@
-"""How far long work is, told to whoever watches. Nothing here prints, and without a watcher nothing happens.
+"""Progress of long work, reported to a watcher. Nothing here prints, and without a watcher nothing happens.
 
 A watcher is set by the command line (`edgecmd.cli.progress`) for the work below it. It is held in a context
 variable, so that the functions between need not hand it on; threads and processes of their own have none.
@@ -17,7 +17,7 @@ Tick = Callable[[int, int], None]
 
 @runtime_checkable
 class Watcher(Protocol):
-    """Told of stages, which lie within each other as calls do."""
+    """Receives stages, which nest as calls do."""
 
     def begin(self, what: str, total: int, done: int) -> int:
         """A stage of ``total`` steps begins, ``done`` of them done before; the answer names it."""
@@ -52,7 +52,7 @@ def stage(what: str, total: int = 1, *, done: int = 0) -> Iterator[Advance]:
         done: Steps that are done already; how long they took says nothing of the others.
 
     Returns:
-        Function that tells how many more steps are done.
+        Function that reports how many more steps are done.
     """
     watcher = _WATCHER.get()
     if watcher is None:
@@ -70,7 +70,7 @@ def _nothing(_: int) -> None:
 
 
 def tracked(items: Iterable[Item], what: str, *, num: int | None = None) -> Iterator[Item]:
-    """The items one after another, each told when it was worked through.
+    """The items one after another, each reported when it is done.
 
     Args:
         items: What is worked through.
@@ -113,4 +113,4 @@ def ticker(what: str) -> Iterator[Tick]:
 
 
 def silent(_done: int, _total: int) -> None:
-    """A `Tick` that tells nobody."""
+    """A `Tick` that reports to nobody."""

@@ -1,7 +1,7 @@
-"""One process at a time works in a run folder: rounds of two would interleave in its log and checkpoints.
+"""One process at a time uses a run folder: rounds of two would interleave in its log and checkpoints.
 
 The lock is one of the operating system, which forgets it when its process ends, however it ends. The
-process id lies beside it in a file of its own, for the message alone.
+process id is beside it in a separate file, only for the message.
 """
 
 import contextlib
@@ -93,7 +93,7 @@ def _acquire(folder: Path, *, shown: Path) -> FileLock:
         _make_and_lock(folder, lock)
     except Timeout:
         raise FederationError(
-            f"{shown} is in use by {_owner(folder)}. Wait until it has ended, stop it, or choose another name"
+            f"{shown} is in use by {_owner(folder)}. Wait until it ends, stop it, or choose another name"
             " with --set name=..."
         ) from None
     # Without flock, as on some network file systems, some releases of filelock raise the second.
@@ -161,7 +161,7 @@ def empty(folder: Path) -> None:
         the settings of the run are still there, so that nobody takes the rest for another run.
 
     Raises:
-        ConfigError: Something in it is no file of a run.
+        ConfigError: Something in it is not a file of a run.
         OSError: A file cannot be deleted.
     """
     _refuse_foreign(folder)
@@ -189,6 +189,6 @@ def _refuse_foreign(folder: Path) -> None:
                 artefact_of(name)
         except PrivacyError:
             raise ConfigError(
-                f"{folder} holds {name}, which is no file of a run; --fresh would delete it. Move it away, or"
-                " choose another name with --set name=..."
+                f"{folder} holds {name}, which is not a file of a run; --fresh would delete it. Move it"
+                " away, or choose another name with --set name=..."
             ) from None

@@ -2,7 +2,7 @@
 
 Two questions are kept apart. *Repetitions* (seeds, draws of labels) say how much a result moves when training
 or labelling is repeated on the same test items: Student's t, cut to what the quantity can be, which loses no
-coverage because the truth lies there too. *Items* say how much it would move on other test items: Wilson's
+coverage because the truth is there too. *Items* say how much it would move on other test items: Wilson's
 interval of a share, and Newcombe's of the difference of two. Below `MIN_REPEATS` repetitions or `MIN_ITEMS`
 items there is no interval and no best method, nor where repetitions do not differ at all: a width of 0
 would claim what three equal numbers cannot show.
@@ -61,7 +61,7 @@ def mean_interval(
         num_items: Test items that each measurement is a mean of; None where it is none.
 
     Guarantees:
-        The interval lies within ``bounds``. It covers a mean within ``bounds`` exactly as often as the
+        The interval is within ``bounds``. It covers a mean within ``bounds`` exactly as often as the
         interval that is not cut, but where there is none.
     """
     sample = np.asarray(values, dtype=np.float64)
@@ -124,11 +124,11 @@ def wilson(share: float, *, num_items: int) -> tuple[float, float] | None:
     """Wilson's 95% interval of a share of items, within 0 and 1.
 
     Args:
-        share: Between 0 and 1; what is no whole number of items is rounded to one.
+        share: Between 0 and 1; what is not a whole number of items is rounded to one.
         num_items: Items.
 
     Returns:
-        Lower and upper end; None for fewer than `MIN_ITEMS`, or where the share is no number.
+        Lower and upper end; None for fewer than `MIN_ITEMS`, or where the share is not a number.
     """
     if num_items < MIN_ITEMS or not math.isfinite(share):
         return None
@@ -167,7 +167,7 @@ def items_apart(one: float, other: float, *, num_items: int) -> bool:
 
 
 def repeats_apart(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether two rows of paired repetitions differ: zero lies outside the interval of the paired t test."""
+    """Whether two rows of paired repetitions differ: zero is outside the interval of the paired t test."""
     if len(one) != len(other):
         return False
     found = paired_interval(one, other)
@@ -181,7 +181,7 @@ class Measured:
     Attributes:
         value: The figure; larger is better.
         values: Its repetitions, paired with those of the other methods; one number or none without.
-        num_items: Test items; None where the figure is no mean over items.
+        num_items: Test items; None where the figure is not a mean over items.
         is_share: Whether it is a share of right items, so that items alone can tell two apart.
     """
 

@@ -1,4 +1,4 @@
-"""Text for people: hostile characters are shown and not obeyed, and numbers agree with their nouns."""
+"""Text for people: hostile characters are shown instead of obeyed, and numbers agree with their nouns."""
 
 import unicodedata
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """Public anchors: negatives that share nothing with any pair, made from the run's seed.
 
-Three kinds: teacher features of public pictures, of pictures drawn by a procedure, and directions drawn at
-random. What they are made of comes in as an `AnchorSource`; where the pictures lie is not known here.
+Three kinds: teacher features of public images, of images drawn by a procedure, and directions drawn at
+random. What they are made of comes in as an `AnchorSource`; where the images are is not known here.
 
 Shapes: K anchors, M public images, D embedding dimension, R by Q places of an image.
 """
@@ -37,7 +37,7 @@ class AnchorSource:
             (M, D, R, Q).
         embed: The same of other images, in memory.
         dim: D.
-        side: Side of a made-up picture in pixels.
+        side: Side of a made-up image in pixels.
     """
 
     public: Callable[[], Examples]
@@ -91,7 +91,7 @@ def procedural_images(num: int, *, side: int, generator: np.random.Generator) ->
     """Made-up pictures: coloured discs and boxes on coloured ground, drawn from a seed and nothing else.
 
     Args:
-        num: Pictures.
+        num: Images.
         side: Side in pixels.
         generator: Source of randomness.
 
@@ -116,14 +116,14 @@ def procedural_images(num: int, *, side: int, generator: np.random.Generator) ->
 
 
 def _procedural_kind(source: AnchorSource, num: int, seed: int) -> np.ndarray:
-    """Teacher features of made-up pictures, for a source modality without a public set."""
+    """Teacher features of made-up images, for a source modality without a public set."""
     coins = numpy_generator(seed, "procedural-anchors")
     found = source.embed(procedural_images(num, side=source.side, generator=coins))
     return found if found.ndim == 2 else _places(found, _drawn(found, num, seed))
 
 
 def _random_kind(source: AnchorSource, num: int, seed: int) -> np.ndarray:
-    """Random unit vectors of the teacher's dimension; no picture is needed."""
+    """Random unit vectors of the teacher's dimension; no image is needed."""
     directions = numpy_generator(seed, "random-anchors").normal(size=(num, source.dim()))
     return np.asarray(directions / np.linalg.norm(directions, axis=1, keepdims=True))
 

@@ -1,4 +1,4 @@
-"""Inputs that say nothing: white pages, maps without a measurement, silence, or one input over and over.
+"""Inputs without information: white pages, maps without a measurement, silence, or one input over and over.
 
 A few among others are noted. Where a half of the pairs is nothing else, every loss and every ranking is
 about rounding, and a run is refused before it trains. This is about the whole of a user's data; on a device
@@ -27,7 +27,7 @@ def constant_rows(inputs: Targets) -> Bool[np.ndarray, " num"]:
         inputs: Of either half, of any modality.
 
     Returns:
-        True for a picture whose channels each span at most 2 of 255 levels, for a depth map in which all that
+        True for an image whose channels each span at most 2 of 255 levels, for a depth map in which all that
         was measured (if anything was) is equal, and for a recording that spans at most 2 of 65,535 steps.
 
     Raises:
@@ -107,8 +107,8 @@ def constant_notes(*parts: PairedData, reverse: bool = False) -> list[str]:
         if number:
             which, what = _words(halves[0])
             notes.append(
-                f"{number} of {sum(map(len, halves))} {what} of {name}/ are {which}: nothing can be learnt of"
-                " them, and in a test they can only be guessed."
+                f"{number} of {sum(map(len, halves))} {what} of {name}/ are {which}: nothing can be learnt"
+                " from them, and in a test they can only be guessed."
             )
     return notes
 
@@ -123,12 +123,12 @@ def _problem(name: str, half: Targets) -> str:
     which, what = _words(half)
     if len(half) and constant_rows(half).all():
         return (
-            f"all {len(half)} {what} of {name}/ are {which}, so there is nothing to learn from. Look at the"
-            " files, and make them again."
+            f"all {len(half)} {what} of {name}/ are {which}, so there is nothing to learn from. Check the"
+            " files, and create them again."
         )
     if all_equal(half):
         return (
-            f"all {len(half)} {what} of {name}/ are equal, so no pair can be told from another. Look at the"
+            f"all {len(half)} {what} of {name}/ are equal, so no pair can be told from another. Check the"
             " files, and give each pair its own."
         )
     return ""

@@ -1,4 +1,4 @@
-"""Which examples are copies of one another, and what copies do to a set of pairs.
+"""Which examples are copies of each other, and how copies affect a set of pairs.
 
 Equal are examples of the same bytes; when others are near-equal, their modality says
 (`Modality.looks`). Groups are connected components, so they do not depend on the order. Examples of one
@@ -110,7 +110,7 @@ def near_groups(examples: Targets) -> Codes:
     """Code of the group of each example, (N,); equal and near-equal ones share one.
 
     Args:
-        examples: Pictures, depth maps or recordings, of any one modality.
+        examples: Images, depth maps or recordings, of any one modality.
 
     Guarantees:
         Which examples share a group does not depend on their order. Memory beside the examples is that of
@@ -441,16 +441,16 @@ class Contained:
 
     @property
     def is_told(self) -> bool:
-        """Whether a good part of the targets is in the sources, and that is no accident of dark sources."""
+        """Whether a good part of the targets is in the sources, and not by an accident of dark sources."""
         return self.share >= INK_TOLD and self.shifted <= self.share / 4
 
 
 def contained(pairs: PairedData) -> Contained | None:
-    """Whether the targets are drawings that stand in their own sources, as OpenMoji's lines do.
+    """Whether the targets are drawings contained in their own sources, as OpenMoji's lines are.
 
     Args:
         pairs: All pairs; at most `INK_LOOKED` of them are looked at, evenly over their order, and of large
-            pictures fewer.
+            images fewer.
 
     Returns:
         The shares, or None where targets are no ink on paper of the sources' size. Ink is dark on light or
@@ -501,7 +501,7 @@ def _share(ink: Bool[np.ndarray, "num height width"], target: np.ndarray, seen: 
 
 
 def contained_lines(pairs: PairedData) -> list[str]:
-    """A warning where the targets are drawings that stand in their own sources; else nothing."""
+    """A warning if the targets are drawings contained in their own sources; otherwise nothing."""
     found = contained(pairs)
     if found is None or not found.is_told:
         return []

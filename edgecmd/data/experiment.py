@@ -84,27 +84,27 @@ def held_out(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Experiment:
-    """Everything that a run needs, split by concept, or by whatever ``unseen`` says.
+    """Everything that a run needs, split by concept, or by what ``unseen`` names.
 
     Attributes:
         name: Name of the data set.
-        kind: Where the pairs come from, printed beside every number: ``real``, ``class-paired``,
+        kind: Where the pairs come from, printed with every figure: ``real``, ``class-paired``,
             ``composed``, ``rendered``, ``procedural`` or ``synthetic``.
         public: Public source images.
         train: All training pairs; clients hold parts of them.
         train_owner: Who made each training pair; the partition ``owner`` follows it.
         train_labels: Label of each training pair; the partition ``dirichlet`` follows it.
-        train_subgroup: Finer label of each training pair; cuts the owners into clients.
-        validation: For choosing settings, and the pool that few labels are drawn from.
-        test: For the reported numbers.
+        train_subgroup: Finer label of each training pair; divides the owners among clients.
+        validation: For choosing settings, and the pool from which the few labels are drawn.
+        test: For the reported figures.
         test_strict: ``test`` without targets that look like a training target; ``test`` itself
             where ``data.strict`` is off.
-        train_ids: One name a training pair; empty where the set has none.
+        train_ids: One name per training pair; empty if the set has none.
         unseen: What test and training pairs do not share, in the plural, such as ``concepts``.
         train_concept: Concept of each training pair, which the split follows; None where it is not known.
-        notes: What a person should know of the files: what is not used, cut or converted.
+        notes: What a person should know about the files: what is not used, cut or converted.
         copies: Groups of copies among all pairs, those of training, validation and test one after the other;
-            None where nobody looked, see `all_copies`.
+            None if they were not looked for, see `all_copies`.
     """
 
     name: str
@@ -132,7 +132,7 @@ class Experiment:
 
     @property
     def shared(self) -> str:
-        """What test and training share in truth, such as "12 of 40 test sources are also in training".
+        """What test and training actually share, such as "12 of 40 test sources are also in training".
 
         Empty where that is nothing.
         """
@@ -178,22 +178,22 @@ def cut_apart(  # noqa: PLR0913 - what an experiment is made of
     strict: Int[np.ndarray, " strict"] | None = None,
     unseen: str = "concepts",
 ) -> Experiment:
-    """An experiment of pairs that lie in one place, by the rows of its parts.
+    """An experiment made of one set of pairs, by the rows of its parts.
 
     Args:
-        pairs: All of them.
+        pairs: All pairs.
         name: Name of the data set.
-        kind: As of `Experiment`.
+        kind: As in `Experiment`.
         train: Rows that clients hold.
-        validation: Rows of the pool that few labels are drawn from.
-        test: Rows for the reported numbers.
+        validation: Rows of the pool from which the few labels are drawn.
+        test: Rows for the reported figures.
         labels: Labellings of all pairs; the partition ``dirichlet`` follows the first.
         public: Public source images, which are in no pair.
         ids: Names of all pairs, all different; empty for none.
-        owner: Who made each pair; None: not known.
-        subgroup: Finer label of each pair; None: not known.
-        concept: What the split follows; None: not known.
-        masks: Masks of all pairs, where the set has any.
+        owner: Who made each pair; None if unknown.
+        subgroup: Finer label of each pair; None if unknown.
+        concept: What the split follows; None if unknown.
+        masks: Masks of all pairs, if the set has any.
         strict: Rows of the strict test; None: those of the test.
         unseen: What test and training pairs do not share, in the plural.
 
@@ -238,10 +238,10 @@ def check_ids(name: str, ids: tuple[str, ...], *, num: int) -> None:
 
 
 def load_experiment(config: DataConfig) -> Experiment:
-    """Load the data set that ``config.name`` names, or what a user's own code makes.
+    """Load the data set that ``config.name`` names, or the one that a user's own code makes.
 
     Raises:
-        ConfigError: The name is unknown, a setting does not suit the set, or a user's code cannot be used.
+        ConfigError: The name is unknown, a setting does not suit the set, or the user's code is unusable.
         DataError: The files are missing or damaged.
     """
     row = data_set(config.name)
@@ -249,7 +249,7 @@ def load_experiment(config: DataConfig) -> Experiment:
         allowed = ", ".join(sorted(name for name, one in DATA_SETS.items() if one.reversible))
         raise ConfigError(
             f"data.reverse=true does not suit data.name={config.name!r}: a teacher of its targets would need"
-            f" public ones, which are in no pair, and the set has none. Allowed: {allowed}."
+            f" public targets that are in no pair, and the set has none. Allowed: {allowed}."
         )
     made = _own(config) if is_own(config.name) else imported(row.loader)(config)
     assert isinstance(made, Experiment)
@@ -282,8 +282,8 @@ def _check_own(half: str, arrays: Sequence[Examples], config: DataConfig) -> Non
         shown = "; ".join(f"{kind} of shape {tuple(shape)}" for kind, *shape in sorted(found))
         raise ConfigError(
             f"data.name={config.name!r} made {half} arrays of different kinds: {shown}, without the first"
-            " axis. Make training, validation and test"
-            f"{' and public images' if half == 'source' else ''} alike."
+            f" axis. Make training, validation and test{' and public images' if half == 'source' else ''}"
+            " alike."
         )
     setting, side = (
         ("source_size", config.source_side) if half == "source" else ("image_size", config.image_size)
@@ -348,7 +348,7 @@ def check_kind(target: Examples, config: DataConfig) -> None:
     choose("data.target_kind", config.target_kind, {"auto": 0, **target_kinds()})
     found = kind_of(target)
     if found != config.target_kind:
-        grey = " Colour pictures among which one is grey count as grey." if found == "grey" else ""
+        grey = " If one image among colour images is grey, all count as grey." if found == "grey" else ""
         raise ConfigError(
             f"data.target_kind={config.target_kind!r}, but the targets of data.name={config.name!r} are"
             f" {found!r}.{grey} Set data.target_kind={found!r} or 'auto', or change the files."

@@ -1,4 +1,4 @@
-"""What is found in a user's data: problems that refuse a run, and notes that it can live with."""
+"""What is found in a user's data: problems that stop a run, and notes that do not."""
 
 import re
 from collections import defaultdict

@@ -72,7 +72,7 @@ class Masks:
         if stray:
             raise DataError(
                 f"Masks hold class {stray[0]}; allowed is 0 to {len(self.names) - 1}, one for each of"
-                f" {len(self.names)} names, or {IGNORED} for pixels that do not count."
+                f" {len(self.names)} names, or {IGNORED} for ignored pixels."
             )
 
     def take(self, rows: np.ndarray) -> "Masks":

@@ -1,4 +1,4 @@
-"""What differs between devices: numbers on their way to one, and how wide they may be there."""
+"""What differs between devices: moving numbers to one, and their precision there."""
 
 import torch
 from torch import Tensor

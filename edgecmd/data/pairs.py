@@ -1,4 +1,4 @@
-"""What a client may hold: pairs without labels; and what is public: source images alone.
+"""What a client may hold: pairs without labels; and what is public: only source images.
 
 The three sets of an experiment are told apart by type and never mixed: `PublicSource`,
 `PairedData` and `edgecmd.data.labelled.LabelledTarget`.
@@ -58,7 +58,7 @@ class PublicSource:
         return fingerprint(self.images)
 
     def pictures(self, *, use: str) -> Images:
-        """The images, where they are RGB pictures.
+        """The images, where they are RGB images.
 
         Args:
             use: What they are for, such as ``"A warm start"``.
@@ -68,9 +68,8 @@ class PublicSource:
         """
         if kind_of(self.images) != "rgb":
             raise ConfigError(
-                f"{use} needs public pictures in colour; the public set {self.name!r} has"
-                f" {self.images.dtype} of shape {self.images.shape}, as reversed pairs do (data.reverse)."
-                " Leave it out."
+                f"{use} needs public images in colour; the public set {self.name!r} has {self.images.dtype}"
+                f" of shape {self.images.shape}, as reversed pairs do (data.reverse). Leave it out."
             )
         return self.images
 

@@ -109,15 +109,15 @@ Deal = Callable[..., Sequence[Rows]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Partition:
-    """One way of cutting.
+    """One way of dividing pairs among clients.
 
     Attributes:
-        deal: Who gets what.
-        follows: The field of `Pairs` that some pair must have a value in; empty: none.
+        deal: Which client gets which pairs.
+        follows: The field of `Pairs` in which some pair must have a value; empty: none.
         what: What that field holds, in the plural.
         file: Where a user gives it.
-        takes_alpha: Whether ``federation.alpha`` says how skewed it is.
-        equal: Whether all clients get equally many, give or take one.
+        takes_alpha: Whether ``federation.alpha`` sets its skew.
+        equal: Whether all clients get the same number, give or take one.
     """
 
     deal: Deal
@@ -169,7 +169,7 @@ def _own(
     """What a user's function deals.
 
     Raises:
-        ConfigError: It is no list of rows for each client in which every pair is once.
+        ConfigError: It is not a list of rows for each client in which every pair is once.
     """
     offered = {
         "num_pairs": len(pairs),
@@ -191,8 +191,8 @@ def _own(
     is_dealt = rows.dtype.kind in "iu" and np.array_equal(np.sort(rows), np.arange(len(pairs)))
     if len(parts) != num_clients or not is_dealt or any(part.ndim != 1 for part in parts):
         raise ConfigError(
-            f"{SETTING}={name!r} gave no partition. Return federation.num_clients={num_clients} arrays of row"
-            f" indices in which each of the rows 0 to {len(pairs) - 1} is exactly once."
+            f"{SETTING}={name!r} did not give a partition. Return federation.num_clients={num_clients}"
+            f" arrays of row indices in which each of the rows 0 to {len(pairs) - 1} is exactly once."
         )
     return [part.astype(np.int64) for part in parts]
 
@@ -207,7 +207,7 @@ def partition(
     seed: int,
     alpha: float = FederationConfig().alpha,
 ) -> tuple[Rows, ...]:
-    """Cut N training pairs into the parts of the clients.
+    """Divide N training pairs into the clients' parts.
 
     Args:
         owner: Who made each pair, (N,).
@@ -247,7 +247,7 @@ def partition_table(parts: Sequence[Rows], labels: Labels) -> list[ClientRow]:
         labels: Label of each training pair, (N,).
 
     Returns:
-        A line a client: ``client``, ``pairs``, ``classes`` (pairs by class name, without empty
+        A line per client: ``client``, ``pairs``, ``classes`` (pairs by class name, without empty
         classes) and ``largest_share``, the share of the most frequent class.
     """
     names = (*labels.names, "(unlabelled)")
@@ -267,8 +267,8 @@ def label_skew(parts: Sequence[Rows], labels: Labels) -> float:
         labels: Label of each training pair, (N,); unlabelled pairs count as a class.
 
     Returns:
-        0 where all clients have the overall distribution; it approaches 1 for many clients that
-        have one class each.
+        0 if all clients have the overall distribution; it approaches 1 for many clients that have one
+        class each.
     """
     counts = _class_counts(parts, labels)
     overall = counts.sum(axis=0) / counts.sum()
@@ -287,8 +287,8 @@ def _check_known(pairs: Pairs, cut: Partition, *, by: str) -> None:
     """Refuse a partition whose labelling the data do not have."""
     if cut.follows and not (getattr(pairs, cut.follows).values != UNLABELLED).any():
         raise ConfigError(
-            f"{SETTING}={by!r} follows {cut.what}, but the data have none."
-            f" Add {cut.file} beside the pairs, or set {SETTING} to 'iid'."
+            f"{SETTING}={by!r} follows {cut.what}, but the data have none. Add {cut.file} beside the pairs,"
+            f" or set {SETTING} to 'iid'."
         )
 
 

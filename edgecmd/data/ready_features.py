@@ -1,4 +1,4 @@
-"""Ready teacher features: those that the user computed with a teacher of their own, found by id.
+"""Ready teacher features, computed by users with their own teacher and matched by id.
 
 A row belongs to the pair, or to the public image, that its id names. A bare ``.npy`` has no ids; it is taken
 only where every order in which people list files gives the same rows.
@@ -62,7 +62,7 @@ class Wanted:
         names: Ids of the pairs, or keys of the public images, in the order that is wanted; None where they
             are not known, so that only the form of the file is looked at.
         listed: Further orders in which a user may have them, such as that of ``pairs.csv``.
-        other_halves: Folders of other pictures; an id in one of these is not taken for a wanted name.
+        other_halves: Folders of other images; an id in one of these is not taken for a wanted name.
     """
 
     setting: str
@@ -106,7 +106,7 @@ def read_ready(pairs: Wanted, public: Wanted, *, problems: list[str]) -> tuple[R
     first, second = found
     if first is not None and second is not None and first.features.shape[1] != second.features.shape[1]:
         problems.append(
-            f"{pairs.label} has {first.features.shape[1]} numbers a row, {public.label}"
+            f"{pairs.label} has {first.features.shape[1]} numbers per row, {public.label}"
             f" {second.features.shape[1]}. Both must come from one teacher: compute one of them again."
         )
     if first is None or second is None or len(problems) > before:
@@ -164,7 +164,7 @@ def _way_out(path: Path) -> str:
     """How ids are given."""
     return (
         f"Save ids with them, numpy.savez({path.with_suffix('.npz').name!r}, ids=ids, features=features), or"
-        f" write {path.with_suffix(IDS_SUFFIX).name} beside it, an id a line."
+        f" write {path.with_suffix(IDS_SUFFIX).name} beside it, one id per line."
     )
 
 
@@ -196,7 +196,7 @@ def usual_orders(names: Sequence[str], listed: Mapping[str, Sequence[str]]) -> d
 
     Args:
         names: (N,).
-        listed: Orders that stand in a file, by where; those of other names count for nothing.
+        listed: Orders that are in a file, by where; those of other names count for nothing.
     """
     orders = {how: sorted(names, key=key) for how, key in KEYS.items()}
     for ending in SORTED_WITH:
@@ -212,7 +212,7 @@ def usual_orders(names: Sequence[str], listed: Mapping[str, Sequence[str]]) -> d
 
 
 def listed_orders(path: Path) -> dict[str, list[str]]:
-    """Orders of ids that stand beside a user's pairs: in their tables, or in their .npz.
+    """Orders of ids that are beside a user's pairs: in their tables, or in their .npz.
 
     Args:
         path: ``data.path``. What cannot be read has no order; whoever reads the pairs says so.
@@ -244,13 +244,13 @@ def match(
 ) -> tuple[dict[str, int], list[str]]:
     """Row of each of ``names`` in a file whose rows are called ``given``.
 
-    A name that is there as it stands is taken. Else folders in front and the ending of a file may differ, as
+    A name that matches exactly is taken. Else folders in front and the ending of a file may differ, as
     long as there is one answer.
 
     Args:
         given: Ids of the file's rows, (R,).
         names: Names that are wanted, (N,).
-        other_halves: Folders in front of an id that say that it is of another picture than the wanted one.
+        other_halves: Folders in front of an id that say that it is of another image than the wanted one.
 
     Returns:
         Rows by name, and sentences about everything that is uncertain or missing.
@@ -273,12 +273,14 @@ def match(
     sentences = []
     if others:
         sentences.append(
-            f"has ids in a folder of other pictures ({', '.join(sorted(other_halves))}): {few(others)}. Give"
-            " features of the pictures that the teacher is to see; if these are, leave the folder out of the"
-            " ids."
+            f"has ids in a folder of other images ({', '.join(sorted(other_halves))}): {few(others)}. Give"
+            " features of the images that the teacher is to see; if these are the ones, leave the folder"
+            " out of the ids."
         )
     if uncertain:
-        sentences.append(f"has ids that could be several: {few(uncertain)}. Write each as the data has it.")
+        sentences.append(
+            f"has ids that could mean several: {few(uncertain)}. Write each id as it is in the data."
+        )
     if twice:
         sentences.append(f"has several rows of one id: {few(twice)}. Keep one row for each.")
     if missing:
@@ -327,7 +329,7 @@ def row_problems(features: Features, names: Sequence[str]) -> list[str]:
         f"a length outside {SHORTEST:g} to {LONGEST:g}": finite & ~zero & ~flat & odd,
     }
     sentences = [
-        f"has rows with {what}: {few(names[row] for row in found)}. Compute these again."
+        f"has rows with {what}: {few(names[row] for row in found)}. Compute them again."
         for what, found in ((what, np.flatnonzero(bad).tolist()) for what, bad in wrong.items())
         if found
     ]
@@ -359,11 +361,11 @@ def read_file(path: Path) -> tuple[np.ndarray, list[str] | None]:
         )
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise DataError(f"{path} {what}. Name the file; a relative path starts where the command runs.")
+        raise DataError(f"{path} {what}. Give the file; a relative path starts where the command runs.")
     try:
         features, ids = _read_npz(path) if path.suffix.lower() == ".npz" else _read_npy(path)
     except DecodeError as error:
-        raise DataError(f"{path} cannot be read ({error}). Make it again.") from error
+        raise DataError(f"{path} cannot be read ({error}). Create it again.") from error
     if ids is not None:
         _check_ids(path, ids, num=len(features))
     return features, ids
@@ -380,7 +382,9 @@ def _read_npy(path: Path) -> tuple[np.ndarray, list[str] | None]:
     try:
         lines = beside.read_bytes().decode("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{beside} cannot be read ({error}). Save it as UTF-8 text, an id a line.") from error
+        raise DataError(
+            f"{beside} cannot be read ({error}). Save it as UTF-8 text, one id per line."
+        ) from error
     while lines and not lines[-1].strip():
         lines.pop()
     return features, [canonical(line) for line in lines]
@@ -416,13 +420,13 @@ def _check_shape(header: ArrayHeader, *, path: Path) -> None:
     shape, dtype = header.shape, header.dtype
     if dtype.name not in DTYPES:
         raise DataError(
-            f"{path} has features of dtype={dtype}; allowed are {', '.join(DTYPES)}. Save what the teacher"
-            " gives, with .astype(numpy.float32)."
+            f"{path} has features of dtype={dtype}; allowed are {', '.join(DTYPES)}. Save the teacher's"
+            " output with .astype(numpy.float32)."
         )
     if len(shape) != 2 or shape[0] < 1 or not MIN_DIM <= shape[1] <= MAX_DIM:
         raise DataError(
-            f"{path} has features of shape={shape}; allowed is (rows, numbers), with {MIN_DIM} to {MAX_DIM:,}"
-            " numbers a row. Pool features of places to one row a picture."
+            f"{path} has features of shape={shape}; allowed is (rows, numbers), with {MIN_DIM} to"
+            f" {MAX_DIM:,} numbers per row. Pool features of locations to one row per image."
         )
 
 

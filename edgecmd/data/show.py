@@ -1,4 +1,4 @@
-"""A picture of an experiment's data, and a table that counts it.
+"""A contact sheet of an experiment's data, and a table of its counts.
 
 Shapes: T side of a tile, C channels.
 """
@@ -36,7 +36,7 @@ INK, QUIET, FRAME = "#202124", "#5f6368", 218
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Cell:
-    """Pictures that stand above each other, each (T, T, 3), and the caption below them."""
+    """Images in a column, each (T, T, 3), and the caption below them."""
 
     tiles: tuple[np.ndarray, ...]
     caption: str
@@ -84,7 +84,7 @@ def shorten(text: str) -> str:
 
 
 def caption(name: str, owner: str) -> str:
-    """Two lines: the last part of an id, and who made the picture."""
+    """Two lines: the last part of an id, and who made the image."""
     return f"{shorten(printable(name.rsplit('/', 1)[-1]))}\n{shorten(printable(owner))}"
 
 
@@ -217,14 +217,14 @@ def mask_sheet(
     """
     masks = held.labelled.masks
     if masks is None:
-        raise DataError("These pairs have no masks to set beside those found. Choose a set with masks.")
+        raise DataError("These pairs have no masks to compare with. Choose a set with masks.")
     rows = draw_rows(len(held), num, seed=seed, purpose="masks")
     pictures = mask_pictures(found(rows), num_classes=len(masks.names))
     cells = [
         pair_cell(held.pairs, held.ids, None, row, more=(*mask_tiles(held, row), tile(picture)))
         for row, picture in zip(rows, pictures, strict=True)
     ]
-    heading = "from above: source, target, true mask, mask found; colours are classes"
+    heading = "from top: source, target, true mask, predicted mask; colours are classes"
     _write_sheet(path, title, (Section(heading=heading, cells=tuple(cells)),))
 
 

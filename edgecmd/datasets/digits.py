@@ -1,16 +1,16 @@
-"""The set ``digits``: pictures of handwritten digits (MNIST) and recordings of spoken ones (FSDD).
+"""The set ``digits``: images of handwritten digits (MNIST) and recordings of spoken ones (FSDD).
 
-Kind: class-paired. Nobody drew a digit while saying it: each recording got some picture of the same
+Kind: class-paired. Nobody drew a digit while saying it: each recording got some image of the same
 digit, so the class of every pair went into making it, and "unlabelled pairs" is not strictly true.
-Retrieval of a recording's own picture would mean nothing; any picture of the right digit counts.
+Retrieval of a recording's own image would mean nothing; any image of the right digit counts.
 
 The set is built on the user's machine (`edgecmd.datasets.build.digits`) and is not part of edgecmd.
 Test recordings are by a speaker who is in no other part.
 
-With ``data.reverse`` a teacher of recordings teaches a student of pictures. The teacher's public recordings
-are all of some speakers who are then in no pair, and the student sees each picture once, as ever.
+With ``data.reverse`` a teacher of recordings teaches a student of images. The teacher's public recordings
+are all of some speakers who are then in no pair, and the student sees each image once, as ever.
 
-Shapes: N recordings, T samples, S side of a picture.
+Shapes: N recordings, T samples, S side of an image.
 """
 
 import numpy as np
@@ -76,7 +76,7 @@ def load_digits(config: DataConfig) -> Experiment:
         public=public,
         ids=ids,
         owner=labels["speaker"],
-        unseen="pictures" if config.reverse else "speakers",
+        unseen="images" if config.reverse else "speakers",
     )
 
 
@@ -107,13 +107,13 @@ def _split(arrays: dict[str, np.ndarray], speakers: list[str], config: DataConfi
         raise ConfigError(
             f"data.held_out={config.held_out!r} and data.labels_from={config.labels_from!r} leave {sizes}"
             f" recordings for training, labels and test. Speakers: {', '.join(sorted(set(speakers)))}."
-            " Name different ones, and leave one for training."
+            " Choose different speakers, and leave one for training."
         )
     return parts
 
 
 def _pairs(arrays: dict[str, np.ndarray], config: DataConfig) -> PairedData:
-    """Pictures and recordings; of reversed pairs the pictures have one channel, as targets do."""
+    """Images and recordings; of reversed pairs the images have one channel, as targets do."""
     wave = arrays["wave"][:, : round(CLIP.sampling_rate_hz * config.clip_s)]
     picture = arrays["picture"][..., None]
     if config.reverse:
@@ -134,8 +134,8 @@ def _set_apart(
     public = free[: max(1, len(free) // 3)]
     if len(free) < 2:
         raise ConfigError(
-            f"data.reverse=true needs a speaker for the public recordings and one for training, beside those"
-            f" that data.held_out and data.labels_from name; of {', '.join(speakers)} there is left:"
+            "data.reverse=true needs a speaker for the public recordings and one for training, in addition"
+            f" to those in data.held_out and data.labels_from; of {', '.join(speakers)} there is left:"
             f" {', '.join(free) or 'nobody'}. Build the set with more speakers."
         )
     is_public = np.isin(arrays["speaker"], public)
@@ -150,7 +150,7 @@ def _set_apart(
 
 
 def _public(arrays: dict[str, np.ndarray]) -> PublicSource:
-    """Pictures that are in no pair; their digits are not handed on."""
+    """Images that are in no pair; their digits are not handed on."""
     images = np.repeat(arrays["public_picture"][..., None], 3, axis=3)
     return PublicSource(
         images=images, keys=tuple(f"mnist/{row:04d}" for row in range(len(images))), name="MNIST"

@@ -1,4 +1,4 @@
-"""The built-in set ``emoji``: colour pictures and line drawings of the same emoji by the same house.
+"""The built-in set ``emoji``: colour images and line drawings of the same emoji by the same house.
 
 Pairs: Fluent Emoji (flat and high contrast) and Noto (colour and the monochrome font), 64 px. Public
 source images: Twemoji and FxEmoji, without any concept of the validation and test splits. These are
@@ -45,13 +45,13 @@ def read_shipped(name: str, *, folder: Path | None = None) -> dict[str, np.ndarr
 
     Args:
         name: `PAIRS_FILE` or `PUBLIC_FILE`.
-        folder: Where the file lies; None for where edgecmd is installed.
+        folder: Where the file is; None for where edgecmd is installed.
 
     Raises:
         DataError: The file is missing or its content is not the pinned one.
     """
     path = folder / name if folder else shipped_file(name)
-    way_out = f"Make it again with `edgecmd data build emoji --out {path.parent}`, or reinstall edgecmd."
+    way_out = f"Build it again with `edgecmd data build emoji --out {path.parent}`, or reinstall edgecmd."
     return read_pinned(path, CONTENT_SHA256[name], way_out=way_out)
 
 

@@ -1,6 +1,6 @@
 """The set ``emoji-full``: the pairs of ``emoji``, and those of OpenMoji and EmojiOne.
 
-Kind: real. OpenMoji's drawing is the line layer of its picture, so the picture is by default what is
+Kind: real. OpenMoji's drawing is the line layer of its image, so the image is by default what is
 left without that layer. OpenMoji is CC BY-SA 4.0 and therefore not part of edgecmd: the set is built on
 the user's machine (`edgecmd.datasets.build.emoji_full`). The public set and the teacher are those of
 ``emoji``: a concept of the public set is always in training.

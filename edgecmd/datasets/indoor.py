@@ -1,9 +1,9 @@
-"""What the sets ``rooms`` and ``objects`` share: their files, and the public pictures of both.
+"""What the sets ``rooms`` and ``objects`` share: their files, and the public images of both.
 
 Kind: rendered. Both sides of a pair were computed from furniture meshes that artists made; no sensor saw
-anything. No mesh serves two of: public pictures, pairs, label pool, test.
+anything. No mesh serves two of: public images, pairs, label pool, test.
 
-Shapes: N examples, S side of a picture.
+Shapes: N examples, S side of an image.
 """
 
 from pathlib import Path
@@ -35,7 +35,7 @@ CONTENT_SHA256 = {
 
 
 def check_sides(config: DataConfig) -> None:
-    """Refuse picture sizes that 64 pixels cannot be brought to.
+    """Refuse image sizes that 64 pixels cannot be brought to.
 
     Raises:
         ConfigError: A size does not divide 64.
@@ -56,9 +56,9 @@ def read_indoor(file: str, *, path: str = "") -> dict[str, np.ndarray]:
     if not path:
         return read_pinned(shipped_file(file), CONTENT_SHA256[file], way_out="Install edgecmd again.")
     folder = Path(path)
-    way_out = f"Make it again with `edgecmd data build rooms --out {folder}`, or leave data.path empty."
+    way_out = f"Build it again with `edgecmd data build rooms --out {folder}`, or leave data.path empty."
     if not (folder / MANIFEST).is_file():
-        raise DataError(f"data.path={path!r} holds no {MANIFEST}. {way_out}")
+        raise DataError(f"data.path={path!r} has no {MANIFEST}. {way_out}")
     manifest = read_json(folder / MANIFEST)
     files = manifest.get("files") if isinstance(manifest, dict) else None
     entry = files.get(file) if isinstance(files, dict) else None
@@ -83,9 +83,9 @@ def load_pairs(file: str, config: DataConfig) -> tuple[Arrays, PairedData, dict[
 
 
 def load_public(*, image_size: int, path: str = "") -> PublicSource:
-    """Public pictures of furniture that is in no pair, no label pool and no test, alone and in rooms.
+    """Public images of furniture that is in no pair, no label pool and no test, alone and in rooms.
 
-    Keys: ``<piece>/<view>``, ``room-<n>/000``; pictures whose keys differ after the last slash alone show
+    Keys: ``<piece>/<view>``, ``room-<n>/000``; images whose keys differ after the last slash alone show
     the same thing.
     """
     arrays = read_indoor(PUBLIC_FILE, path=path)

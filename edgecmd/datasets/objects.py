@@ -1,9 +1,9 @@
-"""The built-in set ``objects``: pictures of single pieces of furniture and their depth maps, rendered.
+"""The built-in set ``objects``: images of single pieces of furniture and their depth maps, rendered.
 
-Pieces of the test, of the label pool, of the pairs and of the public pictures are all different. Every
+Pieces of the test, of the label pool, of the pairs and of the public images are all different. Every
 piece was brought to one size before it was looked at.
 
-Shapes: N views, S side of a picture.
+Shapes: N views, S side of an image.
 """
 
 import numpy as np

@@ -1,9 +1,9 @@
-"""The built-in set ``rooms``: pictures of furnished rooms and their depth maps, rendered.
+"""The built-in set ``rooms``: images of furnished rooms and their depth maps, rendered.
 
 Test rooms are furnished with other meshes than all others. The class of each pixel is known for held-out
 rooms and stays with them: what a client gets has neither classes nor the type of the room.
 
-Shapes: N rooms, S side of a picture.
+Shapes: N rooms, S side of an image.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""A folder of pairs to begin with: some of the set `emoji`, as a user's own pairs would lie on the disk."""
+"""A folder of pairs to begin with: some of the set `emoji`, as a user's own pairs would be on the disk."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ def write_sample(folder: Path, *, num: int) -> None:
         DataError: The shipped file is missing or damaged.
     """
     if folder.exists():
-        raise ConfigError(f"{folder} is there already. Choose another folder, or remove it.")
+        raise ConfigError(f"{folder} already exists. Choose another folder, or remove it.")
     arrays = read_shipped(PAIRS_FILE)
     # Pairs lie house by house in the file, so some from all over it.
     rows = np.random.default_rng(0).permutation(len(arrays["image"]))[:num]

@@ -1,10 +1,10 @@
-"""The set ``emoji-scenes``: several emoji on one picture, the same layout in line drawings, and masks.
+"""The set ``emoji-scenes``: several emoji on one image, the same layout in line drawings, and masks.
 
 Kind: composed. The drawings are those of the set ``emoji``; a program laid them out. In each scene two to
-four objects lie on a colour gradient (source) and, in the same places, as line drawings on white paper
+four objects are on a colour gradient (source) and, in the same places, as line drawings on white paper
 (target); later objects cover earlier ones. The mask names the group of the emoji that covers each pixel.
 
-Scenes of a part are made of that part's concepts alone, and public scenes of the public pictures. All of it
+Scenes of a part are made of that part's concepts alone, and public scenes of the public images. All of it
 follows from ``data.scene_seed``, so nothing is stored.
 
 Shapes: N scenes, S side of a scene, E emoji.
@@ -41,7 +41,7 @@ class Stock:
 
     Attributes:
         picture: RGB, uint8, (E, 64, 64, 3).
-        ink: Line drawings, uint8, (E, 64, 64), 255 is ink; blank where there are pictures alone.
+        ink: Line drawings, uint8, (E, 64, 64), 255 is ink; blank where there are images alone.
         shape: What an emoji covers, (E, 64, 64).
         members: Rows of each group.
     """
@@ -71,7 +71,7 @@ def load_scenes(config: DataConfig) -> Experiment:
         The experiment: validation, which few labels come from, and test carry masks of nine classes.
 
     Raises:
-        ConfigError: A size does not suit the pictures, or the scenes are not four counts.
+        ConfigError: A size does not suit the images, or the scenes are not four counts.
         DataError: A shipped file is missing or damaged.
     """
     _check(config)
@@ -106,19 +106,19 @@ def _check(config: DataConfig) -> None:
     if config.source_side != config.image_size:
         raise ConfigError(
             f"data.source_size={config.source_size} does not suit data.name={NAME!r}: both halves of a scene"
-            f" have one layout. Allowed: 0 or {config.image_size}."
+            f" share one layout. Allowed: 0 or {config.image_size}."
         )
     if len(config.scenes) != 4 or min(config.scenes, default=0) < 2:
         raise ConfigError(
-            f"data.scenes={list(config.scenes)}; allowed are four numbers of at least 2: scenes for training,"
-            " for labels, for the test, and public ones."
+            f"data.scenes={list(config.scenes)}; allowed are four numbers of at least 2: the number of"
+            " scenes for training, for labels, for testing, and public ones."
         )
 
 
 def make_stock(
     picture: np.ndarray, ink: np.ndarray, label: Integer[np.ndarray, " emoji"], *, num_groups: int
 ) -> Stock:
-    """Emoji with their silhouettes: what picture or drawing covers, holes filled."""
+    """Emoji with their silhouettes: what image or drawing covers, holes filled."""
     drawn = (picture.min(axis=3) < PAPER) | (ink > INK)
     shape = np.stack([binary_fill_holes(one) for one in drawn])
     members = tuple(np.flatnonzero(label == group) for group in range(num_groups))
@@ -146,7 +146,7 @@ def compose(stock: Stock, config: DataConfig, *, part: str, num: int) -> Scene:
 
 
 def one_scene(stock: Stock, *, side: int, generator: np.random.Generator) -> Scene:
-    """Two to four emoji, each a third to two thirds of the side, on a gradient; the last lies on top."""
+    """Two to four emoji, each a third to two thirds of the side, on a gradient; the last is on top."""
     canvas = _gradient(side, generator=generator)
     ink, mask = np.zeros((side, side)), np.zeros((side, side), dtype=np.uint8)
     for _ in range(int(generator.integers(*NUM_OBJECTS))):
@@ -181,7 +181,7 @@ def _sized(image: np.ndarray, size: int, *, flip: bool) -> np.ndarray:
 
 
 def _overlap(top: int, left: int, *, size: int, side: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Where an emoji lies on the scene, and which part of the emoji that is."""
+    """Where an emoji is on the scene, and which part of the emoji that is."""
     there, own = [], []
     for start in (top, left):
         low, high = max(start, 0), min(start + size, side)
@@ -212,7 +212,7 @@ def _held_out(scene: Scene, names: tuple[str, ...]) -> HeldOut:
 
 
 def _public(config: DataConfig) -> PublicSource:
-    """Scenes of public pictures, which have no drawing; their groups are not known and not needed."""
+    """Scenes of public images, which have no drawing; their groups are not known and not needed."""
     picture = read_shipped(PUBLIC_FILE)["image"]
     blank = np.zeros(picture.shape[:3], dtype=np.uint8)
     stock = make_stock(picture, blank, np.zeros(len(picture), dtype=np.int64), num_groups=1)

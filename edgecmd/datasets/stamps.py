@@ -1,15 +1,15 @@
-"""The set ``stamps``: Tux Paint's pictures of things, and what they are called in many languages.
+"""The set ``stamps``: Tux Paint's images of things, and what they are called in many languages.
 
-Kind: real. The recordings were made for these pictures; nothing was matched by a class. A word that was
-never heard says nothing about its picture, so with ``data.split=concept``, where test words are unseen in
-every language, little can be expected. ``data.split=owner`` holds a language out and asks for pictures
+Kind: real. The recordings were made for these images; nothing was matched by a class. A word that was
+never heard says nothing about its image, so with ``data.split=concept``, where test words are unseen in
+every language, little can be expected. ``data.split=owner`` holds a language out and asks for images
 that are known by their names in other languages: words that languages share carry over.
 ``data.split=pair`` holds single names out, in languages and voices that training has.
 
 The set is built on the user's machine (`edgecmd.datasets.build.stamps`) and is not part of edgecmd.
-The label ``group`` is the folder of the picture, for reports.
+The label ``group`` is the folder of the image, for reports.
 
-Shapes: N pairs, T samples, S side of a picture.
+Shapes: N pairs, T samples, S side of an image.
 """
 
 from collections.abc import Callable
@@ -136,7 +136,7 @@ def _refuse_languages(config: DataConfig) -> None:
 
 
 def _by_pair(concept: np.ndarray, language: np.ndarray, config: DataConfig) -> Parts:
-    """Names in one language of things that training names in others, or in another picture's words."""
+    """Names in one language of things that training names in others, or in another image's words."""
     _refuse_languages(config)
     place = _places(concept, language)
     is_test = place < config.test_fraction
@@ -145,7 +145,7 @@ def _by_pair(concept: np.ndarray, language: np.ndarray, config: DataConfig) -> P
 
 
 def _places(concept: np.ndarray, language: np.ndarray) -> np.ndarray:
-    """Place of each pair in [0, 1) by concept and language: equal recordings of two pictures go together."""
+    """Place of each pair in [0, 1) by concept and language: equal recordings of two images go together."""
     keys = zip(concept.tolist(), language.tolist(), strict=True)
     return np.array([position(f"{one} {two}") for one, two in keys])
 
@@ -178,7 +178,7 @@ def _by_language(concept: np.ndarray, language: np.ndarray, config: DataConfig) 
         sizes = ", ".join(str(len(part)) for part in parts)
         raise ConfigError(
             f"data.held_out={config.held_out!r} and data.labels_from={config.labels_from!r} leave {sizes}"
-            f" pairs for training, labels and test; each needs {MIN_PART}. Name other languages."
+            f" pairs for training, labels and test; each needs {MIN_PART}. Choose other languages."
         )
     return parts
 

@@ -73,7 +73,7 @@ def fault_of(embedding: Embedding) -> str:
     """Why embeddings tell nothing apart, in words; empty where they do.
 
     Args:
-        embedding: Of the test targets, (N, D); unit rows, but for those that are no numbers.
+        embedding: Of the test targets, (N, D); unit rows, but for those that are not numbers.
     """
     broken = int((~np.isfinite(embedding)).any(axis=1).sum())
     if broken:
@@ -85,7 +85,7 @@ def fault_of(embedding: Embedding) -> str:
 
 
 def finite(embedding: Embedding) -> Embedding:
-    """Embeddings in which a row that is no number is zero, which finds nothing."""
+    """Embeddings in which a row that is not a number is zero, which finds nothing."""
     broken = ~np.isfinite(embedding).all(axis=1)
     return np.where(broken[:, None], np.float32(0.0), embedding) if broken.any() else embedding
 

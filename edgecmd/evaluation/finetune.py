@@ -143,7 +143,7 @@ def finetune_accuracy(student: nn.Module, run: Run, *, labelling: str, num_label
         student: Encoder; not changed.
         run: Settings of the run.
         labelling: Labelling of the data set, such as ``group``.
-        num_labels: Labels a class; 0 for all.
+        num_labels: Labels per class; 0 for all.
         draw: Index of the draw.
     """
 
@@ -163,7 +163,7 @@ def finetune_rows(
     Args:
         student: Encoder; not changed.
         run: Settings of the run.
-        counts: Numbers of labels a class; 0 for all.
+        counts: Numbers of labels per class; 0 for all.
         num_draws: Draws of the labels, the first of those that the probe sees.
         labelling: Labelling of the data set, such as ``group``.
     """

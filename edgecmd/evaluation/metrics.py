@@ -66,7 +66,7 @@ def embed_target(
 
 
 def whole(features: Float[Tensor, "num dim *grid"]) -> Float[Tensor, "num dim"]:
-    """Features of whole pictures: as they are, or the mean of the unit features of their places."""
+    """Features of whole images: as they are, or the mean of the unit features of their locations."""
     return pool_places(features) if features.ndim == 4 else features
 
 
@@ -96,7 +96,7 @@ def recall(
         teacher: Features of the source images of the same pairs, (N, D).
         ranks: How many nearest things are looked at.
         shown: Code of what each pair shows, (N,), where more is known than the features tell: several
-            pictures of one thing, copies that the teacher tells apart. None: the features decide.
+            images of one thing, copies that the teacher tells apart. None: the features decide.
 
     Returns:
         ``{"recall@1": share, ...}``.
@@ -178,7 +178,7 @@ def ranks_of(
     *,
     own: Int[np.ndarray, " rows"] | None = None,
 ) -> Int[np.ndarray, " rows"]:
-    """Rank of each row's own thing, from 1; equal ones stand before it.
+    """Rank of each row's own thing, from 1; equal ones come before it.
 
     Args:
         similarity: Of each row to each source, (R, N).
@@ -257,7 +257,7 @@ def one_shot_across_styles(
     """Recognise each concept in one style from a single labelled drawing of it in another style.
 
     For each ordered pair of styles: the drawings of the concepts that both styles have, in the
-    first style, are the one labelled example a class; those of the second style are classified by
+    first style, are the one labelled example per class; those of the second style are classified by
     the nearest.
 
     Args:
@@ -350,7 +350,7 @@ def draw_labels(
 
     Args:
         labels: Classes of the pool, (P,).
-        num_labels: Labels a class.
+        num_labels: Labels per class.
         generator: Source of randomness.
         twins: Code of the copies, (P,): a second copy of an example is drawn only where a class has no other
             example left, for it would be a label that says nothing new. None: there are no copies.
@@ -417,7 +417,7 @@ def linear_head(
         labels: Of at least two classes; rows without one are left out.
 
     Returns:
-        Weight and bias, float32, a row a class that occurs, and the names of these classes. Of two classes
+        Weight and bias, float32, a row per class that occurs, and the names of these classes. Of two classes
         the first scores 0.
     """
     rows = known(labels)
@@ -432,7 +432,7 @@ def linear_head(
 def class_rows(
     fitted: LogisticRegression,
 ) -> tuple[Float[np.ndarray, "classes dim"], Float[np.ndarray, " classes"]]:
-    """Weight and bias of a regression, a row a class; fitted to two classes it has the second's alone."""
+    """Weight and bias of a regression, a row per class; fitted to two classes it has the second's alone."""
     weight, bias = fitted.coef_, fitted.intercept_
     if len(weight) == 1:
         return np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
@@ -443,7 +443,7 @@ PROBES: dict[str, Classifier] = {"knn": knn_predict, "linear": linear_predict}
 
 
 Accuracy = Callable[[int, int], float]
-"""Test accuracy of a number of labels a class, 0 for all, and of the index of a draw of them."""
+"""Test accuracy of a number of labels per class, 0 for all, and of the index of a draw of them."""
 
 
 def probe_accuracy(probe: Probe, *, method: str, num_neighbours: int, seed: int) -> Accuracy:
@@ -469,7 +469,7 @@ def probe_accuracy(probe: Probe, *, method: str, num_neighbours: int, seed: int)
 
 def accuracies(accuracy: Accuracy, count: int, *, num_draws: int, told: str = "few labels") -> list[float]:
     """Accuracy for each draw of ``count`` labels per class; one of all (0), whose draws are the same."""
-    draws = tracked(range(num_draws if count else 1), f"{told}, {count or 'all'} labels a class")
+    draws = tracked(range(num_draws if count else 1), f"{told}, {count or 'all'} labels per class")
     return [accuracy(count, draw) for draw in draws]
 
 
@@ -480,7 +480,7 @@ def few_label_rows(
 
     Args:
         accuracy: Of one draw.
-        counts: Numbers of labels a class; 0 for all.
+        counts: Numbers of labels per class; 0 for all.
         num_draws: Independent draws.
         num_items: Test items that bear the interval.
         told: What the progress is called.

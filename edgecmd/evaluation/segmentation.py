@@ -63,8 +63,8 @@ def masks_of(run: Run) -> tuple[Masks, Masks]:
     pool, test = whole.validation.labelled.masks, whole.test.labelled.masks
     if pool is None or test is None:
         raise DataError(
-            f"data.name={run.task.name!r} has no masks, so segmentation cannot be measured. Sets with"
-            " masks: emoji-scenes, rooms. The student itself needs none: it was distilled without labels."
+            f"data.name={run.task.name!r} has no masks, so segmentation cannot be measured. Sets with masks:"
+            " emoji-scenes, rooms. Distilling the student needs no masks."
         )
     return pool, test
 
@@ -138,7 +138,7 @@ def student_table(student: Student, run: Run) -> Table:
         run: Settings of the run.
 
     Returns:
-        Plain tables: ``probe`` and ``finetune`` by percent, and what stands beside them in `_facts`.
+        Plain tables: ``probe`` and ``finetune`` by percent, and what is beside them in `_facts`.
 
     Raises:
         DataError: The data set has no masks.
@@ -171,7 +171,7 @@ def scratch_table(run: Run) -> Table:
 
 
 def ceiling_table(run: Run) -> Table:
-    """The linear probe on the teacher's places of the *source* pictures of the same examples.
+    """The linear probe on the teacher's locations of the *source* images of the same examples.
 
     Raises:
         ConfigError: The teacher has no stages that could be looked at.

@@ -1,6 +1,6 @@
 """A dense student with a linear head: a class for each pixel; and how it is trained on few masks.
 
-Shapes: B batch, N images, C channels, H height, W width, D embedding dimension, K classes, P places.
+Shapes: B batch, N images, C channels, H height, W width, D embedding dimension, K classes, P locations.
 """
 
 import copy
@@ -97,17 +97,17 @@ def hold_out(num: int, *, generator: np.random.Generator) -> Bool[np.ndarray, " 
 
 
 def fit_probe(student: Student | TeacherPlaces, drawn: Drawn, *, generator: np.random.Generator) -> Segmenter:
-    """Frozen student, logistic regression on its unit embeddings at places of the images trained on.
+    """Frozen student, logistic regression on its unit embeddings at locations of the images trained on.
 
-    A place has the class of the pixel in its middle; of many places a part is drawn.
+    A location has the class of the pixel in its middle; of many locations a part is drawn.
 
     Args:
         student: Dense encoder; a copy of it becomes part of the result.
         drawn: Labelled images; those held out are not looked at.
-        generator: Source of the places.
+        generator: Source of the locations.
 
     Returns:
-        The segmenter in evaluation mode. Classes without a place have a score below all others.
+        The segmenter in evaluation mode. Classes without a location have a score below all others.
     """
     model = Segmenter(copy.deepcopy(student), num_classes=drawn.num_classes)
     place(model, device_of(student))
@@ -138,7 +138,7 @@ def _tensor(array: np.ndarray) -> Tensor:
 def _places(
     student: nn.Module, drawn: Drawn, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Unit embeddings of drawn places, and the class of the pixel in the middle of each."""
+    """Unit embeddings of drawn locations, and the class of the pixel in the middle of each."""
     batches = drawn.batches(held=False)
     step = drawn.target.shape[2] // student(drawn.target[batches[0][:1]]).shape[2]
     middles = [drawn.mask[batch][:, step // 2 :: step, step // 2 :: step].flatten() for batch in batches]
@@ -193,8 +193,8 @@ def class_weights(drawn: Drawn) -> Float[Tensor, " classes"]:
     """Weight of each class in the loss: one over the root of its share of the pixels trained on.
 
     Unweighted, walls and floors drown what is small, and mIoU counts every class alike. Weighted by one over
-    the share itself, what is large is given up for it. A class that no picture trained on has counts nothing:
-    nobody could learn it, and among the held-out pictures it would drown the others.
+    the share itself, what is large is given up for it. A class that no image trained on has counts nothing:
+    nobody could learn it, and among the held-out images it would drown the others.
 
     Returns:
         Weights whose mean over these pixels is 1, (K,).

@@ -41,7 +41,7 @@ class Recipe:
 
     Attributes:
         num_steps: Optimiser steps of AdamW, the learning rate by a one-cycle schedule.
-        batch_size: Examples a step; of fewer labels all are used.
+        batch_size: Examples per step; of fewer labels all are used.
         learning_rate: Peak.
     """
 
@@ -76,7 +76,7 @@ def scratch_accuracy(
     Args:
         run: Settings of the run.
         labelling: Labelling of the data set, such as ``group``.
-        num_labels: Labels a class; 0 for all.
+        num_labels: Labels per class; 0 for all.
         draw: Index of the draw.
         recipe: Steps, batch and learning rate.
     """
@@ -98,7 +98,7 @@ def accuracy_of_draw(
         run: Settings of the run.
         fit: Takes inputs (N, C, H, W) and their classes from 0, (N,); gives scores of those classes.
         labelling: Labelling of the data set, such as ``group``.
-        num_labels: Labels a class; 0 for all.
+        num_labels: Labels per class; 0 for all.
         draw: Index of the draw.
     """
     whole = run.task.data
@@ -113,7 +113,7 @@ def accuracy_of(fit: Fit, pool: Part, test: Part) -> float:
     """Share of ``test`` that what ``fit`` makes of ``pool`` gets right, of the classes that ``pool`` has.
 
     Args:
-        fit: As of `accuracy_of_draw`.
+        fit: As in `accuracy_of_draw`.
         pool: Inputs and classes to learn from.
         test: Inputs and classes to be told.
     """

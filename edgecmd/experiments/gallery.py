@@ -1,4 +1,4 @@
-"""Pictures of what a student finds: the nearest ones for the report, and a sheet of masks."""
+"""Images of what a student finds: the nearest ones for the report, and a sheet of masks."""
 
 import io
 from functools import partial
@@ -16,8 +16,8 @@ def write_gallery(run: Run, folder: Path) -> None:
     """Write ``retrieval.npz``: queries drawn by the run's seed from the strict test split.
 
     Queries are drawn without looking at the result, so the gallery shows failures as often as they are.
-    Copies of a picture are one thing, shown and ranked once. Where pairs are matched by class, the first
-    picture of the right class counts as found.
+    Copies of an image are one thing, shown and ranked once. Where pairs are matched by class, the first
+    image of the right class counts as found.
     """
     from edgecmd.core.artefacts import write_artefact
     from edgecmd.core.seeding import numpy_generator
@@ -73,14 +73,14 @@ def require_masks(run: Run) -> None:
 
     if run.task.places is None:
         raise ConfigError(
-            f"--sheet draws masks, and student.architecture={run.student.architecture!r} finds none. Leave it"
-            " out, or distil a seg-* student."
+            f"--sheet draws masks, but student.architecture={run.student.architecture!r} predicts none."
+            " Leave it out, or distil a seg-* student."
         )
     masks_of(run)
 
 
 def write_mask_sheet(run: Run, folder: Path, path: Path) -> None:
-    """Write a PNG of some test pictures, their masks, and those that the run's student finds.
+    """Write a PNG of some test images, their masks, and those that the run's student finds.
 
     The student is fine-tuned for it on all masks of the pool, as it is for export.
 
@@ -97,7 +97,7 @@ def write_mask_sheet(run: Run, folder: Path, path: Path) -> None:
 
 
 def _nearest_things(similarity: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Rows of the nearest things, nearest first: of each thing its nearest picture."""
+    """Rows of the nearest things, nearest first: of each thing its nearest image."""
     order = np.argsort(-similarity, kind="stable")
     first = np.sort(np.unique(codes[order], return_index=True)[1])
     return np.asarray(order[first[:NUM_FOUND]])

@@ -30,7 +30,7 @@ Watch = Callable[[Run, str], "AbstractContextManager[Callable[[RoundReport], Non
 
 
 def unwatched(_run: Run, _prefix: str) -> AbstractContextManager[None]:
-    """Nobody is told of the rounds."""
+    """Rounds are not reported to anyone."""
     return nullcontext()
 
 
@@ -64,7 +64,7 @@ def run_all(config: RunConfig, assembly: Assembly, *, baselines: bool, watch: Wa
         config: Settings of the run.
         assembly: Makes the run and its baselines.
         baselines: Whether the baselines are trained and assessed too.
-        watch: Who is told of the rounds.
+        watch: Receives reports of the rounds.
 
     Raises:
         FederationError: The run in the folder was made on Flower, or with other settings.
@@ -116,7 +116,7 @@ def with_baselines(path: Path) -> bool:
 
 
 def write_partition(run: Run, folder: Path) -> None:
-    """Write ``partition.json``, which tells exact numbers of pairs and is the owner's alone."""
+    """Write ``partition.json``, which has exact numbers of pairs and is for the owner only."""
     from edgecmd.data.partition import label_skew, partition_table
 
     labels, parts = run.task.data.train_labels, run.parts
@@ -138,7 +138,7 @@ def assess_run(
         assembly: Makes the run and its baselines.
         folder: Its folder.
         baselines: Whether the baselines are trained and assessed too.
-        watch: Who is told of the baselines' rounds.
+        watch: Receives reports of the baselines' rounds.
     """
     from edgecmd.evaluation.evaluate import class_results, embedder
     from edgecmd.experiments.teacher_facts import teacher_record

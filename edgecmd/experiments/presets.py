@@ -22,7 +22,7 @@ class Form:
         fast: Student, rounds, batch and labels of the form that takes minutes.
         full: The same of the form that takes hours.
         headline: Metric that the verdict is about: a few-label score where the set has classes.
-        tuned_labels: Labels a class that all layers are fine-tuned with in the fast form; the full form
+        tuned_labels: Labels per class that all layers are fine-tuned with in the fast form; the full form
             fine-tunes with every number of labels.
         methods: Methods that suit the data.
         tune: Whether a learning rate is chosen for each method.

@@ -1,4 +1,4 @@
-"""What a run needs of the machine, told before it begins: bytes on the disk and in memory, about."""
+"""What a run needs from the machine, estimated before it starts: bytes on disk and in memory."""
 
 from collections.abc import Mapping, Sequence
 

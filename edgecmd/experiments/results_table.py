@@ -43,30 +43,31 @@ def result_notes(tables: "Mapping[str, Table]") -> list[str]:
     """Sentences below the table: collapsed rows, what a star means, what each column is."""
     told: Mapping[str, Any] = tables["student"]
     notes = [
-        f"{name} has collapsed: {table['fault']}, so its row says nothing and is ranked nowhere."
+        f"{name} has collapsed: {table['fault']}, so its row is meaningless and is not ranked."
         for name, table in tables.items()
         if table.get("fault")
     ]
     if len(tables) > 1 or best_by_column(tables):
         notes.append(
-            "* better than every other method by more than chance: over test items (Newcombe's 95% interval)"
-            f" and, where labels were drawn several times, over the draws (paired t). None below {MIN_ITEMS}"
-            " test items, and none for NMI, of which one run tells no interval."
+            "* better than every other method by more than chance: over test items (Newcombe's 95%"
+            " interval) and, where labels were drawn several times, over the draws (paired t). None below"
+            f" {MIN_ITEMS} test items, and none for NMI, for which one run gives no interval."
         )
     if told.get("num_things", told["num_test"]) < told["num_test"]:
         notes.append(
-            f"Copies of a source are one thing to retrieve: {told['num_things']} in {told['num_test']} pairs."
+            f"Copies of a source count as one thing to retrieve: {told['num_things']} in {told['num_test']}"
+            " pairs."
         )
     notes.append(
-        "R@k: retrieval of the own picture, not told where k is all there are; probe k, tuned k: linear"
-        " probe and fine-tuning on groups with k labels a class; NMI: k-means clusters against the groups,"
-        " without a label."
+        "R@k: retrieval of the example's own source, not reported if k covers all of them; probe k, tuned"
+        " k: linear probe and fine-tuning on groups with k labels per class; NMI: k-means clusters against"
+        " the groups, without a label."
     )
     notes += segmentation_notes(told)
     if told["kind"] == CLASS_PAIRED:
         notes.append(
-            "class-R@1: a picture of the right class is nearest. The pairs were matched by class, so which"
-            " picture is the own one says nothing, and the classes went into making the pairs."
+            "class-R@1: the nearest image has the right class. The pairs were matched by class, so there is"
+            " no single right image, and the classes went into making the pairs."
         )
     return notes
 
@@ -79,9 +80,9 @@ def segmentation_notes(table: Mapping[str, Any]) -> list[str]:
     if "missing" in told:
         return [told["missing"]]
     text = (
-        f"mIoU k%: mean IoU over the classes of the test after fine-tuning on k percent of {told['num_pool']}"
-        f" labelled pictures; probe: frozen student. pixels: share of right pixels; naming the commonest"
-        f" class everywhere gives {told['majority']:.3f}."
+        "mIoU k%: mean IoU over the classes of the test after fine-tuning on k percent of"
+        f" {told['num_pool']} labelled images; probe: frozen student. pixels: share of correct pixels;"
+        f" predicting the most common class everywhere gives {told['majority']:.3f}."
     )
     if told["rare"]:
         common = ", ".join(f"{k}% {row['miou_common']:.3f}" for k, row in told["finetune"].items())

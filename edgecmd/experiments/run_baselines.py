@@ -110,7 +110,7 @@ def scratch(_: RunConfig, run: Run) -> Assessed:
 
 
 def sees_pictures(config: RunConfig, task: Task) -> bool:
-    """Whether the teacher is here and takes pictures, as which any target can be shown to it."""
+    """Whether the teacher is here and takes images, as which any target can be shown to it."""
     if task.has_ready_features:
         return False
     return not config.data.reverse or (bool(config.teacher.path) and task.teacher.sees_colour)
@@ -119,11 +119,11 @@ def sees_pictures(config: RunConfig, task: Task) -> bool:
 def teacher_on_target(config: RunConfig, task: Task) -> "Embed":
     """The teacher applied to the target modality as it is: nothing is trained.
 
-    Depth and sound are shown to it as pictures; grey becomes RGB, and the picture is enlarged to the side
+    Depth and sound are shown to it as images; grey becomes RGB, and the image is enlarged to the side
     that the teacher is used to.
 
     Raises:
-        ConfigError: The run has ready features; or pairs are reversed, and the teacher takes no pictures.
+        ConfigError: The run has ready features; or pairs are reversed, and the teacher takes no images.
     """
     import numpy as np
     import torch
@@ -137,8 +137,8 @@ def teacher_on_target(config: RunConfig, task: Task) -> "Embed":
     teacher = task.teacher
     if not sees_pictures(config, task):
         raise ConfigError(
-            "data.reverse=true: the teacher takes no pictures, so the student's cannot be shown to it. Leave"
-            " the method 'teacher' out."
+            "data.reverse=true: the teacher does not take images, so it cannot embed the student's inputs."
+            " Leave the method 'teacher' out."
         )
     side = task.source_side
 

@@ -118,8 +118,7 @@ def _export(config: RunConfig, _: Assembly) -> None:
     folder = config.export.prototypes
     if folder and not Path(folder).is_dir():
         raise DataError(
-            f"export.prototypes={folder!r} is no folder. Give one with a sub-folder of pictures for each"
-            " class."
+            f"export.prototypes={folder!r} is not a folder. Give one with a sub-folder of images per class."
         )
 
 
@@ -159,7 +158,7 @@ ASKED = {"validation": "validation pairs", "test": "test pairs", "test_strict": 
 def _told_apart(config: RunConfig, assembly: Assembly) -> None:
     """Ready features tell two things apart in each part that retrieval is asked of.
 
-    Those of a computed teacher are not looked at: all pictures would have to be embedded.
+    Those of a computed teacher are not looked at: all images would have to be embedded.
     """
     from edgecmd.evaluation.evaluate import CLASS_PAIRED
     from edgecmd.evaluation.metrics import told_apart
@@ -180,7 +179,7 @@ def _told_apart(config: RunConfig, assembly: Assembly) -> None:
 
 
 def _prototypes(config: RunConfig, assembly: Assembly) -> None:
-    """Pictures of `export.prototypes` can be read as the exported student reads them."""
+    """Images of `export.prototypes` can be read as the exported student reads them."""
     from export.documents.prototypes import read_examples
     from export.from_run import spec_of
 
@@ -231,7 +230,7 @@ STEPS: tuple[Step, ...] = (
 
 
 def _constant(whole: "Experiment", settings: DataConfig) -> list[str]:
-    """A user's pictures of one colour, maps without a measurement, silence."""
+    """A user's images of one colour, maps without a measurement, silence."""
     from edgecmd.data.constants import constant_notes
 
     parts = (whole.train, whole.validation.pairs, whole.test.pairs)
@@ -239,7 +238,7 @@ def _constant(whole: "Experiment", settings: DataConfig) -> list[str]:
 
 
 def _copies(whole: "Experiment", _: DataConfig) -> list[str]:
-    """Copies, leaks between parts, and targets that stand in their own sources."""
+    """Copies, leaks between parts, and targets that are contained in their own sources."""
     from edgecmd.data.duplicates import duplicate_report
 
     return duplicate_report(whole)
@@ -270,7 +269,7 @@ def notes_in_short(task: "Task", settings: DataConfig) -> list[str]:
 def _masked(task: "Task") -> list[str]:
     """What becomes of training pairs of one source in a batch."""
     return (
-        ["Pairs of one source share its teacher feature and are no negatives of each other."]
+        ["Pairs with the same source share a teacher feature and are not negatives of each other."]
         if task.shares_features
         else []
     )
@@ -317,7 +316,7 @@ def collect(config: RunConfig, assembly: Assembly) -> Found:
     """Go through all steps and note what each refuses.
 
     Args:
-        config: Settings of the run; what lies at ``data.path`` is read once.
+        config: Settings of the run; what is at ``data.path`` is read once.
         assembly: Makes what the steps look at.
 
     Returns:
@@ -372,7 +371,7 @@ def _collect_pairs(config: RunConfig, found: Found, assembly: Assembly) -> Found
 
 
 def settings_for(config: RunConfig, path: Path) -> RunConfig:
-    """Settings of a run on what lies at ``path``: as a public set where one is named, else as a folder.
+    """Settings of a run on what is at ``path``: as a public set where one is named, else as a folder.
 
     A name of no set at all stays, so that it is refused as a run refuses it.
     """

@@ -1,4 +1,4 @@
-"""What a run would do, told before it starts: data, clients, student, privacy, and what speaks against it."""
+"""What a run would do, shown before it starts: data, clients, student, privacy, and warnings."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -161,7 +161,7 @@ def dry_run(config: RunConfig, assembly: Assembly) -> dict[str, Any]:
 
 
 def partition_rows(run: Run) -> list[list[str]]:
-    """A row a client: its number, pairs, classes, and the most frequent class with its share."""
+    """A row per client: its number, pairs, classes, and the most frequent class with its share."""
     rows = []
     for row in partition_table(run.parts, run.task.data.train_labels):
         largest = max(row["classes"], key=lambda name: row["classes"][name])

@@ -2,7 +2,7 @@
 
 No path is in any sentence: a file goes by its name and digest.
 
-Shapes: N pictures, S side.
+Shapes: N images, S side.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ def teacher_text(task: Task, named: TeacherConfig) -> str:
         more = f"; rows of other ids left out: {ready.num_left_out}" if ready.num_left_out else ""
         return (
             f"ready features of {Path(named.pair_features).name} ({ready.features.shape[1]} numbers{more});"
-            " which teacher made them, and of whose labels, is not known here"
+            " which teacher made them, and with whose labels, is unknown here"
         )
     found = task.teacher
     digest = f"SHA-256 {found.sha256[:SHORT]}"
@@ -50,7 +50,7 @@ def teacher_text(task: Task, named: TeacherConfig) -> str:
 def _training(recipe: Mapping[str, str]) -> str:
     """What the recipe in a teacher's file says about its training."""
     if OWN in recipe:
-        return f"{recipe[OWN]}; what it was trained on, and with whose labels, is not known here"
+        return f"{recipe[OWN]}; what it was trained on, and with whose labels, is unknown here"
     if "public_name" not in recipe:
         return "its file does not say what it was trained on"
     num = f"{recipe['num_images']} " if "num_images" in recipe else ""
@@ -59,7 +59,7 @@ def _training(recipe: Mapping[str, str]) -> str:
 
 
 def shipped_name(task: Task, named: TeacherConfig) -> str:
-    """Name of the run's teacher where it ships with edgecmd, wherever its file lies; else empty."""
+    """Name of the run's teacher where it ships with edgecmd, wherever its file is; else empty."""
     if named.pair_features:
         return ""
     if not named.path:
@@ -70,7 +70,7 @@ def shipped_name(task: Task, named: TeacherConfig) -> str:
 
 
 def teacher_warnings(task: Task, named: TeacherConfig) -> list[str]:
-    """Sentences about a teacher that hardly suits the pictures of the pairs.
+    """Sentences about a teacher that hardly suits the images of the pairs.
 
     Looks at the pairs' pictures: for whoever holds them all, never for a device.
     """
@@ -83,17 +83,17 @@ def teacher_warnings(task: Task, named: TeacherConfig) -> list[str]:
     if pictures == ANYTHING and flat_share(source) >= FLAT:
         return []
     return [
-        f"The teacher {name} saw nothing but drawn pictures of things on plain ground, and the pairs'"
-        " pictures do not look like these. For photographs set teacher.name=imagenet, or train a teacher on"
-        " pictures like yours with `edgecmd pretrain`."
+        f"The teacher {name} has only seen drawings of things on a plain background, and the pairs' images"
+        " do not look like these. For photographs set teacher.name=imagenet, or train a teacher on images"
+        " like yours with `edgecmd pretrain`."
     ]
 
 
 def flat_share(images: Targets) -> float:
-    """Median over pictures of the share of neighbouring pixels that are the same: high for flat colour.
+    """Median over images of the share of neighbouring pixels that are the same: high for flat colour.
 
     Args:
-        images: RGB pictures, uint8, (N, H, W, 3); at most 200 of them are looked at.
+        images: RGB images, uint8, (N, H, W, 3); at most 200 of them are looked at.
     """
     chosen = images[:: max(1, -(-len(images) // MOST_PICTURES))]
     small = [Image.fromarray(one).resize((LOOK_SIDE, LOOK_SIDE), Image.Resampling.BOX) for one in chosen]
@@ -118,7 +118,8 @@ def better_than_student(
         return []
     told = ", ".join(f"{title_of(name)} ({other[name]:.3f} against {own[name]:.3f})" for name in higher)
     return [
-        f"The teacher as it is, nothing trained, beats {student} in: {told}. There, distillation did not pay."
+        f"The teacher as it is, without training, beats {student} in: {told}. There, distillation did not"
+        " pay."
     ]
 
 

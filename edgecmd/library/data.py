@@ -1,6 +1,6 @@
-"""Pairs, public images and labelled examples, in memory or out of files.
+"""Pairs, public images and labelled examples, in memory or from files.
 
-Shapes: N examples, H height, W width, C channels of the target modality, T samples of a recording.
+Shapes: N examples, H height, W width, C channels of the target modality, T samples of an audio clip.
 """
 
 from collections import Counter
@@ -31,24 +31,24 @@ ANY_SIDE = 16
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pairs:
-    """Private, unlabelled pairs: what a teacher understands beside what the device must understand.
+    """Private, unlabelled pairs: an image that the teacher understands, and the same content for the device.
 
-    There is no field for a label.
+    There is no field for labels.
 
     Attributes:
         source: RGB images, uint8, (N, H, W, 3), 255 is white.
-        target: Of the target modality: images uint8 (N, H, W, C); depth uint16 millimetres (N, H, W, 1), 0
-            where nothing was measured; or recordings int16 (N, T).
-        ids: One name a pair, all different; empty for none.
-        owner: Who made each pair, (N,); empty where it is not known. Partitions may follow it.
-        sampling_rate_hz: Of targets that are recordings, samples a second; an exported file takes that rate
-            alone. 0 where it is not known, and for pictures.
-        fit: How pictures that were not square became so: ``squeeze``, ``crop`` or ``pad``, see ``data.fit``;
-            an exported file does the same.
+        target: The same content in the target modality: images uint8 (N, H, W, C); depth uint16 millimetres
+            (N, H, W, 1), 0 where nothing was measured; or audio clips int16 (N, T).
+        ids: One name per pair, all different; empty for none.
+        owner: Who made each pair, (N,); empty if unknown. Partitions may follow it.
+        sampling_rate_hz: Samples per second, for targets that are audio clips; an exported file takes only
+            that rate. 0 if unknown, and for images.
+        fit: How images that were not square were made square: ``squeeze``, ``crop`` or ``pad``, see
+            ``data.fit``; an exported file does the same.
 
     Raises:
-        DataError: A type or a shape is not allowed, or the numbers differ.
-        ConfigError: The rate is none that students are made for, or the fit is unknown.
+        DataError: A type or shape is not allowed, or the numbers of examples differ.
+        ConfigError: Students do not support the sampling rate, or the fit is unknown.
 
     Examples:
         >>> noise = np.random.default_rng(0)
@@ -73,7 +73,7 @@ class Pairs:
         data = PairedData(source=self.source, target=self.target)
         if len(data) < 2:
             raise DataError(
-                f"Pairs holds {len(data)} pairs; at least 2 are needed, to tell one from another."
+                f"Pairs holds {len(data)} pairs; at least 2 are needed, to contrast one with another."
             )
         for name in ("ids", "owner"):
             values = _texts(f"Pairs.{name}", getattr(self, name))
@@ -82,7 +82,7 @@ class Pairs:
             object.__setattr__(self, name, values)
         if len(set(self.ids)) != len(self.ids):
             twice = next(one for one, num in Counter(self.ids).items() if num > 1)
-            raise DataError(f"Pairs.ids has {twice!r} more than once. Give each pair a name of its own.")
+            raise DataError(f"Pairs.ids has {twice!r} more than once. Give each pair its own id.")
 
     def __len__(self) -> int:
         return len(self.source)
@@ -96,17 +96,17 @@ class Pairs:
     def from_folder(
         cls, path: str | Path, *, size: int = 64, source_size: int = 0, fit: str = SQUEEZE
     ) -> "Pairs":
-        """Read ``source/`` and ``target/`` of a folder, or one .npz; the layout is in docs/data.md.
+        """Read ``source/`` and ``target/`` from a folder, or one .npz; docs/data.md describes the layout.
 
         Args:
             path: The folder, or the .npz.
-            size: Side of a target image in pixels, a multiple of 16; larger ones are averaged down.
-            source_size: The same of a source image; 0: ``size``.
-            fit: What is done with pictures that are not square, see ``data.fit``.
+            size: Side of a target image in pixels, a multiple of 16; larger images are averaged down.
+            source_size: Side of a source image; 0: ``size``.
+            fit: How images that are not square are made square, see ``data.fit``.
 
         Raises:
-            DataError: Anything is wrong with the files; the message names the first problem and the command
-                that lists all.
+            DataError: Something is wrong with the files; the message names the first problem and the command
+                that lists all of them.
         """
         place = named_path("path", path)
         settings = DataConfig(
@@ -131,16 +131,16 @@ class Pairs:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Images:
-    """Public images of the source modality: what teacher, anchors and calibration may see; never a pair.
+    """Public images of the source modality, for the teacher, anchors and calibration; never a pair.
 
     Attributes:
         images: RGB, uint8, (N, H, W, 3), 255 is white.
-        keys: One name an image; made up where empty.
-        name: What reports call the set.
-        folder: Where they were read, if a task may read them again at the side of its pairs.
+        keys: One name per image; generated if empty.
+        name: Name of the set in reports.
+        folder: Where they were read from, if a task may read them again at the size of its pairs.
 
     Raises:
-        DataError: The type or the shape is not allowed.
+        DataError: The type or shape is not allowed.
 
     Examples:
         >>> Images(images=np.zeros((4, 32, 32, 3), np.uint8)).keys[:2]
@@ -167,42 +167,42 @@ class Images:
         return PublicSource(images=self.images, keys=tuple(self.keys), name=self.name)
 
     def like(self, source: Targets, *, fit: str = SQUEEZE) -> "Images":
-        """These images at the side of ``source``, read again where that is another one.
+        """These images at the size of ``source``, read again if that differs.
 
         Args:
             source: RGB images, uint8, (N, H, W, 3).
-            fit: How those that were not square became so.
+            fit: How images that were not square were made square.
 
         Raises:
-            DataError: The shapes differ, and the images are in memory or were read with a size of their own;
-                or the files cannot be read any more.
+            DataError: The shapes differ, and the images are in memory or were read with an explicit size; or
+                the files can no longer be read.
         """
         wanted = source.shape[1:]
         if self.images.shape[1:] == wanted and (self.folder is None or fit == SQUEEZE):
             return self
         if self.folder is None or len(set(wanted[:2])) != 1:
             raise DataError(
-                f"public.images are of shape {self.images.shape[1:]} and pairs.source of {wanted}; the"
-                " teacher must see both alike. Read both with the same size."
+                f"public.images have shape {self.images.shape[1:]} and pairs.source {wanted}; the teacher"
+                " must see both at the same size. Read both with the same size."
             )
         return Images.from_folder(self.folder, size=wanted[0], fit=fit)
 
     @classmethod
     def from_folder(cls, path: str | Path, *, size: int | None = None, fit: str = SQUEEZE) -> "Images":
-        """Read all pictures of a folder, or of the folders in it.
+        """Read all images in a folder, or in its sub-folders.
 
         Args:
             path: The folder.
-            size: Side in pixels; larger ones are averaged down. None: 16, and a task reads them again at the
-                side and with the fit of its pairs.
-            fit: What is done with pictures that are not square, see ``data.fit``.
+            size: Side in pixels; larger images are averaged down. None: 16, and a task reads them again with
+                the size and fit of its pairs.
+            fit: How images that are not square are made square, see ``data.fit``.
 
         Raises:
-            DataError: There is none, or one cannot be read; the message has every problem.
+            DataError: There are no images, or one cannot be read; the message lists every problem.
         """
         folder, problems = named_path("path", path), list[str]()
         if not folder.is_dir():
-            raise DataError(f"{path} is no folder that exists. Give one with public pictures.")
+            raise DataError(f"{path} is not an existing folder. Give a folder of public images.")
         side = ANY_SIDE if size is None else size
         settings = DataConfig(image_size=side, source_size=side, fit=fit)
         found = read_public(folder, settings, name=folder.name, problems=problems)
@@ -214,15 +214,15 @@ class Images:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Labelled:
-    """Labelled examples of the target modality, held by whoever deploys; no client sees one.
+    """Labelled examples of the target modality, held by whoever deploys the student; no client sees them.
 
     Attributes:
-        target: As of `Pairs`.
-        labels: Class of each example, (N,), as texts or whole numbers.
-        source: The same examples in the source modality, for retrieval; None where there is none.
+        target: As in `Pairs`.
+        labels: Class of each example, (N,), as strings or whole numbers.
+        source: The same examples in the source modality, for retrieval; None if there are none.
 
     Raises:
-        DataError: The numbers differ, or a type is not allowed.
+        DataError: The numbers of examples differ, or a type is not allowed.
 
     Examples:
         >>> drawings = np.zeros((4, 32, 32, 1), np.uint8)
@@ -252,19 +252,19 @@ class Labelled:
 
     @classmethod
     def from_folder(cls, path: str | Path, *, size: int = 64, fit: str = SQUEEZE) -> "Labelled":
-        """Read a folder with a sub-folder of pictures for each class.
+        """Read a folder that has one sub-folder of images per class.
 
         Args:
             path: The folder.
-            size: Side of a picture in pixels; larger ones are averaged down.
-            fit: What is done with pictures that are not square, see ``data.fit``.
+            size: Side of an image in pixels; larger images are averaged down.
+            fit: How images that are not square are made square, see ``data.fit``.
 
         Raises:
             DataError: A file cannot be read, or there are fewer than two classes.
         """
         sub = sorted(one for one in named_path("path", path).glob("*") if one.is_dir())
         if len(sub) < 2:
-            raise DataError(f"{path} has {len(sub)} sub-folders; give one of pictures for each class.")
+            raise DataError(f"{path} has {len(sub)} sub-folders; give one sub-folder of images per class.")
         parts = [np.asarray(Images.from_folder(one, size=size, fit=fit).images) for one in sub]
         names = [one.name for one, part in zip(sub, parts, strict=True) for _ in part]
         grey = all((part == part[..., :1]).all() for part in parts)
@@ -273,12 +273,12 @@ class Labelled:
 
 
 class BuiltIn(NamedTuple):
-    """A set that comes with edgecmd, as objects.
+    """A data set that comes with edgecmd, as objects.
 
     Attributes:
-        pairs: What clients hold.
-        public: What teacher and anchors may see.
-        labelled: Test examples with their groups, of which no client holds one.
+        pairs: The pairs that clients hold.
+        public: The images that the teacher and anchors may see.
+        labelled: Test examples with their groups; no client holds any of them.
     """
 
     pairs: Pairs
@@ -287,21 +287,21 @@ class BuiltIn(NamedTuple):
 
 
 def built_in(name: str = "emoji", *, size: int = 64) -> BuiltIn:
-    """Pairs, public images and labelled examples of a set that comes with edgecmd, to try things on.
+    """Pairs, public images and labelled examples of a data set that comes with edgecmd, for trying things.
 
     Args:
         name: ``emoji``, ``objects``, ``rooms``, or one that ``edgecmd data build`` made; `edgecmd data list`
-            names all.
-        size: Side of the pictures in pixels.
+            lists them all.
+        size: Side of the images in pixels.
 
     Raises:
-        ConfigError: No set has that name, or it does not come in that size.
-        DataError: Its files are not there.
+        ConfigError: There is no set of that name, or it is not available in that size.
+        DataError: Its files are missing.
     """
     refuse_other("name", name, str, what="the name of a set that comes with edgecmd")
     if is_own(name) or data_set(name).users_own:
         raise ConfigError(
-            f"built_in({name!r}) is no set that comes with edgecmd. Read your own: Pairs.from_folder(path)."
+            f"built_in({name!r}) is not a set that comes with edgecmd. For your own: Pairs.from_folder(path)."
         )
     settings = DataConfig(name=name, image_size=size, source_size=size)
     whole = load_experiment(settings)
@@ -328,12 +328,14 @@ def _texts(name: str, values: object) -> tuple[str, ...]:
     """One text an example; None stands for none.
 
     Raises:
-        DataError: It is no list of them.
+        DataError: It is not a list of them.
     """
     if values is None:
         return ()
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-        raise DataError(f"{name}={values!r} is of type {type(values).__name__}; allowed is a list of texts.")
+        raise DataError(
+            f"{name}={values!r} is of type {type(values).__name__}; allowed is a list of strings."
+        )
     return tuple("" if one is None else str(one) for one in values)
 
 

@@ -1,4 +1,4 @@
-"""What training gives: the student, what it is worth, and what was promised of the pairs.
+"""What training returns: the student, its scores, and the privacy guarantee for the pairs.
 
 Shapes: N examples, D embedding dimension.
 """
@@ -31,18 +31,18 @@ NUM_NEIGHBOURS = 5
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scores:
-    """What a student is worth on labelled examples.
+    """Scores of a student on labelled examples.
 
     Attributes:
-        recall_at_1: Share of the examples whose nearest neighbour is right. With sources: the nearest source,
-            by the teacher, is the example's own. Without: the nearest other example has its class.
-        recall: ``recall@1``, ``recall@5``, ... of the same question, as far as there are more things to find.
-        knn: Accuracy of five nearest neighbours, each example left out in turn.
+        recall_at_1: Share of the examples whose nearest neighbour is right. With sources: the nearest source
+            in the teacher's space is the example's own. Without: the nearest other example has its class.
+        recall: ``recall@1``, ``recall@5``, ... likewise, as long as there are more things to find.
+        knn: Accuracy of five nearest neighbours, with each example left out in turn.
         linear: Accuracy of a linear probe, the mean over five folds.
-        linear_interval: 95% interval of that over the folds.
-        num: Examples.
-        num_classes: Classes among them.
-        chance: Share of the largest class, which is what guessing it gives.
+        linear_interval: 95% interval of ``linear`` over the folds.
+        num: Number of examples.
+        num_classes: Number of classes among them.
+        chance: Share of the largest class: the accuracy of always guessing it.
     """
 
     recall_at_1: float
@@ -63,17 +63,17 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Origin:
-    """What a trained student remembers of how it was made.
+    """What a trained student remembers about how it was made.
 
     Attributes:
-        task: What it was distilled on.
-        seed: Of the run.
-        run: The federation that made it; None where it was distilled in one place.
+        task: The task it was distilled on.
+        seed: Seed of the run.
+        run: The federation that made it; None if it was distilled in one place.
         privacy: Content of ``privacy.json``; empty without privacy.
 
     Guarantees:
-        Copies of the student share it, and a pickle of the student leaves it out: with it the pairs would be
-        written.
+        Copies of the student share it; a pickle of the student leaves it out, since it would contain the
+        pairs.
     """
 
     task: Task
@@ -100,46 +100,47 @@ def origin_of(student: nn.Module, task: Task | None) -> Origin:
         return replace(known, task=task) if isinstance(known, Origin) else Origin(task=task)
     if not isinstance(known, Origin):
         raise ConfigError(
-            f"This {type(student).__name__} does not know which inputs it takes. Give the task too: task=..."
+            f"This {type(student).__name__} does not record which inputs it takes. Give the task too:"
+            " task=..."
         )
     return known
 
 
 def evaluate(student: nn.Module, labelled: Labelled, *, task: Task | None = None, seed: int = 0) -> Scores:
-    """Measure a student on labelled examples that no client saw.
+    """Evaluate a student on labelled examples that no client saw.
 
     Args:
         student: (B, C, H, W) to (B, D).
-        labelled: At least two classes, two examples each; with sources retrieval is across modalities.
-        task: How targets become inputs; its teacher embeds the sources. None: the one that the student was
-            distilled on.
-        seed: Of the folds.
+        labelled: At least two classes with two examples each; with sources, retrieval is across modalities.
+        task: Defines how targets become inputs; its teacher embeds the sources. None: the task that the
+            student was distilled on.
+        seed: Seed of the folds.
 
     Raises:
-        DataError: There are fewer than two classes, or a class of one example alone; or the examples are of
-            another kind than the task's targets.
-        ConfigError: The student was not distilled here, and there is no task.
+        DataError: There are fewer than two classes, or a class has only one example; or the examples are not
+            of the same kind as the task's targets.
+        ConfigError: The student was not distilled here, and no task is given.
     """
     refuse_seed(seed)
     for name, made, wanted in (("student", student, nn.Module), ("labelled", labelled, Labelled)):
         if not isinstance(made, wanted):
             raise ConfigError(
-                f"{name} is of type {type(made).__name__}; allowed is a {wanted.__name__}. Of a result give"
-                " result.student."
+                f"{name} is of type {type(made).__name__}; allowed is a {wanted.__name__}. For a result,"
+                " give result.student."
             )
     task = origin_of(student, task).task
     classes = labelled.classes().labels["group"].values
     counts = np.bincount(classes[classes >= 0])
     if len(counts) < 2 or counts.min() < 2:
         raise DataError(
-            f"labelled has {len(counts)} classes, the smallest of {min(counts, default=0)} examples; at least"
-            " two classes of two examples each are needed."
+            f"labelled has {len(counts)} classes, the smallest with {min(counts, default=0)} examples; at"
+            " least two classes with two examples each are needed."
         )
     for half in ("target", "source"):
         held, known = getattr(labelled, half), getattr(task.data.train, half)
         if held is not None and (held.dtype, held.shape[1:]) != (known.dtype, known.shape[1:]):
             raise DataError(
-                f"labelled.{half} is {held.dtype} of shape {held.shape[1:]} each, and the task's {half}s are"
+                f"labelled.{half} is {held.dtype} of shape {held.shape[1:]} each, but the task's {half}s are"
                 f" {known.dtype} of shape {known.shape[1:]}. Read both with the same size."
             )
     found = embed_target(student, labelled.target, offset=task.target_offset, scale=task.target_scale)
@@ -167,13 +168,13 @@ def evaluate(student: nn.Module, labelled: Labelled, *, task: Task | None = None
 
 
 def embed_with(student: nn.Module, task: Task, target: np.ndarray) -> Embedding:
-    """Unit embeddings of targets as they are stored, (N, D), scaled as the task says."""
+    """Unit embeddings of stored targets, (N, D), scaled as the task defines."""
     known = task.data.train.target
     same = modality_of(target).name == task.modality and input_shape(target)[0] == task.in_channels
     if not same or not len(target):
         raise DataError(
             f"target is {target.dtype} of shape {target.shape}, and the task's targets are {known.dtype} of"
-            f" shape {known.shape[1:]} each. Give one of these or more."
+            f" shape {known.shape[1:]} each. Give one or more of these."
         )
     return unit_rows(embed_target(student, target, offset=task.target_offset, scale=task.target_scale))
 
@@ -216,11 +217,11 @@ class Distilled:
     """A student that was distilled in one place.
 
     Attributes:
-        task: What it was distilled on.
+        task: The task it was distilled on.
         student: The trained student, in evaluation mode; inputs (B, C, H, W), outputs (B, D).
-        settings: Its recipe.
+        settings: The training settings.
         loss: Mean loss of the last steps.
-        seed: Seed.
+        seed: Seed of the run.
     """
 
     task: Task
@@ -236,11 +237,11 @@ class Distilled:
         return Origin(task=self.task, seed=self.seed)
 
     def evaluate(self, labelled: Labelled) -> Scores:
-        """What the student is worth, see `edgecmd.evaluate`."""
+        """Scores of the student, see `edgecmd.evaluate`."""
         return evaluate(self.student, labelled, task=self.task, seed=self.seed)
 
     def embed(self, target: np.ndarray) -> Embedding:
-        """Unit embeddings of targets as they are stored, (N, D)."""
+        """Unit embeddings of stored targets, (N, D)."""
         return embed_with(self.student, self.task, target)
 
 
@@ -250,9 +251,9 @@ class Federated(Distilled):
 
     Attributes:
         run: The run, for audits.
-        folder: Run folder; None where it was thrown away.
-        history: Mean loss of each round that this call made; NaN under privacy, where none is told.
-        plan: Plan of its privacy; None without any.
+        folder: Run folder; None if it was temporary.
+        history: Mean loss of each round that this call ran; NaN under privacy, where it is not reported.
+        plan: The privacy plan; None without privacy.
         privacy: Content of ``privacy.json``; empty without privacy.
     """
 
@@ -269,7 +270,7 @@ class Federated(Distilled):
     def of(
         cls, run: Run, student: Student, *, task: Task, kept: bool, history: Sequence[float]
     ) -> "Federated":
-        """The result of a finished run, whose folder is still there."""
+        """The result of a finished run whose folder still exists."""
         told = run.folder / "privacy.json"
         return cls(
             task=task,
@@ -286,14 +287,14 @@ class Federated(Distilled):
 
     @property
     def epsilon(self) -> float:
-        """Epsilon of what was released; infinite without a guarantee."""
+        """Epsilon of everything that was released; infinite without a guarantee."""
         return float(self.privacy["epsilon"]) if self.privacy.get("private") else float("inf")
 
     @property
     def statement(self) -> str:
-        """What is guaranteed: epsilon and delta, of which unit, under which relation, against whom."""
+        """The guarantee in words: epsilon and delta, for which unit, under which relation, against whom."""
         if self.plan is None:
-            return "No privacy was asked for: nothing bounds what the student tells of a pair."
+            return "No privacy was requested: nothing bounds what the student reveals about a pair."
         if not self.privacy.get("private"):
             return " ".join(str(one) for one in self.privacy.get("warnings", ())) or "NOT PRIVATE."
         said = self.privacy
@@ -306,8 +307,10 @@ class Federated(Distilled):
         """The run folder.
 
         Raises:
-            ConfigError: It was thrown away.
+            ConfigError: It was temporary and is gone.
         """
         if self.folder is None:
-            raise ConfigError("This run's folder was thrown away. Name one: federate(..., out='runs/mine').")
+            raise ConfigError(
+                "This run's folder was temporary and is gone. Name one: federate(..., out='runs/mine')."
+            )
         return self.folder

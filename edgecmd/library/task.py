@@ -1,4 +1,4 @@
-"""A task of a user's own objects, and the teacher in it.
+"""A task made of a user's own objects, and its teacher.
 
 Shapes: N pairs, K anchors, D embedding dimension.
 """
@@ -32,7 +32,7 @@ MOST_DIM = 65_536
 
 
 class TeacherOptions(TypedDict, total=False):
-    """Keywords of a `Teacher`; what each means is said by `edgecmd.models.teacher.teachers.Teacher.of`."""
+    """Keywords of a `Teacher`, documented at `edgecmd.models.teacher.teachers.Teacher.of`."""
 
     size: int | None
     mean: Sequence[float] | None
@@ -44,24 +44,24 @@ class TeacherOptions(TypedDict, total=False):
 
 
 class Teacher(teachers.Teacher):
-    """A frozen teacher of RGB pictures: any torch module, one by its name, or one out of a file.
+    """A frozen teacher for RGB images: any torch module, a teacher by name, or one from a file.
 
     Args:
         made: A module (B, 3, H, W) to (B, D), of which a frozen copy is kept; or the name of a teacher that
-            ships (``imagenet``, ``icons``, ``indoor``); ``timm:NAME`` or ``torchvision:NAME`` with
-            ``weights``; ``onnx:FILE``; ``module:factory``; or a file that ``edgecmd pretrain`` made.
-        size: Side in pixels to which pictures are brought before the network; None: that of its published
-            weights or of its file, else as they are.
-        mean: Of each colour, on the scale of 0 to 1, as the network was trained.
-        std: The same for the standard deviation.
-        crop: Share of height and width, about the middle, that it sees.
-        weights: File of the weights of ``timm:`` and ``torchvision:`` names.
-        output: Of an ONNX file with several, the output that is the feature.
-        name: What reports call it; the name of its class where it is empty.
+            ships with edgecmd (``imagenet``, ``icons``, ``indoor``); ``timm:NAME`` or ``torchvision:NAME``
+            with ``weights``; ``onnx:FILE``; ``module:factory``; or a file made by ``edgecmd pretrain``.
+        size: Side in pixels to which images are resized for the network; None: that of its published weights
+            or of its file, otherwise images stay as they are.
+        mean: Mean of each colour that the network was trained with, on a scale of 0 to 1.
+        std: Standard deviation of each colour, likewise.
+        crop: Share of height and width, around the centre, that it sees.
+        weights: File with the weights, for ``timm:`` and ``torchvision:`` names.
+        output: The output that is the feature, for an ONNX file with several.
+        name: Its name in reports; empty: the name of its class.
 
     Raises:
-        ConfigError: It is no encoder of such pictures, or nothing has that name.
-        DataError: The file is none of a teacher.
+        ConfigError: It is not an encoder of such images, or nothing has that name.
+        DataError: The file does not hold a teacher.
 
     Examples:
         >>> mine = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -81,26 +81,27 @@ class Teacher(teachers.Teacher):
         dim: int = 0,
         cache: str | Path | None = None,
     ) -> teachers.Teacher:
-        """Several teachers as one: unit features side by side, then components of public pictures.
+        """Combine teachers: unit features side by side, reduced to principal components of public images.
 
         Args:
-            parts: Teachers, or what makes them without any option.
-            public: Public pictures of the side of the pairs' sources; needed for ``dim``. Never a pair.
-            dim: Principal components that are kept; 0 keeps all numbers.
-            cache: Folder for the public pictures' features; None keeps nothing.
+            parts: Teachers, or what `Teacher` accepts without options.
+            public: Public images at the size of the pairs' sources; needed for ``dim``. Never a pair.
+            dim: Number of principal components to keep; 0 keeps all features.
+            cache: Folder for the features of the public images; None keeps nothing.
 
         Raises:
-            ConfigError: ``dim`` is more than teachers or pictures allow, or a part is no teacher of pictures.
+            ConfigError: ``dim`` is more than teachers or images allow, or a part is not a teacher of images.
         """
         refuse_outside("dim", dim, least=0, most=MOST_DIM)
         if isinstance(parts, str) or not isinstance(parts, Sequence):
-            raise ConfigError(f"parts={parts!r} is no list of teachers. Give [first, second].")
+            raise ConfigError(f"parts={parts!r} is not a list of teachers. Give [first, second].")
         if not isinstance(public, Images | None):
             raise ConfigError(f"public is of type {type(public).__name__}; allowed is an edgecmd.Images.")
         if public is not None and public.folder is not None:
             raise ConfigError(
-                "public was read without a size, and the teachers must see it as they see the pairs. Read it"
-                " with Images.from_folder(path, size=...), the side of the pairs' sources."
+                "public was read without a size, but the teachers must see it at the same size as the"
+                " pairs. Read it with Images.from_folder(path, size=...), using the side of the pairs'"
+                " sources."
             )
         return concat(
             [one if isinstance(one, teachers.Teacher) else Teacher(one) for one in parts],
@@ -111,27 +112,27 @@ class Teacher(teachers.Teacher):
 
 
 class Task(tasks.Task):
-    """Pairs, the teacher that looks at them, and what is public.
+    """A distillation task: private pairs, their teacher, and public images.
 
     Args:
         pairs: Private pairs, without labels.
-        teacher: A `Teacher`, or what makes one (a module that takes pictures as they are, a name, a file);
-            or ready features of the pairs, float, (N, D), with ``public_features``.
-        public: Public images: anchors and calibration come from them. Those of a folder that was read without
-            a size are read again at the side of the pairs.
-        public_features: With ready features of the pairs: those of the public images, from the same teacher,
-            (K, D).
+        teacher: A `Teacher`, or what makes one (a module that takes images as they are, a name, a file); or
+            ready features of the pairs, float, (N, D), together with ``public_features``.
+        public: Public images, which provide anchors and calibration. Images from a folder that was read
+            without a size are read again at the size of the pairs.
+        public_features: With ready features of the pairs: features of the public images from the same
+            teacher, (K, D).
         target_offset: Value of a target image (0 black, 1 white) that the student sees as zero.
-        target_scale: What the rest is divided by; not 0.
+        target_scale: The student sees (value - target_offset) / target_scale; not 0.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        cache: Folder for the teacher's features; None keeps them in memory alone.
+        cache: Folder for the teacher's features; None keeps them in memory only.
 
     Raises:
         ConfigError: The teacher does not take the source of the pairs, or a number is out of range.
         DataError: Ready features do not fit.
 
     Guarantees:
-        Features are computed when they are first needed, once, and kept with the task.
+        Features are computed once, when they are first needed, and kept with the task.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class Task(tasks.Task):
         for name, value in (("target_offset", target_offset), ("target_scale", target_scale)):
             refuse_outside(name, value, least=-MOST_SCALE, most=MOST_SCALE, kind=float)
         if not len(public):
-            raise ConfigError("public holds no image, and anchors come from these. Give at least one.")
+            raise ConfigError("public holds no image, but anchors come from it. Give at least one image.")
         if target_scale == 0:
             raise ConfigError("target_scale=0 would divide by zero; use -0.5 for ink on white paper.")
         public = public.like(pairs.source, fit=pairs.fit)
@@ -161,7 +162,9 @@ class Task(tasks.Task):
         if isinstance(teacher, np.ndarray):
             features = _ready(teacher, public_features, num_pairs=len(pairs), num_public=len(public))
         elif public_features is not None:
-            raise ConfigError("public_features go with ready features of the pairs. Give both or none.")
+            raise ConfigError(
+                "public_features go together with ready features of the pairs. Give both or neither."
+            )
         found = teacher if isinstance(teacher, teachers.Teacher | np.ndarray) else Teacher(teacher)
         super().__init__(
             _experiment(pairs, public),
@@ -179,10 +182,10 @@ class Task(tasks.Task):
         if features is not None:
             self._set_features(*features)
         elif (found.modality, found.in_channels) != ("image", 3):  # type: ignore[union-attr]
-            raise ConfigError("The teacher takes no RGB pictures, which pairs.source holds.")
+            raise ConfigError("The teacher does not take RGB images, which pairs.source holds.")
 
     def _set_features(self, pairs: np.ndarray, public: np.ndarray) -> None:
-        """Take ready features in place of a teacher's."""
+        """Use ready features instead of a teacher's."""
         self.training_features = torch.from_numpy(pairs).to(self.device)
         self.public_features = public
         self._ready_dim = pairs.shape[1]
@@ -194,17 +197,17 @@ class Task(tasks.Task):
 
     @property
     def teacher_dim(self) -> int:
-        """D."""
+        """Dimension of the teacher's feature, D."""
         return getattr(self, "_ready_dim", 0) or super().teacher_dim
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of a student's input; of recordings (1, samples)."""
+        """Height and width of a student's input; (1, samples) for audio clips."""
         _, height, width = self.input_shape
         return height, width
 
     def fingerprint(self) -> str:
-        """Digests of pairs, public images and teacher, and how targets are scaled; equal for equal tasks."""
+        """Digests of pairs, public images and teacher, and the scaling of targets; equal for equal tasks."""
         teacher = (
             fingerprint(self.training_features[:].cpu().numpy(), self.public_features)
             if hasattr(self, "_ready_dim")
@@ -227,8 +230,8 @@ def _refuse_tensor(teacher: object) -> None:
 
 def _no_teacher() -> teachers.Teacher:
     raise ConfigError(
-        "The task has ready features, and the teacher that made them is not here, so nothing else can be"
-        " shown to it. Give a teacher in place of the features, or leave out what needs one."
+        "The task has ready features, and the teacher that made them is not here, so it cannot embed"
+        " anything else. Give a teacher instead of the features, or leave out what needs one."
     )
 
 
@@ -239,7 +242,7 @@ def _ready(
 
     Raises:
         ConfigError: Those of the public images are missing.
-        DataError: Numbers or shapes differ, or a row is one that no teacher gives.
+        DataError: Numbers or shapes differ, or a row cannot come from a teacher.
     """
     if public is None:
         raise ConfigError(
@@ -260,7 +263,7 @@ def _ready(
     assert isinstance(public, np.ndarray)
     if pairs.shape[1] != public.shape[1]:
         raise DataError(
-            f"teacher has {pairs.shape[1]} numbers a row and public_features {public.shape[1]}; both must"
+            f"teacher has {pairs.shape[1]} numbers per row and public_features {public.shape[1]}; both must"
             " come from one teacher."
         )
     made = np.ascontiguousarray(pairs, np.float32), np.ascontiguousarray(public, np.float32)
@@ -271,7 +274,7 @@ def _ready(
 
 
 def _experiment(pairs: Pairs, public: Images) -> Experiment:
-    """The pairs as one experiment in which nothing is held out."""
+    """The pairs as an experiment with nothing held out."""
     nothing = np.arange(0)
     return cut_apart(
         pairs.data,

@@ -1,4 +1,4 @@
-"""Distillation in one place, and over clients: the verbs `distill`, `partition` and `federate`.
+"""Distillation in one place and over clients: the functions `distill`, `partition` and `federate`.
 
 Shapes: N pairs, D embedding dimension.
 """
@@ -63,7 +63,7 @@ class Partition:
 
     Attributes:
         parts: Rows of each client.
-        by: What it follows, in words.
+        by: What the partition follows, in words.
     """
 
     parts: tuple[Rows, ...]
@@ -76,14 +76,14 @@ class Partition:
 def partition(
     pairs: Pairs, *, num_clients: int, by: str = "iid", alpha: float | int = 0.5, seed: int = 0
 ) -> Partition:
-    """Deal pairs to the clients of a simulation.
+    """Divide pairs among the clients of a simulation.
 
     Args:
         pairs: The pairs.
-        num_clients: Clients.
-        by: ``iid``; ``owner`` (who made a pair); or ``module:function``, as docs/extending.md says.
-        alpha: Concentration of partitions that have one.
-        seed: Of the order.
+        num_clients: Number of clients.
+        by: ``iid``; ``owner`` (who made a pair); or ``module:function``, as docs/extending.md describes.
+        alpha: Concentration, for partitions that have one.
+        seed: Seed of the order.
 
     Raises:
         ConfigError: There are too few pairs, the partition is unknown, or the pairs lack what it follows.
@@ -128,29 +128,29 @@ def distill(  # noqa: PLR0913 - a recipe has many numbers
 
     Args:
         task: Pairs, teacher and public images.
-        student: Of `edgecmd.student`, a name of it, or any module (B, C, H, W) to (B, F). A copy is trained.
+        student: From `edgecmd.student`, a name it takes, or any module (B, C, H, W) to (B, F). A copy is
+            trained.
         steps: Optimiser steps.
-        loss: Of `edgecmd.losses`, by name or as an object, or one of your own (a subclass of `edgecmd.Loss`).
-        seed: Of batches, views and anchors.
-        batch_size: Pairs a step.
-        learning_rate: Peak.
+        loss: A loss of `edgecmd.losses`, by name or as an object, or your own (a subclass of `edgecmd.Loss`).
+        seed: Seed of batches, views and anchors.
+        batch_size: Pairs per step.
+        learning_rate: Peak learning rate.
         schedule: ``cosine`` or ``constant``.
         optimizer: ``adamw`` or ``sgd``.
-        weight_decay: Of the optimiser.
-        augment: Strength of the target's augmentation; 0 for none.
-        num_anchors: Public teacher features that anchored losses look at.
-        precision: Of the student's layers in training: ``float32`` or ``bf16``; all else is float32.
-        progress: Called with (steps done, steps in all, mean loss), every 50 steps.
+        weight_decay: Weight decay of the optimiser.
+        augment: Strength of the augmentation of targets; 0 for none.
+        num_anchors: Number of public teacher features that anchored losses use.
+        precision: Of the student's layers in training, ``float32`` or ``bf16``; all else is float32.
+        progress: Called with (steps done, total steps, mean loss) every 50 steps.
 
     Returns:
-        The trained copy, with what it needs to be evaluated and exported.
+        The trained copy, with everything needed to evaluate and export it.
 
     Raises:
-        ConfigError: A name is unknown, a number is out of range, or loss or student are not what they
-            should be.
+        ConfigError: A name is unknown, a number is out of range, or loss or student are not usable.
 
     Guarantees:
-        Equal arguments give equal weights on one machine; ``student`` is as it was.
+        Equal arguments give equal weights on one machine; ``student`` itself is unchanged.
 
     Examples:
         >>> from edgecmd.library.data import Images
@@ -200,8 +200,8 @@ def distill(  # noqa: PLR0913 - a recipe has many numbers
         done += num
         if not math.isfinite(mean):
             raise ConfigError(
-                f"The loss is {mean} after {done} steps, so the student is lost. Lower learning_rate="
-                f"{settings.learning_rate:g}, or look at the loss and the student."
+                f"The loss is {mean} after {done} steps, so the student is unusable. Lower"
+                f" learning_rate={settings.learning_rate:g}, or check the loss and the student."
             )
         if progress is not None:
             progress(done, steps, mean)
@@ -230,39 +230,39 @@ def federate(  # noqa: PLR0913 - what a federation is made of
     num_workers: int = 1,
     progress: Progress | None = None,
 ) -> Federated:
-    """Distil over simulated clients, each of which looks at its own pairs alone.
+    """Distil over simulated clients, each of which sees only its own pairs.
 
     Args:
         task: Pairs, teacher and public images.
-        student: As of `distill`, or a name of `edgecmd.student`; its weights are the first ones.
-        clients: Of `partition`, or the rows of each client.
-        rounds: Rounds; None: the plan's.
-        local_steps: Optimiser steps a client makes in a round; None: the plan's, else 5.
-        loss: As of `distill`; ``auto`` is that of the privacy plan, ``cmc`` without one.
-        privacy: A plan, which must be of as many rounds and local steps; None for no privacy.
-        out: Run folder. The same call with the same objects continues a run that was broken off, and returns
-            at once where it is finished. None: a folder that is thrown away.
-        seed: Of everything but private noise, which is the operating system's.
-        batch_size: Pairs a step; None: the plan's, else 64.
-        learning_rate: Peak.
-        strategy: Of the server: fedavg, fedprox, fedavgm, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum.
+        student: As in `distill`; its weights are the first weights of the federation.
+        clients: From `partition`, or the rows of each client.
+        rounds: Number of rounds; None: the plan's.
+        local_steps: Optimiser steps per client and round; None: the plan's, otherwise 5.
+        loss: As in `distill`; ``auto`` is the loss of the privacy plan, or ``cmc`` without one.
+        privacy: A plan for the same numbers of rounds and local steps; None for no privacy.
+        out: Run folder. The same call with the same objects continues an interrupted run, and returns at once
+            if it is finished. None: a temporary folder.
+        seed: Seed of everything except private noise, which comes from the operating system.
+        batch_size: Pairs per step; None: the plan's, otherwise 64.
+        learning_rate: Peak learning rate.
+        strategy: The server's: fedavg, fedprox, fedavgm, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum.
         proximal_mu: Weight of FedProx's proximal term, for ``strategy="fedprox"``.
-        client_fraction: Share of the clients asked in a round.
-        augment: Strength of the target's augmentation; 0 for none.
-        num_anchors: Public teacher features that anchored losses look at.
-        precision: As of `distill`; float32 with a plan whose unit is a pair.
-        num_workers: Processes; objects cannot travel to another, so more than 1 is refused.
-        progress: Called with (rounds done, rounds in all, mean loss; NaN under privacy).
+        client_fraction: Share of the clients that are asked in each round.
+        augment: Strength of the augmentation of targets; 0 for none.
+        num_anchors: Number of public teacher features that anchored losses use.
+        precision: As in `distill`; must be float32 with a plan whose unit is a pair.
+        num_workers: Number of processes; objects cannot travel to others, so more than 1 is refused.
+        progress: Called with (rounds done, total rounds, mean loss); the loss is NaN under privacy.
 
     Raises:
-        ConfigError: A name is unknown, a number is out of range, or loss, student or clients are not what
-            they should be; or the folder holds a run of other objects or settings.
-        PrivacyError: The plan is of another run, or loss or student mix pairs.
-        FederationError: A round missed its quorum, or another process works in the folder.
+        ConfigError: A name is unknown, a number is out of range, or loss, student or clients are not usable;
+            or the folder holds a run with other objects or settings.
+        PrivacyError: The plan is for another run, or loss or student mix pairs.
+        FederationError: A round missed its quorum, or another process is using the folder.
 
     Guarantees:
         With a private plan: those of `edgecmd.privacy.step.private_step.distil_privately` for each client.
-        Without: equal arguments give equal weights on one machine.
+        Otherwise: equal arguments give equal weights on one machine.
     """
     from server.simulate import simulate
 
@@ -335,7 +335,7 @@ def _run(
     federation: FederationConfig,
     seed: int,
 ) -> Run:
-    """The run of objects, described by settings as far as they go, and by digests where they do not."""
+    """The run of the given objects, described by settings where possible and otherwise by digests."""
     digests = " ".join(
         f"{name} {digest(one)}"
         for name, one in (
@@ -376,7 +376,7 @@ def _loss_name(loss: Loss | str) -> str:
 
 
 def _loss_of(loss: Loss | str, settings: DistillConfig) -> Loss:
-    """The loss as an object, tried where it is anyone's own."""
+    """The loss as an object, tested first if it is the user's own."""
     if isinstance(loss, str):
         return loss_of(settings)
     checked = check_loss(loss)
@@ -387,7 +387,7 @@ def _loss_of(loss: Loss | str, settings: DistillConfig) -> Loss:
 
 
 def _placed(task: Task, student: nn.Module | str, settings: DistillConfig) -> Student:
-    """A copy of the student on the task's device, for the task's inputs and of the teacher's dimension."""
+    """A copy of the student on the task's device, for the task's inputs and the teacher's dimension."""
     try:
         own = copy.deepcopy(student)
     except RAISED as error:
@@ -403,19 +403,19 @@ def _placed(task: Task, student: nn.Module | str, settings: DistillConfig) -> St
 
 
 def _length(privacy: PrivacyPlan | None, *, rounds: int | None, local_steps: int | None) -> tuple[int, int]:
-    """Rounds, and steps a client makes in each: as they were asked for, else the plan's."""
+    """Rounds, and local steps in each: as given, otherwise the plan's."""
     if privacy is not None:
         _require("privacy", privacy, PrivacyPlan)
         rounds = privacy.num_rounds if rounds is None else rounds
         if privacy.unit == "pair" and local_steps is None:
             local_steps = privacy.steps_per_round
     if rounds is None:
-        raise ConfigError("rounds is missing. Say how many: federate(..., rounds=60), or give a plan.")
+        raise ConfigError("rounds is missing. Give a number, federate(..., rounds=60), or a plan.")
     return rounds, LOCAL_STEPS if local_steps is None else local_steps
 
 
 def _parts(clients: Partition | Sequence[np.ndarray], *, num_pairs: int) -> tuple[Rows, ...]:
-    """Rows of each client, refused where a client or a row is wrong."""
+    """Rows of each client; wrong clients or rows are refused."""
     if not isinstance(clients, Partition | Sequence | np.ndarray) or isinstance(clients, str):
         raise ConfigError(
             f"clients is of type {type(clients).__name__}. Give what edgecmd.partition returns, or the rows"
@@ -423,18 +423,20 @@ def _parts(clients: Partition | Sequence[np.ndarray], *, num_pairs: int) -> tupl
         )
     given = clients.parts if isinstance(clients, Partition) else tuple(np.asarray(one) for one in clients)
     if any(one.ndim != 1 for one in given):
-        raise ConfigError("clients holds something else than rows. Give one list of row numbers a client.")
+        raise ConfigError(
+            "clients contains something other than rows. Give one list of row numbers per client."
+        )
     rows = np.concatenate(given) if given else np.zeros(0, np.int64)
     if not given or min(len(one) for one in given) < MIN_PAIRS:
         raise ConfigError(
-            f"clients has {len(given)} parts, of which each needs at least {MIN_PAIRS} pairs. Use fewer"
-            " clients."
+            f"clients has {len(given)} parts, and each needs at least {MIN_PAIRS} pairs. Use fewer clients."
         )
     if rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= num_pairs:
-        raise ConfigError(f"clients holds rows outside 0..{num_pairs - 1}, the rows of the task's pairs.")
+        raise ConfigError(f"clients contains rows outside 0..{num_pairs - 1}, the rows of the task's pairs.")
     if len(np.unique(rows)) != len(rows):
         raise ConfigError(
-            "clients gives a pair to two clients, or twice to one: what protects it there would not add up."
+            "clients gives a pair to two clients, or twice to one, so its privacy losses would not be added"
+            " up. Give each pair to one client."
         )
     return given
 
@@ -442,7 +444,7 @@ def _parts(clients: Partition | Sequence[np.ndarray], *, num_pairs: int) -> tupl
 def _sections(
     *, loss: Loss | str, privacy: PrivacyPlan | None, rounds: int, local_steps: int, batch_size: int | None
 ) -> tuple[DistillConfig, PrivacyConfig]:
-    """Recipe and privacy as settings, the plan's where there is one."""
+    """Training and privacy settings, the plan's if there is one."""
     name = _loss_name(loss)
     if name == "auto":
         name = default_loss("none" if privacy is None else privacy.mechanism)
@@ -453,8 +455,8 @@ def _sections(
         privacy.unit == "client" or local_steps,
     ):
         raise PrivacyError(
-            f"The plan is of {privacy.num_rounds} rounds of {privacy.steps_per_round} steps, and"
-            f" rounds={rounds}, local_steps={local_steps} are asked for. Calibrate one for these:"
+            f"The plan is for {privacy.num_rounds} rounds of {privacy.steps_per_round} steps, but the call"
+            f" has rounds={rounds}, local_steps={local_steps}. Calibrate a plan for these:"
             " PrivacyPlan.calibrate(..., rounds=..., local_steps=...)."
         )
     size = int(privacy.normaliser) if privacy.unit == "pair" else 64 if batch_size is None else batch_size
@@ -478,9 +480,9 @@ def _require_same_plan(asked: PrivacyPlan, made: PrivacyPlan | None) -> None:
             ]
         )
         raise PrivacyError(
-            f"The run would not be under the plan that was given: {'; '.join(differ) or 'it has none'}."
-            " Calibrate one for this run: PrivacyPlan.calibrate(..., num_clients=..., client_fraction=...)"
-            " with the numbers of this run."
+            f"The run would not follow the plan that was given: {'; '.join(differ) or 'it has none'}."
+            " Calibrate a plan for this run: PrivacyPlan.calibrate(..., num_clients=...,"
+            " client_fraction=...) with the numbers of this run."
         )
 
 
@@ -491,6 +493,6 @@ def _require(name: str, made: object, wanted: type) -> None:
 def _refuse_mute(progress: object) -> None:
     if progress is not None and not callable(progress):
         raise ConfigError(
-            f"progress={progress!r} cannot be called. Give a function of (done, in all, mean loss), or leave"
+            f"progress={progress!r} cannot be called. Give a function of (done, total, mean loss), or leave"
             " it out."
         )

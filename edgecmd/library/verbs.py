@@ -1,4 +1,4 @@
-"""Audit and export: the verbs that reach into the rooms beside the method."""
+"""`audit` and `export`: the functions that use the packages beside edgecmd."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ class Report:
     """Findings of an audit.
 
     Attributes:
-        findings: One a claim that was looked at, see `edgecmd.Finding`.
+        findings: One per claim that was tested, see `edgecmd.Finding`.
     """
 
     findings: tuple[Finding, ...]
@@ -42,36 +42,36 @@ class Report:
         return tuple(one for one in self.findings if one.verdict == CONTRADICTED)
 
     def raise_if_contradicted(self) -> "Report":
-        """The report, where nothing contradicts the claim.
+        """Return the report if nothing contradicts the claim.
 
         Raises:
-            ContradictedError: Something does; the message has the first contradiction.
+            ContradictedError: Something does; the message gives the first contradiction.
         """
         refuse_contradicted(self.findings)
         return self
 
 
 def audit(result: Federated, *, levels: Sequence[str] = ("static",)) -> Report:
-    """Hold a run's claim against the code that made it.
+    """Test a run's privacy claim against the code that made it.
 
     Args:
-        result: Of `edgecmd.federate` with ``out``.
+        result: From `edgecmd.federate` with ``out``.
         levels: ``static`` (nothing is trained: purity, sensitivity, ledgers, anchors), ``step`` (noise, coins
-            and releases of real steps), ``one-run`` (one training with canaries, as many rounds as fit into
-            ninety seconds), ``risk`` (attacks on the student; indicators, never proof).
+            and releases of real steps), ``one-run`` (one training run with canaries, as many rounds as fit
+            into ninety seconds), ``risk`` (attacks on the student; indicators, never proof).
 
     Returns:
-        What was found; ``audit.json`` of the run folder has it too, and its report where there is one.
+        The findings, which are also written to ``audit.json`` in the run folder, and to its report if any.
 
     Raises:
-        ConfigError: A level is unknown or needs a run with privacy, or the run's folder was thrown away.
+        ConfigError: A level is unknown or needs a run with privacy, or the run's folder was temporary.
     """
     from edgecmd.audits.target import Target
     from edgecmd.experiments import audit_ladder
 
     if not isinstance(result, Federated):
         raise ConfigError(
-            f"audit looks at what edgecmd.federate returns, and this is of type {type(result).__name__}."
+            f"audit takes what edgecmd.federate returns, but this is of type {type(result).__name__}."
         )
     folder = result.require_folder()
     target = Target(
@@ -83,10 +83,10 @@ def audit(result: Federated, *, levels: Sequence[str] = ("static",)) -> Report:
         privacy=dict(result.privacy),
     )
     if not isinstance(levels, Iterable):
-        raise ConfigError(f"levels={levels!r} names no level. Give names, such as ['static', 'step'].")
+        raise ConfigError(f"levels={levels!r} names no level. Give level names, such as ['static', 'step'].")
     names = [levels] if isinstance(levels, str) else list(levels)
     if not names:
-        raise ConfigError(f"levels={levels!r} asks nothing. Give at least one, such as 'static'.")
+        raise ConfigError(f"levels={levels!r} is empty. Give at least one level, such as 'static'.")
     levels = [ALSO.get(name, name) if isinstance(name, str) else name for name in names]
     found = audit_ladder.audit(target, levels=levels, pass_over=False)
     return Report(findings=tuple(found))
@@ -108,21 +108,21 @@ def export(
     Args:
         student: Result of `edgecmd.distill` or `edgecmd.federate`, or its student.
         folder: Folder of the bundle; an older bundle there is replaced.
-        task: What it was distilled on, for a student that does not remember it.
+        task: The task it was distilled on, for a student that does not remember it.
         profiles: ``w8``, ``fp32``, ``w4``, ``int8``, ``dyn8``; the first becomes student.onnx.
-        labelled: Examples to fit a linear head on, which the file then tells of; None for no head.
-        calibration: What int8 takes ranges from: ``public`` pictures, or ``procedural`` ones; never pairs.
-        min_cosine: Smallest cosine between torch and ONNX Runtime; None for the profile's own.
+        labelled: Examples to fit a linear head on, which the file then reveals; None for no head.
+        calibration: What int8 takes its ranges from: ``public`` or ``procedural`` images; never pairs.
+        min_cosine: Smallest cosine allowed between torch and ONNX Runtime; None: the profile's own limit.
         license: Licence of the weights: an SPDX name, an expression of them, or LicenseRef-<a name of yours>.
 
     Returns:
-        The bundle, read again as a device reads it.
+        The bundle, read back as a device reads it.
 
     Raises:
-        ExportError: The exported file does not do what the student does, or what it is made of does not
-            export; nothing is left behind.
-        ConfigError: A profile or the licence is unknown, or the student was not distilled here and there is
-            no task.
+        ExportError: The exported file does not reproduce the student, or a part of the student cannot be
+            exported; nothing is left behind.
+        ConfigError: A profile or the licence is unknown, or the student was not distilled here and no task is
+            given.
     """
     from export.documents.provenance import provenance_of
     from export.from_task import export_student

@@ -1,6 +1,6 @@
-"""Losses of contrastive distillation: pure functions, and `LOSSES`, the table of what settings can name.
+"""Losses for contrastive distillation: pure functions, and `LOSSES`, the table of names for settings.
 
-A loss of your own is a subclass of `Loss`.
+Your own loss is a subclass of `Loss`.
 """
 
 from edgecmd.losses.check import check_loss

@@ -80,10 +80,10 @@ def seed(
 
     ``-sum_c softmax_c(t_i.c / teacher_temperature) log softmax_c(s_i.c / temperature)``, ``c`` over the
     teacher's own feature ``t_i`` and the K anchors. It differs from `edgecmd.losses.cmd_anchored` in that
-    ``t_i`` stands among what is compared with, and in the temperatures of the authors' code: at 1e-4 the
+    ``t_i`` is among what is compared with, and in the temperatures of the authors' code: at 1e-4 the
     teacher's side is all but one-hot on ``t_i``. Adapted: the original's queue holds 65,536 features of past
     batches, which would be private here; the student's embedding has no head of its own. An anchor that
-    equals ``t_i`` has its share of the teacher's side, so it is no negative.
+    equals ``t_i`` has its share of the teacher's side, so it is not a negative.
 
     Args:
         student: Student embeddings, (B, D).
@@ -167,7 +167,7 @@ def socket(student: Embeddings, teacher: Embeddings, anchors: Anchors) -> PerExa
         anchors: Public teacher embeddings, (K, D); constants.
 
     Returns:
-        The loss of the batch, B times, (B,): it is no sum over examples, its mean is the loss.
+        The loss of the batch, B times, (B,): it is not a sum over examples, its mean is the loss.
     """
     size = student.shape[1] ** 0.5
     mine, pairs, public = (size * unit(one) for one in (student, teacher.detach(), anchors.detach()))

@@ -45,7 +45,7 @@ def impure_rows(function: RowFunction, *tensors: Shaped[Tensor, "batch *_"]) -> 
         unlike these passes.
     """
     if len(tensors[0]) < 2:
-        raise PrivacyError(f"rows={len(tensors[0])} cannot show mixing; give the purity probe at least 2.")
+        raise PrivacyError(f"rows={len(tensors[0])} cannot reveal mixing; give the purity probe at least 2.")
     with torch.no_grad():
         clean = function(*tensors)
         return [
@@ -128,7 +128,7 @@ def check_loss(loss: object, *, called: str = "") -> Loss:
     called = called or f"The loss {type(loss).__name__}"
     if not isinstance(loss, Loss):
         raise ConfigError(
-            f"{called} is of type {type(loss).__name__}, not an edgecmd.losses.Loss. Subclass that."
+            f"{called} is of type {type(loss).__name__}, not an edgecmd.losses.Loss. Subclass it."
         )
     _check_flags(loss, called)
     coins = torch.Generator().manual_seed(PROBE_SEED)
@@ -141,8 +141,8 @@ def check_loss(loss: object, *, called: str = "") -> Loss:
     _check_gradient(value, rows, called)
     if not torch.equal(value, _tried(loss, called, rows, teacher, anchors)):
         raise ConfigError(
-            f"{called} gives other values for the same pairs the second time. A loss must be a function of"
-            " its arguments: take out what it remembers, and random numbers."
+            f"{called} gives different values for the same pairs the second time. A loss must be a function"
+            " of its arguments: remove its memory and random numbers."
         )
     if not loss.couples_pairs:
         _check_apart(loss, called, student, teacher, anchors, value)
@@ -191,7 +191,7 @@ def _check_gradient(value: Tensor, rows: Tensor, called: str) -> None:
         found = torch.autograd.grad(value.sum(), rows, allow_unused=True)[0] if value.requires_grad else None
     if found is None or not bool(found.any()):
         raise ConfigError(
-            f"{called} has no gradient at the student's embeddings, so nothing would be learnt. Leave out"
+            f"{called} has no gradient at the student's embeddings, so nothing would be learnt. Remove"
             " detach() and no_grad() there."
         )
     if not bool(torch.isfinite(found).all()):
@@ -229,15 +229,15 @@ def _check_apart(
     except RAISED as error:
         raise ConfigError(
             f"{called} fails where one pair is NaN or huge, or left out: {type(error).__name__}:"
-            f" {one_line(str(error))}. One pair would then decide for all others; return a number for every"
-            " value, or NaN."
+            f" {one_line(str(error))}. One pair would then decide for all others. Return a number, or NaN,"
+            " for every value."
         ) from error
     moved = [what for what, rows in leaking.items() if rows]
     if not torch.allclose(fewer, value[1:], rtol=1e-3, atol=1e-5):
         moved.append("value in a batch of another size")
     if moved:
         raise ConfigError(
-            f"{called} says couples_pairs=False, but a change of one pair moves the {' and the '.join(moved)}"
+            f"{called} says couples_pairs=False, but changing one pair changes the {' and the '.join(moved)}"
             " of others. Compare with public anchors instead of other pairs, or set couples_pairs = True;"
             " then it cannot be private for each pair."
         )
@@ -253,6 +253,6 @@ def _check_bucket(loss: Loss, called: str, student: Tensor, teacher: Tensor, anc
     ]
     if found[0].ndim or not torch.equal(*found):
         raise ConfigError(
-            f"{called} has a loss of buckets that is no scalar, or that rows outside of its mask change. How"
-            " many those are depends on other buckets."
+            f"{called} has a loss of buckets that is not a scalar, or that changes with rows outside its"
+            " mask. How many such rows there are depends on other buckets."
         )

@@ -3,7 +3,7 @@
 Formulas after CMCD (Lin et al., arXiv 2405.03355) as far as they are known, see docs/method.md;
 the anchored forms replace negatives from the batch by public constants.
 
-Pairs of one source (several sketches of a photograph, a name in several languages) are no negatives of one
+Pairs of one source (several sketches of a photograph, a name in several languages) are not negatives of one
 another: where the teacher's features are the same, the other pair, or the anchor, is left out of a contrast
 (`same_source`). Relations keep it: there it is what the student should come near to.
 

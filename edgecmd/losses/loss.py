@@ -1,4 +1,4 @@
-"""What a loss is: one class with its numbers as fields, what it needs, and a value for each example.
+"""What a loss is: a class with its parameters as fields, what it needs, and a value for each example.
 
 Shapes: B batch, V views, R rows of a unit, K anchors, D embedding dimension.
 """
@@ -13,7 +13,7 @@ from edgecmd.losses.contrastive import Anchors, Embeddings, PerExample
 
 
 class Loss(ABC):
-    """A loss of distillation; subclass it for one of your own.
+    """A distillation loss; subclass it to write your own.
 
     ::
 
@@ -23,24 +23,24 @@ class Loss(ABC):
             def __call__(self, student, teacher, anchors):
                 return (unit(student) - unit(teacher)).square().sum(dim=1)
 
-    Numbers of a loss are fields of a frozen dataclass, or arguments of ``__init__``. Where the loss is named
-    in settings (``distill.loss = "module:Squared"``), those with the name of a number of the section
-    ``distill`` are filled from there. `edgecmd.losses.check_loss` finds what is not as it is said here.
+    A loss's parameters are fields of a frozen dataclass, or arguments of ``__init__``. If settings name the
+    loss (``distill.loss = "module:Squared"``), parameters that share a name with a number in the section
+    ``distill`` take their value from there. `edgecmd.losses.check_loss` checks what is promised here.
 
     Attributes:
-        needs_anchors: Whether it looks at the public anchors.
-        couples_pairs: Whether the loss of a pair depends on other pairs of its batch. Where it does not, a
-            clip for each pair bounds what the pair does, and the loss may be made private.
-        num_views: Augmented views of each target; with more than one ``student`` is (V, B, D).
-        dense: Whether it also has a meaning for places of a picture, each of which is then an example.
-        uses_teacher: Whether it looks at the teacher's features; else a student of it has no retrieval.
-        aligns: Whether a student of it ends in the teacher's space, so that anchors tell of it.
-        has_buckets: Whether `of_unit` is a loss of a bucket of pairs that looks at nothing but the bucket and
-            the anchors, and is not changed by rows outside of its mask.
-        may_be_private: False for what stays as its authors have it, and is clipped by no mechanism.
-        family: Under what `edgecmd compare` shows it by default: ``paper``, ``others``; empty: if asked for.
-        relative_cost: Time of a run in units of a run of ``cmc``, roughly.
-        text: What it is, for tables: it ends "the same federation with ...".
+        needs_anchors: Whether it uses the public anchors.
+        couples_pairs: Whether the loss of a pair depends on other pairs of its batch. If not, clipping per
+            pair bounds each pair's effect, and the loss can be made private.
+        num_views: Augmented views of each target; with more than one, ``student`` is (V, B, D).
+        dense: Whether it also applies to locations in an image, each of which is then an example.
+        uses_teacher: Whether it uses the teacher's features; if not, its students have no retrieval.
+        aligns: Whether its students end in the teacher's space, so that anchors are meaningful for them.
+        has_buckets: Whether `of_unit` is a loss of a bucket of pairs that uses only the bucket and the
+            anchors, and does not change with rows outside its mask.
+        may_be_private: False for losses kept as their authors wrote them, which no mechanism clips.
+        family: Group in which `edgecmd compare` shows it: ``paper``, ``others``; empty: only on request.
+        relative_cost: Approximate run time in units of a ``cmc`` run.
+        text: Description for tables; it completes "the same federation with ...".
     """
 
     needs_anchors: ClassVar[bool] = False
@@ -67,22 +67,22 @@ class Loss(ABC):
             anchors: Public teacher embeddings, (K, D); constants.
 
         Returns:
-            One finite value for each pair, (B,), through which the gradient reaches ``student``.
+            One finite value per pair, (B,), through which gradients reach ``student``.
         """
 
     def at(self, share: float) -> "Loss":
-        """The loss at one place of a run; itself, unless a number of it changes over the run.
+        """The loss at one point of a run; itself, unless one of its parameters changes over the run.
 
         Args:
-            share: Optimiser steps of the whole run that were made before, from 0 to 1. It follows from the
-                step alone, so a loss stays free of state, and a resumed run goes on as it would have.
+            share: Share of the run's optimiser steps made so far, from 0 to 1. It follows from the step
+                only, so a loss has no state, and a resumed run continues as if it had never stopped.
         """
         del share
         return self
 
     @classmethod
     def anneals(cls) -> bool:
-        """Whether a number of it changes over a run: whether it has a `Loss.at` of its own."""
+        """Whether one of its parameters changes over a run, that is, whether it overrides `Loss.at`."""
         return cls.at is not Loss.at
 
     def of_unit(
@@ -100,10 +100,10 @@ class Loss(ABC):
         return self(student, teacher, anchors).mean()
 
     def chance_level(self, *, batch_size: int, num_anchors: int) -> float | None:
-        """Loss of a student whose similarities are all equal; None where there is no such level.
+        """Loss of a student whose similarities are all equal; None if there is no such level.
 
-        It is that of a batch in which no two pairs have one source, and no anchor the source of a pair;
-        others, which are left out of a contrast, lower it.
+        It holds for a batch in which no two pairs share a source, and no anchor is the source of a pair;
+        pairs and anchors that do are left out of the contrast and lower it.
 
         Args:
             batch_size: ``B``.
@@ -114,5 +114,5 @@ class Loss(ABC):
 
 
 def alike_views(loss: Loss, student: Embeddings) -> Float[Tensor, "*views batch dim"]:
-    """``student`` as every view that ``loss`` looks at: what it takes where only one view is at hand."""
+    """``student`` repeated for every view that ``loss`` takes, where only one view is available."""
     return student if loss.num_views == 1 else student.expand(loss.num_views, *student.shape)

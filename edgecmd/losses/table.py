@@ -329,7 +329,7 @@ def loss_of(settings: DistillConfig) -> Loss:
     A factory of ``module:factory`` gets those numbers of the section that it has as parameters.
 
     Raises:
-        ConfigError: There is no such row; or the own code cannot be had, or is no sound loss (`check_loss`).
+        ConfigError: There is no such row; or the own code cannot be loaded, or is not a loss (`check_loss`).
     """
     if is_own(settings.loss):
         return _own(settings.loss, _numbers(settings))

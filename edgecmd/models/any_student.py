@@ -1,4 +1,4 @@
-"""A student of whatever names or is one: a row of the table, a name of a library, a user's own module.
+"""Students from any source: a row of the table, a network of a library, a user's own module.
 
 Shapes: B batch, C channels, H height, W width, F features of a module, D embedding dimension.
 """
@@ -37,32 +37,32 @@ def student(
     batch_norm: str = AUTO,
     trainable: str = ALL,
 ) -> Student:
-    """A student by its name, or of any module.
+    """A student by name, or made from any module.
 
-    What is left out of ``in_channels`` and ``size`` is made to fit the task that the student is trained on,
-    and so are pretrained weights.
+    If ``in_channels`` or ``size`` is left out, it is fitted to the task that the student is trained on, and
+    so are pretrained weights.
 
     Args:
-        spec: A key of `STUDENTS`; ``timm:NAME`` or ``torchvision:NAME``, of which nothing is downloaded;
-            ``module:factory``, whose factory may ask for ``in_channels``, ``dim`` and ``size`` by these
-            names; or a module (B, C, H, W) to (B, F). Training changes a module that is given; to begin
-            anew, give a copy.
-        dim: Dimension of the teacher's feature, D. Where F is another, a linear projector is put behind.
-        in_channels: C: 1 for grey pictures and recordings, 3 for RGB, 2 for depth with its mask. None: those
-            of the first convolution of a module, else 1.
-        size: Height and width of the inputs, one number where they are equal; of recordings (1, samples).
+        spec: A key of `STUDENTS`; ``timm:NAME`` or ``torchvision:NAME``, with nothing downloaded;
+            ``module:factory``, whose factory may take ``in_channels``, ``dim`` and ``size`` as parameters;
+            or a module (B, C, H, W) to (B, F). Training changes the module that is given; to start again,
+            give a copy.
+        dim: Dimension of the teacher's feature, D. If F differs, a linear projector is added.
+        in_channels: C: 1 for grey images and audio clips, 3 for RGB, 2 for depth with its mask. None: those
+            of the first convolution of a module, otherwise 1.
+        size: Height and width of the inputs, one number if they are equal; (1, samples) for audio clips.
             None: 64 pixels.
-        seed: Of the first weights; those of a module that is given stay, but for the projector.
-        weights: A .safetensors or .pth file with first weights, but for students of the table; the student's
-            ``first_weights`` has what matched.
-        batch_norm: What becomes of batch normalisation, a key of `edgecmd.models.batch_norm.BATCH_NORM`, or
-            ``auto``.
-        trainable: What of it is trained, a key of `edgecmd.models.trained_part.TRAINABLE`.
+        seed: Seed of the first weights; a given module keeps its weights, except for the projector.
+        weights: A .safetensors or .pth file with first weights, except for students of the table; the
+            student's ``first_weights`` lists what matched.
+        batch_norm: What is done with batch normalisation, a key of
+            `edgecmd.models.batch_norm.BATCH_NORM`, or ``auto``.
+        trainable: What part of it is trained, a key of `edgecmd.models.trained_part.TRAINABLE`.
 
     Raises:
-        ConfigError: No student has that name, the factory cannot be imported or fails, or the module is no
-            encoder of such inputs; the message has what is wrong with it and the way out.
-        DataError: The file of weights cannot be read, or is not of that network.
+        ConfigError: No student has that name, the factory cannot be imported or fails, or the module is not
+            an encoder of such inputs; the message says what is wrong with it and the way out.
+        DataError: The file of weights cannot be read, or does not belong to that network.
 
     Examples:
         >>> student("ws-50k", dim=8)(torch.zeros(2, 1, 64, 64)).shape
@@ -170,7 +170,7 @@ def _same_shape(made: Student, *, in_channels: int, dim: int) -> Student:
     if (made.in_channels, made.embedding_dim) != (in_channels, dim):
         raise ConfigError(
             f"The student {made.architecture} takes {made.in_channels} channels and gives"
-            f" {made.embedding_dim} numbers, but in_channels={in_channels} and dim={dim} are asked for. Make"
+            f" {made.embedding_dim} numbers, but in_channels={in_channels} and dim={dim} are required. Make"
             " one with these."
         )
     made.architecture = made.architecture or f"<{type(made).__name__}>"

@@ -1,7 +1,7 @@
 """Networks of timm and torchvision by name, and weights that others trained, from a file.
 
-Nothing is downloaded: a network is made with random weights, and a file of weights is one that lies here.
-Names such as ``hf-hub:...``, which timm would look up, are no names here.
+Nothing is downloaded: a network is made with random weights, and weights come from a local file.
+Names such as ``hf-hub:...``, which timm would look up, are not names here.
 
 Shapes: B batch, C channels, H height, W width, F features of a network, O channels of a convolution's output.
 """
@@ -42,7 +42,7 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.")
 COUNTER = "num_batches_tracked"
 MOST_NEAR, MOST_TOLD = 5, 5
 WEIGHTS_FILE = (
-    "Give a .safetensors file, or a .pth file of torch.save(network.state_dict(), path); a file that would"
+    "Give a .safetensors file, or a .pth file of torch.save(network.state_dict(), path); a file that could"
     " run code is never read."
 )
 
@@ -266,7 +266,7 @@ def read_weights(setting: str, path: Path) -> WeightsFile:
 
     Args:
         setting: Name of the setting, for messages.
-        path: A safetensors file, or one of ``torch.save`` with a state dict, which may lie in a checkpoint
+        path: A safetensors file, or one of ``torch.save`` with a state dict, which may be in a checkpoint
             under a key of `NESTED`.
 
     Raises:
@@ -283,7 +283,7 @@ def read_weights(setting: str, path: Path) -> WeightsFile:
     tensors = _without_prefix(_state_of(given, _decoded(given, content)))
     for name, one in tensors.items():
         if not bool(torch.isfinite(one).all()):
-            raise DataError(f"{given} has numbers in {name!r} that are not finite. Take another file.")
+            raise DataError(f"{given} has numbers in {name!r} that are not finite. Use another file.")
     return WeightsFile(path=path, tensors=tensors, sha256=hashlib.sha256(content).hexdigest())
 
 
@@ -298,12 +298,12 @@ def _decoded(given: str, content: bytes) -> object:
         # Torch's own text advises to run the code.
         code = re.search(r"GLOBAL (\S+)", str(error.__cause__))
         more = f"{code[1]}, which is code" if code else "something that torch does not read"
-        why = f"is a pickle with {more}" if pickled else f"is no safetensors file ({error})"
+        why = f"is a pickle with {more}" if pickled else f"is not a safetensors file ({error})"
         raise DataError(f"{given} {why}, or it is damaged. {WEIGHTS_FILE}") from error
 
 
 def _state_of(given: str, found: object) -> dict[str, Tensor]:
-    """The state dict of a file, which may lie under a key of a checkpoint."""
+    """The state dict of a file, which may be under a key of a checkpoint."""
     while isinstance(found, Mapping):
         tensors = {str(name): one for name, one in found.items() if isinstance(one, Tensor)}
         if tensors:
@@ -312,11 +312,11 @@ def _state_of(given: str, found: object) -> dict[str, Tensor]:
         if inner is None:
             keys = ", ".join(str(name)[:40] for name in list(found)[:MOST_TOLD])
             raise DataError(
-                f"{given} holds no tensors by name; its keys are: {keys or 'none'}. Weights may lie under one"
+                f"{given} holds no named tensors; its keys are: {keys or 'none'}. Weights may be under one"
                 f" of {', '.join(NESTED)}. {WEIGHTS_FILE}"
             )
         found = inner
-    raise DataError(f"{given} holds a {type(found).__name__} and no tensors by name. {WEIGHTS_FILE}")
+    raise DataError(f"{given} holds a {type(found).__name__} instead of named tensors. {WEIGHTS_FILE}")
 
 
 def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -362,7 +362,7 @@ def load_matching(network: nn.Module, weights: WeightsFile, *, setting: str, wha
     if 2 * report.num < report.wanted or not taken:
         raise DataError(
             f"{setting}={str(weights.path)!r} does not hold weights of {what}: {report.sentence()}. Give the"
-            " file of that network, or name the network of the file."
+            " file of that network, or name the network that the file is for."
         )
     network.load_state_dict({name: one.to(own[name].dtype) for name, one in taken.items()}, strict=False)
     return report

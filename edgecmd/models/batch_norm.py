@@ -1,4 +1,4 @@
-"""What becomes of batch normalisation in a student that others built, before it is trained.
+"""What happens to batch normalisation in a student that others built, before it is trained.
 
 In training a batch normalisation mixes the pairs of a batch and remembers them. A client of a federation has
 few pairs of one kind, and a guarantee per pair allows neither, so statistics of the batch are the exception.
@@ -100,8 +100,8 @@ def convert(module: nn.Module, how: str, *, image: Tensor, what: str) -> nn.Modu
         one.training = modes.get(name, module.training)
     if how == FOLD and not torch.allclose(before, after, atol=FOLD_TOLERANCE * float(before.abs().max())):
         raise ConfigError(
-            f"{what} answers otherwise with its batch normalisation folded: a convolution's result is used"
-            f" beside it too. Set {SETTING}='{FREEZE}'."
+            f"{what} gives different results with its batch normalisation folded: a convolution's result is"
+            f" used elsewhere too. Set {SETTING}='{FREEZE}'."
         )
     return copied
 

@@ -12,7 +12,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 # Of bf16 on a device without instructions for it.
-SLOW_BF16 = "gives the same here, and is slower than float32"
+SLOW_BF16 = "gives the same results here, but is slower than float32"
 # Of a processor: two of x86, two of ARM.
 BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
 
@@ -48,7 +48,7 @@ def resolve_device(name: str, *, exact: bool = False) -> torch.device:
     if exact and found == "mps":
         if name == "mps":
             raise ConfigError(
-                "device='mps' has no float64, in which sums under a guarantee per pair are made. Use"
+                "device='mps' has no float64, which a guarantee per pair needs for its sums. Use"
                 " device='cpu'."
             )
         found = "cpu"

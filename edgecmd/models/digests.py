@@ -1,4 +1,4 @@
-"""Digests of a user's own objects: equal ones have one, in every process."""
+"""Digests of a user's own objects: equal objects have equal digests, in every process."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence, Set

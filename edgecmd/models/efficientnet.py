@@ -128,7 +128,7 @@ class Trunk(nn.Module):
         self.stages = nn.ModuleList(stages)
 
     def maps(self, image: Float[Tensor, "batch channels height width"]) -> list[Tensor]:
-        """Map after each stage, of the picture at the size that it has; strides 2, 4, 8, 16, 16, 32, 32."""
+        """Map after each stage, of the image at the size that it has; strides 2, 4, 8, 16, 16, 32, 32."""
         map_BCHW = functional.relu6(self.stem(image))
         found = []
         for stage in self.stages:
@@ -138,11 +138,11 @@ class Trunk(nn.Module):
 
 
 class EfficientNetLite0(Trunk):
-    """Frozen encoder of RGB pictures.
+    """Frozen encoder of RGB images.
 
     Args:
         embedding_dim: Dimension of the projector's output, D.
-        input_side: Side in pixels to which `forward` brings each picture.
+        input_side: Side in pixels to which `forward` brings each image.
     """
 
     def __init__(self, *, embedding_dim: int, input_side: int) -> None:
@@ -171,7 +171,7 @@ class EfficientNetLite0(Trunk):
         return functional.relu6(self.head(self.maps(seen)[-1])).mean(dim=(2, 3))
 
     def maps(self, image: Float[Tensor, "batch 3 height width"]) -> list[Tensor]:
-        """As of `Trunk`, of what `edgecmd.data.modalities.table.source_input` gives."""
+        """As in `Trunk`, of what `edgecmd.data.modalities.table.source_input` gives."""
         in_unit = image * SOURCE_SCALE + SOURCE_OFFSET
         return super().maps((in_unit - OFFSET) / SCALE)
 
@@ -181,7 +181,7 @@ def load_shipped(trunk: Trunk, *, offset: float, scale: float) -> None:
     """Put the shipped teacher's weights into a trunk that sees ``(value - offset) / scale``.
 
     The first convolution takes the channels and the scale of what the trunk sees, see `adapt_channels`: on a
-    grey picture, it gives what the teacher's does on the same picture in RGB. At the border the teacher sees
+    grey image, it gives what the teacher's does on the same image in RGB. At the border the teacher sees
     grey beyond it, and the trunk what it sees as zero, such as the paper of a drawing.
 
     Args:

@@ -1,4 +1,4 @@
-"""Few dimensions that keep most of what a teacher says: principal components, the same on every call.
+"""Fewer dimensions that keep most of a teacher's feature: principal components, the same on every call.
 
 Shapes: N images or rows, C channels of the network's pooled map, D embedding dimension.
 """
@@ -37,23 +37,23 @@ def principal_components(
 
 @torch.no_grad()
 def fit_projector(network: EfficientNetLite0, images: Images) -> None:
-    """Set the projector to the principal components of public pictures, centred, not scaled.
+    """Set the projector to the principal components of public images, centred, not scaled.
 
     Args:
         network: Its projector is changed, nothing else.
-        images: Public RGB pictures, uint8, (N, H, W, 3).
+        images: Public RGB images, uint8, (N, H, W, 3).
 
     Raises:
-        ConfigError: There are too few pictures for the projector's dimension.
+        ConfigError: There are too few images for the projector's dimension.
 
     Guarantees:
-        A function of the network and of public pictures alone; no label is used.
+        A function of the network and of public images alone; no label is used.
     """
     dim, channels = network.projector.weight.shape
     if dim > min(channels, len(images) - 1):
         raise ConfigError(
-            f"pretrain.embedding_dim={dim} needs more than {dim} public pictures and at most {channels}"
-            f" dimensions; there are {len(images)} pictures. Lower it."
+            f"pretrain.embedding_dim={dim} needs more than {dim} public images and at most {channels}"
+            f" dimensions; there are {len(images)} images. Lower it."
         )
     device = device_of(network)
     pooled = [

@@ -1,6 +1,6 @@
 """The file of a student: its weights, and what is needed to rebuild it.
 
-A file of weights runs no code that it names: a student of anyone's own is rebuilt by what the caller names.
+A file of weights runs no code that it names: a user's own student is rebuilt by what the caller names.
 """
 
 import copy
@@ -45,7 +45,7 @@ def load_student(path: Path, *, like: nn.Module | str | None = None) -> Student:
 
     Args:
         path: The file.
-        like: For a student of anyone's own what rebuilds it: ``module:factory``, as the file says too, or a
+        like: For a user's own student what rebuilds it: ``module:factory``, as the file says too, or a
             module of the same shape, which is copied. Of others the file says all; a name is not needed.
 
     Raises:
@@ -99,8 +99,8 @@ def _refuse_unknown(architecture: str, *, path: Path, like: str | None) -> None:
     told = architecture[:80]
     if architecture.startswith("<"):
         raise DataError(
-            f"{path} holds a student that was an object of the class {told}, which no name rebuilds. Give a"
-            " module of the same shape: load_student(path, like=module). Or train it as"
+            f"{path} holds a student that was an object of the class {told}, which cannot be rebuilt from a"
+            " name. Give a module of the same shape: load_student(path, like=module). Or train it as"
             " student.architecture='module:function', which other processes can make too."
         )
     if not is_own(architecture):
@@ -110,7 +110,7 @@ def _refuse_unknown(architecture: str, *, path: Path, like: str | None) -> None:
         )
     if architecture != like:
         raise DataError(
-            f"{path} holds a student that is made by {told!r}, code of its maker's own, which a file of"
-            f" weights never runs by itself. If you trust it, name it: student.architecture={told!r} in the"
+            f"{path} holds a student that is made by {told!r}, its maker's own code, which a file of weights"
+            f" never runs by itself. If you trust it, name it: student.architecture={told!r} in the"
             f" settings, in Python load_student(path, like={told!r})."
         )

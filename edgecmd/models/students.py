@@ -13,13 +13,13 @@ Two families share one topology:
 ``plain-*`` have convolutions with a bias and nothing else: what the exporter makes of a ``gn-*`` student by
 folding its normalisation away (`export.fold_norm`). Training one from random weights is not meant.
 
-``audio-*`` are students of the first family that take a recording and look at its log-mel picture.
+``audio-*`` are students of the first family that take a recording and look at its log-mel image.
 
 ``lite0-*`` are the first stages of a network of photographs that ships, and begin with its weights.
 
-``seg-*`` are students of either kind with a decoder: an embedding for each place of the picture.
+``seg-*`` are students of either kind with a decoder: an embedding for each location of the image.
 
-A student of anyone's own is any ``nn.Module`` from (B, C, H, W) to (B, F), as an object, as
+A user's own student is any ``nn.Module`` from (B, C, H, W) to (B, F), as an object, as
 ``module:factory``, or a network of timm or torchvision by its name (``timm:NAME``);
 `edgecmd.models.any_student.student` makes a `Student` of each.
 
@@ -131,9 +131,9 @@ class ConvStudent(Student):
     Args:
         family: Of its convolutions, a key of `FAMILIES`.
         widths: Channels of each stage.
-        front: What stands before the convolutions, a key of `FRONTS`.
-        in_channels: As of `Student`.
-        embedding_dim: As of `Student`.
+        front: What comes before the convolutions, a key of `FRONTS`.
+        in_channels: As in `Student`.
+        embedding_dim: As in `Student`.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class ConvStudent(Student):
         super().__init__(in_channels=in_channels, embedding_dim=embedding_dim)
         if front == "log-mel" and in_channels != 1:
             raise ConfigError(
-                f"A student of recordings takes 1 channel, not {in_channels}; for pictures set"
+                f"A student of recordings takes 1 channel, not {in_channels}; for images set"
                 " student.architecture to one of the ws-* or gn-* students."
             )
         conv = FAMILIES[family]
@@ -172,7 +172,7 @@ class ConvStudent(Student):
 
 
 def _mean_and_max(map_BCHW: Tensor) -> Float[Tensor, "batch twice"]:
-    """Of each channel over its places, (B, 2C)."""
+    """Of each channel over its locations, (B, 2C)."""
     return torch.cat([map_BCHW.mean(dim=(2, 3)), map_BCHW.amax(dim=(2, 3))], dim=1)
 
 
@@ -181,8 +181,8 @@ class LiteStudent(Student):
 
     Args:
         num_stages: How many of `edgecmd.models.efficientnet.STAGES`.
-        in_channels: As of `Student`.
-        embedding_dim: As of `Student`.
+        in_channels: As in `Student`.
+        embedding_dim: As in `Student`.
     """
 
     def __init__(self, *, num_stages: int, in_channels: int, embedding_dim: int) -> None:
@@ -203,11 +203,11 @@ class DenseStudent(ConvStudent):
     trunk's map of that size (Ronneberger et al. 2015, arXiv 1505.04597).
 
     Args:
-        family: As of `ConvStudent`.
-        widths: As of `ConvStudent`.
+        family: As in `ConvStudent`.
+        widths: As in `ConvStudent`.
         decoder: Channels of the decoder.
-        in_channels: As of `Student`.
-        embedding_dim: Dimension of the teacher's feature at a place, D.
+        in_channels: As in `Student`.
+        embedding_dim: Dimension of the teacher's feature at a location, D.
     """
 
     def __init__(
@@ -228,7 +228,7 @@ class DenseStudent(ConvStudent):
     def forward(
         self, image: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch dim rows columns"]:
-        """Embed each place of a batch whose sides are multiples of `INPUT_MULTIPLE`; not normalised."""
+        """Embed each location of a batch whose sides are multiples of `INPUT_MULTIPLE`; not normalised."""
         at_4 = self.trunk[:2](image)
         at_8 = self.trunk[2:4](at_4)
         at_16 = self.trunk[4:](at_8)
@@ -249,8 +249,8 @@ class LiteDenseStudent(Student):
     Args:
         taps: Which of the trunk's maps the decoder sees, from that of `DENSE_STRIDE` to the last.
         decoder: Channels of the decoder.
-        in_channels: As of `Student`.
-        embedding_dim: Dimension of the teacher's feature at a place, D.
+        in_channels: As in `Student`.
+        embedding_dim: Dimension of the teacher's feature at a location, D.
     """
 
     def __init__(self, *, taps: tuple[int, ...], decoder: int, in_channels: int, embedding_dim: int) -> None:
@@ -263,22 +263,22 @@ class LiteDenseStudent(Student):
     def forward(
         self, image: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch dim rows columns"]:
-        """Embed each place of a batch whose sides are multiples of `INPUT_MULTIPLE`; not normalised."""
+        """Embed each location of a batch whose sides are multiples of `INPUT_MULTIPLE`; not normalised."""
         maps = self.trunk.maps(image)
         embedding: Tensor = self.projector(self.decoder([maps[tap] for tap in self.taps]))
         return embedding
 
 
 class Projected(Student):
-    """A module of anyone's own as a student: behind it a linear projector, where its width is not D.
+    """A user's own module as a student: behind it a linear projector, where its width is not D.
 
     Args:
         module: (B, C, H, W) to (B, F); its weights are left as they are, and training changes it.
         num_features: F.
-        in_channels: As of `Student`.
-        embedding_dim: As of `Student`.
+        in_channels: As in `Student`.
+        embedding_dim: As in `Student`.
         size: Height and width that it was tried on.
-        batch_norm: As of `Student`; ``module`` is what `edgecmd.models.batch_norm.convert` made of it.
+        batch_norm: As in `Student`; ``module`` is what `edgecmd.models.batch_norm.convert` made of it.
     """
 
     def __init__(
@@ -304,7 +304,7 @@ class Projected(Student):
         if features.shape[1:] != (width,):
             raise ConfigError(
                 f"The student {self.architecture} gives {tuple(features.shape)} for a batch of {len(image)},"
-                f" and {width} numbers an input when it was made. Return as many for every batch."
+                f" and {width} numbers per input when it was made. Return the same number for every batch."
             )
         embedding: Tensor = self.projector(features)
         return embedding
@@ -326,9 +326,9 @@ class Architecture:
             weights of its convolutions and linear layers from the run's seed; any other module keeps its own.
         text: What it is, in a few words.
         family: What its layers are.
-        front: What stands before the convolutions, a key of `FRONTS`; `ANY_FRONT` where only a trial can tell
+        front: What comes before the convolutions, a key of `FRONTS`; `ANY_FRONT` where only a trial can tell
             what it takes.
-        dense: Whether it embeds each place of a picture instead of the whole.
+        dense: Whether it embeds each location of an image instead of the whole.
         folds_to: The row that folding its normalisation away makes of it at export; empty where there is
             none. (Standardised weights fold wherever they are.)
         weights_of: The shipped teacher whose weights it has or begins with, all but the projector; empty:
@@ -391,7 +391,7 @@ def student_row(architecture: str) -> Architecture:
     """What is known of a student by its name; nothing is built or imported.
 
     Args:
-        architecture: A key of `STUDENTS`, or what names a student of anyone's own (``module:factory``,
+        architecture: A key of `STUDENTS`, or what names a user's own student (``module:factory``,
             ``timm:NAME``, or ``<class>`` of an object).
 
     Raises:
@@ -418,14 +418,14 @@ def _from_factory(
         return build_backbone(SETTING, architecture, in_channels=in_channels, size=size)
     if architecture.startswith("<"):
         raise ConfigError(
-            f"{SETTING}={architecture!r} stands for an object, which has no name to make another one by. Put"
-            " it into a function, and set student.architecture to 'module:function'."
+            f"{SETTING}={architecture!r} stands for an object, and another one cannot be made from that"
+            " name. Put it into a function, and set student.architecture to 'module:function'."
         )
     if architecture.startswith("onnx:"):
         raise ConfigError(
-            f"{SETTING}={architecture!r}: a student is trained, and the graph of an ONNX file is not made for"
-            " that. Give 'timm:NAME', or a 'module:function' that makes the network. An ONNX file can be the"
-            " teacher (teacher.name)."
+            f"{SETTING}={architecture!r}: a student is trained, which the graph of an ONNX file does not"
+            " support. Give 'timm:NAME', or a 'module:function' that makes the network. An ONNX file can be"
+            " the teacher (teacher.name)."
         )
     made = call_factory(
         SETTING, architecture, offered={"in_channels": in_channels, "dim": embedding_dim, "size": size}
@@ -438,7 +438,7 @@ def _from_factory(
 
 
 def is_dense(architecture: str) -> bool:
-    """Whether a student embeds each place of a picture instead of the whole.
+    """Whether a student embeds each location of an image instead of the whole.
 
     Raises:
         ConfigError: The architecture is unknown.
@@ -447,7 +447,7 @@ def is_dense(architecture: str) -> bool:
 
 
 def refuse_dense(architecture: str, *, what: str) -> None:
-    """Refuse a dense student where one embedding of the whole picture is looked at.
+    """Refuse a dense student where one embedding of the whole image is looked at.
 
     Args:
         architecture: Name of a student, see `student_row`.
@@ -458,8 +458,8 @@ def refuse_dense(architecture: str, *, what: str) -> None:
     """
     if is_dense(architecture):
         raise ConfigError(
-            f"{what} looks at one embedding a picture, and student.architecture={architecture!r} has one for"
-            " each place. Choose a student of the ws-* or gn-* families."
+            f"{what} needs one embedding per image, but student.architecture={architecture!r} has one for"
+            " each location. Choose a student of the ws-* or gn-* families."
         )
 
 
@@ -481,9 +481,9 @@ def build_student(
         in_channels: Channels of the target modality.
         embedding_dim: Dimension of the teacher's feature.
         generator: Source of the initial weights.
-        size: Height and width that a module of anyone's own is tried on.
+        size: Height and width that a user's own module is tried on.
         weights: File with first weights, for those that are not of the table.
-        batch_norm: As of `student`; a student of the table has none.
+        batch_norm: As in `student`; a student of the table has none.
         seen: Offset and scale of its inputs, (value - offset) / scale, which pretrained weights are made for.
 
     Raises:
@@ -546,7 +546,7 @@ def project(
     generator: torch.Generator,
     batch_norm: str = KEEP,
 ) -> Projected:
-    """A module of anyone's own as a student, tried on made-up inputs.
+    """A user's own module as a student, tried on made-up inputs.
 
     Args:
         module: (B, C, H, W) to (B, F).
@@ -558,7 +558,7 @@ def project(
         batch_norm: A key of `edgecmd.models.batch_norm.BATCH_NORM`.
 
     Raises:
-        ConfigError: It is no encoder of such inputs, or not what can be trained, saved and sent.
+        ConfigError: It is not an encoder of such inputs, or not what can be trained, saved and sent.
     """
     what = f"The student {name}" if name.startswith("<") else f"The student of {SETTING}={name!r}"
     shape = (in_channels, *size)

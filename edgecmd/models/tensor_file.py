@@ -70,7 +70,7 @@ def _refuse_pickle(path: Path, *, advice: str) -> None:
     # A safetensors file begins with the length of its header, which may look like a pickle's first bytes.
     pickled = start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5") and start[8:] != b"{"
     if start[:4] == b"PK\x03\x04" or pickled:
-        raise DataError(f"{path} is a pickle, as torch.save writes; these are never read. {advice}")
+        raise DataError(f"{path} is a pickle, as torch.save writes; pickles are never read. {advice}")
 
 
 def _refuse_not_finite(tensors: Mapping[str, Tensor], *, path: Path, advice: str) -> None:
@@ -88,7 +88,7 @@ def whole_number(description: Mapping[str, str], name: str, *, path: Path, advic
     """An entry of a description that counts something.
 
     Raises:
-        DataError: It is no whole number from 1 to `MAX_COUNT`.
+        DataError: It is not a whole number from 1 to `MAX_COUNT`.
     """
     text = description[name]
     if not (text.isascii() and text.isdecimal() and len(text) < 9 and 1 <= int(text) <= MAX_COUNT):
@@ -116,7 +116,7 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], *, path: Pat
     shapes = [name for name in sorted(own.keys() & tensors.keys()) if own[name].shape != tensors[name].shape]
     wrong = [
         *(f"it lacks the tensor {name!r}" for name in missing[:1]),
-        *(f"it has a tensor {name!r}, which is not part of one" for name in unknown[:1]),
+        *(f"it has a tensor {name!r}, which does not belong there" for name in unknown[:1]),
         *(
             f"its tensor {name!r} has the shape {tuple(tensors[name].shape)}, and {tuple(own[name].shape)} is"
             " needed"
@@ -126,7 +126,7 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], *, path: Pat
     if wrong:
         num = len(missing) + len(unknown) + len(shapes)
         more = f" ({num} tensors differ)" if num > 1 else ""
-        raise DataError(f"{path} does not hold {what}: {'; '.join(wrong)}{more}. Name the right file.")
+        raise DataError(f"{path} does not hold {what}: {'; '.join(wrong)}{more}. Give the right file.")
     network.load_state_dict(dict(tensors))
 
 

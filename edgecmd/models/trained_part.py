@@ -41,8 +41,8 @@ def train_part(student: Student, which: str) -> None:
         return
     if student.batch_norm == KEEP and any(norms_of(student)):
         raise ConfigError(
-            f"{SETTING}={which!r} and batch normalisation that is kept do not go together: its statistics"
-            " would change in layers that are not trained. Set student.batch_norm to freeze, fold or group."
+            f"{SETTING}={which!r} and kept batch normalisation do not go together: its statistics would"
+            " change in layers that are not trained. Set student.batch_norm to freeze, fold or group."
         )
     first = last_block(student)
     for name, layer in list(student.named_modules()):

@@ -1,4 +1,4 @@
-"""A module of anyone's own, tried on made-up inputs before anything is trained with it or by it.
+"""A user's own module, tested on synthetic inputs before anything is trained with it.
 
 What would fail hours later, on another machine or without a word is found here: a wrong shape, weights that
 cannot be trained, saved or sent, answers that are not finite, or that depend on what else is in the batch.
@@ -29,7 +29,7 @@ def refuse_wide(**numbers: object) -> None:
     """Refuse widths and sides that no student has.
 
     Raises:
-        ConfigError: One is no whole number of 1 to `MOST_WIDE`.
+        ConfigError: One is not a whole number of 1 to `MOST_WIDE`.
     """
     for name, value in numbers.items():
         refuse_outside(name, value, least=1, most=MOST_WIDE)
@@ -43,7 +43,7 @@ def sides_of(size: object, *, default: tuple[int, int]) -> tuple[int, int]:
     """
     sides = default if size is None else tuple(size) if isinstance(size, Sequence) else (size, size)
     if isinstance(size, str) or len(sides) != 2:
-        raise ConfigError(f"size={size!r} is no height and width. Give one number, or two.")
+        raise ConfigError(f"size={size!r} is not a height and width. Give one number, or two.")
     for side in sides:
         refuse_wide(size=side)
     return sides[0], sides[1]
@@ -53,12 +53,12 @@ def channels_of(module: object) -> int:
     """Channels that the first convolution of a module takes; 1 where there is none.
 
     Raises:
-        ConfigError: It is no module.
+        ConfigError: It is not a module.
     """
     if not isinstance(module, nn.Module):
         raise ConfigError(
-            f"A student is no {module!r}. Give a name, 'module:factory', or an object of a torch.nn.Module:"
-            " MyModule() and not MyModule."
+            f"A student cannot be made from {module!r}. Give a name, 'module:factory', or an object of a"
+            " torch.nn.Module: MyModule() and not MyModule."
         )
     return next((one.in_channels for one in module.modules() if isinstance(one, nn.Conv2d)), 1)
 
@@ -105,7 +105,7 @@ def try_out(
     """
     if not isinstance(module, nn.Module):
         raise ConfigError(
-            f"{what} is {module!r}, which is no module. Give an object of a torch.nn.Module, such as"
+            f"{what} is {module!r}, which is not a module. Give an object of a torch.nn.Module, such as"
             " MyModule() and not MyModule."
         )
     _refuse_lazy(module, what)
@@ -156,8 +156,8 @@ def _refuse_lazy(module: nn.Module, what: str) -> None:
     for name, value in [*module.named_parameters(), *module.named_buffers()]:
         if isinstance(value, UninitializedParameter | UninitializedBuffer):
             raise ConfigError(
-                f"{what} has a lazy layer: {name!r} has no shape yet. Give the layer its sizes (nn.Linear in"
-                " place of nn.LazyLinear), or call the module once on an input of yours before."
+                f"{what} has a lazy layer: {name!r} has no shape yet. Give the layer its sizes (nn.Linear"
+                " instead of nn.LazyLinear), or first call the module once on one of your inputs."
             )
 
 
@@ -168,7 +168,7 @@ def _refuse_weights(module: nn.Module, what: str) -> None:
     if frozen:
         raise ConfigError(
             f"{what} has frozen weights, {frozen[0]!r} among {len(frozen)}: clients would train and send"
-            " them all the same. Call requires_grad_(True), or make them buffers (register_buffer)."
+            " them anyway. Call requires_grad_(True), or make them buffers (register_buffer)."
         )
     if not named:
         raise ConfigError(f"{what} has no weights, so there is nothing to train.")
@@ -176,8 +176,8 @@ def _refuse_weights(module: nn.Module, what: str) -> None:
     for name, value in module.state_dict().items():
         if not isinstance(value, Tensor):
             raise ConfigError(
-                f"{what} keeps {name!r} of type {type(value).__name__} in its state, and files of weights"
-                " hold tensors alone. Leave out get_extra_state."
+                f"{what} keeps {name!r} of type {type(value).__name__} in its state, but files of weights"
+                " hold only tensors. Remove get_extra_state."
             )
         if value.is_floating_point() and value.dtype != torch.float32:
             raise ConfigError(f"{what} has {name!r} in {value.dtype}; allowed is float32. Call .float().")
@@ -186,7 +186,7 @@ def _refuse_weights(module: nn.Module, what: str) -> None:
         first = places.setdefault(value.data_ptr() if value.numel() else id(value), name)
         if first != name:
             raise ConfigError(
-                f"{what} has one tensor by two names, {first!r} and {name!r}; files of weights hold each"
+                f"{what} has one tensor under two names, {first!r} and {name!r}; files of weights hold each"
                 " once. Untie the weights, or use the layer itself twice under one name."
             )
 
@@ -203,9 +203,7 @@ def _answer(module: nn.Module, image: Tensor, *, what: str, wanted: str) -> Tens
         ) from error
     _refuse_shape(found, what, rows=len(image))
     if not bool(torch.isfinite(found).all()):
-        raise ConfigError(
-            f"{what} gives numbers that are not finite for ordinary inputs. Look at its weights."
-        )
+        raise ConfigError(f"{what} gives numbers that are not finite for ordinary inputs. Check its weights.")
     answer: Tensor = found
     return answer
 
@@ -223,8 +221,8 @@ def _refuse_shape(found: object, what: str, *, rows: int) -> None:
     if not isinstance(found, Tensor) or not found.is_floating_point():
         kind = found.dtype if isinstance(found, Tensor) else type(found).__name__
         raise ConfigError(
-            f"{what} gives {kind}; allowed is one float tensor of shape (batch, features). Return the"
-            " embedding alone."
+            f"{what} gives {kind}; allowed is one float tensor of shape (batch, features). Return only the"
+            " embedding."
         )
     if found.ndim != 2 or len(found) != rows or not found.shape[1]:
         way = "pool its map (nn.AdaptiveAvgPool2d(1), nn.Flatten())" if found.ndim == 4 else "flatten it"
@@ -258,13 +256,13 @@ def _refuse_untrainable(module: nn.Module, image: Tensor, answer: Tensor, *, wha
             " the same in both."
         )
     if all(value.grad is None for value in module.parameters()):
-        raise ConfigError(f"{what} lets no gradient reach its weights. Take out torch.no_grad and detach.")
+        raise ConfigError(f"{what} lets no gradient reach its weights. Remove torch.no_grad and detach.")
 
 
 def _refuse_mixing(first: Tensor, other: Tensor, what: str) -> None:
     """Refuse an answer for the first row that other rows changed, or that is another the second time."""
     if not torch.allclose(first[0], other[0], rtol=1e-4, atol=1e-5 * float(first.abs().max())):
         raise ConfigError(
-            f"{what} answers an input differently when others stand beside it, or when it is asked again."
-            " Take out what mixes a batch (batch statistics in evaluation) or is random (dropout)."
+            f"{what} answers an input differently when other inputs are in the batch, or when it is asked"
+            " again. Remove what mixes a batch (batch statistics in evaluation) or is random (dropout)."
         )

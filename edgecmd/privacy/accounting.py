@@ -1,4 +1,4 @@
-"""What noise costs: tight composition by dp-accounting, with Opacus as a second opinion.
+"""What noise costs: tight composition with dp-accounting, and Opacus as a second opinion.
 
 Every answer is the least of several upper bounds, so that it comes within seconds at any setting:
 
@@ -17,7 +17,7 @@ Every answer is the least of several upper bounds, so that it comes within secon
 
 **More noise never costs more, and more releases never less.** The first two bounds are monotone by their
 formulas. An interpolation on a fixed grid keeps the order of two curves, and one on a grid twice as fine
-lies below; a grid gets no coarser with more noise and no finer with more releases. Where only the first
+is below; a grid gets no coarser with more noise and no finer with more releases. Where only the first
 two bounds can be had, the same holds with more releases or less noise. Two exceptions are upper bounds
 that may break this order: the first two bounds where dp-accounting fails with an error, and with ``rdp``,
 which does not ask Opacus about more than `RDP_PARTS` different parts.
@@ -133,8 +133,9 @@ def check_accountant(name: str) -> None:
     """
     if name == "gdp":
         raise PrivacyError(
-            "privacy.accountant='gdp' is an approximation by the central limit theorem and no bound: at noise"
-            " multiplier 1, rate 0.05 and 500 steps it says 6.86 where 7.52 is true. Use 'pld'."
+            "privacy.accountant='gdp' is an approximation by the central limit theorem and not a bound: at"
+            " noise multiplier 1, rate 0.05 and 500 steps it gives 6.86, but the true value is 7.52. Use"
+            " 'pld'."
         )
     choose("privacy.accountant", name, ACCOUNTANTS)
 
@@ -311,7 +312,7 @@ def calibrate(
         if high > LARGEST_NOISE:
             raise PrivacyError(
                 f"No noise multiplier up to {LARGEST_NOISE:g} keeps {count} steps within"
-                f" epsilon={epsilon:g}, delta={delta:g}. Raise privacy.epsilon or make fewer steps."
+                f" epsilon={epsilon:g}, delta={delta:g}. Raise privacy.epsilon or take fewer steps."
             )
     low = high / 2.0 if high > 1.0 else SMALLEST_NOISE
     while high / low > 1.0 + TOLERANCE:

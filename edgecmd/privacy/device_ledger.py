@@ -1,6 +1,6 @@
-"""Which ledger counts a device's pairs: that of their folder, else the one that counted these pairs before.
+"""Which ledger counts a device's pairs: that of their folder, or the one that counted these pairs before.
 
-Beside each ledger lies a list of digests of the pairs that it counts. A folder that was moved, or copied, is
+Beside each ledger is a list of digests of the pairs that it counts. A folder that was moved, or copied, is
 recognised by them and keeps its past. A pair that another ledger of this device counts is left out by itself:
 here its past would be unknown. Where nothing is known of a folder its owner begins a ledger, once.
 
@@ -121,9 +121,9 @@ class DeviceLedgers:
             name = _most_alike(counted, present)
         if not name:
             raise PrivacyError(
-                f"No ledger under {self.folder} counts the pairs at {data}. If they never took part in a"
-                f" private run, begin one: `{BEGIN}`. If they did, restore the folder of state: without it"
-                " their budget must be treated as spent.",
+                f"No ledger under {self.folder} counts the pairs at {data}. If they were never in a private"
+                f" run, start one: `{BEGIN}`. If they were, restore the state folder; without it, their"
+                " budget must be treated as spent.",
                 code="no-ledger",
             )
         others = frozenset[str]().union(*(pairs for other, pairs in counted.items() if other != name))
@@ -167,8 +167,8 @@ class DeviceLedgers:
             if known.ledger.exists or known.moved:
                 lost = "" if known.ledger.exists else ", but its file is lost: restore it"
                 raise PrivacyError(
-                    f"The ledger {known.ledger.path} counts the pairs at {data} already{lost}. Nothing is"
-                    " begun: what was spent on them stays spent.",
+                    f"The ledger {known.ledger.path} already counts the pairs at {data}{lost}. No new ledger"
+                    " is started: what was spent on them stays spent.",
                     code="ledger",
                 )
         self._ledger(name).begin()
@@ -203,13 +203,14 @@ def _write(path: Path, digests: frozenset[str], *, ledger: Path) -> None:
     except OSError as error:
         raise PrivacyError(
             f"The list of pairs of the ledger {ledger} cannot be written: {error.strerror}. Nothing is"
-            " released without it; make room, or make the folder writable.",
+            " released without it; free some space, or make the folder writable.",
             code="ledger",
         ) from error
 
 
 def _unreadable(path: Path, error: Exception) -> PrivacyError:
     return PrivacyError(
-        f"{path} cannot be read: {error}. Nothing is released without it; let the node's user read it.",
+        f"{path} cannot be read: {error}. Nothing is released without it; give the node's user permission to"
+        " read it.",
         code="ledger",
     )

@@ -1,8 +1,8 @@
-"""The ledger of a data set: what was ever spent on it, over rounds, runs, restarts and resumes.
+"""The ledger of a data set: everything ever spent on it, over rounds, runs, restarts and resumes.
 
 An append-only file of JSON lines. Each line carries a digest over itself and over the line before it;
 each append is one write, synchronised to the disk before it counts. A line that a crash tore is counted
-as one round of the dearest plan. How the bytes are read, sealed, locked and appended stands in
+as one round of the dearest plan. How the bytes are read, sealed, locked and appended is in
 `edgecmd.privacy.ledger_file`.
 
 What each part detects, and what it does not:
@@ -83,7 +83,7 @@ class Ledger:
     """Ledger of one data set.
 
     Args:
-        path: The file; beside it lies its lock, ``<ledger>.lock``.
+        path: The file; beside it is its lock, ``<ledger>.lock``.
         key: Secret of the owner, 16 bytes or more, kept where whoever can write the ledger cannot read
             it. The chain of digests is then an HMAC-SHA256. One key a data set: a ledger does not name
             its pairs, so under a shared key that of other pairs would be believed.
@@ -131,9 +131,9 @@ class Ledger:
             if self.exists or (left is not None and left.rounds):
                 found = self.path if self.exists else self.count
                 raise PrivacyError(
-                    f"No new ledger is begun at {self.path}: {found} says what these pairs have spent. Go on"
-                    " with it, or restore the ledger from a copy; only for pairs that are new to every"
-                    " ledger, move both files away.",
+                    f"No new ledger is started at {self.path}: {found} says what these pairs have spent."
+                    " Continue with it, or restore the ledger from a copy; move both files away only for"
+                    " pairs that are in no other ledger.",
                     code="ledger",
                 )
             empty = Book(lines=(), digests=(), num_torn=0, ends_clean=True)
@@ -228,8 +228,8 @@ class Ledger:
         book = self.read()
         if self.count and not book.is_begun:
             raise PrivacyError(
-                f"No ledger at {self.path} counts these pairs. If they never took part in anything, begin one"
-                " with `edgecmd node --new-ledger`; else restore theirs.",
+                f"No ledger at {self.path} counts these pairs. If they were never in a private run, start"
+                " one with `edgecmd node --new-ledger`; otherwise restore theirs.",
                 code="no-ledger",
             )
         return book
@@ -239,9 +239,9 @@ def _require_counted(book: Book, count: Count | None, path: Path, apart: Path) -
     """Refuse a ledger that was begun with a count whose count is gone."""
     if count is None and book.lines and book.lines[0]["kind"] == "begin":
         raise PrivacyError(
-            f"The ledger {path} was begun with a count of rounds, and {apart} is missing, so an older copy"
-            " of the ledger would not show. Restore it; without it, treat the budget of these pairs as"
-            " spent.",
+            f"The ledger {path} was started with a count of rounds, and {apart} is missing, so an older copy"
+            " of the ledger would not be noticed. Restore it; without it, treat the budget of these pairs"
+            " as spent.",
             code="ledger",
         )
 
@@ -254,10 +254,9 @@ def _require(book: Book, plan: PrivacyPlan, *, epsilon: float, delta: float) -> 
         return
     before = total_epsilon(spent, delta=delta, accountant=plan.accountant)
     raise BudgetSpentError(
-        f"The privacy budget is spent: epsilon={before:.4g} after {counted(len(spent), 'round')}, one"
-        f" more makes"
-        f" {projected:.4g}, allowed is {epsilon:g} at delta={delta:g}. These pairs take part in no further"
-        " round of this kind; new pairs in a data set of their own may."
+        f"The privacy budget is spent: epsilon={before:.4g} after {counted(len(spent), 'round')}, one more"
+        f" makes {projected:.4g}, allowed is {epsilon:g} at delta={delta:g}. These pairs cannot take part in"
+        " another round of this kind; new pairs in a separate data set can."
     )
 
 
@@ -267,16 +266,16 @@ def _require_same_kind(book: Book, plan: PrivacyPlan, path: Path) -> None:
     others = {line["relation"] for line in plans} - {plan.relation}
     if others:
         raise PrivacyError(
-            f"The ledger {path} counts under {sorted(others)[0]!r}; this run's relation is {plan.relation!r}."
-            " The two do not add up; keep a ledger for each (privacy.ledger_dir).",
+            f"The ledger {path} counts under {sorted(others)[0]!r}; this run's relation is"
+            f" {plan.relation!r}. The two cannot be added up; keep a ledger for each (privacy.ledger_dir).",
             code="ledger",
         )
     if any(line["private"] != plan.private for line in plans):
         there, here = ("private", "NOT PRIVATE") if not plan.private else ("NOT PRIVATE", "private")
         raise PrivacyError(
             f"The ledger {path} holds rounds that were {there}, and this run is {here}"
-            " (privacy.deterministic, privacy.projected_pairs): no epsilon holds for both together. Keep such"
-            " runs apart, with a privacy.ledger_dir of their own or none.",
+            " (privacy.deterministic, privacy.projected_pairs): no epsilon holds for both together. Keep"
+            " such runs apart, with a separate privacy.ledger_dir or none.",
             code="ledger",
         )
 

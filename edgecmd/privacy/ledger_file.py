@@ -183,24 +183,24 @@ def _require_key(first: object, path: Path, key: bytes | None) -> None:
     keyed = isinstance(first, dict) and first.get("kind") == "begin" and first.get("keyed") is True
     if keyed and key is None:
         raise PrivacyError(
-            f"The ledger {path} was begun with a key and is opened without one, so nobody can tell whether it"
-            " was edited. Give the key that it was begun with.",
+            f"The ledger {path} was started with a key and is opened without one, so nobody can tell whether"
+            " it was edited. Give the key that it was started with.",
             code="ledger",
         )
     if key is not None and not keyed:
         raise PrivacyError(
-            f"The ledger {path} was begun without a key and is opened with one. Until now anybody could have"
-            " edited it, so a key proves nothing of it. Leave the key out, or begin a new ledger for pairs"
-            " that took part in nothing.",
+            f"The ledger {path} was started without a key and is opened with one. Until now anybody could"
+            " have edited it, so a key proves nothing about it. Leave the key out, or start a new ledger"
+            " for pairs that are in no ledger.",
             code="ledger",
         )
 
 
 def _damaged(path: Path, number: int, key: bytes | None) -> PrivacyError:
-    why = " or was edited, or the key is another than the one that it was begun with" if key else ""
+    why = " or was edited, or the key is not the one that it was started with" if key else ""
     return PrivacyError(
-        f"The ledger {path} is damaged at line {number}{why}, so what was spent is not known. Restore the"
-        " file from a copy; without one, treat the budget of these pairs as spent.",
+        f"The ledger {path} is damaged at line {number}{why}, so what was spent is unknown. Restore the file"
+        " from a copy; without one, treat the budget of these pairs as spent.",
         code="ledger",
     )
 
@@ -220,9 +220,9 @@ def read_count(path: Path, *, key: bytes | None, ledger: Path) -> Count | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise PrivacyError(
-            f"The count of rounds {path} of the ledger {ledger} cannot be read or was changed, or its key is"
-            f" another ({error}). Restore it from a copy; without one, treat the budget of these pairs as"
-            " spent.",
+            f"The count of rounds {path} of the ledger {ledger} cannot be read or was changed, or the key is"
+            f" a different one ({error}). Restore it from a copy; without one, treat the budget of these"
+            " pairs as spent.",
             code="ledger",
         ) from error
     return count
@@ -256,9 +256,9 @@ def require_no_less(book: Book, count: Count | None, *, path: Path, apart: Path)
         if rounds == count.rounds and digest == count.digest:
             return
     raise PrivacyError(
-        f"The ledger {path} holds {book.num_rounds()} rounds and does not go on from the {count.rounds} that"
-        f" {apart} counts: it was shortened, is an older copy or another one, or is gone. Restore the"
-        " newest; without it, treat the budget of these pairs as spent.",
+        f"The ledger {path} holds {book.num_rounds()} rounds and does not continue from the {count.rounds}"
+        f" that {apart} counts: it was truncated, replaced by an older copy or another ledger, or removed."
+        " Restore the newest; without it, treat the budget of these pairs as spent.",
         code="ledger",
     )
 
@@ -278,15 +278,15 @@ def locked(path: Path) -> Iterator[None]:
         held.acquire(poll_interval=LOCK_POLL_S)
     except Timeout as error:
         raise PrivacyError(
-            f"The ledger {path} is locked by another process since {LOCK_TIMEOUT_S:g} seconds ({lock})."
-            " Nothing is released; end the process that holds the lock, or try again.",
+            f"The ledger {path} has been locked by another process for {LOCK_TIMEOUT_S:g} seconds ({lock})."
+            " Nothing is released; stop the process that holds the lock, or try again.",
             code="ledger",
         ) from error
     except (OSError, NotImplementedError) as error:
         raise PrivacyError(
             f"The ledger {path} cannot be locked: {_reason(error)}. Nothing is released without the lock"
-            f" {lock}; keep the ledger in a folder that this user may write to, on a disk that knows locks"
-            " (some network file systems do not).",
+            f" {lock}; keep the ledger in a folder that this user may write to, on a disk that supports"
+            " locks (some network file systems do not).",
             code="ledger",
         ) from error
     try:
@@ -353,8 +353,8 @@ def raise_unwritten(path: Path, error: OSError) -> NoReturn:
     """
     raise PrivacyError(
         f"The ledger {path} or the count beside it could not be written: {_reason(error)}. Nothing was"
-        " released, and the round is not counted if the disk let it be undone. Make room on the disk and"
-        " the folder writable.",
+        " released, and the round is not counted if the disk allowed it to be undone. Free some disk space"
+        " and make the folder writable.",
         code="ledger",
     ) from error
 

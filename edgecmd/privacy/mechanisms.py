@@ -1,4 +1,4 @@
-"""What is clipped: units whose losses share nothing but public constants. One row a mechanism.
+"""What is clipped: units whose losses share nothing but public constants. One row per mechanism.
 
 The relation everywhere is *add or remove one pair* (for ``client``: one client's data). A step
 releases ``f(S) + N(0, (sigma Delta)^2 I)`` for a sample ``S`` in which each pair is by a coin of its own.
@@ -44,11 +44,11 @@ FIRST = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Protected:
-    """Whose data a guarantee is about, and how it is told.
+    """Whose data a guarantee protects, and how it is stated.
 
     Attributes:
-        unit: Its name in a word.
-        relation: What neighbouring data sets differ in.
+        unit: Name of the unit, in one word.
+        relation: How neighbouring data sets differ.
         at_client: Whether each client adds its own noise; else a trusted server adds it.
         released: What is released, and to whom.
         against: Against whom the guarantee holds.
@@ -135,10 +135,10 @@ class Mechanism:
 
     Attributes:
         protects: Whose data, and where the noise is added.
-        takes: Which losses are allowed; told of a `edgecmd.losses.Loss` or of its class.
+        takes: Whether a loss is allowed, given a `edgecmd.losses.Loss` or its class.
         default_loss: What ``distill.loss = "auto"`` stands for.
         factor: Sensitivity in units of the clip, for add or remove one unit.
-        statement: Why, in a sentence.
+        statement: The reason for it, in one sentence.
         make_units: Makes the units of a step, as `edgecmd.privacy.step.units.make_units` says; where the
             server adds the noise the unit is a client's whole update, and nobody asks.
         engines: Gradient engines that can clip its units.

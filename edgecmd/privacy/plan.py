@@ -1,4 +1,4 @@
-"""One object for sampler, clip, noise, sensitivity, relation and cost, so that they cannot disagree."""
+"""One object for sampling, clipping, noise, sensitivity, relation and cost, so that they cannot disagree."""
 
 import math
 from dataclasses import dataclass, field
@@ -71,28 +71,28 @@ class Sections:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrivacyPlan:
-    """Everything that a guarantee rests on.
+    """Everything that a privacy guarantee depends on.
 
     Attributes:
         mechanism: A key of `edgecmd.privacy.mechanisms.MECHANISMS`.
         loss: Loss whose gradient is clipped.
         unit: ``pair`` or ``client``.
-        relation: What neighbouring data sets differ in.
+        relation: How neighbouring data sets differ.
         sampling: ``poisson`` or ``none``.
-        sampling_rate: Probability of a unit in a step (of a client in a round).
-        num_bins: Steps of an epoch where there is no Poisson sampling.
+        sampling_rate: Probability that a unit is in a step (a client in a round).
+        num_bins: Steps per epoch if there is no Poisson sampling.
         clip: Largest L2 norm of one clipped vector, ``C``.
         sensitivity: Largest change of a sum by one unit, in L2 norm.
         noise_multiplier: Standard deviation of the noise in units of ``sensitivity``.
         normaliser: Public constant that a noised sum is divided by.
-        steps_per_round: Noised releases that a round composes.
+        steps_per_round: Number of noised releases composed in a round.
         num_rounds: Rounds of the run.
         epsilon: Budget.
-        delta: Probability beside it.
-        accountant: Who adds up.
+        delta: Delta of the guarantee, a probability.
+        accountant: Privacy accountant.
         engine: Gradient engine.
-        num_views: Augmented views averaged before the clip.
-        num_groups: Buckets of a step.
+        num_views: Augmented views averaged before clipping.
+        num_groups: Buckets per step.
         chunk_size: Rows in memory at a time.
         deterministic: Noise from the seed: NOT PRIVATE.
         projected_pairs: Divisor of the noise, for planning; above 1 NOT PRIVATE.
@@ -149,25 +149,25 @@ class PrivacyPlan:
             mechanism: ``anchors``, ``cosine`` or ``groups`` protect each pair; ``client`` protects a whole
                 client, with the server trusted.
             epsilon: Budget over all rounds.
-            delta: Probability beside it; far below 1 / pairs of a client.
+            delta: Delta of the guarantee, a probability; far below 1 / pairs of a client.
             rounds: Rounds of the run.
-            local_steps: Optimiser steps a client makes in a round.
-            loss: ``auto``, or a loss that the mechanism takes.
+            local_steps: Optimiser steps per client and round.
+            loss: ``auto``, or a loss that the mechanism supports.
             batch_size: Public divisor of a step's sum.
-            sampling_rate: Probability with which a pair enters a step; about batch_size / pairs of a client.
-            clip: Largest L2 norm of what one unit adds.
-            num_views: Augmented views of a pair that are averaged before the clip.
-            num_groups: Buckets of a step (``groups``).
+            sampling_rate: Probability that a pair takes part in a step; about batch_size / pairs of a client.
+            clip: Largest L2 norm that one unit may add.
+            num_views: Augmented views of a pair that are averaged before clipping.
+            num_groups: Buckets per step (``groups``).
             num_clients: Registered clients (``client``).
-            client_fraction: Share of the clients asked in a round (``client``).
+            client_fraction: Share of the clients asked in each round (``client``).
             accountant: ``pld``, ``prv`` or ``rdp``.
             engine: Gradient engine.
             sampling: ``poisson``, or ``none``: no amplification claimed.
             deterministic: Noise from the seed, for tests: NOT PRIVATE.
 
         Raises:
-            PrivacyError: These do not earn a guarantee.
-            ConfigError: A name is unknown or a number out of range.
+            PrivacyError: These arguments do not give a guarantee.
+            ConfigError: A name is unknown or a number is out of range.
 
         Examples:
             >>> plan = PrivacyPlan.calibrate(epsilon=8, delta=1e-5, rounds=10, local_steps=5)
@@ -203,11 +203,13 @@ class PrivacyPlan:
             )
         )
         if plan is None:
-            raise PrivacyError("mechanism='none' is no privacy. Leave the plan out, or choose a mechanism.")
+            raise PrivacyError(
+                "mechanism='none' gives no privacy. Leave the plan out, or choose a mechanism."
+            )
         return plan
 
     def settings(self) -> PrivacyConfig:
-        """The section of a run's settings that this plan follows from, its noise written out."""
+        """The settings section that leads to this plan, with its noise written out."""
         rate = self.sampling_rate if self.unit == "pair" else PrivacyConfig().sampling_rate
         return PrivacyConfig(
             mechanism=self.mechanism,
@@ -230,14 +232,14 @@ class PrivacyPlan:
     def noise_std(self) -> float:
         """Standard deviation of the noise on each coordinate of a sum.
 
-        With ``m`` times the pairs a sum is ``m`` times as large under the same noise; a projection
-        divides the noise instead, on the pairs that there are.
+        With ``m`` times the pairs a sum is ``m`` times as large under the same noise; a projection instead
+        divides the noise on the pairs that exist.
         """
         return self.noise_multiplier * self.sensitivity / self.projected_pairs
 
     @property
     def private(self) -> bool:
-        """Whether the noise is secret and as large as the accountant believes."""
+        """Whether the noise is secret and as large as the accountant assumes."""
         return not self.deterministic and self.projected_pairs == 1.0
 
     @property
@@ -251,7 +253,7 @@ class PrivacyPlan:
         return self.row.statement
 
     def round_spending(self) -> Spending:
-        """What one round costs one unit, at most."""
+        """The most that one round costs one unit."""
         return Spending(
             sampling_rate=self.sampling_rate if self.sampling == "poisson" else 1.0,
             noise_multiplier=self.noise_multiplier,
@@ -259,7 +261,7 @@ class PrivacyPlan:
         )
 
     def epsilon_after(self, num_rounds: int) -> float:
-        """Epsilon of ``num_rounds`` rounds of this plan for a unit that had spent nothing."""
+        """Epsilon of ``num_rounds`` rounds of this plan for a unit with nothing spent before."""
         spent = [self.round_spending()] * num_rounds
         return total_epsilon(spent, delta=self.delta, accountant=self.accountant)
 
@@ -270,10 +272,10 @@ def _releases(sampling: str, steps: int, num_bins: int) -> int:
 
 
 def make_plan(config: Asked) -> PrivacyPlan | None:
-    """The plan of a run; None where ``privacy.mechanism`` is ``none``.
+    """The plan of a run; None if ``privacy.mechanism`` is ``none``.
 
     Raises:
-        PrivacyError: The settings do not earn a guarantee.
+        PrivacyError: The settings do not give a guarantee.
         ConfigError: A name is unknown.
     """
     settings = config.privacy
@@ -367,22 +369,22 @@ def require_loss(mechanism: str, loss: Loss, *, called: str, engine: str) -> Non
     )
     if not loss.couples_pairs and loss.num_views > 1:
         raise PrivacyError(
-            f"distill.loss={called!r} looks at {loss.num_views} views of a target at once, for which no"
-            f" mechanism is written. {way_out}"
+            f"distill.loss={called!r} looks at {loss.num_views} views of a target at once, and no mechanism"
+            f" supports that. {way_out}"
         )
     if loss.anneals() and (loss.has_buckets or not loss.couples_pairs):
         raise PrivacyError(
-            f"distill.loss={called!r} changes over the run, and no mechanism is written for that. {way_out}"
+            f"distill.loss={called!r} changes over the run, and no mechanism supports that. {way_out}"
         )
     if not loss.couples_pairs:
         raise PrivacyError(
-            f"distill.loss={called!r} is a baseline for which no mechanism is written, although its loss of"
-            f" a pair depends on public anchors alone. {way_out}"
+            f"distill.loss={called!r} is a baseline that no mechanism supports, although its loss of a pair"
+            f" depends only on public anchors. {way_out}"
         )
     raise PrivacyError(
         f"distill.loss={called!r} cannot be made private for each pair: the loss of a pair depends on the"
-        " other pairs of its batch, so clipping each pair's gradient bounds nothing (one pair was measured to"
-        f" move the sum by 508 times the clip). {way_out}"
+        " other pairs of its batch, so clipping each pair's gradient bounds nothing (in a measurement, one"
+        f" pair moved the sum by 508 times the clip). {way_out}"
     )
 
 
@@ -390,8 +392,8 @@ def _check_student(config: Asked, mechanism: Mechanism) -> None:
     if mechanism.unit == "pair" and is_dense(config.student.architecture):
         raise PrivacyError(
             f"student.architecture={config.student.architecture!r} with"
-            f" privacy.mechanism={config.privacy.mechanism!r}: clipping for each pair is written and audited"
-            " for students with one embedding a picture, not for places of a picture. Choose a ws-* student,"
+            f" privacy.mechanism={config.privacy.mechanism!r}: clipping per pair is written and audited for"
+            " students with one embedding per image, not for locations in an image. Choose a ws-* student,"
             " or protect whole clients with privacy.mechanism='client'."
         )
 
@@ -402,8 +404,8 @@ def _check_engine(config: Asked, mechanism: Mechanism) -> None:
     if settings.engine == "opacus-ghost" and not (able and settings.num_views == 1):
         raise PrivacyError(
             f"privacy.engine='opacus-ghost' with privacy.mechanism={settings.mechanism!r} and"
-            f" privacy.num_views={settings.num_views}: ghost norms exist for single rows alone."
-            " Use privacy.engine='vmap'."
+            f" privacy.num_views={settings.num_views}: ghost norms exist only for single rows. Use"
+            " privacy.engine='vmap'."
         )
     if not able:
         raise PrivacyError(
@@ -428,5 +430,5 @@ def _check_budget(plan: PrivacyPlan) -> None:
     raise PrivacyError(
         f"privacy.noise_multiplier={plan.noise_multiplier:g} gives epsilon={total:.4g} after"
         f" federation.num_rounds={plan.num_rounds}, above privacy.epsilon={plan.epsilon:g}. Leave the noise"
-        " multiplier out (0), so that it is made for the budget, or make fewer rounds or steps."
+        " multiplier out (0), so that it is chosen for the budget, or use fewer rounds or steps."
     )

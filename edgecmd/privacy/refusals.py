@@ -1,7 +1,7 @@
-"""What a device tells a server when it declines: one word of a fixed table, never the text of the error.
+"""What a device answers when it declines: one word of a fixed table, never the text of the error.
 
 The text of a `PrivacyError` may hold paths, budgets and what was spent with other servers. It stays in
-the log of the device; the code alone travels.
+the log of the device; only the code travels.
 """
 
 from edgecmd.core.errors import PrivacyError
@@ -9,15 +9,15 @@ from edgecmd.core.errors import PrivacyError
 PREFIX = "refused: "
 REFUSALS: dict[str, str] = {
     "budget-spent": "one more round would exceed the privacy budget of the device's pairs",
-    "ledger": "the device's ledger cannot be read, written or trusted; its owner finds why in its log",
-    "no-ledger": "no ledger counts the device's pairs; its owner begins one with `edgecmd node --new-ledger`",
-    "no-guarantee": "the run's privacy settings earn no guarantee on a device with pairs of its own",
-    "out-of-bounds": "a setting of the run is outside the bounds that the device's owner set",
-    "names-a-file": "a setting of the run names something to read; on a device its owner alone does that",
-    "names-code": "a setting of the run names code to import; on a device its owner alone allows a module",
+    "ledger": "the device's ledger cannot be read, written or trusted; the device's log says why",
+    "no-ledger": "no ledger counts the device's pairs; its owner starts one with `edgecmd node --new-ledger`",
+    "no-guarantee": "the run's privacy settings give no guarantee on a device with pairs of its own",
+    "out-of-bounds": "a setting of the run is outside the limits that the device's owner set",
+    "names-a-file": "a setting of the run names something to read; on a device only its owner decides that",
+    "names-code": "a setting of the run names code to import; on a device only its owner allows modules",
     "other-anchors": "teacher, public images or anchors are not those that the device's owner pinned",
     "other-version": "the device runs another version of edgecmd than its owner pinned or the server runs",
-    "node-config": "the device's own configuration is wrong; its owner finds why in its log",
+    "node-config": "the device's own configuration is wrong; the device's log says why",
     "mixes-pairs": "the student or the loss lets one pair reach another",
 }
 

@@ -1,4 +1,4 @@
-"""``privacy.json``: what is guaranteed, of which unit, against whom, and what is not."""
+"""``privacy.json``: what is guaranteed, for which unit, against whom, and what is not."""
 
 import math
 from collections.abc import Mapping

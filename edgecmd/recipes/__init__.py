@@ -1,1 +1,1 @@
-"""Ways to train a student beside a federation: in one place, from public pictures, by SimCLR."""
+"""Ways to train a student without a federation: in one place, from public images, by SimCLR."""

@@ -1,4 +1,4 @@
-"""The same student trained in one place, on all pairs at once: the limit that a federation is held to."""
+"""The same student trained in one place, on all pairs at once: the reference for a federation."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ def train_central(run: Run) -> Student:
     """Distil on all training pairs in one place.
 
     As many sequential optimiser steps as a client of the federation makes over all rounds, and as
-    many pairs a step as all clients of a round use together.
+    many pairs per step as all clients of a round use together.
 
     Args:
         run: Settings of the federation that is compared with.

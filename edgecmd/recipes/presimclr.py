@@ -1,6 +1,6 @@
 """SimCLR of the student's own architecture on public source pictures: the start of ``presimclr``.
 
-The baseline asks what the source gives without any pair: a student learns from public pictures as the
+The baseline asks what the source gives without any pair: a student learns from public images as the
 teacher did, and goes on with SimCLR on the target. It is the student's architecture, not the teacher's
 weights, because their shapes differ.
 
@@ -38,11 +38,11 @@ def run_steps(run: Run) -> int:
 def source_start(
     run: Run, *, num_steps: int, learning_rate: float, progress: Progress | None = None
 ) -> Student:
-    """SimCLR on the public source pictures, seen as the target modality is seen.
+    """SimCLR on the public source images, seen as the target modality is seen.
 
     Args:
         run: Student, temperature, seed, and how a target is scaled.
-        num_steps: Optimiser steps of 128 pictures.
+        num_steps: Optimiser steps of 128 images.
         learning_rate: Peak of a one-cycle schedule, AdamW.
         progress: Called with (steps done, loss).
 
@@ -50,7 +50,7 @@ def source_start(
         The student, in evaluation mode.
 
     Raises:
-        ConfigError: The target is a recording, which no picture can be made into.
+        ConfigError: The target is a recording, which no image can be made into.
 
     Guarantees:
         Reads public images and settings; no pair, no teacher and no label.
@@ -60,9 +60,8 @@ def source_start(
     from_pictures = modality.from_pictures
     if from_pictures is None:
         raise ConfigError(
-            f"presimclr with data.name={run.task.name!r}: the target is a {modality.noun}, and a student"
-            f" of {modality.nouns} cannot start from pictures. Leave presimclr out; simclr is the"
-            " baseline there."
+            f"presimclr with data.name={run.task.name!r}: the targets are {modality.nouns}, and a student of"
+            f" {modality.nouns} cannot start from images. Leave presimclr out; simclr is the baseline there."
         )
     refuse_dense(run.student.architecture, what="presimclr")
     student = replace(run, student=replace(run.student, path="", trainable=ALL)).new_student()
@@ -94,7 +93,7 @@ def as_target(
     *,
     shape: InputShape,
 ) -> Float[Tensor, "batch _ _ _"]:
-    """Source pictures in the form of the target's input: its sides, its channels, its scale and offset.
+    """Source images in the form of the target's input: its sides, its channels, its scale and offset.
 
     Args:
         image_BCHW: RGB images scaled by `edgecmd.data.modalities.table.source_input`.

@@ -1,6 +1,6 @@
 """Public stand-ins for private targets: what a calibration or a recovery may look at.
 
-Public source pictures reduced to outlines and tones, as `warm_start` uses them. No pair is read.
+Public source images reduced to outlines and tones, as `warm_start` uses them. No pair is read.
 """
 
 from collections.abc import Callable
@@ -25,13 +25,13 @@ def public_inputs(run: Run, *, purpose: str) -> Callable[[int], Float[Tensor, "n
         purpose: What they are for; another purpose draws others.
 
     Raises:
-        ConfigError: Targets are no pictures, of which public pictures could be made.
+        ConfigError: Targets are not images, of which public images could be made.
     """
     modality = modality_of(run.task.data.train.target)
     if not modality.is_drawn:
         raise ConfigError(
-            f"data.name={run.task.name!r} has targets of modality {modality.name!r}; public pictures"
-            " stand in for pictures alone."
+            f"data.name={run.task.name!r} has targets of modality {modality.name!r}; public images can only"
+            " stand in for images."
         )
     images = run.task.public_inputs(use="A stand-in for targets")
     channels, size = run.task.input_shape[0], run.task.target_side

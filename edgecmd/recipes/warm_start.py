@@ -1,4 +1,4 @@
-"""A student's first weights from public pictures alone, so that privacy is not spent on what anyone may know.
+"""A student's first weights from public images alone, so that no privacy is spent on what anyone may know.
 
 Public source images are reduced to outlines and tones, as a stand-in for the target modality, and the
 student is distilled on them against the teacher. No pair is touched, so it costs no privacy.
@@ -57,7 +57,7 @@ def warm_start(run: Run, *, num_steps: int, progress: Progress | None = None) ->
     modality = modality_of(whole.train.target)
     if modality.from_pictures is None:
         raise ConfigError(
-            f"data.name={run.task.name!r} has {modality.nouns}: no public picture can stand in for one."
+            f"data.name={run.task.name!r} has {modality.nouns}: public images cannot stand in for them."
             " Leave student.path empty."
         )
     refuse_dense(run.student.architecture, what="A warm start")

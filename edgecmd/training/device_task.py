@@ -59,7 +59,7 @@ class DeviceSources:
         return {"teacher-sha256": self.teacher.sha256, "public-sha256": self.public.fingerprint()}
 
     def file_kind(self, kind: str, *, reverse: bool) -> str:
-        """Kind of what lies in ``target/``: of reversed pairs that is what the teacher takes."""
+        """Kind of what is in ``target/``: of reversed pairs that is what the teacher takes."""
         return self.teacher.kind if reverse else kind
 
 
@@ -156,8 +156,8 @@ def device_anchors(sources: DeviceSources, settings: DistillConfig, *, seed: int
     )
     if not bool(torch.isfinite(anchors).all()):
         raise PrivacyError(
-            "The node's teacher gives numbers that are not finite for public images. Look at its weights, and"
-            " at teacher-mean and teacher-std.",
+            "The node's teacher gives numbers that are not finite for public images. Check its weights,"
+            " teacher-mean and teacher-std.",
             code="node-config",
         )
     return anchors
@@ -177,7 +177,7 @@ def device_data(
 
 
 def device_features(sources: DeviceSources, images: Targets) -> Float[np.ndarray, "num dim *grid"]:
-    """Teacher features of ``images``, (N, D), or of each place for a dense student, (N, D, rows, columns).
+    """Teacher features of ``images``, (N, D), or of each location for a dense student, (N, D, rows, columns).
 
     Guarantees:
         For a student of whole images, each row is a function of its own image, to the last bit: the

@@ -46,7 +46,7 @@ class LazyTensor:
         row: Shape of a row as it is made.
         make: Stored rows to a tensor on ``device``.
         device: Where the rows live.
-        more: Rows that stand behind them.
+        more: Rows that follow them.
 
     Guarantees:
         Some rows are, to the bit, those rows of the tensor of all.
@@ -146,7 +146,7 @@ class LocalData:
 
     @property
     def indexed_on(self) -> torch.device:
-        """Where row indices are wanted: beside the rows; on the CPU as long as these lie on the disk."""
+        """Where row indices are wanted: beside the rows; on the CPU as long as these are on the disk."""
         lazy = isinstance(self.target, LazyTensor) or isinstance(self.teacher, LazyTensor)
         return torch.device("cpu") if lazy else self.target.device
 
@@ -167,7 +167,7 @@ class LocalData:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where in a run some local work stands; all of its randomness follows from this.
+    """Position of some local work in a run; all of its randomness follows from this.
 
     Attributes:
         seed: Seed of the run.
@@ -296,7 +296,7 @@ def distil(
         student: Encoder of the target modality; changed.
         data: The client's pairs.
         anchors: Public teacher features, (K, D).
-        config: Batch, views, learning rate and what else is no number of the loss.
+        config: Batch, views, learning rate and what else is not a number of the loss.
         loss: What is minimised.
         num_steps: Optimiser steps.
         place: Seed, round, client and position in the schedule.

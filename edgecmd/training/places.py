@@ -1,9 +1,9 @@
-"""A batch of pairs place by place: shared views, and the places that the loss looks at.
+"""A batch of pairs, location by location: shared views, and the locations that the loss uses.
 
-Student and teacher must mean the same place. The target's view and the teacher's map are therefore moved by
-one and the same motion; places that it brings in from outside are taken last.
+Student and teacher must mean the same location. So the target's view and the teacher's map are moved by
+one and the same motion; locations that it brings in from outside are taken last.
 
-Shapes: B batch, D dimension, R rows and Q columns of a map, L places of a pair.
+Shapes: B batch, D dimension, R rows and Q columns of a map, L locations of a pair.
 """
 
 from typing import NamedTuple
@@ -28,9 +28,9 @@ class Embedded(NamedTuple):
     """One batch after the student: what a loss looks at.
 
     Attributes:
-        student: Embeddings of the targets, (B, D), with several views (V, B, D); of places, those of a pair
+        student: Embeddings of the targets, (B, D), with several views (V, B, D); of locations those of a pair
             one after the other, (B * L, D).
-        teacher: Teacher features of the same pairs or places.
+        teacher: Teacher features of the same pairs or locations.
     """
 
     student: Tensor
@@ -38,15 +38,15 @@ class Embedded(NamedTuple):
 
 
 def require_dense(loss: Loss) -> None:
-    """Refuse a loss that has no form for places.
+    """Refuse a loss that has no form for locations.
 
     Raises:
-        ConfigError: Its views have no place in common.
+        ConfigError: Its views have no location in common.
     """
     if not loss.dense:
         raise ConfigError(
-            f"distill.loss={name_of(loss)!r} compares two views of a whole picture, and a seg-* student"
-            " embeds places. Choose another loss, or a ws-* student."
+            f"distill.loss={name_of(loss)!r} compares two views of a whole image, but a seg-* student embeds"
+            " locations. Choose another loss, or a ws-* student."
         )
 
 
@@ -59,18 +59,18 @@ def shared_views(
     generator: torch.Generator,
     mode: str = "bilinear",
 ) -> tuple[Grid, Grid, Bool[Tensor, "batch _ _"]]:
-    """The same motion for the target and for what is known of its places.
+    """The same motion for the target and for what is known of its locations.
 
     Args:
         modality: Of the target, one that has a `Modality.motion`.
         target: Inputs of the student, (B, C, H, W).
-        maps: Numbers at each place, (B, D, R, Q).
+        maps: Numbers at each location, (B, D, R, Q).
         strength: 0 leaves both as they are.
         generator: Source of randomness.
-        mode: How the map is read between its places.
+        mode: How the map is read between its locations.
 
     Returns:
-        View of the target, the map moved alike, and which of its places lie inside the picture.
+        View of the target, the map moved alike, and which of its locations are inside the image.
     """
     inside = torch.ones(len(maps), *maps.shape[2:], dtype=torch.bool, device=maps.device)
     if strength == 0:
@@ -85,7 +85,7 @@ def shared_views(
 def choose_places(
     inside: Bool[Tensor, "batch rows columns"], *, num: int, generator: torch.Generator
 ) -> Int[Tensor, "batch chosen"]:
-    """Different places of each pair, (B, L): at random among those inside, others where they run out."""
+    """Different locations of each pair, (B, L): at random among those inside, others where they run out."""
     flat = inside.flatten(1)
     drawn = torch.rand(flat.shape, generator=generator, device=generator.device)
     rank = drawn.to(flat.device) + flat.float()
@@ -95,7 +95,7 @@ def choose_places(
 def at_places(
     map_BDRQ: Float[Tensor, "batch dim rows columns"], place_BL: Int[Tensor, "batch chosen"]
 ) -> Float[Tensor, "_ dim"]:
-    """Features of the chosen places as rows, (B * L, D)."""
+    """Features of the chosen locations as rows, (B * L, D)."""
     flat = map_BDRQ.flatten(2)
     index = place_BL[:, None].expand(-1, flat.shape[1], -1)
     return flat.gather(2, index).transpose(1, 2).flatten(0, 1)
@@ -112,17 +112,17 @@ def embed_places(
     generator: torch.Generator,
     precision: str = "float32",
 ) -> Embedded:
-    """Views of a batch, embedded, at a fixed number of places of each pair.
+    """Views of a batch, embedded, at a fixed number of locations of each pair.
 
     Args:
         student: Dense encoder.
         target: Inputs, (B, C, H, W).
-        maps: Teacher features of each place, (B, D, R, Q).
+        maps: Teacher features of each location, (B, D, R, Q).
         modality: Of the target.
         strength: Of the views.
         num: Places of a pair.
         generator: Source of randomness.
-        precision: As of `edgecmd.models.devices.forward`.
+        precision: As in `edgecmd.models.devices.forward`.
 
     Raises:
         ConfigError: The student's grid is not the teacher's.
@@ -132,7 +132,7 @@ def embed_places(
         found = forward(student, view, precision)
     if found.shape[2:] != seen.shape[2:]:
         raise ConfigError(
-            f"The student has a grid of {tuple(found.shape[2:])} places and the teacher's map one of"
+            f"The student has a grid of {tuple(found.shape[2:])} locations and the teacher's map one of"
             f" {tuple(seen.shape[2:])}; make the map with the same data.image_size."
         )
     place_BL = choose_places(inside, num=num, generator=generator)
@@ -140,5 +140,5 @@ def embed_places(
 
 
 def per_pair(loss_R: Float[Tensor, " rows"], num_pairs: int) -> Float[Tensor, " batch"]:
-    """Loss of each pair: the mean over its places; for whole pictures the loss itself."""
+    """Loss of each pair: the mean over its locations; for whole images the loss itself."""
     return loss_R if len(loss_R) == num_pairs else loss_R.view(num_pairs, -1).mean(dim=1)

@@ -1,6 +1,6 @@
 """Step 1: SimCLR (Chen et al. 2020, arXiv 2002.05709) on the public source set.
 
-A teacher that was trained on photographs elsewhere keeps its weights; public pictures fit its projector.
+A teacher that was trained on photographs elsewhere keeps its weights; public images fit its projector.
 
 Shapes: B batch, N images, D embedding dimension.
 """
@@ -40,7 +40,7 @@ def pretrain(public: PublicSource, config: PretrainConfig, *, progress: Progress
 
     Args:
         public: The public source set.
-        config: Recipe; ``line_share`` and ``ink_share`` are for pictures in colour.
+        config: Recipe; ``line_share`` and ``ink_share`` are for images in colour.
         progress: Called with (step, loss) after each step.
 
     Returns:
@@ -95,14 +95,14 @@ def is_photograph(architecture: str) -> bool:
 
 
 def fitted_to(public: PublicSource, config: PretrainConfig) -> nn.Module:
-    """The shipped teacher of photographs with a projector that public pictures fit; nothing is trained.
+    """The shipped teacher of photographs with a projector that public images fit; nothing is trained.
 
     Args:
-        public: Public RGB pictures.
+        public: Public RGB images.
         config: ``architecture`` and ``embedding_dim``; what else it has is for training and is not used.
 
     Raises:
-        ConfigError: The pictures are too few for the dimension, or not RGB.
+        ConfigError: The images are too few for the dimension, or not RGB.
     """
     network = build_teacher(
         config.architecture,
@@ -121,7 +121,7 @@ Draw = Callable[[int, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 
 
 def same_picture(keys: Sequence[str]) -> Draw:
-    """Draws of different pictures, each beside itself."""
+    """Draws of different images, each beside itself."""
 
     def draw(num: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         rows = generator.choice(len(keys), size=min(num, len(keys)), replace=False)
@@ -131,10 +131,10 @@ def same_picture(keys: Sequence[str]) -> Draw:
 
 
 def same_thing(keys: Sequence[str]) -> Draw:
-    """Draws of different things, and of each thing two pictures, which may be one and the same.
+    """Draws of different things, and of each thing two images, which may be one and the same.
 
     Args:
-        keys: What stands before the last slash names the thing; a key without a slash names its own.
+        keys: What comes before the last slash names the thing; a key without a slash names its own.
     """
     things: dict[str, list[int]] = {}
     for row, key in enumerate(keys):
@@ -153,7 +153,7 @@ POSITIVES: dict[str, Callable[[Sequence[str]], Draw]] = {"picture": same_picture
 
 
 def _seen(public: PublicSource) -> dict[str, str]:
-    """What a teacher of something else than pictures in colour takes; those say nothing, as ever."""
+    """What a teacher of something else than images in colour takes; those say nothing, as ever."""
     if kind_of(public.images) == "rgb":
         return {}
     channels = input_shape(public.images)[0]

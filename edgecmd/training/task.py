@@ -1,4 +1,4 @@
-"""What is distilled: the pairs, the teacher that looks at them, and what is public.
+"""What is distilled: the pairs, their teacher, and the public images.
 
 Features, anchors and inputs are made once, when they are first asked for, and kept with the task. A device
 that reads pairs of its own has `edgecmd.data.device` in its place. Either way no field can hold a label of a
@@ -50,10 +50,10 @@ class Holding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Places:
-    """How a teacher looks at the places of a picture, for a dense student.
+    """How a teacher looks at the places of an image, for a dense student.
 
     Attributes:
-        dim: Dimension of its feature at a place.
+        dim: Dimension of its feature at a location.
         zoom: How much larger than the source image it sees it.
     """
 
@@ -62,7 +62,7 @@ class Places:
 
 
 def _refuse_not_finite(features: Examples, what: str) -> None:
-    """Refuse a teacher that gives no number for a picture; on a device such a pair has no effect instead.
+    """Refuse a teacher that gives no number for an image; on a device such a pair has no effect instead.
 
     Raises:
         DataError: With how many, and the first.
@@ -72,7 +72,7 @@ def _refuse_not_finite(features: Examples, what: str) -> None:
     if len(bad):
         raise DataError(
             f"The teacher gives numbers that are not finite for {len(bad)} of {len(features)} sources of"
-            f" {what}, the first at row {bad[0]}. Look at that picture, and at the teacher."
+            f" {what}, first at row {bad[0]}. Check that image and the teacher."
         )
 
 
@@ -89,8 +89,8 @@ class Task:
         target_scale: What the rest is divided by.
         source_side: Side of a source image in pixels.
         target_side: Side of a target image in pixels.
-        fit: ``data.fit``: how pictures that were not square became so; the exported file does the same.
-        sampling_rate_hz: Of targets that are recordings, samples a second.
+        fit: ``data.fit``: how images that were not square became so; the exported file does the same.
+        sampling_rate_hz: Of targets that are recordings, samples per second.
         places: Set for a dense student.
         device: Where tensors live.
         cache: Folder for features; None keeps none on the disk.
@@ -164,9 +164,9 @@ class Task:
 
     @property
     def seen(self) -> tuple[float, float]:
-        """Offset and scale: a student sees a picture's values in [0, 1] as (value - offset) / scale.
+        """Offset and scale: a student sees an image's values in [0, 1] as (value - offset) / scale.
 
-        Of other modalities those of the pictures that stand in for them.
+        Of other modalities those of the images that stand in for them.
         """
         if self.modality != IMAGE.name:
             return SOURCE_OFFSET, SOURCE_SCALE
@@ -207,7 +207,7 @@ class Task:
     def pair_features(self, pairs: PairedData, ids: tuple[str, ...]) -> Float[Tensor, "num dim *grid"]:
         """Teacher features of ``pairs``: ready ones (found by id), else computed and cached.
 
-        For a dense student those of each place, (N, D, rows, columns).
+        For a dense student those of each location, (N, D, rows, columns).
         """
         return self._to_device(self._features(pairs, ids))
 
@@ -231,7 +231,7 @@ class Task:
         """Teacher features of all training pairs, in their order.
 
         The teacher looks at all of them once, whichever client of whichever partition holds them: its
-        features of a pair follow from the set alone, not from the pairs that lie beside it.
+        features of a pair follow from the set alone, not from the pairs next to it.
         """
         features = self._features(self.data.train, self.data.train_ids)
         if self.shares_features:
@@ -273,12 +273,12 @@ class Task:
         """Grid of a dense student's places, and how the teacher looks at them.
 
         Raises:
-            ConfigError: The features are ready ones, which are not of places.
+            ConfigError: The features are ready ones, which are not of locations.
         """
         if self.has_ready_features:
             raise ConfigError(
-                "teacher.pair_features holds features of whole pictures, and a seg-* student needs those of"
-                " places. Leave it out, or choose a student of the ws-* family."
+                "teacher.pair_features holds features of whole images, but a seg-* student needs features"
+                " at locations. Leave it out, or choose a student of the ws-* family."
             )
         assert self.places is not None
         _, height, width = self.input_shape
@@ -292,13 +292,13 @@ class Task:
         return fit_reduction(self.teacher.network, images, view=self.view, dim=self.places.dim)
 
     def place_features(self, images: Images) -> Examples:
-        """Teacher features of each place of ``images``, (N, D, rows, columns)."""
+        """Teacher features of each location of ``images``, (N, D, rows, columns)."""
         return cached_maps(
             self.teacher, images, view=self.view, reduction=self.reduction, cache_dir=self.cache
         )
 
     def num_places(self, settings: DistillConfig) -> int:
-        """Places of each pair that the loss looks at: 1 for a student of whole pictures."""
+        """Places of each pair that the loss looks at: 1 for a student of whole images."""
         if self.places is None:
             return 1
         rows, columns = self.view.grid
@@ -313,7 +313,7 @@ class Task:
         if self.has_ready_features:
             return self.ready[1].features
         features = np.asarray(cached_features(self.teacher, images, cache_dir=self.cache))
-        _refuse_not_finite(features, "the public pictures")
+        _refuse_not_finite(features, "the public images")
         return features
 
     def anchors(self, settings: DistillConfig, *, seed: int) -> Anchors:

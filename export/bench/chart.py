@@ -1,4 +1,4 @@
-"""The picture of `measure`: how long one input takes in each engine, and how large its file is."""
+"""The chart of `measure`: how long one input takes in each engine, and how large its file is."""
 
 from matplotlib.axes import Axes
 

@@ -42,7 +42,7 @@ class Subject:
     """What is measured.
 
     Attributes:
-        files: ONNX files by name; a profile, or another name for what is no profile.
+        files: ONNX files by name; a profile, or another name for what is not a profile.
         inputs: Held-out or made-up raw inputs, the student's own size, at least 1.
         reference: The student in torch, not folded; None where there is a bundle alone.
         task: What the student is for; None likewise.
@@ -194,7 +194,7 @@ def make_engines(
         if name == OPENVINO:
             continue
         if subject.reference is None:
-            notes[name] = "needs the run that the bundle was made of; give its folder instead"
+            notes[name] = "needs the run that the bundle was made from; give its folder instead"
             continue
         try:
             engine = torch_engine(name, subject.reference)

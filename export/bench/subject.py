@@ -90,7 +90,7 @@ def of_bundle(target: Path, *, warnings: bool) -> Subject:
         DataError: The folder is neither a run nor a bundle.
     """
     if warnings:
-        raise ConfigError("--warnings needs the run that the bundle was made of; give its folder instead.")
+        raise ConfigError("--warnings needs the run that the bundle was made from; give its folder instead.")
     files = bundle_files(target)
     return Subject(files=files, inputs=golden_inputs(target))
 
@@ -99,12 +99,12 @@ def bundle_files(target: Path) -> dict[str, Path]:
     """ONNX files of a bundle by profile.
 
     Raises:
-        DataError: The folder is no bundle.
+        DataError: The folder is not a bundle.
     """
     if not (target / MODEL).is_file():
         raise DataError(
-            f"{target} has neither {STUDENT} nor {MODEL}. Give a run folder, or the bundle that"
-            " `edgecmd export` made of one."
+            f"{target} has neither {STUDENT} nor {MODEL}. Give a run folder, or a bundle that `edgecmd"
+            " export` made from one."
         )
     try:
         return {DeviceStudent(path).profile: path for path in sorted(target.glob("student*.onnx"))}

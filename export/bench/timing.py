@@ -1,4 +1,4 @@
-"""CPU time of calls that take turns, so that whatever else the machine does meets all of them alike."""
+"""CPU time of calls that take turns, so that other load on the machine affects them all alike."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -1,1 +1,1 @@
-"""What lies beside the models in a bundle."""
+"""The files beside the models in a bundle."""

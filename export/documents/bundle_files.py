@@ -1,4 +1,4 @@
-"""What lies beside the models in a bundle: program, labels, prototypes, golden values, report, card, bill.
+"""The files beside the models in a bundle: program, labels, prototypes, golden values, report, card, bill.
 
 Shapes: N inputs.
 """
@@ -84,7 +84,7 @@ def write_contents(folder: Path, contents: Contents) -> None:
     """Write everything but the models, which are there.
 
     Raises:
-        PrivacyError: The run has a privacy mechanism, and a file would tell what no guarantee covers.
+        PrivacyError: The run has a privacy mechanism, and a file would reveal what no guarantee covers.
     """
     spec, source = contents.spec, contents.provenance
     private = source.private or bool(source.privacy)
@@ -145,7 +145,7 @@ def golden(folder: Path, contents: Contents) -> dict[str, Any]:
 
 
 def refuse_alike(embedding: Embedding, *, profile: str) -> None:
-    """Refuse a student that tells no inputs apart: a wrong file could not be told from it.
+    """Refuse a student that cannot tell inputs apart: a wrong file could not be told from it.
 
     Args:
         embedding: Of made-up inputs, (N, D).

@@ -236,7 +236,7 @@ def _privacy(provenance: Provenance) -> Iterator[str]:
 
 
 def own_costs(report: Mapping[str, Any]) -> list[str]:
-    """What the bundle tells of examples that are none of the training pairs; no guarantee is about these."""
+    """What the bundle reveals about examples other than the training pairs; no guarantee covers these."""
     costs = [HEADS[report["classes_by"]]] if report["classes_by"] else []
     return [*costs, FIGURES]
 

@@ -1,4 +1,4 @@
-"""Classes by example: the mean embedding of a few pictures each, without training.
+"""Classes by example: the mean embedding of a few images each, without training.
 
 Shapes: K classes, D embedding dimension.
 """
@@ -21,13 +21,13 @@ def prototypes_of(folder: Path, embedder: Deployable, *, scale: float) -> Protot
     """Unit mean embedding of each class of a folder.
 
     Args:
-        folder: A sub-folder of pictures for each class, or pictures named after their classes.
+        folder: A sub-folder of images for each class, or images named after their classes.
         embedder: The student behind its front end, in evaluation mode.
         scale: Factor on cosines before softmax: one over the temperature of training.
 
     Raises:
-        DataError: The folder is missing, a picture cannot be read, there are fewer than two classes, or the
-            pictures of a class cancel each other out.
+        DataError: The folder is missing, an image cannot be read, there are fewer than two classes, or the
+            images of a class cancel each other out.
     """
     means = {
         name: np.mean([_embedding(embedder, example) for example in examples], axis=0)
@@ -35,7 +35,7 @@ def prototypes_of(folder: Path, embedder: Deployable, *, scale: float) -> Protot
     }
     flat = [name for name, mean in means.items() if not np.linalg.norm(mean) > 1e-6]
     if flat:
-        raise DataError(f"The pictures of class {flat[0]!r} have no common direction. Give other pictures.")
+        raise DataError(f"The images of class {flat[0]!r} have no common direction. Give other images.")
     vectors = np.stack([mean / np.linalg.norm(mean) for mean in means.values()]).astype(np.float32)
     return Prototypes(tuple(means), vectors, float(scale))
 
@@ -51,7 +51,7 @@ def read_examples(folder: Path, spec: ExportSpec) -> dict[str, list[np.ndarray]]
         DataError: The folder is missing, an example cannot be read, or there are fewer than two classes.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder. Give one with a sub-folder of pictures for each class.")
+        raise DataError(f"{folder} is not a folder. Give one with a sub-folder of images per class.")
     sensor, preprocess = SENSORS[spec.front_end], FRONT_ENDS[spec.front_end].metadata(spec)
     try:
         classes = example_files(folder, suffixes=sensor.suffixes)
@@ -63,8 +63,8 @@ def read_examples(folder: Path, spec: ExportSpec) -> dict[str, list[np.ndarray]]
         raise DataError(str(error)) from error
     if len(found) < 2:
         raise DataError(
-            f"{folder} has the class {', '.join(found)} alone; allowed are 2 and more. Add a folder of"
-            " pictures for another class."
+            f"{folder} has only the class {', '.join(found)}; allowed are 2 or more. Add a folder of images"
+            " for another class."
         )
     return found
 

@@ -43,7 +43,7 @@ class Provenance:
         privacy: ``privacy.json``; empty where privacy was not asked for.
         audit: ``verdict``, ``findings`` (each with its ``text``) and ``withheld``, whether there are audits
             whose outcome stays with the owner; empty where the run was not audited.
-        private: Whether the run has a privacy mechanism; then nothing tells a number of pairs.
+        private: Whether the run has a privacy mechanism; then nothing reveals a number of pairs.
         tested_on: What the figures are of, such as ``unseen concepts``.
         num_own: Devices that had pairs of their own, of which nothing is known here.
     """
@@ -195,11 +195,11 @@ def _teacher_object(task: Task) -> str:
 
 
 def _seen(sha256: str) -> str:
-    """What a teacher that ships with edgecmd saw, wherever its file lies; else nothing."""
+    """What a teacher that ships with edgecmd saw, wherever its file is; else nothing."""
     found = next((one for one in TEACHERS.values() if one.sha256 == sha256), None)
     return f"; trained on {found.trained_on}, labels: {found.labels}" if found else ""
 
 
 def _weights(path: Path) -> str:
-    """A file of weights by its digest, which names it wherever it lies."""
+    """A file of weights by its digest, which names it wherever it is."""
     return f"file with SHA-256 {sha256_file(path)}" if path.is_file() else "a file that is not here any more"

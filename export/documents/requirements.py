@@ -1,4 +1,4 @@
-"""The oldest Python, numpy and ONNX Runtime that a bundle runs with; told in its files and checked there."""
+"""The oldest Python, numpy and ONNX Runtime that a bundle runs with; its files state and check them."""
 
 from collections.abc import Mapping
 

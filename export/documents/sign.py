@@ -1,4 +1,4 @@
-"""Signing a bundle with a key of one's own, offline, through the OpenSSF model-signing library.
+"""Signing a bundle with your own key, offline, through the OpenSSF model-signing library.
 
 The signature lists the SHA-256 of every file of the bundle, SHA256SUMS among them (an in-toto statement in a
 Sigstore bundle v0.3). No network is used: the key is a plain elliptic-curve key in a PEM file.
@@ -20,7 +20,7 @@ from export.trust.contents import parse_json, read_json
 from export.trust.errors import AGAIN, TrustError
 from export.trust.listing import CACHE, SIGNATURE
 
-INSTALL = "Signing needs further packages: pip install 'edgecmd[sign]'."
+INSTALL = "Signing needs extra packages: pip install 'edgecmd[sign]'."
 MAKE_KEY = (
     "Make one with `openssl ecparam -name prime256v1 -genkey -noout -out key.pem` and its public part with"
     " `openssl ec -in key.pem -pubout -out key.pub`."
@@ -30,7 +30,7 @@ MAKE_KEY = (
 def sign_bundle(folder: Path, key: Path) -> Path:
     """Sign every file of a bundle; an older signature is replaced.
 
-    What Python compiled beside infer.py (``__pycache__``) is no part of the bundle and is not covered.
+    What Python compiled beside infer.py (``__pycache__``) is not a part of the bundle and is not covered.
 
     Args:
         folder: The bundle.
@@ -75,14 +75,14 @@ def verify_signature(folder: Path, pub: Path) -> None:
     try:
         config.use_elliptic_key_verifier(public_key=pub)
     except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{pub} is no public key that can be used: {error}. {MAKE_KEY}") from error
+        raise ConfigError(f"{pub} is not a usable public key: {error}. {MAKE_KEY}") from error
     try:
         # The library prints a warning about signatures of an older form.
         with contextlib.redirect_stdout(io.StringIO()):
             config.verify(folder, folder / SIGNATURE)
     except Exception as error:  # a wrong key, a wrong signature and a broken file have no common base
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise TrustError(f"{SIGNATURE} was not made by the owner of {pub}: {reason}. {AGAIN}") from error
+        raise TrustError(f"{SIGNATURE} was not made with the key of {pub}: {reason}. {AGAIN}") from error
 
 
 def refuse_other_files(folder: Path) -> int:
@@ -128,7 +128,7 @@ def signed_digests(path: Path) -> dict[str, str]:
             raise ValueError("an algorithm is not sha256")
         digests = {str(one["name"]): str(one["digest"]) for one in resources}
     except (KeyError, TypeError, ValueError, binascii.Error, RecursionError) as error:
-        raise TrustError(f"{path.name} is no signature of a bundle: {error!r:.200}. {AGAIN}") from error
+        raise TrustError(f"{path.name} is not a signature of a bundle: {error!r:.200}. {AGAIN}") from error
     if len(digests) != len(resources):
         raise TrustError(f"{path.name} lists a file twice; allowed is once. {AGAIN}")
     return digests

@@ -48,7 +48,7 @@ class Deployable(nn.Module):
 
         Returns:
             Unit embeddings (B, D); with a head also class probabilities (B, K). Of a dense student the
-            embedding is the mean over its places, and the second output are logits (B, K, H, W).
+            embedding is the mean over its locations, and the second output are logits (B, K, H, W).
         """
         outputs = self.embed(self.front_end(raw))
         if not is_dense(self.spec.architecture) or self.spec.head is None:
@@ -84,7 +84,7 @@ class Deployable(nn.Module):
 
 
 class Behind(Deployable):
-    """What lies behind the front end, alone: this is what the exporter traces."""
+    """Only what follows the front end: this is what the exporter traces."""
 
     def forward(self, scaled: Float[Tensor, "batch _ _ _"]) -> tuple[Float[Tensor, "batch _ *grid"], ...]:
         """Embed a batch of what the front end gives, see `Deployable.embed`."""
@@ -135,7 +135,7 @@ def _empty(student: nn.Module, spec: ExportSpec) -> Student:
         if (student.in_channels, student.embedding_dim) != (spec.channels, spec.embedding_dim):
             raise ExportError(
                 f"The student {student.architecture} takes {student.in_channels} channels and gives"
-                f" {student.embedding_dim} numbers, and the export is told of channels={spec.channels} and"
+                f" {student.embedding_dim} numbers, but the export was given channels={spec.channels} and"
                 f" embedding_dim={spec.embedding_dim}. Give the settings that it was trained with."
             )
         return copy.deepcopy(student).cpu()

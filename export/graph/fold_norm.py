@@ -58,8 +58,8 @@ def folded_architecture(architecture: str) -> str:
     if row is None or not row.folds_to:
         with_norm = ", ".join(name for name, one in STUDENTS.items() if one.folds_to)
         raise ExportError(
-            f"student.architecture={architecture!r} has no GroupNorm to fold; --fold-norm is for {with_norm}."
-            " The others export as plain convolutions without it."
+            f"student.architecture={architecture!r} has no GroupNorm to fold; --fold-norm is for"
+            f" {with_norm}. Other students already export as plain convolutions."
         )
     return row.folds_to
 

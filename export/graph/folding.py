@@ -104,5 +104,5 @@ def refuse_loss(folding: Folding, *, floor: float | None) -> None:
         raise ExportError(
             f"{folding.metric_name} is {folding.metric_original:.4f} with GroupNorm and {folding.metric:.4f}"
             f" after folding it away and {folding.num_steps} steps of recovery; {limit}. Raise --fold-steps,"
-            " set --floor to what will do, or export without --fold-norm."
+            " set --floor to an acceptable value, or export without --fold-norm."
         )

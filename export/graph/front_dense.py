@@ -1,4 +1,4 @@
-"""Pictures and depth maps for a dense student: no pixel is resized, the border is continued to whole places.
+"""Images and depth maps for a dense student: no pixel is resized, the border is continued to whole places.
 
 Shapes: B batch, N inputs, H height, W width, C channels, S side that the student was trained at; P, Q are H
 and W up to the next multiple of 16.
@@ -39,7 +39,7 @@ def continued(image_BCHW: Float[Tensor, "batch channels _ _"]) -> Float[Tensor, 
 
 
 class DenseImageFrontEnd(nn.Module):
-    """8-bit pictures, scaled as the student was trained.
+    """8-bit images, scaled as the student was trained.
 
     Args:
         spec: Scaling.
@@ -105,7 +105,7 @@ def dense_variants(inputs: np.ndarray, spec: ExportSpec) -> dict[str, np.ndarray
 
 
 def dense_image_takes(report: Mapping[str, Any]) -> str:
-    """What the card says of pictures at their own size, out of ``report.json``."""
+    """What the card says of images at their own size, out of ``report.json``."""
     return (
         f"{pictures_of(report)}, none of whose pixels it resizes (trained at {report['image_size']} x"
         f" {report['image_size']}: objects must be as large in pixels as they were there)"

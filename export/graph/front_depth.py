@@ -24,7 +24,7 @@ FARTHEST_MM = 8000
 class DepthFrontEnd(nn.Module):
     """16-bit depth maps of any size to scaled metres and a mask, as `depth_input` does.
 
-    Each pixel of the result is the one that lies under its centre: nothing is averaged, so that no distance
+    Each pixel of the result is the one that is under its centre: nothing is averaged, so that no distance
     mixes with another or with what is missing. The place follows from whole numbers, alike on every machine.
 
     Of `CROP` and `PAD` see `ImageFrontEnd`; a border is missing.
@@ -87,7 +87,7 @@ def depth_golden(spec: ExportSpec) -> tuple[np.ndarray, np.ndarray]:
 
 
 def depth_variants(maps: np.ndarray, spec: ExportSpec) -> dict[str, np.ndarray]:
-    """``maps`` at the student's size, at twice its sides, and at an oblong size that is no multiple."""
+    """``maps`` at the student's size, at twice its sides, and at an oblong size that is not a multiple."""
     side = spec.image_size
     sizes = ((side, side), (2 * side, 2 * side), _oblong(side))
     return {f"{height}x{width}": nearest(maps, height, width) for height, width in sizes}
@@ -98,7 +98,7 @@ def _oblong(side: int) -> tuple[int, int]:
 
 
 def nearest(maps: np.ndarray, height: int, width: int) -> np.ndarray:
-    """``maps`` (N, H, W, 1) at another size, each pixel the one that lies under its centre."""
+    """``maps`` (N, H, W, 1) at another size, each pixel the one that is under its centre."""
     rows = (2 * np.arange(height) + 1) * maps.shape[1] // (2 * height)
     columns = (2 * np.arange(width) + 1) * maps.shape[2] // (2 * width)
     return np.ascontiguousarray(maps[:, rows][:, :, columns])

@@ -1,6 +1,6 @@
 """The front ends as nodes of the exported graph, written here one by one.
 
-The exporter traces the student alone. What lies between the raw input and the student is put before it from
+The exporter traces the student alone. What is between the raw input and the student is put before it from
 here, so that it is the same with every version of torch, and a checker can tell it node by node from anything
 else (`gate_front`): it is the only part of a file that computes sizes from the size of its input.
 
@@ -45,8 +45,8 @@ class FrontSettings:
         side: S.
         channels: C of the raw input.
         fit: ``data.fit``; of those that resize.
-        offset: The value in [0, 1] that the student sees as zero; of pictures.
-        scale: The student sees (value - offset) / scale; of pictures.
+        offset: The value in [0, 1] that the student sees as zero; of images.
+        scale: The student sees (value - offset) / scale; of images.
     """
 
     side: int
@@ -119,7 +119,7 @@ def _kept(nodes: _Nodes, raw: str, settings: FrontSettings) -> str:
 
 
 def _shown(nodes: _Nodes, raw: str, names: tuple[str, str], settings: FrontSettings) -> dict[str, str]:
-    """`downsample.shown`: rows and columns of the result that show the picture, by the names of the axes."""
+    """`downsample.shown`: rows and columns of the result that show the image, by the names of the axes."""
     if settings.fit != PAD:
         return dict.fromkeys(names, nodes.constant("side", [settings.side]))
     sizes = {name: nodes.size(raw, axis, f"{name}_own") for axis, name in enumerate(names, start=1)}
@@ -344,7 +344,7 @@ def front_graph(name: str, settings: FrontSettings, *, mask: bool = False) -> Fr
         mask: Whether the file has the output ``mask``, which is cut to the size of the input.
 
     Guarantees:
-        Equal arguments give equal nodes, whatever is installed. What lies between the raw input and `SCALED`
+        Equal arguments give equal nodes, whatever is installed. What is between the raw input and `SCALED`
         is never larger than a few copies of the raw input in float32 and of `SCALED`.
     """
     kind, nodes = KINDS[name], _Nodes()

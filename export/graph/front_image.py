@@ -1,4 +1,4 @@
-"""Pictures of any size, as a part of the exported graph.
+"""Images of any size, as a part of the exported graph.
 
 Shapes: B batch, N images, H height, W width, C channels, S side of the student's input.
 """
@@ -53,14 +53,14 @@ def _resized(image_BCHW: Float[Tensor, "batch channels _ _"], rows: int, columns
 
 
 class ImageFrontEnd(nn.Module):
-    """8-bit pictures of any size to the student's scaled square, by the rule that made the training data.
+    """8-bit images of any size to the student's scaled square, by the rule that made the training data.
 
     `images.to_square` averages whole blocks where both sides are multiples of S (Pillow's
     ``reduce``), and else filters with Pillow's antialiased ``BILINEAR``. Here both are one path without a
     branch: resize to (f_h S, f_w S), then average blocks of (f_h, f_w). Where both sides are multiples the
-    first step changes nothing; else f_h = f_w = 1 and the second step changes nothing. A picture of the
+    first step changes nothing; else f_h = f_w = 1 and the second step changes nothing. An image of the
     student's own size passes unchanged. Before it `CROP` keeps the middle square. With `PAD` the rows and
-    columns that show the picture stand in place of S, and white is put around them at the end.
+    columns that show the image are in place of S, and white is put around them at the end.
 
     Args:
         spec: Side, fit and scaling.
@@ -127,7 +127,7 @@ def image_golden(spec: ExportSpec) -> tuple[np.ndarray, np.ndarray]:
 
 
 def image_variants(images: np.ndarray, spec: ExportSpec) -> dict[str, np.ndarray]:
-    """``images`` at the student's size, at twice its sides, and at an oblong size that is no multiple."""
+    """``images`` at the student's size, at twice its sides, and at an oblong size that is not a multiple."""
     side = spec.image_size
     sizes = ((side, side), (2 * side, 2 * side), _oblong(side))
     return {f"{height}x{width}": at_size(images, height, width) for height, width in sizes}
@@ -139,20 +139,20 @@ def _oblong(side: int) -> tuple[int, int]:
 
 
 def at_size(images: np.ndarray, height: int, width: int) -> np.ndarray:
-    """``images`` (N, H, W, C) at another size, each pixel the one it lies on: sharp, so hard to resize."""
+    """``images`` (N, H, W, C) at another size, each pixel the one it is on: sharp, so hard to resize."""
     rows = np.arange(height) * images.shape[1] // height
     columns = np.arange(width) * images.shape[2] // width
     return np.ascontiguousarray(images[:, rows][:, :, columns])
 
 
 def pictures_of(report: Mapping[str, Any]) -> str:
-    """Channels and layout of pictures, as a card says them."""
+    """Channels and layout of images, as a card says them."""
     grey = {1: "grey", 3: "RGB"}.get(report["channels"], f"{report['channels']}-channel")
     return f"{grey} 8-bit pictures of any size, as (batch, height, width, {report['channels']})"
 
 
 def image_takes(report: Mapping[str, Any]) -> str:
-    """What the card says of pictures that are resized, out of ``report.json``."""
+    """What the card says of images that are resized, out of ``report.json``."""
     side = report["image_size"]
     return (
         f"{pictures_of(report)}, resizes them to {side} x {side} as its training pictures were (whole blocks"

@@ -1,9 +1,9 @@
-"""Recordings of any length, as a part of the exported graph; a log-mel picture is the student's own part.
+"""Recordings of any length, as a part of the exported graph; a log-mel image is the student's own part.
 
-A student of anyone's own may look at the samples themselves.
+A user's own student may look at the samples themselves.
 
 The Fourier basis is most of a log-mel front end: 264 kB of numbers that follow from one formula. In the file
-stands the formula instead, on a table of one period, and ONNX Runtime evaluates it once, when it loads.
+is the formula instead, on a table of one period, and ONNX Runtime evaluates it once, when it loads.
 
 Shapes: B batch, N inputs, T samples, K frequencies, W samples of a window.
 """
@@ -54,7 +54,7 @@ class WaveFrontEnd(nn.Module):
 
 
 def wave_tracing(spec: ExportSpec) -> tuple[Tensor, dict[int, Any]]:
-    """Silence for tracing: two recordings, of a length that is no multiple of anything, and the free axes."""
+    """Silence for tracing: two recordings, of a length that is a multiple of nothing, and the free axes."""
     return torch.zeros((2, 1, 1, spec.image_size + 37)), {0: "batch", 3: "samples"}
 
 

@@ -1,7 +1,7 @@
 """From what a sensor gives to what a student takes, as a part of the exported graph.
 
 A front end is chosen by ``ExportSpec.front_end``. Everything that differs from one kind of input to another
-stands in its row of `FRONT_ENDS`: the module, the free axes, an example, the metadata, and inputs of several
+is in its row of `FRONT_ENDS`: the module, the free axes, an example, the metadata, and inputs of several
 sizes for the checks.
 
 Shapes: B batch, C channels, S side of the student's input.
@@ -128,7 +128,7 @@ def front_end_of(modality: Modality, *, dense: bool) -> str:
         name = "dense_front_end" if dense else "front_end"
         raise ConfigError(
             f"Students of {modality.nouns} cannot be exported: the modality {modality.name!r} has {name}=''."
-            f" Allowed: {', '.join(FRONT_ENDS)}. Write one of its own into export.graph.frontends.FRONT_ENDS"
-            " and name it in the row of the modality."
+            f" Allowed: {', '.join(FRONT_ENDS)}. Add one to export.graph.frontends.FRONT_ENDS and name it in"
+            " the row of the modality."
         )
     return found

@@ -1,4 +1,4 @@
-"""What an exported file is told about the student: shapes, preprocessing and head.
+"""What an exported file records about the student: shapes, preprocessing and head.
 
 Shapes: K classes, D embedding dimension.
 """
@@ -25,7 +25,7 @@ EXAMPLES = "prototypes, no training"
 class LinearHead:
     """Linear classifier on the unit embedding; its softmax is the output ``scores``.
 
-    Of a dense student it classifies the unit embedding of each place, and its logits at the size of the input
+    For a dense student it classifies the unit embedding of each location; logits at the size of the input
     are the output ``mask``.
 
     Attributes:
@@ -46,7 +46,7 @@ class LinearHead:
         if num < 2 or self.weight.shape[:1] != (num,) or self.weight.ndim != 2 or self.bias.shape != (num,):
             raise ExportError(
                 f"The head has weight.shape={self.weight.shape}, bias.shape={self.bias.shape}, {num} names;"
-                " allowed are (K, D), (K,) and K >= 2. A binary classifier needs a row for each class too."
+                " allowed are (K, D), (K,) and K >= 2. A binary classifier also needs one row per class."
             )
         if len(set(self.names)) != num:
             raise ExportError(f"The head's names={self.names} are not all different. Rename the classes.")
@@ -64,12 +64,12 @@ class ExportSpec:
             samples.
         channels: Channels that the student sees; of depth 2, the metres and the mask.
         embedding_dim: Dimension of the embedding, D.
-        offset: ``data.target_offset``: the value in [0, 1] that the student sees as zero; for pictures alone.
-        scale: ``data.target_scale``, not 0: the student sees (value - offset) / scale; for pictures alone.
+        offset: ``data.target_offset``: the value in [0, 1] that the student sees as zero; for images alone.
+        scale: ``data.target_scale``, not 0: the student sees (value - offset) / scale; for images alone.
         license: Licence of the weights, an SPDX name; written into the file.
         head: Classifier on the embedding, or None for the embedding alone.
         front_end: A key of `export.graph.frontends.FRONT_ENDS`: what the raw input is.
-        fit: ``data.fit``: what the graph does with pictures and depth maps that are not square; of dense
+        fit: ``data.fit``: what the graph does with images and depth maps that are not square; of dense
             students and recordings, which it does not resize, nothing.
         rate_hz: ``data.sampling_rate_hz`` of recordings, the one rate that the file takes; 0 for others.
 
@@ -99,8 +99,8 @@ class ExportSpec:
         if (self.rate_hz > 0) != (self.front_end == WAVE):
             raise ExportError(
                 f"rate_hz={self.rate_hz} does not go with front_end={self.front_end!r}. Recordings need the"
-                " rate that the student was trained at (data.sampling_rate_hz; of pairs in Python"
-                " Pairs(sampling_rate_hz=...)); others have none."
+                " rate that the student was trained at (data.sampling_rate_hz; for pairs in Python"
+                " Pairs(sampling_rate_hz=...)); other inputs have none."
             )
         if not (np.isfinite(self.offset) and np.isfinite(self.scale) and self.scale):
             raise ExportError(f"offset={self.offset} and scale={self.scale} must be finite, scale not 0.")

@@ -1,4 +1,4 @@
-"""From `Deployable` to the bytes of an ONNX file that tell nothing about the machine they were made on."""
+"""From `Deployable` to the bytes of an ONNX file that reveal nothing about the machine they were made on."""
 
 import ast
 import contextlib
@@ -141,8 +141,8 @@ def _mean_of_places(pooled: FLOAT, output_size: Sequence[int]) -> FLOAT:
     """``AdaptiveAvgPool2d(1)`` as a mean; torch itself would gather rows, which the gate refuses."""
     if set(output_size) != {1}:
         raise ValueError(
-            f"adaptive_avg_pool2d to {tuple(output_size)} places has no form for inputs of any size. Pool"
-            " to 1, or use avg_pool2d with a size"
+            f"adaptive_avg_pool2d to {tuple(output_size)} locations is not supported for inputs of any size."
+            " Pool to 1, or use avg_pool2d with a size"
         )
     return opset.ReduceMean(pooled, opset.Constant(value_ints=[-2, -1]), keepdims=1)
 
@@ -165,7 +165,7 @@ def check_form(model: onnx.ModelProto) -> None:
     """
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     if opsets != {"ai.onnx": OPSET}:
-        raise ExportError(f"The exporter wrote opsets={opsets}; asked for was {{'ai.onnx': {OPSET}}}.")
+        raise ExportError(f"The exporter wrote opsets={opsets}; requested was {{'ai.onnx': {OPSET}}}.")
     if model.functions:
         raise ExportError(f"The exporter left {len(model.functions)} functions; allowed are none.")
     outside = [one.name for one in model.graph.initializer if one.data_location == onnx.TensorProto.EXTERNAL]

@@ -1,4 +1,4 @@
-"""Which profile for which target: measured where this machine is one, by rule elsewhere, and said so."""
+"""Which profile for which target: measured if this machine is one, otherwise by rule and marked as such."""
 
 import platform
 from collections.abc import Mapping, Sequence

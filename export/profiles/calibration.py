@@ -1,4 +1,4 @@
-"""Inputs whose ranges int8 takes: public pictures drawn like targets, or made-up ones. Never a pair.
+"""Inputs whose ranges int8 takes: public images drawn like targets, or made-up ones. Never a pair.
 
 A range is a statistic of the data that it was taken from, and it ships in the file; so it must not come from
 private data.
@@ -29,7 +29,7 @@ def _public(task: Task, seed: int) -> tuple[Pictures, str]:
 
 
 def _procedural(task: Task, seed: int) -> tuple[Pictures, str]:
-    """Made-up pictures, and that they are."""
+    """Made-up images, and that they are."""
     generator = numpy_generator(seed, "calibration-procedural")
     images = procedural_images(NUM_INPUTS, side=task.source_side, generator=generator)
     return images, "procedurally drawn pictures"
@@ -39,27 +39,27 @@ KINDS = {"public": _public, "procedural": _procedural}
 
 
 def calibration_of(task: Task, kind: str, *, seed: int) -> Calibration:
-    """Calibration inputs of a task: pictures reduced to outlines and tones, as the warm start sees them.
+    """Calibration inputs of a task: images reduced to outlines and tones, as the warm start sees them.
 
     Args:
         task: Its public images, and how its targets are scaled.
         kind: A key of `KINDS`.
-        seed: Chooses among the pictures.
+        seed: Chooses among the images.
 
     Guarantees:
         Reads public images and settings; no pair, no target image and no label. Equal settings give equal
         inputs.
 
     Raises:
-        ConfigError: The kind is unknown, or targets are no pictures.
+        ConfigError: The kind is unknown, or targets are not images.
     """
     sources, name = choose("export.calibration", kind, KINDS)(task, seed)
     target = task.data.train.target
     modality = modality_of(target)
     if not modality.is_drawn:
         raise ConfigError(
-            f"data.name={task.name!r} has targets of modality {modality.name!r}, of which no"
-            " public pictures can be made to take ranges from. Leave int8 out: export.profiles='w8'."
+            f"data.name={task.name!r} has targets of modality {modality.name!r}, for which no public images"
+            " can provide ranges. Leave int8 out: export.profiles='w8'."
         )
     channels = target.shape[3]
     ink = drawings(

@@ -71,7 +71,7 @@ def quantise_static(
         model: Exported; its nodes are named after the modules they come from.
         calibration: Raw inputs whose ranges are taken (the least and largest value of each layer).
         leave_out: Names of layers that stay in float32.
-        alone: Whether what stands between the layers stays in float32 too.
+        alone: Whether everything between the layers stays in float32 too.
 
     Guarantees:
         Deterministic: equal files and inputs give equal files on the same kind of processor.

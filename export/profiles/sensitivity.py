@@ -1,4 +1,4 @@
-"""Which layer do fewer bits hurt most? Told by leaving out one at a time."""
+"""Which layer do fewer bits hurt most? Found by leaving out one at a time."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ class Culprit:
     def __str__(self) -> str:
         """A sentence with both figures."""
         return (
-            f"The layer that hurts most is {self.layer}: left in float32 alone, it takes the metric from"
-            f" {self.before.metric:.4f} to {self.after.metric:.4f} and the mean cosine from"
+            f"The layer that hurts most is {self.layer}: leaving only this layer in float32 takes the metric"
+            f" from {self.before.metric:.4f} to {self.after.metric:.4f} and the mean cosine from"
             f" {self.before.mean_cosine:.5f} to {self.after.mean_cosine:.5f}."
         )
 

@@ -35,7 +35,7 @@ BASE, DEFAULT, INT8 = "fp32", "w8", "int8"
 # The default student is above 0.9999; the smallest one, hardly trained, was seen at 0.99989.
 W8_COSINE = 0.9995
 # What a file that was just made is refused with: only a student of anyone's own can be the reason.
-OTHER_LAYERS = "Build that part of the student of other layers: devices take no others."
+OTHER_LAYERS = "Build that part of the student from other layers: devices support no others."
 PROFILE_KEY = "edgecmd.profile"
 
 
@@ -152,8 +152,8 @@ def choose_profiles(names: str) -> tuple[str, ...]:
         choose("export.profiles", name, PROFILES)
     if not chosen or len(set(chosen)) != len(chosen):
         raise ConfigError(
-            f"export.profiles={names!r} must name one profile or more, each once:"
-            f" {', '.join(PROFILES)}, such as w8,int8."
+            f"export.profiles={names!r} must name one or more profiles, each once: {', '.join(PROFILES)},"
+            " such as w8,int8."
         )
     return chosen
 
@@ -222,7 +222,7 @@ def make_profile(
 
 
 def refuse_malformed(data: bytes, *, name: str) -> None:
-    """Refuse what is no plain file of the opset that was asked for, or what no device may load.
+    """Refuse what is not a plain file of the opset that was asked for, or what no device may load.
 
     Raises:
         ExportError: The message names the fault.

@@ -1,4 +1,4 @@
-"""Is a bundle what it claims to be? All is checked before its model is loaded, and that behind limits."""
+"""Is a bundle what it claims to be? Everything is checked before its model is loaded, under limits."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -200,7 +200,7 @@ def _signature(work: _Work, title: str) -> Check:
     return Check(
         name=title,
         state=WARNING,
-        detail=f"lists these {num} files, but by whom is unknown without --pub KEY",
+        detail=f"lists these {num} files, but without --pub KEY it is unknown who signed",
     )
 
 
@@ -209,19 +209,19 @@ def _program(work: _Work, title: str) -> Check:
     same = (work.copy / PROGRAM).read_bytes() == program().encode()
     if not same and work.pub is None and not work.any_program:
         raise TrustError(
-            f"{PROGRAM} is not the program of this edgecmd; it is code that you would run. Verify the"
-            f" signature with --pub KEY, or read it and say --any-program. {AGAIN}"
+            f"{PROGRAM} is not this edgecmd's program; it is code that you would run. Verify the signature"
+            f" with --pub KEY, or read it and add --any-program. {AGAIN}"
         )
     if (work.folder / CACHE).is_dir():
         return Check(
             name=title,
             state=WARNING,
-            detail="__pycache__ holds compiled code that is neither checked nor signed: delete it before you"
-            " import infer.py",
+            detail="__pycache__ holds compiled code that is not checked or signed: delete it before importing"
+            " infer.py",
         )
     if DEMO in work.digests and work.pub is None:
         return Check(name=title, state=WARNING, detail=f"{DEMO} is code that was not checked: not signed")
-    detail = "is that of this edgecmd" if same else "differs from that of this edgecmd, and was accepted"
+    detail = "is that of this edgecmd" if same else "differs from this edgecmd's, and was accepted"
     return Check(name=title, state=OK if same or work.pub else WARNING, detail=f"{PROGRAM} {detail}")
 
 

@@ -66,7 +66,7 @@ class Card:
 
     @property
     def rate_hz(self) -> int | None:
-        """Of recordings, samples a second; None for others."""
+        """Of recordings, samples per second; None for others."""
         return self.preprocess.get("rate_hz")
 
     @property
@@ -97,7 +97,7 @@ def read_card(name: str, model: ModelProto) -> Card:
     try:
         preprocess = parse_json(properties["preprocess"])
         if not isinstance(preprocess, dict):
-            raise ValueError("edgecmd.preprocess is no JSON object")
+            raise ValueError("edgecmd.preprocess is not a JSON object")
         sizes = {key: _positive(properties[key]) for key in SIZES}
         card = Card(
             file=name,
@@ -127,7 +127,7 @@ def read_card(name: str, model: ModelProto) -> Card:
 def _object(text: str) -> dict[str, Any]:
     value = parse_json(text)
     if not isinstance(value, dict):
-        raise ValueError(f"{text[:80]!r} is no JSON object")
+        raise ValueError(f"{text[:80]!r} is not a JSON object")
     return value
 
 
@@ -144,10 +144,10 @@ def names(value: object) -> tuple[str, ...]:
     """Names of classes from JSON.
 
     Raises:
-        ValueError: It is no list of different words.
+        ValueError: It is not a list of different words.
     """
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise ValueError("classes are no list of words")
+        raise ValueError("classes are not a list of words")
     if len(set(value)) != len(value):
         raise ValueError("two classes have one name")
     return tuple(value)
@@ -295,7 +295,7 @@ def _check_labels(copy: Path, digests: Mapping[str, str], card: Card) -> None:
     try:
         labels = names(value)
     except ValueError as error:
-        raise TrustError(f"{LABELS} is no list of different words: {error}. {AGAIN}") from error
+        raise TrustError(f"{LABELS} is not a list of different words: {error}. {AGAIN}") from error
     if labels != card.classes:
         raise TrustError(
             f"{LABELS} has {len(labels)} labels, {list(labels)!r:.200}; {MODEL} has"
@@ -306,7 +306,7 @@ def _check_labels(copy: Path, digests: Mapping[str, str], card: Card) -> None:
 def _check_report(copy: Path, digests: Mapping[str, str], cards: Sequence[Card]) -> None:
     report, card = read_json(copy / REPORT), cards[0]
     if not isinstance(report, dict):
-        raise TrustError(f"{REPORT} is no JSON object. {AGAIN}")
+        raise TrustError(f"{REPORT} is not a JSON object. {AGAIN}")
     expected: dict[str, object] = {
         "format": FORMAT_VERSION,
         "opset": card.opset,
@@ -438,7 +438,7 @@ def _refuse_constant(name: str) -> NoReturn:
 def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key occurs twice")
     return value
 
 
@@ -447,5 +447,5 @@ def _text(path: Path) -> str:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise TrustError(
-            f"{path.name} is not UTF-8 text: byte {error.start} is no letter. {AGAIN}"
+            f"{path.name} is not UTF-8 text: byte {error.start} is not a letter. {AGAIN}"
         ) from error

@@ -237,7 +237,7 @@ def _parse(data: bytes, *, limits: GateLimits) -> ModelProto:
             )
         model.ParseFromString(data)
     except (WireError, DecodeError) as error:
-        raise GateError(f"It is no ONNX file, or only a part of one: {error}.") from error
+        raise GateError(f"It is not an ONNX file, or only part of one: {error}.") from error
     # Written again without what is unknown, it must be as long as before.
     model.DiscardUnknownFields()
     if model.ByteSize() != len(data):
@@ -311,17 +311,17 @@ def _refuse_graph(model: ModelProto, *, limits: GateLimits) -> None:
         unknown = [name for name in node.input if name and name not in made]
         if unknown:
             raise GateError(
-                f"{where} uses {unknown[0][:80]!r}, which nothing before it makes; allowed are inputs,"
+                f"{where} uses {unknown[0][:80]!r}, which nothing before it produces; allowed are inputs,"
                 " weights and earlier outputs."
             )
         outputs = [name for name in node.output if name]
         twice = [name for name in outputs if name in made or outputs.count(name) > 1]
         if twice:
-            raise GateError(f"{where} makes {twice[0][:80]!r}, which is there already; allowed is once.")
+            raise GateError(f"{where} makes {twice[0][:80]!r}, which already exists; allowed is once.")
         made.update(outputs)
     missing = [one.name for one in graph.output if one.name not in made - {*known}]
     if missing:
-        raise GateError(f"Output {missing[0][:80]!r} is made by no node.")
+        raise GateError(f"Output {missing[0][:80]!r} is not produced by any node.")
 
 
 def _refuse_node(where: str, node: NodeProto) -> None:
@@ -334,7 +334,9 @@ def _refuse_node(where: str, node: NodeProto) -> None:
         _refuse_attribute(f"{where}, a {kind!r},", attribute, window=most)
     _refuse_repeated(f"{where}: attribute", [attribute.name for attribute in node.attribute])
     if node.op_type not in ALLOWED:
-        raise GateError(f"{where} is a {kind!r}, no operator of a student. {nearest(kind, ALLOWED)}")
+        raise GateError(
+            f"{where} is a {kind!r}, which is not an operator of a student. {nearest(kind, ALLOWED)}"
+        )
     if node.overload or len(getattr(node, "device_configurations", ())):
         raise GateError(f"{where} has an overload or a device configuration; allowed is none.")
     if node.doc_string or len(node.metadata_props):
@@ -366,7 +368,7 @@ def _refuse_ports(model: ModelProto, *, limits: GateLimits) -> None:
     names = [one.name[:80] for one in outputs]
     if names not in (["embedding"], ["embedding", "scores"], ["embedding", "mask"]):
         raise GateError(
-            f"It has the outputs {names[:4]}; allowed is embedding, alone or with scores or mask behind."
+            f"It has the outputs {names[:4]}; allowed is embedding, optionally followed by scores or mask."
         )
     for one in inputs:
         _refuse_port(one, INPUTS[one.name], limits=limits)
@@ -411,8 +413,8 @@ def _refuse_unused(model: ModelProto) -> None:
     for node in reversed(graph.node):
         if used.isdisjoint(filter(None, node.output)):
             raise GateError(
-                f"Node {node.name[:80]!r}, a {node.op_type!r}, has no part in an output; allowed are nodes"
-                " that have."
+                f"Node {node.name[:80]!r}, a {node.op_type!r}, contributes to no output; allowed are nodes"
+                " that do."
             )
         used.update(node.input)
     unused = [one.name for one in graph.initializer if one.name not in used]
@@ -423,7 +425,7 @@ def _refuse_unused(model: ModelProto) -> None:
 def _refuse_repeated(what: str, names: Iterable[str]) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise GateError(f"The {what} {twice[0][:80]!r} is there twice; allowed is once.")
+        raise GateError(f"The {what} {twice[0][:80]!r} occurs twice; allowed is once.")
 
 
 class WireError(ValueError):

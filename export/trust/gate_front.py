@@ -26,7 +26,7 @@ def refuse_other_front(model: ModelProto) -> FrontGraph | None:
 
     Raises:
         GateError: A node, an attribute or a constant differs from what the file's own properties ask for, or
-            something else takes what lies inside the front end; the message names it.
+            something else takes what is inside the front end; the message names it.
     """
     found = [node for node in model.graph.node if node.name.startswith(PREFIX)]
     if not found:
@@ -56,7 +56,7 @@ def _expected(model: ModelProto) -> FrontGraph:
     try:
         preprocess = json.loads(properties["preprocess"])
         if not isinstance(preprocess, dict):
-            raise ValueError("edgecmd.preprocess is no JSON object")
+            raise ValueError("edgecmd.preprocess is not a JSON object")
         side, channels = int(properties["image_size"]), int(properties["channels"])
         fit = preprocess.get("fit", SQUEEZE)
         offset, scale = (float(preprocess.get(key, usual)) for key, usual in (("offset", 0), ("scale", 1)))

@@ -1,9 +1,9 @@
-"""How much the weights and values of an ONNX file hold and cost, told from shapes alone.
+"""How much the weights and values of an ONNX file hold and cost, derived from shapes only.
 
 Weights are inside the file, of the size they claim, and finite.
 
 Thirty bytes can ask for a terabyte: an Expand to a huge size, or an outer product of outer products. They can
-also wait: a size that is computed from the size of the input is small for the pictures that somebody tries,
+also wait: a size that is computed from the size of the input is small for the images that somebody tries,
 and explodes for the next. So sizes are constants, or sizes of other values as they are; then every size is a
 polynomial of the input's, and it is tried up to the largest input that a device takes.
 
@@ -346,7 +346,7 @@ def _refuse_untold(value: ValueInfoProto | None, node: NodeProto, name: str, *, 
     else:
         dims = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim]
     if dims is None or min(dims, default=1) < 1:
-        found = "nobody can tell" if dims is None or -1 in dims else f"are {dims}"
+        found = "unknown" if dims is None or -1 in dims else f"are {dims}"
         raise GateError(
             f"The sizes of {name[:80]!r}, which node {node.name[:80]!r}, a {node.op_type!r}, makes of an"
             f" input of {where}, {found}; allowed are sizes of 1 and more that follow from shapes and"
@@ -355,7 +355,7 @@ def _refuse_untold(value: ValueInfoProto | None, node: NodeProto, name: str, *, 
 
 
 def _skeleton(model: ModelProto, nodes: Sequence[NodeProto], source: ValueInfoProto) -> ModelProto:
-    """What lies behind ``source`` without large weights, so that inference is quick and exact."""
+    """The model after ``source``, without large weights, so that inference is quick and exact."""
     graph = model.graph
     kept = [one for one in graph.initializer if not one.name.startswith(PREFIX)]
     small = [one for one in kept if math.prod(one.dims) <= LARGEST_SIZE_TENSOR]
@@ -404,7 +404,7 @@ def refuse_divisions(
         if divisor is None or np.isin(numpy_helper.to_array(divisor).astype(np.int64), BROKEN_DIVISORS).any():
             found = "a value that varies" if divisor is None else "0 or -1"
             raise GateError(
-                f"Node {node.name[:80]!r} is a {node.op_type!r} of whole numbers by {found}, which may end"
+                f"Node {node.name[:80]!r} is a {node.op_type!r} of whole numbers by {found}, which may crash"
                 " the process; allowed are constants other than 0 and -1."
             )
 

@@ -140,13 +140,13 @@ def _refuse_weak(golden: Golden, card: Card, *, key: str) -> None:
     if not 0 < golden.tolerance <= limit:
         raise TrustError(
             f"{GOLDEN}: tolerance={golden.tolerance:g} for {card.file}; allowed are above 0 to {limit:g}:"
-            f" with more a wrong model would pass. {AGAIN}"
+            f" with a larger tolerance a wrong model would pass. {AGAIN}"
         )
     embedding = golden.outputs["embedding"].astype(np.float64)
     if np.abs(np.linalg.norm(embedding, axis=1) - 1).max() > NORM_GAP:
         raise TrustError(f"{GOLDEN}: embedding has rows that are not of length 1. {AGAIN}")
     if np.abs(embedding - embedding[:1]).max() <= golden.tolerance:
-        raise TrustError(f"{GOLDEN}: all embeddings are alike, so any model would pass. {AGAIN}")
+        raise TrustError(f"{GOLDEN}: all embeddings are equal, so any model would pass. {AGAIN}")
 
 
 def refuse_other_prototypes(path: Path, card: Card, golden: Iterable[Golden]) -> None:

@@ -76,7 +76,7 @@ def models_of(digests: Mapping[str, str]) -> list[str]:
 
 
 def copy_bundle(folder: Path, into: Path) -> dict[str, str]:
-    """Copy a bundle's files, refusing whatever else lies there.
+    """Copy a bundle's files, refusing whatever else is there.
 
     Args:
         folder: The bundle.
@@ -125,8 +125,8 @@ def _refuse_special(path: Path) -> None:
         return
     if path.name == CACHE and stat.S_ISDIR(mode):
         raise TrustError(
-            f"The bundle has the folder {CACHE!r} with things that importing infer.py does not make, or with"
-            " links. Delete it."
+            f"The bundle has the folder {CACHE!r} with contents that importing infer.py does not create, or"
+            " with links. Delete it."
         )
     kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder"}
     kind = kinds.get(stat.S_IFMT(mode), "a special file")
@@ -153,13 +153,12 @@ def _copy(source: Path, target: Path) -> str:
         descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, "rb") as file, target.open("xb") as copy:  # noqa: PTH123 - a descriptor
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise TrustError(f"{source.name!r} was exchanged for a special file while it was read.")
+                raise TrustError(f"{source.name!r} was replaced by a special file while it was being read.")
             while chunk := file.read(CHUNK_BYTES):
                 count += len(chunk)
                 if count > allowed:
                     raise TrustError(
-                        f"{source.name} has more than {allowed:,} bytes, which is the most that is allowed."
-                        f" {AGAIN}"
+                        f"{source.name} has more than {allowed:,} bytes, which is the limit. {AGAIN}"
                     )
                 digest.update(chunk)
                 copy.write(chunk)
@@ -201,7 +200,7 @@ def _parse_sums(data: bytes) -> dict[str, str]:
     try:
         lines = data.decode("ascii").split("\n")
     except UnicodeDecodeError as error:
-        raise TrustError(f"{SUMS} is not ASCII text: byte {error.start} is no letter. {AGAIN}") from error
+        raise TrustError(f"{SUMS} is not ASCII text: byte {error.start} is not a letter. {AGAIN}") from error
     if lines[-1]:
         raise TrustError(f"{SUMS} ends in the middle of a line. {AGAIN}")
     listed: dict[str, str] = {}

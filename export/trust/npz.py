@@ -1,4 +1,4 @@
-"""Reading .npz files of strangers: no pickle, no bomb, no claim that is not true."""
+"""Reading strangers' .npz files: no pickle, no bomb, no false claim."""
 
 import io
 import math
@@ -46,7 +46,7 @@ def read_npz(path: Path, *, max_bytes: int = MAX_BYTES, kinds: str = NUMBERS) ->
     except TrustError:
         raise
     except (*BROKEN, *TOO_DEEP) as error:
-        raise TrustError(f"{path.name} is no sound .npz file: {type(error).__name__}: {error}.") from error
+        raise TrustError(f"{path.name} is not a valid .npz file: {type(error).__name__}: {error}.") from error
 
 
 def _refuse_members(name: str, members: list[zipfile.ZipInfo], *, max_bytes: int) -> None:

@@ -130,7 +130,7 @@ def flat_inputs(like: np.ndarray) -> list[np.ndarray]:
 
 
 def large_inputs(dims: Sequence[int], dtype: np.dtype[Any], *, dense: bool) -> list[np.ndarray]:
-    """Large inputs of seeded noise: one of usual form, and of pictures of free size two strips.
+    """Large inputs of seeded noise: one of usual form, and of images of free size two strips.
 
     Args:
         dims: Sizes of the model's input, 0 where they are free: (B, H, W, C) or (B, T).
@@ -184,13 +184,13 @@ def _run(job: Mapping[str, object], folder: Path, *, timeout_s: float) -> tuple[
 def _fault(code: int | None, reason: str, limits: SandboxLimits) -> str:
     if code is None or code == -signal.SIGXCPU:
         return (
-            f"was not loaded and run within {limits.timeout_s:g} seconds; a student needs less than one. On a"
-            " slow machine allow more with --timeout."
+            f"was not loaded and run within {limits.timeout_s:g} seconds; a student needs less than one. On"
+            " a slow machine, allow more time with --timeout."
         )
     if code == OUT_OF_MEMORY:
         return (
-            f"needs more than {limits.memory_mb} MiB of memory to be loaded and run. A large student may get"
-            " more with --memory."
+            f"needs more than {limits.memory_mb} MiB of memory to be loaded and run. For a large student,"
+            " allow more with --memory."
         )
     text = ascii(" ".join(reason.split())[:MAX_REASON])
     if code < 0:

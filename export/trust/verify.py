@@ -1,4 +1,4 @@
-"""Does the exported file do what the student does? Measured through the device's own runtime.
+"""Does the exported file reproduce the student? Measured through the device's own runtime.
 
 Shapes: N inputs, D embedding dimension.
 """
@@ -42,7 +42,7 @@ class TaskMetric:
         name: Of the metric.
         metric: The metric; more is better.
         output: Field of `Prediction` that the metric is of.
-        answers: Index of the first answer to each input, such as the nearest picture of a gallery; by
+        answers: Index of the first answer to each input, such as the nearest image of a gallery; by
             default the nearest other input.
     """
 
@@ -131,7 +131,7 @@ def verify(
         ExportError: There is no input, or an output is not finite.
     """
     if not len(images):
-        raise ExportError("There is no held-out image to compare torch and ONNX Runtime on. Give at least 1.")
+        raise ExportError("There is no held-out image for comparing torch and ONNX Runtime. Give at least 1.")
     device, few = DeviceStudent(path), images[:MAX_IMAGES_PER_BATCH_SIZE]
     variants = FRONT_ENDS[reference.spec.front_end].variants(few, reference.spec)
     sizes = sorted(batch_sizes)[: None if len(few) == len(images) else -1]

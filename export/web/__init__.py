@@ -1,1 +1,1 @@
-"""The student in a browser: one page that runs it where it is opened, and asks nothing of any server."""
+"""The student in a browser: one page that runs it where it is opened, without requests to any server."""

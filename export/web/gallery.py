@@ -1,6 +1,6 @@
-"""The pictures that a page can find: public ones only, with the teacher's embedding of each.
+"""The images that a page can find: public ones only, with the teacher's embedding of each.
 
-Shapes: N pictures, S side of a picture, T side of a thumbnail, D embedding dimension, E example drawings.
+Shapes: N images, S side of an image, T side of a thumbnail, D embedding dimension, E example drawings.
 """
 
 import io
@@ -46,16 +46,16 @@ class Gallery:
     """What a page can find.
 
     Attributes:
-        names: Name of each picture; several may have one name. (N,)
+        names: Name of each image; several may have one name. (N,)
         pictures: RGB, uint8, (N, S, S, 3).
         embedding: Unit rows in the teacher's space, (N, D).
-        credit: One line that names authors and licence of the pictures.
+        credit: One line that names authors and licence of the images.
         notice: Whole text of the licences; empty where there is none.
         examples: Drawings to begin with, uint8, (E, R, R, 1), R the side that the student takes.
         example_names: Their names, (E,).
 
     Raises:
-        ExportError: There is no picture, or the numbers of rows differ.
+        ExportError: There is no image, or the numbers of rows differ.
     """
 
     names: tuple[str, ...]
@@ -70,22 +70,23 @@ class Gallery:
         counts = (len(self.names), len(self.pictures), len(self.embedding))
         if len(set(counts)) != 1 or not counts[0]:
             raise ExportError(
-                f"A gallery needs one name, picture and embedding each; given were {counts}, at least 1."
+                f"A gallery needs one name, image and embedding for each entry; given were {counts}, at"
+                " least 1."
             )
 
 
 def gallery_of_run(run: Run, *, num_pictures: int = NUM_PICTURES) -> Gallery:
-    """The pictures that a page of this run may carry.
+    """The images that a page of this run may carry.
 
-    The built-in set: the pictures of its test concepts, which the student never saw, and some of their
-    drawings to begin with. A user's own set: its **public** pictures.
+    The built-in set: the images of its test concepts, which the student never saw, and some of their
+    drawings to begin with. A user's own set: its **public** images.
 
     Args:
         run: The run.
         num_pictures: At most so many are taken, drawn by the run's seed.
 
     Guarantees:
-        Of a user's own pairs, nothing is returned: no picture, no name and no embedding.
+        Of a user's own pairs, nothing is returned: no image, no name and no embedding.
     """
     task, row = run.task, DATA_SETS.get(run.task.name)
     if row is not None and row.shows_pairs:
@@ -107,26 +108,26 @@ def gallery_of_run(run: Run, *, num_pictures: int = NUM_PICTURES) -> Gallery:
 def gallery_of_folder(
     run: Run, folder: Path, *, num_pictures: int = NUM_PICTURES, credit: str = ""
 ) -> Gallery:
-    """Pictures out of a folder that the user names, embedded by the run's teacher.
+    """Images out of a folder that the user names, embedded by the run's teacher.
 
     Args:
         run: The run.
-        folder: PNG, JPEG or WebP files; the name of a picture is that of its file.
+        folder: PNG, JPEG or WebP files; the name of an image is that of its file.
         num_pictures: At most so many are taken, drawn by the run's seed.
         credit: Who made them and under which licence.
 
     Raises:
-        DataError: The folder holds no picture, or one is broken.
-        ExportError: The run has ready teacher features, so there is no teacher that could see new pictures.
+        DataError: The folder holds no image, or one is broken.
+        ExportError: The run has ready teacher features, so there is no teacher that could see new images.
     """
     if run.task.has_ready_features:
         raise ExportError(
-            "This run has ready teacher features (teacher.public_features), so there is no teacher that could"
-            " embed other pictures. Leave the gallery out: the page then shows the public set."
+            "This run has ready teacher features (teacher.public_features), so there is no teacher to embed"
+            " other images. Leave the gallery out: the page then shows the public set."
         )
     files = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
-        raise DataError(f"{folder} holds no picture; allowed are files ending in {', '.join(SUFFIXES)}.")
+        raise DataError(f"{folder} has no images; allowed are files ending in {', '.join(SUFFIXES)}.")
     chosen = [files[row] for row in _draw(len(files), num_pictures, seed=run.seed)]
     side, fit = run.task.source_side, run.task.fit
     pictures = np.concatenate([_rgb(to_square(read_image(path), side=side, fit=fit)) for path in chosen])
@@ -139,7 +140,7 @@ def gallery_of_folder(
 
 
 def _rgb(picture: np.ndarray) -> Pictures:
-    """One picture, (S, S) or (S, S, C), as (1, S, S, 3)."""
+    """One image, (S, S) or (S, S, C), as (1, S, S, 3)."""
     return to_rgb(picture.reshape(1, *picture.shape[:2], -1))
 
 
@@ -159,7 +160,7 @@ def _built_in(task: Task, *, seed: int, num_pictures: int) -> Gallery:
 
 
 def _draw(total: int, num: int, *, seed: int) -> np.ndarray:
-    """Rows of at most ``num`` of ``total`` pictures, drawn by the run's seed, in ascending order."""
+    """Rows of at most ``num`` of ``total`` images, drawn by the run's seed, in ascending order."""
     return np.sort(numpy_generator(seed, "web-gallery").permutation(total)[:num])
 
 
@@ -181,13 +182,13 @@ def emoji_name(code_points: str) -> str:
 
 
 def sheet(pictures: Pictures) -> tuple[bytes, int, int]:
-    """All pictures as thumbnails on one WebP sheet, row by row.
+    """All images as thumbnails on one WebP sheet, row by row.
 
     Args:
         pictures: RGB, uint8, (N, S, S, 3).
 
     Returns:
-        The file, the side T of a thumbnail in pixels, and the thumbnails a row.
+        The file, the side T of a thumbnail in pixels, and the thumbnails per row.
     """
     side = min(TILE, pictures.shape[1])
     columns = math.ceil(math.sqrt(len(pictures)))
@@ -201,7 +202,7 @@ def sheet(pictures: Pictures) -> tuple[bytes, int, int]:
 
 
 def thumbnail(picture: UInt8[np.ndarray, "height width 3"], side: int) -> Image.Image:
-    """A picture averaged down to ``side``."""
+    """An image averaged down to ``side``."""
     image = Image.fromarray(picture)
     return image if image.size == (side, side) else image.resize((side, side), Image.Resampling.BOX)
 

@@ -1,4 +1,4 @@
-"""onnxruntime-web, the runtime in the page: one pinned version, found on this machine or fetched when asked.
+"""onnxruntime-web, the runtime in the page: one pinned version, found locally or downloaded on request.
 
 It is never part of edgecmd's own files. Two files are needed, and both are checked against pinned
 checksums wherever they come from.
@@ -91,8 +91,9 @@ def find_ort_web(folder: Path | None = None) -> OrtWeb:
             if all((candidate / name).is_file() for name in SHA256):
                 return _read(candidate)
     raise ExportError(
-        f"onnxruntime-web {VERSION} ({SCRIPT} and {WASM}) is not in {' or '.join(map(str, places))}. Fetch it"
-        f" with `edgecmd web fetch`, or name its folder with --ort-web or the variable {VARIABLE}."
+        f"onnxruntime-web {VERSION} ({SCRIPT} and {WASM}) is not in {' or '.join(map(str, places))}."
+        " Download it with `edgecmd web fetch`, or give its folder with --ort-web or the variable"
+        f" {VARIABLE}."
     )
 
 
@@ -125,8 +126,8 @@ def check(label: str, data: bytes, *, name: str) -> None:
     found = hashlib.sha256(data).hexdigest()
     if found != SHA256[name]:
         raise ExportError(
-            f"{label} has sha256={found}; allowed is {SHA256[name]}, onnxruntime-web {VERSION}."
-            " Fetch that version with `edgecmd web fetch`."
+            f"{label} has sha256={found}; allowed is {SHA256[name]}, onnxruntime-web {VERSION}. Download"
+            " that version with `edgecmd web fetch`."
         )
 
 
@@ -158,7 +159,7 @@ def fetch_ort_web(folder: Path | None = None, *, npm_dir: Path | None = None) ->
             members = read_members(PACKAGE, fetch(PACKAGE, where))
         except OSError as error:
             raise ExportError(
-                f"{where} cannot be used: {error.strerror or error}. Name another folder with --npm-dir."
+                f"{where} cannot be used: {error.strerror or error}. Give another folder with --npm-dir."
             ) from error
     content = {Path(member).name: data for member, data in members.items()}
     for name, data in content.items():

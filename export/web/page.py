@@ -1,6 +1,6 @@
 """The page: one HTML file with everything inside, or a folder to be served.
 
-Shapes: N pictures, D embedding dimension.
+Shapes: N images, D embedding dimension.
 """
 
 import base64
@@ -50,7 +50,7 @@ class WebReport:
 
     Attributes:
         path: The page, or ``index.html`` of the folder.
-        num_bytes: Size of each part: in the page as it stands there, in a folder of each file.
+        num_bytes: Size of each part: in the page as it is there, in a folder of each file.
         total_bytes: Size of the page, or of the whole folder.
     """
 
@@ -75,7 +75,7 @@ def build_web(
         out: The .html file (``single``) or the folder (``folder``); an older page there is replaced.
         mode: ``single`` opens from the disk; ``folder`` needs a web server.
         runtime: onnxruntime-web.
-        gallery: Pictures to find; None shows class probabilities alone.
+        gallery: Images to find; None shows class probabilities alone.
         title: Heading of the page.
 
     Guarantees:
@@ -118,17 +118,17 @@ def page_info(model: Path, *, gallery: Gallery | None) -> dict[str, object]:
     if (given.name, given.type) != ("image", "tensor(uint8)") or channels not in GREY_CHANNELS:
         raise ExportError(
             f"{model} takes {given.name!r} of type {given.type} with channels={channels}; a page can draw"
-            " 8-bit pictures with 1 or 3 channels alone."
+            " only 8-bit images with 1 or 3 channels."
         )
     if "mask" in [one.name for one in session.get_outputs()]:
         raise ExportError(
-            f"{model} tells a class for each pixel, which the page cannot draw. Use `infer.py --masks`, or"
-            " build the page from a student of whole pictures."
+            f"{model} predicts a class for each pixel, which the page cannot show. Use `infer.py --masks`,"
+            " or build the page from a student of whole images."
         )
     if gallery is None and not classes:
         raise ExportError(
             "There is nothing to show: no gallery, and a model without classes. Build the page from a run"
-            " folder, which knows its teacher and its public pictures, or export with a head."
+            " folder, which has its teacher and public images, or export with a head."
         )
     if gallery is not None and gallery.embedding.shape[1] != dim:
         raise ExportError(
@@ -167,7 +167,7 @@ def _gallery_parts(gallery: Gallery, info: dict[str, object]) -> dict[str, bytes
 
 def _write_single(out: Path, parts: Mapping[str, bytes], fill: Callable[..., str]) -> WebReport:
     if out.is_dir():
-        raise ExportError(f"{out} is a folder. Name the .html file, or use the mode 'folder'.")
+        raise ExportError(f"{out} is a folder. Give an .html file, or use --mode folder.")
     script, style = _script(), (ROOM / STYLE).read_text(encoding="utf-8")
     packed = {name: _pack(data) for name, data in parts.items() if name != NOTICE}
     page = fill(
@@ -237,7 +237,7 @@ def add_page(run: Run, bundle: Path, *, beside: Path, mode: str, runtime: OrtWeb
     """Build the page of a bundle that was just made.
 
     Args:
-        run: Where it comes from; its public pictures can be found.
+        run: Where it comes from; its public images can be found.
         bundle: The bundle.
         beside: The run folder, as messages call it.
         mode: ``single``: into the bundle, whose sums are renewed; ``folder``: into ``web`` of the run folder.
@@ -255,11 +255,11 @@ def add_page(run: Run, bundle: Path, *, beside: Path, mode: str, runtime: OrtWeb
 
 def _refuse_foreign(out: Path) -> None:
     if out.exists() and not out.is_dir():
-        raise ExportError(f"{out} is a file. Name a folder, or use the mode 'single'.")
+        raise ExportError(f"{out} is a file. Give a folder, or use --mode single.")
     foreign = sorted({path.name for path in out.iterdir()} - FOLDER_FILES) if out.exists() else []
     if foreign:
         raise ExportError(
-            f"{out} holds things that are no part of a page, such as {foreign[0]}. Choose another folder."
+            f"{out} contains things that are not part of a page, such as {foreign[0]}. Choose another folder."
         )
 
 
@@ -290,7 +290,7 @@ def _fill(info: Mapping[str, object], *, gallery: Gallery | None, title: str, mo
 
 
 def embedded_json(value: object) -> str:
-    """JSON that cannot end the script element it stands in, whatever its texts hold."""
+    """JSON that cannot end the script element it is in, whatever its texts hold."""
     text = json.dumps(value, sort_keys=True, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

@@ -1,4 +1,4 @@
-"""A static web server for a page folder, for this machine alone."""
+"""A static web server for a page folder, for this machine only."""
 
 import http.server
 from functools import partial
@@ -51,7 +51,7 @@ def make_server(folder: Path, *, port: int = 0) -> http.server.ThreadingHTTPServ
     """
     if not (folder / INDEX).is_file():
         raise ExportError(
-            f"{folder} has no {INDEX}. Make a folder with `edgecmd web build RUN --mode folder`."
+            f"{folder} has no {INDEX}. Make the folder with `edgecmd web build RUN --mode folder`."
         )
     try:
         return http.server.ThreadingHTTPServer((HOST, port), partial(_Handler, directory=str(folder)))

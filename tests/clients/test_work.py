@@ -178,7 +178,7 @@ def test_missing_pairs_are_the_owner_s_to_find(tmp_path: Path, caplog: pytest.Lo
     device = make_device(tmp_path / "node")
     reply = ask(run_config("privacy.mechanism=none"), device.node | {"data-dir": str(tmp_path / "none")})
     assert reply.error.reason == "refused: node-config"
-    assert "none' is neither a folder with source/ and target/ nor an .npz file" in caplog.text
+    assert "none' is not a folder with source/ and target/ or an .npz file" in caplog.text
 
 
 def test_a_client_beyond_the_partition(pairs: Path, tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_code_that_asks_the_process_to_end_is_named_and_ends_nothing(
     (tmp_path / "leaving.py").write_text(LEAVING)
     monkeypatch.syspath_prepend(str(tmp_path))
     config = tiny_config(pairs, tmp_path, "distill.loss=leaving:Leaves")
-    told = "The loss Leaves raised SystemExit: enough. Mend that code"
+    told = "The loss Leaves raised SystemExit: enough. Fix that code"
     with pytest.raises(ClientError, match=f"client 1, stage distil: ConfigError: {told}"):
         answer_train(order(config), context_of(config), local=True)
     node = {"modules": "leaving", "max-epsilon": 8.0}

@@ -67,7 +67,7 @@ def test_a_sound_run_passes_and_is_written_down(finished: Path) -> None:
     ("file", "old", "new", "code", "text"),
     [
         ("privacy.json", '"epsilon": ', '"epsilon": 0.01,\n  "was": ', 3, "privacy.json claims epsilon=0.01"),
-        ("privacy.json", '"epsilon": ', '"epsilon": "low",\n  "was": ', 4, "'low' is no epsilon"),
+        ("privacy.json", '"epsilon": ', '"epsilon": "low",\n  "was": ', 4, "'low' is not an epsilon"),
         ("ledger/client-0001.jsonl", '"round": 2', '"round": 9', 7, "is damaged at line 3"),
     ],
 )

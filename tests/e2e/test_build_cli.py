@@ -26,8 +26,8 @@ def test_stamps_are_built_listed_and_shown(
     words = ("data", "build", "stamps", "--stamps", str(root), "--languages", "fr, ro,en")
     assert run(monkeypatch, *words) == 0
     out = capsys.readouterr().out
-    assert "note: left out, of no picture: 1 (animals/nobody_desc_fr)" in out
-    assert "14 pairs (real) of 6 pictures and 5 concepts" in " ".join(out.split())
+    assert "note: left out, without an image: 1 (animals/nobody_desc_fr)" in out
+    assert "14 pairs (real) of 6 images and 5 concepts" in " ".join(out.split())
     assert (home / "stamps" / "NOTICE").is_file()
     assert run(monkeypatch, "data", "list") == 0
     assert "stamps: Tux Paint's stamps" in " ".join(capsys.readouterr().out.split())

@@ -98,7 +98,7 @@ def test_pretrain_init_data_and_doctor(
     made = tmp_path / "made.toml"
     assert run(monkeypatch, "init", str(made)) == 0
     assert run(monkeypatch, "init", str(made)) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     sheet = tmp_path / "sheet.png"
     assert (
         run(monkeypatch, "data", "show", "--config", str(settings_file), "--out", str(sheet), "--num", "4")

@@ -43,7 +43,7 @@ def test_a_preset_tunes_each_method_alike_and_writes_a_table_a_federation(
     words = [*tiny_pair, "--methods", "cmc,l2,supervised,teacher", "--seeds", "2"]
     assert run(monkeypatch, *words, "--federation", "iid:2,central") == 0
     out = capsys.readouterr().out
-    assert "Time for the other" in out
+    assert "Time for the remaining" in out
     assert "Highest mean of a label-free method at probe k=1" in out
     assert "too few to rank methods" in out
     folder = Path(tiny.out) / "tiny-fast"
@@ -108,12 +108,12 @@ def test_after_an_interruption_the_same_command_goes_on(
 
     monkeypatch.setattr(compare_jobs, "measure", stop_at_the_second)
     assert run(monkeypatch, *words) == 130
-    assert "the same command goes on" in capsys.readouterr().out
+    assert "the same command continues" in capsys.readouterr().out
     kept = Path(tiny.out) / "tiny-fast" / "seed-0" / "l2.json"
     before = kept.stat().st_mtime_ns
     monkeypatch.setattr(compare_jobs, "measure", whole)
     assert run(monkeypatch, *words) == 0
-    assert "1 of 3 jobs are finished already" in capsys.readouterr().out
+    assert "1 of 3 jobs are already finished" in capsys.readouterr().out
     assert kept.stat().st_mtime_ns == before
 
 
@@ -150,19 +150,19 @@ def test_the_estimate_counts_what_is_left(tiny: RunConfig, tmp_path: Path) -> No
     [
         (["--pair", "emojis"], "--pair='emojis' is unknown"),
         (["--pair", "emoji", "--methods", "cmc,crdd"], "--methods has 'crdd'"),
-        (["--fast"], "--fast is a form of a preset"),
+        (["--fast"], "--fast belongs to a preset"),
         (["--federation", "iid"], "--federation has 'iid'"),
-        (["--federation", "iid:10", "--methods", "central:cmc"], "put central among the federations"),
+        (["--federation", "iid:10", "--methods", "central:cmc"], "add central to the federations"),
         (["--temperatures", "0.1,x"], "--temperatures='0.1,x' must be numbers"),
         (["--temperatures", ","], "--temperatures=',' must be numbers"),
         (["--temperatures", "0.1,nan"], "distill.temperature=nan is outside"),
         (["--temperatures", "0"], "distill.temperature=0.0 is outside"),
-        (["--temperatures", "0.1", "--no-tune"], "--temperatures are tried by tuning"),
+        (["--temperatures", "0.1", "--no-tune"], "--temperatures needs tuning"),
         (["--work", "500", "--temperatures", "0.1"], "--work trains each row once"),
         (["--work", "500", "--local-steps", "3"], "must divide --work 500"),
         (["--work", "500", "--local-steps", "a"], "must be whole numbers"),
-        (["--work", "500", "--methods", "teacher"], "sends no weights"),
-        (["--work", "500", "--methods", "cmc", "--federation", "central"], "sends no weights"),
+        (["--work", "500", "--methods", "teacher"], "does not send weights"),
+        (["--work", "500", "--methods", "cmc", "--federation", "central"], "does not send weights"),
     ],
 )
 def test_bad_input_is_told_in_one_line(
@@ -186,4 +186,4 @@ def test_a_preset_beside_a_file_is_refused(
     settings_file: Path,  # noqa: F811
 ) -> None:
     assert run(monkeypatch, "compare", "--pair", "emoji", "--config", str(settings_file)) == 2
-    assert "--pair brings its own settings" in capsys.readouterr().err
+    assert "--pair has its own settings" in capsys.readouterr().err

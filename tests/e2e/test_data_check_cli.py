@@ -105,11 +105,15 @@ CASES: dict[str, tuple[Callable[[], Path], tuple[str, ...], str]] = {
     "no private loss": (good, ("privacy.mechanism=anchors", "distill.loss=cmc"), "cannot be made private"),
     "a teacher that is not there": (good, ("teacher.path=/nowhere.safetensors",), "/nowhere.safetensors"),
     "two teachers": (good, ("teacher.name=icons2",), "teacher.name='icons2'"),
-    "reversed without a teacher": (good, ("data.reverse=true",), "no teacher that comes with edgecmd"),
-    "no public folder": (good, ("data.public_path=/nowhere",), "is no folder that exists"),
+    "reversed without a teacher": (
+        good,
+        ("data.reverse=true",),
+        "No teacher for data.reverse=true comes with edgecmd",
+    ),
+    "no public folder": (good, ("data.public_path=/nowhere",), "is not an existing folder"),
     "proximal": (good, ("federation.strategy=fedprox",), "needs distill.proximal_mu above 0"),
     "fold": (good, ("export.fold_norm=true",), "has no GroupNorm to fold"),
-    "prototypes": (good, ("export.prototypes=/nowhere",), "export.prototypes='/nowhere' is no folder"),
+    "prototypes": (good, ("export.prototypes=/nowhere",), "export.prototypes='/nowhere' is not a folder"),
     "no prototype": (
         changed(lambda one: (one.parent / "classes").mkdir()),
         ("export.prototypes=classes",),
@@ -118,7 +122,7 @@ CASES: dict[str, tuple[Callable[[], Path], tuple[str, ...], str]] = {
     "one prototype": (
         changed(lambda one: examples(one, "cup")),
         ("export.prototypes=classes",),
-        "classes has the class cup alone",
+        "classes has only the class cup",
     ),
     "a broken prototype": (
         changed(lambda one: examples(one, "cup", "hat", broken=True)),
@@ -129,13 +133,13 @@ CASES: dict[str, tuple[Callable[[], Path], tuple[str, ...], str]] = {
     "calibrated sound": (
         recordings,
         ("student.architecture=audio-50k", "export.profiles=int8"),
-        "public pictures can be made to take ranges from",
+        "public images can provide ranges",
     ),
     "larger than the files": (good, ("data.image_size=224",), "needs 224 at least"),
     "one grey": (
         changed(lambda one: picture(5, colour=True).save(one / "target" / "p003.png")),
         (),
-        "has grey pictures, 29",
+        "has grey images, 29",
     ),
     "a text": (changed(lambda one: (one / "source/p003.png").write_text("x")), (), "cannot be decoded"),
     "iPhone": (changed(lambda one: (one / "source/p900.heic").write_bytes(b"x")), (), "1 .heic (p900.heic)"),
@@ -167,7 +171,7 @@ CASES: dict[str, tuple[Callable[[], Path], tuple[str, ...], str]] = {
     "labels of bytes": (npz(label=[b"a", b"b"] * 15), (), "Convert it with numpy.char.decode"),
     "labels of numbers with a point": (npz(label=np.arange(30.0)), (), "has label of dtype=float64"),
     "owners of another length": (npz(owner=np.arange(4)), (), "has 4 rows of owner for 30 of source"),
-    "nothing public": (npz(public=np.zeros((0, 16, 16, 3), np.uint8)), (), "which holds nothing"),
+    "nothing public": (npz(public=np.zeros((0, 16, 16, 3), np.uint8)), (), "which is empty"),
     "no rate": (npz(target=np.ones((30, 8000), np.int16)), (), "has recordings and target_rate_hz: none"),
     "a rate of 0": (
         npz(target=np.ones((30, 8000), np.int16), target_rate_hz=0),
@@ -252,8 +256,8 @@ def test_what_is_read_and_how_it_is_split_is_shown(
         "masks none given",
         "public set mine/public, 12 images",
         "the test has unseen concepts",
-        f"note: {folder}/labels.csv has semicolons between its cells, and was read so.",
-        f"{folder}: no problem found.",
+        f"note: {folder}/labels.csv has semicolons between its cells and was read accordingly.",
+        f"{folder}: no problems found.",
     ):
         assert text in out
     assert (
@@ -289,8 +293,8 @@ def test_large_pictures_without_public_ones(
     words = sets(f"data.image_size={side}")
     assert run(monkeypatch, "data", "check", f"large{side}", *words) == 0
     out = capsys.readouterr().out
-    assert f"note: The built-in public pictures have 64 pixels and are enlarged to {side}." in out
-    assert f"large{side}: no problem found." in out
+    assert f"note: The built-in public images have 64 pixels and are enlarged to {side}." in out
+    assert f"large{side}: no problems found." in out
     assert (
         run(
             monkeypatch,

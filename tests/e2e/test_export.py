@@ -138,4 +138,4 @@ def test_wrong_words_are_named(
     assert run(monkeypatch, "export", folder, "--profiles", "dyn8", "--out", tmp_path / "b") == 6
     assert "Profile dyn8 is for transformers" in capsys.readouterr().err
     assert run(monkeypatch, "export", folder, "--prototypes", tmp_path / "missing") == 4
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err

@@ -184,7 +184,7 @@ def test_depth_and_sound_go_from_pairs_to_a_bundle(
     capsys.readouterr()
     for words, message in (
         (("--profiles", "int8"), "Leave int8 out"),
-        (("--fold-norm",), "stand in for pictures"),
+        (("--fold-norm",), "stand in for images"),
     ):
         assert run(monkeypatch, "export", folder, *words) in (2, 6)
         assert message in capsys.readouterr().err

@@ -27,7 +27,7 @@ def test_an_owner_s_first_day(
     assert run(monkeypatch, "node", text, *SETTINGS) == 0
     shown = capsys.readouterr().out
     assert "9 as grey, 1 left out" in shown
-    assert "No ledger counts these pairs: private runs are refused until --new-ledger begins one." in shown
+    assert "No ledger counts these pairs: private runs are refused until --new-ledger starts one." in shown
     assert run(monkeypatch, "node", text, "--new-ledger", "--json", *SETTINGS) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["num_pairs"], report["num_rounds"], report["epsilon"]) == (9, 0, 0.0)
@@ -59,7 +59,7 @@ def test_a_public_picture_that_is_in_a_pair_is_shown_to_its_owner(
         ("max-epsilom=3", "max-epsilom=3, which is unknown. Allowed: .* Did you mean 'max-epsilon'"),
         ("max-epsilon=3", "neither data-dir nor partition-id"),
         ("partition-id=0", "has no data-dir"),
-        ('data-dir="/nowhere"', "neither a folder with source/ and target/ nor an .npz file"),
+        ('data-dir="/nowhere"', "is not a folder with source/ and target/ or an .npz file"),
     ],
 )
 def test_a_wrong_node_config_is_named(

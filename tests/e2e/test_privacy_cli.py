@@ -52,7 +52,7 @@ def test_the_plan_is_shown_and_nothing_runs(pairs: Path, tmp_path: Path) -> None
     ("setting", "code", "text"),
     [
         (["privacy.mechanism=anchors", "distill.loss=cmc"], 7, "508 times"),
-        (["privacy.mechanism=anchors", "privacy.accountant=gdp"], 7, "no bound"),
+        (["privacy.mechanism=anchors", "privacy.accountant=gdp"], 7, "not a bound"),
         (["privacy.mechanism=anchros"], 2, "Did you mean 'anchors'"),
         (["privacy.mechanism=anchors", "privacy.epsilon=-1"], 2, "privacy.epsilon"),
         (["privacy.mechanism=anchors", "privacy.noise_multiplier=0.5"], 7, "above privacy.epsilon=8"),

@@ -68,7 +68,7 @@ def test_both_files_are_named_before_anything_is_trained(
     assert run(monkeypatch, "run", *sets(*FILES, "name=ready")) == 4
     err = capsys.readouterr().err
     assert (
-        "teacher.pair_features='clip.npz' has 384 numbers a row, teacher.public_features='public.npz' 128"
+        "teacher.pair_features='clip.npz' has 384 numbers per row, teacher.public_features='public.npz' 128"
         in err
     )
     assert not Path("runs/ready/config.toml").exists()
@@ -97,7 +97,7 @@ def test_held_out_pairs_that_the_teacher_does_not_tell_apart(
     ("words", "code", "message"),
     [
         (["run", *sets(*FILES, "distill.anchors=procedural")], 2, "the teacher that made them is not here"),
-        (["run", *sets(*FILES, "student.architecture=seg-50k")], 4, "features of whole pictures"),
+        (["run", *sets(*FILES, "student.architecture=seg-50k")], 4, "features of whole images"),
         (["run", *sets("teacher.pair_features=no.npz", FILES[1])], 4, "no.npz does not exist"),
         (["run", *sets("teacher.pair_features=pairs.npz", FILES[1])], 4, "lacks the array ids and features"),
         (["run", *sets("teacher.pair_features=clip.h5", FILES[1])], 4, "neither .npz nor .npy"),

@@ -59,7 +59,7 @@ def test_the_whole_pipeline(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert "digits (class-paired), 60 training pairs, 80 test pairs" in out
     # The few made-up pictures are paired with recordings of all speakers.
     assert re.search(r"^Unseen speakers(, but .* also in training)?, class-paired pairs", out, re.M)
-    assert "class-R@1: a picture of the right class is nearest" in out
+    assert "class-R@1: the nearest image has the right class" in out
     assert "val_class_recall@1" in out
     assert "class_recall@1 through onnxruntime" in out
     folder = Path("runs/all")
@@ -113,8 +113,8 @@ def test_private_recordings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     ("words", "code", "message"),
     [
         (["simulate", "--set", "data.name=digits"], 2, "Allowed: audio-50k, audio-200k"),
-        (["simulate", "--set", "student.architecture=audio-50k"], 2, "which are pictures. Allowed: ws-50k"),
-        (["warm-start", *sets()], 2, "no public picture can stand in for one"),
+        (["simulate", "--set", "student.architecture=audio-50k"], 2, "which are images. Allowed: ws-50k"),
+        (["warm-start", *sets()], 2, "public images cannot stand in for them"),
         (["data", "build", "digits"], 2, "needs --recordings"),
         (["data", "build", "digits", "--recordings", "/nowhere"], 4, "/nowhere is not a folder"),
         (["data", "check", "/nowhere", "--set", "data.clip_s=0"], 2, "data.clip_s=0.0 is outside"),
@@ -162,13 +162,13 @@ def test_recordings_teach_a_student_of_pictures(
         "federation.num_clients=2",
     )
     assert run(monkeypatch, "run", *words) == 2
-    assert "data.reverse=true has no teacher that comes with edgecmd" in capsys.readouterr().err
+    assert "No teacher for data.reverse=true comes with edgecmd" in capsys.readouterr().err
     assert run(monkeypatch, "pretrain", "--out", "heard.safetensors", *words) == 0
     assert "on 80 public images (FSDD (ann))" in capsys.readouterr().out
     words += sets("teacher.path=heard.safetensors", "name=turned")[-4:]
     assert run(monkeypatch, "run", "--no-baselines", *words) == 0
     out = capsys.readouterr().out
-    assert re.search(r"^Unseen pictures(, but .* also in training)?, class-paired pairs", out, re.M)
+    assert re.search(r"^Unseen images(, but .* also in training)?, class-paired pairs", out, re.M)
     folder = Path("runs/turned")
     assert json.loads((folder / "export" / "report.json").read_text())["front_end"] != "wave"
     with np.load(folder / "retrieval.npz") as gallery:
@@ -177,4 +177,4 @@ def test_recordings_teach_a_student_of_pictures(
     assert run(monkeypatch, "verify", str(folder / "export")) == 0
     assert run(monkeypatch, "data", "show", *words, "--num", "4") == 0
     assert run(monkeypatch, "warm-start", *words) == 2
-    assert "needs public pictures in colour" in capsys.readouterr().err
+    assert "needs public images in colour" in capsys.readouterr().err

@@ -107,7 +107,7 @@ def test_killed_twice_and_interrupted_once(pairs: Path, tmp_path: Path) -> None:
     process = start("resume", str(folder), stop_at="clients/*/client-0000/round-000005.state")
     _, err = end_by(process, signal.SIGINT)
     assert process.returncode == 130
-    assert "Stopped. What was finished is saved" in err
+    assert "Stopped. Finished work is saved" in err
     assert "Traceback" not in err
 
     process = start("resume", str(folder))
@@ -183,7 +183,7 @@ def test_a_run_of_flower_is_not_resumed_here(
     for command in (["resume", str(folder)], ["simulate", *words], ["run", *words]):
         assert run(monkeypatch, *command) == 5
         err = capsys.readouterr().err
-        assert "the pairs of 3 of its 3 clients lie on their nodes" in err
+        assert "the pairs of 3 of its 3 clients are stored on their nodes" in err
         assert f'flwr run . <federation> --run-config \'out="{tmp_path}" name="tiny"' in err
         assert "data.path" not in err
     assert not (folder / "events.jsonl").exists()

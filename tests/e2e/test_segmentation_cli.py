@@ -91,7 +91,7 @@ def test_a_sheet_shows_the_masks_found_beside_the_truth(
 
 @pytest.mark.parametrize(
     ("student", "sheet", "told"),
-    [("ws-50k", "one.png", "finds none"), ("seg-50k", "missing/one.png/two.png", "one.png")],
+    [("ws-50k", "one.png", "predicts none"), ("seg-50k", "missing/one.png/two.png", "one.png")],
 )
 def test_a_sheet_that_cannot_be_is_refused_before_anything_is_measured(
     student: str,
@@ -160,7 +160,7 @@ def test_privacy_of_single_pairs_is_refused_before_anything_runs(
 ) -> None:
     words = settings(*SCENES, *TINY, f"out={tmp_path}", "privacy.mechanism=anchors")
     assert run(monkeypatch, "run", *words) != 0
-    assert "places of a picture" in " ".join(capsys.readouterr().err.split())
+    assert "locations in an image" in " ".join(capsys.readouterr().err.split())
     assert not list(tmp_path.iterdir())
 
 
@@ -175,4 +175,4 @@ def test_what_looks_at_whole_pictures_is_refused(
     own = settings(*SCENES, *TINY, f"out={tmp_path}")
     rest = {"audit": [str(finished)], "distance": own, "warm-start": ["--out", str(tmp_path / "s"), *own]}
     assert run(monkeypatch, *words, *rest[words[0]]) != 0
-    assert "one embedding a picture" in " ".join(capsys.readouterr().err.split())
+    assert "one embedding per image" in " ".join(capsys.readouterr().err.split())

@@ -52,7 +52,7 @@ def test_distance_of_a_probe_and_of_a_student(
     ("more", "code", "message"),
     [
         (["--batch-size", "8"], 4, "make 1 batches of 8"),
-        (["--batch-size", "4", "--pairs", "8"], 4, "rests on 2 batches"),
+        (["--batch-size", "4", "--pairs", "8"], 4, "is based on 2 batches"),
         (
             ["--batch-size", "4", "--set", "distill.teacher_temperature=0.0001"],
             4,
@@ -164,7 +164,7 @@ def test_a_stopped_sweep_keeps_what_is_finished_and_goes_on(
     words += ["--set", "federation.local_steps=1"]
     monkeypatch.setitem(theory_jobs.WORK, "point", stopped_at_the_third)
     assert run(monkeypatch, *words) == 130
-    assert "What was finished is saved" in capsys.readouterr().err
+    assert "Finished work is saved" in capsys.readouterr().err
     folder = Path(tiny.out) / "tiny"
     assert len(list((folder / "theory").iterdir())) == 2
     assert not (folder / "theory.json").exists()
@@ -174,7 +174,7 @@ def test_a_stopped_sweep_keeps_what_is_finished_and_goes_on(
     assert f"{num - 2} of {num} points to measure" in out
     assert calls[0] == num + 1
     assert run(monkeypatch, *words) == 0
-    assert f"Finished already and read: {num} points." in capsys.readouterr().out
+    assert f"Already finished and read: {num} points." in capsys.readouterr().out
 
 
 def test_a_pair_stands_for_data_and_student_and_the_user_s_settings_count() -> None:

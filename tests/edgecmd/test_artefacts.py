@@ -150,7 +150,7 @@ def test_content_is_written_as_what_it_is(tmp_path: Path) -> None:
 def test_what_tells_of_pairs_is_refused_under_privacy_in_what_may_leave(
     content: object, tmp_path: Path
 ) -> None:
-    with pytest.raises(PrivacyError, match="may leave, and under a privacy mechanism must not tell"):
+    with pytest.raises(PrivacyError, match="may leave, so under a privacy mechanism it must not reveal"):
         write_artefact(tmp_path, "privacy.json", content, may_leave=True, private=True)
     assert list(tmp_path.iterdir()) == []
     # Without privacy nothing is bounded, and the card tells it as ever; the owner's own files hold it always.

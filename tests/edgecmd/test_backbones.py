@@ -258,11 +258,11 @@ class TestFirstWeights:
             (lambda: trained_half(), r"8 of 20 tensors matched"),
             (
                 lambda: {"epoch": 3, "arguments": {}},
-                r"holds no tensors by name; its keys are: epoch, arguments",
+                r"holds no named tensors; its keys are: epoch, arguments",
             ),
             (lambda: {}, r"its keys are: none"),
             (lambda: {"model": {}}, r"its keys are: none"),
-            (lambda: 3, r"holds a int and no tensors by name"),
+            (lambda: 3, r"holds a int instead of named tensors"),
             (lambda: {"a": torch.full((2,), float("nan"))}, r"has numbers in 'a' that are not finite"),
             (lambda: nn.Linear(2, 2), r"is a pickle with torch\.nn\.modules\.linear\.Linear, which is code"),
         ],
@@ -279,8 +279,8 @@ class TestFirstWeights:
         [
             (pickle.dumps(print), r"is a pickle with something that torch does not read"),
             (b"PK\x03\x04 and no more", r"is a pickle with something"),
-            (b"", r"is no safetensors file"),
-            (b"\x08\x00\x00\x00\x00\x00\x00\x00nonsense", r"is no safetensors file"),
+            (b"", r"is not a safetensors file"),
+            (b"\x08\x00\x00\x00\x00\x00\x00\x00nonsense", r"is not a safetensors file"),
             (None, r"is not a file"),
         ],
     )
@@ -374,7 +374,7 @@ class TestBatchNormalisation:
                 inner = self.first(image)
                 return (self.norm(inner) + inner).mean((2, 3))
 
-        with pytest.raises(ConfigError, match=r"answers otherwise .*student.batch_norm='freeze'"):
+        with pytest.raises(ConfigError, match=r"gives different results .*student.batch_norm='freeze'"):
             student(Beside(), dim=DIM, size=SIDE, batch_norm="fold")
 
     @pytest.mark.parametrize(
@@ -476,7 +476,7 @@ class TestARun:
         assert student_bytes(simulate(config)) == expected
         whole = weights.read_bytes()
         torch.save(trained_network().state_dict() | {"more": torch.zeros(1)}, weights)
-        with pytest.raises(ConfigError, match=r"is another file than the one that the run in .* began with"):
+        with pytest.raises(ConfigError, match=r"is not the file that the run in .* started with"):
             simulate(config)
         weights.unlink()
         with pytest.raises(DataError, match=r"student.weights='.*' is not a file"):
@@ -560,7 +560,9 @@ def test_a_width_that_hangs_on_a_batch_that_was_not_tried_is_refused_when_it_com
     # With a projector, and without one, where the width is the teacher's already.
     made = student(Mixed(), dim=dim, in_channels=1, size=SIDE)
     assert made(images()).shape == (4, dim)
-    with pytest.raises(ConfigError, match=r"<Mixed> gives \(5, 3\) for a batch of 5, and 4 numbers an input"):
+    with pytest.raises(
+        ConfigError, match=r"<Mixed> gives \(5, 3\) for a batch of 5, and 4 numbers per input"
+    ):
         made(images(5))
     with pytest.raises(ConfigError, match=r"gives \(5, 3\) for a batch of 5"):
         require_pure(student(Mixed(), dim=dim, in_channels=1, size=SIDE), in_channels=1, image_size=SIDE)

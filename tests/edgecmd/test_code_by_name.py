@@ -39,11 +39,11 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("loss", "names no code of your own. Write module:factory or file.py:factory"),
-        (":loss", "names no code"),
-        ("own:", "names no code"),
-        ("..own_by_name:loss", "names no code"),
-        ("own_by_name:loss()", "names no code"),
+        ("loss", "does not name code of your own. Write module:factory or file.py:factory"),
+        (":loss", "does not name code"),
+        ("own:", "does not name code"),
+        ("..own_by_name:loss", "does not name code"),
+        ("own_by_name:loss()", "does not name code"),
         ("nowhere_at_all:loss", "cannot be imported: ModuleNotFoundError: .*must be able to import 'nowhere"),
         ("lacks_by_name:loss", "No module named 'a_library_that_is_not_there'"),
         ("leaves_by_name:loss", "cannot be imported: SystemExit: 0"),

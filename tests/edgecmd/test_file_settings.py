@@ -54,9 +54,7 @@ def test_the_server_s_file_lies_over_what_everybody_was_sent(tmp_path: Path) -> 
 def test_what_the_nodes_must_see_too_is_refused_by_name(tmp_path: Path, key: str) -> None:
     section, _, name = key.partition(".")
     path = write(tmp_path, f"[{section}]\n{name} = 1\n")
-    with pytest.raises(
-        ConfigError, match=f"holds {key}, which is no setting of the server alone.*--run-config"
-    ):
+    with pytest.raises(ConfigError, match=f"holds {key}, which is not a server-only setting.*--run-config"):
         read_server_settings(path)
 
 
@@ -82,7 +80,7 @@ def test_a_relative_path_and_a_missing_file_are_refused(tmp_path: Path) -> None:
 def test_a_path_that_no_system_takes_is_refused_by_name(tmp_path: Path, key: str) -> None:
     section, dot, name = key.rpartition(".")
     path = write(tmp_path, (f"[{section}]\n" if dot else "") + f'{name} = "/a\\u0000b"\n')
-    words = rf"{key}='/a\\x00b' holds a NUL character"
+    words = rf"{key}='/a\\x00b' contains a NUL character"
     with pytest.raises(ConfigError, match=f"server.toml: {words}"):
         read_server_settings(path)
     with pytest.raises(ConfigError, match=f"the run config: {words}"):

@@ -38,7 +38,7 @@ def test_every_error_of_the_system_is_one_sentence_with_path_and_way_out(number:
         (errno.EROFS, "read-only"),
         (errno.EACCES, "no permission"),
         (errno.ENAMETOOLONG, "too long"),
-        (errno.EIO, "the disk does not answer"),
+        (errno.EIO, "the disk reports an error"),
         (errno.EMFILE, "ulimit -n"),
         (errno.ENOMEM, "too little free memory"),
     ],
@@ -66,7 +66,7 @@ def test_the_file_that_is_in_the_way_is_named(tmp_path: Path) -> None:
 def test_a_name_that_is_too_long(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="too long") as caught:
         write_bytes_atomically(tmp_path / ("n" * 300), b"")
-    assert "the name is too long for this file system. Choose a shorter one." in str(explain(caught.value))
+    assert "the name is too long for this file system. Choose a shorter name." in str(explain(caught.value))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -215,13 +215,16 @@ BROKEN: dict[str, tuple[Callable[[], object], str]] = {
     "no gradient": (lambda: made(lambda s, t, a: s.detach().sum(1)), "has no gradient at the student"),
     "zero gradient": (lambda: made(lambda s, t, a: (0 * s).sum(1)), "has no gradient at the student"),
     "root of zero": (lambda: made(lambda s, t, a: (s - s).norm(dim=1) + (0 * s).sum(1).sqrt()), "not finite"),
-    "random": (lambda: made(lambda s, t, a: s.sum(1) * torch.rand(())), "other values for the same pairs"),
-    "memory": (lambda: made(remembers), "other values for the same pairs the second time"),
+    "random": (
+        lambda: made(lambda s, t, a: s.sum(1) * torch.rand(())),
+        "different values for the same pairs",
+    ),
+    "memory": (lambda: made(remembers), "different values for the same pairs the second time"),
     "in the batch": (
         lambda: made(lambda s, t, a: losses.cmc(s, t, temperature=0.1)),
-        "says couples_pairs=False, but a change of one pair moves the value and the gradient",
+        "says couples_pairs=False, but changing one pair changes the value and the gradient",
     ),
-    "by its gradient": (lambda: made(mixes_gradient), "a change of one pair moves the gradient of others"),
+    "by its gradient": (lambda: made(mixes_gradient), "changing one pair changes the gradient of others"),
     "by the size": (lambda: made(lambda s, t, a: s.sum(1) / len(s)), "value in a batch of another size"),
     "stops at nan": (lambda: made(raises_on_nan), "fails where one pair is NaN or huge.*ValueError: a bad"),
     "another later": (
@@ -235,7 +238,7 @@ BROKEN: dict[str, tuple[Callable[[], object], str]] = {
     "no number later": (Fading, "is not finite for ordinary"),
     "raises later": (
         lambda: made(lambda s, t, a: s.sum(1), at=raises),
-        r"at\(0\) raised RuntimeError: a reason of its own. Mend that code",
+        r"at\(0\) raised RuntimeError: a reason of its own. Fix that code",
     ),
     "padding": (
         lambda: type(
@@ -243,7 +246,7 @@ BROKEN: dict[str, tuple[Callable[[], object], str]] = {
             (Alone,),
             {"has_buckets": True, "of_unit": lambda _, s, t, mask, a: (s - t).square().sum()},
         )(),
-        "rows outside of its mask change",
+        "changes with rows outside its mask",
     ),
 }
 
@@ -330,13 +333,13 @@ def own_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
         ("InBatch", "groups", "vmap", "cannot be made private for each pair.*'cmc-groups'"),
         ("Plain", "anchors", "vmap", "belongs to privacy.mechanism='cosine', not to 'anchors'"),
-        ("Annealed", "cosine", "vmap", "changes over the run, and no mechanism is written for that"),
+        ("Annealed", "cosine", "vmap", "changes over the run, and no mechanism supports that"),
         ("Plain", "groups", "vmap", "belongs to privacy.mechanism='cosine'"),
         (
             "Views",
             "cosine",
             "vmap",
-            "looks at 2 views of a target at once, for which no mechanism is written",
+            "looks at 2 views of a target at once, and no mechanism supports that",
         ),
         ("Branching", "anchors", "vmap", "cannot be run by torch.func.vmap.*no if on a value"),
         ("Plain", "cosine", "loop", "privacy.engine='loop' runs .*could decide whether a step fails"),
@@ -365,7 +368,7 @@ def test_a_false_word_about_pairs_is_found_before_anything_is_trained(
     words = [*settings(tiny), "distill.loss=own_private:Lying", "privacy.mechanism=anchors"]
     assert run(monkeypatch, "run", *sets(words)) == 2
     said = capsys.readouterr().err
-    assert "says couples_pairs=False, but a change of one pair moves the value" in said
+    assert "says couples_pairs=False, but changing one pair changes the value" in said
     assert "Traceback" not in said
     assert not (Path(tiny.out) / "tiny").exists()
 

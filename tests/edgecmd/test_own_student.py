@@ -326,7 +326,10 @@ WRONG: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: nn.Conv2d(1, 4, 3), r"gives \(3, 4, 14, 14\) for 3 inputs.*pool its map"),
     (lambda: Broken(lambda rows: rows[0]), r"gives \(4,\) for 3 inputs; allowed is \(batch, features\)"),
     (lambda: Broken(lambda rows: rows[:2]), r"gives \(2, 4\) for 3 inputs"),
-    (lambda: Broken(lambda rows: (rows, rows)), r"gives tuple; allowed is one float tensor.*embedding alone"),
+    (
+        lambda: Broken(lambda rows: (rows, rows)),
+        r"gives tuple; allowed is one float tensor.*only the embedding",
+    ),
     (lambda: Broken(lambda rows: rows.long()), r"gives torch.int64; allowed is one float tensor"),
     (lambda: Broken(lambda rows: rows / 0), r"gives numbers that are not finite"),
     (lambda: Broken(one_row_only), r"RuntimeError: two lines\. It must take"),
@@ -338,7 +341,7 @@ WRONG: list[tuple[Callable[[], nn.Module], str]] = [
     ),
     (lambda: nn.Flatten(), r"has no weights, so there is nothing to train"),
     (frozen, r"frozen weights, 'first.weight' among 2.*requires_grad_\(True\)"),
-    (tied, r"one tensor by two names, '2.weight' and '3.weight'"),
+    (tied, r"one tensor under two names, '2.weight' and '3.weight'"),
     (not_finite, r"numbers in 'first.weight' that are not finite"),
     (lambda: Small().double(), r"'first.weight' in torch.float64; allowed is float32. Call .float\(\)"),
 ]
@@ -383,7 +386,7 @@ def test_nothing_is_imported_to_ask_about_a_name_or_to_read_a_file(tmp_path: Pat
 
 def test_a_device_with_pairs_of_its_own_runs_no_code_that_a_server_names() -> None:
     flat = flatten(RunConfig()) | {"student.architecture": "antigravity:webbrowser"}
-    with pytest.raises(PrivacyError, match="no server names code to run") as found:
+    with pytest.raises(PrivacyError, match="a server cannot name code to run") as found:
         device_config(flat)
     assert sealed(found.value) == "refused: names-code (student.architecture)"
     assert "antigravity" not in sys.modules

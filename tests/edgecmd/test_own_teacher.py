@@ -118,7 +118,7 @@ class TestAnObject:
         assert Teacher.of("icons").sha256 == TEACHERS["icons"].sha256
         assert Teacher.of(NAMED).sha256 == load_teacher(name=NAMED).sha256
         assert Teacher.of(tiny_files[1]).sha256 == Teacher.of(str(tiny_files[1])).sha256
-        with pytest.raises(ConfigError, match="'icons' has a size, a scale and a name of its own"):
+        with pytest.raises(ConfigError, match="'icons' has its own size, scale and name"):
             Teacher.of("icons", size=32)
 
     def test_a_width_that_follows_from_the_size_needs_a_size(self) -> None:
@@ -158,7 +158,7 @@ class Random(nn.Module):
 
 WRONG: list[tuple[Callable[[], nn.Module], dict[str, object], str]] = [
     (lambda: nn.Conv2d(3, 4, 3), {}, r"The teacher Conv2d gives \(3, 4, 62, 62\) for 3 inputs.*pool its map"),
-    (lambda: nn.Conv2d(1, 4, 3), {}, r"fails on inputs of shape \(3, 3, 64, 64\).*It must take RGB pictures"),
+    (lambda: nn.Conv2d(1, 4, 3), {}, r"fails on inputs of shape \(3, 3, 64, 64\).*It must take RGB images"),
     (lambda: Means(float("nan")), {"name": "bad"}, r"The teacher bad gives numbers that are not finite"),
     (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), {}, r"has a lazy layer"),
     (
@@ -166,14 +166,14 @@ WRONG: list[tuple[Callable[[], nn.Module], dict[str, object], str]] = [
         {},
         r"fails on inputs of shape \(3, 3, 64, 64\).*of any size or of the one that size= .* names",
     ),
-    (Mixing, {}, r"answers an input differently when others stand beside it"),
+    (Mixing, {}, r"answers an input differently when other inputs are in the batch"),
     (Random, {}, r"or when it is asked again"),
-    (Means, {"size": 0}, r"size=0 of a teacher's pictures is no whole number in 1..4096"),
-    (Means, {"mean": (0.5,)}, r"mean=\(0.5,\) of a teacher is no three finite numbers"),
+    (Means, {"size": 0}, r"size=0 of a teacher's images is not a whole number in 1..4096"),
+    (Means, {"mean": (0.5,)}, r"mean=\(0.5,\) of a teacher is not three finite numbers"),
     (
         Means,
         {"std": (1.0, 0.0, 1.0)},
-        r"std=\(1.0, 0.0, 1.0\) of a teacher is no three finite numbers above 0",
+        r"std=\(1.0, 0.0, 1.0\) of a teacher is not three finite numbers above 0",
     ),
 ]
 
@@ -222,7 +222,7 @@ class TestAFactory:
         assert "recall@1" in assess(embedder(trained, task_of(config)), run_of(config))["retrieval"]
         text, digest = teacher_text(task_of(config), config.teacher), task_of(config).teacher.sha256
         assert text.startswith(f"{name}, code of your own (SHA-256 {digest[:12]})")
-        assert "what it was trained on, and with whose labels, is not known here" in text
+        assert "what it was trained on, and with whose labels, is unknown here" in text
         assert teacher_warnings(task_of(config), config.teacher) == []
         assert task_of(config).told_to_devices()["teacher-sha256"] == digest
 
@@ -238,7 +238,7 @@ class TestAFactory:
 
     def test_a_dense_student_needs_its_stages_and_says_so(self, tiny: RunConfig) -> None:
         dense = replace(tiny, student=replace(tiny.student, architecture="seg-50k"))
-        with pytest.raises(ConfigError, match="The teacher is not of this package"):
+        with pytest.raises(ConfigError, match="The teacher is not one of edgecmd's"):
             run_of(with_teacher(dense, NAMED)).new_student()
 
     def test_a_device_s_owner_may_name_it(self, tiny: RunConfig, tmp_path: Path) -> None:
@@ -275,6 +275,6 @@ def test_one_row_more_is_found_by_name_and_by_its_data_set(
     assert load_teacher(data_set="folder").sha256 == digest
     photographs = replace(config, data=replace(config.data, name="rooms", path=""))
     assert (
-        "The teacher shapes saw nothing but drawn pictures"
+        "The teacher shapes has only seen drawings"
         in teacher_warnings(task_of(photographs), photographs.teacher)[0]
     )

@@ -202,7 +202,10 @@ def test_what_is_no_file_of_a_run_is_not_deleted(tmp_path: Path) -> None:
     (folder / ".DS_Store").write_text("")
     (folder / "thesis").mkdir()
     (folder / "thesis" / "chapter.tex").write_text("years of work")
-    with owned(folder), pytest.raises(ConfigError, match=r"thesis/chapter\.tex, which is no file of a run"):
+    with (
+        owned(folder),
+        pytest.raises(ConfigError, match=r"thesis/chapter\.tex, which is not a file of a run"),
+    ):
         empty(folder)
     assert (folder / "thesis" / "chapter.tex").read_text() == "years of work"
     assert (folder / "config.toml").exists()

@@ -193,7 +193,7 @@ class TestRefit:
         code = run(monkeypatch, "pretrain", "--out", tmp_path / "t.safetensors", *words, *size)
         said = " ".join(capsys.readouterr().err.split())
         assert code == 2
-        assert "pretrain.embedding_dim=128 needs more than 128 public pictures" in said
+        assert "pretrain.embedding_dim=128 needs more than 128 public images" in said
         assert "Traceback" not in said
         assert not (tmp_path / "t.safetensors").exists()
 

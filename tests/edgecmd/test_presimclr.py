@@ -67,7 +67,5 @@ def test_recordings_are_refused(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
     fake = SimpleNamespace(train=SimpleNamespace(target=wave))
     run = run_of(tiny)
     monkeypatch.setattr(run.task, "data", fake)
-    with pytest.raises(
-        ConfigError, match="a recording, and a student of recordings cannot start from pictures"
-    ):
+    with pytest.raises(ConfigError, match="recordings, and a student of recordings cannot start from images"):
         source_start(run, learning_rate=RATE, num_steps=1)

@@ -69,7 +69,7 @@ def test_the_projector_is_scikit_learn_s_analysis_of_pooled_features(network: Ef
 def test_there_must_be_more_pictures_than_dimensions(network: EfficientNetLite0) -> None:
     fit_projector(network, images(4))
     with pytest.raises(
-        ConfigError, match=r"pretrain.embedding_dim=3 needs more than 3 .* there are 3 pictures. Lower it"
+        ConfigError, match=r"pretrain.embedding_dim=3 needs more than 3 .* there are 3 images. Lower it"
     ):
         fit_projector(network, images(3))
 

@@ -96,8 +96,8 @@ def test_match_is_a_look_up_whatever_the_order_and_the_further_rows(order: list[
     [
         (("x/1", "y/1"), ("1", "2"), "several rows of one id: 1 (x/1 = y/1)"),
         (("1", "1.png"), ("1",), "several rows of one id"),
-        (("1.png", "2"), ("u/1", "v/1", "2"), "could be several: 1 (1.png)"),
-        (("u/1.png", "2"), ("u/1", "1", "2"), "could be several: 1 (u/1.png)"),
+        (("1.png", "2"), ("u/1", "v/1", "2"), "could mean several: 1 (1.png)"),
+        (("u/1.png", "2"), ("u/1", "1", "2"), "could mean several: 1 (u/1.png)"),
         (("a.b",), ("a",), "no row for 1 (a) of 1"),
         (("A",), ("a",), "no row for 1 (a) of 1"),
         (("w/1",), ("u/1",), "no row for 1 (u/1) of 1"),
@@ -199,7 +199,7 @@ def rows_with(value: float) -> np.ndarray:
         (table(5)[:, 0], "shape=(5,)"),
         (table(5)[..., None, None], "shape=(5, 4, 1, 1)"),
         (table(5)[:, :1], "shape=(5, 1)"),
-        (table(5)[:, :3], "3 numbers a row, public="),
+        (table(5)[:, :3], "3 numbers per row, public="),
     ],
 )
 def test_rows_that_no_teacher_gives_are_refused(features: np.ndarray, expected: str, tmp_path: Path) -> None:
@@ -346,9 +346,9 @@ def test_the_check_says_what_the_run_says(tiny: RunConfig, tmp_path: Path) -> No
     np.savez(tmp_path / "pairs.npz", ids=np.array(ids), features=table(len(ids), 24))
     told = check_ready_features(config, ids, keys=whole.public.keys)
     assert len(told) == 1
-    assert "pairs.npz' has 24 numbers a row" in told[0]
+    assert "pairs.npz' has 24 numbers per row" in told[0]
     assert "public.npz' 12" in told[0]
-    with pytest.raises(DataError, match="has 24 numbers a row"):
+    with pytest.raises(DataError, match="has 24 numbers per row"):
         refuse(config, Assembly())
     dense = replace(config, student=replace(config.student, architecture="seg-50k"))
     assert "of the ws-" in check_ready_features(dense, ids)[-1]
@@ -369,7 +369,7 @@ def test_ids_of_another_half_are_refused() -> None:
     assert good == ({"a": 0, "b": 1, "c": 2}, [])
     for ids in (["target/a.png", "b"], ["Target\\a.png", "source/b.png"], ["./data/public/a", "b"]):
         assert (
-            "ids in a folder of other pictures (public, target): 1"
+            "ids in a folder of other images (public, target): 1"
             in match(ids, "ab", other_halves=halves)[1][0]
         )
     # A class may be called so.

@@ -92,7 +92,7 @@ class TestPairs:
         assert turned.reversed().fingerprint() == pairs.fingerprint() != turned.fingerprint()
 
     def test_public_pictures_are_asked_for(self):
-        with pytest.raises(ConfigError, match="A warm start needs public pictures in colour"):
+        with pytest.raises(ConfigError, match="A warm start needs public images in colour"):
             public(sounds(2)).pictures(use="A warm start")
 
 
@@ -149,9 +149,9 @@ class TestFolder:
 
 
 def test_where_it_makes_no_sense_it_is_refused_with_the_reason():
-    with pytest.raises(ConfigError, match="'emoji': a teacher of its targets would need public ones"):
+    with pytest.raises(ConfigError, match="'emoji': a teacher of its targets would need public targets"):
         load_experiment(DataConfig(reverse=True))
-    with pytest.raises(ConfigError, match="set data.image_size=32"):
+    with pytest.raises(ConfigError, match="Set data.image_size=32"):
         DataConfig(name="digits", reverse=True)
 
 

@@ -61,7 +61,7 @@ def test_only_another_runtime_is_refused(tmp_path: Path) -> None:
     require_runtime(tmp_path, "flower", described=describe(RunConfig()))
     write_provenance(tmp_path, DEPLOYED)
     require_runtime(tmp_path, "flower", described=describe(RunConfig()))
-    with pytest.raises(FederationError, match="the pairs of 2 of its 3 clients lie on their nodes"):
+    with pytest.raises(FederationError, match="the pairs of 2 of its 3 clients are stored on their nodes"):
         require_runtime(tmp_path, "in-process", described=describe(RunConfig()))
     (tmp_path / "simulated").mkdir()
     write_provenance(tmp_path / "simulated", replace(DEPLOYED, runtime="in-process"))

@@ -137,11 +137,11 @@ class TestTemplate:
         for number, line in enumerate(lines):
             if " = " in line and not line.startswith("#"):
                 assert lines[number - 1].startswith("# "), line
-        assert "# Of student similarities.\ntemperature = 0.1" in template()
+        assert "# Temperature of the student's similarities.\ntemperature = 0.1" in template()
         assert '# Name of the run folder.\nname = "demo"' in template()
 
     def test_sections_have_their_meaning(self):
-        assert "# Clients, rounds and the server's step.\n[federation]" in template()
+        assert "# Clients, rounds and the server's update.\n[federation]" in template()
 
     def test_lines_are_short(self):
         assert max(len(line) for line in template().splitlines()) <= 102

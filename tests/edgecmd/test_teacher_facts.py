@@ -104,7 +104,7 @@ def test_a_teacher_that_beats_the_student_is_said_with_both_numbers() -> None:
     }
     told = better_than_student(lines, teacher="teacher as it is")
     assert told == [
-        "The teacher as it is, nothing trained, beats the student in: R@1 (0.310 against 0.200). There,"
+        "The teacher as it is, without training, beats the student in: R@1 (0.310 against 0.200). There,"
         " distillation did not pay."
     ]
     lines["student"]["recall@1"] = 0.4

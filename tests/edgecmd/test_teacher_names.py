@@ -120,7 +120,7 @@ class TestANetworkOfTimm:
     def test_without_weights_it_says_where_they_are(self) -> None:
         with pytest.raises(
             ConfigError,
-            match=r"needs teacher.weights.*random weights teach nothing.*nothing is fetched.*"
+            match=r"needs teacher.weights.*random weights teach nothing.*nothing is downloaded.*"
             r"torch.save\(timm.create_model\('means', pretrained=True\).state_dict\(\), 'means.pth'\)",
         ):
             named(name="timm:means")
@@ -141,7 +141,7 @@ class TestANetworkOfTimm:
             ("w.pth", {"weight": torch.ones(4)}, "of another shape: weight"),
             ("w.pth", {"weight": torch.tensor([1.0, torch.nan, 1.0])}, "are not finite"),
             ("w.pth", {"weight": io.StringIO}, "StringIO, which is code.*never read"),
-            ("w.safetensors", b"no weights at all", "no safetensors file"),
+            ("w.safetensors", b"no weights at all", "not a safetensors file"),
             ("w.pth", None, "is not a file. Give a .safetensors file, or a .pth"),
         ],
     )
@@ -203,15 +203,15 @@ WHITE = np.full((1, 16, 16, 3), 255, np.uint8)
         ({"name": "timm:means,timm:means", "weights": "a.pth"}, r"names 1 files, and .* has 2 of timm:"),
         ({"name": "icons,,imagenet"}, r"teacher.name='icons,,imagenet' has an empty name"),
         ({"name": "icons,imagnet"}, r"teacher.name='imagnet' is unknown.*'imagenet'"),
-        ({"name": READY, "size": 16}, r"made a Teacher, which has a size.*Leave out size"),
-        ({"name": "clip.onnx"}, r"clip.onnx is an ONNX file. Name it as teacher.name='onnx:clip.onnx'"),
-        ({"path": "a/clip.onnx"}, r"Name it as teacher.name='onnx:a/clip.onnx'"),
+        ({"name": READY, "size": 16}, r"made a Teacher, which has its own size.*Leave out size"),
+        ({"name": "clip.onnx"}, r"clip.onnx is an ONNX file. Write it as teacher.name='onnx:clip.onnx'"),
+        ({"path": "a/clip.onnx"}, r"Write it as teacher.name='onnx:a/clip.onnx'"),
         ({"mean": (0.1, 0.2)}, r"teacher.mean=\[0.1, 0.2\] has 2 numbers. Give three"),
         ({"std": (0.1, 0.2, 0.0)}, r"teacher.std=0.0 is outside the allowed range"),
         ({"crop": 1.5}, r"teacher.crop=1.5 is outside"),
         (
             {"pair_features": "a.npz", "public_features": "b.npz", "pca_dim": 3},
-            r"holds ready features, so teacher.pca_dim says nothing",
+            r"holds ready features, so teacher.pca_dim would have no effect",
         ),
     ],
 )
@@ -226,10 +226,10 @@ def test_a_setting_that_suits_no_named_teacher_is_refused(options: dict[str, obj
         (
             "icons",
             {"weights": "a.pth"},
-            r"weights='a.pth' of a teacher goes with names .*timm: and torchvision:",
+            r"weights='a.pth' of a teacher applies to names .*timm: and torchvision:",
         ),
-        (Colours(), {"output": "a"}, r"output='a' .* begin with onnx:, and not with 'Colours'"),
-        (Colours(), {"crop": 0.0}, r"crop=0.0 of a teacher's pictures is no share above 0"),
+        (Colours(), {"output": "a"}, r"output='a' .* start with onnx:, not to 'Colours'"),
+        (Colours(), {"crop": 0.0}, r"crop=0.0 of a teacher's images is not a share above 0"),
     ],
 )
 def test_an_argument_that_does_not_suit_is_refused(
@@ -314,7 +314,7 @@ class TestSideBySide:
         ("num", "dim"), [(4, 4), (20, 7), (1, 1)], ids=["few pictures", "few numbers", "one picture"]
     )
     def test_more_components_than_there_can_be_are_refused(self, num: int, dim: int) -> None:
-        with pytest.raises(ConfigError, match=f"teacher.pca_dim={dim} needs more than {dim} public pictures"):
+        with pytest.raises(ConfigError, match=f"teacher.pca_dim={dim} needs more than {dim} public images"):
             named(public=pictures(num), name=COLOURS, pca_dim=dim)
 
     def test_public_pictures_without_a_size_are_refused(self, tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ class TestSideBySide:
 
     def test_a_teacher_of_recordings_stands_beside_none(self) -> None:
         heard = replace(Teacher.of(Colours()), modality="wave", in_channels=1)
-        with pytest.raises(ConfigError, match="must take RGB pictures"):
+        with pytest.raises(ConfigError, match="must take RGB images"):
             concat([Teacher.of(Colours()), heard])
         with pytest.raises(ConfigError, match="at least one"):
             concat([])
@@ -338,7 +338,7 @@ class TestSideBySide:
 
         public = pictures(20)
         public[3] = 0
-        with pytest.raises(DataError, match="not finite for 1 of 20 public pictures"):
+        with pytest.raises(DataError, match="not finite for 1 of 20 public images"):
             concat([Teacher.of(Logarithm())], public=public, dim=2)
 
 
@@ -383,9 +383,9 @@ def test_a_picture_without_a_feature_is_named_before_anything_is_trained() -> No
     images = pictures(60)
     pairs, public = ec.Pairs(source=images, target=images[..., :1]), ec.Images(images=images[:30])
     broken = ec.Task(pairs=pairs, teacher=Teacher.of(Broken()), public=public)
-    with pytest.raises(DataError, match=r"not finite for \d+ of \d+ sources of pairs, the first at row"):
+    with pytest.raises(DataError, match=r"not finite for \d+ of \d+ sources of pairs, first at row"):
         _ = broken.training_features
-    with pytest.raises(DataError, match="sources of the public pictures"):
+    with pytest.raises(DataError, match="sources of the public images"):
         _ = broken.public_features
 
 
@@ -395,7 +395,7 @@ def test_the_shipped_teachers_are_those_that_they_were() -> None:
 
 def test_a_dense_student_says_what_it_needs_of_several(tiny: RunConfig) -> None:
     dense = replace(tiny, student=replace(tiny.student, architecture="seg-50k"))
-    with pytest.raises(ConfigError, match="The teacher is not of this package"):
+    with pytest.raises(ConfigError, match="The teacher is not one of edgecmd's"):
         _ = task_of(with_teacher(dense, name=f"icons,{COLOURS}")).public_features
 
 

@@ -153,7 +153,7 @@ class TestARun:
     def test_random_weights_are_not_held(self, tiny: RunConfig) -> None:
         for named in ("ws-50k", "timm:resnet18"):
             config = configured(tiny, architecture=named)
-            with pytest.raises(ConfigError, match=r"begin as random numbers. Set student.path"):
+            with pytest.raises(ConfigError, match=r"start as random numbers. Set student.path"):
                 run_of(config).new_student()
 
     def test_a_warm_start_trains_all_and_a_run_from_it_the_last(

@@ -59,7 +59,7 @@ def test_another_student_s_file_is_refused(tiny: RunConfig, tmp_path: Path) -> N
     other = replace(
         tiny, student=replace(tiny.student, architecture="gn-200k", path=str(tmp_path / "first.safetensors"))
     )
-    with pytest.raises(DataError, match=r"another student than student\.architecture='gn-200k'"):
+    with pytest.raises(DataError, match=r"does not hold the student that student\.architecture='gn-200k'"):
         run_of(other).new_student()
 
 

@@ -65,7 +65,10 @@ def test_every_tensor_is_looked_at(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda weights, _: weights.pop("projector.weight"), "lacks the tensor 'projector.weight'"),
-        (lambda weights, _: weights.update(extra=torch.ones(2)), "has a tensor 'extra', which is not part"),
+        (
+            lambda weights, _: weights.update(extra=torch.ones(2)),
+            "has a tensor 'extra', which does not belong",
+        ),
         (
             lambda weights, _: weights.update({"projector.weight": torch.ones(9, 2)}),
             r"'projector.weight' has the shape \(9, 2\)",

@@ -332,7 +332,7 @@ def test_a_folder_with_other_files_is_not_replaced(make, older, arguments):
 
 def test_a_file_that_does_not_load_is_an_export_error(make, tmp_path, arguments, monkeypatch):
     monkeypatch.setattr(bundle_module, "to_onnx", lambda _: b"not a model")
-    with pytest.raises(ExportError, match="no ONNX file"):
+    with pytest.raises(ExportError, match="not an ONNX file"):
         export_bundle(make.student("ws-50k"), tmp_path / "export", **arguments)
     assert list(tmp_path.iterdir()) == []
 

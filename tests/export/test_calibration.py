@@ -66,12 +66,12 @@ def test_prototypes_are_unit_means_in_the_order_of_the_names(make, embedder, tmp
 
 
 def test_prototypes_that_cannot_be_made_are_refused(make, embedder, tmp_path):
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         prototypes_of(tmp_path / "missing", embedder, scale=1.0)
     with pytest.raises(DataError, match="has no pictures"):
         prototypes_of(tmp_path, embedder, scale=1.0)
     np.save(tmp_path / "only.npy", make.images(1)[0])
-    with pytest.raises(DataError, match=r"class only alone; allowed are 2"):
+    with pytest.raises(DataError, match=r"only the class only; allowed are 2"):
         prototypes_of(tmp_path, embedder, scale=1.0)
     (tmp_path / "broken.png").write_text("no picture")
     with pytest.raises(DataError, match=r"broken\.png is not a picture"):

@@ -150,7 +150,7 @@ def test_without_examples_no_pair_is_looked_at(task: Task, tmp_path: Path) -> No
         (
             Frequencies(),
             GateError,
-            r"'DFT', no operator of a student.*Build that part of the student of other",
+            r"'DFT', which is not an operator of a student.*Build that part of the student from other",
         ),
         (Branch(), ExportError, r"cannot export architecture='<Own>': Could not guard on data-dependent"),
         (nn.Flatten(), ConfigError, "The student <Own>"),
@@ -178,7 +178,7 @@ def test_examples_that_do_not_fit_are_refused(task: Task, tmp_path: Path) -> Non
     small = LabelledTarget(target=good.target[:, :8, :8], labels=good.labels)
     with pytest.raises(DataError, match=r"examples has uint8 inputs of shape \(8, 8, 1\), .* \(16, 16, 1\)"):
         export_student(module, tmp_path / "b", task=task, examples=small)
-    with pytest.raises(DataError, match="labelling='colour' is none of the examples; allowed are"):
+    with pytest.raises(DataError, match="labelling='colour' is not a labelling of the examples; allowed are"):
         export_student(module, tmp_path / "b", task=task, examples=good, labelling="colour")
     one = LabelledTarget(
         target=good.target, labels={"group": Labels(values=np.zeros(len(good), int), names=("tall",))}
@@ -186,7 +186,7 @@ def test_examples_that_do_not_fit_are_refused(task: Task, tmp_path: Path) -> Non
     with pytest.raises(DataError, match="at least 2 classes; given are 1"):
         export_student(module, tmp_path / "b", task=task, examples=one)
     dense = student("seg-50k", dim=DIM, size=16)
-    with pytest.raises(DataError, match="tells a class for each pixel"):
+    with pytest.raises(DataError, match="predicts a class for each pixel"):
         export_student(dense, tmp_path / "b", task=task, examples=good)
     assert not (tmp_path / "b").exists()
 

@@ -107,10 +107,10 @@ def bomb(kind, inputs, weights):
 HUGE = weight([2**20, 2**20], "huge", np.int64)
 BAD = {
     "empty": (b"", "is empty"),
-    "garbage": (b"\x07garbage that is no protobuf", "no ONNX file"),
-    "text": (b"<html><body>404 not found</body></html>", "no ONNX file"),
-    "pickle": (b"\x80\x04cposix\nsystem\n(S'id'\ntR.", "no ONNX file"),
-    "truncated": (raw(model())[:-9], "no ONNX file"),
+    "garbage": (b"\x07garbage that is no protobuf", "not an ONNX file"),
+    "text": (b"<html><body>404 not found</body></html>", "not an ONNX file"),
+    "pickle": (b"\x80\x04cposix\nsystem\n(S'id'\ntR.", "not an ONNX file"),
+    "truncated": (raw(model())[:-9], "not an ONNX file"),
     "unknown field": (raw(model()) + b"\xfa\x07\x04evil", "belong to no known field"),
     "opset too new": (model(opset=23), r"opset \[23\]; allowed"),
     "opset too old": (model(opset=13), r"opset \[13\]; allowed"),
@@ -142,7 +142,7 @@ BAD = {
     "foreign property": (changed(lambda m: m.metadata_props.add(key="x", value="y")), "property 'x'"),
     "property twice": (
         changed(lambda m: [m.metadata_props.add(key="edgecmd.a", value=v) for v in "bc"]),
-        "property 'edgecmd.a' is there twice",
+        "property 'edgecmd.a' occurs twice",
     ),
     "long property": (
         changed(lambda m: m.metadata_props.add(key="edgecmd.a", value="x" * 1_200_000)),
@@ -164,34 +164,40 @@ BAD = {
     ),
     "scan": (model([node("Scan", ["ones"], body=branch(), num_scan_inputs=1)]), "'Scan', has a sub-graph"),
     "unknown operator": (model([node("Sofmax", ["ones"])]), "'Sofmax'.* Did you mean 'Softmax'"),
-    "tile": (model([node("Tile", ["ones", "huge"])], [ONES, HUGE]), "'Tile', no operator of a student"),
-    "range": (model([node("Range", ["ones"] * 3)]), "'Range', no operator of a student"),
-    "random": (model([node("RandomNormal", [], shape=[9])]), "'RandomNormal', no operator"),
+    "tile": (
+        model([node("Tile", ["ones", "huge"])], [ONES, HUGE]),
+        "'Tile', which is not an operator of a student",
+    ),
+    "range": (model([node("Range", ["ones"] * 3)]), "'Range', which is not an operator of a student"),
+    "random": (model([node("RandomNormal", [], shape=[9])]), "'RandomNormal', which is not an operator"),
     "attribute of a function": (
         changed(lambda m: m.graph.node[0].attribute.add(name="a", type=2, ref_attr_name="b")),
         "attribute 'a' of type 2",
     ),
     "attribute twice": (
         changed(lambda m: [m.graph.node[0].attribute.add(name="a", type=2, i=1) for _ in "12"]),
-        "attribute 'a' is there twice",
+        "attribute 'a' occurs twice",
     ),
     "attribute beyond 2^31": (model([node("Flatten", ["ones"], axis=2**40)]), r"beyond 2\^31 in 'axis'"),
     "cycle": (
         model([node("Add", ["embedding", "b"], ["a"]), node("Identity", ["a"], ["embedding"])]),
-        "uses 'embedding', which nothing before it makes",
+        "uses 'embedding', which nothing before it produces",
     ),
     "out of order": (
         model([node("Identity", ["a"]), node("Identity", ["ones"], ["a"])]),
-        "uses 'a', which nothing before it makes",
+        "uses 'a', which nothing before it produces",
     ),
-    "made twice": (model([node("Identity", ["ones"])] * 2), "makes 'embedding', which is there already"),
-    "weight twice": (model(weights=(ONES, ONES)), "weight 'ones' is there twice"),
-    "output of no node": (model([node("Identity", ["ones"], ["a"])]), "'embedding' is made by no node"),
+    "made twice": (model([node("Identity", ["ones"])] * 2), "makes 'embedding', which already exists"),
+    "weight twice": (model(weights=(ONES, ONES)), "weight 'ones' occurs twice"),
+    "output of no node": (
+        model([node("Identity", ["ones"], ["a"])]),
+        "'embedding' is not produced by any node",
+    ),
     "renamed input": (
         changed(lambda m: setattr(m.graph.input[0], "name", "picture")),
         r"inputs \['picture'\]; allowed is one of",
     ),
-    "second input": (changed(lambda m: m.graph.input.append(m.graph.input[0])), "is there twice"),
+    "second input": (changed(lambda m: m.graph.input.append(m.graph.input[0])), "occurs twice"),
     "renamed output": (
         model([node("Identity", ["ones"], ["vector"])], outputs=["vector"]),
         r"outputs \['vector'\]",

@@ -116,19 +116,20 @@ GRAPHS: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
         {},
         r"has 2 outputs: 'feature' .*'logits'.*with teacher.output",
     ),
-    "no such output": ({}, {"output": "featre"}, r"teacher.output='featre' is none.*Did you mean 'feature'"),
+    "no such output": (
+        {}, {"output": "featre"}, r"teacher.output='featre' is not an output.*Did you mean 'feature'"),
     "channels last": ({"shape": ("n", "h", "w", 3)}, {}, r"takes \(batch, height, width, 3\).*nchw"),
     "grey": ({"shape": ("n", 1, 8, 8)}, {}, r"takes 'image' tensor\(float\) \(n, 1, 8, 8\).*RGB"),
     "bytes": ({"kind": TensorProto.UINT8, "nodes": [
         node("Cast", ["image"], ["f"], to=1), node("ReduceMean", ["f", "axes"], ["feature"], keepdims=0)]},
         {}, r"takes 'image' tensor\(uint8\).*float32"),
     "another side": ({"shape": ("n", 3, 16, 16)}, {"size": 32}, r"teacher.size=32, but .* 16 pixels a side"),
-    "not square": ({"shape": ("n", 3, 16, 24)}, {}, r"\(n, 3, 16, 24\), and a teacher's pictures are square"),
+    "not square": ({"shape": ("n", 3, 16, 24)}, {}, r"\(n, 3, 16, 24\), but a teacher's images are square"),
     "a map": ({"nodes": [node("Identity", ["image"], ["feature"])]}, {}, r"onnx:bad.onnx gives \(3, 3, 64"),
     "its maker's operators": (
         {"nodes": [node("Magic", ["image"], ["feature"], domain="mine")], "domains": ("mine",)},
         {},
-        r"operators of its maker's own, 'mine::Magic' among 1; no library of operators is loaded",
+        r"custom operators, 'mine::Magic' among 1; libraries of operators are never loaded",
     ),
     "an operator that nobody has": (
         {"nodes": [node("Magic", ["image"], ["feature"])]}, {}, r"cannot be loaded by ONNX Runtime.*Magic"),
@@ -137,7 +138,7 @@ GRAPHS: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
         {}, r"gives numbers that are not finite"),
     "rows that mix": (
         {"nodes": [MEANS, node("ReduceSum", ["means"], ["all"]), node("Mul", ["means", "all"], ["feature"])]},
-        {}, r"answers an input differently when others stand beside it"),
+        {}, r"answers an input differently when other inputs are in the batch"),
     "random": (
         {"nodes": [MEANS, node("RandomNormalLike", ["means"], ["feature"])]}, {}, r"or when it is asked"),
     "one row for all": (
@@ -166,10 +167,13 @@ def _large(path: Path) -> None:
 
 
 FILES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing": (Path.unlink, r"names no file that is there. Write onnx: and the path"),
-    "empty": (lambda path: path.write_bytes(b""), "holds no graph"),
-    "text": (lambda path: path.write_text("no graph, a text of some length"), "no ONNX file|holds no graph"),
-    "cut": (_cut, "no ONNX file, or only a part of one"),
+    "missing": (Path.unlink, r"does not name an existing file. Write onnx: and the path"),
+    "empty": (lambda path: path.write_bytes(b""), "contains no graph"),
+    "text": (
+        lambda path: path.write_text("no graph, a text of some length"),
+        "not an ONNX file|contains no graph",
+    ),
+    "cut": (_cut, "not an ONNX file, or only part of one"),
     "large": (_large, "more than 2 GiB.*save_as_external_data"),
 }
 

@@ -120,7 +120,7 @@ def test_lists_of_profiles():
     with pytest.raises(ConfigError, match=r"'int9' is unknown.*Did you mean 'int8'"):
         choose_profiles("w8,int9")
     for wrong in ("", "w8,w8"):
-        with pytest.raises(ConfigError, match="one profile or more, each once"):
+        with pytest.raises(ConfigError, match="one or more profiles, each once"):
             choose_profiles(wrong)
 
 

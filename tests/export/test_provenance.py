@@ -105,7 +105,7 @@ def test_the_card_of_a_deployment_claims_nothing_of_unseen_concepts(
 def test_a_private_bundle_that_would_tell_a_number_of_pairs_is_not_made(source, make, tmp_path: Path) -> None:
     options = Options(provenance=Provenance(data={UNLABELLED: "55"}, **source))
     with pytest.raises(
-        PrivacyError, match="'MODEL_CARD.md' may leave, and under a privacy mechanism must not"
+        PrivacyError, match="'MODEL_CARD.md' may leave, so under a privacy mechanism it must not"
     ):
         export_bundle(
             make.student("ws-50k"),

@@ -95,7 +95,7 @@ def test_grey_pictures_become_colour(tiny: RunConfig, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_pictures_is_refused(tiny: RunConfig, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no picture.*\.png"):
+    with pytest.raises(DataError, match=r"has no images.*\.png"):
         gallery_of_folder(run_of(tiny), tmp_path)
 
 

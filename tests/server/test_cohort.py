@@ -110,7 +110,7 @@ def test_a_start_waits_for_all_and_goes_on_with_the_quorum(
     assert waited_s <= time.now_s <= waited_s + 1
     told = [one.message for one in caplog.records]
     assert told == (
-        [] if len(expected) == 3 else ["2 of 3 clients connected within 60 s; going on with them."]
+        [] if len(expected) == 3 else ["2 of 3 clients connected within 60 s; continuing with them."]
     )
 
 

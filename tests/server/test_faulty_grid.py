@@ -99,7 +99,7 @@ def test_a_failed_pull_is_repeated_at_most_three_times_in_a_row() -> None:
 
 @pytest.mark.parametrize("wrong", [{"lost": 1.5}, {"absent": -0.1}, {"lost": 0.6, "late": 0.6}])
 def test_probabilities_are_checked(wrong: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=r"no probability|add up to 1\.2"):
+    with pytest.raises(ConfigError, match=r"not a probability|add up to 1\.2"):
         Faults(**wrong)  # type: ignore[arg-type]
 
 

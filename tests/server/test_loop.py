@@ -390,7 +390,7 @@ def test_two_nodes_that_claim_one_index_are_both_used_and_named_once(
         np.testing.assert_allclose(found[name], value, rtol=1e-6)
     (warning,) = read_events(tmp_path / "events.jsonl", kind="warning")
     assert warning["round"] == 1
-    assert warning["reason"].startswith("nodes 100, 102 all say that they are client 0; all are used.")
+    assert warning["reason"].startswith("nodes 100, 102 all claim to be client 0; all are used.")
     assert [one.message for one in caplog.records if one.name == "edgecmd"] == [warning["reason"]]
     assert list(read_events(tmp_path / "honest" / "events.jsonl", kind="warning")) == []
 

@@ -100,7 +100,7 @@ def test_pairs_dealt_anew_do_not_escape_their_ledger(change: str, pairs: Path, t
     """A pair that spent its budget with client 0 would be with client 1, whose ledger is not that pair's."""
     shared = (*GIVEN, f'privacy.ledger_dir="{tmp_path}/ledgers"')
     simulate(tiny_config(pairs, tmp_path / "a", *ANCHORS, *shared))
-    with pytest.raises(PrivacyError, match=r"were dealt to clients\s+otherwise"):
+    with pytest.raises(PrivacyError, match=r"were divided among clients\s+differently"):
         simulate(tiny_config(pairs, tmp_path / "b", *ANCHORS, *shared, change))
     assert {Ledger(path).num_rounds() for path in (tmp_path / "ledgers").glob("client-*.jsonl")} == {3}
 

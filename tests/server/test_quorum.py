@@ -35,12 +35,12 @@ def missed(num_usable: int, *reasons: str, quorum: int) -> str:
 
 
 def test_all_causes_are_named_with_counts_and_nodes() -> None:
-    told = missed(1, SILENT, "refused: no-ledger", SILENT, "loss=nan is no number", quorum=4)
+    told = missed(1, SILENT, "refused: no-ledger", SILENT, "loss=nan is not a number", quorum=4)
     assert told == (
         "FederationError: Round 4: 1 usable reply, federation.min_clients=4. 5 clients were asked:"
         " 2 x no reply within federation.deadline_s=600 s (nodes 101, 103);"
-        " 1 x loss=nan is no number (node 104);"
-        " 1 x refused: no-ledger: no ledger counts the device's pairs; its owner begins one with"
+        " 1 x loss=nan is not a number (node 104);"
+        " 1 x refused: no-ledger: no ledger counts the device's pairs; its owner starts one with"
         " `edgecmd node --new-ledger` (node 102). Finished rounds are saved: continue the run when more"
         " clients can answer."
     )
@@ -62,7 +62,7 @@ def test_spent_budgets_alone_end_the_run() -> None:
 def test_other_refusals_are_faults() -> None:
     told = missed(0, "refused: out-of-bounds (privacy.epsilon)", "refused: other-anchors", quorum=1)
     assert told.startswith("FederationError: ")
-    assert "a setting of the run is outside the bounds that the device's owner set (node 101)" in told
+    assert "a setting of the run is outside the limits that the device's owner set (node 101)" in told
     assert "not those that the device's owner pinned (node 102)" in told
 
 

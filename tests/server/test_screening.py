@@ -115,7 +115,7 @@ def test_a_loss_that_cannot_be_averaged(value: object) -> None:
 
 @pytest.mark.parametrize("value", [-1, 1.0, [0]])
 def test_a_client_without_an_index(value: object) -> None:
-    assert f"client={value} is no index" in reason_of(changed(client=value))
+    assert f"client={value} is not an index" in reason_of(changed(client=value))
 
 
 @pytest.mark.parametrize("name", ["num_examples", "loss", "client"])

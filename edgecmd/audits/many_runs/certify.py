@@ -153,7 +153,8 @@ def _together(score_in: np.ndarray, score_out: np.ndarray) -> tuple[np.ndarray, 
 def _check(with_NP: np.ndarray, without_NP: np.ndarray) -> None:
     if with_NP.ndim != 2 or with_NP.shape != without_NP.shape:
         raise PrivacyError(
-            f"Weights {with_NP.shape} with and {without_NP.shape} without the canary must be alike, (N, P)."
+            f"Weights {with_NP.shape} with and {without_NP.shape} without the canary must have the same"
+            " shape, (N, P)."
         )
     if len(with_NP) < LEAST_RUNS:
         raise PrivacyError(f"{len(with_NP)} runs of each kind are too few; give at least {LEAST_RUNS}.")

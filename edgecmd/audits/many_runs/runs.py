@@ -1,4 +1,4 @@
-"""Many runs, in parallel and in pieces: what is finished stays, and a second call goes on from there.
+"""Many runs, in parallel and in pieces: finished runs are kept, and a second call continues from there.
 
 The runs of an arm are cut into chunks of fixed size; each finished chunk is one file, complete or
 absent. All coins and noise of a run follow from its index, so neither the number of processes nor an
@@ -73,7 +73,7 @@ def run_arms(
 
 
 def measure(arms: Sequence[Arm], *, num_runs: int, folder: Path, num_jobs: int = 1) -> list[Finding]:
-    """Make the runs that ``folder`` lacks, and judge each arm; arguments and errors as of `run_arms`."""
+    """Make the runs that ``folder`` lacks, and judge each arm; arguments and errors as in `run_arms`."""
     started = monotonic()
     with ticker("runs") as tick:
         run_arms(arms, num_runs=num_runs, folder=folder, num_jobs=num_jobs, tick=tick)
@@ -163,8 +163,8 @@ def _claim_folder(arm: Arm, folder: Path) -> None:
         write_json(path, settings)
     elif read_json(path) != settings:
         raise DataError(
-            f"{path.parent} holds runs that were made with other settings; they do not mix. Delete it, or"
-            " name another folder (--out, where the command has it)."
+            f"{path.parent} holds runs that were made with other settings; they cannot be mixed. Delete it,"
+            " or choose another folder (--out, where the command has it)."
         )
 
 
@@ -316,7 +316,7 @@ def target_arm(target: Target, *, seed: int) -> Arm:
     if plan is None:
         raise PrivacyError(
             f"{target.path} was made with privacy.mechanism='none': it claims nothing that many runs could"
-            " contradict. `edgecmd audit risk` says what an attacker guesses."
+            " contradict. `edgecmd audit risk` measures what an attacker can guess."
         )
     if plan.unit != "pair":
         raise PrivacyError(

@@ -106,8 +106,8 @@ def gradient_canaries(
     name = max(plain_parameters(student), key=lambda one: values[one].numel())
     if num > values[name].numel():
         raise PrivacyError(
-            f"--canaries={num} exceeds the {values[name].numel()} coordinates of {name!r}, one for a canary."
-            " Ask for fewer."
+            f"--canaries={num} exceeds the {values[name].numel()} coordinates of {name!r}, one for each"
+            " canary. Use fewer."
         )
     generator = numpy_generator(seed, "audit-coordinates")
     return GradientCanaries(
@@ -190,13 +190,13 @@ class InputCanaries:
 def input_canaries(
     student: nn.Module, like: LocalData, *, num: int, num_clients: int, seed: int
 ) -> InputCanaries:
-    """Noise pictures whose teacher features know the student.
+    """Noise images whose teacher features know the student.
 
     An untrained student maps everything near one point, the hub. A canary's feature is a direction
     across the hub, and within a client the directions are orthogonal as far as the dimension allows: so
     each canary pulls the student its own way, as hard as it can. Canaries at the hub itself would pull
     as one, and the presence of one would drown in the pull of the others (AUC of the server without
-    privacy, 25 canaries a client: 0.87 across the hub, 0.60 at a cosine of 0.7 with it).
+    privacy, 25 canaries per client: 0.87 across the hub, 0.60 at a cosine of 0.7 with it).
 
     Args:
         student: The initial student.

@@ -39,7 +39,7 @@ class Effort:
     Attributes:
         num_canaries: Canaries of each kind.
         num_rounds: Rounds; 0 for all of the run.
-        seed: Of coins, coordinates and pictures; noise and sampling stay secret.
+        seed: Of coins, coordinates and images; noise and sampling stay secret.
         tick: Called with client-rounds done and in all.
     """
 
@@ -193,7 +193,7 @@ def judge(
         bounds that may decide. Steinke's bound holds for any mechanism and always may. The one for
         Gaussian trade-offs may only where no amplification by sampling is claimed: then a unit is part of
         a fixed number of Gaussian releases, whose composition is exactly Gaussian, and so is the claim
-        for whatever is computed of them. Elsewhere it stands in the details, as an estimate.
+        for whatever is computed of them. Elsewhere it is in the details, as an estimate.
     """
     exact = plan is not None and plan.round_spending().sampling_rate == 1.0
     level = 1.0 - (1.0 - CONFIDENCE) / (len(evidence) * (2 if exact else 1))
@@ -277,7 +277,7 @@ def _merged(repeats: Sequence[Finding], num_tests: int) -> Finding:
 
 
 def not_audited(target: Target) -> Finding:
-    """What stands in the place of this level for mechanism ``client``: nothing was measured, and why."""
+    """The finding of this level for mechanism ``client``: nothing was measured, and why."""
     return Finding(
         level="one-run",
         name="not audited",

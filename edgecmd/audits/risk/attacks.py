@@ -36,7 +36,7 @@ class RiskEffort:
         inversion_steps: Steps of each search.
         seed: Of everything.
         retrain: Whether to train again on a random half and attack that.
-        pictures: Whether to keep pictures of the inversion.
+        pictures: Whether to keep images of the inversion.
     """
 
     attacks: Sequence[str] = ("membership", "inversion")
@@ -142,7 +142,7 @@ def black_boxes(target: Target, rooms: Rooms) -> dict[str, Embed]:
         boxes["exported file"] = rooms.open_exported(target.onnx_file)
     if not boxes:
         raise DataError(
-            f"{target.path} holds neither student.safetensors nor export/student.onnx. Finish the run with"
+            f"{target.path} has neither student.safetensors nor export/student.onnx. Finish the run with"
             f" `edgecmd resume {target.path}`."
         )
     return boxes
@@ -201,7 +201,7 @@ def _keep_pictures(target: Target, trial: Trial, rooms: Rooms | None) -> None:
         "true drawing (private)": trial.truth,
         "from the plain update": trial.plain,
         f"from the update with epsilon {trial.plan.epsilon:g}": trial.private,
-        "most alike of 100 other drawings": trial.other,
+        "most similar of 100 other drawings": trial.other,
     }
     write_artefact(folder, name, rooms.inversion_sheet(rows), may_leave=False)
 

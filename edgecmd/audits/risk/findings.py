@@ -11,10 +11,10 @@ from edgecmd.core.statistics import Interval
 
 PROTOCOLS = {
     "concepts": (
-        "Members are the run's training pairs, others its validation and test pairs. The two differ in their"
-        " concepts, so this is what a thief learns about concepts, more than about one drawing; shadow"
-        " students that left out whole concepts calibrate how hard a pair is, but not what public pictures"
-        " tell of a concept. --retrain compares exchangeable pairs."
+        "Members are the run's training pairs, others its validation and test pairs. The two differ in"
+        " their concepts, so this measures what a thief learns about concepts rather than about one"
+        " drawing; shadow students that left out whole concepts calibrate how hard a pair is, but not what"
+        " public images reveal about a concept. --retrain compares exchangeable pairs."
     ),
     "pairs": (
         "The run's training was repeated on a random half of its training pairs; the other half are"
@@ -23,7 +23,7 @@ PROTOCOLS = {
 }
 NOT_ATTACKED = (
     "Not attacked: the server's view. A run folder keeps no single client's weights, so there is nothing to"
-    " attack after the run; the many-runs and one-run levels watch every step."
+    " attack after the run; the many-runs and one-run levels observe every step."
 )
 
 
@@ -113,17 +113,19 @@ def _control(curve: Curve) -> str:
     if curve.chance():
         return f"The control, a student with random weights, is at chance: {_area(curve)}."
     return (
-        f"THE CONTROL FAILS: a student with random weights has AUC {_area(curve)}, which one audit in twenty"
-        " shows by bad luck. Repeat with another --seed; if it stays, distrust these numbers."
+        f"THE CONTROL FAILS: a student with random weights has AUC {_area(curve)}, which happens by chance"
+        " in one audit in twenty. Repeat with another --seed; if it persists, do not trust these numbers."
     )
 
 
 def _start(best: Curve, start: Curve) -> str:
-    """What the warm start, which saw no pair, already gives: that much is no leak of the run."""
+    """What the warm start, which saw no pair, already gives: that much is not a leak of the run."""
     told = f"The run's public warm start, which saw no pair, already has AUC {_area(start)}"
     if best.low <= start.high:
-        return f"{told}: not clearly more was found here, so it is no clear sign of a leak of the run."
-    return f"{told}: only what is above it is of the run."
+        return (
+            f"{told}: what was found here is not clearly more, so it is not a clear sign that the run leaks."
+        )
+    return f"{told}: only what exceeds it comes from the run."
 
 
 def inversion_finding(
@@ -172,9 +174,9 @@ def _told(table: Mapping[str, object], name: str) -> str:
     """Whether a reconstruction beats a guess, and by what."""
     gain = _parts(table, f"{name}_gain")
     if gain.low is None or gain.high is None:
-        return f"too few drawings to hold against a guess, {_interval(table, name)}"
+        return f"too few drawings to compare with a guess, {_interval(table, name)}"
     if gain.low > 0:
-        return f"the drawing is recovered better than a guess, {_interval(table, name)}"
+        return f"the drawing is recovered better than by a guess, {_interval(table, name)}"
     if gain.high > 0:
         return f"no clear gain over a guess, {_interval(table, name)}"
     return f"worse than a guess, {_interval(table, name)}"

@@ -232,7 +232,7 @@ def _total_variation(image: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Trial:
-    """Outcome for one number of pairs a step; drawings have values in [0, 1].
+    """Outcome for one number of pairs per step; drawings have values in [0, 1].
 
     Attributes:
         batch_size: Pairs of a step, ``B``.
@@ -315,7 +315,7 @@ def run_trial(
     Args:
         run: Settings of the run.
         student: Weights of the round, on the CPU.
-        batch_size: Pairs a step.
+        batch_size: Pairs per step.
         num_pairs: Pairs in all; cut down to whole steps, one step at least.
         recipe: How the attacker searches; its seed also chooses the pairs.
         jobs: Processes at a time.
@@ -356,7 +356,7 @@ def _chosen(run: Run, *, num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     order = numpy_generator(seed, "inversion-pairs").permutation(len(run.task.data.train))
     if len(order) < num + 1:
         raise ConfigError(
-            f"--pairs={num} is too many for {len(order)} training pairs; give {len(order) - 1} at most."
+            f"--pairs={num} is too many for {len(order)} training pairs; give at most {len(order) - 1}."
         )
     return order[:num], order[num : num + NUM_OTHERS]
 

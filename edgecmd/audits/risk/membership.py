@@ -147,7 +147,7 @@ def lira_offline(
     if pooled_sd:
         freedom = int((count_N - 1).sum())
         if freedom == 0:
-            raise DataError("One reference model a record has no spread; give two or more.")
+            raise DataError("One reference model per record has no spread; give two or more.")
         variance_N = np.full(len(observed_N), square_N.sum() / freedom)
     else:
         variance_N = square_N / (count_N - 1)
@@ -173,7 +173,7 @@ def rmia_offline(
     """Offline RMIA (Zarifzadeh, Liu and Shokri 2024, arXiv 2312.03262).
 
     Share of population records ``z`` with ``(p(x|model) / p(x)) / (p(z|model) / p(z)) > gamma``, where
-    ``p = ((1 + a) mean_out + 1 - a) / 2`` for ``x`` and ``z`` alike, so that a record that is no member
+    ``p = ((1 + a) mean_out + 1 - a) / 2`` for ``x`` and ``z`` alike, so that a record that is not a member
     is exchangeable with the population.
 
     Args:
@@ -193,7 +193,7 @@ def rmia_offline(
         DataError: Shapes differ, a value is not a probability, or a number is out of its range.
     """
     if not 0.0 <= a <= 1.0 or not gamma >= 1.0:
-        raise DataError(f"a={a!r} must lie in [0, 1] and gamma={gamma!r} be at least 1.")
+        raise DataError(f"a={a!r} must be in [0, 1] and gamma={gamma!r} be at least 1.")
     ratio_N = _ratio(observed_N, out_SN, mask_SN, a=a)
     ratio_Z = np.sort(_ratio(observed_Z, out_SZ, mask_SZ, a=a))
     return np.asarray(np.searchsorted(ratio_Z, ratio_N / gamma, side="left") / len(ratio_Z))
@@ -205,7 +205,7 @@ def _ratio(observed: np.ndarray, out: np.ndarray, mask: np.ndarray | None, *, a:
     for values in (observed_N, out_SN[mask_SN]):
         if values.min() < 0.0 or values.max() > 1.0:
             raise DataError(
-                f"RMIA compares probabilities; values from {values.min():g} to {values.max():g} are none."
+                f"RMIA compares probabilities; values from {values.min():g} to {values.max():g} are not."
                 " Turn logits into probabilities first."
             )
     mean_N = np.where(mask_SN, out_SN, 0.0).sum(axis=0) / mask_SN.sum(axis=0)
@@ -284,7 +284,7 @@ def grouped_interval(
     for kind in (member_N, ~member_N):
         count_G = np.bincount(group[kind], minlength=num)
         if np.count_nonzero(count_G) < 2:
-            raise DataError("Members and others must come from two groups each, at least.")
+            raise DataError("Members and others must each come from at least two groups.")
         sum_G = np.bincount(group[kind], weights=share_N[kind], minlength=num)
         parts.append(((sum_G - count_G * area) / int(kind.sum()), count_G > 0))
     both = parts[0][1] | parts[1][1]

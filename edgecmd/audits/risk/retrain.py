@@ -28,7 +28,7 @@ def check_retrain(run: Run) -> None:
     """Refuse what cannot be trained again in one process.
 
     Raises:
-        ConfigError: The strategy is no mean, or whole clients are protected.
+        ConfigError: The strategy is not a mean, or whole clients are protected.
     """
     strategy, mechanism = run.federation.strategy, run.privacy.mechanism
     averages = [name for name, row in STRATEGIES.items() if row.is_mean]

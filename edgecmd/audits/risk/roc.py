@@ -47,7 +47,7 @@ def auc_interval(scores: np.ndarray, members: np.ndarray, *, confidence: float =
         DataError: As `auc`, or ``confidence`` is not within (0, 1).
     """
     if not 0.0 < confidence < 1.0:
-        raise DataError(f"confidence={confidence!r} must lie between 0 and 1, such as 0.95.")
+        raise DataError(f"confidence={confidence!r} must be between 0 and 1, such as 0.95.")
     centre = auc(scores, members)
     num_in = int(np.asarray(members, dtype=bool).sum())
     num_out = len(members) - num_in
@@ -87,7 +87,7 @@ def tpr_at_fpr(scores: np.ndarray, members: np.ndarray, *, fpr: float) -> float:
         DataError: As `auc`, or ``fpr`` is not within [0, 1].
     """
     if not 0.0 <= fpr <= 1.0:
-        raise DataError(f"fpr={fpr!r} must lie in [0, 1], such as 0.01.")
+        raise DataError(f"fpr={fpr!r} must be in [0, 1], such as 0.01.")
     wrong_P, right_P = roc_curve(scores, members)
     return float(right_P[wrong_P <= fpr].max())
 
@@ -114,7 +114,7 @@ def roc_curve(scores: np.ndarray, members: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def roc_points(scores: np.ndarray, members: np.ndarray, *, num: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    """Points of the ROC curve for a picture on logarithmic axes.
+    """Points of the ROC curve for a chart with logarithmic axes.
 
     Args:
         scores: Higher for members, (N,).
@@ -130,7 +130,7 @@ def roc_points(scores: np.ndarray, members: np.ndarray, *, num: int = 200) -> tu
         DataError: As `auc`, or ``num`` is below 2.
     """
     if num < 2:
-        raise DataError(f"num={num} points make no curve; give at least 2.")
+        raise DataError(f"num={num} points do not make a curve; give at least 2.")
     wrong_P, right_P = roc_curve(scores, members)
     last = np.append(np.diff(wrong_P) != 0.0, True)
     wrong_P, right_P = wrong_P[last], right_P[last]
@@ -149,7 +149,9 @@ def checked(scores: np.ndarray, members: np.ndarray) -> tuple[np.ndarray, np.nda
     """
     score_N, member_N = np.asarray(scores, dtype=np.float64), np.asarray(members).astype(bool)
     if score_N.ndim != 1 or score_N.shape != member_N.shape:
-        raise DataError(f"Scores {score_N.shape} and members {member_N.shape} must be two equal lists.")
+        raise DataError(
+            f"Scores {score_N.shape} and members {member_N.shape} must be two lists of the same length."
+        )
     if np.isnan(score_N).any():
         raise DataError(f"{int(np.isnan(score_N).sum())} scores are not numbers.")
     if member_N.all() or not member_N.any():

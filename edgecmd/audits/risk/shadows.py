@@ -44,7 +44,7 @@ class ShadowRecipe:
     Attributes:
         num_shadows: Students; at least 2, even, so that each pair is left out by half of them.
         num_steps: Optimiser steps of each.
-        batch_size: Pairs a step.
+        batch_size: Pairs per step.
         seed: Of coins, first weights and batches.
     """
 
@@ -56,8 +56,8 @@ class ShadowRecipe:
     def __post_init__(self) -> None:
         if self.num_shadows < 4 or self.num_shadows % 2:
             raise ConfigError(
-                f"--shadows={self.num_shadows} must be an even number of at least 4: each pair is left out by"
-                " half of the shadow students, and one score has no spread."
+                f"--shadows={self.num_shadows} must be an even number of at least 4: each pair is left out"
+                " by half of the shadow students, and a single score has no spread."
             )
 
 

@@ -1,4 +1,4 @@
-"""How alike two pictures are: PSNR and SSIM.
+"""How similar two images are: PSNR and SSIM.
 
 Shapes: H height, W width, C channels.
 """
@@ -17,7 +17,7 @@ MAX_PSNR_DB = 60.0
 
 
 def psnr(first: Picture, second: Picture) -> float:
-    """Peak signal-to-noise ratio in dB of pictures with values in [0, 1]; at most 60.
+    """Peak signal-to-noise ratio in dB of images with values in [0, 1]; at most 60.
 
     Args:
         first: (C, H, W).
@@ -28,10 +28,10 @@ def psnr(first: Picture, second: Picture) -> float:
 
 
 def ssim(first: Picture, second: Picture) -> float:
-    """Structural similarity of pictures with values in [0, 1], mean over pixels and channels, at most 1.
+    """Structural similarity of images with values in [0, 1], mean over pixels and channels, at most 1.
 
     A Gaussian window of standard deviation 1.5 and 11 pixels, K1 = 0.01, K2 = 0.03 (Wang et al. 2004, IEEE
-    Transactions on Image Processing 13:600); what lies outside is mirrored.
+    Transactions on Image Processing 13:600); what is outside is mirrored.
 
     Args:
         first: (C, H, W).

@@ -60,15 +60,15 @@ def fingerprint_finding(
     elif wrong == ["sha256"] and not same_environment:
         verdict = INDICATOR
         text = (
-            "The anchors made here differ in bits from those of privacy.json; other versions or another"
-            " processor made the run, so this shows nothing. Audit it there."
+            "The anchors made here differ in bits from those of privacy.json; the run was made with other"
+            " versions or on another processor, so this shows nothing. Audit it there."
         )
     else:
         first = wrong[0]
         verdict = CONTRADICTED
         text = (
             f"Contradicted: privacy.json has anchors with {first}={stated[first]!r}, the settings make"
-            f" {made[first]!r}; the run's negatives were not the public ones that it names."
+            f" {made[first]!r}; the run's negatives were not the public anchors that it names."
         )
     return Finding(
         level="check",

@@ -1,4 +1,4 @@
-"""A user's own loss and student in Python, held against what clipping each pair would promise.
+"""A user's own loss and student in Python, tested against what clipping per pair would promise.
 
 The protocol. A loss is a function ``loss(student, teacher, anchors)``: student embeddings (B, D) of any
 norm with gradient, teacher features (B, D) and public anchors (K, D) of norm 1, both constants. As a
@@ -110,7 +110,7 @@ def own_student(name: str, *, in_channels: int, image_size: int) -> tuple[nn.Mod
         image_size: H and W.
 
     Raises:
-        ConfigError: The factory is missing or fails, or what it makes is no encoder of such images.
+        ConfigError: The factory is missing or fails, or what it makes is not an encoder of such images.
     """
     student = call_factory("--student", name, offered={}, files=True)
     if not isinstance(student, nn.Module):
@@ -173,7 +173,7 @@ def subject_of(run: Run, target: Target | None, *, student: str, channels: int) 
     if known.embedding_dim != made.embedding_dim:
         raise ConfigError(
             f"--student={student!r} gives embeddings of dimension {made.embedding_dim}, the run's teacher"
-            f" {known.embedding_dim}. Make it give the teacher's, or leave the run out."
+            f" {known.embedding_dim}. Make it return the teacher's dimension, or leave the run out."
         )
     return replace(made, anchors=known.anchors)
 
@@ -364,7 +364,7 @@ def _try(code: OwnCode, found: Tensor) -> None:
         )
     if not found.requires_grad:
         raise ConfigError(
-            f"--loss={code.name!r} has no gradient at the student's embeddings. Leave out detach() and"
+            f"--loss={code.name!r} has no gradient at the student's embeddings. Remove detach() and"
             " no_grad()."
         )
 
@@ -378,8 +378,8 @@ def _poisoned_finding(code: OwnCode, subject: Subject, loss: BatchLoss, mode: st
     moved = distance(larger, smaller)
     broken = moved == float("inf")
     text = (
-        "One pair whose image is NaN makes the whole released sum NaN under Opacus: it shows whether the"
-        " pair was there. The engines of edgecmd count such a pair as zero."
+        "One pair whose image is NaN makes the whole released sum NaN under Opacus: the release then shows"
+        " whether the pair was present. edgecmd's engines count such a pair as zero."
         if broken
         else f"One pair whose image is NaN moves the sum by {moved / code.clip:.3g} C."
     )

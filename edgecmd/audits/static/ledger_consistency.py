@@ -1,4 +1,4 @@
-"""The books of a run: what was released by its event log, against what its ledgers and it claim.
+"""Ledger records of a run: what its event log says was released, against what ledgers and run claim.
 
 Three records are kept by three parts of a run: each client (or the server) writes its ledger before a
 release, the server logs each round, and the statement is made at the end. A release that one of them
@@ -43,7 +43,7 @@ class Books:
         claim: ``privacy.json``; None before the end of a run.
         token: Name of the run in the ledgers.
         answers: Clients that were aggregated, for each round of ``events.jsonl``.
-        ledgers: Ledgers by the names of ``epsilon_by_client``; empty where they lie on other machines.
+        ledgers: Ledgers by the names of ``epsilon_by_client``; empty where they are on other machines.
         shared: Whether other runs write to the same ledgers.
         ended_by_budget: Whether spent budgets ended the run.
         num_clients: Clients of the federation.
@@ -102,7 +102,8 @@ def read_books(target: Target, plan: PrivacyPlan, claim: Claim | None) -> Books:
     token = folder / "token"
     if answers and not token.is_file():
         raise DataError(
-            f"{token} is missing, so this run's lines in the ledgers cannot be told from others. Restore it."
+            f"{token} is missing, so this run's lines in the ledgers cannot be told apart from others."
+            " Restore it."
         )
     return Books(
         plan=plan,
@@ -163,8 +164,8 @@ def _read_ledgers(target: Target, plan: PrivacyPlan, claim: Claim | None) -> dic
     counted = [name for name in claim.by_client if name in paths] if claim else []
     if counted and not found:
         raise PrivacyError(
-            f"privacy.json counts {len(counted)} ledgers, and none lies in {run.ledger_folder}."
-            " Restore them; without them the budget of these pairs must be treated as spent."
+            f"privacy.json counts {len(counted)} ledgers, but none is in {run.ledger_folder}. Restore them;"
+            " without them the budget of these pairs must be treated as spent."
         )
     return found
 
@@ -249,7 +250,7 @@ def _rounds_text(books: Books, forgotten: Mapping[int, int], other_plans: int) -
     if not books.ledgers:
         return (
             f"The {rounds} rounds of events.jsonl are those that privacy.json counts{end}; the clients'"
-            " ledgers lie on their own devices and were not read."
+            " ledgers are on their own devices and were not read."
         )
     if books.plan.unit == "client":
         return f"All {rounds} rounds are in the server's ledger{end}."

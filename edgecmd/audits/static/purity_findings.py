@@ -1,4 +1,4 @@
-"""Purity: is what is computed for one pair free of the others, in the student and in the loss?
+"""Purity: is what is computed for one pair independent of the others, in the student and in the loss?
 
 Shapes: B batch, R rows of a unit, D embedding dimension.
 """
@@ -27,7 +27,7 @@ def student_purity(subject: Subject, *, claims: bool) -> Finding:
         require_pure(subject.student, in_channels=subject.in_channels, image_size=subject.image_size)
     except PrivacyError as error:
         return _finding(name, str(error), leaks=1, claims=claims)
-    text = f"The student acts on each image alone ({subject.name}): poisoned rows reach no other row."
+    text = f"The student acts on each image alone ({subject.name}): poisoned rows do not reach other rows."
     return _finding(name, text, leaks=0, claims=claims)
 
 
@@ -67,9 +67,9 @@ def _loss_finding(leaking: dict[str, list[int]], *, claims: bool) -> Finding:
         return _finding("purity of the loss", text, leaks=0, claims=claims)
     where = " and ".join(name for name, found in leaking.items() if found)
     text = (
-        f"The loss mixes the pairs of a batch: a change of one row moves the {where} of others"
-        f" ({len(rows)} of {PROBE_ROWS} rows do so). No clip per pair bounds that; use negatives that are"
-        " public anchors."
+        f"The loss mixes the pairs of a batch: changing one row changes the {where} of others ({len(rows)}"
+        f" of {PROBE_ROWS} rows do so). Clipping per pair does not bound that; use public anchors as"
+        " negatives."
     )
     return _finding("purity of the loss", text, leaks=len(rows), claims=claims)
 

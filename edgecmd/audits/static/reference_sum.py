@@ -1,4 +1,4 @@
-"""The auditor's own clipped sum, apart from any engine, and what rounding alone may move of it.
+"""The auditor's own clipped sum, independent of any engine, and how far rounding alone can move it.
 
 Two ways to compute one gradient in float32 differ in their last bits, and where an activation lies on a
 kink (the zero of a ReLU, two equal maxima of a pool) a last bit decides which side is differentiated: the
@@ -54,7 +54,7 @@ def nearest_sum(
     """`plain_sum`, or where ``found`` is off it, the sum under those roundings that come nearest to it.
 
     Each unit in turn is computed alone, as rows of a call of eight and of all units of its length, in
-    float64, and with weights and pictures moved by a last bit or two; what brings the sum nearer to
+    float64, and with weights and images moved by a last bit or two; what brings the sum nearer to
     ``found`` is kept. But for a flip all of these are equal to 1e-5, so a unit that is left out, added
     twice or clipped otherwise stays as far off as it was.
 

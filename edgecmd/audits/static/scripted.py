@@ -1,4 +1,4 @@
-"""The private step itself under fixed coins, so that two neighbours differ in nothing but a pair.
+"""The private step itself under fixed coins, so that two neighbours differ only in one pair.
 
 `private_step` makes the step, whole: it samples, forms units, clips, adds and releases. What is
 fixed from outside is its source of coins alone. What a search or an audit learns here is so of the code
@@ -28,7 +28,7 @@ from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place
 
 Coins = Callable[[int], np.ndarray]
-"""Words of ``num`` rows, one uint64 a row, that say into which bucket each falls."""
+"""Words of ``num`` rows, one uint64 per row, that say into which bucket each falls."""
 Work = Callable[..., None]
 """Local work of a client: of a student and pairs, with the keywords ``plan``, ``optimizer``, ``source`` and
 ``probe`` of `edgecmd.privacy.step.private_step.distil_privately`."""

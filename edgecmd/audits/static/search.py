@@ -210,7 +210,7 @@ def distance(larger: Mapping[str, Tensor], smaller: Mapping[str, Tensor]) -> flo
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Climber:
-    """Where a climb stands: neighbours, the smaller one's sum, and the distance of the two sums."""
+    """State of a climb: neighbours, the smaller one's sum, and the distance of the two sums."""
 
     at: Neighbours
     smaller: Mapping[str, Tensor]
@@ -226,7 +226,7 @@ def search_sensitivity(
     climb_length: int = 20,
     stop_above: int | float = math.inf,
 ) -> Found:
-    """Look for neighbours whose sums lie as far apart as possible: random-restart hill climbing.
+    """Look for neighbours whose sums are as far apart as possible: random-restart hill climbing.
 
     The kinds take turns. Each climb starts from a new pair of its kind and keeps every change of a
     row that makes the distance larger.

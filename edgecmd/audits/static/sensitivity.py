@@ -124,7 +124,7 @@ def search(question: Question, effort: Effort, *, tick: Tick = silent) -> Findin
 
 
 def _released(question: Question, found: Found) -> float:
-    """How far the releases of the worst neighbours lie apart, noise aside."""
+    """How far the releases of the worst neighbours are apart, noise aside."""
     if question.whole is None or found.worst is None:
         return 0.0
     worst = found.worst

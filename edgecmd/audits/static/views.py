@@ -1,7 +1,7 @@
-"""Views of a pair: do the units that the step forms of one pair show anything of another?
+"""Views of a pair: do the units that the step makes from one pair contain anything of another?
 
 The sensitivity search goes without augmentation, so that coins of a view stay with their row. What the
-augmentation itself does is looked at here: with the same coins, another picture in the place of one
+augmentation itself does is looked at here: with the same coins, another image in the place of one
 pair's may change the rows of that pair and no others.
 
 Shapes: U units, R rows of a unit, C channels, H height, W width.
@@ -43,7 +43,7 @@ class Shown(Script):
 
 
 def views_finding(subject: Subject, plan: PrivacyPlan, run: Run) -> Finding:
-    """How many rows of a step change where one pair has another picture, at most.
+    """How many rows of a step change where one pair has another image, at most.
 
     Args:
         subject: Student and anchors.
@@ -64,15 +64,15 @@ def views_finding(subject: Subject, plan: PrivacyPlan, run: Run) -> Finding:
     own = plan.row.rows_of_pair(plan.num_views)
     wrong = max(changed) > own
     text = (
-        f"Another picture in the place of one pair's changes {max(changed)} of the {len(formed)} rows of a"
-        f" step, of which {own} {'is' if own == 1 else 'are'} its own"
+        f"Replacing the image of one pair changes {max(changed)} of the {len(formed)} rows of a step, of"
+        f" which {own} {'is' if own == 1 else 'are'} its own"
     )
     return Finding(
         level="check",
         name="views of a pair",
         attacker="code",
         verdict=CONTRADICTED if wrong else NOT_CONTRADICTED,
-        text=f"{text}{': views mix pairs, so no clip for each pair bounds anything' if wrong else ''}.",
+        text=f"{text}{': views mix pairs, so clipping per pair bounds nothing' if wrong else ''}.",
         quantity="changed rows",
         claimed=float(own),
         measured=float(max(changed)),

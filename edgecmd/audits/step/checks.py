@@ -1,4 +1,4 @@
-"""Private steps of the real code: is their noise the stated one, and do they release what they say (L1)?
+"""Private steps of the real code: is their noise as stated, and do they release what they claim (L1)?
 
 Rounds of the run's own settings are driven under an auditor (`driven_rounds`): every local step of
 several rounds and clients, on clients with many pairs, with few and with none. What a release holds beside
@@ -232,11 +232,11 @@ def _faults(verdict: Verdict) -> list[str]:
     if verdict.misshapen:
         found.append("not Gaussian")
     if verdict.off_sum:
-        found.append(f"beside another sum than the clipped one ({named(verdict.off_sum)})")
+        found.append(f"added to a sum other than the clipped one ({named(verdict.off_sum)})")
     if verdict.too_large:
-        found.append(f"larger than stated ({named(verdict.too_large)}), which costs accuracy and no privacy")
+        found.append(f"larger than stated ({named(verdict.too_large)}), which costs accuracy but no privacy")
     if verdict.shifted:
-        found.append("its mean is not zero, which costs no privacy but is no part of the plan")
+        found.append("its mean is not zero, which costs no privacy but is not part of the plan")
     return found
 
 
@@ -254,12 +254,14 @@ def release_finding(steps: Sequence[Step], plan: PrivacyPlan) -> Finding:
         _fault(
             gradients,
             MOVE_TOLERANCE,
-            lambda at: f"the optimiser gets other than the release, by {gradients[at]:.2g} of it",
+            lambda at: (
+                f"the optimiser receives something other than the release, by {gradients[at]:.2g} of it"
+            ),
         ),
         _fault(
             weights,
             MOVE_TOLERANCE,
-            lambda at: f"weights move by other than the release, by {weights[at]:.2g} of it",
+            lambda at: f"weights move by something other than the release, by {weights[at]:.2g} of it",
         ),
     ]
     told = [

@@ -130,7 +130,7 @@ def audit_draws(target: Target, *, num_draws: int = NUM_DRAWS, seed: int = 0) ->
 
 
 def worst_worlds(target: Target, plan: PrivacyPlan, *, seed: int) -> tuple[Worlds, "Repeated"]:
-    """Sums of the neighbours that lie farthest apart of a few tries, and the real step on either."""
+    """Sums of the neighbours that are farthest apart of a few tries, and the real step on either."""
     run, audited = target.run, student_of(target)
     anchors, student = run.anchors, quiet_copy(audited)
     student.to(anchors.device)
@@ -289,6 +289,6 @@ def _verdict(lower: float, sure: float, *, claimed: float | None, ceiling: float
         return (
             NOT_CONTRADICTED,
             f"Not contradicted: at least {lower:.3g} of the claimed {claimed:.3g} at {CONFIDENCE:.0%}, which"
-            f" chance allows; {sure:.3g} at a level of {LEVEL:g}. Ask again with more draws.",
+            f" chance allows; {sure:.3g} at a level of {LEVEL:g}. Repeat with more draws.",
         )
     return epsilon_verdict(lower=lower, claimed=claimed, ceiling=ceiling)

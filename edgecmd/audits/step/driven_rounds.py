@@ -1,4 +1,4 @@
-"""Rounds of the real code under an auditor who makes the clipped sum of every step himself.
+"""Rounds of the real code under an auditor that computes the clipped sum of every step itself.
 
 The auditor sits inside `private_step.distil_privately` as its probe, gives it its optimiser and
 passes on its coins. In each step he sees the sampled rows, the units that were formed of them, their
@@ -274,7 +274,7 @@ def drive(
 
 
 def made_up_pairs(num: int, shape: Sequence[int], dim: int, *, generator: torch.Generator) -> LocalData:
-    """Noise pictures of ``shape`` (C, H, W) with random unit features of dimension ``dim``."""
+    """Noise images of ``shape`` (C, H, W) with random unit features of dimension ``dim``."""
     return LocalData(
         target=torch.rand(num, *shape, generator=generator),
         teacher=unit(torch.randn(num, dim, generator=generator)),

@@ -1,4 +1,4 @@
-"""Tests of noise that ought to be N(0, 1) and fresh each time, with one level for all of them together.
+"""Tests that noise is N(0, 1) and fresh each time, with one level for all tests together.
 
 Steps are tested as they come: of each only sums and a sketch are kept, so a round may have any number.
 """

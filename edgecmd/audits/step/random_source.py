@@ -68,7 +68,7 @@ def source_finding(
     faults = [one.fault for one in checks if one.fault]
     kind = (CONTRADICTED if faults else NOT_CONTRADICTED) if plan.private else INDICATOR
     sound = (
-        f"the system's own; {NUM_FRESH} fresh ones start unlike, and so do other processes"
+        f"the system's own; {NUM_FRESH} fresh ones start differently, and so do other processes"
         if plan.private
         else "derived from the seed, NOT PRIVATE by its settings"
     )
@@ -97,7 +97,7 @@ def source_type(source: Source) -> Check:
     if type(source) is SystemSource and source.private:
         return Check(name="type")
     return Check(
-        name="type", fault=f"it is a {type(source).__name__} where the plan promises the system's source"
+        name="type", fault=f"it is a {type(source).__name__}, but the plan promises the system's source"
     )
 
 

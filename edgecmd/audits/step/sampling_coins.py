@@ -1,4 +1,4 @@
-"""The coins of the real step: is each pair in a sample by a coin of its own, fresh in each step (level L1)?
+"""The coins of the real step: is each pair sampled by its own coin, fresh in each step (level L1)?
 
 Many rounds of the real step are driven on a few pairs and a thousand units that add nothing, which are
 sampled as the pairs are. The student is a single layer, since coins know nothing of it. From who was in
@@ -107,11 +107,11 @@ def audit_coins(target: Target) -> Finding:
     kind = CONTRADICTED if any(not one.harmless for one in failed) else NOT_CONTRADICTED
     told = failed[0] if failed else found[0]
     text = f"{presence.shape[1]} units over {len(presence)} steps: "
-    text += "; ".join(one.fault for one in failed) or "each is sampled as stated, by a coin of its own"
+    text += "; ".join(one.fault for one in failed) or "each is sampled as stated, by its own coin"
     if not enough:
         text += (
-            f". At a rate of {rate:g} two pairs that share a coin would need more steps to be noticed than"
-            " were made; the other statements stand"
+            f". At a rate of {rate:g} more steps than were run would be needed to notice two pairs that"
+            " share a coin; the other statements stand"
         )
     return Finding(
         level="step",
@@ -292,7 +292,7 @@ def poisson_statements(presence_TN: Presence, rate: float) -> list[Statement]:
         _most(
             together, steps, rate**2, "two pairs are sampled together too often, so they share a coin", both
         ),
-        _least(together, steps, rate**2, "two pairs are sampled together too seldom to be independent", both),
+        _least(together, steps, rate**2, "two pairs are sampled together too rarely to be independent", both),
         _most(
             alike, num, rate**2, "two steps sample the same units, so the coins repeat", "units of two steps"
         ),
@@ -354,7 +354,7 @@ def bins_statements(presence_TN: Presence, num_bins: int) -> list[Statement]:
 def _often(times_N: np.ndarray, steps: int, rate: float) -> list[Statement]:
     """How often each unit was in."""
     num, total = len(times_N), int(times_N.sum())
-    seldom = _least(times_N, steps, rate, "a unit is sampled too seldom, which costs no privacy", "rate")
+    seldom = _least(times_N, steps, rate, "a unit is sampled too rarely, which costs no privacy", "rate")
     return [
         Statement(
             fault=f"sampled with a rate of {total / (steps * num):.4g} instead of {rate:g}",
@@ -397,7 +397,7 @@ def _overlaps(presence: np.ndarray) -> np.ndarray:
 def chernoff(log_mass: np.ndarray, value: np.ndarray, mean: float, *, num: int) -> float:
     """Probability that the mean of ``num`` draws is as far from its expectation as ``mean``, at most.
 
-    Chernoff's bound on the side on which ``mean`` lies: ``min_t exp(num (log E e^(t v) - t mean))``.
+    Chernoff's bound on the side of ``mean``: ``min_t exp(num (log E e^(t v) - t mean))``.
 
     Args:
         log_mass: Logarithms of the probabilities of the values.

@@ -51,7 +51,7 @@ def augment_depth(depth_BCHW: Batch, *, strength: float, generator: torch.Genera
 def from_pictures(
     image_B3HW: Float[Tensor, "batch 3 height width"],
 ) -> Float[Tensor, "batch 2 height width"]:
-    """The grey of public pictures as its scaled distance, and a mask that says that all was measured."""
+    """The grey of public images as its scaled distance, and a mask that says that all was measured."""
     grey = image_B3HW.mean(dim=1, keepdim=True)
     return torch.cat([grey, torch.ones_like(grey)], dim=1)
 

@@ -37,7 +37,7 @@ def to_input(
     """Scale uint8 images to ``(value / 255 - offset) / scale``.
 
     Args:
-        images_BHWC: Pictures, uint8.
+        images_BHWC: Images, uint8.
         offset: Value in [0, 1] that becomes zero.
         scale: Divisor.
     """
@@ -47,7 +47,7 @@ def to_input(
 
 
 def input_shape(images: Examples) -> InputShape:
-    """(C, H, W) of one picture."""
+    """(C, H, W) of one image."""
     return int(images.shape[3]), int(images.shape[1]), int(images.shape[2])
 
 
@@ -65,7 +65,7 @@ def augment_image(image_BCHW: Batch, *, strength: float, generator: torch.Genera
 def from_pictures(
     image_B3HW: Float[Tensor, "batch 3 height width"], channels: int, *, offset: float, scale: float
 ) -> Float[Tensor, "batch _ height width"]:
-    """Public pictures in channels and scaling of the target: colours, or the mean of the three in each."""
+    """Public images in channels and scaling of the target: colours, or the mean of the three in each."""
     seen = image_B3HW
     if channels != 3:
         seen = image_B3HW.mean(dim=1, keepdim=True).expand(-1, channels, -1, -1)
@@ -73,7 +73,7 @@ def from_pictures(
 
 
 def is_constant(images_NHWC: Stored) -> Bool[np.ndarray, " num"]:
-    """Which pictures have channels that each span at most 2 of 255 levels, (N,)."""
+    """Which images have channels that each span at most 2 of 255 levels, (N,)."""
     # What differs among some pixels differs among all of them.
     found = _spans_little(images_NHWC[:, ::STRIDE, ::STRIDE])
     found[found] = _spans_little(images_NHWC[found])
@@ -86,7 +86,7 @@ def _spans_little(images_NHWC: Stored) -> Bool[np.ndarray, " num"]:
 
 
 def brightness(images: np.ndarray) -> Float[np.ndarray, "num height width"]:
-    """Brightness of grey or RGB pictures from 0 to 255."""
+    """Brightness of grey or RGB images from 0 to 255."""
     if images.shape[3] != 3:
         return images[..., 0].astype(np.float64)
     red, green, blue = (images[..., channel].astype(np.int32) for channel in range(3))
@@ -96,7 +96,7 @@ def brightness(images: np.ndarray) -> Float[np.ndarray, "num height width"]:
 def signature(images: Lying, rows: Rows) -> Signature:
     """Brightness over a 16 by 16 grid, colours over a 4 by 4 grid.
 
-    Near-equal are pictures where no cell of the first differs by more than `LEVELS` of 255, none of the
+    Near-equal are images where no cell of the first differs by more than `LEVELS` of 255, none of the
     second by more than `COLOUR_LEVELS` in a colour, and the whole by no more than a tenth of its contrast.
     """
     found = looked_at(images, rows, "look-image", _numbers, like=np.dtype(np.float32))
@@ -125,7 +125,7 @@ def near_duplicates(
         threshold: Correlation, from -1 to 1.
 
     Guarantees:
-        Pictures are compared after averaging down to 32 pixels (16 where 32 does not divide S).
+        Images are compared after averaging down to 32 pixels (16 where 32 does not divide S).
         An image of one single value correlates with nothing.
     """
     if not len(train):
@@ -140,7 +140,7 @@ def near_duplicates(
 
 
 def _standardised(images: Lying, start: int, stop: int) -> Float[np.ndarray, "num pixels"]:
-    """Some pictures as rows of zero mean and unit length: their dot products are Pearson correlations."""
+    """Some images as rows of zero mean and unit length: their dot products are Pearson correlations."""
     step = at_once(images)
     firsts = range(start, min(stop, len(images)), step)
     return np.concatenate([_standard_rows(np.asarray(images[at : min(at + step, stop)])) for at in firsts])
@@ -158,10 +158,10 @@ def _standard_rows(images: Pictures) -> Float[np.ndarray, "num pixels"]:
 
 
 def blur(target: Stored, level: float, _: np.random.Generator) -> Stored:
-    """Pictures through a Gaussian, its standard deviation from a 32nd of the side to a half of it.
+    """Images through a Gaussian, its standard deviation from a 32nd of the side to a half of it.
 
     ``side * LEAST_BLUR ** (1 - level) * LARGEST_BLUR ** level`` pixels: equal steps of the level are
-    equal factors, so that no level leaves the picture as it is and the last hardly more than its mean.
+    equal factors, so that no level leaves the image as it is and the last hardly more than its mean.
     """
     sigma = target.shape[1] * LEAST_BLUR ** (1.0 - level) * LARGEST_BLUR**level
     smooth: np.ndarray = gaussian_filter(target.astype(np.float32), (0, sigma, sigma, 0))
@@ -186,7 +186,7 @@ def _size(shape: InputShape) -> str:
 
 IMAGE = Modality(
     name="image",
-    noun="picture",
+    noun="image",
     dtype=np.uint8,
     rank=4,
     allowed="uint8 of shape (num, height, width, channels)",

@@ -1,4 +1,4 @@
-"""The front end of students of sound: a recording in, a log-mel picture out, all inside the student.
+"""The front end of students of sound: a recording in, a log-mel image out, all inside the student.
 
 Constants alone and nothing learnt: no buffer of it is part of a student's weights, and each
 recording is scaled by its own loudest band alone, so that no recording acts on another.
@@ -61,7 +61,7 @@ def fourier_basis(window_samples: int) -> Float[np.ndarray, "parts window"]:
 
 
 class LogMel(nn.Module):
-    """Log-mel picture of a recording, from the loudest band down to 60 dB below it."""
+    """Log-mel image of a recording, from the loudest band down to 60 dB below it."""
 
     basis: Tensor
     filters: Tensor

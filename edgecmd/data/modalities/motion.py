@@ -1,4 +1,4 @@
-"""Moved views: how far a picture may be turned, shifted, scaled and mirrored, and the views themselves.
+"""Moved views: how far an image may be turned, shifted, scaled and mirrored, and the views themselves.
 
 Shapes: B batch, C channels, H height, W width.
 """
@@ -53,7 +53,7 @@ class Motion:
 
 
 def draw_motion(batch: int, motion: Motion, *, generator: torch.Generator) -> Float[Tensor, "batch 2 3"]:
-    """Maps from places of a view to places of the picture, in shares of half a side from the middle.
+    """Maps from places of a view to places of the image, in shares of half a side from the middle.
 
     Guarantees:
         The same numbers on every processor: they are rounded from double, whose last digit decides about

@@ -1,4 +1,4 @@
-"""What the house asks of a modality: everything that differs from one kind of input to another.
+"""What edgecmd needs from a modality: everything that differs between kinds of input.
 
 A modality is one module beside this one and its row in `edgecmd.data.modalities.table.MODALITIES`. All else
 asks the row and knows no modality by name.
@@ -63,7 +63,7 @@ class View(Protocol):
 
 @runtime_checkable
 class FromPictures(Protocol):
-    """Public RGB pictures, scaled as a teacher sees them, (B, 3, H, W), as inputs of so many channels."""
+    """Public RGB images, scaled as a teacher sees them, (B, 3, H, W), as inputs of so many channels."""
 
     def __call__(
         self,
@@ -117,39 +117,38 @@ class Modality:
 
     Attributes:
         name: Its key in `MODALITIES`, in settings and in files of teachers.
-        noun: What a message calls one example.
-        dtype: Of stored examples.
-        rank: Axes of stored examples, N among them.
-        allowed: What an error says of type and shape.
-        has_form: Whether an array of this type and rank is of this modality after all.
+        noun: What messages call one example.
+        dtype: Type of stored examples.
+        rank: Number of axes of stored examples, including N.
+        allowed: What errors say about type and shape.
+        has_form: Whether an array of this type and rank really is of this modality.
         kinds: Values of ``data.target_kind``, each with the channels of the student's input; the first
             stands for every other number of channels.
-        input_shape: (C, H, W) of one example as a student sees it, out of a stored array.
-        size: The same in words, for a person.
+        input_shape: (C, H, W) of one example as a student sees it, from a stored array.
+        size: The same in words, for people.
         stored_shape: Of one stored example at the sizes of the settings: channels of its kind,
             side in pixels, samples of a clip.
         to_input: Stored numbers to the student's input.
         view: Augmentation of a batch of inputs.
-        motion: How a view is moved at strength 1; None where an example is no grid of pixels. Masks and
+        motion: How a view is moved at strength 1; None where an example is not a grid of pixels. Masks and
             dense students are for what has one.
-        from_pictures: Public pictures as inputs of this modality; None where no picture can be made one.
-        is_drawn: Whether outlines and tones of public pictures can stand in for it: a warm start, a sample
+        from_pictures: Public images as inputs of this modality; None where no image can be made one.
+        is_drawn: Whether outlines and tones of public images can stand in for it: a warm start, a sample
             to repair a student with, calibration.
         front: What students and teachers have before the convolutions, see `edgecmd.models.students.FRONTS`.
         has_rate: Whether ``data.sampling_rate_hz`` says what an example is.
-        as_pictures: Examples as pictures for people, uint8, (N, H, W, C).
-        is_constant: Which examples say nothing, (N,).
-        constant_words: What a message says of these.
-        looks: When two examples are near-equal: where one of these signatures says so. Equal
-            ones are, without any.
-        looks_known: Which of some test examples are no news after training examples, (N,).
-        degradations: What widens the gap of the theory, by name.
-        degradations_at_rate: The same of those that need the sampling rate.
-        cheap_student: Student of a quick sweep of the theory.
+        as_pictures: Examples as images for people, uint8, (N, H, W, C).
+        is_constant: Which examples carry no information, (N,).
+        constant_words: What messages say about these.
+        looks: Signatures, any of which can make two examples near-equal. Equal examples need none.
+        looks_known: Mask of test examples that duplicate a training example, (N,).
+        degradations: What widens the gap in the theory, by name.
+        degradations_at_rate: The same, for those that need the sampling rate.
+        cheap_student: Student for a quick sweep of the theory.
         cheap_steps: Its optimiser steps.
-        reader: How a user's files are read, a key of `edgecmd.data.user_files.halves.READERS`; empty where
+        reader: How a user's files are read, a key of `edgecmd.data.user_files.halves.READERS`; empty if
             there are none.
-        front_end: Of the exported file, a key of `export.graph.frontends.FRONT_ENDS`; empty: no export yet.
+        front_end: Front end of the exported file, a key of `export.graph.frontends.FRONT_ENDS`; empty: none.
         dense_front_end: The same for a dense student.
     """
 

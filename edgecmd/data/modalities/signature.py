@@ -1,6 +1,6 @@
-"""When two examples are near-equal: numbers of each, and how far those of two may differ.
+"""When two examples are near-equal: a signature of each, and how far two signatures may differ.
 
-There is a rule for each modality, `Modality.looks`. So a picture that was saved again as JPEG or resized is
+There is a rule for each modality, `Modality.looks`. So an image that was saved again as JPEG or resized is
 found; a crop, a mirrored or a brightened one is not, nor is a frame that moved by a pixel of 64, or a
 recording at another speed.
 

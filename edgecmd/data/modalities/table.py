@@ -1,4 +1,4 @@
-"""The table of modalities, and what is asked of arrays whose modality they tell themselves.
+"""The table of modalities, and questions about arrays whose modality shows in the arrays themselves.
 
 Shapes: N examples, B batch, C channels, H height, W width.
 """
@@ -50,7 +50,7 @@ def modality_for(front: str) -> Modality:
 
 
 def motion_of(modality: str) -> Motion:
-    """How inputs of a modality are moved, and what lies on their pixels with them.
+    """How inputs of a modality are moved, and what covers their pixels with them.
 
     Raises:
         ConfigError: The modality is unknown, or its inputs are no grid of pixels.
@@ -60,7 +60,7 @@ def motion_of(modality: str) -> Motion:
 
 
 def as_pictures(stored: Examples) -> Pictures:
-    """Examples of any modality as pictures, for people and for a teacher that knows pictures alone."""
+    """Examples of any modality as images, for people and for a teacher that knows images alone."""
     return modality_of(stored).as_pictures(np.asarray(stored))
 
 
@@ -99,5 +99,5 @@ def target_input(
 
 
 def source_input(source: Examples) -> Float[Tensor, "batch channels height width"]:
-    """Sources of any modality as every teacher sees them: the same numbers, pictures on a fixed scale."""
+    """Sources of any modality as every teacher sees them: the same numbers, images on a fixed scale."""
     return target_input(source, offset=SOURCE_OFFSET, scale=SOURCE_SCALE)

@@ -85,7 +85,7 @@ def _read_at(
 
 
 def wave_pictures(wave_NT: Stored) -> UInt8[np.ndarray, "num mels frames 1"]:
-    """Log-mel pictures, loud is dark; the same numbers that a student of recordings sees."""
+    """Log-mel images, loud is dark; the same numbers that a student of recordings sees."""
     with torch.no_grad():
         seen = LogMel()(wave_input(wave_NT)).numpy()[:, 0, ::-1]
     share = np.clip(seen * SPREAD + CENTRE, 0.0, 1.0)
@@ -191,7 +191,7 @@ def band_limit(target: Stored, level: float, *, rate_hz: int) -> Stored:
 
     Args:
         target: Recordings, int16, (N, T).
-        level: From 0, which cuts off nothing, to 1, which leaves what lies below 100 Hz.
+        level: From 0, which cuts off nothing, to 1, which leaves what is below 100 Hz.
         rate_hz: Their sampling rate.
     """
     limit = band_limit_hz(level, rate_hz=rate_hz)

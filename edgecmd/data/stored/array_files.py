@@ -97,9 +97,9 @@ def _header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], np.dtype, int]
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, by_columns, dtype = read(file)
     except (ValueError, EOFError) as error:
-        raise MachineError(f"{path} is no array of numpy. Delete it, then start again.") from error
+        raise MachineError(f"{path} is not a numpy array. Delete it, then start again.") from error
     if by_columns or dtype.hasobject or not shape:
-        raise MachineError(f"{path} is no array that is read by rows. Delete it, then start again.")
+        raise MachineError(f"{path} is not an array of rows. Delete it, then start again.")
     return shape, dtype, file.tell()
 
 

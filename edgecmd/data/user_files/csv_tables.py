@@ -79,7 +79,7 @@ KEPT_DIGITS = 15
 
 
 def made_of_an_id(name: str, absent: Collection[str]) -> str:
-    """What a spreadsheet took an id for where ``name`` stands in its place; empty where nothing says so.
+    """What a spreadsheet took an id for where ``name`` is in its place; empty where nothing says so.
 
     Args:
         name: An id of a table that no pair has.
@@ -127,7 +127,7 @@ def near_names(names: Collection[str], others: Collection[str]) -> str:
         if found:
             shown = ", ".join(f"{one!r} for {other!r}" for one, other in sorted(found.items())[:FEW])
             rest = ", ..." if len(found) > FEW else ""
-            return f"{len(found)} of them differ by {what} alone: {shown}{rest}."
+            return f"{len(found)} of them differ only by {what}: {shown}{rest}."
     return ""
 
 
@@ -210,7 +210,7 @@ def read_table(
     if any(name not in header for name in required) or repeated(name for name in header if name):
         return {}
     if lines.delimiter != ",":
-        told.append(f"{path} has {DELIMITERS[lines.delimiter]} between its cells, and was read so.")
+        told.append(f"{path} has {DELIMITERS[lines.delimiter]} between its cells and was read accordingly.")
     others = [name for name in header if name and name not in (*required, *optional)]
     if others and len(problems) == before:
         told.append(f"{path} has columns that are not used: {few(others)}.")
@@ -221,9 +221,9 @@ def _text(path: Path, notes: list[str]) -> str:
     """Text of a file; raises a ValueError with what is wrong."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError("it is no plain file. Put the table itself there.")
+        raise ValueError("it is not a regular file. Put the table itself there.")
     if status.st_size > MAX_BYTES:
-        raise ValueError(f"it has {status.st_size:,} bytes; allowed are {MAX_BYTES:,}. Cut it down.")
+        raise ValueError(f"it has {status.st_size:,} bytes; allowed are {MAX_BYTES:,}. Make it smaller.")
     raw = path.read_bytes()
     encoding = next((name for mark, name in MARKS.items() if raw.startswith(mark)), _unmarked(raw))
     try:
@@ -231,14 +231,14 @@ def _text(path: Path, notes: list[str]) -> str:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise ValueError(
-            f"line {line} is no {encoding.removesuffix('-sig').upper()} text: byte {raw[error.start]:#04x}"
-            f" there is of another code page, and nothing says of which. {WAY_OUT}"
+            f"line {line} is not {encoding.removesuffix('-sig').upper()} text: byte {raw[error.start]:#04x}"
+            f" belongs to some other code page. {WAY_OUT}"
         ) from error
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        raise ValueError(f"line {line} has a NUL character, so it is no text or damaged. {WAY_OUT}")
+        raise ValueError(f"line {line} has a NUL character, so the file is damaged or is not text. {WAY_OUT}")
     if encoding not in ("utf-8", "utf-8-sig"):
-        notes.append(f"{path} is {encoding[:6].upper()} text, and was read so.")
+        notes.append(f"{path} is {encoding[:6].upper()} text and was read as such.")
     return text
 
 
@@ -401,18 +401,18 @@ def _id_problems(table: Table, ids: Collection[str], *, complete: bool) -> list[
         one, other = next(iter(sorted(lost.items())))
         return [
             f"has {counted(len(lost), 'id')} without leading zeros, such as {one!r} for {other!r}: a"
-            " spreadsheet took them for numbers. Make the column id text before you type or import it (in"
-            f" Excel: Format Cells, Text), or write names of files there ({other}.png), which stay as they"
-            " are."
+            " spreadsheet turned them into numbers. Make the column id text before you type or import it"
+            f" (in Excel: Format Cells, Text), or write names of files there ({other}.png), which stay as"
+            " they are."
         ]
     problems = []
     made = [(one, what) for one in unknown if (what := made_of_an_id(one, absent))]
     if made:
         one, what = min(made)
         return [
-            f"has {counted(len(made), 'id')} that a spreadsheet took for {what}, such as {one!r}: what stood"
-            " there is lost. Make the column id text before you type or import it (in Excel: Format Cells,"
-            " Text), or write names of files there (001.png), which stay as they are."
+            f"has {counted(len(made), 'id')} that a spreadsheet turned into {what}, such as {one!r}: the"
+            " original text is lost. Make the column id text before you type or import it (in Excel: Format"
+            " Cells, Text), or write names of files there (001.png), which stay as they are."
         ]
     if unknown:
         near = near_names(unknown, absent)

@@ -1,4 +1,4 @@
-"""A device's own pairs, read one by one: a pair decides nothing but its own gradient.
+"""A device's own pairs, read one by one: a pair affects only its own gradient.
 
 Kind and shape of the target are settings, never found out from the data. A pair that cannot be read, has
 another kind or shape, or lacks its other half is left out by itself; how many there were is for the
@@ -109,7 +109,7 @@ def read_device_pairs(path: Path, config: DataConfig, *, kind: str) -> DevicePai
         rows = _archive_rows(path, sides=sides, kind=kind)
     else:
         raise PrivacyError(
-            f"data-dir={str(path)!r} is neither a folder with source/ and target/ nor an .npz file. Correct"
+            f"data-dir={str(path)!r} is not a folder with source/ and target/ or an .npz file. Correct"
             " data-dir in the node's config.",
             code="node-config",
         )
@@ -193,7 +193,7 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> Mapping[str, list[Path]]:
 
 
 def _inside(folder: Path) -> list[Path]:
-    """What lies in a folder of a half; nothing where it cannot be listed, for one pair could have made it."""
+    """What is in a folder of a half; nothing where it cannot be listed, for one pair could have made it."""
     try:
         if is_hidden(folder.name) or folder.suffix.lower() in MEDIA or not folder.is_dir():
             return []
@@ -218,12 +218,12 @@ def _content(path: Path) -> bytes:
     """Bytes of a file that one pair may have.
 
     Raises:
-        DataError: It is no plain file, or so large that reading or decoding it could end the device's
+        DataError: It is not a plain file, or so large that reading or decoding it could end the device's
             answer: that would let one pair decide about all.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise DataError(f"{path} is no plain file.")
+        raise DataError(f"{path} is not a regular file.")
     if status.st_size > MOST_BYTES:
         raise DataError(f"{path} has {status.st_size:,} bytes; allowed are {MOST_BYTES:,}.")
     if path.suffix.lower() in image_files.SUFFIXES:
@@ -242,11 +242,11 @@ def _as_kind(half: Half, kind: str, *, name: str) -> np.ndarray:
     """A target as its kind has it.
 
     Raises:
-        DataError: It is of another kind; a colour picture alone can be made a grey one.
+        DataError: It is of another kind; a colour image alone can be made a grey one.
     """
     found, wanted, stored = half_modality(half), target_kinds()[kind], stored_half(half)
     if found is not wanted:
-        raise DataError(f"{name} is a {found.noun}; data.target_kind={kind!r} takes a {wanted.noun}.")
+        raise DataError(f"{name} holds {found.nouns}; data.target_kind={kind!r} takes {wanted.nouns}.")
     if wanted is not IMAGE:
         return stored
     if kind == "rgb":
@@ -261,7 +261,7 @@ def _archive_rows(path: Path, *, sides: Sides, kind: str) -> Iterator[_Seen]:
     """Each row of ``source`` and ``target`` of an .npz as a pair, or why it is none.
 
     Raises:
-        PrivacyError: The file is no archive, is damaged, or lacks an array: a whole file, which is the
+        PrivacyError: The file is not an archive, is damaged, or lacks an array: a whole file, which is the
             owner's fault.
 
     Guarantees:
@@ -274,7 +274,7 @@ def _archive_rows(path: Path, *, sides: Sides, kind: str) -> Iterator[_Seen]:
             raise DecodeError(f"it lacks {' and '.join(lacking)}")
         rate = npz_arrays(path, names=(RATE,), most_bytes=MOST_BYTES).get(RATE, np.int64(0))
         if rate.ndim or rate.dtype.kind not in "iu":
-            raise DecodeError(f"{RATE} is no single whole number")
+            raise DecodeError(f"{RATE} is not a single whole number")
         lengths = [_length(headers[name]) for name in ("source", "target")]
         rows = [npz_rows(path, name) for name in ("source", "target")]
         for row in range(max(lengths)):
@@ -285,14 +285,14 @@ def _archive_rows(path: Path, *, sides: Sides, kind: str) -> Iterator[_Seen]:
             next(one, None)
     except DecodeError as error:
         raise PrivacyError(
-            f"data-dir={str(path)!r} is no .npz with the arrays source and target ({error}). Make it with"
-            " numpy.savez_compressed(path, source=..., target=...).",
+            f"data-dir={str(path)!r} is not an .npz file with the arrays source and target ({error}). Make"
+            " it with numpy.savez_compressed(path, source=..., target=...).",
             code="node-config",
         ) from error
 
 
 def _length(header: ArrayHeader) -> int:
-    """Rows of an array; rows of absurd size are no pairs.
+    """Rows of an array; rows of absurd size are not pairs.
 
     Raises:
         DecodeError: A row has nothing in it, or more than `MOST_BYTES`.
@@ -342,7 +342,7 @@ def _array_half(target: np.ndarray, *, rate: int, sides: Sides, name: str) -> Ha
 
 def _array_picture(image: np.ndarray, *, side: int, fit: str, name: str) -> np.ndarray:
     if image.dtype != np.uint8 or image.shape[2:] not in {(), (1,), (3,)} or image.ndim < 2:
-        raise DataError(f"{name} has dtype={image.dtype} and shape={image.shape}; allowed are pictures.")
+        raise DataError(f"{name} has dtype={image.dtype} and shape={image.shape}; allowed are images.")
     check_size(_size(image), side=side, fit=fit, name=name)
     flat = image[..., 0] if image.shape[2:] == (1,) else image
     return to_square(Image.fromarray(flat), side=side, fit=fit)

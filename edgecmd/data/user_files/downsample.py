@@ -1,9 +1,9 @@
-"""From a picture to a square of few pixels: which part of it, and averaging of what must not be mixed.
+"""From an image to a square of few pixels: which part of it, and averaging of what must not be mixed.
 
-A picture of H x W pixels is cut into R x C cells; each pixel falls into exactly one, row ``i`` of cells
+An image of H x W pixels is cut into R x C cells; each pixel falls into exactly one, row ``i`` of cells
 holding the rows from ``i H // R`` up to ``(i + 1) H // R``.
 
-Shapes: H height, W width, S side of the result, R and C its rows and columns that show the picture, P most
+Shapes: H height, W width, S side of the result, R and C its rows and columns that show the image, P most
 pixels of a cell.
 """
 
@@ -19,16 +19,16 @@ Shrink = Callable[[Grid, int, int], Grid]
 
 
 def middle(length: int, part: int) -> slice:
-    """Where ``part`` of ``length`` places lies in the middle; what is left over and odd comes behind it."""
+    """The middle ``part`` of ``length`` positions; an odd remainder comes after it."""
     start = (length - part) // 2
     return slice(start, start + part)
 
 
 def shown(size: tuple[int, int], *, side: int, fit: str) -> tuple[int, int]:
-    """How many of the ``side`` x ``side`` pixels of the result show the picture.
+    """How many of the ``side`` x ``side`` pixels of the result show the image.
 
     Args:
-        size: Width and height of the picture, or height and width.
+        size: Width and height of the image, or height and width.
         side: S.
         fit: ``data.fit``.
 

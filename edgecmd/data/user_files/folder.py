@@ -4,17 +4,17 @@
 
     pairs/
       source/<id>.png    what the teacher understands
-      target/<id>.png    the same, as the device will see it: a picture, or with 16 bits a depth map;
+      target/<id>.png    the same, as the device will see it: an image, or with 16 bits a depth map;
                          or <id>.wav, <id>.flac: a recording of it
       target_mask/<id>.png  optional: the class of each pixel of the target (`mask_files`)
       pairs.csv          optional: id, and owner (for federation.partition) or concept (for the split)
       labels.csv         optional: id,label; for evaluation alone, no client reads it
       public/            optional: public source images, for the anchors
 
-Files may lie in folders of one level, ``source/<folder>/<name>.png``, alike in both halves; the id is then
+Files may be in folders of one level, ``source/<folder>/<name>.png``, alike in both halves; the id is then
 ``<folder>/<name>``, and the folder the label where there is no labels.csv. What is read and what is not:
 `pair_files`. Larger images are averaged down to ``data.image_size``; where source and target have
-one aspect ratio but are no squares, both are squeezed alike. Of depth the median of what was measured is
+one aspect ratio but are not squares, both are squeezed alike. Of depth the median of what was measured is
 kept, never a mean with what is missing (`images.make_depth`). Recordings: `sound_files`.
 """
 
@@ -76,7 +76,7 @@ class Reading:
     Attributes:
         path: The folder or file.
         config: Settings of the run.
-        whole: Whether reading goes on after problems that are seen without opening pictures.
+        whole: Whether reading goes on after problems that are seen without opening images.
         problems: A sentence for each.
         notes: What a run can live with.
     """
@@ -107,7 +107,7 @@ class Reading:
             )
 
     def pause(self) -> None:
-        """Before pictures are opened: refuse what is already known to be wrong, unless all is asked for."""
+        """Before images are opened: refuse what is already known to be wrong, unless all is asked for."""
         if not self.whole:
             self.refuse(complete=False)
 
@@ -187,7 +187,8 @@ def _check_path(reading: Reading) -> None:
         return
     if is_there and not is_folder and not (is_file and path.suffix.lower() == ".npz"):
         reading.problems.append(
-            f"{path} is neither a folder nor an .npz file. Give a folder with source/ and target/."
+            f"{path} is not a folder or an .npz file. Give a folder with source/ and target/, or an .npz"
+            " file."
         )
     if not is_there:
         reading.problems.append(
@@ -197,7 +198,7 @@ def _check_path(reading: Reading) -> None:
 
 
 def _public_beside(reading: Reading) -> PublicSource | None:
-    """Public images that a setting names, or that lie in ``public/``."""
+    """Public images that a setting names, or that are in ``public/``."""
     problems, notes = reading.problems, reading.notes
     folder = reading.path / "public"
     if reading.config.public_path:
@@ -237,7 +238,7 @@ def read_own(reading: Reading) -> OwnPairs | None:
 
 
 def _read_folder(reading: Reading) -> OwnPairs | None:
-    """Read source/, target/ and what lies beside them."""
+    """Read source/, target/ and what is beside them."""
     path, problems, notes, sides = reading.path, reading.problems, reading.notes, reading.sides
     beside(path, problems, notes=notes)
     sources = files_by_id(path / "source", problems, notes=notes)
@@ -329,7 +330,9 @@ def _read_columns(
     folders = [one.rpartition("/")[0] for one in ids]
     if all(folders) and folders:
         used = (
-            "labels.csv says other labels" if labels_csv.exists() else "they are the labels, for evaluation"
+            "labels.csv gives different labels"
+            if labels_csv.exists()
+            else "they are the labels, for evaluation"
         )
         notes.append(
             f"{path} has its pairs in {counted(len({*folders}), 'folder')} ({few({*folders})}): {used}."

@@ -1,7 +1,7 @@
-"""Both halves of one pair out of its two files, and all pairs as two arrays.
+"""Both halves of a pair from its two files, and all pairs as two arrays.
 
 What a target is follows from its file: ``.wav`` or ``.flac`` is a recording, one channel of 16 bits a depth
-map, everything else a picture.
+map, everything else an image.
 
 Shapes: S side of a half.
 """
@@ -44,7 +44,7 @@ Maps = Examples
 
 
 def read_source(path: Path, *, side: int, fit: str) -> tuple[np.ndarray, tuple[int, int]]:
-    """A picture of the source, (S, S, 3), and the file's own width and height.
+    """An image of the source, (S, S, 3), and the file's own width and height.
 
     Raises:
         DataError: The file is broken, smaller than ``side``, or a depth map.
@@ -71,7 +71,7 @@ def _read_recording(path: Path, sides: Sides) -> tuple[Half, None]:
 
 
 def _read_picture(path: Path, sides: Sides) -> tuple[Half, tuple[int, int]]:
-    """A depth map where the file has one channel of 16 bits, else a picture."""
+    """A depth map where the file has one channel of 16 bits, else an image."""
     side, fit = sides.target, sides.fit
     image = open_upright(path, least=side)
     size = own_size(image)
@@ -105,7 +105,7 @@ READERS: dict[str, Reader] = {
 
 
 def read_halves(source: Path, target: Path, sides: Sides) -> Halves:
-    """Both halves of a pair; pictures and depth maps of one field of view.
+    """Both halves of a pair; images and depth maps of one field of view.
 
     Raises:
         DataError: A file is broken, or does not suit ``sides`` or the other.
@@ -134,7 +134,7 @@ class Seen:
 
     Attributes:
         modality: Name of its modality.
-        axes: Of its numbers: 3 for a colour picture, 2 for a grey one.
+        axes: Of its numbers: 3 for a colour image, 2 for a grey one.
         seconds: Length of a recording, see `edgecmd.data.user_files.sound_files.Recording`.
         clipped_share: Share of its samples at full scale.
     """
@@ -154,7 +154,7 @@ def seen_of(half: Half) -> Seen:
 
 
 def check_one_kind(found: Mapping[str, Seen], sides: Sides, *, where: str, problems: list[str]) -> None:
-    """Refuse depth maps beside pictures, and a scale of depth where there is none.
+    """Refuse depth maps beside images, and a scale of depth where there is none.
 
     Args:
         found: What is known of the targets, by id.
@@ -166,14 +166,14 @@ def check_one_kind(found: Mapping[str, Seen], sides: Sides, *, where: str, probl
     pictures = [name for name, one in found.items() if one.modality == IMAGE.name]
     if maps and pictures:
         problems.append(
-            f"{where} has {few(maps)} of 16 bits, which are depth maps, beside {few(pictures)} of 8 bits,"
-            " which are pictures. Keep one kind; the target of a run is one modality."
+            f"{where} has {few(maps)} of 16 bits, which are depth maps, and {few(pictures)} of 8 bits, which"
+            " are images. Keep one kind; the targets of a run have one modality."
         )
     if pictures and not maps and not sides.ruler.is_plain:
         problems.append(
-            f"data.depth_scale_mm={sides.ruler.mm_per_unit:g} and data.depth_max_m={sides.ruler.most_m:g} are"
-            f" for depth maps, but {where} has pictures of 8 bits, such as {pictures[0]}. Save depth with 16"
-            " bits and one channel; a grey picture of 8 bits is never taken for depth."
+            f"data.depth_scale_mm={sides.ruler.mm_per_unit:g} and data.depth_max_m={sides.ruler.most_m:g}"
+            f" are for depth maps, but {where} has 8-bit images, such as {pictures[0]}. Save depth with 16"
+            " bits and one channel; an 8-bit grey image is never read as depth."
         )
 
 

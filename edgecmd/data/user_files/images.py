@@ -1,4 +1,4 @@
-"""Pictures and depth maps of a user, made into small arrays.
+"""Images and depth maps of a user, made into small arrays.
 
 Shapes: H height, W width, S side of the result.
 """
@@ -64,7 +64,7 @@ class Ruler:
 class Sides(NamedTuple):
     """What the halves of a pair are made into: sides in pixels, a recording's clip, the unit of depth.
 
-    ``reverse`` says that the teacher takes what lies in ``target/``, so the public set holds such files;
+    ``reverse`` says that the teacher takes what is in ``target/``, so the public set holds such files;
     ``fit`` is ``data.fit``.
     """
 
@@ -109,13 +109,13 @@ def open_upright(path: Path, *, least: int = 0) -> Image.Image:
 
 
 def own_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height that the file of an opened picture has, upright."""
+    """Width and height that the file of an opened image has, upright."""
     shrunk = image.info.get(SHRUNK, 1)
     return image.width * shrunk, image.height * shrunk
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Width and height of a picture or depth map, upright, without decoding it.
+    """Width and height of an image or depth map, upright, without decoding it.
 
     Raises:
         DataError: It is none.
@@ -130,10 +130,10 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def notes_on_frames(files: Mapping[str, Path]) -> list[str]:
-    """A sentence about pictures of which the first frame alone is used; empty where there is none.
+    """A sentence about images of which the first frame alone is used; empty where there is none.
 
     Args:
-        files: Pictures by id. Broken ones are left out; whoever decodes them says so.
+        files: Images by id. Broken ones are left out; whoever decodes them says so.
     """
     moving = []
     for name, path in files.items():
@@ -147,7 +147,7 @@ def notes_on_frames(files: Mapping[str, Path]) -> list[str]:
 
 
 def is_depth(image: Image.Image) -> bool:
-    """Whether a decoded file is a depth map: one channel of 16 bits. Everything else is a picture."""
+    """Whether a decoded file is a depth map: one channel of 16 bits. Everything else is an image."""
     return image.mode.startswith("I")
 
 
@@ -167,8 +167,8 @@ def read_image(path: Path, *, least: int = 0) -> Image.Image:
     upright = open_upright(path, least=least)
     if is_depth(upright) or upright.mode == "F":
         raise DataError(
-            f"{path} has 16 bits a pixel (mode {upright.mode}): a depth map, which only a target may be."
-            " Scale its values to 0..255 and save it with 8 bits where it is a picture."
+            f"{path} has 16 bits per pixel (mode {upright.mode}): a depth map, which only a target may be."
+            " If it is an image, scale its values to 0..255 and save it with 8 bits."
         )
     return flatten_alpha(upright, name=str(path))
 
@@ -182,12 +182,14 @@ def flatten_alpha(image: Image.Image, *, name: str) -> Image.Image:
     try:
         flat: Image.Image = flat_picture(image)
     except DecodeError as error:
-        raise DataError(f"{name} cannot be made grey or RGB ({error}). Save it again, smaller.") from error
+        raise DataError(
+            f"{name} cannot be converted to grey or RGB ({error}). Save it again, smaller."
+        ) from error
     return flat
 
 
 def check_pair_aspect(source: tuple[int, int], target: tuple[int, int], *, name: str) -> None:
-    """Refuse a pair whose pictures cannot lie on top of each other.
+    """Refuse a pair whose images cannot lie on top of each other.
 
     Args:
         source: Width and height of the source in pixels.
@@ -255,7 +257,7 @@ def to_rgb(images: Pictures) -> Pictures:
 
 
 def to_grey(images: Iterable[np.ndarray]) -> Pictures:
-    """Pictures (S, S) or (S, S, 3) as one array (N, S, S, 1)."""
+    """Images (S, S) or (S, S, 3) as one array (N, S, S, 1)."""
     return np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])[..., None]
 
 
@@ -264,10 +266,10 @@ def to_millimetres(units: Raw, ruler: Ruler) -> UInt16[np.ndarray, "height width
 
     Args:
         units: 0 where nothing was measured.
-        ruler: Millimetres a unit, and the farthest distance that counts.
+        ruler: Millimetres per unit, and the farthest distance that counts.
 
     Guarantees:
-        0 stays 0, and nothing else becomes 0 but what lies beyond ``ruler.most_m`` (or beyond 65.535 m,
+        0 stays 0, and nothing else becomes 0 but what is beyond ``ruler.most_m`` (or beyond 65.535 m,
         which cannot be stored): too far to trust is missing, not nearer than it is.
     """
     most = ruler.most_m * 1000.0 if ruler.most_m else float(MOST_MM)
@@ -294,9 +296,9 @@ def make_depth(
     depth = median_of_measured(to_millimetres(units, ruler), side=side, fit=fit)
     if not depth.any():
         raise DataError(
-            f"{name} has no measurement that counts (data.depth_scale_mm={ruler.mm_per_unit:g},"
-            f" data.depth_max_m={ruler.most_m:g}; 0 is missing, and so is a pixel of the result of which less"
-            " than half was measured). Check the scale, or remove the pair."
+            f"{name} has no measurement in range (data.depth_scale_mm={ruler.mm_per_unit:g},"
+            f" data.depth_max_m={ruler.most_m:g}; 0 is missing, and so is a resulting pixel if less than"
+            " half of it was measured). Check the scale, or remove the pair."
         )
     return depth[..., None]
 
@@ -334,7 +336,7 @@ def _quantile(counts: np.ndarray, share: float) -> float:
 
 
 def stored_colours(path: Path) -> str:
-    """What a picture's header says that it is: ``depth``, ``grey`` or ``rgb``; nothing is decoded.
+    """What an image's header says that it is: ``depth``, ``grey`` or ``rgb``; nothing is decoded.
 
     Raises:
         DataError: It is none.

@@ -1,4 +1,4 @@
-"""Masks of a user's targets: a class for each pixel, out of ``target_mask/<id>.png``.
+"""Masks of a user's targets: a class for each pixel, from ``target_mask/<id>.png``.
 
 Grey or palette PNG of 8 bits; the number of a pixel is its class, 255 is ignored. What colours a palette
 has says nothing. Names of the classes: ``masks.csv`` with the columns ``id,name``.
@@ -44,8 +44,8 @@ def read_masks(
 
     Args:
         path: Folder that may hold ``target_mask/`` and ``masks.csv``.
-        targets: File of each pair's target by id: pictures or depth maps.
-        config: Side and fit of the targets, and whether many lie in a store.
+        targets: File of each pair's target by id: images or depth maps.
+        config: Side and fit of the targets, and whether many are kept in a store.
         problems: Gets a sentence for everything that is wrong.
         notes: Gets a sentence for files that are not used.
 
@@ -63,7 +63,7 @@ def read_masks(
         near = near_names(unknown, [name for name in targets if name not in files])
         problems.append(
             f"{folder} has masks without a pair: {few(unknown)}. {near}{' ' if near else ''}Remove them, or"
-            " name them alike."
+            " give them the names of their pairs."
         )
     names = _read_names(path / NAMES, problems, notes=notes)
     seen = set[int]()
@@ -73,7 +73,7 @@ def read_masks(
     if stray:
         problems.append(
             f"{folder} has class {stray[0]}, which {path / NAMES} does not name. Add a line {stray[0]},NAME,"
-            f" or use {IGNORED} for pixels that do not count."
+            f" or use {IGNORED} for ignored pixels."
         )
     if found is None or len(problems) > before:
         return None
@@ -131,8 +131,9 @@ def read_mask(
     is_spread = header[DEPTH_AT + 1] == GREY and header[DEPTH_AT] != 8
     if image.mode not in MODES or not header.startswith(PNG) or is_spread:
         raise DataError(
-            f"{file} is no mask (mode {image.mode}): a mask is PNG, grey with 8 bits or with a palette, whose"
-            f" numbers are classes and {IGNORED} is ignored. Save it so; colours say nothing here."
+            f"{file} is not a mask (mode {image.mode}): a mask is PNG, grey with 8 bits or with a palette,"
+            f" whose values are classes; {IGNORED} is ignored. Save it like that; colours have no meaning"
+            " here."
         )
     check_size(image.size, side=side, fit=fit, name=str(file))
     if target is not None:

@@ -84,8 +84,8 @@ def read_archive(
             problems += [f"{path} {sentence}" for sentence in check(arrays)]
     if sides.reverse and "public" in arrays:
         problems.append(
-            f"{path} has public pictures, but data.reverse=true needs public examples of what the teacher"
-            " takes. Put those into a folder and set data.public_path; leave the array public out."
+            f"{path} has public images, but data.reverse=true needs public examples of what the teacher"
+            " takes. Put those into a folder, set data.public_path, and leave out the array public."
         )
     if len(problems) > before:
         return None
@@ -124,7 +124,7 @@ def _load(path: Path, problems: list[str], *, notes: list[str], config: DataConf
         wanted = tuple(name for name in KNOWN if name not in kept)
         return {**npz_arrays(path, names=wanted, most_bytes=most_array_bytes()), **kept}
     except DecodeError as error:
-        way_out = "The file is damaged or too large; make it again."
+        way_out = "The file is damaged or too large; create it again."
         if "pickle" in str(error):
             way_out = "Python objects need pickle, which is refused; save text with dtype=str."
         problems.append(f"{path}: {error}. {way_out}")
@@ -140,7 +140,7 @@ def _forms(path: Path) -> dict[str, np.ndarray]:
 def _image_problems(arrays: Arrays) -> list[str]:
     """Sentences about the image arrays that are absent or have a wrong type or shape."""
     problems = [
-        f"lacks the array {name!r}; it has {', '.join(sorted(arrays)) or 'none that is known'}."
+        f"lacks the array {name!r}; it has {', '.join(sorted(arrays)) or 'none that edgecmd knows'}."
         for name in ("source", "target")
         if name not in arrays
     ]
@@ -154,10 +154,10 @@ def _image_problems(arrays: Arrays) -> list[str]:
             continue
         if array.dtype != np.uint8 or array.ndim < GREY_RANK or channels not in {(), (1,), (3,)}:
             problems.append(
-                f"has {name} of dtype={array.dtype} and shape={array.shape}; allowed is uint8 of shape"
-                " (num, height, width) or (num, height, width, channels) with 1 or 3 channels."
-                " Scale values to 0..255 and convert with .astype(numpy.uint8). Depth is a target of uint16"
-                " and one channel; data.depth_scale_mm says what a unit is."
+                f"has {name} of dtype={array.dtype} and shape={array.shape}; allowed is uint8 of shape (num,"
+                " height, width) or (num, height, width, channels) with 1 or 3 channels. Scale values to"
+                " 0..255 and convert with .astype(numpy.uint8). Depth is a target of uint16 and one"
+                " channel; data.depth_scale_mm sets its unit."
             )
     return problems
 
@@ -184,9 +184,10 @@ def _rate_problems(arrays: Arrays) -> list[str]:
 
 
 def _size_problems(arrays: Arrays) -> list[str]:
-    """Sentences about image arrays without a picture or a pixel."""
+    """Sentences about image arrays without an image or a pixel."""
     return [
-        f"has {name} of shape={arrays[name].shape}, which holds nothing. Save at least one, or leave it out."
+        f"has {name} of shape={arrays[name].shape}, which is empty. Save at least one, or leave the array"
+        " out."
         for name in IMAGES
         if name in arrays and not arrays[name].size
     ]
@@ -220,7 +221,7 @@ def _id_problems(arrays: Arrays) -> list[str]:
             f"has {counted(sum(not one for one in ids), 'empty id')} (-1 counts as empty). Fill them in."
         )
     twice = repeated(one for one in ids if one)
-    return [*problems, f"repeats {few(twice)} in id. Make the ids different."] if twice else problems
+    return [*problems, f"repeats {few(twice)} in id. Make the ids unique."] if twice else problems
 
 
 CHECKS: tuple[Callable[[Arrays], list[str]], ...] = (
@@ -367,7 +368,7 @@ class _Unpacked:
                     next(one, None)
         except (DecodeError, StopIteration) as error:
             why = str(error) or "it is cut off"
-            raise EndedError(f"{self._path}: {why}. The file is damaged; make it again.") from error
+            raise EndedError(f"{self._path}: {why}. The file is damaged; create it again.") from error
         return found
 
 

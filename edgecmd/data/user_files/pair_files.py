@@ -1,6 +1,6 @@
-"""Which files a folder of one half of the pairs holds, and what becomes of every other one.
+"""Which files in the folder of one half belong to pairs, and what happens to all others.
 
-Every visible file is read, or named: as a problem where it was evidently meant to be read (a picture or a
+Every visible file is read, or named: as a problem where it was evidently meant to be read (an image or a
 recording in a form that is not), else in a note. Hidden files and those that systems leave are passed over.
 """
 
@@ -71,7 +71,7 @@ MEDIA = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """What lies in a folder and in the folders in it.
+    """What is in a folder and in the folders in it.
 
     Attributes:
         files: Visible files that can be opened, by their path in the folder.
@@ -121,13 +121,13 @@ def _look(path: Path, name: str, seen: Seen, *, depth: int) -> None:
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        why = "links to nothing" if path.is_symlink() else f"cannot be looked at ({error.strerror})"
+        why = "links to nothing" if path.is_symlink() else f"cannot be examined ({error.strerror})"
         seen.odd[why].append(name)
         return
     if stat.S_ISDIR(mode):
         _look_into(path, name, seen, depth=depth)
     elif not stat.S_ISREG(mode):
-        seen.odd["is no plain file (a pipe, socket or device)"].append(name)
+        seen.odd["is not a regular file (a pipe, socket or device)"].append(name)
     elif not os.access(path, os.R_OK):
         seen.odd["may not be read by this user"].append(name)
     else:
@@ -156,7 +156,7 @@ def _look_into(path: Path, name: str, seen: Seen, *, depth: int) -> None:
 def target_files(
     folder: Path, problems: list[str], *, notes: list[str] | None = None
 ) -> tuple[dict[str, Path], FileKind]:
-    """Files of ``target/`` by id, and their kind: recordings where there is any, else pictures."""
+    """Files of ``target/`` by id, and their kind: recordings where there is any, else images."""
     try:
         present = (
             {path.suffix.lower() for path in seen_in(folder).files.values()} if folder.is_dir() else set()
@@ -168,8 +168,8 @@ def target_files(
     kind = SOUNDS if sounds or (meant and not pictures) else PICTURES
     if sounds and pictures:
         problems.append(
-            f"{folder} has pictures ({', '.join(sorted(pictures))}) beside recordings. Keep one kind; the"
-            " target of a run is one modality."
+            f"{folder} has images ({', '.join(sorted(pictures))}) beside audio files. Keep one kind; the"
+            " targets of a run have one modality."
         )
     return files_by_id(folder, problems, kind=kind, notes=notes), kind
 
@@ -180,7 +180,7 @@ def files_by_id(
     """Files of ``kind`` in a folder by id: the name without its suffix, with the folder that it is in.
 
     Args:
-        folder: Files lie in it, or all in folders in it.
+        folder: Files are in it, or all in folders in it.
         problems: Gets a sentence for everything that is wrong.
         kind: What to look for.
         notes: Gets a sentence for files that are not used.
@@ -210,7 +210,7 @@ def _problems(seen: Seen, found: Mapping[str, Path], kind: FileKind) -> list[str
     """What keeps the files of a half from being used; each sentence goes on after the folder's name."""
     problems = [
         f"has {counted(len(names), 'entry', 'entries')} that {_agreeing(why, names)}: {_shown(names)}."
-        " Replace, rename or remove what is named."
+        " Replace, rename or remove them."
         for why, names in seen.odd.items()
     ]
     meant = [name for name, path in seen.files.items() if name not in found and path.suffix.lower() in MEDIA]
@@ -244,7 +244,7 @@ def _double(found: Mapping[str, Path]) -> list[str]:
     if not twice:
         return []
     spelt = [names for names in twice.values() if len({canonical(name) for name in names}) < len(names)]
-    why = " Some names look alike and are spelt differently in Unicode." if spelt else ""
+    why = " Some names look alike but are spelt differently in Unicode." if spelt else ""
     first = ", ".join(repr(name) for name in next(iter(twice.values())))
     return [
         f"has ids with more than one file: {few(twice)}. The first are {first}.{why} Keep one file"
@@ -262,7 +262,7 @@ def _agreeing(why: str, names: Sequence[str]) -> str:
         return why
     for one, more in (
         ("links to nothing", "link to nothing"),
-        ("is no plain file", "are no plain files"),
+        ("is not a regular file", "are not regular files"),
         ("is a folder with the name of a file", "are folders with names of files"),
         ("is a folder", "are folders"),
         ("has a name that is", "have names that are"),
@@ -284,7 +284,7 @@ def _notes(seen: Seen, found: Mapping[str, Path]) -> list[str]:
     alike = same_but_case({_id(name) for name in found})
     if alike:
         notes.append(
-            f"has ids that differ in upper and lower case alone: {few(alike)}. They are different pairs here,"
+            f"has ids that differ only in upper and lower case: {few(alike)}. They are different pairs here,"
             " and one file on Windows and macOS."
         )
     return notes
@@ -309,7 +309,7 @@ def unmatched(path: Path, first: Mapping[str, Path], second: Mapping[str, Path])
     if any("/" in one for one in first) != any("/" in one for one in second):
         nested, flat = ("source", "target") if any("/" in one for one in first) else ("target", "source")
         return [
-            f"{path} has folders in {nested}/ and none in {flat}/. Lay both halves out alike:"
+            f"{path} has folders in {nested}/ and none in {flat}/. Lay out both halves alike:"
             f" {nested}/<folder>/<id> beside {flat}/<folder>/<id>, or both without folders."
         ]
     sides = {("source", "target"): {*first} - {*second}, ("target", "source"): {*second} - {*first}}
@@ -317,7 +317,7 @@ def unmatched(path: Path, first: Mapping[str, Path], second: Mapping[str, Path])
     sentences = []
     for (one, other), ids in sides.items():
         near = near_names(ids, alone[1] if one == "source" else alone[0]) if ids else ""
-        way_out = f"{near} Name both halves alike." if near else "Add the other half or remove them."
+        way_out = f"{near} Give both halves the same names." if near else "Add the other half or remove them."
         if ids:
             sentences.append(f"{path} has ids in {one}/ without a file in {other}/: {few(ids)}. {way_out}")
     return sentences
@@ -328,7 +328,7 @@ KNOWN_TABLES = ("pairs.csv", "labels.csv", "masks.csv")
 
 
 def beside(path: Path, problems: list[str], *, notes: list[str]) -> None:
-    """Name what lies beside the halves and the tables of a folder of pairs and is not used.
+    """Name what is beside the halves and the tables of a folder of pairs and is not used.
 
     Args:
         path: The folder.
@@ -355,7 +355,10 @@ def beside(path: Path, problems: list[str], *, notes: list[str]) -> None:
         groups = by_ending([name for name in others if not name.endswith("/")])
         folders = {"folders": [name for name in others if name.endswith("/")]}
         told = grouped({what: group for what, group in {**groups, **folders}.items() if group})
-        notes.append(f"{path} has beside the pairs what is not used: {told}. Read are {', '.join(known)}.")
+        notes.append(
+            f"{path} has files or folders beside the pairs that are not used: {told}. Read are"
+            f" {', '.join(known)}."
+        )
 
 
 def _known_problems(path: Path) -> list[str]:
@@ -364,7 +367,7 @@ def _known_problems(path: Path) -> list[str]:
         return [f"{path} links to nothing. Replace or remove the link."]
     # The halves themselves are looked at where they are read.
     if path.name in ("target_mask", "public") and not path.is_dir():
-        return [f"{path} is no folder. Make it one, or remove it."]
+        return [f"{path} is not a folder. Make it one, or remove it."]
     return []
 
 

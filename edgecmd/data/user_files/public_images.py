@@ -43,8 +43,8 @@ def public_of(
     folder = Path(config.public_path).expanduser()
     if not folder.is_dir():
         problems.append(
-            f"data.public_path={config.public_path!r} is no folder that exists. Name one with public source"
-            " files, or leave it empty."
+            f"data.public_path={config.public_path!r} is not an existing folder. Give a folder of public"
+            " source files, or leave it empty."
         )
         return None
     return read_public(folder, config, name=folder.name, problems=problems, notes=notes)
@@ -56,14 +56,14 @@ def read_public(
     """Public source images in the order of their names; of reversed pairs, files as targets are.
 
     Args:
-        folder: Files lie in it, or all in folders in it.
-        config: What they are made into, and whether many lie in a store.
+        folder: Files are in it, or all in folders in it.
+        config: What they are made into, and whether many are kept in a store.
         name: Name of the set.
         problems: Gets a sentence for everything that is wrong.
         notes: Gets a sentence for files that are not used.
 
     Returns:
-        None where a picture cannot be used.
+        None where an image cannot be used.
     """
     sides, before = sides_of(config), len(problems)
     if sides.reverse:
@@ -114,7 +114,7 @@ def mixed_colours(
     problems: list[str],
     notes: list[str] | None = None,
 ) -> None:
-    """Refuse grey pictures among colour ones, of which one alone would turn all others grey.
+    """Refuse grey images among colour ones, of which one alone would turn all others grey.
 
     Args:
         found: What is known of the targets, by id.
@@ -129,11 +129,11 @@ def mixed_colours(
     if colour and config.target_kind == "grey":
         if notes is not None:
             notes.append(
-                f"{where} has colour pictures, which data.target_kind='grey' turns grey: {few(colour)}."
+                f"{where} has colour images, which data.target_kind='grey' turns grey: {few(colour)}."
             )
     elif colour and grey:
         problems.append(
-            f"{where} has grey pictures, {few(grey)}, among colour ones, {few(colour)}. Save all in colour"
+            f"{where} has grey images, {few(grey)}, among colour ones, {few(colour)}. Save all in colour"
             " (RGB), or set data.target_kind='grey' to turn all grey."
         )
 
@@ -142,7 +142,7 @@ def built_in_public(config: DataConfig, *, notes: list[str] | None = None) -> Pu
     """The built-in public set, for those who named none.
 
     Args:
-        config: ``source_side`` is used; the pictures are brought to it.
+        config: ``source_side`` is used; the images are brought to it.
         notes: Gets a sentence where they are enlarged.
 
     Raises:
@@ -157,8 +157,8 @@ def built_in_public(config: DataConfig, *, notes: list[str] | None = None) -> Pu
     side = PUBLIC_SETS[DEFAULT_PUBLIC].side
     if config.source_side > side and notes is not None:
         notes.append(
-            f"The built-in public pictures have {side} pixels and are enlarged to {config.source_side}. For"
-            " sharp ones put public source pictures of your own into public/ beside the pairs, or set"
+            f"The built-in public images have {side} pixels and are enlarged to {config.source_side}. For"
+            " sharp images, put your own public source images into public/ beside the pairs, or set"
             " data.public_path."
         )
     return load_shipped_public(DEFAULT_PUBLIC, config)
@@ -189,8 +189,8 @@ def check_public(own: OwnPairs, public: PublicSource, problems: list[str]) -> No
     if kinds[0] != kinds[1]:
         problems.append(
             f"The public set {public.name!r} has {kinds[0][0]!r} of shape {kinds[0][1:]}, the pairs' source"
-            f" {kinds[1][0]!r} of shape {kinds[1][1:]} (channels, height, width). Make the public files"
-            " alike."
+            f" {kinds[1][0]!r} of shape {kinds[1][1:]} (channels, height, width). Make the public files of"
+            " the same kind and shape."
         )
         return
     private = dict(zip(digests(own.data.source), own.ids, strict=True))
@@ -211,7 +211,7 @@ def check_public(own: OwnPairs, public: PublicSource, problems: list[str]) -> No
         copied = chosen(public.images, np.flatnonzero(near))
         pairs = [own.ids[row] for row in np.flatnonzero(near_to(own.data.source, copied))]
         problems.append(
-            "Public images are nearly equal to the source of a pair, as one that was saved again:"
+            "Public images are nearly equal to the source of a pair, as if it had been saved again:"
             f" {few(keys)} to {few(pairs)}. Public images must not be private; remove them from the public"
             " set, or these pairs."
         )

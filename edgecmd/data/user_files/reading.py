@@ -17,7 +17,7 @@ MOST_ARRAY_BYTES = 16 * 2**30
 def reading(path: Path, *, what: str, way_out: str) -> Iterator[None]:
     """Name the file in whatever a library raises on it, and keep its warnings from the screen.
 
-    Put calls of libraries into the block and nothing else: a fault of our own code is no fault of a file.
+    Put calls of libraries into the block and nothing else: a fault of our own code is not a fault of a file.
 
     Args:
         path: The user's file.

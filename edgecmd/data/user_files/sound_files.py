@@ -1,4 +1,4 @@
-"""Sound files of a user, made into recordings of one length, one channel and one rate.
+"""A user's sound files, made into audio clips of one length, one channel and one rate.
 
 WAV is read by `decode`, as on a device; FLAC by soundfile, which the extra ``[audio]`` brings.
 Nothing is normalised: the students take each recording against its own loudest band, so a factor changes
@@ -124,15 +124,15 @@ def read_sound(path: Path, *, readers: Mapping[str, "Reader"] | None = None) -> 
     reader = allowed.get(path.suffix.lower())
     if reader is None:
         kinds = ", ".join(sorted(allowed))
-        raise DataError(f"{path} is no sound file that is read here ({kinds}). Convert it.")
+        raise DataError(f"{path} is not a sound file that edgecmd reads ({kinds}). Convert it.")
     kind = path.suffix.lstrip(".").upper()
     way_out = "Save it again, or remove the pair."
     with reading(path, what=kind, way_out=way_out):
         num_bytes = path.stat().st_size
     if num_bytes > MAX_FILE_BYTES:
         raise DataError(
-            f"{path} has {num_bytes / 1e6:.0f} MB; allowed are {MAX_FILE_BYTES / 1e6:.0f}."
-            " Cut it into one file a recording."
+            f"{path} has {num_bytes / 1e6:.0f} MB; allowed are {MAX_FILE_BYTES / 1e6:.0f}. Cut it into one"
+            " file per recording."
         )
     try:
         samples, rate_hz = reader(path)
@@ -203,7 +203,7 @@ def make_recording(samples_TK: Channels, rate_hz: int, *, clip: Clip, name: str)
     mono = resample(one, rate_hz, clip.sampling_rate_hz)
     peak = float(np.abs(mono).max())
     if peak < SILENCE:
-        level = f"{20 * math.log10(peak):.0f} dB" if peak else "nothing at all"
+        level = f"{20 * math.log10(peak):.0f} dB" if peak else "zero"
         raise DataError(
             f"{name} is silent (peak: {level}; at least -60 dB of full scale are needed). Record it again,"
             " or remove the pair."
@@ -263,7 +263,7 @@ def notes_on(found: Mapping[str, Heard], *, clip: Clip) -> list[str]:
         )
     if clipped:
         notes.append(
-            f"{few(clipped)} of {len(found)} recordings are clipped (at least 1% of their samples are at full"
-            " scale). Record them again with a lower level where you can."
+            f"{few(clipped)} of {len(found)} recordings are clipped (at least 1% of their samples are at"
+            " full scale). Record them again at a lower level if you can."
         )
     return notes

@@ -32,8 +32,8 @@ MIN_PART = 2
 LEAVE_OUT = "leave-out"
 LEFT_OUT = (
     "{what} that are copies of held-out ones are left out (data.copies='leave-out'): under privacy no pair"
-    " may move another from part to part. Name what each pair shows in the column concept of pairs.csv to"
-    " keep them."
+    " may move another to a different part. To keep them, name what each pair shows in the column concept"
+    " of pairs.csv."
 )
 PARTS = ("training", "validation", "test")
 # What a split follows -> what a message calls one of it, and what a user can do where there are too few.
@@ -90,7 +90,7 @@ class OwnPairs:
 
 
 def position(concept: str) -> float:
-    """Where ``concept`` lies in [0, 1): its SHA-256, read as a fraction."""
+    """Where ``concept`` is in [0, 1): its SHA-256, read as a fraction."""
     return (
         int.from_bytes(hashlib.sha256(concept.encode("utf-8", "surrogatepass")).digest()[:6], "big") / 2**48
     )
@@ -116,9 +116,9 @@ def drawn(ids: Sequence[str], config: DataConfig, *, notes: list[str]) -> list[i
     if config.copies == LEAVE_OUT:
         raise ConfigError(
             f"data.max_pairs={most} would leave out {num - most} of {num} pairs. Under privacy that is"
-            " refused: one pair more would push another out. Set data.max_pairs=0, or move pairs away."
+            " refused: one more pair would push another out. Set data.max_pairs=0, or move pairs away."
         )
-    notes.append(f"{most} of {num} pairs are used, drawn by a hash of their ids; data.max_pairs=0 uses all.")
+    notes.append(f"{most} of {num} pairs are used, chosen by a hash of their ids; data.max_pairs=0 uses all.")
     return sorted(sorted(range(num), key=lambda row: position(f"drawn/{ids[row]}"))[:most])
 
 
@@ -222,7 +222,7 @@ def named_owners(setting: str, text: str, owners: Sequence[str]) -> set[str]:
     known = {one for one in owners if one}
     named = {part.strip() for part in text.split(",") if part.strip()}
     for name in sorted(named - known):
-        raise ConfigError(f"{setting}={text!r} names {name!r}, who owns no pair. {nearest(name, known)}")
+        raise ConfigError(f"{setting}={text!r} names {name!r}, who owns no pairs. {nearest(name, known)}")
     return named
 
 
@@ -234,8 +234,8 @@ def check_overlap(tested: set[str], labelled: set[str]) -> None:
     """
     if tested & labelled and tested != labelled:
         raise ConfigError(
-            f"data.held_out and data.labels_from share {few(tested & labelled)} and differ. Name the same"
-            " owners, for labels of their own, or different ones."
+            f"data.held_out and data.labels_from share {few(tested & labelled)} and differ. Give the same"
+            " owners in both (labels then come from their own pairs), or different ones."
         )
 
 
@@ -260,8 +260,8 @@ def _by_concept(own: OwnPairs, config: DataConfig, copies: Alike) -> tuple[Rows,
         if not linked:
             raise
         raise DataError(
-            f"{error} Copies of a source or a target stand in one part: {few(linked)} were put to those that"
-            " they are copies of. Remove copies, or add pairs of other things."
+            f"{error} Copies of a source or a target are kept in one part: {few(linked)} were moved to the"
+            " part of their copies. Remove copies, or add pairs of other things."
         ) from error
 
 
@@ -294,7 +294,10 @@ def _by_owner(own: OwnPairs, config: DataConfig, copies: Alike) -> tuple[Rows, R
             follows="owner",
         )
     if not config.held_out:
-        raise ConfigError("data.labels_from needs data.held_out, which names the owners for testing.")
+        raise ConfigError(
+            "data.labels_from needs data.held_out, which names the owners for testing. Set it too, or leave"
+            " data.labels_from out."
+        )
     tested = named_owners("data.held_out", config.held_out, owners)
     labelled = named_owners("data.labels_from", config.labels_from, owners)
     check_overlap(tested, labelled)
@@ -447,7 +450,7 @@ def without_copies(own: OwnPairs, parts: tuple[Rows, Rows, Rows]) -> tuple[tuple
         raise DataError(
             f"Without copies of what is held out, {len(train)} training and {len(validation)} validation"
             f" pairs are left; each part needs {MIN_PART}. Name what each pair shows in the column concept"
-            " of pairs.csv, so that copies share a part; data.copies='join' does it without privacy."
+            " of pairs.csv, so that copies share a part; without privacy, data.copies='join' does that."
         )
     left_out = len(parts[0]) - len(train) + len(parts[1]) - len(validation)
     return (train, validation, test), left_out
@@ -483,7 +486,7 @@ def without_unseen(masks: Masks, held: Rows) -> Masks:
 def _held_out(own: OwnPairs, rows: Rows) -> HeldOut:
     """Pairs at ``rows`` with the labellings that the user gave; copies of a source show one thing.
 
-    Copies are those among these pairs alone: what lies in training must not decide what a test asks.
+    Copies are those among these pairs alone: what is in training must not decide what a test asks.
     """
     data = own.data.take(rows)
     copies = alike(data)

@@ -1,1 +1,1 @@
-"""Making the built-in set `emoji` again from the packages that its pictures come from."""
+"""Rebuilding the built-in set `emoji` from the packages that its images come from."""

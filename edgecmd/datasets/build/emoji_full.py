@@ -74,7 +74,7 @@ def build_full(
         out: Folder to write; None for the one that edgecmd reads.
         npm_dir: Folder with the npm tarballs; missing ones are fetched into it.
         wheel_dir: Folder with the wheel of OpenMoji; it is fetched into it where it is missing.
-        lines: OpenMoji's pictures with their lines, so that each drawing is contained in its picture.
+        lines: OpenMoji's images with their lines, so that each drawing is contained in its image.
         say: Called with a line of progress.
 
     Returns:
@@ -122,7 +122,7 @@ def full_arrays(
         members: Of `MORE_HOUSES`.
         wheel: Members of `OPENMOJI`.
         side: Of an image, that of the shipped pairs.
-        lines: Whether OpenMoji's pictures keep their lines.
+        lines: Whether OpenMoji's images keep their lines.
 
     Guarantees:
         A concept of the shipped pairs is in the same part as there; one of the public set that is not

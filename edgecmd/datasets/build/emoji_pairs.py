@@ -1,4 +1,4 @@
-"""The pairs: colour picture and line drawing of the same emoji by the same house, and their split.
+"""The pairs: colour image and line drawing of the same emoji by the same house, and their split.
 
 Shapes: N pairs, S side of an image.
 """
@@ -32,7 +32,7 @@ SPLIT_BORDERS = (0.7, 0.8)
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Drawing:
-    """One pair: who drew it, what it shows, the colour picture (S, S, 3) and the ink (S, S)."""
+    """One pair: who drew it, what it shows, the colour image (S, S, 3) and the ink (S, S)."""
 
     style: str
     concept: str
@@ -48,7 +48,7 @@ def is_wanted(concept: str, emoji: Mapping[str, Emoji]) -> bool:
 def named_drawings(
     style: str, colour: IconSet, line: IconSet, emoji: Mapping[str, Emoji], *, side: int
 ) -> Iterator[Drawing]:
-    """A house with two sets of icons: the colour picture and the drawing of the same name."""
+    """A house with two sets of icons: the colour image and the drawing of the same name."""
     for name, svg in line.svg.items():
         concept = line.concept.get(name, colour.concept.get(name, ""))
         if name in colour.svg and is_wanted(concept, emoji):
@@ -59,7 +59,7 @@ def named_drawings(
 def noto_drawings(
     colour: IconSet, line: GlyphFont, emoji: Mapping[str, Emoji], *, side: int
 ) -> Iterator[Drawing]:
-    """Noto: the colour picture and the glyph of the monochrome font for the same code point."""
+    """Noto: the colour image and the glyph of the monochrome font for the same code point."""
     names = {concept: name for name, concept in colour.concept.items()}
     for code_point in line.code_points:
         concept = f"{code_point:04x}"

@@ -50,7 +50,7 @@ class Emoji:
 
     @property
     def is_drawn(self) -> bool:
-        """Whether it is a picture of its own: no flag, no letter of a flag, no part of other emoji."""
+        """Whether it is an image of its own: no flag, no letter of a flag, no part of other emoji."""
         is_flag = "flag" in self.subgroup or self.subgroup == "regional-indicator"
         return self.group not in ("flags", "component") and not is_flag
 

@@ -30,7 +30,7 @@ def read_weights(content: bytes) -> dict[str, Tensor]:
         content: The package's file of weights.
 
     Raises:
-        DataError: It is no file of weights, or lacks tensors of the network.
+        DataError: It is not a file of weights, or lacks tensors of the network.
 
     Guarantees:
         Nothing in the file is executed.

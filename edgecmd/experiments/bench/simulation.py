@@ -85,7 +85,9 @@ def check_same_work(config: RunConfig, assembly: Assembly) -> None:
     start, looped = to_arrays(run.new_student()), run_bare(run)
     away = distance(run_grid(one, assembly)[0], looped) / distance(looped, start)
     if away > MAX_DISTANCE:
-        raise ConfigError(f"The bare loop ended {away:.1%} of its way off the grid; no ratio was measured.")
+        raise ConfigError(
+            f"The bare loop ended {away:.1%} of its path away from the grid; no ratio was measured."
+        )
 
 
 def distance(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:

@@ -62,13 +62,13 @@ def measure(
         architectures: Students; a ``gn-*`` one also gives a row with its normalisation folded away.
         method: A loss, or ``<mechanism>@<epsilon>``.
         num_seeds: Seeds from 0.
-        warm_steps: Steps of a warm start on public pictures, with the default settings of distillation; 0 for
+        warm_steps: Steps of a warm start on public images, with the default settings of distillation; 0 for
             random first weights.
         fold_steps: Steps of the recovery after folding.
         tell: Takes a line for each student.
 
     Returns:
-        For each row mean and 95% interval of R@1 and of the linear probe with 10 labels a class, whether
+        For each row mean and 95% interval of R@1 and of the linear probe with 10 labels per class, whether
         every student passed the purity probe, and for folded rows the cosine to the student before.
     """
     from edgecmd.core.files import write_json

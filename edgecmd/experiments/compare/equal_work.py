@@ -21,7 +21,7 @@ def parse_local_steps(text: str, *, work: int) -> list[int]:
     """Local steps of ``--local-steps``, each of which divides ``work``.
 
     Raises:
-        ConfigError: One is no number, or does not divide it.
+        ConfigError: One is not a number, or does not divide it.
     """
     try:
         counts = [int(part) for part in text.split(",") if part.strip()]
@@ -30,7 +30,8 @@ def parse_local_steps(text: str, *, work: int) -> list[int]:
     wrong = [count for count in counts if count < 1 or work % count]
     if wrong or not counts:
         raise ConfigError(
-            f"--local-steps={text!r} must divide --work {work}, so that every row makes as many steps."
+            f"--local-steps={text!r} must divide --work {work}, so that every row takes the same number of"
+            " steps."
         )
     return list(dict.fromkeys(counts))
 
@@ -55,14 +56,14 @@ def local_step_tables(
     """
     if asked.temperatures:
         raise ConfigError(
-            "--work trains each row once, so it tries no --temperatures. Set distill.temperature."
+            "--work trains each row once, so it cannot try --temperatures. Set distill.temperature."
         )
     counts = parse_local_steps(local_steps, work=work)
     wrong = [name for name in asked.methods if is_alone(name) or name.startswith(CENTRAL)]
     if wrong or any(spec.central for spec in specs):
         raise ConfigError(
-            f"--work compares federations; {wrong[0] if wrong else 'central'!r} sends no weights."
-            " Leave it out, such as with --methods cmc,cmc+cmd."
+            f"--work compares federations; {wrong[0] if wrong else 'central'!r} does not send weights. Leave"
+            " it out, for example with --methods cmc,cmc+cmd."
         )
     chosen: list[FederationSpec | None] = [*specs] or [None]
     for spec in chosen:
@@ -104,9 +105,9 @@ def _one_federation(
         "results": lines,
     }
     tables["about"] = facts | {
-        "title": f"{facts['title']}: {counted(work, 'step')} in rounds of so many local steps",
-        "work": f"{counted(work, 'optimiser step')} of"
-        f" {counted(asked.config.distill.batch_size, 'pair')} a client",
+        "title": f"{facts['title']}: {counted(work, 'step')} in rounds of this many local steps",
+        "work": f"{counted(work, 'optimiser step')} of {counted(asked.config.distill.batch_size, 'pair')} per"
+        " client",
         "reference": first,
         "num_seeds": asked.num_seeds,
         "rates": {},

@@ -33,7 +33,7 @@ class FederationSpec:
 
     @property
     def central(self) -> bool:
-        """Whether all pairs lie in one place."""
+        """Whether all pairs are in one place."""
         return not self.partition
 
     @property
@@ -45,8 +45,8 @@ class FederationSpec:
     def title(self) -> str:
         """The federation in words."""
         if self.central:
-            return "trained in one place, as many pairs a step as all clients of a round together"
-        asked = "" if self.cohort == self.num_clients else f", {self.cohort} of them asked in a round"
+            return "trained in one place, with as many pairs per step as all clients of a round together"
+        asked = "" if self.cohort == self.num_clients else f", {self.cohort} of them asked per round"
         skew = "" if self.alpha is None else f" {self.alpha:g}"
         return f"{counted(self.num_clients, 'client')}, {self.partition}{skew}{asked}"
 
@@ -84,8 +84,8 @@ def parse_federation(name: str) -> FederationSpec:
     skewed = [one for one, row in PARTITIONS.items() if row.takes_alpha]
     if bool(alpha) != PARTITIONS[partition].takes_alpha or not 1 <= asked <= num:
         raise ConfigError(
-            f"--federation has {name!r}. A concentration stands behind {' and '.join(skewed)} and nothing"
-            f" else, and no more clients are asked than there are. {nearest(name, EXAMPLES)}"
+            f"--federation has {name!r}. Only {' and '.join(skewed)} takes a concentration, and no more"
+            f" clients can be asked than there are. {nearest(name, EXAMPLES)}"
         )
     return FederationSpec(
         name=name,

@@ -28,7 +28,7 @@ class Job:
         label: Row of the table.
         method: What is trained.
         config: Settings, with the seed.
-        folder: Folder of the seed; the result lies in it.
+        folder: Folder of the seed; the result is in it.
         validate: Metric that is measured within the validation split too; empty for none.
         tuned_labels: Numbers of labels that all layers are fine-tuned with.
         num_fits: Draws of labels that whole networks are trained on; those of the probe are in ``config``.
@@ -211,7 +211,7 @@ def private_config(config: RunConfig, method: str) -> RunConfig:
     """Settings of a private method such as ``anchors@8``: a mechanism, and the epsilon of its budget.
 
     Raises:
-        ConfigError: The mechanism is unknown, or epsilon is no number.
+        ConfigError: The mechanism is unknown, or epsilon is not a number.
     """
     from edgecmd.core.errors import choose
     from edgecmd.experiments.compare.methods import AT
@@ -248,7 +248,7 @@ class Progress:
         self.later = later
         kept = self.total - len(self.left)
         if kept:
-            tell(f"{kept} of {self.total} jobs are finished already and are read.")
+            tell(f"{kept} of {self.total} jobs are already finished and are read.")
 
     def done(self, job: Job, result: Mapping[str, Any]) -> None:
         """Tell that ``job`` is finished."""
@@ -260,7 +260,9 @@ class Progress:
         )
         if not self.told and self.left:
             self.told = True
-            self.tell(f"Time for the other {len(self.left) + len(self.later)}: {self.estimate(job, result)}.")
+            self.tell(
+                f"Time for the remaining {len(self.left) + len(self.later)}: {self.estimate(job, result)}."
+            )
 
     def estimate(self, job: Job, result: Mapping[str, Any]) -> str:
         """About how long the jobs that are left take, by the time of a finished one."""
@@ -294,5 +296,5 @@ def run_jobs(
         # A result is written whole or not at all, and a federation goes on from its checkpoint.
         return jobs.run_jobs(work, do, num_processes=num_jobs, what="jobs", done=progress.done)
     except KeyboardInterrupt:
-        tell("Finished jobs are kept; the same command goes on with the others.")
+        tell("Finished jobs are kept; the same command continues with the others.")
         raise

@@ -44,13 +44,13 @@ def columns_of(summary: Tables) -> list[str]:
 
 
 def comparison_markdown(tables: Tables) -> str:
-    """The table, the verdict and what stands behind both.
+    """The table, the verdict and what both are based on.
 
     Args:
         tables: ``summary``, ``paired``, ``verdict`` and ``about`` of a comparison, as in ``compare.json``.
 
     Guarantees:
-        The kind of the pairs stands above the numbers.
+        The kind of the pairs is above the numbers.
     """
     about, summary = tables["about"], tables["summary"]
     columns = columns_of(summary)

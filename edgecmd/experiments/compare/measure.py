@@ -92,7 +92,7 @@ def supervised_validation(run: Run, method: str, *, num_labels: int) -> float:
 
 
 def ceiling_table(run: Run) -> Table:
-    """``teacher-source``: the probe on the teacher's features of the source pictures of the same examples."""
+    """``teacher-source``: the probe on the teacher's features of the source images of the same examples."""
     if run.task.places is not None:
         return {"segmentation": segmentation.ceiling_table(run)} if segmentation.has_masks(run) else {}
     whole = run.task.data

@@ -1,7 +1,7 @@
 """The methods of a comparison, what each of them may see, and how much work each does.
 
 Every method that trains starts from the same student and takes the same number of optimiser steps on as
-many pairs a step. ``supervised`` has only its labels to draw a batch from, and as many steps.
+many pairs per step. ``supervised`` has only its labels to draw a batch from, and as many steps.
 """
 
 from dataclasses import dataclass
@@ -29,16 +29,16 @@ EVERY = (*LABEL_FREE, *REFERENCES)
 TUNED = (*LABEL_FREE, SUPERVISED, SUPERVISED_ALL)
 
 MEANING = {
-    SUPERVISED: "trained from scratch on the few labels alone",
+    SUPERVISED: "trained from scratch on the few labels only",
     SUPERVISED_ALL: (
         "trained from scratch on the labels of the pool and of all training targets together, which no"
         " client could: an oracle"
     ),
     TEACHER: "the teacher on the targets as they are, nothing trained",
-    TEACHER_SOURCE: "the teacher on the source pictures of the same examples, its own modality",
+    TEACHER_SOURCE: "the teacher on the source images of the same examples, its own modality",
     UNTRAINED: "the student with its first weights",
-    PRESIMCLR: "simclr on the targets after simclr on the public source pictures",
-    "simclr": "simclr on the targets alone",
+    PRESIMCLR: "simclr on the targets after simclr on the public source images",
+    "simclr": "simclr on the targets only",
 }
 
 
@@ -90,9 +90,9 @@ def work_of(run: Run, method: str) -> Work:
         method: A name of `EVERY`, or a loss with ``central:`` before it.
 
     Guarantees:
-        Steps and pairs a step are the same for every name of `LABEL_FREE`, federated or central, and
+        Steps and pairs per step are the same for every name of `LABEL_FREE`, federated or central, and
         for ``supervised-all``, as long as every client holds a batch of pairs. ``presimclr`` makes as many
-        steps again on public pictures before; ``simclr`` looks at each target twice.
+        steps again on public images before; ``simclr`` looks at each target twice.
     """
     if plain(method) in (TEACHER, TEACHER_SOURCE, UNTRAINED):
         return Work(steps=0, pairs_a_step=0)

@@ -102,16 +102,14 @@ def read_request(
             temperatures to try that are none, or beside ``--no-tune``.
     """
     if fast and not pair:
-        raise ConfigError("--fast is a form of a preset. Name one with --pair, or set federation.num_rounds.")
+        raise ConfigError("--fast belongs to a preset. Choose one with --pair, or set federation.num_rounds.")
     if pair and config is not None:
         raise ConfigError(
-            "--pair brings its own settings. Leave --config out, or change single ones with --set."
+            "--pair has its own settings. Leave --config out, or change single settings with --set."
         )
     tried = read_temperatures(temperatures)
     if tried and tune is False:
-        raise ConfigError(
-            "--temperatures are tried by tuning. Leave --no-tune out, or set distill.temperature."
-        )
+        raise ConfigError("--temperatures needs tuning. Leave --no-tune out, or set distill.temperature.")
     chosen = overrides_of(pair, fast=fast) if pair else []
     resolved = load_config(config, [*chosen, *(settings or ())])
     form = form_of(pair) if pair else None
@@ -178,8 +176,8 @@ def check_central(methods: Sequence[str], specs: Sequence[FederationSpec]) -> No
     wrong = [name for name in methods if name.startswith(CENTRAL)]
     if specs and wrong:
         raise ConfigError(
-            f"--methods has {wrong[0]!r} beside --federation. Write {wrong[0].removeprefix(CENTRAL)!r},"
-            " and put central among the federations."
+            f"--methods has {wrong[0]!r} beside --federation. Write {wrong[0].removeprefix(CENTRAL)!r}, and"
+            " add central to the federations."
         )
 
 
@@ -222,8 +220,8 @@ def one_table(
         asked: What is to be done.
         spec: The federation; None for that of the settings.
         assembly: Makes runs.
-        folder: Where the results of methods that train in the federation lie.
-        shared: Where those of the others lie.
+        folder: Where the results of methods that train in the federation are.
+        shared: Where those of the others are.
     """
     config = spec.applied(asked.config) if spec else asked.config
     results, tried, burnt = run_methods(Planner(asked, spec, config, folder, shared), assembly)

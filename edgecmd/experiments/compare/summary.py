@@ -47,7 +47,7 @@ class Items:
 
 
 def bounds_of(metric: str) -> Bounds:
-    """What a metric can be: shares lie in [0, 1], others, such as megabytes, anywhere."""
+    """What a metric can be: shares are in [0, 1], others, such as megabytes, anywhere."""
     return SHARE if metric.startswith(SHARES) else FREE
 
 

@@ -1,6 +1,6 @@
 """One grid of learning rates and temperatures for all methods, the choice made on the validation split.
 
-The criterion is the few-label probe within the validation split: k labels a class are drawn, the other
+The criterion is the few-label probe within the validation split: k labels per class are drawn, the other
 validation examples, but for those of the concepts that were drawn, are classified. It asks what a method is
 for, it is defined for every method alike (retrieval is not: a loss that only fits relations lives in a
 rotated space), and it does not look at the test split. It does use labels, so "label-free" is how a method
@@ -63,7 +63,7 @@ def read_temperatures(text: str) -> tuple[float, ...]:
     """Temperatures of ``--temperatures``, each once; empty for none.
 
     Raises:
-        ConfigError: One is no number, or none that ``distill.temperature`` may be.
+        ConfigError: One is not a number, or none that ``distill.temperature`` may be.
     """
     try:
         found = [float(part) for part in text.split(",") if part.strip()]
@@ -112,7 +112,7 @@ def trial_rows(scores: Mapping[Trial, float]) -> list[dict[str, float]]:
 
 
 def few_labels_of(metric: str) -> int:
-    """Labels a class of a few-label metric such as ``linear_10``; 0 for any other metric."""
+    """Labels per class of a few-label metric such as ``linear_10``; 0 for any other metric."""
     start, _, count = metric.rpartition("_")
     return int(count) if start == "linear" and count.isdigit() else 0
 
@@ -121,7 +121,7 @@ def retrieval_score(table: Mapping[str, Any], metric: str) -> float:
     """A retrieval metric on the validation split, out of the tables of `edgecmd.evaluation.evaluate.assess`.
 
     Raises:
-        ConfigError: The method has none: it does not live in the teacher's space, or it is no retrieval.
+        ConfigError: The method has none: it does not live in the teacher's space, or it is not a retrieval.
     """
     found = table.get("retrieval_validation", {})
     if metric not in found:
@@ -142,7 +142,7 @@ def validation_draw(
 
     Args:
         whole: The experiment; its validation split needs the labelling ``group``.
-        num_labels: Labels a class.
+        num_labels: Labels per class.
         draw: Index of the draw.
         seed: Seed of the run.
 
@@ -173,7 +173,7 @@ def validation_score(pool: Embedding, whole: Experiment, *, num_labels: int, see
     Args:
         pool: Unit embeddings of the validation targets, (N, D).
         whole: The experiment.
-        num_labels: Labels a class.
+        num_labels: Labels per class.
         seed: Of the run.
     """
     values = whole.validation.labelled.labels[LABELLING].values

@@ -54,7 +54,7 @@ def small_run(run: Runner, folder: Path, name: str, *changes: str) -> Callable[[
 
     Args:
         run: Makes the run folder of some settings.
-        folder: Where it lies.
+        folder: Where it is.
         name: Name of the run.
         changes: Further settings.
     """

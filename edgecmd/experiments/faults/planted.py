@@ -22,7 +22,7 @@ class Fault:
 
     Attributes:
         name: What was done wrong.
-        level: A key of `edgecmd.audits.levels.LEVELS`: where the audit stands that catches it.
+        level: A key of `edgecmd.audits.levels.LEVELS`: the level of the audit that catches it.
         catch: Audits the fault.
         sound: The same audit of what is done right.
     """

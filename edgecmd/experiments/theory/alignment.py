@@ -67,7 +67,7 @@ def alignment(embeddings: Sequence[Embedding]) -> Alignment:
     """Alignment over every pair of clients.
 
     Args:
-        embeddings: Unit embeddings of the same examples, (N, D), one a client, at least two.
+        embeddings: Unit embeddings of the same examples, (N, D), one per client, at least two.
     """
     pairs = list(combinations(embeddings, 2))
     cosine = float(np.mean([(one * other).sum(axis=1).mean() for one, other in pairs]))
@@ -105,7 +105,7 @@ def rotation(run: Run, *, num_rounds: int) -> list[dict[str, float]]:
         num_rounds: Rounds.
 
     Returns:
-        One row a round: ``cosine``, ``apart``, ``residual`` and ``rotated`` of the clients, the mean error
+        One row per round: ``cosine``, ``apart``, ``residual`` and ``rotated`` of the clients, the mean error
         ``error_clients`` of the first two and ``error_average`` of the averaged student with 10 labels a
         class (where there are labels), and ``recall@1`` of the average.
 
@@ -114,7 +114,7 @@ def rotation(run: Run, *, num_rounds: int) -> list[dict[str, float]]:
     """
     if run.federation.num_clients < 2:
         raise ConfigError(
-            "federation.num_clients=1: one client cannot rotate away from itself. Set 2 or more."
+            "federation.num_clients=1: a single client cannot rotate away from itself. Set 2 or more."
         )
     student = run.new_student()
     rows = []

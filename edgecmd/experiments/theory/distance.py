@@ -1,7 +1,7 @@
 """Modality distance: total variation between the relations of teacher and student on held-out pairs.
 
 Relations within a batch are those of `edgecmd.losses.cmd`: ``p_A(j|i)`` and ``p_B(j|i)`` over the other
-pairs, the diagonal masked. They depend on the size of the batch, which stands beside every distance.
+pairs, the diagonal masked. They depend on the size of the batch, which is reported with every distance.
 Relations to anchors are those of `edgecmd.losses.cmd_anchored`: ``p_A(k|i) ~ exp(t_i.u_k / T_A)`` and
 ``p_B(k|i) ~ exp(s_i.u_k / T_B)`` over public anchors ``u_k``. They need a student in the teacher's space, and
 what a pair has to do with the anchors does not depend on the other pairs, be they right or wrong.
@@ -285,8 +285,8 @@ def require_trustworthy(found: Distance) -> Distance:
     num_batches = found.num_pairs // found.batch_size
     if num_batches < MIN_BATCHES:
         raise DataError(
-            f"The distance rests on {num_batches} batches of {found.batch_size} pairs; at least {MIN_BATCHES}"
-            " are needed. Give more pairs or a smaller --batch-size."
+            f"The distance is based on {num_batches} batches of {found.batch_size} pairs; at least"
+            f" {MIN_BATCHES} are needed. Give more pairs or a smaller --batch-size."
         )
     if found.high - found.low > MAX_WIDTH:
         raise DataError(

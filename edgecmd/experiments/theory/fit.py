@@ -55,8 +55,8 @@ def rank_correlation(
     points = np.column_stack([distance, error]).astype(np.float64)
     if len(points) < MIN_POINTS or any(np.ptp(points, axis=0) == 0):
         raise DataError(
-            f"{len(points)} points, distances between {min(distance):.3f} and {max(distance):.3f}: no rank"
-            " correlation can be told. Use at least four levels that differ."
+            f"{len(points)} points, distances between {min(distance):.3f} and {max(distance):.3f}: too few"
+            " for a rank correlation. Use at least four different levels."
         )
     low, high = bootstrap_interval(
         points, num_resamples=num_resamples, generator=generator, statistic=_spearman
@@ -78,7 +78,7 @@ class Power:
     Attributes:
         exponent: The fit on all points with a bootstrap interval; the bound has 0.5.
         floor: Error that more of it would not take away.
-        scale: What stands before the power.
+        scale: The factor before the power.
     """
 
     exponent: Estimate

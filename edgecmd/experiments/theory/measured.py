@@ -56,7 +56,7 @@ class Measured:
         text: What stood for the student, a sentence.
         part: Held-out part.
         steps: The distance of more and more pairs; the last one is the answer.
-        ceiling: Distance of a student that tells nothing apart.
+        ceiling: Distance of a student that cannot tell anything apart.
         path: File that it was written into.
     """
 

@@ -67,7 +67,7 @@ def embed_pairs(run: Run, *, student: Path | None, probe: str, part: str, num_pa
 
     Raises:
         ConfigError: A name is unknown.
-        DataError: The file is no student.
+        DataError: The file is not a student.
     """
     refuse_dense(run.student.architecture, what="The distance")
     pairs, ids = held_out_pairs(run, part=part, num_pairs=num_pairs)

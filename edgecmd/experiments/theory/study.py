@@ -78,12 +78,12 @@ def estimate(run: Run, plan: SweepPlan, work: Sequence[Job], *, num_jobs: int) -
     """What is still to do and about how long it takes, from a few optimiser steps."""
     left = sum(not job.path.exists() for job in work)
     if left == 0:
-        return f"Finished already and read: {counted(len(work), 'point')}."
+        return f"Already finished and read: {counted(len(work), 'point')}."
     minutes = seconds_a_point(run, plan) * left / num_jobs / 60.0
     return (
         f"{left} of {counted(len(work), 'point')} to measure, {counted(plan.num_steps, 'step')} each: about"
         f" {'1 minute' if minutes < 1.5 else f'{minutes:.0f} minutes'} with --jobs {num_jobs} on free cores."
-        " Ctrl-C keeps what is finished; the same command goes on."
+        " Ctrl-C keeps finished points; the same command continues."
     )
 
 
@@ -108,8 +108,8 @@ def run_rotation(
     def told(table: Table, done: int) -> None:
         last = table["rows"][-1]
         tell(
-            f"{done}/{len(work)}  {table['method']}  seed {table['seed']}  cosine {last['cosine']:.3f}"
-            f"  taken away by a rotation {last['rotated']:.2f}"
+            f"{done}/{len(work)}  {table['method']}  seed {table['seed']}  cosine {last['cosine']:.3f} "
+            f" removed by a rotation {last['rotated']:.2f}"
         )
 
     found = run_jobs(work, num_jobs=num_jobs, assembly=assembly, told=told)

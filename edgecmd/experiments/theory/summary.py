@@ -24,7 +24,7 @@ def summarise(points: Points, plan: SweepPlan, *, seed: int) -> dict[str, Any]:
         seed: Of the bootstrap.
 
     Returns:
-        ``form`` (of the relations whose distance stands first: to anchors where there are any), ``by_gap``,
+        ``form`` (of the relations whose distance comes first: to anchors if there are any), ``by_gap``,
         ``by_pairs`` and ``by_labels`` (means over the seeds), ``correlation`` (over all points and for each
         gap, None where one of the two does not change), ``correlation_batch`` (the same for relations
         within the batch), ``pairs_fit`` and ``labels_fit`` (None

@@ -45,9 +45,9 @@ class SweepPlan:
 
     Attributes:
         num_steps: Optimiser steps of each student.
-        batch_size: Pairs a step.
+        batch_size: Pairs per step.
         num_pairs: Training pairs where they are not varied.
-        num_labels: Labels a class; 0 for all.
+        num_labels: Labels per class; 0 for all.
         num_draws: Draws of the labels.
         relation_batch: Pairs whose relations are compared at a time.
     """
@@ -62,7 +62,7 @@ class SweepPlan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
-    """Where in the sweep one student stands.
+    """Position of one student in the sweep.
 
     Attributes:
         gap: A name of `edgecmd.experiments.theory.gaps.gap_names`, or ``none``.
@@ -158,7 +158,7 @@ def measure_point(run: Run, plan: SweepPlan, point: Point) -> dict[str, Any]:
 
     Returns:
         A plain table: ``distances`` by form of the relations, each on held-out and on training pairs,
-        ``error`` by labels a class (mean over the draws, beside the number of labels in all), the norm of
+        ``error`` by labels per class (mean over the draws, beside the number of labels in all), the norm of
         the head and the mean loss.
 
     Raises:
@@ -269,7 +269,7 @@ def labelling_of(held: HeldOut) -> str:
     labels = held.labelled.labels
     if not labels:
         raise DataError(
-            "The data have no labels, so no target error can be told. Give labels, or use `edgecmd distance`,"
+            "The data have no labels, so there is no target error. Add labels, or use `edgecmd distance`,"
             " which needs none."
         )
     return "group" if "group" in labels else next(iter(labels))
@@ -282,7 +282,7 @@ def _probe(validation: HeldOut, pool: Embedding, test: HeldOut, embedding: Embed
 
 
 def _errors(probe: Probe, plan: SweepPlan, *, seed: int) -> dict[str, Any]:
-    """Error of the linear probe by labels a class, with the labels in all and the norm of the head."""
+    """Error of the linear probe by labels per class, with the labels in all and the norm of the head."""
     error, total = {}, {}
     accuracy = probe_accuracy(probe, method="linear", num_neighbours=1, seed=seed)
     for count in plan.num_labels:

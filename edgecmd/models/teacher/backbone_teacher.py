@@ -1,4 +1,4 @@
-"""A network of timm or torchvision as a teacher, its weights from a file that lies here."""
+"""A network of timm or torchvision as a teacher, with its weights from a local file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,13 +26,13 @@ MAKERS = {
 
 
 def open_backbone(text: str, *, weights: Path | None, output: str, size: int | None) -> Opened:  # noqa: ARG001
-    """The network of a name, with its weights, and how its pictures are made.
+    """The network of a name, with its weights, and how its images are made.
 
     Args:
         text: ``timm:NAME`` or ``torchvision:NAME``.
         weights: File of its weights.
         output: Unused; a network has one.
-        size: Side of its pictures in pixels; None: that of its published weights.
+        size: Side of its images in pixels; None: that of its published weights.
 
     Raises:
         ConfigError: No file is named, the library is not here, or it has no such network.
@@ -48,7 +48,7 @@ def open_backbone(text: str, *, weights: Path | None, output: str, size: int | N
     if report.absent or report.misshapen:
         raise DataError(
             f"{WEIGHTS}={str(weights)!r} does not hold all weights of {text}: {report.sentence()}. The rest"
-            " would be random. Give the file of this very network."
+            " would be random. Give the file of this exact network."
         )
     published = _published(network)
     resize = getattr(network, "set_input_size", None)
@@ -65,7 +65,7 @@ def open_backbone(text: str, *, weights: Path | None, output: str, size: int | N
 
 
 def _published(network: nn.Module) -> Preparation:
-    """How the pictures were made that the published weights of a network were trained on."""
+    """How the images were made that the published weights of a network were trained on."""
     known: Any = getattr(network, "pretrained_cfg", None) or TORCHVISION
     sides = known.get("input_size", TORCHVISION["input_size"])
     return Preparation(
@@ -80,6 +80,6 @@ def _no_weights(text: str) -> str:
     library, _, name = text.partition(":")
     return (
         f"{SETTING}={text!r} needs {WEIGHTS}, a .safetensors or .pth file: random weights teach nothing, and"
-        " nothing is fetched. Its publisher offers one, or a machine that may fetch makes it:"
-        f" torch.save({MAKERS[library].format(name=name)}.state_dict(), {f'{name}.pth'!r})."
+        " nothing is downloaded. Get the file from the publisher, or make it on a machine that may"
+        f" download: torch.save({MAKERS[library].format(name=name)}.state_dict(), {f'{name}.pth'!r})."
     )

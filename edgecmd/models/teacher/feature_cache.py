@@ -1,9 +1,9 @@
 """Teacher features of a client's own pairs, computed once and kept on the client's disk.
 
-An entry's name is a hash of the teacher and of the images' bytes, so a changed teacher or a changed picture
+An entry's name is a hash of the teacher and of the images' bytes, so a changed teacher or a changed image
 is never answered from an old one. A damaged entry is computed again.
 
-Features of images that lie in a store (`edgecmd.data.stored.store`) lie beside them, a row an image, whatever
+Features of images that are in a store (`edgecmd.data.stored.store`) are beside them, a row an image, whatever
 part of the set is asked for. They are computed a few at a time, so a killed process goes on where it was.
 
 Shapes: N pairs, D embedding dimension.
@@ -70,7 +70,7 @@ def cached_maps(
         cache_dir: Folder on the client; None keeps nothing.
 
     Returns:
-        (N, D, R, Q): float32, or where the images lie on the disk there, as float16.
+        (N, D, R, Q): float32, or where the images are on the disk there, as float16.
 
     Guarantees:
         The same numbers, those of float16, whether or not they went through the cache.
@@ -100,7 +100,7 @@ def _of_images(
     Args:
         kind: What it is.
         images: What it is computed of.
-        key: All else that it follows from, as text, with ``{images}`` where their digest stands.
+        key: All else that it follows from, as text, with ``{images}`` where their digest is.
         compute: Makes it of some images.
         form: Of a row.
         cache_dir: Folder of the entries; None keeps nothing.

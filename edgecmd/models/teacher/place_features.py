@@ -1,10 +1,10 @@
-"""The teacher's features at each place of a picture, on the grid of a dense student.
+"""The teacher's features at each location in an image, on the grid of a dense student.
 
-A place's feature is a hypercolumn (Hariharan et al. 2015, arXiv 1411.5752): what each stage of the frozen
+A location's feature is a hypercolumn (Hariharan et al. 2015, arXiv 1411.5752): what each stage of the frozen
 teacher says there, each stage at unit length, brought to one grid and set beside the others. It is reduced
 to few dimensions by principal components of public images alone, so that no private pair enters them.
 
-Shapes: B batch, N images, C channels of all stages, D dimension, R rows and Q columns of the grid, P places.
+Shapes: B batch, N images, C channels of all stages, D dimension, R rows, Q columns of the grid, P locations.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ Maps = Float[np.ndarray, "num dim rows columns"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """How places are asked for.
+    """How locations are asked for.
 
     Attributes:
         grid: Rows and columns.
@@ -66,7 +66,7 @@ class Reduction:
 
 
 def pool_places(map_BDRQ: Float[Tensor, "batch dim rows columns"]) -> Float[Tensor, "batch dim"]:
-    """One feature for each picture: the mean of the unit features of its places."""
+    """One feature for each picture: the mean of the unit features of its locations."""
     return functional.normalize(map_BDRQ, dim=1).mean(dim=(2, 3))
 
 
@@ -90,7 +90,7 @@ def hypercolumns(
 def columns_of(
     network: nn.Module, seen: Float[Tensor, "batch channels height width"], *, view: View
 ) -> Float[Tensor, "batch columns rows grid"]:
-    """`hypercolumns` of pictures that are scaled already, see `edgecmd.data.modalities.table.source_input`.
+    """`hypercolumns` of images that are scaled already, see `edgecmd.data.modalities.table.source_input`.
 
     Raises:
         ConfigError: The teacher has no stages that could be looked at.
@@ -121,8 +121,8 @@ def stages(network: nn.Module, seen: Float[Tensor, "batch channels height width"
         return [maps[index] for index in PHOTOGRAPH_STAGES]
     if not isinstance(network, ConvStudent):
         raise ConfigError(
-            "The teacher is not of this package, so its stages are not known. Use one made by"
-            " `edgecmd pretrain` for seg-* students."
+            "The teacher is not one of edgecmd's, so its stages are unknown. For seg-* students use one"
+            " made by `edgecmd pretrain`."
         )
     found = []
     for start, stop in STAGES:
@@ -164,7 +164,7 @@ def fit_reduction(network: nn.Module, public: Images, *, view: View, dim: int) -
 
 
 def _places_of(network: nn.Module, public: Images, *, view: View) -> Float[np.ndarray, "places channels"]:
-    """Hypercolumns at some places of every public image, float64."""
+    """Hypercolumns at some locations of every public image, float64."""
     cells = view.grid[0] * view.grid[1]
     each = max(1, min(cells, MAX_PLACES // max(1, len(public))))
     generator, found = numpy_generator(0, "places-of-reduction"), []
@@ -176,7 +176,7 @@ def _places_of(network: nn.Module, public: Images, *, view: View) -> Float[np.nd
 
 
 class TeacherPlaces(nn.Module):
-    """A teacher that embeds each place of a picture of its own modality, as a dense student does of its own.
+    """A teacher that embeds each location of an image of its modality, as a dense student does of its own.
 
     Args:
         network: The frozen teacher.
@@ -194,21 +194,21 @@ class TeacherPlaces(nn.Module):
         )
 
     def forward(self, seen: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim rows columns"]:
-        """Embed each place, see `edgecmd.data.modalities.table.source_input`; not normalised."""
+        """Embed each location, see `edgecmd.data.modalities.table.source_input`; not normalised."""
         places: Tensor = self.projector(columns_of(self.network, seen, view=self.view))
         return places
 
 
 def teacher_maps(teacher: Teacher, images: Images, *, view: View, reduction: Reduction) -> Maps:
-    """Reduced features at each place of ``images``, float32, (N, D, R, Q)."""
+    """Reduced features at each location of ``images``, float32, (N, D, R, Q)."""
     mean, weight = torch.from_numpy(reduction.mean), torch.from_numpy(reduction.weight)
     chunks = []
-    for start in tracked(range(0, len(images), BATCH_SIZE), "teacher features of places"):
+    for start in tracked(range(0, len(images), BATCH_SIZE), "teacher features at locations"):
         columns = hypercolumns(teacher.network, images[start : start + BATCH_SIZE], view=view).cpu()
         chunks.append(torch.einsum("bcrq,cd->bdrq", columns - mean[:, None, None], weight).numpy())
     return np.concatenate(chunks)
 
 
 def unit_places(map_BDRQ: Float[Tensor, "batch dim rows columns"]) -> Float[Tensor, "batch places dim"]:
-    """Unit features of the places of each picture, row by row."""
+    """Unit features of the locations of each image, row by row."""
     return functional.normalize(map_BDRQ.flatten(2).transpose(1, 2), dim=-1)

@@ -1,4 +1,4 @@
-"""A network of anyone's own behind the pictures that it was trained on: cut, side and scale.
+"""A user's own network behind the preprocessing it was trained with: crop, size and scale.
 
 Shapes: B batch, H height, W width, D embedding dimension.
 """
@@ -25,10 +25,10 @@ FEW = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preparation:
-    """What is done with RGB pictures before a network sees them; None where it is left to the network.
+    """What is done with RGB images before a network sees them; None where it is left to the network.
 
     Attributes:
-        size: Side in pixels to which pictures are brought (bilinear, antialiased).
+        size: Side in pixels to which images are brought (bilinear, antialiased).
         mean: Of each colour, on the scale of 0 to 1.
         std: The same for the standard deviation.
         crop: Share of height and width, about the middle, that is kept before that.
@@ -45,10 +45,11 @@ class Preparation:
     def __post_init__(self) -> None:
         size, crop = self.size, self.crop
         if size is not None and not (_is_number(size, int) and 1 <= size <= 4096):
-            raise ConfigError(f"size={size!r} of a teacher's pictures is no whole number in 1..4096 pixels.")
+            raise ConfigError(f"size={size!r} of a teacher's images is not a whole number in 1..4096 pixels.")
         if crop is not None and not (_is_number(crop, int, float) and 0 < crop <= 1):
             raise ConfigError(
-                f"crop={crop!r} of a teacher's pictures is no share above 0, up to 1. Give 1 to cut nothing."
+                f"crop={crop!r} of a teacher's images is not a share above 0, up to 1. Give 1 to crop"
+                " nothing."
             )
         for name, values, least in (("mean", self.mean, -np.inf), ("std", self.std, 0.0)):
             if values is not None:
@@ -79,8 +80,8 @@ def _refuse_colours(name: str, values: Sequence[float], *, least: float) -> None
     if not (fits and np.isfinite(numbers).all() and (numbers > least).all()):
         more = " above 0" if name == "std" else ""
         raise ConfigError(
-            f"{name}={values!r} of a teacher is no three finite numbers{more}. Give one for each of"
-            " red, green and blue, on the scale of 0 to 1."
+            f"{name}={values!r} of a teacher is not three finite numbers{more}. Give one for each of red,"
+            " green and blue, on a scale of 0 to 1."
         )
 
 
@@ -89,10 +90,10 @@ class Opened:
     """A network that a name stands for.
 
     Attributes:
-        module: (B, 3, H, W) to (B, D), of pictures as ``own`` makes them.
+        module: (B, 3, H, W) to (B, D), of images as ``own`` makes them.
         about: What reports call it.
         identity: What tells it from others beside its class and its tensors; empty where these say all.
-        own: How its pictures are made where nobody says otherwise.
+        own: How its images are made where nobody says otherwise.
     """
 
     module: nn.Module
@@ -157,7 +158,7 @@ class Prepared(nn.Module):
 
 
 def _middle(image: Tensor, share: float) -> Tensor:
-    """The middle of pictures, a share of each side, one pixel at least."""
+    """The middle of images, a share of each side, one pixel at least."""
     kept = [max(1, round(side * share)) for side in image.shape[2:]]
     top, left = ((side - one) // 2 for side, one in zip(image.shape[2:], kept, strict=True))
     return image[:, :, top : top + kept[0], left : left + kept[1]]

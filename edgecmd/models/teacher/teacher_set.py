@@ -1,9 +1,9 @@
-"""The teacher that settings name: one, or several side by side, brought to few dimensions by public pictures.
+"""The teacher that settings name: one, or several side by side, reduced with the help of public images.
 
-Each teacher's feature has unit length before it stands beside the others, so none outweighs them. The
-principal components are those of public pictures alone; no pair enters them.
+Each teacher's feature has unit length before it joins the others, so none outweighs them. The
+principal components are those of public images alone; no pair enters them.
 
-Shapes: B batch, N public pictures, C numbers of all teachers together, D embedding dimension.
+Shapes: B batch, N public images, C numbers of all teachers together, D embedding dimension.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ def _prefixes(attribute: str) -> str:
 
 
 class Concatenated(nn.Module):
-    """Networks that see the same pictures, their unit features side by side, then components of these.
+    """Networks that see the same images, their unit features side by side, then components of these.
 
     Args:
         networks: Each (B, 3, H, W) to (B, own width).
@@ -59,27 +59,27 @@ class Concatenated(nn.Module):
 def concat(
     parts: Sequence[Teacher], *, public: Images | None = None, dim: int = 0, cache: Path | None = None
 ) -> Teacher:
-    """One teacher of several: their unit features side by side, then principal components of public pictures.
+    """One teacher of several: their unit features side by side, then principal components of public images.
 
     Args:
-        parts: Teachers of RGB pictures, at least one.
-        public: Public RGB pictures, uint8, (N, H, W, 3); needed for ``dim``.
+        parts: Teachers of RGB images, at least one.
+        public: Public RGB images, uint8, (N, H, W, 3); needed for ``dim``.
         dim: Components that are kept, D; 0 keeps all numbers.
-        cache: Folder for what is computed of the public pictures; None keeps nothing.
+        cache: Folder for what is computed of the public images; None keeps nothing.
 
     Raises:
-        ConfigError: A teacher takes no RGB pictures; or ``dim`` is more than teachers or pictures allow.
-        DataError: A teacher gives numbers that are not finite for a public picture.
+        ConfigError: A teacher takes no RGB images; or ``dim`` is more than teachers or images allow.
+        DataError: A teacher gives numbers that are not finite for a public image.
 
     Guarantees:
-        A function of the teachers and of public pictures alone. ``sha256`` covers each teacher's, in their
-        order, the public pictures and ``dim``. A component's largest entry is positive.
+        A function of the teachers and of public images alone. ``sha256`` covers each teacher's, in their
+        order, the public images and ``dim``. A component's largest entry is positive.
     """
     for one in parts:
         if not one.sees_colour:
-            raise ConfigError("Teachers side by side must take RGB pictures, and one takes something else.")
+            raise ConfigError("Teachers side by side must take RGB images, but one takes something else.")
     if not parts:
-        raise ConfigError("No teacher stands side by side with no other. Give at least one.")
+        raise ConfigError("The list of teachers is empty. Give at least one.")
     width = sum(one.dim for one in parts)
     of_public = ""
     if dim:
@@ -114,8 +114,8 @@ def _enough(public: Images | None, *, dim: int, width: int) -> Images:
     num = 0 if public is None else len(public)
     if public is None or dim > min(width, num - 1):
         raise ConfigError(
-            f"teacher.pca_dim={dim} needs more than {dim} public pictures, and at most the {width} numbers"
-            f" that the teachers give together; there are {num} pictures. Lower it, or give more."
+            f"teacher.pca_dim={dim} needs more than {dim} public images, and at most the {width} numbers"
+            f" that the teachers give together; there are {num} images. Lower it, or give more images."
         )
     return public
 
@@ -123,7 +123,7 @@ def _enough(public: Images | None, *, dim: int, width: int) -> Images:
 def _fitted(
     parts: Sequence[Teacher], public: Images, *, dim: int, cache: Path | None
 ) -> Float[np.ndarray, "width columns"]:
-    """Mean and components of the unit features of public pictures, float32, (C, 1 + D)."""
+    """Mean and components of the unit features of public images, float32, (C, 1 + D)."""
     each = [np.asarray(cached_features(one, public, cache_dir=cache), dtype=np.float64) for one in parts]
     rows = np.concatenate(
         [one / np.maximum(np.linalg.norm(one, axis=1, keepdims=True), 1e-12) for one in each], axis=1
@@ -131,8 +131,8 @@ def _fitted(
     bad = int((~np.isfinite(rows).all(axis=1)).sum())
     if bad:
         raise DataError(
-            f"The teachers give numbers that are not finite for {bad} of {len(public)} public pictures. Look"
-            " at their weights, mean and std."
+            f"The teachers give numbers that are not finite for {bad} of {len(public)} public images. Check"
+            " their weights, mean and std."
         )
     mean, weight, _ = principal_components(rows, dim)
     return np.concatenate([mean[:, None], weight], axis=1).astype(np.float32)
@@ -144,9 +144,9 @@ def named_teacher(
     """The teacher that settings name.
 
     Args:
-        named: Name or names, and how their pictures are made.
+        named: Name or names, and how their images are made.
         data_set: ``data.name``, whose row names a teacher where none is named; empty for the default one.
-        public: Gives public RGB pictures, uint8, (N, H, W, 3); asked where ``pca_dim`` is set.
+        public: Gives public RGB images, uint8, (N, H, W, 3); asked where ``pca_dim`` is set.
         cache: Folder for what is computed of these; None keeps nothing.
 
     Raises:
@@ -182,7 +182,7 @@ def _part(name: str, named: TeacherConfig, *, files: Iterator[str]) -> Teacher:
 def _refuse_unsuited(named: TeacherConfig, names: Sequence[str]) -> None:
     """Refuse settings that none of the named teachers takes, and another number of files than is needed."""
     if not all(names):
-        raise ConfigError(f"{SETTING}={named.name!r} has an empty name between its commas. Take it out.")
+        raise ConfigError(f"{SETTING}={named.name!r} has an empty name between its commas. Remove it.")
     kinds = [kind_of_teacher(one) for one in names]
     networks = [one for one in names if is_own(one)]
     unused = [one for one in PREPARED if getattr(named, one) and not networks]
@@ -192,13 +192,14 @@ def _refuse_unsuited(named: TeacherConfig, names: Sequence[str]) -> None:
         whose = "ONNX files (onnx:)" if unused[0] == "output" else f"networks of your own ({own})"
         raise ConfigError(
             f"teacher.{unused[0]}={getattr(named, unused[0])!r} is for {whose}, and none is named:"
-            f" {SETTING}={named.name!r}. What ships, or comes from `edgecmd pretrain`, has its own. Leave it"
-            " out."
+            f" {SETTING}={named.name!r}. A teacher that ships, or comes from `edgecmd pretrain`, has its"
+            " own. Leave it out."
         )
     needed, given = sum(one is not None and one.has_weights for one in kinds), len(listed(named.weights))
     # Without any the network's own sentence says where to get them.
     if given and given != needed:
         raise ConfigError(
             f"teacher.weights={named.weights!r} names {given} files, and {SETTING}={named.name!r} has"
-            f" {needed} of {_prefixes('has_weights')}. Give one for each, in their order, with commas."
+            f" {needed} of {_prefixes('has_weights')}. Give one for each, in the same order, separated by"
+            " commas."
         )

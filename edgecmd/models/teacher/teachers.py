@@ -1,6 +1,6 @@
-"""The frozen teacher of the source modality: one that ships, one of a file, or any module of anyone's own.
+"""The frozen teacher of the source modality: one that ships, one from a file, or any torch module.
 
-A file holds weights in safetensors, and the recipe in their metadata. Most teachers see RGB pictures. Those
+A file holds weights in safetensors, and the recipe in their metadata. Most teachers see RGB images. Those
 of reversed pairs (``data.reverse``) see recordings, depth maps or line drawings; the file says which, and
 nothing else is shown to them.
 
@@ -58,8 +58,8 @@ class ShippedTeacher:
         trained_on: What it saw.
         labels: Whose labels it saw; none is of any pair.
         licence: Of the weights.
-        attribution: Where those who made weights or pictures are named.
-        drawn_only: Whether it knows nothing but drawn pictures of things on plain ground.
+        attribution: Where those who made weights or images are named.
+        drawn_only: Whether it knows nothing but drawn images of things on plain ground.
     """
 
     file: str
@@ -104,7 +104,7 @@ TEACHERS: dict[str, ShippedTeacher] = {
 def _photographs(architecture: str, *, input_side: int, in_channels: int, embedding_dim: int) -> nn.Module:
     if in_channels != 3:
         raise ConfigError(
-            f"pretrain.architecture={architecture!r} takes RGB pictures, and the source has {in_channels}"
+            f"pretrain.architecture={architecture!r} takes RGB images, but the source has {in_channels}"
             " channels. Use gn-teacher."
         )
     return efficientnet.EfficientNetLite0(embedding_dim=embedding_dim, input_side=input_side)
@@ -135,7 +135,7 @@ def build_teacher(
         in_channels: Of what it sees: 3 for RGB, 2 for depth with its mask, 1 for grey and for recordings.
 
     Raises:
-        ConfigError: The architecture is unknown, or is for RGB pictures and is given something else.
+        ConfigError: The architecture is unknown, or is for RGB images and is given something else.
     """
     row = choose("pretrain.architecture", architecture, ARCHITECTURES)
     with seeded(generator.initial_seed()):
@@ -145,7 +145,7 @@ def build_teacher(
 
 
 def check_architecture(architecture: str, source: Targets) -> None:
-    """Refuse a teacher of pictures for recordings, and the other way round.
+    """Refuse a teacher of images for recordings, and the other way round.
 
     Raises:
         ConfigError: With the teachers that suit the source.
@@ -162,15 +162,15 @@ def check_architecture(architecture: str, source: Targets) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Teacher:
-    """A frozen encoder with what identifies it.
+    """A frozen encoder, with what identifies it.
 
     Attributes:
         network: Encoder in evaluation mode; takes `edgecmd.data.modalities.table.source_input`.
         embedding_dim: Dimension of its feature, D.
-        sha256: Of the file it came from; of a module of anyone's own see `Teacher.of`.
-        recipe: How it was made, as the file's metadata says.
-        modality: What it sees, a key of `edgecmd.data.modalities.table.MODALITIES`.
-        in_channels: Channels of that.
+        sha256: SHA-256 of the file it came from; for your own module see `Teacher.of`.
+        recipe: How it was made, from the file's metadata.
+        modality: Modality of its inputs, a key of `edgecmd.data.modalities.table.MODALITIES`.
+        in_channels: Channels of its inputs.
     """
 
     network: nn.Module
@@ -193,33 +193,34 @@ class Teacher:
         output: str = "",
         name: str = "",
     ) -> "Teacher":
-        """A teacher of RGB pictures made of any module, a frozen copy of it; or one by its name or file.
+        """A teacher for RGB images: a frozen copy of any module, or one by name or file.
 
         Args:
             made: A module (B, 3, H, W) to (B, D); ``timm:NAME`` or ``torchvision:NAME``; ``onnx:FILE``;
                 ``module:factory``; or, without any other argument, a key of `TEACHERS` or a .safetensors file
                 that ``edgecmd pretrain`` made.
-            size: Side in pixels to which pictures are brought (bilinear, antialiased); None: that of the
-                network's published weights or of the file, else as they are.
-            mean: Of each colour, on the scale of 0 to 1, as the network was trained; None: as its published
-                weights were, else (0, 0, 0).
-            std: The same for the standard deviation, else (1, 1, 1); ImageNet's are (0.485, 0.456, 0.406)
-                and (0.229, 0.224, 0.225).
-            crop: Share of height and width, about the middle, that is kept; None: as the published weights
-                were tested, else 1.
-            weights: Of ``timm:`` and ``torchvision:``, their file (.safetensors or .pth).
-            output: Of ``onnx:``, which output, where there are several.
-            name: What reports call it; the name of its class where it is empty.
+            size: Side in pixels to which images are resized (bilinear, antialiased); None: that of the
+                network's published weights or of the file, otherwise images stay as they are.
+            mean: Mean of each colour that the network was trained with, on a scale of 0 to 1; None: that of
+                its published weights, otherwise (0, 0, 0).
+            std: Standard deviation of each colour, likewise, otherwise (1, 1, 1); ImageNet's are
+                (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225).
+            crop: Share of height and width, around the centre, that is kept; None: the share the published
+                weights were tested with, otherwise 1.
+            weights: File with the weights for ``timm:`` and ``torchvision:`` (.safetensors or .pth).
+            output: Which output of ``onnx:`` is the feature, if there are several.
+            name: Its name in reports; empty: the name of its class.
 
         Raises:
-            ConfigError: It takes no such pictures, gives no finite (B, D), or answers a picture differently
-                beside others; a number is out of range, or stands beside a name; nothing has that name.
-            DataError: The file is none of a teacher.
+            ConfigError: It does not take such images, does not return finite (B, D), or answers an image
+                differently in other batches; a number is out of range or given with a name that has its own;
+                or nothing has that name.
+            DataError: The file does not hold a teacher.
 
         Guarantees:
-            ``sha256`` covers weights, class, size, mean, std, crop, output and every number and text that the
-            module keeps, so features that are kept are those of this teacher and of no other. What the code
-            of the class does is not part of it.
+            ``sha256`` covers weights, class, size, mean, std, crop, output and every number and string that
+            the module keeps, so kept features belong to this teacher and no other. What the code of the class
+            does is not covered.
 
         Examples:
             >>> mine = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -245,8 +246,8 @@ class Teacher:
             return _by_name(made, seen, called=name)
         if not isinstance(made, nn.Module):
             raise ConfigError(
-                f"A teacher is no {made!r}. Give an object of a torch.nn.Module (MyModule() and not"
-                " MyModule), a name, 'module:factory', or a file."
+                f"A teacher cannot be made from {made!r}. Give an object of a torch.nn.Module (MyModule()"
+                " and not MyModule), a name, 'module:factory', or a file."
             )
         return _of_network(Opened(module=made, about=name or type(made).__name__), seen)
 
@@ -257,12 +258,12 @@ class Teacher:
 
     @property
     def kind(self) -> str:
-        """Kind of what it takes, as `edgecmd.data.modalities.table.target_kinds` has it."""
+        """Kind of its inputs, as in `edgecmd.data.modalities.table.target_kinds`."""
         return MODALITIES[self.modality].kind(self.in_channels)
 
     @property
     def sees_colour(self) -> bool:
-        """Whether it takes RGB pictures."""
+        """Whether it takes RGB images."""
         return self.kind == "rgb"
 
     @torch.no_grad()
@@ -270,14 +271,14 @@ class Teacher:
         """Features of the source modality, float32, (N, D), not normalised.
 
         Raises:
-            ConfigError: ``source`` is of another modality than the teacher was trained on.
+            ConfigError: ``source`` is not of the modality that the teacher was trained on.
         """
         found = (modality_of(source, name="source").name, input_shape(source)[0])
         if found != (self.modality, self.in_channels):
             raise ConfigError(
                 f"The teacher takes {self.modality!r} of {self.in_channels} channels, but it is shown"
                 f" {found[0]!r} of {found[1]}. Set teacher.path to one that `edgecmd pretrain` made with the"
-                " same data settings (data.reverse among them)."
+                " same data settings (including data.reverse)."
             )
         with running(
             f"The teacher {self.recipe.get(OWN, '')}", getattr(self.network, "module", self.network)
@@ -297,7 +298,7 @@ def _open(
         function = resolve_name(kind.open)
     except ImportError as error:
         raise ConfigError(
-            f"{SETTING}={shown(text)!r} cannot be opened here: {error}. Install edgecmd as a whole."
+            f"{SETTING}={shown(text)!r} cannot be opened here: {error}. Install all of edgecmd."
         ) from error
     opened: Opened = function(text, weights=Path(weights) if weights else None, output=output, size=size)
     return opened
@@ -307,8 +308,8 @@ def _not_of(made: str, option: str, given: object) -> str:
     attribute = {"weights": "has_weights", "output": "has_outputs"}[option]
     allowed = " and ".join(f"{name}:" for name, one in TEACHER_KINDS.items() if getattr(one, attribute))
     return (
-        f"{option}={str(given)!r} of a teacher goes with names that begin with {allowed}, and not with"
-        f" {made!r}. Leave it out."
+        f"{option}={str(given)!r} of a teacher applies to names that start with {allowed}, not to {made!r}."
+        " Leave it out."
     )
 
 
@@ -320,7 +321,7 @@ def _of_network(opened: Opened, seen: Preparation) -> Teacher:
     # Without the report of its weights.
     what = f"The teacher {opened.about.partition(' (')[0]}"
     any_size = ", of any size or of the one that size= (teacher.size) names," if not shown_to_it.size else ""
-    dim = try_out(network, (3, side, side), what=what, wanted=f"RGB pictures{any_size}")
+    dim = try_out(network, (3, side, side), what=what, wanted=f"RGB images{any_size}")
     if not shown_to_it.size:
         _refuse_width_by_size(network, dim, what=what)
     return Teacher(
@@ -356,8 +357,8 @@ def _by_name(made: str | Path, seen: Preparation, *, called: str) -> Teacher:
         return _from_factory(str(made), seen, called=called)
     if seen.given or called:
         raise ConfigError(
-            f"The teacher {str(made)!r} has a size, a scale and a name of its own. Leave out size, mean, std,"
-            " crop and name, or give a module."
+            f"The teacher {str(made)!r} has its own size, scale and name. Leave out size, mean, std, crop"
+            " and name, or give a module."
         )
     return load_teacher(Path(made)) if is_file else load_teacher(name=str(made))
 
@@ -401,9 +402,9 @@ def load_teacher(path: Path | None = None, *, data_set: str = "", name: str = ""
     if path is None and is_own(name):
         return Teacher.of(name)
     if (path is None and name.endswith(".onnx")) or (path is not None and path.suffix == ".onnx"):
-        raise ConfigError(f"{path or name} is an ONNX file. Name it as {SETTING}='onnx:{path or name}'.")
+        raise ConfigError(f"{path or name} is an ONNX file. Write it as {SETTING}='onnx:{path or name}'.")
     file, checksum, again = (path, "", "") if path else teacher_file(data_set, name)
-    advice = f"A teacher is made by `edgecmd pretrain --out {file.name}`; teacher.path names it."
+    advice = f"Make a teacher with `edgecmd pretrain --out {file.name}`; teacher.path names it."
     tensors, recipe = unpack(file, advice=advice)
     require(recipe, {"architecture", "embedding_dim"}, path=file, advice=advice)
     architecture = recipe["architecture"]
@@ -455,7 +456,7 @@ def _from_factory(name: str, seen: Preparation, *, called: str) -> Teacher:
         )
     if seen.given or called:
         raise ConfigError(
-            f"{SETTING}={name!r} made a Teacher, which has a size, a scale and a name of its own. Leave out"
+            f"{SETTING}={name!r} made a Teacher, which has its own size, scale and name. Leave out"
             f" {', '.join((*seen.given, *(['name'] if called else [])))}, or return a module."
         )
     return made
@@ -465,7 +466,7 @@ def check_rate(teacher: Teacher, rate_hz: int) -> Teacher:
     """The teacher, unless it heard recordings of another rate: at that one it would hear another pitch.
 
     Args:
-        teacher: Of pictures or recordings; older files do not say their rate and are taken.
+        teacher: Of images or recordings; older files do not say their rate and are taken.
         rate_hz: ``data.sampling_rate_hz``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Clipped sums of the gradients of single units: four engines behind one signature, equal to 1e-6.
+"""Clipped sums of per-unit gradients: four engines behind one signature, equal to 1e-6.
 
 **Rounding.** A gradient is measured, multiplied by its factor ``min(1, C (1 - 1e-4) / norm)`` and
 added up. `MARGIN` = 1e-4 pays for all that this loses, at `MOST_UNITS` = 65,536 units and any chunk
@@ -215,7 +215,7 @@ def clipped_sum(
 
     Guarantees:
         Adding or removing one *unit*, in any place, moves the result by at most ``C``, rounding
-        included up to 65,536 units in chunks of any size (the budget stands on top of the module); a
+        included up to 65,536 units in chunks of any size (the budget is at the top of the module); a
         pair that changes one bucket moves it by at most ``2 C``.
 
     Raises:

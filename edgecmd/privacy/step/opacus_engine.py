@@ -98,8 +98,8 @@ def ghost_sum(
     rows = units.mask.shape[1]
     if rows != 1:
         raise PrivacyError(
-            f"privacy.engine='opacus-ghost' knows the norm of single rows, and a unit has {rows}:"
-            " set privacy.num_views=1, leave privacy.mechanism='groups', or use privacy.engine='vmap'."
+            f"privacy.engine='opacus-ghost' knows only the norm of single rows, but a unit has {rows}: set"
+            " privacy.num_views=1, a privacy.mechanism other than 'groups', or privacy.engine='vmap'."
         )
     single = units.images.dtype
     own = plain_layout(student).double()

@@ -28,8 +28,8 @@ from edgecmd.privacy.step.units import UnitLoss, unit_loss
 # Kernels for other batch sizes round otherwise; mixing at this level is what a clip's margin absorbs.
 SIZE_TOLERANCE = 1e-3
 WAY_OUT = (
-    "Use a student of the ws-* or gn-* families (GroupNorm, LayerNorm), set student.batch_norm to 'freeze' or"
-    " 'group' for one of anyone's own, or use privacy.mechanism='client'."
+    "Use a student of the ws-* or gn-* families (GroupNorm, LayerNorm), set student.batch_norm to 'freeze'"
+    " or 'group' for your own network, or use privacy.mechanism='client'."
 )
 
 
@@ -83,8 +83,8 @@ def _refuse_forgetful(student: nn.Module, image: Tensor, other: Tensor) -> None:
     if not torch.equal(first, _answer(student, image)):
         raise _refuse(
             student,
-            "answers the same images differently after others: it remembers earlier batches (a queue, a"
-            " running statistic, a counter), so a pair would act in steps that did not sample it.",
+            "answers the same images differently after other images: it remembers earlier batches (a queue,"
+            " a running statistic, a counter), so a pair would affect steps that did not sample it.",
         )
 
 
@@ -93,8 +93,9 @@ def _refuse_mixing(student: nn.Module, image: Tensor) -> None:
     if leaking:
         raise _refuse(
             student,
-            f"mixes the pairs of a batch: a change of image {leaking[0]} changes the output for others (batch"
-            " normalisation in any form and centring by the batch mean do so). No clip per pair bounds that.",
+            f"mixes the pairs of a batch: changing image {leaking[0]} changes the output for others (batch"
+            " normalisation in any form and centring by the batch mean do so). Clipping per pair does not"
+            " bound that.",
         )
 
 
@@ -110,8 +111,8 @@ def _refuse_counting(student: nn.Module, image: Tensor) -> None:
     ):
         raise _refuse(
             student,
-            "answers an image differently in a batch of another size or at another place, so one more pair"
-            " changes what is computed for all others.",
+            "answers an image differently in a batch of another size or at another position, so one more"
+            " pair changes what is computed for all others.",
         )
 
 
@@ -175,14 +176,14 @@ def require_pure_loss(loss: UnitLoss, *, embedding_dim: int) -> None:
         again = loss(rows[0], rows[1], mask)
     if not torch.equal(clean, again):
         raise PrivacyError(
-            "The loss remembers earlier pairs (a queue, a memory bank or a running centre): a pair would act"
-            " in steps that did not sample it. Use a loss of the pair and of public anchors.",
+            "The loss remembers earlier pairs (a queue, a memory bank or a running centre): a pair would"
+            " affect steps that did not sample it. Use a loss of the pair and public anchors only.",
             code="mixes-pairs",
         )
 
 
 def require_private_loss(loss: Loss, *, called: str, engine: str) -> None:
-    """Refuse a user's own loss whose failing could tell of a pair, or that remembers.
+    """Refuse a user's own loss whose failure could reveal a pair, or that has memory.
 
     What it does to other pairs was measured by `edgecmd.losses.check_loss`.
 
@@ -211,7 +212,7 @@ def require_private_loss(loss: Loss, *, called: str, engine: str) -> None:
     except RAISED as error:
         raise PrivacyError(
             f"distill.loss={called!r} cannot be run by torch.func.vmap: {type(error).__name__}:"
-            f" {one_line(str(error))}. Under privacy a loss is tensor arithmetic alone: no if on a value, no"
-            " .item(), no .numpy()."
+            f" {one_line(str(error))}. Under privacy a loss must be pure tensor arithmetic: no if on a"
+            " value, no .item(), no .numpy()."
         ) from error
     require_pure_loss(of_unit, embedding_dim=PROBE_DIM)

@@ -1,4 +1,4 @@
-"""Which pairs enter a step: each by coins of its own, so that one more pair moves none of the others."""
+"""Which pairs enter a step: each by its own coins, so that one more pair moves none of the others."""
 
 from collections.abc import Iterator
 

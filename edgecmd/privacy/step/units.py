@@ -78,7 +78,7 @@ def unit_loss(loss: losses.Loss, anchors: losses.Anchors) -> UnitLoss:
             [name for name, one in losses.LOSSES.items() if has_unit_form(one)],
         )
         raise ConfigError(
-            f"distill.loss={name!r} has no form for one unit, so no mechanism clips it."
+            f"distill.loss={name!r} has no form for one unit, so no mechanism can clip it."
             f" {nearest(name, known)}"
         )
 

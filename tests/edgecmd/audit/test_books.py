@@ -179,7 +179,7 @@ def test_predictable_noise_claims_nothing(copied: Copied) -> None:
 def test_all_ledgers_gone_is_an_error(copied: Copied) -> None:
     run = copied("anchors")
     shutil.rmtree(run / "ledger")
-    with pytest.raises(PrivacyError, match="counts 4 ledgers, and none lies in"):
+    with pytest.raises(PrivacyError, match="counts 4 ledgers, but none is in"):
         findings(run)
 
 
@@ -194,8 +194,8 @@ def test_a_damaged_ledger_is_an_error(copied: Copied) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("privacy.json", "[1, 2]", "is no statement of edgecmd"),
-        ("privacy.json", '{"private": true}', "is no statement of edgecmd"),
+        ("privacy.json", "[1, 2]", "is not a privacy statement of edgecmd"),
+        ("privacy.json", '{"private": true}', "is not a privacy statement of edgecmd"),
         ("privacy.json", '{"private": true, "epsilon": "low"', "is not valid JSON"),
         ("privacy.json", None, "but no privacy.json"),
         ("events.jsonl", None, "lacks round 1 and 2 others"),
@@ -217,7 +217,7 @@ def test_broken_files_are_errors(file: str, content: str | None, message: str, c
 def test_an_epsilon_that_is_no_number_is_an_error(value: object, copied: Copied) -> None:
     run = copied("anchors")
     change(run, epsilon=value)
-    with pytest.raises(DataError, match="is no epsilon"):
+    with pytest.raises(DataError, match="is not an epsilon"):
         findings(run)
 
 

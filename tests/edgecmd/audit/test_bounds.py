@@ -245,7 +245,7 @@ def test_one_canary_makes_no_pair_of_guesses() -> None:
         (lambda: bounds.clopper_pearson_upper(3, 2, alpha=0.1), "3 successes of 2"),
         (lambda: bounds.clopper_pearson_upper(1, 2, alpha=0.0), "alpha=0.0"),
         (lambda: bounds.many_runs_ceiling(num_out=0, num_in=3, delta=0.0), "0 trials"),
-        (lambda: bounds.audit_scores(np.zeros(3), np.zeros(4), delta=1e-5), "equal lists"),
+        (lambda: bounds.audit_scores(np.zeros(3), np.zeros(4), delta=1e-5), "lists of the same length"),
         (lambda: bounds.audit_scores(np.array([1.0, np.nan]), np.zeros(2), delta=1e-5), "1 canary scores"),
         (lambda: bounds.audit_scores(np.zeros(2), np.array([0.0, 2.0]), delta=1e-5), "Coins"),
         (lambda: bounds.audit_scores(np.zeros(2), np.zeros(2), delta=1e-5, shares=(2.0,)), "shares"),

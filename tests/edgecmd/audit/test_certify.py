@@ -62,8 +62,8 @@ def test_the_half_that_certifies_chose_nothing() -> None:
 @pytest.mark.parametrize(
     ("with_NP", "without_NP", "word"),
     [
-        (np.zeros((10, 2)), np.zeros((9, 2)), "must be alike"),
-        (np.zeros(10), np.zeros(10), "must be alike"),
+        (np.zeros((10, 2)), np.zeros((9, 2)), "must have the same shape"),
+        (np.zeros(10), np.zeros(10), "must have the same shape"),
         (np.zeros((7, 2)), np.zeros((7, 2)), "7 runs of each kind are too few"),
         (np.full((8, 2), np.nan), np.zeros((8, 2)), "not finite"),
     ],

@@ -221,7 +221,7 @@ def test_a_sum_that_is_released_twice_is_caught_in_the_release() -> None:
         patch.setattr(private_step, "add_noise", doubled)
         found = audit_noise(target)
     assert found.verdict == CONTRADICTED
-    assert "beside another sum than the clipped one" in found.text
+    assert "added to a sum other than the clipped one" in found.text
 
 
 class Halving(EffectiveStudent):
@@ -237,7 +237,7 @@ def test_an_optimiser_that_gets_other_than_the_release_is_caught(monkeypatch: py
     assert target.plan is not None
     found = release_finding(drive_rounds(target), target.plan)
     assert found.verdict == CONTRADICTED
-    assert "the optimiser gets other than the release, by 0.5 of it" in found.text
+    assert "the optimiser receives something other than the release, by 0.5 of it" in found.text
 
 
 def test_weights_that_move_beside_the_release_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +251,7 @@ def test_weights_that_move_beside_the_release_are_caught(monkeypatch: pytest.Mon
     assert target.plan is not None
     found = release_finding(drive_rounds(target), target.plan)
     assert found.verdict == CONTRADICTED
-    assert "weights move by other than the release" in found.text
+    assert "weights move by something other than the release" in found.text
 
 
 def test_views_clipped_as_records_are_no_fault_of_the_sum_but_of_its_sensitivity() -> None:

@@ -63,7 +63,7 @@ def test_what_it_contradicts_ends_with_exit_code_3(
 def test_it_is_passed_over_where_it_has_nothing_to_ask(copied: Callable[[str], Path]) -> None:
     folder = copied("anchors")
     alone = find_target(folder / "student.safetensors")
-    with pytest.raises(ConfigError, match=r"names 'size', which has nothing to ask of this student: choose"):
+    with pytest.raises(ConfigError, match=r"names 'size', which does not apply to this student: choose"):
         audit(alone, levels=["size"])
     assert {one.level for one in audit(alone, levels=["size", "check"])} == {"check"}
     (found,) = audit(find_target(folder), levels=["size"])

@@ -50,7 +50,7 @@ def test_a_control_off_chance_is_shouted() -> None:
     assert not membership_finding(found, ShadowRecipe()).details["control_at_chance"]
 
 
-@pytest.mark.parametrize(("start", "words"), [(0.75, "not clearly more"), (0.54, "only what is above it")])
+@pytest.mark.parametrize(("start", "words"), [(0.75, "not clearly more"), (0.54, "only what exceeds it")])
 def test_what_the_warm_start_has_already_is_no_leak(start: float, words: str) -> None:
     assert words in text_of(replace(FOUND, start=three(start)))
 

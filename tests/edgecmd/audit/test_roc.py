@@ -170,7 +170,7 @@ def test_non_members_score_as_chance_does() -> None:
     ("call", "word"),
     [
         (lambda: roc.auc(np.ones(3), np.ones(3)), "both kinds"),
-        (lambda: roc.auc(np.ones(3), np.ones(2)), "equal lists"),
+        (lambda: roc.auc(np.ones(3), np.ones(2)), "lists of the same length"),
         (lambda: roc.auc(np.array([1.0, np.nan]), np.array([1, 0])), "1 scores are not numbers"),
         (lambda: roc.tpr_at_fpr(np.ones(2), np.array([1, 0]), fpr=2.0), "fpr=2.0"),
         (lambda: roc.roc_points(np.ones(2), np.array([1, 0]), num=1), "num=1"),

@@ -93,7 +93,7 @@ def test_two_pairs_that_exclude_each_other_are_contradicted(monkeypatch: pytest.
     monkeypatch.setattr(sampling, "poisson_rows", drawn)
     found = audit_coins(tiny_target(ANCHORS, "privacy.sampling_rate=0.5"))
     assert found.verdict == CONTRADICTED
-    assert "too seldom to be independent" in found.text
+    assert "too rarely to be independent" in found.text
 
 
 @pytest.mark.usefixtures("brief", "unchecked_shapes")
@@ -233,5 +233,5 @@ def test_a_rate_that_is_too_small_for_power_is_told(monkeypatch: pytest.MonkeyPa
     assert num_steps(1e-4) == (sampling_coins.MOST_STEPS, False)
     monkeypatch.setattr(sampling_coins, "MOST_STEPS", 64)
     found = audit_coins(tiny_target(ANCHORS, "privacy.sampling_rate=0.01"))
-    assert "share a coin would need more steps" in found.text
+    assert "more steps than were run would be needed" in found.text
     assert found.verdict == NOT_CONTRADICTED

@@ -37,7 +37,7 @@ def test_the_system_s_source_passes_and_another_type_is_contradicted(monkeypatch
     monkeypatch.setattr(randomness, "make_source", lambda **_: DeterministicSource(next(seeds)))
     found = source_finding(steps, target.plan, spawned=spawned)
     assert found.verdict == CONTRADICTED
-    assert "it is a DeterministicSource where the plan promises the system's source" in found.text
+    assert "it is a DeterministicSource, but the plan promises the system's source" in found.text
 
 
 def test_a_source_of_a_run_that_is_not_private_claims_nothing() -> None:

@@ -77,10 +77,10 @@ def test_federations_are_read_from_short_names() -> None:
     [
         ("iid", "Did you mean 'iid:"),
         ("idd:10", "Did you mean 'iid:10'"),
-        ("iid0.1:10", "stands behind dirichlet"),
-        ("dirichlet:10", "stands behind dirichlet"),
-        ("iid:10/11", "no more clients are asked"),
-        ("iid:0", "no more clients are asked"),
+        ("iid0.1:10", "Only dirichlet takes a concentration"),
+        ("dirichlet:10", "Only dirichlet takes a concentration"),
+        ("iid:10/11", "no more clients can be asked"),
+        ("iid:0", "no more clients can be asked"),
         ("dirichlet.:10", "Allowed: central"),
     ],
 )

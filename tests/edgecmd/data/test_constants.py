@@ -89,7 +89,7 @@ class TestWholeSets:
     def test_pages_of_different_plain_colours_are_a_problem_too(self):
         colours = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, SIDE, SIDE, 3), np.uint8)
         (problem,) = constant_inputs(pairs(colours))
-        assert "all 6 pictures of target/ are of one colour each" in problem
+        assert "all 6 images of target/ are of one colour each" in problem
 
     def test_sources_too_and_both_at_once(self):
         white = np.full((6, SIDE, SIDE, 3), 255, np.uint8)
@@ -107,7 +107,7 @@ class TestWholeSets:
         data = pairs(target)
         assert constant_inputs(data) == []
         (note,) = constant_notes(data)
-        assert note.startswith("2 of 6 pictures of target/")
+        assert note.startswith("2 of 6 images of target/")
         assert constant_notes(pairs(noise())) == []
 
     def test_a_part_is_looked_at_by_itself_but_its_sources_may_be_one_photograph(self):
@@ -116,7 +116,7 @@ class TestWholeSets:
         source[3:6] = source[3]
         rows = {"training": np.arange(3), "validation": np.arange(3, 6), "test": np.arange(6, 9)}
         (problem,) = constant_parts(pairs(target, source), rows)
-        assert problem.startswith("test: all 3 pictures of target/")
+        assert problem.startswith("test: all 3 images of target/")
 
 
 class TestFolders:
@@ -132,9 +132,9 @@ class TestFolders:
     @pytest.mark.parametrize(
         ("target", "source", "word"),
         [
-            (np.full((30, SIDE, SIDE, 3), 255, np.uint8), noise(30), "All 30 pictures of target/ are of one"),
-            (np.repeat(noise(1), 30, axis=0), noise(30, seed=1), "All 30 pictures of target/ are equal"),
-            (noise(30), np.repeat(noise(1, seed=1), 30, axis=0), "All 30 pictures of source/ are equal"),
+            (np.full((30, SIDE, SIDE, 3), 255, np.uint8), noise(30), "All 30 images of target/ are of one"),
+            (np.repeat(noise(1), 30, axis=0), noise(30, seed=1), "All 30 images of target/ are equal"),
+            (noise(30), np.repeat(noise(1, seed=1), 30, axis=0), "All 30 images of source/ are equal"),
             (np.full((30, SIDE, SIDE, 1), 1200, np.uint16), noise(30), "All 30 depth maps of target/"),
         ],
     )
@@ -145,7 +145,7 @@ class TestFolders:
     def test_one_drawing_among_empty_pages_does_not_help(self, tmp_path):
         target = np.full((30, SIDE, SIDE, 1), 255, np.uint8)
         target[7] = noise(1, channels=1)
-        with pytest.raises(DataError, match=r"(Training|Test|Validation): all \d+ pictures of target/"):
+        with pytest.raises(DataError, match=r"(Training|Test|Validation): all \d+ images of target/"):
             load_folder(self.folder(tmp_path / "pairs", target, noise(30)))
 
     def test_three_empty_pages_among_thirty_are_no_reason_to_refuse(self, tmp_path):

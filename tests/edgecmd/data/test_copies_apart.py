@@ -292,7 +292,7 @@ class TestPublic:
     def test_a_source_that_was_saved_again(self) -> None:
         (problem,) = self.problems(pairs_with_copies()[TRAIN[9]][0] + 2)
         assert (
-            f"nearly equal to the source of a pair, as one that was saved again: 1 (e) to 1 ({TRAIN[9]})"
+            f"nearly equal to the source of a pair, as if it had been saved again: 1 (e) to 1 ({TRAIN[9]})"
             in (problem)
         )
 

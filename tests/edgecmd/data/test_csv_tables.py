@@ -91,7 +91,7 @@ def test_cells_that_spreadsheets_add_at_the_end(tmp_path: Path) -> None:
         ),
         (b"id,label\n000,a\n000,b\n", "names an id more than once: 1 (000)"),
         (b"id,label\n,a\n001,b\n", "1 line with an empty id"),
-        (b"id,label\n000,\xe4\n", "line 2 is no UTF-8 text: byte 0xe4 there is of another code page"),
+        (b"id,label\n000,\xe4\n", "line 2 is not UTF-8 text: byte 0xe4 belongs to some other code page"),
         (b"id,label\n000,\x00\n", "line 2 has a NUL character"),
         (
             b"id,label\n000," + b"x" * 200_000 + b"\n",
@@ -108,12 +108,12 @@ def test_cells_that_spreadsheets_add_at_the_end(tmp_path: Path) -> None:
             b'id,label\n000,"a\n001,"b"\n',
             "the row of the lines 2 to 3 has text behind a closing double quote",
         ),
-        (b"id,label\n1E+00,a\n", "1 id that a spreadsheet took for a number, such as '1E+00'"),
-        (b'id,label\n"1,23457E+12",a\n', "a spreadsheet took for a number, such as '1,23457E+12'"),
-        (b"id,label\n0.0,a\n1.0,b\n", "2 ids that a spreadsheet took for a number, such as '0.0'"),
+        (b"id,label\n1E+00,a\n", "1 id that a spreadsheet turned into a number, such as '1E+00'"),
+        (b'id,label\n"1,23457E+12",a\n', "a spreadsheet turned into a number, such as '1,23457E+12'"),
+        (b"id,label\n0.0,a\n1.0,b\n", "2 ids that a spreadsheet turned into a number, such as '0.0'"),
         (b"id,label\n0,a\n1,b\n", "2 ids without leading zeros, such as '0' for '000': a spreadsheet"),
         (b"id,label\nzz,a\n", "names ids without a pair: 1 (zz). An id is a file name without its suffix."),
-        (b"\xff\xfei", "is no UTF-16 text"),
+        (b"\xff\xfei", "is not UTF-16 text"),
         (b"PK\x03\x04\x00\x00\x08", "has a NUL character"),
     ],
 )
@@ -178,4 +178,4 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").mkdir()
     problems: list[str] = []
     assert read_table(tmp_path / "labels.csv", required=("id",), optional=(), problems=problems) == {}
-    assert "it is no plain file" in problems[0]
+    assert "it is not a regular file" in problems[0]

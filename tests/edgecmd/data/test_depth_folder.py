@@ -132,14 +132,14 @@ class TestFolder:
     def test_mixed_folders_are_refused(self, folder: Path):
         save(folder / "target" / "p03.png", np.full((32, 48), 200, dtype=np.uint8))
         assert "29 (p00, p01, p02, p04, p05, ...) of 16 bits" in check_folder(folder, config(folder))[0]
-        with pytest.raises(DataError, match="the target of a run is one modality"):
+        with pytest.raises(DataError, match="the targets of a run have one modality"):
             load_folder(config(folder))
 
     def test_grey_pictures_are_never_taken_for_depth(self, folder: Path):
         for index in range(NUM):
             save(folder / "target" / f"p{index:02d}.png", (depth_map(index) // 32).astype(np.uint8))
         assert modality_of(load_folder(config(folder)).train.target).name == "image"
-        with pytest.raises(DataError, match="a grey picture of 8 bits is never taken for depth"):
+        with pytest.raises(DataError, match="an 8-bit grey image is never read as depth"):
             load_folder(config(folder, depth_scale_mm=10.0))
 
     def test_everything_wrong_is_named_at_once(self, folder: Path):
@@ -149,7 +149,7 @@ class TestFolder:
         (folder / "target" / "p04.png").write_bytes(b"no picture")
         problems = "\n".join(check_folder(folder, config(folder)))
         for text in (
-            "p00.png has no measurement that counts",
+            "p00.png has no measurement in range",
             "p01.png has 24x8 pixels",
             "p02.png: the source has 48x32 pixels, the target 32x32: different aspect ratios",
             "p04.png cannot be decoded",
@@ -187,7 +187,7 @@ class TestArchive:
         empty = np.stack([depth_map(index) for index in range(NUM)])
         empty[4] = 0
         path = self.write(tmp_path / "empty.npz", empty)
-        assert "target 4 has no measurement" in check_folder(path, config(path))[0]
+        assert "target 4 has no measurement in range" in check_folder(path, config(path))[0]
 
 
 def test_look_alikes_of_depth_are_equal_ones():

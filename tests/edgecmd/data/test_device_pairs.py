@@ -110,7 +110,9 @@ def test_reversed_pairs_change_sides(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut off"])
 def test_a_file_that_is_no_archive_is_the_owner_s_fault(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(content)
-    with pytest.raises(PrivacyError, match=r"no \.npz with the arrays source and target") as raised:
+    with pytest.raises(
+        PrivacyError, match=r"is not an \.npz file with the arrays source and target"
+    ) as raised:
         read(tmp_path / "a.npz", "grey")
     assert raised.value.code == "node-config"
 

@@ -85,7 +85,7 @@ class TestBuild:
         public, rows = deal_pictures(pictures, np.array([4, 0, 4], dtype=np.uint8), num_public=1)
         assert public.tolist() == list(range(0, 30, 3))
         assert rows.tolist() == [13, 1, 14]
-        with pytest.raises(DataError, match="3 recordings of 4 and 2 pictures"):
+        with pytest.raises(DataError, match="3 recordings of 4 and 2 images"):
             deal_pictures(pictures, np.full(3, 4, dtype=np.uint8), num_public=1)
 
 

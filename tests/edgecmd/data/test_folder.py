@@ -339,7 +339,7 @@ class TestPublic:
         assert load_folder(config(folder, public_path=str(tmp_path / "elsewhere"))).public.keys == ("b",)
 
     def test_missing_folder(self, folder, tmp_path):
-        with pytest.raises(DataError, match="elsewhere' is no folder that exists"):
+        with pytest.raises(DataError, match="elsewhere' is not an existing folder"):
             load_folder(config(folder, public_path=str(tmp_path / "elsewhere")))
 
     def test_private_image_in_it(self, folder):
@@ -379,7 +379,7 @@ class TestFolderProblems:
 
     def test_neither_folder_nor_npz(self, tmp_path):
         (tmp_path / "a.txt").write_text("x")
-        assert "neither a folder nor an .npz" in problem(tmp_path / "a.txt")
+        assert "is not a folder or an .npz" in problem(tmp_path / "a.txt")
 
     def test_empty(self, tmp_path):
         assert "source is missing" in problem(tmp_path)
@@ -416,11 +416,13 @@ class TestFolderProblems:
     def test_sixteen_bits(self, folder):
         save(folder / "target" / "p03.png", noise(1, channels=None).astype(np.uint16) * 256)
         text = problem(folder)
-        assert "1 (p03) of 16 bits, which are depth maps, beside 29 (p00" in text
+        assert "1 (p03) of 16 bits, which are depth maps, and 29 (p00" in text
         (folder / "target" / "p03.png").unlink()
         save(folder / "target" / "p03.png", noise(3, channels=None))
         save(folder / "source" / "p04.png", noise(1, channels=None).astype(np.uint16) * 256)
-        assert "p04.png has 16 bits a pixel (mode I;16): a depth map, which only a target" in problem(folder)
+        assert "p04.png has 16 bits per pixel (mode I;16): a depth map, which only a target" in problem(
+            folder
+        )
         assert "8 bits" in text
 
     def test_too_small(self, folder):
@@ -535,7 +537,7 @@ class TestArchive:
             ({"public": np.zeros((2, 8, 8), np.uint8)}, "public has 8x8 pixels"),
             (
                 {"source": np.zeros((0, SIDE, SIDE, 3), np.uint8), "target": np.zeros((0, 32, 32), np.uint8)},
-                "has source of shape=(0, 16, 16, 3), which holds nothing",
+                "has source of shape=(0, 16, 16, 3), which is empty",
             ),
         ],
     )
@@ -566,4 +568,4 @@ class TestArchive:
         with zipfile.ZipFile(path, "w") as archive_file:
             archive_file.writestr("source", "text")
             archive_file.writestr("readme.txt", "text")
-        assert "lacks the array 'source'; it has none that is known" in problem(path)
+        assert "lacks the array 'source'; it has none that edgecmd knows" in problem(path)

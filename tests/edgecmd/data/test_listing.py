@@ -113,8 +113,8 @@ def test_what_has_a_known_name_and_is_something_else(folder: Path) -> None:
     (folder / "pairs.csv").mkdir()
     (folder / "labels.csv").symlink_to("/nonexistent.csv")
     told = "\n".join(found(folder)[0])
-    assert "public is no folder. Make it one, or remove it." in told
-    assert "pairs.csv cannot be read as CSV: it is no plain file" in told
+    assert "public is not a folder. Make it one, or remove it." in told
+    assert "pairs.csv cannot be read as CSV: it is not a regular file" in told
     assert "labels.csv links to nothing." in told
 
 
@@ -148,7 +148,7 @@ def make_odd(path: Path, kind: str) -> None:
     [
         ("a link to nothing", "has 1 entry that links to nothing: p03.png."),
         ("a loop of links", "has 1 entry that links to nothing: p03.png."),
-        ("a pipe", "has 1 entry that is no plain file (a pipe, socket or device): p03.png."),
+        ("a pipe", "has 1 entry that is not a regular file (a pipe, socket or device): p03.png."),
         ("a folder", "has 1 entry that is a folder with the name of a file: p03.png."),
     ],
 )
@@ -242,7 +242,7 @@ class TestNested:
         for path in sorted((folder / "target").glob("*/*.png")):
             path.rename(folder / "target" / path.name)
         (sentence,) = found(folder)[0][:1]
-        assert "has folders in source/ and none in target/. Lay both halves out alike" in sentence
+        assert "has folders in source/ and none in target/. Lay out both halves alike" in sentence
 
     def test_deeper_folders_are_named(self, tmp_path: Path) -> None:
         folder = pairs(tmp_path / "mine", self.names())
@@ -254,10 +254,10 @@ class TestHalves:
     @pytest.mark.parametrize(
         ("other", "expected"),
         [
-            ("P03", "differ by upper and lower case alone: 'p03' for 'P03'"),
-            ("p3", "differ by leading zeros alone"),
-            ("p03.jpg", "differ by an ending or a folder of the name alone: 'p03' for 'p03.jpg'"),
-            ("p-03", "differ by blanks, dashes or underscores alone: 'p03' for 'p-03'"),
+            ("P03", "differ only by upper and lower case: 'p03' for 'P03'"),
+            ("p3", "differ only by leading zeros"),
+            ("p03.jpg", "differ only by an ending or a folder of the name: 'p03' for 'p03.jpg'"),
+            ("p-03", "differ only by blanks, dashes or underscores: 'p03' for 'p-03'"),
         ],
     )
     def test_what_is_nearly_alike_is_said(self, tmp_path: Path, other: str, expected: str) -> None:
@@ -268,7 +268,7 @@ class TestHalves:
         else:
             (folder / "target" / "p03.png").rename(folder / "target" / f"{other}.png")
         assert expected in found(folder)[0][0]
-        assert found(folder)[0][0].endswith("Name both halves alike.")
+        assert found(folder)[0][0].endswith("Give both halves the same names.")
 
     def test_two_files_of_one_id_are_both_named(self, folder: Path) -> None:
         write(folder / "source" / "p05.jpg", 5, colour=True)
@@ -279,7 +279,7 @@ class TestHalves:
         for name in ("\u00e9", "e\u0301"):
             write(folder / "source" / f"{name}.png", len(name), colour=True)
         write(folder / "target" / "\u00e9.png", 9, colour=False)
-        assert "look alike and are spelt differently in Unicode" in found(folder)[0][0]
+        assert "look alike but are spelt differently in Unicode" in found(folder)[0][0]
 
     def test_ids_that_differ_in_case_are_noted(self, folder: Path) -> None:
         for index, name in enumerate(("A", "a")):
@@ -287,7 +287,7 @@ class TestHalves:
             write(folder / "target" / f"{name}.png", 80 + index, colour=False)
         problems, notes = found(folder)
         assert problems == []
-        assert "upper and lower case alone: 2 (A, a)" in notes[0]
+        assert "only in upper and lower case: 2 (A, a)" in notes[0]
 
 
 @pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".apng", ".JFIF"])

@@ -105,11 +105,11 @@ def test_everything_wrong_is_named_at_once(folder: Path) -> None:
     Image.fromarray(mask(0)).save(masks / "p05.jpg")
     told = problems(folder)
     for text in (
-        "p00.png is no mask (mode RGB)",
+        "p00.png is not a mask (mode RGB)",
         "p01.png has 8x8 pixels",
         "p02.png: the source has 48x32 pixels, the target 32x32",
         "p03.png cannot be decoded",
-        "p04.png is no mask (mode L)",
+        "p04.png is not a mask (mode L)",
         "masks without a pair: 1 (other)",
         "files of another kind: 1 .jpg (p05.jpg)",
         "has class 2, which",
@@ -124,7 +124,7 @@ def test_grey_of_few_bits_is_refused_because_a_decoder_spreads_it(tmp_path: Path
     data = bytearray(path.read_bytes())
     data[24] = 4
     path.write_bytes(bytes(data))
-    with pytest.raises(ValueError, match=r"cannot be decoded|is no mask"):
+    with pytest.raises(ValueError, match=r"cannot be decoded|is not a mask"):
         read_mask(path, side=SIDE, fit="squeeze")
 
 

@@ -91,7 +91,7 @@ def test_data_show_and_check_know_it(
         assert run(monkeypatch, "data", "check", str(tmp_path), "--config", file) == 0
         out = " ".join(capsys.readouterr().out.split())
         assert "80 training, 20 validation, 30 test" in out
-        assert "no problem found" in out
+        assert "no problems found" in out
 
 
 def test_a_row_is_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -152,8 +152,8 @@ def test_the_house_asks_the_row() -> None:
     assert near_groups(target).tolist() == [0, 0, 0, 1]
     pictures = np.random.default_rng(0).integers(0, 256, (4, SIDE, SIDE, 3), dtype=np.uint8)
     assert constant_notes(PairedData(source=pictures, target=target)) == [
-        "1 of 4 movements of target/ are at rest: nothing can be learnt of them, and in a test they can only"
-        " be guessed."
+        "1 of 4 movements of target/ are at rest: nothing can be learnt from them, and in a test they can"
+        " only be guessed."
     ]
     assert gap_names(IMU) == ("coarse", MISMATCH)
     made = degrade(target, gap="coarse", level=1.0, generator=np.random.default_rng(0))
@@ -168,7 +168,7 @@ def test_a_device_reads_no_file_as_a_movement_and_answers_all_the_same(tmp_path:
     np.savez(path, source=source, target=source[..., :1])
     found = read_device_pairs(path, DataConfig(image_size=16, sampling_rate_hz=4000, clip_s=0.1), kind="imu")
     assert found.data.target.shape == (0, 400, AXES)
-    assert found.skipped[0].endswith("is a picture; data.target_kind='imu' takes a movement.")
+    assert found.skipped[0].endswith("holds images; data.target_kind='imu' takes movements.")
 
 
 def test_distillation_federation_evaluation_and_report(

@@ -66,7 +66,7 @@ def test_a_row_is_cut_and_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cut("alternating") == [[0, 2, 4, 6], [1, 3, 5, 7]]
     spec = parse_federation("alternating:4")
     assert spec.applied(RunConfig()).federation.partition == "alternating"
-    with pytest.raises(ConfigError, match="A concentration stands behind dirichlet"):
+    with pytest.raises(ConfigError, match="Only dirichlet"):
         parse_federation("alternating0.1:4")
     row = replace(PARTITIONS["alternating"], follows="owner", what="owners", file="pairs.csv")
     monkeypatch.setitem(PARTITIONS, "alternating", row)
@@ -110,7 +110,7 @@ def test_a_small_client_is_filled_up_as_ever(tmp_path: Path) -> None:
 def test_what_is_no_partition_is_refused(made: str, tmp_path: Path) -> None:
     (tmp_path / "made_up_cut.py").write_text(f"def wrong():\n    return {made}\n")
     with pytest.raises(
-        ConfigError, match="'made_up_cut:wrong' gave no partition. Return federation"
+        ConfigError, match="'made_up_cut:wrong' did not give a partition. Return federation"
     ) as caught:
         cut("made_up_cut:wrong")
     assert "num_clients=2 arrays of row indices in which each of the rows 0 to 7" in str(caught.value)

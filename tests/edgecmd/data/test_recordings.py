@@ -85,7 +85,7 @@ class TestFolder:
 
     def test_pictures_and_recordings_do_not_mix(self, folder: Path) -> None:
         Image.fromarray(picture(0)).save(folder / "target" / "p00.png")
-        with pytest.raises(DataError, match=r"has pictures \(\.png\) beside recordings. Keep one kind"):
+        with pytest.raises(DataError, match=r"has images \(\.png\) beside audio files. Keep one kind"):
             load_folder(config(folder))
 
     def test_equal_recordings_are_in_one_part(self, folder: Path) -> None:

@@ -113,7 +113,7 @@ def test_a_changed_built_set_is_refused(built: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="it is missing"):
         load_experiment(config)
     (tmp_path / "built.json").unlink()
-    with pytest.raises(DataError, match=r"holds no built.json"):
+    with pytest.raises(DataError, match=r"has no built.json"):
         load_experiment(config)
 
 
@@ -134,7 +134,7 @@ def test_a_piece_too_thin_to_see_is_left_out_and_said(
     said: list[str] = []
     build_rooms(tmp_path, library, plan=PLAN, make_caster=SlowCaster, say=said.append)
     assert [line for line in said if "bed0" in line] == [
-        "note: Bed (Made up#bed0) hardly shows: views of it are left out"
+        "note: Bed (Made up#bed0) is hardly visible: views of it are left out"
     ]
 
 
@@ -168,7 +168,7 @@ def test_a_room_that_cannot_be_furnished_ends_after_a_known_number_of_tries(
 
 def test_too_little_furniture_is_refused(tmp_path: Path) -> None:
     write_library(tmp_path, num=2)
-    with pytest.raises(DataError, match=r"too few pieces for four parts .*: appliance, bed,"):
+    with pytest.raises(DataError, match=r"too few pieces of furniture for four parts .*: appliance, bed,"):
         build_rooms(tmp_path / "out", tmp_path, plan=PLAN, make_caster=SlowCaster)
 
 

@@ -125,7 +125,7 @@ def test_the_first_sound_does_not_depend_on_the_level(lead: int, level: float) -
 @pytest.mark.parametrize(
     ("shares", "text"),
     [
-        (np.zeros(4000), "is silent (peak: nothing at all"),
+        (np.zeros(4000), "is silent (peak: zero"),
         (tone(440.0, level=5e-4), "is silent (peak: -66 dB"),
         (np.zeros(100), "has 100 samples; at least 0.02 s"),
         (np.zeros(0), "has 0 samples"),
@@ -157,7 +157,9 @@ class TestFiles:
         (tmp_path / "a.wav").write_bytes(b"ID3 this is an mp3 with another name" * 10)
         with pytest.raises(DataError, match=r"a\.wav cannot be read as WAV.*Save it again"):
             read_sound(tmp_path / "a.wav")
-        with pytest.raises(DataError, match=r"a\.mp3 is no sound file that is read here \(\.flac, \.wav\)"):
+        with pytest.raises(
+            DataError, match=r"a\.mp3 is not a sound file that edgecmd reads \(\.flac, \.wav\)"
+        ):
             read_sound(tmp_path / "a.mp3")
 
     def test_a_header_that_promises_gigabytes(self, tmp_path: Path) -> None:
@@ -169,7 +171,7 @@ class TestFiles:
 
     def test_too_large(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("edgecmd.data.user_files.sound_files.MAX_FILE_BYTES", 1000)
-        with pytest.raises(DataError, match="Cut it into one file a recording"):
+        with pytest.raises(DataError, match="Cut it into one file per recording"):
             read_sound(write_wav(tmp_path / "a.wav", tone(440.0)))
 
     def test_unknown_chunks_are_passed_over(self, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     folder = tmp_path_factory.mktemp("data")
     said: list[str] = []
     line = build_stamps(root, folder / "stamps", say=said.append)
-    assert f"{NUM_PAIRS} pairs (real) of 6 pictures and 5 concepts" in line
+    assert f"{NUM_PAIRS} pairs (real) of 6 images and 5 concepts" in line
     assert "note: left out, clipped: 1 (food/pie_desc_es)" in said
     return folder
 
@@ -82,7 +82,7 @@ class TestTree:
             "animals/toys/cow2_desc_ro": ("animals/toys/cow2", "ro"),
         }
         assert {key: (voices[key].stamp, voices[key].language) for key in expected} == expected
-        assert left_out.reasons == {"of no picture": ["animals/nobody_desc_fr"]}
+        assert left_out.reasons == {"without an image": ["animals/nobody_desc_fr"]}
 
     def test_one_word_one_concept(self, root: Path, tmp_path: Path) -> None:
         stamps = find_pictures(root)
@@ -129,7 +129,7 @@ class TestBuild:
         assert is_built("stamps")
         assert (manifest["kind"], manifest["num_pairs"], manifest["num_concepts"]) == ("real", NUM_PAIRS, 5)
         assert manifest["left_out"] == {
-            "of no picture": 1, "clipped": 1, "silent": 1, "unreadable": 1, "unreadable picture": 1,
+            "without an image": 1, "clipped": 1, "silent": 1, "unreadable": 1, "unreadable picture": 1,
             "blank picture": 1,
         }  # fmt: skip
         assert manifest["languages"] == {
@@ -163,17 +163,17 @@ class TestBuild:
 
     def test_languages(self, root: Path, tmp_path: Path) -> None:
         assert "12 pairs" in build_stamps(root, tmp_path, languages=("fr", "ro"))
-        with pytest.raises(DataError, match=r"names xx, in which.*Allowed: da, effect, el, en, es, fr"):
+        with pytest.raises(DataError, match=r"names xx, for which.*Allowed: da, effect, el, en, es, fr"):
             build_stamps(root, tmp_path, languages=("fr", "xx"))
 
     def test_folders_that_do_not_do(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"nowhere is not a folder.*apt install tuxpaint-stamps-default"):
             build_stamps(tmp_path / "nowhere")
-        with pytest.raises(DataError, match="has no stamp"):
+        with pytest.raises(DataError, match="has no stamps"):
             build_stamps(tmp_path)
         (tmp_path / "a.png").write_bytes(b"")
         write_wav(tmp_path / "a.wav", tone(300.0))
-        with pytest.raises(DataError, match=r"no recording that can be used.*unreadable picture: 1 \(a\)"):
+        with pytest.raises(DataError, match=r"has no usable recording.*unreadable picture: 1 \(a\)"):
             build_stamps(tmp_path)
 
     @pytest.mark.slow
@@ -262,7 +262,7 @@ class TestLoad:
         ("settings", "text"),
         [
             ({"split": "owner"}, "needs data.held_out for data.name='stamps'"),
-            ({"split": "owner", "held_out": "rp"}, "'rp', who owns no pair. Allowed: da, effect"),
+            ({"split": "owner", "held_out": "rp"}, "'rp', who owns no pairs. Allowed: da, effect"),
             ({"held_out": "ro"}, "Set data.split to 'owner'"),
             ({"split": "pair", "labels_from": "ro"}, "data.split='pair' does not follow"),
             ({"split": "owner", "held_out": "ro", "labels_from": "ro,fr"}, "share 1 (ro) and differ"),

@@ -341,7 +341,7 @@ def test_kinds_that_do_not_mix_are_told_as_in_memory(folder: Path) -> None:
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(folder / "target" / "p007.png")
     told = check_folder(folder, config(folder))
     assert told == check_folder(folder, config(folder, store="never"))
-    assert "grey pictures" in told[0]
+    assert "grey images" in told[0]
     assert stores() == []
 
 
@@ -439,7 +439,7 @@ def test_a_damaged_archive_is_told_once_and_leaves_no_store(tmp_path: Path) -> N
     path.write_bytes(data)
     told = check_folder(path, config(path))
     assert len(told) == 1
-    assert "The file is damaged; make it again." in told[0]
+    assert "The file is damaged; create it again." in told[0]
     assert stores() == []
 
 
@@ -459,7 +459,8 @@ def test_no_more_pairs_are_used_than_were_asked_for(
     assert len(found.sorted_ids()) == 20
     assert {*found.sorted_ids()} < {*whole.sorted_ids()}
     assert (
-        f"20 of {NUM} pairs are used, drawn by a hash of their ids; data.max_pairs=0 uses all." in found.notes
+        f"20 of {NUM} pairs are used, chosen by a hash of their ids; data.max_pairs=0 uses all."
+        in found.notes
     )
     rows = [int(one[1:]) for one in found.train_ids]
     expected = read_pairs(folder, config(folder, store="never")).target[rows]

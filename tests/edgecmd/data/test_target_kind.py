@@ -44,13 +44,11 @@ def test_one_grey_picture_among_colour_is_named_where_colour_is_asked_for(tmp_pa
     write_public(folder / "public")
     Image.new("L", (SIDE, SIDE), 7).save(folder / "target" / "p003.png")
     for kind in ("auto", "rgb"):
-        with pytest.raises(DataError, match=r"grey pictures, 1 \(p003\), among colour ones, 23 .*'grey'"):
+        with pytest.raises(DataError, match=r"grey images, 1 \(p003\), among colour ones, 23 .*'grey'"):
             load_experiment(config(folder, kind))
     made = load_experiment(config(folder, "grey"))
     assert kind_of(made.train.target) == "grey"
-    assert any(
-        "has colour pictures, which data.target_kind='grey' turns grey: 23" in one for one in made.notes
-    )
+    assert any("has colour images, which data.target_kind='grey' turns grey: 23" in one for one in made.notes)
 
 
 @pytest.mark.parametrize("kind", ["depth", "wave"])

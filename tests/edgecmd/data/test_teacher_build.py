@@ -92,7 +92,7 @@ class TestBuild:
         path = tmp_path / "new" / "out" / FILE
         assert told.startswith(f"{path} (sha256 ")
         assert told.endswith("its convolutions are not the shipped ones.")
-        assert said == [f"reading {package.pinned}", "fitting the projector on 6 public pictures"]
+        assert said == [f"reading {package.pinned}", "fitting the projector on 6 public images"]
         teacher = load_teacher(path)
         assert (teacher.embedding_dim, teacher.sees_colour) == (4, True)
         assert teacher.sha256 in told

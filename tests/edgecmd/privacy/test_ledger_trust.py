@@ -69,7 +69,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 def test_a_device_s_ledger_is_begun_once_and_then_counts(tmp_path: Path, key: bytes | None) -> None:
     ledger = device(tmp_path, key=key)
     assert not ledger.exists
-    check_refused(ledger, "No ledger at .* begin one with `edgecmd node --new-ledger`", code="no-ledger")
+    check_refused(ledger, "No ledger at .* start one with `edgecmd node --new-ledger`", code="no-ledger")
     ledger.begin()
     assert ledger.exists
     assert ledger.num_rounds() == 0
@@ -79,7 +79,7 @@ def test_a_device_s_ledger_is_begun_once_and_then_counts(tmp_path: Path, key: by
         "time": "",
         "name": "",
     }
-    with pytest.raises(PrivacyError, match="No new ledger is begun"):
+    with pytest.raises(PrivacyError, match="No new ledger is started"):
         ledger.begin()
     for index in (1, 2, 3):
         spend(device(tmp_path, key=key), index)
@@ -122,17 +122,17 @@ def test_a_ledger_of_before_is_read_and_goes_on(tmp_path: Path) -> None:
     spend(counted, 2)
     assert counted.epsilon(delta=DELTA) == truth(2)
     path.write_text(old % tuple(digests))
-    check_refused(counted, "holds 1 rounds and does not go on from the 2")
-    check_refused(Ledger(path, key=KEY), "begun without a key and is opened with one")
+    check_refused(counted, "holds 1 rounds and does not continue from the 2")
+    check_refused(Ledger(path, key=KEY), "started without a key and is opened with one")
 
 
 def test_a_key_is_for_good(tmp_path: Path) -> None:
     begun(tmp_path, 1, key=KEY)
-    check_refused(device(tmp_path, key=OTHER), "count of rounds .* or its key is another")
+    check_refused(device(tmp_path, key=OTHER), "count of rounds .* or the key is a different one")
     check_refused(Ledger(tmp_path / "ledger.jsonl", key=OTHER), "damaged at line 1 or was edited, or the key")
-    check_refused(Ledger(tmp_path / "ledger.jsonl"), "begun with a key and is opened without one")
+    check_refused(Ledger(tmp_path / "ledger.jsonl"), "started with a key and is opened without one")
     begun(tmp_path / "open", 1)
-    check_refused(Ledger(tmp_path / "open" / "ledger.jsonl", key=KEY), "begun without a key and is opened")
+    check_refused(Ledger(tmp_path / "open" / "ledger.jsonl", key=KEY), "started without a key and is opened")
     with pytest.raises(PrivacyError, match="has 3 bytes; allowed are 16 or more"):
         Ledger(tmp_path / "l", key=b"abc")
 
@@ -219,7 +219,7 @@ def test_a_count_cannot_be_made_without_the_key(tmp_path: Path) -> None:
         if key is None:
             assert ledger.num_rounds() == 2
         else:
-            with pytest.raises(PrivacyError, match="was changed, or its key is another"):
+            with pytest.raises(PrivacyError, match="was changed, or the key is a different one"):
                 ledger.num_rounds()
 
 
@@ -234,10 +234,10 @@ def test_a_shorter_older_other_or_missing_ledger_shows(tmp_path: Path, key: byte
     shorter = b"".join(newest.splitlines(keepends=True)[:-1])
     for content in (older, shorter, other.path.read_bytes()):
         ledger.path.write_bytes(content)
-        check_refused(ledger, "does not go on from the 3")
+        check_refused(ledger, "does not continue from the 3")
     ledger.path.unlink()
-    check_refused(ledger, "holds 0 rounds and does not go on from the 3")
-    with pytest.raises(PrivacyError, match="No new ledger is begun"):
+    check_refused(ledger, "holds 0 rounds and does not continue from the 3")
+    with pytest.raises(PrivacyError, match="No new ledger is started"):
         ledger.begin()
     ledger.path.write_bytes(newest)
     spend(ledger, 4)
@@ -309,7 +309,7 @@ def test_a_lock_that_cannot_be_had_releases_nothing(
     before = ledger.path.read_bytes()
     # What tries once, of the lock of this system; waiting and giving up around it stay as they are.
     monkeypatch.setattr(filelock.FileLock, "_acquire", failing)
-    with pytest.raises(PrivacyError, match="cannot be locked: .* on a disk that knows locks") as caught:
+    with pytest.raises(PrivacyError, match="cannot be locked: .* on a disk that supports locks") as caught:
         spend(ledger, 2)
     assert caught.value.code == "ledger"
     assert str(ledger.path) in str(caught.value)
@@ -324,7 +324,7 @@ def test_a_lock_that_another_holds_for_too_long_releases_nothing(
     monkeypatch.setattr(ledger_file, "LOCK_TIMEOUT_S", 0.05)
     with (
         filelock.FileLock(f"{ledger.path}.lock"),
-        pytest.raises(PrivacyError, match="is locked by another process") as caught,
+        pytest.raises(PrivacyError, match="has been locked by another process") as caught,
     ):
         spend(ledger, 2)
     assert caught.value.code == "ledger"

@@ -92,7 +92,7 @@ def test_what_cannot_be_answered_for_is_refused() -> None:
     with pytest.raises(DataError, match=r"dominated by the diagonal.*teacher_temperature"):
         require_trustworthy(cold)
     fine = measure(s, t, RELATIONS)
-    with pytest.raises(DataError, match="rests on 2 batches"):
+    with pytest.raises(DataError, match="is based on 2 batches"):
         require_trustworthy(measure(s[:20], t[:20], RELATIONS))
     with pytest.raises(DataError, match=r"wider than 0\.1"):
         require_trustworthy(replace(fine, low=0.2, high=0.5))

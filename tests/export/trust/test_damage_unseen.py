@@ -126,12 +126,12 @@ DAMAGES = {
     "node of no use": (
         d.appended(node("Relu", ["embedding"], ["dead"])),
         "structure",
-        "'x.dead', a 'Relu', has no part in an output",
+        "'x.dead', a 'Relu', contributes to no output",
     ),
     "two nodes of no use": (
         d.appended(node("Relu", ["embedding"], ["dead"]), node("Neg", ["dead"], ["gone"])),
         "structure",
-        "'x.gone', a 'Neg', has no part",
+        "'x.gone', a 'Neg', contributes to no output",
     ),
     "size declared within": (
         declared(helper.make_tensor_value_info("scaled", 1, [1, 1, 7, 7])),

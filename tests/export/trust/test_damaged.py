@@ -23,10 +23,10 @@ DAMAGES = {
     # Accidents of copying.
     "empty folder": (d.on_files(lambda f, o: [p.unlink() for p in f.iterdir()]), r"has no student\.onnx"),
     "model cut off": (d.on_bytes(MODEL, lambda b: b[:-100]), r"student\.onnx was changed"),
-    "model cut off, sums remade": (d.on_bytes(MODEL, lambda b: b[:-100], fit=d.remake), "only a part of one"),
+    "model cut off, sums remade": (d.on_bytes(MODEL, lambda b: b[:-100], fit=d.remake), "only part of one"),
     "golden cut off, sums remade": (
         d.on_bytes("golden.npz", lambda b: b[:-30], fit=d.remake),
-        r"golden\.npz is no sound \.npz",
+        r"golden\.npz is not a valid \.npz",
     ),
     "report cut off, sums remade": (
         d.on_bytes("report.json", lambda b: b[:-9], fit=d.resum),
@@ -36,8 +36,8 @@ DAMAGES = {
     "empty model": (d.replaced(MODEL, b""), "is empty"),
     "empty sums": (d.on_bytes("SHA256SUMS", lambda b: b""), r"MODEL_CARD\.md is not listed"),
     "empty labels": (d.replaced("labels.json", b""), r"labels\.json is not valid JSON"),
-    "garbage model": (d.replaced(MODEL, b"\x07" * 999), "no ONNX file"),
-    "garbage golden": (d.replaced("golden.npz", b"\x07" * 999), r"no sound \.npz"),
+    "garbage model": (d.replaced(MODEL, b"\x07" * 999), "not an ONNX file"),
+    "garbage golden": (d.replaced("golden.npz", b"\x07" * 999), r"not a valid \.npz"),
     "line ends of another system": (
         d.on_bytes("SHA256SUMS", lambda b: b.replace(b"\n", b"\r\n")),
         "line 1 is .*64 hexadecimal",
@@ -68,7 +68,7 @@ DAMAGES = {
     ),
     "compiled code of another module": (
         d.on_files(d.cached("numpy.cpython-311.pyc")),
-        "'__pycache__' with things that importing",
+        "'__pycache__' with contents that importing",
     ),
     "folder": (d.on_files(lambda f, o: (f / "data").mkdir()), "'data' in the bundle is a folder"),
     "model is a link": (d.on_files(d.link_to_model), r"'student\.onnx' in the bundle is a symbolic link"),
@@ -124,7 +124,7 @@ DAMAGES = {
     # Program.
     "program edited, sums remade": (
         d.on_bytes("infer.py", lambda b: b + b"\nimport os; os.system('id')\n", fit=d.remake),
-        r"infer\.py is not the program of this edgecmd",
+        r"infer\.py is not this edgecmd's program",
     ),
     # Labels, report, properties.
     "labels swapped, sums remade": (
@@ -136,13 +136,16 @@ DAMAGES = {
         d.on_json("labels.json", lambda v: ["a", "a", "b"], fit=d.remake),
         "two classes have one",
     ),
-    "labels are no list": (d.on_json("labels.json", lambda v: {"0": "a"}, fit=d.remake), "no list of words"),
+    "labels are no list": (
+        d.on_json("labels.json", lambda v: {"0": "a"}, fit=d.remake),
+        "not a list of words",
+    ),
     "labels not UTF-8": (d.replaced("labels.json", b'["\xff", "b", "c"]'), r"labels\.json is not UTF-8"),
     "labels nested deep": (d.replaced("labels.json", b"[" * 100_000), r"labels\.json is not valid JSON"),
     "report with NaN": (d.on_bytes("report.json", lambda b: b'{"a": NaN}', fit=d.resum), "NaN is not a JSON"),
     "report with a key twice": (
         d.on_bytes("report.json", lambda b: b'{"format": "1", "format": "2"}', fit=d.resum),
-        "a key is there twice",
+        "a key occurs twice",
     ),
     "report of another format": (d.on_json("report.json", lambda v: v.update(format="2")), "format='2', but"),
     "report of another size": (d.on_json("report.json", lambda v: v.update(image_size=64)), "image_size=64"),
@@ -155,7 +158,7 @@ DAMAGES = {
         r"report\.json describes 'student\.onnx'",
     ),
     "report without files": (d.on_json("report.json", lambda v: v.pop("files") and None), "under files"),
-    "report is a list": (d.on_json("report.json", lambda v: [v]), "no JSON object"),
+    "report is a list": (d.on_json("report.json", lambda v: [v]), "not a JSON object"),
     "another format version": (d.properties(format="2"), "edgecmd.format='2'; allowed is '1'"),
     "no format version": (d.without_property("format"), "edgecmd.format=None"),
     "no architecture": (d.without_property("architecture"), "broken edgecmd properties.*architecture"),
@@ -173,7 +176,7 @@ DAMAGES = {
     "one class more": (d.properties(classes='["a", "b", "c", "d"]'), "scores of width 3.* say 4"),
     "classes forgotten": (d.properties(classes="[]"), r"0 classes in its properties but the outputs"),
     "classes that are no JSON": (d.properties(classes="house"), "broken edgecmd properties"),
-    "preprocessing that is no object": (d.properties(preprocess="[]"), "preprocess is no JSON object"),
+    "preprocessing that is no object": (d.properties(preprocess="[]"), "preprocess is not a JSON object"),
     "licence changed": (d.properties(license="Proprietary"), "license='Apache-2.0', but"),
     # The graph.
     "wrong opset": (d.on_model(lambda m: setattr(m.opset_import[0], "version", 13)), r"opset \[13\]"),
@@ -185,7 +188,7 @@ DAMAGES = {
     ),
     "head removed": (
         d.on_model(lambda m: m.graph.output.pop()),
-        "'Softmax', has no part in an output",
+        "'Softmax', contributes to no output",
     ),
     "nan weight": (d.with_weight(d.set_first(np.nan)), "1 numbers that are not finite"),
     "infinite weight": (d.with_weight(d.set_first(np.inf)), "1 numbers that are not finite"),
@@ -214,7 +217,10 @@ DAMAGES = {
         r"sizes \[8589934592",
     ),
     "expand": (d.expand(), "'Expand' to"),
-    "tile": (d.appended(helper.make_node("Tile", ["image", "image"], ["o"])), "'Tile', no operator"),
+    "tile": (
+        d.appended(helper.make_node("Tile", ["image", "image"], ["o"])),
+        "'Tile', which is not an operator",
+    ),
     "stack trace": (
         d.on_model(lambda m: m.graph.node[0].metadata_props.add(key="stack_trace", value="/home/me")),
         "has a comment",
@@ -242,7 +248,7 @@ DAMAGES = {
     ),
     "golden with a header of code": (
         d.replaced("golden.npz", d.zipped([("image.npy", d.npy(b"__import__('os').system('id')\n"))])),
-        r"no sound \.npz",
+        r"not a valid \.npz",
     ),
     "golden with other files": (
         d.replaced("golden.npz", d.zipped([("../../x.sh", b"id")])),
@@ -269,7 +275,7 @@ DAMAGES = {
     "golden with nan": (d.on_golden(lambda a: a["embedding/fp32"].fill(np.nan)), "finite numbers"),
     "golden all alike": (
         d.on_golden(lambda a: a.update({"embedding/fp32": np.repeat(a["embedding/fp32"][:1], 4, axis=0)})),
-        "all embeddings are alike",
+        "all embeddings are equal",
     ),
     "golden not of length 1": (
         d.on_golden(lambda a: a.update({"embedding/fp32": 2 * a["embedding/fp32"]})),

@@ -288,12 +288,12 @@ DAMAGES = {
     "tile": (
         behind_front("Tile", "often", weights=(number([1, 1, 1 << 12, 1 << 12], "often"),)),
         "structure",
-        "'Tile', no operator of a student",
+        "'Tile', which is not an operator of a student",
     ),
     "constant of shape": (
         d.appended(helper.make_node("ConstantOfShape", ["big"], ["o"]), weights=[number([1 << 40], "big")]),
         "structure",
-        "'ConstantOfShape', no operator",
+        "'ConstantOfShape', which is not an operator",
     ),
     "range": (
         d.appended(
@@ -301,22 +301,22 @@ DAMAGES = {
             weights=[number(0, "a"), number(1 << 40, "b"), number(1, "c")],
         ),
         "structure",
-        "'Range', no operator",
+        "'Range', which is not an operator",
     ),
     "pad": (
         behind_front("Pad", "wide", weights=(number([0, 0, 1 << 14, 1 << 14] * 2, "wide"),)),
         "structure",
-        "'Pad', no operator",
+        "'Pad', which is not an operator",
     ),
     "scatter": (
         d.appended(helper.make_node("ScatterND", ["one", "one", "one"], ["o"]), weights=[ONE]),
         "structure",
-        "'ScatterND', no operator",
+        "'ScatterND', which is not an operator",
     ),
     "einsum": (
         behind_front("Einsum", "scaled", equation="abcd,efgh->abcdefgh"),
         "structure",
-        "'Einsum', no operator",
+        "'Einsum', which is not an operator",
     ),
     "one-hot": (
         d.appended(
@@ -324,17 +324,17 @@ DAMAGES = {
             weights=[number([0], "i"), number(1 << 40, "n"), number([0, 1], "v")],
         ),
         "structure",
-        "'OneHot', no operator",
+        "'OneHot', which is not an operator",
     ),
     "running sum": (
         behind_front("CumSum", "axis", weights=(number(0, "axis"),)),
         "structure",
-        "'CumSum', no operator",
+        "'CumSum', which is not an operator",
     ),
     "non-zero": (
         d.appended(helper.make_node("NonZero", ["one"], ["o"]), weights=[ONE]),
         "structure",
-        "'NonZero', no op",
+        "'NonZero', which is not an op",
     ),
     "loop": (subgraph("Loop", ["", ""], body=1), "structure", "'Loop', has a sub-graph"),
     "if": (subgraph("If", ["one"], then_branch=1, else_branch=1), "structure", "'If', has a sub-graph"),
@@ -448,14 +448,18 @@ DAMAGES = {
     "node of a weight's name": (
         d.on_model(lambda m: m.graph.node[-1].output.append(m.graph.initializer[0].name)),
         "structure",
-        "which is there already",
+        "which already exists",
     ),
     "weight of an input's name": (
         d.on_model(lambda m: m.graph.initializer.append(number([1], "image"))),
         "structure",
-        "'image' is there twice",
+        "'image' occurs twice",
     ),
-    "output that is a weight": (d.on_model(as_output), "structure", "'embedding' is made by no node"),
+    "output that is a weight": (
+        d.on_model(as_output),
+        "structure",
+        "'embedding' is not produced by any node",
+    ),
     "comment on a node": (
         d.on_model(lambda m: setattr(m.graph.node[3], "doc_string", "<script>alert(1)</script>")),
         "structure",
@@ -520,7 +524,7 @@ DAMAGES = {
     "report and labels swapped": (
         swapped("report.json", "labels.json"),
         "contents",
-        "labels.json is no list",
+        "labels.json is not a list",
     ),
     "bill is a link": (
         d.on_files(
@@ -543,12 +547,12 @@ DAMAGES = {
     "golden values that overlap": (
         d.on_files(overlapping_zip, fit=d.remake),
         "golden values",
-        r"golden.npz is no sound \.npz file",
+        r"golden.npz is not a valid \.npz file",
     ),
     "program with another line end": (
         d.on_bytes("infer.py", lambda data: data.replace(b"\n", b"\r\n"), fit=d.remake),
         "program",
-        "not the program of this edgecmd",
+        "not this edgecmd's program",
     ),
     "page that is not text": (d.replaced("demo.html", b"\xff\xfe"), "contents", "demo.html is not UTF-8"),
     "compiled code that is a link": (
@@ -559,17 +563,17 @@ DAMAGES = {
     "folder in the compiled code": (
         d.on_files(lambda f, o: (f / "__pycache__" / "infer.cpython-311.pyc").mkdir(parents=True)),
         "files",
-        "'__pycache__' with things",
+        "'__pycache__' with contents",
     ),
     "compiled code beside a file of another name": (
         d.on_files(d.cached("infer.cpython-311.pyc", "onnxruntime.cpython-311.pyc")),
         "files",
-        "'__pycache__' with things",
+        "'__pycache__' with contents",
     ),
     "compiled code without a version": (
         d.on_files(d.cached("infer.pyc")),
         "files",
-        "'__pycache__' with things",
+        "'__pycache__' with contents",
     ),
 }
 

@@ -1,1 +1,1 @@
-"""Rendered rooms and objects: furniture meshes into pictures and depth maps."""
+"""Rendered rooms and objects: furniture meshes into images and depth maps."""

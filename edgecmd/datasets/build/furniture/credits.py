@@ -1,4 +1,4 @@
-"""Who made the furniture: the notice that lies beside the rendered files."""
+"""Who made the furniture: the notice that is beside the rendered files."""
 
 import itertools
 import textwrap

@@ -23,7 +23,7 @@ def room_view(home: Home, room: str, *, side: int, generator: np.random.Generato
     Args:
         home: Whose room.
         room: A key of `RECIPES`.
-        side: Side of the picture in pixels.
+        side: Side of the image in pixels.
         generator: Source of layout, camera and lamp.
 
     Raises:

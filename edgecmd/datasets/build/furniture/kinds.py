@@ -1,7 +1,7 @@
 """What a piece of furniture is, told by its English name and its category; nobody checked all 820 by hand.
 
 The rules are ordered and the first that fits decides; what fits none is ``other``. Names that would
-mislead a rule stand first: a mailbox is no cabinet, a football table no table, a chest freezer no chest.
+mislead a rule come first: a mailbox is no cabinet, a football table no table, a chest freezer no chest.
 """
 
 import re

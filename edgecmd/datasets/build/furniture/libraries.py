@@ -61,7 +61,7 @@ def read_catalogue(folder: Path = DEBIAN_FOLDER) -> list[Piece]:
     if not archives:
         raise DataError(
             f"{folder} has no furniture library (.sh3f). Install Debian's package with `sudo apt-get install"
-            " sweethome3d-furniture`, or unpack its .deb and name the folder with --furniture."
+            " sweethome3d-furniture`, or unpack its .deb and give the folder with --furniture."
         )
     pieces = [piece for archive in archives for piece in read_library(archive)]
     return sorted({piece.key: piece for piece in pieces}.values(), key=lambda piece: piece.key)
@@ -71,7 +71,7 @@ def read_library(archive: Path) -> Iterator[Piece]:
     """Pieces of one library.
 
     Raises:
-        DataError: The file is no library, or a piece lacks name, mesh or size.
+        DataError: The file is not a library, or a piece lacks name, mesh or size.
     """
     try:
         with zipfile.ZipFile(archive) as opened:

@@ -24,7 +24,7 @@ NO_UV = -1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Material:
-    """How a surface looks: its colour in [0, 1], or the name of the picture that covers it."""
+    """How a surface looks: its colour in [0, 1], or the name of the image that covers it."""
 
     colour: tuple[float, float, float] = GREY
     picture: str = ""
@@ -95,7 +95,7 @@ class Mesh:
 
 
 def _sample(texture: np.ndarray, place: np.ndarray) -> Float32[np.ndarray, "_ 3"]:
-    """Nearest pixels of a picture that repeats; v points up."""
+    """Nearest pixels of an image that repeats; v points up."""
     height, width = texture.shape[:2]
     across, up = np.asarray(place % 1.0).T
     down = ((1.0 - up) * (height - 1)).astype(np.int64).clip(0, height - 1)
@@ -103,7 +103,7 @@ def _sample(texture: np.ndarray, place: np.ndarray) -> Float32[np.ndarray, "_ 3"
 
 
 def parse_materials(text: str) -> dict[str, Material]:
-    """Materials of an MTL file by name; diffuse colour and picture are read, the rest is left."""
+    """Materials of an MTL file by name; diffuse colour and image are read, the rest is left."""
     found: dict[str, Material] = {}
     name = ""
     for line in text.splitlines():
@@ -248,7 +248,7 @@ def _materials(name: str, archive: zipfile.ZipFile, folder: PurePosixPath) -> di
 
 
 def _texture(name: str, archive: zipfile.ZipFile, folder: PurePosixPath) -> np.ndarray | None:
-    """A picture at most `TEXTURE_PX` wide; None where there is none that can be read."""
+    """An image at most `TEXTURE_PX` wide; None where there is none that can be read."""
     path = str(folder / name)
     if not name or path not in archive.NameToInfo:
         return None

@@ -1,6 +1,6 @@
 """A camera, things in front of it, and what it sees: colour, distance, and what each pixel belongs to.
 
-Frame: metres, y up. Shapes: P pixels, S side of a picture.
+Frame: metres, y up. Shapes: P pixels, S side of an image.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Camera:
     Attributes:
         eye: Where it is, (3,).
         target: What it looks at, (3,); not straight above or below.
-        field_degrees: Angle that the picture's side spans.
+        field_degrees: Angle that the image's side spans.
     """
 
     eye: np.ndarray
@@ -142,7 +142,7 @@ def render(
     Args:
         things: What is there.
         camera: Who looks.
-        side: Side of the picture in pixels.
+        side: Side of the image in pixels.
         lamp: Direction towards the lamp, of unit length.
         planes: Walls; each is infinite.
         background: Colour in [0, 1] where nothing is hit.

@@ -1,6 +1,6 @@
 """``edgecmd data build rooms``: the files of ``rooms`` and ``objects``, rendered from furniture meshes.
 
-Shapes: N examples, S side of a picture.
+Shapes: N examples, S side of an image.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -84,7 +84,7 @@ def build_rooms(
     make_caster: MakeCaster = EmbreeCaster,
     say: Say = keep_quiet,
 ) -> str:
-    """Render both sets and their public pictures.
+    """Render both sets and their public images.
 
     Args:
         out: Folder to write.
@@ -100,7 +100,7 @@ def build_rooms(
         DataError: There are no libraries, a kind lacks pieces, or a room cannot be furnished.
 
     Guarantees:
-        No piece serves two of public pictures, pairs, label pool and test. Equal libraries and arguments
+        No piece serves two of public images, pairs, label pool and test. Equal libraries and arguments
         give equal bytes on one machine with one version of embreex.
     """
     chosen = plan or Plan()
@@ -140,7 +140,7 @@ def build_rooms(
 
 
 def used_pieces(stocks: dict[str, Stock]) -> list[Piece]:
-    """Every piece that some picture may show."""
+    """Every piece that some image may show."""
     return [item.piece for stock in stocks.values() for items in stock.values() for item in items]
 
 
@@ -153,8 +153,9 @@ def check_stocks(stocks: dict[str, Stock]) -> None:
     lacking = sorted({kind for stock in stocks.values() for kind in KINDS if not stock[kind]})
     if lacking:
         raise DataError(
-            f"The furniture has too few pieces for four parts without a common one: {', '.join(lacking)}."
-            " Name more libraries with --furniture; Debian's sweethome3d-furniture has enough."
+            "There are too few pieces of furniture for four parts with none in common:"
+            f" {', '.join(lacking)}. Give more libraries with --furniture; Debian's sweethome3d-furniture"
+            " has enough."
         )
 
 
@@ -207,7 +208,7 @@ def take_views(wanted: Iterable[View], *, seed: int, say: Say) -> Iterator[tuple
         shot = object_view(view["item"], side=SIDE, generator=generator)
         if shot is None:
             if piece.key not in thin:
-                say(f"note: {piece.name} ({piece.key}) hardly shows: views of it are left out")
+                say(f"note: {piece.name} ({piece.key}) is hardly visible: views of it are left out")
             thin.add(piece.key)
             continue
         yield view, shot
@@ -254,7 +255,7 @@ def take_rooms(stock: Stock, part: str, num: int, *, seed: int) -> Iterator[Shot
 
 
 def public_arrays(stocks: dict[str, Stock], plan: Plan, *, say: Say) -> dict[str, np.ndarray]:
-    """Arrays of `PUBLIC_FILE`: pictures alone, without depth, class or kind."""
+    """Arrays of `PUBLIC_FILE`: images alone, without depth, class or kind."""
     items: Sequence[Item] = [item for items in stocks["public"].values() for item in items]
     views = max(1, plan.views // 2)
     wanted = [View(item=item, view=view, split=TRAIN) for item in items for view in range(views)]

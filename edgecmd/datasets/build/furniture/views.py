@@ -1,7 +1,7 @@
 """Single pieces of furniture, seen from around and above, before plain paper.
 
 Every piece is brought to one size: distance then tells shape alone, and says no more about how large a
-thing is than a picture does.
+thing is than an image does.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ def object_view(item: Item, *, side: int, generator: np.random.Generator) -> Sho
 
     Args:
         item: The piece.
-        side: Side of the picture in pixels.
+        side: Side of the image in pixels.
         generator: Source of the place of camera and lamp.
     """
     for _ in range(MAX_TRIES):

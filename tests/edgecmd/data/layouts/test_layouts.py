@@ -86,10 +86,10 @@ class TestAll:
         assert {*few} < {*more}
         assert few == sorted(few)
         assert notes == [
-            f"{most} of 200 pairs are used, drawn by a hash of their ids; data.max_pairs=0 uses all."
+            f"{most} of 200 pairs are used, chosen by a hash of their ids; data.max_pairs=0 uses all."
             for most in (50, 100)
         ]
-        with pytest.raises(ConfigError, match="Under privacy that is refused: one pair more would push"):
+        with pytest.raises(ConfigError, match="Under privacy that is refused: one more pair would push"):
             drawn(ids, DataConfig(max_pairs=50, copies="leave-out"), notes=notes)
         assert drawn(ids, DataConfig(max_pairs=200, copies="leave-out"), notes=notes) == list(range(200))
 
@@ -308,7 +308,7 @@ class TestTuberlin:
 
     def test_refusals(self, tmp_path: Path):
         sketches, photos = trees.tuberlin(tmp_path)
-        with pytest.raises(ConfigError, match="sketches and no photographs"):
+        with pytest.raises(ConfigError, match="sketches but no photographs"):
             load_experiment(config("tuberlin", sketches))
         with pytest.raises(DataError, match="such as airplane/<photo>.jpg"):
             load_experiment(config("tuberlin", sketches, source_path=str(tmp_path)))
@@ -363,7 +363,7 @@ class TestSunrgbd:
         for text in (
             "NYU0001 lacks image/ with one picture",
             "NYU0002/depth/0001.png has mode L",
-            "NYU0003/depth/0001.png has no measurement",
+            "NYU0003/depth/0001.png has no measurement in range",
             "does not list 1 (kv1/NYUdata/NYU9999)",
         ):
             assert text in told
