@@ -150,8 +150,8 @@ class DataConfig(_Section):
     max_pairs: Annotated[int, Interval(ge=0, le=100_000_000)] = 0
     """Use at most this many of the pairs at ``data.path``, chosen by a hash of their ids; 0: all."""
     store: str = "auto"
-    """Where pairs from ``data.path``, their masks and your own public images are kept once read: ``never``, in
-    memory; ``always``, in a store on disk below EDGECMD_CACHE, from which each batch is read; ``auto``, on
+    """Where pairs from ``data.path``, their masks and your own public images are kept once read: ``never``,
+    in memory; ``always``, in a store on disk below EDGECMD_CACHE, from which each batch is read; ``auto``, on
     disk if they take more than 64 MB. The results are the same."""
     num_threads: Annotated[int, Interval(ge=0, le=64)] = 0
     """Threads that decode files while a store is being written, each with one row in memory; 0: one per

@@ -24,6 +24,7 @@ REMEMBER = {
 }
 # Beside the one pool: what looks at processes themselves, or runs a program that is not ours.
 MAKE_PROCESSES = {
+    "clients/node_program.py": "a SuperNode, and a fork for each message",
     "edgecmd/audits/step/random_source.py": "whether a child draws coins of its own",
     "edgecmd/core/processes.py": "the pool",
     "edgecmd/datasets/build/packages.py": "clients of package registries",

@@ -55,10 +55,11 @@ def node_start(name: str, *, site: str, address: str) -> str:
         address: Host and port of the server.
     """
     return (
-        _head(f"The site {site} of the federation {name}: Flower's SuperNode.")
+        _head(f"The site {site} of the federation {name}: Flower's SuperNode, our app.")
         + f"""\
-exec flower-supernode --root-certificates "$KIT/ca.crt" --auth-supernode-private-key "$KIT/node.key" \\
-  --superlink {address} --host {LOOPBACK} --port "${{EDGECMD_NODE_PORT:-9094}}" --node-config "$KIT/node.toml"
+exec edgecmd-node flower-supernode --root-certificates "$KIT/ca.crt" \\
+  --auth-supernode-private-key "$KIT/node.key" --superlink {address} --node-config "$KIT/node.toml" \\
+  --host {LOOPBACK} --port "${{EDGECMD_NODE_PORT:-9094}}"
 """
     )
 

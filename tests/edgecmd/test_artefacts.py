@@ -28,6 +28,7 @@ RAW = {"write_bytes_atomically", "write_text_atomically", "write_json", "write_b
 RAW |= {"savez", "savez_compressed", "save_file"}
 # Modules that write files which are none of a run, a bundle or a page, or that have a writer of their own.
 OTHERS = {
+    "clients/node_program.py": "the program that stands in for Flower's, in a temporary folder",
     "clients/private.py": "a client's own state",
     "clients/state.py": "a client's own state",
     "edgecmd/core/artefacts.py": "the one writer",
