@@ -13,10 +13,7 @@ from edgecmd.cli.progress import tell
 from edgecmd.core.errors import FederationError
 from edgecmd.core.text import counted
 
-Description = Annotated[Path, typer.Argument(help="The federation's description.")]
 ServerKit = Annotated[Path, typer.Argument(help="The server's kit, such as kits/server.")]
-Kits = Annotated[Path, typer.Argument(help="Folder of all kits.")]
-TOML = Path("federation.toml")
 
 
 @deploy_app.command()
@@ -24,12 +21,15 @@ def example() -> None:
     """Print a description to begin with: edgecmd deploy example > federation.toml."""
     from server.deploy.description import EXAMPLE
 
-    say(EXAMPLE.rstrip())
+    for line in EXAMPLE.splitlines():
+        say(line)
 
 
 @deploy_app.command("init")
 def init_kits(
-    description: Description = TOML,
+    description: Annotated[Path, typer.Argument(help="The federation's description.")] = Path(
+        "federation.toml"
+    ),
     out: Annotated[Path, typer.Option("--out", help="Folder to make.")] = Path("kits"),
     tar: Annotated[bool, typer.Option("--tar", help="Also a .tar.gz of each kit.")] = False,
 ) -> None:
@@ -42,7 +42,7 @@ def init_kits(
     say(f"{out / 'server'}: for {deployment.host}.")
     for site in deployment.sites:
         say(f"{out / 'sites' / site.name}: for the site {site.name}, and for nobody else.")
-    say(f"{out / 'authority'}: keep it on no server; whoever has ca.key can pretend to be yours.")
+    say(f"{out / 'authority'}: keep it off every server; whoever has ca.key can pretend to be yours.")
     say("Next: take each kit to its machine, run `edgecmd deploy check` there, then start.sh.")
 
 
@@ -120,7 +120,7 @@ def show_status(kit: ServerKit, as_json: AsJson = False) -> None:
 
 @deploy_app.command("renew")
 def renew(
-    kits: Kits,
+    kits: Annotated[Path, typer.Argument(help="Folder of all kits.")],
     site: Annotated[str, typer.Option("--site", help="A new key for this site instead.")] = "",
     days: Annotated[int, typer.Option("--days", min=1, max=3650, help="How long it is valid.")] = 365,
 ) -> None:
@@ -130,9 +130,9 @@ def renew(
     if site:
         renew_site(kits, site)
         say(f"Take {kits / 'sites' / site / 'node.key'} to the site, {kits / 'server/nodes'} to the server.")
-        return
-    renew_server(kits, days=days)
-    say(f"Take server.key and server.pem of {kits / 'server'} to the server, and start it again.")
+    else:
+        renew_server(kits, days=days)
+        say(f"Take server.key and server.pem of {kits / 'server'} to the server, and start it again.")
 
 
 @deploy_app.command("revoke")
@@ -146,8 +146,7 @@ def revoke(kit: ServerKit, site: Annotated[str, typer.Argument(help="Its name.")
 
 def _finished(folder: Path) -> None:
     """What follows a run that ended well: an audit where it was private, the bundle, the report."""
-    from edgecmd.cli.audit import target_of
-    from edgecmd.cli.audit import tell as tell_findings
+    from edgecmd.cli import audit as audits
     from edgecmd.cli.run import config_of
     from edgecmd.config.assemble import Assembly
     from edgecmd.experiments.audit_ladder import audit
@@ -157,7 +156,7 @@ def _finished(folder: Path) -> None:
     config = config_of(folder)
     run = Assembly().run(config)
     if run.plan is not None:
-        target = target_of(folder, None, None)
-        tell_findings(target, audit(target, levels=["check"], setting="--levels"), as_json=False)
+        target = audits.target_of(folder, None, None)
+        audits.tell(target, audit(target, levels=["check"], setting="--levels"), as_json=False)
     say(f"Bundle: {folder / 'export'} ({export_run(run, folder / 'export', settings=config.export)})")
     say(f"Report: {write_report(folder)}")

@@ -136,18 +136,17 @@ def nginx(host: str, *, port: int, link_port: int) -> str:
         port: That sites connect to.
         link_port: Of the SuperLink.
     """
-    kit = f"{INSTALLED}/kit"
     return f"""\
 # Sites reach /v1/fleet/ and /health. Whoever reaches the rest can register keys and start runs on every node.
 server {{
   listen {port} ssl;
   server_name {host};
-  ssl_certificate {kit}/server.pem;
-  ssl_certificate_key {kit}/server.key;
+  ssl_certificate {INSTALLED}/kit/server.pem;
+  ssl_certificate_key {INSTALLED}/kit/server.key;
   client_max_body_size 0;
   location ~ ^/(v1/fleet/|health$) {{
     proxy_pass https://{LOOPBACK}:{link_port};
-    proxy_ssl_trusted_certificate {kit}/ca.crt;
+    proxy_ssl_trusted_certificate {INSTALLED}/kit/ca.crt;
     proxy_ssl_verify on;
     proxy_ssl_name localhost;
     proxy_http_version 1.1;

@@ -142,7 +142,7 @@ def test_a_checkpoint_is_found_as_a_folder_and_as_its_weights(tmp_path: Path) ->
         found = find_target(path)
         assert (found.kind, found.student_file, found.onnx_file) == ("checkpoint", weights, None)
         assert found.claimed_epsilon == 7.9
-        with pytest.raises(DataError, match=r"ws-200k.*another one"):
+        with pytest.raises(DataError, match=r"ws-200k.*another file"):
             trained_student(found)
 
 

@@ -43,7 +43,7 @@ class Told:
         self.begun: list[tuple[str, int]] = []
         self.steps: list[int] = []
 
-    def begin(self, what: str, total: int) -> int:
+    def begin(self, what: str, total: int, _done: int = 0) -> int:
         self.begun.append((what, total))
         return len(self.begun)
 

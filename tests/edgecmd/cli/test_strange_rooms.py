@@ -109,4 +109,4 @@ def test_a_command_started_in_a_notebook_draws_with_a_backend_of_its_own(tmp_pat
         env={**os.environ, "PYTHONPATH": str(HOME), "MPLBACKEND": "of_another_environment"},
         timeout=300,
     )
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "pairs: no problem found.")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "pairs: no problems found.")
