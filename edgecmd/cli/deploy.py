@@ -27,9 +27,7 @@ def example() -> None:
 
 @deploy_app.command("init")
 def init_kits(
-    description: Annotated[Path, typer.Argument(help="The federation's description.")] = Path(
-        "federation.toml"
-    ),
+    description: Annotated[Path, typer.Argument(help="Its description.")] = Path("federation.toml"),
     out: Annotated[Path, typer.Option("--out", help="Folder to make.")] = Path("kits"),
     tar: Annotated[bool, typer.Option("--tar", help="Also a .tar.gz of each kit.")] = False,
 ) -> None:
