@@ -31,7 +31,7 @@ MAKE_PROCESSES = {
     "export/bench/footprint.py": "the memory of a fresh process",
     "export/trust/sandbox.py": "a reader of foreign bytes that may be ended",
     "server/deploy/link.py": "Flower's own program, asked about a SuperLink",
-    "server/deploy/on_this_machine.py": "the server and sites of a trial, by their kits' own scripts",
+    "server/deploy/kit_processes.py": "the server and sites of a trial, by their kits' own scripts",
 }
 # A command, a builder and a section of the report are called as what they are about.
 CALLED_AFTER = ("edgecmd/cli", "edgecmd/datasets/build", "edgecmd/report")

@@ -37,12 +37,13 @@ class Status:
     folder: Path
 
 
-def run_federation(kit: Path, *, say: Watch) -> Path:
+def run_federation(kit: Path, *, say: Watch, look: Callable[[], None] = lambda: None) -> Path:
     """Run a deployed federation to its end; one that is under way is followed instead.
 
     Args:
         kit: The server's kit; its SuperLink must be running.
         say: Called with each line of progress.
+        look: Called every few seconds; what it raises ends the following, not the run.
 
     Returns:
         The run folder.
@@ -65,7 +66,7 @@ def run_federation(kit: Path, *, say: Watch) -> Path:
     else:
         run_id, done = str(under_way["run-id"]), len(rounds(folder))
         say(f"Run {run_id} is under way with {counted(done, 'round')}; following it.")
-    _follow(link, run_id, folder=folder, num_said=done, say=say)
+    _follow(link, run_id, folder=folder, num_said=done, say=say, look=look)
     return folder
 
 
@@ -107,7 +108,9 @@ def _under_way(link: Link) -> Mapping[str, Any] | None:
     )
 
 
-def _follow(link: Link, run_id: str, *, folder: Path, num_said: int, say: Watch) -> None:
+def _follow(
+    link: Link, run_id: str, *, folder: Path, num_said: int, say: Watch, look: Callable[[], None]
+) -> None:
     names, last = {one.node: site for site, one in link.registered().items()}, ""
     total = unflatten(read_flat(link.kit / "run.toml")).federation.num_rounds
     while True:
@@ -127,6 +130,7 @@ def _follow(link: Link, run_id: str, *, folder: Path, num_said: int, say: Watch)
             say(f"Flower: {last}.")
         if last.startswith(FINISHED):
             break
+        look()
         time.sleep(POLL_S)
     if last != WELL:
         raise FederationError(

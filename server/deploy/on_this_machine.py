@@ -1,26 +1,18 @@
 """The whole of a federation on this machine: its kits, its server and its sites, over TLS on loopback."""
 
-import os
-import signal
-import socket
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from clients.check import check_node
 from edgecmd.config.reader import read_flat, unflatten
-from edgecmd.core.errors import ConfigError, FederationError
+from edgecmd.core.errors import ConfigError
 from edgecmd.datasets.sample import write_sample
 from server.deploy.description import Deployment, Site
 from server.deploy.followed_run import run_federation
+from server.deploy.kit_processes import free_port, running
 from server.deploy.kits import SERVER, SITES, make_kits
-from server.deploy.link import environment, health, link_of
-from server.deploy.texts import LOOPBACK
 
-START_S, STOP_S = 120.0, 10.0
 SAMPLE_PAIRS = 60
 
 
@@ -54,39 +46,9 @@ def try_federation(deployment: Deployment, folder: Path, *, sample: bool, say: C
         if sample:
             write_sample(Path(str(site.node["data-dir"])), num=SAMPLE_PAIRS)
         _begin_ledger(kits / SITES / site.name)
-    with running(kits, [site.name for site in here.sites], logs=folder / "logs"):
+    with running(kits, [site.name for site in here.sites], logs=folder / "logs") as look:
         say(f"The server and {len(here.sites)} sites are running; their output is in {folder / 'logs'}.")
-        return run_federation(kits / SERVER, say=say)
-
-
-@contextmanager
-def running(kits: Path, sites: list[str], *, logs: Path) -> Iterator[None]:
-    """The server and sites of some kits, started by their own scripts; they end with the block.
-
-    Args:
-        kits: Of one federation.
-        sites: Names of those to start.
-        logs: Folder for what they print.
-
-    Raises:
-        FederationError: The server does not answer in time; the message has the last of its log.
-    """
-    link = link_of(kits / SERVER)
-    with ExitStack() as stack:
-        server = _started(stack, kits / SERVER, logs / "server.log")
-        _wait_for(server, link.port, kits / SERVER / "ca.crt", log=logs / "server.log")
-        # Before the nodes: an unknown key is refused for good.
-        link.register()
-        for site in sites:
-            _started(stack, kits / SITES / site, logs / f"{site}.log", port=free_port())
-        yield
-
-
-def free_port() -> int:
-    """A port of loopback that nobody uses now."""
-    with socket.socket() as one:
-        one.bind((LOOPBACK, 0))
-        return int(one.getsockname()[1])
+        return run_federation(kits / SERVER, say=say, look=look)
 
 
 def _here(deployment: Deployment, folder: Path, *, sample: bool) -> Deployment:
@@ -116,45 +78,3 @@ def _begin_ledger(kit: Path) -> None:
     config = unflatten(read_flat(kit / "run.toml"))
     if config.privacy.mechanism != "none":
         check_node(read_flat(kit / "node.toml"), config, new_ledger=True)
-
-
-def _started(stack: ExitStack, kit: Path, log: Path, *, port: int = 0) -> "subprocess.Popen[bytes]":
-    log.parent.mkdir(parents=True, exist_ok=True)
-    env = environment(kit / "state" / "flower") | ({"EDGECMD_NODE_PORT": str(port)} if port else {})
-    words = [str((kit / "start.sh").resolve())]
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            words, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
-        )
-    stack.callback(stop, process)
-    return process
-
-
-def stop(process: "subprocess.Popen[bytes]") -> None:
-    """End a program and whatever it started."""
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, sign)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
-
-
-def _wait_for(server: "subprocess.Popen[bytes]", port: int, authority: Path, *, log: Path) -> None:
-    end = time.monotonic() + START_S
-    while True:
-        try:
-            health(f"localhost:{port}", authority)
-        except FederationError as error:
-            late = time.monotonic() > end
-            if server.poll() is None and not late:
-                time.sleep(0.3)
-                continue
-            last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
-            what = f"did not answer in {START_S:.0f} s" if late else f"ended with {server.returncode}"
-            raise FederationError(f"The server {what}. The last of {log}: {' | '.join(last)}") from error
-        return

@@ -4,10 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from edgecmd.core.errors import FederationError
 from edgecmd.core.events import read_events
 from edgecmd.core.files import read_json
 
@@ -56,6 +59,31 @@ def test_a_trial_of_two_private_sites(tmp_path: Path) -> None:
     again = edgecmd(tmp_path, "try")
     assert again.returncode == 2
     assert "deploy-trial exists" in again.stderr
+
+
+def look_often(look: Callable[[], None], seconds: float = 60.0) -> None:
+    """Until it raises, or the time is over."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        look()
+        time.sleep(0.1)
+
+
+def test_a_site_that_ends_is_told_with_the_last_of_its_log(tmp_path: Path) -> None:
+    """Its script is broken, as where a program is missing; the server does not wait for it in vain."""
+    from server.deploy.description import example_deployment
+    from server.deploy.kit_processes import free_port, running
+    from server.deploy.kits import make_kits
+
+    make_kits(example_deployment(), tmp_path / "kits", link_port=free_port())
+    start = tmp_path / "kits/sites/south/start.sh"
+    start.write_text("#!/bin/sh\necho no such program >&2\nexit 127\n")
+    with (
+        running(tmp_path / "kits", ["south"], logs=tmp_path / "logs") as look,
+        pytest.raises(FederationError, match=r"south ended with 127\. .*no such program"),
+    ):
+        look_often(look)
+    assert left_behind(tmp_path) == []
 
 
 @pytest.mark.slow

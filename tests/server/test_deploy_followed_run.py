@@ -184,6 +184,18 @@ def test_a_run_that_fails_is_an_error_with_flowers_words(
     assert caught.value.exit_code == 5
 
 
+def test_what_a_look_raises_ends_the_following(kits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a site of a trial has ended; the run itself is not stopped."""
+    found = flower(monkeypatch, "running")
+
+    def look() -> None:
+        raise FederationError("north ended with 3")
+
+    with pytest.raises(FederationError, match="north ended with 3"):
+        run_federation(kits / "server", say=lambda _: None, look=look)
+    assert not [words for words in found.told if words[0] == "stop"]
+
+
 def test_a_run_that_the_link_has_forgotten(kits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = flower(monkeypatch, "running")
     found.before = found.started.clear

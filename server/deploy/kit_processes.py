@@ -1,0 +1,104 @@
+"""The server and sites of some kits as processes of this machine, which end together."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from edgecmd.core.errors import FederationError
+from server.deploy.kits import SERVER, SITES
+from server.deploy.link import environment, health, link_of
+from server.deploy.texts import LOOPBACK
+
+START_S, STOP_S = 120.0, 10.0
+
+
+@contextmanager
+def running(kits: Path, sites: list[str], *, logs: Path) -> Iterator[Callable[[], None]]:
+    """The server and sites of some kits, started by their own scripts; they end with the block.
+
+    Args:
+        kits: Of one federation.
+        sites: Names of those to start.
+        logs: Folder for what they print.
+
+    Yields:
+        Function that raises FederationError once one of them has ended by itself.
+
+    Raises:
+        FederationError: The server does not answer in time; the message has the last of its log.
+    """
+    link = link_of(kits / SERVER)
+    with ExitStack() as stack:
+        server = _started(stack, kits / SERVER, logs / "server.log")
+        _wait_for(server, link.port, kits / SERVER / "ca.crt", log=logs / "server.log")
+        # Before the nodes: an unknown key is refused for good.
+        link.register()
+        started = {"server": server} | {
+            site: _started(stack, kits / SITES / site, logs / f"{site}.log", port=free_port())
+            for site in sites
+        }
+
+        def look() -> None:
+            for name, process in started.items():
+                if process.poll() is not None:
+                    raise _ended(name, f"ended with {process.returncode}", logs / f"{name}.log")
+
+        yield look
+
+
+def free_port() -> int:
+    """A port of loopback that nobody uses now."""
+    with socket.socket() as one:
+        one.bind((LOOPBACK, 0))
+        return int(one.getsockname()[1])
+
+
+def _started(stack: ExitStack, kit: Path, log: Path, *, port: int = 0) -> "subprocess.Popen[bytes]":
+    log.parent.mkdir(parents=True, exist_ok=True)
+    env = environment(kit / "state" / "flower") | ({"EDGECMD_NODE_PORT": str(port)} if port else {})
+    words = [str((kit / "start.sh").resolve())]
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            words, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+        )
+    stack.callback(stop, process)
+    return process
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """End a program and whatever it started."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, sign)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
+
+
+def _wait_for(server: "subprocess.Popen[bytes]", port: int, authority: Path, *, log: Path) -> None:
+    end = time.monotonic() + START_S
+    while True:
+        try:
+            health(f"localhost:{port}", authority)
+        except FederationError as error:
+            late = time.monotonic() > end
+            if server.poll() is None and not late:
+                time.sleep(0.3)
+                continue
+            what = f"did not answer in {START_S:.0f} s" if late else f"ended with {server.returncode}"
+            raise _ended("server", what, log) from error
+        return
+
+
+def _ended(name: str, what: str, log: Path) -> FederationError:
+    last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
+    return FederationError(f"{name} {what}. The last of {log}: {' | '.join(last) or 'nothing'}")
