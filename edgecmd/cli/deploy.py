@@ -41,7 +41,7 @@ def init_kits(
     for site in deployment.sites:
         say(f"{out / 'sites' / site.name}: for the site {site.name}, and for nobody else.")
     say(f"{out / 'authority'}: keep it off every server; whoever has ca.key can pretend to be yours.")
-    say("Next: take each kit to its machine, run `edgecmd deploy check` there, then start.sh.")
+    say("Next: take each kit to its machine and run `edgecmd deploy check` there; docs/deployment.md.")
 
 
 @deploy_app.command("check")
@@ -89,6 +89,15 @@ def try_here(
     folder = try_federation(deployment, out, sample=sample or description is None, say=tell)
     if finish:
         _finished(folder)
+
+
+@deploy_app.command("register")
+def register_sites(kit: ServerKit) -> None:
+    """Let the sites in: register their keys at the running server. A site that starts earlier is refused."""
+    from server.deploy.followed_run import register
+
+    new = register(kit)
+    say(f"Registered: {', '.join(new)}." if new else "Every site's key is registered or revoked already.")
 
 
 @deploy_app.command("run")

@@ -209,7 +209,7 @@ def _registered(kit: Path, facts: dict[str, Any]) -> str:
     parts = [
         f"{site}: {'revoked' if known[site].revoked else 'registered'}"
         if site in known
-        else f"{site}: registered by the next `edgecmd deploy run`"
+        else f"{site}: not registered: edgecmd deploy register"
         for site in facts["sites"]
     ]
     return "; ".join(parts)

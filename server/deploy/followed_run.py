@@ -37,6 +37,23 @@ class Status:
     folder: Path
 
 
+def register(kit: Path) -> list[str]:
+    """Register the keys of a server's kit that are new.
+
+    Args:
+        kit: The server's kit; its SuperLink must be running.
+
+    Returns:
+        Names of sites that were registered now.
+
+    Raises:
+        FederationError: The SuperLink is not there.
+    """
+    link = link_of(kit)
+    health(f"localhost:{link.port}", kit / "ca.crt")
+    return link.register()
+
+
 def run_federation(kit: Path, *, say: Watch, look: Callable[[], None] = lambda: None) -> Path:
     """Run a deployed federation to its end; one that is under way is followed instead.
 
@@ -51,9 +68,7 @@ def run_federation(kit: Path, *, say: Watch, look: Callable[[], None] = lambda: 
     Raises:
         FederationError: The SuperLink is not there, or the run failed; the message says why.
     """
-    link = link_of(kit)
-    health(f"localhost:{link.port}", kit / "ca.crt")
-    new = link.register()
+    link, new = link_of(kit), register(kit)
     if new:
         say(f"Registered: {', '.join(new)}.")
     folder, done = run_folder(kit), 0

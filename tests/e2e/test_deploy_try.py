@@ -105,6 +105,7 @@ def test_a_trial_with_its_audit_and_bundle(tmp_path: Path) -> None:
         (("check", "."), 2, "is no kit"),
         (("run", "."), 2, "is no kit"),
         (("status", "."), 2, "is no kit"),
+        (("register", "."), 2, "is no kit"),
         (("revoke", ".", "north"), 2, "is no kit"),
         (("renew", "."), 2, "lacks ca.key or ca.crt"),
         (("renew", ".", "--site", "north"), 2, "no site 'north'"),

@@ -57,7 +57,7 @@ def test_a_new_server_kit_lacks_its_superlink_alone(kits: Path) -> None:
     assert [one.name for one in found if not one.ok] == ["SuperLink"]
     assert "start.sh" in fault(kits / "server", "SuperLink")
     sites = next(one.found for one in found if one.name == "sites")
-    assert sites.count("registered by the next `edgecmd deploy run`") == 2
+    assert sites.count("not registered: edgecmd deploy register") == 2
 
 
 def test_a_site_with_pairs_lacks_server_and_ledger(

@@ -11,7 +11,7 @@ from edgecmd.core.errors import ConfigError, FederationError, MachineError
 from server.deploy import followed_run as runs
 from server.deploy import link as link_module
 from server.deploy.description import example_deployment
-from server.deploy.followed_run import run_federation, run_folder, status
+from server.deploy.followed_run import register, run_federation, run_folder, status
 from server.deploy.kits import make_kits, renew_site
 from server.deploy.link import Link, link_of
 
@@ -182,6 +182,13 @@ def test_a_run_that_fails_is_an_error_with_flowers_words(
         run_federation(kits / "server", say=lambda _: None)
     assert state in str(caught.value)
     assert caught.value.exit_code == 5
+
+
+def test_sites_are_let_in_before_any_run(kits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = flower(monkeypatch, "running")
+    assert register(kits / "server") == ["north", "south"]
+    assert register(kits / "server") == []
+    assert {words[1] for words in found.told} == {"register"}
 
 
 def test_what_a_look_raises_ends_the_following(kits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
