@@ -106,13 +106,18 @@ def run_deployed(kit: ServerKit) -> None:
     from server.deploy.followed_run import run_federation
 
     one_thread()
-    _finished(run_federation(kit, say=tell))
+    try:
+        folder = run_federation(kit, say=tell)
+    except KeyboardInterrupt:
+        tell(f"The run is not stopped. Follow it again: edgecmd deploy run {kit}")
+        raise
+    _finished(folder)
 
 
 @deploy_app.command("status")
 def show_status(kit: ServerKit, as_json: AsJson = False) -> None:
     """Show each site, and how far the newest run is."""
-    from server.deploy.followed_run import status
+    from server.deploy.standing import status
 
     found = status(kit)
     run = found.run or {}

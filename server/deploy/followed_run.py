@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +10,12 @@ from edgecmd.core.errors import FederationError
 from edgecmd.core.events import FILE, read_events
 from edgecmd.core.text import counted
 from server.deploy.app_bundle import write_app
-from server.deploy.kits import read_kit
 from server.deploy.link import Link, health, link_of
 
 APP = "edgecmd/edgecmd-app"
 FINISHED, WELL = "finished", "finished:completed"
 POLL_S = 3.0
 Watch = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Status:
-    """How a federation stands.
-
-    Attributes:
-        sites: Flower's status of each site, by name: registered, online or offline.
-        run: Flower's record of the newest run; None before the first.
-        rounds: Rounds that the run folder has.
-        folder: The run folder.
-    """
-
-    sites: Mapping[str, str]
-    run: Mapping[str, Any] | None
-    rounds: int
-    folder: Path
 
 
 def register(kit: Path) -> list[str]:
@@ -71,39 +52,19 @@ def run_federation(kit: Path, *, say: Watch, look: Callable[[], None] = lambda: 
     link, new = link_of(kit), register(kit)
     if new:
         say(f"Registered: {', '.join(new)}.")
-    folder, done = run_folder(kit), 0
-    under_way = _under_way(link)
+    folder = run_folder(kit)
+    under_way, done = _under_way(link), len(rounds(folder))
     if under_way is None:
         write_app(link.state / "app")
         words = ("run", str(link.state / "app"), "own", "--run-config", str(kit / "run.toml"))
         run_id = str(link.flwr(*words)["run-id"])
-        say(f"Run {run_id} is submitted; its folder is {folder}.")
+        after = f", which has {counted(done, 'round')} already" if done else ""
+        say(f"Run {run_id} is submitted; its folder is {folder}{after}.")
     else:
-        run_id, done = str(under_way["run-id"]), len(rounds(folder))
+        run_id = str(under_way["run-id"])
         say(f"Run {run_id} is under way with {counted(done, 'round')}; following it.")
     _follow(link, run_id, folder=folder, num_said=done, say=say, look=look)
     return folder
-
-
-def status(kit: Path) -> Status:
-    """Sites and rounds of a deployed federation.
-
-    Args:
-        kit: The server's kit.
-
-    Raises:
-        FederationError: The SuperLink is not there.
-    """
-    link = link_of(kit)
-    health(f"localhost:{link.port}", kit / "ca.crt")
-    found = {str(node["node-id"]): node["status"] for node in link.nodes()}
-    known, runs = link.registered(), [run for run in link.runs() if run["fab-id"] == APP]
-    sites = dict.fromkeys(read_kit(kit)["sites"], "not registered")
-    sites |= {
-        site: "revoked" if one.revoked else found.get(one.node, "unknown") for site, one in known.items()
-    }
-    folder = run_folder(kit)
-    return Status(sites=sites, run=runs[0] if runs else None, rounds=len(rounds(folder)), folder=folder)
 
 
 def run_folder(kit: Path) -> Path:

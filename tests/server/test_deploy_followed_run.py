@@ -10,10 +10,12 @@ import pytest
 from edgecmd.core.errors import ConfigError, FederationError, MachineError
 from server.deploy import followed_run as runs
 from server.deploy import link as link_module
+from server.deploy import standing
 from server.deploy.description import example_deployment
-from server.deploy.followed_run import register, run_federation, run_folder, status
+from server.deploy.followed_run import register, run_federation, run_folder
 from server.deploy.kits import make_kits, renew_site
 from server.deploy.link import Link, link_of
+from server.deploy.standing import status
 
 APP = "edgecmd/edgecmd-app"
 
@@ -65,7 +67,8 @@ def kits(tmp_path: Path) -> Path:
 def flower(monkeypatch: pytest.MonkeyPatch, *states: str) -> Flower:
     found = Flower(list(states))
     monkeypatch.setattr(Link, "flwr", lambda link, *words: found(link, *words))
-    monkeypatch.setattr(runs, "health", lambda *_: 0.0)
+    for module in (runs, standing):
+        monkeypatch.setattr(module, "health", lambda *_: 0.0)
     monkeypatch.setattr(runs, "POLL_S", 0.0)
     return found
 
@@ -170,6 +173,26 @@ def test_a_run_that_is_under_way_is_not_started_again(kits: Path, monkeypatch: p
     assert not [words for words in found.told if words[0] == "run"]
     assert "Run 77 is under way with 1 round; following it." in said
     assert not [line for line in said if line.startswith("round")]
+
+
+def test_rounds_that_a_folder_has_are_not_said_again(kits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that failed after its second round is started again; its log is cut back to the first one."""
+    found = flower(monkeypatch, "running", "finished:completed")
+    folder, said = run_folder(kits / "server"), []
+    for index in (1, 2):
+        write_round(folder, index)
+    log = folder / "events.jsonl"
+
+    def continued() -> None:
+        if len(found.states) == 1:
+            log.write_text(log.read_text().splitlines()[0] + "\n")
+            write_round(folder, 2)
+            write_round(folder, 3)
+
+    found.before = continued
+    run_federation(kits / "server", say=said.append)
+    assert f"Run 77 is submitted; its folder is {folder}, which has 2 rounds already." in said
+    assert [line.split()[1] for line in said if line.startswith("round")] == ["3/20"]
 
 
 @pytest.mark.parametrize("state", ["finished:failed", "finished:stopped"])

@@ -1,0 +1,48 @@
+"""How a deployed federation stands: its sites, its newest run and the rounds of that."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from server.deploy.followed_run import APP, rounds, run_folder
+from server.deploy.kits import read_kit
+from server.deploy.link import health, link_of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """How a federation stands.
+
+    Attributes:
+        sites: Flower's status of each site, by name: registered, online or offline.
+        run: Flower's record of the newest run; None before the first.
+        rounds: Rounds that the run folder has.
+        folder: The run folder.
+    """
+
+    sites: Mapping[str, str]
+    run: Mapping[str, Any] | None
+    rounds: int
+    folder: Path
+
+
+def status(kit: Path) -> Status:
+    """Sites and rounds of a deployed federation.
+
+    Args:
+        kit: The server's kit.
+
+    Raises:
+        FederationError: The SuperLink is not there.
+    """
+    link = link_of(kit)
+    health(f"localhost:{link.port}", kit / "ca.crt")
+    found = {str(node["node-id"]): node["status"] for node in link.nodes()}
+    known, runs = link.registered(), [run for run in link.runs() if run["fab-id"] == APP]
+    sites = dict.fromkeys(read_kit(kit)["sites"], "not registered")
+    sites |= {
+        site: "revoked" if one.revoked else found.get(one.node, "unknown") for site, one in known.items()
+    }
+    folder = run_folder(kit)
+    return Status(sites=sites, run=runs[0] if runs else None, rounds=len(rounds(folder)), folder=folder)
