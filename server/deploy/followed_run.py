@@ -10,7 +10,7 @@ from edgecmd.core.errors import FederationError
 from edgecmd.core.events import FILE, read_events
 from edgecmd.core.text import counted
 from server.deploy.app_bundle import write_app
-from server.deploy.link import Link, health, link_of
+from server.deploy.link import Link, live_link
 
 APP = "edgecmd/edgecmd-app"
 FINISHED, WELL = "finished", "finished:completed"
@@ -30,9 +30,7 @@ def register(kit: Path) -> list[str]:
     Raises:
         FederationError: The SuperLink is not there.
     """
-    link = link_of(kit)
-    health(f"localhost:{link.port}", kit / "ca.crt")
-    return link.register()
+    return live_link(kit).register()
 
 
 def run_federation(kit: Path, *, say: Watch, look: Callable[[], None] = lambda: None) -> Path:
@@ -49,8 +47,8 @@ def run_federation(kit: Path, *, say: Watch, look: Callable[[], None] = lambda: 
     Raises:
         FederationError: The SuperLink is not there, or the run failed; the message says why.
     """
-    link, new = link_of(kit), register(kit)
-    if new:
+    link = live_link(kit)
+    if new := link.register():
         say(f"Registered: {', '.join(new)}.")
     folder = run_folder(kit)
     under_way, done = _under_way(link), len(rounds(folder))

@@ -155,6 +155,18 @@ def link_of(kit: Path) -> Link:
     return Link(kit=kit, port=int(facts["link_port"]))
 
 
+def live_link(kit: Path) -> Link:
+    """The SuperLink of a server's kit, which answers.
+
+    Raises:
+        ConfigError: The folder is no kit.
+        FederationError: It is the kit of a site, or its SuperLink is not there.
+    """
+    link = link_of(kit)
+    health(f"localhost:{link.port}", kit / "ca.crt")
+    return link
+
+
 def health(address: str, authority: Path) -> float:
     """Ask a SuperLink whether it is well.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from server.deploy.followed_run import APP, rounds, run_folder
 from server.deploy.kits import read_kit
-from server.deploy.link import health, link_of
+from server.deploy.link import live_link
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +36,7 @@ def status(kit: Path) -> Status:
     Raises:
         FederationError: The SuperLink is not there.
     """
-    link = link_of(kit)
-    health(f"localhost:{link.port}", kit / "ca.crt")
+    link = live_link(kit)
     found = {str(node["node-id"]): node["status"] for node in link.nodes()}
     known, runs = link.registered(), [run for run in link.runs() if run["fab-id"] == APP]
     sites = dict.fromkeys(read_kit(kit)["sites"], "not registered")

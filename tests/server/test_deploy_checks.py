@@ -14,6 +14,7 @@ from server.deploy import certificates, checks
 from server.deploy.checks import check_kit
 from server.deploy.description import Deployment, Site, example_deployment
 from server.deploy.kits import make_kits
+from tests.flower_processes import free_port
 
 
 def here(folder: Path) -> Deployment:
@@ -38,12 +39,6 @@ def here(folder: Path) -> Deployment:
 def kits(tmp_path: Path) -> Path:
     make_kits(here(tmp_path), tmp_path / "kits", link_port=free_port())
     return tmp_path / "kits"
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def fault(kit: Path, name: str) -> str:

@@ -10,7 +10,6 @@ import pytest
 from edgecmd.core.errors import ConfigError, FederationError, MachineError
 from server.deploy import followed_run as runs
 from server.deploy import link as link_module
-from server.deploy import standing
 from server.deploy.description import example_deployment
 from server.deploy.followed_run import register, run_federation, run_folder
 from server.deploy.kits import make_kits, renew_site
@@ -67,8 +66,7 @@ def kits(tmp_path: Path) -> Path:
 def flower(monkeypatch: pytest.MonkeyPatch, *states: str) -> Flower:
     found = Flower(list(states))
     monkeypatch.setattr(Link, "flwr", lambda link, *words: found(link, *words))
-    for module in (runs, standing):
-        monkeypatch.setattr(module, "health", lambda *_: 0.0)
+    monkeypatch.setattr(link_module, "health", lambda *_: 0.0)
     monkeypatch.setattr(runs, "POLL_S", 0.0)
     return found
 
