@@ -106,7 +106,7 @@ def read_flat(path: Path) -> dict[str, object]:
     Raises:
         ConfigError: The file is missing or not TOML.
     """
-    return _flatten_tables(_read_toml(path))
+    return flatten_tables(_read_toml(path))
 
 
 def unflatten(mapping: Mapping[str, object]) -> RunConfig:
@@ -219,7 +219,7 @@ def _toml_advice(fault: str) -> str:
     return "Put text in quotes."
 
 
-def _flatten_tables(tables: Mapping[str, object]) -> dict[str, object]:
+def flatten_tables(tables: Mapping[str, object]) -> dict[str, object]:
     """Content of a TOML file by dotted key; keys are not checked below the level of sections."""
     flat: dict[str, object] = {}
     for name, value in tables.items():

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from clients.node import FLOWER, read_node
 from edgecmd.config.file_settings import SERVER_SETTINGS
-from edgecmd.config.reader import flatten, read_flat, unflatten
+from edgecmd.config.reader import flatten, flatten_tables, read_flat, unflatten
 from edgecmd.core.errors import ConfigError, PrivacyError, nearest
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
@@ -169,7 +169,7 @@ def _deployment(raw: Mapping[str, object]) -> Deployment:
 
 
 def _settings(raw: Mapping[str, object], *, name: str, out: Path, num_clients: int) -> dict[str, object]:
-    given = _flat(_table(raw, "run") if "run" in raw else {})
+    given = flatten_tables(_table(raw, "run") if "run" in raw else {})
     for key in given:
         if key in NOT_IN_RUN:
             raise ConfigError(
@@ -183,7 +183,7 @@ def _settings(raw: Mapping[str, object], *, name: str, out: Path, num_clients: i
 
 
 def _server_settings(server: Mapping[str, object]) -> dict[str, object]:
-    given = _flat(_table(server, "settings") if "settings" in server else {})
+    given = flatten_tables(_table(server, "settings") if "settings" in server else {})
     for key in given:
         if key == "out" or key not in SERVER_SETTINGS:
             raise ConfigError(
@@ -278,13 +278,3 @@ def _require_known(table: Mapping[str, object], known: tuple[str, ...], *, where
     for key in table:
         if key not in known:
             raise ConfigError(f"{where}{key} is unknown. {nearest(key, known)}")
-
-
-def _flat(table: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key, value in table.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
