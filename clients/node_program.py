@@ -6,7 +6,7 @@ program each message is answered by `clients.app:app` of the site's own installa
 a bundle is imported.
 
 The program imports torch once and forks for each message, because starting Python and torch takes far longer
-than the optimiser steps of a round.
+than the optimiser steps of a round. With ``--run FILE`` it also works out the noise of that run once.
 """
 
 import contextlib
@@ -37,17 +37,24 @@ LONGEST_BYTES = 1 << 16
 
 
 def main() -> None:
-    """Run the command of the arguments, such as ``flower-supernode ...``, until it ends or is stopped.
+    """Run the command of the arguments, such as ``--run run.toml flower-supernode ...``, until it ends.
 
     Guarantees:
         An app that a server sends is never imported, whichever it names. Each message has a process of its
         own, which shares no random state that anything private is drawn from: noise and coins come from the
         operating system, in that process.
     """
-    command = sys.argv[1:]
+    command, run = sys.argv[1:], None
+    if command[:1] == ["--run"]:
+        run, command = (command[1:2] or [""])[0], command[2:]
     if not command:
-        sys.exit("edgecmd-node: name the program to run, such as flower-supernode and its options.")
+        sys.exit(
+            "edgecmd-node: name the program to run, such as flower-supernode and its options, after"
+            " --run and the file of the run's settings, if there is one."
+        )
     preload()
+    if run is not None:
+        prepare(Path(run))
     with tempfile.TemporaryDirectory(prefix="edgecmd-node-") as name:
         sys.exit(serve(Path(name), command))
 
@@ -63,6 +70,25 @@ def preload() -> None:
     weight = torch.nn.Parameter(torch.zeros(1))
     weight.grad = torch.zeros(1)
     torch.optim.AdamW([weight]).step()
+
+
+def prepare(path: Path) -> None:
+    """Work out what each message of a run needs, and neither a pair nor a server decides: its noise.
+
+    Args:
+        path: Settings of the run, as the kit has them.
+
+    Raises:
+        SystemExit: They cannot be read, or give no guarantee; with the reason.
+    """
+    from clients.work import SERVED
+    from edgecmd.config.reader import read_flat, unflatten
+    from edgecmd.core.errors import EdgecmdError
+
+    try:
+        _ = SERVED.run(unflatten(read_flat(path))).plan
+    except EdgecmdError as error:
+        sys.exit(f"edgecmd-node: {error}")
 
 
 def serve(folder: Path, command: list[str]) -> int:

@@ -18,7 +18,9 @@ from flwr.supercore.run import Run
 from edgecmd.core.errors import FederationError
 
 Result = TypeVar("Result")
-POLL_S = 3.0
+POLL_S, SHORTEST_POLL_S = 3.0, 0.2
+# Of the time that was waited already: what a poll may add to a round.
+POLL_SHARE = 0.1
 PATIENCE_S = 120.0
 SERVER_ERROR = 500
 NOT_TAKEN = "the SuperLink did not accept the message for it: the node is gone, or the message is too large"
@@ -119,7 +121,8 @@ class PatientGrid(GridAround):
         kept = list(messages)
         taken = {one for one in self.push_messages(kept) if one}
         found = [not_taken(one) for one in kept if one.metadata.message_id not in taken]
-        end = None if timeout is None else self._clock.now() + timeout
+        started = self._clock.now()
+        end = None if timeout is None else started + timeout
         failing_since: float | None = None
         waiting = set(taken)
         while waiting and (end is None or self._clock.now() < end):
@@ -132,7 +135,9 @@ class PatientGrid(GridAround):
             found += arrived
             waiting -= {one.metadata.reply_to_message_id for one in arrived}
             if waiting:
-                self._clock.sleep(POLL_S if end is None else max(0.0, min(POLL_S, end - self._clock.now())))
+                now = self._clock.now()
+                pause = POLL_S if failing_since is not None else _pause(now - started)
+                self._clock.sleep(pause if end is None else max(0.0, min(pause, end - now)))
         return found
 
     def _insist(self, call: Callable[[], Result]) -> Result:
@@ -160,6 +165,11 @@ class PatientGrid(GridAround):
                 " continues."
             ) from error
         return since
+
+
+def _pause(waited_s: float) -> float:
+    """Seconds until the next poll: short rounds are asked for often, long ones cost the SuperLink little."""
+    return min(POLL_S, max(SHORTEST_POLL_S, POLL_SHARE * waited_s))
 
 
 def not_taken(message: Message) -> Message:

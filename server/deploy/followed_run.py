@@ -1,5 +1,6 @@
 """A run of a federation that is deployed: submit it, or follow the one that is under way, to its end."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from server.deploy.link import Link, live_link
 
 APP = "edgecmd/edgecmd-app"
 FINISHED, WELL = "finished", "finished:completed"
-POLL_S = 3.0
+LOOK_S, POLL_S, ASK_S = 1.0, 3.0, 15.0
 Watch = Callable[[str], None]
 
 
@@ -85,14 +86,14 @@ def _under_way(link: Link) -> Mapping[str, Any] | None:
 def _follow(
     link: Link, run_id: str, *, folder: Path, num_said: int, say: Watch, look: Callable[[], None]
 ) -> None:
+    run: Mapping[str, Any]
     names, last = {one.node: site for site, one in link.registered().items()}, ""
     total = unflatten(read_flat(link.kit / "run.toml")).federation.num_rounds
+    run, asked = {}, -math.inf
     while True:
-        run = next((one for one in link.runs() if str(one["run-id"]) == run_id), None)
-        if run is None:
-            raise FederationError(
-                f"The SuperLink knows no run {run_id} any more. Run `edgecmd deploy run` again."
-            )
+        # Flower's program takes a second of a processor to answer, and between rounds the log says enough.
+        if time.monotonic() - asked >= (ASK_S if 0 < num_said < total else POLL_S):
+            run, asked = _run(link, run_id), time.monotonic()
         found = rounds(folder)
         # A run that continues cuts the log back to its last checkpoint.
         num_said = min(num_said, len(found))
@@ -105,12 +106,22 @@ def _follow(
         if last.startswith(FINISHED):
             break
         look()
-        time.sleep(POLL_S)
+        time.sleep(LOOK_S)
     if last != WELL:
         raise FederationError(
             f"Run {run_id} ended as {last}: {run['status-details']} Finished rounds are kept; the next"
             " `edgecmd deploy run` continues after them."
         )
+
+
+def _run(link: Link, run_id: str) -> Mapping[str, Any]:
+    """What the SuperLink says of a run."""
+    run = next((one for one in link.runs() if str(one["run-id"]) == run_id), None)
+    if run is None:
+        raise FederationError(
+            f"The SuperLink knows no run {run_id} any more. Run `edgecmd deploy run` again."
+        )
+    return run
 
 
 def _line(event: Mapping[str, Any], *, total: int, names: Mapping[str, str]) -> str:

@@ -233,3 +233,40 @@ def test_every_module_that_is_preloaded_exists() -> None:
     done = python(ROOT, "from clients.node_program import preload; preload()")
     assert done.returncode == 0, done.stderr
     assert json.dumps(sorted(set(node_program.PRELOADED))) == json.dumps(sorted(node_program.PRELOADED))
+
+
+PRIVATE_RUN = """
+[privacy]
+mechanism = "anchors"
+epsilon = {epsilon}
+"""
+
+
+def test_the_noise_of_a_run_is_worked_out_before_a_message_comes(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(PRIVATE_RUN.format(epsilon=4.0))
+    code = """
+from pathlib import Path
+from clients import node_program
+from edgecmd.privacy import accounting
+node_program.prepare(Path("run.toml"))
+print(accounting.calibrate.cache_info().currsize)
+"""
+    assert python(tmp_path, code).stdout.strip() == "1"
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--run"], "name the program to run"),
+        (["--run", "run.toml"], "name the program to run"),
+        (["--run", "absent.toml", "true"], "absent.toml"),
+        (["--run", "run.toml", "true"], "privacy.epsilon=-1"),
+    ],
+)
+def test_settings_of_a_run_that_cannot_be_used_are_told(words: list[str], text: str, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(PRIVATE_RUN.format(epsilon=-1.0))
+    code = f"import sys; from clients.node_program import main; sys.argv[1:] = {words}; main()"
+    done = python(tmp_path, code)
+    assert done.returncode == 1
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr

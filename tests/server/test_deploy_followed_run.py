@@ -67,7 +67,8 @@ def flower(monkeypatch: pytest.MonkeyPatch, *states: str) -> Flower:
     found = Flower(list(states))
     monkeypatch.setattr(Link, "flwr", lambda link, *words: found(link, *words))
     monkeypatch.setattr(link_module, "health", lambda *_: 0.0)
-    monkeypatch.setattr(runs, "POLL_S", 0.0)
+    for pause in ("LOOK_S", "POLL_S", "ASK_S"):
+        monkeypatch.setattr(runs, pause, 0.0)
     return found
 
 
@@ -303,3 +304,23 @@ def test_a_program_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MachineError, match="flwr-none is not installed"):
         link_module.program("flwr-none")
+
+
+def test_flower_is_asked_rarely_between_rounds(kits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine looks a second apart while a round is waited for: the log answers them, Flower's program one."""
+    found, seconds = flower(monkeypatch, "running", "running", "finished:completed"), [0.0]
+    folder = run_folder(kits / "server")
+    monkeypatch.setattr(runs, "LOOK_S", 1.0)
+    monkeypatch.setattr(runs, "ASK_S", 10.0)
+    monkeypatch.setattr(runs.time, "monotonic", lambda: seconds[0])
+
+    def sleep(pause: float) -> None:
+        seconds[0] += pause
+        if seconds[0] == 1.0:
+            write_round(folder, 1)
+
+    monkeypatch.setattr(runs.time, "sleep", sleep)
+    run_federation(kits / "server", say=[].append)
+    # Before it is submitted, after that, before the first round is in the log, and ten seconds later.
+    assert [words[0] for words in found.told].count("ls") == 4
+    assert seconds[0] == pytest.approx(11.0)
