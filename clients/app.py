@@ -17,6 +17,7 @@ from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients.identity import index_of_node
+from clients.packing import packed_mod
 
 if TYPE_CHECKING:
     from edgecmd.run import Run
@@ -31,7 +32,7 @@ def make_app(run: "Run | None" = None, *, local: bool = False) -> ClientApp:
         local: Whether whoever wrote the settings started this process too, so that code which they name is
             theirs to run.
     """
-    app = ClientApp()
+    app = ClientApp(mods=[packed_mod])
 
     @app.train()
     def train(message: Message, context: Context) -> Message:

@@ -35,6 +35,7 @@ def main(grid: Grid, context: Context) -> None:
     from edgecmd.core.errors import ConfigError
     from edgecmd.core.machine import explain
     from server.federation import federate
+    from server.packed_grid import PackedGrid
     from server.patience import Clock, PatientGrid
 
     own = os.environ.get(VARIABLE)
@@ -45,7 +46,7 @@ def main(grid: Grid, context: Context) -> None:
             " flwr run . --run-config 'out=\"/srv/edgecmd/runs\"'."
         )
     clock = Clock()
-    patient = PatientGrid(grid, clock=clock)
+    patient = PatientGrid(PackedGrid(grid), clock=clock)
     try:
         federate(
             patient, Assembly().run(config), runtime="flower", may_grow=not is_simulated(grid), clock=clock

@@ -1,6 +1,6 @@
 """A federation whose clients do arithmetic that can be checked by hand, on the real loop and grid."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
 
 from edgecmd.config.reader import load_config
 from edgecmd.config.schema import RunConfig
@@ -44,9 +45,9 @@ def records(
     )
 
 
-def app_of(step: Callable[[Weights, int, int], RecordDict]) -> ClientApp:
+def app_of(step: Callable[[Weights, int, int], RecordDict], *, mods: Sequence[Mod] = ()) -> ClientApp:
     """Client app that answers ``step(weights, round, client)``."""
-    app = ClientApp()
+    app = ClientApp(mods=list(mods))
 
     @app.train()
     def train(message: Message, context: Context) -> Message:

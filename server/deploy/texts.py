@@ -8,9 +8,9 @@ ENVIRONMENT = {
     # What runs is what the machine's owner installed.
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "OMP_NUM_THREADS": "1",
-    # How often a node looks for a message that has arrived, in seconds.
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
 }
+# How often a node looks, within itself, whether a message has arrived.
+NODE_POLL_S = 0.2
 # Flower refuses a node that comes back within about three minutes of being killed: a service tries for long.
 RESTART_DELAY_S = 60
 
@@ -59,6 +59,7 @@ def node_start(name: str, *, site: str, address: str) -> str:
     return (
         _head(f"The site {site} of the federation {name}: Flower's SuperNode, our app.")
         + f"""\
+export FLWR_SUPEREXEC_TASK_POLL_INTERVAL={NODE_POLL_S}
 exec edgecmd-node --run "$KIT/run.toml" \\
   flower-supernode --root-certificates "$KIT/ca.crt" \\
   --auth-supernode-private-key "$KIT/node.key" --superlink {address} --node-config "$KIT/node.toml" \\
