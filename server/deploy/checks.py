@@ -1,8 +1,11 @@
 """What could stop a kit from working: certificates, clock, versions, data, ledger, disk."""
 
+import os
 import shutil
 import socket
 import stat
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,10 +25,10 @@ from edgecmd.core.errors import EdgecmdError, FederationError
 from edgecmd.core.files import require_writable
 from server.deploy.kits import SECRETS, read_kit
 from server.deploy.link import health, link_of
-from server.deploy.texts import LOOPBACK
+from server.deploy.texts import LOOPBACK, NODE_PORT, NODE_PORT_VARIABLE
 
 SOON = timedelta(days=14)
-MOST_SKEW_S = 60.0
+MOST_SKEW_S, PROBE_S = 60.0, 3.0
 LEAST_FREE_BYTES = 1_000_000_000
 
 
@@ -100,6 +103,7 @@ def _of_site(kit: Path, facts: dict[str, Any]) -> Iterator[tuple[str, Callable[[
     yield "versions", lambda: _versions(facts)
     yield "authority", lambda: _authority_dates(kit)
     yield "key", lambda: _node_key(kit)
+    yield "port", _node_port
     yield "server", lambda: _server_there(kit, str(facts["address"]))
     yield "pairs", lambda: _pairs(kit)
     yield "state", lambda: _writable(Path(str(read_flat(kit / "node.toml")["state-dir"])))
@@ -124,7 +128,15 @@ def _versions(facts: dict[str, Any]) -> str:
             f"The kit is for edgecmd {facts['edgecmd']}, but {__version__} is installed. Install"
             f" {facts['edgecmd']} here, or make new kits with `edgecmd deploy init` for all."
         )
-    return f"edgecmd {__version__}, flwr {flwr.__version__}, torch {torch.__version__}"
+    if facts.get("flwr", flwr.__version__) != flwr.__version__:
+        raise _FaultError(
+            f"The kit is for flwr {facts['flwr']}, but {flwr.__version__} is installed: messages may not be"
+            f" understood. Run: pip install 'flwr=={facts['flwr']}'"
+        )
+    own = f"edgecmd {__version__}, flwr {flwr.__version__}, torch {torch.__version__}"
+    made_with = facts.get("torch", torch.__version__)
+    # Rounds work; weights of another release may differ in their last digits.
+    return own if made_with == torch.__version__ else f"{own}; the kit was made with torch {made_with}"
 
 
 def _certificate(path: Path) -> x509.Certificate:
@@ -176,6 +188,31 @@ def _node_key(kit: Path) -> str:
     except (ValueError, TypeError) as error:
         raise _FaultError(f"{kit / 'node.key'} is no key, or damaged. Unpack the kit again.") from error
     return "readable"
+
+
+def _node_port() -> str:
+    named = os.environ.get(NODE_PORT_VARIABLE, str(NODE_PORT))
+    if not (named.isdecimal() and 0 < int(named) < 1 << 16):
+        raise _FaultError(f"{NODE_PORT_VARIABLE}={named!r} is no port; allowed are 1 to 65535.")
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind((LOOPBACK, int(named)))
+            return f"{named} of loopback is free"
+        except PermissionError as error:
+            raise _FaultError(f"Port {named} may not be used by you. Set {NODE_PORT_VARIABLE}.") from error
+        except OSError:
+            pass
+    try:
+        urllib.request.urlopen(f"http://{LOOPBACK}:{named}/", timeout=PROBE_S).close()
+    except urllib.error.HTTPError:
+        pass
+    except OSError as error:
+        raise _FaultError(
+            f"Port {named} of loopback is in use by another program. Start the node with"
+            f" {NODE_PORT_VARIABLE} set to a free port."
+        ) from error
+    return f"{named} of loopback is in use, as by a node that runs"
 
 
 def _settings(kit: Path) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from edgecmd.core.errors import FederationError
 from server.deploy.kits import SERVER, SITES
 from server.deploy.link import environment, health, link_of
-from server.deploy.texts import LOOPBACK
+from server.deploy.texts import LOOPBACK, NODE_PORT_VARIABLE
 
 START_S, STOP_S = 120.0, 10.0
 
@@ -60,7 +60,7 @@ def free_port() -> int:
 
 def _started(stack: ExitStack, kit: Path, log: Path, *, port: int = 0) -> "subprocess.Popen[bytes]":
     log.parent.mkdir(parents=True, exist_ok=True)
-    env = environment(kit / "state" / "flower") | ({"EDGECMD_NODE_PORT": str(port)} if port else {})
+    env = environment(kit / "state" / "flower") | ({NODE_PORT_VARIABLE: str(port)} if port else {})
     words = [str((kit / "start.sh").resolve())]
     with log.open("wb") as file:
         process = subprocess.Popen(

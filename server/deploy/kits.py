@@ -8,6 +8,7 @@ FOLDER/sites/NAME/  the site's key, ca.crt, node config, start script, unit, Com
 import io
 import tarfile
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from edgecmd.core.files import folder_in_one_piece, json_bytes, read_json, write
 from server.deploy import texts
 from server.deploy.certificates import Signed, make_authority, make_node_key, make_server_certificate
 from server.deploy.description import Deployment, Site
+from server.deploy.pins import pinned
 
 AUTHORITY, SERVER, SITES, KIT = "authority", "server", "sites", "kit.json"
 SECRETS = ("ca.key", "server.key", "node.key")
@@ -133,7 +135,7 @@ def _server_files(deployment: Deployment, link_port: int) -> Files:
         "link_port": link_port,
         "sites": [site.name for site in deployment.sites],
         "out": str(deployment.out),
-        "edgecmd": __version__,
+        **_versions(),
     }
     own = dict(deployment.server_settings) | {"out": str(deployment.out)}
     return {
@@ -155,13 +157,13 @@ def _site_files(deployment: Deployment, site: Site) -> Files:
         "name": deployment.name,
         "site": site.name,
         "address": deployment.address,
-        "edgecmd": __version__,
+        **_versions(),
     }
     state, data = str(site.node["state-dir"]), str(site.node["data-dir"])
     start = texts.node_start(deployment.name, site=site.name, address=deployment.address)
     return {
         KIT: json_bytes(facts, path=Path(KIT)),
-        "node.toml": tomli_w.dumps(dict(site.node)).encode(),
+        "node.toml": tomli_w.dumps(pinned(deployment, site)).encode(),
         # For `edgecmd node` and `deploy check`: what the pairs would be read for.
         "run.toml": tomli_w.dumps(dict(deployment.shared_settings)).encode(),
         "start.sh": start.encode(),
@@ -170,6 +172,10 @@ def _site_files(deployment: Deployment, site: Site) -> Files:
         ).encode(),
         **_container("node", reads=(data,), writes=(state,)),
     }
+
+
+def _versions() -> dict[str, str]:
+    return {"edgecmd": __version__, "flwr": version("flwr"), "torch": version("torch")}
 
 
 def _container(service: str, *, reads: tuple[str, ...], writes: tuple[str, ...]) -> Files:

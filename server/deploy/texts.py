@@ -9,8 +9,9 @@ ENVIRONMENT = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "OMP_NUM_THREADS": "1",
 }
-# How often a node looks, within itself, whether a message has arrived.
-NODE_POLL_S = 0.2
+# A node's own port on loopback, and how often it looks there whether a message has arrived.
+NODE_PORT, NODE_POLL_S = 9094, 0.2
+NODE_PORT_VARIABLE = "EDGECMD_NODE_PORT"
 # Flower refuses a node that comes back within about three minutes of being killed: a service tries for long.
 RESTART_DELAY_S = 60
 
@@ -63,7 +64,7 @@ export FLWR_SUPEREXEC_TASK_POLL_INTERVAL={NODE_POLL_S}
 exec edgecmd-node --run "$KIT/run.toml" \\
   flower-supernode --root-certificates "$KIT/ca.crt" \\
   --auth-supernode-private-key "$KIT/node.key" --superlink {address} --node-config "$KIT/node.toml" \\
-  --host {LOOPBACK} --port "${{EDGECMD_NODE_PORT:-9094}}"
+  --host {LOOPBACK} --port "${{{NODE_PORT_VARIABLE}:-{NODE_PORT}}}"
 """
     )
 

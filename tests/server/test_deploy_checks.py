@@ -4,7 +4,9 @@ import json
 import socket
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -108,6 +110,44 @@ def test_another_version(kits: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"edgecmd": "0.0.1"}))
     said = fault(kits / "sites/north", "versions")
     assert said.startswith("The kit is for edgecmd 0.0.1, but ")
+
+
+def test_another_flower(kits: Path) -> None:
+    path = kits / "server/kit.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"flwr": "1.2.3"}))
+    assert "pip install 'flwr==1.2.3'" in fault(kits / "server", "versions")
+
+
+def test_another_torch_is_told_and_is_no_fault(kits: Path) -> None:
+    path = kits / "server/kit.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"torch": "2.1.0"}))
+    found = checks.look("versions", checks.checks_of(kits / "server")["versions"])
+    assert found.ok
+    assert found.found.endswith("the kit was made with torch 2.1.0")
+
+
+@pytest.mark.parametrize(("named", "said"), [("0", "no port"), ("70000", "no port"), ("x", "'x' is no port")])
+def test_a_port_that_is_none(kits: Path, monkeypatch: pytest.MonkeyPatch, named: str, said: str) -> None:
+    monkeypatch.setenv("EDGECMD_NODE_PORT", named)
+    assert said in fault(kits / "sites/north", "port")
+
+
+def test_a_port_that_another_program_has(kits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "PROBE_S", 0.2)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("EDGECMD_NODE_PORT", str(taken.getsockname()[1]))
+        assert "in use by another program" in fault(kits / "sites/north", "port")
+    assert fault(kits / "sites/north", "port") == ""
+
+
+def test_a_node_that_runs_has_its_port(kits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's answers to a page that it does not have; what matters is that it speaks HTTP."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        Thread(target=server.handle_request).start()
+        monkeypatch.setenv("EDGECMD_NODE_PORT", str(server.server_port))
+        assert fault(kits / "sites/north", "port") == ""
 
 
 def test_a_certificate_of_another_federation(kits: Path, tmp_path: Path) -> None:

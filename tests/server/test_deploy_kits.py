@@ -7,8 +7,10 @@ import ssl
 import stat
 import tarfile
 import threading
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,8 +22,11 @@ from cryptography.hazmat.primitives import serialization
 from flwr.common.config import parse_config_args
 
 import edgecmd
+from clients.check import check_node
 from clients.node import read_node
+from edgecmd.config.reader import read_flat, unflatten
 from edgecmd.core.errors import ConfigError, FederationError
+from edgecmd.datasets.sample import write_sample
 from server.deploy import certificates, kits, texts
 from server.deploy.app_bundle import PACKAGE, write_app
 from server.deploy.description import example_deployment
@@ -225,7 +230,8 @@ def test_nothing_is_left_where_a_kit_fails(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_node_config_is_read_by_flower_as_it_was_written(folder: Path) -> None:
     raw = parse_config_args([str(folder / "sites/north/node.toml")])
-    assert raw == dict(example_deployment().sites[0].node)
+    assert raw == tomllib.loads((folder / "sites/north/node.toml").read_text())
+    assert raw.items() >= example_deployment().sites[0].node.items()
     assert read_node(raw).budgets == {"max-epsilon": 4.0}
 
 
@@ -318,3 +324,23 @@ def test_a_run_config_is_read_by_flower_as_it_was_written(folder: Path) -> None:
     assert raw == dict(example_deployment().settings)
     assert (folder / "server/run.toml").read_text() == tomli_w.dumps(raw)
     assert read_kit(folder / "server")["link_port"] == kits.LINK_PORT
+
+
+def test_a_kit_pins_what_comes_with_edgecmd(folder: Path, tmp_path: Path) -> None:
+    """The digests that `edgecmd node` shows on the site, from its own files."""
+    node = tomllib.loads((folder / "sites/north/node.toml").read_text())
+    write_sample(tmp_path / "pairs", num=8)
+    raw = {"data-dir": str(tmp_path / "pairs"), "state-dir": str(tmp_path / "state")}
+    shown = check_node(raw, unflatten(read_flat(folder / "sites/north/run.toml"))).pins
+    pins = ("teacher-sha256", "public-sha256", "edgecmd-version")
+    assert {key: node[key] for key in pins} == {key: shown[key] for key in pins}
+
+
+@pytest.mark.parametrize("own", [{"teacher": "/srv/teacher.safetensors"}, {"public-dir": "/srv/public"}])
+def test_what_only_the_site_has_is_not_pinned(own: dict[str, str], tmp_path: Path) -> None:
+    deployment = example_deployment()
+    node = {**deployment.sites[0].node, **own, "edgecmd-version": "9.9"}
+    sites = (replace(deployment.sites[0], node=node),)
+    make_kits(replace(deployment, sites=sites), tmp_path / "kits")
+    made = tomllib.loads((tmp_path / "kits/sites/north/node.toml").read_text())
+    assert made == node
