@@ -150,6 +150,8 @@ server {{
   ssl_certificate_key {INSTALLED}/kit/server.key;
   client_max_body_size 0;
   location ~ ^/(v1/fleet/|health$) {{
+    # What is matched above has no dots left; the SuperLink gets the address as it was sent.
+    if ($request_uri !~ "^/(v1/fleet/[A-Za-z0-9/_-]+|health)$") {{ return 403; }}
     proxy_pass https://{LOOPBACK}:{link_port};
     proxy_ssl_trusted_certificate {INSTALLED}/kit/ca.crt;
     proxy_ssl_verify on;
