@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from annotated_types import Interval, MultipleOf
 
 from edgecmd.catalogue.data_sets import source_side
+from edgecmd.catalogue.strategy_rows import STRATEGIES
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.text import printable
 
@@ -477,6 +478,15 @@ class FederationConfig(_Section):
     """Optimiser steps per client and round."""
     client_fraction: Annotated[float, Interval(ge=1e-6, le=1.0)] = 1.0
     """Share of the clients that are asked in each round."""
+    buffer_size: Annotated[int, Interval(ge=0, le=1_000_000)] = 0
+    """0: a round waits for the clients that it asked. Above 0, asynchronous rounds (FedBuff): all clients are
+    kept busy, and a round ends as soon as this many have answered; older answers weigh less."""
+    max_staleness: Annotated[int, Interval(ge=0, le=1_000_000)] = 100
+    """Asynchronous rounds: an answer to weights that are more than this many rounds old is dropped."""
+    slowest: Annotated[float, Interval(ge=1, le=1000)] = 1.0
+    """Simulated speeds: how many times as long the slowest client takes as the fastest, whose answer takes
+    one simulated second; the others lie between, drawn from the seed. Rounds then report simulated seconds;
+    nobody waits for them. Not used on Flower."""
     min_clients: Annotated[int, Interval(ge=0, le=1_000_000)] = 0
     """Quorum: with fewer usable replies the run ends with an error. 0: 1 in a simulation; on Flower more than
     half of the clients that a round asks, and more than half of num_clients must be connected."""
@@ -508,6 +518,39 @@ class FederationConfig(_Section):
                 f"federation.min_clients={self.min_clients} exceeds"
                 f" federation.num_clients={self.num_clients}."
             )
+        if self.buffer_size:
+            self._check_buffer()
+
+    def _check_buffer(self) -> None:
+        size = f"federation.buffer_size={self.buffer_size}"
+        if self.buffer_size > self.num_clients:
+            raise ConfigError(
+                f"{size} exceeds federation.num_clients={self.num_clients}: a client has one answer in a"
+                " buffer. Lower it, or set it to 0 for synchronous rounds."
+            )
+        if self.min_clients > self.buffer_size:
+            raise ConfigError(
+                f"federation.min_clients={self.min_clients} exceeds {size}, the answers that a round waits"
+                " for. Lower the one or raise the other."
+            )
+        if self.client_fraction < 1:
+            raise ConfigError(
+                f"{size} keeps all clients busy; federation.client_fraction={self.client_fraction:g} asks a"
+                " share of them. Set federation.client_fraction=1, or federation.buffer_size=0."
+            )
+        row = STRATEGIES.get(self.strategy)
+        if row is not None and not row.linear:
+            linear = ", ".join(name for name, one in STRATEGIES.items() if one.linear)
+            raise ConfigError(
+                f"federation.strategy={self.strategy!r} compares the answers of a whole round to the same"
+                f" weights; {size} takes the first that come, to weights of different age. Use one of"
+                f" {linear}, or federation.buffer_size=0."
+            )
+
+    @property
+    def answers_a_round(self) -> int:
+        """Answers that a round waits for where no client fails: a buffer, or the clients that it asks."""
+        return self.buffer_size or max(1, round(self.num_clients * self.client_fraction))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

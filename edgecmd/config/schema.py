@@ -90,6 +90,14 @@ class RunConfig:
                 " number of pairs changes, and with 8 significant bits that exceeds what the clip allows. Set"
                 " distill.precision=float32."
             )
+        if self.federation.buffer_size and self.privacy.mechanism != "none" and not self.sums_exactly:
+            at_client = ", ".join(name for name, row in MECHANISMS.items() if row.at_client)
+            raise ConfigError(
+                f"federation.buffer_size={self.federation.buffer_size} and privacy.mechanism="
+                f"{self.privacy.mechanism!r} do not go together: the server's noise and the secret coins of"
+                " its cohorts belong to a round whose clients all start from the same weights. Set"
+                f" federation.buffer_size=0, or use one of none, {at_client}."
+            )
         if self.privacy.mechanism != "none":
             self._keep_pairs_apart()
 
