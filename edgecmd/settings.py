@@ -14,7 +14,6 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from annotated_types import Interval, MultipleOf
 
 from edgecmd.catalogue.data_sets import source_side
-from edgecmd.catalogue.strategy_rows import STRATEGIES
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.text import printable
 
@@ -517,34 +516,6 @@ class FederationConfig(_Section):
             raise ConfigError(
                 f"federation.min_clients={self.min_clients} exceeds"
                 f" federation.num_clients={self.num_clients}."
-            )
-        if self.buffer_size:
-            self._check_buffer()
-
-    def _check_buffer(self) -> None:
-        size = f"federation.buffer_size={self.buffer_size}"
-        if self.buffer_size > self.num_clients:
-            raise ConfigError(
-                f"{size} exceeds federation.num_clients={self.num_clients}: a client has one answer in a"
-                " buffer. Lower it, or set it to 0 for synchronous rounds."
-            )
-        if self.min_clients > self.buffer_size:
-            raise ConfigError(
-                f"federation.min_clients={self.min_clients} exceeds {size}, the answers that a round waits"
-                " for. Lower the one or raise the other."
-            )
-        if self.client_fraction < 1:
-            raise ConfigError(
-                f"{size} keeps all clients busy; federation.client_fraction={self.client_fraction:g} asks a"
-                " share of them. Set federation.client_fraction=1, or federation.buffer_size=0."
-            )
-        row = STRATEGIES.get(self.strategy)
-        if row is not None and not row.linear:
-            linear = ", ".join(name for name, one in STRATEGIES.items() if one.linear)
-            raise ConfigError(
-                f"federation.strategy={self.strategy!r} compares the answers of a whole round to the same"
-                f" weights; {size} takes the first that come, to weights of different age. Use one of"
-                f" {linear}, or federation.buffer_size=0."
             )
 
     @property

@@ -17,7 +17,7 @@ from edgecmd.models.student_file import student_bytes
 from edgecmd.models.students import ANY_FRONT, Student, student_row
 from edgecmd.run import Run, require_same_clients
 from edgecmd.training.averaging import Arrays, load_arrays, to_arrays
-from server.buffer import Buffer
+from server.asynchronous.buffer import Buffer
 from server.checkpoint import newest_checkpoint
 from server.client_privacy import central_privacy
 from server.cohort import Identity, Terms, ask_identities, terms_of, wait_for_nodes

@@ -33,7 +33,6 @@ from flwr.supercore.task_identity import TaskIdentity
 from edgecmd.core.errors import MachineError
 from edgecmd.core.processes import Workers
 from edgecmd.models.devices import share_of_gpu
-from server.patience import GridAround, MadeUpTime
 
 RUN_ID = 1
 TASK_ID = 1
@@ -212,41 +211,6 @@ class LocalGrid(Grid):
             return None
         config: Mapping[str, Any] = message.content.config_records["config"]
         return self._fault(int(config["server-round"]), message.metadata.dst_node_id)
-
-
-class TimedGrid(GridAround):
-    """A grid whose rounds are answered as late as its clients are slow, by made-up time.
-
-    Args:
-        grid: Answers as soon as it is asked, or not at all.
-        answer_s: Seconds that each node takes for a round.
-        time: Passes while somebody waits for the answers.
-
-    Guarantees:
-        When an answer comes depends on when it was asked for and on ``answer_s``, not on the machine.
-    """
-
-    def __init__(self, grid: Grid, answer_s: Mapping[int, float], time: MadeUpTime) -> None:
-        super().__init__(grid)
-        self._answer_s, self._time = answer_s, time
-        self._due_s: dict[str, float] = {}
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Push, and note when the answers are due."""
-        kept = list(messages)
-        ids = list(self._grid.push_messages(kept))
-        for message, one in zip(kept, ids, strict=True):
-            if message.metadata.message_type == MessageType.TRAIN:
-                node = message.metadata.dst_node_id % REBORN_ID
-                self._due_s[one] = self._time.now_s + self._answer_s[node]
-                self._time.to_come.add(self._due_s[one])
-        return ids
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Hand out the replies that are due."""
-        return self._grid.pull_messages(
-            [one for one in message_ids if self._due_s.get(one, 0.0) <= self._time.now_s]
-        )
 
 
 @contextmanager

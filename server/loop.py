@@ -33,7 +33,7 @@ from server.screening import Rejection, claimed_client, match, screen
 from server.strategies import from_record, restore_current, restore_strategy, strategy_tensors, to_record
 
 if TYPE_CHECKING:
-    from server.buffer import Buffer
+    from server.asynchronous.buffer import Buffer
 
 Evaluate = Callable[[int, Arrays], Mapping[str, float]]
 

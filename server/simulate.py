@@ -6,12 +6,11 @@ from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
 
 from clients.app import make_app
-from edgecmd.core.seeding import numpy_generator
 from edgecmd.models.students import Student
 from edgecmd.run import Run
-from edgecmd.settings import FederationConfig
+from server.asynchronous.speeds import TimedGrid, answer_seconds
 from server.federation import Report, federate
-from server.local_grid import RUN_ID, Fault, TimedGrid, local_grid
+from server.local_grid import RUN_ID, Fault, local_grid
 from server.patience import MadeUpTime, PatientGrid
 
 if TYPE_CHECKING:
@@ -76,18 +75,7 @@ def simulate(
 
             around = FaultyGrid(grid, faults)
         if timed:
-            around = TimedGrid(around, answer_seconds(federation, seed=run.seed), time)
+            seconds = enumerate(answer_seconds(federation, seed=run.seed))
+            around = TimedGrid(around, {FIRST_NODE + client: one for client, one in seconds}, time)
         clock = time.clock()
         return federate(PatientGrid(around, clock=clock), run, report=report, clock=clock)
-
-
-def answer_seconds(federation: FederationConfig, *, seed: int) -> dict[int, float]:
-    """Simulated seconds that each node takes for a round: from 1 to ``federation.slowest``.
-
-    They lie evenly on a scale of logarithms, and the seed says which client has which.
-    """
-    num = federation.num_clients
-    places = numpy_generator(seed, "speeds").permutation(num)
-    # A power may differ in its last bit from machine to machine, and ties would be broken by it.
-    seconds = [round(float(federation.slowest ** (place / max(1, num - 1))), 6) for place in places]
-    return {FIRST_NODE + client: one for client, one in enumerate(seconds)}

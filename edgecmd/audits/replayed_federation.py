@@ -92,10 +92,11 @@ class Replay:
                 "privacy.mechanism='client' adds its noise on the server, which a replay of the clients' work"
                 " does not reach. Use `edgecmd audit step`, which draws the server's noise."
             )
-        if self.run.federation.buffer_size:
+        size = self.run.federation.buffer_size
+        if size:
             raise ConfigError(
-                f"federation.buffer_size={self.run.federation.buffer_size}: in a replay the clients of a round"
-                " start from the same weights, and those of this run did not. Audit the student that shipped"
+                f"federation.buffer_size={size}: in a replay, all clients of a round start from the same"
+                " weights; in this run they did not. Audit the student that shipped"
                 " (`edgecmd audit risk` without --retrain), or the step (`edgecmd audit step`)."
             )
         self.arrays = to_arrays(self.student)
