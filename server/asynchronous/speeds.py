@@ -43,11 +43,10 @@ class TimedGrid(GridAround):
         """Push, and note when the answers are due."""
         kept = list(messages)
         ids = list(self._grid.push_messages(kept))
-        for message, one in zip(kept, ids, strict=True):
-            if message.metadata.message_type == MessageType.TRAIN:
-                node = message.metadata.dst_node_id % REBORN_ID
-                self._due_s[one] = self._time.now_s + self._answer_s[node]
-                self._time.to_come.add(self._due_s[one])
+        for sent in (one.metadata for one in kept if one.metadata.message_type == MessageType.TRAIN):
+            due_s = self._time.now_s + self._answer_s[sent.dst_node_id % REBORN_ID]
+            self._due_s[sent.message_id] = due_s
+            self._time.to_come.add(due_s)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
