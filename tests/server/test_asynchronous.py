@@ -215,6 +215,38 @@ def test_stopping_after_any_round_changes_nothing(
         assert log_of(folder) == log_of(tmp_path / "whole")
 
 
+class Cut(GridAround):
+    """The process ends at the given pull."""
+
+    def __init__(self, grid: LocalGrid, *, at: int) -> None:
+        super().__init__(grid)
+        self.left = at
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        self.left -= 1
+        if self.left == 0:
+            raise Stopped
+        return self._grid.pull_messages(message_ids)
+
+
+@pytest.mark.parametrize("at", [1, 4, 7, 9])
+def test_stopping_within_a_round_changes_nothing(tmp_path: Path, at: int) -> None:
+    settings = ("num_clients=4", "num_rounds=5", "buffer_size=2")
+    seconds = speeds(1.0, 1.5, 4.0, 2.2)
+    with federation(tmp_path / "whole", *settings, answer_s=seconds) as one:
+        expected = run_rounds(one, start())
+    with (
+        federation(
+            tmp_path / "cut", *settings, answer_s=seconds, between=lambda grid: Cut(grid, at=at)
+        ) as one,
+        pytest.raises(Stopped),
+    ):
+        run_rounds(one, start())
+    with federation(tmp_path / "cut", *settings, answer_s=seconds) as one:
+        assert_equal(run_rounds(one, start()), expected)
+    assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
+
+
 def test_what_is_in_flight_is_asked_again_as_it_was(tmp_path: Path) -> None:
     """At second 3, after round 2, client 2 works on the first weights; it is sent them again."""
     asked: list[tuple[int, int, float]] = []
@@ -532,3 +564,14 @@ def test_epsilon_is_that_of_the_client_that_answered_most(pairs: Path, tmp_path:
     assert table["epsilon_by_client"] == pytest.approx(expected)
     assert table["epsilon"] == max(table["epsilon_by_client"].values())
     assert (table["rounds"], max(made)) == (5, 5)
+
+
+def test_a_drill_of_asynchronous_rounds_repeats_itself(pairs: Path, tmp_path: Path) -> None:
+    drill = Faults(seed=3, unavailable=0.2, late=0.2, twice=0.2, foreign=0.1, failed_pull=0.3)
+    outcomes = []
+    for name in ("one", "two"):
+        student = student_of(tiny_config(pairs, tmp_path, *UNEVEN, f"name={name}"), faults=drill)
+        outcomes.append((student, log_of(tmp_path / name)))
+    assert outcomes[0] == outcomes[1]
+    reasons = [dropped["reason"] for event in outcomes[0][1] for dropped in event["rejected"]]
+    assert any("Node Unavailable" in reason for reason in reasons)
