@@ -477,6 +477,15 @@ class FederationConfig(_Section):
     """Optimiser steps per client and round."""
     client_fraction: Annotated[float, Interval(ge=1e-6, le=1.0)] = 1.0
     """Share of the clients that are asked in each round."""
+    buffer_size: Annotated[int, Interval(ge=0, le=1_000_000)] = 0
+    """0: a round waits for the clients that it asked. Above 0, asynchronous rounds (FedBuff): all clients are
+    kept busy, and a round ends as soon as this many have answered; older answers weigh less."""
+    max_staleness: Annotated[int, Interval(ge=0, le=1_000_000)] = 100
+    """Asynchronous rounds: an answer to weights that are more than this many rounds old is dropped."""
+    slowest: Annotated[float, Interval(ge=1, le=1000)] = 1.0
+    """Simulated speeds: how many times as long the slowest client takes as the fastest, whose answer takes
+    one simulated second; the others lie between, drawn from the seed. Rounds then report simulated seconds;
+    nobody waits for them. Not used on Flower."""
     min_clients: Annotated[int, Interval(ge=0, le=1_000_000)] = 0
     """Quorum: with fewer usable replies the run ends with an error. 0: 1 in a simulation; on Flower more than
     half of the clients that a round asks, and more than half of num_clients must be connected."""
@@ -508,6 +517,11 @@ class FederationConfig(_Section):
                 f"federation.min_clients={self.min_clients} exceeds"
                 f" federation.num_clients={self.num_clients}."
             )
+
+    @property
+    def answers_a_round(self) -> int:
+        """Answers that a round waits for where no client fails: a buffer, or the clients that it asks."""
+        return self.buffer_size or max(1, round(self.num_clients * self.client_fraction))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

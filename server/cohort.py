@@ -74,12 +74,13 @@ def terms_of(config: FederationConfig, *, on_flower: bool, may_grow: bool = True
         may_grow: Whether more nodes may connect, as they may not in Flower's own simulation.
     """
     deadline_s = config.deadline_s or (DEPLOYMENT_DEADLINE_S if on_flower else SIMULATION_DEADLINE_S)
-    cohort = max(1, round(config.num_clients * config.client_fraction))
     if config.min_clients:
         min_nodes = min_replies = config.min_clients
         quorum = f"federation.min_clients={config.min_clients}"
     else:
-        min_nodes, min_replies = (config.num_clients // 2 + 1, cohort // 2 + 1) if on_flower else (1, 1)
+        min_nodes, min_replies = (
+            (config.num_clients // 2 + 1, config.answers_a_round // 2 + 1) if on_flower else (1, 1)
+        )
         quorum = f"federation.min_clients={min_replies} (automatic)"
     return Terms(
         num_nodes=config.num_clients if on_flower and may_grow else min_nodes,

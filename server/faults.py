@@ -18,11 +18,10 @@ from flwr.server.superlink.linkstate.utils import (
 
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.seeding import numpy_generator
-from server.local_grid import LocalGrid
-from server.patience import Clock, GridAround, PatientGrid
+from server.local_grid import REBORN_ID, LocalGrid
+from server.patience import GridAround, MadeUpTime, PatientGrid
 
 ANSWERED, LATE = "answered", "late"
-REBORN_ID = 1_000_000
 MAX_FAILED_PULLS = 3
 
 
@@ -72,24 +71,6 @@ class Faults:
         total = sum(values[name] for name in FATES)
         if total > 1 + 1e-9:
             raise ConfigError(f"{', '.join(FATES)} add up to {total:g}, more than 1. Lower some of them.")
-
-
-@dataclass(kw_only=True)
-class MadeUpTime:
-    """Time that passes only while somebody sleeps.
-
-    Attributes:
-        now_s: Seconds since the start.
-    """
-
-    now_s: float = 0.0
-
-    def clock(self) -> Clock:
-        """The clock to wait by."""
-        return Clock(now=lambda: self.now_s, sleep=self._sleep)
-
-    def _sleep(self, seconds: float) -> None:
-        self.now_s += max(seconds, 1e-3)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

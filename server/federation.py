@@ -17,6 +17,7 @@ from edgecmd.models.student_file import student_bytes
 from edgecmd.models.students import ANY_FRONT, Student, student_row
 from edgecmd.run import Run, require_same_clients
 from edgecmd.training.averaging import Arrays, load_arrays, to_arrays
+from server.asynchronous.buffer import Buffer
 from server.checkpoint import newest_checkpoint
 from server.client_privacy import central_privacy
 from server.cohort import Identity, Terms, ask_identities, terms_of, wait_for_nodes
@@ -102,12 +103,22 @@ def federate(
             central=central_privacy(plan, run, token=token),
             private=plan is not None,
             clock=clock,
+            buffer=_buffer(run, student),
         )
         load_arrays(student, run_rounds(federation, to_arrays(student)))
         write_artefact(folder, "student.safetensors", student_bytes(student), may_leave=True)
         if plan is not None:
             write_privacy(plan, run)
         return student
+
+
+def _buffer(run: Run, student: Student) -> Buffer | None:
+    """What gathers the answers of asynchronous rounds; None for rounds that wait for their cohort."""
+    size = run.federation.buffer_size
+    if not size:
+        return None
+    mixed = frozenset(name for name, _ in student.named_buffers())
+    return Buffer(size=size, max_staleness=run.federation.max_staleness, mixed=mixed)
 
 
 def told_to_devices(run: Run, student: Student) -> dict[str, str]:

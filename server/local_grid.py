@@ -36,6 +36,8 @@ from edgecmd.models.devices import share_of_gpu
 
 RUN_ID = 1
 TASK_ID = 1
+# A node that comes back under another id, in a drill, has one of the same remainder.
+REBORN_ID = 1_000_000
 Fault = Callable[[int, int], Exception | None]
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from flwr.app import ConfigRecord, Message
@@ -31,6 +32,9 @@ from server.quorum import BudgetEndError, check_quorum
 from server.screening import Rejection, claimed_client, match, screen
 from server.strategies import from_record, restore_current, restore_strategy, strategy_tensors, to_record
 
+if TYPE_CHECKING:
+    from server.asynchronous.buffer import Buffer
+
 Evaluate = Callable[[int, Arrays], Mapping[str, float]]
 
 
@@ -49,6 +53,8 @@ class RoundReport:
         bytes_exchanged: Weights sent and received, in bytes.
         metrics: Evaluation after the round, where there was one.
         shared: Indices that several nodes claim, with those nodes; all of them are used.
+        simulated_s: Made-up time that the round took, in seconds; None where time is real.
+        staleness: Rounds by which the weights that each reply started from were old, in asynchronous rounds.
     """
 
     round_index: int
@@ -61,6 +67,29 @@ class RoundReport:
     bytes_exchanged: int
     metrics: Mapping[str, float]
     shared: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    simulated_s: float | None = None
+    staleness: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gathered:
+    """What came in for one round.
+
+    Attributes:
+        usable: Replies to aggregate, by client.
+        rejected: What was dropped or did not come.
+        num_asked: Clients whose replies were waited for.
+        num_sent: Messages with weights that were sent.
+        num_unknown: Nodes among the rejected that could not be asked: who they are is not known.
+        staleness: Age of each usable reply in rounds, in asynchronous rounds.
+    """
+
+    usable: list[Message]
+    rejected: list[Rejection]
+    num_asked: int
+    num_sent: int
+    num_unknown: int = 0
+    staleness: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +112,7 @@ class Federation:
         expectations: Words and digests by name that devices compare with their own; sent with each round.
         clock: What waiting goes by.
         fixed: Names of weights that stay as they are, whatever comes back: statistics that are held.
+        buffer: Gathers the replies of asynchronous rounds; None for rounds that wait for their cohort.
     """
 
     grid: Grid
@@ -100,6 +130,7 @@ class Federation:
     expectations: Mapping[str, str] = field(default_factory=dict)
     clock: Clock = field(default_factory=Clock)
     fixed: frozenset[str] = frozenset()
+    buffer: "Buffer | None" = None
 
     @property
     def hidden(self) -> bool:
@@ -126,6 +157,7 @@ def run_rounds(federation: Federation, initial: Arrays) -> Arrays:
     arrays: Arrays = {name: state.arrays[name] for name in sorted(state.arrays)}
     if state.round_index < federation.config.num_rounds:
         log.cut_back(state.events_bytes)
+        _go_on(federation, state)
     warned: set[tuple[int, ...]] = set()
     for round_index in range(state.round_index + 1, federation.config.num_rounds + 1):
         try:
@@ -140,10 +172,20 @@ def run_rounds(federation: Federation, initial: Arrays) -> Arrays:
             arrays=arrays,
             strategy=strategy_tensors(federation.strategy),
             events_bytes=log.num_bytes(),
+            in_flight=federation.buffer.in_flight if federation.buffer is not None else {},
+            simulated_s=federation.clock.now() if federation.clock.go_to is not None else 0.0,
         )
         save_checkpoint(checkpoints, state)
         federation.report(report)
     return arrays
+
+
+def _go_on(federation: Federation, state: Checkpoint) -> None:
+    """Ask again what was in flight, and let made-up time go on where it was."""
+    if federation.buffer is not None:
+        federation.buffer.ask_again(federation, state)
+    if federation.clock.go_to is not None:
+        federation.clock.go_to(state.simulated_s)
 
 
 def _end_early(log: EventLog, end: BudgetEndError, round_index: int) -> None:
@@ -159,24 +201,25 @@ def _end_early(log: EventLog, end: BudgetEndError, round_index: int) -> None:
 
 
 def run_round(federation: Federation, arrays: Arrays, round_index: int) -> tuple[Arrays, RoundReport]:
-    """Ask a cohort, screen its replies, aggregate, evaluate.
+    """Gather screened replies, aggregate, evaluate.
 
     Raises:
         FederationError: Fewer usable replies than the quorum; the message has every cause.
     """
-    config, strategy, started = federation.config, federation.strategy, time.monotonic()
+    config, strategy, clock = federation.config, federation.strategy, federation.clock
+    started, begun = time.monotonic(), clock.now()
     if federation.central is not None:
         _require_central_budget(federation.central)
-    cohort, unknown = draw_cohort(federation, round_index)
-    usable, rejected = ask(federation, arrays, cohort, round_index)
-    rejected += unknown
+    gather = ask_cohort if federation.buffer is None else federation.buffer.gather
+    gathered = gather(federation, arrays, round_index)
+    usable = gathered.usable
     claims = {one.metadata.src_node_id: claimed_client(one) for one in usable}
     if not federation.hidden:
         check_quorum(
             usable,
-            rejected,
-            num_asked=len(cohort),
-            num_unknown=len({one.node_id for one in unknown}),
+            gathered.rejected,
+            num_asked=gathered.num_asked,
+            num_unknown=gathered.num_unknown,
             terms=federation.terms,
             round_index=round_index,
         )
@@ -192,18 +235,47 @@ def run_round(federation: Federation, arrays: Arrays, round_index: int) -> tuple
         moved = from_record(aggregated, like=arrays)
     moved |= {name: value for name, value in arrays.items() if name in federation.fixed}
     updated = checked(moved, config=config, round_index=round_index)
-    report = _report(federation, round_index, usable, rejected, updated, started, len(cohort))
+    simulated_s = clock.now() - begun if clock.go_to is not None else None
+    report = _report(federation, round_index, replace(gathered, usable=usable), updated, started)
+    report = replace(report, simulated_s=simulated_s, staleness=gathered.staleness)
     return updated, report if federation.hidden else replace(report, shared=shared_indices(claims))
+
+
+def ask_cohort(federation: Federation, arrays: Arrays, round_index: int) -> Gathered:
+    """Draw a cohort, send it the round and wait for all of its replies."""
+    cohort, unknown = draw_cohort(federation, round_index)
+    usable, rejected = ask(federation, arrays, cohort, round_index)
+    return Gathered(
+        usable=usable,
+        rejected=rejected + unknown,
+        num_asked=len(cohort),
+        num_sent=len(cohort),
+        num_unknown=len({one.node_id for one in unknown}),
+    )
 
 
 def ask(
     federation: Federation, arrays: Arrays, cohort: list[int], round_index: int
 ) -> tuple[list[Message], list[Rejection]]:
     """Send a round to ``cohort``; usable replies by client, and what was dropped or did not come."""
-    if not cohort:
-        return [], []
     config, deadline_s = federation.config, federation.terms.deadline_s
-    with running(f"The strategy {config.strategy!r}", federation.strategy):
+    messages = orders(federation, arrays, cohort, round_index)
+    replies = list(federation.grid.send_and_receive(messages, timeout=deadline_s)) if messages else []
+    # A grid names a message only when it sends it.
+    asked = {message.metadata.message_id: message for message in messages}
+    answers, missing = match(
+        replies, asked, silence=f"no reply within federation.deadline_s={deadline_s:g} s"
+    )
+    usable, rejected = screen(answers, arrays, max_examples=config.max_examples, private=federation.private)
+    place = {node: index for index, node in enumerate(cohort)}
+    return usable, sorted([*rejected, *missing], key=lambda one: place.get(one.node_id, len(place)))
+
+
+def orders(federation: Federation, arrays: Arrays, cohort: list[int], round_index: int) -> list[Message]:
+    """The messages of a round to the nodes of ``cohort``, in their order."""
+    if not cohort:
+        return []
+    with running(f"The strategy {federation.config.strategy!r}", federation.strategy):
         # Some make the messages only while one goes through them.
         messages = list(
             federation.strategy.configure_train(
@@ -214,19 +286,11 @@ def ask(
             )
         )
     place = {node: index for index, node in enumerate(cohort)}
-    messages = sorted(messages, key=lambda message: place[message.metadata.dst_node_id])
     for message in messages:
         message.metadata.group_id = str(round_index)
         # Flower's own life of a message, twelve hours, may be less than the deadline.
-        message.metadata.ttl = max(message.metadata.ttl, deadline_s)
-    replies = list(federation.grid.send_and_receive(messages, timeout=deadline_s))
-    # A grid names a message only when it sends it.
-    asked = {message.metadata.message_id: message for message in messages}
-    answers, missing = match(
-        replies, asked, silence=f"no reply within federation.deadline_s={deadline_s:g} s"
-    )
-    usable, rejected = screen(answers, arrays, max_examples=config.max_examples, private=federation.private)
-    return usable, sorted([*rejected, *missing], key=lambda one: place.get(one.node_id, len(place)))
+        message.metadata.ttl = max(message.metadata.ttl, federation.terms.deadline_s)
+    return sorted(messages, key=lambda message: place[message.metadata.dst_node_id])
 
 
 def weigh_equally(replies: Iterable[Message]) -> None:
@@ -288,22 +352,20 @@ def checked(arrays: Arrays, *, config: FederationConfig, round_index: int) -> Ar
 def _report(
     federation: Federation,
     round_index: int,
-    usable: list[Message],
-    rejected: Iterable[Rejection],
+    gathered: Gathered,
     arrays: Arrays,
     started: float,
-    cohort_size: int,
 ) -> RoundReport:
     payload = sum(value.nbytes for value in arrays.values())
     central, hidden = federation.central, federation.hidden
-    num_clients = central.num_answers if central is not None else len(usable)
-    exchanged = 2 * central.normaliser if central is not None and hidden else cohort_size + num_clients
-    num_examples, loss = (None, None) if federation.private else _weighted_loss(usable)
+    num_clients = central.num_answers if central is not None else len(gathered.usable)
+    exchanged = 2 * central.normaliser if central is not None and hidden else gathered.num_sent + num_clients
+    num_examples, loss = (None, None) if federation.private else _weighted_loss(gathered.usable)
     return RoundReport(
         round_index=round_index,
         num_rounds=federation.config.num_rounds,
         num_clients=round(central.normaliser) if central is not None and hidden else num_clients,
-        rejected=() if hidden else tuple(rejected),
+        rejected=() if hidden else tuple(gathered.rejected),
         num_examples=num_examples,
         loss=loss,
         seconds=time.monotonic() - started,
@@ -335,6 +397,8 @@ def _warn(log: EventLog, report: RoundReport, warned: set[tuple[int, ...]]) -> N
 
 
 def _log_round(log: EventLog, report: RoundReport) -> None:
+    times = {} if report.simulated_s is None else {"simulated_seconds": round(report.simulated_s, 4)}
+    ages = {"staleness": list(report.staleness)} if report.staleness else {}
     log.append(
         "round",
         round=report.round_index,
@@ -344,5 +408,7 @@ def _log_round(log: EventLog, report: RoundReport) -> None:
         loss=report.loss,
         seconds=round(report.seconds, 4),
         bytes=report.bytes_exchanged,
+        **times,
+        **ages,
         **report.metrics,
     )

@@ -1,12 +1,13 @@
-"""A grid over Flower's own that survives what a SuperLink does under load, and a replaceable clock.
+"""A grid over Flower's own that survives what a SuperLink does under load, and clocks, one of them made up.
 
 Flower's grid retries a SuperLink that cannot be reached; any other failure of one poll, such as the HTTP
 500 of a database that is locked, loses all replies of the round.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import httpx
@@ -33,10 +34,36 @@ class Clock:
     Attributes:
         now: Seconds, monotonic.
         sleep: Wait so many seconds.
+        go_to: Go to a moment, as a resumed run does; None where time is real and goes its own way.
     """
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    go_to: Callable[[float], None] | None = None
+
+
+@dataclass(kw_only=True)
+class MadeUpTime:
+    """Time that passes only while somebody sleeps, at most until the next thing happens.
+
+    Attributes:
+        now_s: Seconds since the start.
+        to_come: Moments at which something will happen.
+    """
+
+    now_s: float = 0.0
+    to_come: set[float] = field(default_factory=set)
+
+    def clock(self) -> Clock:
+        """The clock to wait by."""
+        return Clock(now=lambda: self.now_s, sleep=self._sleep, go_to=self._go_to)
+
+    def _sleep(self, seconds: float) -> None:
+        self.to_come = {one for one in self.to_come if one > self.now_s}
+        self.now_s = min(self.now_s + max(seconds, 1e-3), *self.to_come, math.inf)
+
+    def _go_to(self, moment_s: float) -> None:
+        self.now_s = moment_s
 
 
 class GridAround(Grid):
@@ -113,6 +140,11 @@ class PatientGrid(GridAround):
         """Push, again while the SuperLink fails: it knows a message that it has by its id."""
         kept = list(messages)
         return self._insist(lambda: list(self._grid.push_messages(kept)))
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """What has come in, asked for again while the SuperLink fails."""
+        kept = list(message_ids)
+        return self._insist(lambda: list(self._grid.pull_messages(kept)))
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

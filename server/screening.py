@@ -79,7 +79,7 @@ def _code(reason: str) -> str:
 def match(
     replies: Iterable[Message], asked: Mapping[str, Message], *, silence: str
 ) -> tuple[dict[int, Message], list[Rejection]]:
-    """Assign replies to the nodes that were asked, by the message that each answers.
+    """Assign replies to the nodes that were asked, once no more are waited for.
 
     Args:
         replies: What came back, from whomever.
@@ -88,6 +88,23 @@ def match(
 
     Returns:
         The first fitting reply by node, and what was dropped or did not come.
+    """
+    found, dropped = fitting(replies, asked)
+    silent = [one.metadata.dst_node_id for one in asked.values() if one.metadata.dst_node_id not in found]
+    return found, [*dropped, *(Rejection(node_id=node, reason=silence) for node in silent)]
+
+
+def fitting(
+    replies: Iterable[Message], asked: Mapping[str, Message]
+) -> tuple[dict[int, Message], list[Rejection]]:
+    """Assign replies to the nodes that were asked, by the message that each answers.
+
+    Args:
+        replies: What came back so far, from whomever.
+        asked: Messages that were sent, by their ids.
+
+    Returns:
+        The first fitting reply by node, and what was dropped.
     """
     found: dict[int, Message] = {}
     dropped: list[Rejection] = []
@@ -101,8 +118,7 @@ def match(
             found[node] = reply
         else:
             dropped.append(Rejection(node_id=node, reason=reason))
-    silent = [one.metadata.dst_node_id for one in asked.values() if one.metadata.dst_node_id not in found]
-    return found, [*dropped, *(Rejection(node_id=node, reason=silence) for node in silent)]
+    return found, dropped
 
 
 def _misfit(reply: Message, message: Message) -> str | None:

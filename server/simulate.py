@@ -1,15 +1,17 @@
 """A federation on this machine: the two Flower apps over the in-process grid."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from flwr.app import Context, RecordDict
+from flwr.serverapp import Grid
 
 from clients.app import make_app
 from edgecmd.models.students import Student
 from edgecmd.run import Run
+from server.asynchronous.speeds import TimedGrid, answer_seconds
 from server.federation import Report, federate
 from server.local_grid import RUN_ID, Fault, local_grid
-from server.patience import PatientGrid
+from server.patience import MadeUpTime, PatientGrid
 
 if TYPE_CHECKING:
     from server.faults import Faults
@@ -41,7 +43,8 @@ def simulate(
 ) -> Student:
     """Run or continue the federation of ``run`` in this process or its local workers.
 
-    The result does not depend on ``federation.num_workers``.
+    The result does not depend on ``federation.num_workers``. With ``federation.slowest`` above 1, or
+    asynchronous rounds, time is made up: what it depends on are the seed and the speeds, not the machine.
 
     Args:
         run: Task, student, recipe and folder.
@@ -54,18 +57,25 @@ def simulate(
         FederationError: A round missed its quorum, or the run folder is another process's or another
             runtime's.
     """
+    federation = run.federation
     with local_grid(
         make_app(run),
         contexts(run),
-        num_workers=run.federation.num_workers,
+        num_workers=federation.num_workers,
         device=run.device.type,
         fault=fault,
     ) as grid:
-        if faults is None:
+        timed = federation.slowest > 1 or federation.buffer_size > 0
+        if faults is None and not timed:
             return federate(grid, run, report=report)
-        # Brings the SuperLink's own code with it, half a second that only a drill should take.
-        from server.faults import FaultyGrid, MadeUpTime
+        time, around = MadeUpTime(), cast("Grid", grid)
+        if faults is not None:
+            # Brings the SuperLink's own code with it, half a second that only a drill should take.
+            from server.faults import FaultyGrid
 
-        clock = MadeUpTime().clock()
-        faulty = PatientGrid(FaultyGrid(grid, faults), clock=clock)
-        return federate(faulty, run, report=report, clock=clock)
+            around = FaultyGrid(grid, faults)
+        if timed:
+            seconds = enumerate(answer_seconds(federation, seed=run.seed))
+            around = TimedGrid(around, {FIRST_NODE + client: one for client, one in seconds}, time)
+        clock = time.clock()
+        return federate(PatientGrid(around, clock=clock), run, report=report, clock=clock)

@@ -9,13 +9,17 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
+from flwr.serverapp import Grid
 
 from edgecmd.config.reader import load_config
 from edgecmd.config.schema import RunConfig
 from edgecmd.settings import FederationConfig
+from server.asynchronous.buffer import Buffer
+from server.asynchronous.speeds import TimedGrid
 from server.cohort import terms_of
-from server.local_grid import Fault, local_grid, set_identity
+from server.local_grid import Fault, LocalGrid, local_grid, set_identity
 from server.loop import Federation, RoundReport
+from server.patience import Clock, MadeUpTime, PatientGrid
 from server.strategies import to_record
 from tests.tiny_federation import strategy_of
 
@@ -101,14 +105,35 @@ def federation(
     fault: Fault | None = None,
     nodes: Mapping[int, Context] | None = None,
     report: Callable[[RoundReport], None] = lambda _: None,
+    answer_s: Mapping[int, float] | None = None,
+    between: Callable[[LocalGrid], Grid] = lambda grid: grid,
 ) -> Iterator[Federation]:
-    """A federation of ``federation.num_clients`` hand-made clients."""
+    """A federation of ``federation.num_clients`` hand-made clients.
+
+    Args:
+        folder: Run folder.
+        changes: Settings.
+        step: What a client answers.
+        fault: See `LocalGrid`.
+        nodes: Contexts of the clients.
+        report: Called after each round.
+        answer_s: Seconds that each node takes, by made-up time; None for real time.
+        between: Puts another grid around the clients, below that of the made-up time.
+    """
     config = run_config(*changes)
     folder.mkdir(exist_ok=True)
     around = nodes if nodes is not None else contexts(config.federation.num_clients)
-    with local_grid(app_of(step), around, fault=fault) as grid:
+    size, stale = config.federation.buffer_size, config.federation.max_staleness
+    with local_grid(app_of(step), around, fault=fault) as local:
+        grid, clock = between(local), Clock()
+        if answer_s is not None:
+            time = MadeUpTime()
+            clock = time.clock()
+            grid = PatientGrid(TimedGrid(grid, answer_s, time), clock=clock)
         yield Federation(
             grid=grid,
+            clock=clock,
+            buffer=Buffer(size=size, max_staleness=stale) if size else None,
             config=config.federation,
             terms=terms_of(config.federation, on_flower=False),
             strategy=strategy_of(config),

@@ -74,6 +74,7 @@ class Replay:
 
     Raises:
         PrivacyError: Noise is the server's (mechanism ``client``): it is not a part of the local work.
+        ConfigError: The rounds of the run were asynchronous.
     """
 
     run: Run
@@ -90,6 +91,13 @@ class Replay:
             raise PrivacyError(
                 "privacy.mechanism='client' adds its noise on the server, which a replay of the clients' work"
                 " does not reach. Use `edgecmd audit step`, which draws the server's noise."
+            )
+        size = self.run.federation.buffer_size
+        if size:
+            raise ConfigError(
+                f"federation.buffer_size={size}: in a replay, all clients of a round start from the same"
+                " weights; in this run they did not. Audit the student that shipped"
+                " (`edgecmd audit risk` without --retrain), or the step (`edgecmd audit step`)."
             )
         self.arrays = to_arrays(self.student)
 

@@ -113,7 +113,8 @@ def _say_round(
     report: "RoundReport", shown: str, level: float | None, *, prefix: str, is_table: bool
 ) -> None:
     at, sent = f"{report.round_index}/{report.num_rounds}", f"{report.bytes_exchanged / 1e6:.1f} MB"
-    metrics = "  ".join(f"{name} {value:.3f}" for name, value in report.metrics.items())
+    simulated = [] if report.simulated_s is None else [f"simulated {report.simulated_s:.1f} s"]
+    metrics = "  ".join([*simulated, *(f"{name} {value:.3f}" for name, value in report.metrics.items())])
     if is_table:
         figure = shown.removeprefix("loss ").removeprefix("epsilon ")
         metrics = metrics.replace("val_", "").replace("recall", "R")

@@ -5,6 +5,7 @@ Readers and writers of TOML, ``--set a.b=c`` and Flower's flat run config: `edge
 
 from dataclasses import dataclass, field, replace
 
+from edgecmd.catalogue.strategy_rows import STRATEGIES
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.text import printable
 from edgecmd.privacy.mechanisms import MECHANISMS, default_loss
@@ -90,8 +91,45 @@ class RunConfig:
                 " number of pairs changes, and with 8 significant bits that exceeds what the clip allows. Set"
                 " distill.precision=float32."
             )
+        if self.federation.buffer_size:
+            self._check_buffer()
         if self.privacy.mechanism != "none":
             self._keep_pairs_apart()
+
+    def _check_buffer(self) -> None:
+        """Asynchronous rounds need clients that answer by themselves, and a server that averages."""
+        federation, mechanism = self.federation, self.privacy.mechanism
+        size = f"federation.buffer_size={federation.buffer_size}"
+        if federation.buffer_size > federation.num_clients:
+            raise ConfigError(
+                f"{size} exceeds federation.num_clients={federation.num_clients}; a buffer has at most one"
+                " answer of each. Lower it, or set it to 0 for synchronous rounds."
+            )
+        if federation.min_clients > federation.buffer_size:
+            raise ConfigError(
+                f"federation.min_clients={federation.min_clients} exceeds {size}, the answers that a round"
+                " waits for. Lower the one or raise the other."
+            )
+        if federation.client_fraction < 1:
+            raise ConfigError(
+                f"{size} keeps all clients busy; federation.client_fraction={federation.client_fraction:g}"
+                " asks a share of them. Set federation.client_fraction=1, or federation.buffer_size=0."
+            )
+        row = STRATEGIES.get(federation.strategy)
+        if row is not None and not row.linear:
+            linear = ", ".join(name for name, one in STRATEGIES.items() if one.linear)
+            raise ConfigError(
+                f"federation.strategy={federation.strategy!r} compares the answers of a whole round;"
+                f" {size} takes the first that come, to weights of different ages. Use one of {linear}, or"
+                " federation.buffer_size=0."
+            )
+        if mechanism in MECHANISMS and not self.sums_exactly:
+            at_client = ", ".join(name for name, one in MECHANISMS.items() if one.at_client)
+            raise ConfigError(
+                f"{size} and privacy.mechanism={mechanism!r} do not go together: the server's noise and the"
+                " secret coins of its cohorts belong to rounds whose clients start from the same weights."
+                f" Set federation.buffer_size=0, or use one of none, {at_client}."
+            )
 
     def _keep_pairs_apart(self) -> None:
         """Under privacy one pair more must not move another from part to part."""

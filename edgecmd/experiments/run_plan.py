@@ -52,7 +52,7 @@ def plan_facts(config: RunConfig, assembly: Assembly) -> dict[str, Any]:
     whole, parts = run.task.data, run.parts
     student, federation = run.new_student(), run.federation
     payload = sum(tensor.numel() * tensor.element_size() for tensor in student.state_dict().values())
-    asked = max(1, round(len(parts) * federation.client_fraction))
+    asked = federation.answers_a_round
     return {
         "data": {
             "name": whole.name,

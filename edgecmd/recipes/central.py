@@ -20,10 +20,9 @@ def train_central(run: Run) -> Student:
         run: Settings of the federation that is compared with.
     """
     federation = run.federation
-    cohort = max(1, round(federation.num_clients * federation.client_fraction))
     distill = replace(
         run.distill,
-        batch_size=run.distill.batch_size * cohort,
+        batch_size=run.distill.batch_size * federation.answers_a_round,
         learning_rate=run.distill.central_learning_rate,
     )
     data = run.task.local_data(np.arange(len(run.task.data.train)))

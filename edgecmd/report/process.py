@@ -65,16 +65,18 @@ def _spread(run: RunFiles) -> list[Row]:
 
 
 def costs(run: RunFiles) -> Table:
-    """Time of the stages, bytes and seconds a round."""
+    """Time of the stages, bytes and seconds a round, and simulated seconds where there were any."""
     whole = math.fsum(run.stages.values())
     stages: list[Row] = [
         (name, [duration(one), share(one / whole) if whole else NOTHING]) for name, one in run.stages.items()
     ]
     rounds: list[Row] = []
-    for key, write in (("bytes", size_of), ("seconds", duration)):
+    for key, write in (("bytes", size_of), ("seconds", duration), ("simulated_seconds", duration)):
         values = sorted(float(event[key]) for event in run.rounds if event.get(key) is not None)
         if values:
-            rounds.append((key, [write(values[len(values) // 2]), write(math.fsum(values))]))
+            rounds.append(
+                (key.replace("_", " "), [write(values[len(values) // 2]), write(math.fsum(values))])
+            )
     return {"stages": [*stages, ("all", [duration(whole), share(1.0)])], "rounds": rounds}
 
 

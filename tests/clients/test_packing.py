@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from clients.packing import PACKED, is_packed, pack, packed_mod, unpack
-from server.faults import MadeUpTime
 from server.local_grid import LocalGrid
 from server.loop import RoundReport, run_rounds
 from server.packed_grid import PackedGrid
-from server.patience import GridAround, PatientGrid
+from server.patience import GridAround, MadeUpTime, PatientGrid
 from tests.hand_made import Weights, app_of, contexts, drift, federation, run_config, start
 from tests.tiny_federation import strategy_of
 

@@ -116,6 +116,31 @@ def test_a_node_that_is_killed_in_a_round_does_not_end_the_run(
     assert (folder / "student.safetensors").exists()
 
 
+def test_asynchronous_rounds_take_the_first_answers(
+    nodes: list["subprocess.Popen[bytes]"], tmp_path: Path
+) -> None:
+    """Two of three nodes fill a round; one that is killed is missing from the rounds after it."""
+    settings = {**SETTINGS, "federation.buffer_size": 2, "federation.num_rounds": 5}
+    config = " ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())
+    flwr(tmp_path / "home", "run", ".", "--run-config", config)
+    folder = tmp_path / "runs" / "deployed"
+
+    def rounds() -> list[dict]:
+        return list(read_events(folder / "events.jsonl", kind="round"))
+
+    wait(lambda: len(rounds()) == 2)
+    kill(nodes[1])
+    wait(lambda: newest(tmp_path / "home")["status"].startswith("finished"))
+    assert newest(tmp_path / "home")["status"] == "finished:completed"
+    assert [event["clients"] for event in rounds()] == [2] * 5
+    for event in rounds():
+        assert len(event["staleness"]) == 2
+        assert all(0 <= age < event["round"] for age in event["staleness"])
+        assert "simulated_seconds" not in event
+    assert max(max(event["staleness"]) for event in rounds()) > 0, "the third node's answer came later"
+    assert (folder / "student.safetensors").exists()
+
+
 def test_devices_with_pairs_of_their_own(tmp_path: Path) -> None:
     """Two answer, one has no ledger; the card does not claim their pairs, and the run stays on Flower."""
     devices = [make_device(tmp_path / f"device{place}", rows=range(20)) for place in range(3)]

@@ -245,6 +245,12 @@ def test_elsewhere_rounds_are_plain_lines_as_ever(monkeypatch, tiny):
     assert err.getvalue() == ""
 
 
+def test_made_up_time_stands_before_the_validation(monkeypatch, tiny):
+    out, err = io.StringIO(), io.StringIO()
+    rounds_on(monkeypatch, tiny, 1, 2, out=out, err=err, simulated_s=7.25)
+    assert out.getvalue().endswith("  1.2 s  simulated 7.2 s  val_recall@1 0.125  val_recall@5 0.500\n")
+
+
 def test_without_colour_a_terminal_has_plain_lines_and_the_time_left(monkeypatch, tiny):
     out, err = Terminal(), Terminal()
     monkeypatch.setattr("edgecmd.cli.progress.on_terminal", lambda: False)

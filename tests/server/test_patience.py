@@ -109,6 +109,34 @@ def test_an_error_of_another_kind_is_not_hidden(error: Exception) -> None:
         exchange(Failing("pull", lambda _: error), MadeUpTime())
 
 
+def test_pulls_of_its_own_lose_nothing_when_some_fail() -> None:
+    """As asynchronous rounds pull, without a message to send."""
+    time = MadeUpTime()
+    patient = PatientGrid(
+        Failing("pull", lambda call: server_error() if call % 2 else None), clock=time.clock()
+    )
+    ids = list(patient.push_messages([question(node) for node in (100, 101, 102)]))
+    found: list[str] = []
+    while len(found) < 3:
+        (reply,) = patient.pull_messages([one for one in ids if one not in found])
+        found.append(reply.metadata.reply_to_message_id)
+    assert sorted(found) == sorted(ids)
+    assert time.now_s == pytest.approx(9.0)
+
+
+def test_made_up_time_stops_at_what_is_to_come_and_goes_on_where_a_run_was() -> None:
+    time = MadeUpTime(to_come={1.25, 7.0})
+    clock = time.clock()
+    moments = []
+    for seconds in (3.0, 3.0, 3.0, 0.0):
+        clock.sleep(seconds)
+        moments.append(clock.now())
+    assert moments == [1.25, 4.25, 7.0, 7.001]
+    assert clock.go_to is not None
+    clock.go_to(0.1 + 0.2)
+    assert clock.now() == 0.1 + 0.2
+
+
 @pytest.mark.parametrize("left_out", [None, ""])
 def test_a_message_that_the_superlink_does_not_take_is_answered_for_its_node(
     left_out: str | None,

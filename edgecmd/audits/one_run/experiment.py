@@ -118,8 +118,9 @@ def audit_one_run(target: Target, effort: Effort) -> list[Finding]:
 
 def audit_in_time(target: Target) -> list[Finding]:
     """The level with as many rounds as fit into `LADDER_BUDGET_S` or so; the findings say how many."""
-    if target.plan is not None and target.plan.unit == "client":
-        return [not_audited(target)]
+    reason = not_audited_because(target)
+    if reason:
+        return [not_audited(target, reason)]
     every = rounds_of(target, Effort())
     started = time.monotonic()
     first = audit_one_run(target, Effort(num_rounds=1))
@@ -276,15 +277,30 @@ def _merged(repeats: Sequence[Finding], num_tests: int) -> Finding:
     )
 
 
-def not_audited(target: Target) -> Finding:
-    """The finding of this level for mechanism ``client``: nothing was measured, and why."""
+def not_audited_because(target: Target) -> str:
+    """Why the ladder leaves this level out; empty where it does not."""
+    if target.plan is not None and target.plan.unit == "client":
+        return (
+            "privacy.mechanism='client' protects whole clients by noise on the server, and canaries of this"
+            " level are pairs. `edgecmd audit step` tests the server's noise."
+        )
+    size = target.run.federation.buffer_size
+    if size:
+        return (
+            f"federation.buffer_size={size} made asynchronous rounds, and this level makes rounds in which"
+            " all clients start from the same weights. `edgecmd audit step` tests each client's noise."
+        )
+    return ""
+
+
+def not_audited(target: Target, reason: str) -> Finding:
+    """The finding of this level where nothing was measured, and why."""
     return Finding(
         level="one-run",
         name="not audited",
         attacker="client",
         verdict=INDICATOR,
-        text="Not audited: privacy.mechanism='client' protects whole clients by noise on the server, and"
-        " canaries of this level are pairs. `edgecmd audit step` tests the server's noise.",
+        text=f"Not audited: {reason}",
         quantity="epsilon",
         claimed=target.claimed_epsilon,
     )

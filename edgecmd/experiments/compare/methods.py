@@ -97,9 +97,8 @@ def work_of(run: Run, method: str) -> Work:
     if plain(method) in (TEACHER, TEACHER_SOURCE, UNTRAINED):
         return Work(steps=0, pairs_a_step=0)
     federation = run.federation
-    cohort = max(1, round(federation.num_clients * federation.client_fraction))
     steps = federation.num_rounds * federation.local_steps
-    pairs = min(run.distill.batch_size * cohort, len(run.task.data.train))
+    pairs = min(run.distill.batch_size * federation.answers_a_round, len(run.task.data.train))
     if method == SUPERVISED:
         pairs = run.distill.batch_size
     loss = loss_row(method)

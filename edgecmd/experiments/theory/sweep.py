@@ -105,10 +105,9 @@ def plan_sweep(run: Run, *, fast: bool) -> SweepPlan:
         steps = modality_of(train.target).cheap_steps
         return SweepPlan(num_steps=steps, batch_size=FAST_BATCH, num_pairs=min(num_train, FAST_PAIRS))
     federation = run.federation
-    cohort = max(1, round(federation.num_clients * federation.client_fraction))
     return SweepPlan(
         num_steps=federation.num_rounds * federation.local_steps,
-        batch_size=run.distill.batch_size * cohort,
+        batch_size=run.distill.batch_size * federation.answers_a_round,
         num_pairs=num_train,
     )
 

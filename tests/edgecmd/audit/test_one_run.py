@@ -12,10 +12,12 @@ from edgecmd.audits.one_run.attackers import Evidence
 from edgecmd.audits.one_run.canaries import toss
 from edgecmd.audits.one_run.experiment import (
     Effort,
+    audit_in_time,
     audit_one_run,
     claim_of,
     judge,
     not_audited,
+    not_audited_because,
     num_contradicting,
     repeated,
     rounds_of,
@@ -176,9 +178,18 @@ def test_input_canaries_are_found_where_there_is_no_privacy() -> None:
 
 def test_whole_clients_are_not_audited_and_it_says_so() -> None:
     target = tiny_target("privacy.mechanism=client")
-    assert not_audited(target).verdict == INDICATOR
+    finding = not_audited(target, not_audited_because(target))
+    assert finding.verdict == INDICATOR
+    assert finding.text.startswith("Not audited: privacy.mechanism='client' protects whole clients by noise")
     with pytest.raises(PrivacyError, match="audit step"):
         audit_one_run(target, Effort(num_canaries=40))
+
+
+def test_asynchronous_rounds_are_left_out_by_the_ladder_and_it_says_so() -> None:
+    (finding,) = audit_in_time(tiny_target("federation.buffer_size=2"))
+    assert (finding.name, finding.verdict) == ("not audited", INDICATOR)
+    assert "federation.buffer_size=2 made asynchronous rounds" in finding.text
+    assert not_audited_because(tiny_target()) == ""
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 
 from edgecmd.audits.replayed_federation import Replay, Update, Watch, cohort
 from edgecmd.config.schema import RunConfig
-from edgecmd.core.errors import PrivacyError
+from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.privacy.step.gradients import Sum
 from edgecmd.training.averaging import average, to_arrays
 from tests.edgecmd.audit.tiny_target import tiny_pairs
@@ -107,3 +107,10 @@ def test_a_cohort_is_everyone_or_a_public_draw(tmp_path: Path) -> None:
 def test_the_server_s_noise_is_not_replayed(tmp_path: Path) -> None:
     with pytest.raises(PrivacyError, match="audit step"):
         replay_of(tiny_config(tiny_pairs(), tmp_path, "privacy.mechanism=client"))
+
+
+def test_asynchronous_rounds_are_not_replayed(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match="federation.buffer_size=2: in a replay, all clients of a round start"
+    ):
+        replay_of(tiny_config(tiny_pairs(), tmp_path, "federation.buffer_size=2"))
