@@ -24,6 +24,7 @@ from server.loop import Federation, RoundReport, run_rounds
 from server.patience import Clock
 from server.privacy_report import write_privacy
 from server.strategies import build_strategy
+from server.sum_round import sum_rounds
 
 Report = Callable[[RoundReport], None]
 
@@ -77,6 +78,7 @@ def federate(
             require_same_clients(run)
         token = run_token(folder)
         student = run.new_student()
+        summed = sum_rounds(run, student)
         terms = terms_of(run.federation, on_flower=runtime == "flower", may_grow=may_grow)
         clock = clock or Clock()
         identities = _meet(grid, run, terms=terms, clock=clock, runtime=runtime)
@@ -102,6 +104,7 @@ def federate(
             central=central_privacy(plan, run, token=token),
             private=plan is not None,
             clock=clock,
+            summed=summed,
         )
         load_arrays(student, run_rounds(federation, to_arrays(student)))
         write_artefact(folder, "student.safetensors", student_bytes(student), may_leave=True)

@@ -30,6 +30,7 @@ from server.patience import Clock
 from server.quorum import BudgetEndError, check_quorum
 from server.screening import Rejection, claimed_client, match, screen
 from server.strategies import from_record, restore_current, restore_strategy, strategy_tensors, to_record
+from server.sum_round import SumRounds
 
 Evaluate = Callable[[int, Arrays], Mapping[str, float]]
 
@@ -83,6 +84,7 @@ class Federation:
         expectations: Words and digests by name that devices compare with their own; sent with each round.
         clock: What waiting goes by.
         fixed: Names of weights that stay as they are, whatever comes back: statistics that are held.
+        summed: Makes each round a secure sum; None where replies are seen one by one.
     """
 
     grid: Grid
@@ -100,6 +102,7 @@ class Federation:
     expectations: Mapping[str, str] = field(default_factory=dict)
     clock: Clock = field(default_factory=Clock)
     fixed: frozenset[str] = frozenset()
+    summed: SumRounds | None = None
 
     @property
     def hidden(self) -> bool:
@@ -168,10 +171,16 @@ def run_round(federation: Federation, arrays: Arrays, round_index: int) -> tuple
     if federation.central is not None:
         _require_central_budget(federation.central)
     cohort, unknown = draw_cohort(federation, round_index)
-    usable, rejected = ask(federation, arrays, cohort, round_index)
+    claims: dict[int, int] = {}
+    if federation.summed is not None:
+        summed = federation.summed.ask(federation, arrays, cohort, round_index)
+        usable, rejected, num_clients = [summed.reply], summed.rejected, summed.num_clients
+    else:
+        usable, rejected = ask(federation, arrays, cohort, round_index)
+        claims = {one.metadata.src_node_id: claimed_client(one) for one in usable}
+        num_clients = len(usable)
     rejected += unknown
-    claims = {one.metadata.src_node_id: claimed_client(one) for one in usable}
-    if not federation.hidden:
+    if not federation.hidden and federation.summed is None:
         check_quorum(
             usable,
             rejected,
@@ -191,8 +200,10 @@ def run_round(federation: Federation, arrays: Arrays, round_index: int) -> tuple
             raise FederationError(f"Round {round_index}: strategy {config.strategy!r} gave no weights.")
         moved = from_record(aggregated, like=arrays)
     moved |= {name: value for name, value in arrays.items() if name in federation.fixed}
+    if federation.summed is not None:
+        moved = federation.summed.scheduled(moved, arrays, round_index)
     updated = checked(moved, config=config, round_index=round_index)
-    report = _report(federation, round_index, usable, rejected, updated, started, len(cohort))
+    report = _report(federation, round_index, usable, rejected, updated, started, len(cohort), num_clients)
     return updated, report if federation.hidden else replace(report, shared=shared_indices(claims))
 
 
@@ -202,7 +213,18 @@ def ask(
     """Send a round to ``cohort``; usable replies by client, and what was dropped or did not come."""
     if not cohort:
         return [], []
-    config, deadline_s = federation.config, federation.terms.deadline_s
+    config = federation.config
+    place = {node: index for index, node in enumerate(cohort)}
+    answers, missing = exchange(federation, train_messages(federation, arrays, cohort, round_index))
+    usable, rejected = screen(answers, arrays, max_examples=config.max_examples, private=federation.private)
+    return usable, sorted([*rejected, *missing], key=lambda one: place.get(one.node_id, len(place)))
+
+
+def train_messages(
+    federation: Federation, arrays: Arrays, cohort: list[int], round_index: int
+) -> list[Message]:
+    """What a round asks of ``cohort``, as the strategy makes it, in the order of the cohort."""
+    config = federation.config
     with running(f"The strategy {config.strategy!r}", federation.strategy):
         # Some make the messages only while one goes through them.
         messages = list(
@@ -214,19 +236,21 @@ def ask(
             )
         )
     place = {node: index for index, node in enumerate(cohort)}
-    messages = sorted(messages, key=lambda message: place[message.metadata.dst_node_id])
     for message in messages:
         message.metadata.group_id = str(round_index)
+    return sorted(messages, key=lambda message: place[message.metadata.dst_node_id])
+
+
+def exchange(federation: Federation, messages: list[Message]) -> tuple[dict[int, Message], list[Rejection]]:
+    """Send messages; the answers by node, and what was dropped or did not come."""
+    deadline_s = federation.terms.deadline_s
+    for message in messages:
         # Flower's own life of a message, twelve hours, may be less than the deadline.
         message.metadata.ttl = max(message.metadata.ttl, deadline_s)
     replies = list(federation.grid.send_and_receive(messages, timeout=deadline_s))
     # A grid names a message only when it sends it.
     asked = {message.metadata.message_id: message for message in messages}
-    answers, missing = match(
-        replies, asked, silence=f"no reply within federation.deadline_s={deadline_s:g} s"
-    )
-    usable, rejected = screen(answers, arrays, max_examples=config.max_examples, private=federation.private)
-    return usable, sorted([*rejected, *missing], key=lambda one: place.get(one.node_id, len(place)))
+    return match(replies, asked, silence=f"no reply within federation.deadline_s={deadline_s:g} s")
 
 
 def weigh_equally(replies: Iterable[Message]) -> None:
@@ -293,10 +317,11 @@ def _report(
     arrays: Arrays,
     started: float,
     cohort_size: int,
+    num_answers: int,
 ) -> RoundReport:
     payload = sum(value.nbytes for value in arrays.values())
     central, hidden = federation.central, federation.hidden
-    num_clients = central.num_answers if central is not None else len(usable)
+    num_clients = central.num_answers if central is not None else num_answers
     exchanged = 2 * central.normaliser if central is not None and hidden else cohort_size + num_clients
     num_examples, loss = (None, None) if federation.private else _weighted_loss(usable)
     return RoundReport(

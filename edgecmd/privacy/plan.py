@@ -1,18 +1,27 @@
 """One object for sampling, clipping, noise, sensitivity, relation and cost, so that they cannot disagree."""
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgecmd.catalogue.strategy_rows import STRATEGIES
 from edgecmd.core.errors import PrivacyError, choose
 from edgecmd.losses import LOSSES, Loss, loss_of
 from edgecmd.models.students import is_dense
-from edgecmd.privacy.accounting import Spending, calibrate, check_accountant, total_epsilon
+from edgecmd.privacy.accounting import (
+    GAUSSIAN,
+    SKELLAM,
+    Spending,
+    calibrate,
+    check_accountant,
+    total_epsilon,
+)
 from edgecmd.privacy.mechanisms import MECHANISMS, Mechanism, default_loss
+from edgecmd.privacy.secure_sum.sum_plan import SumPlan, make_sum_plan, sensitivity_of_rounded
 from edgecmd.privacy.step.gradients import ENGINES
 from edgecmd.privacy.step.purity import require_private_loss
 from edgecmd.settings import (
+    SECURE_SUM,
     DistillConfig,
     FederationConfig,
     PrivacyConfig,
@@ -96,6 +105,7 @@ class PrivacyPlan:
         chunk_size: Rows in memory at a time.
         deterministic: Noise from the seed: NOT PRIVATE.
         projected_pairs: Divisor of the noise, for planning; above 1 NOT PRIVATE.
+        sum_plan: How noise and clients are added up where only the sum is seen; None where each reply is.
     """
 
     mechanism: str
@@ -120,6 +130,7 @@ class PrivacyPlan:
     chunk_size: int
     deterministic: bool
     projected_pairs: float = 1.0
+    sum_plan: SumPlan | None = None
 
     @classmethod
     def calibrate(  # noqa: PLR0913 - what a guarantee rests on
@@ -226,6 +237,7 @@ class PrivacyPlan:
             deterministic=self.deterministic,
             projected_pairs=self.projected_pairs,
             sampling_rate=rate,
+            **_sum_settings(self.sum_plan),
         )
 
     @property
@@ -258,12 +270,31 @@ class PrivacyPlan:
             sampling_rate=self.sampling_rate if self.sampling == "poisson" else 1.0,
             noise_multiplier=self.noise_multiplier,
             count=_releases(self.sampling, self.steps_per_round, self.num_bins),
+            noise=GAUSSIAN if self.sum_plan is None else SKELLAM,
         )
+
+    def epsilon_with(self, noise_share: float) -> float:
+        """Epsilon of the whole run for somebody who sees only so large a share of the noise's variance."""
+        one = self.round_spending()
+        seen = replace(one, noise_multiplier=one.noise_multiplier * math.sqrt(noise_share))
+        return total_epsilon([seen] * self.num_rounds, delta=self.delta, accountant=self.accountant)
 
     def epsilon_after(self, num_rounds: int) -> float:
         """Epsilon of ``num_rounds`` rounds of this plan for a unit with nothing spent before."""
         spent = [self.round_spending()] * num_rounds
         return total_epsilon(spent, delta=self.delta, accountant=self.accountant)
+
+
+def _sum_settings(plan: SumPlan | None) -> dict[str, Any]:
+    """Settings of the section that lead to a secure sum; none for a plain one."""
+    if plan is None:
+        return {}
+    return {
+        "aggregation": SECURE_SUM,
+        "max_pairs": plan.max_pairs,
+        "min_survivors": plan.survivors,
+        "num_colluding": plan.colluding,
+    }
 
 
 def _releases(sampling: str, steps: int, num_bins: int) -> int:
@@ -297,6 +328,11 @@ def make_plan(config: Asked) -> PrivacyPlan | None:
     steps = 1 if central else federation.local_steps
     if central:
         _check_strategy(config)
+    sum_plan = make_sum_plan(settings, federation, mechanism=mechanism)
+    sensitivity = mechanism.factor * settings.clip
+    normaliser = max(1.0, rate * federation.num_clients) if central else float(config.distill.batch_size)
+    if sum_plan is not None and not central:
+        normaliser *= sum_plan.cohort
     plan = PrivacyPlan(
         mechanism=settings.mechanism,
         loss=config.distill.loss,
@@ -306,9 +342,9 @@ def make_plan(config: Asked) -> PrivacyPlan | None:
         sampling_rate=rate,
         num_bins=num_bins,
         clip=settings.clip,
-        sensitivity=mechanism.factor * settings.clip,
+        sensitivity=sensitivity if sum_plan is None else sensitivity_of_rounded(sensitivity),
         noise_multiplier=_noise(config, rate=rate, steps=steps, num_bins=num_bins),
-        normaliser=max(1.0, rate * federation.num_clients) if central else float(config.distill.batch_size),
+        normaliser=normaliser,
         steps_per_round=steps,
         num_rounds=federation.num_rounds,
         epsilon=settings.epsilon,
@@ -320,6 +356,7 @@ def make_plan(config: Asked) -> PrivacyPlan | None:
         chunk_size=settings.chunk_size,
         deterministic=settings.deterministic,
         projected_pairs=float(settings.projected_pairs),
+        sum_plan=sum_plan,
     )
     _check_budget(plan)
     return plan
@@ -335,6 +372,7 @@ def _noise(config: Asked, *, rate: float, steps: int, num_bins: int) -> float:
         sampling_rate=rate if settings.sampling == "poisson" else 1.0,
         count=_releases(settings.sampling, steps, num_bins) * config.federation.num_rounds,
         accountant=settings.accountant,
+        noise=SKELLAM if settings.aggregation == SECURE_SUM else GAUSSIAN,
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgecmd.core.errors import FederationError
-from edgecmd.privacy.secure_sum.masks import (
+from edgecmd.privacy.secure_sum.masking import (
     SECRET_BYTES,
     Secrets,
     pair_mask,

@@ -44,7 +44,7 @@ from typing import Any
 import numpy as np
 
 from edgecmd.privacy.secure_sum.identities import Identity, Register
-from edgecmd.privacy.secure_sum.masks import (
+from edgecmd.privacy.secure_sum.masking import (
     SECRET_BYTES,
     Secrets,
     opened,
@@ -205,7 +205,7 @@ class Party:
         return Cohort.of(self.adverts, self.terms)
 
     def share(
-        self, adverts: Iterable[Advert], register: Register, *, least: int = 0
+        self, adverts: Iterable[Advert], register: Register, *, least: int = 0, least_neighbours: int = 0
     ) -> tuple["Party", dict[str, bytes]]:
         """Look at the cohort, and give each neighbour shares of both secrets in an envelope of its own.
 
@@ -213,6 +213,7 @@ class Party:
             adverts: Keys of the cohort, its own among them.
             register: The parties that it believes.
             least: Fewest parties that its owner wants.
+            least_neighbours: Fewest of them that it masks with.
 
         Raises:
             PrivacyError: A key is not signed by a party of the register for these terms, its own is missing
@@ -228,9 +229,12 @@ class Party:
                     f"The keys of {one.name} are not signed, for this round and these terms, by a party that"
                     " is pinned here."
                 )
-        if len(cohort.adverts) < least:
+        neighbours = cohort.graph[self.name]
+        if len(cohort.adverts) < least or len(neighbours) < least_neighbours:
             raise refused(
-                f"The cohort has {len(cohort.adverts)} parties; the owner wants {least} or more.", "too-few"
+                f"The cohort has {len(cohort.adverts)} parties and {len(neighbours)} neighbours of this one;"
+                f" the owner wants {least} and {least_neighbours} or more.",
+                "too-few",
             )
         holders = cohort.holders(self.name)
         halves = [
@@ -247,7 +251,7 @@ class Party:
                 receiver=other,
                 cohort=cohort.digest,
             )
-            for other in cohort.graph[self.name]
+            for other in neighbours
         }
         taken = tuple(cohort.adverts.values())
         held = {self.name: shares[self.name]}
@@ -271,8 +275,6 @@ class Party:
         if set(envelopes) != set(cohort.graph[self.name]):
             raise refused("The envelopes are not those of all neighbours and of nobody else.")
         held = dict(self.held)
-        if vector.shape != (self.terms.dim,):
-            raise refused(f"A vector of shape {vector.shape}; the terms of the round say {self.terms.dim}.")
         total = vector.astype(np.uint32) + self_mask(self.secrets.itself, len(vector), cohort=cohort.digest)
         for other, envelope in envelopes.items():
             advert = cohort.adverts[other]

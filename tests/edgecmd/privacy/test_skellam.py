@@ -9,17 +9,15 @@ from hypothesis import strategies as st
 from scipy.special import ive, logsumexp
 
 from edgecmd.privacy.secure_sum.integers import (
-    LEAST_UNITS,
     ROUNDING,
     decoded,
     encoded,
     finest_scale,
-    gaussian_multiplier,
     is_plausible,
     noise_share,
     scale_for,
-    skellam_divergence,
 )
+from edgecmd.privacy.secure_sum.skellam import LEAST_UNITS, gaussian_multiplier, skellam_divergence
 from edgecmd.privacy.step.randomness import DeterministicSource
 from tests.edgecmd.privacy.secure_rounds import made_terms, whole_round
 
