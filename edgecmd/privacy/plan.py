@@ -12,11 +12,12 @@ from edgecmd.privacy.accounting import (
     GAUSSIAN,
     SKELLAM,
     Spending,
+    accountant_version,
     calibrate,
     check_accountant,
     total_epsilon,
 )
-from edgecmd.privacy.mechanisms import MECHANISMS, Mechanism, default_loss
+from edgecmd.privacy.mechanisms import MECHANISMS, Mechanism, Protected, default_loss, under_a_sum
 from edgecmd.privacy.secure_sum.sum_plan import SumPlan, make_sum_plan, sensitivity_of_rounded
 from edgecmd.privacy.step.gradients import ENGINES
 from edgecmd.privacy.step.purity import require_private_loss
@@ -30,6 +31,13 @@ from edgecmd.settings import (
     refuse_other,
 )
 
+CLIENT_ITSELF = (
+    "Each client scales its whole update down to C, and the sum is divided by a fixed public number, so one"
+    " client adds a vector of norm at most C and leaves the others as they are."
+)
+ROUNDED = "Rounding the client's sum to integers adds at most one part in 64."
+RENYI = "Renyi divergences of Skellam noise, whole orders (arXiv 2110.04995)"
+EVERYTHING = "none: everything is in every round"
 SAMPLERS = {"poisson": "Poisson, coins kept secret", "none": "no amplification by sampling claimed"}
 
 
@@ -153,6 +161,7 @@ class PrivacyPlan:
         engine: str = "vmap",
         sampling: str = "poisson",
         deterministic: bool = False,
+        aggregation: str = "plain",
     ) -> "PrivacyPlan":
         """The plan with the least noise that keeps a whole run within a budget.
 
@@ -175,6 +184,8 @@ class PrivacyPlan:
             engine: Gradient engine.
             sampling: ``poisson``, or ``none``: no amplification claimed.
             deterministic: Noise from the seed, for tests: NOT PRIVATE.
+            aggregation: ``plain``, or ``secure-sum``: the server sees only the sum of all replies, which
+                share the noise; per pair with ``local_steps=1`` and ``sampling_rate=1``.
 
         Raises:
             PrivacyError: These arguments do not give a guarantee.
@@ -201,6 +212,7 @@ class PrivacyPlan:
                     engine=engine,
                     accountant=accountant,
                     deterministic=deterministic,
+                    aggregation=aggregation,
                 ),
                 distill=DistillConfig(
                     loss=default_loss(mechanism) if loss == "auto" else loss, batch_size=batch_size
@@ -218,6 +230,21 @@ class PrivacyPlan:
                 "mechanism='none' gives no privacy. Leave the plan out, or choose a mechanism."
             )
         return plan
+
+    @property
+    def batch_size(self) -> int:
+        """Public number of pairs of a client that a sum is divided by."""
+        return int(self.normaliser if self.sum_plan is None else self.normaliser / self.sum_plan.cohort)
+
+    @property
+    def counts_by(self) -> str:
+        """What adds up the cost, with its version."""
+        return accountant_version(self.accountant) if self.sum_plan is None else RENYI
+
+    @property
+    def sampler(self) -> str:
+        """How units come into a step."""
+        return SAMPLERS[self.sampling] if self.sum_plan is None else EVERYTHING
 
     def settings(self) -> PrivacyConfig:
         """The settings section that leads to this plan, with its noise written out."""
@@ -260,9 +287,21 @@ class PrivacyPlan:
         return MECHANISMS[self.mechanism]
 
     @property
+    def protects(self) -> Protected:
+        """Whose data, what is released of them, and against whom that is protected."""
+        if self.sum_plan is None:
+            return self.row.protects
+        return under_a_sum(
+            self.row.protects, survivors=self.sum_plan.survivors, colluding=self.sum_plan.colluding
+        )
+
+    @property
     def statement(self) -> str:
         """Why the sensitivity is what it is."""
-        return self.row.statement
+        if self.sum_plan is None:
+            return self.row.statement
+        first = self.row.statement if self.unit == "pair" else CLIENT_ITSELF
+        return f"{first} {ROUNDED}"
 
     def round_spending(self) -> Spending:
         """The most that one round costs one unit."""
@@ -273,15 +312,16 @@ class PrivacyPlan:
             noise=GAUSSIAN if self.sum_plan is None else SKELLAM,
         )
 
-    def epsilon_with(self, noise_share: float) -> float:
-        """Epsilon of the whole run for somebody who sees only so large a share of the noise's variance."""
+    def epsilon_after(self, num_rounds: int, *, noise_share: float = 1.0) -> float:
+        """Epsilon of ``num_rounds`` rounds of this plan for a unit with nothing spent before.
+
+        Args:
+            num_rounds: Rounds.
+            noise_share: Share of the noise's variance that hides the unit from whoever knows the rest.
+        """
         one = self.round_spending()
         seen = replace(one, noise_multiplier=one.noise_multiplier * math.sqrt(noise_share))
-        return total_epsilon([seen] * self.num_rounds, delta=self.delta, accountant=self.accountant)
-
-    def epsilon_after(self, num_rounds: int) -> float:
-        """Epsilon of ``num_rounds`` rounds of this plan for a unit with nothing spent before."""
-        spent = [self.round_spending()] * num_rounds
+        spent = [seen] * num_rounds
         return total_epsilon(spent, delta=self.delta, accountant=self.accountant)
 
 
