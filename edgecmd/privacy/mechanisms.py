@@ -120,8 +120,8 @@ def under_a_sum(protects: Protected, *, survivors: int, colluding: int) -> Prote
             FINAL,
         ),
         against=f"the server and the other clients, if at most {colluding} clients work together with the"
-        f" server and the others run edgecmd as it is; {own} is trusted with it. The server may depart from"
-        " the protocol; beyond 31 clients it must not choose the clients of a round so that their graph suits it."
+        f" server and the others run edgecmd as it is; {own} is trusted with it. The server may break"
+        " the protocol; beyond 31 clients it must not pick a round's clients so that their graph suits it."
         " Whoever sees a single client's noise is told of in epsilon_by_trust",
         not_covered=(
             *protects.not_covered,

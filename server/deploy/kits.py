@@ -93,7 +93,7 @@ def renew_server(folder: Path, *, days: int) -> None:
 def renew_site(folder: Path, site: str) -> None:
     """Give a site a new key pair; the next `edgecmd deploy run` registers it in the place of the old one.
 
-    Where kits pin all sites' public keys, for secure sums, each kit here gets the new list; every site needs it.
+    Where kits pin all sites' public keys, for secure sums, each kit here gets the new list; all need it.
 
     Args:
         folder: Of the kits.
