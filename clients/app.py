@@ -8,6 +8,7 @@ a client that declines says so by a word of a fixed table (`edgecmd.privacy.refu
 
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -16,7 +17,7 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients.identity import index_of_node
+from clients.identity import QUERIES, index_of_node
 from clients.packing import packed_mod
 
 if TYPE_CHECKING:
@@ -44,7 +45,18 @@ def make_app(run: "Run | None" = None, *, local: bool = False) -> ClientApp:
         return answer_train(message, context, run_of=lambda _: run, local=True)
 
     app.query("index")(index)
+    for query in QUERIES:
+        app.query(query)(partial(sum_query, query, run=run, local=local))
     return app
+
+
+def sum_query(query: str, message: Message, context: Context, *, run: "Run | None", local: bool) -> Message:
+    """A step of a secure sum beside the masked vector, see `clients.sum_party`."""
+    from clients.work import answer_sum_query
+
+    if run is None:
+        return answer_sum_query(query, message, context, local=local or is_simulated())
+    return answer_sum_query(query, message, context, run_of=lambda _: run, local=True)
 
 
 def is_simulated() -> bool:

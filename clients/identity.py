@@ -1,4 +1,7 @@
-"""The index of a client, known without anything heavy: the query for it must answer at once."""
+"""What is known of a client without anything heavy: the query for its index must answer at once."""
+
+# Steps of a secure sum that are queries, in their order; the masked vector answers ``train``.
+QUERIES = ("sum_keys", "sum_shares", "sum_vote", "sum_unmask")
 
 
 def index_of_node(node_id: int) -> int:

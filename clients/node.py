@@ -18,7 +18,8 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError, nearest
 from edgecmd.privacy.device_ledger import device_state
 from edgecmd.privacy.ledger import SHORTEST_KEY
-from edgecmd.settings import TeacherConfig
+from edgecmd.privacy.secure_sum.sum_plan import make_sum_plan
+from edgecmd.settings import SECURE_SUM, TeacherConfig
 
 # Delta of an owner who sets max-epsilon alone: else a server could choose one at which epsilon says nothing.
 OWNER_DELTA = 1e-5
@@ -51,9 +52,14 @@ LIMITS: dict[str, Limit] = {
     "max-augment": Limit(setting="distill.augment", is_most=True, low=0.0, high=4.0),
     "max-local-steps": Limit(setting="federation.local_steps", is_most=True, low=1.0, high=1e6),
     "max-views": Limit(setting="privacy.num_views", is_most=True, low=1.0, high=64.0),
+    "min-survivors": Limit(setting="privacy.min_survivors", is_most=False, low=2.0, high=1e6),
+    "min-colluding": Limit(setting="privacy.num_colluding", is_most=False, low=0.0, high=1e6),
 }
+SUM_LIMITS = ("min-survivors", "min-colluding")
+# Of a round that is a secure sum, and of the parties that are really there.
+PARTIES = {"min-cohort": 1e6, "min-neighbours": 1e6}
 PINS = ("teacher-sha256", "public-sha256", "anchors-sha256", "edgecmd-version")
-FILES = ("data-dir", "state-dir", "public-dir", "teacher", "ledger-key")
+FILES = ("data-dir", "state-dir", "public-dir", "teacher", "ledger-key", "own-key", "peer-keys")
 # Key of the node's config -> setting of a run that has the same meaning; of a run they are never taken.
 TEACHER = {"teacher": "teacher.name"} | {
     f"teacher-{name.replace('_', '-')}": f"teacher.{name}"
@@ -61,7 +67,7 @@ TEACHER = {"teacher": "teacher.name"} | {
 }
 MODULES = "modules"
 FLOWER = ("partition-id", "num-partitions")
-KEYS = (*FLOWER, *FILES, *TEACHER, *BUDGETS, *LIMITS, *PINS, MODULES)
+KEYS = (*FLOWER, *FILES, *TEACHER, *BUDGETS, *LIMITS, *PARTIES, *PINS, MODULES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +86,9 @@ class Node:
         limits: The owner's numbers by keys of `LIMITS`.
         pins: The owner's texts by keys of `PINS`.
         modules: Modules that a run's ``module:factory`` may name here.
+        own_key: File of the node's registered key, which signs for it in a secure sum.
+        peer_keys: File of the public keys of all nodes that may be in one with it.
+        parties: The owner's numbers by keys of `PARTIES`.
     """
 
     client: int
@@ -93,6 +102,9 @@ class Node:
     limits: Mapping[str, float] = field(default_factory=dict)
     pins: Mapping[str, str] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
+    own_key: Path | None = None
+    peer_keys: Path | None = None
+    parties: Mapping[str, float] = field(default_factory=dict)
 
     def key(self) -> bytes | None:
         """The secret that keys the ledger.
@@ -122,6 +134,8 @@ class Node:
         """
         for key, bound in self.limits.items():
             limit = LIMITS[key]
+            if key in SUM_LIMITS and config.privacy.aggregation != SECURE_SUM:
+                continue
             value = _value_of(limit.setting, config)
             if value > bound if limit.is_most else value < bound:
                 raise PrivacyError(
@@ -149,6 +163,9 @@ class Node:
 def _value_of(setting: str, config: RunConfig) -> float:
     """What a run really does: batches without a coin are a whole share of the pairs, 1/1, 1/2, 1/3."""
     value = float(reduce(getattr, setting.split("."), config))  # type: ignore[arg-type]
+    if setting == "privacy.min_survivors":
+        plan = make_sum_plan(config.privacy, config.federation, mechanism=None)
+        return 0.0 if plan is None else float(plan.survivors)
     if setting == "privacy.sampling_rate" and config.privacy.sampling == "none":
         return 1.0 / max(1, int(1.0 / value))
     return value
@@ -195,6 +212,9 @@ def read_node(raw: Raw, *, node_id: int = 0) -> Node:
         },
         pins={key: str(raw[key]) for key in PINS if key in raw},
         modules=_modules(raw),
+        own_key=Path(str(raw["own-key"])) if raw.get("own-key") else None,
+        peer_keys=Path(str(raw["peer-keys"])) if raw.get("peer-keys") else None,
+        parties={key: _number(raw, key, low=0.0, high=high) for key, high in PARTIES.items() if key in raw},
     )
     _check_places(raw, data)
     node.check_pin("edgecmd-version", __version__)

@@ -17,15 +17,16 @@ from safetensors.numpy import load, save
 from clients.node import OWNER_DELTA, Node
 from clients.order import Order
 from clients.state import load_state, save_state
+from clients.sum_party import Masking
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.models.students import Student
 from edgecmd.privacy.ledger import Ledger, Release
 from edgecmd.privacy.mechanisms import MECHANISMS
 from edgecmd.privacy.plan import PrivacyPlan
-from edgecmd.privacy.step.private_step import distil_privately
+from edgecmd.privacy.step.private_step import distil_privately, whole_sum
 from edgecmd.privacy.step.purity import require_pure, require_pure_loss
-from edgecmd.privacy.step.randomness import make_source
+from edgecmd.privacy.step.randomness import Source, make_source
 from edgecmd.privacy.step.units import unit_loss
 from edgecmd.run import Run, require_same_clients
 from edgecmd.training.distill import make_optimizer, optimizer_tensors, restore_optimizer
@@ -170,6 +171,66 @@ def answer_privately(  # noqa: PLR0913 - all that a round is made of
     return _record(content, list(arrays))
 
 
+def sum_privately(  # noqa: PLR0913 - all that a round is made of
+    student: Student,
+    holding: Holding,
+    arrays: ArrayRecord,
+    *,
+    run: Run,
+    order: Order,
+    plan: PrivacyPlan,
+    node: Node,
+    counting: Counting,
+    masking: Masking,
+) -> np.ndarray:
+    """What a client brings to a secure sum under a guarantee per pair, counted before it is returned.
+
+    A question that is asked again is answered anew and counted anew: two sums that hold the same noised
+    vector of a client would tell others' by their difference.
+
+    Args:
+        student: Holds the incoming weights.
+        holding: The client's pairs and the public anchors.
+        arrays: The incoming weights.
+        run: What the server runs.
+        order: What was asked.
+        plan: Noise and cost.
+        node: The node's own settings.
+        counting: The ledger of the pairs.
+        masking: Noise and masks.
+
+    Raises:
+        BudgetSpentError: One more round would exceed the budget; nothing was computed.
+        PrivacyError: The student or the loss mixes pairs, the ledger cannot be trusted, or the client is
+            in the middle of no such round.
+    """
+    bounds, ledger = owner_bounds(plan, node), counting.ledger
+    ledger.require_budget(plan, epsilon=bounds.epsilon, delta=bounds.delta)
+    probe_once(student, holding, run)
+    loss = unit_loss(run.loss, holding.anchors)
+    vector = whole_sum(student, holding.data, run.distill, loss=loss, plan=plan, source=masking.source)
+    hidden = masking.hidden(vector)
+    release = Release(
+        run=order.token,
+        round_index=order.round_index,
+        query=query_digest(run, order, arrays, plan),
+        reply=hashlib.sha256(hidden.tobytes()).hexdigest(),
+        anchors=counting.anchors,
+    )
+    ledger.spend(plan, release, epsilon=bounds.epsilon, delta=bounds.delta)
+    return hidden
+
+
+def source_of(run: Run, order: Order) -> Source:
+    """Secret coins and noise of a client's round; from the run's seed where the settings ask for it."""
+    return make_source(
+        deterministic=run.privacy.deterministic,
+        seed=run.seed,
+        round_index=order.round_index,
+        client=order.client,
+    )
+
+
 def _keep(path: Path, content: bytes, *, ledger: Ledger) -> None:
     """Keep a reply, so that the same question can be answered with the same bytes, before it is counted.
 
@@ -206,12 +267,7 @@ def _distil(
         plan=plan,
         place=run.place(order.round_index, client=order.client),
         optimizer=optimizer,
-        source=make_source(
-            deterministic=plan.deterministic,
-            seed=run.seed,
-            round_index=order.round_index,
-            client=order.client,
-        ),
+        source=source_of(run, order),
     )
     return optimizer
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
@@ -13,8 +14,16 @@ from flwr.common.constant import ErrorCode
 from clients import device
 from clients.node import BUDGETS, Node, read_node
 from clients.order import Order, read_order
-from clients.private import Counting, answer_privately, private_plan, simulated_counting
+from clients.private import (
+    Counting,
+    answer_privately,
+    private_plan,
+    simulated_counting,
+    source_of,
+    sum_privately,
+)
 from clients.state import load_state, save_state
+from clients.sum_party import ASKED, MASKED, Masking, answer_query, member_of, terms_of
 from edgecmd.config.assemble import Assembly
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import EdgecmdError, PrivacyError
@@ -23,7 +32,9 @@ from edgecmd.core.own_code import RAISED
 from edgecmd.models.students import Student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.refusals import sealed
+from edgecmd.privacy.secure_sum.updates import update_of, weighted
 from edgecmd.run import Run
+from edgecmd.training.averaging import to_arrays
 from edgecmd.training.distill import make_optimizer, optimizer_tensors, restore_optimizer
 from edgecmd.training.task import Holding
 
@@ -71,9 +82,49 @@ def answer_train(
             with pairs of its own, it says only that it failed.
     """
     torch.set_num_threads(1)
+    return _answered(message, context, lambda stages: _answer(message, context, stages, run_of, local=local))
+
+
+def answer_sum_query(
+    query: str,
+    message: Message,
+    context: Context,
+    *,
+    run_of: Callable[[RunConfig], Run] = SERVED.run,
+    local: bool = False,
+) -> Message:
+    """Take a step of a secure sum beside the masked vector, see `clients.sum_party`.
+
+    Args:
+        query: One of `clients.identity.QUERIES`.
+        message: Holds ``config`` as for `answer_train`, and ``sum`` with what the server passes on.
+        context: As for `answer_train`; its ``state`` holds the secrets of the round.
+        run_of: Gives the run of the settings.
+        local: Whether the run config was written by whoever started this process.
+
+    Returns:
+        The reply; where the client declines, an error whose reason is a word of a fixed table.
+
+    Raises:
+        ClientError: As `answer_train`.
+    """
+
+    def step(stages: "_Stages") -> RecordDict:
+        node, order = _asked(message, context, stages, local=local)
+        stages.now = "secure sum"
+        run, asked = run_of(order.config), message.content.config_records[ASKED]
+        private_plan(run, node)
+        terms = terms_of(run, order, asked)
+        return RecordDict({ASKED: answer_query(query, asked, context, terms=terms, member=member_of(node))})
+
+    return _answered(message, context, step)
+
+
+def _answered(message: Message, context: Context, answer: "Callable[[_Stages], RecordDict]") -> Message:
+    """The reply that ``answer`` makes, or the refusal or failure that its error becomes."""
     stages = _Stages()
     try:
-        return Message(_answer(message, context, stages, run_of, local=local), reply_to=message)
+        return Message(answer(stages), reply_to=message)
     except PrivacyError as error:
         LOG.warning("the client declines: %s", error)
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, sealed(error)), reply_to=message)
@@ -103,10 +154,7 @@ def _answer(
     *,
     local: bool,
 ) -> RecordDict:
-    node = read_node(context.node_config, node_id=context.node_id)
-    stages.client = node.client
-    sent = message.content.config_records["config"]
-    order = read_order(sent, context.run_config, node, local=local)
+    node, order = _asked(message, context, stages, local=local)
     run = run_of(order.config)
     plan = private_plan(run, node)
     stages.now = "data"
@@ -115,6 +163,27 @@ def _answer(
     arrays = message.content.array_records["arrays"]
     student = _decode(arrays, holding, run)
     stages.now, folder = "distil", _state_folder(run, order, node)
+    if run.sum_plan is not None:
+        asked = message.content.config_records[ASKED]
+        masking = Masking(
+            asked=asked, context=context, terms=terms_of(run, order, asked), source=source_of(run, order)
+        )
+        if plan is None:
+            hidden = masking.hidden(_change(student, holding, run, order, folder))
+        else:
+            assert counting is not None
+            hidden = sum_privately(
+                student,
+                holding,
+                arrays,
+                run=run,
+                order=order,
+                plan=plan,
+                node=node,
+                counting=counting,
+                masking=masking,
+            )
+        return _private_reply(ArrayRecord({MASKED: Array(hidden)}), node.client)
     if plan is not None:
         assert counting is not None
         released = answer_privately(
@@ -135,6 +204,30 @@ def _answer(
     if run.privacy.mechanism != "none":
         return _private_reply(weights, node.client)
     return _reply(weights, loss, node.client, len(holding.data))
+
+
+def _asked(message: Message, context: Context, stages: _Stages, *, local: bool) -> tuple[Node, Order]:
+    """The node's own config, and what the server asks."""
+    node = read_node(context.node_config, node_id=context.node_id)
+    stages.client = node.client
+    sent = message.content.config_records["config"]
+    return node, read_order(sent, context.run_config, node, local=local)
+
+
+def _change(student: Student, holding: Holding, run: Run, order: Order, folder: Path) -> np.ndarray:
+    """What local training changes: alone under a guarantee per client, else with its weight."""
+    before = to_arrays(student)
+    loss = _distil(student, holding, run, order, folder)
+    change = update_of(before, to_arrays(student), fixed=student.fixed)
+    if run.plan is not None:
+        return change
+    return weighted(
+        change,
+        num=len(holding.data),
+        loss=loss,
+        max_pairs=run.privacy.max_pairs,
+        max_update=run.privacy.max_update,
+    )
 
 
 def _holding_of(

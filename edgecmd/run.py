@@ -33,6 +33,7 @@ from edgecmd.models.student_file import load_student
 from edgecmd.models.students import ANY_FRONT, INK, STUDENTS, Student, build_student, student_row
 from edgecmd.models.trained_part import ALL, train_part
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
+from edgecmd.privacy.secure_sum.sum_plan import SumPlan, make_sum_plan
 from edgecmd.settings import (
     DistillConfig,
     EvaluateConfig,
@@ -130,6 +131,17 @@ class Run:
             PrivacyError: The settings do not earn a guarantee.
         """
         return make_plan(self)
+
+    @cached_property
+    def sum_plan(self) -> SumPlan | None:
+        """How a secure sum is made of the replies; None where the server sees each of them.
+
+        Raises:
+            PrivacyError: The settings do not earn a guarantee, or do not go together with a secure sum.
+        """
+        if self.plan is not None:
+            return self.plan.sum_plan
+        return make_sum_plan(self.privacy, self.federation, mechanism=None)
 
     @cached_property
     def loss(self) -> Loss:

@@ -22,6 +22,7 @@ NO_LICENCE = "unspecified"
 COPIES = ("auto", "join", "leave-out")
 FITS = SQUEEZE, CROP, PAD = ("squeeze", "crop", "pad")
 PRECISIONS = ("float32", "bf16")
+AGGREGATIONS = PLAIN, SECURE_SUM = ("plain", "secure-sum")
 
 
 class _Section:
@@ -458,6 +459,27 @@ class PrivacyConfig(_Section):
     """For planning: noise as if clients had this many times their pairs; above 1 NOT PRIVATE."""
     ledger_dir: str = ""
     """Folder of the ledgers; empty: the run folder. Not used on a device with pairs of its own."""
+    aggregation: str = "plain"
+    """How replies are added up: plain, the server sees each of them; secure-sum, it sees only their sum, and
+    the clients share the noise of one. Under secure-sum a guarantee per pair takes one step on all pairs a
+    round: federation.local_steps=1, privacy.sampling_rate=1."""
+    max_pairs: Annotated[int, Interval(ge=1, le=1_000_000)] = 256
+    """For secure-sum: pairs of a client that have their full weight in a sum. A client with more is scaled
+    down to so many."""
+    min_survivors: Annotated[int, Interval(ge=0, le=1_000_000)] = 0
+    """For secure-sum: clients that must be in a sum; with fewer, nothing is released. The noise is shared
+    among so many, less num_colluding. 0: four fifths of the clients of a round."""
+    num_colluding: Annotated[int, Interval(ge=0, le=1_000_000)] = 0
+    """For secure-sum: clients that may work together with the server without weakening the guarantee."""
+    max_update: Annotated[float, Interval(ge=1e-3, le=1e6)] = 128.0
+    """For secure-sum without privacy: largest L2 norm of a client's change of the weights; a larger one is
+    scaled down to it."""
+
+    def _check_together(self) -> None:
+        if self.aggregation not in AGGREGATIONS:
+            raise ConfigError(
+                f"privacy.aggregation={self.aggregation!r} is unknown. Allowed: {', '.join(AGGREGATIONS)}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

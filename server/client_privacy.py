@@ -120,8 +120,8 @@ def _clip_factor(update: Arrays, *, clip: float) -> float:
 
 
 def central_privacy(plan: PrivacyPlan | None, run: Run, *, token: str) -> CentralPrivacy | None:
-    """Client-level privacy of a run; None where its plan protects single pairs, or there is none."""
-    if plan is None or plan.unit != "client":
+    """Client-level privacy that the server makes; None where clients add the noise, or there is none."""
+    if plan is None or plan.unit != "client" or plan.sum_plan is not None:
         return None
     return CentralPrivacy(
         plan=plan,

@@ -25,6 +25,7 @@ from server.loop import Federation, RoundReport, run_rounds
 from server.patience import Clock
 from server.privacy_report import write_privacy
 from server.strategies import build_strategy
+from server.sum_round import sum_rounds
 
 Report = Callable[[RoundReport], None]
 
@@ -78,6 +79,7 @@ def federate(
             require_same_clients(run)
         token = run_token(folder)
         student = run.new_student()
+        summed = sum_rounds(run, student)
         terms = terms_of(run.federation, on_flower=runtime == "flower", may_grow=may_grow)
         clock = clock or Clock()
         identities = _meet(grid, run, terms=terms, clock=clock, runtime=runtime)
@@ -104,6 +106,7 @@ def federate(
             private=plan is not None,
             clock=clock,
             buffer=_buffer(run, student),
+            summed=summed,
         )
         load_arrays(student, run_rounds(federation, to_arrays(student)))
         write_artefact(folder, "student.safetensors", student_bytes(student), may_leave=True)

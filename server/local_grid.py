@@ -75,13 +75,16 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _serve(content: RecordDict, message_type: str, context: Context) -> RecordDict | str:
-    """Answer in a worker process, through the project's own client app."""
+Served = tuple[RecordDict | str, RecordDict]
+
+
+def _serve(content: RecordDict, message_type: str, context: Context) -> Served:
+    """Answer in a worker process, through the project's own app; the answer, and the client's state."""
     from clients.app import make_app
 
     set_identity()
     reply = answer(make_app(local=True), Message(content, context.node_id, message_type), context)
-    return str(reply.error.reason) if reply.has_error() else reply.content
+    return str(reply.error.reason) if reply.has_error() else reply.content, context.state
 
 
 class LocalGrid(Grid):
@@ -183,7 +186,8 @@ class LocalGrid(Grid):
         futures = [self._submit(pool, message) for message in messages]
         for message, future in zip(messages, futures, strict=True):
             try:
-                result = future.result(None if end is None else max(0.0, end - time.monotonic()))
+                result, state = future.result(None if end is None else max(0.0, end - time.monotonic()))
+                self._contexts[message.metadata.dst_node_id].state = state
             except WaitTimeout:
                 future.cancel()
                 continue
@@ -197,13 +201,12 @@ class LocalGrid(Grid):
             else:
                 yield message, Message(result, reply_to=message)
 
-    def _submit(self, pool: Workers, message: Message) -> Future[RecordDict | str]:
-        error = self._drill(message)
+    def _submit(self, pool: Workers, message: Message) -> Future[Served]:
+        error, context = self._drill(message), self._contexts[message.metadata.dst_node_id]
         if error is not None:
-            failed: Future[RecordDict | str] = Future()
-            failed.set_result(describe(error))
+            failed: Future[Served] = Future()
+            failed.set_result((describe(error), context.state))
             return failed
-        context = self._contexts[message.metadata.dst_node_id]
         return pool.submit(_serve, message.content, message.metadata.message_type, context)
 
     def _drill(self, message: Message) -> Exception | None:

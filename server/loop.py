@@ -31,6 +31,7 @@ from server.patience import Clock
 from server.quorum import BudgetEndError, check_quorum
 from server.screening import Rejection, claimed_client, match, screen
 from server.strategies import from_record, restore_current, restore_strategy, strategy_tensors, to_record
+from server.sum_round import SumRounds
 
 if TYPE_CHECKING:
     from server.asynchronous.buffer import Buffer
@@ -82,6 +83,7 @@ class Gathered:
         num_sent: Messages with weights that were sent.
         num_unknown: Nodes among the rejected that could not be asked: who they are is not known.
         staleness: Age of each usable reply in rounds, in asynchronous rounds.
+        num_summed: Clients for whose sum the one reply stands; 0 without a secure sum.
     """
 
     usable: list[Message]
@@ -90,6 +92,12 @@ class Gathered:
     num_sent: int
     num_unknown: int = 0
     staleness: tuple[int, ...] = ()
+    num_summed: int = 0
+
+    @property
+    def num_clients(self) -> int:
+        """Clients that are aggregated."""
+        return self.num_summed or len(self.usable)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +121,7 @@ class Federation:
         clock: What waiting goes by.
         fixed: Names of weights that stay as they are, whatever comes back: statistics that are held.
         buffer: Gathers the replies of asynchronous rounds; None for rounds that wait for their cohort.
+        summed: Makes each round a secure sum; None where replies are seen one by one.
     """
 
     grid: Grid
@@ -131,6 +140,7 @@ class Federation:
     clock: Clock = field(default_factory=Clock)
     fixed: frozenset[str] = frozenset()
     buffer: "Buffer | None" = None
+    summed: SumRounds | None = None
 
     @property
     def hidden(self) -> bool:
@@ -210,11 +220,11 @@ def run_round(federation: Federation, arrays: Arrays, round_index: int) -> tuple
     started, begun = time.monotonic(), clock.now()
     if federation.central is not None:
         _require_central_budget(federation.central)
-    gather = ask_cohort if federation.buffer is None else federation.buffer.gather
     gathered = gather(federation, arrays, round_index)
     usable = gathered.usable
-    claims = {one.metadata.src_node_id: claimed_client(one) for one in usable}
-    if not federation.hidden:
+    summed = federation.summed
+    claims = {one.metadata.src_node_id: claimed_client(one) for one in usable} if summed is None else {}
+    if not federation.hidden and summed is None:
         check_quorum(
             usable,
             gathered.rejected,
@@ -234,6 +244,8 @@ def run_round(federation: Federation, arrays: Arrays, round_index: int) -> tuple
             raise FederationError(f"Round {round_index}: strategy {config.strategy!r} gave no weights.")
         moved = from_record(aggregated, like=arrays)
     moved |= {name: value for name, value in arrays.items() if name in federation.fixed}
+    if federation.summed is not None:
+        moved = federation.summed.scheduled(moved, arrays, round_index)
     updated = checked(moved, config=config, round_index=round_index)
     simulated_s = clock.now() - begun if clock.go_to is not None else None
     report = _report(federation, round_index, replace(gathered, usable=usable), updated, started)
@@ -241,16 +253,24 @@ def run_round(federation: Federation, arrays: Arrays, round_index: int) -> tuple
     return updated, report if federation.hidden else replace(report, shared=shared_indices(claims))
 
 
-def ask_cohort(federation: Federation, arrays: Arrays, round_index: int) -> Gathered:
-    """Draw a cohort, send it the round and wait for all of its replies."""
+def gather(federation: Federation, arrays: Arrays, round_index: int) -> Gathered:
+    """The replies of a round: of a buffer, or of a cohort that is drawn, one by one or as their sum."""
+    if federation.buffer is not None:
+        return federation.buffer.gather(federation, arrays, round_index)
     cohort, unknown = draw_cohort(federation, round_index)
-    usable, rejected = ask(federation, arrays, cohort, round_index)
+    num_summed = 0
+    if federation.summed is not None:
+        summed = federation.summed.ask(federation, arrays, cohort, round_index)
+        usable, rejected, num_summed = [summed.reply], summed.rejected, summed.num_clients
+    else:
+        usable, rejected = ask(federation, arrays, cohort, round_index)
     return Gathered(
         usable=usable,
         rejected=rejected + unknown,
         num_asked=len(cohort),
         num_sent=len(cohort),
         num_unknown=len({one.node_id for one in unknown}),
+        num_summed=num_summed,
     )
 
 
@@ -258,14 +278,8 @@ def ask(
     federation: Federation, arrays: Arrays, cohort: list[int], round_index: int
 ) -> tuple[list[Message], list[Rejection]]:
     """Send a round to ``cohort``; usable replies by client, and what was dropped or did not come."""
-    config, deadline_s = federation.config, federation.terms.deadline_s
-    messages = orders(federation, arrays, cohort, round_index)
-    replies = list(federation.grid.send_and_receive(messages, timeout=deadline_s)) if messages else []
-    # A grid names a message only when it sends it.
-    asked = {message.metadata.message_id: message for message in messages}
-    answers, missing = match(
-        replies, asked, silence=f"no reply within federation.deadline_s={deadline_s:g} s"
-    )
+    config = federation.config
+    answers, missing = exchange(federation, orders(federation, arrays, cohort, round_index))
     usable, rejected = screen(answers, arrays, max_examples=config.max_examples, private=federation.private)
     place = {node: index for index, node in enumerate(cohort)}
     return usable, sorted([*rejected, *missing], key=lambda one: place.get(one.node_id, len(place)))
@@ -288,9 +302,24 @@ def orders(federation: Federation, arrays: Arrays, cohort: list[int], round_inde
     place = {node: index for index, node in enumerate(cohort)}
     for message in messages:
         message.metadata.group_id = str(round_index)
-        # Flower's own life of a message, twelve hours, may be less than the deadline.
-        message.metadata.ttl = max(message.metadata.ttl, federation.terms.deadline_s)
     return sorted(messages, key=lambda message: place[message.metadata.dst_node_id])
+
+
+def exchange(federation: Federation, messages: list[Message]) -> tuple[dict[int, Message], list[Rejection]]:
+    """Send messages; the answers by node, and what was dropped or did not come."""
+    deadline_s = federation.terms.deadline_s
+    kept = lasting(messages, deadline_s)
+    replies = list(federation.grid.send_and_receive(kept, timeout=deadline_s)) if kept else []
+    # A grid names a message only when it sends it.
+    asked = {message.metadata.message_id: message for message in messages}
+    return match(replies, asked, silence=f"no reply within federation.deadline_s={deadline_s:g} s")
+
+
+def lasting(messages: list[Message], deadline_s: float) -> list[Message]:
+    """The same messages, which live for a deadline: Flower's own twelve hours may be less."""
+    for message in messages:
+        message.metadata.ttl = max(message.metadata.ttl, deadline_s)
+    return messages
 
 
 def weigh_equally(replies: Iterable[Message]) -> None:
@@ -358,7 +387,7 @@ def _report(
 ) -> RoundReport:
     payload = sum(value.nbytes for value in arrays.values())
     central, hidden = federation.central, federation.hidden
-    num_clients = central.num_answers if central is not None else len(gathered.usable)
+    num_clients = central.num_answers if central is not None else gathered.num_clients
     exchanged = 2 * central.normaliser if central is not None and hidden else gathered.num_sent + num_clients
     num_examples, loss = (None, None) if federation.private else _weighted_loss(gathered.usable)
     return RoundReport(

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 
-from flwr.app import Message
-
 from edgecmd.core.errors import FederationError
 from edgecmd.core.text import counted
 from edgecmd.privacy.refusals import explained
@@ -19,7 +17,7 @@ class BudgetEndError(Exception):
 
 
 def check_quorum(
-    usable: Sequence[Message],
+    usable: Sequence[object],
     rejected: Iterable[Rejection],
     *,
     num_asked: int,

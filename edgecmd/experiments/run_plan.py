@@ -15,7 +15,8 @@ from edgecmd.models.batch_norm import KEEP
 from edgecmd.models.devices import SLOW_BF16, has_bf16
 from edgecmd.models.students import Student, num_parameters, student_row
 from edgecmd.models.trained_part import ALL, TRAINABLE
-from edgecmd.privacy.plan import SAMPLERS
+from edgecmd.privacy.plan import RENYI
+from edgecmd.privacy.secure_sum.sum_plan import SumPlan
 from edgecmd.privacy.statement import WARNINGS
 from edgecmd.run import Run
 from edgecmd.settings import StudentConfig
@@ -192,21 +193,34 @@ def privacy_rows(run: Run, sizes: Sequence[int]) -> list[list[str]]:
         ["privacy", promise],
         ["unit, relation", f"{plan.unit}; {plan.relation}"],
         ["mechanism", f"{plan.mechanism}: {plan.statement}"],
-        ["sampler", f"{SAMPLERS[plan.sampling]}; rate {plan.sampling_rate:g}"],
+        ["sampler", f"{plan.sampler}; rate {plan.sampling_rate:g}"],
         ["clip, sensitivity", f"{plan.clip:g}, {plan.sensitivity:g}"],
         [
             "noise",
             f"multiplier {plan.noise_multiplier:.4g}; standard deviation"
             f" {plan.noise_std / plan.normaliser:.3g} on each coordinate of a mean gradient or update",
         ],
-        ["accountant", f"{plan.accountant}; {counted(plan.round_spending().count, 'release')} a round"],
+        [
+            "accountant",
+            f"{plan.accountant if plan.sum_plan is None else RENYI};"
+            f" {counted(plan.round_spending().count, 'release')} a round",
+        ],
         ["anchors", f"{kind['num']} {kind['kind']} ({str(kind['sha256'])[:12]})"],
     ]
+    if plan.sum_plan is not None:
+        rows.append(["secure sum", _told(plan.sum_plan)])
     if plan.unit == "pair":
-        rows.append(["pairs a step", _expected(plan.sampling_rate, plan.normaliser, sizes)])
+        rows.append(["pairs a step", _expected(plan.sampling_rate, plan.batch_size, sizes)])
         if plan.delta * max(sizes) >= 1:
             rows.append(["warning", f"delta {plan.delta:g} is not below 1 / {counted(max(sizes), 'pair')}"])
     return rows
+
+
+def _told(plan: SumPlan) -> str:
+    return (
+        f"{plan.survivors} of {plan.cohort} clients or more, {plan.colluding} may work with the server;"
+        f" {plan.honest} share the noise"
+    )
 
 
 def _expected(rate: float, normaliser: float, sizes: Sequence[int]) -> str:

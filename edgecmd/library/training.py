@@ -459,7 +459,7 @@ def _sections(
             f" has rounds={rounds}, local_steps={local_steps}. Calibrate a plan for these:"
             " PrivacyPlan.calibrate(..., rounds=..., local_steps=...)."
         )
-    size = int(privacy.normaliser) if privacy.unit == "pair" else 64 if batch_size is None else batch_size
+    size = privacy.batch_size if privacy.unit == "pair" else 64 if batch_size is None else batch_size
     if batch_size not in (None, size):
         raise PrivacyError(
             f"batch_size={batch_size}, but the plan divides its sums by {size}. Leave it out, or calibrate a"

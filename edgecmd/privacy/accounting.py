@@ -9,6 +9,8 @@ Every answer is the least of several upper bounds, so that it comes within secon
   value that any divergence has. Hence ``(P, Q)`` dominates ``(P, M)``, and ``(Q, P)`` dominates ``(M, P)``,
   at every ``a``, and domination survives composition (Zhu, Dong and Wang 2022, theorem 10).
 - **Renyi** (Mironov, Talwar and Zhang 2019), for sampled releases in any number.
+- **Skellam noise** is known by Renyi divergences of whole orders alone, so a composition in which it is
+  anywhere is bounded by them (`edgecmd.privacy.secure_sum.skellam`).
 - **Privacy loss distributions**, where they can be held: a grid of `FINEST` = 1e-3 that is doubled until
   the loss range has at most `MOST_POINTS`. dp-accounting puts the masses so that the divergence is
   interpolated between grid points ("connect the dots", Doroshenko et al. 2022). The divergence is convex
@@ -27,7 +29,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
@@ -35,6 +37,7 @@ from typing import Any
 import numpy as np
 
 from edgecmd.core.errors import PrivacyError, choose
+from edgecmd.privacy.secure_sum.skellam import gaussian_multiplier
 
 # Below this, one full-batch step has an epsilon of hundreds; it is called infinite, which is a bound.
 SMALLEST_NOISE = 0.05
@@ -62,31 +65,38 @@ RDP_PARTS = 32
 NEARLY_ONE = 1.0 - 1e-6
 ORDERS = (*range(2, 64), *(1 << power for power in range(6, 13)), 96, 192, 384, 768)
 TOLERANCE = 1e-3
+GAUSSIAN, SKELLAM = "gaussian", "skellam"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
 class Spending:
-    """``count`` releases of a Gaussian mechanism on a Poisson sample.
+    """``count`` releases of a Gaussian mechanism on a Poisson sample, or of Skellam noise on everything.
 
     Attributes:
         sampling_rate: Probability with which a unit is in the sample; 1 for no amplification.
         noise_multiplier: Standard deviation of the noise in units of the sensitivity.
         count: Releases.
+        noise: ``gaussian`` or ``skellam``.
     """
 
     sampling_rate: float
     noise_multiplier: float
     count: int
+    noise: str = GAUSSIAN
+
+    def line(self) -> dict[str, Any]:
+        """As a ledger writes it: the noise is Gaussian where nothing else is said."""
+        return {name: value for name, value in asdict(self).items() if value != GAUSSIAN}
 
 
 def merged(spendings: Iterable[Spending]) -> tuple[Spending, ...]:
     """The same spendings, equal ones counted together."""
-    counts: Counter[tuple[float, float]] = Counter()
+    counts: Counter[tuple[float, float, str]] = Counter()
     for one in spendings:
-        counts[one.sampling_rate, one.noise_multiplier] += one.count
+        counts[one.sampling_rate, one.noise_multiplier, one.noise] += one.count
     return tuple(
-        Spending(sampling_rate=rate, noise_multiplier=noise, count=count)
-        for (rate, noise), count in sorted(counts.items())
+        Spending(sampling_rate=rate, noise_multiplier=multiplier, count=count, noise=noise)
+        for (rate, multiplier, noise), count in sorted(counts.items())
         if count
     )
 
@@ -142,11 +152,20 @@ def check_accountant(name: str) -> None:
 
 @lru_cache(maxsize=4096)
 def _epsilon(spendings: tuple[Spending, ...], delta: float, accountant: str) -> float:
+    if any(one.noise == SKELLAM for one in spendings):
+        return renyi_epsilon(map(_as_gaussian, spendings), delta)
     try:
         return float(ACCOUNTANTS[accountant](spendings, delta))
     # The libraries divide and take roots of what rounding has emptied; the simple bounds hold all the same.
     except (ArithmeticError, ValueError):
         return _simple(spendings, delta)
+
+
+def _as_gaussian(one: Spending) -> Spending:
+    """A Gaussian release that costs no less at any whole order."""
+    if one.noise == GAUSSIAN:
+        return one
+    return replace(one, noise_multiplier=gaussian_multiplier(one.noise_multiplier), noise=GAUSSIAN)
 
 
 def gaussian_epsilon(spendings: Iterable[Spending], delta: float) -> float:
@@ -294,7 +313,13 @@ def accountant_version(name: str) -> str:
 
 @lru_cache(maxsize=64)
 def calibrate(
-    *, epsilon: float, delta: float, sampling_rate: float, count: int, accountant: str = "pld"
+    *,
+    epsilon: float,
+    delta: float,
+    sampling_rate: float,
+    count: int,
+    accountant: str = "pld",
+    noise: str = GAUSSIAN,
 ) -> float:
     """Least noise multiplier that keeps ``count`` releases within ``epsilon``, to a part in a thousand above.
 
@@ -302,8 +327,8 @@ def calibrate(
         PrivacyError: No noise of a sensible size does it.
     """
 
-    def cost(noise: float) -> float:
-        one = Spending(sampling_rate=sampling_rate, noise_multiplier=noise, count=count)
+    def cost(multiplier: float) -> float:
+        one = Spending(sampling_rate=sampling_rate, noise_multiplier=multiplier, count=count, noise=noise)
         return total_epsilon([one], delta=delta, accountant=accountant)
 
     high = 1.0

@@ -21,7 +21,7 @@ The last line is what no file on a device can show. Whoever can read the key can
 import hashlib
 import json
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -318,7 +318,7 @@ def describe(plan: PrivacyPlan) -> Line:
         "clip": plan.clip,
         "sensitivity": plan.sensitivity,
         "private": plan.private,
-        "spending": asdict(plan.round_spending()),
+        "spending": plan.round_spending().line(),
     }
     name = hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:DIGEST_LENGTH]
     return {"plan": name, **table}

@@ -18,7 +18,7 @@ Nothing heavy is imported before units are made, so that settings can be read ag
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -101,6 +101,34 @@ CLIENT = Protected(
         BASELINES,
     ),
 )
+
+
+def under_a_sum(protects: Protected, *, survivors: int, colluding: int) -> Protected:
+    """The same protection where clients add the noise together and only their sum is seen.
+
+    Args:
+        protects: Whose data.
+        survivors: Fewest clients in a sum.
+        colluding: Clients that may work together with the server.
+    """
+    own = "a pair's own client" if protects.unit == "pair" else "the client itself"
+    return replace(
+        protects,
+        released=(
+            f"the sum over {survivors} clients or more of each round, and who they are, to the server",
+            "the global weights after each round, to every client",
+            FINAL,
+        ),
+        against=f"the server and the other clients, if at most {colluding} clients work together with the"
+        f" server and the others run edgecmd as it is; {own} is trusted with it. The server may break"
+        " the protocol; beyond 31 clients it must not pick a round's clients so that their graph suits it."
+        " Whoever sees a single client's noise is told of in epsilon_by_trust",
+        not_covered=(
+            *protects.not_covered,
+            "who signs the keys of a secure sum: in a simulation anyone can, so it proves nothing about keys;"
+            " a node with pairs of its own verifies them against the list in its own config (peer-keys)",
+        ),
+    )
 
 
 def _apart(loss: "Loss | type[Loss]") -> bool:

@@ -1,18 +1,28 @@
 """One object for sampling, clipping, noise, sensitivity, relation and cost, so that they cannot disagree."""
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgecmd.catalogue.strategy_rows import STRATEGIES
 from edgecmd.core.errors import PrivacyError, choose
 from edgecmd.losses import LOSSES, Loss, loss_of
 from edgecmd.models.students import is_dense
-from edgecmd.privacy.accounting import Spending, calibrate, check_accountant, total_epsilon
-from edgecmd.privacy.mechanisms import MECHANISMS, Mechanism, default_loss
+from edgecmd.privacy.accounting import (
+    GAUSSIAN,
+    SKELLAM,
+    Spending,
+    accountant_version,
+    calibrate,
+    check_accountant,
+    total_epsilon,
+)
+from edgecmd.privacy.mechanisms import MECHANISMS, Mechanism, Protected, default_loss, under_a_sum
+from edgecmd.privacy.secure_sum.sum_plan import SumPlan, make_sum_plan, sensitivity_of_rounded
 from edgecmd.privacy.step.gradients import ENGINES
 from edgecmd.privacy.step.purity import require_private_loss
 from edgecmd.settings import (
+    SECURE_SUM,
     DistillConfig,
     FederationConfig,
     PrivacyConfig,
@@ -21,6 +31,13 @@ from edgecmd.settings import (
     refuse_other,
 )
 
+CLIENT_ITSELF = (
+    "Each client scales its whole update down to C, and the sum is divided by a fixed public number, so one"
+    " client adds a vector of norm at most C and leaves the others as they are."
+)
+ROUNDED = "Rounding the client's sum to integers adds at most one part in 64."
+RENYI = "Renyi divergences of Skellam noise, whole orders (arXiv 2110.04995)"
+EVERYTHING = "none: everything is in every round"
 SAMPLERS = {"poisson": "Poisson, coins kept secret", "none": "no amplification by sampling claimed"}
 
 
@@ -96,6 +113,7 @@ class PrivacyPlan:
         chunk_size: Rows in memory at a time.
         deterministic: Noise from the seed: NOT PRIVATE.
         projected_pairs: Divisor of the noise, for planning; above 1 NOT PRIVATE.
+        sum_plan: How noise and clients are added up where only the sum is seen; None where each reply is.
     """
 
     mechanism: str
@@ -120,6 +138,7 @@ class PrivacyPlan:
     chunk_size: int
     deterministic: bool
     projected_pairs: float = 1.0
+    sum_plan: SumPlan | None = None
 
     @classmethod
     def calibrate(  # noqa: PLR0913 - what a guarantee rests on
@@ -142,6 +161,7 @@ class PrivacyPlan:
         engine: str = "vmap",
         sampling: str = "poisson",
         deterministic: bool = False,
+        aggregation: str = "plain",
     ) -> "PrivacyPlan":
         """The plan with the least noise that keeps a whole run within a budget.
 
@@ -164,6 +184,8 @@ class PrivacyPlan:
             engine: Gradient engine.
             sampling: ``poisson``, or ``none``: no amplification claimed.
             deterministic: Noise from the seed, for tests: NOT PRIVATE.
+            aggregation: ``plain``, or ``secure-sum``: the server sees only the sum of all replies, which
+                share the noise; per pair with ``local_steps=1`` and ``sampling_rate=1``.
 
         Raises:
             PrivacyError: These arguments do not give a guarantee.
@@ -190,6 +212,7 @@ class PrivacyPlan:
                     engine=engine,
                     accountant=accountant,
                     deterministic=deterministic,
+                    aggregation=aggregation,
                 ),
                 distill=DistillConfig(
                     loss=default_loss(mechanism) if loss == "auto" else loss, batch_size=batch_size
@@ -207,6 +230,21 @@ class PrivacyPlan:
                 "mechanism='none' gives no privacy. Leave the plan out, or choose a mechanism."
             )
         return plan
+
+    @property
+    def batch_size(self) -> int:
+        """Public number of pairs of a client that a sum is divided by."""
+        return int(self.normaliser if self.sum_plan is None else self.normaliser / self.sum_plan.cohort)
+
+    @property
+    def counts_by(self) -> str:
+        """What adds up the cost, with its version."""
+        return accountant_version(self.accountant) if self.sum_plan is None else RENYI
+
+    @property
+    def sampler(self) -> str:
+        """How units come into a step."""
+        return SAMPLERS[self.sampling] if self.sum_plan is None else EVERYTHING
 
     def settings(self) -> PrivacyConfig:
         """The settings section that leads to this plan, with its noise written out."""
@@ -226,6 +264,7 @@ class PrivacyPlan:
             deterministic=self.deterministic,
             projected_pairs=self.projected_pairs,
             sampling_rate=rate,
+            **_sum_settings(self.sum_plan),
         )
 
     @property
@@ -248,9 +287,21 @@ class PrivacyPlan:
         return MECHANISMS[self.mechanism]
 
     @property
+    def protects(self) -> Protected:
+        """Whose data, what is released of them, and against whom that is protected."""
+        if self.sum_plan is None:
+            return self.row.protects
+        return under_a_sum(
+            self.row.protects, survivors=self.sum_plan.survivors, colluding=self.sum_plan.colluding
+        )
+
+    @property
     def statement(self) -> str:
         """Why the sensitivity is what it is."""
-        return self.row.statement
+        if self.sum_plan is None:
+            return self.row.statement
+        first = self.row.statement if self.unit == "pair" else CLIENT_ITSELF
+        return f"{first} {ROUNDED}"
 
     def round_spending(self) -> Spending:
         """The most that one round costs one unit."""
@@ -258,12 +309,32 @@ class PrivacyPlan:
             sampling_rate=self.sampling_rate if self.sampling == "poisson" else 1.0,
             noise_multiplier=self.noise_multiplier,
             count=_releases(self.sampling, self.steps_per_round, self.num_bins),
+            noise=GAUSSIAN if self.sum_plan is None else SKELLAM,
         )
 
-    def epsilon_after(self, num_rounds: int) -> float:
-        """Epsilon of ``num_rounds`` rounds of this plan for a unit with nothing spent before."""
-        spent = [self.round_spending()] * num_rounds
+    def epsilon_after(self, num_rounds: int, *, noise_share: float = 1.0) -> float:
+        """Epsilon of ``num_rounds`` rounds of this plan for a unit with nothing spent before.
+
+        Args:
+            num_rounds: Rounds.
+            noise_share: Share of the noise's variance that hides the unit from whoever knows the rest.
+        """
+        one = self.round_spending()
+        seen = replace(one, noise_multiplier=one.noise_multiplier * math.sqrt(noise_share))
+        spent = [seen] * num_rounds
         return total_epsilon(spent, delta=self.delta, accountant=self.accountant)
+
+
+def _sum_settings(plan: SumPlan | None) -> dict[str, Any]:
+    """Settings of the section that lead to a secure sum; none for a plain one."""
+    if plan is None:
+        return {}
+    return {
+        "aggregation": SECURE_SUM,
+        "max_pairs": plan.max_pairs,
+        "min_survivors": plan.survivors,
+        "num_colluding": plan.colluding,
+    }
 
 
 def _releases(sampling: str, steps: int, num_bins: int) -> int:
@@ -297,6 +368,11 @@ def make_plan(config: Asked) -> PrivacyPlan | None:
     steps = 1 if central else federation.local_steps
     if central:
         _check_strategy(config)
+    sum_plan = make_sum_plan(settings, federation, mechanism=mechanism)
+    sensitivity = mechanism.factor * settings.clip
+    normaliser = max(1.0, rate * federation.num_clients) if central else float(config.distill.batch_size)
+    if sum_plan is not None and not central:
+        normaliser *= sum_plan.cohort
     plan = PrivacyPlan(
         mechanism=settings.mechanism,
         loss=config.distill.loss,
@@ -306,9 +382,9 @@ def make_plan(config: Asked) -> PrivacyPlan | None:
         sampling_rate=rate,
         num_bins=num_bins,
         clip=settings.clip,
-        sensitivity=mechanism.factor * settings.clip,
+        sensitivity=sensitivity if sum_plan is None else sensitivity_of_rounded(sensitivity),
         noise_multiplier=_noise(config, rate=rate, steps=steps, num_bins=num_bins),
-        normaliser=max(1.0, rate * federation.num_clients) if central else float(config.distill.batch_size),
+        normaliser=normaliser,
         steps_per_round=steps,
         num_rounds=federation.num_rounds,
         epsilon=settings.epsilon,
@@ -320,6 +396,7 @@ def make_plan(config: Asked) -> PrivacyPlan | None:
         chunk_size=settings.chunk_size,
         deterministic=settings.deterministic,
         projected_pairs=float(settings.projected_pairs),
+        sum_plan=sum_plan,
     )
     _check_budget(plan)
     return plan
@@ -335,6 +412,7 @@ def _noise(config: Asked, *, rate: float, steps: int, num_bins: int) -> float:
         sampling_rate=rate if settings.sampling == "poisson" else 1.0,
         count=_releases(settings.sampling, steps, num_bins) * config.federation.num_rounds,
         accountant=settings.accountant,
+        noise=SKELLAM if settings.aggregation == SECURE_SUM else GAUSSIAN,
     )
 
 

@@ -18,6 +18,9 @@ REFUSALS: dict[str, str] = {
     "other-anchors": "teacher, public images or anchors are not those that the device's owner pinned",
     "other-version": "the device runs another version of edgecmd than its owner pinned or the server runs",
     "node-config": "the device's own configuration is wrong; the device's log says why",
+    "secure-sum": "a message of the secure sum was out of order, changed, or another round's or party's",
+    "too-few": "too few clients are in the secure sum for its noise, or for the device's owner",
+    "no-peers": "the device's configuration lacks its key, or the list of the sites' keys, for a secure sum",
     "mixes-pairs": "the student or the loss lets one pair reach another",
 }
 

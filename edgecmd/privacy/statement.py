@@ -6,8 +6,9 @@ from typing import Any
 
 from edgecmd.core.artefacts import may_leave_table, owner_only_table
 from edgecmd.core.statistics import finite
-from edgecmd.privacy.accounting import accountant_version
-from edgecmd.privacy.plan import SAMPLERS, PrivacyPlan
+from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.privacy.secure_sum.sum_plan import SumPlan
+from edgecmd.settings import SECURE_SUM
 
 # Not the pairs' cost, and not nothing: what leaves with the student tells of these examples as well.
 OWN_COSTS = [
@@ -57,7 +58,7 @@ def privacy_table(
         and from which clients answered.
     """
     largest = max(spent.values(), default=0.0)
-    private, protects = plan.private, plan.row.protects
+    private, protects = plan.private, plan.protects
     table: dict[str, Any] = {
         "private": private,
         "epsilon": finite(largest) if private else None,
@@ -71,7 +72,7 @@ def privacy_table(
         "counted": ledger,
         "rounds": rounds_done,
         "releases_per_round": plan.steps_per_round,
-        "sampler": SAMPLERS[plan.sampling],
+        "sampler": plan.sampler,
         "sampling_rate": plan.sampling_rate,
         "noise_multiplier": plan.noise_multiplier,
         "clip": plan.clip,
@@ -80,7 +81,7 @@ def privacy_table(
         "loss": plan.loss,
         "num_views": plan.num_views,
         "engine": plan.engine,
-        "accountant": accountant_version(plan.accountant),
+        "accountant": plan.counts_by,
         "anchors": dict(anchors),
         "released": list(protects.released),
         "against": protects.against,
@@ -90,9 +91,27 @@ def privacy_table(
         "owner_only": owner_only_table(private=private),
         "epsilon_by_round": _by_round(plan, rounds_done) if private else [],
     }
+    if plan.sum_plan is not None:
+        table["aggregation"] = SECURE_SUM
+        table["survivors"], table["colluding"] = plan.sum_plan.survivors, plan.sum_plan.colluding
+        table["epsilon_by_trust"] = _by_trust(plan, plan.sum_plan, rounds_done) if private else {}
     if not private:
         table["warning"] = WARNINGS["deterministic" if plan.deterministic else "projected"]
     return table
+
+
+def _by_trust(plan: PrivacyPlan, summed: SumPlan, rounds_done: int) -> dict[str, float | None]:
+    """Epsilon of this run's rounds, by who turns out not to deserve the trust."""
+    honest = summed.honest
+    cases = {
+        f"only sums are seen, and at most {summed.colluding} clients work with the server": honest,
+        "one client more works with the server": honest - 1,
+        "all other clients work with the server, or the masks of a client are broken": 1,
+    }
+    return {
+        what: finite(plan.epsilon_after(rounds_done, noise_share=shares / honest))
+        for what, shares in cases.items()
+    }
 
 
 def _by_round(plan: PrivacyPlan, rounds_done: int) -> list[list[int | float]]:

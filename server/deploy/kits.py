@@ -2,7 +2,8 @@
 
 FOLDER/authority/   ca.key, ca.crt: kept by whoever runs the federation, on no server
 FOLDER/server/      certificate and key, the sites' public keys, start script, unit, Compose file, proxy
-FOLDER/sites/NAME/  the site's key, ca.crt, node config, start script, unit, Compose file
+FOLDER/sites/NAME/  the site's key, ca.crt, node config, start script, unit, Compose file; for secure sums
+                    all sites' public keys
 """
 
 import io
@@ -17,12 +18,13 @@ import tomli_w
 from edgecmd import __version__
 from edgecmd.core.errors import ConfigError, nearest
 from edgecmd.core.files import folder_in_one_piece, json_bytes, read_json, write_bytes_atomically
+from edgecmd.settings import SECURE_SUM
 from server.deploy import texts
 from server.deploy.certificates import Signed, make_authority, make_node_key, make_server_certificate
 from server.deploy.description import Deployment, Site
 from server.deploy.pins import pinned
 
-AUTHORITY, SERVER, SITES, KIT = "authority", "server", "sites", "kit.json"
+AUTHORITY, SERVER, SITES, KIT, PEERS = "authority", "server", "sites", "kit.json", "peers.pub"
 SECRETS = ("ca.key", "server.key", "node.key")
 LINK_PORT = 18001
 Files = dict[str, bytes]
@@ -61,8 +63,9 @@ def make_kits(
             _signed_files(signed, "server.key", "server.pem") | publics | {"ca.crt": authority.certificate}
         )
         _write(made / SERVER, server | _server_files(deployment, link_port))
+        peers = {PEERS: _joined(publics)} if _is_summed(deployment) else {}
         for site in deployment.sites:
-            own = {"node.key": keys[site.name][0], "ca.crt": authority.certificate}
+            own = {"node.key": keys[site.name][0], "ca.crt": authority.certificate} | peers
             _write(made / SITES / site.name, own | _site_files(deployment, site))
         if as_tar:
             for kit in (made / SERVER, *(made / SITES / site.name for site in deployment.sites)):
@@ -92,6 +95,8 @@ def renew_server(folder: Path, *, days: int) -> None:
 def renew_site(folder: Path, site: str) -> None:
     """Give a site a new key pair; the next `edgecmd deploy run` registers it in the place of the old one.
 
+    Where kits pin all sites' public keys, for secure sums, each kit here gets the new list; all need it.
+
     Args:
         folder: Of the kits.
         site: Its name.
@@ -106,6 +111,9 @@ def renew_site(folder: Path, site: str) -> None:
     private, public = make_node_key()
     _write(folder / SERVER, {f"nodes/{site}.pub": public + b"\n"})
     _write(kits / site, {"node.key": private})
+    publics = {one.name: one.read_bytes() for one in (folder / SERVER / "nodes").glob("*.pub")}
+    for peers in kits.glob(f"*/{PEERS}"):
+        _write(peers.parent, {PEERS: _joined(publics)})
 
 
 def read_kit(folder: Path) -> dict[str, Any]:
@@ -160,10 +168,12 @@ def _site_files(deployment: Deployment, site: Site) -> Files:
         **_versions(),
     }
     state, data = str(site.node["state-dir"]), str(site.node["data-dir"])
-    start = texts.node_start(deployment.name, site=site.name, address=deployment.address)
+    summed = _is_summed(deployment)
+    start = texts.node_start(deployment.name, site=site.name, address=deployment.address, in_kit=summed)
+    node = ({"own-key": "node.key", "peer-keys": PEERS} if summed else {}) | dict(site.node)
     return {
         KIT: json_bytes(facts, path=Path(KIT)),
-        "node.toml": tomli_w.dumps(pinned(deployment, site)).encode(),
+        "node.toml": tomli_w.dumps(pinned(deployment, Site(name=site.name, node=node))).encode(),
         # For `edgecmd node` and `deploy check`: what the pairs would be read for.
         "run.toml": tomli_w.dumps(dict(deployment.shared_settings)).encode(),
         "start.sh": start.encode(),
@@ -176,6 +186,15 @@ def _site_files(deployment: Deployment, site: Site) -> Files:
 
 def _versions() -> dict[str, str]:
     return {"edgecmd": __version__, "flwr": version("flwr"), "torch": version("torch")}
+
+
+def _is_summed(deployment: Deployment) -> bool:
+    """Whether the sites add up in secure sums, so that each must know the others' keys."""
+    return deployment.settings.get("privacy.aggregation") == SECURE_SUM
+
+
+def _joined(publics: Mapping[str, bytes]) -> bytes:
+    return b"".join(publics[name] for name in sorted(publics))
 
 
 def _container(service: str, *, reads: tuple[str, ...], writes: tuple[str, ...]) -> Files:

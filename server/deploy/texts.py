@@ -49,16 +49,18 @@ exec flower-superlink --ssl-ca-certfile "$KIT/ca.crt" --ssl-certfile "$KIT/serve
     )
 
 
-def node_start(name: str, *, site: str, address: str) -> str:
+def node_start(name: str, *, site: str, address: str, in_kit: bool = False) -> str:
     """Script that starts a site's SuperNode.
 
     Args:
         name: Of the federation.
         site: Of the site.
         address: Host and port of the server.
+        in_kit: Whether the node config names files of the kit.
     """
     return (
         _head(f"The site {site} of the federation {name}: Flower's SuperNode, our app.")
+        + ('cd "$KIT"\n' if in_kit else "")
         + f"""\
 export FLWR_SUPEREXEC_TASK_POLL_INTERVAL={NODE_POLL_S}
 exec edgecmd-node --run "$KIT/run.toml" \\

@@ -84,12 +84,7 @@ def distil_privately(  # noqa: PLR0913 - the last is for audits alone
         probe sees each step's release, which the accountant counts one by one, and it may add units of its
         own; the pairs are no less protected.
     """
-    units = StepSettings(
-        mechanism=plan.mechanism,
-        num_views=plan.num_views,
-        num_groups=plan.num_groups,
-        chunk_size=plan.chunk_size,
-    )
+    units = _units_of(plan)
     reference = [parameter.detach().clone() for parameter in student.parameters()]
     student.train()
     effective = EffectiveStudent(student)
@@ -122,6 +117,76 @@ def distil_privately(  # noqa: PLR0913 - the last is for audits alone
 
     schedule = scheduled(optimizer, config, first_step=place.first_step, total_steps=place.total_steps)
     optimise(optimizer, plan.steps_per_round, gradient=gradient, schedule=schedule)
+
+
+def whole_sum(
+    student: nn.Module,
+    data: LocalData,
+    config: DistillConfig,
+    *,
+    loss: UnitLoss,
+    plan: PrivacyPlan,
+    source: Source,
+) -> np.ndarray:
+    """The clipped sum over all of a client's pairs, without noise: what it brings to a secure sum.
+
+    Args:
+        student: Encoder of the target modality, with the weights that the gradients are taken at.
+        data: The client's pairs; any number, none included.
+        config: Augmentation.
+        loss: Of one unit, whose gradient is clipped.
+        plan: Clip and mechanism.
+        source: Secret coins of views and buckets.
+
+    Returns:
+        float64, one number after the other of the parameters of `EffectiveStudent`'s copy.
+
+    Guarantees:
+        One pair more moves it by at most the mechanism's factor times ``plan.clip``.
+    """
+    student.train()
+    effective = EffectiveStudent(student)
+    chunks = make_units(
+        data, np.arange(len(data)), config=_units_of(plan), augment=config.augment, source=source
+    )
+    effective.refresh()
+    with running_student(student):
+        total = clipped_sum(effective.module, chunks, loss, clip=plan.clip, engine=plan.engine)
+    return torch.cat([value.flatten() for value in total.values()]).cpu().numpy()
+
+
+def num_summed(student: nn.Module) -> int:
+    """Length of `whole_sum` for a student."""
+    return sum(value.numel() for value in EffectiveStudent(student).module.parameters())
+
+
+def gradient_of_sum(student: nn.Module, total: np.ndarray) -> dict[str, np.ndarray]:
+    """What a sum of `whole_sum` over clients is for the student's own parameters: post-processing.
+
+    Args:
+        student: With the weights that the sum was taken at.
+        total: float64 of the length of `num_summed`.
+
+    Returns:
+        For each parameter of the student, its shape.
+    """
+    effective = EffectiveStudent(student)
+    effective.refresh()
+    sums, start = {}, 0
+    for name, value in effective.module.named_parameters():
+        part = torch.from_numpy(total[start : start + value.numel()])
+        sums[name] = part.reshape(value.shape).to(value.device)
+        start += value.numel()
+    return {name: value.cpu().numpy() for name, value in effective.pull_back(sums).items()}
+
+
+def _units_of(plan: PrivacyPlan) -> StepSettings:
+    return StepSettings(
+        mechanism=plan.mechanism,
+        num_views=plan.num_views,
+        num_groups=plan.num_groups,
+        chunk_size=plan.chunk_size,
+    )
 
 
 def add_noise(total: Sum, *, plan: PrivacyPlan, source: Source) -> Sum:
