@@ -15,7 +15,7 @@ class Status:
     """How a federation stands.
 
     Attributes:
-        sites: Flower's status of each site, by name: registered, online or offline.
+        sites: Flower's status of each site, by name: registered, online or offline, and since when (UTC).
         run: Flower's record of the newest run; None before the first.
         rounds: Rounds that the run folder has.
         folder: The run folder.
@@ -37,7 +37,7 @@ def status(kit: Path) -> Status:
         FederationError: The SuperLink is not there.
     """
     link = live_link(kit)
-    found = {str(node["node-id"]): node["status"] for node in link.nodes()}
+    found = {str(node["node-id"]): _since(node) for node in link.nodes()}
     known, runs = link.registered(), [run for run in link.runs() if run["fab-id"] == APP]
     sites = dict.fromkeys(read_kit(kit)["sites"], "not registered")
     sites |= {
@@ -45,3 +45,9 @@ def status(kit: Path) -> Status:
     }
     folder = run_folder(kit)
     return Status(sites=sites, run=runs[0] if runs else None, rounds=len(rounds(folder)), folder=folder)
+
+
+def _since(node: Mapping[str, Any]) -> str:
+    """Flower's status of a node, and since when it has it."""
+    state, at = str(node["status"]), node.get(f"{node['status']}-at", "N/A")
+    return state if at == "N/A" else f"{state} since {at}"

@@ -39,7 +39,8 @@ class Flower:
             self.nodes[words[2]] = "unregistered"
             return {"success": True}
         if words[:2] == ("supernode", "ls"):
-            return {"nodes": [{"node-id": node, "status": state} for node, state in self.nodes.items()]}
+            at = {"online-at": "2026-11-29 19:00:00Z", "offline-at": "N/A"}
+            return {"nodes": [{"node-id": node, "status": state, **at} for node, state in self.nodes.items()]}
         if words[0] == "run":
             self.started.append("77")
             return {"run-id": "77"}
@@ -242,7 +243,7 @@ def test_status(kits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found.started.append("77")
     write_round(run_folder(kits / "server"), 1)
     now = status(kits / "server")
-    assert now.sites == {"north": "online", "south": "revoked"}
+    assert now.sites == {"north": "online since 2026-11-29 19:00:00Z", "south": "revoked"}
     assert now.run is not None
     assert (now.run["status"], now.rounds) == ("running", 1)
 
