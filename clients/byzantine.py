@@ -33,6 +33,7 @@ from edgecmd.training.task import Holding, Task
 PATCH_SHARE, CELLS = 4, 4
 # The larger of its two values: white, four metres, an eighth of full scale.
 LOUD = 4000
+MOST_STRENGTH = 1e12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,10 +88,10 @@ class Threat:
             strength = float(number)
         except ValueError:
             strength = 0.0
-        if not 0 < strength <= 1e6:
+        if not 0 < strength <= MOST_STRENGTH:
             raise ConfigError(
-                f"--attacks has {text.strip()!r}; the strength must be a number above 0, at most 1e6, as in"
-                f" {name}:2. Leave it out for the usual one."
+                f"--attacks has {text.strip()!r}; the strength must be a number above 0, at most"
+                f" {MOST_STRENGTH:g}, as in {name}:2. Leave it out for the usual one."
             )
         return cls(name=name, strength=strength)
 

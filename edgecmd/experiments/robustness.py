@@ -299,7 +299,7 @@ def tables_of(asked: Asked, work: Sequence[Job], found: Sequence[Table]) -> Tabl
     for job, one in zip(work, found, strict=True):
         lines[job.case.name].append(one)
     summary = summarise({name: [one["metrics"] for one in rows] for name, rows in lines.items()})
-    rows = [
+    rows: list[Table] = [
         {
             "strategy": case.strategy,
             "attack": case.attack,
