@@ -38,76 +38,58 @@ MOST_STRENGTH = 1e12
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attack:
-    """One kind of Byzantine client.
+    """What a Byzantine client does.
 
     Attributes:
-        strength: What it is multiplied by, where the user gives no number; None: clients by attackers.
-        sign: Of the factor by which the client's move is multiplied.
+        name: As it was asked for.
+        strength: By how much the client multiplies its move; None: by clients over attackers.
+        sign: Of that factor.
         backdoor: Whether the client trains on pairs with the trigger too.
     """
 
+    name: str
     strength: float | None
     sign: int = 1
     backdoor: bool = False
 
+    def factor(self, *, num_clients: int, num_attackers: int) -> float:
+        """By how much an attacker multiplies its own move."""
+        return self.sign * (num_clients / num_attackers if self.strength is None else self.strength)
+
 
 ATTACKS = {
-    # Li et al. 2019, RSA: -4.
-    "sign-flip": Attack(strength=4.0, sign=-1),
-    "scaled-update": Attack(strength=10.0),
-    "backdoor": Attack(strength=1.0, backdoor=True),
-    # Bagdasaryan et al. 2020: the mean of all then moves as far as the attackers want.
-    "model-replacement": Attack(strength=None, backdoor=True),
+    one.name: one
+    for one in (
+        # Li et al. 2019, RSA: -4.
+        Attack(name="sign-flip", strength=4.0, sign=-1),
+        Attack(name="scaled-update", strength=10.0),
+        Attack(name="backdoor", strength=1.0, backdoor=True),
+        # Bagdasaryan et al. 2020: the mean of all then moves as far as the attackers want.
+        Attack(name="model-replacement", strength=None, backdoor=True),
+    )
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Threat:
-    """An attack as it was asked for.
+def read_attack(text: str) -> Attack:
+    """The attack of ``name`` or ``name:strength``, such as ``sign-flip:1``.
 
-    Attributes:
-        name: A key of `ATTACKS`.
-        strength: What a user gave for it, or None.
+    Raises:
+        ConfigError: The name is unknown, or the strength is not a number above 0.
     """
-
-    name: str
-    strength: float | None = None
-
-    @classmethod
-    def read(cls, text: str) -> "Threat":
-        """Of ``name`` or ``name:strength``, such as ``sign-flip:1``.
-
-        Raises:
-            ConfigError: The name is unknown, or the strength is not a number above 0.
-        """
-        name, colon, number = text.strip().partition(":")
-        choose("--attacks", name, ATTACKS)
-        if not colon:
-            return cls(name=name)
-        try:
-            strength = float(number)
-        except ValueError:
-            strength = 0.0
-        if not 0 < strength <= MOST_STRENGTH:
-            raise ConfigError(
-                f"--attacks has {text.strip()!r}; the strength must be a number above 0, at most"
-                f" {MOST_STRENGTH:g}, as in {name}:2. Leave it out for the usual one."
-            )
-        return cls(name=name, strength=strength)
-
-    @property
-    def is_backdoor(self) -> bool:
-        """Whether it is to make a target of triggered inputs."""
-        return ATTACKS[self.name].backdoor
-
-    def __str__(self) -> str:
-        return self.name if self.strength is None else f"{self.name}:{self.strength:g}"
-
-    def factor(self, *, num_clients: int, num_attackers: int) -> float:
-        """By how much an attacker multiplies its own move."""
-        row = ATTACKS[self.name]
-        usual = num_clients / num_attackers if row.strength is None else row.strength
-        return row.sign * (usual if self.strength is None else self.strength)
+    name, colon, number = text.strip().partition(":")
+    usual = choose("--attacks", name, ATTACKS)
+    if not colon:
+        return usual
+    try:
+        strength = float(number)
+    except ValueError:
+        strength = 0.0
+    if not 0 < strength <= MOST_STRENGTH:
+        raise ConfigError(
+            f"--attacks has {text.strip()!r}; the strength must be a number above 0, at most"
+            f" {MOST_STRENGTH:g}, as in {name}:2. Leave it out for the usual one."
+        )
+    return replace(usual, name=f"{name}:{strength:g}", strength=strength)
 
 
 def draw_attackers(run: Run, *, num: int) -> list[int]:
@@ -202,17 +184,17 @@ class PoisonedRun(Run):
         return self.backdoor.poisoned(super().holding(client), np.asarray(stored), self.task)
 
 
-def attackers(run: Run, threat: Threat, *, num: int) -> dict[int, ClientApp]:
+def attackers(run: Run, attack: Attack, *, num: int) -> dict[int, ClientApp]:
     """Apps of the clients that attack, by index, for `server.simulate.simulate`.
 
     Args:
         run: The run; its seed says who attacks and what a backdoor is taught.
-        threat: What they do.
+        attack: What they do.
         num: How many they are.
     """
-    factor = threat.factor(num_clients=run.federation.num_clients, num_attackers=num)
+    factor = attack.factor(num_clients=run.federation.num_clients, num_attackers=num)
     worked = run
-    if threat.is_backdoor:
+    if attack.backdoor:
         own = {one.name: getattr(run, one.name) for one in fields(run) if one.init}
         worked = PoisonedRun(**own, backdoor=Backdoor.of(run))
     app = byzantine_app(make_app(worked), factor=factor)

@@ -203,7 +203,7 @@ def robustness(
     )
     table = measure_all(asked, Assembly(), tell=quiet if as_json else tell)
     if as_json:
-        print_json({name: one for name, one in table.items() if name != "markdown"})
+        print_json(table)
         return
     for title, columns, rows in shown_tables(table):
         print_table(title, columns, rows)

@@ -5,8 +5,8 @@ loop, screening and strategies; everything is drawn from the seed.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,20 @@ from edgecmd.core.events import read_events
 from edgecmd.core.files import write_bytes_atomically, write_json, write_text_atomically
 from edgecmd.core.jobs import Tell, finish
 from edgecmd.core.statistics import interval_text
+from edgecmd.experiments.compare.markdown import table_lines, title_of
 from edgecmd.experiments.compare.summary import summarise
 from edgecmd.report.studies import FIRST_CHOICE
 
 Table = dict[str, Any]
 SUCCESS = "attack_success"
-TITLES = {
-    "recall@1": "R@1",
-    "class_recall@1": "class R@1",
-    SUCCESS: "attack success",
-    **{name: f"{name.removeprefix('linear_')} labels per class" for name in FIRST_CHOICE},
+HEADS = {
+    "strategy": "strategy",
+    "attackers": "attackers",
+    "drop_out": "percent that drop out",
+    "screened": "screened out",
+    "ended": "ended early",
 }
+SHOWN = ("recall@1", "class_recall@1", *FIRST_CHOICE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +42,7 @@ class Case:
 
     Attributes:
         strategy: ``federation.strategy``.
-        attack: As `clients.byzantine.Threat.read` takes it; empty for none.
+        attack: As `clients.byzantine.read_attack` takes it; empty for none.
         attackers: Number of clients that attack.
         drop_out: Percent of the clients asked in a round that do not answer.
     """
@@ -151,7 +154,7 @@ def read_request(
         ConfigError: A name, a strength or a percentage is wrong, a strategy lacks a setting, nothing was
             asked for, or a mechanism of privacy is set.
     """
-    from clients.byzantine import Threat
+    from clients.byzantine import read_attack
     from server.strategies import build_strategy
 
     if config.privacy.mechanism != "none":
@@ -159,14 +162,14 @@ def read_request(
             f"privacy.mechanism={config.privacy.mechanism!r}: robust strategies need to see each reply, which"
             " privacy does not show them. Set privacy.mechanism=none."
         )
-    threats = tuple(dict.fromkeys(str(Threat.read(one)) for one in _words(attacks)))
+    named = tuple(dict.fromkeys(read_attack(one).name for one in _words(attacks)))
     dropped = _percents("--drop-outs", drop_outs)
-    if not threats and not dropped:
+    if not named and not dropped:
         raise ConfigError(
             "--attacks and --drop-outs are both empty: nothing is to be measured. Set one of them."
         )
     names = tuple(dict.fromkeys(_words(strategies)))
-    if threats and not names:
+    if named and not names:
         raise ConfigError("--strategies is empty. Name at least one, such as fedavg,fedmedian.")
     for name in (*names, config.federation.strategy):
         federation = replace(config.federation, strategy=name)
@@ -174,8 +177,8 @@ def read_request(
     return Asked(
         config=config,
         strategies=names,
-        attacks=threats,
-        attackers=_attackers(shares, num_clients=config.federation.num_clients) if threats else (),
+        attacks=named,
+        attackers=_attackers(shares, num_clients=config.federation.num_clients) if named else (),
         drop_outs=dropped,
         num_seeds=num_seeds,
         num_jobs=num_jobs,
@@ -226,18 +229,21 @@ def measure(job: Job, assembly: Assembly) -> Table:
         ``metrics`` (empty where the federation could not go on), ``ended`` (why, or empty), ``dropped``:
         replies that screening dropped of ``attackers`` and of ``others``, by reason.
     """
-    from clients.byzantine import Backdoor, Threat, attackers
+    from clients.byzantine import Backdoor, attackers, read_attack
     from edgecmd.evaluation.evaluate import assess, embedder, headline
     from server.faults import Faults
     from server.simulate import FIRST_NODE, simulate
 
     case, run = job.case, assembly.run(job.config)
-    others = attackers(run, Threat.read(case.attack), num=case.attackers) if case.attackers else {}
+    others = attackers(run, read_attack(case.attack), num=case.attackers) if case.attackers else {}
     faults = Faults(seed=run.seed, unavailable=case.drop_out / 100) if case.drop_out else None
     ended, metrics = "", {}
     try:
         student = simulate(run, others=others, faults=faults)
     except FederationError as error:
+        # A folder that another process has, or a broken checkpoint, is no outcome of an attack.
+        if not str(error).startswith("Round "):
+            raise
         ended = str(error)
     else:
         metrics = headline(assess(embedder(student, run.task), run, student=student))
@@ -268,18 +274,17 @@ def measure_all(asked: Asked, assembly: Assembly, *, tell: Tell) -> Table:
     work = [asked.job(case, seed) for seed in range(asked.num_seeds) for case in asked.cases]
     do = partial(run_job, assembly=assembly) if asked.num_jobs == 1 else run_job
     done: list[Job] = []
+    told_of = (*SHOWN, SUCCESS)
 
     def told(job: Job, result: Table) -> None:
         done.append(job)
-        line = "  ".join(
-            f"{TITLES[name]} {one:.3f}" for name, one in result["metrics"].items() if name in TITLES
-        )
+        line = "  ".join(f"{name} {one:.3f}" for name, one in result["metrics"].items() if name in told_of)
         tell(f"{len(done)}/{len(work)}  seed {job.config.seed} {job.case.name}: {line or result['ended']}")
 
     found = jobs.run_jobs(work, do, num_processes=asked.num_jobs, what="runs", done=told)
     folder, table = run_folder(asked.config), tables_of(asked, work, found)
     write_json(folder / "robustness.json", table)
-    write_text_atomically(folder / "robustness.md", table["markdown"])
+    write_text_atomically(folder / "robustness.md", markdown(table))
     write_bytes_atomically(folder / "robustness.png", robustness_png(table))
     return table
 
@@ -292,79 +297,68 @@ def tables_of(asked: Asked, work: Sequence[Job], found: Sequence[Table]) -> Tabl
         work: The jobs.
         found: Their results, in the same order.
     """
-    from clients.byzantine import Threat
+    from clients.byzantine import read_attack
 
     cases = {case.name: case for case in asked.cases}
     lines: dict[str, list[Table]] = {name: [] for name in cases}
     for job, one in zip(work, found, strict=True):
         lines[job.case.name].append(one)
-    summary = summarise({name: [one["metrics"] for one in rows] for name, rows in lines.items()})
-    rows: list[Table] = [
+    summary = summarise({name: [one["metrics"] for one in own] for name, own in lines.items()})
+    rows = [
         {
-            "strategy": case.strategy,
-            "attack": case.attack,
-            "attackers": case.attackers,
-            "drop_out": case.drop_out,
-            "backdoor": bool(case.attack) and Threat.read(case.attack).is_backdoor,
+            **asdict(case),
+            "backdoor": bool(case.attack) and read_attack(case.attack).backdoor,
             "ended": sum(bool(one["ended"]) for one in lines[name]),
-            "dropped": sum(sum(one["dropped"]["attackers"].values()) for one in lines[name]),
+            "screened": sum(sum(one["dropped"]["attackers"].values()) for one in lines[name]),
             "metrics": summary[name],
         }
         for name, case in cases.items()
     ]
-    have = {name for row in rows for name in row["metrics"]}
-    shown = [name for name in ("recall@1", "class_recall@1") if name in have]
-    shown += [name for name in FIRST_CHOICE if name in have][:1]
-    table: Table = {
+    have = [name for name in SHOWN if any(name in line for line in summary.values())]
+    few = [name for name in have if name in FIRST_CHOICE][:1]
+    return {
         "num_clients": asked.config.federation.num_clients,
         "num_seeds": asked.num_seeds,
         "settings": dict(flatten(asked.config)),
-        "shown": shown,
+        "shown": [name for name in have if name not in FIRST_CHOICE] + few,
         "rows": rows,
     }
-    return table | {"markdown": markdown(table)}
 
 
-def markdown(table: Mapping[str, Any]) -> str:
-    """The tables of `tables_of` as Markdown: one for each attack, one for drop-outs."""
-    parts = [f"## {title}\n\n{_lines(columns, *rows)}" for title, columns, rows in shown_tables(table)]
-    return "\n".join(parts)
+def markdown(table: Table) -> str:
+    """The tables of `shown_tables` as Markdown."""
+    parts = [
+        [f"## {title}", "", *table_lines(columns, rows), ""] for title, columns, rows in shown_tables(table)
+    ]
+    return "\n".join(line for part in parts for line in part)
 
 
-def _lines(*rows: Sequence[str]) -> str:
-    head, *rest = [f"| {' | '.join(row)} |\n" for row in rows]
-    return head + "|" + "---|" * len(rows[0]) + "\n" + "".join(rest)
+def shown_tables(table: Table) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, columns and rows of each table for people: one for each attack, one for drop-outs.
 
-
-def shown_tables(table: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Title, columns and rows of each table for people: one for each attack, one for drop-outs."""
-    rows, shown = table["rows"], table["shown"]
+    Args:
+        table: As `tables_of` gives it.
+    """
+    rows, shown, found = table["rows"], table["shown"], []
     order = list(dict.fromkeys(row["strategy"] for row in rows))
-    found = []
     for attack in dict.fromkeys(row["attack"] for row in rows if row["attack"]):
         own = [row for row in rows if row["attack"] == attack or not (row["attack"] or row["drop_out"])]
         own.sort(key=lambda row: (order.index(row["strategy"]), row["attackers"]))
         metrics = [*shown, SUCCESS] if own[-1]["backdoor"] else shown
-        columns = ["strategy", f"attackers of {table['num_clients']}", *(TITLES[one] for one in metrics)]
-        cells = [
-            [
-                row["strategy"],
-                str(row["attackers"]),
-                *_cells(row, metrics),
-                str(row["dropped"]),
-                str(row["ended"]),
-            ]
-            for row in own
-        ]
-        found.append((attack, [*columns, "screened out", "ended early"], cells))
-    name = next((row["strategy"] for row in rows if row["drop_out"]), "")
-    if name:
+        found.append((attack, *_cells(own, ("strategy", "attackers"), metrics, ("screened", "ended"))))
+    for name in {row["strategy"]: None for row in rows if row["drop_out"]}:
         own = [row for row in rows if row["strategy"] == name and not row["attack"]]
-        cells = [[f"{row['drop_out']}%", *_cells(row, shown), str(row["ended"])] for row in own]
-        columns = ["drop-outs a round", *(TITLES[one] for one in shown), "ended early"]
-        found.append((f"Drop-outs, {name}", columns, cells))
+        found.append((f"Drop-outs, {name}", *_cells(own, ("drop_out",), shown, ("ended",))))
     return found
 
 
-def _cells(row: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
-    return [interval_text(row["metrics"][one]) if one in row["metrics"] else "-" for one in metrics]
+def _cells(
+    rows: Sequence[Table], first: Sequence[str], metrics: Sequence[str], last: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows: fields of a case, means with their intervals, counts."""
+    columns = [*(HEADS[name] for name in first), *map(title_of, metrics), *(HEADS[name] for name in last)]
+    cells = []
+    for row in rows:
+        told = [interval_text(row["metrics"][one]) if one in row["metrics"] else "-" for one in metrics]
+        cells.append([*(str(row[name]) for name in first), *told, *(str(row[name]) for name in last)])
+    return columns, cells

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from clients.byzantine import (
     Backdoor,
     PoisonedRun,
-    Threat,
     attackers,
     byzantine_app,
     draw_attackers,
     moved,
+    read_attack,
     stamp,
 )
 from edgecmd.core.errors import ConfigError
@@ -87,7 +87,7 @@ def test_strategies_under_a_flipped_update_by_hand(tmp_path: Path, strategy: str
 
 def test_model_replacement_replaces_the_mean(tmp_path: Path) -> None:
     """Nobody else moves: the mean is what the one attacker of four trained."""
-    factor = Threat.read("model-replacement").factor(num_clients=4, num_attackers=1)
+    factor = read_attack("model-replacement").factor(num_clients=4, num_attackers=1)
     honest = app_of(lambda weights, _, client: records(weights, client=client))
     liar = app_of(steady)  # type: ignore[arg-type]
     grid = LocalGrid(honest, contexts(4), others={102: byzantine_app(liar, factor=factor)})
@@ -110,10 +110,10 @@ def test_model_replacement_replaces_the_mean(tmp_path: Path) -> None:
     ],
 )
 def test_factors(text: str, factor: float) -> None:
-    threat = Threat.read(text)
-    assert threat.factor(num_clients=20, num_attackers=4) == factor
-    assert Threat.read(str(threat)) == threat
-    assert threat.is_backdoor == (threat.name in ("backdoor", "model-replacement"))
+    attack = read_attack(text)
+    assert attack.factor(num_clients=20, num_attackers=4) == factor
+    assert read_attack(attack.name) == attack
+    assert attack.backdoor == attack.name.startswith(("backdoor", "model-replacement"))
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_factors(text: str, factor: float) -> None:
 )
 def test_an_attack_that_is_none_is_refused_with_the_way_out(text: str) -> None:
     with pytest.raises(ConfigError, match=r"--attacks.*(Allowed: backdoor, model-repl|number above 0)"):
-        Threat.read(text)
+        read_attack(text)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_an_attack_gives_equal_bytes_on_two_workers(pairs: Path, tmp_path: Path)
     found = {}
     for name, changes in {"one": (), "two": ("federation.num_workers=2",)}.items():
         config = tiny_config(pairs, tmp_path / name, *changes)
-        apps = attackers(run_of(config), Threat.read("model-replacement"), num=1)
+        apps = attackers(run_of(config), read_attack("model-replacement"), num=1)
         assert len(apps) == 1 < NUM_CLIENTS
         simulate(config, others=apps)
         found[name] = (tmp_path / name / "tiny" / "student.safetensors").read_bytes()
@@ -198,7 +198,7 @@ def test_an_attack_gives_equal_bytes_on_two_workers(pairs: Path, tmp_path: Path)
 def test_a_poisoned_run_leaves_the_honest_one_as_it_is(pairs: Path, tmp_path: Path) -> None:
     config = tiny_config(pairs, tmp_path)
     run = run_of(config)
-    attackers(run, Threat.read("backdoor"), num=2)
+    attackers(run, read_attack("backdoor"), num=2)
     assert not isinstance(run, PoisonedRun)
     assert run.task is task_of(config)
     assert len(run.holding(0).data) == len(run.part(0))

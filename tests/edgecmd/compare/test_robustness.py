@@ -10,7 +10,7 @@ from edgecmd.core.errors import ConfigError
 from edgecmd.core.files import read_json
 from edgecmd.core.jobs import quiet
 from edgecmd.experiments import robustness
-from edgecmd.experiments.robustness import Asked, Case, measure_all, read_request, tables_of
+from edgecmd.experiments.robustness import Asked, Case, markdown, measure_all, read_request, tables_of
 from edgecmd.report.studies import robustness_png
 from tests import command_line
 from tests.tiny_federation import TESTED, tiny_config, write_pairs
@@ -98,7 +98,7 @@ def test_a_study_is_made_once_and_read_then(
     assert len(lines) == len(wanted.cases) == 9
     folder = tmp_path / "tiny"
     assert read_json(folder / "robustness.json") == table
-    assert (folder / "robustness.md").read_text(encoding="utf-8") == table["markdown"]
+    assert (folder / "robustness.md").read_text(encoding="utf-8") == markdown(table)
     assert (folder / "robustness.png").read_bytes() == robustness_png(table)
     results = {one.name: read_json(folder / "seed-0" / f"{one.name}.json") for one in wanted.cases}
     lies = results["fedavg-scaled-update-1e+12-1"]["dropped"]["attackers"]
@@ -131,8 +131,9 @@ def test_the_tables_hold_means_and_intervals_of_the_seeds() -> None:
     ]
     table = tables_of(wanted, work, found)
     assert table["shown"] == ["recall@1", "linear_10"]
-    assert "| fedavg | 2 | 0.200 [0.000, 0.448] | 0.400 | 0.500 | 6 | 0 |" in table["markdown"]
-    assert "| strategy | attackers of 10 | R@1 | 10 labels per class | attack success |" in table["markdown"]
+    text = markdown(table)
+    assert "| fedavg | 2 | 0.200 [0.000, 0.448] | 0.400 | 0.500 | 6 | 0 |" in text
+    assert "| strategy | attackers | R@1 | probe k=10 | attack-success |" in text
 
 
 def test_the_command_refuses_before_it_makes_anything(
