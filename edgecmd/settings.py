@@ -515,7 +515,7 @@ class FederationConfig(_Section):
     """Seconds to wait for the clients at the start and for the replies of a round. 0: 3600 in a simulation,
     600 on Flower."""
     strategy: str = "fedavg"
-    """fedavg, fedprox, fedavgm, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum."""
+    """fedavg, fedprox, fedavgm, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum, multikrum."""
     server_learning_rate: Annotated[float, Interval(ge=0.0, le=1e3)] = 1.0
     """Server's learning rate in fedavgm (1 is usual), fedadam and fedyogi (0.01 is usual)."""
     server_momentum: Annotated[float, Interval(ge=0.0, le=0.9999)] = 0.9
@@ -523,7 +523,7 @@ class FederationConfig(_Section):
     server_tau: Annotated[float, Interval(ge=1e-12, le=1e3)] = 1e-3
     """Adaptivity of fedadam and fedyogi."""
     num_malicious: Annotated[int, Interval(ge=0, le=1_000_000)] = 1
-    """Number of malicious clients that krum tolerates."""
+    """Number of malicious clients that krum and multikrum tolerate."""
     trim_fraction: Annotated[float, Interval(ge=0.0, le=0.49)] = 0.2
     """Share that fedtrimmedavg discards at each end."""
     max_examples: Annotated[int, Interval(ge=1, le=2**53)] = 1_000_000

@@ -84,6 +84,11 @@ def _serve(content: RecordDict, message_type: str, context: Context) -> Served:
 
     set_identity()
     reply = answer(make_app(local=True), Message(content, context.node_id, message_type), context)
+    return _served(reply, context)
+
+
+def _served(reply: Message, context: Context) -> Served:
+    """What a reply holds, or the reason of its error; and the client's state after it."""
     return str(reply.error.reason) if reply.has_error() else reply.content, context.state
 
 
@@ -97,6 +102,7 @@ class LocalGrid(Grid):
             side, each with an equal share of its memory; this process, which evaluates, has one too.
         device: Kind of device that clients train on.
         fault: For drills: called with (round, node id); an exception it returns is the client's.
+        others: For drills: apps by node id of those that have one of their own; they answer in this process.
     """
 
     def __init__(
@@ -107,8 +113,10 @@ class LocalGrid(Grid):
         num_workers: int = 1,
         device: str = "cpu",
         fault: Fault | None = None,
+        others: Mapping[int, ClientApp] | None = None,
     ) -> None:
         self._app, self._contexts, self._fault = app, dict(contexts), fault
+        self._others = dict(others or {})
         self._run = Run.create_empty(RUN_ID)
         self._ids = itertools.count(1)
         self._replies: dict[str, Message] = {}
@@ -175,19 +183,25 @@ class LocalGrid(Grid):
             if end is not None and time.monotonic() >= end:
                 return
             error = self._drill(message)
-            context = self._contexts[message.metadata.dst_node_id]
-            reply = failure(message, describe(error)) if error else answer(self._app, message, context)
+            reply = failure(message, describe(error)) if error else self._answer(message)
             if end is None or time.monotonic() <= end:
                 yield message, reply
+
+    def _answer(self, message: Message) -> Message:
+        node = message.metadata.dst_node_id
+        return answer(self._others.get(node, self._app), message, self._contexts[node])
 
     def _answer_in_pool(
         self, pool: Workers, messages: list[Message], end: float | None
     ) -> Iterator[tuple[Message, Message]]:
         futures = [self._submit(pool, message) for message in messages]
         for message, future in zip(messages, futures, strict=True):
+            node = message.metadata.dst_node_id
+            if node in self._others and not future.done():
+                future.set_result(_served(self._answer(message), self._contexts[node]))
             try:
                 result, state = future.result(None if end is None else max(0.0, end - time.monotonic()))
-                self._contexts[message.metadata.dst_node_id].state = state
+                self._contexts[node].state = state
             except WaitTimeout:
                 future.cancel()
                 continue
@@ -202,12 +216,13 @@ class LocalGrid(Grid):
                 yield message, Message(result, reply_to=message)
 
     def _submit(self, pool: Workers, message: Message) -> Future[Served]:
-        error, context = self._drill(message), self._contexts[message.metadata.dst_node_id]
+        error, node = self._drill(message), message.metadata.dst_node_id
+        if error is None and node not in self._others:
+            return pool.submit(_serve, message.content, message.metadata.message_type, self._contexts[node])
+        here: Future[Served] = Future()
         if error is not None:
-            failed: Future[Served] = Future()
-            failed.set_result((describe(error), context.state))
-            return failed
-        return pool.submit(_serve, message.content, message.metadata.message_type, context)
+            here.set_result((describe(error), self._contexts[node].state))
+        return here
 
     def _drill(self, message: Message) -> Exception | None:
         if self._fault is None or message.metadata.message_type != MessageType.TRAIN:
@@ -224,9 +239,10 @@ def local_grid(
     num_workers: int = 1,
     device: str = "cpu",
     fault: Fault | None = None,
+    others: Mapping[int, ClientApp] | None = None,
 ) -> Iterator[LocalGrid]:
     """A `LocalGrid` whose worker processes end with the block."""
-    grid = LocalGrid(app, contexts, num_workers=num_workers, device=device, fault=fault)
+    grid = LocalGrid(app, contexts, num_workers=num_workers, device=device, fault=fault, others=others)
     try:
         yield grid
     finally:

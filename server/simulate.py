@@ -1,8 +1,10 @@
 """A federation on this machine: the two Flower apps over the in-process grid."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 from flwr.app import Context, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from clients.app import make_app
@@ -40,6 +42,7 @@ def simulate(
     report: Report | None = None,
     fault: Fault | None = None,
     faults: "Faults | None" = None,
+    others: Mapping[int, ClientApp] | None = None,
 ) -> Student:
     """Run or continue the federation of ``run`` in this process or its local workers.
 
@@ -52,6 +55,7 @@ def simulate(
         fault: For drills, see `server.local_grid.LocalGrid`.
         faults: For drills: what goes wrong in a deployment, see `server.faults`. No time is waited for what
             does not come; clients answer one after another.
+        others: For drills: apps by index of the clients that have one of their own (`clients.byzantine`).
 
     Raises:
         FederationError: A round missed its quorum, or the run folder is another process's or another
@@ -64,6 +68,7 @@ def simulate(
         num_workers=federation.num_workers,
         device=run.device.type,
         fault=fault,
+        others={FIRST_NODE + client: app for client, app in (others or {}).items()},
     ) as grid:
         timed = federation.slowest > 1 or federation.buffer_size > 0
         if faults is None and not timed:

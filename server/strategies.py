@@ -3,12 +3,12 @@
 Cohorts are drawn by the loop, so each strategy is told to ask every client that it is shown.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord
-from flwr.serverapp.strategy import FedAvg, FedAvgM, FedProx
+from flwr.app import Array, ArrayRecord, Message, MetricRecord
+from flwr.serverapp.strategy import FedAvg, FedAvgM, FedProx, MultiKrum
 from flwr.serverapp.strategy.fedopt import FedOpt
 
 from edgecmd.catalogue.data_sets import imported
@@ -37,6 +37,18 @@ def fedprox(*, proximal_mu: float, **options: Any) -> FedAvg:  # noqa: ANN401 - 
             " 0.01, or choose federation.strategy='fedavg'."
         )
     return FedProx(**options, proximal_mu=proximal_mu)
+
+
+class AllButMalicious(MultiKrum):
+    """Multi-Krum that averages as many replies as are honest: all that came but ``num_malicious``."""
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average the replies that are nearest to their neighbours."""
+        came = list(replies)
+        self.num_nodes_to_select = max(1, len(came) - self.num_malicious_nodes)
+        return super().aggregate_train(server_round, came)
 
 
 def build_strategy(settings: FederationConfig, *, proximal_mu: float = 0.0) -> FedAvg:

@@ -42,4 +42,5 @@ STRATEGIES = {
     "fedmedian": Strategy(build=f"{FLOWER}:FedMedian"),
     "fedtrimmedavg": Strategy(build=f"{FLOWER}:FedTrimmedAvg", numbers=TRIMMED),
     "krum": Strategy(build=f"{FLOWER}:Krum", numbers=LIARS),
+    "multikrum": Strategy(build="server.strategies:AllButMalicious", numbers=LIARS),
 }

@@ -1,4 +1,4 @@
-"""``edgecmd compare``: losses and baselines over several seeds, with intervals."""
+"""``edgecmd compare`` and ``robustness``: losses, baselines and strategies over several seeds."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from edgecmd.cli.app import app
-from edgecmd.cli.options import AsJson, ConfigFile, Settings, one_thread
+from edgecmd.cli.options import AsJson, ConfigFile, Settings, one_thread, read_settings
 from edgecmd.cli.output import print_json, print_table, say
 from edgecmd.cli.progress import tell
 from edgecmd.core.text import counted
@@ -153,3 +153,59 @@ def show_summary(
         "* better than every other method in the column by the paired t test over seeds. There is no interval"
         f" with fewer than {MIN_REPEATS} seeds or {MIN_ITEMS} test items, or where all seeds agree."
     )
+
+
+@app.command()
+def robustness(
+    *,
+    strategies: Annotated[
+        str, typer.Option("--strategies", help="Values of federation.strategy, each under every attack.")
+    ] = "fedavg,fedmedian,fedtrimmedavg,krum,multikrum",
+    attacks: Annotated[
+        str,
+        typer.Option(
+            "--attacks",
+            help="What Byzantine clients do: sign-flip, scaled-update, backdoor, model-replacement;"
+            " sign-flip:2 with a strength of your own. Empty for none.",
+        ),
+    ] = "sign-flip,scaled-update,backdoor,model-replacement",
+    shares: Annotated[
+        str, typer.Option("--shares", help="Percentages of the clients that attack; 0 is always measured.")
+    ] = "10,20,30",
+    drop_outs: Annotated[
+        str,
+        typer.Option(
+            "--drop-outs",
+            help="Percentages of the clients asked in a round that do not answer, such as 10,30,50. Under"
+            " federation.strategy, without an attack.",
+        ),
+    ] = "",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of seeds, from 0.")] = 5,
+    num_jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes at a time.")] = 1,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare strategies under Byzantine clients, and measure drop-outs. Finished runs are kept."""
+    from edgecmd.config.assemble import Assembly, run_folder
+    from edgecmd.core.jobs import quiet
+    from edgecmd.experiments.robustness import measure_all, read_request, shown_tables
+
+    one_thread()
+    asked = read_request(
+        read_settings(config, settings),
+        strategies=strategies,
+        attacks=attacks,
+        shares=shares,
+        drop_outs=drop_outs,
+        num_seeds=seeds,
+        num_jobs=num_jobs,
+    )
+    table = measure_all(asked, Assembly(), tell=quiet if as_json else tell)
+    if as_json:
+        print_json(table)
+        return
+    for title, columns, rows in shown_tables(table):
+        print_table(title, columns, rows)
+    files = run_folder(asked.config) / "robustness"
+    say(f"{counted(seeds, 'seed')}, mean and 95% t interval. Files: {files}.json, .md and .png")

@@ -245,7 +245,8 @@ def federate(  # noqa: PLR0913 - what a federation is made of
         seed: Seed of everything except private noise, which comes from the operating system.
         batch_size: Pairs per step; None: the plan's, otherwise 64.
         learning_rate: Peak learning rate.
-        strategy: The server's: fedavg, fedprox, fedavgm, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum.
+        strategy: The server's: fedavg, fedprox, fedavgm, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum,
+            multikrum.
         proximal_mu: Weight of FedProx's proximal term, for ``strategy="fedprox"``.
         client_fraction: Share of the clients that are asked in each round.
         augment: Strength of the augmentation of targets; 0 for none.

@@ -206,12 +206,43 @@ def superlink(tmp_path: Path) -> Iterator[Path]:
         process.wait(timeout=60)
 
 
-def outcome(home: Path, settings: dict[str, object]) -> dict[str, str]:
-    """Run the federation on one actor at a time and wait for its end."""
+@pytest.fixture
+def ray_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two nodes of Ray with one core each; what is started afterwards joins them."""
+    port = free_port()
+    start = [str(BIN / "ray"), "start", "--block", "--num-cpus=1", "--node-ip-address=127.0.0.1"]
+    nodes = [[*start, "--head", f"--port={port}", "--include-dashboard=false"]]
+    nodes += [[*start, f"--address=127.0.0.1:{port}"]]
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        with (tmp_path / "ray.log").open("w") as log:
+            for words in nodes:
+                environ = environment(tmp_path / "home")
+                processes.append(subprocess.Popen(words, env=environ, stdout=log, stderr=log))
+                end = time.monotonic() + 120
+                while (tmp_path / "ray.log").read_text().count("Ray runtime started.") < len(processes):
+                    assert processes[-1].poll() is None, (tmp_path / "ray.log").read_text()
+                    assert time.monotonic() < end
+                    time.sleep(0.5)
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        yield
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            process.wait(timeout=60)
+
+
+ONE_ACTOR = "client-resources-num-cpus=2 init-args-num-cpus=2"
+
+
+def outcome(
+    home: Path, settings: dict[str, object], *, resources: str = ONE_ACTOR, patience_s: float = 280
+) -> dict[str, str]:
+    """Run the federation, on one actor at a time where nothing else is said, and wait for its end."""
     config = " ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())
-    resources = f"num-supernodes={NUM_CLIENTS} client-resources-num-cpus=2 init-args-num-cpus=2"
+    resources = f"num-supernodes={NUM_CLIENTS} {resources}"
     flwr(home, "run", ".", "--run-config", config, "--federation-config", resources)
-    end = time.monotonic() + 280
+    end = time.monotonic() + patience_s
     while True:
         (*_, newest) = sorted(json.loads(flwr(home, "ls", "--format", "json"))["runs"], key=started)
         if newest["status"].startswith("finished"):
@@ -241,6 +272,24 @@ def test_ray_gives_the_bytes_of_the_local_grid(superlink: Path, tmp_path: Path) 
     failed = outcome(superlink, SETTINGS | {"name": "relative"})
     assert failed["status"] == "finished:failed"
     assert not list(superlink.rglob("student.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs edgecmd[ray]")
+def test_a_cluster_of_two_nodes_gives_the_same_bytes(
+    ray_cluster: None, superlink: Path, tmp_path: Path
+) -> None:
+    """A core a node and a core an actor: the clients are served on both."""
+    settings = SETTINGS | {"name": "cluster", "out": str(tmp_path / "flower")}
+    done = outcome(superlink, settings, resources="client-resources-num-cpus=1", patience_s=1800)
+    assert done["status"] == "finished:completed", f"{done}\n{log_of(tmp_path)}"
+    overrides = [f"{name}={json.dumps(value)}" for name, value in settings.items() if name != "out"]
+    simulate(load_config(None, [*overrides, f'out="{tmp_path / "local"}"']))
+    found, expected = (
+        (tmp_path / runtime / "cluster" / "student.safetensors").read_bytes()
+        for runtime in ("flower", "local")
+    )
+    assert found == expected
 
 
 def log_of(folder: Path) -> str:

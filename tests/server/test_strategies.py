@@ -128,10 +128,11 @@ def sent(values: list[float]) -> Callable[[Weights, int, int], RecordDict]:
         ("fedmedian", 3.0),
         ("fedtrimmedavg", (2.9 + 3 + 4) / 3),
         ("krum", 3.0),
+        ("multikrum", (2.9 + 3 + 4 + 1) / 4),
     ],
 )
 def test_robust_strategies_withstand_one_liar(tmp_path: Path, strategy: str, expected: float) -> None:
-    """Krum takes the one with the nearest two others: 3, at distances 0.1 and 1."""
+    """Krum takes the one with the nearest two others: 3, at distances 0.1 and 1; Multi-Krum all but one."""
     values = [2.9, 3.0, 1000.0, 4.0, 1.0]
     settings = ["num_clients=5", "num_rounds=1", f'strategy="{strategy}"', "trim_fraction=0.2"]
     with federation(tmp_path, *settings, step=sent(values)) as one:

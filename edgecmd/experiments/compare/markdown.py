@@ -1,6 +1,6 @@
 """A comparison as Markdown, ready for a page of results."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from edgecmd.core.statistics import MIN_ITEMS, MIN_REPEATS, interval_text, too_few
@@ -58,18 +58,20 @@ def comparison_markdown(tables: Tables) -> str:
     chosen = [(title, numbers) for title, numbers in chosen if numbers]
     head = ["method", *(title_of(name) for name in columns), "p against " + about["reference"]]
     head += [title for title, _ in chosen]
-    lines = [_row(head), _row(["---"] * len(head))]
+    rows = []
     for method, values in summary.items():
         paired = tables["paired"].get(method, {})
         cells = [_cell(values.get(name), paired.get(name)) for name in columns]
         tail = [_p(paired.get(about["headline"])), *(_rate(numbers.get(method)) for _, numbers in chosen)]
-        lines.append(_row([method, *cells, *tail]))
+        rows.append([method, *cells, *tail])
+    lines = table_lines(head, rows)
     text = [f"### {about['title']}", "", *_facts(about), "", *lines, "", *_legend(about, summary), ""]
     return "\n".join([*text, *verdict_lines(tables["verdict"]), ""])
 
 
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def table_lines(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table in Markdown, line by line."""
+    return [f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows)]
 
 
 def _cell(row: Mapping[str, Any] | None, paired: Mapping[str, Any] | None) -> str:

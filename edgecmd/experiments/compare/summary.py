@@ -24,7 +24,17 @@ CLAIM = 0.02
 OURS = ("cmc", "cmc+cmd")
 
 
-SHARES = ("recall@", "class_recall@", "one_shot", "linear_", "finetune_", "miou_", "pixels_", "nmi")
+SHARES = (
+    "recall@",
+    "class_recall@",
+    "one_shot",
+    "linear_",
+    "finetune_",
+    "miou_",
+    "pixels_",
+    "nmi",
+    "attack_success",
+)
 # What is measured on the test examples that carry a label.
 OF_LABELS = ("linear_", "finetune_", "nmi")
 
