@@ -19,13 +19,13 @@ from edgecmd.run import Run, require_same_clients
 from edgecmd.training.averaging import Arrays, load_arrays, to_arrays
 from server.asynchronous.buffer import Buffer
 from server.checkpoint import newest_checkpoint
-from server.client_privacy import central_privacy
 from server.cohort import Identity, Terms, ask_identities, terms_of, wait_for_nodes
 from server.loop import Federation, RoundReport, run_rounds
 from server.patience import Clock
-from server.privacy_report import write_privacy
+from server.privacy.client_privacy import central_privacy
+from server.privacy.privacy_report import write_privacy
+from server.privacy.sum_round import sum_rounds
 from server.strategies import build_strategy
-from server.sum_round import sum_rounds
 
 Report = Callable[[RoundReport], None]
 

@@ -25,13 +25,13 @@ from edgecmd.privacy.ledger import BudgetSpentError
 from edgecmd.settings import FederationConfig
 from edgecmd.training.averaging import Arrays
 from server.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
-from server.client_privacy import CentralPrivacy
 from server.cohort import CohortGrid, Identity, Terms, ask_identities, shared_indices, wait_for_nodes
 from server.patience import Clock
+from server.privacy.client_privacy import CentralPrivacy
+from server.privacy.sum_round import SumRounds
 from server.quorum import BudgetEndError, check_quorum
 from server.screening import Rejection, claimed_client, match, screen
 from server.strategies import from_record, restore_current, restore_strategy, strategy_tensors, to_record
-from server.sum_round import SumRounds
 
 if TYPE_CHECKING:
     from server.asynchronous.buffer import Buffer

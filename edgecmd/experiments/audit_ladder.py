@@ -94,12 +94,12 @@ def exported_embedder(path: Path) -> Embed:
 
 
 def server_noise(run: Run, plan: PrivacyPlan) -> list[Draws]:
-    """Rounds of `server.client_privacy` without replies, from zero weights, with a ledger of its own.
+    """Rounds of `server.privacy.client_privacy` without replies, from zero weights, with a ledger of its own.
 
     Returns:
         What each round added to each weight, in standard deviations of the plan's noise.
     """
-    from server.client_privacy import central_privacy
+    from server.privacy.client_privacy import central_privacy
 
     zeros = {name: np.zeros_like(value) for name, value in to_arrays(run.new_student()).items()}
     num = NUM_SERVER_ROUNDS + FEWEST_DRAWS // sum(value.size for value in zeros.values())

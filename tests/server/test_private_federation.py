@@ -14,9 +14,9 @@ from edgecmd.core.errors import FederationError, PrivacyError
 from edgecmd.core.files import read_json
 from edgecmd.privacy.ledger import Ledger
 from edgecmd.training.averaging import to_arrays
-from server.client_privacy import CentralPrivacy, central_privacy
 from server.local_grid import set_identity
 from server.loop import RoundReport, run_rounds
+from server.privacy.client_privacy import CentralPrivacy, central_privacy
 from server.screening import BY_CODE
 from server.strategies import to_record
 from tests.hand_made import Weights, federation, start
