@@ -210,7 +210,7 @@ def privacy_rows(run: Run, sizes: Sequence[int]) -> list[list[str]]:
     if plan.sum_plan is not None:
         rows.append(["secure sum", _told(plan.sum_plan)])
     if plan.unit == "pair":
-        rows.append(["pairs a step", _expected(plan.sampling_rate, plan.batch_size, sizes)])
+        rows.append(["pairs a step", _expected(plan.sampling_rate, float(plan.batch_size), sizes)])
         if plan.delta * max(sizes) >= 1:
             rows.append(["warning", f"delta {plan.delta:g} is not below 1 / {counted(max(sizes), 'pair')}"])
     return rows
