@@ -259,7 +259,7 @@ def ask(
 ) -> tuple[list[Message], list[Rejection]]:
     """Send a round to ``cohort``; usable replies by client, and what was dropped or did not come."""
     config, deadline_s = federation.config, federation.terms.deadline_s
-    messages = orders(federation, arrays, cohort, round_index)
+    messages = train_messages(federation, arrays, cohort, round_index)
     replies = list(federation.grid.send_and_receive(messages, timeout=deadline_s)) if messages else []
     # A grid names a message only when it sends it.
     asked = {message.metadata.message_id: message for message in messages}
@@ -271,7 +271,9 @@ def ask(
     return usable, sorted([*rejected, *missing], key=lambda one: place.get(one.node_id, len(place)))
 
 
-def orders(federation: Federation, arrays: Arrays, cohort: list[int], round_index: int) -> list[Message]:
+def train_messages(
+    federation: Federation, arrays: Arrays, cohort: list[int], round_index: int
+) -> list[Message]:
     """The messages of a round to the nodes of ``cohort``, in their order."""
     if not cohort:
         return []
