@@ -151,7 +151,8 @@ def run_rounds(federation: Federation, initial: Arrays) -> Arrays:
     checkpoints, log = federation.folder / "checkpoints", EventLog(federation.folder / "events.jsonl")
     state = newest_checkpoint(checkpoints)
     if state is None:
-        state = Checkpoint(round_index=0, arrays=initial, events_bytes=log.num_bytes())
+        passed_s = federation.clock.made_up_s
+        state = Checkpoint(round_index=0, arrays=initial, events_bytes=log.num_bytes(), simulated_s=passed_s)
         save_checkpoint(checkpoints, state)
     restore_strategy(federation.strategy, state.strategy)
     arrays: Arrays = {name: state.arrays[name] for name in sorted(state.arrays)}
@@ -173,7 +174,7 @@ def run_rounds(federation: Federation, initial: Arrays) -> Arrays:
             strategy=strategy_tensors(federation.strategy),
             events_bytes=log.num_bytes(),
             in_flight=federation.buffer.in_flight if federation.buffer is not None else {},
-            simulated_s=federation.clock.now() if federation.clock.go_to is not None else 0.0,
+            simulated_s=federation.clock.made_up_s,
         )
         save_checkpoint(checkpoints, state)
         federation.report(report)
