@@ -161,7 +161,8 @@ def run_rounds(federation: Federation, initial: Arrays) -> Arrays:
     checkpoints, log = federation.folder / "checkpoints", EventLog(federation.folder / "events.jsonl")
     state = newest_checkpoint(checkpoints)
     if state is None:
-        state = Checkpoint(round_index=0, arrays=initial, events_bytes=log.num_bytes())
+        passed_s = federation.clock.made_up_s
+        state = Checkpoint(round_index=0, arrays=initial, events_bytes=log.num_bytes(), simulated_s=passed_s)
         save_checkpoint(checkpoints, state)
     restore_strategy(federation.strategy, state.strategy)
     arrays: Arrays = {name: state.arrays[name] for name in sorted(state.arrays)}
@@ -183,7 +184,7 @@ def run_rounds(federation: Federation, initial: Arrays) -> Arrays:
             strategy=strategy_tensors(federation.strategy),
             events_bytes=log.num_bytes(),
             in_flight=federation.buffer.in_flight if federation.buffer is not None else {},
-            simulated_s=federation.clock.now() if federation.clock.go_to is not None else 0.0,
+            simulated_s=federation.clock.made_up_s,
         )
         save_checkpoint(checkpoints, state)
         federation.report(report)
@@ -279,13 +280,13 @@ def ask(
 ) -> tuple[list[Message], list[Rejection]]:
     """Send a round to ``cohort``; usable replies by client, and what was dropped or did not come."""
     config = federation.config
-    answers, missing = exchange(federation, orders(federation, arrays, cohort, round_index))
+    answers, missing = exchange(federation, train_messages(federation, arrays, cohort, round_index))
     usable, rejected = screen(answers, arrays, max_examples=config.max_examples, private=federation.private)
     place = {node: index for index, node in enumerate(cohort)}
     return usable, sorted([*rejected, *missing], key=lambda one: place.get(one.node_id, len(place)))
 
 
-def orders(federation: Federation, arrays: Arrays, cohort: list[int], round_index: int) -> list[Message]:
+def train_messages(federation: Federation, arrays: Arrays, cohort: list[int], round_index: int) -> list[Message]:
     """The messages of a round to the nodes of ``cohort``, in their order."""
     if not cohort:
         return []

@@ -41,6 +41,11 @@ class Clock:
     sleep: Callable[[float], None] = time.sleep
     go_to: Callable[[float], None] | None = None
 
+    @property
+    def made_up_s(self) -> float:
+        """Made-up time that has passed, in seconds; 0 where time is real."""
+        return self.now() if self.go_to is not None else 0.0
+
 
 @dataclass(kw_only=True)
 class MadeUpTime:

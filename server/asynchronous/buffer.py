@@ -19,7 +19,7 @@ from flwr.app import Array, ArrayRecord, Message
 from edgecmd.training.averaging import Arrays
 from server.checkpoint import Checkpoint
 from server.cohort import wait_for_nodes
-from server.loop import Federation, Gathered, lasting, orders
+from server.loop import Federation, Gathered, lasting, train_messages
 from server.patience import POLL_S, not_taken
 from server.screening import Rejection, claimed_client, error_words, fitting, screen
 
@@ -118,7 +118,7 @@ class Buffer:
         self, federation: Federation, arrays: Arrays, nodes: list[int], version: int
     ) -> list[Rejection]:
         """Send a version of the weights; the nodes whose message was not taken."""
-        messages = lasting(orders(federation, arrays, nodes, version + 1), federation.terms.deadline_s)
+        messages = lasting(train_messages(federation, arrays, nodes, version + 1), federation.terms.deadline_s)
         taken = {*federation.grid.push_messages(messages)} if messages else set()
         dropped, now = list[Rejection](), federation.clock.now()
         for message in messages:

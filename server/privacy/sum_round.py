@@ -270,9 +270,9 @@ class _Talk:
         )
 
     def _train(self, asked: Mapping[int, ConfigRecord], arrays: Arrays) -> Told:
-        from server.loop import orders
+        from server.loop import train_messages
 
-        messages = orders(self.federation, arrays, list(asked), self.terms.round_index)
+        messages = train_messages(self.federation, arrays, list(asked), self.terms.round_index)
         for message in messages:
             # A strategy gives all its messages one content.
             own = self._with_dim(asked[message.metadata.dst_node_id])
