@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from edgecmd.privacy.secure_sum.collector import Collector
 from edgecmd.privacy.secure_sum.identities import PinnedKeys, RegisteredIdentity, key_name
 from edgecmd.privacy.secure_sum.integers import encoded, noise_share
+from edgecmd.privacy.secure_sum.neighbours import num_neighbours
 from edgecmd.privacy.secure_sum.party import Party
-from edgecmd.privacy.secure_sum.terms import Terms, num_neighbours, usual_survivors
+from edgecmd.privacy.secure_sum.terms import Terms, usual_survivors
 from edgecmd.privacy.step.randomness import SystemSource
 
 Result = TypeVar("Result")

@@ -121,12 +121,11 @@ def read_identity(path: Path) -> RegisteredIdentity:
     """
     try:
         key = load_ssh_private_key(_read(path, "own-key"), password=None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
+            raise ValueError("it is not on the elliptic curve P-384")
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise refused(
-            f"own-key={str(path)!r} is no private key: {error}. Name the node.key of the kit.", "node-config"
-        ) from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise refused(f"own-key={str(path)!r} is not an elliptic-curve key on P-384.", "node-config")
+        told = f"own-key={str(path)!r} is no private key: {error}. Name the node.key of the kit."
+        raise refused(told, "node-config") from error
     return RegisteredIdentity(key=key)
 
 
@@ -161,6 +160,4 @@ def _read(path: Path, key: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise refused(
-            f"The node config has {key}={str(path)!r}, which cannot be read: {error.strerror}.", "node-config"
-        ) from error
+        raise refused(f"{key}={str(path)!r} cannot be read: {error.strerror}.", "node-config") from error
