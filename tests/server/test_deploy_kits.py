@@ -24,7 +24,7 @@ from flwr.common.config import parse_config_args
 import edgecmd
 from clients.node import read_node
 from edgecmd.core.errors import ConfigError, FederationError
-from edgecmd.privacy.secure_sum.identities import read_identity, read_pinned
+from edgecmd.privacy.secure_sum.key_files import read_identity, read_pinned
 from server.deploy import certificates, kits, texts
 from server.deploy.app_bundle import PACKAGE, write_app
 from server.deploy.description import example_deployment
