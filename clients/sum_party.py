@@ -17,10 +17,9 @@ from edgecmd.privacy.secure_sum.identities import (
     Register,
     SimulatedIdentity,
     SimulatedParties,
-    read_identity,
-    read_pinned,
 )
 from edgecmd.privacy.secure_sum.integers import encoded, noise_share
+from edgecmd.privacy.secure_sum.key_files import read_identity, read_pinned
 from edgecmd.privacy.secure_sum.party import Advert, Party
 from edgecmd.privacy.secure_sum.terms import Terms, refused
 from edgecmd.privacy.step.randomness import Source

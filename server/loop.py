@@ -286,7 +286,9 @@ def ask(
     return usable, sorted([*rejected, *missing], key=lambda one: place.get(one.node_id, len(place)))
 
 
-def train_messages(federation: Federation, arrays: Arrays, cohort: list[int], round_index: int) -> list[Message]:
+def train_messages(
+    federation: Federation, arrays: Arrays, cohort: list[int], round_index: int
+) -> list[Message]:
     """The messages of a round to the nodes of ``cohort``, in their order."""
     if not cohort:
         return []

@@ -21,6 +21,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from edgecmd.core.text import counted
+
 if TYPE_CHECKING:
     from edgecmd.losses import Loss
     from edgecmd.privacy.step.units import Units
@@ -112,6 +114,7 @@ def under_a_sum(protects: Protected, *, survivors: int, colluding: int) -> Prote
         colluding: Clients that may work together with the server.
     """
     own = "a pair's own client" if protects.unit == "pair" else "the client itself"
+    few = f"{counted(colluding, 'client')} at most work" if colluding else "none of them works"
     return replace(
         protects,
         released=(
@@ -119,7 +122,7 @@ def under_a_sum(protects: Protected, *, survivors: int, colluding: int) -> Prote
             "the global weights after each round, to every client",
             FINAL,
         ),
-        against=f"the server and the other clients, if at most {colluding} clients work together with the"
+        against=f"the server and the other clients, if {few} together with the"
         f" server and the others run edgecmd as it is; {own} is trusted with it. The server may break"
         " the protocol; beyond 31 clients it must not pick a round's clients so that their graph suits it."
         " Whoever sees a single client's noise is told of in epsilon_by_trust",

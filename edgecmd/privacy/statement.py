@@ -6,6 +6,7 @@ from typing import Any
 
 from edgecmd.core.artefacts import may_leave_table, owner_only_table
 from edgecmd.core.statistics import finite
+from edgecmd.core.text import counted
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.secure_sum.sum_plan import SumPlan
 from edgecmd.settings import SECURE_SUM
@@ -104,7 +105,7 @@ def _by_trust(plan: PrivacyPlan, summed: SumPlan, rounds_done: int) -> dict[str,
     """Epsilon of this run's rounds, by who turns out not to deserve the trust."""
     honest = summed.honest
     cases = {
-        f"only sums are seen, and at most {summed.colluding} clients work with the server": honest,
+        f"only sums are seen, and {counted(summed.colluding, 'client')} at most work with the server": honest,
         "one client more works with the server": honest - 1,
         "all other clients work with the server, or the masks of a client are broken": 1,
     }

@@ -118,7 +118,9 @@ class Buffer:
         self, federation: Federation, arrays: Arrays, nodes: list[int], version: int
     ) -> list[Rejection]:
         """Send a version of the weights; the nodes whose message was not taken."""
-        messages = lasting(train_messages(federation, arrays, nodes, version + 1), federation.terms.deadline_s)
+        messages = lasting(
+            train_messages(federation, arrays, nodes, version + 1), federation.terms.deadline_s
+        )
         taken = {*federation.grid.push_messages(messages)} if messages else set()
         dropped, now = list[Rejection](), federation.clock.now()
         for message in messages:

@@ -317,13 +317,15 @@ class _Talk:
 
     def _require(self, num: int) -> None:
         """Refuse to go on with fewer parties than a sum needs."""
-        terms = self.federation.terms
-        least = max(self.terms.survivors, terms.min_replies)
+        terms, survivors = self.federation.terms, self.terms.survivors
+        if terms.min_replies < survivors:
+            quorum = f"privacy.min_survivors={survivors}"
+            terms = replace(terms, min_replies=survivors, quorum=quorum)
         check_quorum(
             range(num),
             self.rejected,
             num_asked=len(self.asked),
-            terms=replace(terms, min_replies=least, quorum=f"privacy.min_survivors={self.terms.survivors}"),
+            terms=terms,
             round_index=self.terms.round_index,
         )
 

@@ -61,6 +61,52 @@ def test_a_trial_of_two_private_sites(tmp_path: Path) -> None:
     assert "deploy-trial exists" in again.stderr
 
 
+SUMMED = """
+name = "summed"
+[server]
+address = "localhost:9092"
+out = "/srv/edgecmd/runs"
+[run]
+data.image_size = 32
+student.architecture = "ws-50k"
+federation.num_rounds = 2
+federation.local_steps = 1
+federation.strategy = "fedadam"
+privacy.mechanism = "anchors"
+privacy.aggregation = "secure-sum"
+privacy.sampling_rate = 1.0
+privacy.min_survivors = 2
+""" + "".join(
+    f"""
+[[site]]
+name = "{name}"
+data-dir = "/srv/pairs"
+state-dir = "/srv/edgecmd/state"
+max-epsilon = 8.0
+min-cohort = 2
+"""
+    for name in ("north", "south", "west")
+)
+
+
+@pytest.mark.slow
+def test_three_sites_add_up_in_secure_sums_with_the_keys_of_their_kits(tmp_path: Path) -> None:
+    (tmp_path / "federation.toml").write_text(SUMMED)
+    done = edgecmd(tmp_path, "try", "federation.toml", "--sample", "--rounds", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / "deploy-trial"
+    run = folder / "runs" / "summed"
+    rounds = list(read_events(run / "events.jsonl", kind="round"))
+    assert [(one["round"], one["clients"], one["rejected"]) for one in rounds] == [(1, 3, []), (2, 3, [])]
+    told = read_json(run / "privacy.json")
+    assert told["aggregation"] == "secure-sum"
+    assert told["survivors"] == 2
+    assert told["epsilon"] <= 8.0 < told["epsilon_by_trust"]["one client more works with the server"]
+    for ledger in folder.glob("state/*/ledger/*.jsonl"):
+        assert ledger.read_text().count('"kind": "spend"') == 2
+    assert "audits do not know secure sums yet" in done.stdout
+
+
 def look_often(look: Callable[[], None], seconds: float = 60.0) -> None:
     """Until it raises, or the time is over."""
     end = time.monotonic() + seconds

@@ -27,6 +27,7 @@ from clients.node import read_node
 from edgecmd.config.reader import read_flat, unflatten
 from edgecmd.core.errors import ConfigError, FederationError
 from edgecmd.datasets.sample import write_sample
+from edgecmd.privacy.secure_sum.key_files import read_identity, read_pinned
 from server.deploy import certificates, kits, texts
 from server.deploy.app_bundle import PACKAGE, write_app
 from server.deploy.description import example_deployment
@@ -209,6 +210,32 @@ def test_a_site_gets_a_new_key(tmp_path: Path) -> None:
     assert stat.S_IMODE((made / "sites/north/node.key").stat().st_mode) == 0o600
     with pytest.raises(ConfigError, match="no site 'nord'.*Did you mean 'north'"):
         renew_site(made, "nord")
+
+
+def test_sites_of_secure_sums_pin_the_keys_of_all_and_others_pin_none(folder: Path, tmp_path: Path) -> None:
+    assert not list(folder.rglob("peers.pub"))
+    plain = (folder / "sites/north/node.toml").read_text() + (folder / "sites/north/start.sh").read_text()
+    assert "own-key" not in plain
+    assert 'cd "$KIT"' not in plain
+    example, made = example_deployment(), tmp_path / "kits"
+    asked = {**example.settings, "privacy.aggregation": "secure-sum"}
+    make_kits(replace(example, settings=asked), made)
+    for turn in range(2):
+        names = set()
+        for site in ("north", "south"):
+            kit = made / "sites" / site
+            node = read_node(tomllib.loads((kit / "node.toml").read_text()))
+            assert node.own_key is not None
+            assert node.peer_keys is not None
+            identity, pinned = read_identity(kit / node.own_key), read_pinned(kit / node.peer_keys)
+            assert identity.name in pinned.keys
+            assert len(pinned.keys) == 2
+            names.add(identity.name)
+            # Relative names hold where the script starts the node.
+            assert 'cd "$KIT"\nexec' in (kit / "start.sh").read_text()
+        assert names == set(pinned.keys)
+        if not turn:
+            renew_site(made, "north")
 
 
 def test_keys_that_are_in_use_are_not_overwritten(folder: Path) -> None:

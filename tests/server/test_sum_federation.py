@@ -280,7 +280,7 @@ def test_the_ledger_counts_each_vector_that_leaves_and_the_statement_says_what_i
         pytest.approx(alone.get_epsilon(1e-5), rel=1e-3),
         pytest.approx(alone.get_epsilon(1e-5), rel=1e-3),
     ]
-    assert "at most 1 clients work together with the server" in table["against"]
+    assert "if 1 client at most work together with the server" in table["against"]
     assert table["released"][0].startswith("the sum over 3 clients or more")
     assert any("proves nothing about keys" in one for one in table["not_covered"])
 

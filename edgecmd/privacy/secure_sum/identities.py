@@ -3,20 +3,12 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA384
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_ssh_private_key,
-    load_ssh_public_key,
-)
-
-from edgecmd.privacy.secure_sum.terms import refused
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 NAME_LENGTH = 32
 SIGNATURE = ec.ECDSA(SHA384())
@@ -111,56 +103,3 @@ class SimulatedParties:
     def is_signed(self, name: str, text: bytes, signature: bytes) -> bool:
         """Whether the digest fits; that proves nothing about who made it."""
         return SimulatedIdentity(name=name).sign(text) == signature
-
-
-def read_identity(path: Path) -> RegisteredIdentity:
-    """A node's own key from its file, in OpenSSH's form as in the kit.
-
-    Raises:
-        PrivacyError: It cannot be read, or is no key of that curve without a password.
-    """
-    try:
-        key = load_ssh_private_key(_read(path, "own-key"), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise refused(
-            f"own-key={str(path)!r} is no private key: {error}. Name the node.key of the kit.", "node-config"
-        ) from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise refused(f"own-key={str(path)!r} is not an elliptic-curve key on P-384.", "node-config")
-    return RegisteredIdentity(key=key)
-
-
-def read_pinned(path: Path) -> PinnedKeys:
-    """The pinned public keys from a file with a key in OpenSSH's form on each line.
-
-    Raises:
-        PrivacyError: It cannot be read, holds no key, or a line that is none.
-    """
-    lines = [line for line in _read(path, "peer-keys").splitlines() if line.strip()]
-    try:
-        keys = [_public(line) for line in lines]
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise refused(
-            f"peer-keys={str(path)!r} holds a line that is no public key on P-384: {error}. Use the file of"
-            " the kit.",
-            "node-config",
-        ) from error
-    if not keys:
-        raise refused(f"peer-keys={str(path)!r} holds no key. Use the file of the kit.", "node-config")
-    return PinnedKeys(keys={key_name(key): key for key in keys})
-
-
-def _public(line: bytes) -> ec.EllipticCurvePublicKey:
-    key = load_ssh_public_key(line)
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise ValueError("another kind of key")
-    return key
-
-
-def _read(path: Path, key: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise refused(
-            f"The node config has {key}={str(path)!r}, which cannot be read: {error.strerror}.", "node-config"
-        ) from error

@@ -54,7 +54,8 @@ from edgecmd.privacy.secure_sum.masking import (
     self_mask,
     split,
 )
-from edgecmd.privacy.secure_sum.terms import Terms, graph, refused, share_threshold
+from edgecmd.privacy.secure_sum.neighbours import graph, share_threshold
+from edgecmd.privacy.secure_sum.terms import Terms, refused
 
 KEYS, SHARED, MASKED, VOTED = "keys", "shared", "masked", "voted"
 

@@ -17,8 +17,9 @@ from edgecmd.privacy.secure_sum.identities import (
     SimulatedIdentity,
     key_name,
 )
+from edgecmd.privacy.secure_sum.neighbours import graph, num_neighbours
 from edgecmd.privacy.secure_sum.party import Advert, Party
-from edgecmd.privacy.secure_sum.terms import graph, num_neighbours, usual_survivors
+from edgecmd.privacy.secure_sum.terms import usual_survivors
 from tests.edgecmd.privacy.secure_rounds import EVERYBODY, Round, made_terms, people, whole_round
 
 NUM = 5
