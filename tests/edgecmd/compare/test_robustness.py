@@ -9,9 +9,10 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.files import read_json
 from edgecmd.core.jobs import quiet
-from edgecmd.experiments import robustness
-from edgecmd.experiments.robustness import Asked, Case, markdown, measure_all, read_request, tables_of
-from edgecmd.report.studies import robustness_png
+from edgecmd.experiments.robustness.attack_chart import robustness_png
+from edgecmd.experiments.robustness.attack_tables import markdown, tables_of
+from edgecmd.experiments.robustness.attacked_runs import measure_all
+from edgecmd.experiments.robustness.cases import Asked, Case, read_request
 from tests import command_line
 from tests.tiny_federation import TESTED, tiny_config, write_pairs
 
@@ -111,7 +112,7 @@ def test_a_study_is_made_once_and_read_then(
     assert (ended["ended"], ended["metrics"]) == (1, {})
     again = measure_all(wanted, TESTED, tell=quiet)
     assert again == table
-    monkeypatch.setattr(robustness, "measure", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(attacked_runs, "measure", lambda *_: pytest.fail("made again"))
     assert measure_all(wanted, TESTED, tell=quiet) == table
     with pytest.raises(ConfigError, match="made with other settings"):
         measure_all(asked(replace(config, distill=replace(config.distill, augment=0.0))), TESTED, tell=quiet)
