@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from edgecmd.experiments.compare.markdown import title_of
 from edgecmd.experiments.robustness.cases import Table
 from edgecmd.report.drawing import DASHES, LINES, MARKERS, chart_style, to_png
 
@@ -35,7 +36,7 @@ def robustness_png(table: Table) -> bytes:
             own = [
                 row
                 for row in rows
-                if row["attack"] in ("", attack) and (by == "drop_out") >= bool(row["drop_out"])
+                if row["attack"] in ("", attack) and (by == "drop_out" or not row["drop_out"])
             ]
             _by_share(one, own, metric=metric, by=by, looks=looks)
             one.set(title=attack or "drop-outs", ylim=(0, None))
@@ -66,7 +67,7 @@ def _by_share(axes: Axes, rows: Sequence[Table], *, metric: str, by: str, looks:
         for x, one in points:
             if one["low"] is not None:
                 axes.plot([x, x], [one["low"], one["high"]], color=_look(place)["color"], linewidth=0.9)
-    label = "share that the target attracts" if metric == "attack_success" else "R@1"
     axes.set(
-        xlabel="percent of clients that drop out" if by == "drop_out" else "attacking clients", ylabel=label
+        xlabel="percent of clients that drop out" if by == "drop_out" else "attacking clients",
+        ylabel=title_of(metric),
     )
