@@ -68,6 +68,7 @@ def _by_share(axes: Axes, rows: Sequence[Table], *, metric: str, by: str, looks:
             if one["low"] is not None:
                 axes.plot([x, x], [one["low"], one["high"]], color=_look(place)["color"], linewidth=0.9)
     axes.set(
+        xticks=sorted({row[by] for row in rows}),
         xlabel="percent of clients that drop out" if by == "drop_out" else "attacking clients",
         ylabel=title_of(metric),
     )
