@@ -189,7 +189,9 @@ def robustness(
     """Compare strategies under Byzantine clients, and measure drop-outs. Finished runs are kept."""
     from edgecmd.config.assemble import Assembly, run_folder
     from edgecmd.core.jobs import quiet
-    from edgecmd.experiments.robustness import measure_all, read_request, shown_tables
+    from edgecmd.experiments.robustness.attack_tables import shown_tables
+    from edgecmd.experiments.robustness.attacked_runs import measure_all
+    from edgecmd.experiments.robustness.cases import read_request
 
     one_thread()
     asked = read_request(

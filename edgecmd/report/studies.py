@@ -1,4 +1,4 @@
-"""Images of studies: a comparison of methods, the sweep of the theory, strategies under attack."""
+"""Images of studies: a comparison of methods, and the sweep of error by distance, by pairs and by labels."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from edgecmd.report.drawing import DASHES, INK, LINES, MARKERS, QUIET, WIDTH_INCHES, chart_style, to_png
+from edgecmd.report.drawing import INK, LINES, MARKERS, QUIET, WIDTH_INCHES, chart_style, to_png
 
 Summary = Mapping[str, Mapping[str, Mapping[str, Any]]]
 Rows = Sequence[Mapping[str, Any]]
@@ -163,64 +163,3 @@ def _by_size(axes: Axes, rows: Rows, fit: Mapping[str, Any] | None, *, label: st
     axes.set(xlabel=label, ylabel="target error", title=title)
     axes.title.set_color(INK)
     axes.legend(fontsize=7.5)
-
-
-def robustness_png(table: Mapping[str, Any]) -> bytes:
-    """R@1 by attackers of each attack, the success of backdoors, and R@1 by drop-outs, as a PNG file.
-
-    Args:
-        table: As `edgecmd.experiments.robustness.tables_of` gives it.
-
-    Guarantees:
-        Equal arguments give equal bytes with the same matplotlib.
-    """
-    rows, retrieval = table["rows"], table["shown"][:1]
-    attacks = {row["attack"]: row["backdoor"] for row in rows if row["attack"]}
-    panels = [(name, metric, "attackers") for name in attacks for metric in retrieval]
-    panels += [(name, "attack_success", "attackers") for name, backdoor in attacks.items() if backdoor]
-    panels += [("", metric, "drop_out") for metric in retrieval if any(row["drop_out"] for row in rows)]
-    looks = {name: place for place, name in enumerate(dict.fromkeys(row["strategy"] for row in rows))}
-    with chart_style("robustness"):
-        wide = max(1, min(4, -(-len(panels) // 2)))
-        high = max(1, -(-len(panels) // wide))
-        figure = Figure(figsize=(3.3 * wide, 2.9 * high + 0.4), layout="constrained")
-        axes = figure.subplots(high, wide, squeeze=False).ravel()
-        for one, (attack, metric, by) in zip(axes, panels, strict=False):
-            own = [
-                row
-                for row in rows
-                if row["attack"] in ("", attack) and (by == "drop_out") >= bool(row["drop_out"])
-            ]
-            _by_share(one, own, metric=metric, by=by, looks=looks)
-            one.set(title=attack or "drop-outs", ylim=(0, None))
-        for one in axes[len(panels) :]:
-            one.set_axis_off()
-        keys = [Line2D([], [], label=name, **_look(place)) for name, place in looks.items()]
-        figure.legend(handles=keys, loc="outside lower center", ncols=len(keys))
-        return to_png(figure)
-
-
-def _look(place: int) -> dict[str, Any]:
-    own = place % len(LINES)
-    return {"color": LINES[own], "linestyle": DASHES[own], "marker": MARKERS[own], "markersize": 4.5}
-
-
-def _by_share(axes: Axes, rows: Rows, *, metric: str, by: str, looks: Mapping[str, int]) -> None:
-    """A line of means for each strategy, with the intervals as bars."""
-    for name, place in looks.items():
-        points = [
-            (row[by], row["metrics"][metric])
-            for row in rows
-            if row["strategy"] == name and metric in row["metrics"]
-        ]
-        points.sort(key=lambda point: point[0])
-        if len(points) < 2:
-            continue
-        axes.plot([x for x, _ in points], [one["mean"] for _, one in points], linewidth=1.4, **_look(place))
-        for x, one in points:
-            if one["low"] is not None:
-                axes.plot([x, x], [one["low"], one["high"]], color=_look(place)["color"], linewidth=0.9)
-    label = "share that the target attracts" if metric == "attack_success" else "R@1"
-    axes.set(
-        xlabel="percent of clients that drop out" if by == "drop_out" else "attacking clients", ylabel=label
-    )

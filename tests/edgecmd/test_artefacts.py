@@ -45,7 +45,7 @@ OTHERS = {
     "edgecmd/cli/setup.py": "settings to begin with",
     "edgecmd/experiments/bench/students.py": "a folder of measurements",
     "edgecmd/experiments/theory/study.py": "a folder of measurements",
-    "edgecmd/experiments/robustness.py": "a folder of measurements",
+    "edgecmd/experiments/robustness/attacked_runs.py": "a folder of measurements",
     "edgecmd/datasets/sample.py": "a folder of pairs to begin with",
     "edgecmd/data/show.py": "a sheet of a data set",
     "edgecmd/report/comparison.py": "a page of a name that the user gives",
