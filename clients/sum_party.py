@@ -12,6 +12,7 @@ from flwr.app import ConfigRecord, Context
 
 from clients.node import Node
 from clients.order import Order
+from edgecmd.privacy.secure_sum.adverts import Advert
 from edgecmd.privacy.secure_sum.identities import (
     Identity,
     Register,
@@ -20,7 +21,7 @@ from edgecmd.privacy.secure_sum.identities import (
 )
 from edgecmd.privacy.secure_sum.integers import encoded, noise_share
 from edgecmd.privacy.secure_sum.key_files import read_identity, read_pinned
-from edgecmd.privacy.secure_sum.party import Advert, Party
+from edgecmd.privacy.secure_sum.party import Party
 from edgecmd.privacy.secure_sum.terms import Terms, refused
 from edgecmd.privacy.step.randomness import Source
 from edgecmd.run import Run

@@ -14,9 +14,9 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from edgecmd.models.students import Student
 from edgecmd.privacy.ledger import BudgetSpentError, Ledger, Release
 from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.privacy.secure_sum.adverts import Advert
 from edgecmd.privacy.secure_sum.collector import Collector, SpoiltError
 from edgecmd.privacy.secure_sum.integers import decoded, is_plausible
-from edgecmd.privacy.secure_sum.party import Advert
 from edgecmd.privacy.secure_sum.sum_plan import SumPlan
 from edgecmd.privacy.secure_sum.terms import Terms
 from edgecmd.privacy.secure_sum.updates import NUM_BESIDE, counted, moved, num_changed

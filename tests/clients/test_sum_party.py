@@ -16,11 +16,11 @@ from clients.sum_party import ASKED, MASKED
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
 from edgecmd.models.students import build_student
+from edgecmd.privacy.secure_sum.adverts import Advert
 from edgecmd.privacy.secure_sum.collector import Collector
 from edgecmd.privacy.secure_sum.identities import key_name
 from edgecmd.privacy.secure_sum.integers import decoded
 from edgecmd.privacy.secure_sum.key_files import read_identity, read_pinned
-from edgecmd.privacy.secure_sum.party import Advert
 from edgecmd.privacy.secure_sum.terms import Terms
 from edgecmd.privacy.step.private_step import num_summed
 from edgecmd.privacy.step.randomness import DeterministicSource

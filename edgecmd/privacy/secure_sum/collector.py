@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgecmd.core.errors import FederationError
+from edgecmd.privacy.secure_sum.adverts import Advert, Cohort
 from edgecmd.privacy.secure_sum.masking import (
     SECRET_BYTES,
     Secrets,
@@ -15,7 +16,6 @@ from edgecmd.privacy.secure_sum.masking import (
     same,
     self_mask,
 )
-from edgecmd.privacy.secure_sum.party import Advert, Cohort
 from edgecmd.privacy.secure_sum.terms import Terms
 
 

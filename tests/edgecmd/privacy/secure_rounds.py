@@ -4,9 +4,10 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from edgecmd.privacy.secure_sum.adverts import Advert
 from edgecmd.privacy.secure_sum.collector import Collector
 from edgecmd.privacy.secure_sum.identities import Identity, Register, SimulatedIdentity, SimulatedParties
-from edgecmd.privacy.secure_sum.party import Advert, Party
+from edgecmd.privacy.secure_sum.party import Party
 from edgecmd.privacy.secure_sum.terms import Terms
 
 EVERYBODY = SimulatedParties()

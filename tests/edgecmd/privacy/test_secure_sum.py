@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from edgecmd.core.errors import PrivacyError
 from edgecmd.privacy.secure_sum import terms as terms_module
+from edgecmd.privacy.secure_sum.adverts import Advert
 from edgecmd.privacy.secure_sum.collector import Collector, SpoiltError
 from edgecmd.privacy.secure_sum.identities import (
     PinnedKeys,
@@ -18,7 +19,7 @@ from edgecmd.privacy.secure_sum.identities import (
     key_name,
 )
 from edgecmd.privacy.secure_sum.neighbours import graph, num_neighbours
-from edgecmd.privacy.secure_sum.party import Advert, Party
+from edgecmd.privacy.secure_sum.party import Party
 from edgecmd.privacy.secure_sum.terms import usual_survivors
 from tests.edgecmd.privacy.secure_rounds import EVERYBODY, Round, made_terms, people, whole_round
 
