@@ -39,7 +39,7 @@ def robustness_png(table: Table) -> bytes:
                 if row["attack"] in ("", attack) and (by == "drop_out" or not row["drop_out"])
             ]
             _by_share(one, own, metric=metric, by=by, looks=looks)
-            one.set(title=attack or "drop-outs", ylim=(0, None))
+            one.set(title=attack or "drop-outs", ylim=(0, 1.05 * max(one.dataLim.y1, 0.01)))
         for one in axes[len(panels) :]:
             one.set_axis_off()
         keys = [Line2D([], [], label=name, **_look(place)) for name, place in looks.items()]
