@@ -1,0 +1,427 @@
+"""Faults over the real link (`pytest -m slow`): three sites from their kits over TLS, one broken each time.
+
+Every test breaks something in a private run, reads the ledgers, mends it, and repeats a plain run, whose
+student must have the bytes of the undisturbed one. Noise comes from the operating system, so that only plain
+runs can have equal bytes.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+
+import edgecmd
+from edgecmd.config.reader import read_flat
+from edgecmd.privacy.accounting import total_epsilon
+from server.deploy.certificates import Signed, make_authority, make_node_key, read_signed
+from server.deploy.kit_processes import free_port, start_kit, stop
+from server.deploy.kits import AUTHORITY, SERVER, renew_site
+from tests.real_link import BEHIND_PROXY, LOG, NAMES, Outcome, RealLink, of_folder, until
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not Path("/proc/self/task").is_dir(), reason="looks into processes as Linux shows them"
+    ),
+]
+VICTIM, OTHERS = BEHIND_PROXY, tuple(name for name in NAMES if name != BEHIND_PROXY)
+DELTA = 1e-5
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RealLink, bytes]]:
+    """The federation, and the student of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("faults")
+    link = RealLink(folder=folder)
+    try:
+        link.start_server()
+        link.ensure()
+        yield link, link.undisturbed("undisturbed")
+    finally:
+        link.close()
+    assert of_folder(folder) == {}
+
+
+@pytest.fixture
+def link(deployed: tuple[RealLink, bytes], request: pytest.FixtureRequest) -> Iterator[RealLink]:
+    """The federation, whole before a fault; after it, a repeat has the bytes of the undisturbed run."""
+    one, expected = deployed
+    one.ensure()
+    yield one
+    one.ensure()
+    assert one.undisturbed(f"repeat-{request.node.name.removeprefix('test_')}") == expected
+    LOG.info("%s: equal bytes", request.node.name)
+
+
+def private_run(link: RealLink, name: str, **changes: object) -> None:
+    link.describe(name, private=True, **{"min_clients": 2, "num_rounds": 3, **changes})
+
+
+def during_round_2(
+    link: RealLink, name: str, look: Callable[[], object], harm: Callable[[], None]
+) -> Outcome:
+    """Submit a run, do harm once ``look`` finds its moment in the second round, and follow the run."""
+    process = link.submit()
+    until(lambda: link.rounds(name), "round 1", every_s=0.02)
+    until(look, "the moment of harm", every_s=0.02)
+    harm()
+    return link.end(process, name)
+
+
+def continued(link: RealLink, name: str, *, most: int = 5) -> list[Outcome]:
+    """`edgecmd deploy run` until it ends well."""
+    outcomes: list[Outcome] = []
+    while not outcomes or outcomes[-1].code:
+        assert len(outcomes) < most, [one.text for one in outcomes]
+        outcomes.append(link.whole(name))
+    return outcomes
+
+
+def require_sentence(text: str) -> None:
+    assert "Traceback" not in text
+    assert "Unexpected" not in text
+
+
+def require_ledgers(link: RealLink, name: str, rounds: set[int], *victim: set[int]) -> None:
+    """Each site counts each of the ``rounds`` once; the victim those of one of its own sets, if any.
+
+    Epsilon of the ledger is that of so many rounds of one plan, by the accountant itself.
+    """
+    expected = dict.fromkeys(NAMES, (rounds,)) | ({VICTIM: victim} if victim else {})
+    for site, allowed in expected.items():
+        counted = link.counted(site, name)
+        assert set(counted.values()) <= {1}, f"{site} counts a round twice: {counted}"
+        assert set(counted) in allowed, f"{site}: {counted}"
+        book = link.ledger(site).read()
+        (spending,) = book.plans().values()
+        total = sum(line["kind"] == "spend" for line in book.lines)
+        assert not book.num_torn
+        assert link.ledger(site).epsilon(delta=DELTA) == pytest.approx(
+            total_epsilon([spending] * total, delta=DELTA, accountant="pld"), abs=1e-9
+        )
+        LOG.info("%s: %s counts rounds %s", name, site, sorted(counted))
+
+
+def test_a_site_is_killed_in_a_round_and_started_again(link: RealLink) -> None:
+    private_run(link, "node-killed")
+    done = during_round_2(link, "node-killed", lambda: link.answering(VICTIM), lambda: link.kill(VICTIM))
+    assert done.code == 0
+    require_sentence(done.text)
+    assert done.clients[:2] == [3, 2]
+    assert (2, "node unavailable: the SuperLink receives no heartbeat") in done.reasons
+    require_ledgers(link, "node-killed", {1, 2, 3}, {1}, {1, 2})
+    attempts = link.supervised(VICTIM)
+    LOG.info("node-killed: taken in again at attempt %d", attempts)
+
+
+def not_taken(link: RealLink) -> bool:
+    return False in link.train_messages()
+
+
+def kill_before_messages_are_taken(link: RealLink) -> None:
+    """The sites stand still, so that the messages of the round stay where they are."""
+    still = [pid for name in NAMES for pid in (link.programs[name].pid, *link.processes(name))]
+    link.pause(*still)
+    until(lambda: not_taken(link), "messages that nobody took", every_s=0.02)
+    LOG.info("messages that were taken: %s", link.train_messages())
+    link.kill(SERVER)
+    link.resume(*still)
+
+
+def kill_while_sites_train(link: RealLink) -> None:
+    until(lambda: link.answering(VICTIM), "a site that trains", every_s=0.02)
+    link.kill(SERVER)
+
+
+def kill_before_the_checkpoint(link: RealLink) -> None:
+    """The server's app stands still, so that the replies lie at the SuperLink."""
+    until(lambda: link.answering(VICTIM), "a site that trains", every_s=0.02)
+    app = link.server_app()
+    link.pause(app)
+    until(lambda: link.num_replies() == 3, "three replies")
+    link.kill(SERVER)
+
+
+@pytest.mark.parametrize(
+    "harm", [kill_before_messages_are_taken, kill_while_sites_train, kill_before_the_checkpoint]
+)
+def test_the_superlink_is_killed_and_started_again(link: RealLink, harm: Callable[[RealLink], None]) -> None:
+    name = harm.__name__.replace("_", "-")
+    private_run(link, name, min_clients=3)
+    broken = during_round_2(link, name, lambda: True, lambda: harm(link))
+    assert broken.code == 5
+    require_sentence(broken.text)
+    assert broken.clients == [3]
+    link.start_server()
+    for one in continued(link, name):
+        require_sentence(one.text)
+        assert one.code in (0, 5)
+    assert [(one["round"], one["clients"]) for one in link.rounds(name)] == [(1, 3), (2, 3), (3, 3)]
+    # A round that was answered before the fault is asked again: the same reply, which costs nothing.
+    require_ledgers(link, name, {1, 2, 3})
+
+
+def test_the_network_of_a_site_is_cut(link: RealLink) -> None:
+    private_run(link, "cut")
+    done = during_round_2(link, "cut", lambda: link.answering(VICTIM), link.proxy.cut)
+    assert done.code == 0
+    require_sentence(done.text)
+    assert done.clients[:2] == [3, 2]
+    assert (2, "node unavailable: the SuperLink receives no heartbeat") in done.reasons
+    # What was trained may have left, so it is counted.
+    require_ledgers(link, "cut", {1, 2, 3}, {1, 2})
+    link.proxy.heal()
+    until(lambda: link.online() == set(NAMES) or not link.is_running(VICTIM), "the site is back", every_s=2.0)
+    LOG.info("cut: the site came back %s", "by itself" if link.is_running(VICTIM) else "by its supervisor")
+
+
+def test_a_site_is_slower_than_the_deadline(link: RealLink) -> None:
+    """Its late reply belongs to a round that is over and counts in no other."""
+    private_run(link, "slow", deadline_s=40.0)
+    slow: list[int] = []
+
+    def harm() -> None:
+        slow.append(link.answering(VICTIM))
+        link.pause(*slow)
+
+    process = link.submit()
+    until(lambda: link.rounds("slow"), "round 1", every_s=0.02)
+    until(lambda: link.answering(VICTIM), "the moment of harm", every_s=0.02)
+    harm()
+    until(lambda: len(link.rounds("slow")) == 2, "round 2")
+    link.resume(*slow)
+    done = link.end(process, "slow")
+    assert done.code == 0
+    require_sentence(done.text)
+    assert done.clients[:2] == [3, 2]
+    assert (2, "no reply within federation.deadline_s=40 s") in done.reasons
+    require_ledgers(link, "slow", {1, 2, 3}, {1, 2}, {1, 2, 3})
+
+
+def test_the_disk_of_a_site_is_full(link: RealLink) -> None:
+    """Its processes may write no file of the size of a reply (RLIMIT_FSIZE), as where the disk is full."""
+    private_run(link, "full")
+
+    process = link.submit()
+    until(lambda: link.rounds("full"), "round 1", every_s=0.02)
+    link.limit_files(VICTIM, 100_000)
+    until(lambda: len(link.rounds("full")) == 2, "round 2", every_s=0.02)
+    done = link.end(process, "full")
+    link.limit_files(VICTIM, -1)
+    assert done.code == 0
+    require_sentence(done.text)
+    assert done.clients == [3, 2, 2]
+    assert done.reasons == [(2, "refused: ledger"), (3, "refused: ledger")]
+    require_sentence(link.log(VICTIM))
+    require_ledgers(link, "full", {1, 2, 3}, {1})
+
+
+def redated(kit: Path, *, begin: timedelta, end: timedelta) -> bytes:
+    """The server's certificate with other dates, counted from now, signed by the same authority."""
+    key = (kit.parent / AUTHORITY / "ca.key").read_bytes()
+    ca_key, _ = read_signed(Signed(key=key, certificate=(kit / "ca.crt").read_bytes()))
+    old, now = x509.load_pem_x509_certificate((kit / "server.pem").read_bytes()), datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(old.subject)
+        .issuer_name(old.issuer)
+        .public_key(old.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + begin)
+        .not_valid_after(now + end)
+    )
+    for one in old.extensions:
+        made = made.add_extension(one.value, critical=one.critical)
+    return made.sign(ca_key, hashes.SHA384()).public_bytes(serialization.Encoding.PEM)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "said"),
+    [
+        (timedelta(days=1), timedelta(days=30), "not yet valid"),
+        (timedelta(days=-30), timedelta(hours=-1), "expired"),
+    ],
+    ids=["clock-behind", "expired"],
+)
+def test_a_certificate_is_out_of_date(link: RealLink, begin: timedelta, end: timedelta, said: str) -> None:
+    """As where a clock is a day behind, and as where nobody renewed it."""
+    kit = link.kit(SERVER)
+    good = (kit / "server.pem").read_bytes()
+    private_run(link, "dates")
+    link.quit(SERVER)
+    try:
+        (kit / "server.pem").write_bytes(redated(kit, begin=begin, end=end))
+        link.start(SERVER)
+        until(lambda: "Uvicorn running" in link.log(SERVER), "the SuperLink listens")
+        run = link.whole("dates")
+        check, own = link.edgecmd("check", str(link.kit(VICTIM))), link.edgecmd("check", str(kit))
+    finally:
+        link.quit(SERVER)
+        (kit / "server.pem").write_bytes(good)
+    LOG.info("%s\n%s\n%s", run.text, check.stdout + check.stderr, own.stdout + own.stderr)
+    assert (run.code, check.returncode, own.returncode) == (5, 5, 5)
+    for text in (run.text, check.stdout + check.stderr, own.stdout + own.stderr):
+        require_sentence(text)
+    assert said in " ".join(run.text.split())
+    assert said in " ".join(check.stdout.split())
+    assert link.rounds("dates") == []
+    link.start_server()
+    LOG.info("running after the fault: %s", [name for name in NAMES if link.is_running(name)])
+
+
+def without_the_victim(link: RealLink, name: str) -> Outcome:
+    """A run of two rounds whose start waits for the third site until its deadline, and goes on without it."""
+    private_run(link, name, num_rounds=2, deadline_s=30.0)
+    done = link.whole(name)
+    assert done.code == 0
+    require_sentence(done.text)
+    assert done.clients == [2, 2]
+    require_ledgers(link, name, {1, 2}, set())
+    return done
+
+
+def refused(link: RealLink, said: str) -> None:
+    """The victim is started and refused; with a code of its own and Flower's words."""
+    link.start(VICTIM)
+    until(lambda: not link.is_running(VICTIM), "the site is refused")
+    code = link.programs[VICTIM].returncode
+    LOG.info("exit %d: %s", code, link.log(VICTIM)[-600:])
+    assert code != 0
+    assert said in link.log(VICTIM)
+
+
+def test_a_site_has_the_authority_of_another_federation(link: RealLink) -> None:
+    path = link.kit(VICTIM) / "ca.crt"
+    good = path.read_bytes()
+    link.quit(VICTIM)
+    try:
+        path.write_bytes(make_authority("other", days=30).certificate)
+        refused(link, "certificate")
+        check = link.edgecmd("check", str(link.kit(VICTIM)))
+        without_the_victim(link, "wrong-ca")
+    finally:
+        path.write_bytes(good)
+    assert check.returncode == 5
+    assert "certificate is refused" in " ".join(check.stdout.split())
+
+
+def test_a_site_has_a_key_that_nobody_registered(link: RealLink) -> None:
+    path = link.kit(VICTIM) / "node.key"
+    good = path.read_bytes()
+    link.quit(VICTIM)
+    try:
+        path.write_bytes(make_node_key()[0])
+        refused(link, "Failed to initialize the connection")
+        without_the_victim(link, "wrong-key")
+    finally:
+        path.write_bytes(good)
+
+
+def test_a_site_has_another_version_of_edgecmd(link: RealLink, tmp_path: Path) -> None:
+    other = shutil.copytree(Path(edgecmd.__file__).parent, tmp_path / "edgecmd")
+    init = other / "__init__.py"
+    init.write_text(init.read_text().replace(edgecmd.__version__, "0.0.9"))
+    start = link.kit(VICTIM) / "start.sh"
+    good = start.read_text()
+    link.quit(VICTIM)
+    try:
+        own = f'export PYTHONPATH="{tmp_path}:${{PYTHONPATH:-}}"\n'
+        start.write_text(good.replace("exec ", f"{own}exec "))
+        link.supervised(VICTIM)
+        done = without_the_victim(link, "other-version")
+        link.quit(VICTIM)
+    finally:
+        start.write_text(good)
+    assert {reason for _, reason in done.reasons} == {"refused: other-version (edgecmd-version)"}
+
+
+def test_a_site_pins_another_teacher(link: RealLink) -> None:
+    path = link.kit(VICTIM) / "node.toml"
+    good = path.read_text()
+    assert "teacher-sha256" not in read_flat(path)
+    link.quit(VICTIM)
+    try:
+        path.write_text(f'{good}\nteacher-sha256 = "{"0" * 64}"\n')
+        link.supervised(VICTIM)
+        done = without_the_victim(link, "other-teacher")
+        link.quit(VICTIM)
+    finally:
+        path.write_text(good)
+    assert {reason for _, reason in done.reasons} == {"refused: other-anchors (teacher-sha256)"}
+
+
+def test_a_site_comes_late(link: RealLink) -> None:
+    """The run starts without it after the deadline, and asks it from the round on in which it is there."""
+    private_run(link, "late", num_rounds=6, deadline_s=25.0)
+    link.quit(VICTIM)
+    process = link.submit()
+    until(lambda: link.rounds("late"), "round 1", every_s=0.02)
+    link.supervised(VICTIM)
+    done = link.end(process, "late")
+    assert done.code == 0
+    require_sentence(done.text)
+    assert done.clients[0] == 2
+    assert done.clients[-1] == 3
+    answered = {one["round"] for one in done.rounds if one["clients"] == 3}
+    require_ledgers(link, "late", set(range(1, 7)), answered)
+
+
+def test_a_site_leaves_for_good(link: RealLink) -> None:
+    private_run(link, "leaves")
+    done = during_round_2(link, "leaves", lambda: link.answering(VICTIM), lambda: link.quit(VICTIM))
+    assert done.code == 0
+    require_sentence(done.text)
+    assert done.clients[0] == 3
+    assert done.clients[-1] == 2
+    require_ledgers(link, "leaves", {1, 2, 3}, {1}, {1, 2})
+
+
+def test_a_second_program_with_the_key_of_a_site(link: RealLink) -> None:
+    """It is refused, and the site itself goes on."""
+    private_run(link, "double", num_rounds=2)
+    second = start_kit(link.kit(VICTIM), link.folder / "logs" / "second.log", port=free_port())
+    try:
+        done = link.whole("double")
+        until(lambda: second.poll() is not None, "the second is refused")
+    finally:
+        stop(second)
+    LOG.info("exit %d: %s", second.returncode, link.log("second")[-600:])
+    assert second.returncode not in (0, None)
+    assert "Failed to initialize the connection" in link.log("second")
+    assert done.code == 0
+    assert done.clients == [3, 3]
+    assert done.reasons == []
+    require_ledgers(link, "double", {1, 2})
+
+
+def test_the_key_of_a_site_is_revoked(deployed: tuple[RealLink, bytes]) -> None:
+    """A new key is a new node of Flower's, whose index is another: two repeats have bytes of their own."""
+    link, expected = deployed
+    link.ensure()
+    private_run(link, "revoked")
+    done = during_round_2(
+        link,
+        "revoked",
+        lambda: link.answering(VICTIM),
+        lambda: LOG.info("%s", link.edgecmd("revoke", str(link.kit(SERVER)), VICTIM)),
+    )
+    assert done.code == 0
+    require_sentence(done.text)
+    assert done.clients[0] == 3
+    assert done.clients[-1] == 2
+    require_ledgers(link, "revoked", {1, 2, 3}, {1}, {1, 2})
+    LOG.info("the revoked site is running: %s", link.is_running(VICTIM))
+    link.quit(VICTIM)
+    refused(link, "Failed to initialize the connection")
+    before = link.ledger(VICTIM).num_rounds()
+    renew_site(link.kits, VICTIM)
+    link.link.register()
+    link.ensure()
+    repeats = [link.undisturbed(f"repeat-revoked-{place}") for place in range(2)]
+    assert repeats[0] == repeats[1]
+    assert repeats[0] != expected
+    assert link.ledger(VICTIM).num_rounds() == before

@@ -1,0 +1,120 @@
+"""A soak (`pytest -m slow`): rounds while sites and SuperLink are killed, and memory over many rounds."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from server.deploy.kits import SERVER
+from tests.real_link import LOG, NAMES, RealLink, of_folder, resident_kb
+from tests.tiny_federation import simulate, tiny_config
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not Path("/proc/self/task").is_dir(), reason="looks into processes as Linux shows them"
+    ),
+]
+NUM_ROUNDS, SEED = 30, 11
+MEMORY_ROUNDS, WARM_UP = 200, 40
+# A server that kept one set of weights a round would grow by ten times as much.
+MOST_KB = 22.0
+
+
+@pytest.fixture
+def link(tmp_path: Path) -> Iterator[RealLink]:
+    one = RealLink(folder=tmp_path)
+    try:
+        one.start_server()
+        one.ensure()
+        yield one
+    finally:
+        one.close()
+    assert of_folder(tmp_path) == {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slope:
+    """Growth in kB per round with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def slope_of(sizes_kb: list[int]) -> Slope:
+    """Least squares over the rounds."""
+    fit = stats.linregress(np.arange(len(sizes_kb)), sizes_kb)
+    half = float(stats.t.ppf(0.975, len(sizes_kb) - 2) * fit.stderr)
+    return Slope(value=float(fit.slope), low=float(fit.slope) - half, high=float(fit.slope) + half)
+
+
+def test_the_slope_of_a_line_is_that_of_the_line() -> None:
+    found = slope_of([1000 + 7 * round_index for round_index in range(20)])
+    assert (found.value, found.low, found.high) == pytest.approx((7.0, 7.0, 7.0))
+
+
+def keep(name: str, found: object) -> None:
+    """Write figures to the folder that ``EDGECMD_SOAK`` names, for the page that shows them."""
+    LOG.info("%s: %s", name, found)
+    if folder := os.environ.get("EDGECMD_SOAK"):
+        Path(folder, f"{name}.json").write_text(json.dumps(found))
+
+
+def disturbed(link: RealLink, name: str) -> list[str]:
+    """Run to the last round while programs are killed at random; which, and after how many rounds."""
+    generator, killed = np.random.default_rng(SEED), []
+    while True:
+        process, goal = link.submit(), len(link.rounds(name)) + int(generator.integers(2, 7))
+        delay_s, victim = float(generator.uniform(0.0, 10.0)), str(generator.choice([*NAMES, SERVER]))
+        while process.poll() is None and len(link.rounds(name)) < goal:
+            time.sleep(0.1)
+        if process.poll() is None:
+            time.sleep(delay_s)
+            killed.append(f"{victim} after round {len(link.rounds(name))}")
+            LOG.info("killed: %s", killed[-1])
+            link.kill(victim)
+        if link.end(process, name).code == 0:
+            return killed
+        link.ensure()
+
+
+def test_killed_at_random_thirty_rounds_end_with_the_same_bytes(link: RealLink) -> None:
+    """Each round takes the replies of all three sites, or is repeated."""
+    sizes: dict[str, list[int]] = {"SuperLink": [], "server app": []}
+    seen = 0
+
+    def look() -> None:
+        nonlocal seen
+        if (app := link.server_app()) and (made := len(link.rounds("undisturbed"))) > seen:
+            seen = made
+            sizes["SuperLink"].append(resident_kb(link.programs[SERVER].pid))
+            sizes["server app"].append(resident_kb(app))
+
+    expected = link.undisturbed("undisturbed", look=look, num_rounds=NUM_ROUNDS)
+    keep("memory-link", sizes)
+    link.describe("disturbed", num_rounds=NUM_ROUNDS)
+    killed = disturbed(link, "disturbed")
+    keep("killed", killed)
+    rounds = link.rounds("disturbed")
+    assert [(one["round"], one["clients"]) for one in rounds] == [
+        (place, len(NAMES)) for place in range(1, NUM_ROUNDS + 1)
+    ]
+    assert len(killed) >= 4
+    assert (link.folder / "runs/disturbed/student.safetensors").read_bytes() == expected
+
+
+def test_memory_of_a_simulation_is_flat(pairs: Path, tmp_path: Path) -> None:
+    sizes: list[int] = []
+    config = tiny_config(pairs, tmp_path, f"federation.num_rounds={MEMORY_ROUNDS}")
+    simulate(config, report=lambda _: sizes.append(resident_kb(os.getpid())))
+    keep("memory-simulation", sizes)
+    slope = slope_of(sizes[WARM_UP:])
+    LOG.info("%s", slope)
+    assert slope.low < MOST_KB
