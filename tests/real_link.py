@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ import tomli_w
 
 from clients.check import check_node
 from edgecmd.config.reader import read_flat, unflatten
+from edgecmd.core.errors import EdgecmdError
 from edgecmd.core.events import FILE, read_events
 from edgecmd.datasets.sample import write_sample
 from edgecmd.privacy.ledger import Ledger
@@ -128,10 +130,6 @@ class Outcome:
     def reasons(self) -> list[tuple[int, str]]:
         return [(one["round"], dropped["reason"]) for one in self.rounds for dropped in one["rejected"]]
 
-    @property
-    def last_words(self) -> str:
-        return self.text.strip().splitlines()[-1]
-
 
 @dataclass(kw_only=True)
 class RealLink:
@@ -141,7 +139,7 @@ class RealLink:
     programs: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.port = free_port()
+        self.port, self._beside = free_port(), ThreadPoolExecutor(max_workers=1)
         self.proxy = Proxy(self.port)
         sites = "".join(SITE.format(name=name, folder=self.folder) for name in NAMES)
         text = DESCRIPTION.format(port=self.port, folder=self.folder) + sites
@@ -197,20 +195,25 @@ class RealLink:
         raise AssertionError(f"{name} is not taken in: {self.log(name)[-2000:]}")
 
     def ensure(self) -> None:
-        """Everything is running, and the SuperLink calls every site online."""
+        """Everything is running and every site online; what ended is started again."""
         self.proxy.heal()
         if not self.is_running(SERVER):
             self.start_server()
-        for name in NAMES:
-            if not self.is_running(name):
-                self.supervised(name)
-        until(lambda: self.online() == set(NAMES), "all sites are online", every_s=2.0)
+
+        def all_here() -> bool:
+            for name in NAMES:
+                if not self.is_running(name):
+                    LOG.info("%s is taken in at attempt %d", name, self.supervised(name))
+            return self.online() == set(NAMES)
+
+        until(all_here, "all sites are online", every_s=1.0)
 
     def online(self) -> set[str]:
-        known = {one.node: name for name, one in self.link.registered().items()}
-        return {known[node["node-id"]] for node in self.link.nodes() if node["status"] == "online"} & set(
-            known.values()
+        """Sites that the SuperLink takes for online; read from its database, which asks no program."""
+        found = self._select(
+            f"SELECT name FROM node WHERE status = 'online' AND online_until > {time.time()}"
         )
+        return {name for (name,) in found}
 
     def quit(self, name: str) -> None:
         """Ask a program to end, as a service manager does."""
@@ -240,6 +243,8 @@ class RealLink:
         return next((one for one in self.processes(SERVER) if "flwr-serverapp" in words_of(one)), 0)
 
     def pause(self, *pids: int) -> None:
+        # Zero would be this process and all around it.
+        assert all(pid > 1 for pid in pids)
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
 
@@ -255,15 +260,16 @@ class RealLink:
 
     def train_messages(self) -> list[bool]:
         """Of each training message at the SuperLink, whether its node has taken it."""
-        return [bool(taken) for (taken,) in self._select("delivered_at", "message_ins")]
+        found = self._select("SELECT delivered_at FROM message_ins WHERE message_type = 'train'")
+        return [bool(taken) for (taken,) in found]
 
     def num_replies(self) -> int:
-        return len(self._select("message_id", "message_res"))
+        return len(self._select("SELECT 1 FROM message_res WHERE message_type = 'train'"))
 
-    def _select(self, column: str, table: str) -> list[tuple[Any]]:
+    def _select(self, words: str) -> list[tuple[Any, ...]]:
         uri = f"file:{self.kit(SERVER) / 'state/link.db'}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True)) as one, suppress(sqlite3.OperationalError):
-            return one.execute(f"SELECT {column} FROM {table} WHERE message_type = 'train'").fetchall()
+            return one.execute(words).fetchall()
         return []
 
     def describe(self, name: str, *, private: bool = False, **changes: object) -> None:
@@ -272,28 +278,32 @@ class RealLink:
         settings = self.settings | (PRIVATE if private else {}) | given | {"name": name}
         (self.kit(SERVER) / "run.toml").write_text(tomli_w.dumps(settings))
 
-    def submit(self) -> "subprocess.Popen[str]":
-        """`edgecmd deploy run` in a process of its own."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "edgecmd", "deploy", "run", str(self.kit(SERVER))],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def begin(self, name: str, *, command: bool = False) -> "Future[Outcome]":
+        """Submit the described run and follow it beside the test: here, or by `edgecmd deploy run`.
 
-    def rounds(self, name: str) -> list[dict[str, Any]]:
-        return list(read_events(self.folder / "runs" / name / FILE, kind="round"))
+        The command also audits and exports what ended well, which takes longer than a few rounds.
+        """
+        return self._beside.submit(self._commanded if command else self._followed, name)
 
-    def end(self, process: "subprocess.Popen[str]", name: str, *, seconds: float = PATIENCE_S) -> Outcome:
-        text, _ = process.communicate(timeout=seconds)
-        outcome = Outcome(code=process.returncode, text=text, rounds=self.rounds(name))
+    def _commanded(self, name: str) -> Outcome:
+        done = self.edgecmd("run", str(self.kit(SERVER)))
+        return self._outcome(name, done.returncode, done.stdout + done.stderr)
+
+    def _followed(self, name: str) -> Outcome:
+        lines: list[str] = []
+        try:
+            run_federation(self.kit(SERVER), say=lines.append)
+        except EdgecmdError as error:
+            return self._outcome(name, error.exit_code, "\n".join([*lines, str(error)]))
+        return self._outcome(name, 0, "\n".join(lines))
+
+    def _outcome(self, name: str, code: int, text: str) -> Outcome:
+        outcome = Outcome(code=code, text=text, rounds=self.rounds(name))
         LOG.info("%s: exit %d, %s %s\n%s", name, outcome.code, outcome.clients, outcome.reasons, text)
         return outcome
 
-    def whole(self, name: str) -> Outcome:
-        """`edgecmd deploy run` from its start to its end."""
-        return self.end(self.submit(), name)
+    def rounds(self, name: str) -> list[dict[str, Any]]:
+        return list(read_events(self.folder / "runs" / name / FILE, kind="round"))
 
     def undisturbed(self, name: str, *, look: Callable[[], None] = lambda: None, **changes: object) -> bytes:
         """Final student of a plain run in which nothing is broken."""
@@ -327,6 +337,7 @@ class RealLink:
     def close(self) -> None:
         """Everything ends, and nothing is left behind."""
         self.proxy.close()
+        self._beside.shutdown(wait=False)
         for name in [*NAMES, SERVER]:
             if name in self.programs:
                 self.quit(name)

@@ -71,16 +71,16 @@ def disturbed(link: RealLink, name: str) -> list[str]:
     """Run to the last round while programs are killed at random; which, and after how many rounds."""
     generator, killed = np.random.default_rng(SEED), []
     while True:
-        process, goal = link.submit(), len(link.rounds(name)) + int(generator.integers(2, 7))
+        run, goal = link.begin(name), len(link.rounds(name)) + int(generator.integers(2, 7))
         delay_s, victim = float(generator.uniform(0.0, 10.0)), str(generator.choice([*NAMES, SERVER]))
-        while process.poll() is None and len(link.rounds(name)) < goal:
+        while not run.done() and len(link.rounds(name)) < goal:
             time.sleep(0.1)
-        if process.poll() is None:
+        if not run.done():
             time.sleep(delay_s)
             killed.append(f"{victim} after round {len(link.rounds(name))}")
             LOG.info("killed: %s", killed[-1])
             link.kill(victim)
-        if link.end(process, name).code == 0:
+        if run.result().code == 0:
             return killed
         link.ensure()
 
