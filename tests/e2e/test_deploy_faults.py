@@ -159,7 +159,8 @@ def test_the_superlink_is_killed_in_each_phase_of_a_round(repeated: RealLink) ->
         broken = run.result()
         assert broken.code == 5
         require_sentence(broken.text)
-        link.start_server()
+        # A site behind a proxy takes the dead link for a broken handshake and ends; its unit starts it again.
+        link.ensure()
         until(lambda: given_up(link), "Flower gives up the run", every_s=5.0)
         LOG.info("%s: %s", harm.__name__, link.link.runs()[0])
     assert link.begin(name).result().code == 0
