@@ -40,7 +40,7 @@ from server.deploy.texts import LOOPBACK, RESTART_DELAY_S
 LOG = logging.getLogger("tests.real_link")
 NAMES = ("east", "north", "south")
 BEHIND_PROXY = "south"
-PATIENCE_S = 400.0
+PATIENCE_S = 900.0
 DESCRIPTION = """\
 name = "faults"
 [server]
@@ -184,7 +184,8 @@ class RealLink:
     def supervised(self, name: str) -> int:
         """Start a site until Flower takes it in, with the delay of its unit; how often it took."""
         for attempt in range(1, 8):
-            self.start(name)
+            if not self.is_running(name):
+                self.start(name)
             until(
                 lambda: "SuperNode ID" in self.log(name) or not self.is_running(name), f"{name} is taken in"
             )
@@ -201,9 +202,11 @@ class RealLink:
             self.start_server()
 
         def all_here() -> bool:
-            for name in NAMES:
-                if not self.is_running(name):
-                    LOG.info("%s is taken in at attempt %d", name, self.supervised(name))
+            ended = [name for name in NAMES if not self.is_running(name)]
+            for name in ended:
+                self.start(name)
+            for name in ended:
+                LOG.info("%s is taken in at attempt %d", name, self.supervised(name))
             return self.online() == set(NAMES)
 
         until(all_here, "all sites are online", every_s=1.0)
@@ -238,6 +241,13 @@ class RealLink:
         program = self.programs[name].pid
         own = words_of(program)
         return next((one for one in children(program) if words_of(one) == own), 0)
+
+    def next_answering(self, name: str) -> int:
+        """The next process of a site that answers a message, once it is there; that of the last may linger."""
+        before = self.answering(name)
+        return int(
+            until(lambda: (pid := self.answering(name)) != before and pid, f"{name} at work", every_s=0.02)
+        )
 
     def server_app(self) -> int:
         return next((one for one in self.processes(SERVER) if "flwr-serverapp" in words_of(one)), 0)

@@ -1,8 +1,8 @@
 """Faults over the real link (`pytest -m slow`): three sites from their kits over TLS, one broken each time.
 
-Every test breaks something in a private run, reads the ledgers, mends it, and repeats a plain run, whose
-student must have the bytes of the undisturbed one. Noise comes from the operating system, so that only plain
-runs can have equal bytes.
+Every test breaks something in a private run, reads the ledgers and mends it. After some, and after the last,
+a plain run without faults is repeated with the same sites and keys; its student must have the bytes of the
+undisturbed one. Noise comes from the operating system, so that only plain runs can have equal bytes.
 """
 
 import shutil
@@ -74,7 +74,7 @@ def in_round_2(link: RealLink, name: str, harm: Callable[[int], object], *, comm
     """Submit a run, do harm while a process of the victim answers the second round, and follow the run."""
     run = link.begin(name, command=command)
     until(lambda: link.rounds(name), "round 1", every_s=0.02)
-    harm(until(lambda: link.answering(VICTIM), "the victim at work", every_s=0.02))
+    harm(link.next_answering(VICTIM))
     return run.result()
 
 
@@ -154,7 +154,7 @@ def test_the_superlink_is_killed_in_each_phase_of_a_round(repeated: RealLink) ->
         made = len(link.rounds(name))
         run = link.begin(name, command=True)
         until(lambda before=made: len(link.rounds(name)) > before, "a round", every_s=0.02)
-        until(lambda: link.answering(VICTIM), "the victim at work", every_s=0.02)
+        link.next_answering(VICTIM)
         harm(link, name)
         broken = run.result()
         assert broken.code == 5
@@ -188,7 +188,7 @@ def test_the_network_of_a_site_is_cut(repeated: RealLink) -> None:
 
 def test_a_site_is_slower_than_the_deadline(link: RealLink) -> None:
     """Its late reply belongs to a round that is over and counts in no other."""
-    private_run(link, "slow", deadline_s=100.0)
+    private_run(link, "slow", deadline_s=150.0)
 
     def hold_up(slow: int) -> None:
         link.pause(slow)
@@ -199,13 +199,12 @@ def test_a_site_is_slower_than_the_deadline(link: RealLink) -> None:
     assert done.code == 0
     require_sentence(done.text)
     assert done.clients[:2] == [3, 2]
-    assert (2, "no reply within federation.deadline_s=100 s") in done.reasons
+    assert (2, "no reply within federation.deadline_s=150 s") in done.reasons
     require_ledgers(link, "slow", {1, 2, 3}, {1, 2}, {1, 2, 3})
 
 
-def test_the_disk_of_a_site_is_full(repeated: RealLink) -> None:
+def test_the_disk_of_a_site_is_full(link: RealLink) -> None:
     """Its processes may write no file of the size of a reply (RLIMIT_FSIZE), as where the disk is full."""
-    link = repeated
     private_run(link, "full")
     run = link.begin("full")
     until(lambda: link.rounds("full"), "round 1", every_s=0.02)
@@ -247,11 +246,8 @@ def redated(kit: Path, *, begin: timedelta, end: timedelta) -> bytes:
     ],
     ids=["clock-behind", "expired"],
 )
-def test_a_certificate_is_out_of_date(
-    repeated: RealLink, begin: timedelta, end: timedelta, said: str
-) -> None:
+def test_a_certificate_is_out_of_date(link: RealLink, begin: timedelta, end: timedelta, said: str) -> None:
     """As where a clock is a day behind, and as where nobody renewed it."""
-    link = repeated
     kit = link.kit(SERVER)
     private_run(link, "dates")
     link.quit(SERVER)
@@ -293,10 +289,9 @@ def refused(link: RealLink, said: str) -> None:
     assert said in link.log(VICTIM)
 
 
-def test_a_site_with_a_wrong_authority_or_key_is_kept_out(repeated: RealLink) -> None:
+def test_a_site_with_a_wrong_authority_or_key_is_kept_out(link: RealLink) -> None:
     """The run starts without it after the deadline, and goes on with the rest."""
-    link, wrong_key = repeated, make_node_key()[0]
-    kit = link.kit(VICTIM)
+    kit, wrong_key = link.kit(VICTIM), make_node_key()[0]
     link.quit(VICTIM)
     with changed(kit / "ca.crt", make_authority("other", days=30).certificate):
         refused(link, "certificate")
@@ -314,9 +309,9 @@ def test_a_site_with_a_wrong_authority_or_key_is_kept_out(repeated: RealLink) ->
     require_ledgers(link, "kept-out", {1}, set())
 
 
-def test_sites_of_another_version_or_teacher_refuse_the_round(repeated: RealLink, tmp_path: Path) -> None:
+def test_sites_of_another_version_or_teacher_refuse_the_round(link: RealLink, tmp_path: Path) -> None:
     """One has another edgecmd installed, one pins another teacher; the third goes on."""
-    link, (other, third) = repeated, OTHERS
+    other, third = OTHERS
     init = shutil.copytree(Path(edgecmd.__file__).parent, tmp_path / "edgecmd") / "__init__.py"
     init.write_text(init.read_text().replace(edgecmd.__version__, "0.0.9"))
     start, node = link.kit(other) / "start.sh", link.kit(VICTIM) / "node.toml"
@@ -357,20 +352,8 @@ def test_a_site_comes_late(link: RealLink) -> None:
     require_ledgers(link, "late", set(range(1, 7)), answered)
 
 
-def test_a_site_leaves_for_good(repeated: RealLink) -> None:
-    link = repeated
-    private_run(link, "leaves")
-    done = in_round_2(link, "leaves", lambda _: link.quit(VICTIM))
-    assert done.code == 0
-    require_sentence(done.text)
-    assert done.clients[0] == 3
-    assert done.clients[-1] == 2
-    require_ledgers(link, "leaves", {1, 2, 3}, {1}, {1, 2})
-
-
-def test_a_second_program_with_the_key_of_a_site(repeated: RealLink) -> None:
+def test_a_second_program_with_the_key_of_a_site(link: RealLink) -> None:
     """It is refused, and the site itself goes on."""
-    link = repeated
     private_run(link, "double", num_rounds=2)
     second = start_kit(link.kit(VICTIM), link.folder / "logs" / "second.log", port=free_port())
     try:
@@ -385,6 +368,17 @@ def test_a_second_program_with_the_key_of_a_site(repeated: RealLink) -> None:
     assert done.clients == [3, 3]
     assert done.reasons == []
     require_ledgers(link, "double", {1, 2})
+
+
+def test_a_site_leaves_for_good(repeated: RealLink) -> None:
+    link = repeated
+    private_run(link, "leaves")
+    done = in_round_2(link, "leaves", lambda _: link.quit(VICTIM))
+    assert done.code == 0
+    require_sentence(done.text)
+    assert done.clients[0] == 3
+    assert done.clients[-1] == 2
+    require_ledgers(link, "leaves", {1, 2, 3}, {1}, {1, 2})
 
 
 def test_the_key_of_a_site_is_revoked(deployed: tuple[RealLink, bytes]) -> None:
