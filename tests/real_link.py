@@ -243,7 +243,7 @@ class RealLink:
         return next((one for one in children(program) if words_of(one) == own), 0)
 
     def next_answering(self, name: str) -> int:
-        """The next process of a site that answers a message, once it is there; that of the last may linger."""
+        """The next process of a site that answers a message, once it is there; the last may linger."""
         before = self.answering(name)
         return int(
             until(lambda: (pid := self.answering(name)) != before and pid, f"{name} at work", every_s=0.02)

@@ -5,11 +5,14 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from scipy import stats
 
+from edgecmd.report.drawing import DASHES, LINES, draw
 from server.deploy.kits import SERVER
 from tests.real_link import LOG, NAMES, RealLink, of_folder, resident_kb
 from tests.tiny_federation import simulate, tiny_config
@@ -22,8 +25,9 @@ pytestmark = [
 ]
 NUM_ROUNDS, SEED = 30, 11
 MEMORY_ROUNDS, WARM_UP = 200, 40
-# A server that kept one set of weights a round would grow by ten times as much.
-MOST_KB = 22.0
+# Weights of the student; a server that kept them would grow by that much in each round.
+WEIGHTS_KB = 221.0
+MOST_KB = WEIGHTS_KB / 10
 
 
 @pytest.fixture
@@ -50,11 +54,27 @@ def test_the_slope_of_a_line_is_that_of_the_line() -> None:
     assert slope_of(line) == pytest.approx((7.0, 7.0, 7.0))
 
 
-def keep(name: str, found: object) -> None:
+def keep(name: str, found: Any) -> None:
     """Write figures to the folder that ``EDGECMD_SOAK`` names, for the page that shows them."""
     LOG.info("%s: %s", name, found)
     if folder := os.environ.get("EDGECMD_SOAK"):
         Path(folder, f"{name}.json").write_text(json.dumps(found))
+        if name == "memory-simulation":
+            Path(folder, "deploy-memory.png").write_bytes(picture(found))
+
+
+def picture(sizes_kb: list[int]) -> bytes:
+    """Growth by round, as PNG."""
+    rounds = np.arange(len(sizes_kb))
+
+    def paint(axes: Axes) -> None:
+        axes.plot(rounds + 1, (np.array(sizes_kb) - sizes_kb[0]) / 1000, color=LINES[0], label="measured")
+        kept = "if each round's weights were kept"
+        axes.plot(rounds + 1, WEIGHTS_KB * rounds / 1000, color=LINES[1], linestyle=DASHES[1], label=kept)
+        axes.set(xlabel="round", ylabel="growth of resident memory, MB")
+        axes.legend()
+
+    return draw("deploy-memory", paint, alt="Growth of a server's resident memory by round").png
 
 
 def disturbed(link: RealLink, name: str) -> list[str]:
