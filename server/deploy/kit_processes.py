@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from edgecmd.core.errors import FederationError
@@ -88,6 +88,12 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
         except subprocess.TimeoutExpired:
             continue
     process.wait()
+    # What a signal ends may be there a moment longer, on a busy machine.
+    end = time.monotonic() + STOP_S
+    with suppress(ProcessLookupError):
+        while time.monotonic() < end:
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
 
 
 def wait_for_server(server: "subprocess.Popen[bytes]", kit: Path, *, log: Path) -> None:
