@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from edgecmd.core.errors import FederationError
@@ -14,7 +14,8 @@ from server.deploy.kits import SERVER, SITES
 from server.deploy.link import environment, link_of, live_link
 from server.deploy.texts import LOOPBACK
 
-START_S, STOP_S = 120.0, 10.0
+# A SuperLink ends its own programs, in sessions of their own, only if it is given the time to.
+START_S, STOP_S = 120.0, 60.0
 
 
 @contextmanager
@@ -88,12 +89,6 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
         except subprocess.TimeoutExpired:
             continue
     process.wait()
-    # What a signal ends may be there a moment longer, on a busy machine.
-    end = time.monotonic() + STOP_S
-    with suppress(ProcessLookupError):
-        while time.monotonic() < end:
-            os.killpg(process.pid, 0)
-            time.sleep(0.05)
 
 
 def wait_for_server(server: "subprocess.Popen[bytes]", kit: Path, *, log: Path) -> None:
