@@ -14,8 +14,7 @@ from server.deploy.kits import SERVER, SITES
 from server.deploy.link import environment, link_of, live_link
 from server.deploy.texts import LOOPBACK
 
-# A SuperLink ends its own programs, in sessions of their own, only if it is given the time to.
-START_S, STOP_S = 120.0, 60.0
+START_S, STOP_S = 120.0, 10.0
 
 
 @contextmanager
