@@ -25,6 +25,7 @@ from types import FrameType
 from clients.asking import PROGRAM, VARIABLE
 
 POLL_S, STOP_S = 0.5, 10.0
+SUPERNODE = "flower-supernode"
 # What answering a message imports where it is first needed.
 PRELOADED = (
     *("clients.app", "clients.device", "clients.private", "clients.work"),
@@ -105,7 +106,7 @@ def serve(folder: Path, command: list[str]) -> int:
         asked.bind(str(folder / "messages"))
         asked.listen()
         asked.settimeout(POLL_S)
-        node = subprocess.Popen(command, env=environment(folder))
+        node = subprocess.Popen(_ending(command), env=environment(folder))
         children: set[int] = set()
         with _stopping(node):
             while node.poll() is None:
@@ -114,6 +115,27 @@ def serve(folder: Path, command: list[str]) -> int:
                 if words is not None:
                     children.add(_forked(words, asked))
     return node.returncode if node.returncode >= 0 else 128 - node.returncode
+
+
+def supernode() -> None:
+    """Run Flower's SuperNode with the arguments of this process, which ends when it does.
+
+    Flower gives up where the network breaks during a TLS handshake, and its server's thread then keeps the
+    process: online nowhere, and started again by nobody.
+    """
+    from flwr.supernode.cli import flower_supernode
+
+    flower_supernode()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _ending(command: list[str]) -> list[str]:
+    """``command``; Flower's SuperNode as `supernode`."""
+    if Path(command[0]).name != SUPERNODE:
+        return command
+    return [sys.executable, "-P", "-c", f"from {__name__} import supernode; supernode()", *command[1:]]
 
 
 def environment(folder: Path) -> dict[str, str]:

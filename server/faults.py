@@ -43,6 +43,7 @@ class Faults:
         foreign: Beside the answer comes one to a message that nobody sent.
         impostor: In place of the answer comes one that another node made.
         other_round: The answer names another round's group.
+        other_run: The answer is of another run.
         absent: A node is not connected in a round; one always is.
         reborn: A node comes back in a round under another node id, as after a restart without its key.
         failed_pull: Asking the SuperLink for replies fails with HTTP 500, at most three times in a row.
@@ -59,6 +60,7 @@ class Faults:
     foreign: float = 0.0
     impostor: float = 0.0
     other_round: float = 0.0
+    other_run: float = 0.0
     absent: float = 0.0
     reborn: float = 0.0
     failed_pull: float = 0.0
@@ -259,6 +261,11 @@ def _other_round(message: Message, reply: Message) -> list[Message]:
     return [reply_like(reply, posed(message, group="round-0", name=message.metadata.message_id))]
 
 
+def _other_run(_: Message, reply: Message) -> list[Message]:
+    reply.metadata.__dict__["_run_id"] = reply.metadata.run_id + 1
+    return [reply]
+
+
 FATES: Mapping[str, Callable[[Message, Message], list[Message]]] = {
     "unavailable": lambda message, _: [unavailable(message)],
     "expired": lambda message, _: [expired(message)],
@@ -270,4 +277,5 @@ FATES: Mapping[str, Callable[[Message, Message], list[Message]]] = {
     "foreign": _foreign,
     "impostor": _impostor,
     "other_round": _other_round,
+    "other_run": _other_run,
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgecmd.core.errors import FederationError
 from server.deploy.kits import SERVER, SITES
-from server.deploy.link import environment, health, link_of
+from server.deploy.link import environment, link_of, live_link
 from server.deploy.texts import LOOPBACK, NODE_PORT_VARIABLE
 
 START_S, STOP_S = 120.0, 10.0
@@ -34,14 +34,15 @@ def running(kits: Path, sites: list[str], *, logs: Path) -> Iterator[Callable[[]
     """
     link = link_of(kits / SERVER)
     with ExitStack() as stack:
-        server = _started(stack, kits / SERVER, logs / "server.log")
-        _wait_for(server, link.port, kits / SERVER / "ca.crt", log=logs / "server.log")
+        server = start_kit(kits / SERVER, logs / "server.log")
+        stack.callback(stop, server)
+        wait_for_server(server, kits / SERVER, log=logs / "server.log")
         # Before the nodes: an unknown key is refused for good.
         link.register()
-        started = {"server": server} | {
-            site: _started(stack, kits / SITES / site, logs / f"{site}.log", port=free_port())
-            for site in sites
-        }
+        started = {"server": server}
+        for site in sites:
+            started[site] = start_kit(kits / SITES / site, logs / f"{site}.log", port=free_port())
+            stack.callback(stop, started[site])
 
         def look() -> None:
             for name, process in started.items():
@@ -58,16 +59,21 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def _started(stack: ExitStack, kit: Path, log: Path, *, port: int = 0) -> "subprocess.Popen[bytes]":
+def start_kit(kit: Path, log: Path, *, port: int = 0) -> "subprocess.Popen[bytes]":
+    """Start a kit by its own script, in a process group of its own.
+
+    Args:
+        kit: Of the server, or of a site.
+        log: For what it prints.
+        port: Of loopback, for a site's SuperNode.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     env = environment(kit / "state" / "flower") | ({NODE_PORT_VARIABLE: str(port)} if port else {})
     words = [str((kit / "start.sh").resolve())]
     with log.open("wb") as file:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             words, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
         )
-    stack.callback(stop, process)
-    return process
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
@@ -84,11 +90,21 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def _wait_for(server: "subprocess.Popen[bytes]", port: int, authority: Path, *, log: Path) -> None:
+def wait_for_server(server: "subprocess.Popen[bytes]", kit: Path, *, log: Path) -> None:
+    """Wait until a SuperLink that was started answers.
+
+    Args:
+        server: Its process.
+        kit: Of the server.
+        log: What it prints.
+
+    Raises:
+        FederationError: It ended, or does not answer in time; the message has the last of its log.
+    """
     end = time.monotonic() + START_S
     while True:
         try:
-            health(f"localhost:{port}", authority)
+            live_link(kit)
         except FederationError as error:
             late = time.monotonic() > end
             if server.poll() is None and not late:

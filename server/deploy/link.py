@@ -112,7 +112,7 @@ class Link:
         """Run Flower's program and read what it prints.
 
         Raises:
-            FederationError: It failed; the message has its own words.
+            FederationError: The SuperLink is gone, or the program failed; the message then has its own words.
         """
         home = self.state / "flower"
         home.mkdir(parents=True, exist_ok=True)
@@ -137,6 +137,8 @@ class Link:
             ) from error
         found = _last_json(done.stdout)
         if done.returncode or not found.get("success", False):
+            # Where nobody listens any more, that says it with the way out.
+            live_link(self.kit)
             said = found.get("error-message") or done.stderr.strip() or done.stdout.strip() or "nothing"
             raise FederationError(f"`flwr {' '.join(words[:2])}` failed and said: {str(said)[:600]}")
         return found

@@ -270,3 +270,37 @@ def test_settings_of_a_run_that_cannot_be_used_are_told(words: list[str], text: 
     assert done.returncode == 1
     assert text in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_supernode_whose_server_thread_is_left_ends(tmp_path: Path) -> None:
+    """Flower's main thread ends where the network breaks in a handshake; another would keep the process."""
+    code = """
+import threading, time
+import flwr.supernode.cli as cli
+from clients.node_program import supernode
+cli.flower_supernode = lambda: threading.Thread(target=time.sleep, args=(3600,)).start()
+supernode()
+"""
+    assert python(tmp_path, code).returncode == 1
+
+
+def test_flower_s_supernode_is_started_as_one_that_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And any other program as it is; each with its own arguments."""
+    started: list[list[str]] = []
+
+    class Noted(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, command: list[str], **options: object) -> None:
+            started.append(command)
+            super().__init__([sys.executable, "-c", ""], **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    for place, program in enumerate(("/opt/bin/flower-supernode", "other")):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        assert node_program.serve(folder, [program, "--port", "9094"]) == 0
+    assert started[0][0] == sys.executable
+    assert started[0][-2:] == ["--port", "9094"]
+    assert "flower-supernode" not in started[0]
+    assert started[1] == ["other", "--port", "9094"]

@@ -12,6 +12,7 @@ from server.deploy import followed_run as runs
 from server.deploy import link as link_module
 from server.deploy.description import example_deployment
 from server.deploy.followed_run import register, run_federation, run_folder
+from server.deploy.kit_processes import free_port
 from server.deploy.kits import make_kits, renew_site
 from server.deploy.link import Link, link_of
 from server.deploy.standing import status
@@ -267,8 +268,24 @@ def test_what_flowers_program_says_is_passed_on(
     )
     script.chmod(0o755)
     monkeypatch.setattr(link_module, "program", lambda _: str(script))
+    monkeypatch.setattr(link_module, "health", lambda *_: 0.0)
     with pytest.raises(FederationError, match="`flwr supernode ls` failed and said: no such node"):
         link_of(kits / "server").nodes()
+
+
+def test_a_link_that_is_gone_is_told_in_plain_words(
+    kits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where it is killed while a run is followed; Flower's words name neither the place nor a way out."""
+    script = tmp_path / "flwr"
+    script.write_text("#!/bin/sh\necho 'Connection to the SuperLink is unavailable.'; exit 1\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(link_module, "program", lambda _: str(script))
+    gone = Link(kit=kits / "server", port=free_port())
+    facts = json.loads((kits / "server/kit.json").read_text()) | {"link_port": gone.port}
+    (kits / "server/kit.json").write_text(json.dumps(facts))
+    with pytest.raises(FederationError, match=rf"^localhost:{gone.port}: nobody listens there\. Start the"):
+        gone.runs()
 
 
 @pytest.mark.parametrize("output", ["", "no json", "{", "[1]"])
@@ -279,6 +296,7 @@ def test_an_answer_that_is_none(
     script.write_text(f"#!/bin/sh\necho '{output}'\n")
     script.chmod(0o755)
     monkeypatch.setattr(link_module, "program", lambda _: str(script))
+    monkeypatch.setattr(link_module, "health", lambda *_: 0.0)
     with pytest.raises(FederationError, match="failed and said"):
         link_of(kits / "server").runs()
 
@@ -292,6 +310,7 @@ def test_the_programs_connection_is_to_loopback_with_the_kits_authority(
     )
     script.chmod(0o755)
     monkeypatch.setattr(link_module, "program", lambda _: str(script))
+    monkeypatch.setattr(link_module, "health", lambda *_: 0.0)
     with pytest.raises(FederationError) as caught:
         link_of(kits / "server").nodes()
     said = str(caught.value)

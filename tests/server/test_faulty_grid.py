@@ -12,15 +12,17 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from edgecmd.config.assemble import run_folder
+from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, FederationError
 from edgecmd.core.events import read_events
+from edgecmd.privacy.ledger import Ledger
 from server.checkpoint import newest_checkpoint
 from server.faults import FATES, Faults, FaultyGrid, MadeUpTime, unavailable
 from server.local_grid import LocalGrid
 from server.loop import run_rounds
 from server.patience import GridAround, PatientGrid
 from tests.hand_made import Weights, app_of, contexts, drift, federation, question, start
-from tests.tiny_federation import simulate, tiny_config
+from tests.tiny_federation import run_of, simulate, tiny_config
 
 NUM_CLIENTS, NUM_ROUNDS = 4, 3
 COUNTED = ("answered", "twice", "foreign")
@@ -48,6 +50,7 @@ def pulled(grid: FaultyGrid, *nodes: int, round_index: int = 1) -> list[tuple[in
         ("foreign", [(-1, 100, False), (0, 100, False)]),
         ("impostor", [(0, 101, False)]),
         ("other_round", [(0, 100, False)]),
+        ("other_run", [(0, 100, False)]),
     ],
 )
 def test_each_fault_is_what_it_says(kind: str, expected: list[tuple[int, int, bool]]) -> None:
@@ -183,6 +186,48 @@ def test_a_drill_of_the_real_clients_repeats_itself(pairs: Path, tmp_path: Path)
     assert outcomes[0] == outcomes[1]
     reasons = [dropped["reason"] for event in outcomes[0][1] for dropped in event["rejected"]]
     assert any("Node Unavailable" in reason for reason in reasons)
+
+
+PRIVATE = (
+    *("privacy.mechanism=anchors", "privacy.noise_multiplier=2", "privacy.epsilon=1000"),
+    "privacy.deterministic=true",
+)
+
+
+def counted(config: RunConfig) -> list[list[int]]:
+    """Rounds that each client's ledger counts, in the order of its lines."""
+    books = [Ledger(run_of(config).client_ledger(client)).read() for client in range(NUM_CLIENTS)]
+    return [[line["round"] for line in book.lines if line["kind"] == "spend"] for book in books]
+
+
+def test_no_epsilon_is_lost_or_counted_twice_whatever_becomes_of_the_replies(
+    pairs: Path, tmp_path: Path
+) -> None:
+    """Weights that left count, wherever they ended; a repeat without faults is as if there had been none."""
+    drill = Faults(seed=5, failed_pull=0.3, **dict.fromkeys(FATES, 0.06))
+    config = tiny_config(pairs, tmp_path / "faulty", *PRIVATE)
+    simulate(config, faults=drill)
+    reasons = [one for event in read_events(run_folder(config) / "events.jsonl") for one in event["rejected"]]
+    assert reasons
+    assert counted(config) == [[1, 2, 3]] * NUM_CLIENTS
+    undisturbed, repeat = (tiny_config(pairs, tmp_path / name, *PRIVATE) for name in ("one", "two"))
+    for one in (undisturbed, repeat):
+        simulate(one)
+        assert counted(one) == [[1, 2, 3]] * NUM_CLIENTS
+    first, second = (run_folder(one) / "student.safetensors" for one in (undisturbed, repeat))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_round_whose_replies_were_lost_is_answered_again_at_no_cost(pairs: Path, tmp_path: Path) -> None:
+    config, whole = (tiny_config(pairs, tmp_path / name, *PRIVATE) for name in ("broken", "whole"))
+    with pytest.raises(FederationError, match="Round 1: 0 usable replies"):
+        simulate(config, faults=Faults(lost=1.0))
+    assert counted(config) == [[1]] * NUM_CLIENTS
+    simulate(config)
+    simulate(whole)
+    assert counted(config) == counted(whole) == [[1, 2, 3]] * NUM_CLIENTS
+    broken, expected = (run_folder(one) / "student.safetensors" for one in (config, whole))
+    assert broken.read_bytes() == expected.read_bytes()
 
 
 @pytest.mark.parametrize(
