@@ -43,6 +43,7 @@ INTERRUPTED, USAGE = 130, 2
 COMMANDS = (
     *(
         "compare",
+        "robustness",
         "export",
         "infer",
         "theory",

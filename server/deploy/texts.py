@@ -60,9 +60,9 @@ def node_start(name: str, *, site: str, address: str, in_kit: bool = False) -> s
     """
     return (
         _head(f"The site {site} of the federation {name}: Flower's SuperNode, our app.")
+        + f"export FLWR_SUPEREXEC_TASK_POLL_INTERVAL={NODE_POLL_S}\n"
         + ('cd "$KIT"\n' if in_kit else "")
         + f"""\
-export FLWR_SUPEREXEC_TASK_POLL_INTERVAL={NODE_POLL_S}
 exec edgecmd-node --run "$KIT/run.toml" \\
   flower-supernode --root-certificates "$KIT/ca.crt" \\
   --auth-supernode-private-key "$KIT/node.key" --superlink {address} --node-config "$KIT/node.toml" \\

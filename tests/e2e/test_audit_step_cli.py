@@ -53,7 +53,7 @@ def test_the_server_s_noise_is_audited_with_a_ledger_of_its_own(
 ) -> None:
     from edgecmd.audits.finding import CONTRADICTED, NOT_CONTRADICTED
     from edgecmd.experiments.audit_ladder import audit_level
-    from server import client_privacy
+    from server.privacy import client_privacy
     from tests.tiny_federation import find_target
 
     config = load_config(None, [*settings_of(pairs, tmp_path), "privacy.mechanism=client"])

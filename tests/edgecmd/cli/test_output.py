@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from edgecmd.cli import output
+from edgecmd.cli.app import COMMANDS
 from edgecmd.core.errors import MachineError
+from tests.command_line import edgecmd
 
 ROOT = Path(output.__file__).parent.parent.parent
 HOSTILE = "evil\x1b[2J\u202egnp\n\u200b☃\udcff"
@@ -204,3 +206,11 @@ def test_the_root_logger_is_left_as_it_was() -> None:
     with output.quiet_libraries(debug=False):
         assert logging.getLogger().handlers != before
     assert logging.getLogger().handlers == before
+
+
+def test_help_lists_every_command_once(tmp_path: Path) -> None:
+    """A command that the list does not know makes `edgecmd --help` fail."""
+    done = edgecmd("--help", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    listed = [line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line[:2] == "  "]
+    assert [name for name in listed if name in COMMANDS] == list(COMMANDS)
