@@ -212,5 +212,7 @@ def test_help_lists_every_command_once(tmp_path: Path) -> None:
     """A command that the list does not know makes `edgecmd --help` fail."""
     done = edgecmd("--help", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    listed = [line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line[:2] == "  "]
+    listed = [
+        line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line[:2] == "  "
+    ]
     assert [name for name in listed if name in COMMANDS] == list(COMMANDS)
