@@ -22,7 +22,7 @@ from edgecmd.settings import SECURE_SUM
 from server.deploy import texts
 from server.deploy.certificates import Signed, make_authority, make_node_key, make_server_certificate
 from server.deploy.description import Deployment, Site
-from server.deploy.pins import pinned
+from server.deploy.pins import pins_of
 
 AUTHORITY, SERVER, SITES, KIT, PEERS = "authority", "server", "sites", "kit.json", "peers.pub"
 SECRETS = ("ca.key", "server.key", "node.key")
@@ -56,6 +56,7 @@ def make_kits(
     authority = make_authority(deployment.name, days=deployment.days)
     signed = make_server_certificate(authority, deployment.host, days=deployment.days)
     keys = {site.name: make_node_key() for site in deployment.sites}
+    pins = pins_of(deployment)
     publics = {f"nodes/{name}.pub": public + b"\n" for name, (_, public) in keys.items()}
     with folder_in_one_piece(folder) as made:
         _write(made / AUTHORITY, _signed_files(authority, "ca.key", "ca.crt"))
@@ -66,7 +67,7 @@ def make_kits(
         peers = {PEERS: _joined(publics)} if _is_summed(deployment) else {}
         for site in deployment.sites:
             own = {"node.key": keys[site.name][0], "ca.crt": authority.certificate} | peers
-            _write(made / SITES / site.name, own | _site_files(deployment, site))
+            _write(made / SITES / site.name, own | _site_files(deployment, site, pins[site.name]))
         if as_tar:
             for kit in (made / SERVER, *(made / SITES / site.name for site in deployment.sites)):
                 write_bytes_atomically(kit.with_name(f"{kit.name}.tar.gz"), _tar(kit))
@@ -159,7 +160,7 @@ def _server_files(deployment: Deployment, link_port: int) -> Files:
     }
 
 
-def _site_files(deployment: Deployment, site: Site) -> Files:
+def _site_files(deployment: Deployment, site: Site, pins: Mapping[str, str]) -> Files:
     facts = {
         "role": "site",
         "name": deployment.name,
@@ -170,10 +171,12 @@ def _site_files(deployment: Deployment, site: Site) -> Files:
     state, data = str(site.node["state-dir"]), str(site.node["data-dir"])
     summed = _is_summed(deployment)
     start = texts.node_start(deployment.name, site=site.name, address=deployment.address, in_kit=summed)
-    node = ({"own-key": "node.key", "peer-keys": PEERS} if summed else {}) | dict(site.node)
+    in_kit = {"own-key": "node.key", "peer-keys": PEERS} if summed else {}
+    # What the owner set stays.
+    node = {**pins, **in_kit, **site.node}
     return {
         KIT: json_bytes(facts, path=Path(KIT)),
-        "node.toml": tomli_w.dumps(pinned(deployment, Site(name=site.name, node=node))).encode(),
+        "node.toml": tomli_w.dumps(node).encode(),
         # For `edgecmd node` and `deploy check`: what the pairs would be read for.
         "run.toml": tomli_w.dumps(dict(deployment.shared_settings)).encode(),
         "start.sh": start.encode(),
