@@ -4,7 +4,6 @@ import logging
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from flwr.serverapp import Grid
@@ -16,9 +15,6 @@ from edgecmd.core.run_lock import owned
 from edgecmd.evaluation.evaluate import validate
 from edgecmd.models.student_file import student_bytes
 from edgecmd.models.students import ANY_FRONT, Student, student_row
-from edgecmd.privacy.ledger import Ledger
-from edgecmd.privacy.plan import PrivacyPlan
-from edgecmd.privacy.statement import privacy_table
 from edgecmd.run import Run, require_same_clients
 from edgecmd.training.averaging import Arrays, load_arrays, to_arrays
 from server.asynchronous.buffer import Buffer
@@ -27,6 +23,7 @@ from server.cohort import Identity, Terms, ask_identities, terms_of, wait_for_no
 from server.loop import Federation, RoundReport, run_rounds
 from server.patience import Clock
 from server.privacy.client_privacy import central_privacy
+from server.privacy.privacy_report import write_privacy
 from server.privacy.sum_round import sum_rounds
 from server.strategies import build_strategy
 
@@ -154,41 +151,3 @@ def _meet(grid: Grid, run: Run, *, terms: Terms, clock: Clock, runtime: Runtime)
     own = sum(one.own_pairs for one in identities.values())
     write_provenance(folder, Provenance(runtime=runtime, nodes=len(nodes), nodes_with_own_pairs=own))
     return identities
-
-
-def write_privacy(plan: PrivacyPlan, run: Run) -> dict[str, Any]:
-    """Write ``privacy.json``, from the ledgers on this disk, else from the rounds made; its content."""
-    state = newest_checkpoint(run.folder / "checkpoints")
-    rounds_done = state.round_index if state is not None else 0
-    spent, counted = _spent(plan, run, rounds_done)
-    table = privacy_table(
-        plan,
-        spent,
-        rounds_done=rounds_done,
-        anchors=run.task.anchors_fingerprint(run.distill, seed=run.seed),
-        ledger=counted,
-    )
-    write_artefact(run.folder, "privacy.json", table, may_leave=True, private=True)
-    return table
-
-
-def _spent(plan: PrivacyPlan, run: Run, rounds_done: int) -> tuple[dict[str, float], str]:
-    """Epsilon by client, and what it counts."""
-    where = "all runs in privacy.ledger_dir" if run.privacy.ledger_dir else "this run, resumes included"
-    if plan.unit == "client":
-        ledger = Ledger(run.server_ledger)
-        return {"any client": _epsilon(ledger, plan)}, f"the server's ledger: {where}"
-    paths = {client: run.client_ledger(client) for client in range(run.federation.num_clients)}
-    found = {
-        f"client {client}": _epsilon(Ledger(path), plan) for client, path in paths.items() if path.exists()
-    }
-    if found:
-        return found, f"each client's ledger: {where}; other runs on the same pairs add up"
-    return (
-        {"any client": plan.epsilon_after(rounds_done)},
-        "the rounds of this run; each client's own ledger, on its device, is what counts over all runs",
-    )
-
-
-def _epsilon(ledger: Ledger, plan: PrivacyPlan) -> float:
-    return ledger.epsilon(delta=plan.delta, accountant=plan.accountant)
