@@ -9,7 +9,7 @@ a client that declines says so by a word of a fixed table (`edgecmd.privacy.refu
 import os
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -40,9 +40,7 @@ def make_app(run: "Run | None" = None, *, local: bool = False) -> ClientApp:
         """One round of local distillation; heavy imports wait until the first message."""
         from clients.work import answer_train
 
-        if run is None:
-            return answer_train(message, context, local=local or is_simulated())
-        return answer_train(message, context, run_of=lambda _: run, local=True)
+        return answer_train(message, context, **_what_is_run(run, local=local))
 
     app.query("index")(index)
     for query in QUERIES:
@@ -54,9 +52,12 @@ def sum_query(query: str, message: Message, context: Context, *, run: "Run | Non
     """A step of a secure sum beside the masked vector, see `clients.sum_party`."""
     from clients.work import answer_sum_query
 
-    if run is None:
-        return answer_sum_query(query, message, context, local=local or is_simulated())
-    return answer_sum_query(query, message, context, run_of=lambda _: run, local=True)
+    return answer_sum_query(query, message, context, **_what_is_run(run, local=local))
+
+
+def _what_is_run(run: "Run | None", *, local: bool) -> dict[str, Any]:
+    """For `clients.work`: the one run that this process has, or that of a message's settings."""
+    return {"local": local or is_simulated()} if run is None else {"run_of": lambda _: run, "local": True}
 
 
 def is_simulated() -> bool:

@@ -2,6 +2,8 @@
 
 # Steps of a secure sum that are queries, in their order; the masked vector answers ``train``.
 QUERIES = ("sum_keys", "sum_shares", "sum_vote", "sum_unmask")
+# Names in their messages: of the record with what is passed on, and of the masked vector.
+ASKED, MASKED = "sum", "masked"
 
 
 def index_of_node(node_id: int) -> int:

@@ -26,7 +26,7 @@ from edgecmd.privacy.secure_sum.terms import Terms, refused
 from edgecmd.privacy.step.randomness import Source
 from edgecmd.run import Run
 
-STATE, ASKED, MASKED = "secure-sum", "sum", "masked"
+STATE = "secure-sum"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

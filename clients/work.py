@@ -12,6 +12,7 @@ from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, 
 from flwr.common.constant import ErrorCode
 
 from clients import device
+from clients.identity import ASKED, MASKED
 from clients.node import BUDGETS, Node, read_node
 from clients.order import Order, read_order
 from clients.private import (
@@ -23,7 +24,7 @@ from clients.private import (
     sum_privately,
 )
 from clients.state import load_state, save_state
-from clients.sum_party import ASKED, MASKED, Masking, answer_query, member_of, terms_of
+from clients.sum_party import Masking, answer_query, member_of, terms_of
 from edgecmd.config.assemble import Assembly
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import EdgecmdError, PrivacyError

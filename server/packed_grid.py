@@ -19,11 +19,7 @@ class PackedGrid(GridAround):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Push packed messages."""
-        kept = list(messages)
-        for one in kept:
-            if one.has_content():
-                pack(one.content)
-        return self._grid.push_messages(kept)
+        return self._grid.push_messages(_packed(messages))
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Pull, and unpack."""
@@ -33,11 +29,15 @@ class PackedGrid(GridAround):
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         """Send packed messages, and unpack the replies."""
-        kept = list(messages)
-        for one in kept:
-            if one.has_content():
-                pack(one.content)
-        return [_unpacked(one) for one in self._grid.send_and_receive(kept, timeout=timeout)]
+        return [_unpacked(one) for one in self._grid.send_and_receive(_packed(messages), timeout=timeout)]
+
+
+def _packed(messages: Iterable[Message]) -> list[Message]:
+    kept = list(messages)
+    for one in kept:
+        if one.has_content():
+            pack(one.content)
+    return kept
 
 
 def _unpacked(message: Message) -> Message:

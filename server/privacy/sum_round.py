@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
+from clients.identity import ASKED, MASKED
 from edgecmd.models.students import Student
 from edgecmd.privacy.ledger import BudgetSpentError, Ledger, Release
 from edgecmd.privacy.plan import PrivacyPlan
@@ -31,7 +32,6 @@ from server.strategies import to_record
 if TYPE_CHECKING:
     from server.loop import Federation
 
-SUM, MASKED = "sum", "masked"
 BROKEN = "an answer that is not a step of the secure sum"
 Told = Mapping[int, RecordDict]
 
@@ -260,7 +260,7 @@ class _Talk:
         return self._send(
             [
                 Message(
-                    RecordDict({"config": config, SUM: self._with_dim(one)}),
+                    RecordDict({"config": config, ASKED: self._with_dim(one)}),
                     node,
                     f"query.{query}",
                     group_id=str(self.terms.round_index),
@@ -276,7 +276,7 @@ class _Talk:
         for message in messages:
             # A strategy gives all its messages one content.
             own = self._with_dim(asked[message.metadata.dst_node_id])
-            message.content = RecordDict({**message.content, SUM: own})
+            message.content = RecordDict({**message.content, ASKED: own})
         return self._send(messages)
 
     def _with_dim(self, record: ConfigRecord) -> ConfigRecord:
@@ -331,7 +331,7 @@ class _Talk:
 
 
 def _value(content: RecordDict, name: str, kind: type) -> Any:  # noqa: ANN401 - of the kind
-    value = content.config_records[SUM][name]
+    value = content.config_records[ASKED][name]
     if not isinstance(value, kind):
         raise TypeError(name)
     return value

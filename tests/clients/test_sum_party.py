@@ -11,8 +11,8 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from clients import private
 from clients.app import app
+from clients.identity import ASKED, MASKED
 from clients.node import read_node
-from clients.sum_party import ASKED, MASKED
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import PrivacyError
 from edgecmd.models.students import build_student
