@@ -5,136 +5,24 @@ are seen by nothing below the edge. Choices that come from a table (losses, stud
 where the table is, so that this module imports nothing heavy.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from numbers import Integral, Real
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated
 
 from annotated_types import Interval, MultipleOf
 
+from edgecmd.arguments import NO_LICENCE, Section, refuse_licence, refuse_outside
 from edgecmd.catalogue.data_sets import source_side
 from edgecmd.core.errors import ConfigError
-from edgecmd.core.text import printable
 
 STORES = ("auto", "always", "never")
-NO_LICENCE = "unspecified"
 COPIES = ("auto", "join", "leave-out")
 FITS = SQUEEZE, CROP, PAD = ("squeeze", "crop", "pad")
 PRECISIONS = ("float32", "bf16")
 AGGREGATIONS = PLAIN, SECURE_SUM = ("plain", "secure-sum")
 
 
-class _Section:
-    """What all sections share: a setting outside the range beside its type is refused by name."""
-
-    __slots__ = ()
-
-    def __post_init__(self) -> None:
-        own: Any = type(self)
-        section = own.__name__.removesuffix("Config").lower()
-        for name, (kind, marks, is_many) in _marks(own).items():
-            value = getattr(self, name)
-            for item in value if is_many and isinstance(value, tuple | list) else (value,):
-                _check(f"{section}.{name}", item, kind=kind, marks=marks)
-        self._check_together()
-
-    def _check_together(self) -> None:
-        """What must hold beside ranges, and between settings."""
-
-
-@cache
-def _marks(section: type[Any]) -> dict[str, tuple[type, Sequence[Any], bool]]:
-    """Kind of number, range and step of each setting that has them, and whether they are of each item."""
-    found = {}
-    for name, hint in get_type_hints(section, include_extras=True).items():
-        is_many = get_origin(hint) is tuple
-        item = get_args(hint)[0] if is_many else hint
-        if get_origin(item) is Annotated:
-            found[name] = (item.__origin__, item.__metadata__, is_many)
-    return found
-
-
-def _check(setting: str, value: Any, *, kind: type, marks: Sequence[Any]) -> None:  # noqa: ANN401 - of a caller
-    """Refuse a value that its annotation does not allow.
-
-    Raises:
-        ConfigError: The message names setting and value, and what is allowed.
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
-        expected = "a whole number, such as 5" if kind is int else "a number, such as 0.5"
-        raise ConfigError(f"{setting}={value!r} is of type {type(value).__name__}; expected {expected}.")
-    for mark in marks:
-        if isinstance(mark, MultipleOf):
-            if value % mark.multiple_of:
-                raise ConfigError(f"{setting}={value} must be a multiple of {mark.multiple_of}.")
-        elif not mark.ge <= value <= mark.le:
-            raise ConfigError(f"{setting}={value} is outside the allowed range [{mark.ge:g}, {mark.le:g}].")
-
-
-def refuse_outside(name: str, value: Any, *, least: float | int, most: float | int, kind: type = int) -> None:  # noqa: ANN401 - of a caller
-    """Refuse an argument that is not a number of this kind within its range, as for a setting.
-
-    Raises:
-        ConfigError: The message names argument and value, and what is allowed.
-    """
-    _check(name, value, kind=kind, marks=[Interval(ge=least, le=most)])
-
-
-def refuse_other(name: str, value: object, *wanted: type, what: str) -> None:
-    """Refuse an argument of another type.
-
-    Raises:
-        ConfigError: The message names argument and type, and what is allowed.
-    """
-    if not isinstance(value, wanted):
-        raise ConfigError(f"{name} is of type {type(value).__name__}; allowed is {what}.")
-
-
-def refuse_licence(name: str, value: str) -> None:
-    """Refuse a licence that tools reading the files would not recognise.
-
-    Args:
-        name: Name of the setting or argument, for messages.
-        value: `NO_LICENCE`, an SPDX name, an expression of them, or ``LicenseRef-`` with a name of your own.
-
-    Raises:
-        ConfigError: It is none of these.
-    """
-    from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
-
-    if value == NO_LICENCE:
-        return
-    try:
-        # It would take a newline for a blank.
-        canonicalize_license_expression(value if printable(value) == value else "")
-    except InvalidLicenseExpression:
-        raise ConfigError(
-            f"{name}={value!r} is not an SPDX licence name. Use one, such as Apache-2.0 or CC-BY-4.0;"
-            f" LicenseRef-<a name of yours> for any other licence; or {NO_LICENCE!r}."
-        ) from None
-
-
-def refuse_seed(seed: Any) -> None:  # noqa: ANN401 - of a caller
-    """Refuse a value that cannot be the seed of a run.
-
-    Raises:
-        ConfigError: It is not a whole number from 0 to 2^31 - 1.
-    """
-    _check("seed", seed, kind=int, marks=())
-    if not 0 <= seed < 2**31:
-        raise ConfigError(f"seed={seed} is outside the allowed range [0, {2**31 - 1}].")
-
-
-def as_float(value: object) -> Any:  # noqa: ANN401 - of a caller
-    """A number as a float; anything else as it is, for a section to refuse by name."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return value
-    return float(value)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DataConfig(_Section):
+class DataConfig(Section):
     """Which pairs are used, and how they are split into training, validation and test."""
 
     name: str = "emoji"
@@ -243,7 +131,7 @@ class DataConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TeacherConfig(_Section):
+class TeacherConfig(Section):
     """The frozen teacher of the source modality."""
 
     name: str = ""
@@ -310,7 +198,7 @@ class TeacherConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PretrainConfig(_Section):
+class PretrainConfig(Section):
     """Step 1: SimCLR on the public source set (``edgecmd pretrain``)."""
 
     architecture: str = "gn-teacher"
@@ -340,7 +228,7 @@ class PretrainConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StudentConfig(_Section):
+class StudentConfig(Section):
     """The small student of the target modality."""
 
     architecture: str = "ws-200k"
@@ -374,7 +262,7 @@ class StudentConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DistillConfig(_Section):
+class DistillConfig(Section):
     """Step 2, a client's local work."""
 
     loss: str = "auto"
@@ -426,7 +314,7 @@ class DistillConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PrivacyConfig(_Section):
+class PrivacyConfig(Section):
     """Differential privacy of what leaves a client, or, for ``client``, of what leaves the server."""
 
     mechanism: str = "none"
@@ -483,7 +371,7 @@ class PrivacyConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FederationConfig(_Section):
+class FederationConfig(Section):
     """Clients, rounds and the server's update."""
 
     num_clients: Annotated[int, Interval(ge=1, le=1_000_000)] = 10
@@ -533,7 +421,7 @@ class FederationConfig(_Section):
 
     def _check_together(self) -> None:
         if self.deadline_s != 0:
-            _check("federation.deadline_s", self.deadline_s, kind=float, marks=[Interval(ge=0.01, le=1e7)])
+            refuse_outside("federation.deadline_s", self.deadline_s, least=0.01, most=1e7, kind=float)
         if self.min_clients > self.num_clients:
             raise ConfigError(
                 f"federation.min_clients={self.min_clients} exceeds"
@@ -547,7 +435,7 @@ class FederationConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluateConfig(_Section):
+class EvaluateConfig(Section):
     """Step 3 on unseen concepts."""
 
     every_rounds: Annotated[int, Interval(ge=0, le=1_000_000)] = 10
@@ -570,7 +458,7 @@ class EvaluateConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ExportConfig(_Section):
+class ExportConfig(Section):
     """Step 4, the exported bundle."""
 
     head: bool = True

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgecmd.arguments import refuse_licence
 from edgecmd.core.errors import DataError, choose
 from edgecmd.data.labelled import LabelledTarget
 from edgecmd.data.modalities.table import modality_of
@@ -20,7 +21,6 @@ from edgecmd.evaluation.evaluate import embedder
 from edgecmd.models.devices import place
 from edgecmd.models.students import Projected, Student, is_dense
 from edgecmd.models.trial import try_out
-from edgecmd.settings import refuse_licence
 from edgecmd.training.task import Task
 from export.bundle import Options, export_bundle
 from export.documents.provenance import Provenance

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from edgecmd.arguments import refuse_other
 from edgecmd.core.errors import ExportError
 from edgecmd.core.files import named_path
 from edgecmd.data.modalities.row import Stored
-from edgecmd.settings import refuse_other
 from export.device.infer import Student as DeviceStudent
 from export.device.reading import InferError
 from export.trust.checks import verify_bundle

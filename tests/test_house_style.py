@@ -20,7 +20,7 @@ REMEMBER = {
     "edgecmd/privacy/accounting.py:_epsilon",
     "edgecmd/privacy/accounting.py:_loss_distribution",
     "edgecmd/privacy/accounting.py:calibrate",
-    "edgecmd/settings.py:_marks",
+    "edgecmd/arguments.py:_marks",
 }
 # Beside the one pool: what looks at processes themselves, or runs a program that is not ours.
 MAKE_PROCESSES = {

@@ -5,6 +5,7 @@ Readers and writers of TOML, ``--set a.b=c`` and Flower's flat run config: `edge
 
 from dataclasses import dataclass, field, replace
 
+from edgecmd.arguments import refuse_seed
 from edgecmd.catalogue.strategy_rows import STRATEGIES
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.text import printable
@@ -19,7 +20,6 @@ from edgecmd.settings import (
     PrivacyConfig,
     StudentConfig,
     TeacherConfig,
-    refuse_seed,
 )
 
 # Names of devices, which Windows takes for no file in any folder.

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edgecmd.arguments import refuse_other
 from edgecmd.catalogue.data_sets import data_set
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.files import named_path
@@ -22,7 +23,7 @@ from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import PairedData, PublicSource, Targets
 from edgecmd.data.user_files.folder import Reading, read_own
 from edgecmd.data.user_files.public_images import read_public
-from edgecmd.settings import SQUEEZE, DataConfig, refuse_other
+from edgecmd.settings import SQUEEZE, DataConfig
 
 CHECK_COMMAND = "edgecmd data check"
 # Side in pixels of public images that no task has asked for yet: the least that there is.

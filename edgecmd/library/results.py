@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from edgecmd.arguments import refuse_other, refuse_seed
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.files import read_json
 from edgecmd.core.seeding import numpy_generator
@@ -23,7 +24,7 @@ from edgecmd.library.task import Task
 from edgecmd.models.students import Student
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.run import Run
-from edgecmd.settings import DistillConfig, refuse_other, refuse_seed
+from edgecmd.settings import DistillConfig
 
 NUM_FOLDS = 5
 NUM_NEIGHBOURS = 5

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgecmd.arguments import refuse_other, refuse_outside
 from edgecmd.catalogue.data_sets import IN_PYTHON
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.files import named_path
@@ -23,7 +24,6 @@ from edgecmd.library.data import Images, Pairs, labels_of
 from edgecmd.models.devices import resolve_device
 from edgecmd.models.teacher import teachers
 from edgecmd.models.teacher.teacher_set import concat
-from edgecmd.settings import refuse_other, refuse_outside
 from edgecmd.training import task as tasks
 
 # Numbers of an input stay within float32.

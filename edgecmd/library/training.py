@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from edgecmd.arguments import as_float, refuse_other, refuse_outside, refuse_seed
 from edgecmd.catalogue.data_sets import IN_PYTHON
 from edgecmd.config.assemble import describe, device_for
 from edgecmd.config.schema import RunConfig
@@ -41,10 +42,6 @@ from edgecmd.settings import (
     FederationConfig,
     PrivacyConfig,
     StudentConfig,
-    as_float,
-    refuse_other,
-    refuse_outside,
-    refuse_seed,
 )
 from edgecmd.training.distill import Place, distil, make_optimizer
 

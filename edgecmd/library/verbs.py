@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from edgecmd.arguments import refuse_outside
 from edgecmd.audits.finding import CONTRADICTED, Finding, refuse_contradicted
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.files import named_path
 from edgecmd.library.data import Labelled
 from edgecmd.library.results import Distilled, Federated, origin_of
 from edgecmd.library.task import Task
-from edgecmd.settings import refuse_outside
 
 if TYPE_CHECKING:
     from export.loaded import Bundle

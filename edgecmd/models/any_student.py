@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from edgecmd.arguments import refuse_seed
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.seeding import torch_generator
 from edgecmd.models.batch_norm import AUTO, batch_norm_of
@@ -23,7 +24,6 @@ from edgecmd.models.students import (
 )
 from edgecmd.models.trained_part import ALL, train_part
 from edgecmd.models.trial import channels_of, refuse_wide, sides_of, try_out
-from edgecmd.settings import refuse_seed
 
 
 def student(

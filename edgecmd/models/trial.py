@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from edgecmd.arguments import refuse_outside
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.own_code import RAISED, running
 from edgecmd.core.text import one_line
 from edgecmd.models.devices import place
-from edgecmd.settings import refuse_outside
 
 ROWS, SEED = 3, 20_057
 MOST_WIDE = 65_536

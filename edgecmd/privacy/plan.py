@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from edgecmd.arguments import as_float, refuse_other
 from edgecmd.catalogue.strategy_rows import STRATEGIES
 from edgecmd.core.errors import PrivacyError, choose
 from edgecmd.losses import LOSSES, Loss, loss_of
@@ -21,15 +22,7 @@ from edgecmd.privacy.mechanisms import MECHANISMS, Mechanism, Protected, default
 from edgecmd.privacy.secure_sum.sum_plan import SumPlan, make_sum_plan, sensitivity_of_rounded
 from edgecmd.privacy.step.gradients import ENGINES
 from edgecmd.privacy.step.purity import require_private_loss
-from edgecmd.settings import (
-    SECURE_SUM,
-    DistillConfig,
-    FederationConfig,
-    PrivacyConfig,
-    StudentConfig,
-    as_float,
-    refuse_other,
-)
+from edgecmd.settings import SECURE_SUM, DistillConfig, FederationConfig, PrivacyConfig, StudentConfig
 
 CLIENT_ITSELF = (
     "Each client scales its whole update down to C, and the sum is divided by a fixed public number, so one"

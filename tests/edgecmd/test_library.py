@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import edgecmd as ec
+from edgecmd.arguments import refuse_licence
 from edgecmd.models.digests import digest
-from edgecmd.settings import ExportConfig, refuse_licence
+from edgecmd.settings import ExportConfig
 from tests.command_line import edgecmd
 
 SIDE, NUM = 16, 40

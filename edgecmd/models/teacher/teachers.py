@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
+from edgecmd.arguments import refuse_other
 from edgecmd.catalogue.data_files import built_file, shipped_file
 from edgecmd.catalogue.data_sets import DATA_SETS, DEFAULT_TEACHER
 from edgecmd.catalogue.data_sets import data_set as row_of
@@ -39,7 +40,6 @@ from edgecmd.models.students import Architecture, convolutional, initialise
 from edgecmd.models.teacher.prepared import Opened, Preparation, Prepared
 from edgecmd.models.tensor_file import load_weights, pack, require, unpack, whole_number
 from edgecmd.models.trial import seeded, try_out
-from edgecmd.settings import refuse_other
 
 SETTING = "teacher.name"
 # In the recipe of a teacher of recordings.
