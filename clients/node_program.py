@@ -19,12 +19,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from clients.asking import PROGRAM, VARIABLE
 
 POLL_S, STOP_S = 0.5, 10.0
+# For all parts of a message, which a SuperNode hands on as they come.
+WHOLE_MESSAGE_S = 600.0
 SUPERNODE = "flower-supernode"
 # What answering a message imports where it is first needed.
 PRELOADED = (
@@ -150,7 +153,10 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def answer(words: list[str]) -> None:
-    """Answer the message that ``words`` name, as Flower's program does, with the installed app."""
+    """Answer the message that ``words`` name, as Flower's program does, with the installed app.
+
+    A message whose rest does not come is given up: when a SuperLink dies, Flower waits for two hours.
+    """
     from flwr.clientapp import ClientApp
     from flwr.supernode.cli import flwr_clientapp
     from flwr.supernode.runtime import run_clientapp as runtime
@@ -164,6 +170,8 @@ def answer(words: list[str]) -> None:
         return load
 
     vars(runtime)["get_load_client_app_fn"] = installed
+    pull = "pull_and_inflate_object_from_tree"
+    vars(runtime)[pull] = partial(vars(runtime)[pull], max_time=WHOLE_MESSAGE_S)
     # Nothing is installed for a bundle either.
     sys.argv = [PROGRAM, *(word for word in words if word != "--allow-runtime-dependency-installation")]
     flwr_clientapp()

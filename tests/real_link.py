@@ -140,7 +140,7 @@ class RealLink:
 
     def __post_init__(self) -> None:
         self.port, self._beside = free_port(), ThreadPoolExecutor(max_workers=1)
-        self.proxy = Proxy(self.port)
+        self.proxy, self._given_up = Proxy(self.port), set[int]()
         sites = "".join(SITE.format(name=name, folder=self.folder) for name in NAMES)
         text = DESCRIPTION.format(port=self.port, folder=self.folder) + sites
         (self.folder / "federation.toml").write_text(text)
@@ -175,6 +175,8 @@ class RealLink:
         return self.programs[name]
 
     def start_server(self) -> None:
+        # What waits for the rest of a dead server's message answers nothing any more.
+        self._given_up |= {pid for name in NAMES if name in self.programs for pid in self._forked(name)}
         wait_for_server(self.start(SERVER), self.kit(SERVER), log=self.folder / "logs" / f"{SERVER}.log")
         self.link.register()
 
@@ -238,9 +240,12 @@ class RealLink:
 
     def answering(self, name: str) -> int:
         """The process of a site that is answering a message now; 0 for none."""
+        return next((one for one in self._forked(name) if one not in self._given_up), 0)
+
+    def _forked(self, name: str) -> list[int]:
         program = self.programs[name].pid
         own = words_of(program)
-        return next((one for one in children(program) if words_of(one) == own), 0)
+        return [one for one in children(program) if words_of(one) == own]
 
     def next_answering(self, name: str) -> int:
         """The next process of a site that answers a message, once it is there; the last may linger."""

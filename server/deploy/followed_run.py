@@ -108,8 +108,9 @@ def _follow(
         look()
         time.sleep(LOOK_S)
     if last != WELL:
+        reason = str(run["status-details"]).rstrip(" .") or "Flower gives no reason"
         raise FederationError(
-            f"Run {run_id} ended as {last}: {run['status-details']} Finished rounds are kept; the next"
+            f"Run {run_id} ended as {last}: {reason}. Finished rounds are kept; the next"
             " `edgecmd deploy run` continues after them."
         )
 

@@ -76,6 +76,29 @@ def test_a_changed_bundle_is_not_run(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
+LOST = """
+import time
+from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError
+from flwr.proto.message_pb2 import ObjectTree
+def pulled(object_id):
+    raise ObjectUnavailableError(object_id)
+node_program.WHOLE_MESSAGE_S = 0.5
+node_program.answer([])
+from flwr.supernode.runtime.run_clientapp import pull_and_inflate_object_from_tree as pull
+try:
+    pull(ObjectTree(object_id="part"), pulled, print)
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+def test_a_message_whose_rest_never_comes_is_given_up(tmp_path: Path) -> None:
+    """Flower alone asks for two hours, so that a dead SuperLink would leave a process behind at each site."""
+    code = GUARDED.replace("node_program.answer([])", "") + LOST
+    done = python(tmp_path, code, FLWR_HOME=str(tmp_path / "home"))
+    assert done.stdout.split() == ["ObjectPullError"], done.stderr
+
+
 def test_nothing_is_installed_for_a_bundle(tmp_path: Path) -> None:
     code = """
 import sys

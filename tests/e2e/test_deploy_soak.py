@@ -42,15 +42,20 @@ def link(tmp_path: Path) -> Iterator[RealLink]:
     until(lambda: not of_folder(tmp_path), "nothing is left behind")
 
 
-def slope_of(sizes_kb: list[int]) -> tuple[float, float, float]:
+# Rounds made, and resident memory in kB after them.
+Sizes = list[tuple[int, int]]
+
+
+def slope_of(sizes: Sizes) -> tuple[float, float, float]:
     """Growth in kB per round and its 95% interval: the median of all slopes, which one step does not move."""
-    fit = stats.theilslopes(sizes_kb, np.arange(len(sizes_kb)))
+    rounds, sizes_kb = zip(*((made, size) for made, size in sizes if made > WARM_UP), strict=True)
+    fit = stats.theilslopes(sizes_kb, rounds)
     return float(fit.slope), float(fit.low_slope), float(fit.high_slope)
 
 
 def test_the_slope_of_a_line_is_that_of_the_line() -> None:
     """Also where the allocator takes one large piece."""
-    line = [1000 + 7 * place + 4000 * (place > 15) for place in range(20)]
+    line = [(made, 1000 + 7 * made + 4000 * (made > 75)) for made in range(WARM_UP, 80)]
     assert slope_of(line) == pytest.approx((7.0, 7.0, 7.0))
 
 
@@ -59,18 +64,31 @@ def keep(name: str, found: Any) -> None:
     LOG.info("%s: %s", name, found)
     if folder := os.environ.get("EDGECMD_SOAK"):
         Path(folder, f"{name}.json").write_text(json.dumps(found))
-        if name == "memory-simulation":
-            Path(folder, "deploy-memory.png").write_bytes(picture(found))
+        found = {
+            path.stem: json.loads(path.read_text()) for path in sorted(Path(folder).glob("memory-*.json"))
+        }
+        Path(folder, "deploy-memory.png").write_bytes(picture(found))
 
 
-def picture(sizes_kb: list[int]) -> bytes:
+def picture(found: dict[str, Sizes]) -> bytes:
     """Growth by round, as PNG."""
-    rounds = np.arange(len(sizes_kb))
 
     def paint(axes: Axes) -> None:
-        axes.plot(rounds + 1, (np.array(sizes_kb) - sizes_kb[0]) / 1000, color=LINES[0], label="measured")
-        kept = "if each round's weights were kept"
-        axes.plot(rounds + 1, WEIGHTS_KB * rounds / 1000, color=LINES[1], linestyle=DASHES[1], label=kept)
+        axes.plot(
+            [0, MEMORY_ROUNDS],
+            [0, WEIGHTS_KB * MEMORY_ROUNDS / 1000],
+            color="0.5",
+            label="if each round's weights were kept",
+        )
+        for place, (name, sizes) in enumerate(found.items()):
+            rounds, sizes_kb = np.array(sizes).T
+            axes.plot(
+                rounds,
+                (sizes_kb - sizes_kb[0]) / 1000,
+                color=LINES[place],
+                linestyle=DASHES[place],
+                label=name.removeprefix("memory-").replace("-", " "),
+            )
         axes.set(xlabel="round", ylabel="growth of resident memory, MB")
         axes.legend()
 
@@ -97,18 +115,7 @@ def disturbed(link: RealLink, name: str) -> list[str]:
 
 def test_killed_at_random_thirty_rounds_end_with_the_same_bytes(link: RealLink) -> None:
     """Each round takes the replies of all three sites, or is repeated."""
-    sizes: dict[str, list[int]] = {"SuperLink": [], "server app": []}
-    seen = 0
-
-    def look() -> None:
-        nonlocal seen
-        if (app := link.server_app()) and (made := len(link.rounds("undisturbed"))) > seen:
-            seen = made
-            sizes["SuperLink"].append(resident_kb(link.programs[SERVER].pid))
-            sizes["server app"].append(resident_kb(app))
-
-    expected = link.undisturbed("undisturbed", look=look, num_rounds=NUM_ROUNDS)
-    keep("memory-link", sizes)
+    expected = link.undisturbed("undisturbed", num_rounds=NUM_ROUNDS)
     link.describe("disturbed", num_rounds=NUM_ROUNDS)
     killed = disturbed(link, "disturbed")
     keep("killed", killed)
@@ -120,11 +127,29 @@ def test_killed_at_random_thirty_rounds_end_with_the_same_bytes(link: RealLink) 
     assert (link.folder / "runs/disturbed/student.safetensors").read_bytes() == expected
 
 
+def test_memory_of_a_server_on_the_link_is_flat(link: RealLink) -> None:
+    """Of the SuperLink, which passes on the weights, and of the app that adds them up."""
+    sizes: dict[str, Sizes] = {"SuperLink": [], "server-app": []}
+
+    def look() -> None:
+        made = len(link.rounds("long"))
+        if (app := link.server_app()) and made > (sizes["SuperLink"] or [(0, 0)])[-1][0]:
+            sizes["SuperLink"].append((made, resident_kb(link.programs[SERVER].pid)))
+            sizes["server-app"].append((made, resident_kb(app)))
+
+    link.undisturbed("long", look=look, num_rounds=MEMORY_ROUNDS)
+    require_flat(sizes)
+
+
 def test_memory_of_a_simulation_is_flat(pairs: Path, tmp_path: Path) -> None:
-    sizes: list[int] = []
+    sizes: Sizes = []
     config = tiny_config(pairs, tmp_path, f"federation.num_rounds={MEMORY_ROUNDS}")
-    simulate(config, report=lambda _: sizes.append(resident_kb(os.getpid())))
-    keep("memory-simulation", sizes)
-    slope = slope_of(sizes[WARM_UP:])
-    keep("slope-simulation", slope)
-    assert slope[2] < MOST_KB
+    simulate(config, report=lambda _: sizes.append((len(sizes) + 1, resident_kb(os.getpid()))))
+    require_flat({"simulation": sizes})
+
+
+def require_flat(sizes: dict[str, Sizes]) -> None:
+    for name, found in sizes.items():
+        keep(f"memory-{name}", found)
+        keep(f"slope-{name}", slope_of(found))
+    assert all(slope_of(found)[2] < MOST_KB for found in sizes.values())
