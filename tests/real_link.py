@@ -140,7 +140,7 @@ class RealLink:
 
     def __post_init__(self) -> None:
         self.port, self._beside = free_port(), ThreadPoolExecutor(max_workers=1)
-        self.proxy, self._given_up = Proxy(self.port), set[int]()
+        self.proxy, self._of_before = Proxy(self.port), set[int]()
         sites = "".join(SITE.format(name=name, folder=self.folder) for name in NAMES)
         text = DESCRIPTION.format(port=self.port, folder=self.folder) + sites
         (self.folder / "federation.toml").write_text(text)
@@ -175,8 +175,6 @@ class RealLink:
         return self.programs[name]
 
     def start_server(self) -> None:
-        # What waits for the rest of a dead server's message answers nothing any more.
-        self._given_up |= {pid for name in NAMES if name in self.programs for pid in self._forked(name)}
         wait_for_server(self.start(SERVER), self.kit(SERVER), log=self.folder / "logs" / f"{SERVER}.log")
         self.link.register()
 
@@ -240,7 +238,7 @@ class RealLink:
 
     def answering(self, name: str) -> int:
         """The process of a site that is answering a message now; 0 for none."""
-        return next((one for one in self._forked(name) if one not in self._given_up), 0)
+        return next((one for one in self._forked(name) if one not in self._of_before), 0)
 
     def _forked(self, name: str) -> list[int]:
         program = self.programs[name].pid
@@ -249,9 +247,13 @@ class RealLink:
 
     def next_answering(self, name: str) -> int:
         """The next process of a site that answers a message, once it is there; the last may linger."""
-        before = self.answering(name)
+        before = set(self._forked(name))
         return int(
-            until(lambda: (pid := self.answering(name)) != before and pid, f"{name} at work", every_s=0.02)
+            until(
+                lambda: next((one for one in self._forked(name) if one not in before), 0),
+                f"{name} at work",
+                every_s=0.02,
+            )
         )
 
     def server_app(self) -> int:
@@ -298,6 +300,8 @@ class RealLink:
 
         The command also audits and exports what ended well, which takes longer than a few rounds.
         """
+        # What waits for the rest of a dead server's message answers nothing of this run.
+        self._of_before = {pid for one in NAMES if self.is_running(one) for pid in self._forked(one)}
         return self._beside.submit(self._commanded if command else self._followed, name)
 
     def _commanded(self, name: str) -> Outcome:
