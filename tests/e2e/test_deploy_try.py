@@ -13,11 +13,12 @@ import pytest
 from edgecmd.core.errors import FederationError
 from edgecmd.core.events import read_events
 from edgecmd.core.files import read_json
+from tests.command_line import edgecmd
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="process groups of POSIX")
 
 
-def edgecmd(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+def in_a_process(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "edgecmd", "deploy", *words],
         cwd=folder,
@@ -50,7 +51,7 @@ def nothing_left_behind(folder: Path, *, seconds: float = 60.0) -> bool:
 
 
 def test_a_trial_of_two_private_sites(tmp_path: Path) -> None:
-    done = edgecmd(tmp_path, "try", "--rounds", "2", "--no-finish")
+    done = in_a_process(tmp_path, "try", "--rounds", "2", "--no-finish")
     assert done.returncode == 0, done.stdout + done.stderr
     folder = tmp_path / "deploy-trial"
     run = folder / "runs" / "first"
@@ -64,7 +65,7 @@ def test_a_trial_of_two_private_sites(tmp_path: Path) -> None:
     assert ledgers == ["north", "south"]
     if Path("/proc").is_dir():
         assert nothing_left_behind(tmp_path)
-    again = edgecmd(tmp_path, "try")
+    again = in_a_process(tmp_path, "try")
     assert again.returncode == 2
     assert "deploy-trial exists" in again.stderr
 
@@ -100,7 +101,7 @@ min-cohort = 2
 @pytest.mark.slow
 def test_three_sites_add_up_in_secure_sums_with_the_keys_of_their_kits(tmp_path: Path) -> None:
     (tmp_path / "federation.toml").write_text(SUMMED)
-    done = edgecmd(tmp_path, "try", "federation.toml", "--sample", "--rounds", "2")
+    done = in_a_process(tmp_path, "try", "federation.toml", "--sample", "--rounds", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     folder = tmp_path / "deploy-trial"
     run = folder / "runs" / "summed"
@@ -142,7 +143,7 @@ def test_a_site_that_ends_is_told_with_the_last_of_its_log(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_a_trial_with_its_audit_and_bundle(tmp_path: Path) -> None:
-    done = edgecmd(tmp_path, "try", "--rounds", "2")
+    done = in_a_process(tmp_path, "try", "--rounds", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     run = tmp_path / "deploy-trial/runs/first"
     assert (run / "export/student.onnx").is_file()
@@ -166,7 +167,7 @@ def test_a_trial_with_its_audit_and_bundle(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_missing_is_named(tmp_path: Path, words: tuple[str, ...], code: int, said: str) -> None:
-    done = edgecmd(tmp_path, *words)
+    done = edgecmd("deploy", *words, folder=tmp_path)
     assert done.returncode == code
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -174,22 +175,22 @@ def test_what_is_missing_is_named(tmp_path: Path, words: tuple[str, ...], code: 
 
 
 def test_from_the_example_to_kits(tmp_path: Path) -> None:
-    (tmp_path / "federation.toml").write_text(edgecmd(tmp_path, "example").stdout)
-    done = edgecmd(tmp_path, "init", "--tar")
+    (tmp_path / "federation.toml").write_text(edgecmd("deploy", "example", folder=tmp_path).stdout)
+    done = edgecmd("deploy", "init", "--tar", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "kits/sites/north.tar.gz").is_file()
     # The example's pairs are on another machine.
-    trial = edgecmd(tmp_path, "try", "federation.toml")
+    trial = edgecmd("deploy", "try", "federation.toml", folder=tmp_path)
     assert trial.returncode == 2
     assert "Site north has data-dir='/srv/pairs', which is no folder on this machine" in trial.stderr
     assert not (tmp_path / "deploy-trial").exists()
-    checked = edgecmd(tmp_path, "check", "kits/sites/north", "--json")
+    checked = edgecmd("deploy", "check", "kits/sites/north", "--json", folder=tmp_path)
     assert checked.returncode == 5
     found = {one["name"]: one["ok"] for one in json.loads(checked.stdout)["checks"]}
     assert found["files"]
     assert not found["server"]
     for words in (("run", "kits/server"), ("status", "kits/server")):
-        done = edgecmd(tmp_path, *words)
+        done = edgecmd("deploy", *words, folder=tmp_path)
         assert done.returncode == 5
         assert "nobody listens there" in done.stderr
-    assert "give the server's" in edgecmd(tmp_path, "run", "kits/sites/north").stderr
+    assert "give the server's" in edgecmd("deploy", "run", "kits/sites/north", folder=tmp_path).stderr
