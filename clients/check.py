@@ -93,7 +93,7 @@ def check_node(raw: Mapping[str, object], config: RunConfig, *, new_ledger: bool
         )
     order = read_order(ConfigRecord({"run": NO_RUN, "server-round": 1}), dict(flatten(config)), node)
     prepared = device.prepare(order, node)
-    pairs = device.read_pairs(order, node, prepared)
+    pairs = device.read_pairs(order, node, prepared, keep=False)
     found = _ledger(node, pairs, new_ledger=new_ledger)
     usable = pairs if found is None else pairs.take(found.rows(pairs.digests), why=device.ELSEWHERE)
     delta = node.budgets.get("max-delta", config.privacy.delta)

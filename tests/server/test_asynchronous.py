@@ -22,7 +22,7 @@ from server.asynchronous.speeds import answer_seconds
 from server.checkpoint import newest_checkpoint
 from server.faults import FATES, Faults, FaultyGrid
 from server.local_grid import LocalGrid, set_identity
-from server.loop import Federation, RoundReport, run_rounds
+from server.loop import RoundReport, run_rounds
 from server.messages import Gathered, Messenger
 from server.patience import NOT_TAKEN, GridAround
 from tests.hand_made import Weights, drift, federation, records, run_config, start
