@@ -5,11 +5,13 @@ pinned and what the server expects. Only then are the pairs opened.
 """
 
 import logging
+import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clients.node import Node
+from clients.identity import TELL
+from clients.node import OWNER_DELTA, Node, Raw, read_node
 from clients.order import Order
 from edgecmd import __version__
 from edgecmd.catalogue.data_sets import PUBLIC_SETS
@@ -173,6 +175,37 @@ def read_pairs(order: Order, node: Node, prepared: Prepared, *, keep: bool = Tru
     kind = prepared.sources.file_kind(order.target_kind, reverse=order.config.data.reverse)
     kept = node.state / "pairs" / f"{ledger_name(node.data)}.npz" if keep else None
     return read_device_pairs(node.data, order.config.data, kind=kind, keep=kept)
+
+
+def told_epsilon(raw: Raw, *, node_id: int = 0) -> dict[str, float]:
+    """Epsilon that the device's ledger has counted and its delta, where the owner lets a server know them.
+
+    Args:
+        raw: The node's config.
+        node_id: Flower's id of the node.
+
+    Returns:
+        ``epsilon`` and ``delta``; nothing where the owner keeps them, or no ledger was begun for this folder.
+
+    Guarantees:
+        No pair changes it: the ledger is the one of the folder's path, its rounds are counted whatever the
+        pairs are, and nothing below ``data-dir`` is opened. A folder that only its pairs would recognise
+        tells nothing, since one pair could decide whether half of them are known.
+    """
+    if str(raw.get(TELL, False)).lower() == "false":
+        return {}
+    try:
+        node = read_node(raw, node_id=node_id)
+        assert node.data is not None
+        found = DeviceLedgers(state=node.state, key=node.key()).of_folder(node.data)
+        if not found.exists:
+            return {}
+        delta = node.budgets.get("max-delta", OWNER_DELTA)
+        epsilon = found.epsilon(delta=delta)
+    except PrivacyError as error:
+        LOG.warning("no epsilon is told: %s", error)
+        return {}
+    return {"epsilon": epsilon, "delta": delta} if math.isfinite(epsilon) else {}
 
 
 def counted_pairs(pairs: DevicePairs, node: Node) -> tuple[DevicePairs, Found]:

@@ -23,7 +23,6 @@ from edgecmd.core.files import write_bytes_atomically
 MOST_BYTES = 2**29
 # A file that changed so shortly before may change again while its time stays the same.
 SETTLED_NS = 2_000_000_000
-HALVES = ("source", "target")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -108,9 +107,14 @@ def state_of(files: Sequence[Path]) -> str:
 
 def _packed(what: str, pairs: Mapping[str, Decoded]) -> bytes:
     data, every = io.BytesIO(), list(pairs.values())
-    halves = {name: np.array([one.halves[place] for one in every]) for place, name in enumerate(HALVES)}
-    digests = np.array([one.digest for one in every], dtype=np.str_)
-    np.savez(data, what=np.array(what), state=np.array(list(pairs), dtype=np.str_), digest=digests, **halves)
+    np.savez(
+        data,
+        what=np.array(what),
+        state=np.array(list(pairs), dtype=np.str_),
+        digest=np.array([one.digest for one in every], dtype=np.str_),
+        source=np.array([one.halves[0] for one in every]),
+        target=np.array([one.halves[1] for one in every]),
+    )
     return data.getvalue()
 
 
@@ -120,8 +124,8 @@ def _read(path: Path, what: str) -> dict[str, Decoded]:
         with np.load(path, allow_pickle=False) as found:
             if str(found["what"]) != what:
                 return {}
-            states, digests, *halves = (found[name] for name in ("state", "digest", *HALVES))
-        rows = zip(states.tolist(), digests.tolist(), *halves, strict=True)
+            states, digests = found["state"].tolist(), found["digest"].tolist()
+            rows = zip(states, digests, found["source"], found["target"], strict=True)
         return {state: Decoded(digest=digest, halves=(one, two)) for state, digest, one, two in rows}
     except Exception:
         return {}
