@@ -26,6 +26,7 @@ from edgecmd.data.user_files.device_pairs import DevicePairs, read_device_pairs
 from edgecmd.models.students import is_dense
 from edgecmd.models.teacher.teachers import TEACHERS
 from edgecmd.privacy.device_ledger import DeviceLedgers, Found, ledger_name
+from edgecmd.settings import TeacherConfig
 from edgecmd.training.device_task import DeviceSources, device_anchors, device_data, device_sources
 from edgecmd.training.task import Holding, Places
 
@@ -59,7 +60,7 @@ def prepare(order: Order, node: Node) -> Prepared:
     Guarantees:
         Opens nothing below ``data-dir``, so no pair decides about an anchor.
     """
-    common = _common(order, node, _known_by(node) or object())
+    common = _common(order, node, _known_by(node))
     found = {**common.digests, "edgecmd-version": __version__}
     for key, digest in found.items():
         node.check_pin(key, digest)
@@ -80,9 +81,8 @@ def warm_up(order: Order, node: Node) -> None:
     Guarantees:
         Opens nothing below ``data-dir``.
     """
-    state = _known_by(node)
-    if state:
-        _common(order, node, state).anchors(order)
+    if not _is_code(node.teacher):
+        _common(order, node, _known_by(node)).anchors(order)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -114,7 +114,7 @@ class _Common:
 _COMMON = Kept[Hashable, _Common](MOST_KEPT)
 
 
-def _common(order: Order, node: Node, state: object) -> _Common:
+def _common(order: Order, node: Node, state: Hashable) -> _Common:
     config = order.config
     dense = is_dense(config.student.architecture)
     places = Places(dim=config.teacher.map_dim, zoom=config.teacher.map_zoom) if dense else None
@@ -132,18 +132,22 @@ def _common(order: Order, node: Node, state: object) -> _Common:
     return _COMMON.get((config.data, node.teacher, node.public, node.state, places, state), make)
 
 
-def _known_by(node: Node) -> str:
-    """What the files of teacher and public images are known by; empty where that is not known."""
-    teacher, files = node.teacher, list[Path]()
-    names = listed(teacher.name)
-    if teacher.weights or any(is_own(one) for one in names):
-        return ""
-    if not all(one in TEACHERS for one in names):
-        files.append(Path(teacher.name))
+def _is_code(teacher: TeacherConfig) -> bool:
+    """Whether a teacher is made by a library or a module of the owner's."""
+    return bool(teacher.weights) or any(is_own(one) for one in listed(teacher.name))
+
+
+def _known_by(node: Node) -> Hashable:
+    """What the files of teacher and public images are known by; equal to nothing where that is not known."""
+    files = list[Path]()
+    if _is_code(node.teacher):
+        return object()
+    if not all(one in TEACHERS for one in listed(node.teacher.name)):
+        files.append(Path(node.teacher.name))
     if node.public not in PUBLIC_SETS:
         folder = Path(node.public)
         files += [folder, *sorted(folder.glob("*")), *sorted(folder.glob("*/*"))]
-    return state_of(files)
+    return state_of(files) or object()
 
 
 def _compare(expected: Mapping[str, str], found: Mapping[str, str]) -> None:

@@ -121,7 +121,7 @@ def _packed(what: str, pairs: Mapping[str, Decoded]) -> bytes:
 def _read(path: Path, what: str) -> dict[str, Decoded]:
     # Whatever is wrong with the file, its pairs are decoded again. Each array in it has a checksum.
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             if str(found["what"]) != what:
                 return {}
             states, digests = found["state"].tolist(), found["digest"].tolist()
