@@ -17,7 +17,7 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients.identity import QUERIES, index_of_node
+from clients.identity import QUERIES, TELL, index_of_node
 from clients.packing import packed_mod
 
 if TYPE_CHECKING:
@@ -67,13 +67,17 @@ def is_simulated() -> bool:
 
 
 def index(message: Message, context: Context) -> Message:
-    """This client's index, and whether it has pairs of its own; heavy imports are not needed.
+    """This client's index, whether it has pairs of its own, and where it may be told what they cost.
 
     Cohorts are drawn over indices, because node ids differ from run to run.
     """
     own = bool(context.node_config.get("data-dir"))
     told = context.node_config.get("partition-id", index_of_node(context.node_id) if own else 0)
     metrics = MetricRecord({"client": int(told), "own-pairs": int(own)})
+    if own and TELL in context.node_config:
+        from clients.device import told_epsilon
+
+        metrics.update(told_epsilon(context.node_config, node_id=context.node_id))
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 

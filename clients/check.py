@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord
 
 from clients import device
 from clients.node import Node, read_node
-from clients.order import read_order
+from clients.order import Order, read_order
 from edgecmd import __version__
 from edgecmd.config.reader import flatten
 from edgecmd.config.schema import RunConfig
@@ -84,16 +84,9 @@ def check_node(raw: Mapping[str, object], config: RunConfig, *, new_ledger: bool
     Raises:
         PrivacyError: The node's config is wrong, something is missing, or the pairs have a ledger already.
     """
-    node = read_node(raw)
-    if node.data is None:
-        raise PrivacyError(
-            "The node config has no data-dir, so there is nothing to check. Give the folder of the pairs:"
-            ' edgecmd node \'data-dir="/srv/pairs" state-dir="/srv/state"\'.',
-            code="node-config",
-        )
-    order = read_order(ConfigRecord({"run": NO_RUN, "server-round": 1}), dict(flatten(config)), node)
+    order, node = asked_here(raw, config)
     prepared = device.prepare(order, node)
-    pairs = device.read_pairs(order, node, prepared)
+    pairs = device.read_pairs(order, node, prepared, keep=False)
     found = _ledger(node, pairs, new_ledger=new_ledger)
     usable = pairs if found is None else pairs.take(found.rows(pairs.digests), why=device.ELSEWHERE)
     delta = node.budgets.get("max-delta", config.privacy.delta)
@@ -113,6 +106,27 @@ def check_node(raw: Mapping[str, object], config: RunConfig, *, new_ledger: bool
         epsilon=found.ledger.epsilon(delta=delta) if found else 0.0,
         delta=delta,
     )
+
+
+def asked_here(raw: Mapping[str, object], config: RunConfig) -> tuple[Order, Node]:
+    """A round of a run, as a device with pairs of its own would be asked for it.
+
+    Args:
+        raw: The node's config.
+        config: Settings of the run.
+
+    Raises:
+        PrivacyError: The node's config is wrong, has no pairs, or does not allow such a run.
+    """
+    node = read_node(raw)
+    if node.data is None:
+        raise PrivacyError(
+            "The node config has no data-dir, so there is nothing to check. Give the folder of the pairs:"
+            ' edgecmd node \'data-dir="/srv/pairs" state-dir="/srv/state"\'.',
+            code="node-config",
+        )
+    order = read_order(ConfigRecord({"run": NO_RUN, "server-round": 1}), dict(flatten(config)), node)
+    return order, node
 
 
 def _ledger(node: Node, pairs: DevicePairs, *, new_ledger: bool) -> Found | None:

@@ -4,6 +4,8 @@
 QUERIES = ("sum_keys", "sum_shares", "sum_vote", "sum_unmask")
 # Names in their messages: of the record with what is passed on, and of the masked vector.
 ASKED, MASKED = "sum", "masked"
+# Key of a node's config: whether a server is told what the ledger has counted.
+TELL = "tell-epsilon"
 
 
 def index_of_node(node_id: int) -> int:

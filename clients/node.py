@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 
-from clients.identity import index_of_node
+from clients.identity import TELL, index_of_node
 from edgecmd import __version__
 from edgecmd.catalogue.data_sets import DEFAULT_PUBLIC, DEFAULT_TEACHER
 from edgecmd.catalogue.teacher_rows import teacher_files
@@ -67,7 +67,7 @@ TEACHER = {"teacher": "teacher.name"} | {
 }
 MODULES = "modules"
 FLOWER = ("partition-id", "num-partitions")
-KEYS = (*FLOWER, *FILES, *TEACHER, *BUDGETS, *LIMITS, *PARTIES, *PINS, MODULES)
+KEYS = (*FLOWER, *FILES, *TEACHER, *BUDGETS, *LIMITS, *PARTIES, *PINS, MODULES, TELL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +89,7 @@ class Node:
         own_key: File of the node's registered key, which signs for it in a secure sum.
         peer_keys: File of the public keys of all nodes that may be in one with it.
         parties: The owner's numbers by keys of `PARTIES`.
+        tells_epsilon: Whether a server is told what the ledger has counted.
     """
 
     client: int
@@ -105,6 +106,7 @@ class Node:
     own_key: Path | None = None
     peer_keys: Path | None = None
     parties: Mapping[str, float] = field(default_factory=dict)
+    tells_epsilon: bool = False
 
     def key(self) -> bytes | None:
         """The secret that keys the ledger.
@@ -215,6 +217,7 @@ def read_node(raw: Raw, *, node_id: int = 0) -> Node:
         own_key=Path(str(raw["own-key"])) if raw.get("own-key") else None,
         peer_keys=Path(str(raw["peer-keys"])) if raw.get("peer-keys") else None,
         parties={key: _number(raw, key, low=0.0, high=high) for key, high in PARTIES.items() if key in raw},
+        tells_epsilon=_is_true(raw, TELL),
     )
     _check_places(raw, data)
     node.check_pin("edgecmd-version", __version__)
@@ -292,6 +295,18 @@ def _client(raw: Raw, *, otherwise: int | None) -> int:
     if client < 0:
         raise _wrong("partition-id", str(raw["partition-id"]), "must be a whole number, 0 or more")
     return client
+
+
+def _is_true(raw: Raw, key: str) -> bool:
+    """Whether a key is true; without it, it is not.
+
+    Raises:
+        PrivacyError: It is neither true nor false.
+    """
+    text = str(raw.get(key, False)).lower()
+    if text not in ("true", "false"):
+        raise _wrong(key, str(raw[key]), "is neither true nor false")
+    return text == "true"
 
 
 def _number(raw: Raw, name: str, *, low: float, high: float, low_allowed: bool = False) -> float:

@@ -11,6 +11,7 @@ than the optimiser steps of a round. With ``--run FILE`` it also works out the n
 
 import contextlib
 import importlib
+import itertools
 import json
 import os
 import signal
@@ -58,7 +59,7 @@ def main() -> None:
         )
     preload()
     if run is not None:
-        prepare(Path(run))
+        prepare(Path(run), node=dict(itertools.pairwise(command)).get("--node-config"))
     with tempfile.TemporaryDirectory(prefix="edgecmd-node-") as name:
         sys.exit(serve(Path(name), command))
 
@@ -76,23 +77,35 @@ def preload() -> None:
     torch.optim.AdamW([weight]).step()
 
 
-def prepare(path: Path) -> None:
-    """Work out what each message of a run needs, and neither a pair nor a server decides: its noise.
+def prepare(path: Path, *, node: str | None = None) -> None:
+    """Work out what each message of a run needs, and neither a pair nor a server decides: noise and anchors.
 
     Args:
         path: Settings of the run, as the kit has them.
+        node: File of the node's config; anchors of another one are worked out for each message.
 
     Raises:
-        SystemExit: They cannot be read, or give no guarantee; with the reason.
+        SystemExit: The settings cannot be read, or give no guarantee; with the reason.
+
+    Guarantees:
+        Opens nothing below ``data-dir``.
     """
+    from clients.check import asked_here
+    from clients.device import warm_up
     from clients.work import SERVED
     from edgecmd.config.reader import read_flat, unflatten
     from edgecmd.core.errors import EdgecmdError
 
     try:
-        _ = SERVED.run(unflatten(read_flat(path))).plan
+        config = unflatten(read_flat(path))
+        _ = SERVED.run(config).plan
     except EdgecmdError as error:
         sys.exit(f"edgecmd-node: {error}")
+    if node is not None and Path(node).is_file():
+        try:
+            warm_up(*asked_here(read_flat(Path(node)), config))
+        except EdgecmdError as error:
+            sys.stderr.write(f"edgecmd-node: rounds would be refused: {error}\n")
 
 
 def serve(folder: Path, command: list[str]) -> int:

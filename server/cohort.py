@@ -1,6 +1,7 @@
 """Who takes part: how many clients must connect, who they are, and which of them a round asks."""
 
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -134,10 +135,12 @@ class Identity:
     Attributes:
         client: Index of its client. A claim: it orders clients and tells nobody apart.
         own_pairs: Whether its pairs are its own, and not a part of the run's set.
+        spent: Epsilon that its ledger has counted over all runs, and delta; None where it is not told.
     """
 
     client: int
     own_pairs: bool
+    spent: tuple[float, float] | None = None
 
 
 def ask_identities(
@@ -183,7 +186,15 @@ def _identity(reply: Message) -> Identity | None:
     client, own = metrics.get("client"), metrics.get("own-pairs", 0)
     if not isinstance(client, int) or client < 0 or not isinstance(own, int) or own not in (0, 1):
         return None
-    return Identity(client=client, own_pairs=bool(own))
+    return Identity(client=client, own_pairs=bool(own), spent=_spent(metrics))
+
+
+def _spent(metrics: MetricRecord) -> tuple[float, float] | None:
+    """What a node says that it has spent; None for anything but two numbers that can be that."""
+    epsilon, delta = metrics.get("epsilon"), metrics.get("delta")
+    if not isinstance(epsilon, float) or not isinstance(delta, float):
+        return None
+    return (epsilon, delta) if 0 <= epsilon < math.inf and 0 < delta <= 1 else None
 
 
 def shared_indices(clients: Mapping[int, int]) -> dict[int, tuple[int, ...]]:

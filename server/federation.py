@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ from server.privacy.privacy_report import write_privacy
 from server.privacy.sum_round import sum_rounds
 from server.strategies import build_strategy
 
+TOLD_EPSILON = "told-epsilon.json"
 Report = Callable[[RoundReport], None]
 
 
@@ -109,6 +110,10 @@ def federate(
             summed=summed,
         )
         load_arrays(student, run_rounds(federation, to_arrays(student)))
+        telling = [node for node, one in identities.items() if one.spent is not None]
+        if telling:
+            again, _ = ask_identities(grid, telling, deadline_s=terms.deadline_s)
+            _note_spent(folder, identities | again)
         write_artefact(folder, "student.safetensors", student_bytes(student), may_leave=True)
         if plan is not None:
             write_privacy(plan, run)
@@ -150,4 +155,16 @@ def _meet(grid: Grid, run: Run, *, terms: Terms, clock: Clock, runtime: Runtime)
     identities, _ = ask_identities(grid, nodes, deadline_s=terms.deadline_s)
     own = sum(one.own_pairs for one in identities.values())
     write_provenance(folder, Provenance(runtime=runtime, nodes=len(nodes), nodes_with_own_pairs=own))
+    _note_spent(folder, identities)
     return identities
+
+
+def _note_spent(folder: Path, identities: Mapping[int, Identity]) -> None:
+    """Write down what nodes say that they have spent, where one does or did."""
+    told = {
+        str(node): {"epsilon": one.spent[0], "delta": one.spent[1]}
+        for node, one in identities.items()
+        if one.spent is not None
+    }
+    if told or (folder / TOLD_EPSILON).exists():
+        write_artefact(folder, TOLD_EPSILON, told, may_leave=False)

@@ -10,12 +10,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from flwr.app import ConfigRecord, Message
-from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
+from flwr.app import Message
 
 from edgecmd.core.errors import FederationError, PrivacyError
 from edgecmd.core.events import EventLog
@@ -24,17 +21,15 @@ from edgecmd.core.seeding import numpy_generator
 from edgecmd.privacy.ledger import BudgetSpentError
 from edgecmd.settings import FederationConfig
 from edgecmd.training.averaging import Arrays
+from server.asynchronous.buffer import Buffer
 from server.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
-from server.cohort import CohortGrid, Identity, Terms, ask_identities, shared_indices, wait_for_nodes
-from server.patience import Clock
+from server.cohort import Identity, ask_identities, shared_indices, wait_for_nodes
+from server.messages import Gathered, Messenger, exchange, train_messages
 from server.privacy.client_privacy import CentralPrivacy
 from server.privacy.sum_round import SumRounds
 from server.quorum import BudgetEndError, check_quorum
-from server.screening import Rejection, claimed_client, match, screen
+from server.screening import Rejection, claimed_client, screen
 from server.strategies import from_record, restore_current, restore_strategy, strategy_tensors, to_record
-
-if TYPE_CHECKING:
-    from server.asynchronous.buffer import Buffer
 
 Evaluate = Callable[[int, Arrays], Mapping[str, float]]
 
@@ -73,73 +68,29 @@ class RoundReport:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Gathered:
-    """What came in for one round.
-
-    Attributes:
-        usable: Replies to aggregate, by client.
-        rejected: What was dropped or did not come.
-        num_asked: Clients whose replies were waited for.
-        num_sent: Messages with weights that were sent.
-        num_unknown: Nodes among the rejected that could not be asked: who they are is not known.
-        staleness: Age of each usable reply in rounds, in asynchronous rounds.
-        num_summed: Clients for whose sum the one reply stands; 0 without a secure sum.
-    """
-
-    usable: list[Message]
-    rejected: list[Rejection]
-    num_asked: int
-    num_sent: int
-    num_unknown: int = 0
-    staleness: tuple[int, ...] = ()
-    num_summed: int = 0
-
-    @property
-    def num_clients(self) -> int:
-        """Clients that are aggregated."""
-        return self.num_summed or len(self.usable)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Federation:
+class Federation(Messenger):
     """What stays the same over the rounds.
 
     Attributes:
-        grid: Where the clients are.
-        config: Rounds, cohort, strategy.
-        terms: Quorum and deadline.
-        strategy: Flower's strategy; its momenta change from round to round.
-        token: Name of the run; clients keep the states of different runs apart by it.
         seed: Seed of the run.
         folder: Run folder; checkpoints and events are written into it.
         evaluate: Metrics of the global weights after a round; empty where none are due.
         report: Called after each round.
         identities: What each node that was asked says of itself.
         central: Client-level privacy of the server; None without it.
-        private: Whether replies hold weights alone, and reasons are sealed.
-        expectations: Words and digests by name that devices compare with their own; sent with each round.
-        clock: What waiting goes by.
         fixed: Names of weights that stay as they are, whatever comes back: statistics that are held.
         buffer: Gathers the replies of asynchronous rounds; None for rounds that wait for their cohort.
         summed: Makes each round a secure sum; None where replies are seen one by one.
     """
 
-    grid: Grid
-    config: FederationConfig
-    terms: Terms
-    strategy: FedAvg
-    token: str
     seed: int
     folder: Path
     evaluate: Evaluate
     report: Callable[[RoundReport], None]
     identities: dict[int, Identity] = field(default_factory=dict)
     central: CentralPrivacy | None = None
-    private: bool = False
-    expectations: Mapping[str, str] = field(default_factory=dict)
-    clock: Clock = field(default_factory=Clock)
     fixed: frozenset[str] = frozenset()
-    buffer: "Buffer | None" = None
+    buffer: Buffer | None = None
     summed: SumRounds | None = None
 
     @property
@@ -284,45 +235,6 @@ def ask(
     usable, rejected = screen(answers, arrays, max_examples=config.max_examples, private=federation.private)
     place = {node: index for index, node in enumerate(cohort)}
     return usable, sorted([*rejected, *missing], key=lambda one: place.get(one.node_id, len(place)))
-
-
-def train_messages(
-    federation: Federation, arrays: Arrays, cohort: list[int], round_index: int
-) -> list[Message]:
-    """The messages of a round to the nodes of ``cohort``, in their order."""
-    if not cohort:
-        return []
-    with running(f"The strategy {federation.config.strategy!r}", federation.strategy):
-        # Some make the messages only while one goes through them.
-        messages = list(
-            federation.strategy.configure_train(
-                round_index,
-                to_record(arrays),
-                ConfigRecord({**federation.expectations, "run": federation.token}),
-                CohortGrid(federation.grid, cohort),
-            )
-        )
-    place = {node: index for index, node in enumerate(cohort)}
-    for message in messages:
-        message.metadata.group_id = str(round_index)
-    return sorted(messages, key=lambda message: place[message.metadata.dst_node_id])
-
-
-def exchange(federation: Federation, messages: list[Message]) -> tuple[dict[int, Message], list[Rejection]]:
-    """Send messages; the answers by node, and what was dropped or did not come."""
-    deadline_s = federation.terms.deadline_s
-    kept = lasting(messages, deadline_s)
-    replies = list(federation.grid.send_and_receive(kept, timeout=deadline_s)) if kept else []
-    # A grid names a message only when it sends it.
-    asked = {message.metadata.message_id: message for message in messages}
-    return match(replies, asked, silence=f"no reply within federation.deadline_s={deadline_s:g} s")
-
-
-def lasting(messages: list[Message], deadline_s: float) -> list[Message]:
-    """The same messages, which live for a deadline: Flower's own twelve hours may be less."""
-    for message in messages:
-        message.metadata.ttl = max(message.metadata.ttl, deadline_s)
-    return messages
 
 
 def weigh_equally(replies: Iterable[Message]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgecmd.cli.app import main
+from edgecmd.core.kept import Kept
 
 PACKAGES = ("edgecmd", "clients", "server", "export")
 # Numbers made of numbers alone, and words of new processes: no file and no setting can make them wrong.
@@ -80,3 +81,5 @@ def forget() -> None:
             for value in list(vars(module).values()):
                 if hasattr(value, "cache_clear"):
                     value.cache_clear()
+                elif isinstance(value, Kept):
+                    value.__init__(2)  # type: ignore[misc]

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from edgecmd.cli.app import bench_app
-from edgecmd.cli.options import AsJson, ConfigFile, Settings, one_thread, read_settings
+from edgecmd.cli.options import AsJson, ConfigFile, NumSeeds, Settings, one_thread, read_settings
 from edgecmd.cli.output import print_json, print_table
 from edgecmd.cli.progress import tell
 from edgecmd.core.text import counted
@@ -143,7 +143,7 @@ def students(
         str, typer.Option("--architectures", help="Students, comma-separated.")
     ] = "ws-200k,gn-200k",
     method: Annotated[str, typer.Option("--method", help="A loss, or <mechanism>@<epsilon>.")] = "cmc",
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of seeds, from 0.")] = 3,
+    seeds: NumSeeds = 3,
     warm_steps: Annotated[
         int, typer.Option("--warm-steps", min=0, help="Steps of a warm start on public images; 0 for none.")
     ] = 0,

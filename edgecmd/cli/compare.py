@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from edgecmd.cli.app import app
-from edgecmd.cli.options import AsJson, ConfigFile, Settings, one_thread, read_settings
+from edgecmd.cli.options import AsJson, ConfigFile, NumJobs, NumSeeds, Settings, one_thread, read_settings
 from edgecmd.cli.output import print_json, print_table, say
 from edgecmd.cli.progress import tell
 from edgecmd.core.text import counted
@@ -39,8 +39,8 @@ def compare(
             " clients are asked in each round). Empty: the federation in the settings.",
         ),
     ] = "",
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of seeds, from 0.")] = 5,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes at a time.")] = 1,
+    seeds: NumSeeds = 5,
+    jobs: NumJobs = 1,
     tune: Annotated[
         bool | None,
         typer.Option(
@@ -180,8 +180,8 @@ def robustness(
             " federation.strategy, without an attack.",
         ),
     ] = "",
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of seeds, from 0.")] = 5,
-    num_jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes at a time.")] = 1,
+    seeds: NumSeeds = 5,
+    num_jobs: NumJobs = 1,
     config: ConfigFile = None,
     settings: Settings = None,
     as_json: AsJson = False,

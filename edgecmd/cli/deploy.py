@@ -1,5 +1,6 @@
 """``edgecmd deploy``: a federation between machines, from its description to the bundle."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -123,11 +124,17 @@ def show_status(kit: ServerKit, as_json: AsJson = False) -> None:
     run = found.run or {}
     if as_json:
         state = {"run": run.get("run-id"), "status": run.get("status"), "rounds": found.rounds}
-        print_json({"sites": dict(found.sites), **state, "folder": str(found.folder)})
+        told = {"sites": dict(found.sites), "epsilon": dict(found.epsilon)}
+        print_json({**told, **state, "folder": str(found.folder)})
         return
-    print_table("Sites", ["site", "status"], [[site, one] for site, one in found.sites.items()])
+    rows = [[site, one, _spent(found.epsilon[site])] for site, one in found.sites.items()]
+    print_table("Sites", ["site", "status", "epsilon spent, as it says"], rows)
     state, made = run.get("status", "not started"), counted(found.rounds, "round")
     say(f"Run {run.get('run-id', 'none')}: {state}, {made}.")
+
+
+def _spent(told: Mapping[str, float] | None) -> str:
+    return f"{told['epsilon']:.3g} at delta {told['delta']:g}" if told else "not told"
 
 
 @deploy_app.command("renew")

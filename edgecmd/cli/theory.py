@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgecmd.cli.app import app
-from edgecmd.cli.options import AsJson, ConfigFile, Settings, one_thread, read_settings
+from edgecmd.cli.options import AsJson, ConfigFile, NumJobs, NumSeeds, Settings, one_thread, read_settings
 from edgecmd.cli.output import print_json, print_table, say
 from edgecmd.cli.progress import tell
 
@@ -27,9 +27,9 @@ def theory(
     gaps: Annotated[
         str, typer.Option("--gaps", help="Degradations, comma-separated; empty: all of the modality.")
     ] = "",
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of seeds, from 0.")] = 2,
+    seeds: NumSeeds = 2,
     fast: Annotated[bool, typer.Option("--fast", help="A small student and few steps: minutes.")] = False,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes at a time.")] = 1,
+    jobs: NumJobs = 1,
     rotation: Annotated[
         bool, typer.Option("--rotation", help="Instead measure whether clients' embeddings rotate apart.")
     ] = False,

@@ -126,6 +126,10 @@ ARTEFACTS: tuple[Artefact, ...] = (
                 "what happened when",
                 "times, and whether a client answered, are not covered; without privacy losses and counts",
             ),
+            "told-epsilon.json": (
+                "what sites say that they have spent",
+                "each site's own number, over all runs that it took part in",
+            ),
             "partition.json": ("pairs and classes of each client", "exact numbers of private pairs"),
             "evaluation.json": (
                 "figures of the student and of the baselines",

@@ -221,6 +221,9 @@ def federate(  # noqa: PLR0913 - what a federation is made of
     strategy: str = "fedavg",
     proximal_mu: float | int = 0.0,
     client_fraction: float | int = 1.0,
+    buffer_size: int = 0,
+    max_staleness: int = 100,
+    slowest: float | int = 1.0,
     augment: float | int = 1.0,
     num_anchors: int = 1024,
     precision: str = "float32",
@@ -246,6 +249,11 @@ def federate(  # noqa: PLR0913 - what a federation is made of
             multikrum.
         proximal_mu: Weight of FedProx's proximal term, for ``strategy="fedprox"``.
         client_fraction: Share of the clients that are asked in each round.
+        buffer_size: 0: a round waits for the clients that it asked. Otherwise asynchronous rounds: all
+            clients are kept busy, and a round ends as soon as this many answered; older answers weigh less.
+        max_staleness: Asynchronous rounds: an answer to weights more rounds old than this is dropped.
+        slowest: How many times as long the slowest client takes as the fastest, in simulated time; the others
+            lie between, drawn from the seed. ``events.jsonl`` in ``out`` has each round's simulated seconds.
         augment: Strength of the augmentation of targets; 0 for none.
         num_anchors: Number of public teacher features that anchored losses use.
         precision: As in `distill`; must be float32 with a plan whose unit is a pair.
@@ -266,11 +274,7 @@ def federate(  # noqa: PLR0913 - what a federation is made of
 
     _require("task", task, Task)
     refuse_seed(seed)
-    if not isinstance(num_workers, int) or num_workers != 1:
-        raise ConfigError(
-            f"num_workers={num_workers!r}: objects in memory cannot travel to other processes. Leave it at 1,"
-            " or name student, loss and data as 'module:factory' in settings and use `edgecmd simulate`."
-        )
+    _refuse_workers(num_workers)
     _refuse_mute(progress)
     given_out = None if out is None else named_path("out", out)
     rounds, local_steps = _length(privacy, rounds=rounds, local_steps=local_steps)
@@ -295,6 +299,9 @@ def federate(  # noqa: PLR0913 - what a federation is made of
         num_rounds=rounds,
         local_steps=local_steps,
         client_fraction=as_float(client_fraction),
+        buffer_size=buffer_size,
+        max_staleness=max_staleness,
+        slowest=as_float(slowest),
         strategy=strategy,
     )
     with tempfile.TemporaryDirectory() as thrown_away:
@@ -493,4 +500,12 @@ def _refuse_mute(progress: object) -> None:
         raise ConfigError(
             f"progress={progress!r} cannot be called. Give a function of (done, total, mean loss), or leave"
             " it out."
+        )
+
+
+def _refuse_workers(num_workers: int) -> None:
+    if not isinstance(num_workers, int) or num_workers != 1:
+        raise ConfigError(
+            f"num_workers={num_workers!r}: objects in memory cannot travel to other processes. Leave it at 1,"
+            " or name student, loss and data as 'module:factory' in settings and use `edgecmd simulate`."
         )

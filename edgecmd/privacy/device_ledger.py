@@ -135,6 +135,10 @@ class DeviceLedgers:
             elsewhere=others - counted[name],
         )
 
+    def of_folder(self, data: Path) -> Ledger:
+        """The ledger that was begun for pairs at ``data``, whichever they are; it may not exist."""
+        return self._ledger(ledger_name(data))
+
     def claim(self, data: Path, present: Sequence[str]) -> Found:
         """`find`, and note the pairs as the ledger's own, before anything of them is released.
 

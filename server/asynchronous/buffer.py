@@ -19,7 +19,7 @@ from flwr.app import Array, ArrayRecord, Message
 from edgecmd.training.averaging import Arrays
 from server.checkpoint import Checkpoint
 from server.cohort import wait_for_nodes
-from server.loop import Federation, Gathered, lasting, train_messages
+from server.messages import Gathered, Messenger, lasting, train_messages
 from server.patience import POLL_S, not_taken
 from server.screening import Rejection, claimed_client, error_words, fitting, screen
 
@@ -70,21 +70,21 @@ class Buffer:
         asked = [*self._waiting.values(), *(one for one, _ in self._ready)]
         return {one.message.metadata.dst_node_id: one.version for one in asked}
 
-    def ask_again(self, federation: Federation, state: Checkpoint) -> None:
+    def ask_again(self, messenger: Messenger, state: Checkpoint) -> None:
         """Send what was in flight when ``state`` was saved: the same messages, so the same answers."""
-        nodes = {*federation.grid.get_node_ids()} if state.in_flight else set()
+        nodes = {*messenger.grid.get_node_ids()} if state.in_flight else set()
         for version, sent in sorted(state.earlier.items()):
-            if federation.clock.go_to is not None:
-                federation.clock.go_to(sent.simulated_s)
+            if messenger.clock.go_to is not None:
+                messenger.clock.go_to(sent.simulated_s)
             arrays = {name: sent.arrays[name] for name in sorted(sent.arrays)}
             again = [node for node in sorted(nodes) if state.in_flight.get(node) == version]
-            self._send(federation, arrays, again, version)
+            self._send(messenger, arrays, again, version)
 
-    def gather(self, federation: Federation, arrays: Arrays, round_index: int) -> Gathered:
+    def gather(self, messenger: Messenger, arrays: Arrays, round_index: int) -> Gathered:
         """Send the newest weights to all who are idle, and wait until the buffer is full.
 
         Args:
-            federation: What stays the same over the rounds.
+            messenger: What stays the same over the rounds.
             arrays: The newest weights.
             round_index: Round, from 1.
 
@@ -93,13 +93,13 @@ class Buffer:
             last round.
         """
         version, busy = round_index - 1, self.in_flight
-        nodes = wait_for_nodes(federation.grid, federation.terms, clock=federation.clock)
+        nodes = wait_for_nodes(messenger.grid, messenger.terms, clock=messenger.clock)
         idle = [node for node in nodes if node not in busy]
-        dropped = self._send(federation, arrays, idle, version)
+        dropped = self._send(messenger, arrays, idle, version)
         num_asked = len(busy) + len(idle)
         dropped += self._drop_old(version)
         while len(self._ready) < self.size and self._waiting:
-            dropped += self._receive(federation, arrays)
+            dropped += self._receive(messenger, arrays)
             dropped += self._drop_old(version)
         taken, self._ready = self._ready[: self.size], self._ready[self.size :]
         taken.sort(key=lambda one: (claimed_client(one[1]), one[1].metadata.src_node_id))
@@ -114,32 +114,28 @@ class Buffer:
             staleness=tuple(version - asked.version for asked, _ in taken),
         )
 
-    def _send(
-        self, federation: Federation, arrays: Arrays, nodes: list[int], version: int
-    ) -> list[Rejection]:
+    def _send(self, messenger: Messenger, arrays: Arrays, nodes: list[int], version: int) -> list[Rejection]:
         """Send a version of the weights; the nodes whose message was not taken."""
-        messages = lasting(
-            train_messages(federation, arrays, nodes, version + 1), federation.terms.deadline_s
-        )
-        taken = {*federation.grid.push_messages(messages)} if messages else set()
-        dropped, now = list[Rejection](), federation.clock.now()
+        messages = lasting(train_messages(messenger, arrays, nodes, version + 1), messenger.terms.deadline_s)
+        taken = {*messenger.grid.push_messages(messages)} if messages else set()
+        dropped, now = list[Rejection](), messenger.clock.now()
         for message in messages:
             node = message.metadata.dst_node_id
             if message.metadata.message_id in taken:
                 asked = Asked(message=message, version=version, arrays=arrays, sent_s=now)
                 self._waiting[node] = asked
             else:
-                reason = error_words(not_taken(message).error, private=federation.private)
+                reason = error_words(not_taken(message).error, private=messenger.private)
                 dropped.append(Rejection(node_id=node, reason=reason))
         return dropped
 
-    def _receive(self, federation: Federation, arrays: Arrays) -> list[Rejection]:
+    def _receive(self, messenger: Messenger, arrays: Arrays) -> list[Rejection]:
         """Put what has come in into the buffer, or wait a little; what was dropped, or came too late."""
-        clock, deadline_s = federation.clock, federation.terms.deadline_s
+        clock, deadline_s = messenger.clock, messenger.terms.deadline_s
         asked = {one.message.metadata.message_id: one.message for one in self._waiting.values()}
-        found, dropped = fitting(list(federation.grid.pull_messages(list(asked))), asked)
+        found, dropped = fitting(list(messenger.grid.pull_messages(list(asked))), asked)
         usable, faulty = screen(
-            found, arrays, max_examples=federation.config.max_examples, private=federation.private
+            found, arrays, max_examples=messenger.config.max_examples, private=messenger.private
         )
         self._ready += [(self._waiting[reply.metadata.src_node_id], reply) for reply in usable]
         left = {node: one.sent_s + deadline_s - clock.now() for node, one in self._waiting.items()}

@@ -15,6 +15,7 @@ from typing import Any
 
 import tomli_w
 
+from clients.identity import TELL
 from edgecmd import __version__
 from edgecmd.core.errors import ConfigError, nearest
 from edgecmd.core.files import folder_in_one_piece, json_bytes, read_json, write_bytes_atomically
@@ -176,7 +177,7 @@ def _site_files(deployment: Deployment, site: Site, pins: Mapping[str, str]) -> 
     node = {**pins, **in_kit, **site.node}
     return {
         KIT: json_bytes(facts, path=Path(KIT)),
-        "node.toml": tomli_w.dumps(node).encode(),
+        "node.toml": (tomli_w.dumps(node) + ("" if TELL in node else texts.TELL_EPSILON)).encode(),
         # For `edgecmd node` and `deploy check`: what the pairs would be read for.
         "run.toml": tomli_w.dumps(dict(deployment.shared_settings)).encode(),
         "start.sh": start.encode(),

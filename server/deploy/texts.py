@@ -9,6 +9,11 @@ ENVIRONMENT = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "OMP_NUM_THREADS": "1",
 }
+TELL_EPSILON = """
+# With true, the server is told how much epsilon the ledger here has counted over all runs, and shows it in
+# `edgecmd deploy status`. No pair and no number of pairs is told.
+tell-epsilon = false
+"""
 # A node's own port on loopback, and how often it looks there whether a message has arrived.
 NODE_PORT, NODE_POLL_S = 9094, 0.2
 NODE_PORT_VARIABLE = "EDGECMD_NODE_PORT"

@@ -6,7 +6,7 @@ makes of the sum is a reply that stands for all, so that a strategy takes the st
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
@@ -25,12 +25,10 @@ from edgecmd.privacy.step.private_step import gradient_of_sum, num_summed
 from edgecmd.run import Run
 from edgecmd.training.averaging import Arrays, load_arrays, to_arrays
 from edgecmd.training.distill import learning_rate_at
+from server.messages import Messenger, exchange, train_messages
 from server.quorum import BudgetEndError, check_quorum
 from server.screening import Rejection, error_words
 from server.strategies import to_record
-
-if TYPE_CHECKING:
-    from server.loop import Federation
 
 BROKEN = "an answer that is not a step of the secure sum"
 Told = Mapping[int, RecordDict]
@@ -92,7 +90,7 @@ class SumRounds:
             noise_std=0.0 if self.privacy is None else self.privacy.noise_std,
         )
 
-    def ask(self, federation: "Federation", arrays: Arrays, cohort: list[int], round_index: int) -> Summed:
+    def ask(self, messenger: Messenger, arrays: Arrays, cohort: list[int], round_index: int) -> Summed:
         """Go through the steps of the protocol with ``cohort``.
 
         Raises:
@@ -103,15 +101,15 @@ class SumRounds:
             self._require_budget(self.ledger)
         talk = _Talk(
             rounds=self,
-            federation=federation,
-            terms=self.terms(federation.token, round_index),
+            messenger=messenger,
+            terms=self.terms(messenger.token, round_index),
             asked=cohort[: self.plan.cohort],
             rejected=[],
         )
         nodes, collector = talk.agree()
         if self.ledger is not None:
             assert self.privacy is not None
-            release = Release(run=federation.token, round_index=round_index, query="", reply="")
+            release = Release(run=messenger.token, round_index=round_index, query="", reply="")
             self.ledger.spend(self.privacy, release, epsilon=self.privacy.epsilon, delta=self.privacy.delta)
         nodes = talk.collect(nodes, collector, arrays)
         talk.open(nodes, collector)
@@ -178,14 +176,14 @@ class _Talk:
 
     Attributes:
         rounds: The sums of the run.
-        federation: Grid, deadline and name of the run.
+        messenger: Grid, deadline and name of the run.
         terms: Of the round.
         asked: Nodes of the cohort.
         rejected: Who fell out, and why.
     """
 
     rounds: SumRounds
-    federation: "Federation"
+    messenger: Messenger
     terms: Terms
     asked: list[int]
     rejected: list[Rejection]
@@ -252,8 +250,8 @@ class _Talk:
     def _query(self, query: str, asked: Mapping[int, ConfigRecord]) -> Told:
         config = ConfigRecord(
             {
-                **self.federation.expectations,
-                "run": self.federation.token,
+                **self.messenger.expectations,
+                "run": self.messenger.token,
                 "server-round": self.terms.round_index,
             }
         )
@@ -270,9 +268,7 @@ class _Talk:
         )
 
     def _train(self, asked: Mapping[int, ConfigRecord], arrays: Arrays) -> Told:
-        from server.loop import train_messages
-
-        messages = train_messages(self.federation, arrays, list(asked), self.terms.round_index)
+        messages = train_messages(self.messenger, arrays, list(asked), self.terms.round_index)
         for message in messages:
             # A strategy gives all its messages one content.
             own = self._with_dim(asked[message.metadata.dst_node_id])
@@ -283,10 +279,8 @@ class _Talk:
         return ConfigRecord({**record, "dim": self.terms.dim})
 
     def _send(self, messages: list[Message]) -> Told:
-        from server.loop import exchange
-
-        answers, missing = exchange(self.federation, messages)
-        private = self.federation.private
+        answers, missing = exchange(self.messenger, messages)
+        private = self.messenger.private
         failed = {node: reply for node, reply in answers.items() if reply.has_error()}
         self.rejected += missing
         self.rejected += [
@@ -317,7 +311,7 @@ class _Talk:
 
     def _require(self, num: int) -> None:
         """Refuse to go on with fewer parties than a sum needs."""
-        terms, survivors = self.federation.terms, self.terms.survivors
+        terms, survivors = self.messenger.terms, self.terms.survivors
         if terms.min_replies < survivors:
             quorum = f"privacy.min_survivors={survivors}"
             terms = replace(terms, min_replies=survivors, quorum=quorum)

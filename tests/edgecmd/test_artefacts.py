@@ -49,6 +49,7 @@ OTHERS = {
     "edgecmd/datasets/sample.py": "a folder of pairs to begin with",
     "edgecmd/data/show.py": "a sheet of a data set",
     "edgecmd/report/comparison.py": "a page of a name that the user gives",
+    "edgecmd/data/stored/decoded_pairs.py": "a device's own state",
     "edgecmd/data/stored/kept_rows.py": "what is kept beside decoded pairs, in the cache",
     "edgecmd/data/stored/store.py": "decoded pairs, in the cache",
     "edgecmd/models/teacher/feature_cache.py": "the cache of teacher features",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import edgecmd as ec
 from edgecmd.arguments import refuse_licence
+from edgecmd.core.events import FILE, read_events
 from edgecmd.models.digests import digest
 from edgecmd.settings import ExportConfig
 from tests.command_line import edgecmd
@@ -167,6 +168,41 @@ def test_federate_with_own_objects_resumes_and_repeats(
     assert "Call edgecmd.federate again" in edgecmd("resume", tmp_path / "cut", folder=tmp_path).stderr
     with pytest.raises(ec.EdgecmdError, match="other settings"):
         ec.federate(task, other, rounds=3, out=tmp_path / "cut", **rounds)
+
+
+def test_federate_asynchronously(pairs: ec.Pairs, task: ec.Task, tmp_path: Path) -> None:
+    """A buffer for everybody's answer is a synchronous round; a smaller one goes on without the slowest."""
+    clients = ec.partition(pairs, num_clients=3, by="owner")
+    asked = {"clients": clients, "rounds": 4, "local_steps": 1, "batch_size": 4, "seed": 5}
+
+    def ages(name: str, **changes: object) -> tuple[ec.Federated, list[list[int]]]:
+        done = ec.federate(task, "ws-50k", out=tmp_path / name, **asked, **changes)
+        return done, [one.get("staleness") for one in read_events(tmp_path / name / FILE, kind="round")]
+
+    waits, _ = ages("waits")
+    whole, fresh = ages("whole", buffer_size=3)
+    assert fresh == [[0, 0, 0]] * 4
+    assert same(state(whole.student), state(waits.student))
+    uneven, old = ages("uneven", buffer_size=2, slowest=4)
+    # They take 1, 2 and 4 seconds: the slowest is first heard with the fastest's third answer or later.
+    assert old[0] == [0, 0]
+    assert max(age for one in old for age in one) > 0
+    assert not same(state(uneven.student), state(waits.student))
+    # Nobody's answer is older than it may be; then the slowest is never heard.
+    assert ages("fresh", buffer_size=1, slowest=4, max_staleness=0)[1] == [[0]] * 4
+    with pytest.raises(ec.EdgecmdError, match="buffer_size=4 exceeds"):
+        ages("too many", buffer_size=4)
+
+
+def test_a_plan_holds_for_asynchronous_rounds(pairs: ec.Pairs, task: ec.Task) -> None:
+    asked = {"clients": ec.partition(pairs, num_clients=2), "buffer_size": 1, "slowest": 2}
+    plan = ec.PrivacyPlan.calibrate(epsilon=8, delta=1e-5, rounds=2, local_steps=1, batch_size=4)
+    assert ec.federate(task, "ws-50k", privacy=plan, **asked).epsilon <= 8
+    of_clients = ec.PrivacyPlan.calibrate(
+        mechanism="client", epsilon=8, delta=1e-5, rounds=2, local_steps=1, num_clients=2
+    )
+    with pytest.raises(ec.EdgecmdError, match="do not go together"):
+        ec.federate(task, "ws-50k", privacy=of_clients, **asked)
 
 
 def test_fedprox_keeps_a_client_near_the_first_weights(pairs: ec.Pairs, task: ec.Task) -> None:
@@ -570,6 +606,12 @@ for told, make in {
     ),
     "mechanism is of type list": lambda: ec.PrivacyPlan.calibrate(
         mechanism=[], epsilon=1, delta=1e-5, rounds=1, local_steps=1
+    ),
+    "federation.buffer_size=[2] is of type list": lambda: ec.federate(
+        task, "ws-50k", clients=parts, rounds=1, buffer_size=[2]
+    ),
+    "federation.slowest='a' is of type str": lambda: ec.federate(
+        task, "ws-50k", clients=parts, rounds=1, slowest="a"
     ),
     "num_workers=array": lambda: ec.federate(task, "s", clients=parts, rounds=1, num_workers=np.ones(3)),
     "which is not a module": lambda: distil(student=lambda image: image),

@@ -22,7 +22,8 @@ from server.asynchronous.speeds import answer_seconds
 from server.checkpoint import newest_checkpoint
 from server.faults import FATES, Faults, FaultyGrid
 from server.local_grid import LocalGrid, set_identity
-from server.loop import Federation, Gathered, RoundReport, run_rounds
+from server.loop import RoundReport, run_rounds
+from server.messages import Gathered, Messenger
 from server.patience import NOT_TAKEN, GridAround
 from tests.hand_made import Weights, drift, federation, records, run_config, start
 from tests.tiny_federation import plan_of, run_of, simulate, tiny_config
@@ -304,8 +305,8 @@ class Recorded(Buffer):
         super().__init__(size=like.size, max_staleness=like.max_staleness)
         self.used: list[list[tuple[int, int]]] = []
 
-    def gather(self, federation: Federation, arrays: Any, round_index: int) -> Gathered:
-        gathered = super().gather(federation, arrays, round_index)
+    def gather(self, messenger: Messenger, arrays: Any, round_index: int) -> Gathered:
+        gathered = super().gather(messenger, arrays, round_index)
         clients = [int(one.content.metric_records["metrics"]["client"]) for one in gathered.usable]
         ages = gathered.staleness
         self.used.append([(client, round_index - 1 - age) for client, age in zip(clients, ages, strict=True)])

@@ -191,6 +191,27 @@ def test_own_pairs_and_other_words_beside_them() -> None:
     assert found == ({101: Identity(client=1, own_pairs=True)}, [])
 
 
+@pytest.mark.parametrize(
+    ("told", "spent"),
+    [
+        ({"epsilon": 1.5, "delta": 1e-5}, (1.5, 1e-5)),
+        ({"epsilon": 0.0, "delta": 1.0}, (0.0, 1.0)),
+        ({"epsilon": 1.5}, None),
+        ({"epsilon": -1.0, "delta": 1e-5}, None),
+        ({"epsilon": float("nan"), "delta": 1e-5}, None),
+        ({"epsilon": float("inf"), "delta": 1e-5}, None),
+        ({"epsilon": 1.5, "delta": 0.0}, None),
+        ({"epsilon": [1.5], "delta": 1e-5}, None),
+    ],
+)
+def test_what_a_node_has_spent_is_a_number_or_not_told(
+    told: dict[str, float | list[float]], spent: tuple[float, float] | None
+) -> None:
+    content = RecordDict({"metrics": MetricRecord({"client": 1, "own-pairs": 1, **told})})
+    found, _ = ask_identities(LocalGrid(answering(content), contexts(3)), [101], deadline_s=600.0)
+    assert found == {101: Identity(client=1, own_pairs=True, spent=spent)}
+
+
 def test_an_answer_belongs_to_the_node_that_was_asked_and_the_superlink_s_to_none() -> None:
     class Faulty(GridAround):
         def send_and_receive(

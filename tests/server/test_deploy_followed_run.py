@@ -16,6 +16,7 @@ from server.deploy.kit_processes import free_port
 from server.deploy.kits import make_kits, renew_site
 from server.deploy.link import Link, link_of
 from server.deploy.standing import status
+from tests.command_line import edgecmd
 
 APP = "edgecmd/edgecmd-app"
 
@@ -247,6 +248,31 @@ def test_status(kits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert now.sites == {"north": "online since 2026-11-29 19:00:00Z", "south": "revoked"}
     assert now.run is not None
     assert (now.run["status"], now.rounds) == ("running", 1)
+    assert now.epsilon == {"north": None, "south": None}
+
+
+def test_status_shows_what_a_site_lets_the_server_know(kits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flower(monkeypatch, "running")
+    link = link_of(kits / "server")
+    link.register()
+    write_round(run_folder(kits / "server"), 1)
+    told = run_folder(kits / "server") / "told-epsilon.json"
+    told.write_text(json.dumps({link.registered()["north"].node: {"epsilon": 1.234, "delta": 1e-5}}))
+    assert status(kits / "server").epsilon == {"north": {"epsilon": 1.234, "delta": 1e-5}, "south": None}
+    as_json = edgecmd("deploy", "status", "server", "--json", folder=kits)
+    assert json.loads(as_json.stdout)["epsilon"] == {
+        "north": {"epsilon": 1.234, "delta": 1e-5},
+        "south": None,
+    }
+    shown = edgecmd("deploy", "status", "server", folder=kits).stdout
+    assert "1.23 at delta 1e-05" in shown
+    assert "not told" in shown
+    told.write_text("[]")
+    assert status(kits / "server").epsilon == {"north": None, "south": None}
+    told.write_text("{")
+    damaged = edgecmd("deploy", "status", "server", folder=kits)
+    assert damaged.returncode == 4
+    assert "told-epsilon.json is not valid JSON" in damaged.stderr
 
 
 def test_a_site_has_no_runs(kits: Path) -> None:

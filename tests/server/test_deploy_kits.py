@@ -262,6 +262,18 @@ def test_a_node_config_is_read_by_flower_as_it_was_written(folder: Path) -> None
     assert read_node(raw).budgets == {"max-epsilon": 4.0}
 
 
+def test_a_kit_tells_no_epsilon_unless_the_description_says_so(folder: Path, tmp_path: Path) -> None:
+    text = (folder / "sites/north/node.toml").read_text()
+    assert "\n# With true, the server is told" in text
+    assert read_node(tomllib.loads(text)).tells_epsilon is False
+    example = example_deployment()
+    north, south = example.sites
+    telling = replace(north, node={**north.node, "tell-epsilon": True})
+    make_kits(replace(example, sites=(telling, south)), tmp_path / "kits")
+    raw = parse_config_args([str(tmp_path / "kits/sites/north/node.toml")])
+    assert read_node(raw).tells_epsilon is True
+
+
 def test_what_a_kit_is(folder: Path, tmp_path: Path) -> None:
     assert read_kit(folder / "sites/south")["site"] == "south"
     assert read_kit(folder / "server")["sites"] == ["north", "south"]
@@ -370,4 +382,4 @@ def test_what_only_the_site_has_is_not_pinned(own: dict[str, str], tmp_path: Pat
     sites = (replace(deployment.sites[0], node=node),)
     make_kits(replace(deployment, sites=sites), tmp_path / "kits")
     made = tomllib.loads((tmp_path / "kits/sites/north/node.toml").read_text())
-    assert made == node
+    assert made == {"tell-epsilon": False, **node}

@@ -405,6 +405,39 @@ def test_only_flower_s_nodes_are_asked_who_they_are_and_once(pairs: Path, tmp_pa
             assert asking.questions == questions, "a finished run asks nobody"
 
 
+class Telling(GridAround):
+    """Node 100 says what it has spent: at first 1, and 1 more with each question."""
+
+    spent = 0.0
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        replies = list(self._grid.send_and_receive(messages, timeout=timeout))
+        for one in replies:
+            if one.metadata.message_type == "query.index" and one.metadata.src_node_id == 100:
+                self.spent += 1
+                one.content["metrics"].update({"epsilon": self.spent, "delta": 1e-5})
+        return replies
+
+
+def test_what_nodes_have_spent_is_asked_at_the_start_and_at_the_end(pairs: Path, tmp_path: Path) -> None:
+    config = tiny_config(pairs, tmp_path)
+    told = run_folder(config) / "told-epsilon.json"
+    with local_grid(app, contexts(config)) as grid:
+        with pytest.raises(Stopped):
+            federate(Telling(grid), config, runtime="flower", report=stop_after(1))
+        assert read_json(told) == {"100": {"epsilon": 1.0, "delta": 1e-5}}
+        telling = Telling(grid)
+        federate(telling, config, runtime="flower")
+        assert read_json(told) == {"100": {"epsilon": 2.0, "delta": 1e-5}}
+        federate(telling, config, runtime="flower")
+        assert telling.spent == 2.0, "a finished run asks nobody"
+        other = tiny_config(pairs, tmp_path, 'name="other"')
+        federate(grid, other, runtime="flower")
+    assert not (run_folder(other) / "told-epsilon.json").exists(), "nobody tells"
+
+
 @pytest.mark.parametrize(("shown", "waited_s"), [(4, 0), (3, 600), (2, None)])
 def test_a_deployment_waits_for_all_and_starts_with_more_than_half(
     pairs: Path, tmp_path: Path, shown: int, waited_s: float | None

@@ -21,6 +21,7 @@ from edgecmd.core.errors import DataError, PrivacyError, choose
 from edgecmd.data.modalities.image import IMAGE
 from edgecmd.data.modalities.table import target_kinds
 from edgecmd.data.pairs import PairedData
+from edgecmd.data.stored.decoded_pairs import Decoded, DecodedPairs
 from edgecmd.data.user_files import images as image_files
 from edgecmd.data.user_files.csv_tables import canonical
 from edgecmd.data.user_files.decode import ArrayHeader, DecodeError, npz_arrays, npz_headers, npz_rows
@@ -83,13 +84,14 @@ class DevicePairs:
         return f"Pairs used: {len(self)}, left out: {len(self.skipped)} ({first}{more})"
 
 
-def read_device_pairs(path: Path, config: DataConfig, *, kind: str) -> DevicePairs:
+def read_device_pairs(path: Path, config: DataConfig, *, kind: str, keep: Path | None = None) -> DevicePairs:
     """Read the pairs of a device.
 
     Args:
         path: A folder with ``source/`` and ``target/``, or one .npz, as in `edgecmd.data.user_files.folder`.
         config: Sides, clip, unit of depth and direction (``reverse``) are used.
         kind: A key of `edgecmd.data.modalities.table.target_kinds`: what ``target/`` holds.
+        keep: File that keeps decoded pairs of a folder for the next time; None keeps nothing.
 
     Raises:
         ConfigError: The kind is unknown.
@@ -103,8 +105,9 @@ def read_device_pairs(path: Path, config: DataConfig, *, kind: str) -> DevicePai
     """
     choose("data.target_kind", kind, target_kinds())
     sides = sides_of(config)
+    memory = DecodedPairs(path=keep, what=f"{path.resolve()} {sides!r} {kind}")
     if path.is_dir():
-        rows = _folder_rows(path, sides=sides, kind=kind)
+        rows = _folder_rows(path, sides=sides, kind=kind, memory=memory)
     elif path.suffix.lower() == ".npz" and path.is_file():
         rows = _archive_rows(path, sides=sides, kind=kind)
     else:
@@ -114,6 +117,7 @@ def read_device_pairs(path: Path, config: DataConfig, *, kind: str) -> DevicePai
             code="node-config",
         )
     found = _collected(rows, sides=sides, kind=kind)
+    memory.save()
     return replace(found, data=found.data.reversed()) if sides.reverse else found
 
 
@@ -160,14 +164,14 @@ def _no_targets(kind: str, sides: Sides) -> np.ndarray:
     return np.zeros((0, *shape), modality.dtype)
 
 
-def _folder_rows(path: Path, *, sides: Sides, kind: str) -> Iterator[_Seen]:
+def _folder_rows(path: Path, *, sides: Sides, kind: str, memory: DecodedPairs) -> Iterator[_Seen]:
     """Each id of ``source/`` and ``target/`` as a pair, or why it is none."""
     sources = _files(path / "source", image_files.SUFFIXES)
     targets = _files(path / "target", tuple(one for reader in READERS.values() for one in reader.suffixes))
     for name in sorted(sources.keys() | targets.keys()):
         halves = (sources.get(name, []), targets.get(name, []))
         if [len(one) for one in halves] == [1, 1]:
-            yield _seen_files(halves[0][0], halves[1][0], sides=sides, kind=kind)
+            yield _seen_files(halves[0][0], halves[1][0], sides=sides, kind=kind, memory=memory)
         else:
             counts = f"{len(halves[0])} source and {len(halves[1])} target files"
             yield _Seen(why=f"{name}: {counts} in place of one each")
@@ -202,13 +206,19 @@ def _inside(folder: Path) -> list[Path]:
         return []
 
 
-def _seen_files(source: Path, target: Path, *, sides: Sides, kind: str) -> _Seen:
+def _seen_files(source: Path, target: Path, *, sides: Sides, kind: str, memory: DecodedPairs) -> _Seen:
+    # Before they are read: whoever changes a file after this makes it another one.
+    state, digest = memory.state_of((source, target)), ""
+    known = memory.find(state)
+    if known is not None:
+        memory.keep(state, known)
+        return _Seen(digest=known.digest, halves=known.halves)
     # Whatever a file does to a decoder, it does to its own pair alone.
-    digest = ""
     try:
         digest = _digest(_content(source), _content(target))
         picture, half = read_halves(source, target, sides)
         halves = (picture, _as_kind(half, kind, name=str(target)))
+        memory.keep(state, Decoded(digest=digest, halves=halves))
         return _Seen(digest=digest, halves=halves)
     except Exception as error:
         return _Seen(digest=digest, why=f"{target.name}: {error}")
