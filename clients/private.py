@@ -29,7 +29,7 @@ from edgecmd.privacy.step.purity import require_pure, require_pure_loss
 from edgecmd.privacy.step.randomness import Source, make_source
 from edgecmd.privacy.step.units import unit_loss
 from edgecmd.run import Run, require_same_clients
-from edgecmd.training.distill import make_optimizer, optimizer_tensors, restore_optimizer
+from edgecmd.training.distill import optimizer_tensors, restore_optimizer
 from edgecmd.training.task import Holding
 
 
@@ -256,7 +256,7 @@ def _record(content: bytes, names: list[str]) -> ArrayRecord:
 def _distil(
     student: Student, holding: Holding, *, run: Run, order: Order, plan: PrivacyPlan, folder: Path
 ) -> torch.optim.Optimizer:
-    optimizer = make_optimizer(student, run.distill)
+    optimizer = run.optimizer(student)
     if run.distill.keep_optimizer:
         restore_optimizer(optimizer, load_state(folder, round_index=order.round_index))
     distil_privately(

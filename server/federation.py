@@ -107,6 +107,7 @@ def federate(
             clock=clock,
             buffer=_buffer(run, student),
             summed=summed,
+            share_of_step=run.share_of_step,
         )
         load_arrays(student, run_rounds(federation, to_arrays(student)))
         write_artefact(folder, "student.safetensors", student_bytes(student), may_leave=True)

@@ -23,7 +23,7 @@ from edgecmd.core.own_code import running
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.privacy.ledger import BudgetSpentError
 from edgecmd.settings import FederationConfig
-from edgecmd.training.averaging import Arrays
+from edgecmd.training.averaging import Arrays, part_of_step
 from server.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from server.cohort import CohortGrid, Identity, Terms, ask_identities, shared_indices, wait_for_nodes
 from server.patience import Clock
@@ -122,6 +122,7 @@ class Federation:
         fixed: Names of weights that stay as they are, whatever comes back: statistics that are held.
         buffer: Gathers the replies of asynchronous rounds; None for rounds that wait for their cohort.
         summed: Makes each round a secure sum; None where replies are seen one by one.
+        share_of_step: Share of the strategy's step in a round, from 1, that is taken.
     """
 
     grid: Grid
@@ -141,6 +142,7 @@ class Federation:
     fixed: frozenset[str] = frozenset()
     buffer: "Buffer | None" = None
     summed: SumRounds | None = None
+    share_of_step: Callable[[int], float] = lambda _: 1.0
 
     @property
     def hidden(self) -> bool:
@@ -245,8 +247,7 @@ def run_round(federation: Federation, arrays: Arrays, round_index: int) -> tuple
             raise FederationError(f"Round {round_index}: strategy {config.strategy!r} gave no weights.")
         moved = from_record(aggregated, like=arrays)
     moved |= {name: value for name, value in arrays.items() if name in federation.fixed}
-    if federation.summed is not None:
-        moved = federation.summed.scheduled(moved, arrays, round_index)
+    moved = part_of_step(arrays, moved, share=federation.share_of_step(round_index))
     updated = checked(moved, config=config, round_index=round_index)
     simulated_s = clock.now() - begun if clock.go_to is not None else None
     report = _report(federation, round_index, replace(gathered, usable=usable), updated, started)

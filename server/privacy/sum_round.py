@@ -24,7 +24,6 @@ from edgecmd.privacy.secure_sum.updates import NUM_BESIDE, counted, moved, num_c
 from edgecmd.privacy.step.private_step import gradient_of_sum, num_summed
 from edgecmd.run import Run
 from edgecmd.training.averaging import Arrays, load_arrays, to_arrays
-from edgecmd.training.distill import learning_rate_at
 from server.quorum import BudgetEndError, check_quorum
 from server.screening import Rejection, error_words
 from server.strategies import to_record
@@ -154,22 +153,6 @@ class SumRounds:
         cast = {name: np.asarray(updated[name], dtype=value.dtype) for name, value in arrays.items()}
         metrics = MetricRecord({"num-examples": num, "loss": loss})
         return Message(RecordDict({"arrays": to_record(cast), "metrics": metrics}), 1, "train")
-
-    def scheduled(
-        self, after: dict[str, np.ndarray], before: Arrays, round_index: int
-    ) -> dict[str, np.ndarray]:
-        """The strategy's step as long as ``distill.schedule`` has it in this round.
-
-        Clients' local steps follow the schedule by themselves; where they make none, the server's step does.
-        """
-        if not self.per_pair:
-            return after
-        distill, total = self.run.distill, self.run.federation.num_rounds
-        factor = learning_rate_at(distill, step=round_index - 1, total_steps=total) / distill.learning_rate
-        return {
-            name: np.asarray(value + factor * (after[name].astype(np.float64) - value), dtype=value.dtype)
-            for name, value in before.items()
-        }
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
