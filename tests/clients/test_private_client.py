@@ -95,8 +95,14 @@ def test_replies_do_not_tell_how_many_pairs_a_client_has(tmp_path: Path) -> None
     assert layouts[0] == layouts[1]
 
 
-def test_the_same_question_gets_the_same_bytes_and_costs_nothing(pairs: Path, tmp_path: Path) -> None:
-    config = private_config(pairs, tmp_path)
+NOISED = ("privacy.aggregation=noised-sum", "privacy.sampling_rate=1", "federation.local_steps=1")
+
+
+@pytest.mark.parametrize("changes", [(), NOISED], ids=["plain", "noised-sum"])
+def test_the_same_question_gets_the_same_bytes_and_costs_nothing(
+    changes: tuple[str, ...], pairs: Path, tmp_path: Path
+) -> None:
+    config = private_config(pairs, tmp_path, *changes)
     first = ask(config)
     again = ask(config)
     assert weights_of(first) == weights_of(again)
