@@ -232,6 +232,12 @@ class Run:
         """Whether a client sends one sum over all of its pairs a round, and the server takes the step."""
         return self.plan is not None and self.plan.whole_batches
 
+    @property
+    def local_work(self) -> DistillConfig:
+        """What a client's work goes by; where it releases sums once, they are a step of rate 1."""
+        once = self.plan is not None and self.plan.row.one_shot
+        return replace(self.distill, learning_rate=1.0) if once else self.distill
+
     def optimizer(self, student: nn.Module) -> torch.optim.Optimizer:
         """A client's optimiser; where the server takes the steps, one whose step is the gradient itself."""
         if self.whole_batches:

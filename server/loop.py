@@ -28,6 +28,7 @@ from server.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from server.cohort import CohortGrid, Identity, Terms, ask_identities, shared_indices, wait_for_nodes
 from server.patience import Clock
 from server.privacy.client_privacy import CentralPrivacy
+from server.privacy.one_shot import OneShot
 from server.privacy.sum_round import SumRounds
 from server.quorum import BudgetEndError, check_quorum
 from server.screening import Rejection, claimed_client, match, screen
@@ -123,6 +124,7 @@ class Federation:
         buffer: Gathers the replies of asynchronous rounds; None for rounds that wait for their cohort.
         summed: Makes each round a secure sum; None where replies are seen one by one.
         share_of_step: Share of the strategy's step in a round, from 1, that is taken.
+        one_shot: Makes the student of what clients release once; None where they send weights.
     """
 
     grid: Grid
@@ -143,6 +145,7 @@ class Federation:
     buffer: "Buffer | None" = None
     summed: SumRounds | None = None
     share_of_step: Callable[[int], float] = lambda _: 1.0
+    one_shot: OneShot | None = None
 
     @property
     def hidden(self) -> bool:
@@ -238,6 +241,9 @@ def run_round(federation: Federation, arrays: Arrays, round_index: int) -> tuple
         )
     if federation.central is not None:
         usable = [federation.central.combine(usable, arrays, round_index=round_index)]
+    elif federation.one_shot is not None and summed is None:
+        gathered = replace(gathered, num_summed=len(usable))
+        usable = [federation.one_shot.combine(usable, arrays)]
     elif federation.private:
         weigh_equally(usable)
     restore_current(strategy, to_record(arrays))
@@ -282,7 +288,10 @@ def ask(
     """Send a round to ``cohort``; usable replies by client, and what was dropped or did not come."""
     config = federation.config
     answers, missing = exchange(federation, train_messages(federation, arrays, cohort, round_index))
-    usable, rejected = screen(answers, arrays, max_examples=config.max_examples, private=federation.private)
+    reference = arrays if federation.one_shot is None else federation.one_shot.reference
+    usable, rejected = screen(
+        answers, reference, max_examples=config.max_examples, private=federation.private
+    )
     place = {node: index for index, node in enumerate(cohort)}
     return usable, sorted([*rejected, *missing], key=lambda one: place.get(one.node_id, len(place)))
 

@@ -375,6 +375,8 @@ def make_plan(config: Asked) -> PrivacyPlan | None:
     choose("privacy.engine", settings.engine, ENGINES)
     check_accountant(settings.accountant)
     _check_student(config, mechanism)
+    if mechanism.one_shot:
+        _check_one_shot(config)
     if mechanism.at_client:
         require_loss(settings.mechanism, config.loss, called=config.distill.loss, engine=settings.engine)
     _check_engine(config, mechanism)
@@ -524,6 +526,24 @@ def _check_noised_sum(config: Asked, mechanism: Mechanism | None) -> None:
             f"distill.keep_optimizer=true with privacy.aggregation={NOISED_SUM!r}: the step is the server's,"
             " so a client has no optimiser whose state it could keep. Set distill.keep_optimizer=false, and"
             " federation.strategy to fedadam or fedavgm for a step that remembers."
+        )
+
+
+def _check_one_shot(config: Asked) -> None:
+    settings, federation = config.privacy, config.federation
+    if settings.aggregation == PLAIN or federation.num_rounds != 1 or federation.buffer_size:
+        raise PrivacyError(
+            f"privacy.mechanism={settings.mechanism!r} releases sums over all pairs of a client once; the"
+            f" settings say privacy.aggregation={settings.aggregation},"
+            f" federation.num_rounds={federation.num_rounds} and"
+            f" federation.buffer_size={federation.buffer_size}. Set them to {NOISED_SUM} or {SECURE_SUM}, 1"
+            " and 0."
+        )
+    averages = [name for name, row in STRATEGIES.items() if row.is_mean]
+    if federation.strategy not in averages:
+        raise PrivacyError(
+            f"federation.strategy={federation.strategy!r} with privacy.mechanism={settings.mechanism!r}: the"
+            f" student follows from the sum in closed form, without a step. Use {' or '.join(averages)}."
         )
 
 

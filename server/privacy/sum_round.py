@@ -24,6 +24,7 @@ from edgecmd.privacy.secure_sum.updates import NUM_BESIDE, counted, moved, num_c
 from edgecmd.privacy.step.private_step import gradient_of_sum, num_summed
 from edgecmd.run import Run
 from edgecmd.training.averaging import Arrays, load_arrays, to_arrays
+from server.privacy.one_shot import OneShot, one_shot
 from server.quorum import BudgetEndError, check_quorum
 from server.screening import Rejection, error_words
 from server.strategies import to_record
@@ -60,6 +61,7 @@ class SumRounds:
         student: Of the run; its weights are overwritten.
         dim: Length of a vector.
         ledger: Counts the rounds of a guarantee per client; None where each client counts its own.
+        one_shot: Makes the student of a sum that is released once; None where the sum is a step.
     """
 
     run: Run
@@ -67,6 +69,7 @@ class SumRounds:
     student: Student
     dim: int
     ledger: Ledger | None
+    one_shot: OneShot | None
 
     @property
     def privacy(self) -> PrivacyPlan | None:
@@ -136,6 +139,8 @@ class SumRounds:
     def _reply(self, total: np.ndarray, arrays: Arrays) -> Message:
         """The reply that stands for all: what the weights would be after a plain step with the sum."""
         num, loss, fixed = 1, 0.0, self.student.fixed
+        if self.one_shot is not None:
+            return self.one_shot.of_sum(total, arrays)
         if self.per_pair:
             assert self.privacy is not None
             load_arrays(self.student, arrays)
@@ -336,7 +341,10 @@ def sum_rounds(run: Run, student: Student) -> SumRounds | None:
     plan = run.sum_plan
     if plan is None:
         return None
-    if run.plan is not None and run.plan.unit == "pair":
+    once = one_shot(run.plan, student)
+    if once is not None:
+        dim = sum(value.size for value in once.reference.values())
+    elif run.plan is not None and run.plan.unit == "pair":
         dim = num_summed(student)
     else:
         beside = NUM_BESIDE if run.plan is None else 0
@@ -348,6 +356,7 @@ def sum_rounds(run: Run, student: Student) -> SumRounds | None:
         student=student,
         dim=dim,
         ledger=Ledger(run.server_ledger) if per_client else None,
+        one_shot=once,
     )
     made.terms("", 1)
     return made
