@@ -318,7 +318,8 @@ class PrivacyConfig(Section):
     """Differential privacy of what leaves a client, or, for ``client``, of what leaves the server."""
 
     mechanism: str = "none"
-    """none; for each pair: anchors, cosine, groups; for each whole client, with a trusted server: client."""
+    """none; for each pair: anchors, cosine, groups, statistics (sums that are released once, from which the
+    last layer follows); for each whole client, with a trusted server: client."""
     epsilon: Annotated[float, Interval(ge=1e-3, le=1e3)] = 8.0
     """Budget over all rounds on a data set, which no client exceeds; the noise is calibrated to it."""
     delta: Annotated[float, Interval(ge=1e-15, le=0.1)] = 1e-5
