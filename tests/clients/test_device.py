@@ -686,7 +686,10 @@ def layout(reply: Message) -> dict[str, object]:
 NOISED = ("privacy.aggregation=noised-sum", "federation.local_steps=1", "privacy.sampling_rate=1")
 
 
-@pytest.mark.parametrize("changes", [(), NOISED], ids=["plain", "noised-sum"])
+ONCE = (*NOISED, "privacy.mechanism=statistics", "federation.num_rounds=1")
+
+
+@pytest.mark.parametrize("changes", [(), NOISED, ONCE], ids=["plain", "noised-sum", "statistics"])
 @pytest.mark.parametrize("rows", [[], [0], [0, 1], list(range(1, 10)), list(range(9)), list(range(11))])
 def test_the_fact_and_the_form_of_an_answer_do_not_depend_on_the_pairs(
     rows: list[int], changes: tuple[str, ...], tmp_path: Path

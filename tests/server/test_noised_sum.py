@@ -158,7 +158,10 @@ def test_a_round_costs_one_gaussian_without_amplification(pairs: Path, tmp_path:
         (("federation.local_steps=2",), "federation.local_steps=2 and privacy.sampling_rate=1. Set both"),
         (("privacy.sampling_rate=0.5",), "privacy.sampling_rate=0.5. Set both to 1"),
         (("privacy.mechanism=none",), "privacy.mechanism='none' adds none there. Set"),
-        (("privacy.mechanism=client",), "Set privacy.mechanism to one of anchors, cosine, groups, statistics"),
+        (
+            ("privacy.mechanism=client",),
+            "to one of anchors, cosine, groups, statistics, or privacy.aggregation",
+        ),
         (("distill.keep_optimizer=true",), "Set distill.keep_optimizer=false"),
     ],
 )
