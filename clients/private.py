@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord
 from safetensors.numpy import load, save
+from torch import nn
 
 from clients.node import OWNER_DELTA, Node
 from clients.order import Order
@@ -24,12 +25,13 @@ from edgecmd.models.students import Student
 from edgecmd.privacy.ledger import Ledger, Release
 from edgecmd.privacy.mechanisms import MECHANISMS
 from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.privacy.step.moments import subject_of
 from edgecmd.privacy.step.private_step import distil_privately, whole_sum
 from edgecmd.privacy.step.purity import require_pure, require_pure_loss
 from edgecmd.privacy.step.randomness import Source, make_source
-from edgecmd.privacy.step.units import unit_loss
+from edgecmd.privacy.step.units import UnitLoss, unit_loss
 from edgecmd.run import Run, require_same_clients
-from edgecmd.training.distill import make_optimizer, optimizer_tensors, restore_optimizer
+from edgecmd.training.distill import optimizer_tensors, restore_optimizer
 from edgecmd.training.task import Holding
 
 
@@ -149,11 +151,11 @@ def answer_privately(  # noqa: PLR0913 - all that a round is made of
     if known is not None:
         content = pending.read_bytes() if pending.exists() else b""
         if hashlib.sha256(content).hexdigest() == known:
-            return _record(content, list(arrays))
+            return _record(content, arrays)
     ledger.require_budget(plan, epsilon=bounds.epsilon, delta=bounds.delta)
     probe_once(student, holding, run)
-    optimizer = _distil(student, holding, run=run, order=order, plan=plan, folder=folder)
-    state = student.state_dict()
+    worked, optimizer = _distil(student, holding, run=run, order=order, plan=plan, folder=folder)
+    state = worked.state_dict()
     content = save({name: state[name].cpu().contiguous().numpy() for name in sorted(state)})
     _keep(pending, content, ledger=ledger)
     release = Release(
@@ -168,7 +170,7 @@ def answer_privately(  # noqa: PLR0913 - all that a round is made of
     # leave nothing in it.
     if run.distill.keep_optimizer:
         save_state(folder, optimizer_tensors(optimizer), round_index=order.round_index)
-    return _record(content, list(arrays))
+    return _record(content, arrays)
 
 
 def sum_privately(  # noqa: PLR0913 - all that a round is made of
@@ -207,8 +209,8 @@ def sum_privately(  # noqa: PLR0913 - all that a round is made of
     bounds, ledger = owner_bounds(plan, node), counting.ledger
     ledger.require_budget(plan, epsilon=bounds.epsilon, delta=bounds.delta)
     probe_once(student, holding, run)
-    loss = unit_loss(run.loss, holding.anchors)
-    vector = whole_sum(student, holding.data, run.distill, loss=loss, plan=plan, source=masking.source)
+    worked, loss = _subject(student, holding, run, plan)
+    vector = whole_sum(worked, holding.data, run.distill, loss=loss, plan=plan, source=masking.source)
     hidden = masking.hidden(vector)
     release = Release(
         run=order.token,
@@ -248,28 +250,37 @@ def _keep(path: Path, content: bytes, *, ledger: Ledger) -> None:
         ) from error
 
 
-def _record(content: bytes, names: list[str]) -> ArrayRecord:
+def _record(content: bytes, arrays: ArrayRecord) -> ArrayRecord:
+    """What is released: weights in the order in which ``arrays`` came, or sums under names of their own."""
     tensors = load(content)
+    names = list(arrays) if set(arrays) == set(tensors) else sorted(tensors)
     return ArrayRecord({name: Array(np.array(tensors[name])) for name in names})
 
 
 def _distil(
     student: Student, holding: Holding, *, run: Run, order: Order, plan: PrivacyPlan, folder: Path
-) -> torch.optim.Optimizer:
-    optimizer = make_optimizer(student, run.distill)
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Train what the plan's sums are gradients of, and its optimiser."""
+    worked, loss = _subject(student, holding, run, plan)
+    optimizer = run.optimizer(worked)
     if run.distill.keep_optimizer:
         restore_optimizer(optimizer, load_state(folder, round_index=order.round_index))
     distil_privately(
-        student,
+        worked,
         holding.data,
-        run.distill,
-        loss=unit_loss(run.loss, holding.anchors),
+        run.local_work,
+        loss=loss,
         plan=plan,
         place=run.place(order.round_index, client=order.client),
         optimizer=optimizer,
         source=source_of(run, order),
     )
-    return optimizer
+    return worked, optimizer
+
+
+def _subject(student: Student, holding: Holding, run: Run, plan: PrivacyPlan) -> tuple[nn.Module, UnitLoss]:
+    dim = holding.data.teacher.shape[1]
+    return subject_of(plan, student, unit_loss(run.loss, holding.anchors), dim=dim)
 
 
 def probe_once(student: Student, holding: Holding, run: Run) -> None:

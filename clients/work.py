@@ -36,7 +36,7 @@ from edgecmd.privacy.refusals import sealed
 from edgecmd.privacy.secure_sum.updates import update_of, weighted
 from edgecmd.run import Run
 from edgecmd.training.averaging import to_arrays
-from edgecmd.training.distill import make_optimizer, optimizer_tensors, restore_optimizer
+from edgecmd.training.distill import optimizer_tensors, restore_optimizer
 from edgecmd.training.task import Holding
 
 SEALED = "it failed; the reason stays in the log of the client"
@@ -267,7 +267,7 @@ def _state_folder(run: Run, order: Order, node: Node) -> Path:
 
 def _distil(student: Student, holding: Holding, run: Run, order: Order, folder: Path) -> float:
     index = order.round_index
-    optimizer = make_optimizer(student, run.distill)
+    optimizer = run.optimizer(student)
     if run.distill.keep_optimizer:
         restore_optimizer(optimizer, load_state(folder, round_index=index))
     place = run.place(index, client=order.client)

@@ -9,7 +9,7 @@ Shapes: N pairs, C channels, D embedding dimension.
 import copy
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -41,7 +41,7 @@ from edgecmd.settings import (
     PrivacyConfig,
     StudentConfig,
 )
-from edgecmd.training.distill import Place, distil
+from edgecmd.training.distill import Place, distil, learning_rate_at, make_optimizer
 from edgecmd.training.places import require_dense
 from edgecmd.training.task import Holding, Task
 
@@ -220,8 +220,39 @@ class Run:
         return self.ledger_folder / "clients.jsonl"
 
     def place(self, round_index: int, *, client: int = 0) -> Place:
-        """Position in the run of the local work of ``client`` in round ``round_index``, from 1."""
-        return Place.of_round(self.federation, seed=self.seed, round_index=round_index, client=client)
+        """Position in the run of the local work of ``client`` in round ``round_index``, from 1.
+
+        Where the server takes the steps, it also follows the schedule, and clients are always at its start.
+        """
+        found = Place.of_round(self.federation, seed=self.seed, round_index=round_index, client=client)
+        return replace(found, first_step=0, total_steps=1) if self.whole_batches else found
+
+    @property
+    def whole_batches(self) -> bool:
+        """Whether a client sends one sum over all of its pairs a round, and the server takes the step."""
+        return self.plan is not None and self.plan.whole_batches
+
+    @property
+    def local_work(self) -> DistillConfig:
+        """What a client's work goes by; where it releases sums once, they are a step of rate 1."""
+        once = self.plan is not None and self.plan.row.one_shot
+        return replace(self.distill, learning_rate=1.0) if once else self.distill
+
+    def optimizer(self, student: nn.Module) -> torch.optim.Optimizer:
+        """A client's optimiser; where the server takes the steps, one whose step is the gradient itself."""
+        if self.whole_batches:
+            return torch.optim.SGD(student.parameters(), lr=self.distill.learning_rate)
+        return make_optimizer(student, self.distill)
+
+    def share_of_step(self, round_index: int) -> float:
+        """Share of the server's step in round ``round_index``, from 1, that is taken.
+
+        Local steps follow ``distill.schedule`` by themselves; where the server takes them, its step does.
+        """
+        if not self.whole_batches:
+            return 1.0
+        whole, total = replace(self.distill, learning_rate=1.0), self.federation.num_rounds
+        return learning_rate_at(whole, step=round_index - 1, total_steps=total)
 
     def train_locally(
         self, student: nn.Module, holding: Holding, *, place: Place, optimizer: torch.optim.Optimizer

@@ -18,7 +18,7 @@ STORES = ("auto", "always", "never")
 COPIES = ("auto", "join", "leave-out")
 FITS = SQUEEZE, CROP, PAD = ("squeeze", "crop", "pad")
 PRECISIONS = ("float32", "bf16")
-AGGREGATIONS = PLAIN, SECURE_SUM = ("plain", "secure-sum")
+AGGREGATIONS = PLAIN, NOISED_SUM, SECURE_SUM = ("plain", "noised-sum", "secure-sum")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -318,7 +318,8 @@ class PrivacyConfig(Section):
     """Differential privacy of what leaves a client, or, for ``client``, of what leaves the server."""
 
     mechanism: str = "none"
-    """none; for each pair: anchors, cosine, groups; for each whole client, with a trusted server: client."""
+    """none; for each pair: anchors, cosine, groups, statistics (sums that are released once, from which the
+    last layer follows); for each whole client, with a trusted server: client."""
     epsilon: Annotated[float, Interval(ge=1e-3, le=1e3)] = 8.0
     """Budget over all rounds on a data set, which no client exceeds; the noise is calibrated to it."""
     delta: Annotated[float, Interval(ge=1e-15, le=0.1)] = 1e-5
@@ -348,9 +349,10 @@ class PrivacyConfig(Section):
     ledger_dir: str = ""
     """Folder of the ledgers; empty: the run folder. Not used on a device with pairs of its own."""
     aggregation: str = "plain"
-    """How replies are added up: plain, the server sees each of them; secure-sum, it sees only their sum, and
-    the clients share the noise of one. Under secure-sum a guarantee per pair takes one step on all pairs a
-    round: federation.local_steps=1, privacy.sampling_rate=1."""
+    """How replies are added up: plain, the server sees each of them; noised-sum, each is one sum over all
+    pairs of a client with its noise, and the server takes the step; secure-sum, the server sees only the sum
+    of all, and the clients share the noise of one. With a guarantee per pair both sums take one step on all
+    pairs a round: federation.local_steps=1, privacy.sampling_rate=1."""
     max_pairs: Annotated[int, Interval(ge=1, le=1_000_000)] = 256
     """For secure-sum: pairs of a client that have their full weight in a sum. A client with more is scaled
     down to so many."""

@@ -23,6 +23,7 @@ from server.cohort import Identity, Terms, ask_identities, terms_of, wait_for_no
 from server.loop import Federation, RoundReport, run_rounds
 from server.patience import Clock
 from server.privacy.client_privacy import central_privacy
+from server.privacy.one_shot import one_shot
 from server.privacy.privacy_report import write_privacy
 from server.privacy.sum_round import sum_rounds
 from server.strategies import build_strategy
@@ -108,6 +109,8 @@ def federate(
             clock=clock,
             buffer=_buffer(run, student),
             summed=summed,
+            share_of_step=run.share_of_step,
+            one_shot=one_shot(plan, student),
         )
         load_arrays(student, run_rounds(federation, to_arrays(student)))
         telling = [node for node, one in identities.items() if one.spent is not None]

@@ -20,12 +20,13 @@ from edgecmd.core.own_code import running
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.privacy.ledger import BudgetSpentError
 from edgecmd.settings import FederationConfig
-from edgecmd.training.averaging import Arrays
+from edgecmd.training.averaging import Arrays, part_of_step
 from server.asynchronous.buffer import Buffer
 from server.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from server.cohort import Identity, ask_identities, shared_indices, wait_for_nodes
 from server.messages import Gathered, Messenger, exchange, train_messages
 from server.privacy.client_privacy import CentralPrivacy
+from server.privacy.one_shot import OneShot
 from server.privacy.sum_round import SumRounds
 from server.quorum import BudgetEndError, check_quorum
 from server.screening import Rejection, claimed_client, screen
@@ -81,6 +82,8 @@ class Federation(Messenger):
         fixed: Names of weights that stay as they are, whatever comes back: statistics that are held.
         buffer: Gathers the replies of asynchronous rounds; None for rounds that wait for their cohort.
         summed: Makes each round a secure sum; None where replies are seen one by one.
+        share_of_step: Share of the strategy's step in a round, from 1, that is taken.
+        one_shot: Makes the student of what clients release once; None where they send weights.
     """
 
     seed: int
@@ -92,6 +95,8 @@ class Federation(Messenger):
     fixed: frozenset[str] = frozenset()
     buffer: Buffer | None = None
     summed: SumRounds | None = None
+    share_of_step: Callable[[int], float] = lambda _: 1.0
+    one_shot: OneShot | None = None
 
     @property
     def hidden(self) -> bool:
@@ -187,6 +192,9 @@ def run_round(federation: Federation, arrays: Arrays, round_index: int) -> tuple
         )
     if federation.central is not None:
         usable = [federation.central.combine(usable, arrays, round_index=round_index)]
+    elif federation.one_shot is not None and summed is None:
+        gathered = replace(gathered, num_summed=len(usable))
+        usable = [federation.one_shot.combine(usable, arrays)]
     elif federation.private:
         weigh_equally(usable)
     restore_current(strategy, to_record(arrays))
@@ -196,8 +204,7 @@ def run_round(federation: Federation, arrays: Arrays, round_index: int) -> tuple
             raise FederationError(f"Round {round_index}: strategy {config.strategy!r} gave no weights.")
         moved = from_record(aggregated, like=arrays)
     moved |= {name: value for name, value in arrays.items() if name in federation.fixed}
-    if federation.summed is not None:
-        moved = federation.summed.scheduled(moved, arrays, round_index)
+    moved = part_of_step(arrays, moved, share=federation.share_of_step(round_index))
     updated = checked(moved, config=config, round_index=round_index)
     simulated_s = clock.now() - begun if clock.go_to is not None else None
     report = _report(federation, round_index, replace(gathered, usable=usable), updated, started)
@@ -232,7 +239,10 @@ def ask(
     """Send a round to ``cohort``; usable replies by client, and what was dropped or did not come."""
     config = federation.config
     answers, missing = exchange(federation, train_messages(federation, arrays, cohort, round_index))
-    usable, rejected = screen(answers, arrays, max_examples=config.max_examples, private=federation.private)
+    reference = arrays if federation.one_shot is None else federation.one_shot.reference
+    usable, rejected = screen(
+        answers, reference, max_examples=config.max_examples, private=federation.private
+    )
     place = {node: index for index, node in enumerate(cohort)}
     return usable, sorted([*rejected, *missing], key=lambda one: place.get(one.node_id, len(place)))
 

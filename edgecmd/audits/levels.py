@@ -52,6 +52,14 @@ def _has_plan(target: "Target") -> bool:
     return target.plan is not None
 
 
+def _trains(target: "Target") -> bool:
+    return target.plan is None or not target.plan.row.one_shot
+
+
+def _has_noisy_steps(target: "Target") -> bool:
+    return _has_plan(target) and _trains(target)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Level:
     """One level.
@@ -109,6 +117,7 @@ def _risk(target: "Target", effort: "RiskEffort | None", rooms: Rooms) -> "Seque
 
 
 A_PLAN = "a run with a privacy mechanism, whose noise it examines"
+STEPS = "a run whose clients train; privacy.mechanism='statistics' trains nothing, see check and step"
 LEVELS: dict[str, Level] = {
     "check": Level(text="static: purity probes, sensitivity search, ledger records", audit=_check),
     "step": Level(
@@ -117,15 +126,23 @@ LEVELS: dict[str, Level] = {
         asks=_has_plan,
         needs=A_PLAN,
     ),
-    "one-run": Level(text="one training run with canaries included by coins", audit=_one_run),
+    "one-run": Level(
+        text="one training run with canaries included by coins", audit=_one_run, asks=_trains, needs=STEPS
+    ),
     "many-runs": Level(
         text="many training runs on a worst-case pair of neighbours",
         audit=_many_runs,
-        asks=_has_plan,
-        needs=A_PLAN,
+        asks=_has_noisy_steps,
+        needs=f"{A_PLAN}, and {STEPS}",
         on_ladder=False,
     ),
-    "risk": Level(text="risk indicators: what an attacker guesses; never a proof", audit=_risk, proves=False),
+    "risk": Level(
+        text="risk indicators: what an attacker guesses; never a proof",
+        audit=_risk,
+        asks=_trains,
+        needs=STEPS,
+        proves=False,
+    ),
 }
 """In the order of ``audit.json``: what costs least first."""
 

@@ -19,8 +19,8 @@ from edgecmd.privacy.step.randomness import make_source
 from edgecmd.privacy.step.units import unit_loss
 from edgecmd.run import Run
 from edgecmd.settings import FederationConfig
-from edgecmd.training.averaging import Arrays, average, load_arrays, to_arrays
-from edgecmd.training.distill import Place, make_optimizer, optimizer_tensors, restore_optimizer
+from edgecmd.training.averaging import Arrays, average, load_arrays, part_of_step, to_arrays
+from edgecmd.training.distill import Place, optimizer_tensors, restore_optimizer
 from edgecmd.training.task import Holding
 
 
@@ -120,7 +120,8 @@ class Replay:
             replies.append(outgoing)
         alike = self._plan is not None
         sizes = [1 if alike else len(self.holdings[client].data) for client in clients]
-        self.arrays = average(replies, sizes)
+        share = self.run.share_of_step(round_index)
+        self.arrays = part_of_step(incoming, average(replies, sizes), share=share)
         self.watch.average(
             Update(round_index=round_index, client=-1, incoming=incoming, outgoing=self.arrays)
         )
@@ -139,7 +140,7 @@ class Replay:
 
     def _work(self, round_index: int, client: int) -> None:
         run, holding = self.run, self.holdings[client]
-        optimizer = make_optimizer(self.student, run.distill)
+        optimizer = run.optimizer(self.student)
         if run.distill.keep_optimizer:
             restore_optimizer(optimizer, self.kept.get(client, {}))
         place = run.place(round_index, client=client)

@@ -13,6 +13,7 @@ from edgecmd.core.processes import mapped
 from edgecmd.core.progress import tracked
 from edgecmd.data.pairs import Targets
 from edgecmd.run import Run
+from edgecmd.settings import NOISED_SUM, PLAIN
 from edgecmd.training.task import Task
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ l2, simclr = (partial(_other_loss, loss=name) for name in ("l2", "simclr"))
 
 def without_privacy(config: RunConfig) -> RunConfig | None:
     """The same loss without privacy: the limit that privacy is paid against."""
-    without = replace(config.privacy, mechanism="none")
+    aggregation = PLAIN if config.privacy.aggregation == NOISED_SUM else config.privacy.aggregation
+    without = replace(config.privacy, mechanism="none", aggregation=aggregation)
     return None if config.privacy == without else replace(config, privacy=without)
 
 

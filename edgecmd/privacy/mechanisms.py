@@ -144,6 +144,13 @@ def _stays(loss: "Loss | type[Loss]") -> bool:
     return loss.may_be_private and not loss.anneals()
 
 
+def _squared(loss: "Loss | type[Loss]") -> bool:
+    """Whether a closed form minimises it: the squared distance to the teacher's feature."""
+    from edgecmd.losses import LOSSES
+
+    return LOSSES["l2"] in (loss, type(loss))
+
+
 def _every_view(num_views: int) -> int:
     return num_views
 
@@ -175,6 +182,8 @@ class Mechanism:
         engines: Gradient engines that can clip its units.
         rows_of_pair: How many rows of a step are one pair's, of ``privacy.num_views``.
         without_negatives: The mechanism that a run of this one is compared with, at the same epsilon.
+        one_shot: Whether clients release sums once, from which the student follows in closed form
+            (`edgecmd.privacy.step.moments`).
     """
 
     protects: Protected
@@ -186,6 +195,7 @@ class Mechanism:
     engines: tuple[str, ...] = PER_UNIT
     rows_of_pair: Callable[[int], int] = _every_view
     without_negatives: str = ""
+    one_shot: bool = False
 
     @property
     def unit(self) -> str:
@@ -234,6 +244,20 @@ MECHANISMS: dict[str, Mechanism] = {
         make_units=_buckets,
         rows_of_pair=lambda _: 1,
         without_negatives="cosine",
+    ),
+    "statistics": Mechanism(
+        protects=replace(
+            PAIR, released=("sums over each client's pairs, once, to the server", *PAIR.released[1:])
+        ),
+        takes=_squared,
+        default_loss="l2",
+        factor=1,
+        statement=(
+            "The products of a pair's embedding with itself and with its teacher's feature depend on that"
+            " pair and the weights alone, so one more pair adds one vector of norm at most C to the sum and"
+            " leaves the others as they are."
+        ),
+        one_shot=True,
     ),
     "client": Mechanism(
         protects=CLIENT,

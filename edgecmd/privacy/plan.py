@@ -19,10 +19,23 @@ from edgecmd.privacy.accounting import (
     total_epsilon,
 )
 from edgecmd.privacy.mechanisms import MECHANISMS, Mechanism, Protected, default_loss, under_a_sum
-from edgecmd.privacy.secure_sum.sum_plan import SumPlan, make_sum_plan, sensitivity_of_rounded
+from edgecmd.privacy.secure_sum.sum_plan import (
+    SumPlan,
+    make_sum_plan,
+    require_whole_batches,
+    sensitivity_of_rounded,
+)
 from edgecmd.privacy.step.gradients import ENGINES
 from edgecmd.privacy.step.purity import require_private_loss
-from edgecmd.settings import SECURE_SUM, DistillConfig, FederationConfig, PrivacyConfig, StudentConfig
+from edgecmd.settings import (
+    NOISED_SUM,
+    PLAIN,
+    SECURE_SUM,
+    DistillConfig,
+    FederationConfig,
+    PrivacyConfig,
+    StudentConfig,
+)
 
 CLIENT_ITSELF = (
     "Each client scales its whole update down to C, and the sum is divided by a fixed public number, so one"
@@ -106,6 +119,7 @@ class PrivacyPlan:
         chunk_size: Rows in memory at a time.
         deterministic: Noise from the seed: NOT PRIVATE.
         projected_pairs: Divisor of the noise, for planning; above 1 NOT PRIVATE.
+        aggregation: One of `edgecmd.settings.AGGREGATIONS`.
         sum_plan: How noise and clients are added up where only the sum is seen; None where each reply is.
     """
 
@@ -131,6 +145,7 @@ class PrivacyPlan:
     chunk_size: int
     deterministic: bool
     projected_pairs: float = 1.0
+    aggregation: str = PLAIN
     sum_plan: SumPlan | None = None
 
     @classmethod
@@ -177,8 +192,9 @@ class PrivacyPlan:
             engine: Gradient engine.
             sampling: ``poisson``, or ``none``: no amplification claimed.
             deterministic: Noise from the seed, for tests: NOT PRIVATE.
-            aggregation: ``plain``, or ``secure-sum``: the server sees only the sum of all replies, which
-                share the noise; per pair with ``local_steps=1`` and ``sampling_rate=1``.
+            aggregation: ``plain``; ``noised-sum``: one step a round on all pairs, which the server takes; or
+                ``secure-sum``: the server sees only the sum of all replies, which share the noise. Both per
+                pair with ``local_steps=1`` and ``sampling_rate=1``.
 
         Raises:
             PrivacyError: These arguments do not give a guarantee.
@@ -237,7 +253,12 @@ class PrivacyPlan:
     @property
     def sampler(self) -> str:
         """How units come into a step."""
-        return SAMPLERS[self.sampling] if self.sum_plan is None else EVERYTHING
+        return SAMPLERS[self.sampling] if self.aggregation == PLAIN else EVERYTHING
+
+    @property
+    def whole_batches(self) -> bool:
+        """Whether a client sends one sum over all of its pairs a round, and the server takes the step."""
+        return self.unit == "pair" and self.aggregation != PLAIN
 
     def settings(self) -> PrivacyConfig:
         """The settings section that leads to this plan, with its noise written out."""
@@ -257,6 +278,7 @@ class PrivacyPlan:
             deterministic=self.deterministic,
             projected_pairs=self.projected_pairs,
             sampling_rate=rate,
+            aggregation=self.aggregation,
             **_sum_settings(self.sum_plan),
         )
 
@@ -323,7 +345,6 @@ def _sum_settings(plan: SumPlan | None) -> dict[str, Any]:
     if plan is None:
         return {}
     return {
-        "aggregation": SECURE_SUM,
         "max_pairs": plan.max_pairs,
         "min_survivors": plan.survivors,
         "num_colluding": plan.colluding,
@@ -343,14 +364,19 @@ def make_plan(config: Asked) -> PrivacyPlan | None:
         ConfigError: A name is unknown.
     """
     settings = config.privacy
+    mechanism = choose("privacy.mechanism", settings.mechanism, {"none": None, **MECHANISMS})
+    noised = settings.aggregation == NOISED_SUM
+    if noised:
+        _check_noised_sum(config, mechanism)
     if settings.mechanism == "none":
         return None
-    mechanism = choose("privacy.mechanism", settings.mechanism, {"none": None, **MECHANISMS})
     assert mechanism is not None
     choose("privacy.sampling", settings.sampling, SAMPLERS)
     choose("privacy.engine", settings.engine, ENGINES)
     check_accountant(settings.accountant)
     _check_student(config, mechanism)
+    if mechanism.one_shot:
+        _check_one_shot(config)
     if mechanism.at_client:
         require_loss(settings.mechanism, config.loss, called=config.distill.loss, engine=settings.engine)
     _check_engine(config, mechanism)
@@ -371,7 +397,7 @@ def make_plan(config: Asked) -> PrivacyPlan | None:
         loss=config.distill.loss,
         unit=mechanism.unit,
         relation=mechanism.protects.relation,
-        sampling=settings.sampling,
+        sampling="none" if noised else settings.sampling,
         sampling_rate=rate,
         num_bins=num_bins,
         clip=settings.clip,
@@ -389,6 +415,7 @@ def make_plan(config: Asked) -> PrivacyPlan | None:
         chunk_size=settings.chunk_size,
         deterministic=settings.deterministic,
         projected_pairs=float(settings.projected_pairs),
+        aggregation=settings.aggregation,
         sum_plan=sum_plan,
     )
     _check_budget(plan)
@@ -482,6 +509,41 @@ def _check_engine(config: Asked, mechanism: Mechanism) -> None:
         raise PrivacyError(
             f"privacy.engine={settings.engine!r} does not clip the units of"
             f" privacy.mechanism={settings.mechanism!r}. Allowed: {', '.join(mechanism.engines)}."
+        )
+
+
+def _check_noised_sum(config: Asked, mechanism: Mechanism | None) -> None:
+    if mechanism is None or not mechanism.at_client:
+        known = ", ".join(name for name, row in MECHANISMS.items() if row.at_client)
+        raise PrivacyError(
+            f"privacy.aggregation={NOISED_SUM!r} sends sums to which each client adds noise for each of its"
+            f" pairs, and privacy.mechanism={config.privacy.mechanism!r} adds none there. Set"
+            f" privacy.mechanism to one of {known}, or privacy.aggregation to plain or secure-sum."
+        )
+    require_whole_batches(config.privacy, config.federation)
+    if config.distill.keep_optimizer:
+        raise PrivacyError(
+            f"distill.keep_optimizer=true with privacy.aggregation={NOISED_SUM!r}: the step is the server's,"
+            " so a client has no optimiser whose state it could keep. Set distill.keep_optimizer=false, and"
+            " federation.strategy to fedadam or fedavgm for a step that remembers."
+        )
+
+
+def _check_one_shot(config: Asked) -> None:
+    settings, federation = config.privacy, config.federation
+    if settings.aggregation == PLAIN or federation.num_rounds != 1 or federation.buffer_size:
+        raise PrivacyError(
+            f"privacy.mechanism={settings.mechanism!r} releases sums over all pairs of a client once; the"
+            f" settings say privacy.aggregation={settings.aggregation},"
+            f" federation.num_rounds={federation.num_rounds} and"
+            f" federation.buffer_size={federation.buffer_size}. Set them to {NOISED_SUM} or {SECURE_SUM}, 1"
+            " and 0."
+        )
+    averages = [name for name, row in STRATEGIES.items() if row.is_mean]
+    if federation.strategy not in averages:
+        raise PrivacyError(
+            f"federation.strategy={federation.strategy!r} with privacy.mechanism={settings.mechanism!r}: the"
+            f" student follows from the sum in closed form, without a step. Use {' or '.join(averages)}."
         )
 
 

@@ -9,7 +9,7 @@ from edgecmd.core.statistics import finite
 from edgecmd.core.text import counted
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.secure_sum.sum_plan import SumPlan
-from edgecmd.settings import SECURE_SUM
+from edgecmd.settings import PLAIN
 
 # Not the pairs' cost, and not nothing: what leaves with the student tells of these examples as well.
 OWN_COSTS = [
@@ -92,8 +92,9 @@ def privacy_table(
         "owner_only": owner_only_table(private=private),
         "epsilon_by_round": _by_round(plan, rounds_done) if private else [],
     }
+    if plan.aggregation != PLAIN:
+        table["aggregation"] = plan.aggregation
     if plan.sum_plan is not None:
-        table["aggregation"] = SECURE_SUM
         table["survivors"], table["colluding"] = plan.sum_plan.survivors, plan.sum_plan.colluding
         table["epsilon_by_trust"] = _by_trust(plan, plan.sum_plan, rounds_done) if private else {}
     if not private:

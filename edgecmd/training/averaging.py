@@ -36,3 +36,13 @@ def average(replies: Sequence[Arrays], sizes: Sequence[int]) -> dict[str, np.nda
         for name, value in reply.items():
             total[name] = np.asarray(total[name] + value * factor)
     return total
+
+
+def part_of_step(before: Arrays, after: Arrays, *, share: float) -> dict[str, np.ndarray]:
+    """Weights that went ``share`` of the way from ``before`` to ``after``, in the dtype of ``before``."""
+    if share == 1.0:
+        return dict(after)
+    return {
+        name: np.asarray(value + share * (after[name].astype(np.float64) - value), dtype=value.dtype)
+        for name, value in before.items()
+    }

@@ -24,8 +24,8 @@ from edgecmd.privacy.secure_sum.updates import NUM_BESIDE, counted, moved, num_c
 from edgecmd.privacy.step.private_step import gradient_of_sum, num_summed
 from edgecmd.run import Run
 from edgecmd.training.averaging import Arrays, load_arrays, to_arrays
-from edgecmd.training.distill import learning_rate_at
 from server.messages import Messenger, exchange, train_messages
+from server.privacy.one_shot import OneShot, one_shot
 from server.quorum import BudgetEndError, check_quorum
 from server.screening import Rejection, error_words
 from server.strategies import to_record
@@ -59,6 +59,7 @@ class SumRounds:
         student: Of the run; its weights are overwritten.
         dim: Length of a vector.
         ledger: Counts the rounds of a guarantee per client; None where each client counts its own.
+        one_shot: Makes the student of a sum that is released once; None where the sum is a step.
     """
 
     run: Run
@@ -66,6 +67,7 @@ class SumRounds:
     student: Student
     dim: int
     ledger: Ledger | None
+    one_shot: OneShot | None
 
     @property
     def privacy(self) -> PrivacyPlan | None:
@@ -135,6 +137,8 @@ class SumRounds:
     def _reply(self, total: np.ndarray, arrays: Arrays) -> Message:
         """The reply that stands for all: what the weights would be after a plain step with the sum."""
         num, loss, fixed = 1, 0.0, self.student.fixed
+        if self.one_shot is not None:
+            return self.one_shot.of_sum(total, arrays)
         if self.per_pair:
             assert self.privacy is not None
             load_arrays(self.student, arrays)
@@ -152,22 +156,6 @@ class SumRounds:
         cast = {name: np.asarray(updated[name], dtype=value.dtype) for name, value in arrays.items()}
         metrics = MetricRecord({"num-examples": num, "loss": loss})
         return Message(RecordDict({"arrays": to_record(cast), "metrics": metrics}), 1, "train")
-
-    def scheduled(
-        self, after: dict[str, np.ndarray], before: Arrays, round_index: int
-    ) -> dict[str, np.ndarray]:
-        """The strategy's step as long as ``distill.schedule`` has it in this round.
-
-        Clients' local steps follow the schedule by themselves; where they make none, the server's step does.
-        """
-        if not self.per_pair:
-            return after
-        distill, total = self.run.distill, self.run.federation.num_rounds
-        factor = learning_rate_at(distill, step=round_index - 1, total_steps=total) / distill.learning_rate
-        return {
-            name: np.asarray(value + factor * (after[name].astype(np.float64) - value), dtype=value.dtype)
-            for name, value in before.items()
-        }
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -347,7 +335,10 @@ def sum_rounds(run: Run, student: Student) -> SumRounds | None:
     plan = run.sum_plan
     if plan is None:
         return None
-    if run.plan is not None and run.plan.unit == "pair":
+    once = one_shot(run.plan, student)
+    if once is not None:
+        dim = sum(value.size for value in once.reference.values())
+    elif run.plan is not None and run.plan.unit == "pair":
         dim = num_summed(student)
     else:
         beside = NUM_BESIDE if run.plan is None else 0
@@ -359,6 +350,7 @@ def sum_rounds(run: Run, student: Student) -> SumRounds | None:
         student=student,
         dim=dim,
         ledger=Ledger(run.server_ledger) if per_client else None,
+        one_shot=once,
     )
     made.terms("", 1)
     return made

@@ -683,16 +683,23 @@ def layout(reply: Message) -> dict[str, object]:
     }
 
 
+NOISED = ("privacy.aggregation=noised-sum", "federation.local_steps=1", "privacy.sampling_rate=1")
+
+
+ONCE = (*NOISED, "privacy.mechanism=statistics", "federation.num_rounds=1")
+
+
+@pytest.mark.parametrize("changes", [(), NOISED, ONCE], ids=["plain", "noised-sum", "statistics"])
 @pytest.mark.parametrize("rows", [[], [0], [0, 1], list(range(1, 10)), list(range(9)), list(range(11))])
 def test_the_fact_and_the_form_of_an_answer_do_not_depend_on_the_pairs(
-    rows: list[int], tmp_path: Path
+    rows: list[int], changes: tuple[str, ...], tmp_path: Path
 ) -> None:
     """No pair, one, two; the first or the last one missing; one more."""
     usual = make_device(tmp_path / "usual")
     usual.begin()
     other = make_device(tmp_path / "other", rows=rows)
     other.begin()
-    one, two = (ask(run_config(), each.node | {"partition-id": 1}) for each in (usual, other))
+    one, two = (ask(run_config(*changes), each.node | {"partition-id": 1}) for each in (usual, other))
     assert layout(one) == layout(two)
 
 

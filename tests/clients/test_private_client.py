@@ -95,8 +95,14 @@ def test_replies_do_not_tell_how_many_pairs_a_client_has(tmp_path: Path) -> None
     assert layouts[0] == layouts[1]
 
 
-def test_the_same_question_gets_the_same_bytes_and_costs_nothing(pairs: Path, tmp_path: Path) -> None:
-    config = private_config(pairs, tmp_path)
+NOISED = ("privacy.aggregation=noised-sum", "privacy.sampling_rate=1", "federation.local_steps=1")
+
+
+@pytest.mark.parametrize("changes", [(), NOISED], ids=["plain", "noised-sum"])
+def test_the_same_question_gets_the_same_bytes_and_costs_nothing(
+    changes: tuple[str, ...], pairs: Path, tmp_path: Path
+) -> None:
+    config = private_config(pairs, tmp_path, *changes)
     first = ask(config)
     again = ask(config)
     assert weights_of(first) == weights_of(again)
@@ -242,7 +248,7 @@ def test_an_owner_s_delta_alone_asks_for_noise_on_the_client(
 ) -> None:
     reply = ask(private_config(pairs, tmp_path, f"privacy.mechanism={mechanism}"), max_delta=1e-6)
     assert reply.error.reason == "refused: no-guarantee"
-    assert "max-delta=1e-06. Use anchors, cosine or groups" in caplog.text
+    assert "max-delta=1e-06. Use anchors, cosine, groups or statistics" in caplog.text
 
 
 def test_the_optimiser_remembers_no_round_that_was_not_counted(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from edgecmd.privacy.mechanisms import MECHANISMS
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.gradients import Sum
+from edgecmd.privacy.step.moments import subject_of
 from edgecmd.privacy.step.randomness import DeterministicSource, Source
 from edgecmd.privacy.step.units import UnitLoss, unit_loss
 from edgecmd.settings import DistillConfig
@@ -39,8 +41,13 @@ PLACE = Place(seed=0, round_index=1, client=0, first_step=0, total_steps=1)
 
 def settings_work(config: DistillConfig, anchors: Anchors) -> Work:
     """The work of a run's settings: `private_step.distil_privately`, without augmentation."""
-    still = replace(config, augment=0.0, proximal_mu=0.0)
-    return loss_work(unit_loss(loss_of(config), anchors), still)
+    still, loss = replace(config, augment=0.0, proximal_mu=0.0), unit_loss(loss_of(config), anchors)
+
+    def work(student: nn.Module, data: LocalData, *, plan: PrivacyPlan, **how: Any) -> None:  # noqa: ANN401
+        asked, own_loss = subject_of(plan, student, loss, dim=anchors.shape[1])
+        loss_work(own_loss, still)(asked, data, plan=plan, **how)
+
+    return work
 
 
 def loss_work(loss: UnitLoss, config: DistillConfig = DistillConfig(augment=0.0)) -> Work:  # noqa: B008 - frozen

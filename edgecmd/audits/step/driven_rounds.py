@@ -22,6 +22,7 @@ from edgecmd.models.convolutions import StandardisedConv2d
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step, randomness
 from edgecmd.privacy.step.gradients import Sum
+from edgecmd.privacy.step.moments import subject_of
 from edgecmd.privacy.step.randomness import STATE_WORDS, Source
 from edgecmd.privacy.step.standardised_weights import plain_copy
 from edgecmd.privacy.step.units import UnitLoss, Units, unit_loss
@@ -246,7 +247,7 @@ def drive(
         )
     )
     student.train()
-    loss = unit_loss(loss_of(config), anchors)
+    student, loss = subject_of(plan, student, unit_loss(loss_of(config), anchors), dim=anchors.shape[1])
     auditor = Auditor(
         student=student,
         loss=loss,

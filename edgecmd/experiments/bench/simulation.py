@@ -120,7 +120,7 @@ def run_bare(run: Run) -> dict[str, Any]:
     import torch
 
     from edgecmd.training.averaging import to_arrays
-    from edgecmd.training.distill import make_optimizer, optimizer_tensors, restore_optimizer
+    from edgecmd.training.distill import optimizer_tensors, restore_optimizer
 
     federation, student = run.federation, run.new_student()
     holdings = [run.holding(client) for client in range(federation.num_clients)]
@@ -132,7 +132,7 @@ def run_bare(run: Run) -> dict[str, Any]:
         mean = [torch.zeros_like(weight) for weight in weights]
         for client, holding in enumerate(holdings):
             torch._foreach_copy_([weight.data for weight in weights], start)
-            optimizer = make_optimizer(student, run.distill)
+            optimizer = run.optimizer(student)
             if run.distill.keep_optimizer:
                 restore_optimizer(optimizer, kept[client])
             place = run.place(index + 1, client=client)

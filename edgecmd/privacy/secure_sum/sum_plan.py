@@ -110,7 +110,7 @@ def make_sum_plan(
     if mechanism is None:
         bound, clip = PARTS * privacy.max_update, 0.0
     elif mechanism.at_client:
-        _require_whole_batches(privacy, federation)
+        require_whole_batches(privacy, federation)
         bound, clip = privacy.max_pairs * privacy.clip, privacy.clip
     else:
         _require_open_cohort(privacy, federation)
@@ -125,11 +125,16 @@ def make_sum_plan(
     )
 
 
-def _require_whole_batches(privacy: PrivacyConfig, federation: FederationConfig) -> None:
+def require_whole_batches(privacy: PrivacyConfig, federation: FederationConfig) -> None:
+    """Refuse settings under which a round is more than one step on all pairs.
+
+    Raises:
+        PrivacyError: They ask for several steps, or for samples.
+    """
     if federation.local_steps != 1 or privacy.sampling_rate != 1.0:
         raise PrivacyError(
-            f"privacy.aggregation={SECURE_SUM!r} with privacy.mechanism={privacy.mechanism!r} sums the"
-            " gradients of all pairs, one step a round; the settings say"
+            f"privacy.aggregation={privacy.aggregation!r} with privacy.mechanism={privacy.mechanism!r} sums"
+            " the gradients of all pairs, one step a round; the settings say"
             f" federation.local_steps={federation.local_steps} and"
             f" privacy.sampling_rate={privacy.sampling_rate:g}. Set both to 1, and federation.strategy to"
             " fedadam, fedavgm or fedavg for the server's step."

@@ -14,6 +14,8 @@ from edgecmd.training.averaging import average, to_arrays
 from tests.edgecmd.audit.tiny_target import tiny_pairs
 from tests.tiny_federation import run_of, simulate, tiny_config
 
+NOISED = ("privacy.aggregation=noised-sum", "privacy.sampling_rate=1", "federation.local_steps=1")
+
 
 class Tap:
     """A probe that adds nothing and keeps each step's release."""
@@ -48,6 +50,7 @@ def replay_of(config: RunConfig, watch: Watch | None = None) -> Replay:
         ("privacy.mechanism=cosine", "federation.client_fraction=0.5", "privacy.sampling=none"),
         ("privacy.mechanism=groups", "federation.strategy=fedprox", "distill.proximal_mu=0.1"),
         ("distill.optimizer=sgd", "distill.keep_optimizer=true"),
+        ("privacy.mechanism=anchors", *NOISED),
     ],
     ids=lambda settings: settings[0],
 )

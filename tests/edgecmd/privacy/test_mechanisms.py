@@ -47,6 +47,7 @@ def test_each_mechanism_has_its_losses_and_a_sensitivity() -> None:
         "anchors": 1,
         "cosine": 1,
         "groups": 2,
+        "statistics": 1,
         "client": 1,
     }
     for name, one in MECHANISMS.items():
@@ -62,6 +63,7 @@ def test_the_losses_of_each_mechanism() -> None:
         "anchors": {"cmc-anchored", "cmd-anchored", "cmc+cmd-anchored"},
         "cosine": {"cosine", "l2", "fd-cmkd"},
         "groups": {"cmc-groups"},
+        "statistics": {"l2"},
         "client": set(LOSSES),
     }
     assert [default_loss(name) for name in ("none", *MECHANISMS)] == [
@@ -69,6 +71,7 @@ def test_the_losses_of_each_mechanism() -> None:
         "cmc-anchored",
         "cosine",
         "cmc-groups",
+        "l2",
         "cmc",
     ]
 
