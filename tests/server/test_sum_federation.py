@@ -10,12 +10,12 @@ from dp_accounting import GaussianDpEvent, SelfComposedDpEvent
 from dp_accounting.rdp import RdpAccountant
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
-from clients import sum_party
 from clients.app import make_app
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import EdgecmdError, FederationError, PrivacyError
 from edgecmd.core.files import read_json
 from edgecmd.privacy.ledger import Ledger
+from edgecmd.privacy.secure_sum import integers
 from edgecmd.privacy.secure_sum.skellam import gaussian_multiplier
 from edgecmd.privacy.step.gradients import clipped_sum
 from edgecmd.privacy.step.randomness import DeterministicSource
@@ -115,7 +115,7 @@ def test_one_step_on_the_sum_of_all_clipped_gradients(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against plain backward passes, one pair after the other, with the noise taken out."""
-    monkeypatch.setattr(sum_party, "noise_share", lambda terms, _: np.zeros(terms.dim, dtype=np.int64))
+    monkeypatch.setattr(integers, "noise_share", lambda terms, _: np.zeros(terms.dim, dtype=np.int64))
     config = tiny_config(pairs, tmp_path, *PAIR, *GIVEN, ONE, "distill.augment=0", "privacy.clip=0.5")
     run = run_of(config)
     student = run.new_student()
