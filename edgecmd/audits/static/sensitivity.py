@@ -189,8 +189,11 @@ def private_question(subject: Subject, plan: PrivacyPlan, config: Run, *, num_pa
     """
     whole: Query | None = None
     if plan.sum_plan is not None:
+        # A bound that the worst neighbours exceed hides pairs from a search, so it is asked of these alone.
         few = replace(plan, sum_plan=replace(plan.sum_plan, bound=num_pairs // 2 * plan.clip))
-        query = sum_query(subject.student, config, plan=few, coins=two_buckets)
+        query, whole = (
+            sum_query(subject.student, config, plan=one, coins=two_buckets) for one in (plan, few)
+        )
     else:
         work = settings_work(config.distill, subject.anchors)
         ask = partial(step_query, subject.student, work, plan=plan, coins=two_buckets)
