@@ -19,7 +19,7 @@ from edgecmd.privacy.secure_sum.identities import (
     SimulatedIdentity,
     SimulatedParties,
 )
-from edgecmd.privacy.secure_sum.integers import encoded, noise_share
+from edgecmd.privacy.secure_sum.integers import noised
 from edgecmd.privacy.secure_sum.key_files import read_identity, read_pinned
 from edgecmd.privacy.secure_sum.party import Party
 from edgecmd.privacy.secure_sum.terms import Terms, refused
@@ -156,8 +156,8 @@ class Masking:
             )
         if not np.isfinite(vector).all():
             raise FloatingPointError("The weights are not finite. Lower distill.learning_rate.")
-        noised = encoded(vector, self.terms) + noise_share(self.terms, self.source)
-        party, hidden = party.mask(_paired(self.asked, "from", "envelopes"), noised)
+        integers = noised(vector, self.terms, self.source)
+        party, hidden = party.mask(_paired(self.asked, "from", "envelopes"), integers)
         _keep(party, self.context)
         return hidden
 

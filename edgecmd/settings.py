@@ -412,6 +412,9 @@ class FederationConfig(Section):
     """Momentum of fedavgm; first-moment decay of fedadam and fedyogi."""
     server_tau: Annotated[float, Interval(ge=1e-12, le=1e3)] = 1e-3
     """Adaptivity of fedadam and fedyogi."""
+    ema_decay: Annotated[float, Interval(ge=0.0, le=0.9999)] = 0.0
+    """The student is the exponential mean of the weights after all rounds, each round's weight this much of
+    the next one's; 0: the weights after the last round. Clients always get the latest weights."""
     num_malicious: Annotated[int, Interval(ge=0, le=1_000_000)] = 1
     """Number of malicious clients that krum and multikrum tolerate."""
     trim_fraction: Annotated[float, Interval(ge=0.0, le=0.49)] = 0.2

@@ -32,6 +32,7 @@ from server.quorum import BudgetEndError, check_quorum
 from server.screening import Rejection, claimed_client, screen
 from server.strategies import from_record, restore_current, restore_strategy, strategy_tensors, to_record
 
+AVERAGE = "average/"
 Evaluate = Callable[[int, Arrays], Mapping[str, float]]
 
 
@@ -84,6 +85,7 @@ class Federation(Messenger):
         summed: Makes each round a secure sum; None where replies are seen one by one.
         share_of_step: Share of the strategy's step in a round, from 1, that is taken.
         one_shot: Makes the student of what clients release once; None where they send weights.
+        average: Mean of the weights after the rounds so far; empty without ``federation.ema_decay``.
     """
 
     seed: int
@@ -97,6 +99,7 @@ class Federation(Messenger):
     summed: SumRounds | None = None
     share_of_step: Callable[[int], float] = lambda _: 1.0
     one_shot: OneShot | None = None
+    average: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def hidden(self) -> bool:
@@ -108,7 +111,8 @@ def run_rounds(federation: Federation, initial: Arrays) -> Arrays:
     """Run the rounds that are left, from the newest checkpoint or from ``initial``.
 
     Returns:
-        Global weights after the last round, or after the last one that privacy budgets allowed.
+        Global weights after the last round, or after the last one that privacy budgets allowed; with
+        ``federation.ema_decay`` their mean over the rounds.
 
     Raises:
         FederationError: A round had fewer usable replies than the quorum.
@@ -120,7 +124,10 @@ def run_rounds(federation: Federation, initial: Arrays) -> Arrays:
         passed_s = federation.clock.made_up_s
         state = Checkpoint(round_index=0, arrays=initial, events_bytes=log.num_bytes(), simulated_s=passed_s)
         save_checkpoint(checkpoints, state)
-    restore_strategy(federation.strategy, state.strategy)
+    kept = dict(state.strategy)
+    for key in [key for key in kept if key.startswith(AVERAGE)]:
+        federation.average[key.removeprefix(AVERAGE)] = kept.pop(key)
+    restore_strategy(federation.strategy, kept)
     arrays: Arrays = {name: state.arrays[name] for name in sorted(state.arrays)}
     if state.round_index < federation.config.num_rounds:
         log.cut_back(state.events_bytes)
@@ -137,14 +144,15 @@ def run_rounds(federation: Federation, initial: Arrays) -> Arrays:
         state = Checkpoint(
             round_index=round_index,
             arrays=arrays,
-            strategy=strategy_tensors(federation.strategy),
+            strategy=strategy_tensors(federation.strategy)
+            | {AVERAGE + name: value for name, value in federation.average.items()},
             events_bytes=log.num_bytes(),
             in_flight=federation.buffer.in_flight if federation.buffer is not None else {},
             simulated_s=federation.clock.made_up_s,
         )
         save_checkpoint(checkpoints, state)
         federation.report(report)
-    return arrays
+    return federation.average or arrays
 
 
 def _go_on(federation: Federation, state: Checkpoint) -> None:
@@ -207,9 +215,27 @@ def run_round(federation: Federation, arrays: Arrays, round_index: int) -> tuple
     moved = part_of_step(arrays, moved, share=federation.share_of_step(round_index))
     updated = checked(moved, config=config, round_index=round_index)
     simulated_s = clock.now() - begun if clock.go_to is not None else None
-    report = _report(federation, round_index, replace(gathered, usable=usable), updated, started)
+    shown = averaged(federation, updated, round_index)
+    report = _report(federation, round_index, replace(gathered, usable=usable), shown, started)
     report = replace(report, simulated_s=simulated_s, staleness=gathered.staleness)
     return updated, report if federation.hidden else replace(report, shared=shared_indices(claims))
+
+
+def averaged(federation: Federation, arrays: Arrays, round_index: int) -> Arrays:
+    """What the student would be now: ``arrays``, or the exponential mean that they go into.
+
+    Round ``t`` of ``n`` weighs ``decay^(n-t)`` of the last, so first weights are no part of it (the
+    correction of Adam's moments). A function of what was released: post-processing.
+    """
+    decay = federation.config.ema_decay
+    if not decay:
+        return arrays
+    share = (1.0 - decay) / (1.0 - decay**round_index)
+    for name, value in arrays.items():
+        before = federation.average.get(name, value)
+        mean = before + share * (value - before)
+        federation.average[name] = np.asarray(mean if value.dtype.kind == "f" else value, dtype=value.dtype)
+    return federation.average
 
 
 def gather(federation: Federation, arrays: Arrays, round_index: int) -> Gathered:

@@ -1,8 +1,12 @@
 """A federation on this machine: the two Flower apps over the in-process grid."""
 
+import copy
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+import torch
 from flwr.app import Context, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
@@ -10,10 +14,15 @@ from flwr.serverapp import Grid
 from clients.app import make_app
 from edgecmd.models.students import Student
 from edgecmd.run import Run
+from edgecmd.training.averaging import to_arrays
 from server.asynchronous.speeds import TimedGrid, answer_seconds
+from server.cohort import terms_of
 from server.federation import Report, federate
 from server.local_grid import RUN_ID, Fault, local_grid
+from server.loop import Federation
 from server.patience import MadeUpTime, PatientGrid
+from server.privacy.sum_round import sum_rounds
+from server.strategies import build_strategy
 
 if TYPE_CHECKING:
     from server.faults import Faults
@@ -34,6 +43,42 @@ def contexts(run: Run) -> dict[int, Context]:
         )
         for client in range(num)
     }
+
+
+def sum_alone(run: Run, student: Student, *, round_index: int) -> tuple[np.ndarray, tuple[int, ...]]:
+    """One round's noised sum of a run's simulated clients, and nothing else of a run: for audits.
+
+    Args:
+        run: Its rounds are secure sums; ledgers are written into its folder.
+        student: Whose weights are sent.
+        round_index: Round, from 1.
+
+    Returns:
+        The sum in the units of the vectors, and the clients that are in it.
+    """
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    own = copy.deepcopy(student)
+    rounds = sum_rounds(run, own)
+    assert rounds is not None
+    nodes = contexts(run)
+    with local_grid(make_app(run), nodes) as grid:
+        federation = Federation(
+            grid=grid,
+            config=run.federation,
+            terms=terms_of(run.federation, on_flower=False),
+            strategy=build_strategy(run.federation, proximal_mu=run.distill.proximal_mu),
+            token="0" * 16,
+            seed=run.seed,
+            folder=run.folder,
+            evaluate=lambda *_: {},
+            report=lambda _: None,
+            private=run.plan is not None,
+            summed=rounds,
+        )
+        cohort = list(nodes)[: rounds.plan.cohort]
+        total, parties, _ = rounds.total(federation, to_arrays(own), cohort, round_index)
+    return total, tuple(int(one.rpartition("-")[2]) for one in parties)
 
 
 def simulate(

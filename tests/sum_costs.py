@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from edgecmd.privacy.secure_sum.collector import Collector
 from edgecmd.privacy.secure_sum.identities import PinnedKeys, RegisteredIdentity, key_name
-from edgecmd.privacy.secure_sum.integers import encoded, noise_share
+from edgecmd.privacy.secure_sum.integers import noised
 from edgecmd.privacy.secure_sum.neighbours import num_neighbours
 from edgecmd.privacy.secure_sum.party import Party
 from edgecmd.privacy.secure_sum.terms import Terms, usual_survivors
@@ -60,10 +60,10 @@ def cost(num: int, dim: int) -> list[str]:
     sent += 2 * sum(map(len, envelopes.values()))
     vector = np.random.default_rng(0).normal(size=dim) / dim**0.5
     for name, party in parties.items():
-        noised = timed(client, lambda: encoded(vector, terms) + noise_share(terms, SystemSource()))
+        integers = timed(client, lambda: noised(vector, terms, SystemSource()))
         parties[name], masked = timed(  # type: ignore[misc]
             client,
-            lambda name=name, party=party, noised=noised: party.mask(collector.envelopes[name], noised),
+            lambda name=name, party=party, integers=integers: party.mask(collector.envelopes[name], integers),
         )
         timed(server, lambda name=name, masked=masked: collector.add_masked(name, masked))  # type: ignore[misc]
     for one in keys:

@@ -17,6 +17,7 @@ VERDICTS = (CONTRADICTED, NOT_CONTRADICTED, INDICATOR)
 ATTACKERS = {
     "code": "whoever reads the code and settings; nothing was attacked",
     "steps": "the accountant's: sees every noised step of a client and its coins' outcome at the end",
+    "sum": "the server of a secure sum: sees the noised sum of each round",
     "server": "the server: sees each client's weights after each of its rounds",
     "client": "another client: sees the global weights of each round",
     "device": "the holder of the device: sees the final file alone",

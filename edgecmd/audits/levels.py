@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgecmd.audits.static.sensitivity import Effort as CheckEffort
     from edgecmd.audits.step.checks import StepEffort
     from edgecmd.audits.step.noise import Draws
+    from edgecmd.audits.step.summed import Sums
     from edgecmd.audits.target import Target
     from edgecmd.evaluation.evaluate import Embed
     from edgecmd.privacy.plan import PrivacyPlan
@@ -35,11 +36,13 @@ class Rooms:
         open_exported: Makes a black box of an exported file, as a device runs it.
         server_noise: Rounds of the real server that no client answers, in standard deviations of the plan's
             noise.
+        sums: Secure sums of a run's real clients and server, from a student's weights.
         inversion_sheet: PNG file of images with values in [0, 1], (N, C, H, W), a row under each title.
     """
 
     open_exported: "Callable[[Path], Embed]"
     server_noise: "Callable[[Run, PrivacyPlan], list[Draws]]"
+    sums: "Sums"
     inversion_sheet: "Callable[[Mapping[str, np.ndarray]], bytes]"
 
 
@@ -91,7 +94,10 @@ def _check(target: "Target", effort: "CheckEffort | None", _: Rooms) -> "Sequenc
 def _step(target: "Target", effort: "StepEffort | None", rooms: Rooms) -> "Sequence[Finding]":
     """By default 2000 draws in either world."""
     from edgecmd.audits.step.checks import audit_step
+    from edgecmd.audits.step.summed import audit_sum
 
+    if target.run.sum_plan is not None:
+        return audit_sum(target, effort, sums=rooms.sums)
     return audit_step(target, effort, server_noise=rooms.server_noise)
 
 

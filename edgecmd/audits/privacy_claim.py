@@ -7,7 +7,8 @@ from typing import Any
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
 from edgecmd.audits.target import Target
 from edgecmd.core.errors import DataError
-from edgecmd.privacy.plan import SAMPLERS, PrivacyPlan
+from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.settings import SECURE_SUM
 
 Differences = dict[str, tuple[object, object]]
 """Keys with the value in ``privacy.json`` and the one by ``config.toml``."""
@@ -87,7 +88,14 @@ def settings_finding(target: Target, claim: Claim | None) -> Finding | None:
 
 def stated(plan: PrivacyPlan) -> dict[str, object]:
     """What ``privacy.json`` must say of a plan."""
+    sums = plan.sum_plan
+    shared = (
+        {}
+        if sums is None
+        else {"aggregation": SECURE_SUM, "survivors": sums.survivors, "colluding": sums.colluding}
+    )
     return {
+        **shared,
         "private": plan.private,
         "mechanism": plan.mechanism,
         "unit": plan.unit,
@@ -99,7 +107,7 @@ def stated(plan: PrivacyPlan) -> dict[str, object]:
         "clip": plan.clip,
         "sensitivity": plan.sensitivity,
         "normaliser": plan.normaliser,
-        "sampler": SAMPLERS[plan.sampling],
+        "sampler": plan.sampler,
         "sampling_rate": plan.sampling_rate,
         "releases_per_round": plan.steps_per_round,
         "num_views": plan.num_views,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from edgecmd.audits.target import IN_A_SUM
 from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.privacy.plan import PrivacyPlan
@@ -73,7 +74,8 @@ class Replay:
         kept: State of each client's optimiser, with ``distill.keep_optimizer``.
 
     Raises:
-        PrivacyError: Noise is the server's (mechanism ``client``): it is not a part of the local work.
+        PrivacyError: Noise is the server's (mechanism ``client``): it is not a part of the local work; or the
+            rounds are secure sums.
         ConfigError: The rounds of the run were asynchronous.
     """
 
@@ -87,6 +89,8 @@ class Replay:
 
     def __post_init__(self) -> None:
         self._plan = self.run.plan
+        if self.run.sum_plan is not None:
+            raise PrivacyError(IN_A_SUM)
         if self._plan is not None and self._plan.unit == "client":
             raise PrivacyError(
                 "privacy.mechanism='client' adds its noise on the server, which a replay of the clients' work"

@@ -6,17 +6,26 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load
+from torch import nn
 
 from edgecmd.core.errors import DataError, PrivacyError
 from edgecmd.models.student_file import load_student
 from edgecmd.models.students import Student
 from edgecmd.models.trained_part import train_part
 from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.privacy.secure_sum.terms import Terms
+from edgecmd.privacy.secure_sum.updates import num_changed
+from edgecmd.privacy.step.private_step import num_summed
 from edgecmd.run import Run
+from edgecmd.training.averaging import to_arrays
 
 KINDS = ("run folder", "checkpoint", "student", "exported file")
 # Pairs of a chunk that is cut, so that a dozen pairs fill several.
 FEW_UNITS = 4
+IN_A_SUM = (
+    "privacy.aggregation='secure-sum' shows nobody a client by itself, and this level watches each client's"
+    " round. Use `edgecmd audit step`, which makes secure sums and tests them."
+)
 STATE, WEIGHTS = "state.json", "student.safetensors"
 
 
@@ -127,6 +136,14 @@ def plan_of(target: Target) -> PrivacyPlan:
             " privacy.mechanism=anchors."
         )
     return target.plan
+
+
+def terms_for(plan: PrivacyPlan, student: nn.Module) -> Terms:
+    """Terms of a round of a plan's secure sum, for the vectors of this student."""
+    assert plan.sum_plan is not None
+    fixed: frozenset[str] = getattr(student, "fixed", frozenset())
+    dim = num_summed(student) if plan.unit == "pair" else num_changed(to_arrays(student), fixed=fixed)
+    return plan.sum_plan.terms(run="", round_index=1, dim=dim, noise_std=plan.noise_std)
 
 
 def cut_chunks(plan: PrivacyPlan, pairs: int = FEW_UNITS) -> PrivacyPlan:

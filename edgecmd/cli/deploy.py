@@ -174,9 +174,7 @@ def _finished(folder: Path) -> None:
 
     config = config_of(folder)
     run = Assembly().run(config)
-    if run.sum_plan is not None:
-        say("No audit: audits do not know secure sums yet.")
-    elif run.plan is not None:
+    if run.plan is not None:
         target = audits.target_of(folder, None, None)
         audits.tell(target, audit(target, levels=["check"], setting="--levels"), as_json=False)
     say(f"Bundle: {folder / 'export'} ({export_run(run, folder / 'export', settings=config.export)})")

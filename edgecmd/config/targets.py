@@ -8,7 +8,7 @@ from edgecmd.audits.target import STATE, WEIGHTS, Target
 from edgecmd.config.assemble import Assembly
 from edgecmd.config.reader import load_config
 from edgecmd.config.schema import RunConfig
-from edgecmd.core.errors import DataError, PrivacyError
+from edgecmd.core.errors import DataError
 from edgecmd.core.files import read_json
 from edgecmd.models.students import refuse_dense
 
@@ -23,7 +23,6 @@ def find_target(path: Path, *, config: RunConfig | None = None, assembly: Assemb
 
     Raises:
         DataError: It is none of these, or a lonely file comes without settings.
-        PrivacyError: The run is a secure sum.
     """
     if not path.exists():
         raise DataError(
@@ -41,11 +40,6 @@ def find_target(path: Path, *, config: RunConfig | None = None, assembly: Assemb
     assert settings is not None
     refuse_dense(settings.student.architecture, what="An audit")
     run = (assembly or Assembly()).run(settings)
-    if run.sum_plan is not None:
-        raise PrivacyError(
-            "Audits do not know secure sums yet (privacy.aggregation='secure-sum'). The noise of a sum is"
-            " tested with the code; audit a run with privacy.aggregation='plain'."
-        )
     told = folder / "privacy.json" if folder else None
     return Target(
         kind=kind,

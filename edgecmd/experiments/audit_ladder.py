@@ -11,11 +11,13 @@ from edgecmd.audits import levels as table
 from edgecmd.audits.audit_file import write_findings
 from edgecmd.audits.finding import Finding
 from edgecmd.audits.step.noise import FEWEST_DRAWS, Draws
+from edgecmd.audits.step.summed import Released
 from edgecmd.audits.target import Target
 from edgecmd.core.errors import ExportError
 from edgecmd.data.pairs import Targets
 from edgecmd.evaluation.evaluate import Embed
 from edgecmd.evaluation.metrics import unit_rows
+from edgecmd.models.students import Student
 from edgecmd.privacy.ledger import Ledger
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.report import refresh_report
@@ -116,6 +118,22 @@ def server_noise(run: Run, plan: PrivacyPlan) -> list[Draws]:
     return found
 
 
+def sums(run: Run, student: Student, num: int) -> list[Released]:
+    """Secure sums of the run's own client app, each with ledgers of its own, from the student's weights."""
+    from server.simulate import sum_alone
+
+    found, rounds = [], run.federation.num_rounds
+    for index in range(num):
+        with tempfile.TemporaryDirectory() as folder:
+            alone = replace(run, folder=Path(folder), privacy=replace(run.privacy, ledger_dir=""))
+            total, clients = sum_alone(alone, student, round_index=1 + index % rounds)
+        found.append(Released(total=total, clients=clients, round_index=1 + index % rounds))
+    return found
+
+
 ROOMS = table.Rooms(
-    open_exported=exported_embedder, server_noise=server_noise, inversion_sheet=inversion_sheet
+    open_exported=exported_embedder,
+    server_noise=server_noise,
+    sums=sums,
+    inversion_sheet=inversion_sheet,
 )

@@ -24,7 +24,7 @@ from edgecmd.training.task import Task
 # Level and beginning of the name of audits that look at code, settings, ledgers and made-up pairs alone. What
 # any other found is a function of the pairs that no guarantee covers, be it one bit.
 PAIRLESS = (
-    ("check", ("books: ", "anchors: fingerprint", "purity", "sensitivity search")),
+    ("check", ("books: ", "anchors: fingerprint", "purity", "sensitivity search", "norm of a")),
     ("many-runs", ("",)),
 )
 UNTOLD = "not told: their number is private"

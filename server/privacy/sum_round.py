@@ -93,10 +93,29 @@ class SumRounds:
         )
 
     def ask(self, messenger: Messenger, arrays: Arrays, cohort: list[int], round_index: int) -> Summed:
-        """Go through the steps of the protocol with ``cohort``.
+        """Go through the steps of the protocol with ``cohort``, and read their sum.
 
         Raises:
             FederationError: Too few clients came through a step, or the sum is spoilt.
+            BudgetEndError: Budgets are spent.
+        """
+        total, parties, rejected = self.total(messenger, arrays, cohort, round_index)
+        if not is_plausible(total, self.terms(messenger.token, round_index)):
+            raise SpoiltError(
+                f"Round {round_index}: the sum is spoilt: its norm is more than the clients' vectors and the"
+                " noise can make, so at least one client sent something else. Nobody learnt anything by it."
+                " Finished rounds are saved; look at the clients' logs, leave out whom you do not trust, and"
+                " continue."
+            )
+        return Summed(reply=self._reply(total, arrays), num_clients=len(parties), rejected=rejected)
+
+    def total(
+        self, messenger: Messenger, arrays: Arrays, cohort: list[int], round_index: int
+    ) -> tuple[np.ndarray, tuple[str, ...], list[Rejection]]:
+        """The noised sum in the units of the vectors, the parties whose vectors are in it, and who is not.
+
+        Raises:
+            FederationError: Too few clients came through a step.
             BudgetEndError: Budgets are spent.
         """
         if self.ledger is not None:
@@ -115,17 +134,7 @@ class SumRounds:
             self.ledger.spend(self.privacy, release, epsilon=self.privacy.epsilon, delta=self.privacy.delta)
         nodes = talk.collect(nodes, collector, arrays)
         talk.open(nodes, collector)
-        total = decoded(collector.total(), talk.terms)
-        if not is_plausible(total, talk.terms):
-            raise SpoiltError(
-                f"Round {round_index}: the sum is spoilt: its norm is more than the clients' vectors and the"
-                " noise can make, so at least one client sent something else. Nobody learnt anything by it."
-                " Finished rounds are saved; look at the clients' logs, leave out whom you do not trust, and"
-                " continue."
-            )
-        return Summed(
-            reply=self._reply(total, arrays), num_clients=len(collector.survivors), rejected=talk.rejected
-        )
+        return decoded(collector.total(), talk.terms), collector.survivors, talk.rejected
 
     def _require_budget(self, ledger: Ledger) -> None:
         assert self.privacy is not None

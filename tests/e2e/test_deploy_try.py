@@ -113,7 +113,12 @@ def test_three_sites_add_up_in_secure_sums_with_the_keys_of_their_kits(tmp_path:
     assert told["epsilon"] <= 8.0 < told["epsilon_by_trust"]["one client more works with the server"]
     for ledger in folder.glob("state/*/ledger/*.jsonl"):
         assert ledger.read_text().count('"kind": "spend"') == 2
-    assert "audits do not know secure sums yet" in done.stdout
+    assert (run / "export/student.onnx").is_file()
+    assert (run / "report.html").is_file()
+    found = {one["name"]: one["verdict"] for one in read_json(run / "audit.json")["findings"]}
+    assert set(found.values()) == {"not contradicted"}
+    expected = {"books: settings", "norm of a client's vector", "sensitivity search, trained weights"}
+    assert expected <= set(found)
 
 
 def look_often(look: Callable[[], None], seconds: float = 60.0) -> None:

@@ -23,6 +23,8 @@ from edgecmd.core.processes import Workers
 from edgecmd.core.run_lock import owned
 from edgecmd.models.student_file import load_student
 from edgecmd.training.averaging import load_arrays, to_arrays
+from server import loop
+from server.checkpoint import Checkpoint
 from server.faults import MadeUpTime
 from server.federation import run_token
 from server.local_grid import local_grid
@@ -492,3 +494,35 @@ def test_a_folder_that_another_owns_is_refused_before_anything_is_written(
         assert refused
         simulate(config)
     assert "is in use by process" in refused[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [(), ("federation.strategy=fedadam",), ("privacy.mechanism=anchors", "privacy.deterministic=true")],
+)
+def test_with_a_decay_the_student_is_the_mean_of_all_rounds_also_after_a_kill(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: tuple[str, ...]
+) -> None:
+    rounds, save = [], loop.save_checkpoint
+
+    def noted(folder: Path, checkpoint: Checkpoint) -> None:
+        rounds.append(checkpoint.arrays)
+        save(folder, checkpoint)
+
+    plain = to_arrays(simulate(tiny_config(pairs, tmp_path / "plain", *changes)))
+    monkeypatch.setattr(loop, "save_checkpoint", noted)
+    config = tiny_config(pairs, tmp_path / "mean", *changes, "federation.ema_decay=0.5")
+    found = to_arrays(simulate(config))
+    _, first, second, third = rounds
+    for name, value in found.items():
+        # Clients go on from the latest weights, so these are those of the run without a mean.
+        assert np.array_equal(third[name], plain[name])
+        mean = (0.25 * first[name] + 0.5 * second[name] + third[name]) / 1.75
+        assert np.allclose(value, mean, atol=1e-6), name
+    assert any(not np.array_equal(found[name], third[name]) for name in found)
+
+    again = tiny_config(pairs, tmp_path / "again", *changes, "federation.ema_decay=0.5")
+    with pytest.raises(Stopped):
+        simulate(again, report=stop_after(2))
+    resumed = to_arrays(simulate(again))
+    assert all(np.array_equal(found[name], resumed[name]) for name in found)

@@ -10,12 +10,13 @@ from dp_accounting import GaussianDpEvent, SelfComposedDpEvent
 from dp_accounting.rdp import RdpAccountant
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
-from clients import sum_party
 from clients.app import make_app
+from edgecmd.audits.static.ledger_consistency import books_findings
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import EdgecmdError, FederationError, PrivacyError
-from edgecmd.core.files import read_json
+from edgecmd.core.files import read_json, write_json
 from edgecmd.privacy.ledger import Ledger
+from edgecmd.privacy.secure_sum import integers
 from edgecmd.privacy.secure_sum.skellam import gaussian_multiplier
 from edgecmd.privacy.step.gradients import clipped_sum
 from edgecmd.privacy.step.randomness import DeterministicSource
@@ -115,7 +116,7 @@ def test_one_step_on_the_sum_of_all_clipped_gradients(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against plain backward passes, one pair after the other, with the noise taken out."""
-    monkeypatch.setattr(sum_party, "noise_share", lambda terms, _: np.zeros(terms.dim, dtype=np.int64))
+    monkeypatch.setattr(integers, "noise_share", lambda terms, _: np.zeros(terms.dim, dtype=np.int64))
     config = tiny_config(pairs, tmp_path, *PAIR, *GIVEN, ONE, "distill.augment=0", "privacy.clip=0.5")
     run = run_of(config)
     student = run.new_student()
@@ -365,11 +366,18 @@ def test_an_unknown_way_to_add_up_is_refused(pairs: Path, tmp_path: Path) -> Non
         tiny_config(pairs, tmp_path, "privacy.aggregation=secret")
 
 
-def test_an_audit_of_a_secure_sum_says_that_there_is_none_yet(pairs: Path, tmp_path: Path) -> None:
-    config = tiny_config(pairs, tmp_path, SUM, ONE)
+def test_books_of_a_finished_run_agree_and_a_statement_of_other_shares_does_not(
+    pairs: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(pairs, tmp_path, *PAIR, *GIVEN, THREE_OF_FOUR)
     simulate(config)
-    with pytest.raises(PrivacyError, match="do not know secure sums yet"):
-        find_target(Path(config.out) / config.name)
+    folder = Path(config.out) / config.name
+    assert {one.verdict for one in books_findings(find_target(folder))} == {"not contradicted"}
+    table = read_json(folder / "privacy.json")
+    write_json(folder / "privacy.json", table | {"survivors": 4})
+    settings, *_ = books_findings(find_target(folder))
+    assert settings.verdict == "contradicted"
+    assert "survivors is 4 there, 3 by the settings" in settings.text
 
 
 @pytest.mark.slow

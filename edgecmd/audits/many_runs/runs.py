@@ -20,7 +20,7 @@ from edgecmd.audits.finding import Finding, epsilon_verdict
 from edgecmd.audits.many_runs.certify import LEAST_RUNS, Certified, certify
 from edgecmd.audits.many_runs.trainers import Arm, analytic_direction, claimed_epsilon, train
 from edgecmd.audits.many_runs.worst_case import make_worst_case
-from edgecmd.audits.target import Target
+from edgecmd.audits.target import IN_A_SUM, Target
 from edgecmd.core.errors import DataError, PrivacyError
 from edgecmd.core.files import read_json, write_bytes_atomically, write_json
 from edgecmd.core.processes import mapped
@@ -210,6 +210,8 @@ def audit_many_runs(target: Target, effort: ManyRunsEffort | None = None) -> lis
         DataError: The folder holds runs that were made with other settings.
     """
     effort = effort or ManyRunsEffort()
+    if target.run.sum_plan is not None:
+        raise PrivacyError(IN_A_SUM)
     arm = target_arm(target, seed=effort.seed)
     folder = runs_folder(target, seed=effort.seed)
     return measure([arm], num_runs=effort.num_runs, folder=folder, num_jobs=effort.num_jobs)

@@ -20,7 +20,7 @@ from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Fi
 from edgecmd.audits.one_run.attackers import Attackers, Evidence, pair_losses
 from edgecmd.audits.one_run.canaries import gradient_canaries, input_canaries
 from edgecmd.audits.replayed_federation import Replay
-from edgecmd.audits.target import Target
+from edgecmd.audits.target import IN_A_SUM, Target
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.progress import ticker
 from edgecmd.core.text import counted
@@ -279,6 +279,8 @@ def _merged(repeats: Sequence[Finding], num_tests: int) -> Finding:
 
 def not_audited_because(target: Target) -> str:
     """Why the ladder leaves this level out; empty where it does not."""
+    if target.run.sum_plan is not None:
+        return IN_A_SUM
     if target.plan is not None and target.plan.unit == "client":
         return (
             "privacy.mechanism='client' protects whole clients by noise on the server, and canaries of this"

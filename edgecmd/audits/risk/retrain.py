@@ -28,7 +28,8 @@ def check_retrain(run: Run) -> None:
     """Refuse what cannot be trained again in one process.
 
     Raises:
-        ConfigError: The strategy is not a mean, or whole clients are protected.
+        ConfigError: The strategy is not a mean, the student is one over rounds, or whole clients are
+            protected.
     """
     strategy, mechanism = run.federation.strategy, run.privacy.mechanism
     averages = [name for name, row in STRATEGIES.items() if row.is_mean]
@@ -36,6 +37,11 @@ def check_retrain(run: Run) -> None:
         raise ConfigError(
             f"--retrain averages clients ({', '.join(averages)}); federation.strategy={strategy!r} does not."
             " Audit the shipped model without --retrain."
+        )
+    if run.federation.ema_decay:
+        raise ConfigError(
+            f"--retrain keeps the last weights, and federation.ema_decay={run.federation.ema_decay:g} made a"
+            " mean of those of all rounds. Audit the shipped model without --retrain."
         )
     if mechanism != "none" and MECHANISMS[mechanism].unit != "pair":
         raise ConfigError(

@@ -12,6 +12,7 @@ from edgecmd.audits.static.sensitivity import (
     Effort,
     batch_loss_of,
     batch_question,
+    bound_finding,
     private_question,
     search,
 )
@@ -45,6 +46,8 @@ def check_target(target: Target, effort: Effort | None = None) -> list[Finding]:
     if needs_anchors(target):
         findings += anchors_findings(target)
     found = subjects(target)
+    if target.plan is not None and target.plan.sum_plan is not None:
+        findings.append(bound_finding(target, target.plan, found[-1].student))
     with ticker("audit check") as tick:
         if target.plan is not None and target.plan.unit == "pair":
             return findings + _private_findings(target, target.plan, found, effort, tick)

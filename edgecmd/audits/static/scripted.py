@@ -18,14 +18,17 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from edgecmd.audits.static.search import Query
+from edgecmd.audits.target import terms_for
 from edgecmd.losses import Anchors, loss_of
 from edgecmd.privacy.mechanisms import MECHANISMS
 from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.privacy.secure_sum import integers
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.gradients import Sum
 from edgecmd.privacy.step.moments import subject_of
 from edgecmd.privacy.step.randomness import DeterministicSource, Source
 from edgecmd.privacy.step.units import UnitLoss, unit_loss
+from edgecmd.run import Run
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place
 
@@ -202,6 +205,29 @@ def step_query(
         if not whole:
             return script.total
         return {name: value * plan.normaliser for name, value in script.released.items()}
+
+    return lambda samples: [answer(data, rows) for data, rows in samples]
+
+
+def sum_query(student: nn.Module, run: Run, *, plan: PrivacyPlan, coins: Coins) -> Query:
+    """What a client brings to a secure sum, bounded and rounded, without noise, for `search_sensitivity`.
+
+    Args:
+        student: Encoder; a copy at its present weights is asked, without dropout.
+        run: Loss and anchors; there is no augmentation.
+        plan: Its sum's bound may be one that the larger sets exceed: the guarantee holds for any.
+        coins: Words that say into which bucket each row of the larger set falls.
+    """
+    own, still = quiet_copy(student), replace(run.distill, augment=0.0)
+    loss, terms = unit_loss(run.loss, run.anchors), terms_for(plan, own)
+
+    def answer(data: LocalData, rows: np.ndarray) -> Mapping[str, Tensor]:
+        script = Script(coins(len(data))[rows])
+        # A script takes the first words for those that sample rows, and here none is sampled.
+        script.words(len(rows))
+        held = replace(data, target=data.target[rows], teacher=data.teacher[rows])
+        vector = private_step.whole_sum(own, held, still, loss=loss, plan=plan, source=script)
+        return {"sum": torch.from_numpy(integers.encoded(vector, terms) / terms.scale)}
 
     return lambda samples: [answer(data, rows) for data, rows in samples]
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from edgecmd.audits.audited_student import Subject
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
 from edgecmd.audits.static.opacus_reference import BatchLoss, naive_query
-from edgecmd.audits.static.scripted import settings_work, step_query
+from edgecmd.audits.static.scripted import settings_work, step_query, sum_query
 from edgecmd.audits.static.search import (
     Found,
     PairMaker,
@@ -21,11 +22,13 @@ from edgecmd.audits.static.search import (
     pair_makers,
     search_sensitivity,
 )
+from edgecmd.audits.target import Target, terms_for
 from edgecmd.core.progress import Tick, silent
 from edgecmd.core.seeding import torch_generator
 from edgecmd.core.statistics import finite
 from edgecmd.losses import alike_views, loss_of
 from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.privacy.secure_sum import integers
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent
 from edgecmd.run import Run
 
@@ -36,6 +39,8 @@ TOLERANCE = 1e-6
 NAIVE_TOLERANCE = 5e-3
 CLIMB_LENGTH = 4
 # Just below 1 as a share of 2^64: the last of any allowed number of buckets.
+# Norm of a vector that must be bounded, in units of the largest that is allowed.
+LONG = 3.0
 LAST_WORD = np.uint64(2**64 - 2**44)
 
 
@@ -177,26 +182,61 @@ def makers_of(subject: Subject, *, num_pairs: int, without: Sequence[str] = ()) 
 
 
 def private_question(subject: Subject, plan: PrivacyPlan, config: Run, *, num_pairs: int) -> Question:
-    """The private step of a run, driven as a client drives it: `edgecmd.audits.static.scripted.step_query`.
+    """The private step of a run as a client drives it (`edgecmd.audits.static.scripted`), or its whole sum.
 
     Buckets of ``groups`` are drawn by fixed coins that fill two of them: few pairs would otherwise
     seldom meet, and the bound holds for all coins.
     """
-    ask = partial(
-        step_query,
-        subject.student,
-        settings_work(config.distill, subject.anchors),
-        plan=plan,
-        coins=two_buckets,
-    )
+    whole: Query | None = None
+    if plan.sum_plan is not None:
+        # A bound that the worst neighbours exceed hides pairs from a search, so it is asked of these alone.
+        few = replace(plan, sum_plan=replace(plan.sum_plan, bound=num_pairs // 2 * plan.clip))
+        query, whole = (
+            sum_query(subject.student, config, plan=one, coins=two_buckets) for one in (plan, few)
+        )
+    else:
+        work = settings_work(config.distill, subject.anchors)
+        ask = partial(step_query, subject.student, work, plan=plan, coins=two_buckets)
+        query, whole = ask(), ask(whole=True)
     return Question(
         name=f"sensitivity search, {subject.name}",
-        query=ask(),
-        whole=ask(whole=True),
+        query=query,
+        whole=whole,
         makers=makers_of(subject, num_pairs=num_pairs),
         clip=plan.clip,
         claimed=plan.sensitivity / plan.clip,
         seed=config.seed,
+    )
+
+
+def bound_finding(target: Target, plan: PrivacyPlan, student: nn.Module) -> Finding:
+    """How long the integers of a client of a secure sum can be, whatever its vector, in units of C.
+
+    Where whole clients are protected it is the sensitivity; else nobody may weigh more than
+    ``privacy.max_pairs`` pairs.
+    """
+    terms, seed = terms_for(plan, student), target.run.seed
+    drawn = torch.randn(terms.dim, generator=torch_generator(seed, "audit-bound"), dtype=torch.float64)
+    shapes = (drawn, torch.ones_like(drawn), drawn**3)
+    sizes = [
+        float(np.linalg.norm(integers.encoded((one * (LONG * terms.bound / one.norm())).numpy(), terms)))
+        for one in shapes
+    ]
+    measured, claimed = max(sizes) / terms.scale / plan.clip, terms.bound / plan.clip + integers.ROUNDING
+    wrong = measured > claimed * (1.0 + TOLERANCE)
+    kind = (CONTRADICTED if wrong else NOT_CONTRADICTED) if plan.private else INDICATOR
+    return Finding(
+        level="check",
+        name="norm of a client's vector",
+        attacker="code",
+        verdict=kind,
+        text=f"{'Contradicted' if wrong else 'Not contradicted'}: a client's vector of {LONG:g} times the"
+        f" largest norm goes into the sum with a norm of {measured:.6g} C, of the claimed {claimed:.6g} C.",
+        quantity="norm",
+        claimed=claimed,
+        measured=measured,
+        counts={"vectors": len(sizes)},
+        seeds=(seed,),
     )
 
 

@@ -54,12 +54,12 @@ def source_finding(
     """Type and behaviour of the source that a client's steps draw from.
 
     Args:
-        steps: Driven steps, whose words were counted.
+        steps: Driven steps, whose words were counted; none of a secure sum, whose noise has a generator.
         plan: Of the run.
         spawned: See `spawned_words`, which is asked where there is None.
     """
     started = time.monotonic()
-    checks = [counted(steps), view_state()]
+    checks = [*([counted(steps)] if steps else []), view_state()]
     repeats = 0
     if plan.private:
         repeats = repeated_starts(NUM_FRESH)

@@ -23,6 +23,12 @@ from edgecmd.experiments.faults.step_faults import noise_times, step_faults
 TRIES, STEP_DRAWS = 24, 200
 NUM_RUNS, NUM_DRAWS = 60, 1000
 SOUND = "edgecmd-anchors"
+SUMMED = (
+    'privacy.aggregation="secure-sum"',
+    "privacy.sampling_rate=1",
+    "federation.local_steps=1",
+    "federation.num_rounds=1",
+)
 
 
 def plant_all() -> list[Outcome]:
@@ -58,6 +64,7 @@ def all_faults(folder: Path) -> list[Fault]:
         *step_faults(
             sound,
             views,
+            small_run(train, folder, "summed", *SUMMED),
             check=lambda target: audit_level(target, "check", Effort(num_tries=TRIES)),
             step=lambda target: audit_level(target, "step", step),
         ),

@@ -19,6 +19,9 @@ from edgecmd.config.targets import find_target
 from edgecmd.data.augment import augment
 from edgecmd.experiments.faults.planted import Fault
 from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.privacy.secure_sum import integers
+from edgecmd.privacy.secure_sum.integers import noise_share
+from edgecmd.privacy.secure_sum.terms import Terms
 from edgecmd.privacy.step import private_step, sampling, units
 from edgecmd.privacy.step.gradients import Sum, clipped_sum, loop_gradients
 from edgecmd.privacy.step.private_step import add_noise
@@ -32,13 +35,19 @@ LAST_LAYER = "projector."
 
 
 def step_faults(
-    sound: Callable[[], Path], views: Callable[[], Path], *, check: Audit, step: Audit
+    sound: Callable[[], Path],
+    views: Callable[[], Path],
+    summed: Callable[[], Path],
+    *,
+    check: Audit,
+    step: Audit,
 ) -> list[Fault]:
-    """Faults of noise, units, clip, coins and source.
+    """Faults of noise, units, clip, coins and source, and of the vectors of a secure sum.
 
     Args:
         sound: Gives the run folder of a small private run.
         views: The same with several views of a pair.
+        summed: The same in secure sums.
         check: ``edgecmd audit check``.
         step: ``edgecmd audit step``.
     """
@@ -74,6 +83,10 @@ def step_faults(
         fault("sampling without replacement", fixed_size, step, "rate"),
         fault("two pairs that share a coin", shared_coin, step, "rate"),
         fault("a 32-bit seed", short_seed, step, "equal starts"),
+        fault("a pair scaled by 2.5 after the clip, in a sum", scaled_pair, check, "sensitivity", summed),
+        fault("vectors of a sum without their bound", unbounded, check, "norm", summed),
+        fault("shares of noise x 0.5, in a sum", partial(shares_times, 0.5), step, "noise", summed),
+        fault("no noise, in a sum", partial(shares_times, 0.0), step, "noise", summed),
     ]
 
 
@@ -181,6 +194,38 @@ def mean_clipped_last() -> AbstractContextManager[None]:
         return total
 
     return _replaced(private_step, "clipped_sum", summed)
+
+
+def scaled_pair() -> AbstractContextManager[None]:
+    """Add a client's last unit two and a half times."""
+
+    def summed(student: torch.nn.Module, chunks: Any, loss: Any, *, clip: float, engine: str) -> Sum:  # noqa: ANN401
+        total = clipped_sum(student, chunks, loss, clip=clip, engine=engine)
+        for one in chunks[-1:]:
+            last = Units(images=one.images[-1:], teacher=one.teacher[-1:], mask=one.mask[-1:])
+            more = clipped_sum(student, [last], loss, clip=clip, engine=engine)
+            total = {name: value + 1.5 * more[name] for name, value in total.items()}
+        return total
+
+    return _replaced(private_step, "clipped_sum", summed)
+
+
+def unbounded() -> AbstractContextManager[None]:
+    """Let a client's vector into the sum as long as it is."""
+
+    def encoded(vector: np.ndarray, terms: Terms) -> np.ndarray:
+        return np.asarray(np.rint(vector * terms.scale).astype(np.int64))
+
+    return _replaced(integers, "encoded", encoded)
+
+
+def shares_times(factor: float) -> AbstractContextManager[None]:
+    """Let every client of a secure sum add ``factor`` times its share of the noise."""
+
+    def share(terms: Terms, source: Source) -> np.ndarray:
+        return np.asarray(np.rint(factor * noise_share(terms, source)).astype(np.int64))
+
+    return _replaced(integers, "noise_share", share)
 
 
 def fixed_size() -> AbstractContextManager[None]:

@@ -58,6 +58,11 @@ def noise_share(terms: Terms, source: Source) -> np.ndarray:
     return generator.poisson(rate, terms.dim) - generator.poisson(rate, terms.dim)
 
 
+def noised(vector: np.ndarray, terms: Terms, source: Source) -> np.ndarray:
+    """What a party hides behind masks: its vector as integers, with its share of the noise; int64."""
+    return np.asarray(encoded(vector, terms) + noise_share(terms, source))
+
+
 def decoded(total: np.ndarray, terms: Terms) -> np.ndarray:
     """The sum modulo 2^32 as float64 in the units of the vectors."""
     return total.astype(np.uint32).view(np.int32).astype(np.float64) / terms.scale

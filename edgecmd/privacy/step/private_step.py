@@ -84,7 +84,7 @@ def distil_privately(  # noqa: PLR0913 - the last is for audits alone
         probe sees each step's release, which the accountant counts one by one, and it may add units of its
         own; the pairs are no less protected.
     """
-    units = _units_of(plan)
+    units = units_of(plan)
     reference = [parameter.detach().clone() for parameter in student.parameters()]
     student.train()
     effective = EffectiveStudent(student)
@@ -147,7 +147,7 @@ def whole_sum(
     student.train()
     effective = EffectiveStudent(student)
     chunks = make_units(
-        data, np.arange(len(data)), config=_units_of(plan), augment=config.augment, source=source
+        data, np.arange(len(data)), config=units_of(plan), augment=config.augment, source=source
     )
     effective.refresh()
     with running_student(student):
@@ -180,7 +180,8 @@ def gradient_of_sum(student: nn.Module, total: np.ndarray) -> dict[str, np.ndarr
     return {name: value.cpu().numpy() for name, value in effective.pull_back(sums).items()}
 
 
-def _units_of(plan: PrivacyPlan) -> StepSettings:
+def units_of(plan: PrivacyPlan) -> StepSettings:
+    """What `make_units` needs to know of ``plan``."""
     return StepSettings(
         mechanism=plan.mechanism,
         num_views=plan.num_views,
