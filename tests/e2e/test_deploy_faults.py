@@ -133,9 +133,11 @@ def kill_while_sites_train(link: RealLink, _: str) -> None:
 
 
 def kill_before_the_checkpoint(link: RealLink, _: str) -> None:
-    """The server's app stands still, so that replies lie at the SuperLink."""
+    """The server's app stands still, so that replies lie at the SuperLink; earlier, sites wait for the rest."""
+    before = link.num_replies()
+    until(lambda: link.num_replies() > before, "a first reply", every_s=0.01)
     link.pause(link.server_app())
-    until(lambda: link.num_replies() and not any(map(link.answering, NAMES)), "replies of all", every_s=0.02)
+    until(lambda: not any(map(link.answering, NAMES)), "replies of all", every_s=0.02)
     time.sleep(2.0)
     LOG.info("replies that nobody took: %d", link.num_replies())
     link.kill(SERVER)
