@@ -133,7 +133,7 @@ def kill_while_sites_train(link: RealLink, _: str) -> None:
 
 
 def kill_before_the_checkpoint(link: RealLink, _: str) -> None:
-    """The server's app stands still, so that replies lie at the SuperLink; earlier, sites wait for the rest."""
+    """The server's app stands still, so that replies lie at the SuperLink. Earlier, sites wait for more."""
     before = link.num_replies()
     until(lambda: link.num_replies() > before, "a first reply", every_s=0.01)
     link.pause(link.server_app())
