@@ -28,7 +28,7 @@ from server.deploy.pins import pins_of
 AUTHORITY, SERVER, SITES, KIT, PEERS = "authority", "server", "sites", "kit.json", "peers.pub"
 _TEXTS = dict.fromkeys(("name", "address", "edgecmd"), str)
 # What a kit of each role says of itself.
-FACTS: dict[object, dict[str, type]] = {
+FACTS: dict[str, dict[str, type]] = {
     "server": {**_TEXTS, "host": str, "out": str, "link_port": int, "sites": list},
     "site": {**_TEXTS, "site": str},
 }
@@ -137,7 +137,7 @@ def read_kit(folder: Path) -> dict[str, Any]:
             " FOLDER/server or FOLDER/sites/NAME."
         )
     found = read_json(folder / KIT)
-    needed = FACTS.get(found.get("role")) if isinstance(found, dict) else None
+    needed = FACTS.get(str(found.get("role"))) if isinstance(found, dict) else None
     if needed is None or any(type(found.get(key)) is not kind for key, kind in needed.items()):
         raise ConfigError(
             f"{folder / KIT} is damaged: it is not what `edgecmd deploy init` wrote. Unpack the kit again."

@@ -262,6 +262,10 @@ def test_a_node_config_is_read_by_flower_as_it_was_written(folder: Path) -> None
     assert read_node(raw).budgets == {"max-epsilon": 4.0}
 
 
+def test_a_unit_writes_to_a_folder_with_a_space(tmp_path: Path) -> None:
+    assert 'ReadWritePaths=/opt/edgecmd/kit "/srv/my state"\n' in texts.unit("x", writes=("/srv/my state",))
+
+
 def test_a_kit_tells_no_epsilon_unless_the_description_says_so(folder: Path, tmp_path: Path) -> None:
     text = (folder / "sites/north/node.toml").read_text()
     assert "\n# With true, the server is told" in text
