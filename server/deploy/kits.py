@@ -113,8 +113,8 @@ def renew_site(folder: Path, site: str) -> None:
         ConfigError: There is no such site.
     """
     kits = folder / SITES
-    if not (kits / site / KIT).is_file():
-        names = [path.parent.name for path in kits.glob(f"*/{KIT}")]
+    names = [path.parent.name for path in kits.glob(f"*/{KIT}")]
+    if site not in names:
         raise ConfigError(f"{folder} has no site {site!r}. {nearest(site, names)}")
     private, public = make_node_key()
     _write(folder / SERVER, {f"nodes/{site}.pub": public + b"\n"})

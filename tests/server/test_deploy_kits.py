@@ -210,6 +210,9 @@ def test_a_site_gets_a_new_key(tmp_path: Path) -> None:
     assert stat.S_IMODE((made / "sites/north/node.key").stat().st_mode) == 0o600
     with pytest.raises(ConfigError, match="no site 'nord'.*Did you mean 'north'"):
         renew_site(made, "nord")
+    with pytest.raises(ConfigError, match=r"no site '\.\./server'"):
+        renew_site(made, "../server")
+    assert not (made / "server/node.key").exists()
 
 
 def test_sites_of_secure_sums_pin_the_keys_of_all_and_others_pin_none(folder: Path, tmp_path: Path) -> None:
