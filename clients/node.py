@@ -196,6 +196,8 @@ def read_node(raw: Raw, *, node_id: int = 0) -> Node:
             raise _wrong(
                 key, "", "is empty, perhaps from an unset variable; leave the key out, or fill it in"
             )
+        if "\0" in str(raw.get(key, "")):
+            raise _wrong(key, str(raw[key]), "contains a NUL character, which no path can")
     data = Path(str(raw["data-dir"])) if "data-dir" in raw else None
     state = Path(str(raw["state-dir"])) if raw.get("state-dir") else device_state()
     node = Node(

@@ -225,7 +225,10 @@ def folder_in_one_piece(final: Path) -> Iterator[Path]:
     staging, attic = _beside(final), _beside(final)
     with made_folders(final.parent):
         try:
-            staging.mkdir()
+            try:
+                staging.mkdir()
+            except OSError as error:
+                raise at(error, final) from None
             yield staging
             replaced = final.exists()
             if replaced:

@@ -19,6 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 
 from clients.check import check_node
+from clients.node import read_node
 from edgecmd import __version__
 from edgecmd.config.reader import read_flat, unflatten
 from edgecmd.core.errors import EdgecmdError, FederationError
@@ -106,7 +107,7 @@ def _of_site(kit: Path, facts: dict[str, Any]) -> Iterator[tuple[str, Callable[[
     yield "port", _node_port
     yield "server", lambda: _server_there(kit, str(facts["address"]))
     yield "pairs", lambda: _pairs(kit)
-    yield "state", lambda: _writable(Path(str(read_flat(kit / "node.toml")["state-dir"])))
+    yield "state", lambda: _writable(read_node(read_flat(kit / "node.toml")).state)
 
 
 def _files(kit: Path, needed: tuple[str, ...]) -> str:

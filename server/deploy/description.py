@@ -128,6 +128,10 @@ def read_deployment(path: Path) -> Deployment:
         ConfigError: It is missing, not TOML, lacks something, holds something unknown or a wrong value. The
             message names the file and the key.
     """
+    if not path.exists():
+        raise ConfigError(
+            f"{path} does not exist. Check the path, or begin with `edgecmd deploy example > {path.name}`."
+        )
     raw = read_flat(path)
     try:
         return _deployment(raw)
@@ -152,7 +156,7 @@ def _deployment(raw: Mapping[str, object]) -> Deployment:
     sites = _sites(raw.get("site"))
     host, port = _address(_text(server, "address", where="server."))
     out = Path(_text(server, "out", where="server."))
-    if not out.is_absolute():
+    if not _is_place(out):
         raise ConfigError(f"server.out={str(out)!r} must be an absolute path, such as /srv/edgecmd/runs.")
     name = _text(raw, "name")
     settings = _settings(raw, name=name, out=out, num_clients=len(sites))
@@ -213,7 +217,7 @@ def _node(name: str, node: dict[str, object]) -> dict[str, object]:
         if key in node:
             raise ConfigError(f"Site {name} has {key}, which is for simulations. Leave it out.")
     for key in ("data-dir", "state-dir"):
-        if not Path(str(node.get(key, ""))).is_absolute():
+        if not _is_place(Path(str(node.get(key, "")))):
             raise ConfigError(
                 f"Site {name} has {key}={node.get(key, '')!r}; it needs an absolute path on that site, such"
                 f" as /srv/{key.removesuffix('-dir')}."
@@ -224,6 +228,11 @@ def _node(name: str, node: dict[str, object]) -> dict[str, object]:
     except PrivacyError as error:
         raise ConfigError(f"Site {name}: {error}") from error
     return node
+
+
+def _is_place(path: Path) -> bool:
+    """Whether it is an absolute path that a line of a service file can hold."""
+    return path.is_absolute() and str(path).isprintable()
 
 
 def _address(text: str) -> tuple[str, int]:

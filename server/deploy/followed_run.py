@@ -11,6 +11,7 @@ from edgecmd.core.errors import FederationError
 from edgecmd.core.events import FILE, read_events
 from edgecmd.core.text import counted
 from server.deploy.app_bundle import write_app
+from server.deploy.kits import read_kit
 from server.deploy.link import Link, live_link
 
 APP = "edgecmd/edgecmd-app"
@@ -68,8 +69,8 @@ def run_federation(kit: Path, *, say: Watch, look: Callable[[], None] = lambda: 
 
 def run_folder(kit: Path) -> Path:
     """Where the kit's run lies on the server."""
-    own, run = read_flat(kit / "server.toml"), read_flat(kit / "run.toml")
-    return Path(str(own["out"])) / str(run["name"])
+    facts, own, run = read_kit(kit), read_flat(kit / "server.toml"), read_flat(kit / "run.toml")
+    return Path(str(own.get("out", facts["out"]))) / str(run.get("name", facts["name"]))
 
 
 def rounds(folder: Path) -> list[dict[str, Any]]:

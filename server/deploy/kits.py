@@ -26,6 +26,12 @@ from server.deploy.description import Deployment, Site
 from server.deploy.pins import pins_of
 
 AUTHORITY, SERVER, SITES, KIT, PEERS = "authority", "server", "sites", "kit.json", "peers.pub"
+_TEXTS = dict.fromkeys(("name", "address", "edgecmd"), str)
+# What a kit of each role says of itself.
+FACTS: dict[str, dict[str, type]] = {
+    "server": {**_TEXTS, "host": str, "out": str, "link_port": int, "sites": list},
+    "site": {**_TEXTS, "site": str},
+}
 SECRETS = ("ca.key", "server.key", "node.key")
 LINK_PORT = 18001
 Files = dict[str, bytes]
@@ -107,8 +113,8 @@ def renew_site(folder: Path, site: str) -> None:
         ConfigError: There is no such site.
     """
     kits = folder / SITES
-    if not (kits / site / KIT).is_file():
-        names = [path.parent.name for path in kits.glob(f"*/{KIT}")]
+    names = [path.parent.name for path in kits.glob(f"*/{KIT}")]
+    if site not in names:
         raise ConfigError(f"{folder} has no site {site!r}. {nearest(site, names)}")
     private, public = make_node_key()
     _write(folder / SERVER, {f"nodes/{site}.pub": public + b"\n"})
@@ -122,14 +128,21 @@ def read_kit(folder: Path) -> dict[str, Any]:
     """What a kit says of itself.
 
     Raises:
-        ConfigError: It is none.
+        ConfigError: It is none, or what it says is damaged.
+        DataError: That is not JSON.
     """
     if not (folder / KIT).is_file():
         raise ConfigError(
             f"{folder} is no kit: it has no {KIT}. Give a folder that `edgecmd deploy init` made, such as"
             " FOLDER/server or FOLDER/sites/NAME."
         )
-    return dict(read_json(folder / KIT))
+    found = read_json(folder / KIT)
+    needed = FACTS.get(str(found.get("role"))) if isinstance(found, dict) else None
+    if needed is None or any(type(found.get(key)) is not kind for key, kind in needed.items()):
+        raise ConfigError(
+            f"{folder / KIT} is damaged: it is not what `edgecmd deploy init` wrote. Unpack the kit again."
+        )
+    return dict(found)
 
 
 def _signed_files(signed: Signed, key: str, certificate: str) -> Files:

@@ -57,10 +57,19 @@ class Link:
         return self.kit / "state"
 
     def registered(self) -> dict[str, Registered]:
-        """Each site's key as far as it was registered or revoked, by the site's name."""
+        """Each site's key as far as it was registered or revoked, by the site's name.
+
+        Raises:
+            FederationError: The file that says it is damaged.
+        """
         path = self.state / NODES
         found = read_json(path) if path.is_file() else {}
-        return {site: Registered(**one) for site, one in found.items()}
+        try:
+            return {site: Registered(**one) for site, one in found.items()}
+        except (AttributeError, TypeError) as error:
+            raise FederationError(
+                f"{path} is damaged, which says whose keys are registered. Restore it from a backup."
+            ) from error
 
     def nodes(self) -> list[dict[str, str]]:
         """Flower's list of nodes."""

@@ -101,7 +101,7 @@ NoNewPrivileges=yes
 PrivateTmp=yes
 ProtectSystem=strict
 ProtectHome=read-only
-ReadWritePaths={" ".join((f"{INSTALLED}/kit", *writes))}
+ReadWritePaths={" ".join(f'"{one}"' if " " in one else one for one in (f"{INSTALLED}/kit", *writes))}
 
 [Install]
 WantedBy=multi-user.target

@@ -1,5 +1,6 @@
 """Files are complete or absent."""
 
+import contextlib
 import hashlib
 import math
 import os
@@ -9,6 +10,7 @@ import pytest
 
 from edgecmd.core.errors import DataError
 from edgecmd.core.files import (
+    folder_in_one_piece,
     read_json,
     require_writable,
     sha256_file,
@@ -142,3 +144,17 @@ def test_a_folder_that_takes_no_file_is_not_called_absent() -> None:
     with pytest.raises(OSError) as caught:  # noqa: PT011 - the number is what counts
         require_writable(Path("/proc/sheet.png"))
     assert "does not exist" not in str(explain(caught.value))
+
+
+def test_a_folder_that_cannot_be_made_is_named_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "somewhere.tmp")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr("edgecmd.core.files.made_folders", lambda *_: contextlib.nullcontext())
+    with pytest.raises(PermissionError) as told, folder_in_one_piece(tmp_path / "kits"):
+        pass
+    assert told.value.filename == str(tmp_path / "kits")
+    assert list(tmp_path.iterdir()) == []

@@ -89,6 +89,10 @@ WRONG = {
     "days of zero": ("[[site]]", "[more]\n[[site]]", "more is unknown"),
     "an unknown key": ('address = "', 'adress = "', "server.adress is unknown"),
     "a wrong table": ("[server]", "[sever]", "sever is unknown"),
+    "an out of two lines": ("/srv/runs", "/srv/ru\\nns", "must be an absolute path"),
+    "pairs with a NUL": ("/srv/pairs", "/srv/pa\\u0000irs", "Site north has data-dir"),
+    "a file with a NUL": ("[[site]]", '[[site]]\nledger-key = "/k\\u0000"', "contains a NUL character"),
+    "a word in place of yes": ("[[site]]", '[[site]]\ntell-epsilon = "so"', "is neither true nor false"),
     "no sites": ("[[site]]", "[run.data]", "no [[site]]"),
     "one site as a table": ("[[site]]", "[site]", "no [[site]]"),
     "a site without a name": ('name = "north"\n', "", "site 1: name is missing"),
@@ -143,5 +147,5 @@ def test_two_sites_of_one_name(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nowhere\.toml does not exist"):
+    with pytest.raises(ConfigError, match=r"nowhere\.toml does not exist.*edgecmd deploy example"):
         read_deployment(tmp_path / "nowhere.toml")

@@ -280,6 +280,41 @@ def test_a_site_has_no_runs(kits: Path) -> None:
         link_of(kits / "sites/north")
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [
+        "[]",
+        "{}",
+        '{"role": "server"}',
+        '{"role": "site"}',
+        '{"role": []}',
+        '{"role": "server", "link_port": "x"}',
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "status", "register", "run"])
+def test_a_damaged_kit_is_told_so(facts: str, command: str, tmp_path: Path) -> None:
+    (tmp_path / "kit.json").write_text(facts)
+    done = edgecmd("deploy", command, tmp_path, folder=tmp_path)
+    assert done.returncode == 2
+    assert "kit.json is damaged: it is not what `edgecmd deploy init` wrote" in done.stderr
+    assert [one.name for one in tmp_path.iterdir()] == ["kit.json"]
+
+
+@pytest.mark.parametrize("content", ["[]", '{"north": 3}', '{"north": {"key": "x"}}'])
+def test_a_damaged_list_of_keys_is_told_so(content: str, kits: Path) -> None:
+    (kits / "server/state").mkdir()
+    (kits / "server/state/nodes.json").write_text(content)
+    with pytest.raises(FederationError, match=r"nodes\.json is damaged"):
+        link_of(kits / "server").registered()
+
+
+def test_a_run_folder_is_the_kit_s_where_its_settings_do_not_say_it(kits: Path) -> None:
+    before = run_folder(kits / "server")
+    for name in ("server.toml", "run.toml"):
+        (kits / "server" / name).write_text("")
+    assert run_folder(kits / "server") == before
+
+
 def test_no_kit(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no kit"):
         link_of(tmp_path)

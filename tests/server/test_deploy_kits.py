@@ -210,6 +210,9 @@ def test_a_site_gets_a_new_key(tmp_path: Path) -> None:
     assert stat.S_IMODE((made / "sites/north/node.key").stat().st_mode) == 0o600
     with pytest.raises(ConfigError, match="no site 'nord'.*Did you mean 'north'"):
         renew_site(made, "nord")
+    with pytest.raises(ConfigError, match=r"no site '\.\./server'"):
+        renew_site(made, "../server")
+    assert not (made / "server/node.key").exists()
 
 
 def test_sites_of_secure_sums_pin_the_keys_of_all_and_others_pin_none(folder: Path, tmp_path: Path) -> None:
@@ -260,6 +263,10 @@ def test_a_node_config_is_read_by_flower_as_it_was_written(folder: Path) -> None
     assert raw == tomllib.loads((folder / "sites/north/node.toml").read_text())
     assert raw.items() >= example_deployment().sites[0].node.items()
     assert read_node(raw).budgets == {"max-epsilon": 4.0}
+
+
+def test_a_unit_writes_to_a_folder_with_a_space(tmp_path: Path) -> None:
+    assert 'ReadWritePaths=/opt/edgecmd/kit "/srv/my state"\n' in texts.unit("x", writes=("/srv/my state",))
 
 
 def test_a_kit_tells_no_epsilon_unless_the_description_says_so(folder: Path, tmp_path: Path) -> None:
