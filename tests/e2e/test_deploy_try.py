@@ -116,7 +116,9 @@ def test_three_sites_add_up_in_secure_sums_with_the_keys_of_their_kits(tmp_path:
     assert (run / "report.html").is_file()
     found = {one["name"]: one["verdict"] for one in read_json(run / "audit.json")["findings"]}
     assert set(found.values()) == {"not contradicted"}
-    assert {"books: settings", "norm of a client's vector", "sensitivity search, trained weights"} <= set(found)
+    assert {"books: settings", "norm of a client's vector", "sensitivity search, trained weights"} <= set(
+        found
+    )
 
 
 def look_often(look: Callable[[], None], seconds: float = 60.0) -> None:
