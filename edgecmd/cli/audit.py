@@ -383,6 +383,8 @@ def step(
 ) -> None:
     """L1: noise, release, coins and random source of real steps. Also many draws against a neighbour.
 
+    Of secure sums: noise of whole rounds, vectors of clients, random source.
+
     Exit code 3 if at any step of a round the noise is smaller than stated, repeats or is not Gaussian;
     if a step releases more than the clipped sum; if pairs are not sampled independently with fresh coins
     at the stated rate; if the random source is not the system's; or if the draws prove more epsilon than

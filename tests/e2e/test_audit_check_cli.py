@@ -113,7 +113,7 @@ def test_every_planted_fault_is_caught_and_every_twin_passes(tmp_path: Path) -> 
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert [one["level"] for one in found] == ["check"] * 9 + ["step"] * 8 + ["many-runs"]
+    assert [one["level"] for one in found] == ["check"] * 11 + ["step"] * 10 + ["many-runs"]
     for one in found:
         assert one["passed"]
         assert one["caught"]["verdict"] == "contradicted"
@@ -136,5 +136,9 @@ def test_every_planted_fault_is_caught_and_every_twin_passes(tmp_path: Path) -> 
     assert measured["two pairs that share a coin"] > 0.15
     assert measured["a 32-bit seed"] > 1
     assert "a forgotten round" in measured
+    assert 1.02 < measured["a pair scaled by 2.5 after the clip, in a sum"] <= 4.0
+    assert 767 < measured["vectors of a sum without their bound"] < 769
+    assert 0.48 < measured["shares of noise x 0.5, in a sum"] < 0.52
+    assert 0.0 <= measured["no noise, in a sum"] < 1e-3
     leak = found[-1]["caught"]
     assert leak["measured"] > leak["claimed"] > 0.9

@@ -9,9 +9,9 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
-import torch
 
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
 from edgecmd.audits.static.reference_sum import SUM_TOLERANCE, nearest_sum
@@ -26,9 +26,9 @@ from edgecmd.privacy.secure_sum import integers
 from edgecmd.privacy.secure_sum.terms import Terms
 from edgecmd.privacy.secure_sum.updates import update_of
 from edgecmd.privacy.step import private_step
-from edgecmd.privacy.step.gradients import Sum
+from edgecmd.privacy.step.private_step import by_parameter, units_of
 from edgecmd.privacy.step.randomness import DeterministicSource
-from edgecmd.privacy.step.standardised_weights import EffectiveStudent, plain_copy
+from edgecmd.privacy.step.standardised_weights import EffectiveStudent
 from edgecmd.privacy.step.units import make_units, unit_loss
 from edgecmd.run import Run
 from edgecmd.training.averaging import to_arrays
@@ -137,23 +137,15 @@ def bounded(vector: np.ndarray, bound: float) -> np.ndarray:
 def vectors_finding(target: Target, run: Run, plan: PrivacyPlan, student: Student, terms: Terms) -> Finding:
     """Whether the integers of clients with no, one and many pairs are the clipped sums of all of these."""
     started, rounding = time.monotonic(), math.sqrt(terms.dim) / (2.0 * terms.scale)
+    effective, loss = EffectiveStudent(student), unit_loss(run.loss, run.anchors)
     gaps, limits = [], []
     for num in SIZES:
-        data = pairs_of(target, client=0, num=num)
-        loss = unit_loss(run.loss, run.anchors)
-        vector = private_step.whole_sum(
-            student, data, run.distill, loss=loss, plan=plan, source=DeterministicSource(0)
-        )
-        chunks = make_units(
-            data,
-            np.arange(num),
-            config=private_step.units_of(plan),
-            augment=0.0,
-            source=DeterministicSource(0),
-        )
-        own = nearest_sum(
-            plain_copy(student), chunks, loss, clip=plan.clip, found=_by_name(vector, plan, student)
-        )
+        data, coins = pairs_of(target, client=0, num=num), partial(DeterministicSource, 0)
+        vector = private_step.whole_sum(student, data, run.distill, loss=loss, plan=plan, source=coins())
+        every = np.arange(num)
+        chunks = make_units(data, every, config=units_of(plan), augment=0.0, source=coins())
+        found = by_parameter(effective, vector)
+        own = nearest_sum(effective.module, chunks, loss, clip=plan.clip, found=found)
         flat = np.concatenate([value.flatten().cpu().numpy() for value in own.values()])
         sent = integers.encoded(vector, terms) / terms.scale
         gaps.append(float(np.linalg.norm(sent - bounded(flat, terms.bound))))
@@ -178,13 +170,3 @@ def vectors_finding(target: Target, run: Run, plan: PrivacyPlan, student: Studen
         counts={"vectors": len(SIZES), "pairs": sum(SIZES)},
         seconds=time.monotonic() - started,
     )
-
-
-def _by_name(vector: np.ndarray, plan: PrivacyPlan, student: Student) -> Sum:
-    """A whole sum by the names of its parameters."""
-    module, start, found = EffectiveStudent(student).module, 0, Sum()
-    for name, size in _sizes(plan, student).items():
-        part = torch.from_numpy(vector[start : start + size])
-        found[name] = part.reshape(module.get_parameter(name).shape)
-        start += size
-    return found

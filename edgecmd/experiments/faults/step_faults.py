@@ -76,6 +76,8 @@ def step_faults(
         fault("four views as four records", views_as_records, check, "sensitivity", views),
         fault("clip over the batch mean for the last layer", mean_clipped_last, check, "sensitivity"),
         fault("views mixed with another pair's", mixed_views, check, "changed rows"),
+        fault("a pair scaled by 2.5 after the clip, in a sum", scaled_pair, check, "sensitivity", summed),
+        fault("vectors of a sum without their bound", unbounded, check, "norm", summed),
         fault("noise too small by 2, in the release", partial(noise_times, 0.5), step, "noise"),
         fault("noise x 0.1 when the sample is not empty", noise_without_pairs, step, "noise"),
         fault("noise x 0.1 from the 4th step on", partial(noise_by_step, _late), step, "noise"),
@@ -83,8 +85,6 @@ def step_faults(
         fault("sampling without replacement", fixed_size, step, "rate"),
         fault("two pairs that share a coin", shared_coin, step, "rate"),
         fault("a 32-bit seed", short_seed, step, "equal starts"),
-        fault("a pair scaled by 2.5 after the clip, in a sum", scaled_pair, check, "sensitivity", summed),
-        fault("vectors of a sum without their bound", unbounded, check, "norm", summed),
         fault("shares of noise x 0.5, in a sum", partial(shares_times, 0.5), step, "noise", summed),
         fault("no noise, in a sum", partial(shares_times, 0.0), step, "noise", summed),
     ]

@@ -172,12 +172,18 @@ def gradient_of_sum(student: nn.Module, total: np.ndarray) -> dict[str, np.ndarr
     """
     effective = EffectiveStudent(student)
     effective.refresh()
+    sums = by_parameter(effective, total)
+    return {name: value.cpu().numpy() for name, value in effective.pull_back(sums).items()}
+
+
+def by_parameter(effective: EffectiveStudent, total: np.ndarray) -> Sum:
+    """A vector of `whole_sum` as the sum that it was made of."""
     sums, start = {}, 0
     for name, value in effective.module.named_parameters():
         part = torch.from_numpy(total[start : start + value.numel()])
         sums[name] = part.reshape(value.shape).to(value.device)
         start += value.numel()
-    return {name: value.cpu().numpy() for name, value in effective.pull_back(sums).items()}
+    return sums
 
 
 def units_of(plan: PrivacyPlan) -> StepSettings:

@@ -9,7 +9,7 @@ import torch
 
 from edgecmd.audits.risk.retrain import check_retrain, fair_coins, retrain
 from edgecmd.config.schema import RunConfig
-from edgecmd.core.errors import ConfigError
+from edgecmd.core.errors import ConfigError, PrivacyError
 from tests.tiny_federation import run_of, simulate, task_of, tiny_config, write_pairs
 
 
@@ -86,3 +86,8 @@ def test_what_cannot_be_trained_again_is_refused(pairs: Path, tmp_path: Path) ->
         check_retrain(run_of(replace(config, federation=replace(config.federation, strategy="krum"))))
     with pytest.raises(ConfigError, match="whole clients"):
         check_retrain(run_of(replace(config, privacy=replace(config.privacy, mechanism="client"))))
+    with pytest.raises(ConfigError, match=r"federation.ema_decay=0.9 made a mean"):
+        check_retrain(run_of(replace(config, federation=replace(config.federation, ema_decay=0.9))))
+    summed = run_of(replace(config, privacy=replace(config.privacy, aggregation="secure-sum")))
+    with pytest.raises(PrivacyError, match="shows nobody a client by itself"):
+        retrain(summed, fair_coins(len(summed.task.data.train), seed=0), tick=lambda *_: None)
