@@ -10,7 +10,6 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clients.identity import TELL
 from clients.node import OWNER_DELTA, Node, Raw, read_node
 from clients.order import Order
 from edgecmd import __version__
@@ -196,11 +195,10 @@ def told_epsilon(raw: Raw, *, node_id: int = 0) -> dict[str, float]:
         pairs are, and nothing below ``data-dir`` is opened. A folder that only its pairs would recognise
         tells nothing, since one pair could decide whether half of them are known.
     """
-    if str(raw.get(TELL, False)).lower() == "false":
-        return {}
     try:
         node = read_node(raw, node_id=node_id)
-        assert node.data is not None
+        if node.data is None or not node.tells_epsilon:
+            return {}
         found = DeviceLedgers(state=node.state, key=node.key()).of_folder(node.data)
         if not found.exists:
             return {}
