@@ -360,7 +360,7 @@ def test_settings_that_do_not_go_together_are_refused(
 
 def test_an_unknown_way_to_add_up_is_refused(pairs: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        EdgecmdError, match="privacy.aggregation='secret' is unknown. Allowed: plain, secure-sum"
+        EdgecmdError, match="privacy.aggregation='secret' is unknown. Allowed: plain, noised-sum, secure-sum"
     ):
         tiny_config(pairs, tmp_path, "privacy.aggregation=secret")
 
