@@ -13,7 +13,7 @@ from edgecmd.audits.finding import Finding
 from edgecmd.audits.step.noise import FEWEST_DRAWS, Draws
 from edgecmd.audits.step.summed import Released
 from edgecmd.audits.target import Target
-from edgecmd.core.errors import ExportError
+from edgecmd.core.errors import ConfigError, ExportError
 from edgecmd.data.pairs import Targets
 from edgecmd.evaluation.evaluate import Embed
 from edgecmd.evaluation.metrics import unit_rows
@@ -61,8 +61,14 @@ def audit_level(target: Target, level: str, effort: object = None) -> list[Findi
         target: What is audited.
         level: A key of `edgecmd.audits.levels.LEVELS`.
         effort: The level's own kind of effort; None for its usual one.
+
+    Raises:
+        ConfigError: The level has nothing to ask of a run with this mechanism.
     """
-    return list(table.LEVELS[level].audit(target, effort, ROOMS))
+    row = table.LEVELS[level]
+    if target.plan is not None and not row.asks(target):
+        raise ConfigError(f"The level {level!r} needs {row.needs}.")
+    return list(row.audit(target, effort, ROOMS))
 
 
 def keep(target: Target, findings: Sequence[Finding]) -> None:

@@ -22,8 +22,9 @@ from edgecmd.audits.static.sensitivity import Effort
 from edgecmd.audits.step.checks import drive_rounds, release_finding
 from edgecmd.audits.step.draws import audit_draws
 from edgecmd.config.schema import RunConfig
-from edgecmd.core.errors import PrivacyError
+from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.core.files import read_json
+from edgecmd.experiments.audit_ladder import audit_level
 from edgecmd.losses import unit
 from edgecmd.privacy.ledger import Ledger
 from edgecmd.privacy.step import private_step
@@ -256,6 +257,9 @@ def test_audits_know_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
     assert release_finding(drive_rounds(target), target.plan).verdict == NOT_CONTRADICTED  # type: ignore[arg-type]
     assert audit_draws(target, num_draws=200).verdict == NOT_CONTRADICTED
     assert [name for name, level in LEVELS.items() if level.asks(target)] == ["check", "step"]
+    for level in ("one-run", "many-runs", "risk"):
+        with pytest.raises(ConfigError, match="privacy.mechanism='statistics' trains nothing"):
+            audit_level(target, level)
     monkeypatch.setattr(private_step, "normal", halved)
     assert audit_noise(target).verdict == CONTRADICTED
 
