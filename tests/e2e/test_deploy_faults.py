@@ -48,21 +48,13 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RealLin
 
 
 @pytest.fixture
-def link(deployed: tuple[RealLink, bytes]) -> RealLink:
-    """The federation, whole before a fault."""
-    one, _ = deployed
+def link(deployed: tuple[RealLink, bytes], request: pytest.FixtureRequest) -> Iterator[RealLink]:
+    """The federation, whole before a fault; after it, a plain repeat has the undisturbed run's bytes."""
+    one, undisturbed = deployed
     one.ensure()
-    return one
-
-
-@pytest.fixture
-def repeated(
-    link: RealLink, deployed: tuple[RealLink, bytes], request: pytest.FixtureRequest
-) -> Iterator[RealLink]:
-    """The federation; after the fault, a repeat without one has the bytes of the undisturbed run."""
-    yield link
-    link.ensure()
-    assert link.undisturbed(f"repeat-{request.node.name.removeprefix('test_')}") == deployed[1]
+    yield one
+    one.ensure()
+    assert one.undisturbed(f"repeat-{request.node.name.removeprefix('test_')}") == undisturbed
     LOG.info("%s: equal bytes", request.node.name)
 
 
@@ -103,8 +95,7 @@ def require_ledgers(link: RealLink, name: str, rounds: set[int], *victim: set[in
         LOG.info("%s: %s counts rounds %s", name, site, sorted(counted))
 
 
-def test_a_site_is_killed_in_a_round_and_started_again(repeated: RealLink) -> None:
-    link = repeated
+def test_a_site_is_killed_in_a_round_and_started_again(link: RealLink) -> None:
     private_run(link, "node-killed")
     done = in_round_2(link, "node-killed", lambda _: link.kill(VICTIM))
     assert done.code == 0
@@ -148,9 +139,9 @@ def given_up(link: RealLink) -> bool:
     return bool(link.link.runs()[0]["status"].startswith("finished"))
 
 
-def test_the_superlink_is_killed_in_each_phase_of_a_round(repeated: RealLink) -> None:
+def test_the_superlink_is_killed_in_each_phase_of_a_round(link: RealLink) -> None:
     """Each time the next `deploy run` continues: every round has all three sites, and costs once."""
-    link, name = repeated, "link-killed"
+    name = "link-killed"
     private_run(link, name, min_clients=3, num_rounds=5)
     for harm in (kill_before_messages_are_taken, kill_while_sites_train, kill_before_the_checkpoint):
         made = len(link.rounds(name))
@@ -173,8 +164,7 @@ def test_the_superlink_is_killed_in_each_phase_of_a_round(repeated: RealLink) ->
     require_ledgers(link, name, set(range(1, 6)))
 
 
-def test_the_network_of_a_site_is_cut(repeated: RealLink) -> None:
-    link = repeated
+def test_the_network_of_a_site_is_cut(link: RealLink) -> None:
     private_run(link, "cut")
     done = in_round_2(link, "cut", lambda _: link.proxy.cut())
     assert done.code == 0
@@ -391,8 +381,7 @@ def test_a_second_program_with_the_key_of_a_site(link: RealLink) -> None:
     require_ledgers(link, "double", {1, 2})
 
 
-def test_a_site_leaves_for_good(repeated: RealLink) -> None:
-    link = repeated
+def test_a_site_leaves_for_good(link: RealLink) -> None:
     private_run(link, "leaves")
     done = in_round_2(link, "leaves", lambda _: link.quit(VICTIM))
     assert done.code == 0
