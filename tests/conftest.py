@@ -15,7 +15,7 @@ import pytest
 import torch
 
 # Jaxtyping also looks it up by name, when it instruments the first package.
-from tests.shape_checks import check_types_once
+from tests.shape_checks import check_types_once, next_test
 
 if TYPE_CHECKING:
     from edgecmd.config.schema import RunConfig
@@ -30,6 +30,12 @@ def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     os.environ["EDGECMD_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def own_checks() -> None:
+    """The first calls of each function are checked in each test."""
+    next_test()
 
 
 @pytest.fixture

@@ -5,9 +5,11 @@ where no shape stands in the signature: ten times the cost of reading the settin
 arguments and result once, and the sizes of a call are kept only where its signature has shapes.
 
 The checks still cost more than most of what they look at: a step of a small student takes three to five
-times as long. A test that turns them off has a sister that walks the same code with the checks on.
+times as long. So within a test the first calls of each function are checked, and those after them are taken
+to be like them. A test that turns all checks off has a sister that walks the same code with the checks on.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +25,9 @@ _jaxtyped = jaxtyping.jaxtyped
 # What is found is raised as jaxtyping raises it: a TypeError, as Python itself would sooner or later.
 _beartyped = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
 _MADE: dict[object, Callable[..., Any]] = {}
+MOST_CALLS = 16
+# Which test is running, as a number.
+_TEST = [0]
 
 
 def check_types_once() -> None:
@@ -50,7 +55,28 @@ def _once(function: Any, check: Check) -> Any:
     if "<locals>" in function.__qualname__ or any(isinstance(hint, str) for hint in hints):
         return _jaxtyped(function, typechecker=check)
     shapes = any(inspect.isclass(hint) and issubclass(hint, AbstractArray) for hint in hints)
-    return _jaxtyped(_beartyped(function), typechecker=None) if shapes else _beartyped(function)
+    own = _jaxtyped(_beartyped(function), typechecker=None) if shapes else _beartyped(function)
+    return _at_first(function, own)
+
+
+def _at_first(function: Callable[..., Any], check: Callable[..., Any]) -> Callable[..., Any]:
+    """``check`` for the first calls in a test, and then ``function`` as it is."""
+    test, calls = -1, 0
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal test, calls
+        if test != _TEST[0]:
+            test, calls = _TEST[0], 0
+        calls += 1
+        return (check if calls <= MOST_CALLS else function)(*args, **kwargs)
+
+    return call
+
+
+def next_test() -> None:
+    """From here on the calls of each function are counted anew."""
+    _TEST[0] += 1
 
 
 def _parts(hint: Any) -> Iterator[Any]:
