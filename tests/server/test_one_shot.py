@@ -13,7 +13,6 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from sklearn.linear_model import Ridge
 from torch import nn
 
-from clients import sum_party
 from clients.app import app, make_app
 from edgecmd.audits.finding import CONTRADICTED, NOT_CONTRADICTED
 from edgecmd.audits.levels import LEVELS
@@ -27,6 +26,7 @@ from edgecmd.core.files import read_json
 from edgecmd.experiments.audit_ladder import audit_level
 from edgecmd.losses import unit
 from edgecmd.privacy.ledger import Ledger
+from edgecmd.privacy.secure_sum import integers
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.gradients import clipped_sum
 from edgecmd.privacy.step.moments import Moments, moment_loss, require_projector, solved
@@ -64,7 +64,7 @@ LAST = {"projector.weight", "projector.bias"}
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the noise out, on clients and in secure sums."""
     monkeypatch.setattr(private_step, "normal", lambda _, count: np.zeros(count))
-    monkeypatch.setattr(sum_party, "noise_share", lambda terms, _: np.zeros(terms.dim, dtype=np.int64))
+    monkeypatch.setattr(integers, "noise_share", lambda terms, _: np.zeros(terms.dim, dtype=np.int64))
 
 
 def embedded(config: RunConfig) -> tuple[np.ndarray, np.ndarray]:
