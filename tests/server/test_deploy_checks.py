@@ -12,7 +12,7 @@ import pytest
 
 from edgecmd.core.errors import ConfigError
 from edgecmd.datasets.sample import write_sample
-from server.deploy import certificates, checks
+from server.deploy import certificates, checks, link
 from server.deploy.checks import check_kit
 from server.deploy.description import Deployment, Site, example_deployment
 from server.deploy.kits import make_kits
@@ -220,19 +220,15 @@ def test_a_disk_that_is_nearly_full(kits: Path, monkeypatch: pytest.MonkeyPatch)
     assert "999 MB free" in fault(kits / "sites/north", "state")
 
 
-def test_a_port_that_somebody_else_has(kits: Path) -> None:
+def test_a_port_that_somebody_else_has(kits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whoever listens there accepts and says nothing.
+    monkeypatch.setattr(link, "CONNECT_S", 0.2)
     port = json.loads((kits / "server/kit.json").read_text())["link_port"]
     with socket.socket() as one:
         one.bind(("127.0.0.1", port))
         one.listen(8)
         one.settimeout(0.1)
-        # Whoever listens there accepts and says nothing.
-        checks_patience = checks.health.__globals__["CONNECT_S"]
-        checks.health.__globals__["CONNECT_S"] = 0.2
-        try:
-            said = fault(kits / "server", "SuperLink")
-        finally:
-            checks.health.__globals__["CONNECT_S"] = checks_patience
+        said = fault(kits / "server", "SuperLink")
     assert f"Port {port} is in use, but not by this SuperLink" in said
 
 
