@@ -23,12 +23,12 @@ from edgecmd.privacy.ledger import Ledger
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step, randomness
 from edgecmd.privacy.step.gradients import clipped_sum
-from edgecmd.privacy.step.randomness import DeterministicSource, Source, normal
+from edgecmd.privacy.step.randomness import DeterministicSource
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent
 from edgecmd.privacy.step.units import StepSettings, Units, make_units, unit_loss
 from edgecmd.training.averaging import part_of_step, to_arrays
 from server.checkpoint import newest_checkpoint
-from tests.edgecmd.audit.tiny_target import audit_noise, tiny_target
+from tests.edgecmd.audit.tiny_target import audit_noise, doubled, halved, tiny_target
 from tests.tiny_federation import NUM_CLIENTS, find_target, plan_of, run_of, simulate, tiny_config
 
 NOISED = ("privacy.aggregation=noised-sum", "federation.local_steps=1", "privacy.sampling_rate=1")
@@ -212,15 +212,6 @@ def repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise that is the same in each test session, so that no test fails once in a million."""
     seeds = itertools.count()
     monkeypatch.setattr(randomness, "make_source", lambda **_: DeterministicSource(next(seeds)))
-
-
-def halved(source: Source, count: int) -> np.ndarray:
-    return 0.5 * normal(source, count)
-
-
-def doubled(*args: object, **options: object) -> list[Units]:
-    """Each pair twice."""
-    return 2 * make_units(*args, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("repeatable", "unchecked_shapes")
