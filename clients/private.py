@@ -29,7 +29,7 @@ from edgecmd.privacy.step.moments import subject_of
 from edgecmd.privacy.step.private_step import distil_privately, whole_sum
 from edgecmd.privacy.step.purity import require_pure, require_pure_loss
 from edgecmd.privacy.step.randomness import Source, make_source
-from edgecmd.privacy.step.units import UnitLoss, unit_loss
+from edgecmd.privacy.step.units import unit_loss
 from edgecmd.run import Run, require_same_clients
 from edgecmd.training.distill import optimizer_tensors, restore_optimizer
 from edgecmd.training.task import Holding
@@ -209,7 +209,7 @@ def sum_privately(  # noqa: PLR0913 - all that a round is made of
     bounds, ledger = owner_bounds(plan, node), counting.ledger
     ledger.require_budget(plan, epsilon=bounds.epsilon, delta=bounds.delta)
     probe_once(student, holding, run)
-    worked, loss = _subject(student, holding, run, plan)
+    worked, loss = subject_of(plan, student, run.loss, holding.anchors)
     vector = whole_sum(worked, holding.data, run.distill, loss=loss, plan=plan, source=masking.source)
     hidden = masking.hidden(vector)
     release = Release(
@@ -261,7 +261,7 @@ def _distil(
     student: Student, holding: Holding, *, run: Run, order: Order, plan: PrivacyPlan, folder: Path
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Train what the plan's sums are gradients of, and its optimiser."""
-    worked, loss = _subject(student, holding, run, plan)
+    worked, loss = subject_of(plan, student, run.loss, holding.anchors)
     optimizer = run.optimizer(worked)
     if run.distill.keep_optimizer:
         restore_optimizer(optimizer, load_state(folder, round_index=order.round_index))
@@ -276,11 +276,6 @@ def _distil(
         source=source_of(run, order),
     )
     return worked, optimizer
-
-
-def _subject(student: Student, holding: Holding, run: Run, plan: PrivacyPlan) -> tuple[nn.Module, UnitLoss]:
-    dim = holding.data.teacher.shape[1]
-    return subject_of(plan, student, unit_loss(run.loss, holding.anchors), dim=dim)
 
 
 def probe_once(student: Student, holding: Holding, run: Run) -> None:

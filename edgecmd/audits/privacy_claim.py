@@ -8,7 +8,7 @@ from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Fi
 from edgecmd.audits.target import Target
 from edgecmd.core.errors import DataError
 from edgecmd.privacy.plan import PrivacyPlan
-from edgecmd.settings import SECURE_SUM
+from edgecmd.settings import PLAIN
 
 Differences = dict[str, tuple[object, object]]
 """Keys with the value in ``privacy.json`` and the one by ``config.toml``."""
@@ -89,12 +89,9 @@ def settings_finding(target: Target, claim: Claim | None) -> Finding | None:
 def stated(plan: PrivacyPlan) -> dict[str, object]:
     """What ``privacy.json`` must say of a plan."""
     sums = plan.sum_plan
-    shared = (
-        {}
-        if sums is None
-        else {"aggregation": SECURE_SUM, "survivors": sums.survivors, "colluding": sums.colluding}
-    )
+    shared = {} if sums is None else {"survivors": sums.survivors, "colluding": sums.colluding}
     return {
+        **({} if plan.aggregation == PLAIN else {"aggregation": plan.aggregation}),
         **shared,
         "private": plan.private,
         "mechanism": plan.mechanism,

@@ -138,11 +138,11 @@ def plan_of(target: Target) -> PrivacyPlan:
     return target.plan
 
 
-def terms_for(plan: PrivacyPlan, student: nn.Module) -> Terms:
-    """Terms of a round of a plan's secure sum, for the vectors of this student."""
+def terms_for(plan: PrivacyPlan, summed: nn.Module) -> Terms:
+    """Terms of a round of a plan's secure sum, for the vectors of this student or these moments."""
     assert plan.sum_plan is not None
-    fixed: frozenset[str] = getattr(student, "fixed", frozenset())
-    dim = num_summed(student) if plan.unit == "pair" else num_changed(to_arrays(student), fixed=fixed)
+    fixed: frozenset[str] = getattr(summed, "fixed", frozenset())
+    dim = num_summed(summed) if plan.unit == "pair" else num_changed(to_arrays(summed), fixed=fixed)
     return plan.sum_plan.terms(run="", round_index=1, dim=dim, noise_std=plan.noise_std)
 
 

@@ -8,7 +8,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 
 from edgecmd.models.students import Student
 from edgecmd.privacy.plan import PrivacyPlan
-from edgecmd.privacy.step.moments import CROSS, FEATURES, Moments, require_projector, solved
+from edgecmd.privacy.step.moments import CROSS, FEATURES, Moments, solved
 from edgecmd.privacy.step.private_step import gradient_of_sum
 from edgecmd.training.averaging import Arrays, load_arrays, to_arrays
 from server.strategies import to_record
@@ -44,7 +44,7 @@ class OneShot:
 
     def of_sum(self, total: np.ndarray, arrays: Arrays) -> Message:
         """The reply that stands for the clients of a secure sum, ``total`` being their gradients'."""
-        moments = Moments(self.student, require_projector(self.student).out_features)
+        moments = Moments(self.student)
         gradient = gradient_of_sum(moments, total / self.plan.normaliser)
         mean = {name: -value.astype(np.float64) for name, value in gradient.items()}
         return self.reply(mean, arrays, noise_std=self.plan.noise_std)
@@ -75,5 +75,4 @@ def one_shot(plan: PrivacyPlan | None, student: Student) -> OneShot | None:
     """
     if plan is None or not plan.row.one_shot:
         return None
-    dim = require_projector(student).out_features
-    return OneShot(plan=plan, student=student, reference=to_arrays(Moments(student, dim)))
+    return OneShot(plan=plan, student=student, reference=to_arrays(Moments(student)))

@@ -30,13 +30,12 @@ from edgecmd.privacy.secure_sum import integers
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.gradients import clipped_sum
 from edgecmd.privacy.step.moments import Moments, moment_loss, require_projector, solved
-from edgecmd.privacy.step.randomness import Source, normal
 from edgecmd.privacy.step.units import Units, make_units
 from edgecmd.training.averaging import to_arrays
 from server.local_grid import local_grid, set_identity
 from server.patience import GridAround
 from server.strategies import to_record
-from tests.edgecmd.audit.tiny_target import audit_noise, tiny_target
+from tests.edgecmd.audit.tiny_target import audit_noise, doubled, halved, tiny_target
 from tests.tiny_federation import (
     NUM_CLIENTS,
     contexts,
@@ -120,7 +119,7 @@ def test_without_pairs_or_with_endless_noise_the_first_weights_stay(pairs: Path,
 def test_the_gradient_of_a_pair_is_its_products(pairs: Path, tmp_path: Path) -> None:
     """Of norm root 2; a clip below that scales all of it, and a pair that is no number counts as nothing."""
     student = student_of(tiny_config(pairs, tmp_path, *NOISED, *GIVEN))
-    moments = Moments(student, DIM)
+    moments = Moments(student)
     image, feature = torch.rand(3, 1, 1, 16, 16), torch.randn(3, 1, DIM)
     image[2] = math.nan
     units = Units(images=image, teacher=feature, mask=torch.ones(3, 1, dtype=torch.bool))
@@ -240,15 +239,6 @@ def test_a_student_without_a_linear_last_layer_is_refused(pairs: Path, tmp_path:
     student.projector = nn.Identity()
     with pytest.raises(PrivacyError, match="this student has none of its own"):
         require_projector(student)
-
-
-def halved(source: Source, count: int) -> np.ndarray:
-    return 0.5 * normal(source, count)
-
-
-def doubled(*args: object, **options: object) -> list[Units]:
-    """Each pair twice."""
-    return 2 * make_units(*args, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("unchecked_shapes")

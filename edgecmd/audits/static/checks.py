@@ -20,6 +20,7 @@ from edgecmd.audits.static.views import views_finding
 from edgecmd.audits.target import Target, cut_chunks
 from edgecmd.core.progress import Tick, ticker
 from edgecmd.privacy.plan import PrivacyPlan
+from edgecmd.privacy.step.moments import summed_module
 from edgecmd.privacy.step.units import unit_loss
 
 # A batch of this size shows what the loss of a whole batch does; each try costs a forward pass of it twice.
@@ -47,7 +48,7 @@ def check_target(target: Target, effort: Effort | None = None) -> list[Finding]:
         findings += anchors_findings(target)
     found = subjects(target)
     if target.plan is not None and target.plan.sum_plan is not None:
-        findings.append(bound_finding(target, target.plan, found[-1].student))
+        findings.append(bound_finding(target, target.plan, summed_module(target.plan, found[-1].student)))
     with ticker("audit check") as tick:
         if target.plan is not None and target.plan.unit == "pair":
             return findings + _private_findings(target, target.plan, found, effort, tick)

@@ -27,7 +27,7 @@ from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.gradients import Sum
 from edgecmd.privacy.step.moments import subject_of
 from edgecmd.privacy.step.randomness import DeterministicSource, Source
-from edgecmd.privacy.step.units import UnitLoss, unit_loss
+from edgecmd.privacy.step.units import UnitLoss
 from edgecmd.run import Run
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place
@@ -44,10 +44,10 @@ PLACE = Place(seed=0, round_index=1, client=0, first_step=0, total_steps=1)
 
 def settings_work(config: DistillConfig, anchors: Anchors) -> Work:
     """The work of a run's settings: `private_step.distil_privately`, without augmentation."""
-    still, loss = replace(config, augment=0.0, proximal_mu=0.0), unit_loss(loss_of(config), anchors)
+    still, loss = replace(config, augment=0.0, proximal_mu=0.0), loss_of(config)
 
     def work(student: nn.Module, data: LocalData, *, plan: PrivacyPlan, **how: Any) -> None:  # noqa: ANN401
-        asked, own_loss = subject_of(plan, student, loss, dim=anchors.shape[1])
+        asked, own_loss = subject_of(plan, student, loss, anchors)
         loss_work(own_loss, still)(asked, data, plan=plan, **how)
 
     return work
@@ -218,8 +218,8 @@ def sum_query(student: nn.Module, run: Run, *, plan: PrivacyPlan, coins: Coins) 
         plan: Its sum's bound may be one that the larger sets exceed: the guarantee holds for any.
         coins: Words that say into which bucket each row of the larger set falls.
     """
-    own, still = quiet_copy(student), replace(run.distill, augment=0.0)
-    loss, terms = unit_loss(run.loss, run.anchors), terms_for(plan, own)
+    own, loss = subject_of(plan, quiet_copy(student), run.loss, run.anchors)
+    still, terms = replace(run.distill, augment=0.0), terms_for(plan, own)
 
     def answer(data: LocalData, rows: np.ndarray) -> Mapping[str, Tensor]:
         script = Script(coins(len(data))[rows])

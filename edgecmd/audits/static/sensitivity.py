@@ -38,9 +38,9 @@ TOLERANCE = 1e-6
 # worst case and 1e-5 C in practice. What mixes pairs moves the sum by 1.5 C and more.
 NAIVE_TOLERANCE = 5e-3
 CLIMB_LENGTH = 4
-# Just below 1 as a share of 2^64: the last of any allowed number of buckets.
 # Norm of a vector that must be bounded, in units of the largest that is allowed.
 LONG = 3.0
+# Just below 1 as a share of 2^64: the last of any allowed number of buckets.
 LAST_WORD = np.uint64(2**64 - 2**44)
 
 
@@ -209,13 +209,13 @@ def private_question(subject: Subject, plan: PrivacyPlan, config: Run, *, num_pa
     )
 
 
-def bound_finding(target: Target, plan: PrivacyPlan, student: nn.Module) -> Finding:
+def bound_finding(target: Target, plan: PrivacyPlan, summed: nn.Module) -> Finding:
     """How long the integers of a client of a secure sum can be, whatever its vector, in units of C.
 
     Where whole clients are protected it is the sensitivity; else nobody may weigh more than
     ``privacy.max_pairs`` pairs.
     """
-    terms, seed = terms_for(plan, student), target.run.seed
+    terms, seed = terms_for(plan, summed), target.run.seed
     drawn = torch.randn(terms.dim, generator=torch_generator(seed, "audit-bound"), dtype=torch.float64)
     shapes = (drawn, torch.ones_like(drawn), drawn**3)
     sizes = [

@@ -25,7 +25,7 @@ from edgecmd.privacy.step.gradients import Sum
 from edgecmd.privacy.step.moments import subject_of
 from edgecmd.privacy.step.randomness import STATE_WORDS, Source
 from edgecmd.privacy.step.standardised_weights import plain_copy
-from edgecmd.privacy.step.units import UnitLoss, Units, unit_loss
+from edgecmd.privacy.step.units import UnitLoss, Units
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import LocalData, Place
 
@@ -247,7 +247,7 @@ def drive(
         )
     )
     student.train()
-    student, loss = subject_of(plan, student, unit_loss(loss_of(config), anchors), dim=anchors.shape[1])
+    student, loss = subject_of(plan, student, loss_of(config), anchors)
     auditor = Auditor(
         student=student,
         loss=loss,

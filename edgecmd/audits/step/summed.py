@@ -26,10 +26,11 @@ from edgecmd.privacy.secure_sum import integers
 from edgecmd.privacy.secure_sum.terms import Terms
 from edgecmd.privacy.secure_sum.updates import update_of
 from edgecmd.privacy.step import private_step
+from edgecmd.privacy.step.moments import subject_of, summed_module
 from edgecmd.privacy.step.private_step import by_parameter, units_of
 from edgecmd.privacy.step.randomness import DeterministicSource
 from edgecmd.privacy.step.standardised_weights import EffectiveStudent
-from edgecmd.privacy.step.units import make_units, unit_loss
+from edgecmd.privacy.step.units import make_units
 from edgecmd.run import Run
 from edgecmd.training.averaging import to_arrays
 from edgecmd.training.distill import make_optimizer
@@ -74,7 +75,7 @@ def audit_sum(target: Target, effort: StepEffort | None = None, *, sums: Sums) -
     # Views are secret coins; the auditor must know what is summed.
     run = replace(target.run, distill=replace(target.run.distill, augment=0.0))
     student.to(run.anchors.device)
-    terms = terms_for(plan, student)
+    terms = terms_for(plan, summed_module(plan, student))
     made = sums(run, student, NUM_SUMS + FEWEST_DRAWS // terms.dim)
     noise = [
         _noise(one, call, run=run, plan=plan, student=student, terms=terms)
@@ -92,7 +93,7 @@ def audit_sum(target: Target, effort: StepEffort | None = None, *, sums: Sums) -
 def _sizes(plan: PrivacyPlan, student: Student) -> dict[str, int]:
     """How many numbers of a vector each parameter has, in their order."""
     if plan.unit == "pair":
-        module = EffectiveStudent(student).module
+        module = EffectiveStudent(summed_module(plan, student)).module
         return {name: value.numel() for name, value in module.named_parameters()}
     return {name: value.size for name, value in to_arrays(student).items() if name not in student.fixed}
 
@@ -121,8 +122,9 @@ def vector_of(run: Run, plan: PrivacyPlan, student: Student, client: int, round_
     """What a client of a simulation brings, before it is bounded and noised: its work again."""
     holding, own = run.holding(client), copy.deepcopy(student)
     if plan.unit == "pair":
-        loss, source = unit_loss(run.loss, holding.anchors), DeterministicSource(0)
-        return private_step.whole_sum(own, holding.data, run.distill, loss=loss, plan=plan, source=source)
+        asked, loss = subject_of(plan, own, run.loss, holding.anchors)
+        source = DeterministicSource(0)
+        return private_step.whole_sum(asked, holding.data, run.distill, loss=loss, plan=plan, source=source)
     optimizer = make_optimizer(own, run.distill)
     run.train_locally(own, holding, place=run.place(round_index, client=client), optimizer=optimizer)
     return update_of(to_arrays(student), to_arrays(own), fixed=student.fixed)
@@ -137,11 +139,12 @@ def bounded(vector: np.ndarray, bound: float) -> np.ndarray:
 def vectors_finding(target: Target, run: Run, plan: PrivacyPlan, student: Student, terms: Terms) -> Finding:
     """Whether the integers of clients with no, one and many pairs are the clipped sums of all of these."""
     started, rounding = time.monotonic(), math.sqrt(terms.dim) / (2.0 * terms.scale)
-    effective, loss = EffectiveStudent(student), unit_loss(run.loss, run.anchors)
+    asked, loss = subject_of(plan, student, run.loss, run.anchors)
+    effective = EffectiveStudent(asked)
     gaps, limits = [], []
     for num in SIZES:
         data, coins = pairs_of(target, client=0, num=num), partial(DeterministicSource, 0)
-        vector = private_step.whole_sum(student, data, run.distill, loss=loss, plan=plan, source=coins())
+        vector = private_step.whole_sum(asked, data, run.distill, loss=loss, plan=plan, source=coins())
         every = np.arange(num)
         chunks = make_units(data, every, config=units_of(plan), augment=0.0, source=coins())
         found = by_parameter(effective, vector)

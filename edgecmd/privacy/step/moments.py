@@ -21,12 +21,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from edgecmd.core.errors import PrivacyError
-from edgecmd.losses import unit
+from edgecmd.losses import Anchors, Loss, unit
+from edgecmd.privacy.step.units import UnitLoss, unit_loss
 
 if TYPE_CHECKING:
     from edgecmd.models.students import Student
     from edgecmd.privacy.plan import PrivacyPlan
-    from edgecmd.privacy.step.units import UnitLoss
 
 FEATURES, CROSS = "features", "cross"
 
@@ -36,7 +36,9 @@ class Moments(nn.Module):
 
     Args:
         student: Gives the embeddings; a copy at its present weights is asked, in evaluation mode.
-        dim: D.
+
+    Raises:
+        PrivacyError: The student has no linear layer at its end.
 
     Attributes:
         features: Of ``A``: its diagonal and, times the root of two, what is above it, (D (D + 1) / 2,). So
@@ -44,8 +46,9 @@ class Moments(nn.Module):
         cross: Of ``B``, (D, D).
     """
 
-    def __init__(self, student: nn.Module, dim: int) -> None:
+    def __init__(self, student: nn.Module) -> None:
         super().__init__()
+        dim = require_projector(student).out_features
         # In a tuple it is no child: its weights are constants here.
         self._asked = (copy.deepcopy(student).eval().requires_grad_(False),)
         like = next(iter(student.parameters()))
@@ -53,6 +56,11 @@ class Moments(nn.Module):
         self.cross = nn.Parameter(like.new_zeros(dim, dim))
         self._upper = torch.triu_indices(dim, dim, device=like.device)
         self._weight = torch.where(self._upper[0] == self._upper[1], 1.0, 2.0**0.5)
+
+    def double(self) -> "Moments":
+        """As every module; the student's copy too."""
+        self._asked[0].double()
+        return super().double()
 
     def forward(self, image_RCHW: Tensor) -> Float[Tensor, "rows _"]:
         """For each row what `moment_loss` needs: its part of ``A``, and one for each teacher feature."""
@@ -69,30 +77,42 @@ def moment_loss(
     return -(of_row * mask).sum() / mask.sum()
 
 
+def summed_module(plan: "PrivacyPlan", student: nn.Module) -> nn.Module:
+    """What the numbers of a client's sum are those of: the student, or the moments of one release."""
+    return Moments(student) if plan.row.one_shot else student
+
+
 def subject_of(
-    plan: "PrivacyPlan", student: nn.Module, loss: "UnitLoss", *, dim: int
-) -> tuple[nn.Module, "UnitLoss"]:
+    plan: "PrivacyPlan", student: nn.Module, loss: Loss, anchors: Anchors
+) -> tuple[nn.Module, UnitLoss]:
     """What gradients are taken of and the loss of a unit: the student, or the moments of one release.
 
     Args:
         plan: Of the run.
         student: As it came.
-        loss: Of one unit.
-        dim: Embedding dimension.
+        loss: Of the run.
+        anchors: Public teacher features, (K, D).
+
+    Raises:
+        ConfigError: The loss has no form per unit.
+        PrivacyError: One release is asked of a student that has no linear layer at its end.
     """
-    return (Moments(student, dim), moment_loss) if plan.row.one_shot else (student, loss)
+    made = moment_loss if plan.row.one_shot else unit_loss(loss, anchors)
+    return summed_module(plan, student), made
 
 
-def require_projector(student: "Student") -> nn.Linear:
+def require_projector(student: nn.Module) -> nn.Linear:
     """The last layer, which is to be replaced.
 
     Raises:
         PrivacyError: The student has no linear layer at its end.
     """
-    if isinstance(student.projector, nn.Linear):
-        return student.projector
+    projector = getattr(student, "projector", None)
+    if isinstance(projector, nn.Linear):
+        return projector
+    name = getattr(student, "architecture", type(student).__name__)
     raise PrivacyError(
-        f"student.architecture={student.architecture!r} with privacy.mechanism='statistics': the closed form"
+        f"student.architecture={name!r} with privacy.mechanism='statistics': the closed form"
         " replaces a linear last layer, and this student has none of its own. Use a ws-*, gn-* or lite0-*"
         " student, or privacy.mechanism=anchors."
     )

@@ -27,6 +27,10 @@ from tests.edgecmd.audit.tiny_target import tiny_target
 SUM = "privacy.aggregation=secure-sum"
 GIVEN = ("privacy.noise_multiplier=2", "privacy.epsilon=1000")
 PAIR = (SUM, "privacy.mechanism=anchors", "federation.local_steps=1", "privacy.sampling_rate=1", *GIVEN)
+ONCE = (
+    *(SUM, "privacy.mechanism=statistics", "federation.local_steps=1", "privacy.sampling_rate=1"),
+    *("federation.num_rounds=1", "distill.augment=0", *GIVEN),
+)
 CLIENT = (SUM, "privacy.mechanism=client", *GIVEN)
 KNOWN = StepEffort(spawned=(b"one", b"other"))
 FEW = Effort(num_tries=12, num_pairs=4)
@@ -42,7 +46,7 @@ def found(target: Target, level: str, effort: object, quantity: str) -> Finding:
     return next(one for one in findings if one.quantity == quantity)
 
 
-@pytest.mark.parametrize("settings", [PAIR, CLIENT])
+@pytest.mark.parametrize("settings", [PAIR, CLIENT, ONCE])
 def test_a_sound_sum_is_not_contradicted(settings: tuple[str, ...]) -> None:
     """Of 110,000 draws the deviation of their deviation is 0.002."""
     target = tiny_target(*settings)
@@ -76,9 +80,11 @@ def test_what_is_stated_is_the_noise_of_the_fewest_honest_clients() -> None:
         (partial(shares_times, 0.5), PAIR, "step", "noise", 0.5),
         (partial(shares_times, 0.0), PAIR, "step", "noise", 0.0),
         (partial(shares_times, 0.5), CLIENT, "step", "noise", 0.5),
+        (partial(shares_times, 0.5), ONCE, "step", "noise", 0.5),
         # Neighbours differ in which pair is the last, so a search may find more and less than 2.5.
         (scaled_pair, PAIR, "check", "sensitivity", None),
         (scaled_pair, PAIR, "step", "gap in C", 1.5),
+        (scaled_pair, ONCE, "step", "gap in C", 1.5),
         # A client may weigh as much as 256 pairs, or as one client; the vectors are 3 times as long.
         (unbounded, PAIR, "check", "norm", 3 * 256),
         (unbounded, CLIENT, "check", "norm", 3),
