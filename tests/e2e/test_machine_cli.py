@@ -214,8 +214,8 @@ def test_no_home_and_no_folder_for_temporary_files(settings_file: Path, tmp_path
         TMPDIR=nowhere,
     )
     assert done.returncode == 0, "a cache that cannot be made costs time and no run"
-    # A machine that is slow is told what it works on.
-    assert set(done.stderr.splitlines()) <= {"loading emoji", "teacher features"}
+    # A machine that is slow is told what it works on, whatever that is; of the rest there is no word.
+    assert not re.search("edgecmd:|Error|Warning|Traceback", done.stderr), done.stderr
 
 
 def test_an_unusable_contact_sheet_is_refused_before_the_pairs_are_read(
