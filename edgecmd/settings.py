@@ -326,6 +326,9 @@ class PrivacyConfig(Section):
     """Delta of the guarantee, a probability; far below 1 / pairs of a client."""
     noise_multiplier: Annotated[float, Interval(ge=0, le=1e6)] = 0.0
     """Noise in units of the sensitivity; 0: the least that keeps the run within epsilon."""
+    budget_share: Annotated[float, Interval(ge=1e-3, le=1.0)] = 1.0
+    """Share of the budget that the noise is chosen for, so that other runs on the same pairs can spend the
+    rest. With one ``ledger_dir`` for all of them their ledger keeps the sum within epsilon."""
     clip: Annotated[float, Interval(ge=1e-6, le=1e6)] = 1.0
     """C, the largest L2 norm that one unit may add to a sum."""
     sampling: str = "poisson"
@@ -369,6 +372,11 @@ class PrivacyConfig(Section):
         if self.aggregation not in AGGREGATIONS:
             raise ConfigError(
                 f"privacy.aggregation={self.aggregation!r} is unknown. Allowed: {', '.join(AGGREGATIONS)}."
+            )
+        if self.noise_multiplier and self.budget_share < 1.0:
+            raise ConfigError(
+                f"privacy.budget_share={self.budget_share:g} chooses the noise, and"
+                f" privacy.noise_multiplier={self.noise_multiplier:g} states it. Set only one of them."
             )
 
 

@@ -247,6 +247,9 @@ def _pld(spendings: tuple[Spending, ...], delta: float) -> float:
     simple = _simple(spendings, delta)
     if sum(one.count for one in spendings) > MOST_RELEASES or delta <= 2.0 * LOST or simple == 0.0:
         return simple
+    # Without sampling the closed form is exact, and no grid gives less.
+    if all(one.sampling_rate == 1.0 for one in spendings):
+        return simple
     points = MOST_POINTS / max(1.0, len(spendings) / FREE_PARTS)
     coarser = max(0, math.ceil(math.log2(_loss_range(spendings) / (points * FINEST))))
     if coarser > MOST_DOUBLINGS:

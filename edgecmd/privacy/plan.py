@@ -170,6 +170,7 @@ class PrivacyPlan:
         sampling: str = "poisson",
         deterministic: bool = False,
         aggregation: str = "plain",
+        budget_share: float | int = 1.0,
     ) -> "PrivacyPlan":
         """The plan with the least noise that keeps a whole run within a budget.
 
@@ -195,6 +196,8 @@ class PrivacyPlan:
             aggregation: ``plain``; ``noised-sum``: one step a round on all pairs, which the server takes; or
                 ``secure-sum``: the server sees only the sum of all replies, which share the noise. Both per
                 pair with ``local_steps=1`` and ``sampling_rate=1``.
+            budget_share: Share of the budget that this run may spend; runs whose shares add up to 1 keep
+                within it together, and one ledger for all of them sees to it.
 
         Raises:
             PrivacyError: These arguments do not give a guarantee.
@@ -222,6 +225,7 @@ class PrivacyPlan:
                     accountant=accountant,
                     deterministic=deterministic,
                     aggregation=aggregation,
+                    budget_share=as_float(budget_share),
                 ),
                 distill=DistillConfig(
                     loss=default_loss(mechanism) if loss == "auto" else loss, batch_size=batch_size
@@ -426,11 +430,13 @@ def _noise(config: Asked, *, rate: float, steps: int, num_bins: int) -> float:
     settings = config.privacy
     if settings.noise_multiplier:
         return settings.noise_multiplier
+    own = _releases(settings.sampling, steps, num_bins) * config.federation.num_rounds
     return calibrate(
         epsilon=settings.epsilon,
         delta=settings.delta,
         sampling_rate=rate if settings.sampling == "poisson" else 1.0,
-        count=_releases(settings.sampling, steps, num_bins) * config.federation.num_rounds,
+        # As if the rest of the budget went on releases like these.
+        count=math.ceil(own / settings.budget_share),
         accountant=settings.accountant,
         noise=SKELLAM if settings.aggregation == SECURE_SUM else GAUSSIAN,
     )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from edgecmd.privacy.step.moments import Moments, moment_loss, require_projector
 from edgecmd.privacy.step.units import Units, make_units
 from edgecmd.training.averaging import to_arrays
 from server.local_grid import local_grid, set_identity
+from server.loop import RoundReport
 from server.patience import GridAround
 from server.strategies import to_record
 from tests.edgecmd.audit.tiny_target import audit_noise, doubled, halved, tiny_target
@@ -167,6 +169,33 @@ def test_one_release_is_counted_once(pairs: Path, tmp_path: Path) -> None:
         assert Ledger(run_of(config).client_ledger(client)).num_rounds() == 1
     simulate(config)
     assert Ledger(run_of(config).client_ledger(0)).num_rounds() == 1
+
+
+@pytest.mark.parametrize("kind", ["noised-sum", "secure-sum"])
+def test_rounds_go_on_from_a_release_within_one_budget(kind: str, pairs: Path, tmp_path: Path) -> None:
+    """A fifth of the budget on one release, the rest on two rounds, in one ledger for each client."""
+    both = (f"privacy.aggregation={kind}", f'privacy.ledger_dir="{tmp_path}/ledgers"', "privacy.epsilon=8",
+            "privacy.max_pairs=64")  # fmt: skip
+    first = tiny_config(pairs, tmp_path, *SHOT, *both, "federation.num_rounds=1", "privacy.budget_share=0.2")
+    simulate(first)
+    start = f'student.path="{run_of(first).folder}/student.safetensors"'
+    rounds = ("privacy.mechanism=anchors", *both, start, "federation.num_rounds=2", "federation.local_steps=1",
+              "privacy.sampling_rate=1", "name=next")  # fmt: skip
+    second = tiny_config(pairs, tmp_path, *rounds, "privacy.budget_share=0.8")
+    reports: list[RoundReport] = []
+    simulate(second, report=reports.append)
+    assert [one.num_clients for one in reports] == [NUM_CLIENTS] * 2
+    ledger = Ledger(run_of(second).client_ledger(0))
+    assert ledger.num_rounds() == 3
+    assert ledger.epsilon(delta=1e-5, accountant="pld") <= 8.0
+    # Of Gaussian noise; the bound for Skellam noise adds Renyi divergences, which asks for more of it.
+    oracle = PLDAccountant()
+    for config in (first, second):
+        plan = plan_of(config)
+        oracle.compose(GaussianDpEvent(plan.noise_multiplier), config.federation.num_rounds)
+    assert 6.5 < oracle.get_epsilon(1e-5) <= 8.0
+    table = read_json(run_of(second).folder / "privacy.json")
+    assert table["epsilon"] == pytest.approx(ledger.epsilon(delta=1e-5, accountant="pld"))
 
 
 def ask(config: RunConfig) -> Message:

@@ -56,6 +56,20 @@ def test_a_round_costs_its_steps() -> None:
     assert (one.sampling_rate, one.count) == (0.1, 7)
 
 
+def test_a_share_of_the_budget_is_the_noise_of_so_many_more_rounds() -> None:
+    """Half of the budget over two rounds: as if two more came, whatever the mechanism and the sampling."""
+    for mechanism in ("anchors", "groups", "client"):
+        half = plan_of(mechanism, "federation.num_rounds=2", "privacy.budget_share=0.5")
+        whole = plan_of(mechanism, "federation.num_rounds=4")
+        assert half.noise_multiplier == whole.noise_multiplier
+        assert half.epsilon_after(4) <= 8.0
+
+
+def test_noise_that_is_stated_leaves_nothing_to_a_share() -> None:
+    with pytest.raises(ConfigError, match=r"budget_share=0.5 chooses the noise, and.*noise_multiplier=3"):
+        config_of("privacy.noise_multiplier=3", "privacy.budget_share=0.5")
+
+
 def test_without_amplification_a_round_costs_its_epochs() -> None:
     """Seven steps over epochs of four bins: a pair can be in two of them."""
     plan = plan_of(
