@@ -29,7 +29,7 @@ class Done:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    """Exit code of one command, which never says how far it is: a slow machine changes nothing of its text."""
+    """Exit code of one command. It never says how far it is, so that a slow machine changes no text."""
     monkeypatch.setattr(sys, "argv", ["edgecmd", *map(str, words)])
     monkeypatch.setattr("edgecmd.cli.progress.QUIET_S", math.inf)
     before = signal.getsignal(signal.SIGINT)

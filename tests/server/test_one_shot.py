@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -179,8 +178,8 @@ def test_rounds_go_on_from_a_release_within_one_budget(kind: str, pairs: Path, t
     first = tiny_config(pairs, tmp_path, *SHOT, *both, "federation.num_rounds=1", "privacy.budget_share=0.2")
     simulate(first)
     start = f'student.path="{run_of(first).folder}/student.safetensors"'
-    rounds = ("privacy.mechanism=anchors", *both, start, "federation.num_rounds=2", "federation.local_steps=1",
-              "privacy.sampling_rate=1", "name=next")  # fmt: skip
+    rounds = ("privacy.mechanism=anchors", *both, start, "federation.num_rounds=2",
+              "federation.local_steps=1", "privacy.sampling_rate=1", "name=next")  # fmt: skip
     second = tiny_config(pairs, tmp_path, *rounds, "privacy.budget_share=0.8")
     reports: list[RoundReport] = []
     simulate(second, report=reports.append)
