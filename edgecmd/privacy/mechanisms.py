@@ -254,8 +254,8 @@ MECHANISMS: dict[str, Mechanism] = {
         factor=1,
         statement=(
             "The products of a pair's embedding with itself and with its teacher's feature depend on that"
-            " pair and the weights alone, so one more pair adds one vector of norm at most C to the sum and"
-            " leaves the others as they are."
+            " pair, the weights and public anchors alone, so one more pair adds one vector of norm at most C"
+            " to the sum and leaves the others as they are."
         ),
         one_shot=True,
     ),

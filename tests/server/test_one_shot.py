@@ -68,13 +68,17 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def embedded(config: RunConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Unit embeddings by the first weights, and unit teacher features, of all pairs of all clients."""
+    """Unit embeddings by the first weights, and what the teacher says, of all pairs of all clients."""
     run = run_of(config)
     student, found = run.new_student().eval(), []
+    anchors = run.anchors.double()
+    shared = (anchors / anchors.norm(dim=1, keepdim=True)).mean(dim=0)
     with torch.no_grad():
         for client in range(NUM_CLIENTS):
             data = run.holding(client).data
-            found.append((unit(student(data.inputs)), unit(data.features)))
+            told = data.features.double()
+            told = told / told.norm(dim=1, keepdim=True) - shared
+            found.append((unit(student(data.inputs)), told / told.norm(dim=1, keepdim=True)))
     return tuple(torch.cat(one).double().numpy() for one in zip(*found, strict=True))  # type: ignore[return-value]
 
 
@@ -118,7 +122,10 @@ def test_without_pairs_or_with_endless_noise_the_first_weights_stay(pairs: Path,
 
 
 def test_the_gradient_of_a_pair_is_its_products(pairs: Path, tmp_path: Path) -> None:
-    """Of norm root 2; a clip below that scales all of it, and a pair that is no number counts as nothing."""
+    """Of norm root 2; a clip below that scales all of it, and a pair that is no number counts as nothing.
+
+    The anchors lie opposite to each other, so their mean takes nothing from the teacher's features.
+    """
     student = student_of(tiny_config(pairs, tmp_path, *NOISED, *GIVEN))
     moments = Moments(student)
     image, feature = torch.rand(3, 1, 1, 16, 16), torch.randn(3, 1, DIM)
@@ -126,13 +133,26 @@ def test_the_gradient_of_a_pair_is_its_products(pairs: Path, tmp_path: Path) -> 
     units = Units(images=image, teacher=feature, mask=torch.ones(3, 1, dtype=torch.bool))
     with torch.no_grad():
         z, t = unit(student.eval()(image[:2, 0])).double(), unit(feature[:2, 0]).double()
+    opposite = torch.zeros(2, DIM)
+    opposite[:, 0] = torch.tensor([1.0, -3.0])
     for engine, clip, share in (("vmap", 10.0, 1.0), ("loop", 0.5, 0.5 * (1 - 1e-4) / math.sqrt(2))):
-        found = clipped_sum(moments, [units], moment_loss, clip=clip, engine=engine)
+        found = clipped_sum(moments, [units], moment_loss(opposite), clip=clip, engine=engine)
         torch.testing.assert_close(found["cross"], -share * z.T @ t, atol=1e-5, rtol=0)
         square = -share * z.T @ z
         rows, columns = torch.triu_indices(DIM, DIM)
         above = square[rows, columns] * torch.where(rows == columns, 1.0, math.sqrt(2)).double()
         torch.testing.assert_close(found["features"], above, atol=1e-5, rtol=0)
+
+
+def test_what_all_features_share_is_taken_away() -> None:
+    """By hand: the unit anchors' mean lies along the first axis; a feature less that, along the third."""
+    anchors = torch.tensor([[2.0, 0.0, 0.0], [0.2, 0.3, 0.0], [0.2, -0.3, 0.0]])
+    along = 0.2 / math.hypot(0.2, 0.3)
+    mean = (1 + 2 * along) / 3
+    found = torch.tensor([[0.5, 1.0, 10.0, 100.0]])  # A's part, and one for each axis
+    teacher = torch.tensor([[5 * mean, 0.0, 5 * math.sqrt(1 - mean**2)]])
+    loss = moment_loss(anchors)(found, teacher, torch.ones(1, dtype=torch.bool))
+    assert float(loss) == pytest.approx(-(0.5 + 100.0), rel=1e-4)
 
 
 @pytest.mark.parametrize("settings", [NOISED, SUMMED], ids=["noised-sum", "secure-sum"])

@@ -1,7 +1,9 @@
 """Second moments of embeddings, released once: the last layer of a student follows from them in closed form.
 
-A student gives a pair the unit embedding ``z``, its teacher the unit feature ``t``. The linear map ``M`` that
-is nearest to the teacher over all pairs, ``min sum |t - M z|^2 + ridge |M - I|^2``, needs nothing of them but
+A student gives a pair the unit embedding ``z``. Its teacher gives it ``t``: the unit feature less the mean of
+the public anchors, divided by its norm. Without that, where features share much of a direction, ``M`` would
+turn all embeddings into it, and they would be told apart worse than before. The linear map ``M`` that is
+nearest to the teacher over all pairs, ``min sum |t - M z|^2 + ridge |M - I|^2``, needs nothing of them but
 ``A = sum z z^T`` and ``B = sum z t^T``: ``M = (B^T + ridge I) (A + ridge I)^-1``. It turns the projector, the
 student's last layer: as ``z`` is divided by its norm anyway, ``M W`` and ``M b`` take the place of ``W``
 and ``b``. The ridge pulls towards the first weights, so a public warm start is what noise falls back to.
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from edgecmd.core.errors import PrivacyError
@@ -69,12 +71,22 @@ class Moments(nn.Module):
         return torch.cat([(squares @ self.features)[:, None], z @ self.cross], dim=1)
 
 
-def moment_loss(
-    found: Float[Tensor, "rows _"], teacher: Float[Tensor, "rows dim"], mask: Bool[Tensor, " rows"]
-) -> Float[Tensor, ""]:
-    """Its gradient is minus ``(A, B)`` of one pair, of norm at most the root of two; the mean over views."""
-    of_row = found[:, 0] + (found[:, 1:] * unit(teacher)).sum(dim=1)
-    return -(of_row * mask).sum() / mask.sum()
+def moment_loss(anchors: Anchors) -> UnitLoss:
+    """Loss whose gradient is minus ``(A, B)`` of one pair, the mean over its views, of norm at most root 2.
+
+    Args:
+        anchors: Public teacher features, (K, D), whose mean is taken from the pair's.
+
+    Returns:
+        Function of what `Moments` found of a pair's rows (R, 1 + D), teacher rows (R, D) and mask (R,).
+    """
+    shared = unit(anchors).mean(dim=0)
+
+    def of_pair(found: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        of_row = found[:, 0] + (found[:, 1:] * unit(unit(teacher) - shared)).sum(dim=1)
+        return -(of_row * mask).sum() / mask.sum()
+
+    return of_pair
 
 
 def summed_module(plan: "PrivacyPlan", student: nn.Module) -> nn.Module:
@@ -97,7 +109,7 @@ def subject_of(
         ConfigError: The loss has no form per unit.
         PrivacyError: One release is asked of a student that has no linear layer at its end.
     """
-    made = moment_loss if plan.row.one_shot else unit_loss(loss, anchors)
+    made = moment_loss(anchors) if plan.row.one_shot else unit_loss(loss, anchors)
     return summed_module(plan, student), made
 
 
