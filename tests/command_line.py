@@ -29,7 +29,7 @@ class Done:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    """Exit code of one command, which never says how far it is: a slow machine changes nothing of its text."""
+    """Exit code of one command, which never says how far it is: on a slow machine it prints the same."""
     monkeypatch.setattr(sys, "argv", ["edgecmd", *map(str, words)])
     monkeypatch.setattr("edgecmd.cli.progress.QUIET_S", math.inf)
     before = signal.getsignal(signal.SIGINT)
@@ -54,6 +54,10 @@ def edgecmd(*words: object, folder: Path) -> Done:
     ):
         code = run(monkeypatch, *words)
     return Done(code, out.getvalue(), err.getvalue())
+
+
+# The command line in a process of its own that never says how far it is, however slow the machine.
+QUIET = "import math; from edgecmd.cli import main, progress; progress.QUIET_S = math.inf; main()"
 
 
 def take_interrupts() -> None:
