@@ -56,6 +56,10 @@ def edgecmd(*words: object, folder: Path) -> Done:
     return Done(code, out.getvalue(), err.getvalue())
 
 
+# The command line in a process of its own that never says how far it is, however slow the machine.
+QUIET = "import math; from edgecmd.cli import main, progress; progress.QUIET_S = math.inf; main()"
+
+
 def take_interrupts() -> None:
     """A shell that runs tests in the background has Ctrl-C ignored; a child would inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,5 +1,6 @@
 """One torch thread, a cache of our own, and all telemetry off, before anything is imported."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 
 torch.set_num_threads(1)
 check_types_once()
+
+
+def pytest_collection_finish() -> None:
+    """What stands now stays to the end; to look through it for garbage again and again costs a twentieth."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

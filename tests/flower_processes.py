@@ -34,7 +34,7 @@ def flwr(home: Path, *words: str, folder: Path = ROOT) -> str:
         env=environment(home),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -49,8 +49,8 @@ def few_supervised_steps() -> Iterator[None]:
     """Within the block supervised baselines and fine-tuning take three steps a classifier, and not 200."""
     fit, few = supervised.fit_classifier, supervised.Recipe(num_steps=FEW_STEPS)
 
-    def fitted(*args: Any, recipe: supervised.Recipe = few, **kwargs: Any) -> supervised.Classifier:
-        return fit(*args, recipe=recipe, **kwargs)
+    def fitted(*args: Any, recipe: object = None, **kwargs: Any) -> supervised.Classifier:
+        return fit(*args, recipe=few, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(supervised, "fit_classifier", fitted)

@@ -21,24 +21,40 @@ def sound(student, teacher, anchors):
 def in_batch(student, teacher, anchors, temperature=0.1):
     return cmc(student, teacher, temperature=temperature)
 """
-# `audit faults`, which draws from its 400,000 sources once for all audits of the same, sound source, and
-# takes fewer steps of clients with few pairs, whose coins no planted fault treats otherwise.
+# `audit faults`. It draws from its 400,000 sources once for all audits of the same, sound source, tosses the
+# coins of a step once for all audits of sound coins from that source, and takes fewer steps of clients with
+# few pairs, whose coins no planted fault treats otherwise.
 FAULTS = """
-from edgecmd.audits.step import random_source, sampling_coins
+from edgecmd.audits.step import checks, random_source, sampling_coins
 from edgecmd.cli import main
+from edgecmd.privacy.step import sampling
 from edgecmd.privacy.step.randomness import SystemSource
 
 sampling_coins.SMALL_STEPS = 32
-sound, count, counted = SystemSource.words, random_source.repeated_starts, {}
+words, rows = SystemSource.words, sampling.poisson_rows
 
-def repeated_starts(num):
-    if SystemSource.words is not sound:
-        return count(num)
-    if num not in counted:
-        counted[num] = count(num)
-    return counted[num]
 
-random_source.repeated_starts = repeated_starts
+def once(call, key, is_sound):
+    found = {}
+
+    def asked(one):
+        if not is_sound():
+            return call(one)
+        if key(one) not in found:
+            found[key(one)] = call(one)
+        return found[key(one)]
+
+    return asked
+
+
+random_source.repeated_starts = once(
+    random_source.repeated_starts, lambda num: num, lambda: SystemSource.words is words
+)
+checks.audit_coins = once(
+    checks.audit_coins,
+    lambda target: target.path,
+    lambda: (SystemSource.words, sampling.poisson_rows) == (words, rows),
+)
 main()
 """
 ROOT = Path(__file__).parents[2]

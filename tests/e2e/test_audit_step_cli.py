@@ -21,6 +21,7 @@ def finished(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_both_levels_are_kept_in_the_run_folder(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # How many it takes to see a short seed is told by the tests of the audit itself.
     monkeypatch.setattr("edgecmd.audits.step.random_source.NUM_FRESH", 1000)
+    monkeypatch.setattr("edgecmd.audits.step.sampling_coins.SMALL_STEPS", 32)
     before = sorted(path.name for path in finished.iterdir() if path.name != "audit.json")
     done = edgecmd("audit", "step", str(finished), "--draws", "200", folder=finished.parent)
     assert done.returncode == 0, done.stderr

@@ -195,7 +195,7 @@ def superlink(tmp_path: Path) -> Iterator[Path]:
             stderr=log,
         )
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 600
         while not answers(port):
             assert process.poll() is None, (tmp_path / "superlink.log").read_text()
             assert time.monotonic() < end
@@ -203,7 +203,7 @@ def superlink(tmp_path: Path) -> Iterator[Path]:
         yield home
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        process.wait(timeout=600)
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def ray_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
             for words in nodes:
                 environ = environment(tmp_path / "home")
                 processes.append(subprocess.Popen(words, env=environ, stdout=log, stderr=log))
-                end = time.monotonic() + 120
+                end = time.monotonic() + 600
                 while (tmp_path / "ray.log").read_text().count("Ray runtime started.") < len(processes):
                     assert processes[-1].poll() is None, (tmp_path / "ray.log").read_text()
                     assert time.monotonic() < end
@@ -229,7 +229,7 @@ def ray_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     finally:
         for process in reversed(processes):
             process.terminate()
-            process.wait(timeout=60)
+            process.wait(timeout=600)
 
 
 ONE_ACTOR = "client-resources-num-cpus=2 init-args-num-cpus=2"

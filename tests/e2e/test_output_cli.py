@@ -13,7 +13,7 @@ import pytest
 
 from edgecmd.config.reader import to_toml
 from edgecmd.config.schema import RunConfig
-from tests.command_line import run, take_interrupts
+from tests.command_line import QUIET, run, take_interrupts
 
 
 def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -224,7 +224,7 @@ def test_ctrl_c_ends_a_run_and_its_workers_with_one_line(
     tiny: RunConfig, tmp_path: Path, workers: int
 ) -> None:
     (tmp_path / "t.toml").write_text(to_toml(tiny), encoding="utf-8")
-    words = [sys.executable, "-m", "edgecmd", "simulate", "--config", str(tmp_path / "t.toml")]
+    words = [sys.executable, "-c", QUIET, "simulate", "--config", str(tmp_path / "t.toml")]
     words += ["--set", f"federation.num_workers={workers}", "--set", "federation.num_rounds=100000"]
     # A group of its own: Ctrl-C of a terminal reaches every process of it.
     process = subprocess.Popen(
@@ -235,14 +235,14 @@ def test_ctrl_c_ends_a_run_and_its_workers_with_one_line(
         start_new_session=True,
         preexec_fn=take_interrupts,
     )
-    folder, end = Path(tiny.out) / "tiny", time.monotonic() + 300
+    folder, end = Path(tiny.out) / "tiny", time.monotonic() + 1200
     try:
         while not list(folder.glob("checkpoints/round-*")):
             assert process.poll() is None
             assert time.monotonic() < end
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=300)
+        _, err = process.communicate(timeout=1200)
     finally:
         process.kill()
     assert process.returncode == 130

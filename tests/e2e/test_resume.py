@@ -19,13 +19,13 @@ from tests.command_line import run, take_interrupts
 from tests.tiny_federation import run_of, settings_of, simulate, tiny_config
 
 ROOT = Path(__file__).parents[2]
-NUM_ROUNDS = 10
+NUM_ROUNDS = 6
 CHANGES = [
     "distill.keep_optimizer=true",
     'federation.strategy="fedadam"',
     "federation.server_learning_rate=0.1",
     f"federation.num_rounds={NUM_ROUNDS}",
-    "federation.local_steps=6",
+    "federation.local_steps=2",
 ]
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from command_line import run
-from quick import exported_once, few_supervised_steps
+from quick import FEW_STEPS, exported_once, few_supervised_steps
 
 from edgecmd.catalogue.baseline_rows import BASELINES
 from edgecmd.config.reader import to_toml
 from edgecmd.config.schema import RunConfig
+from edgecmd.evaluation import supervised
 from edgecmd.experiments.run_baselines import baselines_of
 from tests.from_docs import module_of
 from tests.tiny_federation import run_of, simulate
@@ -75,3 +76,15 @@ def test_which_baselines_a_run_has_in_the_order_of_the_table(tiny: RunConfig, tm
     ]
     central = changed(tiny, "privacy", mechanism="client")
     assert list(baselines_of(central, run_of(tiny))) == [*BUILT_IN[:2], "cmc without privacy", "scratch"]
+
+
+def test_few_steps_are_few_whatever_recipe_is_asked_for(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the tests of whole runs take minutes, and none fails."""
+    steps: list[int] = []
+    monkeypatch.setattr(supervised, "optimise", lambda _, num, **__: steps.append(num))
+    supervised.scratch_accuracy(run_of(tiny), labelling="group", num_labels=1, draw=0)
+    with few_supervised_steps():
+        supervised.scratch_accuracy(run_of(tiny), labelling="group", num_labels=1, draw=0)
+    assert steps == [supervised.NUM_STEPS, FEW_STEPS]

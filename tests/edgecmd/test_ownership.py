@@ -21,14 +21,14 @@ HOLD = (
     "import sys, time; from pathlib import Path; from edgecmd.core.run_lock import owned\n"
     "with owned(Path(sys.argv[1])):\n"
     "    Path(sys.argv[2]).write_text('')\n"
-    "    time.sleep(120)\n"
+    "    time.sleep(3600)\n"
 )
 
 
 def holder(folder: Path, sign: Path) -> subprocess.Popen[bytes]:
     """Another process that owns ``folder``."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder), str(sign)])
-    end = time.monotonic() + 300
+    end = time.monotonic() + 1200
     while not sign.exists():
         assert process.poll() is None
         assert time.monotonic() < end

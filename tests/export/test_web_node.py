@@ -34,7 +34,7 @@ def node(script: str, *arguments: object) -> object:
         ".catch((error) => { console.error(error); process.exit(1); });"
     )
     done = subprocess.run(
-        [NODE, "-e", text, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False
+        [NODE, "-e", text, *map(str, arguments)], capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -69,7 +69,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]
 def status(port: int, kits: Path, path: str, method: str = "POST") -> int:
     """Answer to a request whose path is sent as it stands here."""
     context = ssl.create_default_context(cafile=str(kits / "sites/north/ca.crt"))
-    end = time.monotonic() + 60
+    end = time.monotonic() + 600
     while True:
         try:
             with (

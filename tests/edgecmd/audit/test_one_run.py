@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from edgecmd.audits.bounds import gdp_epsilon
 from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Finding
+from edgecmd.audits.one_run import experiment
 from edgecmd.audits.one_run.attackers import Evidence
 from edgecmd.audits.one_run.canaries import toss
 from edgecmd.audits.one_run.experiment import (
@@ -22,6 +24,7 @@ from edgecmd.audits.one_run.experiment import (
     repeated,
     rounds_of,
 )
+from edgecmd.audits.target import Target
 from edgecmd.core.errors import PrivacyError
 from edgecmd.privacy.step import private_step
 from tests.edgecmd.audit.tiny_target import tiny_target
@@ -190,6 +193,28 @@ def test_asynchronous_rounds_are_left_out_by_the_ladder_and_it_says_so() -> None
     assert (finding.name, finding.verdict) == ("not audited", INDICATOR)
     assert "federation.buffer_size=2 made asynchronous rounds" in finding.text
     assert not_audited_because(tiny_target()) == ""
+
+
+@pytest.mark.parametrize(
+    ("each", "every", "fitting"), [(3.0, 9, 9), (3.0, 99, 25), (39.0, 99, 1), (200.0, 99, 1)]
+)
+def test_the_ladder_takes_as_many_rounds_as_fit_into_its_time(
+    each: float, every: int, fitting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that goes on by ``each`` seconds in a round: the first counts, and is done again."""
+    clock, asked = [0.0], list[int]()
+
+    def audit(_: Target, effort: Effort) -> list[Finding]:
+        asked.append(effort.num_rounds)
+        clock[0] += each * effort.num_rounds
+        return []
+
+    monkeypatch.setattr(experiment, "audit_one_run", audit)
+    monkeypatch.setattr(experiment, "rounds_of", lambda *_: every)
+    monkeypatch.setattr(experiment, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    audit_in_time(tiny_target())
+    assert asked == ([1] if fitting == 1 else [1, fitting])
+    assert clock[0] <= max(each, experiment.LADDER_BUDGET_S)
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ def test_a_command_is_refused_in_one_line_before_anything_is_done(tmp_path: Path
         text=True,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(HOME)))},
-        timeout=300,
+        timeout=1200,
     )
     assert done.returncode == 8
     assert done.stdout == ""
@@ -107,6 +107,6 @@ def test_a_command_started_in_a_notebook_draws_with_a_backend_of_its_own(tmp_pat
         text=True,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(HOME), "MPLBACKEND": "of_another_environment"},
-        timeout=300,
+        timeout=1200,
     )
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "pairs: no problems found.")

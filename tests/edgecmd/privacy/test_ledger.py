@@ -212,7 +212,7 @@ def test_processes_together_stay_within_the_budget(tmp_path: Path) -> None:
     workers = [spawn.Process(target=hammer, args=(path, index, budget, counts)) for index in range(3)]
     for one in workers:
         one.start()
-    done = sum(counts.get(timeout=120) for _ in workers)
+    done = sum(counts.get(timeout=1200) for _ in workers)
     for one in workers:
         one.join()
     assert done == 17
