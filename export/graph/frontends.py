@@ -7,7 +7,7 @@ sizes for the checks.
 Shapes: B batch, C channels, S side of the student's input.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,9 @@ class FrontEnd:
         takes: Of ``report.json``, what the card says that it takes.
         example: File that the card runs.
         dtype: Of stored inputs.
+        steps: What happens between a raw input and what the student sees, a sentence a step, so that it can
+            be written in another language; empty where there is no profile `core`.
+        scaled_tolerance: Largest difference of what two such programs make of one raw input.
         shape: Of one stored input of the student's own size.
         rewrite: Changes the traced file in place, where the exporter cannot write what is wanted.
     """
@@ -54,6 +57,8 @@ class FrontEnd:
     example: str
     tracing: Callable[[ExportSpec], tuple[Tensor, dict[int, Any]]] = square_tracing
     dtype: type = np.uint8
+    steps: Callable[[ExportSpec], Sequence[str]] = lambda _: ()
+    scaled_tolerance: Callable[[ExportSpec], float] = lambda _: 1e-4
     shape: Callable[[ExportSpec], tuple[int, ...]] = lambda spec: spec.image_shape
     rewrite: Callable[[onnx.ModelProto], None] = lambda _: None
 
@@ -67,6 +72,8 @@ FRONT_ENDS: dict[str, FrontEnd] = {
         variants=front_image.image_variants,
         takes=front_image.image_takes,
         example="picture.png",
+        steps=front_image.image_steps,
+        scaled_tolerance=front_image.grey_level,
     ),
     "depth16": FrontEnd(
         input_name="depth",
@@ -76,6 +83,7 @@ FRONT_ENDS: dict[str, FrontEnd] = {
         variants=front_depth.depth_variants,
         takes=front_depth.depth_takes,
         example="depth.png",
+        steps=front_depth.depth_steps,
         dtype=np.uint16,
         shape=lambda spec: (spec.image_size, spec.image_size, 1),
     ),
@@ -110,6 +118,7 @@ FRONT_ENDS: dict[str, FrontEnd] = {
         variants=front_wave.wave_variants,
         takes=front_wave.wave_takes,
         example="recording.wav",
+        steps=front_wave.wave_steps,
         dtype=np.int16,
         shape=lambda spec: (spec.image_size,),
         rewrite=front_wave.generate_basis,
