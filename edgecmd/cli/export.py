@@ -362,8 +362,8 @@ def _show_bench(result: "Result") -> None:
     num = result.rows[0].latency.num
     print_table(
         f"One input, {result.num_threads} thread(s), {clock} time of {num} calls in turns; batches of 32;"
-        f" compared with {result.reference}",
-        [*titles, "lowest cosine", "same answer", "same class", metric],
+        f" compared with {result.reference}; uneven sizes: largest difference at other sizes of the input",
+        [*titles, "lowest cosine", "same answer", "same class", metric, "uneven sizes"],
         rows,
     )
     if result.metric_reference is not None:
@@ -398,4 +398,5 @@ def _cells(row: "Row", by_torch: float | None, by_fp32: float | None) -> list[st
         "-" if near is None or near.agreement is None else f"{near.agreement:.4f}",
         "-" if near is None or near.agreement_classes is None else f"{near.agreement_classes:.4f}",
         "-" if near is None or near.metric is None else f"{near.metric:.4f}",
+        "-" if row.max_abs_uneven is None else f"{row.max_abs_uneven:.1e}",
     ]

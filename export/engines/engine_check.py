@@ -20,9 +20,8 @@ from edgecmd.core.errors import ConfigError, ExportError, choose
 from edgecmd.core.text import one_line
 from export.device.properties import CORE
 from export.engines.engine_table import CORE_FILE, ENGINES, REFERENCE, WHOLE, Engine, Found
-from export.graph.front_depth import nearest
 from export.graph.front_graph import SCALED
-from export.graph.frontends import FRONT_ENDS
+from export.graph.frontends import FRONT_ENDS, at_uneven_sizes
 from export.trust.contents import Card, read_card, spec_of
 from export.trust.gate import gate_file
 from export.trust.golden import read_golden
@@ -150,19 +149,7 @@ def refuse_engines(tried: Sequence[Tried]) -> None:
         )
 
 
-def uneven_sizes(raw: np.ndarray, card: Card) -> dict[str, np.ndarray]:
-    """One golden input at sizes that are no multiples of the student's, and at twice its size."""
-    if raw.ndim == 2:
-        variants = FRONT_ENDS[card.front_end].variants(raw[:1], spec_of(card))
-        return {name: one for name, one in variants.items() if one.shape[1] != raw.shape[1]}
-    side = card.image_size
-    short, long = side // 2 + 1, 2 * side + side // 2 + 1
-    sizes = ((2 * side, 2 * side), (3 * side + 4, 2 * side + side // 2), (short, long), (long, short))
-    return {f"{height}x{width}": nearest(raw[:1], height, width) for height, width in sizes}
-
-
 def _whole_cases(copy: Path, cards: Sequence[Card]) -> list[Case]:
-    card = cards[0]
     golden = read_golden(copy / GOLDEN, [one for one in cards if not one.core])[MODEL]
     own = golden[0]
     loose = max(own.tolerance, ParityLimits().max_abs_resized)
@@ -177,7 +164,7 @@ def _whole_cases(copy: Path, cards: Sequence[Card]) -> list[Case]:
     ]
     made += [
         Case(name=name, inputs=raw, expected={}, limit=loose)
-        for name, raw in uneven_sizes(own.inputs, card).items()
+        for name, raw in at_uneven_sizes(own.inputs).items()
     ]
     return made
 
@@ -195,7 +182,7 @@ def _core_cases(copy: Path, card: Card, cards: Sequence[Card]) -> list[Case]:
             expected = {name: values[part] for name, values in one.outputs.items()}
             made.append(Case(name="golden", inputs=one.inputs[part], expected=expected, limit=one.tolerance))
     raw = read_golden(copy / GOLDEN, [one for one in cards if not one.core])[MODEL][0].inputs
-    for name, uneven in uneven_sizes(raw, card).items():
+    for name, uneven in at_uneven_sizes(raw).items():
         seen = seen_by_torch(uneven, spec_of(card))
         if seen.shape == made[0].inputs.shape:
             made.append(Case(name=name, inputs=seen, expected={}, limit=made[0].limit))
