@@ -5,6 +5,7 @@ Shapes: N inputs, H height, W width.
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -77,8 +78,9 @@ class Tried:
     largest: float | None = None
 
     def record(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
+        """As JSON, which has no infinite numbers."""
+        told = self.largest if self.largest is not None and math.isfinite(self.largest) else None
+        return {**asdict(self), "largest": told}
 
 
 def choose_engines(only: str) -> list[tuple[str, str]]:

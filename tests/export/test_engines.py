@@ -110,6 +110,7 @@ def test_what_is_not_finite_missing_or_of_another_shape_is_wrong(cored, fake, ch
     fake(ANSWER.replace("CHANGE", change), files=("whole",))
     (one,) = check_engines(cored("ws-50k"), only="fake")
     assert (one.verdict, one.largest) == (WRONG, float("inf"))
+    assert one.record()["largest"] is None
     assert words in one.detail
 
 
