@@ -484,7 +484,7 @@ class ExportConfig(Section):
     min_cosine: Annotated[float, Interval(ge=-1, le=1)] = 0.0
     """Smallest cosine between torch and onnxruntime embeddings for fp32 and w8; 0: 0.9999 and 0.9995."""
     profiles: str = "w8"
-    """w8, fp32, w4, int8, dyn8, or several, such as "w8,int8"; the first becomes student.onnx."""
+    """w8, fp32, w4, int8, dyn8, core, or several, such as "w8,core"; the first becomes student.onnx."""
     calibration: str = "public"
     """What int8 takes its ranges from: public (drawings of the public set) or procedural; never pairs."""
     prototypes: str = ""

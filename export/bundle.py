@@ -40,7 +40,8 @@ from export.profiles.table import (
     need_calibration,
     refuse_malformed,
 )
-from export.trust.listing import CACHE, RULES, profile_file
+from export.trust.core_student import CoreStudent, refuse_gap
+from export.trust.listing import CACHE, RAW_FILE, RULES, profile_file
 from export.trust.verify import (
     ParityError,
     ParityReport,
@@ -216,7 +217,8 @@ class Bench:
         model = make_profile(data, name, calibration=options.calibration)
         write_artefact(folder, file, model, may_leave=True, place="bundle")
         refuse_malformed((folder / file).read_bytes(), name=file)
-        parity = verify(folder / file, self.reference, images=self.images, task=self.task)
+        core = None if PROFILES[name].raw else CoreStudent(folder / file, data)
+        parity = self.parity(folder / file if core is None else core)
         limits = limits_of(name, min_cosine=options.min_cosine)
         try:
             refuse_mismatch(parity, limits, profile=name)
@@ -226,7 +228,25 @@ class Bench:
             culprit = self.culprit(data, folder, name, calibration=options.calibration)
             raise ParityError(f"{error} {culprit} Use w8, or train with a larger student.") from error
         refuse_below(parity, floor=options.floor, profile=name)
-        return Built(file=file, parity=parity, limits=limits)
+        gap = None if core is None else self.gap(core)
+        return Built(file=file, parity=parity, limits=limits, core=core, gap=gap)
+
+    def parity(self, device: Path | CoreStudent) -> ParityReport:
+        """How far a file, or a core behind its front end, is from the student."""
+        takes = device.takes if isinstance(device, CoreStudent) else lambda _: True
+        return verify(device, self.reference, images=self.images, task=self.task, takes=takes)
+
+    def gap(self, core: CoreStudent) -> float:
+        """How far a core is from the whole graph.
+
+        Raises:
+            ParityError: Further than rounding explains.
+        """
+        spec = self.reference.spec
+        golden = [one for one in FRONT_ENDS[spec.front_end].golden(spec) if core.takes(one)]
+        gap = max(core.gap(one) for one in (*golden, self.images[:BATCH_OF_SEARCH]))
+        refuse_gap(gap)
+        return gap
 
     def culprit(self, data: bytes, folder: Path, name: str, *, calibration: Calibration) -> Culprit:
         """Layer whose leaving out makes the file of a profile best, with few inputs to take ranges from."""
@@ -253,7 +273,7 @@ def refuse_foreign(out_dir: Path) -> None:
     if not out_dir.is_dir():
         raise ExportError(f"{out_dir} is a file. Choose another folder for the bundle.")
     names = {path.name for path in out_dir.iterdir()} - {CACHE, *RULES, *map(profile_file, PROFILES)}
-    foreign = sorted(names)
+    foreign = sorted(name for name in names if not RAW_FILE.fullmatch(name))
     if foreign:
         raise ExportError(
             f"{out_dir} contains things that are not part of a bundle, such as {foreign[0]}; they would be"

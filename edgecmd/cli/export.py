@@ -14,7 +14,10 @@ from edgecmd.cli.output import print_json, print_table, say
 from edgecmd.core.errors import ConfigError, choose
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from export.bench.measure import Result, Row
+    from export.engines.engine_check import Tried
     from export.trust.checks import Verdict
     from export.web.ortweb import OrtWeb
 
@@ -137,19 +140,33 @@ def verify(
     any_program: Annotated[
         bool, typer.Option("--any-program", help="Accept an infer.py that this edgecmd did not write.")
     ] = False,
+    engines: Annotated[
+        bool, typer.Option("--engines", help="Then run it in every engine that is installed; needs no fault.")
+    ] = False,
+    only: Annotated[
+        str, typer.Option("--only", help="Engines and files for --engines, such as openvino,mnn:core.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Check a bundle before anything in it is loaded or run. Exits with code 6 at a fault and names it."""
+    from export.engines.engine_check import check_engines, choose_engines, refuse_engines
     from export.trust.checks import SandboxLimits, verify_bundle
 
+    choose_engines(only)
     sandbox = SandboxLimits(timeout_s=timeout, memory_mb=memory)
     verdict = verify_bundle(bundle, pub=pub, sandbox=sandbox, any_program=any_program)
+    tried = []
+    if (engines or only) and verdict.passed:
+        tried = check_engines(bundle, only=only, timeout_s=timeout)
     if as_json:
-        print_json(verdict.record())
+        told = {"engines": [one.record() for one in tried]} if tried else {}
+        print_json({**verdict.record(), **told})
     else:
         _show_verdict(verdict)
+        _show_engines(tried)
     if verdict.error is not None:
         raise verdict.error
+    refuse_engines(tried)
 
 
 @app.command()
@@ -175,6 +192,25 @@ def _show_verdict(verdict: "Verdict") -> None:
     ]
     print_table(f"edgecmd verify {verdict.folder}", ["check", "state", "found"], rows)
     say("Verdict: " + ("no fault found." if verdict.passed else "refused."))
+
+
+def _show_engines(tried: "Sequence[Tried]") -> None:
+    """Print one line an engine and file."""
+    if not tried:
+        return
+    rows = [
+        [
+            one.title,
+            one.version or "-",
+            one.file,
+            "-" if one.largest is None else f"{one.largest:.2g}",
+            one.verdict,
+            one.detail,
+        ]
+        for one in tried
+    ]
+    titles = ["engine", "version", "file", "largest difference", "verdict", "tried, or what to do"]
+    print_table("Engines, each in a process of its own", titles, rows)
 
 
 @web_app.command()
@@ -326,8 +362,8 @@ def _show_bench(result: "Result") -> None:
     num = result.rows[0].latency.num
     print_table(
         f"One input, {result.num_threads} thread(s), {clock} time of {num} calls in turns; batches of 32;"
-        f" compared with {result.reference}",
-        [*titles, "lowest cosine", "same answer", "same class", metric],
+        f" compared with {result.reference}; uneven sizes: largest difference at other sizes of the input",
+        [*titles, "lowest cosine", "same answer", "same class", metric, "uneven sizes"],
         rows,
     )
     if result.metric_reference is not None:
@@ -362,4 +398,5 @@ def _cells(row: "Row", by_torch: float | None, by_fp32: float | None) -> list[st
         "-" if near is None or near.agreement is None else f"{near.agreement:.4f}",
         "-" if near is None or near.agreement_classes is None else f"{near.agreement_classes:.4f}",
         "-" if near is None or near.metric is None else f"{near.metric:.4f}",
+        "-" if row.max_abs_uneven is None else f"{row.max_abs_uneven:.1e}",
     ]

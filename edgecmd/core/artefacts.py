@@ -170,6 +170,14 @@ ARTEFACTS: tuple[Artefact, ...] = (
                 "noised weights; the head is of own labels",
             ),
             "golden.npz": ("made-up inputs and what the models give for them", "a function of the models"),
+            "core.json": (
+                "what is done to an input before the student, in words and numbers",
+                "settings, and a list of the files below",
+            ),
+            "core.*.raw": (
+                "made-up inputs and what the student gives for them, as plain numbers",
+                "a function of the models",
+            ),
             "labels.json": ("names of the classes", "classes of the labelled examples, not of the pairs"),
             "prototypes.npz": ("mean embeddings of examples", "noised weights, and examples of the deployer"),
             "report.json": ("sizes, digests and figures", "figures are of the deployer's test set"),

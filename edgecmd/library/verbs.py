@@ -109,7 +109,7 @@ def export(
         student: Result of `edgecmd.distill` or `edgecmd.federate`, or its student.
         folder: Folder of the bundle; an older bundle there is replaced.
         task: The task it was distilled on, for a student that does not remember it.
-        profiles: ``w8``, ``fp32``, ``w4``, ``int8``, ``dyn8``; the first becomes student.onnx.
+        profiles: ``w8``, ``fp32``, ``w4``, ``int8``, ``dyn8``, ``core``; the first becomes student.onnx.
         labelled: Examples to fit a linear head on, which the file then reveals; None for no head.
         calibration: What int8 takes its ranges from: ``public`` or ``procedural`` images; never pairs.
         min_cosine: Smallest cosine allowed between torch and ONNX Runtime; None: the profile's own limit.

@@ -42,6 +42,8 @@ class Engine:
         num_bytes: Size of the file, or of the weights for torch.
         load_ms: Least of a few times of loading; 0 for torch, which is measured in a process of its own.
         path: The file, for ONNX Runtime alone.
+        any_size: Runs inputs of other sizes than the student's; None for torch, which is what these are
+            compared with.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Engine:
     num_bytes: int = 0
     load_ms: float = 0.0
     path: Path | None = None
+    any_size: Run | None = None
 
 
 def torch_engine(name: str, deployable: Deployable) -> Engine:
@@ -87,6 +90,7 @@ def onnx_engine(name: str, path: Path, *, num_threads: int) -> Engine:
         num_bytes=path.stat().st_size,
         load_ms=load_ms,
         path=path,
+        any_size=device,
     )
 
 
@@ -112,26 +116,38 @@ def openvino_engine(name: str, path: Path, *, example: np.ndarray, num_threads: 
         "INFERENCE_PRECISION_HINT": "f32",
     }
 
-    def load() -> Any:  # noqa: ANN401 - openvino has no types
+    def load(*, fixed: bool) -> Any:  # noqa: ANN401 - openvino has no types
         core = openvino.Core()
         model = core.read_model(str(path))
-        model.reshape([-1, *example.shape[1:]])
+        if fixed:
+            model.reshape([-1, *example.shape[1:]])
         return core.compile_model(model, "CPU", settings)
 
     try:
-        compiled, load_ms = _loaded(load)
+        compiled, load_ms = _loaded(lambda: load(fixed=True))
+        free = load(fixed=False)
     except RuntimeError as error:
         raise ExportError(f"OpenVINO cannot read {path.name}: {str(error).strip()[:200]}") from error
-    request = compiled.create_infer_request()
-    names = [output.get_any_name() for output in compiled.outputs]
 
-    def run(inputs: np.ndarray) -> Prediction:
-        found = request.infer([inputs])
-        values = {name: np.array(found[name]) for name in names}
-        return Prediction(values["embedding"], values.get("scores", values.get("mask")))
+    def runs(compiled: Any) -> Run:  # noqa: ANN401 - openvino has no types
+        request = compiled.create_infer_request()
+        names = [output.get_any_name() for output in compiled.outputs]
 
-    clock = "process" if num_threads == 1 else "wall"
-    return Engine(name=name, run=run, clock=clock, num_bytes=path.stat().st_size, load_ms=load_ms)
+        def run(inputs: np.ndarray) -> Prediction:
+            found = request.infer([inputs])
+            values = {name: np.array(found[name]) for name in names}
+            return Prediction(values["embedding"], values.get("scores", values.get("mask")))
+
+        return run
+
+    return Engine(
+        name=name,
+        run=runs(compiled),
+        clock="process" if num_threads == 1 else "wall",
+        num_bytes=path.stat().st_size,
+        load_ms=load_ms,
+        any_size=runs(free),
+    )
 
 
 def _loaded(load: Callable[[], Any]) -> tuple[Any, float]:

@@ -3,6 +3,7 @@
 Shapes: N inputs.
 """
 
+import contextlib
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,6 +29,7 @@ from export.bench.footprint import Footprint
 from export.bench.timing import BLOCK, Timed, Timing, interleaved
 from export.device.infer import Prediction
 from export.graph.deployable import Deployable
+from export.graph.frontends import at_uneven_sizes
 from export.profiles.advice import ARM, WASM, X86, Advice, Candidate, advise, ratios, this_target
 from export.profiles.table import BASE, PROFILES, limits_of
 from export.trust.verify import TaskMetric, agreement, class_agreement, compare, run_torch
@@ -86,6 +88,8 @@ class Row:
         latency: Of one input at a time.
         per_second: Inputs a second in batches of 32.
         closeness: To the reference; None for the reference itself.
+        max_abs_uneven: Largest difference of the embeddings from the reference's on inputs whose sizes are no
+            multiples of the student's; None for torch and for what fails at these.
     """
 
     name: str
@@ -94,6 +98,7 @@ class Row:
     latency: Timing
     per_second: float
     closeness: Closeness | None
+    max_abs_uneven: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,6 +164,7 @@ def measure(
     large = interleaved(_timed(engines, many), num_blocks=max(2, num_blocks // BLOCK), block=3, num_warm_up=1)
     name, expected = _reference(subject, engines)
     compared = subject.inputs[:MAX_COMPARED] if subject.task is None else subject.inputs
+    uneven = uneven_gaps(subject, engines, reference=name)
     rows = tuple(
         Row(
             name=engine.name,
@@ -167,6 +173,7 @@ def measure(
             latency=latency[engine.name],
             per_second=1e3 * LARGE_BATCH / large[engine.name].min_ms,
             closeness=None if engine.name == name else closeness(engine, expected, compared, subject.task),
+            max_abs_uneven=uneven.get(engine.name),
         )
         for engine in engines
     )
@@ -264,6 +271,32 @@ def closeness(engine: Engine, expected: Prediction, inputs: Targets, task: TaskM
         agreement_classes=class_agreement(wanted, found),
         metric=None if task is None else float(task.metric(found.embedding)),
     )
+
+
+def uneven_gaps(subject: Subject, engines: Sequence[Engine], *, reference: str) -> dict[str, float]:
+    """Largest difference of each engine from the reference at uneven sizes, by the engine's name.
+
+    An engine that fails there has none.
+    """
+    sizes = list(at_uneven_sizes(subject.inputs[:1]).values())
+    known = next((one.any_size for one in engines if one.name == reference), None)
+    if subject.reference is not None:
+        expected = [run_torch(subject.reference, one) for one in sizes]
+    else:
+        assert known is not None
+        expected = [known(one) for one in sizes]
+    found = {}
+    for engine in engines:
+        if engine.any_size is None:
+            continue
+        # Each engine raises errors of its own.
+        with contextlib.suppress(Exception):
+            gaps = [
+                np.abs(want.embedding - engine.any_size(one).embedding).max()
+                for one, want in zip(sizes, expected, strict=True)
+            ]
+            found[engine.name] = float(max(gaps))
+    return found
 
 
 def recommendations(rows: Sequence[Row], *, metric: float | None) -> tuple[Advice, ...]:

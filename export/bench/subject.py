@@ -27,7 +27,10 @@ from export.graph.to_onnx import to_onnx
 from export.profiles.calibration import calibration_of
 from export.profiles.slow_variants import SLOWER, make_slower
 from export.profiles.table import PROFILES, Calibration, choose_profiles, make_profile, need_calibration
-from export.trust.listing import GOLDEN, MODEL, PROGRAM
+from export.trust.listing import GOLDEN, MODEL, PROGRAM, profile_file
+
+# Files that take no raw inputs, as all that is measured does.
+NOT_RAW = {profile_file(name) for name, profile in PROFILES.items() if not profile.raw}
 
 
 def of_run(run: Run, settings: ExportConfig, *, warnings: bool, folder: Path) -> Subject:
@@ -107,7 +110,8 @@ def bundle_files(target: Path) -> dict[str, Path]:
             " export` made from one."
         )
     try:
-        return {DeviceStudent(path).profile: path for path in sorted(target.glob("student*.onnx"))}
+        paths = sorted(path for path in target.glob("student*.onnx") if path.name not in NOT_RAW)
+        return {DeviceStudent(path).profile: path for path in paths}
     except InferError as error:
         raise DataError(str(error)) from error
 

@@ -212,7 +212,7 @@ def refuse_old_runtime(version: str) -> None:
         )
 
 
-def _runtime() -> Any:  # noqa: ANN401 - onnxruntime has no types
+def import_runtime() -> Any:  # noqa: ANN401 - onnxruntime has no types
     """onnxruntime, without the telemetry that version 1.32 has where nobody forbids it before the import."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
@@ -226,7 +226,7 @@ def _runtime() -> Any:  # noqa: ANN401 - onnxruntime has no types
 
 
 def _open(path: Path, *, num_threads: int) -> Any:  # noqa: ANN401 - onnxruntime has no types
-    runtime = _runtime()
+    runtime = import_runtime()
     refuse_old_runtime(runtime.__version__)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = num_threads

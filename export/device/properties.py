@@ -19,6 +19,8 @@ from export.device.sensors import SENSORS, Sensor
 FORMAT_VERSION = "1"
 # Outputs of a model: the embedding, and one of these where it has classes.
 MASK, SCORES = "mask", "scores"
+# The profile whose files take no raw inputs.
+CORE = "core"
 
 
 class Properties(NamedTuple):
@@ -49,6 +51,12 @@ def read_properties(
         InferError: It was not made by edgecmd, has another format, or they are damaged.
     """
     _refuse_foreign(path, properties)
+    if properties.get("edgecmd.profile") == CORE:
+        raise InferError(
+            f"{path} is the student without its front end, for other engines: it takes no raw inputs."
+            " ONNX Runtime runs the whole: use student.onnx.",
+            exit_code=6,
+        )
     try:
         found = _read(properties)
         _compare(found, inputs=inputs, outputs=outputs)

@@ -27,10 +27,13 @@ from export.documents.sbom import bill_of_materials
 from export.graph.folding import Folding
 from export.graph.frontends import FRONT_ENDS
 from export.graph.spec import EXAMPLES, FORMAT_VERSION, LINEAR, MASKS, ExportSpec
+from export.profiles.mobile import mobile_verdict
 from export.profiles.table import PROFILES, summary_of
+from export.trust.core_student import CoreStudent
 from export.trust.listing import (
     BOM,
     CARD,
+    CORE_SPEC,
     GOLDEN,
     LABELS,
     PROGRAM,
@@ -39,6 +42,7 @@ from export.trust.listing import (
     SIGNATURE,
     SUMS,
 )
+from export.trust.raw_golden import core_record, golden_cases
 from export.trust.verify import ParityLimits, ParityReport
 
 PACKAGES = ("edgecmd", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
@@ -52,11 +56,15 @@ class Built:
         file: Its name.
         parity: How far it is from the student.
         limits: How far it may be.
+        core: What runs it, where it is a core.
+        gap: Of a core, the largest difference from the whole graph on golden inputs and held-out ones.
     """
 
     file: str
     parity: ParityReport
     limits: ParityLimits
+    core: CoreStudent | None = None
+    gap: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +103,11 @@ def write_contents(folder: Path, contents: Contents) -> None:
     if contents.prototypes is not None:
         write(PROTOTYPES, _npz(prototype_arrays(contents.prototypes)))
     write(GOLDEN, _npz(golden(folder, contents)))
+    for built in contents.models.values():
+        if built.core is not None:
+            record, files = core_record(golden_cases(built.core, spec), spec)
+            for name, numbers in {**files, CORE_SPEC: record}.items():
+                write(name, numbers)
     report = report_record(folder, contents)
     write(REPORT, report)
     write(CARD, model_card(report, source))
@@ -134,6 +147,8 @@ def golden(folder: Path, contents: Contents) -> dict[str, Any]:
     for size, inputs in (("", own), ("/resized", other)):
         arrays[f"{FRONT_ENDS[contents.spec.front_end].input_name}{size}"] = inputs
         for name, built in contents.models.items():
+            if built.core is not None:
+                continue
             student = DeviceStudent(folder / built.file)
             for output, values in zip(student.outputs, student(inputs), strict=False):
                 if values is None or not np.isfinite(values).all():
@@ -202,6 +217,8 @@ def report_record(folder: Path, contents: Contents) -> dict[str, Any]:
                 "tolerance": PROFILES[name].tolerance,
                 "parity": asdict(built.parity),
                 "limits": asdict(built.limits),
+                **({} if built.gap is None else {"difference_from_whole": built.gap}),
+                "phones": mobile_verdict(folder / built.file),
             }
             for name, built in contents.models.items()
         },

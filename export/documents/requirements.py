@@ -10,8 +10,11 @@ from edgecmd.core.errors import ExportError
 # Runtime reads it since 1.14. Up to opset 20 GroupNorm becomes InstanceNormalization, which it has a fast
 # kernel for.
 OPSET = 18
-# First ONNX Runtime that reads an operator set, and the oldest numpy that it goes with.
-ONNXRUNTIME_OF_OPSET = {18: "1.14", 19: "1.15", 20: "1.17"}
+# The profile `core` has fewer operators, and goes as low as they let it.
+LOWEST_OPSET = 11
+# First ONNX Runtime that reads an operator set, and the oldest numpy that it goes with. Of the lower sets
+# that is the oldest that was tried.
+ONNXRUNTIME_OF_OPSET = {**dict.fromkeys(range(LOWEST_OPSET, OPSET + 1), "1.14"), 19: "1.15", 20: "1.17"}
 NUMPY, PYTHON = "1.21", "3.8"
 PROPERTY = "edgecmd.requires"
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from edgecmd.data.modalities.depth import DEPTH_OFFSET_M, DEPTH_SCALE_M
 from edgecmd.data.user_files.downsample import shown
-from export.graph.front_image import FITTED, border, fit_metadata, kept
+from export.graph.front_image import FITTED, border, fit_metadata, fit_steps, kept
 from export.graph.spec import ExportSpec
 
 NUM_GOLDEN = 4
@@ -112,3 +112,18 @@ def depth_takes(report: Mapping[str, Any]) -> str:
         f" measured, takes {side} x {side} of their pixels (the nearest; none is averaged with another)"
         f"{FITTED.get(report['preprocess'].get('fit'), '')}"
     )
+
+
+def depth_steps(spec: ExportSpec) -> list[str]:
+    """What `DepthFrontEnd` does, so that it can be written in another language."""
+    before, sizes, behind = fit_steps(spec, empty="0")
+    return [
+        "Take 16-bit whole millimetres (height, width, 1) of any size, 0 where nothing was measured.",
+        *before,
+        f"{sizes} Take R rows and Q columns of them, none mixed with another: number (r, q) is pixel"
+        " (floor((2 * r + 1) * height / (2 * R)), floor((2 * q + 1) * width / (2 * Q))).",
+        *behind,
+        "Let measured = min(millimetres, 1): 1 where something was measured, else 0.",
+        f"Let metres = (millimetres / 1000 - {DEPTH_OFFSET_M!r}) / {DEPTH_SCALE_M!r} * measured, in float32.",
+        f"Give the core (1, 2, {spec.image_size}, {spec.image_size}): metres, then measured.",
+    ]

@@ -159,3 +159,53 @@ def image_takes(report: Mapping[str, Any]) -> str:
         f" averaged where both sides are multiples of {side}, else an antialiased bilinear filter)"
         f"{FITTED.get(report['preprocess'].get('fit'), '')}"
     )
+
+
+def grey_level(spec: ExportSpec) -> float:
+    """One grey level as the student sees it: what two resizes may differ by, see `ImageFrontEnd`."""
+    return 1.001 / WHITE / abs(spec.scale)
+
+
+def fit_steps(spec: ExportSpec, *, empty: str) -> tuple[list[str], str, list[str]]:
+    """Steps before and behind the resize, and what the resize makes R rows and Q columns of."""
+    side = spec.image_size
+    if spec.fit == CROP:
+        kept = (
+            "Let s be the smaller of height and width. Keep s rows from row floor((height - s) / 2) on, and s"
+            " columns from column floor((width - s) / 2) on; these are the input from here on."
+        )
+        return [kept], f"Let R = Q = {side}.", []
+    if spec.fit == PAD:
+        sizes = (
+            f"Let m be the larger of height and width, R = max(1, floor((2 * {side} * height + m) / (2 * m)))"
+            f" and Q = max(1, floor((2 * {side} * width + m) / (2 * m)))."
+        )
+        around = (
+            f"Put these R x Q numbers into {side} x {side} that are {empty} elsewhere, from row"
+            f" floor(({side} - R) / 2) and column floor(({side} - Q) / 2) on."
+        )
+        return [], sizes, [around]
+    return [], f"Let R = Q = {side}.", []
+
+
+def image_steps(spec: ExportSpec) -> list[str]:
+    """What `ImageFrontEnd` does, so that it can be written in another language."""
+    side, channels = spec.image_size, spec.channels
+    before, sizes, behind = fit_steps(spec, empty=str(WHITE))
+    order = {1: "grey levels", 3: "red, green, blue"}.get(channels, f"{channels} channels")
+    return [
+        f"Take 8-bit pixels (height, width, {channels}), {order}, of any size; rows from the top.",
+        *before,
+        f"{sizes} Resize each channel to R rows and Q columns, in floating point:",
+        "Where height is a multiple of R and width is a multiple of Q, each number is the mean of its block"
+        " of height / R by width / Q pixels.",
+        "Else by an antialiased linear filter, along the rows and along the columns: for n numbers out of N"
+        " pixels let z = N / n and w = max(z, 1). Number i is the mean of all pixels j, weighted by"
+        " max(0, 1 - |(j + 0.5 - (i + 0.5) * z) / w|); weights are divided by their sum, and nothing beyond"
+        " the border counts.",
+        "Round each number v to the whole level floor(v + 0.501).",
+        *behind,
+        f"Compute (level / {WHITE} - offset) / scale in float32, with offset = {spec.offset!r} and"
+        f" scale = {spec.scale!r}.",
+        f"Give the core (1, {channels}, {side}, {side}): channels first, then rows, then columns.",
+    ]

@@ -19,7 +19,17 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from edgecmd.core.errors import ExportError
-from edgecmd.data.modalities.log_mel import HOP_SAMPLES, NUM_MELS, WINDOW_SAMPLES
+from edgecmd.data.modalities.log_mel import (
+    CENTRE,
+    FILTERS_HZ,
+    FLOOR,
+    HOP_SAMPLES,
+    LOWEST_HZ,
+    NUM_MELS,
+    RANGE_NEPER,
+    SPREAD,
+    WINDOW_SAMPLES,
+)
 from edgecmd.data.modalities.wave import FULL_SCALE
 from edgecmd.models.students import student_row
 from export.graph.spec import ExportSpec
@@ -168,3 +178,31 @@ def wave_takes(report: Mapping[str, Any]) -> str:
         f" {report['rate_hz']:,} Hz and no other rate (trained on {report['image_size']:,} samples)"
         + (", makes their log-mel picture" if _makes_picture(report["architecture"]) else "")
     )
+
+
+def wave_steps(spec: ExportSpec) -> list[str]:
+    """What a recording goes through before the first layer, so that it can be written in another language."""
+    num = spec.image_size
+    take = (
+        f"Take exactly {num} samples at {spec.rate_hz} Hz, float32 shares of full scale (16-bit samples"
+        f" divided by {FULL_SCALE:g}); cut or repeat a recording of another length."
+    )
+    if not _makes_picture(spec.architecture):
+        return [take, f"Give the core (1, 1, 1, {num})."]
+    frames, bins = 1 + (num - WINDOW_SAMPLES) // HOP_SAMPLES, WINDOW_SAMPLES // 2 + 1
+    return [
+        take,
+        f"Cut them into {frames} windows of {WINDOW_SAMPLES} samples, one every {HOP_SAMPLES}, the first at"
+        " sample 0; nothing is added at the ends.",
+        f"Multiply sample n of each window by 0.5 - 0.5 * cos(2 * pi * n / {WINDOW_SAMPLES}) and take the"
+        f" discrete Fourier transform; the power of frequency k (0 to {bins - 1}) is its real part squared"
+        " plus its imaginary part squared.",
+        f"The {NUM_MELS} bands: take {NUM_MELS + 2} edges equally spaced in mel from that of {LOWEST_HZ:g} Hz"
+        f" to that of {FILTERS_HZ // 2} Hz, with mel(f) = 2595 * log10(1 + f / 700), as frequencies in Hz."
+        f" Frequency k is f = k * {FILTERS_HZ} / {WINDOW_SAMPLES} Hz, whatever the sampling rate. Band m"
+        " weighs it by max(0, min((f - low) / (centre - low), (high - f) / (high - centre))), where low,"
+        " centre and high are edges m, m + 1 and m + 2. Its power is the weighted sum.",
+        f"Loudness is ln(power + {FLOOR:g}), in float32. Subtract the largest loudness of the recording.",
+        f"Compute (max(0, loudness / {RANGE_NEPER!r} + 1) - {CENTRE}) / {SPREAD}.",
+        f"Give the core (1, 1, {NUM_MELS}, {frames}): bands from low to high, then windows in time.",
+    ]

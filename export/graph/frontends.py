@@ -7,7 +7,7 @@ sizes for the checks.
 Shapes: B batch, C channels, S side of the student's input.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecmd.core.errors import ConfigError
+from edgecmd.data.modalities.log_mel import WINDOW_SAMPLES
 from edgecmd.data.modalities.row import Modality
 from export.graph import front_dense, front_depth, front_image, front_wave
 from export.graph.spec import ExportSpec
@@ -41,6 +42,9 @@ class FrontEnd:
         takes: Of ``report.json``, what the card says that it takes.
         example: File that the card runs.
         dtype: Of stored inputs.
+        steps: What happens between a raw input and what the student sees, a sentence a step, so that it can
+            be written in another language; empty where there is no profile `core`.
+        scaled_tolerance: Largest difference of what two such programs make of one raw input.
         shape: Of one stored input of the student's own size.
         rewrite: Changes the traced file in place, where the exporter cannot write what is wanted.
     """
@@ -54,6 +58,8 @@ class FrontEnd:
     example: str
     tracing: Callable[[ExportSpec], tuple[Tensor, dict[int, Any]]] = square_tracing
     dtype: type = np.uint8
+    steps: Callable[[ExportSpec], Sequence[str]] = lambda _: ()
+    scaled_tolerance: Callable[[ExportSpec], float] = lambda _: 1e-4
     shape: Callable[[ExportSpec], tuple[int, ...]] = lambda spec: spec.image_shape
     rewrite: Callable[[onnx.ModelProto], None] = lambda _: None
 
@@ -67,6 +73,8 @@ FRONT_ENDS: dict[str, FrontEnd] = {
         variants=front_image.image_variants,
         takes=front_image.image_takes,
         example="picture.png",
+        steps=front_image.image_steps,
+        scaled_tolerance=front_image.grey_level,
     ),
     "depth16": FrontEnd(
         input_name="depth",
@@ -76,6 +84,7 @@ FRONT_ENDS: dict[str, FrontEnd] = {
         variants=front_depth.depth_variants,
         takes=front_depth.depth_takes,
         example="depth.png",
+        steps=front_depth.depth_steps,
         dtype=np.uint16,
         shape=lambda spec: (spec.image_size, spec.image_size, 1),
     ),
@@ -110,11 +119,27 @@ FRONT_ENDS: dict[str, FrontEnd] = {
         variants=front_wave.wave_variants,
         takes=front_wave.wave_takes,
         example="recording.wav",
+        steps=front_wave.wave_steps,
         dtype=np.int16,
         shape=lambda spec: (spec.image_size,),
         rewrite=front_wave.generate_basis,
     ),
 }
+
+
+def at_uneven_sizes(raw: np.ndarray) -> dict[str, np.ndarray]:
+    """The first of some raw inputs of the student's own size at others, by name.
+
+    Pictures and depth maps: twice the size, and three that are no multiples of it; recordings: a longer and
+    a shorter one. Engines that are right at the own size were seen to be wrong at these.
+    """
+    length = raw.shape[1]
+    if raw.ndim == 2:
+        lengths = (length + length // 2 + 1, max(length - length // 4 - 1, WINDOW_SAMPLES))
+        return {str(one): np.ascontiguousarray(raw[:1, np.arange(one) % length]) for one in lengths}
+    short, long = length // 2 + 1, 2 * length + length // 2 + 1
+    sizes = ((2 * length, 2 * length), (3 * length + 4, long - 1), (short, long), (long, short))
+    return {f"{height}x{width}": front_depth.nearest(raw[:1], height, width) for height, width in sizes}
 
 
 def front_end_of(modality: Modality, *, dense: bool) -> str:

@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import no_type_check
 
 import onnx
@@ -155,17 +155,21 @@ def _reason(error: BaseException) -> str:
     return printable(lines[0][:MOST_TEXT] if lines else type(error).__name__)
 
 
-def check_form(model: onnx.ModelProto) -> None:
+def check_form(model: onnx.ModelProto, *, opsets: Container[int] = (OPSET,)) -> None:
     """Refuse another opset than the one asked for, functions and data outside the file.
 
     The exporter raises an opset that it does not know without a word.
 
+    Args:
+        model: The file.
+        opsets: Versions that are allowed.
+
     Raises:
         ExportError: The message names what is there.
     """
-    opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
-    if opsets != {"ai.onnx": OPSET}:
-        raise ExportError(f"The exporter wrote opsets={opsets}; requested was {{'ai.onnx': {OPSET}}}.")
+    found = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    if [*found] != ["ai.onnx"] or found["ai.onnx"] not in opsets:
+        raise ExportError(f"The exporter wrote opsets={found}; requested was {{'ai.onnx': {OPSET}}}.")
     if model.functions:
         raise ExportError(f"The exporter left {len(model.functions)} functions; allowed are none.")
     outside = [one.name for one in model.graph.initializer if one.data_location == onnx.TensorProto.EXTERNAL]

@@ -7,8 +7,10 @@
 | `w4` | 4 bits where they may | float32 | nothing | the smallest file |
 | `int8` | 8 bits | 8-bit convolutions | public calibration images | speed on x86 with VNNI and on ARM |
 | `dyn8` | 8 bits | 8-bit matrix products | nothing | transformers on x86 |
+| `core` | float32 | float32 | a front end of one's own | engines that fail at the whole graph |
 """
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +19,10 @@ import numpy as np
 import onnx
 
 from edgecmd.core.errors import ConfigError, ExportError, choose
+from export.device.properties import CORE
+from export.documents.requirements import LOWEST_OPSET, OPSET, PROPERTY, requirements
 from export.graph.to_onnx import check_form
+from export.profiles.core import core_of
 from export.profiles.quantise import (
     layers_in_8_bits,
     paying_layers,
@@ -26,7 +31,7 @@ from export.profiles.quantise import (
     quantised_layers,
 )
 from export.profiles.weight_compression import store
-from export.trust.gate import gate
+from export.trust.gate import gate, is_core
 from export.trust.listing import MODEL, profile_file
 from export.trust.verify import ParityLimits
 
@@ -67,6 +72,8 @@ class Profile:
         exact: Whether it computes as the student does but for rounding of stored weights: then
             ``export.min_cosine`` is its limit, and it is advised for machines where nothing was measured.
         in_openvino: Whether ``bench export`` measures its file in OpenVINO as well.
+        raw: Whether its file takes what a device gives; else what the student sees, and it is never the first
+            of a bundle.
     """
 
     make: Callable[[onnx.ModelProto, Calibration | None, Sequence[str]], onnx.ModelProto]
@@ -77,6 +84,7 @@ class Profile:
     integer: bool = False
     exact: bool = False
     in_openvino: bool = False
+    raw: bool = True
 
 
 def _int8(
@@ -138,6 +146,13 @@ PROFILES: dict[str, Profile] = {
         summary="8-bit weights and arithmetic in matrix products, ranges found at run time",
         integer=True,
     ),
+    CORE: Profile(
+        make=lambda model, _, __: core_of(model),
+        limits=ParityLimits(),
+        tolerance=1e-4,
+        summary="the student without its front end, for other engines: float32, one input of fixed size",
+        raw=False,
+    ),
 }
 
 
@@ -154,6 +169,11 @@ def choose_profiles(names: str) -> tuple[str, ...]:
         raise ConfigError(
             f"export.profiles={names!r} must name one or more profiles, each once: {', '.join(PROFILES)},"
             " such as w8,int8."
+        )
+    if not PROFILES[chosen[0]].raw:
+        raise ConfigError(
+            f"export.profiles={names!r} begins with {chosen[0]}, which takes no raw inputs, as"
+            f" student.onnx must. Put another first: {DEFAULT},{','.join(chosen)}."
         )
     return chosen
 
@@ -216,7 +236,8 @@ def make_profile(
     properties = {entry.key: entry.value for entry in source.metadata_props}
     model = profile.make(source, calibration, leave_out)
     del model.metadata_props[:]
-    for key, value in sorted({**properties, PROFILE_KEY: name}.items()):
+    needed = json.dumps(requirements(model.opset_import[0].version), sort_keys=True)
+    for key, value in sorted({**properties, PROFILE_KEY: name, PROPERTY: needed}.items()):
         model.metadata_props.add(key=key, value=value)
     return bytes(model.SerializeToString(deterministic=True))
 
@@ -228,7 +249,7 @@ def refuse_malformed(data: bytes, *, name: str) -> None:
         ExportError: The message names the fault.
     """
     model = gate(data, name=name, way_out=OTHER_LAYERS)
-    check_form(model)
+    check_form(model, opsets=range(LOWEST_OPSET, OPSET + 1) if is_core(model) else (OPSET,))
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

@@ -1,10 +1,12 @@
 """Is a bundle what it claims to be? Everything is checked before its model is loaded, under limits."""
 
+import itertools
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 from onnx import ModelProto
 
 from edgecmd.core.errors import EdgecmdError
@@ -16,6 +18,7 @@ from export.trust.gate import GateLimits, gate_file
 from export.trust.golden import Golden, compare, read_golden, refuse_other_prototypes
 from export.trust.listing import (
     CACHE,
+    CORE_SPEC,
     DEMO,
     GOLDEN,
     MODEL,
@@ -27,6 +30,7 @@ from export.trust.listing import (
     copy_bundle,
     models_of,
 )
+from export.trust.raw_golden import read_raw_golden
 from export.trust.sandbox import SandboxLimits, flat_inputs, large_inputs, run_model
 
 __all__ = ["Check", "SandboxLimits", "TrustError", "Verdict", "verify_bundle"]
@@ -236,7 +240,11 @@ def _contents(work: _Work, title: str) -> Check:
 
 
 def _golden(work: _Work, title: str) -> Check:
-    work.golden = read_golden(work.copy / GOLDEN, work.cards.values())
+    cards = list(work.cards.values())
+    work.golden = read_golden(work.copy / GOLDEN, [card for card in cards if not card.core])
+    for card in (one for one in cards if one.core):
+        with content_of(CORE_SPEC):
+            work.golden[card.file] = read_raw_golden(work.copy, card)
     if PROTOTYPES in work.digests:
         with content_of(PROTOTYPES):
             refuse_other_prototypes(work.copy / PROTOTYPES, work.cards[MODEL], work.golden[MODEL])
@@ -247,6 +255,8 @@ def _golden(work: _Work, title: str) -> Check:
 
 def _outputs(work: _Work, name: str, title: str) -> Check:
     card, golden = work.cards[name], work.golden[name]
+    if card.core:
+        return _core_outputs(work, card, golden, title)
     inputs = [one.inputs for one in golden]
     dims = [dim.dim_value for dim in work.models[name].graph.input[0].type.tensor_type.shape.dim]
     large = large_inputs(dims, card.input_dtype, dense=card.dense)
@@ -255,3 +265,15 @@ def _outputs(work: _Work, name: str, title: str) -> Check:
     largest = max(compare(card, one, values) for one, values in zip(golden, found, strict=True))
     size = " x ".join(map(str, large[0].shape[1:]))
     return _ok(title, f"as the golden values, to {largest:.1e}; an input of {size} fits the limits")
+
+
+def _core_outputs(work: _Work, card: Card, golden: Sequence[Golden], title: str) -> Check:
+    """The core takes one input at a time, of one size."""
+    rows = [one.inputs[place : place + 1] for one in golden for place in range(len(one.inputs))]
+    found = iter(run_model(work.copy / card.file, rows, outputs=card.outputs, limits=work.sandbox))
+    largest = 0.0
+    for one in golden:
+        few = list(itertools.islice(found, len(one.inputs)))
+        values = {name: np.concatenate([row[name] for row in few]) for name in card.outputs}
+        largest = max(largest, compare(card, one, values))
+    return _ok(title, f"as the golden values, to {largest:.1e}")

@@ -10,10 +10,13 @@ import numpy as np
 from onnx import ModelProto, helper
 
 from edgecmd.settings import FITS, SQUEEZE
+from export.device.properties import CORE
 from export.documents.requirements import lowest_ir_version, requirements, requirements_text
+from export.graph.front_graph import SCALED
 from export.graph.frontends import FRONT_ENDS
 from export.graph.spec import FORMAT_VERSION, WAVE, ExportSpec
 from export.trust.errors import AGAIN, TrustError, content_of
+from export.trust.gate import is_core
 from export.trust.listing import BOM, CARD, DEMO, LABELS, MODEL, REPORT, profile_of
 
 LARGEST_SIZE, LARGEST_SCALE = 1 << 16, 1 << 20
@@ -63,6 +66,11 @@ class Card:
     def dense(self) -> bool:
         """Whether it tells something of each pixel."""
         return self.front_end.endswith("-dense")
+
+    @property
+    def core(self) -> bool:
+        """Whether it takes what the student sees, in place of a raw input."""
+        return self.profile == CORE
 
     @property
     def rate_hz(self) -> int | None:
@@ -118,6 +126,11 @@ def read_card(name: str, model: ModelProto) -> Card:
         raise TrustError(f"{name} has broken edgecmd properties: {error!r:.200}. {AGAIN}") from error
     if profile_of(name) not in (None, profile):
         raise TrustError(f"{name} has edgecmd.profile={profile[:80]!r}; its name says another. {AGAIN}")
+    if card.core != is_core(model):
+        raise TrustError(
+            f"{name} has edgecmd.profile={profile!r} and takes {model.graph.input[0].name!r}; a file of the"
+            f" profile {CORE} takes {SCALED!r}, and no other does. {AGAIN}"
+        )
     _refuse_contradictions(card, model)
     _refuse_other_versions(card, model)
     _refuse_other_preprocess(card)
@@ -168,10 +181,13 @@ def _refuse_contradictions(card: Card, model: ModelProto) -> None:
                 f"{card.file} has the output {one.name} of width {width.dim_value}, but its properties say"
                 f" {card.widths[one.name]}. {AGAIN}"
             )
-    if card.input_rank != 4:
+    # Of recordings, the core sees a log-mel image, whose sizes are those of the golden values.
+    if card.input_rank != 4 or card.front_end == WAVE:
         return
     channels = 1 if card.front_end.startswith("depth") else card.channels
     expected = (card.image_size, card.image_size, channels)
+    if card.core:
+        expected = (card.channels, card.image_size, card.image_size)
     for dim, size in zip(model.graph.input[0].type.tensor_type.shape.dim[1:], expected, strict=True):
         if dim.HasField("dim_value") and dim.dim_value != size:
             raise TrustError(
@@ -211,26 +227,34 @@ def _refuse_other_preprocess(card: Card) -> None:
     fit = found.get("fit", SQUEEZE)
     if fit not in FITS:
         raise TrustError(f"{card.file} has fit={fit!r:.80}; allowed are {', '.join(FITS)}. {AGAIN}")
-    rate = _rate_of(card)
-    spec = ExportSpec(
-        architecture=card.architecture,
-        image_size=card.image_size,
-        channels=card.channels,
-        embedding_dim=card.embedding_dim,
-        offset=float(offset),
-        scale=float(scale),
-        license=card.license,
-        front_end=card.front_end,
-        fit=fit,
-        rate_hz=rate,
-    )
-    expected = FRONT_ENDS[card.front_end].metadata(spec)
+    expected = FRONT_ENDS[card.front_end].metadata(spec_of(card))
     for key in sorted({*expected, *found}):
         if found.get(key) != expected.get(key):
             raise TrustError(
                 f"{card.file} has {key}={found.get(key)!r:.80} in edgecmd.preprocess; the front end"
                 f" {card.front_end!r} has {expected.get(key)!r}. {AGAIN}"
             )
+
+
+def spec_of(card: Card) -> ExportSpec:
+    """What a model says about itself, without its head, as what an export is asked for.
+
+    Raises:
+        TrustError: The rate of its recordings is none.
+    """
+    found = card.preprocess
+    return ExportSpec(
+        architecture=card.architecture,
+        image_size=card.image_size,
+        channels=card.channels,
+        embedding_dim=card.embedding_dim,
+        offset=float(found.get("offset", 0.0)),
+        scale=float(found.get("scale", 1.0)),
+        license=card.license,
+        front_end=card.front_end,
+        fit=found.get("fit", SQUEEZE),
+        rate_hz=_rate_of(card),
+    )
 
 
 def _rate_of(card: Card) -> int:
@@ -262,8 +286,12 @@ def check_contents(copy: Path, digests: Mapping[str, str], cards: Sequence[Card]
         TrustError: The message names the file, what it says, and what the model says.
     """
     main = cards[0]
+    if main.core:
+        raise TrustError(f"{MODEL} is a {CORE}, which takes no raw input. {AGAIN}")
     for card in cards[1:]:
         for key in (*SIZES, "architecture", "classes", "license", "front_end", "preprocess", "input_dtype"):
+            if key == "input_dtype" and card.core:
+                continue
             if getattr(card, key) != getattr(main, key):
                 raise TrustError(
                     f"{card.file} has {key}={getattr(card, key)!r:.200}, but {MODEL} has"

@@ -18,6 +18,8 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from edgecmd.core.errors import nearest
+from export.documents.requirements import LOWEST_OPSET
+from export.graph.front_graph import SCALED
 from export.trust.errors import GateError
 from export.trust.gate_front import METADATA_PREFIX, refuse_other_front
 from export.trust.gate_sizes import refuse_shapes, refuse_tensors
@@ -53,6 +55,8 @@ class GateLimits:
     Attributes:
         opsets: Versions of the default operator set.
         ir_versions: Versions of the file format.
+        core_opsets: Versions of the default operator set of a core.
+        core_ir_versions: Likewise of the file format.
         max_file_bytes: Size of the file.
         max_structure_bytes: Size of the file without the raw data of weights.
         max_nodes: Nodes of the graph.
@@ -64,6 +68,8 @@ class GateLimits:
 
     opsets: tuple[int, ...] = (18, 19, 20)
     ir_versions: tuple[int, ...] = (8, 9, 10, 11)
+    core_opsets: tuple[int, ...] = (*range(LOWEST_OPSET, 19),)
+    core_ir_versions: tuple[int, ...] = (6, 7, 8)
     max_file_bytes: int = 256 << 20
     max_structure_bytes: int = 2 << 20
     max_nodes: int = 5000
@@ -153,11 +159,13 @@ class Port:
 
 
 # The one input is one of these.
-INPUTS = {
+RAW_INPUTS = {
     "image": Port(types=(TensorProto.UINT8, TensorProto.UINT16), rank=4),
     "depth": Port(types=(TensorProto.UINT16,), rank=4),
     "wave": Port(types=(TensorProto.FLOAT, TensorProto.INT16), rank=2),
 }
+# A core, and nothing else, takes what the student sees.
+INPUTS = {**RAW_INPUTS, SCALED: Port(types=(TensorProto.FLOAT,), rank=4)}
 # The first is always there, one of the others only with a head.
 OUTPUTS = {
     "embedding": Port(types=(TensorProto.FLOAT,), rank=2),
@@ -266,16 +274,20 @@ def _texts(model: ModelProto) -> Iterator[str]:
 
 def _refuse_header(model: ModelProto, *, limits: GateLimits) -> None:
     """Versions, metadata, and everything beside the graph."""
-    if model.ir_version not in limits.ir_versions:
-        raise GateError(f"It has ir_version={model.ir_version}; allowed are {limits.ir_versions}.")
+    core = is_core(model)
+    formats, opsets = (
+        (limits.core_ir_versions, limits.core_opsets) if core else (limits.ir_versions, limits.opsets)
+    )
+    if model.ir_version not in formats:
+        raise GateError(f"It has ir_version={model.ir_version}; allowed are {formats}.")
     foreign = sorted({entry.domain for entry in model.opset_import} - {"", "ai.onnx"})
     if foreign:
         raise GateError(
             f"It uses the operator domain {foreign[0][:80]!r}; allowed is the default domain only."
         )
     versions = [entry.version for entry in model.opset_import]
-    if len(versions) != 1 or versions[0] not in limits.opsets:
-        raise GateError(f"It has opset {versions}; allowed is one of {limits.opsets}.")
+    if len(versions) != 1 or versions[0] not in opsets:
+        raise GateError(f"It has opset {versions}; allowed is one of {opsets}.")
     for field in ("functions", "training_info", "configuration"):
         if len(getattr(model, field, ())):
             raise GateError(f"It has {len(getattr(model, field))} {field}; allowed are none.")
@@ -370,13 +382,19 @@ def _refuse_ports(model: ModelProto, *, limits: GateLimits) -> None:
         raise GateError(
             f"It has the outputs {names[:4]}; allowed is embedding, optionally followed by scores or mask."
         )
+    core = is_core(model)
     for one in inputs:
-        _refuse_port(one, INPUTS[one.name], limits=limits)
+        _refuse_port(one, INPUTS[one.name], limits=limits, core=core)
     for one in outputs:
-        _refuse_port(one, OUTPUTS[one.name], limits=limits)
+        _refuse_port(one, OUTPUTS[one.name], limits=limits, core=core)
 
 
-def _refuse_port(value: ValueInfoProto, port: Port, *, limits: GateLimits) -> None:
+def is_core(model: ModelProto) -> bool:
+    """Whether a file takes what the student sees, in place of a raw input."""
+    return [one.name for one in model.graph.input] == [SCALED]
+
+
+def _refuse_port(value: ValueInfoProto, port: Port, *, limits: GateLimits, core: bool) -> None:
     tensor = value.type.tensor_type
     rank = len(tensor.shape.dim) if tensor.HasField("shape") else 0
     if (
@@ -393,6 +411,12 @@ def _refuse_port(value: ValueInfoProto, port: Port, *, limits: GateLimits) -> No
     sizes = [dim.dim_value for dim in tensor.shape.dim if dim.HasField("dim_value")]
     if any(not 1 <= size <= limits.max_elements for size in sizes):
         raise GateError(f"{value.name!r} has sizes {sizes}; allowed are 1 to {limits.max_elements:,}.")
+    if core:
+        if len(sizes) != rank or sizes[0] != 1:
+            raise GateError(
+                f"{value.name!r} of a core has sizes {sizes}; allowed is a batch of 1, none free."
+            )
+        return
     # A mask is as large as the input is.
     free = (0, 2, 3) if value.name == "mask" else (0,)
     if any(tensor.shape.dim[place].HasField("dim_value") for place in free):

@@ -16,7 +16,7 @@ import numpy as np
 from export.profiles.table import computes_in_integers
 from export.trust.contents import Card
 from export.trust.errors import AGAIN, TrustError
-from export.trust.gate import INPUTS
+from export.trust.gate import RAW_INPUTS
 from export.trust.listing import GOLDEN
 from export.trust.npz import NUMBERS, read_npz
 
@@ -72,9 +72,9 @@ def read_golden(path: Path, cards: Iterable[Card]) -> dict[str, list[Golden]]:
 
 
 def _of_model(arrays: Mapping[str, np.ndarray], card: Card, used: set[str]) -> list[Golden]:
-    variants = {key: rest for key in arrays for base, rest in [_parts(key)] if base in INPUTS}
+    variants = {key: rest for key in arrays for base, rest in [_parts(key)] if base in RAW_INPUTS}
     if not variants:
-        raise TrustError(f"{GOLDEN} has none of the inputs {sorted(INPUTS)}. {AGAIN}")
+        raise TrustError(f"{GOLDEN} has none of the inputs {sorted(RAW_INPUTS)}. {AGAIN}")
     values = []
     for key, variant in sorted(variants.items()):
         outputs = {}
@@ -91,7 +91,7 @@ def _of_model(arrays: Mapping[str, np.ndarray], card: Card, used: set[str]) -> l
                 f" number, with a point. {AGAIN}"
             )
         golden = Golden(inputs=arrays[key], outputs=outputs, tolerance=float(tolerance))
-        _refuse_weak(golden, card, key=key)
+        refuse_weak(golden, card, key=key)
         values.append(golden)
     return values
 
@@ -114,8 +114,17 @@ def _parts(key: str) -> tuple[str, frozenset[str]]:
     return base, frozenset(rest)
 
 
-def _refuse_weak(golden: Golden, card: Card, *, key: str) -> None:
-    """Values that a wrong model would reproduce as well, and shapes that are not the model's."""
+def refuse_weak(golden: Golden, card: Card, *, key: str) -> None:
+    """Refuse values that a wrong model would reproduce as well, and shapes that are not the model's.
+
+    Args:
+        golden: As they were read.
+        card: What the model says about itself.
+        key: What messages call the inputs.
+
+    Raises:
+        TrustError: The message names what is wrong and what is allowed.
+    """
     num = len(golden.inputs) if golden.inputs.ndim else 0
     if golden.inputs.dtype != card.input_dtype or golden.inputs.ndim != card.input_rank:
         raise TrustError(

@@ -23,10 +23,12 @@ MODEL, GOLDEN, LABELS, REPORT, PROGRAM = (
     "infer.py",
 )
 PROTOTYPES, CARD, BOM, DEMO = "prototypes.npz", "MODEL_CARD.md", "ml-bom.cdx.json", "demo.html"
+CORE_SPEC = "core.json"
 MEBIBYTE = 1 << 20
 CHUNK_BYTES = 1 << 20
 MAX_FILES = 64
 PROFILE_FILE = re.compile(r"student\.([a-z0-9]{1,16})\.onnx")
+RAW_FILE = re.compile(r"core\.[a-z]{1,16}\.[a-z]{1,16}\.raw")
 SUM_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9][A-Za-z0-9._-]*)")
 
 
@@ -50,7 +52,9 @@ RULES = {
     CARD: Rule(max_bytes=4 * MEBIBYTE),
     BOM: Rule(max_bytes=4 * MEBIBYTE),
     DEMO: Rule(max_bytes=128 * MEBIBYTE),
+    CORE_SPEC: Rule(max_bytes=MEBIBYTE),
 }
+RAW_RULE = Rule(max_bytes=16 * MEBIBYTE)
 # What Python writes when infer.py is imported; verify neither copies nor reads it.
 CACHE = "__pycache__"
 COMPILED = re.compile(r"infer\.[a-z]{1,16}-?[0-9]{2,4}[a-z0-9-]{0,16}(\.opt-[12])?\.pyc(\.[0-9]{1,20})?")
@@ -66,6 +70,15 @@ def profile_of(name: str) -> str | None:
     """Profile in the name of a model's file; None for another file and for `student.onnx`."""
     match = PROFILE_FILE.fullmatch(name)
     return match[1] if match else None
+
+
+def raw_file(case: str, name: str) -> str:
+    """Name of the file of raw numbers of one array of a core's golden values."""
+    return f"core.{case}.{name}.raw"
+
+
+def _is_known(name: str) -> bool:
+    return name in RULES or profile_of(name) is not None or RAW_FILE.fullmatch(name) is not None
 
 
 def models_of(digests: Mapping[str, str]) -> list[str]:
@@ -100,7 +113,7 @@ def copy_bundle(folder: Path, into: Path) -> dict[str, str]:
     if CACHE in entries and _is_cache(folder / CACHE):
         entries.remove(CACHE)
     missing = [name for name, rule in RULES.items() if rule.required and name not in entries]
-    unknown = [name for name in entries if name not in RULES and profile_of(name) is None]
+    unknown = [name for name in entries if not _is_known(name)]
     for name in entries:
         _refuse_special(folder / name)
     if unknown:
@@ -115,7 +128,7 @@ def _unknown(name: str) -> str:
         return (
             f"The bundle has {name!r}, which may hold pickled code; weights come as ONNX or safetensors only."
         )
-    known = [*RULES, "student.<profile>.onnx"]
+    known = [*RULES, "student.<profile>.onnx", "core.<case>.<array>.raw"]
     return f"The bundle has the unknown file {name!r}; move it away. {nearest(name, known)}"
 
 
@@ -147,7 +160,8 @@ def _is_cache(path: Path) -> bool:
 
 def _copy(source: Path, target: Path) -> str:
     """Copy one file and return its SHA-256."""
-    allowed = RULES.get(source.name, RULES[MODEL]).max_bytes
+    usual = RAW_RULE if RAW_FILE.fullmatch(source.name) else RULES[MODEL]
+    allowed = RULES.get(source.name, usual).max_bytes
     digest, count = hashlib.sha256(), 0
     try:
         descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -22,6 +22,8 @@ from export.graph.frontends import FRONT_ENDS
 Embedding = Float[np.ndarray, "num dim"]
 Metric = Callable[[np.ndarray], float]
 Answers = Callable[[np.ndarray], Int[np.ndarray, " num"]]
+# Raw inputs to outputs.
+Device = Callable[[np.ndarray], Prediction]
 
 BATCH_SIZES = (1, 2, 5, 32)
 # The smaller batch sizes and the other input sizes are tried on this many images; the largest on all of them.
@@ -111,29 +113,33 @@ class ParityReport:
 
 
 def verify(
-    path: Path,
+    path: Path | Device,
     reference: Deployable,
     *,
     images: Targets,
     task: TaskMetric,
     batch_sizes: Sequence[int] = BATCH_SIZES,
+    takes: Callable[[np.ndarray], bool] = lambda _: True,
 ) -> ParityReport:
     """Compare an exported file with the student it came from.
 
     Args:
-        path: The exported file.
+        path: The exported file, or what runs it.
         reference: The student in torch, in evaluation mode, not folded.
         images: Held-out inputs of the student's own size; fewer than a batch are repeated to fill it.
         task: What the student is for.
         batch_sizes: Batch sizes to try, each at every input size.
+        takes: Whether the file is for inputs of such a size; the student's own always is.
 
     Raises:
         ExportError: There is no input, or an output is not finite.
     """
     if not len(images):
         raise ExportError("There is no held-out image for comparing torch and ONNX Runtime. Give at least 1.")
-    device, few = DeviceStudent(path), images[:MAX_IMAGES_PER_BATCH_SIZE]
+    device = DeviceStudent(path) if isinstance(path, Path) else path
+    few = images[:MAX_IMAGES_PER_BATCH_SIZE]
     variants = FRONT_ENDS[reference.spec.front_end].variants(few, reference.spec)
+    variants = {name: inputs for name, inputs in variants.items() if takes(inputs)}
     sizes = sorted(batch_sizes)[: None if len(few) == len(images) else -1]
     figures = [
         _difference(device, inputs, run_torch(reference, inputs), batch_size=batch_size)
@@ -162,9 +168,7 @@ def verify(
     )
 
 
-def _difference(
-    device: DeviceStudent, inputs: np.ndarray, expected: Prediction, *, batch_size: int
-) -> "Difference":
+def _difference(device: Device, inputs: np.ndarray, expected: Prediction, *, batch_size: int) -> "Difference":
     """Difference on whole batches of exactly this size."""
     rows = np.arange(-(-len(inputs) // batch_size) * batch_size) % len(inputs)
     return compare(take(expected, rows), run_device(device, inputs[rows], batch_size=batch_size))
@@ -202,7 +206,7 @@ def run_torch(reference: Deployable, images: Targets, *, batch_size: int = 256) 
     return Prediction(outputs[0], outputs[1] if len(outputs) > 1 else None)
 
 
-def run_device(device: DeviceStudent, images: Targets, *, batch_size: int) -> Prediction:
+def run_device(device: Device, images: Targets, *, batch_size: int) -> Prediction:
     """Outputs of ONNX Runtime, in batches of ``batch_size``."""
     chunks = [device(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
     scores = [one.scores for one in chunks if one.scores is not None]

@@ -1,6 +1,7 @@
 """Small students with random weights, and two finished bundles that several tests look at."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,6 +47,26 @@ def make_images(num: int, *, channels: int = 1) -> np.ndarray:
     return numpy_generator(0, "test-images").integers(0, 256, (num, SIZE, SIZE, channels), dtype=np.uint8)
 
 
+def kind_spec(kind: str) -> ExportSpec:
+    """Spec of a student: of depth maps, of recordings, else of images by its architecture."""
+    if kind == "depth16":
+        return replace(make_spec("ws-50k", channels=2), front_end=kind, offset=0.0, scale=1.0)
+    if kind == "wave":
+        plain = make_spec("audio-50k", head=True)
+        return replace(plain, front_end=kind, image_size=4000, rate_hz=8000, offset=0.0, scale=1.0)
+    return make_spec(kind, head=True, channels=3 if kind.startswith("lite") else 1)
+
+
+def make_inputs(spec: ExportSpec, num: int = 5) -> np.ndarray:
+    """Raw inputs of the student's own size."""
+    generator = numpy_generator(0, "test-inputs")
+    if spec.front_end == "depth16":
+        return generator.integers(0, 5000, (num, SIZE, SIZE, 1), dtype=np.uint16)
+    if spec.front_end == "wave":
+        return generator.integers(-20000, 20000, (num, spec.image_size), dtype=np.int16)
+    return make_images(num, channels=spec.channels)
+
+
 def first_column(embedding: np.ndarray) -> float:
     """A task metric that any embedding has, and that a small difference changes little."""
     return float(np.abs(embedding[:, 0]).mean())
@@ -85,6 +106,8 @@ def make() -> SimpleNamespace:
         task=TASK,
         calibration=make_calibration,
         options=OPTIONS,
+        kind=kind_spec,
+        inputs=make_inputs,
     )
 
 
@@ -107,6 +130,28 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             )
             made[architecture] = folder
         return made[architecture]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def cored(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of a bundle with a core, of a student of each kind."""
+    made: dict[str, Path] = {}
+
+    def get(kind: str) -> Path:
+        if kind not in made:
+            spec, folder = kind_spec(kind), tmp_path_factory.mktemp("cored") / "bundle"
+            export_bundle(
+                make_student(spec.architecture, channels=spec.channels),
+                folder,
+                spec=spec,
+                probe_images=make_inputs(spec),
+                task=TASK,
+                options=Options(profiles=("w8", "core")),
+            )
+            made[kind] = folder
+        return made[kind]
 
     return get
 

@@ -17,7 +17,7 @@ from export.bench.chart import kind_of, latency_picture
 from export.bench.engines import has_openvino, onnx_engine, openvino_engine, torch_engine
 from export.bench.footprint import Start, device_command, footprints, torch_command
 from export.bench.footprint import summarise as summarise_starts
-from export.bench.measure import Closeness, Result, Row, Subject, measure, recommendations
+from export.bench.measure import Closeness, Result, Row, Subject, measure, recommendations, uneven_gaps
 from export.bench.timing import Timed, Timing, interleaved, summarise
 from export.graph.deployable import Deployable
 from export.profiles.advice import ARM, WASM, X86, Candidate, advise, faults, ratios, this_target
@@ -171,6 +171,28 @@ def test_a_result_has_a_row_for_each_engine_and_is_plain_json(result, files):
     assert by_name["int8"]["closeness"]["min_cosine"] < 1.0
     assert [one["target"] for one in record["advice"]] == [X86, ARM, WASM]
     assert "/" not in json.dumps(record["machine"]).replace("N/A", "")
+
+
+def test_uneven_sizes_are_compared_and_what_is_wrong_or_fails_there_alone_shows(result, files, make):
+    gaps = {row.name: row.max_abs_uneven for row in result.rows}
+    assert gaps["torch"] is gaps["folded"] is None
+    # A grey level apart at most, see `ParityLimits`.
+    assert gaps["fp32"] <= 1e-3
+    subject = Subject(files={"fp32": files["fp32"]}, inputs=make.images(2))
+    engine = onnx_engine("fp32", files["fp32"], num_threads=1)
+
+    def off(inputs):
+        found = engine.run(inputs)
+        return (
+            found if inputs.shape[1] == inputs.shape[2] else found._replace(embedding=found.embedding + 0.25)
+        )
+
+    def fails(inputs):
+        raise RuntimeError("no such size")
+
+    others = [replace(engine, name="off", any_size=off), replace(engine, name="fails", any_size=fails)]
+    found = uneven_gaps(subject, [engine, *others], reference="fp32")
+    assert found == {"fp32": 0.0, "off": pytest.approx(0.25, abs=1e-6)}
 
 
 def test_a_bundle_alone_is_compared_with_its_own_fp32(files, make):
