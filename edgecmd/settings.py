@@ -333,9 +333,10 @@ class PrivacyConfig(Section):
     sampling_rate: Annotated[float, Interval(ge=1e-6, le=1.0)] = 0.25
     """Probability that a pair takes part in a step; about distill.batch_size / pairs of a client."""
     num_views: Annotated[int, Interval(ge=1, le=64)] = 1
-    """Augmented views of a pair that are averaged before clipping (anchors, cosine); no privacy cost."""
+    """Augmented views of a pair: averaged before clipping (anchors, cosine), or in its bucket (groups); no
+    privacy cost."""
     num_groups: Annotated[int, Interval(ge=1, le=65_536)] = 8
-    """Buckets into which the pairs of a step are divided (groups)."""
+    """Buckets into which the pairs of a step are divided (groups); 1 clips the whole batch at once."""
     engine: str = "vmap"
     """How per-unit gradients are computed: vmap, opacus, opacus-ghost, or loop (slow and simple)."""
     chunk_size: Annotated[int, Interval(ge=1, le=65_536)] = 128

@@ -238,11 +238,11 @@ MECHANISMS: dict[str, Mechanism] = {
         default_loss="cmc-groups",
         factor=2,
         statement=(
-            "Each sampled pair falls into a bucket by a secret coin of its own and each bucket's gradient is"
-            " clipped to C; one more pair changes one bucket, from one vector of norm at most C to another."
+            "Each sampled pair falls into a bucket by a secret coin of its own, with all its views, and each"
+            " bucket's gradient is clipped to C; one more pair changes one bucket, from one vector of norm at"
+            " most C to another."
         ),
         make_units=_buckets,
-        rows_of_pair=lambda _: 1,
         without_negatives="cosine",
     ),
     "statistics": Mechanism(
