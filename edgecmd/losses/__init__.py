@@ -5,6 +5,7 @@ Your own loss is a subclass of `Loss`.
 
 from edgecmd.losses.check import check_loss
 from edgecmd.losses.contrastive import (
+    LOGIT_TEMPERATURE,
     Anchors,
     Embeddings,
     PerExample,
@@ -12,6 +13,7 @@ from edgecmd.losses.contrastive import (
     cmc_anchored,
     cmc_bucket,
     cmc_groups,
+    cmc_logits,
     cmd,
     cmd_anchored,
     gcl,
@@ -36,6 +38,7 @@ from edgecmd.losses.table import (
     CMCAndCMD,
     CMCAndCMDAnchored,
     CMCGroups,
+    CMCLogits,
     CMDAnchored,
     Cosine,
     SimCLR,
@@ -52,6 +55,7 @@ __all__ = [
     "FDCMKD",
     "GCL",
     "L2",
+    "LOGIT_TEMPERATURE",
     "LOSSES",
     "SEED",
     "SOCKET",
@@ -60,6 +64,7 @@ __all__ = [
     "CMCAndCMD",
     "CMCAndCMDAnchored",
     "CMCGroups",
+    "CMCLogits",
     "CMDAnchored",
     "Cosine",
     "Embeddings",
@@ -72,6 +77,7 @@ __all__ = [
     "cmc_anchored",
     "cmc_bucket",
     "cmc_groups",
+    "cmc_logits",
     "cmd",
     "cmd_anchored",
     "gcl",

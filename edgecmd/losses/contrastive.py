@@ -22,6 +22,8 @@ Embeddings = Float[Tensor, "batch dim"]
 Anchors = Float[Tensor, "anchors dim"]
 PerExample = Float[Tensor, " batch"]
 
+LOGIT_TEMPERATURE = 1.0
+
 
 def unit(features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
     """Divide each feature by its L2 norm; a zero feature stays zero."""
@@ -260,3 +262,24 @@ def gcl(
     own = similarity_BB.diagonal()
     each = (torch.logsumexp(to_source, dim=1) + torch.logsumexp(to_view, dim=1)) / 2 - own
     return torch.where(mask, each, torch.zeros_like(each))
+
+
+def cmc_logits(student: Embeddings, teacher: Embeddings, mask: Bool[Tensor, " batch"]) -> PerExample:
+    """Contrast from the student's side whose similarities are clipped one by one (Logit-DP).
+
+    After arXiv 2310.03104. ``-log softmax_j(s_i.t_j / T)[i]`` at the fixed temperature
+    `LOGIT_TEMPERATURE`, on which the sensitivity depends. Other pairs of the source of i stay negatives: to
+    leave them out would void the bound (`edgecmd.privacy.step.logit_engine`).
+
+    Args:
+        student: Student embeddings of any norm, (B, D).
+        teacher: Teacher embeddings of the same pairs, (B, D); constants.
+        mask: Which rows are real, (B,).
+
+    Returns:
+        Loss of each example, (B,); 0 outside of the mask.
+    """
+    similarity_BB = unit(student) @ unit(teacher.detach()).T / LOGIT_TEMPERATURE
+    kept = mask[None, :] | torch.eye(len(mask), dtype=torch.bool, device=mask.device)
+    log_share = functional.log_softmax(similarity_BB.masked_fill(~kept, float("-inf")), dim=1).diagonal()
+    return torch.where(mask, -log_share, torch.zeros_like(log_share))

@@ -193,6 +193,27 @@ class GCL(Loss):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CMCLogits(Loss):
+    """`edgecmd.losses.cmc_logits`: the contrast of Logit-DP, at a temperature of its own."""
+
+    text = "the contrast with the batch's other pairs at temperature 1"
+
+    def __call__(self, student: Tensor, teacher: Embeddings, anchors: Anchors) -> PerExample:
+        every = torch.ones(len(teacher), dtype=torch.bool, device=teacher.device)
+        return contrastive.cmc_logits(student, teacher, every)
+
+    def of_unit(
+        self, student: Embeddings, teacher: Embeddings, mask: Bool[Tensor, " rows"], anchors: Anchors
+    ) -> Float[Tensor, ""]:
+        """The sum over a whole sample, which is the unit."""
+        return contrastive.cmc_logits(student, teacher, mask).sum()
+
+    def chance_level(self, *, batch_size: int, num_anchors: int) -> float:
+        """``log B``."""
+        return math.log(batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cosine(Loss):
     """`edgecmd.losses.baselines.cosine`: feature regression."""
 
@@ -330,6 +351,7 @@ LOSSES: dict[str, type[Loss]] = {
     "cmc+cmd-anchored": CMCAndCMDAnchored,
     "cmc-groups": CMCGroups,
     "gcl": GCL,
+    "cmc-logits": CMCLogits,
     "cosine": Cosine,
     "l2": L2,
     "socket": SOCKET,

@@ -178,6 +178,14 @@ def bucket_chunks(
     return _packed(buckets, max_rows=config.chunk_size)
 
 
+def whole_sample(
+    data: LocalData, rows: np.ndarray, *, config: StepSettings, augment: float, source: Source
+) -> list[Units]:
+    """One unit that is the whole sample, a row a pair; see `make_units`."""
+    del config
+    return bucket_units(data, rows, num_groups=1, augment=augment, source=source)
+
+
 def _packed(buckets: list[Units], *, max_rows: int) -> list[Units]:
     """Neighbouring buckets of like size in one padded chunk of about ``max_rows`` rows."""
     ordered = sorted(buckets, key=lambda one: one.mask.shape[1])
