@@ -47,6 +47,7 @@ def test_each_mechanism_has_its_losses_and_a_sensitivity() -> None:
         "anchors": 1,
         "cosine": 1,
         "groups": 2,
+        "logits": pytest.approx(16.7781122),
         "statistics": 1,
         "client": 1,
     }
@@ -63,6 +64,7 @@ def test_the_losses_of_each_mechanism() -> None:
         "anchors": {"cmc-anchored", "cmd-anchored", "cmc+cmd-anchored"},
         "cosine": {"cosine", "l2", "fd-cmkd"},
         "groups": {"cmc-groups", "gcl"},
+        "logits": {"cmc-logits"},
         "statistics": {"l2"},
         "client": set(LOSSES),
     }
@@ -71,6 +73,7 @@ def test_the_losses_of_each_mechanism() -> None:
         "cmc-anchored",
         "cosine",
         "cmc-groups",
+        "cmc-logits",
         "l2",
         "cmc",
     ]
@@ -86,6 +89,7 @@ def test_in_batch_losses_have_no_form_per_unit() -> None:
         "fd-cmkd",
         "cmc-groups",
         "gcl",
+        "cmc-logits",
     }
     for loss in allowed:
         assert callable(unit_loss(loss_of(DistillConfig(loss=loss)), ANCHORS))
