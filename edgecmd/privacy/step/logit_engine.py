@@ -51,6 +51,7 @@ from edgecmd.privacy.step.vmap_engine import Layer, hooked, layers_of, windows
 CHUNK = 8
 
 Tensors = dict[str, Tensor]
+Layers = dict[str, tuple[Layer, torch.Size]]
 
 
 def logit_sum(student: nn.Module, units: Units, *, clip: float, num_real: int | None = None) -> Sum:
@@ -77,18 +78,20 @@ def logit_sum(student: nn.Module, units: Units, *, clip: float, num_real: int | 
         feature = unit(teacher[mask].double())
         known = torch.isfinite(feature).all(dim=1)
         image, feature = images[mask][known], feature[known]
+        layers = layers_of(student, image[:1]) if len(image) else {}
+        layers.pop("projector", None)
         for first in range(0, len(image), CHUNK):
-            for name, value in _rows(student, image[first : first + CHUNK], feature, first, clip=clip):
+            part = image[first : first + CHUNK]
+            for name, value in _rows(student, layers, part, feature, first, clip=clip):
                 total[name] += value
     return total
 
 
 def _rows(
-    student: nn.Module, image: Tensor, teacher_MD: Tensor, first: int, *, clip: float
+    student: nn.Module, layers: Layers, image: Tensor, teacher_MD: Tensor, first: int, *, clip: float
 ) -> Iterator[tuple[str, Tensor]]:
     """What a chunk of rows adds to the sum, parameter by parameter."""
-    projector, layers = _ends_in(student), layers_of(student, image[:1])
-    layers.pop("projector", None)
+    projector = _ends_in(student)
     input_NF, at_outputs, rest, entered = _basis(student, layers, image)
     factors = {name: _factors(layer, at_outputs[name], entered[name]) for name, (layer, _) in layers.items()}
     gram_NFF = sum((_products(*pair) for pair in factors.values()), start=_flat_products(rest))
@@ -101,16 +104,19 @@ def _rows(
     square_NM = square_NM.clamp(min=0.0) + size_N1 * at_output_NMD.square().sum(dim=2)
     share_NM = _shares(output_ND, teacher_MD, first) * clip_factors(square_NM.sqrt(), clip=clip)
     sound_N = torch.isfinite(square_NM).all(dim=1) & torch.isfinite(share_NM).all(dim=1)
-    out_ND = torch.einsum("nm,nmd->nd", share_NM[sound_N], at_output_NMD[sound_N])
+    # Most often all rows are sound, and a copy of the gradients is saved.
+    sound = slice(None) if bool(sound_N.all()) else sound_N
+    out_ND = torch.einsum("nm,nmd->nd", share_NM[sound], at_output_NMD[sound])
     in_NF = out_ND @ weight
-    yield "projector.weight", out_ND.T @ input_NF[sound_N]
+    yield "projector.weight", out_ND.T @ input_NF[sound]
     if projector.bias is not None:
         yield "projector.bias", out_ND.sum(dim=0)
     for name, value in rest.items():
-        yield name, torch.einsum("nf,nf...->...", in_NF, value[sound_N].double())
+        yield name, torch.einsum("nf,nf...->...", in_NF, value[sound].double())
     for name, (output_NFOL, input_NLK) in factors.items():
-        of_pair_NOL = torch.einsum("nf,nfol->nol", in_NF, output_NFOL[sound_N])
-        flat = torch.einsum("nol,nlk->ok", of_pair_NOL, input_NLK[sound_N])
+        of_pair_NOL = torch.einsum("nf,nfol->nol", in_NF, output_NFOL[sound])
+        by_pair_NOK = of_pair_NOL if input_NLK is None else of_pair_NOL @ input_NLK[sound]
+        flat = by_pair_NOK.sum(dim=0)
         yield f"{name}.weight", _shaped(flat, layers[name][0])
 
 
@@ -134,9 +140,7 @@ def _shares(output_ND: Tensor, teacher_MD: Tensor, first: int) -> Float[Tensor, 
     return share_NM
 
 
-def _basis(
-    student: nn.Module, layers: dict[str, tuple[Layer, torch.Size]], image: Tensor
-) -> tuple[Tensor, Tensors, Tensors, Tensors]:
+def _basis(student: nn.Module, layers: Layers, image: Tensor) -> tuple[Tensor, Tensors, Tensors, Tensors]:
     """Gradients of each input of the last layer, for each pair.
 
     Returns:
@@ -174,23 +178,26 @@ def _basis(
     return found
 
 
-def _factors(layer: Layer, gradient: Tensor, entered: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the gradients of a layer's weight, (N, F, O, L) and (N, L, K), in float64."""
-    num, wide = gradient.shape[:2]
+def _factors(layer: Layer, gradient: Tensor, entered: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Of the gradients of a layer's weight, (N, F, O, L) and (N, L, K), or their product where it is smaller.
+
+    In float64, so that what is measured is what is summed.
+    """
+    output_NFOL = gradient.reshape(*gradient.shape[:2], len(layer.weight), -1)
     if isinstance(layer, nn.Linear):
-        return gradient.double().reshape(num, wide, len(layer.weight), 1), entered.double().flatten(1)[
-            :, None
-        ]
-    output = gradient.double().reshape(num, wide, len(layer.weight), -1)
-    return output, windows(entered.flatten(0, 1), layer).double()
-
-
-def _products(output_NFOL: Tensor, input_NLK: Tensor) -> Float[Tensor, "pairs wide wide"]:
-    """Products of the weight's gradients with each other, by the shorter way."""
+        input_NLK = entered.flatten(1)[:, None]
+    else:
+        input_NLK = windows(entered.flatten(0, 1), layer)
     positions, into = input_NLK.shape[1:]
     if positions > into:
-        flat = (output_NFOL @ input_NLK[:, None]).flatten(2)
-        return flat @ flat.transpose(1, 2)
+        return (output_NFOL @ input_NLK[:, None]).double(), None
+    return output_NFOL.double(), input_NLK.double()
+
+
+def _products(output_NFOL: Tensor, input_NLK: Tensor | None) -> Float[Tensor, "pairs wide wide"]:
+    """Products of the weight's gradients with each other."""
+    if input_NLK is None:
+        return output_NFOL.flatten(2) @ output_NFOL.flatten(2).transpose(1, 2)
     other = output_NFOL @ (input_NLK @ input_NLK.transpose(1, 2))[:, None]
     return output_NFOL.flatten(2) @ other.flatten(2).transpose(1, 2)
 
