@@ -319,7 +319,8 @@ class PrivacyConfig(Section):
 
     mechanism: str = "none"
     """none; for each pair: anchors, cosine, groups, statistics (sums that are released once, from which the
-    last layer follows); for each whole client, with a trusted server: client."""
+    last layer follows), logits (Logit-DP, for comparisons); for each whole client, with a trusted server:
+    client."""
     epsilon: Annotated[float, Interval(ge=1e-3, le=1e3)] = 8.0
     """Budget over all rounds on a data set, which no client exceeds; the noise is calibrated to it."""
     delta: Annotated[float, Interval(ge=1e-15, le=0.1)] = 1e-5
@@ -336,11 +337,13 @@ class PrivacyConfig(Section):
     sampling_rate: Annotated[float, Interval(ge=1e-6, le=1.0)] = 0.25
     """Probability that a pair takes part in a step; about distill.batch_size / pairs of a client."""
     num_views: Annotated[int, Interval(ge=1, le=64)] = 1
-    """Augmented views of a pair that are averaged before clipping (anchors, cosine); no privacy cost."""
+    """Augmented views of a pair: averaged before clipping (anchors, cosine), or in its bucket (groups); no
+    privacy cost."""
     num_groups: Annotated[int, Interval(ge=1, le=65_536)] = 8
-    """Buckets into which the pairs of a step are divided (groups)."""
+    """Buckets into which the pairs of a step are divided (groups); 1 clips the whole batch at once."""
     engine: str = "vmap"
-    """How per-unit gradients are computed: vmap, opacus, opacus-ghost, or loop (slow and simple)."""
+    """How per-unit gradients are computed: vmap, opacus, opacus-ghost, loop (slow and simple); logits for the
+    mechanism of that name."""
     chunk_size: Annotated[int, Interval(ge=1, le=65_536)] = 128
     """Rows whose gradients are held in memory at a time."""
     accountant: str = "pld"

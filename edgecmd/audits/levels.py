@@ -59,6 +59,10 @@ def _trains(target: "Target") -> bool:
     return target.plan is None or not target.plan.row.one_shot
 
 
+def _has_plain_sums(target: "Target") -> bool:
+    return target.plan is not None and target.plan.row.clips_units
+
+
 def _has_noisy_steps(target: "Target") -> bool:
     return _has_plan(target) and _trains(target)
 
@@ -129,8 +133,8 @@ LEVELS: dict[str, Level] = {
     "step": Level(
         text="the step that trains: noise, release, coins, random source, many draws against a neighbour",
         audit=_step,
-        asks=_has_plan,
-        needs=A_PLAN,
+        asks=_has_plain_sums,
+        needs=f"{A_PLAN}, other than privacy.mechanism='logits', whose sum it cannot make again",
     ),
     "one-run": Level(
         text="one training run with canaries included by coins", audit=_one_run, asks=_trains, needs=STEPS

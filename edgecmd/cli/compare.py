@@ -27,8 +27,9 @@ def compare(
         str,
         typer.Option(
             "--methods",
-            help="Losses, presimclr, <mechanism>@<epsilon>, central:<method>, supervised, supervised-all,"
-            " scratch, teacher, teacher-source, untrained. Empty: a selection, or all that suit --pair.",
+            help="Losses, presimclr, <mechanism>@<epsilon>, <mechanism>:<loss>@<epsilon>, central:<method>,"
+            " supervised, supervised-all, scratch, teacher, teacher-source, untrained. Empty: a selection, or"
+            " all that suit --pair.",
         ),
     ] = "",
     federation: Annotated[
@@ -57,6 +58,17 @@ def compare(
             " temperature tries as many learning rates instead.",
         ),
     ] = "",
+    rates: Annotated[
+        str,
+        typer.Option("--rates", help="Learning rates to try for each method, such as 0.03,0.1,0.3."),
+    ] = "",
+    choose_by: Annotated[
+        str,
+        typer.Option(
+            "--choose-by",
+            help="Metric on the validation split that learning rates are chosen by, such as recall@10.",
+        ),
+    ] = "",
     work: Annotated[
         int, typer.Option("--work", min=0, help="Vary local steps; rounds x local steps equals this number.")
     ] = 0,
@@ -82,6 +94,8 @@ def compare(
         fast=fast,
         tune=tune,
         temperatures=temperatures,
+        rates=rates,
+        choose_by=choose_by,
         config=config,
         settings=settings,
     )

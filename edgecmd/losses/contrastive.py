@@ -22,6 +22,8 @@ Embeddings = Float[Tensor, "batch dim"]
 Anchors = Float[Tensor, "anchors dim"]
 PerExample = Float[Tensor, " batch"]
 
+LOGIT_TEMPERATURE = 1.0
+
 
 def unit(features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
     """Divide each feature by its L2 norm; a zero feature stays zero."""
@@ -225,3 +227,59 @@ def cmc_bucket(
     public = torch.where(same_source(teacher, anchors), torch.full_like(public, float("-inf")), public)
     log_share = own.diagonal() - torch.logsumexp(torch.cat([own, public], dim=1), dim=1)
     return torch.where(mask, -log_share, torch.zeros_like(log_share)).sum()
+
+
+def gcl(
+    student: Embeddings, teacher: Embeddings, mask: Bool[Tensor, " batch"], *, temperature: float
+) -> PerExample:
+    """Contrast within a bucket in both directions, whose rows may be several views of each pair.
+
+    The bounding of DP-GCL (Li et al., arXiv 2604.26467), for a teacher that is frozen: with ``V`` views a
+    pair has ``V`` rows, and the other pairs' views are ``V`` times as many negatives of its source,
+    ``-log[ e^{t_i.s_i/T} / (e^{t_i.s_i/T} + sum_j e^{t_i.s_j/T}) ]``, ``j`` over the rows of other sources.
+    The other direction is from a view to the sources, each of which counts once; the value is the mean of
+    both. No anchors. With one view of each pair, and no source twice, it is `cmc` of the bucket.
+
+    Args:
+        student: Student embeddings of any norm, (B, D).
+        teacher: Teacher embeddings of the rows' pairs, (B, D); constants. Views of one pair have the same.
+        mask: Which rows are real, (B,).
+        temperature: ``T``.
+
+    Returns:
+        Loss of each row, (B,); 0 outside of the mask, and for rows of the only source.
+    """
+    similarity_BB = unit(student) @ unit(teacher.detach()).T / temperature
+    same = same_source(teacher, teacher)
+    itself = torch.eye(len(same), dtype=torch.bool, device=same.device)
+    kept = itself | (mask[None, :] & ~same)
+    # Rows of a source that has m of them weigh 1 / m each, but the row's own.
+    rows_B = (same & mask[None, :]).sum(dim=1).clamp(min=1)
+    weight_BB = torch.where(itself, 0.0, rows_B.to(similarity_BB.dtype).log()[None, :])
+    away = torch.full_like(similarity_BB, float("-inf"))
+    to_source = torch.where(kept, similarity_BB - weight_BB, away)
+    to_view = torch.where(kept, similarity_BB.T, away)
+    own = similarity_BB.diagonal()
+    each = (torch.logsumexp(to_source, dim=1) + torch.logsumexp(to_view, dim=1)) / 2 - own
+    return torch.where(mask, each, torch.zeros_like(each))
+
+
+def cmc_logits(student: Embeddings, teacher: Embeddings, mask: Bool[Tensor, " batch"]) -> PerExample:
+    """Contrast from the student's side whose similarities are clipped one by one (Logit-DP).
+
+    After arXiv 2310.03104. ``-log softmax_j(s_i.t_j / T)[i]`` at the fixed temperature
+    `LOGIT_TEMPERATURE`, on which the sensitivity depends. Other pairs of the source of i stay negatives: to
+    leave them out would void the bound (`edgecmd.privacy.step.logit_engine`).
+
+    Args:
+        student: Student embeddings of any norm, (B, D).
+        teacher: Teacher embeddings of the same pairs, (B, D); constants.
+        mask: Which rows are real, (B,).
+
+    Returns:
+        Loss of each example, (B,); 0 outside of the mask.
+    """
+    similarity_BB = unit(student) @ unit(teacher.detach()).T / LOGIT_TEMPERATURE
+    kept = mask[None, :] | torch.eye(len(mask), dtype=torch.bool, device=mask.device)
+    log_share = functional.log_softmax(similarity_BB.masked_fill(~kept, float("-inf")), dim=1).diagonal()
+    return torch.where(mask, -log_share, torch.zeros_like(log_share))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -170,6 +171,49 @@ class CMCGroups(Loss):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GCL(Loss):
+    """`edgecmd.losses.gcl`: contrast within a bucket, whose rows may be several views of each pair."""
+
+    text, has_buckets = "the contrast within the batch, views of other pairs as negatives", True
+    temperature: float = 0.1
+
+    def __call__(self, student: Tensor, teacher: Embeddings, anchors: Anchors) -> PerExample:
+        every = torch.ones(len(teacher), dtype=torch.bool, device=teacher.device)
+        return contrastive.gcl(student, teacher, every, temperature=self.temperature)
+
+    def of_unit(
+        self, student: Embeddings, teacher: Embeddings, mask: Bool[Tensor, " rows"], anchors: Anchors
+    ) -> Float[Tensor, ""]:
+        """The sum over the real rows of a bucket, which is the unit."""
+        return contrastive.gcl(student, teacher, mask, temperature=self.temperature).sum()
+
+    def chance_level(self, *, batch_size: int, num_anchors: int) -> float:
+        """``log B``."""
+        return math.log(batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CMCLogits(Loss):
+    """`edgecmd.losses.cmc_logits`: the contrast of Logit-DP, at a temperature of its own."""
+
+    text = "the contrast with the batch's other pairs at temperature 1"
+
+    def __call__(self, student: Tensor, teacher: Embeddings, anchors: Anchors) -> PerExample:
+        every = torch.ones(len(teacher), dtype=torch.bool, device=teacher.device)
+        return contrastive.cmc_logits(student, teacher, every)
+
+    def of_unit(
+        self, student: Embeddings, teacher: Embeddings, mask: Bool[Tensor, " rows"], anchors: Anchors
+    ) -> Float[Tensor, ""]:
+        """The sum over a whole sample, which is the unit."""
+        return contrastive.cmc_logits(student, teacher, mask).sum()
+
+    def chance_level(self, *, batch_size: int, num_anchors: int) -> float:
+        """``log B``."""
+        return math.log(batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cosine(Loss):
     """`edgecmd.losses.baselines.cosine`: feature regression."""
 
@@ -306,6 +350,8 @@ LOSSES: dict[str, type[Loss]] = {
     "cmd-anchored": CMDAnchored,
     "cmc+cmd-anchored": CMCAndCMDAnchored,
     "cmc-groups": CMCGroups,
+    "gcl": GCL,
+    "cmc-logits": CMCLogits,
     "cosine": Cosine,
     "l2": L2,
     "socket": SOCKET,

@@ -17,6 +17,7 @@ inserted, and the sensitivity would be that of the whole batch.
 Nothing heavy is imported before units are made, so that settings can be read against the table.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -151,6 +152,13 @@ def _squared(loss: "Loss | type[Loss]") -> bool:
     return LOSSES["l2"] in (loss, type(loss))
 
 
+def _by_logits(loss: "Loss | type[Loss]") -> bool:
+    """Whether the similarities of a sample are clipped one by one."""
+    from edgecmd.losses import LOSSES
+
+    return LOSSES["cmc-logits"] in (loss, type(loss))
+
+
 def _every_view(num_views: int) -> int:
     return num_views
 
@@ -165,6 +173,12 @@ def _buckets(*args: Any, **options: Any) -> "list[Units]":  # noqa: ANN401 - as 
     from edgecmd.privacy.step.units import bucket_chunks
 
     return bucket_chunks(*args, **options)
+
+
+def _sample(*args: Any, **options: Any) -> "list[Units]":  # noqa: ANN401 - as `make_units`
+    from edgecmd.privacy.step.units import whole_sample
+
+    return whole_sample(*args, **options)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,18 +198,21 @@ class Mechanism:
         without_negatives: The mechanism that a run of this one is compared with, at the same epsilon.
         one_shot: Whether clients release sums once, from which the student follows in closed form
             (`edgecmd.privacy.step.moments`).
+        clips_units: Whether the gradient of each unit is clipped as a whole, so that an auditor can make
+            the sum again by plain backward passes.
     """
 
     protects: Protected
     takes: "Callable[[Loss | type[Loss]], bool]"
     default_loss: str
-    factor: int
+    factor: int | float
     statement: str
     make_units: "Callable[..., list[Units]]" = field(default=_views)
     engines: tuple[str, ...] = PER_UNIT
     rows_of_pair: Callable[[int], int] = _every_view
     without_negatives: str = ""
     one_shot: bool = False
+    clips_units: bool = True
 
     @property
     def unit(self) -> str:
@@ -238,12 +255,29 @@ MECHANISMS: dict[str, Mechanism] = {
         default_loss="cmc-groups",
         factor=2,
         statement=(
-            "Each sampled pair falls into a bucket by a secret coin of its own and each bucket's gradient is"
-            " clipped to C; one more pair changes one bucket, from one vector of norm at most C to another."
+            "Each sampled pair falls into a bucket by a secret coin of its own, with all its views, and each"
+            " bucket's gradient is clipped to C; one more pair changes one bucket, from one vector of norm at"
+            " most C to another."
         ),
         make_units=_buckets,
+        without_negatives="cosine",
+    ),
+    "logits": Mechanism(
+        protects=PAIR,
+        takes=_by_logits,
+        default_loss="cmc-logits",
+        # 2 + 2 e^(2 / T) at the loss's temperature of 1, see `edgecmd.privacy.step.logit_engine`.
+        factor=2.0 + 2.0 * math.exp(2.0),
+        statement=(
+            "The gradient of each similarity of a sample is clipped to C and weighed by its softmax share;"
+            " one more pair adds a row and a column, and takes from each other row what the column gets: at"
+            " most 2 + 2 e^2 vectors of norm C together, for any number of pairs."
+        ),
+        make_units=_sample,
+        engines=("logits",),
         rows_of_pair=lambda _: 1,
         without_negatives="cosine",
+        clips_units=False,
     ),
     "statistics": Mechanism(
         protects=replace(

@@ -92,6 +92,32 @@ def test_temperatures_are_chosen_for_every_method_alike_and_told(
     assert "Each method made 6 trials; one without a temperature tried 6 rates." in text
 
 
+def test_private_methods_are_tuned_too_and_may_name_their_loss(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tiny_pair: list[str],
+    tiny: RunConfig,
+) -> None:
+    words = [*tiny_pair, "--methods", "anchors:cmd-anchored@8,l2", "--seeds", "1"]
+    assert run(monkeypatch, *words, "--rates", "0.3,0.1", "--choose-by", "recall@1") == 0, (
+        capsys.readouterr().err
+    )
+    folder = Path(tiny.out) / "tiny-fast"
+    for method in ("anchors-cmd-anchored@8", "l2"):
+        grid = {
+            path.name: json.loads(path.read_text()) for path in (folder / "seed-0").glob(f"{method}*.json")
+        }
+        assert set(grid) == {f"{method}-lr0.1.json", f"{method}-lr0.3.json"}
+        for one in grid.values():
+            assert one["validation"] == one["table"]["retrieval_validation"]["recall@1"]
+    told = json.loads((folder / "seed-0" / "anchors-cmd-anchored@8-lr0.1" / "privacy.json").read_text())
+    assert (told["mechanism"], told["loss"], told["private"]) == ("anchors", "cmd-anchored", True)
+    facts = json.loads((folder / "compare.json").read_text())["about"]
+    assert facts["grid"] == [0.1, 0.3]
+    assert set(facts["rates"]) == {"anchors:cmd-anchored@8", "l2"}
+    assert "(R@1 within the split)" in (folder / "compare.md").read_text()
+
+
 def test_after_an_interruption_the_same_command_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -159,6 +185,12 @@ def test_the_estimate_counts_what_is_left(tiny: RunConfig, tmp_path: Path) -> No
         (["--temperatures", "0"], "distill.temperature=0.0 is outside"),
         (["--temperatures", "0.1", "--no-tune"], "--temperatures needs tuning"),
         (["--work", "500", "--temperatures", "0.1"], "--work trains each row once"),
+        (["--rates", "0.1,x"], "--rates='0.1,x' must be numbers"),
+        (["--rates", "0"], "distill.learning_rate=0.0 is outside"),
+        (["--rates", "0.1", "--no-tune"], "--rates needs tuning"),
+        (["--rates", "0.1", "--choose-by", "recall@11"], "--choose-by='recall@11'"),
+        (["--methods", "anchors:cmd-anchred@8"], "--methods='cmd-anchred' is unknown"),
+        (["--methods", "anchor:cmd-anchored@8"], "--methods='anchor' is unknown"),
         (["--work", "500", "--local-steps", "3"], "must divide --work 500"),
         (["--work", "500", "--local-steps", "a"], "must be whole numbers"),
         (["--work", "500", "--methods", "teacher"], "does not send weights"),

@@ -36,6 +36,18 @@ def slow_cmc(s: np.ndarray, t: np.ndarray, tau: float) -> list[float]:
     return out
 
 
+def slow_gcl(s: np.ndarray, t: np.ndarray, source: list[int], tau: float) -> list[float]:
+    """From a view to the sources, each once, and from a source to the views of others."""
+    s, t, out = norm(s), norm(t), []
+    for i in range(len(s)):
+        others = [j for j in range(len(s)) if source[j] != source[i]]
+        sources = {source[j]: j for j in others}.values()
+        forward = [float(s[i] @ t[i]) / tau, *(float(s[i] @ t[j]) / tau for j in sources)]
+        backward = [float(t[i] @ s[i]) / tau, *(float(t[i] @ s[j]) / tau for j in others)]
+        out.append(-(log_softmax_at(forward, 0) + log_softmax_at(backward, 0)) / 2)
+    return out
+
+
 def slow_cmd(s: np.ndarray, t: np.ndarray, tau: float, teacher_tau: float) -> list[float]:
     s, t = norm(s), norm(t)
     out = []
@@ -284,3 +296,31 @@ def test_the_mask_of_a_pair_does_not_depend_on_the_scale_or_on_another_pair() ->
     assert mask.nonzero().tolist() == [[2, 3]]
     for row in range(B):
         assert torch.equal(losses.same_source(t[row : row + 1], u), mask[row : row + 1])
+
+
+def test_gcl_counts_a_source_once_and_each_view_as_a_negative() -> None:
+    """Four pairs, of which two have three views, one two and one a single one."""
+    source = [0, 0, 0, 1, 1, 1, 2, 2, 3]
+    s, t = draw(1, len(source), D), draw(2, 4, D)[source]
+    every = torch.ones(len(source), dtype=torch.bool)
+    found = losses.gcl(s, t, every, temperature=0.2)
+    assert found.tolist() == pytest.approx(slow_gcl(s.numpy(), t.numpy(), source, 0.2))
+    mask = every.clone()
+    mask[[1, 8]] = False
+    short = [row for row, kept in enumerate(mask.tolist()) if kept]
+    s.requires_grad_()
+    masked = losses.gcl(s, t, mask, temperature=0.2)
+    assert masked[~mask].tolist() == [0.0, 0.0]
+    expected = slow_gcl(s.detach()[short].numpy(), t[short].numpy(), [source[row] for row in short], 0.2)
+    assert masked[mask].tolist() == pytest.approx(expected)
+    masked.sum().backward()
+    assert s.grad is not None
+    assert not s.grad[~mask].any()
+    assert s.grad[mask].any(dim=1).all()
+
+
+def test_gcl_of_one_view_is_cmc_and_of_one_source_nothing() -> None:
+    s, t, every = draw(1, B, D), draw(2, B, D), torch.ones(B, dtype=torch.bool)
+    torch.testing.assert_close(losses.gcl(s, t, every, temperature=0.2), losses.cmc(s, t, temperature=0.2))
+    alone = losses.gcl(s, t[:1].expand(B, D), every, temperature=0.2)
+    assert float(alone.abs().max()) < 1e-12

@@ -40,6 +40,7 @@ from edgecmd.core.progress import Tick, ticker
 from edgecmd.core.seeding import torch_generator
 from edgecmd.losses import Loss, cmc_anchored, unit
 from edgecmd.models.trial import embeddings_of
+from edgecmd.privacy.mechanisms import MECHANISMS
 from edgecmd.privacy.step.gradients import ENGINES
 from edgecmd.privacy.step.units import UnitLoss
 from edgecmd.run import Run
@@ -266,7 +267,7 @@ def _check_batch(code: OwnCode, subject: Subject, effort: Effort, tick: Tick) ->
 
 
 def _check_unit(code: OwnCode, subject: Subject, effort: Effort, tick: Tick) -> list[Finding]:
-    choose("--engine", code.engine, ENGINES)
+    choose("--engine", code.engine, {name: ENGINES[name] for name in MECHANISMS["anchors"].engines})
     loss = unit_loss_of(code, subject)
     query = step_query(
         subject.student,

@@ -208,17 +208,23 @@ def source_started(config: RunConfig, assembly: Assembly) -> RunConfig:
 
 
 def private_config(config: RunConfig, method: str) -> RunConfig:
-    """Settings of a private method such as ``anchors@8``: a mechanism, and the epsilon of its budget.
+    """Settings of a private method: a mechanism and the epsilon of its budget, as in ``anchors@8``.
+
+    Between them may stand a loss that is not the mechanism's default, as in ``anchors:cmd-anchored@8``.
 
     Raises:
-        ConfigError: The mechanism is unknown, or epsilon is not a number.
+        ConfigError: The mechanism or the loss is unknown, or epsilon is not a number.
     """
     from edgecmd.core.errors import choose
     from edgecmd.experiments.compare.methods import AT
+    from edgecmd.losses import LOSSES
     from edgecmd.privacy.mechanisms import MECHANISMS
 
-    mechanism, _, epsilon = method.partition(AT)
+    head, _, epsilon = method.partition(AT)
+    mechanism, _, loss = head.partition(":")
     choose("--methods", mechanism, MECHANISMS)
+    if loss:
+        choose("--methods", loss, LOSSES)
     try:
         budget = float(epsilon)
     except ValueError:
@@ -228,7 +234,7 @@ def private_config(config: RunConfig, method: str) -> RunConfig:
     return replace(
         config,
         privacy=replace(config.privacy, mechanism=mechanism, epsilon=budget),
-        distill=replace(config.distill, loss="auto"),
+        distill=replace(config.distill, loss=loss or "auto"),
     ).resolved()
 
 

@@ -59,7 +59,7 @@ def kind_of(method: str) -> str:
 
 def is_tuned(method: str) -> bool:
     """Whether a learning rate is chosen for ``method``."""
-    return plain(method) in TUNED
+    return plain(method) in TUNED or AT in method
 
 
 def is_alone(method: str) -> bool:

@@ -41,6 +41,8 @@ from edgecmd.experiments.compare.tuning import (
     RATES,
     Trial,
     best_trial,
+    check_choice,
+    read_rates,
     read_temperatures,
     trial_rows,
     trials_of,
@@ -85,21 +87,23 @@ class Asked:
     tell: Tell = quiet
 
 
-def read_request(
+def read_request(  # noqa: PLR0913 - an argument is an option of the command
     pair: str,
     *,
     methods: str,
     fast: bool,
     tune: bool | None,
     temperatures: str,
+    rates: str,
+    choose_by: str,
     config: Path | None,
     settings: Sequence[str] | None,
 ) -> Asked:
     """Settings, methods and tuning of the command's options.
 
     Raises:
-        ConfigError: An unknown pair or method, a pair beside a file, ``--fast`` without a pair, or
-            temperatures to try that are none, or beside ``--no-tune``.
+        ConfigError: An unknown pair, method or metric, a pair beside a file, ``--fast`` without a pair, or
+            rates or temperatures to try that are none, or beside ``--no-tune``.
     """
     if fast and not pair:
         raise ConfigError("--fast belongs to a preset. Choose one with --pair, or set federation.num_rounds.")
@@ -107,9 +111,13 @@ def read_request(
         raise ConfigError(
             "--pair has its own settings. Leave --config out, or change single settings with --set."
         )
-    tried = read_temperatures(temperatures)
+    tried, grid = read_temperatures(temperatures), read_rates(rates)
     if tried and tune is False:
         raise ConfigError("--temperatures needs tuning. Leave --no-tune out, or set distill.temperature.")
+    if grid and tune is False:
+        raise ConfigError("--rates needs tuning. Leave --no-tune out, or set distill.learning_rate.")
+    if choose_by:
+        check_choice(choose_by)
     chosen = overrides_of(pair, fast=fast) if pair else []
     resolved = load_config(config, [*chosen, *(settings or ())])
     form = form_of(pair) if pair else None
@@ -117,7 +125,7 @@ def read_request(
     if not methods and resolved.teacher.pair_features:
         # Nothing can be shown to a teacher that is not here: its row is left out, as in a run.
         names = ",".join(name for name in names.split(",") if name != TEACHER)
-    tuned = bool(tried) or (form is not None and form.tune) if tune is None else tune
+    tuned = bool(tried or grid) or (form is not None and form.tune) if tune is None else tune
     if AT in names:
         # All methods are asked the same test, so the split is the one that privacy needs.
         resolved = replace(resolved, data=replace(resolved.data, copies="leave-out"))
@@ -126,8 +134,8 @@ def read_request(
         methods=tuple(dict.fromkeys(check_method(name.strip()) for name in names.split(","))),
         num_seeds=1,
         num_jobs=1,
-        headline=form.headline if form else DEFAULT_HEADLINE,
-        rates=RATES if tuned else (),
+        headline=choose_by or (form.headline if form else DEFAULT_HEADLINE),
+        rates=(grid or RATES) if tuned else (),
         temperatures=tried,
         tuned_labels=tuned_labels_of(form, resolved.evaluate.num_labels, fast=fast) if form else (),
         num_fits=int(fast),

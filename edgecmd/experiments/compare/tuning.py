@@ -28,6 +28,8 @@ from edgecmd.settings import DistillConfig
 RATES = (3e-3, 1e-2, 3e-2)
 LABELLING = "group"
 NUM_DRAWS = 20
+# What else than the probe a rate can be chosen by: retrieval on the validation split.
+CHOICES = ("recall@1", "recall@5", "recall@10", "class_recall@1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -74,6 +76,33 @@ def read_temperatures(text: str) -> tuple[float, ...]:
     for one in found:
         DistillConfig(temperature=one)
     return tuple(dict.fromkeys(found))
+
+
+def read_rates(text: str) -> tuple[float, ...]:
+    """Learning rates of ``--rates``, each once and in ascending order; empty for none.
+
+    Raises:
+        ConfigError: One is not a number, or none that ``distill.learning_rate`` may be.
+    """
+    try:
+        found = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        found = []
+    if text and not found:
+        raise ConfigError(f"--rates={text!r} must be numbers such as 0.03,0.1,0.3.")
+    for one in found:
+        DistillConfig(learning_rate=one)
+    return tuple(sorted(set(found)))
+
+
+def check_choice(metric: str) -> None:
+    """Refuse a metric that no learning rate can be chosen by.
+
+    Raises:
+        ConfigError: It is neither a retrieval metric nor a few-label one.
+    """
+    if metric not in CHOICES and not few_labels_of(metric):
+        raise ConfigError(f"--choose-by={metric!r}. {nearest(metric, [*CHOICES, 'linear_<labels>'])}")
 
 
 def has_temperature(method: str) -> bool:

@@ -108,9 +108,12 @@ def view_units(data: LocalData, rows: np.ndarray, *, num_views: int, augment: fl
 
 
 def bucket_units(
-    data: LocalData, rows: np.ndarray, *, num_groups: int, augment: float, source: Source
+    data: LocalData, rows: np.ndarray, *, num_groups: int, augment: float, source: Source, num_views: int = 1
 ) -> list[Units]:
     """The pairs at ``rows`` in buckets: each pair in one drawn by a secret coin of its own.
+
+    All ``num_views`` views of a pair lie in its bucket, whose gradient is clipped as a whole: more of them
+    are more negatives of the others, and one more pair still changes one bucket alone.
 
     Returns:
         One chunk a bucket that has pairs, without padding.
@@ -120,10 +123,12 @@ def bucket_units(
     chunks = []
     for members in found:
         if len(members):
-            one = view_units(data, members, num_views=1, augment=augment, source=source)
+            one = view_units(data, members, num_views=num_views, augment=augment, source=source)
             chunks.append(
                 Units(
-                    images=one.images[:, 0][None], teacher=one.teacher[:, 0][None], mask=one.mask[:, 0][None]
+                    images=one.images.flatten(0, 1)[None],
+                    teacher=one.teacher.flatten(0, 1)[None],
+                    mask=one.mask.flatten()[None],
                 )
             )
     return chunks
@@ -162,8 +167,23 @@ def bucket_chunks(
     data: LocalData, rows: np.ndarray, *, config: StepSettings, augment: float, source: Source
 ) -> list[Units]:
     """Units that are the pairs of one bucket each, in padded chunks; see `make_units`."""
-    buckets = bucket_units(data, rows, num_groups=config.num_groups, augment=augment, source=source)
+    buckets = bucket_units(
+        data,
+        rows,
+        num_groups=config.num_groups,
+        num_views=config.num_views,
+        augment=augment,
+        source=source,
+    )
     return _packed(buckets, max_rows=config.chunk_size)
+
+
+def whole_sample(
+    data: LocalData, rows: np.ndarray, *, config: StepSettings, augment: float, source: Source
+) -> list[Units]:
+    """One unit that is the whole sample, a row a pair; see `make_units`."""
+    del config
+    return bucket_units(data, rows, num_groups=1, augment=augment, source=source)
 
 
 def _packed(buckets: list[Units], *, max_rows: int) -> list[Units]:

@@ -133,7 +133,7 @@ def unit_traces(student: nn.Module, units: Units, loss: UnitLoss) -> tuple[list[
         The trace of each convolution and linear layer, and for each parameter that is not the weight
         of one its gradients, (U, *shape).
     """
-    layers = _layers(student, units.images[0, :1])
+    layers = layers_of(student, units.images[0, :1])
     rows = units.mask.shape[1]
     zero = {name: units.images.new_zeros(rows, *shape) for name, (_, shape) in layers.items()}
     parameters = {name: value.detach() for name, value in student.named_parameters()}
@@ -148,7 +148,7 @@ def unit_traces(student: nn.Module, units: Units, loss: UnitLoss) -> tuple[list[
             entered[name] = into
             return output + at_outputs[name]
 
-        with _hooked({name: layer for name, (layer, _) in layers.items()}, tap):
+        with hooked({name: layer for name, (layer, _) in layers.items()}, tap):
             output = functional_call(student, {**fixed, **values}, (images,))
         return loss(output, teacher, mask), entered
 
@@ -164,7 +164,7 @@ def unit_traces(student: nn.Module, units: Units, loss: UnitLoss) -> tuple[list[
 
 
 @contextmanager
-def _hooked(layers: Mapping[str, nn.Module], hook: Callable[[str, Tensor, Tensor], Tensor]) -> Iterator[None]:
+def hooked(layers: Mapping[str, nn.Module], hook: Callable[[str, Tensor, Tensor], Tensor]) -> Iterator[None]:
     """Let ``hook(name, what went in, what came out)`` replace what the layers put out."""
     handles = [
         layer.register_forward_hook(lambda _, args, output, name=name: hook(name, args[0], output))
@@ -177,7 +177,7 @@ def _hooked(layers: Mapping[str, nn.Module], hook: Callable[[str, Tensor, Tensor
             handle.remove()
 
 
-def _layers(student: nn.Module, image: Tensor) -> dict[str, tuple[Layer, torch.Size]]:
+def layers_of(student: nn.Module, image: Tensor) -> dict[str, tuple[Layer, torch.Size]]:
     """Layers whose weight gradient is a product of factors, each with the shape of a row's output.
 
     They are found by one call on a blank image. A layer that is called twice, or shares its weight,
@@ -195,7 +195,7 @@ def _layers(student: nn.Module, image: Tensor) -> dict[str, tuple[Layer, torch.S
         calls[name].append(output.shape[1:])
         return output
 
-    with torch.no_grad(), _hooked(candidates, note):
+    with torch.no_grad(), hooked(candidates, note):
         student(torch.zeros_like(image))
     return {name: (layer, calls[name][0]) for name, layer in candidates.items() if len(calls[name]) == 1}
 

@@ -120,19 +120,32 @@ def record_query(
 
 
 def group_query(
-    student: nn.Module, anchors: Tensor, *, seed: int
+    student: nn.Module,
+    anchors: Tensor,
+    *,
+    seed: int,
+    loss: str = "cmc-groups",
+    num_groups: int = 2,
+    num_views: int = 1,
 ) -> Callable[[Sequence[LocalData]], list[Tensor]]:
     """Buckets by coins of each pair's own; the last pair's is drawn last, so the others keep theirs."""
-    loss = unit_loss(loss_of(DistillConfig(loss="cmc-groups")), anchors)
+    of_unit = unit_loss(loss_of(DistillConfig(loss=loss)), anchors)
 
     def query(sets: Sequence[LocalData]) -> list[Tensor]:
         buckets, owner = [], []
         for index, one in enumerate(sets):
             source = DeterministicSource(seed, client=index)
-            own = bucket_units(one, np.arange(len(one)), num_groups=2, augment=0.0, source=source)
+            own = bucket_units(
+                one,
+                np.arange(len(one)),
+                num_groups=num_groups,
+                num_views=num_views,
+                augment=0.0,
+                source=source,
+            )
             buckets += own
             owner += [index] * len(own)
-        gradients = vmap_gradients(student, padded(buckets), loss)
+        gradients = vmap_gradients(student, padded(buckets), of_unit)
         rows = torch.tensor(owner)
         return [
             flat(clip_and_sum({name: value[rows == index] for name, value in gradients.items()}, clip=CLIP))
@@ -187,6 +200,19 @@ def test_ten_thousand_attacks_on_groups() -> None:
     found = attack(lambda student, anchors, seed: group_query(student, anchors, seed=seed), num_tries=10_000)
     assert found.largest <= 2 * CLIP
     assert found.largest > 1.2 * CLIP, "one bucket must turn by more than a single record could"
+
+
+@pytest.mark.parametrize(("num_groups", "num_views"), [(2, 1), (2, 3), (1, 1)])
+def test_attacks_on_buckets_without_anchors(num_groups: int, num_views: int) -> None:
+    """DP-GCL, its views of a pair in its bucket, and batch clipping: 2 C, and near to it."""
+    found = attack(
+        lambda student, anchors, seed: group_query(
+            student, anchors, seed=seed, loss="gcl", num_groups=num_groups, num_views=num_views
+        ),
+        num_tries=5_000,
+    )
+    assert found.largest <= 2 * CLIP
+    assert found.largest > 1.9 * CLIP
 
 
 @pytest.mark.usefixtures("unchecked_shapes")

@@ -47,6 +47,7 @@ def test_each_mechanism_has_its_losses_and_a_sensitivity() -> None:
         "anchors": 1,
         "cosine": 1,
         "groups": 2,
+        "logits": pytest.approx(16.7781122),
         "statistics": 1,
         "client": 1,
     }
@@ -62,7 +63,8 @@ def test_the_losses_of_each_mechanism() -> None:
     assert taken == {
         "anchors": {"cmc-anchored", "cmd-anchored", "cmc+cmd-anchored"},
         "cosine": {"cosine", "l2", "fd-cmkd"},
-        "groups": {"cmc-groups"},
+        "groups": {"cmc-groups", "gcl"},
+        "logits": {"cmc-logits"},
         "statistics": {"l2"},
         "client": set(LOSSES),
     }
@@ -71,13 +73,24 @@ def test_the_losses_of_each_mechanism() -> None:
         "cmc-anchored",
         "cosine",
         "cmc-groups",
+        "cmc-logits",
         "l2",
         "cmc",
     ]
 
 
 def test_in_batch_losses_have_no_form_per_unit() -> None:
-    allowed = {"cmc-anchored", "cmd-anchored", "cmc+cmd-anchored", "cosine", "l2", "fd-cmkd", "cmc-groups"}
+    allowed = {
+        "cmc-anchored",
+        "cmd-anchored",
+        "cmc+cmd-anchored",
+        "cosine",
+        "l2",
+        "fd-cmkd",
+        "cmc-groups",
+        "gcl",
+        "cmc-logits",
+    }
     for loss in allowed:
         assert callable(unit_loss(loss_of(DistillConfig(loss=loss)), ANCHORS))
     for loss in LOSSES.keys() - allowed:
@@ -157,6 +170,42 @@ def test_views_of_a_pair_differ_and_differ_from_step_to_step() -> None:
     assert not torch.equal(one, other)
 
 
+def test_all_views_of_a_pair_are_in_its_bucket() -> None:
+    """As many rows a pair as it has views, in one bucket, whatever the chunks; no pair in two."""
+    found = make_units(
+        pairs(),
+        np.arange(NUM),
+        config=settings("groups", num_groups=4, num_views=3, chunk_size=1000),
+        augment=1.0,
+        source=SystemSource(),
+    )
+    buckets = [t[m][:, 0].tolist() for chunk in found for t, m in zip(chunk.teacher, chunk.mask)]
+    assert all(bucket.count(row) == 3 for bucket in buckets for row in bucket)
+    assert sorted(row for bucket in buckets for row in set(bucket)) == list(range(NUM))
+
+
+def test_one_bucket_is_batch_clipping() -> None:
+    """With one bucket the sum of a step is the clipped gradient of the whole batch, of norm C at most."""
+    loss = loss_of(DistillConfig(loss="gcl"))
+    source = DeterministicSource(7)
+    chunks = make_units(
+        pairs(), np.arange(NUM), config=settings("groups", num_groups=1), augment=0.0, source=source
+    )
+    assert [len(chunk) for chunk in chunks] == [1]
+    asked = student()
+    found = clipped_sum(asked, chunks, unit_loss(loss, ANCHORS), clip=CLIP, engine="vmap")
+    data = pairs()
+    value = loss(asked(data.target), data.teacher, ANCHORS).sum()
+    gradient = dict(
+        zip(dict(asked.named_parameters()), torch.autograd.grad(value, list(asked.parameters())), strict=True)
+    )
+    size = norm(gradient)
+    assert size > CLIP
+    assert norm(found) == pytest.approx(CLIP * (1 - 1e-4), rel=1e-6)
+    scaled = {name: one * (CLIP * (1 - 1e-4) / size) for name, one in gradient.items()}
+    assert norm({name: found[name] - scaled[name] for name in found}) < 1e-6
+
+
 @pytest.mark.parametrize("mechanism", ["anchors", "cosine", "groups"])
 def test_no_rows_make_no_units(mechanism: str) -> None:
     for data in (pairs(), pairs(0)):
@@ -182,7 +231,9 @@ def test_a_new_pair_moves_no_other_pair_to_another_bucket() -> None:
     assert len(more - fewer) == 1
 
 
-@pytest.mark.parametrize(("mechanism", "num_views"), [("anchors", 1), ("anchors", 3), ("groups", 1)])
+@pytest.mark.parametrize(
+    ("mechanism", "num_views"), [("anchors", 1), ("anchors", 3), ("groups", 1), ("groups", 3)]
+)
 @pytest.mark.parametrize("engine", ["vmap", "loop"])
 def test_the_size_of_chunks_does_not_matter(mechanism: str, num_views: int, engine: str) -> None:
     of_unit = unit_loss(loss_of(DistillConfig(loss=default_loss(mechanism))), ANCHORS)

@@ -35,7 +35,12 @@ def searched(query, *, num_tries: int, num_pairs: int = 6, kinds: tuple[str, ...
 @pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize(
     ("mechanism", "loss", "num_views", "factor"),
-    [("anchors", "cmc-anchored", 1, 1), ("anchors", "cmd-anchored", 2, 1), ("groups", "cmc-groups", 1, 2)],
+    [
+        ("anchors", "cmc-anchored", 1, 1),
+        ("anchors", "cmd-anchored", 2, 1),
+        ("groups", "cmc-groups", 1, 2),
+        ("groups", "gcl", 3, 2),
+    ],
 )
 def test_the_private_step_stays_within_its_sensitivity(
     mechanism: str, loss: str, num_views: int, factor: int
