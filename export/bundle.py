@@ -17,7 +17,7 @@ from edgecmd.core.files import folder_in_one_piece
 from edgecmd.core.machine import explain
 from edgecmd.core.text import counted
 from edgecmd.data.pairs import Targets
-from export.device.infer import Prototypes
+from export.device.classes import Prototypes
 from export.device.infer import Student as DeviceStudent
 from export.device.reading import InferError
 from export.documents.bundle_files import Built, Contents, refuse_alike, write_contents

@@ -25,7 +25,7 @@ from edgecmd.run import Run
 from edgecmd.settings import ExportConfig
 from edgecmd.training.task import Task
 from export.bundle import BundleReport, Options, export_bundle
-from export.device.infer import Prototypes
+from export.device.classes import Prototypes
 from export.documents.prototypes import head_of, prototypes_of
 from export.documents.provenance import provenance_of
 from export.graph.deployable import Deployable, rebuild

@@ -12,7 +12,11 @@ MODULES = (
     (PACKAGE, "reading.py"),
     (PACKAGE, "sensors.py"),
     (PACKAGE, "properties.py"),
+    (PACKAGE, "classes.py"),
+    (PACKAGE, "kept.py"),
+    (PACKAGE, "own_classes.py"),
     (PACKAGE, "masks.py"),
+    (PACKAGE, "runtime.py"),
     (PACKAGE, "infer.py"),
 )
 OWN = (PACKAGE, "edgecmd.data.user_files.decode")

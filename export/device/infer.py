@@ -6,6 +6,9 @@ As a script::
 
     python infer.py BUNDLE-OR-MODEL picture-or-folder [more ...] [--json] [--scores] [--profile int8]
     python infer.py BUNDLE pictures/ --prototypes my-classes/   # classes by example, without training
+    python infer.py BUNDLE --prototypes my-classes/ --calibrate others/ --save-prototypes mine.npz
+    python infer.py BUNDLE pictures/ --prototypes mine.npz --join   # beside the trained classes
+    python infer.py BUNDLE pictures/ --save-gallery seen.npz        # then: --gallery seen.npz --top 5
     python infer.py BUNDLE pictures/ --masks out/               # of a dense student: a class for each pixel
     python infer.py BUNDLE --check                              # does this machine compute what it should?
 
@@ -19,6 +22,7 @@ As a module::
     prediction.scores  # float32, (batch, len(student.classes)), or None without classes;
     # of a dense student logits (batch, len(student.classes), height, width): scores.argmax(axis=1) are masks
     more = student.with_prototypes(make_prototypes(student, {"cup": cup_images}))
+    # with_examples, without_class, calibrated, save_prototypes, load_prototypes, search: see each.
 
 Exit codes: 0 all well; 1 Pillow is missing, it or onnxruntime is too old, or the output cannot be written;
 2 wrong usage; 4 a file is missing, no picture, or cannot be computed, or a folder has none; 6 the model is
@@ -33,7 +37,6 @@ import contextlib
 import copy
 import json
 import os
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -42,32 +45,37 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from edgecmd.data.user_files.decode import DecodeError, npz_arrays, picture_frames, printable, reason_of
+from export.device.classes import (
+    SCALE,
+    Gallery,
+    Prototypes,
+    from_examples,
+    joined_scores,
+    nearest,
+    prototype_scores,
+    search,
+    threshold_of,
+)
+from export.device.kept import MAX_NPZ_BYTES, digest_of, load_gallery, save_gallery, save_prototypes
 from export.device.masks import mask_of, shares, write_mask
+from export.device.own_classes import Embedder, add_class_options, asked_classes, read_part, told
 from export.device.properties import MASK, read_properties
 from export.device.reading import (
     FILE,
     FOLDER,
     InferError,
-    example_files,
     inputs_in,
     kind_of,
     out_of_memory,
 )
+from export.device.runtime import NO_MEMORY, open_session
 from export.device.sensors import refuse_rate
 
 if sys.version_info < (3, 8):  # noqa: UP036 - a device's Python is older than edgecmd's
     sys.exit("error: infer.py needs Python 3.8 or newer: ONNX Runtime 1.14, which it needs, has none older.")
 
-# The first that reads the operators of the model (opset 18).
-LEAST_ONNXRUNTIME = (1, 14)
-SCALE = 10.0
 NUM_TOP_CLASSES = 3
 NUM_FIRST_VALUES = 4
-# How onnxruntime says that memory is short: in an error of its own.
-NO_MEMORY = re.compile(
-    r"bad_?\s?alloc|(failed to|cannot|can't|unable to) allocate|out of memory", re.IGNORECASE
-)
-MAX_NPZ_BYTES = 2**28
 CLOSED = 141
 
 
@@ -79,14 +87,6 @@ class Prediction(NamedTuple):
 
     embedding: np.ndarray
     scores: np.ndarray | None
-
-
-class Prototypes(NamedTuple):
-    """Classes by example: names, unit embeddings (classes, dim), and the factor on cosines before softmax."""
-
-    names: tuple[str, ...]
-    vectors: np.ndarray
-    scale: float
 
 
 class Student:
@@ -108,6 +108,7 @@ class Student:
         sensor: What it takes: pictures, depth maps or recordings.
         rate_hz: Of recordings, samples a second; None for others.
         dense: Whether it tells a class for each pixel.
+        prototypes: Classes by example, which `with_prototypes` gave it; None without.
 
     Raises:
         InferError: The file is missing, damaged, or was not made by edgecmd.
@@ -115,7 +116,7 @@ class Student:
 
     def __init__(self, path: str | Path, *, profile: str | None = None, num_threads: int = 1) -> None:
         self.path = _find(Path(path), profile)
-        self.session = _open(self.path, num_threads=num_threads)
+        self.session = open_session(self.path, num_threads=num_threads)
         properties = self.session.get_modelmeta().custom_metadata_map
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         found = read_properties(self.path, properties, inputs=inputs, outputs=outputs)
@@ -127,6 +128,7 @@ class Student:
         self.outputs = [one.name for one in outputs]
         self.dense = MASK in self.outputs
         self.prototypes: Prototypes | None = None
+        self._joined = False
 
     def __call__(self, inputs: np.ndarray, *, rate_hz: int | float | None = None) -> Prediction:
         """Embed pictures (batch, height, width, channels), depth maps or recordings (batch, samples).
@@ -157,19 +159,30 @@ class Student:
                 " damaged, or this machine does not compute it: try --check.",
                 exit_code=4,
             )
+        if self.prototypes is not None and self._joined:
+            return Prediction(outputs[0], joined_scores(outputs[0], outputs[1], self.prototypes))
         if self.prototypes is not None:
-            return Prediction(outputs[0], _prototype_scores(outputs[0], self.prototypes))
+            return Prediction(outputs[0], prototype_scores(outputs[0], self.prototypes))
         return Prediction(outputs[0], outputs[1] if len(self.outputs) > 1 else None)
 
     def read(self, path: Path) -> np.ndarray:
         """One input from a file: a picture, a depth map, or a WAV of the model's rate."""
         return self.sensor.read(path, channels=self.channels, preprocess=self.preprocess)
 
-    def with_prototypes(self, prototypes: Prototypes) -> Student:
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its file, which saved classes and galleries name."""
+        return digest_of(self.path)
+
+    def with_prototypes(self, prototypes: Prototypes, *, join: bool = False) -> Student:
         """The same student with other classes; no new export is needed.
 
+        Args:
+            prototypes: At least one class, of this student's dimension.
+            join: Beside the trained classes (`joined_scores`), and not in place of them.
+
         Raises:
-            InferError: The prototypes have another dimension, or none.
+            InferError: The prototypes have another dimension, or none; or they cannot be joined.
         """
         names, shape = prototypes.names, prototypes.vectors.shape
         if not names or shape != (len(names), self.embedding_dim):
@@ -178,10 +191,27 @@ class Student:
                 f" (K, {self.embedding_dim}) with K names, K >= 1.",
                 exit_code=4,
             )
+        if join:
+            self._refuse_join(prototypes)
         other = copy.copy(self)
-        other.prototypes, other.classes, other.outputs = prototypes, tuple(names), ["embedding"]
-        other.dense = False
+        other.prototypes, other._joined, other.dense = prototypes, join, False
+        other.classes = (*self.classes, *names) if join else tuple(names)
+        other.outputs = self.outputs if join else ["embedding"]
         return other
+
+    def _refuse_join(self, prototypes: Prototypes) -> None:
+        if self.prototypes is not None or self.dense or len(self.outputs) < 2:
+            raise InferError(
+                f"{self.path} has no trained classes of whole inputs here, so none can be joined.",
+                exit_code=2,
+            )
+        same = [name for name in prototypes.names if name in self.classes]
+        if same:
+            raise InferError(
+                f"The class {same[0]!r} is one of the trained classes too. Give yours another name.",
+                exit_code=2,
+            )
+        threshold_of(prototypes)
 
 
 def _find(path: Path, profile: str | None) -> Path:
@@ -196,73 +226,12 @@ def _find(path: Path, profile: str | None) -> Path:
     return found
 
 
-def refuse_old_runtime(version: str) -> None:
-    """Refuse an ONNX Runtime that does not know the model's operators, before it says so in its own words.
-
-    Raises:
-        InferError: The message names the version that is needed, and why.
-    """
-    found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if found < LEAST_ONNXRUNTIME:
-        least = ".".join(map(str, LEAST_ONNXRUNTIME))
-        raise InferError(
-            f"onnxruntime {version} is too old: {least} is the first that reads the operators of this model"
-            f" (opset 18). Install it: pip install 'onnxruntime>={least}'.",
-            exit_code=1,
-        )
-
-
-def import_runtime() -> Any:  # noqa: ANN401 - onnxruntime has no types
-    """onnxruntime, without the telemetry that version 1.32 has where nobody forbids it before the import."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    try:
-        import onnxruntime
-    except (ImportError, OSError, MemoryError) as error:
-        raise InferError(
-            f"onnxruntime cannot be imported ({reason_of(error)}). Install it: pip install onnxruntime",
-            exit_code=1,
-        ) from error
-    return onnxruntime
-
-
-def _open(path: Path, *, num_threads: int) -> Any:  # noqa: ANN401 - onnxruntime has no types
-    runtime = import_runtime()
-    refuse_old_runtime(runtime.__version__)
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = num_threads
-    options.inter_op_num_threads = 1
-    # What onnxruntime has to say comes as an exception; its own lines would go past all escaping.
-    options.log_severity_level = 4
-    try:
-        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except MemoryError as error:
-        raise out_of_memory(path) from error
-    except Exception as error:  # onnxruntime raises a dozen types of its own without a common base
-        raise InferError(
-            f"{path} is not a model that onnxruntime can load: {reason_of(error)}", exit_code=6
-        ) from error
-
-
-def _prototype_scores(embedding: np.ndarray, prototypes: Prototypes) -> np.ndarray:
-    """Softmax of the scaled cosines."""
-    logits = prototypes.scale * (embedding @ prototypes.vectors.T)
-    power = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(power / power.sum(axis=1, keepdims=True))
-
-
 def make_prototypes(
     student: Student, examples: Mapping[str, Iterable[np.ndarray]], *, scale: float = SCALE
 ) -> Prototypes:
     """Mean unit embedding of the pictures (height, width, channels) of each class."""
-    vectors = [_mean([student(one[None]).embedding[0] for one in few]) for few in examples.values()]
-    return Prototypes(tuple(examples), np.stack(vectors), scale)
-
-
-def _mean(embeddings: Sequence[np.ndarray]) -> np.ndarray:
-    """The mean, scaled to length 1; float32, (dim,)."""
-    mean = np.mean(embeddings, axis=0)
-    unit = mean / max(float(np.linalg.norm(mean)), 1e-12)
-    return np.asarray(unit, dtype=np.float32)
+    rows = {name: [student(one[None]).embedding[0] for one in few] for name, few in examples.items()}
+    return from_examples(rows, dim=student.embedding_dim, scale=scale)
 
 
 def _embedded(student: Student, path: Path) -> np.ndarray:
@@ -280,37 +249,21 @@ def _predicted(student: Student, path: Path, given: np.ndarray) -> Prediction:
         raise InferError(f"{path}: {error}", exit_code=error.exit_code) from error
 
 
+def embedder_of(student: Student) -> Embedder:
+    """What reads and embeds files of examples."""
+    sensor = student.sensor
+    return Embedder(
+        lambda path: _embedded(student, path),
+        sensor.suffixes,
+        sensor.noun,
+        student.embedding_dim,
+        student.digest,
+    )
+
+
 def read_prototypes(path: Path, student: Student) -> Prototypes:
-    """Prototypes of a prototypes.npz, or of a folder as `example_files` reads it."""
-    if kind_of(path) == FOLDER:
-        files = example_files(path, suffixes=student.sensor.suffixes)
-        vectors = {name: _mean([_embedded(student, one) for one in files[name]]) for name in files}
-        return Prototypes(tuple(vectors), np.stack([*vectors.values()]), SCALE)
-    try:
-        found = npz_arrays(path, most_bytes=MAX_NPZ_BYTES)
-        return _checked_prototypes(found)
-    except MemoryError as error:
-        raise out_of_memory(path) from error
-    except DecodeError as error:
-        raise InferError(
-            f"{path} is no prototypes.npz and no folder of pictures: {error}", exit_code=4
-        ) from error
-
-
-def _checked_prototypes(found: Mapping[str, np.ndarray]) -> Prototypes:
-    """Prototypes out of the arrays of a file, which may hold anything."""
-    lacking = [name for name in ("names", "vectors", "scale") if name not in found]
-    if lacking:
-        raise DecodeError(f"it lacks {', '.join(lacking)}")
-    names, vectors, scale = found["names"], found["vectors"], found["scale"]
-    fits = names.ndim == 1 and names.dtype.kind == "U" and len(names)
-    if not fits or vectors.ndim != 2 or len(vectors) != len(names) or vectors.dtype.kind != "f":
-        raise DecodeError(f"its names have shape {names.shape} of {names.dtype}, its vectors {vectors.shape}")
-    if scale.size != 1 or scale.dtype.kind not in "iuf" or not 0 < float(scale.reshape(-1)[0]) < float("inf"):
-        raise DecodeError("its scale is no number above 0")
-    if not np.isfinite(vectors).all():
-        raise DecodeError("its vectors have numbers that are not finite")
-    return Prototypes(tuple(names.tolist()), vectors, float(scale.reshape(-1)[0]))
+    """Classes of an .npz (`load_prototypes`), or of a folder as `example_files` reads it."""
+    return read_part(path, embedder_of(student))[0]
 
 
 def check(student: Student) -> float:
@@ -356,7 +309,13 @@ def _golden(student: Student, given: np.ndarray) -> Prediction:
 
 
 def answer(
-    student: Student, name: Path, *, scores: bool, masks: Path | None = None
+    student: Student,
+    name: Path,
+    *,
+    scores: bool,
+    masks: Path | None = None,
+    gallery: Gallery | None = None,
+    top: int = NUM_TOP_CLASSES,
 ) -> tuple[dict[str, object], str]:
     """What the student says of one file: a record for JSON, and a line for a person.
 
@@ -365,6 +324,8 @@ def answer(
         name: The file.
         scores: Tell every class.
         masks: Folder for ``<name>.mask.png``; of a dense student alone.
+        gallery: Saved embeddings, of which the ``top`` nearest are told.
+        top: How many.
     """
     given = student.read(name)
     prediction = _predicted(student, name, given)
@@ -391,8 +352,24 @@ def answer(
         record.update({"scores": {_sayable(one): every[one] for one in every}} if scores else {})
         shown = ranked if scores else ranked[:NUM_TOP_CLASSES]
         text = ", ".join(f"{printable(one)} {value:.1%}" for one, value in shown)
+    text = _near(student, embedding, record, text)
+    if gallery is not None:
+        found = search(gallery, embedding, top=top)
+        record["similar"] = [{"name": _sayable(one), "cosine": cosine} for one, cosine in found]
+        text += "; similar: " + ", ".join(f"{printable(one)} {cosine:.3f}" for one, cosine in found)
     record["embedding"] = embedding.tolist()
     return record, text if own else f"{text} (resized from {given.shape[1]}x{given.shape[0]})"
+
+
+def _near(student: Student, embedding: np.ndarray, record: dict[str, object], text: str) -> str:
+    """Put the nearest class by example into the record; the text, or that it is none of the classes."""
+    if student.prototypes is None:
+        return text
+    name, cosine, accepted = nearest(embedding[None], student.prototypes)[0]
+    record["nearest"] = {"class": _sayable(name), "cosine": cosine, "accepted": accepted}
+    if accepted is not False or len(student.classes) > len(student.prototypes.names):
+        return text
+    return f"none of the classes (nearest: {printable(name)}, cosine {cosine:.3f})"
 
 
 def _sayable(name: str) -> str:
@@ -448,10 +425,12 @@ def _arguments(argv: Sequence[str] | None, *, prog: str) -> argparse.Namespace:
     parser.add_argument(
         "--prototypes", type=Path, action="append", help="folder or .npz of classes; repeatable"
     )
+    add_class_options(parser)
     parser.add_argument("--masks", type=Path, help="folder for <name>.mask.png, of a dense student")
     parser.add_argument("--check", action="store_true", help="compare with the bundle's golden values")
     arguments = parser.parse_intermixed_args(argv)
-    if not arguments.images and not arguments.check:
+    made = (arguments.check, arguments.save_prototypes, arguments.calibrate, arguments.classes)
+    if not arguments.images and not any(made):
         parser.error("give at least one image or folder, or --check")
     return arguments
 
@@ -463,17 +442,27 @@ def _prepare(arguments: argparse.Namespace) -> Student:
         gap = check(student)
         record = json.dumps({"golden_difference": gap})
         _say(record if arguments.json else f"golden values: largest difference {gap:.2g}")
-    if arguments.prototypes:
-        parts = [read_prototypes(one, student) for one in arguments.prototypes]
-        for part in parts:
-            student.with_prototypes(part)
-        rows = {name: row for part in parts for name, row in zip(part.names, part.vectors)}
-        student = student.with_prototypes(Prototypes(tuple(rows), np.stack([*rows.values()]), parts[0].scale))
+    student = _with_classes(arguments, student)
     if arguments.scores and not student.classes:
         raise InferError(f"{student.path} has no classes, so there are no --scores.", exit_code=2)
     if arguments.masks is not None and not student.dense:
         raise InferError(f"{student.path} tells no class for each pixel, so no --masks.", exit_code=2)
     return student
+
+
+def _with_classes(arguments: argparse.Namespace, student: Student) -> Student:
+    """The student with the classes by example that were asked for, which are told and saved."""
+    embedder = embedder_of(student)
+    classes = asked_classes(arguments, embedder, tell=_tell)
+    if classes is None:
+        return student
+    other = student.with_prototypes(classes, join=arguments.join)
+    if arguments.classes or arguments.calibrate is not None:
+        record, text = told(classes, say=_sayable)
+        _say(json.dumps(record) if arguments.json else text)
+    if arguments.save_prototypes is not None:
+        save_prototypes(arguments.save_prototypes, classes, model=embedder.model)
+    return other
 
 
 def _files(paths: Sequence[Path], student: Student) -> tuple[list[Path], int]:
@@ -515,11 +504,16 @@ def _answer_all(arguments: argparse.Namespace, student: Student, files: Sequence
     """Answer every file; the code of the last failure, or 0."""
     shown = [printable(str(name)) for name in files]
     width, exit_code = max(map(len, ["file", *shown])), 0
+    gallery = None
+    if arguments.gallery is not None:
+        gallery = load_gallery(arguments.gallery, dim=student.embedding_dim, model=student.digest)
+    words = {"scores": arguments.scores, "masks": arguments.masks, "gallery": gallery, "top": arguments.top}
+    kept: dict[str, Any] = {}
     if files and not arguments.json:
         _say(f"{'file':<{width}}  {'classes' if student.classes else 'embedding'}")
     for name, plain in zip(files, shown):
         try:
-            record, text = answer(student, name, scores=arguments.scores, masks=arguments.masks)
+            record, text = answer(student, name, **words)
             line = json.dumps(record) if arguments.json else f"{plain:<{width}}  {text}"
             _tell_frames(name, student)
         except InferError as error:
@@ -529,7 +523,11 @@ def _answer_all(arguments: argparse.Namespace, student: Student, files: Sequence
         except OSError as error:
             exit_code = _complain(InferError(f"{name} cannot be read: {reason_of(error)}.", exit_code=4))
         else:
+            kept[_sayable(str(name))] = record["embedding"]
             _say(line)
+    if arguments.save_gallery is not None:
+        rows = np.array([*kept.values()], dtype=np.float32)
+        save_gallery(arguments.save_gallery, Gallery(tuple(kept), rows), model=student.digest)
     return exit_code
 
 

@@ -6,7 +6,6 @@ but what becomes a part of it too.
 
 from __future__ import annotations
 
-import contextlib
 import struct
 import zlib
 from collections.abc import Sequence
@@ -14,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecmd.data.user_files.decode import reason_of
-from export.device.reading import InferError
+from export.device.kept import write_beside
 
 # Colours of the classes from 1 on, which repeat; class 0 is black.
 COLOURS = ("e6194b", "3cb44b", "ffe119", "4363d8", "f58231", "911eb4", "46f0f0", "f032e6", "bcf60c", "fabebe")
@@ -48,16 +46,5 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in chunks
     )
-    # Beside it and then renamed, so that a full disk leaves the old mask or none.
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
-        beside.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise InferError(
-            f"The mask {path} cannot be written: {reason_of(error)}. Give --masks a folder with room.",
-            exit_code=4,
-        ) from error
+    data = b"\x89PNG\r\n\x1a\n" + data
+    write_beside(path, data, hint="Give --masks a folder with room.")

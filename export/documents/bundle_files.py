@@ -18,7 +18,7 @@ from edgecmd.core.files import sha256_file
 from edgecmd.evaluation.metrics import Embedding
 from edgecmd.training.environment import versions
 from export.device.assemble import program
-from export.device.infer import Prototypes
+from export.device.classes import Prototypes
 from export.device.infer import Student as DeviceStudent
 from export.documents.model_card import model_card
 from export.documents.provenance import Provenance

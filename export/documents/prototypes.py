@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from edgecmd.core.errors import DataError
-from export.device.infer import Prototypes
+from export.device.classes import Prototypes
 from export.device.reading import InferError, example_files
 from export.device.sensors import SENSORS
 from export.graph.deployable import Deployable

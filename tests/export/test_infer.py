@@ -16,7 +16,7 @@ from PIL import Image
 
 from edgecmd.core.errors import ExportError
 from edgecmd.data.user_files.decode import DecodeError, decoded_picture
-from export.device import infer, reading
+from export.device import infer, kept, reading
 from export.device.assemble import program
 from export.device.infer import Prototypes, Student, check, main, make_prototypes, read_prototypes
 from export.device.properties import read_properties
@@ -468,8 +468,8 @@ class TestOutput:
                     raise RuntimeError("[ONNXRuntimeError] : 6 : no room\nand more")
                 return self.real.run(outputs, feed)
 
-        real = infer._open
-        monkeypatch.setattr(infer, "_open", lambda path, **options: Session(real(path, **options)))
+        real = infer.open_session
+        monkeypatch.setattr(infer, "open_session", lambda path, **options: Session(real(path, **options)))
         other = tmp_path / "other.png"
         other.write_bytes(png.read_bytes())
         assert main([str(model), str(png), str(other), str(png), "--json"]) == 4
@@ -628,7 +628,7 @@ def test_a_file_without_enough_memory_is_named_and_the_next_is_tried(
 
 def test_prototypes_without_enough_memory_are_named(model, png, tmp_path, capsys, monkeypatch):
     np.savez(tmp_path / "p.npz", names=np.array(["a"]), vectors=np.ones((1, 16)), scale=1.0)
-    monkeypatch.setattr(infer, "npz_arrays", short_of_memory)
+    monkeypatch.setattr(kept, "npz_arrays", short_of_memory)
     assert main([str(model), str(png), "--prototypes", str(tmp_path / "p.npz")]) == 4
     assert f"{tmp_path / 'p.npz'}: it needs more memory" in capsys.readouterr().err
 
@@ -857,8 +857,8 @@ def test_a_runtime_without_memory_is_told_as_such(model, png, capsys, monkeypatc
         def run(self, *_):
             raise error
 
-    real = infer._open
-    monkeypatch.setattr(infer, "_open", lambda *one, **words: Session(real(*one, **words)))
+    real = infer.open_session
+    monkeypatch.setattr(infer, "open_session", lambda *one, **words: Session(real(*one, **words)))
     assert main([str(model), str(png)]) == 4
     err = capsys.readouterr().err
     assert err.startswith(f"error: {png}: ")

@@ -12,7 +12,7 @@ import pytest
 
 from edgecmd.core.seeding import numpy_generator
 from export.bundle import Options, export_bundle
-from export.device import infer
+from export.device import infer, runtime
 from export.device.assemble import program
 from export.device.reading import InferError
 from export.documents.requirements import ONNXRUNTIME_OF_OPSET, OPSET, PYTHON, requirements
@@ -224,12 +224,12 @@ def test_newer_grammar_is_found(line):
 @pytest.mark.parametrize("version", ["1.13.1", "1.9.0", "0.5.0", "1.13.0.dev20230101"])
 def test_an_older_runtime_is_told_what_is_needed_and_why(version):
     with pytest.raises(InferError, match=r"too old: 1\.14 is the first that reads.*opset 18.*pip install"):
-        infer.refuse_old_runtime(version)
+        runtime.refuse_old_runtime(version)
 
 
 @pytest.mark.parametrize("version", ["1.14.0", "1.32.0", "2.0", "1.14.1+cu118"])
 def test_a_newer_runtime_is_taken(version):
-    infer.refuse_old_runtime(version)
+    runtime.refuse_old_runtime(version)
 
 
 def test_an_older_runtime_is_an_exit_code_and_no_traceback(bundle, monkeypatch, capsys):
@@ -241,7 +241,7 @@ def test_an_older_runtime_is_an_exit_code_and_no_traceback(bundle, monkeypatch, 
 def test_all_places_tell_the_same_versions(bundle):
     needed = requirements(OPSET)
     assert needed == {"numpy": "1.21", "onnxruntime": "1.14", "python": "3.8"}
-    assert ".".join(map(str, infer.LEAST_ONNXRUNTIME)) == needed["onnxruntime"]
+    assert ".".join(map(str, runtime.LEAST_ONNXRUNTIME)) == needed["onnxruntime"]
     assert needed["python"] == PYTHON == ".".join(map(str, oldest.OLDEST_PYTHON))
     assert min(ONNXRUNTIME_OF_OPSET) == OPSET
     assert json.loads((bundle("ws-50k") / "report.json").read_text())["requires"] == needed
