@@ -28,6 +28,7 @@ from export.graph.folding import Folding
 from export.graph.frontends import FRONT_ENDS
 from export.graph.spec import EXAMPLES, FORMAT_VERSION, LINEAR, MASKS, ExportSpec
 from export.profiles.table import PROFILES, summary_of
+from export.targets.fitting import record_of
 from export.trust.listing import (
     BOM,
     CARD,
@@ -202,6 +203,7 @@ def report_record(folder: Path, contents: Contents) -> dict[str, Any]:
                 "tolerance": PROFILES[name].tolerance,
                 "parity": asdict(built.parity),
                 "limits": asdict(built.limits),
+                **record_of((folder / built.file).read_bytes()),
             }
             for name, built in contents.models.items()
         },
