@@ -9,6 +9,7 @@ import click
 import typer
 
 from edgecmd.cli.app import app, bench_app, web_app
+from edgecmd.cli.fits import TargetNames, show_fits, target_names
 from edgecmd.cli.options import AsJson, one_thread
 from edgecmd.cli.output import print_json, print_table, say
 from edgecmd.core.errors import ConfigError, choose
@@ -66,16 +67,19 @@ def export(
             "--head/--no-head", help="Fit a head on the labelled examples; the file then reveals them."
         ),
     ] = None,
+    target: TargetNames = "",
 ) -> None:
     """Step 4: write a bundle of checked ONNX files. They hold preprocessing, student and head."""
     from edgecmd.cli.run import config_of
     from edgecmd.config.assemble import Assembly
     from export.documents.sign import sign_bundle
     from export.from_run import export_run
+    from export.targets.asked_for import files_of
+    from export.targets.fitting import fits_of, refuse_unfit
     from export.web.page import add_page
 
     one_thread()
-    config, target = config_of(folder), out or folder / "export"
+    config, bundle = config_of(folder), out or folder / "export"
     given = {
         "profiles": profiles,
         "prototypes": None if prototypes is None else str(prototypes),
@@ -87,12 +91,16 @@ def export(
     }
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     settings, run = replace(config.export, **changes), Assembly().run(config)
-    runtime = check_extras(web=web, ort_web=ort_web, key=sign)
-    say(f"Bundle: {target} ({export_run(run, target, settings=settings)})")
+    runtime, targets = check_extras(web=web, ort_web=ort_web, key=sign), target_names(target)
+    say(f"Bundle: {bundle} ({export_run(run, bundle, settings=settings)})")
     if web is not None and runtime is not None:
-        say(f"Page: {add_page(run, target, beside=folder, mode=web, runtime=runtime)}")
+        say(f"Page: {add_page(run, bundle, beside=folder, mode=web, runtime=runtime)}")
     if sign is not None:
-        say(f"Signature: {sign_bundle(target, sign)}")
+        say(f"Signature: {sign_bundle(bundle, sign)}")
+    if targets:
+        files = {name: fits_of(data, targets=targets) for name, data in files_of(str(bundle)).items()}
+        show_fits(str(bundle), files)
+        refuse_unfit(files, targets=targets)
 
 
 def check_extras(*, web: str | None, ort_web: Path | None, key: Path | None) -> "OrtWeb | None":

@@ -29,6 +29,7 @@ from export.graph.frontends import FRONT_ENDS
 from export.graph.spec import EXAMPLES, FORMAT_VERSION, LINEAR, MASKS, ExportSpec
 from export.profiles.mobile import mobile_verdict
 from export.profiles.table import PROFILES, summary_of
+from export.targets.fitting import record_of
 from export.trust.core_student import CoreStudent
 from export.trust.listing import (
     BOM,
@@ -219,6 +220,7 @@ def report_record(folder: Path, contents: Contents) -> dict[str, Any]:
                 "limits": asdict(built.limits),
                 **({} if built.gap is None else {"difference_from_whole": built.gap}),
                 "phones": mobile_verdict(folder / built.file),
+                **record_of((folder / built.file).read_bytes()),
             }
             for name, built in contents.models.items()
         },

@@ -1,0 +1,1 @@
+"""Which device a file can run on: the memory that it needs, and what devices have."""
