@@ -56,13 +56,10 @@ def fake(tmp_path, monkeypatch):
         path = tmp_path / f"{name}.py"
         path.write_text(program)
         found = Found(command=(sys.executable, "-I", str(path)), job={"packages": ""})
-        monkeypatch.setitem(
-            ENGINES, name, Engine(title=name.title(), install="nowhere", find=lambda _: found, files=files)
-        )
+        table[name] = Engine(title=name.title(), install="nowhere", find=lambda _: found, files=files)
 
-    monkeypatch.setattr(engine_check, "ENGINES", ENGINES)
-    for name in [one for one in ENGINES if one != REFERENCE]:
-        monkeypatch.delitem(ENGINES, name)
+    table = {REFERENCE: ENGINES[REFERENCE]}
+    monkeypatch.setattr(engine_check, "ENGINES", table)
     return put
 
 
@@ -182,7 +179,7 @@ def test_an_engine_that_is_not_here_is_listed_with_how_to_get_it_and_is_no_fault
     absent = Engine(
         title="Absent", install="pip install absent", find=engine_table.python_engine("no_such", name="x")
     )
-    monkeypatch.setitem(ENGINES, "absent", absent)
+    monkeypatch.setitem(engine_check.ENGINES, "absent", absent)
     tried = check_engines(cored("ws-50k"), only="absent")
     assert [(one.verdict, one.detail, one.largest) for one in tried] == [
         (MISSING, "pip install absent", None)
