@@ -11,8 +11,8 @@ import onnx
 
 from edgecmd.data.modalities.wave import FULL_SCALE
 from export.device.infer import Prediction
-from export.device.runtime import import_runtime
 from export.device.properties import CORE
+from export.device.runtime import import_runtime
 from export.profiles.core import halves_of
 from export.trust.verify import ParityError, compare
 
