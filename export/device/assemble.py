@@ -13,7 +13,7 @@ MODULES = (
     (PACKAGE, "sensors.py"),
     (PACKAGE, "properties.py"),
     (PACKAGE, "classes.py"),
-    (PACKAGE, "kept.py"),
+    (PACKAGE, "saved_embeddings.py"),
     (PACKAGE, "own_classes.py"),
     (PACKAGE, "masks.py"),
     (PACKAGE, "runtime.py"),

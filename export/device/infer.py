@@ -56,7 +56,6 @@ from export.device.classes import (
     search,
     threshold_of,
 )
-from export.device.kept import MAX_NPZ_BYTES, digest_of, load_gallery, save_gallery, save_prototypes
 from export.device.masks import mask_of, shares, write_mask
 from export.device.own_classes import Embedder, add_class_options, asked_classes, read_part, told
 from export.device.properties import MASK, read_properties
@@ -69,6 +68,13 @@ from export.device.reading import (
     out_of_memory,
 )
 from export.device.runtime import NO_MEMORY, open_session
+from export.device.saved_embeddings import (
+    MAX_NPZ_BYTES,
+    digest_of,
+    load_gallery,
+    save_gallery,
+    save_prototypes,
+)
 from export.device.sensors import refuse_rate
 
 if sys.version_info < (3, 8):  # noqa: UP036 - a device's Python is older than edgecmd's

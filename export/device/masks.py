@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.device.kept import write_beside
+from export.device.saved_embeddings import write_beside
 
 # Colours of the classes from 1 on, which repeat; class 0 is black.
 COLOURS = ("e6194b", "3cb44b", "ffe119", "4363d8", "f58231", "911eb4", "46f0f0", "f032e6", "bcf60c", "fabebe")

@@ -26,8 +26,8 @@ from export.device.classes import (
     with_examples,
     without_class,
 )
-from export.device.kept import load_prototypes
 from export.device.reading import FOLDER, InferError, example_files, inputs_in, kind_of
+from export.device.saved_embeddings import load_prototypes
 
 NUM_TOP_SIMILAR = 3
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.device import kept
+from export.device import saved_embeddings
 from export.device.classes import (
     Gallery,
     Prototypes,
@@ -26,9 +26,15 @@ from export.device.classes import (
     without_class,
 )
 from export.device.infer import Student, main
-from export.device.kept import digest_of, load_gallery, load_prototypes, save_gallery, save_prototypes
 from export.device.own_classes import told
 from export.device.reading import InferError
+from export.device.saved_embeddings import (
+    digest_of,
+    load_gallery,
+    load_prototypes,
+    save_gallery,
+    save_prototypes,
+)
 
 # Two unit rows and one between them: hand calculations stay short.
 EAST, NORTH, SLANTED = [1.0, 0.0], [0.0, 1.0], [0.6, 0.8]
@@ -251,7 +257,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(two, tmp_path, monkeyp
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(kept.os, "fsync", full)
+    monkeypatch.setattr(saved_embeddings.os, "fsync", full)
     with pytest.raises(InferError, match=r"mine\.npz cannot be written: No space left on device\. Give"):
         save_prototypes(path, without_class(two, "east"), model=MODEL)
     assert path.read_bytes() == before

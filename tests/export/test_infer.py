@@ -16,7 +16,7 @@ from PIL import Image
 
 from edgecmd.core.errors import ExportError
 from edgecmd.data.user_files.decode import DecodeError, decoded_picture
-from export.device import infer, kept, reading
+from export.device import infer, reading, saved_embeddings
 from export.device.assemble import program
 from export.device.infer import Prototypes, Student, check, main, make_prototypes, read_prototypes
 from export.device.properties import read_properties
@@ -628,7 +628,7 @@ def test_a_file_without_enough_memory_is_named_and_the_next_is_tried(
 
 def test_prototypes_without_enough_memory_are_named(model, png, tmp_path, capsys, monkeypatch):
     np.savez(tmp_path / "p.npz", names=np.array(["a"]), vectors=np.ones((1, 16)), scale=1.0)
-    monkeypatch.setattr(kept, "npz_arrays", short_of_memory)
+    monkeypatch.setattr(saved_embeddings, "npz_arrays", short_of_memory)
     assert main([str(model), str(png), "--prototypes", str(tmp_path / "p.npz")]) == 4
     assert f"{tmp_path / 'p.npz'}: it needs more memory" in capsys.readouterr().err
 
