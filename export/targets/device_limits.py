@@ -6,8 +6,9 @@ A limit is what is left for a model, not what the device has; where it is our ch
 from dataclasses import dataclass
 
 KIB, MIB = 1 << 10, 1 << 20
-# ONNX operators for which TensorFlow Lite Micro has a kernel. ReduceL2 stands for its L2_NORMALIZATION,
-# which is what a student uses it for. Its Resize knows no antialiasing, so there is none here; InstanceNormalization has no kernel.
+# ONNX operators for which TensorFlow Lite Micro has a kernel. ReduceL2 stands for its L2_NORMALIZATION, which
+# is what a student uses it for. Its Resize knows no antialiasing and is left out; InstanceNormalization has
+# no kernel.
 KERNELS = (
     "Abs Add AveragePool Cast Ceil Clip Concat Conv ConvTranspose Cos DequantizeLinear Div Elu Exp "
     "Flatten Floor Gather Gemm GlobalAveragePool GlobalMaxPool HardSwish Identity LeakyRelu Log "
