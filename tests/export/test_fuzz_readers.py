@@ -80,7 +80,7 @@ class Zeros(Student):
 
     def __init__(self, path):
         self.path, self.profile, self.outputs = path, "fp32", ["embedding"]
-        self.sensor = SENSORS["image"]
+        self.sensor, self.embedding_dim = SENSORS["image"], 16
 
     def __call__(self, images, *, rate_hz=None):
         if images.dtype != np.uint8 or images.ndim != 4:
