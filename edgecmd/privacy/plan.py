@@ -381,6 +381,12 @@ def make_plan(config: Asked) -> PrivacyPlan | None:
     _check_student(config, mechanism)
     if mechanism.one_shot:
         _check_one_shot(config)
+    if settings.aggregation == SECURE_SUM and not mechanism.clips_units:
+        raise PrivacyError(
+            f"privacy.aggregation={SECURE_SUM!r} with privacy.mechanism={settings.mechanism!r}: the vector of"
+            f" a client is held to privacy.max_pairs times privacy.clip, and this sum may be longer without"
+            f" fault. Use {PLAIN} or {NOISED_SUM}, or another mechanism."
+        )
     if mechanism.at_client:
         require_loss(settings.mechanism, config.loss, called=config.distill.loss, engine=settings.engine)
     _check_engine(config, mechanism)

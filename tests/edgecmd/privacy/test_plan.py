@@ -10,6 +10,8 @@ from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.privacy.statement import privacy_table
 from tests.tiny_federation import plan_of as plan_by
 
+WHOLE = ("federation.local_steps=1", "privacy.sampling_rate=1")
+
 
 def config_of(*settings: str) -> RunConfig:
     return load_config(None, list(settings))
@@ -63,6 +65,12 @@ def test_a_share_of_the_budget_is_the_noise_of_so_many_more_rounds() -> None:
         whole = plan_of(mechanism, "federation.num_rounds=4")
         assert half.noise_multiplier == whole.noise_multiplier
         assert half.epsilon_after(4) <= 8.0
+
+
+def test_similarities_that_are_clipped_do_not_go_into_a_secure_sum() -> None:
+    with pytest.raises(PrivacyError, match=r"mechanism='logits': the vector.*Use plain or noised-sum"):
+        plan_of("logits", "privacy.engine=logits", "privacy.aggregation=secure-sum", *WHOLE)
+    assert plan_of("logits", "privacy.engine=logits", "privacy.aggregation=noised-sum", *WHOLE).num_rounds > 1
 
 
 def test_noise_that_is_stated_leaves_nothing_to_a_share() -> None:
