@@ -82,14 +82,14 @@ def read_rates(text: str) -> tuple[float, ...]:
     """Learning rates of ``--rates``, each once and in ascending order; empty for none.
 
     Raises:
-        ConfigError: One is not a number, or none that ``distill.learning_rate`` may be.
+        ConfigError: One is not a number above 0, or none that ``distill.learning_rate`` may be.
     """
     try:
         found = [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
         found = []
-    if text and not found:
-        raise ConfigError(f"--rates={text!r} must be numbers such as 0.03,0.1,0.3.")
+    if text and (not found or min(found) == 0.0):
+        raise ConfigError(f"--rates={text!r} must be numbers above 0 such as 0.03,0.1,0.3.")
     for one in found:
         DistillConfig(learning_rate=one)
     return tuple(sorted(set(found)))
