@@ -381,12 +381,7 @@ def make_plan(config: Asked) -> PrivacyPlan | None:
     _check_student(config, mechanism)
     if mechanism.one_shot:
         _check_one_shot(config)
-    if settings.aggregation == SECURE_SUM and not mechanism.clips_units:
-        raise PrivacyError(
-            f"privacy.aggregation={SECURE_SUM!r} with privacy.mechanism={settings.mechanism!r}: the vector of"
-            f" a client is held to privacy.max_pairs times privacy.clip, and this sum may be longer without"
-            f" fault. Use {PLAIN} or {NOISED_SUM}, or another mechanism."
-        )
+    _check_vectors(config, mechanism)
     if mechanism.at_client:
         require_loss(settings.mechanism, config.loss, called=config.distill.loss, engine=settings.engine)
     _check_engine(config, mechanism)
@@ -538,6 +533,16 @@ def _check_noised_sum(config: Asked, mechanism: Mechanism | None) -> None:
             f"distill.keep_optimizer=true with privacy.aggregation={NOISED_SUM!r}: the step is the server's,"
             " so a client has no optimiser whose state it could keep. Set distill.keep_optimizer=false, and"
             " federation.strategy to fedadam or fedavgm for a step that remembers."
+        )
+
+
+def _check_vectors(config: Asked, mechanism: Mechanism) -> None:
+    settings = config.privacy
+    if settings.aggregation == SECURE_SUM and not mechanism.clips_units:
+        raise PrivacyError(
+            f"privacy.aggregation={SECURE_SUM!r} with privacy.mechanism={settings.mechanism!r}: the vector of"
+            f" a client is held to privacy.max_pairs times privacy.clip, and this sum may be longer without"
+            f" fault. Use {PLAIN} or {NOISED_SUM}, or another mechanism."
         )
 
 

@@ -124,7 +124,8 @@ class TestWhatIsTrained:
             student("lite0-s", dim=DIM, trainable="lest")
 
     @pytest.mark.parametrize("architecture", ["ws-50k", "gn-50k", "lite0-s"])
-    @pytest.mark.parametrize("engine", ENGINES)
+    # "logits" clips no units, and takes a whole sample.
+    @pytest.mark.parametrize("engine", [one for one in ENGINES if one != "logits"])
     def test_a_gradient_is_that_of_the_whole_in_the_trained_coordinates(
         self, architecture: str, engine: str
     ) -> None:

@@ -160,7 +160,7 @@ def test_a_round_costs_one_gaussian_without_amplification(pairs: Path, tmp_path:
         (("privacy.mechanism=none",), "privacy.mechanism='none' adds none there. Set"),
         (
             ("privacy.mechanism=client",),
-            "to one of anchors, cosine, groups, statistics, or privacy.aggregation",
+            "to one of anchors, cosine, groups, logits, statistics, or privacy.aggregation",
         ),
         (("distill.keep_optimizer=true",), "Set distill.keep_optimizer=false"),
     ],

@@ -164,7 +164,8 @@ def test_a_unit_that_is_not_finite_counts_as_zero(poison: float, row: int) -> No
     assert distance(found, oracle(student, kept)) < 1e-3
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+# "logits" clips no units; what poison does to it is in test_logits.
+@pytest.mark.parametrize("engine", [one for one in ENGINES if one != "logits"])
 @pytest.mark.parametrize("poison", [float("nan"), 1e30])
 @pytest.mark.parametrize("architecture", ["ws-50k", "gn-50k"])
 def test_poison_in_float32_neither_destroys_a_sum_nor_shows_in_it(
