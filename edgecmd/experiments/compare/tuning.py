@@ -67,10 +67,7 @@ def read_temperatures(text: str) -> tuple[float, ...]:
     Raises:
         ConfigError: One is not a number, or none that ``distill.temperature`` may be.
     """
-    try:
-        found = [float(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        found = []
+    found = _numbers(text)
     if text and not found:
         raise ConfigError(f"--temperatures={text!r} must be numbers such as 0.05,0.1,0.2.")
     for one in found:
@@ -84,15 +81,20 @@ def read_rates(text: str) -> tuple[float, ...]:
     Raises:
         ConfigError: One is not a number above 0, or none that ``distill.learning_rate`` may be.
     """
-    try:
-        found = [float(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        found = []
+    found = _numbers(text)
     if text and (not found or min(found) == 0.0):
         raise ConfigError(f"--rates={text!r} must be numbers above 0 such as 0.03,0.1,0.3.")
     for one in found:
         DistillConfig(learning_rate=one)
     return tuple(sorted(set(found)))
+
+
+def _numbers(text: str) -> list[float]:
+    """Numbers between commas; none where one of them is no number."""
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        return []
 
 
 def check_choice(metric: str) -> None:

@@ -45,7 +45,7 @@ from edgecmd.core.errors import PrivacyError
 from edgecmd.losses import LOGIT_TEMPERATURE, unit
 from edgecmd.privacy.step.gradients import Sum, clip_factors
 from edgecmd.privacy.step.units import Units
-from edgecmd.privacy.step.vmap_engine import Layer, hooked, layers_of, windows
+from edgecmd.privacy.step.vmap_engine import Layer, as_weight, hooked, layers_of, windows
 
 # Pairs whose F gradients are held at a time.
 CHUNK = 8
@@ -117,7 +117,7 @@ def _rows(
         of_pair_NOL = torch.einsum("nf,nfol->nol", in_NF, output_NFOL[sound])
         by_pair_NOK = of_pair_NOL if input_NLK is None else of_pair_NOL @ input_NLK[sound]
         flat = by_pair_NOK.sum(dim=0)
-        yield f"{name}.weight", _shaped(flat, layers[name][0])
+        yield f"{name}.weight", as_weight(flat, layers[name][0])
 
 
 def _cotangents(
@@ -205,14 +205,6 @@ def _products(output_NFOL: Tensor, input_NLK: Tensor | None) -> Float[Tensor, "p
 def _flat_products(rest: Tensors) -> Tensor:
     flat = torch.cat([value.double().reshape(*value.shape[:2], -1) for value in rest.values()], dim=2)
     return flat @ flat.transpose(1, 2)
-
-
-def _shaped(flat: Tensor, layer: Layer) -> Tensor:
-    out, *into = layer.weight.shape
-    if isinstance(layer, nn.Linear):
-        return flat.view(out, *into)
-    channels, height, width = into
-    return flat.view(out, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _ends_in(student: nn.Module) -> nn.Linear:

@@ -62,20 +62,21 @@ class Trace:
         seen = windows(entered.flatten(0, 1), self.layer)
         return gradient.transpose(1, 2).reshape(num, out, -1), seen.view(num, -1, seen.shape[2])
 
-    def shaped(self, flat: Tensor) -> Tensor:
-        """A vector over the products' O x K numbers as a tensor of the weight's shape."""
-        out, *into = self.layer.weight.shape
-        if isinstance(self.layer, nn.Linear):
-            return flat.view(out, *into)
-        channels, height, width = into
-        return flat.view(out, height, width, channels).permute(0, 3, 1, 2)
-
     @property
     def is_compact(self) -> bool:
         """Whether the factors of a unit are far smaller than their product."""
         num, numel = len(self.entered), self.layer.weight.numel()
         positions = self.gradient.numel() // (num * len(self.layer.weight))
         return COMPACT * positions * (len(self.layer.weight) + self.layer.weight[0].numel()) <= numel
+
+
+def as_weight(flat: Tensor, layer: Layer) -> Tensor:
+    """A vector over the O x K numbers of a product as a tensor of the layer's weight's shape."""
+    out, *into = layer.weight.shape
+    if isinstance(layer, nn.Linear):
+        return flat.view(out, *into)
+    channels, height, width = into
+    return flat.view(out, height, width, channels).permute(0, 3, 1, 2)
 
 
 def windows(
@@ -122,7 +123,9 @@ def clipped_chunk(
     )
     total, factor_U = _formed_sum(formed, rest, square_U, clip=clip, real_U=real_U)
     for trace, output_UOL, input_ULK in compact:
-        total[f"{trace.name}.weight"] = trace.shaped(_weighted_product(factor_U, output_UOL, input_ULK))
+        total[f"{trace.name}.weight"] = as_weight(
+            _weighted_product(factor_U, output_UOL, input_ULK), trace.layer
+        )
     return {name: total[name] for name, _ in student.named_parameters()}
 
 
@@ -263,7 +266,7 @@ def _formed_sum(
         total += weighted_sum(factor, block)
         factors.append(factor)
     parts = torch.split(total[: sum(numels)], numels)
-    sums = {f"{trace.name}.weight": trace.shaped(flat) for trace, flat in zip(traces, parts)}
+    sums = {f"{trace.name}.weight": as_weight(flat, trace.layer) for trace, flat in zip(traces, parts)}
     sums |= {
         name: flat.view(value.shape[1:])
         for (name, value), flat in zip(rest.items(), parts[len(traces) :], strict=True)
