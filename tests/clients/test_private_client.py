@@ -248,7 +248,7 @@ def test_an_owner_s_delta_alone_asks_for_noise_on_the_client(
 ) -> None:
     reply = ask(private_config(pairs, tmp_path, f"privacy.mechanism={mechanism}"), max_delta=1e-6)
     assert reply.error.reason == "refused: no-guarantee"
-    assert "max-delta=1e-06. Use anchors, cosine, groups or statistics" in caplog.text
+    assert "max-delta=1e-06. Use anchors, cosine, groups, logits or statistics" in caplog.text
 
 
 def test_the_optimiser_remembers_no_round_that_was_not_counted(
